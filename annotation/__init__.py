@@ -1,0 +1,1 @@
+"""People: prompts, comparisons, judgements and the accounts that make them. Never imports torch or transformers."""

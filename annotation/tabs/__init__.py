@@ -1,0 +1,1 @@
+"""The pages for people; with app.py the only place on this side that imports gradio."""

@@ -1,0 +1,224 @@
+"""Every SQL statement about jobs and their events: enqueue, claim, report, finish, cancel, mark lost, resume."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from annotation.database import Database
+from annotation.records import UserError, now
+from rlhf.specs import Spec, from_json, to_json
+
+# A worker beats every 5 s; one silent for this long is gone.
+LOST_AFTER_SECONDS = 30.0
+ENDED = ("cancelled", "finished", "failed", "lost")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row of work: a frozen spec and how far it has come."""
+
+    id: int
+    kind: str
+    spec: Spec
+    status: str
+    attempt: int
+    worker: str | None
+    requested_by: str
+    created: str
+    started: str | None
+    heartbeat: str | None
+    finished: str | None
+    step: int
+    steps: int
+    message: str
+    result: Mapping[str, Any] | None
+
+
+def read_job(row: Mapping[str, Any]) -> Job:
+    """A job row as a record."""
+    values = dict(row)
+    values["spec"] = from_json(values["spec"])
+    values["result"] = None if values["result"] is None else json.loads(values["result"])
+    return Job(**values)
+
+
+def enqueue(db: Database, spec: Spec, requested_by: str) -> int:
+    """Put a job in the queue and return its id."""
+    with db.transaction() as connection:
+        return int(
+            connection.execute(
+                "INSERT INTO job (kind, spec, status, requested_by, created) VALUES (?, ?, 'queued', ?, ?)",
+                (spec.kind, to_json(spec), requested_by, now()),
+            ).lastrowid
+            or 0
+        )
+
+
+def claim(db: Database, job_id: int, worker: str) -> Job | None:
+    """Take a queued job for this worker; None if it is not queued (any more)."""
+    with db.transaction() as connection:
+        row = next(
+            iter(
+                connection.query(
+                    """UPDATE job SET status = 'running', worker = ?, attempt = attempt + 1, started = ?, heartbeat = ?,
+                           finished = NULL, message = '' WHERE id = ? AND status = 'queued' RETURNING *""",
+                    (worker, now(), now(), job_id),
+                )
+            ),
+            None,
+        )
+    return None if row is None else read_job(row)
+
+
+def beat(db: Database, job_id: int, worker: str) -> bool:
+    """Say that the worker lives. False when the job was cancelled or is no longer this worker's: stop."""
+    with db.transaction() as connection:
+        return (
+            connection.execute(
+                "UPDATE job SET heartbeat = ? WHERE id = ? AND worker = ? AND status = 'running'",
+                (now(), job_id, worker),
+            ).rowcount
+            == 1
+        )
+
+
+def report(
+    db: Database, job_id: int, worker: str, step: int, steps: int, metrics: Mapping[str, float], message: str = ""
+) -> bool:
+    """Record progress, metrics and a heartbeat in one transaction. False means stop, as in `beat`."""
+    with db.transaction() as connection:
+        ours = connection.execute(
+            """UPDATE job SET heartbeat = ?, step = ?, steps = ?, message = CASE WHEN ? = '' THEN message ELSE ? END
+               WHERE id = ? AND worker = ? AND status = 'running'""",
+            (now(), step, steps, message, message, job_id, worker),
+        ).rowcount
+        if ours and metrics:
+            add_event(db, job_id, "metric", step, dict(metrics))
+    return ours == 1
+
+
+def log(db: Database, job_id: int, text: str) -> None:
+    """Add a line to a job's log."""
+    with db.transaction():
+        add_event(db, job_id, "log", 0, text)
+
+
+def add_event(db: Database, job_id: int, kind: str, step: int, data: Any) -> None:
+    """Append to a job's record."""
+    db.connection.execute(
+        "INSERT INTO event (job_id, kind, step, data, created) VALUES (?, ?, ?, ?, ?)",
+        (job_id, kind, step, json.dumps(data), now()),
+    )
+
+
+def finish(db: Database, job_id: int, worker: str, result: Mapping[str, Any]) -> bool:
+    """End a job well. False if it is no longer this worker's; then nothing is written."""
+    with db.transaction() as connection:
+        return (
+            connection.execute(
+                """UPDATE job SET status = 'finished', finished = ?, step = steps, result = ?, message = ''
+                   WHERE id = ? AND worker = ? AND status IN ('running', 'cancelling')""",
+                (now(), json.dumps(result), job_id, worker),
+            ).rowcount
+            == 1
+        )
+
+
+def stop(db: Database, job_id: int, worker: str, status: str, message: str) -> bool:
+    """End a job otherwise: 'cancelled', 'failed' or 'lost', with a sentence for people."""
+    with db.transaction() as connection:
+        return (
+            connection.execute(
+                """UPDATE job SET status = ?, finished = ?, message = ?
+                   WHERE id = ? AND worker = ? AND status IN ('running', 'cancelling')""",
+                (status, now(), message, job_id, worker),
+            ).rowcount
+            == 1
+        )
+
+
+def cancel(db: Database, job_id: int) -> None:
+    """Ask a running job to stop, or take a queued one out. Raises UserError if it has ended."""
+    with db.transaction() as connection:
+        queued = connection.execute(
+            "UPDATE job SET status = 'cancelled', finished = ?, message = 'Cancelled before it began.' "
+            "WHERE id = ? AND status = 'queued'",
+            (now(), job_id),
+        ).rowcount
+        running = connection.execute(
+            "UPDATE job SET status = 'cancelling' WHERE id = ? AND status IN ('running', 'cancelling')", (job_id,)
+        ).rowcount
+    if not queued and not running:
+        raise UserError(f"Job {job_id} is not running, so there is nothing to cancel.")
+
+
+def resume(db: Database, job_id: int) -> None:
+    """Queue a job again that was lost, cancelled or failed; it goes on from its last checkpoint.
+
+    Raises UserError for a job in any other state.
+    """
+    with db.transaction() as connection:
+        changed = connection.execute(
+            "UPDATE job SET status = 'queued', worker = NULL, finished = NULL, message = '' "
+            "WHERE id = ? AND status IN ('lost', 'cancelled', 'failed')",
+            (job_id,),
+        ).rowcount
+    if not changed:
+        raise UserError(f"Job {job_id} can't be resumed: only one that was lost, cancelled or failed can.")
+
+
+def mark_lost(db: Database, silent_seconds: float = LOST_AFTER_SECONDS) -> list[int]:
+    """Mark running jobs lost whose worker has not been heard of; return their ids."""
+    limit = (datetime.now(UTC) - timedelta(seconds=silent_seconds)).isoformat(timespec="microseconds")
+    with db.transaction() as connection:
+        rows = list(
+            connection.query(
+                """UPDATE job SET finished = ?, worker = NULL,
+                       status = CASE status WHEN 'cancelling' THEN 'cancelled' ELSE 'lost' END,
+                       message = 'The worker stopped without a word. Resume goes on from the last checkpoint.'
+                   WHERE status IN ('running', 'cancelling') AND heartbeat < ? RETURNING id""",
+                (now(), limit),
+            )
+        )
+    return [row["id"] for row in rows]
+
+
+def get(db: Database, job_id: int) -> Job:
+    """One job. Raises UserError if there is none."""
+    row = db.row("SELECT * FROM job WHERE id = ?", (job_id,))
+    if row is None:
+        raise UserError(f"There is no job {job_id}. `python -m rlhf jobs` lists them.")
+    return read_job(row)
+
+
+def recent(db: Database, kinds: Sequence[str], limit: int = 50) -> list[Job]:
+    """The latest jobs of these kinds, newest first."""
+    marks = ", ".join("?" for _ in kinds)
+    return [
+        read_job(row)
+        for row in db.rows(f"SELECT * FROM job WHERE kind IN ({marks}) ORDER BY id DESC LIMIT ?", (*kinds, limit))
+    ]
+
+
+def active(db: Database, kinds: Sequence[str]) -> list[Job]:
+    """Jobs of these kinds that are queued, running or being cancelled, oldest first."""
+    return [job for job in reversed(recent(db, kinds, 1000)) if job.status not in ENDED]
+
+
+def metrics(db: Database, job_id: int) -> list[dict[str, Any]]:
+    """A job's metrics, one dictionary a step with key 'step'; the last report of a step wins (after a resume)."""
+    rows = db.rows("SELECT step, data FROM event WHERE job_id = ? AND kind = 'metric' ORDER BY id", (job_id,))
+    by_step = {row["step"]: {"step": row["step"], **json.loads(row["data"])} for row in rows}
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def log_tail(db: Database, job_id: int, lines: int = 12) -> list[str]:
+    """The last lines of a job's log, oldest first, each with its time of day in UTC."""
+    rows = db.rows(
+        "SELECT data, created FROM event WHERE job_id = ? AND kind = 'log' ORDER BY id DESC LIMIT ?", (job_id, lines)
+    )
+    return [f"{row['created'][11:19]}  {json.loads(row['data'])}" for row in reversed(rows)]

@@ -1,0 +1,139 @@
+"""Every SQL statement about models: the base and its adapters, which one serves, promotion, rejection, rollback."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from annotation.database import Database
+from annotation.records import UserError, now
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The base model (no path) or an adapter on it. `path` is relative to the data directory."""
+
+    id: int
+    revision: str
+    method: str
+    base: str
+    parent_id: int | None
+    job_id: int | None
+    path: str | None
+    sha256: str | None
+    status: str
+    created: str
+
+
+def ensure_base(db: Database, base: str) -> Policy:
+    """The row of the base model; on first use it is made and serves. Raises UserError if the file has another base."""
+    with db.transaction() as connection:
+        row = db.row("SELECT * FROM model WHERE method = 'base'")
+        if row is None:
+            connection.execute(
+                "INSERT INTO model (revision, method, base, status, created) VALUES ('base', 'base', ?, 'serving', ?)",
+                (base, now()),
+            )
+            row = db.row("SELECT * FROM model WHERE method = 'base'")
+    assert row is not None
+    if row["base"] != base:
+        raise UserError(
+            f"This data directory belongs to the base model {row['base']}, not {base}: its adapters fit no other. "
+            f"Start with --model {row['base']}, or choose another directory with --data DIR."
+        )
+    return Policy(**row)
+
+
+def add_adapter(
+    db: Database, *, revision: str, method: str, base: str, parent_id: int, job_id: int, path: str, sha256: str
+) -> Policy:
+    """Register a trained adapter as a candidate."""
+    with db.transaction() as connection:
+        connection.execute(
+            """INSERT INTO model (revision, method, base, parent_id, job_id, path, sha256, status, created)
+               VALUES (?, ?, ?, ?, ?, ?, ?, 'candidate', ?)""",
+            (revision, method, base, parent_id, job_id, path, sha256, now()),
+        )
+    return by_revision(db, revision)
+
+
+def serving(db: Database) -> Policy:
+    """The policy that answers now. Raises UserError before the first start has set one up."""
+    row = db.row("SELECT * FROM model WHERE status = 'serving'")
+    if row is None:
+        raise UserError("No model has been set up in this data directory yet. Start `python app.py` once.")
+    return Policy(**row)
+
+
+def by_revision(db: Database, revision: str) -> Policy:
+    """The policy of this revision ('serving' and 'base' included). Raises UserError if there is none."""
+    if revision == "serving":
+        return serving(db)
+    row = db.row("SELECT * FROM model WHERE revision = ?", (revision,))
+    if row is None:
+        raise UserError(f"There is no policy '{revision}'. `python -m rlhf policies` lists them.")
+    return Policy(**row)
+
+
+def by_id(db: Database, model_id: int) -> Policy:
+    """The policy with this id; it must exist."""
+    row = db.row("SELECT * FROM model WHERE id = ?", (model_id,))
+    assert row is not None
+    return Policy(**row)
+
+
+def everything(db: Database) -> list[Policy]:
+    """All policies, oldest first."""
+    return [Policy(**row) for row in db.rows("SELECT * FROM model ORDER BY id")]
+
+
+def of_job(db: Database, job_id: int) -> Policy | None:
+    """The adapter that a training job made, if it has."""
+    row = db.row("SELECT * FROM model WHERE job_id = ?", (job_id,))
+    return None if row is None else Policy(**row)
+
+
+def promote(db: Database, revision: str, decided_by: str) -> Policy:
+    """Let a policy serve; the one that served is retired. Going back to an earlier one is recorded as a rollback.
+
+    Raises UserError if it serves already or there is none of that name.
+    """
+    with db.transaction() as connection:
+        policy, current = by_revision(db, revision), serving(db)
+        if policy.id == current.id:
+            raise UserError(f"'{policy.revision}' serves already.")
+        action = "rollback" if policy.status == "retired" else "promote"
+        connection.execute("UPDATE model SET status = 'retired' WHERE id = ?", (current.id,))
+        connection.execute("UPDATE model SET status = 'serving' WHERE id = ?", (policy.id,))
+        record_decision(db, policy.id, current.id, action, decided_by)
+    return by_revision(db, policy.revision)
+
+
+def reject(db: Database, revision: str, decided_by: str) -> Policy:
+    """Turn a candidate down; it stays on disk and can still be promoted later. Raises UserError if it is no candidate."""
+    with db.transaction() as connection:
+        policy = by_revision(db, revision)
+        if policy.status != "candidate":
+            raise UserError(f"'{policy.revision}' is not a candidate ({policy.status}), so it can't be rejected.")
+        connection.execute("UPDATE model SET status = 'rejected' WHERE id = ?", (policy.id,))
+        record_decision(db, policy.id, serving(db).id, "reject", decided_by)
+    return by_revision(db, policy.revision)
+
+
+def record_decision(db: Database, model_id: int, previous_id: int, action: str, decided_by: str) -> None:
+    """Append to the record of promotions, rejections and rollbacks."""
+    db.connection.execute(
+        "INSERT INTO promotion (model_id, previous_id, action, decided_by, created) VALUES (?, ?, ?, ?, ?)",
+        (model_id, previous_id, action, decided_by, now()),
+    )
+
+
+def decisions(db: Database, limit: int = 50) -> list[Mapping[str, Any]]:
+    """The latest promotions, rejections and rollbacks, newest first."""
+    return db.rows(
+        """SELECT p.created, p.action, m.revision, previous.revision AS previous, p.decided_by
+           FROM promotion p JOIN model m ON m.id = p.model_id LEFT JOIN model previous ON previous.id = p.previous_id
+           ORDER BY p.id DESC LIMIT ?""",
+        (limit,),
+    )

@@ -1,0 +1,133 @@
+"""Draw answers from a policy: many prompts at once, several samples each, one prefill a prompt, one seed an answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+from annotation.records import Sampling
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One sampled answer. `tokens` counts the generated tokens, the end-of-text token included."""
+
+    text: str
+    seed: int
+    tokens: int
+    prompt_tokens: int
+    finish_reason: Literal["stop", "length"]
+
+
+class SeededSampler(LogitsProcessor):
+    """Sampling by the Gumbel-max trick, each row with a random stream of its own (Gumbel 1954; Maddison et al. 2014).
+
+    argmax(logit / T - log E) with E ~ Exp(1) is a sample from softmax(logit / T). A row depends only on its seed and
+    its own logits, so an answer can be drawn again without its batch, and two policies given the same seeds share
+    their random numbers: their answers differ only where the policies do.
+    """
+
+    def __init__(self, seeds: Sequence[int], sampling: Sampling) -> None:
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.sampling = sampling
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """scores (rows, vocabulary) → perturbed scores whose argmax is the sample."""
+        logits_BV = scores.float() / self.sampling.temperature
+        floor_B1 = logits_BV.amax(dim=-1, keepdim=True) + math.log(max(self.sampling.min_p, 1e-12))
+        logits_BV = logits_BV.masked_fill(logits_BV < floor_B1, -math.inf)
+        noise_BV = torch.stack(
+            [torch.empty(logits_BV.shape[-1]).exponential_(generator=generator) for generator in self.generators]
+        )
+        return logits_BV - noise_BV.log().to(logits_BV.device)
+
+
+class StopWhen(StoppingCriteria):
+    """Ends generation early when the caller asks for it (a cancelled job, a worker told to stop)."""
+
+    def __init__(self, asked: Callable[[], bool]) -> None:
+        self.asked = asked
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
+        return torch.full((input_ids.shape[0],), self.asked(), dtype=torch.bool, device=input_ids.device)
+
+
+@torch.no_grad()
+def draw(
+    model: Any,
+    tokenizer: Any,
+    rendered_prompts: Sequence[str],
+    seeds: Sequence[Sequence[int]],
+    sampling: Sampling,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[list[Draw]]:
+    """Sample len(seeds[i]) answers to rendered_prompts[i]; every prompt must ask for the same number.
+
+    The prompts are prefilled once each and their key-value cache is repeated for the samples.
+    Returns an empty list when `stop` ended the generation.
+    """
+    samples = len(seeds[0])
+    if any(len(row) != samples for row in seeds):
+        raise ValueError("Every prompt of one batch needs the same number of seeds.")
+    tokenizer.padding_side = "left"
+    batch = tokenizer(list(rendered_prompts), return_tensors="pt", padding=True, add_special_tokens=False)
+    ids_PT, mask_PT = batch["input_ids"].to(model.device), batch["attention_mask"].to(model.device)
+    cache = DynamicCache(config=model.config)
+    # The last prompt token is left to generate(), which needs one uncached position to start from.
+    position_PT = (mask_PT.cumsum(-1) - 1).clamp(min=0)
+    model(
+        input_ids=ids_PT[:, :-1],
+        attention_mask=mask_PT[:, :-1],
+        position_ids=position_PT[:, :-1],
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    cache.batch_repeat_interleave(samples)
+    ids_BT, mask_BT = ids_PT.repeat_interleave(samples, 0), mask_PT.repeat_interleave(samples, 0)
+    flat_seeds = [seed for row in seeds for seed in row]
+    output_BT = model.generate(
+        input_ids=ids_BT,
+        attention_mask=mask_BT,
+        past_key_values=cache,
+        max_new_tokens=sampling.max_new_tokens,
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id,
+        logits_processor=LogitsProcessorList([SeededSampler(flat_seeds, sampling)]),
+        stopping_criteria=StoppingCriteriaList([StopWhen(stop)]),
+    )
+    if stop():
+        return []
+    ends = end_token_ids(model, tokenizer)
+    prompt_tokens = mask_PT.sum(-1).tolist()
+    draws = [
+        read_draw(tokenizer, row[ids_BT.shape[1] :].tolist(), seed, prompt_tokens[index // samples], ends)
+        for index, (row, seed) in enumerate(zip(output_BT, flat_seeds, strict=True))
+    ]
+    return [draws[start : start + samples] for start in range(0, len(draws), samples)]
+
+
+def read_draw(tokenizer: Any, ids: list[int], seed: int, prompt_tokens: int, ends: set[int]) -> Draw:
+    """Cut one generated row at its first end token."""
+    end = next((index for index, token in enumerate(ids) if token in ends), None)
+    answer = ids if end is None else ids[:end]
+    return Draw(
+        text=tokenizer.decode(answer, skip_special_tokens=True),
+        seed=seed,
+        tokens=len(answer) + (end is not None),
+        prompt_tokens=prompt_tokens,
+        finish_reason="length" if end is None else "stop",
+    )
+
+
+def end_token_ids(model: Any, tokenizer: Any) -> set[int]:
+    """The token ids at which this model ends an answer."""
+    configured = model.generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    return {token for token in [*ids, tokenizer.eos_token_id] if token is not None}
