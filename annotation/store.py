@@ -48,17 +48,17 @@ def prompts(db: Database, split: Split) -> list[Prompt]:
     return [read_prompt(row) for row in db.rows("SELECT * FROM prompt WHERE split = ? ORDER BY id", (split,))]
 
 
-def prompts_to_answer(db: Database, model_id: int, split: Split) -> list[tuple[Prompt, int]]:
-    """Prompts of a split with the number of attempts (answers drawn) this model has made, fewest comparisons first.
+def prompts_to_answer(db: Database, model_id: int, split: Split, limit: int) -> list[tuple[Prompt, int]]:
+    """Prompts of a split with the number of answers this model has drawn to each for comparisons.
 
-    Prompts compared least often under any policy come first, so that judgements spread evenly.
+    Prompts compared least often under any policy come first, ties in random order: judgements spread evenly.
     """
     rows = db.rows(
         """SELECT prompt.*, (SELECT count(*) FROM comparison c WHERE c.prompt_id = prompt.id) AS compared,
                (SELECT count(*) FROM response r WHERE r.prompt_id = prompt.id AND r.model_id = :model
                    AND r.purpose = 'compare') AS attempts
-           FROM prompt WHERE split = :split ORDER BY compared, attempts, id""",
-        {"model": model_id, "split": split},
+           FROM prompt WHERE split = :split ORDER BY compared, attempts, random() LIMIT :limit""",
+        {"model": model_id, "split": split, "limit": limit},
     )
     return [(read_prompt(row), row["attempts"]) for row in rows]
 
@@ -275,6 +275,8 @@ def judge(db: Database, annotator_id: int, nonce: str, word: str) -> int:
         if claim is None:
             raise UserError("This comparison is not in your hands. Nothing was recorded; here is your next one.")
         first = db.row("SELECT id FROM judgement WHERE claim_id = ? AND supersedes IS NULL", (claim["id"],))
+        if first is not None and claim["state"] == "released":
+            raise UserError("You took this judgement back. Nothing was recorded; judge what is shown now.")
         if first is not None:
             return int(first["id"])
         verdict = Verdict.parse(word, tuple(json.loads(claim["shown_order"])))
@@ -305,12 +307,17 @@ def judge(db: Database, annotator_id: int, nonce: str, word: str) -> int:
         )
 
 
-def undo(db: Database, annotator_id: int) -> Claim:
+def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
     """Take back this annotator's latest judgement: a superseding row says so, and the comparison is in hand again.
 
-    Raises UserError when there is nothing to undo, or another person has the comparison by now (after a skip).
+    `shown_nonce` is what the person sees while asking (empty: the waiting card); a repeated request finds another
+    comparison in hand and undoes nothing more. Raises UserError then, when there is nothing to undo, or when another
+    person has the comparison by now (after a skip).
     """
     with db.transaction() as connection:
+        in_hand = held_claim(db, annotator_id)
+        if shown_nonce != (in_hand.nonce if in_hand else ""):
+            raise UserError("This page showed an older comparison, so nothing was undone. Here is where you are.")
         last = db.row(
             "SELECT * FROM current_judgement WHERE annotator_id = ? ORDER BY id DESC LIMIT 1", (annotator_id,)
         )

@@ -61,9 +61,9 @@ class DPOSpec:
     """Optimiser steps until the peak."""
     epochs: int = 3
     """Passes over the pairs."""
-    batch_size: int = 4
-    """Pairs in one forward pass."""
-    accumulation: int = 2
+    batch_size: int = 2
+    """Pairs in one forward pass; small batches waste little on padding."""
+    accumulation: int = 4
     """Forward passes in one optimiser step."""
     max_length: int = 512
     """Tokens of prompt and answer; longer pairs are left out and counted."""

@@ -1,0 +1,252 @@
+"""Direct preference optimisation with QLoRA, on TRL and PEFT.
+
+Rafailov et al. 2023, "Direct Preference Optimization", equation 7; Dettmers et al. 2023, "QLoRA", sections 3 and 4.
+TRL's trainer brings the reference log-probabilities, batching, optimiser, checkpoints and resuming. Departures:
+
+- The loss is ours (`rlhf.losses.dpo`, tested against TRL's): only completion positions meet the vocabulary, which on a
+  CPU halves the time of a step. Metric names are TRL's.
+- A likelihood term on the chosen answers keeps the language (Pang et al. 2024, "Iterative Reasoning Preference
+  Optimization", equation 1), per token over the batch as in TRL's "sft" loss.
+- Adapter weights stay in float32 (TRL casts them to bfloat16 on a quantised base): AdamW's steps at these learning
+  rates are below bfloat16's resolution and would be lost.
+- Rows come tokenised, and an answer that was cut off at the limit gets no end-of-text token.
+- With the base as reference a continued adapter is loaded over a fresh one, so that "adapter off" is the reference;
+  TRL would add a copy of the parent and make that the reference.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+from trl import DPOConfig, DPOTrainer
+
+from annotation.records import UserError
+from rlhf import policies
+from rlhf.artifacts import directory_sha256, new_directory, verify_directory
+from rlhf.base_model import locate
+from rlhf.data import load_snapshot, tokenise_pairs
+from rlhf.losses import dpo, implicit_reward, sequence_logps, token_logps
+from rlhf.models import compute_dtype, load_quantised, load_tokenizer
+from rlhf.policies import Policy
+from rlhf.specs import DPOSpec
+from rlhf.worker import Run
+
+COMPLETE = "complete"
+
+
+def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
+    """Train an adapter from frozen preferences and register it as a candidate. Returns the job's result."""
+    base = locate(run.data_dir, spec.model)
+    parent = policies.by_revision(run.db, spec.parent)
+    tokenizer = load_tokenizer(base.path)
+    rows = [row for row in load_snapshot(run.data_dir, spec.snapshot) if row["split"] == "train"]
+    pairs, too_long = tokenise_pairs(tokenizer, rows, spec.max_length)
+    if not pairs:
+        raise UserError("The frozen data has no pair to train on. Collect more judgements and start a new run.")
+    run.log(
+        f"{len(pairs)} pairs, {too_long} left out as too long; parent {parent.revision}; reference {spec.reference}"
+    )
+    if parent.path is not None and parent.sha256 is not None:
+        verify_directory(run.data_dir / parent.path, parent.sha256, f"adapter {parent.revision}")
+
+    checkpoints = run.data_dir / "checkpoints" / f"job-{run.job_id}"
+    torch.manual_seed(spec.seed)
+    trainer = build_trainer(spec, base.path, tokenizer, Dataset.from_list(pairs), run.data_dir, parent, checkpoints)
+    trainer.add_callback(Progress(run, trainer))
+    checkpoint = last_complete_checkpoint(checkpoints)
+    if checkpoint:
+        run.log(f"resuming from {Path(checkpoint).name}")
+    trainer.train(resume_from_checkpoint=checkpoint)
+    run.raise_if_stopped()
+
+    revision = f"dpo-{run.job_id}"
+    relative = f"adapters/{revision}"
+    (run.data_dir / "adapters").mkdir(exist_ok=True)
+    with new_directory(run.data_dir / relative) as directory:
+        trainer.model.save_pretrained(directory, selected_adapters=["default"], safe_serialization=True)
+    policies.add_adapter(
+        run.db,
+        revision=revision,
+        method="dpo",
+        base=base.name,
+        parent_id=parent.id,
+        job_id=run.job_id,
+        path=relative,
+        sha256=directory_sha256(run.data_dir / relative),
+    )
+    shutil.rmtree(checkpoints)
+    return {
+        "revision": revision,
+        "snapshot": spec.snapshot,
+        "train_pairs": len(pairs),
+        "left_out": {"too-long": too_long},
+        "final": final_metrics(trainer.state.log_history),
+        "seconds": run.seconds(),
+    }
+
+
+class PreferenceTrainer(DPOTrainer):
+    """TRL's trainer with the loss of `rlhf.losses` and rows that come tokenised."""
+
+    sft_weight: float
+
+    def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
+        return dataset
+
+    def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool) -> Any:
+        logps_N, mask_BT = completion_logps(model, inputs)
+        # The collator stacks all chosen answers, then all rejected ones: B = 2P.
+        chosen_P, rejected_P = sequence_logps(logps_N, mask_BT).chunk(2)
+        ref_chosen_P, ref_rejected_P = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
+        loss = dpo(chosen_P, rejected_P, ref_chosen_P, ref_rejected_P, self.beta).mean()
+        if self.sft_weight:
+            chosen_tokens = mask_BT[: len(chosen_P)].sum().clamp(min=1)
+            loss = loss - self.sft_weight * chosen_P.sum() / chosen_tokens
+        with torch.no_grad():
+            chosen_reward_P = implicit_reward(chosen_P, ref_chosen_P, self.beta)
+            rejected_reward_P = implicit_reward(rejected_P, ref_rejected_P, self.beta)
+        self.note("rewards/chosen", chosen_reward_P)
+        self.note("rewards/rejected", rejected_reward_P)
+        self.note("rewards/margins", chosen_reward_P - rejected_reward_P)
+        self.note("rewards/accuracies", (chosen_reward_P > rejected_reward_P).float())
+        self.note("logps/chosen", chosen_P.detach())
+        self.note("logps/rejected", rejected_P.detach())
+        return (loss, {}) if return_outputs else loss
+
+    def compute_ref_log_probs(self, model: Any, inputs: Any) -> Any:
+        """(P,) log-probabilities of chosen and rejected answers under the reference.
+
+        TRL asks for them once, while the trainer is built; then the policy still is the reference: a fresh adapter
+        changes nothing, and a continued one equals its parent.
+        """
+        with torch.no_grad(), self.accelerator.autocast():
+            logps_N, mask_BT = completion_logps(model, inputs)
+        return sequence_logps(logps_N, mask_BT).chunk(2)
+
+    def note(self, name: str, values_P: torch.Tensor) -> None:
+        """Add a batch's mean to the metrics of the coming log, over all processes."""
+        mode = "train" if self.model.training else "eval"
+        self._metrics[mode][name].append(self.accelerator.gather_for_metrics(values_P).float().mean().item())
+
+
+def completion_logps(model: Any, inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N,) log-probabilities of the completion tokens of a batch, and the (B, T-1) mask that says whose they are."""
+    inner = model.module if hasattr(model, "module") else model
+    causal = inner.get_base_model() if isinstance(inner, PeftModel) else inner
+    hidden_BTH = causal.base_model(
+        input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
+    ).last_hidden_state[:, :-1]
+    mask_BT = inputs["completion_mask"][:, 1:].bool()
+    labels_BT = inputs["input_ids"][:, 1:]
+    return token_logps(hidden_BTH[mask_BT], causal.get_output_embeddings().weight, labels_BT[mask_BT]), mask_BT
+
+
+def build_trainer(
+    spec: DPOSpec, base: Path, tokenizer: Any, pairs: Any, data_dir: Path, parent: Policy, checkpoints: Path
+) -> PreferenceTrainer:
+    """The trainer with its adapter and reference set up as the spec says."""
+    gpu = torch.cuda.is_available()
+    with warnings.catch_warnings():
+        # transformers 5.23 warns about the argument's coming new name, which TRL does not know yet.
+        warnings.simplefilter("ignore", FutureWarning)
+        arguments = DPOConfig(
+            output_dir=str(checkpoints),
+            use_cpu=not gpu,
+            bf16=compute_dtype() == torch.bfloat16,
+            gradient_checkpointing=gpu,
+            learning_rate=spec.learning_rate,
+            warmup_steps=spec.warmup_steps,
+            num_train_epochs=spec.epochs,
+            per_device_train_batch_size=spec.batch_size,
+            gradient_accumulation_steps=spec.accumulation,
+            beta=spec.beta,
+            max_length=None,
+            precompute_ref_log_probs=True,
+            precompute_ref_batch_size=spec.batch_size,
+            logging_steps=1,
+            save_strategy="steps",
+            save_steps=spec.checkpoint_steps,
+            save_total_limit=2,
+            report_to="none",
+            disable_tqdm=True,
+            seed=spec.seed,
+        )
+    model = load_quantised(base)
+    own: dict[str, Any] = {}
+    if spec.reference == "parent" and parent.path is not None:
+        model = PeftModel.from_pretrained(model, data_dir / parent.path, is_trainable=True)
+    else:
+        own["peft_config"] = LoraConfig(
+            r=spec.lora_r, lora_alpha=spec.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+    trainer = PreferenceTrainer(model=model, args=arguments, train_dataset=pairs, processing_class=tokenizer, **own)
+    trainer.sft_weight = spec.sft_weight
+    if own and parent.path is not None:
+        load_parent(trainer.model, data_dir / parent.path)
+    if "ref" in trainer.model.peft_config:
+        trainer.model.delete_adapter("ref")  # TRL's copy of the parent; the log-probabilities are computed already
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return trainer
+
+
+def load_parent(model: Any, path: Path) -> None:
+    """Put the parent's weights into the fresh adapter. Raises UserError if the ranks differ."""
+    try:
+        set_peft_model_state_dict(model, load_peft_weights(str(path), device="cpu"))
+    except RuntimeError as error:
+        raise UserError(
+            f"The parent adapter {path.name} has another shape than the one asked for. "
+            "Use the parent's lora_r, or start from the base."
+        ) from error
+
+
+class Progress(TrainerCallback):
+    """Carries the trainer's steps to the job's row and the job's cancellation to the trainer."""
+
+    def __init__(self, run: Run, trainer: Any) -> None:
+        self.run = run
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        numbers = {key: float(value) for key, value in (logs or {}).items() if key != "epoch"}
+        if "loss" in numbers:
+            self.run.report(state.global_step, state.max_steps, numbers)
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.stop_if_asked(control)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.stop_if_asked(control)
+
+    def stop_if_asked(self, control: Any) -> None:
+        """A cancelled run writes a checkpoint and ends after this step."""
+        if self.run.stopped:
+            control.should_training_stop = True
+            control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # A process killed while it writes leaves half a checkpoint: only one with this mark is resumed from.
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+
+def last_complete_checkpoint(checkpoints: Path) -> str | None:
+    """The newest checkpoint that was written to its end; half-written ones are removed."""
+    for directory in checkpoints.glob("checkpoint-*"):
+        if not (directory / COMPLETE).exists():
+            shutil.rmtree(directory)
+    return get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+
+
+def final_metrics(history: list[dict[str, Any]]) -> dict[str, float]:
+    """The last logged training metrics."""
+    last = next((entry for entry in reversed(history) if "loss" in entry), {})
+    return {key: float(value) for key, value in last.items() if key not in ("epoch", "step")}

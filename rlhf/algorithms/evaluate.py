@@ -1,0 +1,206 @@
+"""Check a candidate: candidate, serving policy and base answer the held-out prompts with the same seeds.
+
+Reports implicit-reward accuracy on held-out judgements with Wilson's interval (Wilson 1927), the KL to the base per
+token over the policy's own answers, the answers' likelihood under the base, their length and distinct-n (Li et al. 2016).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from annotation import store
+from annotation.analysis import distinct_n, wilson_interval
+from annotation.exporting import PreferenceRow
+from annotation.records import Prompt, Response
+from rlhf import jobs, policies
+from rlhf.base_model import locate
+from rlhf.data import answer_ids, load_snapshot, pad, tokenise_pairs
+from rlhf.losses import exact_kl, implicit_reward, sequence_logps
+from rlhf.models import Policies, render
+from rlhf.policies import Policy
+from rlhf.sampling import draw
+from rlhf.specs import DPOSpec, EvaluateSpec
+from rlhf.worker import Run
+
+SCORING_BATCH = 4
+
+
+def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
+    """Answer, score and compare. Returns the report that the page and `python -m rlhf` show."""
+    models = Policies(run.data_dir, locate(run.data_dir, spec.model).path)
+    candidate, against = policies.by_revision(run.db, spec.candidate), policies.by_revision(run.db, spec.against)
+    base = policies.by_revision(run.db, "base")
+    prompts = store.prompts(run.db, "held-out")[: spec.prompts]
+    compared = list({policy.id: policy for policy in (candidate, against, base)}.values())
+    held_out = [row for row in load_snapshot(run.data_dir, spec.snapshot) if row["split"] == "held-out"]
+    progress = Steps(run, len(compared) * len(prompts) * 2 + len(held_out))
+    for policy in compared:
+        answer_prompts(progress, spec, models, policy, prompts)
+        score_answers(progress, models, policy, base)
+    accuracy = implicit_accuracy(progress, models, candidate, held_out)
+    reports = {policy.revision: summarise(run, policy) for policy in compared}
+    return {
+        "candidate": reports[candidate.revision],
+        "against": reports[against.revision],
+        "base": reports[base.revision],
+        "implicit_accuracy": accuracy,
+        "prompts": len(prompts),
+        "seconds": run.seconds(),
+    }
+
+
+class Steps:
+    """Counts answered and scored items for the progress bar, and stops the job when it is asked to."""
+
+    def __init__(self, run: Run, total: int) -> None:
+        self.run, self.total, self.done = run, total, 0
+
+    def advance(self, items: int, message: str) -> None:
+        """Report `items` more as done. Raises Stopped when the job was cancelled."""
+        self.done += items
+        self.run.report(min(self.done, self.total), self.total, {}, message)
+        self.run.raise_if_stopped()
+
+
+def answer_prompts(
+    progress: Steps, spec: EvaluateSpec, models: Policies, policy: Policy, prompts: Sequence[Prompt]
+) -> None:
+    """Draw one answer a prompt, prompt i with seed + i; answers that an earlier check drew are used again."""
+    run = progress.run
+    model = models.use(policy)
+    known = {(row["prompt_id"], row["seed"]) for row in store.evaluation_responses(run.db, policy.id)}
+    missing = [(p, spec.seed + i) for i, p in enumerate(prompts) if (p.id, spec.seed + i) not in known]
+    progress.advance(len(prompts) - len(missing), f"{policy.revision} answers")
+    for start in range(0, len(missing), spec.prompts_per_batch):
+        batch = missing[start : start + spec.prompts_per_batch]
+        rendered = [render(models.tokenizer, prompt.messages) for prompt, _ in batch]
+        draws = draw(
+            model, models.tokenizer, rendered, [[seed] for _, seed in batch], spec.sampling, lambda: run.stopped
+        )
+        run.raise_if_stopped()
+        for (prompt, seed), text, (drawn,) in zip(batch, rendered, draws, strict=True):
+            response = Response(
+                prompt_id=prompt.id,
+                model_id=policy.id,
+                text=drawn.text,
+                sampling=spec.sampling,
+                seed=seed,
+                rendered_prompt=text,
+                prompt_tokens=drawn.prompt_tokens,
+                tokens=drawn.tokens,
+                finish_reason=drawn.finish_reason,
+            )
+            store.add_response(run.db, response, "evaluate")
+        progress.advance(len(batch), f"{policy.revision} answers")
+
+
+def score_answers(progress: Steps, models: Policies, policy: Policy, base: Policy) -> None:
+    """Store each answer's KL to the base per token and its negative log-likelihood per token under the base."""
+    db = progress.run.db
+    rows = [row for row in store.evaluation_responses(db, policy.id) if "nll_under_base" not in row["scores"]]
+    for start in range(0, len(rows), SCORING_BATCH):
+        batch = rows[start : start + SCORING_BATCH]
+        for row, (kl, nll) in zip(batch, score(models, policy, base, batch), strict=True):
+            store.add_score(db, row["id"], "kl_to_base", kl)
+            store.add_score(db, row["id"], "nll_under_base", nll)
+        progress.advance(len(batch), f"scoring the answers of {policy.revision}")
+
+
+@torch.no_grad()
+def score(
+    models: Policies, policy: Policy, base: Policy, rows: Sequence[Mapping[str, Any]]
+) -> list[tuple[float, float]]:
+    """(KL per token, NLL per token under the base) of each answer, in nats."""
+    sequences = [
+        (
+            models.tokenizer(row["rendered_prompt"], add_special_tokens=False)["input_ids"],
+            answer_ids(models.tokenizer, row),
+        )
+        for row in rows
+    ]
+    base_logits_NV, labels_N, mask_BT = completion_logits(models, base, sequences)
+    policy_logits_NV, _, _ = completion_logits(models, policy, sequences)
+    nll_N = -base_logits_NV.float().log_softmax(-1).gather(-1, labels_N[:, None])[:, 0]
+    tokens_B = mask_BT.sum(-1).clamp(min=1)
+    kl_B = sequence_logps(exact_kl(policy_logits_NV, base_logits_NV), mask_BT) / tokens_B
+    nll_B = sequence_logps(nll_N, mask_BT) / tokens_B
+    return list(zip(kl_B.tolist(), nll_B.tolist(), strict=True))
+
+
+def completion_logits(
+    models: Policies, policy: Policy, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits (N, V) and labels (N,) at the completion positions of (prompt, completion) ids, and their (B, T-1) mask."""
+    model = models.use(policy)
+    ids_BT, attention_BT, completion_BT = (
+        part.to(model.device) for part in pad(sequences, models.tokenizer.pad_token_id)
+    )
+    mask_BT = completion_BT[:, 1:].bool()
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    hidden_BTH = causal.base_model(input_ids=ids_BT, attention_mask=attention_BT).last_hidden_state
+    return causal.get_output_embeddings()(hidden_BTH[:, :-1][mask_BT]), ids_BT[:, 1:][mask_BT], mask_BT
+
+
+def implicit_accuracy(
+    progress: Steps, models: Policies, candidate: Policy, rows: Sequence[PreferenceRow]
+) -> dict[str, Any]:
+    """How often the candidate's implicit reward prefers the answer that the annotator preferred, with its interval."""
+    reference, beta, max_length = training_terms(progress, candidate)
+    pairs, _ = tokenise_pairs(models.tokenizer, rows, max_length)
+    right = 0
+    for pair in pairs:
+        sequences = [(pair["prompt_ids"], pair["chosen_ids"]), (pair["prompt_ids"], pair["rejected_ids"])]
+        policy_2 = summed_logps(models, candidate, sequences)
+        reference_2 = summed_logps(models, reference, sequences)
+        chosen, rejected = implicit_reward(policy_2, reference_2, beta).tolist()
+        right += chosen > rejected
+        progress.advance(1, "implicit reward on held-out judgements")
+    low, high = wilson_interval(right, len(pairs))
+    return {"value": right / len(pairs) if pairs else None, "low": low, "high": high, "n": len(pairs)}
+
+
+@torch.no_grad()
+def summed_logps(
+    models: Policies, policy: Policy, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
+) -> torch.Tensor:
+    """log pi(completion | prompt) of each sequence, (B,)."""
+    logits_NV, labels_N, mask_BT = completion_logits(models, policy, sequences)
+    logps_N = logits_NV.float().log_softmax(-1).gather(-1, labels_N[:, None])[:, 0]
+    return sequence_logps(logps_N, mask_BT)
+
+
+def training_terms(progress: Steps, candidate: Policy) -> tuple[Policy, float, int]:
+    """The reference policy, beta and length limit that the candidate was trained with."""
+    db = progress.run.db
+    base = policies.by_revision(db, "base")
+    if candidate.job_id is None:
+        return base, DPOSpec.beta, DPOSpec.max_length
+    spec = jobs.get(db, candidate.job_id).spec
+    assert isinstance(spec, DPOSpec)
+    reference = policies.by_revision(db, spec.parent) if spec.reference == "parent" else base
+    return reference, spec.beta, spec.max_length
+
+
+def summarise(run: Run, policy: Policy) -> dict[str, Any]:
+    """The figures of one policy's answers."""
+    rows = store.evaluation_responses(run.db, policy.id)
+    texts = [row["text"] for row in rows]
+    weights = [max(row["tokens"], 1) for row in rows]
+
+    def per_token(scorer: str) -> float:
+        total = sum(row["scores"][scorer] * weight for row, weight in zip(rows, weights, strict=True))
+        return float(total / sum(weights))
+
+    return {
+        "revision": policy.revision,
+        "mean_length": fmean(len(text.split()) for text in texts),
+        "distinct_1": distinct_n(texts, 1),
+        "distinct_2": distinct_n(texts, 2),
+        "kl_to_base": per_token("kl_to_base"),
+        "nll_under_base": per_token("nll_under_base"),
+        "ended_share": fmean(row["finish_reason"] == "stop" for row in rows),
+    }

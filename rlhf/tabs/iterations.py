@@ -1,0 +1,274 @@
+"""The Iterations tab: which policy serves, how each candidate did, its answers side by side, and promotion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from annotation import store
+from annotation.database import Database
+from annotation.records import Annotator, UserError, now
+from annotation.tabs.guard import Context, guarded
+from rlhf import jobs, loop, policies, presenting
+from rlhf.jobs import Job
+from rlhf.policies import Policy
+from rlhf.specs import EvaluateSpec
+
+PAGE_SIZE = 10
+POLL_SECONDS = 3
+ALL_JOBS = 1000
+
+Update = dict[str, Any]
+Seen = dict[str, Any]
+
+
+# ------------------------------------------------------------------------------------------------ what the page shows
+def serving_part(db: Database) -> Update:
+    """The serving policy and the worker that answers with it."""
+    policy = policies.serving(db)
+    workers = jobs.recent(db, ("generate",), 1)
+    card = presenting.serving_card(
+        policy, workers[0] if workers else None, store.buffer_sizes(db, policy.id), store.answer_counts(db), now()
+    )
+    return gr.update(value=card)
+
+
+def checks(db: Database) -> dict[str, Job]:
+    """The newest finished check of each candidate."""
+    return presenting.newest_evaluations(jobs.recent(db, ("evaluate",), ALL_JOBS))
+
+
+def history_part(db: Database, checked: Mapping[str, Job]) -> Update:
+    """Every policy with what it came from and how it did."""
+    training = {job.id: job for job in jobs.recent(db, ("dpo",), ALL_JOBS)}
+    return gr.update(value=presenting.history_table(policies.everything(db), training, checked))
+
+
+def selected_policy(db: Database, revision: str | None) -> Policy:
+    """The policy to look at: the chosen one, otherwise the newest candidate or, without one, the newest policy."""
+    if revision:
+        return policies.by_revision(db, revision)
+    serving = policies.serving(db)
+    first = presenting.policy_order(policies.everything(db))[0]
+    return first if first.status == "candidate" else serving
+
+
+def report_parts(db: Database, policy: Policy, check: Job | None, page: int) -> dict[str, Update]:
+    """The check of a policy: figures, and a page of its answers beside those of the policy it was compared with."""
+    result = check.result if check is not None else None
+    against = presenting.figures_of(result, "against").get("revision", "base")
+    pairs = presenting.answer_pairs(
+        store.evaluation_responses(db, policy.id),
+        store.evaluation_responses(db, policies.by_revision(db, against).id) if result else [],
+    )
+    names = (f"{policy.revision} (this)", against)
+    return {
+        "report": gr.update(value=presenting.report(result)),
+        "answers": gr.update(value=presenting.answers_page(pairs, page, PAGE_SIZE, names)),
+        "where": gr.update(value=presenting.notice(presenting.page_label(len(pairs), page, PAGE_SIZE))),
+        "previous": gr.update(interactive=page > 0),
+        "next": gr.update(interactive=(page + 1) * PAGE_SIZE < len(pairs)),
+    }
+
+
+def button_parts(policy: Policy) -> dict[str, Update]:
+    """What can be decided about a policy."""
+    return {
+        "promote": gr.update(value=presenting.promote_label(policy), interactive=policy.status != "serving"),
+        "reject": gr.update(interactive=policy.status == "candidate"),
+        "check": gr.update(interactive=policy.path is not None),
+    }
+
+
+def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple[dict[str, Update], Seen]:
+    """The parts of the page that differ from what this browser session was sent last, and what it has now."""
+    db = context.db
+    checked = checks(db)
+    policy = selected_policy(db, revision)
+    check = checked.get(policy.revision)
+    listed = [
+        (f"{entry.revision} · {entry.status}", entry.revision)
+        for entry in presenting.policy_order(policies.everything(db))
+    ]
+    parts = {
+        "serving": serving_part(db),
+        "history": history_part(db, checked),
+        "decisions": gr.update(value=presenting.decisions_table(policies.decisions(db))),
+        "selector": gr.update(choices=listed, value=policy.revision),
+        **button_parts(policy),
+    }
+    marks: Seen = presenting.fingerprints(parts)
+    # A page of answers is the one costly part; it changes only with what names it.
+    drawn = [policy.revision, None if check is None else check.id, page]
+    changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
+    if seen.get("drawn") != drawn:
+        changed |= report_parts(db, policy, check, page)
+    return changed, {**marks, "drawn": drawn, "page": page}
+
+
+def page_of(seen: Seen) -> int:
+    """The page of answers that this session shows."""
+    page = seen.get("page", 0) if isinstance(seen, dict) else 0
+    return max(0, page) if isinstance(page, int) else 0
+
+
+def promote(db: Database, revision: str | None, decided_by: str) -> str:
+    """Let the chosen policy serve, and say so. Raises UserError where that can't be."""
+    policy = policies.promote(db, chosen(revision), decided_by)
+    return f"{policy.revision} serves now. The answering worker switches within seconds."
+
+
+def reject(db: Database, revision: str | None, decided_by: str) -> str:
+    """Turn the chosen candidate down, and say so. Raises UserError where that can't be."""
+    policy = policies.reject(db, chosen(revision), decided_by)
+    return f"{policy.revision} was rejected. It stays on disk and can still be promoted."
+
+
+def check_again(context: Context, revision: str | None, requested_by: str) -> str:
+    """Queue another check of the chosen adapter, and say so. Raises UserError where that can't be."""
+    policy = policies.by_revision(context.db, chosen(revision))
+    # The serving policy against itself would tell nothing.
+    against = "base" if policy.status == "serving" else "serving"
+    spec = EvaluateSpec(model=context.model, candidate=policy.revision, against=against)
+    job_id = loop.submit(context.db, context.data_dir, spec, requested_by=requested_by)
+    return f"Job {job_id} checks {policy.revision}; the Train tab shows how far it is."
+
+
+def chosen(revision: str | None) -> str:
+    """The chosen policy's revision. Raises UserError when none is chosen."""
+    if not revision:
+        raise UserError("Choose a policy first.")
+    return revision
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+@dataclass(frozen=True)
+class Page:
+    """The tab's components: `parts` by name follow the rows, `seen` is what this session was sent last."""
+
+    parts: Mapping[str, Any]
+    seen: gr.State
+    timer: gr.Timer
+
+    @property
+    def selector(self) -> Any:
+        """The choice of a policy."""
+        return self.parts["selector"]
+
+    @property
+    def followed(self) -> list[Any]:
+        """The outputs of every handler that redraws what changed."""
+        return [*self.parts.values(), self.seen]
+
+    def sent(self, changed: Mapping[str, Any], seen: Seen) -> list[Any]:
+        """What goes to the browser: the changed parts, and nothing for the others."""
+        return [*(changed.get(name, gr.skip()) for name in self.parts), seen]
+
+
+def literal() -> gr.HTML:
+    """A box for HTML made by `presenting`, which escapes whatever a person or a model wrote."""
+    # Not html_template="{{value}}": Gradio 6.31 evaluates `${...}` found in a value that goes through a template.
+    return gr.HTML(value="", css_template=presenting.STYLE)
+
+
+def lay_out() -> Page:
+    """The components, top to bottom, without any value."""
+    parts: dict[str, Any] = {}
+    gr.Markdown("### Serving now")
+    parts["serving"] = literal()
+    gr.Markdown("### All policies")
+    parts["history"] = literal()
+    gr.Markdown("### Check of one policy")
+    # A choice made before the app was restarted must still be accepted after it.
+    parts["selector"] = gr.Dropdown([], label="Policy", allow_custom_value=True)
+    parts["report"] = literal()
+    with gr.Row():
+        parts["promote"] = gr.Button(
+            "Promote: let it serve", variant="primary", elem_id="promote", interactive=False, min_width=200
+        )
+        parts["reject"] = gr.Button("Reject", variant="stop", elem_id="reject", interactive=False, min_width=200)
+        parts["check"] = gr.Button("Check it again", elem_id="check-again", interactive=False, min_width=200)
+    parts["said"] = literal()
+    gr.Markdown("### Answers to held-out prompts, side by side")
+    parts["answers"] = literal()
+    with gr.Row():
+        parts["previous"] = gr.Button("Previous", size="sm", interactive=False)
+        parts["next"] = gr.Button("Next", size="sm", interactive=False)
+    parts["where"] = literal()
+    gr.Markdown("### Decisions")
+    parts["decisions"] = literal()
+    return Page(parts, gr.State({}), gr.Timer(POLL_SECONDS, active=False))
+
+
+QUIET: Mapping[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+# Decisions go through the queue: Gradio 6.31 shows no message for an error of a handler outside it.
+SPOKEN: Mapping[str, Any] = {**QUIET, "queue": True}
+
+
+def build(demo: gr.Blocks, context: Context) -> None:
+    """Lay the tab out and wire it; every value comes from a guarded handler."""
+    tab = gr.context.Context.block
+    page = lay_out()
+    wire_views(page, context, tab.select if isinstance(tab, gr.Tab) else demo.load)
+    wire_decisions(page, context)
+
+
+def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> None:
+    """Fill the page when it is opened, send what changes, and turn the pages of answers."""
+
+    @guarded(context, "admin")
+    def open_iterations(annotator: Annotator, revision: str | None) -> list[Any]:
+        return [*page.sent(*view(context, revision, 0, {})), gr.Timer(active=True)]
+
+    @guarded(context, "admin")
+    def poll_iterations(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
+        return page.sent(*view(context, revision, page_of(was), was))
+
+    @guarded(context, "admin")
+    def choose_policy(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
+        changed, seen = view(context, revision, 0, was)
+        return page.sent({"said": "", **changed}, seen)
+
+    @guarded(context, "admin")
+    def previous_page(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
+        return page.sent(*view(context, revision, max(0, page_of(was) - 1), was))
+
+    @guarded(context, "admin")
+    def next_page(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
+        return page.sent(*view(context, revision, page_of(was) + 1, was))
+
+    opening(open_iterations, [page.selector], [*page.followed, page.timer], **QUIET)
+    listeners = (
+        (page.timer.tick, poll_iterations),
+        (page.selector.input, choose_policy),
+        (page.parts["previous"].click, previous_page),
+        (page.parts["next"].click, next_page),
+    )
+    for listen, handler in listeners:
+        listen(handler, [page.selector, page.seen], page.followed, **QUIET)
+
+
+def wire_decisions(page: Page, context: Context) -> None:
+    """Promote, reject, roll back, and check again."""
+
+    def decided(sentence: str, revision: str | None, was: Seen) -> list[Any]:
+        changed, seen = view(context, revision, page_of(was), was)
+        return page.sent({**changed, "said": presenting.notice(sentence)}, seen)
+
+    @guarded(context, "admin")
+    def promote_policy(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
+        return decided(promote(context.db, revision, annotator.name), revision, was)
+
+    @guarded(context, "admin")
+    def reject_policy(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
+        return decided(reject(context.db, revision, annotator.name), revision, was)
+
+    @guarded(context, "admin")
+    def check_policy(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
+        return decided(check_again(context, revision, annotator.name), revision, was)
+
+    for name, handler in (("promote", promote_policy), ("reject", reject_policy), ("check", check_policy)):
+        page.parts[name].click(handler, [page.selector, page.seen], page.followed, **SPOKEN)

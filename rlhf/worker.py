@@ -1,0 +1,154 @@
+"""One process, one job: claim it, run it, say how it ended. `python -m rlhf.worker --data DIR --job ID`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from annotation.database import Database, open_database
+from annotation.records import UserError
+from rlhf import jobs
+from rlhf.specs import Spec
+
+BEAT_SECONDS = 3.0
+
+
+class Stopped(Exception):
+    """The job was cancelled, taken away, or the program is shutting down."""
+
+
+class Run:
+    """What an algorithm sees of its job: where the data is, how to report, and whether to stop."""
+
+    def __init__(self, db: Database, data_dir: Path, job: jobs.Job, worker: str) -> None:
+        self.db = db
+        self.data_dir = data_dir
+        self.job_id = job.id
+        self.worker = worker
+        self.began = time.monotonic()
+        self._cancelled = threading.Event()
+        self.terminated = threading.Event()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the job should end as soon as it can."""
+        return self._cancelled.is_set() or self.terminated.is_set()
+
+    def raise_if_stopped(self) -> None:
+        """Raises Stopped where nothing is left to save."""
+        if self.stopped:
+            raise Stopped
+
+    def report(self, step: int, steps: int, metrics: Mapping[str, float], message: str = "") -> None:
+        """Write progress and metrics to the job's row."""
+        if not jobs.report(self.db, self.job_id, self.worker, step, steps, metrics, message):
+            self._cancelled.set()
+
+    def beat(self) -> None:
+        """Say that this worker lives, and learn whether the job was cancelled."""
+        if not jobs.beat(self.db, self.job_id, self.worker):
+            self._cancelled.set()
+
+    def log(self, text: str) -> None:
+        """Add a line to the job's log, in the page and in the log file."""
+        print(text, flush=True)
+        jobs.log(self.db, self.job_id, text)
+
+    def seconds(self) -> float:
+        """Seconds since this worker took the job."""
+        return round(time.monotonic() - self.began, 1)
+
+
+def keep_beating(run: Run, ended: threading.Event, orphan_stops: bool) -> None:
+    """Beat until the job ends. A resident worker also stops when the program that started it is gone."""
+    parent = os.getppid()
+    while not ended.wait(BEAT_SECONDS):
+        run.beat()
+        if orphan_stops and os.getppid() != parent:
+            run.terminated.set()
+
+
+def work(db: Database, data_dir: Path, job_id: int) -> int:
+    """Claim a job and run it to its end; returns the process's exit code."""
+    worker = uuid.uuid4().hex
+    job = jobs.claim(db, job_id, worker)
+    if job is None:
+        print(f"Job {job_id} is not queued; nothing to do.", flush=True)
+        return 0
+    run = Run(db, data_dir, job, worker)
+    signal.signal(signal.SIGTERM, lambda *_: run.terminated.set())
+    signal.signal(signal.SIGINT, lambda *_: run.terminated.set())
+    ended = threading.Event()
+    heart = threading.Thread(target=keep_beating, args=(run, ended, job.kind == "generate"), daemon=True)
+    heart.start()
+    try:
+        return perform(run, job.spec)
+    finally:
+        ended.set()
+        heart.join()
+
+
+def perform(run: Run, spec: Spec) -> int:
+    """Run the algorithm and record how it ended, in words a person can use."""
+    from rlhf.algorithms import runner
+
+    try:
+        result = runner(spec.kind)(run, spec)
+        jobs.finish(run.db, run.job_id, run.worker, result)
+        return 0
+    except Stopped:
+        if run.terminated.is_set():
+            message = "Prefloop was stopped while this ran. Resume goes on from the last checkpoint."
+            jobs.stop(run.db, run.job_id, run.worker, "lost", message)
+        else:
+            jobs.stop(
+                run.db, run.job_id, run.worker, "cancelled", "Cancelled. Resume goes on from the last checkpoint."
+            )
+        return 0
+    except UserError as error:
+        run.log(str(error))
+        jobs.stop(run.db, run.job_id, run.worker, "failed", str(error))
+        return 1
+    except BaseException as error:
+        # The traceback goes to the log file; the page gets one line. A bug still ends the process with an error.
+        traceback.print_exc()
+        jobs.log(run.db, run.job_id, traceback.format_exc(limit=-3))
+        reason = "out of memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {error}"
+        jobs.stop(run.db, run.job_id, run.worker, "failed", f"Failed ({reason}). The log has the details.")
+        return 1
+
+
+def prepare_process() -> None:
+    """Quiet libraries, no telemetry, and a lower priority than the page that people wait for."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ["TQDM_DISABLE"] = "1"
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    os.nice(10)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The worker's command line, used by the supervisor."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="the data directory")
+    parser.add_argument("--job", type=int, required=True, help="the queued job to run")
+    options = parser.parse_args(arguments)
+    prepare_process()
+    try:
+        return work(open_database(options.data), options.data, options.job)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
