@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from sqlite_utils.migrations import Migrations
 from annotation.records import UserError
 
 FILE_NAME = "prefloop.db"
-Params = Sequence[Any] | Mapping[str, Any]
+Params = Sequence[Any] | dict[str, Any]
 
 migrations = Migrations("prefloop")
 
@@ -43,8 +44,9 @@ class Database:
         raw.execute("PRAGMA journal_mode=WAL")
         raw.execute("PRAGMA synchronous=NORMAL")
         raw.execute("PRAGMA foreign_keys=ON")
-        self._local.database = sqlite_utils.Database(raw)
-        return self._local.database
+        opened = sqlite_utils.Database(raw)
+        self._local.database = opened
+        return opened
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite_utils.Database]:
@@ -109,9 +111,8 @@ def open_database(data_dir: Path) -> Database:
     """
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        probe = data_dir / ".write-probe"
-        probe.write_bytes(b"prefloop")
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=data_dir) as probe:
+            probe.write(b"prefloop")
     except OSError as error:
         raise UserError(
             f"The data directory {data_dir} can't be written ({error.strerror}). "
@@ -155,7 +156,7 @@ def copy_database(database: Database, target: Path) -> None:
 
 @migrations()
 def m001_first_schema(db: sqlite_utils.Database) -> None:
-    """Prompts, answers, comparisons, claims, judgements, accounts, models, jobs, events, snapshots, scores, settings."""
+    """Prompts, answers, comparisons, claims, judgements, accounts, models, jobs, snapshots, scores, settings."""
     for statement in FIRST_SCHEMA:
         db.execute(statement)
 
@@ -188,7 +189,8 @@ FIRST_SCHEMA = (
     """CREATE TABLE model (
         id INTEGER PRIMARY KEY, revision TEXT NOT NULL UNIQUE, method TEXT NOT NULL, base TEXT NOT NULL,
         parent_id INTEGER REFERENCES model, job_id INTEGER REFERENCES job, path TEXT, sha256 TEXT,
-        status TEXT NOT NULL CHECK (status IN ('candidate', 'serving', 'retired', 'rejected')), created TEXT NOT NULL)""",
+        status TEXT NOT NULL CHECK (status IN ('candidate', 'serving', 'retired', 'rejected')),
+        created TEXT NOT NULL)""",
     "CREATE UNIQUE INDEX one_serving_model ON model (status) WHERE status = 'serving'",
     """CREATE TABLE promotion (
         id INTEGER PRIMARY KEY, model_id INTEGER NOT NULL REFERENCES model, previous_id INTEGER REFERENCES model,

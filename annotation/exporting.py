@@ -1,4 +1,4 @@
-"""Judgements to preference rows, every judgement that gives none counted with its reason, frozen under its sha256. Pure."""
+"""Judgements to preference rows frozen under their sha256; one that gives no row is counted with its reason. Pure."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How an answer was drawn. `min_p` keeps tokens of at least that share of the likeliest one (Nguyen et al. 2024)."""
+    """How an answer was drawn. `min_p` keeps tokens of at least that share of the likeliest (Nguyen et al., 2024)."""
 
     temperature: float = 0.8
     min_p: float = 0.05
@@ -108,7 +108,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A judgement free of the order shown: `ranking[p]` is the rank (1 is best, ties equal) of the answer at position p."""
+    """A judgement free of the order shown: `ranking[p]` ranks the answer at position p (1 is best, ties equal)."""
 
     outcome: Outcome
     ranking: tuple[int, ...] | None = None

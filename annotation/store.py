@@ -126,7 +126,7 @@ def add_comparison(db: Database, responses: Sequence[Response], wanted: int = 2)
 
 
 def evaluation_responses(db: Database, model_id: int) -> list[dict[str, Any]]:
-    """A policy's answers to the held-out prompts, one row each with prompt text and scores, in prompt and seed order."""
+    """A policy's answers to the held-out prompts, a row each with prompt and scores, in prompt and seed order."""
     rows = db.rows(
         """SELECT r.*, p.messages,
                (SELECT json_group_object(scorer, value) FROM score s WHERE s.response_id = r.id) AS scores

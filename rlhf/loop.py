@@ -73,6 +73,14 @@ def submit(db: Database, data_dir: Path, spec: Spec, requested_by: str) -> int:
     return jobs.enqueue(db, spec, requested_by)
 
 
+def resume(db: Database, job_id: int) -> None:
+    """Queue a job again to go on from its last checkpoint. Raises UserError while another training is at work."""
+    busy = jobs.active(db, TRAINING)
+    if busy and jobs.get(db, job_id).kind in TRAINING:
+        raise UserError(f"Job {busy[0].id} is {busy[0].status}: wait for it or cancel it, then resume job {job_id}.")
+    jobs.resume(db, job_id)
+
+
 def freeze_dpo(db: Database, data_dir: Path, spec: DPOSpec) -> DPOSpec:
     """The spec with its parent's revision and its data's sha256."""
     parent = policies.by_revision(db, spec.parent)

@@ -1,4 +1,4 @@
-"""The mathematics of preference training: tensors in, tensors out. Shapes are in the names, equations beside the lines."""
+"""The mathematics of preference training: tensors in, tensors out; shapes in the names, equations beside the lines."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def chunk_logps(hidden_NH: Tensor, head_VH: Tensor, labels_N: Tensor) -> Tensor:
 
 
 def sequence_logps(logps_N: Tensor, mask_BT: Tensor) -> Tensor:
-    """Sum the log-probabilities of each row's marked positions. mask (B, T) marks N positions. Returns (B,)."""
+    """Sum each row's log-probabilities; mask (B, T) marks the N positions they stand at. Returns (B,)."""
     rows_N = mask_BT.nonzero()[:, 0]
     return torch.zeros(mask_BT.shape[0], dtype=logps_N.dtype, device=logps_N.device).index_add(0, rows_N, logps_N)
 
 
 def dpo(chosen_P: Tensor, rejected_P: Tensor, ref_chosen_P: Tensor, ref_rejected_P: Tensor, beta: float) -> Tensor:
-    """DPO loss of each pair from summed log-probabilities: equation 7 of Rafailov et al. 2023. Returns (P,)."""
+    """DPO loss of each pair from summed log-probabilities (Rafailov et al. 2023, equation 7). Returns (P,)."""
     margin_P = beta * ((chosen_P - ref_chosen_P) - (rejected_P - ref_rejected_P))  # r(x, y_w) - r(x, y_l), eq. 5
     return -F.logsigmoid(margin_P)
 
 
 def implicit_reward(policy_P: Tensor, reference_P: Tensor, beta: float) -> Tensor:
-    """beta log(pi(y|x) / pi_ref(y|x)): the reward a DPO policy implies, up to a term of x (equation 5). Returns (P,)."""
+    """beta log(pi(y|x) / pi_ref(y|x)), the reward a DPO policy implies up to a term of x (equation 5). Returns (P,)."""
     return beta * (policy_P - reference_P)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +110,7 @@ def promote(db: Database, revision: str, decided_by: str) -> Policy:
 
 
 def reject(db: Database, revision: str, decided_by: str) -> Policy:
-    """Turn a candidate down; it stays on disk and can still be promoted later. Raises UserError if it is no candidate."""
+    """Turn a candidate down; it stays on disk and can still be promoted. Raises UserError if it is no candidate."""
     with db.transaction() as connection:
         policy = by_revision(db, revision)
         if policy.status != "candidate":
@@ -129,7 +128,7 @@ def record_decision(db: Database, model_id: int, previous_id: int, action: str, 
     )
 
 
-def decisions(db: Database, limit: int = 50) -> list[Mapping[str, Any]]:
+def decisions(db: Database, limit: int = 50) -> list[dict[str, Any]]:
     """The latest promotions, rejections and rollbacks, newest first."""
     return db.rows(
         """SELECT p.created, p.action, m.revision, previous.revision AS previous, p.decided_by

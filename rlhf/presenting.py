@@ -400,7 +400,7 @@ def figures_of(evaluation: Mapping[str, Any] | None, side: str) -> Mapping[str, 
 
 HISTORY = (
     "Revision", "Method", "Parent", "Status", "Job", "Data snapshot", "Pairs", "Reference", "Final loss",
-    "Held-out accuracy", "KL per token", "Mean length", "Made (UTC)",
+    "Held-out accuracy", "KL per token", "Mean words", "Made (UTC)",
 )  # fmt: skip
 
 
@@ -411,7 +411,7 @@ def history_table(policies: Sequence[Policy], training: Mapping[int, Job], check
         history_row(policy, names, training.get(policy.job_id or 0), checks.get(policy.revision))
         for policy in reversed(policies)
     ]
-    return table(HISTORY, rows, "No policy yet.", ("Job", "Pairs", "Final loss", "KL per token", "Mean length"))
+    return table(HISTORY, rows, "No policy yet.", ("Job", "Pairs", "Final loss", "KL per token", "Mean words"))
 
 
 def history_row(policy: Policy, names: Mapping[int, str], job: Job | None, check: Job | None) -> tuple[str, ...]:
@@ -474,7 +474,7 @@ class Figure:
 
 
 FIGURES = (
-    Figure("Mean length", "mean_length", 1, "Tokens in an answer. A preference for short or long answers shows here."),
+    Figure("Mean length", "mean_length", 1, "Words in an answer. A preference for short or long answers shows here."),
     Figure(
         "KL per token",
         "kl_to_base",

@@ -79,7 +79,7 @@ class DPOSpec:
 
 @dataclass(frozen=True)
 class EvaluateSpec:
-    """Answer the held-out prompts with a candidate, the serving policy and the base, with the same seeds, and compare."""
+    """Let a candidate, the serving policy and the base answer the held-out prompts with the same seeds, and compare."""
 
     kind: ClassVar[str] = "evaluate"
     model: str = "base"
@@ -116,7 +116,8 @@ def from_json(text: str) -> Spec:
         raise UserError(f"The spec is not JSON: {error}. See `python -m rlhf spec dpo` for one that works.") from error
     if not isinstance(values, dict) or values.get("kind") not in SPECS:
         raise UserError(f'The spec needs a field "kind", one of: {", ".join(SPECS)}.')
-    return build(SPECS[values.pop("kind")], values)
+    spec: Spec = build(SPECS[values.pop("kind")], values)
+    return spec
 
 
 def build(spec_type: type[Any], values: dict[str, Any], where: str = "") -> Any:

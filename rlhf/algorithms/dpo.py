@@ -248,5 +248,5 @@ def last_complete_checkpoint(checkpoints: Path) -> str | None:
 
 def final_metrics(history: list[dict[str, Any]]) -> dict[str, float]:
     """The last logged training metrics."""
-    last = next((entry for entry in reversed(history) if "loss" in entry), {})
+    last: dict[str, Any] = next((entry for entry in reversed(history) if "loss" in entry), {})
     return {key: float(value) for key, value in last.items() if key not in ("epoch", "step")}

@@ -1,7 +1,7 @@
 """Check a candidate: candidate, serving policy and base answer the held-out prompts with the same seeds.
 
 Reports implicit-reward accuracy on held-out judgements with Wilson's interval (Wilson 1927), the KL to the base per
-token over the policy's own answers, the answers' likelihood under the base, their length and distinct-n (Li et al. 2016).
+token over the policy's own answers, their likelihood under the base, their length and distinct-n (Li et al. 2016).
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def score(
 def completion_logits(
     models: Policies, policy: Policy, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits (N, V) and labels (N,) at the completion positions of (prompt, completion) ids, and their (B, T-1) mask."""
+    """Logits (N, V) and labels (N,) at the completion positions of (prompt, completion) ids; their (B, T-1) mask."""
     model = models.use(policy)
     ids_BT, attention_BT, completion_BT = (
         part.to(model.device) for part in pad(sequences, models.tokenizer.pad_token_id)

@@ -1,4 +1,4 @@
-"""The resident worker: keeps comparisons by the serving policy ahead of the annotators, and swaps policies in seconds."""
+"""The resident worker: keeps comparisons by the serving policy ahead of the annotators; swaps policies in seconds."""
 
 from __future__ import annotations
 

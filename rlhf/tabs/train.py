@@ -78,17 +78,6 @@ def curves_job(db: Database, job: Job | None) -> int | None:
     return policies.by_revision(db, job.spec.candidate).job_id
 
 
-def step_times(db: Database, job: Job) -> list[tuple[int, str]]:
-    """(step, time) of the events that the job's present attempt has reported."""
-    return [
-        (row["step"], row["created"])
-        for row in db.rows(
-            "SELECT step, created FROM event WHERE job_id = ? AND kind = 'metric' AND created >= ? ORDER BY id",
-            (job.id, job.started or ""),
-        )
-    ]
-
-
 def job_parts(db: Database, job: Job | None, at: str) -> dict[str, Update]:
     """Everything about the job that is looked at, as updates by part of the page."""
     drawn = curves_job(db, job)
@@ -118,7 +107,7 @@ def job_card(db: Database, job: Job | None, at: str) -> str:
     """The job in words, with progress bar and spec."""
     if job is None:
         return presenting.notice("No training has been started yet.")
-    left = presenting.seconds_left(step_times(db, job), job, at)
+    left = presenting.seconds_left(jobs.step_times(db, job), job, at)
     made = policies.of_job(db, job.id) if job.status == "finished" else None
     data = loop.snapshot_counts(db, job.spec.snapshot) if isinstance(job.spec, DPOSpec) else {}
     return presenting.job_card(job, data, left, made, at)
@@ -181,10 +170,7 @@ def cancel_shown(db: Database, seen: Seen) -> str:
 def resume_shown(db: Database, seen: Seen) -> str:
     """Resume the job on the page. Raises UserError while another training runs."""
     job_id = shown_job(seen)
-    busy = jobs.active(db, loop.TRAINING)
-    if busy:
-        raise UserError(f"Job {busy[0].id} is {busy[0].status}: wait for it or cancel it, then resume job {job_id}.")
-    jobs.resume(db, job_id)
+    loop.resume(db, job_id)
     return f"Job {job_id} is queued again and goes on from its last checkpoint."
 
 

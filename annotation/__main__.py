@@ -1,0 +1,101 @@
+"""Accounts on the command line: `python -m annotation accounts add NAME --role annotator|admin`."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from annotation import access
+from annotation.database import Database, open_database
+from annotation.records import ROLES, UserError
+
+DEFAULT_DATA_DIR = Path(__file__).resolve().parent.parent / "data"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. A mistake that a person can mend is one sentence on stderr and exit status 2."""
+    options = parser().parse_args(arguments)
+    try:
+        run(options, open_database(options.data))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m annotation", description="Accounts of Prefloop.")
+    accounts = top.add_subparsers(dest="topic", required=True).add_parser("accounts", help="who may sign in")
+    verbs = accounts.add_subparsers(dest="verb", required=True)
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        default=Path(os.environ.get("PREFLOOP_DATA", DEFAULT_DATA_DIR)),
+        help="data directory (default: %(default)s)",
+    )
+    named = argparse.ArgumentParser(add_help=False, parents=[shared])
+    named.add_argument("name", metavar="NAME")
+    secret = argparse.ArgumentParser(add_help=False)
+    secret.add_argument("--generate", action="store_true", help="make a password and print it instead of asking")
+    add = verbs.add_parser("add", parents=[named, secret], help="make an account")
+    add.add_argument("--role", choices=ROLES, default="annotator", help="(default: %(default)s)")
+    verbs.add_parser("list", parents=[shared], help="list all accounts")
+    verbs.add_parser("password", parents=[named, secret], help="set a new password and end the account's sessions")
+    verbs.add_parser("role", parents=[named], help="change a role").add_argument("role", choices=ROLES)
+    verbs.add_parser("deactivate", parents=[named], help="shut an account out; its judgements stay")
+    verbs.add_parser("activate", parents=[named], help="let a deactivated account in again")
+    return top
+
+
+def run(options: argparse.Namespace, db: Database) -> None:
+    """Do what the verb says and print what was done."""
+    match options.verb:
+        case "list":
+            for account in access.accounts(db):
+                state = "active" if account.active else "deactivated"
+                password = "password" if account.has_password else "no password"
+                print(f"{account.name:<40}  {account.role:<9}  {state:<11}  {password}")
+        case "add":
+            password = choose_password(options)
+            access.add_account(db, options.name, options.role, password)
+            print(f"Added {options.name} ({options.role}).{said(options, password)}")
+        case "password":
+            access.existing(db, options.name)
+            password = choose_password(options)
+            access.set_password(db, options.name, password)
+            print(f"{options.name} has a new password and was signed out everywhere.{said(options, password)}")
+        case "role":
+            access.set_role(db, options.name, options.role)
+            print(f"{options.name} is {options.role} now.")
+        case "deactivate":
+            access.deactivate(db, options.name)
+            print(f"{options.name} can't sign in any more.")
+        case "activate":
+            access.activate(db, options.name)
+            print(f"{options.name} can sign in again.")
+
+
+def choose_password(options: argparse.Namespace) -> str:
+    """A new password: made, or asked for twice. Raises UserError if the two differ."""
+    if options.generate:
+        return access.generate_password()
+    password = getpass.getpass(f"New password (at least {access.MINIMUM_PASSWORD} characters): ")
+    if getpass.getpass("Once more: ") != password:
+        raise UserError("The two passwords differ. Nothing was changed.")
+    return password
+
+
+def said(options: argparse.Namespace, password: str) -> str:
+    """A made password, to be read once; one that was typed is not repeated."""
+    return f" Password: {password}" if options.generate else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""The Accounts tab: an admin lists, adds and shuts out people, resets passwords and changes roles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from annotation import access
+from annotation.database import Database
+from annotation.records import ROLES, Annotator
+from annotation.tabs.guard import Context, guarded
+
+HEADERS = ["Name", "Role", "State", "Signs in with", "Since"]
+Rows = list[list[str]]
+
+
+def build(demo: gr.Blocks, context: Context) -> None:
+    """Lay out the tab inside the caller's `with gr.Tab(...)`."""
+    db = context.db
+    table: Any = gr.Dataframe(headers=HEADERS, datatype="str", interactive=False, label="Accounts", wrap=True)
+    with gr.Row():
+        with gr.Column(min_width=320):
+            gr.Markdown("### Add someone")
+            name = gr.Textbox(label="Name", max_length=40)
+            role = gr.Radio(list(ROLES), value="annotator", label="Role")
+            password = gr.Textbox(
+                label="Password", type="password", placeholder="Leave empty to have one made", max_length=200
+            )
+            add = gr.Button("Add account", variant="primary")
+        with gr.Column(min_width=320):
+            gr.Markdown("### Change an account")
+            account = gr.Dropdown([], label="Account", allow_custom_value=True)
+            with gr.Row():
+                reset = gr.Button("Reset password", size="md", min_width=130)
+                make_admin = gr.Button("Make admin", size="md", min_width=130)
+                make_annotator = gr.Button("Make annotator", size="md", min_width=130)
+                shut_out = gr.Button("Deactivate", variant="stop", size="md", min_width=130)
+                let_in = gr.Button("Reactivate", size="md", min_width=130)
+    outcome = gr.Textbox(label="What was done (a new password is shown once)", interactive=False, buttons=["copy"])
+    page, admin = [table, account, outcome], guarded(context, "admin")
+    # Queued: without the queue Gradio's page drops the message of a gr.Error.
+    common: dict[str, Any] = {"outputs": page, "show_progress": "hidden", "api_visibility": "private"}
+    demo.load(guarded(context, "annotator")(opening(db)), api_name="accounts", **common)
+    add.click(admin(adding(db)), [name, role, password], api_name="account-add", **common)
+    reset.click(admin(resetting(db)), account, api_name="account-reset", **common)
+    make_admin.click(admin(changing_role(db, "admin")), account, api_name="account-make-admin", **common)
+    make_annotator.click(admin(changing_role(db, "annotator")), account, api_name="account-make-annotator", **common)
+    shut_out.click(admin(deactivating(db)), account, api_name="account-deactivate", **common)
+    let_in.click(admin(activating(db)), account, api_name="account-activate", **common)
+
+
+def page_of(db: Database, outcome: str = "", account: str | None = None) -> tuple[Rows, Any, str]:
+    """The table, the choice of accounts and what was done."""
+    everyone = access.accounts(db)
+    rows = [
+        [
+            entry.name,
+            entry.role,
+            "active" if entry.active else "deactivated",
+            "password" if entry.has_password else "link in the terminal",
+            entry.created[:10],
+        ]
+        for entry in everyone
+    ]
+    return rows, gr.Dropdown([entry.name for entry in everyone], value=account), outcome
+
+
+def opening(db: Database) -> Any:
+    """The handler of an opened page, which everyone's page calls: only an admin gets to see accounts."""
+
+    def open_page(annotator: Annotator) -> Any:
+        """List the accounts."""
+        return page_of(db) if annotator.role == "admin" else ([], gr.Dropdown([]), "")
+
+    return open_page
+
+
+def adding(db: Database) -> Any:
+    """The handler of "Add account"."""
+
+    def add(annotator: Annotator, name: str, role: str, password: str) -> Any:
+        """Make an account."""
+        chosen = password or access.generate_password()
+        access.add_account(db, name.strip(), role, chosen)
+        said = f"Added {name.strip()}." if password else f"Added {name.strip()}. Password: {chosen}"
+        return page_of(db, said, name.strip())
+
+    return add
+
+
+def resetting(db: Database) -> Any:
+    """The handler of "Reset password"."""
+
+    def reset(annotator: Annotator, account: str | None) -> Any:
+        """Give an account a new password and sign it out everywhere."""
+        password = access.generate_password()
+        access.set_password(db, account or "", password)
+        return page_of(db, f"{account} was signed out. New password: {password}", account)
+
+    return reset
+
+
+def changing_role(db: Database, role: str) -> Any:
+    """The handler of "Make admin" and "Make annotator"."""
+
+    def change_role(annotator: Annotator, account: str | None) -> Any:
+        """Change a role."""
+        access.set_role(db, account or "", role)
+        return page_of(db, f"{account} is {role} now and has to sign in again.", account)
+
+    return change_role
+
+
+def deactivating(db: Database) -> Any:
+    """The handler of "Deactivate"."""
+
+    def shut_out(annotator: Annotator, account: str | None) -> Any:
+        """Deactivate an account."""
+        access.deactivate(db, account or "")
+        return page_of(db, f"{account} can't sign in any more. Judgements stay.", account)
+
+    return shut_out
+
+
+def activating(db: Database) -> Any:
+    """The handler of "Reactivate"."""
+
+    def let_in(annotator: Annotator, account: str | None) -> Any:
+        """Reactivate an account."""
+        access.activate(db, account or "")
+        return page_of(db, f"{account} can sign in again.", account)
+
+    return let_in

@@ -1,0 +1,50 @@
+"""The one guard that every Gradio handler goes through: each listener is a public HTTP endpoint, hidden or not."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from annotation import access
+from annotation.database import Database
+from annotation.records import Role, UserError
+
+Handler = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the tabs share."""
+
+    db: Database
+    data_dir: Path
+    model: str
+
+
+def guarded(context: Context, role: Role) -> Callable[[Handler], Handler]:
+    """Decorate `handler(annotator, *inputs)` so that only an active account of this role gets to it.
+
+    The name comes from the session, never from the browser's inputs. A UserError is shown to the person as it is.
+    """
+
+    def decorate(handler: Handler) -> Handler:
+        # No functools.wraps: Gradio would read the handler's signature and not inject the request.
+        def checked(request: gr.Request, *inputs: Any) -> Any:
+            try:
+                annotator = access.authorise(context.db, request.username, role)
+                return handler(annotator, *inputs)
+            except UserError as error:
+                # The message is shown as HTML and may quote what someone typed.
+                raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from error
+
+        checked.__name__ = handler.__name__
+        checked.__doc__ = handler.__doc__
+        checked.required_role = role  # type: ignore[attr-defined]
+        return checked
+
+    return decorate

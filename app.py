@@ -1,0 +1,299 @@
+"""The program: settings → database → base model → pages behind sign-in → workers → web server. No torch in here."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import socket
+import sys
+import webbrowser
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from annotation import access, importing, store, web
+from annotation.database import Database, open_database
+from annotation.records import Annotator, UserError, now, seconds_between
+from annotation.tabs import accounts, annotate
+from annotation.tabs.guard import Context, guarded
+from rlhf import base_model, jobs, policies
+from rlhf.supervisor import Supervisor
+from rlhf.tabs import iterations, train
+
+DEFAULT_DATA_DIR = Path(__file__).resolve().parent / "data"
+PAGE_CSS = (Path(__file__).resolve().parent / "annotation" / "tabs" / "page.css").read_text(encoding="utf-8")
+MASTHEAD = """
+<header class="masthead"><h1>Prefloop</h1>
+<form method="post" action="/logout"><span>{{value}}</span><button type="submit">Sign out</button></form></header>
+"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be set when the program starts; each has a flag and an environment variable."""
+
+    data_dir: Path = DEFAULT_DATA_DIR
+    """Everything that is kept: the database, adapters, snapshots. (--data, PREFLOOP_DATA)"""
+    host: str = "127.0.0.1"
+    """Address to listen on; another than loopback needs accounts. (--host, PREFLOOP_HOST)"""
+    port: int = 7860
+    """Port to listen on; 0 takes a free one. (--port, PREFLOOP_PORT)"""
+    model: str = base_model.EMBEDDED
+    """The base model: 'embedded', a directory, or a name on the Hub. (--model, PREFLOOP_MODEL)"""
+    open_browser: bool = True
+    """Open the owner's link where there is a display. (--no-browser)"""
+    workers: bool = True
+    """Start the workers that answer and train; without them the pages only serve what is there. (--no-workers)"""
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        return self.host in web.LOOPBACK_NAMES
+
+    @property
+    def cookie(self) -> str:
+        """The session cookie's name; browsers share cookies between ports, so each port has its own."""
+        return f"prefloop-{self.port}"
+
+
+def read_settings(arguments: Sequence[str] | None = None) -> Settings:
+    """Settings from flags, else from the environment, else the defaults."""
+    parser = argparse.ArgumentParser(prog="python app.py", description=__doc__)
+    environment = os.environ.get
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        default=Path(environment("PREFLOOP_DATA", Settings.data_dir)),
+        help="data directory (default: %(default)s)",
+    )
+    parser.add_argument("--host", default=environment("PREFLOOP_HOST", Settings.host), help="(default: %(default)s)")
+    parser.add_argument(
+        "--port", type=int, default=environment("PREFLOOP_PORT", str(Settings.port)), help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--model",
+        metavar="NAME_OR_DIR",
+        default=environment("PREFLOOP_MODEL", Settings.model),
+        help="base model: 'embedded', a directory, or a chat model's name on the Hub (default: %(default)s)",
+    )
+    parser.add_argument("--no-browser", action="store_true", help="don't open a browser")
+    parser.add_argument("--no-workers", action="store_true", help="serve the pages only: answer nothing, train nothing")
+    options = parser.parse_args(arguments)
+    return Settings(
+        options.data.expanduser().resolve(),
+        options.host,
+        options.port,
+        options.model,
+        not options.no_browser,
+        not options.no_workers,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- pages
+def build_pages(context: Context) -> gr.Blocks:
+    """All tabs. What only admins may see is hidden here, filled by guarded handlers alone, and guarded there."""
+    with gr.Blocks(title="Prefloop", analytics_enabled=False, delete_cache=(3600, 86400)) as pages:
+        # A name has no characters that Gradio's template could take for code: access.NAME.
+        name = gr.HTML(html_template=MASTHEAD, js_on_load=None, apply_default_css=False, elem_id="masthead")
+        with gr.Tabs():
+            with gr.Tab("Annotate"):
+                annotate.build(pages, context)
+            with gr.Tab("Train", visible=False) as train_tab:
+                train.build(pages, context)
+            with gr.Tab("Iterations", visible=False) as iterations_tab:
+                iterations.build(pages, context)
+            with gr.Tab("Accounts", visible=False) as accounts_tab:
+                accounts.build(pages, context)
+        pages.load(
+            guarded(context, "annotator")(greet),
+            outputs=[name, train_tab, iterations_tab, accounts_tab],
+            queue=False,
+            show_progress="hidden",
+            api_name="greet",
+            api_visibility="private",
+        )
+    pages.state_session_capacity = 400
+    pages.max_threads = 40
+    pages.queue(default_concurrency_limit=8, max_size=200)
+    return pages
+
+
+def greet(annotator: Annotator) -> tuple[Any, ...]:
+    """Say who is signed in, and show an admin the admins' tabs."""
+    admin = annotator.role == "admin"
+    return (f"{annotator.name} · {annotator.role}", *(gr.Tab(visible=admin) for _ in range(3)))
+
+
+def mount_pages(app: FastAPI, pages: gr.Blocks, settings: Settings) -> FastAPI:
+    """Gradio at the root, with everything off that would call out, keep inputs in browsers or show errors' insides."""
+    return gr.mount_gradio_app(
+        app,
+        pages,
+        path="/",
+        server_name=settings.host,
+        server_port=settings.port,
+        auth_dependency=web.signed_in_name,
+        app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None},
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        css=PAGE_CSS,
+        blocked_paths=[str(settings.data_dir)],
+        max_file_size="1mb",
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------- app
+def build_app(settings: Settings) -> FastAPI:
+    """The whole program behind one ASGI app. Raises UserError for what a person has to mend first."""
+    db = open_database(settings.data_dir)
+    refuse_open_door(settings, db)
+    context = Context(db, settings.data_dir, prepare_model(settings, db))
+    if not store.prompts(db, "train") and not store.prompts(db, "held-out"):
+        store.add_prompts(db, importing.starter_prompts())
+    supervisor = Supervisor(db, settings.data_dir, context.model) if settings.workers else None
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if supervisor is not None:
+            supervisor.start()
+        yield
+        if supervisor is not None:
+            await asyncio.to_thread(supervisor.stop)
+
+    sign_in = web.SignIn(db, settings.cookie)
+    app = FastAPI(
+        openapi_url=None,
+        lifespan=lifespan,
+        routes=[Route("/healthz", health_route(settings, db)), *sign_in.routes()],
+    )
+    app.state.db = db
+    # Each call wraps the ones before it: the last is the first that a request meets.
+    app.add_middleware(web.SignedIn, db=db, cookie=settings.cookie)
+    app.add_middleware(CORSMiddleware)
+    app.add_middleware(web.SameOrigin)
+    if settings.on_loopback:
+        app.add_middleware(web.KnownHost, names=web.LOOPBACK_NAMES)
+    app.add_middleware(web.SecurityHeaders)
+    return mount_pages(app, build_pages(context), settings)
+
+
+def refuse_open_door(settings: Settings, db: Database) -> None:
+    """Raises UserError where others could reach the server and nobody can sign in."""
+    if not settings.on_loopback and not access.has_password_accounts(db):
+        raise UserError(
+            f"Others can reach {settings.host}, and there is no account with a password yet. Make one first: "
+            f"python -m annotation accounts add NAME --role admin --data {settings.data_dir}"
+        )
+
+
+def prepare_model(settings: Settings, db: Database) -> str:
+    """Get the base model ready and return its name; a server without workers takes the one that is recorded."""
+    if not settings.workers:
+        return policies.by_revision(db, "base").base
+    base = base_model.prepare(settings.data_dir, settings.model)
+    return policies.ensure_base(db, base.name).base
+
+
+def health_route(settings: Settings, db: Database) -> Any:
+    """`/healthz`: 200 while the database answers and the answering worker, once it runs, is heard of."""
+
+    async def health(request: Request) -> Response:
+        try:
+            latest = await asyncio.to_thread(jobs.recent, db, ("generate",), 1)
+        except UserError as error:
+            return JSONResponse({"ok": False, "database": str(error)}, 503)
+        beat = latest[0].heartbeat if latest and latest[0].status == "running" else None
+        silent = None if beat is None else round(seconds_between(beat, now()), 1)
+        ok = not settings.workers or silent is None or silent < jobs.LOST_AFTER_SECONDS
+        return JSONResponse({"ok": ok, "database": "ok", "worker_silent_seconds": silent}, 200 if ok else 503)
+
+    return health
+
+
+# -------------------------------------------------------------------------------------------------------------- main
+def listen(settings: Settings) -> socket.socket:
+    """The server's socket, bound before anything slow begins. Raises UserError if the address can't be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except BaseException:
+            listener.close()
+            raise
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"Can't listen on {settings.host} port {settings.port} ({error}). "
+            "Stop what runs there, or choose another with --port."
+        ) from error
+    return listener
+
+
+def announce(settings: Settings, db: Database) -> None:
+    """Print where the program runs; on loopback also the owner's link, and open it where there is a display."""
+    shown_host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"http://{shown_host}:{settings.port}/"
+    print(f"Prefloop runs at {address}", flush=True)
+    if not settings.on_loopback:
+        return
+    link = f"{address}signin?token={access.owner_link_token(db)}"
+    print(f"Sign in as the owner (this link works once): {link}", flush=True)
+    has_display = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if settings.open_browser and has_display:
+        webbrowser.open(link)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Start the program and serve until it is told to stop."""
+    settings = read_settings(arguments)
+    try:
+        with listen(settings) as listener:
+            settings = replace(settings, port=listener.getsockname()[1])
+            serve(build_app(settings), settings, listener)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Prefloop has stopped.")
+    return 0
+
+
+def not_an_open_page(record: logging.LogRecord) -> bool:
+    """Keeps the end of open pages' streams out of the log: it is no error that people have a page open at shutdown."""
+    cancelled = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not cancelled and "timeout graceful shutdown exceeded" not in record.getMessage()
+
+
+def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
+    """Serve on the bound socket. Open pages keep a stream alive, so shutting down waits for them only so long."""
+    config = uvicorn.Config(app, workers=1, timeout_graceful_shutdown=3, log_level="warning", access_log=False)
+    logging.getLogger("uvicorn.error").addFilter(not_an_open_page)
+    listener.listen()  # from here on a browser that follows the printed link waits instead of being refused
+    announce(settings, app.state.db)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Fixtures: a real data directory and database, and rows put into it as the workers would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from annotation import store
+from annotation.database import Database, open_database
+from annotation.records import Prompt, Response, Sampling, Split
+from rlhf import policies
+
+BASE_NAME = "SmolLM2-135M-Instruct"
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """An empty data directory."""
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def db(data_dir: Path) -> Iterator[Database]:
+    """A migrated database with the base policy serving."""
+    database = open_database(data_dir)
+    policies.ensure_base(database, BASE_NAME)
+    yield database
+    database.close()
+
+
+def seed_prompts(db: Database, count: int, split: Split = "train") -> list[Prompt]:
+    """Add prompts and return those of the split."""
+    start = db.value("SELECT count(*) FROM prompt")
+    texts = [f"Say thing number {start + number} in one sentence." for number in range(count)]
+    store.add_prompts(db, [Prompt(({"role": "user", "content": text},), split, "test") for text in texts])
+    return store.prompts(db, split)
+
+
+def make_response(prompt: Prompt, text: str, model_id: int = 1, seed: int = 0) -> Response:
+    """An answer as a worker would record it."""
+    return Response(
+        prompt_id=prompt.id,
+        model_id=model_id,
+        text=text,
+        sampling=Sampling(),
+        seed=seed,
+        rendered_prompt=f"<|im_start|>user\n{prompt.text}<|im_end|>\n<|im_start|>assistant\n",
+        prompt_tokens=12,
+        tokens=len(text.split()),
+        finish_reason="stop",
+    )
+
+
+def seed_comparisons(db: Database, count: int, split: Split = "train", model_id: int = 1) -> list[int]:
+    """Add prompts with a comparison each; the texts name prompt and position, so a test knows what it sees."""
+    made = []
+    for prompt in seed_prompts(db, count, split)[-count:]:
+        answers = [make_response(prompt, f"Answer {place} to {prompt.text}", model_id) for place in "AB"]
+        comparison_id = store.add_comparison(db, answers)
+        assert comparison_id is not None
+        made.append(comparison_id)
+    return made

@@ -1,0 +1,356 @@
+"""The Train and Iterations tabs on a real data directory: what each handler returns, and that all are guarded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from annotation import store
+from annotation.database import Database
+from annotation.records import UserError, now
+from annotation.tabs.guard import Context
+from rlhf import jobs, loop, policies
+from rlhf.policies import Policy
+from rlhf.specs import DPOSpec, EvaluateSpec
+from rlhf.tabs import iterations, train
+from tests.conftest import BASE_NAME, make_response, seed_comparisons
+
+SETTINGS = tuple(getattr(DPOSpec(), name) for name in train.SETTINGS)
+
+
+@pytest.fixture
+def context(db: Database, data_dir: Path) -> Context:
+    """A data directory with an admin, an annotator, and 14 judgements: 12 pairs to train on, a tie and a skip."""
+    with db.transaction() as connection:
+        for name, role in (("owner", "admin"), ("ann", "annotator")):
+            connection.execute("INSERT INTO annotator (name, role, created) VALUES (?, ?, ?)", (name, role, now()))
+    judge(db, 12, "left-better")
+    judge(db, 1, "tie")
+    judge(db, 1, "skip")
+    return Context(db, data_dir, BASE_NAME)
+
+
+@pytest.fixture
+def pages(context: Context) -> gr.Blocks:
+    """Both tabs, built as the app builds them."""
+    with gr.Blocks() as demo, gr.Tabs():
+        with gr.Tab("Train"):
+            train.build(demo, context)
+        with gr.Tab("Iterations"):
+            iterations.build(demo, context)
+    return demo
+
+
+def judge(db: Database, count: int, word: str) -> None:
+    """Make comparisons and judge them all with one word."""
+    owner = db.value("SELECT id FROM annotator WHERE name = 'owner'")
+    seed_comparisons(db, count)
+    for _ in range(count):
+        claim = store.claim_next(db, owner)
+        assert claim is not None
+        store.judge(db, owner, claim.nonce, word)
+
+
+def run_job(context: Context, job_id: int, steps: int, total: int = 20) -> None:
+    """Claim a job and report its first steps, as a worker would."""
+    assert jobs.claim(context.db, job_id, "w") is not None
+    for step in range(1, steps + 1):
+        metrics = {"loss": 1 / step, "rewards/margins": step / 10, "rewards/accuracies": 0.5, "rewards/chosen": 0.1}
+        assert jobs.report(context.db, job_id, "w", step, total, metrics, "Training")
+    jobs.log(context.db, job_id, "step <b>done</b>")
+
+
+def make_candidate(context: Context) -> Policy:
+    """A finished training with its adapter."""
+    job_id = train.begin(context, "owner", "base", "new", SETTINGS)
+    run_job(context, job_id, 20)
+    spec = jobs.get(context.db, job_id).spec
+    assert isinstance(spec, DPOSpec)
+    policy = policies.add_adapter(
+        context.db,
+        revision=f"dpo-{job_id}",
+        method="dpo",
+        base=BASE_NAME,
+        parent_id=policies.by_revision(context.db, spec.parent).id,
+        job_id=job_id,
+        path=f"adapters/dpo-{job_id}",
+        sha256="0" * 64,
+    )
+    result = {"train_pairs": 12, "left_out": {"too-long": 2}, "final": {"loss": 0.6125}, "snapshot": spec.snapshot}
+    assert jobs.finish(context.db, job_id, "w", result)
+    return policy
+
+
+def check_candidate(context: Context, policy: Policy, prompts: int = 12) -> int:
+    """A finished check of a candidate against the serving policy, with the answers of both."""
+    spec = EvaluateSpec(candidate=policy.revision)
+    job_id = loop.submit(context.db, context.data_dir, spec, requested_by="the loop")
+    assert jobs.claim(context.db, job_id, "e") is not None
+    against = policies.serving(context.db)
+    seed_comparisons(context.db, prompts, "held-out")
+    for number, prompt in enumerate(store.prompts(context.db, "held-out")):
+        for side in (policy, against):
+            answer = make_response(prompt, f"<think>{side.revision}</think> answers {number}", side.id, 20_000 + number)
+            store.add_response(context.db, answer, "evaluate")
+    figures = {"mean_length": 20.0, "distinct_1": 0.3, "distinct_2": 0.8, "kl_to_base": 0.0712, "nll_under_base": 1.2}
+    result = {
+        "candidate": {"revision": policy.revision, **figures, "ended_share": 0.9},
+        "against": {"revision": against.revision, **figures},
+        "base": {"revision": "base", **figures},
+        "implicit_accuracy": {"value": 0.75, "low": 0.6, "high": 0.86, "n": 40},
+        "prompts": prompts,
+        "seconds": 3.0,
+    }
+    assert jobs.finish(context.db, job_id, "e", result)
+    return job_id
+
+
+def look(context: Context, selected: str = "latest", seen: dict[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
+    """What the Train tab would send."""
+    return train.live(context, selected, "base", "new", seen or {})
+
+
+def handler(pages: gr.Blocks, name: str) -> Any:
+    """A registered function, as Gradio calls it."""
+    return next(block.fn for block in pages.fns.values() if block.fn.__name__ == name)
+
+
+# -------------------------------------------------------------------------------------------------------------- guard
+def test_every_listener_is_for_admins_only(pages: gr.Blocks) -> None:
+    assert len(pages.fns) >= 16
+    assert {getattr(block.fn, "required_role", None) for block in pages.fns.values()} == {"admin"}
+
+
+def test_an_annotator_is_refused_by_every_listener(pages: gr.Blocks, context: Context) -> None:
+    for block in pages.fns.values():
+        with pytest.raises(gr.Error, match="Only an admin"):
+            block.fn(gr.Request(username="ann"), *(None for _ in block.inputs))
+    assert jobs.recent(context.db, loop.TRAINING) == []
+
+
+def test_the_page_that_everyone_is_sent_holds_no_rows(context: Context) -> None:
+    policy = make_candidate(context)
+    check_candidate(context, policy)
+    with gr.Blocks() as demo:
+        with gr.Tab("Train"):
+            train.build(demo, context)
+        with gr.Tab("Iterations"):
+            iterations.build(demo, context)
+    sent = str(demo.get_config_file())
+    for secret in (policy.revision, "owner", "answers 0", "0.0712"):
+        assert secret not in sent
+    timers = [block for block in demo.blocks.values() if isinstance(block, gr.Timer)]
+    assert [timer.active for timer in timers] == [False, False]
+
+
+# -------------------------------------------------------------------------------------------------------------- train
+def test_opening_the_train_tab_fills_every_part_once(pages: gr.Blocks, context: Context) -> None:
+    owner = gr.Request(username="owner")
+    block = next(block for block in pages.fns.values() if block.fn.__name__ == "open_train")
+    sent = block.fn(owner, "latest", "base", "new")
+    assert len(sent) == len(block.outputs)
+    preview, *_, on, every, said = sent
+    assert "12" in preview["value"]
+    assert "tie" in preview["value"]
+    assert (on, every) == (False, 60)
+    assert "Off" in said
+
+
+def test_only_what_changed_is_sent_again(context: Context) -> None:
+    run_job(context, train.begin(context, "owner", "base", "new", SETTINGS), 3)
+    first, seen = look(context)
+    assert len(first["Loss"]["value"]["data"]) == 3
+    assert first["Loss"]["x_lim"] == [0, 20]
+    again, seen = look(context, seen=seen)
+    assert {"Loss", "curves", "log", "selector", "preview", "cancel"}.isdisjoint(again)
+    job_id = seen["job"]
+    jobs.report(context.db, job_id, "w", 4, 20, {"loss": 0.2})
+    changed, _ = look(context, seen=seen)
+    assert "Loss" in changed
+    assert "card" in changed
+    assert {"Accuracy", "preview", "selector"}.isdisjoint(changed)
+
+
+def test_the_preview_follows_judgements_and_the_choice_of_data(context: Context) -> None:
+    _, seen = look(context)
+    judge(context.db, 3, "right-better")
+    changed, seen = look(context, seen=seen)
+    assert ">15<" in changed["preview"]["value"]
+    make_candidate(context)
+    policies.promote(context.db, f"dpo-{jobs.recent(context.db, ('dpo',))[0].id}", "owner")
+    new, _ = train.live(context, "latest", "base", "new", seen)
+    everything, _ = train.live(context, "latest", "base", "all", seen)
+    assert "already trained on" in new["preview"]["value"]
+    assert "already trained on" not in everything["preview"]["value"]
+
+
+def test_a_started_job_carries_the_form(context: Context) -> None:
+    settings = dict(zip(train.SETTINGS, SETTINGS, strict=True)) | {"beta": 0.3, "epochs": 1, "seed": 5}
+    job = jobs.get(context.db, train.begin(context, "owner", "parent", "all", tuple(settings.values())))
+    assert isinstance(job.spec, DPOSpec)
+    assert (job.spec.beta, job.spec.epochs, job.spec.seed) == (0.3, 1, 5)
+    assert (job.spec.reference, job.spec.scope, job.spec.parent) == ("parent", "all", "base")
+    assert job.requested_by == "owner"
+    card = look(context)[0]["card"]["value"]
+    for words in ("the parent adapter", job.spec.snapshot[:12], "Queued", "12 to train, 0 held-out", "1 tie"):
+        assert words in card
+
+
+@pytest.mark.parametrize(("name", "value"), [("beta", 0), ("epochs", None), ("learning_rate", -1.0), ("seed", 1.5)])
+def test_a_setting_that_cannot_work_is_named(context: Context, name: str, value: Any) -> None:
+    settings = dict(zip(train.SETTINGS, SETTINGS, strict=True)) | {name: value}
+    with pytest.raises(UserError, match=name):
+        train.begin(context, "owner", "base", "new", tuple(settings.values()))
+
+
+def test_a_second_training_is_refused_in_words(pages: gr.Blocks, context: Context) -> None:
+    start = handler(pages, "start_training")
+    said, selector = start(gr.Request(username="owner"), "base", "new", *SETTINGS)
+    assert "is queued" in said
+    assert selector["value"] == "latest"
+    with pytest.raises(gr.Error, match="at work already"):
+        start(gr.Request(username="owner"), "base", "new", *SETTINGS)
+
+
+def test_the_automatic_training_is_stored(context: Context) -> None:
+    assert "after every 30" in train.save_auto(context.db, True, 30)
+    assert store.setting(context.db, "auto_train", None) == {"on": True, "every": 30}
+    for wrong in (None, 0, 2.5):
+        with pytest.raises(UserError, match="whole number"):
+            train.save_auto(context.db, True, wrong)
+
+
+def test_cancel_and_resume_act_on_the_job_that_was_shown(context: Context) -> None:
+    job_id = train.begin(context, "owner", "base", "new", SETTINGS)
+    run_job(context, job_id, 2)
+    parts, seen = look(context)
+    assert (parts["cancel"]["interactive"], parts["resume"]["interactive"]) == (True, False)
+    train.cancel_shown(context.db, seen)
+    assert jobs.get(context.db, job_id).status == "cancelling"
+    jobs.stop(context.db, job_id, "w", "cancelled", "Cancelled; a checkpoint is kept.")
+    parts, seen = look(context)
+    assert (parts["cancel"]["interactive"], parts["resume"]["interactive"]) == (False, True)
+    assert "a checkpoint is kept" in parts["card"]["value"]
+    train.resume_shown(context.db, seen)
+    assert jobs.get(context.db, job_id).status == "queued"
+    with pytest.raises(UserError, match="No job is shown"):
+        train.cancel_shown(context.db, {})
+
+
+def test_resuming_waits_for_another_training(context: Context) -> None:
+    first = train.begin(context, "owner", "base", "new", SETTINGS)
+    run_job(context, first, 2)
+    jobs.mark_lost(context.db, silent_seconds=-1)
+    parts, seen = look(context)
+    assert "Lost." in parts["card"]["value"]
+    second = train.begin(context, "owner", "base", "new", SETTINGS)
+    with pytest.raises(UserError, match=f"Job {second} is queued"):
+        train.resume_shown(context.db, seen)
+
+
+def test_an_older_job_can_be_looked_at_and_a_check_shows_its_candidates_curves(context: Context) -> None:
+    policy = make_candidate(context)
+    check = check_candidate(context, policy)
+    latest, seen = look(context)
+    assert seen["job"] == check
+    assert f"Curves of training job {policy.job_id}" in latest["heading"]["value"]
+    assert len(latest["Loss"]["value"]["data"]) == 20
+    older, seen = look(context, str(policy.job_id))
+    assert seen["job"] == policy.job_id
+    assert "It made the candidate" in older["card"]["value"]
+    assert "2 too long" in older["card"]["value"]
+    assert "step &lt;b&gt;done&lt;/b&gt;" in older["log"]["value"]
+
+
+def test_time_left_counts_only_this_attempt(context: Context) -> None:
+    job_id = train.begin(context, "owner", "base", "new", SETTINGS)
+    run_job(context, job_id, 4)
+    jobs.mark_lost(context.db, silent_seconds=-1)
+    jobs.resume(context.db, job_id)
+    assert jobs.claim(context.db, job_id, "w2") is not None
+    assert jobs.step_times(context.db, jobs.get(context.db, job_id)) == []
+    jobs.report(context.db, job_id, "w2", 5, 20, {"loss": 0.5})
+    assert [step for step, _ in jobs.step_times(context.db, jobs.get(context.db, job_id))] == [5]
+
+
+# --------------------------------------------------------------------------------------------------------- iterations
+def test_before_the_first_training_the_base_serves_unmeasured(context: Context) -> None:
+    parts, _ = iterations.view(context, None, 0, {})
+    assert "<b>base</b>" in parts["serving"]["value"]
+    assert parts["promote"] == gr.update(value="Serves now", interactive=False)
+    assert not parts["check"]["interactive"]
+    assert "not been checked" in parts["report"]["value"]
+    assert "No decision yet" in parts["decisions"]["value"]
+
+
+def test_a_checked_candidate_is_reported_with_answers_side_by_side(context: Context) -> None:
+    policy = make_candidate(context)
+    check_candidate(context, policy)
+    parts, seen = iterations.view(context, None, 0, {})
+    assert parts["selector"]["value"] == policy.revision
+    assert "75% (60% to 86%, n = 40)" in parts["report"]["value"]
+    for words in ("0.613", "0.071", "75% (60% to 86%, n = 40)", "20.0", policy.revision):
+        assert words in parts["history"]["value"]
+    page = parts["answers"]["value"]
+    assert page.count('class="pair"') == 10
+    assert f"&lt;think&gt;{policy.revision}&lt;/think&gt; answers 0" in page
+    assert "&lt;think&gt;base&lt;/think&gt; answers 0" in page
+    assert parts["next"]["interactive"]
+    again, seen = iterations.view(context, policy.revision, 0, seen)
+    assert {"answers", "report", "history", "selector"}.isdisjoint(again)
+    turned, seen = iterations.view(context, policy.revision, 1, seen)
+    assert turned["answers"]["value"].count('class="pair"') == 2
+    assert not turned["next"]["interactive"]
+    assert iterations.page_of(seen) == 1
+
+
+def test_an_unchecked_candidate_is_not_measured(context: Context) -> None:
+    make_candidate(context)
+    parts, _ = iterations.view(context, None, 0, {})
+    assert "not measured" in parts["history"]["value"]
+    assert "not been checked" in parts["report"]["value"]
+
+
+def test_promote_roll_back_and_reject_through_their_handlers(pages: gr.Blocks, context: Context) -> None:
+    policy, owner = make_candidate(context), gr.Request(username="owner")
+    promote, reject = handler(pages, "promote_policy"), handler(pages, "reject_policy")
+    sent = str(promote(owner, policy.revision, {}))
+    assert "switches within seconds" in sent
+    assert policies.serving(context.db).revision == policy.revision
+    assert iterations.button_parts(policies.by_revision(context.db, "base"))["promote"]["value"] == (
+        "Roll back to this one"
+    )
+    promote(owner, "base", {})
+    assert [row["action"] for row in policies.decisions(context.db)] == ["rollback", "promote"]
+    assert {row["decided_by"] for row in policies.decisions(context.db)} == {"owner"}
+    with pytest.raises(gr.Error, match="serves already"):
+        promote(owner, "base", {})
+    with pytest.raises(gr.Error, match="not a candidate"):
+        reject(owner, policy.revision, {})
+    second = make_candidate_from_all(context)
+    assert "was rejected" in str(reject(owner, second.revision, {}))
+    assert policies.by_revision(context.db, second.revision).status == "rejected"
+
+
+def make_candidate_from_all(context: Context) -> Policy:
+    """Another candidate, whatever serves."""
+    judge(context.db, 10, "left-better")
+    return make_candidate(context)
+
+
+def test_a_policy_is_checked_again_against_the_serving_one_or_the_base(context: Context) -> None:
+    policy = make_candidate(context)
+    assert "checks" in iterations.check_again(context, policy.revision, "owner")
+    spec = jobs.recent(context.db, ("evaluate",))[0].spec
+    assert isinstance(spec, EvaluateSpec)
+    assert (spec.candidate, spec.against) == (policy.revision, "base")
+    policies.promote(context.db, policy.revision, "owner")
+    iterations.check_again(context, policy.revision, "owner")
+    spec = jobs.recent(context.db, ("evaluate",))[0].spec
+    assert isinstance(spec, EvaluateSpec)
+    assert (spec.candidate, spec.against) == (policy.revision, "base")
+    with pytest.raises(UserError, match="Choose a policy"):
+        iterations.check_again(context, None, "owner")

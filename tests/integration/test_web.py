@@ -1,0 +1,461 @@
+"""The real server over raw HTTP: who gets in, what each of them may do, and what the browser is sent."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import app
+from annotation import access, store
+from annotation.database import FILE_NAME, Database, open_database
+from annotation.records import ROLES
+from annotation.tabs.guard import Context
+from annotation.web import SECURITY_HEADERS
+from rlhf import policies
+from tests.conftest import BASE_NAME, make_response, seed_comparisons, seed_prompts
+
+PASSWORD = "a long enough password"
+REVISION = "iteration-zebra"
+Call = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A running server with its database."""
+
+    url: str
+    cookie: str
+    db: Database
+    functions: list[Call]
+    """Every registered function as Gradio's configuration lists it, with the role its guard asks for."""
+
+    def client(self, name: str | None = None) -> httpx.Client:
+        """A browser of this person, or of a stranger."""
+        client = httpx.Client(base_url=self.url, timeout=20)
+        if name is not None:
+            token = access.open_session(self.db, access.authorise(self.db, name, "annotator"))
+            client.cookies.set(self.cookie, token)
+        return client
+
+
+def seed(db: Database) -> None:
+    """A base, an adapter that serves, people, and comparisons by the adapter."""
+    policies.ensure_base(db, BASE_NAME)
+    with db.transaction() as connection:
+        connection.execute(
+            "INSERT INTO job (kind, spec, status, requested_by, created) VALUES ('dpo', ?, 'finished', '', '')",
+            ('{"kind": "dpo"}',),
+        )
+    adapter = policies.add_adapter(
+        db, revision=REVISION, method="dpo", base=BASE_NAME, parent_id=1, job_id=1, path="adapters/zebra", sha256="0"
+    )
+    policies.promote(db, REVISION, "test")
+    for name, role in (("ann", "annotator"), ("bob", "annotator"), ("kim", "admin")):
+        access.add_account(db, name, role, PASSWORD)
+    seed_comparisons(db, 40, "train", adapter.id)
+    seed_comparisons(db, 10, "held-out", adapter.id)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    data_dir = tmp_path_factory.mktemp("web") / "data"
+    db = open_database(data_dir)
+    seed(db)
+    with subprocess.Popen(command(data_dir), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().removeprefix("Prefloop runs at ").strip().rstrip("/")
+        try:
+            yield describe(Site(url, app.Settings(port=int(url.rsplit(":", 1)[1])).cookie, db, []), data_dir)
+        finally:
+            process.terminate()
+    db.close()
+
+
+def command(data_dir: Path) -> list[str]:
+    """How to start the server without workers on a free port."""
+    return [sys.executable, "app.py", "--no-workers", "--no-browser", "--port", "0", "--data", str(data_dir)]
+
+
+def describe(bare: Site, data_dir: Path) -> Site:
+    """The site with its functions, as the configuration lists them, and the inputs a fresh page would send."""
+    with bare.client("kim") as client:
+        components = {entry["id"]: entry for entry in client.get("/config").json()["components"]}
+        dependencies = client.get("/config").json()["dependencies"]
+    roles = {fn._id: fn.fn.required_role for fn in app.build_pages(Context(bare.db, data_dir, BASE_NAME)).fns.values()}
+    functions = [
+        {
+            "id": entry["id"],
+            "api_name": entry["api_name"],
+            "data": [components[number]["props"].get("value") for number in entry["inputs"]],
+            "role": roles[entry["id"]],
+        }
+        for entry in dependencies
+    ]
+    return replace(bare, functions=functions)
+
+
+def everything_stored(db: Database) -> list[str]:
+    """The whole database as text, sign-in sessions aside, which the tests themselves open."""
+    return [line for line in db.connection.conn.iterdump() if not line.startswith('INSERT INTO "session"')]
+
+
+def run(client: httpx.Client, api_name: str, *data: Any) -> httpx.Response:
+    """Call a function the way the page calls one that isn't queued."""
+    return client.post(f"/gradio_api/run/{api_name}", json={"data": list(data), "session_hash": "page"})
+
+
+def show(client: httpx.Client) -> Call:
+    """The comparison in hand, as the browser gets it."""
+    answer: Call = run(client, "show", None).json()["data"][0]
+    return answer
+
+
+# ------------------------------------------------------------------------------------------------------ every function
+def test_every_registered_function_goes_through_the_guard(site: Site, data_dir: Path) -> None:
+    pages = app.build_pages(Context(site.db, data_dir, BASE_NAME))
+    assert len(pages.fns) == len(site.functions) > 15
+    for function in pages.fns.values():
+        assert function.fn is not None, f"{function.api_name} runs without a function to guard"
+        assert getattr(function.fn, "required_role", None) in ROLES, f"{function.api_name} is not guarded"
+        assert not function.js
+
+
+def raw_calls(function: Call) -> list[tuple[str, Call]]:
+    """Every way into a function over HTTP: (path, body)."""
+    by_index = {"data": function["data"], "fn_index": function["id"], "session_hash": "abc"}
+    ways: list[tuple[str, Call]] = [
+        ("/gradio_api/run/predict", by_index),
+        ("/gradio_api/api/predict", by_index),
+        ("/gradio_api/queue/join", by_index),
+    ]
+    if isinstance(function["api_name"], str):
+        ways += [(f"/gradio_api/{way}/{function['api_name']}", {"data": function["data"]}) for way in ("run", "call")]
+    return ways
+
+
+def test_a_stranger_can_call_no_function(site: Site) -> None:
+    before = everything_stored(site.db)
+    with site.client() as stranger:
+        stranger.cookies.set(site.cookie, "made-up")
+        for function in site.functions:
+            for path, body in raw_calls(function):
+                assert stranger.post(path, json=body).status_code == 401, (path, function)
+        for path in ("/config", "/gradio_api/info", "/gradio_api/queue/data?session_hash=abc", "/gradio_api/upload"):
+            assert stranger.get(path).status_code == 401
+    assert everything_stored(site.db) == before
+
+
+def outcome_of_call(client: httpx.Client, api_name: str, data: list[Any]) -> str:
+    """Call through /call and its stream; the events as text."""
+    event = client.post(f"/gradio_api/call/{api_name}", json={"data": data}).json()["event_id"]
+    return client.get(f"/gradio_api/call/{api_name}/{event}").text
+
+
+def outcome_of_queue(client: httpx.Client, function: Call, session: str) -> Call:
+    """Call through the queue as the page does; the message that ends it."""
+    body = {"data": function["data"], "fn_index": function["id"], "session_hash": session}
+    client.post("/gradio_api/queue/join", json=body).raise_for_status()
+    with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as stream:
+        for line in stream.iter_lines():
+            message = json.loads(line.removeprefix("data:")) if line.startswith("data:") else {}
+            if message.get("msg") == "process_completed":
+                return dict(message)
+    raise AssertionError("the stream ended without a result")
+
+
+def test_an_annotator_is_refused_every_function_of_admins(site: Site) -> None:
+    refused = [function for function in site.functions if function["role"] == "admin"]
+    assert {"account-add", "account-make-admin"} <= {function["api_name"] for function in refused}
+    before = everything_stored(site.db)
+    with site.client("ann") as annotator:
+        for number, function in enumerate(refused):
+            direct = annotator.post(
+                "/gradio_api/run/predict", json={"data": function["data"], "fn_index": function["id"]}
+            )
+            assert direct.status_code == 500, function
+            assert "Only an admin" in direct.json()["error"], function
+            queued = outcome_of_queue(annotator, function, f"ann{number}")
+            assert queued["success"] is False, function
+            assert "Only an admin" in queued["output"]["error"], function
+            if isinstance(function["api_name"], str):
+                assert "event: error" in outcome_of_call(annotator, function["api_name"], function["data"]), function
+        assert run(annotator, "account-add", "eve", "admin", PASSWORD).status_code == 500
+        assert run(annotator, "account-make-admin", "ann").status_code == 500
+    assert everything_stored(site.db) == before
+
+
+def test_an_admin_is_not_refused(site: Site) -> None:
+    with site.client("kim") as admin:
+        assert run(admin, "account-add", "lee", "annotator", PASSWORD).status_code == 200
+    assert "lee" in {account.name for account in access.accounts(site.db)}
+
+
+def test_an_annotators_page_lists_no_account(site: Site) -> None:
+    with site.client("ann") as annotator:
+        assert "kim" not in run(annotator, "accounts").text
+    with site.client("kim") as admin:
+        assert "kim" in run(admin, "accounts").text
+
+
+def test_a_deactivated_account_is_out_at_once(site: Site) -> None:
+    access.add_account(site.db, "leaver", "annotator", PASSWORD)
+    with site.client("leaver") as client:
+        assert run(client, "greet").status_code == 200
+        access.deactivate(site.db, "leaver")
+        assert run(client, "greet").status_code == 401
+
+
+# --------------------------------------------------------------------------------------------------------- judgements
+def judged(db: Database, name: str) -> int:
+    """Judgements of this person, undone ones and skips included."""
+    return int(
+        db.value("SELECT count(*) FROM judgement j JOIN annotator a ON a.id = j.annotator_id WHERE a.name = ?", (name,))
+    )
+
+
+def test_repeated_and_simultaneous_requests_make_one_judgement(site: Site) -> None:
+    before = judged(site.db, "ann")
+    words = ("left-better", "right-better", "tie", "skip")
+    with site.client("ann") as annotator, ThreadPoolExecutor(8) as pool:
+        card = show(annotator)
+        answers = list(pool.map(lambda number: run(annotator, f"judge-{words[number % 4]}", card), range(24)))
+        assert {answer.status_code for answer in answers} == {200}
+        following = {answer.json()["data"][0]["nonce"] for answer in answers}
+        assert judged(site.db, "ann") == before + 1
+        assert len(following) == 1
+        assert card["nonce"] not in following
+        assert show(annotator)["nonce"] in following
+
+
+def test_the_answer_seen_on_the_left_wins_in_the_database(site: Site) -> None:
+    with site.client("ann") as annotator:
+        for _ in range(8):
+            card = show(annotator)
+            run(annotator, "judge-left-better", card)
+            last = store.judged_comparisons(site.db)[-1]
+            assert last.ranking is not None
+            assert last.responses[last.ranking.index(1)]["text"] == card["answers"][0]
+
+
+def test_the_nonce_of_someone_else_records_nothing_and_shows_the_own_comparison(site: Site) -> None:
+    with site.client("ann") as ann, site.client("bob") as bob:
+        of_ann, of_bob = show(ann), show(bob)
+        before = site.db.value("SELECT count(*) FROM judgement")
+        answer = run(bob, "judge-tie", of_ann).json()["data"][0]
+        assert "not in your hands" in answer["notice"]
+        assert answer["nonce"] == of_bob["nonce"]
+        for shown in (None, {}, {"nonce": ["x"]}, {"nonce": 1}, "nonce", [1]):
+            assert run(bob, "judge-tie", shown).json()["data"][0]["nonce"] == of_bob["nonce"]
+        assert site.db.value("SELECT count(*) FROM judgement") == before
+
+
+def test_undo_over_http_is_not_repeated_by_a_retry(site: Site) -> None:
+    with site.client("bob") as bob:
+        shown = [run(bob, "judge-tie", show(bob)).json()["data"][0] for _ in range(2)][-1]
+        before = store.judgement_count(site.db, access.authorise(site.db, "bob", "annotator"))
+        undone = [run(bob, "undo", shown).json()["data"][0] for _ in range(3)]
+        assert undone[0]["judged"] == undone[2]["judged"] == before - 1
+        assert {card["nonce"] for card in undone} == {show(bob)["nonce"]}
+
+
+def test_the_browser_is_sent_no_trace_of_who_wrote_an_answer(site: Site) -> None:
+    hidden = [REVISION, BASE_NAME, "zebra", "<|im_start|>", "model_id", "shown_order", "comparison_id"]
+    with site.client("bob") as bob:
+        page, config = bob.get("/", headers={"accept": "text/html"}), bob.get("/config")
+        cards = [run(bob, "show", None)]
+        cards += [run(bob, "judge-skip", show(bob)) for _ in range(8)]
+        loaded = [
+            run(bob, function["api_name"], *function["data"])
+            for function in site.functions
+            if function["role"] == "annotator" and function["api_name"] in ("greet", "accounts", "poll")
+        ]
+    assert page.status_code == config.status_code == 200
+    for answer in [page, config, *cards, *loaded]:
+        found = [word for word in hidden if word in answer.text]
+        assert found == [], answer.request.url
+    for card in (answer.json()["data"][0] for answer in cards):
+        assert set(card) == {"notice", "judged", "answered", "nonce", "messages", "answers"}
+        assert all(set(message) == {"role", "content"} for message in card["messages"])
+        assert "held-out" not in str(card)
+
+
+def test_hostile_answers_reach_the_page_as_data_only(site: Site) -> None:
+    hostile = "<script>alert(1)</script>${alert(2)}{{value}}<think>hm</think>"
+    access.add_account(site.db, "sam", "annotator", PASSWORD)
+    with site.db.transaction() as connection:  # nothing else is left for Sam
+        connection.execute("UPDATE claim SET state = 'released' WHERE state = 'held'")
+    prompt = seed_prompts(site.db, 1)[-1]
+    store.add_comparison(site.db, [make_response(prompt, hostile, 2), make_response(prompt, "fine", 2)])
+    with site.client("sam") as sam:
+        while hostile not in (card := show(sam))["answers"]:
+            assert card["nonce"]
+            run(sam, "judge-skip", card)
+        assert hostile not in sam.get("/config").text
+
+
+# ----------------------------------------------------------------------------------------------------------- the door
+def test_pages_redirect_strangers_and_carry_the_security_headers(site: Site) -> None:
+    with site.client() as stranger:
+        page = stranger.get("/", headers={"accept": "text/html"})
+        login = stranger.get("/login")
+        health = stranger.get("/healthz")
+    assert (page.status_code, page.headers["location"]) == (303, "/login")
+    assert login.status_code == health.status_code == 200
+    assert health.json()["ok"] is True
+    assert str(site.db.path.parent) not in health.text
+    with site.client("ann") as annotator:
+        answers = [page, login, health, annotator.get("/"), run(annotator, "greet")]
+    for answer in answers:
+        assert {name: answer.headers[name] for name in SECURITY_HEADERS} == SECURITY_HEADERS
+    for gone in ("/openapi.json", "/docs", "/redoc", "/monitoring", "/monitoring/summary"):
+        with site.client("kim") as admin:
+            assert admin.get(gone).headers["content-type"].startswith("text/html") or admin.get(gone).is_error
+
+
+def test_other_origins_and_other_hosts_are_refused(site: Site) -> None:
+    with site.client("kim") as admin:
+        for origin in ("http://evil.test", "null", "http://localhost:1", site.url.replace("127.0.0.1", "localhost")):
+            headers = {"origin": origin, "content-type": "application/json"}
+            answer = admin.post("/gradio_api/run/greet", json={"data": []}, headers=headers)
+            assert answer.status_code == 403, origin
+            assert "access-control-allow-origin" not in answer.headers
+            preflight = admin.options(
+                "/gradio_api/run/greet", headers={"origin": origin, "access-control-request-method": "POST"}
+            )
+            assert preflight.is_error
+            assert "access-control-allow-origin" not in preflight.headers
+        own = admin.post("/gradio_api/run/greet", json={"data": []}, headers={"origin": site.url})
+        assert own.status_code == 200
+        read = admin.get("/config", headers={"origin": "http://evil.test"})
+        assert "access-control-allow-origin" not in read.headers
+        for host in ("evil.test", "evil.test:80", "127.0.0.1.evil.test", ""):
+            assert admin.get("/", headers={"host": host}).status_code in (400, 403), host
+        assert admin.get("/healthz", headers={"host": "localhost:1234"}).status_code == 200
+
+
+def test_signing_in_with_a_password_and_out_again(site: Site) -> None:
+    with site.client() as client:
+        wrong = client.post("/login", data={"name": "kim", "password": "wrong" * 3})
+        assert wrong.status_code == 401
+        assert "set-cookie" not in wrong.headers
+        right = client.post("/login", data={"name": "kim", "password": PASSWORD})
+        assert (right.status_code, right.headers["location"]) == (303, "/")
+        flags = right.headers["set-cookie"].lower()
+        assert "httponly" in flags
+        assert "samesite=lax" in flags
+        assert "max-age=2592000" in flags
+        assert "kim · admin" in run(client, "greet").text
+        assert client.get("/logout").status_code == 303
+        assert run(client, "greet").status_code == 200
+        stolen = dict(client.cookies)
+        assert client.post("/logout").status_code == 303
+        assert client.post("/gradio_api/run/greet", json={"data": []}, cookies=stolen).status_code == 401
+
+
+def test_the_login_waits_after_five_wrong_passwords_even_with_the_right_one(site: Site) -> None:
+    access.add_account(site.db, "target", "annotator", PASSWORD)
+    with site.client() as client:
+        codes = [client.post("/login", data={"name": "target", "password": "guess"}).status_code for _ in range(5)]
+        blocked = client.post("/login", data={"name": "target", "password": PASSWORD})
+    assert codes == [401] * 5
+    assert blocked.status_code == 429
+    assert 0 < int(blocked.headers["retry-after"]) <= 300
+
+
+def test_a_login_form_that_is_too_large_is_refused(site: Site) -> None:
+    with site.client() as client:
+        assert client.post("/login", data={"name": "x" * 5000, "password": "y"}).status_code == 413
+
+
+def test_checking_passwords_does_not_hold_up_the_others(site: Site) -> None:
+    with site.client() as client, ThreadPoolExecutor(6) as pool:
+        attempts = [
+            pool.submit(httpx.post, f"{site.url}/login", data={"name": f"crowd{number}", "password": "x"})
+            for number in range(6)
+        ]
+        waits = []
+        while not all(attempt.done() for attempt in attempts):
+            start = time.perf_counter()
+            client.get("/healthz")
+            waits.append(time.perf_counter() - start)
+    assert {attempt.result().status_code for attempt in attempts} == {401}
+    assert sorted(waits)[len(waits) // 2] < 0.2
+
+
+def test_the_owners_link_signs_in_once(site: Site) -> None:
+    token = access.owner_link_token(site.db)
+    with site.client() as client:
+        assert client.get("/signin", params={"token": token}).status_code == 303
+        assert "owner · admin" in run(client, "greet").text
+    with site.client() as client:
+        assert client.get("/signin", params={"token": token}).status_code == 401
+        assert run(client, "greet").status_code == 401
+
+
+# ----------------------------------------------------------------------------------------------------- starting the app
+def start(*words: str, data_dir: Path) -> int:
+    return app.main(["--no-workers", "--no-browser", "--data", str(data_dir), *words])
+
+
+def test_a_public_address_without_accounts_is_refused(
+    db: Database, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    access.owner_link_token(db)
+    assert start("--host", "0.0.0.0", "--port", "0", data_dir=data_dir) == 2
+    error = capsys.readouterr().err
+    assert "python -m annotation accounts add NAME --role admin" in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_busy_port_is_one_sentence(db: Database, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert start("--port", str(port), data_dir=data_dir) == 2
+    error = capsys.readouterr().err
+    assert f"port {port}" in error
+    assert "--port" in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_data_directory_that_can_not_be_used_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / FILE_NAME).write_bytes(b"no database" * 99)
+    for data_dir in (tmp_path / "file" / "data", tmp_path):
+        assert start("--port", "0", data_dir=data_dir) == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_the_program_starts_prints_its_link_and_stops_on_a_signal(db: Database, data_dir: Path) -> None:
+    with subprocess.Popen(command(data_dir), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        address = process.stdout.readline().removeprefix("Prefloop runs at ").strip()
+        link = process.stdout.readline().split(": ", 1)[1].strip()
+        with httpx.Client(follow_redirects=True, timeout=20) as client:
+            assert client.get(link).status_code == 200
+            assert client.get(f"{address}config").status_code == 200
+            with client.stream("GET", f"{address}gradio_api/heartbeat/open-page"):
+                start = time.monotonic()
+                process.terminate()
+                process.wait(10)
+        assert time.monotonic() - start < 8
+        assert process.stderr.read() == ""
+    assert len(store.prompts(db, "train")) >= 150
+
+
+def test_importing_the_app_leaves_torch_out() -> None:
+    check = "import sys, app; sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'peft', 'trl')))"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
