@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import webbrowser
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from annotation import access, importing, store, web
-from annotation.database import Database, open_database
+from annotation.database import Database, explain_disk_errors, open_database
 from annotation.records import Annotator, UserError, now, seconds_between
 from annotation.tabs import accounts, annotate
 from annotation.tabs.guard import Context, guarded
@@ -105,7 +105,8 @@ def read_settings(arguments: Sequence[str] | None = None) -> Settings:
 # ------------------------------------------------------------------------------------------------------------- pages
 def build_pages(context: Context) -> gr.Blocks:
     """All tabs. What only admins may see is hidden here, filled by guarded handlers alone, and guarded there."""
-    with gr.Blocks(title="Prefloop", analytics_enabled=False, delete_cache=(3600, 86400)) as pages:
+    pages = gr.Blocks(title="Prefloop", analytics_enabled=False, delete_cache=(3600, 86400))
+    with pages:
         # A name has no characters that Gradio's template could take for code: access.NAME.
         name = gr.HTML(html_template=MASTHEAD, js_on_load=None, apply_default_css=False, elem_id="masthead")
         with gr.Tabs():
@@ -139,7 +140,7 @@ def greet(annotator: Annotator) -> tuple[Any, ...]:
 
 def mount_pages(app: FastAPI, pages: gr.Blocks, settings: Settings) -> FastAPI:
     """Gradio at the root, with everything off that would call out, keep inputs in browsers or show errors' insides."""
-    return gr.mount_gradio_app(
+    mounted: FastAPI = gr.mount_gradio_app(
         app,
         pages,
         path="/",
@@ -159,6 +160,7 @@ def mount_pages(app: FastAPI, pages: gr.Blocks, settings: Settings) -> FastAPI:
         pwa=False,
         mcp_server=False,
     )
+    return mounted
 
 
 # --------------------------------------------------------------------------------------------------------------- app
@@ -213,20 +215,27 @@ def prepare_model(settings: Settings, db: Database) -> str:
     return policies.ensure_base(db, base.name).base
 
 
-def health_route(settings: Settings, db: Database) -> Any:
+def health_route(settings: Settings, db: Database) -> Callable[[Request], Awaitable[Response]]:
     """`/healthz`: 200 while the database answers and the answering worker, once it runs, is heard of."""
 
     async def health(request: Request) -> Response:
         try:
-            latest = await asyncio.to_thread(jobs.recent, db, ("generate",), 1)
+            latest = await asyncio.to_thread(latest_answering_job, db)
         except UserError as error:
-            return JSONResponse({"ok": False, "database": str(error)}, 503)
+            logging.getLogger(__name__).error("%s", error)  # it names a path, which strangers need not know
+            return JSONResponse({"ok": False, "database": "can't be read"}, 503)
         beat = latest[0].heartbeat if latest and latest[0].status == "running" else None
         silent = None if beat is None else round(seconds_between(beat, now()), 1)
         ok = not settings.workers or silent is None or silent < jobs.LOST_AFTER_SECONDS
         return JSONResponse({"ok": ok, "database": "ok", "worker_silent_seconds": silent}, 200 if ok else 503)
 
     return health
+
+
+def latest_answering_job(db: Database) -> list[jobs.Job]:
+    """The job of the answering worker, if there ever was one. Raises UserError where the database can't be read."""
+    with explain_disk_errors(db.path):
+        return jobs.recent(db, ("generate",), 1)
 
 
 # -------------------------------------------------------------------------------------------------------------- main

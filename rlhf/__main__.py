@@ -86,9 +86,8 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
         print(show(db, options.job))
     elif options.command == "policies":
         for policy in policies.everything(db):
-            print(
-                f"{policy.revision:<12} {policy.status:<10} {policy.method:<6} {policy.created[:19]}  {policy.path or ''}"
-            )
+            state = f"{policy.status:<10} {policy.method:<6}"
+            print(f"{policy.revision:<12} {state} {policy.created[:19]}  {policy.path or ''}")
     elif options.command == "promote":
         print(f"{policies.promote(db, options.revision, 'the command line').revision} serves now.")
     elif options.command == "reject":

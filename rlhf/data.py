@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +64,69 @@ def pad(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -
         attention[row, :end] = 1
         completions[row, len(prompt) : end] = 1
     return ids, attention, completions
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Pairs of (prompt, chosen, rejected) in one row of L tokens without padding, each prompt once.
+
+    `sources_N` are the positions whose next token is `labels_N`; `rows_N` says to which of the 2P answers (all chosen
+    ones, then all rejected ones) each of the N answer tokens belongs.
+    """
+
+    ids_1L: Tensor
+    positions_1L: Tensor
+    allowed_11LL: Tensor
+    sources_N: Tensor
+    labels_N: Tensor
+    rows_N: Tensor
+
+
+def pack(ids_BT: Tensor, attention_BT: Tensor, completion_BT: Tensor) -> Packed:
+    """Pack a padded batch of P chosen answers followed by the P rejected ones to the same prompts (B = 2P).
+
+    Both answers of a pair attend to their prompt and to themselves, never to each other, and have the positions that
+    they would have alone: the log-probabilities are those of the padded batch, for about half the computation.
+    """
+    pairs, length = len(ids_BT) // 2, 0
+    ids: list[Tensor] = []
+    positions: list[Tensor] = []
+    pair_of: list[Tensor] = []
+    part_of: list[Tensor] = []
+    sources: list[Tensor] = []
+    labels: list[Tensor] = []
+    rows: list[Tensor] = []
+
+    def append(part: int, pair: int, tokens: Tensor, position: int) -> int:
+        """Add a prompt (part 0) or an answer (1 chosen, 2 rejected); returns where it starts in the row."""
+        nonlocal length
+        ids.append(tokens)
+        positions.append(torch.arange(position, position + len(tokens)))
+        pair_of.append(torch.full((len(tokens),), pair))
+        part_of.append(torch.full((len(tokens),), part))
+        length += len(tokens)
+        return length - len(tokens)
+
+    for pair in range(pairs):
+        prompt_length = int((attention_BT[pair] - completion_BT[pair]).sum())
+        start = append(0, pair, ids_BT[pair, :prompt_length], 0)
+        for part, row in ((1, pair), (2, pairs + pair)):
+            answer = ids_BT[row][completion_BT[row].bool()]
+            here = append(part, pair, answer, prompt_length)
+            # The prompt's last token predicts the answer's first, and each answer token the next one.
+            sources.append(torch.tensor([start + prompt_length - 1, *range(here, here + len(answer) - 1)]))
+            labels.append(answer)
+            rows.append(torch.full((len(answer),), row))
+    pair_L, part_L = torch.cat(pair_of), torch.cat(part_of)
+    same_pair = pair_L[:, None] == pair_L[None, :]
+    visible = (part_L[None, :] == 0) | (part_L[:, None] == part_L[None, :])
+    earlier = torch.ones(len(pair_L), len(pair_L), dtype=torch.bool).tril()
+    device = ids_BT.device
+    return Packed(
+        ids_1L=torch.cat(ids)[None],
+        positions_1L=torch.cat(positions)[None].to(device),
+        allowed_11LL=(same_pair & visible & earlier)[None, None].to(device),
+        sources_N=torch.cat(sources).to(device),
+        labels_N=torch.cat(labels),
+        rows_N=torch.cat(rows).to(device),
+    )

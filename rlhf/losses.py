@@ -31,10 +31,9 @@ def chunk_logps(hidden_NH: Tensor, head_VH: Tensor, labels_N: Tensor) -> Tensor:
     return logits_NV.gather(-1, labels_N[:, None])[:, 0] - logits_NV.logsumexp(-1)
 
 
-def sequence_logps(logps_N: Tensor, mask_BT: Tensor) -> Tensor:
-    """Sum each row's log-probabilities; mask (B, T) marks the N positions they stand at. Returns (B,)."""
-    rows_N = mask_BT.nonzero()[:, 0]
-    return torch.zeros(mask_BT.shape[0], dtype=logps_N.dtype, device=logps_N.device).index_add(0, rows_N, logps_N)
+def sum_by_row(values_N: Tensor, rows_N: Tensor, rows: int) -> Tensor:
+    """Sum N values into `rows` sums, each value into the row that rows_N names. Returns (rows,)."""
+    return torch.zeros(rows, dtype=values_N.dtype, device=values_N.device).index_add(0, rows_N, values_N)
 
 
 def dpo(chosen_P: Tensor, rejected_P: Tensor, ref_chosen_P: Tensor, ref_rejected_P: Tensor, beta: float) -> Tensor:

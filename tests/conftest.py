@@ -13,6 +13,7 @@ from annotation.records import Prompt, Response, Sampling, Split
 from rlhf import policies
 
 BASE_NAME = "SmolLM2-135M-Instruct"
+pytest_plugins = ["tests.machine_fixtures"]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from annotation.records import Prompt, Response
 from rlhf import jobs, policies
 from rlhf.base_model import locate
 from rlhf.data import answer_ids, load_snapshot, pad, tokenise_pairs
-from rlhf.losses import exact_kl, implicit_reward, sequence_logps
+from rlhf.losses import exact_kl, implicit_reward, sum_by_row
 from rlhf.models import Policies, render
 from rlhf.policies import Policy
 from rlhf.sampling import draw
@@ -125,9 +125,9 @@ def score(
     base_logits_NV, labels_N, mask_BT = completion_logits(models, base, sequences)
     policy_logits_NV, _, _ = completion_logits(models, policy, sequences)
     nll_N = -base_logits_NV.float().log_softmax(-1).gather(-1, labels_N[:, None])[:, 0]
-    tokens_B = mask_BT.sum(-1).clamp(min=1)
-    kl_B = sequence_logps(exact_kl(policy_logits_NV, base_logits_NV), mask_BT) / tokens_B
-    nll_B = sequence_logps(nll_N, mask_BT) / tokens_B
+    rows_N, tokens_B = mask_BT.nonzero()[:, 0], mask_BT.sum(-1).clamp(min=1)
+    kl_B = sum_by_row(exact_kl(policy_logits_NV, base_logits_NV), rows_N, len(rows)) / tokens_B
+    nll_B = sum_by_row(nll_N, rows_N, len(rows)) / tokens_B
     return list(zip(kl_B.tolist(), nll_B.tolist(), strict=True))
 
 
@@ -170,7 +170,7 @@ def summed_logps(
     """log pi(completion | prompt) of each sequence, (B,)."""
     logits_NV, labels_N, mask_BT = completion_logits(models, policy, sequences)
     logps_N = logits_NV.float().log_softmax(-1).gather(-1, labels_N[:, None])[:, 0]
-    return sequence_logps(logps_N, mask_BT)
+    return sum_by_row(logps_N, mask_BT.nonzero()[:, 0], len(sequences))
 
 
 def training_terms(progress: Steps, candidate: Policy) -> tuple[Policy, float, int]:
