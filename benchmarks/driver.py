@@ -243,7 +243,7 @@ class Page:
         return self._handlers
 
     def call(self, name: str, *data: Any) -> list[Any]:
-        """Call a handler as the page does and return its outputs. Raises BenchmarkError with what a person would read."""
+        """Call a handler as the page does and return its outputs. Raises BenchmarkError if it is refused."""
         handler = self.handlers[name]
         body = {"data": list(data), "fn_index": handler.number, "session_hash": self.session_hash}
         if handler.queued:

@@ -21,9 +21,9 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -34,7 +34,18 @@ from annotation.analysis import wilson_interval
 from annotation.database import Database
 from annotation.records import seconds_between
 from benchmarks import driver
-from benchmarks.driver import App, BenchmarkError, Card, Latency, Ledger, MemorySampler, Page, SimulatedAnnotator, say
+from benchmarks.driver import (
+    App,
+    BenchmarkError,
+    Card,
+    Latency,
+    Ledger,
+    MemorySampler,
+    Page,
+    SimulatedAnnotator,
+    Tally,
+    say,
+)
 from rlhf import jobs, policies
 from rlhf.jobs import Job
 from rlhf.loop import snapshot_counts
@@ -50,17 +61,26 @@ QUICK_PROMPTS = 6
 
 
 # --------------------------------------------------------------------------------------------------------- gold rules
-def shorter(text: str) -> tuple[int, ...]:
+Worth = tuple[float, ...]
+
+
+def shorter(text: str) -> Worth:
     """Fewer words are better."""
     return (-len(text.split()),)
 
 
-def question(text: str) -> tuple[int, ...]:
+def question(text: str) -> Worth:
     """An answer that ends with a question mark is better, then the one with more question marks."""
-    return int(text.rstrip().endswith("?")), text.count("?")
+    return text.rstrip().endswith("?"), text.count("?")
 
 
-RULES: dict[str, Callable[[str], tuple[int, ...]]] = {"shorter": shorter, "question": question}
+def plain(text: str) -> Worth:
+    """Plain words are better: fewer characters a word."""
+    words = text.split()
+    return (-sum(map(len, words)) / max(len(words), 1),)
+
+
+RULES: dict[str, Callable[[str], Worth]] = {"shorter": shorter, "question": question, "plain": plain}
 
 
 def taste_of(rule: str) -> Callable[[str, str], str]:
@@ -88,13 +108,482 @@ class Quota:
     def __init__(self, wanted: int) -> None:
         self._left = wanted
         self._lock = threading.Lock()
+        self.ended = threading.Event()
         self.last_served = time.monotonic()
 
     def take(self) -> bool:
         """Whether another judgement is wanted; if so, it is the caller's to make."""
         with self._lock:
-            self._left -= self._left > 0
-            return self._left >= 0 if self._taken() else False
+            if self._left == 0:
+                return False
+            self._left -= 1
+            return True
 
-    def _taken(self) -> bool:
-        raise NotImplementedError
+    def give_back(self) -> None:
+        """A judgement that was taken did not count."""
+        with self._lock:
+            self._left += 1
+
+    def served(self) -> None:
+        """A comparison is on screen."""
+        with self._lock:
+            self.last_served = time.monotonic()
+
+
+@dataclass
+class Effort:
+    """What judging cost one annotator."""
+
+    waited: float = 0.0
+    latencies: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Collected:
+    """A phase of judging."""
+
+    generate_seconds: float
+    wait_seconds: float
+    latency: Latency | None
+    on_policy: float
+    """Share of the judged comparisons that the serving policy wrote; after a promotion the old stock is judged too."""
+
+
+def collect(team: Sequence[SimulatedAnnotator], db: Database, wanted: int, began: float) -> Collected:
+    """Let the team judge until `wanted` judgements are acknowledged; `began` is when the policy started to serve."""
+    last_before = int(db.value("SELECT coalesce(max(id), 0) FROM judgement"))
+    quota, ledger = Quota(wanted), team[0].ledger
+    before = ledger.acknowledged
+    with ThreadPoolExecutor(len(team)) as pool:
+        work = [pool.submit(judge_until_enough, annotator, quota) for annotator in team]
+        try:
+            while not all(future.done() for future in work):
+                say(f"judged {ledger.acknowledged - before} of {wanted}")
+                wait(work, PROGRESS_SECONDS, FIRST_EXCEPTION)
+                if any(future.done() and future.exception() for future in work):
+                    break
+        finally:
+            quota.ended.set()
+    efforts = [future.result() for future in work]
+    return Collected(
+        generate_seconds=round(quota.last_served - began, 1),
+        wait_seconds=round(fmean(effort.waited for effort in efforts), 1),
+        latency=driver.latency_of([value for effort in efforts for value in effort.latencies]),
+        on_policy=on_policy_share(db, last_before),
+    )
+
+
+def judge_until_enough(annotator: SimulatedAnnotator, quota: Quota) -> Effort:
+    """One annotator's part of the quota."""
+    effort = Effort()
+    card = annotator.look()
+    while quota.take():
+        card = until_shown(annotator, card, quota.ended, effort)
+        quota.served()
+        answered = annotator.judge(card)
+        if answered.recorded:
+            effort.latencies.append(answered.seconds)
+        else:
+            quota.give_back()
+        card = answered.next
+    return effort
+
+
+def until_shown(annotator: SimulatedAnnotator, card: Card, ended: threading.Event, effort: Effort) -> Card:
+    """Wait before an empty page until it shows a comparison, as the page does. Raises BenchmarkError if none comes."""
+    began = time.monotonic()
+    while not card.nonce:
+        if ended.wait(driver.POLL_SECONDS):
+            raise BenchmarkError("Judging was broken off.")
+        if time.monotonic() - began > DRY_SECONDS:
+            raise BenchmarkError(f"No comparison came for {DRY_SECONDS:.0f} s: the answering worker is dead or stuck.")
+        card = annotator.poll()
+    effort.waited += time.monotonic() - began
+    return card
+
+
+def on_policy_share(db: Database, after: int) -> float:
+    """Share of the comparisons judged after this judgement that the policy which serves now wrote."""
+    share = db.value(
+        """SELECT avg(c.model_id = ?) FROM current_judgement j JOIN comparison c ON c.id = j.comparison_id
+           WHERE j.id > ?""",
+        (policies.serving(db).id, after),
+    )
+    return round(float(share), 3)
+
+
+# -------------------------------------------------------------------------------------------------------- the probe
+@contextmanager
+def probing(probe: SimulatedAnnotator) -> Iterator[list[float]]:
+    """Measure judgements while something runs: the probe undoes its one tie and presses it again, over and over.
+
+    A tie gives no preference pair, so that the probe changes nothing of what is trained.
+    """
+    ended = threading.Event()
+    seconds: list[float] = []
+
+    def press() -> None:
+        while not ended.wait(PROBE_PAUSE_SECONDS):
+            shown = probe.undo(probe.look()).next
+            seconds.append(probe.judge(shown).seconds)
+
+    with ThreadPoolExecutor(1) as pool:
+        work = pool.submit(press)
+        try:
+            yield seconds
+        finally:
+            ended.set()
+    work.result()
+
+
+# ----------------------------------------------------------------------------------------------------------- training
+@dataclass(frozen=True)
+class Trained:
+    """A training job and the check of its candidate, both finished."""
+
+    training: Job
+    check: Job
+    seconds: float
+    """From pressing the button to the end of the check."""
+
+
+def train(app: App, owner: Page, changed: Mapping[str, Any]) -> Trained:
+    """Press "Train the next iteration" and wait for the training and for the check that follows by itself."""
+    db, began = app.database, time.monotonic()
+    owner.call("start_training", *owner.handlers["start_training"].form(changed))
+    training = wait_for_job(app, lambda: jobs.recent(db, ("dpo",), 1)[0])
+    assert training.result is not None
+    revision = str(training.result["revision"])
+    check = wait_for_job(app, lambda: check_of(db, revision))
+    return Trained(training, check, round(time.monotonic() - began, 1))
+
+
+def train_quick(app: App, owner: Page, changed: Mapping[str, Any]) -> Trained:
+    """The same two jobs, shortened, from the command line: the form has no field for the size of the check."""
+    db, began = app.database, time.monotonic()
+    driver.run_job(app.data_dir, {"kind": "dpo", "epochs": 1, "evaluate": False})
+    training = wait_for_job(app, lambda: jobs.recent(db, ("dpo",), 1)[0])
+    assert training.result is not None
+    revision = str(training.result["revision"])
+    driver.run_job(app.data_dir, {"kind": "evaluate", "candidate": revision, "prompts": QUICK_PROMPTS})
+    check = wait_for_job(app, lambda: check_of(db, revision))
+    return Trained(training, check, round(time.monotonic() - began, 1))
+
+
+def check_of(db: Database, revision: str) -> Job | None:
+    """The newest check of a candidate, if there is one."""
+    checks = jobs.recent(db, ("evaluate",), 20)
+    return next((job for job in checks if isinstance(job.spec, EvaluateSpec) and job.spec.candidate == revision), None)
+
+
+def wait_for_job(app: App, find: Callable[[], Job | None]) -> Job:
+    """Wait until a job has finished. Raises BenchmarkError if it ends otherwise, or the app does."""
+    began = told = time.monotonic()
+    while time.monotonic() - began < JOB_SECONDS:
+        job = find()
+        if job is not None and job.status == "finished":
+            say(f"{job.kind} finished")
+            return job
+        if job is not None and job.status in jobs.ENDED:
+            raise BenchmarkError(driver.failure_of(job, app.data_dir))
+        if app.process.poll() is not None:
+            raise BenchmarkError(f"The app ended with code {app.process.returncode}:\n{app.output()}")
+        if time.monotonic() - told > PROGRESS_SECONDS:
+            told = time.monotonic()
+            say(f"{job.kind} {job.status}, step {job.step} of {job.steps} {job.message}" if job else "no job yet")
+        time.sleep(0.5)
+    raise BenchmarkError(f"A job took longer than {JOB_SECONDS:.0f} s.")
+
+
+def promote(owner: Page, revision: str) -> None:
+    """Choose the candidate in the Iterations tab and let it serve."""
+    selector = owner.output("open_iterations", owner.call("open_iterations", None), "Policy")
+    if selector["value"] != revision:
+        raise BenchmarkError(f"The Iterations tab offers {selector['value']} first, and {revision} was trained last.")
+    owner.call("promote_policy", selector["value"], None)
+    say(f"promoted {revision}")
+
+
+# ---------------------------------------------------------------------------------------------------------- measuring
+@dataclass(frozen=True)
+class Iteration:
+    """The figures of one iteration."""
+
+    revision: str
+    win_rate: float
+    low: float
+    high: float
+    mean_length: float
+    base_mean_length: float
+    nll_ratio: float
+    distinct_ratio: float
+    kl_to_base: float
+    implicit_accuracy: float | None
+    implicit_low: float
+    implicit_high: float
+    implicit_judgements: int
+    pairs: int
+    left_out: Mapping[str, int]
+    on_policy: float
+    generate_seconds: float
+    wait_seconds: float
+    train_seconds: float
+    check_seconds: float
+    iteration_seconds: float
+    collecting: Latency | None
+    training: Latency | None
+
+
+def measure(db: Database, rule: str, collected: Collected, trained: Trained, probed: Sequence[float]) -> Iteration:
+    """The figures of an iteration from its rows."""
+    assert trained.check.result is not None
+    assert isinstance(trained.training.spec, DPOSpec)
+    result = trained.check.result
+    candidate, base, implicit = result["candidate"], result["base"], result["implicit_accuracy"]
+    win_rate, low, high = gold_win_rate(db, rule, str(candidate["revision"]))
+    counts = snapshot_counts(db, trained.training.spec.snapshot)
+    return Iteration(
+        revision=str(candidate["revision"]),
+        win_rate=round(win_rate, 4),
+        low=round(low, 4),
+        high=round(high, 4),
+        mean_length=round(candidate["mean_length"], 1),
+        base_mean_length=round(base["mean_length"], 1),
+        nll_ratio=round(candidate["nll_under_base"] / base["nll_under_base"], 4),
+        distinct_ratio=round(candidate["distinct_2"] / base["distinct_2"], 4),
+        kl_to_base=round(candidate["kl_to_base"], 4),
+        implicit_accuracy=None if implicit["value"] is None else round(implicit["value"], 4),
+        implicit_low=round(implicit["low"], 4),
+        implicit_high=round(implicit["high"], 4),
+        implicit_judgements=implicit["n"],
+        pairs=counts["train"],
+        left_out=counts["left_out"],
+        on_policy=collected.on_policy,
+        generate_seconds=collected.generate_seconds,
+        wait_seconds=collected.wait_seconds,
+        train_seconds=wall_seconds(trained.training),
+        check_seconds=wall_seconds(trained.check),
+        iteration_seconds=trained.seconds,
+        collecting=collected.latency,
+        training=driver.latency_of(probed),
+    )
+
+
+def gold_win_rate(db: Database, rule: str, revision: str) -> tuple[float, float, float]:
+    """How often a policy beats the base on held-out prompts with the same seeds, with Wilson's interval."""
+    ours, theirs = (
+        {(row["prompt_id"], row["seed"]): row["text"] for row in store.evaluation_responses(db, policy.id)}
+        for policy in (policies.by_revision(db, revision), policies.by_revision(db, "base"))
+    )
+    wins = [win_of(rule, text, theirs[key]) for key, text in ours.items() if key in theirs]
+    return fmean(wins), *wilson_interval(sum(wins), len(wins))
+
+
+def wall_seconds(job: Job) -> float:
+    """Seconds from a worker's taking the job to its end."""
+    assert job.started is not None
+    assert job.finished is not None
+    return round(seconds_between(job.started, job.finished), 1)
+
+
+# ---------------------------------------------------------------------------------------------------------- reporting
+def report(options: argparse.Namespace, iterations: Sequence[Iteration], tally: Tally, memory: MemorySampler) -> str:
+    """Tables for people; the last line is one JSON object."""
+    found = driver.machine()
+    title = f"Gold rule '{options.rule}': {len(iterations)} iterations of {options.judgements} judgements"
+    smoke = "SMOKE RUN: one epoch on a few pairs, a check on a few prompts. It shows that the loop turns, no more."
+    stored = f"Judgements: {tally.acknowledged} acknowledged, {tally.stored} stored"
+    trouble = f", {tally.lost} LOST, {tally.unforeseen} UNFORESEEN, {tally.judged_twice} JUDGED TWICE"
+    lines = [
+        f"{title} by {options.annotators} annotators, and a probe",
+        *([smoke] if options.quick else []),
+        "",
+        answers_table(iterations),
+        "",
+        costs_table(iterations),
+        "",
+        f"{stored}{'' if tally.clean else trouble}. Peak of all processes: {memory.peak_mb:.0f} MB ({memory.measure}).",
+        describe_data(iterations),
+        driver.describe_machine(found),
+        json.dumps(figures(options, iterations, tally, memory) | {"machine": found}),
+    ]
+    return "\n".join(lines)
+
+
+def answers_table(iterations: Sequence[Iteration]) -> str:
+    """What the policies answer."""
+    headers = (
+        "iteration",
+        "win rate",
+        "95%",
+        "words",
+        "base",
+        "nll ratio",
+        "distinct-2 ratio",
+        "KL",
+        "implicit",
+        "95%",
+    )
+    rows = [
+        (
+            f"{number} {entry.revision}",
+            f"{entry.win_rate:.2f}",
+            f"{entry.low:.2f}–{entry.high:.2f}",
+            f"{entry.mean_length:.1f}",
+            f"{entry.base_mean_length:.1f}",
+            f"{entry.nll_ratio:.3f}",
+            f"{entry.distinct_ratio:.3f}",
+            f"{entry.kl_to_base:.3f}",
+            "–" if entry.implicit_accuracy is None else f"{entry.implicit_accuracy:.2f}",
+            f"{entry.implicit_low:.2f}–{entry.implicit_high:.2f}",
+        )
+        for number, entry in enumerate(iterations, 1)
+    ]
+    return driver.table(headers, rows)
+
+
+def costs_table(iterations: Sequence[Iteration]) -> str:
+    """What it took."""
+    times = ("generate s", "wait s", "train s", "check s", "train+check s")
+    headers = ("iteration", "pairs", "on-policy", *times, "collecting p50 / p95 ms", "training p50 / p95 ms")
+    rows = [
+        (
+            f"{number} {entry.revision}",
+            entry.pairs,
+            f"{entry.on_policy:.0%}",
+            f"{entry.generate_seconds:.0f}",
+            f"{entry.wait_seconds:.0f}",
+            f"{entry.train_seconds:.0f}",
+            f"{entry.check_seconds:.0f}",
+            f"{entry.iteration_seconds:.0f}",
+            latency_cell(entry.collecting),
+            latency_cell(entry.training),
+        )
+        for number, entry in enumerate(iterations, 1)
+    ]
+    return driver.table(headers, rows)
+
+
+def latency_cell(latency: Latency | None) -> str:
+    """Median and 95th percentile."""
+    return "–" if latency is None else f"{latency.p50_ms:.0f} / {latency.p95_ms:.0f}"
+
+
+def describe_data(iterations: Sequence[Iteration]) -> str:
+    """What of the judgements gave no pair."""
+    counts = [
+        f"{number}: " + (", ".join(f"{count} {reason}" for reason, count in entry.left_out.items()) or "none")
+        for number, entry in enumerate(iterations, 1)
+    ]
+    return f"Left out of training, by iteration: {'; '.join(counts)}."
+
+
+def figures(
+    options: argparse.Namespace, iterations: Sequence[Iteration], tally: Tally, memory: MemorySampler
+) -> dict[str, Any]:
+    """The JSON object's content."""
+    return {
+        "rule": options.rule,
+        "quick": options.quick,
+        "judgements": options.judgements,
+        "annotators": options.annotators,
+        "settings": options.changed,
+        "iterations": [asdict(entry) for entry in iterations],
+        "nll_ratio": iterations[-1].nll_ratio,
+        "distinct_ratio": iterations[-1].distinct_ratio,
+        "iteration_seconds": [entry.iteration_seconds for entry in iterations],
+        "judgements_acknowledged": tally.acknowledged,
+        "judgements_stored": tally.stored,
+        "judgements_lost": tally.lost,
+        "peak_rss_mb": memory.peak_mb,
+        "memory_measure": memory.measure,
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------ running
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; --quick changes the defaults only."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.loop", description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--quick", action="store_true", help="a smoke run of under two minutes; figures mean little")
+    parser.add_argument("--rule", choices=sorted(RULES), default="shorter", help="what the annotators prefer")
+    parser.add_argument("--iterations", type=int, metavar="N", help="(default: 2, quick: 1)")
+    parser.add_argument("--judgements", type=int, metavar="N", help="in each iteration (default: 60, quick: 14)")
+    parser.add_argument("--annotators", type=int, metavar="N", default=2, help="(default: %(default)s)")
+    parser.add_argument("--model", metavar="NAME_OR_DIR", help="base model, as for app.py")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="a new data directory, which is kept")
+    parser.add_argument("--keep", action="store_true", help="keep the temporary data directory")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="a field of the training form, as on the page: --set 'learning rate=5e-5'",
+    )
+    options = parser.parse_args(arguments)
+    options.iterations = options.iterations or (1 if options.quick else 2)
+    options.judgements = options.judgements or (QUICK_JUDGEMENTS if options.quick else 60)
+    options.changed = dict(read_field(parser, text) for text in options.set)
+    if options.quick and options.changed:
+        parser.error("--set changes the form, which --quick does not use")
+    return options
+
+
+def read_field(parser: argparse.ArgumentParser, text: str) -> tuple[str, Any]:
+    """One FIELD=VALUE; a number where it reads as one."""
+    name, separator, value = text.partition("=")
+    if not separator:
+        parser.error(f"--set needs FIELD=VALUE, not '{text}'")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def run(app: App, options: argparse.Namespace) -> tuple[list[Iteration], Tally]:
+    """Sign everybody in and turn the loop."""
+    db, ledger, began = app.database, Ledger(), app.started
+    names = [f"annotator-{number}" for number in range(1, options.annotators + 1)]
+    with ExitStack() as stack:
+        owner = stack.enter_context(Page(app.url))
+        owner.follow(app.owner_link)
+        *pages, probe_page = [
+            stack.enter_context(page) for page in driver.add_annotators(owner, app.url, [*names, "probe"])
+        ]
+        team = [SimulatedAnnotator(page, ledger, taste_of(options.rule)) for page in pages]
+        probe = SimulatedAnnotator(probe_page, ledger, lambda left, right: "tie")
+        iterations = []
+        for number in range(1, options.iterations + 1):
+            say(f"iteration {number}: judging")
+            collected = collect(team, db, options.judgements, began)
+            if number == 1:
+                collect([probe], db, 1, began)
+            say(f"iteration {number}: training")
+            with probing(probe) as probed:
+                trained = (train_quick if options.quick else train)(app, owner, options.changed)
+            iterations.append(measure(db, options.rule, collected, trained, probed))
+            promote(owner, iterations[-1].revision)
+            began = time.monotonic()
+    return iterations, ledger.tally(db)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; 0 when every acknowledged judgement is stored, once."""
+    options = read_options(arguments)
+    driver.end_on_sigterm()
+    try:
+        with (
+            driver.data_directory(options.data, options.keep) as data_dir,
+            MemorySampler() as memory,
+            App(data_dir, model=options.model) as app,
+        ):
+            say(f"the app runs at {app.url} after {app.start_seconds:.1f} s")
+            iterations, tally = run(app, options)
+    except BenchmarkError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(report(options, iterations, tally, memory))
+    return 0 if tally.clean else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -132,6 +132,10 @@ def prepare_process() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ["TQDM_DISABLE"] = "1"
+    # Two workers share the processors. OpenMP's threads spin at every barrier while they wait for one that the other
+    # worker has pushed aside; asleep they leave it the processor: ten times faster on two busy cores. Read once, when
+    # torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     os.nice(10)
 

@@ -23,6 +23,9 @@ from annotation.records import Annotator, Message, Prompt, Response, Sampling, S
 from rlhf import jobs, loop, policies
 from rlhf.specs import DPOSpec, Spec
 
+# As in rlhf.worker.prepare_process; it must be set before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 ROOT = Path(__file__).parent.parent
 # A worker needs about ten seconds for its imports on two busy cores; a hanging one must not hang the suite.
 WORKER_SECONDS = 120.0

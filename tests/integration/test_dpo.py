@@ -1,0 +1,478 @@
+"""DPO on a tiny real model: TRL's own loss, true gradients through 4-bit layers, references, resuming after SIGKILL."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from trl import DPOConfig, DPOTrainer
+
+from annotation.exporting import PreferenceRow
+from rlhf import jobs, policies
+from rlhf.algorithms.dpo import COMPLETE, PreferenceTrainer, answer_logps, build_trainer, last_complete_checkpoint
+from rlhf.artifacts import directory_sha256
+from rlhf.data import load_snapshot, tokenise_pairs
+from rlhf.models import compute_dtype, load_for_answering, load_quantised, unpack_weights
+from rlhf.policies import Policy
+from rlhf.specs import DPOSpec
+from tests.machine_fixtures import QUICK_DPO, WORKER_SECONDS, Machine, make_machine, wait_until
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+@pytest.fixture
+def judged(machine: Machine) -> Machine:
+    """Twelve judged pairs to train on, the shorter answer preferred, and four held-out ones."""
+    machine.add_prompts(train=12, held_out=4)
+    machine.judge("train", 12)
+    machine.judge("held-out", 4)
+    return machine
+
+
+def frozen_rows(machine: Machine) -> list[PreferenceRow]:
+    """The train rows of the data frozen last."""
+    sha256 = machine.db.value("SELECT sha256 FROM snapshot ORDER BY created DESC LIMIT 1")
+    return [row for row in load_snapshot(machine.data_dir, sha256) if row["split"] == "train"]
+
+
+def trainer_of(machine: Machine, spec: DPOSpec, parent: str = "base") -> PreferenceTrainer:
+    """The trainer as the job builds it, on the machine's judgements."""
+    machine.submit(replace(spec, parent=parent))
+    pairs, _ = tokenise_pairs(machine.tokenizer, frozen_rows(machine), spec.max_length)
+    torch.manual_seed(spec.seed)
+    return build_trainer(
+        spec,
+        machine.model,
+        machine.tokenizer,
+        Dataset.from_list(pairs),
+        machine.data_dir,
+        policies.by_revision(machine.db, parent),
+        machine.data_dir / "checkpoints",
+    )
+
+
+def stock_trainer(machine: Machine, spec: DPOSpec, loss: Mapping[str, float]) -> DPOTrainer:
+    """TRL's own trainer on the text of the same rows."""
+    arguments = DPOConfig(
+        output_dir=str(machine.data_dir / "stock"),
+        use_cpu=not torch.cuda.is_available(),
+        bf16=compute_dtype() == torch.bfloat16,
+        gradient_checkpointing=False,
+        per_device_train_batch_size=4,
+        beta=spec.beta,
+        loss_type=list(loss),
+        loss_weights=list(loss.values()),
+        max_length=None,
+        precompute_ref_log_probs=True,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    texts = [
+        {"prompt": row["rendered_prompt"], "chosen": row["chosen"]["text"], "rejected": row["rejected"]["text"]}
+        for row in frozen_rows(machine)
+    ]
+    torch.manual_seed(spec.seed)
+    return DPOTrainer(
+        model=load_quantised(machine.model),
+        args=arguments,
+        train_dataset=Dataset.from_list(texts),
+        processing_class=machine.tokenizer,
+        peft_config=lora(spec),
+    )
+
+
+def lora(spec: DPOSpec) -> LoraConfig:
+    """The adapter that a spec asks for."""
+    return LoraConfig(r=spec.lora_r, lora_alpha=spec.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def first_batch(trainer: DPOTrainer, pairs: int = 4) -> dict[str, Any]:
+    """The first pairs of the data, collated by the trainer."""
+    batch = trainer.data_collator([trainer.train_dataset[number] for number in range(pairs)])
+    return {name: tensor.to(trainer.model.device) for name, tensor in batch.items()}
+
+
+def loss_of(trainer: DPOTrainer, batch: dict[str, Any]) -> torch.Tensor:
+    """The training loss of a batch, computed as in a training step."""
+    trainer.model.train()
+    with trainer.compute_loss_context_manager():
+        return trainer.compute_loss(trainer.model, dict(batch))
+
+
+def randomise(model: Any, scale: float = 0.1) -> None:
+    """Give every adapter matrix values, the same in every model: an adapter that does something."""
+    generator = torch.Generator().manual_seed(5)
+    for name, parameter in sorted(model.named_parameters()):
+        if "lora_" in name and ".default." in name:
+            drawn = torch.randn(parameter.shape, generator=generator) * scale
+            parameter.data = drawn.to(parameter.device)
+
+
+def adapter_gradients(model: Any) -> dict[str, torch.Tensor]:
+    """The gradient of every adapter matrix, by a name that is the same in every wrapping."""
+    found = {
+        name[name.index("layers.") :]: parameter.grad.float().flatten()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter.grad is not None
+    }
+    assert len(found) == 2 * 7 * 2  # A and B of seven linear layers in each of two blocks
+    return found
+
+
+def assert_same_gradients(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """None is zero, and all point the same way with the same length."""
+    assert actual.keys() == expected.keys()
+    for name, gradient in actual.items():
+        assert gradient.any(), f"the gradient of {name} is exactly zero"
+        assert torch.cosine_similarity(gradient, expected[name], dim=0) > 0.99, name
+        assert gradient.norm().item() == pytest.approx(expected[name].norm().item(), rel=0.15), name
+
+
+def add_parent(machine: Machine, revision: str = "earlier", scale: float = 0.1) -> Policy:
+    """A stored adapter with random weights, as an earlier training would have left it."""
+    model = get_peft_model(load_quantised(machine.model), lora(QUICK_DPO))
+    randomise(model, scale)
+    model.save_pretrained(machine.data_dir / "adapters" / revision)
+    path = f"adapters/{revision}"
+    with machine.db.transaction() as connection:
+        connection.execute(
+            """INSERT INTO model (revision, method, base, parent_id, path, sha256, status, created)
+               VALUES (?, 'dpo', ?, 1, ?, ?, 'candidate', '')""",
+            (revision, str(machine.model), path, directory_sha256(machine.data_dir / path)),
+        )
+    return policies.by_revision(machine.db, revision)
+
+
+# ---------------------------------------------------------------------------------------------------------- the loss
+@pytest.mark.parametrize("sft_weight", [0.0, 0.2])
+def test_the_first_loss_equals_that_of_trl_and_is_ln_2_from_a_fresh_adapter(judged: Machine, sft_weight: float) -> None:
+    """The same pairs through TRL's tokenisation, padding and loss, and through ours; also with an adapter that acts."""
+    spec = replace(QUICK_DPO, sft_weight=sft_weight)
+    ours = trainer_of(judged, spec)
+    stock = stock_trainer(judged, spec, {"sigmoid": 1.0, "sft": sft_weight} if sft_weight else {"sigmoid": 1.0})
+    our_batch, stock_batch = first_batch(ours), first_batch(stock)
+    for name in ("input_ids", "attention_mask", "completion_mask"):
+        assert torch.equal(our_batch[name], stock_batch[name])
+
+    fresh = loss_of(ours, our_batch).item()
+    chosen_tokens = our_batch["completion_mask"][:4].sum().item()
+    likelihood_term = -sft_weight * our_batch["ref_chosen_logps"].sum().item() / chosen_tokens
+    assert fresh == pytest.approx(math.log(2) + likelihood_term, abs=2e-3)
+    assert fresh == pytest.approx(loss_of(stock, stock_batch).item(), abs=2e-3)
+
+    randomise(ours.model)
+    randomise(stock.model)
+    moved = loss_of(ours, our_batch)
+    assert abs(moved.item() - fresh) > 0.1, "the adapter does nothing, so the comparison would prove nothing"
+    stock_moved = loss_of(stock, stock_batch)
+    assert moved.item() == pytest.approx(stock_moved.item(), rel=5e-3)
+    moved.backward()
+    stock_moved.backward()
+    assert_same_gradients(adapter_gradients(ours.model), adapter_gradients(stock.model))
+
+
+def test_pairs_packed_without_padding_give_the_log_probabilities_of_the_padded_batch(judged: Machine) -> None:
+    """Families that can't be packed take the padded path; both must agree, up to bfloat16."""
+    trainer = trainer_of(judged, QUICK_DPO)
+    batch = first_batch(trainer, 6)
+    with torch.no_grad():
+        packed = answer_logps(trainer.model, batch)
+        trainer.model.config._attn_implementation = "eager"
+        padded = answer_logps(trainer.model, batch)
+    assert packed.tolist() == pytest.approx(padded.tolist(), rel=5e-3)
+    assert len(set(packed.tolist())) == 12
+
+
+# --------------------------------------------------------------------------- gradients through 4-bit layers on a CPU
+def independent_gradients(machine: Machine, batch: dict[str, Any], beta: float) -> dict[str, torch.Tensor]:
+    """Gradients of the DPO loss on a 16-bit copy of the 4-bit weights, one answer at a time, from full logits."""
+    model = get_peft_model(load_quantised(machine.model).dequantize(), lora(QUICK_DPO))
+    randomise(model)
+    logps = []
+    for ids, attention, completion in zip(
+        batch["input_ids"], batch["attention_mask"], batch["completion_mask"], strict=True
+    ):
+        length = int(attention.sum())
+        with torch.autocast(batch["input_ids"].device.type, dtype=torch.bfloat16):
+            logits = model(input_ids=ids[None, :length]).logits[0].float().log_softmax(-1)
+        logps.append(sum(logits[at - 1, ids[at]] for at in range(1, length) if completion[at]))
+    pairs = len(logps) // 2
+    losses = [
+        -torch.nn.functional.logsigmoid(
+            beta
+            * (
+                (logps[pair] - batch["ref_chosen_logps"][pair])
+                - (logps[pairs + pair] - batch["ref_rejected_logps"][pair])
+            )
+        )
+        for pair in range(pairs)
+    ]
+    (sum(losses) / pairs).backward()
+    return adapter_gradients(model)
+
+
+def test_the_trainer_has_true_gradients_after_the_reference_was_computed(judged: Machine) -> None:
+    """On CPUs with AVX512-BF16 one forward pass in eval mode, such as the reference's, silently breaks them."""
+    spec = replace(QUICK_DPO, sft_weight=0.0)
+    trainer = trainer_of(judged, spec)
+    batch = first_batch(trainer, 3)
+    randomise(trainer.model)
+    loss_of(trainer, batch).backward()
+    assert_same_gradients(adapter_gradients(trainer.model), independent_gradients(judged, batch, spec.beta))
+
+
+def test_unpacking_mends_the_gradients_after_a_generation(judged: Machine) -> None:
+    """The bug is silent: generate, train on, and most adapter matrices get a wrong gradient or none."""
+    spec = replace(QUICK_DPO, sft_weight=0.0)
+    trainer = trainer_of(judged, spec)
+    batch = first_batch(trainer, 3)
+    randomise(trainer.model)
+    trainer.model.eval()
+    with torch.no_grad():
+        trainer.model.generate(batch["input_ids"][:1, :8], max_new_tokens=2, do_sample=False)
+    unpack_weights(trainer.model)
+    loss_of(trainer, batch).backward()
+    assert_same_gradients(adapter_gradients(trainer.model), independent_gradients(judged, batch, spec.beta))
+
+
+# --------------------------------------------------------------------------------------------- reference and parent
+def plain_logp(model: Any, pair: Mapping[str, list[int]], side: str) -> float:
+    """log π(answer | prompt), a token at a time from full logits."""
+    ids = torch.tensor([[*pair["prompt_ids"], *pair[f"{side}_ids"]]], device=model.device)
+    with torch.no_grad():
+        logps = model(input_ids=ids).logits[0].float().log_softmax(-1)
+    start = len(pair["prompt_ids"])
+    return sum(logps[at - 1, ids[0, at]].item() for at in range(start, ids.shape[1]))
+
+
+def first_margin(trainer: PreferenceTrainer) -> float:
+    """The mean reward margin of the first batch, before any step."""
+    trainer._metrics["train"].clear()
+    loss_of(trainer, first_batch(trainer))
+    return float(trainer._metrics["train"]["rewards/margins"][0])
+
+
+def test_with_the_base_as_reference_a_continued_adapter_starts_with_the_margin_it_has_earned(judged: Machine) -> None:
+    """TRL alone would make the parent the reference, and the tie to the base would be lost."""
+    parent = add_parent(judged)
+    trainer = trainer_of(judged, replace(QUICK_DPO, reference="base"), parent.revision)
+    assert "ref" not in trainer.model.peft_config
+
+    assert parent.path is not None
+    policy = PeftModel.from_pretrained(load_for_answering(judged.model), judged.data_dir / parent.path).eval()
+    margins = []
+    for pair in list(trainer.train_dataset)[:4]:
+        gained = {side: plain_logp(policy, pair, side) for side in ("chosen", "rejected")}
+        with policy.disable_adapter():
+            gained = {side: logp - plain_logp(policy, pair, side) for side, logp in gained.items()}
+        margins.append(QUICK_DPO.beta * (gained["chosen"] - gained["rejected"]))
+    by_hand = sum(margins) / len(margins)
+    assert abs(by_hand) > 0.1
+    assert first_margin(trainer) == pytest.approx(by_hand, rel=0.03)
+
+
+def test_with_the_parent_as_reference_a_continued_adapter_starts_without_a_margin(judged: Machine) -> None:
+    parent = add_parent(judged)
+    trainer = trainer_of(judged, replace(QUICK_DPO, reference="parent"), parent.revision)
+    assert "ref" not in trainer.model.peft_config
+    assert first_margin(trainer) == pytest.approx(0.0, abs=5e-3)
+    assert loss_of(trainer, first_batch(trainer)).item() > math.log(2)
+
+
+@pytest.mark.parametrize("reference", ["base", "parent"])
+def test_a_continued_adapter_starts_from_the_weights_of_its_parent_to_the_bit(judged: Machine, reference: Any) -> None:
+    """Rounded to bfloat16 on the way, each iteration would lose a little of what the last one learned."""
+    parent = add_parent(judged)
+    trainer = trainer_of(judged, replace(QUICK_DPO, reference=reference), parent.revision)
+    started = get_peft_model_state_dict(trainer.model, adapter_name="default")
+    stored = judged.adapter(parent.revision)
+    assert started.keys() == stored.keys()
+    assert all(torch.equal(started[name].cpu(), stored[name]) for name in stored)
+
+
+def test_a_parent_of_another_rank_is_refused_with_a_sentence(judged: Machine) -> None:
+    add_parent(judged)
+    job = judged.perform(judged.submit(replace(QUICK_DPO, parent="earlier", lora_r=8)))
+    assert job.status == "failed"
+    assert "another shape" in job.message
+
+
+# ----------------------------------------------------------------------------------------------------- the whole job
+def test_training_raises_the_margin_and_the_candidate_prefers_what_was_preferred(judged: Machine) -> None:
+    """The learning test: the shorter answer is preferred, and its margin over the longer one must grow."""
+    job = judged.perform(judged.submit(replace(QUICK_DPO, epochs=3)))
+    assert (job.status, job.step, job.steps) == ("finished", 9, 9)
+    curve = jobs.metrics(judged.db, job.id)
+    assert [entry["step"] for entry in curve] == list(range(1, 10))
+    assert abs(curve[0]["rewards/margins"]) < 0.02
+    assert curve[-1]["rewards/margins"] > 0.5
+    assert curve[-1]["loss"] < curve[0]["loss"] - 0.1
+    assert job.result is not None
+    assert job.result["train_pairs"] == 12
+    candidate = policies.by_revision(judged.db, job.result["revision"])
+    assert (candidate.status, candidate.job_id) == ("candidate", job.id)
+    weights = judged.adapter(candidate.revision)
+    assert len(weights) == 28
+    assert all(tensor.dtype == torch.float32 and tensor.any() for tensor in weights.values())
+    assert not list((judged.data_dir / "checkpoints").iterdir())
+
+
+def test_pairs_beyond_the_length_limit_are_left_out_and_counted(judged: Machine) -> None:
+    """Once more after tokenising: the count at the freeze uses the tokens that were generated."""
+    lengths = sorted(
+        len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+        for row in tokenise_pairs(
+            judged.tokenizer, load_snapshot(judged.data_dir, snapshot_of(judged)), QUICK_DPO.max_length
+        )[0]
+    )
+    limit = lengths[-3] - 1
+    within = sum(length <= limit for length in lengths)
+    rows = load_snapshot(judged.data_dir, snapshot_of(judged))
+    pairs, too_long = tokenise_pairs(judged.tokenizer, rows, limit)
+    assert (len(pairs), too_long) == (within, len(lengths) - within)
+    spec = replace(QUICK_DPO, max_length=limit, epochs=1, snapshot=snapshot_of(judged))
+    job = judged.perform(judged.submit(spec))
+    assert job.result is not None
+    train = [row for row in rows if row["split"] == "train"]
+    fitting, left = tokenise_pairs(judged.tokenizer, train, limit)
+    assert left > 0
+    assert (job.result["train_pairs"], job.result["left_out"]) == (len(fitting), {"too-long": left})
+
+
+def snapshot_of(machine: Machine) -> str:
+    """Freeze today's judgements through a job that is then cancelled; returns the data's name."""
+    job_id = machine.submit(QUICK_DPO)
+    jobs.cancel(machine.db, job_id)
+    spec = jobs.get(machine.db, job_id).spec
+    assert isinstance(spec, DPOSpec)
+    return spec.snapshot
+
+
+def test_a_damaged_parent_fails_the_job_with_a_sentence_and_loses_nothing(judged: Machine) -> None:
+    parent = add_parent(judged)
+    assert parent.path is not None
+    weights = judged.data_dir / parent.path / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    job = judged.perform(judged.submit(replace(QUICK_DPO, parent="earlier")))
+    assert job.status == "failed"
+    assert "adapter earlier" in job.message
+    assert "sha256 differs" in job.message
+    assert policies.of_job(judged.db, job.id) is None
+
+
+# ------------------------------------------------------------------------------------------- killed, cancelled, resumed
+@dataclass
+class Unbroken:
+    """A run that nobody disturbed, to measure the others by."""
+
+    machine: Machine
+    spec: DPOSpec
+    weights: dict[str, torch.Tensor]
+    curve: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Unbroken]:
+    """A machine with a finished job of 60 steps."""
+    machine = make_machine(tmp_path_factory.mktemp("unbroken") / "data", tiny_model)
+    machine.add_prompts(train=12, held_out=1)
+    machine.judge("train", 12)
+    job = machine.perform(machine.submit(replace(QUICK_DPO, epochs=20, learning_rate=1e-3, evaluate=False)))
+    assert job.status == "finished"
+    assert isinstance(job.spec, DPOSpec)
+    yield Unbroken(machine, job.spec, machine.adapter(f"dpo-{job.id}"), jobs.metrics(machine.db, job.id))
+    machine.db.close()
+
+
+def wait_for_step(machine: Machine, job_id: int, step: int) -> None:
+    """Return as soon as the worker has reported this step."""
+    wait_until(f"step {step} of job {job_id}", lambda: jobs.get(machine.db, job_id).step >= step, every=0.005)
+
+
+def checkpoint_steps(machine: Machine, job_id: int) -> list[int]:
+    """The steps of a job's whole checkpoints."""
+    marks = (machine.data_dir / "checkpoints" / f"job-{job_id}").glob(f"checkpoint-*/{COMPLETE}")
+    return sorted(int(mark.parent.name.removeprefix("checkpoint-")) for mark in marks)
+
+
+def assert_as_if_unbroken(unbroken: Unbroken, job: jobs.Job) -> None:
+    """The same weights and the same loss curve, each step once."""
+    assert job.status == "finished", job.message
+    weights = unbroken.machine.adapter(f"dpo-{job.id}")
+    for name, expected in unbroken.weights.items():
+        torch.testing.assert_close(weights[name], expected, rtol=1e-3, atol=1e-5)
+    curve = jobs.metrics(unbroken.machine.db, job.id)
+    assert [entry["step"] for entry in curve] == [entry["step"] for entry in unbroken.curve]
+    assert [entry["loss"] for entry in curve] == pytest.approx([entry["loss"] for entry in unbroken.curve], rel=1e-3)
+
+
+def test_a_worker_killed_at_a_random_step_is_resumed_to_the_weights_of_an_unbroken_run(unbroken: Unbroken) -> None:
+    """SIGKILL, marked lost by its silence, resumed by another process from the last whole checkpoint."""
+    machine = unbroken.machine
+    job_id = machine.submit(unbroken.spec)
+    fatal_step = random.Random(os.urandom(8)).randint(2, 40)
+    print(f"killing the worker at step {fatal_step}")
+    with machine.start_worker(job_id) as worker:
+        wait_for_step(machine, job_id, fatal_step)
+        worker.send_signal(signal.SIGKILL)
+        worker.wait(WORKER_SECONDS)
+    killed = jobs.get(machine.db, job_id)
+    assert (killed.status, worker.returncode) == ("running", -signal.SIGKILL)
+    assert jobs.mark_lost(machine.db) == [], "a heartbeat of a moment ago is no silence"
+    time.sleep(0.1)
+    assert jobs.mark_lost(machine.db, silent_seconds=0.05) == [job_id]
+    assert jobs.get(machine.db, job_id).status == "lost"
+    saved = checkpoint_steps(machine, job_id)
+    assert saved
+    assert saved[-1] < 60
+    # What a process killed while writing leaves: a newer directory without the mark.
+    half = machine.data_dir / "checkpoints" / f"job-{job_id}" / "checkpoint-59"
+    half.mkdir()
+    (half / "adapter_model.safetensors").write_bytes(b"half")
+
+    jobs.resume(machine.db, job_id)
+    job = machine.run_worker(job_id)
+    assert job.attempt == 2
+    assert f"resuming from checkpoint-{saved[-1]}" in machine.output(job_id)
+    assert_as_if_unbroken(unbroken, job)
+
+
+def test_a_cancelled_run_stops_within_seconds_and_can_be_finished_later(unbroken: Unbroken) -> None:
+    machine = unbroken.machine
+    job_id = machine.submit(unbroken.spec)
+    with machine.start_worker(job_id) as worker:
+        wait_for_step(machine, job_id, 3)
+        asked = time.monotonic()
+        jobs.cancel(machine.db, job_id)
+        worker.wait(WORKER_SECONDS)
+        assert time.monotonic() - asked < 10
+    job = jobs.get(machine.db, job_id)
+    assert (job.status, worker.returncode) == ("cancelled", 0)
+    assert "Resume" in job.message
+    assert checkpoint_steps(machine, job_id)[-1] >= job.step
+    assert policies.of_job(machine.db, job_id) is None
+    jobs.resume(machine.db, job_id)
+    assert_as_if_unbroken(unbroken, machine.perform(job_id))
+
+
+def test_only_whole_checkpoints_are_resumed_from_and_broken_ones_are_removed(tmp_path: Path) -> None:
+    assert last_complete_checkpoint(tmp_path / "none") is None
+    for step, whole in ((2, True), (10, True), (12, False)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if whole:
+            (tmp_path / f"checkpoint-{step}" / COMPLETE).touch()
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert not (tmp_path / "checkpoint-12").exists()
