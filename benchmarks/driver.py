@@ -292,15 +292,14 @@ def read_handlers(config: Mapping[str, Any]) -> dict[str, Handler]:
     }
 
 
-def add_annotators(owner: Page, url: str, names: Sequence[str]) -> list[Page]:
-    """Make accounts in the Accounts tab and sign each of them in with its password."""
-    pages = []
-    for name in names:
+def add_people(owner: Page, url: str, roles: Mapping[str, str]) -> dict[str, Page]:
+    """Make accounts in the Accounts tab (role by name) and sign each of them in with its password."""
+    pages = {}
+    for name, role in roles.items():
         password = secrets.token_urlsafe(12)
-        owner.call("account-add", name, "annotator", password)
-        page = Page(url)
-        page.sign_in(name, password)
-        pages.append(page)
+        owner.call("account-add", name, role, password)
+        pages[name] = Page(url)
+        pages[name].sign_in(name, password)
     return pages
 
 

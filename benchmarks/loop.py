@@ -55,6 +55,7 @@ from rlhf.specs import DPOSpec, EvaluateSpec
 DRY_SECONDS = 300.0
 JOB_SECONDS = 3600.0
 PROGRESS_SECONDS = 10.0
+PROBE = "probe"
 PROBE_PAUSE_SECONDS = 2.0
 QUICK_JUDGEMENTS = 14
 QUICK_PROMPTS = 6
@@ -546,11 +547,11 @@ def run(app: App, options: argparse.Namespace) -> tuple[list[Iteration], Tally]:
     with ExitStack() as stack:
         owner = stack.enter_context(Page(app.url))
         owner.follow(app.owner_link)
-        *pages, probe_page = [
-            stack.enter_context(page) for page in driver.add_annotators(owner, app.url, [*names, "probe"])
-        ]
-        team = [SimulatedAnnotator(page, ledger, taste_of(options.rule)) for page in pages]
-        probe = SimulatedAnnotator(probe_page, ledger, lambda left, right: "tie")
+        pages = driver.add_people(owner, app.url, dict.fromkeys([*names, PROBE], "annotator"))
+        for page in pages.values():
+            stack.enter_context(page)
+        team = [SimulatedAnnotator(pages[name], ledger, taste_of(options.rule)) for name in names]
+        probe = SimulatedAnnotator(pages[PROBE], ledger, lambda left, right: "tie")
         iterations = []
         for number in range(1, options.iterations + 1):
             say(f"iteration {number}: judging")

@@ -77,28 +77,41 @@ def claim(db: Database, job_id: int, worker: str) -> Job | None:
 def beat(db: Database, job_id: int, worker: str) -> bool:
     """Say that the worker lives. False when the job was cancelled or is no longer this worker's: stop."""
     with db.transaction() as connection:
-        return (
-            connection.execute(
-                "UPDATE job SET heartbeat = ? WHERE id = ? AND worker = ? AND status = 'running'",
-                (now(), job_id, worker),
-            ).rowcount
-            == 1
+        row = next(
+            iter(
+                connection.query(
+                    """UPDATE job SET heartbeat = ? WHERE id = ? AND worker = ? AND status IN ('running', 'cancelling')
+                       RETURNING status""",
+                    (now(), job_id, worker),
+                )
+            ),
+            None,
         )
+    return row is not None and row["status"] == "running"
 
 
 def report(
     db: Database, job_id: int, worker: str, step: int, steps: int, metrics: Mapping[str, float], message: str = ""
 ) -> bool:
-    """Record progress, metrics and a heartbeat in one transaction. False means stop, as in `beat`."""
+    """Record progress, metrics and a heartbeat in one transaction. False means stop, as in `beat`.
+
+    The step in which a worker learns that it is cancelled is recorded too: the checkpoint it leaves holds that step.
+    """
     with db.transaction() as connection:
-        ours = connection.execute(
-            """UPDATE job SET heartbeat = ?, step = ?, steps = ?, message = CASE WHEN ? = '' THEN message ELSE ? END
-               WHERE id = ? AND worker = ? AND status = 'running'""",
-            (now(), step, steps, message, message, job_id, worker),
-        ).rowcount
-        if ours and metrics:
+        row = next(
+            iter(
+                connection.query(
+                    """UPDATE job SET heartbeat = ?, step = ?, steps = ?,
+                           message = CASE WHEN ? = '' THEN message ELSE ? END
+                       WHERE id = ? AND worker = ? AND status IN ('running', 'cancelling') RETURNING status""",
+                    (now(), step, steps, message, message, job_id, worker),
+                )
+            ),
+            None,
+        )
+        if row is not None and metrics:
             add_event(db, job_id, "metric", step, dict(metrics))
-    return ours == 1
+    return row is not None and row["status"] == "running"
 
 
 def log(db: Database, job_id: int, text: str) -> None:

@@ -29,7 +29,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 ROOT = Path(__file__).parent.parent
 # A worker needs about ten seconds for its imports on two busy cores; a hanging one must not hang the suite.
 WORKER_SECONDS = 120.0
-WORDS = "sun rain stone river light bread quiet green morning window paper music".split()
+WORDS = ("sun", "rain", "stone", "river", "light", "bread", "quiet", "green", "morning", "window", "paper", "music")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A tiny real chat model, made in code: a 2-layer Llama with a byte-level BPE tokenizer trained on the starter prompts."""
+"""A tiny real chat model, made in code: a 2-layer Llama and a BPE tokenizer trained on the starter prompts."""
 
 from __future__ import annotations
 

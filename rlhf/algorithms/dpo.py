@@ -11,8 +11,8 @@ TRL's trainer brings the reference log-probabilities, batching, optimiser, check
 - Adapter weights stay in float32 (TRL casts them to bfloat16 on a quantised base): AdamW's steps at these learning
   rates are below bfloat16's resolution and would be lost.
 - Rows come tokenised, and an answer that was cut off at the limit gets no end-of-text token.
-- With the base as reference a continued adapter is loaded over a fresh one, so that "adapter off" is the reference;
-  TRL would add a copy of the parent and make that the reference.
+- A continued adapter is a fresh one that gets its parent's weights: before the reference is computed if the parent is
+  the reference, after it if the base is. TRL would make the parent the reference in any case, and round it.
 """
 
 from __future__ import annotations
@@ -95,9 +95,25 @@ def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
 
 
 class PreferenceTrainer(DPOTrainer):
-    """TRL's trainer with the loss of `rlhf.losses` and rows that come tokenised."""
+    """TRL's trainer with the loss of `rlhf.losses`, tokenised rows, and the adapter and reference of a spec."""
 
-    sft_weight: float
+    def __init__(self, spec: DPOSpec, parent_path: Path | None, **arguments: Any) -> None:
+        self.sft_weight, self.reference, self.parent_path = spec.sft_weight, spec.reference, parent_path
+        adapter = LoraConfig(
+            r=spec.lora_r, lora_alpha=spec.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        super().__init__(peft_config=adapter, **arguments)
+        if parent_path is not None:
+            load_parent(self.model, parent_path)
+
+    def _precompute_ref_logps(self, *arguments: Any) -> Any:
+        """TRL's last act in its constructor: the log-probabilities under what the model computes as now."""
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        if self.reference == "parent" and self.parent_path is not None:
+            load_parent(self.model, self.parent_path)
+        return super()._precompute_ref_logps(*arguments)
 
     def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
         return dataset
@@ -125,7 +141,7 @@ class PreferenceTrainer(DPOTrainer):
         """(P,) log-probabilities of chosen and rejected answers under the reference.
 
         TRL asks for them once, while the trainer is built; then the policy still is the reference: a fresh adapter
-        changes nothing, and a continued one equals its parent.
+        changes nothing, and one that holds the parent's weights is the parent.
         """
         with torch.no_grad(), self.accelerator.autocast():
             return answer_logps(model, inputs).chunk(2)
@@ -193,24 +209,14 @@ def build_trainer(
             disable_tqdm=True,
             seed=spec.seed,
         )
-    model = load_quantised(base)
-    own: dict[str, Any] = {}
-    if spec.reference == "parent" and parent.path is not None:
-        model = PeftModel.from_pretrained(model, data_dir / parent.path, is_trainable=True)
-    else:
-        own["peft_config"] = LoraConfig(
-            r=spec.lora_r, lora_alpha=spec.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
-    trainer = PreferenceTrainer(model=model, args=arguments, train_dataset=pairs, processing_class=tokenizer, **own)
-    trainer.sft_weight = spec.sft_weight
-    if own and parent.path is not None:
-        load_parent(trainer.model, data_dir / parent.path)
-    if "ref" in trainer.model.peft_config:
-        trainer.model.delete_adapter("ref")  # TRL's copy of the parent; the log-probabilities are computed already
-    for parameter in trainer.model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    return trainer
+    return PreferenceTrainer(
+        spec,
+        None if parent.path is None else data_dir / parent.path,
+        model=load_quantised(base),
+        args=arguments,
+        train_dataset=pairs,
+        processing_class=tokenizer,
+    )
 
 
 def load_parent(model: Any, path: Path) -> None:

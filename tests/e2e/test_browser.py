@@ -100,7 +100,7 @@ def site(tmp_path: Path, tiny_model: Path) -> Iterator[Site]:
         try:
             assert process.stdout is not None
             lines = [process.stdout.readline() for _ in range(2)]
-            page = browser.new_page(viewport={"width": 1280, "height": 900})
+            page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
             yield Site(lines[1].split("): ")[1].strip(), db, page)
         finally:
             process.terminate()

@@ -286,7 +286,7 @@ def test_with_the_parent_as_reference_a_continued_adapter_starts_without_a_margi
     parent = add_parent(judged)
     trainer = trainer_of(judged, replace(QUICK_DPO, reference="parent"), parent.revision)
     assert "ref" not in trainer.model.peft_config
-    assert first_margin(trainer) == pytest.approx(0.0, abs=5e-3)
+    assert first_margin(trainer) == pytest.approx(0.0, abs=0.02)  # bfloat16 in batches of another make-up
     assert loss_of(trainer, first_batch(trainer)).item() > math.log(2)
 
 
@@ -374,6 +374,9 @@ def test_a_damaged_parent_fails_the_job_with_a_sentence_and_loses_nothing(judged
 
 
 # ------------------------------------------------------------------------------------------- killed, cancelled, resumed
+STEPS = 36
+
+
 @dataclass
 class Unbroken:
     """A run that nobody disturbed, to measure the others by."""
@@ -386,12 +389,12 @@ class Unbroken:
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Unbroken]:
-    """A machine with a finished job of 60 steps."""
+    """A machine with a finished job of STEPS steps."""
     machine = make_machine(tmp_path_factory.mktemp("unbroken") / "data", tiny_model)
     machine.add_prompts(train=12, held_out=1)
     machine.judge("train", 12)
-    job = machine.perform(machine.submit(replace(QUICK_DPO, epochs=20, learning_rate=1e-3, evaluate=False)))
-    assert job.status == "finished"
+    job = machine.perform(machine.submit(replace(QUICK_DPO, epochs=STEPS // 3, learning_rate=1e-3, evaluate=False)))
+    assert (job.status, job.steps) == ("finished", STEPS)
     assert isinstance(job.spec, DPOSpec)
     yield Unbroken(machine, job.spec, machine.adapter(f"dpo-{job.id}"), jobs.metrics(machine.db, job.id))
     machine.db.close()
@@ -423,7 +426,7 @@ def test_a_worker_killed_at_a_random_step_is_resumed_to_the_weights_of_an_unbrok
     """SIGKILL, marked lost by its silence, resumed by another process from the last whole checkpoint."""
     machine = unbroken.machine
     job_id = machine.submit(unbroken.spec)
-    fatal_step = random.Random(os.urandom(8)).randint(2, 40)
+    fatal_step = random.Random(os.urandom(8)).randint(2, STEPS // 2)
     print(f"killing the worker at step {fatal_step}")
     with machine.start_worker(job_id) as worker:
         wait_for_step(machine, job_id, fatal_step)
@@ -437,9 +440,9 @@ def test_a_worker_killed_at_a_random_step_is_resumed_to_the_weights_of_an_unbrok
     assert jobs.get(machine.db, job_id).status == "lost"
     saved = checkpoint_steps(machine, job_id)
     assert saved
-    assert saved[-1] < 60
+    assert saved[-1] < STEPS - 1
     # What a process killed while writing leaves: a newer directory without the mark.
-    half = machine.data_dir / "checkpoints" / f"job-{job_id}" / "checkpoint-59"
+    half = machine.data_dir / "checkpoints" / f"job-{job_id}" / f"checkpoint-{STEPS - 1}"
     half.mkdir()
     (half / "adapter_model.safetensors").write_bytes(b"half")
 

@@ -99,7 +99,9 @@ def test_dpo_of_a_pair_worked_out_by_hand() -> None:
 
 
 def test_dpo_equals_the_definition_over_a_grid_and_stays_finite_far_out() -> None:
-    for chosen, rejected, ref_chosen, ref_rejected, beta in product((-3.0, 0.5), (-1.0, 2.0), (-2.0,), (1.5,), (0.05, 2)):
+    for chosen, rejected, ref_chosen, ref_rejected, beta in product(
+        (-3.0, 0.5), (-1.0, 2.0), (-2.0,), (1.5,), (0.05, 2)
+    ):
         expected = -math.log(1 / (1 + math.exp(-beta * (chosen - ref_chosen - rejected + ref_rejected))))
         terms = [torch.tensor([value]) for value in (chosen, rejected, ref_chosen, ref_rejected)]
         assert dpo(*terms, beta).item() == pytest.approx(expected, rel=1e-5)
@@ -121,7 +123,10 @@ def test_the_gradient_of_dpo_is_that_of_the_paper() -> None:
 def test_implicit_reward_worked_out_by_hand_and_its_difference_is_the_dpo_margin() -> None:
     chosen, rejected = torch.tensor([-20.0, -7.0]), torch.tensor([-25.0, -6.0])
     ref_chosen, ref_rejected = torch.tensor([-30.0, -7.0]), torch.tensor([-20.0, -8.0])
-    reward_chosen, reward_rejected = implicit_reward(chosen, ref_chosen, 0.1), implicit_reward(rejected, ref_rejected, 0.1)
+    reward_chosen, reward_rejected = (
+        implicit_reward(chosen, ref_chosen, 0.1),
+        implicit_reward(rejected, ref_rejected, 0.1),
+    )
     assert reward_chosen.tolist() == pytest.approx([1.0, 0.0])
     assert reward_rejected.tolist() == pytest.approx([-0.5, 0.2])
     loss_P = dpo(chosen, rejected, ref_chosen, ref_rejected, 0.1)

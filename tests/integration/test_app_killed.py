@@ -1,0 +1,88 @@
+"""The app is killed under load: every judgement it acknowledged is in the database, once, and it goes on afterwards."""
+
+from __future__ import annotations
+
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from annotation import access
+from annotation.database import Database
+from benchmarks.driver import App, Ledger, Page, SimulatedAnnotator
+from tests.conftest import seed_comparisons
+
+ANNOTATORS = 4
+COMPARISONS = 400
+PATIENCE_SECONDS = 20.0
+
+
+@pytest.fixture
+def sessions(db: Database) -> dict[str, str]:
+    """Comparisons to judge, and the session tokens of people who will."""
+    seed_comparisons(db, COMPARISONS)
+    people = [access.add_account(db, f"ann-{number}", "annotator", "a long enough password") for number in range(4)]
+    return {person.name: access.open_session(db, person) for person in people}
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger()
+
+
+def team_at(app: App, sessions: dict[str, str], ledger: Ledger, stack: ExitStack) -> list[SimulatedAnnotator]:
+    """Each person's browser, signed in."""
+    team = []
+    for token in sessions.values():
+        page = stack.enter_context(Page(app.url))
+        page.client.cookies.set(app.cookie, token)
+        team.append(SimulatedAnnotator(page, ledger, lambda left, right: "left-better"))
+    return team
+
+
+def judge_until_the_line_is_dead(annotator: SimulatedAnnotator) -> bool:
+    """Judge without a pause. True when the app went away, False when nothing was left to judge."""
+    try:
+        card = annotator.look()
+        while card.nonce:
+            card = annotator.judge(card).next
+    except httpx.TransportError:
+        return True
+    return False
+
+
+def wait_for(ledger: Ledger, count: int) -> None:
+    """Wait until this many judgements are acknowledged."""
+    began = time.monotonic()
+    while ledger.acknowledged < count:
+        assert time.monotonic() - began < PATIENCE_SECONDS, f"only {ledger.acknowledged} judgements were acknowledged"
+        time.sleep(0.001)
+
+
+def test_a_killed_app_has_every_acknowledged_judgement_once_and_goes_on(
+    data_dir: Path, db: Database, sessions: dict[str, str], ledger: Ledger
+) -> None:
+    moment = random.randint(20, COMPARISONS // 2)
+    with App(data_dir, workers=False) as app, ExitStack() as stack, ThreadPoolExecutor(ANNOTATORS) as pool:
+        team = team_at(app, sessions, ledger, stack)
+        judging = [pool.submit(judge_until_the_line_is_dead, annotator) for annotator in team]
+        wait_for(ledger, moment)
+        app.kill()
+        assert all(work.result() for work in judging), "the app was not under load when it was killed"
+
+    tally = ledger.tally(db)
+    assert tally.acknowledged >= moment
+    assert tally.clean, tally
+    assert tally.stored - tally.acknowledged <= len(ledger.unanswered) <= ANNOTATORS
+    assert db.value("PRAGMA integrity_check") == "ok"
+
+    with App(data_dir, workers=False) as app, ExitStack() as stack, ThreadPoolExecutor(ANNOTATORS) as pool:
+        went_away = list(pool.map(judge_until_the_line_is_dead, team_at(app, sessions, ledger, stack)))
+    assert went_away == [False] * ANNOTATORS
+    tally = ledger.tally(db)
+    assert tally.clean, tally
+    assert tally.stored == COMPARISONS, "a comparison got lost with the app"
