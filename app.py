@@ -19,6 +19,7 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from filelock import FileLock, Timeout
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -168,7 +169,8 @@ def build_app(settings: Settings) -> FastAPI:
     """The whole program behind one ASGI app. Raises UserError for what a person has to mend first."""
     db = open_database(settings.data_dir)
     refuse_open_door(settings, db)
-    context = Context(db, settings.data_dir, prepare_model(settings, db))
+    lock = hold_data_directory(settings.data_dir) if settings.workers else None
+    context = Context(db, settings.data_dir, prepare_model(settings, db), lambda: answering_trouble(db))
     if not store.prompts(db, "train") and not store.prompts(db, "held-out"):
         store.add_prompts(db, importing.starter_prompts())
     supervisor = Supervisor(db, settings.data_dir, context.model) if settings.workers else None
@@ -187,7 +189,7 @@ def build_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         routes=[Route("/healthz", health_route(settings, db)), *sign_in.routes()],
     )
-    app.state.db = db
+    app.state.db, app.state.lock = db, lock
     # Each call wraps the ones before it: the last is the first that a request meets.
     app.add_middleware(web.SignedIn, db=db, cookie=settings.cookie)
     app.add_middleware(CORSMiddleware)
@@ -196,6 +198,27 @@ def build_app(settings: Settings) -> FastAPI:
         app.add_middleware(web.KnownHost, names=web.LOOPBACK_NAMES)
     app.add_middleware(web.SecurityHeaders)
     return mount_pages(app, build_pages(context), settings)
+
+
+def hold_data_directory(data_dir: Path) -> FileLock:
+    """Keep a second program with workers off this directory while the lock lives. Raises UserError."""
+    lock = FileLock(data_dir / "prefloop.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"Another Prefloop is at work in {data_dir}. "
+            "Use that one, stop it, or choose another directory with --data DIR."
+        ) from error
+    return lock
+
+
+def answering_trouble(db: Database) -> str:
+    """What keeps the answering worker from answering, for people who wait for it; empty while nothing does."""
+    latest = latest_answering_job(db)
+    if latest and latest[0].status in ("failed", "lost"):
+        return f"The model can't answer at the moment: {latest[0].message} It is started again by itself."
+    return ""
 
 
 def refuse_open_door(settings: Settings, db: Database) -> None:

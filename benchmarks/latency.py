@@ -29,7 +29,7 @@ from typing import Any
 
 from annotation import importing, store
 from annotation.database import open_database
-from annotation.records import Sampling
+from annotation.records import Sampling, UserError
 from benchmarks import driver
 from benchmarks.driver import Answered, App, BenchmarkError, Latency, Ledger, Page, SimulatedAnnotator, Tally, say
 from rlhf import base_model, jobs, policies
@@ -353,7 +353,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with App(data_dir, model=options.model) as app:
                 say(f"the app runs at {app.url} after {app.start_seconds:.1f} s")
                 outcome = run(app, plan)
-    except BenchmarkError as error:
+    except (BenchmarkError, UserError) as error:
         print(error, file=sys.stderr)
         return 1
     print(report(outcome))

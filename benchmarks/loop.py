@@ -32,7 +32,7 @@ from typing import Any
 from annotation import store
 from annotation.analysis import wilson_interval
 from annotation.database import Database
-from annotation.records import seconds_between
+from annotation.records import UserError, seconds_between
 from benchmarks import driver
 from benchmarks.driver import (
     App,
@@ -579,7 +579,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ):
             say(f"the app runs at {app.url} after {app.start_seconds:.1f} s")
             iterations, tally = run(app, options)
-    except BenchmarkError as error:
+    except (BenchmarkError, UserError) as error:
         print(error, file=sys.stderr)
         return 1
     print(report(options, iterations, tally, memory))

@@ -32,6 +32,7 @@ class GenerateSpec:
     until_full: bool = False
     """End when the buffer is full, instead of waiting for it to empty."""
     sampling: Sampling = field(default_factory=Sampling)
+    """How answers are drawn: temperature, then min_p against unlikely tokens, up to max_new_tokens."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class EvaluateSpec:
     prompts_per_batch: int = 16
     """Prompts answered together."""
     sampling: Sampling = field(default_factory=Sampling)
+    """How answers are drawn: temperature, then min_p against unlikely tokens, up to max_new_tokens."""
 
 
 Spec = GenerateSpec | DPOSpec | EvaluateSpec

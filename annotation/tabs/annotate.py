@@ -9,7 +9,6 @@ from typing import Any
 import gradio as gr
 
 from annotation import store
-from annotation.database import Database
 from annotation.records import Annotator, Claim, UserError, now
 from annotation.tabs.guard import Context, guarded
 
@@ -67,10 +66,10 @@ def build(demo: gr.Blocks, context: Context) -> None:
         buttons = {word: verdict_button(label, key) for word, label, key in BUTTONS}
         undo = gr.Button("Undo (U)", elem_id="key-u")
     for word, button in buttons.items():
-        button.click(guard(judging(context.db, word)), api_name=f"judge-{word}", **common)
-    undo.click(guard(undoing(context.db)), api_name="undo", **common)
-    card.poll(guard(showing(context.db)), api_name="poll", **common)
-    demo.load(guard(showing(context.db)), api_name="show", **common)
+        button.click(guard(judging(context, word)), api_name=f"judge-{word}", **common)
+    undo.click(guard(undoing(context)), api_name="undo", **common)
+    card.poll(guard(showing(context)), api_name="poll", **common)
+    demo.load(guard(showing(context)), api_name="show", **common)
 
 
 def verdict_button(label: str, key: str) -> gr.Button:
@@ -78,43 +77,43 @@ def verdict_button(label: str, key: str) -> gr.Button:
     return gr.Button(f"{label} ({key})", elem_id=f"key-{key.lower()}", elem_classes="verdict")
 
 
-def judging(db: Database, word: str) -> Callable[[Annotator, Any], Card]:
+def judging(context: Context, word: str) -> Callable[[Annotator, Any], Card]:
     """The handler of one verdict's button."""
 
     def judge(annotator: Annotator, shown: Any) -> Card:
         """Record the judgement of what was shown and give the next comparison."""
         nonce = shown_nonce(shown)
         if not nonce:
-            return card_for(db, annotator)
+            return card_for(context, annotator)
         try:
-            store.judge(db, annotator.id, nonce, word)
+            store.judge(context.db, annotator.id, nonce, word)
         except UserError as error:
-            return card_for(db, annotator, notice=str(error))
-        return card_for(db, annotator)
+            return card_for(context, annotator, notice=str(error))
+        return card_for(context, annotator)
 
     return judge
 
 
-def undoing(db: Database) -> Callable[[Annotator, Any], Card]:
+def undoing(context: Context) -> Callable[[Annotator, Any], Card]:
     """The handler of the Undo button."""
 
     def undo(annotator: Annotator, shown: Any) -> Card:
         """Take back the latest judgement and show its comparison again."""
         try:
-            store.undo(db, annotator.id, shown_nonce(shown))
+            store.undo(context.db, annotator.id, shown_nonce(shown))
         except UserError as error:
-            return card_for(db, annotator, notice=str(error))
-        return card_for(db, annotator, notice="Undone. Judge it again.")
+            return card_for(context, annotator, notice=str(error))
+        return card_for(context, annotator, notice="Undone. Judge it again.")
 
     return undo
 
 
-def showing(db: Database) -> Callable[[Annotator, Any], Card]:
+def showing(context: Context) -> Callable[[Annotator, Any], Card]:
     """The handler of a page that opens, or waits for a comparison."""
 
     def show(annotator: Annotator, shown: Any) -> Card:
         """Give the comparison in this annotator's hands, or the next one."""
-        return card_for(db, annotator)
+        return card_for(context, annotator)
 
     return show
 
@@ -125,14 +124,16 @@ def shown_nonce(shown: Any) -> str:
     return nonce if isinstance(nonce, str) else ""
 
 
-def card_for(db: Database, annotator: Annotator, notice: str = "") -> Card:
+def card_for(context: Context, annotator: Annotator, notice: str = "") -> Card:
     """All that the browser gets: texts in the order shown and the nonce; nothing of ids, policies or splits.
 
     The time makes each answer differ from the one before, so that the page notices that it was answered.
     """
-    judged = store.judgement_count(db, annotator)
-    claim = store.claim_next(db, annotator.id)
+    judged = store.judgement_count(context.db, annotator)
+    claim = store.claim_next(context.db, annotator.id)
     shown = comparison_part(claim) if claim else {"nonce": ""}
+    if claim is None:
+        notice = notice or context.trouble()
     return {"notice": notice, "judged": judged, "answered": now(), **shown}
 
 

@@ -24,6 +24,8 @@ class Context:
     db: Database
     data_dir: Path
     model: str
+    trouble: Callable[[], str] = str
+    """Says what keeps new answers from coming, empty while nothing does."""
 
 
 def guarded(context: Context, role: Role) -> Callable[[Handler], Handler]:

@@ -123,7 +123,9 @@ def score(
         for row in rows
     ]
     base_logits_NV, labels_N, mask_BT = completion_logits(models, base, sequences)
-    policy_logits_NV, _, _ = completion_logits(models, policy, sequences)
+    policy_logits_NV = base_logits_NV
+    if policy.id != base.id:
+        policy_logits_NV, _, _ = completion_logits(models, policy, sequences)
     nll_N = -base_logits_NV.float().log_softmax(-1).gather(-1, labels_N[:, None])[:, 0]
     rows_N, tokens_B = mask_BT.nonzero()[:, 0], mask_BT.sum(-1).clamp(min=1)
     kl_B = sum_by_row(exact_kl(policy_logits_NV, base_logits_NV), rows_N, len(rows)) / tokens_B

@@ -25,7 +25,9 @@ PATIENCE_SECONDS = 20.0
 def sessions(db: Database) -> dict[str, str]:
     """Comparisons to judge, and the session tokens of people who will."""
     seed_comparisons(db, COMPARISONS)
-    people = [access.add_account(db, f"ann-{number}", "annotator", "a long enough password") for number in range(4)]
+    people = [
+        access.add_account(db, f"ann-{number}", "annotator", "a long enough password") for number in range(ANNOTATORS)
+    ]
     return {person.name: access.open_session(db, person) for person in people}
 
 
@@ -76,7 +78,7 @@ def test_a_killed_app_has_every_acknowledged_judgement_once_and_goes_on(
 
     tally = ledger.tally(db)
     assert tally.acknowledged >= moment
-    assert tally.clean, tally
+    assert tally.clean, (moment, tally)
     assert tally.stored - tally.acknowledged <= len(ledger.unanswered) <= ANNOTATORS
     assert db.value("PRAGMA integrity_check") == "ok"
 
@@ -84,5 +86,5 @@ def test_a_killed_app_has_every_acknowledged_judgement_once_and_goes_on(
         went_away = list(pool.map(judge_until_the_line_is_dead, team_at(app, sessions, ledger, stack)))
     assert went_away == [False] * ANNOTATORS
     tally = ledger.tally(db)
-    assert tally.clean, tally
+    assert tally.clean, (moment, tally)
     assert tally.stored == COMPARISONS, "a comparison got lost with the app"

@@ -1,0 +1,109 @@
+"""Token ids and batches: answers end where the policy ended them; padded and packed tokens see what they should."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from annotation.records import UserError
+from rlhf.data import answer_ids, load_snapshot, pack, pad, snapshot_path, tokenise_pairs
+from tests.tiny_model import build_tokenizer
+
+TOKENIZER = build_tokenizer()
+END = TOKENIZER.eos_token_id
+
+
+def row(chosen: str, rejected: str, finish_reason: str = "stop") -> dict[str, Any]:
+    """A snapshot row as far as tokenising reads it."""
+    answers = {
+        side: {"text": text, "finish_reason": finish_reason}
+        for side, text in (("chosen", chosen), ("rejected", rejected))
+    }
+    return {"rendered_prompt": "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n", **answers}
+
+
+# --------------------------------------------------------------------------------------------------------- tokenising
+def test_an_answer_that_was_cut_off_gets_no_end_token() -> None:
+    """Training must not teach that an answer ends where only the limit ended it."""
+    ids = TOKENIZER("sun rain", add_special_tokens=False)["input_ids"]
+    assert answer_ids(TOKENIZER, {"text": "sun rain", "finish_reason": "stop"}) == [*ids, END]
+    assert answer_ids(TOKENIZER, {"text": "sun rain", "finish_reason": "length"}) == ids
+
+
+def test_special_tokens_of_the_rendered_prompt_become_one_token_each() -> None:
+    ((pair,), too_long) = tokenise_pairs(TOKENIZER, [row("a", "b")], 100)
+    assert too_long == 0
+    assert pair["prompt_ids"].count(END) == 1
+    assert TOKENIZER.decode(pair["prompt_ids"]) == row("a", "b")["rendered_prompt"]
+    assert pair["chosen_ids"] == [*TOKENIZER("a")["input_ids"], END]
+
+
+def test_pairs_beyond_the_limit_are_counted_whichever_answer_is_the_long_one() -> None:
+    prompt = len(TOKENIZER(row("a", "b")["rendered_prompt"])["input_ids"])
+    rows = [row("a", "b"), row("a" * 40, "b"), row("a", "b" * 40)]
+    pairs, too_long = tokenise_pairs(TOKENIZER, rows, prompt + 2)
+    assert (len(pairs), too_long) == (1, 2)
+    assert tokenise_pairs(TOKENIZER, rows, prompt + 1) == ([], 3)
+
+
+# ---------------------------------------------------------------------------------------------------- frozen data
+def test_frozen_data_that_is_gone_or_changed_is_refused(tmp_path: Path) -> None:
+    content = json.dumps({"a": 1}).encode() + b"\n"
+    name = sha256(content).hexdigest()
+    with pytest.raises(UserError, match="is gone"):
+        load_snapshot(tmp_path, name)
+    snapshot_path(tmp_path, name).parent.mkdir()
+    snapshot_path(tmp_path, name).write_bytes(content)
+    assert load_snapshot(tmp_path, name) == [{"a": 1}]
+    snapshot_path(tmp_path, name).write_bytes(content.replace(b"1", b"2"))
+    with pytest.raises(UserError, match="sha256 differs"):
+        load_snapshot(tmp_path, name)
+
+
+# ---------------------------------------------------------------------------------------------------------- batches
+def test_padding_worked_out_by_hand() -> None:
+    ids, attention, completions = pad([([5, 6, 7], [8]), ([5], [9, 10])], pad_id=1)
+    assert ids.tolist() == [[5, 6, 7, 8], [5, 9, 10, 1]]
+    assert attention.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+    assert completions.tolist() == [[0, 0, 0, 1], [0, 1, 1, 0]]
+
+
+def padded_pairs(pairs: Sequence[tuple[list[int], list[int], list[int]]]) -> tuple[torch.Tensor, ...]:
+    """All chosen answers of (prompt, chosen, rejected), then all rejected ones, padded."""
+    chosen, rejected = [(p, c) for p, c, _ in pairs], [(p, r) for p, _, r in pairs]
+    return pad([*chosen, *rejected], pad_id=0)
+
+
+def test_a_packed_pair_worked_out_by_hand() -> None:
+    packed = pack(*padded_pairs([([11, 12], [13, 14], [15])]))
+    assert packed.ids_1L.tolist() == [[11, 12, 13, 14, 15]]
+    assert packed.positions_1L.tolist() == [[0, 1, 2, 3, 2]]
+    assert packed.sources_N.tolist() == [1, 2, 1]  # 12 → 13, 13 → 14 and, again after the prompt, 12 → 15
+    assert packed.labels_N.tolist() == [13, 14, 15]
+    assert packed.rows_N.tolist() == [0, 0, 1]
+    assert packed.allowed_11LL[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0],
+        [1, 1, 0, 0, 1],
+    ]
+
+
+def test_no_token_sees_another_pair_or_the_other_answer() -> None:
+    pairs = [([1, 2, 3], [4], [5, 6]), ([7], [8, 9], [10]), ([1, 2], [3, 4, 5], [6])]
+    packed = pack(*padded_pairs(pairs))
+    seen = [packed.ids_1L[0][packed.allowed_11LL[0, 0, at]].tolist() for at in packed.sources_N.tolist()]
+    expected = {
+        (row, label): [*prompt, *answer[:place]]
+        for pair, (prompt, *answers) in enumerate(pairs)
+        for row, answer in zip((pair, 3 + pair), answers, strict=True)
+        for place, label in enumerate(answer)
+    }
+    assert dict(zip(zip(packed.rows_N.tolist(), packed.labels_N.tolist(), strict=True), seen, strict=True)) == expected

@@ -1,0 +1,285 @@
+"""The iteration: what comes next, what a job freezes, and what it refuses to begin with."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from annotation import access, store
+from annotation.database import Database
+from annotation.records import Annotator, UserError
+from rlhf import jobs, loop, policies
+from rlhf.data import load_snapshot
+from rlhf.loop import MIN_PAIRS, Step, advance, next_step, preview, submit
+from rlhf.specs import DPOSpec, EvaluateSpec, GenerateSpec
+from tests.conftest import BASE_NAME, seed_comparisons
+
+ON = {"on": True, "every": 20}
+OFF = {"on": False, "every": 20}
+Judge = Callable[..., None]
+
+
+# ---------------------------------------------------------------------------------------------------- the next step
+@pytest.mark.parametrize(
+    ("auto_train", "new", "active", "unchecked", "expected"),
+    [
+        (OFF, 100, 0, None, None),
+        (ON, 19, 0, None, None),
+        (ON, 20, 0, None, Step("train")),
+        (ON, 100, 1, None, None),
+        (ON, 100, 0, "dpo-3", Step("evaluate", "dpo-3")),
+        (OFF, 0, 0, "dpo-3", Step("evaluate", "dpo-3")),
+        (OFF, 0, 1, "dpo-3", None),
+        ({"on": True, "every": 1}, MIN_PAIRS - 1, 0, None, None),
+        ({"on": True, "every": 1}, MIN_PAIRS, 0, None, Step("train")),
+        ({"on": True}, 60, 0, None, Step("train")),
+        ({}, 1000, 0, None, None),
+    ],
+)
+def test_the_next_step(
+    auto_train: dict[str, object], new: int, active: int, unchecked: str | None, expected: Step | None
+) -> None:
+    assert next_step(auto_train, new, active, unchecked) == expected
+
+
+# --------------------------------------------------------------------------------------------------------- submitting
+@pytest.fixture
+def judge(db: Database) -> Judge:
+    """Make and judge comparisons: judge(count, word, split)."""
+    annotator: Annotator = access.add_account(db, "ann", "annotator", "ann's password")
+
+    def judge_some(count: int, word: str = "left-better", split: str = "train") -> None:
+        seed_comparisons(db, count, split)  # type: ignore[arg-type]
+        for _ in range(count):
+            claim = store.claim_next(db, annotator.id)
+            assert claim is not None
+            store.judge(db, annotator.id, claim.nonce, word)
+
+    return judge_some
+
+
+def spec_of(db: Database, job_id: int) -> DPOSpec:
+    """A training job's frozen spec."""
+    spec = jobs.get(db, job_id).spec
+    assert isinstance(spec, DPOSpec)
+    return spec
+
+
+def finish_training(db: Database, job_id: int, promoted: bool = True) -> str:
+    """End a training job as its worker would, with an adapter that may take over."""
+    jobs.claim(db, job_id, "w")
+    revision = f"dpo-{job_id}"
+    parent = policies.by_revision(db, spec_of(db, job_id).parent)
+    policies.add_adapter(
+        db, revision=revision, method="dpo", base=BASE_NAME, parent_id=parent.id, job_id=job_id, path="x", sha256="x"
+    )
+    jobs.finish(db, job_id, "w", {"revision": revision})
+    if promoted:
+        policies.promote(db, revision, "ann")
+    return revision
+
+
+def test_the_preview_counts_what_submit_freezes(db: Database, data_dir: Path, judge: Judge) -> None:
+    for count, word, split in (
+        (9, "left-better", "train"),
+        (2, "tie", "train"),
+        (1, "skip", "train"),
+        (3, "right-slightly", "held-out"),
+    ):
+        judge(count, word, split)
+    shown = preview(db, data_dir, DPOSpec())
+    assert (shown.train_pairs, shown.held_out_pairs, shown.parent) == (9, 3, "base")
+    assert shown.left_out == {"tie": 2, "skip": 1}
+
+    spec = spec_of(db, submit(db, data_dir, DPOSpec(), "ann"))
+    assert (spec.parent, spec.model) == ("base", BASE_NAME)
+    rows = load_snapshot(data_dir, spec.snapshot)
+    assert [row["split"] for row in rows].count("train") == 9
+    assert loop.snapshot_counts(db, spec.snapshot) == {"train": 9, "held-out": 3, "left_out": {"tie": 2, "skip": 1}}
+
+
+def test_judgements_made_later_do_not_change_frozen_data(db: Database, data_dir: Path, judge: Judge) -> None:
+    judge(MIN_PAIRS)
+    spec = spec_of(db, submit(db, data_dir, DPOSpec(), "ann"))
+    before = load_snapshot(data_dir, spec.snapshot)
+    judge(5)
+    assert load_snapshot(data_dir, spec.snapshot) == before
+
+
+def test_too_few_pairs_are_refused_with_their_number_and_nothing_is_queued(
+    db: Database, data_dir: Path, judge: Judge
+) -> None:
+    judge(MIN_PAIRS - 1)
+    judge(3, "tie")
+    judge(4, "left-better", "held-out")
+    with pytest.raises(UserError, match=f"are {MIN_PAIRS - 1} preference pairs .* at least {MIN_PAIRS}"):
+        submit(db, data_dir, DPOSpec(), "ann")
+    assert jobs.recent(db, ("dpo",)) == []
+    judge(1)
+    assert submit(db, data_dir, DPOSpec(), "ann")
+
+
+@pytest.mark.parametrize("state", ["queued", "running", "cancelling"])
+def test_a_second_training_waits_for_the_first(db: Database, data_dir: Path, judge: Judge, state: str) -> None:
+    judge(MIN_PAIRS)
+    first = submit(db, data_dir, DPOSpec(), "ann")
+    if state != "queued":
+        jobs.claim(db, first, "w")
+    if state == "cancelling":
+        jobs.cancel(db, first)
+    assert jobs.get(db, first).status == state
+    with pytest.raises(UserError, match="at work already"):
+        submit(db, data_dir, DPOSpec(), "ann")
+    # The resident worker is no training.
+    assert submit(db, data_dir, GenerateSpec(), "the program")
+
+
+def test_a_spec_for_another_base_is_refused(db: Database, data_dir: Path, judge: Judge) -> None:
+    judge(MIN_PAIRS)
+    with pytest.raises(UserError, match=f"belongs to the base model {BASE_NAME}"):
+        submit(db, data_dir, DPOSpec(model="another"), "ann")
+    assert submit(db, data_dir, DPOSpec(model=BASE_NAME), "ann")
+
+
+def test_an_unknown_parent_or_candidate_is_refused(db: Database, data_dir: Path, judge: Judge) -> None:
+    judge(MIN_PAIRS)
+    for spec in (DPOSpec(parent="dpo-9"), EvaluateSpec(candidate="dpo-9"), EvaluateSpec()):
+        with pytest.raises(UserError, match="There is no policy"):
+            submit(db, data_dir, spec, "ann")
+
+
+def test_a_continued_training_uses_the_new_judgements_or_all(db: Database, data_dir: Path, judge: Judge) -> None:
+    judge(10)
+    judge(2, split="held-out")
+    finish_training(db, submit(db, data_dir, DPOSpec(), "ann"))
+    judge(9)
+    judge(1, "tie")
+
+    assert preview(db, data_dir, DPOSpec()) == loop.Preview(9, 2, {"earlier": 10, "tie": 1}, "dpo-1")
+    assert preview(db, data_dir, DPOSpec(scope="all")) == loop.Preview(19, 2, {"tie": 1}, "dpo-1")
+    # From the base everything is new.
+    assert preview(db, data_dir, DPOSpec(parent="base")).train_pairs == 19
+
+    spec = spec_of(db, submit(db, data_dir, DPOSpec(), "ann"))
+    assert spec.parent == "dpo-1"
+    assert len([row for row in load_snapshot(data_dir, spec.snapshot) if row["split"] == "train"]) == 9
+
+
+def test_a_candidate_that_was_not_promoted_takes_no_judgements_with_it(
+    db: Database, data_dir: Path, judge: Judge
+) -> None:
+    judge(10)
+    finish_training(db, submit(db, data_dir, DPOSpec(), "ann"), promoted=False)
+    assert preview(db, data_dir, DPOSpec()).train_pairs == 10
+    assert preview(db, data_dir, DPOSpec()).parent == "base"
+
+
+def test_the_same_judgements_are_stored_once(db: Database, data_dir: Path, judge: Judge) -> None:
+    judge(MIN_PAIRS)
+    names = set()
+    for _ in range(2):
+        job_id = submit(db, data_dir, DPOSpec(), "ann")
+        names.add(spec_of(db, job_id).snapshot)
+        jobs.cancel(db, job_id)
+    assert len(names) == 1
+    assert len(list((data_dir / "snapshots").iterdir())) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------- advancing
+def test_a_finished_training_is_checked_once_against_the_serving_policy(
+    db: Database, data_dir: Path, judge: Judge
+) -> None:
+    judge(MIN_PAIRS)
+    assert advance(db, data_dir) is None
+    revision = finish_training(db, submit(db, data_dir, DPOSpec(), "ann"), promoted=False)
+    check = advance(db, data_dir)
+    assert check is not None
+    spec = jobs.get(db, check).spec
+    assert isinstance(spec, EvaluateSpec)
+    assert (spec.candidate, spec.against) == (revision, "base")
+    assert load_snapshot(data_dir, spec.snapshot) == []
+    assert advance(db, data_dir) is None
+    jobs.claim(db, check, "w")
+    jobs.stop(db, check, "w", "failed", "why")
+    assert advance(db, data_dir) is None, "a check that failed is not repeated for ever"
+
+
+def test_a_training_that_wants_no_check_or_was_rejected_gets_none(db: Database, data_dir: Path, judge: Judge) -> None:
+    judge(MIN_PAIRS)
+    finish_training(db, submit(db, data_dir, replace(DPOSpec(), evaluate=False), "ann"), promoted=False)
+    assert advance(db, data_dir) is None
+    policies.reject(db, finish_training(db, submit(db, data_dir, DPOSpec(), "ann"), promoted=False), "ann")
+    assert advance(db, data_dir) is None
+
+
+def test_automatic_training_begins_after_every_so_many_new_judgements(
+    db: Database, data_dir: Path, judge: Judge
+) -> None:
+    store.set_setting(db, "auto_train", {"on": True, "every": 10})
+    judge(9)
+    assert advance(db, data_dir) is None
+    judge(1)
+    first = advance(db, data_dir)
+    assert first is not None
+    assert jobs.get(db, first).requested_by == "the loop"
+    finish_training(db, first)
+    judge(9)
+    assert advance(db, data_dir) is None
+    judge(1)
+    second = advance(db, data_dir)
+    assert second is not None
+    assert spec_of(db, second).parent == f"dpo-{first}"
+
+
+def test_automatic_training_does_not_repeat_a_training_that_failed_on_the_same_judgements(
+    db: Database, data_dir: Path, judge: Judge
+) -> None:
+    store.set_setting(db, "auto_train", {"on": True, "every": 10})
+    judge(10)
+    first = advance(db, data_dir)
+    assert first is not None
+    jobs.claim(db, first, "w")
+    jobs.stop(db, first, "w", "failed", "out of memory")
+    assert [advance(db, data_dir) for _ in range(3)] == [None, None, None]
+
+
+def test_automatic_training_waits_when_too_few_judgements_are_pairs(db: Database, data_dir: Path, judge: Judge) -> None:
+    store.set_setting(db, "auto_train", {"on": True, "every": 10})
+    judge(12, "tie")
+    assert advance(db, data_dir) is None
+    judge(MIN_PAIRS)
+    assert advance(db, data_dir) is not None
+
+
+# --------------------------------------------------------------------------------------------------------- promotions
+def test_promotion_rejection_and_rollback_are_recorded(db: Database, data_dir: Path, judge: Judge) -> None:
+    judge(MIN_PAIRS)
+    first, second = (
+        finish_training(db, submit(db, data_dir, DPOSpec(), "ann"), promoted=False) for _ in itertools.repeat(0, 2)
+    )
+    assert policies.serving(db).revision == "base"
+    policies.promote(db, first, "ann")
+    policies.reject(db, second, "bob")
+    policies.promote(db, "base", "ann")
+    assert policies.serving(db).revision == "base"
+    assert [(row["action"], row["revision"], row["previous"]) for row in policies.decisions(db)] == [
+        ("rollback", "base", first),
+        ("reject", second, first),
+        ("promote", first, "base"),
+    ]
+    with pytest.raises(UserError, match="serves already"):
+        policies.promote(db, "base", "ann")
+    with pytest.raises(UserError, match="not a candidate"):
+        policies.reject(db, first, "ann")
+    # What was turned down can still be promoted.
+    assert policies.promote(db, second, "ann").status == "serving"
+
+
+def test_a_data_directory_keeps_its_base_model(db: Database) -> None:
+    assert policies.ensure_base(db, BASE_NAME).revision == "base"
+    with pytest.raises(UserError, match=f"belongs to the base model {BASE_NAME}, not another"):
+        policies.ensure_base(db, "another")

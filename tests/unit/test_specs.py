@@ -1,0 +1,91 @@
+"""Specs: the same text for the same spec, back again unchanged, and one sentence for every mistake."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+
+from annotation.records import Sampling, UserError
+from rlhf.specs import SPECS, DPOSpec, EvaluateSpec, GenerateSpec, Spec, describe, from_json, to_json
+
+CHANGED: list[Spec] = [
+    GenerateSpec(seed=3, buffer=5, answers=4, until_full=True, sampling=Sampling(1.1, 0.0, 7)),
+    DPOSpec(snapshot="ab", scope="all", parent="dpo-1", reference="parent", beta=0.3, sft_weight=0.0, evaluate=False),
+    EvaluateSpec(candidate="dpo-2", against="base", prompts=9, sampling=Sampling(0.5, 0.1, 12)),
+]
+
+
+@pytest.mark.parametrize("spec", [*(kind() for kind in SPECS.values()), *CHANGED], ids=repr)
+def test_a_spec_comes_back_from_its_json_as_it_was(spec: Spec) -> None:
+    assert from_json(to_json(spec)) == spec
+    assert to_json(from_json(to_json(spec))) == to_json(spec)
+
+
+def test_fields_left_out_keep_their_defaults_and_whole_numbers_pass_for_floats() -> None:
+    spec = from_json('{"kind": "dpo", "beta": 1}')
+    assert spec == replace(DPOSpec(), beta=1.0)
+    assert isinstance(spec, DPOSpec)
+    assert isinstance(spec.beta, float)
+    nested = from_json('{"kind": "generate", "sampling": {"temperature": 1}}')
+    assert isinstance(nested, GenerateSpec)
+    assert nested.sampling == Sampling(temperature=1.0)
+
+
+def test_the_text_of_a_spec_does_not_depend_on_the_order_of_its_fields() -> None:
+    assert to_json(from_json('{"kind":"dpo","seed":1,"beta":0.5}')) == to_json(
+        from_json('{"beta":0.5,"seed":1,"kind":"dpo"}')
+    )
+
+
+MISTAKES: list[tuple[Any, str]] = [
+    ("{", "not JSON"),
+    ([], '"kind"'),
+    ({"beta": 0.1}, '"kind"'),
+    ({"kind": "ppo"}, "generate, dpo, evaluate"),
+    ({"kind": "dpo", "betta": 0.1}, "no field 'betta'"),
+    ({"kind": "generate", "sampling": {"temprature": 1}}, "no field 'sampling.temprature'"),
+    ({"kind": "generate", "sampling": 1}, "'sampling' must be an object"),
+    ({"kind": "dpo", "beta": "0.1"}, "'beta' must be of type float"),
+    ({"kind": "dpo", "beta": None}, "'beta' must be of type float"),
+    ({"kind": "dpo", "epochs": 1.5}, "'epochs' must be of type int"),
+    ({"kind": "dpo", "epochs": True}, "'epochs' must be of type int"),
+    ({"kind": "dpo", "beta": True}, "'beta' must be of type float"),
+    ({"kind": "dpo", "evaluate": 1}, "'evaluate' must be of type bool"),
+    ({"kind": "dpo", "snapshot": 5}, "'snapshot' must be of type str"),
+    ({"kind": "dpo", "reference": "copy"}, "'reference' must be one of base, parent"),
+    ({"kind": "dpo", "scope": "old"}, "'scope' must be one of new, all"),
+    ({"kind": "dpo", "epochs": 0}, "'epochs' must be above zero"),
+    ({"kind": "dpo", "learning_rate": -1e-4}, "'learning_rate' must be above zero"),
+    ({"kind": "dpo", "beta": 0}, "'beta' must be above zero"),
+    ({"kind": "dpo", "seed": -1}, "'seed' must not be negative"),
+    ({"kind": "dpo", "sft_weight": float("nan")}, "'sft_weight' must not be negative"),
+    ({"kind": "dpo", "beta": float("inf")}, "'beta' must be above zero"),
+    ({"kind": "generate", "sampling": {"min_p": 1}}, "'sampling.min_p' must be below 1"),
+    ({"kind": "generate", "sampling": {"temperature": 0}}, "'sampling.temperature' must be above zero"),
+    ({"kind": "generate", "sampling": {"max_new_tokens": 0}}, "'sampling.max_new_tokens' must be above zero"),
+    ({"kind": "generate", "answers": 1}, "between 2 and 8"),
+    ({"kind": "generate", "answers": 9}, "between 2 and 8"),
+    ({"kind": "evaluate", "prompts": 0}, "'prompts' must be above zero"),
+]
+
+
+@pytest.mark.parametrize(("spec", "sentence"), MISTAKES, ids=[sentence for _, sentence in MISTAKES])
+def test_a_mistake_is_named_with_its_field_in_one_sentence(spec: Any, sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        from_json(spec if isinstance(spec, str) else json.dumps(spec))
+    message = str(caught.value)
+    assert sentence in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_every_field_is_described_with_its_default(kind: str) -> None:
+    described = describe(SPECS[kind])
+    assert [name for name, _, _ in described] == [entry.name for entry in fields(SPECS[kind])]
+    for name, default, sentence in described:
+        assert default == getattr(SPECS[kind](), name)
+        assert len(sentence.split()) > 2, name
+        assert sentence.endswith("."), name
