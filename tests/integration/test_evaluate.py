@@ -1,0 +1,222 @@
+"""The check of a candidate, end to end on a tiny real model: train and check through `python -m rlhf run`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from annotation import store
+from annotation.analysis import wilson_interval
+from annotation.records import Sampling
+from rlhf import jobs, policies
+from rlhf.artifacts import directory_sha256
+from rlhf.data import answer_ids, load_snapshot
+from rlhf.models import Policies, load_quantised
+from rlhf.specs import EvaluateSpec, to_json
+from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
+
+SAMPLING = Sampling(max_new_tokens=16)
+CHECK = EvaluateSpec(candidate="dpo-1", prompts=6, prompts_per_batch=4, sampling=SAMPLING)
+
+
+@dataclass
+class Checked:
+    """A machine on which a candidate was trained and checked from the command line."""
+
+    machine: Machine
+    report: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any) -> Iterator[Checked]:
+    machine = make_machine(tmp_path_factory.mktemp("checked") / "data", tiny_model)
+    machine.add_prompts(train=12, held_out=6)
+    machine.judge("train", 12)
+    machine.judge("held-out", 6)
+    for spec in (QUICK_DPO, CHECK):
+        path = machine.data_dir / "spec.json"
+        path.write_text(to_json(spec), "utf-8")
+        done = machine.command("run", str(path))
+        assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout[done.stdout.index("\n{") :])
+    assert report == jobs.recent(machine.db, ("evaluate",), 1)[0].result
+    yield Checked(machine, report)
+    machine.db.close()
+
+
+def check(machine: Machine, spec: EvaluateSpec) -> dict[str, Any]:
+    """Run one more check and return its report."""
+    job = machine.perform(machine.submit(spec))
+    assert job.status == "finished", job.message
+    assert (job.step, job.result is not None) == (job.steps, True)
+    return dict(job.result or {})
+
+
+def answers(machine: Machine, revision: str) -> list[dict[str, Any]]:
+    """A policy's answers to held-out prompts."""
+    return store.evaluation_responses(machine.db, policies.by_revision(machine.db, revision).id)
+
+
+# -------------------------------------------------------------------------------------------------------- the report
+def test_the_report_says_what_the_page_shows(checked: Checked) -> None:
+    report = checked.report
+    assert report["prompts"] == 6
+    figures = {
+        "revision",
+        "mean_length",
+        "distinct_1",
+        "distinct_2",
+        "kl_to_base",
+        "nll_under_base",
+        "ended_share",
+    }
+    assert [set(report[side]) for side in ("candidate", "against", "base")] == [figures] * 3
+    assert [report[side]["revision"] for side in ("candidate", "against", "base")] == ["dpo-1", "base", "base"]
+    assert report["against"] == report["base"]
+    assert report["base"]["kl_to_base"] == 0.0
+    assert report["candidate"]["kl_to_base"] > 0.01
+    rows = answers(checked.machine, "dpo-1")
+    assert report["candidate"]["mean_length"] == pytest.approx(fmean(len(row["text"].split()) for row in rows))
+    assert report["candidate"]["ended_share"] == pytest.approx(fmean(row["finish_reason"] == "stop" for row in rows))
+
+
+def test_every_policy_answers_every_held_out_prompt_with_the_same_seed(checked: Checked) -> None:
+    prompts = [prompt.id for prompt in store.prompts(checked.machine.db, "held-out")]
+    expected = [(prompt_id, CHECK.seed + number) for number, prompt_id in enumerate(prompts)]
+    for revision in ("dpo-1", "base"):
+        rows = answers(checked.machine, revision)
+        assert [(row["prompt_id"], row["seed"]) for row in rows] == expected
+        assert all(json.loads(row["sampling"])["max_new_tokens"] == 16 for row in rows)
+    texts = [[row["text"] for row in answers(checked.machine, revision)] for revision in ("dpo-1", "base")]
+    assert texts[0] != texts[1], "the candidate answers like the base, so the comparison would prove nothing"
+
+
+@torch.no_grad()
+def plain_logps(models: Policies, policy: policies.Policy, prompt: list[int], answer: list[int]) -> torch.Tensor:
+    """(answer tokens, vocabulary) log-probabilities from one plain forward pass."""
+    logits = models.use(policy)(input_ids=torch.tensor([prompt + answer])).logits[0].float()
+    return logits[len(prompt) - 1 : -1].log_softmax(-1)
+
+
+def test_kl_and_likelihood_of_each_answer_equal_the_definition(checked: Checked) -> None:
+    """One answer at a time without padding, the sums over the vocabulary written out; within bfloat16."""
+    machine = checked.machine
+    models = Policies(machine.data_dir, machine.model)
+    candidate, base = (policies.by_revision(machine.db, revision) for revision in ("dpo-1", "base"))
+    rows = answers(machine, "dpo-1")
+    for row in rows:
+        prompt = machine.tokenizer(row["rendered_prompt"], add_special_tokens=False)["input_ids"]
+        answer = answer_ids(machine.tokenizer, row)
+        ours, theirs = (plain_logps(models, policy, prompt, answer) for policy in (candidate, base))
+        kl = sum((ours[at].exp() * (ours[at] - theirs[at])).sum().item() for at in range(len(answer))) / len(answer)
+        nll = -sum(theirs[at, token].item() for at, token in enumerate(answer)) / len(answer)
+        assert row["scores"]["kl_to_base"] == pytest.approx(kl, rel=0.03, abs=2e-3)
+        assert row["scores"]["nll_under_base"] == pytest.approx(nll, rel=0.01)
+    # In the report each answer weighs as much as it has tokens.
+    weighted = sum(row["scores"]["kl_to_base"] * row["tokens"] for row in rows) / sum(row["tokens"] for row in rows)
+    assert checked.report["candidate"]["kl_to_base"] == pytest.approx(weighted)
+
+
+def test_implicit_accuracy_counts_the_held_out_pairs_that_the_candidate_gets_right(checked: Checked) -> None:
+    machine = checked.machine
+    models = Policies(machine.data_dir, machine.model)
+    candidate, base = (policies.by_revision(machine.db, revision) for revision in ("dpo-1", "base"))
+    spec = jobs.recent(machine.db, ("evaluate",), 1)[0].spec
+    assert isinstance(spec, EvaluateSpec)
+    rows = [row for row in load_snapshot(machine.data_dir, spec.snapshot) if row["split"] == "held-out"]
+    right = 0
+    for row in rows:
+        prompt = machine.tokenizer(row["rendered_prompt"], add_special_tokens=False)["input_ids"]
+        gained = {}
+        for side in ("chosen", "rejected"):
+            ids = answer_ids(machine.tokenizer, row[side])
+            logps = [plain_logps(models, policy, prompt, ids) for policy in (candidate, base)]
+            gained[side] = sum((logps[0][at, token] - logps[1][at, token]).item() for at, token in enumerate(ids))
+        right += gained["chosen"] > gained["rejected"]
+    low, high = wilson_interval(right, 6)
+    assert checked.report["implicit_accuracy"] == {"value": right / 6, "low": low, "high": high, "n": 6}
+    assert right >= 5, "trained to prefer shorter answers, it must prefer them on prompts it has not seen"
+
+
+# ------------------------------------------------------------------------------------------------------ checked again
+def test_a_second_check_uses_the_answers_of_the_first(checked: Checked) -> None:
+    before = [row["id"] for revision in ("dpo-1", "base") for row in answers(checked.machine, revision)]
+    report = check(checked.machine, CHECK)
+    assert [row["id"] for revision in ("dpo-1", "base") for row in answers(checked.machine, revision)] == before
+    assert {**report, "seconds": 0} == {**checked.report, "seconds": 0}
+
+
+def test_an_untrained_adapter_answers_and_scores_exactly_like_the_base(checked: Checked) -> None:
+    """Equal seeds share their random numbers, so equal policies give equal answers: differences are the policies'."""
+    machine = checked.machine
+    add_fresh_adapter(machine, "untouched")
+    report = check(machine, replace(CHECK, candidate="untouched"))
+    assert [row["text"] for row in answers(machine, "untouched")] == [row["text"] for row in answers(machine, "base")]
+    assert report["candidate"]["kl_to_base"] == 0.0
+    assert {**report["candidate"], "revision": ""} == pytest.approx({**report["base"], "revision": ""})
+
+
+@pytest.mark.parametrize("change", [{"prompts": 3}, {"seed": 7}, {"sampling": replace(SAMPLING, max_new_tokens=5)}])
+def test_a_check_with_other_terms_reports_on_its_own_answers(checked: Checked, change: dict[str, Any]) -> None:
+    """Answers of an earlier check with more prompts, other seeds or another limit must not be mixed in."""
+    spec = replace(CHECK, **change)
+    report = check(checked.machine, spec)
+    prompts = [prompt.id for prompt in store.prompts(checked.machine.db, "held-out")][: spec.prompts]
+    wanted = {(prompt_id, spec.seed + number) for number, prompt_id in enumerate(prompts)}
+    own = [
+        row
+        for row in answers(checked.machine, "dpo-1")
+        if (row["prompt_id"], row["seed"]) in wanted
+        and json.loads(row["sampling"])["max_new_tokens"] == spec.sampling.max_new_tokens
+    ]
+    assert len(own) == spec.prompts
+    assert all(row["tokens"] <= spec.sampling.max_new_tokens for row in own)
+    assert report["prompts"] == spec.prompts
+    assert report["candidate"]["mean_length"] == pytest.approx(fmean(len(row["text"].split()) for row in own))
+
+
+def test_a_cancelled_check_keeps_its_answers_and_goes_on_from_them(checked: Checked) -> None:
+    machine = checked.machine
+    job_id = machine.submit(replace(CHECK, seed=500))
+    from rlhf.worker import Run, perform
+
+    job = jobs.claim(machine.db, job_id, "w")
+    assert job is not None
+    run = Run(machine.db, machine.data_dir, job, "w")
+    real_report = run.report
+
+    def report_then_cancel(step: int, *rest: Any) -> None:
+        if step >= 4:
+            jobs.cancel(machine.db, job_id)
+        real_report(step, *rest)
+
+    run.report = report_then_cancel  # type: ignore[method-assign]
+    perform(run, job.spec)
+    assert jobs.get(machine.db, job_id).status == "cancelled"
+    drawn = [row["id"] for row in answers(machine, "dpo-1") if row["seed"] in range(500, 506)]
+    assert 0 < len(drawn) < 6
+    jobs.resume(machine.db, job_id)
+    assert machine.perform(job_id).status == "finished"
+    after = [row["id"] for row in answers(machine, "dpo-1") if row["seed"] in range(500, 506)]
+    assert after[: len(drawn)] == drawn
+    assert len(after) == 6
+
+
+def add_fresh_adapter(machine: Machine, revision: str) -> None:
+    """Register an adapter that changes nothing: its B matrices are zero."""
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    get_peft_model(load_quantised(machine.model), config).save_pretrained(machine.data_dir / "adapters" / revision)
+    path = f"adapters/{revision}"
+    with machine.db.transaction() as connection:
+        connection.execute(
+            """INSERT INTO model (revision, method, base, parent_id, path, sha256, status, created)
+               VALUES (?, 'dpo', ?, 1, ?, ?, 'candidate', '')""",
+            (revision, str(machine.model), path, directory_sha256(machine.data_dir / path)),
+        )

@@ -1,0 +1,95 @@
+"""The README's sections that must agree with the code: `python -m tests.readme_sections` rewrites them."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tempfile
+from dataclasses import fields
+from itertools import pairwise
+from pathlib import Path
+
+from annotation.database import open_database
+from rlhf.specs import DPOSpec, GenerateSpec, describe
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PLACES = ("app.py", "annotation", "rlhf", "benchmarks")
+
+
+def modules() -> list[Path]:
+    """Every module of the program, in reading order."""
+    found = [ROOT / "app.py"]
+    for place in PLACES[1:]:
+        found += sorted(path for path in (ROOT / place).rglob("*.py"))
+    return found
+
+
+def first_line(module: Path) -> str:
+    """The first line of a module's docstring."""
+    return (ast.get_docstring(ast.parse(module.read_text("utf-8"))) or "").splitlines()[0]
+
+
+def layout() -> str:
+    """One line a module."""
+    rows = [f"| `{path.relative_to(ROOT).as_posix()}` | {first_line(path)} |" for path in modules()]
+    return "\n".join(
+        ["| module | what it is for |", "|---|---|", *(row.replace("annotator|admin", "…") for row in rows)]
+    )
+
+
+def schema() -> str:
+    """One line a table or view, from a database that the migrations have just made."""
+    with tempfile.TemporaryDirectory() as directory:
+        db = open_database(Path(directory))
+        names = [
+            row["name"]
+            for row in db.rows("SELECT name FROM sqlite_master WHERE type IN ('table', 'view') ORDER BY rowid")
+            if not row["name"].startswith(("_", "sqlite_"))
+        ]
+        columns = {name: [column["name"] for column in db.rows(f"PRAGMA table_info({name})")] for name in names}
+        db.close()
+    rows = [f"| `{name}` | {', '.join(columns[name])} |" for name in names]
+    return "\n".join(["| table | columns |", "|---|---|", *rows])
+
+
+def settings() -> str:
+    """The program's flags, then the recipe's fields."""
+    import app
+
+    source = ast.parse((ROOT / "app.py").read_text("utf-8"))
+    body = next(node for node in source.body if isinstance(node, ast.ClassDef) and node.name == "Settings").body
+    flags = ["| setting of `app.py` | default | meaning |", "|---|---|---|"]
+    for entry, sentence in pairwise(body):
+        if isinstance(entry, ast.AnnAssign) and isinstance(sentence, ast.Expr) and isinstance(entry.target, ast.Name):
+            value = getattr(app.Settings(), entry.target.id)
+            shown = "`data` beside app.py" if isinstance(value, Path) else f"`{value}`"
+            flags.append(f"| {entry.target.id} | {shown} | {ast.literal_eval(sentence.value)} |")
+    recipe = ["| field of a DPO job | default | meaning |", "|---|---|---|"]
+    recipe += [f"| {name} | `{default!r}` | {sentence} |" for name, default, sentence in describe(DPOSpec)]
+    answers = ["| field of the answering job | default | meaning |", "|---|---|---|"]
+    answers += [f"| {name} | `{default!r}` | {text} |" for name, default, text in describe(GenerateSpec)]
+    assert len(fields(DPOSpec)) + 2 == len(recipe)
+    return "\n\n".join("\n".join(part) for part in (flags, recipe, answers))
+
+
+SECTIONS = {"layout": layout, "schema": schema, "settings": settings}
+
+
+def section(text: str, name: str) -> str:
+    """What stands between a section's marks."""
+    found = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", text, re.DOTALL)
+    assert found is not None, f"README.md has no section {name}"
+    return found.group(1)
+
+
+def rewrite() -> None:
+    """Bring the README's sections up to date."""
+    text = README.read_text("utf-8")
+    for name, make in SECTIONS.items():
+        text = text.replace(section(text, name), make())
+    README.write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    rewrite()
