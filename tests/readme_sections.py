@@ -87,7 +87,8 @@ def rewrite() -> None:
     """Bring the README's sections up to date."""
     text = README.read_text("utf-8")
     for name, make in SECTIONS.items():
-        text = text.replace(section(text, name), make())
+        old = f"<!-- {name} -->\n{section(text, name)}\n<!-- /{name} -->"
+        text = text.replace(old, f"<!-- {name} -->\n{make()}\n<!-- /{name} -->")
     README.write_text(text, "utf-8")
 
 
