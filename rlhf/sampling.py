@@ -26,26 +26,60 @@ class Draw:
 
 
 class SeededSampler(LogitsProcessor):
-    """Sampling by the Gumbel-max trick, each row with a random stream of its own (Gumbel 1954; Maddison et al. 2014).
+    """Sampling by the Gumbel-max trick, each row with random numbers of its own (Gumbel 1954; Maddison et al. 2014).
 
-    argmax(logit / T - log E) with E ~ Exp(1) is a sample from softmax(logit / T). A row depends only on its seed and
-    its own logits, so an answer can be drawn again without its batch, and two policies given the same seeds share
-    their random numbers: their answers differ only where the policies do.
+    argmax(logit / T + g) with Gumbel noise g is a sample from softmax(logit / T). The noise is a function of the
+    answer's seed, the step and the token, so an answer can be drawn again without its batch, and two policies given
+    the same seeds share their random numbers: their answers differ only where the policies do.
     """
 
     def __init__(self, seeds: Sequence[int], sampling: Sampling) -> None:
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.seeds_B = torch.tensor(seeds, dtype=torch.int64)
         self.sampling = sampling
+        self.step = 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """scores (rows, vocabulary) → perturbed scores whose argmax is the sample."""
         logits_BV = scores.float() / self.sampling.temperature
         floor_B1 = logits_BV.amax(dim=-1, keepdim=True) + math.log(max(self.sampling.min_p, 1e-12))
-        logits_BV = logits_BV.masked_fill(logits_BV < floor_B1, -math.inf)
-        noise_BV = torch.stack(
-            [torch.empty(logits_BV.shape[-1]).exponential_(generator=generator) for generator in self.generators]
-        )
-        return logits_BV - noise_BV.log().to(logits_BV.device)
+        rows_N, tokens_N = (logits_BV >= floor_B1).nonzero(as_tuple=True)
+        noise_N = gumbel(self.seeds_B.to(scores.device)[rows_N], self.step, tokens_N)
+        self.step += 1
+        perturbed_BV = torch.full_like(logits_BV, -math.inf)
+        perturbed_BV[rows_N, tokens_N] = logits_BV[rows_N, tokens_N] + noise_N
+        return perturbed_BV
+
+
+def gumbel(seeds_N: Tensor, step: int, tokens_N: Tensor) -> Tensor:
+    """Gumbel noise as a pure function of (seed, step, token): counter-based random numbers (Salmon et al. 2011).
+
+    The bits come from two rounds of SplitMix64 (Steele et al. 2014) in wrapping 64-bit arithmetic. Returns (N,).
+    """
+    bits_N = mix(mix(seeds_N + wrap(step * GOLDEN)) + tokens_N * GOLDEN)
+    uniform_N = (shift(bits_N, 11).double() + 0.5) * 2.0**-53
+    return -(-uniform_N.log()).log().float()
+
+
+# 2^64 / golden ratio, and SplitMix64's multipliers, as signed 64-bit numbers.
+GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+FIRST, SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
+
+
+def mix(x_N: Tensor) -> Tensor:
+    """SplitMix64's finaliser."""
+    x_N = (x_N ^ shift(x_N, 30)) * FIRST
+    x_N = (x_N ^ shift(x_N, 27)) * SECOND
+    return x_N ^ shift(x_N, 31)
+
+
+def wrap(x: int) -> int:
+    """A Python integer as a signed 64-bit one."""
+    return (x + 2**63) % 2**64 - 2**63
+
+
+def shift(x_N: Tensor, bits: int) -> Tensor:
+    """Logical right shift; torch's keeps the sign."""
+    return (x_N >> bits) & ((1 << (64 - bits)) - 1)
 
 
 class StopWhen(StoppingCriteria):

@@ -6,7 +6,9 @@ token over the policy's own answers, their likelihood under the base, their leng
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
@@ -40,9 +42,9 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     progress = Steps(run, len(compared) * len(prompts) * 2 + len(held_out))
     for policy in compared:
         answer_prompts(progress, spec, models, policy, prompts)
-        score_answers(progress, models, policy, base)
+        score_answers(progress, spec, models, policy, base, prompts)
     accuracy = implicit_accuracy(progress, models, candidate, held_out)
-    reports = {policy.revision: summarise(run, policy) for policy in compared}
+    reports = {policy.revision: summarise(policy, answers_of(run, spec, policy, prompts)) for policy in compared}
     return {
         "candidate": reports[candidate.revision],
         "against": reports[against.revision],
@@ -66,13 +68,23 @@ class Steps:
         self.run.raise_if_stopped()
 
 
+def answers_of(run: Run, spec: EvaluateSpec, policy: Policy, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
+    """The policy's answers on the terms of this check; another one may have had other prompts, seeds or sampling."""
+    wanted = {(prompt.id, spec.seed + i) for i, prompt in enumerate(prompts)}
+    return [
+        row
+        for row in store.evaluation_responses(run.db, policy.id)
+        if (row["prompt_id"], row["seed"]) in wanted and json.loads(row["sampling"]) == asdict(spec.sampling)
+    ]
+
+
 def answer_prompts(
     progress: Steps, spec: EvaluateSpec, models: Policies, policy: Policy, prompts: Sequence[Prompt]
 ) -> None:
     """Draw one answer a prompt, prompt i with seed + i; answers that an earlier check drew are used again."""
     run = progress.run
     model = models.use(policy)
-    known = {(row["prompt_id"], row["seed"]) for row in store.evaluation_responses(run.db, policy.id)}
+    known = {(row["prompt_id"], row["seed"]) for row in answers_of(run, spec, policy, prompts)}
     missing = [(p, spec.seed + i) for i, p in enumerate(prompts) if (p.id, spec.seed + i) not in known]
     progress.advance(len(prompts) - len(missing), f"{policy.revision} answers")
     for start in range(0, len(missing), spec.prompts_per_batch):
@@ -98,10 +110,12 @@ def answer_prompts(
         progress.advance(len(batch), f"{policy.revision} answers")
 
 
-def score_answers(progress: Steps, models: Policies, policy: Policy, base: Policy) -> None:
+def score_answers(
+    progress: Steps, spec: EvaluateSpec, models: Policies, policy: Policy, base: Policy, prompts: Sequence[Prompt]
+) -> None:
     """Store each answer's KL to the base per token and its negative log-likelihood per token under the base."""
     db = progress.run.db
-    rows = [row for row in store.evaluation_responses(db, policy.id) if "nll_under_base" not in row["scores"]]
+    rows = [row for row in answers_of(progress.run, spec, policy, prompts) if "nll_under_base" not in row["scores"]]
     for start in range(0, len(rows), SCORING_BATCH):
         batch = rows[start : start + SCORING_BATCH]
         for row, (kl, nll) in zip(batch, score(models, policy, base, batch), strict=True):
@@ -187,9 +201,8 @@ def training_terms(progress: Steps, candidate: Policy) -> tuple[Policy, float, i
     return reference, spec.beta, spec.max_length
 
 
-def summarise(run: Run, policy: Policy) -> dict[str, Any]:
+def summarise(policy: Policy, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The figures of one policy's answers."""
-    rows = store.evaluation_responses(run.db, policy.id)
     texts = [row["text"] for row in rows]
     weights = [max(row["tokens"], 1) for row in rows]
 

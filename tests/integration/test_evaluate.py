@@ -20,6 +20,7 @@ from rlhf.artifacts import directory_sha256
 from rlhf.data import answer_ids, load_snapshot
 from rlhf.models import Policies, load_quantised
 from rlhf.specs import EvaluateSpec, to_json
+from rlhf.worker import Run, perform
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
 
 SAMPLING = Sampling(max_new_tokens=16)
@@ -179,14 +180,13 @@ def test_a_check_with_other_terms_reports_on_its_own_answers(checked: Checked, c
     assert len(own) == spec.prompts
     assert all(row["tokens"] <= spec.sampling.max_new_tokens for row in own)
     assert report["prompts"] == spec.prompts
-    assert report["candidate"]["mean_length"] == pytest.approx(fmean(len(row["text"].split()) for row in own))
+    weighted = sum(row["scores"]["nll_under_base"] * row["tokens"] for row in own) / sum(row["tokens"] for row in own)
+    assert report["candidate"]["nll_under_base"] == pytest.approx(weighted)
 
 
 def test_a_cancelled_check_keeps_its_answers_and_goes_on_from_them(checked: Checked) -> None:
     machine = checked.machine
     job_id = machine.submit(replace(CHECK, seed=500))
-    from rlhf.worker import Run, perform
-
     job = jobs.claim(machine.db, job_id, "w")
     assert job is not None
     run = Run(machine.db, machine.data_dir, job, "w")

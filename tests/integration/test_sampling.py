@@ -40,10 +40,22 @@ def prompts(tokenizer: Any) -> list[str]:
     return [render(tokenizer, [{"role": "user", "content": question}]) for question in QUESTIONS]
 
 
+def uniform(seed: int, step: int, token: int) -> float:
+    """A number in (0, 1) from the seed, the step and the token: SplitMix64 on Python's integers."""
+    golden, limit = 0x9E3779B97F4A7C15, 2**64
+
+    def mixed(x: int) -> int:
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % limit
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % limit
+        return x ^ (x >> 31)
+
+    bits = mixed((mixed((seed + step * golden) % limit) + token * golden) % limit)
+    return ((bits >> 11) + 0.5) / 2**53
+
+
 @torch.no_grad()
 def slow_draw(model: Any, tokenizer: Any, prompt: str, seed: int, sampling: Sampling) -> Draw:
     """One answer from the definition: the whole sequence through the model for each token, no cache, no batch."""
-    generator = torch.Generator().manual_seed(seed)
     prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     answer: list[int] = []
     ended = False
@@ -51,7 +63,7 @@ def slow_draw(model: Any, tokenizer: Any, prompt: str, seed: int, sampling: Samp
         logits = model(input_ids=torch.tensor([prompt_ids + answer]), use_cache=False).logits[0, -1]
         probabilities = (logits / sampling.temperature).softmax(-1)
         allowed = probabilities >= sampling.min_p * probabilities.max()
-        exponential = torch.empty(len(probabilities)).exponential_(generator=generator)
+        exponential = torch.tensor([-math.log(uniform(seed, len(answer), token)) for token in range(len(logits))])
         # The token whose exponential clock of rate p rings first is a sample from p.
         token = int(torch.where(allowed, exponential / probabilities, torch.inf).argmin())
         ended = token == tokenizer.eos_token_id

@@ -1,0 +1,102 @@
+"""The two import worlds, and what belongs together: pages without torch, workers without gradio, a runner a spec."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rlhf.algorithms import RUNNERS, runner
+from rlhf.specs import SPECS
+from tests.machine_fixtures import ROOT
+
+MACHINERY = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "rlhf.algorithms", "rlhf.models")
+
+
+def loaded_by(module: str, candidates: tuple[str, ...]) -> list[str]:
+    """Which of the candidates a fresh process has loaded after importing the module."""
+    code = f"import sys, {module}; print([name for name in {candidates!r} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return list(ast.literal_eval(done.stdout.strip().splitlines()[-1]))
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Every module that a file imports, inside functions too, as dotted names."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def offenders(files: Iterator[Path], forbidden: tuple[str, ...]) -> list[str]:
+    """'file: module' for each forbidden import."""
+    return [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in files
+        for name in imports_of(path)
+        if any(name == module or name.startswith(f"{module}.") for module in forbidden)
+    ]
+
+
+def test_the_program_starts_without_torch() -> None:
+    assert loaded_by("app", ("gradio", *MACHINERY)) == ["gradio"]
+
+
+@pytest.mark.parametrize("module", ["rlhf.worker", "rlhf.__main__"])
+def test_a_worker_starts_without_gradio_and_before_it_has_a_job_without_torch(module: str) -> None:
+    assert loaded_by(module, ("gradio", "fastapi", "torch", "transformers", "rlhf.jobs")) == ["rlhf.jobs"]
+
+
+def test_training_loads_no_gradio() -> None:
+    """With every algorithm in one process."""
+    algorithms = ", ".join(RUNNERS.values())
+    assert loaded_by(algorithms, ("torch", "gradio", "fastapi", "app")) == ["torch"]
+
+
+def test_annotation_never_imports_the_machinery() -> None:
+    assert offenders((ROOT / "annotation").rglob("*.py"), MACHINERY) == []
+
+
+def test_only_pages_import_gradio_and_only_the_database_module_imports_sqlite() -> None:
+    pages = [ROOT / "annotation" / "tabs", ROOT / "rlhf" / "tabs"]
+    files = [path for package in ("annotation", "rlhf") for path in (ROOT / package).rglob("*.py")]
+    assert offenders((path for path in files if path.parent not in pages), ("gradio",)) == []
+    database = ROOT / "annotation" / "database.py"
+    assert offenders((path for path in files if path != database), ("sqlite3", "sqlite_utils")) == []
+
+
+def test_algorithms_never_import_each_other_or_the_pages() -> None:
+    for path in (ROOT / "rlhf" / "algorithms").glob("*.py"):
+        assert offenders(iter([path]), ("rlhf.algorithms", "rlhf.tabs", "rlhf.supervisor", "app")) == []
+
+
+def test_the_web_side_never_imports_the_machinery() -> None:
+    """A machine that only serves pages needs no torch: not even inside a function."""
+    web_side = ["__init__", "jobs", "loop", "policies", "presenting", "specs", "supervisor", "artifacts"]
+    files = [ROOT / "app.py", *(ROOT / "rlhf" / f"{name}.py" for name in web_side), *(ROOT / "rlhf/tabs").glob("*.py")]
+    assert offenders(iter(files), MACHINERY) == []
+
+
+def test_every_spec_has_a_runner_and_every_runner_a_spec() -> None:
+    assert set(RUNNERS) == set(SPECS)
+    assert {path.stem for path in (ROOT / "rlhf" / "algorithms").glob("*.py")} == {"__init__", *RUNNERS}
+    for kind in SPECS:
+        assert callable(runner(kind))
+
+
+def test_every_module_says_in_one_line_what_it_is_for() -> None:
+    """The line is used in the README."""
+    for path in [ROOT / "app.py", *(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]:
+        described = ast.get_docstring(ast.parse(path.read_text("utf-8")))
+        assert described, path
+        assert described.splitlines()[0].endswith("."), path

@@ -1,0 +1,196 @@
+"""`python -m rlhf` as people call it: complete help, one sentence and exit 2 for bad input; base models are checked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from annotation.records import UserError
+from rlhf import base_model, jobs, policies
+from rlhf.base_model import BaseModel
+from rlhf.specs import SPECS, GenerateSpec, from_json, to_json
+from tests.machine_fixtures import QUICK_DPO, Machine, rlhf_command, write_spec
+
+COMMANDS = ("spec", "run", "prepare", "jobs", "show", "cancel", "resume", "policies", "promote", "reject")
+
+
+def sentence(output: str) -> str:
+    """What went to standard error; it must be one line, and no traceback."""
+    assert "Traceback" not in output
+    (line,) = output.strip().splitlines()
+    return line
+
+
+# -------------------------------------------------------------------------------------------------------- the command
+def test_help_names_every_command_and_the_exit_codes() -> None:
+    done = rlhf_command("--help")
+    assert done.returncode == 0
+    assert all(f"\n    {command} " in done.stdout for command in COMMANDS)
+    assert "Exit codes" in done.stdout
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_a_printed_spec_is_the_default_and_can_be_run(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from rlhf.__main__ import main
+
+    assert main(["spec", kind]) == 0
+    assert from_json(capsys.readouterr().out) == SPECS[kind]()
+    assert main(["spec", kind, "--explain"]) == 0
+    explained = capsys.readouterr().out
+    assert all(f"{name} = " in explained for name in json.loads(to_json(SPECS[kind]())) if name != "kind")
+
+
+def test_a_bad_spec_ends_with_2_and_one_sentence(machine: Machine, tmp_path: Path) -> None:
+    done = machine.command("run", str(write_spec(tmp_path / "spec.json", {"kind": "dpo", "betta": 0.1})))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no field 'betta'" in sentence(done.stderr)
+    assert jobs.recent(machine.db, tuple(SPECS)) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "nowhere.json"], "nowhere.json can't be read"),
+        (["show", "99"], "There is no job 99"),
+        (["cancel", "99"], "nothing to cancel"),
+        (["resume", "99"], "can't be resumed"),
+        (["promote", "dpo-9"], "There is no policy 'dpo-9'"),
+        (["promote", "base"], "'base' serves already"),
+        (["reject", "base"], "not a candidate"),
+    ],
+)
+def test_what_can_not_be_done_is_said_in_one_sentence(
+    machine: Machine, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rlhf.__main__ import main
+
+    assert main(["--data", str(machine.data_dir), *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert expected in sentence(printed.err)
+
+
+def test_too_few_judgements_are_refused_before_anything_heavy(
+    machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rlhf.__main__ import main
+
+    assert main(["--data", str(machine.data_dir), "run", str(write_spec(tmp_path / "s", {"kind": "dpo"}))]) == 2
+    assert "There are 0 preference pairs" in sentence(capsys.readouterr().err)
+
+
+def test_a_directory_without_a_model_says_how_to_set_it_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from rlhf.__main__ import main
+
+    spec = write_spec(tmp_path / "spec.json", {"kind": "generate"})
+    assert main(["--data", str(tmp_path / "new"), "run", str(spec)]) == 2
+    assert "no policy 'base'" in sentence(capsys.readouterr().err)
+
+
+def test_jobs_and_policies_are_listed_promoted_and_shown(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    from rlhf.__main__ import main
+
+    def run(*arguments: str) -> str:
+        assert main(["--data", str(machine.data_dir), *arguments]) == 0
+        return capsys.readouterr().out
+
+    machine.add_prompts(train=12, held_out=1)
+    machine.judge("train", 12)
+    job_id = machine.submit(QUICK_DPO)
+    assert f"{job_id}  dpo       queued" in run("jobs")
+    jobs.claim(machine.db, job_id, "w")
+    jobs.report(machine.db, job_id, "w", 1, 6, {"loss": 0.625})
+    jobs.log(machine.db, job_id, "a line of the log")
+    shown = run("show", str(job_id))
+    assert "dpo, running, attempt 1, step 1 of 6" in shown
+    assert '"loss": 0.625' in shown
+    assert "a line of the log" in shown
+    run("cancel", str(job_id))
+    assert jobs.get(machine.db, job_id).status == "cancelling"
+
+    policies.add_adapter(
+        machine.db, revision="dpo-1", method="dpo", base="x", parent_id=1, job_id=job_id, path="x", sha256="x"
+    )
+    assert "dpo-1 serves now." in run("promote", "dpo-1")
+    listed = run("policies").splitlines()
+    assert [line.split()[:2] for line in listed] == [["base", "retired"], ["dpo-1", "serving"]]
+
+
+def test_a_job_runs_to_its_end_from_the_command_line_alone(tiny_model: Path, tmp_path: Path) -> None:
+    """A model directory is set up, and its buffer filled, in a data directory that no page has ever opened."""
+    data = str(tmp_path / "data")
+    ready = rlhf_command("--data", data, "prepare", "--model", str(tiny_model))
+    assert ready.returncode == 0, ready.stderr
+    assert f"{tiny_model} is ready" in ready.stdout
+    from annotation import importing, store
+    from annotation.database import open_database
+
+    db = open_database(tmp_path / "data")
+    store.add_prompts(db, importing.starter_prompts())
+    spec = replace(GenerateSpec(), buffer=6, until_full=True)
+    (tmp_path / "spec.json").write_text(to_json(spec), "utf-8")
+    done = rlhf_command("--data", data, "run", str(tmp_path / "spec.json"))
+    assert done.returncode == 0, done.stderr
+    assert "job 1 finished." in done.stdout
+    assert store.buffer_sizes(db, 1) == {"train": 5, "held-out": 1}
+    db.close()
+
+
+# ---------------------------------------------------------------------------------------------------------- the model
+@pytest.fixture
+def copied(tiny_model: Path, tmp_path: Path) -> BaseModel:
+    """A copy of the tiny model, to be damaged."""
+    path = tmp_path / "model"
+    shutil.copytree(tiny_model, path)
+    return BaseModel(str(path), path)
+
+
+def test_the_tiny_model_is_a_model_that_can_be_used(copied: BaseModel, tmp_path: Path) -> None:
+    base_model.check(copied)
+    assert base_model.prepare(tmp_path, copied.name) == copied
+
+
+def test_a_model_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    """As a directory, as a name that no hub can have, and as a name where no hub can be reached."""
+    done = rlhf_command("--data", str(tmp_path / "data"), "prepare", "--model", str(tmp_path / "nothing"))
+    assert done.returncode == 2
+    assert f"There is no model '{tmp_path / 'nothing'}'" in sentence(done.stderr)
+    done = rlhf_command("--data", str(tmp_path / "data"), "prepare", "--model", "somebody/something")
+    assert done.returncode == 2
+    assert "There is no model 'somebody/something'" in sentence(done.stderr)
+    assert "leave --model out" in done.stderr
+
+
+def test_a_directory_without_a_config_is_refused(copied: BaseModel) -> None:
+    (copied.path / "config.json").unlink()
+    with pytest.raises(UserError, match="there is no config"):
+        base_model.check(copied)
+
+
+def test_a_model_without_a_chat_template_is_refused_wherever_one_may_stand(copied: BaseModel) -> None:
+    template = (copied.path / "chat_template.jinja").read_text("utf-8")
+    (copied.path / "chat_template.jinja").unlink()
+    with pytest.raises(UserError, match="no chat template"):
+        base_model.check(copied)
+    config = copied.path / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text("utf-8")), "chat_template": template}), "utf-8")
+    base_model.check(copied)
+
+
+def test_a_model_without_safetensors_is_refused_pickled_weights_or_not(copied: BaseModel) -> None:
+    (copied.path / "model.safetensors").rename(copied.path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="no safetensors weights"):
+        base_model.check(copied)
+
+
+def test_a_model_that_does_not_fit_in_memory_is_refused_before_it_is_read(copied: BaseModel) -> None:
+    """Two weight files with holes, 8 TB on paper and nothing on the disk."""
+    for part in (1, 2):
+        with (copied.path / f"model-0000{part}-of-00002.safetensors").open("wb") as weights:
+            weights.truncate(4 * 10**12)
+    with pytest.raises(UserError, match=r"needs about 12001\.0 GB of memory and \d+\.\d GB are free"):
+        base_model.check(copied)
