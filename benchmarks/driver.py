@@ -317,8 +317,13 @@ class Card:
 
     @property
     def notice(self) -> str:
-        """What the page says of the last press; empty when a judgement was recorded."""
+        """What the page says of the last press, or of a model that can't answer."""
         return str(self.sent["notice"])
+
+    @property
+    def judged(self) -> int:
+        """How many judgements by this person the page counts."""
+        return int(self.sent["judged"])
 
     @property
     def answers(self) -> tuple[str, str]:
@@ -430,13 +435,13 @@ class SimulatedAnnotator:
         return Card(self.page.call("poll", None)[0])
 
     def judge(self, card: Card) -> Answered:
-        """Press the button that the taste says."""
+        """Press the button that the taste says. The page tells by its count whether the judgement was recorded."""
         try:
             answered = self._press(f"judge-{self.taste(*card.answers)}", card)
         except httpx.TransportError:
             self.ledger.lose_sight_of(card.nonce)
             raise
-        if answered.next.notice or answered.next.nonce == card.nonce:
+        if answered.next.judged != card.judged + 1:
             self.ledger.refuse()
             return answered
         self.ledger.acknowledge(card.nonce)

@@ -197,7 +197,7 @@ def until_shown(annotator: SimulatedAnnotator, card: Card, ended: threading.Even
         if ended.wait(driver.POLL_SECONDS):
             raise BenchmarkError("Judging was broken off.")
         if time.monotonic() - began > DRY_SECONDS:
-            raise BenchmarkError(f"No comparison came for {DRY_SECONDS:.0f} s: the answering worker is dead or stuck.")
+            raise BenchmarkError(f"No comparison came for {DRY_SECONDS:.0f} s. The page says: '{card.notice}'")
         card = annotator.poll()
     effort.waited += time.monotonic() - began
     return card

@@ -30,9 +30,9 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import DPOConfig, DPOTrainer
 
 from annotation.records import UserError
-from rlhf import policies
+from rlhf import jobs, policies
 from rlhf.artifacts import directory_sha256, new_directory, verify_directory
-from rlhf.base_model import locate
+from rlhf.base_model import BaseModel, locate
 from rlhf.data import load_snapshot, pack, tokenise_pairs
 from rlhf.losses import dpo, implicit_reward, sum_by_row, token_logps
 from rlhf.models import compute_dtype, load_quantised, load_tokenizer
@@ -58,7 +58,26 @@ def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
     if parent.path is not None and parent.sha256 is not None:
         verify_directory(run.data_dir / parent.path, parent.sha256, f"adapter {parent.revision}")
 
-    checkpoints = run.data_dir / "checkpoints" / f"job-{run.job_id}"
+    trained = policies.of_job(run.db, run.job_id)  # by a worker that was killed before it could say so
+    if trained is None:
+        trained = train(run, spec, tokenizer, pairs, base, parent)
+    shutil.rmtree(checkpoints_of(run), ignore_errors=True)
+    last: dict[str, Any] = next(reversed(jobs.metrics(run.db, run.job_id)), {})
+    return {
+        "revision": trained.revision,
+        "snapshot": spec.snapshot,
+        "train_pairs": len(pairs),
+        "left_out": {"too-long": too_long},
+        "final": {name: value for name, value in last.items() if name != "step"},
+        "seconds": run.seconds(),
+    }
+
+
+def train(
+    run: Run, spec: DPOSpec, tokenizer: Any, pairs: list[dict[str, Any]], base: BaseModel, parent: Policy
+) -> Policy:
+    """Train from the last checkpoint or from the beginning, store the adapter, and register it as a candidate."""
+    checkpoints = checkpoints_of(run)
     torch.manual_seed(spec.seed)
     trainer = build_trainer(spec, base.path, tokenizer, Dataset.from_list(pairs), run.data_dir, parent, checkpoints)
     trainer.add_callback(Progress(run, trainer))
@@ -73,7 +92,7 @@ def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
     (run.data_dir / "adapters").mkdir(exist_ok=True)
     with new_directory(run.data_dir / relative) as directory:
         trainer.model.save_pretrained(directory, selected_adapters=["default"], safe_serialization=True)
-    policies.add_adapter(
+    return policies.add_adapter(
         run.db,
         revision=revision,
         method="dpo",
@@ -83,15 +102,11 @@ def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
         path=relative,
         sha256=directory_sha256(run.data_dir / relative),
     )
-    shutil.rmtree(checkpoints)
-    return {
-        "revision": revision,
-        "snapshot": spec.snapshot,
-        "train_pairs": len(pairs),
-        "left_out": {"too-long": too_long},
-        "final": final_metrics(trainer.state.log_history),
-        "seconds": run.seconds(),
-    }
+
+
+def checkpoints_of(run: Run) -> Path:
+    """Where a run's checkpoints lie until its adapter is registered."""
+    return run.data_dir / "checkpoints" / f"job-{run.job_id}"
 
 
 class PreferenceTrainer(DPOTrainer):
@@ -264,9 +279,3 @@ def last_complete_checkpoint(checkpoints: Path) -> str | None:
         if not (directory / COMPLETE).exists():
             shutil.rmtree(directory)
     return get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-
-
-def final_metrics(history: list[dict[str, Any]]) -> dict[str, float]:
-    """The last logged training metrics."""
-    last: dict[str, Any] = next((entry for entry in reversed(history) if "loss" in entry), {})
-    return {key: float(value) for key, value in last.items() if key not in ("epoch", "step")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from annotation import store
@@ -24,48 +24,61 @@ def run(run: Run, spec: GenerateSpec) -> dict[str, Any]:
     """Fill the buffer, and refill it whenever annotators or a promotion have emptied it, until told to stop."""
     models = Policies(run.data_dir, locate(run.data_dir, spec.model).path)
     serving: Policy | None = None
-    made = 0
+    filling, made = True, 0
     while not run.stopped:
         now_serving = policies.serving(run.db)
         if serving is None or now_serving.id != serving.id:
             models.use(now_serving)
             models.keep_only(now_serving)
             run.log(f"answering as {now_serving.revision}")
-            serving = now_serving
-        short = shortage(store.buffer_sizes(run.db, serving.id), spec.buffer)
-        if short is None:
+            serving, filling = now_serving, True
+        missing = shortage(store.buffer_sizes(run.db, serving.id), spec.buffer)
+        filling = bool(missing) and (filling or is_low(missing, spec.buffer))
+        batch = next_prompts(run, spec, serving, missing) if filling else []
+        if not batch:
             if spec.until_full:
-                return {"comparisons": made, "seconds": run.seconds()}
+                break
             time.sleep(IDLE_SECONDS)
             continue
-        split, missing = short
-        prompts = store.prompts_to_answer(run.db, serving.id, split, min(missing, batch_size(spec, run, serving)))
-        made += answer(run, spec, models, serving, prompts)
+        made += answer(run, spec, models, serving, batch)
         run.report(made, 0, {}, f"{sum(store.buffer_sizes(run.db, serving.id).values())} comparisons in stock")
     run.raise_if_stopped()
     return {"comparisons": made, "seconds": run.seconds()}
 
 
-def shortage(sizes: dict[Split, int], buffer: int) -> tuple[Split, int] | None:
-    """The split that lacks the larger share of its stock, and by how many comparisons; None when both are full."""
+def targets(buffer: int) -> dict[Split, int]:
+    """How many comparisons of each split to keep in stock."""
     held_out = max(1, round(buffer * HELD_OUT_SHARE))
-    targets: dict[Split, int] = {"train": max(1, buffer - held_out), "held-out": held_out}
-    missing = {split: targets[split] - sizes[split] for split in targets}
-    split = max(targets, key=lambda name: missing[name] / targets[name])
-    return (split, missing[split]) if missing[split] > 0 else None
+    return {"train": max(1, buffer - held_out), "held-out": held_out}
 
 
-def batch_size(spec: GenerateSpec, run: Run, serving: Policy) -> int:
-    """Few prompts at once while nobody has anything to judge, so that the first comparison comes soon."""
+def shortage(sizes: Mapping[Split, int], buffer: int) -> dict[Split, int]:
+    """How many comparisons each split lacks, the one that lacks the larger share first; full ones are left out."""
+    full = targets(buffer)
+    missing = {split: full[split] - sizes[split] for split in full if sizes[split] < full[split]}
+    return dict(sorted(missing.items(), key=lambda entry: -entry[1] / full[entry[0]]))
+
+
+def is_low(missing: Mapping[Split, int], buffer: int) -> bool:
+    """Whether to fill up again: a quarter of the stock or a whole split is gone. A batch costs less than its parts."""
+    full = targets(buffer)
+    return sum(missing.values()) >= max(1, buffer // 4) or any(full[split] == gone for split, gone in missing.items())
+
+
+def next_prompts(
+    run: Run, spec: GenerateSpec, serving: Policy, missing: Mapping[Split, int]
+) -> list[tuple[Prompt, int]]:
+    """The prompts of the next batch with their attempt numbers; few while nobody has anything to judge."""
     stock = sum(store.buffer_sizes(run.db, serving.id).values())
-    return spec.prompts_per_batch if stock >= 2 else max(1, spec.prompts_per_batch // 4)
+    room = spec.prompts_per_batch if stock else max(1, spec.prompts_per_batch // 6)
+    batch: list[tuple[Prompt, int]] = []
+    for split, count in missing.items():
+        batch += store.prompts_to_answer(run.db, serving.id, split, min(count, room - len(batch)))
+    return batch
 
 
 def answer(run: Run, spec: GenerateSpec, models: Policies, serving: Policy, batch: Sequence[tuple[Prompt, int]]) -> int:
     """Draw answers to a batch of prompts and store the comparisons they give; returns how many."""
-    if not batch:
-        time.sleep(IDLE_SECONDS)
-        return 0
     rendered = [render(models.tokenizer, prompt.messages) for prompt, _ in batch]
     count = spec.answers + spec.spare
     seeds = [[seed_of(spec.seed, prompt.id, attempts + index) for index in range(count)] for prompt, attempts in batch]

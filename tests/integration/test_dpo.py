@@ -471,6 +471,22 @@ def test_a_cancelled_run_stops_within_seconds_and_can_be_finished_later(unbroken
     assert_as_if_unbroken(unbroken, machine.perform(job_id))
 
 
+def test_a_worker_killed_after_its_adapter_was_registered_is_resumed_to_that_adapter(judged: Machine) -> None:
+    """Training again would put other files under a name whose sha256 is recorded."""
+    job = judged.perform(judged.submit(replace(QUICK_DPO, epochs=1, evaluate=False)))
+    registered = policies.of_job(judged.db, job.id)
+    assert job.status == "finished"
+    with judged.db.transaction() as connection:  # the rows as the killed worker left them
+        connection.execute("UPDATE job SET status = 'lost', result = NULL WHERE id = ?", (job.id,))
+    jobs.resume(judged.db, job.id)
+    again = judged.perform(job.id)
+    assert (again.status, again.attempt) == ("finished", 2)
+    assert {**(again.result or {}), "seconds": 0} == {**(job.result or {}), "seconds": 0}
+    assert policies.of_job(judged.db, job.id) == registered
+    assert registered is not None
+    assert directory_sha256(judged.data_dir / (registered.path or "")) == registered.sha256
+
+
 def test_only_whole_checkpoints_are_resumed_from_and_broken_ones_are_removed(tmp_path: Path) -> None:
     assert last_complete_checkpoint(tmp_path / "none") is None
     for step, whole in ((2, True), (10, True), (12, False)):

@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model
 from annotation import store
 from annotation.records import Sampling, Split
 from rlhf import jobs, policies
-from rlhf.algorithms.generate import seed_of, shortage
+from rlhf.algorithms.generate import is_low, seed_of, shortage
 from rlhf.artifacts import directory_sha256
 from rlhf.models import load_quantised
 from rlhf.specs import EvaluateSpec, GenerateSpec
@@ -70,22 +70,26 @@ def responses(machine: Machine, revision: str) -> list[dict[str, Any]]:
 
 # ---------------------------------------------------------------------------------------------------- one process
 @pytest.mark.parametrize(
-    ("train", "held_out", "buffer", "expected"),
+    ("train", "held_out", "buffer", "missing", "low"),
     [
-        (0, 0, 12, ("train", 10)),
-        (9, 0, 12, ("held-out", 2)),
-        (10, 1, 12, ("held-out", 1)),
-        (9, 2, 12, ("train", 1)),
-        (10, 2, 12, None),
-        (30, 9, 12, None),
-        (0, 1, 1, ("train", 1)),
-        (1, 0, 1, ("held-out", 1)),
+        (0, 0, 12, {"train": 10, "held-out": 2}, True),
+        (9, 0, 12, {"held-out": 2, "train": 1}, True),
+        (10, 1, 12, {"held-out": 1}, False),
+        (9, 1, 12, {"held-out": 1, "train": 1}, False),
+        (7, 2, 12, {"train": 3}, True),
+        (9, 2, 12, {"train": 1}, False),
+        (10, 2, 12, {}, False),
+        (30, 9, 12, {}, False),
+        (0, 1, 1, {"train": 1}, True),
     ],
 )
-def test_the_split_that_lacks_the_larger_share_is_filled_first(
-    train: int, held_out: int, buffer: int, expected: tuple[Split, int] | None
+def test_what_is_missing_and_when_that_is_low(
+    train: int, held_out: int, buffer: int, missing: dict[Split, int], low: bool
 ) -> None:
-    assert shortage({"train": train, "held-out": held_out}, buffer) == expected
+    """The split that lacks the larger share comes first; a batch waits until a quarter, or a whole split, is gone."""
+    found = shortage({"train": train, "held-out": held_out}, buffer)
+    assert list(found.items()) == list(missing.items())
+    assert (bool(found) and is_low(found, buffer)) == low
 
 
 def test_seeds_of_a_stream_never_meet(stocked: Machine) -> None:
