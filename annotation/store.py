@@ -156,6 +156,15 @@ def buffer_sizes(db: Database, model_id: int) -> dict[Split, int]:
     return sizes | {row["split"]: row["n"] for row in rows}
 
 
+def comparison_counts(db: Database) -> dict[Split, int]:
+    """How many comparisons, open or judged, each split that has prompts has got."""
+    rows = db.rows(
+        """SELECT p.split, count(c.id) AS n FROM prompt p LEFT JOIN comparison c ON c.prompt_id = p.id
+           GROUP BY p.split ORDER BY p.split DESC"""
+    )
+    return {row["split"]: row["n"] for row in rows}
+
+
 OPEN_COMPARISON = "NOT EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state IN ('held', 'judged'))"
 
 

@@ -59,6 +59,7 @@ PROBE = "probe"
 PROBE_PAUSE_SECONDS = 2.0
 QUICK_JUDGEMENTS = 14
 QUICK_PROMPTS = 6
+QUICK_TOKENS = 32
 
 
 # --------------------------------------------------------------------------------------------------------- gold rules
@@ -266,7 +267,8 @@ def train_quick(app: App, owner: Page, changed: Mapping[str, Any]) -> Trained:
     training = wait_for_job(app, lambda: jobs.recent(db, ("dpo",), 1)[0])
     assert training.result is not None
     revision = str(training.result["revision"])
-    driver.run_job(app.data_dir, {"kind": "evaluate", "candidate": revision, "prompts": QUICK_PROMPTS})
+    short = {"prompts": QUICK_PROMPTS, "sampling": {"max_new_tokens": QUICK_TOKENS}}
+    driver.run_job(app.data_dir, {"kind": "evaluate", "candidate": revision, **short})
     check = wait_for_job(app, lambda: check_of(db, revision))
     return Trained(training, check, round(time.monotonic() - began, 1))
 

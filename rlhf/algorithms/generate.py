@@ -32,8 +32,9 @@ def run(run: Run, spec: GenerateSpec) -> dict[str, Any]:
             models.keep_only(now_serving)
             run.log(f"answering as {now_serving.revision}")
             serving, filling = now_serving, True
-        missing = shortage(store.buffer_sizes(run.db, serving.id), spec.buffer)
-        filling = bool(missing) and (filling or is_low(missing, spec.buffer))
+        missing = spec.buffer - sum(store.buffer_sizes(run.db, serving.id).values())
+        # A batch costs less than its parts: wait until a quarter of the stock is gone, then fill it up.
+        filling = missing > 0 and (filling or missing >= max(1, spec.buffer // 4))
         batch = next_prompts(run, spec, serving, missing) if filling else []
         if not batch:
             if spec.until_full:
@@ -46,35 +47,26 @@ def run(run: Run, spec: GenerateSpec) -> dict[str, Any]:
     return {"comparisons": made, "seconds": run.seconds()}
 
 
-def targets(buffer: int) -> dict[Split, int]:
-    """How many comparisons of each split to keep in stock."""
-    held_out = max(1, round(buffer * HELD_OUT_SHARE))
-    return {"train": max(1, buffer - held_out), "held-out": held_out}
-
-
-def shortage(sizes: Mapping[Split, int], buffer: int) -> dict[Split, int]:
-    """How many comparisons each split lacks, the one that lacks the larger share first; full ones are left out."""
-    full = targets(buffer)
-    missing = {split: full[split] - sizes[split] for split in full if sizes[split] < full[split]}
-    return dict(sorted(missing.items(), key=lambda entry: -entry[1] / full[entry[0]]))
-
-
-def is_low(missing: Mapping[Split, int], buffer: int) -> bool:
-    """Whether to fill up again: a quarter of the stock or a whole split is gone. A batch costs less than its parts."""
-    full = targets(buffer)
-    return sum(missing.values()) >= max(1, buffer // 4) or any(full[split] == gone for split, gone in missing.items())
-
-
-def next_prompts(
-    run: Run, spec: GenerateSpec, serving: Policy, missing: Mapping[Split, int]
-) -> list[tuple[Prompt, int]]:
+def next_prompts(run: Run, spec: GenerateSpec, serving: Policy, missing: int) -> list[tuple[Prompt, int]]:
     """The prompts of the next batch with their attempt numbers; few while nobody has anything to judge."""
-    stock = sum(store.buffer_sizes(run.db, serving.id).values())
-    room = spec.prompts_per_batch if stock else max(1, spec.prompts_per_batch // 6)
+    nothing_to_judge = missing == spec.buffer
+    room = max(1, spec.prompts_per_batch // 6) if nothing_to_judge else spec.prompts_per_batch
+    shares = next_splits(store.comparison_counts(run.db), min(missing, room))
     batch: list[tuple[Prompt, int]] = []
-    for split, count in missing.items():
-        batch += store.prompts_to_answer(run.db, serving.id, split, min(count, room - len(batch)))
+    for split, count in shares.items():
+        batch += store.prompts_to_answer(run.db, serving.id, split, count)
     return batch
+
+
+def next_splits(made: Mapping[Split, int], count: int) -> dict[Split, int]:
+    """How many of the next `count` comparisons go to each split that has prompts: one in six of all is held out."""
+    so_far = dict(made)
+    for _ in range(count if made else 0):
+        total = sum(so_far.values()) + 1
+        held_out_due = so_far.get("held-out", total) < int(total * HELD_OUT_SHARE)
+        split: Split = "held-out" if held_out_due or "train" not in so_far else "train"
+        so_far[split] += 1
+    return {split: so_far[split] - made[split] for split in so_far}
 
 
 def answer(run: Run, spec: GenerateSpec, models: Policies, serving: Policy, batch: Sequence[tuple[Prompt, int]]) -> int:

@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model
 from annotation import store
 from annotation.records import Sampling, Split
 from rlhf import jobs, policies
-from rlhf.algorithms.generate import is_low, seed_of, shortage
+from rlhf.algorithms.generate import next_splits, seed_of
 from rlhf.artifacts import directory_sha256
 from rlhf.models import load_quantised
 from rlhf.specs import EvaluateSpec, GenerateSpec
@@ -70,26 +70,19 @@ def responses(machine: Machine, revision: str) -> list[dict[str, Any]]:
 
 # ---------------------------------------------------------------------------------------------------- one process
 @pytest.mark.parametrize(
-    ("train", "held_out", "buffer", "missing", "low"),
+    ("made", "count", "expected"),
     [
-        (0, 0, 12, {"train": 10, "held-out": 2}, True),
-        (9, 0, 12, {"held-out": 2, "train": 1}, True),
-        (10, 1, 12, {"held-out": 1}, False),
-        (9, 1, 12, {"held-out": 1, "train": 1}, False),
-        (7, 2, 12, {"train": 3}, True),
-        (9, 2, 12, {"train": 1}, False),
-        (10, 2, 12, {}, False),
-        (30, 9, 12, {}, False),
-        (0, 1, 1, {"train": 1}, True),
+        ({"train": 0, "held-out": 0}, 12, {"train": 10, "held-out": 2}),
+        ({"train": 5, "held-out": 0}, 1, {"train": 0, "held-out": 1}),
+        ({"train": 10, "held-out": 9}, 3, {"train": 3, "held-out": 0}),
+        ({"train": 3}, 4, {"train": 4}),
+        ({"held-out": 3}, 4, {"held-out": 4}),
+        ({}, 4, {}),
     ],
 )
-def test_what_is_missing_and_when_that_is_low(
-    train: int, held_out: int, buffer: int, missing: dict[Split, int], low: bool
-) -> None:
-    """The split that lacks the larger share comes first; a batch waits until a quarter, or a whole split, is gone."""
-    found = shortage({"train": train, "held-out": held_out}, buffer)
-    assert list(found.items()) == list(missing.items())
-    assert (bool(found) and is_low(found, buffer)) == low
+def test_one_comparison_in_six_is_held_out(made: dict[Split, int], count: int, expected: dict[Split, int]) -> None:
+    """However the batches fall; a split without prompts gets none."""
+    assert next_splits(made, count) == expected
 
 
 def test_seeds_of_a_stream_never_meet(stocked: Machine) -> None:
