@@ -217,7 +217,10 @@ def answering_trouble(db: Database) -> str:
     """What keeps the answering worker from answering, for people who wait for it; empty while nothing does."""
     latest = latest_answering_job(db)
     if latest and latest[0].status in ("failed", "lost"):
-        return f"The model can't answer at the moment: {latest[0].message} It is started again by itself."
+        # Not the reason itself: it may name a policy or a path, which annotators are not to see.
+        return (
+            "The model can't answer at the moment; it is tried again by itself. Admins find the reason in Iterations."
+        )
     return ""
 
 
@@ -249,7 +252,9 @@ def health_route(settings: Settings, db: Database) -> Callable[[Request], Awaita
             return JSONResponse({"ok": False, "database": "can't be read"}, 503)
         beat = latest[0].heartbeat if latest and latest[0].status == "running" else None
         silent = None if beat is None else round(seconds_between(beat, now()), 1)
-        ok = not settings.workers or silent is None or silent < jobs.LOST_AFTER_SECONDS
+        failed = bool(latest) and latest[0].status in ("failed", "lost")
+        fresh = not failed and (silent is None or silent < jobs.LOST_AFTER_SECONDS)
+        ok = not settings.workers or fresh
         return JSONResponse({"ok": ok, "database": "ok", "worker_silent_seconds": silent}, 200 if ok else 503)
 
     return health
@@ -272,6 +277,7 @@ def listen(settings: Settings) -> socket.socket:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
+            listener.listen()  # from here on a browser that follows the printed link waits instead of being refused
         except BaseException:
             listener.close()
             raise
@@ -320,9 +326,16 @@ def not_an_open_page(record: logging.LogRecord) -> bool:
 
 def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
     """Serve on the bound socket. Open pages keep a stream alive, so shutting down waits for them only so long."""
-    config = uvicorn.Config(app, workers=1, timeout_graceful_shutdown=3, log_level="warning", access_log=False)
+    config = uvicorn.Config(
+        app,
+        workers=1,
+        timeout_graceful_shutdown=3,
+        log_level="warning",
+        access_log=False,
+        # Without a proxy in front anybody could claim another address, and so dodge the throttle of the login.
+        proxy_headers=not settings.on_loopback,
+    )
     logging.getLogger("uvicorn.error").addFilter(not_an_open_page)
-    listener.listen()  # from here on a browser that follows the printed link waits instead of being refused
     announce(settings, app.state.db)
     uvicorn.Server(config).run(sockets=[listener])
 

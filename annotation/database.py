@@ -161,6 +161,15 @@ def m001_first_schema(db: sqlite_utils.Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def m002_index_comparisons(db: sqlite_utils.Database) -> None:
+    """Finding a policy's or a prompt's comparisons must not slow down as they grow."""
+    db.execute("CREATE INDEX comparison_by_prompt ON comparison (prompt_id)")
+    db.execute("CREATE INDEX comparison_by_model ON comparison (model_id, id)")
+    db.execute("CREATE INDEX claim_by_comparison ON claim (comparison_id, state)")
+    db.execute("CREATE INDEX job_by_status ON job (status, kind)")
+
+
 FIRST_SCHEMA = (
     """CREATE TABLE prompt (
         id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, messages TEXT NOT NULL, source TEXT NOT NULL,

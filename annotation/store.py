@@ -23,7 +23,7 @@ from annotation.records import (
     now,
     seconds_between,
 )
-from annotation.selection import Candidate, choose, draw_order
+from annotation.selection import draw_order
 
 CLAIM_SECONDS = 20 * 60
 
@@ -148,8 +148,11 @@ def add_score(db: Database, response_id: int, scorer: str, value: float) -> None
 def buffer_sizes(db: Database, model_id: int) -> dict[Split, int]:
     """How many comparisons by this policy wait for a judgement, by split."""
     rows = db.rows(
+        # One that somebody skipped is still there for others, but nobody may be left who would judge it.
         f"""SELECT p.split, count(*) AS n FROM comparison c JOIN prompt p ON p.id = c.prompt_id
-            WHERE c.model_id = ? AND {OPEN_COMPARISON} GROUP BY p.split""",
+            WHERE c.model_id = ? AND {OPEN_COMPARISON}
+              AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped')
+            GROUP BY p.split""",
         (model_id,),
     )
     sizes: dict[Split, int] = {"train": 0, "held-out": 0}
@@ -208,26 +211,20 @@ def claim_next(db: Database, annotator_id: int) -> Claim | None:
         held = held_claim(db, annotator_id)
         if held is not None:
             return held
-        pool = [Candidate(**row) for row in db.rows(POOL, {"annotator": annotator_id})]
-        judged = db.rows(
-            """SELECT p.split, count(*) AS n FROM current_judgement j JOIN comparison c ON c.id = j.comparison_id
-               JOIN prompt p ON p.id = c.prompt_id WHERE j.outcome != 'skip' GROUP BY p.split"""
-        )
-        chosen = choose(pool, {row["split"]: row["n"] for row in judged})
+        chosen = db.value(NEXT_COMPARISON, {"annotator": annotator_id})
         if chosen is None:
             return None
-        size = int(
-            db.value("SELECT count(*) FROM comparison_response WHERE comparison_id = ?", (chosen.comparison_id,))
-        )
-        insert_claim(connection, chosen.comparison_id, annotator_id, draw_order(size, secrets.SystemRandom()))
+        size = int(db.value("SELECT count(*) FROM comparison_response WHERE comparison_id = ?", (chosen,)))
+        insert_claim(connection, chosen, annotator_id, draw_order(size, secrets.SystemRandom()))
     return held_claim(db, annotator_id)
 
 
-POOL = f"""SELECT c.id AS comparison_id, p.split, m.status = 'serving' AS fresh
-    FROM comparison c JOIN prompt p ON p.id = c.prompt_id JOIN model m ON m.id = c.model_id
+# Answers of the policy that serves, so that judgements are about the model as it is; the oldest first, which keeps the
+# share of held-out prompts that the answering worker has put in.
+NEXT_COMPARISON = f"""SELECT c.id FROM comparison c JOIN model m ON m.id = c.model_id AND m.status = 'serving'
     WHERE {OPEN_COMPARISON}
       AND NOT EXISTS (SELECT 1 FROM current_judgement j WHERE j.comparison_id = c.id AND j.annotator_id = :annotator)
-    ORDER BY c.id"""
+    ORDER BY c.id LIMIT 1"""
 
 
 def insert_claim(connection: Any, comparison_id: int, annotator_id: int, order: Sequence[int]) -> None:
@@ -379,13 +376,14 @@ def judged_comparisons(db: Database, after: int = 0) -> list[JudgedComparison]:
     ]
 
 
-def judgement_count(db: Database, annotator: Annotator | None = None, after: int = 0) -> int:
-    """Current judgements (skips aside) with ids above `after`, of one annotator or of all."""
+def judgement_count(db: Database, annotator: Annotator | None = None, after: int = 0, since: str = "") -> int:
+    """Current judgements (skips aside) with ids above `after` and made after `since`, of one annotator or of all."""
     return int(
         db.value(
             """SELECT count(*) FROM current_judgement
-               WHERE outcome != 'skip' AND id > :after AND (:annotator IS NULL OR annotator_id = :annotator)""",
-            {"after": after, "annotator": annotator.id if annotator else None},
+               WHERE outcome != 'skip' AND id > :after AND created > :since
+                 AND (:annotator IS NULL OR annotator_id = :annotator)""",
+            {"after": after, "since": since, "annotator": annotator.id if annotator else None},
         )
     )
 

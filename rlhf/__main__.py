@@ -6,6 +6,8 @@ import argparse
 import json
 import os
 import sys
+import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from rlhf import base_model, jobs, loop, policies, worker
 from rlhf.specs import SPECS, describe, from_json, to_json
 
 DEFAULT_DATA = Path(os.environ.get("PREFLOOP_DATA", Path(__file__).parent.parent / "data"))
-EPILOG = """Exit codes: 0 done, 1 the job failed, 2 wrong use or bad input (one sentence on standard error says what).
+EPILOG = """Exit codes: 0 done, 1 the job failed or was stopped, 2 bad input (a sentence on standard error says which).
 
 Example: python -m rlhf spec dpo > spec.json; edit it; python -m rlhf run spec.json"""
 
@@ -65,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def dispatch(db: Database, options: argparse.Namespace) -> int:
     """The commands that need a database."""
+    jobs.mark_lost(db)
     if options.command == "prepare":
         base = base_model.prepare(options.data, options.model)
         policies.ensure_base(db, base.name)
@@ -89,7 +92,7 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
             state = f"{policy.status:<10} {policy.method:<6}"
             print(f"{policy.revision:<12} {state} {policy.created[:19]}  {policy.path or ''}")
     elif options.command == "promote":
-        print(f"{policies.promote(db, options.revision, 'the command line').revision} serves now.")
+        print(f"{loop.promote(db, options.data, options.revision, 'the command line').revision} serves now.")
     elif options.command == "reject":
         print(f"{policies.reject(db, options.revision, 'the command line').revision} is rejected.")
     return 0
@@ -99,12 +102,16 @@ def wait_for(db: Database, data_dir: Path, job_id: int) -> int:
     """Run a queued job in this process and print how it ended."""
     print(f"job {job_id}: {to_json(jobs.get(db, job_id).spec)}", flush=True)
     worker.prepare_process()
-    code = worker.work(db, data_dir, job_id)
+    worker.work(db, data_dir, job_id, uuid.uuid4().hex)
     job = jobs.get(db, job_id)
+    while job.status not in jobs.ENDED:  # a running app was quicker and has it: follow it there
+        time.sleep(1)
+        jobs.mark_lost(db)
+        job = jobs.get(db, job_id)
     print(f"job {job_id} {job.status}. {job.message}".strip())
     if job.result is not None:
         print(json.dumps(job.result, indent=2))
-    return code
+    return 0 if job.status == "finished" else 1
 
 
 def read_text(path: Path) -> str:

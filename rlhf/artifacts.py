@@ -14,9 +14,9 @@ from annotation.records import UserError
 
 def write_file(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all. Raises UserError when the disk refuses."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     with explain_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as handle:
             handle.write(content)
             handle.flush()

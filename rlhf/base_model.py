@@ -41,6 +41,13 @@ def prepare(data_dir: Path, model: str) -> BaseModel:
     return base
 
 
+def ready(data_dir: Path, model: str) -> BaseModel:
+    """The model that `prepare` has set up, checked again. Raises UserError if it is gone or no longer fits."""
+    base = locate(data_dir, model)
+    check(base)
+    return base
+
+
 def locate(data_dir: Path, model: str) -> BaseModel:
     """Where a model's files are: the embedded one's directory, a local directory, or the Hub's cache (downloading).
 
@@ -59,7 +66,7 @@ def download(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model"]
+    patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
@@ -125,4 +132,9 @@ def has_chat_template(path: Path) -> bool:
     if (path / "chat_template.jinja").is_file():
         return True
     config = path / "tokenizer_config.json"
-    return config.is_file() and bool(json.loads(config.read_text("utf-8")).get("chat_template"))
+    if not config.is_file():
+        return False
+    try:
+        return bool(json.loads(config.read_text("utf-8")).get("chat_template"))
+    except ValueError as error:
+        raise UserError(f"{config} is damaged ({error}). Restore it, or choose another model with --model.") from error

@@ -154,6 +154,15 @@ def stop(db: Database, job_id: int, worker: str, status: str, message: str) -> b
         )
 
 
+def give_up(db: Database, job_id: int, message: str) -> None:
+    """Mark a queued job failed whose worker could not even begin."""
+    with db.transaction() as connection:
+        connection.execute(
+            "UPDATE job SET status = 'failed', finished = ?, message = ? WHERE id = ? AND status = 'queued'",
+            (now(), message, job_id),
+        )
+
+
 def cancel(db: Database, job_id: int) -> None:
     """Ask a running job to stop, or take a queued one out. Raises UserError if it has ended."""
     with db.transaction() as connection:
@@ -219,7 +228,12 @@ def recent(db: Database, kinds: Sequence[str], limit: int = 50) -> list[Job]:
 
 def active(db: Database, kinds: Sequence[str]) -> list[Job]:
     """Jobs of these kinds that are queued, running or being cancelled, oldest first."""
-    return [job for job in reversed(recent(db, kinds, 1000)) if job.status not in ENDED]
+    marks = ", ".join("?" for _ in kinds)
+    states = "('queued', 'running', 'cancelling')"
+    return [
+        read_job(row)
+        for row in db.rows(f"SELECT * FROM job WHERE kind IN ({marks}) AND status IN {states} ORDER BY id", kinds)
+    ]
 
 
 def metrics(db: Database, job_id: int) -> list[dict[str, Any]]:

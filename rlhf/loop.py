@@ -13,8 +13,8 @@ from annotation.database import Database
 from annotation.exporting import Frozen
 from annotation.records import UserError, now
 from rlhf import jobs, policies
-from rlhf.artifacts import write_file
-from rlhf.jobs import Job
+from rlhf.artifacts import verify_directory, write_file
+from rlhf.base_model import EMBEDDED, EMBEDDED_NAME
 from rlhf.policies import Policy
 from rlhf.specs import DPOSpec, EvaluateSpec, Scope, Spec
 
@@ -61,29 +61,42 @@ def submit(db: Database, data_dir: Path, spec: Spec, requested_by: str) -> int:
     Raises UserError where there is too little data, or a training job is at work already.
     """
     base = policies.by_revision(db, "base")
-    if spec.model not in ("base", base.base):
+    if spec.model not in ("base", base.base) and not (spec.model == EMBEDDED and base.base == EMBEDDED_NAME):
         raise UserError(f"This data directory belongs to the base model {base.base}; the spec asks for {spec.model}.")
     spec = replace(spec, model=base.base)
-    if isinstance(spec, DPOSpec):
-        if jobs.active(db, TRAINING):
+    # One transaction: two people who press the button at once must not both find nothing at work.
+    with db.transaction():
+        if spec.kind in TRAINING and jobs.active(db, TRAINING):
             raise UserError("A training or checking job is at work already. Wait for it, or cancel it first.")
-        spec = freeze_dpo(db, data_dir, spec)
-    elif isinstance(spec, EvaluateSpec):
-        spec = freeze_evaluation(db, data_dir, spec)
-    return jobs.enqueue(db, spec, requested_by)
+        if isinstance(spec, DPOSpec):
+            spec = freeze_dpo(db, data_dir, spec)
+        elif isinstance(spec, EvaluateSpec):
+            spec = freeze_evaluation(db, data_dir, spec)
+        return jobs.enqueue(db, spec, requested_by)
 
 
 def resume(db: Database, job_id: int) -> None:
     """Queue a job again to go on from its last checkpoint. Raises UserError while another training is at work."""
-    busy = jobs.active(db, TRAINING)
-    if busy and jobs.get(db, job_id).kind in TRAINING:
-        raise UserError(f"Job {busy[0].id} is {busy[0].status}: wait for it or cancel it, then resume job {job_id}.")
-    jobs.resume(db, job_id)
+    with db.transaction():
+        busy = jobs.active(db, TRAINING)
+        if busy and jobs.get(db, job_id).kind in TRAINING:
+            state = f"Job {busy[0].id} is {busy[0].status}"
+            raise UserError(f"{state}: wait for it or cancel it, then resume job {job_id}.")
+        jobs.resume(db, job_id)
+
+
+def promote(db: Database, data_dir: Path, revision: str, decided_by: str) -> Policy:
+    """Let a policy serve after checking that its files are whole. Raises UserError; then nothing has changed."""
+    policy = policies.by_revision(db, revision)
+    if policy.path is not None and policy.sha256 is not None:
+        verify_directory(data_dir / policy.path, policy.sha256, f"adapter {policy.revision}")
+    return policies.promote(db, policy.revision, decided_by)
 
 
 def freeze_dpo(db: Database, data_dir: Path, spec: DPOSpec) -> DPOSpec:
     """The spec with its parent's revision and its data's sha256."""
     parent = policies.by_revision(db, spec.parent)
+    refuse_other_shape(db, parent, spec)
     if spec.snapshot:
         return replace(spec, parent=parent.revision)
     frozen = collect(db, parent, spec.scope, spec.max_length)
@@ -93,6 +106,19 @@ def freeze_dpo(db: Database, data_dir: Path, spec: DPOSpec) -> DPOSpec:
             "Judge more comparisons first."
         )
     return replace(spec, parent=parent.revision, snapshot=store_snapshot(db, data_dir, frozen))
+
+
+def refuse_other_shape(db: Database, parent: Policy, spec: DPOSpec) -> None:
+    """Raises UserError where the parent's weights would not fit, or would mean another policy than the parent."""
+    if parent.job_id is None:
+        return
+    made = jobs.get(db, parent.job_id).spec
+    assert isinstance(made, DPOSpec)
+    if (made.lora_r, made.lora_alpha) != (spec.lora_r, spec.lora_alpha):
+        raise UserError(
+            f"The parent {parent.revision} has lora_r {made.lora_r} and lora_alpha {made.lora_alpha}. "
+            "Use the same to continue it, or start from the base."
+        )
 
 
 def freeze_evaluation(db: Database, data_dir: Path, spec: EvaluateSpec) -> EvaluateSpec:
@@ -109,8 +135,9 @@ def store_snapshot(db: Database, data_dir: Path, frozen: Frozen) -> str:
     counts = {"train": frozen.count("train"), "held-out": frozen.count("held-out"), "left_out": frozen.left_out}
     with db.transaction() as connection:
         connection.execute(
-            "INSERT OR IGNORE INTO snapshot (sha256, path, rows, counts, last_judgement_id, created) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO snapshot (sha256, path, rows, counts, last_judgement_id, created) VALUES (?, ?, ?, ?, ?, ?) "
+            # Judgements that give no pair may have come since: the rows are the same, what was left out is not.
+            "ON CONFLICT DO UPDATE SET counts = excluded.counts, last_judgement_id = excluded.last_judgement_id",
             (frozen.sha256, path, len(frozen.rows), json.dumps(counts), frozen.last_judgement_id, now()),
         )
     return frozen.sha256
@@ -130,28 +157,29 @@ class Step:
     candidate: str = ""
 
 
-def next_step(auto_train: Mapping[str, Any], new_pairs: int, active: int, unchecked: str | None) -> Step | None:
+def next_step(auto_train: Mapping[str, Any], new_judgements: int, active: int, unchecked: str | None) -> Step | None:
     """The next step of the iteration, if one is due. Pure.
 
-    A fresh candidate is checked first; then, when switched on, every N new preference pairs start a training.
+    A fresh candidate is checked first; then, when switched on, every N new judgements start a training.
     """
     if active:
         return None
     if unchecked:
         return Step("evaluate", unchecked)
-    if auto_train.get("on") and new_pairs >= max(int(auto_train.get("every", 60)), MIN_PAIRS):
+    if auto_train.get("on") and new_judgements >= max(int(auto_train.get("every", 60)), MIN_PAIRS):
         return Step("train")
     return None
 
 
 def advance(db: Database, data_dir: Path) -> int | None:
     """Do the step that is due, if any; returns the new job's id."""
-    finished = next(iter(jobs.recent(db, ("dpo",), 1)), None)
-    unchecked = unchecked_candidate(db, finished) if finished else None
+    active = len(jobs.active(db, TRAINING))
+    if active:
+        return None
     auto_train = store.setting(db, "auto_train", AUTO_TRAIN_DEFAULT)
-    since = last_trained_judgement(db, finished)
-    new = store.judgement_count(db, after=since) if auto_train.get("on") else 0
-    step = next_step(auto_train, new, len(jobs.active(db, TRAINING)), unchecked)
+    latest = next(iter(jobs.recent(db, ("dpo",), 1)), None)
+    new = store.judgement_count(db, since=latest.created if latest else "") if auto_train.get("on") else 0
+    step = next_step(auto_train, new, active, unchecked_candidate(db))
     if step is None:
         return None
     if step.action == "evaluate":
@@ -162,20 +190,14 @@ def advance(db: Database, data_dir: Path) -> int | None:
         return None  # enough judgements, but too few of them are pairs: wait for more
 
 
-def last_trained_judgement(db: Database, job: Job | None) -> int:
-    """The last judgement in the newest training's data, whatever became of it: automatic training counts from there."""
-    if job is None or not isinstance(job.spec, DPOSpec):
-        return 0
-    return int(db.value("SELECT last_judgement_id FROM snapshot WHERE sha256 = ?", (job.spec.snapshot,)) or 0)
-
-
-def unchecked_candidate(db: Database, job: Job) -> str | None:
-    """The candidate of a finished training that wants a check and has had none."""
-    if job.status != "finished" or not isinstance(job.spec, DPOSpec) or not job.spec.evaluate:
-        return None
-    policy = policies.of_job(db, job.id)
-    if policy is None or policy.status != "candidate":
-        return None
-    checks = [check.spec for check in jobs.recent(db, ("evaluate",), 200)]
-    asked = any(isinstance(spec, EvaluateSpec) and spec.candidate == policy.revision for spec in checks)
-    return None if asked else policy.revision
+def unchecked_candidate(db: Database) -> str | None:
+    """The oldest candidate whose training asked for a check and which has had none."""
+    checks = [check.spec for check in jobs.recent(db, ("evaluate",), 1000)]
+    asked = {spec.candidate for spec in checks if isinstance(spec, EvaluateSpec)}
+    for policy in policies.everything(db):
+        if policy.status != "candidate" or policy.job_id is None or policy.revision in asked:
+            continue
+        job = jobs.get(db, policy.job_id)
+        if job.status == "finished" and isinstance(job.spec, DPOSpec) and job.spec.evaluate:
+            return policy.revision
+    return None

@@ -30,9 +30,19 @@ def load_tokenizer(path: Path) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(path)
     if tokenizer.chat_template is None:
         raise UserError(f"The model in {path} has no chat template. Choose an instruct model with --model.")
+    tokenizer.eos_token = end_of_turn(tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def end_of_turn(tokenizer: Any) -> str:
+    """The token with which the chat template ends an answer; some models have another one as end of text."""
+    turn = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    rendered = str(tokenizer.apply_chat_template(turn, tokenize=False))
+    after = tokenizer(rendered[rendered.rindex("A") + 1 :], add_special_tokens=False)["input_ids"]
+    ends = [token for token in after if token in tokenizer.all_special_ids]
+    return str(tokenizer.convert_ids_to_tokens(ends[0])) if ends else str(tokenizer.eos_token)
 
 
 def render(tokenizer: Any, messages: Any) -> str:

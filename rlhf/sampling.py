@@ -9,7 +9,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from annotation.records import Sampling
 
@@ -125,20 +132,24 @@ def draw(
     )
     cache.batch_repeat_interleave(samples)
     ids_BT, mask_BT = ids_PT.repeat_interleave(samples, 0), mask_PT.repeat_interleave(samples, 0)
+    ends = end_token_ids(model, tokenizer)
     flat_seeds = [seed for row in seeds for seed in row]
     output_BT = model.generate(
         input_ids=ids_BT,
         attention_mask=mask_BT,
         past_key_values=cache,
-        max_new_tokens=sampling.max_new_tokens,
-        do_sample=False,
-        pad_token_id=tokenizer.pad_token_id,
+        # The model's own settings (a repetition penalty, say) would shape answers without being recorded.
+        generation_config=GenerationConfig(
+            max_new_tokens=sampling.max_new_tokens,
+            do_sample=False,
+            eos_token_id=sorted(ends),
+            pad_token_id=tokenizer.pad_token_id,
+        ),
         logits_processor=LogitsProcessorList([SeededSampler(flat_seeds, sampling)]),
         stopping_criteria=StoppingCriteriaList([StopWhen(stop)]),
     )
     if stop():
         return []
-    ends = end_token_ids(model, tokenizer)
     prompt_tokens = mask_PT.sum(-1).tolist()
     draws = [
         read_draw(tokenizer, row[ids_BT.shape[1] :].tolist(), seed, prompt_tokens[index // samples], ends)

@@ -18,7 +18,7 @@ class GenerateSpec:
 
     kind: ClassVar[str] = "generate"
     model: str = "base"
-    """The base model: a directory, a name on the Hub, or 'embedded' for SmolLM2-135M-Instruct."""
+    """Name of the data directory's base model; 'base' for whichever it is."""
     seed: int = 0
     """Start of the stream of seeds; each answer's own seed is stored with it."""
     buffer: int = 24
@@ -41,7 +41,7 @@ class DPOSpec:
 
     kind: ClassVar[str] = "dpo"
     model: str = "base"
-    """The base model: a directory, a name on the Hub, or 'embedded' for SmolLM2-135M-Instruct."""
+    """Name of the data directory's base model; 'base' for whichever it is."""
     snapshot: str = ""
     """sha256 of the frozen data; empty: freeze the judgements as they are when the job is made."""
     scope: Scope = "new"
@@ -84,7 +84,7 @@ class EvaluateSpec:
 
     kind: ClassVar[str] = "evaluate"
     model: str = "base"
-    """The base model: a directory, a name on the Hub, or 'embedded' for SmolLM2-135M-Instruct."""
+    """Name of the data directory's base model; 'base' for whichever it is."""
     candidate: str = ""
     """Revision of the adapter to check."""
     against: str = "serving"

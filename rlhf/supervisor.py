@@ -6,10 +6,12 @@ import logging
 import subprocess
 import sys
 import threading
+import uuid
+from dataclasses import dataclass
 from pathlib import Path
 
 from annotation.database import Database
-from rlhf import jobs, loop
+from rlhf import jobs, loop, policies
 from rlhf.specs import GenerateSpec
 
 POLL_SECONDS = 1.0
@@ -21,6 +23,14 @@ STOP_SECONDS = 20.0
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Child:
+    """A worker process that this program started, and the id under which it claims its job."""
+
+    process: subprocess.Popen[bytes]
+    worker: str
+
+
 class Supervisor:
     """A thread that turns queued rows into worker processes: one resident, one training job at a time.
 
@@ -29,12 +39,13 @@ class Supervisor:
 
     def __init__(self, db: Database, data_dir: Path, model: str) -> None:
         self.db, self.data_dir, self.model = db, data_dir, model
-        self.children: dict[int, subprocess.Popen[bytes]] = {}
+        self.children: dict[int, Child] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
         self._failures = 0
         self._resident_not_before = 0.0
         self._ticks = 0.0
+        self._tried: int | None = None
 
     def start(self) -> None:
         """Begin to watch the queue."""
@@ -47,14 +58,14 @@ class Supervisor:
         if self._thread.is_alive():
             self._thread.join()
         for child in self.children.values():
-            child.terminate()
+            child.process.terminate()
         for job_id, child in self.children.items():
             try:
-                child.wait(STOP_SECONDS)
+                child.process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 logger.warning("the worker of job %d does not end; killing it", job_id)
-                child.kill()
-                child.wait()
+                child.process.kill()
+                child.process.wait()
 
     def _loop(self) -> None:
         while not self._ended.wait(POLL_SECONDS):
@@ -68,7 +79,9 @@ class Supervisor:
     def tick(self) -> None:
         """One look at the rows: reap, mark lost, start what is due."""
         self.reap()
-        jobs.mark_lost(self.db)
+        for job_id in jobs.mark_lost(self.db):
+            if job_id in self.children:  # it hangs: a second worker beside it would take the memory of both
+                self.children[job_id].process.kill()
         self.keep_resident()
         loop.advance(self.db, self.data_dir)
         active = jobs.active(self.db, loop.TRAINING)
@@ -78,15 +91,18 @@ class Supervisor:
     def reap(self) -> None:
         """Forget workers that have ended, and say so in the row of one that died without a word."""
         for job_id, child in list(self.children.items()):
-            if child.poll() is None:
+            code = child.process.poll()
+            if code is None:
                 continue
             del self.children[job_id]
-            job = jobs.get(self.db, job_id)
-            if job.status in ("running", "cancelling") and job.worker is not None:
-                message = f"The worker died (exit code {child.returncode}). Resume goes on from the last checkpoint."
-                jobs.stop(self.db, job_id, job.worker, "lost", message)
-            if job.kind == "generate":
-                self.resident_ended(child.returncode)
+            # Only a job that this very worker held: another process may have it by now.
+            jobs.stop(
+                self.db, job_id, child.worker, "lost", f"{obituary(code)} Resume goes on from the last checkpoint."
+            )
+            if code:
+                jobs.give_up(self.db, job_id, f"{obituary(code)} See {self.log_file(job_id)}.")
+            if jobs.get(self.db, job_id).kind == "generate":
+                self.resident_ended(code)
 
     def resident_ended(self, code: int) -> None:
         """Decide when the next resident worker may start."""
@@ -101,17 +117,21 @@ class Supervisor:
             return
         if active and active[0].id in self.children:
             return
-        if self._ticks < self._resident_not_before:
+        serving = policies.serving(self.db).id
+        if self._ticks < self._resident_not_before and serving == self._tried:
             return
+        self._tried = serving
         self.launch(active[0].id if active else loop.submit(self.db, self.data_dir, GenerateSpec(), "the program"))
 
     def launch(self, job_id: int) -> None:
         """Start a worker process for a queued job; its output goes to a log file, never to a pipe."""
         if job_id in self.children:
             return
+        worker = uuid.uuid4().hex
         command = [sys.executable, "-m", "rlhf.worker", "--data", str(self.data_dir), "--job", str(job_id)]
-        with (self.data_dir / "logs" / f"job-{job_id}.log").open("ab") as log:
-            self.children[job_id] = subprocess.Popen(
+        command += ["--worker", worker]
+        with self.log_file(job_id).open("ab") as log:
+            process = subprocess.Popen(
                 command,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -119,3 +139,15 @@ class Supervisor:
                 cwd=Path(__file__).parent.parent,
                 start_new_session=True,
             )
+        self.children[job_id] = Child(process, worker)
+
+    def log_file(self, job_id: int) -> Path:
+        """Where a job's worker prints."""
+        return self.data_dir / "logs" / f"job-{job_id}.log"
+
+
+def obituary(code: int) -> str:
+    """What an exit code says of a worker that ended without reporting."""
+    if code == -9:
+        return "The worker was killed, often because memory ran out."
+    return f"The worker died (exit code {code})."

@@ -72,14 +72,17 @@ def keep_beating(run: Run, ended: threading.Event, orphan_stops: bool) -> None:
     """Beat until the job ends. A resident worker also stops when the program that started it is gone."""
     parent = os.getppid()
     while not ended.wait(BEAT_SECONDS):
-        run.beat()
+        try:
+            run.beat()
+        except Exception:
+            # A database that is busy or full for a moment must not silence a worker that lives; the next beat tries.
+            traceback.print_exc()
         if orphan_stops and os.getppid() != parent:
             run.terminated.set()
 
 
-def work(db: Database, data_dir: Path, job_id: int) -> int:
-    """Claim a job and run it to its end; returns the process's exit code."""
-    worker = uuid.uuid4().hex
+def work(db: Database, data_dir: Path, job_id: int, worker: str) -> int:
+    """Claim a job for this worker id and run it to its end; returns the process's exit code."""
     job = jobs.claim(db, job_id, worker)
     if job is None:
         print(f"Job {job_id} is not queued; nothing to do.", flush=True)
@@ -121,10 +124,19 @@ def perform(run: Run, spec: Spec) -> int:
     except BaseException as error:
         # The traceback goes to the log file; the page gets one line. A bug still ends the process with an error.
         traceback.print_exc()
+        jobs.stop(run.db, run.job_id, run.worker, "failed", sentence_for(error))
         jobs.log(run.db, run.job_id, traceback.format_exc(limit=-3))
-        reason = "out of memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {error}"
-        jobs.stop(run.db, run.job_id, run.worker, "failed", f"Failed ({reason}). The log has the details.")
         return 1
+
+
+def sentence_for(error: BaseException) -> str:
+    """What a library's error means for a person: a full disk, too little memory, or a bug."""
+    text = str(error)
+    if any(sign in text for sign in ("No space left", "os error 28", "file write failed", "PytorchStreamWriter")):
+        return "The disk is full, so nothing more could be saved. Free some space, then resume this run."
+    if isinstance(error, MemoryError) or any(sign in text for sign in ("allocate memory", "out of memory")):
+        return "Memory ran out. Close other programs, or use a smaller batch_size or model, then start again."
+    return f"Failed ({type(error).__name__}: {text}). The log has the details."
 
 
 def prepare_process() -> None:
@@ -144,11 +156,12 @@ def main(arguments: list[str] | None = None) -> int:
     """The worker's command line, used by the supervisor."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the data directory")
+    parser.add_argument("--worker", default=uuid.uuid4().hex, help="the id under which to claim the job")
     parser.add_argument("--job", type=int, required=True, help="the queued job to run")
     options = parser.parse_args(arguments)
     prepare_process()
     try:
-        return work(open_database(options.data), options.data, options.job)
+        return work(open_database(options.data), options.data, options.job, options.worker)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from trl import DPOConfig, DPOTrainer
 from annotation.records import UserError
 from rlhf import jobs, policies
 from rlhf.artifacts import directory_sha256, new_directory, verify_directory
-from rlhf.base_model import BaseModel, locate
+from rlhf.base_model import BaseModel, ready
 from rlhf.data import load_snapshot, pack, tokenise_pairs
 from rlhf.losses import dpo, implicit_reward, sum_by_row, token_logps
 from rlhf.models import compute_dtype, load_quantised, load_tokenizer
@@ -41,11 +42,12 @@ from rlhf.specs import DPOSpec
 from rlhf.worker import Run
 
 COMPLETE = "complete"
+RESUMABLE_RUNS = 3
 
 
 def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
     """Train an adapter from frozen preferences and register it as a candidate. Returns the job's result."""
-    base = locate(run.data_dir, spec.model)
+    base = ready(run.data_dir, spec.model)
     parent = policies.by_revision(run.db, spec.parent)
     tokenizer = load_tokenizer(base.path)
     rows = [row for row in load_snapshot(run.data_dir, spec.snapshot) if row["split"] == "train"]
@@ -78,13 +80,19 @@ def train(
 ) -> Policy:
     """Train from the last checkpoint or from the beginning, store the adapter, and register it as a candidate."""
     checkpoints = checkpoints_of(run)
+    forget_old_checkpoints(run)
+    run.report(0, 0, {}, "loading the model, then the reference's log-probabilities")
     torch.manual_seed(spec.seed)
-    trainer = build_trainer(spec, base.path, tokenizer, Dataset.from_list(pairs), run.data_dir, parent, checkpoints)
+    trainer = build_trainer(
+        spec, base.path, tokenizer, Dataset.from_list(pairs), run.data_dir, parent, checkpoints, run.raise_if_stopped
+    )
+    run.report(0, trainer.state.max_steps, {}, "training")
     trainer.add_callback(Progress(run, trainer))
     checkpoint = last_complete_checkpoint(checkpoints)
     if checkpoint:
         run.log(f"resuming from {Path(checkpoint).name}")
     trainer.train(resume_from_checkpoint=checkpoint)
+    run.beat()  # a worker that slept while its job was given to another must not touch that one's files
     run.raise_if_stopped()
 
     revision = f"dpo-{run.job_id}"
@@ -109,10 +117,22 @@ def checkpoints_of(run: Run) -> Path:
     return run.data_dir / "checkpoints" / f"job-{run.job_id}"
 
 
+def forget_old_checkpoints(run: Run) -> None:
+    """Keep the checkpoints of the last few runs that can be resumed, and remove older ones."""
+    resumable = [job.id for job in jobs.recent(run.db, ("dpo",), 1000) if job.status != "finished"]
+    kept = {run.job_id, *resumable[:RESUMABLE_RUNS]}
+    for directory in (run.data_dir / "checkpoints").glob("job-*"):
+        if int(directory.name.removeprefix("job-")) not in kept:
+            shutil.rmtree(directory)
+
+
 class PreferenceTrainer(DPOTrainer):
     """TRL's trainer with the loss of `rlhf.losses`, tokenised rows, and the adapter and reference of a spec."""
 
-    def __init__(self, spec: DPOSpec, parent_path: Path | None, **arguments: Any) -> None:
+    def __init__(
+        self, spec: DPOSpec, parent_path: Path | None, raise_if_stopped: Callable[[], None], **arguments: Any
+    ) -> None:
+        self.raise_if_stopped = raise_if_stopped
         self.sft_weight, self.reference, self.parent_path = spec.sft_weight, spec.reference, parent_path
         adapter = LoraConfig(
             r=spec.lora_r, lora_alpha=spec.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
@@ -158,6 +178,7 @@ class PreferenceTrainer(DPOTrainer):
         TRL asks for them once, while the trainer is built; then the policy still is the reference: a fresh adapter
         changes nothing, and one that holds the parent's weights is the parent.
         """
+        self.raise_if_stopped()
         with torch.no_grad(), self.accelerator.autocast():
             return answer_logps(model, inputs).chunk(2)
 
@@ -195,9 +216,16 @@ def answer_logps(model: Any, inputs: Any) -> torch.Tensor:
 
 
 def build_trainer(
-    spec: DPOSpec, base: Path, tokenizer: Any, pairs: Any, data_dir: Path, parent: Policy, checkpoints: Path
+    spec: DPOSpec,
+    base: Path,
+    tokenizer: Any,
+    pairs: Any,
+    data_dir: Path,
+    parent: Policy,
+    checkpoints: Path,
+    raise_if_stopped: Callable[[], None] = lambda: None,
 ) -> PreferenceTrainer:
-    """The trainer with its adapter and reference set up as the spec says."""
+    """The trainer with its adapter and reference set up as the spec says; computing the latter can be stopped."""
     gpu = torch.cuda.is_available()
     with warnings.catch_warnings():
         # transformers 5.23 warns about the argument's coming new name, which TRL does not know yet.
@@ -227,6 +255,7 @@ def build_trainer(
     return PreferenceTrainer(
         spec,
         None if parent.path is None else data_dir / parent.path,
+        raise_if_stopped,
         model=load_quantised(base),
         args=arguments,
         train_dataset=pairs,

@@ -19,7 +19,7 @@ from annotation.analysis import distinct_n, wilson_interval
 from annotation.exporting import PreferenceRow
 from annotation.records import Prompt, Response
 from rlhf import jobs, policies
-from rlhf.base_model import locate
+from rlhf.base_model import ready
 from rlhf.data import answer_ids, load_snapshot, pad, tokenise_pairs
 from rlhf.losses import exact_kl, implicit_reward, sum_by_row
 from rlhf.models import Policies, render
@@ -33,7 +33,8 @@ SCORING_BATCH = 4
 
 def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     """Answer, score and compare. Returns the report that the page and `python -m rlhf` show."""
-    models = Policies(run.data_dir, locate(run.data_dir, spec.model).path)
+    run.report(0, 0, {}, "loading the model")
+    models = Policies(run.data_dir, ready(run.data_dir, spec.model).path)
     candidate, against = policies.by_revision(run.db, spec.candidate), policies.by_revision(run.db, spec.against)
     base = policies.by_revision(run.db, "base")
     prompts = store.prompts(run.db, "held-out")[: spec.prompts]
@@ -166,17 +167,23 @@ def implicit_accuracy(
 ) -> dict[str, Any]:
     """How often the candidate's implicit reward prefers the answer that the annotator preferred, with its interval."""
     reference, beta, max_length = training_terms(progress, candidate)
-    pairs, _ = tokenise_pairs(models.tokenizer, rows, max_length)
-    right = 0
+    pairs, too_long = tokenise_pairs(models.tokenizer, rows, max_length)
+    right = 0.0
     for pair in pairs:
         sequences = [(pair["prompt_ids"], pair["chosen_ids"]), (pair["prompt_ids"], pair["rejected_ids"])]
         policy_2 = summed_logps(models, candidate, sequences)
         reference_2 = summed_logps(models, reference, sequences)
         chosen, rejected = implicit_reward(policy_2, reference_2, beta).tolist()
-        right += chosen > rejected
+        right += 1.0 if chosen > rejected else 0.5 if chosen == rejected else 0.0
         progress.advance(1, "implicit reward on held-out judgements")
     low, high = wilson_interval(right, len(pairs))
-    return {"value": right / len(pairs) if pairs else None, "low": low, "high": high, "n": len(pairs)}
+    return {
+        "value": right / len(pairs) if pairs else None,
+        "low": low,
+        "high": high,
+        "n": len(pairs),
+        "too_long": too_long,
+    }
 
 
 @torch.no_grad()

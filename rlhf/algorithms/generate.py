@@ -9,8 +9,8 @@ from typing import Any
 from annotation import store
 from annotation.records import Prompt, Response, Split
 from annotation.selection import HELD_OUT_SHARE
-from rlhf import policies
-from rlhf.base_model import locate
+from rlhf import jobs, policies
+from rlhf.base_model import ready
 from rlhf.models import Policies, render
 from rlhf.policies import Policy
 from rlhf.sampling import Draw, draw
@@ -22,7 +22,7 @@ IDLE_SECONDS = 0.5
 
 def run(run: Run, spec: GenerateSpec) -> dict[str, Any]:
     """Fill the buffer, and refill it whenever annotators or a promotion have emptied it, until told to stop."""
-    models = Policies(run.data_dir, locate(run.data_dir, spec.model).path)
+    models = Policies(run.data_dir, ready(run.data_dir, spec.model).path)
     serving: Policy | None = None
     filling, made = True, 0
     while not run.stopped:
@@ -32,9 +32,10 @@ def run(run: Run, spec: GenerateSpec) -> dict[str, Any]:
             models.keep_only(now_serving)
             run.log(f"answering as {now_serving.revision}")
             serving, filling = now_serving, True
-        missing = spec.buffer - sum(store.buffer_sizes(run.db, serving.id).values())
+        wanted = max(1, spec.buffer // 4) if training(run) else spec.buffer
+        missing = wanted - sum(store.buffer_sizes(run.db, serving.id).values())
         # A batch costs less than its parts: wait until a quarter of the stock is gone, then fill it up.
-        filling = missing > 0 and (filling or missing >= max(1, spec.buffer // 4))
+        filling = missing > 0 and (filling or missing >= max(1, wanted // 4))
         batch = next_prompts(run, spec, serving, missing) if filling else []
         if not batch:
             if spec.until_full:
@@ -47,9 +48,14 @@ def run(run: Run, spec: GenerateSpec) -> dict[str, Any]:
     return {"comparisons": made, "seconds": run.seconds()}
 
 
+def training(run: Run) -> bool:
+    """Whether a training or a check wants the processors: then a small stock is enough."""
+    return any(job.status == "running" for job in jobs.active(run.db, ("dpo", "evaluate")))
+
+
 def next_prompts(run: Run, spec: GenerateSpec, serving: Policy, missing: int) -> list[tuple[Prompt, int]]:
     """The prompts of the next batch with their attempt numbers; few while nobody has anything to judge."""
-    nothing_to_judge = missing == spec.buffer
+    nothing_to_judge = not any(store.buffer_sizes(run.db, serving.id).values())
     room = max(1, spec.prompts_per_batch // 6) if nothing_to_judge else spec.prompts_per_batch
     shares = next_splits(store.comparison_counts(run.db), min(missing, room))
     batch: list[tuple[Prompt, int]] = []
@@ -74,7 +80,11 @@ def answer(run: Run, spec: GenerateSpec, models: Policies, serving: Policy, batc
     rendered = [render(models.tokenizer, prompt.messages) for prompt, _ in batch]
     count = spec.answers + spec.spare
     seeds = [[seed_of(spec.seed, prompt.id, attempts + index) for index in range(count)] for prompt, attempts in batch]
-    draws = draw(models.use(serving), models.tokenizer, rendered, seeds, spec.sampling, lambda: run.stopped)
+
+    def outdated() -> bool:
+        return run.stopped or policies.serving(run.db).id != serving.id
+
+    draws = draw(models.use(serving), models.tokenizer, rendered, seeds, spec.sampling, outdated)
     return sum(
         store.add_comparison(run.db, responses(prompt, serving, text, group, spec), spec.answers) is not None
         for (prompt, _), text, group in zip(batch, rendered, draws, strict=False)

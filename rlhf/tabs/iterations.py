@@ -115,9 +115,9 @@ def page_of(seen: Seen) -> int:
     return max(0, page) if isinstance(page, int) else 0
 
 
-def promote(db: Database, revision: str | None, decided_by: str) -> str:
+def promote(context: Context, revision: str | None, decided_by: str) -> str:
     """Let the chosen policy serve, and say so. Raises UserError where that can't be."""
-    policy = policies.promote(db, chosen(revision), decided_by)
+    policy = loop.promote(context.db, context.data_dir, chosen(revision), decided_by)
     return f"{policy.revision} serves now. The answering worker switches within seconds."
 
 
@@ -260,7 +260,7 @@ def wire_decisions(page: Page, context: Context) -> None:
 
     @guarded(context, "admin")
     def promote_policy(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
-        return decided(promote(context.db, revision, annotator.name), revision, was)
+        return decided(promote(context, revision, annotator.name), revision, was)
 
     @guarded(context, "admin")
     def reject_policy(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:

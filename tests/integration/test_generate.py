@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from peft import LoraConfig, get_peft_model
 
 from annotation import store
@@ -36,13 +37,12 @@ def stocked(machine: Machine) -> Machine:
 
 def add_adapter(machine: Machine, revision: str) -> policies.Policy:
     """A candidate whose adapter does something."""
-    config = LoraConfig(
-        r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights="gaussian"
-    )
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(load_quantised(machine.model), config)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(std=0.1)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in sorted(model.named_parameters()):
+        if "lora_" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
     model.save_pretrained(machine.data_dir / "adapters" / revision)
     path = f"adapters/{revision}"
     with machine.db.transaction() as connection:
