@@ -80,11 +80,11 @@ class Machine:
             store.judge(self.db, self.annotator.id, claim.nonce, shorter if word == "shorter" else word)
 
     def response(self, prompt: Prompt, text: str, model_id: int | None = None) -> Response:
-        """An answer as a worker would have recorded it."""
+        """An answer as a worker would have recorded it, by the serving policy unless told otherwise."""
         rendered = self.render(prompt.messages)
         return Response(
             prompt_id=prompt.id,
-            model_id=model_id or policies.by_revision(self.db, "base").id,
+            model_id=model_id or policies.serving(self.db).id,
             text=text,
             sampling=Sampling(),
             seed=0,

@@ -11,6 +11,7 @@ import pytest
 
 from annotation.records import UserError
 from rlhf import base_model, jobs, policies
+from rlhf.artifacts import directory_sha256
 from rlhf.base_model import BaseModel
 from rlhf.specs import SPECS, GenerateSpec, from_json, to_json
 from tests.machine_fixtures import QUICK_DPO, Machine, rlhf_command, write_spec
@@ -112,8 +113,18 @@ def test_jobs_and_policies_are_listed_promoted_and_shown(machine: Machine, capsy
     run("cancel", str(job_id))
     assert jobs.get(machine.db, job_id).status == "cancelling"
 
+    files = machine.data_dir / "adapters" / "dpo-1"
+    files.mkdir(parents=True)
+    (files / "adapter_model.safetensors").write_bytes(b"weights")
     policies.add_adapter(
-        machine.db, revision="dpo-1", method="dpo", base="x", parent_id=1, job_id=job_id, path="x", sha256="x"
+        machine.db,
+        revision="dpo-1",
+        method="dpo",
+        base="x",
+        parent_id=1,
+        job_id=job_id,
+        path="adapters/dpo-1",
+        sha256=directory_sha256(files),
     )
     assert "dpo-1 serves now." in run("promote", "dpo-1")
     listed = run("policies").splitlines()

@@ -142,7 +142,7 @@ def test_implicit_accuracy_counts_the_held_out_pairs_that_the_candidate_gets_rig
             gained[side] = sum((logps[0][at, token] - logps[1][at, token]).item() for at, token in enumerate(ids))
         right += gained["chosen"] > gained["rejected"]
     low, high = wilson_interval(right, 6)
-    assert checked.report["implicit_accuracy"] == {"value": right / 6, "low": low, "high": high, "n": 6}
+    assert checked.report["implicit_accuracy"] == {"value": right / 6, "low": low, "high": high, "n": 6, "too_long": 0}
     assert right >= 5, "trained to prefer shorter answers, it must prefer them on prompts it has not seen"
 
 

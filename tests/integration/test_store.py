@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -113,14 +112,19 @@ def test_a_claim_of_someone_else_can_not_be_judged(db: Database, ann: Annotator,
     assert judgements(db) == []
 
 
-def test_answers_of_the_serving_policy_come_first(db: Database, ann: Annotator) -> None:
-    seed_comparisons(db, 1)
+def test_only_answers_of_the_serving_policy_are_compared(db: Database, ann: Annotator) -> None:
+    """After a promotion the old policy's stock rests; after a rollback it is there again."""
+    stale = seed_comparisons(db, 1)
     policies.add_adapter(
         db, revision="it-1", method="dpo", base="b", parent_id=1, job_id=make_job(db), path="p", sha256="0"
     )
     policies.promote(db, "it-1", "test")
     fresh = seed_comparisons(db, 1, model_id=2)
-    assert in_hand(db, ann).comparison_id == fresh[0]
+    store.judge(db, ann.id, in_hand(db, ann).nonce, "tie")
+    assert [row.comparison_id for row in store.judged_comparisons(db)] == fresh
+    assert store.claim_next(db, ann.id) is None
+    policies.promote(db, "base", "test")
+    assert in_hand(db, ann).comparison_id == stale[0]
 
 
 def make_job(db: Database) -> int:
@@ -132,13 +136,24 @@ def make_job(db: Database) -> int:
         )
 
 
-def test_one_judgement_in_six_is_on_held_out_prompts(db: Database, ann: Annotator) -> None:
-    seed_comparisons(db, 60, "train")
-    seed_comparisons(db, 20, "held-out")
-    for _ in range(60):
-        store.judge(db, ann.id, in_hand(db, ann).nonce, "tie")
-    splits = Counter(judged.split for judged in store.judged_comparisons(db))
-    assert splits == {"train": 50, "held-out": 10}
+def test_comparisons_come_in_the_order_in_which_they_were_made(db: Database, ann: Annotator) -> None:
+    """So the splits keep the share that the answering worker gave them."""
+    made = [*seed_comparisons(db, 2, "train"), *seed_comparisons(db, 1, "held-out"), *seed_comparisons(db, 2, "train")]
+    served = []
+    for _ in made:
+        claim = in_hand(db, ann)
+        served.append(claim.comparison_id)
+        store.judge(db, ann.id, claim.nonce, "tie")
+    assert served == made
+
+
+def test_a_skipped_comparison_is_no_stock(db: Database, ann: Annotator) -> None:
+    """Its one annotator never gets it again: counted as stock it would keep new answers from being drawn."""
+    seed_comparisons(db, 3)
+    for _ in range(3):
+        store.judge(db, ann.id, in_hand(db, ann).nonce, "skip")
+    assert store.claim_next(db, ann.id) is None
+    assert store.buffer_sizes(db, 1) == {"train": 0, "held-out": 0}
 
 
 # -------------------------------------------------------------------------------------------------------- judgements

@@ -13,6 +13,7 @@ from annotation.database import Database
 from annotation.records import UserError, now
 from annotation.tabs.guard import Context
 from rlhf import jobs, loop, policies
+from rlhf.artifacts import directory_sha256
 from rlhf.policies import Policy
 from rlhf.specs import DPOSpec, EvaluateSpec
 from rlhf.tabs import iterations, train
@@ -69,6 +70,9 @@ def make_candidate(context: Context) -> Policy:
     run_job(context, job_id, 20)
     spec = jobs.get(context.db, job_id).spec
     assert isinstance(spec, DPOSpec)
+    files = context.data_dir / "adapters" / f"dpo-{job_id}"
+    files.mkdir(parents=True)
+    (files / "adapter_model.safetensors").write_bytes(b"weights")
     policy = policies.add_adapter(
         context.db,
         revision=f"dpo-{job_id}",
@@ -77,7 +81,7 @@ def make_candidate(context: Context) -> Policy:
         parent_id=policies.by_revision(context.db, spec.parent).id,
         job_id=job_id,
         path=f"adapters/dpo-{job_id}",
-        sha256="0" * 64,
+        sha256=directory_sha256(files),
     )
     result = {"train_pairs": 12, "left_out": {"too-long": 2}, "final": {"loss": 0.6125}, "snapshot": spec.snapshot}
     assert jobs.finish(context.db, job_id, "w", result)
@@ -347,6 +351,9 @@ def test_a_policy_is_checked_again_against_the_serving_one_or_the_base(context: 
     spec = jobs.recent(context.db, ("evaluate",))[0].spec
     assert isinstance(spec, EvaluateSpec)
     assert (spec.candidate, spec.against) == (policy.revision, "base")
+    with pytest.raises(UserError, match="at work already"):
+        iterations.check_again(context, policy.revision, "owner")
+    jobs.cancel(context.db, jobs.recent(context.db, ("evaluate",))[0].id)
     policies.promote(context.db, policy.revision, "owner")
     iterations.check_again(context, policy.revision, "owner")
     spec = jobs.recent(context.db, ("evaluate",))[0].spec

@@ -53,7 +53,7 @@ def judge(db: Database) -> Judge:
     annotator: Annotator = access.add_account(db, "ann", "annotator", "ann's password")
 
     def judge_some(count: int, word: str = "left-better", split: str = "train") -> None:
-        seed_comparisons(db, count, split)  # type: ignore[arg-type]
+        seed_comparisons(db, count, split, policies.serving(db).id)  # type: ignore[arg-type]
         for _ in range(count):
             claim = store.claim_next(db, annotator.id)
             assert claim is not None
