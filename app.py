@@ -139,6 +139,13 @@ def greet(annotator: Annotator) -> tuple[Any, ...]:
     return (f"{annotator.name} · {annotator.role}", *(gr.Tab(visible=admin) for _ in range(3)))
 
 
+def theme() -> gr.themes.Base:
+    """Gradio's default with the system's fonts (its own lack letters) and small print dark enough to read."""
+    readable = {"block_info_text_color": "*neutral_600", "block_info_text_color_dark": "*neutral_300"}
+    fonts = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    return fonts.set(**readable)
+
+
 def mount_pages(app: FastAPI, pages: gr.Blocks, settings: Settings) -> FastAPI:
     """Gradio at the root, with everything off that would call out, keep inputs in browsers or show errors' insides."""
     mounted: FastAPI = gr.mount_gradio_app(
@@ -149,7 +156,7 @@ def mount_pages(app: FastAPI, pages: gr.Blocks, settings: Settings) -> FastAPI:
         server_port=settings.port,
         auth_dependency=web.signed_in_name,
         app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None},
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        theme=theme(),
         css=PAGE_CSS,
         blocked_paths=[str(settings.data_dir)],
         max_file_size="1mb",

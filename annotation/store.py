@@ -17,6 +17,7 @@ from annotation.records import (
     JudgedComparison,
     Prompt,
     Response,
+    Sampling,
     Split,
     UserError,
     Verdict,
@@ -135,6 +136,18 @@ def evaluation_responses(db: Database, model_id: int) -> list[dict[str, Any]]:
         (model_id,),
     )
     return [{**row, "messages": json.loads(row["messages"]), "scores": json.loads(row["scores"])} for row in rows]
+
+
+def answers_of_check(
+    db: Database, model_id: int, prompts: Sequence[Prompt], seed: int, sampling: Sampling
+) -> list[dict[str, Any]]:
+    """A policy's answers on the terms of one check: prompt i with seed + i. Others may have had other terms."""
+    wanted = {(prompt.id, seed + place) for place, prompt in enumerate(prompts)}
+    return [
+        row
+        for row in evaluation_responses(db, model_id)
+        if (row["prompt_id"], row["seed"]) in wanted and json.loads(row["sampling"]) == asdict(sampling)
+    ]
 
 
 def add_score(db: Database, response_id: int, scorer: str, value: float) -> None:

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from annotation.database import open_database
-from rlhf.specs import DPOSpec, GenerateSpec, describe
+from rlhf.specs import DPOSpec, EvaluateSpec, GenerateSpec, describe
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -70,7 +70,9 @@ def settings() -> str:
     answers = ["| field of the answering job | default | meaning |", "|---|---|---|"]
     answers += [f"| {name} | `{default!r}` | {text} |" for name, default, text in describe(GenerateSpec)]
     assert len(fields(DPOSpec)) + 2 == len(recipe)
-    return "\n\n".join("\n".join(part) for part in (flags, recipe, answers))
+    checks = ["| field of a check | default | meaning |", "|---|---|---|"]
+    checks += [f"| {name} | `{default!r}` | {text} |" for name, default, text in describe(EvaluateSpec)]
+    return "\n\n".join("\n".join(part) for part in (flags, recipe, answers, checks))
 
 
 SECTIONS = {"layout": layout, "schema": schema, "settings": settings}

@@ -6,9 +6,7 @@ token over the policy's own answers, their likelihood under the base, their leng
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
@@ -70,13 +68,8 @@ class Steps:
 
 
 def answers_of(run: Run, spec: EvaluateSpec, policy: Policy, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
-    """The policy's answers on the terms of this check; another one may have had other prompts, seeds or sampling."""
-    wanted = {(prompt.id, spec.seed + i) for i, prompt in enumerate(prompts)}
-    return [
-        row
-        for row in store.evaluation_responses(run.db, policy.id)
-        if (row["prompt_id"], row["seed"]) in wanted and json.loads(row["sampling"]) == asdict(spec.sampling)
-    ]
+    """The policy's answers on the terms of this check."""
+    return store.answers_of_check(run.db, policy.id, prompts, spec.seed, spec.sampling)
 
 
 def answer_prompts(

@@ -18,6 +18,7 @@ from rlhf.specs import GenerateSpec
 from rlhf.worker import Run
 
 IDLE_SECONDS = 0.5
+FRUITLESS_SECONDS = 5.0
 
 
 def run(run: Run, spec: GenerateSpec) -> dict[str, Any]:
@@ -42,10 +43,19 @@ def run(run: Run, spec: GenerateSpec) -> dict[str, Any]:
                 break
             time.sleep(IDLE_SECONDS)
             continue
-        made += answer(run, spec, models, serving, batch)
+        new = answer(run, spec, models, serving, batch)
+        made += new
+        if not new and not outdated(run, serving):
+            # Nothing but empty or equal answers: a policy that has collapsed must not take all the processors.
+            time.sleep(FRUITLESS_SECONDS)
         run.report(made, 0, {}, f"{sum(store.buffer_sizes(run.db, serving.id).values())} comparisons in stock")
     run.raise_if_stopped()
     return {"comparisons": made, "seconds": run.seconds()}
+
+
+def outdated(run: Run, serving: Policy) -> bool:
+    """Whether answers of this policy are no longer wanted: another serves, or the worker is to stop."""
+    return run.stopped or policies.serving(run.db).id != serving.id
 
 
 def training(run: Run) -> bool:
@@ -80,11 +90,7 @@ def answer(run: Run, spec: GenerateSpec, models: Policies, serving: Policy, batc
     rendered = [render(models.tokenizer, prompt.messages) for prompt, _ in batch]
     count = spec.answers + spec.spare
     seeds = [[seed_of(spec.seed, prompt.id, attempts + index) for index in range(count)] for prompt, attempts in batch]
-
-    def outdated() -> bool:
-        return run.stopped or policies.serving(run.db).id != serving.id
-
-    draws = draw(models.use(serving), models.tokenizer, rendered, seeds, spec.sampling, outdated)
+    draws = draw(models.use(serving), models.tokenizer, rendered, seeds, spec.sampling, lambda: outdated(run, serving))
     return sum(
         store.add_comparison(run.db, responses(prompt, serving, text, group, spec), spec.answers) is not None
         for (prompt, _), text, group in zip(batch, rendered, draws, strict=False)

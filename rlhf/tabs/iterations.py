@@ -56,13 +56,20 @@ def selected_policy(db: Database, revision: str | None) -> Policy:
     return first if first.status == "candidate" else serving
 
 
+def answers_in(db: Database, policy: Policy, check: Job | None) -> list[dict[str, Any]]:
+    """A policy's answers to the held-out prompts of a check; none without a check."""
+    if check is None or not isinstance(check.spec, EvaluateSpec):
+        return []
+    prompts = store.prompts(db, "held-out")[: check.spec.prompts]
+    return store.answers_of_check(db, policy.id, prompts, check.spec.seed, check.spec.sampling)
+
+
 def report_parts(db: Database, policy: Policy, check: Job | None, page: int) -> dict[str, Update]:
     """The check of a policy: figures, and a page of its answers beside those of the policy it was compared with."""
     result = check.result if check is not None else None
     against = presenting.figures_of(result, "against").get("revision", "base")
     pairs = presenting.answer_pairs(
-        store.evaluation_responses(db, policy.id),
-        store.evaluation_responses(db, policies.by_revision(db, against).id) if result else [],
+        answers_in(db, policy, check), answers_in(db, policies.by_revision(db, against), check)
     )
     names = (f"{policy.revision} (this)", against)
     return {
