@@ -59,8 +59,8 @@ class Prompt:
 class Sampling:
     """How an answer was drawn. `min_p` keeps tokens of at least that share of the likeliest (Nguyen et al., 2024)."""
 
-    temperature: float = 0.8
-    min_p: float = 0.05
+    temperature: float = 1.0
+    min_p: float = 0.1
     max_new_tokens: int = 96
 
 

@@ -106,7 +106,7 @@ def test_a_buffer_is_filled_once_and_topped_up_with_new_answers(stocked: Machine
         messages = stocked.db.value("SELECT messages FROM prompt WHERE id = ?", (row["prompt_id"],))
         assert row["rendered_prompt"] == stocked.render(json.loads(messages))
         assert row["prompt_tokens"] == stocked.count(row["rendered_prompt"])
-        assert json.loads(row["sampling"]) == {"temperature": 0.8, "min_p": 0.05, "max_new_tokens": 12}
+        assert json.loads(row["sampling"]) == {"temperature": 1.0, "min_p": 0.1, "max_new_tokens": 12}
 
     judged = 3
     for _ in range(judged):
