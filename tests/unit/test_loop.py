@@ -245,6 +245,25 @@ def test_automatic_training_does_not_repeat_a_training_that_failed_on_the_same_j
     jobs.claim(db, first, "w")
     jobs.stop(db, first, "w", "failed", "out of memory")
     assert [advance(db, data_dir) for _ in range(3)] == [None, None, None]
+    # Ties change nothing in the data: they start one more training when there are enough of them, and not one a tick.
+    judge(10, "tie")
+    again = advance(db, data_dir)
+    assert again is not None
+    assert loop.snapshot_counts(db, spec_of(db, again).snapshot)["left_out"] == {"tie": 10}
+    jobs.claim(db, again, "w")
+    jobs.stop(db, again, "w", "failed", "out of memory")
+    assert [advance(db, data_dir) for _ in range(3)] == [None, None, None]
+
+
+def test_a_parent_is_continued_with_its_own_rank_and_scale(db: Database, data_dir: Path, judge: Judge) -> None:
+    """Another lora_alpha would rescale what the parent has learnt, without a word."""
+    judge(MIN_PAIRS)
+    finish_training(db, submit(db, data_dir, DPOSpec(), "ann"))
+    judge(MIN_PAIRS)
+    for other in (DPOSpec(lora_alpha=64), DPOSpec(lora_r=8)):
+        with pytest.raises(UserError, match="has lora_r 16 and lora_alpha 32"):
+            submit(db, data_dir, other, "ann")
+    assert submit(db, data_dir, DPOSpec(parent="base", lora_r=8), "ann")
 
 
 def test_automatic_training_waits_when_too_few_judgements_are_pairs(db: Database, data_dir: Path, judge: Judge) -> None:
