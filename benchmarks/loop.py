@@ -57,8 +57,8 @@ JOB_SECONDS = 3600.0
 PROGRESS_SECONDS = 10.0
 PROBE = "probe"
 PROBE_PAUSE_SECONDS = 2.0
-QUICK_JUDGEMENTS = 14
-QUICK_PROMPTS = 6
+QUICK_JUDGEMENTS = 12
+QUICK_PROMPTS = 4
 QUICK_TOKENS = 32
 
 
@@ -510,7 +510,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a smoke run of under two minutes; figures mean little")
     parser.add_argument("--rule", choices=sorted(RULES), default="shorter", help="what the annotators prefer")
     parser.add_argument("--iterations", type=int, metavar="N", help="(default: 2, quick: 1)")
-    parser.add_argument("--judgements", type=int, metavar="N", help="in each iteration (default: 60, quick: 14)")
+    parser.add_argument("--judgements", type=int, metavar="N", help="in each iteration (default: 60, quick: 12)")
     parser.add_argument("--annotators", type=int, metavar="N", default=2, help="(default: %(default)s)")
     parser.add_argument("--model", metavar="NAME_OR_DIR", help="base model, as for app.py")
     parser.add_argument("--data", type=Path, metavar="DIR", help="a new data directory, which is kept")
