@@ -110,7 +110,10 @@ def perform(run: Run, spec: Spec) -> int:
         return 0
     except Stopped:
         if run.terminated.is_set():
-            message = "Prefloop was stopped while this ran. Resume goes on from the last checkpoint."
+            goes_on = (
+                "It starts anew with Prefloop." if spec.kind == "generate" else "Resume goes on from where it was."
+            )
+            message = f"Prefloop was stopped while this ran. {goes_on}"
             jobs.stop(run.db, run.job_id, run.worker, "lost", message)
         else:
             jobs.stop(
