@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import gradio as gr
@@ -24,17 +25,26 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from annotation import access, importing, store, web
+from annotation import access, endpoints, export_files, importing, store, web
 from annotation.database import Database, explain_disk_errors, open_database
 from annotation.records import Annotator, UserError, now, seconds_between
-from annotation.tabs import accounts, annotate
+from annotation.tabs import accounts, annotate, data, project, quality
 from annotation.tabs.guard import Context, guarded
+from annotation.tabs.importing import MAXIMUM_UPLOAD
 from rlhf import base_model, jobs, policies
 from rlhf.supervisor import Supervisor
 from rlhf.tabs import iterations, train
 
 DEFAULT_DATA_DIR = Path(__file__).resolve().parent / "data"
 PAGE_CSS = (Path(__file__).resolve().parent / "annotation" / "tabs" / "page.css").read_text(encoding="utf-8")
+ADMIN_TABS: dict[str, ModuleType] = {
+    "Train": train,
+    "Iterations": iterations,
+    "Project": project,
+    "Quality": quality,
+    "Data": data,
+    "Accounts": accounts,
+}
 MASTHEAD = """
 <header class="masthead"><h1>Prefloop</h1>
 <form method="post" action="/logout"><span>{{value}}</span><button type="submit">Sign out</button></form></header>
@@ -113,21 +123,22 @@ def build_pages(context: Context) -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab("Annotate"):
                 annotate.build(pages, context)
-            with gr.Tab("Train", visible=False) as train_tab:
-                train.build(pages, context)
-            with gr.Tab("Iterations", visible=False) as iterations_tab:
-                iterations.build(pages, context)
-            with gr.Tab("Accounts", visible=False) as accounts_tab:
-                accounts.build(pages, context)
+            admin_tabs: list[Any] = []
+            for label, module in ADMIN_TABS.items():
+                with gr.Tab(label, visible=False) as tab:
+                    module.build(pages, context)
+                admin_tabs.append(tab)
         pages.load(
             guarded(context, "annotator")(greet),
-            outputs=[name, train_tab, iterations_tab, accounts_tab],
+            outputs=[name, *admin_tabs],
             queue=False,
             show_progress="hidden",
             api_name="greet",
             api_visibility="private",
         )
-    pages.state_session_capacity = 400
+    # A session (each load of the page) keeps about half a megabyte; what a forgotten one loses is a draft on an admin's
+    # tab, since judging needs none.
+    pages.state_session_capacity = 150
     pages.max_threads = 40
     pages.queue(default_concurrency_limit=8, max_size=200)
     return pages
@@ -136,7 +147,7 @@ def build_pages(context: Context) -> gr.Blocks:
 def greet(annotator: Annotator) -> tuple[Any, ...]:
     """Say who is signed in, and show an admin the admins' tabs."""
     admin = annotator.role == "admin"
-    return (f"{annotator.name} · {annotator.role}", *(gr.Tab(visible=admin) for _ in range(3)))
+    return (f"{annotator.name} · {annotator.role}", *(gr.Tab(visible=admin) for _ in ADMIN_TABS))
 
 
 def theme() -> gr.themes.Base:
@@ -159,7 +170,7 @@ def mount_pages(app: FastAPI, pages: gr.Blocks, settings: Settings) -> FastAPI:
         theme=theme(),
         css=PAGE_CSS,
         blocked_paths=[str(settings.data_dir)],
-        max_file_size="1mb",
+        max_file_size=MAXIMUM_UPLOAD,  # and only from admins: web.AdminUploads
         footer_links=[],
         run_history=False,
         show_error=False,
@@ -177,6 +188,7 @@ def build_app(settings: Settings) -> FastAPI:
     db = open_database(settings.data_dir)
     refuse_open_door(settings, db)
     lock = hold_data_directory(settings.data_dir) if settings.workers else None
+    importing.clear_leftovers(db)
     context = Context(db, settings.data_dir, prepare_model(settings, db), lambda: answering_trouble(db))
     if not store.prompts(db, "train") and not store.prompts(db, "held-out"):
         store.add_prompts(db, importing.starter_prompts())
@@ -191,13 +203,20 @@ def build_app(settings: Settings) -> FastAPI:
             await asyncio.to_thread(supervisor.stop)
 
     sign_in = web.SignIn(db, settings.cookie)
+    desk = endpoints.Desk(db, context.trouble)
     app = FastAPI(
         openapi_url=None,
         lifespan=lifespan,
-        routes=[Route("/healthz", health_route(settings, db)), *sign_in.routes()],
+        routes=[
+            Route("/healthz", health_route(settings, db)),
+            *sign_in.routes(),
+            *desk.routes(),
+            *export_files.Downloads(settings.data_dir).routes(),
+        ],
     )
     app.state.db, app.state.lock = db, lock
     # Each call wraps the ones before it: the last is the first that a request meets.
+    app.add_middleware(web.AdminUploads)
     app.add_middleware(web.SignedIn, db=db, cookie=settings.cookie)
     app.add_middleware(CORSMiddleware)
     app.add_middleware(web.SameOrigin)

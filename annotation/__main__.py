@@ -1,4 +1,4 @@
-"""Accounts on the command line: `python -m annotation accounts add NAME --role annotator|admin`."""
+"""The command line of people and data: accounts, import, export and restore. `python -m annotation --help`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from annotation import access
+from annotation import access, export_command, import_command
 from annotation.database import Database, open_database
 from annotation.records import ROLES, UserError
 
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. A mistake that a person can mend is one sentence on stderr and exit status 2."""
     options = parser().parse_args(arguments)
     try:
-        run(options, open_database(options.data))
+        options.act(options, open_database(options.data))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -29,8 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(prog="python -m annotation", description="Accounts of Prefloop.")
-    accounts = top.add_subparsers(dest="topic", required=True).add_parser("accounts", help="who may sign in")
+    top = argparse.ArgumentParser(prog="python -m annotation", description="Accounts and data of Prefloop.")
+    topics = top.add_subparsers(dest="topic", required=True)
+    accounts = topics.add_parser("accounts", help="who may sign in")
+    accounts.set_defaults(act=run)
     verbs = accounts.add_subparsers(dest="verb", required=True)
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
@@ -51,6 +53,8 @@ def parser() -> argparse.ArgumentParser:
     verbs.add_parser("role", parents=[named], help="change a role").add_argument("role", choices=ROLES)
     verbs.add_parser("deactivate", parents=[named], help="shut an account out; its judgements stay")
     verbs.add_parser("activate", parents=[named], help="let a deactivated account in again")
+    export_command.add_parsers(topics, shared)
+    import_command.add_parser(topics, shared)
     return top
 
 

@@ -102,6 +102,11 @@ def accounts(db: Database) -> list[Account]:
     ]
 
 
+def active_people(db: Database) -> int:
+    """How many people can judge: active accounts of either role."""
+    return int(db.value("SELECT count(*) FROM annotator WHERE active AND kind = 'person'"))
+
+
 def has_password_accounts(db: Database) -> bool:
     """Whether anyone can sign in with a password."""
     return any(account.active and account.has_password for account in accounts(db))

@@ -1,4 +1,4 @@
-"""The one SQLite file: a connection per thread, one write transaction at a time, append-only migrations, snapshots."""
+"""The one SQLite file: a connection per thread, one write transaction at a time, migrations applied, snapshots."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import sqlite_utils
-from sqlite_utils.migrations import Migrations
 
 from annotation.records import UserError
+from annotation.schema import migrations
 
 FILE_NAME = "prefloop.db"
 Params = Sequence[Any] | dict[str, Any]
-
-migrations = Migrations("prefloop")
 
 
 class Database:
@@ -64,13 +62,43 @@ class Database:
                 raise
             database.conn.execute("COMMIT")
 
+    @contextmanager
+    def reading(self) -> Iterator[sqlite_utils.Database]:
+        """Every query inside sees the database as it was at the first one, whatever others write meanwhile."""
+        database = self.connection
+        if database.conn.in_transaction:
+            yield database
+            return
+        database.conn.execute("BEGIN")
+        try:
+            yield database
+        finally:
+            database.rollback()
+
+    @contextmanager
+    def attached(self, path: Path, name: str) -> Iterator[sqlite_utils.Database]:
+        """This thread's connection with a scratch file under a name beside it, for INSERT … SELECT between the two."""
+        database = self.connection
+        database.conn.execute(f"ATTACH DATABASE ? AS [{name}]", (str(path),))
+        try:
+            database.conn.execute(f"PRAGMA [{name}].journal_mode=OFF")
+            database.conn.execute(f"PRAGMA [{name}].synchronous=OFF")
+            yield database
+        finally:
+            database.conn.execute(f"DETACH DATABASE [{name}]")
+
     def rows(self, sql: str, params: Params = ()) -> list[dict[str, Any]]:
         """Every row of a query, as dictionaries."""
-        return list(self.connection.query(sql, params))
+        # Not sqlite_utils' query: its savepoint around each would be two statements more.
+        cursor = self.connection.conn.execute(sql, params)
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
 
     def row(self, sql: str, params: Params = ()) -> dict[str, Any] | None:
         """The first row of a query, or None."""
-        return next(iter(self.connection.query(sql, params)), None)
+        cursor = self.connection.conn.execute(sql, params)
+        found = cursor.fetchone()
+        return None if found is None else dict(zip((column[0] for column in cursor.description), found, strict=True))
 
     def value(self, sql: str, params: Params = ()) -> Any:
         """The first column of the first row, or None."""
@@ -104,6 +132,15 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def explain_bad_rows(what: str) -> Iterator[None]:
+    """Turn SQLite's refusal of a value that came from outside into a sentence; `what` says where it stands."""
+    try:
+        yield
+    except (sqlite3.IntegrityError, sqlite3.InterfaceError, OverflowError, UnicodeEncodeError) as error:
+        raise UserError(f"{what} does not fit the database ({error}). Nothing was saved.") from error
+
+
 def open_database(data_dir: Path) -> Database:
     """Create or open the data directory's database and bring it up to date.
 
@@ -131,6 +168,15 @@ def open_database(data_dir: Path) -> Database:
     return database
 
 
+def scratch_database(path: Path) -> Database:
+    """A new file for rows on their way; it is thrown away after a crash, so nothing is spent on surviving one."""
+    database = Database(path)
+    with explain_disk_errors(path):
+        database.connection.conn.execute("PRAGMA journal_mode=OFF")
+        database.connection.conn.execute("PRAGMA synchronous=OFF")
+    return database
+
+
 def migrate(database: Database) -> None:
     """Apply the migrations that are missing. Raises UserError if the file knows one that this program does not."""
     known = {step.name for step in migrations._migrations}
@@ -143,8 +189,22 @@ def migrate(database: Database) -> None:
                 "Update Prefloop, or choose another data directory with --data DIR. Nothing was changed."
             )
         if applied != known:
-            with database.transaction() as connection:
-                migrations.apply(connection)
+            apply_migrations(database)
+
+
+def apply_migrations(database: Database) -> None:
+    """All missing steps in one transaction. Rebuilding a table that others refer to needs the references unguarded
+    meanwhile (https://sqlite.org/lang_altertable.html, section 7), so they are checked as a whole before the commit."""
+    raw = database.connection.conn
+    raw.execute("PRAGMA foreign_keys=OFF")
+    try:
+        with database.transaction() as connection:
+            migrations.apply(connection)
+            broken = raw.execute("PRAGMA foreign_key_check").fetchall()
+            if broken:
+                raise RuntimeError(f"A migration left references to rows that are not there: {broken[:3]}")
+    finally:
+        raw.execute("PRAGMA foreign_keys=ON")
 
 
 def copy_database(database: Database, target: Path) -> None:
@@ -152,101 +212,3 @@ def copy_database(database: Database, target: Path) -> None:
     with sqlite3.connect(target) as copy:
         database.connection.conn.backup(copy)
     copy.close()
-
-
-@migrations()
-def m001_first_schema(db: sqlite_utils.Database) -> None:
-    """Prompts, answers, comparisons, claims, judgements, accounts, models, jobs, snapshots, scores, settings."""
-    for statement in FIRST_SCHEMA:
-        db.execute(statement)
-
-
-@migrations()
-def m002_index_comparisons(db: sqlite_utils.Database) -> None:
-    """Finding a policy's or a prompt's comparisons must not slow down as they grow."""
-    db.execute("CREATE INDEX comparison_by_prompt ON comparison (prompt_id)")
-    db.execute("CREATE INDEX comparison_by_model ON comparison (model_id, id)")
-    db.execute("CREATE INDEX claim_by_comparison ON claim (comparison_id, state)")
-    db.execute("CREATE INDEX job_by_status ON job (status, kind)")
-
-
-FIRST_SCHEMA = (
-    """CREATE TABLE prompt (
-        id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, messages TEXT NOT NULL, source TEXT NOT NULL,
-        split TEXT NOT NULL CHECK (split IN ('train', 'held-out')), created TEXT NOT NULL)""",
-    """CREATE TABLE annotator (
-        id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE COLLATE NOCASE,
-        role TEXT NOT NULL CHECK (role IN ('annotator', 'admin')),
-        password_hash TEXT, active INTEGER NOT NULL DEFAULT 1, created TEXT NOT NULL)""",
-    """CREATE TABLE session (
-        token_sha256 TEXT PRIMARY KEY, annotator_id INTEGER NOT NULL REFERENCES annotator,
-        created TEXT NOT NULL, expires TEXT NOT NULL)""",
-    """CREATE TABLE sign_in_link (
-        token_sha256 TEXT PRIMARY KEY, annotator_id INTEGER NOT NULL REFERENCES annotator,
-        expires TEXT NOT NULL, used TEXT)""",
-    """CREATE TABLE job (
-        id INTEGER PRIMARY KEY, kind TEXT NOT NULL, spec TEXT NOT NULL,
-        status TEXT NOT NULL CHECK (status IN
-            ('queued', 'running', 'cancelling', 'cancelled', 'finished', 'failed', 'lost')),
-        attempt INTEGER NOT NULL DEFAULT 0, worker TEXT, requested_by TEXT NOT NULL, created TEXT NOT NULL,
-        started TEXT, heartbeat TEXT, finished TEXT, step INTEGER NOT NULL DEFAULT 0, steps INTEGER NOT NULL DEFAULT 0,
-        message TEXT NOT NULL DEFAULT '', result TEXT)""",
-    """CREATE TABLE event (
-        id INTEGER PRIMARY KEY, job_id INTEGER NOT NULL REFERENCES job, kind TEXT NOT NULL
-            CHECK (kind IN ('metric', 'log')), step INTEGER NOT NULL, data TEXT NOT NULL, created TEXT NOT NULL)""",
-    "CREATE INDEX event_by_job ON event (job_id, kind, id)",
-    """CREATE TABLE model (
-        id INTEGER PRIMARY KEY, revision TEXT NOT NULL UNIQUE, method TEXT NOT NULL, base TEXT NOT NULL,
-        parent_id INTEGER REFERENCES model, job_id INTEGER REFERENCES job, path TEXT, sha256 TEXT,
-        status TEXT NOT NULL CHECK (status IN ('candidate', 'serving', 'retired', 'rejected')),
-        created TEXT NOT NULL)""",
-    "CREATE UNIQUE INDEX one_serving_model ON model (status) WHERE status = 'serving'",
-    """CREATE TABLE promotion (
-        id INTEGER PRIMARY KEY, model_id INTEGER NOT NULL REFERENCES model, previous_id INTEGER REFERENCES model,
-        action TEXT NOT NULL CHECK (action IN ('promote', 'reject', 'rollback')), decided_by TEXT NOT NULL,
-        created TEXT NOT NULL)""",
-    """CREATE TABLE response (
-        id INTEGER PRIMARY KEY, prompt_id INTEGER NOT NULL REFERENCES prompt,
-        model_id INTEGER NOT NULL REFERENCES model,
-        purpose TEXT NOT NULL CHECK (purpose IN ('compare', 'evaluate')), text TEXT NOT NULL, sampling TEXT NOT NULL,
-        seed INTEGER NOT NULL, rendered_prompt TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, tokens INTEGER NOT NULL,
-        finish_reason TEXT NOT NULL CHECK (finish_reason IN ('stop', 'length')),
-        dropped TEXT CHECK (dropped IN ('empty', 'duplicate')), created TEXT NOT NULL)""",
-    "CREATE INDEX response_by_prompt ON response (prompt_id, model_id, purpose)",
-    """CREATE TABLE comparison (
-        id INTEGER PRIMARY KEY, prompt_id INTEGER NOT NULL REFERENCES prompt,
-        model_id INTEGER NOT NULL REFERENCES model, purpose TEXT NOT NULL CHECK (purpose IN ('preference')),
-        created TEXT NOT NULL)""",
-    """CREATE TABLE comparison_response (
-        comparison_id INTEGER NOT NULL REFERENCES comparison, position INTEGER NOT NULL,
-        response_id INTEGER NOT NULL REFERENCES response, PRIMARY KEY (comparison_id, position))""",
-    """CREATE TABLE claim (
-        id INTEGER PRIMARY KEY, nonce TEXT NOT NULL UNIQUE, comparison_id INTEGER NOT NULL REFERENCES comparison,
-        annotator_id INTEGER NOT NULL REFERENCES annotator, slot INTEGER NOT NULL, shown_order TEXT NOT NULL,
-        state TEXT NOT NULL CHECK (state IN ('held', 'judged', 'skipped', 'released')),
-        created TEXT NOT NULL, expires TEXT NOT NULL)""",
-    "CREATE UNIQUE INDEX claim_one_per_slot ON claim (comparison_id, slot) WHERE state IN ('held', 'judged')",
-    "CREATE UNIQUE INDEX claim_one_in_hand ON claim (annotator_id) WHERE state = 'held'",
-    """CREATE TABLE judgement (
-        id INTEGER PRIMARY KEY, claim_id INTEGER NOT NULL REFERENCES claim,
-        comparison_id INTEGER NOT NULL REFERENCES comparison, annotator_id INTEGER NOT NULL REFERENCES annotator,
-        outcome TEXT NOT NULL CHECK (outcome IN ('ranked', 'all-bad', 'skip', 'undone')), ranking TEXT,
-        strength INTEGER, shown_order TEXT NOT NULL, seconds REAL NOT NULL,
-        supersedes INTEGER UNIQUE REFERENCES judgement, created TEXT NOT NULL)""",
-    "CREATE UNIQUE INDEX judgement_one_per_claim ON judgement (claim_id) WHERE supersedes IS NULL",
-    "CREATE INDEX judgement_by_comparison ON judgement (comparison_id)",
-    "CREATE INDEX judgement_by_annotator ON judgement (annotator_id, id)",
-    """CREATE TRIGGER judgement_no_update BEFORE UPDATE ON judgement
-        BEGIN SELECT RAISE(ABORT, 'judgements are append-only'); END""",
-    """CREATE TRIGGER judgement_no_delete BEFORE DELETE ON judgement
-        BEGIN SELECT RAISE(ABORT, 'judgements are append-only'); END""",
-    """CREATE VIEW current_judgement AS SELECT * FROM judgement j WHERE outcome != 'undone'
-        AND NOT EXISTS (SELECT 1 FROM judgement later WHERE later.supersedes = j.id)""",
-    """CREATE TABLE snapshot (
-        sha256 TEXT PRIMARY KEY, path TEXT NOT NULL, rows INTEGER NOT NULL, counts TEXT NOT NULL,
-        last_judgement_id INTEGER NOT NULL, created TEXT NOT NULL)""",
-    """CREATE TABLE score (
-        response_id INTEGER NOT NULL REFERENCES response, scorer TEXT NOT NULL, value REAL NOT NULL,
-        PRIMARY KEY (response_id, scorer))""",
-    "CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
-)

@@ -1,28 +1,18 @@
-"""Judgements to preference rows frozen under their sha256; one that gives no row is counted with its reason. Pure."""
+"""Judgements to preference rows frozen under their sha256; what gives no row is counted with its reason. Pure."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import combinations
 from typing import Any
 
-from annotation.records import JudgedComparison
+from annotation.consensus import Pair, by_comparison, pairs_of, usable
+from annotation.records import Judgement
 
 PreferenceRow = Mapping[str, Any]
-
-# Why a judgement gives no preference pair, in the words of the page.
-REASONS = {
-    "tie": "tie",
-    "all-bad": "both bad",
-    "skip": "skipped",
-    "identical": "identical answers",
-    "too-long": "too long",
-    "earlier": "already trained on",
-}
 
 
 @dataclass(frozen=True)
@@ -48,64 +38,67 @@ class Frozen:
         return sum(row["split"] == split for row in self.rows)
 
 
-def freeze(judged: Sequence[JudgedComparison], max_length: int, trained_until: int = 0) -> Frozen:
+def freeze(
+    judged: Iterable[Judgement],
+    max_length: int,
+    trained_until: int = 0,
+    reliability: Mapping[str, float] | None = None,
+    excluded: Iterable[str] = (),
+) -> Frozen:
     """Preference pairs of the current judgements: train pairs made after `trained_until`, held-out pairs all.
 
-    A ranking of K answers gives up to K(K-1)/2 pairs, kept together. `max_length` counts prompt and answer tokens.
+    The pairs of a comparison (up to K(K-1)/2 for K answers, more with edits) stay together. `max_length` counts the
+    tokens of prompt and answer where they are known; `reliability` gives the chance that an annotator is right.
     """
     rows: list[PreferenceRow] = []
     left_out: Counter[str] = Counter()
-    for comparison in judged:
-        if comparison.split == "train" and comparison.judgement_id <= trained_until:
-            left_out["earlier"] += 1
-            continue
-        pairs, reasons = preference_pairs(comparison, max_length)
-        rows += pairs
+    last = 0
+    for group in by_comparison(judged):
+        last = max(last, *(judgement.id for judgement in group))
+        counted, reasons = usable(group, excluded)
         left_out.update(reasons)
-    return Frozen(tuple(rows), dict(left_out), max((entry.judgement_id for entry in judged), default=0))
+        if not counted:
+            continue
+        if counted[0].split == "train" and max(judgement.id for judgement in counted) <= trained_until:
+            left_out["earlier"] += len(counted)
+            continue
+        pairs, reasons = pairs_of(counted, reliability)
+        left_out.update(reasons)
+        for pair in pairs:
+            reason = why_left_out(pair, max_length)
+            if reason:
+                left_out[reason] += 1
+            else:
+                rows.append(preference_row(counted[0], pair))
+    return Frozen(tuple(rows), dict(left_out), last)
 
 
-def preference_pairs(comparison: JudgedComparison, max_length: int) -> tuple[list[PreferenceRow], list[str]]:
-    """One judgement's pairs, better answer first, and the reasons for those that are left out."""
-    if comparison.outcome != "ranked" or comparison.ranking is None:
-        return [], [comparison.outcome]
-    pairs: list[PreferenceRow] = []
-    reasons: list[str] = []
-    ranked = sorted(zip(comparison.ranking, comparison.responses, strict=True), key=lambda entry: entry[0])
-    for (rank, better), (worse_rank, worse) in combinations(ranked, 2):
-        reason = why_left_out(better, worse, rank == worse_rank, max_length)
-        if reason:
-            reasons.append(reason)
-        else:
-            pairs.append(preference_row(comparison, better, worse))
-    return pairs, reasons
-
-
-def why_left_out(better: Mapping[str, Any], worse: Mapping[str, Any], tied: bool, max_length: int) -> str | None:
+def why_left_out(pair: Pair, max_length: int) -> str | None:
     """The reason why a pair can't be trained on, if there is one."""
-    if tied:
-        return "tie"
-    if better["text"].strip() == worse["text"].strip():
+    if pair.better["text"].strip() == pair.worse["text"].strip():
         return "identical"
-    if any(response["prompt_tokens"] + response["tokens"] > max_length for response in (better, worse)):
-        return "too-long"
-    return None
+    lengths = [
+        response["prompt_tokens"] + response["tokens"] for response in (pair.better, pair.worse) if response["tokens"]
+    ]
+    return "too-long" if any(length > max_length for length in lengths) else None
 
 
-def preference_row(comparison: JudgedComparison, better: Mapping[str, Any], worse: Mapping[str, Any]) -> PreferenceRow:
-    """One line of a snapshot."""
-    keep: Iterable[str] = ("id", "model_id", "text", "finish_reason", "tokens")
+def preference_row(judgement: Judgement, pair: Pair) -> PreferenceRow:
+    """One line of a snapshot. Answers that no policy drew have no token counts, and their prompt may be unrendered."""
+    keep = ("id", "origin", "model_id", "text", "finish_reason", "tokens")
     return {
-        "judgement": comparison.judgement_id,
-        "comparison": comparison.comparison_id,
-        "prompt_id": comparison.prompt_id,
-        "split": comparison.split,
-        "annotator": comparison.annotator,
-        "messages": list(comparison.messages),
-        "rendered_prompt": better["rendered_prompt"],
-        "chosen": {key: better[key] for key in keep},
-        "rejected": {key: worse[key] for key in keep},
-        "strength": comparison.strength,
+        "comparison": judgement.comparison_id,
+        "prompt_id": judgement.prompt_id,
+        "split": judgement.split,
+        "judgements": list(pair.judgements),
+        "annotators": list(pair.annotators),
+        "messages": [dict(message) for message in judgement.messages],
+        "rendered_prompt": pair.better["rendered_prompt"] or pair.worse["rendered_prompt"],
+        "chosen": {key: pair.better[key] for key in keep},
+        "rejected": {key: pair.worse[key] for key in keep},
+        "strength": pair.strength,
+        "agreement": pair.agreement,
+        "flip": round(pair.flip, 6),
     }
 
 

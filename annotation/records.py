@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -10,20 +10,17 @@ from typing import Any, Literal
 Split = Literal["train", "held-out"]
 Role = Literal["annotator", "admin"]
 Outcome = Literal["ranked", "all-bad", "skip", "undone"]
+Kind = Literal["pair", "best", "rank"]
+Purpose = Literal["own", "gold", "re-ask", "adjudication", "import"]
+Flag = Literal["harmful", "personal-data", "broken"]
 Message = Mapping[str, str]
 
 ROLES: tuple[Role, ...] = ("annotator", "admin")
-
-# What an annotator can say of two answers, as seen on the screen; `Verdict.parse` turns it into a ranking.
-VERDICTS: tuple[str, ...] = (
-    "left-better",
-    "left-slightly",
-    "tie",
-    "right-slightly",
-    "right-better",
-    "all-bad",
-    "skip",
-)
+FLAGS: tuple[Flag, ...] = ("harmful", "personal-data", "broken")
+STRENGTHS: Mapping[int, str] = {0: "tie", 1: "slightly", 2: "clearly", 3: "much"}
+MAXIMUM_ANSWERS = 8
+MAXIMUM_NOTE = 4_000
+MAXIMUM_EDIT = 20_000
 
 
 class UserError(Exception):
@@ -89,6 +86,54 @@ class Annotator:
     role: Role
 
 
+# ---------------------------------------------------------------------------------------------------------- project
+@dataclass(frozen=True)
+class Tag:
+    """A reason that can be given with a judgement, and the letter that switches it."""
+
+    key: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Project:
+    """What is asked of annotators, and of how many; kept as one setting, edited on the Project tab."""
+
+    kind: Kind = "pair"
+    """Two answers with a strength, the best of several, or a ranking of several."""
+    answers: int = 2
+    """Answers in a comparison; 2 for pairs, 2 to 8 for the others."""
+    overlap: int = 1
+    """Annotators for each comparison."""
+    claim_minutes: int = 20
+    """Minutes until a comparison in somebody's hands returns to the pool."""
+    gold_share: float = 0.05
+    """Share of comparisons with a known answer, as long as there are some that the annotator has not seen."""
+    re_ask_share: float = 0.05
+    """Share of an annotator's own earlier comparisons, shown again in another order."""
+    rendered: bool = False
+    """Whether answers are first shown as rendered Markdown rather than literally; each annotator can switch."""
+    own_prompts: bool = True
+    """Whether annotators may write prompts of their own."""
+    tags: tuple[Tag, ...] = (
+        Tag("a", "accurate"),
+        Tag("c", "clear"),
+        Tag("t", "right tone"),
+        Tag("l", "right length"),
+        Tag("i", "follows the instruction"),
+    )
+    """Reasons that can be given with a judgement."""
+
+
+# -------------------------------------------------------------------------------------------------- claims, judgements
+@dataclass(frozen=True)
+class Answer:
+    """An answer as an annotator sees it. One being written grows; one that failed can't be judged."""
+
+    text: str
+    state: Literal["writing", "done", "failed"] = "done"
+
+
 @dataclass(frozen=True)
 class Claim:
     """A comparison in one annotator's hands: `shown_order[i]` is the position of the answer shown in place i."""
@@ -96,54 +141,162 @@ class Claim:
     nonce: str
     comparison_id: int
     annotator_id: int
+    purpose: Purpose
+    kind: Kind
     shown_order: tuple[int, ...]
     messages: tuple[Message, ...]
-    texts: tuple[str, ...]
+    answers: tuple[Answer, ...]
+    comparison_state: str = "ready"
+
+    @property
+    def shown(self) -> tuple[Answer, ...]:
+        """The answers in the order in which they are shown."""
+        return tuple(self.answers[position] for position in self.shown_order)
 
     @property
     def shown_texts(self) -> tuple[str, ...]:
-        """The answers in the order in which they are shown."""
-        return tuple(self.texts[position] for position in self.shown_order)
+        """The answers' texts in the order in which they are shown."""
+        return tuple(answer.text for answer in self.shown)
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A judgement free of the order shown: `ranking[p]` ranks the answer at position p (1 is best, ties equal)."""
+class Edit:
+    """A mended answer: `place` is where the answer that it mends was shown."""
 
-    outcome: Outcome
-    ranking: tuple[int, ...] | None = None
+    place: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Act:
+    """What an annotator did with a shown comparison. `ranks[i]` ranks the answer in place i (1 is best, ties equal)."""
+
+    outcome: Literal["ranked", "all-bad", "skip"]
+    ranks: tuple[int, ...] | None = None
     strength: int | None = None
+    tags: tuple[str, ...] = ()
+    note: str = ""
+    flag: Flag | None = None
+    edit: Edit | None = None
 
-    @staticmethod
-    def parse(word: str, shown_order: tuple[int, ...]) -> Verdict:
-        """What was pressed on the screen, with the order shown undone. Strength: 2 better, 1 slightly, 0 tie.
+    def ranking(self, shown_order: Sequence[int]) -> tuple[int, ...] | None:
+        """The ranks by the answers' positions instead of the places in which they were shown."""
+        if self.ranks is None:
+            return None
+        by_position = [0] * len(shown_order)
+        for place, position in enumerate(shown_order):
+            by_position[position] = self.ranks[place]
+        return tuple(by_position)
 
-        Raises UserError for a word that is not one of VERDICTS.
-        """
-        if word not in VERDICTS:
-            raise UserError(f"'{word}' is not a judgement. Choose one of: {', '.join(VERDICTS)}.")
-        if word in ("all-bad", "skip"):
-            return Verdict("all-bad" if word == "all-bad" else "skip")
-        if word == "tie":
-            return Verdict("ranked", tuple(1 for _ in shown_order), 0)
-        side, degree = word.split("-")
-        best_place = 0 if side == "left" else 1
-        ranking = [2] * len(shown_order)
-        ranking[shown_order[best_place]] = 1
-        return Verdict("ranked", tuple(ranking), 2 if degree == "better" else 1)
+
+def parse_act(value: Any, kind: Kind, size: int, tags: Sequence[str]) -> Act:
+    """What the browser sent, checked against the comparison's kind and number of answers and the project's tags.
+
+    Raises UserError that names the field at fault; ranks are made dense (1, 3, 3 becomes 1, 2, 2).
+    """
+    if not isinstance(value, dict) or value.get("outcome") not in ("ranked", "all-bad", "skip"):
+        raise UserError("A judgement has an outcome: 'ranked', 'all-bad' or 'skip'. Nothing was recorded.")
+    outcome = value["outcome"]
+    ranks, strength = None, None
+    if outcome == "ranked":
+        ranks = parse_ranks(value.get("ranks"), size)
+        strength = parse_strength(value.get("strength"), ranks) if kind == "pair" else None
+        if kind == "best" and len(set(ranks)) > 2:
+            raise UserError("Only the best is asked for here, not a ranking. Nothing was recorded.")
+    flag = value.get("flag")
+    if flag is not None and flag not in FLAGS:
+        raise UserError(f"'{flag}' is no flag. Choose one of: {', '.join(FLAGS)}.")
+    return Act(
+        outcome, ranks, strength, parse_tags(value.get("tags", []), tags), parse_note(value.get("note", "")), flag,
+        parse_edit(value.get("edit"), ranks, size),
+    )  # fmt: skip
+
+
+def parse_ranks(value: Any, size: int) -> tuple[int, ...]:
+    """One rank for each place, made dense."""
+    sound = isinstance(value, list) and len(value) == size
+    if not sound or any(isinstance(rank, bool) or not isinstance(rank, int) or rank < 1 for rank in value):
+        raise UserError(f"A ranking needs one whole number from 1 up for each of the {size} answers.")
+    levels = sorted(set(value))
+    return tuple(levels.index(rank) + 1 for rank in value)
+
+
+def parse_strength(value: Any, ranks: Sequence[int]) -> int:
+    """How much better the better of two is: 0 for a tie, else 1 slightly, 2 clearly, 3 much."""
+    tied = len(set(ranks)) == 1
+    if isinstance(value, bool) or not isinstance(value, int) or value not in STRENGTHS or (value == 0) != tied:
+        raise UserError("The strength of a preference is 1 slightly, 2 clearly or 3 much, and 0 for a tie.")
+    return value
+
+
+def parse_tags(value: Any, known: Sequence[str]) -> tuple[str, ...]:
+    """The labels of known tags, each once, in the project's order."""
+    if not isinstance(value, list) or any(tag not in known for tag in value):
+        raise UserError("A reason was given that this project does not have. Reload the page to see today's list.")
+    return tuple(tag for tag in known if tag in value)
+
+
+def parse_note(value: Any) -> str:
+    """A note of bounded length."""
+    if not isinstance(value, str) or len(value) > MAXIMUM_NOTE:
+        raise UserError(f"A note can have up to {MAXIMUM_NOTE:,} characters. Shorten it; nothing was recorded.")
+    return value.strip()
+
+
+def parse_edit(value: Any, ranks: Sequence[int] | None, size: int) -> Edit | None:
+    """An edited answer; it must be the (or a) best one, because it counts as better than all."""
+    if value is None:
+        return None
+    place, text = (value.get("place"), value.get("text")) if isinstance(value, dict) else (None, None)
+    if isinstance(place, bool) or not isinstance(place, int) or not 0 <= place < size or not isinstance(text, str):
+        raise UserError("An edit names the place of an answer and its new text. Nothing was recorded.")
+    if not text.strip() or len(text) > MAXIMUM_EDIT:
+        raise UserError(f"An edited answer has 1 to {MAXIMUM_EDIT:,} characters. Nothing was recorded.")
+    if ranks is None or ranks[place] != 1:
+        raise UserError("Edit the answer that you find best: the edit counts as better than it. Nothing was recorded.")
+    return Edit(place, text.strip())
 
 
 @dataclass(frozen=True)
-class JudgedComparison:
-    """A current judgement with what was judged: the raw material of training data."""
+class Judgement:
+    """A current judgement with what was judged: the raw material of training data, exports and figures."""
 
-    judgement_id: int
+    id: int
     comparison_id: int
     prompt_id: int
     split: Split
     messages: tuple[Message, ...]
     annotator: str
+    annotator_kind: Literal["person", "ai", "import"]
+    purpose: Purpose
+    kind: Kind
     outcome: Outcome
     ranking: tuple[int, ...] | None
+    """By position in `responses`: 1 is best, ties equal. Of a 'best' judgement: 1 for the chosen, 2 for the others."""
     strength: int | None
     responses: tuple[Mapping[str, Any], ...]
+    """By position: id, origin, model_id, revision, text, finish_reason, tokens, prompt_tokens, rendered_prompt."""
+    shown_order: tuple[int, ...]
+    edited: Mapping[str, Any] | None
+    """The mended answer, as in `responses`; it mends the response with id `edited_from`."""
+    tags: tuple[str, ...]
+    note: str
+    flag: Flag | None
+    early: bool
+    guidelines_version: int | None
+    seconds: float | None
+    created: str
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """An answer that a person wrote or that was imported as an example to learn from, without a comparison."""
+
+    id: int
+    prompt_id: int
+    split: Split
+    messages: tuple[Message, ...]
+    text: str
+    origin: Literal["person", "import"]
+    annotator: str | None
+    created: str

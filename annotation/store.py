@@ -1,32 +1,29 @@
-"""Every SQL statement about prompts, answers, comparisons, claims and judgements; records out."""
+"""Every SQL statement about prompts, answers, comparisons, judgements as they stand, and settings; records out."""
 
 from __future__ import annotations
 
 import json
-import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from annotation.database import Database
 from annotation.records import (
     Annotator,
-    Claim,
-    JudgedComparison,
+    Demonstration,
+    Judgement,
+    Message,
+    Project,
     Prompt,
     Response,
     Sampling,
     Split,
-    UserError,
-    Verdict,
+    Tag,
     now,
-    seconds_between,
 )
-from annotation.selection import draw_order
-
-CLAIM_SECONDS = 20 * 60
 
 
 # ---------------------------------------------------------------------------------------------------------- prompts
@@ -35,13 +32,19 @@ def add_prompts(db: Database, prompts: Iterable[Prompt]) -> int:
     added = 0
     with db.transaction() as connection:
         for prompt in prompts:
-            messages = json.dumps(prompt.messages, ensure_ascii=False, sort_keys=True)
+            fingerprint, messages = fingerprint_of(prompt.messages)
             cursor = connection.execute(
                 "INSERT OR IGNORE INTO prompt (fingerprint, messages, source, split, created) VALUES (?, ?, ?, ?, ?)",
-                (sha256(messages.encode()).hexdigest(), messages, prompt.source, prompt.split, now()),
+                (fingerprint, messages, prompt.source, prompt.split, now()),
             )
             added += cursor.rowcount
     return added
+
+
+def fingerprint_of(messages: Sequence[Message]) -> tuple[str, str]:
+    """(sha256, JSON) of a conversation: what makes two prompts the same."""
+    text = json.dumps([dict(message) for message in messages], ensure_ascii=False, sort_keys=True)
+    return sha256(text.encode()).hexdigest(), text
 
 
 def prompts(db: Database, split: Split) -> list[Prompt]:
@@ -75,9 +78,9 @@ def add_response(db: Database, response: Response, purpose: str, dropped: str | 
     with db.transaction() as connection:
         return int(
             connection.execute(
-                """INSERT INTO response (prompt_id, model_id, purpose, text, sampling, seed, rendered_prompt,
+                """INSERT INTO response (prompt_id, origin, model_id, purpose, text, sampling, seed, rendered_prompt,
                        prompt_tokens, tokens, finish_reason, dropped, created)
-                   VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+                   VALUES (?, 'policy', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
                 (
                     response.prompt_id,
                     response.model_id,
@@ -119,11 +122,142 @@ def add_comparison(db: Database, responses: Sequence[Response], wanted: int = 2)
             "INSERT INTO comparison (prompt_id, model_id, purpose, created) VALUES (?, ?, 'preference', ?)",
             (responses[0].prompt_id, responses[0].model_id, now()),
         ).lastrowid
-        connection.conn.executemany(
-            "INSERT INTO comparison_response (comparison_id, position, response_id) VALUES (?, ?, ?)",
-            [(comparison_id, position, response_id) for position, response_id in enumerate(offered)],
-        )
+        place_responses(db, int(comparison_id or 0), offered)
     return comparison_id
+
+
+def place_responses(db: Database, comparison_id: int, response_ids: Sequence[int]) -> None:
+    """Give a comparison its answers, inside the caller's transaction."""
+    db.connection.conn.executemany(
+        "INSERT INTO comparison_response (comparison_id, position, response_id) VALUES (?, ?, ?)",
+        [(comparison_id, position, response_id) for position, response_id in enumerate(response_ids)],
+    )
+
+
+# ------------------------------------------------------------------------------------------ answers while being written
+def ask(db: Database, annotator_id: int, messages: Sequence[Message]) -> int:
+    """A prompt of an annotator's own, to be answered before all others; returns the comparison's id."""
+    add_prompts(db, [Prompt(tuple(messages), "train", "own prompt")])
+    with db.transaction() as connection:
+        prompt_id = db.value("SELECT id FROM prompt WHERE fingerprint = ?", (fingerprint_of(messages)[0],))
+        return int(
+            connection.execute(
+                """INSERT INTO comparison (prompt_id, purpose, state, asked_by, created)
+                   VALUES (?, 'preference', 'asked', ?, ?)""",
+                (prompt_id, annotator_id, now()),
+            ).lastrowid
+            or 0
+        )
+
+
+def asked(db: Database) -> list[tuple[int, Prompt]]:
+    """Comparisons that annotators have asked for and nobody has begun to answer, oldest first."""
+    rows = db.rows(
+        """SELECT c.id AS comparison_id, p.* FROM comparison c JOIN prompt p ON p.id = c.prompt_id
+           WHERE c.purpose = 'preference' AND c.state = 'asked' ORDER BY c.id"""
+    )
+    return [(row["comparison_id"], read_prompt(row)) for row in rows]
+
+
+def ask_again(db: Database, comparison_id: int) -> int:
+    """Ask anew for what an annotator asked in this comparison, and got the same or no answers to."""
+    with db.transaction() as connection:
+        return int(
+            connection.execute(
+                """INSERT INTO comparison (prompt_id, purpose, state, asked_by, created)
+                   SELECT prompt_id, purpose, 'asked', asked_by, ? FROM comparison WHERE id = ?""",
+                (now(), comparison_id),
+            ).lastrowid
+            or 0
+        )
+
+
+def refuse_asked(db: Database, comparison_id: int) -> None:
+    """Mark a prompt that an annotator asked and that the model can't be given."""
+    with db.transaction() as connection:
+        connection.execute("UPDATE comparison SET state = 'failed' WHERE id = ? AND state = 'asked'", (comparison_id,))
+
+
+def begin_answers(
+    db: Database, responses: Sequence[Response], comparison_id: int | None = None
+) -> tuple[int, list[int]]:
+    """Put answers that are being written into a comparison (a new one, or one asked for) that people can watch.
+
+    Returns the ids of the comparison and of the answers, in order.
+    """
+    first = responses[0]
+    with db.transaction() as connection:
+        if comparison_id is None:
+            comparison_id = int(
+                connection.execute(
+                    """INSERT INTO comparison (prompt_id, model_id, purpose, state, created)
+                       VALUES (?, ?, 'preference', 'writing', ?)""",
+                    (first.prompt_id, first.model_id, now()),
+                ).lastrowid
+                or 0
+            )
+        else:
+            connection.execute(
+                "UPDATE comparison SET state = 'writing', model_id = ? WHERE id = ?", (first.model_id, comparison_id)
+            )
+        ids = [add_response(db, response, "compare") for response in responses]
+        connection.execute(
+            f"UPDATE response SET state = 'writing', finish_reason = NULL WHERE id IN ({marks(ids)})", ids
+        )
+        place_responses(db, comparison_id, ids)
+    return comparison_id, ids
+
+
+def update_answers(db: Database, texts: Mapping[int, str]) -> None:
+    """Show what has been written so far, by answer id."""
+    with db.transaction() as connection:
+        connection.conn.executemany(
+            "UPDATE response SET text = ? WHERE id = ? AND state = 'writing'",
+            [(text, response_id) for response_id, text in texts.items()],
+        )
+
+
+def finish_answers(db: Database, comparison_id: int, responses: Mapping[int, Response]) -> str:
+    """The answers as they ended, by id. Returns the comparison's state: 'ready', or 'withdrawn' if some are the same.
+
+    A comparison that somebody has judged early stays: the judgement is theirs, and says that it was early.
+    """
+    seen: set[str] = set()
+    with db.transaction() as connection:
+        for response_id, response in responses.items():
+            folded = " ".join(response.text.split()).casefold()
+            dropped = "empty" if not folded else "duplicate" if folded in seen else None
+            seen.add(folded)
+            connection.execute(
+                """UPDATE response SET text = ?, tokens = ?, prompt_tokens = ?, finish_reason = ?, dropped = ?,
+                       state = 'done' WHERE id = ?""",
+                (response.text, response.tokens, response.prompt_tokens, response.finish_reason, dropped, response_id),
+            )
+        state = "ready" if len(seen) == len(responses) and "" not in seen else "withdrawn"
+        connection.execute("UPDATE comparison SET state = ? WHERE id = ? AND state = 'writing'", (state, comparison_id))
+    return state
+
+
+def fail_answers(db: Database, comparison_id: int | None = None) -> int:
+    """Mark answers that nobody writes any more: a comparison's, or all (when the answering worker starts).
+
+    Such a comparison can't be judged. Returns how many comparisons there were.
+    """
+    with db.transaction() as connection:
+        connection.execute(
+            """UPDATE response SET state = 'failed' WHERE state = 'writing' AND (:id IS NULL OR id IN
+                   (SELECT response_id FROM comparison_response WHERE comparison_id = :id))""",
+            {"id": comparison_id},
+        )
+        return connection.execute(
+            "UPDATE comparison SET state = 'failed' WHERE state = 'writing' AND (:id IS NULL OR id = :id)",
+            {"id": comparison_id},
+        ).rowcount
+
+
+def marks(values: Sequence[Any]) -> str:
+    """As many question marks."""
+    return ", ".join("?" * len(values))
 
 
 def evaluation_responses(db: Database, model_id: int) -> list[dict[str, Any]]:
@@ -159,17 +293,39 @@ def add_score(db: Database, response_id: int, scorer: str, value: float) -> None
 
 
 def buffer_sizes(db: Database, model_id: int) -> dict[Split, int]:
-    """How many comparisons by this policy wait for a judgement, by split."""
+    """How many comparisons by this policy nobody has judged or holds yet, by split."""
     rows = db.rows(
         # One that somebody skipped is still there for others, but nobody may be left who would judge it.
-        f"""SELECT p.split, count(*) AS n FROM comparison c JOIN prompt p ON p.id = c.prompt_id
-            WHERE c.model_id = ? AND {OPEN_COMPARISON}
-              AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped')
-            GROUP BY p.split""",
+        """SELECT p.split, count(*) AS n FROM comparison c JOIN prompt p ON p.id = c.prompt_id
+           WHERE c.purpose = 'preference' AND c.state = 'ready' AND c.model_id = ? AND c.taken = 0
+             AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped')
+           GROUP BY p.split""",
         (model_id,),
     )
     sizes: dict[Split, int] = {"train": 0, "held-out": 0}
     return sizes | {row["split"]: row["n"] for row in rows}
+
+
+def waiting_elsewhere(db: Database, model_id: int) -> int:
+    """How many comparisons that this policy did not write (earlier ones' and imported ones) nobody has judged yet."""
+    return int(
+        db.value(
+            """SELECT count(*) FROM comparison c WHERE c.purpose = 'preference' AND c.state = 'ready' AND c.taken = 0
+                 AND c.model_id IS NOT ?
+                 AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped')""",
+            (model_id,),
+        )
+    )
+
+
+def attempts(db: Database, model_id: int, prompt_id: int) -> int:
+    """How many answers a policy has drawn to a prompt for comparisons."""
+    return int(
+        db.value(
+            "SELECT count(*) FROM response WHERE prompt_id = ? AND model_id = ? AND purpose = 'compare'",
+            (prompt_id, model_id),
+        )
+    )
 
 
 def comparison_counts(db: Database) -> dict[Split, int]:
@@ -179,9 +335,6 @@ def comparison_counts(db: Database) -> dict[Split, int]:
            GROUP BY p.split ORDER BY p.split DESC"""
     )
     return {row["split"]: row["n"] for row in rows}
-
-
-OPEN_COMPARISON = "NOT EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state IN ('held', 'judged'))"
 
 
 @dataclass(frozen=True)
@@ -204,201 +357,180 @@ def answer_counts(db: Database) -> AnswerCounts:
     row = db.row(
         """SELECT count(*) AS total, coalesce(sum(finish_reason = 'stop'), 0) AS ended,
                coalesce(sum(dropped = 'empty'), 0) AS empty, coalesce(sum(dropped = 'duplicate'), 0) AS duplicate
-           FROM response WHERE purpose = 'compare'"""
+           FROM response WHERE purpose = 'compare' AND origin = 'policy' AND state = 'done'"""
     )
     assert row is not None
     return AnswerCounts(**row)
 
 
-# -------------------------------------------------------------------------------------------------- claims, judgements
-def claim_next(db: Database, annotator_id: int) -> Claim | None:
-    """The comparison this annotator holds, or a new one from the pool; None when the pool is empty.
-
-    Asking again (a reload, a second tab) gives the same comparison in the same order until it is judged or expires.
-    """
-    held = held_claim(db, annotator_id)
-    if held is not None:
-        return held
-    with db.transaction() as connection:
-        release_expired(db)
-        held = held_claim(db, annotator_id)
-        if held is not None:
-            return held
-        chosen = db.value(NEXT_COMPARISON, {"annotator": annotator_id})
-        if chosen is None:
-            return None
-        size = int(db.value("SELECT count(*) FROM comparison_response WHERE comparison_id = ?", (chosen,)))
-        insert_claim(connection, chosen, annotator_id, draw_order(size, secrets.SystemRandom()))
-    return held_claim(db, annotator_id)
+# ------------------------------------------------------------------------------------------------------- judgements
+def judgements(db: Database, after: int = 0) -> Iterator[Judgement]:
+    """Current judgements with ids above `after`, with prompt, answers and annotator, oldest first, one at a time."""
+    for row in db.connection.query(f"{JUDGEMENTS} WHERE j.id > ? ORDER BY j.id", (after,)):
+        yield read_judgement(row)
 
 
-# Answers of the policy that serves, so that judgements are about the model as it is; the oldest first, which keeps the
-# share of held-out prompts that the answering worker has put in.
-NEXT_COMPARISON = f"""SELECT c.id FROM comparison c JOIN model m ON m.id = c.model_id AND m.status = 'serving'
-    WHERE {OPEN_COMPARISON}
-      AND NOT EXISTS (SELECT 1 FROM current_judgement j WHERE j.comparison_id = c.id AND j.annotator_id = :annotator)
-    ORDER BY c.id LIMIT 1"""
+def judged_comparisons(db: Database) -> Iterator[list[Judgement]]:
+    """Current judgements, the ones of a comparison together, in the comparisons' order, read as they are needed."""
+    rows = db.connection.query(f"{JUDGEMENTS} ORDER BY j.comparison_id, j.id")
+    for _, group in groupby(rows, key=itemgetter("comparison_id")):
+        yield [read_judgement(row) for row in group]
 
 
-def insert_claim(connection: Any, comparison_id: int, annotator_id: int, order: Sequence[int]) -> None:
-    """Put a comparison into an annotator's hands, inside the caller's transaction."""
-    created = datetime.now(UTC)
-    connection.execute(
-        """INSERT INTO claim (nonce, comparison_id, annotator_id, slot, shown_order, state, created, expires)
-           VALUES (?, ?, ?, 0, ?, 'held', ?, ?)""",
-        (
-            secrets.token_urlsafe(16),
-            comparison_id,
-            annotator_id,
-            json.dumps(list(order)),
-            created.isoformat(timespec="microseconds"),
-            (created + timedelta(seconds=CLAIM_SECONDS)).isoformat(timespec="microseconds"),
-        ),
+def demonstrations(db: Database) -> Iterator[Demonstration]:
+    """Answers that people wrote or that were imported as examples, without a comparison, oldest first."""
+    rows = db.connection.query(
+        """SELECT r.id, r.prompt_id, p.split, p.messages, r.text, r.origin, a.name AS annotator, r.created
+           FROM response r JOIN prompt p ON p.id = r.prompt_id LEFT JOIN annotator a ON a.id = r.annotator_id
+           WHERE r.purpose = 'demonstrate' AND r.edited_from IS NULL ORDER BY r.id"""
+    )
+    for row in rows:
+        yield Demonstration(**{**row, "messages": tuple(json.loads(row["messages"]))})
+
+
+def judged_count(db: Database) -> int:
+    """How many rows `judgements` and `judged_comparisons` have."""
+    return int(db.value("SELECT count(*) FROM current_judgement"))
+
+
+def largest_comparison(db: Database) -> int:
+    """The number of answers in the comparison that has most."""
+    return int(db.value("SELECT coalesce(max(position) + 1, 0) FROM comparison_response"))
+
+
+def annotators(db: Database) -> list[dict[str, Any]]:
+    """Everybody who can have judged: id, name and kind, oldest first."""
+    return db.rows("SELECT id, name, kind FROM annotator ORDER BY id")
+
+
+def models(db: Database) -> list[dict[str, Any]]:
+    """The policies that can have written answers: id, revision, method, base, parent_id and created, oldest first."""
+    return db.rows("SELECT id, revision, method, base, parent_id, created FROM model ORDER BY id")
+
+
+def imports(db: Database) -> list[dict[str, Any]]:
+    """What was imported: name, format and created, oldest first."""
+    return db.rows("SELECT name, format, created FROM import ORDER BY id")
+
+
+def sampling_counts(db: Database) -> list[dict[str, Any]]:
+    """How each policy's answers for comparisons were drawn: revision, sampling (JSON) and the number of answers."""
+    return db.rows(
+        """SELECT m.revision, r.sampling, count(*) AS answers FROM response r JOIN model m ON m.id = r.model_id
+           WHERE r.purpose = 'compare' AND r.sampling IS NOT NULL GROUP BY m.id, r.sampling ORDER BY m.id, r.sampling"""
     )
 
 
-def held_claim(db: Database, annotator_id: int) -> Claim | None:
-    """The unexpired comparison in this annotator's hands, if any."""
-    row = db.row("SELECT * FROM claim WHERE annotator_id = ? AND state = 'held' AND expires > ?", (annotator_id, now()))
-    if row is None:
-        return None
-    answers = db.rows(
-        """SELECT r.text, p.messages FROM comparison_response cr JOIN response r ON r.id = cr.response_id
-           JOIN prompt p ON p.id = r.prompt_id WHERE cr.comparison_id = ? ORDER BY cr.position""",
-        (row["comparison_id"],),
-    )
-    return Claim(
-        nonce=row["nonce"],
-        comparison_id=row["comparison_id"],
-        annotator_id=annotator_id,
+RESPONSE_FIELDS = """json_object('id', r.id, 'origin', r.origin, 'model_id', r.model_id, 'revision', r.revision,
+    'text', r.text, 'finish_reason', r.finish_reason, 'tokens', r.tokens, 'prompt_tokens', r.prompt_tokens,
+    'rendered_prompt', r.rendered_prompt, 'edited_from', r.edited_from)"""
+JUDGEMENTS = f"""SELECT j.*, c.prompt_id, p.split, p.messages, a.name AS annotator, a.kind AS annotator_kind,
+        (SELECT json_group_array({RESPONSE_FIELDS})
+           FROM (SELECT response.*, m.revision FROM comparison_response cr JOIN response ON response.id = cr.response_id
+                     LEFT JOIN model m ON m.id = response.model_id
+                 WHERE cr.comparison_id = j.comparison_id ORDER BY cr.position) r) AS responses,
+        (SELECT {RESPONSE_FIELDS} FROM (SELECT *, NULL AS revision FROM response) r
+           WHERE r.id = j.edited_response_id) AS edited
+    FROM current_judgement j JOIN comparison c ON c.id = j.comparison_id JOIN prompt p ON p.id = c.prompt_id
+    JOIN annotator a ON a.id = j.annotator_id"""
+COPIED = (
+    *("id", "comparison_id", "prompt_id", "split", "annotator", "annotator_kind", "purpose", "kind", "outcome"),
+    *("strength", "note", "flag", "guidelines_version", "seconds", "created"),
+)
+
+
+def read_judgement(row: Mapping[str, Any]) -> Judgement:
+    """A row of JUDGEMENTS as a record."""
+    return Judgement(
+        **{key: row[key] for key in COPIED},
+        messages=tuple(json.loads(row["messages"])),
+        ranking=None if row["ranking"] is None else tuple(json.loads(row["ranking"])),
+        responses=tuple(json.loads(row["responses"])),
         shown_order=tuple(json.loads(row["shown_order"])),
-        messages=tuple(json.loads(answers[0]["messages"])),
-        texts=tuple(answer["text"] for answer in answers),
+        edited=None if row["edited"] is None else json.loads(row["edited"]),
+        tags=tuple(json.loads(row["tags"])),
+        early=bool(row["early"]),
     )
-
-
-def release_expired(db: Database) -> None:
-    """Return comparisons to the pool whose annotator let the time limit pass."""
-    with db.transaction() as connection:
-        connection.execute("UPDATE claim SET state = 'released' WHERE state = 'held' AND expires <= ?", (now(),))
-
-
-def judge(db: Database, annotator_id: int, nonce: str, word: str) -> int:
-    """Record a judgement on the comparison shown under `nonce` and return its id, once and only once.
-
-    The same request again (double click, retry, second tab) returns the judgement made first, unchanged.
-    Raises UserError when nothing was recorded: an unknown nonce, another person's claim, one undone or expired.
-    """
-    with db.transaction() as connection:
-        claim = db.row("SELECT * FROM claim WHERE nonce = ? AND annotator_id = ?", (nonce, annotator_id))
-        if claim is None:
-            raise UserError("This comparison is not in your hands. Nothing was recorded; here is your next one.")
-        first = db.row("SELECT id FROM judgement WHERE claim_id = ? AND supersedes IS NULL", (claim["id"],))
-        if first is not None and claim["state"] == "released":
-            raise UserError("You took this judgement back. Nothing was recorded; judge what is shown now.")
-        if first is not None:
-            return int(first["id"])
-        verdict = Verdict.parse(word, tuple(json.loads(claim["shown_order"])))
-        judged_at = now()
-        if claim["state"] != "held" or claim["expires"] <= judged_at:
-            raise UserError("The time for this comparison ran out and it went back to the pool. Nothing was recorded.")
-        connection.execute(
-            "UPDATE claim SET state = ? WHERE id = ?",
-            ("skipped" if verdict.outcome == "skip" else "judged", claim["id"]),
-        )
-        return int(
-            connection.execute(
-                """INSERT INTO judgement (claim_id, comparison_id, annotator_id, outcome, ranking, strength,
-                       shown_order, seconds, supersedes, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)""",
-                (
-                    claim["id"],
-                    claim["comparison_id"],
-                    annotator_id,
-                    verdict.outcome,
-                    None if verdict.ranking is None else json.dumps(verdict.ranking),
-                    verdict.strength,
-                    claim["shown_order"],
-                    seconds_between(claim["created"], judged_at),
-                    judged_at,
-                ),
-            ).lastrowid
-            or 0
-        )
-
-
-def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
-    """Take back this annotator's latest judgement: a superseding row says so, and the comparison is in hand again.
-
-    `shown_nonce` is what the person sees while asking (empty: the waiting card); a repeated request finds another
-    comparison in hand and undoes nothing more. Raises UserError then, when there is nothing to undo, or when another
-    person has the comparison by now (after a skip).
-    """
-    with db.transaction() as connection:
-        in_hand = held_claim(db, annotator_id)
-        if shown_nonce != (in_hand.nonce if in_hand else ""):
-            raise UserError("This page showed an older comparison, so nothing was undone. Here is where you are.")
-        last = db.row(
-            "SELECT * FROM current_judgement WHERE annotator_id = ? ORDER BY id DESC LIMIT 1", (annotator_id,)
-        )
-        if last is None:
-            raise UserError("There is no judgement of yours to undo.")
-        connection.execute("UPDATE claim SET state = 'released' WHERE id = ?", (last["claim_id"],))
-        taken = db.row(
-            "SELECT 1 FROM claim WHERE comparison_id = ? AND state IN ('held', 'judged')", (last["comparison_id"],)
-        )
-        if taken is not None:
-            raise UserError("Someone else is judging the comparison you skipped; your skip stays.")
-        connection.execute(
-            """INSERT INTO judgement (claim_id, comparison_id, annotator_id, outcome, shown_order, seconds,
-                   supersedes, created) VALUES (?, ?, ?, 'undone', ?, 0, ?, ?)""",
-            (last["claim_id"], last["comparison_id"], annotator_id, last["shown_order"], last["id"], now()),
-        )
-        connection.execute(
-            "UPDATE claim SET state = 'released' WHERE annotator_id = ? AND state = 'held'", (annotator_id,)
-        )
-        insert_claim(connection, last["comparison_id"], annotator_id, json.loads(last["shown_order"]))
-    again = held_claim(db, annotator_id)
-    assert again is not None
-    return again
-
-
-def judged_comparisons(db: Database, after: int = 0) -> list[JudgedComparison]:
-    """Current judgements with ids above `after`, with prompt, answers and annotator, oldest first."""
-    rows = db.rows(
-        """SELECT j.id AS judgement_id, j.comparison_id, c.prompt_id, p.split, p.messages, a.name AS annotator,
-               j.outcome, j.ranking, j.strength,
-               (SELECT json_group_array(json_object('id', r.id, 'model_id', r.model_id, 'text', r.text,
-                       'finish_reason', r.finish_reason, 'tokens', r.tokens, 'prompt_tokens', r.prompt_tokens,
-                       'rendered_prompt', r.rendered_prompt))
-                  FROM (SELECT response.* FROM comparison_response cr JOIN response ON response.id = cr.response_id
-                        WHERE cr.comparison_id = j.comparison_id ORDER BY cr.position) r) AS responses
-           FROM current_judgement j JOIN comparison c ON c.id = j.comparison_id JOIN prompt p ON p.id = c.prompt_id
-           JOIN annotator a ON a.id = j.annotator_id WHERE j.id > ? ORDER BY j.id""",
-        (after,),
-    )
-    return [
-        JudgedComparison(
-            **{key: row[key] for key in ("judgement_id", "comparison_id", "prompt_id", "split", "annotator")},
-            outcome=row["outcome"],
-            strength=row["strength"],
-            messages=tuple(json.loads(row["messages"])),
-            ranking=None if row["ranking"] is None else tuple(json.loads(row["ranking"])),
-            responses=tuple(json.loads(row["responses"])),
-        )
-        for row in rows
-    ]
 
 
 def judgement_count(db: Database, annotator: Annotator | None = None, after: int = 0, since: str = "") -> int:
-    """Current judgements (skips aside) with ids above `after` and made after `since`, of one annotator or of all."""
+    """Current judgements (skips aside) with ids above `after` and made after `since`, of one annotator or of all.
+
+    What is there to measure annotators (gold, re-asks) and what was imported does not count.
+    """
     return int(
         db.value(
             """SELECT count(*) FROM current_judgement
-               WHERE outcome != 'skip' AND id > :after AND created > :since
+               WHERE outcome != 'skip' AND purpose IN ('own', 'adjudication') AND id > :after AND created > :since
                  AND (:annotator IS NULL OR annotator_id = :annotator)""",
             {"after": after, "since": since, "annotator": annotator.id if annotator else None},
         )
     )
+
+
+def judgements_mark(db: Database) -> list[int | None]:
+    """Changes whenever a judgement is made, changed or taken back, or an annotator is left out or let in again."""
+    return [db.value("SELECT max(id) FROM judgement"), db.value("SELECT max(id) FROM exclusion")]
+
+
+def excluded_annotators(db: Database) -> dict[str, str]:
+    """Names of annotators whose judgements are left out of training, each with the reason given."""
+    rows = db.rows(
+        """SELECT a.name, e.reason FROM exclusion e JOIN annotator a ON a.id = e.annotator_id
+           WHERE e.excluded AND e.id = (SELECT max(id) FROM exclusion l WHERE l.annotator_id = e.annotator_id)"""
+    )
+    return {row["name"]: row["reason"] for row in rows}
+
+
+# ------------------------------------------------------------------------------------------------- project, guidelines
+def project(db: Database) -> Project:
+    """What is asked of annotators, and of how many."""
+    values = setting(db, "project", {})
+    if "tags" in values:
+        values = {**values, "tags": tuple(Tag(**tag) for tag in values["tags"])}
+    return Project(**values)
+
+
+def set_project(db: Database, project: Project) -> None:
+    """Store what is asked of annotators; `annotation.project.check` has found it sound."""
+    set_setting(db, "project", asdict(project))
+
+
+@dataclass(frozen=True)
+class Guidelines:
+    """A version of what annotators are asked to go by, in Markdown; version 0 without any."""
+
+    version: int
+    text: str
+    written_by: str
+    created: str
+
+
+def guidelines(db: Database, version: int | None = None) -> Guidelines:
+    """The latest guidelines, or those of a version."""
+    row = db.row(
+        "SELECT * FROM guidelines WHERE :version IS NULL OR version = :version ORDER BY version DESC LIMIT 1",
+        {"version": version},
+    )
+    return Guidelines(0, "", "", "") if row is None else Guidelines(**row)
+
+
+def guidelines_versions(db: Database) -> list[Guidelines]:
+    """Every version of the guidelines, the latest first."""
+    return [Guidelines(**row) for row in db.rows("SELECT * FROM guidelines ORDER BY version DESC")]
+
+
+def write_guidelines(db: Database, text: str, written_by: str) -> int:
+    """Add a version of the guidelines unless the text is that of the latest; returns the version that holds now."""
+    with db.transaction() as connection:
+        latest = guidelines(db)
+        if latest.text == text.strip():
+            return latest.version
+        connection.execute(
+            "INSERT INTO guidelines (version, text, written_by, created) VALUES (?, ?, ?, ?)",
+            (latest.version + 1, text.strip(), written_by, now()),
+        )
+    return latest.version + 1
 
 
 # --------------------------------------------------------------------------------------------------------- settings

@@ -109,6 +109,29 @@ class SignedIn:
         await refusal(scope, receive, send)
 
 
+class AdminUploads:
+    """Lets only admins send files: Gradio takes them from everybody who is signed in, on several routes.
+
+    It reads who asks from `SignedIn`, so it stands between that and the pages.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and is_multipart(Headers(scope=scope).get("content-type", "")):
+            annotator: Annotator | None = scope.get(ANNOTATOR_KEY)
+            if annotator is None or annotator.role != "admin":
+                await JSONResponse({"error": "Only an admin may upload files."}, 403)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+def is_multipart(content_type: str) -> bool:
+    """Whether a request carries files; the type's name may come in any case and with spaces around."""
+    return content_type.strip().casefold().startswith("multipart/")
+
+
 def session_token(headers: Headers, cookie: str) -> str:
     """The session token that the browser sent; empty where it sent none."""
     return cookie_parser(headers.get("cookie", "")).get(cookie, "")

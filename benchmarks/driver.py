@@ -1,7 +1,8 @@
 """What the benchmarks share: the real app as a subprocess, people's browsers over HTTP, memory samples, tables.
 
-A page here does what the browser's page does: it signs in, reads Gradio's configuration and calls the handlers by
-their number, with its cookie. A simulated annotator sees only what the browser is sent: prompt, two texts, nonce.
+A page here does what the browser's page does: it signs in, asks the annotators' JSON endpoints for cards, reads
+Gradio's configuration and calls the other handlers by their number, with its cookie. A simulated annotator sees only
+what the browser is sent: prompt, answers, nonce.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
@@ -30,6 +31,7 @@ from typing import Any
 import httpx
 import psutil
 
+from annotation import store
 from annotation.database import FILE_NAME, Database
 from rlhf.base_model import EMBEDDED_NAME
 from rlhf.jobs import Job
@@ -253,6 +255,13 @@ class Page:
             raise BenchmarkError(f"'{name}' was answered with {answer.status_code}: {answer.text[:500]}")
         return list(answer.json()["data"])
 
+    def annotate(self, name: str, **asked: Any) -> Card:
+        """Ask an endpoint of the annotators' page as its script does. Raises BenchmarkError if it is refused."""
+        answer = self.client.post(f"/annotate/{name}", json=asked)
+        if answer.status_code != 200:
+            raise BenchmarkError(f"'/annotate/{name}' was answered with {answer.status_code}: {answer.text[:500]}")
+        return Card(answer.json())
+
     def _call_queued(self, name: str, body: Mapping[str, Any]) -> list[Any]:
         joined = self.client.post("/gradio_api/queue/join", json=body)
         if joined.status_code != 200:
@@ -303,6 +312,11 @@ def add_people(owner: Page, url: str, roles: Mapping[str, str]) -> dict[str, Pag
     return pages
 
 
+def measure_nobody(db: Database) -> None:
+    """Hand out neither gold nor re-asks: they are judgements that nothing is trained on."""
+    store.set_project(db, replace(store.project(db), gold_share=0.0, re_ask_share=0.0))
+
+
 # ----------------------------------------------------------------------------------------------- simulated annotators
 @dataclass(frozen=True)
 class Card:
@@ -318,18 +332,24 @@ class Card:
     @property
     def notice(self) -> str:
         """What the page says of the last press, or of a model that can't answer."""
-        return str(self.sent["notice"])
+        return str(self.sent["notice"] or self.sent["trouble"])
 
     @property
-    def judged(self) -> int:
-        """How many judgements by this person the page counts."""
-        return int(self.sent["judged"])
+    def answers(self) -> tuple[str, ...]:
+        """The texts in the order in which they are shown."""
+        return tuple(str(answer["text"]) for answer in self.sent["answers"])
 
-    @property
-    def answers(self) -> tuple[str, str]:
-        """The texts on the left and on the right."""
-        left, right = self.sent["answers"]
-        return left, right
+
+RANKS: Mapping[str, list[int]] = {"left": [1, 2], "right": [2, 1], "tie": [1, 1]}
+STRENGTHS: Mapping[str, int] = {"slightly": 1, "clearly": 2, "much": 3}
+
+
+def act_of(verdict: str) -> dict[str, Any]:
+    """What the page sends for a verdict on two answers: 'left-clearly', 'right-slightly', 'tie', 'all-bad', 'skip'."""
+    if verdict in ("all-bad", "skip"):
+        return {"outcome": verdict}
+    side, _, degree = verdict.partition("-")
+    return {"outcome": "ranked", "ranks": RANKS[side], "strength": STRENGTHS[degree] if degree else 0}
 
 
 class Ledger:
@@ -372,7 +392,7 @@ class Ledger:
         rows = db.rows("SELECT k.nonce FROM current_judgement j JOIN claim k ON k.id = j.claim_id")
         stored = Counter(str(row["nonce"]) for row in rows)
         twice = db.value(
-            """SELECT count(*) FROM (SELECT 1 FROM current_judgement WHERE outcome != 'skip'
+            """SELECT count(*) FROM (SELECT 1 FROM current_judgement WHERE outcome != 'skip' AND purpose = 'own'
                GROUP BY comparison_id HAVING count(*) > 1)"""
         )
         with self._lock:
@@ -419,7 +439,7 @@ class Answered:
 
 @dataclass
 class SimulatedAnnotator:
-    """Someone who judges what the page shows by a fixed taste. `taste(left, right)` is a verdict's word."""
+    """Someone who judges what the page shows by a fixed taste. `taste(left, right)` is a verdict for `act_of`."""
 
     page: Page
     ledger: Ledger
@@ -428,20 +448,20 @@ class SimulatedAnnotator:
 
     def look(self) -> Card:
         """Open the page: the comparison in hand, or the next one."""
-        return Card(self.page.call("show", None)[0])
+        return self.page.annotate("card")
 
     def poll(self) -> Card:
         """Ask again, as the waiting page does."""
-        return Card(self.page.call("poll", None)[0])
+        return self.page.annotate("card")
 
     def judge(self, card: Card) -> Answered:
-        """Press the button that the taste says. The page tells by its count whether the judgement was recorded."""
+        """Judge as the taste says. The page is told whether the judgement was recorded."""
         try:
-            answered = self._press(f"judge-{self.taste(*card.answers)}", card)
+            answered = self._press("judge", card, act=act_of(self.taste(*card.answers)))
         except httpx.TransportError:
             self.ledger.lose_sight_of(card.nonce)
             raise
-        if answered.next.judged != card.judged + 1:
+        if not answered.next.sent["saved"]:
             self.ledger.refuse()
             return answered
         self.ledger.acknowledge(card.nonce)
@@ -456,10 +476,10 @@ class SimulatedAnnotator:
         self.ledger.take_back(self.last_nonce)
         return Answered(True, answered.seconds, answered.at, answered.next)
 
-    def _press(self, name: str, card: Card) -> Answered:
+    def _press(self, name: str, card: Card, **asked: Any) -> Answered:
         at, began = time.time(), time.perf_counter()
-        outputs = self.page.call(name, card.sent)
-        return Answered(False, time.perf_counter() - began, at, Card(outputs[0]))
+        following = self.page.annotate(name, nonce=card.nonce, **asked)
+        return Answered(False, time.perf_counter() - began, at, following)
 
 
 # ------------------------------------------------------------------------------------------------------------- memory

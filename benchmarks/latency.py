@@ -74,6 +74,7 @@ def fill(data_dir: Path, model: str, plan: Plan) -> None:
     base = base_model.prepare(data_dir, model)
     policies.ensure_base(db, base.name)
     store.add_prompts(db, importing.starter_prompts())
+    driver.measure_nobody(db)
     say(f"drawing answers for {plan.comparisons} comparisons")
     spec = {
         "kind": "generate",
@@ -89,7 +90,7 @@ def fill(data_dir: Path, model: str, plan: Plan) -> None:
 
 def first_choice(left: str, right: str) -> str:
     """A taste that costs no time: the text that sorts first; it decides nothing here."""
-    return "left-better" if left < right else "right-better"
+    return "left-clearly" if left < right else "right-clearly"
 
 
 def start_training(app: App, owner: Page) -> Job:

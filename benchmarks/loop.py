@@ -9,7 +9,8 @@ above 50%. `nll ratio` (likelihood of the answers under the base model, per toke
 `distinct-2 ratio` say whether the answers are still language: near 1 is good; an adapter that found a shortcut raises
 the one or lowers the other. `implicit` is how often the trained reward agrees with held-out judgements.
 `generate s` runs from the start (or the promotion) until the last comparison needed was on screen; `wait s` is what of
-it an annotator spent before an empty page, on average. Simulated people need no time to read, so they wait more.
+it an annotator spent before an empty page or before answers still being written, on average. Simulated people need no
+time to read, so they wait more.
 `train s` and `check s` are the jobs' wall time. Latencies are of judgements, from request to next comparison, while
 answers are sampled (`collecting`) and while the next policy is trained and checked (`training`).
 """
@@ -92,7 +93,7 @@ def taste_of(rule: str) -> Callable[[str, str], str]:
     def taste(left: str, right: str) -> str:
         if worth(left) == worth(right):
             return "tie"
-        return "left-better" if worth(left) > worth(right) else "right-better"
+        return "left-clearly" if worth(left) > worth(right) else "right-clearly"
 
     return taste
 
@@ -191,10 +192,15 @@ def judge_until_enough(annotator: SimulatedAnnotator, quota: Quota) -> Effort:
     return effort
 
 
+def written(card: Card) -> bool:
+    """Whether a comparison is on screen with whole answers: what is judged earlier is not trained on."""
+    return bool(card.nonce) and all(answer["state"] == "done" for answer in card.sent["answers"])
+
+
 def until_shown(annotator: SimulatedAnnotator, card: Card, ended: threading.Event, effort: Effort) -> Card:
-    """Wait before an empty page until it shows a comparison, as the page does. Raises BenchmarkError if none comes."""
+    """Wait until the page shows a comparison, and its answers to their end. Raises BenchmarkError if none comes."""
     began = time.monotonic()
-    while not card.nonce:
+    while not written(card):
         if ended.wait(driver.POLL_SECONDS):
             raise BenchmarkError("Judging was broken off.")
         if time.monotonic() - began > DRY_SECONDS:
@@ -546,6 +552,7 @@ def run(app: App, options: argparse.Namespace) -> tuple[list[Iteration], Tally]:
     """Sign everybody in and turn the loop."""
     db, ledger, began = app.database, Ledger(), app.started
     names = [f"annotator-{number}" for number in range(1, options.annotators + 1)]
+    driver.measure_nobody(db)
     with ExitStack() as stack:
         owner = stack.enter_context(Page(app.url))
         owner.follow(app.owner_link)

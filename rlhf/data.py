@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -12,6 +14,8 @@ from torch import Tensor
 
 from annotation.exporting import PreferenceRow, read_rows
 from annotation.records import UserError
+from rlhf.models import render
+from rlhf.specs import Noise
 
 
 def load_snapshot(data_dir: Path, sha256: str) -> list[PreferenceRow]:
@@ -33,23 +37,57 @@ def snapshot_path(data_dir: Path, sha256: str) -> Path:
 
 
 def answer_ids(tokenizer: Any, answer: Mapping[str, Any]) -> list[int]:
-    """Token ids of an answer, with the end-of-text token only if the policy wrote it.
+    """Token ids of an answer and the end-of-text token, which an answer cut off at the limit does not get.
 
-    An answer cut off at the limit did not end, and training must not teach that it did.
+    That one did not end, and training must not teach that it did. What a person wrote or an import brought is whole.
     """
     ids: list[int] = tokenizer(answer["text"], add_special_tokens=False)["input_ids"]
-    return [*ids, tokenizer.eos_token_id] if answer["finish_reason"] == "stop" else ids
+    return ids if answer["finish_reason"] == "length" else [*ids, tokenizer.eos_token_id]
 
 
-def tokenise_pairs(tokenizer: Any, rows: Sequence[PreferenceRow], max_length: int) -> tuple[list[dict[str, Any]], int]:
-    """Pairs as token ids (the columns TRL's trainer knows), and how many were too long."""
+def tokenise_pairs(
+    tokenizer: Any, rows: Sequence[PreferenceRow], max_length: int
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Pairs as token ids (the columns TRL's trainer knows) with their comparison, and how many are left out and why.
+
+    A prompt that no policy has been fed (imported with its answers) is put into the model's chat template here.
+    """
     pairs: list[dict[str, Any]] = []
+    left_out: Counter[str] = Counter()
     for row in rows:
-        prompt = tokenizer(row["rendered_prompt"], add_special_tokens=False)["input_ids"]
+        try:
+            rendered = row["rendered_prompt"] or render(tokenizer, row["messages"])
+        except UserError:
+            left_out["template"] += 1
+            continue
+        prompt = tokenizer(rendered, add_special_tokens=False)["input_ids"]
         chosen, rejected = answer_ids(tokenizer, row["chosen"]), answer_ids(tokenizer, row["rejected"])
-        if len(prompt) + max(len(chosen), len(rejected)) <= max_length:
-            pairs.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
-    return pairs, len(rows) - len(pairs)
+        if len(prompt) + max(len(chosen), len(rejected)) > max_length:
+            left_out["too-long"] += 1
+            continue
+        # Data frozen before annotators were measured has no chance of error, and is trained on without it.
+        noise = {"flip": row["flip"]} if "flip" in row else {}
+        ids = {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
+        pairs.append({**ids, "comparison": row["comparison"], **noise})
+    return pairs, dict(left_out)
+
+
+def with_noise(pairs: Sequence[Mapping[str, Any]], noise: Noise) -> list[dict[str, Any]]:
+    """The pairs with the columns `flip` and `weight` as the loss is to use them: 0 and 1 where noise is ignored.
+
+    Weights are 1 - 2 flip over their mean: what a coin would have said weighs nothing, and the mean is 1, so that the
+    learning rate means the same as without weights. Raises UserError if every pair is a coin's, or has no estimate.
+    """
+    if noise == "ignore":
+        return [{**pair, "flip": 0.0, "weight": 1.0} for pair in pairs]
+    if any("flip" not in pair for pair in pairs):
+        raise UserError("This frozen data says nothing of annotators' reliability. Freeze it anew, in a new run.")
+    if noise == "smooth":
+        return [{**pair, "weight": 1.0} for pair in pairs]
+    mean = fmean(1 - 2 * pair["flip"] for pair in pairs)
+    if mean <= 0:
+        raise UserError("By the annotators' reliability every pair is a coin's, so no weight is left to train with.")
+    return [{**pair, "flip": 0.0, "weight": (1 - 2 * pair["flip"]) / mean} for pair in pairs]
 
 
 def pad(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:

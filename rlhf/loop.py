@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from annotation import exporting, store
+from annotation import exporting, quality, store
 from annotation.database import Database
 from annotation.exporting import Frozen
 from annotation.records import UserError, now
@@ -31,19 +32,27 @@ class Preview:
     held_out_pairs: int
     left_out: dict[str, int]
     parent: str
+    flip: float | None
+    """Mean estimated chance that a pair to train on is the wrong way round; None without pairs."""
 
 
 def preview(db: Database, data_dir: Path, spec: DPOSpec) -> Preview:
     """Count what `submit` would freeze for this spec."""
     parent = policies.by_revision(db, spec.parent)
     frozen = collect(db, parent, spec.scope, spec.max_length)
-    return Preview(frozen.count("train"), frozen.count("held-out"), dict(frozen.left_out), parent.revision)
+    flips = [row["flip"] for row in frozen.rows if row["split"] == "train"]
+    flip = fmean(flips) if flips else None
+    return Preview(frozen.count("train"), frozen.count("held-out"), dict(frozen.left_out), parent.revision, flip)
 
 
 def collect(db: Database, parent: Policy, scope: Scope, max_length: int) -> Frozen:
-    """The preference pairs of today's judgements: all, or those made since the parent's data was frozen."""
+    """The preference pairs of today's judgements: all, or those made since the parent's data was frozen.
+
+    Each has its chance of error by its annotators' reliability as it is estimated today.
+    """
     until = trained_until(db, parent) if scope == "new" else 0
-    return exporting.freeze(store.judged_comparisons(db), max_length, until)
+    reliability = {name: measured.estimate for name, measured in quality.reliabilities(db).items()}
+    return exporting.freeze(store.judgements(db), max_length, until, reliability, store.excluded_annotators(db))
 
 
 def trained_until(db: Database, policy: Policy) -> int:

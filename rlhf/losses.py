@@ -42,6 +42,33 @@ def dpo(chosen_P: Tensor, rejected_P: Tensor, ref_chosen_P: Tensor, ref_rejected
     return -F.logsigmoid(margin_P)
 
 
+def conservative_dpo(
+    chosen_P: Tensor, rejected_P: Tensor, ref_chosen_P: Tensor, ref_rejected_P: Tensor, beta: float, flip_P: Tensor
+) -> Tensor:
+    """DPO loss of pairs that are the wrong way round with chance `flip` (Mitchell 2023, equation 3). Returns (P,).
+
+    "A note on DPO with noisy preferences & relationship to IPO", with an epsilon for each pair: the expected loss of
+    the right label, given what the annotators said. It pulls the margin to log((1 - flip) / flip) and no further, and
+    from zero by 1/2 - flip: unsure pairs pull less. The unbiased estimator of Chowdhury et al. 2024 ("Provably Robust
+    DPO") divides by 1 - 2 flip: right for one error rate of many pairs, but here pairs that are nearly a coin's would
+    pull the hardest, and without an end.
+    """
+    as_said_P = dpo(chosen_P, rejected_P, ref_chosen_P, ref_rejected_P, beta)
+    flipped_P = dpo(rejected_P, chosen_P, ref_rejected_P, ref_chosen_P, beta)
+    return (1 - flip_P) * as_said_P + flip_P * flipped_P
+
+
+def likelihood(
+    chosen_P: Tensor, rejected_P: Tensor, chosen_tokens_P: Tensor, rejected_tokens_P: Tensor, flip_P: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Expected log-probability and length of each pair's better answer: the chosen one but for `flip`. (P,) and (P,).
+
+    The ratio of their sums is what the likelihood term beside the DPO loss raises (Pang et al. 2024, equation 1).
+    """
+    expected_P = (1 - flip_P) * chosen_P + flip_P * rejected_P
+    return expected_P, (1 - flip_P) * chosen_tokens_P + flip_P * rejected_tokens_P
+
+
 def implicit_reward(policy_P: Tensor, reference_P: Tensor, beta: float) -> Tensor:
     """beta log(pi(y|x) / pi_ref(y|x)), the reward a DPO policy implies up to a term of x (equation 5). Returns (P,)."""
     return beta * (policy_P - reference_P)

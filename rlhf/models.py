@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from annotation.records import UserError
+from annotation.records import Message, UserError
 from rlhf.artifacts import new_directory, verify_directory
 from rlhf.policies import Policy
 
@@ -46,8 +48,16 @@ def end_of_turn(tokenizer: Any) -> str:
 
 
 def render(tokenizer: Any, messages: Any) -> str:
-    """The exact text a policy is fed: the conversation in the model's template, up to where its answer begins."""
-    return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+    """The exact text a policy is fed: the conversation in the model's template, up to where its answer begins.
+
+    Raises UserError if the template refuses the conversation: many want user and assistant in turns, or no system.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+    except TemplateError as error:
+        raise UserError(f"The model's chat template refuses a conversation: {error}") from error
 
 
 def load_quantised(path: Path) -> Any:
@@ -108,6 +118,18 @@ class Policies:
         self.peft.base_model.enable_adapter_layers()
         self.peft.set_adapter(policy.revision, inference_mode=True)
         return self.peft
+
+    def feed(self, messages: Sequence[Message], room: int) -> str:
+        """The text a policy is fed for a conversation that is to be answered in up to `room` tokens.
+
+        Raises UserError if the chat template refuses the conversation, or the model's context is too short for both.
+        """
+        text = render(self.tokenizer, messages)
+        tokens = len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        context = getattr(self.base.config, "max_position_embeddings", None) or math.inf
+        if tokens + room > context:
+            raise UserError(f"A prompt of {tokens} tokens leaves no room for {room} more in a context of {context}.")
+        return text
 
     def attach(self, policy: Policy) -> None:
         """Load an adapter beside those that are loaded, after checking its files."""

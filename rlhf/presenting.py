@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from annotation.exporting import REASONS
+from annotation.consensus import REASONS
 from annotation.records import Split, seconds_between
 from annotation.store import AnswerCounts
 from rlhf.jobs import LOST_AFTER_SECONDS, Job
@@ -127,8 +127,17 @@ def fingerprints(parts: Mapping[str, Any]) -> dict[str, str]:
 
 
 # ------------------------------------------------------------------------------------------- what would be trained on
+# Reasons that count two answers of a comparison; the others count judgements.
+PAIR_REASONS = ("tie", "identical", "too-long", "disagreement", "unreliable", "template")
+
+
 def preview_card(
-    parent: str, new_judgements: int, train_pairs: int, held_out_pairs: int, left_out: Mapping[str, int]
+    parent: str,
+    new_judgements: int,
+    train_pairs: int,
+    held_out_pairs: int,
+    left_out: Mapping[str, int],
+    flip: float | None,
 ) -> str:
     """The data the next iteration would learn from, and what of it is left out and why."""
     numbers = (
@@ -136,9 +145,14 @@ def preview_card(
         ("New judgements since its data", str(new_judgements)),
         ("Pairs to train on", str(train_pairs)),
         ("Held-out pairs to check with", str(held_out_pairs)),
+        ("Of these pairs probably the wrong way round", share(flip)),
     )
-    rows = [(REASONS.get(reason, reason), str(count)) for reason, count in sorted(left_out.items()) if count]
-    left = table(("Left out, because", "Judgements"), rows, "Nothing is left out.", ("Judgements",))
+    rows = [
+        (REASONS.get(reason, reason), str(count), "pairs" if reason in PAIR_REASONS else "judgements")
+        for reason, count in sorted(left_out.items())
+        if count
+    ]
+    left = table(("Left out, because", "How many", "Of what"), rows, "Nothing is left out.", ("How many",))
     return facts(numbers, "facts figures") + left
 
 
@@ -210,6 +224,7 @@ def progress_line(job: Job, left: float | None, at: str) -> str:
 
 REFERENCES = {"base": "the base model", "parent": "the parent adapter"}
 SCOPES = {"new": "judgements since the parent's data", "all": "all judgements"}
+NOISE = {"ignore": "ignored", "weight": "weighs pairs", "smooth": "smooths labels"}
 
 
 def spec_facts(spec: Spec) -> list[tuple[str, str]]:
@@ -222,6 +237,7 @@ def spec_facts(spec: Spec) -> list[tuple[str, str]]:
             ("Data snapshot", spec.snapshot[:12] or "frozen at the start"),
             ("Seed", str(spec.seed)),
             ("β · SFT weight", f"{spec.beta:g} · {spec.sft_weight:g}"),
+            ("Annotator noise", NOISE[spec.annotator_noise]),
             ("Learning rate", f"{spec.learning_rate:g}"),
             ("Epochs · pairs a step", f"{spec.epochs} · {spec.batch_size * spec.accumulation}"),
             ("LoRA rank · alpha", f"{spec.lora_r} · {spec.lora_alpha}"),
@@ -345,7 +361,9 @@ def plot_rows(metrics: Sequence[Mapping[str, Any]], series: Mapping[str, str]) -
 
 
 # -------------------------------------------------------------------------------------------------------- iterations
-def serving_card(policy: Policy, worker: Job | None, buffer: Mapping[Split, int], counts: AnswerCounts, at: str) -> str:
+def serving_card(
+    policy: Policy, worker: Job | None, buffer: Mapping[Split, int], elsewhere: int, counts: AnswerCounts, at: str
+) -> str:
     """The serving policy, the worker that answers with it, and what it has produced so far."""
     return (
         f'<p class="headline"><b>{escape(policy.revision)}</b> on {escape(policy.base)}</p>'
@@ -353,6 +371,7 @@ def serving_card(policy: Policy, worker: Job | None, buffer: Mapping[Split, int]
         + facts(
             (
                 ("Waiting to be judged", f"{buffer['train']} for training, {buffer['held-out']} held-out"),
+                ("After those", f"{elsewhere} by earlier policies or imported"),
                 ("Answers drawn", str(counts.total)),
                 ("Ended by themselves", share(counts.ended_share) if counts.total else NOT_MEASURED),
                 ("Dropped: empty", str(counts.empty)),

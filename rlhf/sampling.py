@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,7 +19,13 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from annotation.records import Sampling
+from annotation.records import Prompt, Response, Sampling
+from rlhf.policies import Policy
+
+# How often a draw that people watch shows what has been written.
+SHOW_SECONDS = 0.5
+# What a decoder puts for bytes that are no whole character yet.
+INCOMPLETE = "\ufffd"
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,29 @@ class Draw:
     tokens: int
     prompt_tokens: int
     finish_reason: Literal["stop", "length"]
+
+    def response(self, prompt: Prompt, policy: Policy, rendered_prompt: str, sampling: Sampling) -> Response:
+        """The record of this answer: everything needed to draw it again."""
+        return Response(
+            prompt_id=prompt.id,
+            model_id=policy.id,
+            text=self.text,
+            sampling=sampling,
+            seed=self.seed,
+            rendered_prompt=rendered_prompt,
+            prompt_tokens=self.prompt_tokens,
+            tokens=self.tokens,
+            finish_reason=self.finish_reason,
+        )
+
+
+def undrawn(seed: int) -> Draw:
+    """An answer of which nothing has been written yet."""
+    return Draw("", seed, 0, 0, "length")
+
+
+# Texts so far, by prompt and sample.
+Written = Callable[[list[list[str]]], None]
 
 
 class SeededSampler(LogitsProcessor):
@@ -90,13 +120,42 @@ def shift(x_N: Tensor, bits: int) -> Tensor:
 
 
 class StopWhen(StoppingCriteria):
-    """Ends generation early when the caller asks for it (a cancelled job, a worker told to stop)."""
+    """Asks the caller after each token whether to end early (a cancelled job, a worker told to stop)."""
 
     def __init__(self, asked: Callable[[], bool]) -> None:
         self.asked = asked
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
         return torch.full((input_ids.shape[0],), self.asked(), dtype=torch.bool, device=input_ids.device)
+
+
+class Show(StoppingCriteria):
+    """Tells the caller what has been written so far, at most every `seconds`. Never stops anything."""
+
+    def __init__(
+        self, tokenizer: Any, start: int, ends: set[int], samples: int, written: Written, seconds: float
+    ) -> None:
+        self.tokenizer, self.start, self.ends, self.samples = tokenizer, start, ends, samples
+        self.written, self.seconds = written, seconds
+        self.last = time.monotonic()
+        self.ended: dict[int, str] = {}
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
+        if time.monotonic() - self.last >= self.seconds:
+            rows = input_ids[:, self.start :].tolist()
+            texts = [self.text_of(row, ids) for row, ids in enumerate(rows)]
+            self.written([texts[start : start + self.samples] for start in range(0, len(texts), self.samples)])
+            self.last = time.monotonic()
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+    def text_of(self, row: int, ids: list[int]) -> str:
+        """The text of one row so far, without the first bytes of a character whose others are still to come."""
+        if row not in self.ended:
+            drawn = read_draw(self.tokenizer, ids, 0, 0, self.ends)
+            if drawn.finish_reason == "length":
+                return drawn.text.rstrip(INCOMPLETE)
+            self.ended[row] = drawn.text
+        return self.ended[row]
 
 
 @torch.no_grad()
@@ -107,11 +166,14 @@ def draw(
     seeds: Sequence[Sequence[int]],
     sampling: Sampling,
     stop: Callable[[], bool] = lambda: False,
+    written: Written | None = None,
+    show_seconds: float = SHOW_SECONDS,
 ) -> list[list[Draw]]:
     """Sample len(seeds[i]) answers to rendered_prompts[i]; every prompt must ask for the same number.
 
-    The prompts are prefilled once each and their key-value cache is repeated for the samples.
-    Returns an empty list when `stop` ended the generation.
+    The prompts are prefilled once each and their key-value cache is repeated for the samples. After each token `stop`
+    is asked whether to end; then the list that is returned is empty. `written`, where given, gets the texts so far by
+    prompt and sample, at most every `show_seconds`; it changes nothing of what is drawn.
     """
     samples = len(seeds[0])
     if any(len(row) != samples for row in seeds):
@@ -134,6 +196,9 @@ def draw(
     ids_BT, mask_BT = ids_PT.repeat_interleave(samples, 0), mask_PT.repeat_interleave(samples, 0)
     ends = end_token_ids(model, tokenizer)
     flat_seeds = [seed for row in seeds for seed in row]
+    criteria: list[Any] = [StopWhen(stop)]
+    if written is not None:
+        criteria.append(Show(tokenizer, ids_BT.shape[1], ends, samples, written, show_seconds))
     output_BT = model.generate(
         input_ids=ids_BT,
         attention_mask=mask_BT,
@@ -146,7 +211,7 @@ def draw(
             pad_token_id=tokenizer.pad_token_id,
         ),
         logits_processor=LogitsProcessorList([SeededSampler(flat_seeds, sampling)]),
-        stopping_criteria=StoppingCriteriaList([StopWhen(stop)]),
+        stopping_criteria=StoppingCriteriaList(criteria),
     )
     if stop():
         return []

@@ -6,10 +6,11 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
-from annotation.records import Sampling, UserError
+from annotation.records import MAXIMUM_ANSWERS, Sampling, UserError
 
 Reference = Literal["base", "parent"]
 Scope = Literal["new", "all"]
+Noise = Literal["ignore", "weight", "smooth"]
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class GenerateSpec:
     """Start of the stream of seeds; each answer's own seed is stored with it."""
     buffer: int = 24
     """Open comparisons by the serving policy to keep in stock, one in six of them on held-out prompts."""
-    answers: int = 2
-    """Different answers in a comparison."""
+    answers: int = 0
+    """Different answers in a comparison; 0 for as many as the project asks for."""
     spare: int = 1
     """Answers drawn beyond those, in case some are empty or the same."""
     prompts_per_batch: int = 12
@@ -56,6 +57,9 @@ class DPOSpec:
     """Strength of the tie to the reference (equation 7 of the DPO paper)."""
     sft_weight: float = 0.2
     """Weight of the likelihood of the chosen answer beside the DPO loss; counters degeneration (Pang et al. 2024)."""
+    annotator_noise: Noise = "ignore"
+    """What a pair's estimated chance of being the wrong way round (flip) does to its loss: 'ignore' nothing; 'weight'
+    multiplies it by 1 - 2 flip, over the data's mean of that; 'smooth' is conservative DPO (Mitchell 2023)."""
     learning_rate: float = 7e-5
     """Peak of AdamW's step size; warmed up, then linearly to zero. Much more costs language within two iterations."""
     warmup_steps: int = 2
@@ -180,8 +184,10 @@ def check_range(name: str, value: float) -> None:
         raise UserError(f"The spec's '{name}' must not be negative, not {value}.")
     if short == "min_p" and value >= 1:
         raise UserError(f"The spec's '{name}' must be below 1, not {value}.")
-    if short == "answers" and not 2 <= value <= 8:
-        raise UserError(f"The spec's '{name}' must be between 2 and 8, not {value}.")
+    if short == "answers" and value and not 2 <= value <= MAXIMUM_ANSWERS:
+        raise UserError(
+            f"The spec's '{name}' must be between 2 and {MAXIMUM_ANSWERS}, or 0 for the project's, not {value}."
+        )
 
 
 def describe(spec_type: type[Spec]) -> list[tuple[str, Any, str]]:
@@ -195,6 +201,6 @@ def describe(spec_type: type[Spec]) -> list[tuple[str, Any, str]]:
     sentences: dict[str, str] = {}
     for entry, following in zip(body.body, body.body[1:], strict=False):
         if isinstance(entry, ast.AnnAssign) and isinstance(entry.target, ast.Name) and isinstance(following, ast.Expr):
-            sentences[entry.target.id] = str(ast.literal_eval(following.value))
+            sentences[entry.target.id] = " ".join(str(ast.literal_eval(following.value)).split())
     default = spec_type()
     return [(entry.name, getattr(default, entry.name), sentences.get(entry.name, "")) for entry in fields(spec_type)]

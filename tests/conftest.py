@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +29,7 @@ def db(data_dir: Path) -> Iterator[Database]:
     """A migrated database with the base policy serving."""
     database = open_database(data_dir)
     policies.ensure_base(database, BASE_NAME)
+    measure_nobody(database)
     yield database
     database.close()
 
@@ -63,3 +66,22 @@ def seed_comparisons(db: Database, count: int, split: Split = "train", model_id:
         assert comparison_id is not None
         made.append(comparison_id)
     return made
+
+
+LEFT_TO_RIGHT = {"left": [1, 2], "right": [2, 1]}
+STRENGTH = {"much": 3, "clearly": 2, "slightly": 1}
+
+
+def act(word: str, **extras: Any) -> dict[str, Any]:
+    """What the page sends for a verdict on a pair: 'left-clearly', 'right-much', 'tie', 'all-bad', 'skip' …"""
+    if word in ("all-bad", "skip"):
+        return {"outcome": word, **extras}
+    if word == "tie":
+        return {"outcome": "ranked", "ranks": [1, 1], "strength": 0, **extras}
+    side, degree = word.split("-")
+    return {"outcome": "ranked", "ranks": LEFT_TO_RIGHT[side], "strength": STRENGTH[degree], **extras}
+
+
+def measure_nobody(db: Database) -> None:
+    """Hand out neither gold nor re-asks, so that a test knows what comes next."""
+    store.set_project(db, replace(store.project(db), gold_share=0.0, re_ask_share=0.0))

@@ -9,19 +9,20 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from annotation import access, store
+from annotation import access, claims, exporting, store
 from annotation.database import Database, open_database
 from annotation.importing import starter_prompts
 from annotation.records import Annotator, Message, Prompt, Response, Sampling, Split
 from rlhf import jobs, loop, policies
 from rlhf.specs import DPOSpec, Spec
+from tests.conftest import act, measure_nobody
 
 # As in rlhf.worker.prepare_process; it must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -57,12 +58,15 @@ class Machine:
         for split, count in wanted.items():
             store.add_prompts(self.db, [prompt for prompt in starter if prompt.split == split][:count])
 
-    def judge(self, split: Split, count: int, word: str = "shorter", answers: Sequence[str] = ()) -> None:
+    def judge(
+        self, split: Split, count: int, word: str = "shorter", answers: Sequence[str] = (), by: str = "ann"
+    ) -> None:
         """Compare and judge `count` prompts of a split, through the claims that people go through.
 
-        `word` is a verdict of the page, or 'shorter' to prefer the shorter answer. Without `answers`, a short and a
-        long one are made up.
+        `word` is a verdict of the page, 'shorter' to prefer the shorter answer, or 'longer'. Without `answers`, a short
+        and a long one are made up. `by` names the annotator.
         """
+        annotator = self.annotator_named(by)
         prompts = store.prompts(self.db, split)
         for number in range(count):
             prompt = prompts[number % len(prompts)]
@@ -73,11 +77,25 @@ class Machine:
             )
             made = store.add_comparison(self.db, [self.response(prompt, text) for text in texts])
             assert made is not None
-            claim = store.claim_next(self.db, self.annotator.id)
+            claim = claims.claim_next(self.db, annotator.id)
             assert claim is not None
             left, right = claim.shown_texts
-            shorter = "left-better" if len(left) < len(right) else "right-better"
-            store.judge(self.db, self.annotator.id, claim.nonce, shorter if word == "shorter" else word)
+            shorter, longer = ("left-clearly", "right-clearly")[:: 1 if len(left) < len(right) else -1]
+            claims.judge(
+                self.db, annotator.id, claim.nonce, act({"shorter": shorter, "longer": longer}.get(word, word))
+            )
+
+    def annotator_named(self, name: str) -> Annotator:
+        """The annotator of this name; an account is made where there is none."""
+        row = access.find(self.db, name)
+        if row is None:
+            return access.add_account(self.db, name, "annotator", f"{name}'s password")
+        return access.read_annotator(row)
+
+    def freeze(self, reliability: Mapping[str, float]) -> str:
+        """Freeze the judgements with known reliabilities of their annotators; returns the data's name."""
+        frozen = exporting.freeze(store.judgements(self.db), DPOSpec().max_length, reliability=reliability)
+        return loop.store_snapshot(self.db, self.data_dir, frozen)
 
     def response(self, prompt: Prompt, text: str, model_id: int | None = None) -> Response:
         """An answer as a worker would have recorded it, by the serving policy unless told otherwise."""
@@ -163,6 +181,7 @@ def make_machine(data_dir: Path, model: Path) -> Machine:
 
     db = open_database(data_dir)
     policies.ensure_base(db, str(model))
+    measure_nobody(db)
     annotator = access.add_account(db, "ann", "annotator", "ann's password")
     return Machine(data_dir, db, model, load_tokenizer(model), annotator)
 

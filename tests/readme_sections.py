@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from annotation.database import open_database
+from annotation.records import Project
 from rlhf.specs import DPOSpec, EvaluateSpec, GenerateSpec, describe
 
 ROOT = Path(__file__).parent.parent
@@ -65,6 +66,10 @@ def settings() -> str:
             value = getattr(app.Settings(), entry.target.id)
             shown = "`data` beside app.py" if isinstance(value, Path) else f"`{value}`"
             flags.append(f"| {entry.target.id} | {shown} | {ast.literal_eval(sentence.value)} |")
+    asked = ["| setting on the Project tab | default | meaning |", "|---|---|---|"]
+    for name, default, sentence in describe(Project):
+        shown = ", ".join(f"{tag.key}: {tag.label}" for tag in default) if name == "tags" else f"`{default!r}`"
+        asked.append(f"| {name} | {shown} | {sentence} |")
     recipe = ["| field of a DPO job | default | meaning |", "|---|---|---|"]
     recipe += [f"| {name} | `{default!r}` | {sentence} |" for name, default, sentence in describe(DPOSpec)]
     answers = ["| field of the answering job | default | meaning |", "|---|---|---|"]
@@ -72,7 +77,7 @@ def settings() -> str:
     assert len(fields(DPOSpec)) + 2 == len(recipe)
     checks = ["| field of a check | default | meaning |", "|---|---|---|"]
     checks += [f"| {name} | `{default!r}` | {text} |" for name, default, text in describe(EvaluateSpec)]
-    return "\n\n".join("\n".join(part) for part in (flags, recipe, answers, checks))
+    return "\n\n".join("\n".join(part) for part in (flags, asked, recipe, answers, checks))
 
 
 SECTIONS = {"layout": layout, "schema": schema, "settings": settings}

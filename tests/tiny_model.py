@@ -23,8 +23,11 @@ CHAT_TEMPLATE = (
 END_BIAS = 4.2
 
 
-def build(directory: Path, seed: int = 0) -> Path:
-    """Write the model and its tokenizer as safetensors; the same seed gives the same model."""
+def build(directory: Path, seed: int = 0, end_bias: float = END_BIAS) -> Path:
+    """Write the model and its tokenizer as safetensors; the same seed gives the same model.
+
+    With a low `end_bias` answers go on up to the limit.
+    """
     tokenizer = build_tokenizer()
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -43,7 +46,7 @@ def build(directory: Path, seed: int = 0) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
-    bias_answers(model, tokenizer)
+    bias_answers(model, tokenizer, end_bias)
     model.to(torch.bfloat16).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
@@ -69,7 +72,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 @torch.no_grad()
-def bias_answers(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+def bias_answers(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, end_bias: float) -> None:
     """Make the answers readable: they end by themselves, and are made of letters and spaces only.
 
     A Llama has no bias on its logits, so the first channel of the residual stream is made a constant that no layer
@@ -83,4 +86,4 @@ def bias_answers(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) ->
         text = tokenizer.decode([token])
         readable = text.replace(" ", "").isalpha() and text.isascii()
         model.lm_head.weight[token, 0] = 0.0 if readable or text == " " else -60.0
-    model.lm_head.weight[tokenizer.eos_token_id, 0] = END_BIAS
+    model.lm_head.weight[tokenizer.eos_token_id, 0] = end_bias

@@ -6,6 +6,8 @@ TRL's trainer brings the reference log-probabilities, batching, optimiser, check
 - The loss is ours (`rlhf.losses.dpo`, tested against TRL's): a pair's answers share one pass over their prompt, batches
   carry no padding, and only answer positions meet the vocabulary; on a CPU that more than halves the time of a step.
   Metric names are TRL's.
+- Each pair has a chance of being the wrong way round, estimated from its annotators' reliability, that can weigh it or
+  smooth its label (`annotator_noise`); the likelihood term follows, so that it does not teach what is doubted.
 - A likelihood term on the chosen answers keeps the language (Pang et al. 2024, "Iterative Reasoning Preference
   Optimization", equation 1), per token over the batch as in TRL's "sft" loss.
 - Adapter weights stay in float32 (TRL casts them to bfloat16 on a quantised base): AdamW's steps at these learning
@@ -29,13 +31,15 @@ from peft import LoraConfig, PeftModel, load_peft_weights, set_peft_model_state_
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from annotation.consensus import REASONS
 from annotation.records import UserError
 from rlhf import jobs, policies
 from rlhf.artifacts import directory_sha256, new_directory, verify_directory
 from rlhf.base_model import BaseModel, ready
-from rlhf.data import load_snapshot, pack, tokenise_pairs
-from rlhf.losses import dpo, implicit_reward, sum_by_row, token_logps
+from rlhf.data import load_snapshot, pack, tokenise_pairs, with_noise
+from rlhf.losses import conservative_dpo, implicit_reward, likelihood, sum_by_row, token_logps
 from rlhf.models import compute_dtype, load_quantised, load_tokenizer
 from rlhf.policies import Policy
 from rlhf.specs import DPOSpec
@@ -51,11 +55,14 @@ def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
     parent = policies.by_revision(run.db, spec.parent)
     tokenizer = load_tokenizer(base.path)
     rows = [row for row in load_snapshot(run.data_dir, spec.snapshot) if row["split"] == "train"]
-    pairs, too_long = tokenise_pairs(tokenizer, rows, spec.max_length)
+    pairs, left_out = tokenise_pairs(tokenizer, rows, spec.max_length)
     if not pairs:
         raise UserError("The frozen data has no pair to train on. Collect more judgements and start a new run.")
+    pairs = with_noise(pairs, spec.annotator_noise)
+    reasons = ", ".join(f"{count} {REASONS[reason]}" for reason, count in left_out.items()) or "none"
     run.log(
-        f"{len(pairs)} pairs, {too_long} left out as too long; parent {parent.revision}; reference {spec.reference}"
+        f"{len(pairs)} pairs; left out here: {reasons}; parent {parent.revision}; reference {spec.reference}; "
+        f"annotator noise: {spec.annotator_noise}"
     )
     if parent.path is not None and parent.sha256 is not None:
         verify_directory(run.data_dir / parent.path, parent.sha256, f"adapter {parent.revision}")
@@ -69,7 +76,7 @@ def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
         "revision": trained.revision,
         "snapshot": spec.snapshot,
         "train_pairs": len(pairs),
-        "left_out": {"too-long": too_long},
+        "left_out": left_out,
         "final": {name: value for name, value in last.items() if name != "step"},
         "seconds": run.seconds(),
     }
@@ -153,14 +160,22 @@ class PreferenceTrainer(DPOTrainer):
     def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
         return dataset
 
+    def _set_signature_columns_if_needed(self) -> None:
+        """The columns that reach the collator: TRL's and what is known of each pair's noise."""
+        super()._set_signature_columns_if_needed()
+        self._signature_columns += [name for name in NOISE_COLUMNS if name not in self._signature_columns]
+
     def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool) -> Any:
         # The collator stacks all chosen answers, then all rejected ones: B = 2P.
         chosen_P, rejected_P = answer_logps(model, inputs).chunk(2)
         ref_chosen_P, ref_rejected_P = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
-        loss = dpo(chosen_P, rejected_P, ref_chosen_P, ref_rejected_P, self.beta).mean()
+        flip_P, weight_P = inputs["flip"], inputs["weight"]
+        loss_P = conservative_dpo(chosen_P, rejected_P, ref_chosen_P, ref_rejected_P, self.beta, flip_P)
+        loss = (weight_P * loss_P).mean()
         if self.sft_weight:
-            chosen_tokens = inputs["completion_mask"][: len(chosen_P)].sum().clamp(min=1)
-            loss = loss - self.sft_weight * chosen_P.sum() / chosen_tokens
+            chosen_tokens_P, rejected_tokens_P = inputs["completion_mask"].sum(-1).chunk(2)
+            better_P, tokens_P = likelihood(chosen_P, rejected_P, chosen_tokens_P, rejected_tokens_P, flip_P)
+            loss = loss - self.sft_weight * (weight_P * better_P).sum() / tokens_P.sum().clamp(min=1)
         with torch.no_grad():
             chosen_reward_P = implicit_reward(chosen_P, ref_chosen_P, self.beta)
             rejected_reward_P = implicit_reward(rejected_P, ref_rejected_P, self.beta)
@@ -186,6 +201,17 @@ class PreferenceTrainer(DPOTrainer):
         """Add a batch's mean to the metrics of the coming log, over all processes."""
         mode = "train" if self.model.training else "eval"
         self._metrics[mode][name].append(self.accelerator.gather_for_metrics(values_P).float().mean().item())
+
+
+NOISE_COLUMNS = ("flip", "weight")
+
+
+class PairCollator(DataCollatorForPreference):
+    """TRL's collator, which drops every column it does not know, and each pair's noise."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        noise = {name: torch.tensor([example[name] for example in examples]) for name in NOISE_COLUMNS}
+        return {**super().torch_call(examples), **noise}
 
 
 # Families whose attention is plain causal attention under a mask that is given whole. Others are padded.
@@ -258,6 +284,7 @@ def build_trainer(
         raise_if_stopped,
         model=load_quantised(base),
         args=arguments,
+        data_collator=PairCollator(pad_token_id=tokenizer.pad_token_id),
         train_dataset=pairs,
         processing_class=tokenizer,
     )

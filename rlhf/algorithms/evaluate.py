@@ -15,12 +15,12 @@ import torch
 from annotation import store
 from annotation.analysis import distinct_n, wilson_interval
 from annotation.exporting import PreferenceRow
-from annotation.records import Prompt, Response
+from annotation.records import Prompt, UserError
 from rlhf import jobs, policies
 from rlhf.base_model import ready
 from rlhf.data import answer_ids, load_snapshot, pad, tokenise_pairs
 from rlhf.losses import exact_kl, implicit_reward, sum_by_row
-from rlhf.models import Policies, render
+from rlhf.models import Policies
 from rlhf.policies import Policy
 from rlhf.sampling import draw
 from rlhf.specs import DPOSpec, EvaluateSpec
@@ -36,11 +36,12 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     candidate, against = policies.by_revision(run.db, spec.candidate), policies.by_revision(run.db, spec.against)
     base = policies.by_revision(run.db, "base")
     prompts = store.prompts(run.db, "held-out")[: spec.prompts]
+    fed = what_to_feed(run, spec, models, prompts)
     compared = list({policy.id: policy for policy in (candidate, against, base)}.values())
     held_out = [row for row in load_snapshot(run.data_dir, spec.snapshot) if row["split"] == "held-out"]
-    progress = Steps(run, len(compared) * len(prompts) * 2 + len(held_out))
+    progress = Steps(run, len(compared) * len(fed) * 2 + len(held_out))
     for policy in compared:
-        answer_prompts(progress, spec, models, policy, prompts)
+        answer_prompts(progress, spec, models, policy, prompts, fed)
         score_answers(progress, spec, models, policy, base, prompts)
     accuracy = implicit_accuracy(progress, models, candidate, held_out)
     reports = {policy.revision: summarise(policy, answers_of(run, spec, policy, prompts)) for policy in compared}
@@ -49,9 +50,25 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
         "against": reports[against.revision],
         "base": reports[base.revision],
         "implicit_accuracy": accuracy,
-        "prompts": len(prompts),
+        "prompts": len(fed),
         "seconds": run.seconds(),
     }
+
+
+def what_to_feed(run: Run, spec: EvaluateSpec, models: Policies, prompts: Sequence[Prompt]) -> dict[int, str]:
+    """The text to feed by prompt id. Raises UserError if the model takes none of the prompts; some may be left out."""
+    fed: dict[int, str] = {}
+    refused: list[str] = []
+    for prompt in prompts:
+        try:
+            fed[prompt.id] = models.feed(prompt.messages, spec.sampling.max_new_tokens)
+        except UserError as error:
+            refused.append(str(error))
+    if refused:
+        run.log(f"{len(refused)} of {len(prompts)} held-out prompts can't be answered, for example: {refused[0]}")
+    if not fed:
+        raise UserError("There is no held-out prompt that this model can answer. Add some, and check it again.")
+    return fed
 
 
 class Steps:
@@ -73,34 +90,27 @@ def answers_of(run: Run, spec: EvaluateSpec, policy: Policy, prompts: Sequence[P
 
 
 def answer_prompts(
-    progress: Steps, spec: EvaluateSpec, models: Policies, policy: Policy, prompts: Sequence[Prompt]
+    progress: Steps,
+    spec: EvaluateSpec,
+    models: Policies,
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    fed: Mapping[int, str],
 ) -> None:
     """Draw one answer a prompt, prompt i with seed + i; answers that an earlier check drew are used again."""
     run = progress.run
     model = models.use(policy)
     known = {(row["prompt_id"], row["seed"]) for row in answers_of(run, spec, policy, prompts)}
-    missing = [(p, spec.seed + i) for i, p in enumerate(prompts) if (p.id, spec.seed + i) not in known]
-    progress.advance(len(prompts) - len(missing), f"{policy.revision} answers")
+    asked = [(prompt, spec.seed + place) for place, prompt in enumerate(prompts) if prompt.id in fed]
+    missing = [(prompt, seed) for prompt, seed in asked if (prompt.id, seed) not in known]
+    progress.advance(len(asked) - len(missing), f"{policy.revision} answers")
     for start in range(0, len(missing), spec.prompts_per_batch):
         batch = missing[start : start + spec.prompts_per_batch]
-        rendered = [render(models.tokenizer, prompt.messages) for prompt, _ in batch]
-        draws = draw(
-            model, models.tokenizer, rendered, [[seed] for _, seed in batch], spec.sampling, lambda: run.stopped
-        )
+        texts = [fed[prompt.id] for prompt, _ in batch]
+        draws = draw(model, models.tokenizer, texts, [[seed] for _, seed in batch], spec.sampling, lambda: run.stopped)
         run.raise_if_stopped()
-        for (prompt, seed), text, (drawn,) in zip(batch, rendered, draws, strict=True):
-            response = Response(
-                prompt_id=prompt.id,
-                model_id=policy.id,
-                text=drawn.text,
-                sampling=spec.sampling,
-                seed=seed,
-                rendered_prompt=text,
-                prompt_tokens=drawn.prompt_tokens,
-                tokens=drawn.tokens,
-                finish_reason=drawn.finish_reason,
-            )
-            store.add_response(run.db, response, "evaluate")
+        for (prompt, _), text, (drawn,) in zip(batch, texts, draws, strict=True):
+            store.add_response(run.db, drawn.response(prompt, policy, text, spec.sampling), "evaluate")
         progress.advance(len(batch), f"{policy.revision} answers")
 
 
@@ -158,24 +168,29 @@ def completion_logits(
 def implicit_accuracy(
     progress: Steps, models: Policies, candidate: Policy, rows: Sequence[PreferenceRow]
 ) -> dict[str, Any]:
-    """How often the candidate's implicit reward prefers the answer that the annotator preferred, with its interval."""
+    """How often the candidate's implicit reward prefers the answer that annotators preferred, with its interval.
+
+    The pairs of one comparison stand or fall together, so each comparison counts once, with the share that is right.
+    """
     reference, beta, max_length = training_terms(progress, candidate)
-    pairs, too_long = tokenise_pairs(models.tokenizer, rows, max_length)
-    right = 0.0
+    pairs, left_out = tokenise_pairs(models.tokenizer, rows, max_length)
+    scores: dict[int, list[float]] = {}
     for pair in pairs:
         sequences = [(pair["prompt_ids"], pair["chosen_ids"]), (pair["prompt_ids"], pair["rejected_ids"])]
         policy_2 = summed_logps(models, candidate, sequences)
         reference_2 = summed_logps(models, reference, sequences)
         chosen, rejected = implicit_reward(policy_2, reference_2, beta).tolist()
-        right += 1.0 if chosen > rejected else 0.5 if chosen == rejected else 0.0
+        right = 1.0 if chosen > rejected else 0.5 if chosen == rejected else 0.0
+        scores.setdefault(pair["comparison"], []).append(right)
         progress.advance(1, "implicit reward on held-out judgements")
-    low, high = wilson_interval(right, len(pairs))
+    total = sum(fmean(values) for values in scores.values())
+    low, high = wilson_interval(total, len(scores))
     return {
-        "value": right / len(pairs) if pairs else None,
+        "value": total / len(scores) if scores else None,
         "low": low,
         "high": high,
-        "n": len(pairs),
-        "too_long": too_long,
+        "n": len(scores),
+        "left_out": left_out,
     }
 
 

@@ -1,77 +1,263 @@
-"""The resident worker: keeps comparisons by the serving policy ahead of the annotators; swaps policies in seconds."""
+"""The resident worker: keeps comparisons by the serving policy ahead of the annotators; swaps policies in seconds.
+
+What people wait for is written before their eyes: prompts that annotators ask, before everything else, and the first
+comparisons while there is nothing to judge. The rest is drawn unseen in batches, which cost less than their parts.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from annotation import store
-from annotation.records import Prompt, Response, Split
+from annotation.records import Prompt, Response, Split, UserError
 from annotation.selection import HELD_OUT_SHARE
 from rlhf import jobs, policies
 from rlhf.base_model import ready
-from rlhf.models import Policies, render
-from rlhf.policies import Policy
-from rlhf.sampling import Draw, draw
+from rlhf.models import Policies
+from rlhf.sampling import Draw, Written, draw, undrawn
 from rlhf.specs import GenerateSpec
 from rlhf.worker import Run
 
 IDLE_SECONDS = 0.5
 FRUITLESS_SECONDS = 5.0
+# How often a draw looks whether an annotator has asked something.
+LOOK_SECONDS = 0.25
+# A prompt that was asked is answered again, with other seeds, when its answers came out the same or empty.
+REDRAWS = 2
 
 
 def run(run: Run, spec: GenerateSpec) -> dict[str, Any]:
     """Fill the buffer, and refill it whenever annotators or a promotion have emptied it, until told to stop."""
-    models = Policies(run.data_dir, ready(run.data_dir, spec.model).path)
-    serving: Policy | None = None
-    filling, made = True, 0
-    while not run.stopped:
-        now_serving = policies.serving(run.db)
-        if serving is None or now_serving.id != serving.id:
-            models.use(now_serving)
-            models.keep_only(now_serving)
-            run.log(f"answering as {now_serving.revision}")
-            serving, filling = now_serving, True
-        wanted = max(1, spec.buffer // 4) if training(run) else spec.buffer
-        missing = wanted - sum(store.buffer_sizes(run.db, serving.id).values())
-        # A batch costs less than its parts: wait until a quarter of the stock is gone, then fill it up.
-        filling = missing > 0 and (filling or missing >= max(1, wanted // 4))
-        batch = next_prompts(run, spec, serving, missing) if filling else []
-        if not batch:
-            if spec.until_full:
-                break
-            time.sleep(IDLE_SECONDS)
-            continue
-        new = answer(run, spec, models, serving, batch)
-        made += new
-        if not new and not outdated(run, serving):
-            # Nothing but empty or equal answers: a policy that has collapsed must not take all the processors.
-            time.sleep(FRUITLESS_SECONDS)
-        run.report(made, 0, {}, f"{sum(store.buffer_sizes(run.db, serving.id).values())} comparisons in stock")
+    store.fail_answers(run.db)  # what a worker that died was writing
+    resident = Resident(run, spec)
+    resident.work()
     run.raise_if_stopped()
-    return {"comparisons": made, "seconds": run.seconds()}
+    return {"comparisons": resident.made, "seconds": run.seconds()}
 
 
-def outdated(run: Run, serving: Policy) -> bool:
-    """Whether answers of this policy are no longer wanted: another serves, or the worker is to stop."""
-    return run.stopped or policies.serving(run.db).id != serving.id
+@dataclass(frozen=True)
+class Task:
+    """A prompt to answer: the text to feed, and how many answers the policy has drawn to it before."""
+
+    prompt: Prompt
+    text: str
+    attempts: int
+    asked: int | None = None
+    """The comparison that waits for these answers, if an annotator has asked."""
+
+
+class Resident:
+    """The serving policy in memory, and what is drawn from it."""
+
+    def __init__(self, run: Run, spec: GenerateSpec) -> None:
+        self.run, self.db, self.spec = run, run.db, spec
+        self.models = Policies(run.data_dir, ready(run.data_dir, spec.model).path)
+        self.made = 0
+        self._fruitless = False
+        self._refused: set[int] = set()
+        self._answering, self._looked = False, 0.0
+        self.follow_promotion()
+
+    def follow_promotion(self) -> None:
+        """Compute as the policy that serves now."""
+        self.serving = policies.serving(self.db)
+        self.model = self.models.use(self.serving)
+        self.models.keep_only(self.serving)
+        self.run.log(f"answering as {self.serving.revision}")
+
+    def outdated(self) -> bool:
+        """Whether answers of this policy are no longer wanted: another serves, or the worker is to stop."""
+        return self.run.stopped or policies.serving(self.db).id != self.serving.id
+
+    def stock(self) -> int:
+        """Comparisons by the serving policy that nobody has judged or holds."""
+        return sum(store.buffer_sizes(self.db, self.serving.id).values())
+
+    def answers(self) -> int:
+        """How many answers a comparison needs, as the project has it now."""
+        project = store.project(self.db)
+        return self.spec.answers or (2 if project.kind == "pair" else project.answers)
+
+    # ------------------------------------------------------------------------------------------------ what comes next
+    def work(self) -> None:
+        """Answer what is asked, keep the buffer full, and follow promotions until told to stop."""
+        filling = True
+        while not self.run.stopped:
+            if self.outdated():
+                self.follow_promotion()
+                filling = True
+            self.answer_asked()
+            wanted = max(1, self.spec.buffer // 4) if training(self.run) else self.spec.buffer
+            stock = self.stock()
+            # A batch costs less than its parts: wait until a quarter of the stock is gone, then fill it up.
+            filling = stock < wanted and (filling or wanted - stock >= max(1, wanted // 4))
+            batch = self.next_batch(wanted - stock, stock) if filling else []
+            if batch:
+                self.draw_batch(batch, stock)
+            elif self.spec.until_full:
+                return
+            else:
+                time.sleep(IDLE_SECONDS)
+
+    def draw_batch(self, batch: Sequence[Task], stock: int) -> None:
+        """Draw comparisons, before people's eyes while they have nothing to judge, and say how many there are."""
+        # After answers that came out the same before people's eyes, the next are drawn unseen, with some to spare.
+        watched = not (stock or self._fruitless or store.waiting_elsewhere(self.db, self.serving.id))
+        new = self.write(batch, self.stopped_after_asked).count("ready") if watched else self.draw_unseen(batch)
+        self.made += new
+        self.run.report(self.made, 0, {}, f"{self.stock()} comparisons in stock")
+        self._fruitless = not new
+        if self._fruitless and not watched:
+            # Nothing but empty or equal answers: a policy that has collapsed must not take all the processors.
+            self.rest(FRUITLESS_SECONDS)
+
+    def rest(self, seconds: float) -> None:
+        """Draw nothing for a while, but for what is asked."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self.outdated():
+            self.answer_asked()
+            time.sleep(IDLE_SECONDS)
+
+    def next_batch(self, missing: int, stock: int) -> list[Task]:
+        """The prompts to answer next; few while nobody has anything to judge."""
+        room = self.spec.prompts_per_batch if stock else max(1, self.spec.prompts_per_batch // 6)
+        shares = next_splits(store.comparison_counts(self.db), min(missing, room))
+        return [task for split, count in shares.items() for task in self.tasks(split, count)]
+
+    def tasks(self, split: Split, count: int) -> list[Task]:
+        """Prompts of a split that the model takes, those compared least often first."""
+        while True:
+            refused_before = len(self._refused)
+            found = store.prompts_to_answer(self.db, self.serving.id, split, count + refused_before)
+            fresh = [(prompt, attempts) for prompt, attempts in found if prompt.id not in self._refused][:count]
+            made = [task for prompt, attempts in fresh if (task := self.task(prompt, attempts)) is not None]
+            if made or len(self._refused) == refused_before:
+                return made
+
+    def task(self, prompt: Prompt, attempts: int, asked: int | None = None) -> Task | None:
+        """A prompt with the text to feed; None if the model can't be given it, which is remembered."""
+        try:
+            text = self.models.feed(prompt.messages, self.spec.sampling.max_new_tokens)
+        except UserError as error:
+            self._refused.add(prompt.id)
+            if str(len(self._refused)).strip("0") == "1":  # an import may have brought thousands
+                self.run.log(f"prompts that can't be answered: {len(self._refused)}, the last is {prompt.id}: {error}")
+            return None
+        return Task(prompt, text, attempts, asked)
+
+    # --------------------------------------------------------------------------------------------- what annotators ask
+    def answer_asked(self) -> None:
+        """Answer the prompts that annotators have asked, oldest first, while they watch.
+
+        Also called between two tokens of a draw, which goes on afterwards from where it was.
+        """
+        if self._answering or time.monotonic() - self._looked < LOOK_SECONDS:
+            return
+        self._answering = True
+        try:
+            while not self.outdated() and (waiting := store.asked(self.db)):
+                self.answer_one(*waiting[0])
+        finally:
+            self._answering, self._looked = False, time.monotonic()
+
+    def answer_one(self, comparison_id: int, prompt: Prompt) -> None:
+        """Answer one of them, again with other seeds while the answers come out the same or empty."""
+        task = self.task(prompt, store.attempts(self.db, self.serving.id, prompt.id), comparison_id)
+        if task is None:
+            store.refuse_asked(self.db, comparison_id)
+            return
+        states = self.write([task], lambda: self.run.stopped)
+        for _ in range(REDRAWS):
+            if states != ["withdrawn"]:
+                break
+            comparison_id = store.ask_again(self.db, comparison_id)
+            drawn = store.attempts(self.db, self.serving.id, prompt.id)
+            states = self.write([replace(task, attempts=drawn, asked=comparison_id)], lambda: self.run.stopped)
+        self.made += states.count("ready")
+
+    def stopped_after_asked(self) -> bool:
+        """Between two tokens: first what annotators have asked meanwhile; then whether the worker is to stop."""
+        self.answer_asked()
+        return self.run.stopped
+
+    def outdated_after_asked(self) -> bool:
+        """Between two tokens: first what annotators have asked meanwhile; then whether to go no further."""
+        self.answer_asked()
+        return self.outdated()
+
+    # -------------------------------------------------------------------------------------------------------- drawing
+    def draw_unseen(self, batch: Sequence[Task]) -> int:
+        """Draw answers, some to spare, and store the comparisons that they give; returns how many."""
+        wanted = self.answers()
+        draws = self.draw(batch, wanted + self.spec.spare, self.outdated_after_asked)
+        return sum(
+            store.add_comparison(self.db, [self.response(task, drawn) for drawn in group], wanted) is not None
+            for task, group in zip(batch, draws, strict=False)
+        )
+
+    def write(self, batch: Sequence[Task], stop: Callable[[], bool]) -> list[str]:
+        """Draw answers in comparisons that people can watch; returns how each of them ended.
+
+        A promotion does not break them off: those who watch get the answers that were begun. What is broken off when
+        the worker is stopped, or fails, is marked as failed.
+        """
+        begun: list[tuple[Task, int, list[int]]] = []
+        count = self.answers()
+        try:
+            for task in batch:
+                begun += self.begin(task, count)
+            if not begun:
+                return []
+            answer_ids = [ids for _, _, ids in begun]
+            draws = self.draw([task for task, _, _ in begun], count, stop, lambda texts: self.show(answer_ids, texts))
+            return [
+                store.finish_answers(
+                    self.db,
+                    comparison_id,
+                    {number: self.response(task, drawn) for number, drawn in zip(ids, group, strict=True)},
+                )
+                for (task, comparison_id, ids), group in zip(begun, draws, strict=False)
+            ]
+        finally:
+            for _, comparison_id, _ in begun:
+                store.fail_answers(self.db, comparison_id)  # changes nothing of one that has ended
+
+    def begin(self, task: Task, count: int) -> list[tuple[Task, int, list[int]]]:
+        """Put empty answers where people can see them grow; none if another worker has taken what was asked."""
+        blank = [self.response(task, undrawn(seed)) for seed in self.seeds(task, count)]
+        with self.db.transaction():
+            if task.asked is not None and task.asked not in {waiting for waiting, _ in store.asked(self.db)}:
+                return []
+            return [(task, *store.begin_answers(self.db, blank, task.asked))]
+
+    def show(self, answer_ids: Sequence[Sequence[int]], texts: Sequence[Sequence[str]]) -> None:
+        """Store what has been written so far."""
+        numbers = (number for ids in answer_ids for number in ids)
+        store.update_answers(self.db, dict(zip(numbers, (text for row in texts for text in row), strict=True)))
+
+    def draw(
+        self, batch: Sequence[Task], count: int, stop: Callable[[], bool], written: Written | None = None
+    ) -> list[list[Draw]]:
+        """`count` draws to each prompt; none if it was stopped."""
+        seeds = [self.seeds(task, count) for task in batch]
+        texts = [task.text for task in batch]
+        return draw(self.model, self.models.tokenizer, texts, seeds, self.spec.sampling, stop, written)
+
+    def seeds(self, task: Task, count: int) -> list[int]:
+        """The seeds of the next answers to a prompt."""
+        return [seed_of(self.spec.seed, task.prompt.id, task.attempts + index) for index in range(count)]
+
+    def response(self, task: Task, drawn: Draw) -> Response:
+        """An answer as a record."""
+        return drawn.response(task.prompt, self.serving, task.text, self.spec.sampling)
 
 
 def training(run: Run) -> bool:
     """Whether a training or a check wants the processors: then a small stock is enough."""
     return any(job.status == "running" for job in jobs.active(run.db, ("dpo", "evaluate")))
-
-
-def next_prompts(run: Run, spec: GenerateSpec, serving: Policy, missing: int) -> list[tuple[Prompt, int]]:
-    """The prompts of the next batch with their attempt numbers; few while nobody has anything to judge."""
-    nothing_to_judge = not any(store.buffer_sizes(run.db, serving.id).values())
-    room = max(1, spec.prompts_per_batch // 6) if nothing_to_judge else spec.prompts_per_batch
-    shares = next_splits(store.comparison_counts(run.db), min(missing, room))
-    batch: list[tuple[Prompt, int]] = []
-    for split, count in shares.items():
-        batch += store.prompts_to_answer(run.db, serving.id, split, count)
-    return batch
 
 
 def next_splits(made: Mapping[Split, int], count: int) -> dict[Split, int]:
@@ -85,38 +271,6 @@ def next_splits(made: Mapping[Split, int], count: int) -> dict[Split, int]:
     return {split: so_far[split] - made[split] for split in so_far}
 
 
-def answer(run: Run, spec: GenerateSpec, models: Policies, serving: Policy, batch: Sequence[tuple[Prompt, int]]) -> int:
-    """Draw answers to a batch of prompts and store the comparisons they give; returns how many."""
-    rendered = [render(models.tokenizer, prompt.messages) for prompt, _ in batch]
-    count = spec.answers + spec.spare
-    seeds = [[seed_of(spec.seed, prompt.id, attempts + index) for index in range(count)] for prompt, attempts in batch]
-    draws = draw(models.use(serving), models.tokenizer, rendered, seeds, spec.sampling, lambda: outdated(run, serving))
-    return sum(
-        store.add_comparison(run.db, responses(prompt, serving, text, group, spec), spec.answers) is not None
-        for (prompt, _), text, group in zip(batch, rendered, draws, strict=False)
-    )
-
-
 def seed_of(start: int, prompt_id: int, attempt: int) -> int:
     """A seed that no other answer of the stream has (up to 100,000 answers a prompt)."""
     return (start * 1_000_003 + prompt_id) * 100_000 + attempt
-
-
-def responses(
-    prompt: Prompt, policy: Policy, rendered: str, draws: Sequence[Draw], spec: GenerateSpec
-) -> list[Response]:
-    """The draws as records."""
-    return [
-        Response(
-            prompt_id=prompt.id,
-            model_id=policy.id,
-            text=entry.text,
-            sampling=spec.sampling,
-            seed=entry.seed,
-            rendered_prompt=rendered,
-            prompt_tokens=entry.prompt_tokens,
-            tokens=entry.tokens,
-            finish_reason=entry.finish_reason,
-        )
-        for entry in draws
-    ]

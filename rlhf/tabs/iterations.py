@@ -31,7 +31,12 @@ def serving_part(db: Database) -> Update:
     policy = policies.serving(db)
     workers = jobs.recent(db, ("generate",), 1)
     card = presenting.serving_card(
-        policy, workers[0] if workers else None, store.buffer_sizes(db, policy.id), store.answer_counts(db), now()
+        policy,
+        workers[0] if workers else None,
+        store.buffer_sizes(db, policy.id),
+        store.waiting_elsewhere(db, policy.id),
+        store.answer_counts(db),
+        now(),
     )
     return gr.update(value=card)
 
@@ -125,7 +130,10 @@ def page_of(seen: Seen) -> int:
 def promote(context: Context, revision: str | None, decided_by: str) -> str:
     """Let the chosen policy serve, and say so. Raises UserError where that can't be."""
     policy = loop.promote(context.db, context.data_dir, chosen(revision), decided_by)
-    return f"{policy.revision} serves now. The answering worker switches within seconds."
+    return (
+        f"{policy.revision} serves now. The answering worker switches within seconds, and its comparisons come first; "
+        "those of earlier policies that wait are judged after them."
+    )
 
 
 def reject(db: Database, revision: str | None, decided_by: str) -> str:

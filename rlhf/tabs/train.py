@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -17,7 +18,7 @@ from rlhf.jobs import Job
 from rlhf.specs import DPOSpec, EvaluateSpec
 
 LATEST = "latest"
-SETTINGS = (
+NUMBERS = (
     "beta",
     "sft_weight",
     "learning_rate",
@@ -28,6 +29,14 @@ SETTINGS = (
     "lora_alpha",
     "max_length",
     "seed",
+)
+SETTINGS = (*NUMBERS, "annotator_noise")
+# A preview that takes long to compute is not computed on each new judgement: the rest is the annotators' time.
+QUICK_SECONDS, REST_FACTOR = 0.1, 20
+NOISE_SENTENCE = (
+    "The chance is estimated from the reliability of those who judged the pair, which the Quality tab explains; one "
+    "annotator of whom nothing is known has 27%. 'Weight' learns less from unsure pairs; 'Smooth' also stops pulling at "
+    "a pair once the policy is as sure of it as its annotators are."
 )
 LISTED_JOBS = 15
 POLL_SECONDS = 2
@@ -51,7 +60,9 @@ def preview_part(context: Context, reference: str, scope: str) -> Update:
         found = loop.preview(context.db, context.data_dir, spec)
         until = loop.trained_until(context.db, policies.by_revision(context.db, found.parent))
         new = store.judgement_count(context.db, after=until)
-        card = presenting.preview_card(found.parent, new, found.train_pairs, found.held_out_pairs, found.left_out)
+        card = presenting.preview_card(
+            found.parent, new, found.train_pairs, found.held_out_pairs, found.left_out, found.flip
+        )
         return gr.update(value=card)
     except UserError as error:
         return gr.update(value=presenting.notice(str(error)))
@@ -59,7 +70,13 @@ def preview_part(context: Context, reference: str, scope: str) -> Update:
 
 def preview_key(db: Database, reference: str, scope: str) -> list[Any]:
     """Changes whenever the preview may: reading every judgement on each tick would be wasteful."""
-    return [reference, scope, store.judgement_count(db), policies.serving(db).revision]
+    return [reference, scope, policies.serving(db).revision, *store.judgements_mark(db)]
+
+
+def preview_due(seen: Seen, key: list[Any]) -> bool:
+    """Whether to compute the preview: at once for another choice or policy, else as often as its cost allows."""
+    shown = seen.get("preview") or []
+    return shown[:3] != key[:3] or (shown != key and time.monotonic() >= seen["rests_until"])
 
 
 def find_job(db: Database, selected: str | None) -> Job | None:
@@ -138,11 +155,20 @@ def live(
     job = find_job(context.db, selected)
     parts = job_parts(context.db, job, at) | list_parts(context.db, at)
     marks = presenting.fingerprints(parts)
+    changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
     key = preview_key(context.db, reference, scope)
-    if seen.get("preview") != key:
-        parts["preview"] = preview_part(context, reference, scope)
-    changed = {name: part for name, part in parts.items() if name == "preview" or seen.get(name) != marks[name]}
-    return changed, {**marks, "preview": key, "job": None if job is None else job.id}
+    shown = {name: seen.get(name) for name in ("preview", "rests_until")}
+    if preview_due(seen, key):
+        began = time.monotonic()
+        changed["preview"] = preview_part(context, reference, scope)
+        shown = {"preview": key, "rests_until": rest_after(began, time.monotonic())}
+    return changed, {**marks, **shown, "job": None if job is None else job.id}
+
+
+def rest_after(began: float, ended: float) -> float:
+    """When the preview may be computed again."""
+    cost = ended - began
+    return ended + (REST_FACTOR * cost if cost > QUICK_SECONDS else 0.0)
 
 
 def begin(context: Context, requested_by: str, reference: str, scope: str, settings: tuple[Any, ...]) -> int:
@@ -188,7 +214,8 @@ class Form:
 
     reference: gr.Radio
     scope: gr.Radio
-    settings: tuple[gr.Number, ...]
+    settings: tuple[gr.Number | gr.Radio, ...]
+    """In the order of SETTINGS."""
     start: gr.Button
     said: gr.HTML
 
@@ -226,17 +253,25 @@ def build_form() -> Form:
             info=sentence_of("scope"),
             min_width=320,
         )
+        noise = gr.Radio(
+            [("Ignore (default)", "ignore"), ("Weight", "weight"), ("Smooth", "smooth")],
+            value=DPOSpec().annotator_noise,
+            label="Annotator noise",
+            info=sentence_of("annotator_noise"),
+            min_width=320,
+        )
+    literal(presenting.notice(NOISE_SENTENCE))
     with gr.Accordion("Settings", open=False), gr.Row():
-        settings = tuple(setting_input(*entry) for entry in described() if entry[0] in SETTINGS)
+        settings = tuple(setting_input(*entry) for entry in described())
     start = gr.Button("Train the next iteration", variant="primary", elem_id="train-start")
-    return Form(reference, scope, settings, start, literal())
+    return Form(reference, scope, (*settings, noise), start, literal())
 
 
 def described() -> list[tuple[str, Any, str]]:
-    """The form's settings as the spec describes them, in the form's order."""
+    """The form's numbers as the spec describes them, in the form's order."""
     known = {name: (name, default, sentence) for name, default, sentence in specs.describe(DPOSpec)}
     assert set(SETTINGS) <= {entry.name for entry in fields(DPOSpec)}
-    return [known[name] for name in SETTINGS]
+    return [known[name] for name in NUMBERS]
 
 
 def sentence_of(field: str) -> str:

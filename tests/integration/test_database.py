@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 from pathlib import Path
@@ -9,10 +10,11 @@ from pathlib import Path
 import pytest
 import sqlite_utils
 
-from annotation import store
+from annotation import claims, store
 from annotation.database import FILE_NAME, Database, copy_database, migrate, open_database
 from annotation.records import Prompt, UserError
-from tests.conftest import seed_comparisons
+from annotation.schema import migrations
+from tests.conftest import act, seed_comparisons
 
 
 def prompt(text: str) -> Prompt:
@@ -38,6 +40,69 @@ def test_migrating_again_changes_nothing(data_dir: Path) -> None:
     assert schema(again) == before
     assert [entry.text for entry in store.prompts(again, "train")] == ["kept?"]
     assert again.value("PRAGMA integrity_check") == "ok"
+
+
+def old_file(data_dir: Path) -> None:
+    """A file as the first release left it: one comparison judged, one skipped, one in hand, one open."""
+    data_dir.mkdir()
+    old = sqlite_utils.Database(data_dir / FILE_NAME)
+    migrations.apply(old, stop_before="m003_many_annotators")
+    moment = "2026-01-01T00:00:00.000000+00:00"
+    old["annotator"].insert({"id": 1, "name": "ann", "role": "admin", "created": moment})
+    old["model"].insert(
+        {"id": 1, "revision": "base", "method": "base", "base": "b", "status": "serving", "created": moment}
+    )
+    for number, state in enumerate(("judged", "skipped", "held", ""), 1):
+        messages = json.dumps([{"content": f"Question {number}?", "role": "user"}])
+        old["prompt"].insert(
+            {"id": number, "fingerprint": str(number), "messages": messages, "source": "x", "split": "train",
+             "created": moment}
+        )  # fmt: skip
+        old["comparison"].insert(
+            {"id": number, "prompt_id": number, "model_id": 1, "purpose": "preference", "created": moment}
+        )
+        for position in (0, 1):
+            response = old["response"].insert(
+                {"prompt_id": number, "model_id": 1, "purpose": "compare", "text": f"{number}.{position}",
+                 "sampling": "{}", "seed": 3, "rendered_prompt": "p", "prompt_tokens": 2, "tokens": 3,
+                 "finish_reason": "stop", "created": moment}
+            ).last_pk  # fmt: skip
+            old["comparison_response"].insert({"comparison_id": number, "position": position, "response_id": response})
+        if state:
+            old["claim"].insert(
+                {"id": number, "nonce": f"n{number}", "comparison_id": number, "annotator_id": 1, "slot": 0,
+                 "shown_order": "[1, 0]", "state": state, "created": moment, "expires": "2100"}
+            )  # fmt: skip
+        if state in ("judged", "skipped"):
+            old["judgement"].insert(
+                {"id": number, "claim_id": number, "comparison_id": number, "annotator_id": 1,
+                 "outcome": "ranked" if state == "judged" else "skip", "strength": 2 if state == "judged" else None,
+                 "ranking": "[2, 1]" if state == "judged" else None, "shown_order": "[1, 0]", "seconds": 4.5,
+                 "created": moment}
+            )  # fmt: skip
+    old.close()
+
+
+def test_a_file_of_the_first_release_is_brought_up_to_date_and_loses_nothing(data_dir: Path) -> None:
+    old_file(data_dir)
+    db = open_database(data_dir)
+    assert db.value("PRAGMA foreign_keys") == 1
+    assert db.rows("PRAGMA foreign_key_check") == []
+    judged, skipped = store.judgements(db)
+    assert (judged.purpose, judged.kind, judged.ranking, judged.strength) == ("own", "pair", (2, 1), 2)
+    assert [response["text"] for response in judged.responses] == ["1.0", "1.1"]
+    assert (skipped.outcome, skipped.seconds) == ("skip", 4.5)
+    assert [row["taken"] for row in db.rows("SELECT taken FROM comparison ORDER BY id")] == [1, 0, 1, 0]
+    held = claims.claim_next(db, 1)
+    assert held is not None
+    assert (held.nonce, held.kind, held.shown_texts) == ("n3", "pair", ("3.1", "3.0"))
+    claims.judge(db, 1, held.nonce, act("left-much"))
+    assert store.judgement_count(db) == 2
+    last = claims.claim_next(db, 1)
+    assert last is not None
+    assert last.comparison_id == 4
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"), db.transaction() as connection:
+        connection.execute("DELETE FROM judgement")
 
 
 def test_two_processes_may_create_the_file_at_once(data_dir: Path) -> None:

@@ -22,8 +22,8 @@ from annotation.exporting import PreferenceRow
 from rlhf import jobs, policies
 from rlhf.algorithms.dpo import COMPLETE, PreferenceTrainer, answer_logps, build_trainer, last_complete_checkpoint
 from rlhf.artifacts import directory_sha256
-from rlhf.data import load_snapshot, tokenise_pairs
-from rlhf.models import compute_dtype, load_for_answering, load_quantised, unpack_weights
+from rlhf.data import load_snapshot, tokenise_pairs, with_noise
+from rlhf.models import Policies, compute_dtype, load_for_answering, load_quantised, unpack_weights
 from rlhf.policies import Policy
 from rlhf.specs import DPOSpec
 from tests.machine_fixtures import QUICK_DPO, WORKER_SECONDS, Machine, make_machine, wait_until
@@ -48,8 +48,9 @@ def frozen_rows(machine: Machine) -> list[PreferenceRow]:
 
 def trainer_of(machine: Machine, spec: DPOSpec, parent: str = "base") -> PreferenceTrainer:
     """The trainer as the job builds it, on the machine's judgements."""
-    machine.submit(replace(spec, parent=parent))
+    jobs.cancel(machine.db, machine.submit(replace(spec, parent=parent)))
     pairs, _ = tokenise_pairs(machine.tokenizer, frozen_rows(machine), spec.max_length)
+    pairs = with_noise(pairs, spec.annotator_noise)
     torch.manual_seed(spec.seed)
     return build_trainer(
         spec,
@@ -192,6 +193,106 @@ def test_pairs_packed_without_padding_give_the_log_probabilities_of_the_padded_b
         padded = answer_logps(trainer.model, batch)
     assert packed.tolist() == pytest.approx(padded.tolist(), rel=5e-3)
     assert len(set(packed.tolist())) == 12
+
+
+# ----------------------------------------------------------------------------------------------------- annotator noise
+RELIABILITY = {"ann": 0.95, "bob": 0.6}
+
+
+@pytest.fixture
+def mixed(machine: Machine) -> Machine:
+    """Twelve pairs judged rightly by one annotator, twelve wrongly on purpose by another, and six held-out ones."""
+    machine.add_prompts(train=12, held_out=6)
+    machine.judge("train", 12)
+    machine.judge("train", 12, "longer", by="bob")
+    machine.judge("held-out", 6)
+    return machine
+
+
+def noisy(machine: Machine, noise: Any, **changes: Any) -> DPOSpec:
+    """A spec on frozen data in which the annotators' reliability is known."""
+    return replace(QUICK_DPO, annotator_noise=noise, snapshot=machine.freeze(RELIABILITY), evaluate=False, **changes)
+
+
+def test_each_pair_keeps_its_own_chance_of_error_up_to_the_loss(mixed: Machine) -> None:
+    """Through the dataset, the shuffled loader, which drops columns it does not know, and the collator."""
+    trainer = trainer_of(mixed, noisy(mixed, "smooth"))
+    pairs, _ = tokenise_pairs(mixed.tokenizer, frozen_rows(mixed), QUICK_DPO.max_length)
+    expected = {tuple(pair["prompt_ids"] + pair["chosen_ids"]): pair["flip"] for pair in pairs}
+    assert sorted(set(expected.values())) == pytest.approx([0.05, 0.4])
+    seen = {}
+    for batch in trainer.get_train_dataloader():
+        lengths = batch["attention_mask"].sum(-1)
+        for row, (flip, weight) in enumerate(zip(batch["flip"].tolist(), batch["weight"].tolist(), strict=True)):
+            seen[tuple(batch["input_ids"][row, : lengths[row]].tolist())] = flip
+            assert weight == 1.0
+    assert seen == pytest.approx(expected)
+
+
+def test_the_first_gradient_of_a_doubted_pair_is_smaller_by_hand(mixed: Machine) -> None:
+    """At margin 0 the pull of a pair is 1/2 - flip under 'smooth': (1 - 2 flip) times what it is under 'ignore'.
+
+    So 'smooth' and 'weight' start in the same direction, which is 0.9 of the sure pair's and 0.2 of the doubted one's,
+    and 'weight' divides by their mean over the data, 0.55.
+    """
+    grads = {}
+    for noise in ("ignore", "weight", "smooth"):
+        trainer = trainer_of(mixed, noisy(mixed, noise, sft_weight=0.0))
+        for name, rows in (("both", [0, 12]), ("sure", [0]), ("doubted", [12])):
+            batch = trainer.data_collator([trainer.train_dataset[row] for row in rows])
+            trainer.model.zero_grad()
+            loss_of(trainer, {key: tensor.to(trainer.model.device) for key, tensor in batch.items()}).backward()
+            grads[noise, name] = b_gradient(trainer.model)
+    by_hand = (0.9 * grads["ignore", "sure"] + 0.2 * grads["ignore", "doubted"]) / 2
+    assert_close(grads["smooth", "both"], by_hand)
+    assert_close(grads["weight", "both"], by_hand / 0.55)
+    assert_close(grads["ignore", "both"], (grads["ignore", "sure"] + grads["ignore", "doubted"]) / 2)
+    assert torch.cosine_similarity(grads["smooth", "both"], grads["ignore", "both"], dim=0) < 0.95, "it matters here"
+
+
+def b_gradient(model: Any) -> torch.Tensor:
+    """The gradient of all B matrices; those of A are zero in a fresh adapter."""
+    found = [
+        parameter.grad.float().flatten().cpu()
+        for name, parameter in sorted(model.named_parameters())
+        if "lora_B" in name and parameter.requires_grad and parameter.grad is not None
+    ]
+    return torch.cat(found)
+
+
+def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    """Same direction and length, within bfloat16."""
+    assert torch.cosine_similarity(actual, expected, dim=0) > 0.995
+    assert actual.norm().item() == pytest.approx(expected.norm().item(), rel=0.03)
+
+
+def held_out_margin(machine: Machine, spec: DPOSpec) -> tuple[float, float]:
+    """Train, and measure on the held-out pairs: (share of pairs won, mean margin) of the implicit reward."""
+    job = machine.perform(machine.submit(spec))
+    assert job.status == "finished", job.message
+    assert job.result is not None
+    assert job.result["train_pairs"] == 24
+    trained = policies.by_revision(machine.db, job.result["revision"])
+    models = Policies(machine.data_dir, machine.model)
+    rows = [row for row in load_snapshot(machine.data_dir, spec.snapshot) if row["split"] == "held-out"]
+    pairs, _ = tokenise_pairs(machine.tokenizer, rows, spec.max_length)
+    gained = {}
+    for policy in (trained, policies.by_revision(machine.db, "base")):
+        model = models.use(policy)
+        gained[policy.id] = [plain_logp(model, pair, "chosen") - plain_logp(model, pair, "rejected") for pair in pairs]
+    margins = [spec.beta * (new - old) for new, old in zip(gained[trained.id], gained[1], strict=True)]
+    return sum(margin > 0 for margin in margins) / len(margins), sum(margins) / len(margins)
+
+
+def test_what_is_known_of_the_annotators_helps_to_learn_what_is_right(mixed: Machine) -> None:
+    """Half of the pairs are the wrong way round. Taken at their word the annotators teach nothing; weighed they do."""
+    learned = {noise: held_out_margin(mixed, noisy(mixed, noise, epochs=3)) for noise in ("ignore", "weight", "smooth")}
+    print(learned)
+    ignored = learned.pop("ignore")
+    for share, margin in learned.values():
+        assert share >= 5 / 6
+        assert share >= ignored[0]
+        assert margin > ignored[1] + 0.2
 
 
 # --------------------------------------------------------------------------- gradients through 4-bit layers on a CPU
@@ -339,15 +440,15 @@ def test_pairs_beyond_the_length_limit_are_left_out_and_counted(judged: Machine)
     limit = lengths[-3] - 1
     within = sum(length <= limit for length in lengths)
     rows = load_snapshot(judged.data_dir, snapshot_of(judged))
-    pairs, too_long = tokenise_pairs(judged.tokenizer, rows, limit)
-    assert (len(pairs), too_long) == (within, len(lengths) - within)
+    pairs, left_out = tokenise_pairs(judged.tokenizer, rows, limit)
+    assert (len(pairs), left_out) == (within, {"too-long": len(lengths) - within})
     spec = replace(QUICK_DPO, max_length=limit, epochs=1, snapshot=snapshot_of(judged))
     job = judged.perform(judged.submit(spec))
     assert job.result is not None
     train = [row for row in rows if row["split"] == "train"]
     fitting, left = tokenise_pairs(judged.tokenizer, train, limit)
-    assert left > 0
-    assert (job.result["train_pairs"], job.result["left_out"]) == (len(fitting), {"too-long": left})
+    assert left["too-long"] > 0
+    assert (job.result["train_pairs"], job.result["left_out"]) == (len(fitting), left)
 
 
 def snapshot_of(machine: Machine) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -12,9 +14,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from annotation import store
+from annotation import claims, store
 from annotation.analysis import wilson_interval
-from annotation.records import Sampling
+from annotation.records import Prompt, Sampling
 from rlhf import jobs, policies
 from rlhf.artifacts import directory_sha256
 from rlhf.data import answer_ids, load_snapshot
@@ -125,14 +127,14 @@ def test_kl_and_likelihood_of_each_answer_equal_the_definition(checked: Checked)
     assert checked.report["candidate"]["kl_to_base"] == pytest.approx(weighted)
 
 
-def test_implicit_accuracy_counts_the_held_out_pairs_that_the_candidate_gets_right(checked: Checked) -> None:
-    machine = checked.machine
+def pairs_right(machine: Machine) -> dict[int, list[bool]]:
+    """By comparison: which pairs of the last check's held-out data the candidate gets right, one answer at a time."""
     models = Policies(machine.data_dir, machine.model)
     candidate, base = (policies.by_revision(machine.db, revision) for revision in ("dpo-1", "base"))
     spec = jobs.recent(machine.db, ("evaluate",), 1)[0].spec
     assert isinstance(spec, EvaluateSpec)
     rows = [row for row in load_snapshot(machine.data_dir, spec.snapshot) if row["split"] == "held-out"]
-    right = 0
+    right: dict[int, list[bool]] = {}
     for row in rows:
         prompt = machine.tokenizer(row["rendered_prompt"], add_special_tokens=False)["input_ids"]
         gained = {}
@@ -140,9 +142,14 @@ def test_implicit_accuracy_counts_the_held_out_pairs_that_the_candidate_gets_rig
             ids = answer_ids(machine.tokenizer, row[side])
             logps = [plain_logps(models, policy, prompt, ids) for policy in (candidate, base)]
             gained[side] = sum((logps[0][at, token] - logps[1][at, token]).item() for at, token in enumerate(ids))
-        right += gained["chosen"] > gained["rejected"]
+        right.setdefault(row["comparison"], []).append(gained["chosen"] > gained["rejected"])
+    return right
+
+
+def test_implicit_accuracy_counts_the_held_out_pairs_that_the_candidate_gets_right(checked: Checked) -> None:
+    right = sum(row for (row,) in pairs_right(checked.machine).values())
     low, high = wilson_interval(right, 6)
-    assert checked.report["implicit_accuracy"] == {"value": right / 6, "low": low, "high": high, "n": 6, "too_long": 0}
+    assert checked.report["implicit_accuracy"] == {"value": right / 6, "low": low, "high": high, "n": 6, "left_out": {}}
     assert right >= 5, "trained to prefer shorter answers, it must prefer them on prompts it has not seen"
 
 
@@ -207,6 +214,57 @@ def test_a_cancelled_check_keeps_its_answers_and_goes_on_from_them(checked: Chec
     after = [row["id"] for row in answers(machine, "dpo-1") if row["seed"] in range(500, 506)]
     assert after[: len(drawn)] == drawn
     assert len(after) == 6
+
+
+def test_the_pairs_of_a_ranking_are_one_observation(checked: Checked) -> None:
+    """Three pairs of one comparison stand or fall together: as three observations they would narrow the interval."""
+    machine = checked.machine
+    store.set_project(machine.db, replace(store.project(machine.db), kind="rank", answers=3))
+    prompt = store.prompts(machine.db, "held-out")[0]
+    # From best to worst; the candidate, which prefers short answers, is to get the first pair wrong.
+    short, middle, long = ("sun rain", "sun rain stone river light bread quiet", "rain stone river light bread " * 4)
+    texts = (middle, short, long)
+    assert store.add_comparison(machine.db, [machine.response(prompt, text) for text in texts], 3) is not None
+    claim = claims.claim_next(machine.db, machine.annotator.id)
+    assert claim is not None
+    ranks = [texts.index(text) + 1 for text in claim.shown_texts]
+    claims.judge(machine.db, machine.annotator.id, claim.nonce, {"outcome": "ranked", "ranks": ranks})
+
+    accuracy = check(machine, CHECK)["implicit_accuracy"]
+    right = pairs_right(machine)
+    assert sorted(len(pairs) for pairs in right.values()) == [1] * 6 + [3]
+    total = sum(fmean(pairs) for pairs in right.values())
+    low, high = wilson_interval(total, 7)
+    assert total % 1 == pytest.approx(2 / 3)
+    assert [accuracy[key] for key in ("value", "low", "high", "n")] == pytest.approx([total / 7, low, high, 7])
+
+
+def test_held_out_prompts_that_the_model_can_not_be_given_are_left_out_and_logged(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """The others keep their place, and with it their seed."""
+    strict = tmp_path / "strict"
+    shutil.copytree(tiny_model, strict)
+    template = (strict / "chat_template.jinja").read_text("utf-8")
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    (strict / "chat_template.jinja").write_text(refusal + template, "utf-8")
+    machine = make_machine(tmp_path / "data", strict)
+    question, system = {"role": "user", "content": "Why?"}, {"role": "system", "content": "Be brief."}
+    store.add_prompts(
+        machine.db, [Prompt(messages, "held-out", "import") for messages in ((system, question), (question,))]
+    )
+    spec = replace(CHECK, candidate="base", against="base")
+    report = check(machine, spec)
+    assert report["prompts"] == 1
+    assert [(row["prompt_id"], row["seed"]) for row in answers(machine, "base")] == [(2, spec.seed + 1)]
+    assert any("1 of 2 held-out prompts can't be answered" in line for line in jobs.log_tail(machine.db, 1))
+
+    with machine.db.transaction() as connection:
+        connection.execute("UPDATE prompt SET split = 'train' WHERE id = 2")
+    job = machine.perform(machine.submit(spec))
+    assert job.status == "failed"
+    assert "no held-out prompt that this model can answer" in job.message
+    machine.db.close()
 
 
 def add_fresh_adapter(machine: Machine, revision: str) -> None:

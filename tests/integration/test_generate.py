@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +20,17 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from annotation import store
-from annotation.records import Sampling, Split
+from annotation import claims, store
+from annotation.records import Prompt, Sampling, Split, UserError
 from rlhf import jobs, policies
 from rlhf.algorithms.generate import next_splits, seed_of
 from rlhf.artifacts import directory_sha256
 from rlhf.models import load_quantised
 from rlhf.specs import EvaluateSpec, GenerateSpec
 from rlhf.supervisor import Supervisor
-from tests.machine_fixtures import QUICK_DPO, ROOT, WORKER_SECONDS, Machine, wait_until
+from rlhf.worker import Run, perform
+from tests.conftest import act
+from tests.machine_fixtures import QUICK_DPO, ROOT, WORKER_SECONDS, Machine, make_machine, wait_until
 
 RESIDENT = GenerateSpec(buffer=12, prompts_per_batch=4, sampling=Sampling(max_new_tokens=12))
 
@@ -99,7 +106,8 @@ def test_a_buffer_is_filled_once_and_topped_up_with_new_answers(stocked: Machine
     assert job.result["comparisons"] == 12
     drawn = responses(stocked, "base")
     counts = store.answer_counts(stocked.db)
-    assert counts.total == len(drawn) >= 36
+    # Two before people's eyes, as there was nothing to judge, and three to each other prompt, one of them to spare.
+    assert counts.total == len(drawn) >= 2 + 11 * 3
     assert counts.ended == sum(row["finish_reason"] == "stop" for row in drawn) > 0
     assert len({(row["prompt_id"], row["seed"]) for row in drawn}) == len(drawn)
     for row in drawn:
@@ -110,10 +118,10 @@ def test_a_buffer_is_filled_once_and_topped_up_with_new_answers(stocked: Machine
 
     judged = 3
     for _ in range(judged):
-        claim = store.claim_next(stocked.db, stocked.annotator.id)
+        claim = claims.claim_next(stocked.db, stocked.annotator.id)
         assert claim is not None
-        assert len({text.strip().casefold() for text in claim.texts}) == 2
-        store.judge(stocked.db, stocked.annotator.id, claim.nonce, "tie")
+        assert len({text.strip().casefold() for text in claim.shown_texts}) == 2
+        claims.judge(stocked.db, stocked.annotator.id, claim.nonce, act("tie"))
     job = stocked.perform(stocked.submit(once))
     assert job.result is not None
     assert job.result["comparisons"] == judged
@@ -128,6 +136,249 @@ def test_a_damaged_serving_adapter_fails_the_worker_with_a_sentence(stocked: Mac
     job = stocked.perform(stocked.submit(RESIDENT))
     assert job.status == "failed"
     assert "sha256 differs" in job.message
+
+
+@pytest.mark.parametrize(
+    ("project", "spec", "expected"),
+    [
+        ({"kind": "rank", "answers": 4}, RESIDENT, 4),
+        ({"kind": "best", "answers": 3}, RESIDENT, 3),
+        ({"kind": "pair", "answers": 4}, RESIDENT, 2),
+        ({"kind": "rank", "answers": 4}, replace(RESIDENT, answers=3), 3),
+    ],
+    ids=["rank four", "best of three", "pairs are two", "the spec overrides"],
+)
+def test_a_comparison_has_as_many_answers_as_the_project_asks_for(
+    stocked: Machine, project: dict[str, Any], spec: GenerateSpec, expected: int
+) -> None:
+    store.set_project(stocked.db, replace(store.project(stocked.db), **project))
+    job = stocked.perform(stocked.submit(replace(spec, buffer=6, until_full=True)))
+    assert job.status == "finished", job.message
+    sizes = stocked.db.rows(
+        """SELECT count(*) AS n FROM comparison_response cr JOIN comparison c ON c.id = cr.comparison_id
+           WHERE c.state = 'ready' GROUP BY c.id"""
+    )
+    assert [row["n"] for row in sizes] == [expected] * 6
+
+
+def test_prompts_that_the_model_can_not_be_given_are_passed_over(tiny_model: Path, tmp_path: Path) -> None:
+    """Imported conversations may have roles that the template refuses, or fill the context: others are answered."""
+    strict = tmp_path / "strict"
+    shutil.copytree(tiny_model, strict)
+    template = (strict / "chat_template.jinja").read_text("utf-8")
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    (strict / "chat_template.jinja").write_text(refusal + template, "utf-8")
+    machine = make_machine(tmp_path / "data", strict)
+    system = {"role": "system", "content": "Be brief."}
+    questions = [({"role": "user", "content": f"Question {number}?"}) for number in range(4)]
+    conversations = [
+        *((system, question) for question in questions),
+        ({"role": "user", "content": "sun " * 1100},),
+        *((question,) for question in questions),
+    ]
+    store.add_prompts(machine.db, [Prompt(messages, "train", "import") for messages in conversations])
+    job = machine.perform(machine.submit(replace(RESIDENT, buffer=8, until_full=True)))
+    assert (job.status, stock(machine)) == ("finished", {"train": 8, "held-out": 0})
+    answered = machine.db.rows("SELECT DISTINCT p.messages FROM comparison c JOIN prompt p ON p.id = c.prompt_id")
+    asked_for = {message["content"] for row in answered for message in json.loads(row["messages"])}
+    assert asked_for == {question["content"] for question in questions}
+    (line,) = [line for line in jobs.log_tail(machine.db, job.id, 40) if "can't be answered: 1" in line]
+    assert "no system role" in line or "leaves no room for 12 more in a context of 1024" in line
+
+    asked = store.ask(machine.db, machine.annotator.id, conversations[4])
+    machine.perform(machine.submit(replace(RESIDENT, buffer=8, until_full=True)))
+    assert state_of(machine, asked) == "failed"
+    machine.db.close()
+
+
+# ------------------------------------------------------------------------------------------- before people's eyes
+@pytest.fixture(scope="module")
+def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model whose answers go on up to the limit, so that one can watch."""
+    from tests.tiny_model import build
+
+    return build(tmp_path_factory.mktemp("talkative"), end_bias=-60.0)
+
+
+@pytest.fixture
+def slow(tmp_path: Path, talkative: Path) -> Iterator[Machine]:
+    """A machine that writes one answer for about three seconds."""
+    made = make_machine(tmp_path / "slow", talkative)
+    made.add_prompts(train=12, held_out=4)
+    yield made
+    made.db.close()
+
+
+SLOW = replace(RESIDENT, prompts_per_batch=12, buffer=12, sampling=Sampling(max_new_tokens=900))
+
+
+@contextmanager
+def resident(machine: Machine, spec: GenerateSpec) -> Iterator[Run]:
+    """The answering worker on a thread of this process, told to stop at the end."""
+    job = jobs.claim(machine.db, machine.submit(spec), "w")
+    assert job is not None
+    worker = Run(machine.db, machine.data_dir, job, "w")
+
+    def work() -> None:
+        perform(worker, job.spec)
+        machine.db.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield worker
+    finally:
+        worker.terminated.set()
+        thread.join(30)
+    assert jobs.get(machine.db, job.id).status == "lost", "it ends as a worker that was told to stop"
+
+
+def state_of(machine: Machine, comparison_id: int) -> str:
+    """A comparison's state."""
+    return str(machine.db.value("SELECT state FROM comparison WHERE id = ?", (comparison_id,)))
+
+
+def answers_of(machine: Machine, comparison_id: int) -> list[dict[str, Any]]:
+    """A comparison's answers, in order."""
+    return machine.db.rows(
+        """SELECT r.* FROM comparison_response cr JOIN response r ON r.id = cr.response_id
+           WHERE cr.comparison_id = ? ORDER BY cr.position""",
+        (comparison_id,),
+    )
+
+
+def ask(machine: Machine, text: str = "Sing.", by: str = "ann") -> int:
+    """An annotator's own prompt."""
+    annotator = machine.annotator_named(by)
+    return store.ask(machine.db, annotator.id, [{"role": "user", "content": text}])
+
+
+def test_with_nothing_to_judge_the_first_comparison_is_written_before_peoples_eyes(slow: Machine) -> None:
+    """The annotator who waits gets it at once and sees both answers grow; in the end it is what was drawn."""
+    spec = replace(SLOW, prompts_per_batch=6)
+    shown: list[tuple[str, ...]] = []
+    with resident(slow, spec):
+        claim = wait_until("a comparison", lambda: claims.claim_next(slow.db, slow.annotator.id), 20)
+        assert claim.comparison_state == "writing"
+        while (now := claims.claim_next(slow.db, slow.annotator.id)).comparison_state == "writing":
+            assert now.nonce == claim.nonce
+            assert {answer.state for answer in now.answers} == {"writing"}
+            if not shown or shown[-1] != now.shown_texts:
+                shown.append(now.shown_texts)
+            time.sleep(0.05)
+    assert now.comparison_state == "ready"
+    assert len([texts for texts in shown if all(texts)]) >= 3, "both answers are seen to grow, about twice a second"
+    for place, whole in enumerate(now.shown_texts):
+        texts = [seen[place] for seen in shown]
+        assert all(later.startswith(earlier) for earlier, later in pairwise([*texts, whole]))
+    for row in answers_of(slow, claim.comparison_id):
+        assert (row["state"], row["finish_reason"], row["tokens"]) == ("done", "length", 900)
+        assert row["prompt_tokens"] == slow.count(row["rendered_prompt"])
+    assert store.answer_counts(slow.db).total >= 2
+
+
+def test_what_an_annotator_asks_is_answered_while_the_buffer_is_full(stocked: Machine) -> None:
+    with resident(stocked, RESIDENT):
+        wait_until("a full buffer", lambda: sum(stock(stocked).values()) == 12, 30)
+        began = time.monotonic()
+        asked = ask(stocked, "What is a riddle?")
+        wait_until("its answers", lambda: state_of(stocked, asked) == "ready", 5, 0.01)
+        assert time.monotonic() - began < 2.5
+        claim = claims.claim_next(stocked.db, stocked.annotator.id)
+        assert claim is not None
+        assert (claim.comparison_id, claim.messages[-1]["content"]) == (asked, "What is a riddle?")
+    rows = answers_of(stocked, asked)
+    assert [row["state"] for row in rows] == ["done", "done"]
+    assert sum(stock(stocked).values()) == 12 + 1 - 1, "the asked one is in hand"
+
+
+def test_what_is_asked_while_a_batch_is_drawn_comes_first_and_the_batch_loses_nothing(slow: Machine) -> None:
+    """A batch of eleven prompts takes seconds; the asked answers begin within one, and the batch goes on after them."""
+    store.add_comparison(slow.db, [slow.response(store.prompts(slow.db, "train")[0], text) for text in ("a b", "c d")])
+    spec = replace(SLOW, sampling=Sampling(max_new_tokens=600))
+    with resident(slow, spec):
+        wait_until("the worker", lambda: jobs.log_tail(slow.db, 1), 30)
+        time.sleep(0.3)
+        assert responses(slow, "base")[2:] == [], "the batch is still being drawn"
+        began = time.monotonic()
+        asked = ask(slow)
+        wait_until("the asked answers to begin", lambda: state_of(slow, asked) == "writing", 5, 0.01)
+        assert time.monotonic() - began < 2.0
+        assert responses(slow, "base")[4:] == [], "the batch waits"
+        wait_until("the asked answers", lambda: state_of(slow, asked) == "ready", 20)
+        wait_until("the batch", lambda: sum(stock(slow).values()) == 13, 30)
+    drawn = responses(slow, "base")[2:]
+    assert len({(row["prompt_id"], row["seed"]) for row in drawn}) == len(drawn) == 2 + 11 * 3
+    assert {(row["tokens"], row["state"]) for row in drawn} == {(600, "done")}
+
+
+def test_an_answer_that_is_broken_off_is_marked_and_leaves_the_annotators_hands(slow: Machine) -> None:
+    with resident(slow, SLOW):
+        claim = wait_until("a comparison", lambda: claims.claim_next(slow.db, slow.annotator.id), 20)
+        wait_until("some text", lambda: all(row["text"] for row in answers_of(slow, claim.comparison_id)), 10)
+    assert state_of(slow, claim.comparison_id) == "failed"
+    rows = answers_of(slow, claim.comparison_id)
+    assert [(row["state"], row["finish_reason"]) for row in rows] == [("failed", None)] * 2
+    assert all(row["text"] for row in rows), "what was written stays in the record"
+    with pytest.raises(UserError, match="could not be written to its end"):
+        claims.judge(slow.db, slow.annotator.id, claim.nonce, act("tie"))
+    assert claims.claim_next(slow.db, slow.annotator.id) is None
+
+
+def test_what_a_killed_worker_was_writing_is_marked_by_the_next_one(stocked: Machine) -> None:
+    prompt = store.prompts(stocked.db, "train")[0]
+    orphan, _ = store.begin_answers(stocked.db, [stocked.response(prompt, "") for _ in range(2)])
+    job = stocked.perform(stocked.submit(replace(RESIDENT, until_full=True)))
+    assert job.status == "finished"
+    assert state_of(stocked, orphan) == "failed"
+    assert {row["state"] for row in answers_of(stocked, orphan)} == {"failed"}
+    assert sum(stock(stocked).values()) == 12
+
+
+def test_a_draw_that_fails_marks_its_comparison_and_the_job(stocked: Machine) -> None:
+    """With a limit that no draw can have, which a stored spec would have been refused for."""
+    job = jobs.claim(stocked.db, stocked.submit(RESIDENT), "w")
+    assert job is not None
+    impossible = replace(RESIDENT, model=str(stocked.model), sampling=Sampling(max_new_tokens=-1))
+    assert perform(Run(stocked.db, stocked.data_dir, job, "w"), impossible) == 1
+    assert jobs.get(stocked.db, job.id).status == "failed"
+    assert stocked.db.rows("SELECT state FROM comparison") == [{"state": "failed"}]
+    assert stocked.db.rows("SELECT DISTINCT state FROM response") == [{"state": "failed"}]
+
+
+def test_a_promotion_lets_the_answers_that_people_watch_end(slow: Machine) -> None:
+    """They stay answers of the policy that began them, and the next ones come from the new policy."""
+    add_adapter(slow, "next")
+    with resident(slow, replace(SLOW, prompts_per_batch=6)):
+        claim = wait_until("a comparison", lambda: claims.claim_next(slow.db, slow.annotator.id), 20)
+        policies.promote(slow.db, "next", "ann")
+        wait_until("its end", lambda: state_of(slow, claim.comparison_id) == "ready", 15)
+        assert {row["model_id"] for row in answers_of(slow, claim.comparison_id)} == {1}
+        claims.judge(slow.db, slow.annotator.id, claim.nonce, act("tie"))
+        later = wait_until("the next policy's", lambda: claims.claim_next(slow.db, slow.annotator.id), 20)
+        assert {row["model_id"] for row in answers_of(slow, later.comparison_id)} == {2}
+
+
+def test_an_asked_prompt_whose_answers_are_the_same_is_drawn_again_and_then_left(stocked: Machine) -> None:
+    """At a temperature near zero every seed gives the likeliest answer, so that no draw can help."""
+    asked = ask(stocked)
+    spec = replace(RESIDENT, sampling=Sampling(temperature=1e-3, max_new_tokens=12))
+    with resident(stocked, spec):
+        wait_until("the draws", lambda: len(asked_states(stocked)) == 3 and "asked" not in asked_states(stocked), 30)
+        time.sleep(0.5)
+        assert asked_states(stocked) == ["withdrawn"] * 3
+    seeds = [row["seed"] for row in responses(stocked, "base") if row["prompt_id"] == prompt_of(stocked, asked)]
+    assert len(set(seeds)) == 6, "each draw has seeds of its own"
+
+
+def asked_states(machine: Machine) -> list[str]:
+    """The states of the comparisons that annotators asked for."""
+    return [row["state"] for row in machine.db.rows("SELECT state FROM comparison WHERE asked_by IS NOT NULL")]
+
+
+def prompt_of(machine: Machine, comparison_id: int) -> int:
+    """A comparison's prompt."""
+    return int(machine.db.value("SELECT prompt_id FROM comparison WHERE id = ?", (comparison_id,)))
 
 
 # ------------------------------------------------------------------------------------------------- a process of its own

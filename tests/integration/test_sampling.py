@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections import Counter
 from dataclasses import replace
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,11 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from annotation import store
+from annotation import claims, store
 from annotation.records import Response, Sampling
+from rlhf import policies
 from rlhf.models import load_for_answering, load_tokenizer, render
-from rlhf.sampling import Draw, SeededSampler, draw, end_token_ids, read_draw
+from rlhf.sampling import Draw, SeededSampler, Show, draw, end_token_ids, read_draw
 from tests.machine_fixtures import Machine
 
 SAMPLING = Sampling(max_new_tokens=16)
@@ -184,6 +187,74 @@ def test_a_worker_told_to_stop_ends_its_generation_at_once(model: Any, tokenizer
     assert len(list(asked)) <= 1
 
 
+# ------------------------------------------------------------------------------------------------- while it is written
+def test_watching_a_draw_changes_nothing_of_it(model: Any, tokenizer: Any, prompts: list[str]) -> None:
+    seeds = [[1, 2, 3], [4, 5, 6], [7, 8, 1]]
+    seen: list[list[list[str]]] = []
+    watched = draw(model, tokenizer, prompts, seeds, SAMPLING, written=seen.append, show_seconds=0.0)
+    assert watched == draw(model, tokenizer, prompts, seeds, SAMPLING)
+    assert 2 <= len(seen) <= SAMPLING.max_new_tokens
+    assert {len(texts) for texts in seen} == {3}
+    assert {len(row) for texts in seen for row in texts} == {3}
+
+
+def test_what_is_shown_grows_to_the_answer(model: Any, tokenizer: Any, prompts: list[str]) -> None:
+    """Each text begins with the one shown before; answers that have ended stand still, and none has end tokens."""
+    sampling = replace(SAMPLING, max_new_tokens=24)
+    seen: list[list[str]] = []
+    (row,) = draw(
+        model, tokenizer, prompts[:1], [list(range(12))], sampling, written=lambda t: seen.append(t[0]), show_seconds=0
+    )
+    assert len({entry.tokens for entry in row if entry.finish_reason == "stop"}) > 2, "they must end at different times"
+    for place, drawn in enumerate(row):
+        texts = [shown[place] for shown in seen]
+        assert all(later.startswith(earlier) for earlier, later in pairwise([*texts, drawn.text]))
+        assert texts[-1] == drawn.text
+        written = drawn.tokens - (drawn.finish_reason == "stop")
+        assert len(set(texts)) == max(written, 1), "each token was shown when it had come"
+
+
+def test_a_character_is_shown_when_its_last_byte_has_come(tokenizer: Any) -> None:
+    """The tokenizer has a token for each byte of é, 語 and the emoji; half a character would be a replacement mark."""
+    text = "é 語 😀"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert len(ids) == 2 + 1 + 3 + 1 + 4
+    assert "\ufffd" in tokenizer.decode(ids[:1])
+    seen: list[str] = []
+    show = Show(tokenizer, 2, {tokenizer.eos_token_id}, 1, lambda texts: seen.append(texts[0][0]), 0.0)
+    for end in range(1, len(ids) + 1):
+        assert not show(torch.tensor([[5, 6, *ids[:end]]]), None).any()
+    assert seen == ["", "é", "é ", "é ", "é ", "é 語", "é 語 ", "é 語 ", "é 語 ", "é 語 ", "é 語 😀"]
+
+
+def test_texts_are_told_at_most_so_often(model: Any, tokenizer: Any, prompts: list[str]) -> None:
+    times: list[float] = []
+
+    def slowly() -> bool:
+        time.sleep(0.01)
+        return False
+
+    draw(model, tokenizer, prompts, [[1], [2], [3]], SAMPLING, slowly, lambda _: times.append(time.monotonic()), 0.05)
+    assert len(times) >= 2
+    assert min(later - earlier for earlier, later in pairwise(times)) >= 0.05
+
+
+def test_a_draw_between_two_tokens_of_another_changes_neither(model: Any, tokenizer: Any, prompts: list[str]) -> None:
+    """So a batch can wait for an answer that somebody asked for, and go on."""
+    outer_alone = draw(model, tokenizer, prompts, [[1, 2], [3, 4], [5, 6]], SAMPLING)
+    inner_alone = draw(model, tokenizer, prompts[2:], [[9, 10, 11]], SAMPLING)
+    steps = count()
+    inner: list[Any] = []
+
+    def stop() -> bool:
+        if next(steps) == 3:
+            inner.extend(draw(model, tokenizer, prompts[2:], [[9, 10, 11]], SAMPLING))
+        return False
+
+    assert draw(model, tokenizer, prompts, [[1, 2], [3, 4], [5, 6]], SAMPLING, stop) == outer_alone
+    assert inner == inner_alone
+
+
 # --------------------------------------------------------------------------------------------- what becomes of answers
 def test_empty_and_identical_answers_are_dropped_and_counted(model: Any, machine: Machine) -> None:
     """Drawn twice with one seed, an answer is its own duplicate; one that ends at once is empty."""
@@ -198,25 +269,24 @@ def test_empty_and_identical_answers_are_dropped_and_counted(model: Any, machine
     (again,) = draw(model, machine.tokenizer, [rendered], [[ended[0].seed]], SAMPLING)
     chosen = [empty, ended[0], again[0], cut]
 
-    responses = [
-        Response(
-            prompt_id=prompt.id,
-            model_id=1,
-            text=entry.text,
-            sampling=SAMPLING,
-            seed=entry.seed,
-            rendered_prompt=rendered,
-            prompt_tokens=entry.prompt_tokens,
-            tokens=entry.tokens,
-            finish_reason=entry.finish_reason,
-        )
-        for entry in chosen
-    ]
+    serving = policies.serving(machine.db)
+    responses = [entry.response(prompt, serving, rendered, SAMPLING) for entry in chosen]
+    assert responses[1] == Response(
+        prompt_id=prompt.id,
+        model_id=serving.id,
+        text=ended[0].text,
+        sampling=SAMPLING,
+        seed=ended[0].seed,
+        rendered_prompt=rendered,
+        prompt_tokens=machine.count(rendered),
+        tokens=machine.count(ended[0].text) + 1,
+        finish_reason="stop",
+    )
     assert store.add_comparison(machine.db, responses) is not None
     assert store.answer_counts(machine.db) == store.AnswerCounts(total=4, ended=3, empty=1, duplicate=1)
-    claim = store.claim_next(machine.db, machine.annotator.id)
+    claim = claims.claim_next(machine.db, machine.annotator.id)
     assert claim is not None
-    assert sorted(claim.texts) == sorted([ended[0].text, cut.text])
+    assert sorted(claim.shown_texts) == sorted([ended[0].text, cut.text])
     # With nothing left to compare, no comparison is made, and the answers are still counted.
     assert store.add_comparison(machine.db, responses[:3]) is None
     assert store.answer_counts(machine.db).total == 7

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pytest
 
-from annotation import store
+from annotation import claims, quality, store
 from annotation.database import Database
 from annotation.records import UserError, now
 from annotation.tabs.guard import Context
-from rlhf import jobs, loop, policies
+from rlhf import jobs, loop, policies, presenting
 from rlhf.artifacts import directory_sha256
 from rlhf.policies import Policy
 from rlhf.specs import DPOSpec, EvaluateSpec
 from rlhf.tabs import iterations, train
-from tests.conftest import BASE_NAME, make_response, seed_comparisons
+from tests.conftest import BASE_NAME, act, make_response, seed_comparisons
 
 SETTINGS = tuple(getattr(DPOSpec(), name) for name in train.SETTINGS)
 
@@ -28,7 +29,7 @@ def context(db: Database, data_dir: Path) -> Context:
     with db.transaction() as connection:
         for name, role in (("owner", "admin"), ("ann", "annotator")):
             connection.execute("INSERT INTO annotator (name, role, created) VALUES (?, ?, ?)", (name, role, now()))
-    judge(db, 12, "left-better")
+    judge(db, 12, "left-clearly")
     judge(db, 1, "tie")
     judge(db, 1, "skip")
     return Context(db, data_dir, BASE_NAME)
@@ -50,9 +51,9 @@ def judge(db: Database, count: int, word: str) -> None:
     owner = db.value("SELECT id FROM annotator WHERE name = 'owner'")
     seed_comparisons(db, count)
     for _ in range(count):
-        claim = store.claim_next(db, owner)
+        claim = claims.claim_next(db, owner)
         assert claim is not None
-        store.judge(db, owner, claim.nonce, word)
+        claims.judge(db, owner, claim.nonce, act(word))
 
 
 def run_job(context: Context, job_id: int, steps: int, total: int = 20) -> None:
@@ -180,7 +181,7 @@ def test_only_what_changed_is_sent_again(context: Context) -> None:
 
 def test_the_preview_follows_judgements_and_the_choice_of_data(context: Context) -> None:
     _, seen = look(context)
-    judge(context.db, 3, "right-better")
+    judge(context.db, 3, "right-clearly")
     changed, seen = look(context, seen=seen)
     assert ">15<" in changed["preview"]["value"]
     make_candidate(context)
@@ -203,7 +204,59 @@ def test_a_started_job_carries_the_form(context: Context) -> None:
         assert words in card
 
 
-@pytest.mark.parametrize(("name", "value"), [("beta", 0), ("epochs", None), ("learning_rate", -1.0), ("seed", 1.5)])
+@pytest.mark.parametrize("noise", ["ignore", "weight", "smooth"])
+def test_what_doubt_about_annotators_does_is_chosen_on_the_form(pages: gr.Blocks, context: Context, noise: str) -> None:
+    start = next(block for block in pages.fns.values() if block.fn.__name__ == "start_training")
+    (radio,) = [part for part in start.inputs if part.label == "Annotator noise"]
+    assert isinstance(radio, gr.Radio)
+    assert (radio.value, [value for _, value in radio.choices]) == ("ignore", ["ignore", "weight", "smooth"])
+    for words in ("1 - 2 flip", "conservative DPO"):
+        assert words in str(radio.info)
+    sent = [noise if part is radio else part.value for part in start.inputs]
+    start.fn(gr.Request(username="owner"), *sent)
+    job = jobs.recent(context.db, ("dpo",))[0]
+    assert isinstance(job.spec, DPOSpec)
+    assert job.spec == DPOSpec(
+        model=BASE_NAME, parent="base", snapshot=job.spec.snapshot, annotator_noise=job.spec.annotator_noise
+    )
+    assert job.spec.annotator_noise == noise
+    assert f"<dd>{presenting.NOISE[noise]}</dd>" in look(context)[0]["card"]["value"]
+
+
+def test_the_preview_follows_who_is_left_out(context: Context) -> None:
+    parts, seen = look(context)
+    assert "<dd>27%</dd>" in parts["preview"]["value"], "what is assumed of an annotator of whom nothing is known"
+    quality.leave_out(context.db, "owner", "a test", "owner")
+    parts, seen = look(context, seen=seen)
+    assert "<td>annotator left out</td>" in parts["preview"]["value"]
+    quality.take_back(context.db, "owner", "a mistake", "owner")
+    parts, _ = look(context, seen=seen)
+    assert "annotator left out" not in parts["preview"]["value"]
+
+
+def test_a_preview_that_costs_time_rests_before_it_is_computed_again() -> None:
+    assert train.rest_after(100.0, 100.05) == 100.05
+    assert train.rest_after(100.0, 103.0) == 163.0
+    key = ["base", "new", "base", 5, None]
+    shown = {"preview": key, "rests_until": time.monotonic() + 60}
+    assert train.preview_due({}, key)
+    assert not train.preview_due(shown, key)
+    assert not train.preview_due(shown, [*key[:3], 6, None])
+    assert train.preview_due(shown, ["base", "all", "base", 6, None]), "another choice is answered at once"
+    assert train.preview_due({**shown, "rests_until": time.monotonic()}, [*key[:3], 6, None])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("annotator_noise", "flip"),
+        ("annotator_noise", None),
+        ("beta", 0),
+        ("epochs", None),
+        ("learning_rate", -1.0),
+        ("seed", 1.5),
+    ],
+)
 def test_a_setting_that_cannot_work_is_named(context: Context, name: str, value: Any) -> None:
     settings = dict(zip(train.SETTINGS, SETTINGS, strict=True)) | {name: value}
     with pytest.raises(UserError, match=name):
@@ -311,6 +364,17 @@ def test_a_checked_candidate_is_reported_with_answers_side_by_side(context: Cont
     assert iterations.page_of(seen) == 1
 
 
+def test_what_waits_is_told_by_who_wrote_it(context: Context) -> None:
+    """After a promotion the earlier policy's comparisons wait behind the new one's."""
+    seed_comparisons(context.db, 3)
+    policy = make_candidate(context)
+    policies.promote(context.db, policy.revision, "owner")
+    seed_comparisons(context.db, 2, model_id=policy.id)
+    card = iterations.view(context, None, 0, {})[0]["serving"]["value"]
+    assert "2 for training, 0 held-out" in card
+    assert "<dd>3 by earlier policies or imported</dd>" in card
+
+
 def test_an_unchecked_candidate_is_not_measured(context: Context) -> None:
     make_candidate(context)
     parts, _ = iterations.view(context, None, 0, {})
@@ -322,7 +386,7 @@ def test_promote_roll_back_and_reject_through_their_handlers(pages: gr.Blocks, c
     policy, owner = make_candidate(context), gr.Request(username="owner")
     promote, reject = handler(pages, "promote_policy"), handler(pages, "reject_policy")
     sent = str(promote(owner, policy.revision, {}))
-    assert "switches within seconds" in sent
+    assert "switches within seconds, and its comparisons come first" in sent
     assert policies.serving(context.db).revision == policy.revision
     assert iterations.button_parts(policies.by_revision(context.db, "base"))["promote"]["value"] == (
         "Roll back to this one"
@@ -341,7 +405,7 @@ def test_promote_roll_back_and_reject_through_their_handlers(pages: gr.Blocks, c
 
 def make_candidate_from_all(context: Context) -> Policy:
     """Another candidate, whatever serves."""
-    judge(context.db, 10, "left-better")
+    judge(context.db, 10, "left-clearly")
     return make_candidate(context)
 
 

@@ -19,14 +19,16 @@ import pytest
 import app
 from annotation import access, store
 from annotation.database import FILE_NAME, Database, open_database
+from annotation.endpoints import Desk
 from annotation.records import ROLES
 from annotation.tabs.guard import Context
 from annotation.web import SECURITY_HEADERS
 from rlhf import policies
-from tests.conftest import BASE_NAME, make_response, seed_comparisons, seed_prompts
+from tests.conftest import BASE_NAME, act, make_response, measure_nobody, seed_comparisons, seed_prompts
 
 PASSWORD = "a long enough password"
 REVISION = "iteration-zebra"
+ENDPOINTS = ("card", "judge", "undo", "reopen", "revise", "latest", "ask", "guidelines")
 Call = dict[str, Any]
 
 
@@ -52,6 +54,7 @@ class Site:
 def seed(db: Database) -> None:
     """A base, an adapter that serves, people, and comparisons by the adapter."""
     policies.ensure_base(db, BASE_NAME)
+    measure_nobody(db)
     with db.transaction() as connection:
         connection.execute(
             "INSERT INTO job (kind, spec, status, requested_by, created) VALUES ('dpo', ?, 'finished', '', '')",
@@ -115,9 +118,20 @@ def run(client: httpx.Client, api_name: str, *data: Any) -> httpx.Response:
     return client.post(f"/gradio_api/run/{api_name}", json={"data": list(data), "session_hash": "page"})
 
 
+def post(client: httpx.Client, endpoint: str, **body: Any) -> httpx.Response:
+    """Ask an endpoint of the annotators' page the way its script does."""
+    return client.post(f"/annotate/{endpoint}", json=body)
+
+
 def show(client: httpx.Client) -> Call:
     """The comparison in hand, as the browser gets it."""
-    answer: Call = run(client, "show", None).json()["data"][0]
+    answer: Call = post(client, "card").json()
+    return answer
+
+
+def judge(client: httpx.Client, card: Call, word: str, **extras: Any) -> Call:
+    """Judge what was shown; the answer of the server."""
+    answer: Call = post(client, "judge", nonce=card["nonce"], act=act(word, **extras)).json()
     return answer
 
 
@@ -151,6 +165,9 @@ def test_a_stranger_can_call_no_function(site: Site) -> None:
         for function in site.functions:
             for path, body in raw_calls(function):
                 assert stranger.post(path, json=body).status_code == 401, (path, function)
+        for name in ENDPOINTS:
+            body = {"nonce": "x", "id": 1, "act": act("tie"), "prompt": "hello"}
+            assert post(stranger, name, **body).status_code == 401, name
         for path in ("/config", "/gradio_api/info", "/gradio_api/queue/data?session_hash=abc", "/gradio_api/upload"):
             assert stranger.get(path).status_code == 401
     assert everything_stored(site.db) == before
@@ -211,9 +228,9 @@ def test_an_annotators_page_lists_no_account(site: Site) -> None:
 def test_a_deactivated_account_is_out_at_once(site: Site) -> None:
     access.add_account(site.db, "leaver", "annotator", PASSWORD)
     with site.client("leaver") as client:
-        assert run(client, "greet").status_code == 200
+        assert run(client, "greet").status_code == post(client, "card").status_code == 200
         access.deactivate(site.db, "leaver")
-        assert run(client, "greet").status_code == 401
+        assert run(client, "greet").status_code == post(client, "card").status_code == 401
 
 
 # --------------------------------------------------------------------------------------------------------- judgements
@@ -224,14 +241,31 @@ def judged(db: Database, name: str) -> int:
     )
 
 
+def test_every_endpoint_of_the_page_is_mounted_and_listed_here(site: Site) -> None:
+    mounted = {route.path for route in Desk(site.db).routes()}
+    assert mounted == {f"/annotate/{name}" for name in ENDPOINTS}
+    with site.client("ann") as annotator:
+        for name in ENDPOINTS:
+            assert post(annotator, name).status_code in (200, 409), name
+            assert annotator.get(f"/annotate/{name}").status_code != 200, f"{name} answers a mere link"
+            for body in (b"", b"[]", b"{", b"null", b"[" * 100_000, b'{"a":' * 50_000, b"\xff"):
+                headers = {"content-type": "application/json"}
+                assert annotator.post(f"/annotate/{name}", content=body, headers=headers).status_code == 400
+            assert annotator.post(f"/annotate/{name}", content=b"{}").status_code == 400, "a form could send this"
+        too_large = {"nonce": "x" * 2_000_000}
+        assert post(annotator, "judge", **too_large).status_code == 400
+
+
 def test_repeated_and_simultaneous_requests_make_one_judgement(site: Site) -> None:
     before = judged(site.db, "ann")
-    words = ("left-better", "right-better", "tie", "skip")
+    words = ("left-clearly", "right-much", "tie", "skip")
     with site.client("ann") as annotator, ThreadPoolExecutor(8) as pool:
         card = show(annotator)
-        answers = list(pool.map(lambda number: run(annotator, f"judge-{words[number % 4]}", card), range(24)))
+        bodies = [{"nonce": card["nonce"], "act": act(words[number % 4])} for number in range(24)]
+        answers = list(pool.map(lambda body: post(annotator, "judge", **body), bodies))
         assert {answer.status_code for answer in answers} == {200}
-        following = {answer.json()["data"][0]["nonce"] for answer in answers}
+        assert {answer.json()["saved"] for answer in answers} == {True}
+        following = {answer.json()["nonce"] for answer in answers}
         assert judged(site.db, "ann") == before + 1
         assert len(following) == 1
         assert card["nonce"] not in following
@@ -242,51 +276,69 @@ def test_the_answer_seen_on_the_left_wins_in_the_database(site: Site) -> None:
     with site.client("ann") as annotator:
         for _ in range(8):
             card = show(annotator)
-            run(annotator, "judge-left-better", card)
-            last = store.judged_comparisons(site.db)[-1]
+            judge(annotator, card, "left-clearly")
+            last = list(store.judgements(site.db))[-1]
             assert last.ranking is not None
-            assert last.responses[last.ranking.index(1)]["text"] == card["answers"][0]
+            assert last.responses[last.ranking.index(1)]["text"] == card["answers"][0]["text"]
 
 
 def test_the_nonce_of_someone_else_records_nothing_and_shows_the_own_comparison(site: Site) -> None:
     with site.client("ann") as ann, site.client("bob") as bob:
         of_ann, of_bob = show(ann), show(bob)
         before = site.db.value("SELECT count(*) FROM judgement")
-        answer = run(bob, "judge-tie", of_ann).json()["data"][0]
+        answer = judge(bob, of_ann, "tie")
         assert "not in your hands" in answer["notice"]
+        assert answer["saved"] is False
         assert answer["nonce"] == of_bob["nonce"]
-        for shown in (None, {}, {"nonce": ["x"]}, {"nonce": 1}, "nonce", [1]):
-            assert run(bob, "judge-tie", shown).json()["data"][0]["nonce"] == of_bob["nonce"]
+        for nonce in (None, {}, ["x"], 1, "", "nonce", of_ann["nonce"]):
+            assert post(bob, "judge", nonce=nonce, act=act("tie")).json()["nonce"] == of_bob["nonce"]
+            assert post(bob, "undo", nonce=nonce).json()["nonce"] == of_bob["nonce"]
+        for number in range(1, before + 5):
+            assert post(bob, "reopen", id=number).status_code == 409
+            assert post(bob, "revise", id=number, act=act("tie")).status_code == 409
+        assert post(bob, "latest").json() == {"judgements": []}
         assert site.db.value("SELECT count(*) FROM judgement") == before
 
 
 def test_undo_over_http_is_not_repeated_by_a_retry(site: Site) -> None:
     with site.client("bob") as bob:
-        shown = [run(bob, "judge-tie", show(bob)).json()["data"][0] for _ in range(2)][-1]
+        shown = [judge(bob, show(bob), "tie") for _ in range(2)][-1]
         before = store.judgement_count(site.db, access.authorise(site.db, "bob", "annotator"))
-        undone = [run(bob, "undo", shown).json()["data"][0] for _ in range(3)]
-        assert undone[0]["judged"] == undone[2]["judged"] == before - 1
+        undone = [post(bob, "undo", nonce=shown["nonce"]).json() for _ in range(3)]
+        assert undone[0]["progress"]["yours"] == undone[2]["progress"]["yours"] == before - 1
         assert {card["nonce"] for card in undone} == {show(bob)["nonce"]}
 
 
+CARD = {
+    *("nonce", "notice", "trouble", "tags", "rendered", "own_prompts", "asked", "guidelines_version", "progress"),
+    *("revising", "kind", "messages", "answers"),
+}
+
+
 def test_the_browser_is_sent_no_trace_of_who_wrote_an_answer(site: Site) -> None:
-    hidden = [REVISION, BASE_NAME, "zebra", "<|im_start|>", "model_id", "shown_order", "comparison_id"]
+    hidden = [REVISION, BASE_NAME, "zebra", "<|im_start|>", "model_id", "shown_order", "comparison_id", "purpose"]
     with site.client("bob") as bob:
         page, config = bob.get("/", headers={"accept": "text/html"}), bob.get("/config")
-        cards = [run(bob, "show", None)]
-        cards += [run(bob, "judge-skip", show(bob)) for _ in range(8)]
+        cards = [post(bob, "card"), post(bob, "card", rendered=True)]
+        for number in range(8):
+            body = {"nonce": show(bob)["nonce"], "act": act("tie" if number % 2 else "skip")}
+            cards.append(post(bob, "judge", **body))
+        cards.append(post(bob, "undo", nonce=show(bob)["nonce"]))
+        latest = post(bob, "latest")
+        cards.append(post(bob, "reopen", id=latest.json()["judgements"][0]["id"]))
         loaded = [
             run(bob, function["api_name"], *function["data"])
             for function in site.functions
-            if function["role"] == "annotator" and function["api_name"] in ("greet", "accounts", "poll")
+            if function["role"] == "annotator" and function["api_name"] in ("greet", "accounts")
         ]
-    assert page.status_code == config.status_code == 200
-    for answer in [page, config, *cards, *loaded]:
+    assert page.status_code == config.status_code == latest.status_code == 200
+    for answer in [page, config, *cards, latest, *loaded]:
         found = [word for word in hidden if word in answer.text]
         assert found == [], answer.request.url
-    for card in (answer.json()["data"][0] for answer in cards):
-        assert set(card) == {"notice", "judged", "answered", "nonce", "messages", "answers"}
-        assert all(set(message) == {"role", "content"} for message in card["messages"])
+    for card in (answer.json() for answer in cards):
+        assert set(card) - {"saved"} == CARD
+        assert all(set(message) <= {"role", "text", "html"} for message in card["messages"])
+        assert all(set(answer) <= {"state", "text", "html"} for answer in card["answers"])
         assert "held-out" not in str(card)
 
 
@@ -298,9 +350,14 @@ def test_hostile_answers_reach_the_page_as_data_only(site: Site) -> None:
     prompt = seed_prompts(site.db, 1)[-1]
     store.add_comparison(site.db, [make_response(prompt, hostile, 2), make_response(prompt, "fine", 2)])
     with site.client("sam") as sam:
-        while hostile not in (card := show(sam))["answers"]:
-            assert card["nonce"]
-            run(sam, "judge-skip", card)
+        card = show(sam)
+        while hostile not in [answer["text"] for answer in card["answers"]]:
+            card = judge(sam, card, "skip")
+        rendered = post(sam, "card", rendered=True)
+        assert rendered.headers["content-type"] == "application/json"
+        pages = [answer["html"] for answer in rendered.json()["answers"]]
+        assert not [page for page in pages if "<script" in page or "<think" in page]
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in "".join(pages)
         assert hostile not in sam.get("/config").text
 
 
@@ -337,6 +394,8 @@ def test_other_origins_and_other_hosts_are_refused(site: Site) -> None:
             assert "access-control-allow-origin" not in preflight.headers
         own = admin.post("/gradio_api/run/greet", json={"data": []}, headers={"origin": site.url})
         assert own.status_code == 200
+        for origin in ("http://evil.test", "null"):
+            assert admin.post("/annotate/card", json={}, headers={"origin": origin}).status_code == 403
         for origin in ("http://evil.test", "http://localhost:1"):
             read = admin.get("/config", headers={"origin": origin})
             assert "access-control-allow-origin" not in read.headers

@@ -12,20 +12,24 @@ import pytest
 import torch
 
 from annotation.records import UserError
-from rlhf.data import answer_ids, load_snapshot, pack, pad, snapshot_path, tokenise_pairs
+from rlhf.data import answer_ids, load_snapshot, pack, pad, snapshot_path, tokenise_pairs, with_noise
 from tests.tiny_model import build_tokenizer
 
 TOKENIZER = build_tokenizer()
 END = TOKENIZER.eos_token_id
 
 
-def row(chosen: str, rejected: str, finish_reason: str = "stop") -> dict[str, Any]:
+RENDERED = "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def row(chosen: str, rejected: str, finish_reason: str | None = "stop", **changes: Any) -> dict[str, Any]:
     """A snapshot row as far as tokenising reads it."""
     answers = {
         side: {"text": text, "finish_reason": finish_reason}
         for side, text in (("chosen", chosen), ("rejected", rejected))
     }
-    return {"rendered_prompt": "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n", **answers}
+    messages = [{"role": "user", "content": "Why?"}]
+    return {"comparison": 3, "messages": messages, "rendered_prompt": RENDERED, "flip": 0.27, **answers, **changes}
 
 
 # --------------------------------------------------------------------------------------------------------- tokenising
@@ -36,9 +40,34 @@ def test_an_answer_that_was_cut_off_gets_no_end_token() -> None:
     assert answer_ids(TOKENIZER, {"text": "sun rain", "finish_reason": "length"}) == ids
 
 
+def test_what_a_person_wrote_or_an_import_brought_is_a_whole_answer() -> None:
+    """Nobody knows how such an answer ended, and it is there because it is complete: training teaches its end."""
+    ids = TOKENIZER("sun rain", add_special_tokens=False)["input_ids"]
+    assert answer_ids(TOKENIZER, {"text": "sun rain", "finish_reason": None}) == [*ids, END]
+
+
+def test_a_prompt_that_no_policy_was_fed_is_put_into_the_models_template() -> None:
+    fed, imported = row("a", "b"), row("a", "b", None, rendered_prompt=None)
+    (from_policy, from_import), left_out = tokenise_pairs(TOKENIZER, [fed, imported], 100)
+    assert left_out == {}
+    assert from_import == from_policy
+    assert (from_import["comparison"], from_import["flip"]) == (3, 0.27)
+
+
+def test_a_conversation_that_the_template_refuses_is_counted_and_the_others_are_kept() -> None:
+    strict = build_tokenizer()
+    strict.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        + str(strict.chat_template)
+    )
+    refused = row("a", "b", rendered_prompt=None, messages=[{"role": "system", "content": "Be brief."}])
+    pairs, left_out = tokenise_pairs(strict, [refused, row("a", "b"), refused], 100)
+    assert (len(pairs), left_out) == (1, {"template": 2})
+
+
 def test_special_tokens_of_the_rendered_prompt_become_one_token_each() -> None:
-    ((pair,), too_long) = tokenise_pairs(TOKENIZER, [row("a", "b")], 100)
-    assert too_long == 0
+    ((pair,), left_out) = tokenise_pairs(TOKENIZER, [row("a", "b")], 100)
+    assert left_out == {}
     assert pair["prompt_ids"].count(END) == 1
     assert TOKENIZER.decode(pair["prompt_ids"]) == row("a", "b")["rendered_prompt"]
     assert pair["chosen_ids"] == [*TOKENIZER("a")["input_ids"], END]
@@ -47,9 +76,49 @@ def test_special_tokens_of_the_rendered_prompt_become_one_token_each() -> None:
 def test_pairs_beyond_the_limit_are_counted_whichever_answer_is_the_long_one() -> None:
     prompt = len(TOKENIZER(row("a", "b")["rendered_prompt"])["input_ids"])
     rows = [row("a", "b"), row("a" * 40, "b"), row("a", "b" * 40)]
-    pairs, too_long = tokenise_pairs(TOKENIZER, rows, prompt + 2)
-    assert (len(pairs), too_long) == (1, 2)
-    assert tokenise_pairs(TOKENIZER, rows, prompt + 1) == ([], 3)
+    pairs, left_out = tokenise_pairs(TOKENIZER, rows, prompt + 2)
+    assert (len(pairs), left_out) == (1, {"too-long": 2})
+    assert tokenise_pairs(TOKENIZER, rows, prompt + 1) == ([], {"too-long": 3})
+
+
+# ----------------------------------------------------------------------------------------------------- annotator noise
+FLIPS = ({"flip": 0.1}, {"flip": 0.3}, {"flip": 0.5})
+
+
+def test_weights_worked_out_by_hand() -> None:
+    """1 - 2 flip is 0.8, 0.4 and 0, on average 0.4; a coin's pair weighs nothing, and the mean weight is 1."""
+    pairs = with_noise(FLIPS, "weight")
+    assert [pair["weight"] for pair in pairs] == pytest.approx([2.0, 1.0, 0.0])
+    assert [pair["flip"] for pair in pairs] == [0.0, 0.0, 0.0], "a pair that is weighed is not smoothed as well"
+
+
+def test_pairs_that_are_equally_sure_weigh_the_same() -> None:
+    assert [pair["weight"] for pair in with_noise([{"flip": 0.27}] * 3, "weight")] == pytest.approx([1.0] * 3)
+
+
+def test_smoothing_leaves_weights_alone_and_ignoring_leaves_both() -> None:
+    smoothed, ignored = with_noise(FLIPS, "smooth"), with_noise(FLIPS, "ignore")
+    assert [(pair["flip"], pair["weight"]) for pair in smoothed] == [(0.1, 1.0), (0.3, 1.0), (0.5, 1.0)]
+    assert [(pair["flip"], pair["weight"]) for pair in ignored] == [(0.0, 1.0)] * 3
+
+
+def test_data_without_an_estimate_or_without_a_sure_pair_is_refused_in_words() -> None:
+    """Data frozen by an earlier version has no estimate; where noise is ignored it needs none."""
+    old = [{"prompt_ids": [1]}]
+    assert with_noise(old, "ignore") == [{"prompt_ids": [1], "flip": 0.0, "weight": 1.0}]
+    for noise in ("weight", "smooth"):
+        with pytest.raises(UserError, match="says nothing of annotators' reliability"):
+            with_noise(old, noise)
+    with pytest.raises(UserError, match="every pair is a coin's"):
+        with_noise([{"flip": 0.5}], "weight")
+
+
+def test_a_snapshot_of_an_earlier_version_can_still_be_trained_on() -> None:
+    """A run that was lost before the update is resumed after it."""
+    old = {key: value for key, value in row("a", "b").items() if key != "flip"}
+    (pairs, left_out) = tokenise_pairs(TOKENIZER, [old], 100)
+    assert (len(pairs), left_out) == (1, {})
+    assert with_noise(pairs, "ignore")[0]["weight"] == 1.0
 
 
 # ---------------------------------------------------------------------------------------------------- frozen data

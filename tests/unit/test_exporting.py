@@ -10,20 +10,26 @@ from typing import Any
 
 import pytest
 
-from annotation.exporting import REASONS, freeze, preference_pairs, read_rows
-from annotation.records import JudgedComparison
+from annotation.consensus import REASONS
+from annotation.exporting import freeze, read_rows
+from annotation.records import Judgement
+from tests.unit.test_consensus import judged as judgement_of
 
 
-def answer(number: int, text: str, tokens: int = 5, prompt_tokens: int = 10) -> dict[str, Any]:
+def answer(number: int, text: str, tokens: int | None = 5, prompt_tokens: int | None = 10) -> dict[str, Any]:
     """An answer as the store gives it."""
+    drawn = tokens is not None
     return {
         "id": number,
-        "model_id": 1,
+        "origin": "policy" if drawn else "import",
+        "model_id": 1 if drawn else None,
+        "revision": "base" if drawn else None,
         "text": text,
-        "finish_reason": "stop",
+        "finish_reason": "stop" if drawn else None,
         "tokens": tokens,
         "prompt_tokens": prompt_tokens,
-        "rendered_prompt": "<user>Why?<assistant>",
+        "rendered_prompt": "<user>Why?<assistant>" if drawn else None,
+        "edited_from": None,
     }
 
 
@@ -32,26 +38,15 @@ def judged(
     ranking: tuple[int, ...] | None = (2, 1),
     answers: Sequence[dict[str, Any]] = (answer(1, "first"), answer(2, "second")),
     **changes: Any,
-) -> JudgedComparison:
-    """A judgement that prefers the second answer, unless told otherwise."""
-    comparison = JudgedComparison(
-        judgement_id=number,
-        comparison_id=100 + number,
-        prompt_id=7,
-        split="train",
-        messages=({"role": "user", "content": "Why?"},),
-        annotator="ann",
-        outcome="ranked",
-        ranking=ranking,
-        strength=2,
-        responses=tuple(answers),
-    )
-    return replace(comparison, **changes)
+) -> Judgement:
+    """A judgement on a comparison of its own that prefers the second answer, unless told otherwise."""
+    made = judgement_of("ann", ranking, number, comparison_id=100 + number, responses=tuple(answers), strength=2)
+    return replace(made, **changes)
 
 
-def sides(comparison: JudgedComparison) -> list[tuple[str, str]]:
+def sides(judgement: Judgement) -> list[tuple[str, str]]:
     """(chosen, rejected) texts of a judgement's pairs."""
-    return [(row["chosen"]["text"], row["rejected"]["text"]) for row in preference_pairs(comparison, 100)[0]]
+    return [(row["chosen"]["text"], row["rejected"]["text"]) for row in freeze([judgement], 100).rows]
 
 
 # ------------------------------------------------------------------------------------------------------------- pairs
@@ -61,20 +56,48 @@ def test_the_answer_of_the_better_rank_is_chosen_wherever_it_stands() -> None:
 
 
 def test_a_row_carries_what_training_and_tracing_need() -> None:
-    (row,), reasons = preference_pairs(judged(number=4), 100)
-    assert reasons == []
-    assert row == {
-        "judgement": 4,
+    frozen = freeze([judged(number=4)], 100, reliability={"ann": 0.9})
+    assert frozen.left_out == {}
+    assert frozen.rows[0] == {
         "comparison": 104,
         "prompt_id": 7,
         "split": "train",
-        "annotator": "ann",
+        "judgements": [4],
+        "annotators": ["ann"],
         "messages": [{"role": "user", "content": "Why?"}],
         "rendered_prompt": "<user>Why?<assistant>",
-        "chosen": {"id": 2, "model_id": 1, "text": "second", "finish_reason": "stop", "tokens": 5},
-        "rejected": {"id": 1, "model_id": 1, "text": "first", "finish_reason": "stop", "tokens": 5},
+        "chosen": {"id": 2, "origin": "policy", "model_id": 1, "text": "second", "finish_reason": "stop", "tokens": 5},
+        "rejected": {"id": 1, "origin": "policy", "model_id": 1, "text": "first", "finish_reason": "stop", "tokens": 5},
         "strength": 2,
+        "agreement": 1.0,
+        "flip": 0.1,
     }
+
+
+def test_answers_that_nobody_drew_have_no_length_to_be_too_long_by() -> None:
+    imported = [answer(1, "first", None, None), answer(2, "second", None, None)]
+    (row,) = freeze([judged(answers=imported)], 10).rows
+    assert row["rendered_prompt"] is None
+
+
+def test_the_pairs_of_a_comparison_stay_together() -> None:
+    """Two annotators of two comparisons, judged in turn."""
+    rows = [
+        replace(
+            judged(number, answers=[answer(n, f"{number % 2} {n}") for n in range(3)], ranking=(1, 2, 3)),
+            comparison_id=number % 2,
+            annotator=f"a{number}",
+        )
+        for number in range(4)
+    ]
+    frozen = freeze(rows, 100)
+    assert [row["comparison"] for row in frozen.rows] == [0, 0, 0, 1, 1, 1]
+    assert frozen.rows[0]["judgements"] == [0, 2]
+
+
+def test_annotators_who_are_left_out_give_no_pairs() -> None:
+    frozen = freeze([judged(1), judged(2, annotator="troll")], 100, excluded=["troll"])
+    assert (len(frozen.rows), frozen.left_out) == (1, {"excluded": 1})
 
 
 def test_a_ranking_of_three_gives_its_three_pairs_and_ties_among_them_give_none() -> None:
@@ -83,7 +106,7 @@ def test_a_ranking_of_three_gives_its_three_pairs_and_ties_among_them_give_none(
     assert sorted(sides(strict)) == [("best", "middle"), ("best", "worst"), ("middle", "worst")]
     tied = judged(ranking=(2, 1, 2), answers=three)
     assert sorted(sides(tied)) == [("best", "middle"), ("best", "worst")]
-    assert preference_pairs(tied, 100)[1] == ["tie"]
+    assert freeze([tied], 100).left_out == {"tie": 1}
 
 
 # ----------------------------------------------------------------------------------------------------------- left out
@@ -112,15 +135,21 @@ def test_a_length_of_exactly_the_limit_fits_whichever_answer_is_the_long_one() -
 
 
 def test_what_the_parent_has_seen_is_left_out_of_training_but_never_of_the_held_out_pairs() -> None:
-    judgements = [judged(1), judged(2), judged(3), judged(1, split="held-out"), judged(4, split="held-out")]
+    judgements = [judged(1), judged(2), judged(3), judged(5, split="held-out"), judged(6, split="held-out")]
     frozen = freeze(judgements, 100, trained_until=2)
-    assert [(row["judgement"], row["split"]) for row in frozen.rows] == [(3, "train"), (1, "held-out"), (4, "held-out")]
+    assert [(row["judgements"], row["split"]) for row in frozen.rows] == [
+        ([3], "train"),
+        ([5], "held-out"),
+        ([6], "held-out"),
+    ]
     assert frozen.left_out == {"earlier": 2}
-    assert frozen.last_judgement_id == 4
+    assert frozen.last_judgement_id == 6
 
 
 def test_every_judgement_is_a_row_or_a_count() -> None:
-    judgements = [judged(1), *LEFT_OUT.values(), judged(9), LEFT_OUT["tie"]]
+    judgements = [judged(1)]
+    for number, entry in enumerate([*LEFT_OUT.values(), judged(), LEFT_OUT["tie"]], 2):
+        judgements.append(replace(entry, id=number, comparison_id=number))
     frozen = freeze(judgements, 100)
     assert len(frozen.rows) + sum(frozen.left_out.values()) == len(judgements)
     assert frozen.left_out == {"tie": 2, "all-bad": 1, "skip": 1, "identical": 1, "too-long": 1}
@@ -148,6 +177,6 @@ def test_the_same_rows_have_the_same_name_and_any_change_another() -> None:
     again = freeze([judged(1, answers=[shuffled_keys(answer(1, "first")), shuffled_keys(answer(2, "second"))])], 100)
     assert again.sha256 == frozen.sha256
     # What was left out is no part of the data.
-    assert freeze([judged(1), LEFT_OUT["tie"]], 100).sha256 == frozen.sha256
+    assert freeze([judged(1), replace(LEFT_OUT["tie"], comparison_id=5)], 100).sha256 == frozen.sha256
     others = [judged(1, ranking=(1, 2)), judged(2), judged(1, split="held-out"), judged(1, annotator="bob")]
     assert len({freeze([other], 100).sha256 for other in others} | {frozen.sha256}) == 5

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
-from annotation import access, store
+from annotation import access, claims, quality, store
 from annotation.database import Database
 from annotation.records import Annotator, UserError
 from rlhf import jobs, loop, policies
 from rlhf.data import load_snapshot
 from rlhf.loop import MIN_PAIRS, Step, advance, next_step, preview, submit
 from rlhf.specs import DPOSpec, EvaluateSpec, GenerateSpec
-from tests.conftest import BASE_NAME, seed_comparisons
+from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 
 ON = {"on": True, "every": 20}
 OFF = {"on": False, "every": 20}
+# What a pair of one annotator of whom nothing is known has: 1 - 0.73.
+UNKNOWN = pytest.approx(0.27, abs=1e-4)
 Judge = Callable[..., None]
 
 
@@ -52,12 +55,12 @@ def judge(db: Database) -> Judge:
     """Make and judge comparisons: judge(count, word, split)."""
     annotator: Annotator = access.add_account(db, "ann", "annotator", "ann's password")
 
-    def judge_some(count: int, word: str = "left-better", split: str = "train") -> None:
+    def judge_some(count: int, word: str = "left-clearly", split: str = "train") -> None:
         seed_comparisons(db, count, split, policies.serving(db).id)  # type: ignore[arg-type]
         for _ in range(count):
-            claim = store.claim_next(db, annotator.id)
+            claim = claims.claim_next(db, annotator.id)
             assert claim is not None
-            store.judge(db, annotator.id, claim.nonce, word)
+            claims.judge(db, annotator.id, claim.nonce, act(word))
 
     return judge_some
 
@@ -85,7 +88,7 @@ def finish_training(db: Database, job_id: int, promoted: bool = True) -> str:
 
 def test_the_preview_counts_what_submit_freezes(db: Database, data_dir: Path, judge: Judge) -> None:
     for count, word, split in (
-        (9, "left-better", "train"),
+        (9, "left-clearly", "train"),
         (2, "tie", "train"),
         (1, "skip", "train"),
         (3, "right-slightly", "held-out"),
@@ -102,6 +105,77 @@ def test_the_preview_counts_what_submit_freezes(db: Database, data_dir: Path, ju
     assert loop.snapshot_counts(db, spec.snapshot) == {"train": 9, "held-out": 3, "left_out": {"tie": 2, "skip": 1}}
 
 
+def test_what_an_annotator_left_out_has_judged_is_counted_and_comes_back(
+    db: Database, data_dir: Path, judge: Judge
+) -> None:
+    judge(10)
+    judge(2, split="held-out")
+    exclude(db, "ann", True)
+    assert preview(db, data_dir, DPOSpec()) == loop.Preview(0, 0, {"excluded": 12}, "base", None)
+    exclude(db, "ann", False)
+    assert preview(db, data_dir, DPOSpec()) == loop.Preview(10, 2, {}, "base", UNKNOWN)
+
+
+def exclude(db: Database, name: str, excluded: bool) -> None:
+    """Leave an annotator's judgements out of training, or take them in again."""
+    with db.transaction() as connection:
+        connection.execute(
+            """INSERT INTO exclusion (annotator_id, excluded, reason, decided_by, created)
+               SELECT id, ?, 'a test', 'owner', '' FROM annotator WHERE name = ?""",
+            (int(excluded), name),
+        )
+
+
+def test_a_ranking_of_three_is_frozen_as_its_pairs_together(db: Database, data_dir: Path, judge: Judge) -> None:
+    """1 > 2 > 3 is three pairs; with the best two tied it is two and a tie."""
+    judge(MIN_PAIRS)
+    store.set_project(db, replace(store.project(db), kind="rank", answers=3))
+    annotator = db.value("SELECT id FROM annotator WHERE name = 'ann'")
+    for number, ranks in enumerate(([1, 2, 3], [1, 1, 2])):
+        prompt = seed_prompts(db, 1)[-1]
+        texts = [f"{word} answer {number}" for word in ("short", "a longer", "the longest of all the")]
+        assert store.add_comparison(db, [make_response(prompt, text) for text in texts], 3) is not None
+        claim = claims.claim_next(db, annotator)
+        assert claim is not None
+        claims.judge(db, annotator, claim.nonce, {"outcome": "ranked", "ranks": ranks})
+    assert preview(db, data_dir, DPOSpec()) == loop.Preview(MIN_PAIRS + 5, 0, {"tie": 1}, "base", UNKNOWN)
+    rows = load_snapshot(data_dir, spec_of(db, submit(db, data_dir, DPOSpec(), "ann")).snapshot)
+    groups = [row["comparison"] for row in rows]
+    assert [number for number, _ in itertools.groupby(groups)] == sorted(set(groups)), "its pairs stay together"
+    assert [groups.count(number) for number in sorted(set(groups))[-2:]] == [3, 2]
+
+
+def test_what_overlap_tells_of_the_annotators_goes_into_the_frozen_pairs(db: Database, data_dir: Path) -> None:
+    """Two agree on twenty comparisons and a third says the opposite: what the third judged alone teaches nothing."""
+    people = {name: access.add_account(db, name, "annotator", f"{name}'s password") for name in ("ann", "bob", "eve")}
+
+    def judge_all(count: int, names: Sequence[str]) -> None:
+        store.set_project(db, replace(store.project(db), overlap=len(names)))
+        seed_comparisons(db, count)
+        for name, _ in itertools.product(names, range(count)):
+            claim = claims.claim_next(db, people[name].id)
+            assert claim is not None
+            better = "A" if name != "eve" else "B"
+            side = "left" if claim.shown_texts[0].startswith(f"Answer {better}") else "right"
+            claims.judge(db, people[name].id, claim.nonce, act(f"{side}-clearly"))
+
+    judge_all(20, ("ann", "bob", "eve"))
+    judge_all(8, ("ann",))
+    judge_all(6, ("eve",))
+    found = preview(db, data_dir, DPOSpec())
+    assert (found.train_pairs, found.left_out) == (28, {"unreliable": 6})
+    rows = load_snapshot(data_dir, spec_of(db, submit(db, data_dir, DPOSpec(), "ann")).snapshot)
+    reliability = quality.reliabilities(db)
+    assert reliability["ann"].estimate > 0.85
+    alone = [row for row in rows if row["annotators"] == ["ann"]]
+    assert [row["flip"] for row in alone] == [pytest.approx(1 - reliability["ann"].estimate, abs=1e-6)] * 8
+    together = [row["flip"] for row in rows if row["annotators"] == ["ann", "bob"]]
+    assert len(together) == 20
+    assert max(together) < alone[0]["flip"] / 2
+    assert all(row["chosen"]["text"].startswith("Answer A") for row in rows)
+    assert found.flip == pytest.approx(fmean(row["flip"] for row in rows), abs=1e-6)
+
+
 def test_judgements_made_later_do_not_change_frozen_data(db: Database, data_dir: Path, judge: Judge) -> None:
     judge(MIN_PAIRS)
     spec = spec_of(db, submit(db, data_dir, DPOSpec(), "ann"))
@@ -115,7 +189,7 @@ def test_too_few_pairs_are_refused_with_their_number_and_nothing_is_queued(
 ) -> None:
     judge(MIN_PAIRS - 1)
     judge(3, "tie")
-    judge(4, "left-better", "held-out")
+    judge(4, "left-clearly", "held-out")
     with pytest.raises(UserError, match=f"are {MIN_PAIRS - 1} preference pairs .* at least {MIN_PAIRS}"):
         submit(db, data_dir, DPOSpec(), "ann")
     assert jobs.recent(db, ("dpo",)) == []
@@ -159,8 +233,8 @@ def test_a_continued_training_uses_the_new_judgements_or_all(db: Database, data_
     judge(9)
     judge(1, "tie")
 
-    assert preview(db, data_dir, DPOSpec()) == loop.Preview(9, 2, {"earlier": 10, "tie": 1}, "dpo-1")
-    assert preview(db, data_dir, DPOSpec(scope="all")) == loop.Preview(19, 2, {"tie": 1}, "dpo-1")
+    assert preview(db, data_dir, DPOSpec()) == loop.Preview(9, 2, {"earlier": 10, "tie": 1}, "dpo-1", UNKNOWN)
+    assert preview(db, data_dir, DPOSpec(scope="all")) == loop.Preview(19, 2, {"tie": 1}, "dpo-1", UNKNOWN)
     # From the base everything is new.
     assert preview(db, data_dir, DPOSpec(parent="base")).train_pairs == 19
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf.losses import dpo, exact_kl, implicit_reward, sum_by_row, token_logps
+from rlhf.losses import conservative_dpo, dpo, exact_kl, implicit_reward, likelihood, sum_by_row, token_logps
 
 
 def slow_token_logp(hidden: list[float], head: list[list[float]], label: int) -> float:
@@ -117,6 +117,72 @@ def test_the_gradient_of_dpo_is_that_of_the_paper() -> None:
     assert chosen.grad is not None
     assert rejected.grad is not None
     assert (chosen.grad.item(), rejected.grad.item()) == pytest.approx((-weight, weight), rel=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------------- conservative_dpo
+def pair_terms(margin: float) -> list[Tensor]:
+    """Log-probabilities whose margin at beta 0.1 is this one."""
+    return [torch.tensor([value]) for value in (-20.0 + 10 * margin, -25.0, -20.0, -25.0)]
+
+
+def slow_expected_loss(margin: float, flip: float) -> float:
+    """The loss of the label that is right, in expectation over which one that is, from Bradley-Terry's probability."""
+    probability = 1 / (1 + math.exp(-margin))
+    labels = ((1 - flip, probability), (flip, 1 - probability))
+    return sum(chance * -math.log(said) for chance, said in labels)
+
+
+def test_conservative_dpo_of_a_pair_worked_out_by_hand() -> None:
+    # Margin 1.5: 0.2014133 as said and 1.7014133 the other way round; 0.8 x 0.2014133 + 0.2 x 1.7014133 = 0.5014133.
+    loss = conservative_dpo(*pair_terms(1.5), 0.1, torch.tensor([0.2]))
+    assert loss.item() == pytest.approx(0.5014133, abs=1e-6)
+    # The same with the answers and the chance exchanged.
+    chosen, rejected, ref_chosen, ref_rejected = pair_terms(1.5)
+    turned = conservative_dpo(rejected, chosen, ref_rejected, ref_chosen, 0.1, torch.tensor([0.8]))
+    assert turned.item() == pytest.approx(0.5014133, abs=1e-6)
+
+
+def test_conservative_dpo_equals_the_expectation_over_a_grid() -> None:
+    for margin, flip in product((-4.0, -0.3, 0.0, 0.7, 5.0), (0.0, 0.01, 0.27, 0.5)):
+        loss = conservative_dpo(*pair_terms(margin), 0.1, torch.tensor([flip]))
+        assert loss.item() == pytest.approx(slow_expected_loss(margin, flip), rel=1e-4)
+
+
+def test_where_nothing_is_doubted_conservative_dpo_is_dpo_to_the_bit() -> None:
+    terms = [part[:, 0] for part in random_tensors((50, 1), (50, 1), (50, 1), (50, 1))]
+    assert torch.equal(conservative_dpo(*terms, 0.3, torch.zeros(50)), dpo(*terms, 0.3))
+
+
+def test_each_pair_has_its_own_chance_of_error() -> None:
+    terms = [part.repeat(2) for part in pair_terms(1.5)]
+    assert conservative_dpo(*terms, 0.1, torch.tensor([0.0, 0.5])).tolist() == pytest.approx([0.2014133, 0.9514133])
+
+
+@pytest.mark.parametrize(
+    ("margin", "flip", "pull"),
+    [
+        # -beta (σ(-margin) - flip): half of beta at the start for a sure pair, less for a doubted one, none for a coin.
+        (0.0, 0.0, -0.05),
+        (0.0, 0.2, -0.03),
+        (0.0, 0.5, 0.0),
+        # Where the policy is as sure as the annotators the pull ends; beyond, it turns. ln(0.8 / 0.2) = 1.3862944.
+        (1.3862944, 0.2, 0.0),
+        (3.0, 0.2, 0.1 * (0.2 - 0.0474259)),
+    ],
+)
+def test_the_pull_on_a_doubted_pair_worked_out_by_hand(margin: float, flip: float, pull: float) -> None:
+    chosen, *rest = pair_terms(margin)
+    chosen.requires_grad_()
+    conservative_dpo(chosen, *rest, 0.1, torch.tensor([flip])).sum().backward()
+    assert chosen.grad is not None
+    assert chosen.grad.item() == pytest.approx(pull, abs=1e-6)
+
+
+def test_the_likelihood_of_the_better_answer_worked_out_by_hand() -> None:
+    # With chance 0.25 the rejected answer is the better one: 0.75 x -8 + 0.25 x -20 = -11 over 0.75 x 4 + 0.25 x 8 = 5.
+    terms = [torch.tensor([value]) for value in (-8.0, -20.0, 4.0, 8.0)]
+    assert [part.item() for part in likelihood(*terms, torch.tensor([0.25]))] == [-11.0, 5.0]
+    assert [part.item() for part in likelihood(*terms, torch.tensor([0.0]))] == [-8.0, 4.0]
 
 
 # --------------------------------------------------------------------------------------------------- implicit_reward

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from html import escape
 from typing import Any
 
 import pytest
 
+from annotation.consensus import REASONS
 from annotation.store import AnswerCounts
 from rlhf import presenting
 from rlhf.jobs import Job
@@ -113,6 +115,9 @@ def test_a_job_card_names_its_reference_data_and_what_was_left_out() -> None:
     )
     for words in ("the base model", "abcdef012345", "owner", "21 to train, 9 held-out", "3 tie", "3 too long", "dpo-7"):
         assert words in card
+    assert "<dt>Annotator noise</dt><dd>ignored</dd>" in card
+    noisy = presenting.job_card(replace(JOB, spec=DPOSpec(annotator_noise="smooth")), {}, None, None, AT)
+    assert "<dd>smooths labels</dd>" in noisy
     assert "abcdef0123456789" not in card
 
 
@@ -150,11 +155,26 @@ def test_fingerprints_tell_what_changed() -> None:
 
 
 def test_the_preview_says_what_is_left_out_and_why() -> None:
-    card = presenting.preview_card("base", 30, 20, 5, {"tie": 3, "all-bad": 2, "too-long": 0})
-    for words in ("base", "30", "20", "5", "tie", "both bad"):
-        assert words in card
+    card = presenting.preview_card("base", 30, 20, 5, {"tie": 3, "all-bad": 2, "too-long": 0}, 0.184)
+    for words in ("base", "30", "20", "5", "18%"):
+        assert f"<dd>{words}</dd>" in card
+    assert '<td>tie</td><td class="number">3</td><td>pairs</td>' in card
+    assert '<td>all bad</td><td class="number">2</td><td>judgements</td>' in card
     assert "too long" not in card
-    assert "Nothing is left out." in presenting.preview_card("base", 0, 0, 0, {})
+    empty = presenting.preview_card("base", 0, 0, 0, {}, None)
+    assert "Nothing is left out." in empty
+    assert "not measured" in empty
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_every_reason_has_its_words_on_the_page(reason: str) -> None:
+    card = presenting.preview_card("base", 1, 1, 0, {reason: 7}, 0.1)
+    assert f"<td>{escape(REASONS[reason])}</td>" in card or f'<td class="wordy">{escape(REASONS[reason])}</td>' in card
+    assert '<td class="number">7</td>' in card
+
+
+def test_reasons_that_count_pairs_are_reasons() -> None:
+    assert set(presenting.PAIR_REASONS) < set(REASONS)
 
 
 def test_few_held_out_judgements_are_said_to_tell_nothing() -> None:
@@ -253,9 +273,12 @@ def test_the_answering_workers_state(status: str, words: str) -> None:
 
 
 def test_the_serving_card_counts_answers() -> None:
-    card = presenting.serving_card(BASE, None, {"train": 20, "held-out": 4}, AnswerCounts(200, 170, 3, 5), AT)
-    for words in ("20 for training, 4 held-out", "85%", "200", "<dd>3</dd>", "<dd>5</dd>"):
+    card = presenting.serving_card(BASE, None, {"train": 20, "held-out": 4}, 9, AnswerCounts(200, 170, 3, 5), AT)
+    for words in (
+        *("20 for training, 4 held-out", "9 by earlier policies or imported"),
+        *("85%", "200", "<dd>3</dd>", "<dd>5</dd>"),
+    ):
         assert words in card
     assert "not measured" in presenting.serving_card(
-        BASE, None, {"train": 0, "held-out": 0}, AnswerCounts(0, 0, 0, 0), AT
+        BASE, None, {"train": 0, "held-out": 0}, 0, AnswerCounts(0, 0, 0, 0), AT
     )

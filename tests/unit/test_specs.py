@@ -14,6 +14,7 @@ from rlhf.specs import SPECS, DPOSpec, EvaluateSpec, GenerateSpec, Spec, describ
 CHANGED: list[Spec] = [
     GenerateSpec(seed=3, buffer=5, answers=4, until_full=True, sampling=Sampling(1.1, 0.0, 7)),
     DPOSpec(snapshot="ab", scope="all", parent="dpo-1", reference="parent", beta=0.3, sft_weight=0.0, evaluate=False),
+    DPOSpec(annotator_noise="smooth"),
     EvaluateSpec(candidate="dpo-2", against="base", prompts=9, sampling=Sampling(0.5, 0.1, 12)),
 ]
 
@@ -66,7 +67,8 @@ MISTAKES: list[tuple[Any, str]] = [
     ({"kind": "generate", "sampling": {"min_p": 1}}, "'sampling.min_p' must be below 1"),
     ({"kind": "generate", "sampling": {"temperature": 0}}, "'sampling.temperature' must be above zero"),
     ({"kind": "generate", "sampling": {"max_new_tokens": 0}}, "'sampling.max_new_tokens' must be above zero"),
-    ({"kind": "generate", "answers": 1}, "between 2 and 8"),
+    ({"kind": "dpo", "annotator_noise": "flip"}, "'annotator_noise' must be one of ignore, weight, smooth"),
+    ({"kind": "generate", "answers": 1}, "between 2 and 8, or 0 for the project's"),
     ({"kind": "generate", "answers": 9}, "between 2 and 8"),
     ({"kind": "evaluate", "prompts": 0}, "'prompts' must be above zero"),
 ]

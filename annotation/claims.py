@@ -1,0 +1,521 @@
+"""Comparisons in people's hands: handing out, judging, undoing, changing, settling; every SQL statement about it."""
+
+from __future__ import annotations
+
+import json
+import random
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from annotation import selection, store
+from annotation.database import Database
+from annotation.records import Act, Answer, Claim, Project, UserError, now, parse_act, seconds_between
+
+NOT_IN_HAND = "This comparison is not in your hands. Nothing was recorded; here is your next one."
+EXPIRED = "The time for this comparison ran out and it went back to the pool. Nothing was recorded."
+TAKEN_BACK = "You took this judgement back. Nothing was recorded; judge what is shown now."
+UNFIT = {
+    "failed": "An answer could not be written to its end, so this comparison can't be judged. Here is your next one.",
+    "withdrawn": "The answers came out the same or empty, so there is nothing to compare. Here is your next one.",
+}
+
+
+# ------------------------------------------------------------------------------------------------------- handing out
+def claim_next(db: Database, annotator_id: int, source: random.Random | None = None) -> Claim | None:
+    """The comparison this annotator holds, or a new one from the pool; None when there is none for this annotator.
+
+    Asking again (a reload, a second tab) gives the same comparison in the same order until it is judged, expires, or
+    turns out unfit to be judged.
+    """
+    held = held_claim(db, annotator_id)
+    if held is not None and held.comparison_state not in UNFIT:
+        return held
+    source = source or secrets.SystemRandom()
+    with db.transaction() as connection:
+        release_unfit(db)
+        held = held_claim(db, annotator_id)
+        if held is not None:
+            return held
+        project = store.project(db)
+        chosen = choose(db, annotator_id, project, source)
+        if chosen is None:
+            return None
+        insert_claim(connection, project, annotator_id, chosen)
+    return held_claim(db, annotator_id)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is to be shown next, why, and in which order."""
+
+    comparison_id: int
+    purpose: str
+    order: Sequence[int]
+    slot: int | None = None
+    re_ask_of: int | None = None
+
+
+def choose(db: Database, annotator_id: int, project: Project, source: random.Random) -> Chosen | None:
+    """What this annotator is to see next: a prompt of their own first, now and then gold or a re-ask, else the pool."""
+    own = db.row(
+        f"""SELECT c.id FROM comparison c WHERE c.asked_by = :annotator AND c.purpose = 'preference'
+              AND c.state IN ('writing', 'ready') AND c.taken = 0 AND {UNSEEN} ORDER BY c.id LIMIT 1""",
+        {"annotator": annotator_id},
+    )
+    found = None if own is None else own["id"]
+    if found is None:
+        purpose = selection.draw_purpose(project, source)
+        measuring = (
+            choose_gold(db, annotator_id, source) if purpose == "gold"
+            else choose_re_ask(db, annotator_id) if purpose == "re-ask" else None
+        )  # fmt: skip
+        if measuring is not None:
+            return measuring
+        found = choose_from_pool(db, annotator_id, project.overlap)
+    if found is None:
+        return None
+    return Chosen(found, "own", selection.draw_order(size_of(db, found), source), free_slot(db, found))
+
+
+# Not held, judged or skipped by this annotator before, in whatever role.
+UNSEEN = """NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = :annotator AND k.comparison_id = c.id
+    AND k.state IN ('held', 'judged', 'skipped'))"""
+CANDIDATES = 50
+
+
+def choose_from_pool(db: Database, annotator_id: int, overlap: int) -> int | None:
+    """The open comparison to judge next: the serving policy's first, then imported ones, then older policies'.
+
+    Among those, comparisons that others have begun go first, so that they get their full number of annotators; then
+    `selection.pick` spreads judgements over the prompts. Finished answers go before those still being written.
+    """
+    models = db.rows("SELECT id FROM model ORDER BY status = 'serving' DESC, id DESC")
+    order: list[int | None] = [row["id"] for row in models]
+    order.insert(1, None)
+    for state in ("ready", "writing"):
+        for model_id in order:
+            for taken in reversed(range(overlap)):
+                candidates = db.rows(
+                    f"""SELECT c.id, (SELECT sum(taken) FROM comparison o WHERE o.prompt_id = c.prompt_id) AS judged
+                        FROM comparison c WHERE c.purpose = 'preference' AND c.state = :state AND c.model_id IS :model
+                          AND c.taken = :taken AND (c.asked_by IS NULL OR c.taken > 0) AND {UNSEEN}
+                        ORDER BY c.id LIMIT {CANDIDATES}""",
+                    {"state": state, "model": model_id, "taken": taken, "annotator": annotator_id},
+                )
+                if candidates:
+                    return selection.pick([(row["id"], row["judged"]) for row in candidates])
+    return None
+
+
+def choose_gold(db: Database, annotator_id: int, source: random.Random) -> Chosen | None:
+    """A comparison with a known answer that this annotator has not seen."""
+    row = db.row(
+        f"""SELECT c.id FROM comparison c WHERE c.purpose = 'gold' AND c.state = 'ready' AND {UNSEEN}
+            ORDER BY c.id LIMIT 1""",
+        {"annotator": annotator_id},
+    )
+    if row is None:
+        return None
+    return Chosen(row["id"], "gold", selection.draw_order(size_of(db, row["id"]), source))
+
+
+def choose_re_ask(db: Database, annotator_id: int) -> Chosen | None:
+    """An own earlier comparison in the opposite order: not one of the latest, and each once."""
+    row = db.row(
+        """SELECT j.id, j.comparison_id, j.shown_order FROM current_judgement j
+           WHERE j.annotator_id = ? AND j.purpose = 'own' AND j.outcome = 'ranked' AND NOT j.early
+             AND NOT EXISTS (SELECT 1 FROM claim k
+                 WHERE k.re_ask_of = j.id AND k.state IN ('held', 'judged', 'skipped'))
+           ORDER BY j.id DESC LIMIT 1 OFFSET ?""",
+        (annotator_id, selection.RE_ASK_AFTER),
+    )
+    if row is None:
+        return None
+    order = tuple(reversed(json.loads(row["shown_order"])))
+    return Chosen(row["comparison_id"], "re-ask", order, re_ask_of=row["id"])
+
+
+def size_of(db: Database, comparison_id: int) -> int:
+    """How many answers a comparison has."""
+    return int(db.value("SELECT count(*) FROM comparison_response WHERE comparison_id = ?", (comparison_id,)))
+
+
+def free_slot(db: Database, comparison_id: int) -> int:
+    """The lowest slot of a comparison that nobody holds or has judged."""
+    rows = db.rows(
+        "SELECT slot FROM claim WHERE comparison_id = ? AND state IN ('held', 'judged') AND slot IS NOT NULL",
+        (comparison_id,),
+    )
+    taken = {row["slot"] for row in rows}
+    return next(slot for slot in range(len(taken) + 1) if slot not in taken)
+
+
+def insert_claim(connection: Any, project: Project, annotator_id: int, chosen: Chosen) -> None:
+    """Put a comparison into an annotator's hands, inside the caller's transaction."""
+    created = datetime.now(UTC)
+    connection.execute(
+        """INSERT INTO claim (nonce, comparison_id, annotator_id, purpose, kind, slot, re_ask_of, guidelines_version,
+               shown_order, state, created, expires)
+           VALUES (?, ?, ?, ?, ?, ?, ?, (SELECT max(version) FROM guidelines), ?, 'held', ?, ?)""",
+        (
+            secrets.token_urlsafe(16),
+            chosen.comparison_id,
+            annotator_id,
+            chosen.purpose,
+            selection.kind_of(project, len(chosen.order)),
+            chosen.slot,
+            chosen.re_ask_of,
+            json.dumps(list(chosen.order)),
+            created.isoformat(timespec="microseconds"),
+            (created + timedelta(minutes=project.claim_minutes)).isoformat(timespec="microseconds"),
+        ),
+    )
+
+
+def held_claim(db: Database, annotator_id: int) -> Claim | None:
+    """The unexpired comparison in this annotator's hands, if any."""
+    row = db.row("SELECT * FROM claim WHERE annotator_id = ? AND state = 'held' AND expires > ?", (annotator_id, now()))
+    return None if row is None else read_claim(db, row)
+
+
+def read_claim(db: Database, row: Mapping[str, Any]) -> Claim:
+    """A claim row as a record, with the conversation and the answers."""
+    answers = db.rows(
+        """SELECT r.text, r.state, p.messages, c.state AS comparison_state FROM comparison c
+           JOIN comparison_response cr ON cr.comparison_id = c.id JOIN response r ON r.id = cr.response_id
+           JOIN prompt p ON p.id = c.prompt_id WHERE c.id = ? ORDER BY cr.position""",
+        (row["comparison_id"],),
+    )
+    return Claim(
+        nonce=row["nonce"],
+        comparison_id=row["comparison_id"],
+        annotator_id=row["annotator_id"],
+        purpose=row["purpose"],
+        kind=row["kind"],
+        shown_order=tuple(json.loads(row["shown_order"])),
+        messages=tuple(json.loads(answers[0]["messages"])),
+        answers=tuple(Answer(answer["text"], answer["state"]) for answer in answers),
+        comparison_state=answers[0]["comparison_state"],
+    )
+
+
+def release_unfit(db: Database) -> None:
+    """Take comparisons out of hands whose time is over, or that can't be judged any more."""
+    with db.transaction() as connection:
+        connection.execute("UPDATE claim SET state = 'released' WHERE state = 'held' AND expires <= ?", (now(),))
+        connection.execute(
+            """UPDATE claim SET state = 'released' WHERE state = 'held' AND EXISTS (
+                   SELECT 1 FROM comparison c WHERE c.id = claim.comparison_id AND c.purpose = 'preference'
+                     AND c.state IN ('failed', 'withdrawn'))"""
+        )
+
+
+# ----------------------------------------------------------------------------------------------------------- judging
+def judge(db: Database, annotator_id: int, nonce: str, value: Any) -> int:
+    """Record a judgement (as `parse_act` reads it) on the comparison shown under `nonce`, once; returns its id.
+
+    The same request again (double click, retry, second tab) returns the judgement made first, unchanged.
+    Raises UserError when nothing was recorded: an unknown nonce, another person's claim, one undone, expired or unfit.
+    """
+    with db.transaction() as connection:
+        claim = db.row("SELECT * FROM claim WHERE nonce = ? AND annotator_id = ?", (nonce, annotator_id))
+        if claim is None:
+            raise UserError(NOT_IN_HAND)
+        first = db.row("SELECT id FROM judgement WHERE claim_id = ? AND supersedes IS NULL", (claim["id"],))
+        if first is not None and claim["state"] == "released":
+            raise UserError(TAKEN_BACK)
+        if first is not None:
+            return int(first["id"])
+        if claim["state"] != "held" or claim["expires"] <= now():
+            shown = read_claim(db, claim)
+            raise UserError(UNFIT.get(shown.comparison_state, EXPIRED))
+        act = parse_for(db, claim, value)
+        connection.execute(
+            "UPDATE claim SET state = ? WHERE id = ?", ("skipped" if act.outcome == "skip" else "judged", claim["id"])
+        )
+        return insert_judgement(db, claim, act, seconds_between(claim["created"], now()))
+
+
+def parse_for(db: Database, claim: Mapping[str, Any], value: Any) -> Act:
+    """What the browser sent about a claim's comparison. Raises UserError if it does not fit, or can't be judged."""
+    shown = read_claim(db, claim)
+    if shown.comparison_state in UNFIT:
+        raise UserError(UNFIT[shown.comparison_state])
+    act = parse_act(value, shown.kind, len(shown.answers), [tag.label for tag in store.project(db).tags])
+    if any(answer.state == "failed" for answer in shown.answers) and act.outcome != "skip":
+        raise UserError(UNFIT["failed"])
+    return act
+
+
+def insert_judgement(
+    db: Database, claim: Mapping[str, Any], act: Act, seconds: float, supersedes: int | None = None
+) -> int:
+    """Write a judgement on a claim and the answer that it mends, inside the caller's transaction; returns its id."""
+    shown_order = json.loads(claim["shown_order"])
+    ranking = act.ranking(shown_order)
+    edited = None if act.edit is None else insert_edit(db, claim, shown_order[act.edit.place], act.edit.text)
+    early = db.value(
+        """SELECT count(*) FROM comparison_response cr JOIN response r ON r.id = cr.response_id
+           WHERE cr.comparison_id = ? AND r.state = 'writing'""",
+        (claim["comparison_id"],),
+    )
+    return int(
+        db.connection.execute(
+            """INSERT INTO judgement (claim_id, comparison_id, annotator_id, purpose, kind, outcome, ranking, strength,
+                   tags, note, flag, edited_response_id, early, guidelines_version, re_ask_of, shown_order, seconds,
+                   supersedes, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+            (
+                claim["id"],
+                claim["comparison_id"],
+                claim["annotator_id"],
+                claim["purpose"],
+                claim["kind"],
+                act.outcome,
+                None if ranking is None else json.dumps(ranking),
+                act.strength,
+                json.dumps(act.tags, ensure_ascii=False),
+                act.note,
+                act.flag,
+                edited,
+                int(early > 0 and act.outcome != "skip"),
+                claim["guidelines_version"],
+                claim["re_ask_of"],
+                claim["shown_order"],
+                seconds,
+                supersedes,
+                now(),
+            ),
+        ).lastrowid
+        or 0
+    )
+
+
+def insert_edit(db: Database, claim: Mapping[str, Any], position: int, text: str) -> int:
+    """Store a person's mended version of the answer at a position; returns its id."""
+    mended = db.row(
+        """SELECT r.id, r.prompt_id, r.text FROM comparison_response cr JOIN response r ON r.id = cr.response_id
+           WHERE cr.comparison_id = ? AND cr.position = ?""",
+        (claim["comparison_id"], position),
+    )
+    assert mended is not None
+    if mended["text"].strip() == text:
+        raise UserError("The edited answer is the same as before. Change it, or judge without an edit.")
+    return int(
+        db.connection.execute(
+            """INSERT INTO response (prompt_id, origin, annotator_id, edited_from, purpose, text, created)
+               VALUES (?, 'person', ?, ?, 'demonstrate', ?, ?)""",
+            (mended["prompt_id"], claim["annotator_id"], mended["id"], text, now()),
+        ).lastrowid
+        or 0
+    )
+
+
+# ------------------------------------------------------------------------------------------ taking back and changing
+def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
+    """Take back this annotator's latest judgement: a superseding row says so, and the comparison is in hand again.
+
+    `shown_nonce` is what the person sees while asking (empty: the waiting card); a repeated request finds another
+    comparison in hand and undoes nothing more. Raises UserError then, when there is nothing to undo, or when others
+    have the comparison by now (after a skip).
+    """
+    with db.transaction() as connection:
+        in_hand = held_claim(db, annotator_id)
+        if shown_nonce != (in_hand.nonce if in_hand else ""):
+            raise UserError("This page showed an older comparison, so nothing was undone. Here is where you are.")
+        last = db.row(
+            "SELECT * FROM current_judgement WHERE annotator_id = ? AND claim_id IS NOT NULL ORDER BY id DESC LIMIT 1",
+            (annotator_id,),
+        )
+        if last is None:
+            raise UserError("There is no judgement of yours to undo.")
+        claim = db.row("SELECT * FROM claim WHERE id = ?", (last["claim_id"],))
+        assert claim is not None
+        connection.execute("UPDATE claim SET state = 'released' WHERE id = ?", (claim["id"],))
+        project = store.project(db)
+        taken = db.value("SELECT taken FROM comparison WHERE id = ?", (claim["comparison_id"],))
+        if claim["purpose"] == "own" and taken >= project.overlap:
+            raise UserError("Others have judged the comparison you skipped; your skip stays.")
+        insert_undone(db, last)
+        connection.execute(
+            "UPDATE claim SET state = 'released' WHERE annotator_id = ? AND state = 'held'", (annotator_id,)
+        )
+        slot = free_slot(db, claim["comparison_id"]) if claim["purpose"] == "own" else None
+        again = Chosen(
+            claim["comparison_id"], claim["purpose"], json.loads(claim["shown_order"]), slot, claim["re_ask_of"]
+        )
+        insert_claim(connection, project, annotator_id, again)
+    held = held_claim(db, annotator_id)
+    assert held is not None
+    return held
+
+
+def insert_undone(db: Database, last: Mapping[str, Any]) -> None:
+    """The row that takes a judgement back."""
+    db.connection.execute(
+        """INSERT INTO judgement (claim_id, comparison_id, annotator_id, purpose, kind, outcome, re_ask_of, shown_order,
+               seconds, supersedes, created) VALUES (?, ?, ?, ?, ?, 'undone', ?, ?, 0, ?, ?)""",
+        (
+            *(last[key] for key in ("claim_id", "comparison_id", "annotator_id", "purpose", "kind", "re_ask_of")),
+            last["shown_order"],
+            last["id"],
+            now(),
+        ),
+    )
+
+
+def latest(db: Database, annotator_id: int, limit: int = 50) -> list[dict[str, Any]]:
+    """This annotator's latest current judgements, newest first: id, prompt, outcome, ranks by place, and the extras."""
+    rows = db.rows(
+        """SELECT j.id, j.kind, j.outcome, j.ranking, j.strength, j.tags, j.note, j.flag, j.shown_order, j.created,
+               j.supersedes IS NOT NULL AS changed, json_array_length(j.shown_order) AS size, e.text AS edited,
+               p.messages FROM current_judgement j
+           JOIN comparison c ON c.id = j.comparison_id JOIN prompt p ON p.id = c.prompt_id
+           LEFT JOIN response e ON e.id = j.edited_response_id
+           WHERE j.annotator_id = ? AND j.claim_id IS NOT NULL ORDER BY j.id DESC LIMIT ?""",
+        (annotator_id, limit),
+    )
+    return [{**row, **act_of(row), "prompt": json.loads(row["messages"])[-1]["content"]} for row in rows]
+
+
+def act_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What was done, in the terms of the screen: as `parse_act` reads it, except for the edit's text."""
+    order = json.loads(row["shown_order"])
+    ranking = None if row["ranking"] is None else json.loads(row["ranking"])
+    return {
+        "outcome": row["outcome"],
+        "ranks": None if ranking is None else [ranking[position] for position in order],
+        "strength": row["strength"],
+        "tags": json.loads(row["tags"]),
+        "note": row["note"],
+        "flag": row["flag"],
+    }
+
+
+def reopen(db: Database, annotator_id: int, judgement_id: int) -> tuple[Claim, dict[str, Any]]:
+    """An own current judgement to look at and change: the comparison as it was shown, and what was done with it.
+
+    Raises UserError if it is no current judgement of this annotator.
+    """
+    row = own_judgement(db, annotator_id, judgement_id)
+    claim = db.row("SELECT * FROM claim WHERE id = ?", (row["claim_id"],))
+    assert claim is not None
+    act = act_of(row)
+    if row["edited_response_id"] is not None:
+        edited = db.row(
+            """SELECT e.text, cr.position FROM response e JOIN comparison_response cr ON cr.response_id = e.edited_from
+               WHERE e.id = ? AND cr.comparison_id = ?""",
+            (row["edited_response_id"], row["comparison_id"]),
+        )
+        assert edited is not None
+        place = json.loads(row["shown_order"]).index(edited["position"])
+        act["edit"] = {"place": place, "text": edited["text"]}
+    return read_claim(db, claim), act
+
+
+def revise(db: Database, annotator_id: int, judgement_id: int, value: Any) -> int:
+    """Replace an own current judgement by a superseding one and return its id.
+
+    Raises UserError if it has been replaced or taken back already, or if the new one does not fit the comparison.
+    """
+    with db.transaction() as connection:
+        row = own_judgement(db, annotator_id, judgement_id)
+        claim = db.row("SELECT * FROM claim WHERE id = ?", (row["claim_id"],))
+        assert claim is not None
+        act = parse_for(db, claim, value)
+        state = "skipped" if act.outcome == "skip" else "judged"
+        if state == "judged" and claim["state"] == "skipped" and claim["purpose"] == "own":
+            taken = db.value("SELECT taken FROM comparison WHERE id = ?", (claim["comparison_id"],))
+            if taken >= store.project(db).overlap:
+                raise UserError("Others have judged the comparison you skipped; your skip stays.")
+            slot = free_slot(db, claim["comparison_id"])
+            connection.execute("UPDATE claim SET slot = ? WHERE id = ?", (slot, claim["id"]))
+        connection.execute("UPDATE claim SET state = ? WHERE id = ?", (state, claim["id"]))
+        return insert_judgement(db, claim, act, row["seconds"], supersedes=judgement_id)
+
+
+def own_judgement(db: Database, annotator_id: int, judgement_id: int) -> dict[str, Any]:
+    """The row of an own current judgement. Raises UserError if there is none."""
+    row = db.row(
+        "SELECT * FROM current_judgement WHERE id = ? AND annotator_id = ? AND claim_id IS NOT NULL",
+        (judgement_id, annotator_id),
+    )
+    if row is None:
+        raise UserError("This judgement has been changed or taken back since. Look at your list again.")
+    return row
+
+
+def why_gone(db: Database, annotator_id: int, nonce: str) -> str:
+    """Why a comparison that was in this annotator's hands can't be judged any more; empty without such a reason."""
+    state = db.value(
+        """SELECT c.state FROM claim k JOIN comparison c ON c.id = k.comparison_id
+           WHERE k.nonce = ? AND k.annotator_id = ? AND k.state = 'released'""",
+        (nonce, annotator_id),
+    )
+    return UNFIT.get(state, "")
+
+
+def prompts_in_answer(db: Database, annotator_id: int) -> int:
+    """How many prompts of this annotator's own are still to be answered or being answered, and not in hand yet."""
+    return int(
+        db.value(
+            f"""SELECT count(*) FROM comparison c WHERE c.asked_by = :annotator AND c.purpose = 'preference'
+                  AND c.state IN ('asked', 'writing') AND {UNSEEN}""",
+            {"annotator": annotator_id},
+        )
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- settling
+def adjudicate(db: Database, annotator_id: int, comparison_id: int) -> Claim:
+    """Put a comparison whose annotators disagree into this person's hands, blind; what they hold goes back to the pool.
+
+    Their judgement then stands for the comparison. Raises UserError if nobody has judged it.
+    """
+    with db.transaction() as connection:
+        judged = db.value("SELECT count(*) FROM current_judgement WHERE comparison_id = ?", (comparison_id,))
+        if not judged:
+            raise UserError(f"Nobody has judged comparison {comparison_id}, so there is nothing to settle.")
+        connection.execute(
+            "UPDATE claim SET state = 'released' WHERE annotator_id = ? AND state = 'held'", (annotator_id,)
+        )
+        order = selection.draw_order(size_of(db, comparison_id), secrets.SystemRandom())
+        insert_claim(connection, store.project(db), annotator_id, Chosen(comparison_id, "adjudication", order))
+    held = held_claim(db, annotator_id)
+    assert held is not None
+    return held
+
+
+# ---------------------------------------------------------------------------------------------------------- progress
+def judged_by(db: Database, annotator_id: int, since: str = "") -> int:
+    """How many comparisons this annotator has judged (skips aside) of those shown after `since`."""
+    return int(
+        db.value(
+            "SELECT count(*) FROM claim WHERE annotator_id = ? AND state = 'judged' AND created >= ?",
+            (annotator_id, since),
+        )
+    )
+
+
+def judged_by_all(db: Database) -> int:
+    """How many comparisons have been judged, each counted once for every annotator."""
+    return int(db.value("SELECT count(*) FROM claim WHERE state = 'judged'"))
+
+
+def open_comparisons(db: Database) -> dict[int, int]:
+    """How many comparisons have fewer annotators than the project wants, by their number of answers."""
+    rows = db.rows(
+        """SELECT size, count(*) AS n FROM (SELECT (SELECT count(*) FROM comparison_response cr
+               WHERE cr.comparison_id = c.id) AS size FROM comparison c
+               WHERE c.purpose = 'preference' AND c.state IN ('ready', 'writing') AND c.taken < ?)
+           GROUP BY size ORDER BY size""",
+        (store.project(db).overlap,),
+    )
+    return {row["size"]: row["n"] for row in rows}
+
+
+def gold_comparisons(db: Database) -> int:
+    """How many comparisons have a known answer."""
+    return int(db.value("SELECT count(*) FROM comparison WHERE purpose = 'gold' AND state = 'ready'"))

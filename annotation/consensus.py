@@ -1,0 +1,161 @@
+"""What a comparison's judgements say together, as preference pairs with the chance that each is wrong. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import exp, log
+from statistics import fmean
+from typing import Any
+
+from annotation.records import Judgement
+
+# An annotator of whom nothing is known: 73% is how often InstructGPT's labellers agreed (Ouyang et al. 2022, 3.4).
+UNKNOWN_RELIABILITY = 0.73
+# Nobody is believed to be certain, or worse than a coin.
+RELIABILITY_RANGE = (0.5, 0.99)
+
+# Why judgements give no preference pair, in the words of the page.
+REASONS = {
+    "tie": "tie",
+    "all-bad": "all bad",
+    "skip": "skipped",
+    "identical": "identical answers",
+    "too-long": "too long",
+    "earlier": "already trained on",
+    "gold": "gold (known answer)",
+    "re-ask": "asked again",
+    "excluded": "annotator left out",
+    "flagged": "flagged",
+    "early": "judged before the answers ended",
+    "disagreement": "annotators disagree evenly",
+    "unreliable": "annotator no better than a coin",
+    "settled": "settled by an adjudicator",
+    "template": "refused by the model's chat template",
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A preference between two answers of one comparison, with who says so and how sure they are together."""
+
+    better: Mapping[str, Any]
+    worse: Mapping[str, Any]
+    judgements: tuple[int, ...]
+    annotators: tuple[str, ...]
+    strength: float | None
+    """Mean strength (1 slightly, 2 clearly, 3 much) of those who gave one for this preference."""
+    agreement: float
+    """Share of those who preferred one of the two that prefer this one."""
+    flip: float
+    """Estimated chance that the preference is the wrong way round, by the reliability of those who judged."""
+
+
+def by_comparison(judged: Iterable[Judgement]) -> list[list[Judgement]]:
+    """Judgements grouped by comparison, in the order of each comparison's first."""
+    groups: dict[int, list[Judgement]] = {}
+    for judgement in judged:
+        groups.setdefault(judgement.comparison_id, []).append(judgement)
+    return list(groups.values())
+
+
+def usable(group: Sequence[Judgement], excluded: Iterable[str] = ()) -> tuple[list[Judgement], list[str]]:
+    """The judgements of one comparison that count, and the reasons why others don't.
+
+    An adjudication stands alone. A flag by anyone takes the comparison out.
+    """
+    left_out = set(excluded)
+    reasons: list[str] = []
+    counted: list[Judgement] = []
+    for judgement in group:
+        reason = (
+            judgement.purpose if judgement.purpose in ("gold", "re-ask")
+            else "excluded" if judgement.annotator in left_out
+            else "early" if judgement.early
+            else None
+        )  # fmt: skip
+        if reason is None:
+            counted.append(judgement)
+        else:
+            reasons.append(reason)
+    if any(judgement.flag for judgement in counted):
+        return [], [*reasons, *("flagged" for _ in counted)]
+    settled = [judgement for judgement in counted if judgement.purpose == "adjudication"]
+    if settled:
+        return settled[-1:], [*reasons, *("settled" for _ in range(len(counted) - 1))]
+    return counted, reasons
+
+
+def pairs_of(
+    counted: Sequence[Judgement], reliability: Mapping[str, float] | None = None
+) -> tuple[list[Pair], list[str]]:
+    """The preference pairs of one comparison, edits first, and a reason for each pair of answers that gives none.
+
+    Each annotator votes on each pair of answers with the log-odds of their reliability; the sign decides and the sum
+    gives the chance of error (independent votes of one-coin annotators, Dawid and Skene 1979).
+    """
+    voting = [judgement for judgement in counted if judgement.ranking is not None]
+    if not voting:
+        return [], [judgement.outcome for judgement in counted]
+    pairs = [pair for judgement in voting for pair in edit_pairs(judgement, reliability)]
+    reasons: list[str] = []
+    for first, second in combinations(range(len(voting[0].responses)), 2):
+        found = decide(voting, first, second, reliability)
+        if isinstance(found, Pair):
+            pairs.append(found)
+        else:
+            reasons.append(found)
+    return pairs, reasons
+
+
+def decide(voting: Sequence[Judgement], first: int, second: int, reliability: Mapping[str, float] | None) -> Pair | str:
+    """The preference between the answers at two positions, or the reason why there is none."""
+    votes = [(judgement, vote(judgement, first, second)) for judgement in voting]
+    score = sum(sign * log_odds(judgement.annotator, reliability) for judgement, sign in votes)
+    if score == 0:
+        weighty = any(sign and log_odds(judgement.annotator, reliability) for judgement, sign in votes)
+        return "disagreement" if weighty else "unreliable" if any(sign for _, sign in votes) else "tie"
+    direction = 1 if score > 0 else -1
+    agreeing = [judgement for judgement, sign in votes if sign == direction]
+    decisive = sum(1 for _, sign in votes if sign)
+    strengths = [judgement.strength for judgement in agreeing if judgement.strength is not None]
+    responses = voting[0].responses
+    better, worse = (first, second) if direction > 0 else (second, first)
+    return Pair(
+        responses[better],
+        responses[worse],
+        tuple(judgement.id for judgement in agreeing),
+        tuple(judgement.annotator for judgement in agreeing),
+        fmean(strengths) if strengths else None,
+        len(agreeing) / decisive,
+        1 / (1 + exp(abs(score))),
+    )
+
+
+def vote(judgement: Judgement, first: int, second: int) -> int:
+    """1 if the answer at position `first` is ranked above that at `second`, -1 if below, 0 if tied or not compared."""
+    assert judgement.ranking is not None
+    difference = judgement.ranking[second] - judgement.ranking[first]
+    return (difference > 0) - (difference < 0)
+
+
+def edit_pairs(judgement: Judgement, reliability: Mapping[str, float] | None) -> list[Pair]:
+    """A mended answer is better than the one that it mends, and than all the others."""
+    if judgement.edited is None:
+        return []
+    mended = judgement.edited["edited_from"]
+    flip = 1 / (1 + exp(log_odds(judgement.annotator, reliability)))
+    others = sorted(judgement.responses, key=lambda response: response["id"] != mended)
+    return [
+        Pair(judgement.edited, response, (judgement.id,), (judgement.annotator,), None, 1.0, flip)
+        for response in others
+    ]
+
+
+def log_odds(annotator: str, reliability: Mapping[str, float] | None) -> float:
+    """The weight of an annotator's vote; without estimates everybody's is that of an unknown annotator."""
+    known = UNKNOWN_RELIABILITY if reliability is None else reliability.get(annotator, UNKNOWN_RELIABILITY)
+    low, high = RELIABILITY_RANGE
+    bounded = min(max(known, low), high)
+    return log(bounded / (1 - bounded))

@@ -1,0 +1,241 @@
+"""The JSON endpoints of the annotators' page: one comparison in, one judgement out, nothing of gradio in between.
+
+The page's own script calls them, so that a failed request is noticed where it happens and a judgement costs one small
+request. Who asks comes from the session (`annotation.web.SignedIn`), never from the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from annotation import claims, rendering, store
+from annotation.database import Database
+from annotation.records import MAXIMUM_EDIT, MAXIMUM_NOTE, Annotator, Claim, UserError
+from annotation.web import ANNOTATOR_KEY
+
+Card = dict[str, Any]
+Asked = Mapping[str, Any]
+MAXIMUM_BODY = 6 * (MAXIMUM_EDIT + MAXIMUM_NOTE)  # JSON may need six bytes for a character
+MAXIMUM_PROMPT = 4_000
+COUNT_SECONDS = 5.0
+# One thread for all: judgements are written one at a time anyway, and many threads would mostly wait for the
+# interpreter's lock (with fifty annotators at once they cost half as much again, and twice the 95th percentile).
+DESK_THREAD = ThreadPoolExecutor(1, thread_name_prefix="desk")
+# What the list of one's own judgements is told of each, beside the prompt's beginning.
+LISTED = (
+    *("id", "kind", "size", "outcome", "ranks", "strength", "tags", "note", "flag", "edited", "changed", "created"),
+)
+SHORT = 300
+
+
+@dataclass
+class Desk:
+    """Where annotators work: each public method answers one endpoint `POST /annotate/NAME` with a card or a list."""
+
+    db: Database
+    trouble: Callable[[], str] = str
+    """Says what keeps new answers from coming, empty while nothing does."""
+    _counted: tuple[float, int] = field(default=(-COUNT_SECONDS, 0))
+
+    def routes(self) -> list[Route]:
+        """What the server adds beside the pages."""
+        handlers = (self.card, self.judge, self.undo, self.revise, self.reopen, self.latest, self.ask, self.guidelines)
+        return [Route(f"/annotate/{handler.__name__}", endpoint(handler), methods=["POST"]) for handler in handlers]
+
+    def card(self, annotator: Annotator, asked: Asked) -> Card:
+        """The comparison in this annotator's hands, or the next one; and why the one shown so far (`nonce`) is gone."""
+        card = self.next_card(annotator, asked)
+        shown = text_of(asked, "nonce")
+        if shown and shown != card["nonce"]:
+            card["notice"] = claims.why_gone(self.db, annotator.id, shown) or card["notice"]
+        return card
+
+    def judge(self, annotator: Annotator, asked: Asked) -> Card:
+        """Record the judgement in `act` of the comparison shown under `nonce`, and give the next comparison.
+
+        `saved` says whether it was recorded; if not, `notice` says why.
+        """
+        try:
+            # One transaction for both: half the writing, and half the waiting for others who write.
+            with self.db.transaction():
+                claims.judge(self.db, annotator.id, text_of(asked, "nonce"), asked.get("act"))
+                claim = claims.claim_next(self.db, annotator.id)
+        except UserError as error:
+            return {**self.next_card(annotator, asked, str(error)), "saved": False}
+        return {**self.handed_out(annotator, asked, claim), "saved": True}
+
+    def undo(self, annotator: Annotator, asked: Asked) -> Card:
+        """Take back the latest judgement and show its comparison again."""
+        try:
+            claims.undo(self.db, annotator.id, text_of(asked, "nonce"))
+        except UserError as error:
+            return self.next_card(annotator, asked, str(error))
+        return self.next_card(annotator, asked, "Undone. Judge it again.")
+
+    def reopen(self, annotator: Annotator, asked: Asked) -> Card:
+        """The comparison of an own judgement `id`, with what was done, to change it."""
+        claim, act = claims.reopen(self.db, annotator.id, number_of(asked, "id"))
+        card = self.card_of(annotator, asked, claim, "You are changing an earlier judgement.")
+        return {**card, "nonce": "", "revising": {"id": number_of(asked, "id"), "act": act}}
+
+    def revise(self, annotator: Annotator, asked: Asked) -> Card:
+        """Replace the own judgement `id` by the one in `act`, and go back to the comparison in hand."""
+        claims.revise(self.db, annotator.id, number_of(asked, "id"), asked.get("act"))
+        changed = self.next_card(annotator, asked, "Changed. The earlier judgement is kept in the record.")
+        return {**changed, "saved": True}
+
+    def latest(self, annotator: Annotator, asked: Asked) -> dict[str, Any]:
+        """This annotator's latest judgements."""
+        rows = claims.latest(self.db, annotator.id)
+        return {"judgements": [{key: row[key] for key in LISTED} | {"prompt": in_short(row["prompt"])} for row in rows]}
+
+    def ask(self, annotator: Annotator, asked: Asked) -> Card:
+        """Have the annotator's own prompt answered before all others."""
+        text = text_of(asked, "prompt").strip()
+        if not store.project(self.db).own_prompts:
+            raise UserError("This project takes no prompts from annotators.")
+        if not text or len(text) > MAXIMUM_PROMPT:
+            raise UserError(f"Write a prompt of 1 to {MAXIMUM_PROMPT:,} characters.")
+        store.ask(self.db, annotator.id, [{"role": "user", "content": text}])
+        return self.next_card(annotator, asked, "Your prompt is answered next.")
+
+    def guidelines(self, annotator: Annotator, asked: Asked) -> dict[str, Any]:
+        """The guidelines that hold today."""
+        latest = store.guidelines(self.db)
+        return {"version": latest.version, "html": rendering.to_html(latest.text) if latest.text else ""}
+
+    # ------------------------------------------------------------------------------------------------------- cards
+    def next_card(self, annotator: Annotator, asked: Asked, notice: str = "") -> Card:
+        """The card of the comparison in hand or the next one, or one that says what is waited for."""
+        return self.handed_out(annotator, asked, claims.claim_next(self.db, annotator.id), notice)
+
+    def handed_out(self, annotator: Annotator, asked: Asked, claim: Claim | None, notice: str = "") -> Card:
+        """The card of a comparison in hand, or one that says what is waited for."""
+        if claim is not None and claim.purpose == "adjudication":
+            notice = notice or "To settle: annotators disagree on this comparison. Your judgement will stand for it."
+        return self.card_of(annotator, asked, claim, notice)
+
+    def card_of(self, annotator: Annotator, asked: Asked, claim: Claim | None, notice: str) -> Card:
+        """All that the browser gets: answers in the order shown and the nonce; nothing of ids, policies or purposes."""
+        project = store.project(self.db)
+        card: Card = {
+            "nonce": "",
+            "notice": notice,
+            "trouble": self.trouble() if claim is None else "",
+            "tags": [{"key": tag.key, "label": tag.label} for tag in project.tags],
+            "rendered": project.rendered,
+            "own_prompts": project.own_prompts,
+            "asked": claims.prompts_in_answer(self.db, annotator.id),
+            "guidelines_version": store.guidelines(self.db).version,
+            "progress": self.progress(annotator, asked),
+            "revising": None,
+        }
+        if claim is not None:
+            rendered = project.rendered if asked.get("rendered") is None else bool(asked.get("rendered"))
+            card |= {"nonce": claim.nonce, **comparison_part(claim, rendered)}
+        return card
+
+    def progress(self, annotator: Annotator, asked: Asked) -> dict[str, int]:
+        """Comparisons judged: today by this annotator, ever by this annotator, and by all (a few seconds old)."""
+        counted_at, count = self._counted
+        if time.monotonic() - counted_at > COUNT_SECONDS:
+            count = claims.judged_by_all(self.db)
+            self._counted = (time.monotonic(), count)
+        yours = claims.judged_by(self.db, annotator.id)
+        today = claims.judged_by(self.db, annotator.id, day_start(asked.get("utc_offset_minutes")))
+        return {"today": today, "yours": yours, "everyone": max(count, yours)}
+
+
+def comparison_part(claim: Claim, rendered: bool) -> Card:
+    """What is shown of a claim."""
+    return {
+        "kind": claim.kind,
+        "messages": [{"role": message["role"], **shown(message["content"], rendered)} for message in claim.messages],
+        "answers": [{"state": answer.state, **shown(answer.text, rendered)} for answer in claim.shown],
+    }
+
+
+def shown(text: str, rendered: bool) -> dict[str, str]:
+    """A text as it is; also as safe HTML if asked for; and with what can't be seen spelt out, where that differs."""
+    spelt_out = rendering.visible(text)
+    return {
+        "text": text,
+        **({"visible": spelt_out} if spelt_out != text else {}),
+        **({"html": rendering.to_html(text)} if rendered else {}),
+    }
+
+
+def in_short(text: str) -> str:
+    """The beginning of a text, for a list."""
+    spelt_out = rendering.visible(text)
+    return spelt_out if len(spelt_out) <= SHORT else f"{spelt_out[:SHORT]} …"
+
+
+def day_start(utc_offset_minutes: Any) -> str:
+    """Midnight of the annotator's day, as `records.now` writes times; the browser knows its offset from UTC."""
+    known = isinstance(utc_offset_minutes, int) and abs(utc_offset_minutes) <= 14 * 60
+    offset = timedelta(minutes=utc_offset_minutes if known else 0)
+    local = datetime.now(UTC) + offset
+    midnight = local.replace(hour=0, minute=0, second=0, microsecond=0) - offset
+    return midnight.isoformat(timespec="microseconds")
+
+
+def text_of(asked: Asked, key: str) -> str:
+    """A text that was sent; empty where none was."""
+    value = asked.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def number_of(asked: Asked, key: str) -> int:
+    """A whole number that was sent. Raises UserError where none was."""
+    value = asked.get(key)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UserError(f"The request names no '{key}'. Reload the page.")
+    return value
+
+
+# ------------------------------------------------------------------------------------------------------------- guard
+def endpoint(handler: Callable[[Annotator, Asked], dict[str, Any]]) -> Callable[[Request], Any]:
+    """The one guard of these endpoints: a signed-in annotator, a small JSON object; a UserError is a sentence, 409."""
+
+    async def answer(request: Request) -> Response:
+        annotator: Annotator | None = request.scope.get(ANNOTATOR_KEY)
+        if annotator is None:
+            return JSONResponse({"error": "Sign in first."}, 401)
+        asked = await read_json(request)
+        if asked is None:
+            return JSONResponse({"error": "This request is no JSON object, or too large."}, 400)
+        try:
+            answered = await asyncio.get_running_loop().run_in_executor(DESK_THREAD, handler, annotator, asked)
+            return JSONResponse(answered)
+        except UserError as error:
+            return JSONResponse({"error": str(error)}, 409)
+
+    return answer
+
+
+async def read_json(request: Request) -> Asked | None:
+    """The request's JSON object; None if it is none, or larger than a judgement can be."""
+    if request.headers.get("content-type", "").split(";")[0] != "application/json":
+        return None
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAXIMUM_BODY:
+            return None
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None

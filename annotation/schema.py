@@ -1,0 +1,230 @@
+"""The tables, as an append-only list of named migration steps; a step is never changed once it is released."""
+
+from __future__ import annotations
+
+import sqlite_utils
+from sqlite_utils.migrations import Migrations
+
+migrations = Migrations("prefloop")
+
+
+@migrations()
+def m001_first_schema(db: sqlite_utils.Database) -> None:
+    """Prompts, answers, comparisons, claims, judgements, accounts, models, jobs, snapshots, scores, settings."""
+    for statement in FIRST_SCHEMA:
+        db.execute(statement)
+
+
+@migrations()
+def m002_index_comparisons(db: sqlite_utils.Database) -> None:
+    """Finding a policy's or a prompt's comparisons must not slow down as they grow."""
+    db.execute("CREATE INDEX comparison_by_prompt ON comparison (prompt_id)")
+    db.execute("CREATE INDEX comparison_by_model ON comparison (model_id, id)")
+    db.execute("CREATE INDEX claim_by_comparison ON claim (comparison_id, state)")
+    db.execute("CREATE INDEX job_by_status ON job (status, kind)")
+
+
+@migrations()
+def m003_many_annotators(db: sqlite_utils.Database) -> None:
+    """Rankings of several answers, reasons, edits, streaming, overlap, gold, re-asks, guidelines and imports."""
+    for statement in MANY_ANNOTATORS:
+        db.execute(statement)
+
+
+FIRST_SCHEMA = (
+    """CREATE TABLE prompt (
+        id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, messages TEXT NOT NULL, source TEXT NOT NULL,
+        split TEXT NOT NULL CHECK (split IN ('train', 'held-out')), created TEXT NOT NULL)""",
+    """CREATE TABLE annotator (
+        id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE COLLATE NOCASE,
+        role TEXT NOT NULL CHECK (role IN ('annotator', 'admin')),
+        password_hash TEXT, active INTEGER NOT NULL DEFAULT 1, created TEXT NOT NULL)""",
+    """CREATE TABLE session (
+        token_sha256 TEXT PRIMARY KEY, annotator_id INTEGER NOT NULL REFERENCES annotator,
+        created TEXT NOT NULL, expires TEXT NOT NULL)""",
+    """CREATE TABLE sign_in_link (
+        token_sha256 TEXT PRIMARY KEY, annotator_id INTEGER NOT NULL REFERENCES annotator,
+        expires TEXT NOT NULL, used TEXT)""",
+    """CREATE TABLE job (
+        id INTEGER PRIMARY KEY, kind TEXT NOT NULL, spec TEXT NOT NULL,
+        status TEXT NOT NULL CHECK (status IN
+            ('queued', 'running', 'cancelling', 'cancelled', 'finished', 'failed', 'lost')),
+        attempt INTEGER NOT NULL DEFAULT 0, worker TEXT, requested_by TEXT NOT NULL, created TEXT NOT NULL,
+        started TEXT, heartbeat TEXT, finished TEXT, step INTEGER NOT NULL DEFAULT 0, steps INTEGER NOT NULL DEFAULT 0,
+        message TEXT NOT NULL DEFAULT '', result TEXT)""",
+    """CREATE TABLE event (
+        id INTEGER PRIMARY KEY, job_id INTEGER NOT NULL REFERENCES job, kind TEXT NOT NULL
+            CHECK (kind IN ('metric', 'log')), step INTEGER NOT NULL, data TEXT NOT NULL, created TEXT NOT NULL)""",
+    "CREATE INDEX event_by_job ON event (job_id, kind, id)",
+    """CREATE TABLE model (
+        id INTEGER PRIMARY KEY, revision TEXT NOT NULL UNIQUE, method TEXT NOT NULL, base TEXT NOT NULL,
+        parent_id INTEGER REFERENCES model, job_id INTEGER REFERENCES job, path TEXT, sha256 TEXT,
+        status TEXT NOT NULL CHECK (status IN ('candidate', 'serving', 'retired', 'rejected')),
+        created TEXT NOT NULL)""",
+    "CREATE UNIQUE INDEX one_serving_model ON model (status) WHERE status = 'serving'",
+    """CREATE TABLE promotion (
+        id INTEGER PRIMARY KEY, model_id INTEGER NOT NULL REFERENCES model, previous_id INTEGER REFERENCES model,
+        action TEXT NOT NULL CHECK (action IN ('promote', 'reject', 'rollback')), decided_by TEXT NOT NULL,
+        created TEXT NOT NULL)""",
+    """CREATE TABLE response (
+        id INTEGER PRIMARY KEY, prompt_id INTEGER NOT NULL REFERENCES prompt,
+        model_id INTEGER NOT NULL REFERENCES model,
+        purpose TEXT NOT NULL CHECK (purpose IN ('compare', 'evaluate')), text TEXT NOT NULL, sampling TEXT NOT NULL,
+        seed INTEGER NOT NULL, rendered_prompt TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, tokens INTEGER NOT NULL,
+        finish_reason TEXT NOT NULL CHECK (finish_reason IN ('stop', 'length')),
+        dropped TEXT CHECK (dropped IN ('empty', 'duplicate')), created TEXT NOT NULL)""",
+    "CREATE INDEX response_by_prompt ON response (prompt_id, model_id, purpose)",
+    """CREATE TABLE comparison (
+        id INTEGER PRIMARY KEY, prompt_id INTEGER NOT NULL REFERENCES prompt,
+        model_id INTEGER NOT NULL REFERENCES model, purpose TEXT NOT NULL CHECK (purpose IN ('preference')),
+        created TEXT NOT NULL)""",
+    """CREATE TABLE comparison_response (
+        comparison_id INTEGER NOT NULL REFERENCES comparison, position INTEGER NOT NULL,
+        response_id INTEGER NOT NULL REFERENCES response, PRIMARY KEY (comparison_id, position))""",
+    """CREATE TABLE claim (
+        id INTEGER PRIMARY KEY, nonce TEXT NOT NULL UNIQUE, comparison_id INTEGER NOT NULL REFERENCES comparison,
+        annotator_id INTEGER NOT NULL REFERENCES annotator, slot INTEGER NOT NULL, shown_order TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('held', 'judged', 'skipped', 'released')),
+        created TEXT NOT NULL, expires TEXT NOT NULL)""",
+    "CREATE UNIQUE INDEX claim_one_per_slot ON claim (comparison_id, slot) WHERE state IN ('held', 'judged')",
+    "CREATE UNIQUE INDEX claim_one_in_hand ON claim (annotator_id) WHERE state = 'held'",
+    """CREATE TABLE judgement (
+        id INTEGER PRIMARY KEY, claim_id INTEGER NOT NULL REFERENCES claim,
+        comparison_id INTEGER NOT NULL REFERENCES comparison, annotator_id INTEGER NOT NULL REFERENCES annotator,
+        outcome TEXT NOT NULL CHECK (outcome IN ('ranked', 'all-bad', 'skip', 'undone')), ranking TEXT,
+        strength INTEGER, shown_order TEXT NOT NULL, seconds REAL NOT NULL,
+        supersedes INTEGER UNIQUE REFERENCES judgement, created TEXT NOT NULL)""",
+    "CREATE UNIQUE INDEX judgement_one_per_claim ON judgement (claim_id) WHERE supersedes IS NULL",
+    "CREATE INDEX judgement_by_comparison ON judgement (comparison_id)",
+    "CREATE INDEX judgement_by_annotator ON judgement (annotator_id, id)",
+    """CREATE TRIGGER judgement_no_update BEFORE UPDATE ON judgement
+        BEGIN SELECT RAISE(ABORT, 'judgements are append-only'); END""",
+    """CREATE TRIGGER judgement_no_delete BEFORE DELETE ON judgement
+        BEGIN SELECT RAISE(ABORT, 'judgements are append-only'); END""",
+    """CREATE VIEW current_judgement AS SELECT * FROM judgement j WHERE outcome != 'undone'
+        AND NOT EXISTS (SELECT 1 FROM judgement later WHERE later.supersedes = j.id)""",
+    """CREATE TABLE snapshot (
+        sha256 TEXT PRIMARY KEY, path TEXT NOT NULL, rows INTEGER NOT NULL, counts TEXT NOT NULL,
+        last_judgement_id INTEGER NOT NULL, created TEXT NOT NULL)""",
+    """CREATE TABLE score (
+        response_id INTEGER NOT NULL REFERENCES response, scorer TEXT NOT NULL, value REAL NOT NULL,
+        PRIMARY KEY (response_id, scorer))""",
+    "CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+)
+
+
+# SQLite can't loosen a constraint, so tables are built anew and take the old one's rows and name.
+MANY_ANNOTATORS = (
+    "DROP VIEW current_judgement",
+    """CREATE TABLE import (
+        id INTEGER PRIMARY KEY, name TEXT NOT NULL, sha256 TEXT NOT NULL, format TEXT NOT NULL, counts TEXT NOT NULL,
+        requested_by TEXT NOT NULL, created TEXT NOT NULL)""",
+    """CREATE TABLE guidelines (
+        version INTEGER PRIMARY KEY, text TEXT NOT NULL, written_by TEXT NOT NULL, created TEXT NOT NULL)""",
+    "ALTER TABLE prompt ADD COLUMN import_id INTEGER REFERENCES import",
+    """ALTER TABLE annotator ADD COLUMN kind TEXT NOT NULL DEFAULT 'person'
+        CHECK (kind IN ('person', 'ai', 'import'))""",
+    # The latest row of an annotator says whether its judgements are trained on; without one they are.
+    """CREATE TABLE exclusion (
+        id INTEGER PRIMARY KEY, annotator_id INTEGER NOT NULL REFERENCES annotator, excluded INTEGER NOT NULL,
+        reason TEXT NOT NULL, decided_by TEXT NOT NULL, created TEXT NOT NULL)""",
+    """CREATE TABLE gold_decision (
+        id INTEGER PRIMARY KEY, comparison_id INTEGER NOT NULL REFERENCES comparison,
+        action TEXT NOT NULL CHECK (action IN ('make', 'retire', 'reinstate', 'release')), expected TEXT,
+        previous_state TEXT NOT NULL, decided_by TEXT NOT NULL, created TEXT NOT NULL)""",
+    """CREATE TABLE new_response (
+        id INTEGER PRIMARY KEY, prompt_id INTEGER NOT NULL REFERENCES prompt,
+        origin TEXT NOT NULL CHECK (origin IN ('policy', 'import', 'person')),
+        model_id INTEGER REFERENCES model, annotator_id INTEGER REFERENCES annotator,
+        edited_from INTEGER REFERENCES response, import_id INTEGER REFERENCES import,
+        purpose TEXT NOT NULL CHECK (purpose IN ('compare', 'evaluate', 'demonstrate')), text TEXT NOT NULL,
+        state TEXT NOT NULL DEFAULT 'done' CHECK (state IN ('writing', 'done', 'failed')),
+        sampling TEXT, seed INTEGER, rendered_prompt TEXT, prompt_tokens INTEGER, tokens INTEGER,
+        finish_reason TEXT CHECK (finish_reason IN ('stop', 'length')),
+        dropped TEXT CHECK (dropped IN ('empty', 'duplicate')), created TEXT NOT NULL,
+        CHECK (origin != 'policy' OR model_id IS NOT NULL))""",
+    """INSERT INTO new_response (id, prompt_id, origin, model_id, purpose, text, sampling, seed, rendered_prompt,
+            prompt_tokens, tokens, finish_reason, dropped, created)
+        SELECT id, prompt_id, 'policy', model_id, purpose, text, sampling, seed, rendered_prompt, prompt_tokens,
+            tokens, finish_reason, dropped, created FROM response""",
+    "DROP TABLE response",
+    "ALTER TABLE new_response RENAME TO response",
+    "CREATE INDEX response_by_prompt ON response (prompt_id, model_id, purpose)",
+    "CREATE INDEX response_in_progress ON response (state) WHERE state = 'writing'",
+    # `taken` counts the annotators who hold or have judged it in a slot of its own; triggers on claim keep it.
+    """CREATE TABLE new_comparison (
+        id INTEGER PRIMARY KEY, prompt_id INTEGER NOT NULL REFERENCES prompt, model_id INTEGER REFERENCES model,
+        purpose TEXT NOT NULL CHECK (purpose IN ('preference', 'gold')),
+        state TEXT NOT NULL DEFAULT 'ready'
+            CHECK (state IN ('asked', 'writing', 'ready', 'failed', 'withdrawn', 'closed')),
+        expected TEXT, asked_by INTEGER REFERENCES annotator, import_id INTEGER REFERENCES import,
+        taken INTEGER NOT NULL DEFAULT 0, created TEXT NOT NULL,
+        CHECK ((purpose = 'gold') = (expected IS NOT NULL)))""",
+    """INSERT INTO new_comparison (id, prompt_id, model_id, purpose, taken, created)
+        SELECT id, prompt_id, model_id, purpose, (SELECT count(*) FROM claim k WHERE k.comparison_id = comparison.id
+            AND k.state IN ('held', 'judged')), created FROM comparison""",
+    "DROP TABLE comparison",
+    "ALTER TABLE new_comparison RENAME TO comparison",
+    "CREATE INDEX comparison_by_prompt ON comparison (prompt_id, taken)",
+    "CREATE INDEX comparison_open ON comparison (purpose, state, model_id, taken)",
+    "CREATE INDEX comparison_asked ON comparison (asked_by, purpose, state, taken) WHERE asked_by IS NOT NULL",
+    """CREATE TABLE new_claim (
+        id INTEGER PRIMARY KEY, nonce TEXT NOT NULL UNIQUE, comparison_id INTEGER NOT NULL REFERENCES comparison,
+        annotator_id INTEGER NOT NULL REFERENCES annotator,
+        purpose TEXT NOT NULL CHECK (purpose IN ('own', 'gold', 're-ask', 'adjudication')),
+        kind TEXT NOT NULL CHECK (kind IN ('pair', 'best', 'rank')), slot INTEGER,
+        re_ask_of INTEGER REFERENCES judgement, guidelines_version INTEGER REFERENCES guidelines,
+        shown_order TEXT NOT NULL, state TEXT NOT NULL CHECK (state IN ('held', 'judged', 'skipped', 'released')),
+        created TEXT NOT NULL, expires TEXT NOT NULL, CHECK ((purpose = 'own') = (slot IS NOT NULL)))""",
+    """INSERT INTO new_claim (id, nonce, comparison_id, annotator_id, purpose, kind, slot, shown_order, state, created,
+            expires)
+        SELECT id, nonce, comparison_id, annotator_id, 'own', 'pair', slot, shown_order, state, created, expires
+        FROM claim""",
+    "DROP TABLE claim",
+    "ALTER TABLE new_claim RENAME TO claim",
+    "CREATE UNIQUE INDEX claim_one_per_slot ON claim (comparison_id, slot) WHERE state IN ('held', 'judged')",
+    "CREATE UNIQUE INDEX claim_one_in_hand ON claim (annotator_id) WHERE state = 'held'",
+    """CREATE UNIQUE INDEX claim_once_a_person ON claim (annotator_id, comparison_id)
+        WHERE state IN ('held', 'judged', 'skipped') AND purpose IN ('own', 'gold')""",
+    "CREATE UNIQUE INDEX claim_re_ask_once ON claim (re_ask_of) WHERE state IN ('held', 'judged', 'skipped')",
+    "CREATE INDEX claim_by_comparison ON claim (comparison_id, state)",
+    "CREATE INDEX claim_by_annotator ON claim (annotator_id, state, created)",
+    "CREATE INDEX claim_expiry ON claim (expires) WHERE state = 'held'",
+    """CREATE TRIGGER claim_takes_slot AFTER INSERT ON claim
+        WHEN new.slot IS NOT NULL AND new.state IN ('held', 'judged')
+        BEGIN UPDATE comparison SET taken = taken + 1 WHERE id = new.comparison_id; END""",
+    """CREATE TRIGGER claim_changes_slot AFTER UPDATE OF state ON claim WHEN new.slot IS NOT NULL
+        AND (new.state IN ('held', 'judged')) != (old.state IN ('held', 'judged'))
+        BEGIN UPDATE comparison SET taken = taken + CASE WHEN new.state IN ('held', 'judged') THEN 1 ELSE -1 END
+            WHERE id = new.comparison_id; END""",
+    # `strength` had two levels: 'better' (2) is now 'clearly' of slightly 1, clearly 2, much 3.
+    """CREATE TABLE new_judgement (
+        id INTEGER PRIMARY KEY, claim_id INTEGER REFERENCES claim,
+        comparison_id INTEGER NOT NULL REFERENCES comparison, annotator_id INTEGER NOT NULL REFERENCES annotator,
+        purpose TEXT NOT NULL CHECK (purpose IN ('own', 'gold', 're-ask', 'adjudication', 'import')),
+        kind TEXT NOT NULL CHECK (kind IN ('pair', 'best', 'rank')),
+        outcome TEXT NOT NULL CHECK (outcome IN ('ranked', 'all-bad', 'skip', 'undone')), ranking TEXT,
+        strength INTEGER, tags TEXT NOT NULL DEFAULT '[]', note TEXT NOT NULL DEFAULT '',
+        flag TEXT CHECK (flag IN ('harmful', 'personal-data', 'broken')),
+        edited_response_id INTEGER REFERENCES response, early INTEGER NOT NULL DEFAULT 0,
+        guidelines_version INTEGER REFERENCES guidelines, re_ask_of INTEGER REFERENCES judgement,
+        shown_order TEXT NOT NULL, seconds REAL, import_id INTEGER REFERENCES import,
+        supersedes INTEGER UNIQUE REFERENCES judgement, created TEXT NOT NULL,
+        CHECK ((claim_id IS NULL) = (purpose = 'import')))""",
+    """INSERT INTO new_judgement (id, claim_id, comparison_id, annotator_id, purpose, kind, outcome, ranking, strength,
+            shown_order, seconds, supersedes, created)
+        SELECT id, claim_id, comparison_id, annotator_id, 'own', 'pair', outcome, ranking, strength, shown_order,
+            seconds, supersedes, created FROM judgement""",
+    "DROP TABLE judgement",
+    "ALTER TABLE new_judgement RENAME TO judgement",
+    """CREATE UNIQUE INDEX judgement_one_per_claim ON judgement (claim_id)
+        WHERE supersedes IS NULL AND claim_id IS NOT NULL""",
+    "CREATE INDEX judgement_by_comparison ON judgement (comparison_id)",
+    "CREATE INDEX judgement_by_annotator ON judgement (annotator_id, id)",
+    """CREATE TRIGGER judgement_no_update BEFORE UPDATE ON judgement
+        BEGIN SELECT RAISE(ABORT, 'judgements are append-only'); END""",
+    """CREATE TRIGGER judgement_no_delete BEFORE DELETE ON judgement
+        BEGIN SELECT RAISE(ABORT, 'judgements are append-only'); END""",
+    """CREATE VIEW current_judgement AS SELECT * FROM judgement j WHERE outcome != 'undone'
+        AND NOT EXISTS (SELECT 1 FROM judgement later WHERE later.supersedes = j.id)""",
+)

@@ -1,0 +1,329 @@
+"""The Project tab: an admin says what is asked of annotators, and writes the guidelines they go by, in versions."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import gradio as gr
+
+from annotation import access, claims, project, rendering, store
+from annotation.database import Database
+from annotation.records import MAXIMUM_ANSWERS, Annotator, Project
+from annotation.store import Guidelines
+from annotation.tabs.guard import Context, guarded
+
+FIELDS = tuple(field.name for field in fields(Project))
+FIRST_VIEW: Mapping[str, bool] = {"Literal text": False, "Rendered Markdown": True}
+EACH_CAN_SWITCH = "How answers are first shown; each annotator can switch."
+EXPLANATION = """What you save here holds for comparisons handed out from then on; what is in somebody's hands stays as
+it was shown. Comparisons already made keep their number of answers: with a new number, those that the model makes from
+then on have it."""
+QUIET: Mapping[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+# Buttons go through the queue: Gradio shows no message for an error of a handler outside it.
+SPOKEN: Mapping[str, Any] = {**QUIET, "queue": True}
+STYLE = """
+.html-container:has(> &) { padding: 0; }
+.block:has(> .html-container > &:empty) { display: none; }
+p { margin: 0.25rem 0; }
+.guidelines-preview { border: 1px solid var(--border-color-primary); border-radius: var(--block-radius);
+  padding: 0.75rem 1rem; max-height: 60vh; overflow: auto; }
+"""
+Values = dict[str, Any]
+
+
+# ----------------------------------------------------------------------------------------------------- form and project
+def form_of(asked: Project) -> Values:
+    """A project as the form's fields show it: shares in percent, reasons one a line."""
+    view = next(label for label, rendered in FIRST_VIEW.items() if rendered == asked.rendered)
+    return {
+        **{name: getattr(asked, name) for name in FIELDS},
+        "gold_share": percent_of(asked.gold_share),
+        "re_ask_share": percent_of(asked.re_ask_share),
+        "rendered": view,
+        "tags": project.tags_text(asked.tags),
+    }
+
+
+def percent_of(share: float) -> float:
+    """A share as a percentage without the noise of binary fractions."""
+    return round(100 * share, 6)
+
+
+def project_of(values: Values, people: int) -> Project:
+    """The form's fields as a project. Raises UserError naming the field at fault."""
+    shares = {name: share_of(values[name]) for name in ("gold_share", "re_ask_share")}
+    rendered = FIRST_VIEW.get(values["rendered"]) if isinstance(values["rendered"], str) else None
+    return project.check({**values, **shares, "rendered": rendered}, people)
+
+
+def share_of(value: Any) -> Any:
+    """A percentage as a share; anything else is left for the check to refuse."""
+    sound = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
+    return round(value / 100, 8) if sound else value
+
+
+# ------------------------------------------------------------------------------------------------------ what is shown
+def counts_card(db: Database) -> str:
+    """Who can judge and what there is to judge, in a sentence each."""
+    people, sizes, gold = access.active_people(db), claims.open_comparisons(db), claims.gold_comparisons(db)
+    by_size = ", ".join(f"{count:,} with {size} answers" for size, count in sizes.items()) or "none"
+    lines = [
+        f"Active accounts that can judge: {people}.",
+        f"Open comparisons, taken by fewer annotators than the project wants: {by_size}.",
+        f"Gold comparisons, whose answer is known: {gold:,}.",
+    ]
+    return "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+
+
+def said(text: str) -> str:
+    """A sentence as HTML."""
+    return f'<p role="status">{html.escape(text)}</p>'
+
+
+def preview_of(text: Any) -> str:
+    """The guidelines as annotators see them, in a box."""
+    plain = project.check_guidelines(text)
+    return (
+        f'<div class="rendered guidelines-preview">{rendering.to_html(plain)}</div>'
+        if plain
+        else said("There is no text yet.")
+    )
+
+
+def title_of(version: Guidelines) -> str:
+    """A version in a few words."""
+    return f"Version {version.version} of {version.created[:10]} by {version.written_by}"
+
+
+def standing(latest: Guidelines) -> str:
+    """Which guidelines hold."""
+    if not latest.version:
+        return said("There are no guidelines yet. Annotators see none.")
+    return said(f"{title_of(latest)} holds. Each judgement records the version it was made under.")
+
+
+def choose_version(db: Database, selected: Any) -> tuple[Any, str]:
+    """The choice of versions, and the text of the selected one (the latest if there is no such version)."""
+    versions = store.guidelines_versions(db)
+    shown = next((version for version in versions if version.version == selected), versions[0] if versions else None)
+    choices = [(title_of(version), version.version) for version in versions]
+    value = None if shown is None else shown.version
+    return gr.update(choices=choices, value=value), "" if shown is None else shown.text
+
+
+# ------------------------------------------------------------------------------------------------------------ the page
+@dataclass(frozen=True)
+class Page:
+    """The tab's components. `sent` is what this session was sent last: fields that differ from it are a draft."""
+
+    counts: gr.HTML
+    form: Mapping[str, Any]
+    save: gr.Button
+    saved: gr.HTML
+    standing: gr.HTML
+    text: gr.Textbox
+    preview: gr.Button
+    write: gr.Button
+    preview_box: gr.HTML
+    versions: gr.Dropdown
+    earlier: gr.Textbox
+    sent: gr.State
+
+    @property
+    def fields(self) -> list[Any]:
+        """The project's fields, in the order of `FIELDS`."""
+        return [self.form[name] for name in FIELDS]
+
+    @property
+    def holding(self) -> list[Any]:
+        """What says which guidelines hold, and which held before."""
+        return [self.standing, self.versions, self.earlier]
+
+
+def literal() -> gr.HTML:
+    """A box for what is made here with all text escaped, or by `rendering`, which lets nothing through that runs."""
+    # The default template puts the value in as it is. "{{value}}" would evaluate `${…}` found in it as JavaScript.
+    return gr.HTML(css_template=STYLE)
+
+
+def build_form() -> dict[str, Any]:
+    """The project's fields by name; their values come from a guarded handler when the tab is opened."""
+    form: dict[str, Any] = {}
+    form["kind"] = gr.Radio([(label, kind) for kind, label in project.KINDS.items()], label="What is asked")
+    with gr.Row():
+        form["answers"] = number("Number of answers", f"In a new comparison, 2 to {MAXIMUM_ANSWERS}; a pair has 2.")
+        form["overlap"] = number("Annotators for each comparison", "Up to the number of active accounts.")
+        form["claim_minutes"] = number("Minutes to judge", "Then a comparison in hand returns to the pool.")
+    with gr.Row():
+        form["gold_share"] = number("Gold comparisons, %", "Share with a known answer, to measure annotators.", None)
+        form["re_ask_share"] = number("Re-asks, %", "Share of one's own earlier ones, in another order.", None)
+        form["rendered"] = gr.Radio(list(FIRST_VIEW), label="First view", info=EACH_CAN_SWITCH, min_width=240)
+    form["own_prompts"] = gr.Checkbox(label="Annotators may write prompts of their own")
+    taken = ", ".join(f"{letter} ({use})" for letter, use in project.RESERVED_KEYS.items())
+    form["tags"] = gr.Textbox(
+        label="Reasons that can be given with a judgement",
+        info=f"One a line, as 'key: label'. A line without a key is given a free letter. Taken by the page: {taken}.",
+        lines=6,
+        max_lines=20,
+        max_length=project.MAXIMUM_TAGS_TEXT,
+        elem_id="project-tags",
+    )
+    return form
+
+
+def number(label: str, info: str, precision: int | None = 0) -> gr.Number:
+    """A field for a number; what it may be is checked when it is saved."""
+    return gr.Number(label=label, info=info, precision=precision, min_width=240)
+
+
+def build(demo: gr.Blocks, context: Context) -> None:
+    """Lay the tab out inside the caller's `with gr.Tab(...)` and wire it."""
+    tab = gr.context.Context.block
+    gr.Markdown("### What annotators are asked")
+    asked: dict[str, Any] = {"counts": literal(), "form": build_form()}
+    gr.Markdown(EXPLANATION)
+    asked |= {
+        "save": gr.Button("Save the project", variant="primary", scale=0, min_width=240, elem_id="project-save"),
+        "saved": literal(),
+    }
+    gr.Markdown("### Guidelines")
+    page = Page(**asked, **build_guidelines(), sent=gr.State({}))
+    wire(page, context, tab.select if isinstance(tab, gr.Tab) else demo.load)
+
+
+def build_guidelines() -> dict[str, Any]:
+    """The guidelines' editor and what was there before."""
+    parts: dict[str, Any] = {"standing": literal()}
+    parts["text"] = gr.Textbox(
+        label="Text, in Markdown",
+        lines=10,
+        max_lines=30,
+        max_length=project.MAXIMUM_GUIDELINES,
+        elem_id="guidelines-text",
+    )
+    with gr.Row():
+        parts["preview"] = gr.Button("Preview", scale=0, min_width=160, elem_id="guidelines-preview")
+        parts["write"] = gr.Button(
+            "Save as a new version", variant="primary", scale=0, min_width=240, elem_id="guidelines-save"
+        )
+    parts["preview_box"] = literal()
+    with gr.Accordion("Every version", open=False):
+        # A choice made before the app was restarted must still be accepted after it.
+        parts["versions"] = gr.Dropdown([], label="Version", allow_custom_value=True, elem_id="guidelines-versions")
+        parts["earlier"] = gr.Textbox(label="Its text", interactive=False, lines=6, max_lines=30, buttons=["copy"])
+    return parts
+
+
+def wire(page: Page, context: Context, opening: Callable[..., Any]) -> None:
+    """Fill the page when it is opened; every value comes from a guarded handler."""
+    db, admin = context.db, guarded(context, "admin")
+    fields_and_text = [*page.fields, page.text]
+    opening(
+        admin(opener(db)),
+        [page.sent, *fields_and_text],
+        [page.counts, *fields_and_text, *page.holding, page.sent],
+        api_name="project-open",
+        **QUIET,
+    )
+    kind, answers = page.form["kind"], page.form["answers"]
+    kind.input(admin(choose_kind), [kind, answers], answers, api_name="project-kind", **QUIET)
+    page.save.click(
+        admin(saver(db)),
+        [page.sent, *page.fields],
+        [page.counts, *page.fields, page.saved, page.sent],
+        api_name="project-save",
+        **SPOKEN,
+    )
+    page.preview.click(admin(preview_guidelines), page.text, page.preview_box, api_name="guidelines-preview", **SPOKEN)
+    page.write.click(
+        admin(writer(db)),
+        [page.sent, page.text],
+        [page.text, *page.holding, page.preview_box, page.sent],
+        api_name="guidelines-save",
+        **SPOKEN,
+    )
+    page.versions.input(admin(reader(db)), page.versions, page.earlier, api_name="guidelines-version", **QUIET)
+
+
+# ----------------------------------------------------------------------------------------------------------- handlers
+def opener(db: Database) -> Any:
+    """The handler of the opened tab."""
+
+    def open_project(annotator: Annotator, sent: Any, *drafted: Any) -> list[Any]:
+        """Show what holds; a draft that was begun on this page and not saved stays."""
+        latest, was = store.guidelines(db), known(sent)
+        holds = {**form_of(store.project(db)), "text": latest.text}
+        here = dict(zip((*FIELDS, "text"), drafted, strict=True))
+        fresh = {name: value for name, value in holds.items() if name not in was or here[name] == was[name]}
+        updates = [field_update(name, here | fresh) if name in fresh else gr.skip() for name in holds]
+        return [counts_card(db), *updates, standing(latest), *choose_version(db, None), {**was, **fresh}]
+
+    return open_project
+
+
+def known(sent: Any) -> Values:
+    """What this session was sent last; nothing if the server has forgotten it."""
+    return dict(sent) if isinstance(sent, dict) else {}
+
+
+def field_update(name: str, values: Values) -> Any:
+    """What a field is sent: its value, and whether the number of answers can be chosen."""
+    if name == "answers":
+        return gr.update(value=values[name], interactive=values["kind"] != "pair")
+    return gr.update(value=values[name])
+
+
+def choose_kind(annotator: Annotator, kind: Any, answers: Any) -> Any:
+    """A pair has two answers; several are four to begin with."""
+    if kind == "pair":
+        return gr.update(value=2, interactive=False)
+    return gr.update(value=4 if answers == 2 else answers, interactive=True)
+
+
+def saver(db: Database) -> Any:
+    """The handler of "Save the project"."""
+
+    def save_project(annotator: Annotator, sent: Any, *values: Any) -> list[Any]:
+        """Store the form."""
+        asked = project_of(dict(zip(FIELDS, values, strict=True)), access.active_people(db))
+        changed = asked != store.project(db)
+        store.set_project(db, asked)
+        form = form_of(asked)
+        told = "Saved. It holds for every comparison handed out from now on." if changed else "Nothing was changed."
+        updates = [field_update(name, form) for name in FIELDS]
+        return [counts_card(db), *updates, said(told), {**known(sent), **form}]
+
+    return save_project
+
+
+def preview_guidelines(annotator: Annotator, text: Any) -> str:
+    """The text as annotators would see it."""
+    return preview_of(text)
+
+
+def writer(db: Database) -> Any:
+    """The handler of "Save as a new version"."""
+
+    def write_guidelines(annotator: Annotator, sent: Any, text: Any) -> list[Any]:
+        """Add a version."""
+        before = store.guidelines(db).version
+        version = store.write_guidelines(db, project.check_guidelines(text), annotator.name)
+        latest = store.guidelines(db)
+        told = said("This is the text that holds; no version was added.") if version == before else standing(latest)
+        shown = [told, *choose_version(db, version), preview_of(latest.text)]
+        return [latest.text, *shown, {**known(sent), "text": latest.text}]
+
+    return write_guidelines
+
+
+def reader(db: Database) -> Any:
+    """The handler of the choice of a version."""
+
+    def read_version(annotator: Annotator, version: Any) -> str:
+        """The text of a version."""
+        return choose_version(db, version)[1]
+
+    return read_version

@@ -1,0 +1,282 @@
+"""The Quality tab: how the labels stand, who is left out of training, gold comparisons, and what is to be settled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from annotation import quality, reporting, store
+from annotation.agreement import ClearCase
+from annotation.database import Database
+from annotation.quality import Figures
+from annotation.records import MAXIMUM_ANSWERS, Annotator, UserError
+from annotation.tabs.guard import Context, guarded
+
+Update = dict[str, Any]
+CONSENSUS = "What its annotators agree on"
+GOLD_EXPLANATION = """A gold comparison has a known answer. It is handed out now and then, looking like any other, to
+annotators who have not seen it (how often: Project tab). Judgements made before it became gold stay what they were and
+are trained on; those made from then on only measure, and training leaves them out. Nothing is deleted: a gold
+comparison can be retired, handed out again, or made an ordinary one again."""
+SETTLE_EXPLANATION = """Annotators contradict each other on these. "Settle the next one" puts the one with the most
+disagreement into your hands, blind and in a drawn order; what you hold now goes back to the pool. Open the Annotate tab
+and judge it: your judgement then stands for the comparison, and the others stay in the record."""
+EXCLUSION_EXPLANATION = """Leaving an annotator out takes their judgements out of training and out of the overall
+figures from now on; models trained before keep what they learned. Nothing is deleted, and you can take them back in."""
+
+
+# ------------------------------------------------------------------------------------------------ what the page shows
+def parts_of(db: Database, figures: Figures) -> dict[str, Update]:
+    """Every part of the page that follows the figures."""
+    project = store.project(db)
+    shown = {
+        "standing": reporting.standing(figures, project),
+        "annotators": reporting.annotators_table(figures),
+        "reliability": reporting.reliability_chart(figures),
+        "agreement": reporting.agreement_table(figures.agreement),
+        "over_time": reporting.over_time(figures.over_time, figures.per_day),
+        "biases": reporting.bias_meters(figures.position, figures.length),
+        "policies": reporting.policies_chart(figures.policies),
+        "disputes": reporting.disputes_table(figures.disputes),
+        "golds": reporting.gold_table(figures.golds, figures.gold_accuracy),
+        "flagged": reporting.flagged_table(figures.flagged),
+        "decisions": reporting.decisions_table(figures.decisions),
+    }
+    names = [one.name for one in figures.annotators]
+    clear = [(clear_label(one), one.comparison_id) for one in figures.clear]
+    golds = [(f"#{gold.comparison_id}", gold.comparison_id) for gold in figures.golds]
+    return {
+        **{name: gr.update(value=html) for name, html in shown.items()},
+        "settle": gr.update(interactive=bool(figures.disputes)),
+        "annotator": gr.update(choices=names),
+        "case": gr.update(choices=clear),
+        "gold": gr.update(choices=golds),
+    }
+
+
+def clear_label(found: ClearCase) -> str:
+    """A comparison that would make good gold, without what a stranger wrote."""
+    degree = "" if found.strength is None else f", strength {found.strength:.1f} of 3"
+    return f"#{found.comparison_id}: answer {found.best + 1} for all {found.annotators}{degree}"
+
+
+def number_in(value: Any, what: str) -> int:
+    """The number of a chosen or typed comparison. Raises UserError if it is none."""
+    typed = str(value if value is not None else "").strip().removeprefix("#").split(":")[0]
+    if not typed.isascii() or not typed.isdigit() or len(typed) > 15:
+        raise UserError(f"Choose {what} first, or type its number.")
+    return int(typed)
+
+
+def best_in(choice: Any) -> int | None:
+    """The position that was chosen as the best; None for the consensus."""
+    return BEST.index(choice) - 1 if choice in BEST and choice != CONSENSUS else None
+
+
+BEST = [CONSENSUS, *(f"Answer {number}" for number in range(1, MAXIMUM_ANSWERS + 1))]
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+@dataclass(frozen=True)
+class Page:
+    """The tab's components: `parts` follow the figures, `said` is what the buttons beside it did."""
+
+    parts: Mapping[str, Any]
+    said: Mapping[str, Any]
+    reason: gr.Textbox
+    best: gr.Dropdown
+    view: Any
+    buttons: Mapping[str, gr.Button]
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What every handler that changes something redraws."""
+        return [*self.parts.values(), *self.said.values()]
+
+    def sent(self, db: Database, where: str = "", sentence: str = "") -> list[Any]:
+        """The whole page as it stands now, with a sentence (HTML) beside the button that was pressed."""
+        parts = parts_of(db, quality.figures(db))
+        return [*(parts[name] for name in self.parts), *(sentence if name == where else "" for name in self.said)]
+
+
+def literal(value: str = "") -> gr.HTML:
+    """A box for HTML made by `reporting`, which escapes whatever a person or a model wrote."""
+    # The default template puts the value in as it is. "{{value}}" would evaluate `${…}` found in it as JavaScript.
+    return gr.HTML(value=value, css_template=reporting.STYLE)
+
+
+def lay_out() -> Page:
+    """The components, top to bottom; nothing of the rows is in them."""
+    parts: dict[str, Any] = {}
+    said: dict[str, Any] = {}
+    buttons: dict[str, gr.Button] = {}
+    with gr.Row():
+        with gr.Column(scale=5, min_width=320):
+            parts["standing"] = literal("<p>Reading the judgements …</p>")
+        buttons["refresh"] = gr.Button("Refresh", size="md", scale=1, min_width=120)
+
+    gr.Markdown("### Annotators")
+    parts["annotators"] = literal()
+    literal(reporting.reliability_explained() + reporting.paragraph(reporting.TABLE_EXPLANATION, "quiet"))
+    parts["reliability"] = literal()
+    with gr.Accordion("Leave someone out of training, or take them back in", open=False):
+        gr.Markdown(EXCLUSION_EXPLANATION)
+        with gr.Row():
+            # A choice made before the app was restarted must still be accepted after it.
+            parts["annotator"] = gr.Dropdown([], label="Annotator", allow_custom_value=True, min_width=160)
+            reason = gr.Textbox(label="Reason", max_length=quality.MAXIMUM_REASON, scale=2, min_width=240)
+        with gr.Row():
+            buttons["leave_out"] = gr.Button("Leave out of training", variant="stop", min_width=180)
+            buttons["take_back"] = gr.Button("Take back in", min_width=180)
+        said["exclusion"] = literal()
+
+    gr.Markdown("### Agreement")
+    parts["agreement"] = literal()
+    parts["over_time"] = literal()
+    gr.Markdown("### Biases")
+    parts["biases"] = literal()
+
+    gr.Markdown("### To settle")
+    gr.Markdown(SETTLE_EXPLANATION)
+    parts["disputes"] = literal()
+    with gr.Row():
+        parts["settle"] = gr.Button("Settle the next one", variant="primary", scale=0, min_width=240, interactive=False)
+    said["settle"] = literal()
+
+    gr.Markdown("### Gold comparisons")
+    parts["golds"] = literal()
+    with gr.Accordion("Make a comparison gold, or change one", open=False):
+        gr.Markdown(GOLD_EXPLANATION)
+        with gr.Row():
+            parts["case"] = gr.Dropdown(
+                [],
+                label="Comparison",
+                info="Those on which all agree; or type a number.",
+                allow_custom_value=True,
+                min_width=240,
+            )
+            best = gr.Dropdown(BEST, value=CONSENSUS, label="Best answer", info="Known from now on.", min_width=200)
+        with gr.Row():
+            buttons["look"] = gr.Button("Look at it", min_width=140)
+            buttons["make"] = gr.Button("Make it gold", variant="primary", min_width=140)
+        said["make"] = literal()
+        view = literal()
+        parts["gold"] = gr.Dropdown([], label="Gold comparison", allow_custom_value=True, min_width=240)
+        with gr.Row():
+            buttons["retire"] = gr.Button("Retire", min_width=140)
+            buttons["reinstate"] = gr.Button("Hand out again", min_width=140)
+            buttons["release"] = gr.Button("No longer gold", variant="stop", min_width=140)
+        said["gold"] = literal()
+
+    gr.Markdown("### Policies")
+    parts["policies"] = literal()
+    gr.Markdown("### Flagged")
+    parts["flagged"] = literal()
+    gr.Markdown("### Decisions")
+    parts["decisions"] = literal()
+    return Page(parts, said, reason, best, view, buttons)
+
+
+QUIET: Mapping[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+
+def build(demo: gr.Blocks, context: Context) -> None:
+    """Lay the tab out and wire it; every value comes from a guarded handler."""
+    tab = gr.context.Context.block
+    page = lay_out()
+    wire_views(page, context, tab.select if isinstance(tab, gr.Tab) else demo.load)
+    wire_exclusion(page, context)
+    wire_settling(page, context)
+    wire_gold(page, context)
+
+
+# Handlers are plain functions, which Gradio runs in threads of their own: figures keep no annotator waiting.
+def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> None:
+    """Fill the page when it is opened and on request; look at one comparison."""
+
+    @guarded(context, "admin")
+    def open_quality(annotator: Annotator) -> list[Any]:
+        return page.sent(context.db)
+
+    @guarded(context, "admin")
+    def refresh_quality(annotator: Annotator) -> list[Any]:
+        return page.sent(context.db)
+
+    @guarded(context, "admin")
+    def look_at_comparison(annotator: Annotator, number: Any) -> str:
+        return reporting.case_view(quality.case(context.db, number_in(number, "a comparison")))
+
+    opening(open_quality, None, page.outputs, **QUIET)
+    page.buttons["refresh"].click(refresh_quality, None, page.outputs, **QUIET)
+    page.buttons["look"].click(look_at_comparison, page.parts["case"], page.view, **QUIET)
+
+
+def wire_exclusion(page: Page, context: Context) -> None:
+    """Leave annotators out of training, and take them back in."""
+    db = context.db
+
+    @guarded(context, "admin")
+    def leave_out_annotator(annotator: Annotator, name: Any, reason: Any) -> list[Any]:
+        quality.leave_out(db, str(name or ""), str(reason or ""), annotator.name)
+        return page.sent(db, "exclusion", reporting.said(f"{name} is left out of training from now on."))
+
+    @guarded(context, "admin")
+    def take_annotator_back(annotator: Annotator, name: Any, reason: Any) -> list[Any]:
+        quality.take_back(db, str(name or ""), str(reason or ""), annotator.name)
+        return page.sent(db, "exclusion", reporting.said(f"{name} counts in training again."))
+
+    for name, handler in (("leave_out", leave_out_annotator), ("take_back", take_annotator_back)):
+        page.buttons[name].click(handler, [page.parts["annotator"], page.reason], page.outputs, **QUIET)
+
+
+def wire_settling(page: Page, context: Context) -> None:
+    """Put the next comparison to settle into the admin's hands."""
+
+    @guarded(context, "admin")
+    def settle_next_comparison(annotator: Annotator) -> list[Any]:
+        claim = quality.settle_next(context.db, annotator.id)
+        return page.sent(context.db, "settle", reporting.in_hand(claim.comparison_id))
+
+    page.parts["settle"].click(settle_next_comparison, None, page.outputs, **QUIET)
+
+
+def wire_gold(page: Page, context: Context) -> None:
+    """Make comparisons gold, retire them, hand them out again, and make them ordinary ones."""
+    db = context.db
+
+    @guarded(context, "admin")
+    def make_comparison_gold(annotator: Annotator, number: Any, best: Any) -> list[Any]:
+        comparison = number_in(number, "a comparison")
+        known = quality.make_gold(db, comparison, best_in(best), annotator.name)
+        sentence = f"Comparison {comparison} is gold now: answer {known + 1} is the known one."
+        return page.sent(db, "make", reporting.said(sentence))
+
+    @guarded(context, "admin")
+    def retire_gold_comparison(annotator: Annotator, number: Any) -> list[Any]:
+        comparison = number_in(number, "a gold comparison")
+        quality.retire_gold(db, comparison, annotator.name)
+        return page.sent(db, "gold", reporting.said(f"Comparison {comparison} is handed out to nobody any more."))
+
+    @guarded(context, "admin")
+    def reinstate_gold_comparison(annotator: Annotator, number: Any) -> list[Any]:
+        comparison = number_in(number, "a gold comparison")
+        quality.reinstate_gold(db, comparison, annotator.name)
+        return page.sent(db, "gold", reporting.said(f"Comparison {comparison} is handed out again."))
+
+    @guarded(context, "admin")
+    def release_gold_comparison(annotator: Annotator, number: Any) -> list[Any]:
+        comparison = number_in(number, "a gold comparison")
+        quality.release_gold(db, comparison, annotator.name)
+        return page.sent(db, "gold", reporting.said(f"Comparison {comparison} is an ordinary one again."))
+
+    page.buttons["make"].click(make_comparison_gold, [page.parts["case"], page.best], page.outputs, **QUIET)
+    changes = (
+        ("retire", retire_gold_comparison),
+        ("reinstate", reinstate_gold_comparison),
+        ("release", release_gold_comparison),
+    )
+    for name, handler in changes:
+        page.buttons[name].click(handler, page.parts["gold"], page.outputs, **QUIET)

@@ -1,0 +1,186 @@
+"""A database with everything that people can make: through the claims they go through, and imports as rows."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+from annotation import access, claims, selection, store
+from annotation.database import Database
+from annotation.records import FLAGS, Prompt, UserError, now
+from rlhf import policies
+from tests.conftest import BASE_NAME, make_response
+
+TEXTS = ("Straße 日本 \U0001f600", "=1+1", 'a "quoted" \\ line\nbreak', "\u202eright\u2028to left", "\x00\x07", "  ")
+
+
+def populate(db: Database, seed: int, texts: Sequence[str] = TEXTS, acts: int = 40) -> None:
+    """Fill a migrated database; the same seed gives the same rows, apart from times and nonces."""
+    source = random.Random(seed)
+    policies.ensure_base(db, BASE_NAME)
+    add_adapter(db)
+    for name, role in (("ann", "annotator"), ("bob", "annotator"), ("kim", "admin")):
+        db.connection.execute("INSERT INTO annotator (name, role, created) VALUES (?, ?, ?)", (name, role, now()))
+    kind, size = (("pair", 2), ("best", 3), ("rank", 4))[seed % 3]
+    asked = replace(store.project(db), kind=kind, answers=size, overlap=2, gold_share=0.2, re_ask_share=0.3)
+    store.set_project(db, asked)
+    for prompt in add_prompts(db, source, texts):
+        add_comparison(db, source, prompt, size, texts)
+    add_import(db, source, texts)
+    store.ask(db, person(db, "bob"), [{"role": "user", "content": "An own prompt"}])
+    store.add_score(db, 1, "length", 0.1 + 0.2)
+    were, selection.RE_ASK_AFTER = selection.RE_ASK_AFTER, 1
+    try:
+        for number in range(acts):
+            if number % 15 == 0:
+                store.write_guidelines(db, f"Version {number}\n\n{source.choice(texts)}.", "kim")
+            act_once(db, source, texts)
+    finally:
+        selection.RE_ASK_AFTER = were
+    exclude(db, source)
+    db.connection.execute(
+        """INSERT INTO gold_decision (comparison_id, action, expected, previous_state, decided_by, created)
+           VALUES (1, 'make', '[1, 2]', 'ready', 'kim', ?)""",
+        (now(),),
+    )
+
+
+def add_adapter(db: Database) -> None:
+    """A trained policy that serves."""
+    db.connection.execute(
+        "INSERT INTO job (kind, spec, status, requested_by, created) VALUES ('dpo', '{}', 'finished', 'x', ?)", (now(),)
+    )
+    policies.add_adapter(
+        db, revision="dpo-1", method="dpo", base=BASE_NAME, parent_id=1, job_id=1, path="adapters/dpo-1", sha256="ab"
+    )
+    policies.promote(db, "dpo-1", "kim")
+
+
+def add_prompts(db: Database, source: random.Random, texts: Sequence[str]) -> list[Prompt]:
+    """Prompts of one turn and of several, in both splits."""
+    made = []
+    for number in range(10):
+        turns = [{"role": "user", "content": f"{number} {source.choice(texts)}"}]
+        if number % 3 == 0:
+            system, before = {"role": "system", "content": source.choice(texts)}, {"role": "user", "content": "Hello"}
+            turns = [system, before, {"role": "assistant", "content": source.choice(texts)}, *turns]
+        made.append(Prompt(tuple(turns), "held-out" if number % 4 == 0 else "train", "test"))
+    store.add_prompts(db, made)
+    return [*store.prompts(db, "train"), *store.prompts(db, "held-out")]
+
+
+def add_comparison(db: Database, source: random.Random, prompt: Prompt, size: int, texts: Sequence[str]) -> None:
+    """A comparison by one of two policies; now and then its answer is known, or still being written, or failed."""
+    answers = [
+        make_response(prompt, f"{place} {source.choice(texts)}", source.choice([1, 2]), source.randint(0, 2**40))
+        for place in range(size)
+    ]
+    fate = source.choice(["ready", "ready", "ready", "gold", "writing", "failed"])
+    if fate in ("writing", "failed"):
+        comparison_id, _ = store.begin_answers(db, answers)
+        if fate == "failed":
+            store.fail_answers(db, comparison_id)
+        return
+    made = store.add_comparison(db, answers, size)
+    if fate == "gold":
+        ranking = json.dumps([1, *[2] * (size - 1)])
+        db.connection.execute("UPDATE comparison SET purpose = 'gold', expected = ? WHERE id = ?", (ranking, made))
+
+
+def add_import(db: Database, source: random.Random, texts: Sequence[str]) -> None:
+    """What an import leaves: its row, its annotator, a comparison with its judgement, and a demonstration."""
+    moment = now()
+    run = db.connection.execute
+    run(
+        "INSERT INTO import (name, sha256, format, counts, requested_by, created) VALUES (?, 'ff', ?, ?, 'kim', ?)",
+        (f"{source.choice(texts)}.csv", "trl", '{"pairs": 1}', moment),
+    )
+    run(
+        """INSERT INTO annotator (name, role, active, kind, created)
+           VALUES ('import-1', 'annotator', 0, 'import', ?)""",
+        (moment,),
+    )
+    prompt = store.prompts(db, "train")[0]
+    run("UPDATE prompt SET import_id = 1 WHERE id = ?", (prompt.id,))
+    ids = [
+        run(
+            """INSERT INTO response (prompt_id, origin, import_id, purpose, text, created)
+               VALUES (?, 'import', 1, ?, ?, ?)""",
+            (prompt.id, purpose, f"imported {number} {source.choice(texts)}", moment),
+        ).lastrowid
+        for number, purpose in enumerate(("compare", "compare", "demonstrate"))
+    ]
+    comparison_id = run(
+        """INSERT INTO comparison (prompt_id, purpose, state, import_id, created)
+           VALUES (?, 'preference', 'closed', 1, ?)""",
+        (prompt.id, moment),
+    ).lastrowid
+    store.place_responses(db, int(comparison_id or 0), [int(number or 0) for number in ids[:2]])
+    run(
+        """INSERT INTO judgement (comparison_id, annotator_id, purpose, kind, outcome, ranking, strength, shown_order,
+               import_id, created) VALUES (?, ?, 'import', 'pair', 'ranked', '[2, 1]', NULL, '[0, 1]', 1, ?)""",
+        (comparison_id, person(db, "import-1"), moment),
+    )
+
+
+def person(db: Database, name: str) -> int:
+    """An annotator's id."""
+    return int(db.value("SELECT id FROM annotator WHERE name = ?", (name,)))
+
+
+def act_once(db: Database, source: random.Random, texts: Sequence[str]) -> None:
+    """One thing that a person does; what can't be done is refused, as on the page."""
+    annotator = person(db, source.choice(["ann", "bob", "kim"]))
+    try:
+        if source.random() < 0.1:
+            held = claims.held_claim(db, annotator)
+            claims.undo(db, annotator, held.nonce if held else "")
+        elif source.random() < 0.1:
+            mine = [row["id"] for row in claims.latest(db, annotator)]
+            if mine:
+                chosen = source.choice(mine)
+                size = len(claims.reopen(db, annotator, chosen)[0].answers)
+                claims.revise(db, annotator, chosen, random_act(db, source, texts, size, "rank"))
+        else:
+            if source.random() < 0.1:
+                claims.adjudicate(db, annotator, int(db.value("SELECT comparison_id FROM current_judgement LIMIT 1")))
+            claim = claims.claim_next(db, annotator, source)
+            if claim is not None:
+                act = random_act(db, source, texts, len(claim.answers), claim.kind)
+                claims.judge(db, annotator, claim.nonce, act)
+    except UserError:
+        return
+
+
+def random_act(db: Database, source: random.Random, texts: Sequence[str], size: int, kind: str) -> dict[str, object]:
+    """Something that the page could send."""
+    extras: dict[str, object] = {"note": source.choice(["", *texts]), "flag": source.choice([None] * 9 + list(FLAGS))}
+    extras["tags"] = source.sample([tag.label for tag in store.project(db).tags], source.randint(0, 2))
+    outcome = source.choice(["ranked"] * 8 + ["all-bad", "skip"])
+    if outcome != "ranked":
+        return {"outcome": outcome, **extras}
+    best = source.randrange(size)
+    ranks = [1 if place == best else 2 for place in range(size)]
+    if kind != "best" and source.random() < 0.3:
+        ranks = [source.randint(1, size) for _ in range(size)]
+    if source.random() < 0.3:
+        extras["edit"] = {"place": ranks.index(min(ranks)), "text": f"mended {source.choice(texts)}"}
+    strength = 0 if len(set(ranks)) == 1 else source.randint(1, 3)
+    return {"outcome": outcome, "ranks": ranks, "strength": strength, **extras}
+
+
+def exclude(db: Database, source: random.Random) -> None:
+    """Leave somebody out, and perhaps take it back."""
+    for excluded in (1, source.randint(0, 1)):
+        db.connection.execute(
+            """INSERT INTO exclusion (annotator_id, excluded, reason, decided_by, created)
+               VALUES (?, ?, 'careless', 'kim', ?)""",
+            (person(db, "bob"), excluded, now()),
+        )
+
+
+def has_password(db: Database, name: str) -> bool:
+    """Whether somebody can sign in with a password."""
+    return next(account.has_password for account in access.accounts(db) if account.name == name)

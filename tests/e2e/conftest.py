@@ -1,0 +1,52 @@
+"""A real browser and the real program for the tests of the pages."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.machine_fixtures import ROOT
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FOUND = next((path for path in map(shutil.which, BROWSERS) if path), None)
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, started once for all tests; each opens a context of its own."""
+    if FOUND is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=FOUND, args=list(FLAGS)) as launched,
+    ):
+        yield launched
+
+
+@contextmanager
+def running_app(data_dir: Path, *flags: str) -> Iterator[tuple[str, str]]:
+    """The program on a free port: its address and the owner's link. It is stopped on the way out."""
+    command = [sys.executable, "app.py", "--no-browser", "--port", "0", "--data", str(data_dir), *flags]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().removeprefix("Prefloop runs at ").strip()
+            yield address, process.stdout.readline().split("): ")[1].strip()
+        finally:
+            process.terminate()
+            process.wait(60)

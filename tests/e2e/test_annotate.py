@@ -1,0 +1,647 @@
+"""The annotators' page in a real browser: every way to judge, drafts, hostile texts, streaming, readable for all."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+import app
+from annotation import access, claims, store
+from annotation.database import Database, open_database
+from annotation.records import Judgement, Kind, Project, Prompt
+from rlhf import policies
+from tests.conftest import BASE_NAME, make_response
+from tests.e2e.conftest import running_app
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = (
+    "<think>hidden?</think> ${window.ran = 1} <img src=http://evil.test/x.png onerror='window.ran = 1'> "
+    "<form action=/logout><button>Sign out</button></form><script>window.ran = 1</script> {{value}} "
+    "![pixel](http://evil.test/p.png) [click](http://evil.test/here 'title') <!-- comment --> a\u202eb "
+    "<style>.verdicts{display:none}</style><iframe src=//evil.test></iframe> $\\href{javascript:window.ran=1}{x}$"
+)
+COMPARING = ".judging[data-state=comparing]"
+# Presses 1 in the moment in which a comparison appears.
+PRESS_AT_ONCE = """() => {
+  const press = () => {
+    if (document.querySelector(".judging").dataset.state !== "comparing" || window.pressed) return;
+    window.pressed = true;
+    document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "1", bubbles: true }));
+  };
+  new MutationObserver(press).observe(document.querySelector(".judging"), { attributes: true });
+}"""
+numbers = itertools.count(1)
+
+
+@dataclass
+class Site:
+    """The running program, its rows, and people at its pages."""
+
+    address: str
+    db: Database
+    browser: Any
+    contexts: list[Any] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def open(self, query: str = "", **options: Any) -> Person:
+        """A new annotator's browser at the page."""
+        name = f"ann{next(numbers)}"
+        annotator = access.add_account(self.db, name, "annotator", "a long enough password")
+        cookie = app.Settings(port=int(self.address.rstrip("/").rsplit(":", 1)[1])).cookie
+        context = self.browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        context.add_cookies(
+            [{"name": cookie, "value": access.open_session(self.db, annotator), "url": self.address}]
+        )  # fmt: skip
+        self.contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.goto(self.address + query)
+        return Person(self.db, name, page)
+
+    def project(self, kind: Kind = "pair", answers: int = 2, **values: Any) -> None:
+        """Set what is asked, and put away what is left of other tests."""
+        asked = Project(kind=kind, answers=answers, gold_share=0.0, re_ask_share=0.0)
+        store.set_project(self.db, replace(asked, **values))
+        with self.db.transaction() as connection:
+            connection.execute("UPDATE comparison SET state = 'withdrawn'")
+
+    def compare(self, *texts: str, turns: tuple[str, ...] = ()) -> int:
+        """A comparison of these answers to a prompt of its own; its id."""
+        prompt = self.prompt(*turns)
+        answers = [make_response(prompt, text) for text in texts]
+        made = store.add_comparison(self.db, answers, wanted=len(texts))
+        assert made is not None
+        return made
+
+    def prompt(self, *turns: str) -> Prompt:
+        """A new prompt; turns are the user's and the assistant's by turns."""
+        said = [*turns, f"Question {next(numbers)}?"] if len(turns) % 2 == 0 else list(turns)
+        messages = tuple(
+            {"role": "assistant" if place % 2 else "user", "content": text} for place, text in enumerate(said)
+        )
+        store.add_prompts(self.db, [Prompt(messages, "train", "test")])
+        return store.prompts(self.db, "train")[-1]
+
+
+@dataclass
+class Person:
+    """An annotator at the page."""
+
+    db: Database
+    name: str
+    page: Any
+
+    def ready(self) -> None:
+        """Wait for a comparison that takes a press."""
+        self.page.wait_for_selector(COMPARING)
+        self.page.wait_for_timeout(350)
+
+    def press(self, *keys: str) -> None:
+        """Press keys one after the other."""
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def judge(self, *keys: str) -> Judgement:
+        """Press the keys that judge, and read the row that they made."""
+        self.ready()
+        before = len(self.rows())
+        self.press(*keys)
+        self.wait(lambda: len(self.rows()) > before, f"a judgement from {keys}")
+        self.page.wait_for_selector(".judging:not([aria-busy])")
+        return self.rows()[-1]
+
+    def rows(self) -> list[Judgement]:
+        """This person's current judgements, oldest first."""
+        return [judgement for judgement in store.judgements(self.db) if judgement.annotator == self.name]
+
+    def texts(self) -> list[str]:
+        """The answers as they are shown."""
+        return [str(text) for text in self.page.locator(".answer .shown").all_text_contents()]
+
+    def status(self) -> str:
+        """What the page says."""
+        return str(self.page.locator(".status").inner_text())
+
+    def wait_status(self, text: str) -> None:
+        """Wait until the page says this."""
+        self.page.wait_for_function(
+            "text => document.querySelector('.status').textContent.includes(text)", arg=text, timeout=10_000
+        )
+
+    def wait(self, true: Callable[[], Any], what: str) -> None:
+        """Wait for the rows to say something."""
+        end = time.monotonic() + 15
+        while not true():
+            assert time.monotonic() < end, f"no {what}; the page says: {self.status()}"
+            self.page.wait_for_timeout(50)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[Site]:
+    data_dir: Path = tmp_path_factory.mktemp("annotate") / "data"
+    db = open_database(data_dir)
+    policies.ensure_base(db, BASE_NAME)
+    with running_app(data_dir, "--no-workers") as (address, _):
+        yield Site(address, db, browser)
+    db.close()
+
+
+@pytest.fixture
+def site(running: Site) -> Iterator[Site]:
+    """The running program without open comparisons; the pages opened by a test must not have raised an error."""
+    running.project()
+    running.errors.clear()
+    yield running
+    for context in running.contexts:
+        context.close()
+    running.contexts.clear()
+    assert running.errors == []
+
+
+def by_place(judgement: Judgement) -> list[int]:
+    """The ranks in the order in which the answers were shown."""
+    assert judgement.ranking is not None
+    return [judgement.ranking[position] for position in judgement.shown_order]
+
+
+def letters(count: int) -> list[str]:
+    """Different answers."""
+    return [f"Answer {letter}" for letter in "ABCDEFGH"[:count]]
+
+
+# ------------------------------------------------------------------------------------------------------ ways to judge
+def test_a_pair_is_judged_by_one_key(site: Site) -> None:
+    for _ in range(10):
+        site.compare(*letters(2))
+    ann = site.open()
+    expected = {"1": ([1, 2], 3), "2": ([1, 2], 2), "3": ([1, 2], 1), "4": ([1, 1], 0)}
+    expected |= {"5": ([2, 1], 1), "6": ([2, 1], 2), "7": ([2, 1], 3)}
+    for key, (ranks, strength) in expected.items():
+        ann.ready()
+        left = ann.texts()[0]
+        judgement = ann.judge(key)
+        assert (by_place(judgement), judgement.strength) == (ranks, strength), key
+        assert judgement.responses[judgement.shown_order[0]]["text"] == left
+        assert judgement.seconds is not None
+    assert ann.judge("0").outcome == "all-bad"
+    assert ann.judge("s").outcome == "skip"
+    ann.page.wait_for_selector("text=today 8 · yours 8")
+    ann.ready()
+    ann.press("u")
+    ann.wait_status("Undone. Judge it again.")
+    ann.wait(lambda: len(ann.rows()) == 8, "undone skip")
+    assert ann.judge("2").strength == 2
+    ann.wait_status("Saved: left clearly better.")
+
+
+def test_a_press_counts_once_and_only_for_what_could_be_read(site: Site) -> None:
+    ann = site.open()
+    ann.page.wait_for_selector(".judging[data-state=waiting]")
+    ann.page.evaluate(PRESS_AT_ONCE)
+    for _ in range(3):
+        site.compare(*letters(2))
+    ann.page.wait_for_function("window.pressed")
+    ann.page.wait_for_timeout(500)
+    ann.page.evaluate(
+        "document.body.dispatchEvent(new KeyboardEvent('keydown', {key: '1', repeat: true, bubbles: true}))"
+    )
+    ann.press("Control+1", "Alt+1")
+    ann.press("n", "1", "2", "Escape")
+    assert ann.page.input_value("#judgement-note") == "12"
+    ann.page.wait_for_timeout(300)
+    assert ann.rows() == []
+    second = ann.page.context.new_page()
+    second.goto(site.address)
+    second.wait_for_selector(COMPARING)
+    assert second.locator(".answer .shown").all_text_contents() == ann.texts()
+    ann.page.dblclick(".verdicts [data-key='1']")
+    ann.wait(lambda: len(ann.rows()) == 1, "judgement from a double click")
+    second.wait_for_timeout(400)
+    second.click(".verdicts [data-key='7']")
+    second.wait_for_timeout(700)
+    assert [(row.strength, by_place(row)) for row in ann.rows()] == [(3, [1, 2])]
+    assert second.locator(".answer .shown").all_text_contents() == ann.texts()
+
+
+def test_four_answers_are_ranked_by_keyboard(site: Site) -> None:
+    site.project("rank", 4)
+    for _ in range(3):
+        site.compare(*letters(4))
+    ann = site.open()
+    ann.ready()
+    ann.press("3", "1")
+    assert ann.page.get_attribute("[data-place='0'] .choose", "aria-label") == "Answer 1: 2nd"
+    assert "Answer 1: 2nd" in ann.status()
+    ann.press("Enter")
+    assert "not ranked yet: 2, 4" in ann.status()
+    assert ann.rows() == []
+    ann.press("Backspace", "=")
+    assert "tied with answer 3" in ann.status()
+    first = ann.judge("4", "2", "Enter")  # the only one left, the first, is ranked last
+    assert by_place(first) == [3, 2, 1, 1]
+    ann.wait_status("Saved: 3 = 4 > 2 > 1.")
+    assert by_place(ann.judge("2", "1", "4", "3", "Enter")) == [2, 1, 4, 3]
+    ann.ready()
+    ann.press("2", "=", "1")
+    ann.page.reload()
+    ann.ready()
+    assert ann.page.get_attribute("[data-place='0'] .choose", "aria-label") == "Answer 1: 1st, tied"
+    assert by_place(ann.judge("=", "3", "=", "4", "Enter")) == [1, 1, 1, 1]
+
+
+def test_four_answers_are_ranked_by_touch(site: Site) -> None:
+    site.project("rank", 4)
+    site.compare(*letters(4))
+    ann = site.open(viewport={"width": 400, "height": 850}, has_touch=True, is_mobile=True)
+    ann.ready()
+    for place in (2, 0, 0, 1):  # the second tap on the first answer takes it out again
+        ann.page.tap(f"[data-place='{place}'] .choose")
+    ann.page.tap("text=Tie with the one before")
+    ann.page.tap("[data-place='3'] .choose")
+    assert ann.page.locator(".answer .rank").all_inner_texts() == ["Rank", "2nd, tied", "1st", "2nd, tied"]
+    ann.page.tap("text=Submit")
+    ann.wait(ann.rows, "ranking")
+    assert by_place(ann.rows()[0]) == [3, 2, 1, 2]
+
+
+def test_the_best_of_three_is_one_key_or_one_click(site: Site) -> None:
+    site.project("best", 3)
+    for _ in range(4):
+        site.compare(*letters(3))
+    ann = site.open()
+    assert by_place(ann.judge("2")) == [2, 1, 2]
+    ann.wait_status("Saved: answer 2 is best.")
+    assert by_place(ann.judge("=")) == [1, 1, 1]
+    assert ann.judge("0").ranking is None
+    ann.ready()
+    ann.page.click("[data-place='2'] .choose")
+    ann.wait(lambda: len(ann.rows()) == 4, "judgement by click")
+    assert by_place(ann.rows()[-1]) == [2, 2, 1]
+
+
+# -------------------------------------------------------------------------------------------------- beyond the verdict
+def test_edit_note_tag_and_flag_survive_a_reload_and_land_in_the_row(site: Site) -> None:
+    for _ in range(2):
+        site.compare(*letters(2))
+    ann = site.open()
+    ann.ready()
+    ann.press("a", "c", "c", "h", "b")
+    ann.press("n")
+    ann.page.keyboard.type("12 reasons")
+    ann.press("Escape", "e", "2")
+    edited = ann.texts()[1]
+    assert ann.page.input_value("#answer-edit") == edited
+    ann.page.fill("#answer-edit", "A mended answer 7")
+    ann.page.reload()
+    ann.ready()
+    assert ann.page.input_value("#answer-edit") == "A mended answer 7"
+    assert ann.page.input_value("#judgement-note") == "12 reasons"
+    pressed = ann.page.locator(".extras [aria-pressed=true]").all_inner_texts()
+    assert [text.split()[-1] for text in pressed] == ["accurate", "Broken"]
+
+    ann.press("2")
+    ann.wait_status("You edited right: judge it the best")
+    assert ann.rows() == []
+    judgement = ann.judge("6")
+    assert (judgement.tags, judgement.note, judgement.flag) == (("accurate",), "12 reasons", "broken")
+    assert judgement.edited is not None
+    assert judgement.edited["text"] == "A mended answer 7"
+    best = judgement.responses[judgement.shown_order[1]]
+    assert (best["text"], best["id"]) == (edited, judgement.edited["edited_from"])
+
+    ann.ready()
+    assert ann.page.input_value("#judgement-note") == "", "the next comparison begins without a draft"
+    kept = ann.page.evaluate("Object.keys(localStorage).filter(key => key.startsWith('prefloop.draft'))")
+    assert kept == []
+    ann.press("u")
+    ann.wait_status("Undone.")
+    assert ann.page.input_value("#answer-edit") == "A mended answer 7", "what was written comes back with an undo"
+    assert ann.page.input_value("#judgement-note") == "12 reasons"
+
+
+def test_old_drafts_are_forgotten_and_one_of_an_expired_hand_out_is_taken_over(site: Site) -> None:
+    site.compare(*letters(2))
+    ann = site.open()
+    ann.ready()
+    ann.press("n")
+    ann.page.keyboard.type("half a thought")
+    ann.page.evaluate("localStorage.setItem('prefloop.draft.old', JSON.stringify({at: Date.now() - 8 * 24 * 3600e3}))")
+    with site.db.transaction() as connection:
+        connection.execute("UPDATE claim SET expires = '2000-01-01T00:00:00.000000+00:00' WHERE state = 'held'")
+    ann.page.reload()
+    ann.ready()
+    assert ann.page.input_value("#judgement-note") == "half a thought"
+    assert ann.page.evaluate("localStorage.getItem('prefloop.draft.old')") is None
+
+
+def test_a_judgement_that_could_not_be_saved_is_noticed_at_once_and_kept(site: Site) -> None:
+    for _ in range(2):
+        site.compare(*letters(2))
+    ann = site.open()
+    ann.ready()
+    ann.press("a")
+    shown = ann.texts()
+    ann.page.route("**/annotate/judge", lambda route: route.abort())
+    ann.press("2")
+    ann.wait_status("Not saved: the server can't be reached. Press again.")
+    ann.page.unroute("**/annotate/judge")
+    ann.page.route("**/annotate/judge", lambda route: route.fulfill(status=500, body="oops"))
+    ann.page.wait_for_timeout(300)
+    ann.press("2")
+    ann.wait_status("Not saved: the server failed (500). Press again.")
+    ann.page.unroute("**/annotate/judge")
+    assert ann.texts() == shown
+    judgement = ann.judge("2")
+    assert (judgement.strength, judgement.tags) == (2, ("accurate",))
+
+    ann.ready()
+    ann.page.context.clear_cookies()
+    ann.press("2")
+    ann.wait_status("you are not signed in any more")
+    assert ann.page.get_attribute(".status a", "href") == "login"
+    assert len(ann.rows()) == 1
+
+
+def test_own_judgements_are_listed_and_changed(site: Site) -> None:
+    for _ in range(4):
+        site.compare(*letters(2))
+    ann = site.open()
+    first = ann.judge("a", "1")
+    ann.judge("n", "Escape", "7")
+    ann.ready()
+    in_hand = ann.texts()
+    ann.press("m")
+    ann.page.wait_for_selector(".judging[data-state=listing]")
+    assert ann.page.locator(".mine strong").all_inner_texts() == ["Right much better", "Left much better"]
+    ann.press("1")  # nothing to judge here
+    ann.page.locator(".mine button").nth(1).click()
+    ann.page.wait_for_selector("text=You are changing an earlier judgement: Left much better.")
+    assert ann.page.get_attribute("[data-label=accurate]", "aria-pressed") == "true"
+    assert ann.texts() == [first.responses[position]["text"] for position in first.shown_order]
+    ann.ready()
+    ann.press("Escape")
+    ann.wait_status("stays as it was")
+    assert ann.texts() == in_hand
+    assert [row.strength for row in ann.rows()] == [3, 3]
+
+    ann.press("m")
+    ann.page.locator(".mine button").nth(1).click()
+    ann.page.wait_for_selector("text=You are changing an earlier judgement")
+    ann.ready()
+    ann.press("5")
+    ann.wait_status("Changed.")
+    assert ann.texts() == in_hand
+    changed = ann.rows()[-1]
+    assert (by_place(changed), changed.strength, changed.tags) == ([2, 1], 1, ("accurate",))
+    assert changed.comparison_id == first.comparison_id
+    assert site.db.value("SELECT supersedes FROM judgement WHERE id = ?", (changed.id,)) == first.id
+    assert len(ann.rows()) == 2
+    ann.press("m")
+    ann.page.wait_for_selector(".mine >> text=Right slightly better")
+    assert ann.page.locator(".mine .marks").first.inner_text().split() == ["accurate", "changed"]
+    ann.press("m")
+    ann.ready()
+
+
+# ----------------------------------------------------------------------------------------------------- reading answers
+def test_hostile_answers_do_nothing_literal_or_rendered(site: Site) -> None:
+    """They appear to the letter, run nothing, load nothing, hide nothing and add no control to the page."""
+    site.compare(HOSTILE, f"{HOSTILE} again")
+    ann = site.open()
+    outside: list[str] = []
+    ann.page.on("request", lambda request: outside.append(request.url))
+    ann.page.reload()
+    ann.ready()
+    spelt = HOSTILE.replace("\u202e", "⟨U+202E⟩")
+    assert sorted(ann.texts()) == [spelt, f"{spelt} again"]
+    controls = ann.page.locator(".judging button, .judging a, .judging input").count()
+    for _ in range(2):
+        ann.press("r")
+        ann.page.wait_for_timeout(300)
+        inside = ".judging .shown :is(form, img, script, style, iframe, button, a, input, svg, [style], [onerror])"
+        assert ann.page.locator(inside).count() == 0
+        assert ann.page.locator(".judging button, .judging a, .judging input").count() == controls
+        shown = " ".join(ann.page.locator(".answer .shown").all_inner_texts())
+        for word in ("<think>hidden?</think>", "<!-- comment -->", "http://evil.test/p.png", "title", "⟨U+202E⟩"):
+            assert word in shown, word
+        assert ann.page.locator(".verdicts").is_visible()
+    assert ann.page.evaluate("window.ran") is None
+    assert [url for url in outside if not url.startswith((site.address, "data:", "blob:"))] == []
+
+
+def test_rendering_is_switched_and_remembered_by_each_annotator(site: Site) -> None:
+    site.compare("Some **bold** text and $x^2$", "```python\ndef f(): pass\n```")
+    ann = site.open()
+    ann.ready()
+    assert ann.page.locator(".answer strong").count() == 0
+    ann.press("n", "x", "Escape", "r")
+    ann.page.wait_for_selector(".answer strong")
+    assert ann.page.locator(".answer msup").count() == 1
+    assert ann.page.locator(".answer pre .k").all_inner_texts() == ["def", "pass"]
+    ann.page.reload()
+    ann.page.wait_for_selector(".answer strong")
+    assert ann.page.input_value("#judgement-note") == "x"
+    site.project(rendered=True)
+    site.compare("**a**", "b")
+    bob = site.open()
+    bob.page.wait_for_selector(".answer strong")
+
+
+def test_a_conversation_is_shown_with_its_roles(site: Site) -> None:
+    site.compare(*letters(2), turns=("Hello?", "word " * 900))
+    ann = site.open()
+    ann.ready()
+    assert ann.page.locator(".turn h2").all_inner_texts() == ["User", "Assistant", "Prompt"]
+    conversation = ann.page.locator(".conversation")
+    assert conversation.get_attribute("tabindex") == "0", "what scrolls can be reached by keyboard"
+    assert ann.page.locator(".turn").last.is_visible()
+    end = "box => box.scrollTop + box.clientHeight >= box.scrollHeight - 2"
+    assert conversation.evaluate(end), "the latest turn is in sight"
+
+
+def test_answers_grow_while_they_are_written_and_a_judgement_is_early(site: Site) -> None:
+    prompt = site.prompt()
+    _, ids = store.begin_answers(site.db, [make_response(prompt, "Once", seed=seed) for seed in range(2)])
+    ann = site.open()
+    ann.ready()
+    ann.page.wait_for_selector("text=a judgement now is recorded as early")
+    ann.press("e", "1")
+    ann.page.fill("#answer-edit", "My own end")
+    ann.press("Escape", "a")
+    store.update_answers(site.db, {ids[0]: "Once upon a time " * 300, ids[1]: "Once more"})
+    ann.page.wait_for_function(
+        "[...document.querySelectorAll('.answer .shown')].some(box => box.textContent.startsWith('Once upon a time'))"
+    )
+    assert ann.page.input_value("#answer-edit") == "My own end"
+    box = ann.page.locator(".answer .shown", has_text="Once upon").first
+    box.evaluate("box => { box.scrollTop = 120; }")
+    store.update_answers(site.db, {ids[0]: "Once upon a time " * 400})
+    ann.page.wait_for_function(
+        "length => [...document.querySelectorAll('.answer .shown')].some(box => box.textContent.length >= length)",
+        arg=len("Once upon a time " * 400),
+    )
+    assert box.evaluate("box => box.scrollTop") == 120
+    judgement = ann.judge("1")
+    assert judgement.early
+    assert judgement.edited is not None
+    assert judgement.edited["text"] == "My own end"
+
+
+def test_failed_answers_can_not_be_judged(site: Site) -> None:
+    prompt = site.prompt()
+    comparison_id, ids = store.begin_answers(site.db, [make_response(prompt, "Once", seed=seed) for seed in range(2)])
+    ann = site.open()
+    ann.ready()
+    with site.db.transaction() as connection:
+        connection.execute("UPDATE response SET state = 'failed' WHERE id = ?", (ids[0],))
+    ann.page.wait_for_selector("text=Could not be written to its end.")
+    disabled = ann.page.locator(".verdict:disabled").count()
+    assert disabled == 8, "the seven degrees and 'both bad'"
+    ann.press("1", "0")
+    ann.page.wait_for_timeout(400)
+    assert ann.rows() == []
+    store.fail_answers(site.db, comparison_id)
+    ann.wait_status("could not be written to its end, so this comparison can't be judged")
+    ann.page.wait_for_selector(".judging[data-state=waiting]")
+
+
+def test_an_own_prompt_is_asked_and_waited_for(site: Site) -> None:
+    ann = site.open()
+    ann.page.wait_for_selector("text=The model is writing the next answers.")
+    ann.page.click("text=Write a prompt of your own")
+    ann.page.fill("#own-prompt", "What is 1 + 1?")
+    ann.page.click(".ask button")
+    ann.page.wait_for_selector("text=Your prompt is being answered.")
+    ((comparison_id, prompt),) = store.asked(site.db)
+    assert prompt.text == "What is 1 + 1?"
+    store.begin_answers(site.db, [make_response(prompt, "Two", seed=seed) for seed in range(2)], comparison_id)
+    ann.page.wait_for_selector(f"{COMPARING} >> text=What is 1 + 1?")
+    site.project(own_prompts=False)
+    ann.page.reload()
+    ann.page.wait_for_selector(".judging[data-state=waiting]")
+    assert not ann.page.locator(".ask").is_visible()
+
+
+def test_guidelines_are_open_at_first_and_say_when_they_change(site: Site) -> None:
+    for _ in range(3):
+        site.compare(*letters(2))
+    ann = site.open()
+    ann.ready()
+    assert not ann.page.locator(".guidelines").is_visible()
+    store.write_guidelines(site.db, "Be **fair**.", "owner")
+    ann.judge("2")
+    ann.page.wait_for_selector(".guidelines[open] strong:has-text('fair')")
+    ann.press("g")
+    ann.page.wait_for_selector(".guidelines:not([open])")
+    store.write_guidelines(site.db, "Be fair and *quick*.", "owner")
+    ann.judge("2")
+    ann.page.wait_for_selector("text=changed since you last read them")
+    ann.press("g")
+    ann.page.wait_for_selector(".guidelines[open] em")
+    ann.press("g")
+    ann.page.wait_for_selector(".guidelines:not([open])")
+    assert ann.page.locator(".guidelines .news").inner_text() == ""
+    ann.judge("2")
+    assert [row.guidelines_version for row in ann.rows()] == [None, 1, 2]
+
+
+# ---------------------------------------------------------------------------------------------------- readable for all
+def serious(page: Any) -> list[str]:
+    """What axe-core finds serious or critical on the page as it is."""
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{entry['id']}: {node['html'][:150]}"
+        for entry in found
+        if entry["impact"] in ("serious", "critical")
+        for node in entry["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_serious(site: Site, theme: str) -> None:
+    store.write_guidelines(site.db, "# Title\n\nBe *fair*.", "owner")
+    code = "# Title\n\n```python\ndef f(x):  # why\n    return x + 1, 'a'\n```\n\n[link](http://x.test) $x$\n\n" * 8
+    for _ in range(2):
+        site.compare(code, f"{code} b", turns=("Hello?", "word " * 900))
+    ann = site.open(f"?__theme={theme}")
+    ann.ready()
+    assert ann.page.evaluate("document.body.classList.contains('dark')") == (theme == "dark")
+    assert serious(ann.page) == []
+    ann.press("r", "a", "h", "e", "1")
+    ann.page.wait_for_selector(".answer pre")
+    assert serious(ann.page) == []
+    ann.press("Escape")
+    ann.judge("3")
+    ann.press("m")
+    ann.page.wait_for_selector(".judging[data-state=listing]")
+    assert serious(ann.page) == []
+    site.project("rank", 4)
+    site.compare(*letters(4))
+    ann.press("m", "s")
+    ann.page.wait_for_selector(".answers[data-size='4']")
+    ann.ready()
+    ann.press("1", "=", "2")
+    assert serious(ann.page) == []
+    ann.press("s")
+    ann.page.wait_for_selector(".judging[data-state=waiting]")
+    assert serious(ann.page) == []
+
+
+def test_a_phone_shows_all_of_it_without_scrolling_sideways(site: Site) -> None:
+    wide = "```\n" + "x" * 400 + "\n```\n\n| a | b |\n|---|---|\n| " + "y" * 200 + " | 1 |\n\n$$" + "+ x^2" * 60 + "$$"
+    site.compare(wide, f"{wide} b")
+    ann = site.open(viewport={"width": 400, "height": 850}, has_touch=True, is_mobile=True)
+    ann.ready()
+    for _ in range(2):
+        assert ann.page.evaluate("document.documentElement.scrollWidth") <= 400
+        for verdict in ann.page.locator(".verdicts button").all():
+            place = verdict.bounding_box()
+            assert place["y"] + place["height"] <= 850, "verdicts are in reach without scrolling"
+            assert place["height"] >= 40
+        ann.page.tap(".tools [data-key=r]")
+        ann.page.wait_for_timeout(300)
+
+
+def test_every_control_names_its_key_and_the_focus_is_seen(site: Site) -> None:
+    site.compare(*letters(2))
+    ann = site.open()
+    ann.ready()
+    keys = ann.page.locator(".judging [aria-keyshortcuts]").evaluate_all(
+        "all => all.map(control => control.getAttribute('aria-keyshortcuts'))"
+    )
+    assert set("1234567 0SU RM HPB ACTLI EN".replace(" ", "")) == set(keys)
+    ann.page.keyboard.press("Tab")
+    ann.page.locator(".verdicts button").first.focus()
+    ann.page.keyboard.press("Tab")
+    focused = "getComputedStyle(document.activeElement).outlineWidth"
+    assert ann.page.evaluate(focused) == "3px"
+    before = len(ann.rows())
+    ann.press("Enter")  # a focused control is pressed by Enter, as anywhere
+    ann.wait(lambda: len(ann.rows()) == before + 1, "judgement from the focused button")
+    assert ann.rows()[-1].strength == 2
+
+
+def test_the_page_sends_the_nonce_and_the_act(site: Site) -> None:
+    site.compare(*letters(2))
+    ann = site.open()
+    ann.ready()
+    sent: list[dict[str, Any]] = []
+    ann.page.on("request", lambda request: sent.append(json.loads(request.post_data)) if "judge" in request.url else 0)
+    claim = claims.held_claim(site.db, access.authorise(site.db, ann.name, "annotator").id)
+    ann.judge("t", "4")
+    assert claim is not None
+    assert len(sent) == 1
+    assert sent[0]["nonce"] == claim.nonce
+    assert sent[0]["act"] == {
+        **{"outcome": "ranked", "ranks": [1, 1], "strength": 0, "tags": ["right tone"], "note": ""},
+        **{"flag": None, "edit": None},
+    }

@@ -1,0 +1,66 @@
+"""The Project tab in a real browser: guidelines that would run as code, and a form that is refused and mended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from annotation import store
+from annotation.database import Database
+from annotation.records import Tag
+from tests.e2e.conftest import running_app
+from tests.integration.test_project_tab import HOSTILE
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def page(db: Database, data_dir: Path, browser: Any) -> Iterator[Any]:
+    """The owner on the Project tab."""
+    with running_app(data_dir, "--no-workers") as (_, link):
+        context = browser.new_context()
+        opened = context.new_page()
+        opened.goto(link)
+        opened.get_by_role("tab", name="Project").click()
+        opened.wait_for_function("document.querySelector('#project-tags textarea').value.includes('accurate')")
+        yield opened
+        context.close()
+
+
+def test_hostile_guidelines_are_shown_and_do_not_run(db: Database, page: Any) -> None:
+    page.fill("#guidelines-text textarea", HOSTILE)
+    page.click("#guidelines-preview")
+    page.wait_for_selector(".guidelines-preview em")
+    page.click("#guidelines-save")
+    page.wait_for_selector("text=Version 1 of")
+    page.wait_for_timeout(500)
+    assert page.evaluate("window.ran") is None
+    assert page.locator(".guidelines-preview :is(script, form, img)").count() == 0
+    assert "${window.ran = 1}" in page.inner_text(".guidelines-preview")
+    assert store.guidelines(db).text == HOSTILE
+
+
+def test_a_refusal_is_shown_and_mended(db: Database, page: Any) -> None:
+    page.check("input[type=radio][value=rank]")
+    answers = page.get_by_label("Number of answers")
+    page.wait_for_function("element => element.value === '4' && !element.disabled", arg=answers.element_handle())
+    page.fill("#project-tags textarea", "s: sound")
+    page.click("#project-save")
+    page.wait_for_selector("text=is taken by the page (skip)")
+    page.fill("#project-tags textarea", "sound")
+    page.click("#project-save")
+    page.wait_for_selector("text=Saved. It holds")
+    asked = store.project(db)
+    assert (asked.kind, asked.answers, asked.tags) == ("rank", 4, (Tag("o", "sound"),))
+
+
+def test_a_draft_survives_another_tab(page: Any) -> None:
+    page.fill("#guidelines-text textarea", "A draft.")
+    page.get_by_role("tab", name="Accounts").click()
+    page.wait_for_timeout(300)
+    page.get_by_role("tab", name="Project").click()
+    page.wait_for_timeout(700)
+    assert page.input_value("#guidelines-text textarea") == "A draft."

@@ -1,0 +1,365 @@
+"""The annotators' endpoints behind the real sign-in: what a card holds, and what each act leaves in the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from annotation import access, claims, endpoints, selection, store
+from annotation.database import Database
+from annotation.records import Kind, Prompt, Tag
+from annotation.web import SignedIn
+from tests.conftest import act, make_response, seed_comparisons, seed_prompts
+
+COOKIE = "session"
+Card = dict[str, Any]
+Ask = Callable[..., Card]
+
+
+@pytest.fixture
+def person(db: Database) -> Iterator[Callable[[str], Ask]]:
+    """Somebody signed in, as a function that asks an endpoint and returns its JSON, with a status that is not 200."""
+    desk = endpoints.Desk(db, lambda: "The model sleeps.")
+    app = Starlette(routes=list(desk.routes()))
+    app.add_middleware(SignedIn, db=db, cookie=COOKIE)
+
+    with TestClient(app) as client:
+
+        def sign_in(name: str) -> Ask:
+            if name not in {account.name for account in access.accounts(db)}:
+                access.add_account(db, name, "annotator", "a long enough password")
+            token = access.open_session(db, access.authorise(db, name, "annotator"))
+
+            def ask(endpoint: str, **body: Any) -> Card:
+                answer = client.post(f"/annotate/{endpoint}", json=body, headers={"cookie": f"{COOKIE}={token}"})
+                found: Card = answer.json()
+                return found if answer.status_code == 200 else {"status": answer.status_code, **found}
+
+            return ask
+
+        yield sign_in
+
+
+@pytest.fixture
+def ann(person: Callable[[str], Ask]) -> Ask:
+    return person("ann")
+
+
+def set_project(db: Database, **values: Any) -> None:
+    store.set_project(db, replace(store.project(db), **values))
+
+
+def seed_answers(db: Database, count: int, texts: tuple[str, ...] = ()) -> int:
+    """A comparison of `count` answers; its id."""
+    prompt = seed_prompts(db, 1)[-1]
+    answers = [make_response(prompt, text) for text in texts or [f"Answer {place}" for place in range(count)]]
+    made = store.add_comparison(db, answers, wanted=count)
+    assert made is not None
+    return made
+
+
+def latest_row(db: Database) -> dict[str, Any]:
+    row = db.row("SELECT * FROM judgement ORDER BY id DESC LIMIT 1")
+    assert row is not None
+    return row
+
+
+# ------------------------------------------------------------------------------------------------------------- the card
+@pytest.mark.parametrize(("kind", "count"), [("pair", 2), ("best", 3), ("rank", 4), ("rank", 8)])
+def test_a_card_shows_the_conversation_and_the_answers_in_the_claims_order(
+    db: Database, ann: Ask, kind: Kind, count: int
+) -> None:
+    set_project(db, kind=kind, answers=count)
+    seed_answers(db, count)
+    card = ann("card")
+    claim = claims.held_claim(db, access.authorise(db, "ann", "annotator").id)
+    assert claim is not None
+    assert card["nonce"] == claim.nonce
+    assert card["kind"] == kind
+    assert [answer["text"] for answer in card["answers"]] == [f"Answer {position}" for position in claim.shown_order]
+    assert {answer["state"] for answer in card["answers"]} == {"done"}
+    assert card["messages"] == [{"role": "user", "text": "Say thing number 0 in one sentence."}]
+    assert ann("card") == card, "asking again shows the same"
+
+
+def test_texts_come_rendered_when_the_project_or_the_annotator_wants_it(db: Database, ann: Ask) -> None:
+    seed_answers(db, 2, ("*one*\u202e", "two"))
+    first = {answer["text"]: answer for answer in ann("card")["answers"]}
+    assert first["two"] == {"state": "done", "text": "two"}
+    assert first["*one*\u202e"]["visible"] == "*one*⟨U+202E⟩"
+    assert "<em>one</em>⟨U+202E⟩" in str(ann("card", rendered=True))
+    set_project(db, rendered=True)
+    assert all("html" in answer for answer in ann("card", rendered=None)["answers"])
+    assert all("html" in message for message in ann("card")["messages"])
+    assert not any("html" in answer for answer in ann("card", rendered=False)["answers"])
+
+
+def test_gold_and_re_asked_comparisons_look_like_any_other(db: Database, ann: Ask) -> None:
+    seed_comparisons(db, 40)
+    own = ann("card")
+    for _ in range(selection.RE_ASK_AFTER + 1):
+        ann("judge", nonce=ann("card")["nonce"], act=act("tie"))
+    with db.transaction() as connection:
+        connection.execute("UPDATE comparison SET purpose = 'gold', expected = '[1, 2]' WHERE taken = 0 AND id % 3 = 0")
+    seen = set()
+    for gold, again in ((1.0, 0.0), (0.0, 1.0)):
+        set_project(db, gold_share=gold, re_ask_share=again)
+        ann("judge", nonce=ann("card")["nonce"], act=act("tie"))  # drawn before the shares were set
+        card = ann("card")
+        row = db.row("SELECT purpose FROM claim WHERE nonce = ?", (card["nonce"],))
+        assert row is not None
+        seen.add(row["purpose"])
+        assert set(card) == set(own)
+        assert {key: card[key] for key in ("notice", "trouble", "revising")} == {
+            key: own[key] for key in ("notice", "trouble", "revising")
+        }
+    assert seen == {"gold", "re-ask"}
+
+
+def test_a_comparison_to_settle_says_so(db: Database, ann: Ask) -> None:
+    comparison_id = seed_comparisons(db, 1)[0]
+    ann("judge", nonce=ann("card")["nonce"], act=act("tie"))
+    claims.adjudicate(db, access.add_account(db, "kim", "admin", "a long enough password").id, comparison_id)
+    kim = access.authorise(db, "kim", "admin")
+    assert "annotators disagree" in endpoints.Desk(db).card(kim, {})["notice"]
+
+
+def test_without_a_comparison_the_card_says_what_is_waited_for(db: Database, ann: Ask) -> None:
+    card = ann("card")
+    assert (card["nonce"], card["trouble"], card["asked"]) == ("", "The model sleeps.", 0)
+    assert "answers" not in card
+    seed_comparisons(db, 1)
+    assert ann("card")["trouble"] == ""
+
+
+def test_progress_counts_today_in_the_annotators_own_day(db: Database, person: Callable[[str], Ask]) -> None:
+    seed_comparisons(db, 6)
+    ann, bob = person("ann"), person("bob")
+    for ask, count in ((ann, 3), (bob, 1)):
+        for _ in range(count):
+            ask("judge", nonce=ask("card")["nonce"], act=act("tie"))
+    ann("judge", nonce=ann("card")["nonce"], act=act("skip"))
+    yesterday = datetime.now(UTC) - timedelta(hours=25)
+    with db.transaction() as connection:
+        connection.execute("UPDATE claim SET created = ? WHERE id = 1", (yesterday.isoformat(timespec="microseconds"),))
+    fresh = endpoints.Desk(db)
+    shown = fresh.card(access.authorise(db, "ann", "annotator"), {"utc_offset_minutes": 0})["progress"]
+    assert {key: shown[key] for key in ("yours", "everyone")} == {"yours": 3, "everyone": 4}
+    assert shown["today"] == 2
+
+
+def test_the_day_begins_at_the_annotators_midnight() -> None:
+    now = datetime.now(UTC)
+    for offset in (0, 120, -330, 14 * 60, "x", None, True, 10**9):
+        minutes = offset if isinstance(offset, int) and abs(offset) <= 14 * 60 else 0
+        start = datetime.fromisoformat(endpoints.day_start(offset))
+        local = start + timedelta(minutes=minutes)
+        assert (local.hour, local.minute, local.second) == (0, 0, 0)
+        assert timedelta(0) <= now - start < timedelta(hours=24, minutes=1)
+
+
+# -------------------------------------------------------------------------------------------------------------- judging
+def test_tags_note_flag_and_edit_go_along_with_the_verdict(db: Database, ann: Ask) -> None:
+    set_project(db, kind="rank", answers=3, tags=(Tag("x", "exact"), Tag("k", "kind")))
+    seed_answers(db, 3)
+    card = ann("card")
+    assert card["tags"] == [{"key": "x", "label": "exact"}, {"key": "k", "label": "kind"}]
+    done = {"outcome": "ranked", "ranks": [2, 1, 2], "tags": ["kind"], "note": " well ", "flag": "broken"}
+    answer = ann("judge", nonce=card["nonce"], act={**done, "edit": {"place": 1, "text": "Mended"}})
+    assert (answer["saved"], answer["notice"]) == (True, "")
+    judgement = next(iter(store.judgements(db)))
+    assert judgement.ranking is not None
+    best = judgement.responses[judgement.ranking.index(1)]
+    assert best["text"] == card["answers"][1]["text"]
+    assert (judgement.tags, judgement.note, judgement.flag) == (("kind",), "well", "broken")
+    assert judgement.edited is not None
+    assert (judgement.edited["text"], judgement.edited["edited_from"]) == ("Mended", best["id"])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"outcome": "ranked", "ranks": [1, 2], "strength": 2, "edit": {"place": 1, "text": "Mended"}},
+        {"outcome": "ranked", "ranks": [1, 2], "strength": 0},
+        {"outcome": "ranked", "ranks": [1, 2, 3], "strength": 1},
+        {"outcome": "all-bad", "edit": {"place": 0, "text": "Mended"}},
+        {"outcome": "ranked", "ranks": [1, 1], "strength": 0, "tags": ["no such tag"]},
+        {"outcome": "tie", "flag": "odd"},
+        {"outcome": "undone"},
+        None,
+        [],
+    ],
+)
+def test_an_act_that_does_not_fit_is_not_saved_and_the_comparison_stays(db: Database, ann: Ask, wrong: Any) -> None:
+    seed_comparisons(db, 2)
+    card = ann("card")
+    answer = ann("judge", nonce=card["nonce"], act=wrong)
+    assert answer["saved"] is False
+    assert answer["notice"]
+    assert answer["nonce"] == card["nonce"]
+    assert db.value("SELECT count(*) FROM judgement") == 0
+
+
+def test_a_judgement_after_the_time_has_run_out_is_not_saved(db: Database, ann: Ask) -> None:
+    seed_comparisons(db, 1)
+    card = ann("card")
+    with db.transaction() as connection:
+        connection.execute("UPDATE claim SET expires = '2000-01-01T00:00:00.000000+00:00'")
+    answer = ann("judge", nonce=card["nonce"], act=act("tie"))
+    assert answer["saved"] is False
+    assert "ran out" in answer["notice"]
+    assert answer["nonce"] not in ("", card["nonce"])
+
+
+# ----------------------------------------------------------------------------------------- answers while being written
+def begin(db: Database) -> tuple[int, list[int]]:
+    """A comparison whose answers are being written."""
+    prompt = seed_prompts(db, 1)[-1]
+    return store.begin_answers(db, [make_response(prompt, "Once", seed=seed) for seed in range(2)])
+
+
+def test_growing_answers_are_shown_and_a_judgement_before_their_end_is_early(db: Database, ann: Ask) -> None:
+    _, (first, second) = begin(db)
+    card = ann("card")
+    assert [(answer["text"], answer["state"]) for answer in card["answers"]] == [("Once", "writing")] * 2
+    store.update_answers(db, {first: "Once upon", second: "Once more"})
+    grown = ann("card", nonce=card["nonce"])
+    assert grown["nonce"] == card["nonce"]
+    assert {answer["text"] for answer in grown["answers"]} == {"Once upon", "Once more"}
+    assert ann("judge", nonce=card["nonce"], act=act("left-much"))["saved"]
+    assert latest_row(db)["early"] == 1
+
+
+def test_an_answer_that_failed_can_not_be_judged_and_the_page_is_told_why_it_is_gone(db: Database, ann: Ask) -> None:
+    comparison_id, _ = begin(db)
+    card = ann("card")
+    store.fail_answers(db, comparison_id)
+    gone = ann("card", nonce=card["nonce"])
+    assert gone["nonce"] == ""
+    assert "could not be written to its end" in gone["notice"]
+    answer = ann("judge", nonce=card["nonce"], act=act("left-much"))
+    assert answer["saved"] is False
+    assert "could not be written to its end" in answer["notice"]
+    assert db.value("SELECT count(*) FROM judgement") == 0
+    assert ann("card")["notice"] == "", "it is said once, to the page that showed it"
+
+
+def test_one_failed_answer_leaves_only_the_skip(db: Database, ann: Ask) -> None:
+    seed_comparisons(db, 1)
+    card = ann("card")
+    with db.transaction() as connection:
+        connection.execute("UPDATE response SET state = 'failed' WHERE id = 1")
+    assert sorted(answer["state"] for answer in ann("card")["answers"]) == ["done", "failed"]
+    assert ann("judge", nonce=card["nonce"], act=act("tie"))["saved"] is False
+    assert ann("judge", nonce=card["nonce"], act=act("skip"))["saved"] is True
+
+
+# ---------------------------------------------------------------------------------------------------- own judgements
+def test_a_change_supersedes_and_the_list_shows_what_holds(db: Database, ann: Ask) -> None:
+    seed_comparisons(db, 3)
+    shown = ann("card")
+    edit = {"place": 0, "text": "Mended"}
+    ann("judge", nonce=shown["nonce"], act=act("left-much", tags=["clear"], note="fine", flag="harmful", edit=edit))
+    in_hand = ann("card")["nonce"]
+    (listed,) = ann("latest")["judgements"]
+    assert listed["prompt"] == shown["messages"][0]["text"]
+    assert (listed["outcome"], listed["ranks"], listed["strength"], listed["size"]) == ("ranked", [1, 2], 3, 2)
+    assert (listed["tags"], listed["note"], listed["flag"]) == (["clear"], "fine", "harmful")
+    assert (listed["edited"], listed["changed"]) == ("Mended", 0)
+
+    again = ann("reopen", id=listed["id"])
+    assert again["nonce"] == ""
+    assert again["answers"] == shown["answers"]
+    assert again["revising"]["id"] == listed["id"]
+    assert again["revising"]["act"]["ranks"] == [1, 2]
+    assert again["revising"]["act"]["edit"] == edit
+    answer = ann("revise", id=listed["id"], act=act("right-slightly", note="after all"))
+    assert answer["nonce"] == in_hand, "the comparison in hand is still there"
+    assert answer["saved"] is True
+    (listed_now,) = ann("latest")["judgements"]
+    assert (listed_now["ranks"], listed_now["strength"], listed_now["note"]) == ([2, 1], 1, "after all")
+    assert (listed_now["edited"], listed_now["changed"]) == (None, 1)
+    assert latest_row(db)["supersedes"] == listed["id"]
+    assert db.value("SELECT count(*) FROM judgement") == 2
+
+    refused = ann("revise", id=listed["id"], act=act("tie"))
+    assert refused["status"] == 409
+    assert "changed or taken back" in refused["error"]
+
+
+def test_an_undone_judgement_leaves_the_list_and_is_in_hand_again(db: Database, ann: Ask) -> None:
+    seed_comparisons(db, 2)
+    first = ann("card")
+    following = ann("judge", nonce=first["nonce"], act=act("tie"))
+    undone = ann("undo", nonce=following["nonce"])
+    assert undone["answers"] == first["answers"]
+    assert "Undone" in undone["notice"]
+    assert ann("latest")["judgements"] == []
+
+
+def test_nobody_opens_or_changes_the_judgements_of_others(db: Database, person: Callable[[str], Ask]) -> None:
+    seed_comparisons(db, 2)
+    ann, bob = person("ann"), person("bob")
+    ann("judge", nonce=ann("card")["nonce"], act=act("tie"))
+    number = latest_row(db)["id"]
+    assert bob("reopen", id=number)["status"] == 409
+    assert bob("revise", id=number, act=act("left-much"))["status"] == 409
+    assert bob("latest") == {"judgements": []}
+    for wrong in (None, "1", True, 1.5, [1]):
+        assert "Reload the page" in ann("reopen", id=wrong)["error"]
+
+
+def test_the_list_holds_the_last_fifty_with_prompts_in_short(db: Database, ann: Ask) -> None:
+    long = Prompt(({"role": "user", "content": "long\u202e " * 400},), "train", "test")
+    store.add_prompts(db, [long])
+    prompt = store.prompts(db, "train")[-1]
+    for number in range(52):
+        store.add_comparison(db, [make_response(prompt, f"{number} {place}") for place in "AB"])
+        ann("judge", nonce=ann("card")["nonce"], act=act("tie"))
+    listed = ann("latest")["judgements"]
+    assert [row["id"] for row in listed] == list(range(52, 2, -1))
+    assert listed[0]["prompt"].startswith("long⟨U+202E⟩ ")
+    assert len(listed[0]["prompt"]) < 310
+
+
+# --------------------------------------------------------------------------------------------- own prompts, guidelines
+def test_an_own_prompt_is_answered_and_shown_to_who_asked_it_first(db: Database, person: Callable[[str], Ask]) -> None:
+    seed_comparisons(db, 3)
+    ann, bob = person("ann"), person("bob")
+    held = ann("card")["nonce"]
+    asked = ann("ask", prompt="  What is love?  ")
+    assert (asked["nonce"], asked["asked"]) == (held, 1)
+    assert bob("card")["asked"] == 0
+    ((comparison_id, prompt),) = store.asked(db)
+    assert prompt.text == "What is love?"
+    store.begin_answers(db, [make_response(prompt, "Love", seed=seed) for seed in range(2)], comparison_id)
+    shown = ann("judge", nonce=held, act=act("tie"))
+    assert shown["messages"][-1]["text"] == "What is love?"
+    assert shown["asked"] == 0
+
+
+def test_prompts_that_are_empty_too_long_or_not_wanted_are_refused(db: Database, ann: Ask) -> None:
+    for wrong in ("", "   ", "x" * (endpoints.MAXIMUM_PROMPT + 1), None, 3, ["x"]):
+        refused = ann("ask", prompt=wrong)
+        assert refused["status"] == 409
+        assert "1 to 4,000 characters" in refused["error"]
+    set_project(db, own_prompts=False)
+    assert ann("card")["own_prompts"] is False
+    assert "takes no prompts" in ann("ask", prompt="Hello?")["error"]
+    assert store.asked(db) == []
+
+
+def test_guidelines_come_rendered_with_their_version(db: Database, ann: Ask) -> None:
+    assert ann("guidelines") == {"version": 0, "html": ""}
+    store.write_guidelines(db, "Be **fair**. <script>alert(1)</script>", "owner")
+    assert ann("card")["guidelines_version"] == 1
+    page = ann("guidelines")
+    assert page["version"] == 1
+    assert "<strong>fair</strong>" in page["html"]
+    assert "<script" not in page["html"]
