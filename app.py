@@ -247,6 +247,11 @@ def answering_trouble(db: Database) -> str:
         return (
             "The model can't answer at the moment; it is tried again by itself. Admins find the reason in Iterations."
         )
+    if latest and latest[0].message.startswith(jobs.TOO_FEW_ANSWERS):
+        return (
+            "The model gives fewer different answers than a comparison needs; it is tried again by itself. "
+            "Admins can ask for fewer on the Project tab."
+        )
     return ""
 
 

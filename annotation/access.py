@@ -91,10 +91,10 @@ def activate(db: Database, name: str) -> None:
 
 
 def accounts(db: Database) -> list[Account]:
-    """All accounts, active ones first, by name."""
+    """All accounts of people, active ones first, by name."""
     rows = db.rows(
         """SELECT name, role, active, password_hash IS NOT NULL AS has_password, created
-           FROM annotator ORDER BY active DESC, name"""
+           FROM annotator WHERE kind = 'person' ORDER BY active DESC, name"""
     )
     return [
         Account(row["name"], row["role"], bool(row["active"]), bool(row["has_password"]), row["created"])

@@ -140,7 +140,8 @@ def propose(rows: Sequence[Row]) -> dict[str, str]:
     chosen = find("chosen") | find("rejected")
     pair = find_pair(names)
     responses = find("responses")
-    question = find("prompt") | find("system")
+    question = find_question(rows, find("messages")) or find("prompt")
+    question |= find("system")
     if plain_name(question.get("prompt", "")) == "instruction":
         question |= find("context")
     if len(chosen) == 2:
@@ -151,11 +152,22 @@ def propose(rows: Sequence[Row]) -> dict[str, str]:
     if responses:
         return without(question, responses) | responses | (find("scores") or find("ranks"))
     messages = find("messages")
-    if messages:
+    if messages and "messages" not in question:
         return messages | find("system")
     completion = find("completion", list(question.values()))
     label = find("label") if completion else {}
     return question | completion | (label if holds_labels(rows, label.get("label", "")) else {})
+
+
+def find_question(rows: Sequence[Row], messages: dict[str, str]) -> dict[str, str]:
+    """A column of conversations, where these end with the user: it is the whole prompt, a mere text beside it less."""
+    for row in rows if messages else ():
+        try:
+            turns = conversation(row.values.get(messages["messages"]), messages["messages"])
+        except Unusable:
+            continue
+        return messages if turns[-1]["role"] == "user" else {}
+    return {}
 
 
 def without(roles: dict[str, str], others: Columns) -> dict[str, str]:
@@ -237,14 +249,8 @@ def likely_target(rows: Sequence[Row], columns: Columns) -> Target:
         return "preferences"
     if "completion" in columns:
         return "demonstrations"
-    if "messages" in columns:
-        for row in rows:
-            try:
-                turns = conversation(row.values.get(columns["messages"]), columns["messages"])
-            except Unusable:
-                continue
-            return "demonstrations" if turns[-1]["role"] == "assistant" else "prompts"
-    return "prompts"
+    messages = {"messages": columns["messages"]} if "messages" in columns else {}
+    return "demonstrations" if messages and not find_question(rows, messages) else "prompts"
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
@@ -273,7 +279,7 @@ def read_preferences(plan: Plan) -> Reader:
         return read_pairs(plan.columns, plan.verdict)
     if "responses" in roles:
         return read_responses(plan.columns, plan.verdict)
-    if {"completion", "label"} <= roles and "prompt" in roles:
+    if {"completion", "label"} <= roles and roles & {"prompt", "messages"}:
         if plan.verdict != "judged":
             raise UserError("Single answers with a label are no comparisons: they can't be gold or judged by people.")
         return read_labelled(plan.columns)
@@ -327,7 +333,7 @@ def read_labelled(columns: Columns) -> Reader:
     """KTO's form: one answer that is good or bad."""
 
     def read(values: Mapping[str, Any]) -> Record:
-        messages = prompt_of(values, columns)
+        messages = context_of(values, columns)
         answer = answer_of(values.get(columns["completion"]), columns["completion"], messages)
         return Record(messages, (answer,), label=label_of(values, columns["label"]))
 
@@ -590,6 +596,9 @@ def plain_answers(
     """Two texts. Without a prompt beside them it is what both begin with, up to the last space (as TRL does it)."""
     one, other = str(values[first]), str(values[second])
     if "prompt" in columns or "messages" in columns:
+        prompt_value = values.get(columns.get("prompt", ""))
+        if isinstance(prompt_value, str) and is_transcript(prompt_value):
+            one, other = one.removeprefix(" "), other.removeprefix(" ")  # the space after "Assistant:"
         return context_of(values, columns), (one, other)
     shared = shared_start(one, other)
     shared = shared[: max(shared.rfind(" "), shared.rfind("\n")) + 1].rstrip()
@@ -683,7 +692,8 @@ def label_of(values: Mapping[str, Any], column: str) -> bool:
 def strength_of(values: Mapping[str, Any], columns: Columns) -> tuple[int | None, str]:
     """How much better the better answer is, where that is one of our degrees; and a remark where it is another."""
     value = values.get(columns["strength"]) if "strength" in columns else None
-    if value is None or value == "":
+    margin = "strength" in columns and plain_name(columns["strength"]) == "margin"
+    if value is None or value == "" or (margin and value == 0):
         return None, ""
     if isinstance(value, str):
         word = STRENGTH_WORDS.get(value.split()[0].casefold() if value.split() else "")
@@ -693,7 +703,7 @@ def strength_of(values: Mapping[str, Any], columns: Columns) -> tuple[int | None
     if value is None or not finite(value):
         return None, OTHER_MARGIN
     # Our own exports write margins of up to 1 (annotation.formats); three times that is the strength.
-    degree = float(value) * (3 if plain_name(columns["strength"]) == "margin" else 1)
+    degree = float(value) * (3 if margin else 1)
     whole = round(degree)
     return (whole, "") if abs(degree - whole) < 0.02 and whole in (1, 2, 3) else (None, OTHER_MARGIN)
 

@@ -21,6 +21,7 @@ from annotation.records import now
 from annotation.staging import FIND_KNOWN, POINT_TO_KNOWN, Staging
 
 ONE_PIECE = 64 * 1024 * 1024
+ONE_PIECE_ROWS = 800_000
 PIECE = 8 * 1024 * 1024
 CACHE_KIB = 32 * 1024
 # A writer that waits looks again after up to 0.1 s: it gets its turn in a pause of this length.
@@ -56,7 +57,8 @@ class Move:
         """Move everything over, or leave nothing and raise what went wrong."""
         with self.db.attached(self.staging.path, "staged"), references_unguarded(self.db):
             self.sql.execute(f"PRAGMA main.cache_size=-{CACHE_KIB}")
-            if self.staging.text <= ONE_PIECE:
+            rows = self.staging.text_rows + self.staging.verdict_rows
+            if self.staging.text <= ONE_PIECE and rows <= ONE_PIECE_ROWS:
                 with self.locked():
                     self.insert_import()
                     self.find_late_prompts()
@@ -160,11 +162,19 @@ class Move:
             annotator = self.sql.execute(
                 """INSERT INTO main.annotator (name, role, kind, active, created)
                    VALUES (?, 'annotator', 'import', 0, ?)""",
-                (f"import-{self.import_id}", self.created),
+                (self.annotator_name(), self.created),
             ).lastrowid
             self.sql.execute(
                 INSERT_JUDGEMENTS, self.values(comparison=comparison, judgement=judgement, annotator=annotator)
             )
+
+    def annotator_name(self) -> str:
+        """Under whose name the judgements stand: the import's, even if somebody has called themselves so."""
+        name, number = f"import-{self.import_id}", 1
+        while self.db.value("SELECT 1 FROM annotator WHERE name = ?", (name,)):
+            number += 1
+            name = f"import-{self.import_id}-{number}"
+        return name
 
     def values(self, **more: Any) -> dict[str, Any]:
         """Parameters that every statement shares, and its own."""

@@ -153,7 +153,9 @@ class Figures:
     decisions: tuple[Decision, ...]
 
 
+Stamp = tuple[Any, ...]
 _kept: WeakKeyDictionary[Database, Figures] = WeakKeyDictionary()
+_measured: WeakKeyDictionary[Database, tuple[Stamp, Mapping[str, Reliability]]] = WeakKeyDictionary()
 _one_at_a_time = Lock()
 
 
@@ -180,6 +182,7 @@ def figures(db: Database) -> Figures:
         kept = _kept.get(db)
         if kept is None or kept.stamp != stamp:
             kept = _kept[db] = assemble(db, stamp)
+            _measured[db] = stamp, kept.reliabilities
     return kept
 
 
@@ -194,13 +197,15 @@ def stamp_of(db: Database) -> tuple[Any, ...]:
     return tuple(row.values())
 
 
-def reliabilities(db: Database) -> dict[str, Reliability]:
+def reliabilities(db: Database) -> Mapping[str, Reliability]:
     """For each annotator who has judged the chance to be right, with its interval and the counts of the evidence."""
-    kept = _kept.get(db)
-    if kept is not None and kept.stamp == stamp_of(db):
-        return dict(kept.reliabilities)
     with at_ease():
-        return estimate(votes(db), known_answers(db), excluded_annotators(db))
+        stamp = stamp_of(db)
+        measured = _measured.get(db)
+        if measured is None or measured[0] != stamp:
+            found = estimate(votes(db), known_answers(db), excluded_annotators(db))
+            measured = _measured[db] = stamp, found
+    return measured[1]
 
 
 def estimate(

@@ -15,6 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from annotation.formats import original
 from annotation.records import UserError
 
 MEGABYTE = 1024 * 1024
@@ -29,8 +30,11 @@ BATCH_ROWS = 200
 CHUNK = MEGABYTE
 LARGEST_NUMBER = 1e300
 
-FORMATS = "CSV (.csv, .tsv), JSON lines (.jsonl), JSON (.json), Parquet (.parquet), or a directory of save_to_disk"
+FORMATS = "CSV (.csv, .tsv), JSON lines (.jsonl), JSON (.json), Parquet (.parquet), or a directory of a dataset"
 RE_SAVE = "Save the file as UTF-8; no other encoding is guessed."
+# A CSV file with these columns is an export of ours, in which `formats.harmless` has defused formulas.
+OUR_CSV = {"judgement_id", "comparison_id", "prompt_id", "shown_order", "guidelines_version"}
+GZIP = b"\x1f\x8b"
 ARCHIVE = b'{"format":"prefloop archive"'
 UNPACKABLE = {
     b"PK\x03\x04": "a ZIP archive (an .xlsx workbook is one, too)",
@@ -88,7 +92,7 @@ def open_path(path: Path, split: str | None = None) -> Source:
     name = display_name(path.name or str(path))
     try:
         if path.is_dir():
-            return saved_dataset(path, name, split)
+            return dataset_directory(path, name, split)
         if not path.exists():
             raise UserError(f"There is no file {display_name(str(path))}. Check the path.")
         if not path.is_file():
@@ -106,13 +110,12 @@ def open_path(path: Path, split: str | None = None) -> Source:
             f"{name} is an archive of a whole Prefloop. It goes into a fresh data directory: "
             "python -m annotation restore FILE --data DIR. Nothing was imported."
         )
-    refuse_other_formats(name, head)
-    if head.startswith(b"\x1f\x8b"):
+    if head.startswith(GZIP):
         with Stream(path, name) as stream:
             head = stream.read(4 * 1024)
-        refuse_other_formats(name, head)
-        if head.startswith((b"\x1f\x8b", b"PAR1")):
+        if head.startswith((GZIP, b"PAR1")):
             raise UserError(f"{name} is packed twice. Unpack it first; only text is read from a .gz file.")
+    refuse_other_formats(name, head)
     return text_file(path, name, head)
 
 
@@ -216,7 +219,7 @@ class Stream:
         try:
             self.file = path.open("rb")
             self.size = os.fstat(self.file.fileno()).st_size
-            packed = self.file.peek(2)[:2] == b"\x1f\x8b"
+            packed = self.file.peek(2)[:2] == GZIP
         except OSError as error:
             raise UserError(f"{name} can't be read ({error.strerror}).") from error
         self.bytes: IO[bytes] = gzip.GzipFile(fileobj=self.file) if packed else self.file  # type: ignore[assignment]
@@ -484,6 +487,7 @@ def csv_rows(stream: Stream) -> Iterator[RawRow]:
     first = next((line for line in source if line.strip()), "")
     reader = csv.reader(chain_first(first, source), delimiter=delimiter_of(first), strict=True)
     header = read_header(stream.name, reader, lines)
+    ours = OUR_CSV.issubset(header)
     number = 1
     while True:
         number += 1
@@ -505,7 +509,7 @@ def csv_rows(stream: Stream) -> Iterator[RawRow]:
         if wrong:
             yield BadRow(number, f"{wrong}. {RE_SAVE}")
         elif len(cells) == len(header):
-            yield Row(number, dict(zip(header, cells, strict=True)))
+            yield Row(number, dict(zip(header, map(original, cells) if ours else cells, strict=True)))
         elif cells:
             yield BadRow(number, f"has {len(cells)} fields, but the header has {len(header)}")
 
@@ -626,12 +630,26 @@ def first_line(error: BaseException) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------- datasets, Hub
+def dataset_directory(path: Path, name: str, split: str | None) -> Source:
+    """A directory of `save_to_disk`, or one with data files as `load_dataset` reads it (our own exports are such).
+
+    Raises UserError if it is none, or has several splits and none is chosen.
+    """
+    if any((path / mark).exists() for mark in ("dataset_dict.json", "state.json")):
+        return saved_dataset(path, name, split)
+
+    def explain(error: BaseException) -> str:
+        return f"The directory {name} can't be read as a dataset ({first_line(error)})."
+
+    found = {file.suffix.lower() for file in path.rglob("*") if file.is_file()}
+    if found.isdisjoint((".parquet", ".jsonl", ".json", ".csv", ".arrow", ".gz")):
+        raise UserError(f"The directory {name} holds no dataset. This can be imported: {FORMATS}.")
+    rows = streamed_rows(name, str(path), None, split, explain)
+    return Source(name, "dataset directory", "rows from 1", rows, checksum=lambda: directory_sha256(path, name))
+
+
 def saved_dataset(path: Path, name: str, split: str | None) -> Source:
-    """A directory of `save_to_disk`. Raises UserError if it is none, or has several splits and none is chosen."""
-    if not any((path / mark).exists() for mark in ("dataset_dict.json", "state.json")):
-        raise UserError(
-            f"The directory {name} holds no dataset saved with save_to_disk. This can be imported: {FORMATS}."
-        )
+    """A directory of `save_to_disk`. Raises UserError if it can't be read, or a split has to be chosen."""
     import datasets
     import pyarrow as pa
 
@@ -675,7 +693,7 @@ def choose_split(name: str, known: list[str], wanted: str | None) -> str:
     if wanted not in known:
         listed = ", ".join(f"'{display_name(split)}'" for split in known)
         problem = "has several splits" if wanted is None else f"has no split '{display_name(wanted)}'"
-        raise UserError(f"{name} {problem}. Choose one of {listed} (--source-split).")
+        raise UserError(f"{name} {problem}. Choose one of {listed} as the split to read (--source-split).")
     return wanted
 
 
@@ -683,30 +701,35 @@ def hub_dataset(repository: str, config: str | None = None, split: str | None = 
     """A dataset on the Hub, streamed. Raises UserError without a network, or where there is no such dataset."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", repository):
         raise UserError(f"'{display_name(repository)}' is no name of a dataset on the Hub. Names look like owner/name.")
+    rows = streamed_rows(repository, repository, config, split, lambda error: explain_hub_error(repository, error))
+    return Source(repository, "Hub dataset", "rows from 1", rows)
+
+
+def streamed_rows(
+    name: str, path: str, config: str | None, split: str | None, explain: Callable[[BaseException], str]
+) -> Callable[[], Iterator[RawRow]]:
+    """The rows of what `datasets.load_dataset` reads, without a copy on the disk. Raises UserError."""
     import datasets
     import pyarrow as pa
 
-    unreachable = (datasets.exceptions.DatasetsError, pa.ArrowException, OSError, ValueError, RuntimeError)
+    expected = (datasets.exceptions.DatasetsError, pa.ArrowException, OSError, ValueError, TypeError, RuntimeError)
     try:
-        loaded = datasets.load_dataset(repository, config, streaming=True)
-        part = loaded[choose_split(repository, list(loaded), split)]
+        loaded = datasets.load_dataset(path, config, streaming=True)
+        part = loaded[choose_split(name, list(loaded), split)]
         if part.features is not None:
             part = part.select_columns(readable_columns(part.features.arrow_schema))
-    except unreachable as error:
-        raise UserError(explain_hub_error(repository, error)) from error
+    except expected as error:
+        raise UserError(explain(error)) from error
 
     def rows() -> Iterator[RawRow]:
         number = 0
         try:
             for number, values in enumerate(part, 1):
                 yield Row(number, values)
-        except unreachable as error:
-            raise UserError(
-                f"Reading {repository} from the Hub ended after row {number:,} ({first_line(error)}). "
-                "Nothing was imported."
-            ) from error
+        except expected as error:
+            raise UserError(f"Reading ended after row {number:,}. {explain(error)} Nothing was imported.") from error
 
-    return Source(repository, "Hub dataset", "rows from 1", rows)
+    return rows
 
 
 def explain_hub_error(repository: str, error: BaseException) -> str:

@@ -16,9 +16,9 @@ from annotation.mapping import Record, Target, Unusable, Verdict
 from annotation.reading import display_name
 from annotation.records import MAXIMUM_ANSWERS, Split, UserError
 
-# Rows of tables, texts aside, that one transaction writes in well under the time for which others wait without failing
-# (5 s); see benchmarks/importing.py.
-MAXIMUM_WRITES = 1_000_000
+# Comparisons, their places and judgements have to be written at once: that many rows take well under the time for which
+# others wait without failing (5 s); see benchmarks/importing.py.
+MAXIMUM_VERDICT_ROWS = 1_500_000
 # SQLite's own cache of 2 MB would make it read its indices again and again.
 CACHE_KIB = 32 * 1024
 
@@ -92,7 +92,8 @@ class Staging:
         self.remarks: Counter[str] = Counter()
         self.newest_seen = 0
         self.text = 0
-        self.writes = 0
+        self.text_rows = 0
+        self.verdict_rows = 0
         self.database = scratch_database(self.path)
         self.sql = self.database.connection.conn
         with explain_disk_errors(self.path):
@@ -134,7 +135,7 @@ class Staging:
             (fingerprint, messages, split_of(fingerprint, self.split)),
         )
         if added.rowcount:
-            self.grow(1, messages)
+            self.grow(0, messages)
             return int(added.lastrowid or 0), fingerprint, True
         row = self.sql.execute("SELECT id FROM prompt WHERE fingerprint = ?", (fingerprint,)).fetchone()
         return int(row[0]), fingerprint, False
@@ -165,7 +166,7 @@ class Staging:
             "INSERT INTO answer (item, position, text) VALUES (?, ?, ?)",
             [(added.lastrowid, position, text) for position, text in enumerate(answers)],
         )
-        self.grow(2 + 2 * len(answers), *answers)
+        self.grow(0 if form == "demonstration" else 2 + len(answers), *answers)
         return True
 
     def add_labelled(self, row: int, prompt: int, fingerprint: str, text: str, good: bool) -> None:
@@ -177,15 +178,16 @@ class Staging:
         self.counts.repeated += not added.rowcount
         self.grow(0, text)
 
-    def grow(self, writes: int, *texts: str) -> None:
+    def grow(self, verdict_rows: int, *texts: str) -> None:
         """Keep count of what is to be written. Raises UserError where it gets too much for one import."""
-        self.writes += writes
+        self.verdict_rows += verdict_rows
+        self.text_rows += len(texts)
         self.text += sum(len(text.encode()) for text in texts)
-        if self.writes > MAXIMUM_WRITES:
+        if self.verdict_rows > MAXIMUM_VERDICT_ROWS:
             raise UserError(
-                f"This is too much for one import: the first {self.counts.rows:,} rows come to {self.writes:,} rows of "
-                "tables, and annotators would have to wait too long while they are written. Import it in parts (a "
-                "range of rows at a time, --rows). Nothing was imported."
+                f"This is too much for one import: the first {self.counts.rows:,} rows come to {self.verdict_rows:,} "
+                "rows of tables, and annotators would have to wait too long while they are written. Import it in parts "
+                "(a range of rows at a time, --rows). Nothing was imported."
             )
 
     def checksum(self) -> str:

@@ -329,9 +329,13 @@ def attempts(db: Database, model_id: int, prompt_id: int) -> int:
 
 
 def comparison_counts(db: Database) -> dict[Split, int]:
-    """How many comparisons, open or judged, each split that has prompts has got."""
+    """How many comparisons by policies, open or judged, each split that has prompts has got.
+
+    Imported ones don't count: they would shift the share of new ones that is held out.
+    """
     rows = db.rows(
         """SELECT p.split, count(c.id) AS n FROM prompt p LEFT JOIN comparison c ON c.prompt_id = p.id
+               AND c.model_id IS NOT NULL AND c.state IN ('writing', 'ready')
            GROUP BY p.split ORDER BY p.split DESC"""
     )
     return {row["split"]: row["n"] for row in rows}

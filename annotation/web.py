@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
@@ -28,6 +29,9 @@ SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
 }
+# A page is made of some eighty files that Gradio names after their content, and tells browsers nothing about.
+UNCHANGING = re.compile(r"/assets/[\w.-]+-[\w-]{8,9}\.(?:js|css)")
+KEEP = "private, max-age=31536000, immutable"
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 OPEN_PATHS = ("/healthz", "/login", "/logout", "/signin")
 ANNOTATOR_KEY = "prefloop.annotator"
@@ -36,7 +40,7 @@ MAXIMUM_FORM_BYTES = 4096
 
 # -------------------------------------------------------------------------------------------------------- middleware
 class SecurityHeaders:
-    """Adds the security headers to every answer, streams included."""
+    """Adds the security headers to every answer, streams included, and lets browsers keep what never changes."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -44,7 +48,10 @@ class SecurityHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(SECURITY_HEADERS)
+                headers = MutableHeaders(scope=message)
+                headers.update(SECURITY_HEADERS)
+                if message["status"] == 200 and UNCHANGING.fullmatch(scope["path"]):
+                    headers["Cache-Control"] = KEEP
             await send(message)
 
         await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)

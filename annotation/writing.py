@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -323,12 +324,9 @@ def new_file(target: Path) -> Iterator[Path]:
     """A path to write to; the file gets its name when it is whole. Raises UserError if there is one, or on refusal."""
     with explain_refusal(target):
         refuse_existing(target)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:40]}.")
-        os.close(handle)
-        temporary = Path(name)
+        temporary = beside(target)
         try:
             yield temporary
-            temporary.chmod(0o644)
             temporary.rename(target)
         finally:
             temporary.unlink(missing_ok=True)
@@ -339,13 +337,18 @@ def new_directory(target: Path) -> Iterator[Path]:
     """A directory to fill; it gets its name when it is whole. Raises UserError if there is one, or on refusal."""
     with explain_refusal(target):
         refuse_existing(target)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:40]}."))
+        temporary = beside(target)
+        temporary.mkdir()
         try:
             yield temporary
-            temporary.chmod(0o755)
             temporary.rename(target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def beside(target: Path) -> Path:
+    """A hidden name of its own in the same directory, for what is not whole yet."""
+    return target.with_name(f".{target.name[:40]}.{secrets.token_hex(6)}")
 
 
 def refuse_existing(target: Path) -> None:

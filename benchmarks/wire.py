@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -98,7 +98,7 @@ class Connection:
         pairs = (line.split(b":", 1) for line in lines)
         return int(first.split(b" ", 2)[1]), {name.lower(): value.strip() for name, value in pairs}
 
-    async def _parts(self, headers: dict[bytes, bytes]) -> AsyncIterator[bytes]:
+    async def _parts(self, headers: dict[bytes, bytes]) -> AsyncGenerator[bytes, None]:
         assert self._reader is not None
         if headers.get(b"transfer-encoding") != b"chunked":
             yield await self._reader.readexactly(int(headers.get(b"content-length", b"0")))

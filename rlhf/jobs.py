@@ -15,6 +15,8 @@ from rlhf.specs import Spec, from_json, to_json
 # A worker beats every 5 s; one silent for this long is gone.
 LOST_AFTER_SECONDS = 30.0
 ENDED = ("cancelled", "finished", "failed", "lost")
+# How the answering worker begins its message while the policy can't fill comparisons; the pages look for it.
+TOO_FEW_ANSWERS = "Too few different answers"
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,8 @@ def submit(db: Database, data_dir: Path, spec: Spec, requested_by: str) -> int:
     if spec.model not in ("base", base.base) and not (spec.model == EMBEDDED and base.base == EMBEDDED_NAME):
         raise UserError(f"This data directory belongs to the base model {base.base}; the spec asks for {spec.model}.")
     spec = replace(spec, model=base.base)
+    if spec.kind in TRAINING:
+        quality.reliabilities(db)  # estimated and kept now, so that nobody waits for the estimate below
     # One transaction: two people who press the button at once must not both find nothing at work.
     with db.transaction():
         if spec.kind in TRAINING and jobs.active(db, TRAINING):

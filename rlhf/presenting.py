@@ -127,6 +127,10 @@ def fingerprints(parts: Mapping[str, Any]) -> dict[str, str]:
 
 
 # ------------------------------------------------------------------------------------------- what would be trained on
+PAIRS_SENTENCE = (
+    "A comparison gives a pair for every two of its answers of which one is found better. What several annotators say "
+    "of them is one pair, the surer the more they agree."
+)
 # Reasons that count two answers of a comparison; the others count judgements.
 PAIR_REASONS = ("tie", "identical", "too-long", "disagreement", "unreliable", "template")
 
@@ -144,8 +148,8 @@ def preview_card(
         ("Parent", parent),
         ("New judgements since its data", str(new_judgements)),
         ("Pairs to train on", str(train_pairs)),
+        ("Of those probably the wrong way round", share(flip)),
         ("Held-out pairs to check with", str(held_out_pairs)),
-        ("Of these pairs probably the wrong way round", share(flip)),
     )
     rows = [
         (REASONS.get(reason, reason), str(count), "pairs" if reason in PAIR_REASONS else "judgements")
@@ -153,7 +157,7 @@ def preview_card(
         if count
     ]
     left = table(("Left out, because", "How many", "Of what"), rows, "Nothing is left out.", ("How many",))
-    return facts(numbers, "facts figures") + left
+    return facts(numbers, "facts figures") + f'<p class="quiet">{PAIRS_SENTENCE}</p>' + left
 
 
 # ----------------------------------------------------------------------------------------------------------- one job

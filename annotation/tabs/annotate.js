@@ -34,6 +34,7 @@ let busy = false; // whether a request that changes something is under way
 let shownAt = 0;
 let pressedAt = -Infinity;
 let polledAt = -Infinity;
+let away = false; // whether the page has been out of sight since it was last asked for
 let unheard = 0; // polls in a row without an answer
 let guidelines = 0; // the version in the panel
 let judged = null; // the draft that went with the latest judgement, for Undo
@@ -777,14 +778,17 @@ function actionOf(key) {
 }
 
 // --------------------------------------------------------------------------------------------------------------- polls
-// While there is nothing to judge, or an answer is being written, the server is asked how things stand.
+// While there is nothing to judge, or an answer is being written, the server is asked how things stand. So it is when
+// the person comes back from another tab, which may have put another comparison into their hands.
 async function poll() {
+  away = away || element.offsetParent === null;
   const writing = inHand() && card.answers.some((answer) => answer.state === "writing");
   const due = performance.now() - polledAt > (writing ? WRITING_MS : WAITING_MS);
-  const needed = !card || !inHand() || writing;
-  if (!due || !needed || busy || listing || document.hidden || element.offsetParent === null) return;
+  const needed = !card || !inHand() || writing || away;
+  if (!(due || away) || !needed || busy || listing || document.hidden || element.offsetParent === null) return;
   if (card && card.revising) return;
   polledAt = Infinity;
+  away = false;
   const before = card;
   try {
     const next = await ask("card", { nonce: card ? card.nonce : "" });

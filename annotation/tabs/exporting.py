@@ -293,9 +293,13 @@ def wire(page: Page, context: Context, exporter: Exporter, opening: Any) -> None
     admin = guarded(context, "admin")
     form = page.form
     filled = [form["policies"], form["iterations"], form["annotators"]]
-    told = [page.count, page.write]
+    counted = [page.count, page.write]
     described = [page.command, form["container"]]
+    changed = partial(gr.on, [field.change for field in page.fields])
     opening(admin(opener(context, exporter)), None, [*filled, *page.shown], api_name="export-open", **QUIET)
+    # The browser runs what one event starts one after the other: what is quick comes first.
+    for event, name in ((opening, "export-describe"), (changed, "export-redescribe")):
+        event(admin(describer(context)), page.fields, described, api_name=name, **QUIET)
     # Counting reads every judgement, so only the latest state of the form is counted, one form at a time.
     counting: Mapping[str, Any] = {
         **SPOKEN,
@@ -304,12 +308,8 @@ def wire(page: Page, context: Context, exporter: Exporter, opening: Any) -> None
         "trigger_mode": "always_last",
         "concurrency_limit": 1,
     }
-    opening(admin(counter(context)), page.fields, told, api_name="export-count", **counting)
-    changes = [field.change for field in page.fields]
-    changed = partial(gr.on, changes)
-    changed(admin(counter(context)), page.fields, told, api_name="export-recount", **counting)
-    for event, name in ((opening, "export-describe"), (changed, "export-redescribe")):
-        event(admin(describer(context)), page.fields, described, api_name=name, **QUIET)
+    for event, name in ((opening, "export-count"), (changed, "export-recount")):
+        event(admin(counter(context)), page.fields, counted, api_name=name, **counting)
     page.write.click(admin(writer(context, exporter)), page.fields, page.shown, api_name="export-write", **SPOKEN)
     page.timer.tick(admin(follower(context, exporter)), None, page.shown, api_name="export-follow", **QUIET)
     page.delete.click(admin(deleter(context, exporter)), page.chosen, page.shown, api_name="export-delete", **SPOKEN)

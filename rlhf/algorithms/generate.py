@@ -108,8 +108,9 @@ class Resident:
         watched = not (stock or self._fruitless or store.waiting_elsewhere(self.db, self.serving.id))
         new = self.write(batch, self.stopped_after_asked).count("ready") if watched else self.draw_unseen(batch)
         self.made += new
-        self.run.report(self.made, 0, {}, f"{self.stock()} comparisons in stock")
         self._fruitless = not new
+        too_few = f"{jobs.TOO_FEW_ANSWERS}: {self.answers()} are wanted for each prompt."
+        self.run.report(self.made, 0, {}, f"{self.stock()} comparisons in stock" if new or watched else too_few)
         if self._fruitless and not watched:
             # Nothing but empty or equal answers: a policy that has collapsed must not take all the processors.
             self.rest(FRUITLESS_SECONDS)

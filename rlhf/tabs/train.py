@@ -35,8 +35,8 @@ SETTINGS = (*NUMBERS, "annotator_noise")
 QUICK_SECONDS, REST_FACTOR = 0.1, 20
 NOISE_SENTENCE = (
     "The chance is estimated from the reliability of those who judged the pair, which the Quality tab explains; one "
-    "annotator of whom nothing is known has 27%. 'Weight' learns less from unsure pairs; 'Smooth' also stops pulling at "
-    "a pair once the policy is as sure of it as its annotators are."
+    "annotator of whom nothing is known has 27%. 'Weight' learns less from unsure pairs; 'Smooth' also stops pulling "
+    "at a pair once the policy is as sure of it as its annotators are."
 )
 LISTED_JOBS = 15
 POLL_SECONDS = 2

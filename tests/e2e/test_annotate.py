@@ -52,10 +52,10 @@ class Site:
     contexts: list[Any] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
-    def open(self, query: str = "", **options: Any) -> Person:
+    def open(self, query: str = "", role: str = "annotator", **options: Any) -> Person:
         """A new annotator's browser at the page."""
         name = f"ann{next(numbers)}"
-        annotator = access.add_account(self.db, name, "annotator", "a long enough password")
+        annotator = access.add_account(self.db, name, role, "a long enough password")
         cookie = app.Settings(port=int(self.address.rstrip("/").rsplit(":", 1)[1])).cookie
         context = self.browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         context.add_cookies(
@@ -645,3 +645,25 @@ def test_the_page_sends_the_nonce_and_the_act(site: Site) -> None:
         **{"outcome": "ranked", "ranks": [1, 1], "strength": 0, "tags": ["right tone"], "note": ""},
         **{"flag": None, "edit": None},
     }
+
+
+def test_what_was_put_into_hand_on_another_tab_is_there_on_coming_back(site: Site) -> None:
+    """Settling starts on the Quality tab: the Annotate tab must not go on showing what was in hand before."""
+    site.project()
+    site.compare("judged one", "judged two")
+    ann = site.open()
+    disputed = ann.judge("1").comparison_id
+    ann.page.close()
+    site.compare("ann's one", "ann's two")
+    claims.claim_next(site.db, access.authorise(site.db, ann.name, "annotator").id)
+    site.compare("in hand one", "in hand two")
+    admin = site.open(role="admin")
+    admin.ready()
+    assert sorted(admin.texts()) == ["in hand one", "in hand two"]
+    admin.page.get_by_role("tab", name="Quality").click()
+    admin.page.wait_for_timeout(300)
+    claims.adjudicate(site.db, access.authorise(site.db, admin.name, "admin").id, disputed)
+    admin.page.get_by_role("tab", name="Annotate").click()
+    admin.wait_status("To settle")
+    assert sorted(admin.texts()) == ["judged one", "judged two"]
+    assert admin.judge("7").purpose == "adjudication"

@@ -22,6 +22,7 @@ from peft import LoraConfig, get_peft_model
 
 from annotation import claims, store
 from annotation.records import Prompt, Sampling, Split, UserError
+from app import answering_trouble
 from rlhf import jobs, policies
 from rlhf.algorithms.generate import next_splits, seed_of
 from rlhf.artifacts import directory_sha256
@@ -127,6 +128,21 @@ def test_a_buffer_is_filled_once_and_topped_up_with_new_answers(stocked: Machine
     assert job.result["comparisons"] == judged
     drawn = responses(stocked, "base")
     assert len({(row["prompt_id"], row["seed"]) for row in drawn}) == len(drawn)
+
+
+def test_imported_and_failed_comparisons_do_not_shift_the_share_that_is_held_out(stocked: Machine) -> None:
+    """Sixty imported ones on train prompts would have ten in a row drawn on held-out prompts."""
+    prompt = store.prompts(stocked.db, "train")[0]
+    with stocked.db.transaction() as connection:
+        for model_id, state in ((None, "closed"), (1, "failed"), (1, "withdrawn")):
+            connection.conn.executemany(
+                """INSERT INTO comparison (prompt_id, model_id, purpose, state, created)
+                   VALUES (?, ?, 'preference', ?, '')""",
+                [(prompt.id, model_id, state)] * 20,
+            )
+    assert store.comparison_counts(stocked.db) == {"train": 0, "held-out": 0}
+    stocked.perform(stocked.submit(replace(RESIDENT, until_full=True)))
+    assert stock(stocked) == {"train": 10, "held-out": 2}
 
 
 def test_a_damaged_serving_adapter_fails_the_worker_with_a_sentence(stocked: Machine) -> None:
@@ -369,6 +385,15 @@ def test_an_asked_prompt_whose_answers_are_the_same_is_drawn_again_and_then_left
         assert asked_states(stocked) == ["withdrawn"] * 3
     seeds = [row["seed"] for row in responses(stocked, "base") if row["prompt_id"] == prompt_of(stocked, asked)]
     assert len(set(seeds)) == 6, "each draw has seeds of its own"
+
+
+def test_a_policy_that_always_says_the_same_is_waited_for_with_a_sentence(stocked: Machine) -> None:
+    """Drawn near temperature zero, three different answers are never to be had; the page says why nothing comes."""
+    store.set_project(stocked.db, replace(store.project(stocked.db), kind="best", answers=3))
+    assert answering_trouble(stocked.db) == ""
+    with resident(stocked, replace(RESIDENT, sampling=Sampling(temperature=1e-3, max_new_tokens=6))):
+        wait_until("the sentence", lambda: "fewer different answers" in answering_trouble(stocked.db), 30)
+    assert stock(stocked) == {"train": 0, "held-out": 0}
 
 
 def asked_states(machine: Machine) -> list[str]:

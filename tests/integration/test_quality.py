@@ -191,10 +191,14 @@ def test_no_gold_judgement_is_trained_on_and_all_own_ones_are(simulated: Databas
 def test_figures_are_kept_until_something_changes(simulated: Database) -> None:
     first = quality.figures(simulated)
     assert quality.figures(simulated) is first
-    assert quality.reliabilities(simulated) == first.reliabilities
+    assert quality.reliabilities(simulated) is first.reliabilities
     quality.leave_out(simulated, "eve", "clicks", "owner")
+    measured = quality.reliabilities(simulated)
+    assert measured is not first.reliabilities
+    assert quality.reliabilities(simulated) is measured
     second = quality.figures(simulated)
     assert second is not first
+    assert second.reliabilities == measured
     ann = simulated.value("SELECT id FROM annotator WHERE name = 'ann'")
     claims.undo(simulated, ann, "")
     third = quality.figures(simulated)

@@ -1,0 +1,60 @@
+"""Importing in a real browser: upload, look, change a column, check, import; strangers' text stays text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from annotation import importing, store
+from annotation.database import open_database
+from rlhf import policies
+from tests.conftest import BASE_NAME
+from tests.e2e.conftest import running_app
+
+pytestmark = pytest.mark.browser
+EVIL = "<img src=x onerror=alert(1)> ${alert(2)} <script>alert(3)</script>"
+
+
+def test_a_file_is_uploaded_checked_and_imported(tmp_path: Path, browser: Any) -> None:
+    data_dir = tmp_path / "data"
+    db = open_database(data_dir)
+    policies.ensure_base(db, BASE_NAME)
+    store.add_prompts(db, importing.starter_prompts()[:3])
+    rows = [
+        {"prompt": f"{n} {EVIL}", "title": f"title {n}", "chosen": f"good {EVIL}", "rejected": "bad"} for n in range(9)
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)) + '\n{"prompt": "x", "chosen": null, "rejected": "b"}\n')
+    troubles: list[str] = []
+    with running_app(data_dir, "--no-workers") as (_, link):
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        page = context.new_page()
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("dialog", lambda dialog: (troubles.append(dialog.message), dialog.dismiss()))
+        page.goto(link)
+        page.wait_for_selector("text=owner · admin")
+        page.get_by_role("tab", name="Data").click()
+        page.set_input_files("#import-file input[type=file]", path)
+        page.wait_for_selector("text=Read as preferences, with prompt = 'prompt'", timeout=60_000)
+        page.click("#import-columns button")
+        page.fill("#import-column-prompt input", "title")
+        page.keyboard.press("Enter")
+        page.click("#import-again")
+        page.wait_for_selector("text=Read as preferences, with prompt = 'title'", timeout=60_000)
+        page.click("#import-check")
+        page.wait_for_selector("text=10 rows read. To import: 9 new prompts", timeout=60_000)
+        assert page.is_visible("text=column 'chosen' is empty (null)")
+        assert db.value("SELECT count(*) FROM judgement") == 0
+        page.click("#import-import")
+        page.wait_for_selector("text=This is import 1", timeout=60_000)
+        page.reload()
+        page.get_by_role("tab", name="Data").click()
+        page.wait_for_selector("text=This is import 1", timeout=60_000)
+        context.close()
+    assert troubles == []
+    judged = [(j.messages[0]["content"], j.responses[0]["text"]) for j in store.judgements(db)]
+    assert judged == [(row["title"], row["chosen"]) for row in rows]
+    db.close()
