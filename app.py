@@ -25,8 +25,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from annotation import access, endpoints, export_files, importing, store, web
+from annotation import access, endpoints, store, web
 from annotation.database import Database, explain_disk_errors, open_database
+from annotation.incoming import importing
+from annotation.outgoing import export_files
 from annotation.records import Annotator, UserError, now, seconds_between
 from annotation.tabs import accounts, annotate, data, project, quality
 from annotation.tabs.guard import Context, guarded

@@ -9,8 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from annotation import access, export_command, import_command
+from annotation import access
 from annotation.database import Database, open_database
+from annotation.incoming import import_command
+from annotation.outgoing import export_command
 from annotation.records import ROLES, UserError
 
 DEFAULT_DATA_DIR = Path(__file__).resolve().parent.parent / "data"

@@ -35,8 +35,9 @@ from typing import Any
 
 import psutil
 
-from annotation import access, claims, importing, store
+from annotation import access, claims, store
 from annotation.database import FILE_NAME, Database, open_database
+from annotation.incoming import importing
 from annotation.records import Annotator, Prompt, Response, Sampling, UserError, now
 from benchmarks import driver, latency
 from benchmarks.driver import App, BenchmarkError, Page, act_of, say

@@ -27,8 +27,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from annotation import importing, store
+from annotation import store
 from annotation.database import open_database
+from annotation.incoming import importing
 from annotation.records import Sampling, UserError
 from benchmarks import driver
 from benchmarks.driver import Answered, App, BenchmarkError, Latency, Ledger, Page, SimulatedAnnotator, Tally, say

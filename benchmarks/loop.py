@@ -31,8 +31,8 @@ from statistics import fmean
 from typing import Any
 
 from annotation import store
-from annotation.analysis import wilson_interval
 from annotation.database import Database
+from annotation.measuring.analysis import wilson_interval
 from annotation.records import UserError, seconds_between
 from benchmarks import driver
 from benchmarks.driver import (

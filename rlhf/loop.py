@@ -9,9 +9,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from annotation import exporting, quality, store
+from annotation import exporting, store
 from annotation.database import Database
 from annotation.exporting import Frozen
+from annotation.measuring import quality
 from annotation.records import UserError, now
 from rlhf import jobs, policies
 from rlhf.artifacts import verify_directory, write_file

@@ -18,7 +18,7 @@ import pytest
 
 from annotation import access, claims, exporting, store
 from annotation.database import Database, open_database
-from annotation.importing import starter_prompts
+from annotation.incoming.importing import starter_prompts
 from annotation.records import Annotator, Message, Prompt, Response, Sampling, Split
 from rlhf import jobs, loop, policies
 from rlhf.specs import DPOSpec, Spec

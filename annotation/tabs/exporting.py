@@ -10,11 +10,12 @@ from typing import Any
 
 import gradio as gr
 
-from annotation import export_files, store
+from annotation import store
 from annotation.database import Database
-from annotation.export_command import shell_command
-from annotation.export_files import DIRECTORY, Exporter, Progress
-from annotation.formats import (
+from annotation.outgoing import export_files
+from annotation.outgoing.export_command import shell_command
+from annotation.outgoing.export_files import DIRECTORY, Exporter, Progress
+from annotation.outgoing.formats import (
     CONTAINERS,
     FORMATS,
     LEFT_OUT,

@@ -9,11 +9,11 @@ from typing import Any
 
 import gradio as gr
 
-from annotation.import_command import arguments_of, columns_line, rows_of, with_column
-from annotation.import_process import Importer, State
-from annotation.importing import Order
-from annotation.mapping import ROLES, TARGETS
-from annotation.reading import FORMATS
+from annotation.incoming.import_command import arguments_of, columns_line, rows_of, with_column
+from annotation.incoming.import_process import Importer, State
+from annotation.incoming.importing import Order
+from annotation.incoming.mapping import ROLES, TARGETS
+from annotation.incoming.reading import FORMATS
 from annotation.records import Annotator, UserError
 from annotation.tabs.guard import Context, guarded
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import gradio as gr
 
-from annotation import quality, reporting, store
-from annotation.agreement import ClearCase
+from annotation import store
 from annotation.database import Database
-from annotation.quality import Figures
+from annotation.measuring import quality, reporting
+from annotation.measuring.agreement import ClearCase
+from annotation.measuring.quality import Figures
 from annotation.records import MAXIMUM_ANSWERS, Annotator, UserError
 from annotation.tabs.guard import Context, guarded
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from annotation import store
-from annotation.analysis import distinct_n, wilson_interval
 from annotation.exporting import PreferenceRow
+from annotation.measuring.analysis import distinct_n, wilson_interval
 from annotation.records import Prompt, UserError
 from rlhf import jobs, policies
 from rlhf.base_model import ready

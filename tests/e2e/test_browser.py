@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from annotation import importing, store
+from annotation import store
 from annotation.database import Database, open_database
+from annotation.incoming import importing
 from rlhf import jobs, policies
 from tests.e2e.conftest import running_app
 

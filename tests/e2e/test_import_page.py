@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from annotation import importing, store
+from annotation import store
 from annotation.database import open_database
+from annotation.incoming import importing
 from rlhf import policies
 from tests.conftest import BASE_NAME
 from tests.e2e.conftest import running_app

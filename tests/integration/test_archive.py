@@ -17,9 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotation import access, archive, store, writing
+from annotation import access, store
 from annotation.database import Database, open_database
-from annotation.formats import FORMATS, Request
+from annotation.outgoing import archive, writing
+from annotation.outgoing.formats import FORMATS, Request
 from annotation.records import UserError
 from rlhf import policies
 from tests.archive_fixtures import TEXTS, has_password, populate

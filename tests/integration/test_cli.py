@@ -137,8 +137,9 @@ def test_a_job_runs_to_its_end_from_the_command_line_alone(tiny_model: Path, tmp
     ready = rlhf_command("--data", data, "prepare", "--model", str(tiny_model))
     assert ready.returncode == 0, ready.stderr
     assert f"{tiny_model} is ready" in ready.stdout
-    from annotation import importing, store
+    from annotation import store
     from annotation.database import open_database
+    from annotation.incoming import importing
 
     db = open_database(tmp_path / "data")
     store.add_prompts(db, importing.starter_prompts())

@@ -15,7 +15,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from annotation import claims, store
-from annotation.analysis import wilson_interval
+from annotation.measuring.analysis import wilson_interval
 from annotation.records import Prompt, Sampling
 from rlhf import jobs, policies
 from rlhf.artifacts import directory_sha256

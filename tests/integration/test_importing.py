@@ -18,11 +18,12 @@ import httpx
 import pytest
 
 import app
-from annotation import access, claims, exporting, importing, moving, store
+from annotation import access, claims, exporting, store
 from annotation.database import Database, open_database
-from annotation.import_process import Importer, State
-from annotation.importing import Order, Outcome
-from annotation.reading import open_path
+from annotation.incoming import importing, moving
+from annotation.incoming.import_process import Importer, State
+from annotation.incoming.importing import Order, Outcome
+from annotation.incoming.reading import open_path
 from annotation.records import Prompt, UserError
 from annotation.tabs import importing as tab
 from annotation.tabs.guard import Context
@@ -360,7 +361,7 @@ def test_more_than_one_import_can_hold_is_refused(
     db: Database, bring: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = stored(db)
-    monkeypatch.setattr("annotation.staging.MAXIMUM_VERDICT_ROWS", 15)
+    monkeypatch.setattr("annotation.incoming.staging.MAXIMUM_VERDICT_ROWS", 15)
     with pytest.raises(UserError, match="the first 4 rows come to 16 rows of tables"):
         bring(PAIRS)
     assert stored(db) == before
@@ -558,7 +559,7 @@ def test_a_process_killed_at_any_moment_leaves_all_or_nothing(db: Database, tmp_
 
 KILLED_BETWEEN_PIECES = """
 import sys
-from annotation import moving
+from annotation.incoming import moving
 from annotation.__main__ import main
 moving.ONE_PIECE, moving.PIECE, moving.PAUSE_SECONDS = 0, 200, 0.2
 main(sys.argv[1:])
@@ -853,7 +854,7 @@ def person(db: Database) -> int:
 
 
 @pytest.mark.parametrize(
-    "module", ["annotation.import_command", "annotation.import_process", "annotation.tabs.importing"]
+    "module", ["annotation.incoming.import_command", "annotation.incoming.import_process", "annotation.tabs.importing"]
 )
 def test_the_web_process_loads_no_library_of_datasets(module: str) -> None:
     code = f"import sys, {module}; print('datasets' in sys.modules)"

@@ -16,9 +16,10 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from annotation import access, claims, exporting, quality, store
-from annotation.analysis import wilson_interval
+from annotation import access, claims, exporting, store
 from annotation.database import FILE_NAME, Database, copy_database, open_database
+from annotation.measuring import quality
+from annotation.measuring.analysis import wilson_interval
 from annotation.records import Annotator, Claim, UserError, now
 from annotation.tabs import quality as tab
 from annotation.tabs.guard import Context

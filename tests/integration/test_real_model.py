@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from annotation.importing import starter_prompts
+from annotation.incoming.importing import starter_prompts
 from annotation.records import Sampling
 from rlhf import base_model, jobs
 from rlhf.base_model import EMBEDDED, EMBEDDED_NAME

@@ -9,8 +9,9 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from annotation import claims, quality, store
+from annotation import claims, store
 from annotation.database import Database
+from annotation.measuring import quality
 from annotation.records import UserError, now
 from annotation.tabs.guard import Context
 from rlhf import jobs, loop, policies, presenting

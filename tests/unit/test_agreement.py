@@ -10,7 +10,7 @@ import krippendorff
 import numpy as np
 import pytest
 
-from annotation.agreement import (
+from annotation.measuring.agreement import (
     Agreement,
     agreement_over_time,
     agreements,
@@ -18,7 +18,7 @@ from annotation.agreement import (
     disputes,
     measure,
 )
-from annotation.analysis import Vote, wilson_interval
+from annotation.measuring.analysis import Vote, wilson_interval
 from tests.votes import FIRST, SECOND, TIE, vote
 
 Level = Literal["nominal", "ordinal"]

@@ -8,7 +8,7 @@ from statistics import fmean
 
 import pytest
 
-from annotation.analysis import (
+from annotation.measuring.analysis import (
     AnnotatorFigures,
     annotator_figures,
     best_of,

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from annotation.charts import (
+from annotation.measuring.charts import (
     HEIGHT,
     STYLE,
     Frame,

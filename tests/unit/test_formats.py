@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotation import export_command
 from annotation.__main__ import parser
 from annotation.consensus import usable
-from annotation.formats import (
+from annotation.outgoing import export_command
+from annotation.outgoing.formats import (
     CONTAINERS,
     FORMATS,
     LEFT_OUT,

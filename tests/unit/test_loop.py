@@ -10,8 +10,9 @@ from statistics import fmean
 
 import pytest
 
-from annotation import access, claims, quality, store
+from annotation import access, claims, store
 from annotation.database import Database
+from annotation.measuring import quality
 from annotation.records import Annotator, UserError
 from rlhf import jobs, loop, policies
 from rlhf.data import load_snapshot

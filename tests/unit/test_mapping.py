@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotation import mapping, store
-from annotation.mapping import ROLES, TARGETS, Record, Unusable, make_plan, propose
-from annotation.reading import Row
+from annotation import store
+from annotation.incoming import mapping
+from annotation.incoming.mapping import ROLES, TARGETS, Record, Unusable, make_plan, propose
+from annotation.incoming.reading import Row
 from annotation.records import UserError
 
 

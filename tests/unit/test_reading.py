@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotation import reading
-from annotation.reading import BadRow, RawRow, Row, open_path
+from annotation.incoming import reading
+from annotation.incoming.reading import BadRow, RawRow, Row, open_path
 from annotation.records import UserError
 
 PAIRS = [

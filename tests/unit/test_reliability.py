@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from annotation.consensus import UNKNOWN_RELIABILITY
-from annotation.reliability import (
+from annotation.measuring.reliability import (
     GRID,
     Ballot,
     Evidence,

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from annotation import reporting
-from annotation.agreement import Agreement, Dispute, Period
-from annotation.analysis import AnnotatorFigures, Bias, Estimate
-from annotation.quality import Case, Decision, Figures, FlaggedCase, Gold, Opinion
+from annotation.measuring import reporting
+from annotation.measuring.agreement import Agreement, Dispute, Period
+from annotation.measuring.analysis import AnnotatorFigures, Bias, Estimate
+from annotation.measuring.quality import Case, Decision, Figures, FlaggedCase, Gold, Opinion
+from annotation.measuring.reliability import Reliability
+from annotation.measuring.strengths import Strength, Strengths
 from annotation.records import Project
-from annotation.reliability import Reliability
-from annotation.strengths import Strength, Strengths
 
 HOSTILE = "<img src=x onerror='window.ran=1'>${window.ran=1}"
 SHARED = Project(overlap=3, gold_share=0.0)

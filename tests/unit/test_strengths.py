@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from annotation.strengths import Duel, Strengths, bradley_terry, duels
+from annotation.measuring.strengths import Duel, Strengths, bradley_terry, duels
 from tests.votes import FIRST, SECOND, TIE, vote
 
 

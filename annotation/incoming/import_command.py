@@ -13,10 +13,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Literal
 
-from annotation import importing, mapping, reading
 from annotation.database import Database
-from annotation.importing import Look, Order, Outcome
-from annotation.mapping import ROLES, TARGETS, Record, Verdict
+from annotation.incoming import importing, mapping, reading
+from annotation.incoming.importing import Look, Order, Outcome
+from annotation.incoming.mapping import ROLES, TARGETS, Record, Verdict
 from annotation.records import Split, UserError
 
 PROGRAM: Final = ("-m", "annotation", "import")

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-from annotation.agreement import agreements
-from annotation.analysis import Estimate, Vote, length_biases, position_biases
-from annotation.formats import (
+from annotation.measuring.agreement import agreements
+from annotation.measuring.analysis import Estimate, Vote, length_biases, position_biases
+from annotation.outgoing.formats import (
     FORMATS,
     LEFT_OUT,
     SOURCE_OF_KIND,
@@ -41,7 +41,7 @@ class Figures:
     first_day: str = ""
     last_day: str = ""
     votes: list[Vote] = field(default_factory=list)
-    """The judgements that were not left out, as `annotation.analysis` reads them."""
+    """The judgements that were not left out, as `annotation.measuring.analysis` reads them."""
 
     def see(self, split: str, settled: Settled, made: Made) -> None:
         """Count one comparison. What gives no row still counts for agreement and biases, which it would distort."""

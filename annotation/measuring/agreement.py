@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from annotation.analysis import (
+from annotation.measuring.analysis import (
     Array,
     Estimate,
     Vote,

@@ -15,8 +15,8 @@ from math import log
 import numpy as np
 from numpy.typing import NDArray
 
-from annotation.analysis import Z_95, Array, Vote, best_of, chosen
 from annotation.consensus import UNKNOWN_RELIABILITY, log_odds
+from annotation.measuring.analysis import Z_95, Array, Vote, best_of, chosen
 
 # The prior: as if an unknown annotator had been right in 7.3 of 10 comparisons.
 PRIOR_WEIGHT = 10.0

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from annotation.reading import Row, display_name, finite, kind_of, parse_json
+from annotation.incoming.reading import Row, display_name, finite, kind_of, parse_json
 from annotation.records import MAXIMUM_ANSWERS, Message, UserError
 
 Target = Literal["prompts", "demonstrations", "preferences"]
@@ -702,7 +702,7 @@ def strength_of(values: Mapping[str, Any], columns: Columns) -> tuple[int | None
         value = number_of(value)
     if value is None or not finite(value):
         return None, OTHER_MARGIN
-    # Our own exports write margins of up to 1 (annotation.formats); three times that is the strength.
+    # Our own exports write margins of up to 1 (annotation.outgoing.formats); three times that is the strength.
     degree = float(value) * (3 if margin else 1)
     whole = round(degree)
     return (whole, "") if abs(degree - whole) < 0.02 and whole in (1, 2, 3) else (None, OTHER_MARGIN)

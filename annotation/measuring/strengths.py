@@ -9,7 +9,7 @@ from itertools import combinations
 
 import numpy as np
 
-from annotation.analysis import Z_95, Array, Estimate, Vote, sign
+from annotation.measuring.analysis import Z_95, Array, Estimate, Vote, sign
 
 
 @dataclass(frozen=True)

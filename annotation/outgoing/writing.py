@@ -17,10 +17,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Protocol, Self
 
-from annotation import archive, quality, store
+from annotation import store
 from annotation.database import Database
-from annotation.dataset_card import Figures, Provenance, card
-from annotation.formats import (
+from annotation.measuring import quality
+from annotation.outgoing import archive
+from annotation.outgoing.dataset_card import Figures, Provenance, card
+from annotation.outgoing.formats import (
     FORMATS,
     LEFT_OUT,
     ONE_FILE,

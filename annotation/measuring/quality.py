@@ -16,15 +16,16 @@ from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from annotation import agreement, analysis, claims, strengths
-from annotation import reliability as reliability_of
-from annotation.agreement import Agreement, ClearCase, Dispute, Period
-from annotation.analysis import AnnotatorFigures, Bias, Estimate, Vote
+from annotation import claims
 from annotation.database import Database
+from annotation.measuring import agreement, analysis, strengths
+from annotation.measuring import reliability as reliability_of
+from annotation.measuring.agreement import Agreement, ClearCase, Dispute, Period
+from annotation.measuring.analysis import AnnotatorFigures, Bias, Estimate, Vote
+from annotation.measuring.reliability import Reliability
+from annotation.measuring.strengths import Strengths
 from annotation.records import Claim, Message, UserError, now
-from annotation.reliability import Reliability
 from annotation.store import excluded_annotators
-from annotation.strengths import Strengths
 
 MAXIMUM_REASON = 500
 SHOWN_CASES, SHOWN_FLAGS, SHOWN_DECISIONS = 50, 200, 50

@@ -17,8 +17,8 @@ from typing import Any
 
 from annotation import store
 from annotation.database import Database
+from annotation.incoming.staging import FIND_KNOWN, POINT_TO_KNOWN, Staging
 from annotation.records import now
-from annotation.staging import FIND_KNOWN, POINT_TO_KNOWN, Staging
 
 ONE_PIECE = 64 * 1024 * 1024
 ONE_PIECE_ROWS = 800_000

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Final, Literal
 
-from annotation import importing
 from annotation.database import Database
-from annotation.import_command import PROGRAM
-from annotation.moving import latest_import
+from annotation.incoming import importing
+from annotation.incoming.import_command import PROGRAM
+from annotation.incoming.moving import latest_import
 from annotation.records import UserError
 
-ROOT: Final = Path(__file__).resolve().parent.parent
+ROOT: Final = Path(__file__).resolve().parent.parent.parent
 REFUSED: Final = 2
 """The exit status of a command that a person can mend."""
 LOG_BYTES: Final = 8_192

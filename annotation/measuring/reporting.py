@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from math import exp
 
-from annotation import charts
-from annotation.agreement import Agreement, Dispute, Period
-from annotation.analysis import AnnotatorFigures, Bias, Estimate
-from annotation.charts import Frame, Mark
-from annotation.quality import Case, Decision, Figures, FlaggedCase, Gold, Opinion
+from annotation.measuring import charts
+from annotation.measuring.agreement import Agreement, Dispute, Period
+from annotation.measuring.analysis import AnnotatorFigures, Bias, Estimate
+from annotation.measuring.charts import Frame, Mark
+from annotation.measuring.quality import Case, Decision, Figures, FlaggedCase, Gold, Opinion
+from annotation.measuring.reliability import Reliability
+from annotation.measuring.strengths import Strengths
 from annotation.records import STRENGTHS, Project
-from annotation.reliability import Reliability
-from annotation.strengths import Strengths
 
 # Goes through Gradio's template engine: no backtick, no backslash, no double brace.
 STYLE = (

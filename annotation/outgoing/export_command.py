@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from annotation import archive, writing
 from annotation.database import Database
-from annotation.dataset_card import Figures
-from annotation.formats import CONTAINERS, FORMATS, LEFT_OUT, ONE_FILE, SOURCES, Filters, Request
+from annotation.outgoing import archive, writing
+from annotation.outgoing.dataset_card import Figures
+from annotation.outgoing.formats import CONTAINERS, FORMATS, LEFT_OUT, ONE_FILE, SOURCES, Filters, Request
 from annotation.records import UserError
 
 PROGRAM: Final = ("-m", "annotation", "export")

@@ -16,15 +16,15 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
-from annotation import mapping
 from annotation.database import Database, explain_disk_errors
-from annotation.mapping import ROLES, Columns, Plan, Record, Target, Unusable, Verdict
-from annotation.moving import Move, clear_unfinished
-from annotation.reading import BadRow, RawRow, Row, Source
+from annotation.incoming import mapping
+from annotation.incoming.mapping import ROLES, Columns, Plan, Record, Target, Unusable, Verdict
+from annotation.incoming.moving import Move, clear_unfinished
+from annotation.incoming.reading import BadRow, RawRow, Row, Source
+from annotation.incoming.staging import Counts, Skipped, Staging
 from annotation.records import Prompt, Split, UserError
-from annotation.staging import Counts, Skipped, Staging
 
-STARTER_FILE = Path(__file__).with_name("starter_prompts.jsonl")
+STARTER_FILE = Path(__file__).parent.parent / "starter_prompts.jsonl"
 LOOKED_AT = 100
 KEPT_SKIPPED = 1_000
 REPORT_SECONDS = 0.25

@@ -21,8 +21,8 @@ from starlette.requests import Request as WebRequest
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from annotation.export_command import PROGRAM, arguments_of
-from annotation.formats import ONE_FILE, Request
+from annotation.outgoing.export_command import PROGRAM, arguments_of
+from annotation.outgoing.formats import ONE_FILE, Request
 from annotation.records import Annotator, UserError
 from annotation.web import ANNOTATOR_KEY
 
@@ -33,7 +33,7 @@ COUNT_SECONDS: Final = 300.0
 LEFTOVER_SECONDS: Final = 24 * 3600.0
 LOG_BYTES: Final = 4_096
 PROGRESS: Final = re.compile(r"([\d,]+) of ([\d,]+) \w+")
-ROOT: Final = Path(__file__).resolve().parent.parent
+ROOT: Final = Path(__file__).resolve().parent.parent.parent
 REFUSED: Final = 2
 """The exit status of a command that a person can mend."""
 

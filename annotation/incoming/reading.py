@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from annotation.formats import original
+from annotation.outgoing.formats import original
 from annotation.records import UserError
 
 MEGABYTE = 1024 * 1024

@@ -1,0 +1,1 @@
+"""How the labels stand: agreement, biases, reliability and strengths, and the words and charts that say so."""
