@@ -7,7 +7,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -126,36 +127,45 @@ def run(options: argparse.Namespace, db: Database) -> None:
     """Look, check or import, and print what came of it. Raises UserError when nothing was imported."""
     order = order_of(options)
     order.check()
-    limit_memory()
-    signal.signal(signal.SIGTERM, leave)
     printer: Printer = JsonPrinter() if options.json_progress else Printer(options.show)
+    with bounded():
+        try:
+            if options.hub:
+                printer.progress("asking the Hub", 0, None)
+                source = reading.hub_dataset(options.source, options.config, options.source_split)
+            else:
+                source = reading.open_path(Path(options.source), options.source_split)
+            if options.look:
+                printer.look(importing.look(source, order))
+            else:
+                outcome = importing.run_import(db, source, order, options.by, printer.progress, options.dry_run)
+                printer.outcome(outcome, options.dry_run)
+        except MemoryError as error:
+            raise UserError(
+                f"{reading.display_name(options.source)} needs more than {MEMORY_BYTES // 2**30} GB of memory to be "
+                "read. It is damaged, or has far too large rows. Nothing was imported."
+            ) from error
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Meanwhile memory is limited, where the system sees to that, and SIGTERM leaves no scratch file behind."""
+    before = signal.signal(signal.SIGTERM, leave)
     try:
-        if options.hub:
-            printer.progress("asking the Hub", 0, None)
-            source = reading.hub_dataset(options.source, options.config, options.source_split)
-        else:
-            source = reading.open_path(Path(options.source), options.source_split)
-        if options.look:
-            printer.look(importing.look(source, order))
-        else:
-            printer.outcome(
-                importing.run_import(db, source, order, options.by, printer.progress, options.dry_run), options.dry_run
-            )
-    except MemoryError as error:
-        raise UserError(
-            f"{reading.display_name(options.source)} needs more than {MEMORY_BYTES // 2**30} GB of memory to be read. "
-            "It is damaged, or has far too large rows. Nothing was imported."
-        ) from error
-
-
-def limit_memory() -> None:
-    """Keep this process from taking all memory, where the system can do that."""
-    if sys.platform != "win32":
+        if sys.platform == "win32":
+            yield
+            return
         import resource
 
-        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        present, most = resource.getrlimit(resource.RLIMIT_DATA)
         wanted = MEMORY_BYTES if most == resource.RLIM_INFINITY else min(most, MEMORY_BYTES)
         resource.setrlimit(resource.RLIMIT_DATA, (wanted, most))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_DATA, (present, most))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def leave(signal_number: int, frame: FrameType | None) -> None:

@@ -23,9 +23,12 @@ FLAGS = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
-    """Chromium, started once for all tests; each opens a context of its own."""
+    """Chromium, started once for these tests; each opens a context of its own.
+
+    Not for the session: Playwright keeps an event loop running in this thread, and other tests run loops of their own.
+    """
     if FOUND is None:
         pytest.skip("no Chromium here: apt-get install chromium")
     from playwright.sync_api import sync_playwright

@@ -42,7 +42,7 @@ def team_at(app: App, sessions: dict[str, str], ledger: Ledger, stack: ExitStack
     for token in sessions.values():
         page = stack.enter_context(Page(app.url))
         page.client.cookies.set(app.cookie, token)
-        team.append(SimulatedAnnotator(page, ledger, lambda left, right: "left-better"))
+        team.append(SimulatedAnnotator(page, ledger, lambda left, right: "left-clearly"))
     return team
 
 
