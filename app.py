@@ -254,6 +254,9 @@ def answering_trouble(db: Database) -> str:
             "The model gives fewer different answers than a comparison needs; it is tried again by itself. "
             "Admins can ask for fewer on the Project tab."
         )
+    beat = latest[0].heartbeat if latest and latest[0].status in ("running", "cancelling") else None
+    if beat is None or seconds_between(beat, now()) > jobs.LOST_AFTER_SECONDS:
+        return "No model is writing answers at the moment. When one does, they appear here by themselves."
     return ""
 
 

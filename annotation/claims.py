@@ -32,6 +32,7 @@ def claim_next(db: Database, annotator_id: int, source: random.Random | None = N
     """
     held = held_claim(db, annotator_id)
     if held is not None and held.comparison_state not in UNFIT:
+        show_todays_guidelines(db, held)
         return held
     source = source or secrets.SystemRandom()
     with db.transaction() as connection:
@@ -74,7 +75,7 @@ def choose(db: Database, annotator_id: int, project: Project, source: random.Ran
         )  # fmt: skip
         if measuring is not None:
             return measuring
-        found = choose_from_pool(db, annotator_id, project.overlap)
+        found = choose_from_pool(db, annotator_id, project.overlap, source)
     if found is None:
         return None
     return Chosen(found, "own", selection.draw_order(size_of(db, found), source), free_slot(db, found))
@@ -83,26 +84,31 @@ def choose(db: Database, annotator_id: int, project: Project, source: random.Ran
 # Not held, judged or skipped by this annotator before, in whatever role.
 UNSEEN = """NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = :annotator AND k.comparison_id = c.id
     AND k.state IN ('held', 'judged', 'skipped'))"""
-CANDIDATES = 50
+# The oldest open comparisons that are looked at when prompts are to be judged evenly.
+CANDIDATES = 400
 
 
-def choose_from_pool(db: Database, annotator_id: int, overlap: int) -> int | None:
-    """The open comparison to judge next: the serving policy's first, then imported ones, then older policies'.
+def choose_from_pool(db: Database, annotator_id: int, overlap: int, source: random.Random) -> int | None:
+    """The open comparison to judge next: the serving policy's first, those of older policies last.
 
-    Among those, comparisons that others have begun go first, so that they get their full number of annotators; then
-    `selection.pick` spreads judgements over the prompts. Finished answers go before those still being written.
+    Comparisons of no single policy (imported, or put in to compare policies) take turns with the serving policy's,
+    which the answering worker never lets run out. Among those of one kind, comparisons that others have begun go
+    first, so that they get their full number of annotators; then `selection.pick` spreads judgements over the prompts.
+    Finished answers go before those still being written.
     """
     models = db.rows("SELECT id FROM model ORDER BY status = 'serving' DESC, id DESC")
     order: list[int | None] = [row["id"] for row in models]
-    order.insert(1, None)
+    order.insert(source.randrange(2), None)
     for state in ("ready", "writing"):
         for model_id in order:
             for taken in reversed(range(overlap)):
                 candidates = db.rows(
-                    f"""SELECT c.id, (SELECT sum(taken) FROM comparison o WHERE o.prompt_id = c.prompt_id) AS judged
-                        FROM comparison c WHERE c.purpose = 'preference' AND c.state = :state AND c.model_id IS :model
-                          AND c.taken = :taken AND (c.asked_by IS NULL OR c.taken > 0) AND {UNSEEN}
-                        ORDER BY c.id LIMIT {CANDIDATES}""",
+                    f"""SELECT min(open.id) AS id,
+                            (SELECT sum(o.taken) FROM comparison o WHERE o.prompt_id = open.prompt_id) AS judged
+                        FROM (SELECT c.id, c.prompt_id FROM comparison c
+                              WHERE c.purpose = 'preference' AND c.state = :state AND c.model_id IS :model
+                                AND c.taken = :taken AND (c.asked_by IS NULL OR c.taken > 0) AND {UNSEEN}
+                              ORDER BY c.id LIMIT {CANDIDATES}) AS open GROUP BY open.prompt_id""",
                     {"state": state, "model": model_id, "taken": taken, "annotator": annotator_id},
                 )
                 if candidates:
@@ -127,8 +133,9 @@ def choose_re_ask(db: Database, annotator_id: int) -> Chosen | None:
     row = db.row(
         """SELECT j.id, j.comparison_id, j.shown_order FROM current_judgement j
            WHERE j.annotator_id = ? AND j.purpose = 'own' AND j.outcome = 'ranked' AND NOT j.early
-             AND NOT EXISTS (SELECT 1 FROM claim k
-                 WHERE k.re_ask_of = j.id AND k.state IN ('held', 'judged', 'skipped'))
+             AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = j.annotator_id
+                 AND k.comparison_id = j.comparison_id AND k.purpose = 're-ask'
+                 AND k.state IN ('held', 'judged', 'skipped'))
            ORDER BY j.id DESC LIMIT 1 OFFSET ?""",
         (annotator_id, selection.RE_ASK_AFTER),
     )
@@ -195,11 +202,22 @@ def read_claim(db: Database, row: Mapping[str, Any]) -> Claim:
         annotator_id=row["annotator_id"],
         purpose=row["purpose"],
         kind=row["kind"],
+        guidelines_version=row["guidelines_version"],
         shown_order=tuple(json.loads(row["shown_order"])),
         messages=tuple(json.loads(answers[0]["messages"])),
         answers=tuple(Answer(answer["text"], answer["state"]) for answer in answers),
         comparison_state=answers[0]["comparison_state"],
     )
+
+
+def show_todays_guidelines(db: Database, claim: Claim) -> None:
+    """A comparison in hand is judged under the guidelines that the page shows now, not those of when it was claimed."""
+    latest = store.guidelines(db).version or None
+    if claim.guidelines_version != latest:
+        with db.transaction() as connection:
+            connection.execute(
+                "UPDATE claim SET guidelines_version = ? WHERE nonce = ? AND state = 'held'", (latest, claim.nonce)
+            )
 
 
 def release_unfit(db: Database) -> None:
@@ -325,10 +343,7 @@ def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
         in_hand = held_claim(db, annotator_id)
         if shown_nonce != (in_hand.nonce if in_hand else ""):
             raise UserError("This page showed an older comparison, so nothing was undone. Here is where you are.")
-        last = db.row(
-            "SELECT * FROM current_judgement WHERE annotator_id = ? AND claim_id IS NOT NULL ORDER BY id DESC LIMIT 1",
-            (annotator_id,),
-        )
+        last = latest_judgement(db, annotator_id)
         if last is None:
             raise UserError("There is no judgement of yours to undo.")
         claim = db.row("SELECT * FROM claim WHERE id = ?", (last["claim_id"],))
@@ -350,6 +365,20 @@ def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
     held = held_claim(db, annotator_id)
     assert held is not None
     return held
+
+
+def latest_judgement(db: Database, annotator_id: int) -> dict[str, Any] | None:
+    """The row of this annotator's latest current judgement: the one that `undo` takes back."""
+    return db.row(
+        "SELECT * FROM current_judgement WHERE annotator_id = ? AND claim_id IS NOT NULL ORDER BY id DESC LIMIT 1",
+        (annotator_id,),
+    )
+
+
+def latest_act(db: Database, annotator_id: int) -> dict[str, Any] | None:
+    """What this annotator's latest current judgement says, in the terms of the screen."""
+    row = latest_judgement(db, annotator_id)
+    return None if row is None else whole_act_of(db, row)
 
 
 def insert_undone(db: Database, last: Mapping[str, Any]) -> None:
@@ -394,6 +423,21 @@ def act_of(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def whole_act_of(db: Database, row: Mapping[str, Any]) -> dict[str, Any]:
+    """What was done, in the terms of the screen, with the edit: as `parse_act` reads it."""
+    act = act_of(row)
+    if row["edited_response_id"] is None:
+        return act
+    edited = db.row(
+        """SELECT e.text, cr.position FROM response e JOIN comparison_response cr ON cr.response_id = e.edited_from
+           WHERE e.id = ? AND cr.comparison_id = ?""",
+        (row["edited_response_id"], row["comparison_id"]),
+    )
+    assert edited is not None
+    place = json.loads(row["shown_order"]).index(edited["position"])
+    return {**act, "edit": {"place": place, "text": edited["text"]}}
+
+
 def reopen(db: Database, annotator_id: int, judgement_id: int) -> tuple[Claim, dict[str, Any]]:
     """An own current judgement to look at and change: the comparison as it was shown, and what was done with it.
 
@@ -402,17 +446,7 @@ def reopen(db: Database, annotator_id: int, judgement_id: int) -> tuple[Claim, d
     row = own_judgement(db, annotator_id, judgement_id)
     claim = db.row("SELECT * FROM claim WHERE id = ?", (row["claim_id"],))
     assert claim is not None
-    act = act_of(row)
-    if row["edited_response_id"] is not None:
-        edited = db.row(
-            """SELECT e.text, cr.position FROM response e JOIN comparison_response cr ON cr.response_id = e.edited_from
-               WHERE e.id = ? AND cr.comparison_id = ?""",
-            (row["edited_response_id"], row["comparison_id"]),
-        )
-        assert edited is not None
-        place = json.loads(row["shown_order"]).index(edited["position"])
-        act["edit"] = {"place": place, "text": edited["text"]}
-    return read_claim(db, claim), act
+    return read_claim(db, claim), whole_act_of(db, row)
 
 
 def revise(db: Database, annotator_id: int, judgement_id: int, value: Any) -> int:
@@ -433,6 +467,7 @@ def revise(db: Database, annotator_id: int, judgement_id: int, value: Any) -> in
             slot = free_slot(db, claim["comparison_id"])
             connection.execute("UPDATE claim SET slot = ? WHERE id = ?", (slot, claim["id"]))
         connection.execute("UPDATE claim SET state = ? WHERE id = ?", (state, claim["id"]))
+        claim["guidelines_version"] = store.guidelines(db).version or None  # the page shows today's
         return insert_judgement(db, claim, act, row["seconds"], supersedes=judgement_id)
 
 
@@ -466,6 +501,28 @@ def prompts_in_answer(db: Database, annotator_id: int) -> int:
             {"annotator": annotator_id},
         )
     )
+
+
+UNANSWERED_MINUTES = 30
+UNANSWERED = {
+    "refused": "Your prompt could not be answered: the model can't take it, perhaps because it is too long. "
+    "Write it in another way.",
+    "failed": "Your prompt could not be answered: the writing of its answers broke off. Ask it again.",
+    "withdrawn": "Your prompt could not be answered: the answers came out the same or empty. Write it in another way.",
+}
+
+
+def why_unanswered(db: Database, annotator_id: int) -> str:
+    """Why the prompt that this annotator asked last, not long ago, can't be judged; empty without such a reason."""
+    last = db.row(
+        """SELECT c.state, c.created, EXISTS (SELECT 1 FROM comparison_response r WHERE r.comparison_id = c.id) AS begun
+           FROM comparison c WHERE c.asked_by = ? AND c.purpose = 'preference' ORDER BY c.id DESC LIMIT 1""",
+        (annotator_id,),
+    )
+    if last is None or seconds_between(last["created"], now()) > 60 * UNANSWERED_MINUTES:
+        return ""
+    refused = last["state"] == "failed" and not last["begun"]
+    return UNANSWERED.get("refused" if refused else last["state"], "")
 
 
 # ---------------------------------------------------------------------------------------------------------- settling

@@ -63,7 +63,8 @@ def by_comparison(judged: Iterable[Judgement]) -> list[list[Judgement]]:
 def usable(group: Sequence[Judgement], excluded: Iterable[str] = ()) -> tuple[list[Judgement], list[str]]:
     """The judgements of one comparison that count, and the reasons why others don't.
 
-    An adjudication stands alone. A flag by anyone takes the comparison out.
+    An adjudication stands alone, unless the adjudicator skipped it. A flag by anyone, in whatever role, takes the
+    comparison out.
     """
     left_out = set(excluded)
     reasons: list[str] = []
@@ -79,9 +80,9 @@ def usable(group: Sequence[Judgement], excluded: Iterable[str] = ()) -> tuple[li
             counted.append(judgement)
         else:
             reasons.append(reason)
-    if any(judgement.flag for judgement in counted):
+    if any(judgement.flag for judgement in group):
         return [], [*reasons, *("flagged" for _ in counted)]
-    settled = [judgement for judgement in counted if judgement.purpose == "adjudication"]
+    settled = [entry for entry in counted if entry.purpose == "adjudication" and entry.outcome != "skip"]
     if settled:
         return settled[-1:], [*reasons, *("settled" for _ in range(len(counted) - 1))]
     return counted, reasons

@@ -39,12 +39,17 @@ LISTED = (
 SHORT = 300
 
 
+def untroubled() -> str:
+    """What keeps new answers from coming, where nobody looks: nothing."""
+    return ""
+
+
 @dataclass
 class Desk:
     """Where annotators work: each public method answers one endpoint `POST /annotate/NAME` with a card or a list."""
 
     db: Database
-    trouble: Callable[[], str] = str
+    trouble: Callable[[], str] = untroubled
     """Says what keeps new answers from coming, empty while nothing does."""
     _counted: tuple[float, int] = field(default=(-COUNT_SECONDS, 0))
 
@@ -76,12 +81,14 @@ class Desk:
         return {**self.handed_out(annotator, asked, claim), "saved": True}
 
     def undo(self, annotator: Annotator, asked: Asked) -> Card:
-        """Take back the latest judgement and show its comparison again."""
+        """Take back the latest judgement and show its comparison again, with what had been done (`undone`)."""
         try:
-            claims.undo(self.db, annotator.id, text_of(asked, "nonce"))
+            with self.db.transaction():
+                act = claims.latest_act(self.db, annotator.id)
+                claim = claims.undo(self.db, annotator.id, text_of(asked, "nonce"))
         except UserError as error:
             return self.next_card(annotator, asked, str(error))
-        return self.next_card(annotator, asked, "Undone. Judge it again.")
+        return {**self.handed_out(annotator, asked, claim, "Undone. Judge it again."), "undone": act}
 
     def reopen(self, annotator: Annotator, asked: Asked) -> Card:
         """The comparison of an own judgement `id`, with what was done, to change it."""
@@ -130,6 +137,7 @@ class Desk:
         """All that the browser gets: answers in the order shown and the nonce; nothing of ids, policies or purposes."""
         project = store.project(self.db)
         card: Card = {
+            "me": annotator.name,
             "nonce": "",
             "notice": notice,
             "trouble": self.trouble() if claim is None else "",
@@ -137,6 +145,7 @@ class Desk:
             "rendered": project.rendered,
             "own_prompts": project.own_prompts,
             "asked": claims.prompts_in_answer(self.db, annotator.id),
+            "unanswered": claims.why_unanswered(self.db, annotator.id) if project.own_prompts else "",
             "guidelines_version": store.guidelines(self.db).version,
             "progress": self.progress(annotator, asked),
             "revising": None,

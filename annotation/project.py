@@ -67,8 +67,8 @@ def check(values: Mapping[str, Any], annotators: int) -> Project:
     measuring = round(project.gold_share + project.re_ask_share, 9)
     if measuring > MAXIMUM_SHARE:
         raise UserError(
-            f"The shares of gold comparisons and of re-asks add up to {percent(measuring)}: "
-            f"together they may be up to {percent(MAXIMUM_SHARE)}."
+            f"The shares of gold comparisons and of re-asks add up to {exact_percent(measuring)}: "
+            f"together they may be up to {exact_percent(MAXIMUM_SHARE)}."
         )
     return project
 
@@ -96,7 +96,7 @@ def check_share(value: Any, field: str) -> float:
     """A share of what is handed out, from 0 to a half."""
     sound = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAXIMUM_SHARE
     if not sound:
-        raise UserError(f"{field}: it must be from 0 to {percent(MAXIMUM_SHARE)}{but_is(value, percent)}.")
+        raise UserError(f"{field}: it must be from 0 to {exact_percent(MAXIMUM_SHARE)}{but_is(value, exact_percent)}.")
     return float(value)
 
 
@@ -125,8 +125,8 @@ def but_is(value: Any, show: Any) -> str:
     return f", not {show(value)}"
 
 
-def percent(share: float) -> str:
-    """A share in words: 0.125 is '12.5%'."""
+def exact_percent(share: float) -> str:
+    """A share that somebody set, unrounded: 0.125 is '12.5%'."""
     return f"{100 * share:.4g}%"
 
 

@@ -143,6 +143,7 @@ class Claim:
     annotator_id: int
     purpose: Purpose
     kind: Kind
+    guidelines_version: int | None
     shown_order: tuple[int, ...]
     messages: tuple[Message, ...]
     answers: tuple[Answer, ...]

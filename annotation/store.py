@@ -260,6 +260,31 @@ def marks(values: Sequence[Any]) -> str:
     return ", ".join("?" * len(values))
 
 
+def compare_policies(db: Database, first_id: int, second_id: int) -> int:
+    """Put what two policies answered to the same held-out prompts with the same seeds before people, blind.
+
+    Each pair of answers that differ and have not been compared yet makes a comparison; returns how many.
+    """
+    with db.transaction() as connection:
+        pairs = db.rows(
+            """SELECT a.prompt_id, a.id AS first, b.id AS second FROM response a JOIN response b
+                   ON b.prompt_id = a.prompt_id AND b.seed = a.seed AND b.sampling = a.sampling
+               WHERE a.purpose = 'evaluate' AND b.purpose = 'evaluate' AND a.model_id = ? AND b.model_id = ?
+                 AND trim(a.text) != '' AND trim(b.text) != '' AND trim(a.text) != trim(b.text)
+                 AND NOT EXISTS (SELECT 1 FROM comparison_response x JOIN comparison_response y
+                     ON y.comparison_id = x.comparison_id WHERE x.response_id = a.id AND y.response_id = b.id)
+               ORDER BY a.prompt_id, a.seed""",
+            (first_id, second_id),
+        )
+        for pair in pairs:
+            comparison_id = connection.execute(
+                "INSERT INTO comparison (prompt_id, purpose, created) VALUES (?, 'preference', ?)",
+                (pair["prompt_id"], now()),
+            ).lastrowid
+            place_responses(db, int(comparison_id or 0), [pair["first"], pair["second"]])
+    return len(pairs)
+
+
 def evaluation_responses(db: Database, model_id: int) -> list[dict[str, Any]]:
     """A policy's answers to the held-out prompts, a row each with prompt and scores, in prompt and seed order."""
     rows = db.rows(

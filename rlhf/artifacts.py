@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -12,16 +13,26 @@ from pathlib import Path
 from annotation.records import UserError
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all. Raises UserError when the disk refuses."""
-    temporary = path.with_name(path.name + ".part")
-    with explain_write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.rename(path)
+def write_lines(directory: Path, lines: Iterable[bytes], ending: str) -> str:
+    """Write lines to a file of this directory that is named by their sha256, whole or not at all; returns the name.
+
+    Raises UserError when the disk refuses.
+    """
+    digest = sha256()
+    temporary = directory / f".{secrets.token_hex(8)}.part"
+    with explain_write_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as handle:
+                for line in lines:
+                    digest.update(line)
+                    handle.write(line)
+                handle.flush()
+                os.fsync(handle.fileno())
+            temporary.rename(directory / f"{digest.hexdigest()}{ending}")
+        finally:
+            temporary.unlink(missing_ok=True)
+    return digest.hexdigest()
 
 
 @contextmanager

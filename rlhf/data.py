@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from annotation.exporting import PreferenceRow, read_rows
 from annotation.records import UserError
+from annotation.snapshots import PreferenceRow, read_rows
 from rlhf.models import render
 from rlhf.specs import Noise
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from annotation import exporting, store
+from annotation import store
 from annotation.database import Database
-from annotation.exporting import Frozen
 from annotation.measuring import quality
 from annotation.records import UserError, now
+from annotation.snapshots import Freezing, line_of
 from rlhf import jobs, policies
-from rlhf.artifacts import verify_directory, write_file
+from rlhf.artifacts import verify_directory, write_lines
 from rlhf.base_model import EMBEDDED, EMBEDDED_NAME
 from rlhf.policies import Policy
 from rlhf.specs import DPOSpec, EvaluateSpec, Scope, Spec
@@ -40,20 +40,22 @@ class Preview:
 def preview(db: Database, data_dir: Path, spec: DPOSpec) -> Preview:
     """Count what `submit` would freeze for this spec."""
     parent = policies.by_revision(db, spec.parent)
-    frozen = collect(db, parent, spec.scope, spec.max_length)
-    flips = [row["flip"] for row in frozen.rows if row["split"] == "train"]
+    freezing = collect(db, parent, spec.scope, spec.max_length)
+    with db.reading():
+        flips = [row["flip"] for row in freezing if row["split"] == "train"]
+    counts = freezing.counts
     flip = fmean(flips) if flips else None
-    return Preview(frozen.count("train"), frozen.count("held-out"), dict(frozen.left_out), parent.revision, flip)
+    return Preview(counts["train"], counts["held-out"], dict(freezing.left_out), parent.revision, flip)
 
 
-def collect(db: Database, parent: Policy, scope: Scope, max_length: int) -> Frozen:
+def collect(db: Database, parent: Policy, scope: Scope, max_length: int) -> Freezing:
     """The preference pairs of today's judgements: all, or those made since the parent's data was frozen.
 
     Each has its chance of error by its annotators' reliability as it is estimated today.
     """
     until = trained_until(db, parent) if scope == "new" else 0
     reliability = {name: measured.estimate for name, measured in quality.reliabilities(db).items()}
-    return exporting.freeze(store.judgements(db), max_length, until, reliability, store.excluded_annotators(db))
+    return Freezing(store.judged_comparisons(db), max_length, until, reliability, store.excluded_annotators(db))
 
 
 def trained_until(db: Database, policy: Policy) -> int:
@@ -74,17 +76,21 @@ def submit(db: Database, data_dir: Path, spec: Spec, requested_by: str) -> int:
     if spec.model not in ("base", base.base) and not (spec.model == EMBEDDED and base.base == EMBEDDED_NAME):
         raise UserError(f"This data directory belongs to the base model {base.base}; the spec asks for {spec.model}.")
     spec = replace(spec, model=base.base)
-    if spec.kind in TRAINING:
-        quality.reliabilities(db)  # estimated and kept now, so that nobody waits for the estimate below
-    # One transaction: two people who press the button at once must not both find nothing at work.
+    refuse_second(db, spec)
+    # The data is frozen before the transaction below: it may take seconds, and annotators must not wait for it.
+    if isinstance(spec, DPOSpec):
+        spec = freeze_dpo(db, data_dir, spec)
+    elif isinstance(spec, EvaluateSpec):
+        spec = freeze_evaluation(db, data_dir, spec)
     with db.transaction():
-        if spec.kind in TRAINING and jobs.active(db, TRAINING):
-            raise UserError("A training or checking job is at work already. Wait for it, or cancel it first.")
-        if isinstance(spec, DPOSpec):
-            spec = freeze_dpo(db, data_dir, spec)
-        elif isinstance(spec, EvaluateSpec):
-            spec = freeze_evaluation(db, data_dir, spec)
+        refuse_second(db, spec)  # two people who press the button at once must not both find nothing at work
         return jobs.enqueue(db, spec, requested_by)
+
+
+def refuse_second(db: Database, spec: Spec) -> None:
+    """Raises UserError where a training or checking job is at work and this would be another."""
+    if spec.kind in TRAINING and jobs.active(db, TRAINING):
+        raise UserError("A training or checking job is at work already. Wait for it, or cancel it first.")
 
 
 def resume(db: Database, job_id: int) -> None:
@@ -111,13 +117,8 @@ def freeze_dpo(db: Database, data_dir: Path, spec: DPOSpec) -> DPOSpec:
     refuse_other_shape(db, parent, spec)
     if spec.snapshot:
         return replace(spec, parent=parent.revision)
-    frozen = collect(db, parent, spec.scope, spec.max_length)
-    if frozen.count("train") < MIN_PAIRS:
-        raise UserError(
-            f"There are {frozen.count('train')} preference pairs to train on, and at least {MIN_PAIRS} are needed. "
-            "Judge more comparisons first."
-        )
-    return replace(spec, parent=parent.revision, snapshot=store_snapshot(db, data_dir, frozen))
+    freezing = collect(db, parent, spec.scope, spec.max_length)
+    return replace(spec, parent=parent.revision, snapshot=store_snapshot(db, data_dir, freezing, MIN_PAIRS))
 
 
 def refuse_other_shape(db: Database, parent: Policy, spec: DPOSpec) -> None:
@@ -140,19 +141,41 @@ def freeze_evaluation(db: Database, data_dir: Path, spec: EvaluateSpec) -> Evalu
     return replace(spec, candidate=candidate.revision, against=against.revision, snapshot=snapshot)
 
 
-def store_snapshot(db: Database, data_dir: Path, frozen: Frozen) -> str:
-    """Write frozen data to its file and row; returns its sha256. The same data is stored once."""
-    path = f"snapshots/{frozen.sha256}.jsonl"
-    write_file(data_dir / path, frozen.content)
-    counts = {"train": frozen.count("train"), "held-out": frozen.count("held-out"), "left_out": frozen.left_out}
+def store_snapshot(db: Database, data_dir: Path, freezing: Freezing, at_least: int = 0) -> str:
+    """Write data to its file and row as it is frozen; returns its sha256. The same data is stored once.
+
+    Raises UserError, and keeps nothing, if there are fewer pairs to train on than `at_least`.
+    """
+    directory = data_dir / "snapshots"
+    with db.reading():  # the rows are read while they are written
+        name = write_lines(directory, enough(map(line_of, freezing), freezing, at_least), ".jsonl")
+    counts = {"train": freezing.counts["train"], "held-out": freezing.counts["held-out"], "left_out": freezing.left_out}
     with db.transaction() as connection:
         connection.execute(
             "INSERT INTO snapshot (sha256, path, rows, counts, last_judgement_id, created) VALUES (?, ?, ?, ?, ?, ?) "
             # Judgements that give no pair may have come since: the rows are the same, what was left out is not.
             "ON CONFLICT DO UPDATE SET counts = excluded.counts, last_judgement_id = excluded.last_judgement_id",
-            (frozen.sha256, path, len(frozen.rows), json.dumps(counts), frozen.last_judgement_id, now()),
+            (
+                name,
+                f"snapshots/{name}.jsonl",
+                freezing.counts.total(),
+                json.dumps(counts),
+                freezing.last_judgement_id,
+                now(),
+            ),
         )
-    return frozen.sha256
+    return name
+
+
+def enough(lines: Iterable[bytes], freezing: Freezing, at_least: int) -> Iterator[bytes]:
+    """The same lines. Raises UserError at their end if they hold fewer pairs to train on than `at_least`."""
+    yield from lines
+    found = freezing.counts["train"]
+    if found < at_least:
+        raise UserError(
+            f"There are {found} preference pairs to train on, and at least {at_least} are needed. "
+            "Judge more comparisons first."
+        )
 
 
 def snapshot_counts(db: Database, sha256: str) -> dict[str, Any]:

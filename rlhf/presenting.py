@@ -11,43 +11,37 @@ from html import escape
 from typing import Any
 
 from annotation.consensus import REASONS
+from annotation.markup import BAR_STYLE, BOX_STYLE, TABLE_STYLE, WARNING_STYLE, paragraph, progress_bar, status, table
 from annotation.records import Split, seconds_between
 from annotation.store import AnswerCounts
+from annotation.wording import NOTHING, moment, percent
 from rlhf.jobs import LOST_AFTER_SECONDS, Job
 from rlhf.policies import Policy
 from rlhf.specs import DPOSpec, EvaluateSpec, Spec
 
 NOT_MEASURED = "not measured"
-# Characters from which a table's cell is a sentence and may wrap.
-WORDY = 32
 # Below this the interval spans most of what is possible, so the figure would only mislead.
 FEW_HELD_OUT = 20
 # The limits between "learned the preference" and "lost the language"; the loop's benchmark uses the same.
 NLL_LIMIT, DISTINCT_LIMIT = 1.15, 0.90
 
 # Goes through Gradio's template engine: no backtick, no backslash, no double brace.
-STYLE = """
-.html-container:has(> &) { padding: 0; }
-.block:has(> .html-container > &:empty) { display: none; }
-.scroll { overflow-x: auto; max-width: 100%; }
-table { border-collapse: collapse; width: 100%; font-size: var(--text-sm); margin: 0; border: 0; }
-tr, thead, tbody { border: 0; }
+STYLE = (
+    BOX_STYLE
+    + TABLE_STYLE
+    + BAR_STYLE
+    + WARNING_STYLE
+    + """
+table { margin: 0; }
 th, td { white-space: nowrap; }
 td.wordy { white-space: normal; min-width: 18em; overflow-wrap: break-word; }
-th { text-align: left; font-weight: normal; opacity: 0.75; }
-th, td { padding: 4px 14px 4px 0; border: 0; border-bottom: 1px solid var(--border-color-primary);
-  vertical-align: top; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 .quiet, .label, dt { font-size: var(--text-sm); font-weight: normal; opacity: 0.75; margin: 4px 0; }
 .headline { font-size: var(--text-lg); margin: 0 0 4px 0; }
-.warning { border-left: 4px solid var(--color-accent); padding: 4px 10px; margin: 6px 0; }
 .facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: 6px 16px; margin: 8px 0; }
 .facts > div { min-width: 0; overflow-wrap: anywhere; }
 .facts dt, .facts dd { margin: 0; }
 .figures { grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); }
 .figures dd { font-size: var(--text-xl); font-variant-numeric: tabular-nums; }
-.bar { height: 12px; border-radius: 6px; background: var(--border-color-primary); overflow: hidden; margin: 6px 0; }
-.bar > div { height: 100%; background: var(--color-accent); }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: var(--text-sm); margin: 0; background: none; border: 0;
   padding: 0; color: var(--body-text-color); }
 pre.log { max-height: 260px; overflow-y: auto; border: 1px solid var(--border-color-primary); padding: 8px;
@@ -60,6 +54,7 @@ pre.log { max-height: 260px; overflow-y: auto; border: 1px solid var(--border-co
 .sides .label { margin: 0 0 4px 0; }
 pre.prompt { font-weight: bold; font-family: var(--font); font-size: var(--text-md); }
 """
+)
 
 
 # ------------------------------------------------------------------------------------------------------------ pieces
@@ -73,11 +68,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def moment(text: str | None) -> str:
-    """A `now()` text to the minute; a dash where there is none."""
-    return "–" if text is None else text[:16].replace("T", " ")
-
-
 def figure(value: float | None, digits: int = 2) -> str:
     """A measured number, or that it was not measured."""
     return NOT_MEASURED if value is None else f"{value:.{digits}f}"
@@ -85,26 +75,7 @@ def figure(value: float | None, digits: int = 2) -> str:
 
 def share(value: float | None) -> str:
     """A share as a percentage, or that it was not measured."""
-    return NOT_MEASURED if value is None else f"{100 * value:.0f}%"
-
-
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]], empty: str, numbers: Sequence[str] = ()) -> str:
-    """An HTML table of literal text that scrolls sideways where it must; `numbers` names columns set to the right."""
-    if not rows:
-        return f'<p class="quiet">{escape(empty)}</p>'
-    right = [header in numbers for header in headers]
-    head = "".join(cell("th", text, number) for text, number in zip(headers, right, strict=True))
-    body = "".join(
-        "<tr>" + "".join(cell("td", text, number) for text, number in zip(row, right, strict=True)) + "</tr>"
-        for row in rows
-    )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def cell(tag: str, text: str, number: bool) -> str:
-    """One cell of a table; long text may wrap, the rest may not."""
-    style = ' class="number"' if number else ' class="wordy"' if len(text) > WORDY else ""
-    return f"<{tag}{style}>{escape(text)}</{tag}>"
+    return NOT_MEASURED if value is None else percent(value)
 
 
 def facts(pairs: Sequence[tuple[str, str]], style: str = "facts") -> str:
@@ -115,7 +86,7 @@ def facts(pairs: Sequence[tuple[str, str]], style: str = "facts") -> str:
 
 def notice(sentence: str) -> str:
     """What a button did, announced to screen readers as well."""
-    return f'<p role="status" class="quiet">{escape(sentence)}</p>'
+    return status(sentence, "quiet")
 
 
 def fingerprints(parts: Mapping[str, Any]) -> dict[str, str]:
@@ -157,7 +128,7 @@ def preview_card(
         if count
     ]
     left = table(("Left out, because", "How many", "Of what"), rows, "Nothing is left out.", ("How many",))
-    return facts(numbers, "facts figures") + f'<p class="quiet">{PAIRS_SENTENCE}</p>' + left
+    return facts(numbers, "facts figures") + paragraph(PAIRS_SENTENCE, "quiet") + left
 
 
 # ----------------------------------------------------------------------------------------------------------- one job
@@ -261,18 +232,14 @@ def job_card(job: Job, data: Mapping[str, Any], left: float | None, made: Policy
     """One job: its state in words, progress bar, and the spec that it runs on `data`, its snapshot's counts."""
     sentence = headline(job, at) + (f" It made the candidate {made.revision}: see Iterations." if made else "")
     said = f'<p class="headline" role="status"><b>Job {job.id}, {kind_word(job)}.</b> {escape(sentence)}</p>'
-    line = f'<p class="quiet">{escape(progress_line(job, left, at))}</p>'
+    line = paragraph(progress_line(job, left, at), "quiet")
     asked = [("Requested by", job.requested_by), ("Attempt", str(job.attempt))]
-    return said + progress_bar(job) + line + facts([*asked, *spec_facts(job.spec), *data_facts(job, data)])
+    return said + job_bar(job) + line + facts([*asked, *spec_facts(job.spec), *data_facts(job, data)])
 
 
-def progress_bar(job: Job) -> str:
-    """How far a job is, to see and to hear."""
-    percent = 100 * job.step // job.steps if job.steps else 0
-    return (
-        f'<div class="bar" role="progressbar" aria-label="Progress of job {job.id}" aria-valuemin="0" '
-        f'aria-valuemax="100" aria-valuenow="{percent}"><div style="width: {percent}%"></div></div>'
-    )
+def job_bar(job: Job) -> str:
+    """How far a job is."""
+    return progress_bar(f"Progress of job {job.id}", 100 * job.step // job.steps if job.steps else 0)
 
 
 def data_facts(job: Job, data: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -303,8 +270,8 @@ def jobs_table(jobs: Sequence[Job], at: str) -> str:
             job.status,
             job.requested_by,
             moment(job.started),
-            "–" if job.started is None else f"{seconds_taken(job, at) / 60:.1f}",
-            job.message or "–",
+            NOTHING if job.started is None else f"{seconds_taken(job, at) / 60:.1f}",
+            job.message or NOTHING,
         )
         for job in jobs
     ]
@@ -371,7 +338,7 @@ def serving_card(
     """The serving policy, the worker that answers with it, and what it has produced so far."""
     return (
         f'<p class="headline"><b>{escape(policy.revision)}</b> on {escape(policy.base)}</p>'
-        f"<p>{escape(worker_sentence(worker, at))}</p>"
+        + paragraph(worker_sentence(worker, at))
         + facts(
             (
                 ("Waiting to be judged", f"{buffer['train']} for training, {buffer['held-out']} held-out"),
@@ -444,7 +411,7 @@ def history_row(policy: Policy, names: Mapping[int, str], job: Job | None, check
     evaluation = check.result if check is not None else None
     candidate = figures_of(evaluation, "candidate")
     snapshot = result.get("snapshot") or (spec.snapshot if spec else "")
-    missing = "–" if policy.path is None else NOT_MEASURED
+    missing = NOTHING if policy.path is None else NOT_MEASURED
     measured = (
         figure((result.get("final") or {}).get("loss"), 3),
         held_out_accuracy(evaluation),
@@ -454,12 +421,12 @@ def history_row(policy: Policy, names: Mapping[int, str], job: Job | None, check
     return (
         policy.revision,
         policy.method,
-        names.get(policy.parent_id or 0, "–"),
+        names.get(policy.parent_id or 0, NOTHING),
         policy.status,
-        str(policy.job_id or "–"),
-        snapshot[:12] or "–",
-        str(result.get("train_pairs", "–")),
-        REFERENCES[spec.reference] if spec else "–",
+        str(policy.job_id or NOTHING),
+        snapshot[:12] or NOTHING,
+        str(result.get("train_pairs", NOTHING)),
+        REFERENCES[spec.reference] if spec else NOTHING,
         *(missing if text == NOT_MEASURED else text for text in measured),
         moment(policy.created),
     )
@@ -468,7 +435,7 @@ def history_row(policy: Policy, names: Mapping[int, str], job: Job | None, check
 def decisions_table(decisions: Sequence[Mapping[str, Any]]) -> str:
     """Promotions, rejections and rollbacks, newest first."""
     rows = [
-        (moment(row["created"]), row["action"], row["revision"], row["previous"] or "–", row["decided_by"])
+        (moment(row["created"]), row["action"], row["revision"], row["previous"] or NOTHING, row["decided_by"])
         for row in decisions
     ]
     return table(("When (UTC)", "Decision", "Policy", "Served until then", "By"), rows, "No decision yet.")
@@ -522,14 +489,14 @@ FIGURES = (
 def report(evaluation: Mapping[str, Any] | None) -> str:
     """The check of a candidate: its figures beside those of the policy it was compared with and of the base."""
     if not evaluation:
-        return '<p class="quiet">This policy has not been checked yet.</p>'
+        return paragraph("This policy has not been checked yet.", "quiet")
     sides = report_sides(evaluation)
     headers = ("Figure", *(name for name, _ in sides), "How to read it")
     rows = [
         (entry.label, *(figure(values.get(entry.key), entry.digits) for _, values in sides), entry.reading)
         for entry in FIGURES
     ]
-    warned = "".join(f'<p class="warning">{escape(sentence)}</p>' for sentence in warnings(evaluation))
+    warned = "".join(paragraph(sentence, "warning") for sentence in warnings(evaluation))
     return (
         f"<p><b>Accuracy on held-out judgements: {escape(held_out_accuracy(evaluation))}.</b> "
         "How often the candidate gives the answer that people chose the higher implicit reward, with its 95% interval: "
@@ -610,7 +577,7 @@ def answers_page(pairs: Sequence[AnswerPair], page: int, size: int, names: tuple
     """One page of answers side by side, as literal text."""
     shown = pairs[page * size : (page + 1) * size]
     if not shown:
-        return '<p class="quiet">There are no answers of both policies to the same held-out prompts yet.</p>'
+        return paragraph("There are no answers of both policies to the same held-out prompts yet.", "quiet")
     return "".join(
         f'<div class="pair"><pre class="prompt">{escape(pair.prompt)}</pre><div class="sides">'
         f"{answer_box(names[0], pair.left)}{answer_box(names[1], pair.right)}</div></div>"

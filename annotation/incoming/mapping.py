@@ -354,6 +354,8 @@ def read_chosen(columns: Columns) -> Reader:
 def read_pairs(columns: Columns, verdict: Verdict) -> Reader:
     """Two answers and which of them is better."""
     sides = winners(columns["a"], columns["b"])
+    if is_shp(columns):
+        sides = {**sides, "1": 0, "0": 1}
 
     def read(values: Mapping[str, Any]) -> Record:
         messages, answers = two_answers(values, columns, columns["a"], columns["b"])
@@ -368,6 +370,12 @@ def read_pairs(columns: Columns, verdict: Verdict) -> Reader:
         return Record(messages, answers, "ranked", ranking, strength, remark=remark)
 
     return read
+
+
+def is_shp(columns: Columns) -> bool:
+    """Whether these are columns of the Stanford Human Preferences: label 1 says that A is better, 0 that B is."""
+    names = tuple(plain_name(columns.get(role, "")) for role in ("a", "b", "winner"))
+    return names == ("human_ref_a", "human_ref_b", "labels")
 
 
 def read_responses(columns: Columns, verdict: Verdict) -> Reader:

@@ -17,7 +17,7 @@ from annotation.incoming.reading import display_name
 from annotation.records import MAXIMUM_ANSWERS, Split, UserError
 
 # Comparisons, their places and judgements have to be written at once: that many rows take well under the time for which
-# others wait without failing (5 s); see benchmarks/importing.py.
+# others wait without failing (5 s); see benchmarks/data.py.
 MAXIMUM_VERDICT_ROWS = 1_500_000
 # SQLite's own cache of 2 MB would make it read its indices again and again.
 CACHE_KIB = 32 * 1024

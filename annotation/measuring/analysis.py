@@ -155,8 +155,13 @@ class Bias:
 
 def position_biases(votes: Iterable[Vote]) -> list[Bias]:
     """Share of decisive choices of the answer shown on the left (two) or first (more), against 1 / K."""
-    shown = [vote for vote in votes if vote.purpose != "import"]
-    return biases(shown, first_shown, ("Chose the left of two", "Chose the first shown of several"))
+    return biases(choices_by_place(votes), first_shown, ("Chose the left of two", "Chose the first shown of several"))
+
+
+def choices_by_place(votes: Iterable[Vote]) -> list[Vote]:
+    """Choices of one answer among complete ones in drawn places: not imported ones, whose answers were not shown here,
+    and no early ones, made before all answers were there."""
+    return [vote for vote in votes if vote.purpose != "import" and not vote.early and chosen(vote) is not None]
 
 
 def length_biases(votes: Iterable[Vote]) -> list[Bias]:
@@ -254,7 +259,7 @@ def one_annotator(
         if vote.purpose == "re-ask" and vote.ranking is not None and vote.first_ranking is not None
     ]
     own = [vote for vote in votes if vote.purpose not in ("gold", "re-ask")]
-    decisive = [vote for vote in votes if vote.purpose != "import" and chosen(vote) is not None]
+    decisive = choices_by_place(votes)
     seconds = [vote.seconds for vote in votes if vote.seconds is not None]
     return AnnotatorFigures(
         name=name,

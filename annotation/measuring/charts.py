@@ -9,6 +9,8 @@ from html import escape
 from itertools import pairwise
 from math import ceil, floor, log10
 
+from annotation.wording import percent
+
 # Goes through Gradio's template engine: no backtick, no backslash, no double brace. Marks have the accent colour of the
 # theme; text and axes have the colour of the text around them, so that they are readable in light and dark.
 STYLE = """
@@ -53,11 +55,6 @@ class Frame:
     """What there is to see."""
 
 
-def as_percent(value: float) -> str:
-    """A share as a percentage."""
-    return f"{100 * value:.0f}%"
-
-
 def figure(frame: Frame, body: str, height: float, described: str, shape: str) -> str:
     """A chart with its heading, for eyes and for screen readers."""
     name = escape(frame.name)
@@ -97,7 +94,7 @@ def intervals(
     axis: str,
     reference: float | None = None,
     limits: tuple[float, float] = (0.0, 1.0),
-    write: Write = as_percent,
+    write: Write = percent,
 ) -> str:
     """Figures below each other, each with its label, its text and its interval on one common scale.
 
@@ -194,7 +191,7 @@ def series(frame: Frame, marks: Sequence[Mark], axis: str, along: str) -> str:
     The axis tells days, or hours where all is of one day.
     """
     height = scale_up(0.0, 1.0)
-    parts = rulers([(tick / 4, as_percent(tick / 4)) for tick in range(5)], height)
+    parts = rulers([(tick / 4, percent(tick / 4)) for tick in range(5)], height)
     step = 100 / len(marks)
     places = [step * (number + 0.5) for number in range(len(marks))]
     for (x1, one), (x2, other) in pairwise(zip(places, marks, strict=True)):

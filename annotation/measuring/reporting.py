@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from math import exp
 
+from annotation.markup import BOX_STYLE, paragraph
 from annotation.measuring import charts
 from annotation.measuring.agreement import Agreement, Dispute, Period
 from annotation.measuring.analysis import AnnotatorFigures, Bias, Estimate
@@ -14,12 +15,12 @@ from annotation.measuring.quality import Case, Decision, Figures, FlaggedCase, G
 from annotation.measuring.reliability import Reliability
 from annotation.measuring.strengths import Strengths
 from annotation.records import STRENGTHS, Project
+from annotation.wording import NOTHING, moment, number_with_interval, percent, percent_with_interval
 
 # Goes through Gradio's template engine: no backtick, no backslash, no double brace.
 STYLE = (
-    """
-.html-container:has(> &) { padding: 0; }
-.block:has(> .html-container > &:empty) { display: none; }
+    BOX_STYLE
+    + """
 p { margin: 0.35rem 0; }
 .headline { font-size: var(--text-lg); }
 .quiet { opacity: 0.85; font-size: var(--text-sm); }
@@ -56,39 +57,12 @@ NO_JUDGEMENTS = "Nobody has judged anything yet. Figures appear here with the fi
 # Below so many comparisons an interval over them says little, and the page says so.
 FEW = 10
 COIN = 0.5
-NOTHING = "–"
 
 
 # ------------------------------------------------------------------------------------------------------------- pieces
-def percent(value: float) -> str:
-    """A share as a percentage."""
-    return f"{100 * value:.0f}%"
-
-
-def with_interval(figure: Estimate | None) -> str:
-    """A share with its interval: '83% (74% to 90%)'; a dash where there is none."""
-    return NOTHING if figure is None else f"{percent(figure.value)} ({percent(figure.low)} to {percent(figure.high)})"
-
-
-def plain_interval(figure: Estimate | None) -> str:
-    """A number with its interval: '0.48 (0.43 to 0.54)'; a dash where there is none."""
-    return NOTHING if figure is None else f"{figure.value:.2f} ({figure.low:.2f} to {figure.high:.2f})"
-
-
 def some(count: int, one: str, several: str = "") -> str:
     """'1 comparison', '1,204 comparisons'."""
     return f"{count:,} {one if count == 1 else several or one + 's'}"
-
-
-def paragraph(sentence: str, style: str = "") -> str:
-    """A sentence as HTML."""
-    kind = f' class="{style}"' if style else ""
-    return f"<p{kind}>{escape(sentence)}</p>"
-
-
-def said(sentence: str) -> str:
-    """What a button did, announced to screen readers as well."""
-    return f'<p role="status">{escape(sentence)}</p>'
 
 
 def in_hand(comparison_id: int) -> str:
@@ -97,11 +71,6 @@ def in_hand(comparison_id: int) -> str:
         f'<p role="status">Comparison {comparison_id} is in your hands, to settle. '
         '<a href="./">Judge it on the Annotate tab</a>.</p>'
     )
-
-
-def moment(text: str) -> str:
-    """A time to the minute."""
-    return text[:16].replace("T", " ") if text else NOTHING
 
 
 Row = Sequence[str]
@@ -158,10 +127,10 @@ def agreement_sentence(figures: Figures) -> str:
             f"Several have judged only {some(first.comparisons, 'comparison')} so far: too few to say how far they "
             "agree."
         )
-    said_alike = f"Where several judged the same comparison, they agree in {with_interval(first.percent)}"
+    said_alike = f"Where several judged the same comparison, they agree in {percent_with_interval(first.percent)}"
     if first.alpha is None:
         return f"{said_alike}, always with the same answer."
-    return f"{said_alike}; Krippendorff's alpha is {plain_interval(first.alpha)}: {meaning(first.alpha.value)}."
+    return f"{said_alike}; Krippendorff's alpha is {number_with_interval(first.alpha)}: {meaning(first.alpha.value)}."
 
 
 def meaning(alpha: float) -> str:
@@ -193,7 +162,7 @@ def to_look_at(figures: Figures, project: Project) -> list[str]:
         "contradict each other."
         if figures.disputes else "",
         *(
-            f"{bias.name}: {with_interval(bias.share)}, where {percent(bias.fair)} would be even."
+            f"{bias.name}: {percent_with_interval(bias.share)}, where {percent(bias.fair)} would be even."
             for bias in biased
         ),
         f"{', '.join(hasty)}: more than one judgement in twenty was far too fast to have read the answers."
@@ -335,8 +304,9 @@ def agreement_table(found: Sequence[Agreement]) -> str:
         (
             one.question,
             f"{one.comparisons:,}\nwith {one.judgements:,} judgements",
-            with_interval(one.percent) + ("\nfew comparisons: hardly to be relied on" if one.comparisons < FEW else ""),
-            plain_interval(one.alpha) if one.alpha else "not defined\nonly one answer was ever given",
+            percent_with_interval(one.percent)
+            + ("\nfew comparisons: hardly to be relied on" if one.comparisons < FEW else ""),
+            number_with_interval(one.alpha) if one.alpha else "not defined\nonly one answer was ever given",
             one.level,
         )
         for one in found
@@ -363,7 +333,7 @@ def agreement_chart(periods: Sequence[Period]) -> str:
             "Agreement over time appears here once several annotators have judged the same 20 comparisons.", "quiet"
         )
     marks = [
-        Mark(period.last[:16], one.value, one.low, one.high, f"{with_interval(one)} of {one.n:,} comparisons")
+        Mark(period.last[:16], one.value, one.low, one.high, f"{percent_with_interval(one)} of {one.n:,} comparisons")
         for period in periods
         for one in (period.percent,)
     ]
@@ -415,7 +385,7 @@ def meter(name: str, title: str, biases: Sequence[Bias], sentence: str) -> str:
 
 def bias_text(bias: Bias) -> str:
     """A bias in words."""
-    return with_interval(bias.share)
+    return percent_with_interval(bias.share)
 
 
 # ------------------------------------------------------------------------------------------------------------ policies
@@ -469,8 +439,8 @@ def no_strengths(policies: Strengths) -> str:
     if not policies.comparisons:
         return (
             "No judgement compares answers of different policies: each comparison holds answers of the policy that "
-            "served when it was made. Strengths appear here once comparisons with answers of several policies have "
-            "been judged, for example imported ones; until then the Iterations tab compares policies."
+            "served when it was made. 'Let people compare' on the Iterations tab puts the answers of two policies "
+            "before annotators; strengths appear here once such comparisons have been judged."
         )
     return (
         f"{some(policies.comparisons, 'comparison')} of answers by different policies "
@@ -515,7 +485,7 @@ def gold_table(golds: Sequence[Gold], accuracy: Estimate | None) -> str:
         (
             f"#{gold.comparison_id}",
             "Answer " + " or ".join(str(position + 1) for position in gold.best),
-            NOTHING if gold.right is None else f"{with_interval(gold.right)}\nof {gold.right.n:,}",
+            NOTHING if gold.right is None else f"{percent_with_interval(gold.right)}\nof {gold.right.n:,}",
             "retired" if gold.retired else "handed out",
             f"{gold.made_by}\n{moment(gold.made)}",
         )
@@ -526,7 +496,7 @@ def gold_table(golds: Sequence[Gold], accuracy: Estimate | None) -> str:
         "No gold comparison yet. Choose a clear one below and make it gold: annotators who have not seen it get it now "
         "and then without knowing, and the table above shows who is right."
     )
-    over_all = "" if accuracy is None else f": {with_interval(accuracy)} judged right"
+    over_all = "" if accuracy is None else f": {percent_with_interval(accuracy)} judged right"
     return table(f"Gold comparisons{over_all}", headers, rows, empty)
 
 

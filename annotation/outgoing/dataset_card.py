@@ -23,6 +23,7 @@ from annotation.outgoing.formats import (
     written_by,
 )
 from annotation.records import Demonstration, Judgement, Project
+from annotation.wording import number_with_interval, percent_with_interval
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
@@ -256,7 +257,13 @@ ALL_COUNTED: Final = "Over all judgements that passed the filters and were not l
 def agreement(figures: Figures) -> str:
     """How far annotators agree, also on what gave no row."""
     rows = [
-        [found.question, f"{found.comparisons:,}", percent(found.percent), decimal(found.alpha), found.level]
+        [
+            found.question,
+            f"{found.comparisons:,}",
+            percent_with_interval(found.percent),
+            decimal(found.alpha),
+            found.level,
+        ]
         for found in agreements(figures.votes)
     ]
     if not rows:
@@ -268,7 +275,7 @@ def agreement(figures: Figures) -> str:
 def biases(figures: Figures) -> str:
     """Whether place and length go with being chosen."""
     rows = [
-        [bias.name, f"{bias.share.n:,}", percent(bias.share), f"{bias.fair:.0%}"]
+        [bias.name, f"{bias.share.n:,}", percent_with_interval(bias.share), f"{bias.fair:.0%}"]
         for bias in (*position_biases(figures.votes), *length_biases(figures.votes))
     ]
     if not rows:
@@ -276,14 +283,9 @@ def biases(figures: Figures) -> str:
     return ALL_COUNTED + "\n\n" + table(["bias", "choices", "share (95% interval)", "without bias"], rows)
 
 
-def percent(figure: Estimate) -> str:
-    """A share with its interval."""
-    return f"{figure.value:.0%} ({figure.low:.0%} to {figure.high:.0%})"
-
-
 def decimal(figure: Estimate | None) -> str:
     """A coefficient with its interval."""
-    return "not defined" if figure is None else f"{figure.value:.2f} ({figure.low:.2f} to {figure.high:.2f})"
+    return "not defined" if figure is None else number_with_interval(figure)
 
 
 NOTES: Final[Mapping[str, str]] = {

@@ -10,6 +10,7 @@ from annotation import access
 from annotation.database import Database
 from annotation.records import ROLES, Annotator
 from annotation.tabs.guard import Context, guarded
+from annotation.tabs.parts import QUIET, SPOKEN, opening_of
 
 HEADERS = ["Name", "Role", "State", "Signs in with", "Since"]
 Rows = list[list[str]]
@@ -39,9 +40,9 @@ def build(demo: gr.Blocks, context: Context) -> None:
                 let_in = gr.Button("Reactivate", size="md", min_width=130)
     outcome = gr.Textbox(label="What was done (a new password is shown once)", interactive=False, buttons=["copy"])
     page, admin = [table, account, outcome], guarded(context, "admin")
-    # Queued: without the queue Gradio's page drops the message of a gr.Error.
-    common: dict[str, Any] = {"outputs": page, "show_progress": "hidden", "api_visibility": "private"}
-    demo.load(guarded(context, "annotator")(opening(db)), api_name="accounts", **common)
+    common: dict[str, Any] = {"outputs": page, **SPOKEN}
+    # Not when the page is loaded: everybody's page would ask, and Gradio keeps a queue for each that did.
+    opening_of(demo)(admin(opening(db)), outputs=page, api_name="accounts", **QUIET)
     add.click(admin(adding(db)), [name, role, password], api_name="account-add", **common)
     reset.click(admin(resetting(db)), account, api_name="account-reset", **common)
     make_admin.click(admin(changing_role(db, "admin")), account, api_name="account-make-admin", **common)
@@ -67,11 +68,11 @@ def page_of(db: Database, outcome: str = "", account: str | None = None) -> tupl
 
 
 def opening(db: Database) -> Any:
-    """The handler of an opened page, which everyone's page calls: only an admin gets to see accounts."""
+    """The handler of the opened tab."""
 
     def open_page(annotator: Annotator) -> Any:
         """List the accounts."""
-        return page_of(db) if annotator.role == "admin" else ([], gr.Dropdown([]), "")
+        return page_of(db)
 
     return open_page
 

@@ -27,6 +27,7 @@ const judging = find(".judging");
 
 // ------------------------------------------------------------------------------------------------------------- state
 let card = null; // what the server sent last
+let me = ""; // who is signed in, as the server said last: people who share a browser share nothing that is kept in it
 let draft = newDraft(); // what the annotator has done with it so far
 let listing = false; // whether the own judgements are on the screen instead
 let armed = false; // whether the next digit chooses the answer to edit
@@ -46,34 +47,55 @@ function newDraft() {
 // ------------------------------------------------------------------------------------------------- kept in the browser
 // Storage can be forbidden; then nothing is kept, and everything else works.
 function keep(name, value) {
+  if (me) write(keysOf(me) + name, value);
+}
+
+const kept = (name) => (me ? read(keysOf(me) + name) : null);
+const keysOf = (name) => `${STORE}${encodeURIComponent(name)}/`; // the encoding leaves no "/" in the name
+
+function write(key, value) {
   try {
-    if (value === null) localStorage.removeItem(STORE + name);
-    else localStorage.setItem(STORE + name, JSON.stringify(value));
+    if (value === null) localStorage.removeItem(key);
+    else localStorage.setItem(key, JSON.stringify(value));
   } catch { /* no storage */ }
 }
 
-function kept(name) {
+function read(key) {
   try {
-    return JSON.parse(localStorage.getItem(STORE + name));
+    return JSON.parse(localStorage.getItem(key));
   } catch {
     return null;
   }
 }
 
-function draftNames() {
+function storedKeys() {
   try {
-    const names = Object.keys(localStorage).map((key) => key.replace(STORE, ""));
-    return names.filter((name) => name.startsWith("draft."));
+    return Object.keys(localStorage).filter((key) => key.startsWith(STORE));
   } catch {
     return [];
   }
 }
 
+// Old drafts go, whoever began them.
 function purgeDrafts() {
-  for (const name of draftNames()) {
-    const draft = kept(name);
-    if (!draft || Date.now() - draft.at > KEPT_DRAFTS_MS) keep(name, null);
+  for (const key of storedKeys().filter((key) => key.includes("/draft."))) {
+    const draft = read(key);
+    if (!draft || Date.now() - draft.at > KEPT_DRAFTS_MS) write(key, null);
   }
+}
+
+// The own drafts of comparisons in hand, not those of changes to earlier judgements.
+function draftNames() {
+  const own = storedKeys().filter((key) => key.startsWith(keysOf(me))).map((key) => key.slice(keysOf(me).length));
+  return own.filter((name) => name.startsWith("draft.") && !name.startsWith("draft.change-"));
+}
+
+// Notices who is signed in now.
+function meet(name) {
+  if (name === me) return;
+  me = name;
+  judged = null;
+  guidelines = 0; // so that it is looked up whether this person has read them
 }
 
 const draftName = (of) => `draft.${of.revising ? `change-${of.revising.id}` : of.nonce}`;
@@ -238,6 +260,7 @@ function inWords({ outcome, kind, ranks, strength, size: count }) {
 const identity = (of) => (of && of.answers ? (of.revising ? `change-${of.revising.id}` : of.nonce) : "");
 
 function show(next) {
+  meet(next.me);
   const same = card !== null && identity(next) === identity(card);
   card = next;
   if (!same) {
@@ -259,7 +282,7 @@ function toStart() {
 
 // Build the comparison anew.
 function lay() {
-  const { at, texts, ...own } = keptDraft() || earlier();
+  const { at, texts, ...own } = card.begun || keptDraft() || (card.revising ? draftOf(card.revising.act, card) : {});
   draft = { ...newDraft(), ...own };
   draft.tags = draft.tags.filter((label) => card.tags.some((tag) => tag.label === label));
   saveDraft();
@@ -279,12 +302,10 @@ function lay() {
   find(".revising").replaceChildren(...(card.revising ? revisingNote() : []));
 }
 
-// What was done with a judgement that is being changed.
-function earlier() {
-  if (!card.revising) return {};
-  const { tags, note, flag, edit, ranks } = card.revising.act;
+// The draft that a judgement was made of, for changing it and for judging anew.
+function draftOf({ tags, note, flag, edit, ranks }, { kind }) {
   const groups = [];
-  if (card.kind === "rank" && ranks) ranks.forEach((rank, place) => (groups[rank - 1] ||= []).push(place));
+  if (kind === "rank" && ranks) ranks.forEach((rank, place) => (groups[rank - 1] ||= []).push(place));
   return {
     tags, note, flag, groups: groups.filter(Boolean),
     edits: edit ? { [edit.place]: edit.text } : {}, editing: edit ? edit.place : null,
@@ -339,6 +360,7 @@ function refresh() {
   const { today, yours, everyone } = card.progress;
   find(".progress").textContent = `today ${today} · yours ${yours} · all ${everyone}`;
   find(".waiting").textContent = waitingText();
+  if (find(".unanswered").textContent !== card.unanswered) find(".unanswered").textContent = card.unanswered;
   find(".ask").hidden = !card.own_prompts || listing;
   setPressed(find(".tools [data-key=r]"), isRendered());
   setPressed(find(".tools [data-key=m]"), listing);
@@ -347,7 +369,7 @@ function refresh() {
 }
 
 function waitingText() {
-  if (card.trouble) return card.trouble;
+  if (card.trouble) return card.asked ? `${card.trouble} Your prompt is kept till then.` : card.trouble;
   if (card.asked) return "Your prompt is being answered. The answers appear here by themselves.";
   return "The model is writing the next answers. They appear here by themselves.";
 }
@@ -550,10 +572,16 @@ async function takeBack() {
   pressedAt = time;
   const next = await act("undo", { nonce: card.nonce }, "Not undone: ");
   if (next === null) return;
-  if (judged) keep("draft.undone", judged);
-  judged = null;
+  if (next.undone) next.begun = remembered(next) || draftOf(next.undone, next);
+  if (next.undone) judged = null;
   show(next);
   say(next.notice);
+}
+
+// The draft of the judgement taken back, if it was made on this page: more whole than what was sent of it.
+function remembered(next) {
+  const fits = judged && next.me === me && judged.texts.join("\0") === next.answers.map(({ text }) => text).join("\0");
+  return fits ? judged : null;
 }
 
 // ------------------------------------------------------------------------------------------------------------- ranking
@@ -791,7 +819,10 @@ async function poll() {
   away = false;
   const before = card;
   try {
-    const next = await ask("card", { nonce: card ? card.nonce : "" });
+    let next = await ask("card", { nonce: card ? card.nonce : "" });
+    // Only now is it known whose page this is, and how they like to read.
+    const rendered = next.me === me ? null : read(`${keysOf(next.me)}rendered`);
+    if (rendered !== null) next = await ask("card", { rendered });
     if (card !== before || busy) return; // something was done meanwhile; this is out of date
     if (unheard > 1) say("");
     unheard = 0;
@@ -819,6 +850,7 @@ find(".tools").append(
   button("M", "My judgements", toggleMine, { class: "toggle", "aria-pressed": "false" }),
 );
 find(".ask").append(button("", "Ask", askOwn));
+find(".ask").before(make("p", { class: "unanswered", role: "status" }));
 find(".guidelines").addEventListener("toggle", onGuidelines);
 document.addEventListener("keydown", onKey, { signal });
 const timer = setInterval(poll, 100);

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,6 +11,7 @@ import gradio as gr
 
 from annotation import store
 from annotation.database import Database
+from annotation.markup import BAR_STYLE, BOX_STYLE, TABLE_STYLE, Download, Row, progress_bar, status, table
 from annotation.outgoing import export_files
 from annotation.outgoing.export_command import shell_command
 from annotation.outgoing.export_files import DIRECTORY, Exporter, Progress
@@ -29,6 +29,8 @@ from annotation.outgoing.formats import (
 )
 from annotation.records import Annotator, UserError
 from annotation.tabs.guard import Context, guarded
+from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of, text_in
+from annotation.wording import moment
 
 POLL_SECONDS = 1
 EXPLANATION = (
@@ -47,24 +49,17 @@ SOURCE_CHOICES = [
     ("edited answers", "edited"),
     ("imported", "imported"),
 ]
-STYLE = """
-.html-container:has(> &) { padding: 0; }
-.block:has(> .html-container > &:empty) { display: none; }
+STYLE = (
+    BOX_STYLE
+    + TABLE_STYLE
+    + BAR_STYLE
+    + """
 p { margin: 0.25rem 0; }
 .headline { font-size: var(--text-lg); }
-.scroll { overflow-x: auto; max-width: 100%; }
-table { border-collapse: collapse; width: 100%; font-size: var(--text-sm); margin: 0.25rem 0; border: 0; }
-tr, thead, tbody { border: 0; }
-th { text-align: left; font-weight: normal; opacity: 0.8; }
-th, td { padding: 4px 14px 4px 0; border: 0; border-bottom: 1px solid var(--border-color-primary); }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 td a { color: var(--link-text-color); text-decoration: underline; overflow-wrap: anywhere; padding: 0; margin: 0; }
-.bar { height: 12px; border-radius: 6px; background: var(--border-color-primary); overflow: hidden; margin: 6px 0; }
-.bar > div { height: 100%; background: var(--color-accent); }
 """
-QUIET: Mapping[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-# Buttons go through the queue: Gradio shows no message for an error of a handler outside it.
-SPOKEN: Mapping[str, Any] = {**QUIET, "queue": True}
+)
+literal = partial(html_box, STYLE)
 
 
 # ------------------------------------------------------------------------------------------------------ form to request
@@ -72,14 +67,14 @@ def request_of(db: Database, *values: Any) -> Request:
     """The form as a request. Raises UserError naming what can't be had."""
     asked, container, policies, iterations, annotators, sources, since, until, agreement, names = values
     request = Request(
-        text_of(asked),
-        text_of(container),
+        text_in(asked),
+        text_in(container),
         Filters(
             iterations=tuple(int(entry) for entry in list_of(iterations) if str(entry).isdecimal()),
             policies=tuple(str(entry) for entry in list_of(policies)),
             annotators=tuple(str(entry) for entry in list_of(annotators)),
-            since=text_of(since).strip(),
-            until=text_of(until).strip(),
+            since=text_in(since).strip(),
+            until=text_in(until).strip(),
             agreement=number_of(agreement),
             sources=tuple(source for source in SOURCES if source in list_of(sources)),
         ),
@@ -90,11 +85,6 @@ def request_of(db: Database, *values: Any) -> Request:
     people = {row["name"]: row["name"] for row in store.annotators(db)}
     check_request(request, Known(lineage(store.models(db)), people))
     return request
-
-
-def text_of(value: Any) -> str:
-    """What a field holds; nothing where the browser sent no text."""
-    return value if isinstance(value, str) else ""
 
 
 def list_of(value: Any) -> list[Any]:
@@ -108,43 +98,18 @@ def number_of(value: Any) -> float:
 
 
 # ------------------------------------------------------------------------------------------------------- what is shown
-def said(sentence: str) -> str:
-    """A sentence as HTML."""
-    return f'<p role="status">{html.escape(sentence)}</p>' if sentence else ""
-
-
 def count_card(request: Request, counted: Mapping[str, Mapping[str, int]]) -> str:
     """What would be exported, and what would not."""
     rows, left_out = counted["rows"], counted["left_out"]
     unit = "rows of the tables" if request.format == "raw" else "rows"
     parts = ", ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in rows.items() if number)
     headline = f"{sum(rows.values()):,} {unit} would be exported" + (f": {parts}." if parts else ".")
-    text = f'<p role="status" class="headline">{html.escape(headline)}</p>'
+    text = status(headline, "headline")
     if not left_out:
         return text
     entries = sorted(left_out.items(), key=lambda entry: -entry[1])
     reasons = [(LEFT_OUT[reason], f"{number:,}") for reason, number in entries]
-    return text + table(("Left out (judgements, or pairs of answers)", "Number"), reasons)
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose last column holds numbers; texts are escaped."""
-    return rows_table(heads, [[html.escape(cell) for cell in row] for row in rows])
-
-
-def rows_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of cells that are HTML; the last column is set as numbers."""
-
-    def line(tag: str, cells: Sequence[str]) -> str:
-        last = len(cells) - 1
-        return "".join(
-            f'<{tag} class="number">{cell}</{tag}>' if place == last else f"<{tag}>{cell}</{tag}>"
-            for place, cell in enumerate(cells)
-        )
-
-    head = line("th", [html.escape(cell) for cell in heads])
-    body = "".join(f"<tr>{line('td', row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return text + table(("Left out (judgements, or pairs of answers)", "Number"), reasons, numbers=("Number",))
 
 
 def progress_card(progress: Progress | None) -> str:
@@ -152,28 +117,25 @@ def progress_card(progress: Progress | None) -> str:
     if progress is None:
         return ""
     if progress.state != "running":
-        return said(progress.said)
-    percent = f"{100 * progress.share:.0f}"
-    return said(f"{progress.name}: {progress.said}") + (
-        f'<div class="bar" role="progressbar" aria-label="Export" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{percent}"><div style="width: {percent}%"></div></div>'
-    )
+        return status(progress.said)
+    bar = progress_bar("Export", round(100 * progress.share))
+    return status(f"{progress.name}: {progress.said}") + bar
 
 
 def files_card(context: Context) -> str:
     """The finished exports, each to be fetched."""
     found = export_files.files(context.data_dir)
     if not found:
-        return said("There are no exports yet.")
-    rows = [
+        return status("There are no exports yet.")
+    rows: list[Row] = [
         [
-            f'<a href="{DIRECTORY}/{entry.name}" download>{html.escape(entry.name)}</a>',
-            f"{entry.made[:16].replace('T', ' ')} UTC",
+            Download(f"{DIRECTORY}/{entry.name}", entry.name),
+            f"{moment(entry.made)} UTC",
             size_text(entry.size),
         ]
         for entry in found
     ]
-    return rows_table(("File", "Made", "Size"), rows)
+    return table(("File", "Made", "Size"), rows, numbers=("Size",))
 
 
 def size_text(size: int) -> str:
@@ -205,12 +167,6 @@ class Page:
     def shown(self) -> list[Any]:
         """What says how the exports stand."""
         return [self.progress, self.files, self.chosen, self.timer]
-
-
-def literal() -> gr.HTML:
-    """A box for HTML made here, with all text escaped."""
-    # The default template puts the value in as it is. "{{value}}" would evaluate `${…}` found in it as JavaScript.
-    return gr.HTML(css_template=STYLE)
 
 
 def build_form() -> dict[str, Any]:
@@ -265,7 +221,6 @@ def day(label: str, elem_id: str) -> gr.Textbox:
 
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the part out inside the caller's tab and wire it; every value comes from a guarded handler."""
-    tab = enclosing_tab()
     gr.Markdown("### Export")
     gr.Markdown(EXPLANATION)
     form = build_form()
@@ -278,15 +233,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
         delete = gr.Button("Delete", variant="stop", scale=0, min_width=160)
     timer = gr.Timer(POLL_SECONDS, active=False)
     page = Page(form, count, command, write, progress, files, chosen, delete, timer)
-    wire(page, context, Exporter(context.data_dir), demo.load if tab is None else tab.select)
-
-
-def enclosing_tab() -> gr.Tab | None:
-    """The tab that is being laid out, however deep."""
-    block = gr.context.Context.block
-    while block is not None and not isinstance(block, gr.Tab):
-        block = block.parent
-    return block
+    wire(page, context, Exporter(context.data_dir), opening_of(demo))
 
 
 def wire(page: Page, context: Context, exporter: Exporter, opening: Any) -> None:
@@ -351,7 +298,7 @@ def counter(context: Context) -> Any:
             request = request_of(context.db, *values)
             counted = export_files.count(context.data_dir, request)
         except UserError as error:
-            return [said(str(error)), gr.update(interactive=False)]
+            return [status(str(error)), gr.update(interactive=False)]
         return [count_card(request, counted), gr.update(interactive=sum(counted["rows"].values()) > 0)]
 
     return count_export
@@ -362,7 +309,7 @@ def describer(context: Context) -> Any:
 
     def describe_export(annotator: Annotator, *values: Any) -> list[Any]:
         """The command line, where the form can be had, and whether there is a choice of files."""
-        container = gr.update(interactive=text_of(values[0]) not in ONE_FILE)
+        container = gr.update(interactive=text_in(values[0]) not in ONE_FILE)
         try:
             return [shell_command(request_of(context.db, *values), context.data_dir), container]
         except UserError:  # the count says why
@@ -397,7 +344,7 @@ def deleter(context: Context, exporter: Exporter) -> Any:
 
     def delete_export(annotator: Annotator, name: Any) -> list[Any]:
         """Delete a finished export."""
-        export_files.remove(context.data_dir, text_of(name))
+        export_files.remove(context.data_dir, text_in(name))
         return standing(context, exporter)
 
     return delete_export

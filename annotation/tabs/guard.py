@@ -12,6 +12,7 @@ import gradio as gr
 
 from annotation import access
 from annotation.database import Database
+from annotation.endpoints import untroubled
 from annotation.records import Role, UserError
 
 Handler = Callable[..., Any]
@@ -24,7 +25,7 @@ class Context:
     db: Database
     data_dir: Path
     model: str
-    trouble: Callable[[], str] = str
+    trouble: Callable[[], str] = untroubled
     """Says what keeps new answers from coming, empty while nothing does."""
 
 

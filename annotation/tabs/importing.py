@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -14,8 +14,10 @@ from annotation.incoming.import_process import Importer, State
 from annotation.incoming.importing import Order
 from annotation.incoming.mapping import ROLES, TARGETS
 from annotation.incoming.reading import FORMATS
+from annotation.markup import BAR_STYLE, BOX_STYLE, TABLE_STYLE, WARNING_STYLE, progress_bar, status, table
 from annotation.records import Annotator, UserError
 from annotation.tabs.guard import Context, guarded
+from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of, text_in
 
 POLL_SECONDS = 1
 MAXIMUM_UPLOAD = "500mb"
@@ -32,50 +34,43 @@ VERDICT_CHOICES = [
 SPLIT_CHOICES = [("To train on", "train"), ("Held out, to check with", "held-out"), ("A share held out", "share")]
 EXPLANATION = f"""Prompts, demonstrations and preferences from {FORMATS}; also packed with gzip.
 Look at the first rows, check what would be imported, then import. What is there already is not imported again."""
-STYLE = """
-.html-container:has(> &) { padding: 0; }
-.block:has(> .html-container > &:empty) { display: none; }
+STYLE = (
+    BOX_STYLE
+    + TABLE_STYLE
+    + BAR_STYLE
+    + WARNING_STYLE
+    + """
 p { margin: 0.25rem 0; }
 .headline { font-size: var(--text-lg); }
-.warning { border-left: 4px solid var(--color-accent); padding: 4px 10px; margin: 6px 0; }
-.scroll { overflow-x: auto; max-width: 100%; max-height: 22rem; overflow-y: auto; }
-table { border-collapse: collapse; width: 100%; font-size: var(--text-sm); margin: 0.25rem 0; border: 0; }
-tr, thead, tbody { border: 0; }
-th { text-align: left; font-weight: normal; opacity: 0.8; white-space: nowrap; }
-th, td { padding: 4px 14px 4px 0; border: 0; border-bottom: 1px solid var(--border-color-primary);
-  vertical-align: top; }
+.scroll { max-height: 22rem; overflow-y: auto; }
+th { white-space: nowrap; }
 td { min-width: 4rem; max-width: 24rem; overflow-wrap: anywhere; white-space: pre-wrap; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-.role { opacity: 0.75; }
-.bar { height: 12px; border-radius: 6px; background: var(--border-color-primary); overflow: hidden; margin: 6px 0; }
-.bar > div { height: 100%; background: var(--color-accent); }
 """
-QUIET: Mapping[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-# Buttons go through the queue: Gradio shows no message for an error of a handler outside it.
-SPOKEN: Mapping[str, Any] = {**QUIET, "queue": True}
+)
+literal = partial(html_box, STYLE)
 
 
 # ----------------------------------------------------------------------------------------------- form to command line
 def source_of(kind: Any, upload: Any, path: Any, repository: Any, config: Any, split: Any) -> list[str]:
     """What to import, as arguments. Raises UserError where nothing has been chosen."""
-    chosen = {UPLOAD: upload, SERVER: text_of(path).strip(), HUB: text_of(repository).strip()}.get(text_of(kind))
+    chosen = {UPLOAD: upload, SERVER: text_in(path).strip(), HUB: text_in(repository).strip()}.get(text_in(kind))
     if not isinstance(chosen, str) or not chosen:
         raise UserError("Choose what to import first: upload a file, or give a path or the name of a dataset.")
-    arguments = [f"--source-split={text_of(split).strip()}"] if text_of(split).strip() else []
+    arguments = [f"--source-split={text_in(split).strip()}"] if text_in(split).strip() else []
     if kind == HUB:
-        arguments += ["--hub", *([f"--config={text_of(config).strip()}"] if text_of(config).strip() else [])]
+        arguments += ["--hub", *([f"--config={text_in(config).strip()}"] if text_in(config).strip() else [])]
     return [*arguments, "--", chosen]
 
 
 def order_of(target: Any, verdict: Any, split: Any, share: Any, rows: Any, *columns: Any) -> Order:
     """The form as an order. Raises UserError for what can't be meant; the command checks the rest."""
-    first, last = rows_of(text_of(rows).strip())
+    first, last = rows_of(text_in(rows).strip())
     sound = isinstance(share, int | float) and not isinstance(share, bool)
     if split == "share" and not sound:
         raise UserError("Give the share of prompts to hold out, in percent.")
     wanted = Order(
         target if target in TARGETS else "auto",
-        {role: text_of(column) for role, column in zip(ROLES, columns, strict=True)} if any(columns) else {},
+        {role: text_in(column) for role, column in zip(ROLES, columns, strict=True)} if any(columns) else {},
         verdict if verdict in ("gold", "open") else "judged",
         share / 100 if split == "share" else "held-out" if split == "held-out" else "train",
         first,
@@ -85,24 +80,7 @@ def order_of(target: Any, verdict: Any, split: Any, share: Any, rows: Any, *colu
     return wanted
 
 
-def text_of(value: Any) -> str:
-    """What a field holds; nothing where the browser sent no text."""
-    return value if isinstance(value, str) else ""
-
-
 # ------------------------------------------------------------------------------------------------------ what is shown
-def said(sentence: str, style: str = "") -> str:
-    """A sentence as HTML."""
-    return f'<p role="status" class="{style}">{html.escape(sentence)}</p>' if sentence else ""
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of literal text."""
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heads)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
 def cut(text: str) -> str:
     """The beginning of a long text."""
     return text if len(text) <= SHOWN_CELL else f"{text[:SHOWN_CELL]} …"
@@ -113,18 +91,18 @@ def look_card(look: Mapping[str, Any]) -> str:
     columns = look["columns"]
     heads = ["row", *columns]
     rows = [[str(row["number"]), *(cut(row["cells"].get(column, "")) for column in columns)] for row in look["rows"]]
-    bad = "".join(said(f"Row {entry['number']} can't be read: {entry['reason']}", "warning") for entry in look["bad"])
-    return said(f"{look['name']}: {look['format']}. The first rows:", "headline") + table(heads, rows) + bad
+    bad = "".join(status(f"Row {entry['number']} can't be read: {entry['reason']}", "warning") for entry in look["bad"])
+    return status(f"{look['name']}: {look['format']}. The first rows:", "headline") + table(heads, rows) + bad
 
 
 def meaning_card(look: Mapping[str, Any]) -> str:
     """What the first rows are taken for."""
     if look["problem"]:
-        return said(look["problem"], "warning")
+        return status(look["problem"], "warning")
     proposed = columns_line(look["proposed"])
     pairs = zip(look["rows"], look["records"], strict=True)
     rows = [[str(row["number"]), *record_cells(record)] for row, record in pairs]
-    headline = said(f"Read as {look['target']}, with {proposed}. They become:", "headline")
+    headline = status(f"Read as {look['target']}, with {proposed}. They become:", "headline")
     return headline + table(("row", "prompt", "answers"), rows)
 
 
@@ -152,37 +130,27 @@ def progress_card(state: State) -> str:
     progress = state.progress
     verb = {"look": "Looking", "check": "Checking", "import": "Importing"}[state.kind]
     if not progress:
-        return said(f"{verb} …") + bar(None)
-    rows = f", {progress['rows']:,} rows" if progress["rows"] else ""
-    return said(f"{verb}: {progress['what']}{rows} …") + bar(progress["share"])
-
-
-def bar(share: float | None) -> str:
-    """A bar as long as the share that is done; empty where that is not known."""
-    if share is None:
-        return '<div class="bar" role="progressbar" aria-label="Import"><div style="width: 0"></div></div>'
-    percent = f"{100 * share:.0f}"
-    return (
-        f'<div class="bar" role="progressbar" aria-label="Import" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{percent}"><div style="width: {percent}%"></div></div>'
-    )
+        return status(f"{verb} …") + progress_bar("Import", None)
+    share, rows = progress["share"], f", {progress['rows']:,} rows" if progress["rows"] else ""
+    bar = progress_bar("Import", None if share is None else round(100 * share))
+    return status(f"{verb}: {progress['what']}{rows} …") + bar
 
 
 def outcome_card(outcome: Mapping[str, Any]) -> str:
     """What was imported, or would be, and what not and why."""
     name = f"{outcome['name']}: {outcome['format']}, as {outcome['target']}, with {columns_line(outcome['columns'])}."
-    text = "".join(said(line, "" if place else "headline") for place, line in enumerate(outcome["summary"]))
+    text = "".join(status(line, "" if place else "headline") for place, line in enumerate(outcome["summary"]))
     if outcome["dry_run"]:
-        text += said("This was a check: nothing has been written.")
+        text += status("This was a check: nothing has been written.")
     elif outcome["import_id"] is not None:
-        text += said(f"This is import {outcome['import_id']}; it took {outcome['seconds']:.1f} s.")
+        text += status(f"This is import {outcome['import_id']}; it took {outcome['seconds']:.1f} s.")
     if outcome["reasons"]:
         reasons = [(f"{count:,}", with_column(column, reason)) for column, reason, count in outcome["reasons"]]
         text += table(("rows", "can't be used because"), reasons)
         shown = outcome["skipped"][:SHOWN_SKIPPED]
         rows = [(str(entry["row"]), entry["column"], entry["reason"]) for entry in shown]
-        text += said(f"The first of them ({outcome['counted']}):") + table(("row", "column", "reason"), rows)
-    return said(name) + text
+        text += status(f"The first of them ({outcome['counted']}):") + table(("row", "column", "reason"), rows)
+    return status(name) + text
 
 
 # ------------------------------------------------------------------------------------------------------------ the page
@@ -211,12 +179,6 @@ class Page:
         """The outputs that follow a run."""
         return [self.standing, self.timer, *self.buttons.values(), self.group, self.first_rows, self.meaning,
                 self.form["target"], *self.columns.values(), self.seen]  # fmt: skip
-
-
-def literal() -> gr.HTML:
-    """A box for HTML made here, with all text escaped."""
-    # The default template puts the value in as it is. "{{value}}" would evaluate `${…}` found in it as JavaScript.
-    return gr.HTML(css_template=STYLE)
 
 
 def build_source() -> dict[str, Any]:
@@ -265,7 +227,6 @@ def build_columns() -> dict[str, gr.Dropdown]:
 
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the part out inside the caller's tab and wire it; every value comes from a guarded handler."""
-    tab = enclosing_tab()
     gr.Markdown("### Import")
     gr.Markdown(EXPLANATION)
     source = build_source()
@@ -282,15 +243,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
     buttons = {"look": look, "again": again, "check": check, "import": bring, "cancel": cancel}
     page = Page(source, form, columns, buttons, group, first_rows, meaning, standing, gr.State(0),
                 gr.Timer(POLL_SECONDS, active=False))  # fmt: skip
-    wire(page, context, Importer(context.db), demo.load if tab is None else tab.select)
-
-
-def enclosing_tab() -> gr.Tab | None:
-    """The tab that is being laid out, however deep."""
-    block = gr.context.Context.block
-    while block is not None and not isinstance(block, gr.Tab):
-        block = block.parent
-    return block
+    wire(page, context, Importer(context.db), opening_of(demo))
 
 
 def wire(page: Page, context: Context, importer: Importer, opening: Any) -> None:
@@ -387,7 +340,7 @@ def standing_card(state: State) -> str:
     if state.status == "running":
         return progress_card(state)
     if state.status == "failed":
-        return said(state.error, "warning")
+        return status(state.error, "warning")
     return outcome_card(state.result) if state.status == "finished" and state.kind != "look" else ""
 
 

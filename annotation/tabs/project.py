@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from annotation import access, claims, project, rendering, store
 from annotation.database import Database
+from annotation.markup import BOX_STYLE, paragraph, status
 from annotation.records import MAXIMUM_ANSWERS, Annotator, Project
 from annotation.store import Guidelines
 from annotation.tabs.guard import Context, guarded
+from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of
 
 FIELDS = tuple(field.name for field in fields(Project))
 FIRST_VIEW: Mapping[str, bool] = {"Literal text": False, "Rendered Markdown": True}
@@ -21,16 +23,16 @@ EACH_CAN_SWITCH = "How answers are first shown; each annotator can switch."
 EXPLANATION = """What you save here holds for comparisons handed out from then on; what is in somebody's hands stays as
 it was shown. Comparisons already made keep their number of answers: with a new number, those that the model makes from
 then on have it."""
-QUIET: Mapping[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-# Buttons go through the queue: Gradio shows no message for an error of a handler outside it.
-SPOKEN: Mapping[str, Any] = {**QUIET, "queue": True}
-STYLE = """
-.html-container:has(> &) { padding: 0; }
-.block:has(> .html-container > &:empty) { display: none; }
+STYLE = (
+    BOX_STYLE
+    + """
 p { margin: 0.25rem 0; }
 .guidelines-preview { border: 1px solid var(--border-color-primary); border-radius: var(--block-radius);
   padding: 0.75rem 1rem; max-height: 60vh; overflow: auto; }
 """
+)
+# The previewed guidelines come from `rendering`, which lets nothing through that runs.
+literal = partial(html_box, STYLE)
 Values = dict[str, Any]
 
 
@@ -75,12 +77,12 @@ def counts_card(db: Database) -> str:
         f"Open comparisons, taken by fewer annotators than the project wants: {by_size}.",
         f"Gold comparisons, whose answer is known: {gold:,}.",
     ]
-    return "".join(f"<p>{html.escape(line)}</p>" for line in lines)
-
-
-def said(text: str) -> str:
-    """A sentence as HTML."""
-    return f'<p role="status">{html.escape(text)}</p>'
+    wanted = store.project(db).overlap
+    if wanted > people:
+        lines.append(
+            f"Each comparison waits for {wanted} annotators, and only {people} can judge: none gets its full number."
+        )
+    return "".join(map(paragraph, lines))
 
 
 def preview_of(text: Any) -> str:
@@ -89,7 +91,7 @@ def preview_of(text: Any) -> str:
     return (
         f'<div class="rendered guidelines-preview">{rendering.to_html(plain)}</div>'
         if plain
-        else said("There is no text yet.")
+        else status("There is no text yet.")
     )
 
 
@@ -101,8 +103,8 @@ def title_of(version: Guidelines) -> str:
 def standing(latest: Guidelines) -> str:
     """Which guidelines hold."""
     if not latest.version:
-        return said("There are no guidelines yet. Annotators see none.")
-    return said(f"{title_of(latest)} holds. Each judgement records the version it was made under.")
+        return status("There are no guidelines yet. Annotators see none.")
+    return status(f"{title_of(latest)} holds. Each judgement records the version it was made under.")
 
 
 def choose_version(db: Database, selected: Any) -> tuple[Any, str]:
@@ -143,12 +145,6 @@ class Page:
         return [self.standing, self.versions, self.earlier]
 
 
-def literal() -> gr.HTML:
-    """A box for what is made here with all text escaped, or by `rendering`, which lets nothing through that runs."""
-    # The default template puts the value in as it is. "{{value}}" would evaluate `${…}` found in it as JavaScript.
-    return gr.HTML(css_template=STYLE)
-
-
 def build_form() -> dict[str, Any]:
     """The project's fields by name; their values come from a guarded handler when the tab is opened."""
     form: dict[str, Any] = {}
@@ -181,7 +177,6 @@ def number(label: str, info: str, precision: int | None = 0) -> gr.Number:
 
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out inside the caller's `with gr.Tab(...)` and wire it."""
-    tab = gr.context.Context.block
     gr.Markdown("### What annotators are asked")
     asked: dict[str, Any] = {"counts": literal(), "form": build_form()}
     gr.Markdown(EXPLANATION)
@@ -191,7 +186,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
     }
     gr.Markdown("### Guidelines")
     page = Page(**asked, **build_guidelines(), sent=gr.State({}))
-    wire(page, context, tab.select if isinstance(tab, gr.Tab) else demo.load)
+    wire(page, context, opening_of(demo))
 
 
 def build_guidelines() -> dict[str, Any]:
@@ -294,7 +289,7 @@ def saver(db: Database) -> Any:
         form = form_of(asked)
         told = "Saved. It holds for every comparison handed out from now on." if changed else "Nothing was changed."
         updates = [field_update(name, form) for name in FIELDS]
-        return [counts_card(db), *updates, said(told), {**known(sent), **form}]
+        return [counts_card(db), *updates, status(told), {**known(sent), **form}]
 
     return save_project
 
@@ -312,7 +307,7 @@ def writer(db: Database) -> Any:
         before = store.guidelines(db).version
         version = store.write_guidelines(db, project.check_guidelines(text), annotator.name)
         latest = store.guidelines(db)
-        told = said("This is the text that holds; no version was added.") if version == before else standing(latest)
+        told = status("This is the text that holds; no version was added.") if version == before else standing(latest)
         shown = [told, *choose_version(db, version), preview_of(latest.text)]
         return [latest.text, *shown, {**known(sent), "text": latest.text}]
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from annotation import store
 from annotation.database import Database
+from annotation.markup import paragraph, status
 from annotation.measuring import quality, reporting
 from annotation.measuring.agreement import ClearCase
 from annotation.measuring.quality import Figures
 from annotation.records import MAXIMUM_ANSWERS, Annotator, UserError
 from annotation.tabs.guard import Context, guarded
+from annotation.tabs.parts import SPOKEN, html_box, opening_of
 
+literal = partial(html_box, reporting.STYLE)
 Update = dict[str, Any]
 CONSENSUS = "What its annotators agree on"
 GOLD_EXPLANATION = """A gold comparison has a known answer. It is handed out now and then, looking like any other, to
@@ -103,12 +107,6 @@ class Page:
         return [*(parts[name] for name in self.parts), *(sentence if name == where else "" for name in self.said)]
 
 
-def literal(value: str = "") -> gr.HTML:
-    """A box for HTML made by `reporting`, which escapes whatever a person or a model wrote."""
-    # The default template puts the value in as it is. "{{value}}" would evaluate `${…}` found in it as JavaScript.
-    return gr.HTML(value=value, css_template=reporting.STYLE)
-
-
 def lay_out() -> Page:
     """The components, top to bottom; nothing of the rows is in them."""
     parts: dict[str, Any] = {}
@@ -121,7 +119,7 @@ def lay_out() -> Page:
 
     gr.Markdown("### Annotators")
     parts["annotators"] = literal()
-    literal(reporting.reliability_explained() + reporting.paragraph(reporting.TABLE_EXPLANATION, "quiet"))
+    literal(reporting.reliability_explained() + paragraph(reporting.TABLE_EXPLANATION, "quiet"))
     parts["reliability"] = literal()
     with gr.Accordion("Leave someone out of training, or take them back in", open=False):
         gr.Markdown(EXCLUSION_EXPLANATION)
@@ -181,14 +179,10 @@ def lay_out() -> Page:
     return Page(parts, said, reason, best, view, buttons)
 
 
-QUIET: Mapping[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-
-
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out and wire it; every value comes from a guarded handler."""
-    tab = gr.context.Context.block
     page = lay_out()
-    wire_views(page, context, tab.select if isinstance(tab, gr.Tab) else demo.load)
+    wire_views(page, context, opening_of(demo))
     wire_exclusion(page, context)
     wire_settling(page, context)
     wire_gold(page, context)
@@ -210,9 +204,9 @@ def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> Non
     def look_at_comparison(annotator: Annotator, number: Any) -> str:
         return reporting.case_view(quality.case(context.db, number_in(number, "a comparison")))
 
-    opening(open_quality, None, page.outputs, **QUIET)
-    page.buttons["refresh"].click(refresh_quality, None, page.outputs, **QUIET)
-    page.buttons["look"].click(look_at_comparison, page.parts["case"], page.view, **QUIET)
+    opening(open_quality, None, page.outputs, **SPOKEN)
+    page.buttons["refresh"].click(refresh_quality, None, page.outputs, **SPOKEN)
+    page.buttons["look"].click(look_at_comparison, page.parts["case"], page.view, **SPOKEN)
 
 
 def wire_exclusion(page: Page, context: Context) -> None:
@@ -222,15 +216,15 @@ def wire_exclusion(page: Page, context: Context) -> None:
     @guarded(context, "admin")
     def leave_out_annotator(annotator: Annotator, name: Any, reason: Any) -> list[Any]:
         quality.leave_out(db, str(name or ""), str(reason or ""), annotator.name)
-        return page.sent(db, "exclusion", reporting.said(f"{name} is left out of training from now on."))
+        return page.sent(db, "exclusion", status(f"{name} is left out of training from now on."))
 
     @guarded(context, "admin")
     def take_annotator_back(annotator: Annotator, name: Any, reason: Any) -> list[Any]:
         quality.take_back(db, str(name or ""), str(reason or ""), annotator.name)
-        return page.sent(db, "exclusion", reporting.said(f"{name} counts in training again."))
+        return page.sent(db, "exclusion", status(f"{name} counts in training again."))
 
     for name, handler in (("leave_out", leave_out_annotator), ("take_back", take_annotator_back)):
-        page.buttons[name].click(handler, [page.parts["annotator"], page.reason], page.outputs, **QUIET)
+        page.buttons[name].click(handler, [page.parts["annotator"], page.reason], page.outputs, **SPOKEN)
 
 
 def wire_settling(page: Page, context: Context) -> None:
@@ -241,7 +235,7 @@ def wire_settling(page: Page, context: Context) -> None:
         claim = quality.settle_next(context.db, annotator.id)
         return page.sent(context.db, "settle", reporting.in_hand(claim.comparison_id))
 
-    page.parts["settle"].click(settle_next_comparison, None, page.outputs, **QUIET)
+    page.parts["settle"].click(settle_next_comparison, None, page.outputs, **SPOKEN)
 
 
 def wire_gold(page: Page, context: Context) -> None:
@@ -253,31 +247,31 @@ def wire_gold(page: Page, context: Context) -> None:
         comparison = number_in(number, "a comparison")
         known = quality.make_gold(db, comparison, best_in(best), annotator.name)
         sentence = f"Comparison {comparison} is gold now: answer {known + 1} is the known one."
-        return page.sent(db, "make", reporting.said(sentence))
+        return page.sent(db, "make", status(sentence))
 
     @guarded(context, "admin")
     def retire_gold_comparison(annotator: Annotator, number: Any) -> list[Any]:
         comparison = number_in(number, "a gold comparison")
         quality.retire_gold(db, comparison, annotator.name)
-        return page.sent(db, "gold", reporting.said(f"Comparison {comparison} is handed out to nobody any more."))
+        return page.sent(db, "gold", status(f"Comparison {comparison} is handed out to nobody any more."))
 
     @guarded(context, "admin")
     def reinstate_gold_comparison(annotator: Annotator, number: Any) -> list[Any]:
         comparison = number_in(number, "a gold comparison")
         quality.reinstate_gold(db, comparison, annotator.name)
-        return page.sent(db, "gold", reporting.said(f"Comparison {comparison} is handed out again."))
+        return page.sent(db, "gold", status(f"Comparison {comparison} is handed out again."))
 
     @guarded(context, "admin")
     def release_gold_comparison(annotator: Annotator, number: Any) -> list[Any]:
         comparison = number_in(number, "a gold comparison")
         quality.release_gold(db, comparison, annotator.name)
-        return page.sent(db, "gold", reporting.said(f"Comparison {comparison} is an ordinary one again."))
+        return page.sent(db, "gold", status(f"Comparison {comparison} is an ordinary one again."))
 
-    page.buttons["make"].click(make_comparison_gold, [page.parts["case"], page.best], page.outputs, **QUIET)
+    page.buttons["make"].click(make_comparison_gold, [page.parts["case"], page.best], page.outputs, **SPOKEN)
     changes = (
         ("retire", retire_gold_comparison),
         ("reinstate", reinstate_gold_comparison),
         ("release", release_gold_comparison),
     )
     for name, handler in changes:
-        page.buttons[name].click(handler, page.parts["gold"], page.outputs, **QUIET)
+        page.buttons[name].click(handler, page.parts["gold"], page.outputs, **SPOKEN)

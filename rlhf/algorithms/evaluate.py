@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from annotation import store
-from annotation.exporting import PreferenceRow
 from annotation.measuring.analysis import distinct_n, wilson_interval
 from annotation.records import Prompt, UserError
+from annotation.snapshots import PreferenceRow
 from rlhf import jobs, policies
 from rlhf.base_model import ready
 from rlhf.data import answer_ids, load_snapshot, pad, tokenise_pairs

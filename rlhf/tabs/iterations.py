@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -12,6 +13,7 @@ from annotation import store
 from annotation.database import Database
 from annotation.records import Annotator, UserError, now
 from annotation.tabs.guard import Context, guarded
+from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of
 from rlhf import jobs, loop, policies, presenting
 from rlhf.jobs import Job
 from rlhf.policies import Policy
@@ -21,6 +23,7 @@ PAGE_SIZE = 10
 POLL_SECONDS = 3
 ALL_JOBS = 1000
 
+literal = partial(html_box, presenting.STYLE)
 Update = dict[str, Any]
 Seen = dict[str, Any]
 
@@ -111,6 +114,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
         "decisions": gr.update(value=presenting.decisions_table(policies.decisions(db))),
         "selector": gr.update(choices=listed, value=policy.revision),
         **button_parts(policy),
+        "ask": gr.update(interactive=check is not None),
     }
     marks: Seen = presenting.fingerprints(parts)
     # A page of answers is the one costly part; it changes only with what names it.
@@ -152,6 +156,29 @@ def check_again(context: Context, revision: str | None, requested_by: str) -> st
     return f"Job {job_id} checks {policy.revision}; the Train tab shows how far it is."
 
 
+def ask_people(db: Database, revision: str | None) -> str:
+    """Put the check's answers of the chosen policy and of what it was compared with before annotators, and say so.
+
+    Raises UserError where there is no check, or nothing new to compare.
+    """
+    policy = policies.by_revision(db, chosen(revision))
+    check = checks(db).get(policy.revision)
+    against = presenting.figures_of(check.result, "against").get("revision") if check is not None else None
+    if against is None:
+        raise UserError(
+            f"{policy.revision} has not been checked yet. Check it first: people compare the check's answers."
+        )
+    made = store.compare_policies(db, policy.id, policies.by_revision(db, against).id)
+    if not made:
+        raise UserError(
+            f"All answers of {policy.revision} and {against} that differ are in the annotators' queue already."
+        )
+    return (
+        f"{made} comparisons of {policy.revision} with {against} take turns with the others in the annotators' queue, "
+        "blind. They are on held-out prompts, so nothing is trained on them; the Quality tab shows who wins."
+    )
+
+
 def chosen(revision: str | None) -> str:
     """The chosen policy's revision. Raises UserError when none is chosen."""
     if not revision:
@@ -183,12 +210,6 @@ class Page:
         return [*(changed.get(name, gr.skip()) for name in self.parts), seen]
 
 
-def literal() -> gr.HTML:
-    """A box for HTML made by `presenting`, which escapes whatever a person or a model wrote."""
-    # Not html_template="{{value}}": Gradio 6.31 evaluates `${...}` found in a value that goes through a template.
-    return gr.HTML(value="", css_template=presenting.STYLE)
-
-
 def lay_out() -> Page:
     """The components, top to bottom, without any value."""
     parts: dict[str, Any] = {}
@@ -206,6 +227,7 @@ def lay_out() -> Page:
         )
         parts["reject"] = gr.Button("Reject", variant="stop", elem_id="reject", interactive=False, min_width=200)
         parts["check"] = gr.Button("Check it again", elem_id="check-again", interactive=False, min_width=200)
+        parts["ask"] = gr.Button("Let people compare", elem_id="ask-people", interactive=False, min_width=200)
     parts["said"] = literal()
     gr.Markdown("### Answers to held-out prompts, side by side")
     parts["answers"] = literal()
@@ -218,16 +240,10 @@ def lay_out() -> Page:
     return Page(parts, gr.State({}), gr.Timer(POLL_SECONDS, active=False))
 
 
-QUIET: Mapping[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-# Decisions go through the queue: Gradio 6.31 shows no message for an error of a handler outside it.
-SPOKEN: Mapping[str, Any] = {**QUIET, "queue": True}
-
-
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out and wire it; every value comes from a guarded handler."""
-    tab = gr.context.Context.block
     page = lay_out()
-    wire_views(page, context, tab.select if isinstance(tab, gr.Tab) else demo.load)
+    wire_views(page, context, opening_of(demo))
     wire_decisions(page, context)
 
 
@@ -267,7 +283,7 @@ def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> Non
 
 
 def wire_decisions(page: Page, context: Context) -> None:
-    """Promote, reject, roll back, and check again."""
+    """Promote, reject, roll back, check again, and ask people."""
 
     def decided(sentence: str, revision: str | None, was: Seen) -> list[Any]:
         changed, seen = view(context, revision, page_of(was), was)
@@ -285,5 +301,10 @@ def wire_decisions(page: Page, context: Context) -> None:
     def check_policy(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
         return decided(check_again(context, revision, annotator.name), revision, was)
 
-    for name, handler in (("promote", promote_policy), ("reject", reject_policy), ("check", check_policy)):
+    @guarded(context, "admin")
+    def ask_annotators(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
+        return decided(ask_people(context.db, revision), revision, was)
+
+    handlers = {"promote": promote_policy, "reject": reject_policy, "check": check_policy, "ask": ask_annotators}
+    for name, handler in handlers.items():
         page.parts[name].click(handler, [page.selector, page.seen], page.followed, **SPOKEN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -13,6 +14,7 @@ from annotation import store
 from annotation.database import Database
 from annotation.records import Annotator, UserError, now
 from annotation.tabs.guard import Context, guarded
+from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of
 from rlhf import jobs, loop, policies, presenting, specs
 from rlhf.jobs import Job
 from rlhf.specs import DPOSpec, EvaluateSpec
@@ -41,6 +43,7 @@ NOISE_SENTENCE = (
 LISTED_JOBS = 15
 POLL_SECONDS = 2
 
+literal = partial(html_box, presenting.STYLE)
 Update = dict[str, Any]
 Seen = dict[str, Any]
 
@@ -230,12 +233,6 @@ class AutoTrain:
     said: gr.HTML
 
 
-def literal(value: str = "") -> gr.HTML:
-    """A box for HTML made by `presenting`, which escapes whatever a person or a model wrote."""
-    # Not html_template="{{value}}": Gradio 6.31 evaluates `${...}` found in a value that goes through a template.
-    return gr.HTML(value=value, css_template=presenting.STYLE)
-
-
 def build_form() -> Form:
     """The form of the next iteration; each setting's text comes from the spec."""
     with gr.Row():
@@ -373,14 +370,8 @@ class Page:
         return [*(changed.get(name, gr.skip()) for name in self.parts), seen]
 
 
-QUIET: Mapping[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-# Buttons go through the queue: Gradio 6.31 shows no message for an error of a handler outside it.
-SPOKEN: Mapping[str, Any] = {**QUIET, "queue": True}
-
-
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out and wire it; every value comes from a guarded handler."""
-    tab = gr.context.Context.block
     gr.Markdown("### What would be trained")
     preview = literal()
     form = build_form()
@@ -388,7 +379,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
     gr.Markdown("### Training")
     parts = {"preview": preview, **build_live()}
     page = Page(form, auto, parts, gr.State({}), gr.Timer(POLL_SECONDS, active=False))
-    wire_live(page, context, tab.select if isinstance(tab, gr.Tab) else demo.load)
+    wire_live(page, context, opening_of(demo))
     wire_buttons(page, context)
 
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ import app
 from annotation import access, claims, store
 from annotation.database import Database, open_database
 from annotation.records import Judgement, Kind, Project, Prompt
-from rlhf import policies
+from rlhf import jobs, policies
+from rlhf.specs import GenerateSpec
 from tests.conftest import BASE_NAME, make_response
 from tests.e2e.conftest import running_app
 
@@ -39,6 +41,7 @@ PRESS_AT_ONCE = """() => {
   };
   new MutationObserver(press).observe(document.querySelector(".judging"), { attributes: true });
 }"""
+LONG = {"role": "user", "content": "Too long?"}
 numbers = itertools.count(1)
 
 
@@ -54,14 +57,18 @@ class Site:
 
     def open(self, query: str = "", role: str = "annotator", **options: Any) -> Person:
         """A new annotator's browser at the page."""
+        context = self.browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        self.contexts.append(context)
+        return self.open_in(context, query, role)
+
+    def open_in(self, context: Any, query: str = "", role: str = "annotator") -> Person:
+        """A new annotator at the page in this browser, instead of whoever was signed in there."""
         name = f"ann{next(numbers)}"
         annotator = access.add_account(self.db, name, role, "a long enough password")
         cookie = app.Settings(port=int(self.address.rstrip("/").rsplit(":", 1)[1])).cookie
-        context = self.browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         context.add_cookies(
             [{"name": cookie, "value": access.open_session(self.db, annotator), "url": self.address}]
         )  # fmt: skip
-        self.contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.goto(self.address + query)
@@ -320,7 +327,7 @@ def test_edit_note_tag_and_flag_survive_a_reload_and_land_in_the_row(site: Site)
 
     ann.ready()
     assert ann.page.input_value("#judgement-note") == "", "the next comparison begins without a draft"
-    kept = ann.page.evaluate("Object.keys(localStorage).filter(key => key.startsWith('prefloop.draft'))")
+    kept = ann.page.evaluate("Object.keys(localStorage).filter(key => key.includes('draft.'))")
     assert kept == []
     ann.press("u")
     ann.wait_status("Undone.")
@@ -334,13 +341,64 @@ def test_old_drafts_are_forgotten_and_one_of_an_expired_hand_out_is_taken_over(s
     ann.ready()
     ann.press("n")
     ann.page.keyboard.type("half a thought")
-    ann.page.evaluate("localStorage.setItem('prefloop.draft.old', JSON.stringify({at: Date.now() - 8 * 24 * 3600e3}))")
+    assert ann.page.evaluate("Object.keys(localStorage).filter(key => key.includes('draft.')).length") == 1
+    old = "prefloop.somebody/draft.old"
+    ann.page.evaluate("key => localStorage.setItem(key, JSON.stringify({at: Date.now() - 8 * 24 * 3600e3}))", old)
     with site.db.transaction() as connection:
         connection.execute("UPDATE claim SET expires = '2000-01-01T00:00:00.000000+00:00' WHERE state = 'held'")
     ann.page.reload()
     ann.ready()
     assert ann.page.input_value("#judgement-note") == "half a thought"
-    assert ann.page.evaluate("localStorage.getItem('prefloop.draft.old')") is None
+    assert ann.page.evaluate("key => localStorage.getItem(key)", old) is None
+
+
+def test_the_draft_of_a_change_is_not_taken_for_one_of_a_comparison_in_hand(site: Site) -> None:
+    site.project(overlap=1, re_ask_share=0.0)
+    comparison = site.compare(*letters(2))
+    ann = site.open()
+    ann.judge("1")
+    ann.press("m")
+    ann.page.click(".mine button")
+    ann.ready()
+    ann.press("n")
+    ann.page.keyboard.type("of the change")
+    with site.db.transaction() as connection:  # the same comparison comes into hand, as when it is to be settled
+        connection.execute("UPDATE claim SET state = 'released' WHERE state = 'held'")
+    claims.adjudicate(site.db, access.authorise(site.db, ann.name, "annotator").id, comparison)
+    ann.page.reload()
+    ann.ready()
+    assert ann.page.input_value("#judgement-note") == ""
+
+
+def test_undo_after_a_reload_brings_back_what_was_done(site: Site) -> None:
+    site.project("rank", 4)
+    for _ in range(3):
+        site.compare(*letters(4))
+    ann = site.open()
+    ann.ready()
+    ann.press("a", "b", "n")
+    ann.page.keyboard.type("for a reason")
+    ann.press("Escape", "e", "3")
+    ann.page.fill("#answer-edit", "Mended")
+    ann.press("Escape")
+    first = ann.judge("3", "1", "=", "4", "Enter")
+    assert by_place(first) == [2, 3, 1, 2]
+    ann.judge("c", "1", "2", "3", "Enter")
+    ann.page.reload()
+    for places in (["1st", "2nd", "3rd", "4th"], ["2nd, tied", "3rd", "1st", "2nd, tied"]):
+        ann.ready()
+        ann.press("u")
+        ann.page.wait_for_selector(f"[data-place='0'] .rank:text-is('{places[0]}')")
+        assert ann.page.locator(".answer .rank").all_inner_texts() == places
+    assert ann.rows() == []
+    assert ann.page.input_value("#judgement-note") == "for a reason"
+    assert ann.page.input_value("#answer-edit") == "Mended"
+    pressed = ann.page.locator(".extras [aria-pressed=true]").all_inner_texts()
+    assert [text.split()[-1] for text in pressed] == ["accurate", "Broken"]
+    again = ann.judge("Enter")
+    assert (by_place(again), again.note, again.flag) == (by_place(first), "for a reason", "broken")
+    assert again.edited is not None
+    assert again.edited["text"] == "Mended"
 
 
 def test_a_judgement_that_could_not_be_saved_is_noticed_at_once_and_kept(site: Site) -> None:
@@ -516,11 +574,13 @@ def test_failed_answers_can_not_be_judged(site: Site) -> None:
 
 def test_an_own_prompt_is_asked_and_waited_for(site: Site) -> None:
     ann = site.open()
-    ann.page.wait_for_selector("text=The model is writing the next answers.")
+    ann.page.wait_for_selector("text=No model is writing answers at the moment.")
     ann.page.click("text=Write a prompt of your own")
     ann.page.fill("#own-prompt", "What is 1 + 1?")
     ann.page.click(".ask button")
-    ann.page.wait_for_selector("text=Your prompt is being answered.")
+    ann.page.wait_for_selector("text=Your prompt is kept till then.")
+    with at_work(site.db):
+        ann.page.wait_for_selector("text=Your prompt is being answered.")
     ((comparison_id, prompt),) = store.asked(site.db)
     assert prompt.text == "What is 1 + 1?"
     store.begin_answers(site.db, [make_response(prompt, "Two", seed=seed) for seed in range(2)], comparison_id)
@@ -529,6 +589,34 @@ def test_an_own_prompt_is_asked_and_waited_for(site: Site) -> None:
     ann.page.reload()
     ann.page.wait_for_selector(".judging[data-state=waiting]")
     assert not ann.page.locator(".ask").is_visible()
+
+
+@contextmanager
+def at_work(db: Database) -> Iterator[None]:
+    """A job of answering that a worker has taken, heard of as long as this lasts (less than half a minute)."""
+    job_id = jobs.enqueue(db, GenerateSpec(), "the program")
+    assert jobs.claim(db, job_id, "worker") is not None
+    yield
+    assert jobs.stop(db, job_id, "worker", "cancelled", "")
+
+
+def test_an_own_prompt_that_came_to_nothing_is_told_to_who_asked(site: Site) -> None:
+    ann, bob = site.open(), site.open()
+    with at_work(site.db):
+        ann.page.wait_for_selector("text=The model is writing the next answers.")
+        for person in (ann, bob):
+            assert person.page.locator(".unanswered").inner_text() == ""
+        comparison_id = store.ask(site.db, access.authorise(site.db, ann.name, "annotator").id, [LONG])
+        ann.page.wait_for_selector("text=Your prompt is being answered.")
+        store.refuse_asked(site.db, comparison_id)
+        ann.page.wait_for_selector(".unanswered >> text=the model can't take it")
+        assert "Write it in another way" in ann.page.locator(".unanswered").inner_text()
+        ann.page.click("text=Write a prompt of your own")
+        ann.page.fill("#own-prompt", "Shorter?")
+        ann.page.click(".ask button")
+        ann.page.wait_for_selector("text=Your prompt is being answered.")
+        assert ann.page.locator(".unanswered").inner_text() == ""
+    assert bob.page.locator(".unanswered").inner_text() == ""
 
 
 def test_guidelines_are_open_at_first_and_say_when_they_change(site: Site) -> None:
@@ -549,9 +637,36 @@ def test_guidelines_are_open_at_first_and_say_when_they_change(site: Site) -> No
     ann.page.wait_for_selector(".guidelines[open] em")
     ann.press("g")
     ann.page.wait_for_selector(".guidelines:not([open])")
-    assert ann.page.locator(".guidelines .news").inner_text() == ""
+    ann.wait(lambda: ann.page.locator(".guidelines .news").text_content() == "", "the news to be gone")
     ann.judge("2")
     assert [row.guidelines_version for row in ann.rows()] == [None, 1, 2]
+
+
+def test_people_who_share_a_browser_share_no_drafts_and_no_habits(site: Site) -> None:
+    store.write_guidelines(site.db, "Be fair.", "owner")
+    site.project(overlap=2, rendered=False)
+    site.compare("**A**", "**B**")
+    ann = site.open()
+    ann.ready()
+    ann.page.wait_for_selector(".guidelines[open]")
+    ann.press("g", "r")
+    ann.page.wait_for_selector(".guidelines:not([open])")
+    ann.page.wait_for_selector(".answer strong")
+    ann.press("a", "n")
+    ann.page.keyboard.type("private")
+    bob = site.open_in(ann.page.context)
+    bob.ready()
+    assert sorted(bob.texts()) == ["**A**", "**B**"], "the same answers, as bob likes them"
+    assert bob.page.input_value("#judgement-note") == ""
+    assert bob.page.locator(".extras [aria-pressed=true]").count() == 0
+    bob.page.wait_for_selector(".guidelines[open]")
+    ann.page.wait_for_timeout(400)  # the other tab is now bob's too, once it asks again
+    ann.press("Escape", "3")
+    ann.wait_status("not in your hands")
+    assert ann.page.input_value("#judgement-note") == ""
+    assert ann.rows() == bob.rows() == []
+    names = ann.page.evaluate("Object.keys(localStorage).filter(key => key.includes('/draft.'))")
+    assert [name.split("/")[0] for name in names] == [f"prefloop.{ann.name}"]
 
 
 # ---------------------------------------------------------------------------------------------------- readable for all

@@ -103,19 +103,26 @@ def test_a_claim_of_someone_else_can_not_be_judged(db: Database, ann: Annotator,
     assert judgements(db) == []
 
 
-def test_the_serving_policys_answers_come_first_then_imported_ones_then_those_of_older_policies(
+def test_the_serving_policys_comparisons_take_turns_with_imported_ones_and_older_policies_come_last(
     db: Database, ann: Annotator
 ) -> None:
-    (older,) = seed_comparisons(db, 1)
-    (imported,) = seed_comparisons(db, 1)
+    older = seed_comparisons(db, 2)
+    imported = seed_comparisons(db, 12)
     with db.transaction() as connection:
-        connection.execute("UPDATE comparison SET model_id = NULL WHERE id = ?", (imported,))
+        connection.execute("UPDATE comparison SET model_id = NULL WHERE id >= ?", (imported[0],))
     policies.add_adapter(
         db, revision="it-1", method="dpo", base="b", parent_id=1, job_id=make_job(db), path="p", sha256="0"
     )
     policies.promote(db, "it-1", "test")
-    (fresh,) = seed_comparisons(db, 1, model_id=2)
-    assert judge_all(db, ann) == [fresh, imported, older]
+    fresh = seed_comparisons(db, 12, model_id=2)
+    source, served = random.Random(4), []
+    while (claim := claims.claim_next(db, ann.id, source)) is not None:
+        served.append(claim.comparison_id)
+        claims.judge(db, ann.id, claim.nonce, act("tie"))
+    assert served[-2:] == older
+    first = served[:12]
+    assert [entry for entry in first if entry in fresh] == fresh[: sum(entry in fresh for entry in first)]
+    assert 2 <= sum(entry in imported for entry in first) <= 10
 
 
 def make_job(db: Database) -> int:
@@ -354,6 +361,17 @@ def test_prompts_are_judged_evenly(db: Database, ann: Annotator) -> None:
     assert [of_prompt[entry] for entry in served[:2]] == [prompts[0].id, prompts[1].id]
 
 
+def test_many_comparisons_of_few_prompts_are_spread_over_the_prompts(db: Database, ann: Annotator) -> None:
+    """As an import of several comparisons a prompt makes them: in the file's order, a prompt's side by side."""
+    for prompt in seed_prompts(db, 20):
+        for number in range(8):
+            store.add_comparison(db, [make_response(prompt, f"{place} {number}") for place in "AB"])
+    for _ in range(20):
+        claims.judge(db, ann.id, in_hand(db, ann).nonce, act("tie"))
+    judged = db.value("SELECT count(DISTINCT prompt_id) FROM comparison WHERE taken")
+    assert judged == 20
+
+
 def test_the_count_of_takers_follows_every_change_of_a_claim(db: Database, ann: Annotator) -> None:
     seed_comparisons(db, 1)
 
@@ -417,6 +435,20 @@ def test_a_re_ask_shows_an_own_earlier_comparison_in_the_opposite_order(db: Data
     assert store.judgement_count(db) == 40 - len(again)
 
 
+def test_a_comparison_is_asked_again_once_even_if_its_judgement_was_changed(db: Database, ann: Annotator) -> None:
+    set_project(db, re_ask_share=0.5)
+    seed_comparisons(db, 60)
+    source = random.Random(6)
+    for number in range(60):
+        claim = claims.claim_next(db, ann.id, source)
+        assert claim is not None
+        made = claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+        if claim.purpose == "own" and number % 2:
+            claims.revise(db, ann.id, made, act("right-clearly"))
+    shown = db.rows("SELECT comparison_id, count(*) AS n FROM claim GROUP BY comparison_id ORDER BY n DESC")
+    assert shown[0]["n"] == 2
+
+
 def test_without_gold_and_earlier_comparisons_the_shares_change_nothing(db: Database, ann: Annotator) -> None:
     set_project(db, gold_share=0.25, re_ask_share=0.25)
     made = seed_comparisons(db, 5)
@@ -442,6 +474,18 @@ def test_a_ranking_is_recorded_by_position(db: Database, ann: Annotator) -> None
     by_text = {response["text"]: rank for response, rank in zip(judged.responses, judged.ranking, strict=True)}
     assert [by_text[text] for text in claim.shown_texts] == [2, 1, 3, 2]
     assert (judged.kind, judged.strength) == ("rank", None)
+
+
+def test_the_guidelines_that_were_shown_last_are_recorded(db: Database, ann: Annotator) -> None:
+    """Claimed before there were any, shown again under the first, judged, and changed under the second."""
+    seed_comparisons(db, 1)
+    claim = in_hand(db, ann)
+    store.write_guidelines(db, "Be kind.", "owner")
+    in_hand(db, ann)
+    made = claims.judge(db, ann.id, claim.nonce, act("tie"))
+    store.write_guidelines(db, "Be brief.", "owner")
+    claims.revise(db, ann.id, made, act("left-much"))
+    assert [row["guidelines_version"] for row in judgements(db)] == [1, 2]
 
 
 def test_what_goes_along_with_a_verdict_is_kept(db: Database, ann: Annotator) -> None:

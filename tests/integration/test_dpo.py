@@ -18,7 +18,7 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from trl import DPOConfig, DPOTrainer
 
-from annotation.exporting import PreferenceRow
+from annotation.snapshots import PreferenceRow
 from rlhf import jobs, policies
 from rlhf.algorithms.dpo import COMPLETE, PreferenceTrainer, answer_logps, build_trainer, last_complete_checkpoint
 from rlhf.artifacts import directory_sha256

@@ -303,6 +303,37 @@ def test_an_undone_judgement_leaves_the_list_and_is_in_hand_again(db: Database, 
     assert ann("latest")["judgements"] == []
 
 
+def test_an_undo_says_what_had_been_done_and_a_refused_one_does_not(db: Database, ann: Ask) -> None:
+    set_project(db, kind="rank", answers=3)
+    for _ in range(3):
+        seed_answers(db, 3)
+    before = ann("card")
+    assert "undone" not in ann("undo", nonce=before["nonce"]), "there is nothing to undo"
+    edit = {"place": 2, "text": "Mended"}
+    sent = {"outcome": "ranked", "ranks": [2, 1, 1], "tags": ["clear"], "note": "why", "flag": "broken", "edit": edit}
+    second = ann("judge", nonce=before["nonce"], act=sent)
+    third = ann("judge", nonce=second["nonce"], act={"outcome": "skip"})
+    assert third["saved"] is True
+    skipped = ann("undo", nonce=third["nonce"])
+    assert skipped["undone"]["outcome"] == "skip"
+    undone = ann("undo", nonce=skipped["nonce"])
+    assert undone["undone"] == {**sent, "strength": None}
+    assert undone["answers"] == before["answers"]
+    again = ann("undo", nonce=skipped["nonce"])
+    assert "undone" not in again, "a repeated request undoes nothing more"
+    assert again["nonce"] == undone["nonce"]
+
+
+def test_a_refused_undo_of_a_skip_says_nothing_of_it(db: Database, person: Callable[[str], Ask]) -> None:
+    ann, bob = person("ann"), person("bob")
+    seed_comparisons(db, 1)
+    waiting = ann("judge", nonce=ann("card")["nonce"], act=act("skip"))
+    bob("judge", nonce=bob("card")["nonce"], act=act("tie"))
+    refused = ann("undo", nonce=waiting["nonce"])
+    assert "your skip stays" in refused["notice"]
+    assert "undone" not in refused
+
+
 def test_nobody_opens_or_changes_the_judgements_of_others(db: Database, person: Callable[[str], Ask]) -> None:
     seed_comparisons(db, 2)
     ann, bob = person("ann"), person("bob")
@@ -342,6 +373,44 @@ def test_an_own_prompt_is_answered_and_shown_to_who_asked_it_first(db: Database,
     shown = ann("judge", nonce=held, act=act("tie"))
     assert shown["messages"][-1]["text"] == "What is love?"
     assert shown["asked"] == 0
+
+
+def test_who_asked_is_told_when_a_prompt_came_to_nothing(db: Database, person: Callable[[str], Ask]) -> None:
+    ann, bob = person("ann"), person("bob")
+    ann("ask", prompt="Too long?")
+    ((comparison_id, _),) = store.asked(db)
+    assert ann("card")["unanswered"] == ""
+    store.refuse_asked(db, comparison_id)
+    assert "the model can't take it" in ann("card")["unanswered"]
+    assert "Write it in another way" in ann("card")["unanswered"]
+    assert bob("card")["unanswered"] == ""
+    assert ann("ask", prompt="What is love?")["unanswered"] == "", "something newer is asked"
+
+    ((comparison_id, prompt),) = store.asked(db)
+    responses = [make_response(prompt, "Love", seed=seed) for seed in range(2)]
+    _, ids = store.begin_answers(db, responses, comparison_id)
+    assert ann("card")["unanswered"] == ""
+    assert store.finish_answers(db, comparison_id, dict(zip(ids, responses, strict=True))) == "withdrawn"
+    assert "came out the same" in ann("card")["unanswered"]
+    again = store.ask_again(db, comparison_id)
+    assert ann("card")["unanswered"] == "", "it is drawn once more"
+    store.begin_answers(db, responses, again)
+    store.fail_answers(db, again)
+    assert "Ask it again" in ann("card")["unanswered"]
+
+    set_project(db, own_prompts=False)
+    assert ann("card")["unanswered"] == ""
+    set_project(db, own_prompts=True)
+    old = datetime.now(UTC) - timedelta(minutes=claims.UNANSWERED_MINUTES + 1)
+    with db.transaction() as connection:
+        connection.execute("UPDATE comparison SET created = ?", (old.isoformat(timespec="microseconds"),))
+    assert ann("card")["unanswered"] == ""
+
+
+def test_a_desk_without_a_look_at_the_workers_knows_of_no_trouble(db: Database) -> None:
+    ann = access.add_account(db, "ann", "annotator", "a long enough password")
+    card = endpoints.Desk(db).card(ann, {})
+    assert (card["trouble"], card["me"]) == ("", "ann")
 
 
 def test_prompts_that_are_empty_too_long_or_not_wanted_are_refused(db: Database, ann: Ask) -> None:

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 import app
-from annotation import access, claims, exporting, store
+from annotation import access, claims, store
 from annotation.database import Database, open_database
 from annotation.incoming import importing, moving
 from annotation.incoming.import_process import Importer, State
@@ -29,6 +29,7 @@ from annotation.tabs import importing as tab
 from annotation.tabs.guard import Context
 from rlhf import policies
 from tests.conftest import BASE_NAME, act, make_response, measure_nobody
+from tests.freezing import freeze
 from tests.machine_fixtures import ROOT
 
 PASSWORD = "a long enough password"
@@ -91,7 +92,7 @@ def test_preferences_become_judgements_that_training_uses(db: Database, bring: C
     assert {(j.purpose, j.kind, j.annotator, j.annotator_kind, j.outcome, j.ranking) for j in judged} == {
         ("import", "pair", "import-1", "import", "ranked", (1, 2))
     }
-    frozen = exporting.freeze(judged, max_length=1024)
+    frozen = freeze(judged, max_length=1024)
     assert [(row["messages"][0]["content"], row["chosen"]["text"], row["rejected"]["text"]) for row in frozen.rows] == [
         (pair["prompt"], pair["chosen"], pair["rejected"]) for pair in PAIRS
     ]
@@ -415,7 +416,7 @@ def test_our_own_exports_are_read_back(db: Database, tmp_path: Path, format: str
     importing.run_import(other, open_path(whole), Order(), "kim", quiet)
 
     def verdicts(database: Database) -> list[Any]:
-        rows = exporting.freeze(store.judgements(database), 1024).rows
+        rows = freeze(store.judgements(database), 1024).rows
         strengths = [row["strength"] if format != "kto" else None for row in rows]
         return sorted(
             [json.dumps(row["messages"]), row["chosen"]["text"], row["rejected"]["text"], strength]

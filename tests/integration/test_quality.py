@@ -16,7 +16,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from annotation import access, claims, exporting, store
+from annotation import access, claims, store
 from annotation.database import FILE_NAME, Database, copy_database, open_database
 from annotation.measuring import quality
 from annotation.measuring.analysis import wilson_interval
@@ -25,6 +25,7 @@ from annotation.tabs import quality as tab
 from annotation.tabs.guard import Context
 from rlhf import policies
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
+from tests.freezing import Frozen, freeze
 
 HOSTILE = "<img src=x onerror='window.ran=1'>${window.ran=1}"
 PEOPLE = {"ann": 0.92, "bob": 0.85, "carla": 0.75, "eve": 0.25}
@@ -59,9 +60,9 @@ def prefer(db: Database, annotator_id: int, position: int, degree: str = "clearl
     return claim
 
 
-def frozen(db: Database, **options: Any) -> exporting.Frozen:
+def frozen(db: Database, **options: Any) -> Frozen:
     """What training would get."""
-    return exporting.freeze(store.judgements(db), 512, excluded=store.excluded_annotators(db), **options)
+    return freeze(store.judgements(db), 512, excluded=store.excluded_annotators(db), **options)
 
 
 @pytest.fixture

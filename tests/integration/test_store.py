@@ -7,7 +7,7 @@ import pytest
 from annotation import access, claims, store
 from annotation.database import Database
 from annotation.records import Annotator
-from tests.conftest import make_response, seed_prompts
+from tests.conftest import act, make_response, seed_prompts
 
 
 @pytest.fixture
@@ -40,3 +40,23 @@ def test_a_known_prompt_keeps_its_split(db: Database) -> None:
     assert store.add_prompts(db, [moved]) == 0
     assert [prompt.id for prompt in store.prompts(db, "held-out")] == [first.id]
     assert store.prompts(db, "train") == []
+
+
+def test_what_two_policies_answered_in_a_check_is_compared_once(db: Database, ann: Annotator) -> None:
+    with db.transaction() as connection:
+        connection["model"].insert(
+            {"id": 2, "revision": "dpo-1", "method": "dpo", "base": "b", "status": "candidate", "created": ""}
+        )
+    prompts = seed_prompts(db, 4, "held-out")
+    texts = [("base one", "dpo one"), ("base two", "dpo two"), ("the same", "the same"), ("base four", " ")]
+    for prompt, pair in zip(prompts, texts, strict=True):
+        for model_id, text in enumerate(pair, 1):
+            store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "evaluate")
+    assert store.compare_policies(db, 2, 1) == 2
+    assert store.compare_policies(db, 2, 1) == store.compare_policies(db, 1, 2) == 0
+    claim = claims.claim_next(db, ann.id)
+    assert claim is not None
+    assert sorted(claim.shown_texts) == ["base one", "dpo one"]
+    claims.judge(db, ann.id, claim.nonce, act("left-much"))
+    judged = next(store.judgements(db))
+    assert (judged.split, {response["revision"] for response in judged.responses}) == ("held-out", {"base", "dpo-1"})

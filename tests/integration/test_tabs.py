@@ -410,6 +410,30 @@ def make_candidate_from_all(context: Context) -> Policy:
     return make_candidate(context)
 
 
+def test_people_are_asked_to_compare_a_checks_answers_and_their_verdicts_give_strengths(context: Context) -> None:
+    """From the button to the Bradley–Terry figure: the candidate's answers win two times in three."""
+    policy = make_candidate(context)
+    with pytest.raises(UserError, match="not been checked"):
+        iterations.ask_people(context.db, policy.revision)
+    check_candidate(context, policy)
+    asked = iterations.ask_people(context.db, policy.revision)
+    made = context.db.value("SELECT count(*) FROM comparison WHERE model_id IS NULL")
+    assert made >= 12
+    assert asked.startswith(f"{made} comparisons of {policy.revision} with base")
+    with pytest.raises(UserError, match="in the annotators' queue already"):
+        iterations.ask_people(context.db, policy.revision)
+    owner = context.db.value("SELECT id FROM annotator WHERE name = 'owner'")
+    judged = 0
+    while (claim := claims.claim_next(context.db, owner)) is not None:
+        by_policy = [policy.revision in text for text in claim.shown_texts]
+        wins = judged % 3 != 0
+        judged += any(by_policy)
+        claims.judge(context.db, owner, claim.nonce, act("left-much" if by_policy[0] == wins else "right-much"))
+    assert judged == made
+    strength = {placed.policy: placed.estimate.value for placed in quality.figures(context.db).policies.placed}
+    assert strength[policy.revision] > strength["base"]
+
+
 def test_a_policy_is_checked_again_against_the_serving_one_or_the_base(context: Context) -> None:
     policy = make_candidate(context)
     assert "checks" in iterations.check_again(context, policy.revision, "owner")

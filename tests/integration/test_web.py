@@ -311,7 +311,7 @@ def test_undo_over_http_is_not_repeated_by_a_retry(site: Site) -> None:
 
 CARD = {
     *("nonce", "notice", "trouble", "tags", "rendered", "own_prompts", "asked", "guidelines_version", "progress"),
-    *("revising", "kind", "messages", "answers"),
+    *("revising", "kind", "messages", "answers", "me", "unanswered"),
 }
 
 
@@ -336,7 +336,8 @@ def test_the_browser_is_sent_no_trace_of_who_wrote_an_answer(site: Site) -> None
         found = [word for word in hidden if word in answer.text]
         assert found == [], answer.request.url
     for card in (answer.json() for answer in cards):
-        assert set(card) - {"saved"} == CARD
+        assert set(card) - {"saved", "undone"} == CARD
+        assert card["me"] == "bob"
         assert all(set(message) <= {"role", "text", "html"} for message in card["messages"])
         assert all(set(answer) <= {"state", "text", "html"} for answer in card["answers"])
         assert "held-out" not in str(card)

@@ -244,6 +244,22 @@ def test_places_ties_and_times_of_an_annotator() -> None:
     assert one.seconds == 4.0
 
 
+def test_an_annotators_places_are_those_of_the_overall_bias() -> None:
+    """What was imported was not shown in drawn places, and what was judged early was not complete."""
+    votes = [
+        vote(1, "a", FIRST, shown_order=(0, 1)),  # left
+        vote(2, "a", FIRST, shown_order=(1, 0)),  # right
+        vote(3, "a", SECOND, shown_order=(0, 1)),  # right
+        vote(4, "a", FIRST, purpose="import"),
+        vote(5, "a", FIRST, early=True),
+        vote(6, "a", (1, 2, 3), purpose="import"),  # would change what is fair
+    ]
+    one, (overall,) = figures_of("a", *votes, known={}), position_biases(votes)
+    assert one.first_place is not None
+    assert (one.first_place.value, one.first_place.n, one.fair) == (pytest.approx(1 / 3), 3, 0.5)
+    assert (overall.share.value, overall.share.n, overall.fair) == (one.first_place.value, 3, one.fair)
+
+
 def test_agreement_with_others_by_hand() -> None:
     votes = [
         *(vote(1, name, FIRST) for name in "abc"),  # a: both agree

@@ -134,6 +134,22 @@ def test_a_flag_takes_the_whole_comparison_out() -> None:
     assert (counted, reasons) == ([], ["flagged", "flagged"])
 
 
+@pytest.mark.parametrize(
+    "changes", [{"purpose": "re-ask"}, {"purpose": "gold"}, {"annotator": "troll"}, {"early": True}]
+)
+def test_a_flag_counts_even_where_its_judgement_does_not(changes: dict[str, Any]) -> None:
+    flagging = replace(judged("bob", (1, 2), 2, flag="personal-data"), **changes)
+    counted, reasons = usable([judged("ann", (1, 2), 1), flagging], {"troll"})
+    assert counted == []
+    assert "flagged" in reasons
+
+
+def test_an_adjudicator_who_skips_settles_nothing() -> None:
+    skipping = judged("judge", None, 3, purpose="adjudication", outcome="skip")
+    counted, _ = usable([judged("ann", (1, 2), 1), judged("bob", (1, 2), 2), skipping])
+    assert ids(pairs_of(counted)[0]) == [(0, 1)]
+
+
 def test_an_adjudication_stands_alone() -> None:
     settling = judged("judge", (2, 1), 3, purpose="adjudication")
     counted, reasons = usable([judged("ann", (1, 2), 1), judged("bob", (1, 2), 2), settling])

@@ -214,6 +214,16 @@ SHAPES: dict[str, tuple[dict[str, Any], str, Record]] = {
         "preferences",
         ranked([user("p")], ["x", "y"], [1, 1], strength=0),
     ),
+    "SHP, the first preferred": (
+        {"history": "p", "human_ref_A": "x", "human_ref_B": "y", "labels": 1, "score_A": 9, "score_B": 2},
+        "preferences",
+        ranked([user("p")], ["x", "y"], [1, 2]),
+    ),
+    "SHP, the second preferred": (
+        {"history": "p", "human_ref_A": "x", "human_ref_B": "y", "labels": 0, "score_A": 2, "score_B": 9},
+        "preferences",
+        ranked([user("p")], ["x", "y"], [2, 1]),
+    ),
     "winner counted from 1": (
         {"prompt": "p", "output_1": "x", "output_2": "y", "preference": 2.0},
         "preferences",

@@ -127,7 +127,6 @@ def test_whatever_was_written_is_shown_literally() -> None:
     pair = presenting.AnswerPair(nasty, 5, row, row)
     for html in (
         presenting.log_box([nasty]),
-        presenting.table(("a",), [(nasty,)], ""),
         presenting.answers_page([pair], 0, 10, (nasty, nasty)),
         presenting.jobs_table([replace(JOB, message=nasty)], AT),
         presenting.job_card(replace(JOB, message=nasty, requested_by=nasty), {}, None, None, AT),

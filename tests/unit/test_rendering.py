@@ -163,6 +163,27 @@ def test_each_language_keeps_the_code_as_it_is(language: str) -> None:
     assert code.strip("\n") in reader.text
 
 
+@pytest.mark.parametrize("language", sorted(rendering.LANGUAGES))
+def test_code_beyond_what_is_highlighted_is_shown_plain(language: str) -> None:
+    code = ("if x = 1 { return 'a' }\n" * rendering.MAXIMUM_TEXT)[: rendering.MAXIMUM_TEXT - 100]
+    page = to_html(f"```{language}\n{code}\n```")
+    assert "<span" not in page
+    assert code in Reader(page).text
+
+
+def test_all_blocks_of_a_text_share_what_is_highlighted() -> None:
+    line = "return 1\n"
+    small = line * (rendering.MAXIMUM_CODE // 4 // len(line))
+    pages = to_html(f"```python\n{small}```\n\n" * 8).split("</pre>")
+    assert ['<span class="k">return</span>' in page for page in pages] == [True] * 4 + [False] * 5
+    assert sum(page.count(">return</span>") for page in pages) * len(line) <= rendering.MAXIMUM_CODE
+
+
+@pytest.mark.parametrize("language", ["make", "makefile", "csharp", "c#", "cs"])
+def test_code_of_languages_that_take_long_is_shown_plain(language: str) -> None:
+    assert "<span" not in to_html(f"```{language}\nreturn 1\n```")
+
+
 def test_links_show_their_address_and_lead_nowhere() -> None:
     page = to_html('[here](http://a.test/x?y=1&z "title") and <http://b.test>')
     assert "href" not in page

@@ -1,13 +1,12 @@
-"""How long does an import take, how much memory, and how long do others wait who want to write meanwhile?
+"""How long do data take to come in and to go out, how much memory, and how long do others wait meanwhile?
 
 Writes a file of preference pairs, imports it with `python -m annotation import` into a fresh data directory, and
 meanwhile makes small write transactions on the same database every few milliseconds, as annotators do. A second
-import of the same file measures the comparison with what is there. Run by hand:
+import of the same file measures the comparison with what is there. Then every format is exported from it.
 
-    python -m benchmarks.importing --rows 100000 --format jsonl
-
-How to read it. The promise is 100,000 rows in under 60 s in bounded memory. `longest_wait_s` is the longest that one of
-the small transactions had to wait; others give up after 5 s. `locked_s` is what the import itself says.
+How to read it. The promises are 100,000 rows in under 60 s and 50,000 judgements out in under 20 s, both in bounded
+memory. `longest_wait_s` is the longest that one of the small transactions had to wait; others give up after 5 s.
+`locked_s` is what the import itself says. Run by hand: `python -m benchmarks.data --rows 50000`.
 """
 
 from __future__ import annotations
@@ -96,19 +95,26 @@ class SmallWrites:
         self.thread.join()
 
 
-def measure(path: Path, data_dir: Path) -> dict[str, Any]:
+def timed(*arguments: str) -> tuple[float, int, str]:
+    """Run `python -m annotation`: seconds, peak resident bytes, and the last line that it printed."""
+    began, peak, last = time.monotonic(), 0, ""
+    command = [sys.executable, "-m", "annotation", *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        watched = psutil.Process(process.pid)
+        assert process.stdout is not None
+        for line in process.stdout:
+            last = line
+            peak = max(peak, watched.memory_info().rss)
+    seconds = time.monotonic() - began
+    if process.returncode:
+        raise SystemExit(f"{' '.join(arguments)} failed: {last}")
+    return seconds, peak, last
+
+
+def measure_import(path: Path, data_dir: Path) -> dict[str, Any]:
     """Import the file and report seconds, memory and waits."""
-    command = [sys.executable, "-m", "annotation", "import", f"--data={data_dir}", "--json-progress", str(path)]
     with SmallWrites(data_dir) as others:
-        began, peak = time.monotonic(), 0
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-            watched = psutil.Process(process.pid)
-            assert process.stdout is not None
-            last = "{}"
-            for line in process.stdout:
-                last = line
-                peak = max(peak, watched.memory_info().rss)
-        seconds = time.monotonic() - began
+        seconds, peak, last = timed("import", f"--data={data_dir}", "--json-progress", str(path))
     outcome = json.loads(last)["outcome"]
     return {
         "seconds": round(seconds, 2),
@@ -120,8 +126,24 @@ def measure(path: Path, data_dir: Path) -> dict[str, Any]:
     }
 
 
+def measure_exports(data_dir: Path, target: Path) -> dict[str, Any]:
+    """Seconds and size of each export of all that there is."""
+    sizes = {}
+    for name, container in (
+        *(("preference", container) for container in ("jsonl", "parquet", "dataset")),
+        *(("kto", "dataset"), ("reward", "dataset"), ("csv", ""), ("raw", "")),
+    ):
+        to = target / f"{name}-{container}"
+        chosen = (f"--as={container}",) if container else ()
+        seconds, _, _ = timed("export", f"--data={data_dir}", f"--format={name}", *chosen, f"--to={to}")
+        files = [to] if to.is_file() else [file for file in to.rglob("*") if file.is_file()]
+        megabytes = round(sum(file.stat().st_size for file in files) / 2**20)
+        sizes[f"{name} {container}".strip()] = {"seconds": round(seconds, 1), "mb": megabytes}
+    return sizes
+
+
 def main() -> None:
-    """Make the file, import it twice, print JSON."""
+    """Make the file, import it twice, export it in every format, print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--characters", type=int, default=400, help="of each text (default: %(default)s)")
@@ -132,8 +154,9 @@ def main() -> None:
         open_database(data_dir).close()
         path = write_file(Path(directory), options.format, options.rows, options.characters)
         print(json.dumps({"file_mb": round(path.stat().st_size / 2**20), "format": options.format}))
-        print(json.dumps({"first": measure(path, data_dir)}), flush=True)
-        print(json.dumps({"again": measure(path, data_dir)}), flush=True)
+        print(json.dumps({"import": measure_import(path, data_dir)}), flush=True)
+        print(json.dumps({"import again": measure_import(path, data_dir)}), flush=True)
+        print(json.dumps({"export": measure_exports(data_dir, Path(directory))}), flush=True)
 
 
 if __name__ == "__main__":

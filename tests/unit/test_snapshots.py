@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from annotation.consensus import REASONS
-from annotation.exporting import freeze, read_rows
-from annotation.records import Judgement
+from annotation.records import Judgement, UserError
+from annotation.snapshots import line_of, read_rows
+from rlhf.artifacts import write_lines
+from tests.freezing import freeze
 from tests.unit.test_consensus import judged as judgement_of
 
 
@@ -130,7 +133,7 @@ def test_each_judgement_without_a_pair_is_counted_with_its_reason(reason: str) -
 def test_a_length_of_exactly_the_limit_fits_whichever_answer_is_the_long_one() -> None:
     for tokens in ((90, 5), (5, 90)):
         pair = [answer(number, str(number), tokens=count) for number, count in enumerate(tokens)]
-        assert freeze([judged(answers=pair)], 100).count("train") == 1
+        assert freeze([judged(answers=pair)], 100).counts["train"] == 1
         assert freeze([judged(answers=pair)], 99).left_out == {"too-long": 1}
 
 
@@ -158,25 +161,37 @@ def test_every_judgement_is_a_row_or_a_count() -> None:
 def test_no_judgements_freeze_to_empty_data() -> None:
     frozen = freeze([], 100)
     assert (frozen.rows, frozen.left_out, frozen.last_judgement_id) == ((), {}, 0)
-    assert frozen.sha256 == sha256(b"").hexdigest()
+    assert frozen.content == b""
 
 
 # --------------------------------------------------------------------------------------------------------- the name
-def test_the_name_is_the_sha256_of_the_file_and_rows_survive_the_file() -> None:
+def test_the_name_is_the_sha256_of_the_file_and_rows_survive_the_file(tmp_path: Path) -> None:
     frozen = freeze([judged(1), judged(2, answers=[answer(1, "ä\u2028\n</s>"), answer(2, '"\\')])], 100)
-    assert frozen.sha256 == sha256(frozen.content).hexdigest()
-    assert tuple(read_rows(frozen.content)) == frozen.rows
-    assert all(json.loads(line) for line in frozen.content.decode().split("\n") if line)
+    name = write_lines(tmp_path, map(line_of, frozen.rows), ".jsonl")
+    content = (tmp_path / f"{name}.jsonl").read_bytes()
+    assert (name, content) == (sha256(frozen.content).hexdigest(), frozen.content)
+    assert tuple(read_rows(content)) == frozen.rows
+    assert all(json.loads(line) for line in content.decode().split("\n") if line)
 
 
-def test_the_same_rows_have_the_same_name_and_any_change_another() -> None:
+def test_what_fails_while_it_is_written_leaves_nothing(tmp_path: Path) -> None:
+    def lines() -> Iterator[bytes]:
+        yield b"{}\n"
+        raise UserError("too few")
+
+    with pytest.raises(UserError, match="too few"):
+        write_lines(tmp_path, lines(), ".jsonl")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_rows_have_the_same_bytes_and_any_change_others() -> None:
     def shuffled_keys(entry: dict[str, Any]) -> dict[str, Any]:
         return dict(reversed(entry.items()))
 
     frozen = freeze([judged(1)], 100)
     again = freeze([judged(1, answers=[shuffled_keys(answer(1, "first")), shuffled_keys(answer(2, "second"))])], 100)
-    assert again.sha256 == frozen.sha256
+    assert again.content == frozen.content
     # What was left out is no part of the data.
-    assert freeze([judged(1), replace(LEFT_OUT["tie"], comparison_id=5)], 100).sha256 == frozen.sha256
+    assert freeze([judged(1), replace(LEFT_OUT["tie"], comparison_id=5)], 100).content == frozen.content
     others = [judged(1, ranking=(1, 2)), judged(2), judged(1, split="held-out"), judged(1, annotator="bob")]
-    assert len({freeze([other], 100).sha256 for other in others} | {frozen.sha256}) == 5
+    assert len({freeze([other], 100).content for other in others} | {frozen.content}) == 5

@@ -1,0 +1,33 @@
+"""What the admin's tabs have in common: how listeners listen, a box for HTML, text from a field, when a tab opens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gradio as gr
+
+# Listeners that never fail with a message for people: what follows a form, a timer or the opening of a tab.
+QUIET: Mapping[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+# Buttons go through the queue: Gradio 6.31 shows no message for an error of a handler outside it.
+SPOKEN: Mapping[str, Any] = {**QUIET, "queue": True}
+
+
+def html_box(style: str, value: str = "") -> gr.HTML:
+    """A box for HTML that is made here, by functions that escape whatever a person or a model wrote."""
+    # The default template puts the value in as it is. "{{value}}" would evaluate `${…}` found in it as JavaScript.
+    return gr.HTML(value=value, css_template=style)
+
+
+def text_in(value: Any) -> str:
+    """What a field holds; nothing where the browser sent no text."""
+    return value if isinstance(value, str) else ""
+
+
+def opening_of(demo: gr.Blocks) -> Callable[..., Any]:
+    """Listens to the opening of the tab that is being laid out, however deep; without a tab, of the page."""
+    block = gr.context.Context.block
+    while block is not None and not isinstance(block, gr.Tab):
+        block = block.parent
+    opening: Callable[..., Any] = demo.load if block is None else block.select
+    return opening

@@ -1,0 +1,33 @@
+"""Training data made of judgements in memory, for tests that look at every row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from annotation.consensus import by_comparison
+from annotation.records import Judgement
+from annotation.snapshots import Freezing, PreferenceRow, line_of
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What came of freezing judgements."""
+
+    rows: tuple[PreferenceRow, ...]
+    left_out: Mapping[str, int]
+    counts: Mapping[str, int]
+    last_judgement_id: int
+
+    @property
+    def content(self) -> bytes:
+        """The file that it would be."""
+        return b"".join(line_of(row) for row in self.rows)
+
+
+def freeze(judged: Iterable[Judgement], max_length: int, **options: Any) -> Frozen:
+    """All rows of these judgements, with the counts."""
+    freezing = Freezing(by_comparison(judged), max_length, **options)
+    rows = tuple(freezing)
+    return Frozen(rows, dict(freezing.left_out), dict(freezing.counts), freezing.last_judgement_id)
