@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from annotation import claims, rendering, store
 from annotation.database import Database
-from annotation.records import MAXIMUM_EDIT, MAXIMUM_NOTE, Annotator, Claim, UserError
+from annotation.records import MAXIMUM_EDIT, MAXIMUM_NOTE, Annotator, Claim, UserError, storable
 from annotation.web import ANNOTATOR_KEY
 
 Card = dict[str, Any]
@@ -203,7 +203,7 @@ def day_start(utc_offset_minutes: Any) -> str:
 def text_of(asked: Asked, key: str) -> str:
     """A text that was sent; empty where none was."""
     value = asked.get(key)
-    return value if isinstance(value, str) else ""
+    return storable(value) if isinstance(value, str) else ""
 
 
 def number_of(asked: Asked, key: str) -> int:

@@ -237,11 +237,16 @@ def parse_tags(value: Any, known: Sequence[str]) -> tuple[str, ...]:
     return tuple(tag for tag in known if tag in value)
 
 
+def storable(text: str) -> str:
+    """A text without halves of surrogate pairs: JSON can carry them, and neither SQLite nor a file in UTF-8 can."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def parse_note(value: Any) -> str:
     """A note of bounded length."""
     if not isinstance(value, str) or len(value) > MAXIMUM_NOTE:
         raise UserError(f"A note can have up to {MAXIMUM_NOTE:,} characters. Shorten it; nothing was recorded.")
-    return value.strip()
+    return storable(value).strip()
 
 
 def parse_edit(value: Any, ranks: Sequence[int] | None, size: int) -> Edit | None:
@@ -255,7 +260,7 @@ def parse_edit(value: Any, ranks: Sequence[int] | None, size: int) -> Edit | Non
         raise UserError(f"An edited answer has 1 to {MAXIMUM_EDIT:,} characters. Nothing was recorded.")
     if ranks is None or ranks[place] != 1:
         raise UserError("Edit the answer that you find best: the edit counts as better than it. Nothing was recorded.")
-    return Edit(place, text.strip())
+    return Edit(place, storable(text).strip())
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,7 @@ def annotators_table(figures: Figures) -> str:
         annotator_row(one, figures.reliabilities[one.name], figures.excluded.get(one.name))
         for one in figures.annotators
     ]
-    return table("Annotators, each figure with its 95% interval", ANNOTATOR_HEADERS, rows, NO_JUDGEMENTS)
+    return table("Annotators, each share with its 95% interval", ANNOTATOR_HEADERS, rows, NO_JUDGEMENTS)
 
 
 def annotator_row(one: AnnotatorFigures, reliability: Reliability, left_out: str | None) -> Row:

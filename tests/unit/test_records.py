@@ -98,3 +98,12 @@ def test_text_order_of_times_is_time_order() -> None:
     assert times == sorted(times)
     assert len({len(time) for time in times}) == 1
     assert seconds_between("2026-01-01T00:00:00.000000+00:00", "2026-01-01T00:01:00.500000+00:00") == 60.5
+
+
+def test_half_a_surrogate_pair_can_be_kept_and_whole_characters_stay() -> None:
+    parsed = parse_act(
+        act("left-much", note="a\ud83db \U0001f600", edit={"place": 0, "text": "\udc00!"}), "pair", 2, TAGS
+    )
+    assert parsed.note == "a\ufffdb \U0001f600"
+    assert parsed.edit is not None
+    assert parsed.edit.text.encode() == "\ufffd!".encode()
