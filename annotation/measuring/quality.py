@@ -41,7 +41,7 @@ def numbers(text: str) -> tuple[int, ...]:
 VOTES = """SELECT j.id, j.comparison_id, a.name, j.purpose, j.kind, j.outcome, j.ranking, j.strength, j.shown_order,
         j.seconds, j.early, j.created, first.ranking
     FROM current_judgement j JOIN annotator a ON a.id = j.annotator_id
-        LEFT JOIN current_judgement first ON first.id = j.re_ask_of
+        LEFT JOIN judgement first ON first.id = j.re_ask_of
     WHERE j.outcome != 'skip' AND (:comparison IS NULL OR j.comparison_id = :comparison) ORDER BY j.id"""
 ANSWERS = """SELECT cr.comparison_id, length(r.text), m.revision
     FROM comparison_response cr JOIN response r ON r.id = cr.response_id LEFT JOIN model m ON m.id = r.model_id

@@ -154,8 +154,9 @@ def test_figures_equal_a_plain_count_of_the_rows(simulated: Database) -> None:
 def test_reliabilities_follow_the_annotators(simulated: Database) -> None:
     found = quality.reliabilities(simulated)
     assert sorted(found, key=lambda name: -found[name].estimate) == ["ann", "bob", "carla", "eve"]
-    assert all(found[name].low <= right <= found[name].high for name, right in PEOPLE.items())
-    assert found["eve"].high < 0.5
+    # How often the intervals hold the truth is tested over many seeds in tests/unit/test_reliability.py.
+    assert all(abs(found[name].estimate - right) < 0.15 for name, right in PEOPLE.items())
+    assert found["eve"].estimate < 0.5 < found["carla"].estimate
     for name, one in found.items():
         counts = Counter(
             row["purpose"]
@@ -220,7 +221,7 @@ def test_who_is_left_out_measures_nobody(simulated: Database) -> None:
     agreed = {one.name: one.agreement.value for one in after.annotators if one.agreement}
     assert agreed["ann"] > 0.65
     assert agreed["eve"] < 0.45
-    assert after.reliabilities["eve"].high < 0.5
+    assert after.reliabilities["eve"].estimate < 0.5
     assert len(after.disputes) < len(before.disputes)
 
 
