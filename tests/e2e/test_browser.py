@@ -14,6 +14,7 @@ from annotation import store
 from annotation.database import Database, open_database
 from annotation.incoming import importing
 from rlhf import jobs, policies
+from tests.conftest import measure_nobody
 from tests.e2e.conftest import running_app
 
 pytestmark = pytest.mark.browser
@@ -54,6 +55,7 @@ class Site:
 def site(tmp_path: Path, tiny_model: Path, browser: Any) -> Iterator[Site]:
     data_dir = tmp_path / "data"
     db = open_database(data_dir)
+    measure_nobody(db)  # a re-ask would be judged and not counted
     starter = importing.starter_prompts()
     store.add_prompts(db, [p for p in starter if p.split == "train"][:20])
     store.add_prompts(db, [p for p in starter if p.split == "held-out"][:4])
