@@ -1,4 +1,4 @@
-"""Comparisons in people's hands: handing out, judging, undoing, changing, settling; every SQL statement about it."""
+"""Comparisons in people's hands: handing them out, and their judgements: made, taken back, changed and settled."""
 
 from __future__ import annotations
 

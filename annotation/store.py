@@ -1,4 +1,4 @@
-"""Every SQL statement about prompts, answers, comparisons, judgements as they stand, and settings; records out."""
+"""The rows that all sides share: prompts, answers, comparisons, judgements as they stand, settings; records out."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def update_answers(db: Database, texts: Mapping[int, str]) -> None:
 def finish_answers(db: Database, comparison_id: int, responses: Mapping[int, Response]) -> str:
     """The answers as they ended, by id. Returns the comparison's state: 'ready', or 'withdrawn' if some are the same.
 
-    A comparison that somebody has judged early stays: the judgement is theirs, and says that it was early.
+    A judgement made before stays in the record either way; it says that it was early, and is not trained on.
     """
     seen: set[str] = set()
     with db.transaction() as connection:
