@@ -52,14 +52,6 @@ class Pair:
     """Estimated chance that the preference is the wrong way round, by the reliability of those who judged."""
 
 
-def by_comparison(judged: Iterable[Judgement]) -> list[list[Judgement]]:
-    """Judgements grouped by comparison, in the order of each comparison's first."""
-    groups: dict[int, list[Judgement]] = {}
-    for judgement in judged:
-        groups.setdefault(judgement.comparison_id, []).append(judgement)
-    return list(groups.values())
-
-
 def usable(group: Sequence[Judgement], excluded: Iterable[str] = ()) -> tuple[list[Judgement], list[str]]:
     """The judgements of one comparison that count, and the reasons why others don't.
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from annotation.consensus import by_comparison
 from annotation.records import Judgement
 from annotation.snapshots import Freezing, PreferenceRow, line_of
 
@@ -31,3 +30,11 @@ def freeze(judged: Iterable[Judgement], max_length: int, **options: Any) -> Froz
     freezing = Freezing(by_comparison(judged), max_length, **options)
     rows = tuple(freezing)
     return Frozen(rows, dict(freezing.left_out), dict(freezing.counts), freezing.last_judgement_id)
+
+
+def by_comparison(judged: Iterable[Judgement]) -> list[list[Judgement]]:
+    """Judgements grouped by comparison, in the order of each comparison's first."""
+    groups: dict[int, list[Judgement]] = {}
+    for judgement in judged:
+        groups.setdefault(judgement.comparison_id, []).append(judgement)
+    return list(groups.values())

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotation.consensus import REASONS, UNKNOWN_RELIABILITY, Pair, by_comparison, log_odds, pairs_of, usable
+from annotation.consensus import REASONS, UNKNOWN_RELIABILITY, Pair, log_odds, pairs_of, usable
 from annotation.records import Judgement
 
 
@@ -161,11 +161,6 @@ def test_skips_and_all_bad_are_reasons_only_where_nobody_ranked() -> None:
     assert pairs_of([bad, skip]) == ([], ["all-bad", "skip"])
     pairs, reasons = pairs_of([bad, judged("eve", (1, 2), 3)])
     assert (ids(pairs), reasons) == ([(0, 1)], [])
-
-
-def test_groups_keep_the_order_of_their_first_judgement() -> None:
-    rows = [judged("ann", (1, 2), n, comparison_id=c) for n, c in enumerate([5, 3, 5, 4, 3])]
-    assert [[row.id for row in group] for group in by_comparison(rows)] == [[0, 2], [1, 4], [3]]
 
 
 @given(st.lists(st.lists(st.integers(1, 3), min_size=3, max_size=3), min_size=1, max_size=5), st.randoms())
