@@ -342,7 +342,7 @@ def serving_card(
         + facts(
             (
                 ("Waiting to be judged", f"{buffer['train']} for training, {buffer['held-out']} held-out"),
-                ("After those", f"{elsewhere} by earlier policies or imported"),
+                ("Also waiting", f"{elsewhere} by earlier policies or imported"),
                 ("Answers drawn", str(counts.total)),
                 ("Ended by themselves", share(counts.ended_share) if counts.total else NOT_MEASURED),
                 ("Dropped: empty", str(counts.empty)),
