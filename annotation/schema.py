@@ -31,6 +31,13 @@ def m003_many_annotators(db: sqlite_utils.Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def m004_every_method(db: sqlite_utils.Database) -> None:
+    """A queue that can be reordered, sample answers of runs, reward models, and what kind of weights a model has."""
+    for statement in EVERY_METHOD:
+        db.execute(statement)
+
+
 FIRST_SCHEMA = (
     """CREATE TABLE prompt (
         id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, messages TEXT NOT NULL, source TEXT NOT NULL,
@@ -227,4 +234,34 @@ MANY_ANNOTATORS = (
         BEGIN SELECT RAISE(ABORT, 'judgements are append-only'); END""",
     """CREATE VIEW current_judgement AS SELECT * FROM judgement j WHERE outcome != 'undone'
         AND NOT EXISTS (SELECT 1 FROM judgement later WHERE later.supersedes = j.id)""",
+)
+
+
+EVERY_METHOD = (
+    # Jobs wait in the order of their position; one that nobody has moved waits where its id puts it.
+    "ALTER TABLE job ADD COLUMN position REAL",
+    """CREATE TABLE new_event (
+        id INTEGER PRIMARY KEY, job_id INTEGER NOT NULL REFERENCES job, kind TEXT NOT NULL
+            CHECK (kind IN ('metric', 'log', 'sample')), step INTEGER NOT NULL, data TEXT NOT NULL,
+        created TEXT NOT NULL)""",
+    "INSERT INTO new_event SELECT id, job_id, kind, step, data, created FROM event",
+    "DROP TABLE event",
+    "ALTER TABLE new_event RENAME TO event",
+    "CREATE INDEX event_by_job ON event (job_id, kind, id)",
+    "ALTER TABLE model ADD COLUMN kind TEXT NOT NULL DEFAULT 'policy' CHECK (kind IN ('policy', 'reward'))",
+    "ALTER TABLE model ADD COLUMN form TEXT NOT NULL DEFAULT 'lora' CHECK (form IN ('base', 'lora', 'prompt', 'full'))",
+    # The precision of the weights under an adapter, or of fully trained ones.
+    "ALTER TABLE model ADD COLUMN weights TEXT NOT NULL DEFAULT 'nf4' CHECK (weights IN ('nf4', 'bf16', 'fp32'))",
+    # The fully trained model that an adapter lies on; none for the base.
+    "ALTER TABLE model ADD COLUMN ground_id INTEGER REFERENCES model",
+    # When its files were deleted; the row stays, for it says where others came from.
+    "ALTER TABLE model ADD COLUMN deleted TEXT",
+    "UPDATE model SET form = 'base' WHERE method = 'base'",
+    """CREATE TABLE new_promotion (
+        id INTEGER PRIMARY KEY, model_id INTEGER NOT NULL REFERENCES model, previous_id INTEGER REFERENCES model,
+        action TEXT NOT NULL CHECK (action IN ('promote', 'reject', 'rollback', 'delete')), decided_by TEXT NOT NULL,
+        created TEXT NOT NULL)""",
+    "INSERT INTO new_promotion SELECT id, model_id, previous_id, action, decided_by, created FROM promotion",
+    "DROP TABLE promotion",
+    "ALTER TABLE new_promotion RENAME TO promotion",
 )

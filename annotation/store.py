@@ -417,6 +417,20 @@ def demonstrations(db: Database) -> Iterator[Demonstration]:
         yield Demonstration(**{**row, "messages": tuple(json.loads(row["messages"]))})
 
 
+def mended_answers(db: Database) -> Iterator[Demonstration]:
+    """Answers that annotators mended in judgements that stand, unless flagged or by someone left out, oldest first."""
+    excluded = excluded_annotators(db)
+    rows = db.connection.query(
+        """SELECT r.id, r.prompt_id, p.split, p.messages, r.text, r.origin, a.name AS annotator, r.created
+           FROM current_judgement j JOIN response r ON r.id = j.edited_response_id
+           JOIN prompt p ON p.id = r.prompt_id JOIN annotator a ON a.id = j.annotator_id
+           WHERE j.flag IS NULL ORDER BY r.id"""
+    )
+    for row in rows:
+        if row["annotator"] not in excluded:
+            yield Demonstration(**{**row, "messages": tuple(json.loads(row["messages"]))})
+
+
 def judged_count(db: Database) -> int:
     """How many rows `judgements` and `judged_comparisons` have."""
     return int(db.value("SELECT count(*) FROM current_judgement"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import time
 import uuid
@@ -15,6 +16,7 @@ from annotation.database import Database, open_database
 from annotation.records import UserError
 from rlhf import base_model, jobs, loop, policies, worker
 from rlhf.specs import SPECS, describe, from_json, to_json
+from rlhf.supervisor import worker_command
 
 DEFAULT_DATA = Path(os.environ.get("PREFLOOP_DATA", Path(__file__).parent.parent / "data"))
 EPILOG = """Exit codes: 0 done, 1 the job failed or was stopped, 2 bad input (a sentence on standard error says which).
@@ -101,8 +103,7 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
 def wait_for(db: Database, data_dir: Path, job_id: int) -> int:
     """Run a queued job in this process and print how it ended."""
     print(f"job {job_id}: {to_json(jobs.get(db, job_id).spec)}", flush=True)
-    worker.prepare_process()
-    worker.work(db, data_dir, job_id, uuid.uuid4().hex)
+    run_here(db, data_dir, jobs.get(db, job_id))
     job = jobs.get(db, job_id)
     while job.status not in jobs.ENDED:  # a running app was quicker and has it: follow it there
         time.sleep(1)
@@ -112,6 +113,18 @@ def wait_for(db: Database, data_dir: Path, job_id: int) -> int:
     if job.result is not None:
         print(json.dumps(job.result, indent=2))
     return 0 if job.status == "finished" else 1
+
+
+def run_here(db: Database, data_dir: Path, job: jobs.Job) -> None:
+    """Run a queued job to its end: in this process, or where it wants several, in processes that this one waits for."""
+    worker_id = uuid.uuid4().hex
+    if getattr(job.spec, "processes", 1) == 1:
+        worker.prepare_process()
+        worker.work(db, data_dir, job.id, worker_id)
+        return
+    command = worker_command(job, data_dir, worker_id)
+    subprocess.run(command, cwd=Path(__file__).parent.parent, check=False)
+    jobs.stop(db, job.id, worker_id, "lost", "Its processes died. Resume goes on from the last checkpoint.")
 
 
 def read_text(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Every SQL statement about jobs and their events: enqueue, claim, report, finish, cancel, mark lost, resume."""
+"""Every SQL statement about jobs and their events: enqueue, move, claim, report, finish, cancel, mark lost, resume."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from typing import Any
 
 from annotation.database import Database
 from annotation.records import UserError, now
+from rlhf.shrinking import difference, smaller
 from rlhf.specs import Spec, from_json, to_json
 
 # A worker beats every 5 s; one silent for this long is gone.
 LOST_AFTER_SECONDS = 30.0
 ENDED = ("cancelled", "finished", "failed", "lost")
+# A job waits where its position puts it; one from before there were positions, where its id does.
+PLACE = "coalesce(position, id)"
+LAST_PLACE = f"(SELECT coalesce(max({PLACE}), 0) + 1 FROM job)"
 # How the answering worker begins its message while the policy can't fill comparisons; the pages look for it.
 TOO_FEW_ANSWERS = "Too few different answers"
 
@@ -38,6 +42,8 @@ class Job:
     steps: int
     message: str
     result: Mapping[str, Any] | None
+    position: float | None = None
+    """Jobs that wait start in the order of their positions, or ids where there is none."""
 
 
 def read_job(row: Mapping[str, Any]) -> Job:
@@ -49,15 +55,42 @@ def read_job(row: Mapping[str, Any]) -> Job:
 
 
 def enqueue(db: Database, spec: Spec, requested_by: str) -> int:
-    """Put a job in the queue and return its id."""
+    """Put a job at the end of the queue and return its id."""
     with db.transaction() as connection:
         return int(
             connection.execute(
-                "INSERT INTO job (kind, spec, status, requested_by, created) VALUES (?, ?, 'queued', ?, ?)",
+                f"""INSERT INTO job (kind, spec, status, requested_by, created, position)
+                    VALUES (?, ?, 'queued', ?, ?, {LAST_PLACE})""",
                 (spec.kind, to_json(spec), requested_by, now()),
             ).lastrowid
             or 0
         )
+
+
+def queue(db: Database) -> list[Job]:
+    """The jobs that wait their turn, the next one first; the answering worker waits for nobody."""
+    return [
+        read_job(row)
+        for row in db.rows(f"SELECT * FROM job WHERE status = 'queued' AND kind != 'generate' ORDER BY {PLACE}, id")
+    ]
+
+
+def move(db: Database, job_id: int, up: bool) -> None:
+    """Let a waiting job change places with the one before it (or after it). At the end of the queue nothing changes.
+
+    Raises UserError if it does not wait.
+    """
+    with db.transaction() as connection:
+        waiting = queue(db)
+        place = next((number for number, job in enumerate(waiting) if job.id == job_id), None)
+        if place is None:
+            raise UserError(f"Job {job_id} does not wait in the queue (any more), so it can't be moved.")
+        other = place - 1 if up else place + 1
+        if not 0 <= other < len(waiting):
+            return
+        for job, taken in ((waiting[place], waiting[other]), (waiting[other], waiting[place])):
+            position = taken.id if taken.position is None else taken.position
+            connection.execute("UPDATE job SET position = ? WHERE id = ?", (position, job.id))
 
 
 def claim(db: Database, job_id: int, worker: str) -> Job | None:
@@ -156,12 +189,53 @@ def stop(db: Database, job_id: int, worker: str, status: str, message: str) -> b
         )
 
 
-def give_up(db: Database, job_id: int, message: str) -> None:
-    """Mark a queued job failed whose worker could not even begin."""
+def died(db: Database, job_id: int, worker: str, message: str) -> bool:
+    """Mark a job lost whose worker has died, if it was this worker's to the end; one that was to stop is cancelled.
+
+    Of several processes that share a job the survivors may have said that it was lost, without knowing why.
+    """
+    with db.transaction() as connection:
+        return (
+            connection.execute(
+                """UPDATE job SET status = CASE status WHEN 'cancelling' THEN 'cancelled' ELSE 'lost' END,
+                       finished = ?, message = ?
+                   WHERE id = ? AND worker = ? AND status IN ('running', 'cancelling', 'lost')""",
+                (now(), message, job_id, worker),
+            ).rowcount
+            == 1
+        )
+
+
+def requeue_smaller(db: Database, job_id: int, worker: str, reason: str) -> bool:
+    """Queue a job again with half the batch after memory ran out, where its spec asks for that (`halve_batch`).
+
+    False, and nothing is written, where it does not, the batch is 1 already, or the job is no longer this worker's.
+    It keeps its place and goes on from its last checkpoint; the new spec is in its row and the change in its log.
+    """
+    with db.transaction() as connection:
+        row = db.row(
+            "SELECT spec FROM job WHERE id = ? AND worker = ? AND status IN ('running', 'lost')", (job_id, worker)
+        )
+        old = None if row is None else from_json(row["spec"])
+        new = None if old is None else smaller(old)
+        if old is None or new is None:
+            return False
+        message = f"{reason} Queued again with a smaller batch: {difference(old, new)}."
+        connection.execute(
+            "UPDATE job SET spec = ?, status = 'queued', worker = NULL, finished = NULL, message = ? WHERE id = ?",
+            (to_json(new), message, job_id),
+        )
+        add_event(db, job_id, "log", 0, message)
+        return True
+
+
+def give_up(db: Database, job_id: int, attempt: int, message: str) -> None:
+    """Mark a queued job failed whose worker could not even begin: nobody has claimed it since its `attempt`."""
     with db.transaction() as connection:
         connection.execute(
-            "UPDATE job SET status = 'failed', finished = ?, message = ? WHERE id = ? AND status = 'queued'",
-            (now(), message, job_id),
+            "UPDATE job SET status = 'failed', finished = ?, message = ? "
+            "WHERE id = ? AND status = 'queued' AND attempt = ?",
+            (now(), message, job_id, attempt),
         )
 
 
@@ -181,14 +255,14 @@ def cancel(db: Database, job_id: int) -> None:
 
 
 def resume(db: Database, job_id: int) -> None:
-    """Queue a job again that was lost, cancelled or failed; it goes on from its last checkpoint.
+    """Put a job that was lost, cancelled or failed at the end of the queue; it goes on from its last checkpoint.
 
     Raises UserError for a job in any other state.
     """
     with db.transaction() as connection:
         changed = connection.execute(
-            "UPDATE job SET status = 'queued', worker = NULL, finished = NULL, message = '' "
-            "WHERE id = ? AND status IN ('lost', 'cancelled', 'failed')",
+            f"""UPDATE job SET status = 'queued', worker = NULL, finished = NULL, message = '', position = {LAST_PLACE}
+                WHERE id = ? AND status IN ('lost', 'cancelled', 'failed')""",
             (job_id,),
         ).rowcount
     if not changed:
@@ -228,6 +302,12 @@ def recent(db: Database, kinds: Sequence[str], limit: int = 50) -> list[Job]:
     ]
 
 
+def with_ids(db: Database, job_ids: Sequence[int]) -> list[Job]:
+    """The jobs of these ids that there are."""
+    marks = ", ".join("?" for _ in job_ids)
+    return [read_job(row) for row in db.rows(f"SELECT * FROM job WHERE id IN ({marks})", job_ids)]
+
+
 def active(db: Database, kinds: Sequence[str]) -> list[Job]:
     """Jobs of these kinds that are queued, running or being cancelled, oldest first."""
     marks = ", ".join("?" for _ in kinds)
@@ -238,11 +318,43 @@ def active(db: Database, kinds: Sequence[str]) -> list[Job]:
     ]
 
 
+def newest_check(db: Database, revision: str) -> Job | None:
+    """The last finished check of this policy."""
+    row = db.row(
+        "SELECT * FROM job WHERE kind = 'evaluate' AND status = 'finished' AND json_extract(spec, '$.candidate') = ? "
+        "ORDER BY id DESC LIMIT 1",
+        (revision,),
+    )
+    return None if row is None else read_job(row)
+
+
+def newest_event(db: Database, job_id: int) -> int:
+    """The id of a job's last event; 0 before the first. It tells whether anything was reported since."""
+    return int(db.value("SELECT max(id) FROM event WHERE job_id = ?", (job_id,)) or 0)
+
+
 def metrics(db: Database, job_id: int) -> list[dict[str, Any]]:
     """A job's metrics, one dictionary a step with key 'step'; the last report of a step wins (after a resume)."""
     rows = db.rows("SELECT step, data FROM event WHERE job_id = ? AND kind = 'metric' ORDER BY id", (job_id,))
     by_step = {row["step"]: {"step": row["step"], **json.loads(row["data"])} for row in rows}
     return [by_step[step] for step in sorted(by_step)]
+
+
+def sample(db: Database, job_id: int, step: int, answers: Sequence[Mapping[str, Any]]) -> None:
+    """Keep what a run answered to its fixed prompts at a step: prompt, answer, finish_reason and tokens of each."""
+    with db.transaction():
+        for answer in answers:
+            add_event(db, job_id, "sample", step, dict(answer))
+
+
+def samples(db: Database, job_id: int) -> dict[str, dict[int, dict[str, Any]]]:
+    """A run's sample answers by prompt and step, in the order in which they came first; the last at a step counts."""
+    rows = db.rows("SELECT step, data FROM event WHERE job_id = ? AND kind = 'sample' ORDER BY id", (job_id,))
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in rows:
+        answer = json.loads(row["data"])
+        found.setdefault(answer["prompt"], {})[row["step"]] = answer
+    return {prompt: dict(sorted(by_step.items())) for prompt, by_step in found.items()}
 
 
 def step_times(db: Database, job: Job) -> list[tuple[int, str]]:

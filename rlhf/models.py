@@ -1,20 +1,26 @@
-"""The base model once, in 4 bits for training and with the very same weights for answering, and adapters by name."""
+"""Base weights once, in the precision that a job or a policy wants, and everything hung on them: adapters by name."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from annotation.database import Database
 from annotation.records import Message, UserError
+from rlhf import policies
 from rlhf.artifacts import new_directory, verify_directory
-from rlhf.policies import Policy
+from rlhf.policies import Policy, Weights
+from rlhf.rows import render
+from rlhf.specs import Precision, TrainingSpec
 
 
 def compute_dtype() -> torch.dtype:
@@ -47,49 +53,130 @@ def end_of_turn(tokenizer: Any) -> str:
     return str(tokenizer.convert_ids_to_tokens(ends[0])) if ends else str(tokenizer.eos_token)
 
 
-def render(tokenizer: Any, messages: Any) -> str:
-    """The exact text a policy is fed: the conversation in the model's template, up to where its answer begins.
-
-    Raises UserError if the template refuses the conversation: many want user and assistant in turns, or no system.
-    """
-    from jinja2 import TemplateError
-
-    try:
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
-    except TemplateError as error:
-        raise UserError(f"The model's chat template refuses a conversation: {error}") from error
+def dtype_of(precision: Precision) -> torch.dtype:
+    """What a job computes in."""
+    return {"auto": compute_dtype(), "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
 
 
-def load_quantised(path: Path) -> Any:
-    """The base in NF4 with double quantisation (Dettmers et al. 2023), frozen, in train mode.
+def weights_of(spec: TrainingSpec) -> Weights:
+    """The precision of the weights under an adapter, or of fully trained ones once they are stored."""
+    if spec.method == "qlora":
+        return "nf4"
+    return "bf16" if dtype_of(spec.precision) == torch.bfloat16 else "fp32"
+
+
+def load_quantised(path: Path, dtype: torch.dtype | None = None, model_class: Any = None, **arguments: Any) -> Any:
+    """A model in NF4 with double quantisation (Dettmers et al. 2023), frozen, in train mode; computes in `dtype`.
 
     Train mode matters: on CPUs with AVX512-BF16 one forward pass in eval mode repacks the 4-bit weights, and from then
     on some gradients are silently zero.
     """
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    dtype = dtype or compute_dtype()
     quantisation = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute_dtype(),
+        bnb_4bit_compute_dtype=dtype,
+        # A scalar head is not quantised: it is trained.
+        llm_int8_skip_modules=["lm_head", "score"],
     )
-    placement = {"": 0} if torch.cuda.is_available() else None
-    model = AutoModelForCausalLM.from_pretrained(
-        path, quantization_config=quantisation, dtype=compute_dtype(), device_map=placement, use_safetensors=True
+    model = (model_class or AutoModelForCausalLM).from_pretrained(
+        path, quantization_config=quantisation, dtype=dtype, device_map=placement(), use_safetensors=True, **arguments
     )
     return model.train()
 
 
-def load_for_answering(path: Path) -> Any:
-    """The same base for generation and scoring, in eval mode.
+def load_plain(path: Path, dtype: torch.dtype, model_class: Any = None, **arguments: Any) -> Any:
+    """A model with its weights in this 16- or 32-bit type, in train mode."""
+    from transformers import AutoModelForCausalLM
 
-    The policy that answers must be the policy that is trained, so the weights are those of `load_quantised`. On a CPU
-    they are unpacked to 16 bits: the 4-bit kernels save no time there, and only some CPUs have them.
+    model = (model_class or AutoModelForCausalLM).from_pretrained(
+        path, dtype=dtype, device_map=placement(), use_safetensors=True, **arguments
+    )
+    return model.train()
+
+
+def placement() -> dict[str, int] | None:
+    """All of a model on this process's GPU, if there is one."""
+    return {"": int(os.environ.get("LOCAL_RANK", "0"))} if torch.cuda.is_available() else None
+
+
+def load_for_training(path: Path, spec: TrainingSpec, model_class: Any = None, **arguments: Any) -> Any:
+    """The weights that a job starts from, in the precision that its spec asks for.
+
+    What is trained is held in float32: at these learning rates AdamW's steps are below bfloat16's resolution. So full
+    fine-tuning in bf16 computes in it and keeps float32 weights.
     """
-    model = load_quantised(path)
-    if not torch.cuda.is_available():
-        model = model.dequantize()
+    if spec.method == "qlora":
+        return load_quantised(path, dtype_of(spec.precision), model_class, **arguments)
+    dtype = torch.float32 if spec.method == "full" else dtype_of(spec.precision)
+    return load_plain(path, dtype, model_class, **arguments)
+
+
+def adapter_config(spec: TrainingSpec, tokenizer_path: Path, task: str = "CAUSAL_LM") -> Any:
+    """PEFT's configuration of the adapter that a spec asks for; None for full fine-tuning."""
+    from peft import LoraConfig, PromptTuningConfig, PromptTuningInit
+
+    if spec.method == "full":
+        return None
+    if spec.method == "prompt":
+        by_text = spec.virtual_init == "text"
+        return PromptTuningConfig(
+            task_type=task,
+            num_virtual_tokens=spec.virtual_tokens,
+            prompt_tuning_init=PromptTuningInit.TEXT if by_text else PromptTuningInit.RANDOM,
+            prompt_tuning_init_text=spec.virtual_text if by_text else None,
+            tokenizer_name_or_path=str(tokenizer_path) if by_text else None,
+        )
+    attention = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    return LoraConfig(
+        task_type=task,
+        r=spec.lora_r,
+        lora_alpha=spec.lora_alpha,
+        target_modules="all-linear" if spec.lora_targets == "all-linear" else attention,
+        use_dora=spec.dora,
+        use_rslora=spec.rslora,
+        init_lora_weights=True if spec.lora_init == "default" else spec.lora_init,
+    )
+
+
+def hold_in_float32(model: Any) -> None:
+    """Lift what is trained to float32; TRL and PEFT may have made it bfloat16."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def load_adapter(model: Any, path: Path, adapter: str = "default") -> None:
+    """Put stored weights into an adapter that the model has. Raises UserError if the shapes differ.
+
+    PEFT can't make a stored prompt-tuning adapter trainable; a fresh one that gets its weights can be.
+    """
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    try:
+        set_peft_model_state_dict(model, load_peft_weights(str(path), device="cpu"), adapter_name=adapter)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"The adapter {path.name} has another shape than the one asked for. "
+            "Use its settings (lora_r, virtual_tokens ...), or start from the base."
+        ) from error
+
+
+def load_for_answering(path: Path, weights: Weights = "nf4") -> Any:
+    """A model for generation and scoring, in eval mode.
+
+    The policy that answers must be the policy that is trained, so 4-bit weights are those of `load_quantised`. On a
+    CPU they are unpacked to 16 bits: the 4-bit kernels save no time there, and only some CPUs have them.
+    """
+    if weights != "nf4":
+        model = load_plain(path, torch.bfloat16 if weights == "bf16" else torch.float32)
+    else:
+        model = load_quantised(path)
+        if not torch.cuda.is_available():
+            model = model.dequantize()
     return model.eval().requires_grad_(False)
 
 
@@ -98,26 +185,86 @@ def unpack_weights(model: Any) -> None:
     model.state_dict()
 
 
-class Policies:
-    """The base model in memory and the adapters hung on it, one of them active at a time. For one thread."""
+@dataclass
+class Ground:
+    """Weights in memory, and the adapters that have been loaded onto them."""
 
-    def __init__(self, data_dir: Path, base_path: Path) -> None:
-        self.data_dir = data_dir
+    model: Any
+    lora: Any = None
+    """The PeftModel of all LoRA adapters, by revision."""
+    prompts: dict[str, Any] = field(default_factory=dict)
+    """A PeftModel for each prompt-tuning adapter, by revision."""
+
+    def plain(self) -> Any:
+        """The weights without any adapter."""
+        if self.lora is not None:
+            self.lora.base_model.disable_adapter_layers()
+        return self.lora or self.model
+
+    def with_lora(self, revision: str) -> Any:
+        """The weights with this LoRA adapter."""
+        self.lora.base_model.enable_adapter_layers()
+        self.lora.set_adapter(revision, inference_mode=True)
+        return self.lora
+
+    def with_prompt(self, revision: str) -> Any:
+        """The weights with this adapter's virtual tokens."""
+        self.plain()
+        return self.prompts[revision]
+
+    def has(self, revision: str) -> bool:
+        """Whether this adapter has been loaded."""
+        return revision in self.prompts or (self.lora is not None and revision in self.lora.peft_config)
+
+    def attach(self, path: Path, revision: str) -> None:
+        """Load an adapter beside those that are loaded."""
+        from peft import PeftConfig, PeftModel
+
+        if PeftConfig.from_pretrained(path).is_prompt_learning:
+            self.prompts[revision] = PeftModel.from_pretrained(self.model, path, adapter_name=revision).eval()
+        elif self.lora is None:
+            self.lora = PeftModel.from_pretrained(self.model, path, adapter_name=revision).eval()
+        else:
+            self.lora.load_adapter(path, adapter_name=revision)
+            self.lora.eval()
+
+    def keep_only(self, revision: str) -> None:
+        """Forget the other adapters."""
+        self.prompts = {name: model for name, model in self.prompts.items() if name == revision}
+        for name in [] if self.lora is None else [name for name in self.lora.peft_config if name != revision]:
+            if len(self.lora.peft_config) > 1:
+                self.lora.delete_adapter(name)
+
+
+class Policies:
+    """Policies in memory, one of them active at a time; those with the same weights under them share these.
+
+    For one thread.
+    """
+
+    def __init__(self, db: Database, data_dir: Path, base_path: Path) -> None:
+        self.db, self.data_dir, self.base_path = db, data_dir, base_path
         self.tokenizer = load_tokenizer(base_path)
-        self.base = load_for_answering(base_path)
-        self.peft: Any = None
+        self.grounds: dict[tuple[int | None, Weights], Ground] = {}
+        config = json.loads((base_path / "config.json").read_text("utf-8"))
+        self.context = config.get("max_position_embeddings") or math.inf
 
     def use(self, policy: Policy) -> Any:
-        """The model that computes as this policy. Raises UserError if the adapter's files are gone or damaged."""
-        if policy.path is None:
-            if self.peft is not None:
-                self.peft.base_model.disable_adapter_layers()
-            return self.peft or self.base
-        if self.peft is None or policy.revision not in self.peft.peft_config:
-            self.attach(policy)
-        self.peft.base_model.enable_adapter_layers()
-        self.peft.set_adapter(policy.revision, inference_mode=True)
-        return self.peft
+        """The model that computes as this policy. Raises UserError if its files are gone or damaged."""
+        ground = self.ground_of(policy)
+        if policy.path is None or policy.form == "full":
+            return ground.plain()
+        if not ground.has(policy.revision):
+            ground.attach(verified(self.data_dir, policy), policy.revision)
+        return ground.with_prompt(policy.revision) if policy.form == "prompt" else ground.with_lora(policy.revision)
+
+    def ground_of(self, policy: Policy) -> Ground:
+        """The weights under this policy, loaded when they are first needed."""
+        key = ground_key(policy)
+        if key not in self.grounds:
+            path = ground_path(self.db, self.data_dir, self.base_path, key[0])
+            self.grounds[key] = Ground(load_for_answering(path, key[1]))
+        return self.grounds[key]
 
     def feed(self, messages: Sequence[Message], room: int) -> str:
         """The text a policy is fed for a conversation that is to be answered in up to `room` tokens.
@@ -126,32 +273,38 @@ class Policies:
         """
         text = render(self.tokenizer, messages)
         tokens = len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        context = getattr(self.base.config, "max_position_embeddings", None) or math.inf
-        if tokens + room > context:
-            raise UserError(f"A prompt of {tokens} tokens leaves no room for {room} more in a context of {context}.")
+        if tokens + room > self.context:
+            raise UserError(
+                f"A prompt of {tokens} tokens leaves no room for {room} more in a context of {self.context}."
+            )
         return text
 
-    def attach(self, policy: Policy) -> None:
-        """Load an adapter beside those that are loaded, after checking its files."""
-        from peft import PeftModel
-
-        assert policy.path is not None
-        assert policy.sha256 is not None
-        path = self.data_dir / policy.path
-        verify_directory(path, policy.sha256, f"adapter {policy.revision}")
-        if self.peft is None:
-            self.peft = PeftModel.from_pretrained(self.base, path, adapter_name=policy.revision)
-        else:
-            self.peft.load_adapter(path, adapter_name=policy.revision)
-        self.peft.eval()
-
     def keep_only(self, policy: Policy) -> None:
-        """Forget the adapters of other policies, to free their memory after a swap."""
-        if self.peft is None:
-            return
-        for name in [name for name in self.peft.peft_config if name != policy.revision]:
-            if len(self.peft.peft_config) > 1:
-                self.peft.delete_adapter(name)
+        """Forget other policies and weights, to free their memory after a swap."""
+        self.grounds = {key: ground for key, ground in self.grounds.items() if key == ground_key(policy)}
+        for ground in self.grounds.values():
+            ground.keep_only(policy.revision)
+
+
+def ground_key(policy: Policy) -> tuple[int | None, Weights]:
+    """What identifies the weights under a policy: whose they are (None: the base's), and in which precision."""
+    return (policy.id if policy.form == "full" else policy.ground_id), policy.weights
+
+
+def ground_path(db: Database, data_dir: Path, base_path: Path, ground_id: int | None) -> Path:
+    """Where weights lie, after checking them. Raises UserError if they are gone or damaged."""
+    return base_path if ground_id is None else verified(data_dir, policies.by_id(db, ground_id))
+
+
+def verified(data_dir: Path, policy: Policy) -> Path:
+    """The directory of a policy with files of its own. Raises UserError if they are gone or damaged."""
+    assert policy.path is not None
+    assert policy.sha256 is not None
+    if policy.deleted:
+        raise UserError(f"The files of {policy.revision} were deleted on {policy.deleted[:10]}. Use another revision.")
+    path = data_dir / policy.path
+    verify_directory(path, policy.sha256, f"adapter {policy.revision}")
+    return path
 
 
 def convert_embedded(target: Path) -> None:

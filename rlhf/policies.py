@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from annotation.database import Database
 from annotation.records import UserError, now
 
+Kind = Literal["policy", "reward"]
+Form = Literal["base", "lora", "prompt", "full"]
+Weights = Literal["nf4", "bf16", "fp32"]
+
 
 @dataclass(frozen=True)
 class Policy:
-    """The base model (no path) or an adapter on it. `path` is relative to the data directory."""
+    """The base model (no path), an adapter, or weights of its own. `path` is relative to the data directory.
+
+    `weights` is the precision of what an adapter lies on, or of its own weights; `ground_id` names the fully trained
+    model that an adapter lies on, if it is not the base. A reward model is kept like a policy, and never serves.
+    """
 
     id: int
     revision: str
@@ -23,6 +31,11 @@ class Policy:
     sha256: str | None
     status: str
     created: str
+    kind: Kind
+    form: Form
+    weights: Weights
+    ground_id: int | None
+    deleted: str | None
 
 
 def ensure_base(db: Database, base: str) -> Policy:
@@ -31,7 +44,8 @@ def ensure_base(db: Database, base: str) -> Policy:
         row = db.row("SELECT * FROM model WHERE method = 'base'")
         if row is None:
             connection.execute(
-                "INSERT INTO model (revision, method, base, status, created) VALUES ('base', 'base', ?, 'serving', ?)",
+                "INSERT INTO model (revision, method, form, base, status, created) "
+                "VALUES ('base', 'base', 'base', ?, 'serving', ?)",
                 (base, now()),
             )
             row = db.row("SELECT * FROM model WHERE method = 'base'")
@@ -44,15 +58,28 @@ def ensure_base(db: Database, base: str) -> Policy:
     return Policy(**row)
 
 
-def add_adapter(
-    db: Database, *, revision: str, method: str, base: str, parent_id: int, job_id: int, path: str, sha256: str
+def add(
+    db: Database,
+    *,
+    revision: str,
+    method: str,
+    base: str,
+    parent_id: int,
+    job_id: int,
+    path: str,
+    sha256: str,
+    kind: Kind = "policy",
+    form: Form = "lora",
+    weights: Weights = "nf4",
+    ground_id: int | None = None,
 ) -> Policy:
-    """Register a trained adapter as a candidate."""
+    """Register what a job has trained as a candidate; `method` is the kind of the job."""
     with db.transaction() as connection:
         connection.execute(
-            """INSERT INTO model (revision, method, base, parent_id, job_id, path, sha256, status, created)
-               VALUES (?, ?, ?, ?, ?, ?, ?, 'candidate', ?)""",
-            (revision, method, base, parent_id, job_id, path, sha256, now()),
+            """INSERT INTO model (revision, method, base, parent_id, job_id, path, sha256, kind, form, weights,
+                   ground_id, status, created)
+               VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'candidate', ?)""",
+            (revision, method, base, parent_id, job_id, path, sha256, kind, form, weights, ground_id, now()),
         )
     return by_revision(db, revision)
 
@@ -88,7 +115,7 @@ def everything(db: Database) -> list[Policy]:
 
 
 def of_job(db: Database, job_id: int) -> Policy | None:
-    """The adapter that a training job made, if it has."""
+    """The policy or reward model that a job made, if it has."""
     row = db.row("SELECT * FROM model WHERE job_id = ?", (job_id,))
     return None if row is None else Policy(**row)
 
@@ -96,10 +123,14 @@ def of_job(db: Database, job_id: int) -> Policy | None:
 def promote(db: Database, revision: str, decided_by: str) -> Policy:
     """Let a policy serve; the one that served is retired. Going back to an earlier one is recorded as a rollback.
 
-    Raises UserError if it serves already or there is none of that name.
+    Raises UserError if it serves already, can't serve, or there is none of that name.
     """
     with db.transaction() as connection:
         policy, current = by_revision(db, revision), serving(db)
+        if policy.kind == "reward":
+            raise UserError(f"'{policy.revision}' is a reward model: it scores answers and can't give them.")
+        if policy.deleted:
+            raise UserError(f"The files of '{policy.revision}' were deleted on {policy.deleted[:10]}.")
         if policy.id == current.id:
             raise UserError(f"'{policy.revision}' serves already.")
         action = "rollback" if policy.status == "retired" else "promote"
@@ -118,6 +149,12 @@ def reject(db: Database, revision: str, decided_by: str) -> Policy:
         connection.execute("UPDATE model SET status = 'rejected' WHERE id = ?", (policy.id,))
         record_decision(db, policy.id, serving(db).id, "reject", decided_by)
     return by_revision(db, policy.revision)
+
+
+def mark_deleted(db: Database, model_id: int) -> None:
+    """Record that a model's files are about to be deleted."""
+    with db.transaction() as connection:
+        connection.execute("UPDATE model SET deleted = ? WHERE id = ?", (now(), model_id))
 
 
 def record_decision(db: Database, model_id: int, previous_id: int, action: str, decided_by: str) -> None:

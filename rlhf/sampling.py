@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from annotation.records import Prompt, Response, Sampling
+from rlhf.forward import embed, inner_model, virtual_ids, virtual_tokens
 from rlhf.policies import Policy
 
 # How often a draw that people watch shows what has been written.
@@ -37,6 +38,8 @@ class Draw:
     tokens: int
     prompt_tokens: int
     finish_reason: Literal["stop", "length"]
+    ids: tuple[int, ...] = ()
+    """The generated tokens, the end-of-text token included."""
 
     def response(self, prompt: Prompt, policy: Policy, rendered_prompt: str, sampling: Sampling) -> Response:
         """The record of this answer: everything needed to draw it again."""
@@ -178,28 +181,29 @@ def draw(
     samples = len(seeds[0])
     if any(len(row) != samples for row in seeds):
         raise ValueError("Every prompt of one batch needs the same number of seeds.")
-    tokenizer.padding_side = "left"
-    batch = tokenizer(list(rendered_prompts), return_tensors="pt", padding=True, add_special_tokens=False)
-    ids_PT, mask_PT = batch["input_ids"].to(model.device), batch["attention_mask"].to(model.device)
-    cache = DynamicCache(config=model.config)
+    causal, virtual_KH = inner_model(model), virtual_tokens(model)
+    ids_PT, mask_PT = left_padded(tokenizer, rendered_prompts, virtual_ids(causal, virtual_KH), causal.device)
+    cache = DynamicCache(config=causal.config)
     # The last prompt token is left to generate(), which needs one uncached position to start from.
     position_PT = (mask_PT.cumsum(-1) - 1).clamp(min=0)
-    model(
-        input_ids=ids_PT[:, :-1],
+    causal(
+        **embed(causal, ids_PT[:, :-1], virtual_KH),
         attention_mask=mask_PT[:, :-1],
         position_ids=position_PT[:, :-1],
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
     )
+    if virtual_KH is not None:  # they are in the cache; what stands for them is never looked up again
+        ids_PT = ids_PT.where(ids_PT < causal.get_input_embeddings().weight.shape[0], tokenizer.pad_token_id)
     cache.batch_repeat_interleave(samples)
     ids_BT, mask_BT = ids_PT.repeat_interleave(samples, 0), mask_PT.repeat_interleave(samples, 0)
-    ends = end_token_ids(model, tokenizer)
+    ends = end_token_ids(causal, tokenizer)
     flat_seeds = [seed for row in seeds for seed in row]
     criteria: list[Any] = [StopWhen(stop)]
     if written is not None:
         criteria.append(Show(tokenizer, ids_BT.shape[1], ends, samples, written, show_seconds))
-    output_BT = model.generate(
+    output_BT = causal.generate(
         input_ids=ids_BT,
         attention_mask=mask_BT,
         past_key_values=cache,
@@ -215,12 +219,23 @@ def draw(
     )
     if stop():
         return []
-    prompt_tokens = mask_PT.sum(-1).tolist()
+    prompt_tokens = (mask_PT.sum(-1) - (0 if virtual_KH is None else len(virtual_KH))).tolist()
     draws = [
         read_draw(tokenizer, row[ids_BT.shape[1] :].tolist(), seed, prompt_tokens[index // samples], ends)
         for index, (row, seed) in enumerate(zip(output_BT, flat_seeds, strict=True))
     ]
     return [draws[start : start + samples] for start in range(0, len(draws), samples)]
+
+
+def left_padded(
+    tokenizer: Any, texts: Sequence[str], prefix: Sequence[int], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Left-padded token ids and attention mask, each (P, T), of texts with a prefix of ids before each."""
+    rows = [[*prefix, *ids] for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    width = max(map(len, rows))
+    ids_PT = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows])
+    mask_PT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return ids_PT.to(device), mask_PT.to(device)
 
 
 def read_draw(tokenizer: Any, ids: list[int], seed: int, prompt_tokens: int, ends: set[int]) -> Draw:
@@ -233,6 +248,7 @@ def read_draw(tokenizer: Any, ids: list[int], seed: int, prompt_tokens: int, end
         tokens=len(answer) + (end is not None),
         prompt_tokens=prompt_tokens,
         finish_reason="length" if end is None else "stop",
+        ids=tuple(ids if end is None else ids[: end + 1]),
     )
 
 

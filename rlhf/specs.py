@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar, Literal, get_args, get_type_hints
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_type_hints
 
 from annotation.records import MAXIMUM_ANSWERS, Sampling, UserError
 
 Reference = Literal["base", "parent"]
 Scope = Literal["new", "all"]
 Noise = Literal["ignore", "weight", "smooth"]
+Method = Literal["qlora", "lora", "prompt", "full"]
+Precision = Literal["auto", "bf16", "fp32"]
+Targets = Literal["all-linear", "attention"]
+LoraInit = Literal["default", "pissa"]
+VirtualInit = Literal["text", "random"]
+Optimiser = Literal["adamw", "adamw-8bit"]
+PreferenceLoss = Literal["sigmoid", "ipo", "robust", "length-normalised"]
+KLControl = Literal["adaptive", "fixed"]
 
 
 @dataclass(frozen=True)
@@ -37,47 +46,203 @@ class GenerateSpec:
 
 
 @dataclass(frozen=True)
-class DPOSpec:
-    """Direct preference optimisation (Rafailov et al. 2023) with QLoRA (Dettmers et al. 2023)."""
+class TrainingSpec:
+    """What every training job says: data, parent, how the weights are changed, and how fast."""
 
-    kind: ClassVar[str] = "dpo"
+    kind: ClassVar[str] = ""
     model: str = "base"
     """Name of the data directory's base model; 'base' for whichever it is."""
     snapshot: str = ""
-    """sha256 of the frozen data; empty: freeze the judgements as they are when the job is made."""
+    """sha256 of the frozen data; empty: freeze the data as it is when the job is made."""
+    parent: str = "serving"
+    """Revision to start from: 'base', 'serving' or another revision. An adapter of the same shape is continued; fully
+    trained or merged weights carry a new adapter."""
+    seed: int = 0
+    """Seeds fresh weights and the data order."""
+    method: Method = "qlora"
+    """What is trained: 'qlora' low-rank adapters on the base in 4 bits (Dettmers et al. 2023), 'lora' the same on the
+    base in 16 or 32 bits (Hu et al. 2022), 'prompt' virtual tokens before the prompt (Lester et al. 2021), 'full' every
+    weight."""
+    precision: Precision = "auto"
+    """What is computed in, and for LoRA and prompt tuning also what the frozen weights are held in: bf16, fp32, or
+    'auto' for bf16 where the processor has it. What is trained is always held in fp32."""
+    lora_r: int = 16
+    """Rank of the adapter (Hu et al. 2022, section 4.1)."""
+    lora_alpha: int = 32
+    """Scale of the adapter, divided by the rank."""
+    lora_targets: Targets = "all-linear"
+    """The layers that get an adapter: every linear one (Dettmers et al. 2023, section 4, needed to match full
+    fine-tuning), or the attention's only."""
+    dora: bool = False
+    """Train magnitude and direction apart (DoRA, Liu et al. 2024); slower, sometimes better at low rank."""
+    rslora: bool = False
+    """Divide alpha by the root of the rank (rsLoRA, Kalajdzievski 2023), for high ranks."""
+    lora_init: LoraInit = "default"
+    """Start of the adapter: 'default' changes nothing at first; 'pissa' takes the weights' principal directions out of
+    the base (Meng et al. 2024), so that the base without the adapter is no longer the base."""
+    virtual_tokens: int = 20
+    """Tokens of a prompt-tuning adapter."""
+    virtual_init: VirtualInit = "text"
+    """Start of the virtual tokens: the embeddings of a text's tokens, or of random ones (Lester et al. 2021, 3.2)."""
+    virtual_text: str = "Answer the user well, in the way that people prefer."
+    """The text that virtual tokens start from, repeated or cut to their number."""
+    learning_rate: float = 0.0
+    """Peak of AdamW's step size; warmed up, then linearly to zero. 0 for the default of the method."""
+    warmup_steps: int = 2
+    """Optimiser steps until the peak."""
+    epochs: int = 3
+    """Passes over the data."""
+    batch_size: int = 2
+    """Items in one forward pass."""
+    max_length: int = 512
+    """Tokens of prompt and answer; longer items are left out and counted."""
+    optimiser: Optimiser = "adamw"
+    """'adamw-8bit' holds the optimiser's state in 8 bits (Dettmers et al. 2022); needs a GPU."""
+    checkpoint_steps: int = 2
+    """Optimiser steps between checkpoints, of which the last two are kept; a killed run resumes from the last one."""
+    samples: int = 3
+    """How often in the run a few fixed held-out prompts are answered, to be read; 0 for never."""
+    processes: int = 1
+    """Processes that share each optimiser step, one a device, through accelerate; each takes batches of batch_size."""
+    halve_batch: bool = False
+    """When memory runs out, go on with half the batch and twice the accumulation instead of failing."""
+
+
+@dataclass(frozen=True)
+class SFTSpec(TrainingSpec):
+    """Supervised fine-tuning: learn to give the demonstrated answers; the loss is on the answers only."""
+
+    kind: ClassVar[str] = "sft"
+    parent: str = "base"
+    """Revision to start from: 'base', 'serving' or another revision. An adapter of the same shape is continued; fully
+    trained or merged weights carry a new adapter."""
+    method: Method = "lora"
+    """What is trained: 'qlora' low-rank adapters on the base in 4 bits (Dettmers et al. 2023), 'lora' the same on the
+    base in 16 or 32 bits (Hu et al. 2022), 'prompt' virtual tokens before the prompt (Lester et al. 2021), 'full' every
+    weight."""
+    source: str = "demonstrations"
+    """What to learn from: 'demonstrations' (imported ones and mended answers), or 'example:NAME' for a shipped set."""
+    batch_size: int = 8
+    """Demonstrations in one forward pass."""
+    accumulation: int = 1
+    """Forward passes in one optimiser step."""
+    packing: bool = True
+    """Put a batch's demonstrations into one row without padding, each seeing only itself; where the model allows it."""
+    checkpoint_steps: int = 20
+    """Optimiser steps between checkpoints, of which the last two are kept; a killed run resumes from the last one."""
+    evaluate: bool = False
+    """Check the candidate against the serving policy when training ends."""
+
+
+@dataclass(frozen=True)
+class RewardModelSpec(TrainingSpec):
+    """A reward model: a scalar head on adapted weights, trained on comparisons (Bradley and Terry 1952; Ouyang et al.
+    2022, equation 1)."""
+
+    kind: ClassVar[str] = "reward_model"
+    scope: Scope = "all"
+    """Train on judgements made since the parent's data was frozen ('new') or on every judgement ('all')."""
+    parent: str = "base"
+    """Revision whose weights carry the reward model: 'base', fully trained or merged weights, or a reward model to
+    continue."""
+    margin: bool = True
+    """Ask for a larger difference where people said that they prefer clearly or much (Touvron et al. 2023, eq. 2)."""
+    centre: float = 0.01
+    """Weight of the squared sum of a pair's rewards, which keeps rewards about zero (Eisenstein et al. 2023)."""
+    annotator_noise: Noise = "ignore"
+    """What a pair's estimated chance of being the wrong way round (flip) does to its loss: 'ignore' nothing; 'weight'
+    multiplies it by 1 - 2 flip, over the data's mean of that; 'smooth' smooths the label by it."""
+    batch_size: int = 4
+    """Comparisons in one forward pass; all pairs of one comparison are in the same batch (Ouyang et al. 2022, 3.5)."""
+    accumulation: int = 1
+    """Forward passes in one optimiser step."""
+    epochs: int = 2
+    """Passes over the comparisons; more tends to learn them by heart (Ouyang et al. 2022, appendix C.2)."""
+    samples: int = 0
+    """A reward model answers nothing."""
+
+
+@dataclass(frozen=True)
+class DPOSpec(TrainingSpec):
+    """Direct preference optimisation (Rafailov et al. 2023)."""
+
+    kind: ClassVar[str] = "dpo"
     scope: Scope = "new"
     """Train on judgements made since the parent's data was frozen ('new') or on every judgement ('all')."""
-    parent: str = "serving"
-    """Revision to start from: 'base', 'serving' or an adapter's revision."""
     reference: Reference = "base"
-    """The policy that the KL penalty ties to: the base model, or the parent adapter."""
-    seed: int = 0
-    """Seeds the adapter's initial weights and the data order."""
+    """The policy that the KL penalty ties to: the weights under the adapter (the base model, or the fully trained ones
+    that carry it), or the parent."""
+    loss: PreferenceLoss = "sigmoid"
+    """'sigmoid' (Rafailov et al. 2023, equation 7), 'ipo' (Azar et al. 2024, equation 17), 'robust' to one rate of
+    wrong labels (Chowdhury et al. 2024, equation 11), 'length-normalised' log-ratios per token (Meng et al. 2024)."""
     beta: float = 0.1
     """Strength of the tie to the reference (equation 7 of the DPO paper)."""
     sft_weight: float = 0.2
     """Weight of the likelihood of the chosen answer beside the DPO loss; counters degeneration (Pang et al. 2024)."""
+    flip_rate: float = 0.0
+    """Share of wrong labels that the robust loss expects; 0 for the mean that annotators' reliability suggests."""
     annotator_noise: Noise = "ignore"
     """What a pair's estimated chance of being the wrong way round (flip) does to its loss: 'ignore' nothing; 'weight'
     multiplies it by 1 - 2 flip, over the data's mean of that; 'smooth' is conservative DPO (Mitchell 2023)."""
-    learning_rate: float = 7e-5
-    """Peak of AdamW's step size; warmed up, then linearly to zero. Much more costs language within two iterations."""
-    warmup_steps: int = 2
-    """Optimiser steps until the peak."""
-    epochs: int = 3
-    """Passes over the pairs."""
     batch_size: int = 2
     """Pairs in one forward pass; small batches waste little on padding."""
     accumulation: int = 2
     """Forward passes in one optimiser step."""
-    max_length: int = 512
-    """Tokens of prompt and answer; longer pairs are left out and counted."""
-    lora_r: int = 16
-    """Rank of the adapter, on all linear layers (Dettmers et al. 2023, section 4)."""
-    lora_alpha: int = 32
-    """Scale of the adapter, divided by the rank."""
-    checkpoint_steps: int = 2
-    """Optimiser steps between checkpoints; a killed run resumes from the last one."""
+    evaluate: bool = True
+    """Check the candidate against the serving policy when training ends."""
+
+
+@dataclass(frozen=True)
+class PPOSpec(TrainingSpec):
+    """Proximal policy optimisation against a reward model (Schulman et al. 2017; Ouyang et al. 2022, equation 2)."""
+
+    kind: ClassVar[str] = "ppo"
+    reward_model: str = ""
+    """Revision of the reward model that scores the answers."""
+    reference: Reference = "base"
+    """The policy that the KL penalty ties to: the weights under the adapter, or the parent adapter."""
+    steps: int = 60
+    """Rounds of answering and learning."""
+    rollouts: int = 16
+    """Answers drawn in each round, to as many prompts, in all processes together."""
+    batch_size: int = 4
+    """Answers in one forward pass; an optimiser step takes a minibatch, in as many passes as this makes of it."""
+    minibatches: int = 2
+    """Optimiser steps in one pass over a round's answers."""
+    epochs: int = 2
+    """Passes over a round's answers."""
+    kl_control: KLControl = "adaptive"
+    """'adaptive' moves the KL penalty so that the KL of an answer comes to kl_target (Ziegler et al. 2019, section
+    2.2); 'fixed' keeps it at kl_coefficient."""
+    kl_coefficient: float = 0.1
+    """Penalty for each nat of KL to the reference, at first."""
+    kl_target: float = 6.0
+    """KL to the reference of a whole answer that the adaptive penalty aims at, in nats."""
+    gamma: float = 1.0
+    """Discount of later rewards."""
+    lam: float = 0.95
+    """Lambda of generalised advantage estimation (Schulman et al. 2016)."""
+    clip: float = 0.2
+    """How far the policy's ratio may move in a round before its gradient is cut (Schulman et al. 2017, equation 7)."""
+    value_clip: float = 0.2
+    """How far the critic's value may move in a round before its gradient is cut."""
+    value_weight: float = 0.1
+    """Weight of the critic's loss beside the policy's."""
+    whiten_rewards: bool = False
+    """Scale each round's rewards to unit variance before advantages are computed."""
+    no_end_penalty: float = 1.0
+    """Taken from the reward of an answer that was cut off at the limit, in standard deviations of the reward model's
+    scores on its training data."""
+    entropy_weight: float = 0.0
+    """Weight of the policy's entropy beside its loss."""
+    warmup_steps: int = 0
+    """Optimiser steps until the peak."""
+    checkpoint_steps: int = 5
+    """Rounds between checkpoints, of which the last two are kept; a killed run resumes from the last one."""
+    accepted_accuracy: float = 0.0
+    """The reward model's held-out accuracy that the person accepted although it is below the threshold; 0: none."""
+    sampling: Sampling = field(default_factory=lambda: Sampling(min_p=0.0))
+    """How answers are drawn. PPO needs the policy's own distribution: temperature as is, no min_p."""
     evaluate: bool = True
     """Check the candidate against the serving policy when training ends."""
 
@@ -90,9 +255,9 @@ class EvaluateSpec:
     model: str = "base"
     """Name of the data directory's base model; 'base' for whichever it is."""
     candidate: str = ""
-    """Revision of the adapter to check."""
+    """Revision of the policy to check."""
     against: str = "serving"
-    """Revision to compare with: 'base', 'serving' or an adapter's revision."""
+    """Revision to compare with: 'base', 'serving' or another revision."""
     snapshot: str = ""
     """sha256 of the frozen data whose held-out judgements measure the implicit reward; empty: freeze them now."""
     prompts: int = 60
@@ -105,8 +270,131 @@ class EvaluateSpec:
     """How answers are drawn: temperature, then min_p against unlikely tokens, up to max_new_tokens."""
 
 
-Spec = GenerateSpec | DPOSpec | EvaluateSpec
-SPECS: dict[str, type[Spec]] = {spec.kind: spec for spec in (GenerateSpec, DPOSpec, EvaluateSpec)}
+@dataclass(frozen=True)
+class MeasureSpec:
+    """Run a few steps of a training job and keep nothing but its figures: seconds, memory, parameters."""
+
+    kind: ClassVar[str] = "measure"
+    model: str = "base"
+    """Name of the data directory's base model; 'base' for whichever it is."""
+    training: str = ""
+    """The training job's spec, as JSON."""
+    steps: int = 3
+    """Optimiser steps to run; the first is not counted, because it warms up."""
+
+
+@dataclass(frozen=True)
+class MergeSpec:
+    """Add an adapter to the 16-bit weights that it belongs to, as a policy of its own that needs no adapter."""
+
+    kind: ClassVar[str] = "merge"
+    model: str = "base"
+    """Name of the data directory's base model; 'base' for whichever it is."""
+    revision: str = ""
+    """Revision of the adapter."""
+
+
+Spec = GenerateSpec | SFTSpec | RewardModelSpec | DPOSpec | PPOSpec | EvaluateSpec | MeasureSpec | MergeSpec
+SPECS: dict[str, type[Spec]] = {
+    spec.kind: spec
+    for spec in (GenerateSpec, SFTSpec, RewardModelSpec, DPOSpec, PPOSpec, EvaluateSpec, MeasureSpec, MergeSpec)
+}
+
+# The step sizes we stand behind, by kind and method. LoRA learns best at about ten times full fine-tuning's rate
+# (Schulman et al. 2025, "LoRA Without Regret"); virtual tokens need far larger steps (Lester et al. 2021 take 0.3 with
+# Adafactor). SFT with QLoRA: Dettmers et al. 2023, table 9. DPO's are our own measurements (benchmarks/loop.py):
+# much more costs language within two iterations; full: Tunstall et al. 2023 (Zephyr). Reward model: TRL's default for
+# adapters. PPO: Huang et al. 2024 take 3e-6 for full fine-tuning.
+LEARNING_RATES: Mapping[str, Mapping[str, float]] = {
+    "sft": {"qlora": 2e-4, "lora": 2e-4, "prompt": 3e-2, "full": 2e-5},
+    "dpo": {"qlora": 7e-5, "lora": 7e-5, "prompt": 3e-3, "full": 1e-6},
+    "reward_model": {"qlora": 1e-4, "lora": 1e-4},
+    "ppo": {"qlora": 5e-5, "lora": 5e-5},
+}
+# Which methods a kind of job can use; the form offers no other.
+METHODS: Mapping[str, tuple[Method, ...]] = {
+    "sft": ("lora", "qlora", "prompt", "full"),
+    "dpo": ("qlora", "lora", "prompt", "full"),
+    "reward_model": ("qlora", "lora"),
+    "ppo": ("qlora", "lora"),
+}
+
+
+Training = TypeVar("Training", bound=TrainingSpec)
+
+
+def with_defaults(spec: Training) -> Training:
+    """The spec with the learning rate that it leaves to its method. Raises UserError for what can't work together."""
+    refuse_impossible(spec)
+    if spec.learning_rate:
+        return spec
+    return replace(spec, learning_rate=LEARNING_RATES[spec.kind][spec.method])
+
+
+def refuse_impossible(spec: TrainingSpec) -> None:
+    """Raises UserError, with the reason, for settings that can't work together whatever the data."""
+    for sentence in impossible(spec):
+        raise UserError(sentence)
+
+
+def impossible(spec: TrainingSpec) -> list[str]:
+    """Why these settings can't work together, a sentence each; empty if they can."""
+    found: list[str] = []
+    lora = spec.method in ("lora", "qlora")
+    if spec.method not in METHODS[spec.kind]:
+        found.append(
+            f"A job of the kind '{spec.kind}' can't be trained with the method '{spec.method}': "
+            f"choose {' or '.join(METHODS[spec.kind])}."
+        )
+    if spec.lora_init != "default" and not lora:
+        found.append(f"lora_init '{spec.lora_init}' belongs to LoRA; the method is '{spec.method}'.")
+    if (spec.dora or spec.rslora) and not lora:
+        found.append(f"dora and rslora belong to LoRA; the method is '{spec.method}'.")
+    if spec.lora_init == "pissa" and spec.method == "qlora":
+        found.append("PiSSA takes directions out of the base weights, and 4-bit weights can't be changed: use lora.")
+    if spec.lora_init == "pissa" and spec.kind != "sft":
+        found.append(
+            "PiSSA changes the base weights, so switching the adapter off no longer gives the reference (or the base "
+            "that several adapters share). Use the default init here; PiSSA works for supervised fine-tuning."
+        )
+    if spec.lora_init == "pissa" and spec.dora:
+        found.append("PiSSA and DoRA can't be put together: choose one.")
+    if isinstance(spec, DPOSpec):
+        found += impossible_dpo(spec)
+    if isinstance(spec, PPOSpec):
+        found += impossible_ppo(spec)
+    return found
+
+
+def impossible_dpo(spec: DPOSpec) -> list[str]:
+    """Why a DPO job's settings can't work together."""
+    found: list[str] = []
+    if spec.annotator_noise == "smooth" and spec.loss != "sigmoid":
+        found.append(
+            f"annotator_noise 'smooth' is a form of the sigmoid loss; with '{spec.loss}' use weight or ignore."
+        )
+    if spec.flip_rate >= 0.5:
+        found.append(f"flip_rate must be below 0.5, not {spec.flip_rate}: at half the labels say nothing.")
+    if spec.flip_rate and spec.loss != "robust":
+        found.append(f"flip_rate belongs to the robust loss; the loss is '{spec.loss}'.")
+    return found
+
+
+def impossible_ppo(spec: PPOSpec) -> list[str]:
+    """Why a PPO job's settings can't work together."""
+    found: list[str] = []
+    if spec.rollouts % (spec.minibatches * spec.processes):
+        found.append(
+            f"rollouts ({spec.rollouts}) must divide evenly into {spec.minibatches} minibatches"
+            + (f" for each of {spec.processes} processes." if spec.processes > 1 else ".")
+        )
+    if spec.sampling.min_p:
+        found.append(
+            "PPO learns from the policy's own probabilities, and min_p draws from others: set sampling.min_p to 0."
+        )
+    if not spec.gamma <= 1 or not spec.lam <= 1:
+        found.append("gamma and lam must not be above 1.")
+    return found
 
 
 def to_json(spec: Spec) -> str:
@@ -149,10 +437,17 @@ POSITIVE = {
     "prompts",
     "prompts_per_batch",
     "buffer",
-    "learning_rate",
     "beta",
     "temperature",
     "max_new_tokens",
+    "virtual_tokens",
+    "processes",
+    "steps",
+    "rollouts",
+    "minibatches",
+    "kl_target",
+    "clip",
+    "value_clip",
 }
 
 
@@ -196,11 +491,14 @@ def describe(spec_type: type[Spec]) -> list[tuple[str, Any, str]]:
     import inspect
     import textwrap
 
-    body = ast.parse(textwrap.dedent(inspect.getsource(spec_type))).body[0]
-    assert isinstance(body, ast.ClassDef)
     sentences: dict[str, str] = {}
-    for entry, following in zip(body.body, body.body[1:], strict=False):
-        if isinstance(entry, ast.AnnAssign) and isinstance(entry.target, ast.Name) and isinstance(following, ast.Expr):
-            sentences[entry.target.id] = " ".join(str(ast.literal_eval(following.value)).split())
+    for owner in reversed([entry for entry in spec_type.__mro__ if entry is not object]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for entry, following in zip(body.body, body.body[1:], strict=False):
+            if not isinstance(entry, ast.AnnAssign) or not isinstance(entry.target, ast.Name):
+                continue
+            if isinstance(following, ast.Expr):
+                sentences[entry.target.id] = " ".join(str(ast.literal_eval(following.value)).split())
     default = spec_type()
     return [(entry.name, getattr(default, entry.name), sentences.get(entry.name, "")) for entry in fields(spec_type)]

@@ -3,32 +3,82 @@
 from __future__ import annotations
 
 import logging
+import signal
 import subprocess
 import sys
 import threading
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from annotation.database import Database
 from rlhf import jobs, loop, policies
-from rlhf.specs import GenerateSpec
+from rlhf.jobs import Job
+from rlhf.shrinking import advice
+from rlhf.specs import GenerateSpec, TrainingSpec
 
 POLL_SECONDS = 1.0
 # After a worker failed, wait before starting the next: doubling up to five minutes.
 FIRST_RETRY_SECONDS = 5.0
 LAST_RETRY_SECONDS = 300.0
 STOP_SECONDS = 20.0
+# How the launcher of several processes tells that one of them was killed, in the log.
+KILLED_MARK = b"exitcode: -9"
+KILLED = "The worker was killed, often because memory ran out."
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Child:
-    """A worker process that this program started, and the id under which it claims its job."""
+    """A worker that this program started."""
 
     process: subprocess.Popen[bytes]
     worker: str
+    """The id under which it claims its job."""
+    attempt: int = 0
+    """How often the job had been claimed before."""
+    said_from: int = 0
+    """Where its words begin in the job's log file, in bytes."""
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal the worker and all that it started: a run on several devices has a launcher and a process for each.
+
+        Those have groups of their own, so signalling the launcher's group would miss them.
+        """
+        if self.process.poll() is not None:
+            return
+        for process in family(self.process.pid):
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """A process and its descendants, the youngest generation first; none where it has ended."""
+    try:
+        leader = psutil.Process(pid)
+        return [*reversed(leader.children(recursive=True)), leader]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def worker_command(job: Job, data_dir: Path, worker: str) -> list[str]:
+    """The command line of a job's worker; where the spec asks for several processes, of their launcher.
+
+    accelerate starts several processes through torch.distributed only with --multi_gpu, which works without a GPU too
+    (the processes then speak gloo); its --cpu starts one process, unless there is mpirun. All get the same worker id.
+    """
+    program = ["rlhf.worker", "--data", str(data_dir), "--job", str(job.id), "--worker", worker]
+    processes = job.spec.processes if isinstance(job.spec, TrainingSpec) else 1
+    if processes == 1:
+        return [sys.executable, "-m", *program]
+    # Everything that accelerate would otherwise take from a configuration file of the user, or warn about.
+    settings = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+    return [*launcher, *settings, "-m", *program]
 
 
 class Supervisor:
@@ -58,13 +108,13 @@ class Supervisor:
         if self._thread.is_alive():
             self._thread.join()
         for child in self.children.values():
-            child.process.terminate()
+            child.signal(signal.SIGTERM)
         for job_id, child in self.children.items():
             try:
                 child.process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 logger.warning("the worker of job %d does not end; killing it", job_id)
-                child.process.kill()
+                child.signal(signal.SIGKILL)
                 child.process.wait()
 
     def _loop(self) -> None:
@@ -81,12 +131,18 @@ class Supervisor:
         self.reap()
         for job_id in jobs.mark_lost(self.db):
             if job_id in self.children:  # it hangs: a second worker beside it would take the memory of both
-                self.children[job_id].process.kill()
+                self.children[job_id].signal(signal.SIGKILL)
         self.keep_resident()
         loop.advance(self.db, self.data_dir)
-        active = jobs.active(self.db, loop.TRAINING)
-        if active and not any(job.status != "queued" for job in active):
-            self.launch(active[0].id)
+        self.start_next()
+
+    def start_next(self) -> None:
+        """Start the first job of the queue, unless one is at work or a worker is just about to take one."""
+        at_work = [job for job in jobs.active(self.db, loop.TRAINING) if job.status != "queued"]
+        starting = [job_id for job_id in self.children if jobs.get(self.db, job_id).kind != "generate"]
+        waiting = jobs.queue(self.db)
+        if waiting and not at_work and not starting:
+            self.launch(waiting[0].id)
 
     def reap(self) -> None:
         """Forget workers that have ended, and say so in the row of one that died without a word."""
@@ -95,14 +151,33 @@ class Supervisor:
             if code is None:
                 continue
             del self.children[job_id]
-            # Only a job that this very worker held: another process may have it by now.
-            jobs.stop(
-                self.db, job_id, child.worker, "lost", f"{obituary(code)} Resume goes on from the last checkpoint."
-            )
-            if code:
-                jobs.give_up(self.db, job_id, f"{obituary(code)} See {self.log_file(job_id)}.")
-            if jobs.get(self.db, job_id).kind == "generate":
+            job = jobs.get(self.db, job_id)
+            self.record_death(job, child, code)
+            if job.kind == "generate":
                 self.resident_ended(code)
+
+    def record_death(self, job: Job, child: Child, code: int) -> None:
+        """Say how a worker ended that could not say so itself. Rows that it ended well, or another holds, stay."""
+        killed = code != 0 and (code == -signal.SIGKILL or KILLED_MARK in self.words_of(job.id, child))
+        if killed and jobs.requeue_smaller(self.db, job.id, child.worker, KILLED):
+            return
+        said = f"{obituary(code, killed)} Resume goes on from the last checkpoint."
+        if killed:
+            said += f" If it is killed again: {advice(job.spec)}"
+        if code or job.status != "lost":  # one that was told to stop has said why by itself
+            jobs.died(self.db, job.id, child.worker, said)
+        if code:
+            said = f"{obituary(code, killed)} See {self.log_file(job.id)}."
+            jobs.give_up(self.db, job.id, child.attempt, said)
+
+    def words_of(self, job_id: int, child: Child) -> bytes:
+        """What a worker has printed; nothing where its log file is gone."""
+        try:
+            with self.log_file(job_id).open("rb") as log:
+                log.seek(child.said_from)
+                return log.read()
+        except FileNotFoundError:
+            return b""
 
     def resident_ended(self, code: int) -> None:
         """Decide when the next resident worker may start."""
@@ -127,27 +202,24 @@ class Supervisor:
         """Start a worker process for a queued job; its output goes to a log file, never to a pipe."""
         if job_id in self.children:
             return
-        worker = uuid.uuid4().hex
-        command = [sys.executable, "-m", "rlhf.worker", "--data", str(self.data_dir), "--job", str(job_id)]
-        command += ["--worker", worker]
+        worker, job = uuid.uuid4().hex, jobs.get(self.db, job_id)
         with self.log_file(job_id).open("ab") as log:
+            said_from = log.tell()
             process = subprocess.Popen(
-                command,
+                worker_command(job, self.data_dir, worker),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 cwd=Path(__file__).parent.parent,
                 start_new_session=True,
             )
-        self.children[job_id] = Child(process, worker)
+            self.children[job_id] = Child(process, worker, job.attempt, said_from)
 
     def log_file(self, job_id: int) -> Path:
         """Where a job's worker prints."""
         return self.data_dir / "logs" / f"job-{job_id}.log"
 
 
-def obituary(code: int) -> str:
-    """What an exit code says of a worker that ended without reporting."""
-    if code == -9:
-        return "The worker was killed, often because memory ran out."
-    return f"The worker died (exit code {code})."
+def obituary(code: int, killed: bool) -> str:
+    """What is known of a worker that ended without reporting."""
+    return KILLED if killed else f"The worker died (exit code {code})."

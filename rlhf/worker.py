@@ -11,12 +11,14 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from annotation.database import Database, open_database
 from annotation.records import UserError
 from rlhf import jobs
+from rlhf.shrinking import advice
 from rlhf.specs import Spec
 
 BEAT_SECONDS = 3.0
@@ -29,10 +31,16 @@ class Stopped(Exception):
 class Run:
     """What an algorithm sees of its job: where the data is, how to report, and whether to stop."""
 
+    rank = 0
+    """Which of the job's processes this is; only the first one writes."""
+    measured_steps = 0
+    """How many steps to run and to keep nothing but their figures; 0 for a run in earnest."""
+
     def __init__(self, db: Database, data_dir: Path, job: jobs.Job, worker: str) -> None:
         self.db = db
         self.data_dir = data_dir
         self.job_id = job.id
+        self.kind = job.kind
         self.worker = worker
         self.began = time.monotonic()
         self._cancelled = threading.Event()
@@ -63,9 +71,34 @@ class Run:
         print(text, flush=True)
         jobs.log(self.db, self.job_id, text)
 
+    def sample(self, step: int, answers: Sequence[Mapping[str, Any]]) -> None:
+        """Record what the model that is being trained answers at this step."""
+        jobs.sample(self.db, self.job_id, step, answers)
+
     def seconds(self) -> float:
         """Seconds since this worker took the job."""
         return round(time.monotonic() - self.began, 1)
+
+
+class Follower(Run):
+    """A further process of a job with several: it computes its share and leaves the rows to the first one."""
+
+    def __init__(self, db: Database, data_dir: Path, job: jobs.Job, worker: str, rank: int) -> None:
+        super().__init__(db, data_dir, job, worker)
+        self.rank = rank
+
+    def report(self, step: int, steps: int, metrics: Mapping[str, float], message: str = "") -> None:
+        """Nothing: the first process reports."""
+
+    def beat(self) -> None:
+        """Nothing: the first process beats."""
+
+    def log(self, text: str) -> None:
+        """Add a line to the log file."""
+        print(f"[process {self.rank}] {text}", flush=True)
+
+    def sample(self, step: int, answers: Sequence[Mapping[str, Any]]) -> None:
+        """Nothing: the first process draws samples."""
 
 
 def keep_beating(run: Run, ended: threading.Event, orphan_stops: bool) -> None:
@@ -83,7 +116,12 @@ def keep_beating(run: Run, ended: threading.Event, orphan_stops: bool) -> None:
 
 def work(db: Database, data_dir: Path, job_id: int, worker: str) -> int:
     """Claim a job for this worker id and run it to its end; returns the process's exit code."""
-    job = jobs.claim(db, job_id, worker)
+    rank = int(os.environ.get("RANK", "0"))
+    job = jobs.claim(db, job_id, worker) if rank == 0 else None
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        claimed = agreed(job is not None)
+        if rank:
+            return follow(Follower(db, data_dir, jobs.get(db, job_id), worker, rank)) if claimed else 0
     if job is None:
         print(f"Job {job_id} is not queued; nothing to do.", flush=True)
         return 0
@@ -100,12 +138,39 @@ def work(db: Database, data_dir: Path, job_id: int, worker: str) -> int:
         heart.join()
 
 
-def perform(run: Run, spec: Spec) -> int:
-    """Run the algorithm and record how it ended, in words a person can use."""
+def agreed(first: bool) -> bool:
+    """What the first of the job's processes says, in all of them."""
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    PartialState(cpu=not torch.cuda.is_available())
+    return bool(broadcast_object_list([first])[0])
+
+
+def follow(run: Follower) -> int:
+    """Compute a further process's share of a job; the first one records how it ended."""
+    signal.signal(signal.SIGTERM, lambda *_: run.terminated.set())
+    signal.signal(signal.SIGINT, lambda *_: run.terminated.set())
+    spec = jobs.get(run.db, run.job_id).spec
+    try:
+        run_algorithm(run, spec)
+    except Stopped:
+        return 0
+    return 0
+
+
+def run_algorithm(run: Run, spec: Spec) -> dict[str, Any]:
+    """Do what a spec says; returns the job's result. Algorithms don't import each other: measuring asks here."""
     from rlhf.algorithms import runner
 
+    return runner(spec.kind)(run, spec)
+
+
+def perform(run: Run, spec: Spec) -> int:
+    """Run the algorithm and record how it ended, in words a person can use."""
     try:
-        result = runner(spec.kind)(run, spec)
+        result = run_algorithm(run, spec)
         jobs.finish(run.db, run.job_id, run.worker, result)
         return 0
     except Stopped:
@@ -127,18 +192,26 @@ def perform(run: Run, spec: Spec) -> int:
     except BaseException as error:
         # The traceback goes to the log file; the page gets one line. A bug still ends the process with an error.
         traceback.print_exc()
-        jobs.stop(run.db, run.job_id, run.worker, "failed", sentence_for(error))
+        if out_of_memory(error) and jobs.requeue_smaller(run.db, run.job_id, run.worker, "Memory ran out."):
+            return 0
+        jobs.stop(run.db, run.job_id, run.worker, "failed", sentence_for(error, spec))
         jobs.log(run.db, run.job_id, traceback.format_exc(limit=-3))
         return 1
 
 
-def sentence_for(error: BaseException) -> str:
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a library says that there was too little memory, on the GPU or here."""
+    signs = ("allocate memory", "out of memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+
+
+def sentence_for(error: BaseException, spec: Spec) -> str:
     """What a library's error means for a person: a full disk, too little memory, or a bug."""
     text = str(error)
     if any(sign in text for sign in ("No space left", "os error 28", "file write failed", "PytorchStreamWriter")):
         return "The disk is full, so nothing more could be saved. Free some space, then resume this run."
-    if isinstance(error, MemoryError) or any(sign in text for sign in ("allocate memory", "out of memory")):
-        return "Memory ran out. Close other programs, or use a smaller batch_size or model, then start again."
+    if out_of_memory(error):
+        return f"Memory ran out. {advice(spec)}"
     return f"Failed ({type(error).__name__}: {text}). The log has the details."
 
 

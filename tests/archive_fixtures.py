@@ -52,7 +52,7 @@ def add_adapter(db: Database) -> None:
     db.connection.execute(
         "INSERT INTO job (kind, spec, status, requested_by, created) VALUES ('dpo', '{}', 'finished', 'x', ?)", (now(),)
     )
-    policies.add_adapter(
+    policies.add(
         db, revision="dpo-1", method="dpo", base=BASE_NAME, parent_id=1, job_id=1, path="adapters/dpo-1", sha256="ab"
     )
     policies.promote(db, "dpo-1", "kim")

@@ -121,6 +121,18 @@ class Machine:
         """A text's length in tokens."""
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def start(self, parent: str = "base") -> Any:
+        """Where a run from this parent starts."""
+        from rlhf.base_model import BaseModel
+        from rlhf.models import ground_path, verified
+        from rlhf.training import Start
+
+        policy = policies.by_revision(self.db, parent)
+        ground_id = policy.id if policy.form == "full" else policy.ground_id
+        ground = ground_path(self.db, self.data_dir, self.model, ground_id)
+        adapter = verified(self.data_dir, policy) if policy.form in ("lora", "prompt") else None
+        return Start(BaseModel(str(self.model), self.model), policy, ground, ground_id, adapter)
+
     def submit(self, spec: Spec) -> int:
         """Freeze and queue a job."""
         return loop.submit(self.db, self.data_dir, spec, "a test")

@@ -76,12 +76,13 @@ def bias_answers(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, en
     """Make the answers readable: they end by themselves, and are made of letters and spaces only.
 
     A Llama has no bias on its logits, so the first channel of the residual stream is made a constant that no layer
-    writes to, and the output embedding's first column is the bias.
+    writes to (or next to nothing: DoRA divides by the length of a weight's rows), and the output embedding's first
+    column is the bias.
     """
     model.model.embed_tokens.weight[:, 0] = 1.0
     for layer in model.model.layers:
-        layer.self_attn.o_proj.weight[0] = 0.0
-        layer.mlp.down_proj.weight[0] = 0.0
+        layer.self_attn.o_proj.weight[0] = 1e-5
+        layer.mlp.down_proj.weight[0] = 1e-5
     for token in range(VOCABULARY):
         text = tokenizer.decode([token])
         readable = text.replace(" ", "").isalpha() and text.isascii()

@@ -13,15 +13,18 @@ from typing import Any
 import torch
 
 from annotation import store
+from annotation.database import Database
 from annotation.measuring.analysis import distinct_n, wilson_interval
 from annotation.records import Prompt, UserError
 from annotation.snapshots import PreferenceRow
 from rlhf import jobs, policies
 from rlhf.base_model import ready
-from rlhf.data import answer_ids, load_snapshot, pad, tokenise_pairs
+from rlhf.data import pad
+from rlhf.forward import completions, inner_model
 from rlhf.losses import exact_kl, implicit_reward, sum_by_row
 from rlhf.models import Policies
 from rlhf.policies import Policy
+from rlhf.rows import answer_ids, load_snapshot, tokenise_pairs
 from rlhf.sampling import draw
 from rlhf.specs import DPOSpec, EvaluateSpec
 from rlhf.worker import Run
@@ -32,7 +35,7 @@ SCORING_BATCH = 4
 def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     """Answer, score and compare. Returns the report that the page and `python -m rlhf` show."""
     run.report(0, 0, {}, "loading the model")
-    models = Policies(run.data_dir, ready(run.data_dir, spec.model).path)
+    models = Policies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
     candidate, against = policies.by_revision(run.db, spec.candidate), policies.by_revision(run.db, spec.against)
     base = policies.by_revision(run.db, "base")
     prompts = store.prompts(run.db, "held-out")[: spec.prompts]
@@ -159,10 +162,8 @@ def completion_logits(
     ids_BT, attention_BT, completion_BT = (
         part.to(model.device) for part in pad(sequences, models.tokenizer.pad_token_id)
     )
-    mask_BT = completion_BT[:, 1:].bool()
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    hidden_BTH = causal.base_model(input_ids=ids_BT, attention_mask=attention_BT).last_hidden_state
-    return causal.get_output_embeddings()(hidden_BTH[:, :-1][mask_BT]), ids_BT[:, 1:][mask_BT], mask_BT
+    states = completions(model, ids_BT, attention_BT, completion_BT, packed=False)
+    return inner_model(model).get_output_embeddings()(states.before_NH), states.labels_N, completion_BT[:, 1:].bool()
 
 
 def implicit_accuracy(
@@ -211,9 +212,16 @@ def training_terms(progress: Steps, candidate: Policy) -> tuple[Policy, float, i
     if candidate.job_id is None:
         return base, DPOSpec.beta, DPOSpec.max_length
     spec = jobs.get(db, candidate.job_id).spec
-    assert isinstance(spec, DPOSpec)
-    reference = policies.by_revision(db, spec.parent) if spec.reference == "parent" else base
+    if not isinstance(spec, DPOSpec):
+        return base, DPOSpec.beta, DPOSpec.max_length
+    from_parent = spec.reference == "parent" or spec.method == "full"
+    reference = policies.by_revision(db, spec.parent) if from_parent else ground_of(db, candidate)
     return reference, spec.beta, spec.max_length
+
+
+def ground_of(db: Database, policy: Policy) -> Policy:
+    """The policy that an adapter computes as when it is switched off."""
+    return policies.by_revision(db, "base") if policy.ground_id is None else policies.by_id(db, policy.ground_id)
 
 
 def summarise(policy: Policy, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from annotation.records import Prompt, Response, Split, UserError
 from annotation.selection import HELD_OUT_SHARE
 from rlhf import jobs, policies
 from rlhf.base_model import ready
+from rlhf.loop import TRAINING
 from rlhf.models import Policies
 from rlhf.sampling import Draw, Written, draw, undrawn
 from rlhf.specs import GenerateSpec
@@ -54,7 +55,7 @@ class Resident:
 
     def __init__(self, run: Run, spec: GenerateSpec) -> None:
         self.run, self.db, self.spec = run, run.db, spec
-        self.models = Policies(run.data_dir, ready(run.data_dir, spec.model).path)
+        self.models = Policies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
         self.made = 0
         self._fruitless = False
         self._refused: set[int] = set()
@@ -258,7 +259,7 @@ class Resident:
 
 def training(run: Run) -> bool:
     """Whether a training or a check wants the processors: then a small stock is enough."""
-    return any(job.status == "running" for job in jobs.active(run.db, ("dpo", "evaluate")))
+    return any(job.status == "running" for job in jobs.active(run.db, TRAINING))
 
 
 def next_splits(made: Mapping[Split, int], count: int) -> dict[Split, int]:

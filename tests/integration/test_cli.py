@@ -116,7 +116,7 @@ def test_jobs_and_policies_are_listed_promoted_and_shown(machine: Machine, capsy
     files = machine.data_dir / "adapters" / "dpo-1"
     files.mkdir(parents=True)
     (files / "adapter_model.safetensors").write_bytes(b"weights")
-    policies.add_adapter(
+    policies.add(
         machine.db,
         revision="dpo-1",
         method="dpo",

@@ -20,12 +20,13 @@ from trl import DPOConfig, DPOTrainer
 
 from annotation.snapshots import PreferenceRow
 from rlhf import jobs, policies
-from rlhf.algorithms.dpo import COMPLETE, PreferenceTrainer, answer_logps, build_trainer, last_complete_checkpoint
+from rlhf.algorithms.dpo import PreferenceTrainer, answer_logps, build_trainer
 from rlhf.artifacts import directory_sha256
-from rlhf.data import load_snapshot, tokenise_pairs, with_noise
 from rlhf.models import Policies, compute_dtype, load_for_answering, load_quantised, unpack_weights
 from rlhf.policies import Policy
-from rlhf.specs import DPOSpec
+from rlhf.rows import load_snapshot, tokenise_pairs, with_noise
+from rlhf.specs import DPOSpec, with_defaults
+from rlhf.training import COMPLETE, last_complete_checkpoint
 from tests.machine_fixtures import QUICK_DPO, WORKER_SECONDS, Machine, make_machine, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -52,15 +53,8 @@ def trainer_of(machine: Machine, spec: DPOSpec, parent: str = "base") -> Prefere
     pairs, _ = tokenise_pairs(machine.tokenizer, frozen_rows(machine), spec.max_length)
     pairs = with_noise(pairs, spec.annotator_noise)
     torch.manual_seed(spec.seed)
-    return build_trainer(
-        spec,
-        machine.model,
-        machine.tokenizer,
-        Dataset.from_list(pairs),
-        machine.data_dir,
-        policies.by_revision(machine.db, parent),
-        machine.data_dir / "checkpoints",
-    )
+    start = machine.start(parent)
+    return build_trainer(with_defaults(spec), start, machine.tokenizer, pairs, machine.data_dir / "checkpoints")
 
 
 def stock_trainer(machine: Machine, spec: DPOSpec, loss: Mapping[str, float]) -> DPOTrainer:
@@ -273,7 +267,7 @@ def held_out_margin(machine: Machine, spec: DPOSpec) -> tuple[float, float]:
     assert job.result is not None
     assert job.result["train_pairs"] == 24
     trained = policies.by_revision(machine.db, job.result["revision"])
-    models = Policies(machine.data_dir, machine.model)
+    models = Policies(machine.db, machine.data_dir, machine.model)
     rows = [row for row in load_snapshot(machine.data_dir, spec.snapshot) if row["split"] == "held-out"]
     pairs, _ = tokenise_pairs(machine.tokenizer, rows, spec.max_length)
     gained = {}

@@ -19,8 +19,8 @@ from annotation.measuring.analysis import wilson_interval
 from annotation.records import Prompt, Sampling
 from rlhf import jobs, policies
 from rlhf.artifacts import directory_sha256
-from rlhf.data import answer_ids, load_snapshot
 from rlhf.models import Policies, load_quantised
+from rlhf.rows import answer_ids, load_snapshot
 from rlhf.specs import EvaluateSpec, to_json
 from rlhf.worker import Run, perform
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
@@ -111,7 +111,7 @@ def plain_logps(models: Policies, policy: policies.Policy, prompt: list[int], an
 def test_kl_and_likelihood_of_each_answer_equal_the_definition(checked: Checked) -> None:
     """One answer at a time without padding, the sums over the vocabulary written out; within bfloat16."""
     machine = checked.machine
-    models = Policies(machine.data_dir, machine.model)
+    models = Policies(machine.db, machine.data_dir, machine.model)
     candidate, base = (policies.by_revision(machine.db, revision) for revision in ("dpo-1", "base"))
     rows = answers(machine, "dpo-1")
     for row in rows:
@@ -129,7 +129,7 @@ def test_kl_and_likelihood_of_each_answer_equal_the_definition(checked: Checked)
 
 def pairs_right(machine: Machine) -> dict[int, list[bool]]:
     """By comparison: which pairs of the last check's held-out data the candidate gets right, one answer at a time."""
-    models = Policies(machine.data_dir, machine.model)
+    models = Policies(machine.db, machine.data_dir, machine.model)
     candidate, base = (policies.by_revision(machine.db, revision) for revision in ("dpo-1", "base"))
     spec = jobs.recent(machine.db, ("evaluate",), 1)[0].spec
     assert isinstance(spec, EvaluateSpec)

@@ -15,7 +15,8 @@ from annotation.incoming.importing import starter_prompts
 from annotation.records import Sampling
 from rlhf import base_model, jobs
 from rlhf.base_model import EMBEDDED, EMBEDDED_NAME
-from rlhf.models import load_for_answering, load_quantised, load_tokenizer, render, unpack_weights
+from rlhf.models import load_for_answering, load_quantised, load_tokenizer, unpack_weights
+from rlhf.rows import render
 from rlhf.sampling import draw
 from rlhf.specs import DPOSpec
 from tests.machine_fixtures import make_machine

@@ -18,7 +18,8 @@ from transformers import GenerationConfig
 from annotation import claims, store
 from annotation.records import Response, Sampling
 from rlhf import policies
-from rlhf.models import load_for_answering, load_tokenizer, render
+from rlhf.models import load_for_answering, load_tokenizer
+from rlhf.rows import render
 from rlhf.sampling import Draw, SeededSampler, Show, draw, end_token_ids, read_draw
 from tests.machine_fixtures import Machine
 
@@ -73,7 +74,8 @@ def slow_draw(model: Any, tokenizer: Any, prompt: str, seed: int, sampling: Samp
         if not ended:
             answer.append(token)
     text = tokenizer.decode(answer, skip_special_tokens=True)
-    return Draw(text, seed, len(answer) + ended, len(prompt_ids), "stop" if ended else "length")
+    ids = (*answer, *([tokenizer.eos_token_id] if ended else []))
+    return Draw(text, seed, len(answer) + ended, len(prompt_ids), "stop" if ended else "length", ids)
 
 
 def test_shared_prefill_padding_and_batching_change_nothing(model: Any, tokenizer: Any, prompts: list[str]) -> None:
@@ -169,9 +171,10 @@ def test_a_row_is_cut_at_its_first_end_token(tokenizer: Any) -> None:
     """What follows it in a batch is padding, or the answer of another row going on."""
     word = tokenizer("sun rain")["input_ids"]
     end = tokenizer.eos_token_id
-    assert read_draw(tokenizer, [*word, end, *word, end], 3, 7, {end}) == Draw("sun rain", 3, len(word) + 1, 7, "stop")
-    assert read_draw(tokenizer, word, 3, 7, {end}) == Draw("sun rain", 3, len(word), 7, "length")
-    assert read_draw(tokenizer, [end], 3, 7, {end}) == Draw("", 3, 1, 7, "stop")
+    whole = Draw("sun rain", 3, len(word) + 1, 7, "stop", (*word, end))
+    assert read_draw(tokenizer, [*word, end, *word, end], 3, 7, {end}) == whole
+    assert read_draw(tokenizer, word, 3, 7, {end}) == Draw("sun rain", 3, len(word), 7, "length", tuple(word))
+    assert read_draw(tokenizer, [end], 3, 7, {end}) == Draw("", 3, 1, 7, "stop", (end,))
 
 
 def test_a_model_may_have_several_end_tokens(model: Any, tokenizer: Any) -> None:

@@ -60,7 +60,7 @@ def seed(db: Database) -> None:
             "INSERT INTO job (kind, spec, status, requested_by, created) VALUES ('dpo', ?, 'finished', '', '')",
             ('{"kind": "dpo"}',),
         )
-    adapter = policies.add_adapter(
+    adapter = policies.add(
         db, revision=REVISION, method="dpo", base=BASE_NAME, parent_id=1, job_id=1, path="adapters/zebra", sha256="0"
     )
     policies.promote(db, REVISION, "test")

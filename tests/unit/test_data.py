@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from annotation.records import UserError
-from rlhf.data import answer_ids, load_snapshot, pack, pad, snapshot_path, tokenise_pairs, with_noise
+from rlhf.data import pack, pad
+from rlhf.rows import answer_ids, load_snapshot, snapshot_path, tokenise_pairs, with_noise
 from tests.tiny_model import build_tokenizer
 
 TOKENIZER = build_tokenizer()
@@ -150,7 +151,7 @@ def padded_pairs(pairs: Sequence[tuple[list[int], list[int], list[int]]]) -> tup
 
 
 def test_a_packed_pair_worked_out_by_hand() -> None:
-    packed = pack(*padded_pairs([([11, 12], [13, 14], [15])]))
+    packed = pack(*padded_pairs([([11, 12], [13, 14], [15])]), [0, 0])
     assert packed.ids_1L.tolist() == [[11, 12, 13, 14, 15]]
     assert packed.positions_1L.tolist() == [[0, 1, 2, 3, 2]]
     assert packed.sources_N.tolist() == [1, 2, 1]  # 12 → 13, 13 → 14 and, again after the prompt, 12 → 15
@@ -167,7 +168,7 @@ def test_a_packed_pair_worked_out_by_hand() -> None:
 
 def test_no_token_sees_another_pair_or_the_other_answer() -> None:
     pairs = [([1, 2, 3], [4], [5, 6]), ([7], [8, 9], [10]), ([1, 2], [3, 4, 5], [6])]
-    packed = pack(*padded_pairs(pairs))
+    packed = pack(*padded_pairs(pairs), [0, 1, 2, 0, 1, 2])
     seen = [packed.ids_1L[0][packed.allowed_11LL[0, 0, at]].tolist() for at in packed.sources_N.tolist()]
     expected = {
         (row, label): [*prompt, *answer[:place]]
@@ -176,3 +177,12 @@ def test_no_token_sees_another_pair_or_the_other_answer() -> None:
         for place, label in enumerate(answer)
     }
     assert dict(zip(zip(packed.rows_N.tolist(), packed.labels_N.tolist(), strict=True), seen, strict=True)) == expected
+
+
+def test_virtual_tokens_stand_once_before_each_prompt_and_shift_what_follows() -> None:
+    packed = pack(*padded_pairs([([11, 12], [13, 14], [15])]), [0, 0], [90, 91])
+    assert packed.ids_1L.tolist() == [[90, 91, 11, 12, 13, 14, 15]]
+    assert packed.positions_1L.tolist() == [[0, 1, 2, 3, 4, 5, 4]]
+    assert packed.sources_N.tolist() == [3, 4, 3]
+    assert packed.last_B.tolist() == [5, 6]
+    assert packed.allowed_11LL[0, 0, 6].int().tolist() == [1, 1, 1, 1, 0, 0, 1]

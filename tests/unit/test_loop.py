@@ -15,8 +15,8 @@ from annotation.database import Database
 from annotation.measuring import quality
 from annotation.records import Annotator, UserError
 from rlhf import jobs, loop, policies
-from rlhf.data import load_snapshot
 from rlhf.loop import MIN_PAIRS, Step, advance, next_step, preview, submit
+from rlhf.rows import load_snapshot
 from rlhf.specs import DPOSpec, EvaluateSpec, GenerateSpec
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 
@@ -78,7 +78,7 @@ def finish_training(db: Database, job_id: int, promoted: bool = True) -> str:
     jobs.claim(db, job_id, "w")
     revision = f"dpo-{job_id}"
     parent = policies.by_revision(db, spec_of(db, job_id).parent)
-    policies.add_adapter(
+    policies.add(
         db, revision=revision, method="dpo", base=BASE_NAME, parent_id=parent.id, job_id=job_id, path="x", sha256="x"
     )
     jobs.finish(db, job_id, "w", {"revision": revision})
@@ -96,7 +96,7 @@ def test_the_preview_counts_what_submit_freezes(db: Database, data_dir: Path, ju
     ):
         judge(count, word, split)
     shown = preview(db, data_dir, DPOSpec())
-    assert (shown.train_pairs, shown.held_out_pairs, shown.parent) == (9, 3, "base")
+    assert (shown.train, shown.held_out, shown.parent) == (9, 3, "base")
     assert shown.left_out == {"tie": 2, "skip": 1}
 
     spec = spec_of(db, submit(db, data_dir, DPOSpec(), "ann"))
@@ -112,9 +112,9 @@ def test_what_an_annotator_left_out_has_judged_is_counted_and_comes_back(
     judge(10)
     judge(2, split="held-out")
     exclude(db, "ann", True)
-    assert preview(db, data_dir, DPOSpec()) == loop.Preview(0, 0, {"excluded": 12}, "base", None)
+    assert preview(db, data_dir, DPOSpec()) == loop.Preview(0, 0, {"excluded": 12}, "base", "pairs", None)
     exclude(db, "ann", False)
-    assert preview(db, data_dir, DPOSpec()) == loop.Preview(10, 2, {}, "base", UNKNOWN)
+    assert preview(db, data_dir, DPOSpec()) == loop.Preview(10, 2, {}, "base", "pairs", UNKNOWN)
 
 
 def exclude(db: Database, name: str, excluded: bool) -> None:
@@ -139,7 +139,7 @@ def test_a_ranking_of_three_is_frozen_as_its_pairs_together(db: Database, data_d
         claim = claims.claim_next(db, annotator)
         assert claim is not None
         claims.judge(db, annotator, claim.nonce, {"outcome": "ranked", "ranks": ranks})
-    assert preview(db, data_dir, DPOSpec()) == loop.Preview(MIN_PAIRS + 5, 0, {"tie": 1}, "base", UNKNOWN)
+    assert preview(db, data_dir, DPOSpec()) == loop.Preview(MIN_PAIRS + 5, 0, {"tie": 1}, "base", "pairs", UNKNOWN)
     rows = load_snapshot(data_dir, spec_of(db, submit(db, data_dir, DPOSpec(), "ann")).snapshot)
     groups = [row["comparison"] for row in rows]
     assert [number for number, _ in itertools.groupby(groups)] == sorted(set(groups)), "its pairs stay together"
@@ -164,7 +164,7 @@ def test_what_overlap_tells_of_the_annotators_goes_into_the_frozen_pairs(db: Dat
     judge_all(8, ("ann",))
     judge_all(6, ("eve",))
     found = preview(db, data_dir, DPOSpec())
-    assert (found.train_pairs, found.left_out) == (28, {"unreliable": 6})
+    assert (found.train, found.left_out) == (28, {"unreliable": 6})
     rows = load_snapshot(data_dir, spec_of(db, submit(db, data_dir, DPOSpec(), "ann")).snapshot)
     reliability = quality.reliabilities(db)
     assert reliability["ann"].estimate > 0.85
@@ -198,19 +198,10 @@ def test_too_few_pairs_are_refused_with_their_number_and_nothing_is_queued(
     assert submit(db, data_dir, DPOSpec(), "ann")
 
 
-@pytest.mark.parametrize("state", ["queued", "running", "cancelling"])
-def test_a_second_training_waits_for_the_first(db: Database, data_dir: Path, judge: Judge, state: str) -> None:
+def test_a_second_training_takes_its_place_in_the_queue(db: Database, data_dir: Path, judge: Judge) -> None:
     judge(MIN_PAIRS)
-    first = submit(db, data_dir, DPOSpec(), "ann")
-    if state != "queued":
-        jobs.claim(db, first, "w")
-    if state == "cancelling":
-        jobs.cancel(db, first)
-    assert jobs.get(db, first).status == state
-    with pytest.raises(UserError, match="at work already"):
-        submit(db, data_dir, DPOSpec(), "ann")
-    # The resident worker is no training.
-    assert submit(db, data_dir, GenerateSpec(), "the program")
+    first, second = (submit(db, data_dir, DPOSpec(seed=seed), "ann") for seed in (1, 2))
+    assert [(job.id, job.status) for job in jobs.queue(db)] == [(first, "queued"), (second, "queued")]
 
 
 def test_a_spec_for_another_base_is_refused(db: Database, data_dir: Path, judge: Judge) -> None:
@@ -234,10 +225,10 @@ def test_a_continued_training_uses_the_new_judgements_or_all(db: Database, data_
     judge(9)
     judge(1, "tie")
 
-    assert preview(db, data_dir, DPOSpec()) == loop.Preview(9, 2, {"earlier": 10, "tie": 1}, "dpo-1", UNKNOWN)
-    assert preview(db, data_dir, DPOSpec(scope="all")) == loop.Preview(19, 2, {"tie": 1}, "dpo-1", UNKNOWN)
+    assert preview(db, data_dir, DPOSpec()) == loop.Preview(9, 2, {"earlier": 10, "tie": 1}, "dpo-1", "pairs", UNKNOWN)
+    assert preview(db, data_dir, DPOSpec(scope="all")) == loop.Preview(19, 2, {"tie": 1}, "dpo-1", "pairs", UNKNOWN)
     # From the base everything is new.
-    assert preview(db, data_dir, DPOSpec(parent="base")).train_pairs == 19
+    assert preview(db, data_dir, DPOSpec(parent="base")).train == 19
 
     spec = spec_of(db, submit(db, data_dir, DPOSpec(), "ann"))
     assert spec.parent == "dpo-1"
@@ -249,7 +240,7 @@ def test_a_candidate_that_was_not_promoted_takes_no_judgements_with_it(
 ) -> None:
     judge(10)
     finish_training(db, submit(db, data_dir, DPOSpec(), "ann"), promoted=False)
-    assert preview(db, data_dir, DPOSpec()).train_pairs == 10
+    assert preview(db, data_dir, DPOSpec()).train == 10
     assert preview(db, data_dir, DPOSpec()).parent == "base"
 
 
@@ -335,8 +326,15 @@ def test_a_parent_is_continued_with_its_own_rank_and_scale(db: Database, data_di
     judge(MIN_PAIRS)
     finish_training(db, submit(db, data_dir, DPOSpec(), "ann"))
     judge(MIN_PAIRS)
-    for other in (DPOSpec(lora_alpha=64), DPOSpec(lora_r=8)):
-        with pytest.raises(UserError, match="has lora_r 16 and lora_alpha 32"):
+    for other, has in (
+        (DPOSpec(lora_alpha=64), "has lora_alpha 32"),
+        (DPOSpec(lora_r=8), "has lora_r 16"),
+        (DPOSpec(rslora=True), "has rslora False"),
+        (DPOSpec(method="lora"), "has method qlora"),
+        (DPOSpec(method="prompt"), "can't be continued with prompt"),
+        (DPOSpec(method="full"), "merge it into 16-bit weights first"),
+    ):
+        with pytest.raises(UserError, match=has):
             submit(db, data_dir, other, "ann")
     assert submit(db, data_dir, DPOSpec(parent="base", lora_r=8), "ann")
 

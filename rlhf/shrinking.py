@@ -1,0 +1,50 @@
+"""When memory runs out: the same training in smaller pieces, or what a person can lower. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rlhf.specs import METHODS, DPOSpec, PPOSpec, RewardModelSpec, SFTSpec, Spec, TrainingSpec
+
+
+def smaller(spec: Spec) -> Spec | None:
+    """The same training with half as many items in a forward pass; None where nobody asked for it or one is left.
+
+    What the batch loses the accumulation gains, so an optimiser step sees as many items as before. PPO cuts its
+    minibatches into passes by itself.
+    """
+    if not isinstance(spec, TrainingSpec) or not spec.halve_batch or spec.batch_size < 2:
+        return None
+    if isinstance(spec, SFTSpec | RewardModelSpec | DPOSpec):
+        batch = largest_part(spec.batch_size)
+        return replace(spec, batch_size=batch, accumulation=spec.accumulation * (spec.batch_size // batch))
+    return replace(spec, batch_size=spec.batch_size // 2) if isinstance(spec, PPOSpec) else None
+
+
+def largest_part(number: int) -> int:
+    """The largest whole part of a number: its half if it is even, a third of 9, 1 of a prime."""
+    return next(part for part in range(number // 2, 0, -1) if number % part == 0)
+
+
+def difference(old: Spec, new: Spec) -> str:
+    """What the smaller training changed, old → new: 'batch_size 8 → 4, accumulation 1 → 2'."""
+    pairs = [(name, getattr(old, name, None), getattr(new, name, None)) for name in ("batch_size", "accumulation")]
+    return ", ".join(f"{name} {before} → {after}" for name, before, after in pairs if before != after)
+
+
+def advice(spec: Spec) -> str:
+    """What to lower in a job that ran out of memory, as a sentence that names the fields and what they are now."""
+    if not isinstance(spec, TrainingSpec):
+        return "Close other programs, or take a smaller base model."
+    choices = [f"a batch_size below {spec.batch_size}"] if spec.batch_size > 1 else []
+    choices.append(f"a max_length below {spec.max_length}")
+    if isinstance(spec, PPOSpec):
+        choices.append(f"a sampling.max_new_tokens below {spec.sampling.max_new_tokens}")
+    if spec.method != "qlora" and "qlora" in METHODS[spec.kind]:
+        choices.append("the method qlora, which holds the base in 4 bits")
+    if spec.method in ("lora", "qlora") and spec.lora_targets == "all-linear":
+        choices.append("adapters on the attention only (lora_targets)")
+    sentence = f"Close other programs, or start it anew with {', '.join(choices[:-1])} or {choices[-1]}."
+    if not spec.halve_batch and spec.batch_size > 1:
+        sentence += " With halve_batch a run does the first of these by itself."
+    return sentence

@@ -1,0 +1,62 @@
+"""Several processes through accelerate: each training job learns the same as one process with as much in a step."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from annotation.database import open_database
+from rlhf import jobs, policies
+from rlhf.specs import DPOSpec, TrainingSpec, to_json
+from tests.machine_fixtures import Machine, make_machine, rlhf_command, write_spec
+
+FEW: dict[str, Any] = {"epochs": 1, "lora_r": 4, "lora_alpha": 8, "samples": 0, "precision": "fp32", "method": "lora"}
+SPECS: dict[str, TrainingSpec] = {
+    "dpo": DPOSpec(**FEW, learning_rate=1e-3, batch_size=2, accumulation=2, evaluate=False),
+}
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A data directory with judged pairs and prompts."""
+    machine = make_machine(tmp_path_factory.mktemp("processes") / "data", tiny_model)
+    machine.add_prompts(train=16, held_out=4)
+    machine.judge("train", 16)
+    machine.judge("held-out", 4)
+    machine.db.close()
+    return machine.data_dir
+
+
+def run_copy(judged: Path, directory: Path, spec: TrainingSpec) -> tuple[jobs.Job, list[dict[str, Any]], Any]:
+    """Run a job by the command line on a copy of the data; returns its row, its metrics and its adapter's weights."""
+    from safetensors.torch import load_file
+
+    shutil.copytree(judged, directory)
+    spec_file = write_spec(directory / "spec.json", __import__("json").loads(to_json(spec)))
+    done = rlhf_command("--data", str(directory), "run", str(spec_file), timeout=240)
+    db = open_database(directory)
+    job = jobs.recent(db, (spec.kind,), 1)[0]
+    assert job.status == "finished", done.stdout[-3000:] + done.stderr[-3000:]
+    metrics = jobs.metrics(db, job.id)
+    path = policies.by_revision(db, (job.result or {})["revision"]).path
+    db.close()
+    return job, metrics, load_file(directory / str(path) / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_two_processes_learn_what_one_learns_with_twice_the_batch(judged: Path, tmp_path: Path, kind: str) -> None:
+    one = SPECS[kind]
+    two = replace(one, processes=2, batch_size=one.batch_size // 2)
+    _, alone, weights = run_copy(judged, tmp_path / "one", one)
+    job, together, shared = run_copy(judged, tmp_path / "two", two)
+    loss = "loss/policy" if kind == "ppo" else "loss"
+    assert len(alone) == len(together) >= 2
+    for first, second in zip(alone, together, strict=True):
+        assert first[loss] == pytest.approx(second[loss], abs=2e-4)
+    assert weights.keys() == shared.keys()
+    for name, weight in weights.items():
+        assert weight.isclose(shared[name], rtol=1e-3, atol=2e-4).all(), name
