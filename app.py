@@ -33,7 +33,7 @@ from annotation.records import Annotator, UserError, now, seconds_between
 from annotation.tabs import accounts, annotate, data, project, quality
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.importing import MAXIMUM_UPLOAD
-from rlhf import base_model, jobs, policies
+from rlhf import base_model, downloads, jobs, policies
 from rlhf.supervisor import Supervisor
 from rlhf.tabs import iterations, train
 
@@ -214,6 +214,7 @@ def build_app(settings: Settings) -> FastAPI:
             *sign_in.routes(),
             *desk.routes(),
             *export_files.Downloads(settings.data_dir).routes(),
+            *downloads.ModelDownloads(db, settings.data_dir).routes(),
         ],
     )
     app.state.db, app.state.lock = db, lock

@@ -511,9 +511,11 @@ def judgement_count(db: Database, annotator: Annotator | None = None, after: int
     )
 
 
-def judgements_mark(db: Database) -> list[int | None]:
-    """Changes whenever a judgement is made, changed or taken back, or an annotator is left out or let in again."""
-    return [db.value("SELECT max(id) FROM judgement"), db.value("SELECT max(id) FROM exclusion")]
+def data_mark(db: Database) -> list[int | None]:
+    """Changes whenever what can be trained on may: judgements, who is left out, demonstrations, prompts."""
+    demonstrations = "SELECT max(id) FROM response WHERE purpose = 'demonstrate'"
+    newest = ("SELECT max(id) FROM judgement", "SELECT max(id) FROM exclusion", demonstrations)
+    return [db.value(question) for question in (*newest, "SELECT max(id) FROM prompt")]
 
 
 def excluded_annotators(db: Database) -> dict[str, str]:

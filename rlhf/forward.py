@@ -40,6 +40,11 @@ def inner_model(model: Any) -> Any:
     return inner.get_base_model() if isinstance(inner, PeftModel) else inner
 
 
+def packable(causal: Any) -> bool:
+    """Whether a model can compute several sequences in one row."""
+    return causal.config.model_type in PACKABLE and bool(causal.config._attn_implementation == "sdpa")
+
+
 def virtual_tokens(model: Any) -> Tensor | None:
     """The embeddings (K, H) of the active prompt-tuning adapter; None for any other model."""
     inner = model.module if hasattr(model, "module") else model
@@ -87,8 +92,7 @@ def completions(
     causal = inner_model(model)
     virtual_KH = virtual_tokens(model) if adapted else None
     prefix = virtual_ids(causal, virtual_KH)
-    config = causal.config
-    if packed and config.model_type in PACKABLE and config._attn_implementation == "sdpa":
+    if packed and packable(causal):
         groups = range(len(ids_BT)) if group_B is None else group_B
         row = pack(ids_BT, attention_BT, completion_BT, groups, prefix)
         hidden_LH = causal.base_model(

@@ -21,6 +21,8 @@ PLACE = "coalesce(position, id)"
 LAST_PLACE = f"(SELECT coalesce(max({PLACE}), 0) + 1 FROM job)"
 # How the answering worker begins its message while the policy can't fill comparisons; the pages look for it.
 TOO_FEW_ANSWERS = "Too few different answers"
+# What the log says of a job that goes on with a smaller batch; the Runs page looks for it.
+SMALLER = "Queued again with a smaller batch"
 
 
 @dataclass(frozen=True)
@@ -220,13 +222,22 @@ def requeue_smaller(db: Database, job_id: int, worker: str, reason: str) -> bool
         new = None if old is None else smaller(old)
         if old is None or new is None:
             return False
-        message = f"{reason} Queued again with a smaller batch: {difference(old, new)}."
+        message = f"{reason} {SMALLER}: {difference(old, new)}."
         connection.execute(
             "UPDATE job SET spec = ?, status = 'queued', worker = NULL, finished = NULL, message = ? WHERE id = ?",
             (to_json(new), message, job_id),
         )
         add_event(db, job_id, "log", 0, message)
         return True
+
+
+def retries(db: Database, job_id: int) -> list[str]:
+    """What was made smaller each time that a job was queued again after memory ran out, oldest first."""
+    rows = db.rows(
+        "SELECT data FROM event WHERE job_id = ? AND kind = 'log' AND data LIKE ? ORDER BY id",
+        (job_id, f"%{SMALLER}%"),
+    )
+    return [json.loads(row["data"]) for row in rows]
 
 
 def give_up(db: Database, job_id: int, attempt: int, message: str) -> None:
@@ -304,6 +315,7 @@ def recent(db: Database, kinds: Sequence[str], limit: int = 50) -> list[Job]:
 
 def with_ids(db: Database, job_ids: Sequence[int]) -> list[Job]:
     """The jobs of these ids that there are."""
+    job_ids = [job_id for job_id in job_ids if job_id < 2**63]  # SQLite holds no larger number
     marks = ", ".join("?" for _ in job_ids)
     return [read_job(row) for row in db.rows(f"SELECT * FROM job WHERE id IN ({marks})", job_ids)]
 

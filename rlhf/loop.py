@@ -43,6 +43,7 @@ from rlhf.specs import (
 MIN_PAIRS = 8
 MIN_DEMONSTRATIONS = 8
 MIN_PROMPTS = 4
+AT_LEAST = {"sft": MIN_DEMONSTRATIONS, "reward_model": MIN_PAIRS, "dpo": MIN_PAIRS, "ppo": MIN_PROMPTS}
 # Kinds of job that wait in the queue; one of them runs at a time.
 TRAINING = ("sft", "reward_model", "dpo", "ppo", "evaluate", "measure", "merge")
 # PPO against a reward model that is right less often than this on held-out comparisons needs a person's word.
@@ -218,8 +219,7 @@ def freeze_training(db: Database, data_dir: Path, spec: Trainable) -> Trainable:
     spec = replace(spec, parent=parent.revision, model=base.base)
     if spec.snapshot:
         return spec
-    at_least = {"sft": MIN_DEMONSTRATIONS, "ppo": MIN_PROMPTS}.get(spec.kind, MIN_PAIRS)
-    snapshot = store_snapshot(db, data_dir, data_of(db, spec, parent), at_least, unit_of(spec))
+    snapshot = store_snapshot(db, data_dir, data_of(db, spec, parent), AT_LEAST[spec.kind], unit_of(spec))
     return replace(spec, snapshot=snapshot)
 
 
@@ -316,10 +316,10 @@ def reward_trouble(db: Database, spec: PPOSpec, parent: Policy) -> list[str]:
     accuracy = accuracy_of(db, reward)
     if accuracy is not None and accuracy >= REWARD_THRESHOLD:
         return []
-    if accuracy is not None and abs(spec.accepted_accuracy - accuracy) < 0.005:
+    if accuracy is not None and spec.accepted_accuracy and abs(spec.accepted_accuracy - accuracy) < 0.005:
         return []
     measured = "has no held-out accuracy" if accuracy is None else f"is right on {accuracy:.1%} of held-out comparisons"
-    word = 0.01 if accuracy is None else round(accuracy, 3)
+    word = 0.01 if accuracy is None else max(round(accuracy, 3), 0.001)
     if accuracy is None and spec.accepted_accuracy:
         return []
     return [
@@ -335,11 +335,20 @@ def accuracy_of(db: Database, reward: Policy) -> float | None:
     return None if value is None else float(value)
 
 
+NOT_MERGED: Mapping[str, str] = {
+    "base": "has no adapter that could be merged.",
+    "full": "is whole weights already: there is nothing to merge.",
+    "prompt": "is virtual tokens before the prompt, which change no weight, so they can't be merged into any.",
+    "reward": "is a reward model: it scores answers, and merging makes a policy, which gives them.",
+}
+
+
 def freeze_merge(db: Database, spec: MergeSpec) -> MergeSpec:
     """The spec with the adapter's revision. Raises UserError for what can't be merged."""
     policy = policies.by_revision(db, spec.revision)
-    if policy.form != "lora" or policy.kind != "policy":
-        raise UserError(f"Only a policy's LoRA adapter can be merged into weights; {policy.revision} is none.")
+    for what in (policy.kind, policy.form):
+        if what in NOT_MERGED:
+            raise UserError(f"{policy.revision} {NOT_MERGED[what]}")
     if policy.deleted:
         raise UserError(f"The files of {policy.revision} were deleted on {policy.deleted[:10]}.")
     return replace(spec, revision=policy.revision)

@@ -1,29 +1,30 @@
-"""What the Train and Iterations tabs say, as pure functions: sentences, times, tables and plot rows from records."""
+"""What the Train and Iterations tabs say, as pure functions: sentences, times, tables and cards from records."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from annotation.consensus import REASONS
 from annotation.markup import BAR_STYLE, BOX_STYLE, TABLE_STYLE, WARNING_STYLE, paragraph, progress_bar, status, table
-from annotation.records import Split, seconds_between
-from annotation.store import AnswerCounts
+from annotation.records import seconds_between
 from annotation.wording import NOTHING, moment, percent
+from rlhf import curves
+from rlhf.describing import (
+    NOT_MEASURED,
+    about,
+    data_facts,
+    result_facts,
+    spec_facts,
+    spec_text,
+)
 from rlhf.jobs import LOST_AFTER_SECONDS, Job
 from rlhf.policies import Policy
-from rlhf.specs import DPOSpec, EvaluateSpec, Spec
 
-NOT_MEASURED = "not measured"
-# Below this the interval spans most of what is possible, so the figure would only mislead.
-FEW_HELD_OUT = 20
-# The limits between "learned the preference" and "lost the language"; the loop's benchmark uses the same.
-NLL_LIMIT, DISTINCT_LIMIT = 1.15, 0.90
+# Reasons that leave out pairs of a comparison's answers; the others leave out judgements.
+PAIR_REASONS = ("tie", "identical", "too-long", "disagreement", "unreliable", "template")
 
 # Goes through Gradio's template engine: no backtick, no backslash, no double brace.
 STYLE = (
@@ -31,6 +32,7 @@ STYLE = (
     + TABLE_STYLE
     + BAR_STYLE
     + WARNING_STYLE
+    + curves.STYLE
     + """
 table { margin: 0; }
 th, td { white-space: nowrap; }
@@ -46,12 +48,18 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: var(--text-sm);
   padding: 0; color: var(--body-text-color); }
 pre.log { max-height: 260px; overflow-y: auto; border: 1px solid var(--border-color-primary); padding: 8px;
   font-family: var(--font-mono); }
+pre.tail { display: flex; flex-direction: column-reverse; }
 .pair { border-top: 1px solid var(--border-color-primary); padding: 10px 0; }
 .sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); gap: 12px; margin-top: 6px; }
 .sides > div { border: 1px solid var(--border-color-primary); border-radius: var(--radius-md); padding: 8px;
   min-width: 0; }
 .sides pre { font-family: var(--font); font-size: var(--text-md); }
 .sides .label { margin: 0 0 4px 0; }
+.strip { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(min(100%, 260px), 1fr); overflow-x: auto; }
+details > summary { cursor: pointer; font-size: var(--text-sm); }
+a.button { display: inline-block; padding: 6px 14px; border: 1px solid var(--border-color-primary);
+  border-radius: var(--radius-md); color: var(--body-text-color); text-decoration: none; }
+a.button:hover { border-color: var(--color-accent); }
 pre.prompt { font-weight: bold; font-family: var(--font); font-size: var(--text-md); }
 """
 )
@@ -97,40 +105,6 @@ def fingerprints(parts: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-# ------------------------------------------------------------------------------------------- what would be trained on
-PAIRS_SENTENCE = (
-    "A comparison gives a pair for every two of its answers of which one is found better. What several annotators say "
-    "of them is one pair, the surer the more they agree."
-)
-# Reasons that count two answers of a comparison; the others count judgements.
-PAIR_REASONS = ("tie", "identical", "too-long", "disagreement", "unreliable", "template")
-
-
-def preview_card(
-    parent: str,
-    new_judgements: int,
-    train_pairs: int,
-    held_out_pairs: int,
-    left_out: Mapping[str, int],
-    flip: float | None,
-) -> str:
-    """The data the next iteration would learn from, and what of it is left out and why."""
-    numbers = (
-        ("Parent", parent),
-        ("New judgements since its data", str(new_judgements)),
-        ("Pairs to train on", str(train_pairs)),
-        ("Of those probably the wrong way round", share(flip)),
-        ("Held-out pairs to check with", str(held_out_pairs)),
-    )
-    rows = [
-        (REASONS.get(reason, reason), str(count), "pairs" if reason in PAIR_REASONS else "judgements")
-        for reason, count in sorted(left_out.items())
-        if count
-    ]
-    left = table(("Left out, because", "How many", "Of what"), rows, "Nothing is left out.", ("How many",))
-    return facts(numbers, "facts figures") + paragraph(PAIRS_SENTENCE, "quiet") + left
-
-
 # ----------------------------------------------------------------------------------------------------------- one job
 def seconds_left(step_times: Sequence[tuple[int, str]], job: Job, at: str) -> float | None:
     """Time left from the pace of this attempt's steps; None while there is no pace to go by.
@@ -152,7 +126,7 @@ def seconds_left(step_times: Sequence[tuple[int, str]], job: Job, at: str) -> fl
 def headline(job: Job, at: str) -> str:
     """A job's state in a sentence."""
     if job.status == "queued":
-        return "Queued; it starts when a worker is free."
+        return f"Queued; it starts when it is first in the queue and nothing else runs. {job.message}".strip()
     if job.status == "running":
         silent = seconds_between(job.heartbeat or at, at)
         if silent > LOST_AFTER_SECONDS / 2:
@@ -171,19 +145,6 @@ def seconds_taken(job: Job, at: str) -> float:
     return 0.0 if job.started is None else seconds_between(job.started, job.finished or at)
 
 
-KIND_WORDS = {"dpo": "training", "evaluate": "check", "generate": "answering"}
-
-
-def kind_word(job: Job) -> str:
-    """What a job does, in a word."""
-    return KIND_WORDS.get(job.kind, job.kind)
-
-
-def title(job: Job) -> str:
-    """A job's name in lists."""
-    return f"{job.id} · {kind_word(job)} · {job.status}"
-
-
 def progress_line(job: Job, left: float | None, at: str) -> str:
     """Percent, step, time so far and time left."""
     if job.status == "queued":
@@ -197,44 +158,32 @@ def progress_line(job: Job, left: float | None, at: str) -> str:
     return " · ".join(pieces)
 
 
-REFERENCES = {"base": "the base model", "parent": "the parent adapter"}
-SCOPES = {"new": "judgements since the parent's data", "all": "all judgements"}
-NOISE = {"ignore": "ignored", "weight": "weighs pairs", "smooth": "smooths labels"}
+def job_card(job: Job, left: float | None, made: Policy | None, at: str, retries: Sequence[str] = ()) -> str:
+    """One job's state in words, how far it is, what it has made, and what was made smaller for want of memory."""
+    sentence = f"{headline(job, at)} {made_sentence(made)}".strip()
+    said = f'<p class="headline" role="status"><b>Job {job.id}, {escape(about(job))}.</b> {escape(sentence)}</p>'
+    shrunk = "".join(paragraph(retry, "warning") for retry in retries if retry != job.message)
+    return said + shrunk + job_bar(job) + paragraph(progress_line(job, left, at), "quiet")
 
 
-def spec_facts(spec: Spec) -> list[tuple[str, str]]:
-    """What identifies a run, for the page."""
-    if isinstance(spec, DPOSpec):
-        return [
-            ("Parent", spec.parent),
-            ("Reference", REFERENCES[spec.reference]),
-            ("Data", SCOPES[spec.scope]),
-            ("Data snapshot", spec.snapshot[:12] or "frozen at the start"),
-            ("Seed", str(spec.seed)),
-            ("β · SFT weight", f"{spec.beta:g} · {spec.sft_weight:g}"),
-            ("Annotator noise", NOISE[spec.annotator_noise]),
-            ("Learning rate", f"{spec.learning_rate:g}"),
-            ("Epochs · pairs a step", f"{spec.epochs} · {spec.batch_size * spec.accumulation}"),
-            ("LoRA rank · alpha", f"{spec.lora_r} · {spec.lora_alpha}"),
-        ]
-    if isinstance(spec, EvaluateSpec):
-        return [
-            ("Candidate", spec.candidate),
-            ("Against", spec.against),
-            ("Held-out prompts", str(spec.prompts)),
-            ("Data snapshot", spec.snapshot[:12] or "frozen at the start"),
-            ("First seed", str(spec.seed)),
-        ]
-    return [("Buffer", str(spec.buffer)), ("Seed", str(spec.seed))]
+def made_sentence(made: Policy | None) -> str:
+    """What came out of a job, and how that stands now."""
+    if made is None:
+        return ""
+    if made.deleted:
+        return f"It made {made.revision}, whose files were deleted."
+    if made.kind == "reward":
+        return f"It made the reward model {made.revision}."
+    return f"It made the policy {made.revision} ({made.status})."
 
 
-def job_card(job: Job, data: Mapping[str, Any], left: float | None, made: Policy | None, at: str) -> str:
-    """One job: its state in words, progress bar, and the spec that it runs on `data`, its snapshot's counts."""
-    sentence = headline(job, at) + (f" It made the candidate {made.revision}: see Iterations." if made else "")
-    said = f'<p class="headline" role="status"><b>Job {job.id}, {kind_word(job)}.</b> {escape(sentence)}</p>'
-    line = paragraph(progress_line(job, left, at), "quiet")
+def job_facts(job: Job, data: Mapping[str, Any]) -> str:
+    """Who asked for a job and the settings that it runs with on `data`, its snapshot's counts."""
     asked = [("Requested by", job.requested_by), ("Attempt", str(job.attempt))]
-    return said + job_bar(job) + line + facts([*asked, *spec_facts(job.spec), *data_facts(job, data)])
+    every = escape(spec_text(job.spec))
+    return facts([*asked, *spec_facts(job.spec), *data_facts(job, data)]) + (
+        f'<details><summary>Every setting, as JSON</summary><pre class="log" tabindex="0">{every}</pre></details>'
+    )
 
 
 def job_bar(job: Job) -> str:
@@ -242,346 +191,45 @@ def job_bar(job: Job) -> str:
     return progress_bar(f"Progress of job {job.id}", 100 * job.step // job.steps if job.steps else 0)
 
 
-def data_facts(job: Job, data: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The pairs that a training job works on, and the judgements left out when they were frozen or tokenised."""
-    if job.kind != "dpo" or not data:
-        return []
-    left_out = Counter(data.get("left_out", {})) + Counter((job.result or {}).get("left_out", {}))
-    named = ", ".join(f"{count} {REASONS.get(reason, reason)}" for reason, count in sorted(left_out.items()))
-    trained = (job.result or {}).get("train_pairs", data.get("train", NOT_MEASURED))
-    return [
-        ("Pairs", f"{trained} to train, {data.get('held-out', NOT_MEASURED)} held-out"),
-        ("Left out", named or "nothing"),
-    ]
-
-
 def log_box(lines: Sequence[str]) -> str:
     """The log's tail, literally."""
     text = escape("\n".join(lines)) if lines else "The log is empty so far."
-    return f'<p class="label">Log (times in UTC)</p><pre class="log" tabindex="0">{text}</pre>'
+    return f'<p class="label">Log (times in UTC)</p><pre class="log tail" tabindex="0"><span>{text}</span></pre>'
 
 
-def jobs_table(jobs: Sequence[Job], at: str) -> str:
-    """The last jobs, one a row."""
-    rows = [
-        (
-            str(job.id),
-            kind_word(job),
-            job.status,
-            job.requested_by,
-            moment(job.started),
-            NOTHING if job.started is None else f"{seconds_taken(job, at) / 60:.1f}",
-            job.message or NOTHING,
+# -------------------------------------------------------------------------------------------------------- the queue
+def queue_table(running: Sequence[Job], waiting: Sequence[Job], at: str) -> str:
+    """Who waits for what, in the order in which it starts, behind what runs now."""
+    if not running and not waiting:
+        return paragraph("Nothing runs and nothing waits.", "quiet")
+    rows = [("now", *queue_row(job, f"{job.status} for {duration(seconds_taken(job, at))}")) for job in running]
+    for place, job in enumerate(waiting, start=1):
+        rows.append((str(place), *queue_row(job, f"waiting since {moment(job.created)} UTC")))
+    return table(("Order", "Job", "What", "Asked for by", "State"), rows)
+
+
+def queue_row(job: Job, state: str) -> tuple[str, str, str, str]:
+    """One job in the queue."""
+    return (str(job.id), about(job), job.requested_by, state)
+
+
+# ------------------------------------------------------------------------------------------------------ after the run
+def samples_box(samples: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
+    """What a run answered to its fixed prompts: a row for each prompt, a box for each recorded step, literally."""
+    if not samples:
+        return ""
+    rows = "".join(
+        f'<div class="pair"><pre class="prompt">{escape(prompt)}</pre><div class="sides strip" tabindex="0">'
+        + "".join(
+            answer_box(f"step {step}" if step else "before training", {**answer, "text": answer["answer"]})
+            for step, answer in by_step.items()
         )
-        for job in jobs
-    ]
-    headers = ("Job", "Kind", "Status", "Requested by", "Started (UTC)", "Minutes", "Message")
-    return table(headers, rows, "No job has been started yet.", ("Minutes",))
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One plot of a training run: which metrics, on which axis, and the sentence that tells what to look for."""
-
-    label: str
-    axis: str
-    series: Mapping[str, str]
-    caption: str
-    limits: tuple[float | None, float | None] = (None, None)
-
-
-CURVES = (
-    Curve(
-        "Loss",
-        "loss",
-        {"loss": "loss"},
-        "What training minimises: the DPO loss (0.69 at the start, it should fall) plus the weighted likelihood term.",
-    ),
-    Curve(
-        "Reward margin",
-        "reward",
-        {"margin": "rewards/margins", "chosen answer": "rewards/chosen"},
-        "Margin: how much more the new policy favours the chosen answer than the reference does; it should rise. "
-        "The chosen answer's own reward should not sink far below zero.",
-    ),
-    Curve(
-        "Accuracy",
-        "share of pairs",
-        {"accuracy": "rewards/accuracies"},
-        "Share of the step's training pairs in which the chosen answer has the higher reward; it starts near one half "
-        "and should rise. Near 1 for long means that the pairs are learnt by heart.",
-        (0.0, 1.0),
-    ),
-)
-
-
-def plot_rows(metrics: Sequence[Mapping[str, Any]], series: Mapping[str, str]) -> dict[str, Any]:
-    """A run's metrics as Gradio's native plots take them; steps that lack a metric are left out of its line."""
-    data = [
-        [entry["step"], float(entry[key]), name]
-        for name, key in series.items()
-        for entry in metrics
-        if entry.get(key) is not None
-    ]
-    return {
-        "columns": ["step", "value", "series"],
-        "data": data,
-        "datatypes": {"step": "quantitative", "value": "quantitative", "series": "nominal"},
-        "mark": "line",
-    }
-
-
-# -------------------------------------------------------------------------------------------------------- iterations
-def serving_card(
-    policy: Policy, worker: Job | None, buffer: Mapping[Split, int], elsewhere: int, counts: AnswerCounts, at: str
-) -> str:
-    """The serving policy, the worker that answers with it, and what it has produced so far."""
-    return (
-        f'<p class="headline"><b>{escape(policy.revision)}</b> on {escape(policy.base)}</p>'
-        + paragraph(worker_sentence(worker, at))
-        + facts(
-            (
-                ("Waiting to be judged", f"{buffer['train']} for training, {buffer['held-out']} held-out"),
-                ("Also waiting", f"{elsewhere} by earlier policies or imported"),
-                ("Answers drawn", str(counts.total)),
-                ("Ended by themselves", share(counts.ended_share) if counts.total else NOT_MEASURED),
-                ("Dropped: empty", str(counts.empty)),
-                ("Dropped: the same as another", str(counts.duplicate)),
-            )
-        )
-    )
-
-
-def worker_sentence(worker: Job | None, at: str) -> str:
-    """Whether the answering worker lives, and what it says."""
-    if worker is None:
-        return "The answering worker has not been started yet."
-    if worker.status == "running":
-        heard = duration(seconds_between(worker.heartbeat or at, at))
-        return f"The answering worker runs (heard of {heard} ago). {worker.message}".strip()
-    if worker.status == "queued":
-        return "The answering worker is starting."
-    return f"The answering worker does not run ({worker.status}). {worker.message}".strip()
-
-
-def held_out_accuracy(evaluation: Mapping[str, Any] | None) -> str:
-    """Implicit-reward accuracy with its 95% interval, or why there is none."""
-    accuracy = (evaluation or {}).get("implicit_accuracy")
-    if not accuracy or accuracy.get("value") is None:
-        return NOT_MEASURED
-    low, high, number = share(accuracy.get("low")), share(accuracy.get("high")), accuracy["n"]
-    interval = f"{share(accuracy['value'])} ({low} to {high}, n = {number})"
-    return f"{interval}; too few held-out judgements to tell" if number < FEW_HELD_OUT else interval
-
-
-def newest_evaluations(evaluations: Sequence[Job]) -> dict[str, Job]:
-    """The newest finished check of each candidate; `evaluations` come newest first."""
-    found: dict[str, Job] = {}
-    for job in evaluations:
-        if job.status == "finished" and job.result is not None and isinstance(job.spec, EvaluateSpec):
-            found.setdefault(job.spec.candidate, job)
-    return found
-
-
-def figures_of(evaluation: Mapping[str, Any] | None, side: str) -> Mapping[str, Any]:
-    """One policy's figures in a check; empty where it was not measured."""
-    return (evaluation or {}).get(side) or {}
-
-
-HISTORY = (
-    "Revision", "Method", "Parent", "Status", "Job", "Data snapshot", "Pairs", "Reference", "Final loss",
-    "Held-out accuracy", "KL per token", "Mean words", "Made (UTC)",
-)  # fmt: skip
-
-
-def history_table(policies: Sequence[Policy], training: Mapping[int, Job], checks: Mapping[str, Job]) -> str:
-    """Every policy, newest first, with what it came from and how it did."""
-    names = {policy.id: policy.revision for policy in policies}
-    rows = [
-        history_row(policy, names, training.get(policy.job_id or 0), checks.get(policy.revision))
-        for policy in reversed(policies)
-    ]
-    return table(HISTORY, rows, "No policy yet.", ("Job", "Pairs", "Final loss", "KL per token", "Mean words"))
-
-
-def history_row(policy: Policy, names: Mapping[int, str], job: Job | None, check: Job | None) -> tuple[str, ...]:
-    """One policy's row."""
-    spec = job.spec if job is not None and isinstance(job.spec, DPOSpec) else None
-    result = (job.result if job is not None else None) or {}
-    evaluation = check.result if check is not None else None
-    candidate = figures_of(evaluation, "candidate")
-    snapshot = result.get("snapshot") or (spec.snapshot if spec else "")
-    missing = NOTHING if policy.path is None else NOT_MEASURED
-    measured = (
-        figure((result.get("final") or {}).get("loss"), 3),
-        held_out_accuracy(evaluation),
-        figure(candidate.get("kl_to_base"), 3),
-        figure(candidate.get("mean_length"), 1),
+        + "</div></div>"
+        for prompt, by_step in samples.items()
     )
     return (
-        policy.revision,
-        policy.method,
-        names.get(policy.parent_id or 0, NOTHING),
-        policy.status,
-        str(policy.job_id or NOTHING),
-        snapshot[:12] or NOTHING,
-        str(result.get("train_pairs", NOTHING)),
-        REFERENCES[spec.reference] if spec else NOTHING,
-        *(missing if text == NOT_MEASURED else text for text in measured),
-        moment(policy.created),
-    )
-
-
-def decisions_table(decisions: Sequence[Mapping[str, Any]]) -> str:
-    """Promotions, rejections and rollbacks, newest first."""
-    rows = [
-        (moment(row["created"]), row["action"], row["revision"], row["previous"] or NOTHING, row["decided_by"])
-        for row in decisions
-    ]
-    return table(("When (UTC)", "Decision", "Policy", "Served until then", "By"), rows, "No decision yet.")
-
-
-def policy_order(policies: Sequence[Policy]) -> list[Policy]:
-    """For a choice: candidates first, newest first, then the others, newest first."""
-    return sorted(policies, key=lambda policy: (policy.status != "candidate", -policy.id))
-
-
-def promote_label(policy: Policy) -> str:
-    """What promoting this policy is called."""
-    if policy.status == "serving":
-        return "Serves now"
-    return "Roll back to this one" if policy.status == "retired" else "Promote: let it serve"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A row of the report: what was measured and how to read it."""
-
-    label: str
-    key: str
-    digits: int
-    reading: str
-
-
-FIGURES = (
-    Figure("Mean length", "mean_length", 1, "Words in an answer. A preference for short or long answers shows here."),
-    Figure(
-        "KL per token",
-        "kl_to_base",
-        3,
-        "How far the policy has moved from the base model, in nats a token; 0 is the base itself.",
-    ),
-    Figure(
-        "Surprise to the base",
-        "nll_under_base",
-        3,
-        "Negative log-likelihood of the answers under the base model, in nats a token. Far above the base's own figure "
-        "the answers stop being its language.",
-    ),
-    Figure("Distinct-1", "distinct_1", 3, "Different words as a share of all words. Falling means repetition."),
-    Figure("Distinct-2", "distinct_2", 3, "Different word pairs as a share of all pairs. Falling means repetition."),
-    Figure(
-        "Ended by itself", "ended_share", 2, "Share of answers that ended before the limit; the others are cut off."
-    ),
-)
-
-
-def report(evaluation: Mapping[str, Any] | None) -> str:
-    """The check of a candidate: its figures beside those of the policy it was compared with and of the base."""
-    if not evaluation:
-        return paragraph("This policy has not been checked yet.", "quiet")
-    sides = report_sides(evaluation)
-    headers = ("Figure", *(name for name, _ in sides), "How to read it")
-    rows = [
-        (entry.label, *(figure(values.get(entry.key), entry.digits) for _, values in sides), entry.reading)
-        for entry in FIGURES
-    ]
-    warned = "".join(paragraph(sentence, "warning") for sentence in warnings(evaluation))
-    return (
-        f"<p><b>Accuracy on held-out judgements: {escape(held_out_accuracy(evaluation))}.</b> "
-        "How often the candidate gives the answer that people chose the higher implicit reward, with its 95% interval: "
-        "an interval that holds 50% says that it can't be told from a coin.</p>"
-        f"{warned}{table(headers, rows, '', tuple(name for name, _ in sides))}"
-        f'<p class="quiet">{escape(str(evaluation.get("prompts", NOT_MEASURED)))} held-out prompts, the same seeds for '
-        "every policy.</p>"
-    )
-
-
-def report_sides(evaluation: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """(column title, figures): candidate, the policy it was compared with, and the base, each named once."""
-    against = figures_of(evaluation, "against")
-    sides = [
-        (
-            f"{figures_of(evaluation, 'candidate').get('revision', 'candidate')} (this)",
-            figures_of(evaluation, "candidate"),
-        )
-    ]
-    if against and against.get("revision") != "base":
-        sides.append((f"{against.get('revision')} (compared with)", against))
-    return [*sides, ("base", figures_of(evaluation, "base") or against)]
-
-
-def warnings(evaluation: Mapping[str, Any]) -> list[str]:
-    """Sentences on figures that passed the limit between learning a preference and losing the language."""
-    candidate, base = figures_of(evaluation, "candidate"), figures_of(evaluation, "base")
-    found = []
-    nll = ratio(candidate.get("nll_under_base"), base.get("nll_under_base"))
-    if nll is not None and nll > NLL_LIMIT:
-        found.append(
-            f"Its answers surprise the base model {100 * (nll - 1):.0f}% more than the base's own do (more than "
-            f"{100 * (NLL_LIMIT - 1):.0f}% is a bad sign). Read some of them below before you promote it."
-        )
-    distinct = ratio(candidate.get("distinct_2"), base.get("distinct_2"))
-    if distinct is not None and distinct < DISTINCT_LIMIT:
-        found.append(
-            f"Its answers repeat themselves: distinct-2 is {100 * distinct:.0f}% of the base's (under "
-            f"{100 * DISTINCT_LIMIT:.0f}% is a bad sign). Read some of them below before you promote it."
-        )
-    return found
-
-
-def ratio(value: float | None, to: float | None) -> float | None:
-    """One figure over another; None where either is missing or the second is zero."""
-    return None if value is None or not to else value / to
-
-
-@dataclass(frozen=True)
-class AnswerPair:
-    """Two policies' answers to one held-out prompt, drawn with the same seed."""
-
-    prompt: str
-    seed: int
-    left: Mapping[str, Any]
-    right: Mapping[str, Any]
-
-
-def answer_pairs(left: Sequence[Mapping[str, Any]], right: Sequence[Mapping[str, Any]]) -> list[AnswerPair]:
-    """Answers to the same prompt with the same seed side by side; of a repeated check the newest answers count."""
-    newest_right = {(row["prompt_id"], row["seed"]): row for row in right}
-    newest_left = {(row["prompt_id"], row["seed"]): row for row in left}
-    return [
-        AnswerPair(conversation(row["messages"]), row["seed"], row, newest_right[key])
-        for key, row in newest_left.items()
-        if key in newest_right
-    ]
-
-
-def conversation(messages: Sequence[Mapping[str, str]]) -> str:
-    """A prompt as text: its one question, or every turn with who said it."""
-    if len(messages) == 1:
-        return messages[0]["content"]
-    return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
-
-
-def answers_page(pairs: Sequence[AnswerPair], page: int, size: int, names: tuple[str, str]) -> str:
-    """One page of answers side by side, as literal text."""
-    shown = pairs[page * size : (page + 1) * size]
-    if not shown:
-        return paragraph("There are no answers of both policies to the same held-out prompts yet.", "quiet")
-    return "".join(
-        f'<div class="pair"><pre class="prompt">{escape(pair.prompt)}</pre><div class="sides">'
-        f"{answer_box(names[0], pair.left)}{answer_box(names[1], pair.right)}</div></div>"
-        for pair in shown
+        '<p class="quiet">The same held-out prompts, answered with the same random numbers at each of these steps: '
+        f"what differs, training has changed.</p>{rows}"
     )
 
 
@@ -592,8 +240,79 @@ def answer_box(name: str, answer: Mapping[str, Any]) -> str:
     return f"<div>{label}<pre>{escape(answer['text'])}</pre></div>"
 
 
-def page_label(total: int, page: int, size: int) -> str:
-    """Which of the prompts are shown."""
-    if not total:
+def outcome_card(job: Job, made: Policy | None, size_on_disk: str) -> str:
+    """What a finished job measured and cost, and what its policy is made of."""
+    if job.result is None:
         return ""
-    return f"Prompts {page * size + 1} to {min(total, (page + 1) * size)} of {total}"
+    entries = result_facts(job.result)
+    if made is not None:
+        entries = [*policy_facts(made, size_on_disk), *(entry for entry in entries if entry[0] != "Size on disk")]
+    return (facts(entries) if entries else "") + held_out_table(job.result)
+
+
+HELD_OUT: Sequence[tuple[str, str, Callable[[float], str], str]] = (
+    (
+        "Loss, nats a token",
+        "loss",
+        "{:.3f}".format,
+        "Surprise at held-out answers; lower is better. If it rises while the training loss falls, the run learnt its "
+        "data by heart.",
+    ),
+    ("Perplexity", "perplexity", "{:.2f}".format, "The same as a number of equally likely next tokens."),
+    ("Token accuracy", "token_accuracy", percent, "How often the most likely next token is the demonstrated one."),
+)
+
+
+def held_out_table(result: Mapping[str, Any]) -> str:
+    """How well a supervised training predicts held-out demonstrations, before and after; nothing for other jobs."""
+    after, before = result.get("held_out"), result.get("held_out_before") or {}
+    if after is None:
+        return ""
+    if not after.get("n"):
+        return paragraph("There were no held-out demonstrations to check it with.", "quiet")
+    rows = [
+        (label, *(NOT_MEASURED if side.get(key) is None else write(side[key]) for side in (before, after)), reading)
+        for label, key, write, reading in HELD_OUT
+    ]
+    headers = (f"On {after['n']} held-out demonstrations", "Before", "After", "How to read it")
+    why = "" if before else paragraph("Not scored before training: that would have cost over a tenth of it.", "quiet")
+    return table(headers, rows, "", ("Before", "After")) + why
+
+
+ADAPTERS = {"lora": "LoRA adapter", "prompt": "virtual tokens"}
+WEIGHTS = {"nf4": "4-bit (NF4)", "bf16": "bf16", "fp32": "fp32"}
+
+
+def policy_facts(policy: Policy, size_on_disk: str) -> list[tuple[str, str]]:
+    """What a policy or reward model is, and how large it is on disk."""
+    precision = WEIGHTS[policy.weights]
+    form = f"whole weights, {precision}" if policy.form == "full" else f"{ADAPTERS[policy.form]} on {precision} weights"
+    state = f"files deleted on {policy.deleted[:10]}" if policy.deleted else policy.status
+    return [("Made", policy.revision), ("Form", form), ("State", state), ("Size on disk", size_on_disk)]
+
+
+def delete_question(policy: Policy, size_on_disk: str) -> str:
+    """What is asked before files are deleted."""
+    return paragraph(
+        f"Delete {policy.revision} with its files ({size_on_disk})? Its row, its figures and its curves stay; the "
+        "weights can't be brought back.",
+        "warning",
+    )
+
+
+def jobs_table(jobs: Sequence[Job], at: str) -> str:
+    """The last jobs, one a row."""
+    rows = [
+        (
+            str(job.id),
+            about(job),
+            job.status,
+            job.requested_by,
+            moment(job.started),
+            NOTHING if job.started is None else f"{seconds_taken(job, at) / 60:.1f}",
+            job.message or NOTHING,
+        )
+        for job in jobs
+    ]
+    headers = ("Job", "What", "Status", "Requested by", "Started (UTC)", "Minutes", "Message")
+    return table(headers, rows, "No job has been started yet.", ("Minutes",))

@@ -127,7 +127,7 @@ class SFTSpec(TrainingSpec):
     accumulation: int = 1
     """Forward passes in one optimiser step."""
     packing: bool = True
-    """Put a batch's demonstrations into one row without padding, each seeing only itself; where the model allows it."""
+    """Put a batch's demonstrations into rows without padding, each seeing only itself; where the model allows it."""
     checkpoint_steps: int = 20
     """Optimiser steps between checkpoints, of which the last two are kept; a killed run resumes from the last one."""
     evaluate: bool = False
@@ -416,14 +416,24 @@ def from_json(text: str) -> Spec:
 
 def build(spec_type: type[Any], values: dict[str, Any], where: str = "") -> Any:
     """Make a spec (or the sampling inside it) from plain values, checking each one."""
-    hints = get_type_hints(spec_type)
-    known = {entry.name: hints[entry.name] for entry in fields(spec_type)}
+    known = types_of(spec_type)
     checked: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
             raise UserError(f"The spec has no field '{where}{name}'. It knows: {', '.join(sorted(known))}.")
         checked[name] = check_value(f"{where}{name}", known[name], value)
     return spec_type(**checked)
+
+
+_types: dict[type[Any], Mapping[str, Any]] = {}
+
+
+def types_of(spec_type: type[Any]) -> Mapping[str, Any]:
+    """The type of each field; working them out takes a millisecond, and every job that is read needs them."""
+    if spec_type not in _types:
+        hints = get_type_hints(spec_type)
+        _types[spec_type] = {entry.name: hints[entry.name] for entry in fields(spec_type)}
+    return _types[spec_type]
 
 
 POSITIVE = {

@@ -22,13 +22,19 @@ from typing import Any
 import psutil
 import torch
 from transformers import TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from annotation import store
 from annotation.records import Prompt, Sampling, UserError
 from rlhf import jobs, policies
 from rlhf.artifacts import directory_sha256, new_directory
 from rlhf.base_model import BaseModel, ready
+from rlhf.checkpoints import (
+    COMPLETE,
+    KEPT_CHECKPOINTS,
+    checkpoints_of,
+    forget_old_checkpoints,
+    last_complete_checkpoint,
+)
 from rlhf.models import dtype_of, ground_path, hold_in_float32, load_adapter, verified, weights_of
 from rlhf.policies import Form, Kind, Policy, Weights
 from rlhf.rows import render
@@ -36,12 +42,9 @@ from rlhf.sampling import draw
 from rlhf.specs import TrainingSpec
 from rlhf.worker import Run
 
-COMPLETE = "complete"
-RESUMABLE_RUNS = 3
 SAMPLE_PROMPTS = 3
 SAMPLE_TOKENS = 64
 SAMPLE_SEED = 77_000
-KINDS = ("sft", "reward_model", "dpo", "ppo")
 
 
 # ---------------------------------------------------------------------------------------------------- where it starts
@@ -143,11 +146,16 @@ def diverged_sentence(what: str, step: int, checkpoints: Path | str) -> str:
     )
 
 
+def refuse_missing_optimiser(spec: TrainingSpec) -> None:
+    """Raises UserError for an optimiser that this machine has not."""
+    if spec.optimiser == "adamw-8bit" and not torch.cuda.is_available():
+        raise UserError("The optimiser adamw-8bit needs a GPU, and there is none here. Use adamw.")
+
+
 def arguments(spec: TrainingSpec, checkpoints: Path, run: Run | None = None) -> dict[str, Any]:
     """What TRL's configurations have in common. Raises UserError for an optimiser that this machine has not."""
+    refuse_missing_optimiser(spec)
     gpu = torch.cuda.is_available()
-    if spec.optimiser == "adamw-8bit" and not gpu:
-        raise UserError("The optimiser adamw-8bit needs a GPU, and there is none here. Use adamw.")
     measuring = run is not None and run.measured_steps > 0
     return {
         "output_dir": str(checkpoints),
@@ -165,7 +173,7 @@ def arguments(spec: TrainingSpec, checkpoints: Path, run: Run | None = None) -> 
         "logging_nan_inf_filter": False,
         "save_strategy": "no" if measuring else "steps",
         "save_steps": spec.checkpoint_steps,
-        "save_total_limit": 2,
+        "save_total_limit": KEPT_CHECKPOINTS,
         "report_to": "none",
         "disable_tqdm": True,
         "seed": spec.seed,
@@ -237,7 +245,7 @@ def peak_memory_mb() -> float:
 
 @dataclass(frozen=True)
 class Trained:
-    """What `train` gives: the stored policy (none while measuring) and the entries of the job's result."""
+    """What a training gives: the stored policy (none while measuring) and the entries of the job's result."""
 
     policy: Policy | None
     result: dict[str, Any]
@@ -257,11 +265,10 @@ def train(
     `build` makes the trainer that keeps its checkpoints in the directory it is given; `finish` gets the trained trainer
     and a directory to save into, and returns further entries of the job's result.
     """
+    earlier = stored_before(run)
+    if earlier is not None:
+        return earlier
     checkpoints = checkpoints_of(run)
-    known = policies.of_job(run.db, run.job_id)  # by a worker that was killed before it could say so
-    if known is not None:
-        shutil.rmtree(checkpoints, ignore_errors=True)
-        return Trained(known, {"revision": known.revision, **stored_result(run, known), **last_metrics(run)})
     if run.rank == 0:
         forget_old_checkpoints(run)
     run.report(0, 0, {}, "loading the model")
@@ -274,16 +281,38 @@ def train(
     if checkpoint:
         run.log(f"resuming from {Path(checkpoint).name}")
     trainer.train(resume_from_checkpoint=checkpoint)
+    return conclude(run, spec, start, lambda directory: finish(trainer, directory), progress.figures, kind)
+
+
+def stored_before(run: Run) -> Trained | None:
+    """What an earlier worker of this job has stored that was killed before it could say so; None if none has."""
+    known = policies.of_job(run.db, run.job_id)
+    if known is None:
+        return None
+    shutil.rmtree(checkpoints_of(run), ignore_errors=True)
+    return Trained(known, {"revision": known.revision, **stored_result(run, known), **last_metrics(run)})
+
+
+def conclude(
+    run: Run,
+    spec: TrainingSpec,
+    start: Start,
+    save: Callable[[Path], dict[str, Any]],
+    figures: Figures,
+    kind: Kind = "policy",
+) -> Trained:
+    """Store what was trained and register it, unless it was only measured or this is one of a job's further processes.
+
+    Raises Stopped when the job was stopped: its checkpoints are still there.
+    """
     run.beat()  # a worker that slept while its job was given to another must not touch that one's files
     run.raise_if_stopped()
     if run.measured_steps:
-        return Trained(None, progress.figures.result())
+        return Trained(None, figures.result())
     if run.rank:
         return Trained(None, {})
-    policy, extra = store_policy(
-        run, spec, start, lambda directory: finish(trainer, directory), progress.figures.result(), kind
-    )
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    policy, extra = store_policy(run, spec, start, save, figures.result(), kind)
+    shutil.rmtree(checkpoints_of(run), ignore_errors=True)
     return Trained(policy, {"revision": policy.revision, **extra, **last_metrics(run)})
 
 
@@ -365,29 +394,6 @@ def save_policy(trainer: Any, spec: TrainingSpec, directory: Path, tokenizer: An
     # What it computes in is what it is: the float32 copies served only to take small steps.
     trainer.model.to(dtype_of(spec.precision)).save_pretrained(directory, safe_serialization=True)
     tokenizer.save_pretrained(directory)
-
-
-# -------------------------------------------------------------------------------------------------------- checkpoints
-def checkpoints_of(run: Run) -> Path:
-    """Where a run's checkpoints lie until its policy is registered."""
-    return run.data_dir / "checkpoints" / f"job-{run.job_id}"
-
-
-def forget_old_checkpoints(run: Run) -> None:
-    """Keep the checkpoints of the last few runs that can be resumed, and remove older ones."""
-    resumable = [job.id for job in jobs.recent(run.db, KINDS, 1000) if job.status != "finished"]
-    kept = {run.job_id, *resumable[:RESUMABLE_RUNS]}
-    for directory in (run.data_dir / "checkpoints").glob("job-*"):
-        if int(directory.name.removeprefix("job-")) not in kept:
-            shutil.rmtree(directory)
-
-
-def last_complete_checkpoint(checkpoints: Path, clean: bool = True) -> str | None:
-    """The newest checkpoint that was written to its end; half-written ones are removed, unless not `clean`."""
-    for directory in checkpoints.glob("checkpoint-*") if clean else ():
-        if not (directory / COMPLETE).exists():
-            shutil.rmtree(directory)
-    return get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
 
 
 class Progress(TrainerCallback):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 import re
 import tempfile
-from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from annotation.database import open_database
 from annotation.records import Project
-from rlhf.specs import DPOSpec, EvaluateSpec, GenerateSpec, describe
+from rlhf.specs import SPECS, TrainingSpec, describe
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -70,14 +70,33 @@ def settings() -> str:
     for name, default, sentence in describe(Project):
         shown = ", ".join(f"{tag.key}: {tag.label}" for tag in default) if name == "tags" else f"`{default!r}`"
         asked.append(f"| {name} | {shown} | {sentence} |")
-    recipe = ["| field of a DPO job | default | meaning |", "|---|---|---|"]
-    recipe += [f"| {name} | `{default!r}` | {sentence} |" for name, default, sentence in describe(DPOSpec)]
-    answers = ["| field of the answering job | default | meaning |", "|---|---|---|"]
-    answers += [f"| {name} | `{default!r}` | {text} |" for name, default, text in describe(GenerateSpec)]
-    assert len(fields(DPOSpec)) + 2 == len(recipe)
-    checks = ["| field of a check | default | meaning |", "|---|---|---|"]
-    checks += [f"| {name} | `{default!r}` | {text} |" for name, default, text in describe(EvaluateSpec)]
-    return "\n\n".join("\n".join(part) for part in (flags, asked, recipe, answers, checks))
+    jobs = [spec_table("every training job", TrainingSpec)]
+    trainings = [spec for spec in SPECS.values() if issubclass(spec, TrainingSpec)]
+    jobs += [spec_table(f"{TITLES[spec.kind]}, beside or instead", spec, TrainingSpec) for spec in trainings]
+    others = [spec for spec in SPECS.values() if not issubclass(spec, TrainingSpec)]
+    jobs += [spec_table(TITLES[spec.kind], spec) for spec in others]
+    return "\n\n".join(("\n".join(flags), "\n".join(asked), *jobs))
+
+
+TITLES = {
+    "sft": "supervised fine-tuning",
+    "reward_model": "a reward model",
+    "dpo": "DPO",
+    "ppo": "PPO",
+    "generate": "the answering job",
+    "evaluate": "a check",
+    "measure": "a measurement",
+    "merge": "a merge",
+}
+
+
+def spec_table(title: str, spec: type[Any], common: type[Any] | None = None) -> str:
+    """The fields of a kind of job, without those that are as in `common`."""
+    known = [] if common is None else describe(common)
+    rows = [
+        f"| {name} | `{value!r}` | {text} |" for name, value, text in describe(spec) if (name, value, text) not in known
+    ]
+    return "\n".join([f"| field of {title} | default | meaning |", "|---|---|---|", *rows])
 
 
 SECTIONS = {"layout": layout, "schema": schema, "settings": settings}

@@ -9,8 +9,13 @@ from typing import Any
 # The modules import torch and TRL, so each is loaded only in the worker that runs it.
 RUNNERS = {
     "generate": "rlhf.algorithms.generate",
+    "sft": "rlhf.algorithms.sft",
+    "reward_model": "rlhf.algorithms.reward_model",
     "dpo": "rlhf.algorithms.dpo",
+    "ppo": "rlhf.algorithms.ppo",
     "evaluate": "rlhf.algorithms.evaluate",
+    "measure": "rlhf.algorithms.measure",
+    "merge": "rlhf.algorithms.merge",
 }
 
 

@@ -14,10 +14,11 @@ from annotation.database import Database
 from annotation.records import Annotator, UserError, now
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of
-from rlhf import jobs, loop, policies, presenting
+from rlhf import candidates, jobs, loop, policies, presenting
 from rlhf.jobs import Job
 from rlhf.policies import Policy
 from rlhf.specs import EvaluateSpec
+from rlhf.tabs import decisions
 
 PAGE_SIZE = 10
 POLL_SECONDS = 3
@@ -33,7 +34,7 @@ def serving_part(db: Database) -> Update:
     """The serving policy and the worker that answers with it."""
     policy = policies.serving(db)
     workers = jobs.recent(db, ("generate",), 1)
-    card = presenting.serving_card(
+    card = candidates.serving_card(
         policy,
         workers[0] if workers else None,
         store.buffer_sizes(db, policy.id),
@@ -46,13 +47,18 @@ def serving_part(db: Database) -> Update:
 
 def checks(db: Database) -> dict[str, Job]:
     """The newest finished check of each candidate."""
-    return presenting.newest_evaluations(jobs.recent(db, ("evaluate",), ALL_JOBS))
+    return candidates.newest_evaluations(jobs.recent(db, ("evaluate",), ALL_JOBS))
 
 
 def history_part(db: Database, checked: Mapping[str, Job]) -> Update:
     """Every policy with what it came from and how it did."""
-    training = {job.id: job for job in jobs.recent(db, ("dpo",), ALL_JOBS)}
-    return gr.update(value=presenting.history_table(policies.everything(db), training, checked))
+    made_by = {job.id: job for job in jobs.recent(db, loop.TRAINING, ALL_JOBS)}
+    return gr.update(value=candidates.history_table(those_that_answer(db), made_by, checked))
+
+
+def those_that_answer(db: Database) -> list[Policy]:
+    """Every policy, oldest first; reward models score answers and can't give any."""
+    return [policy for policy in policies.everything(db) if policy.kind == "policy"]
 
 
 def selected_policy(db: Database, revision: str | None) -> Policy:
@@ -60,7 +66,7 @@ def selected_policy(db: Database, revision: str | None) -> Policy:
     if revision:
         return policies.by_revision(db, revision)
     serving = policies.serving(db)
-    first = presenting.policy_order(policies.everything(db))[0]
+    first = candidates.policy_order(those_that_answer(db))[0]
     return first if first.status == "candidate" else serving
 
 
@@ -75,15 +81,15 @@ def answers_in(db: Database, policy: Policy, check: Job | None) -> list[dict[str
 def report_parts(db: Database, policy: Policy, check: Job | None, page: int) -> dict[str, Update]:
     """The check of a policy: figures, and a page of its answers beside those of the policy it was compared with."""
     result = check.result if check is not None else None
-    against = presenting.figures_of(result, "against").get("revision", "base")
-    pairs = presenting.answer_pairs(
+    against = candidates.figures_of(result, "against").get("revision", "base")
+    pairs = candidates.answer_pairs(
         answers_in(db, policy, check), answers_in(db, policies.by_revision(db, against), check)
     )
     names = (f"{policy.revision} (this)", against)
     return {
-        "report": gr.update(value=presenting.report(result)),
-        "answers": gr.update(value=presenting.answers_page(pairs, page, PAGE_SIZE, names)),
-        "where": gr.update(value=presenting.notice(presenting.page_label(len(pairs), page, PAGE_SIZE))),
+        "report": gr.update(value=candidates.report(result)),
+        "answers": gr.update(value=candidates.answers_page(pairs, page, PAGE_SIZE, names)),
+        "where": gr.update(value=presenting.notice(candidates.page_label(len(pairs), page, PAGE_SIZE))),
         "previous": gr.update(interactive=page > 0),
         "next": gr.update(interactive=(page + 1) * PAGE_SIZE < len(pairs)),
     }
@@ -92,9 +98,9 @@ def report_parts(db: Database, policy: Policy, check: Job | None, page: int) -> 
 def button_parts(policy: Policy) -> dict[str, Update]:
     """What can be decided about a policy."""
     return {
-        "promote": gr.update(value=presenting.promote_label(policy), interactive=policy.status != "serving"),
+        "promote": gr.update(value=candidates.promote_label(policy), interactive=candidates.can_serve(policy)),
         "reject": gr.update(interactive=policy.status == "candidate"),
-        "check": gr.update(interactive=policy.path is not None),
+        "check": gr.update(interactive=policy.path is not None and policy.deleted is None),
     }
 
 
@@ -105,13 +111,13 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
     policy = selected_policy(db, revision)
     check = checked.get(policy.revision)
     listed = [
-        (f"{entry.revision} · {entry.status}", entry.revision)
-        for entry in presenting.policy_order(policies.everything(db))
+        (f"{entry.revision} · {'files deleted' if entry.deleted else entry.status}", entry.revision)
+        for entry in candidates.policy_order(those_that_answer(db))
     ]
     parts = {
         "serving": serving_part(db),
         "history": history_part(db, checked),
-        "decisions": gr.update(value=presenting.decisions_table(policies.decisions(db))),
+        "decisions": gr.update(value=candidates.decisions_table(policies.decisions(db))),
         "selector": gr.update(choices=listed, value=policy.revision),
         **button_parts(policy),
         "ask": gr.update(interactive=check is not None),
@@ -131,31 +137,6 @@ def page_of(seen: Seen) -> int:
     return max(0, page) if isinstance(page, int) else 0
 
 
-def promote(context: Context, revision: str | None, decided_by: str) -> str:
-    """Let the chosen policy serve, and say so. Raises UserError where that can't be."""
-    policy = loop.promote(context.db, context.data_dir, chosen(revision), decided_by)
-    return (
-        f"{policy.revision} serves now. The answering worker switches within seconds, and its comparisons come first; "
-        "those of earlier policies that wait are judged after them."
-    )
-
-
-def reject(db: Database, revision: str | None, decided_by: str) -> str:
-    """Turn the chosen candidate down, and say so. Raises UserError where that can't be."""
-    policy = policies.reject(db, chosen(revision), decided_by)
-    return f"{policy.revision} was rejected. It stays on disk and can still be promoted."
-
-
-def check_again(context: Context, revision: str | None, requested_by: str) -> str:
-    """Queue another check of the chosen adapter, and say so. Raises UserError where that can't be."""
-    policy = policies.by_revision(context.db, chosen(revision))
-    # The serving policy against itself would tell nothing.
-    against = "base" if policy.status == "serving" else "serving"
-    spec = EvaluateSpec(model=context.model, candidate=policy.revision, against=against)
-    job_id = loop.submit(context.db, context.data_dir, spec, requested_by=requested_by)
-    return f"Job {job_id} checks {policy.revision}; the Train tab shows how far it is."
-
-
 def ask_people(db: Database, revision: str | None) -> str:
     """Put the check's answers of the chosen policy and of what it was compared with before annotators, and say so.
 
@@ -163,7 +144,7 @@ def ask_people(db: Database, revision: str | None) -> str:
     """
     policy = policies.by_revision(db, chosen(revision))
     check = checks(db).get(policy.revision)
-    against = presenting.figures_of(check.result, "against").get("revision") if check is not None else None
+    against = candidates.figures_of(check.result, "against").get("revision") if check is not None else None
     if against is None:
         raise UserError(
             f"{policy.revision} has not been checked yet. Check it first: people compare the check's answers."
@@ -291,15 +272,15 @@ def wire_decisions(page: Page, context: Context) -> None:
 
     @guarded(context, "admin")
     def promote_policy(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
-        return decided(promote(context, revision, annotator.name), revision, was)
+        return decided(decisions.promote(context, chosen(revision), annotator.name), revision, was)
 
     @guarded(context, "admin")
     def reject_policy(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
-        return decided(reject(context.db, revision, annotator.name), revision, was)
+        return decided(decisions.reject(context, chosen(revision), annotator.name), revision, was)
 
     @guarded(context, "admin")
     def check_policy(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
-        return decided(check_again(context, revision, annotator.name), revision, was)
+        return decided(decisions.check(context, chosen(revision), annotator.name), revision, was)
 
     @guarded(context, "admin")
     def ask_annotators(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:

@@ -22,11 +22,11 @@ from annotation.snapshots import PreferenceRow
 from rlhf import jobs, policies
 from rlhf.algorithms.dpo import PreferenceTrainer, answer_logps, build_trainer
 from rlhf.artifacts import directory_sha256
+from rlhf.checkpoints import COMPLETE, last_complete_checkpoint
 from rlhf.models import Policies, compute_dtype, load_for_answering, load_quantised, unpack_weights
 from rlhf.policies import Policy
 from rlhf.rows import load_snapshot, tokenise_pairs, with_noise
 from rlhf.specs import DPOSpec, with_defaults
-from rlhf.training import COMPLETE, last_complete_checkpoint
 from tests.machine_fixtures import QUICK_DPO, WORKER_SECONDS, Machine, make_machine, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")

@@ -1,4 +1,4 @@
-"""Every method × precision of the forms, by the DPO job on a tiny model: true gradients, stored, served, continued."""
+"""Every method × precision of the forms, by DPO and SFT on a tiny model: true gradients, stored, served, continued."""
 
 from __future__ import annotations
 
@@ -10,19 +10,27 @@ import torch
 
 from annotation.records import Sampling, UserError
 from rlhf import loop, policies
-from rlhf.algorithms.dpo import PreferenceTrainer, build_trainer
+from rlhf.algorithms import dpo, sft
 from rlhf.forward import completions, inner_model, virtual_tokens
 from rlhf.models import Policies
-from rlhf.rows import load_snapshot, tokenise_pairs, with_noise
+from rlhf.rows import load_snapshot, tokenise_demonstrations, tokenise_pairs, with_noise
 from rlhf.sampling import draw
-from rlhf.specs import METHODS, DPOSpec, Precision, TrainingSpec
+from rlhf.specs import METHODS, DPOSpec, Precision, SFTSpec, TrainingSpec
 from tests.machine_fixtures import QUICK_DPO, Machine
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 PRECISIONS: tuple[Precision, ...] = ("bf16", "fp32")
-EVERY = [(method, precision) for method in METHODS["dpo"] for precision in PRECISIONS]
 QUICK = replace(QUICK_DPO, epochs=1, virtual_tokens=4, evaluate=False, samples=0, learning_rate=1e-3)
+QUICK_SFT = SFTSpec(source="example:medical-answers", lora_r=4, lora_alpha=8, virtual_tokens=4)
+EVERY: list[TrainingSpec] = [
+    replace(quick, method=method, precision=precision)
+    for quick in (QUICK, QUICK_SFT)
+    for method in METHODS[quick.kind]
+    for precision in PRECISIONS
+]
+EVERY.append(replace(QUICK_SFT, lora_init="pissa", precision="fp32"))
+EVERY += [replace(quick, method=method, dora=True) for quick in (QUICK, QUICK_SFT) for method in ("lora", "qlora")]
 
 
 @pytest.fixture
@@ -34,20 +42,22 @@ def judged(machine: Machine) -> Machine:
     return machine
 
 
-def trainer_of(machine: Machine, spec: DPOSpec) -> PreferenceTrainer:
+def trainer_of(machine: Machine, spec: TrainingSpec) -> Any:
     """The trainer as the job builds it."""
     frozen = loop.freeze_training(machine.db, machine.data_dir, spec)
     rows = [row for row in load_snapshot(machine.data_dir, frozen.snapshot) if row["split"] == "train"]
-    pairs, _ = tokenise_pairs(machine.tokenizer, rows, spec.max_length)
     torch.manual_seed(spec.seed)
-    start = machine.start(frozen.parent)
-    return build_trainer(
-        frozen, start, machine.tokenizer, with_noise(pairs, "ignore"), machine.data_dir / "checkpoints"
-    )
+    start, checkpoints = machine.start(frozen.parent), machine.data_dir / "checkpoints"
+    if isinstance(frozen, SFTSpec):
+        items, _ = tokenise_demonstrations(machine.tokenizer, rows, spec.max_length)
+        return sft.build_trainer(frozen, start, machine.tokenizer, items, checkpoints)
+    assert isinstance(frozen, DPOSpec)
+    pairs, _ = tokenise_pairs(machine.tokenizer, rows, spec.max_length)
+    return dpo.build_trainer(frozen, start, machine.tokenizer, with_noise(pairs, "ignore"), checkpoints)
 
 
-def one_step(trainer: PreferenceTrainer) -> None:
-    """A forward and backward pass on the first pairs, as training does it, twice: LoRA's A has no gradient at first."""
+def one_step(trainer: Any) -> None:
+    """A forward and backward pass on the first items, as training does it, twice: LoRA's A has no gradient at first."""
     optimizer = torch.optim.SGD([p for p in trainer.model.parameters() if p.requires_grad], lr=1e-2)
     for _ in range(2):
         batch = trainer.data_collator([trainer.train_dataset[number] for number in range(4)])
@@ -59,11 +69,15 @@ def one_step(trainer: PreferenceTrainer) -> None:
         optimizer.step()
 
 
-@pytest.mark.parametrize(("method", "precision"), EVERY)
-def test_after_a_step_every_trainable_gradient_is_finite_and_none_is_zero(
-    judged: Machine, method: Any, precision: Any
-) -> None:
-    trainer = trainer_of(judged, replace(QUICK, method=method, precision=precision))
+def named(spec: TrainingSpec) -> str:
+    """What tells a case from the others."""
+    init = spec.lora_init if spec.lora_init != "default" else ""
+    return "-".join(filter(None, (spec.kind, spec.method, spec.precision, "dora" if spec.dora else "", init)))
+
+
+@pytest.mark.parametrize("spec", EVERY, ids=named)
+def test_after_a_step_every_trainable_gradient_is_finite_and_none_is_zero(judged: Machine, spec: TrainingSpec) -> None:
+    trainer = trainer_of(judged, spec)
     one_step(trainer)
     trained = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
     assert trained

@@ -21,7 +21,10 @@ from rlhf.specs import DPOSpec, EvaluateSpec
 from rlhf.tabs import iterations, train
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons
 
-SETTINGS = tuple(getattr(DPOSpec(), name) for name in train.SETTINGS)
+
+def defaults() -> tuple[Any, ...]:
+    """The form's fields, as it shows them first."""
+    return tuple(getattr(DPOSpec(), name) for name in train.SETTINGS)
 
 
 @pytest.fixture
@@ -68,14 +71,14 @@ def run_job(context: Context, job_id: int, steps: int, total: int = 20) -> None:
 
 def make_candidate(context: Context) -> Policy:
     """A finished training with its adapter."""
-    job_id = train.begin(context, "owner", "base", "new", SETTINGS)
+    job_id = loop.submit(context.db, context.data_dir, DPOSpec(), requested_by="owner")
     run_job(context, job_id, 20)
     spec = jobs.get(context.db, job_id).spec
     assert isinstance(spec, DPOSpec)
     files = context.data_dir / "adapters" / f"dpo-{job_id}"
     files.mkdir(parents=True)
     (files / "adapter_model.safetensors").write_bytes(b"weights")
-    policy = policies.add_adapter(
+    policy = policies.add(
         context.db,
         revision=f"dpo-{job_id}",
         method="dpo",
@@ -165,21 +168,6 @@ def test_opening_the_train_tab_fills_every_part_once(pages: gr.Blocks, context: 
     assert "Off" in said
 
 
-def test_only_what_changed_is_sent_again(context: Context) -> None:
-    run_job(context, train.begin(context, "owner", "base", "new", SETTINGS), 3)
-    first, seen = look(context)
-    assert len(first["Loss"]["value"]["data"]) == 3
-    assert first["Loss"]["x_lim"] == [0, 20]
-    again, seen = look(context, seen=seen)
-    assert {"Loss", "curves", "log", "selector", "preview", "cancel"}.isdisjoint(again)
-    job_id = seen["job"]
-    jobs.report(context.db, job_id, "w", 4, 20, {"loss": 0.2})
-    changed, _ = look(context, seen=seen)
-    assert "Loss" in changed
-    assert "card" in changed
-    assert {"Accuracy", "preview", "selector"}.isdisjoint(changed)
-
-
 def test_the_preview_follows_judgements_and_the_choice_of_data(context: Context) -> None:
     _, seen = look(context)
     judge(context.db, 3, "right-clearly")
@@ -194,7 +182,7 @@ def test_the_preview_follows_judgements_and_the_choice_of_data(context: Context)
 
 
 def test_a_started_job_carries_the_form(context: Context) -> None:
-    settings = dict(zip(train.SETTINGS, SETTINGS, strict=True)) | {"beta": 0.3, "epochs": 1, "seed": 5}
+    settings = dict(zip(train.SETTINGS, defaults(), strict=True)) | {"beta": 0.3, "epochs": 1, "seed": 5}
     job = jobs.get(context.db, train.begin(context, "owner", "parent", "all", tuple(settings.values())))
     assert isinstance(job.spec, DPOSpec)
     assert (job.spec.beta, job.spec.epochs, job.spec.seed) == (0.3, 1, 5)
@@ -259,18 +247,18 @@ def test_a_preview_that_costs_time_rests_before_it_is_computed_again() -> None:
     ],
 )
 def test_a_setting_that_cannot_work_is_named(context: Context, name: str, value: Any) -> None:
-    settings = dict(zip(train.SETTINGS, SETTINGS, strict=True)) | {name: value}
+    settings = dict(zip(train.SETTINGS, defaults(), strict=True)) | {name: value}
     with pytest.raises(UserError, match=name):
         train.begin(context, "owner", "base", "new", tuple(settings.values()))
 
 
 def test_a_second_training_is_refused_in_words(pages: gr.Blocks, context: Context) -> None:
     start = handler(pages, "start_training")
-    said, selector = start(gr.Request(username="owner"), "base", "new", *SETTINGS)
+    said, selector = start(gr.Request(username="owner"), "base", "new", *defaults())
     assert "is queued" in said
     assert selector["value"] == "latest"
     with pytest.raises(gr.Error, match="at work already"):
-        start(gr.Request(username="owner"), "base", "new", *SETTINGS)
+        start(gr.Request(username="owner"), "base", "new", *defaults())
 
 
 def test_the_automatic_training_is_stored(context: Context) -> None:
@@ -279,59 +267,6 @@ def test_the_automatic_training_is_stored(context: Context) -> None:
     for wrong in (None, 0, 2.5):
         with pytest.raises(UserError, match="whole number"):
             train.save_auto(context.db, True, wrong)
-
-
-def test_cancel_and_resume_act_on_the_job_that_was_shown(context: Context) -> None:
-    job_id = train.begin(context, "owner", "base", "new", SETTINGS)
-    run_job(context, job_id, 2)
-    parts, seen = look(context)
-    assert (parts["cancel"]["interactive"], parts["resume"]["interactive"]) == (True, False)
-    train.cancel_shown(context.db, seen)
-    assert jobs.get(context.db, job_id).status == "cancelling"
-    jobs.stop(context.db, job_id, "w", "cancelled", "Cancelled; a checkpoint is kept.")
-    parts, seen = look(context)
-    assert (parts["cancel"]["interactive"], parts["resume"]["interactive"]) == (False, True)
-    assert "a checkpoint is kept" in parts["card"]["value"]
-    train.resume_shown(context.db, seen)
-    assert jobs.get(context.db, job_id).status == "queued"
-    with pytest.raises(UserError, match="No job is shown"):
-        train.cancel_shown(context.db, {})
-
-
-def test_resuming_waits_for_another_training(context: Context) -> None:
-    first = train.begin(context, "owner", "base", "new", SETTINGS)
-    run_job(context, first, 2)
-    jobs.mark_lost(context.db, silent_seconds=-1)
-    parts, seen = look(context)
-    assert "Lost." in parts["card"]["value"]
-    second = train.begin(context, "owner", "base", "new", SETTINGS)
-    with pytest.raises(UserError, match=f"Job {second} is queued"):
-        train.resume_shown(context.db, seen)
-
-
-def test_an_older_job_can_be_looked_at_and_a_check_shows_its_candidates_curves(context: Context) -> None:
-    policy = make_candidate(context)
-    check = check_candidate(context, policy)
-    latest, seen = look(context)
-    assert seen["job"] == check
-    assert f"Curves of training job {policy.job_id}" in latest["heading"]["value"]
-    assert len(latest["Loss"]["value"]["data"]) == 20
-    older, seen = look(context, str(policy.job_id))
-    assert seen["job"] == policy.job_id
-    assert "It made the candidate" in older["card"]["value"]
-    assert "2 too long" in older["card"]["value"]
-    assert "step &lt;b&gt;done&lt;/b&gt;" in older["log"]["value"]
-
-
-def test_time_left_counts_only_this_attempt(context: Context) -> None:
-    job_id = train.begin(context, "owner", "base", "new", SETTINGS)
-    run_job(context, job_id, 4)
-    jobs.mark_lost(context.db, silent_seconds=-1)
-    jobs.resume(context.db, job_id)
-    assert jobs.claim(context.db, job_id, "w2") is not None
-    assert jobs.step_times(context.db, jobs.get(context.db, job_id)) == []
-    jobs.report(context.db, job_id, "w2", 5, 20, {"loss": 0.5})
-    assert [step for step, _ in jobs.step_times(context.db, jobs.get(context.db, job_id))] == [5]
 
 
 # --------------------------------------------------------------------------------------------------------- iterations
@@ -434,19 +369,32 @@ def test_people_are_asked_to_compare_a_checks_answers_and_their_verdicts_give_st
     assert strength[policy.revision] > strength["base"]
 
 
-def test_a_policy_is_checked_again_against_the_serving_one_or_the_base(context: Context) -> None:
+def test_a_policy_is_checked_again_against_the_serving_one_or_the_base(pages: gr.Blocks, context: Context) -> None:
+    first, second = make_candidate(context), make_candidate_from_all(context)
+    check, owner = handler(pages, "check_policy"), gr.Request(username="owner")
+    policies.promote(context.db, first.revision, "owner")
+    assert f"checks {second.revision}" in str(check(owner, second.revision, {}))
+    check(owner, first.revision, {})
+    specs = [job.spec for job in jobs.queue(context.db)]
+    assert [(spec.candidate, spec.against) for spec in specs if isinstance(spec, EvaluateSpec)] == [
+        (second.revision, first.revision),
+        (first.revision, "base"),
+    ]
+    with pytest.raises(gr.Error, match="Choose a policy"):
+        check(owner, None, {})
+
+
+def test_reward_models_are_no_policies_and_deleted_files_are_told_of(context: Context) -> None:
     policy = make_candidate(context)
-    assert "checks" in iterations.check_again(context, policy.revision, "owner")
-    spec = jobs.recent(context.db, ("evaluate",))[0].spec
-    assert isinstance(spec, EvaluateSpec)
-    assert (spec.candidate, spec.against) == (policy.revision, "base")
-    with pytest.raises(UserError, match="at work already"):
-        iterations.check_again(context, policy.revision, "owner")
-    jobs.cancel(context.db, jobs.recent(context.db, ("evaluate",))[0].id)
-    policies.promote(context.db, policy.revision, "owner")
-    iterations.check_again(context, policy.revision, "owner")
-    spec = jobs.recent(context.db, ("evaluate",))[0].spec
-    assert isinstance(spec, EvaluateSpec)
-    assert (spec.candidate, spec.against) == (policy.revision, "base")
-    with pytest.raises(UserError, match="Choose a policy"):
-        iterations.check_again(context, None, "owner")
+    with context.db.transaction() as connection:
+        connection.execute("UPDATE model SET kind = 'reward' WHERE id = ?", (policy.id,))
+    parts, _ = iterations.view(context, None, 0, {})
+    assert policy.revision not in str(parts)
+    with context.db.transaction() as connection:
+        connection.execute("UPDATE model SET kind = 'policy' WHERE id = ?", (policy.id,))
+    loop.delete_policy(context.db, context.data_dir, policy.revision, "owner")
+    parts, _ = iterations.view(context, policy.revision, 0, {})
+    assert (f"{policy.revision} · files deleted", policy.revision) in parts["selector"]["choices"]
+    assert "candidate, files deleted" in parts["history"]["value"]
+    assert not any(parts[name]["interactive"] for name in ("promote", "check"))
+    assert "<td>delete</td>" in parts["decisions"]["value"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ import pytest
 from annotation.database import Database, open_database
 from annotation.records import UserError
 from rlhf import jobs
-from rlhf.specs import DPOSpec, GenerateSpec
+from rlhf.shrinking import smaller
+from rlhf.specs import DPOSpec, EvaluateSpec, GenerateSpec, PPOSpec, RewardModelSpec, SFTSpec, Spec, to_json
 
 
 @pytest.fixture
@@ -74,6 +76,171 @@ def test_a_job_that_is_not_queued_is_claimed_by_nobody(db: Database, job: int) -
     assert jobs.get(db, job).status == "cancelled"
 
 
+# ----------------------------------------------------------------------------------------------------------- the queue
+def waiting(db: Database) -> list[int]:
+    """The queue as ids."""
+    return [entry.id for entry in jobs.queue(db)]
+
+
+def test_the_queue_is_in_the_order_of_asking_without_what_runs_or_answers(db: Database, job: int) -> None:
+    jobs.enqueue(db, GenerateSpec(), "the program")
+    second, third = jobs.enqueue(db, SFTSpec(), "bob"), jobs.enqueue(db, EvaluateSpec(candidate="x"), "the loop")
+    assert waiting(db) == [job, second, third]
+    jobs.claim(db, job, "w")
+    assert waiting(db) == [second, third]
+    jobs.cancel(db, second)
+    assert waiting(db) == [third]
+
+
+def test_a_waiting_job_changes_places_with_its_neighbour(db: Database, job: int) -> None:
+    second, third = jobs.enqueue(db, SFTSpec(), "bob"), jobs.enqueue(db, SFTSpec(), "kim")
+    jobs.move(db, third, up=True)
+    assert waiting(db) == [job, third, second]
+    jobs.move(db, third, up=True)
+    assert waiting(db) == [third, job, second]
+    jobs.move(db, third, up=True)
+    assert waiting(db) == [third, job, second], "at the front it stays"
+    jobs.move(db, third, up=False)
+    assert waiting(db) == [job, third, second]
+    jobs.move(db, second, up=False)
+    assert waiting(db) == [job, third, second], "at the end it stays"
+    assert jobs.enqueue(db, SFTSpec(), "ann") == waiting(db)[-1], "a new one goes to the end"
+
+
+def test_jobs_from_before_there_were_positions_wait_in_the_order_of_their_ids(db: Database, job: int) -> None:
+    with db.transaction() as connection:
+        for _ in range(2):
+            connection.execute(
+                "INSERT INTO job (kind, spec, status, requested_by, created) VALUES ('dpo', ?, 'queued', 'ann', '')",
+                (to_json(DPOSpec()),),
+            )
+        connection.execute("UPDATE job SET position = NULL")
+    assert waiting(db) == [job, job + 1, job + 2]
+    jobs.move(db, job + 2, up=True)
+    assert waiting(db) == [job, job + 2, job + 1]
+    assert jobs.enqueue(db, SFTSpec(), "ann") == waiting(db)[-1]
+
+
+def test_only_a_job_that_waits_can_be_moved(db: Database, job: int) -> None:
+    jobs.claim(db, job, "w")
+    for number in (job, 999):
+        with pytest.raises(UserError, match="does not wait"):
+            jobs.move(db, number, up=True)
+
+
+@pytest.mark.parametrize("shared_connection", [True, False], ids=["one program", "two programs"])
+def test_moves_at_once_lose_and_double_nothing(db: Database, data_dir: Path, job: int, shared_connection: bool) -> None:
+    """Two people drag two jobs up and down; each move is whole, so the queue stays the same jobs in some order."""
+    others = [jobs.enqueue(db, SFTSpec(), "bob") for _ in range(4)]
+    moved = {0: others[3], 1: others[1]}
+
+    def shuffle(number: int) -> None:
+        database = db if shared_connection else open_database(data_dir)
+        for turn in range(20):
+            jobs.move(database, moved[number], up=turn % 3 != 2)
+        database.close()
+
+    at_once(shuffle, 2)
+    assert sorted(waiting(db)) == [job, *others]
+    places = [jobs.get(db, number).position for number in waiting(db)]
+    assert len(set(places)) == 5
+
+
+def test_a_resumed_job_goes_to_the_end_of_the_queue(db: Database, job: int) -> None:
+    second = jobs.enqueue(db, SFTSpec(), "bob")
+    jobs.claim(db, job, "w")
+    jobs.stop(db, job, "w", "failed", "why")
+    jobs.resume(db, job)
+    third = jobs.enqueue(db, SFTSpec(), "kim")
+    assert waiting(db) == [second, job, third]
+
+
+# ------------------------------------------------------------------------------------------------------- out of memory
+BIG = DPOSpec(batch_size=8, accumulation=2, halve_batch=True)
+
+
+@pytest.mark.parametrize(
+    ("spec", "batch", "accumulation"),
+    [
+        (BIG, 4, 4),
+        (SFTSpec(batch_size=2, halve_batch=True), 1, 2),
+        (RewardModelSpec(batch_size=9, accumulation=2, halve_batch=True), 3, 6),
+        (SFTSpec(batch_size=5, halve_batch=True), 1, 5),
+    ],
+)
+def test_half_the_batch_takes_twice_the_accumulation(spec: Spec, batch: int, accumulation: int) -> None:
+    """An optimiser step sees as many items as before, whatever the number."""
+    assert isinstance(spec, SFTSpec | DPOSpec | RewardModelSpec)
+    made = smaller(spec)
+    assert made == replace(spec, batch_size=batch, accumulation=accumulation)
+    assert batch * accumulation == spec.batch_size * spec.accumulation
+
+
+def test_ppo_cuts_its_minibatches_by_itself_and_others_are_left_alone() -> None:
+    ppo = PPOSpec(batch_size=4, halve_batch=True)
+    assert smaller(ppo) == replace(ppo, batch_size=2)
+    for spec in (DPOSpec(batch_size=8), replace(BIG, batch_size=1), EvaluateSpec(), GenerateSpec()):
+        assert smaller(spec) is None
+
+
+def test_after_memory_ran_out_a_job_waits_with_half_the_batch_and_its_log_says_so(db: Database) -> None:
+    job = jobs.enqueue(db, BIG, "ann")
+    later = jobs.enqueue(db, SFTSpec(), "bob")
+    jobs.claim(db, job, "w")
+    jobs.report(db, job, "w", 3, 9, {"loss": 0.5})
+    assert jobs.requeue_smaller(db, job, "w", "Memory ran out.")
+    row = jobs.get(db, job)
+    assert row.spec == replace(BIG, batch_size=4, accumulation=4)
+    assert (row.status, row.worker, row.step, row.requested_by) == ("queued", None, 3, "ann")
+    assert waiting(db) == [job, later], "it keeps its place"
+    (line,) = jobs.log_tail(db, job)
+    assert line.endswith("Memory ran out. Queued again with a smaller batch: batch_size 8 → 4, accumulation 2 → 4.")
+    assert row.message in line
+    assert jobs.retries(db, job) == [row.message]
+    assert not jobs.requeue_smaller(db, job, "w", "Memory ran out."), "the second of two processes has lost the job"
+    assert jobs.get(db, job).spec == row.spec
+
+
+@pytest.mark.parametrize("spec", [DPOSpec(batch_size=8), replace(BIG, batch_size=1), EvaluateSpec()])
+def test_without_being_told_to_a_job_is_not_changed(db: Database, spec: Spec) -> None:
+    job = jobs.enqueue(db, spec, "ann")
+    jobs.claim(db, job, "w")
+    before = jobs.get(db, job)
+    assert not jobs.requeue_smaller(db, job, "w", "Memory ran out.")
+    assert jobs.get(db, job) == before
+    assert jobs.log_tail(db, job) == jobs.retries(db, job) == []
+
+
+def test_a_stale_worker_or_a_cancelled_job_is_not_queued_again(db: Database) -> None:
+    job = jobs.enqueue(db, BIG, "ann")
+    jobs.claim(db, job, "w")
+    assert not jobs.requeue_smaller(db, job, "stale", "Memory ran out.")
+    jobs.cancel(db, job)
+    assert not jobs.requeue_smaller(db, job, "w", "Memory ran out.")
+    assert jobs.get(db, job).status == "cancelling"
+
+
+def test_the_death_of_a_worker_is_told_of_what_it_held_to_the_end(db: Database, job: int) -> None:
+    jobs.claim(db, job, "w")
+    assert not jobs.died(db, job, "other", "It died.")
+    assert jobs.stop(db, job, "w", "lost", "Prefloop was stopped.")
+    assert jobs.died(db, job, "w", "It was killed."), "a survivor did not know why"
+    assert (jobs.get(db, job).status, jobs.get(db, job).message) == ("lost", "It was killed.")
+    jobs.resume(db, job)
+    assert not jobs.died(db, job, "w", "It died."), "it is somebody else's turn now"
+    jobs.claim(db, job, "w2")
+    jobs.cancel(db, job)
+    assert jobs.died(db, job, "w2", "It was killed.")
+    assert jobs.get(db, job).status == "cancelled"
+
+
+def test_only_a_job_that_nobody_has_claimed_since_is_given_up(db: Database, job: int) -> None:
+    jobs.give_up(db, job, 1, "It could not begin.")
+    assert jobs.get(db, job).status == "queued"
+    jobs.give_up(db, job, 0, "It could not begin.")
+    assert jobs.get(db, job).status == "failed"
+
+
 # ------------------------------------------------------------------------------------------------------------ progress
 def test_a_report_writes_progress_metrics_and_heartbeat_together(db: Database, job: int) -> None:
     jobs.claim(db, job, "w")
@@ -93,10 +260,50 @@ def test_after_a_resume_the_last_report_of_a_step_wins(db: Database, job: int) -
     assert jobs.metrics(db, job) == [{"step": 1, "loss": 0.7}, {"step": 2, "loss": 0.61}, {"step": 3, "loss": 0.51}]
 
 
+def test_jobs_are_found_by_their_ids_whatever_number_is_asked_for(db: Database, job: int) -> None:
+    second = jobs.enqueue(db, SFTSpec(), "ann")
+    assert {entry.id for entry in jobs.with_ids(db, [second, job, 999, 10**30])} == {job, second}
+    assert jobs.with_ids(db, []) == []
+
+
 def test_the_tail_of_the_log_is_its_last_lines_oldest_first(db: Database, job: int) -> None:
     for number in range(5):
         jobs.log(db, job, f"line {number}")
     assert [line[10:] for line in jobs.log_tail(db, job, 3)] == ["line 2", "line 3", "line 4"]
+
+
+def test_samples_are_kept_by_prompt_and_step_and_the_last_at_a_step_counts(db: Database, job: int) -> None:
+    def answer(prompt: str, text: str) -> dict[str, object]:
+        return {"prompt": prompt, "answer": text, "finish_reason": "stop", "tokens": 3}
+
+    jobs.sample(db, job, 0, [answer("b", "b0"), answer("a", "a0")])
+    jobs.sample(db, job, 10, [answer("b", "b10 of a killed run"), answer("a", "a10")])
+    jobs.sample(db, job, 10, [answer("b", "b10")])
+    found = jobs.samples(db, job)
+    assert list(found) == ["b", "a"]
+    assert {step: one["answer"] for step, one in found["b"].items()} == {0: "b0", 10: "b10"}
+    assert {step: one["answer"] for step, one in found["a"].items()} == {0: "a0", 10: "a10"}
+    assert jobs.samples(db, job + 1) == {}
+
+
+def test_the_newest_event_tells_whether_a_job_has_said_anything(db: Database, job: int) -> None:
+    assert jobs.newest_event(db, job) == 0
+    jobs.log(db, job, "a line")
+    before = jobs.newest_event(db, job)
+    jobs.log(db, jobs.enqueue(db, DPOSpec(), "ann"), "another job's")
+    assert jobs.newest_event(db, job) == before > 0
+
+
+def test_the_newest_finished_check_of_a_policy(db: Database) -> None:
+    first, second, other = (jobs.enqueue(db, EvaluateSpec(candidate=name), "ann") for name in ("x", "x", "y"))
+    assert jobs.newest_check(db, "x") is None
+    for number in (first, second, other):
+        jobs.claim(db, number, "w")
+    for number in (second, first, other):
+        jobs.finish(db, number, "w", {})
+    found = jobs.newest_check(db, "x")
+    assert found is not None
+    assert found.id == second
 
 
 def test_a_finished_job_keeps_its_result(db: Database, job: int) -> None:

@@ -1,19 +1,17 @@
-"""The sentences, times and tables of the Train and Iterations tabs."""
+"""The sentences, times and tables of the Runs page."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from html import escape
 from typing import Any
 
 import pytest
 
 from annotation.consensus import REASONS
-from annotation.store import AnswerCounts
-from rlhf import presenting
+from rlhf import candidates, presenting
 from rlhf.jobs import Job
 from rlhf.policies import Policy
-from rlhf.specs import DPOSpec, EvaluateSpec, GenerateSpec
+from rlhf.specs import DPOSpec, EvaluateSpec, MergeSpec, SFTSpec
 
 AT = "2026-01-02T10:10:00.000000+00:00"
 JOB = Job(
@@ -33,8 +31,36 @@ JOB = Job(
     message="",
     result=None,
 )
-BASE = Policy(1, "base", "base", "SmolLM2", None, None, None, None, "retired", AT)
-ADAPTER = Policy(2, "dpo-7", "dpo", "SmolLM2", 1, 7, "adapters/dpo-7", "0" * 64, "candidate", AT)
+BASE = Policy(
+    id=1,
+    revision="base",
+    method="base",
+    base="SmolLM2",
+    parent_id=None,
+    job_id=None,
+    path=None,
+    sha256=None,
+    status="retired",
+    created=AT,
+    kind="policy",
+    form="base",
+    weights="bf16",
+    ground_id=None,
+    deleted=None,
+)
+ADAPTER = replace(
+    BASE,
+    id=2,
+    revision="dpo-7",
+    method="dpo",
+    parent_id=1,
+    job_id=7,
+    path="adapters/dpo-7",
+    sha256="0" * 64,
+    status="candidate",
+    form="lora",
+    weights="nf4",
+)
 FIGURES = {
     "mean_length": 20.0,
     "distinct_1": 0.3,
@@ -108,28 +134,135 @@ def test_progress_line() -> None:
     assert presenting.progress_line(replace(JOB, status="queued"), None, AT) == "Waiting for 11 min."
 
 
-def test_a_job_card_names_its_reference_data_and_what_was_left_out() -> None:
+def test_a_jobs_facts_name_its_reference_data_and_what_was_left_out() -> None:
     finished = replace(JOB, status="finished", finished=AT, result={"train_pairs": 21, "left_out": {"too-long": 2}})
-    card = presenting.job_card(
-        finished, {"train": 23, "held-out": 9, "left_out": {"tie": 3, "too-long": 1}}, None, ADAPTER, AT
-    )
-    for words in ("the base model", "abcdef012345", "owner", "21 to train, 9 held-out", "3 tie", "3 too long", "dpo-7"):
-        assert words in card
-    assert "<dt>Annotator noise</dt><dd>ignored</dd>" in card
-    noisy = presenting.job_card(replace(JOB, spec=DPOSpec(annotator_noise="smooth")), {}, None, None, AT)
+    counts = {"train": 23, "held-out": 9, "left_out": {"tie": 3, "too-long": 1}}
+    facts, _, every = presenting.job_facts(finished, counts).partition("<details>")
+    for words in ("the base model", "abcdef012345", "owner", "21 to train, 9 held-out", "3 tie", "3 too long"):
+        assert words in facts
+    assert "<dt>Seed</dt><dd>0</dd>" in facts
+    assert "<dt>Annotator noise</dt><dd>ignored</dd>" in facts
+    assert "abcdef0123456789" not in facts
+    assert "&quot;snapshot&quot;: &quot;abcdef0123456789&quot;" in every, "the spec to copy names it whole"
+    noisy = presenting.job_facts(replace(JOB, spec=DPOSpec(annotator_noise="smooth")), {})
     assert "<dd>smooths labels</dd>" in noisy
-    assert "abcdef0123456789" not in card
+
+
+def test_a_job_card_says_what_it_made_and_how_that_stands() -> None:
+    finished = replace(JOB, status="finished", finished=AT)
+    assert "It made the policy dpo-7 (candidate)." in presenting.job_card(finished, None, ADAPTER, AT)
+    reward = replace(ADAPTER, revision="reward-model-7", kind="reward")
+    assert "It made the reward model reward-model-7." in presenting.job_card(finished, None, reward, AT)
+    gone = replace(ADAPTER, deleted=AT)
+    assert "It made dpo-7, whose files were deleted." in presenting.job_card(finished, None, gone, AT)
+    assert "It made" not in presenting.job_card(JOB, None, None, AT)
+    assert 'aria-valuenow="40"' in presenting.job_card(JOB, None, None, AT)
+
+
+def test_a_job_that_was_made_smaller_says_so_once() -> None:
+    retry = "Memory ran out. Queued again with a smaller batch: batch_size 8 → 4, accumulation 1 → 2."
+    running = presenting.job_card(JOB, None, None, AT, [retry])
+    assert f'<p class="warning">{retry}</p>' in running
+    waiting = presenting.job_card(replace(JOB, status="queued", message=retry), None, None, AT, [retry])
+    assert waiting.count(retry) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------- the queue
+def test_the_queue_tells_what_runs_and_who_waits_in_order() -> None:
+    waiting = [
+        replace(JOB, id=9, kind="sft", spec=SFTSpec(method="full"), status="queued"),
+        replace(JOB, id=8, kind="evaluate", spec=EvaluateSpec(candidate="dpo-3"), status="queued"),
+    ]
+    html = presenting.queue_table([JOB], waiting, AT)
+    rows = html.split("<tr>")[2:]
+    for row, words in zip(
+        rows,
+        (
+            ("<td>now</td><td>7</td>", "preference training (DPO), QLoRA", "running for 10 min"),
+            ("<td>1</td><td>9</td>", "supervised training, full", "waiting since 2026-01-02 09:59 UTC"),
+            ("<td>2</td><td>8</td>", "check of dpo-3", "owner"),
+        ),
+        strict=True,
+    ):
+        assert [word for word in words if word not in row] == []
+    assert "Nothing runs and nothing waits" in presenting.queue_table([], [], AT)
+
+
+# ------------------------------------------------------------------------------------------------------- what came out
+BEFORE = {"loss": 1.8, "perplexity": 6.05, "token_accuracy": 0.61, "n": 60}
+AFTER = {"loss": 0.4321, "perplexity": 1.54, "token_accuracy": 0.884, "n": 60}
+
+
+def test_held_out_figures_stand_before_and_after() -> None:
+    html = presenting.held_out_table({"held_out": AFTER, "held_out_before": BEFORE})
+    assert "On 60 held-out demonstrations" in html
+    for before, after in (("1.800", "0.432"), ("6.05", "1.54"), ("61%", "88%")):
+        assert f'<td class="number">{before}</td><td class="number">{after}</td>' in html
+    alone = presenting.held_out_table({"held_out": AFTER, "held_out_before": None})
+    assert alone.count("not measured") == 3
+    assert "would have cost" in alone
+    assert "no held-out demonstrations" in presenting.held_out_table({"held_out": {**AFTER, "n": 0, "loss": None}})
+    assert presenting.held_out_table({"train_pairs": 12}) == ""
+
+
+def test_an_outcome_says_what_was_made_and_what_it_cost() -> None:
+    result = {
+        "trainable": 460_800,
+        "trainable_percent": 0.3414,
+        "seconds_per_step": 1.234,
+        "peak_rss_mb": 1234.0,
+        "checkpoint_bytes": 1_900_000,
+    }
+    finished = replace(JOB, status="finished", result=result)
+    html = presenting.outcome_card(finished, ADAPTER, "1.9 MB")
+    for label, text in (
+        ("Made", "dpo-7"),
+        ("Form", "LoRA adapter on 4-bit (NF4) weights"),
+        ("State", "candidate"),
+        ("Trainable parameters", "460,800 (0.341% of all)"),
+        ("Time for a step", "1.23 s"),
+        ("Peak memory", "1.2 GB"),
+    ):
+        assert f"<dt>{label}</dt><dd>{text}</dd>" in html
+    assert html.count("Size on disk") == 1
+    gone = presenting.outcome_card(finished, replace(ADAPTER, deleted=AT), "0 bytes")
+    assert "<dd>files deleted on 2026-01-02</dd>" in gone
+    assert presenting.outcome_card(replace(JOB, status="failed"), None, "") == ""
+    whole = replace(ADAPTER, revision="merge-9", form="full", weights="bf16")
+    merged = replace(finished, kind="merge", spec=MergeSpec(revision="dpo-7"), result={})
+    assert "<dt>Form</dt><dd>whole weights, bf16</dd>" in presenting.outcome_card(merged, whole, "0.27 GB")
+
+
+def test_what_would_be_deleted_is_named_with_its_size() -> None:
+    question = presenting.delete_question(ADAPTER, "1.9 MB")
+    assert "Delete dpo-7 with its files (1.9 MB)?" in question
+
+
+def test_samples_stand_side_by_side_over_the_steps() -> None:
+    def answer(text: str, reason: str = "stop") -> dict[str, Any]:
+        return {"prompt": "Why?", "answer": text, "finish_reason": reason, "tokens": 5}
+
+    html = presenting.samples_box({"Why?": {0: answer("So."), 10: answer("Because", "length")}})
+    assert html.index("before training · 5 tokens") < html.index("step 10 · 5 tokens, cut off at the limit")
+    assert html.count('class="pair"') == 1
+    assert presenting.samples_box({}) == ""
 
 
 def test_whatever_was_written_is_shown_literally() -> None:
     nasty = "<img src=x onerror=alert(1)> <think>hm</think> ${alert(1)} {{value}}"
-    row = {"text": nasty, "tokens": 3, "finish_reason": "length", "prompt_id": 1, "seed": 5}
-    pair = presenting.AnswerPair(nasty, 5, row, row)
+    row = {"text": nasty, "answer": nasty, "tokens": 3, "finish_reason": "length", "prompt_id": 1, "seed": 5}
+    pair = candidates.AnswerPair(nasty, 5, row, row)
+    spec = DPOSpec(virtual_text=nasty)
     for html in (
         presenting.log_box([nasty]),
-        presenting.answers_page([pair], 0, 10, (nasty, nasty)),
+        presenting.samples_box({nasty: {3: row}}),
+        candidates.answers_page([pair], 0, 10, (nasty, nasty)),
         presenting.jobs_table([replace(JOB, message=nasty)], AT),
-        presenting.job_card(replace(JOB, message=nasty, requested_by=nasty), {}, None, None, AT),
+        presenting.queue_table([], [replace(JOB, requested_by=nasty)], AT),
+        presenting.job_card(replace(JOB, message=nasty), None, replace(ADAPTER, revision=nasty), AT, [nasty + nasty]),
+        presenting.job_facts(replace(JOB, requested_by=nasty, spec=spec), {}),
+        presenting.outcome_card(replace(JOB, result={}), replace(ADAPTER, revision=nasty), nasty),
+        presenting.delete_question(replace(ADAPTER, revision=nasty), nasty),
     ):
         assert "<img" not in html
         assert "<think>" not in html
@@ -140,144 +273,11 @@ def test_the_style_survives_gradios_template_engine() -> None:
     assert [part for part in ("`", "\\", "{{", "${") if part in presenting.STYLE] == []
 
 
-def test_a_plot_leaves_out_steps_without_the_metric() -> None:
-    metrics = [{"step": 1, "loss": 0.7}, {"step": 2, "rewards/margins": 0.1}, {"step": 3, "loss": 0.5}]
-    rows = presenting.plot_rows(metrics, {"loss": "loss", "margin": "rewards/margins"})
-    assert rows["data"] == [[1, 0.7, "loss"], [3, 0.5, "loss"], [2, 0.1, "margin"]]
-    assert rows["datatypes"]["series"] == "nominal"
-
-
 def test_fingerprints_tell_what_changed() -> None:
     first, second = presenting.fingerprints({"a": 1, "b": [2]}), presenting.fingerprints({"a": 1, "b": [3]})
     assert first["a"] == second["a"]
     assert first["b"] != second["b"]
 
 
-def test_the_preview_says_what_is_left_out_and_why() -> None:
-    card = presenting.preview_card("base", 30, 20, 5, {"tie": 3, "all-bad": 2, "too-long": 0}, 0.184)
-    for words in ("base", "30", "20", "5", "18%"):
-        assert f"<dd>{words}</dd>" in card
-    assert '<td>tie</td><td class="number">3</td><td>pairs</td>' in card
-    assert '<td>all bad</td><td class="number">2</td><td>judgements</td>' in card
-    assert "too long" not in card
-    empty = presenting.preview_card("base", 0, 0, 0, {}, None)
-    assert "Nothing is left out." in empty
-    assert "not measured" in empty
-
-
-@pytest.mark.parametrize("reason", REASONS)
-def test_every_reason_has_its_words_on_the_page(reason: str) -> None:
-    card = presenting.preview_card("base", 1, 1, 0, {reason: 7}, 0.1)
-    assert f"<td>{escape(REASONS[reason])}</td>" in card or f'<td class="wordy">{escape(REASONS[reason])}</td>' in card
-    assert '<td class="number">7</td>' in card
-
-
 def test_reasons_that_count_pairs_are_reasons() -> None:
     assert set(presenting.PAIR_REASONS) < set(REASONS)
-
-
-def test_few_held_out_judgements_are_said_to_tell_nothing() -> None:
-    assert presenting.held_out_accuracy(EVALUATION) == "66% (50% to 80%, n = 40)"
-    few = EVALUATION | {"implicit_accuracy": {"value": 0.66, "low": 0.35, "high": 0.88, "n": 12}}
-    assert "too few held-out judgements to tell" in presenting.held_out_accuracy(few)
-    for missing in (None, {}, {"implicit_accuracy": None}, {"implicit_accuracy": {"value": None, "n": 0}}):
-        assert presenting.held_out_accuracy(missing) == "not measured"
-
-
-def test_a_report_bears_missing_figures_and_names_each_policy_once() -> None:
-    html = presenting.report(EVALUATION | {"base": None, "candidate": {"revision": "dpo-7", "kl_to_base": None}})
-    assert "not measured" in html
-    assert html.count(">base<") == 1
-    assert "not been checked" in presenting.report(None)
-    three = presenting.report(EVALUATION | {"against": {"revision": "dpo-3", **FIGURES}})
-    assert "dpo-3 (compared with)" in three
-
-
-def test_a_policy_that_loses_the_language_is_warned_of() -> None:
-    assert presenting.warnings(EVALUATION) == []
-    worse = EVALUATION | {"candidate": {**FIGURES, "nll_under_base": 1.5, "distinct_2": 0.6}}
-    surprise, repetition = presenting.warnings(worse)
-    assert "25% more" in surprise
-    assert "75% of the base's" in repetition
-
-
-def test_history_is_newest_first_and_bears_a_policy_without_a_check() -> None:
-    trained = replace(
-        JOB, status="finished", result={"train_pairs": 21, "final": {"loss": 0.6123}, "snapshot": "f" * 64}
-    )
-    html = presenting.history_table([BASE, ADAPTER], {7: trained}, {})
-    assert html.index(">dpo-7<") < html.index("<td>base</td>")
-    for words in ("0.612", "f" * 12, "21", "the base model", "not measured", "candidate"):
-        assert words in html
-    assert "f" * 13 not in html
-
-
-def test_the_newest_finished_check_counts() -> None:
-    def check(number: int, status: str, result: dict[str, Any] | None) -> Job:
-        return replace(
-            JOB, id=number, kind="evaluate", spec=EvaluateSpec(candidate="dpo-7"), status=status, result=result
-        )
-
-    found = presenting.newest_evaluations(
-        [check(9, "running", None), check(8, "finished", {}), check(6, "finished", {})]
-    )
-    assert found["dpo-7"].id == 8
-
-
-def test_candidates_come_first_and_promotion_is_called_what_it_is() -> None:
-    serving = replace(ADAPTER, id=3, revision="dpo-9", status="serving")
-    assert [policy.id for policy in presenting.policy_order([BASE, ADAPTER, serving])] == [2, 3, 1]
-    assert presenting.promote_label(ADAPTER) == "Promote: let it serve"
-    assert presenting.promote_label(BASE) == "Roll back to this one"
-    assert presenting.promote_label(serving) == "Serves now"
-
-
-def test_answers_are_paired_by_prompt_and_seed_and_the_newest_count() -> None:
-    def row(prompt_id: int, seed: int, text: str) -> dict[str, Any]:
-        message = {"role": "user", "content": f"prompt {prompt_id}"}
-        return {
-            "prompt_id": prompt_id,
-            "seed": seed,
-            "text": text,
-            "messages": [message],
-            "tokens": 1,
-            "finish_reason": "stop",
-        }
-
-    left = [row(1, 10, "old"), row(1, 10, "new"), row(2, 11, "alone"), row(3, 12, "third")]
-    pairs = presenting.answer_pairs(left, [row(1, 10, "base 1"), row(3, 12, "base 3"), row(3, 13, "other seed")])
-    assert [(pair.prompt, pair.left["text"], pair.right["text"]) for pair in pairs] == [
-        ("prompt 1", "new", "base 1"),
-        ("prompt 3", "third", "base 3"),
-    ]
-    assert presenting.page_label(len(pairs), 0, 10) == "Prompts 1 to 2 of 2"
-    assert presenting.page_label(23, 2, 10) == "Prompts 21 to 23 of 23"
-    assert presenting.page_label(0, 0, 10) == ""
-
-
-def test_a_conversation_says_who_said_what() -> None:
-    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
-    assert presenting.conversation(turns) == "user: Hi\nassistant: Hello"
-    assert presenting.conversation(turns[:1]) == "Hi"
-
-
-@pytest.mark.parametrize(
-    ("status", "words"),
-    [("running", "runs (heard of 1 s ago)"), ("queued", "starting"), ("failed", "does not run (failed)")],
-)
-def test_the_answering_workers_state(status: str, words: str) -> None:
-    worker = replace(JOB, kind="generate", spec=GenerateSpec(), status=status)
-    assert words in presenting.worker_sentence(worker, AT)
-    assert "not been started" in presenting.worker_sentence(None, AT)
-
-
-def test_the_serving_card_counts_answers() -> None:
-    card = presenting.serving_card(BASE, None, {"train": 20, "held-out": 4}, 9, AnswerCounts(200, 170, 3, 5), AT)
-    for words in (
-        *("20 for training, 4 held-out", "9 by earlier policies or imported"),
-        *("85%", "200", "<dd>3</dd>", "<dd>5</dd>"),
-    ):
-        assert words in card
-    assert "not measured" in presenting.serving_card(
-        BASE, None, {"train": 0, "held-out": 0}, 0, AnswerCounts(0, 0, 0, 0), AT
-    )

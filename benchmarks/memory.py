@@ -1,0 +1,123 @@
+"""Part two of `benchmarks.methods`: peak memory of PPO against SFT, passes of the same number of tokens, all used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from annotation.incoming.importing import starter_prompts
+from annotation.records import Sampling
+from benchmarks.driver import BenchmarkError
+from benchmarks.frontier import Ground, accepted
+from benchmarks.laboratory import Laboratory
+from rlhf import jobs
+from rlhf.loop import Listing, store_snapshot
+from rlhf.specs import MeasureSpec, PPOSpec, SFTSpec, to_json
+
+SFT, PPO = "memory sft", "memory ppo"
+ROWS = 16
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much goes through the model at once."""
+
+    batch_size: int = 4
+    max_length: int = 256
+    new_tokens: int = 64
+    rollouts: int = 16
+    steps: int = 2
+
+
+QUICK = Sizes(batch_size=2, max_length=64, new_tokens=16, rollouts=4)
+
+
+def plan() -> dict[str, float]:
+    """The parts with their relative times."""
+    return {SFT: 1.5, PPO: 8.0}
+
+
+def compare(lab: Laboratory, ground: Ground, sizes: Sizes) -> dict[str, Any]:
+    """Peak memory of both, each in a process of its own, on bf16 weights, and the ratio."""
+    snapshot = frozen(lab, sizes)
+    common: dict[str, Any] = {
+        "parent": ground.sft,
+        "snapshot": snapshot,
+        "method": "lora",
+        "precision": "bf16",
+        "batch_size": sizes.batch_size,
+        "max_length": sizes.max_length,
+        "samples": 0,
+    }
+    sft = SFTSpec(**common)
+    ppo = PPOSpec(
+        **common,
+        reward_model=ground.reward_model,
+        accepted_accuracy=accepted(ground),
+        rollouts=sizes.rollouts,
+        epochs=1,
+        sampling=Sampling(temperature=1.0, min_p=0.0, max_new_tokens=sizes.new_tokens),
+    )
+    measured = {
+        name: lab.run(name, MeasureSpec(training=to_json(spec), steps=sizes.steps))
+        for name, spec in ((SFT, sft), (PPO, ppo))
+    }
+    peaks = {name: float((job.result or {})["peak_rss_mb"]) for name, job in measured.items()}
+    drawn = fmean(entry["length"] for entry in jobs.metrics(lab.db, measured[PPO].id))
+    return {
+        "ratio": round(peaks[PPO] / peaks[SFT], 3),
+        "ppo_peak_rss_mb": peaks[PPO],
+        "sft_peak_rss_mb": peaks[SFT],
+        "batch_size": sizes.batch_size,
+        "max_length": sizes.max_length,
+        "new_tokens": sizes.new_tokens,
+        "drawn_tokens": round(drawn, 1),
+    }
+
+
+def frozen(lab: Laboratory, sizes: Sizes) -> str:
+    """Demonstrations that fill max_length to the last token, whose prompts leave PPO new_tokens for its answers."""
+    from rlhf.models import load_tokenizer
+    from rlhf.rows import render, text_ids
+
+    tokenizer = load_tokenizer(lab.base.path)
+
+    def fed(text: str) -> int:
+        return len(text_ids(tokenizer, render(tokenizer, asking(text))))
+
+    prompt = of_length(sizes.max_length - sizes.new_tokens, fed)
+    # The end-of-text token is one of the answer's.
+    answer = of_length(sizes.new_tokens - 1, lambda text: len(text_ids(tokenizer, text)))
+    rows = [
+        {"split": "train", "prompt_id": place, "messages": asking(prompt), "text": answer, "origin": "written"}
+        for place in range(ROWS)
+    ]
+    return store_snapshot(lab.db, lab.directory, Listing(rows))
+
+
+def asking(text: str) -> list[dict[str, str]]:
+    """A conversation that is likely to be answered at length."""
+    return [{"role": "user", "content": f"Tell a long story of all this: {text}"}]
+
+
+def of_length(wanted: int, count: Callable[[str], int]) -> str:
+    """A text of exactly so many tokens. Raises BenchmarkError where the words at hand give none."""
+    text = ""
+    for word in " ".join(prompt.text for prompt in starter_prompts()).split():
+        longer = f"{text} {word}".strip()
+        if count(longer) <= wanted:
+            text = longer
+        if count(text) == wanted:
+            return text
+    raise BenchmarkError(f"No text of {wanted} tokens could be put together.")
+
+
+def describe(found: Mapping[str, Any]) -> str:
+    """The ratio in a sentence."""
+    return (
+        f"Peak memory of PPO {found['ppo_peak_rss_mb']:,.0f} MB, of SFT {found['sft_peak_rss_mb']:,.0f} MB: a ratio of "
+        f"{found['ratio']:.2f} (LoRA on bf16 weights; passes of {found['batch_size']} × {found['max_length']} tokens, "
+        f"{found['new_tokens']} of them the answer; PPO drew {found['drawn_tokens']:.0f} on average)."
+    )

@@ -1,0 +1,30 @@
+"""Run a few steps of a training job and keep nothing but what they cost: seconds, memory, parameters."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from annotation.records import UserError
+from rlhf.checkpoints import checkpoints_of
+from rlhf.specs import MeasureSpec, TrainingSpec, from_json
+from rlhf.worker import Run, run_algorithm
+
+FIGURES = ("seconds_per_step", "steps", "peak_rss_mb", "trainable", "trainable_percent")
+
+
+def run(run: Run, spec: MeasureSpec) -> dict[str, Any]:
+    """Train for `spec.steps` steps. Returns the job's result; no model and no checkpoint is left.
+
+    Raises UserError for a spec of anything but a training.
+    """
+    training = from_json(spec.training)
+    if not isinstance(training, TrainingSpec):
+        raise UserError(f"Only training jobs can be measured, not one of the kind '{training.kind}'.")
+    run.measured_steps = spec.steps
+    try:
+        result = run_algorithm(run, training)
+    finally:
+        if run.rank == 0:
+            shutil.rmtree(checkpoints_of(run), ignore_errors=True)
+    return {"measured": training.kind, **{name: result[name] for name in FIGURES}}

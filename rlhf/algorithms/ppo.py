@@ -1,0 +1,427 @@
+"""Proximal policy optimisation against a reward model, on PEFT and accelerate.
+
+Schulman et al. 2017, "Proximal Policy Optimization Algorithms", equation 7; Ziegler et al. 2019, "Fine-Tuning Language
+Models from Human Preferences", section 2.2; Ouyang et al. 2022, equation 2. One base model in memory carries four
+roles (`rlhf.roles`): the policy (an adapter), the reference (no adapter, or the parent's), the reward model and the
+critic (adapters with a scalar head). The losses are those of `rlhf.losses`.
+
+Of the details that Huang et al. 2024 list in "The N Implementation Details of RLHF with PPO", these are kept:
+
+- Reward model and critic read prompt and answer together; the reward is that of the last token, once per answer.
+- Positions count real tokens only, whatever the padding.
+- Answers are drawn from the policy's whole distribution; its logits are divided by the temperature in training too.
+- Rewards are normalised to a mean of 0 and a variance of 1.
+- No dropout; a discount of 1; the learning rate falls to zero.
+- Several epochs of shuffled minibatches, computed in smaller passes.
+- A KL penalty on every token, the reward on the last one; a controller moves the penalty (or it is fixed).
+- Rewards may be whitened without shifting their mean, advantages are whitened, by the values' own variance.
+- The critic's value is clipped like the policy's ratio.
+
+These are not:
+
+- Answers of a fixed length, cut at a period, with a reward of -1 where there is none: answers end at their end-of-text
+  token, and nothing after it is trained on. One that was cut off at the limit loses `no_end_penalty`, so that of two
+  such answers the better one still gets more.
+- Inputs of a fixed length, which start and end with a period: prompts are whole conversations in the model's template,
+  and those that are too long are left out and counted.
+- Rewards are normalised on the answers that people compared, instead of on new ones by the reference.
+- A critic that is the policy with a head of zeros: it has an adapter of its own and starts as a copy of the reward
+  model, head included (Ouyang et al. 2022, appendix C.4), so it has an idea of what answers are worth. `value_weight`
+  then acts through the clipping of its gradients only: AdamW undoes a constant factor.
+- A seed for each process: each answer has one, which depends on neither process nor batch.
+- Whitening in each minibatch: it spans a whole round and all processes.
+- A controller on the KL of the drawn tokens, with a gain by the number of answers: it gets the KL of the whole
+  next-token distributions at the answers' tokens, which is the expectation of that and varies less, and its gain is the
+  paper's, per round.
+- TensorFlow's Adam: it is PyTorch's AdamW without weight decay, with their epsilon of 1e-5, whose first steps are
+  larger. Gradients are clipped, policy's and critic's apart, so that a surprised critic does not slow the policy.
+- Shuffling in the first epoch: it goes through the answers in the order, and in the very passes, in which their
+  probabilities were noted, so that the ratio is exactly 1 until the first optimiser step.
+
+How a reward model is trained, and so the start of its head, is the business of `rlhf.algorithms.reward_model`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from annotation import store
+from annotation.records import UserError
+from rlhf import losses
+from rlhf.checkpoints import (
+    checkpoints_of,
+    forget_old_checkpoints,
+    last_complete_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
+from rlhf.loop import left_out_sentence
+from rlhf.losses import AdaptiveKL
+from rlhf.models import load_tokenizer
+from rlhf.roles import TRAINED, Answer, Role, Roles, load_roles, read_reward_model
+from rlhf.rollouts import Rollouts, collate, minibatch, prompt_of, seed_of
+from rlhf.rows import load_snapshot, tokenise_prompts
+from rlhf.sampling import draw
+from rlhf.specs import PPOSpec
+from rlhf.training import (
+    SAMPLE_PROMPTS,
+    Diverged,
+    Figures,
+    any_process,
+    average_gradients,
+    conclude,
+    count_parameters,
+    diverged_sentence,
+    memory_gb,
+    record_samples,
+    refuse_missing_optimiser,
+    sample_steps,
+    start_of,
+    stored_before,
+)
+from rlhf.worker import Run, Stopped
+
+# Answers drawn together, as a multiple of those in a pass with gradients, which takes several times the memory.
+DRAWN_TOGETHER = 4
+MAX_GRAD_NORM = 1.0
+
+# The reward of answers, (B,): a reward model's scores, or a test's own idea of a good answer.
+Score = Callable[[Sequence[Answer]], Tensor]
+
+
+def run(run: Run, spec: PPOSpec) -> dict[str, Any]:
+    """Train a policy against a reward model and register it as a candidate. Returns the job's result."""
+    start = start_of(run, spec)
+    reward_model = read_reward_model(run, spec.reward_model)
+    tokenizer = load_tokenizer(start.base.path)
+    prompts, left_out = prompts_of(run, spec, tokenizer)
+    trained = stored_before(run)
+    if trained is None:
+        run.report(0, spec.steps, {}, "loading the model")
+        roles = load_roles(spec, start, reward_model, tokenizer.pad_token_id)
+        figures = Learner(run, spec, roles, tokenizer, prompts, roles.score).learn()
+        trained = conclude(run, spec, start, roles.save_policy, figures)
+    return {"snapshot": spec.snapshot, "train_prompts": len(prompts), "left_out": left_out, **trained.result}
+
+
+def prompts_of(run: Run, spec: PPOSpec, tokenizer: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """The prompts to answer, and how many are left out and why. Raises UserError if there is none."""
+    room = spec.max_length - spec.sampling.max_new_tokens
+    rows = [row for row in load_snapshot(run.data_dir, spec.snapshot) if row["split"] == "train"]
+    prompts, left_out = tokenise_prompts(tokenizer, rows, room)
+    if not prompts:
+        raise UserError(
+            f"None of {len(rows)} prompts can be answered in {spec.sampling.max_new_tokens} tokens within a max_length "
+            f"of {spec.max_length}. Add prompts, raise max_length, or lower sampling.max_new_tokens."
+        )
+    run.log(f"{len(prompts)} prompts; reward model {spec.reward_model}.{left_out_sentence(left_out)}")
+    return prompts, left_out
+
+
+# ------------------------------------------------------------------------------------------------------------ a round
+def targets(rollouts: Rollouts, spec: PPOSpec, coefficient: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Rewards, advantages and returns of every token, each (B, T)."""
+    cut_off_B = torch.tensor([not answer.ended for answer in rollouts.answers], device=rollouts.scores_B.device)
+    scores_B = rollouts.scores_B - spec.no_end_penalty * cut_off_B
+    penalty_BT = losses.k1(rollouts.logps_BT, rollouts.ref_logps_BT)
+    rewards_BT = losses.shaped_rewards(scores_B, penalty_BT, rollouts.mask_BT, coefficient)
+    used_BT = losses.whiten(rewards_BT, rollouts.mask_BT, shift_mean=False) if spec.whiten_rewards else rewards_BT
+    advantages_BT, returns_BT = losses.gae(used_BT, rollouts.values_BT, rollouts.mask_BT, spec.gamma, spec.lam)
+    return rewards_BT, losses.whiten(advantages_BT, rollouts.mask_BT), returns_BT
+
+
+# -------------------------------------------------------------------------------------------------------- the learner
+@dataclass
+class State:
+    """Where a run is: after `step` rounds and `updates` optimiser steps of the next one. With the weights and the
+    optimiser's state it decides all that follows."""
+
+    controller: AdaptiveKL
+    step: int = 0
+    updates: int = 0
+    rollouts: Rollouts | None = None
+    tallies: list[dict[str, float]] = field(default_factory=list)
+
+
+class Learner:
+    """The loop: answer, score, and learn from it, round by round."""
+
+    def __init__(
+        self,
+        run: Run,
+        spec: PPOSpec,
+        roles: Roles,
+        tokenizer: Any,
+        prompts: Sequence[Mapping[str, Any]],
+        score: Score,
+    ) -> None:
+        self.run, self.spec, self.roles, self.accelerator = run, spec, roles, roles.accelerator
+        self.tokenizer, self.prompts, self.score = tokenizer, prompts, score
+        self.trained = {role: roles.parameters_of(role) for role in TRAINED}
+        self.optimiser = optimiser_of(spec, list(self.weights().values()))
+        self.state = State(AdaptiveKL(spec.kl_coefficient, spec.kl_target))
+        self.checkpoints = checkpoints_of(run)
+        self.steps = run.measured_steps or spec.steps
+        trainable = sum(value.numel() for value in self.weights().values())
+        self.figures = Figures(trainable=trainable, total=count_parameters(roles.model)[1])
+
+    def learn(self) -> Figures:
+        """All rounds, from the last checkpoint or from the beginning. Raises Stopped when told to stop."""
+        self.resume()
+        self.run.report(self.state.step, self.steps, {}, "training")
+        self.sample()
+        while self.state.step < self.steps:
+            began = time.monotonic()
+            metrics = self.round()
+            self.figures.step_seconds.append(time.monotonic() - began)
+            self.run.report(self.state.step, self.steps, {**metrics, "memory_gb": memory_gb()})
+            self.sample()
+            if self.state.step % self.spec.checkpoint_steps == 0 and self.state.step < self.steps:
+                self.save()
+            self.leave_if_stopped()
+        return self.figures
+
+    def round(self) -> dict[str, float]:
+        """Draw answers, then learn from them in epochs of minibatches. Returns the round's metrics."""
+        state, spec = self.state, self.spec
+        if state.rollouts is None:
+            state.rollouts = self.roll_out()
+        coefficient = state.controller.coefficient
+        rewards_BT, advantages_BT, returns_BT = targets(state.rollouts, spec, coefficient)
+        with self.roles.recomputing():
+            for update in range(state.updates, spec.epochs * spec.minibatches):
+                rows = minibatch(spec, state.step, update)
+                state.tallies.append(self.update(state.rollouts, advantages_BT, returns_BT, rows))
+                state.updates += 1
+        metrics = {
+            **describe(state.rollouts, rewards_BT, returns_BT),
+            **{name: fmean(tally[name] for tally in state.tallies) for name in state.tallies[0]},
+            "ratio_max": max(tally["ratio_max"] for tally in state.tallies),
+            "kl_coefficient": coefficient,
+        }
+        adaptive = spec.kl_control == "adaptive"
+        controller = state.controller.after(metrics["kl"]) if adaptive else state.controller
+        self.state = State(controller, state.step + 1)
+        return metrics
+
+    # ---- answering
+    def roll_out(self) -> Rollouts:
+        """Answer a round's prompts, each process its share, and note what the roles say of the answers."""
+        spec, step = self.spec, self.state.step
+        # The passes of the first epoch, in their order: then its ratios are exactly 1 until the first optimiser step.
+        shares = [self.share(minibatch(spec, step, part)) for part in range(spec.minibatches)]
+        mine = [index for share in shares for index in share]
+        drawn: dict[int, Answer] = {}
+        for indices in pieces(mine, DRAWN_TOGETHER * spec.batch_size):
+            drawn.update(zip(indices, self.answer(indices), strict=False))
+        noted: dict[int, tuple[Answer, dict[str, Tensor]]] = {}
+        for share in shares:
+            for indices in pieces(share, spec.batch_size):
+                if not self.run.stopped:
+                    noted.update(zip(indices, self.note([drawn[index] for index in indices]), strict=True))
+        self.leave_if_stopped()
+        everybodys = dict(gather_object(list(noted.items())))
+        return collate([everybodys[index] for index in range(spec.rollouts)], self.accelerator.device)
+
+    def share(self, rows: Sequence[int]) -> list[int]:
+        """This process's part of a minibatch."""
+        size = len(rows) // self.accelerator.num_processes
+        return list(rows[self.accelerator.process_index * size :][:size])
+
+    def answer(self, indices: Sequence[int]) -> list[Answer]:
+        """The policy's answers at these places of the round; none when told to stop."""
+        spec, step = self.spec, self.state.step
+        prompts = [self.prompts[prompt_of(len(self.prompts), spec, step, index)] for index in indices]
+        seeds = [[seed_of(spec, step, index)] for index in indices]
+        texts = [prompt["text"] for prompt in prompts]
+        with self.accelerator.autocast():
+            model = self.roles.act_as("policy")
+            drawn = draw(model, self.tokenizer, texts, seeds, spec.sampling, lambda: self.run.stopped)
+        return [
+            Answer(tuple(prompt["prompt_ids"]), answer.ids, answer.text, answer.finish_reason == "stop")
+            for prompt, (answer,) in zip(prompts, drawn, strict=False)
+        ]
+
+    @torch.no_grad()
+    def note(self, answers: Sequence[Answer]) -> list[tuple[Answer, dict[str, Tensor]]]:
+        """What the roles say of a batch of answers, for `collate`."""
+        policy, reference = self.roles.states("policy", answers), self.roles.states("reference", answers)
+        terms = losses.compare_policies(
+            policy.before_NH, reference.before_NH, self.roles.head_VH(), policy.labels_N, self.spec.sampling.temperature
+        )
+        scores_B = self.score(answers).float().cpu()
+        by_token = {
+            "logps": terms.logps_N,
+            "ref_logps": terms.ref_logps_N,
+            "kl": terms.kl_N,
+            "entropy": terms.entropy_N,
+            "values": self.roles.values(answers),
+        }
+        lengths = [len(answer.ids) for answer in answers]
+        by_answer = {name: torch.split(values_N.cpu(), lengths) for name, values_N in by_token.items()}
+        return [
+            (answer, {"score": scores_B[place], **{name: values[place] for name, values in by_answer.items()}})
+            for place, answer in enumerate(answers)
+        ]
+
+    # ---- learning
+    def update(
+        self, rollouts: Rollouts, advantages_BT: Tensor, returns_BT: Tensor, rows: Sequence[int]
+    ) -> dict[str, float]:
+        """One optimiser step on a minibatch. Raises Diverged where a gradient is no number. Returns what to tally."""
+        tokens = int(rollouts.mask_BT[list(rows)].sum())
+        passes: list[Tensor] = []
+        for batch in pieces(self.share(rows), self.spec.batch_size):
+            if not self.run.stopped:
+                loss, cut, log_ratio = self.policy_pass(rollouts, advantages_BT, batch, tokens)
+                value_loss = self.value_pass(rollouts, returns_BT, batch, tokens)
+                passes.append(torch.stack([loss, cut, value_loss, log_ratio]))
+        self.leave_if_stopped()
+        norms = self.move_weights()
+        everybodys = self.accelerator.gather(torch.stack(passes))
+        policy_loss, cuts, value_loss_sum, _ = everybodys.sum(0).tolist()
+        return {
+            "loss/policy": policy_loss / tokens,
+            "loss/value": value_loss_sum / tokens,
+            "clip_share": cuts / tokens,
+            "ratio_max": math.exp(everybodys[:, 3].max().item()),
+            "grad_norm": norms["policy"],
+            "grad_norm/value": norms["critic"],
+            "learning_rate": self.optimiser.param_groups[0]["lr"],
+        }
+
+    def policy_pass(
+        self, rollouts: Rollouts, advantages_BT: Tensor, rows: Sequence[int], tokens: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Add the policy's gradient on some answers.
+
+        Returns the loss, summed over tokens, how many of them the clip cut, and the largest distance of log-ratios
+        from 0.
+        """
+        states = self.roles.states("policy", [rollouts.answers[row] for row in rows])
+        head_VH, temperature = self.roles.head_VH(), self.spec.sampling.temperature
+        logps_N = losses.token_logps(states.before_NH, head_VH, states.labels_N, temperature=temperature)
+        log_ratio_N = logps_N - rollouts.tokens(rollouts.logps_BT, rows)
+        loss_N, cut_N = losses.clipped_policy_loss(
+            log_ratio_N.exp(), rollouts.tokens(advantages_BT, rows), self.spec.clip
+        )
+        total = loss_N.sum()
+        if self.spec.entropy_weight:
+            entropy_N = losses.token_entropy(states.before_NH, head_VH, temperature)
+            total = total - self.spec.entropy_weight * entropy_N.sum()
+        self.backward(total / tokens)
+        return loss_N.detach().sum(), cut_N.sum(), log_ratio_N.detach().abs().max()
+
+    def value_pass(self, rollouts: Rollouts, returns_BT: Tensor, rows: Sequence[int], tokens: int) -> Tensor:
+        """Add the critic's gradient on some answers. Returns the sum of the loss."""
+        values_N = self.roles.values([rollouts.answers[row] for row in rows])
+        old_N, returns_N = rollouts.tokens(rollouts.values_BT, rows), rollouts.tokens(returns_BT, rows)
+        total = losses.clipped_value_loss(values_N, old_N, returns_N, self.spec.value_clip).sum()
+        self.backward(self.spec.value_weight * total / tokens)
+        return total.detach()
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of this process's part of a minibatch's loss; the average over processes is that of the whole."""
+        (loss * self.accelerator.num_processes).backward()
+
+    def move_weights(self) -> dict[Role, float]:
+        """Average, check and clip the gradients, and move the weights. Returns the norms before clipping."""
+        norms: dict[Role, float] = {}
+        for role, own in self.trained.items():
+            average_gradients(self.accelerator, own.values())
+            norms[role] = float(nn.utils.clip_grad_norm_(own.values(), MAX_GRAD_NORM))
+        if not all(math.isfinite(norm) for norm in norms.values()):
+            raise Diverged(diverged_sentence("gradient", self.state.step, self.checkpoints))
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate()
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        return norms
+
+    def learning_rate(self) -> float:
+        """The step size of the coming optimiser step: warmed up, then linearly to zero."""
+        spec, each = self.spec, self.spec.epochs * self.spec.minibatches
+        done, total = self.state.step * each + self.state.updates, spec.steps * each
+        falling = (total - done) / max(total - spec.warmup_steps, 1)
+        return spec.learning_rate * min((done + 1) / max(spec.warmup_steps, 1), falling)
+
+    # ---- stopping and going on
+    def leave_if_stopped(self) -> None:
+        """Save a checkpoint and end, in all processes, where one of them was told to stop."""
+        if any_process(self.accelerator, self.run.stopped):
+            self.save()
+            raise Stopped
+
+    def sample(self) -> None:
+        """Answer the fixed prompts, if it is time."""
+        wanted = 0 if self.run.measured_steps or self.run.rank else self.spec.samples
+        if self.state.step in sample_steps(self.steps, wanted):
+            prompts = store.prompts(self.run.db, "held-out")[:SAMPLE_PROMPTS]
+            model = self.roles.act_as("policy")
+            record_samples(self.run, model, self.tokenizer, prompts, self.state.step, self.accelerator)
+
+    def save(self) -> None:
+        """Write a checkpoint, whole or not at all."""
+        if not self.run.measured_steps and not self.run.rank:
+            state = {"state": self.state, "optimiser": self.optimiser.state_dict()}
+            write_checkpoint(self.checkpoints, self.state.step, self.weights(), state)
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint, if there is one."""
+        if self.run.measured_steps:
+            return
+        if self.run.rank == 0:
+            forget_old_checkpoints(self.run)
+        checkpoint = last_complete_checkpoint(self.checkpoints, clean=self.run.rank == 0)
+        if checkpoint is not None:
+            self.run.log(f"resuming from {Path(checkpoint).name}")
+            classes = [State, AdaptiveKL, Rollouts, Answer]
+            saved = read_checkpoint(Path(checkpoint), self.weights(), classes, self.accelerator.device)
+            self.optimiser.load_state_dict(saved["optimiser"])
+            self.state = saved["state"]
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """What is trained, by name."""
+        return {name: value for own in self.trained.values() for name, value in own.items()}
+
+
+def pieces(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    """Items cut into runs of at most `size`."""
+    return [items[place : place + size] for place in range(0, len(items), size)]
+
+
+def optimiser_of(spec: PPOSpec, parameters: Sequence[nn.Parameter]) -> Any:
+    """AdamW with the epsilon of Huang et al. 2024. Raises UserError for one that this machine has not."""
+    refuse_missing_optimiser(spec)
+    if spec.optimiser == "adamw":
+        return torch.optim.AdamW(parameters, lr=spec.learning_rate, eps=1e-5, weight_decay=0.0)
+    from bitsandbytes.optim import AdamW8bit
+
+    return AdamW8bit(parameters, lr=spec.learning_rate, eps=1e-5, weight_decay=0.0)
+
+
+def describe(rollouts: Rollouts, rewards_BT: Tensor, returns_BT: Tensor) -> dict[str, float]:
+    """A round's metrics that its answers decide."""
+    mask_BT = rollouts.mask_BT
+    tokens_B = mask_BT.sum(1).float()
+    numbers = {
+        "reward": rollouts.scores_B.mean(),
+        "reward/shaped": rewards_BT.sum(1).mean(),
+        "kl": rollouts.kl_BT.sum(1).mean(),
+        "kl_per_token": rollouts.kl_BT.sum() / tokens_B.sum(),
+        "entropy": rollouts.entropy_BT.sum() / tokens_B.sum(),
+        "length": tokens_B.mean(),
+        "value_explained": losses.explained_variance(rollouts.values_BT[mask_BT], returns_BT[mask_BT]),
+    }
+    ended = fmean(float(answer.ended) for answer in rollouts.answers)
+    return {**{name: value.item() for name, value in numbers.items()}, "ended_share": ended}

@@ -1,0 +1,239 @@
+"""A reward model on TRL and PEFT: a scalar head on adapted weights, trained on comparisons with LoRA or QLoRA.
+
+Bradley and Terry 1952; Ouyang et al. 2022, "Training language models to follow instructions with human feedback",
+equation 1; LoRA: Hu et al. 2022, QLoRA: Dettmers et al. 2023. TRL's trainer brings batching, optimiser, checkpoints and
+resuming. Departures from it:
+
+- All pairs of a comparison are in one batch and each of its answers is computed once (Ouyang et al., section 3.5),
+  after one pass over the prompt that they share, without padding. A comparison's loss is the mean over its pairs: over
+  those that people told apart, where the paper's 1 / (K choose 2) has no ties. Passes and processes are weighted by
+  their comparisons, so that each comparison has one say in an optimiser step.
+- The score is that of an answer's last token, wherever padding is; the head computes in 32 bits.
+- The head begins at zero, so all answers score the same and the loss, but for margins, begins at ln 2. TRL's is random.
+- A margin for stronger preferences (Touvron et al. 2023, "Llama 2", equation 2, with the smaller values of its table
+  27), a chance of being the wrong way round for each pair (`annotator_noise`), and a centring term on every pair
+  (Eisenstein et al. 2023, "Helping or Herding?"), which is TRL's, but is not weighted by that chance.
+- What is trained stays in float32 (TRL casts adapters to bfloat16 on a quantised base), and there is no dropout.
+- A continued reward model is a fresh one that gets its parent's weights, the head's included.
+
+What it leaves: PEFT's files, the head in them, and `reward.json` with mean and standard deviation of the scores of the
+answers it was trained on, by which PPO shifts and scales them. All scoring is in train mode: on some processors a pass
+in eval mode computes with other 4-bit weights (see `models.load_quantised`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification
+from trl import RewardConfig, RewardTrainer
+
+from annotation.records import UserError
+from annotation.snapshots import PreferenceRow
+from rlhf.data import pad
+from rlhf.forward import completions, inner_model
+from rlhf.health import Scored, measure
+from rlhf.loop import MIN_PAIRS, MORE, left_out_sentence, too_few
+from rlhf.losses import bradley_terry, centring
+from rlhf.models import adapter_config, load_for_training, load_tokenizer
+from rlhf.roles import without_dropout
+from rlhf.rows import load_snapshot, tokenise_comparisons, with_noise
+from rlhf.specs import RewardModelSpec
+from rlhf.training import JobTrainer, Start, arguments, prepared, quietly, save_policy, start_of, train
+from rlhf.worker import Run
+
+Item = dict[str, Any]
+# The margin of a preference: 1/3 slightly, 2/3 clearly, 1 much; 0 where nobody said how strongly.
+MUCH = 3
+
+
+def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
+    """Train a reward model on frozen comparisons and register it. Returns the job's result, with its health."""
+    start = start_of(run, spec)
+    tokenizer = load_tokenizer(start.base.path)
+    rows = load_snapshot(run.data_dir, spec.snapshot)
+    found, left_out = tokenise_comparisons(tokenizer, of_split(rows, "train"), spec.max_length)
+    held_out, _ = tokenise_comparisons(tokenizer, of_split(rows, "held-out"), spec.max_length)
+    pairs = sum(len(item["pairs"]) for item in found)
+    if pairs < MIN_PAIRS:
+        raise UserError(f"{too_few('pairs', pairs, MIN_PAIRS)} {MORE['pairs']}{left_out_sentence(left_out)}")
+    items = with_targets(found, spec)
+    run.log(
+        f"{pairs} pairs in {len(items)} comparisons, {len(held_out)} comparisons held out; parent "
+        f"{start.parent.revision}; {spec.method}; margin: {'yes' if spec.margin else 'no'}; annotator noise: "
+        f"{spec.annotator_noise}.{left_out_sentence(left_out)}"
+    )
+
+    def build(checkpoints: Path) -> ComparisonTrainer:
+        return build_trainer(spec, start, tokenizer, items, checkpoints, run)
+
+    def finish(trainer: ComparisonTrainer, directory: Path) -> dict[str, Any]:
+        run.report(trainer.state.global_step, trainer.state.max_steps, {}, "scoring the comparisons")
+        trained_on, checked_on = score(trainer, items, run), score(trainer, with_targets(held_out), run)
+        save_policy(trainer, spec, directory, tokenizer)
+        scores = [value for one in trained_on for value in one.scores]
+        figures = {"mean": fmean(scores), "std": pstdev(scores), "pairs": pairs}
+        (directory / "reward.json").write_text(json.dumps(figures), "utf-8")
+        return {"health": measure(trained_on, checked_on)}
+
+    trained = train(run, spec, start, build, finish, kind="reward")
+    return {"snapshot": spec.snapshot, "train_pairs": pairs, "left_out": left_out, **trained.result}
+
+
+def of_split(rows: Sequence[PreferenceRow], split: str) -> list[PreferenceRow]:
+    """The rows of a split."""
+    return [row for row in rows if row["split"] == split]
+
+
+def with_targets(items: Sequence[Item], spec: RewardModelSpec | None = None) -> list[Item]:
+    """Comparisons with their pairs as columns: `better` and `worse` place in `answers`, `margin`, `flip`, `weight`.
+
+    Without a spec (held-out comparisons, which are only scored) the last three are neutral. Raises UserError where the
+    data has not the chances of error that the spec wants to use.
+    """
+    margins = spec is not None and spec.margin
+    known = [{} if flip is None else {"flip": flip} for item in items for *_, flip in item["pairs"]]
+    noise = iter(with_noise(known, "ignore" if spec is None else spec.annotator_noise))
+    made = []
+    for item in items:
+        better, worse, strengths, _ = zip(*item["pairs"], strict=True)
+        margin = [(strength or 0) / MUCH if margins else 0.0 for strength in strengths]
+        own = [next(noise) for _ in better]
+        columns = {name: [float(pair[name]) for pair in own] for name in ("flip", "weight")}
+        kept = {name: item[name] for name in ("prompt_ids", "answers")}
+        made.append({**kept, "better": list(better), "worse": list(worse), "margin": margin, **columns})
+    return made
+
+
+# -------------------------------------------------------------------------------------------------------- the trainer
+class ComparisonTrainer(JobTrainer, RewardTrainer):
+    """TRL's trainer with our loss, on tokenised comparisons."""
+
+    # The loss is divided by the comparisons of the whole optimiser step.
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, spec: RewardModelSpec, **arguments: Any) -> None:
+        self.spec = spec
+        super().__init__(**arguments)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """Comparisons in an optimiser step's passes, per process: gradients are averaged over the processes."""
+        comparisons = torch.stack([comparisons_in(batch) for batch in batch_samples]).sum().to(device)
+        return self.accelerator.reduce(comparisons, "mean")
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Tensor | None = None
+    ) -> Any:
+        """The mean loss of the comparisons, or this pass's part of it."""
+        scores_B = scores_of(model, inputs)
+        better_P, worse_P = scores_B[inputs["better"]], scores_B[inputs["worse"]]
+        loss_P = inputs["weight"] * bradley_terry(better_P, worse_P, inputs["margin"], inputs["flip"])
+        loss_P = loss_P + self.spec.centre * centring(better_P, worse_P)
+        comparisons = comparisons_in(inputs) if num_items_in_batch is None else num_items_in_batch
+        share_P = inputs["share"]
+        margin_P = better_P - worse_P
+        self.note_part("accuracy", (share_P * (margin_P.sign() + 1) / 2).sum(), comparisons)
+        self.note_part("margin", (share_P * margin_P).sum(), comparisons)
+        self.note_part("score", (share_P * (better_P + worse_P) / 2).sum(), comparisons)
+        loss = (share_P * loss_P).sum() / comparisons
+        return (loss, {}) if return_outputs else loss
+
+
+def comparisons_in(inputs: Any) -> Tensor:
+    """How many comparisons a batch has, (), float32: the shares of a comparison's pairs add up to 1."""
+    comparisons: Tensor = inputs["share"].sum().round()
+    return comparisons
+
+
+def scores_of(model: Any, inputs: Any) -> Tensor:
+    """The score of each answer in a batch, (B,), float32."""
+    ids_BT, attention_BT, completion_BT = (inputs[name] for name in ("input_ids", "attention_mask", "completion_mask"))
+    states = completions(model, ids_BT, attention_BT, completion_BT, inputs["group"].tolist())
+    # A sum of products, because autocast would compute a matrix product in bfloat16.
+    scores_B: Tensor = (states.last_BH.float() * head_of(model)).sum(-1)
+    return scores_B
+
+
+def head_of(model: Any) -> Tensor:
+    """The weights of the scalar head, (H,): those that are trained; PEFT keeps an untouched copy beside them."""
+    head_H: Tensor = inner_model(model).score.modules_to_save["default"].weight[0]
+    return head_H
+
+
+class ComparisonCollator:
+    """Comparisons to a right-padded batch of all their answers, and the pairs among these."""
+
+    def __init__(self, pad_id: int) -> None:
+        self.pad_id = pad_id
+
+    def __call__(self, items: Sequence[Item]) -> dict[str, Tensor]:
+        """Ids, attention mask and completion mask, each (B, T), the comparison of each answer as `group` (B,), and of
+        each pair (P,): `better` and `worse` (rows of the batch), `margin`, `flip`, `weight`, and `share` of its
+        comparison."""
+        parts = pad([(item["prompt_ids"], ids) for item in items for ids in item["answers"]], self.pad_id)
+        batch = dict(zip(("input_ids", "attention_mask", "completion_mask"), parts, strict=True))
+        batch["group"] = torch.tensor([place for place, item in enumerate(items) for _ in item["answers"]])
+        starts = torch.tensor([0, *(len(item["answers"]) for item in items[:-1])]).cumsum(0).tolist()
+        for side in ("better", "worse"):
+            rows = [start + place for start, item in zip(starts, items, strict=True) for place in item[side]]
+            batch[side] = torch.tensor(rows)
+        for name in ("margin", "flip", "weight"):
+            batch[name] = torch.tensor([value for item in items for value in item[name]])
+        batch["share"] = torch.tensor([1 / len(item["better"]) for item in items for _ in item["better"]])
+        return batch
+
+
+def build_trainer(
+    spec: RewardModelSpec,
+    start: Start,
+    tokenizer: Any,
+    items: Sequence[Item],
+    checkpoints: Path,
+    run: Run | None = None,
+) -> ComparisonTrainer:
+    """The trainer with its adapter and head, which hold the parent's weights where it is a reward model."""
+
+    def build() -> ComparisonTrainer:
+        model = load_for_training(
+            start.ground,
+            spec,
+            AutoModelForSequenceClassification,
+            num_labels=1,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        torch.nn.init.zeros_(model.score.weight)
+        return ComparisonTrainer(
+            spec,
+            model=without_dropout(model),
+            args=RewardConfig(**arguments(spec, checkpoints, run), max_length=None, remove_unused_columns=False),
+            data_collator=ComparisonCollator(tokenizer.pad_token_id),
+            train_dataset=Dataset.from_list(list(items)),
+            processing_class=tokenizer,
+            peft_config=adapter_config(spec, start.base.path, "SEQ_CLS"),
+        )
+
+    trainer: ComparisonTrainer = prepared(quietly(build), start)
+    return trainer
+
+
+# -------------------------------------------------------------------------------------------------------------- scores
+@torch.no_grad()
+def score(trainer: ComparisonTrainer, items: Iterable[Item], run: Run | None = None) -> list[Scored]:
+    """Comparisons with the scores of their answers. Raises Stopped when the job is told to stop."""
+    found = []
+    for item in items:
+        if run is not None:
+            run.raise_if_stopped()
+        inputs = {name: part.to(trainer.accelerator.device) for name, part in trainer.data_collator([item]).items()}
+        with trainer.accelerator.autocast():
+            scores = scores_of(trainer.model, inputs).tolist()
+        lengths = tuple(len(ids) for ids in item["answers"])
+        found.append(Scored(tuple(scores), lengths, tuple(zip(item["better"], item["worse"], strict=True))))
+    return found

@@ -1,0 +1,307 @@
+"""What the Train tab says before a run, as pure functions: data, exact rows with their loss mask, memory, time."""
+
+from __future__ import annotations
+
+import shlex
+import unicodedata
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from annotation.consensus import REASONS
+from annotation.markup import class_of, paragraph, table
+from annotation.records import Split
+from annotation.wording import moment
+from rlhf.describing import size, spec_text
+from rlhf.estimates import GB, Fit, Machine
+from rlhf.presenting import PAIR_REASONS, STYLE, duration, facts, notice, share
+from rlhf.previews import TOKENISED_ITEMS, Part, Passage, Shown, Strip, Survey
+from rlhf.prospects import Cost, Data
+from rlhf.specs import LEARNING_RATES, Spec, TrainingSpec
+
+# Goes through Gradio's template engine: no backtick, no backslash, no double brace.
+PLAN_STYLE = (
+    STYLE
+    + """
+.tokens { white-space: pre-wrap; overflow-wrap: anywhere; font-family: var(--font-mono); font-size: var(--text-sm);
+  line-height: 2; border: 1px solid var(--border-color-primary); border-radius: var(--radius-md); padding: 8px;
+  margin: 4px 0 10px 0; max-height: 30em; overflow-y: auto; }
+.tokens span, .key { border-inline-start: 1px solid var(--border-color-primary); }
+.context { opacity: 0.8; }
+.raised, .lowered, .scored, .virtual { text-decoration-line: underline; text-decoration-thickness: 2px;
+  text-underline-offset: 3px; }
+.raised { background: #12914a33; text-decoration-style: solid; text-decoration-color: #12914a; }
+.lowered { background: #d9542b33; text-decoration-style: wavy; text-decoration-color: #d9542b;
+  text-decoration-thickness: 1px; }
+.scored { background: #a855f744; text-decoration-style: double; text-decoration-color: #a855f7; }
+.virtual { background: #2f7de133; text-decoration-style: dotted; text-decoration-color: #2f7de1; }
+.key { padding: 0 6px; font-family: var(--font-mono); }
+.legend { display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: var(--text-sm); margin: 6px 0; padding: 0;
+  list-style: none; }
+.memory td { vertical-align: middle; }
+.memory td:last-child { white-space: normal; min-width: 20em; }
+.memory .bar { min-width: 90px; margin: 0; }
+.memory tr.sum td { font-weight: 600; border-bottom: 0; }
+.memory tr.over .bar > div { background: repeating-linear-gradient(45deg, #d9542b, #d9542b 6px, #b42318 6px,
+  #b42318 12px); }
+ul.trouble { margin: 4px 0; padding-inline-start: 1.2em; }
+"""
+)
+
+UNITS = {"sft": "demonstrations", "dpo": "pairs", "reward_model": "comparisons", "ppo": "prompts"}
+LEGEND: Mapping[Part, str] = {
+    "context": "read, not trained on",
+    "raised": "trained on: made likelier",
+    "lowered": "trained on: made less likely",
+    "scored": "the token whose state gives the score",
+    "virtual": "virtual tokens, which are what is trained",
+}
+PAIRS_SENTENCE = (
+    "A comparison gives a pair for every two of its answers of which one is found better. What several annotators say "
+    "of them is one pair, the surer the more they agree."
+)
+# Where the step sizes of specs.LEARNING_RATES come from, in a few words beside the field.
+RATE_SOURCES: Mapping[str, Mapping[str, str]] = {
+    "sft": {
+        "qlora": "Dettmers et al. 2023, table 9",
+        "lora": "ten times that of full fine-tuning, Schulman et al. 2025",
+        "prompt": "virtual tokens need far larger steps, Lester et al. 2021",
+        "full": "a tenth of LoRA's, Schulman et al. 2025",
+    },
+    "dpo": {
+        "qlora": "our own measurements: much more costs language within two iterations",
+        "lora": "our own measurements: much more costs language within two iterations",
+        "prompt": "a tenth of supervised prompt tuning's",
+        "full": "Tunstall et al. 2023 (Zephyr) take about as much",
+    },
+    "reward_model": {"qlora": "TRL's default for adapters", "lora": "TRL's default for adapters"},
+    "ppo": {
+        "qlora": "over ten times the 3e-6 of Huang et al. 2024 for every weight",
+        "lora": "over ten times the 3e-6 of Huang et al. 2024 for every weight",
+    },
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+def data_card(data: Data, kind: str) -> str:
+    """What a run would learn from, and what of the judgements is left out and why."""
+    unit, found, items = UNITS[kind], data.found, data.items
+    numbers = [("Parent", found.parent), (f"{unit.capitalize()} to train on", f"{items:,}")]
+    if items != found.train:
+        numbers.append(("Pairs in them", f"{found.train:,}"))
+    if found.flip is not None:
+        numbers.append(("Of those probably the wrong way round", share(found.flip)))
+    if kind != "ppo":
+        held_out = unit if items == found.train else found.unit
+        numbers.append((f"Held-out {held_out} to check with", f"{found.held_out:,}"))
+    explained = paragraph(PAIRS_SENTENCE, "quiet") if found.unit == "pairs" else ""
+    return facts(numbers, "facts figures") + explained + (left_out_table(found.left_out) if explained else "")
+
+
+def left_out_table(left_out: Mapping[str, int]) -> str:
+    """What is left out of the data, by reason."""
+    rows = [
+        (REASONS.get(reason, reason), f"{count:,}", "pairs" if reason in PAIR_REASONS else "judgements")
+        for reason, count in sorted(left_out.items())
+        if count
+    ]
+    return table(("Left out, because", "How many", "Of what"), rows, "Nothing is left out.", ("How many",))
+
+
+def survey_card(found: Survey, kind: str) -> str:
+    """All rows looked at: how long they are, and what is left out and why, with examples."""
+    unit = UNITS[kind]
+    numbers = [
+        (f"{unit.capitalize()} to train on", f"{found.items['train']:,}"),
+        ("Held-out", f"{found.items['held-out']:,}"),
+        ("Tokens of the longest", f"{found.largest:,}"),
+        ("Tokens on average", f"{found.mean_tokens:.0f}"),
+    ]
+    some = f"Lengths, and what is left out for them, are those of the first {TOKENISED_ITEMS:,} of {found.seen:,}."
+    rows = [
+        (REASONS.get(reason, reason), f"{count:,}", examples_of(found, reason))
+        for reason, count in sorted(found.left_out.items())
+        if count
+    ]
+    headers = ("Left out, because", "How many", "For example")
+    return (
+        facts(numbers, "facts figures")
+        + (paragraph(some, "quiet") if found.seen > TOKENISED_ITEMS else "")
+        + table(headers, rows, "Nothing is left out.", ("How many",))
+    )
+
+
+def examples_of(found: Survey, reason: str) -> str:
+    """A few items that are left out for a reason, with how their questions begin."""
+    return "; ".join(f"{name} (“{beginning(asked)}”)" for name, asked in found.examples.get(reason, []))
+
+
+def beginning(text: str, length: int = 60) -> str:
+    """The first words of a text, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1].rstrip() + "…"
+
+
+# ------------------------------------------------------------------------------------------------------------ one item
+def shown_card(shown: Shown | None, kind: str, split: Split) -> str:
+    """One item as it would be trained on: every token, with its part in the loss."""
+    if shown is None:
+        where = "to train on" if split == "train" else "held out"
+        return notice(f"There are no {UNITS[kind]} {where}, so there is nothing to show.")
+    headline = f"{UNITS[kind][:-1].capitalize()} {shown.number:,} of {shown.total:,}: {shown.item.name}"
+    head = f'<p class="headline" role="status"><b>{escape(headline)}</b></p>'
+    trouble = "".join(paragraph(sentence, "warning") for sentence in left_out_sentences(shown))
+    known = facts(shown.facts) if shown.facts else ""
+    return head + trouble + known + legend(shown.strips) + "".join(strip_box(strip) for strip in shown.strips)
+
+
+def left_out_sentences(shown: Shown) -> list[str]:
+    """What of an item would be left out."""
+    what = "Of this, left out" if shown.used else "This would be left out"
+    return [f"{what}: {REASONS.get(reason, reason)} ({count})." for reason, count in shown.left_out.items()]
+
+
+def legend(strips: Sequence[Strip]) -> str:
+    """What the marks of tokens mean, for those that occur."""
+    used = {passage.part for strip in strips for passage in strip.passages if passage.tokens}
+    entries = "".join(
+        f'<li><span class="key {part}">{part}</span> {escape(meaning)}</li>'
+        for part, meaning in LEGEND.items()
+        if part in used
+    )
+    return f'<ul class="legend">{entries}</ul>' if entries else ""
+
+
+def strip_box(strip: Strip) -> str:
+    """One sequence, token by token."""
+    trained = sum(passage.tokens for passage in strip.passages if passage.part in ("raised", "lowered"))
+    counts = f"{strip.tokens:,} tokens" + (f", {trained:,} of them trained on" if trained else "")
+    label = f"{strip.title} · {counts}"
+    body = "".join(passage_html(passage) for passage in strip.passages)
+    return (
+        f'<p class="label">{escape(label)}</p>'
+        f'<pre class="tokens" tabindex="0" role="group" aria-label="{escape(label)}">{body}</pre>'
+    )
+
+
+def passage_html(passage: Passage) -> str:
+    """Successive tokens, each in a box of its own, literally."""
+    if passage.part == "virtual":
+        return f'<span class="virtual">[{passage.tokens} virtual tokens]</span>'
+    return "".join(
+        f"<span{class_of(passage.part)}{several(tokens)}>{escape(visible(text))}</span>"
+        for text, tokens in passage.pieces
+    )
+
+
+def several(tokens: int) -> str:
+    """Says of a character that it takes several tokens."""
+    return f' title="{tokens} tokens"' if tokens > 1 else ""
+
+
+def visible(text: str) -> str:
+    """A token's text with what can't be seen written out: ends of lines, controls, and what turns text around."""
+    return "".join("↵\n" if character == "\n" else written_out(character) for character in text)
+
+
+def written_out(character: str) -> str:
+    """A character that a page would swallow or obey, as its number; others as they are."""
+    invisible = unicodedata.category(character) in ("Cc", "Cf") and character not in ("\t", "\u200d")
+    return f"⟨U+{ord(character):04X}⟩" if invisible else character
+
+
+# ------------------------------------------------------------------------------------------------------ memory and time
+def cost_card(cost: Cost) -> str:
+    """What is trained, how long it takes, and its memory by component against what the machine has."""
+    fit, machine, counted, pace = cost.fit, cost.machine, cost.counted, cost.pace
+    numbers = [
+        ("Trainable parameters", f"{counted.trainable:,} ({counted.percent:.3g}% of {counted.total:,})"),
+        ("Memory, estimated", size(fit.total)),
+        ("Free now", f"{size(machine.free)} of {size(machine.total)}"),
+        ("Where", machine.name),
+    ]
+    if pace is not None and pace.peak_rss_mb:
+        numbers.append(("Peak of memory, measured", size(pace.peak_rss_mb * 1e6)))
+    if fit.processes > 1:
+        numbers.append(("Processes, each with all of it", str(fit.processes)))
+    fits = paragraph(fit.sentence, "" if fit.fits else "warning") + paragraph(length_sentence(cost), "quiet")
+    return facts(numbers) + paragraph(time_sentence(cost)) + fits + memory_table(fit, machine)
+
+
+def length_sentence(cost: Cost) -> str:
+    """What length the rows are taken to have."""
+    if cost.longest:
+        return f"Estimated as if every row were as long as the longest, which has {cost.longest:,} tokens."
+    return "Estimated as if every row were as long as max_length allows. Looking through all rows finds the longest."
+
+
+def memory_table(fit: Fit, machine: Machine) -> str:
+    """The components of a run's memory with a bar each, as long as their share of what is free."""
+    rows = [(part.name, part.size * fit.processes, part.why) for part in fit.components]
+    body = "".join(memory_row(name, amount, why, machine.free) for name, amount, why in rows)
+    body += memory_row("Together", fit.total, "estimated; what is free is the whole bar", machine.free, "sum")
+    head = '<tr><th>Part</th><th class="number">Memory</th><th>Of what is free</th><th>What it is</th></tr>'
+    return f'<div class="scroll memory" tabindex="0"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
+
+
+def memory_row(name: str, amount: float, why: str, free: float, style: str = "") -> str:
+    """One component."""
+    part = amount / free if free else 1.0
+    styles = " ".join(filter(None, (style, "over" if part > 1 else "")))
+    bar = f'<div class="bar" title="{part:.0%} of what is free"><div style="width: {min(part, 1):.1%}"></div></div>'
+    gigabytes = f"{amount / GB:.2f} GB"
+    return (
+        f'<tr{class_of(styles)}><td>{escape(name)}</td><td class="number">{gigabytes}</td><td>{bar}</td>'
+        f"<td>{escape(why)}</td></tr>"
+    )
+
+
+def time_sentence(cost: Cost) -> str:
+    """How long a run would take, from a measured step."""
+    pace, steps, waiting = cost.pace, cost.steps, cost.waiting
+    named = f"{steps:,} {cost.unit if steps != 1 else cost.unit[:-1]}"
+    queue = f" {waiting} {'job is' if waiting == 1 else 'jobs are'} before it in the queue." if waiting else ""
+    if pace is None:
+        return f"Time: {named}. How long a step takes with these settings has not been measured yet.{queue}"
+    when = f"{pace.seconds_per_step:.2g} s each, measured on {moment(pace.measured)} UTC by job {pace.job_id}"
+    return f"Time: about {duration(pace.seconds_per_step * steps)} for {named} ({when}).{queue}"
+
+
+# ------------------------------------------------------------------------------------------------------------ settings
+def rate_note(spec: TrainingSpec) -> str:
+    """The learning rate that 0 stands for, with its source; nothing where another was given."""
+    if spec.learning_rate or spec.method not in LEARNING_RATES[spec.kind]:
+        return ""
+    rate, source = LEARNING_RATES[spec.kind][spec.method], RATE_SOURCES[spec.kind][spec.method]
+    return paragraph(f"A learning rate of 0 means {rate:g}, the default of {spec.method} here ({source}).", "quiet")
+
+
+def trouble_box(sentences: Sequence[str]) -> str:
+    """Why a run can't be started with these settings; nothing if it can."""
+    if not sentences:
+        return ""
+    entries = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    return f'<div class="warning" role="status"><p>This can’t be run:</p><ul class="trouble">{entries}</ul></div>'
+
+
+def command_text(spec: Spec, data_dir: Path) -> str:
+    """The commands that run the very same spec without the page."""
+    return (
+        f"cat > spec.json <<'SPEC'\n{spec_text(spec)}\nSPEC\n"
+        f"python -m rlhf --data {shlex.quote(str(data_dir))} run spec.json"
+    )
+
+
+def accept_label(accuracy: float | None) -> str:
+    """What a person confirms before PPO with a reward model that is not known to be good; it names the number."""
+    if accuracy is None:
+        return "Run it although the reward model was never checked on held-out comparisons"
+    return f"Run it although the reward model is right on only {100 * accuracy:.1f}% of held-out comparisons"
+
+
+def reward_intro(revision: str, result: Mapping[str, Any] | None) -> str:
+    """What is known of a chosen reward model, where it has no health card."""
+    if result is None:
+        return notice(f"{revision} has no finished training, so nothing is known of how good it is.")
+    return notice(f"{revision} was not checked on held-out comparisons when it was trained.")

@@ -1,0 +1,56 @@
+"""Training without being asked: on or off, and after how many new judgements; a part of the Train tab."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from annotation import store
+from annotation.database import Database
+from annotation.records import Annotator, UserError
+from annotation.tabs.guard import Context, guarded
+from annotation.tabs.parts import QUIET, SPOKEN, html_box
+from rlhf import loop, presenting
+
+literal = partial(html_box, presenting.STYLE)
+
+
+def sentence(setting: Mapping[str, Any]) -> str:
+    """What the stored setting does."""
+    if not setting["on"]:
+        return "Off: an iteration starts only when someone starts it."
+    return f"On: an iteration with the default settings starts after every {setting['every']} new judgements."
+
+
+def save(db: Database, on: bool, every: float | None) -> str:
+    """Store when to train without being asked, and say so. Raises UserError for a number that can't be meant."""
+    if every is None or every < 1 or every != int(every):
+        raise UserError("The number of new judgements must be a whole number of at least 1.")
+    setting = {"on": bool(on), "every": int(every)}
+    store.set_setting(db, "auto_train", setting)
+    return f"Saved. {sentence(setting)}"
+
+
+def build(context: Context, opening: Callable[..., Any]) -> None:
+    """Lay the part out inside the caller's tab and wire it."""
+    gr.Markdown("### Automatic training")
+    with gr.Row():
+        on = gr.Checkbox(label="Train automatically after every N new judgements", min_width=320)
+        every = gr.Number(label="N", precision=0, minimum=1, min_width=140)
+    button = gr.Button("Save", scale=0, min_width=140, elem_id="auto-save")
+    said = literal()
+
+    @guarded(context, "admin")
+    def open_auto_train(annotator: Annotator) -> list[Any]:
+        setting = store.setting(context.db, "auto_train", loop.AUTO_TRAIN_DEFAULT)
+        return [setting["on"], setting["every"], presenting.notice(sentence(setting))]
+
+    @guarded(context, "admin")
+    def save_auto_train(annotator: Annotator, wanted: bool, number: float | None) -> str:
+        return presenting.notice(save(context.db, wanted, number))
+
+    opening(open_auto_train, None, [on, every, said], **QUIET)
+    button.click(save_auto_train, [on, every], said, **SPOKEN)

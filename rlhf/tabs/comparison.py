@@ -1,0 +1,80 @@
+"""Comparing runs on the Runs page: the settings that differ, the curves overlaid, the figures side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from annotation.database import Database
+from annotation.tabs.parts import html_box
+from rlhf import comparing, curves, describing, jobs, policies, presenting
+from rlhf.comparing import Compared
+from rlhf.jobs import Job
+
+literal = partial(html_box, presenting.STYLE)
+Update = dict[str, Any]
+COMPARABLE = tuple(curves.CURVES)
+LISTED = 100
+# As many as there are hues to tell the curves apart.
+MOST = len(curves.HUES)
+
+
+def lay_out() -> dict[str, Any]:
+    """The components, without any value."""
+    gr.Markdown("### Compare runs")
+    return {
+        "compared": gr.Dropdown(
+            [],
+            label="Runs to compare",
+            info=f"Two or more, up to {MOST}.",
+            multiselect=True,
+            max_choices=MOST,
+            allow_custom_value=True,
+            elem_id="compare-runs",
+        ),
+        "settings": literal(),
+        "overlaid": literal(),
+        "figures": literal(),
+    }
+
+
+def chosen_jobs(db: Database, chosen: Any) -> list[Job]:
+    """The chosen runs, in the order in which they were chosen; what is no training run is passed over."""
+    numbers = [int(entry) for entry in chosen if str(entry).isdecimal()] if isinstance(chosen, list) else []
+    known = {job.id: job for job in jobs.with_ids(db, numbers[:MOST])}
+    return [known[number] for number in numbers if number in known and known[number].kind in COMPARABLE]
+
+
+def choice_part(db: Database) -> Update:
+    """The runs that there are to choose from."""
+    return gr.update(choices=[(describing.title(job), str(job.id)) for job in jobs.recent(db, COMPARABLE, LISTED)])
+
+
+def key_of(db: Database, chosen: Sequence[Job]) -> list[Any]:
+    """Changes whenever the comparison may."""
+    return [[job.id, job.status, jobs.newest_event(db, job.id)] for job in chosen]
+
+
+def parts_of(db: Database, chosen: Sequence[Job]) -> dict[str, Update]:
+    """The comparison of the chosen runs."""
+    runs = [compared(db, job) for job in chosen]
+    return {
+        "settings": gr.update(value=comparing.settings_table(runs)),
+        "overlaid": gr.update(value=comparing.overlaid(runs)),
+        "figures": gr.update(value=comparing.figures_table(runs)),
+    }
+
+
+def compared(db: Database, job: Job) -> Compared:
+    """A run with its curves, and the newest check of the policy that it made."""
+    made = policies.of_job(db, job.id)
+    check = None if made is None else jobs.newest_check(db, made.revision)
+    return Compared(
+        job,
+        jobs.metrics(db, job.id),
+        None if made is None else made.revision,
+        None if check is None else check.result,
+    )

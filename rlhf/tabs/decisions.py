@@ -1,0 +1,45 @@
+"""What an admin decides about a policy, on the Runs and the Iterations page: each does it and says so in a sentence."""
+
+from __future__ import annotations
+
+from annotation.tabs.guard import Context
+from rlhf import describing, loop, policies
+from rlhf.specs import EvaluateSpec, MergeSpec
+
+
+def promote(context: Context, revision: str, decided_by: str) -> str:
+    """Let a policy serve. Raises UserError where that can't be."""
+    policy = loop.promote(context.db, context.data_dir, revision, decided_by)
+    return (
+        f"{policy.revision} serves now. The answering worker switches within seconds, and its comparisons come first; "
+        "those of earlier policies that wait are judged after them."
+    )
+
+
+def reject(context: Context, revision: str, decided_by: str) -> str:
+    """Turn a candidate down. Raises UserError where that can't be."""
+    policy = policies.reject(context.db, revision, decided_by)
+    return f"{policy.revision} was rejected. It stays on disk and can still be promoted."
+
+
+def check(context: Context, revision: str, requested_by: str) -> str:
+    """Queue a check of a policy. Raises UserError where that can't be."""
+    policy = policies.by_revision(context.db, revision)
+    # The serving policy against itself would tell nothing.
+    against = "base" if policy.status == "serving" else "serving"
+    spec = EvaluateSpec(model=context.model, candidate=policy.revision, against=against)
+    job_id = loop.submit(context.db, context.data_dir, spec, requested_by=requested_by)
+    return f"Job {job_id} checks {policy.revision}; Train → Runs shows how far it is."
+
+
+def merge(context: Context, revision: str, requested_by: str) -> str:
+    """Queue the merging of an adapter into 16-bit weights. Raises UserError where that can't be."""
+    spec = MergeSpec(model=context.model, revision=revision)
+    job_id = loop.submit(context.db, context.data_dir, spec, requested_by=requested_by)
+    return f"Job {job_id} merges {revision} into 16-bit weights; they become a policy of their own."
+
+
+def delete(context: Context, revision: str, decided_by: str) -> str:
+    """Delete a policy's files. Raises UserError while something needs them."""
+    freed = loop.delete_policy(context.db, context.data_dir, revision, decided_by)
+    return f"The files of {revision} are deleted; {describing.size(freed)} are free again."

@@ -1,0 +1,116 @@
+"""What came of a run, on the Runs page: figures, check or health card, and what can be done with the policy."""
+
+from __future__ import annotations
+
+from functools import partial
+from html import escape
+from typing import Any, Literal
+
+import gradio as gr
+
+from annotation.markup import paragraph
+from annotation.tabs.guard import Context
+from annotation.tabs.parts import html_box
+from rlhf import candidates, describing, downloads, health, jobs, policies, presenting
+from rlhf.jobs import Job
+from rlhf.policies import Policy
+from rlhf.specs import EvaluateSpec
+
+literal = partial(html_box, presenting.STYLE)
+Update = dict[str, Any]
+NEW_RUN_SENTENCE = (
+    "“Start a new run from this adapter” fills a form with it as the parent: a job of its own, with data, settings and "
+    "a result of its own. (“Resume this run”, above, goes on with the same job to the end that it was given.)"
+)
+
+
+def lay_out() -> dict[str, Any]:
+    """The components, without any value."""
+    parts: dict[str, Any] = {"outcome": literal(), "health": literal(), "report": literal()}
+    with gr.Column(visible=False) as actions:
+        with gr.Row():
+            parts["promote"] = button("Use it in the loop", "promote", "primary")
+            parts["check"] = button("Check it now", "check")
+            parts["new_run"] = button("Start a new run from this adapter", "new_run")
+            parts["merge"] = button("Merge into 16-bit weights", "merge")
+            parts["delete"] = button("Delete with its files", "delete", "stop")
+        parts["acted"] = literal()
+        parts["download"] = literal()
+        with gr.Column(visible=False) as confirm:
+            parts["question"] = literal()
+            with gr.Row():
+                parts["really"] = button("Yes, delete the files", "really", "stop")
+                parts["keep"] = button("No, keep them", "keep")
+        parts["confirm"] = confirm
+    parts["actions"] = actions
+    return parts
+
+
+def button(label: str, name: str, variant: Literal["primary", "secondary", "stop"] = "secondary") -> gr.Button:
+    """A button that acts on what the run made."""
+    return gr.Button(label, variant=variant, min_width=200, elem_id=f"run-{name.replace('_', '-')}")
+
+
+def subject_of(context: Context, job: Job | None) -> Policy | None:
+    """The policy or reward model that a job made, or that it checks; the base model is nobody's to act on here."""
+    if job is None:
+        return None
+    if isinstance(job.spec, EvaluateSpec):
+        checked = policies.by_revision(context.db, job.spec.candidate)
+        return None if checked.path is None else checked
+    return policies.of_job(context.db, job.id)
+
+
+def parts_of(context: Context, job: Job | None, subject: Policy | None, confirming: str | None) -> dict[str, Update]:
+    """What a job measured and made, its check or health card, and the buttons that make sense now."""
+    result = (job.result if job is not None else None) or {}
+    on_disk = "" if subject is None else describing.size(downloads.bytes_on_disk(context.data_dir, subject))
+    made = subject if subject is not None and job is not None and subject.job_id == job.id else None
+    asked = subject is not None and confirming == subject.revision and not subject.deleted
+    return {
+        "outcome": gr.update(value="" if job is None else presenting.outcome_card(job, made, on_disk)),
+        "health": gr.update(value=health.card(result["health"]) if result.get("health") else ""),
+        "report": gr.update(value=report(context, job, subject)),
+        "actions": gr.update(visible=subject is not None),
+        "download": gr.update(value="" if subject is None else download_line(subject, on_disk)),
+        "confirm": gr.update(visible=asked),
+        "question": gr.update(value=presenting.delete_question(subject, on_disk) if subject and asked else ""),
+        **button_parts(subject),
+    }
+
+
+def report(context: Context, job: Job | None, subject: Policy | None) -> str:
+    """The check of the job's policy; a job that is a check shows its own. Reward models have a health card instead."""
+    if job is None or subject is None or subject.kind == "reward":
+        return ""
+    if isinstance(job.spec, EvaluateSpec):
+        return candidates.report(job.result) if job.status == "finished" else ""
+    check = jobs.newest_check(context.db, subject.revision)
+    return candidates.report(None if check is None else check.result)
+
+
+def button_parts(subject: Policy | None) -> dict[str, Update]:
+    """Which of the buttons are there and can be pressed."""
+    if subject is None:
+        return {}
+    there, answers = subject.deleted is None, subject.kind == "policy"
+    label = "Use it in the loop" if subject.status in ("candidate", "rejected") else candidates.promote_label(subject)
+    start = "adapter" if subject.form in ("lora", "prompt") else "model"
+    return {
+        "promote": gr.update(value=label, visible=answers, interactive=candidates.can_serve(subject)),
+        "check": gr.update(visible=answers, interactive=there),
+        "new_run": gr.update(value=f"Start a new run from this {start}", interactive=there),
+        "merge": gr.update(visible=answers and subject.form == "lora", interactive=there),
+        "delete": gr.update(interactive=there),
+    }
+
+
+def download_line(subject: Policy, on_disk: str) -> str:
+    """The link that fetches the files, and what a new run is."""
+    if subject.deleted:
+        return ""
+    address = escape(downloads.address(subject.revision))
+    link = (
+        f'<p><a class="button" href="{address}" download>Download {escape(subject.revision)} ({on_disk}, zip)</a></p>'
+    )
+    return link + paragraph(NEW_RUN_SENTENCE, "quiet")

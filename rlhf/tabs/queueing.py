@@ -1,0 +1,73 @@
+"""The queue on the Runs page: who waits for what, and buttons to move a waiting job or take it out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from annotation.database import Database
+from annotation.records import UserError
+from annotation.tabs.parts import html_box
+from rlhf import describing, jobs, loop, presenting
+from rlhf.jobs import Job
+
+literal = partial(html_box, presenting.STYLE)
+Update = dict[str, Any]
+BUTTONS = ("up", "down", "take_out")
+
+
+def lay_out() -> dict[str, Any]:
+    """The components, without any value."""
+    gr.Markdown("### Queue")
+    parts: dict[str, Any] = {"queue": literal()}
+    with gr.Row(visible=False, equal_height=True) as choice:
+        parts["queued"] = gr.Dropdown(
+            [], label="A waiting job", allow_custom_value=True, min_width=280, elem_id="queue-job"
+        )
+        parts["up"] = gr.Button("Up", scale=0, min_width=90, elem_id="queue-up")
+        parts["down"] = gr.Button("Down", scale=0, min_width=90, elem_id="queue-down")
+        parts["take_out"] = gr.Button("Take out", variant="stop", scale=0, min_width=120, elem_id="queue-take-out")
+    parts["queue_choice"] = choice
+    parts["queue_said"] = literal()
+    return parts
+
+
+def parts_of(db: Database, chosen: Any, at: str) -> dict[str, Update]:
+    """The queue as it stands, and what can be done with the chosen job."""
+    waiting = jobs.queue(db)
+    running = [job for job in jobs.active(db, loop.TRAINING) if job.status != "queued"]
+    place = place_of(waiting, chosen)
+    choices = [(describing.title(job), str(job.id)) for job in waiting]
+    if place is None:
+        choice, place = gr.update(choices=choices, value=str(waiting[0].id) if waiting else None), 0
+    else:
+        choice = gr.update(choices=choices)
+    return {
+        "queue": gr.update(value=presenting.queue_table(running, waiting, at)),
+        "queue_choice": gr.update(visible=bool(waiting)),
+        "queued": choice,
+        "up": gr.update(interactive=place > 0),
+        "down": gr.update(interactive=place < len(waiting) - 1),
+        "take_out": gr.update(interactive=bool(waiting)),
+    }
+
+
+def place_of(waiting: Sequence[Job], chosen: Any) -> int | None:
+    """The place of the chosen job in the queue; None if it is not there (any more)."""
+    return next((place for place, job in enumerate(waiting) if str(job.id) == str(chosen)), None)
+
+
+def change(db: Database, chosen: Any, action: str) -> str:
+    """Move the chosen job or take it out, and say so. Raises UserError where it does not wait any more."""
+    job = next((job for job in jobs.queue(db) if str(job.id) == str(chosen)), None)
+    if job is None:
+        raise UserError("Choose a job that waits; this one has begun or is gone.")
+    if action == "take_out":
+        jobs.cancel(db, job.id)
+        return f"Job {job.id} is out of the queue. Resume puts it back."
+    jobs.move(db, job.id, up=action == "up")
+    place = place_of(jobs.queue(db), job.id)
+    return f"Job {job.id} has begun." if place is None else f"Job {job.id} is number {place + 1} in the queue."

@@ -1,0 +1,100 @@
+"""The rows that a form would train on: one of them token by token, and all of them looked through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from annotation.records import Annotator, Split
+from annotation.tabs.guard import Context, guarded
+from annotation.tabs.parts import SPOKEN, html_box
+from rlhf import fields, planning
+from rlhf.fields import Form
+from rlhf.prospects import Prospects
+from rlhf.specs import PPOSpec
+
+SPLITS: Sequence[tuple[str, Split]] = (("To train on", "train"), ("Held out", "held-out"))
+# What each button adds to the number of the row.
+TURNS: Mapping[str, int] = {"Previous": -1, "Show": 0, "Next": 1}
+
+literal = partial(html_box, planning.PLAN_STYLE)
+Values = Callable[[Sequence[Any]], dict[str, Any]]
+
+
+# ------------------------------------------------------------------------------------------------ what the page shows
+def show(form: Form, prospects: Prospects, values: Mapping[str, Any], split: Any, number: Any, turn: int) -> list[Any]:
+    """The number of the row that is shown, and the row with its loss mask. Raises UserError where none can be shown."""
+    chosen: Split = "held-out" if split == "held-out" else "train"
+    wanted = number if isinstance(number, int) and not isinstance(number, bool) else 1
+    spec = fields.spec_of(form, prospects.model, values)
+    shown = prospects.show(spec, chosen, wanted + turn)
+    return [1 if shown is None else shown.number, planning.shown_card(shown, spec.kind, chosen)]
+
+
+def survey(form: Form, prospects: Prospects, values: Mapping[str, Any]) -> str:
+    """All rows looked through. Raises UserError where there are none to look at."""
+    spec = fields.spec_of(form, prospects.model, values)
+    return planning.survey_card(prospects.survey(spec), spec.kind)
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+@dataclass(frozen=True)
+class RowsPage:
+    """The components."""
+
+    accordion: gr.Accordion
+    split: gr.Radio
+    number: gr.Number
+    turns: Mapping[str, gr.Button]
+    row: gr.HTML
+    through: gr.Button
+    found: gr.HTML
+
+
+def lay_out(form: Form) -> RowsPage:
+    """The components, top to bottom, without anything from the rows."""
+    splits = SPLITS[:1] if form.spec_type is PPOSpec else SPLITS
+    with gr.Accordion("Show a row, token by token", open=False) as accordion:
+        with gr.Row():
+            split = gr.Radio(list(splits), value="train", label="Rows", min_width=240)
+            number = gr.Number(1, precision=0, label="Number", minimum=1, min_width=140, elem_id=f"{form.name}-number")
+        with gr.Row():
+            turns = {
+                label: gr.Button(label, scale=0, min_width=80, elem_id=f"{form.name}-{label.lower()}")
+                for label in TURNS
+            }
+        row = literal()
+    through = gr.Button("Look through all rows", scale=0, min_width=240, elem_id=f"{form.name}-through")
+    return RowsPage(accordion, split, number, turns, row, through, literal())
+
+
+def wire(page: RowsPage, form: Form, context: Context, prospects: Prospects, inputs: Sequence[Any]) -> Any:
+    """Show rows of what the form says; `inputs` are its fields in the order of their names.
+
+    Returns the event of looking through them, after which more is known of what a run takes.
+    """
+    admin = guarded(context, "admin")
+    looked, shown = [page.split, page.number, *inputs], [page.number, page.row]
+
+    def turner(turn: int) -> Callable[..., list[Any]]:
+        def show_row(annotator: Annotator, split: Any, number: Any, *sent: Any) -> list[Any]:
+            return show(form, prospects, dict(zip(form.names, sent, strict=True)), split, number, turn)
+
+        show_row.__name__ = f"row_{form.name}"
+        return show_row
+
+    def look_through(annotator: Annotator, *sent: Any) -> str:
+        return survey(form, prospects, dict(zip(form.names, sent, strict=True)))
+
+    look_through.__name__ = f"rows_{form.name}"
+    for label, turn in TURNS.items():
+        page.turns[label].click(admin(turner(turn)), looked, shown, **SPOKEN)
+    first = admin(turner(0))
+    page.accordion.expand(first, looked, shown, **SPOKEN)
+    page.split.input(first, looked, shown, **SPOKEN)
+    page.number.submit(first, looked, shown, **SPOKEN)
+    return page.through.click(admin(look_through), [*inputs], page.found, **SPOKEN)

@@ -1,0 +1,351 @@
+"""The Runs page: the queue, one run live from its rows and what came of it, and runs compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from annotation.database import Database
+from annotation.markup import paragraph
+from annotation.records import Annotator, UserError, now
+from annotation.tabs.guard import Context, guarded
+from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of
+from rlhf import curves, describing, jobs, loop, policies, presenting
+from rlhf.jobs import Job
+from rlhf.policies import Policy
+from rlhf.specs import EvaluateSpec, TrainingSpec
+from rlhf.tabs import comparison, decisions, outcome, queueing
+
+LATEST = "latest"
+LISTED_JOBS = 50
+TABLE_JOBS = 15
+LOG_LINES = 200
+POLL_SECONDS = 2
+RESUME_SENTENCE = (
+    "“Resume this run” puts the same job back in the queue: it goes on from its last checkpoint with the same data and "
+    "settings."
+)
+
+literal = partial(html_box, presenting.STYLE)
+Update = dict[str, Any]
+Seen = dict[str, Any]
+
+
+# ------------------------------------------------------------------------------------------------ what the page shows
+def find_job(db: Database, selected: Any) -> Job | None:
+    """The job to look at: the chosen one; otherwise the one that runs, or the newest."""
+    found = jobs.with_ids(db, [int(selected)]) if str(selected).isdecimal() else []
+    if found and found[0].kind in loop.TRAINING:
+        return found[0]
+    running = [job for job in jobs.active(db, loop.TRAINING) if job.status != "queued"]
+    newest = jobs.recent(db, loop.TRAINING, 1)
+    return running[0] if running else newest[0] if newest else None
+
+
+def drawn_job(db: Database, job: Job | None) -> Job | None:
+    """Whose curves to draw: the job itself, or the training that made the candidate under check."""
+    if job is None or not isinstance(job.spec, EvaluateSpec):
+        return job
+    made_by = policies.by_revision(db, job.spec.candidate).job_id
+    return None if made_by is None else jobs.get(db, made_by)
+
+
+def job_parts(db: Database, job: Job | None, made: Policy | None, at: str) -> dict[str, Update]:
+    """How a job stands, what it runs with, and whether it can be cancelled or resumed."""
+    return {
+        "card": gr.update(value=job_card(db, job, made, at)),
+        "facts": gr.update(value="" if job is None else job_facts(db, job)),
+        "cancel": gr.update(interactive=job is not None and job.status in ("queued", "running")),
+        "resume": gr.update(interactive=job is not None and job.status in ("lost", "cancelled", "failed")),
+    }
+
+
+def job_card(db: Database, job: Job | None, made: Policy | None, at: str) -> str:
+    """The job in words, with its progress."""
+    if job is None:
+        return presenting.notice("Nothing has been run yet. Start a run on one of the other pages of this tab.")
+    left = presenting.seconds_left(jobs.step_times(db, job), job, at)
+    return presenting.job_card(job, left, made if job.status == "finished" else None, at, jobs.retries(db, job.id))
+
+
+def job_facts(db: Database, job: Job) -> str:
+    """The settings and data of a job."""
+    data = loop.snapshot_counts(db, job.spec.snapshot) if isinstance(job.spec, TrainingSpec) else {}
+    return presenting.job_facts(job, data)
+
+
+def list_parts(db: Database, at: str) -> dict[str, Update]:
+    """The table of the last jobs and the choice among them."""
+    recent = jobs.recent(db, loop.TRAINING, LISTED_JOBS)
+    choices = [("What runs, or the latest", LATEST), *((describing.title(job), str(job.id)) for job in recent)]
+    return {
+        "jobs": gr.update(value=presenting.jobs_table(recent[:TABLE_JOBS], at)),
+        "selector": gr.update(choices=choices),
+    }
+
+
+def record_parts(db: Database, job: Job | None, drawn: Job | None) -> dict[str, Update]:
+    """The curves, samples and log of a job: costly, and the same until it reports again."""
+    metrics = [] if drawn is None else jobs.metrics(db, drawn.id)
+    other = drawn is not None and job is not None and drawn.id != job.id and bool(metrics)
+    heading = f"Curves and samples of job {drawn.id}, which made it" if drawn is not None and other else ""
+    return {
+        "heading": gr.update(value=presenting.notice(heading)),
+        "plots": gr.update(value="" if drawn is None else curves.run_plots(drawn.spec, metrics, drawn.steps)),
+        "samples": gr.update(value="" if drawn is None else presenting.samples_box(jobs.samples(db, drawn.id))),
+        "log": gr.update(value="" if job is None else presenting.log_box(jobs.log_tail(db, job.id, LOG_LINES))),
+    }
+
+
+def record_key(db: Database, job: Job | None, drawn: Job | None) -> list[Any]:
+    """Changes whenever a job or the one whose curves are drawn has reported something."""
+    return [None if one is None else [one.id, one.steps, jobs.newest_event(db, one.id)] for one in (job, drawn)]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What this browser looks at: a job, a place in the queue, the runs to compare, whether to delete."""
+
+    job: Any = LATEST
+    queued: Any = None
+    compared: Any = None
+    confirming: str | None = None
+    """The revision that a person was asked about and has not answered."""
+
+
+def live(context: Context, looked: Looked, seen: Seen) -> tuple[dict[str, Update], Seen]:
+    """The parts of the page that differ from what this browser session was sent last, and what it has now."""
+    db, at = context.db, now()
+    job = find_job(db, looked.job)
+    subject = outcome.subject_of(context, job)
+    parts = (
+        queueing.parts_of(db, looked.queued, at)
+        | job_parts(db, job, None if job is None else policies.of_job(db, job.id), at)
+        | outcome.parts_of(context, job, subject, looked.confirming)
+        | list_parts(db, at)
+        | {"compared": comparison.choice_part(db)}
+    )
+    marks = presenting.fingerprints(parts)
+    changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
+    drawn, chosen = drawn_job(db, job), comparison.chosen_jobs(db, looked.compared)
+    keys = {"recorded": record_key(db, job, drawn), "comparison": comparison.key_of(db, chosen)}
+    if seen.get("recorded") != keys["recorded"]:
+        changed |= record_parts(db, job, drawn)
+    if seen.get("comparison") != keys["comparison"]:
+        changed |= comparison.parts_of(db, chosen)
+    there = subject is not None and subject.deleted is None
+    return changed, {
+        **marks,
+        **keys,
+        "job": None if job is None else job.id,
+        "revision": subject.revision if subject is not None and there else None,
+        "confirming": looked.confirming if subject is not None and looked.confirming == subject.revision else None,
+    }
+
+
+def cancel_shown(db: Database, seen: Any) -> str:
+    """Cancel the job on the page: the one this session was shown, even if a newer one began since."""
+    job_id = shown_job(seen)
+    jobs.cancel(db, job_id)
+    return f"Job {job_id} was asked to stop; its last checkpoint stays."
+
+
+def resume_shown(db: Database, seen: Any) -> str:
+    """Put the job on the page back in the queue. Raises UserError where it can't be resumed."""
+    job_id = shown_job(seen)
+    loop.resume(db, job_id)
+    return f"Job {job_id} is queued again and goes on from its last checkpoint."
+
+
+def shown_job(seen: Any) -> int:
+    """The id of the job on the page. Raises UserError when there is none."""
+    if not isinstance(seen, dict) or not isinstance(seen.get("job"), int):
+        raise UserError("No job is shown; reload the page.")
+    return int(seen["job"])
+
+
+def shown_revision(seen: Any) -> str:
+    """The revision that the job on the page made or checks. Raises UserError when there is none."""
+    if not isinstance(seen, dict) or not isinstance(seen.get("revision"), str):
+        raise UserError("This job has made nothing that could be used (any more).")
+    return str(seen["revision"])
+
+
+def asked_about(context: Context, seen: Any) -> str:
+    """The revision that a person is to be asked about. Raises UserError while its files can't be deleted."""
+    revision = shown_revision(seen)
+    for sentence in loop.needed_by(context.db, policies.by_revision(context.db, revision)):
+        raise UserError(sentence)
+    return revision
+
+
+def delete_confirmed(context: Context, seen: Any, decided_by: str) -> str:
+    """Delete what the question named, if it is still what is shown."""
+    revision = shown_revision(seen)
+    if seen.get("confirming") != revision:
+        raise UserError("Press “Delete with its files” first; it names what would be deleted.")
+    return decisions.delete(context, revision, decided_by)
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+@dataclass(frozen=True)
+class RunsPage:
+    """The page's components: `parts` by name follow the rows, `seen` is what this session was sent last.
+
+    `seen` holds under "job" the id of the job that is shown, and under "revision" what it made or checks, or None.
+    """
+
+    parts: Mapping[str, Any]
+    seen: gr.State
+    timer: gr.Timer
+
+    @property
+    def new_run(self) -> gr.Button:
+        """ "Start a new run from this adapter": the forms listen to it."""
+        button: gr.Button = self.parts["new_run"]
+        return button
+
+    @property
+    def looked(self) -> list[Any]:
+        """The inputs that say what is looked at, in the order of `Looked`."""
+        return [self.parts["selector"], self.parts["queued"], self.parts["compared"]]
+
+    @property
+    def followed(self) -> list[Any]:
+        """The outputs of a handler that redraws what changed."""
+        return [*self.parts.values(), self.seen]
+
+    def sent(self, changed: Mapping[str, Any], seen: Seen) -> list[Any]:
+        """What goes to the browser: the changed parts, and nothing for the others."""
+        return [*(changed.get(name, gr.skip()) for name in self.parts), seen]
+
+
+def lay_out() -> RunsPage:
+    """The components, top to bottom, without any value."""
+    parts = queueing.lay_out()
+    gr.Markdown("### One run")
+    parts["selector"] = gr.Dropdown(
+        # A choice made before the app was restarted must still be accepted after it.
+        [("What runs, or the latest", LATEST)],
+        value=LATEST,
+        label="Job",
+        allow_custom_value=True,
+        elem_id="run-job",
+    )
+    parts["card"] = literal()
+    with gr.Row():
+        parts["cancel"] = gr.Button("Cancel", variant="stop", interactive=False, elem_id="run-cancel", min_width=160)
+        parts["resume"] = gr.Button("Resume this run", interactive=False, elem_id="run-resume", min_width=200)
+    literal(paragraph(RESUME_SENTENCE, "quiet"))
+    parts["said"] = literal()
+    parts["facts"] = literal()
+    parts |= outcome.lay_out()
+    for name in ("heading", "plots", "samples", "log"):
+        parts[name] = literal()
+    parts |= comparison.lay_out()
+    with gr.Accordion("The last jobs", open=False):
+        parts["jobs"] = literal()
+    return RunsPage(parts, gr.State({}), gr.Timer(POLL_SECONDS, active=False))
+
+
+def build(demo: gr.Blocks, context: Context) -> RunsPage:
+    """Lay the page out inside the caller's tab and wire it; every value comes from a guarded handler."""
+    page = lay_out()
+    wire_views(page, context, opening_of(demo))
+    wire_queue(page, context)
+    wire_actions(page, context)
+    wire_deleting(page, context)
+    return page
+
+
+def wire_views(page: RunsPage, context: Context, opening: Callable[..., Any]) -> None:
+    """Fill the page when it is opened, and from then on send what changes."""
+
+    @guarded(context, "admin")
+    def open_runs(annotator: Annotator, job: Any, queued: Any, compared: Any) -> list[Any]:
+        return [*page.sent(*live(context, Looked(job, queued, compared), {})), gr.Timer(active=True)]
+
+    @guarded(context, "admin")
+    def poll_runs(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
+        return page.sent(*live(context, Looked(job, queued, compared, was.get("confirming")), was))
+
+    @guarded(context, "admin")
+    def choose_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
+        changed, seen = live(context, Looked(job, queued, compared), was)
+        return page.sent({**changed, "said": "", "acted": ""}, seen)
+
+    opening(open_runs, page.looked, [*page.followed, page.timer], **QUIET)
+    inputs = [*page.looked, page.seen]
+    page.timer.tick(poll_runs, inputs, page.followed, **QUIET)
+    page.parts["selector"].input(choose_run, inputs, page.followed, **QUIET)
+    for name in ("queued", "compared"):
+        page.parts[name].input(poll_runs, inputs, page.followed, **QUIET)
+
+
+def wire_queue(page: RunsPage, context: Context) -> None:
+    """Move a waiting job up or down, or take it out."""
+
+    def changer(action: str) -> Callable[..., list[Any]]:
+        def change_queue(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
+            said = presenting.notice(queueing.change(context.db, queued, action))
+            changed, seen = live(context, Looked(job, queued, compared), was)
+            return page.sent({**changed, "queue_said": said}, seen)
+
+        change_queue.__name__ = f"queue_{action}"
+        return change_queue
+
+    for action in queueing.BUTTONS:
+        handler = guarded(context, "admin")(changer(action))
+        page.parts[action].click(handler, [*page.looked, page.seen], page.followed, **SPOKEN)
+
+
+def wire_actions(page: RunsPage, context: Context) -> None:
+    """Cancel and resume the job that is shown; use, check and merge what it made."""
+
+    def actor(name: str, act: Callable[[Seen, str], str], where: str) -> Callable[..., list[Any]]:
+        def act_on_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
+            said = presenting.notice(act(was, annotator.name))
+            changed, seen = live(context, Looked(job, queued, compared), was)
+            return page.sent({**changed, where: said}, seen)
+
+        act_on_run.__name__ = f"run_{name}"
+        return act_on_run
+
+    actions: Mapping[str, Callable[[Seen, str], str]] = {
+        "cancel": lambda was, by: cancel_shown(context.db, was),
+        "resume": lambda was, by: resume_shown(context.db, was),
+        "promote": lambda was, by: decisions.promote(context, shown_revision(was), by),
+        "check": lambda was, by: decisions.check(context, shown_revision(was), by),
+        "merge": lambda was, by: decisions.merge(context, shown_revision(was), by),
+    }
+    for name, act in actions.items():
+        handler = guarded(context, "admin")(actor(name, act, "said" if name in ("cancel", "resume") else "acted"))
+        page.parts[name].click(handler, [*page.looked, page.seen], page.followed, **SPOKEN)
+
+
+def wire_deleting(page: RunsPage, context: Context) -> None:
+    """Ask before files are deleted, naming what and how large; then delete them, or not."""
+    inputs = [*page.looked, page.seen]
+
+    @guarded(context, "admin")
+    def ask_deletion(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
+        looked = Looked(job, queued, compared, confirming=asked_about(context, was))
+        return page.sent(*live(context, looked, was))
+
+    @guarded(context, "admin")
+    def delete_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
+        said = presenting.notice(delete_confirmed(context, was, annotator.name))
+        changed, seen = live(context, Looked(job, queued, compared), was)
+        return page.sent({**changed, "acted": said}, seen)
+
+    @guarded(context, "admin")
+    def keep_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
+        return page.sent(*live(context, Looked(job, queued, compared), was))
+
+    page.parts["delete"].click(ask_deletion, inputs, page.followed, **SPOKEN)
+    page.parts["really"].click(delete_run, inputs, page.followed, **SPOKEN)
+    page.parts["keep"].click(keep_run, inputs, page.followed, **SPOKEN)

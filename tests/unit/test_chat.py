@@ -1,0 +1,153 @@
+"""The page's tokenizer against transformers' on the same files: the same text and the same ids."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+
+from annotation.records import Message, UserError
+from rlhf import base_model
+from rlhf.chat import ChatTokenizer, chat_tokenizer
+
+CONVERSATIONS: list[list[Message]] = [
+    [{"role": "user", "content": "What is the sun?"}],
+    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}],
+    [
+        {"role": "user", "content": "  Leading spaces,\ttabs\nand lines\n"},
+        {"role": "assistant", "content": "Yes."},
+        {"role": "user", "content": "And <|im_end|> inside?"},
+    ],
+    [{"role": "user", "content": "Zürich, 東京, 🙂🏽, e\u0301, \u200bzero width, {{ braces }} {% raw %} <b>"}],
+]
+TEXTS = ["", " ", "The end.", "1234567890", "naïve — “quoted”", "🙂 bytes \x00 of every kind ﬁ", "<|im_start|>user"]
+
+
+def transformers_tokenizer(directory: Path) -> Any:
+    """The workers' tokenizer."""
+    from rlhf.models import load_tokenizer
+
+    return load_tokenizer(directory)
+
+
+def assert_same(directory: Path) -> None:
+    """Text, ids, special tokens and decoding are the same, for conversations and answers."""
+    ours, theirs = ChatTokenizer(directory), transformers_tokenizer(directory)
+    assert (ours.eos_token, ours.eos_token_id) == (theirs.eos_token, theirs.eos_token_id)
+    assert ours.special_tokens["pad_token"] == theirs.pad_token
+    assert sorted(set(ours.all_special_ids)) == sorted(set(theirs.all_special_ids))
+    for messages in CONVERSATIONS:
+        for begins in (False, True):
+            text = ours.apply_chat_template(messages, tokenize=False, add_generation_prompt=begins)
+            assert text == theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=begins)
+            assert_same_ids(ours, theirs, text)
+    for text in TEXTS:
+        assert_same_ids(ours, theirs, text)
+
+
+def assert_same_ids(ours: ChatTokenizer, theirs: Any, text: str) -> None:
+    """The same ids, the same text back, and pieces that make up that text."""
+    ids = ours(text, add_special_tokens=False)["input_ids"]
+    assert ids == theirs(text, add_special_tokens=False)["input_ids"]
+    assert ours.decode(ids) == theirs.decode(ids)
+    pieces = ours.pieces(ids)
+    assert "".join(piece for piece, _ in pieces) == ours.decode(ids)
+    assert sum(tokens for _, tokens in pieces) == len(ids)
+
+
+def test_the_tiny_models_tokenizer_is_transformers(tiny_model: Path) -> None:
+    assert_same(tiny_model)
+
+
+@pytest.mark.real_model
+def test_the_embedded_models_tokenizer_is_transformers(tmp_path: Path) -> None:
+    assert_same(base_model.prepare(tmp_path, base_model.EMBEDDED).path)
+
+
+def test_an_older_models_files_are_read(tiny_model: Path, tmp_path: Path) -> None:
+    """Special tokens in a file of their own, the template among the settings, another end of text than of turn."""
+    older = copy_of(tiny_model, tmp_path)
+    template = (older / "chat_template.jinja").read_text("utf-8")
+    (older / "chat_template.jinja").unlink()
+    settings = json.loads((older / "tokenizer_config.json").read_text("utf-8"))
+    for name in ("eos_token", "pad_token"):
+        del settings[name]
+    settings["chat_template"] = template
+    (older / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+    tokens = {
+        "eos_token": {"content": "<|endoftext|>", "lstrip": False, "normalized": False, "rstrip": False},
+        "additional_special_tokens": ["<|im_start|>", "<|im_end|>"],
+    }
+    (older / "special_tokens_map.json").write_text(json.dumps(tokens), "utf-8")
+    assert_same(older)
+    assert ChatTokenizer(older).eos_token == "<|im_end|>", "the template's end of turn, not the end of text"
+
+
+TEMPLATE = """
+{%- if messages[0]['role'] == 'system' %}
+    {{- raise_exception('No system turn, please: ' ~ messages[0] | tojson) }}
+{%- endif %}
+{{- bos_token ~ strftime_now('%Y')[:2] }}
+{%- for message in messages %}
+    {%- if loop.index > 2 %}{% break %}{% endif %}
+    {%- generation %}[{{ message.role }}]{{ message.content | trim }}{{ eos_token }}{% endgeneration %}
+{%- endfor %}
+{%- if add_generation_prompt %}[assistant]{% endif %}
+"""
+
+
+def test_what_templates_may_use_works_as_in_transformers(tiny_model: Path, tmp_path: Path) -> None:
+    """Loop controls, raise_exception, strftime_now, tojson, generation blocks, and tokens by name."""
+    other = copy_of(tiny_model, tmp_path)
+    (other / "chat_template.jinja").write_text(TEMPLATE, "utf-8")
+    ours, theirs = ChatTokenizer(other), transformers_tokenizer(other)
+    messages = [{"role": "user", "content": " ü <b> "}, *({"role": "assistant", "content": str(n)} for n in range(3))]
+    for begins in (False, True):
+        rendered = ours.apply_chat_template(messages, add_generation_prompt=begins)
+        assert rendered == theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=begins)
+        assert "20[user]ü <b><|im_end|>[assistant]0<|im_end|>" in rendered
+    refused = [{"role": "system", "content": "<ü>"}, *messages]
+    with pytest.raises(jinja2.TemplateError) as ours_said:
+        ours.apply_chat_template(refused)
+    with pytest.raises(jinja2.TemplateError) as theirs_said:
+        theirs.apply_chat_template(refused, tokenize=False)
+    assert str(ours_said.value) == str(theirs_said.value)
+    assert "<ü>" in str(ours_said.value)
+
+
+def test_a_template_runs_in_a_sandbox(tiny_model: Path, tmp_path: Path) -> None:
+    other = copy_of(tiny_model, tmp_path)
+    (other / "chat_template.jinja").write_text("{{ ''.__class__.__mro__ }}{{ messages.append('x') }}A", "utf-8")
+    with pytest.raises(jinja2.exceptions.SecurityError):
+        ChatTokenizer(other)
+
+
+def test_a_character_of_several_tokens_is_one_piece(tiny_model: Path) -> None:
+    tokenizer = chat_tokenizer(tiny_model)
+    ids = tokenizer("a🙂b")["input_ids"]
+    assert tokenizer.pieces(ids) == [("a", 1), ("🙂", 4), ("b", 1)]
+    assert "".join(piece for piece, _ in tokenizer.pieces(ids[:3])) == tokenizer.decode(ids[:3])
+    assert chat_tokenizer(tiny_model) is tokenizer
+
+
+def test_without_a_tokenizer_or_a_template_a_sentence_says_so(tiny_model: Path, tmp_path: Path) -> None:
+    other = copy_of(tiny_model, tmp_path)
+    (other / "chat_template.jinja").unlink()
+    with pytest.raises(UserError, match="no chat template"):
+        ChatTokenizer(other)
+    (other / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"tokenizer\.json is missing"):
+        ChatTokenizer(other)
+
+
+def copy_of(model: Path, tmp_path: Path) -> Path:
+    """The tokenizer's files in a directory that a test may change."""
+    other = tmp_path / "model"
+    other.mkdir()
+    for file in (*model.glob("tokenizer*"), *model.glob("*.jinja"), model / "config.json"):
+        shutil.copy(file, other)
+    return other
