@@ -96,7 +96,7 @@ def first_choice(left: str, right: str) -> str:
 
 def start_training(app: App, owner: Page) -> Job:
     """Press "Train the next iteration" and wait for its first optimiser step."""
-    form = owner.handlers["start_training"].form({"epochs": EPOCHS})
+    form = owner.handlers["start_training"].form({"Epochs": EPOCHS})
     owner.call("start_training", *form)
     db, began = app.database, time.monotonic()
     while time.monotonic() - began < JOB_SECONDS:

@@ -526,7 +526,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="a field of the training form, as on the page: --set 'learning rate=5e-5'",
+        help="a field of the training form, as on the page: --set 'Learning rate=5e-5'",
     )
     options = parser.parse_args(arguments)
     options.iterations = options.iterations or (1 if options.quick else 2)

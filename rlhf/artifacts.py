@@ -80,3 +80,8 @@ def verify_directory(path: Path, expected: str, what: str) -> None:
             f"The files of {what} in {path} are damaged (their sha256 differs from the record). "
             "Restore them from a copy, or roll back to another policy; nothing else is lost."
         )
+
+
+def checkpoints_directory(data_dir: Path, job_id: int) -> Path:
+    """Where a run's checkpoints lie until what it makes is stored."""
+    return data_dir / "checkpoints" / f"job-{job_id}"

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.trainer_utils import get_last_checkpoint
 
 from rlhf import jobs
-from rlhf.artifacts import new_directory
+from rlhf.artifacts import checkpoints_directory, new_directory
 from rlhf.worker import Run
 
 # The mark in a checkpoint that was written to its end.
@@ -25,7 +25,7 @@ KINDS = ("sft", "reward_model", "dpo", "ppo")
 
 def checkpoints_of(run: Run) -> Path:
     """Where a run's checkpoints lie until its policy is registered."""
-    return run.data_dir / "checkpoints" / f"job-{run.job_id}"
+    return checkpoints_directory(run.data_dir, run.job_id)
 
 
 def forget_old_checkpoints(run: Run) -> None:

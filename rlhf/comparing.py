@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from annotation.markup import paragraph, table
@@ -87,7 +87,7 @@ def metric_curves() -> dict[str, Curve]:
         for name, metric in curve.series.items():
             label = curve.label if len(curve.series) == 1 else f"{curve.label}: {name}"
             slug = metric.replace("/", "-")
-            found.setdefault(metric, Curve(slug, label, curve.axis, {label: metric}, curve.caption, curve.limits))
+            found.setdefault(metric, replace(curve, name=slug, label=label, series={label: metric}))
     return found
 
 
@@ -110,7 +110,7 @@ def of_kinds(curve: Curve, metric: str, runs: Sequence[Compared]) -> Curve:
     kinds = {run.job.kind for run in runs if any(entry.get(metric) is not None for entry in run.metrics)}
     if metric != "loss" or len(kinds) == 1:
         return curve
-    return Curve(curve.name, curve.label, "loss", curve.series, OTHER_LOSSES, curve.limits)
+    return replace(curve, axis="loss", caption=OTHER_LOSSES)
 
 
 # ------------------------------------------------------------------------------------------------------------ figures

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
-from math import isfinite
+from math import floor, isfinite
 from typing import Any
 
 from annotation.measuring import charts
@@ -21,7 +21,7 @@ STYLE = (
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); gap: 12px 28px; }
 .plots > div { min-width: 0; }
 .plots figure.chart { margin: 0.5rem 0 0.25rem; }
-.plots figure.chart figcaption { min-height: 5.2em; font-size: var(--text-sm); margin-bottom: 0.2rem; }
+.plots figure.chart figcaption { min-height: 6.6em; font-size: var(--text-sm); margin-bottom: 0.2rem; }
 .plots figcaption b { font-size: var(--text-md); }
 .plots .curve { fill: none; stroke-width: 1.75px; vector-effect: non-scaling-stroke; }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 14px; font-size: var(--text-sm); padding-left: 3.25rem; }
@@ -38,6 +38,8 @@ STYLE = (
 MOST_POINTS = 240
 # Points that say their figure when pointed at.
 MOST_DOTS = 24
+# Above and below a curve, at least: `charts.nice_ticks` rounds to ten decimals.
+LEAST_AIR = 1e-8
 STEP, ROUND = "optimiser step", "round of answering and learning"
 
 
@@ -52,9 +54,8 @@ class Curve:
     series: Mapping[str, str]
     """The metric of each line, by the line's name."""
     caption: str
-    limits: tuple[float, float] | None = None
-    """The ends of the upright axis where they are known, and what lies beyond is drawn at the edge; otherwise those of
-    the data."""
+    limits: tuple[float | None, float | None] = (None, None)
+    """The ends of the upright axis where they are known; what lies beyond is drawn at the edge."""
     reference: tuple[float, str] | None = None
     """A value to compare with, and its name."""
 
@@ -66,6 +67,7 @@ RATE = Curve(
     "step size",
     {"learning rate": "learning_rate"},
     "The schedule: up during the warm-up, then down to zero. A loss that jumps at the peak asks for a lower one.",
+    (0.0, None),
 )
 NORM = Curve(
     "norm",
@@ -74,6 +76,7 @@ NORM = Curve(
     {"norm": "grad_norm"},
     "How hard each step pulls. A level that stays about the same is healthy; a growing one, or spikes far above the "
     "rest, ask for a lower learning rate.",
+    (0.0, None),
 )
 MEMORY = Curve(
     "memory",
@@ -81,6 +84,7 @@ MEMORY = Curve(
     "GB",
     {"memory": "memory_gb"},
     "What the worker holds. It should be flat after the first steps; a steady climb ends in a killed run.",
+    (0.0, None),
 )
 COMMON = (RATE, NORM, MEMORY)
 SFT = (
@@ -107,7 +111,8 @@ REWARD_MODEL = (
         "Loss",
         "nats a pair",
         {"loss": "loss"},
-        "What training minimises: 0.69 at the start, when it can't tell the answers apart. It should fall.",
+        "What training minimises: 0.69 at the start, when it can't tell the answers apart; more with a margin. It "
+        "should fall.",
     ),
     Curve(
         "accuracy",
@@ -115,7 +120,7 @@ REWARD_MODEL = (
         "share of pairs",
         {"accuracy": "accuracy"},
         "Share of the step's pairs in which the answer that people chose gets the higher reward; one half is a coin. "
-        "The health card below says how it does on pairs that it was not trained on.",
+        "The health card says how it does on pairs that it was not trained on.",
         (0.0, 1.0),
     ),
     Curve(
@@ -255,9 +260,7 @@ def curves_of(spec: Spec) -> tuple[Curve, ...]:
 
 def with_reference(curve: Curve, reference: tuple[float, str] | None) -> Curve:
     """The same plot with a value to compare with."""
-    if reference is None:
-        return curve
-    return Curve(curve.name, curve.label, curve.axis, curve.series, curve.caption, curve.limits, reference)
+    return curve if reference is None else replace(curve, reference=reference)
 
 
 def along(spec: Spec) -> str:
@@ -304,15 +307,14 @@ def plot(where: str, curve: Curve, lines: Sequence[Line], steps: int, across: st
     hued = [(number % len(HUES), line) for number, line in enumerate(lines) if line.points]
     if not hued:
         return ""
-    values = [value for _, line in hued for _, value in line.points]
-    low, high = bounds(values, curve)
+    ticks, top = upright([value for _, line in hued for _, value in line.points], curve)
     right = max([steps, *(step for _, line in hued for step, _ in line.points)]) or 1
-    place, upright = charts.scale(0, right), charts.scale_up(low, high)
+    place, pixels = charts.scale(0, right), charts.scale_up(ticks[0], top)
 
     def height(value: float) -> float:
-        return upright(min(high, max(low, value)))
+        return pixels(min(top, max(ticks[0], value)))
 
-    parts = charts.rulers([(tick, short_number(tick)) for tick in charts.nice_ticks(low, high, 5)], height)
+    parts = charts.rulers(list(zip(ticks, tick_words(ticks), strict=True)), height)
     parts += reference_line(curve, height)
     parts += [path(line, hue, place, height) for hue, line in hued]
     parts += [dots(line, hue, place, height) for hue, line in hued]
@@ -327,14 +329,29 @@ def plot(where: str, curve: Curve, lines: Sequence[Line], steps: int, across: st
     return f"<div>{charts.figure(frame, ''.join(parts), HEIGHT + 42, described, 'upright')}{legend(hued)}</div>"
 
 
-def bounds(values: Sequence[float], curve: Curve) -> tuple[float, float]:
-    """The ends of the upright axis: the plot's own, else those of its data and its reference with some air."""
-    if curve.limits is not None:
-        return curve.limits
+def upright(values: Sequence[float], curve: Curve) -> tuple[list[float], float]:
+    """Round numbers from the foot of the upright axis on, and its top: the plot's ends, else its data's with air."""
     shown = [*values, *([] if curve.reference is None else [curve.reference[0]])]
     low, high = min(shown), max(shown)
-    air = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
-    return (0.0 if 0 <= low <= 0.3 * high else low - air), high + air
+    air = max(0.06 * (high - low) or 0.05 * abs(high) or 1.0, LEAST_AIR)
+    foot, top = curve.limits
+    if foot is None:
+        foot = 0.0 if 0 <= low <= 0.3 * high else low - air
+    if top is None:
+        top = max(high, foot) + air
+    first, second, *_ = charts.nice_ticks(foot, top, 5)
+    step = second - first
+    start, end = floor(foot / step + 1e-6), floor(top / step + 1e-6)
+    return [step * number for number in range(start, end + 1)], top
+
+
+def tick_words(ticks: Sequence[float]) -> list[str]:
+    """The numbers beside an axis, with as many digits as tell them apart."""
+    for digits in range(4, 10):
+        words = [short_number(tick, digits) for tick in ticks]
+        if len(set(words)) == len(words):
+            break
+    return words
 
 
 def reference_line(curve: Curve, height: Callable[[float], float]) -> list[str]:
@@ -394,7 +411,7 @@ def span(line: Line) -> str:
     return f"from {short_number(first)} to {short_number(last)} in {len(line.points)} points"
 
 
-def short_number(value: float) -> str:
-    """A number in at most four digits: '0.1234', '12.3', '7e-5'."""
-    text = f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
-    return text.replace("e-0", "e-").replace("e+0", "e")
+def short_number(value: float, digits: int = 4) -> str:
+    """A number in a few digits: '0.1234', '12.3', '1235', '7e-5', '5e29'."""
+    text = f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.{digits}g}"
+    return text.replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")

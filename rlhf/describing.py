@@ -180,11 +180,10 @@ def data_facts(job: Job, data: Mapping[str, Any]) -> Facts:
     named = ", ".join(f"{count} {REASONS.get(reason, reason)}" for reason, count in sorted(left_out.items()))
     items = {"sft": "Demonstrations", "ppo": "Prompts"}.get(job.kind, "Pairs")
     trained = trained_on(result)
-    train = data.get("train", NOT_MEASURED) if trained is None else trained
-    return [
-        (items, f"{train} to train, {data.get('held-out', NOT_MEASURED)} held-out"),
-        ("Left out", named or "nothing"),
-    ]
+    counted = str(data.get("train", NOT_MEASURED) if trained is None else trained)
+    if job.kind != "ppo":  # prompts to answer; what is held out is asked in the check
+        counted += f" to train, {data.get('held-out', NOT_MEASURED)} held-out"
+    return [(items, counted), ("Left out", named or "nothing")]
 
 
 # The name under which each kind of training says how much it was trained on.

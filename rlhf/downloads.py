@@ -52,9 +52,15 @@ def files_of(directory: Path) -> list[Path]:
 
 def bytes_on_disk(data_dir: Path, policy: Policy) -> int:
     """The size of all files of a policy; 0 where they are gone."""
-    if policy.path is None:
+    return 0 if policy.path is None else bytes_within(data_dir / policy.path)
+
+
+def bytes_within(directory: Path) -> int:
+    """The size of all files in a directory; 0 where there is none, or while it goes."""
+    try:
+        return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    except FileNotFoundError:
         return 0
-    return sum(path.stat().st_size for path in (data_dir / policy.path).rglob("*") if path.is_file())
 
 
 class Pieces:

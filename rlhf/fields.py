@@ -10,7 +10,7 @@ from typing import Any, get_args
 from annotation.examples import EXAMPLES
 from annotation.records import Sampling
 from rlhf import specs
-from rlhf.specs import METHODS, DPOSpec, PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec
+from rlhf.specs import METHODS, DPOSpec, PPOSpec, RewardModelSpec, SFTSpec
 
 TrainingJob = SFTSpec | RewardModelSpec | DPOSpec | PPOSpec
 Values = Mapping[str, Any]
@@ -221,12 +221,6 @@ def spec_of(form: Form, model: str, values: Values) -> TrainingJob:
     sampling = {"sampling": {**asdict(Sampling(min_p=0.0)), **drawn}} if form.spec_type is PPOSpec else {}
     spec: TrainingJob = specs.build(form.spec_type, {"model": model, **form.fixed, **plain, **sampling})
     return spec
-
-
-def values_of(form: Form, spec: TrainingSpec) -> dict[str, Any]:
-    """What a form shows for a spec of its kind."""
-    flat = {**asdict(spec), **{f"sampling.{name}": value for name, value in asdict(spec).get("sampling", {}).items()}}
-    return {name: flat[name] for name in form.names}
 
 
 def form_for(kind: str, method: str) -> Form:

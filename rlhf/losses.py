@@ -336,8 +336,12 @@ def clipped_value_loss(values_N: Tensor, old_N: Tensor, returns_N: Tensor, clip:
 
 
 def explained_variance(values_N: Tensor, returns_N: Tensor) -> Tensor:
-    """1 - Var(returns - values) / Var(returns): 1 for a perfect critic, 0 for a constant, below for worse. Scalar."""
-    return 1 - (returns_N - values_N).var(correction=0) / returns_N.var(correction=0).clamp(min=1e-12)
+    """1 - Var(returns - values) / Var(returns): 1 for a perfect critic, 0 for a constant, below for worse. Scalar.
+
+    0 also where all returns are the same: there is nothing to explain.
+    """
+    variance, unexplained = returns_N.var(correction=0), (returns_N - values_N).var(correction=0)
+    return torch.where(variance > 1e-8, 1 - unexplained / variance.clamp(min=1e-8), 0.0)
 
 
 @dataclass(frozen=True)

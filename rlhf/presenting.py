@@ -117,7 +117,7 @@ def seconds_left(step_times: Sequence[tuple[int, str]], job: Job, at: str) -> fl
     if len(step_times) >= 2 and step_times[-1][0] > step_times[0][0]:
         (first, first_time), (last, last_time) = step_times[0], step_times[-1]
         pace, since = seconds_between(first_time, last_time) / (last - first), seconds_between(last_time, at)
-        return max(0.0, pace * (job.steps - last) - since)
+        return pace * (job.steps - last) - min(since, pace)  # a step that takes longer than the others is still one
     if not step_times and job.attempt == 1 and job.step:
         return seconds_between(job.started, at) / job.step * (job.steps - job.step)
     return None
@@ -136,8 +136,8 @@ def headline(job: Job, at: str) -> str:
         return "Cancelling: it stops within seconds and keeps a checkpoint."
     if job.status == "finished":
         return f"Finished in {duration(seconds_taken(job, at))}."
-    words = {"lost": "Lost.", "failed": "Failed.", "cancelled": "Cancelled."}
-    return f"{words[job.status]} {job.message}".strip()
+    word = {"lost": "Lost", "failed": "Failed", "cancelled": "Cancelled"}[job.status]
+    return job.message if job.message.startswith(word) else f"{word}. {job.message}".strip()
 
 
 def seconds_taken(job: Job, at: str) -> float:
@@ -204,7 +204,7 @@ def queue_table(running: Sequence[Job], waiting: Sequence[Job], at: str) -> str:
         return paragraph("Nothing runs and nothing waits.", "quiet")
     rows = [("now", *queue_row(job, f"{job.status} for {duration(seconds_taken(job, at))}")) for job in running]
     for place, job in enumerate(waiting, start=1):
-        rows.append((str(place), *queue_row(job, f"waiting since {moment(job.created)} UTC")))
+        rows.append((str(place), *queue_row(job, f"since {moment(job.created)} UTC")))
     return table(("Order", "Job", "What", "Asked for by", "State"), rows)
 
 
@@ -296,6 +296,15 @@ def delete_question(policy: Policy, size_on_disk: str) -> str:
     return paragraph(
         f"Delete {policy.revision} with its files ({size_on_disk})? Its row, its figures and its curves stay; the "
         "weights can't be brought back.",
+        "warning",
+    )
+
+
+def checkpoints_question(job: Job, size_on_disk: str) -> str:
+    """What is asked before the checkpoints of a run that ended early are deleted."""
+    return paragraph(
+        f"Delete the checkpoints of job {job.id} ({size_on_disk})? Its row, its figures and its curves stay; resumed, "
+        "it would begin anew.",
         "warning",
     )
 

@@ -95,7 +95,11 @@ class Prospects:
         try:
             data = self.data(spec)
             troubles += shortage(spec, data.found)
-            cost = self.cost(spec, data)
+        except UserError as error:
+            if str(error) not in troubles:
+                troubles.append(str(error))
+        try:
+            cost = self.cost(spec, 0 if data is None else data.items)
         except UserError as error:
             unknown = str(error)
         return Prospect(spec, asked, troubles, data, cost, unknown)
@@ -136,7 +140,7 @@ class Prospects:
         return found
 
     # ------------------------------------------------------------------------------------------------------------ cost
-    def cost(self, spec: TrainingJob, data: Data) -> Cost:
+    def cost(self, spec: TrainingJob, items: int) -> Cost:
         """Parameters, memory and time. Raises UserError where the model's files don't tell."""
         shapes, machine = self.shapes(spec), self.machine()
         reward = self.reward_spec(spec)
@@ -146,7 +150,7 @@ class Prospects:
             estimates.fit(shapes, spec, machine, Load(longest, reward)),
             machine,
             estimates.pace_of(spec, self.finished_jobs(spec)),
-            estimates.steps_of(spec, data.items),
+            estimates.steps_of(spec, items),
             "rounds" if isinstance(spec, PPOSpec) else "optimiser steps",
             len(jobs.active(self.db, loop.TRAINING)),
             longest,

@@ -71,6 +71,17 @@ def as_causal(config: Any) -> Any:
     return replace(config, task_type="CAUSAL_LM", modules_to_save=None, inference_mode=False, lora_dropout=0.0)
 
 
+@torch.no_grad()
+def scalar_head(width: int, reward_model: RewardModel | None) -> nn.Linear:
+    """A head like the reward model's; without one, of zeros."""
+    head = nn.Linear(width, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    if reward_model is not None:
+        head.weight[0], head.bias[0] = reward_model.head_H, reward_model.bias
+    return head
+
+
 # --------------------------------------------------------------------------------------------------------- four roles
 class Roles:
     """One base model that acts in four roles, and what is trained of it."""
@@ -80,15 +91,10 @@ class Roles:
         bf16 = dtype_of(spec.precision) == torch.bfloat16
         gpu = torch.cuda.is_available()
         self.accelerator = Accelerator(cpu=not gpu, mixed_precision="bf16" if bf16 else "no")
-        self.model, self.reward_model, self.pad_id = model, reward_model, pad_id
-        self.recompute = gpu
-        self.critic_head = nn.Linear(inner_model(model).config.get_text_config().hidden_size, 1)
-        with torch.no_grad():
-            self.critic_head.weight.zero_()
-            self.critic_head.bias.zero_()
-            if reward_model is not None:
-                self.critic_head.weight[0], self.critic_head.bias[0] = reward_model.head_H, reward_model.bias
-        self.critic_head.to(self.accelerator.device)
+        self.model, self.pad_id, self.recompute = model, pad_id, gpu
+        width = inner_model(model).config.get_text_config().hidden_size
+        self.critic_head = scalar_head(width, reward_model).to(self.accelerator.device)
+        self.reward_head = scalar_head(width, reward_model).to(self.accelerator.device).requires_grad_(False)
         self.act_as("policy")
         hold_in_float32(model)
 
@@ -127,9 +133,8 @@ class Roles:
 
     def score(self, answers: Sequence[Answer]) -> Tensor:
         """The reward model's scores of answers, (B,)."""
-        assert self.reward_model is not None
-        last_BH = self.states("reward", answers).last_BH.float()
-        return last_BH @ self.reward_model.head_H.to(last_BH.device) + self.reward_model.bias
+        scores_B: Tensor = self.reward_head(self.states("reward", answers).last_BH.float())[:, 0]
+        return scores_B
 
     def save_policy(self, directory: Path) -> dict[str, Any]:
         """Write the policy's adapter; nothing further is to be said of it in the job's result."""

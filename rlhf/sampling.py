@@ -186,13 +186,13 @@ def draw(
     cache = DynamicCache(config=causal.config)
     # The last prompt token is left to generate(), which needs one uncached position to start from.
     position_PT = (mask_PT.cumsum(-1) - 1).clamp(min=0)
-    causal(
+    # Without the output embedding, whose logits nobody reads.
+    causal.base_model(
         **embed(causal, ids_PT[:, :-1], virtual_KH),
         attention_mask=mask_PT[:, :-1],
         position_ids=position_PT[:, :-1],
         past_key_values=cache,
         use_cache=True,
-        logits_to_keep=1,
     )
     if virtual_KH is not None:  # they are in the cache; what stands for them is never looked up again
         ids_PT = ids_PT.where(ids_PT < causal.get_input_embeddings().weight.shape[0], tokenizer.pad_token_id)

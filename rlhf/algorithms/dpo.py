@@ -61,7 +61,9 @@ def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
     )
 
     def build(checkpoints: Path) -> PreferenceTrainer:
-        return build_trainer(spec, start, tokenizer, pairs, checkpoints, flip_rate, run.raise_if_stopped, run)
+        # Measured steps need no more pairs than they take, and the reference is computed for every pair that is given.
+        used = pairs[: run.measured_steps * spec.batch_size * spec.accumulation] if run.measured_steps else pairs
+        return build_trainer(spec, start, tokenizer, used, checkpoints, flip_rate, run.raise_if_stopped, run)
 
     def finish(trainer: PreferenceTrainer, directory: Path) -> dict[str, Any]:
         save_policy(trainer, spec, directory, tokenizer)

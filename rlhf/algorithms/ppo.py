@@ -102,12 +102,12 @@ Score = Callable[[Sequence[Answer]], Tensor]
 def run(run: Run, spec: PPOSpec) -> dict[str, Any]:
     """Train a policy against a reward model and register it as a candidate. Returns the job's result."""
     start = start_of(run, spec)
-    reward_model = read_reward_model(run, spec.reward_model)
     tokenizer = load_tokenizer(start.base.path)
     prompts, left_out = prompts_of(run, spec, tokenizer)
     trained = stored_before(run)
     if trained is None:
         run.report(0, spec.steps, {}, "loading the model")
+        reward_model = read_reward_model(run, spec.reward_model)
         roles = load_roles(spec, start, reward_model, tokenizer.pad_token_id)
         figures = Learner(run, spec, roles, tokenizer, prompts, roles.score).learn()
         trained = conclude(run, spec, start, roles.save_policy, figures)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+
+from annotation.records import UserError
 from annotation.tabs.guard import Context
-from rlhf import describing, loop, policies
+from rlhf import describing, downloads, jobs, loop, policies
+from rlhf.artifacts import checkpoints_directory
 from rlhf.specs import EvaluateSpec, MergeSpec
 
 
@@ -43,3 +47,15 @@ def delete(context: Context, revision: str, decided_by: str) -> str:
     """Delete a policy's files. Raises UserError while something needs them."""
     freed = loop.delete_policy(context.db, context.data_dir, revision, decided_by)
     return f"The files of {revision} are deleted; {describing.size(freed)} are free again."
+
+
+def delete_checkpoints(context: Context, job_id: int) -> str:
+    """Delete the checkpoints of a run that ended early. Raises UserError for one that waits or runs."""
+    with context.db.transaction():  # nobody resumes it meanwhile
+        job = jobs.get(context.db, job_id)
+        if job.status not in jobs.ENDED:
+            raise UserError(f"Job {job_id} is {job.status} and needs its checkpoints: cancel it first.")
+        directory = checkpoints_directory(context.data_dir, job_id)
+        freed = downloads.bytes_within(directory)
+        shutil.rmtree(directory, ignore_errors=True)
+    return f"The checkpoints of job {job_id} are deleted; {describing.size(freed)} are free again."

@@ -60,16 +60,21 @@ def live(form: Form, known: Prospects, values: Values, ticked: Any, seen: Any) -
         if name in form.names:
             chosen = {"value": filled[name]} if name in filled else {}
             parts[name] = gr.update(choices=choices(known.db, form), **chosen)
+    rows: Any = None
     try:
         spec = spec_asked_for(form, known, values, accepted)
-        parts |= {"accept": accept_part(known.db, spec), **prospect_parts(known, known.of(spec))}
+        run = known.of(spec)
+        rows = [*prospects.what_decides_lengths(run.spec)]
+        parts |= {"accept": accept_part(known.db, spec), **prospect_parts(known, run)}
     except UserError as error:
         parts |= refused_parts(str(error))
     if ticked and not accepted:
         parts["accept"] = {**parts["accept"], "value": False}
     marks = presenting.fingerprints(parts)
     changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
-    return changed, {**seen, **marks, "judge": values.get("reward_model")}
+    if seen.get("rows", rows) != rows:
+        changed |= {"row": gr.update(value=""), "rows_found": gr.update(value="")}  # what is shown is of other rows
+    return changed, {**seen, **marks, "judge": values.get("reward_model"), "rows": rows}
 
 
 def first_choices(form: Form, db: Database, values: Values) -> dict[str, Any]:
@@ -196,6 +201,7 @@ def lay_out(form: Form) -> FormPage:
     gr.Markdown("### What it would learn from")
     parts["data"] = literal()
     rows = rowviews.lay_out(form)
+    parts |= {"row": rows.row, "rows_found": rows.found}
     gr.Markdown("### What it would take")
     parts["cost"] = literal()
     with gr.Accordion("As JSON, and on the command line", open=False):
@@ -239,14 +245,14 @@ def wire(
 
     def open_form(annotator: Annotator, ticked: Any, seen: Any, *sent: Any) -> list[Any]:
         running = [gr.Timer(active=timer is page.timer) for timer in timers]
-        return [*view(annotator, ticked, seen, *sent), *running]
+        return [*view(annotator, ticked, seen, *sent), "", *running]
 
     def measure(annotator: Annotator, ticked: Any, seen: Any, *sent: Any) -> str:
         return presenting.notice(begin_measuring(page, known, annotator.name, ticked, seen, sent))
 
     for handler, name in ((view, "view"), (open_form, "open"), (measure, "measure")):
         handler.__name__ = f"{name}_{form.name}"
-    opening(admin(open_form), page.asked, [*page.followed, *timers], **QUIET)
+    opening(admin(open_form), page.asked, [*page.followed, page.said, *timers], **QUIET)
     redraw = admin(view)
     page.timer.tick(redraw, page.asked, page.followed, **QUIET)
     touched = [component.input for component in (*page.inputs.values(), page.parts["accept"])]

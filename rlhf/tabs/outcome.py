@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from html import escape
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from annotation.markup import paragraph
 from annotation.tabs.guard import Context
 from annotation.tabs.parts import html_box
 from rlhf import candidates, describing, downloads, health, jobs, policies, presenting
+from rlhf.artifacts import checkpoints_directory
 from rlhf.jobs import Job
 from rlhf.policies import Policy
 from rlhf.specs import EvaluateSpec
@@ -19,8 +21,8 @@ from rlhf.specs import EvaluateSpec
 literal = partial(html_box, presenting.STYLE)
 Update = dict[str, Any]
 NEW_RUN_SENTENCE = (
-    "“Start a new run from this adapter” fills a form with it as the parent: a job of its own, with data, settings and "
-    "a result of its own. (“Resume this run”, above, goes on with the same job to the end that it was given.)"
+    "A new run starts from this as its parent: a form is filled in for a job of its own, with data, settings and a "
+    "result of its own. “Resume this run”, above, goes on with the same job to the end that it was given."
 )
 
 
@@ -28,7 +30,7 @@ def lay_out() -> dict[str, Any]:
     """The components, without any value."""
     parts: dict[str, Any] = {"outcome": literal(), "health": literal(), "report": literal()}
     with gr.Column(visible=False) as actions:
-        with gr.Row():
+        with gr.Row(equal_height=True):
             parts["promote"] = button("Use it in the loop", "promote", "primary")
             parts["check"] = button("Check it now", "check")
             parts["new_run"] = button("Start a new run from this adapter", "new_run")
@@ -48,7 +50,7 @@ def lay_out() -> dict[str, Any]:
 
 def button(label: str, name: str, variant: Literal["primary", "secondary", "stop"] = "secondary") -> gr.Button:
     """A button that acts on what the run made."""
-    return gr.Button(label, variant=variant, min_width=200, elem_id=f"run-{name.replace('_', '-')}")
+    return gr.Button(label, variant=variant, scale=0, min_width=205, elem_id=f"run-{name.replace('_', '-')}")
 
 
 def subject_of(context: Context, job: Job | None) -> Policy | None:
@@ -61,21 +63,49 @@ def subject_of(context: Context, job: Job | None) -> Policy | None:
     return policies.of_job(context.db, job.id)
 
 
-def parts_of(context: Context, job: Job | None, subject: Policy | None, confirming: str | None) -> dict[str, Update]:
+@dataclass(frozen=True)
+class Files:
+    """What can be deleted of a run: what it made, or the checkpoints of one that ended early."""
+
+    name: str
+    """As the page remembers what it asked about."""
+    question: str
+    size: str
+
+
+def files_of(context: Context, job: Job | None, subject: Policy | None) -> Files | None:
+    """What there is to delete; None for nothing."""
+    if subject is not None:
+        size = describing.size(downloads.bytes_on_disk(context.data_dir, subject))
+        return None if subject.deleted else Files(subject.revision, presenting.delete_question(subject, size), size)
+    if job is None or job.status not in jobs.ENDED:
+        return None
+    count = downloads.bytes_within(checkpoints_directory(context.data_dir, job.id))
+    size = describing.size(count)
+    return Files(f"job {job.id}", presenting.checkpoints_question(job, size), size) if count else None
+
+
+def parts_of(
+    context: Context, job: Job | None, subject: Policy | None, files: Files | None, confirming: str | None
+) -> dict[str, Update]:
     """What a job measured and made, its check or health card, and the buttons that make sense now."""
     result = (job.result if job is not None else None) or {}
-    on_disk = "" if subject is None else describing.size(downloads.bytes_on_disk(context.data_dir, subject))
+    on_disk = "nothing" if files is None else files.size
     made = subject if subject is not None and job is not None and subject.job_id == job.id else None
-    asked = subject is not None and confirming == subject.revision and not subject.deleted
+    asked = files is not None and confirming == files.name
     return {
         "outcome": gr.update(value="" if job is None else presenting.outcome_card(job, made, on_disk)),
         "health": gr.update(value=health.card(result["health"]) if result.get("health") else ""),
         "report": gr.update(value=report(context, job, subject)),
-        "actions": gr.update(visible=subject is not None),
+        "actions": gr.update(visible=subject is not None or files is not None),
         "download": gr.update(value="" if subject is None else download_line(subject, on_disk)),
         "confirm": gr.update(visible=asked),
-        "question": gr.update(value=presenting.delete_question(subject, on_disk) if subject and asked else ""),
+        "question": gr.update(value=files.question if files is not None and asked else ""),
         **button_parts(subject),
+        "delete": gr.update(
+            value="Delete with its files" if subject is not None else "Delete its checkpoints",
+            interactive=files is not None,
+        ),
     }
 
 
@@ -92,16 +122,15 @@ def report(context: Context, job: Job | None, subject: Policy | None) -> str:
 def button_parts(subject: Policy | None) -> dict[str, Update]:
     """Which of the buttons are there and can be pressed."""
     if subject is None:
-        return {}
+        return {name: gr.update(visible=False) for name in ("promote", "check", "new_run", "merge")}
     there, answers = subject.deleted is None, subject.kind == "policy"
     label = "Use it in the loop" if subject.status in ("candidate", "rejected") else candidates.promote_label(subject)
     start = "adapter" if subject.form in ("lora", "prompt") else "model"
     return {
         "promote": gr.update(value=label, visible=answers, interactive=candidates.can_serve(subject)),
         "check": gr.update(visible=answers, interactive=there),
-        "new_run": gr.update(value=f"Start a new run from this {start}", interactive=there),
+        "new_run": gr.update(value=f"Start a new run from this {start}", visible=True, interactive=there),
         "merge": gr.update(visible=answers and subject.form == "lora", interactive=there),
-        "delete": gr.update(interactive=there),
     }
 
 

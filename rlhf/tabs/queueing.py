@@ -38,7 +38,6 @@ def lay_out() -> dict[str, Any]:
 def parts_of(db: Database, chosen: Any, at: str) -> dict[str, Update]:
     """The queue as it stands, and what can be done with the chosen job."""
     waiting = jobs.queue(db)
-    running = [job for job in jobs.active(db, loop.TRAINING) if job.status != "queued"]
     place = place_of(waiting, chosen)
     choices = [(describing.title(job), str(job.id)) for job in waiting]
     if place is None:
@@ -46,13 +45,23 @@ def parts_of(db: Database, chosen: Any, at: str) -> dict[str, Update]:
     else:
         choice = gr.update(choices=choices)
     return {
-        "queue": gr.update(value=presenting.queue_table(running, waiting, at)),
+        "queue": gr.update(value=presenting.queue_table(at_work(db), waiting, at)),
         "queue_choice": gr.update(visible=bool(waiting)),
         "queued": choice,
         "up": gr.update(interactive=place > 0),
         "down": gr.update(interactive=place < len(waiting) - 1),
         "take_out": gr.update(interactive=bool(waiting)),
     }
+
+
+def order_of(db: Database) -> list[list[int]]:
+    """The jobs that are at work, and those that wait, in order."""
+    return [[job.id for job in found] for found in (at_work(db), jobs.queue(db))]
+
+
+def at_work(db: Database) -> list[Job]:
+    """The jobs that run or are about to end."""
+    return [job for job in jobs.active(db, loop.TRAINING) if job.status != "queued"]
 
 
 def place_of(waiting: Sequence[Job], chosen: Any) -> int | None:

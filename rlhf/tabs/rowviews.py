@@ -80,21 +80,21 @@ def wire(page: RowsPage, form: Form, context: Context, prospects: Prospects, inp
     admin = guarded(context, "admin")
     looked, shown = [page.split, page.number, *inputs], [page.number, page.row]
 
-    def turner(turn: int) -> Callable[..., list[Any]]:
+    def turner(label: str) -> Callable[..., list[Any]]:
         def show_row(annotator: Annotator, split: Any, number: Any, *sent: Any) -> list[Any]:
-            return show(form, prospects, dict(zip(form.names, sent, strict=True)), split, number, turn)
+            values = dict(zip(form.names, sent, strict=True))
+            return show(form, prospects, values, split, number, TURNS[label])
 
-        show_row.__name__ = f"row_{form.name}"
-        return show_row
+        show_row.__name__ = f"{label.lower()}_{form.name}"
+        return admin(show_row)
 
     def look_through(annotator: Annotator, *sent: Any) -> str:
         return survey(form, prospects, dict(zip(form.names, sent, strict=True)))
 
-    look_through.__name__ = f"rows_{form.name}"
-    for label, turn in TURNS.items():
-        page.turns[label].click(admin(turner(turn)), looked, shown, **SPOKEN)
-    first = admin(turner(0))
-    page.accordion.expand(first, looked, shown, **SPOKEN)
-    page.split.input(first, looked, shown, **SPOKEN)
-    page.number.submit(first, looked, shown, **SPOKEN)
+    look_through.__name__ = f"through_{form.name}"
+    turners = {label: turner(label) for label in TURNS}
+    for label, button in page.turns.items():
+        button.click(turners[label], looked, shown, **SPOKEN)
+    for again in (page.accordion.expand, page.split.input, page.number.submit):
+        again(turners["Show"], looked, shown, **SPOKEN)
     return page.through.click(admin(look_through), [*inputs], page.found, **SPOKEN)

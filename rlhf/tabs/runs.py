@@ -41,7 +41,7 @@ def find_job(db: Database, selected: Any) -> Job | None:
     found = jobs.with_ids(db, [int(selected)]) if str(selected).isdecimal() else []
     if found and found[0].kind in loop.TRAINING:
         return found[0]
-    running = [job for job in jobs.active(db, loop.TRAINING) if job.status != "queued"]
+    running = queueing.at_work(db)
     newest = jobs.recent(db, loop.TRAINING, 1)
     return running[0] if running else newest[0] if newest else None
 
@@ -114,7 +114,7 @@ class Looked:
     queued: Any = None
     compared: Any = None
     confirming: str | None = None
-    """The revision that a person was asked about and has not answered."""
+    """The files that a person was asked about and has not answered."""
 
 
 def live(context: Context, looked: Looked, seen: Seen) -> tuple[dict[str, Update], Seen]:
@@ -122,29 +122,43 @@ def live(context: Context, looked: Looked, seen: Seen) -> tuple[dict[str, Update
     db, at = context.db, now()
     job = find_job(db, looked.job)
     subject = outcome.subject_of(context, job)
+    files = outcome.files_of(context, job, subject)
     parts = (
         queueing.parts_of(db, looked.queued, at)
         | job_parts(db, job, None if job is None else policies.of_job(db, job.id), at)
-        | outcome.parts_of(context, job, subject, looked.confirming)
+        | outcome.parts_of(context, job, subject, files, looked.confirming)
         | list_parts(db, at)
         | {"compared": comparison.choice_part(db)}
     )
     marks = presenting.fingerprints(parts)
     changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
     drawn, chosen = drawn_job(db, job), comparison.chosen_jobs(db, looked.compared)
-    keys = {"recorded": record_key(db, job, drawn), "comparison": comparison.key_of(db, chosen)}
+    keys = {
+        "recorded": record_key(db, job, drawn),
+        "comparison": comparison.key_of(db, chosen),
+        "state": None if job is None else [job.id, job.status],
+        "order": queueing.order_of(db),
+    }
     if seen.get("recorded") != keys["recorded"]:
         changed |= record_parts(db, job, drawn)
     if seen.get("comparison") != keys["comparison"]:
         changed |= comparison.parts_of(db, chosen)
+    changed |= overtaken(seen, keys)
     there = subject is not None and subject.deleted is None
     return changed, {
         **marks,
         **keys,
         "job": None if job is None else job.id,
         "revision": subject.revision if subject is not None and there else None,
-        "confirming": looked.confirming if subject is not None and looked.confirming == subject.revision else None,
+        "files": None if files is None else files.name,
+        "confirming": looked.confirming if files is not None and looked.confirming == files.name else None,
     }
+
+
+def overtaken(seen: Seen, keys: Mapping[str, Any]) -> dict[str, Update]:
+    """What an earlier press of a button said and is not so any more, taken away."""
+    said = {"state": "said", "order": "queue_said"}
+    return {part: gr.update(value="") for key, part in said.items() if key in seen and seen[key] != keys[key]}
 
 
 def cancel_shown(db: Database, seen: Any) -> str:
@@ -176,19 +190,22 @@ def shown_revision(seen: Any) -> str:
 
 
 def asked_about(context: Context, seen: Any) -> str:
-    """The revision that a person is to be asked about. Raises UserError while its files can't be deleted."""
-    revision = shown_revision(seen)
-    for sentence in loop.needed_by(context.db, policies.by_revision(context.db, revision)):
-        raise UserError(sentence)
-    return revision
+    """The files that a person is to be asked about. Raises UserError while they can't be deleted."""
+    if not isinstance(seen, dict) or not isinstance(seen.get("files"), str):
+        raise UserError("This job has left no files that could be deleted.")
+    if seen["revision"] is not None:
+        for sentence in loop.needed_by(context.db, policies.by_revision(context.db, seen["revision"])):
+            raise UserError(sentence)
+    return str(seen["files"])
 
 
 def delete_confirmed(context: Context, seen: Any, decided_by: str) -> str:
     """Delete what the question named, if it is still what is shown."""
-    revision = shown_revision(seen)
-    if seen.get("confirming") != revision:
-        raise UserError("Press “Delete with its files” first; it names what would be deleted.")
-    return decisions.delete(context, revision, decided_by)
+    if asked_about(context, seen) != seen.get("confirming"):
+        raise UserError("Press “Delete” first; the question names what would be deleted.")
+    if seen["revision"] is None:
+        return decisions.delete_checkpoints(context, shown_job(seen))
+    return decisions.delete(context, seen["revision"], decided_by)
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
@@ -238,8 +255,10 @@ def lay_out() -> RunsPage:
     )
     parts["card"] = literal()
     with gr.Row():
-        parts["cancel"] = gr.Button("Cancel", variant="stop", interactive=False, elem_id="run-cancel", min_width=160)
-        parts["resume"] = gr.Button("Resume this run", interactive=False, elem_id="run-resume", min_width=200)
+        parts["cancel"] = gr.Button(
+            "Cancel", variant="stop", interactive=False, elem_id="run-cancel", scale=0, min_width=130
+        )
+        parts["resume"] = gr.Button("Resume this run", interactive=False, elem_id="run-resume", scale=0, min_width=180)
     literal(paragraph(RESUME_SENTENCE, "quiet"))
     parts["said"] = literal()
     parts["facts"] = literal()

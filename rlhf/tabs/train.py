@@ -20,8 +20,8 @@ from rlhf.tabs.runs import LATEST, RunsPage, shown_revision
 RUNS = "runs"
 
 
-def build(demo: gr.Blocks, context: Context) -> None:
-    """Lay the tab out inside the caller's and wire it; every value comes from a guarded handler."""
+def build(demo: gr.Blocks, context: Context) -> list[FormPage]:
+    """Lay the tab out inside the caller's and wire it; every value comes from a guarded handler. Returns the forms."""
     known = Prospects(context.db, context.data_dir, context.model)
     pages: list[FormPage] = []
     openings: list[Any] = []
@@ -39,6 +39,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
         forms.wire(page, context, known, opening, timers)
         wire_start(page, context, known, tabs, runs_page)
     wire_runs(pages, context, tabs, runs_tab, runs_page)
+    return pages
 
 
 def wire_start(page: FormPage, context: Context, known: Prospects, tabs: gr.Tabs, runs_page: RunsPage) -> None:

@@ -86,12 +86,11 @@ def test_from_first_judgement_to_the_next_policy(site: Site) -> None:
     site.judge("6")
 
     page.get_by_role("tab", name="Train").click()
-    page.get_by_text("Settings", exact=True).click()
-    page.get_by_label("epochs").fill("2")
+    page.get_by_label("Epochs").first.fill("2")
     page.click("#train-start")
     site.wait_until(lambda: policies.everything(site.db)[1:], "trained adapter")
     page.wait_for_selector("text=Reward margin", timeout=60_000)
-    page.locator("svg.marks, canvas.marks").first.wait_for(timeout=60_000)
+    page.locator(".plots polyline").first.wait_for(state="attached", timeout=60_000)
     site.wait_until(
         lambda: any(job.status == "finished" for job in jobs.recent(site.db, ("evaluate",))), "finished check"
     )

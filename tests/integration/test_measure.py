@@ -9,7 +9,7 @@ import pytest
 
 from annotation.records import UserError
 from rlhf import jobs, policies
-from rlhf.specs import DPOSpec, EvaluateSpec, MeasureSpec, SFTSpec, TrainingSpec, to_json
+from rlhf.specs import DPOSpec, EvaluateSpec, MeasureSpec, SFTSpec, to_json
 from tests.demonstrations import demonstrate
 from tests.machine_fixtures import Machine
 
@@ -33,7 +33,7 @@ def files(directory: Path) -> set[Path]:
 
 
 @pytest.mark.parametrize("spec", [SFT, replace(SFT, method="full"), DPO], ids=["sft", "sft-full", "dpo"])
-def test_a_measured_run_leaves_its_figures_and_no_policy_or_file(ready: Machine, spec: TrainingSpec) -> None:
+def test_a_measured_run_leaves_its_figures_and_no_policy_or_file(ready: Machine, spec: SFTSpec | DPOSpec) -> None:
     measuring = ready.submit(MeasureSpec(training=to_json(spec), steps=3))
     before = files(ready.data_dir)
     job = ready.perform(measuring)

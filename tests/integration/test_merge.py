@@ -6,8 +6,8 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,11 @@ from rlhf import jobs, loop, policies
 from rlhf.artifacts import directory_sha256
 from rlhf.models import Policies, load_plain
 from rlhf.sampling import draw
-from rlhf.specs import DPOSpec, MergeSpec, SFTSpec, TrainingSpec
+from rlhf.specs import DPOSpec, MergeSpec, SFTSpec
 from rlhf.training import RESULT
 from rlhf.worker import Run, perform
 from tests.demonstrations import demonstrate
-from tests.machine_fixtures import ROOT, WORKER_SECONDS, Machine
+from tests.machine_fixtures import ROOT, WORKER_SECONDS, Machine, make_machine
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -42,7 +42,7 @@ def taught(machine: Machine) -> Machine:
     return machine
 
 
-def made(machine: Machine, spec: TrainingSpec | MergeSpec) -> policies.Policy:
+def made(machine: Machine, spec: SFTSpec | DPOSpec | MergeSpec) -> policies.Policy:
     """The policy that a job makes."""
     job = machine.perform(machine.submit(spec))
     assert job.status == "finished", job.message
@@ -78,7 +78,9 @@ def by_hand(adapter: Path, name: str, weight: torch.Tensor) -> torch.Tensor:
     if f"{prefix}.lora_A.weight" not in stored:
         return weight
     scale = config["lora_alpha"] / (config["r"] ** 0.5 if config["use_rslora"] else config["r"])
-    moved = weight.float() + scale * (stored[f"{prefix}.lora_B.weight"] @ stored[f"{prefix}.lora_A.weight"])
+    moved: torch.Tensor = weight.float() + scale * (
+        stored[f"{prefix}.lora_B.weight"] @ stored[f"{prefix}.lora_A.weight"]
+    )
     if config["use_dora"]:  # Liu et al. 2024, equation 5: a magnitude for each output, here each row
         moved = stored[f"{prefix}.lora_magnitude_vector"][:, None] * moved / moved.norm(dim=1, keepdim=True)
     return moved
@@ -92,53 +94,67 @@ VARIANTS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: "-".join(map(str, variant.values())))
-def test_merged_weights_are_the_plain_ones_and_the_change_rounded_once(
-    taught: Machine, variant: dict[str, Any]
-) -> None:
-    adapter = made(taught, replace(QUICK, **variant))
-    merged = made(taught, MergeSpec(revision=adapter.revision))
+@dataclass
+class Pair:
+    """An adapter and what it was merged into."""
+
+    machine: Machine
+    adapter: policies.Policy
+    merged: policies.Policy
+    variant: dict[str, Any]
+
+
+@pytest.fixture(scope="module", params=VARIANTS, ids=lambda variant: "-".join(map(str, variant.values())))
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Pair]:
+    """An adapter of each variant, merged."""
+    machine = make_machine(tmp_path_factory.mktemp("pair") / "data", tiny_model)
+    demonstrate(machine, train=8, held_out=2)
+    adapter = made(machine, replace(QUICK, **request.param))
+    yield Pair(machine, adapter, made(machine, MergeSpec(revision=adapter.revision)), request.param)
+    machine.db.close()
+
+
+def test_merged_weights_are_the_plain_ones_and_the_change_rounded_once(pair: Pair) -> None:
+    machine, adapter, merged = pair.machine, pair.adapter, pair.merged
     assert (merged.kind, merged.form, merged.weights, merged.ground_id) == ("policy", "full", "bf16", None)
     assert (merged.parent_id, merged.status, merged.method) == (adapter.id, "candidate", "merge")
-    assert merged.sha256 == directory_sha256(files(taught, merged))
+    assert merged.sha256 == directory_sha256(files(machine, merged))
 
     plain, stored = (
-        load_file(taught.model / "model.safetensors"),
-        load_file(files(taught, merged) / "model.safetensors"),
+        load_file(machine.model / "model.safetensors"),
+        load_file(files(machine, merged) / "model.safetensors"),
     )
     assert plain.keys() == stored.keys()
     changed, change, error = 0, 0.0, 0.0
     for name, weight in plain.items():
-        exact = by_hand(files(taught, adapter), name, weight)
+        exact = by_hand(files(machine, adapter), name, weight)
         assert stored[name].dtype == torch.bfloat16
         # A sum in another order may fall on the other side of a rounding.
-        torch.testing.assert_close(stored[name], exact.bfloat16(), rtol=2**-7, atol=0)
+        torch.testing.assert_close(stored[name], exact.bfloat16(), rtol=2**-7, atol=1e-6)
         assert (stored[name] == exact.bfloat16()).float().mean() > 0.999
         changed += not torch.equal(stored[name], weight)
         change += float((exact.float() - weight.float()).square().sum())
         error += float((stored[name].float() - exact.float()).square().sum())
-    assert changed == (8 if "lora_targets" in variant else 14)
+    assert changed == (8 if "lora_targets" in pair.variant else 14)
 
-    about = json.loads((files(taught, merged) / RESULT).read_text("utf-8"))
+    about = json.loads((files(machine, merged) / RESULT).read_text("utf-8"))
     assert (about["merged"], about["adapter_sha256"], about["ground"]) == (adapter.revision, adapter.sha256, "base")
     assert about["rounding"] == pytest.approx((error / change) ** 0.5, rel=1e-3)
     assert about["checkpoint_bytes"] > sum(weight.numel() for weight in plain.values()) * 2
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: "-".join(map(str, variant.values())))
-def test_the_merged_policy_answers_as_the_adapter_on_plain_weights(taught: Machine, variant: dict[str, Any]) -> None:
-    adapter = made(taught, replace(QUICK, **variant))
-    merged = made(taught, MergeSpec(revision=adapter.revision))
-    exact = PeftModel.from_pretrained(load_plain(taught.model, torch.float32), files(taught, adapter)).eval()
-    models = Policies(taught.db, taught.data_dir, taught.model)
-    served = logps(taught, models.use(merged))
-    base = logps(taught, load_plain(taught.model, torch.float32).eval())
-    assert mean_kl(logps(taught, exact), served) < 2e-3
+def test_the_merged_policy_answers_as_the_adapter_on_plain_weights(pair: Pair) -> None:
+    machine, adapter, merged = pair.machine, pair.adapter, pair.merged
+    exact = PeftModel.from_pretrained(load_plain(machine.model, torch.float32), files(machine, adapter)).eval()
+    models = Policies(machine.db, machine.data_dir, machine.model)
+    served = logps(machine, models.use(merged))
+    base = logps(machine, load_plain(machine.model, torch.float32).eval())
+    assert mean_kl(logps(machine, exact), served) < 2e-3
     assert mean_kl(base, served) > 0.1, "the adapter does nothing, so the comparison would prove nothing"
     if adapter.weights != "nf4":
-        assert mean_kl(logps(taught, models.use(adapter)), served) < 2e-3
-    in_float32 = logps(taught, load_plain(files(taught, merged), torch.float32).eval())
-    assert mean_kl(logps(taught, exact), in_float32) < 2e-4, "rounded weights, computed with exactly"
+        assert mean_kl(logps(machine, models.use(adapter)), served) < 2e-3
+    in_float32 = logps(machine, load_plain(files(machine, merged), torch.float32).eval())
+    assert mean_kl(logps(machine, exact), in_float32) < 2e-4, "rounded weights, computed with exactly"
 
 
 def test_an_adapter_on_fully_trained_weights_is_merged_into_those(taught: Machine) -> None:
@@ -148,7 +164,7 @@ def test_an_adapter_on_fully_trained_weights_is_merged_into_those(taught: Machin
     plain, stored = (load_file(files(taught, policy) / "model.safetensors") for policy in (full, merged))
     for name, weight in plain.items():
         exact = by_hand(files(taught, adapter), name, weight)
-        torch.testing.assert_close(stored[name], exact.bfloat16(), rtol=2**-7, atol=0)
+        torch.testing.assert_close(stored[name], exact.bfloat16(), rtol=2**-7, atol=1e-6)
     about = json.loads((files(taught, merged) / RESULT).read_text("utf-8"))
     assert about["ground"] == full.revision
     loop.delete_policy(taught.db, taught.data_dir, adapter.revision, "a test")

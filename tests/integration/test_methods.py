@@ -99,7 +99,7 @@ VARIANTS: list[dict[str, Any]] = [
 ]
 
 
-def finished(machine: Machine, spec: TrainingSpec) -> policies.Policy:
+def finished(machine: Machine, spec: DPOSpec) -> policies.Policy:
     """The policy that a job makes."""
     job = machine.perform(machine.submit(spec))
     assert job.status == "finished", job.message

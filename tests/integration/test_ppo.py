@@ -7,9 +7,7 @@ import math
 import os
 import random
 import signal
-import socket
 import subprocess
-import sys
 import time
 import uuid
 from collections import Counter
@@ -32,12 +30,14 @@ from rlhf.algorithms import ppo
 from rlhf.algorithms.ppo import Learner, Score, prompts_of, targets
 from rlhf.artifacts import directory_sha256
 from rlhf.checkpoints import COMPLETE, checkpoints_of
+from rlhf.curves import CURVES
 from rlhf.models import weights_of
 from rlhf.roles import Answer, load_roles, read_reward_model
 from rlhf.rollouts import Rollouts, minibatch, prompt_of, seed_of
 from rlhf.sampling import end_token_ids
 from rlhf.specs import METHODS, Method, PPOSpec, Precision, RewardModelSpec
-from rlhf.worker import Run, Stopped
+from rlhf.supervisor import worker_command
+from rlhf.worker import Run, perform
 from tests.machine_fixtures import ROOT, WORKER_SECONDS, Machine, make_machine, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -158,13 +158,25 @@ def test_a_programmatic_reward_rises_and_the_kl_stays_under_its_target(ready: Ma
     assert curve[-1]["kl"] > 0.1
 
 
-def test_a_reward_model_is_followed(ready: Machine) -> None:
-    """Its mean score over the last rounds is above that of the first, in units of its scores' spread."""
-    learner = learner_of(ready, replace(QUICK, steps=12, rollouts=16, batch_size=16, epochs=4, learning_rate=1e-2))
-    spread = learner.roll_out().scores_B.std().item()
-    learner.learn()
-    rewards = [entry["reward"] for entry in jobs.metrics(ready.db, learner.run.job_id)]
-    assert sum(rewards[-3:]) / 3 > sum(rewards[:2]) / 2 + spread / 2
+def test_a_reward_model_that_was_trained_on_judgements_is_followed(machine: Machine) -> None:
+    """From judgements by the jobs that people start: who prefers short answers gets them, with more reward."""
+    machine.add_prompts(train=16, held_out=8)
+    machine.judge("train", 16)
+    machine.judge("held-out", 8)
+    shape: dict[str, Any] = {"method": "lora", "precision": "fp32", "lora_r": 4, "lora_alpha": 8}
+    trained = machine.perform(machine.submit(RewardModelSpec(**shape, learning_rate=5e-3, epochs=3)))
+    assert trained.result is not None, trained.message
+    spec = replace(
+        QUICK, reward_model=trained.result["revision"], steps=6, rollouts=16, batch_size=16, learning_rate=1e-2,
+        epochs=3, accepted_accuracy=0.0, no_end_penalty=0.0,
+    )  # fmt: skip
+    job = machine.perform(machine.submit(spec))
+    assert job.status == "finished", job.message
+    curve = jobs.metrics(machine.db, job.id)
+    assert curve[-1]["reward"] > curve[0]["reward"] + 0.4, "in standard deviations of the scores in training"
+    assert curve[-1]["length"] < curve[0]["length"] - 3
+    expected = {name for curve in CURVES["ppo"] for name in curve.series.values()}
+    assert all(expected <= entry.keys() for entry in curve)
 
 
 def test_an_entropy_bonus_keeps_the_policy_open(ready: Machine) -> None:
@@ -263,7 +275,7 @@ def states_alone(model: Any, answer: Answer) -> Tensor:
 
 
 def test_the_reward_model_and_the_critic_are_what_the_stored_one_says(ready: Machine) -> None:
-    """Against transformers' own classifier with PEFT's own loading, one answer at a time, without padding or packing."""
+    """Against transformers' own classifier and PEFT's own loading, one answer at a time, without padding or packing."""
     rollouts = learner_of(ready, QUICK).roll_out()
     base = AutoModelForSequenceClassification.from_pretrained(ready.model, num_labels=1, dtype=torch.float32)
     stored = PeftModel.from_pretrained(base, ready.data_dir / "adapters" / "reward").eval()
@@ -279,7 +291,7 @@ def test_the_reward_model_and_the_critic_are_what_the_stored_one_says(ready: Mac
 
 
 def test_policy_and_reference_probabilities_are_those_of_the_models_alone(ready: Machine) -> None:
-    """After a round that moved the policy: at the temperature, at the drawn tokens, and nothing after an answer's end."""
+    """After a round that moved the policy: at the temperature, at the drawn tokens, nothing after an answer's end."""
     learner = learner_of(ready, replace(QUICK, learning_rate=1e-2))
     learner.round()
     rollouts = learner.roll_out()
@@ -317,7 +329,7 @@ def test_answers_end_at_their_end_of_text_token_and_nothing_after_it_is_in_the_m
 
 
 def test_the_reference_is_the_base_or_the_parent_as_the_spec_says(ready: Machine) -> None:
-    """A parent that PPO itself made: against itself it has no KL at first, against the base it has the KL it learned."""
+    """A parent that PPO itself made: against itself it has no KL at first, against the base what it learned."""
     run = begin(ready, replace(QUICK, learning_rate=1e-2))
     parent = ppo.run(run, spec_of(run))["revision"]
     kl = {}
@@ -359,7 +371,18 @@ def test_rewards_of_a_round_worked_out_by_hand() -> None:
     torch.testing.assert_close(whitened, torch.tensor([[-0.5888, 1.8005], [0.1384, 0.0]]), rtol=1e-3, atol=1e-4)
 
 
-# ------------------------------------------------------------------------------------------------- what follows from what
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_answers_of_one_token_and_cut_off_ones_give_numbers_all_the_same(ready: Machine, tokens: int) -> None:
+    sampling = replace(QUICK.sampling, max_new_tokens=tokens)
+    learner = learner_of(ready, replace(QUICK, steps=2, sampling=sampling, whiten_rewards=True))
+    learner.learn()
+    curve = jobs.metrics(ready.db, learner.run.job_id)
+    assert all(math.isfinite(value) for entry in curve for value in entry.values())
+    assert 1 <= curve[0]["length"] <= tokens
+    assert curve[0]["ended_share"] < 0.5
+
+
+# ----------------------------------------------------------------------------------------------- what follows from what
 def test_prompts_take_turns_and_every_answer_has_a_seed_of_its_own() -> None:
     asked = [prompt_of(12, QUICK, step, index) for step in range(6) for index in range(8)]
     for turn in range(4):
@@ -474,9 +497,9 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iter
     machine = make_machine(tmp_path_factory.mktemp("unbroken") / "data", tiny_model)
     machine.add_prompts(train=12, held_out=1)
     add_reward_model(machine, QUICK)
-    run = begin(machine, replace(QUICK, steps=8))
-    revision = ppo.run(run, spec_of(run))["revision"]
-    yield Unbroken(machine, spec_of(run), machine.adapter(revision), jobs.metrics(machine.db, run.job_id))
+    job = machine.perform(machine.submit(replace(QUICK, steps=8)))
+    assert isinstance(job.spec, PPOSpec)
+    yield Unbroken(machine, job.spec, machine.adapter(f"ppo-{job.id}"), jobs.metrics(machine.db, job.id))
     machine.db.close()
 
 
@@ -509,22 +532,19 @@ def test_a_run_that_is_stopped_again_and_again_anywhere_ends_with_the_very_same_
     job_id = machine.submit(unbroken.spec)
     source = random.Random(5)
     places = Counter[str]()
-    while True:
+    while jobs.get(machine.db, job_id).status != "finished":
         run = begin(machine, unbroken.spec, job_id, Impatient)
         assert isinstance(run, Impatient)
-        run.patience = source.randint(5, 60)
-        try:
-            ppo.run(run, unbroken.spec)
-            break
-        except Stopped:
+        run.patience = source.randint(5, 50)
+        assert perform(run, unbroken.spec) == 0
+        if jobs.get(machine.db, job_id).status == "cancelled":
             last = max(checkpoints_of(run).glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
-            state = torch.load(last / "state.pt", weights_only=True)["state"]
-            places["learning" if state["updates"] else "answering" if state["rollouts"] is None else "between"] += 1
+            state = torch.load(last / "state.pt", weights_only=False)["state"]
+            places["learning" if state.updates else "answering" if state.rollouts is None else "between"] += 1
             assert len(list(checkpoints_of(run).glob("checkpoint-*"))) <= 2
-            jobs.stop(machine.db, job_id, run.worker, "cancelled", "")
             jobs.resume(machine.db, job_id)
-    assert places["learning"] > 2
-    assert places["answering"] > 2
+    assert places["learning"] >= 2
+    assert places["answering"] >= 2
     assert_as_if_unbroken(unbroken, job_id, 0.0)
 
 
@@ -551,19 +571,10 @@ def test_a_worker_killed_in_a_random_round_is_resumed_to_the_weights_of_an_unbro
 
 
 def test_two_processes_give_what_one_gives_with_twice_the_batch(unbroken: Unbroken) -> None:
-    """Answers, scores and gradients are shared out; statistics are over all."""
+    """Answers, scores and gradients are shared out; statistics are over all. Started as the supervisor does it."""
     machine = unbroken.machine
     job_id = machine.submit(replace(unbroken.spec, batch_size=unbroken.spec.batch_size // 2, processes=2))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "rlhf.worker", "--data", str(machine.data_dir), "--job", str(job_id)]
-    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        subprocess.Popen(command, cwd=ROOT, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(2)
-    ]
-    assert [process.wait(2 * WORKER_SECONDS) for process in processes] == [0, 0]
-    job = jobs.get(machine.db, job_id)
-    assert job.status == "finished", job.message
+    command = worker_command(jobs.get(machine.db, job_id), machine.data_dir, "a worker")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=2 * WORKER_SECONDS, check=False)
+    assert jobs.get(machine.db, job_id).status == "finished", done.stdout[-2000:] + done.stderr[-2000:]
     assert_as_if_unbroken(unbroken, job_id, 1e-3)

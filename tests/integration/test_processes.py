@@ -11,11 +11,12 @@ import pytest
 
 from annotation.database import open_database
 from rlhf import jobs, policies
-from rlhf.specs import DPOSpec, TrainingSpec, to_json
-from tests.machine_fixtures import Machine, make_machine, rlhf_command, write_spec
+from rlhf.specs import DPOSpec, SFTSpec, TrainingSpec, to_json
+from tests.machine_fixtures import make_machine, rlhf_command, write_spec
 
 FEW: dict[str, Any] = {"epochs": 1, "lora_r": 4, "lora_alpha": 8, "samples": 0, "precision": "fp32", "method": "lora"}
 SPECS: dict[str, TrainingSpec] = {
+    "sft": SFTSpec(**FEW, source="example:medical-answers", learning_rate=1e-3, batch_size=8, accumulation=2),
     "dpo": DPOSpec(**FEW, learning_rate=1e-3, batch_size=2, accumulation=2, evaluate=False),
 }
 
@@ -52,7 +53,7 @@ def test_two_processes_learn_what_one_learns_with_twice_the_batch(judged: Path, 
     one = SPECS[kind]
     two = replace(one, processes=2, batch_size=one.batch_size // 2)
     _, alone, weights = run_copy(judged, tmp_path / "one", one)
-    job, together, shared = run_copy(judged, tmp_path / "two", two)
+    _job, together, shared = run_copy(judged, tmp_path / "two", two)
     loss = "loss/policy" if kind == "ppo" else "loss"
     assert len(alone) == len(together) >= 2
     for first, second in zip(alone, together, strict=True):

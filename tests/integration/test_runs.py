@@ -334,7 +334,8 @@ def test_a_run_that_diverged_says_so_and_what_to_do(machine: Machine) -> None:
     for words in ("Failed. ", "became not a number", "lower learning_rate"):
         assert words in card
     assert (browser.can("resume"), browser.can("cancel")) == (True, False)
-    assert browser.shown["actions"]["visible"] is False, "it has made nothing"
+    assert [name for name in ("promote", "check", "new_run", "merge") if browser.can(name)] == [], "it made nothing"
+    assert browser.shown["delete"]["value"] == "Delete its checkpoints"
 
 
 # ------------------------------------------------------------------------------------------------------------- live
@@ -384,9 +385,13 @@ def test_cancel_and_resume_act_on_the_job_that_was_shown(browser: Browser, place
     assert f"Job {job_id} was asked to stop" in browser.text("said")
     assert [jobs.get(place.db, number).status for number in (job_id, waiting)] == ["cancelling", "queued"]
     jobs.stop(place.db, job_id, "w", "cancelled", "Cancelled. Resume goes on from the last checkpoint.")
+    browser.do("poll_runs")
+    assert browser.text("said") == "", "it is not so any more"
     browser.look_at(job_id)
     assert (browser.can("cancel"), browser.can("resume")) == (False, True)
     browser.do("run_resume")
+    browser.do("poll_runs")
+    assert f"Job {job_id} is queued again" in browser.text("said"), "it is still so"
     assert jobs.get(place.db, job_id).status == "queued"
     assert [job.id for job in jobs.queue(place.db)] == [waiting, job_id]
     with pytest.raises(gr.Error, match="can't be resumed"):
@@ -516,6 +521,9 @@ def test_a_waiting_job_is_moved_and_taken_out(browser: Browser, place: Context) 
     assert [job.id for job in jobs.queue(place.db)] == [first, second]
     assert jobs.get(place.db, third).status == "cancelled"
     assert "is out of the queue" in browser.text("queue_said")
+    jobs.cancel(place.db, second)
+    browser.do("poll_runs")
+    assert browser.text("queue_said") == "", "what was said of an order that is no more"
     assert browser.chosen["queued"] == str(first), "another one is chosen"
 
 
@@ -536,7 +544,7 @@ def test_deleting_asks_names_the_size_and_deletes_the_files(browser: Browser, pl
     made, other = make_policy(place), make_policy(place)
     directory = place.data_dir / str(made.path)
     browser.open().look_at(int(made.job_id or 0))
-    with pytest.raises(gr.Error, match="Press “Delete with its files” first"):
+    with pytest.raises(gr.Error, match="Press “Delete” first"):
         browser.do("delete_run")
     browser.do("ask_deletion")
     assert browser.shown["confirm"]["visible"] is True
@@ -562,7 +570,7 @@ def test_deleting_asks_names_the_size_and_deletes_the_files(browser: Browser, pl
     assert browser.text("download") == ""
     assert [name for name in ("promote", "check", "new_run", "merge", "delete") if browser.can(name)] == []
     assert browser.text("plots"), "its curves stay"
-    with pytest.raises(gr.Error, match="nothing that could be used"):
+    with pytest.raises(gr.Error, match="left no files"):
         browser.do("ask_deletion")
     assert [(row["action"], row["decided_by"]) for row in policies.decisions(place.db)] == [("delete", OWNER)]
 
@@ -585,6 +593,33 @@ def test_what_serves_or_is_needed_is_not_deleted_and_the_reason_is_told(browser:
             browser.do("ask_deletion")
         assert browser.shown["confirm"]["visible"] is False
         assert (place.data_dir / str(policy.path)).is_dir()
+
+
+def test_the_checkpoints_of_a_run_that_ended_early_are_deleted_when_asked(browser: Browser, place: Context) -> None:
+    job_id = begin(place, steps=2)
+    directory = place.data_dir / "checkpoints" / f"job-{job_id}" / "checkpoint-2"
+    directory.mkdir(parents=True)
+    (directory / "optimizer.pt").write_bytes(b"o" * 2500)
+    browser.open()
+    assert browser.shown["actions"]["visible"] is False, "it needs them"
+    jobs.stop(place.db, job_id, "w", "cancelled", "Cancelled.")
+    browser.do("poll_runs")
+    assert browser.shown["actions"]["visible"] is True
+    assert [name for name in ("promote", "check", "new_run", "merge", "delete") if browser.can(name)] == ["delete"]
+    assert browser.shown["delete"]["value"] == "Delete its checkpoints"
+    browser.do("ask_deletion")
+    assert f"Delete the checkpoints of job {job_id} (2.5 kB)?" in browser.text("question")
+    jobs.resume(place.db, job_id)
+    with pytest.raises(gr.Error, match="needs its checkpoints"):
+        browser.do("delete_run")
+    assert directory.is_dir()
+    jobs.cancel(place.db, job_id)
+    browser.do("ask_deletion")
+    browser.do("delete_run")
+    assert not directory.parent.exists()
+    assert "2.5 kB are free again" in browser.text("acted")
+    assert browser.shown["actions"]["visible"] is False
+    assert browser.can("resume")
 
 
 def test_one_that_came_to_serve_after_the_question_is_not_deleted(browser: Browser, place: Context) -> None:

@@ -1,8 +1,7 @@
-"""The Train and Iterations tabs on a real data directory: what each handler returns, and that all are guarded."""
+"""The Iterations tab on a real data directory, and that every handler of it and of the Train tab is guarded."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,12 @@ from annotation.database import Database
 from annotation.measuring import quality
 from annotation.records import UserError, now
 from annotation.tabs.guard import Context
-from rlhf import jobs, loop, policies, presenting
+from rlhf import jobs, loop, policies
 from rlhf.artifacts import directory_sha256
 from rlhf.policies import Policy
 from rlhf.specs import DPOSpec, EvaluateSpec
 from rlhf.tabs import iterations, train
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons
-
-
-def defaults() -> tuple[Any, ...]:
-    """The form's fields, as it shows them first."""
-    return tuple(getattr(DPOSpec(), name) for name in train.SETTINGS)
 
 
 @pytest.fixture
@@ -117,11 +111,6 @@ def check_candidate(context: Context, policy: Policy, prompts: int = 12) -> int:
     return job_id
 
 
-def look(context: Context, selected: str = "latest", seen: dict[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
-    """What the Train tab would send."""
-    return train.live(context, selected, "base", "new", seen or {})
-
-
 def handler(pages: gr.Blocks, name: str) -> Any:
     """A registered function, as Gradio calls it."""
     return next(block.fn for block in pages.fns.values() if block.fn.__name__ == name)
@@ -152,121 +141,8 @@ def test_the_page_that_everyone_is_sent_holds_no_rows(context: Context) -> None:
     for secret in (policy.revision, "owner", "answers 0", "0.0712"):
         assert secret not in sent
     timers = [block for block in demo.blocks.values() if isinstance(block, gr.Timer)]
-    assert [timer.active for timer in timers] == [False, False]
-
-
-# -------------------------------------------------------------------------------------------------------------- train
-def test_opening_the_train_tab_fills_every_part_once(pages: gr.Blocks, context: Context) -> None:
-    owner = gr.Request(username="owner")
-    block = next(block for block in pages.fns.values() if block.fn.__name__ == "open_train")
-    sent = block.fn(owner, "latest", "base", "new")
-    assert len(sent) == len(block.outputs)
-    preview, *_, on, every, said = sent
-    assert "12" in preview["value"]
-    assert "tie" in preview["value"]
-    assert (on, every) == (False, 60)
-    assert "Off" in said
-
-
-def test_the_preview_follows_judgements_and_the_choice_of_data(context: Context) -> None:
-    _, seen = look(context)
-    judge(context.db, 3, "right-clearly")
-    changed, seen = look(context, seen=seen)
-    assert ">15<" in changed["preview"]["value"]
-    make_candidate(context)
-    policies.promote(context.db, f"dpo-{jobs.recent(context.db, ('dpo',))[0].id}", "owner")
-    new, _ = train.live(context, "latest", "base", "new", seen)
-    everything, _ = train.live(context, "latest", "base", "all", seen)
-    assert "already trained on" in new["preview"]["value"]
-    assert "already trained on" not in everything["preview"]["value"]
-
-
-def test_a_started_job_carries_the_form(context: Context) -> None:
-    settings = dict(zip(train.SETTINGS, defaults(), strict=True)) | {"beta": 0.3, "epochs": 1, "seed": 5}
-    job = jobs.get(context.db, train.begin(context, "owner", "parent", "all", tuple(settings.values())))
-    assert isinstance(job.spec, DPOSpec)
-    assert (job.spec.beta, job.spec.epochs, job.spec.seed) == (0.3, 1, 5)
-    assert (job.spec.reference, job.spec.scope, job.spec.parent) == ("parent", "all", "base")
-    assert job.requested_by == "owner"
-    card = look(context)[0]["card"]["value"]
-    for words in ("the parent adapter", job.spec.snapshot[:12], "Queued", "12 to train, 0 held-out", "1 tie"):
-        assert words in card
-
-
-@pytest.mark.parametrize("noise", ["ignore", "weight", "smooth"])
-def test_what_doubt_about_annotators_does_is_chosen_on_the_form(pages: gr.Blocks, context: Context, noise: str) -> None:
-    start = next(block for block in pages.fns.values() if block.fn.__name__ == "start_training")
-    (radio,) = [part for part in start.inputs if part.label == "Annotator noise"]
-    assert isinstance(radio, gr.Radio)
-    assert (radio.value, [value for _, value in radio.choices]) == ("ignore", ["ignore", "weight", "smooth"])
-    for words in ("1 - 2 flip", "conservative DPO"):
-        assert words in str(radio.info)
-    sent = [noise if part is radio else part.value for part in start.inputs]
-    start.fn(gr.Request(username="owner"), *sent)
-    job = jobs.recent(context.db, ("dpo",))[0]
-    assert isinstance(job.spec, DPOSpec)
-    assert job.spec == DPOSpec(
-        model=BASE_NAME, parent="base", snapshot=job.spec.snapshot, annotator_noise=job.spec.annotator_noise
-    )
-    assert job.spec.annotator_noise == noise
-    assert f"<dd>{presenting.NOISE[noise]}</dd>" in look(context)[0]["card"]["value"]
-
-
-def test_the_preview_follows_who_is_left_out(context: Context) -> None:
-    parts, seen = look(context)
-    assert "<dd>27%</dd>" in parts["preview"]["value"], "what is assumed of an annotator of whom nothing is known"
-    quality.leave_out(context.db, "owner", "a test", "owner")
-    parts, seen = look(context, seen=seen)
-    assert "<td>annotator left out</td>" in parts["preview"]["value"]
-    quality.take_back(context.db, "owner", "a mistake", "owner")
-    parts, _ = look(context, seen=seen)
-    assert "annotator left out" not in parts["preview"]["value"]
-
-
-def test_a_preview_that_costs_time_rests_before_it_is_computed_again() -> None:
-    assert train.rest_after(100.0, 100.05) == 100.05
-    assert train.rest_after(100.0, 103.0) == 163.0
-    key = ["base", "new", "base", 5, None]
-    shown = {"preview": key, "rests_until": time.monotonic() + 60}
-    assert train.preview_due({}, key)
-    assert not train.preview_due(shown, key)
-    assert not train.preview_due(shown, [*key[:3], 6, None])
-    assert train.preview_due(shown, ["base", "all", "base", 6, None]), "another choice is answered at once"
-    assert train.preview_due({**shown, "rests_until": time.monotonic()}, [*key[:3], 6, None])
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("annotator_noise", "flip"),
-        ("annotator_noise", None),
-        ("beta", 0),
-        ("epochs", None),
-        ("learning_rate", -1.0),
-        ("seed", 1.5),
-    ],
-)
-def test_a_setting_that_cannot_work_is_named(context: Context, name: str, value: Any) -> None:
-    settings = dict(zip(train.SETTINGS, defaults(), strict=True)) | {name: value}
-    with pytest.raises(UserError, match=name):
-        train.begin(context, "owner", "base", "new", tuple(settings.values()))
-
-
-def test_a_second_training_is_refused_in_words(pages: gr.Blocks, context: Context) -> None:
-    start = handler(pages, "start_training")
-    said, selector = start(gr.Request(username="owner"), "base", "new", *defaults())
-    assert "is queued" in said
-    assert selector["value"] == "latest"
-    with pytest.raises(gr.Error, match="at work already"):
-        start(gr.Request(username="owner"), "base", "new", *defaults())
-
-
-def test_the_automatic_training_is_stored(context: Context) -> None:
-    assert "after every 30" in train.save_auto(context.db, True, 30)
-    assert store.setting(context.db, "auto_train", None) == {"on": True, "every": 30}
-    for wrong in (None, 0, 2.5):
-        with pytest.raises(UserError, match="whole number"):
-            train.save_auto(context.db, True, wrong)
+    assert timers
+    assert not any(timer.active for timer in timers)
 
 
 # --------------------------------------------------------------------------------------------------------- iterations

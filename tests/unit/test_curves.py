@@ -75,8 +75,38 @@ def test_what_lies_beyond_known_limits_is_drawn_at_the_edge() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 1e-6, -3.5, 1e12])
 def test_a_line_that_stays_the_same_lies_within_the_plot(value: float) -> None:
-    (points,) = points_of(curves.plot("run", PLAIN, [Line("loss", [(1.0, value), (2.0, value)])], 2, "step"))
-    assert {y for _, y in points} <= {75.0, 150.0} | {y for _, y in points if 0 < y < 150}
+    html = curves.plot("run", PLAIN, [Line("loss", [(1.0, value), (2.0, value)])], 2, "step")
+    (points,) = points_of(html)
+    assert all(0 <= y <= 150 for _, y in points)
+    words = re.findall(r'text-anchor="end" class="small">([^<]*)</text>', html)
+    assert len(set(words)) == len(words) >= 2
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        (0.0, 1.0),
+        (2.9, 4.61),
+        (-0.4, 0.31),
+        (1.6005, 1.6013),
+        (1e-7, 2e-5),
+        (0.0, 5e29),
+        (-700.0, -3.0),
+        (1e-13, 3e-12),
+    ],
+)
+@pytest.mark.parametrize("limits", [(None, None), (0.0, None), (0.0, 1.0)])
+def test_an_axis_begins_at_a_round_number_below_its_data(low: float, high: float, limits: Any) -> None:
+    ticks, top = curves.upright([low, high], replace(PLAIN, limits=limits))
+    assert 2 <= len(ticks) <= 6
+    assert ticks == sorted(ticks)
+    assert limits[0] is not None or ticks[0] <= low
+    assert limits[1] is not None or top >= high
+    assert ticks[-1] <= top * (1 + 1e-9)
+    assert ticks[-1] + (ticks[1] - ticks[0]) * 1.001 >= top, "the whole axis has numbers"
+    words = curves.tick_words(ticks)
+    assert len(set(words)) == len(words)
+    assert max(map(len, words)) <= 8
 
 
 def test_a_long_curve_is_thinned_and_no_spike_is_lost() -> None:
@@ -122,7 +152,15 @@ def test_names_are_shown_literally() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.123456, "0.1235"), (12.3, "12.3"), (7e-5, "7e-5"), (0, "0"), (1234.56, "1235"), (2.5e-10, "2.5e-10")],
+    [
+        (0.123456, "0.1235"),
+        (12.3, "12.3"),
+        (7e-5, "7e-5"),
+        (0, "0"),
+        (1234.56, "1235"),
+        (2.5e-10, "2.5e-10"),
+        (5e29, "5e29"),
+    ],
 )
 def test_numbers_are_short(value: float, text: str) -> None:
     assert curves.short_number(value) == text

@@ -92,6 +92,8 @@ def test_the_data_is_what_was_trained_on_once_that_is_known() -> None:
         "Demonstrations": "28 to train, 8 held-out",
         "Left out": "2 tie, 2 too long",
     }
+    ppo = replace(JOB, kind="ppo", spec=PPOSpec())
+    assert describing.data_facts(ppo, {"train": 40, "held-out": 0}) == [("Prompts", "40"), ("Left out", "nothing")]
     assert describing.data_facts(replace(JOB, kind="evaluate", spec=EvaluateSpec()), counts) == []
     assert describing.data_facts(JOB, {}) == []
 

@@ -17,7 +17,7 @@ from annotation.records import Annotator, UserError
 from rlhf import jobs, loop, policies
 from rlhf.loop import MIN_PAIRS, Step, advance, next_step, preview, submit
 from rlhf.rows import load_snapshot
-from rlhf.specs import DPOSpec, EvaluateSpec, GenerateSpec
+from rlhf.specs import DPOSpec, EvaluateSpec
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 
 ON = {"on": True, "every": 20}

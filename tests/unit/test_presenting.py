@@ -108,6 +108,7 @@ def test_a_first_attempt_without_events_is_judged_by_its_age() -> None:
 def test_time_left_is_never_negative() -> None:
     times = [(1, "2026-01-02T10:00:00.000000+00:00"), (9, "2026-01-02T10:00:08.000000+00:00")]
     assert presenting.seconds_left(times, replace(JOB, step=9), AT) == 0
+    assert presenting.seconds_left(times, replace(JOB, step=9, steps=12), AT) == pytest.approx(2), "after this one"
 
 
 @pytest.mark.parametrize(
@@ -120,11 +121,14 @@ def test_time_left_is_never_negative() -> None:
         ({"status": "lost", "message": "The worker stopped without a word."}, "Lost. The worker stopped"),
         ({"status": "failed", "message": "No memory."}, "Failed. No memory."),
         ({"status": "cancelled"}, "Cancelled."),
+        ({"status": "cancelled", "message": "Cancelled before it began."}, "Cancelled before it began."),
         ({"status": "finished", "finished": AT}, "Finished in 10 min."),
     ],
 )
 def test_every_status_has_its_sentence(changes: dict[str, Any], words: str) -> None:
-    assert words in presenting.headline(replace(JOB, **changes), AT)
+    said = presenting.headline(replace(JOB, **changes), AT)
+    assert words in said
+    assert said.count("Cancelled") < 2
 
 
 def test_progress_line() -> None:
@@ -179,7 +183,7 @@ def test_the_queue_tells_what_runs_and_who_waits_in_order() -> None:
         rows,
         (
             ("<td>now</td><td>7</td>", "preference training (DPO), QLoRA", "running for 10 min"),
-            ("<td>1</td><td>9</td>", "supervised training, full", "waiting since 2026-01-02 09:59 UTC"),
+            ("<td>1</td><td>9</td>", "supervised training, full", "since 2026-01-02 09:59 UTC"),
             ("<td>2</td><td>8</td>", "check of dpo-3", "owner"),
         ),
         strict=True,

@@ -1,0 +1,259 @@
+"""What the Train tab says before a run: data, tokens with their marks, memory, time, commands; all of it inert."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections import Counter
+from dataclasses import replace
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from annotation.consensus import REASONS
+from rlhf import planning
+from rlhf.estimates import Component, Fit, Machine, Pace, Parameters
+from rlhf.loop import Preview
+from rlhf.previews import Item, Passage, Shown, Strip, Survey
+from rlhf.prospects import Cost, Data
+from rlhf.specs import LEARNING_RATES, METHODS, DPOSpec, PPOSpec, RewardModelSpec, SFTSpec, from_json
+
+HOSTILE = "<script>alert(1)</script> {{x}} ${y} `z` \\"
+ITEM = Item("Comparison 7", "train", [{}], {}, "Why?")
+
+
+class Text(HTMLParser):
+    """The text of a page and the elements in it, by class."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.by_class: dict[str, list[str]] = {}
+        self.open: list[str] = []
+        self.said: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.open.append(dict(attrs).get("class") or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.said.append(data)
+        if self.open and self.open[-1]:
+            self.by_class.setdefault(self.open[-1], []).append(data)
+
+
+def shown(*strips: Strip, left_out: dict[str, int] | None = None, used: bool = True) -> Shown:
+    """An item."""
+    return Shown(ITEM, 2, 30, [("Preferred", "clearly")], strips, left_out or {}, used)
+
+
+PAIR = (
+    Strip("Chosen", [Passage("context", [("Why", 1), ("?\n", 1)]), Passage("raised", [("So", 1), (HOSTILE, 3)])]),
+    Strip("Rejected", [Passage("context", [("Why", 1)]), Passage("lowered", [("No", 1)])]),
+)
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+def preview(unit: str = "pairs", train: int = 1200, **values: object) -> Preview:
+    """Counts."""
+    found = Preview(train, 9, {"tie": 3, "skip": 2, "flagged": 0}, "dpo-3", unit, 0.27)
+    return replace(found, **values)  # type: ignore[arg-type]
+
+
+def test_the_data_is_counted_with_what_is_left_out_and_of_what() -> None:
+    said = " ".join(Text(planning.data_card(Data(preview(), 1200), "dpo")).said)
+    for words in ("dpo-3", "1,200", "27%", "Held-out pairs", REASONS["tie"], "pairs", REASONS["skip"], "judgements"):
+        assert words in said
+    assert "Pairs in them" not in said
+    assert REASONS["flagged"] not in said
+
+
+def test_a_reward_model_counts_comparisons_and_the_pairs_in_them() -> None:
+    said = " ".join(Text(planning.data_card(Data(preview(), 400), "reward_model")).said)
+    for words in ("Comparisons to train on", "400", "Pairs in them", "1,200"):
+        assert words in said
+
+
+def test_prompts_have_no_held_out_ones_and_demonstrations_no_chance_of_error() -> None:
+    prompts = " ".join(Text(planning.data_card(Data(preview("prompts", flip=None, left_out={}), 1200), "ppo")).said)
+    assert "Held-out" not in prompts
+    shown_to = " ".join(Text(planning.data_card(Data(preview("demonstrations", flip=None), 1200), "sft")).said)
+    assert "wrong way round" not in shown_to
+    assert "Held-out demonstrations" in shown_to
+
+
+def test_all_rows_looked_through_are_told_with_examples() -> None:
+    found = Survey(Counter({"train": 2100, "held-out": 4}), Counter({"too-long": 2}), seen=2106, tokenised=1998)
+    found.examples["too-long"] = [("Comparison 5", HOSTILE + " and so on" * 20)]
+    found.largest, found.tokens = 1234, 1998 * 50
+    page = Text(planning.survey_card(found, "dpo"))
+    said = " ".join(page.said)
+    for words in ("2,100", "1,234", "50", "Comparison 5 (“<script>", "…”", "first 2,000 of 2,106"):
+        assert words in said
+    assert not page.tags["script"]
+    few = replace(found, seen=100)
+    assert "the first" not in planning.survey_card(few, "dpo")
+
+
+# ------------------------------------------------------------------------------------------------------------ one item
+def test_every_token_has_its_own_box_with_its_part_in_the_loss() -> None:
+    html = planning.shown_card(shown(*PAIR), "dpo", "train")
+    page = Text(html)
+    assert page.by_class["context"] == ["Why", "?↵\n", "Why"]
+    assert page.by_class["raised"] == ["So", HOSTILE]
+    assert page.by_class["lowered"] == ["No"]
+    assert page.by_class["key raised"] == ["raised"]
+    assert "key scored" not in page.by_class
+    assert 'title="3 tokens"' in html
+    said = " ".join(page.said)
+    for words in ("Pair 2 of 30: Comparison 7", "Chosen · 6 tokens, 4 of them trained on", "clearly"):
+        assert words in said
+
+
+def test_no_text_of_a_row_becomes_part_of_the_page() -> None:
+    page = Text(planning.shown_card(shown(*PAIR), "dpo", "train"))
+    assert not page.tags["script"]
+    assert HOSTILE in page.said
+
+
+def test_the_mask_is_told_by_more_than_colour() -> None:
+    """Each part that is in the loss is underlined, each in a style of its own, and has a background."""
+    styles = []
+    for part in ("raised", "lowered", "scored", "virtual"):
+        rules = "".join(re.findall(rf"[^}}]*\.{part}\b[^{{]*{{([^}}]*)}}", planning.PLAN_STYLE))
+        assert "text-decoration-line: underline" in rules
+        assert "background: #" in rules
+        styles += re.findall(r"text-decoration-style: (\w+)", rules)
+    assert len(set(styles)) == 4
+
+
+def test_the_style_can_go_through_gradios_templates() -> None:
+    for forbidden in ("`", "\\", "{{", "}}"):
+        assert forbidden not in planning.PLAN_STYLE
+
+
+def test_what_cannot_be_seen_is_written_out() -> None:
+    assert planning.visible("a\n\tb") == "a↵\n\tb"
+    assert planning.visible("\x00\u202e\u200b\u2066") == "⟨U+0000⟩⟨U+202E⟩⟨U+200B⟩⟨U+2066⟩"
+    assert planning.visible("👩\u200d🚀") == "👩\u200d🚀", "what joins a letter's parts stays"
+
+
+def test_a_row_that_is_left_out_says_why() -> None:
+    gone = planning.shown_card(shown(PAIR[1], left_out={"too-long": 1}, used=False), "dpo", "train")
+    assert f"This would be left out: {REASONS['too-long']} (1)." in unescape(gone)
+    partly = planning.shown_card(shown(PAIR[1], left_out={"too-long": 2}), "reward_model", "train")
+    assert "Of this, left out" in partly
+    assert "There are no prompts held out" in planning.shown_card(None, "ppo", "held-out")
+
+
+# ------------------------------------------------------------------------------------------------------ memory and time
+MACHINE = Machine("8 processors", 16_000_000_000, 10_000_000_000, bf16=True)
+PARTS = [Component("Frozen weights", 2e9, "they stay"), Component("Activations", 13e9, "many")]
+COST = Cost(
+    counted=Parameters(4_884_480, 139_399_488),
+    fit=Fit(PARTS, 15e9, 1, False, "It does not fit."),
+    machine=MACHINE,
+    pace=Pace(2.5, "2026-03-01T10:00:00.000000+00:00", 7, 1500.0),
+    steps=1200,
+    unit="optimiser steps",
+    waiting=2,
+    longest=0,
+)
+
+
+def test_the_cost_names_parameters_memory_by_component_and_what_there_is() -> None:
+    page = Text(planning.cost_card(COST))
+    said = " ".join(page.said)
+    for words in (
+        *("4,884,480 (3.5% of 139,399,488)", "15.00 GB", "10.00 GB of 16.00 GB", "8 processors", "1.50 GB"),
+        *("Frozen weights", "2.00 GB", "they stay", "Activations", "13.00 GB", "Together"),
+    ):
+        assert words in said
+    assert page.by_class["warning"] == ["It does not fit."]
+
+
+def test_bars_are_as_long_as_the_share_of_what_is_free() -> None:
+    html = planning.memory_table(COST.fit, MACHINE)
+    assert re.findall(r"width: ([\d.]+)%", html) == ["20.0", "100.0", "100.0"]
+    assert [row.startswith("<tr class") for row in html.split("<tbody>")[1].split("</tr>")[:3]] == [False, True, True]
+    doubled = planning.memory_table(replace(COST.fit, processes=2, total=30e9), MACHINE)
+    assert "4.00 GB" in doubled, "each process holds all of it"
+
+
+def test_the_time_comes_from_a_measured_step() -> None:
+    assert planning.time_sentence(COST) == (
+        "Time: about 50 min for 1,200 optimiser steps (2.5 s each, measured on 2026-03-01 10:00 UTC by job 7). "
+        "2 jobs run or wait before it."
+    )
+    unmeasured = replace(COST, pace=None, steps=1, unit="rounds", waiting=0)
+    assert planning.time_sentence(unmeasured) == (
+        "Time: 1 round. How long a step takes with these settings has not been measured yet."
+    )
+
+
+def test_without_data_no_time_is_claimed() -> None:
+    assert "nothing to train on" in planning.time_sentence(replace(COST, steps=0))
+
+
+def test_the_length_that_rows_are_taken_to_have_is_said() -> None:
+    assert "max_length" in planning.length_sentence(COST)
+    assert "1,234 tokens" in planning.length_sentence(replace(COST, longest=1234))
+
+
+# ------------------------------------------------------------------------------------------------------------ settings
+@pytest.mark.parametrize("spec", [SFTSpec(), DPOSpec(), RewardModelSpec(), PPOSpec()], ids=lambda spec: spec.kind)
+def test_a_default_learning_rate_is_named_with_its_source(spec: SFTSpec) -> None:
+    for method in METHODS[spec.kind]:
+        note = unescape(planning.rate_note(replace(spec, method=method)))
+        assert f"means {LEARNING_RATES[spec.kind][method]:g}, the default of {method}" in note
+        assert planning.RATE_SOURCES[spec.kind][method] in note
+    assert planning.rate_note(replace(spec, learning_rate=1e-3)) == ""
+
+
+def test_a_method_that_the_kind_has_not_has_no_rate() -> None:
+    assert planning.rate_note(PPOSpec(method="full")) == ""
+
+
+def test_why_a_run_cannot_be_started_is_a_list_for_all_to_hear() -> None:
+    assert planning.trouble_box([]) == ""
+    page = Text(planning.trouble_box(["One & only.", HOSTILE]))
+    assert page.tags["li"] == 2
+    assert HOSTILE in page.said
+    assert 'role="status"' in planning.trouble_box(["One."])
+
+
+def test_the_commands_run_the_very_same_spec(tmp_path: Path) -> None:
+    """A shell is given them, with a program in the place of Python that says what it was called with."""
+    spec = SFTSpec(method="prompt", virtual_text='It\'s $HOME `x` \\ "SPEC"\nSPEC\n', learning_rate=3e-2)
+    data_dir = tmp_path / "it's my data"
+    stand_in = tmp_path / "python"
+    stand_in.write_text('#!/bin/sh\nfor one in "$@"; do echo "$one"; done\n')
+    stand_in.chmod(0o755)
+    done = subprocess.run(
+        ["sh", "-c", planning.command_text(spec, data_dir)],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == ["-m", "rlhf", "--data", str(data_dir), "run", "spec.json"]
+    written = (tmp_path / "spec.json").read_text("utf-8")
+    assert from_json(written) == spec
+    assert json.loads(written)["kind"] == "sft"
+
+
+def test_the_confirmation_names_the_number() -> None:
+    assert "only 53.1% of held-out comparisons" in planning.accept_label(0.5312)
+    assert "never checked" in planning.accept_label(None)
+    assert "no finished training" in planning.reward_intro("reward-model-4", None)
+    assert "not checked" in planning.reward_intro("reward-model-4", {})
