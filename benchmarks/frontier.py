@@ -20,9 +20,9 @@ from benchmarks.gold import gold
 from benchmarks.intervals import crossed
 from benchmarks.laboratory import Laboratory
 from benchmarks.sentiment import revision_of
-from rlhf import jobs, loop
+from rlhf import freezing, jobs, loop
+from rlhf.freezing import Listing, store_snapshot
 from rlhf.jobs import Job
-from rlhf.loop import Listing, store_snapshot
 from rlhf.specs import DPOSpec, PPOSpec, RewardModelSpec, SFTSpec
 
 NEVER = 100_000
@@ -139,7 +139,7 @@ def preferences_of(lab: Laboratory, sizes: Sizes, sft: str) -> str:
         for row in judged(prompt, drawn[2 * place : 2 * place + 2], prompt.id * sizes.comparisons + place)
     ]
     say(f"{len(rows)} of {len(prompts) * sizes.comparisons} comparisons have a better answer")
-    return store_snapshot(lab.db, lab.directory, Listing(rows), loop.MIN_PAIRS)
+    return store_snapshot(lab.db, lab.directory, Listing(rows), freezing.MIN_PAIRS)
 
 
 def drawing(lab: Laboratory, sizes: Sizes) -> dict[str, Any]:

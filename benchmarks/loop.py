@@ -48,8 +48,8 @@ from benchmarks.driver import (
     say,
 )
 from rlhf import jobs, policies
+from rlhf.freezing import snapshot_counts
 from rlhf.jobs import Job
-from rlhf.loop import snapshot_counts
 from rlhf.specs import DPOSpec, EvaluateSpec
 
 # No comparison for this long means that the answering worker is dead or stuck.

@@ -13,7 +13,7 @@ from benchmarks.driver import BenchmarkError
 from benchmarks.frontier import Ground, accepted
 from benchmarks.laboratory import Laboratory
 from rlhf import jobs
-from rlhf.loop import Listing, store_snapshot
+from rlhf.freezing import Listing, store_snapshot
 from rlhf.specs import MeasureSpec, PPOSpec, SFTSpec, to_json
 
 SFT, PPO = "memory sft", "memory ppo"

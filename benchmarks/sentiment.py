@@ -11,8 +11,8 @@ from annotation.examples import label_of, read_example
 from benchmarks.driver import say
 from benchmarks.intervals import Interval, crossed
 from benchmarks.laboratory import Laboratory
+from rlhf.freezing import Listing, demonstrations, store_snapshot
 from rlhf.jobs import Job
-from rlhf.loop import Listing, demonstrations, store_snapshot
 from rlhf.specs import Method, SFTSpec
 
 EXAMPLE = "financial-sentiment"

@@ -78,7 +78,7 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
         spec = from_json(read_text(options.spec))
         return wait_for(db, options.data, loop.submit(db, options.data, spec, "the command line"))
     elif options.command == "resume":
-        loop.resume(db, options.job)
+        jobs.resume(db, options.job)
         return wait_for(db, options.data, options.job)
     elif options.command == "cancel":
         jobs.cancel(db, options.job)

@@ -21,7 +21,7 @@ from annotation.measuring.charts import HEIGHT, Frame, Mark
 from annotation.wording import percent, percent_with_interval
 from rlhf import curves
 from rlhf.curves import Line, short_number
-from rlhf.loop import REWARD_THRESHOLD
+from rlhf.refusals import REWARD_THRESHOLD
 
 Figures = Mapping[str, Any]
 Array = NDArray[np.float64]

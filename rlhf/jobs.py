@@ -16,6 +16,8 @@ from rlhf.specs import Spec, from_json, to_json
 # A worker beats every 5 s; one silent for this long is gone.
 LOST_AFTER_SECONDS = 30.0
 ENDED = ("cancelled", "finished", "failed", "lost")
+# Kinds of job that wait in the queue; one of them runs at a time.
+TRAINING = ("sft", "reward_model", "dpo", "ppo", "evaluate", "measure", "merge")
 # A job waits where its position puts it; one from before there were positions, where its id does.
 PLACE = "coalesce(position, id)"
 LAST_PLACE = f"(SELECT coalesce(max({PLACE}), 0) + 1 FROM job)"

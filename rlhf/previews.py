@@ -14,7 +14,7 @@ from typing import Any, Literal
 from annotation.database import Database
 from annotation.records import STRENGTHS, Split
 from annotation.wording import percent
-from rlhf import loop, policies
+from rlhf import freezing, loop, policies
 from rlhf.chat import ChatTokenizer
 from rlhf.loop import Preview
 from rlhf.rows import (
@@ -103,7 +103,7 @@ def items_of(db: Database, spec: TrainingSpec) -> Iterator[Item]:
 
 def compared_items(db: Database, spec: DPOSpec | RewardModelSpec) -> Iterator[Item]:
     """Comparisons one by one, so that what is left out can be laid at the door of one of them."""
-    whole = loop.collect(db, policies.by_revision(db, spec.parent), spec.scope, spec.max_length)
+    whole = freezing.collect(db, policies.by_revision(db, spec.parent), spec.scope, spec.max_length)
     with db.reading():
         for group in whole.comparisons:
             alone = replace(whole, comparisons=[group], counts=Counter(), left_out=Counter())

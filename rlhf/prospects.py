@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from annotation import store
 from annotation.database import Database
 from annotation.records import Split, UserError
-from rlhf import base_model, estimates, fields, jobs, loop, policies, previews
+from rlhf import base_model, estimates, fields, freezing, jobs, loop, policies, previews, refusals
 from rlhf.chat import ChatTokenizer, chat_tokenizer
 from rlhf.estimates import Fit, Load, Machine, Pace, Parameters, Shapes
 from rlhf.fields import Form, TrainingJob
@@ -91,7 +91,7 @@ class Prospects:
     def of(self, asked: TrainingJob) -> Prospect:
         """All that is known of this run now."""
         spec = resolved(self.db, asked)
-        troubles, data, cost, unknown = loop.check(self.db, spec), None, None, ""
+        troubles, data, cost, unknown = refusals.check(self.db, spec), None, None, ""
         try:
             data = self.data(spec)
             troubles += shortage(spec, data.found)
@@ -152,7 +152,7 @@ class Prospects:
             estimates.pace_of(spec, self.finished_jobs(spec)),
             estimates.steps_of(spec, items),
             "rounds" if isinstance(spec, PPOSpec) else "optimiser steps",
-            len(jobs.active(self.db, loop.TRAINING)),
+            len(jobs.active(self.db, jobs.TRAINING)),
             longest,
         )
 
@@ -221,11 +221,11 @@ def resolved(db: Database, spec: TrainingJob | Any) -> Any:
 
 def shortage(spec: TrainingSpec, found: Preview) -> list[str]:
     """Why there is too little data, as `loop.submit` would say it."""
-    least = loop.AT_LEAST[spec.kind]
+    least = freezing.AT_LEAST[spec.kind]
     if found.train >= least:
         return []
-    few = loop.too_few(found.unit, found.train, least)
-    return [f"{few} {loop.MORE[found.unit]}{loop.left_out_sentence(found.left_out)}"]
+    few = freezing.too_few(found.unit, found.train, least)
+    return [f"{few} {freezing.MORE[found.unit]}{freezing.left_out_sentence(found.left_out)}"]
 
 
 def what_decides_data(spec: TrainingSpec) -> tuple[Any, ...]:
@@ -261,8 +261,8 @@ def accepting(db: Database, spec: TrainingJob) -> float | None:
     reward = reward_model(db, spec)
     if reward is None:
         return None
-    word = max(round(loop.accuracy_of(db, reward) or 0.0, 4), SOME_ACCURACY)
-    without, with_word = (loop.check(db, replace(spec, accepted_accuracy=number)) for number in (0.0, word))
+    word = max(round(refusals.accuracy_of(db, reward) or 0.0, 4), SOME_ACCURACY)
+    without, with_word = (refusals.check(db, replace(spec, accepted_accuracy=number)) for number in (0.0, word))
     return word if len(with_word) < len(without) else None
 
 
@@ -303,7 +303,7 @@ def words_of(db: Database, policy: Policy) -> str:
         return f"base · {policy.base}"
     made = trained_as(db, policy)
     how = "merged" if made is None else fields.WORDS["method"][made.method]
-    accuracy = loop.accuracy_of(db, policy) if policy.kind == "reward" else None
+    accuracy = refusals.accuracy_of(db, policy) if policy.kind == "reward" else None
     good = "" if accuracy is None else f" · right on {accuracy:.0%}"
     state = f" · {policy.status}" if policy.kind == "policy" else ""
     return f"{policy.revision} · {how}{good}{state} · {policy.created[:10]}"
@@ -314,6 +314,6 @@ def continuing(db: Database, revision: str) -> tuple[Form, dict[str, Any]]:
     policy = policies.by_revision(db, revision)
     made = trained_as(db, policy)
     form = fields.form_for(policy.method, "" if made is None else made.method)
-    shape = () if made is None else ("method", *loop.SHAPE.get(policy.form, ()))
+    shape = () if made is None else ("method", *refusals.SHAPE.get(policy.form, ()))
     filled = {name: getattr(made, name) for name in shape if name in form.names}
     return form, {"parent": policy.revision, **filled}

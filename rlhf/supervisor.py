@@ -138,7 +138,7 @@ class Supervisor:
 
     def start_next(self) -> None:
         """Start the first job of the queue, unless one is at work or a worker is just about to take one."""
-        at_work = [job for job in jobs.active(self.db, loop.TRAINING) if job.status != "queued"]
+        at_work = [job for job in jobs.active(self.db, jobs.TRAINING) if job.status != "queued"]
         starting = [job_id for job_id in self.children if jobs.get(self.db, job_id).kind != "generate"]
         waiting = jobs.queue(self.db)
         if waiting and not at_work and not starting:

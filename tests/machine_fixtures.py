@@ -21,7 +21,7 @@ from annotation.database import Database, open_database
 from annotation.incoming.importing import starter_prompts
 from annotation.records import Annotator, Message, Prompt, Response, Sampling, Split
 from annotation.snapshots import Freezing
-from rlhf import jobs, loop, policies
+from rlhf import freezing, jobs, loop, policies
 from rlhf.specs import DPOSpec, Spec
 from tests.conftest import act, measure_nobody
 
@@ -96,7 +96,7 @@ class Machine:
     def freeze(self, reliability: Mapping[str, float]) -> str:
         """Freeze the judgements with known reliabilities of their annotators; returns the data's name."""
         judged = store.judged_comparisons(self.db)
-        return loop.store_snapshot(self.db, self.data_dir, Freezing(judged, DPOSpec().max_length, 0, reliability))
+        return freezing.store_snapshot(self.db, self.data_dir, Freezing(judged, DPOSpec().max_length, 0, reliability))
 
     def response(self, prompt: Prompt, text: str, model_id: int | None = None) -> Response:
         """An answer as a worker would have recorded it, by the serving policy unless told otherwise."""

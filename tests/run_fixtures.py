@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from rlhf import jobs, loop
-from rlhf.loop import Listing
+from rlhf import freezing, jobs
+from rlhf.freezing import Listing
 from rlhf.specs import SFTSpec
 from tests.machine_fixtures import Machine
 
@@ -19,7 +19,7 @@ QUICK_SFT = SFTSpec(
 
 def demonstrations(machine: Machine) -> str:
     """Freeze twelve demonstrations to train on and four held-out ones; returns the data's name."""
-    return loop.store_snapshot(machine.db, machine.data_dir, Listing(demonstration_rows()))
+    return freezing.store_snapshot(machine.db, machine.data_dir, Listing(demonstration_rows()))
 
 
 def demonstration_rows() -> Iterator[Mapping[str, Any]]:

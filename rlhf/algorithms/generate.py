@@ -16,7 +16,7 @@ from annotation.records import Prompt, Response, Split, UserError
 from annotation.selection import HELD_OUT_SHARE
 from rlhf import jobs, policies
 from rlhf.base_model import ready
-from rlhf.loop import TRAINING
+from rlhf.jobs import TRAINING
 from rlhf.models import Policies
 from rlhf.sampling import Draw, Written, draw, undrawn
 from rlhf.specs import GenerateSpec

@@ -65,7 +65,7 @@ from rlhf.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
-from rlhf.loop import left_out_sentence
+from rlhf.freezing import left_out_sentence
 from rlhf.losses import AdaptiveKL
 from rlhf.models import load_tokenizer
 from rlhf.roles import TRAINED, Answer, Role, Roles, load_roles, read_reward_model

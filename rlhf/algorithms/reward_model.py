@@ -39,8 +39,8 @@ from annotation.records import UserError
 from annotation.snapshots import PreferenceRow
 from rlhf.data import pad
 from rlhf.forward import completions, inner_model
+from rlhf.freezing import MIN_PAIRS, MORE, left_out_sentence, too_few
 from rlhf.health import Scored, measure
-from rlhf.loop import MIN_PAIRS, MORE, left_out_sentence, too_few
 from rlhf.losses import bradley_terry, centring
 from rlhf.models import adapter_config, load_for_training, load_tokenizer
 from rlhf.roles import without_dropout

@@ -33,7 +33,7 @@ from trl import SFTConfig, SFTTrainer
 from annotation.records import UserError
 from rlhf.data import pad
 from rlhf.forward import completions, inner_model, packable
-from rlhf.loop import MIN_DEMONSTRATIONS, MORE, left_out_sentence, too_few
+from rlhf.freezing import MIN_DEMONSTRATIONS, MORE, left_out_sentence, too_few
 from rlhf.losses import CHUNK, scaled_logits
 from rlhf.models import adapter_config, load_for_training, load_tokenizer
 from rlhf.roles import without_dropout

@@ -13,7 +13,7 @@ from annotation.database import Database
 from annotation.records import Annotator, UserError
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box
-from rlhf import describing, fields, health, jobs, loop, planning, policies, presenting, prospects
+from rlhf import describing, fields, health, jobs, loop, planning, policies, presenting, prospects, refusals
 from rlhf.fields import Form, TrainingJob
 from rlhf.prospects import Choices, Prospect, Prospects
 from rlhf.specs import MeasureSpec, PPOSpec, to_json
@@ -97,7 +97,7 @@ def accept_part(db: Database, spec: TrainingJob) -> Update:
     """The confirmation that names the reward model's accuracy, where one is needed."""
     if not isinstance(spec, PPOSpec) or prospects.accepting(db, spec) is None:
         return gr.update(visible=False)
-    accuracy = loop.accuracy_of(db, policies.by_revision(db, spec.reward_model))
+    accuracy = refusals.accuracy_of(db, policies.by_revision(db, spec.reward_model))
     return gr.update(visible=True, label=planning.accept_label(accuracy))
 
 

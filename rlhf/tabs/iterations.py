@@ -14,7 +14,7 @@ from annotation.database import Database
 from annotation.records import Annotator, UserError, now
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of
-from rlhf import candidates, jobs, loop, policies, presenting
+from rlhf import candidates, jobs, policies, presenting
 from rlhf.jobs import Job
 from rlhf.policies import Policy
 from rlhf.specs import EvaluateSpec
@@ -52,7 +52,7 @@ def checks(db: Database) -> dict[str, Job]:
 
 def history_part(db: Database, checked: Mapping[str, Job]) -> Update:
     """Every policy with what it came from and how it did."""
-    made_by = {job.id: job for job in jobs.recent(db, loop.TRAINING, ALL_JOBS)}
+    made_by = {job.id: job for job in jobs.recent(db, jobs.TRAINING, ALL_JOBS)}
     return gr.update(value=candidates.history_table(those_that_answer(db), made_by, checked))
 
 

@@ -11,7 +11,7 @@ import gradio as gr
 from annotation.database import Database
 from annotation.records import UserError
 from annotation.tabs.parts import html_box
-from rlhf import describing, jobs, loop, presenting
+from rlhf import describing, jobs, presenting
 from rlhf.jobs import Job
 
 literal = partial(html_box, presenting.STYLE)
@@ -61,7 +61,7 @@ def order_of(db: Database) -> list[list[int]]:
 
 def at_work(db: Database) -> list[Job]:
     """The jobs that run or are about to end."""
-    return [job for job in jobs.active(db, loop.TRAINING) if job.status != "queued"]
+    return [job for job in jobs.active(db, jobs.TRAINING) if job.status != "queued"]
 
 
 def place_of(waiting: Sequence[Job], chosen: Any) -> int | None:

@@ -14,7 +14,7 @@ from annotation.markup import paragraph
 from annotation.records import Annotator, UserError, now
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of
-from rlhf import curves, describing, jobs, loop, policies, presenting
+from rlhf import curves, describing, freezing, jobs, policies, presenting, refusals
 from rlhf.jobs import Job
 from rlhf.policies import Policy
 from rlhf.specs import EvaluateSpec, TrainingSpec
@@ -39,10 +39,10 @@ Seen = dict[str, Any]
 def find_job(db: Database, selected: Any) -> Job | None:
     """The job to look at: the chosen one; otherwise the one that runs, or the newest."""
     found = jobs.with_ids(db, [int(selected)]) if str(selected).isdecimal() else []
-    if found and found[0].kind in loop.TRAINING:
+    if found and found[0].kind in jobs.TRAINING:
         return found[0]
     running = queueing.at_work(db)
-    newest = jobs.recent(db, loop.TRAINING, 1)
+    newest = jobs.recent(db, jobs.TRAINING, 1)
     return running[0] if running else newest[0] if newest else None
 
 
@@ -74,13 +74,13 @@ def job_card(db: Database, job: Job | None, made: Policy | None, at: str) -> str
 
 def job_facts(db: Database, job: Job) -> str:
     """The settings and data of a job."""
-    data = loop.snapshot_counts(db, job.spec.snapshot) if isinstance(job.spec, TrainingSpec) else {}
+    data = freezing.snapshot_counts(db, job.spec.snapshot) if isinstance(job.spec, TrainingSpec) else {}
     return presenting.job_facts(job, data)
 
 
 def list_parts(db: Database, at: str) -> dict[str, Update]:
     """The table of the last jobs and the choice among them."""
-    recent = jobs.recent(db, loop.TRAINING, LISTED_JOBS)
+    recent = jobs.recent(db, jobs.TRAINING, LISTED_JOBS)
     choices = [("What runs, or the latest", LATEST), *((describing.title(job), str(job.id)) for job in recent)]
     return {
         "jobs": gr.update(value=presenting.jobs_table(recent[:TABLE_JOBS], at)),
@@ -171,7 +171,7 @@ def cancel_shown(db: Database, seen: Any) -> str:
 def resume_shown(db: Database, seen: Any) -> str:
     """Put the job on the page back in the queue. Raises UserError where it can't be resumed."""
     job_id = shown_job(seen)
-    loop.resume(db, job_id)
+    jobs.resume(db, job_id)
     return f"Job {job_id} is queued again and goes on from its last checkpoint."
 
 
@@ -194,7 +194,7 @@ def asked_about(context: Context, seen: Any) -> str:
     if not isinstance(seen, dict) or not isinstance(seen.get("files"), str):
         raise UserError("This job has left no files that could be deleted.")
     if seen["revision"] is not None:
-        for sentence in loop.needed_by(context.db, policies.by_revision(context.db, seen["revision"])):
+        for sentence in refusals.needed_by(context.db, policies.by_revision(context.db, seen["revision"])):
             raise UserError(sentence)
     return str(seen["files"])
 

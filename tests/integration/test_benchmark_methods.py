@@ -15,7 +15,7 @@ from benchmarks import answers, driver, frontier, gold, memory, methods, sentime
 from benchmarks.driver import BenchmarkError
 from benchmarks.intervals import crossed
 from benchmarks.laboratory import Laboratory
-from rlhf.loop import Listing, store_snapshot
+from rlhf.freezing import Listing, store_snapshot
 from rlhf.rows import load_snapshot, tokenise_demonstrations, tokenise_prompts
 from rlhf.specs import MeasureSpec, SFTSpec, to_json
 from tests.machine_fixtures import QUICK_DPO, Machine

@@ -314,11 +314,11 @@ def test_what_cannot_work_is_said_and_the_start_is_off(
     assert reason in unescape(session.text("troubles"))
     assert not session.can_start
     assert not session.shown["measure"]["interactive"]
-    before = jobs.recent(ready.db, loop.TRAINING)
+    before = jobs.recent(ready.db, jobs.TRAINING)
     for press in (session.start, lambda: session.call(f"measure_{name}", *session.asked)):
         with pytest.raises(gr.Error):
             press()
-    assert jobs.recent(ready.db, loop.TRAINING) == before
+    assert jobs.recent(ready.db, jobs.TRAINING) == before
     session.change({name: session.page.form.described[name][0] for name in values} | QUICK[name])
     assert session.can_start, "mended, it can be started"
 
@@ -517,11 +517,11 @@ def test_the_automatic_training_is_stored(machine: Machine) -> None:
 
 def test_annotators_are_refused_and_the_page_they_are_sent_tells_nothing(ready: Machine) -> None:
     session = opened(ready, "dpo")
-    before = jobs.recent(ready.db, loop.TRAINING)
+    before = jobs.recent(ready.db, jobs.TRAINING)
     for block in session.demo.fns.values():
         with pytest.raises(gr.Error, match="Only an admin"):
             handler_of(block)(gr.Request(username="ann"), *(None for _ in block.inputs))
-    assert jobs.recent(ready.db, loop.TRAINING) == before
+    assert jobs.recent(ready.db, jobs.TRAINING) == before
     sent = str(session.demo.get_config_file())
     judge = prospects.rewards(ready.db)[0][1]
     for secret in (judge, str(ready.data_dir), str(ready.model), OWNER):

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from annotation.database import Database
-from rlhf import jobs, loop
+from rlhf import jobs
 from rlhf.shrinking import advice
 from rlhf.specs import DPOSpec, EvaluateSpec, PPOSpec, SFTSpec, Spec
 from rlhf.supervisor import KILLED, Child, Supervisor, family, worker_command
@@ -114,7 +114,7 @@ def test_a_resumed_job_waits_its_turn_and_is_run_again(db: Database, supervisor:
     ended, other = queue(db), queue(db)
     jobs.claim(db, ended, "w")
     jobs.stop(db, ended, "w", "cancelled", "Cancelled.")
-    loop.resume(db, ended)
+    jobs.resume(db, ended)
     supervisor.start_next()
     assert list(supervisor.children) == [other]
     assert [job.id for job in jobs.queue(db)] == [other, ended]

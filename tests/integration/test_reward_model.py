@@ -21,7 +21,7 @@ from transformers import AutoModelForSequenceClassification
 
 from annotation import claims, store
 from annotation.records import UserError
-from rlhf import jobs, loop, policies
+from rlhf import jobs, loop, policies, refusals
 from rlhf.algorithms.reward_model import ComparisonTrainer, build_trainer, score, scores_of, with_targets
 from rlhf.artifacts import directory_sha256
 from rlhf.checkpoints import COMPLETE, checkpoints_of
@@ -232,9 +232,9 @@ def test_it_learns_that_the_shorter_answer_is_preferred(judged: Machine) -> None
     assert result["health"]["length"]["spearman"] < -0.5
     reward = policies.by_revision(judged.db, result["revision"])
     assert (reward.kind, reward.form, reward.weights, reward.status) == ("reward", "lora", "fp32", "candidate")
-    assert loop.accuracy_of(judged.db, reward) == accuracy["value"]
+    assert refusals.accuracy_of(judged.db, reward) == accuracy["value"]
     ppo = PPOSpec(reward_model=reward.revision, method="lora", parent="base")
-    assert loop.check(judged.db, ppo) == []
+    assert refusals.check(judged.db, ppo) == []
     weights = judged.adapter(reward.revision)
     assert len(weights) == 2 * 7 * 2 + 1
     assert all(tensor.dtype == torch.float32 and tensor.any() for tensor in weights.values())
@@ -249,7 +249,7 @@ def test_with_few_held_out_comparisons_there_is_no_accuracy_and_ppo_asks_for_a_w
     assert result["health"]["accuracy"] == {"value": None, "low": None, "high": None, "n": 2}
     assert result["health"]["train_accuracy"]["n"] == 8
     ppo = PPOSpec(reward_model=result["revision"], method="lora", parent="base")
-    assert "has no held-out accuracy" in " ".join(loop.check(machine.db, ppo))
+    assert "Too few held-out comparisons tell" in " ".join(refusals.check(machine.db, ppo))
 
 
 def test_ties_give_no_pair_and_too_little_data_is_refused_with_its_counts(machine: Machine) -> None:

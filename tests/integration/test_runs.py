@@ -16,7 +16,7 @@ from annotation import store
 from annotation.database import Database
 from annotation.records import UserError, now
 from annotation.tabs.guard import Context
-from rlhf import curves, jobs, loop, policies
+from rlhf import curves, jobs, policies, refusals
 from rlhf.curves import CURVES
 from rlhf.policies import Policy
 from rlhf.specs import EvaluateSpec, GenerateSpec, MergeSpec, PPOSpec, RewardModelSpec
@@ -151,7 +151,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Itera
         assert job.status == "finished", job.message
     reward = policies.of_job(machine.db, job.id)
     assert reward is not None
-    accuracy = loop.accuracy_of(machine.db, reward)
+    accuracy = refusals.accuracy_of(machine.db, reward)
     job = machine.perform(
         machine.submit(replace(QUICK_PPO, reward_model=reward.revision, accepted_accuracy=accuracy or 0.01))
     )
@@ -207,7 +207,7 @@ def test_every_listener_is_for_admins_only(browser: Browser, place: Context) -> 
             with pytest.raises(gr.Error, match=r"Only an admin|Sign in"):
                 handler(gr.Request(username=person), *(None for _ in block.inputs))
     assert (place.data_dir / str(made.path)).is_dir()
-    assert jobs.active(place.db, loop.TRAINING) == []
+    assert jobs.active(place.db, jobs.TRAINING) == []
 
 
 def test_the_page_that_everyone_is_sent_holds_no_rows(trained: Machine) -> None:
@@ -221,7 +221,7 @@ def test_the_page_that_everyone_is_sent_holds_no_rows(trained: Machine) -> None:
 def test_whatever_a_browser_sends_is_answered_in_words(browser: Browser, place: Context) -> None:
     job_id = begin(place, steps=2)
     selected: Any
-    for selected in (None, "", "x", "9" * 30, ["1"], {}, str(jobs.recent(place.db, loop.TRAINING)[0].id)):
+    for selected in (None, "", "x", "9" * 30, ["1"], {}, str(jobs.recent(place.db, jobs.TRAINING)[0].id)):
         browser.chosen = {"selector": selected, "queued": selected, "compared": selected}
         browser.open()
         assert f"Job {job_id}" in browser.text("card")

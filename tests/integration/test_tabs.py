@@ -126,7 +126,7 @@ def test_an_annotator_is_refused_by_every_listener(pages: gr.Blocks, context: Co
     for block in pages.fns.values():
         with pytest.raises(gr.Error, match="Only an admin"):
             block.fn(gr.Request(username="ann"), *(None for _ in block.inputs))
-    assert jobs.recent(context.db, loop.TRAINING) == []
+    assert jobs.recent(context.db, jobs.TRAINING) == []
 
 
 def test_the_page_that_everyone_is_sent_holds_no_rows(context: Context) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from annotation.measuring.analysis import Z_95
 from annotation.measuring.charts import HEIGHT
 from rlhf.health import FEWEST, SIDES, Scored, card, correlation, measure, outline, ranks
-from rlhf.loop import REWARD_THRESHOLD
+from rlhf.refusals import REWARD_THRESHOLD
 
 
 def pair(difference: float, lengths: tuple[int, int] = (5, 5), middle: float = 0.0) -> Scored:

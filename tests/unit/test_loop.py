@@ -14,8 +14,9 @@ from annotation import access, claims, store
 from annotation.database import Database
 from annotation.measuring import quality
 from annotation.records import Annotator, UserError
-from rlhf import jobs, loop, policies
-from rlhf.loop import MIN_PAIRS, Step, advance, next_step, preview, submit
+from rlhf import freezing, jobs, loop, policies
+from rlhf.freezing import MIN_PAIRS
+from rlhf.loop import Step, advance, next_step, preview, submit
 from rlhf.rows import load_snapshot
 from rlhf.specs import DPOSpec, EvaluateSpec
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
@@ -103,7 +104,7 @@ def test_the_preview_counts_what_submit_freezes(db: Database, data_dir: Path, ju
     assert (spec.parent, spec.model) == ("base", BASE_NAME)
     rows = load_snapshot(data_dir, spec.snapshot)
     assert [row["split"] for row in rows].count("train") == 9
-    assert loop.snapshot_counts(db, spec.snapshot) == {"train": 9, "held-out": 3, "left_out": {"tie": 2, "skip": 1}}
+    assert freezing.snapshot_counts(db, spec.snapshot) == {"train": 9, "held-out": 3, "left_out": {"tie": 2, "skip": 1}}
 
 
 def test_what_an_annotator_left_out_has_judged_is_counted_and_comes_back(
@@ -315,7 +316,7 @@ def test_automatic_training_does_not_repeat_a_training_that_failed_on_the_same_j
     judge(10, "tie")
     again = advance(db, data_dir)
     assert again is not None
-    assert loop.snapshot_counts(db, spec_of(db, again).snapshot)["left_out"] == {"tie": 10}
+    assert freezing.snapshot_counts(db, spec_of(db, again).snapshot)["left_out"] == {"tie": 10}
     jobs.claim(db, again, "w")
     jobs.stop(db, again, "w", "failed", "out of memory")
     assert [advance(db, data_dir) for _ in range(3)] == [None, None, None]

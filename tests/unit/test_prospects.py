@@ -13,7 +13,7 @@ from annotation import claims, store
 from annotation.database import Database
 from annotation.measuring import quality
 from annotation.records import UserError, now
-from rlhf import jobs, loop, policies, prospects
+from rlhf import jobs, loop, policies, prospects, refusals
 from rlhf.fields import BY_NAME, TrainingJob
 from rlhf.policies import Form, Kind, Policy
 from rlhf.prospects import Prospects
@@ -300,7 +300,7 @@ def test_what_is_filled_in_can_be_continued(judged: Database) -> None:
     for spec, form in runs:
         policy = made(judged, spec, form=form)
         _, filled = prospects.continuing(judged, policy.revision)
-        assert loop.check(judged, replace(type(spec)(), **filled)) == []
+        assert refusals.check(judged, replace(type(spec)(), **filled)) == []
 
 
 def test_prompts_of_both_splits_are_shown_and_the_store_says_when_to_look_again(known: Prospects) -> None:

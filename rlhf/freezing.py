@@ -1,0 +1,180 @@
+"""What training jobs learn from, read from the store and frozen: rows in a file that is named by its content."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from annotation import store
+from annotation.consensus import REASONS
+from annotation.database import Database
+from annotation.examples import EXAMPLES, read_example
+from annotation.measuring import quality
+from annotation.records import UserError, now
+from annotation.snapshots import Freezing, line_of
+from rlhf import jobs, policies
+from rlhf.artifacts import write_lines
+from rlhf.policies import Policy
+from rlhf.specs import DPOSpec, PPOSpec, RewardModelSpec, Scope, SFTSpec, TrainingSpec
+
+MIN_PAIRS = 8
+MIN_DEMONSTRATIONS = 8
+MIN_PROMPTS = 4
+AT_LEAST = {"sft": MIN_DEMONSTRATIONS, "reward_model": MIN_PAIRS, "dpo": MIN_PAIRS, "ppo": MIN_PROMPTS}
+Frozen = Iterable[Mapping[str, Any]]
+
+
+def unit_of(spec: TrainingSpec) -> str:
+    """What a kind of job trains on, in the plural."""
+    return {"sft": "demonstrations", "ppo": "prompts"}.get(spec.kind, "pairs")
+
+
+def data_of(db: Database, spec: TrainingSpec, parent: Policy) -> Freezing | Listing:
+    """The rows that a job trains on and is checked with, read as they are iterated over."""
+    if isinstance(spec, SFTSpec):
+        return demonstrations(db, spec.source)
+    if isinstance(spec, PPOSpec):
+        return Listing(prompt_rows(db))
+    assert isinstance(spec, DPOSpec | RewardModelSpec)
+    return collect(db, parent, spec.scope, spec.max_length)
+
+
+@dataclass
+class Listing:
+    """Rows with a split, counted as they are iterated over; like `Freezing`, for data that no judgement made."""
+
+    rows: Frozen
+    counts: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+    last_judgement_id: int = 0
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        """The rows, once."""
+        for row in self.rows:
+            self.counts[row["split"]] += 1
+            yield row
+
+
+def demonstrations(db: Database, source: str) -> Listing:
+    """Demonstrations as rows: messages, text, split. Raises UserError for a source that there is not."""
+    if source == "demonstrations":
+        return Listing(demonstration_rows(db))
+    if source.startswith("example:"):
+        shown = read_example(source.removeprefix("example:"))
+        return Listing(
+            {
+                "split": row.split,
+                "messages": [dict(message) for message in row.messages],
+                "text": row.completion,
+                "origin": "example",
+                **({"label": row.label} if row.label is not None else {}),
+            }
+            for row in shown
+        )
+    known = ", ".join(["demonstrations", *(f"example:{name}" for name in EXAMPLES)])
+    raise UserError(f"There is no data '{source}' to learn from. Known: {known}.")
+
+
+def demonstration_rows(db: Database) -> Iterator[Mapping[str, Any]]:
+    """Imported and written demonstrations, then mended answers."""
+    for shown in (*store.demonstrations(db), *store.mended_answers(db)):
+        yield {
+            "split": shown.split,
+            "messages": [dict(message) for message in shown.messages],
+            "text": shown.text,
+            "origin": shown.origin,
+            "response": shown.id,
+        }
+
+
+def prompt_rows(db: Database) -> Iterator[Mapping[str, Any]]:
+    """Every prompt to train on."""
+    for prompt in store.prompts(db, "train"):
+        yield {"prompt_id": prompt.id, "split": "train", "messages": [dict(message) for message in prompt.messages]}
+
+
+def collect(db: Database, parent: Policy, scope: Scope, max_length: int) -> Freezing:
+    """The preference pairs of today's judgements: all, or those made since the parent's data was frozen.
+
+    Each has its chance of error by its annotators' reliability as it is estimated today.
+    """
+    until = trained_until(db, parent) if scope == "new" else 0
+    reliability = {name: measured.estimate for name, measured in quality.reliabilities(db).items()}
+    return Freezing(store.judged_comparisons(db), max_length, until, reliability, store.excluded_annotators(db))
+
+
+def trained_until(db: Database, policy: Policy) -> int:
+    """The last judgement that the policy, or one that it grew from, has seen; 0 for the base."""
+    if policy.job_id is None:
+        return 0
+    spec = jobs.get(db, policy.job_id).spec
+    snapshot = spec.snapshot if isinstance(spec, TrainingSpec) else ""
+    seen = int(db.value("SELECT last_judgement_id FROM snapshot WHERE sha256 = ?", (snapshot,)) or 0)
+    if seen or policy.parent_id is None:
+        return seen
+    return trained_until(db, policies.by_id(db, policy.parent_id))  # it learnt from no judgement, or was merged
+
+
+def store_snapshot(
+    db: Database, data_dir: Path, freezing: Freezing | Listing, at_least: int = 0, unit: str = "pairs"
+) -> str:
+    """Write data to its file and row as it is frozen; returns its sha256. The same data is stored once.
+
+    Raises UserError, and keeps nothing, if there is less to train on than `at_least`.
+    """
+    directory = data_dir / "snapshots"
+    with db.reading():  # the rows are read while they are written
+        name = write_lines(directory, enough(map(line_of, freezing), freezing, at_least, unit), ".jsonl")
+    counts = {"train": freezing.counts["train"], "held-out": freezing.counts["held-out"], "left_out": freezing.left_out}
+    with db.transaction() as connection:
+        connection.execute(
+            "INSERT INTO snapshot (sha256, path, rows, counts, last_judgement_id, created) VALUES (?, ?, ?, ?, ?, ?) "
+            # Judgements that give no pair may have come since: the rows are the same, what was left out is not.
+            "ON CONFLICT DO UPDATE SET counts = excluded.counts, last_judgement_id = excluded.last_judgement_id",
+            (
+                name,
+                f"snapshots/{name}.jsonl",
+                freezing.counts.total(),
+                json.dumps(counts),
+                freezing.last_judgement_id,
+                now(),
+            ),
+        )
+    return name
+
+
+def enough(lines: Iterable[bytes], freezing: Freezing | Listing, at_least: int, unit: str = "pairs") -> Iterator[bytes]:
+    """The same lines. Raises UserError at their end if they hold less to train on than `at_least`."""
+    yield from lines
+    found = freezing.counts["train"]
+    if found < at_least:
+        raise UserError(f"{too_few(unit, found, at_least)} {MORE[unit]}{left_out_sentence(freezing.left_out)}")
+
+
+MORE = {
+    "pairs": "Judge more comparisons first.",
+    "demonstrations": "Import some on the Data tab, mend answers while annotating, or choose an example set.",
+    "prompts": "Import prompts on the Data tab.",
+}
+
+
+def too_few(unit: str, found: int, at_least: int) -> str:
+    """How much there is, and how much is needed."""
+    name = "preference pairs" if unit == "pairs" else unit
+    return f"There are {found} {name} to train on, and at least {at_least} are needed."
+
+
+def left_out_sentence(left_out: Mapping[str, int]) -> str:
+    """What is left out and why, after a blank; empty if nothing is."""
+    reasons = ", ".join(f"{count} {REASONS.get(reason, reason)}" for reason, count in sorted(left_out.items()) if count)
+    return f" Left out: {reasons}." if reasons else ""
+
+
+def snapshot_counts(db: Database, sha256: str) -> dict[str, Any]:
+    """The counts stored with frozen data: pairs by split and what was left out, by reason."""
+    stored = db.value("SELECT counts FROM snapshot WHERE sha256 = ?", (sha256,))
+    return {} if stored is None else dict(json.loads(stored))
