@@ -78,7 +78,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a smoke run of a few minutes; figures mean little")
     parser.add_argument("--only", choices=PARTS, action="append", help="one part; may be given several times")
     parser.add_argument("--seeds", type=int, metavar="N", help="trainings of each method (default: 3, quick: 1)")
-    parser.add_argument("--epochs", type=int, metavar="N", help="of each method (default: 2, quick: 1)")
+    parser.add_argument("--epochs", type=int, metavar="N", help="of each method (default: 1)")
     parser.add_argument("--model", metavar="NAME_OR_DIR", default=EMBEDDED, help="base model, as for app.py")
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help=f"where to work and to go on (default: {DEFAULT_DATA})"
@@ -89,7 +89,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def sizes_of(options: argparse.Namespace) -> tuple[sentiment.Sizes, frontier.Sizes, memory.Sizes]:
     """How much is done in each part."""
-    first = sentiment.Sizes(seeds=1, epochs=1, items=16) if options.quick else sentiment.Sizes()
+    first = sentiment.Sizes(seeds=1, items=16) if options.quick else sentiment.Sizes()
     changed = {name: getattr(options, name) for name in ("seeds", "epochs") if getattr(options, name)}
     first = sentiment.Sizes(**{**asdict(first), **changed})
     return (

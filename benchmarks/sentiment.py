@@ -29,7 +29,7 @@ class Sizes:
     """How much is trained, the same for every method."""
 
     seeds: int = 3
-    epochs: int = 2
+    epochs: int = 1
     batch_size: int = 4
     max_length: int = 128
     items: int | None = None

@@ -18,6 +18,7 @@ from annotation.database import Database
 from annotation.records import Message, UserError
 from rlhf import policies
 from rlhf.artifacts import new_directory, verify_directory
+from rlhf.chat import end_of_turn
 from rlhf.policies import Policy, Weights
 from rlhf.rows import render
 from rlhf.specs import Precision, TrainingSpec
@@ -42,15 +43,6 @@ def load_tokenizer(path: Path) -> Any:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def end_of_turn(tokenizer: Any) -> str:
-    """The token with which the chat template ends an answer; some models have another one as end of text."""
-    turn = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
-    rendered = str(tokenizer.apply_chat_template(turn, tokenize=False))
-    after = tokenizer(rendered[rendered.rindex("A") + 1 :], add_special_tokens=False)["input_ids"]
-    ends = [token for token in after if token in tokenizer.all_special_ids]
-    return str(tokenizer.convert_ids_to_tokens(ends[0])) if ends else str(tokenizer.eos_token)
 
 
 def dtype_of(precision: Precision) -> torch.dtype:
