@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
+import signal
 import sys
 import time
 import uuid
@@ -14,12 +14,14 @@ from pathlib import Path
 
 from annotation.database import Database, open_database
 from annotation.records import UserError
-from rlhf import base_model, jobs, loop, policies, worker
+from rlhf import base_model, describing, jobs, loop, policies
 from rlhf.specs import SPECS, describe, from_json, to_json
-from rlhf.supervisor import worker_command
+from rlhf.supervisor import Child, devices_here, processes_of, record_death, start_worker
 
 DEFAULT_DATA = Path(os.environ.get("PREFLOOP_DATA", Path(__file__).parent.parent / "data"))
-EPILOG = """Exit codes: 0 done, 1 the job failed or was stopped, 2 bad input (a sentence on standard error says which).
+EPILOG = """A job waits while others run or are before it in the queue; Ctrl-C takes it out, or stops it once it runs.
+
+Exit codes: 0 done, 1 the job failed or was stopped, 2 bad input (a sentence on standard error says which).
 
 Example: python -m rlhf spec dpo > spec.json; edit it; python -m rlhf run spec.json"""
 
@@ -34,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     spec = commands.add_parser("spec", help="print the default spec of a kind of job, or explain its fields")
     spec.add_argument("kind", choices=sorted(SPECS))
     spec.add_argument("--explain", action="store_true", help="print each field with its default and meaning")
-    run = commands.add_parser("run", help="run a job from a spec file, here, and wait for it")
+    run = commands.add_parser("run", help="queue a job from a spec file, run it when its turn comes, and wait for it")
     run.add_argument("spec", type=Path, help="a JSON file as `spec` prints it; fields left out keep their defaults")
     prepare = commands.add_parser("prepare", help="set up a base model in the data directory, as the first start does")
     prepare.add_argument("--model", default=base_model.EMBEDDED, help="'embedded', a directory, or a name on the Hub")
@@ -42,9 +44,12 @@ def build_parser() -> argparse.ArgumentParser:
     for name, text in (
         ("show", "show one job: spec, progress, result and log"),
         ("cancel", "ask a job to stop; it keeps a checkpoint"),
-        ("resume", "go on with a lost, cancelled or failed job from its last checkpoint, here, and wait for it"),
+        ("resume", "queue a lost, cancelled or failed job again, go on from its last checkpoint, and wait for it"),
     ):
-        commands.add_parser(name, help=text).add_argument("job", type=int)
+        command = commands.add_parser(name, help=text)
+        command.add_argument("job", type=int)
+        if name == "resume":
+            command.add_argument("--half-batch", action="store_true", help="in smaller pieces, where memory ran out")
     commands.add_parser("policies", help="list the base model and its adapters")
     for name, text in (
         ("promote", "let a policy serve (also: roll back to an earlier one)"),
@@ -78,7 +83,7 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
         spec = from_json(read_text(options.spec))
         return wait_for(db, options.data, loop.submit(db, options.data, spec, "the command line"))
     elif options.command == "resume":
-        jobs.resume(db, options.job)
+        jobs.resume(db, options.job, options.half_batch)
         return wait_for(db, options.data, options.job)
     elif options.command == "cancel":
         jobs.cancel(db, options.job)
@@ -101,30 +106,72 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
 
 
 def wait_for(db: Database, data_dir: Path, job_id: int) -> int:
-    """Run a queued job in this process and print how it ended."""
-    print(f"job {job_id}: {to_json(jobs.get(db, job_id).spec)}", flush=True)
-    run_here(db, data_dir, jobs.get(db, job_id))
+    """Run a queued job when its turn comes, wait for its end, and print how it ended."""
     job = jobs.get(db, job_id)
-    while job.status not in jobs.ENDED:  # a running app was quicker and has it: follow it there
-        time.sleep(1)
-        jobs.mark_lost(db)
+    print(f"job {job_id}: {to_json(job.spec)}", flush=True)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        job = follow(db, data_dir, job)
+    except KeyboardInterrupt:
+        if not jobs.take_out(db, job_id):
+            print(f"job {job_id} goes on in the program that runs it.")
+            return 1
         job = jobs.get(db, job_id)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     print(f"job {job_id} {job.status}. {job.message}".strip())
     if job.result is not None:
         print(json.dumps(job.result, indent=2))
     return 0 if job.status == "finished" else 1
 
 
+def follow(db: Database, data_dir: Path, job: jobs.Job) -> jobs.Job:
+    """A job at its end: run here when nothing is ahead of it, unless a running app was quicker and has it."""
+    said = ""
+    while job.status not in jobs.ENDED:
+        ahead = jobs.ahead(db, job) if job.status == "queued" else []
+        if job.status == "queued" and not ahead:
+            if job.message:  # it goes on, with other settings
+                print(f"job {job.id}: {job.message}", flush=True)
+            run_here(db, data_dir, job)
+        else:
+            waits = waiting_sentence(job, ahead)
+            if waits != said:
+                print(waits, flush=True)
+            said = waits
+            time.sleep(1)
+            jobs.mark_lost(db)
+        job = jobs.get(db, job.id)
+    return job
+
+
+def waiting_sentence(job: jobs.Job, ahead: Sequence[jobs.Job]) -> str:
+    """What a job waits for."""
+    if not ahead:
+        return f"job {job.id} runs in another program; this one waits for its end."
+    first = ahead[0]
+    more = f" and {len(ahead) - 1} more" if len(ahead) > 1 else ""
+    sentence = f"job {job.id} waits: job {first.id} ({describing.about(first)}, {first.status}){more} is ahead."
+    if first.status != "queued":
+        return sentence
+    return f"{sentence} The app or its own command starts it; `python -m rlhf cancel {first.id}` takes it out."
+
+
 def run_here(db: Database, data_dir: Path, job: jobs.Job) -> None:
-    """Run a queued job to its end: in this process, or where it wants several, in processes that this one waits for."""
-    worker_id = uuid.uuid4().hex
-    if getattr(job.spec, "processes", 1) == 1:
-        worker.prepare_process()
-        worker.work(db, data_dir, job.id, worker_id)
-        return
-    command = worker_command(job, data_dir, worker_id)
-    subprocess.run(command, cwd=Path(__file__).parent.parent, check=False)
-    jobs.stop(db, job.id, worker_id, "lost", "Its processes died. Resume goes on from the last checkpoint.")
+    """Run a queued job to its end in processes of its own, and stop them when this one is told to stop.
+
+    Nothing else runs, as far as training goes, so it may have the first devices.
+    """
+    worker, devices = uuid.uuid4().hex, devices_here()[: processes_of(job)]
+    child = Child(start_worker(job, data_dir, worker, devices, None), worker, job.attempt)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: child.signal(signal.SIGTERM)) for number in numbers]
+    try:
+        code = child.process.wait()
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    record_death(db, jobs.get(db, job.id), child, code, code == -signal.SIGKILL, "What it printed is above.")
 
 
 def read_text(path: Path) -> str:

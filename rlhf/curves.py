@@ -13,15 +13,17 @@ from annotation.measuring.charts import HEIGHT, Frame
 from rlhf.specs import DPOSpec, PPOSpec, Spec
 
 # The hues can be told apart on white and on the dark theme's background, each with a contrast of at least 3 to 1.
+# Captions, plots and legends of neighbours share rows (subgrid), so that plots stand in line whatever their captions.
 HUES = ("#2f7de1", "#d9542b", "#12914a", "#a855f7", "#b4660b", "#d6307f", "#0d9488", "#6b7280")
 # Goes through Gradio's template engine: no backtick, no backslash, no double brace.
 STYLE = (
     charts.STYLE
     + """
-.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); gap: 12px 28px; }
-.plots > div { min-width: 0; }
-.plots figure.chart { margin: 0.5rem 0 0.25rem; }
-.plots figure.chart figcaption { min-height: 6.6em; font-size: var(--text-sm); margin-bottom: 0.2rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); gap: 0 28px; }
+.plots > div { display: grid; grid-row: span 3; grid-template: subgrid / minmax(0, 1fr); row-gap: 0;
+  min-width: 0; margin: 6px 0 16px; }
+.plots figure.chart { display: grid; grid-row: span 2; grid-template: subgrid / minmax(0, 1fr); margin: 0; }
+.plots figure.chart figcaption { font-size: var(--text-sm); margin-bottom: 0.6rem; }
 .plots figcaption b { font-size: var(--text-md); }
 .plots .curve { fill: none; stroke-width: 1.75px; vector-effect: non-scaling-stroke; }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 14px; font-size: var(--text-sm); padding-left: 3.25rem; }
@@ -351,7 +353,8 @@ def tick_words(ticks: Sequence[float]) -> list[str]:
         words = [short_number(tick, digits) for tick in ticks]
         if len(set(words)) == len(words):
             break
-    return words
+    mixed = any("e" in word for word in words)
+    return [with_power(tick, digits) for tick in ticks] if mixed else words
 
 
 def reference_line(curve: Curve, height: Callable[[float], float]) -> list[str]:
@@ -409,6 +412,12 @@ def span(line: Line) -> str:
     """A line in words, for those who can't see it."""
     first, last = line.points[0][1], line.points[-1][1]
     return f"from {short_number(first)} to {short_number(last)} in {len(line.points)} points"
+
+
+def with_power(value: float, digits: int) -> str:
+    """A number with its power of ten: '1.5e-4'; 0 as it is."""
+    mantissa, power = f"{value:.{digits - 1}e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(power)}" if value else "0"
 
 
 def short_number(value: float, digits: int = 4) -> str:

@@ -23,6 +23,30 @@ def pad(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -
     return ids, attention, completions
 
 
+def rows_of(
+    attention_BT: Tensor, completion_BT: Tensor, group_B: Sequence[int], limit: int, virtual: int = 0
+) -> list[list[int]]:
+    """Which of a batch's sequences lie in one packed row: groups in turn, whole, as many as fit, and at least one.
+
+    `virtual` tokens stand before each group's prompt.
+    """
+    members: dict[int, list[int]] = {}
+    for place, group in enumerate(group_B):
+        members.setdefault(group, []).append(place)
+    completion_B = completion_BT.sum(-1).tolist()
+    prompt_B = (attention_BT - completion_BT).sum(-1).tolist()
+    rows: list[list[int]] = []
+    taken = limit
+    for places in members.values():
+        length = virtual + prompt_B[places[0]] + sum(completion_B[place] for place in places)
+        if taken + length > limit:
+            rows.append([])
+            taken = 0
+        rows[-1] += places
+        taken += length
+    return rows
+
+
 @dataclass(frozen=True)
 class Packed:
     """Prompts with their completions in one row of L tokens without padding, each prompt once.

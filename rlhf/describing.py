@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from annotation.consensus import REASONS
+from rlhf.curves import short_number
 from rlhf.jobs import Job
 from rlhf.specs import (
     DPOSpec,
@@ -58,6 +59,9 @@ def about(job: Job) -> str:
     spec = job.spec
     if isinstance(spec, TrainingSpec):
         return f"{kind_word(job)}, {SHORT_METHODS[spec.method]}"
+    if isinstance(spec, MeasureSpec):
+        kind, method = measured(spec)
+        return ", ".join(filter(None, (f"measuring {KIND_WORDS.get(kind, '')}".strip(), SHORT_METHODS.get(method))))
     if isinstance(spec, EvaluateSpec):
         return f"check of {spec.candidate}"
     return f"merging {spec.revision}" if isinstance(spec, MergeSpec) else kind_word(job)
@@ -137,7 +141,8 @@ def pace_facts(spec: TrainingSpec) -> Facts:
         step = spec.batch_size * getattr(spec, "accumulation", 1) * spec.processes
         items = {"sft": "demonstrations", "reward_model": "comparisons"}.get(spec.kind, "pairs")
         pace = (f"Epochs · {items} a step", f"{spec.epochs} · {step}")
-    found = [("Learning rate", f"{spec.learning_rate:g}" if spec.learning_rate else "the method's default"), pace]
+    rate = short_number(spec.learning_rate) if spec.learning_rate else "the method's default"
+    found = [("Learning rate", rate), pace]
     if spec.precision != "auto":
         found.append(("Precision", spec.precision))
     return [*found, ("Processes", str(spec.processes))] if spec.processes > 1 else found
@@ -156,10 +161,16 @@ def adapter_facts(spec: TrainingSpec) -> Facts:
 
 
 def measured_facts(spec: MeasureSpec) -> Facts:
-    """The kind and method of the training whose first steps are measured."""
+    """What is measured, for the page."""
+    kind, method = measured(spec)
+    words = (("Of", KIND_WORDS.get(kind, "")), ("Method", METHOD_WORDS.get(method, "")))
+    return [(label, text) for label, text in words if text]
+
+
+def measured(spec: MeasureSpec) -> tuple[str, str]:
+    """The kind and method of the training whose first steps are measured; empty where it does not say them."""
     training = json.loads(spec.training or "{}")
-    word, method = KIND_WORDS.get(training.get("kind", ""), ""), METHOD_WORDS.get(training.get("method", ""), "")
-    return [(label, text) for label, text in (("Of", word), ("Method", method)) if text]
+    return training.get("kind", ""), training.get("method", "")
 
 
 def spec_text(spec: Spec) -> str:

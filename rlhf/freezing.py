@@ -124,7 +124,7 @@ def store_snapshot(
 ) -> str:
     """Write data to its file and row as it is frozen; returns its sha256. The same data is stored once.
 
-    Raises UserError, and keeps nothing, if there is less to train on than `at_least`.
+    Raises TooFew, and keeps nothing, if there is less to train on than `at_least`.
     """
     directory = data_dir / "snapshots"
     with db.reading():  # the rows are read while they are written
@@ -147,12 +147,16 @@ def store_snapshot(
     return name
 
 
+class TooFew(UserError):
+    """There is less to train on than a kind of job needs."""
+
+
 def enough(lines: Iterable[bytes], freezing: Freezing | Listing, at_least: int, unit: str = "pairs") -> Iterator[bytes]:
-    """The same lines. Raises UserError at their end if they hold less to train on than `at_least`."""
+    """The same lines. Raises TooFew at their end if they hold less to train on than `at_least`."""
     yield from lines
     found = freezing.counts["train"]
     if found < at_least:
-        raise UserError(f"{too_few(unit, found, at_least)} {MORE[unit]}{left_out_sentence(freezing.left_out)}")
+        raise TooFew(f"{too_few(unit, found, at_least)} {MORE[unit]}{left_out_sentence(freezing.left_out)}")
 
 
 MORE = {

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from typing import Any
 
 from annotation.database import Database
 from annotation.records import UserError, now
-from rlhf.shrinking import difference, smaller
-from rlhf.specs import Spec, from_json, to_json
+from rlhf.shrinking import KILLED, MEMORY_RAN_OUT, difference, smaller
+from rlhf.specs import Spec, TrainingSpec, from_json, to_json
 
 # A worker beats every 5 s; one silent for this long is gone.
 LOST_AFTER_SECONDS = 30.0
 ENDED = ("cancelled", "finished", "failed", "lost")
-# Kinds of job that wait in the queue; one of them runs at a time.
+# Kinds of job that wait in the queue for a device; the answering worker has none of its own.
 TRAINING = ("sft", "reward_model", "dpo", "ppo", "evaluate", "measure", "merge")
 # A job waits where its position puts it; one from before there were positions, where its id does.
 PLACE = "coalesce(position, id)"
 LAST_PLACE = f"(SELECT coalesce(max({PLACE}), 0) + 1 FROM job)"
 # How the answering worker begins its message while the policy can't fill comparisons; the pages look for it.
 TOO_FEW_ANSWERS = "Too few different answers"
-# What the log says of a job that goes on with a smaller batch; the Runs page looks for it.
-SMALLER = "Queued again with a smaller batch"
+# What the log says of a job that goes on with other settings; the Runs page looks for how it begins.
+AGAIN = "Queued again with"
+SMALLER, SLOWER = f"{AGAIN} a smaller batch", f"{AGAIN} half the learning rate"
+# How a run says that it ended because its loss or a gradient was none any more.
+NO_NUMBER = "became not a number"
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,18 @@ def queue(db: Database) -> list[Job]:
         read_job(row)
         for row in db.rows(f"SELECT * FROM job WHERE status = 'queued' AND kind != 'generate' ORDER BY {PLACE}, id")
     ]
+
+
+def at_work(db: Database) -> list[Job]:
+    """The jobs that run or are about to end, the answering worker's apart."""
+    return [job for job in active(db, TRAINING) if job.status != "queued"]
+
+
+def ahead(db: Database, job: Job) -> list[Job]:
+    """The jobs that one which waits has to wait for: those at work, then those before it in the queue."""
+    if job.kind not in TRAINING:
+        return []
+    return [*at_work(db), *takewhile(lambda other: other.id != job.id, queue(db))]
 
 
 def move(db: Database, job_id: int, up: bool) -> None:
@@ -221,7 +237,7 @@ def requeue_smaller(db: Database, job_id: int, worker: str, reason: str) -> bool
             "SELECT spec FROM job WHERE id = ? AND worker = ? AND status IN ('running', 'lost')", (job_id, worker)
         )
         old = None if row is None else from_json(row["spec"])
-        new = None if old is None else smaller(old)
+        new = smaller(old) if isinstance(old, TrainingSpec) and old.halve_batch else None
         if old is None or new is None:
             return False
         message = f"{reason} {SMALLER}: {difference(old, new)}."
@@ -234,10 +250,10 @@ def requeue_smaller(db: Database, job_id: int, worker: str, reason: str) -> bool
 
 
 def retries(db: Database, job_id: int) -> list[str]:
-    """What was made smaller each time that a job was queued again after memory ran out, oldest first."""
+    """What was changed each time that a job was queued again with other settings, oldest first."""
     rows = db.rows(
         "SELECT data FROM event WHERE job_id = ? AND kind = 'log' AND data LIKE ? ORDER BY id",
-        (job_id, f"%{SMALLER}%"),
+        (job_id, f"%{AGAIN}%"),
     )
     return [json.loads(row["data"]) for row in rows]
 
@@ -255,11 +271,7 @@ def give_up(db: Database, job_id: int, attempt: int, message: str) -> None:
 def cancel(db: Database, job_id: int) -> None:
     """Ask a running job to stop, or take a queued one out. Raises UserError if it has ended."""
     with db.transaction() as connection:
-        queued = connection.execute(
-            "UPDATE job SET status = 'cancelled', finished = ?, message = 'Cancelled before it began.' "
-            "WHERE id = ? AND status = 'queued'",
-            (now(), job_id),
-        ).rowcount
+        queued = take_out(db, job_id)
         running = connection.execute(
             "UPDATE job SET status = 'cancelling' WHERE id = ? AND status IN ('running', 'cancelling')", (job_id,)
         ).rowcount
@@ -267,19 +279,60 @@ def cancel(db: Database, job_id: int) -> None:
         raise UserError(f"Job {job_id} is not running, so there is nothing to cancel.")
 
 
-def resume(db: Database, job_id: int) -> None:
+def take_out(db: Database, job_id: int) -> bool:
+    """Take a job out of the queue; False if it does not wait there (any more)."""
+    with db.transaction() as connection:
+        return (
+            connection.execute(
+                "UPDATE job SET status = 'cancelled', finished = ?, message = 'Cancelled before it began.' "
+                "WHERE id = ? AND status = 'queued'",
+                (now(), job_id),
+            ).rowcount
+            == 1
+        )
+
+
+def resume(db: Database, job_id: int, half_batch: bool = False) -> str:
     """Put a job that was lost, cancelled or failed at the end of the queue; it goes on from its last checkpoint.
 
-    Raises UserError for a job in any other state.
+    Its spec is as before, unless that would fail in the same way: a run whose numbers were none any more goes on with
+    half the learning rate, and one whose memory ran out, where a person says so, with `half_batch`. Returns what was
+    changed, which is in the log too; empty if nothing. Raises UserError for a job in any other state, and for a batch
+    that can't be halved.
     """
     with db.transaction() as connection:
-        changed = connection.execute(
-            f"""UPDATE job SET status = 'queued', worker = NULL, finished = NULL, message = '', position = {LAST_PLACE}
-                WHERE id = ? AND status IN ('lost', 'cancelled', 'failed')""",
-            (job_id,),
-        ).rowcount
-    if not changed:
-        raise UserError(f"Job {job_id} can't be resumed: only one that was lost, cancelled or failed can.")
+        row = db.row("SELECT * FROM job WHERE id = ? AND status IN ('lost', 'cancelled', 'failed')", (job_id,))
+        if row is None:
+            raise UserError(f"Job {job_id} can't be resumed: only one that was lost, cancelled or failed can.")
+        job = read_job(row)
+        spec, message = job.spec, ""
+        if half_batch:
+            spec, message = halved(job), SMALLER
+        elif isinstance(spec, TrainingSpec) and NO_NUMBER in job.message:
+            spec, message = replace(spec, learning_rate=spec.learning_rate / 2), SLOWER
+        if message:
+            message = f"{message}: {difference(job.spec, spec)}."
+            add_event(db, job_id, "log", 0, message)
+        connection.execute(
+            f"""UPDATE job SET spec = ?, status = 'queued', worker = NULL, finished = NULL, message = ?,
+                    position = {LAST_PLACE} WHERE id = ?""",
+            (to_json(spec), message, job_id),
+        )
+    return message
+
+
+def halved(job: Job) -> Spec:
+    """The spec of a job that goes on with half the batch. Raises UserError where there is nothing to halve."""
+    spec = smaller(job.spec)
+    if spec is None:
+        raise UserError(f"Job {job.id} has no batch that could be halved.")
+    return spec
+
+
+def can_be_halved(job: Job) -> bool:
+    """Whether a job ended because memory ran out, and could go on with half the batch."""
+    ran_out = job.status in ("failed", "lost") and job.message.startswith((MEMORY_RAN_OUT, KILLED))
+    return ran_out and smaller(job.spec) is not None
 
 
 def mark_lost(db: Database, silent_seconds: float = LOST_AFTER_SECONDS) -> list[int]:

@@ -188,10 +188,18 @@ def advance(db: Database, data_dir: Path) -> int | None:
         return None
     if step.action == "evaluate":
         return submit(db, data_dir, EvaluateSpec(candidate=step.candidate), "the loop")
+    spec = automatic_spec(db)
+    if refusals.check(db, spec):
+        return None  # the page says why, where automatic training is switched on
     try:
-        return submit(db, data_dir, DPOSpec(), "the loop")
-    except UserError:
+        return submit(db, data_dir, spec, "the loop")
+    except freezing.TooFew:
         return None  # enough judgements, but too few of them are pairs: wait for more
+
+
+def automatic_spec(db: Database) -> DPOSpec:
+    """What is trained without being asked: DPO as by default, on from the adapter that serves in its own shape."""
+    return replace(DPOSpec(), **refusals.shape_of(db, policies.serving(db)))
 
 
 def unchecked_candidate(db: Database) -> str | None:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from annotation.consensus import REASONS
-from annotation.markup import class_of, paragraph, table
+from annotation.markup import BOX_STYLE, class_of, paragraph, table
 from annotation.records import Split
 from annotation.wording import moment
-from rlhf.describing import size, spec_text
+from rlhf.curves import short_number
+from rlhf.describing import SHORT_METHODS, size, spec_text
 from rlhf.estimates import GB, Fit, Machine
 from rlhf.presenting import PAIR_REASONS, STYLE, duration, facts, notice, share
 from rlhf.previews import TOKENISED_ITEMS, Part, Passage, Shown, Strip, Survey
@@ -39,6 +40,7 @@ PLAN_STYLE = (
 .key { padding: 0 6px; font-family: var(--font-mono); }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: var(--text-sm); margin: 6px 0; padding: 0;
   list-style: none; }
+.costs { grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); }
 .memory td { vertical-align: middle; }
 .memory td:last-child { white-space: normal; min-width: 20em; }
 .memory .bar { min-width: 90px; margin: 0; }
@@ -49,6 +51,41 @@ ul.trouble { margin: 4px 0; padding-inline-start: 1.2em; }
 """
 )
 
+# The fields of the forms. They are Gradio's own components, which a box's style reaches only by asking whether the page
+# has the box: what is typed stands in line, choices have room for their sentences, nothing is stretched over the page.
+FIELDS_STYLE = (
+    BOX_STYLE
+    + """
+body:has(&) .fields > .form { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 240px), 1fr));
+  background: var(--block-background-fill); }
+body:has(&) .fields.lists > .form { grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
+body:has(&) .fields.choices > .form { grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); }
+body:has(&) .fields > .form > .block { min-width: 0 !important; }
+body:has(&) .fields label.container { display: flex; flex-direction: column; height: 100%; }
+body:has(&) .fields label.container > input { margin-top: auto; }
+body:has(&) .fields input[role=combobox] { text-overflow: ellipsis; }
+body:has(&) .code textarea { font-family: var(--font-mono); font-size: var(--text-sm); }
+"""
+)
+
+# What each form is for, in the words of someone who sees it for the first time; by the form's name.
+INTRODUCTIONS = {
+    "dpo": "Direct preference optimisation: from judged comparisons the policy learns to make preferred answers "
+    "likelier and the others less likely. Its adapter can then be checked, compared and put to use in the loop.",
+    "sft": "Supervised fine-tuning: the policy learns to give demonstrated answers word for word. It needs "
+    "demonstrations: imported ones, answers that annotators have mended, or one of the example sets.",
+    "full": "Supervised fine-tuning of every weight, where the other forms train a small adapter. It takes the most "
+    "memory, and each run leaves a whole model on the disk instead of megabytes.",
+    "reward_model": "A reward model learns from judged comparisons to give preferred answers the higher score. PPO "
+    "trains a policy against it; its health card, shown when it is done, says whether it is good enough for that.",
+    "ppo": "Proximal policy optimisation: the policy answers prompts, a reward model scores the answers, and the "
+    "policy learns to score higher without going far from its reference. It takes the longest.",
+}
+MEASURING = (
+    "“Measure a step” runs three steps of exactly this and keeps nothing but their time and memory, from which the "
+    "time below is worked out."
+)
+THROUGH = "“Look through all rows” names those that would be left out, with the reason, and finds the longest."
 UNITS = {"sft": "demonstrations", "dpo": "pairs", "reward_model": "comparisons", "ppo": "prompts"}
 LEGEND: Mapping[Part, str] = {
     "context": "read, not trained on",
@@ -60,6 +97,9 @@ LEGEND: Mapping[Part, str] = {
 PAIRS_SENTENCE = (
     "A comparison gives a pair for every two of its answers of which one is found better. What several annotators say "
     "of them is one pair, the surer the more they agree."
+)
+FLIP_SENTENCE = (
+    "How many are labelled wrong is estimated from each annotator's reliability, which starts from a cautious guess."
 )
 # Where the step sizes of specs.LEARNING_RATES come from, in a few words beside the field.
 RATE_SOURCES: Mapping[str, Mapping[str, str]] = {
@@ -94,12 +134,14 @@ def data_card(data: Data, kind: str) -> str:
     if items != found.train:
         numbers.append(("Pairs in them", f"{found.train:,}"))
     if found.flip is not None:
-        numbers.append(("Of those probably the wrong way round", share(found.flip)))
+        numbers.append(("Of those estimated to be labelled wrong", share(found.flip)))
     if kind != "ppo":
         held_out = unit if items == found.train else found.unit
         numbers.append((f"Held-out {held_out} to check with", f"{found.held_out:,}"))
-    explained = paragraph(PAIRS_SENTENCE, "quiet") if found.unit == "pairs" else ""
-    return facts(numbers, "facts figures") + explained + (left_out_table(found.left_out) if explained else "")
+    if found.unit != "pairs":
+        return facts(numbers, "facts figures")
+    explained = paragraph(PAIRS_SENTENCE if found.flip is None else f"{PAIRS_SENTENCE} {FLIP_SENTENCE}", "quiet")
+    return facts(numbers, "facts figures") + explained + left_out_table(found.left_out)
 
 
 def left_out_table(left_out: Mapping[str, int]) -> str:
@@ -115,11 +157,12 @@ def left_out_table(left_out: Mapping[str, int]) -> str:
 def survey_card(found: Survey, kind: str) -> str:
     """All rows looked at: how long they are, and what is left out and why, with examples."""
     unit = UNITS[kind]
+    answered = " with an answer at the limit" if kind == "ppo" else ""
     numbers = [
         (f"{unit.capitalize()} to train on", f"{found.items['train']:,}"),
-        ("Held-out", f"{found.items['held-out']:,}"),
-        ("Tokens of the longest", f"{found.largest:,}"),
-        ("Tokens on average", f"{found.mean_tokens:.0f}"),
+        *([] if kind == "ppo" else [("Held-out", f"{found.items['held-out']:,}")]),
+        (f"Tokens of the longest{answered}", f"{found.largest:,}"),
+        (f"Tokens on average{answered}", f"{found.mean_tokens:.0f}"),
     ]
     some = f"Lengths, and what is left out for them, are those of the first {TOKENISED_ITEMS:,} of {found.seen:,}."
     rows = [
@@ -149,10 +192,10 @@ def beginning(text: str, length: int = 60) -> str:
 # ------------------------------------------------------------------------------------------------------------ one item
 def shown_card(shown: Shown | None, kind: str, split: Split) -> str:
     """One item as it would be trained on: every token, with its part in the loss."""
+    where = "to train on" if split == "train" else "held out"
     if shown is None:
-        where = "to train on" if split == "train" else "held out"
         return notice(f"There are no {UNITS[kind]} {where}, so there is nothing to show.")
-    headline = f"{UNITS[kind][:-1].capitalize()} {shown.number:,} of {shown.total:,}: {shown.item.name}"
+    headline = f"Row {shown.number:,} of {shown.total:,} {where} · {shown.item.name}"
     head = f'<p class="headline" role="status"><b>{escape(headline)}</b></p>'
     trouble = "".join(paragraph(sentence, "warning") for sentence in left_out_sentences(shown))
     known = facts(shown.facts) if shown.facts else ""
@@ -169,7 +212,7 @@ def legend(strips: Sequence[Strip]) -> str:
     """What the marks of tokens mean, for those that occur."""
     used = {passage.part for strip in strips for passage in strip.passages if passage.tokens}
     entries = "".join(
-        f'<li><span class="key {part}">{part}</span> {escape(meaning)}</li>'
+        f'<li><span class="key {part}">{escape(meaning)}</span></li>'
         for part, meaning in LEGEND.items()
         if part in used
     )
@@ -222,14 +265,14 @@ def cost_card(cost: Cost) -> str:
         ("Trainable parameters", f"{counted.trainable:,} ({counted.percent:.3g}% of {counted.total:,})"),
         ("Memory, estimated", size(fit.total)),
         ("Free now", f"{size(machine.free)} of {size(machine.total)}"),
-        ("Where", machine.name),
+        ("Machine", machine.name),
     ]
     if pace is not None and pace.peak_rss_mb:
         numbers.append(("Peak of memory, measured", size(pace.peak_rss_mb * 1e6)))
     if fit.processes > 1:
         numbers.append(("Processes, each with all of it", str(fit.processes)))
     fits = paragraph(fit.sentence, "" if fit.fits else "warning") + paragraph(length_sentence(cost), "quiet")
-    return facts(numbers) + paragraph(time_sentence(cost)) + fits + memory_table(fit, machine)
+    return facts(numbers, "facts costs") + paragraph(time_sentence(cost)) + fits + memory_table(fit, machine)
 
 
 def length_sentence(cost: Cost) -> str:
@@ -279,7 +322,9 @@ def rate_note(spec: TrainingSpec) -> str:
     if spec.learning_rate or spec.method not in LEARNING_RATES[spec.kind]:
         return ""
     rate, source = LEARNING_RATES[spec.kind][spec.method], RATE_SOURCES[spec.kind][spec.method]
-    return paragraph(f"A learning rate of 0 means {rate:g}, the default of {spec.method} here ({source}).", "quiet")
+    method = SHORT_METHODS[spec.method]
+    said = f"A learning rate of 0 means {short_number(rate)}, the default for {method} here ({source})."
+    return paragraph(said, "quiet")
 
 
 def trouble_box(sentences: Sequence[str]) -> str:

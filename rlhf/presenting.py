@@ -39,7 +39,7 @@ th, td { white-space: nowrap; }
 td.wordy { white-space: normal; min-width: 18em; overflow-wrap: break-word; }
 .quiet, .label, dt { font-size: var(--text-sm); font-weight: normal; opacity: 0.75; margin: 4px 0; }
 .headline { font-size: var(--text-lg); margin: 0 0 4px 0; }
-.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: 6px 16px; margin: 8px 0; }
+.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 6px 16px; margin: 8px 0; }
 .facts > div { min-width: 0; overflow-wrap: anywhere; }
 .facts dt, .facts dd { margin: 0; }
 .figures { grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); }
@@ -131,7 +131,7 @@ def headline(job: Job, at: str) -> str:
         silent = seconds_between(job.heartbeat or at, at)
         if silent > LOST_AFTER_SECONDS / 2:
             return f"Running, but the worker has said nothing for {duration(silent)}."
-        return f"Running. {job.message}".strip()
+        return f"Running. {job.message[:1].upper()}{job.message[1:]}".strip()
     if job.status == "cancelling":
         return "Cancelling: it stops within seconds and keeps a checkpoint."
     if job.status == "finished":
@@ -148,7 +148,8 @@ def seconds_taken(job: Job, at: str) -> float:
 def progress_line(job: Job, left: float | None, at: str) -> str:
     """Percent, step, time so far and time left."""
     if job.status == "queued":
-        return f"Waiting for {duration(seconds_between(job.created, at))}."
+        waited = duration(seconds_between(job.created, at))
+        return f"It waits to go on after step {job.step}." if job.attempt else f"Waiting for {waited}."
     if not job.steps:
         return f"Preparing for {duration(seconds_taken(job, at))}." if job.status == "running" else ""
     pieces = [f"{100 * job.step // job.steps}%", f"step {job.step} of {job.steps}"]
@@ -179,7 +180,7 @@ def made_sentence(made: Policy | None) -> str:
 
 def job_facts(job: Job, data: Mapping[str, Any]) -> str:
     """Who asked for a job and the settings that it runs with on `data`, its snapshot's counts."""
-    asked = [("Requested by", job.requested_by), ("Attempt", str(job.attempt))]
+    asked = [("Requested by", job.requested_by), *([("Attempt", str(job.attempt))] if job.attempt > 1 else [])]
     every = escape(spec_text(job.spec))
     return facts([*asked, *spec_facts(job.spec), *data_facts(job, data)]) + (
         f'<details><summary>Every setting, as JSON</summary><pre class="log" tabindex="0">{every}</pre></details>'
@@ -204,7 +205,8 @@ def queue_table(running: Sequence[Job], waiting: Sequence[Job], at: str) -> str:
         return paragraph("Nothing runs and nothing waits.", "quiet")
     rows = [("now", *queue_row(job, f"{job.status} for {duration(seconds_taken(job, at))}")) for job in running]
     for place, job in enumerate(waiting, start=1):
-        rows.append((str(place), *queue_row(job, f"since {moment(job.created)} UTC")))
+        state = "waits to go on" if job.attempt else f"since {moment(job.created)} UTC"
+        rows.append((str(place), *queue_row(job, state)))
     return table(("Order", "Job", "What", "Asked for by", "State"), rows)
 
 
@@ -228,6 +230,7 @@ def samples_box(samples: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
         for prompt, by_step in samples.items()
     )
     return (
+        '<p class="headline"><b>Sample answers</b></p>'
         '<p class="quiet">The same held-out prompts, answered with the same random numbers at each of these steps: '
         f"what differs, training has changed.</p>{rows}"
     )
@@ -288,7 +291,9 @@ def policy_facts(policy: Policy, size_on_disk: str) -> list[tuple[str, str]]:
     precision = WEIGHTS[policy.weights]
     form = f"whole weights, {precision}" if policy.form == "full" else f"{ADAPTERS[policy.form]} on {precision} weights"
     state = f"files deleted on {policy.deleted[:10]}" if policy.deleted else policy.status
-    return [("Made", policy.revision), ("Form", form), ("State", state), ("Size on disk", size_on_disk)]
+    # A reward model never serves, so it is no candidate either.
+    told = [("State", state)] if policy.kind == "policy" or policy.deleted else []
+    return [("Made", policy.revision), ("Form", form), *told, ("Size on disk", size_on_disk)]
 
 
 def delete_question(policy: Policy, size_on_disk: str) -> str:

@@ -186,7 +186,7 @@ class Prospects:
         """How PPO's reward model was trained; None for other jobs, and where that is not known."""
         if not isinstance(spec, PPOSpec) or not spec.reward_model:
             return None
-        return trained_as(self.db, policies.by_revision(self.db, spec.reward_model))
+        return refusals.trained_as(self.db, policies.by_revision(self.db, spec.reward_model))
 
     def _keep(self, key: Any, seconds: float, find: Callable[[], Kept]) -> Kept:
         """What was found less than so many seconds ago, or is found now."""
@@ -267,12 +267,6 @@ def accepting(db: Database, spec: TrainingJob) -> float | None:
 
 
 # ------------------------------------------------------------------------------------------------- parents to choose
-def trained_as(db: Database, policy: Policy) -> TrainingSpec | None:
-    """The training that made a policy; None for the base, and for merged weights."""
-    spec = None if policy.job_id is None else jobs.get(db, policy.job_id).spec
-    return spec if isinstance(spec, TrainingSpec) else None
-
-
 def parents(db: Database, form: Form) -> Choices:
     """(words, revision) of what a form's job can start from, newest first, behind what serves and the base."""
     known = [policy for policy in policies.everything(db) if fits(form, policy)]
@@ -301,7 +295,7 @@ def words_of(db: Database, policy: Policy) -> str:
     """A policy or reward model as people know it: revision, how it was made, how good, since when."""
     if policy.form == "base":
         return f"base · {policy.base}"
-    made = trained_as(db, policy)
+    made = refusals.trained_as(db, policy)
     how = "merged" if made is None else fields.WORDS["method"][made.method]
     accuracy = refusals.accuracy_of(db, policy) if policy.kind == "reward" else None
     good = "" if accuracy is None else f" · right on {accuracy:.0%}"
@@ -312,8 +306,8 @@ def words_of(db: Database, policy: Policy) -> str:
 def continuing(db: Database, revision: str) -> tuple[Form, dict[str, Any]]:
     """The form that goes on from a policy or reward model, and what it fills in: the parent, and its shape."""
     policy = policies.by_revision(db, revision)
-    made = trained_as(db, policy)
+    made = refusals.trained_as(db, policy)
     form = fields.form_for(policy.method, "" if made is None else made.method)
-    shape = () if made is None else ("method", *refusals.SHAPE.get(policy.form, ()))
-    filled = {name: getattr(made, name) for name in shape if name in form.names}
+    whole = {} if made is None else {"method": made.method}
+    filled = {name: value for name, value in {**whole, **refusals.shape_of(db, policy)}.items() if name in form.names}
     return form, {"parent": policy.revision, **filled}

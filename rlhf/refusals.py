@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from typing import Any
 
 from annotation.database import Database
 from annotation.records import UserError
@@ -63,12 +64,23 @@ SHAPE = {
 }
 
 
+def trained_as(db: Database, policy: Policy) -> TrainingSpec | None:
+    """The training that made a policy; None for the base, and for merged weights."""
+    spec = None if policy.job_id is None else jobs.get(db, policy.job_id).spec
+    return spec if isinstance(spec, TrainingSpec) else None
+
+
+def shape_of(db: Database, policy: Policy) -> dict[str, Any]:
+    """The settings that a job has to share with the training that made its parent's adapter; none for whole weights."""
+    made = trained_as(db, policy)
+    return {} if made is None else {name: getattr(made, name) for name in SHAPE.get(policy.form, ())}
+
+
 def shape_trouble(db: Database, spec: TrainingSpec, parent: Policy) -> list[str]:
     """Why the parent's adapter can't be continued: its weights would not fit, or would mean another policy."""
-    made = None if parent.job_id is None else jobs.get(db, parent.job_id).spec
-    if not isinstance(made, TrainingSpec):
+    made = trained_as(db, parent)
+    if made is None:
         return []
-    names = SHAPE[parent.form]
     if spec.method != made.method and {spec.method, made.method} != {"lora", "qlora"}:
         return [
             f"The parent {parent.revision} was trained with {made.method} and can't be continued with {spec.method}: "
@@ -79,10 +91,10 @@ def shape_trouble(db: Database, spec: TrainingSpec, parent: Policy) -> list[str]
             f"The parent {parent.revision} began with PiSSA, and was stored as an adapter of twice the rank: merge it "
             "into 16-bit weights first, or start from the base."
         ]
-    differing = [name for name in names if getattr(made, name) != getattr(spec, name)]
+    differing = {name: value for name, value in shape_of(db, parent).items() if value != getattr(spec, name)}
     if not differing:
         return []
-    has = " and ".join(f"{name} {getattr(made, name)}" for name in differing)
+    has = " and ".join(f"{name} {value}" for name, value in differing.items())
     return [f"The parent {parent.revision} has {has}. Use the same to continue it, or start from the base."]
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rlhf.specs import METHODS, DPOSpec, PPOSpec, RewardModelSpec, SFTSpec, Spec, TrainingSpec
+from rlhf.specs import METHODS, DPOSpec, MeasureSpec, PPOSpec, RewardModelSpec, SFTSpec, Spec, TrainingSpec, from_json
+
+# How a job that ended for want of memory says so.
+MEMORY_RAN_OUT = "Memory ran out."
+KILLED = "The worker was killed, often because memory ran out."
 
 
 def smaller(spec: Spec) -> Spec | None:
-    """The same training with half as many items in a forward pass; None where nobody asked for it or one is left.
+    """The same training with half as many items in a forward pass; None where there is but one, or nothing is trained.
 
     What the batch loses the accumulation gains, so an optimiser step sees as many items as before. PPO cuts its
     minibatches into passes by itself.
     """
-    if not isinstance(spec, TrainingSpec) or not spec.halve_batch or spec.batch_size < 2:
+    if not isinstance(spec, TrainingSpec) or spec.batch_size < 2:
         return None
     if isinstance(spec, SFTSpec | RewardModelSpec | DPOSpec):
         batch = largest_part(spec.batch_size)
@@ -27,13 +31,16 @@ def largest_part(number: int) -> int:
 
 
 def difference(old: Spec, new: Spec) -> str:
-    """What the smaller training changed, old → new: 'batch_size 8 → 4, accumulation 1 → 2'."""
-    pairs = [(name, getattr(old, name, None), getattr(new, name, None)) for name in ("batch_size", "accumulation")]
+    """What was changed in a training that goes on, old → new: 'batch_size 8 → 4, accumulation 1 → 2'."""
+    names = ("batch_size", "accumulation", "learning_rate")
+    pairs = [(name, getattr(old, name, None), getattr(new, name, None)) for name in names]
     return ", ".join(f"{name} {before} → {after}" for name, before, after in pairs if before != after)
 
 
 def advice(spec: Spec) -> str:
     """What to lower in a job that ran out of memory, as a sentence that names the fields and what they are now."""
+    if isinstance(spec, MeasureSpec):
+        return advice(from_json(spec.training))  # a measured step takes what a step of the training would
     if not isinstance(spec, TrainingSpec):
         return "Close other programs, or take a smaller base model."
     choices = [f"a batch_size below {spec.batch_size}"] if spec.batch_size > 1 else []

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import subprocess
 import sys
 import threading
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import psutil
 
 from annotation.database import Database
 from rlhf import jobs, loop, policies
+from rlhf.estimates import query_graphics
 from rlhf.jobs import Job
-from rlhf.shrinking import advice
+from rlhf.shrinking import KILLED, advice
 from rlhf.specs import GenerateSpec, TrainingSpec
 
 POLL_SECONDS = 1.0
@@ -27,7 +31,9 @@ LAST_RETRY_SECONDS = 300.0
 STOP_SECONDS = 20.0
 # How the launcher of several processes tells that one of them was killed, in the log.
 KILLED_MARK = b"exitcode: -9"
-KILLED = "The worker was killed, often because memory ran out."
+# The one device where there is no GPU: whoever trains there has all of the processors.
+PROCESSORS = "processors"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +49,8 @@ class Child:
     """How often the job had been claimed before."""
     said_from: int = 0
     """Where its words begin in the job's log file, in bytes."""
+    devices: Sequence[str] = ()
+    """What it trains on; the answering worker has no device of its own."""
 
     def signal(self, number: signal.Signals) -> None:
         """Signal the worker and all that it started: a run on several devices has a launcher and a process for each.
@@ -72,7 +80,7 @@ def worker_command(job: Job, data_dir: Path, worker: str) -> list[str]:
     (the processes then speak gloo); its --cpu starts one process, unless there is mpirun. All get the same worker id.
     """
     program = ["rlhf.worker", "--data", str(data_dir), "--job", str(job.id), "--worker", worker]
-    processes = job.spec.processes if isinstance(job.spec, TrainingSpec) else 1
+    processes = processes_of(job)
     if processes == 1:
         return [sys.executable, "-m", *program]
     # Everything that accelerate would otherwise take from a configuration file of the user, or warn about.
@@ -81,14 +89,47 @@ def worker_command(job: Job, data_dir: Path, worker: str) -> list[str]:
     return [*launcher, *settings, "-m", *program]
 
 
+def processes_of(job: Job) -> int:
+    """How many processes share a job's work."""
+    return job.spec.processes if isinstance(job.spec, TrainingSpec) else 1
+
+
+def devices_here() -> list[str]:
+    """The GPUs that jobs may train on, as CUDA_VISIBLE_DEVICES names them; the processors where there is none."""
+    known = [str(number) for number in range(len(query_graphics()))]
+    allowed = os.environ.get(VISIBLE)
+    if known and allowed is not None:
+        known = [name.strip() for name in allowed.split(",") if name.strip() not in ("", "-1")]
+    return known or [PROCESSORS]
+
+
+def start_worker(
+    job: Job, data_dir: Path, worker: str, devices: Sequence[str], output: IO[bytes] | None
+) -> subprocess.Popen[bytes]:
+    """Start the processes of a queued job so that they see these GPUs only. They print to `output`, or as this one."""
+    seen = {} if set(devices) <= {PROCESSORS} else {VISIBLE: ",".join(devices)}
+    if seen and VISIBLE not in os.environ:
+        seen["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the driver's order, whose numbers these are
+    return subprocess.Popen(
+        worker_command(job, data_dir, worker),
+        stdout=output,
+        stderr=None if output is None else subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, **seen},
+        start_new_session=True,
+    )
+
+
 class Supervisor:
-    """A thread that turns queued rows into worker processes: one resident, one training job at a time.
+    """A thread that turns queued rows into worker processes: one resident, and one training job on each device.
 
     It signals only processes that it started itself; what an earlier program started is judged by its heartbeat.
     """
 
-    def __init__(self, db: Database, data_dir: Path, model: str) -> None:
+    def __init__(self, db: Database, data_dir: Path, model: str, devices: Sequence[str] | None = None) -> None:
         self.db, self.data_dir, self.model = db, data_dir, model
+        self.devices = devices or devices_here()
         self.children: dict[int, Child] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
@@ -137,12 +178,25 @@ class Supervisor:
         self.start_next()
 
     def start_next(self) -> None:
-        """Start the first job of the queue, unless one is at work or a worker is just about to take one."""
-        at_work = [job for job in jobs.active(self.db, jobs.TRAINING) if job.status != "queued"]
-        starting = [job_id for job_id in self.children if jobs.get(self.db, job_id).kind != "generate"]
-        waiting = jobs.queue(self.db)
-        if waiting and not at_work and not starting:
-            self.launch(waiting[0].id)
+        """Start the first jobs of the queue, as many as there are free devices for.
+
+        None overtakes another: while small jobs could go first, one that waits for several devices would never begin.
+        """
+        for job in jobs.queue(self.db):
+            if job.id in self.children:
+                continue  # its worker is just about to take it
+            free, needed = self.free_devices(), min(processes_of(job), len(self.devices))
+            if len(free) < needed:
+                return
+            self.launch(job.id, free[:needed])
+
+    def free_devices(self) -> list[str]:
+        """The devices that nothing trains on; none while another program's job runs, because nobody knows on which."""
+        own = {child.worker for child in self.children.values()}
+        if any(job.worker not in own for job in jobs.at_work(self.db)):
+            return []
+        held = {device for child in self.children.values() for device in child.devices}
+        return [device for device in self.devices if device not in held]
 
     def reap(self) -> None:
         """Forget workers that have ended, and say so in the row of one that died without a word."""
@@ -157,18 +211,9 @@ class Supervisor:
                 self.resident_ended(code)
 
     def record_death(self, job: Job, child: Child, code: int) -> None:
-        """Say how a worker ended that could not say so itself. Rows that it ended well, or another holds, stay."""
-        killed = code != 0 and (code == -signal.SIGKILL or KILLED_MARK in self.words_of(job.id, child))
-        if killed and jobs.requeue_smaller(self.db, job.id, child.worker, KILLED):
-            return
-        said = f"{obituary(code, killed)} Resume goes on from the last checkpoint."
-        if killed:
-            said += f" If it is killed again: {advice(job.spec)}"
-        if code or job.status != "lost":  # one that was told to stop has said why by itself
-            jobs.died(self.db, job.id, child.worker, said)
-        if code:
-            said = f"{obituary(code, killed)} See {self.log_file(job.id)}."
-            jobs.give_up(self.db, job.id, child.attempt, said)
+        """Say how a worker ended that could not say so itself."""
+        killed = code == -signal.SIGKILL or (code != 0 and KILLED_MARK in self.words_of(job.id, child))
+        record_death(self.db, job, child, code, killed, f"See {self.log_file(job.id)}.")
 
     def words_of(self, job_id: int, child: Child) -> bytes:
         """What a worker has printed; nothing where its log file is gone."""
@@ -198,28 +243,30 @@ class Supervisor:
         self._tried = serving
         self.launch(active[0].id if active else loop.submit(self.db, self.data_dir, GenerateSpec(), "the program"))
 
-    def launch(self, job_id: int) -> None:
+    def launch(self, job_id: int, devices: Sequence[str] = ()) -> None:
         """Start a worker process for a queued job; its output goes to a log file, never to a pipe."""
         if job_id in self.children:
             return
         worker, job = uuid.uuid4().hex, jobs.get(self.db, job_id)
         with self.log_file(job_id).open("ab") as log:
             said_from = log.tell()
-            process = subprocess.Popen(
-                worker_command(job, self.data_dir, worker),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                cwd=Path(__file__).parent.parent,
-                start_new_session=True,
-            )
-            self.children[job_id] = Child(process, worker, job.attempt, said_from)
+            process = start_worker(job, self.data_dir, worker, devices, log)
+            self.children[job_id] = Child(process, worker, job.attempt, said_from, devices)
 
     def log_file(self, job_id: int) -> Path:
         """Where a job's worker prints."""
         return self.data_dir / "logs" / f"job-{job_id}.log"
 
 
-def obituary(code: int, killed: bool) -> str:
-    """What is known of a worker that ended without reporting."""
-    return KILLED if killed else f"The worker died (exit code {code})."
+def record_death(db: Database, job: Job, child: Child, code: int, killed: bool, see: str) -> None:
+    """Say in a job's row how its worker ended. Rows that it ended well, or that another holds, stay as they are."""
+    if killed and jobs.requeue_smaller(db, job.id, child.worker, KILLED):
+        return
+    obituary = KILLED if killed else f"The worker died (exit code {code})."
+    said = f"{obituary} Resume goes on from the last checkpoint."
+    if killed:
+        said += f" If it is killed again: {advice(job.spec)}"
+    if code or job.status != "lost":  # one that was told to stop has said why by itself
+        jobs.died(db, job.id, child.worker, said)
+    if code:
+        jobs.give_up(db, job.id, child.attempt, f"{obituary} {see}".strip())

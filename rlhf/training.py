@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ import torch
 from transformers import TrainerCallback
 
 from annotation import store
+from annotation.database import Database
 from annotation.records import Prompt, Sampling, UserError
 from rlhf import jobs, policies
 from rlhf.artifacts import directory_sha256, new_directory
 from rlhf.base_model import BaseModel, ready
+from rlhf.cards import Made, describe_directory, subject_of
 from rlhf.checkpoints import (
     COMPLETE,
     KEPT_CHECKPOINTS,
@@ -36,7 +38,7 @@ from rlhf.checkpoints import (
     last_complete_checkpoint,
 )
 from rlhf.models import dtype_of, ground_path, hold_in_float32, load_adapter, verified, weights_of
-from rlhf.policies import Form, Kind, Policy, Weights
+from rlhf.policies import Form, Kind, Policy
 from rlhf.rows import render
 from rlhf.sampling import draw
 from rlhf.specs import TrainingSpec
@@ -82,6 +84,8 @@ class JobTrainer:
 
     args: Any
     model: Any
+    optimizer: Any
+    lr_scheduler: Any
     accelerator: Any
     state: Any
     _metrics: Any
@@ -105,6 +109,14 @@ class JobTrainer:
             load_adapter(self.model if model is None else model, Path(resume_from_checkpoint))
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Go on with the spec's learning rate, also where the checkpoint was written with another."""
+        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        peak = self.args.learning_rate
+        for group, before in zip(self.optimizer.param_groups, self.lr_scheduler.base_lrs, strict=True):
+            group["lr"] *= peak / before
+        self.lr_scheduler.base_lrs = [peak for _ in self.lr_scheduler.base_lrs]
 
     def note(self, name: str, values: torch.Tensor) -> None:
         """Add the mean of a batch's values, (B,), to the metrics of the coming log, over all processes."""
@@ -139,10 +151,13 @@ def average_gradients(accelerator: Any, parameters: Iterable[torch.nn.Parameter]
 def diverged_sentence(what: str, step: int, checkpoints: Path | str) -> str:
     """What to do about a loss or gradient that is no number."""
     last = last_complete_checkpoint(Path(checkpoints), clean=False)
-    kept = "There is no checkpoint yet." if last is None else f"The last good checkpoint, {Path(last).name}, is kept."
+    if last is None:
+        kept = "There is no checkpoint yet: Resume begins anew"
+    else:
+        kept = f"The last good checkpoint, {Path(last).name}, is kept: Resume goes on from it"
     return (
-        f"The {what} became not a number at step {step + 1}, so the run was stopped. {kept} "
-        "Start a new run with a lower learning_rate (a third is a good try), or with precision fp32."
+        f"The {what} {jobs.NO_NUMBER} at step {step + 1}, so the run was stopped. {kept} with half the learning_rate. "
+        "Or start a new run with a lower learning_rate (a third is a good try), or with precision fp32."
     )
 
 
@@ -259,11 +274,13 @@ def train(
     finish: Callable[[Any, Path], dict[str, Any]],
     *,
     kind: Kind = "policy",
+    asked: Sequence[Prompt] | None = None,
 ) -> Trained:
     """Train from the last checkpoint or from the beginning, store the result, and register it as a candidate.
 
     `build` makes the trainer that keeps its checkpoints in the directory it is given; `finish` gets the trained trainer
-    and a directory to save into, and returns further entries of the job's result.
+    and a directory to save into, and returns further entries of the job's result. `asked` are the prompts of the sample
+    answers, if not the project's.
     """
     earlier = stored_before(run)
     if earlier is not None:
@@ -274,7 +291,7 @@ def train(
     run.report(0, 0, {}, "loading the model")
     torch.manual_seed(spec.seed)
     trainer = build(checkpoints)
-    progress = Progress(run, spec, trainer)
+    progress = Progress(run, trainer, Samples(run, spec, asked))
     run.report(0, trainer.state.max_steps, {}, "training")
     trainer.add_callback(progress)
     checkpoint = None if run.measured_steps else last_complete_checkpoint(checkpoints)
@@ -333,18 +350,6 @@ def store_policy(
     return store_made(run, replace(made, ground_id=ground_id), save, figures)
 
 
-@dataclass(frozen=True)
-class Made:
-    """What a job has made, as its row will say."""
-
-    base: str
-    parent_id: int
-    form: Form
-    weights: Weights
-    kind: Kind = "policy"
-    ground_id: int | None = None
-
-
 def store_made(
     run: Run, made: Made, save: Callable[[Path], dict[str, Any]], figures: Mapping[str, Any]
 ) -> tuple[Policy, dict[str, Any]]:
@@ -352,8 +357,10 @@ def store_made(
     revision = f"{run.kind.replace('_', '-')}-{run.job_id}"
     relative = f"adapters/{revision}"
     (run.data_dir / "adapters").mkdir(exist_ok=True)
+    about = subject_of(run.db, run.job_id, revision, made)
     with new_directory(run.data_dir / relative) as directory:
         result = {**figures, **save(directory)}
+        describe_directory(directory, about, {**last_metrics(run), **result})
         result["checkpoint_bytes"] = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
         (directory / RESULT).write_text(json.dumps(result), "utf-8")
     policy = policies.add(
@@ -399,15 +406,14 @@ def save_policy(trainer: Any, spec: TrainingSpec, directory: Path, tokenizer: An
 class Progress(TrainerCallback):
     """Carries the trainer's steps to the job's row, its cancellation to the trainer, and sample answers to the page."""
 
-    def __init__(self, run: Run, spec: TrainingSpec, trainer: Any) -> None:
-        self.run, self.trainer = run, trainer
+    def __init__(self, run: Run, trainer: Any, samples: Samples) -> None:
+        self.run, self.trainer, self.samples = run, trainer, samples
         self.figures = Figures()
         self.figures.trainable, self.figures.total = count_parameters(trainer.model)
-        self.samples = Samples(run, 0 if run.measured_steps or run.rank else spec.samples, trainer)
         self.began = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.samples.draw_at(state.global_step, state.max_steps)
+        self.draw_samples(state)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.began = time.monotonic()
@@ -431,7 +437,14 @@ class Progress(TrainerCallback):
         self.figures.step_seconds.append(time.monotonic() - self.began)
         self.stop_if_asked(control)
         if not control.should_training_stop or state.global_step >= state.max_steps:
-            self.samples.draw_at(state.global_step, state.max_steps)
+            self.draw_samples(state)
+
+    def draw_samples(self, state: Any) -> None:
+        """Let the model answer the sample prompts, if it is time."""
+        trainer = self.trainer
+        self.samples.draw_at(
+            state.global_step, state.max_steps, trainer.model, trainer.processing_class, trainer.accelerator
+        )
 
     def stop_if_asked(self, control: Any) -> None:
         """A cancelled run writes a checkpoint and ends after this step, in all its processes."""
@@ -453,18 +466,28 @@ def any_process(accelerator: Any, flag: bool) -> bool:
 
 
 class Samples:
-    """Answers to a few fixed held-out prompts at intervals in a run, always with the same random numbers."""
+    """Answers to a few fixed prompts, the project's unless others are given, at intervals in a run.
 
-    def __init__(self, run: Run, count: int, trainer: Any) -> None:
-        self.run, self.count, self.trainer = run, count, trainer
+    Always with the same random numbers.
+    """
 
-    def draw_at(self, step: int, steps: int) -> None:
+    def __init__(self, run: Run, spec: TrainingSpec, prompts: Sequence[Prompt] | None = None) -> None:
+        self.run = run
+        self.count = 0 if run.measured_steps or run.rank else spec.samples
+        self.prompts = (sample_prompts(run.db) if prompts is None else prompts) if self.count else []
+
+    def draw_at(self, step: int, steps: int, model: Any, tokenizer: Any, accelerator: Any) -> None:
         """Answer and record, if it is time."""
-        if self.count and step in sample_steps(steps, self.count):
-            prompts = store.prompts(self.run.db, "held-out")[:SAMPLE_PROMPTS]
-            record_samples(
-                self.run, self.trainer.model, self.trainer.processing_class, prompts, step, self.trainer.accelerator
-            )
+        if step in sample_steps(steps, self.count):
+            record_samples(self.run, model, tokenizer, self.prompts, step, accelerator)
+
+
+def sample_prompts(db: Database) -> list[Prompt]:
+    """What a policy is asked during a run: the project's first held-out prompts, or without any the first to train on.
+
+    New prompts stand behind these, so a run that is resumed asks the same ones.
+    """
+    return (store.prompts(db, "held-out") or store.prompts(db, "train"))[:SAMPLE_PROMPTS]
 
 
 def sample_steps(steps: int, count: int) -> set[int]:
@@ -475,7 +498,7 @@ def sample_steps(steps: int, count: int) -> set[int]:
 
 
 def record_samples(
-    run: Run, model: Any, tokenizer: Any, prompts: Iterable[Prompt], step: int, accelerator: Any
+    run: Run, model: Any, tokenizer: Any, prompts: Sequence[Prompt], step: int, accelerator: Any
 ) -> None:
     """Answer prompts with a model that is being trained, in train mode (see `models.load_quantised`)."""
     asked = []

@@ -18,10 +18,11 @@ from typing import Any
 from annotation.database import Database, open_database
 from annotation.records import UserError
 from rlhf import jobs
-from rlhf.shrinking import advice
+from rlhf.shrinking import MEMORY_RAN_OUT, advice
 from rlhf.specs import Spec
 
 BEAT_SECONDS = 3.0
+LEFT_ALONE = "One of its processes ended, and the others with it. Resume goes on from the last checkpoint."
 
 
 class Stopped(Exception):
@@ -149,7 +150,7 @@ def agreed(first: bool) -> bool:
 
 
 def follow(run: Follower) -> int:
-    """Compute a further process's share of a job; the first one records how it ended."""
+    """Compute a further process's share of a job; the first one records how it ended, unless this one fails."""
     signal.signal(signal.SIGTERM, lambda *_: run.terminated.set())
     signal.signal(signal.SIGINT, lambda *_: run.terminated.set())
     spec = jobs.get(run.db, run.job_id).spec
@@ -157,6 +158,8 @@ def follow(run: Follower) -> int:
         run_algorithm(run, spec)
     except Stopped:
         return 0
+    except BaseException as error:
+        return record_failure(run, spec, error)
     return 0
 
 
@@ -185,18 +188,36 @@ def perform(run: Run, spec: Spec) -> int:
                 run.db, run.job_id, run.worker, "cancelled", "Cancelled. Resume goes on from the last checkpoint."
             )
         return 0
-    except UserError as error:
+    except BaseException as error:
+        return record_failure(run, spec, error)
+
+
+def record_failure(run: Run, spec: Spec, error: BaseException) -> int:
+    """Say in the job's row how it failed, in words a person can use; returns the process's exit code.
+
+    Whichever of several processes fails first says it, and no other can change it. The code is an error even where the
+    job is queued again, so that a launcher ends the others, which wait for this one.
+    """
+    if isinstance(error, UserError):
         run.log(str(error))
         jobs.stop(run.db, run.job_id, run.worker, "failed", str(error))
         return 1
-    except BaseException as error:
-        # The traceback goes to the log file; the page gets one line. A bug still ends the process with an error.
-        traceback.print_exc()
-        if out_of_memory(error) and jobs.requeue_smaller(run.db, run.job_id, run.worker, "Memory ran out."):
-            return 0
-        jobs.stop(run.db, run.job_id, run.worker, "failed", sentence_for(error, spec))
-        jobs.log(run.db, run.job_id, traceback.format_exc(limit=-3))
+    # The traceback goes to the log file; the page gets one line. A bug still ends the process with an error.
+    traceback.print_exception(error)
+    if out_of_memory(error) and jobs.requeue_smaller(run.db, run.job_id, run.worker, MEMORY_RAN_OUT):
         return 1
+    if left_alone(error):  # not failed: whoever started the processes knows better why the other one ended
+        jobs.stop(run.db, run.job_id, run.worker, "lost", LEFT_ALONE)
+        return 1
+    if jobs.stop(run.db, run.job_id, run.worker, "failed", sentence_for(error, spec)):
+        jobs.log(run.db, run.job_id, "".join(traceback.format_exception(error, limit=-3)))
+    return 1
+
+
+def left_alone(error: BaseException) -> bool:
+    """Whether a library says that another of the job's processes is gone, by gloo's words or NCCL's."""
+    signs = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
+    return any(sign in str(error) for sign in signs)
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -211,7 +232,7 @@ def sentence_for(error: BaseException, spec: Spec) -> str:
     if any(sign in text for sign in ("No space left", "os error 28", "file write failed", "PytorchStreamWriter")):
         return "The disk is full, so nothing more could be saved. Free some space, then resume this run."
     if out_of_memory(error):
-        return f"Memory ran out. {advice(spec)}"
+        return f"{MEMORY_RAN_OUT} {advice(spec)}"
     return f"Failed ({type(error).__name__}: {text}). The log has the details."
 
 

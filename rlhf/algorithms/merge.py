@@ -19,10 +19,11 @@ from transformers import AutoModelForCausalLM
 
 from rlhf import policies
 from rlhf.base_model import ready
+from rlhf.cards import Made
 from rlhf.loop import freeze_merge
 from rlhf.models import ground_path, load_tokenizer, verified
 from rlhf.specs import MergeSpec
-from rlhf.training import Made, store_made, stored_result
+from rlhf.training import store_made, stored_result
 from rlhf.worker import Run
 
 

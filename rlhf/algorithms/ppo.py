@@ -38,15 +38,20 @@ These are not:
 - Shuffling in the first epoch: it goes through the answers in the order, and in the very passes, in which their
   probabilities were noted, so that the ratio is exactly 1 until the first optimiser step.
 
-How a reward model is trained, and so the start of its head, is the business of `rlhf.algorithms.reward_model`.
+How a reward model is trained, and so the start of its head, is the business of `rlhf.algorithms.reward_model`. What
+else stands apart: the four roles of one model (`rlhf.roles`), which can be tested one by one and read stored reward
+models without a loop; the mathematics, tensors in and out (`rlhf.losses`), tested by hand and against slow versions;
+drawing answers (`rlhf.sampling`), as everywhere; and writing checkpoints whole or not at all (`rlhf.checkpoints`).
 """
 
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -55,7 +60,6 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from annotation import store
 from annotation.records import UserError
 from rlhf import losses
 from rlhf.checkpoints import (
@@ -69,23 +73,20 @@ from rlhf.freezing import left_out_sentence
 from rlhf.losses import AdaptiveKL
 from rlhf.models import load_tokenizer
 from rlhf.roles import TRAINED, Answer, Role, Roles, load_roles, read_reward_model
-from rlhf.rollouts import Rollouts, collate, minibatch, prompt_of, seed_of
 from rlhf.rows import load_snapshot, tokenise_prompts
 from rlhf.sampling import draw
 from rlhf.specs import PPOSpec
 from rlhf.training import (
-    SAMPLE_PROMPTS,
     Diverged,
     Figures,
+    Samples,
     any_process,
     average_gradients,
     conclude,
     count_parameters,
     diverged_sentence,
     memory_gb,
-    record_samples,
     refuse_missing_optimiser,
-    sample_steps,
     start_of,
     stored_before,
 )
@@ -129,6 +130,65 @@ def prompts_of(run: Run, spec: PPOSpec, tokenizer: Any) -> tuple[list[dict[str, 
 
 
 # ------------------------------------------------------------------------------------------------------------ a round
+@dataclass(frozen=True)
+class Rollouts:
+    """The answers of a round in all processes, with what each role said of them while the policy was still the one that
+    drew them. (B, T) by answer and token, zero beyond an answer's end, or (B,)."""
+
+    answers: list[Answer]
+    scores_B: Tensor
+    mask_BT: Tensor
+    logps_BT: Tensor
+    ref_logps_BT: Tensor
+    values_BT: Tensor
+    kl_BT: Tensor
+    entropy_BT: Tensor
+
+    def tokens(self, values_BT: Tensor, rows: Sequence[int]) -> Tensor:
+        """The values of some answers' tokens, one after the other, as the forward passes give them. (N,)."""
+        chosen = list(rows)
+        return values_BT[chosen][self.mask_BT[chosen]]
+
+
+def collate(parts: Sequence[tuple[Answer, Mapping[str, Tensor]]], device: torch.device) -> Rollouts:
+    """`Rollouts` of answers and what was noted of each: its score, and (T,) for every token."""
+    answers, noted = [answer for answer, _ in parts], [values for _, values in parts]
+
+    def padded(name: str) -> Tensor:
+        return nn.utils.rnn.pad_sequence([values[name] for values in noted], batch_first=True).to(device)
+
+    lengths_B = torch.tensor([len(answer.ids) for answer in answers])
+    mask_BT = torch.arange(int(lengths_B.max())) < lengths_B[:, None]
+    scores_B = torch.stack([values["score"] for values in noted]).to(device)
+    names = ("logps", "ref_logps", "values", "kl", "entropy")
+    return Rollouts(answers, scores_B, mask_BT.to(device), **{f"{name}_BT": padded(name) for name in names})
+
+
+@lru_cache(maxsize=8)
+def shuffled(count: int, key: str) -> tuple[int, ...]:
+    """The numbers below `count` in an order that the key decides."""
+    return tuple(random.Random(key).sample(range(count), count))
+
+
+def minibatch(spec: PPOSpec, step: int, update: int) -> Sequence[int]:
+    """The answers of a round's optimiser step: as they were drawn in the first epoch, then shuffled anew in each."""
+    epoch, part = divmod(update, spec.minibatches)
+    order = shuffled(spec.rollouts, f"order {spec.seed} {step} {epoch}") if epoch else range(spec.rollouts)
+    size = spec.rollouts // spec.minibatches
+    return order[part * size : (part + 1) * size]
+
+
+def prompt_of(count: int, spec: PPOSpec, step: int, index: int) -> int:
+    """Which of `count` prompts an answer of a round is to: all in turn, shuffled anew each time."""
+    turn, place = divmod(step * spec.rollouts + index, count)
+    return shuffled(count, f"prompts {spec.seed} {turn}")[place]
+
+
+def seed_of(spec: PPOSpec, step: int, index: int) -> int:
+    """The seed that an answer is drawn with, of 62 bits."""
+    return random.Random(f"answer {spec.seed} {step} {index}").getrandbits(62)
+
+
 def targets(rollouts: Rollouts, spec: PPOSpec, coefficient: float) -> tuple[Tensor, Tensor, Tensor]:
     """Rewards, advantages and returns of every token, each (B, T)."""
     cut_off_B = torch.tensor([not answer.ended for answer in rollouts.answers], device=rollouts.scores_B.device)
@@ -172,6 +232,7 @@ class Learner:
         self.state = State(AdaptiveKL(spec.kl_coefficient, spec.kl_target))
         self.checkpoints = checkpoints_of(run)
         self.steps = run.measured_steps or spec.steps
+        self.samples = Samples(run, spec)
         trainable = sum(value.numel() for value in self.weights().values())
         self.figures = Figures(trainable=trainable, total=count_parameters(roles.model)[1])
 
@@ -363,12 +424,9 @@ class Learner:
             raise Stopped
 
     def sample(self) -> None:
-        """Answer the fixed prompts, if it is time."""
-        wanted = 0 if self.run.measured_steps or self.run.rank else self.spec.samples
-        if self.state.step in sample_steps(self.steps, wanted):
-            prompts = store.prompts(self.run.db, "held-out")[:SAMPLE_PROMPTS]
-            model = self.roles.act_as("policy")
-            record_samples(self.run, model, self.tokenizer, prompts, self.state.step, self.accelerator)
+        """Let the policy answer the sample prompts, if it is time."""
+        model = self.roles.act_as("policy")
+        self.samples.draw_at(self.state.step, self.steps, model, self.tokenizer, self.accelerator)
 
     def save(self) -> None:
         """Write a checkpoint, whole or not at all."""

@@ -30,16 +30,26 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from trl import SFTConfig, SFTTrainer
 
-from annotation.records import UserError
+from annotation.records import Prompt, UserError
 from rlhf.data import pad
-from rlhf.forward import completions, inner_model, packable
+from rlhf.forward import completions, inner_model
 from rlhf.freezing import MIN_DEMONSTRATIONS, MORE, left_out_sentence, too_few
 from rlhf.losses import CHUNK, scaled_logits
 from rlhf.models import adapter_config, load_for_training, load_tokenizer
 from rlhf.roles import without_dropout
 from rlhf.rows import load_snapshot, tokenise_demonstrations
 from rlhf.specs import SFTSpec
-from rlhf.training import JobTrainer, Start, arguments, prepared, quietly, save_policy, start_of, train
+from rlhf.training import (
+    SAMPLE_PROMPTS,
+    JobTrainer,
+    Start,
+    arguments,
+    prepared,
+    quietly,
+    save_policy,
+    start_of,
+    train,
+)
 from rlhf.worker import Run
 
 Item = dict[str, Any]
@@ -48,10 +58,6 @@ PISSA_START = "pissa-start"
 # The held-out demonstrations are scored before training too where that costs less than this share of it; a pass
 # without gradients takes about a third of one with.
 BEFORE_SHARE, FORWARD_SHARE = 0.1, 1 / 3
-# Tokens in a packed row. Its attention looks at every pair of them, also at those that the mask forbids: on a CPU eight
-# long demonstrations in one row took nearly three times as long as padded, and less in rows of this many. A GPU wants
-# larger pieces of work.
-ROW_TOKENS = 4096 if torch.cuda.is_available() else 1024
 
 
 def run(run: Run, spec: SFTSpec) -> dict[str, Any]:
@@ -84,13 +90,24 @@ def run(run: Run, spec: SFTSpec) -> dict[str, Any]:
         save(trainer, spec, directory, tokenizer)
         return found
 
-    trained = train(run, spec, start, build, finish)
+    asked = shown_prompts(of_split(rows, "held-out") or of_split(rows, "train"), tokenizer, spec)
+    trained = train(run, spec, start, build, finish, asked=asked)
     return {"snapshot": spec.snapshot, "train_items": len(items), "left_out": left_out, **trained.result}
 
 
 def of_split(rows: Sequence[Any], split: str) -> list[Any]:
     """The rows of a split."""
     return [row for row in rows if row["split"] == split]
+
+
+def shown_prompts(rows: Sequence[Any], tokenizer: Any, spec: SFTSpec) -> list[Prompt]:
+    """The first different prompts of the data that fit, to be answered during the run: they show the task."""
+    found: dict[str, Prompt] = {}
+    for row in rows:
+        prompt = Prompt(tuple(row["messages"]), row["split"], "data")
+        if len(found) < SAMPLE_PROMPTS and tokenise_demonstrations(tokenizer, [row], spec.max_length)[0]:
+            found.setdefault(prompt.text, prompt)
+    return list(found.values())
 
 
 def cheap(held_out: Sequence[Item], items: Sequence[Item], epochs: int) -> bool:
@@ -128,29 +145,12 @@ class DemonstrationTrainer(JobTrainer, SFTTrainer):
 def predictions(model: Any, inputs: Any, packed: bool) -> tuple[Tensor, Tensor]:
     """log p of each answer token, (N,) float32, and whether the model finds it the likeliest, (N,) bool."""
     ids_BT, attention_BT, completion_BT = (inputs[name] for name in ("input_ids", "attention_mask", "completion_mask"))
-    causal = inner_model(model)
-    rows = rows_of(attention_BT.sum(-1).tolist()) if packed and packable(causal) else [slice(None)]
-    states = [completions(model, ids_BT[row], attention_BT[row], completion_BT[row], packed=packed) for row in rows]
-    before_NH, labels_N = torch.cat([part.before_NH for part in states]), torch.cat([part.labels_N for part in states])
-    head_VH = causal.get_output_embeddings().weight
-    parts = [
-        checkpoint(predict, hidden_NH, head_VH, label_N, use_reentrant=False)
-        for hidden_NH, label_N in zip(torch.split(before_NH, CHUNK), torch.split(labels_N, CHUNK), strict=True)
-    ]
+    states = completions(model, ids_BT, attention_BT, completion_BT, packed=packed)
+    head_VH = inner_model(model).get_output_embeddings().weight
+    chunks = zip(torch.split(states.before_NH, CHUNK), torch.split(states.labels_N, CHUNK), strict=True)
+    parts = [checkpoint(predict, hidden_NH, head_VH, label_N, use_reentrant=False) for hidden_NH, label_N in chunks]
     logps, right = zip(*parts, strict=True)
     return torch.cat(logps), torch.cat(right)
-
-
-def rows_of(length_B: Sequence[int]) -> list[slice]:
-    """Which demonstrations lie in one packed row: neighbours, as many as fit, and at least one."""
-    rows: list[slice] = []
-    first = taken = 0
-    for place, length in enumerate(length_B):
-        if place > first and taken + length > ROW_TOKENS:
-            rows.append(slice(first, place))
-            first, taken = place, 0
-        taken += length
-    return [*rows, slice(first, len(length_B))]
 
 
 def predict(hidden_NH: Tensor, head_VH: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:

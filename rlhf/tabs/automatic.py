@@ -37,10 +37,10 @@ def save(db: Database, on: bool, every: float | None) -> str:
 def build(context: Context, opening: Callable[..., Any]) -> None:
     """Lay the part out inside the caller's tab and wire it."""
     gr.Markdown("### Automatic training")
-    with gr.Row():
-        on = gr.Checkbox(label="Train automatically after every N new judgements", min_width=320)
-        every = gr.Number(label="N", precision=0, minimum=1, min_width=140)
-    button = gr.Button("Save", scale=0, min_width=140, elem_id="auto-save")
+    with gr.Row(elem_classes=["fields", "typed"]):
+        on = gr.Checkbox(label="Train automatically", info="With the default settings of DPO, while the program runs.")
+        every = gr.Number(label="After so many new judgements", precision=0, minimum=1)
+    button = gr.Button("Save", size="md", scale=0, min_width=140, elem_id="auto-save")
     said = literal()
 
     @guarded(context, "admin")

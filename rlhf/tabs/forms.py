@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from annotation.database import Database
+from annotation.markup import paragraph
 from annotation.records import Annotator, UserError
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box
@@ -26,6 +27,9 @@ LISTS: Mapping[str, Callable[[Database, Form], Choices]] = {
     "parent": prospects.parents,
     "reward_model": lambda db, form: prospects.rewards(db),
 }
+
+# The shapes that fields have, in the order of the page.
+SHAPES = ("lists", "choices", "typed", "switches")
 
 literal = partial(html_box, planning.PLAN_STYLE)
 Update = dict[str, Any]
@@ -181,22 +185,23 @@ class FormPage:
 def lay_out(form: Form) -> FormPage:
     """The components, top to bottom, without anything from the rows."""
     parts: dict[str, Any] = {}
-    inputs: dict[str, Any] = {}
-    chosen = [name for name in form.main if name in (*LISTS, "source")]
-    for names in (chosen, [name for name in form.main if name not in chosen]):
-        with gr.Row():
-            inputs |= {name: field_input(form, name) for name in names}
+    literal(paragraph(planning.INTRODUCTIONS[form.name]))
+    inputs = field_inputs(form, form.main)
     parts["rate"] = literal()
     parts["judged"] = literal()
     for title, names in form.groups.items():
-        with gr.Accordion(title, open=False) as parts[title], gr.Row():
-            inputs |= {name: field_input(form, name) for name in names}
-    parts["accept"] = gr.Checkbox(label="Run it", visible=False, elem_id=f"{form.name}-accept")
+        with gr.Accordion(f"More settings: {title}", open=False) as parts[title]:
+            inputs |= field_inputs(form, names)
     parts["troubles"] = literal()
+    parts["accept"] = gr.Checkbox(label="Run it", visible=False, elem_id=f"{form.name}-accept")
     with gr.Row():
         start = "train-start" if form.name == "dpo" else f"{form.name}-start"
-        parts["start"] = gr.Button(form.start, variant="primary", interactive=False, elem_id=start, min_width=240)
-        parts["measure"] = gr.Button("Measure a step", interactive=False, elem_id=f"{form.name}-measure", min_width=200)
+        parts["start"] = gr.Button(
+            form.start, variant="primary", interactive=False, elem_id=start, scale=0, min_width=260
+        )
+        measure = f"{form.name}-measure"
+        parts["measure"] = gr.Button("Measure a step", interactive=False, elem_id=measure, scale=0, min_width=200)
+    literal(paragraph(planning.MEASURING, "quiet"))
     said = literal()
     gr.Markdown("### What it would learn from")
     parts["data"] = literal()
@@ -214,7 +219,35 @@ def lay_out(form: Form) -> FormPage:
 
 def to_copy(label: str, element: str) -> gr.Textbox:
     """A text to be copied."""
-    return gr.Textbox(label=label, lines=4, max_lines=14, interactive=False, buttons=["copy"], elem_id=element)
+    return gr.Textbox(
+        label=label,
+        lines=4,
+        max_lines=14,
+        interactive=False,
+        buttons=["copy"],
+        elem_id=element,
+        elem_classes=["code"],
+    )
+
+
+def field_inputs(form: Form, names: Sequence[str]) -> dict[str, Any]:
+    """The components that ask for some fields, those of one shape beside each other."""
+    inputs: dict[str, Any] = {}
+    shapes = {name: shape(form, name) for name in names}
+    for wanted in SHAPES:
+        if wanted in shapes.values():
+            with gr.Row(elem_classes=["fields", wanted]):
+                inputs |= {name: field_input(form, name) for name in names if shapes[name] == wanted}
+    return inputs
+
+
+def shape(form: Form, name: str) -> str:
+    """How a field looks: a list, choices to tick, something to type, or a switch."""
+    if name in LISTS or name == "source":
+        return "lists"
+    if form.choices(name):
+        return "choices"
+    return "switches" if isinstance(form.described[name][0], bool) else "typed"
 
 
 def field_input(form: Form, name: str) -> Any:

@@ -20,9 +20,10 @@ from rlhf.specs import EvaluateSpec
 
 literal = partial(html_box, presenting.STYLE)
 Update = dict[str, Any]
+Variant = Literal["primary", "secondary", "stop"]
 NEW_RUN_SENTENCE = (
-    "A new run starts from this as its parent: a form is filled in for a job of its own, with data, settings and a "
-    "result of its own. “Resume this run”, above, goes on with the same job to the end that it was given."
+    "“Start a new run” fills in a form with this as the parent: a job of its own, with data, settings and a result of "
+    "its own."
 )
 
 
@@ -30,27 +31,28 @@ def lay_out() -> dict[str, Any]:
     """The components, without any value."""
     parts: dict[str, Any] = {"outcome": literal(), "health": literal(), "report": literal()}
     with gr.Column(visible=False) as actions:
-        with gr.Row(equal_height=True):
-            parts["promote"] = button("Use it in the loop", "promote", "primary")
-            parts["check"] = button("Check it now", "check")
-            parts["new_run"] = button("Start a new run from this adapter", "new_run")
-            parts["merge"] = button("Merge into 16-bit weights", "merge")
-            parts["delete"] = button("Delete with its files", "delete", "stop")
+        with gr.Row():
+            parts["promote"] = button("Use it in the loop", "promote", 180, "primary")
+            parts["check"] = button("Check it now", "check", 140)
+            parts["new_run"] = button("Start a new run from this adapter", "new_run", 270)
+            parts["merge"] = button("Merge into 16-bit weights", "merge", 220)
+            parts["delete"] = button("Delete with its files", "delete", 210, "stop")
         parts["acted"] = literal()
         parts["download"] = literal()
         with gr.Column(visible=False) as confirm:
             parts["question"] = literal()
             with gr.Row():
-                parts["really"] = button("Yes, delete the files", "really", "stop")
-                parts["keep"] = button("No, keep them", "keep")
+                parts["really"] = button("Yes, delete the files", "really", 190, "stop")
+                parts["keep"] = button("No, keep them", "keep", 150)
         parts["confirm"] = confirm
     parts["actions"] = actions
     return parts
 
 
-def button(label: str, name: str, variant: Literal["primary", "secondary", "stop"] = "secondary") -> gr.Button:
-    """A button that acts on what the run made."""
-    return gr.Button(label, variant=variant, scale=0, min_width=205, elem_id=f"run-{name.replace('_', '-')}")
+def button(label: str, name: str, width: int, variant: Variant = "secondary", visible: bool = True) -> gr.Button:
+    """A button that acts on a run or on what it made, wide enough for its label on one line."""
+    element = f"run-{name.replace('_', '-')}"
+    return gr.Button(label, variant=variant, size="md", scale=0, min_width=width, elem_id=element, visible=visible)
 
 
 def subject_of(context: Context, job: Job | None) -> Policy | None:

@@ -23,16 +23,20 @@ def lay_out() -> dict[str, Any]:
     """The components, without any value."""
     gr.Markdown("### Queue")
     parts: dict[str, Any] = {"queue": literal()}
-    with gr.Row(visible=False, equal_height=True) as choice:
-        parts["queued"] = gr.Dropdown(
-            [], label="A waiting job", allow_custom_value=True, min_width=280, elem_id="queue-job"
-        )
-        parts["up"] = gr.Button("Up", scale=0, min_width=90, elem_id="queue-up")
-        parts["down"] = gr.Button("Down", scale=0, min_width=90, elem_id="queue-down")
-        parts["take_out"] = gr.Button("Take out", variant="stop", scale=0, min_width=120, elem_id="queue-take-out")
+    with gr.Column(visible=False) as choice:
+        parts["queued"] = gr.Dropdown([], label="A waiting job", allow_custom_value=True, elem_id="queue-job")
+        with gr.Row():
+            parts["up"] = button("Move up", "queue-up")
+            parts["down"] = button("Move down", "queue-down")
+            parts["take_out"] = button("Take it out", "queue-take-out")
     parts["queue_choice"] = choice
     parts["queue_said"] = literal()
     return parts
+
+
+def button(label: str, name: str) -> gr.Button:
+    """A button that acts on the chosen job; none of them does what can't be undone."""
+    return gr.Button(label, size="md", scale=0, min_width=120, elem_id=name)
 
 
 def parts_of(db: Database, chosen: Any, at: str) -> dict[str, Update]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from annotation.markup import paragraph
 from annotation.records import Annotator, Split
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import SPOKEN, html_box
@@ -60,15 +61,18 @@ def lay_out(form: Form) -> RowsPage:
     splits = SPLITS[:1] if form.spec_type is PPOSpec else SPLITS
     with gr.Accordion("Show a row, token by token", open=False) as accordion:
         with gr.Row():
-            split = gr.Radio(list(splits), value="train", label="Rows", min_width=240)
-            number = gr.Number(1, precision=0, label="Number", minimum=1, min_width=140, elem_id=f"{form.name}-number")
+            split = gr.Radio(list(splits), value="train", label="Rows", min_width=240, visible=len(splits) > 1)
+            number = gr.Number(
+                1, precision=0, label="Number of the row", minimum=1, min_width=140, elem_id=f"{form.name}-number"
+            )
         with gr.Row():
             turns = {
-                label: gr.Button(label, scale=0, min_width=80, elem_id=f"{form.name}-{label.lower()}")
+                label: gr.Button(label, scale=0, min_width=100, size="md", elem_id=f"{form.name}-{label.lower()}")
                 for label in TURNS
             }
         row = literal()
-    through = gr.Button("Look through all rows", scale=0, min_width=240, elem_id=f"{form.name}-through")
+    literal(paragraph(planning.THROUGH, "quiet"))
+    through = gr.Button("Look through all rows", scale=0, min_width=240, size="md", elem_id=f"{form.name}-through")
     return RowsPage(accordion, split, number, turns, row, through, literal())
 
 

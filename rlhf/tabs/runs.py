@@ -27,8 +27,9 @@ LOG_LINES = 200
 POLL_SECONDS = 2
 RESUME_SENTENCE = (
     "“Resume this run” puts the same job back in the queue: it goes on from its last checkpoint with the same data and "
-    "settings."
+    "settings, to the end that it was given."
 )
+CANCELLABLE, RESUMABLE = ("queued", "running"), ("lost", "cancelled", "failed")
 
 literal = partial(html_box, presenting.STYLE)
 Update = dict[str, Any]
@@ -56,11 +57,14 @@ def drawn_job(db: Database, job: Job | None) -> Job | None:
 
 def job_parts(db: Database, job: Job | None, made: Policy | None, at: str) -> dict[str, Update]:
     """How a job stands, what it runs with, and whether it can be cancelled or resumed."""
+    status = "" if job is None else job.status
+    resumable = status in RESUMABLE
     return {
         "card": gr.update(value=job_card(db, job, made, at)),
         "facts": gr.update(value="" if job is None else job_facts(db, job)),
-        "cancel": gr.update(interactive=job is not None and job.status in ("queued", "running")),
-        "resume": gr.update(interactive=job is not None and job.status in ("lost", "cancelled", "failed")),
+        "cancel": gr.update(visible=status in (*CANCELLABLE, "cancelling"), interactive=status in CANCELLABLE),
+        "resume": gr.update(visible=resumable, interactive=resumable),
+        "resume_note": gr.update(value=paragraph(RESUME_SENTENCE, "quiet") if resumable else ""),
     }
 
 
@@ -244,6 +248,8 @@ class RunsPage:
 def lay_out() -> RunsPage:
     """The components, top to bottom, without any value."""
     parts = queueing.lay_out()
+    with gr.Accordion("The last jobs", open=False):
+        parts["jobs"] = literal()
     gr.Markdown("### One run")
     parts["selector"] = gr.Dropdown(
         # A choice made before the app was restarted must still be accepted after it.
@@ -255,19 +261,15 @@ def lay_out() -> RunsPage:
     )
     parts["card"] = literal()
     with gr.Row():
-        parts["cancel"] = gr.Button(
-            "Cancel", variant="stop", interactive=False, elem_id="run-cancel", scale=0, min_width=130
-        )
-        parts["resume"] = gr.Button("Resume this run", interactive=False, elem_id="run-resume", scale=0, min_width=180)
-    literal(paragraph(RESUME_SENTENCE, "quiet"))
+        parts["cancel"] = outcome.button("Cancel", "cancel", 130, "stop", visible=False)
+        parts["resume"] = outcome.button("Resume this run", "resume", 180, visible=False)
+    parts["resume_note"] = literal()
     parts["said"] = literal()
     parts["facts"] = literal()
     parts |= outcome.lay_out()
     for name in ("heading", "plots", "samples", "log"):
         parts[name] = literal()
     parts |= comparison.lay_out()
-    with gr.Accordion("The last jobs", open=False):
-        parts["jobs"] = literal()
     return RunsPage(parts, gr.State({}), gr.Timer(POLL_SECONDS, active=False))
 
 

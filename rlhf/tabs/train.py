@@ -9,8 +9,8 @@ import gradio as gr
 
 from annotation.records import Annotator
 from annotation.tabs.guard import Context, guarded
-from annotation.tabs.parts import QUIET, SPOKEN, opening_of
-from rlhf import presenting, prospects
+from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of
+from rlhf import planning, presenting, prospects
 from rlhf.fields import FORMS
 from rlhf.prospects import Prospects
 from rlhf.tabs import automatic, forms, runs
@@ -25,6 +25,7 @@ def build(demo: gr.Blocks, context: Context) -> list[FormPage]:
     known = Prospects(context.db, context.data_dir, context.model)
     pages: list[FormPage] = []
     openings: list[Any] = []
+    html_box(planning.FIELDS_STYLE)
     with gr.Tabs() as tabs:
         for form in FORMS:
             with gr.Tab(form.label, id=form.name):

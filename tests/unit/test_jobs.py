@@ -13,7 +13,7 @@ import pytest
 from annotation.database import Database, open_database
 from annotation.records import UserError
 from rlhf import jobs
-from rlhf.shrinking import smaller
+from rlhf.shrinking import KILLED, smaller
 from rlhf.specs import DPOSpec, EvaluateSpec, GenerateSpec, PPOSpec, RewardModelSpec, SFTSpec, Spec, to_json
 
 
@@ -121,6 +121,30 @@ def test_jobs_from_before_there_were_positions_wait_in_the_order_of_their_ids(db
     assert jobs.enqueue(db, SFTSpec(), "ann") == waiting(db)[-1]
 
 
+def test_what_is_ahead_of_a_job_is_what_runs_and_what_waits_before_it(db: Database, job: int) -> None:
+    second, third = jobs.enqueue(db, SFTSpec(), "bob"), jobs.enqueue(db, SFTSpec(), "kim")
+    answering = jobs.enqueue(db, GenerateSpec(), "the program")
+
+    def ahead(number: int) -> list[int]:
+        return [other.id for other in jobs.ahead(db, jobs.get(db, number))]
+
+    assert [ahead(number) for number in (job, second, third, answering)] == [[], [job], [job, second], []]
+    jobs.claim(db, second, "w")
+    jobs.claim(db, answering, "resident")
+    assert [ahead(number) for number in (job, third)] == [[second], [second, job]], "what runs comes first"
+    jobs.cancel(db, second)
+    assert ahead(job) == [second], "it still ends"
+
+
+def test_a_job_is_taken_out_while_it_waits_and_left_alone_once_it_runs(db: Database, job: int) -> None:
+    second = jobs.enqueue(db, SFTSpec(), "bob")
+    assert jobs.take_out(db, second)
+    assert jobs.get(db, second).status == "cancelled"
+    jobs.claim(db, job, "w")
+    assert not jobs.take_out(db, job)
+    assert jobs.get(db, job).status == "running"
+
+
 def test_only_a_job_that_waits_can_be_moved(db: Database, job: int) -> None:
     jobs.claim(db, job, "w")
     for number in (job, 999):
@@ -179,7 +203,7 @@ def test_half_the_batch_takes_twice_the_accumulation(spec: Spec, batch: int, acc
 def test_ppo_cuts_its_minibatches_by_itself_and_others_are_left_alone() -> None:
     ppo = PPOSpec(batch_size=4, halve_batch=True)
     assert smaller(ppo) == replace(ppo, batch_size=2)
-    for spec in (DPOSpec(batch_size=8), replace(BIG, batch_size=1), EvaluateSpec(), GenerateSpec()):
+    for spec in (replace(BIG, batch_size=1), EvaluateSpec(), GenerateSpec()):
         assert smaller(spec) is None
 
 
@@ -218,6 +242,65 @@ def test_a_stale_worker_or_a_cancelled_job_is_not_queued_again(db: Database) -> 
     jobs.cancel(db, job)
     assert not jobs.requeue_smaller(db, job, "w", "Memory ran out.")
     assert jobs.get(db, job).status == "cancelling"
+
+
+@pytest.mark.parametrize("status", ["failed", "lost"])
+@pytest.mark.parametrize("said", ["Memory ran out. Lower this.", f"{KILLED} Resume goes on."])
+def test_a_job_that_ended_for_memory_goes_on_with_half_the_batch_when_asked(
+    db: Database, status: str, said: str
+) -> None:
+    job, later = jobs.enqueue(db, DPOSpec(batch_size=8), "ann"), jobs.enqueue(db, SFTSpec(), "bob")
+    assert not jobs.can_be_halved(jobs.get(db, job)), "it waits"
+    jobs.claim(db, job, "w")
+    assert not jobs.can_be_halved(jobs.get(db, job)), "it runs"
+    jobs.stop(db, job, "w", status, said)
+    assert jobs.can_be_halved(jobs.get(db, job))
+    changed = jobs.resume(db, job, half_batch=True)
+    assert changed == "Queued again with a smaller batch: batch_size 8 → 4, accumulation 2 → 4."
+    row = jobs.get(db, job)
+    assert (row.status, row.worker, row.message) == ("queued", None, changed)
+    assert row.spec == DPOSpec(batch_size=4, accumulation=4), "and nobody told it to halve it by itself"
+    assert jobs.retries(db, job) == [changed]
+    assert waiting(db) == [later, job]
+
+
+@pytest.mark.parametrize(
+    ("spec", "status", "said"),
+    [
+        (DPOSpec(batch_size=8), "failed", "The disk is full."),
+        (DPOSpec(batch_size=8), "lost", "The worker died (exit code 1). Resume goes on from the last checkpoint."),
+        (DPOSpec(batch_size=8), "cancelled", "Cancelled."),
+        (DPOSpec(batch_size=1), "failed", "Memory ran out."),
+        (EvaluateSpec(), "failed", "Memory ran out."),
+    ],
+)
+def test_what_did_not_end_for_memory_or_has_no_batch_is_not_offered_to_be_halved(
+    db: Database, spec: Spec, status: str, said: str
+) -> None:
+    job = jobs.enqueue(db, spec, "ann")
+    jobs.claim(db, job, "w")
+    jobs.stop(db, job, "w", status, said)
+    assert not jobs.can_be_halved(jobs.get(db, job))
+    if smaller(spec) is None:
+        with pytest.raises(UserError, match="no batch that could be halved"):
+            jobs.resume(db, job, half_batch=True)
+        assert jobs.get(db, job).status == status
+
+
+def test_a_run_whose_loss_was_no_number_goes_on_with_half_the_learning_rate(db: Database) -> None:
+    job = jobs.enqueue(db, DPOSpec(learning_rate=2e-4), "ann")
+    for rate, before in ((1e-4, "0.0002 → 0.0001"), (5e-5, "0.0001 → 5e-05")):
+        jobs.claim(db, job, "w")
+        jobs.stop(db, job, "w", "failed", "The loss became not a number at step 3, so the run was stopped.")
+        changed = jobs.resume(db, job)
+        assert changed == f"Queued again with half the learning rate: learning_rate {before}."
+        assert jobs.get(db, job).spec == DPOSpec(learning_rate=rate)
+        assert jobs.get(db, job).message == changed
+    assert len(jobs.retries(db, job)) == 2
+    jobs.claim(db, job, "w")
+    jobs.stop(db, job, "w", "failed", "The disk is full.")
+    assert jobs.resume(db, job) == ""
+    assert jobs.get(db, job).spec == DPOSpec(learning_rate=5e-5)
 
 
 def test_the_death_of_a_worker_is_told_of_what_it_held_to_the_end(db: Database, job: int) -> None:

@@ -14,11 +14,12 @@ from annotation import access, claims, store
 from annotation.database import Database
 from annotation.measuring import quality
 from annotation.records import Annotator, UserError
-from rlhf import freezing, jobs, loop, policies
+from rlhf import freezing, jobs, loop, policies, refusals
 from rlhf.freezing import MIN_PAIRS
 from rlhf.loop import Step, advance, next_step, preview, submit
+from rlhf.policies import Form
 from rlhf.rows import load_snapshot
-from rlhf.specs import DPOSpec, EvaluateSpec
+from rlhf.specs import DPOSpec, EvaluateSpec, SFTSpec, TrainingSpec
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 
 ON = {"on": True, "every": 20}
@@ -74,13 +75,22 @@ def spec_of(db: Database, job_id: int) -> DPOSpec:
     return spec
 
 
-def finish_training(db: Database, job_id: int, promoted: bool = True) -> str:
+def finish_training(db: Database, job_id: int, promoted: bool = True, form: Form = "lora") -> str:
     """End a training job as its worker would, with an adapter that may take over."""
     jobs.claim(db, job_id, "w")
-    revision = f"dpo-{job_id}"
-    parent = policies.by_revision(db, spec_of(db, job_id).parent)
+    spec = jobs.get(db, job_id).spec
+    assert isinstance(spec, TrainingSpec)
+    revision, parent = f"{spec.kind}-{job_id}", policies.by_revision(db, spec.parent)
     policies.add(
-        db, revision=revision, method="dpo", base=BASE_NAME, parent_id=parent.id, job_id=job_id, path="x", sha256="x"
+        db,
+        revision=revision,
+        method=spec.kind,
+        base=BASE_NAME,
+        parent_id=parent.id,
+        job_id=job_id,
+        path="x",
+        sha256="x",
+        form=form,
     )
     jobs.finish(db, job_id, "w", {"revision": revision})
     if promoted:
@@ -338,6 +348,48 @@ def test_a_parent_is_continued_with_its_own_rank_and_scale(db: Database, data_di
         with pytest.raises(UserError, match=has):
             submit(db, data_dir, other, "ann")
     assert submit(db, data_dir, DPOSpec(parent="base", lora_r=8), "ann")
+
+
+@pytest.mark.parametrize(
+    ("made", "form"),
+    [
+        (SFTSpec(method="lora", lora_r=8, lora_targets="attention", rslora=True), "lora"),
+        (SFTSpec(method="prompt", virtual_tokens=7), "prompt"),
+    ],
+)
+def test_automatic_training_goes_on_from_what_serves_in_its_own_shape(
+    db: Database, data_dir: Path, judge: Judge, made: SFTSpec, form: Form
+) -> None:
+    store.set_setting(db, "auto_train", {"on": True, "every": 10})
+    revision = finish_training(db, jobs.enqueue(db, replace(made, parent="base"), "ann"), form=form)
+    judge(10)
+    job_id = advance(db, data_dir)
+    assert job_id is not None
+    spec = spec_of(db, job_id)
+    assert (spec.parent, spec.method) == (revision, made.method)
+    assert (spec.lora_r, spec.lora_targets, spec.rslora) == (made.lora_r, made.lora_targets, made.rslora)
+    assert spec.virtual_tokens == made.virtual_tokens
+
+
+def test_automatic_training_lays_a_new_adapter_on_whole_weights(db: Database, data_dir: Path, judge: Judge) -> None:
+    store.set_setting(db, "auto_train", {"on": True, "every": 10})
+    finish_training(db, jobs.enqueue(db, SFTSpec(method="full"), "ann"), form="full")
+    judge(10)
+    job_id = advance(db, data_dir)
+    assert job_id is not None
+    assert spec_of(db, job_id).method == DPOSpec().method
+
+
+def test_automatic_training_that_is_refused_starts_nothing_and_goes_on_when_it_can(
+    db: Database, data_dir: Path, judge: Judge
+) -> None:
+    store.set_setting(db, "auto_train", {"on": True, "every": 10})
+    finish_training(db, jobs.enqueue(db, SFTSpec(method="lora", lora_init="pissa"), "ann"))
+    judge(10)
+    assert advance(db, data_dir) is None
+    assert any("began with PiSSA" in sentence for sentence in refusals.check(db, loop.automatic_spec(db)))
+    policies.promote(db, "base", "ann")
+    assert advance(db, data_dir) is not None
 
 
 def test_automatic_training_waits_when_too_few_judgements_are_pairs(db: Database, data_dir: Path, judge: Judge) -> None:

@@ -1,0 +1,201 @@
+"""Cards of what was trained: their code loads it elsewhere and computes the same, and they hold no path of here."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+from annotation.records import Sampling
+from rlhf import jobs, policies
+from rlhf.artifacts import directory_sha256
+from rlhf.models import Policies
+from rlhf.policies import Policy
+from rlhf.roles import Answer, load_roles, read_reward_model
+from rlhf.specs import DPOSpec, MergeSpec, PPOSpec, RewardModelSpec, SFTSpec, Spec
+from rlhf.worker import Run
+from tests.demonstrations import demonstrate
+from tests.machine_fixtures import Machine, make_machine
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+SMALL: dict[str, Any] = {"epochs": 1, "lora_r": 4, "lora_alpha": 8, "samples": 0, "precision": "fp32"}
+SFT = SFTSpec(**SMALL, batch_size=4, learning_rate=2e-2, virtual_tokens=4)
+REWARD = RewardModelSpec(**SMALL, method="lora", learning_rate=5e-3)
+PPO = PPOSpec(
+    **SMALL,
+    method="lora",
+    parent="base",
+    steps=2,
+    rollouts=4,
+    batch_size=2,
+    learning_rate=1e-2,
+    accepted_accuracy=0.01,
+    sampling=Sampling(min_p=0.0, max_new_tokens=8),
+    evaluate=False,
+)
+
+
+@dataclass
+class Shelf:
+    """A machine with a policy of each kind, by a name of its own."""
+
+    machine: Machine
+    made: dict[str, Policy]
+
+    def make(self, name: str, spec: Spec) -> None:
+        """Run a job and keep what it makes."""
+        job = self.machine.perform(self.machine.submit(spec))
+        assert job.status == "finished", job.message
+        policy = policies.of_job(self.machine.db, job.id)
+        assert policy is not None
+        self.made[name] = policy
+
+    def directory(self, name: str) -> Path:
+        """Where a policy's files are."""
+        return self.machine.data_dir / str(self.made[name].path)
+
+    def card(self, name: str) -> str:
+        """A policy's card."""
+        return (self.directory(name) / "README.md").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Shelf]:
+    """One of each kind."""
+    machine = make_machine(tmp_path_factory.mktemp("shelf") / "data", tiny_model)
+    demonstrate(machine, train=10, held_out=6)
+    machine.judge("train", 10)
+    machine.judge("held-out", 6)
+    found = Shelf(machine, {})
+    found.make("lora", SFT)
+    found.make("4-bit", replace(SFT, method="qlora", precision="bf16"))
+    found.make("prompt", replace(SFT, method="prompt", virtual_text="Two\n```\nlines | and a bar"))
+    found.make("full", replace(SFT, method="full", learning_rate=1e-2))
+    on_full = DPOSpec(**SMALL, method="lora", parent=found.made["full"].revision, scope="all", evaluate=False)
+    found.make("on full", replace(on_full, learning_rate=1e-2))
+    found.make("merged", MergeSpec(revision=found.made["on full"].revision))
+    found.make("reward", REWARD)
+    found.make("4-bit reward", replace(REWARD, method="qlora", precision="bf16"))
+    found.make("ppo", replace(PPO, reward_model=found.made["reward"].revision))
+    yield found
+    machine.db.close()
+
+
+NAMES = ("lora", "4-bit", "prompt", "full", "on full", "merged", "reward", "4-bit reward", "ppo")
+
+
+def taken_elsewhere(shelf: Shelf, name: str, place: Path) -> dict[str, Any]:
+    """What the card's own code comes to, in a directory that holds only what the card asks for, by its name."""
+    text = shelf.card(name)
+    base = shelf.machine.model.name
+    for wanted in {policy.revision for policy in shelf.made.values() if f'"{policy.revision}"' in text}:
+        policy = policies.by_revision(shelf.machine.db, wanted)
+        shutil.copytree(shelf.machine.data_dir / str(policy.path), place / wanted)
+    if f'from_pretrained("{base}"' in text:
+        (place / base).symlink_to(shelf.machine.model)
+    (code,) = re.findall(r"```python\n(.*?)\n```", text, re.DOTALL)
+    found: dict[str, Any] = {}
+    torch.manual_seed(0)
+    exec(code, found)
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "reward" not in name])
+def test_the_cards_own_code_loads_the_policy_elsewhere(
+    shelf: Shelf, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = taken_elsewhere(shelf, name, tmp_path)
+    machine, policy = shelf.machine, shelf.made[name]
+    text = machine.render([{"role": "user", "content": "Sing."}]) + "sun rain"
+    ids = machine.tokenizer(text, return_tensors="pt")["input_ids"]
+    models = Policies(machine.db, machine.data_dir, machine.model)
+    logits = []
+    with torch.no_grad():
+        served = models.use(policy)(input_ids=ids).logits[0].float().log_softmax(-1)
+        logits = [
+            model(input_ids=ids.to(model.device)).logits[0].float().log_softmax(-1)
+            for model in (found["model"], models.use(policies.by_revision(machine.db, "base")))
+        ]
+    distances = [float((served.exp() * (served - other.cpu())).sum(-1).mean()) for other in logits]
+    assert distances[0] < (1e-6 if policy.weights == "fp32" else 2e-3)
+    assert distances[1] > max(0.02, 10 * distances[0]), "it does nothing, so the comparison would prove nothing"
+
+
+@pytest.mark.parametrize("name", ["reward", "4-bit reward"])
+def test_the_cards_own_code_scores_an_answer_as_ppo_does(
+    shelf: Shelf, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = taken_elsewhere(shelf, name, tmp_path)
+    machine, revision = shelf.machine, shelf.made[name].revision
+    spec = replace(PPO, method="qlora", precision="bf16") if name == "4-bit reward" else PPO
+    worker = uuid.uuid4().hex
+    job = jobs.claim(machine.db, jobs.enqueue(machine.db, spec, "a test"), worker)
+    assert job is not None
+    stored = read_reward_model(Run(machine.db, machine.data_dir, job, worker), revision)
+    roles = load_roles(spec, machine.start(), stored, machine.tokenizer.pad_token_id)
+    prompt = machine.render([{"role": "user", "content": "What is a good breakfast?"}])
+    ids = [machine.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, "Porridge.")]
+    with torch.no_grad():
+        score = roles.score([Answer(tuple(ids[0]), (*ids[1], machine.tokenizer.eos_token_id), "", True)]).item()
+    assert found["score"] == pytest.approx(score, abs=1e-4 if spec.precision == "fp32" else 0.05)
+    jobs.cancel(machine.db, job.id)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_file_says_where_anything_lies_on_this_machine(shelf: Shelf, name: str) -> None:
+    files = [path for path in shelf.directory(name).rglob("*") if path.is_file()]
+    assert {"README.md", "prefloop.json"} <= {path.name for path in files}
+    for path in files:
+        content = path.read_bytes()
+        for place in (shelf.machine.data_dir, shelf.machine.model.parent):
+            assert str(place).encode() not in content, path.name
+    assert directory_sha256(shelf.directory(name)) == shelf.made[name].sha256
+
+
+def test_a_card_says_what_it_was_made_from(shelf: Shelf) -> None:
+    lora, base = shelf.card("lora"), shelf.machine.model.name
+    job = jobs.get(shelf.machine.db, int(shelf.made["lora"].job_id or 0))
+    assert isinstance(job.spec, SFTSpec)
+    for line in (
+        f"| base model | `{base}` |",
+        "| by | supervised fine-tuning |",
+        "| what was trained | low-rank adapters (LoRA) |",
+        "| data | 10 demonstrations, 6 held out |",
+        f"| sha256 of the data | `{job.spec.snapshot}` |",
+        "| seed | 0 |",
+        '      "learning_rate": 0.02,'.removeprefix("  "),
+    ):
+        assert f"\n{line}" in lora, line
+    loss = (job.result or {})["held_out"]["loss"]
+    assert f"| loss, nats a token, on 6 held-out demonstrations | {loss:.3f}" in lora
+    assert "right on 6 held-out comparisons" in shelf.card("reward") or "None" not in shelf.card("reward")
+    assert "| KL to the reference, nats an answer, at the last step of training |" in shelf.card("ppo")
+    full = shelf.made["full"].revision
+    assert f"It needs the weights of `{full}`" in shelf.card("on full")
+    merged = shelf.card("merged")
+    assert (
+        f"| merged from | `{shelf.made['on full'].revision}` |\n| its sha256 | `{shelf.made['on full'].sha256}` |"
+        in merged
+    )
+    assert "| it was trained by | direct preference optimisation |" in merged
+    assert "rounding to bfloat16" in merged
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_hub_can_read_a_card(shelf: Shelf, name: str) -> None:
+    data = ModelCard(shelf.card(name)).data
+    assert data.base_model == shelf.machine.model.name
+    assert data.library_name == ("transformers" if name in ("full", "merged") else "peft")
+    assert data.pipeline_tag == ("text-classification" if "reward" in name else "text-generation")
+    assert "prefloop" in (data.tags or [])
