@@ -66,8 +66,7 @@ def compare(lab: Laboratory, ground: Ground, sizes: Sizes) -> dict[str, Any]:
     }
     peaks = {name: float((job.result or {})["peak_rss_mb"]) for name, job in measured.items()}
     drawn = fmean(entry["length"] for entry in jobs.metrics(lab.db, measured[PPO].id))
-    return {
-        "ratio": round(peaks[PPO] / peaks[SFT], 3),
+    memory = {
         "ppo_peak_rss_mb": peaks[PPO],
         "sft_peak_rss_mb": peaks[SFT],
         "batch_size": sizes.batch_size,
@@ -75,6 +74,7 @@ def compare(lab: Laboratory, ground: Ground, sizes: Sizes) -> dict[str, Any]:
         "new_tokens": sizes.new_tokens,
         "drawn_tokens": round(drawn, 1),
     }
+    return {"ppo_memory_ratio": round(peaks[PPO] / peaks[SFT], 3), "memory": memory}
 
 
 def frozen(lab: Laboratory, sizes: Sizes) -> str:
@@ -115,9 +115,11 @@ def of_length(wanted: int, count: Callable[[str], int]) -> str:
 
 
 def describe(found: Mapping[str, Any]) -> str:
-    """The ratio in a sentence."""
+    """The ratio in a sentence, of all figures."""
+    memory = found["memory"]
     return (
-        f"Peak memory of PPO {found['ppo_peak_rss_mb']:,.0f} MB, of SFT {found['sft_peak_rss_mb']:,.0f} MB: a ratio of "
-        f"{found['ratio']:.2f} (LoRA on bf16 weights; passes of {found['batch_size']} × {found['max_length']} tokens, "
-        f"{found['new_tokens']} of them the answer; PPO drew {found['drawn_tokens']:.0f} on average)."
+        f"Peak memory of PPO {memory['ppo_peak_rss_mb']:,.0f} MB, of SFT {memory['sft_peak_rss_mb']:,.0f} MB: a ratio "
+        f"of {found['ppo_memory_ratio']:.2f} (LoRA on bf16 weights; passes of {memory['batch_size']} × "
+        f"{memory['max_length']} tokens, {memory['new_tokens']} of them the answer; PPO drew "
+        f"{memory['drawn_tokens']:.0f} on average)."
     )

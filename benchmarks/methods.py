@@ -1,4 +1,5 @@
-"""The lesson's claims, measured: ways of fine-tuning against each other, PPO against DPO, and what PPO takes in memory.
+"""The lesson's claims, measured: ways of fine-tuning against each other, PPO against DPO, what PPO takes in memory,
+and whether it learns.
 
 How to read it. First table: SmolLM2 learns to call the sentiment of financial headlines (`annotation/examples`), with
 every method from the same seeds, with the same epochs, batch and length, each at its own default learning rate. Each
@@ -11,12 +12,16 @@ Second table: from one SFT policy, preferences between its own answers by one go
 reward model for PPO, and DPO, at three betas: the KL coefficient of PPO, the beta of DPO. `KL` is from the SFT policy,
 per whole answer, `gold` the mean gold reward, both of answers that are drawn with the same seeds to held-out prompts.
 A method is the better one where it gets more gold for the same KL. PPO sees the gold reward only through its reward
-model; a last run gets the gold reward itself.
+model.
 
 `ppo_memory_ratio`: peak memory of PPO over that of SFT, LoRA on a bf16 base, passes of the same number of tokens, all
 used; 1.5 at most is what we ask for. Times are as measured: let nothing else run beside it.
 
-It goes on where it was broken off: give the same --data.
+Third table: PPO from the base model, rewarded by a program for answers of a wished length, five times over. The reward
+must rise by more than its noise with the KL of an answer under its target.
+
+It goes on where it was broken off: give the same --data. What --json holds from earlier starts is kept and reported
+too, so that parts can be measured one at a time.
 """
 
 from __future__ import annotations
@@ -28,41 +33,37 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from annotation.records import UserError
-from benchmarks import driver, frontier, memory, sentiment
+from benchmarks import driver, frontier, learning, memory, sentiment
 from benchmarks.driver import BenchmarkError, say
 from benchmarks.laboratory import Laboratory
 from rlhf.base_model import EMBEDDED
 
-PARTS = ("methods", "memory", "frontier")
+PARTS = ("methods", "memory", "frontier", "learning")
 DEFAULT_DATA = driver.DEFAULT_DATA_DIR / "benchmark-methods"
 
 
 # ---------------------------------------------------------------------------------------------------------- reporting
-def report(found: Mapping[str, Any], machine: Mapping[str, Any], quick: bool) -> str:
+def report(found: Mapping[str, Any]) -> str:
     """Tables in Markdown for people; the last line is one JSON object."""
-    smoke = ["SMOKE RUN: a few steps on a few rows. It shows that everything runs, no more.", ""] if quick else []
-    lines = [*smoke]
+    smoke = "SMOKE RUN: a few steps on a few rows. It shows that everything runs, no more."
+    lines = [smoke, ""] if found["quick"] else []
     if "methods" in found:
         lines += [markdown(*sentiment.table(found["methods"])), ""]
     if "frontier" in found:
-        lines += [markdown(*frontier.table(found["frontier"])), "", frontier.describe(found["frontier"]), ""]
+        lines += [markdown(*frontier.table(found)), "", frontier.describe(found), ""]
     if "memory" in found:
-        lines += [memory.describe(found["memory"]), ""]
+        lines += [memory.describe(found), ""]
+    if "learning" in found:
+        lines += [markdown(*learning.table(found["learning"])), "", learning.describe(found["learning"]), ""]
     threads = os.environ.get("OMP_NUM_THREADS")
     using = f"; OMP_NUM_THREADS={threads}" if threads else ""
-    lines += [f"{driver.describe_machine(machine)}{using}."]
-    return "\n".join([*lines, json.dumps(figures(found, machine, quick))])
-
-
-def figures(found: Mapping[str, Any], machine: Mapping[str, Any], quick: bool) -> dict[str, Any]:
-    """The JSON object's content."""
-    ratio = {"ppo_memory_ratio": found["memory"]["ratio"]} if "memory" in found else {}
-    return {**found, **ratio, "quick": quick, "machine": machine}
+    lines += [f"{driver.describe_machine(found['machine'])}{using}."]
+    return "\n".join([*lines, json.dumps(found)])
 
 
 def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -83,50 +84,71 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help=f"where to work and to go on (default: {DEFAULT_DATA})"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too, after every part")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="add the figures to this file, after every part")
     return parser.parse_args(arguments)
 
 
-def sizes_of(options: argparse.Namespace) -> tuple[sentiment.Sizes, frontier.Sizes, memory.Sizes]:
+@dataclass(frozen=True)
+class Sizes:
     """How much is done in each part."""
-    first = sentiment.Sizes(seeds=1, items=16) if options.quick else sentiment.Sizes()
+
+    methods: sentiment.Sizes
+    memory: memory.Sizes
+    frontier: frontier.Sizes
+    learning: learning.Sizes
+
+
+def sizes_of(options: argparse.Namespace) -> Sizes:
+    """What the command line asks for."""
+    first = sentiment.QUICK if options.quick else sentiment.Sizes()
     changed = {name: getattr(options, name) for name in ("seeds", "epochs") if getattr(options, name)}
     first = sentiment.Sizes(**{**asdict(first), **changed})
-    return (
-        first,
-        frontier.QUICK if options.quick else frontier.Sizes(),
-        memory.QUICK if options.quick else memory.Sizes(),
-    )
+    if options.quick:
+        return Sizes(first, memory.QUICK, frontier.QUICK, learning.QUICK)
+    return Sizes(first, memory.Sizes(), frontier.Sizes(), learning.Sizes())
 
 
 def run(directory: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """All parts asked for; the figures by part."""
-    wanted = options.only or PARTS
-    first, second, third = sizes_of(options)
-    plan = sentiment.plan(first) if "methods" in wanted else {}
+    """All parts asked for; their figures, and those that --json holds from earlier starts."""
+    wanted, sizes = options.only or PARTS, sizes_of(options)
+    found = {**earlier(options), "machine": driver.machine()}
+    plan = sentiment.plan(sizes.methods) if "methods" in wanted else {}
     if set(wanted) & {"memory", "frontier"}:
         plan |= frontier.plan_of_reward_model()
     if "memory" in wanted:
         plan |= memory.plan()
     if "frontier" in wanted:
-        plan |= frontier.plan(second)
-    sizes = {"methods": asdict(first), "memory": asdict(third), "frontier": asdict(second)}
-    settings = {name: {"model": options.model, **sizes[name]} for name in wanted}
+        plan |= frontier.plan(sizes.frontier)
+    if "learning" in wanted:
+        plan |= learning.plan(sizes.learning)
+    settings = {name: {"model": options.model, **asdict(getattr(sizes, name))} for name in wanted}
     lab = Laboratory(directory, options.model, settings, plan)
-    found: dict[str, Any] = {}
 
-    def note(name: str, value: Any) -> None:
-        found[name] = value
-        say(f"{name}: {json.dumps(value)}")
+    def note(figures: Mapping[str, Any]) -> None:
+        found.update(figures)
+        say(json.dumps(figures))
         if options.json:
-            options.json.write_text(json.dumps(figures(found, driver.machine(), options.quick), indent=2), "utf-8")
+            options.json.write_text(json.dumps(found, indent=2), "utf-8")
 
     if "methods" in wanted:
-        note("methods", sentiment.compare(lab, first))
+        note(sentiment.compare(lab, sizes.methods))
     if "memory" in wanted:
-        note("memory", memory.compare(lab, frontier.reward_model(lab, second), third))
+        note(memory.compare(lab, frontier.reward_model(lab, sizes.frontier), sizes.memory))
     if "frontier" in wanted:
-        note("frontier", frontier.measure(lab, second))
+        note(frontier.measure(lab, sizes.frontier))
+    if "learning" in wanted:
+        note(learning.measure(lab, sizes.learning))
+    return found
+
+
+def earlier(options: argparse.Namespace) -> dict[str, Any]:
+    """The figures that --json holds. Raises BenchmarkError where they are another model's, or of another size."""
+    ours = {"model": options.model, "quick": options.quick}
+    if options.json is None or not options.json.exists():
+        return ours
+    found: dict[str, Any] = json.loads(options.json.read_text("utf-8"))
+    if any(found.get(name) != value for name, value in ours.items()):
+        raise BenchmarkError(f"{options.json} holds the figures of another benchmark. Give another --json.")
     return found
 
 
@@ -141,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BenchmarkError, UserError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(report(found, driver.machine(), options.quick))
+    print(report(found))
     return 0
 
 

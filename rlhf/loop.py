@@ -116,7 +116,7 @@ def freeze_training(db: Database, data_dir: Path, spec: Trainable) -> Trainable:
 def freeze_merge(db: Database, spec: MergeSpec) -> MergeSpec:
     """The spec with the adapter's revision. Raises UserError for what can't be merged."""
     policy = policies.by_revision(db, spec.revision)
-    for sentence in refusals.merge_trouble(policy):
+    for sentence in refusals.merge_trouble(db, policy):
         raise UserError(sentence)
     return replace(spec, revision=policy.revision)
 

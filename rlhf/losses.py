@@ -186,6 +186,15 @@ def preference_loss(name: PreferenceLoss, pairs: PairLogps, beta: float, flip_P:
             return length_normalised_dpo(*sums, *tokens, beta)
 
 
+def implicit_rewards(name: PreferenceLoss, pairs: PairLogps, beta: float) -> tuple[Tensor, Tensor]:
+    """`implicit_reward` of chosen and rejected answers as the loss of this name sees it, some per token. (P,), (P,)."""
+    chosen_P = implicit_reward(pairs.chosen_P, pairs.ref_chosen_P, beta)
+    rejected_P = implicit_reward(pairs.rejected_P, pairs.ref_rejected_P, beta)
+    if name in ("ipo", "length-normalised"):
+        return chosen_P / pairs.chosen_tokens_P, rejected_P / pairs.rejected_tokens_P
+    return chosen_P, rejected_P
+
+
 # ------------------------------------------------------------------------------------------------------ reward models
 def bradley_terry(better_P: Tensor, worse_P: Tensor, margin_P: Tensor, flip_P: Tensor) -> Tensor:
     """Loss of each pair of scores (Ouyang et al. 2022, equation 1; margin: Touvron et al. 2023, equation 2). (P,).

@@ -21,7 +21,7 @@ from rlhf.artifacts import new_directory, verify_directory
 from rlhf.chat import end_of_turn
 from rlhf.policies import Policy, Weights
 from rlhf.rows import render
-from rlhf.specs import Precision, TrainingSpec
+from rlhf.specs import Precision, TrainingSpec, target_layers
 
 
 def compute_dtype() -> torch.dtype:
@@ -118,16 +118,16 @@ def adapter_config(spec: TrainingSpec, tokenizer_path: Path, task: str = "CAUSAL
         return PromptTuningConfig(
             task_type=task,
             num_virtual_tokens=spec.virtual_tokens,
-            prompt_tuning_init=PromptTuningInit.TEXT if by_text else PromptTuningInit.RANDOM,
+            # Not PEFT's RANDOM, whose vectors lie far from those of any token.
+            prompt_tuning_init=PromptTuningInit.TEXT if by_text else PromptTuningInit.SAMPLE_VOCAB,
             prompt_tuning_init_text=spec.virtual_text if by_text else None,
             tokenizer_name_or_path=str(tokenizer_path) if by_text else None,
         )
-    attention = ["q_proj", "k_proj", "v_proj", "o_proj"]
     return LoraConfig(
         task_type=task,
         r=spec.lora_r,
         lora_alpha=spec.lora_alpha,
-        target_modules="all-linear" if spec.lora_targets == "all-linear" else attention,
+        target_modules=list(target_layers(spec)) or "all-linear",
         use_dora=spec.dora,
         use_rslora=spec.rslora,
         init_lora_weights=True if spec.lora_init == "default" else spec.lora_init,

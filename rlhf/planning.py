@@ -19,7 +19,7 @@ from rlhf.estimates import GB, Fit, Machine
 from rlhf.presenting import PAIR_REASONS, STYLE, duration, facts, notice, share
 from rlhf.previews import TOKENISED_ITEMS, Part, Passage, Shown, Strip, Survey
 from rlhf.prospects import Cost, Data
-from rlhf.specs import LEARNING_RATES, Spec, TrainingSpec
+from rlhf.specs import BETAS, LEARNING_RATES, DPOSpec, Spec, TrainingSpec
 
 # Goes through Gradio's template engine: no backtick, no backslash, no double brace.
 PLAN_STYLE = (
@@ -63,7 +63,7 @@ body:has(&) .fields.choices > .form { grid-template-columns: repeat(auto-fill, m
 body:has(&) .fields > .form > .block { min-width: 0 !important; }
 body:has(&) .fields label.container { display: flex; flex-direction: column; height: 100%; }
 body:has(&) .fields label.container > input { margin-top: auto; }
-body:has(&) .fields input[role=combobox] { text-overflow: ellipsis; }
+body:has(&) .fields input[role=combobox] { text-overflow: ellipsis; padding-inline-end: 1.5em; }
 body:has(&) .code textarea { font-family: var(--font-mono); font-size: var(--text-sm); }
 """
 )
@@ -318,13 +318,16 @@ def time_sentence(cost: Cost) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ settings
 def rate_note(spec: TrainingSpec) -> str:
-    """The learning rate that 0 stands for, with its source; nothing where another was given."""
-    if spec.learning_rate or spec.method not in LEARNING_RATES[spec.kind]:
-        return ""
-    rate, source = LEARNING_RATES[spec.kind][spec.method], RATE_SOURCES[spec.kind][spec.method]
-    method = SHORT_METHODS[spec.method]
-    said = f"A learning rate of 0 means {short_number(rate)}, the default for {method} here ({source})."
-    return paragraph(said, "quiet")
+    """The learning rate and beta that 0 stands for, with their sources; nothing where others were given."""
+    said = []
+    if not spec.learning_rate and spec.method in LEARNING_RATES[spec.kind]:
+        rate, source = LEARNING_RATES[spec.kind][spec.method], RATE_SOURCES[spec.kind][spec.method]
+        method = SHORT_METHODS[spec.method]
+        said.append(f"A learning rate of 0 means {short_number(rate)}, the default for {method} here ({source}).")
+    if isinstance(spec, DPOSpec) and not spec.beta:
+        beta, source = BETAS[spec.loss]
+        said.append(f"A beta of 0 means {short_number(beta)}, the default of the {spec.loss} loss ({source}).")
+    return "".join(paragraph(sentence, "quiet") for sentence in said)
 
 
 def trouble_box(sentences: Sequence[str]) -> str:

@@ -131,7 +131,7 @@ def headline(job: Job, at: str) -> str:
         silent = seconds_between(job.heartbeat or at, at)
         if silent > LOST_AFTER_SECONDS / 2:
             return f"Running, but the worker has said nothing for {duration(silent)}."
-        return f"Running. {job.message[:1].upper()}{job.message[1:]}".strip()
+        return f"Running: {job.message}." if job.message else "Running."
     if job.status == "cancelling":
         return "Cancelling: it stops within seconds and keeps a checkpoint."
     if job.status == "finished":

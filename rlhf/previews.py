@@ -122,12 +122,16 @@ def question_of(messages: Sequence[Mapping[str, str]]) -> str:
     return messages[-1]["content"]
 
 
-def items_to_train(db: Database, spec: TrainingSpec, found: Preview) -> int:
-    """How many items there are to train on, as batches count them: a reward model takes whole comparisons."""
+def items_to_train(db: Database, spec: TrainingSpec, found: Preview) -> tuple[int, int]:
+    """How many items there are to train on, as batches count them, and the answers of the largest comparison.
+
+    A reward model takes whole comparisons; others take them apart, and their second number is 0.
+    """
     if not isinstance(spec, RewardModelSpec):
-        return found.train
-    rows = (row["comparison"] for row in loop.rows_of(db, spec) if row["split"] == "train")
-    return sum(1 for _ in groupby(rows))
+        return found.train, 0
+    rows = (row for row in loop.rows_of(db, spec) if row["split"] == "train")
+    answers = [len(places_of(list(pairs))) for _, pairs in groupby(rows, key=lambda row: row["comparison"])]
+    return len(answers), max(answers, default=0)
 
 
 def tokenise(tokenizer: ChatTokenizer, spec: TrainingSpec, rows: Sequence[Row]) -> tuple[list[dict[str, Any]], LeftOut]:

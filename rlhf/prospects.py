@@ -23,7 +23,7 @@ from rlhf.fields import Form, TrainingJob
 from rlhf.loop import Preview
 from rlhf.policies import Policy
 from rlhf.previews import Shown, Survey
-from rlhf.specs import LEARNING_RATES, PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec
+from rlhf.specs import PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec, filled
 
 # Data that takes long to count is not counted on each new judgement: the rest is the annotators' time.
 QUICK_SECONDS, REST_FACTOR = 0.1, 20
@@ -44,6 +44,8 @@ class Data:
     found: Preview
     items: int
     """What batches count, to train on: a reward model takes whole comparisons."""
+    answers: int
+    """Answers of the largest comparison that a reward model takes; 0 for what is no reward model's."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Prospects:
             if str(error) not in troubles:
                 troubles.append(str(error))
         try:
-            cost = self.cost(spec, 0 if data is None else data.items)
+            cost = self.cost(spec, data)
         except UserError as error:
             unknown = str(error)
         return Prospect(spec, asked, troubles, data, cost, unknown)
@@ -118,7 +120,7 @@ class Prospects:
                 return data
             began = time.monotonic()
             found = loop.preview(self.db, self.data_dir, spec)
-            data = Data(found, previews.items_to_train(self.db, spec, found))
+            data = Data(found, *previews.items_to_train(self.db, spec, found))
             remember(self._data, key, (mark, rest_after(began, time.monotonic()), data), KEPT_DATA)
             return data
 
@@ -140,14 +142,15 @@ class Prospects:
         return found
 
     # ------------------------------------------------------------------------------------------------------------ cost
-    def cost(self, spec: TrainingJob, items: int) -> Cost:
+    def cost(self, spec: TrainingJob, data: Data | None) -> Cost:
         """Parameters, memory and time. Raises UserError where the model's files don't tell."""
         shapes, machine = self.shapes(spec), self.machine()
         reward = self.reward_spec(spec)
         longest = self._lengths.get(what_decides_lengths(spec), 0)
+        items, answers = (0, 0) if data is None else (data.items, data.answers)
         return Cost(
             estimates.parameters(shapes, spec, reward),
-            estimates.fit(shapes, spec, machine, Load(longest, reward)),
+            estimates.fit(shapes, spec, machine, Load(longest, answers, reward)),
             machine,
             estimates.pace_of(spec, self.finished_jobs(spec)),
             estimates.steps_of(spec, items),
@@ -213,10 +216,9 @@ def rest_after(began: float, ended: float) -> float:
 
 # -------------------------------------------------------------------------------------------------------------- a spec
 def resolved(db: Database, spec: TrainingJob | Any) -> Any:
-    """The spec with its parent's revision and its learning rate, as `loop.submit` will queue it."""
-    rate = spec.learning_rate or LEARNING_RATES[spec.kind].get(spec.method, 0.0)
+    """The spec with its parent's revision and what it leaves to its method, as `loop.submit` will queue it."""
     parent = policies.serving(db).revision if spec.parent == "serving" else spec.parent
-    return replace(spec, parent=parent, learning_rate=rate)
+    return replace(filled(spec), parent=parent)
 
 
 def shortage(spec: TrainingSpec, found: Preview) -> list[str]:

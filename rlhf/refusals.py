@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from annotation.database import Database
 from annotation.records import UserError
-from rlhf import jobs, policies
+from rlhf import base_model, estimates, jobs, policies
 from rlhf.policies import Policy
-from rlhf.specs import DPOSpec, MeasureSpec, PPOSpec, Spec, TrainingSpec, from_json, impossible
+from rlhf.specs import METHODS, DPOSpec, MeasureSpec, PPOSpec, Spec, TrainingSpec, from_json, impossible
 
 # PPO against a reward model that is right less often than this on held-out comparisons needs a person's word.
 REWARD_THRESHOLD = 0.6
@@ -19,19 +19,78 @@ REWARD_THRESHOLD = 0.6
 
 def check(db: Database, spec: TrainingSpec) -> list[str]:
     """Why this job can't be made, a sentence each, as far as can be told without freezing its data."""
-    found = impossible(spec)
-    if spec.optimiser == "adamw-8bit" and shutil.which("nvidia-smi") is None:
-        found.append("The optimiser adamw-8bit needs a GPU, and there is none here: use adamw.")
-    if spec.processes > max(2, os.cpu_count() or 1):
-        found.append(f"{spec.processes} processes are more than this machine has processors ({os.cpu_count()}).")
+    found = [*impossible(spec), *machine_trouble(spec)]
     try:
         parent = policies.by_revision(db, spec.parent)
-        found += parent_trouble(db, spec, parent)
+        found += parent_trouble(db, spec, parent) or ground_trouble(db, spec, parent)
         if isinstance(spec, PPOSpec):
             found += reward_trouble(db, spec, parent)
     except UserError as error:
         found.append(str(error))
     return found
+
+
+def machine_trouble(spec: TrainingSpec) -> list[str]:
+    """Why a job can't be run on this machine."""
+    if spec.processes == 1 and spec.optimiser == "adamw":
+        return []  # without asking the driver, which takes a moment, on every change of a form
+    found, gpus, processors = [], len(estimates.query_graphics()), os.cpu_count() or 1
+    if spec.optimiser == "adamw-8bit" and not gpus:
+        found.append("The optimiser adamw-8bit needs a GPU, and there is none here: use adamw.")
+    # Two processes can share one processor; each needs a GPU of its own where there are any.
+    if spec.processes > (gpus or max(2, processors)):
+        has = f"GPUs ({gpus}), and each process takes one" if gpus else f"processors ({processors})"
+        found.append(f"{spec.processes} processes are more than this machine has {has}.")
+    return found
+
+
+def ground_trouble(db: Database, spec: TrainingSpec, parent: Policy) -> list[str]:
+    """Why a job can't be run on the weights that its parent lies on, or is; nothing where these are not here."""
+    directory = ground_directory(db, parent)
+    if directory is None:
+        return []
+    found = quantised_trouble(spec, base_model.quantisation(directory))
+    if spec.method not in ("lora", "qlora"):
+        return found
+    try:
+        shapes = estimates.read_shapes(directory)
+    except UserError:
+        return found  # of a kind whose layers are not known before it is loaded
+    missing = estimates.missing_targets(shapes, spec)
+    if missing:
+        layers = sorted({name.split(".")[-2] for name in shapes.linear})
+        found.append(
+            f"lora_targets '{spec.lora_targets}' needs layers named {', '.join(missing)}, and this model has none: its "
+            f"linear layers are {', '.join(layers)}. Take lora_targets 'all-linear', or 'named' with some of these in "
+            "lora_layers."
+        )
+    return found
+
+
+def quantised_trouble(spec: TrainingSpec, how: str) -> list[str]:
+    """Why a job can't be run on weights that are quantised already, and `how`; nothing if they are not."""
+    if not how:
+        return []
+    weights, found = f"The weights that it starts from are quantised already ({how})", []
+    if spec.method == "full":
+        found.append(f"{weights}, and only those in 16 or 32 bits can be trained: train an adapter (lora or prompt).")
+    if spec.method == "qlora" and how != base_model.FOUR_BITS:
+        found.append(f"{weights}, and can't be held in 4 bits: use the method lora, which takes them as they are.")
+    if spec.lora_init == "pissa":
+        found.append(f"{weights}, and PiSSA takes directions out of them: use the default init.")
+    if spec.dora and how != base_model.FOUR_BITS:
+        found.append(f"{weights}, and DoRA needs them in 4, 16 or 32 bits: train without it.")
+    return found
+
+
+def ground_directory(db: Database, policy: Policy) -> Path | None:
+    """Where the weights are that a policy lies on, or is; None where they are not on this machine."""
+    data_dir = db.path.parent
+    ground = policies.by_id(db, policy.ground_id) if policy.ground_id is not None else policy
+    if ground.form == "full":
+        directory = data_dir / str(ground.path)
+        return directory if (directory / "config.json").is_file() else None
+    return base_model.on_this_machine(data_dir, policy.base)
 
 
 def parent_trouble(db: Database, spec: TrainingSpec, parent: Policy) -> list[str]:
@@ -42,8 +101,7 @@ def parent_trouble(db: Database, spec: TrainingSpec, parent: Policy) -> list[str
         return [f"{parent.revision} is a reward model; choose a policy as the parent."]
     if spec.kind == "reward_model" and parent.kind == "policy" and parent.form not in ("base", "full"):
         return [
-            f"A reward model grows on whole weights, and {parent.revision} is an adapter: merge it into 16-bit weights "
-            "first, or start from the base."
+            f"A reward model grows on whole weights, and {parent.revision} is an adapter: {instead(db, spec, parent)}."
         ]
     if parent.form in ("base", "full"):
         full_reference = isinstance(spec, DPOSpec) and spec.method == "full" and spec.reference == "base"
@@ -54,12 +112,24 @@ def parent_trouble(db: Database, spec: TrainingSpec, parent: Policy) -> list[str
             ]
         return []
     if spec.method == "full":
-        return [f"{parent.revision} is an adapter: merge it into 16-bit weights first to train every weight from it."]
+        return [
+            f"Full fine-tuning starts from whole weights, and {parent.revision} is an adapter: "
+            f"{instead(db, spec, parent)}."
+        ]
     return shape_trouble(db, spec, parent)
 
 
+def instead(db: Database, spec: TrainingSpec, parent: Policy) -> str:
+    """What else can be done than what its parent's adapter does not let a job do."""
+    if parent.form == "prompt":
+        tokens = shape_of(db, parent).get("virtual_tokens", "as many")
+        going_on = f"continue with prompt tuning of {tokens}, or " if "prompt" in METHODS[spec.kind] else ""
+        return f"its virtual tokens can't be merged into weights, so {going_on}start from the base"
+    return f"{'' if merge_trouble(db, parent) else 'merge it into 16-bit weights first, or '}start from the base"
+
+
 SHAPE = {
-    "lora": ("method", "lora_r", "lora_alpha", "lora_targets", "dora", "rslora", "lora_init"),
+    "lora": ("method", "lora_r", "lora_alpha", "lora_targets", "lora_layers", "dora", "rslora", "lora_init"),
     "prompt": ("method", "virtual_tokens"),
 }
 
@@ -84,12 +154,12 @@ def shape_trouble(db: Database, spec: TrainingSpec, parent: Policy) -> list[str]
     if spec.method != made.method and {spec.method, made.method} != {"lora", "qlora"}:
         return [
             f"The parent {parent.revision} was trained with {made.method} and can't be continued with {spec.method}: "
-            "merge it into 16-bit weights first, or start from the base."
+            f"{instead(db, spec, parent)}."
         ]
     if made.lora_init == "pissa":
         return [
-            f"The parent {parent.revision} began with PiSSA, and was stored as an adapter of twice the rank: merge it "
-            "into 16-bit weights first, or start from the base."
+            f"The parent {parent.revision} began with PiSSA, and was stored as an adapter of twice the rank: "
+            f"{instead(db, spec, parent)}."
         ]
     differing = {name: value for name, value in shape_of(db, parent).items() if value != getattr(spec, name)}
     if not differing:
@@ -152,11 +222,15 @@ NOT_MERGED: Mapping[str, str] = {
 }
 
 
-def merge_trouble(policy: Policy) -> list[str]:
+def merge_trouble(db: Database, policy: Policy) -> list[str]:
     """Why a policy can't be merged into 16-bit weights."""
     found = [f"{policy.revision} {NOT_MERGED[what]}" for what in (policy.kind, policy.form) if what in NOT_MERGED]
     if not found and policy.deleted:
         found.append(f"The files of {policy.revision} were deleted on {policy.deleted[:10]}.")
+    ground = ground_directory(db, policy)
+    how = base_model.quantisation(ground) if ground is not None and not found else ""
+    if how:
+        found.append(f"{policy.revision} lies on weights that are quantised ({how}), and there are none in 16 bits.")
     return found
 
 

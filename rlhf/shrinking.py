@@ -50,7 +50,7 @@ def advice(spec: Spec) -> str:
     if spec.method != "qlora" and "qlora" in METHODS[spec.kind]:
         choices.append("the method qlora, which holds the base in 4 bits")
     if spec.method in ("lora", "qlora") and spec.lora_targets == "all-linear":
-        choices.append("adapters on the attention only (lora_targets)")
+        choices.append("adapters on fewer layers (lora_targets)")
     sentence = f"Close other programs, or start it anew with {', '.join(choices[:-1])} or {choices[-1]}."
     if not spec.halve_batch and spec.batch_size > 1:
         sentence += " With halve_batch a run does the first of these by itself."

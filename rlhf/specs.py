@@ -14,7 +14,7 @@ Scope = Literal["new", "all"]
 Noise = Literal["ignore", "weight", "smooth"]
 Method = Literal["qlora", "lora", "prompt", "full"]
 Precision = Literal["auto", "bf16", "fp32"]
-Targets = Literal["all-linear", "attention"]
+Targets = Literal["all-linear", "attention", "named"]
 LoraInit = Literal["default", "pissa"]
 VirtualInit = Literal["text", "random"]
 Optimiser = Literal["adamw", "adamw-8bit"]
@@ -65,14 +65,18 @@ class TrainingSpec:
     weight."""
     precision: Precision = "auto"
     """What is computed in, and for LoRA and prompt tuning also what the frozen weights are held in: bf16, fp32, or
-    'auto' for bf16 where the processor has it. What is trained is always held in fp32."""
+    'auto' for bf16 where the processor has it. What is trained is always held in fp32, so full fine-tuning in bf16
+    holds a 16-bit copy of the weights besides: 18 bytes a weight with gradient and AdamW's state, 16 in fp32."""
     lora_r: int = 16
-    """Rank of the adapter (Hu et al. 2022, section 4.1)."""
+    """Rank of the adapter (Hu et al. 2022, section 4.1). Our choice: the smallest of Biderman et al. 2024 (16 to 256),
+    for a few hundred examples."""
     lora_alpha: int = 32
-    """Scale of the adapter, divided by the rank."""
+    """Scale of the adapter, divided by the rank: twice the rank (Biderman et al. 2024)."""
     lora_targets: Targets = "all-linear"
     """The layers that get an adapter: every linear one (Dettmers et al. 2023, section 4, needed to match full
-    fine-tuning), or the attention's only."""
+    fine-tuning), the attention's only (q_proj, k_proj, v_proj and o_proj), or those named in lora_layers."""
+    lora_layers: str = ""
+    """Names of layers, or how these end, separated by commas: 'q_proj, v_proj'."""
     dora: bool = False
     """Train magnitude and direction apart (DoRA, Liu et al. 2024); slower, sometimes better at low rank."""
     rslora: bool = False
@@ -81,21 +85,23 @@ class TrainingSpec:
     """Start of the adapter: 'default' changes nothing at first; 'pissa' takes the weights' principal directions out of
     the base (Meng et al. 2024), so that the base without the adapter is no longer the base."""
     virtual_tokens: int = 20
-    """Tokens of a prompt-tuning adapter."""
+    """Tokens of a prompt-tuning adapter; more than 20 gain little (Lester et al. 2021, section 3.2)."""
     virtual_init: VirtualInit = "text"
-    """Start of the virtual tokens: the embeddings of a text's tokens, or of random ones (Lester et al. 2021, 3.2)."""
+    """Start of the virtual tokens: the embeddings of a text's tokens, or of tokens drawn from the vocabulary. Vectors
+    that are no token's do worse at small sizes (Lester et al. 2021, section 3.2)."""
     virtual_text: str = "Answer the user well, in the way that people prefer."
     """The text that virtual tokens start from, repeated or cut to their number."""
     learning_rate: float = 0.0
     """Peak of AdamW's step size; warmed up, then linearly to zero. 0 for the default of the method."""
     warmup_steps: int = 2
-    """Optimiser steps until the peak."""
+    """Optimiser steps until the peak. Our choice: AdamW's first steps are its noisiest (Liu et al. 2020), and a run may
+    have only a dozen."""
     epochs: int = 3
     """Passes over the data."""
     batch_size: int = 2
     """Items in one forward pass."""
     max_length: int = 512
-    """Tokens of prompt and answer; longer items are left out and counted."""
+    """Tokens of prompt and answer; longer items are left out and counted. 512 as Alpaca (Taori et al. 2023)."""
     optimiser: Optimiser = "adamw"
     """'adamw-8bit' holds the optimiser's state in 8 bits (Dettmers et al. 2022); needs a GPU."""
     checkpoint_steps: int = 2
@@ -122,8 +128,11 @@ class SFTSpec(TrainingSpec):
     weight."""
     source: str = "demonstrations"
     """What to learn from: 'demonstrations' (imported ones and mended answers), or 'example:NAME' for a shipped set."""
+    epochs: int = 3
+    """Passes over the demonstrations; 3 as Alpaca (Taori et al. 2023), and TRL's default."""
     batch_size: int = 8
-    """Demonstrations in one forward pass."""
+    """Demonstrations in one forward pass. Our choice: half of what QLoRA takes (Dettmers et al. 2023, table 9), because
+    a few hundred demonstrations should still make a hundred steps."""
     accumulation: int = 1
     """Forward passes in one optimiser step."""
     packing: bool = True
@@ -145,19 +154,26 @@ class RewardModelSpec(TrainingSpec):
     parent: str = "base"
     """Revision whose weights carry the reward model: 'base', fully trained or merged weights, or a reward model to
     continue."""
+    method: Method = "qlora"
+    """What is trained: 'qlora' low-rank adapters on the base in 4 bits (Dettmers et al. 2023), 'lora' the same on the
+    base in 16 or 32 bits (Hu et al. 2022)."""
     margin: bool = True
-    """Ask for a larger difference where people said that they prefer clearly or much (Touvron et al. 2023, eq. 2)."""
+    """Ask for a larger difference where people prefer more strongly: by 1/3, 2/3 or 1 (Touvron et al. 2023, equation 2,
+    the smaller margins of table 27)."""
     centre: float = 0.01
-    """Weight of the squared sum of a pair's rewards, which keeps rewards about zero (Eisenstein et al. 2023)."""
+    """Weight of the squared sum of a pair's rewards, which keeps rewards about zero (Eisenstein et al. 2023); TRL
+    recommends 0.01."""
     annotator_noise: Noise = "ignore"
     """What a pair's estimated chance of being the wrong way round (flip) does to its loss: 'ignore' nothing; 'weight'
     multiplies it by 1 - 2 flip, over the data's mean of that; 'smooth' smooths the label by it."""
     batch_size: int = 4
-    """Comparisons in one forward pass; all pairs of one comparison are in the same batch (Ouyang et al. 2022, 3.5)."""
+    """Comparisons in one forward pass; all pairs of one are in the same batch (Ouyang et al. 2022, section 3.5). Our
+    choice, with the learning rates: a hundred comparisons should make some fifty steps."""
     accumulation: int = 1
     """Forward passes in one optimiser step."""
     epochs: int = 2
-    """Passes over the comparisons; more tends to learn them by heart (Ouyang et al. 2022, appendix C.2)."""
+    """Passes over the comparisons; more tends to learn them by heart (Ouyang et al. 2022, appendix C.2, who take one).
+    Two are what our learning rates were measured with."""
     samples: int = 0
     """A reward model answers nothing."""
 
@@ -175,17 +191,21 @@ class DPOSpec(TrainingSpec):
     loss: PreferenceLoss = "sigmoid"
     """'sigmoid' (Rafailov et al. 2023, equation 7), 'ipo' (Azar et al. 2024, equation 17), 'robust' to one rate of
     wrong labels (Chowdhury et al. 2024, equation 11), 'length-normalised' log-ratios per token (Meng et al. 2024)."""
-    beta: float = 0.1
-    """Strength of the tie to the reference (equation 7 of the DPO paper)."""
+    beta: float = 0.0
+    """Strength of the tie to the reference (equation 7 of the DPO paper). 0 for the default of the loss: 0.1, and 5
+    where it is length-normalised, because log-ratios per token are smaller by about an answer's length."""
     sft_weight: float = 0.2
-    """Weight of the likelihood of the chosen answer beside the DPO loss; counters degeneration (Pang et al. 2024)."""
+    """Weight of the likelihood of the chosen answer beside the DPO loss; counters degeneration (Pang et al. 2024, who
+    take 1). Our choice: with 0.2 answers stay the model's language (benchmarks/loop.py) and follow the preferences."""
+    epochs: int = 3
+    """Passes over the pairs; three as Zephyr (Tunstall et al. 2023, section 4.3)."""
     flip_rate: float = 0.0
     """Share of wrong labels that the robust loss expects; 0 for the mean that annotators' reliability suggests."""
     annotator_noise: Noise = "ignore"
     """What a pair's estimated chance of being the wrong way round (flip) does to its loss: 'ignore' nothing; 'weight'
     multiplies it by 1 - 2 flip, over the data's mean of that; 'smooth' is conservative DPO (Mitchell 2023)."""
     batch_size: int = 2
-    """Pairs in one forward pass; small batches waste little on padding."""
+    """Pairs in one forward pass. Our choice, with accumulation: four pairs a step, so that sixty make 45 steps."""
     accumulation: int = 2
     """Forward passes in one optimiser step."""
     evaluate: bool = True
@@ -194,49 +214,62 @@ class DPOSpec(TrainingSpec):
 
 @dataclass(frozen=True)
 class PPOSpec(TrainingSpec):
-    """Proximal policy optimisation against a reward model (Schulman et al. 2017; Ouyang et al. 2022, equation 2)."""
+    """Proximal policy optimisation against a reward model (Schulman et al. 2017; Ouyang et al. 2022, equation 2).
+
+    The code of Ziegler et al. 2019 is github.com/openai/lm-human-preferences.
+    """
 
     kind: ClassVar[str] = "ppo"
     reward_model: str = ""
     """Revision of the reward model that scores the answers."""
+    method: Method = "qlora"
+    """What is trained: 'qlora' low-rank adapters on the base in 4 bits (Dettmers et al. 2023), 'lora' the same on the
+    base in 16 or 32 bits (Hu et al. 2022)."""
     reference: Reference = "base"
     """The policy that the KL penalty ties to: the weights under the adapter, or the parent adapter."""
     steps: int = 60
-    """Rounds of answering and learning."""
+    """Rounds of answering and learning. Our choice, with rollouts: a thousand answers, which small machines can draw;
+    the code of Ziegler et al. 2019 draws a million."""
     rollouts: int = 16
     """Answers drawn in each round, to as many prompts, in all processes together."""
     batch_size: int = 4
     """Answers in one forward pass; an optimiser step takes a minibatch, in as many passes as this makes of it."""
     minibatches: int = 2
-    """Optimiser steps in one pass over a round's answers."""
+    """Optimiser steps in one pass over a round's answers. With two epochs four a round, as in the code of Ziegler et
+    al. 2019, which makes four epochs of one minibatch."""
     epochs: int = 2
     """Passes over a round's answers."""
     kl_control: KLControl = "adaptive"
     """'adaptive' moves the KL penalty so that the KL of an answer comes to kl_target (Ziegler et al. 2019, section
     2.2); 'fixed' keeps it at kl_coefficient."""
     kl_coefficient: float = 0.1
-    """Penalty for each nat of KL to the reference, at first."""
+    """Penalty for each nat of KL to the reference, at first. Our choice, between the 0.15 with a target and the 0.03
+    without in the code of Ziegler et al. 2019; rewards vary by 1 there too."""
     kl_target: float = 6.0
-    """KL to the reference of a whole answer that the adaptive penalty aims at, in nats."""
+    """KL to the reference of a whole answer that the adaptive penalty aims at, in nats; 6 as in the code of
+    Ziegler et al. 2019."""
     gamma: float = 1.0
-    """Discount of later rewards."""
+    """Discount of later rewards; none, as in the code of Ziegler et al. 2019."""
     lam: float = 0.95
-    """Lambda of generalised advantage estimation (Schulman et al. 2016)."""
+    """Lambda of generalised advantage estimation (Schulman et al. 2016); 0.95 as in the code of Ziegler et al. 2019."""
     clip: float = 0.2
-    """How far the policy's ratio may move in a round before its gradient is cut (Schulman et al. 2017, equation 7)."""
+    """How far the policy's ratio may move in a round before its gradient is cut (Schulman et al. 2017, equation 7; 0.2
+    was best in its table 1)."""
     value_clip: float = 0.2
-    """How far the critic's value may move in a round before its gradient is cut."""
+    """How far the critic's value may move in a round before its gradient is cut; 0.2 as in the code of Ziegler et al.
+    2019."""
     value_weight: float = 0.1
-    """Weight of the critic's loss beside the policy's."""
+    """Weight of the critic's loss beside the policy's; 0.1 as in the code of Ziegler et al. 2019."""
     whiten_rewards: bool = False
-    """Scale each round's rewards to unit variance before advantages are computed."""
+    """Scale each round's rewards to unit variance before advantages are computed. Our choice: scores are scaled
+    already, and a round's few answers say little of their variance."""
     no_end_penalty: float = 1.0
     """Taken from the reward of an answer that was cut off at the limit, in standard deviations of the reward model's
-    scores on its training data."""
+    scores on its training data. Our choice; in the code of Ziegler et al. 2019 it gets -1 instead of its reward."""
     entropy_weight: float = 0.0
-    """Weight of the policy's entropy beside its loss."""
+    """Weight of the policy's entropy beside its loss; none, as in the code of Ziegler et al. 2019."""
     warmup_steps: int = 0
-    """Optimiser steps until the peak."""
+    """Optimiser steps until the peak; none, as in the code of Ziegler et al. 2019."""
     checkpoint_steps: int = 5
     """Rounds between checkpoints, of which the last two are kept; a killed run resumes from the last one."""
     accepted_accuracy: float = 0.0
@@ -312,6 +345,14 @@ LEARNING_RATES: Mapping[str, Mapping[str, float]] = {
     "reward_model": {"qlora": 1e-3, "lora": 1e-3},
     "ppo": {"qlora": 5e-5, "lora": 5e-5},
 }
+# DPO's beta by loss, with its source. IPO's log-ratios are per token too, but its loss aims at 1 / (2 beta) of them.
+BETAS: Mapping[PreferenceLoss, tuple[float, str]] = {
+    "sigmoid": (0.1, "Rafailov et al. 2023, appendix B"),
+    "robust": (0.1, "as the sigmoid loss, which it estimates"),
+    "ipo": (0.1, "TRL's default, for log-ratios per token as here"),
+    "length-normalised": (5.0, "Lambert et al. 2024, Tülu 3, for log-ratios per token as here"),
+}
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 # Which methods a kind of job can use; the form offers no other.
 METHODS: Mapping[str, tuple[Method, ...]] = {
     "sft": ("lora", "qlora", "prompt", "full"),
@@ -325,11 +366,24 @@ Training = TypeVar("Training", bound=TrainingSpec)
 
 
 def with_defaults(spec: Training) -> Training:
-    """The spec with the learning rate that it leaves to its method. Raises UserError for what can't work together."""
+    """The spec with what it leaves to its method and loss. Raises UserError for what can't work together."""
     refuse_impossible(spec)
-    if spec.learning_rate:
-        return spec
-    return replace(spec, learning_rate=LEARNING_RATES[spec.kind][spec.method])
+    return filled(spec)
+
+
+def filled(spec: Training) -> Training:
+    """The spec with the learning rate and beta that 0 stands for, where its method has them."""
+    values: dict[str, Any] = {"learning_rate": spec.learning_rate or LEARNING_RATES[spec.kind].get(spec.method, 0.0)}
+    if isinstance(spec, DPOSpec):
+        values["beta"] = spec.beta or BETAS[spec.loss][0]
+    return replace(spec, **values)
+
+
+def target_layers(spec: TrainingSpec) -> tuple[str, ...]:
+    """The layers that get an adapter, by how their names end; empty for every linear one."""
+    if spec.lora_targets == "named":
+        return tuple(filter(None, (name.strip() for name in spec.lora_layers.split(","))))
+    return ATTENTION if spec.lora_targets == "attention" else ()
 
 
 def refuse_impossible(spec: TrainingSpec) -> None:
@@ -360,6 +414,12 @@ def impossible(spec: TrainingSpec) -> list[str]:
         )
     if spec.lora_init == "pissa" and spec.dora:
         found.append("PiSSA and DoRA can't be put together: choose one.")
+    if spec.lora_targets == "named" and not target_layers(spec):
+        found.append("lora_targets 'named' needs the names: put them into lora_layers, say 'q_proj, v_proj'.")
+    if spec.lora_layers and spec.lora_targets != "named":
+        found.append(f"lora_layers are used with lora_targets 'named' only; it is '{spec.lora_targets}'.")
+    if spec.method == "prompt" and spec.virtual_init == "text" and not spec.virtual_text.strip():
+        found.append("virtual_text is empty: write what the virtual tokens start from, or set virtual_init to random.")
     if isinstance(spec, DPOSpec):
         found += impossible_dpo(spec)
     if isinstance(spec, PPOSpec):
@@ -448,7 +508,6 @@ POSITIVE = {
     "prompts",
     "prompts_per_batch",
     "buffer",
-    "beta",
     "temperature",
     "max_new_tokens",
     "virtual_tokens",

@@ -113,10 +113,11 @@ class JobTrainer:
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Go on with the spec's learning rate, also where the checkpoint was written with another."""
         super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
-        peak = self.args.learning_rate
-        for group, before in zip(self.optimizer.param_groups, self.lr_scheduler.base_lrs, strict=True):
+        groups, schedule, peak = self.optimizer.param_groups, self.lr_scheduler, self.args.learning_rate
+        for group, before in zip(groups, schedule.base_lrs, strict=True):
             group["lr"] *= peak / before
-        self.lr_scheduler.base_lrs = [peak for _ in self.lr_scheduler.base_lrs]
+        schedule.base_lrs = [peak for _ in groups]
+        schedule._last_lr = [group["lr"] for group in groups]  # what the coming step reports
 
     def note(self, name: str, values: torch.Tensor) -> None:
         """Add the mean of a batch's values, (B,), to the metrics of the coming log, over all processes."""

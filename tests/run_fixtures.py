@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from rlhf import freezing, jobs
 from rlhf.freezing import Listing
 from rlhf.specs import SFTSpec
+from rlhf.supervisor import worker_command
 from tests.machine_fixtures import Machine
 
 # Six optimiser steps.
@@ -36,3 +40,37 @@ def finished_run(machine: Machine, spec: SFTSpec = QUICK_SFT) -> jobs.Job:
     job = machine.perform(machine.submit(replace(spec, snapshot=spec.snapshot or demonstrations(machine))))
     assert job.status == "finished", job.message
     return job
+
+
+# A worker for whose third step there is not enough memory where a batch has more than so many rows: what it asks for
+# then is more than any machine can address, and the allocator says so.
+STARVED = """
+import os, sys
+sys.path.insert(0, os.getcwd())
+import torch
+from rlhf import training, worker
+
+step = training.JobTrainer.training_step
+
+def starved(self, *arguments, **keywords):
+    here = os.environ.get("RANK", "0") == "{rank}" and self.args.per_device_train_batch_size > {rows}
+    if here and self.state.global_step == 2:
+        torch.empty(1 << 46)
+    return step(self, *arguments, **keywords)
+
+training.JobTrainer.training_step = starved
+sys.exit(worker.main())
+"""
+
+
+def starve(monkeypatch: pytest.MonkeyPatch, directory: Path, rank: int, rows: int) -> None:
+    """From now on workers run out of memory in this process of a job, with batches of more rows than this."""
+    script = directory / "starved.py"
+    script.write_text(STARVED.format(rank=rank, rows=rows), "utf-8")
+
+    def command(*arguments: Any) -> list[str]:
+        made = worker_command(*arguments)
+        module = made.index("rlhf.worker")
+        return [*made[: module - 1], str(script), *made[module + 1 :]]
+
+    monkeypatch.setattr("rlhf.supervisor.worker_command", command)

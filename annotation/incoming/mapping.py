@@ -27,7 +27,7 @@ ROLES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "context": ("text that belongs below the prompt (Alpaca's 'input')", ("input", "context")),
     "system": ("the system message", ("system", "system_prompt", "system_message")),
     "messages": (
-        "a whole conversation (role/content or from/value)",
+        "a whole conversation (role/content or from/value); as a demonstration it teaches each of its answers",
         ("messages", "conversations", "conversation", "chat", "dialog", "dialogue", "turns"),
     ),
     "completion": (
@@ -315,7 +315,10 @@ def read_demonstrations(columns: Columns) -> Reader:
 
 
 def read_conversations(columns: Columns) -> Reader:
-    """A whole conversation: its last turn is the demonstration, what is before it the prompt."""
+    """A whole conversation: its last turn is the demonstration, what is before it the prompt.
+
+    The answers within the prompt become demonstrations too, in the same split, where data is frozen (`rlhf.freezing`).
+    """
 
     def read(values: Mapping[str, Any]) -> Record:
         column = columns["messages"]

@@ -35,7 +35,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from annotation.consensus import REASONS
 from annotation.records import UserError
 from rlhf.forward import summed_logps
-from rlhf.losses import PairLogps, implicit_reward, likelihood, preference_loss
+from rlhf.losses import PairLogps, implicit_rewards, likelihood, preference_loss
 from rlhf.models import adapter_config, hold_in_float32, load_adapter, load_for_training, load_tokenizer
 from rlhf.rows import load_snapshot, tokenise_pairs, with_noise
 from rlhf.specs import DPOSpec
@@ -126,8 +126,7 @@ class PreferenceTrainer(JobTrainer, DPOTrainer):
             tokens = self.accelerator.reduce(tokens_P.sum().float(), "mean").clamp(min=1)
             loss = loss - self.spec.sft_weight * (weight_P * better_P).sum() / tokens
         with torch.no_grad():
-            chosen_reward_P = implicit_reward(chosen_P, ref_chosen_P, self.spec.beta)
-            rejected_reward_P = implicit_reward(rejected_P, ref_rejected_P, self.spec.beta)
+            chosen_reward_P, rejected_reward_P = implicit_rewards(self.spec.loss, pairs, self.spec.beta)
         self.note("rewards/chosen", chosen_reward_P)
         self.note("rewards/rejected", rejected_reward_P)
         self.note("rewards/margins", chosen_reward_P - rejected_reward_P)

@@ -21,7 +21,7 @@ from rlhf import jobs, policies
 from rlhf.base_model import ready
 from rlhf.data import pad
 from rlhf.forward import completions, inner_model
-from rlhf.losses import exact_kl, implicit_reward, sum_by_row
+from rlhf.losses import exact_kl, sum_by_row
 from rlhf.models import Policies
 from rlhf.policies import Policy
 from rlhf.rows import answer_ids, load_snapshot, tokenise_pairs
@@ -171,16 +171,17 @@ def implicit_accuracy(
 ) -> dict[str, Any]:
     """How often the candidate's implicit reward prefers the answer that annotators preferred, with its interval.
 
+    The reward is beta times a log-ratio (equation 5 of the DPO paper), and which of two is larger beta does not change.
     The pairs of one comparison stand or fall together, so each comparison counts once, with the share that is right.
     """
-    reference, beta, max_length = training_terms(progress, candidate)
+    reference, max_length = training_terms(progress, candidate)
     pairs, left_out = tokenise_pairs(models.tokenizer, rows, max_length)
     scores: dict[int, list[float]] = {}
     for pair in pairs:
         sequences = [(pair["prompt_ids"], pair["chosen_ids"]), (pair["prompt_ids"], pair["rejected_ids"])]
         policy_2 = summed_logps(models, candidate, sequences)
         reference_2 = summed_logps(models, reference, sequences)
-        chosen, rejected = implicit_reward(policy_2, reference_2, beta).tolist()
+        chosen, rejected = (policy_2 - reference_2).tolist()
         right = 1.0 if chosen > rejected else 0.5 if chosen == rejected else 0.0
         scores.setdefault(pair["comparison"], []).append(right)
         progress.advance(1, "implicit reward on held-out judgements")
@@ -205,18 +206,16 @@ def summed_logps(
     return sum_by_row(logps_N, mask_BT.nonzero()[:, 0], len(sequences))
 
 
-def training_terms(progress: Steps, candidate: Policy) -> tuple[Policy, float, int]:
-    """The reference policy, beta and length limit that the candidate was trained with."""
+def training_terms(progress: Steps, candidate: Policy) -> tuple[Policy, int]:
+    """The reference policy and length limit that the candidate was trained with."""
     db = progress.run.db
     base = policies.by_revision(db, "base")
-    if candidate.job_id is None:
-        return base, DPOSpec.beta, DPOSpec.max_length
-    spec = jobs.get(db, candidate.job_id).spec
+    spec = None if candidate.job_id is None else jobs.get(db, candidate.job_id).spec
     if not isinstance(spec, DPOSpec):
-        return base, DPOSpec.beta, DPOSpec.max_length
+        return base, DPOSpec.max_length
     from_parent = spec.reference == "parent" or spec.method == "full"
     reference = policies.by_revision(db, spec.parent) if from_parent else ground_of(db, candidate)
-    return reference, spec.beta, spec.max_length
+    return reference, spec.max_length
 
 
 def ground_of(db: Database, policy: Policy) -> Policy:

@@ -34,8 +34,8 @@ def lay_out() -> dict[str, Any]:
         with gr.Row():
             parts["promote"] = button("Use it in the loop", "promote", 180, "primary")
             parts["check"] = button("Check it now", "check", 140)
-            parts["new_run"] = button("Start a new run from this adapter", "new_run", 270)
-            parts["merge"] = button("Merge into 16-bit weights", "merge", 220)
+            parts["new_run"] = button("Start a new run from this adapter", "new_run", 300)
+            parts["merge"] = button("Merge into 16-bit weights", "merge", 240)
             parts["delete"] = button("Delete with its files", "delete", 210, "stop")
         parts["acted"] = literal()
         parts["download"] = literal()

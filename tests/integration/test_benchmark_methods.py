@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from annotation.records import Prompt
-from benchmarks import answers, driver, frontier, gold, memory, methods, sentiment
+from benchmarks import answers, frontier, gold, learning, memory, methods, sentiment
 from benchmarks.driver import BenchmarkError
 from benchmarks.intervals import crossed
 from benchmarks.laboratory import Laboratory
 from rlhf.freezing import Listing, store_snapshot
+from rlhf.roles import Answer
 from rlhf.rows import load_snapshot, tokenise_demonstrations, tokenise_prompts
 from rlhf.specs import MeasureSpec, SFTSpec, to_json
 from tests.machine_fixtures import QUICK_DPO, Machine
@@ -193,26 +197,77 @@ def test_rows_for_the_memory_of_ppo_and_sft_fill_their_length_to_the_token(machi
     assert (len(prompts), left_out) == (memory.ROWS, {})
 
 
-def test_the_report_has_the_keys_and_tables_that_are_promised() -> None:
-    """Made-up figures through the real table and JSON."""
-    entry = dict.fromkeys(("kl", "kl_low", "kl_high", "gold", "gold_low", "gold_high", "words", "ended"), 0.5)
-    seen = {"reward_start": 0.1, "reward_end": 0.9, "kl_end": 2.0, "rounds": 5}
-    figures = {
-        "frontier": {
-            "sft": entry,
-            "ppo": [{"beta": 0.1, **entry, **seen}],
-            "dpo": [{"beta": 0.1, **entry}],
-            "ppo_on_gold": seen,
-            "reward_model_accuracy": {"value": 0.7, "low": 0.6, "high": 0.8, "n": 60},
-        },
-        "memory": {"ratio": 1.25, **dict.fromkeys(("ppo_peak_rss_mb", "sft_peak_rss_mb"), 1000.0), **SIZES},
-    }
-    text = methods.report(figures, driver.machine(), quick=False)
-    made = json.loads(text.splitlines()[-1])
-    assert made["ppo_memory_ratio"] == 1.25
-    assert made["frontier"]["ppo"][0]["beta"] == 0.1
-    assert "| PPO | 0.1 | 0.50 (0.50–0.50) |" in text
-    assert "| DPO | 0.1 |" in text
+# --------------------------------------------------------------------------------------------------------- whole runs
+@pytest.fixture(scope="module")
+def figures(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What --json holds after a smoke run on the tiny model, each part in a start of its own."""
+    directory = tmp_path_factory.mktemp("benchmark")
+    for part in methods.PARTS:
+        found = methods.run(directory / "data", options_of(tiny_model, directory / "figures.json", part))
+    made: dict[str, Any] = json.loads((directory / "figures.json").read_text("utf-8"))
+    assert made == json.loads(json.dumps(found))
+    return made
 
 
-SIZES = {"batch_size": 4, "max_length": 256, "new_tokens": 64, "drawn_tokens": 60.0}
+def options_of(model: Path, figures: Path, part: str) -> argparse.Namespace:
+    """The command line of a smoke run of one part."""
+    return methods.read_options(["--quick", "--model", str(model), "--json", str(figures), "--only", part])
+
+
+def test_each_start_adds_its_part_and_all_promised_keys_are_there(figures: dict[str, Any]) -> None:
+    assert set(figures["methods"]) == {"full", "lora", "qlora", "prompt"}
+    for found in figures["methods"].values():
+        promised = ("trainable", "trainable_percent", "peak_rss_mb", "seconds_per_step", "checkpoint_bytes")
+        assert all(found[name] > 0 for name in promised)
+        assert 0 <= found["accuracy_before"] <= 1
+        assert 0 <= found["low"] <= found["accuracy"] <= found["high"] <= 1
+    assert figures["methods"]["prompt"]["trainable"] < figures["methods"]["full"]["trainable"]
+    assert set(figures["frontier"]) == {"ppo", "dpo"}
+    for points in figures["frontier"].values():
+        assert [point["beta"] for point in points] == list(frontier.QUICK.betas)
+        assert all(point["kl"] > 0 > point["gold"] for point in points)  # the tiny model babbles
+    assert figures["frontier_start"]["kl"] == 0
+    assert figures["ppo_memory_ratio"] > 0.5
+    assert len(figures["learning"]["seeds"]) == learning.QUICK.seeds
+
+
+def test_the_report_has_a_table_of_every_part_and_ends_with_its_json(figures: dict[str, Any]) -> None:
+    lines = methods.report(figures).splitlines()
+    assert json.loads(lines[-1]) == figures
+    for start in ("| LoRA |", "| SFT | – |", "| PPO | 0.1 |", "| DPO | 0.1 |", "| 0 |", "Peak memory of PPO"):
+        assert sum(line.startswith(start) for line in lines) == 1
+
+
+def test_figures_of_another_model_are_not_added_to(tmp_path: Path, tiny_model: Path) -> None:
+    path = tmp_path / "figures.json"
+    path.write_text(json.dumps({"model": "another", "quick": True}), "utf-8")
+    with pytest.raises(BenchmarkError, match="another benchmark"):
+        methods.run(tmp_path / "data", options_of(tiny_model, path, "memory"))
+
+
+# ----------------------------------------------------------------------------------------------------------- learning
+def curve_of(rewards: Sequence[float], kl: float = 1.0) -> list[dict[str, float]]:
+    """A run's curve with these rewards."""
+    return [{"reward": reward, "length": 10.0, "kl": kl} for reward in rewards]
+
+
+def test_a_reward_has_risen_when_it_did_by_more_than_its_noise_and_the_kl_counts_in_every_round() -> None:
+    rising = learning.judged(curve_of([0.1, 0.2, 0.1, 0.4, 0.5, 0.6, 0.5, 0.6]), 2.0)
+    assert rising["rose"]
+    assert rising["kl_under_target"]
+    assert rising["reward_end"] - rising["reward_start"] == pytest.approx(0.433, abs=0.001)
+    assert not learning.judged(curve_of([0.1, 0.6, 0.2, 0.5, 0.1, 0.6, 0.2, 0.6]), 2.0)["rose"]
+    assert not learning.judged(curve_of([0.6, 0.5, 0.6, 0.5, 0.2, 0.1, 0.2, 0.1]), 2.0)["rose"]
+    assert not learning.judged([*curve_of([0.1] * 7), *curve_of([0.1], kl=2.5)], 2.0)["kl_under_target"]
+
+
+def test_noise_is_what_two_means_of_three_rounds_differ_by() -> None:
+    """Against simulation: rewards that only vary rise by more than it in one case of forty, since a fall is none."""
+    source = np.random.default_rng(0)
+    rose = [learning.judged(curve_of(source.normal(size=40)), 2.0)["rose"] for _ in range(2000)]
+    assert sum(rose) / len(rose) == pytest.approx(0.025, abs=0.015)
+
+
+def test_the_length_that_is_wished_for_earns_most() -> None:
+    earned = learning.closeness([Answer((1,), (2,) * tokens, "", True) for tokens in (6, 12, 18, 24)])
+    assert earned.tolist() == [0.5, 1.0, 0.5, 0.0]

@@ -72,9 +72,9 @@ class Shelf:
 def shelf(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Shelf]:
     """One of each kind."""
     machine = make_machine(tmp_path_factory.mktemp("shelf") / "data", tiny_model)
-    demonstrate(machine, train=10, held_out=6)
+    demonstrate(machine, train=10, held_out=8)
     machine.judge("train", 10)
-    machine.judge("held-out", 6)
+    machine.judge("held-out", 8)
     found = Shelf(machine, {})
     found.make("lora", SFT)
     found.make("4-bit", replace(SFT, method="qlora", precision="bf16"))
@@ -118,15 +118,17 @@ def test_the_cards_own_code_loads_the_policy_elsewhere(
     machine, policy = shelf.machine, shelf.made[name]
     text = machine.render([{"role": "user", "content": "Sing."}]) + "sun rain"
     ids = machine.tokenizer(text, return_tensors="pt")["input_ids"]
+    last = slice(-ids.shape[1], None)  # behind virtual tokens
     models = Policies(machine.db, machine.data_dir, machine.model)
-    logits = []
-    with torch.no_grad():
-        served = models.use(policy)(input_ids=ids).logits[0].float().log_softmax(-1)
-        logits = [
-            model(input_ids=ids.to(model.device)).logits[0].float().log_softmax(-1)
-            for model in (found["model"], models.use(policies.by_revision(machine.db, "base")))
-        ]
-    distances = [float((served.exp() * (served - other.cpu())).sum(-1).mean()) for other in logits]
+
+    def logps(model: Any) -> torch.Tensor:
+        with torch.no_grad():
+            logits = model(input_ids=ids.to(model.device)).logits[0, last]
+        return torch.as_tensor(logits).float().cpu().log_softmax(-1)
+
+    served = logps(models.use(policy))
+    others = [logps(found["model"]), logps(models.use(policies.by_revision(machine.db, "base")))]
+    distances = [float((served.exp() * (served - other)).sum(-1).mean()) for other in others]
     assert distances[0] < (1e-6 if policy.weights == "fp32" else 2e-3)
     assert distances[1] > max(0.02, 10 * distances[0]), "it does nothing, so the comparison would prove nothing"
 
@@ -171,15 +173,15 @@ def test_a_card_says_what_it_was_made_from(shelf: Shelf) -> None:
         f"| base model | `{base}` |",
         "| by | supervised fine-tuning |",
         "| what was trained | low-rank adapters (LoRA) |",
-        "| data | 10 demonstrations, 6 held out |",
+        "| data | 10 demonstrations, 8 held out |",
         f"| sha256 of the data | `{job.spec.snapshot}` |",
         "| seed | 0 |",
-        '      "learning_rate": 0.02,'.removeprefix("  "),
+        '      "learning_rate": 0.02,',
     ):
         assert f"\n{line}" in lora, line
     loss = (job.result or {})["held_out"]["loss"]
-    assert f"| loss, nats a token, on 6 held-out demonstrations | {loss:.3f}" in lora
-    assert "right on 6 held-out comparisons" in shelf.card("reward") or "None" not in shelf.card("reward")
+    assert f"| loss, nats a token, on 8 held-out demonstrations | {loss:.3f}" in lora
+    assert re.search(r"\| right on 8 held-out comparisons \(95% interval\) \| \d+% \(", shelf.card("reward"))
     assert "| KL to the reference, nats an answer, at the last step of training |" in shelf.card("ppo")
     full = shelf.made["full"].revision
     assert f"It needs the weights of `{full}`" in shelf.card("on full")

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from annotation.records import UserError
@@ -14,8 +20,10 @@ from rlhf import base_model, jobs, policies
 from rlhf.artifacts import directory_sha256
 from rlhf.base_model import BaseModel
 from rlhf.specs import SPECS, GenerateSpec, from_json, to_json
-from tests.machine_fixtures import QUICK_DPO, Machine, rlhf_command, write_spec
+from tests.machine_fixtures import QUICK_DPO, ROOT, WORKER_SECONDS, Machine, rlhf_command, wait_until, write_spec
+from tests.run_fixtures import QUICK_SFT, demonstrations, starve
 
+GENERATE_ONCE = replace(GenerateSpec(), buffer=6, until_full=True)
 COMMANDS = ("spec", "run", "prepare", "jobs", "show", "cancel", "resume", "policies", "promote", "reject")
 
 
@@ -143,13 +151,120 @@ def test_a_job_runs_to_its_end_from_the_command_line_alone(tiny_model: Path, tmp
 
     db = open_database(tmp_path / "data")
     store.add_prompts(db, importing.starter_prompts())
-    spec = replace(GenerateSpec(), buffer=6, until_full=True)
-    (tmp_path / "spec.json").write_text(to_json(spec), "utf-8")
+    (tmp_path / "spec.json").write_text(to_json(GENERATE_ONCE), "utf-8")
     done = rlhf_command("--data", data, "run", str(tmp_path / "spec.json"))
     assert done.returncode == 0, done.stderr
     assert "job 1 finished." in done.stdout
     assert store.buffer_sizes(db, 1) == {"train": 5, "held-out": 1}
     db.close()
+
+
+# ---------------------------------------------------------------------------------------------------------- its turn
+@contextmanager
+def running(machine: Machine, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A command on this data directory while it runs, and the file that it prints to."""
+    printed = machine.data_dir / "printed.txt"
+    command = [sys.executable, "-m", "rlhf", "--data", str(machine.data_dir), *arguments]
+    with printed.open("w") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        yield process, printed
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(30)
+
+
+def quick_spec(machine: Machine, **changes: object) -> str:
+    """The file of a spec that is done within seconds."""
+    spec = replace(QUICK_SFT, samples=0, snapshot=demonstrations(machine), **changes)  # type: ignore[arg-type]
+    return str(write_spec(machine.data_dir / "spec.json", json.loads(to_json(spec))))
+
+
+def test_a_run_waits_for_its_turn_says_for_what_and_then_runs(machine: Machine) -> None:
+    first, second = machine.submit(GENERATE_ONCE), jobs.enqueue(machine.db, QUICK_SFT, "ann")
+    assert jobs.claim(machine.db, first, "resident") is not None, "the answering worker keeps nobody waiting"
+    before = jobs.enqueue(machine.db, QUICK_SFT, "bob")
+    assert jobs.claim(machine.db, second, "w") is not None
+    with running(machine, "run", quick_spec(machine)) as (process, printed):
+        said = f"waits: job {second} (supervised training, LoRA, running) and 1 more is ahead."
+        wait_until("that it says what is ahead", lambda: said in printed.read_text())
+        (waiting,) = [job for job in jobs.queue(machine.db) if job.id != before]
+        assert jobs.finish(machine.db, second, "w", {})
+        wait_until("the next one", lambda: f"job {before} (supervised training, LoRA, queued)" in printed.read_text())
+        assert jobs.get(machine.db, waiting.id).status == "queued"
+        jobs.cancel(machine.db, before)
+        assert process.wait(WORKER_SECONDS) == 0
+    assert jobs.get(machine.db, waiting.id).status == "finished"
+    assert f"job {waiting.id} finished." in printed.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_while_it_waits_a_run_is_taken_out_of_the_queue(machine: Machine, number: signal.Signals) -> None:
+    ahead = jobs.enqueue(machine.db, QUICK_SFT, "ann")
+    jobs.claim(machine.db, ahead, "w")
+    with running(machine, "run", quick_spec(machine)) as (process, printed):
+        wait_until("that it waits", lambda: "is ahead." in printed.read_text())
+        process.send_signal(number)
+        assert process.wait(30) == 1
+    assert jobs.queue(machine.db) == []
+    job = jobs.recent(machine.db, ("sft",), 1)[0]
+    assert job.status == "cancelled"
+    assert printed.read_text().splitlines()[-1] == f"job {job.id} cancelled. Cancelled before it began."
+    assert jobs.get(machine.db, ahead).status == "running"
+
+
+def test_stopped_while_it_runs_it_ends_its_worker_and_can_be_resumed(machine: Machine) -> None:
+    with running(machine, "run", quick_spec(machine, epochs=500)) as (process, printed):
+        wait_until("the second step", lambda: [job for job in jobs.at_work(machine.db) if job.step >= 2])
+        workers = psutil.Process(process.pid).children(recursive=True)
+        assert workers
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 1
+    assert not any(worker.is_running() for worker in workers)
+    job = jobs.recent(machine.db, ("sft",), 1)[0]
+    assert job.status == "lost"
+    assert "Prefloop was stopped while this ran. Resume goes on" in printed.read_text().splitlines()[-1]
+
+
+def test_a_job_that_a_running_app_takes_is_followed_there(machine: Machine) -> None:
+    ahead = jobs.enqueue(machine.db, QUICK_SFT, "ann")
+    jobs.claim(machine.db, ahead, "w")
+    with running(machine, "run", quick_spec(machine)) as (process, printed):
+        wait_until("that it waits", lambda: "is ahead." in printed.read_text())
+        job = jobs.recent(machine.db, ("sft",), 1)[0]
+        assert jobs.claim(machine.db, job.id, "the app") is not None
+        wait_until("that it says so", lambda: f"job {job.id} runs in another program" in printed.read_text())
+        jobs.finish(machine.db, job.id, "the app", {"revision": "sft-2"})
+        assert process.wait(30) == 0
+    assert '"revision": "sft-2"' in printed.read_text()
+
+
+def test_memory_that_runs_out_halves_the_batch_and_the_command_runs_it_again(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rlhf.__main__ import main
+
+    starve(monkeypatch, tmp_path, rank=0, rows=2)
+    assert main(["--data", str(machine.data_dir), "run", quick_spec(machine, halve_batch=True)]) == 0
+    job = jobs.recent(machine.db, ("sft",), 1)[0]
+    assert (job.status, job.attempt) == ("finished", 2)
+    said = f"job {job.id}: Memory ran out. Queued again with a smaller batch: batch_size 4 → 2, accumulation 1 → 2."
+    assert said in capsys.readouterr().out
+
+
+def test_a_job_is_resumed_with_half_the_batch(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rlhf.__main__ import main
+
+    starve(monkeypatch, tmp_path, rank=0, rows=2)
+    data = ["--data", str(machine.data_dir)]
+    assert main([*data, "run", quick_spec(machine)]) == 1
+    job = jobs.recent(machine.db, ("sft",), 1)[0]
+    assert (job.status, jobs.can_be_halved(job)) == ("failed", True)
+    assert main([*data, "resume", "--half-batch", str(job.id)]) == 0
+    assert "batch_size 4 → 2" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------------------------------------------- the model

@@ -91,6 +91,9 @@ def test_an_admin_gets_a_zip_whose_files_load_as_the_adapter(site: Site, tmp_pat
             f"{site.revision}/{name}" for name in ("adapter_model.safetensors", "adapter_config.json")
         }
         archive.extractall(tmp_path)
+    config = json.loads((tmp_path / site.revision / "adapter_config.json").read_text("utf-8"))
+    assert config["base_model_name_or_path"] == site.machine.model.name, "a name, not where it lies here"
+    assert f"# {site.revision}\n" in (tmp_path / site.revision / "README.md").read_text("utf-8")
     base = AutoModelForCausalLM.from_pretrained(site.machine.model)
     loaded: Any = get_peft_model_state_dict(PeftModel.from_pretrained(base, tmp_path / site.revision))
     stored = site.machine.adapter(site.revision)
@@ -106,6 +109,8 @@ def test_only_weights_configuration_and_card_are_in_it(site: Site) -> None:
         content = b"".join(archive.read(name) for name in names)
     assert {Path(name).suffix for name in names} <= {".safetensors", ".json", ".jinja", ".txt", ".model", ".md"}
     assert [secret for secret in SECRETS if secret in content] == []
+    for place in (site.machine.data_dir, site.machine.model.parent):
+        assert str(place).encode() not in content, "where things lie on this machine is nobody's business"
 
 
 def test_nobody_else_gets_it(site: Site) -> None:

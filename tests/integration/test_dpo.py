@@ -18,8 +18,9 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from trl import DPOConfig, DPOTrainer
 
+from annotation import store
 from annotation.snapshots import PreferenceRow
-from rlhf import jobs, policies
+from rlhf import data, forward, jobs, policies
 from rlhf.algorithms.dpo import PreferenceTrainer, answer_logps, build_trainer
 from rlhf.artifacts import directory_sha256
 from rlhf.checkpoints import COMPLETE, last_complete_checkpoint
@@ -187,6 +188,47 @@ def test_pairs_packed_without_padding_give_the_log_probabilities_of_the_padded_b
         padded = answer_logps(trainer.model, batch)
     assert packed.tolist() == pytest.approx(padded.tolist(), rel=5e-3)
     assert len(set(packed.tolist())) == 12
+
+
+@pytest.mark.parametrize("method", ["lora", "prompt"])
+def test_pairs_in_several_packed_rows_give_what_they_give_in_one(
+    judged: Machine, monkeypatch: pytest.MonkeyPatch, method: Any
+) -> None:
+    """Answers come back in the order of the batch, and no row is longer than the limit, so the mask stays small."""
+    trainer = trainer_of(judged, replace(QUICK_DPO, method=method, precision="fp32", virtual_tokens=4))
+    randomise_all(trainer.model)
+    lengths: list[int] = []
+
+    def pack(*arguments: Any) -> data.Packed:
+        row = data.pack(*arguments)
+        lengths.append(row.ids_1L.shape[1])
+        return row
+
+    monkeypatch.setattr(forward, "pack", pack)
+    batch = first_batch(trainer, 6)
+    found = []
+    for limit in (4096, 150):
+        monkeypatch.setattr(forward, "ROW_TOKENS", limit)
+        lengths.clear()
+        trainer.model.zero_grad()
+        with torch.no_grad():
+            logps = answer_logps(trainer.model, batch)
+        assert (len(lengths) == 1, max(lengths) <= limit) == (limit == 4096, True)
+        loss = loss_of(trainer, batch)
+        loss.backward()
+        gradients = [p.grad.clone() for p in trainer.model.parameters() if p.requires_grad]
+        found.append([logps, loss.detach(), *gradients])
+    assert len(set(found[0][0].tolist())) == 12
+    assert all(part.any() for part in found[0])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-5)
+
+
+def randomise_all(model: Any) -> None:
+    """Give everything that is trained values: an adapter that does something."""
+    generator = torch.Generator().manual_seed(5)
+    for _, parameter in sorted(model.named_parameters()):
+        if parameter.requires_grad:
+            parameter.data = torch.randn(parameter.shape, generator=generator).to(parameter.device) * 0.1
 
 
 # ----------------------------------------------------------------------------------------------------- annotator noise
@@ -421,6 +463,8 @@ def test_training_raises_the_margin_and_the_candidate_prefers_what_was_preferred
     assert len(weights) == 28
     assert all(tensor.dtype == torch.float32 and tensor.any() for tensor in weights.values())
     assert not list((judged.data_dir / "checkpoints").iterdir())
+    asked = list(jobs.samples(judged.db, job.id))
+    assert asked == [prompt.text for prompt in store.prompts(judged.db, "held-out")[:3]]
 
 
 def test_pairs_beyond_the_length_limit_are_left_out_and_counted(judged: Machine) -> None:

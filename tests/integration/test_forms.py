@@ -296,7 +296,7 @@ def test_after_the_start_the_runs_are_looked_at(ready: Machine) -> None:
         ("dpo", {"loss": "ipo", "annotator_noise": "smooth"}, "a form of the sigmoid loss"),
         ("dpo", {"lora_init": "pissa", "method": "lora"}, "PiSSA changes the base weights"),
         ("dpo", {"epochs": None}, "'epochs' must be of type int"),
-        ("dpo", {"beta": 0}, "'beta' must be above zero"),
+        ("dpo", {"beta": -0.1}, "'beta' must not be negative"),
         ("dpo", {"parent": "dpo-99"}, "There is no policy 'dpo-99'"),
         ("sft", {"lora_init": "pissa", "method": "qlora"}, "4-bit weights can't be changed"),
         ("sft", {"source": "example:poems"}, "example"),

@@ -24,16 +24,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from annotation import store
 from annotation.records import Sampling, UserError
-from rlhf import jobs, policies
+from rlhf import forward, jobs, policies
 from rlhf.algorithms import ppo
-from rlhf.algorithms.ppo import Learner, Score, prompts_of, targets
+from rlhf.algorithms.ppo import Learner, Rollouts, Score, minibatch, prompt_of, prompts_of, seed_of, targets
 from rlhf.artifacts import directory_sha256
 from rlhf.checkpoints import COMPLETE, checkpoints_of
 from rlhf.curves import CURVES
 from rlhf.models import weights_of
 from rlhf.roles import Answer, load_roles, read_reward_model
-from rlhf.rollouts import Rollouts, minibatch, prompt_of, seed_of
 from rlhf.sampling import end_token_ids
 from rlhf.specs import METHODS, Method, PPOSpec, Precision, RewardModelSpec
 from rlhf.supervisor import worker_command
@@ -61,6 +61,13 @@ QUICK = PPOSpec(
     evaluate=False,
 )
 METHOD_AND_PRECISION = list(product(METHODS["ppo"], ("bf16", "fp32")))
+# Whatever the form offers of adapters.
+VARIANTS: list[dict[str, Any]] = [
+    *({"method": method, "precision": precision} for method, precision in METHOD_AND_PRECISION),
+    {"method": "qlora", "precision": "bf16", "dora": True},
+    {"method": "lora", "precision": "fp32", "dora": True, "rslora": True},
+    {"method": "qlora", "precision": "bf16", "rslora": True},
+]
 MEAN, STD = 0.25, 0.5
 
 
@@ -76,7 +83,15 @@ def add_reward_model(machine: Machine, spec: PPOSpec) -> None:
     """Register the reward model 'reward' for a job like this one, as a standard PEFT directory: random, and it acts."""
     torch.manual_seed(11)
     base = AutoModelForSequenceClassification.from_pretrained(machine.model, num_labels=1, dtype=torch.float32)
-    lora = LoraConfig(task_type="SEQ_CLS", r=2, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
+    lora = LoraConfig(
+        task_type="SEQ_CLS",
+        r=2,
+        lora_alpha=8,
+        target_modules="all-linear",
+        init_lora_weights=False,
+        use_dora=spec.dora,
+        use_rslora=spec.rslora,
+    )
     directory = machine.data_dir / "adapters" / "reward"
     get_peft_model(base, lora).save_pretrained(directory)
     (directory / "reward.json").write_text(json.dumps({"mean": MEAN, "std": STD}), "utf-8")
@@ -220,16 +235,33 @@ def test_the_ratio_leaves_1_after_the_first_step(ready: Machine) -> None:
     assert all(ratio > 1.0 for ratio in ratios[1:])
 
 
-@pytest.mark.parametrize(("method", "precision"), METHOD_AND_PRECISION)
-def test_every_trained_tensor_has_a_gradient_and_nothing_else_has(
-    machine: Machine, method: Method, precision: Precision
+def test_a_batch_in_several_packed_rows_starts_with_a_ratio_of_exactly_1_too(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And comes to the same as in one row, to rounding."""
+    machine.add_prompts(train=12, held_out=2)
+    spec = replace(QUICK, minibatches=1, epochs=2, rollouts=6, batch_size=6, steps=2)
+    add_reward_model(machine, spec)
+    curves = []
+    for row_tokens in (1024, 100):
+        monkeypatch.setattr(forward, "ROW_TOKENS", row_tokens)
+        learner = learner_of(machine, replace(spec, epochs=1))
+        learner.learn()
+        curves.append(jobs.metrics(machine.db, learner.run.job_id))
+    for one, other in zip(*curves, strict=True):
+        assert one["ratio_max"] == other["ratio_max"] == 1.0
+        for name in ("reward", "kl", "entropy", "loss/value", "grad_norm", "grad_norm/value"):
+            assert other[name] == pytest.approx(one[name], rel=1e-3, abs=1e-5), name
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: "-".join(map(str, variant.values())))
+def test_every_trained_tensor_has_a_gradient_and_nothing_else_has(machine: Machine, variant: dict[str, Any]) -> None:
     """After one round, because at first the second matrix of a fresh adapter is zero, and so the first one's gradient.
 
     Answers have been drawn and scored in between: on some processors a pass in eval mode would have cut gradients off.
     """
     machine.add_prompts(train=12, held_out=2)
-    spec = replace(QUICK, method=method, precision=precision)
+    spec = replace(QUICK, **variant)
     add_reward_model(machine, spec)
     learner = learner_of(machine, spec)
     learner.round()
@@ -238,7 +270,8 @@ def test_every_trained_tensor_has_a_gradient_and_nothing_else_has(
     learner.policy_pass(rollouts, advantages_BT, range(4), 50)
     learner.value_pass(rollouts, returns_BT, range(4), 50)
     trained = {id(value): name for own in learner.trained.values() for name, value in own.items()}
-    assert len(trained) == 2 * 2 * 7 * 2 + 2  # two adapters, two layers of seven modules, two matrices; the head
+    # Two adapters on two layers of seven modules, with two matrices each and DoRA's magnitudes; the head.
+    assert len(trained) == 2 * 2 * 7 * (3 if spec.dora else 2) + 2
     for name, value in [*learner.roles.model.named_parameters(), *learner.roles.critic_head.named_parameters()]:
         if id(value) in trained:
             assert value.dtype == torch.float32, name
@@ -427,7 +460,7 @@ def test_the_kl_penalty_moves_only_if_it_is_to(ready: Machine, control: Any) -> 
 
 # ------------------------------------------------------------------------------------------------------------- the job
 def test_a_job_in_4_bits_leaves_a_policy_that_can_serve(machine: Machine) -> None:
-    machine.add_prompts(train=12, held_out=2)
+    machine.add_prompts(train=12, held_out=0)
     spec = replace(QUICK, method="qlora", precision="auto", samples=2, lora_r=8)
     add_reward_model(machine, spec)
     run = begin(machine, spec)
@@ -441,7 +474,9 @@ def test_a_job_in_4_bits_leaves_a_policy_that_can_serve(machine: Machine) -> Non
     assert result["final"]["kl"] > 0
     assert result["steps"] == 3
     assert not checkpoints_of(run).exists()
-    assert {step for answers in jobs.samples(machine.db, run.job_id).values() for step in answers} == {0, 3}
+    samples = jobs.samples(machine.db, run.job_id)
+    assert list(samples) == [prompt.text for prompt in store.prompts(machine.db, "train")[:3]], "none is held out"
+    assert [list(answers) for answers in samples.values()] == [[0, 3]] * 3
     machine.db.connection.execute("UPDATE job SET status = 'queued' WHERE id = ?", (run.job_id,))
     again = begin(machine, spec, run.job_id)
     assert ppo.run(again, spec_of(again))["revision"] == policy.revision, "a registered policy is not trained again"

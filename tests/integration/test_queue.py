@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from annotation.database import Database
 from rlhf import jobs
-from rlhf.shrinking import advice
-from rlhf.specs import DPOSpec, EvaluateSpec, PPOSpec, SFTSpec, Spec
-from rlhf.supervisor import KILLED, Child, Supervisor, family, worker_command
+from rlhf.shrinking import KILLED, advice
+from rlhf.specs import DPOSpec, EvaluateSpec, GenerateSpec, MeasureSpec, PPOSpec, SFTSpec, Spec, to_json
+from rlhf.supervisor import PROCESSORS, VISIBLE, Child, Supervisor, devices_here, family, worker_command
+from rlhf.worker import Run, perform
 from tests.conftest import BASE_NAME
-from tests.machine_fixtures import wait_until
+from tests.machine_fixtures import WORKER_SECONDS, Machine, wait_until
+from tests.run_fixtures import QUICK_SFT, demonstrations, finished_run, starve
 
 DPO = DPOSpec()
 
@@ -25,10 +30,26 @@ DPO = DPOSpec()
 @pytest.fixture
 def supervisor(db: Database, data_dir: Path) -> Iterator[Supervisor]:
     """A supervisor whose thread does not run: each test takes the steps itself. What it started is killed."""
-    made = Supervisor(db, data_dir, BASE_NAME)
-    (data_dir / "logs").mkdir()
-    yield made
-    for child in made.children.values():
+    yield from supervising(Supervisor(db, data_dir, BASE_NAME, [PROCESSORS]))
+
+
+@pytest.fixture
+def two_devices(db: Database, data_dir: Path) -> Iterator[Supervisor]:
+    """The same on a machine that has two GPUs."""
+    yield from supervising(Supervisor(db, data_dir, BASE_NAME, ["0", "1"]))
+
+
+@pytest.fixture
+def at_machine(machine: Machine) -> Iterator[Supervisor]:
+    """The same over the tiny model, where jobs can really run."""
+    yield from supervising(Supervisor(machine.db, machine.data_dir, str(machine.model), [PROCESSORS]))
+
+
+def supervising(supervisor: Supervisor) -> Iterator[Supervisor]:
+    """A supervisor to work with; in the end what it started is killed."""
+    (supervisor.data_dir / "logs").mkdir()
+    yield supervisor
+    for child in supervisor.children.values():
         child.signal(signal.SIGKILL)
         child.process.wait(30)
 
@@ -118,6 +139,91 @@ def test_a_resumed_job_waits_its_turn_and_is_run_again(db: Database, supervisor:
     supervisor.start_next()
     assert list(supervisor.children) == [other]
     assert [job.id for job in jobs.queue(db)] == [other, ended]
+
+
+# ----------------------------------------------------------------------------------------------------------- devices
+def visible(supervisor: Supervisor, job_id: int) -> str | None:
+    """The GPUs that a job's worker sees."""
+    seen: str | None = psutil.Process(supervisor.children[job_id].process.pid).environ().get(VISIBLE)
+    return seen
+
+
+def end(supervisor: Supervisor, job_id: int) -> None:
+    """Let a job's worker end before it could begin, and forget it."""
+    kill(supervisor, job_id)
+    supervisor.reap()
+
+
+def test_jobs_run_beside_each_other_on_devices_of_their_own(db: Database, two_devices: Supervisor) -> None:
+    first, second, third = queue(db), queue(db, SFTSpec()), queue(db, EvaluateSpec(candidate="x"))
+    two_devices.start_next()
+    assert {job: visible(two_devices, job) for job in two_devices.children} == {first: "0", second: "1"}
+    assert jobs.claim(db, first, two_devices.children[first].worker) is not None
+    two_devices.start_next()
+    assert list(two_devices.children) == [first, second], "both devices are taken"
+    end(two_devices, second)
+    two_devices.start_next()
+    assert {job: visible(two_devices, job) for job in two_devices.children} == {first: "0", third: "1"}
+
+
+def test_a_job_waits_for_as_many_devices_as_it_has_processes_and_nothing_overtakes_it(
+    db: Database, two_devices: Supervisor
+) -> None:
+    small, large, later = queue(db), queue(db, SFTSpec(processes=2)), queue(db)
+    two_devices.start_next()
+    assert list(two_devices.children) == [small]
+    end(two_devices, small)
+    two_devices.start_next()
+    assert {job: visible(two_devices, job) for job in two_devices.children} == {large: "0,1"}
+    end(two_devices, large)
+    most = queue(db, SFTSpec(processes=5))
+    jobs.move(db, most, up=True)
+    two_devices.start_next()
+    assert {job: visible(two_devices, job) for job in two_devices.children} == {most: "0,1"}, "all that there are"
+    assert jobs.get(db, later).status == "queued"
+
+
+def test_while_another_program_trains_no_device_is_known_to_be_free(db: Database, two_devices: Supervisor) -> None:
+    elsewhere, waiting = queue(db), queue(db)
+    assert jobs.claim(db, elsewhere, "python -m rlhf run") is not None
+    two_devices.start_next()
+    assert two_devices.children == {}
+    jobs.finish(db, elsewhere, "python -m rlhf run", {})
+    two_devices.start_next()
+    assert list(two_devices.children) == [waiting]
+
+
+def test_the_answering_worker_takes_no_device_and_sees_them_all(db: Database, two_devices: Supervisor) -> None:
+    answering = jobs.enqueue(db, GenerateSpec(), "the program")
+    two_devices.keep_resident()
+    first, second = queue(db), queue(db)
+    two_devices.start_next()
+    assert list(two_devices.children) == [answering, first, second]
+    assert visible(two_devices, answering) is None
+
+
+def test_devices_are_what_the_driver_lists_and_the_environment_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real program of that name that answers like the driver's."""
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\necho 'Some Card, 81559, 80994, 9.0'\necho 'Some Card, 81559, 80994, 9.0'\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.delenv(VISIBLE, raising=False)
+    assert devices_here() == ["0", "1"]
+    for allowed, expected in (("1", ["1"]), ("GPU-a, GPU-b", ["GPU-a", "GPU-b"]), ("", [PROCESSORS])):
+        monkeypatch.setenv(VISIBLE, allowed)
+        assert devices_here() == expected
+    monkeypatch.delenv(VISIBLE)
+    driver.write_text("#!/bin/sh\nexit 6\n")
+    assert devices_here() == [PROCESSORS]
+
+
+def test_on_the_processors_the_environment_stays_as_it_is(db: Database, supervisor: Supervisor) -> None:
+    job = queue(db, SFTSpec(processes=2))
+    supervisor.start_next()
+    assert visible(supervisor, job) is None
 
 
 # ------------------------------------------------------------------------------------------------------------- deaths
@@ -219,6 +325,125 @@ def test_stopping_reaches_every_process_of_a_job(db: Database, supervisor: Super
     assert alive == []
 
 
+# ------------------------------------------------------------------------------------- a real run that can't go on
+SHARED = replace(QUICK_SFT, processes=2, precision="fp32", samples=0, checkpoint_steps=1)
+
+
+def see_through(supervisor: Supervisor, job_id: int) -> jobs.Job:
+    """Let a job that was started end, and record it."""
+    supervisor.children[job_id].process.wait(WORKER_SECONDS)
+    supervisor.reap()
+    return jobs.get(supervisor.db, job_id)
+
+
+def test_memory_that_runs_out_in_the_second_process_ends_the_job_as_in_the_first(
+    machine: Machine, at_machine: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starve(monkeypatch, tmp_path, rank=1, rows=2)
+    job_id = machine.submit(replace(SHARED, snapshot=demonstrations(machine)))
+    at_machine.start_next()
+    job = see_through(at_machine, job_id)
+    assert job.status == "failed"
+    assert job.message.startswith("Memory ran out. ")
+    assert "a batch_size below 4" in job.message
+    assert jobs.can_be_halved(job)
+
+
+def test_memory_that_runs_out_in_the_second_process_halves_the_batch_where_that_is_asked_for(
+    machine: Machine, at_machine: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starve(monkeypatch, tmp_path, rank=1, rows=2)
+    job_id = machine.submit(replace(SHARED, halve_batch=True, snapshot=demonstrations(machine)))
+    at_machine.start_next()
+    job = see_through(at_machine, job_id)
+    assert job.status == "queued"
+    assert jobs.retries(machine.db, job_id) == [
+        "Memory ran out. Queued again with a smaller batch: batch_size 4 → 2, accumulation 1 → 2."
+    ]
+    at_machine.start_next()
+    assert see_through(at_machine, job_id).status == "finished"
+    assert any("resuming from checkpoint-2" in line for line in jobs.log_tail(machine.db, job_id))
+
+
+def test_a_process_that_is_killed_in_training_takes_the_job_with_it_and_it_is_queued_again(
+    machine: Machine, at_machine: Supervisor
+) -> None:
+    """The one that is left is cut off in the middle of a step, and must not call that a failure."""
+    spec = replace(SHARED, epochs=50, halve_batch=True, snapshot=demonstrations(machine))
+    job_id = machine.submit(spec)
+    at_machine.start_next()
+    child = at_machine.children[job_id]
+    wait_until("the second step", lambda: jobs.get(machine.db, job_id).step >= 2)
+    second = [process for process in family(child.process.pid) if process.environ().get("RANK") == "1"]
+    assert len(second) == 1
+    second[0].kill()
+    assert see_through(at_machine, job_id).status == "queued"
+    assert jobs.retries(machine.db, job_id)[0].startswith(KILLED)
+
+
+def test_a_run_goes_on_with_half_the_batch_and_learns_the_same(machine: Machine) -> None:
+    """The allocator refuses the fourth step its memory."""
+    spec = replace(QUICK_SFT, precision="fp32", samples=0, snapshot=demonstrations(machine))
+
+    class Starved(Run):
+        """Runs out of memory after it has reported its third step."""
+
+        def report(self, step: int, steps: int, metrics: Any, message: str = "") -> None:
+            super().report(step, steps, metrics, message)
+            if step == 3 and metrics:
+                torch.empty(1 << 46)
+
+    unbroken = finished_run(machine, spec)
+    job_id = machine.submit(spec)
+    claimed = jobs.claim(machine.db, job_id, "w")
+    assert claimed is not None
+    assert perform(Starved(machine.db, machine.data_dir, claimed, "w"), claimed.spec) == 1
+    assert jobs.can_be_halved(jobs.get(machine.db, job_id))
+    jobs.resume(machine.db, job_id, half_batch=True)
+    job = machine.perform(job_id)
+    assert job.status == "finished", job.message
+    assert job.spec == replace(spec, model=unbroken.spec.model, parent="base", batch_size=2, accumulation=2)
+    assert any("resuming from checkpoint-2" in line for line in jobs.log_tail(machine.db, job_id))
+    expected, found = (machine.adapter((one.result or {})["revision"]) for one in (unbroken, job))
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-3, atol=2e-4)
+
+
+def test_a_run_whose_loss_was_no_number_goes_on_more_slowly_from_the_last_good_checkpoint(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights are spoiled before the fourth step, so that the loss is none."""
+    from rlhf.training import Progress
+
+    spec = replace(QUICK_SFT, samples=0, snapshot=demonstrations(machine))
+    unbroken = finished_run(machine, spec)
+    job_id = machine.submit(spec)
+
+    def spoil(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.began = time.monotonic()
+        if state.global_step == 3:
+            trained = [weight for weight in self.trainer.model.parameters() if weight.requires_grad]
+            trained[0].data.fill_(float("nan"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Progress, "on_step_begin", spoil)
+        failed = machine.perform(job_id)
+    assert failed.status == "failed"
+    for words in ("became not a number at step 4", "checkpoint-2, is kept: Resume goes on", "half the learning_rate"):
+        assert words in failed.message
+    changed = jobs.resume(machine.db, job_id)
+    assert changed == "Queued again with half the learning rate: learning_rate 0.005 → 0.0025."
+    job = machine.perform(job_id)
+    assert job.status == "finished", job.message
+    assert any(changed in line for line in jobs.log_tail(machine.db, job_id))
+    whole, halved = (
+        {entry["step"]: entry["learning_rate"] for entry in jobs.metrics(machine.db, one.id)} for one in (unbroken, job)
+    )
+    assert halved.keys() == whole.keys() == {1, 2, 3, 4, 5, 6}
+    for step, rate in whole.items():
+        assert halved[step] == pytest.approx(rate if step <= 2 else rate / 2, rel=1e-6), step
+
+
 # ------------------------------------------------------------------------------------------------------------- advice
 @pytest.mark.parametrize(
     ("spec", "words", "absent"),
@@ -233,6 +458,11 @@ def test_stopping_reaches_every_process_of_a_job(db: Database, supervisor: Super
         (DPOSpec(batch_size=1, halve_batch=True), ("max_length",), ("batch_size", "halve_batch")),
         (replace(DPOSpec(), lora_targets="attention"), ("batch_size below 2",), ("lora_targets", "method qlora")),
         (EvaluateSpec(), ("smaller base model",), ("batch_size",)),
+        (
+            MeasureSpec(training=to_json(SFTSpec(batch_size=6, max_length=300))),
+            ("batch_size below 6", "max_length below 300"),
+            ("smaller base model",),
+        ),
     ],
 )
 def test_advice_names_what_can_be_lowered_and_nothing_else(

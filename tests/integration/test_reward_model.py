@@ -21,7 +21,7 @@ from transformers import AutoModelForSequenceClassification
 
 from annotation import claims, store
 from annotation.records import UserError
-from rlhf import jobs, loop, policies, refusals
+from rlhf import forward, jobs, loop, policies, refusals
 from rlhf.algorithms.reward_model import ComparisonTrainer, build_trainer, score, scores_of, with_targets
 from rlhf.artifacts import directory_sha256
 from rlhf.checkpoints import COMPLETE, checkpoints_of
@@ -46,6 +46,13 @@ QUICK = RewardModelSpec(
     checkpoint_steps=1,
 )
 METHOD_AND_PRECISION = list(product(METHODS["reward_model"], ("bf16", "fp32")))
+# Whatever the form offers of adapters.
+VARIANTS: list[dict[str, Any]] = [
+    *({"method": method, "precision": precision} for method, precision in METHOD_AND_PRECISION),
+    {"method": "qlora", "precision": "bf16", "dora": True},
+    {"method": "lora", "precision": "fp32", "dora": True, "rslora": True},
+    {"method": "qlora", "precision": "bf16", "rslora": True},
+]
 
 
 @pytest.fixture
@@ -159,7 +166,9 @@ def test_without_a_margin_a_fresh_model_pays_ln_2_and_with_one_the_strength_coun
         assert trainer.compute_loss(trainer.model, batch_of(trainer, range(4))).item() == pytest.approx(loss)
 
 
-def test_answers_score_the_same_alone_in_a_packed_batch_and_in_a_padded_one(judged: Machine) -> None:
+def test_answers_score_the_same_alone_in_a_packed_batch_and_in_a_padded_one(
+    judged: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rank(judged, 3)
     trainer, items = trainer_of(judged, QUICK)
     randomise(trainer)
@@ -171,20 +180,24 @@ def test_answers_score_the_same_alone_in_a_packed_batch_and_in_a_padded_one(judg
             for ids in items[place]["answers"]
         ]
         packed = scores_of(trainer.model, batch_of(trainer, places)).tolist()
+        monkeypatch.setattr(forward, "ROW_TOKENS", 80)
+        in_rows = scores_of(trainer.model, batch_of(trainer, places)).tolist()
         inner_model(trainer.model).config._attn_implementation = "eager"
         padded = scores_of(trainer.model, batch_of(trainer, places)).tolist()
     assert len(set(alone)) == 2 + 4 + 2 + 4
     assert packed == pytest.approx(alone, abs=1e-4)
+    assert in_rows == pytest.approx(alone, abs=1e-4)
     assert padded == pytest.approx(alone, abs=1e-4)
 
 
-@pytest.mark.parametrize(("method", "precision"), METHOD_AND_PRECISION)
-def test_every_trained_tensor_has_a_gradient_and_nothing_else_has(judged: Machine, method: Any, precision: Any) -> None:
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: "-".join(map(str, variant.values())))
+def test_every_trained_tensor_has_a_gradient_and_nothing_else_has(judged: Machine, variant: dict[str, Any]) -> None:
     """From the third step on: the head begins at zero, and so does each adapter's second matrix.
 
     Answers have been scored before: on some processors a pass in eval mode would have cut gradients off.
     """
-    trainer, _ = trainer_of(judged, replace(QUICK, method=method, precision=precision))
+    spec = replace(QUICK, **variant)
+    trainer, _ = trainer_of(judged, spec)
     score(trainer, list(trainer.train_dataset)[:2])
     trained = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
     optimiser = torch.optim.SGD(trained.values(), lr=1e-2)
@@ -195,7 +208,7 @@ def test_every_trained_tensor_has_a_gradient_and_nothing_else_has(judged: Machin
         loss.backward()
         optimiser.step()
     assert sum(name.endswith("score.modules_to_save.default.weight") for name in trained) == 1
-    assert len(trained) == 2 * 7 * 2 + 1
+    assert len(trained) == 2 * 7 * (3 if spec.dora else 2) + 1
     for name, parameter in trainer.model.named_parameters():
         if name in trained:
             assert parameter.dtype == torch.float32, name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
@@ -18,16 +19,19 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file
 
 from annotation import store
+from annotation.incoming.importing import Order, run_import
+from annotation.incoming.reading import open_path
 from annotation.records import UserError
-from rlhf import jobs, loop, policies
-from rlhf.algorithms import sft
-from rlhf.algorithms.sft import DemonstrationTrainer, build_trainer, rows_of, score
+from rlhf import forward, freezing, jobs, loop, policies
+from rlhf.algorithms.sft import DemonstrationTrainer, build_trainer, score
+from rlhf.freezing import Listing
 from rlhf.models import Policies, load_plain
 from rlhf.rows import load_snapshot, tokenise_demonstrations
 from rlhf.specs import DPOSpec, EvaluateSpec, SFTSpec
 from rlhf.worker import Run, perform
 from tests.demonstrations import demonstrate
 from tests.machine_fixtures import WORKER_SECONDS, Machine, make_machine, wait_until
+from tests.run_fixtures import demonstration_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -135,7 +139,7 @@ def test_the_loss_is_the_mean_over_the_answers_tokens_and_over_no_other(taught: 
 def test_a_packed_batch_has_the_loss_and_the_gradients_of_the_padded_one(
     taught: Machine, monkeypatch: pytest.MonkeyPatch, method: Any, row_tokens: int
 ) -> None:
-    monkeypatch.setattr(sft, "ROW_TOKENS", row_tokens)
+    monkeypatch.setattr(forward, "ROW_TOKENS", row_tokens)
     losses, gradients = {}, {}
     for packing in (True, False):
         trainer = trainer_of(taught, replace(QUICK, method=method, packing=packing))
@@ -143,24 +147,13 @@ def test_a_packed_batch_has_the_loss_and_the_gradients_of_the_padded_one(
         items = list(trainer.train_dataset)[:6]
         lengths = [len(item["prompt_ids"]) + len(item["completion_ids"]) for item in items]
         assert len(set(lengths)) > 1, "without padding the comparison would prove nothing"
-        assert (len(rows_of(lengths)) == 1) == (row_tokens == 1024)
+        assert 150 < sum(lengths) <= 1024, "one row or several"
         losses[packing], gradients[packing] = loss_and_gradients(trainer, items)
     assert losses[True] == pytest.approx(losses[False], rel=1e-5)
     assert gradients[True].keys() == gradients[False].keys()
     for name, gradient in gradients[True].items():
         assert gradient.any(), name
         torch.testing.assert_close(gradient, gradients[False][name], rtol=1e-3, atol=1e-6)
-
-
-def test_packed_rows_take_neighbours_up_to_their_limit_and_a_longer_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sft, "ROW_TOKENS", 10)
-    for lengths, rows in (
-        ([5, 5, 1], [(0, 2), (2, 3)]),
-        ([30, 2, 8, 30], [(0, 1), (1, 3), (3, 4)]),
-        ([10], [(0, 1)]),
-        ([4, 4, 4, 4], [(0, 2), (2, 4)]),
-    ):
-        assert rows_of(lengths) == [slice(*row) for row in rows]
 
 
 def test_two_passes_of_two_teach_what_one_pass_of_four_does(machine: Machine) -> None:
@@ -243,6 +236,45 @@ def test_it_learns_what_is_demonstrated_and_says_so(taught: Machine) -> None:
     policy = made_by(taught, job)
     assert (policy.method, policy.form, policy.weights, policy.status) == ("sft", "lora", "fp32", "candidate")
     assert not list((taught.data_dir / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_sample_answers_show_the_task_that_the_data_teaches(machine: Machine, held_out: bool) -> None:
+    """Whatever the project asks: its own first held-out prompts that fit, or without any the first it is trained on."""
+    machine.add_prompts(train=4, held_out=4)
+    rows = [row for row in demonstration_rows() if held_out or row["split"] == "train"]
+    long = {"role": "user", "content": "Is this odd or even? " + "12 " * 200}
+    rows.insert(0, {**rows[-1], "messages": [long]})
+    snapshot = freezing.store_snapshot(machine.db, machine.data_dir, Listing(rows))
+    job = finished(machine, replace(QUICK, snapshot=snapshot, samples=2, max_length=128))
+    first = 12 if held_out else 0
+    samples = jobs.samples(machine.db, job.id)
+    assert list(samples) == [f"Is {number} odd or even?" for number in range(first, first + 3)]
+    assert all(list(answers) == [0, job.steps] for answers in samples.values())
+
+
+def test_every_answer_of_an_imported_conversation_is_learned_and_what_two_share_only_once(machine: Machine) -> None:
+    """In the split of the whole conversation; an answer that a person wrote stands alone."""
+    talk = [f"{kind} {number}" for number in range(3) for kind in ("Question", "Answer")]
+    turns = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(talk)]
+    other = [*turns[:2], {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    for split, conversation in (("held-out", turns), ("train", [{"role": "system", "content": "Be kind."}, *other])):
+        path = machine.data_dir / f"{split}.jsonl"
+        path.write_text(json.dumps({"messages": conversation}) + "\n", "utf-8")
+        run_import(machine.db, open_path(path), Order(split=split), "a test", lambda what, rows, share: None)
+    path.write_text(json.dumps({"messages": other}) + "\n", "utf-8")
+    run_import(machine.db, open_path(path), Order(), "a test", lambda what, rows, share: None)
+    rows = list(loop.rows_of(machine.db, QUICK))
+    assert [(row["split"], len(row["messages"]), row["text"]) for row in rows] == [
+        ("held-out", 1, "Answer 0"),
+        ("held-out", 3, "Answer 1"),
+        ("held-out", 5, "Answer 2"),
+        ("train", 2, "Answer 0"),
+        ("train", 4, "So."),
+        ("train", 3, "So."),
+    ]
+    assert [row["messages"][-1]["role"] for row in rows] == ["user"] * 6
+    assert [row["messages"] for row in rows[:3]] == [turns[:1], turns[:3], turns[:5]]
 
 
 def test_a_finished_run_is_checked_next_if_it_asked_for_that(taught: Machine) -> None:
@@ -393,7 +425,13 @@ def weights_of(machine: Machine, policy: policies.Policy) -> dict[str, torch.Ten
 
 @pytest.mark.parametrize(
     "variant",
-    [{"method": "qlora", "precision": "bf16"}, {"lora_init": "pissa"}, {"method": "prompt"}, {"method": "full"}],
+    [
+        {"method": "qlora", "precision": "bf16"},
+        {"lora_init": "pissa"},
+        {"method": "prompt"},
+        {"method": "full"},
+        {"method": "full", "precision": "bf16"},
+    ],
     ids=lambda variant: "-".join(map(str, variant.values())),
 )
 def test_a_cancelled_run_ends_at_its_step_and_is_resumed_to_the_weights_of_an_unbroken_one(
@@ -415,12 +453,11 @@ def test_a_cancelled_run_ends_at_its_step_and_is_resumed_to_the_weights_of_an_un
     expected = weights_of(taught, made_by(taught, unbroken))
     actual = weights_of(taught, made_by(taught, resumed))
     assert actual.keys() == expected.keys()
-    for name, weight in expected.items():
-        torch.testing.assert_close(actual[name], weight, rtol=1e-3, atol=1e-5)
+    assert all(torch.equal(actual[name], weight) for name, weight in expected.items())
     curves = [[entry["loss"] for entry in jobs.metrics(taught.db, job.id)] for job in (unbroken, resumed)]
-    assert curves[0] == pytest.approx(curves[1], rel=1e-3)
+    assert curves[0] == curves[1]
     for name in ("held_out", "held_out_before"):
-        assert (resumed.result or {})[name] == pytest.approx((unbroken.result or {})[name], rel=1e-3)
+        assert (resumed.result or {})[name] == (unbroken.result or {})[name]
 
 
 def test_a_killed_worker_is_resumed_to_the_weights_of_an_unbroken_run(tmp_path: Path, tiny_model: Path) -> None:
@@ -442,7 +479,7 @@ def test_a_killed_worker_is_resumed_to_the_weights_of_an_unbroken_run(tmp_path: 
     jobs.resume(machine.db, job_id)
     resumed = machine.perform(job_id)
     assert (resumed.status, resumed.attempt) == ("finished", 2)
-    for name, weight in weights_of(machine, unbroken).items():
-        torch.testing.assert_close(weights_of(machine, made_by(machine, resumed))[name], weight, rtol=1e-3, atol=1e-5)
+    expected, actual = weights_of(machine, unbroken), weights_of(machine, made_by(machine, resumed))
+    assert all(torch.equal(actual[name], weight) for name, weight in expected.items())
     assert [entry["step"] for entry in jobs.metrics(machine.db, job_id)] == list(range(1, 37))
     machine.db.close()

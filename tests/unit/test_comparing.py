@@ -41,16 +41,16 @@ def test_a_setting_within_the_sampling_has_a_name_of_its_own() -> None:
 
 
 def test_a_setting_that_only_one_kind_has_is_a_difference() -> None:
-    found = dict(comparing.differing([SFTSpec(), DPOSpec()]))
+    found = dict(comparing.differing([SFTSpec(), DPOSpec(beta=0.1)]))
     assert found["kind"] == ["sft", "dpo"]
     assert found["beta"] == [None, 0.1]
     assert found["source"] == ["demonstrations", None]
     assert "seed" not in found
-    assert ["beta", "–", "0.1"] in rows_of(comparing.settings_table([run(1, SFTSpec()), run(2, DPOSpec())]))
+    assert ["beta", "–", "0.1"] in rows_of(comparing.settings_table([run(1, SFTSpec()), run(2, DPOSpec(beta=0.1))]))
 
 
 def test_three_runs_are_compared_at_once_and_equal_ones_are_called_so() -> None:
-    specs = [DPOSpec(), DPOSpec(), DPOSpec(beta=0.5)]
+    specs = [DPOSpec(beta=0.1), DPOSpec(beta=0.1), DPOSpec(beta=0.5)]
     assert comparing.differing(specs) == [("beta", [0.1, 0.1, 0.5])]
     assert comparing.SAME_SETTINGS in comparing.settings_table([run(1, DPOSpec()), run(2, DPOSpec())])
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from annotation.records import UserError
-from rlhf.data import pack, pad
+from rlhf.data import pack, pad, rows_of
 from rlhf.rows import answer_ids, load_snapshot, snapshot_path, tokenise_pairs, with_noise
 from tests.tiny_model import build_tokenizer
 
@@ -177,6 +177,33 @@ def test_no_token_sees_another_pair_or_the_other_answer() -> None:
         for place, label in enumerate(answer)
     }
     assert dict(zip(zip(packed.rows_N.tolist(), packed.labels_N.tolist(), strict=True), seen, strict=True)) == expected
+
+
+@pytest.mark.parametrize(
+    ("lengths", "rows"),
+    [
+        ([5, 5, 1], [[0, 1], [2]]),
+        ([30, 2, 8, 30], [[0], [1, 2], [3]]),
+        ([10], [[0]]),
+        ([4, 4, 4, 4], [[0, 1], [2, 3]]),
+    ],
+)
+def test_packed_rows_take_neighbours_up_to_their_limit_and_a_longer_one_alone(
+    lengths: list[int], rows: list[list[int]]
+) -> None:
+    _, attention_BT, completion_BT = pad([([1], [2] * (length - 1)) for length in lengths], 0)
+    assert rows_of(attention_BT, completion_BT, range(len(lengths)), 10) == rows
+
+
+def test_a_group_stays_in_one_row_its_prompt_and_virtual_tokens_counted_once() -> None:
+    """Pairs of 3 + 1 + 2, 1 + 2 + 1 and 2 + 3 + 1 tokens, all chosen answers first."""
+    pairs = [([1, 2, 3], [4], [5, 6]), ([7], [8, 9], [10]), ([1, 2], [3, 4, 5], [6])]
+    _, attention_BT, completion_BT = padded_pairs(pairs)
+    groups = [0, 1, 2, 0, 1, 2]
+    assert rows_of(attention_BT, completion_BT, groups, 10) == [[0, 3, 1, 4], [2, 5]]
+    assert rows_of(attention_BT, completion_BT, groups, 10, virtual=1) == [[0, 3], [1, 4], [2, 5]]
+    assert rows_of(attention_BT, completion_BT, groups, 16) == [[0, 3, 1, 4, 2, 5]]
+    assert rows_of(attention_BT, completion_BT, groups, 1) == [[0, 3], [1, 4], [2, 5]]
 
 
 def test_virtual_tokens_stand_once_before_each_prompt_and_shift_what_follows() -> None:

@@ -73,6 +73,8 @@ METHODS: list[TrainingSpec] = [
     SFTSpec(lora_r=3, lora_targets="attention"),
     SFTSpec(dora=True),
     SFTSpec(dora=True, rslora=True, lora_targets="attention"),
+    SFTSpec(lora_targets="named", lora_layers="q_proj, mlp.down_proj"),
+    SFTSpec(lora_targets="named", lora_layers="model.layers.1.self_attn.v_proj"),
     DPOSpec(method="qlora"),
     SFTSpec(method="prompt", virtual_tokens=7),
     SFTSpec(method="prompt", virtual_init="random"),
@@ -80,7 +82,9 @@ METHODS: list[TrainingSpec] = [
 ]
 
 
-@pytest.mark.parametrize("spec", METHODS, ids=lambda spec: f"{spec.method}-{spec.lora_targets}-{spec.dora}")
+@pytest.mark.parametrize(
+    "spec", METHODS, ids=lambda spec: f"{spec.method}-{spec.lora_targets}{spec.lora_layers}-{spec.dora}"
+)
 def test_parameters_are_those_that_peft_reports(tiny_model: Path, spec: TrainingSpec) -> None:
     from peft import get_peft_model
 
@@ -91,6 +95,52 @@ def test_parameters_are_those_that_peft_reports(tiny_model: Path, spec: Training
     found = estimates.parameters(estimates.read_shapes(tiny_model), spec)
     assert (found.trainable, found.total) == counted(model if config is None else get_peft_model(model, config))
     assert found.percent == pytest.approx(100 * found.trainable / found.total)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_base_that_is_quantised_already_has_the_parameters_of_the_plain_one(
+    tiny_model: Path, tmp_path: Path, bits: int
+) -> None:
+    """Its files hold packed weights, and what unpacks them; in memory it takes what its files take."""
+    from tests.quantised_model import build
+
+    plain, packed = (
+        estimates.read_shapes(tiny_model),
+        estimates.read_shapes(build(tmp_path / "packed", tiny_model, bits)),
+    )
+    assert packed.tensors == plain.tensors
+    stored = sum(file.stat().st_size for file in (tmp_path / "packed").glob("*.safetensors"))
+    for method in ("lora", "qlora", "prompt"):
+        parts = estimates.memory(packed, SFTSpec(method=method), PROCESSOR)
+        assert {part.size for part in parts if part.name == "Frozen weights"} == {stored}
+    assert estimates.read_shapes(tiny_model).stored == 0
+
+
+def gpt2(directory: Path) -> Any:
+    """A tiny GPT-2: its attention has other names, and its layers hold their weights the other way round."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64, vocab_size=50))
+    model.save_pretrained(directory)
+    return model
+
+
+def test_layers_with_other_names_are_missed_and_can_be_named(tmp_path: Path) -> None:
+    from peft import get_peft_model
+
+    from rlhf.models import adapter_config
+
+    model, shapes = gpt2(tmp_path), estimates.read_shapes(tmp_path)
+    assert estimates.missing_targets(shapes, SFTSpec()) == []
+    attention = SFTSpec(lora_targets="attention")
+    assert estimates.missing_targets(shapes, attention) == ["q_proj", "k_proj", "v_proj", "o_proj"]
+    assert estimates.parameters(shapes, attention).trainable == 0
+    named = SFTSpec(lora_targets="named", lora_layers="c_attn, mlp.c_proj, attn", lora_r=2)
+    assert estimates.missing_targets(shapes, named) == ["attn"], "a module, but no layer with a weight"
+    named = replace(named, lora_layers="c_attn, mlp.c_proj")
+    assert estimates.missing_targets(shapes, named) == []
+    found = estimates.parameters(shapes, named)
+    assert (found.trainable, found.total) == counted(get_peft_model(model, adapter_config(named, tmp_path)))
 
 
 def test_a_reward_models_head_is_counted(tiny_model: Path) -> None:
@@ -197,6 +247,35 @@ def test_both_answers_count_and_a_reward_model_meets_no_vocabulary() -> None:
     single, pair = sizes(SFTSpec(method="qlora", batch_size=2)), sizes(DPOSpec(batch_size=1))
     assert pair["Activations"] == single["Activations"]
     assert "Scores of the vocabulary" not in sizes(RewardModelSpec())
+
+
+def test_a_reward_model_reads_all_answers_of_a_comparison_together() -> None:
+    """As many as the largest has; where that is not known, as many as a comparison can have."""
+    spec = RewardModelSpec(batch_size=1, max_length=100)
+    by_answers = {answers: sizes(spec, load=Load(answers=answers))["Activations"] for answers in (2, 4, 8)}
+    assert by_answers[4] == pytest.approx(2 * by_answers[2], rel=0.2)
+    assert by_answers[8] > 3.9 * by_answers[2]
+    assert sizes(spec)["Activations"] == by_answers[8]
+    assert sizes(spec, load=Load(item_tokens=200, answers=8))["Activations"] == by_answers[2], "what is known counts"
+    pairs = sizes(DPOSpec(batch_size=1, max_length=100), load=Load(answers=8))["Activations"]
+    assert pairs == by_answers[2], "DPO takes rankings apart"
+
+
+def test_what_sees_what_is_kept_for_rows_of_bounded_length() -> None:
+    """In one row, 8 items of 1024 tokens would take 8192 x 8192 numbers a layer."""
+    spec = SFTSpec(batch_size=8, max_length=1024)
+    per_token = 26.3 * 8 + 8.6 * 16
+    assert sizes(spec)["Activations"] == pytest.approx(2 * 8192 * (per_token + 2 * 1024))
+    long = replace(spec, batch_size=1, max_length=3000)
+    assert sizes(long)["Activations"] == pytest.approx(2 * 3000 * (per_token + 2 * 3000)), "an item is not cut"
+
+
+def test_the_rows_are_as_long_as_those_that_are_computed() -> None:
+    import torch
+
+    from rlhf.forward import ROW_TOKENS
+
+    assert ROW_TOKENS == (estimates.ROW_TOKENS_GPU if torch.cuda.is_available() else estimates.ROW_TOKENS)
 
 
 def test_ppo_holds_four_roles() -> None:
@@ -371,6 +450,7 @@ def test_a_method_changes_the_pace_and_data_does_not() -> None:
         assert estimates.comparable(free) == same
         assert estimates.comparable(replace(spec, batch_size=99)) != same
         assert estimates.comparable(replace(spec, precision="fp32")) != same
+    assert estimates.comparable(DPOSpec(beta=0.5)) == estimates.comparable(DPOSpec())
     assert estimates.comparable(SFTSpec(source="example:x", epochs=9)) == estimates.comparable(SFTSpec())
     assert estimates.comparable(PPOSpec(epochs=9)) != estimates.comparable(PPOSpec()), "epochs are within a PPO round"
     assert estimates.comparable(PPOSpec(steps=9)) == estimates.comparable(PPOSpec())

@@ -72,11 +72,18 @@ def test_every_field_that_is_asked_gets_into_the_spec() -> None:
             default = form.described[name][0]
             others = [value for _, value in form.choices(name) if value != default]
             changed = others[0] if others else another(default)
-            other, needed = fields.ONLY_WITH.get(name, ("", ()))
-            meaningful = {other: needed[0]} if other and other not in form.fixed else {}
+            meaningful = what_makes_meaningful(form, name)
             made = fields.spec_of(form, "base", {**first_values(form), **meaningful, name: changed})
             found = made.sampling if name.startswith("sampling.") and isinstance(made, PPOSpec) else made
             assert getattr(found, name.removeprefix("sampling.")) == changed, f"{form.name}: {name}"
+
+
+def what_makes_meaningful(form: Form, name: str) -> dict[str, Any]:
+    """Values of other fields with which this one is asked."""
+    if name not in fields.ONLY_WITH:
+        return {}
+    other, needed = fields.ONLY_WITH[name]
+    return {**what_makes_meaningful(form, other), **({} if other in form.fixed else {other: needed[0]})}
 
 
 def another(value: Any) -> Any:
@@ -99,6 +106,24 @@ def test_what_is_hidden_keeps_its_default() -> None:
     assert "kl_target" in fields.hidden(BY_NAME["ppo"], {"kl_control": "fixed", "method": "lora"})
 
 
+def test_a_field_of_a_choice_that_is_itself_hidden_is_hidden_too() -> None:
+    form = BY_NAME["sft"]
+    values = {**first_values(form), "lora_targets": "named", "lora_layers": "c_attn"}
+    assert fields.spec_of(form, "base", values) == SFTSpec(lora_targets="named", lora_layers="c_attn")
+    assert "lora_layers" in fields.hidden(form, {**values, "lora_targets": "attention"})
+    tuned = {**values, "method": "prompt", "virtual_init": "random", "virtual_text": "unused"}
+    assert {"lora_layers", "virtual_text"} <= fields.hidden(form, tuned)
+    assert fields.spec_of(form, "base", tuned) == SFTSpec(method="prompt", virtual_init="random")
+    assert not {"lora_layers", "virtual_text"} & set(BY_NAME["full"].names)
+
+
+@EVERY_FORM
+def test_the_help_of_the_method_explains_what_is_offered_and_nothing_else(form: Form) -> None:
+    if "method" in form.names:
+        words = form.described["method"][1]
+        assert {value for value in get_args(specs.Method) if f"'{value}'" in words} == set(form.methods)
+
+
 def test_ppo_draws_from_the_policys_own_distribution() -> None:
     form = BY_NAME["ppo"]
     values = {**first_values(form), "sampling.temperature": 0.7, "sampling.max_new_tokens": 12}
@@ -112,7 +137,7 @@ def test_ppo_draws_from_the_policys_own_distribution() -> None:
     [
         ("annotator_noise", "flip"),
         ("annotator_noise", None),
-        ("beta", 0),
+        ("beta", -0.1),
         ("epochs", None),
         ("learning_rate", -1.0),
         ("learning_rate", float("inf")),

@@ -20,7 +20,7 @@ from rlhf.estimates import Component, Fit, Machine, Pace, Parameters
 from rlhf.loop import Preview
 from rlhf.previews import Item, Passage, Shown, Strip, Survey
 from rlhf.prospects import Cost, Data
-from rlhf.specs import LEARNING_RATES, METHODS, DPOSpec, PPOSpec, RewardModelSpec, SFTSpec, from_json
+from rlhf.specs import BETAS, LEARNING_RATES, METHODS, DPOSpec, PPOSpec, RewardModelSpec, SFTSpec, from_json
 
 HOSTILE = "<script>alert(1)</script> {{x}} ${y} `z` \\"
 ITEM = Item("Comparison 7", "train", [{}], {}, "Why?")
@@ -216,7 +216,15 @@ def test_a_default_learning_rate_is_named_with_its_source(spec: SFTSpec) -> None
         note = unescape(planning.rate_note(replace(spec, method=method)))
         assert f"means {LEARNING_RATES[spec.kind][method]:g}, the default of {method}" in note
         assert planning.RATE_SOURCES[spec.kind][method] in note
-    assert planning.rate_note(replace(spec, learning_rate=1e-3)) == ""
+    assert "learning rate" not in planning.rate_note(replace(spec, learning_rate=1e-3))
+
+
+def test_the_beta_that_a_loss_has_by_default_is_named_with_its_source() -> None:
+    spec = DPOSpec(learning_rate=1e-3)
+    for loss, (beta, source) in BETAS.items():
+        note = unescape(planning.rate_note(replace(spec, loss=loss)))
+        assert f"A beta of 0 means {beta:g}, the default of the {loss} loss ({source})" in note
+    assert planning.rate_note(replace(spec, beta=0.3)) == ""
 
 
 def test_a_method_that_the_kind_has_not_has_no_rate() -> None:

@@ -17,12 +17,13 @@ from rlhf.losses import (
     centring,
     conservative_dpo,
     dpo,
+    implicit_rewards,
     ipo,
     length_normalised_dpo,
     preference_loss,
     robust_dpo,
 )
-from rlhf.specs import PreferenceLoss
+from rlhf.specs import BETAS, PreferenceLoss
 
 # The chosen answer gained 10 nats over 5 tokens, the rejected one lost 5 over 10: log-ratios 10 and -5, or 2 and -0.5.
 SUMS = [torch.tensor([value]) for value in (-20.0, -25.0, -30.0, -20.0)]
@@ -87,6 +88,27 @@ def test_the_sigmoid_loss_smooths_by_each_pairs_own_chance_and_the_others_do_not
         assert changed == (name == "sigmoid")
         used = not preference_loss(name, PAIR, 0.1, flip_P, 0.3).equal(preference_loss(name, PAIR, 0.1, flip_P, 0.1))
         assert used == (name == "robust")
+
+
+@pytest.mark.parametrize("name", get_args(PreferenceLoss))
+def test_the_rewards_that_are_shown_have_the_margin_that_the_loss_sees(name: PreferenceLoss) -> None:
+    chosen_P, rejected_P = implicit_rewards(name, PAIR, 0.2)
+    margin = (chosen_P - rejected_P).item()
+    seen = {"ipo": (margin / 0.2 - 1 / (2 * 0.2)) ** 2}.get(name, -ln_sigmoid(margin))
+    assert preference_loss(name, PAIR, 0.2, torch.zeros(1), 0.0).item() == pytest.approx(seen, rel=1e-5)
+
+
+def test_the_default_betas_pull_about_alike_on_answers_of_the_usual_length() -> None:
+    """A beta for sums would leave a loss per token next to nothing beside the likelihood of the chosen answer."""
+    pulls = {}
+    for name, (beta, _) in BETAS.items():
+        chosen_P = torch.tensor([-60.0], requires_grad=True)
+        at_first = PairLogps(chosen_P, *(torch.tensor([value]) for value in (-60.0, -60.0, -60.0, 48.0, 48.0)))
+        preference_loss(name, at_first, beta, torch.zeros(1), 0.1).sum().backward()
+        assert chosen_P.grad is not None
+        pulls[name] = -chosen_P.grad.item()
+    assert pulls["sigmoid"] == pytest.approx(0.05)
+    assert all(0.5 < pull / pulls["sigmoid"] < 5 for pull in pulls.values()), pulls
 
 
 # --------------------------------------------------------------------------------------------------------------- ipo

@@ -227,4 +227,5 @@ def test_a_reward_models_batches_count_comparisons(ready: Machine) -> None:
     for spec in (DPOSpec(), RewardModelSpec()):
         found = loop.preview(ready.db, ready.data_dir, spec)
         items, _ = by_worker(ready, spec, "train")
-        assert previews.items_to_train(ready.db, spec, found) == len(items)
+        answers = max(len(item["answers"]) for item in items) if isinstance(spec, RewardModelSpec) else 0
+        assert previews.items_to_train(ready.db, spec, found) == (len(items), answers)

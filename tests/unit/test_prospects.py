@@ -18,7 +18,8 @@ from rlhf.fields import BY_NAME, TrainingJob
 from rlhf.policies import Form, Kind, Policy
 from rlhf.prospects import Prospects
 from rlhf.specs import DPOSpec, MergeSpec, PPOSpec, RewardModelSpec, SFTSpec, Spec, TrainingSpec
-from tests.conftest import BASE_NAME, act, seed_comparisons, seed_prompts
+from tests import quantised_model
+from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 
 
 @pytest.fixture
@@ -152,6 +153,126 @@ def test_a_run_is_refused_as_submitting_it_would_be(known: Prospects, spec: Trai
     assert str(refused.value) in said
 
 
+@pytest.fixture
+def on(known: Prospects) -> Callable[[Path], None]:
+    """Put another model into the place of the base."""
+
+    def put(model: Path) -> None:
+        place = known.data_dir / "models" / BASE_NAME
+        place.unlink()
+        place.symlink_to(model)
+
+    return put
+
+
+def refusal(db: Database, spec: TrainingSpec) -> str:
+    """Why a job is refused, in one text; empty if it is not."""
+    return " ".join(refusals.check(db, spec))
+
+
+def test_what_a_base_in_four_bits_cannot_do_is_refused(
+    judged: Database, on: Callable[[Path], None], tiny_model: Path, tmp_path: Path
+) -> None:
+    assert refusal(judged, SFTSpec(method="full")) == ""
+    on(quantised_model.build(tmp_path / "nf4", tiny_model))
+    for full in (SFTSpec(method="full"), DPOSpec(method="full"), SFTSpec(method="full", precision="fp32")):
+        assert "quantised already (in 4 bits), and only those in 16 or 32 bits can be trained" in refusal(judged, full)
+    assert "PiSSA" in refusal(judged, SFTSpec(lora_init="pissa"))
+    for method in ("lora", "qlora", "prompt"):
+        assert refusal(judged, DPOSpec(method=method)) == ""
+    assert refusal(judged, RewardModelSpec(dora=True)) == ""
+
+
+def test_what_a_base_in_eight_bits_cannot_do_is_refused(
+    judged: Database, on: Callable[[Path], None], tiny_model: Path, tmp_path: Path
+) -> None:
+    on(quantised_model.build(tmp_path / "int8", tiny_model, bits=8))
+    assert "quantised already (in 8 bits), and can't be held in 4 bits" in refusal(judged, DPOSpec(method="qlora"))
+    assert "DoRA needs them in" in refusal(judged, DPOSpec(method="lora", dora=True))
+    assert "only those in 16 or 32 bits" in refusal(judged, SFTSpec(method="full"))
+    assert refusal(judged, DPOSpec(method="lora")) == refusal(judged, SFTSpec(method="prompt")) == ""
+
+
+def test_it_is_the_weights_under_the_parent_that_count(
+    known: Prospects, judged: Database, on: Callable[[Path], None], tiny_model: Path, tmp_path: Path
+) -> None:
+    """Weights of their own in 16 bits can be trained also where the base is quantised, and the other way round."""
+    full = made(judged, SFTSpec(method="full"), form="full")
+    adapter = made(judged, DPOSpec(method="lora"), ground=full)
+    on_base = made(judged, DPOSpec(method="lora"))
+    (known.data_dir / "adapters").mkdir()
+    (known.data_dir / str(full.path)).symlink_to(tiny_model)
+    on(quantised_model.build(tmp_path / "nf4", tiny_model))
+    spec = DPOSpec(method="full", parent=full.revision, reference="parent")
+    assert refusal(judged, spec) == ""
+    assert "quantised" in refusal(judged, replace(spec, parent="base"))
+    assert refusals.merge_trouble(judged, adapter) == []
+    assert "quantised (in 4 bits), and there are none in 16 bits" in refusals.merge_trouble(judged, on_base)[0]
+    with pytest.raises(UserError, match="none in 16 bits"):
+        loop.submit(judged, known.data_dir, MergeSpec(revision=on_base.revision), "ann")
+    said = refusal(judged, RewardModelSpec(parent=on_base.revision))
+    assert said.endswith("is an adapter: start from the base."), "nobody is sent to merge what can't be merged"
+
+
+def test_a_configuration_that_cannot_be_read_is_named(
+    judged: Database, on: Callable[[Path], None], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text("{", "utf-8")
+    on(tmp_path)
+    assert "config.json can't be read" in refusal(judged, DPOSpec())
+
+
+def test_layers_that_the_model_has_not_are_refused_with_those_that_it_has(
+    judged: Database, on: Callable[[Path], None], tmp_path: Path
+) -> None:
+    """PEFT would train nothing, or half of what was meant."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    named = SFTSpec(lora_targets="named", lora_layers="c_attn, q_proj")
+    assert "needs layers named c_attn, and this model has none" in refusal(judged, named)
+    config = GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64, vocab_size=50)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    on(tmp_path)
+    said = refusal(judged, SFTSpec(lora_targets="attention"))
+    assert "needs layers named q_proj, k_proj, v_proj, o_proj" in said
+    assert "its linear layers are c_attn, c_fc, c_proj" in said
+    assert "needs layers named q_proj" in refusal(judged, named)
+    assert refusal(judged, replace(named, lora_layers="c_attn")) == refusal(judged, SFTSpec()) == ""
+    assert refusal(judged, SFTSpec(method="full", lora_targets="attention")) == ""
+
+
+def test_no_more_processes_than_there_are_gpus(
+    judged: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program in the place of the driver's, with one card, two, or none that answers."""
+    driver = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    card = "echo 'Some Card, 81559, 80994, 9.0'\n"
+    for cards, most in ((1, 1), (2, 2), (0, 64)):
+        driver.write_text("#!/bin/sh\n" + card * cards + f"exit {0 if cards else 6}\n")
+        driver.chmod(0o755)
+        assert refusal(judged, DPOSpec(processes=most)) == ""
+        said = refusal(judged, DPOSpec(processes=most + 1))
+        assert (
+            f"{most + 1} processes are more than this machine has {'GPUs' if cards else 'processors'} ({most})" in said
+        )
+        assert ("needs a GPU" in refusal(judged, DPOSpec(optimiser="adamw-8bit"))) == (cards == 0)
+
+
+@pytest.mark.parametrize(
+    "spec", [SFTSpec(method="lora"), DPOSpec(method="full"), RewardModelSpec(), PPOSpec(method="lora")],
+    ids=lambda spec: spec.kind,
+)  # fmt: skip
+def test_nobody_is_told_to_merge_virtual_tokens(judged: Database, spec: TrainingSpec) -> None:
+    tuned = made(judged, SFTSpec(method="prompt", virtual_tokens=6), form="prompt")
+    said = refusal(judged, replace(spec, parent=tuned.revision))
+    assert "its virtual tokens can't be merged into weights" in said
+    assert "start from the base" in said
+    assert "merge it" not in said
+    assert ("continue with prompt tuning of 6, or" in said) == (spec.kind in ("sft", "dpo"))
+
+
 def test_few_pairs_are_refused_with_their_count_until_there_are_enough(known: Prospects, judged: Database) -> None:
     quality.leave_out(judged, "ann", "a test", "ann")
     (few,) = known.of(DPOSpec()).troubles
@@ -172,6 +293,22 @@ def test_the_spec_is_the_one_that_would_be_queued(known: Prospects, judged: Data
         assert replace(queued, snapshot="") == prospect.spec
         assert prospect.asked == asked
         assert prospect.spec.learning_rate > 0
+        assert getattr(prospect.spec, "beta", 0.1) == 0.1
+
+
+def test_a_reward_models_memory_is_that_of_the_largest_ranking(known: Prospects, judged: Database) -> None:
+    annotator, prompt = judged.value("SELECT id FROM annotator WHERE name = 'ann'"), seed_prompts(judged, 1)[-1]
+    pairs = known.of(RewardModelSpec())
+    assert store.add_comparison(judged, [make_response(prompt, f"Answer {place}") for place in "ABCDE"]) is not None
+    claim = claims.claim_next(judged, annotator)
+    assert claim is not None
+    claims.judge(judged, annotator, claim.nonce, {"outcome": "ranked", "ranks": [2, 1, 3, 4, 5]})
+    ranked = known.of(RewardModelSpec())
+    assert pairs.data is not None
+    assert ranked.data is not None
+    assert (pairs.data.answers, ranked.data.answers) == (2, 5)
+    small, large = ({part.name: part.size for part in one.cost.fit.components} for one in (pairs, ranked) if one.cost)
+    assert large["Activations"] == pytest.approx(2.5 * small["Activations"], rel=0.1)
 
 
 def test_steps_time_and_the_queue_are_known(known: Prospects, judged: Database) -> None:

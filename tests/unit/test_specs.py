@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from annotation.records import Sampling, UserError
-from rlhf.specs import SPECS, DPOSpec, EvaluateSpec, GenerateSpec, Spec, describe, from_json, to_json
+from rlhf.specs import (
+    BETAS,
+    LEARNING_RATES,
+    METHODS,
+    SPECS,
+    DPOSpec,
+    EvaluateSpec,
+    GenerateSpec,
+    PPOSpec,
+    PreferenceLoss,
+    RewardModelSpec,
+    SFTSpec,
+    Spec,
+    TrainingSpec,
+    describe,
+    filled,
+    from_json,
+    impossible,
+    target_layers,
+    to_json,
+    with_defaults,
+)
 
 CHANGED: list[Spec] = [
     GenerateSpec(seed=3, buffer=5, answers=4, until_full=True, sampling=Sampling(1.1, 0.0, 7)),
@@ -60,10 +82,10 @@ MISTAKES: list[tuple[Any, str]] = [
     ({"kind": "dpo", "scope": "old"}, "'scope' must be one of new, all"),
     ({"kind": "dpo", "epochs": 0}, "'epochs' must be above zero"),
     ({"kind": "dpo", "learning_rate": -1e-4}, "'learning_rate' must not be negative"),
-    ({"kind": "dpo", "beta": 0}, "'beta' must be above zero"),
+    ({"kind": "dpo", "beta": -0.1}, "'beta' must not be negative"),
     ({"kind": "dpo", "seed": -1}, "'seed' must not be negative"),
     ({"kind": "dpo", "sft_weight": float("nan")}, "'sft_weight' must not be negative"),
-    ({"kind": "dpo", "beta": float("inf")}, "'beta' must be above zero"),
+    ({"kind": "dpo", "beta": float("inf")}, "'beta' must not be negative"),
     ({"kind": "generate", "sampling": {"min_p": 1}}, "'sampling.min_p' must be below 1"),
     ({"kind": "generate", "sampling": {"temperature": 0}}, "'sampling.temperature' must be above zero"),
     ({"kind": "generate", "sampling": {"max_new_tokens": 0}}, "'sampling.max_new_tokens' must be above zero"),
@@ -91,3 +113,66 @@ def test_every_field_is_described_with_its_default(kind: str) -> None:
         assert default == getattr(SPECS[kind](), name)
         assert len(sentence.split()) > 2, name
         assert sentence.endswith("."), name
+
+
+# ------------------------------------------------------------------------------------------------------------ defaults
+def test_zeros_stand_for_the_defaults_of_the_method_and_of_the_loss() -> None:
+    assert BETAS.keys() == set(get_args(PreferenceLoss))
+    for loss, (beta, source) in BETAS.items():
+        found = with_defaults(DPOSpec(loss=loss, method="lora"))
+        assert (found.beta, found.learning_rate) == (beta, LEARNING_RATES["dpo"]["lora"])
+        assert source
+    assert BETAS["length-normalised"][0] > 10 * BETAS["sigmoid"][0], "log-ratios per token are smaller"
+    assert filled(SFTSpec(learning_rate=3e-4)) == SFTSpec(learning_rate=3e-4)
+
+
+def test_a_beta_that_was_stored_keeps_its_meaning() -> None:
+    stored = from_json('{"kind": "dpo", "beta": 0.1, "loss": "length-normalised"}')
+    assert isinstance(stored, DPOSpec)
+    assert with_defaults(stored).beta == 0.1
+
+
+# Numbers that are no part of a recipe: what is random, how much memory a pass takes, when what is looked at and kept.
+NO_RECIPE = {"seed", "checkpoint_steps", "samples", "processes", "accepted_accuracy", "learning_rate", "flip_rate"}
+# Said with another field, and by whom.
+SAID_WITH = {
+    "accumulation": "batch_size", "rollouts": "steps", "epochs": "minibatches", "batch_size": "minibatches"
+}  # fmt: skip
+SOURCE = re.compile(r"[A-Z]\w+ (et al\. )?\(?(19|20)\d\d|Our choice|TRL|Alpaca|DPO paper")
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_every_number_of_a_recipe_says_where_it_comes_from(kind: str) -> None:
+    said = {name: sentence for name, _, sentence in describe(SPECS[kind])}
+    for name, default, sentence in describe(SPECS[kind]):
+        if isinstance(default, bool) or not isinstance(default, int | float) or name in NO_RECIPE:
+            continue
+        assert SOURCE.search(sentence) or SOURCE.search(said.get(SAID_WITH.get(name, ""), "")), name
+
+
+# ---------------------------------------------------------------------------------------------------- what can't work
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        (SFTSpec(method="prompt", virtual_text=""), "virtual_text is empty"),
+        (DPOSpec(method="prompt", virtual_text=" \n"), "virtual_text is empty"),
+        (SFTSpec(lora_targets="named"), "put them into lora_layers"),
+        (PPOSpec(lora_targets="named", lora_layers=" , "), "put them into lora_layers"),
+        (RewardModelSpec(lora_layers="q_proj"), "lora_layers are used with lora_targets 'named' only"),
+    ],
+)
+def test_what_cannot_work_whatever_the_data_is_refused(spec: TrainingSpec, reason: str) -> None:
+    assert any(reason in sentence for sentence in impossible(spec))
+    with pytest.raises(UserError, match=re.escape(impossible(spec)[0])):
+        with_defaults(spec)
+
+
+def test_without_a_text_virtual_tokens_can_start_from_the_vocabulary() -> None:
+    assert impossible(SFTSpec(method="prompt", virtual_text="", virtual_init="random")) == []
+    assert impossible(SFTSpec(method="lora", virtual_text="")) == []
+
+
+def test_layers_are_named_by_how_they_end() -> None:
+    assert target_layers(SFTSpec()) == ()
+    assert target_layers(SFTSpec(lora_targets="attention")) == ("q_proj", "k_proj", "v_proj", "o_proj")
+    assert target_layers(SFTSpec(lora_targets="named", lora_layers=" c_attn,mlp.c_proj , ")) == ("c_attn", "mlp.c_proj")
