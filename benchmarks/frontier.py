@@ -49,6 +49,8 @@ class Sizes:
     dpo_epochs: int = 1
     rounds: int = 24
     rollouts: int = 16
+    ppo_learning_rate: float = 2e-4
+    """Above PPO's default: there are few rounds."""
     seed: int = 0
 
 
@@ -91,6 +93,7 @@ def reward_model(lab: Laboratory, sizes: Sizes) -> Ground:
     spec = SFTSpec(
         source="example:medical-answers",
         method="full",
+        learning_rate=2e-5,
         epochs=sizes.sft_epochs,
         seed=sizes.seed,
         samples=0,
@@ -192,6 +195,7 @@ def ppo_spec(ground: Ground, sizes: Sizes, beta: float) -> PPOSpec:
         steps=sizes.rounds,
         rollouts=sizes.rollouts,
         batch_size=sizes.rollouts // 2,
+        learning_rate=sizes.ppo_learning_rate,
         kl_control="fixed",
         kl_coefficient=beta,
         accepted_accuracy=accepted(ground),

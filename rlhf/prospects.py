@@ -44,7 +44,7 @@ class Data:
     found: Preview
     items: int
     """What batches count, to train on: a reward model takes whole comparisons."""
-    answers: int
+    answers: int = 0
     """Answers of the largest comparison that a reward model takes; 0 for what is no reward model's."""
 
 

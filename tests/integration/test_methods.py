@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +13,14 @@ import torch
 from annotation.records import Sampling, UserError
 from rlhf import loop, policies
 from rlhf.algorithms import dpo, sft
+from rlhf.base_model import ready
 from rlhf.forward import completions, inner_model, virtual_tokens
-from rlhf.models import Policies
+from rlhf.models import Policies, load_plain
 from rlhf.rows import load_snapshot, tokenise_demonstrations, tokenise_pairs, with_noise
 from rlhf.sampling import draw
-from rlhf.specs import METHODS, DPOSpec, Precision, SFTSpec, TrainingSpec
-from tests.machine_fixtures import QUICK_DPO, Machine
+from rlhf.specs import METHODS, DPOSpec, MergeSpec, Precision, SFTSpec, TrainingSpec
+from tests import quantised_model
+from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -92,6 +96,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"method": "lora", "precision": "bf16"},
     {"method": "lora", "precision": "fp32", "dora": True},
     {"method": "qlora", "rslora": True, "lora_targets": "attention"},
+    {"method": "lora", "lora_targets": "named", "lora_layers": "q_proj, mlp.down_proj"},
     {"method": "prompt", "virtual_init": "text"},
     {"method": "prompt", "virtual_init": "random", "precision": "fp32"},
     {"method": "full", "precision": "bf16"},
@@ -209,6 +214,55 @@ def test_full_fine_tuning_from_full_weights_wants_the_parent_as_its_reference(ju
     full = finished(judged, replace(QUICK, method="full"))
     with pytest.raises(UserError, match="take the parent as the reference"):
         judged.submit(replace(QUICK, method="full", parent=full.revision, scope="all"))
+
+
+def stored_virtual_tokens(machine: Machine, **changes: Any) -> torch.Tensor:
+    """The virtual tokens that a job stores which started from tokens of the vocabulary and made steps of no length."""
+    start = replace(QUICK, method="prompt", virtual_init="random", precision="fp32", learning_rate=1e-30, parent="base")
+    policy = finished(machine, replace(start, scope="all", **changes))
+    found: torch.Tensor = machine.adapter(policy.revision)["prompt_embeddings"].float()
+    return found
+
+
+def test_virtual_tokens_without_a_text_start_as_tokens_drawn_by_the_seed(judged: Machine) -> None:
+    """Vectors that are far from any token's learn worse."""
+    embedding = load_plain(judged.model, torch.float32).get_input_embeddings().weight.detach()
+    first, again, other = (stored_virtual_tokens(judged, seed=seed, virtual_tokens=8) for seed in (3, 3, 4))
+    places = torch.cdist(first, embedding).argmin(-1)
+    torch.testing.assert_close(first, embedding[places], rtol=0, atol=1e-6)
+    assert len(set(places.tolist())) > 4
+    assert first.equal(again)
+    assert not first.equal(other)
+
+
+# ------------------------------------------------------------------------------------------- a base quantised already
+@pytest.fixture
+def quantised(tmp_path: Path, tiny_model: Path) -> Iterator[Machine]:
+    """The judged data on a base that was saved in 4 bits."""
+    machine = make_machine(tmp_path / "quantised", quantised_model.build(tmp_path / "nf4", tiny_model))
+    machine.add_prompts(train=8, held_out=2)
+    machine.judge("train", 8)
+    machine.judge("held-out", 2)
+    yield machine
+    machine.db.close()
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora", "prompt"])
+def test_adapters_are_trained_on_a_base_that_is_quantised_already(quantised: Machine, method: Any) -> None:
+    ready(quantised.data_dir, str(quantised.model))
+    policy = finished(quantised, replace(QUICK, method=method, learning_rate=0.5 if method == "prompt" else 1e-2))
+    models = Policies(quantised.db, quantised.data_dir, quantised.model)
+    base = policies.by_revision(quantised.db, "base")
+    assert answer_logps(quantised, models.use(policy)) != answer_logps(quantised, models.use(base))
+
+
+def test_what_a_base_that_is_quantised_already_cannot_do_is_refused_before_the_job(quantised: Machine) -> None:
+    for precision in PRECISIONS:
+        with pytest.raises(UserError, match=r"quantised already \(in 4 bits\), and only those in 16 or 32 bits"):
+            quantised.submit(replace(QUICK, method="full", precision=precision))
+    adapter = finished(quantised, replace(QUICK, method="qlora"))
+    with pytest.raises(UserError, match=r"lies on weights that are quantised \(in 4 bits\)"):
+        quantised.submit(MergeSpec(revision=adapter.revision))
 
 
 def test_deleted_files_are_gone_and_the_row_says_so(judged: Machine) -> None:

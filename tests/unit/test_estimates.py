@@ -273,9 +273,10 @@ def test_what_sees_what_is_kept_for_rows_of_bounded_length() -> None:
 def test_the_rows_are_as_long_as_those_that_are_computed() -> None:
     import torch
 
-    from rlhf.forward import ROW_TOKENS
+    from rlhf import forward
 
-    assert ROW_TOKENS == (estimates.ROW_TOKENS_GPU if torch.cuda.is_available() else estimates.ROW_TOKENS)
+    known = estimates.ROW_TOKENS_GPU if torch.cuda.is_available() else estimates.ROW_TOKENS
+    assert known == forward.ROW_TOKENS
 
 
 def test_ppo_holds_four_roles() -> None:

@@ -299,7 +299,8 @@ def test_the_spec_is_the_one_that_would_be_queued(known: Prospects, judged: Data
 def test_a_reward_models_memory_is_that_of_the_largest_ranking(known: Prospects, judged: Database) -> None:
     annotator, prompt = judged.value("SELECT id FROM annotator WHERE name = 'ann'"), seed_prompts(judged, 1)[-1]
     pairs = known.of(RewardModelSpec())
-    assert store.add_comparison(judged, [make_response(prompt, f"Answer {place}") for place in "ABCDE"]) is not None
+    store.set_project(judged, replace(store.project(judged), kind="rank", answers=5))
+    assert store.add_comparison(judged, [make_response(prompt, f"Answer {place}") for place in "ABCDE"], 5) is not None
     claim = claims.claim_next(judged, annotator)
     assert claim is not None
     claims.judge(judged, annotator, claim.nonce, {"outcome": "ranked", "ranks": [2, 1, 3, 4, 5]})
@@ -415,7 +416,7 @@ def test_going_on_from_a_run_takes_its_parent_and_its_shape(judged: Database) ->
     assert form.name == "dpo"
     assert filled == {
         "parent": adapter.revision, "method": "lora", "lora_r": 4, "lora_alpha": 32, "lora_targets": "attention",
-        "dora": True, "rslora": False, "lora_init": "default",
+        "lora_layers": "", "dora": True, "rslora": False, "lora_init": "default",
     }  # fmt: skip
     tuned = made(judged, SFTSpec(method="prompt", virtual_tokens=6), form="prompt")
     form, filled = prospects.continuing(judged, tuned.revision)
