@@ -47,7 +47,7 @@ class Sizes:
     sft_epochs: int = 1
     reward_epochs: int = 2
     dpo_epochs: int = 1
-    rounds: int = 24
+    rounds: int = 10
     rollouts: int = 16
     ppo_learning_rate: float = 2e-4
     """Above PPO's default: there are few rounds."""

@@ -308,7 +308,7 @@ def resume(db: Database, job_id: int, half_batch: bool = False) -> str:
         spec, message = job.spec, ""
         if half_batch:
             spec, message = halved(job), SMALLER
-        elif isinstance(spec, TrainingSpec) and NO_NUMBER in job.message:
+        elif isinstance(spec, TrainingSpec) and diverged(job):
             spec, message = replace(spec, learning_rate=spec.learning_rate / 2), SLOWER
         if message:
             message = f"{message}: {difference(job.spec, spec)}."
@@ -327,6 +327,11 @@ def halved(job: Job) -> Spec:
     if spec is None:
         raise UserError(f"Job {job.id} has no batch that could be halved.")
     return spec
+
+
+def diverged(job: Job) -> bool:
+    """Whether a job ended because its loss or a gradient was no number any more."""
+    return job.status == "failed" and NO_NUMBER in job.message
 
 
 def can_be_halved(job: Job) -> bool:

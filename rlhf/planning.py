@@ -61,8 +61,8 @@ body:has(&) .fields > .form { display: grid; grid-template-columns: repeat(auto-
 body:has(&) .fields.lists > .form { grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
 body:has(&) .fields.choices > .form { grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); }
 body:has(&) .fields > .form > .block { min-width: 0 !important; }
-body:has(&) .fields label.container { display: flex; flex-direction: column; height: 100%; }
-body:has(&) .fields label.container > input { margin-top: auto; }
+body:has(&) .fields .container { display: flex; flex-direction: column; height: 100%; }
+body:has(&) .fields .container > :is(input, .wrap) { flex: none; margin-top: auto; }
 body:has(&) .fields input[role=combobox] { text-overflow: ellipsis; padding-inline-end: 1.5em; }
 body:has(&) .code textarea { font-family: var(--font-mono); font-size: var(--text-sm); }
 """
@@ -104,10 +104,10 @@ FLIP_SENTENCE = (
 # Where the step sizes of specs.LEARNING_RATES come from, in a few words beside the field.
 RATE_SOURCES: Mapping[str, Mapping[str, str]] = {
     "sft": {
-        "qlora": "Dettmers et al. 2023, table 9",
-        "lora": "ten times that of full fine-tuning, Schulman et al. 2025",
+        "qlora": "our own measurements with SmolLM2; take a third for a model of billions of weights",
+        "lora": "our own measurements with SmolLM2; take a third for a model of billions of weights",
         "prompt": "virtual tokens need far larger steps, Lester et al. 2021",
-        "full": "a tenth of LoRA's, Schulman et al. 2025",
+        "full": "a tenth of LoRA's, Schulman et al. 2025; take a third for a model of billions of weights",
     },
     "dpo": {
         "qlora": "our own measurements: much more costs language within two iterations",

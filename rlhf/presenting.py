@@ -126,7 +126,7 @@ def seconds_left(step_times: Sequence[tuple[int, str]], job: Job, at: str) -> fl
 def headline(job: Job, at: str) -> str:
     """A job's state in a sentence."""
     if job.status == "queued":
-        return f"Queued; it starts when it is first in the queue and nothing else runs. {job.message}".strip()
+        return f"Queued; it starts when it is first in the queue and its device is free. {job.message}".strip()
     if job.status == "running":
         silent = seconds_between(job.heartbeat or at, at)
         if silent > LOST_AFTER_SECONDS / 2:

@@ -13,16 +13,18 @@ from annotation.database import Database
 from annotation.records import Annotator, UserError
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box
-from rlhf import loop, presenting
+from rlhf import loop, presenting, refusals
 
 literal = partial(html_box, presenting.STYLE)
 
 
-def sentence(setting: Mapping[str, Any]) -> str:
-    """What the stored setting does."""
+def sentence(db: Database, setting: Mapping[str, Any]) -> str:
+    """What the stored setting does, and what keeps it from being done now."""
     if not setting["on"]:
         return "Off: an iteration starts only when someone starts it."
-    return f"On: an iteration with the default settings starts after every {setting['every']} new judgements."
+    trouble = refusals.check(db, loop.automatic_spec(db))
+    stopped = f" At the moment none can start. {' '.join(trouble)}" if trouble else ""
+    return f"On: an iteration with the default settings starts after every {setting['every']} new judgements.{stopped}"
 
 
 def save(db: Database, on: bool, every: float | None) -> str:
@@ -31,7 +33,7 @@ def save(db: Database, on: bool, every: float | None) -> str:
         raise UserError("The number of new judgements must be a whole number of at least 1.")
     setting = {"on": bool(on), "every": int(every)}
     store.set_setting(db, "auto_train", setting)
-    return f"Saved. {sentence(setting)}"
+    return f"Saved. {sentence(db, setting)}"
 
 
 def build(context: Context, opening: Callable[..., Any]) -> None:
@@ -46,7 +48,7 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
     @guarded(context, "admin")
     def open_auto_train(annotator: Annotator) -> list[Any]:
         setting = store.setting(context.db, "auto_train", loop.AUTO_TRAIN_DEFAULT)
-        return [setting["on"], setting["every"], presenting.notice(sentence(setting))]
+        return [setting["on"], setting["every"], presenting.notice(sentence(context.db, setting))]
 
     @guarded(context, "admin")
     def save_auto_train(annotator: Annotator, wanted: bool, number: float | None) -> str:

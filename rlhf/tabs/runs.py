@@ -29,6 +29,11 @@ RESUME_SENTENCE = (
     "“Resume this run” puts the same job back in the queue: it goes on from its last checkpoint with the same data and "
     "settings, to the end that it was given."
 )
+SLOWER_SENTENCE = " Because its numbers were none any more, it goes on with half the learning rate."
+HALF_SENTENCE = (
+    " “Go on with half the batch” does so with half as many items in a forward pass and twice as many passes in a step: "
+    "that takes less memory and learns the same."
+)
 CANCELLABLE, RESUMABLE = ("queued", "running"), ("lost", "cancelled", "failed")
 
 literal = partial(html_box, presenting.STYLE)
@@ -42,7 +47,7 @@ def find_job(db: Database, selected: Any) -> Job | None:
     found = jobs.with_ids(db, [int(selected)]) if str(selected).isdecimal() else []
     if found and found[0].kind in jobs.TRAINING:
         return found[0]
-    running = queueing.at_work(db)
+    running = jobs.at_work(db)
     newest = jobs.recent(db, jobs.TRAINING, 1)
     return running[0] if running else newest[0] if newest else None
 
@@ -59,13 +64,21 @@ def job_parts(db: Database, job: Job | None, made: Policy | None, at: str) -> di
     """How a job stands, what it runs with, and whether it can be cancelled or resumed."""
     status = "" if job is None else job.status
     resumable = status in RESUMABLE
+    halvable = job is not None and jobs.can_be_halved(job)
     return {
         "card": gr.update(value=job_card(db, job, made, at)),
         "facts": gr.update(value="" if job is None else job_facts(db, job)),
         "cancel": gr.update(visible=status in (*CANCELLABLE, "cancelling"), interactive=status in CANCELLABLE),
         "resume": gr.update(visible=resumable, interactive=resumable),
-        "resume_note": gr.update(value=paragraph(RESUME_SENTENCE, "quiet") if resumable else ""),
+        "half": gr.update(visible=halvable, interactive=halvable),
+        "resume_note": gr.update(value=paragraph(resume_sentence(job), "quiet") if job and resumable else ""),
     }
+
+
+def resume_sentence(job: Job) -> str:
+    """What the buttons that let a job go on do."""
+    slower = SLOWER_SENTENCE if jobs.diverged(job) else ""
+    return RESUME_SENTENCE + slower + (HALF_SENTENCE if jobs.can_be_halved(job) else "")
 
 
 def job_card(db: Database, job: Job | None, made: Policy | None, at: str) -> str:
@@ -172,11 +185,11 @@ def cancel_shown(db: Database, seen: Any) -> str:
     return f"Job {job_id} was asked to stop; its last checkpoint stays."
 
 
-def resume_shown(db: Database, seen: Any) -> str:
-    """Put the job on the page back in the queue. Raises UserError where it can't be resumed."""
+def resume_shown(db: Database, seen: Any, half_batch: bool = False) -> str:
+    """Put the job on the page back in the queue. Raises UserError where it can't be resumed (in that way)."""
     job_id = shown_job(seen)
-    jobs.resume(db, job_id)
-    return f"Job {job_id} is queued again and goes on from its last checkpoint."
+    changed = jobs.resume(db, job_id, half_batch)
+    return f"Job {job_id} is queued again and goes on from its last checkpoint. {changed}".strip()
 
 
 def shown_job(seen: Any) -> int:
@@ -263,6 +276,7 @@ def lay_out() -> RunsPage:
     with gr.Row():
         parts["cancel"] = outcome.button("Cancel", "cancel", 130, "stop", visible=False)
         parts["resume"] = outcome.button("Resume this run", "resume", 180, visible=False)
+        parts["half"] = outcome.button("Go on with half the batch", "half", 220, visible=False)
     parts["resume_note"] = literal()
     parts["said"] = literal()
     parts["facts"] = literal()
@@ -339,12 +353,14 @@ def wire_actions(page: RunsPage, context: Context) -> None:
     actions: Mapping[str, Callable[[Seen, str], str]] = {
         "cancel": lambda was, by: cancel_shown(context.db, was),
         "resume": lambda was, by: resume_shown(context.db, was),
+        "half": lambda was, by: resume_shown(context.db, was, half_batch=True),
         "promote": lambda was, by: decisions.promote(context, shown_revision(was), by),
         "check": lambda was, by: decisions.check(context, shown_revision(was), by),
         "merge": lambda was, by: decisions.merge(context, shown_revision(was), by),
     }
     for name, act in actions.items():
-        handler = guarded(context, "admin")(actor(name, act, "said" if name in ("cancel", "resume") else "acted"))
+        where = "said" if name in ("cancel", "resume", "half") else "acted"
+        handler = guarded(context, "admin")(actor(name, act, where))
         page.parts[name].click(handler, [*page.looked, page.seen], page.followed, **SPOKEN)
 
 

@@ -48,7 +48,7 @@ def wire_start(page: FormPage, context: Context, known: Prospects, tabs: gr.Tabs
 
     def start(annotator: Annotator, ticked: Any, seen: Any, *sent: Any) -> list[Any]:
         job_id = forms.begin(page, known, annotator.name, ticked, seen, sent)
-        said = presenting.notice(f"Job {job_id} is queued. It starts when it is first in the queue and nothing runs.")
+        said = presenting.notice(f"Job {job_id} is queued. It starts in its turn, when its device is free.")
         return [said, said, gr.update(value=LATEST), gr.Tabs(selected=RUNS)]
 
     start.__name__ = "start_training" if page.form.name == "dpo" else f"start_{page.form.name}"

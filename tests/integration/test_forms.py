@@ -515,6 +515,27 @@ def test_the_automatic_training_is_stored(machine: Machine) -> None:
     assert "Off" in session.call("save_auto_train", False, 30)
 
 
+def test_automatic_training_that_can_not_start_says_why(machine: Machine) -> None:
+    automatic.save(machine.db, True, 30)
+    assert "At the moment none can start" not in opened(machine, "dpo").call("open_auto_train")[2]
+    job_id = machine.submit(SFTSpec(method="lora", lora_init="pissa"))
+    made = policies.add(
+        machine.db,
+        revision="sft-1",
+        method="sft",
+        base=str(machine.model),
+        parent_id=1,
+        job_id=job_id,
+        path="adapters/sft-1",
+        sha256="0",
+    )
+    policies.promote(machine.db, made.revision, OWNER)
+    said = opened(machine, "dpo").call("open_auto_train")[2]
+    assert "At the moment none can start" in said
+    assert "The parent sft-1 began with PiSSA" in said
+    assert "none can start" not in opened(machine, "dpo").call("save_auto_train", False, 30)
+
+
 def test_annotators_are_refused_and_the_page_they_are_sent_tells_nothing(ready: Machine) -> None:
     session = opened(ready, "dpo")
     before = jobs.recent(ready.db, jobs.TRAINING)

@@ -461,6 +461,41 @@ def test_a_job_that_memory_did_not_suffice_for_says_what_was_lowered(browser: Br
     assert "&quot;batch_size&quot;: 2" in browser.text("facts")
 
 
+def test_a_job_that_ended_for_memory_goes_on_with_half_the_batch_at_a_button(browser: Browser, place: Context) -> None:
+    job_id = begin(place, replace(QUICK_SFT, batch_size=4), steps=2)
+    assert browser.open().can("half") is False
+    jobs.stop(place.db, job_id, "w", "failed", "Memory ran out. Close other programs.")
+    browser.do("poll_runs")
+    assert (browser.can("resume"), browser.can("half")) == (True, True)
+    assert "half as many items in a forward pass" in browser.text("resume_note")
+    with pytest.raises(gr.Error, match="Only an admin"):
+        browser.do("run_half", person="bob")
+    browser.do("run_half")
+    job = jobs.get(place.db, job_id)
+    assert (job.status, job.spec) == ("queued", replace(QUICK_SFT, batch_size=2, accumulation=2))
+    assert f"Job {job_id} is queued again" in browser.text("said")
+    assert "batch_size 4 → 2, accumulation 1 → 2" in browser.text("said")
+    browser.do("poll_runs")
+    assert browser.can("half") is False
+    with pytest.raises(gr.Error, match="can't be resumed"):
+        browser.do("run_half")
+    jobs.claim(place.db, job_id, "w2")
+    jobs.stop(place.db, job_id, "w2", "failed", "The disk is full.")
+    browser.do("poll_runs")
+    assert (browser.can("resume"), browser.can("half")) == (True, False), "half the batch would not help"
+
+
+def test_a_run_that_diverged_says_that_it_would_go_on_more_slowly(browser: Browser, place: Context) -> None:
+    job_id = begin(place, steps=2)
+    jobs.stop(place.db, job_id, "w", "failed", "The loss became not a number at step 3, so the run was stopped.")
+    assert "goes on with half the learning rate" in browser.open().text("resume_note")
+    browser.do("run_resume")
+    assert "learning_rate 0.005 → 0.0025" in browser.text("said")
+    assert jobs.claim(place.db, job_id, "w2") is not None
+    browser.do("poll_runs")
+    assert "learning_rate 0.005 → 0.0025" in browser.text("card"), "it is still told while it runs"
+
+
 def test_without_leave_to_retry_it_says_what_to_lower(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     people(machine.db)
     place = context_of(machine)

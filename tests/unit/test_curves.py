@@ -109,6 +109,12 @@ def test_an_axis_begins_at_a_round_number_below_its_data(low: float, high: float
     assert max(map(len, words)) <= 8
 
 
+def test_numbers_on_an_axis_are_written_alike() -> None:
+    assert curves.tick_words([0.0, 5e-5, 1e-4, 1.5e-4, 2e-4]) == ["0", "5e-5", "1e-4", "1.5e-4", "2e-4"]
+    assert curves.tick_words([0.0, 0.5, 1.0]) == ["0", "0.5", "1"]
+    assert curves.tick_words([5e5, 1e6]) == ["5e5", "1e6"]
+
+
 def test_a_long_curve_is_thinned_and_no_spike_is_lost() -> None:
     points = [(float(step), 1.0) for step in range(5000)]
     points[3210], points[77] = (3210.0, 9.0), (77.0, -4.0)

@@ -44,6 +44,7 @@ def test_every_kind_has_its_word_and_its_facts(kind: str) -> None:
         (EvaluateSpec(candidate="dpo-3"), "check of dpo-3"),
         (MergeSpec(revision="dpo-3"), "merging dpo-3"),
         (MeasureSpec(), "measuring"),
+        (MeasureSpec(training=to_json(SFTSpec())), "measuring supervised training, LoRA"),
         (GenerateSpec(), "answering"),
     ],
 )
@@ -61,6 +62,7 @@ def test_a_job_is_named_by_what_it_does(spec: Spec, words: str) -> None:
         (SFTSpec(source="example:x", packing=False), {"Data": "example:x", "Packing": "no"}),
         (SFTSpec(precision="fp32"), {"Precision": "fp32"}),
         (SFTSpec(learning_rate=2e-4), {"Learning rate": "0.0002"}),
+        (SFTSpec(learning_rate=7e-5), {"Learning rate": "7e-5"}),
         (SFTSpec(), {"Learning rate": "the method's default", "Data snapshot": "frozen at the start"}),
         (SFTSpec(dora=True, rslora=True), {"LoRA rank · alpha · layers": "16 · 32 · all-linear · DoRA · rsLoRA"}),
         (SFTSpec(method="lora", lora_init="pissa"), {"LoRA rank · alpha · layers": "16 · 32 · all-linear · pissa"}),

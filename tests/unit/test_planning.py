@@ -16,6 +16,8 @@ import pytest
 
 from annotation.consensus import REASONS
 from rlhf import planning
+from rlhf.curves import short_number
+from rlhf.describing import SHORT_METHODS
 from rlhf.estimates import Component, Fit, Machine, Pace, Parameters
 from rlhf.loop import Preview
 from rlhf.previews import Item, Passage, Shown, Strip, Survey
@@ -87,7 +89,7 @@ def test_prompts_have_no_held_out_ones_and_demonstrations_no_chance_of_error() -
     prompts = " ".join(Text(planning.data_card(Data(preview("prompts", flip=None, left_out={}), 1200), "ppo")).said)
     assert "Held-out" not in prompts
     shown_to = " ".join(Text(planning.data_card(Data(preview("demonstrations", flip=None), 1200), "sft")).said)
-    assert "wrong way round" not in shown_to
+    assert "labelled wrong" not in shown_to
     assert "Held-out demonstrations" in shown_to
 
 
@@ -111,11 +113,11 @@ def test_every_token_has_its_own_box_with_its_part_in_the_loss() -> None:
     assert page.by_class["context"] == ["Why", "?↵\n", "Why"]
     assert page.by_class["raised"] == ["So", HOSTILE]
     assert page.by_class["lowered"] == ["No"]
-    assert page.by_class["key raised"] == ["raised"]
+    assert page.by_class["key raised"] == [planning.LEGEND["raised"]]
     assert "key scored" not in page.by_class
     assert 'title="3 tokens"' in html
     said = " ".join(page.said)
-    for words in ("Pair 2 of 30: Comparison 7", "Chosen · 6 tokens, 4 of them trained on", "clearly"):
+    for words in ("Row 2 of 30 to train on · Comparison 7", "Chosen · 6 tokens, 4 of them trained on", "clearly"):
         assert words in said
 
 
@@ -214,7 +216,8 @@ def test_the_length_that_rows_are_taken_to_have_is_said() -> None:
 def test_a_default_learning_rate_is_named_with_its_source(spec: SFTSpec) -> None:
     for method in METHODS[spec.kind]:
         note = unescape(planning.rate_note(replace(spec, method=method)))
-        assert f"means {LEARNING_RATES[spec.kind][method]:g}, the default of {method}" in note
+        rate = short_number(LEARNING_RATES[spec.kind][method])
+        assert f"means {rate}, the default for {SHORT_METHODS[method]}" in note
         assert planning.RATE_SOURCES[spec.kind][method] in note
     assert "learning rate" not in planning.rate_note(replace(spec, learning_rate=1e-3))
 

@@ -115,7 +115,7 @@ def test_time_left_is_never_negative() -> None:
     ("changes", "words"),
     [
         ({"status": "queued"}, "Queued"),
-        ({"message": "Training, epoch 1"}, "Running. Training, epoch 1"),
+        ({"message": "dpo-7 answers"}, "Running: dpo-7 answers."),
         ({"heartbeat": "2026-01-02T10:09:40.000000+00:00"}, "said nothing for 20 s"),
         ({"status": "cancelling"}, "Cancelling"),
         ({"status": "lost", "message": "The worker stopped without a word."}, "Lost. The worker stopped"),
@@ -135,7 +135,9 @@ def test_progress_line() -> None:
     assert presenting.progress_line(JOB, 280, AT) == "40% · step 4 of 10 · 10 min so far · about 4 min 40 s left"
     assert "not known yet" in presenting.progress_line(JOB, None, AT)
     assert presenting.progress_line(replace(JOB, steps=0), None, AT) == "Preparing for 10 min."
-    assert presenting.progress_line(replace(JOB, status="queued"), None, AT) == "Waiting for 11 min."
+    assert presenting.progress_line(replace(JOB, status="queued", attempt=0), None, AT) == "Waiting for 11 min."
+    resumed = replace(JOB, status="queued")
+    assert presenting.progress_line(resumed, None, AT) == "It waits to go on after step 4."
 
 
 def test_a_jobs_facts_name_its_reference_data_and_what_was_left_out() -> None:
@@ -148,6 +150,8 @@ def test_a_jobs_facts_name_its_reference_data_and_what_was_left_out() -> None:
     assert "<dt>Annotator noise</dt><dd>ignored</dd>" in facts
     assert "abcdef0123456789" not in facts
     assert "&quot;snapshot&quot;: &quot;abcdef0123456789&quot;" in every, "the spec to copy names it whole"
+    assert "Attempt" not in facts, "that it is the first goes without saying"
+    assert "<dt>Attempt</dt><dd>2</dd>" in presenting.job_facts(replace(JOB, attempt=2), {})
     noisy = presenting.job_facts(replace(JOB, spec=DPOSpec(annotator_noise="smooth")), {})
     assert "<dd>smooths labels</dd>" in noisy
 
@@ -174,7 +178,7 @@ def test_a_job_that_was_made_smaller_says_so_once() -> None:
 # ---------------------------------------------------------------------------------------------------------- the queue
 def test_the_queue_tells_what_runs_and_who_waits_in_order() -> None:
     waiting = [
-        replace(JOB, id=9, kind="sft", spec=SFTSpec(method="full"), status="queued"),
+        replace(JOB, id=9, kind="sft", spec=SFTSpec(method="full"), status="queued", attempt=0),
         replace(JOB, id=8, kind="evaluate", spec=EvaluateSpec(candidate="dpo-3"), status="queued"),
     ]
     html = presenting.queue_table([JOB], waiting, AT)
@@ -184,7 +188,7 @@ def test_the_queue_tells_what_runs_and_who_waits_in_order() -> None:
         (
             ("<td>now</td><td>7</td>", "preference training (DPO), QLoRA", "running for 10 min"),
             ("<td>1</td><td>9</td>", "supervised training, full", "since 2026-01-02 09:59 UTC"),
-            ("<td>2</td><td>8</td>", "check of dpo-3", "owner"),
+            ("<td>2</td><td>8</td>", "check of dpo-3", "owner", "waits to go on"),
         ),
         strict=True,
     ):
@@ -229,6 +233,8 @@ def test_an_outcome_says_what_was_made_and_what_it_cost() -> None:
     ):
         assert f"<dt>{label}</dt><dd>{text}</dd>" in html
     assert html.count("Size on disk") == 1
+    reward = presenting.outcome_card(finished, replace(ADAPTER, kind="reward"), "1.9 MB")
+    assert "State" not in reward, "it never serves"
     gone = presenting.outcome_card(finished, replace(ADAPTER, deleted=AT), "0 bytes")
     assert "<dd>files deleted on 2026-01-02</dd>" in gone
     assert presenting.outcome_card(replace(JOB, status="failed"), None, "") == ""
