@@ -1,5 +1,4 @@
-"""The lesson's claims, measured: ways of fine-tuning against each other, PPO against DPO, what PPO takes in memory,
-and whether it learns.
+"""The lesson's claims, measured: ways of fine-tuning, PPO against DPO, what PPO takes in memory and whether it learns.
 
 How to read it. First table: SmolLM2 learns to call the sentiment of financial headlines (`annotation/examples`), with
 every method from the same seeds, with the same epochs, batch and length, each at its own default learning rate. Each

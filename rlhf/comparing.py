@@ -75,7 +75,7 @@ def setting(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:g}"
+        return short_number(value)
     return str(value)[:12] if name == "snapshot" else str(value)
 
 

@@ -28,7 +28,7 @@ def rows_of(
 ) -> list[list[int]]:
     """Which of a batch's sequences lie in one packed row: groups in turn, whole, as many as fit, and at least one.
 
-    `virtual` tokens stand before each group's prompt.
+    Those of a row are in the order of the batch. `virtual` tokens stand before each group's prompt.
     """
     members: dict[int, list[int]] = {}
     for place, group in enumerate(group_B):
@@ -44,7 +44,7 @@ def rows_of(
             taken = 0
         rows[-1] += places
         taken += length
-    return rows
+    return [sorted(row) for row in rows]
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,8 @@ body:has(&) .fields.lists > .form { grid-template-columns: repeat(auto-fit, minm
 body:has(&) .fields.choices > .form { grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); }
 body:has(&) .fields > .form > .block { min-width: 0 !important; }
 body:has(&) .fields .container { display: flex; flex-direction: column; height: 100%; }
-body:has(&) .fields .container > :is(input, .wrap) { flex: none; margin-top: auto; }
-body:has(&) .fields input[role=combobox] { text-overflow: ellipsis; padding-inline-end: 1.5em; }
+body:has(&) .fields .container > input, body:has(&) .fields .container > .wrap { flex: none; margin-top: auto; }
+body:has(&) input[role=combobox] { text-overflow: ellipsis; padding-inline-end: 1.5em; }
 body:has(&) .code textarea { font-family: var(--font-mono); font-size: var(--text-sm); }
 """
 )

@@ -67,7 +67,7 @@ def lay_out(form: Form) -> RowsPage:
             )
         with gr.Row():
             turns = {
-                label: gr.Button(label, scale=0, min_width=100, size="md", elem_id=f"{form.name}-{label.lower()}")
+                label: gr.Button(label, scale=0, min_width=86, size="md", elem_id=f"{form.name}-{label.lower()}")
                 for label in TURNS
             }
         row = literal()

@@ -31,7 +31,7 @@ RESUME_SENTENCE = (
 )
 SLOWER_SENTENCE = " Because its numbers were none any more, it goes on with half the learning rate."
 HALF_SENTENCE = (
-    " “Go on with half the batch” does so with half as many items in a forward pass and twice as many passes in a step: "
+    " “Go on with half the batch” does so with half as many items in a forward pass and twice the passes in a step: "
     "that takes less memory and learns the same."
 )
 CANCELLABLE, RESUMABLE = ("queued", "running"), ("lost", "cancelled", "failed")

@@ -200,9 +200,9 @@ def test_a_group_stays_in_one_row_its_prompt_and_virtual_tokens_counted_once() -
     pairs = [([1, 2, 3], [4], [5, 6]), ([7], [8, 9], [10]), ([1, 2], [3, 4, 5], [6])]
     _, attention_BT, completion_BT = padded_pairs(pairs)
     groups = [0, 1, 2, 0, 1, 2]
-    assert rows_of(attention_BT, completion_BT, groups, 10) == [[0, 3, 1, 4], [2, 5]]
+    assert rows_of(attention_BT, completion_BT, groups, 10) == [[0, 1, 3, 4], [2, 5]]
     assert rows_of(attention_BT, completion_BT, groups, 10, virtual=1) == [[0, 3], [1, 4], [2, 5]]
-    assert rows_of(attention_BT, completion_BT, groups, 16) == [[0, 3, 1, 4, 2, 5]]
+    assert rows_of(attention_BT, completion_BT, groups, 16) == [[0, 1, 2, 3, 4, 5]]
     assert rows_of(attention_BT, completion_BT, groups, 1) == [[0, 3], [1, 4], [2, 5]]
 
 

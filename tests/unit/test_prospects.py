@@ -309,7 +309,7 @@ def test_a_reward_models_memory_is_that_of_the_largest_ranking(known: Prospects,
     assert ranked.data is not None
     assert (pairs.data.answers, ranked.data.answers) == (2, 5)
     small, large = ({part.name: part.size for part in one.cost.fit.components} for one in (pairs, ranked) if one.cost)
-    assert large["Activations"] == pytest.approx(2.5 * small["Activations"], rel=0.1)
+    assert large["Activations"] > 2.5 * small["Activations"]
 
 
 def test_steps_time_and_the_queue_are_known(known: Prospects, judged: Database) -> None:
