@@ -41,13 +41,13 @@ class Sizes:
     """Of two answers each, to every prompt."""
     held_out: int = 60
     """Prompts to test on; the reward model's held-out comparisons are answers to them too."""
-    samples: int = 2
+    samples: int = 1
     """Answers to each of them."""
     tokens: int = 48
     sft_epochs: int = 1
     reward_epochs: int = 2
     dpo_epochs: int = 1
-    rounds: int = 10
+    rounds: int = 8
     rollouts: int = 16
     ppo_learning_rate: float = 2e-4
     """Above PPO's default: there are few rounds."""

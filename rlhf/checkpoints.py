@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers.trainer_utils import get_last_checkpoint
 
 from rlhf import jobs
 from rlhf.artifacts import checkpoints_directory, new_directory
@@ -29,20 +28,30 @@ def checkpoints_of(run: Run) -> Path:
 
 
 def forget_old_checkpoints(run: Run) -> None:
-    """Keep the checkpoints of the last few runs that can be resumed, and remove older ones."""
-    resumable = [job.id for job in jobs.recent(run.db, KINDS, 1000) if job.status != "finished"]
-    kept = {run.job_id, *resumable[:RESUMABLE_RUNS]}
-    for directory in (run.data_dir / "checkpoints").glob("job-*"):
-        if int(directory.name.removeprefix("job-")) not in kept:
+    """Keep the checkpoints of the last few runs that ended early, and remove older ones."""
+    directories = {int(path.name.removeprefix("job-")): path for path in (run.data_dir / "checkpoints").glob("job-*")}
+    known = {job.id: job for job in jobs.recent(run.db, KINDS, 1000) if job.id in directories}
+    ended = [job.id for job in known.values() if job.status in jobs.ENDED and job.status != "finished"]
+    at_work = [job.id for job in known.values() if job.status not in jobs.ENDED]  # or waiting to go on
+    for job_id, directory in directories.items():
+        if job_id not in {run.job_id, *at_work, *ended[:RESUMABLE_RUNS]}:
             shutil.rmtree(directory)
 
 
 def last_complete_checkpoint(checkpoints: Path, clean: bool = True) -> str | None:
     """The newest checkpoint that was written to its end; half-written ones are removed, unless not `clean`."""
-    for directory in checkpoints.glob("checkpoint-*") if clean else ():
-        if not (directory / COMPLETE).exists():
+    complete: list[Path] = []
+    for directory in checkpoints.glob("checkpoint-*"):
+        if (directory / COMPLETE).exists():
+            complete.append(directory)
+        elif clean:
             shutil.rmtree(directory)
-    return get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    return str(max(complete, key=step_of)) if complete else None
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def write_checkpoint(checkpoints: Path, step: int, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -51,8 +60,7 @@ def write_checkpoint(checkpoints: Path, step: int, weights: Mapping[str, Tensor]
         save_file({name: value.detach().cpu() for name, value in weights.items()}, directory / "trained.safetensors")
         torch.save(dict(state), directory / "state.pt")
         (directory / COMPLETE).touch()
-    complete = sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for old in complete[:-KEPT_CHECKPOINTS]:
+    for old in sorted(checkpoints.glob("checkpoint-*"), key=step_of)[:-KEPT_CHECKPOINTS]:
         shutil.rmtree(old)
 
 

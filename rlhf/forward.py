@@ -107,7 +107,7 @@ def completions(
         )
         for row in places
     ]
-    return parts[0] if len(parts) == 1 else in_order(parts, places)
+    return in_order(parts, places)
 
 
 def packed_states(

@@ -99,12 +99,20 @@ def load_for_training(path: Path, spec: TrainingSpec, model_class: Any = None, *
     """The weights that a job starts from, in the precision that its spec asks for.
 
     What is trained is held in float32: at these learning rates AdamW's steps are below bfloat16's resolution. So full
-    fine-tuning in bf16 computes in it and keeps float32 weights.
+    fine-tuning in bf16 computes in it and keeps float32 weights. Without dropout, it computes in train mode as in eval
+    mode: dropout would make noise of the reference, of PPO's ratio and of the answers.
     """
     if spec.method == "qlora":
-        return load_quantised(path, dtype_of(spec.precision), model_class, **arguments)
-    dtype = torch.float32 if spec.method == "full" else dtype_of(spec.precision)
-    return load_plain(path, dtype, model_class, **arguments)
+        model = load_quantised(path, dtype_of(spec.precision), model_class, **arguments)
+    else:
+        dtype = torch.float32 if spec.method == "full" else dtype_of(spec.precision)
+        model = load_plain(path, dtype, model_class, **arguments)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0
+    return model
 
 
 def adapter_config(spec: TrainingSpec, tokenizer_path: Path, task: str = "CAUSAL_LM") -> Any:

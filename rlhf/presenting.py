@@ -231,7 +231,7 @@ def samples_box(samples: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
     )
     return (
         '<p class="headline"><b>Sample answers</b></p>'
-        '<p class="quiet">The same held-out prompts, answered with the same random numbers at each of these steps: '
+        '<p class="quiet">The same prompts, answered with the same random numbers at each of these steps: '
         f"what differs, training has changed.</p>{rows}"
     )
 

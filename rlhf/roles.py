@@ -161,7 +161,7 @@ def load_roles(spec: PPOSpec, start: Start, reward_model: RewardModel | None, pa
     Raises UserError if the parent's adapter has another shape than the spec.
     """
     torch.manual_seed(spec.seed)
-    model = without_dropout(load_for_training(start.ground, spec))
+    model = load_for_training(start.ground, spec)
     model = get_peft_model(model, adapter_config(spec, start.ground), adapter_name=ADAPTERS["policy"])
     critic = adapter_config(spec, start.ground) if reward_model is None else reward_model.config
     model.add_adapter(ADAPTERS["critic"], replace(critic))
@@ -175,13 +175,3 @@ def load_roles(spec: PPOSpec, start: Start, reward_model: RewardModel | None, pa
         for role in (ADAPTERS["reward"], ADAPTERS["critic"]):
             set_peft_model_state_dict(model, reward_model.weights, adapter_name=role)
     return Roles(spec, model.train(), reward_model, pad_id)
-
-
-def without_dropout(model: Any) -> Any:
-    """The model in train mode computes as in eval mode: dropout would make noise of the ratio (and of the answers)."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if hasattr(module, "attention_dropout"):
-            module.attention_dropout = 0.0
-    return model

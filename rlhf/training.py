@@ -119,10 +119,9 @@ class JobTrainer:
         schedule.base_lrs = [peak for _ in groups]
         schedule._last_lr = [group["lr"] for group in groups]  # what the coming step reports
 
-    def note(self, name: str, values: torch.Tensor) -> None:
-        """Add the mean of a batch's values, (B,), to the metrics of the coming log, over all processes."""
-        mode = "train" if self.model.training else "eval"
-        self._metrics[mode][name].append(self.accelerator.gather_for_metrics(values.detach()).float().mean().item())
+    def compute_loss_context_manager(self) -> Any:
+        """In 16 bits where the spec says so: the loss goes around the wrapping that would see to it."""
+        return self.accelerator.autocast()
 
     def note_part(self, name: str, total: torch.Tensor, items: torch.Tensor) -> None:
         """Add this pass's part of a mean over all items of the optimiser step to the metrics of the coming log.
@@ -295,7 +294,7 @@ def train(
     progress = Progress(run, trainer, Samples(run, spec, asked))
     run.report(0, trainer.state.max_steps, {}, "training")
     trainer.add_callback(progress)
-    checkpoint = None if run.measured_steps else last_complete_checkpoint(checkpoints)
+    checkpoint = None if run.measured_steps else last_complete_checkpoint(checkpoints, clean=run.rank == 0)
     if checkpoint:
         run.log(f"resuming from {Path(checkpoint).name}")
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -451,12 +450,17 @@ class Progress(TrainerCallback):
         """A cancelled run writes a checkpoint and ends after this step, in all its processes."""
         if any_process(self.trainer.accelerator, self.run.stopped):
             control.should_training_stop = True
-            control.should_save = not self.run.measured_steps
+            # Not over a whole checkpoint of this step, which would be broken until the new one is whole.
+            control.should_save = not self.run.measured_steps and not (self.checkpoint() / COMPLETE).exists()
+
+    def checkpoint(self) -> Path:
+        """Where the checkpoint of the current step lies."""
+        return Path(self.trainer.args.output_dir) / f"checkpoint-{self.trainer.state.global_step}"
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # A process killed while it writes leaves half a checkpoint: only one with this mark is resumed from.
         if self.run.rank == 0:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+            (self.checkpoint() / COMPLETE).touch()
 
 
 def any_process(accelerator: Any, flag: bool) -> bool:

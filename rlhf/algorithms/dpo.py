@@ -83,6 +83,9 @@ def suggested_flip_rate(pairs: Sequence[Any]) -> float:
 class PreferenceTrainer(JobTrainer, DPOTrainer):
     """TRL's trainer with the losses of `rlhf.losses`, tokenised rows, and the adapter and reference of a spec."""
 
+    # The loss is divided by the pairs, and the tokens, of the whole optimiser step.
+    loss_is_scaled_for_ga = True
+
     def __init__(
         self, spec: DPOSpec, start: Start, flip_rate: float, raise_if_stopped: Callable[[], None], **arguments: Any
     ) -> None:
@@ -111,28 +114,39 @@ class PreferenceTrainer(JobTrainer, DPOTrainer):
         super()._set_signature_columns_if_needed()
         self._signature_columns += [name for name in NOISE_COLUMNS if name not in self._signature_columns]
 
-    def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool) -> Any:
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """(pairs, tokens of their better answers) in an optimiser step's passes, per process."""
+        counts_2 = torch.stack([counts_of(batch) for batch in batch_samples]).sum(0).to(device)
+        return self.accelerator.reduce(counts_2, "mean")
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: torch.Tensor | None = None
+    ) -> Any:
+        """The mean loss of the pairs, or this pass's part of it."""
+        pairs, tokens = counts_of(inputs) if num_items_in_batch is None else num_items_in_batch
         # The collator stacks all chosen answers, then all rejected ones: B = 2P.
         chosen_P, rejected_P = answer_logps(model, inputs).chunk(2)
         ref_chosen_P, ref_rejected_P = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
         flip_P, weight_P = inputs["flip"], inputs["weight"]
         chosen_tokens_P, rejected_tokens_P = inputs["completion_mask"].sum(-1).chunk(2)
-        pairs = PairLogps(chosen_P, rejected_P, ref_chosen_P, ref_rejected_P, chosen_tokens_P, rejected_tokens_P)
-        loss_P = preference_loss(self.spec.loss, pairs, self.spec.beta, flip_P, self.flip_rate)
-        loss = (weight_P * loss_P).mean()
+        logps = PairLogps(chosen_P, rejected_P, ref_chosen_P, ref_rejected_P, chosen_tokens_P, rejected_tokens_P)
+        loss_P = preference_loss(self.spec.loss, logps, self.spec.beta, flip_P, self.flip_rate)
+        loss = (weight_P * loss_P).sum() / pairs
         if self.spec.sft_weight:
-            better_P, tokens_P = likelihood(chosen_P, rejected_P, chosen_tokens_P, rejected_tokens_P, flip_P)
-            # Over the tokens of all processes' batches, of which `average_gradients` takes the mean.
-            tokens = self.accelerator.reduce(tokens_P.sum().float(), "mean").clamp(min=1)
+            better_P, _ = likelihood(chosen_P, rejected_P, chosen_tokens_P, rejected_tokens_P, flip_P)
             loss = loss - self.spec.sft_weight * (weight_P * better_P).sum() / tokens
         with torch.no_grad():
-            chosen_reward_P, rejected_reward_P = implicit_rewards(self.spec.loss, pairs, self.spec.beta)
-        self.note("rewards/chosen", chosen_reward_P)
-        self.note("rewards/rejected", rejected_reward_P)
-        self.note("rewards/margins", chosen_reward_P - rejected_reward_P)
-        self.note("rewards/accuracies", (chosen_reward_P > rejected_reward_P).float())
-        self.note("logps/chosen", chosen_P)
-        self.note("logps/rejected", rejected_P)
+            chosen_reward_P, rejected_reward_P = implicit_rewards(self.spec.loss, logps, self.spec.beta)
+        noted = {
+            "rewards/chosen": chosen_reward_P,
+            "rewards/rejected": rejected_reward_P,
+            "rewards/margins": chosen_reward_P - rejected_reward_P,
+            "rewards/accuracies": (chosen_reward_P > rejected_reward_P).float(),
+            "logps/chosen": chosen_P,
+            "logps/rejected": rejected_P,
+        }
+        for name, values_P in noted.items():
+            self.note_part(name, values_P.sum(), pairs)
         return (loss, {}) if return_outputs else loss
 
     def compute_ref_log_probs(self, model: Any, inputs: Any) -> Any:
@@ -146,6 +160,14 @@ class PreferenceTrainer(JobTrainer, DPOTrainer):
         parents = self.spec.reference == "parent" and self.start.adapter is not None
         with torch.no_grad(), self.accelerator.autocast():
             return answer_logps(model, inputs, adapted=self.spec.method != "prompt" or parents).chunk(2)
+
+
+def counts_of(inputs: Any) -> torch.Tensor:
+    """How many pairs a batch has, and tokens of their better answers, (2,), float32."""
+    chosen_tokens_P, rejected_tokens_P = inputs["completion_mask"].sum(-1).float().chunk(2)
+    flip_P = inputs["flip"]
+    _, tokens_P = likelihood(chosen_tokens_P, rejected_tokens_P, chosen_tokens_P, rejected_tokens_P, flip_P)
+    return torch.stack([torch.full_like(tokens_P, 1.0).sum(), tokens_P.sum()])
 
 
 NOISE_COLUMNS = ("flip", "weight")

@@ -43,7 +43,6 @@ from rlhf.freezing import MIN_PAIRS, MORE, left_out_sentence, too_few
 from rlhf.health import Scored, measure
 from rlhf.losses import bradley_terry, centring
 from rlhf.models import adapter_config, load_for_training, load_tokenizer
-from rlhf.roles import without_dropout
 from rlhf.rows import load_snapshot, tokenise_comparisons, with_noise
 from rlhf.specs import RewardModelSpec
 from rlhf.training import JobTrainer, Start, arguments, prepared, quietly, save_policy, start_of, train
@@ -211,7 +210,7 @@ def build_trainer(
         torch.nn.init.zeros_(model.score.weight)
         return ComparisonTrainer(
             spec,
-            model=without_dropout(model),
+            model=model,
             args=RewardConfig(**arguments(spec, checkpoints, run), max_length=None, remove_unused_columns=False),
             data_collator=ComparisonCollator(tokenizer.pad_token_id),
             train_dataset=Dataset.from_list(list(items)),

@@ -36,7 +36,6 @@ from rlhf.forward import completions, inner_model
 from rlhf.freezing import MIN_DEMONSTRATIONS, MORE, left_out_sentence, too_few
 from rlhf.losses import CHUNK, scaled_logits
 from rlhf.models import adapter_config, load_for_training, load_tokenizer
-from rlhf.roles import without_dropout
 from rlhf.rows import load_snapshot, tokenise_demonstrations
 from rlhf.specs import SFTSpec
 from rlhf.training import (
@@ -80,7 +79,9 @@ def run(run: Run, spec: SFTSpec) -> dict[str, Any]:
 
     def build(checkpoints: Path) -> DemonstrationTrainer:
         trainer = build_trainer(spec, start, tokenizer, items, checkpoints, run)
-        if not run.measured_steps and run.rank == 0 and cheap(held_out, items, spec.epochs):
+        # Several processes would have to wait for it, longer than they may.
+        alone = trainer.accelerator.num_processes == 1
+        if alone and not run.measured_steps and cheap(held_out, items, spec.epochs):
             run.report(0, 0, {}, "scoring the held-out demonstrations")
             before.update(score(trainer, held_out, run))
         return trainer
@@ -180,7 +181,7 @@ def build_trainer(
     def build() -> DemonstrationTrainer:
         return DemonstrationTrainer(
             spec,
-            model=without_dropout(load_for_training(start.ground, spec)),
+            model=load_for_training(start.ground, spec),
             args=SFTConfig(**arguments(spec, checkpoints, run), max_length=None, remove_unused_columns=False),
             data_collator=DemonstrationCollator(tokenizer.pad_token_id),
             train_dataset=Dataset.from_list(list(items)),

@@ -17,6 +17,7 @@ from annotation.measuring import quality
 from annotation.records import Prompt, UserError, now
 from annotation.tabs.guard import Context
 from rlhf import jobs, loop, policies, prospects
+from rlhf.curves import short_number
 from rlhf.fields import FORMS
 from rlhf.policies import Policy
 from rlhf.rows import tokenise_pairs
@@ -199,7 +200,7 @@ def test_an_opened_form_says_what_it_would_learn_from_and_take(ready: Machine, n
     assert f"<dd>{count}</dd>" in session.text("data")
     for words in ("Trainable parameters", "Activations", "Together", "has not been measured yet"):
         assert words in session.text("cost")
-    assert f"means {session.spec().learning_rate:g}" in session.text("rate")
+    assert f"means {short_number(session.spec().learning_rate)}" in session.text("rate")
     assert session.spec().parent == "base"
     assert str(ready.data_dir) in session.text("command")
 
@@ -207,7 +208,8 @@ def test_an_opened_form_says_what_it_would_learn_from_and_take(ready: Machine, n
 def test_only_what_changed_is_sent_again(ready: Machine) -> None:
     session = opened(ready, "dpo")
     assert session.change() == {}
-    assert session.change({"beta": 0.2}).keys() == {"spec", "command"}
+    assert session.change({"beta": 0.2}).keys() == {"spec", "command", "rate"}, "0 meant the loss's default"
+    assert session.change({"beta": 0.3}).keys() == {"spec", "command"}
     assert session.change({"epochs": 4}).keys() == {"spec", "command", "cost"}
     changed = session.change({"scope": "all"})
     assert changed.keys() == {"spec", "command", "row", "rows_found"}, "the same number of pairs is counted"
@@ -235,7 +237,7 @@ def test_fields_without_meaning_are_not_there(ready: Machine) -> None:
     session.change({"virtual_tokens": 9})
     assert session.spec() == replace(
         DPOSpec(method="prompt", loss="robust", virtual_tokens=9), model=str(ready.model), parent="base",
-        learning_rate=3e-3,
+        learning_rate=3e-3, beta=0.1,
     )  # fmt: skip
 
 

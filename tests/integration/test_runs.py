@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +265,9 @@ def test_samples_of_a_real_run_stand_side_by_side_over_its_steps(trained: Machin
     job = newest(trained, kind)
     html = browser_of(context_of(trained)).open().look_at(job.id).text("samples")
     prompts = [prompt.text for prompt in store.prompts(trained.db, "held-out")]
-    assert html.count('class="pair"') == len(prompts) == 2
+    if kind == "sft":  # the task is in its own data
+        prompts = ["Is 12 odd or even?", "Is 13 odd or even?", "Is 14 odd or even?"]
+    assert re.findall('<pre class="prompt">([^<]*)<', html) == [escape(prompt) for prompt in prompts]
     assert html.count("before training · ") == len(prompts)
     assert html.count(f"step {job.steps} · ") == len(prompts)
 

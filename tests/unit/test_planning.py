@@ -104,6 +104,8 @@ def test_all_rows_looked_through_are_told_with_examples() -> None:
     assert not page.tags["script"]
     few = replace(found, seen=100)
     assert "the first" not in planning.survey_card(few, "dpo")
+    assert "Held-out" in said
+    assert "Held-out" not in planning.survey_card(found, "ppo"), "prompts to answer have no such part"
 
 
 # ------------------------------------------------------------------------------------------------------------ one item
@@ -138,9 +140,10 @@ def test_the_mask_is_told_by_more_than_colour() -> None:
     assert len(set(styles)) == 4
 
 
-def test_the_style_can_go_through_gradios_templates() -> None:
+@pytest.mark.parametrize("style", [planning.PLAN_STYLE, planning.FIELDS_STYLE], ids=["plan", "fields"])
+def test_the_styles_can_go_through_gradios_templates(style: str) -> None:
     for forbidden in ("`", "\\", "{{", "}}"):
-        assert forbidden not in planning.PLAN_STYLE
+        assert forbidden not in style
 
 
 def test_what_cannot_be_seen_is_written_out() -> None:
