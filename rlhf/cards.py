@@ -20,7 +20,7 @@ from rlhf.specs import MergeSpec, TrainingSpec
 EMBEDDED_HUB_NAME: Final = f"HuggingFaceTB/{EMBEDDED_NAME}"
 KINDS: Final[Mapping[str, str]] = {
     "sft": "supervised fine-tuning",
-    "reward_model": "comparisons (Bradley and Terry 1952)",
+    "reward_model": "comparing answers (Bradley and Terry 1952)",
     "dpo": "direct preference optimisation",
     "ppo": "proximal policy optimisation",
 }
@@ -155,11 +155,12 @@ def introduction(about: Subject) -> str:
     what = {"lora": "A LoRA adapter", "prompt": "A prompt-tuning adapter", "full": "A language model"}[about.form]
     if about.kind == "reward":
         what = "A reward model (a LoRA adapter with a scalar head)"
-    of = f"of {code(about.base)}"
     if about.merged is not None:
-        return f"{what}: the weights {of} with the adapter {code(about.merged.revision)} added to them by Prefloop."
+        return (
+            f"{what}: the adapter {code(about.merged.revision)}, added by Prefloop to the weights that it belongs to."
+        )
     how = "" if about.training is None else f", trained by {KINDS[about.training.kind]} with Prefloop"
-    return f"{what} {of if about.form != 'full' else f'whose weights began as those {of}'}{how}."
+    return f"{what} {'that began as' if about.form == 'full' else 'for'} {code(about.base)}{how}."
 
 
 def needs(about: Subject) -> str:
@@ -171,8 +172,8 @@ def needs(about: Subject) -> str:
         return unpacked
     if about.ground != about.base:
         return (
-            f"It needs the weights of {code(about.ground)}, which were trained in full: on the base itself it computes "
-            f"something else. Download {code(about.ground)} too, and put its directory beside this one. {unpacked}"
+            f"It needs the weights of {code(about.ground)}, which are not the base's: on those it computes something "
+            f"else. Download {code(about.ground)} too, and put its directory beside this one. {unpacked}"
         )
     if about.base == EMBEDDED_HUB_NAME:
         return (

@@ -296,7 +296,13 @@ def container_limit() -> tuple[int, int]:
     limit, used = group / "memory.max", group / "memory.current"
     if not limit.is_file() or not used.is_file() or limit.read_text().strip() == "max":
         return 1 << 62, 0
-    return int(limit.read_text()), int(used.read_text())
+    return int(limit.read_text()), int(used.read_text()) - page_cache(group / "memory.stat")
+
+
+def page_cache(statistics: Path) -> int:
+    """Bytes of a container's use that are copies of files, which make room when it is wanted."""
+    lines = dict(line.split() for line in statistics.read_text().splitlines()) if statistics.is_file() else {}
+    return int(lines.get("inactive_file", 0))
 
 
 @lru_cache(maxsize=1)

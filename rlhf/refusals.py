@@ -64,6 +64,13 @@ def ground_trouble(db: Database, spec: TrainingSpec, parent: Policy) -> list[str
             f"linear layers are {', '.join(layers)}. Take lora_targets 'all-linear', or 'named' with some of these in "
             "lora_layers."
         )
+    if spec.lora_init == "pissa":
+        sides = [min(shape) for shape in estimates.targets(shapes, spec).values()]
+        if sides and spec.lora_r > min(sides):
+            found.append(
+                f"PiSSA takes lora_r {spec.lora_r} directions out of each layer, and the smallest here has "
+                f"{min(sides)}: lower lora_r, or use the default init."
+            )
     return found
 
 
@@ -247,8 +254,19 @@ def needed_by(db: Database, policy: Policy) -> list[str]:
     ]
     if grounded:
         return [f"{', '.join(grounded)} lie on the weights of {policy.revision}: delete them first."]
+    judged = [other.revision for other in policies.everything(db) if is_reference(db, policy, other)]
+    if judged:
+        return [f"{judged[0]} is compared with {policy.revision}, its reference, in its check: decide on it first."]
     users = [job.id for job in jobs.active(db, jobs.TRAINING) if policy.revision in named_in(job.spec)]
     return [f"Job {users[0]} needs {policy.revision}: wait for it, or cancel it."] if users else []
+
+
+def is_reference(db: Database, policy: Policy, candidate: Policy) -> bool:
+    """Whether a candidate's implicit rewards are measured against this policy."""
+    if candidate.status != "candidate" or candidate.deleted or candidate.job_id is None:
+        return False
+    spec = jobs.get(db, candidate.job_id).spec
+    return isinstance(spec, DPOSpec) and spec.reference == "parent" and spec.parent == policy.revision
 
 
 def named_in(spec: Spec) -> set[str]:

@@ -455,6 +455,11 @@ def impossible_ppo(spec: PPOSpec) -> list[str]:
         found.append(
             "PPO learns from the policy's own probabilities, and min_p draws from others: set sampling.min_p to 0."
         )
+    if spec.kl_control == "adaptive" and not spec.kl_coefficient:
+        found.append(
+            "kl_control 'adaptive' multiplies the coefficient, and kl_coefficient is 0, which stays 0: give it a start "
+            "(0.05), or set kl_control to fixed for no penalty at all."
+        )
     if not spec.gamma <= 1 or not spec.lam <= 1:
         found.append("gamma and lam must not be above 1.")
     return found

@@ -84,7 +84,9 @@ def worker_command(job: Job, data_dir: Path, worker: str) -> list[str]:
     if processes == 1:
         return [sys.executable, "-m", *program]
     # Everything that accelerate would otherwise take from a configuration file of the user, or warn about.
+    threads = max((os.cpu_count() or 1) // processes, 1)
     settings = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    settings += ["--num_cpu_threads_per_process", str(threads)]
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
     return [*launcher, *settings, "-m", *program]
 

@@ -27,7 +27,7 @@ from rlhf.checkpoints import COMPLETE, last_complete_checkpoint
 from rlhf.models import Policies, compute_dtype, load_for_answering, load_quantised, unpack_weights
 from rlhf.policies import Policy
 from rlhf.rows import load_snapshot, tokenise_pairs, with_noise
-from rlhf.specs import DPOSpec, with_defaults
+from rlhf.specs import DPOSpec, Precision, with_defaults
 from tests.machine_fixtures import QUICK_DPO, WORKER_SECONDS, Machine, make_machine, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -329,6 +329,26 @@ def test_what_is_known_of_the_annotators_helps_to_learn_what_is_right(mixed: Mac
         assert share >= 5 / 6
         assert share >= ignored[0]
         assert margin > ignored[1] + 0.2
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_passes_of_any_size_add_up_to_the_loss_of_the_whole_step(judged: Machine, precision: Precision) -> None:
+    trainer = trainer_of(judged, replace(QUICK_DPO, method="lora", precision=precision, sft_weight=0.5))
+    randomise(trainer.model)
+    whole = first_batch(trainer, 5)
+    parts = [
+        trainer.data_collator([trainer.train_dataset[place] for place in places]) for places in ((0, 1, 2), (3,), (4,))
+    ]
+    counts = trainer._get_num_items_in_batch(parts, trainer.accelerator.device)
+    with torch.no_grad(), trainer.compute_loss_context_manager():
+        expected = trainer.compute_loss(trainer.model, whole)
+        found = sum(trainer.compute_loss(trainer.model, part, num_items_in_batch=counts) for part in parts)
+    assert float(found) == pytest.approx(float(expected), rel=1e-5 if precision == "fp32" else 2e-2)
+
+
+def test_full_training_in_16_bits_begins_without_a_margin_because_policy_and_reference_are_one(judged: Machine) -> None:
+    trainer = trainer_of(judged, replace(QUICK_DPO, method="full", precision="bf16", sft_weight=0.0))
+    assert loss_of(trainer, first_batch(trainer)).item() == pytest.approx(math.log(2), abs=1e-6)
 
 
 # --------------------------------------------------------------------------- gradients through 4-bit layers on a CPU

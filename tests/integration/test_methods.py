@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from annotation.records import Sampling, UserError
-from rlhf import loop, policies
+from rlhf import loop, policies, refusals
 from rlhf.algorithms import dpo, sft
 from rlhf.base_model import ready
 from rlhf.forward import completions, inner_model, virtual_tokens
@@ -67,7 +67,7 @@ def one_step(trainer: Any) -> None:
         batch = trainer.data_collator([trainer.train_dataset[number] for number in range(4)])
         optimizer.zero_grad()
         trainer.model.train()
-        with trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
+        with trainer.compute_loss_context_manager():
             loss = trainer.compute_loss(trainer.model, batch)
         loss.backward()
         optimizer.step()
@@ -263,6 +263,22 @@ def test_what_a_base_that_is_quantised_already_cannot_do_is_refused_before_the_j
     adapter = finished(quantised, replace(QUICK, method="qlora"))
     with pytest.raises(UserError, match=r"lies on weights that are quantised \(in 4 bits\)"):
         quantised.submit(MergeSpec(revision=adapter.revision))
+
+
+def test_pissa_of_a_higher_rank_than_a_layer_has_is_refused(judged: Machine) -> None:
+    spec = SFTSpec(source="example:medical-answers", method="lora", lora_init="pissa", lora_r=32)
+    assert not refusals.check(judged.db, spec)
+    (sentence,) = refusals.check(judged.db, replace(spec, lora_r=256))
+    assert "PiSSA takes lora_r 256 directions out of each layer, and the smallest here has" in sentence
+
+
+def test_the_reference_of_an_undecided_candidate_is_kept(judged: Machine) -> None:
+    parent = finished(judged, QUICK)
+    child = finished(judged, replace(QUICK, parent=parent.revision, scope="all", reference="parent"))
+    with pytest.raises(UserError, match=f"{child.revision} is compared with {parent.revision}, its reference"):
+        loop.delete_policy(judged.db, judged.data_dir, parent.revision, "a test")
+    policies.reject(judged.db, child.revision, "a test")
+    assert loop.delete_policy(judged.db, judged.data_dir, parent.revision, "a test") > 1000
 
 
 def test_deleted_files_are_gone_and_the_row_says_so(judged: Machine) -> None:

@@ -578,7 +578,6 @@ def test_a_run_that_is_stopped_again_and_again_anywhere_ends_with_the_very_same_
             places["learning" if state.updates else "answering" if state.rollouts is None else "between"] += 1
             assert len(list(checkpoints_of(run).glob("checkpoint-*"))) <= 2
             jobs.resume(machine.db, job_id)
-    print(places)
     assert places["learning"] >= 2
     assert places["answering"] >= 2
     assert_as_if_unbroken(unbroken, job_id, 0.0)

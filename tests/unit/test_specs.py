@@ -159,6 +159,7 @@ def test_every_number_of_a_recipe_says_where_it_comes_from(kind: str) -> None:
         (SFTSpec(lora_targets="named"), "put them into lora_layers"),
         (PPOSpec(lora_targets="named", lora_layers=" , "), "put them into lora_layers"),
         (RewardModelSpec(lora_layers="q_proj"), "lora_layers are used with lora_targets 'named' only"),
+        (PPOSpec(kl_coefficient=0.0), "kl_coefficient is 0, which stays 0"),
     ],
 )
 def test_what_cannot_work_whatever_the_data_is_refused(spec: TrainingSpec, reason: str) -> None:
