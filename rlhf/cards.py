@@ -156,9 +156,7 @@ def introduction(about: Subject) -> str:
     if about.kind == "reward":
         what = "A reward model (a LoRA adapter with a scalar head)"
     if about.merged is not None:
-        return (
-            f"{what}: the adapter {code(about.merged.revision)}, added by Prefloop to the weights it belongs to."
-        )
+        return f"{what}: the adapter {code(about.merged.revision)}, added by Prefloop to the weights it belongs to."
     how = "" if about.training is None else f", trained by {KINDS[about.training.kind]} with Prefloop"
     return f"{what} {'that began as' if about.form == 'full' else 'for'} {code(about.base)}{how}."
 
