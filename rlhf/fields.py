@@ -197,7 +197,7 @@ FORMS = (
 )
 BY_NAME = {form.name: form for form in FORMS}
 SOURCES = [
-    ("Demonstrations: imported ones and mended answers", "demonstrations"),
+    ("Demonstrations: imported ones (each answer of a conversation) and mended answers", "demonstrations"),
     *((f"Example: {about}", f"example:{name}") for name, about in EXAMPLES.items()),
 ]
 

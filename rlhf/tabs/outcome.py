@@ -100,7 +100,9 @@ def parts_of(
         "health": gr.update(value=health.card(result["health"]) if result.get("health") else ""),
         "report": gr.update(value=report(context, job, subject)),
         "actions": gr.update(visible=subject is not None or files is not None),
-        "download": gr.update(value="" if subject is None else download_line(subject, on_disk)),
+        "download": gr.update(
+            value="" if subject is None else download_line(subject, on_disk, ground_of(context, subject))
+        ),
         "confirm": gr.update(visible=asked),
         "question": gr.update(value=files.question if files is not None and asked else ""),
         **button_parts(subject),
@@ -136,12 +138,18 @@ def button_parts(subject: Policy | None) -> dict[str, Update]:
     }
 
 
-def download_line(subject: Policy, on_disk: str) -> str:
-    """The link that fetches the files, and what a new run is."""
+def ground_of(context: Context, subject: Policy) -> str | None:
+    """The policy whose weights an adapter lies on; None for the base."""
+    return None if subject.ground_id is None else policies.by_id(context.db, subject.ground_id).revision
+
+
+def download_line(subject: Policy, on_disk: str, ground: str | None) -> str:
+    """The link that fetches the files, what they need (`ground`: not the base's weights), and what a new run is."""
     if subject.deleted:
         return ""
     address = escape(downloads.address(subject.revision))
     link = (
         f'<p><a class="button" href="{address}" download>Download {escape(subject.revision)} ({on_disk}, zip)</a></p>'
     )
-    return link + paragraph(NEW_RUN_SENTENCE, "quiet")
+    below = f"It lies on the weights of {ground}: whoever uses it elsewhere needs those too." if ground else ""
+    return link + (paragraph(below, "quiet") if below else "") + paragraph(NEW_RUN_SENTENCE, "quiet")
