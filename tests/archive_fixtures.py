@@ -48,7 +48,7 @@ def populate(db: Database, seed: int, texts: Sequence[str] = TEXTS, acts: int = 
 
 
 def add_adapter(db: Database) -> None:
-    """A trained policy that serves."""
+    """A trained policy that serves, and a reward model on whole weights whose files were deleted."""
     db.connection.execute(
         "INSERT INTO job (kind, spec, status, requested_by, created) VALUES ('dpo', '{}', 'finished', 'x', ?)", (now(),)
     )
@@ -56,6 +56,15 @@ def add_adapter(db: Database) -> None:
         db, revision="dpo-1", method="dpo", base=BASE_NAME, parent_id=1, job_id=1, path="adapters/dpo-1", sha256="ab"
     )
     policies.promote(db, "dpo-1", "kim")
+    policies.add(
+        db, revision="sft-2", method="sft", base=BASE_NAME, parent_id=1, job_id=1, path="adapters/sft-2", sha256="cd",
+        form="full", weights="fp32",
+    )  # fmt: skip
+    judge = policies.add(
+        db, revision="reward-model-3", method="reward_model", base=BASE_NAME, parent_id=1, job_id=1,
+        path="adapters/reward-model-3", sha256="ef", kind="reward", weights="bf16", ground_id=3,
+    )  # fmt: skip
+    policies.mark_deleted(db, judge.id)
 
 
 def add_prompts(db: Database, source: random.Random, texts: Sequence[str]) -> list[Prompt]:

@@ -45,7 +45,12 @@ TABLES: Final[Mapping[str, Table]] = {
     "guidelines": Table(("version", "text", "written_by", "created"), order="version"),
     "annotator": Table(("id", "name", "role", "kind", "active", "created")),
     "exclusion": Table(("id", "annotator_id", "excluded", "reason", "decided_by", "created")),
-    "model": Table(("id", "revision", "method", "base", "parent_id", "path", "sha256", "created")),
+    "model": Table(
+        (
+            *("id", "revision", "method", "base", "parent_id", "path", "sha256", "kind", "form", "weights"),
+            *("ground_id", "deleted", "created"),
+        )
+    ),
     "prompt": Table(("id", "fingerprint", "messages", "source", "split", "import_id", "created")),
     "response": Table(
         (
@@ -209,7 +214,10 @@ def fill(db: Database, file: IO[bytes], name: str) -> dict[str, int]:
         if "table" not in value:
             break
         table = value.pop("table")
-        if not isinstance(table, str) or table not in TABLES or set(value) != set(TABLES[table].columns):
+        if not isinstance(table, str) or table not in TABLES:
+            reader.refuse("it is no row of this version's tables")
+        value = {**before(table, value), **value}
+        if set(value) != set(TABLES[table].columns):
             reader.refuse("it is no row of this version's tables")
         check_row(reader, table, value, types[table])
         with explain_bad_rows(f"{name}, line {reader.number}"):
@@ -235,6 +243,14 @@ def made_anew(table: str, row: Row) -> dict[str, Any]:
     if table == "model":
         return {"status": "serving" if row["method"] == "base" else "retired"}
     return {}
+
+
+def before(table: str, row: Row) -> dict[str, Any]:
+    """Columns that archives have since they were added to the tables, with what all rows were until then."""
+    if table != "model":
+        return {}
+    form = "base" if row.get("method") == "base" else "lora"
+    return {"kind": "policy", "form": form, "weights": "nf4", "ground_id": None, "deleted": None}
 
 
 def declared_types(db: Database, table: str) -> dict[str, str]:
@@ -358,6 +374,7 @@ CHECKS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "import.counts": is_object,
     "model.path": is_path,
     "model.revision": is_revision,
+    "model.deleted": is_time,
     "judgement.created": is_time,
     "claim.created": is_time,
     "claim.expires": is_time,

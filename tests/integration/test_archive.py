@@ -275,6 +275,22 @@ def test_what_is_sealed_again_unchanged_is_accepted(content: bytes) -> None:
         assert archived(db) == content
 
 
+def test_an_archive_from_before_there_were_other_models_than_adapters_is_read(content: bytes) -> None:
+    earlier = []
+    for line in lines_of(content)[:-1]:
+        if line.get("table") == "model":
+            line = {name: line[name] for name in line if name not in ARE_NEW}
+        earlier.append(line)
+    with fresh() as db:
+        restored(db, sealed(earlier))
+        assert policies.by_revision(db, "base").form == "base"
+        adapter = policies.by_revision(db, "dpo-1")
+        assert (adapter.kind, adapter.form, adapter.weights, adapter.ground_id) == ("policy", "lora", "nf4", None)
+
+
+ARE_NEW = ("kind", "form", "weights", "ground_id", "deleted")
+
+
 @pytest.mark.parametrize(
     ("table", "values", "match"),
     [
@@ -291,6 +307,8 @@ def test_what_is_sealed_again_unchanged_is_accepted(content: bytes) -> None:
         ("model", {"path": "../../etc"}, "path is malformed"),
         ("model", {"path": "/etc"}, "path is malformed"),
         ("model", {"revision": "a/b"}, "revision is malformed"),
+        ("model", {"form": "tree"}, "does not fit the database"),
+        ("model", {"deleted": "yesterday"}, "deleted is malformed"),
         ("response", {"prompt_id": 999_999}, "refer to others that are not there"),
         ("response", {"sampling": "[]"}, "sampling is malformed"),
         ("response", {"text": None}, "does not fit the database"),

@@ -166,7 +166,10 @@ def running(machine: Machine, *arguments: str) -> Iterator[tuple[subprocess.Pope
     printed = machine.data_dir / "printed.txt"
     command = [sys.executable, "-m", "rlhf", "--data", str(machine.data_dir), *arguments]
     with printed.open("w") as output:
+        # A shell's background job ignores Ctrl-C, and so would what these tests start from one.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        signal.signal(signal.SIGINT, before)
     try:
         yield process, printed
     finally:
