@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,9 @@ from annotation import store
 from annotation.database import Database, open_database
 from annotation.records import Prompt, Response, Sampling, Split
 from rlhf import policies
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: files run side by side, on two cores
 
 BASE_NAME = "SmolLM2-135M-Instruct"
 pytest_plugins = ["tests.machine_fixtures"]
