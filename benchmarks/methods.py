@@ -4,9 +4,10 @@ How to read it. First table: SmolLM2 learns to call the sentiment of financial h
 every method from the same seeds, with the same epochs, batch and length, each at its own default learning rate. Each
 training is a job in a process of its own, and `peak memory` and `s / step` (median of the optimiser steps, then of the
 seeds) are that process's. An answer is decoded greedily and its label read from the text; one that gives none, or
-several, counts as wrong. The default rates of LoRA, QLoRA and full fine-tuning were chosen by one seed's accuracy on these very
-headlines, prompt tuning's was not: read its distance to the others with that in mind. `before` is the base model under the same instructions, for QLoRA in 4 bits as it trains. The
-interval is over seeds and headlines together (`benchmarks.intervals`).
+several, counts as wrong. The default rates of LoRA, QLoRA and full fine-tuning were chosen by one seed's accuracy on
+these very headlines, prompt tuning's was not: read its distance to the others with that in mind. `before` is the base
+model under the same instructions, for QLoRA in 4 bits as it trains. The interval is over seeds and headlines together
+(`benchmarks.intervals`).
 
 Second table: from one SFT policy, preferences between its own answers by one gold reward (`benchmarks.gold`) train a
 reward model for PPO, and DPO, at three betas: the KL coefficient of PPO, the beta of DPO. `KL` is from the SFT policy,

@@ -337,7 +337,7 @@ SPECS: dict[str, type[Spec]] = {
 # wants a third or less (Schulman et al. 2025, "LoRA Without Regret": less the wider a model is, and LoRA's is about ten
 # times full fine-tuning's). SFT: our own measurements on the sentiment example (240 headlines once, one seed; LoRA:
 # right on 59% of 120 held-out ones at 2e-4, 72% at 1e-3; full: 57% at 2e-5, 63% at 1e-4). They were chosen on the very
-# headlines that `benchmarks.methods` tests on, so its figures flatter these three, and not prompt tuning. Virtual tokens
+# headlines that `benchmarks.methods` tests on, so its figures flatter these three, not prompt tuning. Virtual tokens
 # need far larger steps (Lester et al. 2021 take 0.3 with Adafactor). DPO: our own (benchmarks/loop.py): much more costs
 # language within two iterations; full: Tunstall et al. 2023 (Zephyr). Reward model: our own (64 comparisons twice:
 # right on 65% of held-out ones at 1e-4, TRL's default for adapters, 75% at 3e-4, 92% at 1e-3). PPO: ten times and more
