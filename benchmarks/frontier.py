@@ -1,4 +1,4 @@
-"""Part three of `benchmarks.methods`: SFT → reward model → PPO, and SFT → DPO, on preferences by one gold reward.
+"""Part four of `benchmarks.methods`: SFT → reward model → PPO, and SFT → DPO, on preferences by one gold reward.
 
 Gao et al. 2023, "Scaling Laws for Reward Model Overoptimization": what a policy gains by a gold reward that is seen
 through preferences only, against how far it has gone from where it began.

@@ -1,4 +1,4 @@
-"""Part two of `benchmarks.methods`: peak memory of PPO against SFT, passes of the same number of tokens, all used."""
+"""Part three of `benchmarks.methods`: peak memory of PPO against SFT, passes of the same number of tokens, all used."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
 """The lesson's claims, measured: ways of fine-tuning, PPO against DPO, what PPO takes in memory and whether it learns.
 
-How to read it. First table: SmolLM2 learns to call the sentiment of financial headlines (`annotation/examples`), with
-every method from the same seeds, with the same epochs, batch and length, each at its own default learning rate. Each
-training is a job in a process of its own, and `peak memory` and `s / step` (median of the optimiser steps, then of the
-seeds) are that process's. An answer is decoded greedily and its label read from the text; one that gives none, or
-several, counts as wrong. The default rates of LoRA, QLoRA and full fine-tuning were chosen by one seed's accuracy on
-these very headlines, prompt tuning's was not: read its distance to the others with that in mind. `before` is the base
-model under the same instructions, for QLoRA in 4 bits as it trains. The interval is over seeds and headlines together
-(`benchmarks.intervals`).
+How to read it. First the learning rates are chosen, on training headlines that are held back (`benchmarks.rates`).
+First table: SmolLM2 learns to call the sentiment of financial headlines (`annotation/examples`), with every method from
+the same seeds, with the same epochs, batch and length, each at its own rate. Each training is a job in a process of its
+own, and `peak memory` and `s / step` (median of the optimiser steps, then of the seeds) are that process's. An answer
+is decoded greedily and its label read from the text; one that gives none, or several, counts as wrong. `before` is the
+base model under the same instructions, for QLoRA in 4 bits as it trains. The interval is over seeds and headlines
+together (`benchmarks.intervals`).
 
 Second table: from one SFT policy, preferences between its own answers by one gold reward (`benchmarks.gold`) train a
 reward model for PPO, and DPO, at three betas: the KL coefficient of PPO, the beta of DPO. `KL` is from the SFT policy,
@@ -39,12 +38,12 @@ from pathlib import Path
 from typing import Any
 
 from annotation.records import UserError
-from benchmarks import driver, frontier, learning, memory, sentiment
+from benchmarks import driver, frontier, learning, memory, rates, sentiment
 from benchmarks.driver import BenchmarkError, say
 from benchmarks.laboratory import Laboratory
 from rlhf.base_model import EMBEDDED
 
-PARTS = ("methods", "memory", "frontier", "learning")
+PARTS = ("rates", "methods", "memory", "frontier", "learning")
 DEFAULT_DATA = driver.DEFAULT_DATA_DIR / "benchmark-methods"
 
 
@@ -53,6 +52,8 @@ def report(found: Mapping[str, Any]) -> str:
     """Tables in Markdown for people; the last line is one JSON object."""
     smoke = "SMOKE RUN: a few steps on a few rows. It shows that everything runs, no more."
     lines = [smoke, ""] if found["quick"] else []
+    if "rates" in found:
+        lines += [rates.describe(found["rates"]), ""]
     if "methods" in found:
         lines += [markdown(*sentiment.table(found["methods"])), ""]
     if "frontier" in found:
@@ -93,6 +94,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
 class Sizes:
     """How much is done in each part."""
 
+    rates: sentiment.Sizes
     methods: sentiment.Sizes
     memory: memory.Sizes
     frontier: frontier.Sizes
@@ -105,15 +107,19 @@ def sizes_of(options: argparse.Namespace) -> Sizes:
     changed = {name: getattr(options, name) for name in ("seeds", "epochs") if getattr(options, name)}
     first = sentiment.Sizes(**{**asdict(first), **changed})
     if options.quick:
-        return Sizes(first, memory.QUICK, frontier.QUICK, learning.QUICK)
-    return Sizes(first, memory.Sizes(), frontier.Sizes(), learning.Sizes())
+        return Sizes(first, first, memory.QUICK, frontier.QUICK, learning.QUICK)
+    return Sizes(first, first, memory.Sizes(), frontier.Sizes(), learning.Sizes())
 
 
 def run(directory: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All parts asked for; their figures, and those that --json holds from earlier starts."""
     wanted, sizes = options.only or PARTS, sizes_of(options)
     found = {**earlier(options), "machine": driver.machine()}
-    plan = sentiment.plan(sizes.methods) if "methods" in wanted else {}
+    if "methods" in wanted and "rates" not in found:
+        wanted = ["rates", *wanted]
+    plan = rates.plan(sizes.rates) if "rates" in wanted else {}
+    if "methods" in wanted:
+        plan |= sentiment.plan(sizes.methods)
     if set(wanted) & {"memory", "frontier"}:
         plan |= frontier.plan_of_reward_model()
     if "memory" in wanted:
@@ -131,8 +137,10 @@ def run(directory: Path, options: argparse.Namespace) -> dict[str, Any]:
         if options.json:
             options.json.write_text(json.dumps(found, indent=2), "utf-8")
 
+    if "rates" in wanted:
+        note(rates.choose(lab, sizes.rates))
     if "methods" in wanted:
-        note(sentiment.compare(lab, sizes.methods))
+        note(sentiment.compare(lab, sizes.methods, rates.chosen(found["rates"])))
     if "memory" in wanted:
         note(memory.compare(lab, frontier.reward_model(lab, sizes.frontier), sizes.memory))
     if "frontier" in wanted:

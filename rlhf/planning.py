@@ -106,13 +106,13 @@ RATE_SOURCES: Mapping[str, Mapping[str, str]] = {
     "sft": {
         "qlora": "our own measurements with SmolLM2; take a third for a model of billions of weights",
         "lora": "our own measurements with SmolLM2; take a third for a model of billions of weights",
-        "prompt": "virtual tokens need far larger steps, Lester et al. 2021",
-        "full": "a tenth of LoRA's, Schulman et al. 2025; take a third for a model of billions of weights",
+        "prompt": "our own measurements with SmolLM2; virtual tokens need far larger steps, Lester et al. 2021",
+        "full": "our own measurements with SmolLM2; take a third for a model of billions of weights",
     },
     "dpo": {
         "qlora": "our own measurements: much more costs language within two iterations",
         "lora": "our own measurements: much more costs language within two iterations",
-        "prompt": "a tenth of supervised prompt tuning's",
+        "prompt": "a third of supervised prompt tuning's",
         "full": "Tunstall et al. 2023 (Zephyr) take about as much",
     },
     "reward_model": {

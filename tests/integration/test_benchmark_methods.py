@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from annotation.records import Prompt
-from benchmarks import answers, frontier, gold, learning, memory, methods, sentiment
+from benchmarks import answers, frontier, gold, learning, memory, methods, rates, sentiment
 from benchmarks.driver import BenchmarkError
 from benchmarks.intervals import crossed
 from benchmarks.laboratory import Laboratory
@@ -215,6 +215,9 @@ def options_of(model: Path, figures: Path, part: str) -> argparse.Namespace:
 
 
 def test_each_start_adds_its_part_and_all_promised_keys_are_there(figures: dict[str, Any]) -> None:
+    assert {name: len(tried) for name, tried in figures["rates"]["methods"].items()} == {
+        name: len(tried) for name, tried in rates.RATES.items()
+    }
     assert set(figures["methods"]) == {"full", "lora", "qlora", "prompt"}
     for found in figures["methods"].values():
         promised = ("trainable", "trainable_percent", "peak_rss_mb", "seconds_per_step", "checkpoint_bytes")
@@ -234,7 +237,15 @@ def test_each_start_adds_its_part_and_all_promised_keys_are_there(figures: dict[
 def test_the_report_has_a_table_of_every_part_and_ends_with_its_json(figures: dict[str, Any]) -> None:
     lines = methods.report(figures).splitlines()
     assert json.loads(lines[-1]) == figures
-    for start in ("| LoRA |", "| SFT | – |", "| PPO | 0.1 |", "| DPO | 0.1 |", "| 0 |", "Peak memory of PPO"):
+    for start in (
+        "| LoRA |",
+        "| SFT | – |",
+        "| PPO | 0.1 |",
+        "| DPO | 0.1 |",
+        "| 1 |",
+        "Right on 4 held-back",
+        "Peak memory of PPO",
+    ):
         assert sum(line.startswith(start) for line in lines) == 1
 
 
