@@ -1,0 +1,449 @@
+"""A chat model behind an OpenAI-compatible endpoint: time-outs, retries, a budget of calls, several at a time."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import httpx
+
+from annotation.records import Message, UserError, storable
+
+Reason = Literal["timeout", "rate limit", "server error", "unreachable", "unreadable", "refused"]
+PATH = "/chat/completions"
+KEY_VARIABLE = re.compile(r"PREFLOOP_JUDGE_[A-Z0-9_]{1,80}|OPENAI_API_KEY")
+# Shorter ones are placeholders such as EMPTY for servers that check none, and are words of the language.
+SHORTEST_KEY = 12
+MOST_BYTES = 1_000_000
+CONNECT_SECONDS = 10.0
+# Before the first repetition; doubled for each further one. Some of it is drawn, so that callers do not come together.
+FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
+LOOK_SECONDS = 0.1
+MOST_TOKENS = 2**31 - 1
+
+# They log every call's address, and on request all headers that come back.
+for name in ("httpx", "httpcore"):
+    logging.getLogger(name).setLevel(logging.WARNING)
+
+
+# --------------------------------------------------------------------------------------------------------- settings
+@dataclass(frozen=True)
+class EndpointSettings:
+    """Where a judge answers and what may be asked of it. Holds no secret: the key is named, not given."""
+
+    address: str
+    """Without the /chat/completions at its end: https://api.openai.com/v1"""
+    model: str
+    key_variable: str = ""
+    """The environment variable, where Prefloop runs, that holds the key; empty for none."""
+    temperature: float = 0.0
+    max_tokens: int = 400
+    """Tokens of a reply. A model that thinks before it answers needs thousands."""
+    timeout_seconds: float = 60.0
+    retries: int = 4
+    """How often a call is repeated that failed for a reason that may pass."""
+    concurrency: int = 4
+    """Calls under way at the same time."""
+    calls: int = 2_000
+    """The most calls of one job, repeated ones included."""
+    price_in: float = 0.0
+    """Price of a million tokens of prompts; 0 where it is not known."""
+    price_out: float = 0.0
+    """Price of a million tokens of replies."""
+
+    @property
+    def url(self) -> str:
+        """Where calls go."""
+        return self.address.rstrip("/").removesuffix(PATH) + PATH
+
+    @property
+    def host(self) -> str:
+        """The endpoint's name in sentences."""
+        return urlsplit(self.address).netloc
+
+
+RANGES: Mapping[str, tuple[float, float]] = {
+    "temperature": (0, 2),
+    "max_tokens": (1, 100_000),
+    "timeout_seconds": (1, 600),
+    "retries": (0, 10),
+    "concurrency": (1, 32),
+    "calls": (1, 1_000_000),
+    "price_in": (0, 1_000_000),
+    "price_out": (0, 1_000_000),
+}
+
+
+def check(settings: EndpointSettings) -> None:
+    """Raises UserError where an endpoint can't work, or a secret would go where it should not."""
+    check_address(settings.address, bool(settings.key_variable))
+    if not 0 < len(settings.model.strip()) <= 200:
+        raise UserError("Name the model that the endpoint is to answer with, in up to 200 characters.")
+    if settings.key_variable and not KEY_VARIABLE.fullmatch(settings.key_variable):
+        # Whoever may name an address could have any secret of this process sent to it.
+        raise UserError(
+            "The key's environment variable must be OPENAI_API_KEY or begin with PREFLOOP_JUDGE_, so that no other "
+            "secret can be sent to an endpoint. Give the variable's name here, never the key."
+        )
+    for name, (low, high) in RANGES.items():
+        value, kind = getattr(settings, name), type(getattr(EndpointSettings, name))
+        sound = type(value) in (kind, int) and low <= value <= high
+        if not sound:
+            which = "a whole number" if kind is int else "a number"
+            raise UserError(f"The endpoint's {name} must be {which} between {low:,} and {high:,}, not {value!r}.")
+
+
+def check_address(address: str, has_key: bool) -> None:
+    """Raises UserError unless an address is http(s) with a host and nothing besides a path."""
+    example = "It looks like https://api.openai.com/v1 or http://127.0.0.1:8000/v1."
+    try:
+        parts, parsed = urlsplit(address), httpx.URL(address)
+        port = parts.port
+    except (ValueError, httpx.InvalidURL):
+        raise UserError(f"The endpoint's address can't be read. {example}") from None
+    if parts.scheme not in ("http", "https") or not parsed.host or port == 0 or len(address) > 500:
+        raise UserError(f"The endpoint's address needs http:// or https:// and a host. {example}")
+    # Not repeated in the sentences: it may hold a secret.
+    if "@" in parts.netloc or "?" in address or "#" in address or re.search(r"\s", address):
+        raise UserError(
+            f"The endpoint's address must hold no name, password, query or spaces: it is stored and shown. {example}"
+        )
+    if has_key and parts.scheme == "http" and not is_near(parsed.host):
+        raise UserError(f"The key would go to {parsed.host} unencrypted. Use https://, or no key.")
+
+
+def is_near(host: str) -> bool:
+    """Whether a host is this machine or one of its own network, as far as its name says."""
+    try:
+        return ipaddress.ip_address(host).is_private
+    except ValueError:
+        return "." not in host or host.endswith((".localhost", ".local", ".internal"))
+
+
+# --------------------------------------------------------------------------------------------------------- failures
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no reply: a kind to count by, and a sentence that holds neither the key nor what was received."""
+
+    reason: str
+    sentence: str
+
+
+class EndpointError(UserError):
+    """A call that failed. `again`: after how many seconds at least it may be repeated; None where that is no use."""
+
+    def __init__(self, reason: Reason, sentence: str, again: float | None = None) -> None:
+        super().__init__(sentence)
+        self.failure = Failure(reason, sentence)
+        self.again = again
+
+
+class Halted(UserError):
+    """Nothing more is asked: the budget of calls is spent, or the job was told to stop."""
+
+
+# --------------------------------------------------------------------------------------------------------- endpoint
+@dataclass(frozen=True)
+class Reply:
+    """What came back. Token counts are the endpoint's own, 0 where it gives none."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+
+
+class Endpoint:
+    """Asks one endpoint, and counts the calls."""
+
+    def __init__(self, settings: EndpointSettings, stopped: Callable[[], bool] = lambda: False) -> None:
+        """`stopped` is asked often, always from the thread that asks. Raises UserError as `check` does."""
+        check(settings)
+        self.settings = settings
+        self.stopped = stopped
+        self.calls = 0
+        """Calls made so far, repeated ones included."""
+        self._counting = threading.Lock()
+        self._unsupported: set[str] = set()
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the budget of calls is spent."""
+        return self.calls >= self.settings.calls
+
+    def ask(self, messages: Sequence[Message]) -> Reply:
+        """One reply. Raises EndpointError when there is none after all retries, and Halted when it may not ask."""
+        with self._connected() as client:
+            return self._ask(client, messages, self.stopped)
+
+    def ask_many(self, prompts: Iterable[Sequence[Message]]) -> Iterator[tuple[int, Reply | Failure]]:
+        """(place of the prompt, reply or why there is none), in the order in which they come in.
+
+        Ends early when the budget is spent or the job is told to stop. What is under way then is waited for and given
+        out, since it is paid for; what was not asked is left out.
+        """
+        over = threading.Event()
+        waiting = enumerate(prompts)
+        running: dict[Future[Reply], int] = {}
+        with self._connected() as client, ThreadPoolExecutor(self.settings.concurrency, "endpoint") as pool:
+            try:
+                while True:
+                    if self.stopped():
+                        over.set()
+                    while not over.is_set() and len(running) < self.settings.concurrency:
+                        place, messages = next(waiting, (-1, ()))
+                        if place < 0:
+                            break
+                        running[pool.submit(self._ask, client, messages, over.is_set)] = place
+                    if not running:
+                        return
+                    for future in wait(running, LOOK_SECONDS, FIRST_COMPLETED).done:
+                        place, outcome = running.pop(future), outcome_of(future)
+                        if outcome is None:
+                            over.set()
+                        else:
+                            yield place, outcome
+            finally:
+                over.set()  # also when nobody wants the rest
+
+    def _connected(self) -> httpx.Client:
+        """A client for several threads."""
+        seconds = self.settings.timeout_seconds
+        return httpx.Client(
+            follow_redirects=False,  # it would take the prompt elsewhere
+            timeout=httpx.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds)),
+            limits=httpx.Limits(max_connections=self.settings.concurrency),
+        )
+
+    def _ask(self, client: httpx.Client, messages: Sequence[Message], stopped: Callable[[], bool]) -> Reply:
+        """One reply, with retries."""
+        attempt = 0
+        while not stopped():
+            self._count()
+            try:
+                return self._call(client, messages)
+            except EndpointError as error:
+                if error.again is None or attempt >= self.settings.retries:
+                    raise
+                seconds = error.again + pause_before(attempt)
+            attempt += 1
+            sleep(min(seconds, LONGEST_WAIT), stopped)
+        raise Halted("The job was told to stop.")
+
+    def _count(self) -> None:
+        """Take a call from the budget. Raises Halted if none is left."""
+        with self._counting:
+            if self.exhausted:
+                raise Halted(f"The budget of {self.settings.calls:,} calls is spent.")
+            self.calls += 1
+
+    def _call(self, client: httpx.Client, messages: Sequence[Message]) -> Reply:
+        """One call. Raises EndpointError."""
+        key = read_key(self.settings)
+        began = time.monotonic()
+        try:
+            with client.stream(
+                "POST",
+                self.settings.url,
+                json=self._request(messages),
+                headers={"Authorization": f"Bearer {key}"} if key else {},
+            ) as response:
+                body = read_body(response, began + self.settings.timeout_seconds)
+        except httpx.HTTPError as error:
+            trouble = connection_trouble(self.settings, error)
+        else:
+            seconds = time.monotonic() - began
+            if response.is_success:
+                return read_reply(self.settings, body, key, seconds)
+            trouble = self._status_trouble(response, body)
+        raise trouble  # outside of the handler, so that the request with the key is not part of it
+
+    def _request(self, messages: Sequence[Message]) -> dict[str, Any]:
+        """The body of a call."""
+        limit = "max_completion_tokens" if "max_tokens" in self._unsupported else "max_tokens"
+        body: dict[str, Any] = {"model": self.settings.model, "messages": [dict(message) for message in messages]}
+        if "temperature" not in self._unsupported:
+            body["temperature"] = self.settings.temperature
+        return {**body, limit: self.settings.max_tokens}
+
+    def _status_trouble(self, response: httpx.Response, body: bytes) -> EndpointError:
+        """The error for a status that is no success.
+
+        OpenAI's newer models want max_completion_tokens, and some allow no temperature; they name what they refuse,
+        and the next call does without.
+        """
+        error = error_of(body)
+        unsupported = {"max_tokens", "temperature"} & {error.get("param")}
+        if response.status_code == 400 and unsupported:
+            self._unsupported |= unsupported
+            return EndpointError("refused", f"{self.settings.host} does not take {unsupported.pop()}.", again=0.0)
+        return status_trouble(self.settings, response, error)
+
+
+def outcome_of(future: Future[Reply]) -> Reply | Failure | None:
+    """What a finished call gave; None if it may not be made."""
+    try:
+        return future.result()
+    except EndpointError as error:
+        return error.failure
+    except Halted:
+        return None
+
+
+def pause_before(attempt: int) -> float:
+    """Seconds before the next attempt: doubled each time, half of it drawn."""
+    return FIRST_WAIT * 2.0**attempt * (1 + random.random()) / 2
+
+
+def sleep(seconds: float, stopped: Callable[[], bool]) -> None:
+    """Wait, unless the job is told to stop meanwhile."""
+    until = time.monotonic() + seconds
+    while not stopped() and (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, LOOK_SECONDS))
+
+
+def read_key(settings: EndpointSettings) -> str:
+    """The key from the environment, read for each call and kept nowhere; empty where none is needed."""
+    name = settings.key_variable
+    if not name:
+        return ""
+    key = os.environ.get(name, "").strip()
+    if not key:
+        raise EndpointError("refused", f"The environment variable {name} is not set where Prefloop runs. Set it there.")
+    if not re.fullmatch(r"[!-~]+", key):
+        # The libraries' own errors would show it.
+        raise EndpointError("refused", f"The environment variable {name} holds characters that no key has. Mend it.")
+    return key
+
+
+def read_body(response: httpx.Response, until: float) -> bytes:
+    """What was received, up to a little more than `MOST_BYTES`.
+
+    Raises httpx.ReadTimeout at `until`: the client's own time-out starts anew with every byte.
+    """
+    body = bytearray()
+    for piece in response.iter_bytes():
+        body += piece
+        if time.monotonic() > until:
+            raise httpx.ReadTimeout("")
+        if len(body) > MOST_BYTES:
+            break
+    return bytes(body[: MOST_BYTES + 1])
+
+
+# ------------------------------------------------------------------------------------------------- what is received
+def read_reply(settings: EndpointSettings, body: bytes, key: str, seconds: float) -> Reply:
+    """The reply in a chat completion. Raises EndpointError for anything else."""
+    try:
+        found = json.loads(body)
+        choice = found["choices"][0]
+        text, finish = choice["message"]["content"], choice.get("finish_reason")
+    except (ValueError, RecursionError, TypeError, LookupError, AttributeError):
+        raise EndpointError("unreadable", unreadable(settings, body)) from None
+    if not isinstance(text, str) or not text.strip():
+        why = "was cut off before it said anything: raise max_tokens" if finish == "length" else "holds no text"
+        raise EndpointError("unreadable", f"The reply of {settings.host} {why}.")
+    if len(key) >= SHORTEST_KEY:
+        text = text.replace(key, "[key]")
+    usage = found.get("usage")
+    return Reply(storable(text), tokens_in(usage, "prompt_tokens"), tokens_in(usage, "completion_tokens"), seconds)
+
+
+def tokens_in(usage: Any, name: str) -> int:
+    """A count of tokens; 0 where there is none that can be one."""
+    value = usage.get(name) if isinstance(usage, dict) else None
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else 0
+
+
+def unreadable(settings: EndpointSettings, body: bytes) -> str:
+    """What was received instead of a chat completion, by its kind only."""
+    start = body[:500].lstrip().lower()
+    if not start:
+        kind = "nothing"
+    elif len(body) > MOST_BYTES:
+        kind = f"more than {MOST_BYTES:,} bytes"
+    elif start.startswith((b"<!doctype html", b"<html")):
+        kind = "an HTML page"
+    elif start.startswith((b"{", b"[")):
+        kind = "JSON of another shape"
+    else:
+        kind = "something that is no JSON"
+    return f"{settings.host} answered with {kind} instead of a chat completion. Check the address."
+
+
+def error_of(body: bytes) -> dict[str, Any]:
+    """The error object of a refusal; empty where there is none."""
+    try:
+        error = json.loads(body)["error"]
+    except (ValueError, RecursionError, TypeError, LookupError):
+        return {}
+    return {name: value for name, value in error.items() if isinstance(value, str)} if isinstance(error, dict) else {}
+
+
+def connection_trouble(settings: EndpointSettings, error: httpx.HTTPError) -> EndpointError:
+    """The error for a call to which there was no whole response."""
+    host = settings.host
+    if isinstance(error, httpx.TimeoutException):
+        limit = f"{settings.timeout_seconds:g} seconds"
+        sentence = f"{host} did not answer within {limit}. Raise the time-out, or lower the concurrency."
+        return EndpointError("timeout", sentence, again=0.0)
+    if isinstance(error, httpx.DecodingError):
+        return EndpointError("unreadable", f"{host} answered with bytes that can't be unpacked. Check the address.")
+    # Only these errors' texts are the system's own; others quote what was received.
+    said = f" ({error})" if isinstance(error, httpx.ConnectError) and str(error) else ""
+    sentence = f"{host} can't be reached, or broke off{said}. Check the address, and whether the server runs."
+    return EndpointError("unreachable", sentence, again=0.0)
+
+
+def status_trouble(settings: EndpointSettings, response: httpx.Response, error: Mapping[str, Any]) -> EndpointError:
+    """The error for a status, with what to mend."""
+    status, host = response.status_code, settings.host
+    if status == 429 and "insufficient_quota" in (error.get("code"), error.get("type")):
+        return EndpointError("refused", f"The account at {host} has no quota left ({status}). Top it up.")
+    if status == 429:
+        sentence = f"{host} is asked more often than it allows ({status}). Lower the concurrency, or go on later."
+        return EndpointError("rate limit", sentence, again=retry_after(response))
+    if status == 408:
+        return EndpointError("timeout", f"{host} took too long ({status}). Go on later.", again=retry_after(response))
+    if status == 409 or status >= 500:
+        sentence = f"{host} failed by itself ({status}). Go on later."
+        return EndpointError("server error", sentence, again=retry_after(response))
+    if status in (401, 403) and settings.key_variable:
+        mend = f"refuses the key in {settings.key_variable}. Put one there that is valid for this model"
+    elif status in (401, 403):
+        mend = "wants a key. Put one into an environment variable, and give the judge that variable's name"
+    elif status == 404:
+        mend = f"does not know the address or the model '{settings.model}'. Check both"
+    elif status == 413:
+        mend = "finds the request too large"
+    elif response.has_redirect_location:
+        mend = "wants to redirect, which is not followed. Give the address at which it answers"
+    else:
+        mend = f"does not take the request. Check the model '{settings.model}', and whether the texts fit its context"
+    return EndpointError("refused", f"{host} {mend} ({status}).")
+
+
+def retry_after(response: httpx.Response) -> float:
+    """The seconds that a server asks to wait, at most `LONGEST_WAIT`; 0 where it does not say (RFC 9110, 10.2.3)."""
+    said = response.headers.get("retry-after", "").strip()
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", said):
+        return min(float(said), LONGEST_WAIT)
+    try:
+        when = parsedate_to_datetime(said)
+    except ValueError:
+        return 0.0
+    seconds = (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    return min(max(seconds, 0.0), LONGEST_WAIT)

@@ -1,0 +1,88 @@
+"""What AI judges said: a reply's verdict, both orders put together, and the ranking of several answers. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+Choice = Literal["first", "second", "tie"]
+MAXIMUM_REPLY = 500
+CHOICES: Mapping[str, Choice] = {"a": "first", "b": "second", "tie": "tie"}
+SWAPPED: Mapping[Choice, Choice] = {"first": "second", "second": "first", "tie": "tie"}
+# Anywhere in a line, bare or in Markdown's bold or code. Only ASCII counts: what looks like an A need not be one.
+VERDICT = re.compile(r"(?i:verdict)[ *_`]*:[ *_`]*(A|B|(?i:tie))(?![A-Za-z0-9])", re.ASCII)
+LAST_LINE = re.compile(rf"[ *_`]*{VERDICT.pattern}[ *_`.]*", re.ASCII)
+THINKING, THOUGHT = "<think>", "</think>"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge said of two answers in one order."""
+
+    choice: Choice
+    chance: float | None
+    """Probability that the answer shown first is the better one; None from endpoints, which give no probabilities."""
+    reply: str
+    """The judge's own words, shortened; empty where none were asked for."""
+    prompt_tokens: int
+    """0 where nobody counts, as some endpoints do not."""
+    completion_tokens: int
+    seconds: float
+
+
+def parse_verdict(reply: str) -> Choice | None:
+    """The verdict in a reply's last line; None unless there is exactly one in the reply, and it stands there alone.
+
+    What a reasoning model thinks aloud before `</think>` does not count; a reply that ends before it has none.
+    """
+    said = reply.rpartition(THOUGHT)[2].rstrip()
+    lines = said.splitlines()
+    if not lines or THINKING in said or len(VERDICT.findall(said)) != 1:
+        return None
+    found = LAST_LINE.fullmatch(lines[-1])
+    return CHOICES[found[1].lower()] if found else None
+
+
+def shortened(reply: str) -> str:
+    """A reply as it is kept: its beginning and its end, where the verdict stands."""
+    half = MAXIMUM_REPLY // 2
+    return reply if len(reply) <= MAXIMUM_REPLY else f"{reply[: half - 1]}…{reply[-half:]}"
+
+
+# ------------------------------------------------------------------------------------------------------ both orders
+@dataclass(frozen=True)
+class Outcome:
+    """What both orders together say of two answers."""
+
+    choice: Choice
+    flipped: bool
+    """Whether the judge named the same place twice, and so contradicted itself."""
+
+
+def combine(forward: Choice, backward: Choice) -> Outcome:
+    """The outcome for answers (a, b) from the verdicts on them as (a, b) and as (b, a).
+
+    Only a preference that survives the swap counts. A tie in one order alone is a tie, but no flip: the judge was
+    unsure, and did not contradict itself.
+    """
+    again = SWAPPED[backward]
+    if forward == again:
+        return Outcome(forward, flipped=False)
+    return Outcome("tie", flipped="tie" not in (forward, again))
+
+
+def ranking_of(size: int, outcomes: Mapping[tuple[int, int], Outcome]) -> tuple[int, ...]:
+    """Dense ranks of `size` answers, 1 the best, from the outcomes of all pairs (i, j) with i < j.
+
+    By Copeland's score: a win counts 1, a tie 1/2. Answers that beat each other in a circle are tied.
+    """
+    halves = [0] * size
+    for pair in combinations(range(size), 2):
+        choice = outcomes[pair].choice
+        for place, wins in zip(pair, ("first", "second"), strict=True):
+            halves[place] += 2 if choice == wins else choice == "tie"
+    levels = sorted(set(halves), reverse=True)
+    return tuple(levels.index(score) + 1 for score in halves)
