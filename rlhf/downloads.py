@@ -1,4 +1,4 @@
-"""A trained policy or reward model as a zip file, put together while it is sent, for admins only."""
+"""What workers have made, for admins only: policies as zip files, put together while they are sent, and answers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from annotation.database import Database
 from annotation.records import Annotator, UserError
 from annotation.web import ANNOTATOR_KEY
-from rlhf import policies
+from rlhf import answers, policies
 from rlhf.policies import Policy
 
 ADDRESS: Final = "models"
@@ -101,19 +101,21 @@ def zip_pieces(folder: str, files: Sequence[Path]) -> Iterator[bytes]:
 
 @dataclass(frozen=True)
 class ModelDownloads:
-    """The route by which an admin, and nobody else, fetches a trained policy."""
+    """The routes by which an admin, and nobody else, fetches a trained policy or a job's answers."""
 
     db: Database
     data_dir: Path
 
     def routes(self) -> Sequence[Route]:
         """What the server adds beside the pages."""
-        return [Route(f"/{ADDRESS}/{{name}}", self.download, methods=["GET"])]
+        return [
+            Route(f"/{ADDRESS}/{{name}}", self.download, methods=["GET"]),
+            Route(f"/{answers.DIRECTORY}/{{name}}", self.download_answers, methods=["GET"]),
+        ]
 
     async def download(self, request: Request) -> Response:
         """The zip file, to be saved and not shown. Who asks comes from the session, as everywhere."""
-        annotator: Annotator | None = request.scope.get(ANNOTATOR_KEY)
-        if annotator is None or annotator.role != "admin":
+        if not by_admin(request):
             return PlainTextResponse("Only an admin may fetch models.", 403)
         name: Any = request.path_params["name"]
         named = NAME.fullmatch(name)
@@ -126,3 +128,21 @@ class ModelDownloads:
         files = await asyncio.to_thread(files_of, directory)
         headers = {"Content-Disposition": f'attachment; filename="{named[0]}"', "Cache-Control": "no-store"}
         return StreamingResponse(zip_pieces(named[1], files), media_type="application/zip", headers=headers)
+
+    async def download_answers(self, request: Request) -> Response:
+        """The file of a job that answered a set of prompts, to be saved and not shown."""
+        if not by_admin(request):
+            return PlainTextResponse("Only an admin may fetch answers.", 403)
+        name: Any = request.path_params["name"]
+        try:
+            path = await asyncio.to_thread(answers.find, self.data_dir, name)
+        except UserError as error:
+            return PlainTextResponse(str(error), 404)
+        headers = {"Cache-Control": "no-store"}
+        return FileResponse(path, media_type="application/jsonl", filename=path.name, headers=headers)
+
+
+def by_admin(request: Request) -> bool:
+    """Whether an admin asks, by the session."""
+    annotator: Annotator | None = request.scope.get(ANNOTATOR_KEY)
+    return annotator is not None and annotator.role == "admin"

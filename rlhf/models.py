@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -228,10 +228,10 @@ class Ground:
             self.lora.load_adapter(path, adapter_name=revision)
             self.lora.eval()
 
-    def keep_only(self, revision: str) -> None:
+    def keep_only(self, revisions: Collection[str]) -> None:
         """Forget the other adapters."""
-        self.prompts = {name: model for name, model in self.prompts.items() if name == revision}
-        for name in [] if self.lora is None else [name for name in self.lora.peft_config if name != revision]:
+        self.prompts = {name: model for name, model in self.prompts.items() if name in revisions}
+        for name in [] if self.lora is None else [name for name in self.lora.peft_config if name not in revisions]:
             if len(self.lora.peft_config) > 1:
                 self.lora.delete_adapter(name)
 
@@ -279,11 +279,12 @@ class Policies:
             )
         return text
 
-    def keep_only(self, policy: Policy) -> None:
-        """Forget other policies and weights, to free their memory after a swap."""
-        self.grounds = {key: ground for key, ground in self.grounds.items() if key == ground_key(policy)}
+    def keep_only(self, *kept: Policy) -> None:
+        """Forget other policies and weights, to free their memory. Which policy is active has to be said again."""
+        keys = {ground_key(policy) for policy in kept}
+        self.grounds = {key: ground for key, ground in self.grounds.items() if key in keys}
         for ground in self.grounds.values():
-            ground.keep_only(policy.revision)
+            ground.keep_only({policy.revision for policy in kept})
 
 
 def ground_key(policy: Policy) -> tuple[int | None, Weights]:

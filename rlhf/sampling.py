@@ -133,14 +133,14 @@ class StopWhen(StoppingCriteria):
 
 
 class Show(StoppingCriteria):
-    """Tells the caller what has been written so far, at most every `seconds`. Never stops anything."""
+    """Tells the caller what has been written: the first token, then at most every `seconds`. Never stops anything."""
 
     def __init__(
         self, tokenizer: Any, start: int, ends: set[int], samples: int, written: Written, seconds: float
     ) -> None:
         self.tokenizer, self.start, self.ends, self.samples = tokenizer, start, ends, samples
         self.written, self.seconds = written, seconds
-        self.last = time.monotonic()
+        self.last = -math.inf  # the first token is shown at once
         self.ended: dict[int, str] = {}
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:

@@ -1,7 +1,8 @@
 """The resident worker: keeps comparisons by the serving policy ahead of the annotators; swaps policies in seconds.
 
-What people wait for is written before their eyes: prompts that annotators ask, before everything else, and the first
-comparisons while there is nothing to judge. The rest is drawn unseen in batches, which cost less than their parts.
+What people wait for is written before their eyes: chats of the playground, by whatever policy they ask, before all
+else, then prompts that annotators ask, and the first comparisons while there is nothing to judge. The rest is drawn
+unseen in batches, which cost less than their parts.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from typing import Any
 from annotation import store
 from annotation.records import Prompt, Response, Split, UserError
 from annotation.selection import HELD_OUT_SHARE
-from rlhf import jobs, policies
+from rlhf import chats, jobs, policies
 from rlhf.base_model import ready
+from rlhf.chats import Answered, Chat
 from rlhf.jobs import TRAINING
-from rlhf.models import Policies
+from rlhf.models import Policies, ground_key
+from rlhf.policies import Policy
+from rlhf.rows import text_ids
 from rlhf.sampling import Draw, Written, draw, undrawn
 from rlhf.specs import GenerateSpec
 from rlhf.worker import Run
@@ -26,6 +30,12 @@ IDLE_SECONDS = 0.5
 FRUITLESS_SECONDS = 5.0
 # How often a draw looks whether an annotator has asked something.
 LOOK_SECONDS = 0.25
+# How often it looks for chats, idle or not: their first token is to come within a second.
+GLANCE_SECONDS = 0.05
+# How often a chat shows what has been written.
+CHAT_SECONDS = 0.15
+# How many policies that chats have asked for stay in memory beside the one that serves.
+KEPT_POLICIES = 4
 # A prompt that was asked is answered again, with other seeds, when its answers came out the same or empty.
 REDRAWS = 2
 
@@ -33,6 +43,7 @@ REDRAWS = 2
 def run(run: Run, spec: GenerateSpec) -> dict[str, Any]:
     """Fill the buffer, and refill it whenever annotators or a promotion have emptied it, until told to stop."""
     store.fail_answers(run.db)  # what a worker that died was writing
+    chats.fail_all(run.db)
     resident = Resident(run, spec)
     resident.work()
     run.raise_if_stopped()
@@ -60,14 +71,21 @@ class Resident:
         self._fruitless = False
         self._refused: set[int] = set()
         self._answering, self._looked = False, 0.0
+        self._chatting, self._glanced = False, 0.0
+        self._lately: list[Policy] = []
         self.follow_promotion()
 
     def follow_promotion(self) -> None:
         """Compute as the policy that serves now."""
         self.serving = policies.serving(self.db)
         self.model = self.models.use(self.serving)
-        self.models.keep_only(self.serving)
+        self.make_room(self._lately)
         self.run.log(f"answering as {self.serving.revision}")
+
+    def make_room(self, asked: Sequence[Policy]) -> None:
+        """Forget all policies but the one that serves and those that chats have asked for lately (the latest first)."""
+        self._lately = kept(self.serving, asked)
+        self.models.keep_only(self.serving, *self._lately)
 
     def outdated(self) -> bool:
         """Whether answers of this policy are no longer wanted: another serves, or the worker is to stop."""
@@ -101,7 +119,7 @@ class Resident:
             elif self.spec.until_full:
                 return
             else:
-                time.sleep(IDLE_SECONDS)
+                self.rest(IDLE_SECONDS)
 
     def draw_batch(self, batch: Sequence[Task], stock: int) -> None:
         """Draw comparisons, before people's eyes while they have nothing to judge, and say how many there are."""
@@ -117,11 +135,11 @@ class Resident:
             self.rest(FRUITLESS_SECONDS)
 
     def rest(self, seconds: float) -> None:
-        """Draw nothing for a while, but for what is asked."""
+        """Draw nothing for a while, but for what people ask."""
         until = time.monotonic() + seconds
         while time.monotonic() < until and not self.outdated():
             self.answer_asked()
-            time.sleep(IDLE_SECONDS)
+            time.sleep(GLANCE_SECONDS)
 
     def next_batch(self, missing: int, stock: int) -> list[Task]:
         """The prompts to answer next; few while nobody has anything to judge."""
@@ -150,12 +168,77 @@ class Resident:
             return None
         return Task(prompt, text, attempts, asked)
 
-    # --------------------------------------------------------------------------------------------- what annotators ask
-    def answer_asked(self) -> None:
-        """Answer the prompts that annotators have asked, oldest first, while they watch.
+    # ------------------------------------------------------------------------------------------------- the playground
+    def answer_chats(self) -> None:
+        """Answer the chats that are waiting, then compute as the policy that serves again.
 
         Also called between two tokens of a draw, which goes on afterwards from where it was.
         """
+        if self._chatting or time.monotonic() - self._glanced < GLANCE_SECONDS:
+            return
+        self._chatting, answered = True, False
+        try:
+            while not self.run.stopped and (waiting := chats.next_asked(self.db)):
+                self.answer_together(waiting)
+                answered = True
+            if answered:
+                self.model = self.models.use(self.serving)
+        finally:
+            self._chatting, self._glanced = False, time.monotonic()
+
+    def answer_together(self, waiting: Sequence[Chat]) -> None:
+        """Answer chats with the policy that they ask for, in one batch; those that it can't take say why."""
+        taken = chats.begin(self.db, [chat.id for chat in waiting])
+        if not taken:
+            return
+        try:
+            model = self.use_lately(waiting[0].model_id)
+            fed = [entry for chat in waiting if chat.id in taken and (entry := self.fed(chat)) is not None]
+            if fed:
+                self.chat(model, fed)
+        except UserError as error:
+            chats.fail(self.db, taken, str(error))
+        finally:
+            chats.fail(self.db, taken, chats.BROKEN_OFF)  # changes nothing of those that have ended
+
+    def use_lately(self, model_id: int) -> Any:
+        """The model that computes as another policy, which stays in memory while there is room."""
+        policy = policies.by_id(self.db, model_id)
+        self.make_room([policy, *(other for other in self._lately if other.id != policy.id)])
+        return self.models.use(policy)
+
+    def fed(self, chat: Chat) -> tuple[Chat, str] | None:
+        """A chat with the text to feed; None where the model can't be given it, which is said in its row."""
+        try:
+            return chat, self.models.feed(chat.messages, chat.sampling.max_new_tokens)
+        except UserError as error:
+            chats.fail(self.db, [chat.id], str(error))
+            return None
+
+    def chat(self, model: Any, fed: Sequence[tuple[Chat, str]]) -> None:
+        """Draw the answers before people's eyes, each until it ends or somebody stops it."""
+        watched = Watched(self.run, self.models.tokenizer, fed)
+        draws = draw(
+            model,
+            self.models.tokenizer,
+            [text for _, text in fed],
+            [[chat.seed] for chat, _ in fed],
+            fed[0][0].sampling,
+            watched.ended,
+            watched.show,
+            CHAT_SECONDS,
+        )
+        for (chat, text), (drawn,) in zip(fed, draws, strict=False):  # none where nobody waits any more
+            answer = Answered(drawn.text, text, drawn.prompt_tokens, drawn.tokens, drawn.finish_reason)
+            chats.finish(self.db, chat.id, answer)
+
+    # --------------------------------------------------------------------------------------------- what annotators ask
+    def answer_asked(self) -> None:
+        """Answer chats, then the prompts that annotators have asked, oldest first, while they watch.
+
+        Also called between two tokens of a draw, which goes on afterwards from where it was.
+        """
+        self.answer_chats()
         if self._answering or time.monotonic() - self._looked < LOOK_SECONDS:
             return
         self._answering = True
@@ -171,22 +254,27 @@ class Resident:
         if task is None:
             store.refuse_asked(self.db, comparison_id)
             return
-        states = self.write([task], lambda: self.run.stopped)
+        states = self.write([task], self.stopped_after_chats)
         for _ in range(REDRAWS):
             if states != ["withdrawn"]:
                 break
             comparison_id = store.ask_again(self.db, comparison_id)
             drawn = store.attempts(self.db, self.serving.id, prompt.id)
-            states = self.write([replace(task, attempts=drawn, asked=comparison_id)], lambda: self.run.stopped)
+            states = self.write([replace(task, attempts=drawn, asked=comparison_id)], self.stopped_after_chats)
         self.made += states.count("ready")
 
+    def stopped_after_chats(self) -> bool:
+        """Between two tokens: first the chats that have come meanwhile; then whether the worker is to stop."""
+        self.answer_chats()
+        return self.run.stopped
+
     def stopped_after_asked(self) -> bool:
-        """Between two tokens: first what annotators have asked meanwhile; then whether the worker is to stop."""
+        """Between two tokens: first what people have asked meanwhile; then whether the worker is to stop."""
         self.answer_asked()
         return self.run.stopped
 
     def outdated_after_asked(self) -> bool:
-        """Between two tokens: first what annotators have asked meanwhile; then whether to go no further."""
+        """Between two tokens: first what people have asked meanwhile; then whether to go no further."""
         self.answer_asked()
         return self.outdated()
 
@@ -255,6 +343,39 @@ class Resident:
     def response(self, task: Task, drawn: Draw) -> Response:
         """An answer as a record."""
         return drawn.response(task.prompt, self.serving, task.text, self.spec.sampling)
+
+
+class Watched:
+    """Chats that are being answered: what is written of them is shown, and those that people stop are ended."""
+
+    def __init__(self, run: Run, tokenizer: Any, fed: Sequence[tuple[Chat, str]]) -> None:
+        self.run, self.db, self.tokenizer = run, run.db, tokenizer
+        self.fed = {chat.id: text for chat, text in fed}
+        self.texts = dict.fromkeys(self.fed, "")
+
+    def show(self, texts: Sequence[Sequence[str]]) -> None:
+        """Store what has been written so far."""
+        self.texts = {chat_id: text for chat_id, (text,) in zip(self.fed, texts, strict=True)}
+        chats.show(self.db, self.texts)
+
+    def ended(self) -> bool:
+        """Between two tokens: end the chats that people have stopped, as they saw them; whether no more is wanted."""
+        states = chats.states(self.db, list(self.fed))
+        for chat_id in (chat_id for chat_id, state in states.items() if state == "stopping"):
+            written, text = self.texts[chat_id], self.fed[chat_id]
+            tokens, prompt_tokens = (len(text_ids(self.tokenizer, part)) for part in (written, text))
+            chats.finish(self.db, chat_id, Answered(written, text, prompt_tokens, tokens, "stopped"))
+        return self.run.stopped or "writing" not in states.values()
+
+
+def kept(serving: Policy, asked: Sequence[Policy]) -> list[Policy]:
+    """Which policies stay in memory beside the one that serves: the first ones, on at most one other set of weights.
+
+    An adapter is small, weights are not.
+    """
+    others = [policy for policy in asked if policy.id != serving.id]
+    keys = [key for policy in others if (key := ground_key(policy)) != ground_key(serving)]
+    return [policy for policy in others if ground_key(policy) in (ground_key(serving), *keys[:1])][:KEPT_POLICIES]
 
 
 def training(run: Run) -> bool:

@@ -1,0 +1,164 @@
+"""The Playground tab in a real browser: talk to two policies, watch them write, stop them, send them to annotation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf import chats
+from rlhf.chats import Answered, Chat
+from tests.e2e.conftest import running_app
+from tests.integration.test_playground import register
+from tests.integration.test_playground_tab import HOSTILE
+from tests.machine_fixtures import Machine, make_machine, wait_until
+from tests.tiny_model import build
+
+pytestmark = pytest.mark.browser
+
+
+@dataclass
+class Talk:
+    """The owner before the Playground tab."""
+
+    machine: Machine
+    page: Any
+    errors: list[str]
+
+    def send(self, text: str) -> None:
+        """Write a message and press Enter."""
+        self.page.fill("#chat-message textarea", text)
+        self.page.press("#chat-message textarea", "Enter")
+
+    def choose(self, label: str) -> None:
+        """Choose one more model."""
+        self.page.click("#chat-models input")
+        self.page.get_by_role("option", name=label).click()
+        self.page.keyboard.press("Escape")
+
+    def wait(self, state: str, columns: int) -> None:
+        """Wait until so many columns are in this state."""
+        self.page.wait_for_function(
+            f"document.querySelectorAll('.talk[data-state={state}]').length === {columns}", timeout=60_000
+        )
+
+    @property
+    def asked(self) -> list[Chat]:
+        """What the owner asked last."""
+        return chats.latest(self.machine.db, "owner")
+
+
+@contextmanager
+def opened(machine: Machine, browser: Any, *flags: str) -> Iterator[Talk]:
+    """The owner on the Playground tab of the running program."""
+    with running_app(machine.data_dir, *flags) as (_, link):
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        page, errors = context.new_page(), []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(link)
+        page.get_by_role("tab", name="Playground").click()
+        page.wait_for_selector("text=Choose one or more models")
+        yield Talk(machine, page, errors)
+        context.close()
+
+
+@pytest.fixture
+def talk(tmp_path: Path, browser: Any) -> Iterator[Talk]:
+    """With workers, a base that answers up to the limit, and an adapter."""
+    model = build(tmp_path / "model", end_bias=-60.0)
+    machine = make_machine(tmp_path / "data", model)
+    machine.add_prompts(train=6, held_out=2)
+    register(machine, "dpo-7", "lora")
+    with opened(machine, browser, "--model", str(model)) as before:
+        yield before
+    machine.db.close()
+
+
+def test_two_policies_answer_side_by_side_and_go_to_annotation(talk: Talk) -> None:
+    page = talk.page
+    talk.choose("dpo-7 · candidate")
+    talk.send("What is a riddle?")
+    talk.wait("done", 2)
+    assert page.input_value("#chat-message textarea") == ""
+    first, second = talk.asked
+    assert (first.revision, second.revision, first.seed) == ("base", "dpo-7", second.seed)
+    for chat in (first, second):
+        column = page.locator(".talk", has=page.get_by_role("heading", name=chat.revision))
+        assert chat.text.split()[-1] in column.inner_text()
+        assert "256 tokens · first token after" in column.inner_text()
+    boxes = [page.locator(".talk").nth(place).bounding_box() for place in range(2)]
+    assert boxes[0]["y"] == boxes[1]["y"], "side by side"
+
+    page.click("#chat-compare")
+    page.wait_for_selector("text=2 answers are in the annotators' queue")
+    comparison = talk.machine.db.row("SELECT * FROM comparison WHERE model_id IS NULL")
+    assert comparison is not None
+
+    talk.send("Another one?")
+    page.wait_for_selector("text=Another one?")
+    talk.wait("done", 2)
+    assert [message["role"] for message in talk.asked[0].messages] == ["user", "assistant", "user"]
+    page.click("#chat-compare")
+    page.wait_for_selector("text=no answers to the same prompt")
+    assert talk.errors == []
+
+
+def test_an_answer_is_watched_and_stopped_and_the_page_found_again(talk: Talk) -> None:
+    page = talk.page
+    page.get_by_text("System prompt, sampling and seed").click()
+    page.get_by_label("Tokens at most").fill("900")
+    page.get_by_label("Tokens at most").press("Tab")
+    talk.send("Sing a very long song.")
+    answer = ".talk .turn.assistant"
+    page.wait_for_selector(answer)
+    early = page.inner_text(answer)
+    page.wait_for_function(f"document.querySelector('{answer}').innerText.length > {len(early) + 20}")
+    page.fill("#chat-message textarea", "a draft")
+    page.click("#chat-stop:not([disabled])")
+    talk.wait("done", 1)
+    (chat,) = talk.asked
+    assert chat.finish_reason == "stopped"
+    assert chat.text.startswith(early.removeprefix("Answer").strip()[:20])
+    assert page.input_value("#chat-message textarea") == "a draft", "what is being typed stays"
+    page.reload()
+    page.get_by_role("tab", name="Playground").click()
+    page.wait_for_selector("text=Sing a very long song.")
+    page.click("#chat-new")
+    page.wait_for_selector("text=Choose one or more models")
+    assert talk.errors == []
+
+
+def test_on_a_phone_columns_stack_and_hostile_answers_do_nothing(
+    tmp_path: Path, tiny_model: Path, browser: Any
+) -> None:
+    machine = make_machine(tmp_path / "data", tiny_model)
+    register(machine, "dpo-7", "lora")
+    with opened(machine, browser, "--no-workers") as talk:
+        page = talk.page
+        page.set_viewport_size({"width": 390, "height": 800})
+        requests: list[str] = []
+        page.on("request", lambda request: requests.append(request.url))
+        talk.choose("dpo-7 · candidate")
+        talk.send("Why?")
+        wait_until("the question", lambda: len(talk.asked) == 2)
+        for chat in talk.asked:
+            chats.begin(machine.db, [chat.id])
+            hostile = f"{HOSTILE} ${{window.ran = 1}} {{{{value}}}} `${{window.ran = 1}}`"
+            chats.finish(machine.db, chat.id, Answered(hostile, "", 1, 3, "stop"))
+        talk.wait("done", 2)
+        boxes = [page.locator(".talk").nth(place).bounding_box() for place in range(2)]
+        assert boxes[1]["y"] >= boxes[0]["y"] + boxes[0]["height"], "stacked"
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert "${window.ran = 1}" in page.inner_text(".talk")
+        page.get_by_label("Rendered Markdown").check()
+        page.wait_for_selector(".talk strong")
+        assert page.locator(".talk :is(img, script, form, iframe)").count() == 0
+        assert page.evaluate("window.ran") is None
+        assert "<think>why</think>" in page.inner_text(".talk")
+        assert [url for url in requests if "example.org" in url] == []
+        assert talk.errors == []
+    machine.db.close()
