@@ -35,13 +35,15 @@ from annotation.tabs.guard import Context, guarded
 from annotation.tabs.importing import MAXIMUM_UPLOAD
 from rlhf import base_model, downloads, jobs, policies
 from rlhf.supervisor import Supervisor
-from rlhf.tabs import iterations, train
+from rlhf.tabs import iterations, judges, playground, train
 
 DEFAULT_DATA_DIR = Path(__file__).resolve().parent / "data"
 PAGE_CSS = (Path(__file__).resolve().parent / "annotation" / "tabs" / "page.css").read_text(encoding="utf-8")
 ADMIN_TABS: dict[str, ModuleType] = {
     "Train": train,
     "Iterations": iterations,
+    "AI judges": judges,
+    "Playground": playground,
     "Project": project,
     "Quality": quality,
     "Data": data,

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from annotation import selection, store
@@ -75,10 +76,26 @@ def choose(db: Database, annotator_id: int, project: Project, source: random.Ran
         )  # fmt: skip
         if measuring is not None:
             return measuring
-        found = choose_from_pool(db, annotator_id, project.overlap, source)
+        ways = [
+            partial(choose_from_pool, db, annotator_id, project.overlap, source),
+            partial(choose_of_candidate, db, annotator_id),
+        ]
+        # Whoever has nothing else to do measures a candidate, but not where no such share is wanted.
+        ways = ways[:1] if not project.candidate_share else ways[::-1] if purpose == "candidate" else ways
+        found = next((chosen for way in ways if (chosen := way()) is not None), None)
     if found is None:
         return None
     return Chosen(found, "own", selection.draw_order(size_of(db, found), source), free_slot(db, found))
+
+
+def choose_of_candidate(db: Database, annotator_id: int) -> int | None:
+    """A candidate's answer beside one of the policy that it would replace; the newest candidate's first, each once."""
+    found = db.value(
+        f"""SELECT c.id FROM comparison c WHERE c.candidate_id IS NOT NULL AND c.asks = 'people' AND c.state = 'ready'
+              AND c.taken = 0 AND {UNSEEN} ORDER BY c.candidate_id DESC, c.id LIMIT 1""",
+        {"annotator": annotator_id},
+    )
+    return None if found is None else int(found)
 
 
 # Not held, judged or skipped by this annotator before, in whatever role.
@@ -106,8 +123,9 @@ def choose_from_pool(db: Database, annotator_id: int, overlap: int, source: rand
                     f"""SELECT min(open.id) AS id,
                             (SELECT sum(o.taken) FROM comparison o WHERE o.prompt_id = open.prompt_id) AS judged
                         FROM (SELECT c.id, c.prompt_id FROM comparison c
-                              WHERE c.purpose = 'preference' AND c.state = :state AND c.model_id IS :model
-                                AND c.taken = :taken AND (c.asked_by IS NULL OR c.taken > 0) AND {UNSEEN}
+                              WHERE c.purpose = 'preference' AND c.state = :state AND c.asks = 'people'
+                                AND c.model_id IS :model AND c.candidate_id IS NULL AND c.taken = :taken
+                                AND (c.asked_by IS NULL OR c.taken > 0) AND {UNSEEN}
                               ORDER BY c.id LIMIT {CANDIDATES}) AS open GROUP BY open.prompt_id""",
                     {"state": state, "model": model_id, "taken": taken, "annotator": annotator_id},
                 )
@@ -566,7 +584,8 @@ def open_comparisons(db: Database) -> dict[int, int]:
     rows = db.rows(
         """SELECT size, count(*) AS n FROM (SELECT (SELECT count(*) FROM comparison_response cr
                WHERE cr.comparison_id = c.id) AS size FROM comparison c
-               WHERE c.purpose = 'preference' AND c.state IN ('ready', 'writing') AND c.taken < ?)
+               WHERE c.purpose = 'preference' AND c.state IN ('ready', 'writing') AND c.asks = 'people'
+                 AND c.taken < iif(c.candidate_id IS NULL, ?, 1))
            GROUP BY size ORDER BY size""",
         (store.project(db).overlap,),
     )

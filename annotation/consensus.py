@@ -50,6 +50,8 @@ class Pair:
     """Share of those who preferred one of the two that prefer this one."""
     flip: float
     """Estimated chance that the preference is the wrong way round, by the reliability of those who judged."""
+    ai: bool = False
+    """Whether AI judges alone say so."""
 
 
 def usable(group: Sequence[Judgement], excluded: Iterable[str] = ()) -> tuple[list[Judgement], list[str]]:
@@ -123,6 +125,7 @@ def decide(voting: Sequence[Judgement], first: int, second: int, reliability: Ma
         fmean(strengths) if strengths else None,
         len(agreeing) / decisive,
         1 / (1 + exp(abs(score))),
+        all(judgement.annotator_kind == "ai" for judgement in agreeing),
     )
 
 

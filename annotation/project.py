@@ -60,6 +60,7 @@ def check(values: Mapping[str, Any], annotators: int) -> Project:
         claim_minutes=whole(given["claim_minutes"], "Minutes to judge", 1, MAXIMUM_MINUTES),
         gold_share=check_share(given["gold_share"], "Share of gold comparisons"),
         re_ask_share=check_share(given["re_ask_share"], "Share of re-asks"),
+        candidate_share=check_share(given["candidate_share"], "Share of candidate against serving"),
         rendered=check_switch(given["rendered"], "First view"),
         own_prompts=check_switch(given["own_prompts"], "Own prompts"),
         tags=parse_tags(given["tags"]),

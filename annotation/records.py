@@ -11,7 +11,8 @@ Split = Literal["train", "held-out"]
 Role = Literal["annotator", "admin"]
 Outcome = Literal["ranked", "all-bad", "skip", "undone"]
 Kind = Literal["pair", "best", "rank"]
-Purpose = Literal["own", "gold", "re-ask", "adjudication", "import"]
+Purpose = Literal["own", "gold", "re-ask", "adjudication", "import", "judge"]
+Asks = Literal["people", "judges", "nobody"]
 Flag = Literal["harmful", "personal-data", "broken"]
 Message = Mapping[str, str]
 
@@ -79,7 +80,7 @@ class Response:
 
 @dataclass(frozen=True)
 class Annotator:
-    """A person (later also an AI judge) with a role."""
+    """A person with a role."""
 
     id: int
     name: str
@@ -111,6 +112,8 @@ class Project:
     """Share of comparisons with a known answer, as long as there are some that the annotator has not seen."""
     re_ask_share: float = 0.05
     """Share of an annotator's own earlier comparisons, shown again in another order."""
+    candidate_share: float = 0.2
+    """Share of comparisons of a candidate's answers with those of the policy that serves, while there are some."""
     rendered: bool = False
     """Whether answers are first shown as rendered Markdown rather than literally; each annotator can switch."""
     own_prompts: bool = True
@@ -123,6 +126,18 @@ class Project:
         Tag("i", "follows the instruction"),
     )
     """Reasons that can be given with a judgement."""
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """Who judges: people, AI judges, or judges first and people where these are not enough; kept as one setting."""
+
+    mode: Literal["people", "ai", "mixed"] = "people"
+    """'people' only; 'ai' only (RLAIF); 'mixed': people get what judges disagree on, flip on or are unsure of."""
+    audit_share: float = 0.1
+    """Of what judges settle when mixed, the share that people judge too, to see whether the judges can be trusted."""
+    unsure_below: float = 0.6
+    """A judge whose probability for its choice is lower is unsure."""
 
 
 # -------------------------------------------------------------------------------------------------- claims, judgements

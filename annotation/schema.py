@@ -38,6 +38,13 @@ def m004_every_method(db: sqlite_utils.Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def m005_ai_feedback(db: sqlite_utils.Database) -> None:
+    """AI judges with their verdicts and rubrics, candidate against serving policy, decisions with reasons, chats."""
+    for statement in AI_FEEDBACK:
+        db.execute(statement)
+
+
 FIRST_SCHEMA = (
     """CREATE TABLE prompt (
         id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, messages TEXT NOT NULL, source TEXT NOT NULL,
@@ -264,4 +271,81 @@ EVERY_METHOD = (
     "INSERT INTO new_promotion SELECT id, model_id, previous_id, action, decided_by, created FROM promotion",
     "DROP TABLE promotion",
     "ALTER TABLE new_promotion RENAME TO promotion",
+)
+
+
+AI_FEEDBACK = (
+    "DROP VIEW current_judgement",
+    # A judge's judgement has no claim: it takes no person's place.
+    """CREATE TABLE new_judgement (
+        id INTEGER PRIMARY KEY, claim_id INTEGER REFERENCES claim,
+        comparison_id INTEGER NOT NULL REFERENCES comparison, annotator_id INTEGER NOT NULL REFERENCES annotator,
+        purpose TEXT NOT NULL CHECK (purpose IN ('own', 'gold', 're-ask', 'adjudication', 'import', 'judge')),
+        kind TEXT NOT NULL CHECK (kind IN ('pair', 'best', 'rank')),
+        outcome TEXT NOT NULL CHECK (outcome IN ('ranked', 'all-bad', 'skip', 'undone')), ranking TEXT,
+        strength INTEGER, tags TEXT NOT NULL DEFAULT '[]', note TEXT NOT NULL DEFAULT '',
+        flag TEXT CHECK (flag IN ('harmful', 'personal-data', 'broken')),
+        edited_response_id INTEGER REFERENCES response, early INTEGER NOT NULL DEFAULT 0,
+        guidelines_version INTEGER REFERENCES guidelines, re_ask_of INTEGER REFERENCES judgement,
+        shown_order TEXT NOT NULL, seconds REAL, import_id INTEGER REFERENCES import,
+        supersedes INTEGER UNIQUE REFERENCES judgement, created TEXT NOT NULL,
+        CHECK ((claim_id IS NULL) = (purpose IN ('import', 'judge'))))""",
+    "INSERT INTO new_judgement SELECT * FROM judgement",
+    "DROP TABLE judgement",
+    "ALTER TABLE new_judgement RENAME TO judgement",
+    """CREATE UNIQUE INDEX judgement_one_per_claim ON judgement (claim_id)
+        WHERE supersedes IS NULL AND claim_id IS NOT NULL""",
+    "CREATE INDEX judgement_by_comparison ON judgement (comparison_id)",
+    "CREATE INDEX judgement_by_annotator ON judgement (annotator_id, id)",
+    """CREATE TRIGGER judgement_no_update BEFORE UPDATE ON judgement
+        BEGIN SELECT RAISE(ABORT, 'judgements are append-only'); END""",
+    """CREATE TRIGGER judgement_no_delete BEFORE DELETE ON judgement
+        BEGIN SELECT RAISE(ABORT, 'judgements are append-only'); END""",
+    """CREATE VIEW current_judgement AS SELECT * FROM judgement j WHERE outcome != 'undone'
+        AND NOT EXISTS (SELECT 1 FROM judgement later WHERE later.supersedes = j.id)""",
+    """CREATE UNIQUE INDEX judgement_once_a_judge ON judgement (annotator_id, comparison_id)
+        WHERE purpose = 'judge' AND supersedes IS NULL""",
+    # Who is to judge a comparison now: annotators, judges first, or nobody any more because judges have settled it.
+    """ALTER TABLE comparison ADD COLUMN asks TEXT NOT NULL DEFAULT 'people'
+        CHECK (asks IN ('people', 'judges', 'nobody'))""",
+    # Why people are asked although judges have been.
+    "ALTER TABLE comparison ADD COLUMN asks_why TEXT CHECK (asks_why IN ('audit', 'flip', 'disagreement', 'unsure'))",
+    # Of answers by two policies to a held-out prompt, the candidate's at position 0: who is measured against whom.
+    "ALTER TABLE comparison ADD COLUMN candidate_id INTEGER REFERENCES model",
+    "ALTER TABLE comparison ADD COLUMN against_id INTEGER REFERENCES model",
+    # In the modes in which judges come first, whatever makes a comparison: `store.set_feedback` sees to earlier ones.
+    """CREATE TRIGGER comparison_asks_judges AFTER INSERT ON comparison
+        WHEN new.purpose = 'preference' AND new.asked_by IS NULL AND new.candidate_id IS NULL
+            AND (SELECT json_extract(value, '$.mode') FROM setting WHERE key = 'feedback') IN ('ai', 'mixed')
+        BEGIN UPDATE comparison SET asks = 'judges' WHERE id = new.id; END""",
+    "DROP INDEX comparison_open",
+    "CREATE INDEX comparison_open ON comparison (purpose, state, asks, model_id, taken)",
+    "CREATE INDEX comparison_duel ON comparison (candidate_id, against_id) WHERE candidate_id IS NOT NULL",
+    """CREATE TABLE judge (
+        annotator_id INTEGER PRIMARY KEY REFERENCES annotator,
+        backend TEXT NOT NULL CHECK (backend IN ('local', 'reward-model', 'endpoint')), settings TEXT NOT NULL,
+        active INTEGER NOT NULL DEFAULT 1, created_by TEXT NOT NULL, created TEXT NOT NULL)""",
+    """CREATE TABLE rubric (
+        version INTEGER PRIMARY KEY, instruction TEXT NOT NULL, principles TEXT NOT NULL, drawn INTEGER NOT NULL,
+        written_by TEXT NOT NULL, created TEXT NOT NULL)""",
+    # One answer of a judge: the answers at positions `first` and `second` shown in this order. `chance` is the judge's
+    # probability that the first shown is better, where its backend gives one.
+    """CREATE TABLE verdict (
+        id INTEGER PRIMARY KEY, annotator_id INTEGER NOT NULL REFERENCES judge,
+        comparison_id INTEGER NOT NULL REFERENCES comparison, first INTEGER NOT NULL, second INTEGER NOT NULL,
+        rubric_version INTEGER REFERENCES rubric, principles TEXT NOT NULL DEFAULT '[]',
+        choice TEXT NOT NULL CHECK (choice IN ('first', 'second', 'tie')), chance REAL, reply TEXT NOT NULL DEFAULT '',
+        prompt_tokens INTEGER NOT NULL DEFAULT 0, completion_tokens INTEGER NOT NULL DEFAULT 0, seconds REAL NOT NULL,
+        job_id INTEGER REFERENCES job, created TEXT NOT NULL, UNIQUE (annotator_id, comparison_id, first, second))""",
+    "CREATE INDEX verdict_by_comparison ON verdict (comparison_id)",
+    "ALTER TABLE promotion ADD COLUMN reason TEXT NOT NULL DEFAULT ''",
+    # The playground: what is to be answered by a policy, and how far its answer has come.
+    """CREATE TABLE chat (
+        id INTEGER PRIMARY KEY, model_id INTEGER NOT NULL REFERENCES model, messages TEXT NOT NULL,
+        sampling TEXT NOT NULL, seed INTEGER NOT NULL, requested_by TEXT NOT NULL, text TEXT NOT NULL DEFAULT '',
+        state TEXT NOT NULL DEFAULT 'asked' CHECK (state IN ('asked', 'writing', 'stopping', 'done', 'failed')),
+        rendered_prompt TEXT, prompt_tokens INTEGER, tokens INTEGER,
+        finish_reason TEXT CHECK (finish_reason IN ('stop', 'length', 'stopped')), message TEXT NOT NULL DEFAULT '',
+        created TEXT NOT NULL, begun TEXT, finished TEXT)""",
+    "CREATE INDEX chat_open ON chat (state) WHERE state IN ('asked', 'writing', 'stopping')",
 )

@@ -21,12 +21,14 @@ def draw_order(size: int, source: random.Random) -> tuple[int, ...]:
     return tuple(order)
 
 
-def draw_purpose(project: Project, source: random.Random) -> Literal["own", "gold", "re-ask"]:
-    """What the next comparison is for: measuring the annotator in the project's shares, else an opinion."""
+def draw_purpose(project: Project, source: random.Random) -> Literal["own", "gold", "re-ask", "candidate"]:
+    """What the next comparison is for: to measure an annotator or a candidate, in the project's shares, or to learn."""
     drawn = source.random()
     if drawn < project.gold_share:
         return "gold"
-    return "re-ask" if drawn < project.gold_share + project.re_ask_share else "own"
+    if drawn < project.gold_share + project.re_ask_share:
+        return "re-ask"
+    return "candidate" if drawn < project.gold_share + project.re_ask_share + project.candidate_share else "own"
 
 
 def pick(candidates: Sequence[tuple[int, int]]) -> int:

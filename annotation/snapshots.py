@@ -87,6 +87,7 @@ def preference_row(judgement: Judgement, pair: Pair) -> PreferenceRow:
         "strength": pair.strength,
         "agreement": pair.agreement,
         "flip": round(pair.flip, 6),
+        **({"ai": True} if pair.ai else {}),
     }
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from itertools import groupby
 from operator import itemgetter
@@ -13,7 +14,9 @@ from typing import Any
 from annotation.database import Database
 from annotation.records import (
     Annotator,
+    Asks,
     Demonstration,
+    Feedback,
     Judgement,
     Message,
     Project,
@@ -50,6 +53,11 @@ def fingerprint_of(messages: Sequence[Message]) -> tuple[str, str]:
 def prompts(db: Database, split: Split) -> list[Prompt]:
     """All prompts of a split, oldest first."""
     return [read_prompt(row) for row in db.rows("SELECT * FROM prompt WHERE split = ? ORDER BY id", (split,))]
+
+
+def prompt_sources(db: Database) -> dict[str, int]:
+    """How many prompts there are of each source, by name."""
+    return {row["source"]: row["n"] for row in db.rows("SELECT source, count(*) AS n FROM prompt GROUP BY source")}
 
 
 def prompts_to_answer(db: Database, model_id: int, split: Split, limit: int) -> list[tuple[Prompt, int]]:
@@ -123,6 +131,30 @@ def add_comparison(db: Database, responses: Sequence[Response], wanted: int = 2)
             (responses[0].prompt_id, responses[0].model_id, now()),
         ).lastrowid
         place_responses(db, int(comparison_id or 0), offered)
+    return comparison_id
+
+
+def add_mixed_comparison(db: Database, prompt: Prompt, responses: Sequence[Response]) -> int | None:
+    """Store answers of several policies to one prompt (a new one is added), and a comparison of them.
+
+    Returns the comparison's id, or None where all of these answers have been compared before.
+    """
+    with db.transaction() as connection:
+        add_prompts(db, [prompt])
+        prompt_id = int(db.value("SELECT id FROM prompt WHERE fingerprint = ?", (fingerprint_of(prompt.messages)[0],)))
+        rows = db.rows(
+            """SELECT r.model_id, r.seed, r.text FROM response r JOIN comparison_response c ON c.response_id = r.id
+               WHERE r.prompt_id = ? AND r.purpose = 'compare'""",
+            (prompt_id,),
+        )
+        compared = {(row["model_id"], row["seed"], row["text"]) for row in rows}
+        if all((response.model_id, response.seed, response.text) in compared for response in responses):
+            return None
+        comparison_id = connection.execute(
+            "INSERT INTO comparison (prompt_id, purpose, created) VALUES (?, 'preference', ?)", (prompt_id, now())
+        ).lastrowid
+        answers = [replace(response, prompt_id=prompt_id) for response in responses]
+        place_responses(db, int(comparison_id or 0), [add_response(db, answer, "compare") for answer in answers])
     return comparison_id
 
 
@@ -260,10 +292,11 @@ def marks(values: Sequence[Any]) -> str:
     return ", ".join("?" * len(values))
 
 
-def compare_policies(db: Database, first_id: int, second_id: int) -> int:
-    """Put what two policies answered to the same held-out prompts with the same seeds before people, blind.
+def compare_policies(db: Database, candidate_id: int, against_id: int, asks: Asks = "people") -> int:
+    """Put what two policies answered to the same held-out prompts with the same seeds before people or judges, blind.
 
-    Each pair of answers that differ and have not been compared yet makes a comparison; returns how many.
+    Each pair of answers that differ and have not been compared yet makes a comparison, in an order that says nothing
+    about the prompts, so that the first results stand for all; returns how many.
     """
     with db.transaction() as connection:
         pairs = db.rows(
@@ -274,15 +307,40 @@ def compare_policies(db: Database, first_id: int, second_id: int) -> int:
                  AND NOT EXISTS (SELECT 1 FROM comparison_response x JOIN comparison_response y
                      ON y.comparison_id = x.comparison_id WHERE x.response_id = a.id AND y.response_id = b.id)
                ORDER BY a.prompt_id, a.seed""",
-            (first_id, second_id),
+            (candidate_id, against_id),
         )
+        random.Random(candidate_id).shuffle(pairs)
         for pair in pairs:
             comparison_id = connection.execute(
-                "INSERT INTO comparison (prompt_id, purpose, created) VALUES (?, 'preference', ?)",
-                (pair["prompt_id"], now()),
+                """INSERT INTO comparison (prompt_id, purpose, candidate_id, against_id, asks, created)
+                   VALUES (?, 'preference', ?, ?, ?, ?)""",
+                (pair["prompt_id"], candidate_id, against_id, asks, now()),
             ).lastrowid
             place_responses(db, int(comparison_id or 0), [pair["first"], pair["second"]])
     return len(pairs)
+
+
+def ask_people_of_candidate(db: Database, candidate_id: int, against_id: int) -> int:
+    """Put a candidate's comparisons with another policy before people, those too that were left to judges.
+
+    Returns how many nobody had judged or been asked about.
+    """
+    with db.transaction() as connection:
+        made = compare_policies(db, candidate_id, against_id)
+        asked = connection.execute(
+            """UPDATE comparison SET asks = 'people' WHERE candidate_id = ? AND against_id = ? AND asks = 'nobody'
+                 AND taken = 0""",
+            (candidate_id, against_id),
+        ).rowcount
+    return made + asked
+
+
+def withdraw_candidate(db: Database, candidate_id: int) -> None:
+    """Ask people no more about a candidate that has been decided on; what is in somebody's hands stays there."""
+    with db.transaction() as connection:
+        connection.execute(
+            "UPDATE comparison SET asks = 'nobody' WHERE candidate_id = ? AND taken = 0", (candidate_id,)
+        )
 
 
 def evaluation_responses(db: Database, model_id: int) -> list[dict[str, Any]]:
@@ -322,8 +380,8 @@ def buffer_sizes(db: Database, model_id: int) -> dict[Split, int]:
     rows = db.rows(
         # One that somebody skipped is still there for others, but nobody may be left who would judge it.
         """SELECT p.split, count(*) AS n FROM comparison c JOIN prompt p ON p.id = c.prompt_id
-           WHERE c.purpose = 'preference' AND c.state = 'ready' AND c.model_id = ? AND c.taken = 0
-             AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped')
+           WHERE c.purpose = 'preference' AND c.state = 'ready' AND c.asks != 'nobody' AND c.model_id = ?
+             AND c.taken = 0 AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped')
            GROUP BY p.split""",
         (model_id,),
     )
@@ -336,7 +394,7 @@ def waiting_elsewhere(db: Database, model_id: int) -> int:
     return int(
         db.value(
             """SELECT count(*) FROM comparison c WHERE c.purpose = 'preference' AND c.state = 'ready' AND c.taken = 0
-                 AND c.model_id IS NOT ?
+                 AND c.asks != 'nobody' AND c.model_id IS NOT ?
                  AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped')""",
             (model_id,),
         )
@@ -504,8 +562,8 @@ def judgement_count(db: Database, annotator: Annotator | None = None, after: int
     return int(
         db.value(
             """SELECT count(*) FROM current_judgement
-               WHERE outcome != 'skip' AND purpose IN ('own', 'adjudication') AND id > :after AND created > :since
-                 AND (:annotator IS NULL OR annotator_id = :annotator)""",
+               WHERE outcome != 'skip' AND purpose IN ('own', 'adjudication', 'judge') AND id > :after
+                 AND created > :since AND (:annotator IS NULL OR annotator_id = :annotator)""",
             {"after": after, "since": since, "annotator": annotator.id if annotator else None},
         )
     )
@@ -576,6 +634,28 @@ def write_guidelines(db: Database, text: str, written_by: str) -> int:
             (latest.version + 1, text.strip(), written_by, now()),
         )
     return latest.version + 1
+
+
+# Neither asked by an annotator, who waits for it, nor there to measure a candidate.
+ORDINARY = "asked_by IS NULL AND candidate_id IS NULL"
+
+
+def feedback(db: Database) -> Feedback:
+    """Who judges."""
+    return Feedback(**setting(db, "feedback", {}))
+
+
+def set_feedback(db: Database, feedback: Feedback) -> None:
+    """Store who judges, and hand what nobody has judged yet to them. Later comparisons are handed out by a trigger."""
+    with db.transaction() as connection:
+        set_setting(db, "feedback", asdict(feedback))
+        asks, before = ("people", "judges") if feedback.mode == "people" else ("judges", "people")
+        connection.execute(
+            f"""UPDATE comparison SET asks = ?, asks_why = NULL
+                WHERE purpose = 'preference' AND asks = ? AND {ORDINARY} AND taken = 0
+                  AND NOT EXISTS (SELECT 1 FROM judgement j WHERE j.comparison_id = comparison.id)""",
+            (asks, before),
+        )
 
 
 # --------------------------------------------------------------------------------------------------------- settings

@@ -313,8 +313,8 @@ def add_people(owner: Page, url: str, roles: Mapping[str, str]) -> dict[str, Pag
 
 
 def measure_nobody(db: Database) -> None:
-    """Hand out neither gold nor re-asks: they are judgements that nothing is trained on."""
-    store.set_project(db, replace(store.project(db), gold_share=0.0, re_ask_share=0.0))
+    """Hand out neither gold, re-asks nor a candidate's answers: they are judgements that nothing is trained on."""
+    store.set_project(db, replace(store.project(db), gold_share=0.0, re_ask_share=0.0, candidate_share=0.0))
 
 
 # ----------------------------------------------------------------------------------------------- simulated annotators

@@ -11,10 +11,11 @@ import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, get_args
 
 from annotation.database import Database, open_database
 from annotation.records import UserError
-from rlhf import base_model, describing, jobs, loop, policies
+from rlhf import base_model, deciding, describing, jobs, judges, loop, policies
 from rlhf.specs import SPECS, describe, from_json, to_json
 from rlhf.supervisor import Child, devices_here, processes_of, record_death, start_worker
 
@@ -56,6 +57,13 @@ def build_parser() -> argparse.ArgumentParser:
         ("reject", "turn a candidate down"),
     ):
         commands.add_parser(name, help=text).add_argument("revision")
+    gate = commands.add_parser("gate", help="what the gate's rule makes of a candidate, criterion by criterion")
+    gate.add_argument("revision", nargs="?", help="default: the newest candidate that was checked")
+    commands.add_parser("judges", help="list the AI judges")
+    judge = commands.add_parser("add-judge", help="make an AI judge")
+    judge.add_argument("name")
+    judge.add_argument("backend", choices=get_args(judges.Backend))
+    judge.add_argument("settings", help='as JSON, say {"model": "base"} or {"address": "http://…/v1", "model": "…"}')
     return parser
 
 
@@ -100,9 +108,42 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
             print(f"{policy.revision:<12} {state} {policy.created[:19]}  {policy.path or ''}")
     elif options.command == "promote":
         print(f"{loop.promote(db, options.data, options.revision, 'the command line').revision} serves now.")
+    elif options.command == "gate":
+        print(gate_text(db, options.revision))
+    elif options.command == "judges":
+        for one in judges.judges(db):
+            print(
+                f"{one.name:<30} {one.backend:<12} {'active' if one.active else 'aside':<6} {json.dumps(one.settings)}"
+            )
+    elif options.command == "add-judge":
+        settings = judges.checked_settings(db, options.backend, read_object(options.settings))
+        print(f"The judge {judges.add(db, options.name, options.backend, settings, 'the command line').name} is there.")
     elif options.command == "reject":
         print(f"{policies.reject(db, options.revision, 'the command line').revision} is rejected.")
     return 0
+
+
+def read_object(text: str) -> dict[str, Any]:
+    """A JSON object from the command line. Raises UserError for anything else."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"The settings are not JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise UserError("The settings must be a JSON object, with a name and a value for each.")
+    return value
+
+
+def gate_text(db: Database, revision: str | None) -> str:
+    """The gate's decision on a candidate, with each criterion. Raises UserError where there is none to decide on."""
+    pending = deciding.pending(db)
+    if revision is None and pending is None:
+        raise UserError("No candidate was checked against what serves now. Train one, or name one.")
+    policy = pending.policy if pending is not None and revision is None else policies.by_revision(db, revision or "")
+    decision = deciding.decision_on(db, policy)
+    lines = [f"{policy.revision}: {decision.verdict}. {decision.sentence}"]
+    lines += [f"  {one.verdict:<8} {one.name}: {one.value} (asked for: {one.threshold})" for one in decision.criteria]
+    return "\n".join(lines)
 
 
 def wait_for(db: Database, data_dir: Path, job_id: int) -> int:

@@ -8,10 +8,12 @@ from html import escape
 from typing import Any
 
 from annotation.markup import paragraph, table
+from annotation.measuring.analysis import Estimate
 from annotation.records import Split, seconds_between
 from annotation.store import AnswerCounts
-from annotation.wording import NOTHING, moment
+from annotation.wording import NOTHING, moment, percent_with_interval
 from rlhf.describing import NOT_MEASURED, REFERENCES, SHORT_METHODS, trained_on
+from rlhf.gate import Rule
 from rlhf.jobs import Job
 from rlhf.policies import Policy
 from rlhf.presenting import answer_box, duration, facts, figure, share
@@ -20,7 +22,7 @@ from rlhf.specs import DPOSpec, EvaluateSpec, PPOSpec, TrainingSpec
 # Below this the interval spans most of what is possible, so the figure would only mislead.
 FEW_HELD_OUT = 20
 # The limits between "learned the preference" and "lost the language"; the loop's benchmark uses the same.
-NLL_LIMIT, DISTINCT_LIMIT = 1.15, 0.90
+NLL_LIMIT, DISTINCT_LIMIT = Rule.nll_ratio_most, Rule.distinct_ratio_least
 
 
 def serving_card(
@@ -131,10 +133,13 @@ def history_row(policy: Policy, names: Mapping[int, str], job: Job | None, check
 def decisions_table(decisions: Sequence[Mapping[str, Any]]) -> str:
     """Promotions, rejections and rollbacks, newest first."""
     rows = [
-        (moment(row["created"]), row["action"], row["revision"], row["previous"] or NOTHING, row["decided_by"])
+        (
+            *(moment(row["created"]), row["action"], row["revision"], row["previous"] or NOTHING, row["decided_by"]),
+            row["reason"] or NOTHING,
+        )
         for row in decisions
     ]
-    return table(("When (UTC)", "Decision", "Policy", "Served until then", "By"), rows, "No decision yet.")
+    return table(("When (UTC)", "Decision", "Policy", "Served until then", "By", "Why"), rows, "No decision yet.")
 
 
 def policy_order(policies: Sequence[Policy]) -> list[Policy]:
@@ -179,8 +184,17 @@ FIGURES = (
         "Negative log-likelihood of the answers under the base model, in nats a token. Far above the base's own figure "
         "the answers stop being its language.",
     ),
+    Figure(
+        "Perplexity of plain text",
+        "perplexity",
+        2,
+        "Of a fixed English text that no policy is trained on. Far above the base's the policy forgets the language.",
+    ),
     Figure("Distinct-1", "distinct_1", 3, "Different words as a share of all words. Falling means repetition."),
     Figure("Distinct-2", "distinct_2", 3, "Different word pairs as a share of all pairs. Falling means repetition."),
+    Figure(
+        "Repetition", "repetition", 3, "Share of an answer's groups of four words that it has said before; 0 is best."
+    ),
     Figure(
         "Ended by itself", "ended_share", 2, "Share of answers that ended before the limit; the others are cut off."
     ),
@@ -202,10 +216,31 @@ def report(evaluation: Mapping[str, Any] | None) -> str:
         f"<p><b>Accuracy on held-out judgements: {escape(held_out_accuracy(evaluation))}.</b> "
         "How often the candidate gives the answer that people chose the higher implicit reward, with its 95% interval: "
         "an interval that holds 50% says that it can't be told from a coin.</p>"
-        f"{warned}{table(headers, rows, '', tuple(name for name, _ in sides))}"
+        f"{warned}{win_rates(evaluation)}{table(headers, rows, '', tuple(name for name, _ in sides))}"
         f'<p class="quiet">{escape(str(evaluation.get("prompts", NOT_MEASURED)))} held-out prompts, the same seeds for '
         "every policy.</p>"
     )
+
+
+def win_rates(evaluation: Mapping[str, Any]) -> str:
+    """How often judges find the candidate's answers better, against each other policy; a sentence without judges."""
+    rows = []
+    for other, judged in evaluation.get("win_rates", {}).items():
+        for judge, rate in judged.items():
+            if rate["value"] is None:
+                continue
+            controlled = rate["length_controlled"]
+            at_equal = percent_with_interval(Estimate(**controlled)) if controlled else NOT_MEASURED
+            found = percent_with_interval(Estimate(rate["value"], rate["low"], rate["high"], rate["n"]))
+            rows.append((other, judge, found, at_equal, str(rate["n"]), str(rate["ties"])))
+    open_ones = {judge: said["left_open"] for judge, said in evaluation.get("judged", {}).items() if said["left_open"]}
+    missing = "".join(
+        paragraph(f"{judge} left {count} comparisons open. {evaluation['judged'][judge]['gave_up']}", "warning")
+        for judge, count in open_ones.items()
+    )
+    headers = ("Against", "Judge", "Won (95%)", "Won at equal lengths (95%)", "Answers", "Ties")
+    none = "No AI judge has compared its answers with others: the AI judges tab has them."
+    return table(headers, rows, none, ("Answers", "Ties")) + missing
 
 
 def report_sides(evaluation: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

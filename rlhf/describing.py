@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from annotation.consensus import REASONS
+from rlhf import answers
 from rlhf.curves import short_number
 from rlhf.jobs import Job
 from rlhf.specs import (
+    AnswerSpec,
     DPOSpec,
     EvaluateSpec,
     GenerateSpec,
+    JudgeSpec,
     MeasureSpec,
     MergeSpec,
     PPOSpec,
@@ -33,6 +36,8 @@ KIND_WORDS = {
     "dpo": "preference training (DPO)",
     "ppo": "PPO",
     "evaluate": "check",
+    "judge": "judging",
+    "answer": "answers to a prompt set",
     "measure": "measuring",
     "merge": "merging",
     "generate": "answering",
@@ -64,6 +69,10 @@ def about(job: Job) -> str:
         return ", ".join(filter(None, (f"measuring {KIND_WORDS.get(kind, '')}".strip(), SHORT_METHODS.get(method))))
     if isinstance(spec, EvaluateSpec):
         return f"check of {spec.candidate}"
+    if isinstance(spec, JudgeSpec):
+        return f"judging by {spec.judge}"
+    if isinstance(spec, AnswerSpec):
+        return f"answers by {spec.revision} to prompts {answers.described(spec)}"
     return f"merging {spec.revision}" if isinstance(spec, MergeSpec) else kind_word(job)
 
 
@@ -81,10 +90,17 @@ def spec_facts(spec: Spec) -> Facts:
         return [
             ("Candidate", spec.candidate),
             ("Against", spec.against),
-            ("Held-out prompts", str(spec.prompts)),
+            ("Held-out prompts", spec.prompt_set[:12] or f"up to {spec.prompts}"),
+            ("Judges", spec.judges or "none"),
             ("Data snapshot", spec.snapshot[:12] or "frozen at the start"),
             ("First seed", str(spec.seed)),
         ]
+    if isinstance(spec, JudgeSpec):
+        judged = {"open": "open comparisons", "judged": "what people have judged", "candidate": spec.candidate}
+        return [("Judge", spec.judge), ("Judges", judged[spec.scope]), ("At most", str(spec.comparisons))]
+    if isinstance(spec, AnswerSpec):
+        count = f"{spec.each} to each prompt"
+        return [("Policy", spec.revision), ("Prompts", answers.described(spec)), ("Answers", count)]
     if isinstance(spec, MergeSpec):
         return [("Adapter", spec.revision)]
     if isinstance(spec, MeasureSpec):

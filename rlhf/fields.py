@@ -26,8 +26,8 @@ LORA = ("lora_r", "lora_alpha", "lora_targets", "lora_layers", "dora", "rslora",
 PROMPT = ("virtual_tokens", "virtual_init", "virtual_text")
 RUN = ("samples", "evaluate", "checkpoint_steps", "processes", "halve_batch")
 LOSSES = (
-    *("sft_weight", "flip_rate", "margin", "centre", "kl_coefficient", "kl_target", "gamma", "lam", "clip"),
-    *("value_clip", "value_weight", "whiten_rewards", "no_end_penalty", "entropy_weight"),
+    *("sft_weight", "flip_rate", "ai_weight", "margin", "centre", "kl_coefficient", "kl_target", "gamma", "lam"),
+    *("clip", "value_clip", "value_weight", "whiten_rewards", "no_end_penalty", "entropy_weight"),
 )
 # Advanced fields in the order of the page; what is in no other group is about the optimisation.
 GROUPS: Mapping[str, Sequence[str]] = {
@@ -46,6 +46,7 @@ LABELS = {
     "dora": "DoRA (dora)",
     "rslora": "rsLoRA (rslora)",
     "sft_weight": "SFT weight",
+    "ai_weight": "AI judges' weight",
     "source": "Data (source)",
     "scope": "Data (scope)",
     "kl_control": "KL control",

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from annotation import store
-from annotation.consensus import REASONS
+from annotation.consensus import REASONS, UNKNOWN_RELIABILITY
 from annotation.database import Database
 from annotation.examples import EXAMPLES, read_example
 from annotation.measuring import quality
 from annotation.records import UserError, now
 from annotation.snapshots import Freezing, line_of
-from rlhf import jobs, policies
+from rlhf import jobs, judges, policies
 from rlhf.artifacts import write_lines
 from rlhf.policies import Policy
 from rlhf.specs import DPOSpec, PPOSpec, RewardModelSpec, Scope, SFTSpec, TrainingSpec
+from rlhf.trust import Agreement, trust
 
 MIN_PAIRS = 8
 MIN_DEMONSTRATIONS = 8
@@ -40,7 +41,7 @@ def data_of(db: Database, spec: TrainingSpec, parent: Policy) -> Freezing | List
     if isinstance(spec, PPOSpec):
         return Listing(prompt_rows(db))
     assert isinstance(spec, DPOSpec | RewardModelSpec)
-    return collect(db, parent, spec.scope, spec.max_length)
+    return collect(db, parent, spec.scope, spec.max_length, judges_too=spec.ai_weight > 0)
 
 
 @dataclass
@@ -103,14 +104,30 @@ def prompt_rows(db: Database) -> Iterator[Mapping[str, Any]]:
         yield {"prompt_id": prompt.id, "split": "train", "messages": [dict(message) for message in prompt.messages]}
 
 
-def collect(db: Database, parent: Policy, scope: Scope, max_length: int) -> Freezing:
+def collect(db: Database, parent: Policy, scope: Scope, max_length: int, *, judges_too: bool = True) -> Freezing:
     """The preference pairs of today's judgements: all, or those made since the parent's data was frozen.
 
-    Each has its chance of error by its annotators' reliability as it is estimated today.
+    Each has its chance of error by its annotators' reliability as it is estimated today; an AI judge's is its agreement
+    with people. Without `judges_too` what AI judges say is left out.
     """
     until = trained_until(db, parent) if scope == "new" else 0
     reliability = {name: measured.estimate for name, measured in quality.reliabilities(db).items()}
-    return Freezing(store.judged_comparisons(db), max_length, until, reliability, store.excluded_annotators(db))
+    panel = judges.judges(db)
+    reliability |= {judge.name: judges_reliability(trust(judges.cases(db, judge)).with_people) for judge in panel}
+    excluded = {*store.excluded_annotators(db), *(() if judges_too else (judge.name for judge in panel))}
+    return Freezing(store.judged_comparisons(db), max_length, until, reliability, excluded)
+
+
+# As many comparisons with people as a judge's agreement is mixed with what is believed of an unknown annotator.
+BELIEVED = 10
+
+
+def judges_reliability(found: Agreement | None) -> float:
+    """How often an AI judge is taken to be right: its agreement with people, cautious while that rests on little."""
+    if found is None:
+        return UNKNOWN_RELIABILITY
+    agreed = found.share.value * found.share.n
+    return (agreed + BELIEVED * UNKNOWN_RELIABILITY) / (found.share.n + BELIEVED)
 
 
 def trained_until(db: Database, policy: Policy) -> int:

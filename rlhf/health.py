@@ -304,7 +304,7 @@ def calibration_sentence(found: Figures) -> str:
     way = (
         "On the whole it is about as sure as it should be."
         if abs(surplus) < CLOSE
-        else "On the whole it is surer than it should be; training with a margin does that."
+        else "On the whole it is surer than it should be."
         if surplus > 0
         else "On the whole it is less sure than it should be."
     )

@@ -18,7 +18,7 @@ from rlhf.specs import Spec, TrainingSpec, from_json, to_json
 LOST_AFTER_SECONDS = 30.0
 ENDED = ("cancelled", "finished", "failed", "lost")
 # Kinds of job that wait in the queue for a device; the answering worker has none of its own.
-TRAINING = ("sft", "reward_model", "dpo", "ppo", "evaluate", "measure", "merge")
+TRAINING = ("sft", "reward_model", "dpo", "ppo", "evaluate", "judge", "answer", "measure", "merge")
 # A job waits where its position puts it; one from before there were positions, where its id does.
 PLACE = "coalesce(position, id)"
 LAST_PLACE = f"(SELECT coalesce(max({PLACE}), 0) + 1 FROM job)"

@@ -1,4 +1,4 @@
-"""The iteration: what would be trained, freezing it into a job, and when the next step is due. Torch-free."""
+"""Jobs and decisions asked for: what would be trained, freezing a spec into a job, promotion, deletion. Torch-free."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
 
-from annotation import store
 from annotation.database import Database
 from annotation.records import UserError
-from rlhf import freezing, jobs, policies, refusals
+from rlhf import answers, freezing, heldout, jobs, judges, policies, refusals
 from rlhf.artifacts import verify_directory
 from rlhf.base_model import EMBEDDED, EMBEDDED_NAME
 from rlhf.policies import Policy
 from rlhf.specs import (
-    DPOSpec,
+    AnswerSpec,
     EvaluateSpec,
+    JudgeSpec,
     MeasureSpec,
     MergeSpec,
     Spec,
@@ -27,8 +27,6 @@ from rlhf.specs import (
     to_json,
     with_defaults,
 )
-
-AUTO_TRAIN_DEFAULT: Mapping[str, Any] = {"on": False, "every": 60}
 
 
 @dataclass(frozen=True)
@@ -85,6 +83,10 @@ def freeze(db: Database, data_dir: Path, spec: Spec) -> Spec:
         return freeze_training(db, data_dir, spec)
     if isinstance(spec, EvaluateSpec):
         return freeze_evaluation(db, data_dir, spec)
+    if isinstance(spec, JudgeSpec):
+        return freeze_judging(db, spec)
+    if isinstance(spec, AnswerSpec):
+        return answers.freeze(db, spec)
     if isinstance(spec, MeasureSpec):
         measured = from_json(spec.training)
         if not isinstance(measured, TrainingSpec):
@@ -138,78 +140,30 @@ def delete_policy(db: Database, data_dir: Path, revision: str, decided_by: str) 
     return size
 
 
-def promote(db: Database, data_dir: Path, revision: str, decided_by: str) -> Policy:
+def promote(db: Database, data_dir: Path, revision: str, decided_by: str, reason: str = "") -> Policy:
     """Let a policy serve after checking that its files are whole. Raises UserError; then nothing has changed."""
     policy = policies.by_revision(db, revision)
     if policy.path is not None and policy.sha256 is not None and not policy.deleted:
         verify_directory(data_dir / policy.path, policy.sha256, f"adapter {policy.revision}")
-    return policies.promote(db, policy.revision, decided_by)
+    return policies.promote(db, policy.revision, decided_by, reason)
 
 
 def freeze_evaluation(db: Database, data_dir: Path, spec: EvaluateSpec) -> EvaluateSpec:
-    """The spec with revisions for names and its data's sha256."""
+    """The spec with names for what stands for them, and with its data's sha256. Raises UserError for unknown ones."""
     candidate, against = policies.by_revision(db, spec.candidate), policies.by_revision(db, spec.against)
     snapshot = spec.snapshot or freezing.store_snapshot(db, data_dir, freezing.collect(db, candidate, "new", 100_000))
-    return replace(spec, candidate=candidate.revision, against=against.revision, snapshot=snapshot)
+    panel = judges.judges(db, active=True) if spec.judges == "active" else judges.named(db, spec.judges)
+    return replace(
+        spec,
+        candidate=candidate.revision,
+        against=against.revision,
+        snapshot=snapshot,
+        prompt_set=spec.prompt_set or heldout.name_of_current(db, data_dir, spec.prompts),
+        judges=", ".join(judge.name for judge in panel),
+    )
 
 
-@dataclass(frozen=True)
-class Step:
-    """What the loop does next without being asked: check a candidate, or train."""
-
-    action: str
-    candidate: str = ""
-
-
-def next_step(auto_train: Mapping[str, Any], new_judgements: int, active: int, unchecked: str | None) -> Step | None:
-    """The next step of the iteration, if one is due. Pure.
-
-    A fresh candidate is checked first; then, when switched on, every N new judgements start a training.
-    """
-    if active:
-        return None
-    if unchecked:
-        return Step("evaluate", unchecked)
-    if auto_train.get("on") and new_judgements >= max(int(auto_train.get("every", 60)), freezing.MIN_PAIRS):
-        return Step("train")
-    return None
-
-
-def advance(db: Database, data_dir: Path) -> int | None:
-    """Do the step that is due, if any; returns the new job's id."""
-    active = len(jobs.active(db, jobs.TRAINING))
-    if active:
-        return None
-    auto_train = store.setting(db, "auto_train", AUTO_TRAIN_DEFAULT)
-    latest = next(iter(jobs.recent(db, ("dpo", "ppo"), 1)), None)
-    new = store.judgement_count(db, since=latest.created if latest else "") if auto_train.get("on") else 0
-    step = next_step(auto_train, new, active, unchecked_candidate(db))
-    if step is None:
-        return None
-    if step.action == "evaluate":
-        return submit(db, data_dir, EvaluateSpec(candidate=step.candidate), "the loop")
-    spec = automatic_spec(db)
-    if refusals.check(db, spec):
-        return None  # the page says why, where automatic training is switched on
-    try:
-        return submit(db, data_dir, spec, "the loop")
-    except freezing.TooFew:
-        return None  # enough judgements, but too few of them are pairs: wait for more
-
-
-def automatic_spec(db: Database) -> DPOSpec:
-    """What is trained without being asked: DPO as by default, on from the adapter that serves in its own shape."""
-    return replace(DPOSpec(), **refusals.shape_of(db, policies.serving(db)))
-
-
-def unchecked_candidate(db: Database) -> str | None:
-    """The oldest candidate whose training asked for a check and which has had none."""
-    checks = [check.spec for check in jobs.recent(db, ("evaluate",), 1000)]
-    asked = {spec.candidate for spec in checks if isinstance(spec, EvaluateSpec)}
-    for policy in policies.everything(db):
-        if policy.status != "candidate" or policy.job_id is None or policy.revision in asked or policy.deleted:
-            continue
-        job = jobs.get(db, policy.job_id)
-        if job.status == "finished" and getattr(job.spec, "evaluate", False):
-            return policy.revision
-    return None
+def freeze_judging(db: Database, spec: JudgeSpec) -> JudgeSpec:
+    """The spec with the judge's name and the candidate's revision. Raises UserError for unknown ones."""
+    candidate = policies.by_revision(db, spec.candidate).revision if spec.scope == "candidate" else ""
+    return replace(spec, judge=judges.by_name(db, spec.judge).name, candidate=candidate)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from annotation import store
 from annotation.database import Database
 from annotation.records import UserError, now
 
@@ -120,7 +121,7 @@ def of_job(db: Database, job_id: int) -> Policy | None:
     return None if row is None else Policy(**row)
 
 
-def promote(db: Database, revision: str, decided_by: str) -> Policy:
+def promote(db: Database, revision: str, decided_by: str, reason: str = "") -> Policy:
     """Let a policy serve; the one that served is retired. Going back to an earlier one is recorded as a rollback.
 
     Raises UserError if it serves already, can't serve, or there is none of that name.
@@ -136,18 +137,20 @@ def promote(db: Database, revision: str, decided_by: str) -> Policy:
         action = "rollback" if policy.status == "retired" else "promote"
         connection.execute("UPDATE model SET status = 'retired' WHERE id = ?", (current.id,))
         connection.execute("UPDATE model SET status = 'serving' WHERE id = ?", (policy.id,))
-        record_decision(db, policy.id, current.id, action, decided_by)
+        record_decision(db, policy.id, current.id, action, decided_by, reason)
+        store.withdraw_candidate(db, policy.id)
     return by_revision(db, policy.revision)
 
 
-def reject(db: Database, revision: str, decided_by: str) -> Policy:
+def reject(db: Database, revision: str, decided_by: str, reason: str = "") -> Policy:
     """Turn a candidate down; it stays on disk and can still be promoted. Raises UserError if it is no candidate."""
     with db.transaction() as connection:
         policy = by_revision(db, revision)
         if policy.status != "candidate":
             raise UserError(f"'{policy.revision}' is not a candidate ({policy.status}), so it can't be rejected.")
         connection.execute("UPDATE model SET status = 'rejected' WHERE id = ?", (policy.id,))
-        record_decision(db, policy.id, serving(db).id, "reject", decided_by)
+        record_decision(db, policy.id, serving(db).id, "reject", decided_by, reason)
+        store.withdraw_candidate(db, policy.id)
     return by_revision(db, policy.revision)
 
 
@@ -157,18 +160,20 @@ def mark_deleted(db: Database, model_id: int) -> None:
         connection.execute("UPDATE model SET deleted = ? WHERE id = ?", (now(), model_id))
 
 
-def record_decision(db: Database, model_id: int, previous_id: int, action: str, decided_by: str) -> None:
-    """Append to the record of promotions, rejections and rollbacks."""
+def record_decision(
+    db: Database, model_id: int, previous_id: int, action: str, decided_by: str, reason: str = ""
+) -> None:
+    """Append to the record of promotions, rejections and rollbacks: who and, where it was said, why."""
     db.connection.execute(
-        "INSERT INTO promotion (model_id, previous_id, action, decided_by, created) VALUES (?, ?, ?, ?, ?)",
-        (model_id, previous_id, action, decided_by, now()),
+        "INSERT INTO promotion (model_id, previous_id, action, decided_by, reason, created) VALUES (?, ?, ?, ?, ?, ?)",
+        (model_id, previous_id, action, decided_by, reason, now()),
     )
 
 
 def decisions(db: Database, limit: int = 50) -> list[dict[str, Any]]:
     """The latest promotions, rejections and rollbacks, newest first."""
     return db.rows(
-        """SELECT p.created, p.action, m.revision, previous.revision AS previous, p.decided_by
+        """SELECT p.created, p.action, m.revision, previous.revision AS previous, p.decided_by, p.reason
            FROM promotion p JOIN model m ON m.id = p.model_id LEFT JOIN model previous ON previous.id = p.previous_id
            ORDER BY p.id DESC LIMIT ?""",
         (limit,),

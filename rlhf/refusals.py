@@ -9,7 +9,7 @@ from typing import Any
 
 from annotation.database import Database
 from annotation.records import UserError
-from rlhf import base_model, estimates, jobs, policies
+from rlhf import base_model, estimates, jobs, judges, policies
 from rlhf.policies import Policy
 from rlhf.specs import METHODS, DPOSpec, MeasureSpec, PPOSpec, Spec, TrainingSpec, from_json, impossible
 
@@ -257,6 +257,9 @@ def needed_by(db: Database, policy: Policy) -> list[str]:
     judged = [other.revision for other in policies.everything(db) if is_reference(db, policy, other)]
     if judged:
         return [f"{judged[0]} is compared with {policy.revision}, its reference, in its check: decide on it first."]
+    panel = [judge.name for judge in judges.judges(db, active=True) if judge.settings.get("model") == policy.revision]
+    if panel:
+        return [f"The judge {panel[0]} judges with {policy.revision}: put the judge aside first, on the AI judges tab."]
     users = [job.id for job in jobs.active(db, jobs.TRAINING) if policy.revision in named_in(job.spec)]
     return [f"Job {users[0]} needs {policy.revision}: wait for it, or cancel it."] if users else []
 

@@ -83,18 +83,31 @@ def tokenise_pairs(
             left_out["too-long"] += 1
             continue
         # Data frozen before annotators were measured has no chance of error, and is trained on without it.
-        noise = {"flip": row["flip"]} if "flip" in row else {}
+        noise = {name: row[name] for name in ("flip", "ai") if name in row}
         ids = {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
         pairs.append({**ids, "comparison": row["comparison"], **noise})
     return pairs, dict(left_out)
 
 
-def with_noise(pairs: Sequence[Row], noise: Noise) -> list[dict[str, Any]]:
+def with_noise(pairs: Sequence[Row], noise: Noise, ai_weight: float = 1.0) -> list[dict[str, Any]]:
     """The pairs with the columns `flip` and `weight` as the loss is to use them: 0 and 1 where noise is ignored.
 
     Weights are 1 - 2 flip over their mean: what a coin would have said weighs nothing, and the mean is 1, so that the
-    learning rate means the same as without weights. Raises UserError if every pair is a coin's, or has no estimate.
+    learning rate means the same as without weights. Pairs that AI judges alone prefer (column `ai`, which goes) weigh
+    `ai_weight` times as much. Raises UserError if every pair is a coin's, or has no estimate.
     """
+    made = noisy([{name: value for name, value in pair.items() if name != "ai"} for pair in pairs], noise)
+    if ai_weight == 1.0:
+        return made
+    weights = [pair["weight"] * (ai_weight if by.get("ai") else 1.0) for pair, by in zip(made, pairs, strict=True)]
+    mean = fmean(weights)
+    if mean <= 0:
+        raise UserError("All pairs are AI judges', and ai_weight is 0, so nothing is left to train with.")
+    return [{**pair, "weight": weight / mean} for pair, weight in zip(made, weights, strict=True)]
+
+
+def noisy(pairs: Sequence[Row], noise: Noise) -> list[dict[str, Any]]:
+    """`with_noise` for judgements of people and judges alike."""
     if noise == "ignore":
         return [{**pair, "flip": 0.0, "weight": 1.0} for pair in pairs]
     if any("flip" not in pair for pair in pairs):
@@ -113,7 +126,7 @@ def tokenise_comparisons(
     """Comparisons with all their pairs together, each answer once, and how many pairs are left out and why.
 
     An item has `prompt_ids`, `answers` (a list of token ids), `comparison`, and `pairs`: (better, worse, strength or
-    None, flip) with places in `answers`.
+    None, flip, by AI judges alone) with places in `answers`.
     """
     items: dict[int, dict[str, Any]] = {}
     places: dict[int, dict[int, int]] = {}
@@ -132,7 +145,7 @@ def tokenise_comparisons(
                     known[row[side]["id"]] = len(item["answers"])
                     item["answers"].append(pair[f"{side}_ids"])
             better, worse = known[row["chosen"]["id"]], known[row["rejected"]["id"]]
-            item["pairs"].append((better, worse, row.get("strength"), pair.get("flip")))
+            item["pairs"].append((better, worse, row.get("strength"), pair.get("flip"), pair.get("ai", False)))
     return list(items.values()), dict(left_out)
 
 

@@ -20,6 +20,8 @@ VirtualInit = Literal["text", "random"]
 Optimiser = Literal["adamw", "adamw-8bit"]
 PreferenceLoss = Literal["sigmoid", "ipo", "robust", "length-normalised"]
 KLControl = Literal["adaptive", "fixed"]
+Judged = Literal["open", "judged", "candidate"]
+Answered = Literal["all", "train", "held-out"]
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,9 @@ class RewardModelSpec(TrainingSpec):
     annotator_noise: Noise = "ignore"
     """What a pair's estimated chance of being the wrong way round (flip) does to its loss: 'ignore' nothing; 'weight'
     multiplies it by 1 - 2 flip, over the data's mean of that; 'smooth' smooths the label by it."""
+    ai_weight: float = 1.0
+    """Weight of a pair that AI judges alone prefer, beside 1 for people's; 0 leaves their judgements out. As much as
+    people's in RLAIF (Lee et al. 2023)."""
     batch_size: int = 4
     """Comparisons in one forward pass; all pairs of one are in the same batch (Ouyang et al. 2022, section 3.5). Our
     choice, with the learning rates: a hundred comparisons should make some fifty steps."""
@@ -204,6 +209,9 @@ class DPOSpec(TrainingSpec):
     annotator_noise: Noise = "ignore"
     """What a pair's estimated chance of being the wrong way round (flip) does to its loss: 'ignore' nothing; 'weight'
     multiplies it by 1 - 2 flip, over the data's mean of that; 'smooth' is conservative DPO (Mitchell 2023)."""
+    ai_weight: float = 1.0
+    """Weight of a pair that AI judges alone prefer, beside 1 for people's; 0 leaves their judgements out. As much as
+    people's in RLAIF (Lee et al. 2023)."""
     batch_size: int = 2
     """Pairs in one forward pass. Our choice, with accumulation: four pairs a step, so that sixty make 45 steps."""
     accumulation: int = 2
@@ -293,11 +301,63 @@ class EvaluateSpec:
     """Revision to compare with: 'base', 'serving' or another revision."""
     snapshot: str = ""
     """sha256 of the frozen data whose held-out judgements measure the implicit reward; empty: freeze them now."""
+    prompt_set: str = ""
+    """sha256 of the frozen held-out prompts to answer; empty for the set that every check uses."""
     prompts: int = 60
-    """How many held-out prompts to answer, the first ones."""
+    """How many held-out prompts that set takes when the first check makes it, the first ones."""
+    judges: str = "active"
+    """AI judges that compare the candidate's answers with the others', by name, separated by commas; 'active' for
+    those that label comparisons, empty for none."""
+    failures: int = 10
+    """Verdicts that fail one after the other until a judge is given up."""
     seed: int = 20_000
     """Start of the seeds; prompt i draws with seed + i under every policy."""
     prompts_per_batch: int = 30
+    """Prompts answered together."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """How answers are drawn: temperature, then min_p against unlikely tokens, up to max_new_tokens."""
+
+
+@dataclass(frozen=True)
+class JudgeSpec:
+    """Let an AI judge judge comparisons, each pair of answers in both orders; what it has judged is not asked again."""
+
+    kind: ClassVar[str] = "judge"
+    model: str = "base"
+    """Name of the data directory's base model; 'base' for whichever it is."""
+    judge: str = ""
+    """Name of the judge."""
+    scope: Judged = "open"
+    """'open' comparisons that wait for judges; those that people have 'judged', the newest first, to see how far the
+    judge can be trusted; or those of a 'candidate' with what it would replace."""
+    candidate: str = ""
+    """Revision of the candidate, for that scope."""
+    comparisons: int = 200
+    """How many comparisons to judge, at most."""
+    failures: int = 10
+    """Verdicts that fail one after the other until it gives up; the comparisons stay open."""
+    batch_size: int = 8
+    """Prompts that a local judge reads together."""
+
+
+@dataclass(frozen=True)
+class AnswerSpec:
+    """Let a policy answer a set of prompts, and write the answers to a file, a JSON object a line."""
+
+    kind: ClassVar[str] = "answer"
+    model: str = "base"
+    """Name of the data directory's base model; 'base' for whichever it is."""
+    revision: str = "serving"
+    """Revision of the policy that answers: 'base', 'serving' or another revision."""
+    split: Answered = "held-out"
+    """Which prompts to answer: the 'held-out' ones, those to 'train' on, or 'all'."""
+    source: str = ""
+    """Only prompts of this source, say the name of an import; empty for whatever source."""
+    each: int = 1
+    """Answers to each prompt."""
+    seed: int = 0
+    """Start of the seeds; answer j to the prompt with id i draws with seed + i * each + j, under every policy."""
+    prompts_per_batch: int = 12
     """Prompts answered together."""
     sampling: Sampling = field(default_factory=Sampling)
     """How answers are drawn: temperature, then min_p against unlikely tokens, up to max_new_tokens."""
@@ -327,23 +387,37 @@ class MergeSpec:
     """Revision of the adapter."""
 
 
-Spec = GenerateSpec | SFTSpec | RewardModelSpec | DPOSpec | PPOSpec | EvaluateSpec | MeasureSpec | MergeSpec
+Spec = (
+    GenerateSpec | SFTSpec | RewardModelSpec | DPOSpec | PPOSpec | EvaluateSpec | JudgeSpec | AnswerSpec | MeasureSpec
+    | MergeSpec
+)  # fmt: skip
 SPECS: dict[str, type[Spec]] = {
     spec.kind: spec
-    for spec in (GenerateSpec, SFTSpec, RewardModelSpec, DPOSpec, PPOSpec, EvaluateSpec, MeasureSpec, MergeSpec)
+    for spec in (
+        GenerateSpec,
+        SFTSpec,
+        RewardModelSpec,
+        DPOSpec,
+        PPOSpec,
+        EvaluateSpec,
+        JudgeSpec,
+        AnswerSpec,
+        MeasureSpec,
+        MergeSpec,
+    )
 }
 
 # The step sizes we stand behind, by kind and method, for models of SmolLM2's size; a model of several billion weights
 # wants a third or less (Schulman et al. 2025, "LoRA Without Regret": less the wider a model is, and LoRA's is about ten
-# times full fine-tuning's). SFT: our own measurements on the sentiment example (240 headlines once, one seed; LoRA:
-# right on 59% of 120 held-out ones at 2e-4, 72% at 1e-3; full: 57% at 2e-5, 63% at 1e-4). They were chosen on the very
-# headlines that `benchmarks.methods` tests on, so its figures flatter these three, not prompt tuning. Virtual tokens
-# need far larger steps (Lester et al. 2021 take 0.3 with Adafactor). DPO: our own (benchmarks/loop.py): much more costs
+# times full fine-tuning's). SFT: our own measurements on the sentiment example (`benchmarks.rates`: 180 headlines once,
+# one seed, right on 60 others; full 60% at 2e-5, 68% at 1e-4, 55% at 3e-4; LoRA 62% at 2e-4 and 1e-3, 63% at 3e-3, of
+# which we take the middle one; prompt tuning 53% at 1e-2, 43% at 3e-2, 45% at 1e-1: far larger steps than the others',
+# as Lester et al. 2021 find, who take 0.3 with Adafactor). DPO: our own (benchmarks/loop.py): much more costs
 # language within two iterations; full: Tunstall et al. 2023 (Zephyr). Reward model: our own (64 comparisons twice:
 # right on 65% of held-out ones at 1e-4, TRL's default for adapters, 75% at 3e-4, 92% at 1e-3). PPO: ten times and more
 # the 3e-6 that Huang et al. 2024 take for full fine-tuning.
 LEARNING_RATES: Mapping[str, Mapping[str, float]] = {
-    "sft": {"qlora": 1e-3, "lora": 1e-3, "prompt": 3e-2, "full": 1e-4},
+    "sft": {"qlora": 1e-3, "lora": 1e-3, "prompt": 1e-2, "full": 1e-4},
     "dpo": {"qlora": 7e-5, "lora": 7e-5, "prompt": 3e-3, "full": 1e-6},
     "reward_model": {"qlora": 1e-3, "lora": 1e-3},
     "ppo": {"qlora": 5e-5, "lora": 5e-5},
@@ -515,6 +589,9 @@ POSITIVE = {
     "checkpoint_steps",
     "prompts",
     "prompts_per_batch",
+    "each",
+    "comparisons",
+    "failures",
     "buffer",
     "temperature",
     "max_new_tokens",

@@ -18,7 +18,7 @@ from typing import IO
 import psutil
 
 from annotation.database import Database
-from rlhf import jobs, loop, policies
+from rlhf import iteration, jobs, loop, policies
 from rlhf.estimates import query_graphics
 from rlhf.jobs import Job
 from rlhf.shrinking import KILLED, advice
@@ -176,7 +176,7 @@ class Supervisor:
             if job_id in self.children:  # it hangs: a second worker beside it would take the memory of both
                 self.children[job_id].signal(signal.SIGKILL)
         self.keep_resident()
-        loop.advance(self.db, self.data_dir)
+        iteration.advance(self.db, self.data_dir)
         self.start_next()
 
     def start_next(self) -> None:

@@ -10,7 +10,8 @@ from dataclasses import replace
 from annotation import access, claims, selection, store
 from annotation.database import Database
 from annotation.records import FLAGS, Prompt, UserError, now
-from rlhf import policies
+from rlhf import judges, policies
+from rlhf.verdicts import Verdict
 from tests.conftest import BASE_NAME, make_response
 
 TEXTS = ("Straße 日本 \U0001f600", "=1+1", 'a "quoted" \\ line\nbreak', "\u202eright\u2028to left", "\x00\x07", "  ")
@@ -40,11 +41,23 @@ def populate(db: Database, seed: int, texts: Sequence[str] = TEXTS, acts: int = 
     finally:
         selection.RE_ASK_AFTER = were
     exclude(db, source)
+    add_judge(db)
     db.connection.execute(
         """INSERT INTO gold_decision (comparison_id, action, expected, previous_state, decided_by, created)
            VALUES (1, 'make', '[1, 2]', 'ready', 'kim', ?)""",
         (now(),),
     )
+
+
+def add_judge(db: Database) -> None:
+    """An AI judge who has judged what people have, by a rubric of the project's own."""
+    judge = judges.add(db, "a judge", "endpoint", {"address": "http://127.0.0.1/v1", "model": "m"}, "kim")
+    judges.write_rubric(db, "Judge.", ["Be kind.", "Be brief."], 1, "kim")
+    for comparison in judges.to_judge(db, judge, "judged", 3):
+        for pair in comparison.missing:
+            verdict = Verdict("first" if pair[0] < pair[1] else "second", None, "Verdict: A", 100, 4, 0.25)
+            judges.add_verdict(db, judge, comparison.id, pair, verdict, 1, (0,), 1)
+        assert judges.judge_comparison(db, judge, comparison)
 
 
 def add_adapter(db: Database) -> None:

@@ -87,5 +87,5 @@ def act(word: str, **extras: Any) -> dict[str, Any]:
 
 
 def measure_nobody(db: Database) -> None:
-    """Hand out neither gold nor re-asks, so that a test knows what comes next."""
-    store.set_project(db, replace(store.project(db), gold_share=0.0, re_ask_share=0.0))
+    """Hand out neither gold, re-asks nor a candidate's answers, so that a test knows what comes next."""
+    store.set_project(db, replace(store.project(db), gold_share=0.0, re_ask_share=0.0, candidate_share=0.0))

@@ -85,6 +85,8 @@ TITLES = {
     "ppo": "PPO",
     "generate": "the answering job",
     "evaluate": "a check",
+    "answer": "answers to a prompt set",
+    "judge": "an AI judge",
     "measure": "a measurement",
     "merge": "a merge",
 }

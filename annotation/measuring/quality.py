@@ -42,7 +42,8 @@ VOTES = """SELECT j.id, j.comparison_id, a.name, j.purpose, j.kind, j.outcome, j
         j.seconds, j.early, j.created, first.ranking
     FROM current_judgement j JOIN annotator a ON a.id = j.annotator_id
         LEFT JOIN judgement first ON first.id = j.re_ask_of
-    WHERE j.outcome != 'skip' AND (:comparison IS NULL OR j.comparison_id = :comparison) ORDER BY j.id"""
+    WHERE j.outcome != 'skip' AND j.purpose != 'judge' AND (:comparison IS NULL OR j.comparison_id = :comparison)
+    ORDER BY j.id"""
 ANSWERS = """SELECT cr.comparison_id, length(r.text), m.revision
     FROM comparison_response cr JOIN response r ON r.id = cr.response_id LEFT JOIN model m ON m.id = r.model_id
     WHERE (:comparison IS NULL OR cr.comparison_id = :comparison)
@@ -51,7 +52,7 @@ ANSWERS = """SELECT cr.comparison_id, length(r.text), m.revision
 
 
 def votes(db: Database, comparison_id: int | None = None) -> list[Vote]:
-    """Current judgements (skips aside) as the figures need them, oldest first: all, or those on one comparison."""
+    """People's current judgements (skips aside) as the figures need them, oldest first: all, or on one comparison."""
     only = {"comparison": comparison_id}
     # The judgements first: answers are never taken away, so that those of each judgement are found.
     rows = db.connection.execute(VOTES, only).fetchall()

@@ -60,7 +60,10 @@ TABLES: Final[Mapping[str, Table]] = {
         )
     ),
     "comparison": Table(
-        ("id", "prompt_id", "model_id", "purpose", "state", "expected", "asked_by", "import_id", "created")
+        (
+            *("id", "prompt_id", "model_id", "purpose", "state", "expected", "asked_by", "import_id", "created"),
+            *("asks", "asks_why", "candidate_id", "against_id"),
+        )
     ),
     "comparison_response": Table(("comparison_id", "position", "response_id"), order="comparison_id, position"),
     "gold_decision": Table(("id", "comparison_id", "action", "expected", "previous_state", "decided_by", "created")),
@@ -79,6 +82,14 @@ TABLES: Final[Mapping[str, Table]] = {
             *("seconds", "import_id", "supersedes", "created"),
         )
     ),
+    "judge": Table(("annotator_id", "backend", "settings", "active", "created_by", "created"), order="annotator_id"),
+    "rubric": Table(("version", "instruction", "principles", "drawn", "written_by", "created"), order="version"),
+    "verdict": Table(
+        (
+            *("id", "annotator_id", "comparison_id", "first", "second", "rubric_version", "principles", "choice"),
+            *("chance", "reply", "prompt_tokens", "completion_tokens", "seconds", "created"),
+        )
+    ),
     "score": Table(("response_id", "scorer", "value"), order="response_id, scorer"),
     "setting": Table(("key", "value"), where="key = 'project'", order="key"),
 }
@@ -90,10 +101,12 @@ NOT_ARCHIVED: Final[Mapping[str, str]] = {
     "event": "the machines'",
     "snapshot": "the machines'",
     "promotion": "the machines'",
+    "chat": "tried out and gone",
     "annotator.password_hash": "a secret",
     "claim.nonce": "made anew",
     "comparison.taken": "counted from the claims",
     "model.job_id": "the machines'",
+    "verdict.job_id": "the machines'",
     "model.status": "the base serves after a restore",
 }
 
@@ -247,6 +260,8 @@ def made_anew(table: str, row: Row) -> dict[str, Any]:
 
 def before(table: str, row: Row) -> dict[str, Any]:
     """Columns that archives have since they were added to the tables, with what all rows were until then."""
+    if table == "comparison":
+        return {"asks": "people", "asks_why": None, "candidate_id": None, "against_id": None}
     if table != "model":
         return {}
     form = "base" if row.get("method") == "base" else "lora"
@@ -326,6 +341,12 @@ def is_tags(text: str) -> bool:
     return isinstance(value, list) and all(isinstance(tag, str) for tag in value)
 
 
+def is_places(text: str) -> bool:
+    """Whether it is a list of places in a list."""
+    value = parsed(text)
+    return isinstance(value, list) and all(type(place) is int and place >= 0 for place in value)
+
+
 def is_object(text: str) -> bool:
     """Whether it is a JSON object."""
     return isinstance(parsed(text), dict)
@@ -372,6 +393,9 @@ CHECKS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "judgement.tags": is_tags,
     "response.sampling": is_object,
     "import.counts": is_object,
+    "judge.settings": is_object,
+    "rubric.principles": is_tags,
+    "verdict.principles": is_places,
     "model.path": is_path,
     "model.revision": is_revision,
     "model.deleted": is_time,
@@ -428,6 +452,12 @@ MISFITS: Final[Sequence[tuple[str, str]]] = (
         "judgement {id} supersedes one of another comparison or annotator",
         """SELECT j.id FROM judgement j JOIN judgement s ON s.id = j.supersedes
            WHERE s.comparison_id != j.comparison_id OR s.annotator_id != j.annotator_id OR s.id >= j.id""",
+    ),
+    (
+        "verdict {id} is on answers that its comparison does not have",
+        """SELECT v.id FROM verdict v WHERE v.first = v.second OR min(v.first, v.second) < 0
+               OR max(v.first, v.second)
+                   >= (SELECT count(*) FROM comparison_response r WHERE r.comparison_id = v.comparison_id)""",
     ),
     ("there is more than one base model", "SELECT 1 AS id FROM model WHERE method = 'base' LIMIT 1 OFFSET 1"),
 )

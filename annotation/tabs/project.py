@@ -44,6 +44,7 @@ def form_of(asked: Project) -> Values:
         **{name: getattr(asked, name) for name in FIELDS},
         "gold_share": percent_of(asked.gold_share),
         "re_ask_share": percent_of(asked.re_ask_share),
+        "candidate_share": percent_of(asked.candidate_share),
         "rendered": view,
         "tags": project.tags_text(asked.tags),
     }
@@ -56,7 +57,7 @@ def percent_of(share: float) -> float:
 
 def project_of(values: Values, people: int) -> Project:
     """The form's fields as a project. Raises UserError naming the field at fault."""
-    shares = {name: share_of(values[name]) for name in ("gold_share", "re_ask_share")}
+    shares = {name: share_of(values[name]) for name in ("gold_share", "re_ask_share", "candidate_share")}
     rendered = FIRST_VIEW.get(values["rendered"]) if isinstance(values["rendered"], str) else None
     return project.check({**values, **shares, "rendered": rendered}, people)
 
@@ -156,6 +157,9 @@ def build_form() -> dict[str, Any]:
     with gr.Row():
         form["gold_share"] = number("Gold comparisons, %", "Share with a known answer, to measure annotators.", None)
         form["re_ask_share"] = number("Re-asks, %", "Share of one's own earlier ones, in another order.", None)
+        form["candidate_share"] = number(
+            "Candidate against serving, %", "Share that compares a new policy with the one it would replace.", None
+        )
         form["rendered"] = gr.Radio(list(FIRST_VIEW), label="First view", info=EACH_CAN_SWITCH, min_width=240)
     form["own_prompts"] = gr.Checkbox(label="Annotators may write prompts of their own")
     taken = ", ".join(f"{letter} ({use})" for letter, use in project.RESERVED_KEYS.items())

@@ -14,6 +14,8 @@ RUNNERS = {
     "dpo": "rlhf.algorithms.dpo",
     "ppo": "rlhf.algorithms.ppo",
     "evaluate": "rlhf.algorithms.evaluate",
+    "judge": "rlhf.algorithms.judge",
+    "answer": "rlhf.algorithms.answer",
     "measure": "rlhf.algorithms.measure",
     "merge": "rlhf.algorithms.merge",
 }

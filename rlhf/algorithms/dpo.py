@@ -52,7 +52,7 @@ def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
     if not pairs:
         raise UserError("The frozen data has no pair to train on. Collect more judgements and start a new run.")
     flip_rate = spec.flip_rate or suggested_flip_rate(pairs)
-    pairs = with_noise(pairs, spec.annotator_noise)
+    pairs = with_noise(pairs, spec.annotator_noise, spec.ai_weight)
     reasons = ", ".join(f"{count} {REASONS[reason]}" for reason, count in left_out.items()) or "none"
     robust = f" expecting {flip_rate:.1%} wrong labels" if spec.loss == "robust" else ""
     run.log(

@@ -1,12 +1,18 @@
 """Check a candidate: candidate, serving policy and base answer the held-out prompts with the same seeds.
 
-Reports implicit-reward accuracy on held-out judgements with Wilson's interval (Wilson 1927), the KL to the base per
-token over the policy's own answers, their likelihood under the base, their length and distinct-n (Li et al. 2016).
+Reports the win rate by AI judges in both orders, also at equal lengths (Dubois et al. 2024), implicit-reward accuracy
+on held-out judgements with Wilson's interval (Wilson 1927), the KL to the base per token over the policy's own answers,
+their likelihood under the base, the perplexity of a fixed text, and what the answers are like: length, share cut off,
+distinct-n (Li et al. 2016), repetition (Welleck et al. 2020). The answers are then before people and judges, blind.
+
+It goes on where it was broken off: answers, scores and verdicts are kept one by one.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -17,14 +23,15 @@ from annotation.database import Database
 from annotation.measuring.analysis import distinct_n, wilson_interval
 from annotation.records import Prompt, UserError
 from annotation.snapshots import PreferenceRow
-from rlhf import jobs, policies
+from rlhf import heldout, jobs, judges, policies, winning
 from rlhf.base_model import ready
 from rlhf.data import pad
-from rlhf.forward import completions, inner_model
+from rlhf.forward import completions, inner_model, logps_of
+from rlhf.judging import Tally, bench_of, let_judge
 from rlhf.losses import exact_kl, sum_by_row
 from rlhf.models import Policies
 from rlhf.policies import Policy
-from rlhf.rows import answer_ids, load_snapshot, tokenise_pairs
+from rlhf.rows import answer_ids, load_snapshot, text_ids, tokenise_pairs
 from rlhf.sampling import draw
 from rlhf.specs import DPOSpec, EvaluateSpec
 from rlhf.worker import Run
@@ -38,7 +45,8 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     models = Policies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
     candidate, against = policies.by_revision(run.db, spec.candidate), policies.by_revision(run.db, spec.against)
     base = policies.by_revision(run.db, "base")
-    prompts = store.prompts(run.db, "held-out")[: spec.prompts]
+    prompts = heldout.prompts_of(run.data_dir, spec.prompt_set)
+    refuse_leaked(run, candidate, prompts)
     fed = what_to_feed(run, spec, models, prompts)
     compared = list({policy.id: policy for policy in (candidate, against, base)}.values())
     held_out = [row for row in load_snapshot(run.data_dir, spec.snapshot) if row["split"] == "held-out"]
@@ -47,8 +55,34 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
         answer_prompts(progress, spec, models, policy, prompts, fed)
         score_answers(progress, spec, models, policy, base, prompts)
     accuracy = implicit_accuracy(progress, models, candidate, held_out)
-    reports = {policy.revision: summarise(policy, answers_of(run, spec, policy, prompts)) for policy in compared}
+    answers = {policy.revision: answers_of(run, spec, policy, prompts) for policy in compared}
+    reports = {
+        policy.revision: {
+            **summarise(policy, answers[policy.revision]),
+            "perplexity": perplexity(models.use(policy), models.tokenizer),
+        }
+        for policy in compared
+    }
+    del models  # a judge may need the memory
+    others = [policy for policy in compared if policy.id != candidate.id]
+    same = {
+        other.revision: winning.same_answers(answers[candidate.revision], answers[other.revision]) for other in others
+    }
+    for other in others:
+        # People are asked about what the candidate would replace; that it beats the base is left to judges.
+        wanted = candidate.status == "candidate" and other.id == against.id
+        store.compare_policies(run.db, candidate.id, other.id, "people" if wanted else "nobody")
+    judged = ask_judges(run, spec, candidate)
     return {
+        "win_rates": {
+            other.revision: winning.win_rates(
+                run.db, spec.judges, candidate, other, answers[candidate.revision], same[other.revision]
+            )
+            for other in others
+        },
+        "same_answers": same[against.revision]["same"] if against.id != candidate.id else len(fed),
+        "judged": judged,
+        "reward_hacking": winning.reward_hacking(run.db, spec.judges, candidate, against),
         "candidate": reports[candidate.revision],
         "against": reports[against.revision],
         "base": reports[base.revision],
@@ -56,6 +90,17 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
         "prompts": len(fed),
         "seconds": run.seconds(),
     }
+
+
+def refuse_leaked(run: Run, candidate: Policy, prompts: Sequence[Prompt]) -> None:
+    """Raises UserError where the candidate was trained on what it is to be measured on."""
+    leaked = heldout.trained_on(run.db, run.data_dir, candidate, prompts)
+    if leaked:
+        raise UserError(
+            f"{candidate.revision} was trained on {len(leaked)} of the {len(prompts)} held-out prompts, for example "
+            f"{leaked[0].text[:80]!r}. Figures on them would say nothing: take them out of the training data and train "
+            "anew."
+        )
 
 
 def what_to_feed(run: Run, spec: EvaluateSpec, models: Policies, prompts: Sequence[Prompt]) -> dict[int, str]:
@@ -240,4 +285,54 @@ def summarise(policy: Policy, rows: Sequence[Mapping[str, Any]]) -> dict[str, An
         "kl_to_base": per_token("kl_to_base"),
         "nll_under_base": per_token("nll_under_base"),
         "ended_share": fmean(row["finish_reason"] == "stop" for row in rows),
+        "repetition": fmean(repetition(text) for text in texts),
     }
+
+
+def repetition(text: str) -> float:
+    """Share of an answer's groups of four words that it has said before (seq-rep-4 of Welleck et al. 2020)."""
+    return 1 - distinct_n([text], 4) if len(text.split()) >= 4 else 0.0
+
+
+PLAIN_TEXT = Path(__file__).parents[2] / "annotation" / "examples" / "plain_text.txt"
+
+
+@torch.no_grad()
+def perplexity(model: Any, tokenizer: Any) -> float:
+    """Perplexity of a fixed plain text, paragraph by paragraph: language that a policy should not have lost.
+
+    Each paragraph is read as an answer to nothing, after the end-of-text token, so that its first word counts too.
+    """
+    paragraphs = [text.strip() for text in PLAIN_TEXT.read_text("utf-8").split("\n\n") if text.strip()]
+    sequences = [([tokenizer.eos_token_id], text_ids(tokenizer, text)) for text in paragraphs]
+    total, tokens = 0.0, 0
+    for sequence in sequences:
+        padded = pad([sequence], tokenizer.pad_token_id)
+        ids_BT, attention_BT, completion_BT = (part.to(inner_model(model).device) for part in padded)
+        states = completions(model, ids_BT, attention_BT, completion_BT, packed=False)
+        total -= float(logps_of(model, states).sum())
+        tokens += len(sequence[1])
+    return math.exp(total / tokens)
+
+
+# ------------------------------------------------------------------------------------------------- who is found better
+def ask_judges(run: Run, spec: EvaluateSpec, candidate: Policy) -> dict[str, Any]:
+    """Let each judge compare the candidate's answers with the others'; how many verdicts failed, and why."""
+    rubric, found = judges.rubric(run.db), {}
+    for judge in judges.named(run.db, spec.judges):
+        waiting = judges.to_judge(run.db, judge, "candidate", 100_000, candidate.id)
+        tally = Tally()
+        if waiting:
+            bench = bench_of(run, judge, rubric, spec.model, SCORING_BATCH)
+
+            def progress(tally: Tally, name: str = judge.name, total: int = len(waiting)) -> None:
+                run.report(tally.judged, total, {}, f"{name} judges")
+
+            tally = let_judge(run, judge, rubric, bench, waiting, spec.failures, progress)
+        found[judge.name] = {
+            "judged": tally.judged,
+            "left_open": len(waiting) - tally.judged,
+            "failed": dict(tally.failed),
+            "gave_up": tally.gave_up,
+        }
+    return found

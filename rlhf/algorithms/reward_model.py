@@ -98,11 +98,15 @@ def with_targets(items: Sequence[Item], spec: RewardModelSpec | None = None) -> 
     data has not the chances of error that the spec wants to use.
     """
     margins = spec is not None and spec.margin
-    known = [{} if flip is None else {"flip": flip} for item in items for *_, flip in item["pairs"]]
-    noise = iter(with_noise(known, "ignore" if spec is None else spec.annotator_noise))
+    known: list[dict[str, Any]] = [
+        {"ai": ai} if flip is None else {"flip": flip, "ai": ai} for item in items for *_, flip, ai in item["pairs"]
+    ]
+    noise = iter(
+        with_noise(known, "ignore") if spec is None else with_noise(known, spec.annotator_noise, spec.ai_weight)
+    )
     made = []
     for item in items:
-        better, worse, strengths, _ = zip(*item["pairs"], strict=True)
+        better, worse, strengths, *_ = zip(*item["pairs"], strict=True)
         margin = [(strength or 0) / MUCH if margins else 0.0 for strength in strengths]
         own = [next(noise) for _ in better]
         columns = {name: [float(pair[name]) for pair in own] for name in ("flip", "weight")}

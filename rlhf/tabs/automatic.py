@@ -13,7 +13,9 @@ from annotation.database import Database
 from annotation.records import Annotator, UserError
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box
-from rlhf import loop, presenting, refusals
+from rlhf import iteration, presenting
+
+METHODS: Mapping[str, str] = {"dpo": "DPO", "ppo": "a reward model, then PPO"}
 
 literal = partial(html_box, presenting.STYLE)
 
@@ -22,16 +24,19 @@ def sentence(db: Database, setting: Mapping[str, Any]) -> str:
     """What the stored setting does, and what keeps it from being done now."""
     if not setting["on"]:
         return "Off: an iteration starts only when someone starts it."
-    trouble = refusals.check(db, loop.automatic_spec(db))
+    trouble = iteration.trouble(db)
     stopped = f" At the moment none can start. {' '.join(trouble)}" if trouble else ""
-    return f"On: an iteration with the default settings starts after every {setting['every']} new judgements.{stopped}"
+    how = METHODS[setting["method"]]
+    return f"On: an iteration ({how}, by the defaults) starts after every {setting['every']} new judgements.{stopped}"
 
 
-def save(db: Database, on: bool, every: float | None) -> str:
+def save(db: Database, on: bool, every: float | None, method: str) -> str:
     """Store when to train without being asked, and say so. Raises UserError for a number that can't be meant."""
     if every is None or every < 1 or every != int(every):
         raise UserError("The number of new judgements must be a whole number of at least 1.")
-    setting = {"on": bool(on), "every": int(every)}
+    if method not in METHODS:
+        raise UserError("Choose how to train: by DPO, or by a reward model and PPO.")
+    setting = {"on": bool(on), "every": int(every), "method": method}
     store.set_setting(db, "auto_train", setting)
     return f"Saved. {sentence(db, setting)}"
 
@@ -40,19 +45,20 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
     """Lay the part out inside the caller's tab and wire it."""
     gr.Markdown("### Automatic training")
     with gr.Row(elem_classes=["fields", "typed"]):
-        on = gr.Checkbox(label="Train automatically", info="With the default settings of DPO, while the program runs.")
+        on = gr.Checkbox(label="Train automatically", info="With the default settings, while the program runs.")
         every = gr.Number(label="After so many new judgements", precision=0, minimum=1)
+        method = gr.Radio([(label, name) for name, label in METHODS.items()], label="How")
     button = gr.Button("Save", size="md", scale=0, min_width=140, elem_id="auto-save")
     said = literal()
 
     @guarded(context, "admin")
     def open_auto_train(annotator: Annotator) -> list[Any]:
-        setting = store.setting(context.db, "auto_train", loop.AUTO_TRAIN_DEFAULT)
-        return [setting["on"], setting["every"], presenting.notice(sentence(context.db, setting))]
+        setting = {**iteration.AUTO_TRAIN_DEFAULT, **store.setting(context.db, "auto_train", {})}
+        return [setting["on"], setting["every"], setting["method"], presenting.notice(sentence(context.db, setting))]
 
     @guarded(context, "admin")
-    def save_auto_train(annotator: Annotator, wanted: bool, number: float | None) -> str:
-        return presenting.notice(save(context.db, wanted, number))
+    def save_auto_train(annotator: Annotator, wanted: bool, number: float | None, how: str) -> str:
+        return presenting.notice(save(context.db, wanted, number, how))
 
-    opening(open_auto_train, None, [on, every, said], **QUIET)
-    button.click(save_auto_train, [on, every], said, **SPOKEN)
+    opening(open_auto_train, None, [on, every, method, said], **QUIET)
+    button.click(save_auto_train, [on, every, method], said, **SPOKEN)

@@ -1,10 +1,11 @@
-"""The Iterations tab: which policy serves, how each candidate did, its answers side by side, and promotion."""
+"""The Iterations tab: where the loop stands, which policy serves, how each candidate did, the gate, and decisions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -14,17 +15,18 @@ from annotation.database import Database
 from annotation.records import Annotator, UserError, now
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of
-from rlhf import candidates, jobs, policies, presenting
+from rlhf import candidates, deciding, heldout, iteration, iteration_card, jobs, policies, presenting
+from rlhf.gate import alphas
 from rlhf.jobs import Job
 from rlhf.policies import Policy
-from rlhf.specs import EvaluateSpec
-from rlhf.tabs import decisions
+from rlhf.specs import EvaluateSpec, PPOSpec
+from rlhf.tabs import decisions, gate
 
 PAGE_SIZE = 10
 POLL_SECONDS = 3
 ALL_JOBS = 1000
 
-literal = partial(html_box, presenting.STYLE)
+literal = partial(html_box, presenting.STYLE + iteration_card.STYLE)
 Update = dict[str, Any]
 Seen = dict[str, Any]
 
@@ -70,20 +72,69 @@ def selected_policy(db: Database, revision: str | None) -> Policy:
     return first if first.status == "candidate" else serving
 
 
-def answers_in(db: Database, policy: Policy, check: Job | None) -> list[dict[str, Any]]:
+def answers_in(db: Database, data_dir: Path, policy: Policy, check: Job | None) -> list[dict[str, Any]]:
     """A policy's answers to the held-out prompts of a check; none without a check."""
     if check is None or not isinstance(check.spec, EvaluateSpec):
         return []
-    prompts = store.prompts(db, "held-out")[: check.spec.prompts]
+    if check.spec.prompt_set:
+        prompts = heldout.prompts_of(data_dir, check.spec.prompt_set)
+    else:  # an earlier version's check
+        prompts = store.prompts(db, "held-out")[: check.spec.prompts]
     return store.answers_of_check(db, policy.id, prompts, check.spec.seed, check.spec.sampling)
 
 
-def report_parts(db: Database, policy: Policy, check: Job | None, page: int) -> dict[str, Update]:
+def standing_part(db: Database) -> Update:
+    """Where the iteration stands and what comes next."""
+    return gr.update(value=iteration_card.standing_card(iteration.standing(iteration.state_of(db))))
+
+
+def gate_parts(db: Database, policy: Policy, check: Job | None) -> dict[str, Update]:
+    """What the gate makes of a candidate, and people's running verdict on it; nothing of what is decided."""
+    if policy.status != "candidate" or policy.kind != "policy":
+        return {"gate": gr.update(value=""), "running": gr.update(value="")}
+    rule = deciding.rule(db)
+    found = deciding.findings(db, policy)
+    alpha, _ = alphas(rule, len(found.judges))
+    return {
+        "gate": gr.update(value=iteration_card.decision_card(deciding.decision_on(db, policy))),
+        "running": gr.update(value=iteration_card.running_chart(found.people, rule, alpha)),
+    }
+
+
+def over_part(db: Database, checked: Mapping[str, Job]) -> Update:
+    """Figures over the policies that were checked."""
+    known = {policy.id: policy for policy in policies.everything(db)}
+    rows = [
+        {"revision": policy.revision, "result": check.result, "pairs": pairs_spent(db, policy, known)}
+        for policy in known.values()
+        if (check := checked.get(policy.revision)) is not None and check.result is not None
+    ]
+    return gr.update(value=iteration_card.over_iterations(rows))
+
+
+def pairs_spent(db: Database, policy: Policy, known: Mapping[int, Policy]) -> int:
+    """Pairs that a policy, its reward model, and all that it grew from were trained on."""
+    spent, seen = 0, policy
+    while seen.job_id is not None:
+        job = jobs.get(db, seen.job_id)
+        spent += int((job.result or {}).get("train_pairs") or 0)
+        if isinstance(job.spec, PPOSpec):
+            reward = policies.by_revision(db, job.spec.reward_model)
+            spent += (
+                0 if reward.job_id is None else int((jobs.get(db, reward.job_id).result or {}).get("train_pairs") or 0)
+            )
+        if seen.parent_id is None:
+            break
+        seen = known[seen.parent_id]
+    return spent
+
+
+def report_parts(db: Database, data_dir: Path, policy: Policy, check: Job | None, page: int) -> dict[str, Update]:
     """The check of a policy: figures, and a page of its answers beside those of the policy it was compared with."""
     result = check.result if check is not None else None
     against = candidates.figures_of(result, "against").get("revision", "base")
     pairs = candidates.answer_pairs(
-        answers_in(db, policy, check), answers_in(db, policies.by_revision(db, against), check)
+        answers_in(db, data_dir, policy, check), answers_in(db, data_dir, policies.by_revision(db, against), check)
     )
     names = (f"{policy.revision} (this)", against)
     return {
@@ -115,19 +166,22 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
         for entry in candidates.policy_order(those_that_answer(db))
     ]
     parts = {
+        "standing": standing_part(db),
         "serving": serving_part(db),
         "history": history_part(db, checked),
         "decisions": gr.update(value=candidates.decisions_table(policies.decisions(db))),
         "selector": gr.update(choices=listed, value=policy.revision),
         **button_parts(policy),
         "ask": gr.update(interactive=check is not None),
+        **gate_parts(db, policy, check),
+        "over": over_part(db, checked),
     }
     marks: Seen = presenting.fingerprints(parts)
     # A page of answers is the one costly part; it changes only with what names it.
     drawn = [policy.revision, None if check is None else check.id, page]
     changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
     if seen.get("drawn") != drawn:
-        changed |= report_parts(db, policy, check, page)
+        changed |= report_parts(db, context.data_dir, policy, check, page)
     return changed, {**marks, "drawn": drawn, "page": page}
 
 
@@ -149,7 +203,7 @@ def ask_people(db: Database, revision: str | None) -> str:
         raise UserError(
             f"{policy.revision} has not been checked yet. Check it first: people compare the check's answers."
         )
-    made = store.compare_policies(db, policy.id, policies.by_revision(db, against).id)
+    made = store.ask_people_of_candidate(db, policy.id, policies.by_revision(db, against).id)
     if not made:
         raise UserError(
             f"All answers of {policy.revision} and {against} that differ are in the annotators' queue already."
@@ -194,6 +248,8 @@ class Page:
 def lay_out() -> Page:
     """The components, top to bottom, without any value."""
     parts: dict[str, Any] = {}
+    gr.Markdown("### Where the iteration stands")
+    parts["standing"] = literal()
     gr.Markdown("### Serving now")
     parts["serving"] = literal()
     gr.Markdown("### All policies")
@@ -201,6 +257,8 @@ def lay_out() -> Page:
     gr.Markdown("### Check of one policy")
     # A choice made before the app was restarted must still be accepted after it.
     parts["selector"] = gr.Dropdown([], label="Policy", allow_custom_value=True)
+    parts["gate"] = literal()
+    parts["running"] = literal()
     parts["report"] = literal()
     with gr.Row():
         parts["promote"] = gr.Button(
@@ -216,6 +274,8 @@ def lay_out() -> Page:
         parts["previous"] = gr.Button("Previous", size="sm", interactive=False)
         parts["next"] = gr.Button("Next", size="sm", interactive=False)
     parts["where"] = literal()
+    gr.Markdown("### Over the iterations")
+    parts["over"] = literal()
     gr.Markdown("### Decisions")
     parts["decisions"] = literal()
     return Page(parts, gr.State({}), gr.Timer(POLL_SECONDS, active=False))
@@ -224,6 +284,7 @@ def lay_out() -> Page:
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out and wire it; every value comes from a guarded handler."""
     page = lay_out()
+    gate.build(context, opening_of(demo))
     wire_views(page, context, opening_of(demo))
     wire_decisions(page, context)
 

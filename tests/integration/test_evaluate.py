@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -17,8 +18,9 @@ from peft import LoraConfig, get_peft_model
 from annotation import claims, store
 from annotation.measuring.analysis import wilson_interval
 from annotation.records import Prompt, Sampling
-from rlhf import jobs, policies
+from rlhf import heldout, jobs, judges, policies
 from rlhf.artifacts import directory_sha256
+from rlhf.freezing import Listing, store_snapshot
 from rlhf.models import Policies, load_quantised
 from rlhf.rows import answer_ids, load_snapshot
 from rlhf.specs import EvaluateSpec, to_json
@@ -79,6 +81,8 @@ def test_the_report_says_what_the_page_shows(checked: Checked) -> None:
         "kl_to_base",
         "nll_under_base",
         "ended_share",
+        "perplexity",
+        "repetition",
     }
     assert [set(report[side]) for side in ("candidate", "against", "base")] == [figures] * 3
     assert [report[side]["revision"] for side in ("candidate", "against", "base")] == ["dpo-1", "base", "base"]
@@ -171,12 +175,16 @@ def test_an_untrained_adapter_answers_and_scores_exactly_like_the_base(checked: 
     assert {**report["candidate"], "revision": ""} == pytest.approx({**report["base"], "revision": ""})
 
 
-@pytest.mark.parametrize("change", [{"prompts": 3}, {"seed": 7}, {"sampling": replace(SAMPLING, max_new_tokens=5)}])
+@pytest.mark.parametrize(
+    "change", [{"prompt_set": "three"}, {"seed": 7}, {"sampling": replace(SAMPLING, max_new_tokens=5)}]
+)
 def test_a_check_with_other_terms_reports_on_its_own_answers(checked: Checked, change: dict[str, Any]) -> None:
     """Answers of an earlier check with more prompts, other seeds or another limit must not be mixed in."""
-    spec = replace(CHECK, **change)
+    spec, prompts = replace(CHECK, **change), [prompt.id for prompt in store.prompts(checked.machine.db, "held-out")]
+    if "prompt_set" in change:
+        prompts = prompts[:3]
+        spec = replace(spec, prompt_set=frozen_prompts(checked.machine, prompts))
     report = check(checked.machine, spec)
-    prompts = [prompt.id for prompt in store.prompts(checked.machine.db, "held-out")][: spec.prompts]
     wanted = {(prompt_id, spec.seed + number) for number, prompt_id in enumerate(prompts)}
     own = [
         row
@@ -184,11 +192,75 @@ def test_a_check_with_other_terms_reports_on_its_own_answers(checked: Checked, c
         if (row["prompt_id"], row["seed"]) in wanted
         and json.loads(row["sampling"])["max_new_tokens"] == spec.sampling.max_new_tokens
     ]
-    assert len(own) == spec.prompts
+    assert len(own) == len(prompts)
     assert all(row["tokens"] <= spec.sampling.max_new_tokens for row in own)
-    assert report["prompts"] == spec.prompts
+    assert report["prompts"] == len(prompts)
     weighted = sum(row["scores"]["nll_under_base"] * row["tokens"] for row in own) / sum(row["tokens"] for row in own)
     assert report["candidate"]["nll_under_base"] == pytest.approx(weighted)
+
+
+def frozen_prompts(machine: Machine, ids: Sequence[int]) -> str:
+    """Some of the held-out prompts as frozen data."""
+    rows = [
+        {"prompt_id": prompt.id, "split": "held-out", "messages": [dict(message) for message in prompt.messages]}
+        for prompt in store.prompts(machine.db, "held-out")
+        if prompt.id in ids
+    ]
+    return store_snapshot(machine.db, machine.data_dir, Listing(rows))
+
+
+def test_perplexity_is_that_of_the_text_read_paragraph_by_paragraph(checked: Checked) -> None:
+    """Without batching or packing, token by token from plain forward passes."""
+    machine = checked.machine
+    models = Policies(machine.db, machine.data_dir, machine.model)
+    text = Path("annotation/examples/plain_text.txt").read_text("utf-8")
+    base, logps = policies.by_revision(machine.db, "base"), []
+    for paragraph in text.strip().split("\n\n"):
+        ids = machine.tokenizer(paragraph.strip(), add_special_tokens=False)["input_ids"]
+        table = plain_logps(models, base, [machine.tokenizer.eos_token_id], ids)
+        logps += [table[at, token].item() for at, token in enumerate(ids)]
+    assert checked.report["base"]["perplexity"] == pytest.approx(math.exp(-fmean(logps)), rel=0.01)
+    assert checked.report["candidate"]["perplexity"] != checked.report["base"]["perplexity"]
+
+
+def test_judges_compare_the_candidate_with_every_other_policy_and_identical_answers_are_ties(checked: Checked) -> None:
+    machine = checked.machine
+    judges.add(machine.db, "letters", "local", {"model": "base"}, "owner")
+    judges.write_rubric(machine.db, "Which is better?", ("Shorter is better.",), 0, "owner")
+    report = check(machine, replace(CHECK, judges="letters"))
+    rate = report["win_rates"]["base"]["letters"]
+    candidate, judge = policies.by_revision(machine.db, "dpo-1"), judges.by_name(machine.db, "letters")
+    prompts = store.prompts(machine.db, "held-out")
+    ids = {row["id"] for row in store.answers_of_check(machine.db, candidate.id, prompts, CHECK.seed, SAMPLING)}
+    everything = judges.faced(machine.db, candidate.id, 1, judge.id)
+    faced = [one for one in everything if one.response_id in ids]
+    own, other = (
+        [row["text"].strip() for row in store.answers_of_check(machine.db, number, prompts, CHECK.seed, SAMPLING)]
+        for number in (candidate.id, 1)
+    )
+    # Of an answer and none the answer is better, without asking anybody.
+    unasked = [
+        0.5 if one == two else float(bool(one))
+        for one, two in zip(own, other, strict=True)
+        if one == two or not (one and two)
+    ]
+    outcomes = [one.outcome for one in faced] + unasked
+    assert (rate["n"], rate["value"]) == (6, pytest.approx(fmean(outcomes)))
+    assert report["judged"]["letters"] == {"judged": len(everything), "left_open": 0, "failed": {}, "gave_up": ""}
+    again = check(machine, replace(CHECK, judges="letters"))
+    assert again["win_rates"] == report["win_rates"]
+    assert again["judged"]["letters"]["judged"] == 0
+
+
+def test_a_candidate_that_was_trained_on_held_out_prompts_is_not_measured(checked: Checked) -> None:
+    machine = checked.machine
+    trained = load_snapshot(machine.data_dir, jobs.recent(machine.db, ("dpo",), 1)[0].spec.snapshot)  # type: ignore[union-attr]
+    seen = next(row for row in trained if row["split"] == "train")
+    rows = [{"prompt_id": seen["prompt_id"], "split": "held-out", "messages": seen["messages"]}]
+    leaked = store_snapshot(machine.db, machine.data_dir, Listing(rows))
+    job = machine.perform(machine.submit(replace(CHECK, prompt_set=leaked)))
+    assert job.status == "failed"
+    assert "was trained on 1 of the 1 held-out prompts" in job.message
 
 
 def test_a_cancelled_check_keeps_its_answers_and_goes_on_from_them(checked: Checked) -> None:
@@ -261,6 +333,7 @@ def test_held_out_prompts_that_the_model_can_not_be_given_are_left_out_and_logge
 
     with machine.db.transaction() as connection:
         connection.execute("UPDATE prompt SET split = 'train' WHERE id = 2")
+    heldout.renew(machine.db, machine.data_dir, 6)
     job = machine.perform(machine.submit(spec))
     assert job.status == "failed"
     assert "no held-out prompt that this model can answer" in job.message

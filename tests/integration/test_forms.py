@@ -505,21 +505,23 @@ def test_only_the_open_form_is_kept_up_to_date(ready: Machine) -> None:
 
 
 def test_the_automatic_training_is_stored(machine: Machine) -> None:
-    assert "after every 30" in automatic.save(machine.db, True, 30)
-    assert store.setting(machine.db, "auto_train", None) == {"on": True, "every": 30}
+    assert "after every 30" in automatic.save(machine.db, True, 30, "dpo")
+    assert store.setting(machine.db, "auto_train", None) == {"on": True, "every": 30, "method": "dpo"}
     for wrong in (None, 0, 2.5):
         with pytest.raises(UserError, match="whole number"):
-            automatic.save(machine.db, True, wrong)
+            automatic.save(machine.db, True, wrong, "dpo")
     session = opened(machine, "dpo")
-    on, every, said = session.call("open_auto_train")
-    assert (on, every) == (True, 30)
+    on, every, method, said = session.call("open_auto_train")
+    assert (on, every, method) == (True, 30, "dpo")
+    with pytest.raises(UserError, match="Choose how to train"):
+        automatic.save(machine.db, True, 30, "luck")
     assert "after every 30" in said
-    assert "Off" in session.call("save_auto_train", False, 30)
+    assert "Off" in session.call("save_auto_train", False, 30, "ppo")
 
 
 def test_automatic_training_that_can_not_start_says_why(machine: Machine) -> None:
-    automatic.save(machine.db, True, 30)
-    assert "At the moment none can start" not in opened(machine, "dpo").call("open_auto_train")[2]
+    automatic.save(machine.db, True, 30, "dpo")
+    assert "At the moment none can start" not in opened(machine, "dpo").call("open_auto_train")[3]
     job_id = machine.submit(SFTSpec(method="lora", lora_init="pissa"))
     made = policies.add(
         machine.db,
@@ -532,10 +534,10 @@ def test_automatic_training_that_can_not_start_says_why(machine: Machine) -> Non
         sha256="0",
     )
     policies.promote(machine.db, made.revision, OWNER)
-    said = opened(machine, "dpo").call("open_auto_train")[2]
+    said = opened(machine, "dpo").call("open_auto_train")[3]
     assert "At the moment none can start" in said
     assert "The parent sft-1 began with PiSSA" in said
-    assert "none can start" not in opened(machine, "dpo").call("save_auto_train", False, 30)
+    assert "none can start" not in opened(machine, "dpo").call("save_auto_train", False, 30, "dpo")
 
 
 def test_annotators_are_refused_and_the_page_they_are_sent_tells_nothing(ready: Machine) -> None:

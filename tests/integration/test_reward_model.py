@@ -131,7 +131,7 @@ def test_the_loss_of_a_batch_equals_a_slow_loop_over_its_pairs(judged: Machine, 
     spec = replace(QUICK, snapshot=snapshot, annotator_noise=noise, centre=0.05)
     trainer, items = trainer_of(judged, spec)
     randomise(trainer)
-    flips = [flip for item in items for *_, flip in item["pairs"]]
+    flips = [flip for item in items for *_, flip, _ in item["pairs"]]
     assert len(flips) == 32 + 4 * 5
     assert sorted(set(flips)) == pytest.approx([0.05, 0.3])
 
@@ -141,7 +141,7 @@ def test_the_loss_of_a_batch_equals_a_slow_loop_over_its_pairs(judged: Machine, 
         item = items[place]
         scores = [logit_alone(trainer.model, item["prompt_ids"], ids) for ids in item["answers"]]
         of_pairs = []
-        for better, worse, strength, flip in item["pairs"]:
+        for better, worse, strength, flip, _ in item["pairs"]:
             margin = 0 if strength is None else strength / 3
             chance = flip if noise == "smooth" else 0.0
             weight = (1 - 2 * flip) / fmean(1 - 2 * other for other in flips) if noise == "weight" else 1.0

@@ -22,7 +22,7 @@ from annotation import store
 from annotation.incoming.importing import Order, run_import
 from annotation.incoming.reading import open_path
 from annotation.records import UserError
-from rlhf import forward, freezing, jobs, loop, policies
+from rlhf import forward, freezing, iteration, jobs, loop, policies
 from rlhf.algorithms.sft import DemonstrationTrainer, build_trainer, score
 from rlhf.freezing import Listing
 from rlhf.models import Policies, load_plain
@@ -279,7 +279,7 @@ def test_every_answer_of_an_imported_conversation_is_learned_and_what_two_share_
 
 def test_a_finished_run_is_checked_next_if_it_asked_for_that(taught: Machine) -> None:
     asked, quiet = (finished(taught, replace(QUICK, evaluate=evaluate)) for evaluate in (True, False))
-    check = loop.advance(taught.db, taught.data_dir)
+    check = iteration.advance(taught.db, taught.data_dir)
     assert check is not None
     spec = jobs.get(taught.db, check).spec
     assert isinstance(spec, EvaluateSpec)
@@ -288,7 +288,7 @@ def test_a_finished_run_is_checked_next_if_it_asked_for_that(taught: Machine) ->
     assert report.status == "finished", report.message
     assert report.result is not None
     assert report.result["prompts"] == 4
-    assert loop.advance(taught.db, taught.data_dir) is None
+    assert iteration.advance(taught.db, taught.data_dir) is None
 
 
 VARIANTS: list[dict[str, Any]] = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,7 @@ def test_people_are_asked_to_compare_a_checks_answers_and_their_verdicts_give_st
     with pytest.raises(UserError, match="not been checked"):
         iterations.ask_people(context.db, policy.revision)
     check_candidate(context, policy)
+    store.set_project(context.db, replace(store.project(context.db), candidate_share=0.5))
     asked = iterations.ask_people(context.db, policy.revision)
     made = context.db.value("SELECT count(*) FROM comparison WHERE model_id IS NULL")
     assert made >= 12

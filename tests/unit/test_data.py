@@ -122,6 +122,16 @@ def test_a_snapshot_of_an_earlier_version_can_still_be_trained_on() -> None:
     assert with_noise(pairs, "ignore")[0]["weight"] == 1.0
 
 
+def test_what_ai_judges_alone_prefer_weighs_as_much_as_the_spec_says() -> None:
+    """Weights 1, 1 and 1/2, on average 5/6; with noise 0.8, 0.4 and 0 / 2, on average 0.4."""
+    pairs = [{"flip": 0.1}, {"flip": 0.3, "ai": False}, {"flip": 0.5, "ai": True}]
+    assert [pair["weight"] for pair in with_noise(pairs, "ignore", 0.5)] == pytest.approx([1.2, 1.2, 0.6])
+    assert [pair["weight"] for pair in with_noise(pairs, "weight", 0.5)] == pytest.approx([2.0, 1.0, 0.0])
+    assert all("ai" not in pair for pair in (*with_noise(pairs, "ignore"), *with_noise(pairs, "ignore", 0.5)))
+    with pytest.raises(UserError, match="All pairs are AI judges'"):
+        with_noise([{"ai": True}], "ignore", 0.0)
+
+
 # ---------------------------------------------------------------------------------------------------- frozen data
 def test_frozen_data_that_is_gone_or_changed_is_refused(tmp_path: Path) -> None:
     content = json.dumps({"a": 1}).encode() + b"\n"

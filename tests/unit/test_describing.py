@@ -25,12 +25,15 @@ from rlhf.specs import (
 )
 from tests.unit.test_presenting import JOB
 
+# What a spec by default leaves to whoever submits it.
+UNNAMED = ("Adapter", "Candidate", "Judge")
+
 
 @pytest.mark.parametrize("kind", SPECS)
 def test_every_kind_has_its_word_and_its_facts(kind: str) -> None:
     assert kind in describing.KIND_WORDS
     spec: Spec = SPECS[kind]()
-    assert all(label and text for label, text in describing.spec_facts(spec) if label not in ("Adapter", "Candidate"))
+    assert all(label and text for label, text in describing.spec_facts(spec) if label not in UNNAMED)
     assert from_json(describing.spec_text(spec)) == spec, "what is shown can be run"
 
 

@@ -14,42 +14,18 @@ from annotation import access, claims, store
 from annotation.database import Database
 from annotation.measuring import quality
 from annotation.records import Annotator, UserError
-from rlhf import freezing, jobs, loop, policies, refusals
+from rlhf import freezing, iteration, jobs, loop, policies
 from rlhf.freezing import MIN_PAIRS
-from rlhf.loop import Step, advance, next_step, preview, submit
+from rlhf.iteration import advance
+from rlhf.loop import preview, submit
 from rlhf.policies import Form
 from rlhf.rows import load_snapshot
 from rlhf.specs import DPOSpec, EvaluateSpec, SFTSpec, TrainingSpec
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 
-ON = {"on": True, "every": 20}
-OFF = {"on": False, "every": 20}
 # What a pair of one annotator of whom nothing is known has: 1 - 0.73.
 UNKNOWN = pytest.approx(0.27, abs=1e-4)
 Judge = Callable[..., None]
-
-
-# ---------------------------------------------------------------------------------------------------- the next step
-@pytest.mark.parametrize(
-    ("auto_train", "new", "active", "unchecked", "expected"),
-    [
-        (OFF, 100, 0, None, None),
-        (ON, 19, 0, None, None),
-        (ON, 20, 0, None, Step("train")),
-        (ON, 100, 1, None, None),
-        (ON, 100, 0, "dpo-3", Step("evaluate", "dpo-3")),
-        (OFF, 0, 0, "dpo-3", Step("evaluate", "dpo-3")),
-        (OFF, 0, 1, "dpo-3", None),
-        ({"on": True, "every": 1}, MIN_PAIRS - 1, 0, None, None),
-        ({"on": True, "every": 1}, MIN_PAIRS, 0, None, Step("train")),
-        ({"on": True}, 60, 0, None, Step("train")),
-        ({}, 1000, 0, None, None),
-    ],
-)
-def test_the_next_step(
-    auto_train: dict[str, object], new: int, active: int, unchecked: str | None, expected: Step | None
-) -> None:
-    assert next_step(auto_train, new, active, unchecked) == expected
 
 
 # --------------------------------------------------------------------------------------------------------- submitting
@@ -387,7 +363,7 @@ def test_automatic_training_that_is_refused_starts_nothing_and_goes_on_when_it_c
     finish_training(db, jobs.enqueue(db, SFTSpec(method="lora", lora_init="pissa"), "ann"))
     judge(10)
     assert advance(db, data_dir) is None
-    assert any("began with PiSSA" in sentence for sentence in refusals.check(db, loop.automatic_spec(db)))
+    assert any("began with PiSSA" in sentence for sentence in iteration.trouble(db))
     policies.promote(db, "base", "ann")
     assert advance(db, data_dir) is not None
 

@@ -35,13 +35,14 @@ def test_every_field_reaches_the_project() -> None:
         "claim_minutes": 45,
         "gold_share": 0.1,
         "re_ask_share": 0.4,
+        "candidate_share": 0.3,
         "rendered": True,
         "own_prompts": False,
         "tags": "a: accurate\nx: exact",
     }
     assert set(given_values) == set(FIELDS)
     assert project.check(given_values, 3) == Project(
-        "rank", 5, 3, 45, 0.1, 0.4, True, False, (Tag("a", "accurate"), Tag("x", "exact"))
+        "rank", 5, 3, 45, 0.1, 0.4, 0.3, True, False, (Tag("a", "accurate"), Tag("x", "exact"))
     )
 
 

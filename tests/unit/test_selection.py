@@ -24,11 +24,14 @@ def test_an_order_names_every_position_once() -> None:
 def test_gold_and_re_asks_come_in_the_projects_shares() -> None:
     """10,000 draws: each count within five standard deviations."""
     source = random.Random(5)
-    project = Project(gold_share=0.1, re_ask_share=0.2)
+    project = Project(gold_share=0.1, re_ask_share=0.2, candidate_share=0.3)
     counts = Counter(draw_purpose(project, source) for _ in range(10_000))
     assert abs(counts["gold"] - 1000) < 5 * 30
     assert abs(counts["re-ask"] - 2000) < 5 * 40
-    assert {draw_purpose(Project(gold_share=0, re_ask_share=0), source) for _ in range(1000)} == {"own"}
+    assert abs(counts["candidate"] - 3000) < 5 * 46
+    assert {draw_purpose(Project(gold_share=0, re_ask_share=0, candidate_share=0), source) for _ in range(1000)} == {
+        "own"
+    }
 
 
 def test_the_least_judged_prompt_comes_first_and_then_the_oldest_comparison() -> None:

@@ -1,0 +1,105 @@
+"""The held-out prompts that every candidate is measured on: fixed, numbered, named by their content. Torch-free.
+
+Whoever imports more prompts changes nothing about earlier figures: the set stays what it was at the first check until
+somebody makes a new version of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from annotation import store
+from annotation.database import Database
+from annotation.records import Prompt, UserError, now
+from rlhf import jobs, policies
+from rlhf.freezing import Listing, store_snapshot
+from rlhf.policies import Policy
+from rlhf.rows import load_snapshot
+from rlhf.specs import TrainingSpec
+
+SETTING = "held_out_sets"
+# Below this an interval of a win rate spans more than two fifths of what is possible.
+FEW = 20
+NONE = "There is no held-out prompt to measure on. Import some, with a share that is held out, and check it again."
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A version of the set: 1 is the first."""
+
+    version: int
+    sha256: str
+    prompts: int
+    created: str
+
+
+def versions(db: Database) -> list[HeldOut]:
+    """Every version, oldest first."""
+    return [HeldOut(**values) for values in store.setting(db, SETTING, [])]
+
+
+def current(db: Database, data_dir: Path, most: int) -> HeldOut:
+    """The set that checks use today; the first check makes it, of up to `most` prompts. Raises UserError if none."""
+    made = versions(db)
+    return made[-1] if made else renew(db, data_dir, most)
+
+
+def name_of_current(db: Database, data_dir: Path, most: int) -> str:
+    """The sha256 of the set that checks use today; empty without prompts, which the check itself then says."""
+    try:
+        return current(db, data_dir, most).sha256
+    except UserError:
+        return ""
+
+
+def renew(db: Database, data_dir: Path, most: int) -> HeldOut:
+    """A new version of the first `most` held-out prompts; the last one where it would be the same.
+
+    Figures of different versions can't be compared. Raises UserError if there are no held-out prompts.
+    """
+    found = store.prompts(db, "held-out")[:most]
+    if not found:
+        raise UserError(NONE)
+    rows = [
+        {"prompt_id": prompt.id, "split": "held-out", "messages": [dict(message) for message in prompt.messages]}
+        for prompt in found
+    ]
+    sha256 = store_snapshot(db, data_dir, Listing(rows))
+    with db.transaction():
+        made = versions(db)
+        if made and made[-1].sha256 == sha256:
+            return made[-1]
+        new = HeldOut(len(made) + 1, sha256, len(rows), now())
+        store.set_setting(db, SETTING, [asdict(version) for version in (*made, new)])
+    return new
+
+
+def prompts_of(data_dir: Path, sha256: str) -> list[Prompt]:
+    """The prompts of a version, after checking its hash. Raises UserError if the file is gone or was changed."""
+    if not sha256:
+        raise UserError(NONE)
+    return [
+        Prompt(tuple(row["messages"]), "held-out", "held-out set", row["prompt_id"])
+        for row in load_snapshot(data_dir, sha256)
+    ]
+
+
+def trained_on(db: Database, data_dir: Path, policy: Policy, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Those of the prompts that the policy, or one that it grew from, was trained on, by their content.
+
+    Training data takes training prompts only; this would catch an example set or an import that repeats them.
+    Raises UserError where the frozen data is gone.
+    """
+    held_out = {store.fingerprint_of(prompt.messages)[0]: prompt for prompt in prompts}
+    found: dict[int, Prompt] = {}
+    seen: Policy | None = policy
+    while seen is not None:
+        spec = None if seen.job_id is None else jobs.get(db, seen.job_id).spec
+        for row in load_snapshot(data_dir, spec.snapshot) if isinstance(spec, TrainingSpec) and spec.snapshot else ():
+            prompt = held_out.get(store.fingerprint_of(row["messages"])[0]) if row["split"] == "train" else None
+            if prompt is not None:
+                found[prompt.id] = prompt
+        seen = None if seen.parent_id is None else policies.by_id(db, seen.parent_id)
+    return list(found.values())

@@ -1,0 +1,264 @@
+"""The iteration: collect, train, check, decide; where it stands, what is due next, and doing that unasked. Torch-free.
+
+`State` is what the rows say, `next_step` and `standing` are pure functions of it, and `advance` does the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from annotation import store
+from annotation.database import Database
+from annotation.records import now, seconds_between
+from rlhf import deciding, freezing, jobs, judges, loop, policies, refusals
+from rlhf.deciding import Pending
+from rlhf.gate import Mode
+from rlhf.jobs import Job
+from rlhf.policies import Policy
+from rlhf.specs import DPOSpec, EvaluateSpec, JudgeSpec, PPOSpec, RewardModelSpec, TrainingSpec
+
+THE_LOOP = "the loop"
+AUTO_TRAIN_DEFAULT: Mapping[str, Any] = {"on": False, "every": 60, "method": "dpo"}
+# A judge loads a model, which is not worth while for fewer comparisons.
+JUDGE_AT_LEAST = 8
+# What failed without being asked for is tried again after a while, not at once.
+RETRY_SECONDS = 300.0
+
+Action = Literal["evaluate", "decide", "judge", "train", "train the reward model"]
+Stage = Literal["collecting", "training", "checking", "deciding"]
+
+
+# -------------------------------------------------------------------------------------------------------------- state
+@dataclass(frozen=True)
+class State:
+    """What the next step depends on."""
+
+    auto_train: Mapping[str, Any]
+    """'on', 'every' so many new judgements, and by which 'method': 'dpo' or 'ppo'."""
+    new: int
+    """Judgements since the last training."""
+    active: tuple[Job, ...]
+    """Jobs that wait or run."""
+    unchecked: str | None
+    """The oldest candidate whose training asked for a check and which has had none."""
+    waiting: Mapping[str, int]
+    """Open comparisons by the judge that they wait for, those aside that failed a moment ago."""
+    pending: Pending | None
+    """The candidate that is to be decided on."""
+    gate: Mode
+    reward_model: str | None
+    """A reward model that was trained since the last training of a policy."""
+    reward_tried: bool
+    """Whether one was to be trained since, and perhaps was not."""
+
+
+def state_of(db: Database) -> State:
+    """What the rows say now."""
+    auto_train = {**AUTO_TRAIN_DEFAULT, **store.setting(db, "auto_train", {})}
+    latest = next(iter(jobs.recent(db, ("dpo", "ppo"), 1)), None)
+    since = latest.created if latest else ""
+    return State(
+        auto_train,
+        store.judgement_count(db, since=since),
+        tuple(jobs.active(db, jobs.TRAINING)),
+        unchecked_candidate(db),
+        waiting_judges(db),
+        deciding.pending(db),
+        deciding.rule(db).mode,
+        fresh_reward_model(db, since),
+        any(job.created > since for job in jobs.recent(db, ("reward_model",), 1)),
+    )
+
+
+def unchecked_candidate(db: Database) -> str | None:
+    """The oldest candidate whose training asked for a check and which has had none."""
+    checks = [check.spec for check in jobs.recent(db, ("evaluate",), 1000)]
+    asked = {spec.candidate for spec in checks if isinstance(spec, EvaluateSpec)}
+    for policy in policies.everything(db):
+        fresh = policy.status == "candidate" and policy.kind == "policy" and policy.revision not in asked
+        if not fresh or policy.job_id is None or policy.deleted:
+            continue
+        job = jobs.get(db, policy.job_id)
+        if job.status == "finished" and getattr(job.spec, "evaluate", False):
+            return policy.revision
+    return None
+
+
+def waiting_judges(db: Database) -> dict[str, int]:
+    """How many open comparisons wait for each judge that labels them and has not failed a moment ago."""
+    if store.feedback(db).mode == "people":
+        return {}
+    found = {}
+    for judge in judges.judges(db, active=True):
+        last = judges.last_job(db, judge)
+        failed = last is not None and (last.status != "finished" or bool((last.result or {}).get("gave_up")))
+        if last is not None and failed and seconds_between(last.finished or last.created, now()) < RETRY_SECONDS:
+            continue
+        found[judge.name] = judges.count_open(db, judge)
+    return found
+
+
+def fresh_reward_model(db: Database, since: str) -> str | None:
+    """The newest reward model that was trained after `since` and is there."""
+    models = [one for one in policies.everything(db) if one.kind == "reward" and one.deleted is None]
+    return next((one.revision for one in reversed(models) if one.created > since), None)
+
+
+# ------------------------------------------------------------------------------------------------------ the next step
+@dataclass(frozen=True)
+class Step:
+    """What the loop does next without being asked; `subject` is a candidate, a judge or a reward model."""
+
+    action: Action
+    subject: str = ""
+
+
+def next_step(state: State) -> Step | None:
+    """The next step of the iteration, if one is due. Pure.
+
+    A fresh candidate is checked first, and decided on as soon as the evidence is there; judges label what waits for
+    them; then, when switched on, every N new judgements start a training. Where the gate decides by itself, the next
+    training waits for its decision, because it starts from whoever serves then.
+    """
+    if state.active:
+        return None
+    if state.unchecked:
+        return Step("evaluate", state.unchecked)
+    decided = state.pending is not None and state.pending.decision.verdict != "not enough evidence"
+    if state.pending is not None and decided and state.gate == "automatic":
+        return Step("decide", state.pending.policy.revision)
+    for name, count in state.waiting.items():
+        if count >= JUDGE_AT_LEAST:
+            return Step("judge", name)
+    if not due(state) or (state.pending is not None and state.gate == "automatic"):
+        return None
+    if state.auto_train["method"] == "ppo" and state.reward_model is None:
+        # One that failed would fail again on the same judgements.
+        return None if state.reward_tried else Step("train the reward model")
+    return Step("train", (state.reward_model or "") if state.auto_train["method"] == "ppo" else "")
+
+
+def due(state: State) -> bool:
+    """Whether enough was judged for a training that nobody asks for."""
+    return bool(state.auto_train["on"]) and state.new >= wanted(state)
+
+
+def wanted(state: State) -> int:
+    """How many new judgements start a training."""
+    return max(int(state.auto_train["every"]), freezing.MIN_PAIRS)
+
+
+def advance(db: Database, data_dir: Path) -> int | None:
+    """Do the step that is due, if any; returns the id of the job that it made, if it made one."""
+    if jobs.active(db, jobs.TRAINING):  # the common case, without reading the rest
+        return None
+    step = next_step(state_of(db))
+    if step is None:
+        return None
+    if step.action == "evaluate":
+        return loop.submit(db, data_dir, EvaluateSpec(candidate=step.subject), THE_LOOP)
+    if step.action == "decide":
+        deciding.act(db, data_dir)
+        return None
+    if step.action == "judge":
+        return loop.submit(db, data_dir, JudgeSpec(judge=step.subject), THE_LOOP)
+    spec = automatic_spec(db, step)
+    if refusals.check(db, spec):
+        return None  # the page says why, where automatic training is switched on
+    try:
+        return loop.submit(db, data_dir, spec, THE_LOOP)
+    except freezing.TooFew:
+        return None  # enough judgements, but too few of them are pairs: wait for more
+
+
+def automatic_spec(db: Database, step: Step) -> RewardModelSpec | PPOSpec | DPOSpec:
+    """What is trained without being asked, by the defaults: on from the policy that serves, in its own shape."""
+    serving = policies.serving(db)
+    if step.action == "train the reward model":
+        return RewardModelSpec(parent=ground_name(db, serving))
+    spec = PPOSpec(reward_model=step.subject) if step.subject else DPOSpec()
+    return replace(spec, **refusals.shape_of(db, serving))
+
+
+def ground_name(db: Database, policy: Policy) -> str:
+    """The revision of the weights that a policy is, or lies on: PPO's reward model has to lie on the same."""
+    if policy.form == "full":
+        return policy.revision
+    return "base" if policy.ground_id is None else policies.by_id(db, policy.ground_id).revision
+
+
+# ------------------------------------------------------------------------------------------------------ where it stands
+@dataclass(frozen=True)
+class Standing:
+    """Where the iteration stands, what comes next, and why."""
+
+    stage: Stage
+    now: str
+    then: str
+
+
+def standing(state: State) -> Standing:
+    """Where the iteration stands. Pure."""
+    at_work = next((job for job in state.active if job.status != "queued"), next(iter(state.active), None))
+    collected = f"{state.new} of {wanted(state)} new judgements"
+    if at_work is not None:
+        if isinstance(at_work.spec, TrainingSpec):
+            return Standing("training", f"Job {at_work.id} trains.", "When it ends, its candidate is checked.")
+        if isinstance(at_work.spec, EvaluateSpec):
+            return Standing(
+                "checking",
+                f"Job {at_work.id} checks {at_work.spec.candidate} on the held-out prompts.",
+                "Then the gate decides, once people's comparisons and the judges' are enough.",
+            )
+        if isinstance(at_work.spec, JudgeSpec):
+            return Standing("collecting", f"The judge {at_work.spec.judge} judges: {collected}.", after(state))
+    if state.unchecked:
+        return Standing("checking", f"{state.unchecked} is to be checked.", "The check starts within seconds.")
+    if state.pending is not None:
+        return Standing("deciding", state.pending.decision.sentence, consequence(state, state.pending))
+    return Standing("collecting", f"Collecting: {collected}.", after(state))
+
+
+def consequence(state: State, pending: Pending) -> str:
+    """What happens to a candidate that was checked."""
+    revision, decided = pending.policy.revision, pending.decision.verdict != "not enough evidence"
+    if not decided:
+        waiting = " The next training waits for it." if state.gate == "automatic" and state.auto_train["on"] else ""
+        return f"People compare {revision} with what serves, blind, among their other comparisons.{waiting}"
+    verb = "promote" if pending.decision.verdict == "promote" else "reject"
+    if state.gate == "automatic":
+        return f"The gate will {verb} {revision} within seconds."
+    return f"The rule says: {verb} {revision}. It is for you to do so, because the gate's mode is '{state.gate}'."
+
+
+def after(state: State) -> str:
+    """What collecting leads to."""
+    if not state.auto_train["on"]:
+        return "Automatic training is off: a training starts when somebody starts it on the Train tab."
+    method = "a reward model, then PPO" if state.auto_train["method"] == "ppo" else "DPO"
+    missing = max(wanted(state) - state.new, 0)
+    return f"After {missing} more a training starts: {method}." if missing else f"A training is due: {method}."
+
+
+def iterations(db: Database) -> list[tuple[Policy, Mapping[str, Any]]]:
+    """Every policy that was checked, oldest first, with the figures of its newest check."""
+    newest: dict[str, Mapping[str, Any]] = {}
+    for job in jobs.recent(db, ("evaluate",), 1000):
+        if job.status == "finished" and job.result is not None and isinstance(job.spec, EvaluateSpec):
+            newest.setdefault(job.spec.candidate, job.result)
+    return [(one, newest[one.revision]) for one in policies.everything(db) if one.revision in newest]
+
+
+def trouble(db: Database) -> list[str]:
+    """Why automatic training can't start, as things are, a sentence each."""
+    state = state_of(db)
+    if state.auto_train["method"] != "ppo":
+        step = Step("train")
+    elif state.reward_model is None:
+        step = Step("train the reward model")
+    else:
+        step = Step("train", state.reward_model)
+    return refusals.check(db, automatic_spec(db, step))

@@ -1,0 +1,294 @@
+"""What AI judges say of pairs of answers: a local model's next token, a reward model's scores, an endpoint's reply."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from annotation.database import Database
+from annotation.records import Message, UserError
+from rlhf import judges, policies, rubrics
+from rlhf.base_model import ready
+from rlhf.data import pad
+from rlhf.endpoint import Endpoint, EndpointSettings, Failure
+from rlhf.forward import completions, embed, inner_model, virtual_ids, virtual_tokens
+from rlhf.judges import Comparison, Judge
+from rlhf.models import Policies, ground_key, ground_path, load_for_answering
+from rlhf.roles import read_reward_model
+from rlhf.rows import answer_ids, text_ids
+from rlhf.rubrics import Rubric
+from rlhf.sampling import left_padded
+from rlhf.verdicts import Choice, Verdict, parse_verdict, shortened
+from rlhf.worker import Run
+
+LETTERS = ("A", "B")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Two answers of a comparison in the order in which a judge is shown them."""
+
+    comparison: Comparison
+    pair: tuple[int, int]
+    principles: tuple[int, ...]
+    """The principles of the rubric that were drawn for this comparison."""
+
+
+Answered = tuple[Request, Verdict | Failure]
+
+
+class Bench(Protocol):
+    """Where a judge sits: gives a verdict for each request, or says why there is none."""
+
+    @property
+    def spent(self) -> str:
+        """Why no more can be asked of it in this job; empty while it can."""
+
+    def verdicts(self, requests: Sequence[Request]) -> Iterator[Answered]:
+        """One after the other, in any order; may end early, when the job is told to stop or a budget is spent."""
+
+
+# ------------------------------------------------------------------------------------------------------ local models
+class LocalModel:
+    """A chat model that reads the prompt and of whose next token the letters' probabilities are taken.
+
+    As Lee et al. 2023 (RLAIF, section 2.1) do it; no text is drawn, so there is nothing to misread.
+    """
+
+    spent = ""
+
+    def __init__(self, run: Run, judge: Judge, rubric: Rubric, base_path: Path, batch_size: int) -> None:
+        self.run, self.rubric, self.batch_size = run, rubric, batch_size
+        directory = judge.settings.get("directory", "")
+        self.models = Policies(run.db, run.data_dir, checked_directory(directory) if directory else base_path)
+        revision = "base" if directory else judge.settings.get("model", "base")
+        self.model = self.models.use(policies.by_revision(run.db, revision))
+        tokenizer = self.models.tokenizer
+        self.special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+        # Some tokenizers write a word's first letter with a space before it.
+        forms = [{tuple(text_ids(tokenizer, text)) for text in (letter, f" {letter}")} for letter in LETTERS]
+        self.letters = [[ids[0] for ids in form if len(ids) == 1] for form in forms]
+        if not all(self.letters):
+            raise UserError("This model's tokenizer has no token for the letters A and B, so it can't be a judge here.")
+
+    def verdicts(self, requests: Sequence[Request]) -> Iterator[Answered]:
+        """The likelier letter, with its share of the two letters' probability."""
+        for start in range(0, len(requests), self.batch_size):
+            batch, texts = [], []
+            for request in requests[start : start + self.batch_size]:
+                try:
+                    texts.append(self.models.feed(prompt_of(self.rubric, request, "letter", self.special), 1))
+                    batch.append(request)
+                except UserError as error:
+                    yield request, Failure("too long", str(error))
+            if not texts:
+                continue
+            began = monotonic()
+            chances = self.chances(texts).tolist()
+            seconds = (monotonic() - began) / len(texts)
+            for request, text, chance in zip(batch, texts, chances, strict=True):
+                tokens = len(text_ids(self.models.tokenizer, text))
+                yield request, Verdict(choice_of(chance), chance, "", tokens, 1, seconds)
+
+    @torch.no_grad()
+    def chances(self, texts: Sequence[str]) -> Tensor:
+        """The first letter's share of the two letters' probability after each text, (B,)."""
+        causal, virtual_KH = inner_model(self.model), virtual_tokens(self.model)
+        ids_BT, mask_BT = left_padded(self.models.tokenizer, texts, virtual_ids(causal, virtual_KH), causal.device)
+        last_BH = causal.base_model(
+            **embed(causal, ids_BT, virtual_KH),
+            attention_mask=mask_BT,
+            position_ids=(mask_BT.cumsum(-1) - 1).clamp(min=0),
+            use_cache=False,
+        ).last_hidden_state[:, -1]
+        logits_BV = causal.get_output_embeddings()(last_BH).float()
+        first_B, second_B = (logits_BV[:, ids].logsumexp(-1) for ids in self.letters)
+        return torch.sigmoid(first_B - second_B)
+
+
+def checked_directory(directory: str) -> Path:
+    """A local model's directory. Raises UserError if there is none there, or its weights are not safetensors."""
+    path = Path(directory)
+    if not (path / "config.json").is_file():
+        raise UserError(f"There is no model in {directory}: it needs a config.json. Give the judge another directory.")
+    if not list(path.glob("*.safetensors")):
+        raise UserError(f"The model in {directory} has no safetensors file, and no other format is loaded.")
+    return path
+
+
+def choice_of(chance: float) -> Choice:
+    """The likelier side."""
+    return "tie" if chance == 0.5 else "first" if chance > 0.5 else "second"
+
+
+# ------------------------------------------------------------------------------------------------------- reward models
+class RewardScorer:
+    """A reward model: an answer's score does not depend on what stands beside it, so it never flips."""
+
+    spent = ""
+
+    def __init__(self, run: Run, judge: Judge, base_path: Path) -> None:
+        from peft import get_peft_model, set_peft_model_state_dict
+
+        self.run = run
+        policy = policies.by_revision(run.db, judge.settings["model"])
+        if policy.kind != "reward":
+            raise UserError(f"'{policy.revision}' is no reward model. Choose one that a reward model training made.")
+        self.models = Policies(run.db, run.data_dir, base_path)
+        self.reward = read_reward_model(run, policy.revision)
+        key = ground_key(policy)
+        ground = load_for_answering(ground_path(run.db, run.data_dir, base_path, key[0]), key[1])
+        self.model = get_peft_model(ground, self.reward.config, adapter_name="reward")
+        set_peft_model_state_dict(self.model, self.reward.weights, adapter_name="reward")
+        self.model.eval()
+
+    def verdicts(self, requests: Sequence[Request]) -> Iterator[Answered]:
+        """The Bradley–Terry probability of the first answer, by the difference of scores."""
+        known: dict[int, list[float]] = {}
+        for request in requests:
+            comparison, began = request.comparison, monotonic()
+            if comparison.id not in known:
+                try:
+                    known = {comparison.id: self.scores(comparison)}
+                except UserError as error:
+                    yield request, Failure("too long", str(error))
+                    continue
+            first, second = (known[comparison.id][place] for place in request.pair)
+            chance = float(torch.sigmoid(torch.tensor(first - second)))
+            yield request, Verdict(choice_of(chance), chance, "", 0, 0, monotonic() - began)
+
+    @torch.no_grad()
+    def scores(self, comparison: Comparison) -> list[float]:
+        """The score of each answer, on the scale that PPO sees."""
+        tokenizer = self.models.tokenizer
+        prompt = text_ids(tokenizer, self.models.feed(comparison.messages, 1))
+        answers = [
+            answer_ids(tokenizer, {"text": text, "finish_reason": reason})
+            for text, reason in zip(comparison.answers, comparison.finish_reasons, strict=True)
+        ]
+        device = inner_model(self.model).device
+        padded = pad([(prompt, ids) for ids in answers], tokenizer.pad_token_id)
+        ids_BT, attention_BT, completion_BT = (part.to(device) for part in padded)
+        states = completions(self.model, ids_BT, attention_BT, completion_BT, packed=False)
+        scores: list[float] = (states.last_BH.float() @ self.reward.head_H.to(device) + self.reward.bias).tolist()
+        return scores
+
+
+# ----------------------------------------------------------------------------------------------------------- endpoints
+class RemoteModel:
+    """A chat model behind an OpenAI-compatible endpoint, which writes its verdict as text."""
+
+    def __init__(self, run: Run, judge: Judge, rubric: Rubric) -> None:
+        self.rubric = rubric
+        self.endpoint = Endpoint(EndpointSettings(**judge.settings), lambda: run.stopped)
+
+    @property
+    def spent(self) -> str:
+        """That its budget of calls is spent, if it is."""
+        calls = self.endpoint.settings.calls
+        return f"The budget of {calls} calls is spent; the next job goes on." if self.endpoint.exhausted else ""
+
+    def verdicts(self, requests: Sequence[Request]) -> Iterator[Answered]:
+        """What is read from each reply; a reply that says nothing clear is a failure."""
+        prompts = [prompt_of(self.rubric, request, "line") for request in requests]
+        for place, reply in self.endpoint.ask_many(prompts):
+            if isinstance(reply, Failure):
+                yield requests[place], reply
+                continue
+            choice = parse_verdict(reply.text)
+            if choice is None:
+                yield requests[place], Failure("unreadable", "The judge's reply gives no verdict.")
+            else:
+                spent = (reply.prompt_tokens, reply.completion_tokens, reply.seconds)
+                yield requests[place], Verdict(choice, None, shortened(reply.text), *spent)
+
+
+# ------------------------------------------------------------------------------------------------------------- judging
+def prompt_of(rubric: Rubric, request: Request, style: rubrics.Style, tokens: Collection[str] = ()) -> list[Message]:
+    """The prompt as a judge is sent it; `tokens` are the judge's own special ones, which no judged text may hold."""
+    comparison = request.comparison
+    first, second = (comparison.answers[place] for place in request.pair)
+    texts = (comparison.messages, first, second)
+    return rubrics.messages_for(rubric, request.principles, *texts, style, comparison_id=comparison.id, tokens=tokens)
+
+
+def bench_of(run: Run, judge: Judge, rubric: Rubric, model: str, batch_size: int) -> Bench:
+    """What answers for a judge. Raises UserError where its model or address is of no use."""
+    if judge.backend == "endpoint":
+        return RemoteModel(run, judge, rubric)
+    base_path = ready(run.data_dir, model).path
+    if judge.backend == "reward-model":
+        return RewardScorer(run, judge, base_path)
+    return LocalModel(run, judge, rubric, base_path, batch_size)
+
+
+@dataclass
+class Tally:
+    """How far a judge has come in a job."""
+
+    judged: int = 0
+    """Comparisons."""
+    verdicts: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    """Failed verdicts by reason."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    gave_up: str = ""
+    """Why it ended before all was judged."""
+
+
+def let_judge(
+    run: Run,
+    judge: Judge,
+    rubric: Rubric,
+    bench: Bench,
+    comparisons: Sequence[Comparison],
+    failures: int,
+    progress: Callable[[Tally], None],
+) -> Tally:
+    """Ask a judge about comparisons, and keep each verdict as it comes; stops after so many failures in a row.
+
+    Verdicts that are there are not asked for again. Raises Stopped when the job is told to stop; nothing is lost then.
+    """
+    tally, in_a_row = Tally(), 0
+    requests = [
+        Request(comparison, pair, rubrics.principles_for(rubric, comparison.id))
+        for comparison in comparisons
+        for pair in comparison.missing
+    ]
+    tally.judged += sum(finish(run.db, judge, one) for one in comparisons if not one.missing)
+    for request, verdict in bench.verdicts(requests):
+        run.raise_if_stopped()
+        if isinstance(verdict, Failure):
+            tally.failed[verdict.reason] += 1
+            in_a_row += 1
+            if tally.failed[verdict.reason] == 1:
+                run.log(f"comparison {request.comparison.id}: {verdict.sentence}")
+            if in_a_row >= failures:
+                tally.gave_up = f"{in_a_row} verdicts failed one after the other. {verdict.sentence}"
+                break
+            continue
+        in_a_row = 0
+        judges.add_verdict(
+            run.db, judge, request.comparison.id, request.pair, verdict, rubric.version, request.principles, run.job_id
+        )
+        tally.verdicts += 1
+        tally.prompt_tokens += verdict.prompt_tokens
+        tally.completion_tokens += verdict.completion_tokens
+        tally.judged += finish(run.db, judge, request.comparison)
+        progress(tally)
+    run.raise_if_stopped()
+    tally.gave_up = tally.gave_up or bench.spent
+    return tally
+
+
+def finish(db: Database, judge: Judge, comparison: Comparison) -> bool:
+    """Write the judgement of a comparison whose verdicts are all there; False while some are missing."""
+    return judges.judge_comparison(db, judge, comparison)

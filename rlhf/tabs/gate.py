@@ -1,0 +1,107 @@
+"""The gate's rule: what a candidate must show before it serves, as a form; a part of the Iterations tab."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from annotation.records import Annotator, UserError
+from annotation.tabs.guard import Context, guarded
+from annotation.tabs.parts import QUIET, SPOKEN, html_box
+from rlhf import deciding, heldout, presenting
+from rlhf.gate import COUNTS, NUMBERS, Rule
+from rlhf.specs import EvaluateSpec
+
+literal = partial(html_box, presenting.STYLE)
+NAMES = tuple(field.name for field in fields(Rule))
+MODES = [
+    ("Ask: a person decides, with the rule's advice", "ask"),
+    ("Automatic: act on the rule's decision", "automatic"),
+    ("Never: decide nothing", "never"),
+]
+
+
+def summary(rule: Rule) -> str:
+    """The rule in a sentence."""
+    judge = (
+        f"a trusted judge decides while people have not (trust: at least {rule.judge_trust:.0%} agreement)"
+        if rule.judge_may_decide
+        else "AI judges inform and do not decide"
+    )
+    return (
+        f"At most {rule.alpha:.0%} of candidates that are no better are promoted. People decide from "
+        f"{rule.people_least} comparisons on, and after {rule.people_most} without evidence a candidate is rejected; "
+        f"{judge}."
+    )
+
+
+def held_out_sentence(context: Context) -> str:
+    """Which held-out prompts checks use."""
+    made = heldout.versions(context.db)
+    if not made:
+        return "The first check fixes the held-out prompts that every later one uses."
+    last = made[-1]
+    few = f" Fewer than {heldout.FEW} leave wide intervals." if last.prompts < heldout.FEW else ""
+    return (
+        f"Checks use version {last.version} of the held-out prompts: {last.prompts} of them, {last.sha256[:12]}, fixed "
+        f"on {last.created[:10]}.{few}"
+    )
+
+
+def value_of(name: str, value: Any) -> Any:
+    """A field's value as the rule wants it: whole numbers where a number came as 10.0."""
+    return int(value) if name in COUNTS and isinstance(value, float) and value == int(value) else value
+
+
+def build(context: Context, opening: Callable[..., Any]) -> None:
+    """Lay the part out inside the caller's tab and wire it."""
+    with gr.Accordion("The gate's rule", open=False):
+        said_of = literal()
+        form: dict[str, Any] = {"mode": gr.Radio(MODES, label="What is done with a decision")}
+        form["judge_may_decide"] = gr.Checkbox(
+            label="A trusted AI judge may decide", info="While people's comparisons have not decided."
+        )
+        with gr.Row(elem_classes=["fields", "typed"]):
+            for name, label in COUNTS.items():
+                form[name] = gr.Number(label=label, precision=0, min_width=220)
+        with gr.Row(elem_classes=["fields", "typed"]):
+            for name, (label, low, high) in NUMBERS.items():
+                form[name] = gr.Number(label=label, info=f"{low:g} to {high:g}", min_width=220)
+        with gr.Row():
+            save = gr.Button("Save the rule", size="md", scale=0, min_width=160, elem_id="gate-save")
+            renew = gr.Button("New version of the held-out prompts", size="md", scale=0, min_width=280)
+        said = literal()
+    shown = [form[name] for name in NAMES]
+
+    def filled(rule: Rule) -> list[Any]:
+        sentences = f"{summary(rule)} {held_out_sentence(context)}"
+        return [presenting.notice(sentences), *(getattr(rule, name) for name in NAMES)]
+
+    @guarded(context, "admin")
+    def open_rule(annotator: Annotator) -> list[Any]:
+        return filled(deciding.rule(context.db))
+
+    @guarded(context, "admin")
+    def save_rule(annotator: Annotator, *values: Any) -> list[Any]:
+        given = {name: value_of(name, value) for name, value in zip(NAMES, values, strict=True)}
+        return [*filled(deciding.set_rule(context.db, given)), presenting.notice("The rule is saved.")]
+
+    @guarded(context, "admin")
+    def renew_held_out(annotator: Annotator) -> list[Any]:
+        before = heldout.versions(context.db)
+        made = heldout.renew(context.db, context.data_dir, EvaluateSpec.prompts)
+        if before and before[-1] == made:
+            raise UserError(f"The first {made.prompts} held-out prompts are those of version {made.version} already.")
+        sentence = (
+            f"Version {made.version} has {made.prompts} prompts. Figures of earlier checks can't be compared with "
+            "those to come: check again what you want to compare."
+        )
+        return [*filled(deciding.rule(context.db)), presenting.notice(sentence)]
+
+    opening(open_rule, None, [said_of, *shown], **QUIET)
+    save.click(save_rule, shown, [said_of, *shown, said], **SPOKEN)
+    renew.click(renew_held_out, None, [said_of, *shown, said], **SPOKEN)

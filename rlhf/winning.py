@@ -1,0 +1,87 @@
+"""How a candidate did against other policies by judges: win rates, at equal lengths too, and reward hacking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from statistics import fmean
+from typing import Any
+
+from annotation.database import Database
+from annotation.measuring.analysis import wilson_interval
+from annotation.measuring.evidence import length_controlled
+from rlhf import heldout, jobs, judges, policies
+from rlhf.policies import Policy
+from rlhf.specs import PPOSpec
+
+
+def same_answers(own: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Prompts on which two policies' answers need no judge: `same` text, or one of them `empty_own`, `empty_other`."""
+    texts = {row["prompt_id"]: row["text"].strip() for row in other}
+    pairs = [(row["text"].strip(), texts[row["prompt_id"]]) for row in own if row["prompt_id"] in texts]
+    return {
+        "same": sum(one == two for one, two in pairs),
+        "empty_own": sum(not one and bool(two) for one, two in pairs),
+        "empty_other": sum(bool(one) and not two for one, two in pairs),
+    }
+
+
+def win_rates(
+    db: Database,
+    names: str,
+    candidate: Policy,
+    other: Policy,
+    own: Sequence[Mapping[str, Any]],
+    same: Mapping[str, int],
+) -> dict[str, dict[str, Any]]:
+    """By judge: how often the candidate's `own` answers beat another policy's, ties as half, and at equal lengths."""
+    ids = {row["id"] for row in own}
+    found = {}
+    for judge in judges.named(db, names):
+        faced = [one for one in judges.faced(db, candidate.id, other.id, judge.id) if one.response_id in ids]
+        unasked = [0.5] * same["same"] + [0.0] * same["empty_own"] + [1.0] * same["empty_other"]
+        outcomes = [one.outcome for one in faced]
+        all_outcomes = [*outcomes, *unasked]
+        low, high = wilson_interval(sum(all_outcomes), len(all_outcomes))
+        controlled = length_controlled(outcomes, [one.length for one in faced], [one.other_length for one in faced])
+        found[judge.name] = {
+            "value": fmean(all_outcomes) if all_outcomes else None,
+            "low": low,
+            "high": high,
+            "n": len(all_outcomes),
+            "ties": sum(outcome == 0.5 for outcome in all_outcomes),
+            "length_controlled": None if controlled is None else asdict(controlled),
+        }
+    return found
+
+
+# Rounds of PPO whose mean reward is called that of its start and of its end.
+ROUNDS_AT_AN_END = 5
+
+
+def reward_hacking(db: Database, names: str, candidate: Policy, against: Policy) -> dict[str, Any] | None:
+    """Whether PPO's reward rose while no judge finds the answers better (Gao et al. 2023); None without PPO.
+
+    `length` is how the reward model's scores go with length on the comparisons that it was checked with.
+    """
+    job = None if candidate.job_id is None else jobs.get(db, candidate.job_id)
+    if job is None or not isinstance(job.spec, PPOSpec):
+        return None
+    rewards = [entry["reward"] for entry in jobs.metrics(db, job.id) if "reward" in entry]
+    if len(rewards) < 2 * ROUNDS_AT_AN_END:
+        rise = None
+    else:
+        rise = fmean(rewards[-ROUNDS_AT_AN_END:]) - fmean(rewards[:ROUNDS_AT_AN_END])
+    verdicts = [judges.faced(db, candidate.id, against.id, judge.id) for judge in judges.named(db, names)]
+    lows = [
+        wilson_interval(sum(one.outcome for one in faced), len(faced))[0]
+        for faced in verdicts
+        if len(faced) >= heldout.FEW
+    ]
+    scorer = policies.by_revision(db, job.spec.reward_model)
+    health = None if scorer.job_id is None else (jobs.get(db, scorer.job_id).result or {}).get("health")
+    return {
+        "rise": rise,
+        "flagged": None if rise is None or not lows else bool(rise > 0 and max(lows) <= 0.5),
+        "length": ((health or {}).get("length") or {}).get("spearman"),
+    }

@@ -1,0 +1,231 @@
+"""The gate on rows: what was measured of a candidate, what follows, and what is recorded of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from annotation import access, claims, store
+from annotation.database import Database
+from annotation.records import Prompt, UserError
+from rlhf import deciding, heldout, iteration, jobs, judges, loop, policies
+from rlhf.artifacts import directory_sha256
+from rlhf.policies import Policy
+from rlhf.specs import EvaluateSpec, SFTSpec
+from rlhf.verdicts import Verdict
+from tests.conftest import BASE_NAME, act, make_response, seed_prompts
+
+SOUND = {"kl_to_base": 0.05, "nll_under_base": 1.2, "distinct_2": 0.8, "ended_share": 0.9, "perplexity": 14.0}
+
+
+def make_candidate(db: Database, data_dir: Path, revision: str = "sft-1", number: int = 40) -> Policy:
+    """A candidate of a finished training, and its and the base's answers to as many held-out prompts."""
+    job_id = jobs.enqueue(db, SFTSpec(), "ann")
+    jobs.claim(db, job_id, "w")
+    directory = data_dir / "adapters" / revision
+    directory.mkdir(parents=True)
+    (directory / "adapter.txt").write_text(revision)
+    made = policies.add(
+        db, revision=revision, method="sft", base=BASE_NAME, parent_id=1, job_id=job_id,
+        path=f"adapters/{revision}", sha256=directory_sha256(directory),
+    )  # fmt: skip
+    jobs.finish(db, job_id, "w", {"revision": revision})
+    for prompt in seed_prompts(db, number, "held-out")[-number:]:
+        for model_id in (1, made.id):
+            text = f"policy {model_id} answers {prompt.text}"
+            store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "evaluate")
+    store.compare_policies(db, made.id, policies.serving(db).id)
+    store.set_project(db, replace(store.project(db), candidate_share=0.5))
+    return made
+
+
+def finish_check(db: Database, data_dir: Path, policy: Policy, panel: str = "", **changed: Any) -> None:
+    """A finished check of a policy against what serves now, as its worker leaves it."""
+    job_id = loop.submit(db, data_dir, EvaluateSpec(candidate=policy.revision, judges=panel), "ann")
+    jobs.claim(db, job_id, "w")
+    serving = policies.serving(db).revision
+    result = {
+        "candidate": {"revision": policy.revision, **SOUND},
+        "against": {"revision": serving, **SOUND},
+        "base": {"revision": "base", **SOUND},
+        "win_rates": {serving: {}},
+        "same_answers": 0,
+        "judged": {},
+        "reward_hacking": None,
+        "prompts": 40,
+        **changed,
+    }
+    jobs.finish(db, job_id, "w", result)
+
+
+def people_say(db: Database, count: int, side: str) -> None:
+    """Annotators prefer one side's answers: 'candidate' or 'serving'."""
+    row = access.find(db, "ann")
+    ann = access.add_account(db, "ann", "annotator", "ann's password") if row is None else access.read_annotator(row)
+    for _ in range(count):
+        claim = claims.claim_next(db, ann.id)
+        assert claim is not None
+        first_is_candidate = claim.shown_order[0] == 0
+        left = first_is_candidate == (side == "candidate")
+        claims.judge(db, ann.id, claim.nonce, act("left-clearly" if left else "right-clearly"))
+
+
+def test_people_promote_and_the_record_says_who_and_why(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    finish_check(db, data_dir, made)
+    deciding.set_rule(db, {"mode": "automatic"})
+    people_say(db, 5, "candidate")
+    assert deciding.act(db, data_dir) is None
+    pending = deciding.pending(db)
+    assert pending is not None
+    assert (pending.decision.verdict, pending.decision.more_by) == ("not enough evidence", None)
+    people_say(db, 10, "candidate")
+    assert iteration.advance(db, data_dir) is None, "deciding makes no job"
+    assert policies.serving(db).revision == "sft-1"
+    (record,) = policies.decisions(db)
+    assert (record["action"], record["decided_by"]) == ("promote", "the gate")
+    assert record["reason"].startswith("People find it better: it won 100% of 15")
+    assert deciding.pending(db) is None
+
+
+def test_people_reject_and_are_not_asked_about_it_any_more(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    finish_check(db, data_dir, made)
+    deciding.set_rule(db, {"mode": "automatic"})
+    people_say(db, 15, "serving")
+    assert deciding.act(db, data_dir) is not None
+    assert policies.by_revision(db, "sft-1").status == "rejected"
+    assert policies.decisions(db)[0]["reason"].startswith("People find it worse")
+    ann = access.find(db, "ann")
+    assert ann is not None
+    assert claims.claim_next(db, ann["id"]) is None
+
+
+@pytest.mark.parametrize("mode", ["ask", "never"])
+def test_the_gate_does_nothing_by_itself_unless_it_is_told_to(db: Database, data_dir: Path, mode: str) -> None:
+    made = make_candidate(db, data_dir)
+    finish_check(db, data_dir, made)
+    deciding.set_rule(db, {"mode": mode})
+    people_say(db, 15, "candidate")
+    assert iteration.advance(db, data_dir) is None
+    assert policies.serving(db).revision == "base"
+    pending = deciding.pending(db)
+    assert pending is not None
+    assert pending.decision.verdict == "promote"
+
+
+def test_a_limit_stops_what_people_like_and_a_missing_figure_passes_nothing(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    people_say(db, 15, "candidate")
+    finish_check(db, data_dir, made, candidate={"revision": "sft-1", **SOUND, "nll_under_base": 1.2 * 1.3})
+    assert deciding.decision_on(db, made).verdict == "reject"
+    missing = {name: value for name, value in SOUND.items() if name != "perplexity"}
+    finish_check(db, data_dir, made, candidate={"revision": "sft-1", **missing})
+    found = deciding.decision_on(db, made)
+    assert found.verdict == "not enough evidence"
+    assert "Perplexity" in found.sentence
+
+
+def test_a_candidate_that_answers_like_what_serves_is_not_promoted(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    finish_check(db, data_dir, made, same_answers=40)
+    found = deciding.decision_on(db, made)
+    assert found.verdict == "reject"
+    assert "Different from its parent" in found.sentence
+
+
+def test_a_check_against_what_served_before_counts_for_nothing(db: Database, data_dir: Path) -> None:
+    first = make_candidate(db, data_dir)
+    second = make_candidate(db, data_dir, "sft-2")
+    finish_check(db, data_dir, second)
+    people_say(db, 15, "candidate")
+    loop.promote(db, data_dir, first.revision, "ann")
+    assert deciding.pending(db) is None
+    assert deciding.findings(db, second).people == ()
+    assert deciding.findings(db, second).kl_per_token is None
+
+
+def test_a_judge_decides_only_when_it_may_and_agrees_with_people(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    judge = judges.add(db, "j", "local", {"model": "base"}, "owner")
+    for comparison in judges.to_judge(db, judge, "candidate", 100, made.id):
+        for pair, choice in (((0, 1), "first"), ((1, 0), "second")):
+            verdict = Verdict(choice, None, "", 0, 0, 0.0)  # type: ignore[arg-type]
+            judges.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), None)
+        judges.judge_comparison(db, judge, comparison)
+    controlled = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 40}
+    rates = {"j": {"value": 1.0, "low": 0.9, "high": 1.0, "n": 40, "ties": 0, "length_controlled": controlled}}
+    finish_check(db, data_dir, made, "j", win_rates={"base": rates})
+    assert deciding.decision_on(db, made).verdict == "not enough evidence", "it may not decide"
+    deciding.set_rule(db, {"judge_may_decide": True})
+    found = deciding.decision_on(db, made)
+    assert found.verdict == "not enough evidence", "nobody knows whether it speaks for people"
+    assert "not been compared with people" in found.sentence
+    agreeing_people(db, judge, 30)
+    assert deciding.decision_on(db, made).verdict == "promote"
+
+
+def agreeing_people(db: Database, judge: judges.Judge, count: int) -> None:
+    """Comparisons on which a person and the judge say the same."""
+    bob = access.add_account(db, "bob", "annotator", "bob's password")
+    store.set_project(db, replace(store.project(db), candidate_share=0.0))
+    for prompt in seed_prompts(db, count)[-count:]:
+        made = store.add_comparison(db, [make_response(prompt, f"{word} to {prompt.text}") for word in ("yes", "no")])
+        claim = claims.claim_next(db, bob.id)
+        assert claim is not None
+        assert claim.comparison_id == made
+        left = claim.shown_order[0] == 0
+        claims.judge(db, bob.id, claim.nonce, act("left-clearly" if left else "right-clearly"))
+    for comparison in judges.to_judge(db, judge, "judged", count):
+        for pair, choice in (((0, 1), "first"), ((1, 0), "second")):
+            verdict = Verdict(choice, None, "", 0, 0, 0.0)  # type: ignore[arg-type]
+            judges.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), None)
+        judges.judge_comparison(db, judge, comparison)
+
+
+# -------------------------------------------------------------------------------------------------- held-out prompts
+def test_the_held_out_set_stays_what_it_was_until_a_new_version_is_made(db: Database, data_dir: Path) -> None:
+    with pytest.raises(UserError, match="no held-out prompt"):
+        heldout.current(db, data_dir, 5)
+    seed_prompts(db, 3, "held-out")
+    first = heldout.current(db, data_dir, 5)
+    seed_prompts(db, 4, "held-out")
+    assert heldout.current(db, data_dir, 5) == first
+    second = heldout.renew(db, data_dir, 5)
+    assert (first.version, first.prompts, second.version, second.prompts) == (1, 3, 2, 5)
+    assert heldout.renew(db, data_dir, 5) == second == heldout.current(db, data_dir, 5)
+    assert [prompt.id for prompt in heldout.prompts_of(data_dir, first.sha256)] == [
+        prompt.id for prompt in store.prompts(db, "held-out")[:3]
+    ]
+    path = data_dir / "snapshots" / f"{first.sha256}.jsonl"
+    path.write_text(path.read_text() + "\n")
+    with pytest.raises(UserError, match="was changed"):
+        heldout.prompts_of(data_dir, first.sha256)
+
+
+def test_training_on_a_held_out_prompt_is_found_by_its_content_through_the_lineage(
+    db: Database, data_dir: Path
+) -> None:
+    """The example set's first question is held out as well, under another source."""
+    from annotation.examples import read_example
+    from rlhf.freezing import demonstrations, store_snapshot
+
+    shown = next(row for row in read_example("medical-answers") if row.split == "train")
+    store.add_prompts(db, [Prompt(shown.messages, "held-out", "import")])
+    seed_prompts(db, 1, "held-out")
+    prompts = heldout.prompts_of(data_dir, heldout.current(db, data_dir, 10).sha256)
+    snapshot = store_snapshot(db, data_dir, demonstrations(db, "example:medical-answers"))
+    job_id = jobs.enqueue(db, SFTSpec(snapshot=snapshot), "ann")
+    child = jobs.enqueue(db, SFTSpec(), "ann")
+    for number, parent in ((job_id, 1), (child, 2)):
+        policies.add(
+            db, revision=f"sft-{number}", method="sft", base=BASE_NAME, parent_id=parent, job_id=number, path="x",
+            sha256="x",
+        )  # fmt: skip
+    for revision in (f"sft-{job_id}", f"sft-{child}"):
+        found = heldout.trained_on(db, data_dir, policies.by_revision(db, revision), prompts)
+        assert [prompt.text for prompt in found] == [shown.messages[-1]["content"]]
+    assert heldout.trained_on(db, data_dir, policies.by_revision(db, "base"), prompts) == []

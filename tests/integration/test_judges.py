@@ -1,0 +1,305 @@
+"""AI judges' rows: verdicts become judgements once, and who is asked next follows from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from annotation import access, claims, store
+from annotation.database import Database
+from annotation.records import Annotator, Feedback, UserError
+from rlhf import judges, policies
+from rlhf.__main__ import main as command_line
+from rlhf.judges import Judge, Said
+from rlhf.verdicts import Verdict
+from tests.conftest import act, make_response, seed_comparisons, seed_prompts
+
+MIXED = Feedback(mode="mixed", audit_share=0.0)
+FIRST_BETTER = {(0, 1): ("first", 0.9), (1, 0): ("second", 0.1)}
+FLIPPED = {(0, 1): ("first", 0.9), (1, 0): ("first", 0.9)}
+UNSURE = {(0, 1): ("first", 0.55), (1, 0): ("second", 0.45)}
+SECOND_BETTER = {(0, 1): ("second", 0.2), (1, 0): ("first", 0.8)}
+Said_of = Mapping[tuple[int, int], tuple[str, float]]
+
+
+@pytest.fixture
+def ann(db: Database) -> Annotator:
+    return access.add_account(db, "ann", "annotator", "ann's password")
+
+
+def panel(db: Database, *names: str) -> list[Judge]:
+    """Local judges that label open comparisons."""
+    return [judges.add(db, name, "local", {"model": "base"}, "owner") for name in names]
+
+
+def say(db: Database, judge: Judge, comparison_id: int, said: Said_of, scope: judges.Scope = "open") -> bool:
+    """Let a judge say this of a comparison that it is to judge; whether that makes a judgement."""
+    found = [one for one in judges.to_judge(db, judge, scope, 1000) if one.id == comparison_id]
+    for pair, (choice, chance) in said.items():
+        verdict = Verdict(choice, chance, "because", 10, 1, 0.5)  # type: ignore[arg-type]
+        judges.add_verdict(db, judge, comparison_id, pair, verdict, 0, (), None)
+    return judges.judge_comparison(db, judge, found[0])
+
+
+def asks(db: Database, comparison_id: int) -> tuple[str, str | None]:
+    row = db.row("SELECT asks, asks_why FROM comparison WHERE id = ?", (comparison_id,))
+    assert row is not None
+    return row["asks"], row["asks_why"]
+
+
+# -------------------------------------------------------------------------------------------------------------- judges
+def test_a_judge_is_an_annotator_who_can_not_sign_in_and_whose_name_is_its_own(db: Database) -> None:
+    (judge,) = panel(db, "  careful   judge ")
+    assert judge.name == "careful judge"
+    assert {"name": "careful judge", "kind": "ai", "id": judge.id} in store.annotators(db)
+    assert "careful judge" not in [account.name for account in access.accounts(db)]
+    for name, expected in (
+        ("Careful Judge", "already"),
+        ("  ", "1 to 60"),
+        ("one, two", "comma"),
+        ("x" * 61, "1 to 60"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            judges.add(db, name, "local", {}, "owner")
+    assert [one.name for one in judges.named(db, "careful judge")] == ["careful judge"]
+    with pytest.raises(UserError, match="no judge 'other'"):
+        judges.named(db, "careful judge, other")
+
+
+def test_a_rubric_is_a_new_version_only_when_it_says_something_else(db: Database) -> None:
+    assert judges.rubric(db).version == 0
+    assert judges.write_rubric(db, "Judge.", ["Be kind.", "Be brief."], 1, "owner") == 1
+    assert judges.write_rubric(db, "Judge.", ["Be kind.", "Be brief."], 1, "other") == 1
+    assert judges.write_rubric(db, "Judge.", ["Be kind."], 0, "other") == 2
+    assert judges.rubric(db).principles == ("Be kind.",)
+    assert (judges.rubric(db, 1).principles, judges.rubric(db, 1).drawn) == (("Be kind.", "Be brief."), 1)
+    assert [rubric.version for rubric in judges.rubrics(db)] == [2, 1]
+
+
+# ------------------------------------------------------------------------------------------------------------- verdicts
+def test_both_orders_make_one_judgement_and_a_resumed_job_makes_no_second(db: Database) -> None:
+    store.set_feedback(db, MIXED)
+    (judge,) = panel(db, "j")
+    (comparison,) = seed_comparisons(db, 1)
+    assert not say(db, judge, comparison, {(0, 1): ("first", 0.9)})
+    waiting = judges.to_judge(db, judge, "open", 10)
+    assert [one.missing for one in waiting] == [[(1, 0)]], "only what was not asked is asked again"
+    assert say(db, judge, comparison, {(1, 0): ("second", 0.2)})
+    assert judges.to_judge(db, judge, "open", 10) == []
+    assert judges.judge_comparison(db, judge, waiting[0])
+    (judgement,) = store.judgements(db)
+    assert (judgement.ranking, judgement.purpose, judgement.annotator_kind) == ((1, 2), "judge", "ai")
+    assert judgement.seconds == 1.0
+
+
+def test_a_flip_is_a_tie_and_gives_no_pair_to_train_on(db: Database) -> None:
+    store.set_feedback(db, MIXED)
+    (judge,) = panel(db, "j")
+    (comparison,) = seed_comparisons(db, 1)
+    say(db, judge, comparison, FLIPPED)
+    (judgement,) = store.judgements(db)
+    assert judgement.ranking == (1, 1)
+
+
+def test_a_comparison_of_three_is_ranked_by_all_its_pairs_in_both_orders(db: Database) -> None:
+    store.set_feedback(db, MIXED)
+    (judge,) = panel(db, "j")
+    prompt = seed_prompts(db, 1)[0]
+    made = store.add_comparison(db, [make_response(prompt, text) for text in ("one", "two", "three")], 3)
+    assert made is not None
+    order = (2, 0, 1)  # the third is best, then the first
+    better = {
+        (a, b): ("first" if order.index(a) < order.index(b) else "second", 0.5)
+        for a in range(3)
+        for b in range(3)
+        if a != b
+    }
+    assert say(db, judge, made, better)
+    (judgement,) = store.judgements(db)
+    assert (judgement.ranking, judgement.kind) == ((2, 3, 1), "rank")
+
+
+def test_sureness_is_that_of_both_orders_together() -> None:
+    def of(said: Said_of) -> float | None:
+        return judges.sureness([Said(a, b, choice, chance, 0.0) for (a, b), (choice, chance) in said.items()])  # type: ignore[arg-type]
+
+    assert of(FIRST_BETTER) == pytest.approx(0.9)
+    assert of(FLIPPED) == pytest.approx(0.5)
+    assert of(SECOND_BETTER) == pytest.approx(0.8)
+    assert judges.sureness([Said(0, 1, "first", None, 0.0), Said(1, 0, "second", None, 0.0)]) is None
+
+
+# -------------------------------------------------------------------------------------------------------- who is asked
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (FIRST_BETTER, FIRST_BETTER, ("nobody", None)),
+        (FIRST_BETTER, FLIPPED, ("people", "flip")),
+        (FIRST_BETTER, SECOND_BETTER, ("people", "disagreement")),
+        (FIRST_BETTER, UNSURE, ("people", "unsure")),
+    ],
+)
+def test_people_get_what_judges_can_not_settle(
+    db: Database, ann: Annotator, first: Said_of, second: Said_of, expected: tuple[str, str | None]
+) -> None:
+    store.set_feedback(db, MIXED)
+    one, two = panel(db, "one", "two")
+    (comparison,) = seed_comparisons(db, 1)
+    assert asks(db, comparison) == ("judges", None)
+    assert claims.claim_next(db, ann.id) is None
+    say(db, one, comparison, first)
+    assert asks(db, comparison) == ("judges", None), "the other judge has not judged yet"
+    say(db, two, comparison, second)
+    assert asks(db, comparison) == expected
+    assert (claims.claim_next(db, ann.id) is not None) == (expected[0] == "people")
+
+
+def test_people_are_asked_about_a_share_of_what_judges_settle(db: Database) -> None:
+    (judge,) = panel(db, "j")
+    store.set_feedback(db, Feedback(mode="mixed", audit_share=0.25))
+    made = seed_comparisons(db, 200)
+    for comparison in made:
+        say(db, judge, comparison, FIRST_BETTER)
+    audited = [comparison for comparison in made if asks(db, comparison) == ("people", "audit")]
+    assert 30 <= len(audited) <= 70  # 50 on average, five standard deviations of 6 or so on either side
+    store.set_feedback(db, Feedback(mode="ai", audit_share=0.25))
+
+
+def test_with_judges_only_people_are_asked_nothing_and_back_again_everything(db: Database, ann: Annotator) -> None:
+    (judge,) = panel(db, "j")
+    before = seed_comparisons(db, 2)
+    store.set_feedback(db, Feedback(mode="ai"))
+    after = seed_comparisons(db, 1)
+    assert [asks(db, comparison)[0] for comparison in (*before, *after)] == ["judges"] * 3
+    assert claims.claim_next(db, ann.id) is None
+    say(db, judge, before[0], FLIPPED)
+    assert asks(db, before[0]) == ("nobody", None)
+    assert sum(store.buffer_sizes(db, 1).values()) == 2, "what judges have settled makes room for new ones"
+    store.set_feedback(db, Feedback(mode="people"))
+    claim = claims.claim_next(db, ann.id)
+    assert claim is not None
+    assert claim.comparison_id == before[1]
+
+
+def test_a_prompt_of_an_annotators_own_is_always_theirs(db: Database, ann: Annotator) -> None:
+    store.set_feedback(db, Feedback(mode="ai"))
+    assert asks(db, store.ask(db, ann.id, [{"role": "user", "content": "Mine?"}])) == ("people", None)
+
+
+def test_a_judge_that_is_put_aside_is_waited_for_no_more(db: Database) -> None:
+    store.set_feedback(db, MIXED)
+    one, _ = panel(db, "one", "two")
+    (comparison,) = seed_comparisons(db, 1)
+    say(db, one, comparison, FIRST_BETTER)
+    judges.set_active(db, "two", False)
+    assert asks(db, comparison) == ("nobody", None)
+
+
+def test_what_people_have_judged_is_there_to_measure_a_judge_by_the_newest_first(db: Database, ann: Annotator) -> None:
+    (judge,) = panel(db, "j")
+    made = seed_comparisons(db, 3)
+    for _ in made[:2]:
+        claim = claims.claim_next(db, ann.id)
+        assert claim is not None
+        claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+    assert [one.id for one in judges.to_judge(db, judge, "judged", 10)] == [made[1], made[0]]
+    assert judges.to_judge(db, judge, "open", 10) == []
+    say(db, judge, made[0], FIRST_BETTER, "judged")
+    assert asks(db, made[0])[0] == "people", "measuring a judge settles nothing"
+    (case,) = judges.cases(db, judge)
+    assert (case.comparison_id, case.judged, case.chances) == (made[0], (1, 2), {(0, 1): pytest.approx(0.9)})
+
+
+# ---------------------------------------------------------------------------------------------------------- candidates
+def duel(db: Database, texts: Sequence[tuple[str, str]]) -> int:
+    """A candidate (id 2) and the base have answered as many held-out prompts; returns the comparisons made."""
+    with db.transaction() as connection:
+        connection["model"].insert(
+            {"id": 2, "revision": "dpo-1", "method": "dpo", "base": "b", "status": "candidate", "created": ""}
+        )
+    store.set_project(db, replace(store.project(db), candidate_share=0.2))
+    for prompt, pair in zip(seed_prompts(db, len(texts), "held-out"), texts, strict=True):
+        for model_id, text in zip((2, 1), pair, strict=True):
+            store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "evaluate")
+    return store.compare_policies(db, 2, 1)
+
+
+def test_people_compare_a_candidate_blind_and_the_outcome_is_seen_from_its_side(db: Database, ann: Annotator) -> None:
+    assert duel(db, [("longer new text", "old"), ("new", "old one")]) == 2
+    sides = set()
+    for word in ("left-much", "tie"):
+        claim = claims.claim_next(db, ann.id)
+        assert claim is not None
+        sides.add(claim.shown_order)
+        claims.judge(db, ann.id, claim.nonce, act(word))
+        judged = claim.shown_order
+        if word == "left-much":
+            expected = 1.0 if judged[0] == 0 else 0.0
+    assert [one.outcome for one in judges.faced(db, 2, 1)] == [expected, 0.5]
+    lengths = {(one.length, one.other_length) for one in judges.faced(db, 2, 1)}
+    assert lengths == {(15, 3), (3, 7)}
+    assert judges.faced(db, 1, 2) == [], "from the other side it is another comparison"
+
+
+def test_a_decided_candidate_is_asked_about_no_more(db: Database, ann: Annotator) -> None:
+    duel(db, [("new", "old"), ("new one", "old one")])
+    held = claims.claim_next(db, ann.id)
+    assert held is not None
+    policies.reject(db, "dpo-1", "owner", "worse")
+    claims.judge(db, ann.id, held.nonce, act("tie"))
+    assert claims.claim_next(db, ann.id) is None
+    assert policies.decisions(db)[0]["reason"] == "worse"
+
+
+def test_a_candidate_takes_its_share_of_what_annotators_see(db: Database, ann: Annotator) -> None:
+    duel(db, [(f"new {number}", f"old {number}") for number in range(60)])
+    seed_comparisons(db, 60)
+    purposes = []
+    for _ in range(60):
+        claim = claims.claim_next(db, ann.id)
+        assert claim is not None
+        claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+        row = db.row("SELECT candidate_id FROM comparison WHERE id = ?", (claim.comparison_id,))
+        purposes.append(row is not None and row["candidate_id"] == 2)
+    assert 2 <= sum(purposes) <= 26  # 12 on average; three standard deviations are 9
+
+
+def test_the_ranking_is_stored_as_json_by_position(db: Database) -> None:
+    store.set_feedback(db, MIXED)
+    (judge,) = panel(db, "j")
+    (comparison,) = seed_comparisons(db, 1)
+    say(db, judge, comparison, SECOND_BETTER)
+    row = db.row("SELECT ranking, shown_order, claim_id FROM judgement")
+    assert row is not None
+    assert (json.loads(row["ranking"]), json.loads(row["shown_order"]), row["claim_id"]) == ([2, 1], [0, 1], None)
+
+
+# ---------------------------------------------------------------------------------------------------- the command line
+def test_judges_are_made_and_listed_from_the_command_line(
+    db: Database, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["--data", str(data_dir)]
+    settings = {"address": "http://127.0.0.1:9/v1", "model": "m", "retries": 1}
+    assert command_line([*run, "add-judge", "far", "endpoint", json.dumps(settings)]) == 0
+    assert command_line([*run, "add-judge", "near", "local", '{"model": "serving"}']) == 0
+    assert judges.by_name(db, "near").settings == {"model": "base"}
+    assert judges.by_name(db, "far").settings["timeout_seconds"] == 60.0
+    capsys.readouterr()
+    assert command_line([*run, "judges"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["far", "near"]
+    for backend, wrong, expected in (
+        ("endpoint", '{"address": "ftp://x", "model": "m"}', "http"),
+        ("endpoint", '{"addres": "http://x"}', "no field 'addres'"),
+        ("endpoint", '{"address": "http://x", "model": "m", "key_variable": "HF_TOKEN"}', "PREFLOOP_JUDGE_"),
+        ("local", "{}", "one setting"),
+        ("reward-model", '{"model": "base"}', "no reward model"),
+        ("local", "nothing", "not JSON"),
+    ):
+        assert command_line([*run, "add-judge", "other", backend, wrong]) == 2
+        assert expected in capsys.readouterr().err
+    assert command_line([*run, "gate"]) == 2
+    assert "No candidate was checked" in capsys.readouterr().err

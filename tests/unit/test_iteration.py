@@ -1,0 +1,93 @@
+"""The iteration: what comes next by itself, where it stands, and why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from rlhf.deciding import Pending
+from rlhf.freezing import MIN_PAIRS
+from rlhf.gate import Decision
+from rlhf.iteration import State, Step, next_step, standing
+from rlhf.jobs import Job
+from rlhf.policies import Policy
+from rlhf.specs import DPOSpec, EvaluateSpec, JudgeSpec, Spec
+
+QUIET = State({"on": False, "every": 20, "method": "dpo"}, 0, (), None, {}, None, "ask", None, False)
+ON = {"on": True, "every": 20, "method": "dpo"}
+PPO = {**ON, "method": "ppo"}
+
+
+def candidate(verdict: Any, sentence: str = "People find it so.") -> Pending:
+    """A candidate with a decision."""
+    policy = Policy(2, "dpo-7", "dpo", "b", 1, 7, "x", "x", "candidate", "", "policy", "lora", "nf4", None, None)
+    return Pending(policy, Decision(verdict, sentence, ()))
+
+
+def job(spec: Spec, status: str = "running") -> Job:
+    """A job that waits or runs."""
+    return Job(9, spec.kind, spec, status, 1, "w", "ann", "", "", "", None, 0, 0, "", None)
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, None),
+        ({"new": 1000}, None),
+        ({"auto_train": ON, "new": 19}, None),
+        ({"auto_train": ON, "new": 20}, Step("train")),
+        ({"auto_train": ON, "new": 100, "active": (job(DPOSpec()),)}, None),
+        ({"auto_train": ON, "new": 100, "unchecked": "dpo-3"}, Step("evaluate", "dpo-3")),
+        ({"unchecked": "dpo-3"}, Step("evaluate", "dpo-3")),
+        ({"unchecked": "dpo-3", "active": (job(DPOSpec()),)}, None),
+        ({"auto_train": {**ON, "every": 1}, "new": MIN_PAIRS - 1}, None),
+        ({"auto_train": {**ON, "every": 1}, "new": MIN_PAIRS}, Step("train")),
+        # judges
+        ({"waiting": {"j": 7}}, None),
+        ({"waiting": {"i": 7, "j": 8}}, Step("judge", "j")),
+        ({"waiting": {"j": 8}, "auto_train": ON, "new": 100}, Step("judge", "j")),
+        ({"waiting": {"j": 8}, "unchecked": "dpo-3"}, Step("evaluate", "dpo-3")),
+        # the gate
+        ({"pending": candidate("promote")}, None),
+        ({"pending": candidate("promote"), "gate": "automatic"}, Step("decide", "dpo-7")),
+        ({"pending": candidate("reject"), "gate": "automatic"}, Step("decide", "dpo-7")),
+        ({"pending": candidate("promote"), "gate": "never"}, None),
+        ({"pending": candidate("not enough evidence"), "gate": "automatic"}, None),
+        ({"pending": candidate("not enough evidence"), "gate": "automatic", "auto_train": ON, "new": 50}, None),
+        ({"pending": candidate("not enough evidence"), "gate": "ask", "auto_train": ON, "new": 50}, Step("train")),
+        # reward model and PPO
+        ({"auto_train": PPO, "new": 20}, Step("train the reward model")),
+        ({"auto_train": PPO, "new": 20, "reward_tried": True}, None),
+        ({"auto_train": PPO, "new": 20, "reward_model": "rm-4", "reward_tried": True}, Step("train", "rm-4")),
+        ({"auto_train": ON, "new": 20, "reward_model": "rm-4"}, Step("train")),
+    ],
+)
+def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
+    assert next_step(replace(QUIET, **changed)) == expected
+
+
+@pytest.mark.parametrize(
+    ("changed", "stage", "said"),
+    [
+        ({"auto_train": {**ON, "every": 100}, "new": 37}, "collecting", ("37 of 100", "After 63 more")),
+        ({"new": 37}, "collecting", ("37 of 20", "Automatic training is off")),
+        ({"auto_train": PPO, "new": 25}, "collecting", ("a reward model, then PPO",)),
+        ({"active": (job(DPOSpec()),)}, "training", ("Job 9 trains", "its candidate is checked")),
+        ({"active": (job(EvaluateSpec(candidate="dpo-7")),)}, "checking", ("checks dpo-7",)),
+        ({"active": (job(JudgeSpec(judge="j")),)}, "collecting", ("The judge j judges",)),
+        ({"unchecked": "dpo-7"}, "checking", ("dpo-7 is to be checked",)),
+        ({"pending": candidate("promote")}, "deciding", ("People find it so.", "promote dpo-7", "'ask'")),
+        ({"pending": candidate("reject"), "gate": "automatic"}, "deciding", ("The gate will reject dpo-7",)),
+        (
+            {"pending": candidate("not enough evidence"), "gate": "automatic", "auto_train": ON},
+            "deciding",
+            ("People compare dpo-7", "The next training waits"),
+        ),
+    ],
+)
+def test_where_it_stands_and_what_comes_next(changed: dict[str, Any], stage: str, said: tuple[str, ...]) -> None:
+    found = standing(replace(QUIET, **changed))
+    assert found.stage == stage
+    assert all(words in f"{found.now} {found.then}" for words in said), found
