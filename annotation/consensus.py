@@ -32,6 +32,7 @@ REASONS = {
     "disagreement": "annotators disagree evenly",
     "unreliable": "annotator no better than a coin",
     "settled": "settled by an adjudicator",
+    "judge": "by an AI judge, beside people",
     "template": "refused by the model's chat template",
 }
 
@@ -57,8 +58,8 @@ class Pair:
 def usable(group: Sequence[Judgement], excluded: Iterable[str] = ()) -> tuple[list[Judgement], list[str]]:
     """The judgements of one comparison that count, and the reasons why others don't.
 
-    An adjudication stands alone, unless the adjudicator skipped it. A flag by anyone, in whatever role, takes the
-    comparison out.
+    Where people have judged, AI judges do not count. An adjudication stands alone, unless the adjudicator skipped it. A
+    flag by anyone, in whatever role, takes the comparison out.
     """
     left_out = set(excluded)
     reasons: list[str] = []
@@ -74,6 +75,10 @@ def usable(group: Sequence[Judgement], excluded: Iterable[str] = ()) -> tuple[li
             counted.append(judgement)
         else:
             reasons.append(reason)
+    if any(judgement.annotator_kind != "ai" for judgement in group):  # whatever for, gold among it
+        by_judges = [judgement for judgement in counted if judgement.annotator_kind == "ai"]
+        reasons += ["judge" for _ in by_judges]
+        counted = [judgement for judgement in counted if judgement.annotator_kind != "ai"]
     if any(judgement.flag for judgement in group):
         return [], [*reasons, *("flagged" for _ in counted)]
     settled = [entry for entry in counted if entry.purpose == "adjudication" and entry.outcome != "skip"]

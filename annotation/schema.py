@@ -313,6 +313,15 @@ AI_FEEDBACK = (
     # Of answers by two policies to a held-out prompt, the candidate's at position 0: who is measured against whom.
     "ALTER TABLE comparison ADD COLUMN candidate_id INTEGER REFERENCES model",
     "ALTER TABLE comparison ADD COLUMN against_id INTEGER REFERENCES model",
+    # Earlier versions put a check's answers before people too, the checked policy's first.
+    """UPDATE comparison SET (candidate_id, against_id) = (
+            SELECT one.model_id, other.model_id
+            FROM comparison_response a JOIN response one ON one.id = a.response_id
+                JOIN comparison_response b ON b.comparison_id = a.comparison_id
+                JOIN response other ON other.id = b.response_id
+            WHERE a.comparison_id = comparison.id AND a.position = 0 AND b.position = 1)
+        WHERE model_id IS NULL AND id IN (SELECT cr.comparison_id FROM comparison_response cr
+            JOIN response r ON r.id = cr.response_id WHERE r.purpose = 'evaluate')""",
     # In the modes in which judges come first, whatever makes a comparison: `store.set_feedback` sees to earlier ones.
     """CREATE TRIGGER comparison_asks_judges AFTER INSERT ON comparison
         WHEN new.purpose = 'preference' AND new.asked_by IS NULL AND new.candidate_id IS NULL

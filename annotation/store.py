@@ -336,10 +336,13 @@ def ask_people_of_candidate(db: Database, candidate_id: int, against_id: int) ->
 
 
 def withdraw_candidate(db: Database, candidate_id: int) -> None:
-    """Ask people no more about a candidate that has been decided on; what is in somebody's hands stays there."""
+    """Ask people no more about a candidate that was decided on, or against one that serves no more.
+
+    What is in somebody's hands stays there.
+    """
     with db.transaction() as connection:
         connection.execute(
-            "UPDATE comparison SET asks = 'nobody' WHERE candidate_id = ? AND taken = 0", (candidate_id,)
+            "UPDATE comparison SET asks = 'nobody' WHERE candidate_id = :id OR against_id = :id", {"id": candidate_id}
         )
 
 
@@ -380,7 +383,7 @@ def buffer_sizes(db: Database, model_id: int) -> dict[Split, int]:
     rows = db.rows(
         # One that somebody skipped is still there for others, but nobody may be left who would judge it.
         """SELECT p.split, count(*) AS n FROM comparison c JOIN prompt p ON p.id = c.prompt_id
-           WHERE c.purpose = 'preference' AND c.state = 'ready' AND c.asks != 'nobody' AND c.model_id = ?
+           WHERE c.purpose = 'preference' AND c.state = 'ready' AND c.asks IN ('people', 'judges') AND c.model_id = ?
              AND c.taken = 0 AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped')
            GROUP BY p.split""",
         (model_id,),
@@ -394,7 +397,7 @@ def waiting_elsewhere(db: Database, model_id: int) -> int:
     return int(
         db.value(
             """SELECT count(*) FROM comparison c WHERE c.purpose = 'preference' AND c.state = 'ready' AND c.taken = 0
-                 AND c.asks != 'nobody' AND c.model_id IS NOT ?
+                 AND c.asks IN ('people', 'judges') AND c.model_id IS NOT ?
                  AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped')""",
             (model_id,),
         )
@@ -562,9 +565,29 @@ def judgement_count(db: Database, annotator: Annotator | None = None, after: int
     return int(
         db.value(
             """SELECT count(*) FROM current_judgement
-               WHERE outcome != 'skip' AND purpose IN ('own', 'adjudication', 'judge') AND id > :after
-                 AND created > :since AND (:annotator IS NULL OR annotator_id = :annotator)""",
+               WHERE outcome != 'skip' AND purpose IN ('own', 'adjudication') AND id > :after AND created > :since
+                 AND (:annotator IS NULL OR annotator_id = :annotator)""",
             {"after": after, "since": since, "annotator": annotator.id if annotator else None},
+        )
+    )
+
+
+def new_to_train_on(db: Database, since: str) -> int:
+    """Judgements made after `since` that a training could learn from: people's, and comparisons that judges alone have.
+
+    Not those on held-out prompts and of candidates; nor judges' while people alone are to judge.
+    """
+    return int(
+        db.value(
+            """SELECT count(*) FROM (
+                   SELECT DISTINCT j.comparison_id, iif(j.purpose = 'judge', 0, j.annotator_id)
+                   FROM current_judgement j JOIN comparison c ON c.id = j.comparison_id
+                       JOIN prompt p ON p.id = c.prompt_id
+                   WHERE j.created > :since AND j.outcome != 'skip' AND p.split = 'train' AND c.candidate_id IS NULL
+                     AND c.purpose = 'preference' AND (j.purpose IN ('own', 'adjudication') OR :judges AND
+                         j.purpose = 'judge' AND NOT EXISTS (SELECT 1 FROM current_judgement o
+                             WHERE o.comparison_id = j.comparison_id AND o.purpose != 'judge')))""",
+            {"since": since, "judges": feedback(db).mode != "people"},
         )
     )
 
@@ -649,12 +672,12 @@ def set_feedback(db: Database, feedback: Feedback) -> None:
     """Store who judges, and hand what nobody has judged yet to them. Later comparisons are handed out by a trigger."""
     with db.transaction() as connection:
         set_setting(db, "feedback", asdict(feedback))
-        asks, before = ("people", "judges") if feedback.mode == "people" else ("judges", "people")
+        if feedback.mode == "people":  # what some of several judges have judged too: nobody else would get it
+            connection.execute("UPDATE comparison SET asks = 'people', asks_why = NULL WHERE asks = 'judges'")
+            return
         connection.execute(
-            f"""UPDATE comparison SET asks = ?, asks_why = NULL
-                WHERE purpose = 'preference' AND asks = ? AND {ORDINARY} AND taken = 0
-                  AND NOT EXISTS (SELECT 1 FROM judgement j WHERE j.comparison_id = comparison.id)""",
-            (asks, before),
+            f"""UPDATE comparison SET asks = 'judges' WHERE purpose = 'preference' AND asks = 'people' AND {ORDINARY}
+                  AND taken = 0 AND NOT EXISTS (SELECT 1 FROM judgement j WHERE j.comparison_id = comparison.id)"""
         )
 
 

@@ -46,6 +46,7 @@ Decided = tuple[Verdict, int]
 # Whatever else is asked for is in order.
 SOUND = Findings(
     kl_per_token=0.1,
+    prompts=60,
     nll_ratio=1.0,
     distinct_ratio=1.0,
     truncated_more=0.0,

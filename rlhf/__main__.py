@@ -107,7 +107,8 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
             state = f"{policy.status:<10} {policy.method:<6}"
             print(f"{policy.revision:<12} {state} {policy.created[:19]}  {policy.path or ''}")
     elif options.command == "promote":
-        print(f"{loop.promote(db, options.data, options.revision, 'the command line').revision} serves now.")
+        why = deciding.advice(db, policies.by_revision(db, options.revision))
+        print(f"{loop.promote(db, options.data, options.revision, 'the command line', why).revision} serves now.")
     elif options.command == "gate":
         print(gate_text(db, options.revision))
     elif options.command == "judges":
@@ -119,7 +120,8 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
         settings = judges.checked_settings(db, options.backend, read_object(options.settings))
         print(f"The judge {judges.add(db, options.name, options.backend, settings, 'the command line').name} is there.")
     elif options.command == "reject":
-        print(f"{policies.reject(db, options.revision, 'the command line').revision} is rejected.")
+        why = deciding.advice(db, policies.by_revision(db, options.revision))
+        print(f"{policies.reject(db, options.revision, 'the command line', why).revision} is rejected.")
     return 0
 
 

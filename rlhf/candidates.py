@@ -216,9 +216,24 @@ def report(evaluation: Mapping[str, Any] | None) -> str:
         f"<p><b>Accuracy on held-out judgements: {escape(held_out_accuracy(evaluation))}.</b> "
         "How often the candidate gives the answer that people chose the higher implicit reward, with its 95% interval: "
         "an interval that holds 50% says that it can't be told from a coin.</p>"
-        f"{warned}{win_rates(evaluation)}{table(headers, rows, '', tuple(name for name, _ in sides))}"
+        f"{warned}{win_rates(evaluation)}{reward_sentence(evaluation)}"
+        f"{table(headers, rows, '', tuple(name for name, _ in sides))}"
         f'<p class="quiet">{escape(str(evaluation.get("prompts", NOT_MEASURED)))} held-out prompts, the same seeds for '
         "every policy.</p>"
+    )
+
+
+def reward_sentence(evaluation: Mapping[str, Any]) -> str:
+    """How much PPO's reward rose, and how it goes with length; nothing without PPO."""
+    found = evaluation.get("reward_hacking")
+    if not found:
+        return ""
+    rise = "can't be told from so few rounds" if found["rise"] is None else f"{found['rise']:+.2f}"
+    length = "not measured" if found["length"] is None else f"{found['length']:.2f}"
+    return paragraph(
+        f"Change of the reward in its PPO training: {rise}, in standard deviations of the reward model's scores; "
+        f"correlation of the reward with length: {length}. A reward that rises while nobody finds the answers better "
+        "is being hacked."
     )
 
 

@@ -108,12 +108,13 @@ def collect(db: Database, parent: Policy, scope: Scope, max_length: int, *, judg
     """The preference pairs of today's judgements: all, or those made since the parent's data was frozen.
 
     Each has its chance of error by its annotators' reliability as it is estimated today; an AI judge's is its agreement
-    with people. Without `judges_too` what AI judges say is left out.
+    with people. Without `judges_too`, and where people alone are to judge, what AI judges say is left out.
     """
     until = trained_until(db, parent) if scope == "new" else 0
     reliability = {name: measured.estimate for name, measured in quality.reliabilities(db).items()}
     panel = judges.judges(db)
     reliability |= {judge.name: judges_reliability(trust(judges.cases(db, judge)).with_people) for judge in panel}
+    judges_too = judges_too and store.feedback(db).mode != "people"
     excluded = {*store.excluded_annotators(db), *(() if judges_too else (judge.name for judge in panel))}
     return Freezing(store.judged_comparisons(db), max_length, until, reliability, excluded)
 

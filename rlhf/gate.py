@@ -51,6 +51,8 @@ class Rule:
     judge_most: int = 400
     """A judge's comparisons after which it has nothing more to say; a candidate that people have not begun with by then
     is rejected."""
+    prompts_least: int = 20
+    """Held-out prompts that the figures must rest on; below it an interval of a win rate spans two fifths of all."""
     kl_most: float = 0.5
     """KL to the base, in nats a token. Our choice: 25 nats in an answer of 50 tokens, four times what PPO aims at."""
     nll_ratio_most: float = 1.15
@@ -94,6 +96,7 @@ COUNTS: Mapping[str, str] = {
     "people_most": "Most comparisons by people",
     "judge_least": "Fewest comparisons by a judge",
     "judge_most": "Most comparisons by a judge",
+    "prompts_least": "Fewest held-out prompts",
 }
 NUMBERS: Mapping[str, tuple[str, float, float]] = {
     "alpha": ("Share of wrong promotions", 0.001, 0.2),
@@ -137,6 +140,8 @@ class Findings:
     once all who are asked have. One that changes afterwards is looked at twice, which alpha does not allow for."""
     judges: tuple[JudgeFindings, ...] = ()
     """Every judge that was asked about this candidate, which is settled before any of them has answered."""
+    prompts: int | None = None
+    """Held-out prompts that the figures were measured on."""
     kl_per_token: float | None = None
     nll_ratio: float | None = None
     distinct_ratio: float | None = None
@@ -184,7 +189,7 @@ def decide(rule: Rule, findings: Findings) -> Decision:
     people_alpha, judge_alpha = alphas(rule, len(findings.judges))
     people = weigh(None, findings.people, people_alpha, rule.people_least, rule.people_most)
     seats = [seat_of(rule, judge, judge_alpha) for judge in findings.judges] if rule.judge_may_decide else []
-    limits = [different(findings), *within_limits(rule, findings), no_hacking(findings)]
+    limits = [enough_prompts(rule, findings), different(findings), *within_limits(rule, findings), no_hacking(findings)]
     verdict, sentence, needed = settle(rule, people, seats, limits)
     return Decision(
         verdict,
@@ -395,6 +400,16 @@ def within_limits(rule: Rule, findings: Findings) -> list[Criterion]:
         shown = beside(value, bound, number)
         found.append(Criterion(limit.name, shown, threshold, "pass" if passed else "fail", limit.why))
     return found
+
+
+def enough_prompts(rule: Rule, findings: Findings) -> Criterion:
+    """Whether the figures rest on enough held-out prompts; too few are as if nothing had been measured."""
+    name, threshold = "Held-out prompts", f"at least {rule.prompts_least}"
+    if findings.prompts is None:
+        return Criterion(name, NOT_MEASURED, threshold, "missing", MISSING)
+    passed = findings.prompts >= rule.prompts_least
+    why = "Enough to tell." if passed else "Too few to tell: import more, and make a new version of the held-out set."
+    return Criterion(name, str(findings.prompts), threshold, "pass" if passed else "missing", why)
 
 
 def different(findings: Findings) -> Criterion:

@@ -52,24 +52,26 @@ class State:
     reward_model: str | None
     """A reward model that was trained since the last training of a policy."""
     reward_tried: bool
-    """Whether one was to be trained since, and perhaps was not."""
+    """Whether one was to be trained since, and as many judgements have not come after it."""
 
 
-def state_of(db: Database) -> State:
-    """What the rows say now."""
+def state_of(db: Database, counted: bool = True) -> State:
+    """What the rows say now; judgements need not be `counted` where nothing starts by them."""
     auto_train = {**AUTO_TRAIN_DEFAULT, **store.setting(db, "auto_train", {})}
     latest = next(iter(jobs.recent(db, ("dpo", "ppo"), 1)), None)
     since = latest.created if latest else ""
+    tried = next((job.created for job in jobs.recent(db, ("reward_model",), 1) if job.created > since), None)
+    every = max(int(auto_train["every"]), freezing.MIN_PAIRS)
     return State(
         auto_train,
-        store.judgement_count(db, since=since),
+        store.new_to_train_on(db, since) if counted else 0,
         tuple(jobs.active(db, jobs.TRAINING)),
         unchecked_candidate(db),
         waiting_judges(db),
         deciding.pending(db),
         deciding.rule(db).mode,
         fresh_reward_model(db, since),
-        any(job.created > since for job in jobs.recent(db, ("reward_model",), 1)),
+        tried is not None and store.new_to_train_on(db, tried) < every,
     )
 
 
@@ -93,11 +95,8 @@ def waiting_judges(db: Database) -> dict[str, int]:
         return {}
     found = {}
     for judge in judges.judges(db, active=True):
-        last = judges.last_job(db, judge)
-        failed = last is not None and (last.status != "finished" or bool((last.result or {}).get("gave_up")))
-        if last is not None and failed and seconds_between(last.finished or last.created, now()) < RETRY_SECONDS:
-            continue
-        found[judge.name] = judges.count_open(db, judge)
+        if not failed_lately(judges.last_job(db, judge)):
+            found[judge.name] = judges.count_open(db, judge)
     return found
 
 
@@ -105,6 +104,16 @@ def fresh_reward_model(db: Database, since: str) -> str | None:
     """The newest reward model that was trained after `since` and is there."""
     models = [one for one in policies.everything(db) if one.kind == "reward" and one.deleted is None]
     return next((one.revision for one in reversed(models) if one.created > since), None)
+
+
+def failed_lately(job: Job | None) -> bool:
+    """Whether a judge's last job came to nothing, a moment ago."""
+    if job is None:
+        return False
+    result = job.result or {}
+    fruitless = bool(result.get("gave_up")) or (not result.get("verdicts") and bool(result.get("left_open")))
+    ended = seconds_between(job.finished or job.created, now())
+    return (job.status != "finished" or fruitless) and ended < RETRY_SECONDS
 
 
 # ------------------------------------------------------------------------------------------------------ the next step
@@ -128,10 +137,14 @@ def next_step(state: State) -> Step | None:
     if state.unchecked:
         return Step("evaluate", state.unchecked)
     decided = state.pending is not None and state.pending.decision.verdict != "not enough evidence"
-    if state.pending is not None and decided and state.gate == "automatic":
-        return Step("decide", state.pending.policy.revision)
+    if state.pending is not None and state.gate == "automatic":
+        if decided:
+            return Step("decide", state.pending.policy.revision)
+        if state.pending.exhausted:
+            return Step("evaluate", state.pending.policy.revision)
     for name, count in state.waiting.items():
-        if count >= JUDGE_AT_LEAST:
+        # More labels than trainings use are not bought.
+        if count >= JUDGE_AT_LEAST and state.new < 2 * wanted(state):
             return Step("judge", name)
     if not due(state) or (state.pending is not None and state.gate == "automatic"):
         return None
@@ -155,11 +168,12 @@ def advance(db: Database, data_dir: Path) -> int | None:
     """Do the step that is due, if any; returns the id of the job that it made, if it made one."""
     if jobs.active(db, jobs.TRAINING):  # the common case, without reading the rest
         return None
-    step = next_step(state_of(db))
+    counted = store.setting(db, "auto_train", AUTO_TRAIN_DEFAULT)["on"] or store.feedback(db).mode != "people"
+    step = next_step(state_of(db, counted))
     if step is None:
         return None
     if step.action == "evaluate":
-        return loop.submit(db, data_dir, EvaluateSpec(candidate=step.subject), THE_LOOP)
+        return loop.submit(db, data_dir, check_spec(db, step.subject), THE_LOOP)
     if step.action == "decide":
         deciding.act(db, data_dir)
         return None
@@ -172,6 +186,17 @@ def advance(db: Database, data_dir: Path) -> int | None:
         return loop.submit(db, data_dir, spec, THE_LOOP)
     except freezing.TooFew:
         return None  # enough judgements, but too few of them are pairs: wait for more
+
+
+# Between the seeds of two checks of one candidate: more than there are prompts.
+SEEDS_APART = 1000
+
+
+def check_spec(db: Database, revision: str, against: str = "serving") -> EvaluateSpec:
+    """A check of a policy, with seeds that none of its finished checks had: it makes new comparisons."""
+    before = [job for job in deciding.finished_checks(db) if getattr(job.spec, "candidate", "") == revision]
+    seed = EvaluateSpec.seed + SEEDS_APART * len(before)
+    return EvaluateSpec(candidate=revision, against=against, seed=seed)
 
 
 def automatic_spec(db: Database, step: Step) -> RewardModelSpec | PPOSpec | DPOSpec:
@@ -225,13 +250,18 @@ def standing(state: State) -> Standing:
 def consequence(state: State, pending: Pending) -> str:
     """What happens to a candidate that was checked."""
     revision, decided = pending.policy.revision, pending.decision.verdict != "not enough evidence"
+    if pending.exhausted:
+        again = "is checked again within seconds" if state.gate == "automatic" else "has to be checked again"
+        return f"Everything that there was has been compared: {revision} {again}, which draws new answers."
     if not decided:
         waiting = " The next training waits for it." if state.gate == "automatic" and state.auto_train["on"] else ""
         return f"People compare {revision} with what serves, blind, among their other comparisons.{waiting}"
     verb = "promote" if pending.decision.verdict == "promote" else "reject"
     if state.gate == "automatic":
         return f"The gate will {verb} {revision} within seconds."
-    return f"The rule says: {verb} {revision}. It is for you to do so, because the gate's mode is '{state.gate}'."
+    if state.gate == "never":
+        return f"The gate's mode is 'never', so it does nothing with {revision}."
+    return f"The rule says: {verb} {revision}. It is for you to do so, because the gate's mode is 'ask'."
 
 
 def after(state: State) -> str:
@@ -241,15 +271,6 @@ def after(state: State) -> str:
     method = "a reward model, then PPO" if state.auto_train["method"] == "ppo" else "DPO"
     missing = max(wanted(state) - state.new, 0)
     return f"After {missing} more a training starts: {method}." if missing else f"A training is due: {method}."
-
-
-def iterations(db: Database) -> list[tuple[Policy, Mapping[str, Any]]]:
-    """Every policy that was checked, oldest first, with the figures of its newest check."""
-    newest: dict[str, Mapping[str, Any]] = {}
-    for job in jobs.recent(db, ("evaluate",), 1000):
-        if job.status == "finished" and job.result is not None and isinstance(job.spec, EvaluateSpec):
-            newest.setdefault(job.spec.candidate, job.result)
-    return [(one, newest[one.revision]) for one in policies.everything(db) if one.revision in newest]
 
 
 def trouble(db: Database) -> list[str]:

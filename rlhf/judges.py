@@ -64,7 +64,7 @@ def by_name(db: Database, name: str) -> Judge:
     """The judge of this name. Raises UserError if there is none."""
     row = db.row(f"{JUDGES} WHERE a.name = ? COLLATE NOCASE", (name,))
     if row is None:
-        raise UserError(f"There is no judge '{name}'. Make one on the Judges tab, or choose another.")
+        raise UserError(f"There is no judge '{name}'. Make one on the AI judges tab, or choose another.")
     return read_judge(row)
 
 
@@ -113,7 +113,9 @@ def set_active(db: Database, name: str, active: bool) -> None:
     judge = by_name(db, name)
     with db.transaction() as connection:
         connection.execute("UPDATE judge SET active = ? WHERE annotator_id = ?", (int(active), judge.id))
-        for row in db.rows("SELECT id FROM comparison WHERE asks = 'judges'"):
+        waiting = """SELECT id FROM comparison WHERE asks = 'judges' AND id IN (
+            SELECT comparison_id FROM judgement WHERE purpose = 'judge')"""
+        for row in db.rows(waiting):
             settle(db, row["id"])
 
 
@@ -303,6 +305,17 @@ def sureness(said: Iterable[Said]) -> float | None:
     return min((max(mean, 1 - mean) for mean in means), default=None)
 
 
+def open_to_people(db: Database, candidate_id: int, against_id: int) -> int:
+    """How many comparisons of two policies are still before people."""
+    return int(
+        db.value(
+            """SELECT count(*) FROM comparison WHERE candidate_id = ? AND against_id = ? AND asks = 'people'
+                 AND taken = 0""",
+            (candidate_id, against_id),
+        )
+    )
+
+
 def judge_comparison(db: Database, judge: Judge, comparison: Comparison) -> bool:
     """Make the judgement that a judge's verdicts on a comparison come to; False while some are missing.
 
@@ -390,26 +403,38 @@ def faced(db: Database, candidate_id: int, against_id: int, judge_id: int | None
     By one judge; or by people (without `judge_id`) who are not left out, once the answers were complete.
     """
     rows = db.rows(
-        """SELECT c.id, j.ranking,
-               (SELECT response_id FROM comparison_response WHERE comparison_id = c.id AND position = 0) AS own,
-               (SELECT json_group_array(length(text)) FROM (SELECT r.text FROM comparison_response cr
-                   JOIN response r ON r.id = cr.response_id WHERE cr.comparison_id = c.id ORDER BY cr.position))
-                   AS lengths
+        """SELECT c.id, j.ranking, j.purpose, c.candidate_id = :candidate AS ours,
+               (SELECT json_group_array(json_array(id, length)) FROM (SELECT r.id, length(r.text) AS length
+                   FROM comparison_response cr JOIN response r ON r.id = cr.response_id
+                   WHERE cr.comparison_id = c.id ORDER BY cr.position)) AS sides
            FROM comparison c JOIN current_judgement j ON j.comparison_id = c.id
-           WHERE c.candidate_id = :candidate AND c.against_id = :against AND j.outcome != 'skip' AND NOT j.early
+           WHERE (c.candidate_id = :candidate AND c.against_id = :against
+                  OR c.candidate_id = :against AND c.against_id = :candidate)
+             AND j.outcome != 'skip' AND NOT j.early
              AND iif(:judge IS NULL, j.purpose IN ('own', 'adjudication'), j.annotator_id = :judge)
+             AND NOT EXISTS (SELECT 1 FROM current_judgement f WHERE f.comparison_id = c.id AND f.flag IS NOT NULL)
              AND NOT EXISTS (SELECT 1 FROM exclusion e WHERE e.annotator_id = j.annotator_id AND e.excluded
                  AND e.id = (SELECT max(id) FROM exclusion l WHERE l.annotator_id = e.annotator_id))
            ORDER BY j.id""",
         {"candidate": candidate_id, "against": against_id, "judge": judge_id},
     )
     outcomes: dict[int, list[float]] = {}
-    sides: dict[int, tuple[int, list[int]]] = {}
+    sides: dict[int, list[tuple[int, int]]] = {}
     for row in rows:
-        own, other = json.loads(row["ranking"]) if row["ranking"] else (1, 1)  # both bad: neither is better
-        outcomes.setdefault(row["id"], []).append(0.5 + (other > own) / 2 - (other < own) / 2)
-        sides[row["id"]] = row["own"], json.loads(row["lengths"])
-    return [Faced(number, sides[number][0], fmean(values), *sides[number][1]) for number, values in outcomes.items()]
+        ranks = json.loads(row["ranking"]) if row["ranking"] else [1, 1]  # both bad: neither is better
+        answers = json.loads(row["sides"])
+        if not row["ours"]:  # it was measured the other way round
+            ranks, answers = ranks[::-1], answers[::-1]
+        outcome = 0.5 + (ranks[1] > ranks[0]) / 2 - (ranks[1] < ranks[0]) / 2
+        if row["purpose"] == "adjudication":
+            outcomes[row["id"]] = [outcome]  # which settles it
+        else:
+            outcomes.setdefault(row["id"], []).append(outcome)
+        sides[row["id"]] = answers
+    return [
+        Faced(number, sides[number][0][0], fmean(values), sides[number][0][1], sides[number][1][1])
+        for number, values in outcomes.items()
+    ]
 
 
 # -------------------------------------------------------------------------------------------------------------- trust

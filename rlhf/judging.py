@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from rlhf.verdicts import Choice, Verdict, parse_verdict, shortened
 from rlhf.worker import Run
 
 LETTERS = ("A", "B")
+TOO_LONG = "too long"
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class LocalModel:
                     texts.append(self.models.feed(prompt_of(self.rubric, request, "letter", self.special), 1))
                     batch.append(request)
                 except UserError as error:
-                    yield request, Failure("too long", str(error))
+                    yield request, Failure(TOO_LONG, str(error))
             if not texts:
                 continue
             began = monotonic()
@@ -158,7 +160,7 @@ class RewardScorer:
                 try:
                     known = {comparison.id: self.scores(comparison)}
                 except UserError as error:
-                    yield request, Failure("too long", str(error))
+                    yield request, Failure(TOO_LONG, str(error))
                     continue
             first, second = (known[comparison.id][place] for place in request.pair)
             chance = float(torch.sigmoid(torch.tensor(first - second)))
@@ -258,6 +260,8 @@ def let_judge(
     Verdicts that are there are not asked for again. Raises Stopped when the job is told to stop; nothing is lost then.
     """
     tally, in_a_row = Tally(), 0
+    # In an order of this job's own: some that always fail must not stand before all others each time.
+    comparisons = random.Random(run.job_id).sample(comparisons, len(comparisons))
     requests = [
         Request(comparison, pair, rubrics.principles_for(rubric, comparison.id))
         for comparison in comparisons
@@ -268,7 +272,7 @@ def let_judge(
         run.raise_if_stopped()
         if isinstance(verdict, Failure):
             tally.failed[verdict.reason] += 1
-            in_a_row += 1
+            in_a_row += verdict.reason != TOO_LONG  # which is the comparison's fault
             if tally.failed[verdict.reason] == 1:
                 run.log(f"comparison {request.comparison.id}: {verdict.sentence}")
             if in_a_row >= failures:

@@ -151,7 +151,9 @@ def promote(db: Database, data_dir: Path, revision: str, decided_by: str, reason
 def freeze_evaluation(db: Database, data_dir: Path, spec: EvaluateSpec) -> EvaluateSpec:
     """The spec with names for what stands for them, and with its data's sha256. Raises UserError for unknown ones."""
     candidate, against = policies.by_revision(db, spec.candidate), policies.by_revision(db, spec.against)
-    snapshot = spec.snapshot or freezing.store_snapshot(db, data_dir, freezing.collect(db, candidate, "new", 100_000))
+    snapshot = spec.snapshot or freezing.store_snapshot(
+        db, data_dir, freezing.collect(db, candidate, "new", 100_000, judges_too=False)
+    )
     panel = judges.judges(db, active=True) if spec.judges == "active" else judges.named(db, spec.judges)
     return replace(
         spec,

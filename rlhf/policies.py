@@ -138,7 +138,8 @@ def promote(db: Database, revision: str, decided_by: str, reason: str = "") -> P
         connection.execute("UPDATE model SET status = 'retired' WHERE id = ?", (current.id,))
         connection.execute("UPDATE model SET status = 'serving' WHERE id = ?", (policy.id,))
         record_decision(db, policy.id, current.id, action, decided_by, reason)
-        store.withdraw_candidate(db, policy.id)
+        for decided in (policy, current):
+            store.withdraw_candidate(db, decided.id)
     return by_revision(db, policy.revision)
 
 

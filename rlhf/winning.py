@@ -1,4 +1,4 @@
-"""How a candidate did against other policies by judges: win rates, at equal lengths too, and reward hacking."""
+"""How a candidate did against other policies by judges: win rates, at equal lengths too, and what the reward did."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from annotation.database import Database
 from annotation.measuring.analysis import wilson_interval
 from annotation.measuring.evidence import length_controlled
-from rlhf import heldout, jobs, judges, policies
+from rlhf import jobs, judges, policies
 from rlhf.policies import Policy
 from rlhf.specs import PPOSpec
 
@@ -45,7 +45,7 @@ def win_rates(
         low, high = wilson_interval(sum(all_outcomes), len(all_outcomes))
         controlled = length_controlled(outcomes, [one.length for one in faced], [one.other_length for one in faced])
         found[judge.name] = {
-            "value": fmean(all_outcomes) if all_outcomes else None,
+            "value": fmean(all_outcomes) if faced or len(unasked) == len(own) else None,
             "low": low,
             "high": high,
             "n": len(all_outcomes),
@@ -59,29 +59,20 @@ def win_rates(
 ROUNDS_AT_AN_END = 5
 
 
-def reward_hacking(db: Database, names: str, candidate: Policy, against: Policy) -> dict[str, Any] | None:
-    """Whether PPO's reward rose while no judge finds the answers better (Gao et al. 2023); None without PPO.
+def reward_gain(db: Database, candidate: Policy) -> dict[str, Any] | None:
+    """How much PPO's reward rose; None without PPO. `rise` is None where there were too few rounds to tell.
 
-    `length` is how the reward model's scores go with length on the comparisons that it was checked with.
+    `length` is how the reward model's scores go with length (Spearman) on the comparisons that it was checked with: a
+    reward that is mostly length is soon hacked (Gao et al. 2023; Singhal et al. 2023).
     """
     job = None if candidate.job_id is None else jobs.get(db, candidate.job_id)
     if job is None or not isinstance(job.spec, PPOSpec):
         return None
     rewards = [entry["reward"] for entry in jobs.metrics(db, job.id) if "reward" in entry]
-    if len(rewards) < 2 * ROUNDS_AT_AN_END:
-        rise = None
-    else:
-        rise = fmean(rewards[-ROUNDS_AT_AN_END:]) - fmean(rewards[:ROUNDS_AT_AN_END])
-    verdicts = [judges.faced(db, candidate.id, against.id, judge.id) for judge in judges.named(db, names)]
-    lows = [
-        wilson_interval(sum(one.outcome for one in faced), len(faced))[0]
-        for faced in verdicts
-        if len(faced) >= heldout.FEW
-    ]
+    ends = min(ROUNDS_AT_AN_END, len(rewards) // 2)
     scorer = policies.by_revision(db, job.spec.reward_model)
     health = None if scorer.job_id is None else (jobs.get(db, scorer.job_id).result or {}).get("health")
     return {
-        "rise": rise,
-        "flagged": None if rise is None or not lows else bool(rise > 0 and max(lows) <= 0.5),
+        "rise": fmean(rewards[-ends:]) - fmean(rewards[:ends]) if ends else None,
         "length": ((health or {}).get("length") or {}).get("spearman"),
     }

@@ -282,6 +282,8 @@ def check_row(reader: Reader, table: str, row: Row, types: Mapping[str, str]) ->
         fits = TYPES[types[column]]
         if isinstance(value, bool) or not isinstance(value, fits):
             reader.refuse(f"the value of {column} has the wrong type")
+        if column == "id" and value < 1:
+            reader.refuse("the value of id is malformed")
         check = CHECKS.get(f"{table}.{column}")
         if check is not None and not check(value):
             reader.refuse(f"the value of {column} is malformed")

@@ -68,10 +68,12 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     same = {
         other.revision: winning.same_answers(answers[candidate.revision], answers[other.revision]) for other in others
     }
-    for other in others:
-        # People are asked about what the candidate would replace; that it beats the base is left to judges.
-        wanted = candidate.status == "candidate" and other.id == against.id
-        store.compare_policies(run.db, candidate.id, other.id, "people" if wanted else "nobody")
+    with run.db.transaction():  # nobody decides meanwhile
+        pending = policies.by_id(run.db, candidate.id).status == "candidate"
+        for other in others:
+            # People are asked about what the candidate would replace; that it beats the base is left to judges.
+            wanted = pending and other.id == policies.serving(run.db).id
+            store.compare_policies(run.db, candidate.id, other.id, "people" if wanted else "nobody")
     judged = ask_judges(run, spec, candidate)
     return {
         "win_rates": {
@@ -82,7 +84,7 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
         },
         "same_answers": same[against.revision]["same"] if against.id != candidate.id else len(fed),
         "judged": judged,
-        "reward_hacking": winning.reward_hacking(run.db, spec.judges, candidate, against),
+        "reward_hacking": winning.reward_gain(run.db, candidate),
         "candidate": reports[candidate.revision],
         "against": reports[against.revision],
         "base": reports[base.revision],
@@ -284,7 +286,8 @@ def summarise(policy: Policy, rows: Sequence[Mapping[str, Any]]) -> dict[str, An
         "distinct_2": distinct_n(texts, 2),
         "kl_to_base": per_token("kl_to_base"),
         "nll_under_base": per_token("nll_under_base"),
-        "ended_share": fmean(row["finish_reason"] == "stop" for row in rows),
+        # An empty answer has not ended well, however it ended.
+        "ended_share": fmean(row["finish_reason"] == "stop" and bool(row["text"].strip()) for row in rows),
         "repetition": fmean(repetition(text) for text in texts),
     }
 
@@ -323,12 +326,15 @@ def ask_judges(run: Run, spec: EvaluateSpec, candidate: Policy) -> dict[str, Any
         waiting = judges.to_judge(run.db, judge, "candidate", 100_000, candidate.id)
         tally = Tally()
         if waiting:
-            bench = bench_of(run, judge, rubric, spec.model, SCORING_BATCH)
 
             def progress(tally: Tally, name: str = judge.name, total: int = len(waiting)) -> None:
                 run.report(tally.judged, total, {}, f"{name} judges")
 
-            tally = let_judge(run, judge, rubric, bench, waiting, spec.failures, progress)
+            try:
+                bench = bench_of(run, judge, rubric, spec.model, SCORING_BATCH)
+                tally = let_judge(run, judge, rubric, bench, waiting, spec.failures, progress)
+            except UserError as error:  # its model is gone, say: the others' verdicts and the figures still count
+                tally.gave_up = str(error)
         found[judge.name] = {
             "judged": tally.judged,
             "left_open": len(waiting) - tally.judged,

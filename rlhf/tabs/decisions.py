@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 from annotation.records import UserError
 from annotation.tabs.guard import Context
-from rlhf import describing, downloads, jobs, loop, policies
+from rlhf import deciding, describing, downloads, iteration, jobs, loop, policies
 from rlhf.artifacts import checkpoints_directory
-from rlhf.specs import EvaluateSpec, MergeSpec
+from rlhf.specs import MergeSpec
 
 
 def promote(context: Context, revision: str, decided_by: str) -> str:
     """Let a policy serve. Raises UserError where that can't be."""
-    policy = loop.promote(context.db, context.data_dir, revision, decided_by)
+    why = deciding.advice(context.db, policies.by_revision(context.db, revision))
+    policy = loop.promote(context.db, context.data_dir, revision, decided_by, why)
     return (
         f"{policy.revision} serves now. The answering worker switches within seconds, and its comparisons come first; "
         "those of earlier policies that wait are judged after them."
@@ -22,7 +24,8 @@ def promote(context: Context, revision: str, decided_by: str) -> str:
 
 def reject(context: Context, revision: str, decided_by: str) -> str:
     """Turn a candidate down. Raises UserError where that can't be."""
-    policy = policies.reject(context.db, revision, decided_by)
+    why = deciding.advice(context.db, policies.by_revision(context.db, revision))
+    policy = policies.reject(context.db, revision, decided_by, why)
     return f"{policy.revision} was rejected. It stays on disk and can still be promoted."
 
 
@@ -31,7 +34,7 @@ def check(context: Context, revision: str, requested_by: str) -> str:
     policy = policies.by_revision(context.db, revision)
     # The serving policy against itself would tell nothing.
     against = "base" if policy.status == "serving" else "serving"
-    spec = EvaluateSpec(model=context.model, candidate=policy.revision, against=against)
+    spec = replace(iteration.check_spec(context.db, policy.revision, against), model=context.model)
     job_id = loop.submit(context.db, context.data_dir, spec, requested_by=requested_by)
     return f"Job {job_id} checks {policy.revision}; Train → Runs shows how far it is."
 

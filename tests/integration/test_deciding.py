@@ -229,3 +229,38 @@ def test_training_on_a_held_out_prompt_is_found_by_its_content_through_the_linea
         found = heldout.trained_on(db, data_dir, policies.by_revision(db, revision), prompts)
         assert [prompt.text for prompt in found] == [shown.messages[-1]["content"]]
     assert heldout.trained_on(db, data_dir, policies.by_revision(db, "base"), prompts) == []
+
+
+def test_when_all_has_been_compared_the_loop_draws_new_answers(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir, number=12)
+    finish_check(db, data_dir, made, prompts=24)
+    deciding.set_rule(db, {"mode": "automatic"})
+    people_say(db, 6, "candidate")
+    pending = deciding.pending(db)
+    assert pending is not None
+    assert not pending.exhausted
+    assert iteration.advance(db, data_dir) is None, "six are still before people"
+    people_say(db, 6, "serving")
+    job_id = iteration.advance(db, data_dir)
+    assert job_id is not None
+    spec = jobs.get(db, job_id).spec
+    assert isinstance(spec, EvaluateSpec)
+    assert (spec.candidate, spec.seed) == ("sft-1", EvaluateSpec.seed + iteration.SEEDS_APART)
+
+
+@pytest.mark.parametrize(
+    ("rise", "people", "expected"),
+    [
+        (0.5, (1.0, 1.0, 0.0), False),
+        (0.5, (0.0, 1.0), True),
+        (-0.1, (0.0,), False),
+        (0.5, (), None),
+        (None, (1.0,), None),
+    ],
+)
+def test_a_reward_that_rises_while_nobody_finds_it_better_is_hacked(
+    rise: float | None, people: tuple[float, ...], expected: bool | None
+) -> None:
+    assert deciding.hacking({"reward_hacking": {"rise": rise, "length": 0.1}}, people, ()) is expected
+    assert deciding.hacking({"reward_hacking": None}, people, ()) is False
+    assert deciding.hacking({}, people, ()) is None

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from annotation import access, claims, store
+from annotation.consensus import usable
 from annotation.database import Database
 from annotation.records import Annotator, Feedback, UserError
 from rlhf import judges, policies
@@ -242,7 +243,11 @@ def test_people_compare_a_candidate_blind_and_the_outcome_is_seen_from_its_side(
     assert [one.outcome for one in judges.faced(db, 2, 1)] == [expected, 0.5]
     lengths = {(one.length, one.other_length) for one in judges.faced(db, 2, 1)}
     assert lengths == {(15, 3), (3, 7)}
-    assert judges.faced(db, 1, 2) == [], "from the other side it is another comparison"
+    other = judges.faced(db, 1, 2)
+    assert [one.outcome for one in other] == [1 - expected, 0.5], (
+        "from the other side it is the same the other way round"
+    )
+    assert {(one.length, one.other_length) for one in other} == {(3, 15), (7, 3)}
 
 
 def test_a_decided_candidate_is_asked_about_no_more(db: Database, ann: Annotator) -> None:
@@ -303,3 +308,67 @@ def test_judges_are_made_and_listed_from_the_command_line(
         assert expected in capsys.readouterr().err
     assert command_line([*run, "gate"]) == 2
     assert "No candidate was checked" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------- what a training could learn
+def test_only_what_a_training_could_learn_from_counts_towards_the_next(db: Database, ann: Annotator) -> None:
+    """People's and judges' verdicts on candidates, held-out prompts and, where people alone judge, judges' do not."""
+    (judge,) = panel(db, "j")
+    assert duel(db, [("new", "old"), ("newer", "older")]) == 2
+    claim = claims.claim_next(db, ann.id)
+    assert claim is not None
+    claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+    for comparison in judges.to_judge(db, judge, "candidate", 10, 2):
+        for pair, (choice, chance) in FIRST_BETTER.items():
+            verdict = Verdict(choice, chance, "", 0, 0, 0.0)  # type: ignore[arg-type]
+            judges.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), None)
+        assert judges.judge_comparison(db, judge, comparison)
+    seed_comparisons(db, 1, "held-out")
+    assert store.new_to_train_on(db, "") == 0
+    store.set_project(db, replace(store.project(db), candidate_share=0.0))
+    (by_person,) = seed_comparisons(db, 1)
+    while (claim := claims.claim_next(db, ann.id)) is not None:
+        claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+    assert store.new_to_train_on(db, "") == 1
+    say(db, judge, by_person, FIRST_BETTER, "judged")
+    store.set_feedback(db, MIXED)
+    assert store.new_to_train_on(db, "") == 1, "a judge's word beside a person's is no second one"
+    (by_judge,) = seed_comparisons(db, 1)
+    say(db, judge, by_judge, FIRST_BETTER)
+    assert store.new_to_train_on(db, "") == 2
+    store.set_feedback(db, Feedback(mode="people"))
+    assert store.new_to_train_on(db, "") == 1
+
+
+def test_where_people_have_judged_a_judge_does_not_vote(db: Database, ann: Annotator) -> None:
+    """Neither on what is trained on, nor on gold, whose answers are known."""
+    (judge,) = panel(db, "j")
+    (comparison,) = seed_comparisons(db, 1)
+    claim = claims.claim_next(db, ann.id)
+    assert claim is not None
+    left = "left-much" if claim.shown_order[0] == 0 else "right-much"
+    claims.judge(db, ann.id, claim.nonce, act(left))
+    say(db, judge, comparison, SECOND_BETTER, "judged")
+    (group,) = store.judged_comparisons(db)
+    counted, reasons = usable(group)
+    assert ([one.annotator for one in counted], reasons) == (["ann"], ["judge"])
+
+
+def test_a_change_back_to_people_hands_over_what_one_of_two_judges_has_judged(db: Database, ann: Annotator) -> None:
+    store.set_feedback(db, MIXED)
+    one, _ = panel(db, "one", "two")
+    (comparison,) = seed_comparisons(db, 1)
+    say(db, one, comparison, FIRST_BETTER)
+    assert claims.claim_next(db, ann.id) is None
+    store.set_feedback(db, Feedback(mode="people"))
+    assert claims.claim_next(db, ann.id) is not None
+
+
+def test_when_another_policy_comes_to_serve_nobody_is_asked_about_the_one_before(db: Database, ann: Annotator) -> None:
+    duel(db, [("new", "old"), ("newer", "older")])
+    with db.transaction() as connection:
+        connection["model"].insert(
+            {"id": 3, "revision": "dpo-2", "method": "dpo", "base": "b", "status": "candidate", "created": ""}
+        )
+    policies.promote(db, "dpo-2", "owner")
+    assert claims.claim_next(db, ann.id) is None

@@ -119,7 +119,7 @@ def test_the_page_that_everyone_is_sent_holds_nothing_of_the_project(context: Co
 
 # ------------------------------------------------------------------------------------------------------------ the form
 def test_opening_shows_what_holds_and_what_there_is(context: Context, pages: gr.Blocks) -> None:
-    wanted = Project("best", 4, 2, 30, 0.125, 0.07, True, False, (Tag("a", "accurate"), Tag("c", "clear")))
+    wanted = Project("best", 4, 2, 30, 0.125, 0.07, 0.25, True, False, (Tag("a", "accurate"), Tag("c", "clear")))
     store.set_project(context.db, wanted)
     admin = Admin(pages)
     admin.open()
@@ -130,6 +130,7 @@ def test_opening_shows_what_holds_and_what_there_is(context: Context, pages: gr.
         "claim_minutes": 30,
         "gold_share": 12.5,
         "re_ask_share": 7.0,
+        "candidate_share": 25.0,
         "rendered": "Rendered Markdown",
         "own_prompts": False,
         "tags": "a: accurate\nc: clear",
@@ -275,7 +276,7 @@ def test_the_preview_writes_nothing_and_escapes(context: Context, admin: Admin) 
 
 
 def test_forms_of_a_project_are_read_back(context: Context) -> None:
-    for asked in (Project(), Project("rank", 8, 3, 1440, 0.5, 0.0, True, False, ())):
+    for asked in (Project(), Project("rank", 8, 3, 1440, 0.5, 0.0, 0.5, True, False, ())):
         assert tab.project_of(tab.form_of(asked), 3) == asked
     with pytest.raises(UserError, match="First view"):
         tab.project_of({**tab.form_of(Project()), "rendered": ["x"]}, 3)

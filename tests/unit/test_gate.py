@@ -331,6 +331,7 @@ def test_every_field_of_the_rule_can_be_set_and_is_heeded() -> None:
         "people_least": (66, found(BETTER)),
         "people_most": (65, found(OPEN)),
         "judge_may_decide": (True, found(FEW, judge())),
+        "prompts_least": (61, found(BETTER)),
         "kl_most": (0.01, found(BETTER)),
         "nll_ratio_most": (1.05, found(BETTER, nll_ratio=1.1)),
         "distinct_ratio_least": (1.0, found(BETTER, distinct_ratio=0.95)),

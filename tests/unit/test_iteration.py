@@ -26,6 +26,11 @@ def candidate(verdict: Any, sentence: str = "People find it so.") -> Pending:
     return Pending(policy, Decision(verdict, sentence, ()))
 
 
+def exhausted() -> Pending:
+    """A candidate of which everything has been compared, without enough evidence."""
+    return replace(candidate("not enough evidence"), exhausted=True)
+
+
 def job(spec: Spec, status: str = "running") -> Job:
     """A job that waits or runs."""
     return Job(9, spec.kind, spec, status, 1, "w", "ann", "", "", "", None, 0, 0, "", None)
@@ -47,7 +52,9 @@ def job(spec: Spec, status: str = "running") -> Job:
         # judges
         ({"waiting": {"j": 7}}, None),
         ({"waiting": {"i": 7, "j": 8}}, Step("judge", "j")),
-        ({"waiting": {"j": 8}, "auto_train": ON, "new": 100}, Step("judge", "j")),
+        ({"waiting": {"j": 8}, "auto_train": ON, "new": 39}, Step("judge", "j")),
+        ({"waiting": {"j": 8}, "auto_train": ON, "new": 40}, Step("train")),  # no labels that nothing will use
+        ({"waiting": {"j": 8}, "new": 40}, None),
         ({"waiting": {"j": 8}, "unchecked": "dpo-3"}, Step("evaluate", "dpo-3")),
         # the gate
         ({"pending": candidate("promote")}, None),
@@ -55,6 +62,8 @@ def job(spec: Spec, status: str = "running") -> Job:
         ({"pending": candidate("reject"), "gate": "automatic"}, Step("decide", "dpo-7")),
         ({"pending": candidate("promote"), "gate": "never"}, None),
         ({"pending": candidate("not enough evidence"), "gate": "automatic"}, None),
+        ({"pending": exhausted(), "gate": "automatic"}, Step("evaluate", "dpo-7")),
+        ({"pending": exhausted(), "gate": "ask"}, None),
         ({"pending": candidate("not enough evidence"), "gate": "automatic", "auto_train": ON, "new": 50}, None),
         ({"pending": candidate("not enough evidence"), "gate": "ask", "auto_train": ON, "new": 50}, Step("train")),
         # reward model and PPO
@@ -85,6 +94,8 @@ def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
             "deciding",
             ("People compare dpo-7", "The next training waits"),
         ),
+        ({"pending": exhausted(), "gate": "automatic"}, "deciding", ("is checked again within seconds",)),
+        ({"pending": candidate("promote"), "gate": "never"}, "deciding", ("does nothing with dpo-7",)),
     ],
 )
 def test_where_it_stands_and_what_comes_next(changed: dict[str, Any], stage: str, said: tuple[str, ...]) -> None:
