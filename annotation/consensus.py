@@ -55,11 +55,20 @@ class Pair:
     """Whether AI judges alone say so."""
 
 
+def people_first(group: Sequence[Judgement]) -> tuple[list[Judgement], list[str]]:
+    """The judgements of one comparison without AI judges', where people have judged it too, and a reason for each."""
+    by_people = [judgement for judgement in group if judgement.annotator_kind != "ai" and judgement.outcome != "skip"]
+    if not by_people:
+        return list(group), []
+    kept = [judgement for judgement in group if judgement.annotator_kind != "ai"]
+    return kept, ["judge"] * (len(group) - len(kept))
+
+
 def usable(group: Sequence[Judgement], excluded: Iterable[str] = ()) -> tuple[list[Judgement], list[str]]:
     """The judgements of one comparison that count, and the reasons why others don't.
 
-    Where people have judged, AI judges do not count. An adjudication stands alone, unless the adjudicator skipped it. A
-    flag by anyone, in whatever role, takes the comparison out.
+    An adjudication stands alone, unless the adjudicator skipped it. A flag by anyone, in whatever role, takes the
+    comparison out.
     """
     left_out = set(excluded)
     reasons: list[str] = []
@@ -75,10 +84,6 @@ def usable(group: Sequence[Judgement], excluded: Iterable[str] = ()) -> tuple[li
             counted.append(judgement)
         else:
             reasons.append(reason)
-    if any(judgement.annotator_kind != "ai" for judgement in group):  # whatever for, gold among it
-        by_judges = [judgement for judgement in counted if judgement.annotator_kind == "ai"]
-        reasons += ["judge" for _ in by_judges]
-        counted = [judgement for judgement in counted if judgement.annotator_kind != "ai"]
     if any(judgement.flag for judgement in group):
         return [], [*reasons, *("flagged" for _ in counted)]
     settled = [entry for entry in counted if entry.purpose == "adjudication" and entry.outcome != "skip"]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from annotation.consensus import Pair, pairs_of, usable
+from annotation.consensus import Pair, pairs_of, people_first, usable
 from annotation.records import Judgement
 
 PreferenceRow = Mapping[str, Any]
@@ -20,7 +20,8 @@ class Freezing:
 
     Train pairs are of judgements made after `trained_until`, held-out pairs are all. The pairs of a comparison (up to
     K(K-1)/2 for K answers, more with edits) stay together. `max_length` counts the tokens of prompt and answer where
-    they are known; `reliability` gives the chance that an annotator is right.
+    they are known; `reliability` gives the chance that an annotator is right. Where people have judged, AI judges
+    do not count.
     """
 
     comparisons: Iterable[Sequence[Judgement]]
@@ -38,8 +39,9 @@ class Freezing:
         """The rows, once."""
         for group in self.comparisons:
             self.last_judgement_id = max(self.last_judgement_id, *(judgement.id for judgement in group))
-            counted, reasons = usable(group, self.excluded)
-            self.left_out.update(reasons)
+            own, beside = people_first(group)
+            counted, reasons = usable(own, self.excluded)
+            self.left_out.update([*beside, *reasons])
             if not counted:
                 continue
             if counted[0].split == "train" and max(judgement.id for judgement in counted) <= self.trained_until:

@@ -177,7 +177,7 @@ class Comparison:
 
 # By people: judgements of annotators and imported ones.
 JUDGED_BY_PEOPLE = """EXISTS (SELECT 1 FROM current_judgement p WHERE p.comparison_id = c.id AND p.outcome != 'skip'
-    AND p.purpose IN ('own', 'adjudication', 'import', 'gold'))"""
+    AND p.purpose IN ('own', 'adjudication', 'import'))"""
 SCOPES: Mapping[Scope, str] = {
     "open": f"c.asks = 'judges' AND NOT {JUDGED_BY_PEOPLE}",
     "judged": JUDGED_BY_PEOPLE,
@@ -185,7 +185,7 @@ SCOPES: Mapping[Scope, str] = {
 }
 
 
-OPEN_TO_JUDGE = """c.state IN ('ready', 'closed') AND c.purpose IN ('preference', 'gold') AND {scope}
+OPEN_TO_JUDGE = """c.state IN ('ready', 'closed') AND c.purpose = 'preference' AND {scope}
     AND NOT EXISTS (SELECT 1 FROM judgement j WHERE j.comparison_id = c.id AND j.annotator_id = :judge
         AND j.purpose = 'judge')"""
 

@@ -97,7 +97,7 @@ def test_from_first_judgement_to_the_next_policy(site: Site) -> None:
 
     page.get_by_role("tab", name="Iterations").click()
     page.wait_for_selector("#promote:not([disabled])", timeout=60_000)
-    page.wait_for_selector("text=KL per token")
+    page.wait_for_selector("text=KL per token >> visible=true")
     page.click("#promote")
     page.wait_for_selector("text=serves now")
     adapter = policies.serving(site.db)

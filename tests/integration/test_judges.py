@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from annotation import access, claims, store
-from annotation.consensus import usable
+from annotation.consensus import people_first
 from annotation.database import Database
 from annotation.records import Annotator, Feedback, UserError
+from annotation.snapshots import Freezing
 from rlhf import judges, policies
 from rlhf.__main__ import main as command_line
 from rlhf.judges import Judge, Said
@@ -341,7 +342,6 @@ def test_only_what_a_training_could_learn_from_counts_towards_the_next(db: Datab
 
 
 def test_where_people_have_judged_a_judge_does_not_vote(db: Database, ann: Annotator) -> None:
-    """Neither on what is trained on, nor on gold, whose answers are known."""
     (judge,) = panel(db, "j")
     (comparison,) = seed_comparisons(db, 1)
     claim = claims.claim_next(db, ann.id)
@@ -350,8 +350,11 @@ def test_where_people_have_judged_a_judge_does_not_vote(db: Database, ann: Annot
     claims.judge(db, ann.id, claim.nonce, act(left))
     say(db, judge, comparison, SECOND_BETTER, "judged")
     (group,) = store.judged_comparisons(db)
-    counted, reasons = usable(group)
+    counted, reasons = people_first(group)
     assert ([one.annotator for one in counted], reasons) == (["ann"], ["judge"])
+    frozen = Freezing(store.judged_comparisons(db), 512)
+    (row,) = list(frozen)
+    assert (row["annotators"], frozen.left_out) == (["ann"], {"judge": 1})
 
 
 def test_a_change_back_to_people_hands_over_what_one_of_two_judges_has_judged(db: Database, ann: Annotator) -> None:
