@@ -12,7 +12,11 @@ random share. What the budget does not reach is not trained on.
 counting half; the interval is over seeds and prompts together (`benchmarks.intervals`). `pairs` is what the two
 trainings learnt from, `right` the share of them that the gold rule would order the same way.
 
-It goes on where it was broken off: give the same --data.
+An iteration whose judgements leave too few pairs to train on (a judge that contradicts itself makes ties) trains
+nothing and keeps the policy that serves; `trained` says in how many iterations there was a training.
+
+It goes on where it was broken off: give the same --data. Several can share the work and a --data, each with seeds of
+its own by --first-seed and --seeds; a last run over all seeds then only makes the table.
 """
 
 from __future__ import annotations
@@ -40,6 +44,7 @@ from benchmarks.intervals import crossed
 from benchmarks.laboratory import Laboratory
 from rlhf import judges, loop, policies
 from rlhf.base_model import EMBEDDED
+from rlhf.freezing import TooFew
 from rlhf.judges import Judge
 from rlhf.rows import load_snapshot
 from rlhf.specs import DPOSpec, GenerateSpec, JudgeSpec
@@ -57,9 +62,9 @@ class Sizes:
     """How much is done."""
 
     seeds: int = 5
-    budget: float = 12.0
+    budget: float = 16.0
     """What an iteration may spend, in judgements by people."""
-    price: float = 0.2
+    price: float = 0.4
     """Of a judgement by a judge."""
     share_for_people: float = 0.5
     """Of the budget, when mixed."""
@@ -105,17 +110,16 @@ def taste(left: str, right: str) -> str:
     return "tie" if worths[0] == worths[1] else "left-clearly" if worths[0] > worths[1] else "right-clearly"
 
 
-def people_judge(lab: Laboratory, most: int) -> int:
-    """Let simulated people judge what they are handed, up to `most`; returns how many."""
+def people_judge(lab: Laboratory, most: int) -> None:
+    """Let simulated people judge what they are handed, up to `most`."""
     name = "gold"
     row = access.find(lab.db, name)
     person = access.add_account(lab.db, name, "annotator", "a password") if row is None else access.read_annotator(row)
-    for count in range(most):
+    for _ in range(most):
         claim = claims.claim_next(lab.db, person.id)
         if claim is None:
-            return count
+            return
         claims.judge(lab.db, person.id, claim.nonce, act_of(taste(*claim.shown_texts)))
-    return most
 
 
 def judge_simulated(lab: Laboratory, judge: Judge, agreement: float, seed: int, most: int) -> None:
@@ -126,7 +130,8 @@ def judge_simulated(lab: Laboratory, judge: Judge, agreement: float, seed: int, 
             lucky = random.Random(f"{seed} {comparison.id} {pair}").random() < agreement
             swapped: Mapping[Choice, Choice] = {"first": "second", "second": "first", "tie": "tie"}
             choice = right if lucky else swapped[right]
-            verdict = Verdict(choice, agreement if choice == "first" else 1 - agreement, "", 0, 0, 0.0)
+            chance = {"first": agreement, "second": 1 - agreement, "tie": 0.5}[choice]
+            verdict = Verdict(choice, chance, "", 0, 0, 0.0)
             judges.add_verdict(lab.db, judge, comparison.id, pair, verdict, 0, (), None)
         judges.judge_comparison(lab.db, judge, comparison)
 
@@ -138,23 +143,32 @@ def choice_of(first: str, second: str) -> Choice:
 
 
 def label(lab: Laboratory, condition: Condition, sizes: Sizes, iteration: int, seed: int) -> dict[str, int]:
-    """Spend an iteration's budget on judgements; returns how many there are by people and by the judge."""
+    """Spend an iteration's budget on judgements; returns how many there are by people and by the judge.
+
+    What an earlier start has spent of it before it was broken off is spent.
+    """
+    path = lab.parts / f"judged-before-{iteration}.json"
+    if not path.exists():
+        path.write_text(json.dumps(judged(lab)), "utf-8")
+    before: dict[str, int] = json.loads(path.read_text("utf-8"))
     drawn = sizes.comparisons(condition.mode)
-    if condition.mode == "people":
-        return {"people": people_judge(lab, drawn), "judge": 0}
-    judge = judges.by_name(lab.db, "judge")
-    before = judged_by(lab, judge)
-    if condition.judge == "local":
-        lab.run(f"judge {iteration}", JudgeSpec(judge=judge.name, comparisons=drawn))
-    else:
-        judge_simulated(lab, judge, float(condition.judge), seed, drawn)
-    left = int(sizes.budget - drawn * sizes.price + 1e-9) if condition.mode == "mixed" else 0
-    return {"people": people_judge(lab, left), "judge": judged_by(lab, judge) - before}
+    for_people = drawn
+    if condition.mode != "people":
+        judge = judges.by_name(lab.db, "judge")
+        for_people = int(sizes.budget - drawn * sizes.price + 1e-9) if condition.mode == "mixed" else 0
+        if condition.judge == "local":
+            lab.run(f"judge {iteration}", JudgeSpec(judge=judge.name, comparisons=drawn))
+        else:
+            left = drawn - (judged(lab)["judge"] - before["judge"])
+            judge_simulated(lab, judge, float(condition.judge), seed, left)
+    people_judge(lab, for_people - (judged(lab)["people"] - before["people"]))
+    return {kind: number - before[kind] for kind, number in judged(lab).items()}
 
 
-def judged_by(lab: Laboratory, judge: Judge) -> int:
-    """How many comparisons a judge has judged."""
-    return int(lab.db.value("SELECT count(*) FROM current_judgement WHERE annotator_id = ?", (judge.id,)))
+def judged(lab: Laboratory) -> dict[str, int]:
+    """How many comparisons people and judges have judged so far."""
+    count = """SELECT count(*) FROM current_judgement j JOIN annotator a ON a.id = j.annotator_id WHERE a.kind = ?"""
+    return {name: int(lab.db.value(count, (kind,))) for name, kind in (("people", "person"), ("judge", "ai"))}
 
 
 # --------------------------------------------------------------------------------------------------------- iterations
@@ -177,21 +191,32 @@ def iterate(lab: Laboratory, condition: Condition, sizes: Sizes, iteration: int,
     # One in six is on a held-out prompt; these are judged like the others, and not trained on.
     lab.run(f"generate {iteration}", GenerateSpec(seed=seed, buffer=drawn, until_full=True, sampling=sampling))
     spent = label(lab, condition, sizes, iteration, seed)
-    trained = lab.run(f"train {iteration}", DPOSpec(seed=seed, epochs=sizes.epochs, evaluate=False, samples=0))
-    assert trained.result is not None
-    revision = str(trained.result["revision"])
-    if policies.serving(lab.db).revision != revision:
-        loop.promote(lab.db, lab.directory, revision, "the benchmark")
-    rows = [row for row in load_snapshot(lab.directory, trained.result["snapshot"]) if row["split"] == "train"]
-    right = [float(gold(row["chosen"]["text"]) > gold(row["rejected"]["text"])) for row in rows]
-    found = {"revision": revision, **spent, "pairs": len(rows), "right": sum(right)}
+    found = {**train(lab, sizes, iteration, seed), **spent}
     path.write_text(json.dumps(found), "utf-8")
     return found
+
+
+def train(lab: Laboratory, sizes: Sizes, iteration: int, seed: int) -> dict[str, Any]:
+    """Train on all judgements and promote; without enough pairs, go on with the policy that serves."""
+    try:
+        job = lab.run(f"train {iteration}", DPOSpec(seed=seed, epochs=sizes.epochs, evaluate=False, samples=0))
+    except TooFew as error:
+        say(str(error))
+        return {"revision": policies.serving(lab.db).revision, "trained": False, "pairs": 0, "right": 0}
+    assert job.result is not None
+    revision = str(job.result["revision"])
+    if policies.serving(lab.db).revision != revision:
+        loop.promote(lab.db, lab.directory, revision, "the benchmark")
+    rows = [row for row in load_snapshot(lab.directory, job.result["snapshot"]) if row["split"] == "train"]
+    right = sum(gold(row["chosen"]["text"]) > gold(row["rejected"]["text"]) for row in rows)
+    return {"revision": revision, "trained": True, "pairs": len(rows), "right": right}
 
 
 def wins(lab: Laboratory, sizes: Sizes, revision: str) -> list[float]:
     """The last policy against the base on each held-out prompt by the gold rule: 1, 1/2 or 0."""
     prompts = store.prompts(lab.db, "held-out")[: sizes.held_out]
+    if revision == "base":
+        return [0.5] * len(prompts)
     request = {
         "policies": [(revision, None), ("base", "nf4")],
         "prompts": [[dict(message) for message in prompt.messages] for prompt in prompts],
@@ -245,6 +270,7 @@ def figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "by_seed": [round(fmean(run["wins"]), 4) for run in runs],
         "people": round(sum(one["people"] for one in spent) / len(runs), 2),
         "judge": round(sum(one["judge"] for one in spent) / len(runs), 2),
+        "trained": sum(one["trained"] for one in spent),
         "pairs": round(pairs / len(runs), 2),
         "right": round(sum(one["right"] for one in spent) / max(pairs, 1), 4),
     }
@@ -253,7 +279,7 @@ def figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------- reporting
 def report(found: Mapping[str, Any]) -> str:
     """A table for people; the last line is one JSON object."""
-    headers = ("who judges", "win rate (95%)", "each seed", "by people", "by the judge", "pairs", "right")
+    headers = ("who judges", "win rate (95%)", "each seed", "by people", "by the judge", "trained", "pairs", "right")
     rows = [
         (
             name,
@@ -261,6 +287,7 @@ def report(found: Mapping[str, Any]) -> str:
             ", ".join(f"{value:.0%}" for value in one["by_seed"]),
             f"{one['people']:.0f}",
             f"{one['judge']:.0f}",
+            f"{one['trained']} of {ITERATIONS * len(one['by_seed'])}",
             f"{one['pairs']:.0f}",
             f"{one['right']:.0%}",
         )
@@ -276,7 +303,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rlaif", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="a smoke run; figures mean little")
     parser.add_argument("--seeds", type=int, metavar="N", help="repetitions of each condition (default: 5, quick: 1)")
-    parser.add_argument("--first-seed", type=int, metavar="N", default=1, help="for running some apart (default: 1)")
+    parser.add_argument("--first-seed", type=int, metavar="N", default=1, help="where these start (default: 1)")
     parser.add_argument("--model", metavar="NAME_OR_DIR", default=EMBEDDED, help="base model, as for app.py")
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help=f"where to work and to go on (default: {DEFAULT_DATA})"

@@ -1,4 +1,4 @@
-"""Evidence from comparisons that holds however often one looks; length control, Cohen's kappa, bootstrap. Pure.
+"""Evidence from comparisons that holds however often one looks; length control, Cohen's kappa. Pure.
 
 Outcomes lie in [0, 1]: a win is 1, a tie 1/2, a loss 0. They are bet on (Waudby-Smith and Ramdas 2024, "Estimating
 means of bounded random variables by betting", JRSS B): who stakes a share f of a capital of 1 on each outcome x, at
@@ -15,7 +15,7 @@ time, which is allowed and a little tighter, but depends on the order and may le
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from math import log
 from typing import Any
 
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from annotation.measuring.agreement import RESAMPLES, SEED, percentiles
-from annotation.measuring.analysis import Array, Estimate, share_of, wilson_interval
+from annotation.measuring.analysis import Array, Estimate, share_of
 
 ROOTS: Array = (np.arange(24) + 0.5) / 24
 BETS: Array = ROOTS**2
@@ -40,11 +40,6 @@ def evidence_for(outcomes: ArrayLike, null: float = 0.5) -> Array:
     values, counts_NV = tallies(outcomes)
     capital: Array = np.exp(np.minimum(log_sums(LOG_WEIGHTS + counts_NV @ growth(values, null)), LARGEST_LOG))
     return capital
-
-
-def evidence_against(outcomes: ArrayLike, null: float = 0.5) -> Array:
-    """The e-value against "the mean is at least `null`" after each outcome, (N,)."""
-    return evidence_for(1 - np.asarray(outcomes, dtype=np.float64), 1 - null)
 
 
 def running_interval(outcomes: ArrayLike, alpha: float = 0.05) -> Array:
@@ -197,26 +192,6 @@ def logistic_fits(features_FN: Array, outcomes_N: Array, weights_RN: Array) -> A
 
 
 # ---------------------------------------------------------------------------------------------------------- agreement
-def kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> Estimate | None:
-    """Cohen's kappa (1960) of two labellings of the same items: 1 full agreement, 0 what chance would give.
-
-    Interval: percentile bootstrap over items; where all labels agree, which every resample repeats, the lower end of
-    Wilson's interval for their share. None without items, and where only one label was ever given.
-    """
-    place = {label: number for number, label in enumerate(dict.fromkeys((*first, *second)))}
-    if len(place) < 2:
-        return None
-    table = np.zeros((len(place), len(place)))
-    for one, other in zip(first, second, strict=True):
-        table[place[one], place[other]] += 1
-    count = len(first)
-    if float(np.trace(table)) == count:
-        return Estimate(1.0, wilson_interval(count, count)[0], 1.0, count)
-    drawn = np.random.default_rng(SEED).multinomial(count, table.reshape(-1) / count, size=RESAMPLES)
-    low, high = percentiles(kappas(drawn.reshape(RESAMPLES, *table.shape)))
-    return Estimate(float(kappas(table)), low, high, count)
-
-
 def kappas(tables: Any) -> Array:
     """Cohen's kappa of contingency tables (the last two axes); not a number where only one label was given."""
     counts = tables.sum(axis=(-2, -1))
@@ -225,13 +200,3 @@ def kappas(tables: Any) -> Array:
     with np.errstate(invalid="ignore", divide="ignore"):
         found: Array = np.where(expected < 1, (observed - expected) / (1 - expected), np.nan)
     return found
-
-
-def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Estimate | None:
-    """The mean with its 95% percentile bootstrap interval; None with fewer than two values, which show no spread."""
-    given = np.asarray(values, dtype=np.float64)
-    count = len(given)
-    if count < 2:
-        return None
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    return Estimate(float(given.mean()), *percentiles(drawn @ given / count), count)

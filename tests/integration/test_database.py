@@ -105,6 +105,33 @@ def test_a_file_of_the_first_release_is_brought_up_to_date_and_loses_nothing(dat
         connection.execute("DELETE FROM judgement")
 
 
+def test_comparisons_of_a_checked_policy_with_another_keep_which_is_the_candidate(data_dir: Path) -> None:
+    old_file(data_dir)
+    old = sqlite_utils.Database(data_dir / FILE_NAME)
+    migrations.apply(old, stop_before="m005_ai_feedback")
+    moment = "2026-02-01T00:00:00.000000+00:00"
+    old["model"].insert(
+        {"id": 2, "revision": "dpo-2", "method": "dpo", "base": "b", "status": "candidate", "created": moment}
+    )
+    for number, purpose in ((5, "evaluate"), (6, "compare")):
+        old["comparison"].insert({"id": number, "prompt_id": 1, "purpose": "preference", "created": moment})
+        for position, model in enumerate((2, 1)):
+            response = old["response"].insert(
+                {"prompt_id": 1, "model_id": model, "purpose": purpose, "origin": "policy", "text": f"by {model}", "sampling": "{}",
+                 "seed": 3, "rendered_prompt": "p", "prompt_tokens": 2, "tokens": 3, "finish_reason": "stop",
+                 "created": moment}
+            ).last_pk  # fmt: skip
+            old["comparison_response"].insert({"comparison_id": number, "position": position, "response_id": response})
+    old.close()
+    db = open_database(data_dir)
+    rows = db.rows("SELECT id, candidate_id, against_id, asks FROM comparison ORDER BY id")
+    assert [tuple(row.values()) for row in rows] == [
+        *((number, None, None, "people") for number in (1, 2, 3, 4)),
+        (5, 2, 1, "people"),
+        (6, None, None, "people"),
+    ]
+
+
 def test_two_processes_may_create_the_file_at_once(data_dir: Path) -> None:
     failures: list[BaseException] = []
 

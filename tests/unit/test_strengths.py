@@ -1,4 +1,4 @@
-"""Bradley–Terry strengths against hand-worked numbers, Hunter's MM algorithm, and simulation."""
+"""Bradley–Terry strengths against hand-worked numbers, Hunter's MM algorithm, `choix`, and simulation."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import random
 from itertools import combinations
 
+import choix
 import numpy as np
 import pytest
 
@@ -80,6 +81,25 @@ def simulate(source: random.Random, truth: dict[str, float], comparisons: int, a
         won = source.random() < 1 / (1 + math.exp(truth[second] - truth[first]))
         found += [Duel(number, first, second, float(won)) for _ in range(annotators)]
     return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_strengths_equal_those_of_choix(seed: int) -> None:
+    source = random.Random(seed)
+    truth = {"a": 0.0, "b": 0.7, "c": -0.4, "d": 1.5}
+    names = list(truth)
+    results = []
+    for _ in range(200):
+        one, other = source.sample(names, 2)
+        won = source.random() < 1 / (1 + math.exp(truth[other] - truth[one]))
+        results.append((one, other, 1.0 if won else 0.0))
+    wins = [
+        (names.index(one), names.index(other)) if score else (names.index(other), names.index(one))
+        for one, other, score in results
+    ]
+    outside = choix.opt_pairwise(len(names), wins)
+    found = values(bradley_terry(fought(results), "a"))
+    assert found == pytest.approx(dict(zip(names, outside - outside[0], strict=True)), abs=1e-4)
 
 
 def test_intervals_cover_the_truth_though_annotators_judge_the_same_comparisons() -> None:

@@ -9,12 +9,14 @@ from itertools import combinations
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from annotation.measuring.analysis import Z_95
-from annotation.measuring.evidence import kappa as plain_kappa
+from annotation.measuring.evidence import kappas
 from rlhf.trust import Case, Opinion, Swapped, Trust, both_orders, card, trust
 
 FIRST, SECOND, TIE = (1, 2), (2, 1), (1, 1)
@@ -62,16 +64,25 @@ def test_kappa_is_that_of_a_published_table() -> None:
     assert (kappa.high - kappa.low) / 2 == pytest.approx(Z_95 * deviation, rel=0.1)
 
 
-def test_kappa_of_pairs_that_one_person_judged_is_that_of_two_labellings() -> None:
+def test_kappa_of_pairs_that_one_person_judged_is_that_of_two_labellings_and_scipys_bootstrap() -> None:
     source = random.Random(7)
     drawn = [(source.choice((FIRST, SECOND, TIE)), source.choice((FIRST, FIRST, SECOND))) for _ in range(60)]
     found = trust([case(number, *rankings) for number, rankings in enumerate(drawn)])
-    independent = plain_kappa([judged for judged, _ in drawn], [said for _, said in drawn])
+    judged, said = (np.array([(FIRST, TIE, SECOND).index(one) for one in side]) for side in zip(*drawn, strict=True))
+
+    def of_labels(judged: Any, said: Any) -> float:
+        table = np.zeros((3, 3))
+        np.add.at(table, (judged, said), 1)
+        return float(kappas(table))
+
+    resampled = stats.bootstrap(
+        (judged, said), of_labels, paired=True, vectorized=False, n_resamples=4000, method="percentile", rng=1
+    )
     assert found.with_people is not None
-    assert found.with_people.kappa is not None
-    assert independent is not None
-    assert found.with_people.kappa.value == pytest.approx(independent.value)
-    assert found.with_people.kappa.low == pytest.approx(independent.low, abs=0.05)
+    kappa = found.with_people.kappa
+    assert kappa is not None
+    assert kappa.value == pytest.approx(of_labels(judged, said))
+    assert (kappa.low, kappa.high) == pytest.approx(tuple(resampled.confidence_interval), abs=0.02)
 
 
 def test_a_comparison_has_one_say_however_many_answers_and_people_it_has() -> None:
