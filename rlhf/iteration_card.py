@@ -30,7 +30,6 @@ STYLE = """
 .stages li { color: var(--body-text-color-subdued); padding-bottom: 2px; margin: 0; }
 .stages li[aria-current] { color: var(--body-text-color); font-weight: 600;
   border-bottom: 2px solid var(--color-accent); }
-.verdict-pass { color: #12914a; } .verdict-fail { color: #d9542b; }
 """
 
 
@@ -47,7 +46,7 @@ def standing_card(standing: Standing) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------------- gate
-VERDICTS = {"pass": "met", "fail": "not met", "open": "not enough yet", "missing": "not measured"}
+VERDICTS = {"pass": "✓ met", "fail": "✗ not met", "open": "… not enough yet", "missing": "– not measured"}
 HEADINGS = {
     "promote": "The rule says: promote.",
     "reject": "The rule says: reject.",
