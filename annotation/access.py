@@ -18,9 +18,11 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from annotation.database import Database
 from annotation.records import ROLES, Annotator, Role, UserError, now
+from annotation.space import HubUser
 
 OWNER = "owner"
-NAME = re.compile(r"[A-Za-z0-9._-]{1,40}")
+LONGEST_NAME = 40
+NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{LONGEST_NAME}}}")
 MINIMUM_PASSWORD = 10
 SESSION_DAYS = 30
 LINK_HOURS = 1
@@ -37,6 +39,8 @@ class Account:
     active: bool
     has_password: bool
     created: str
+    on_hub: bool = False
+    """Whether it is a Hub user's, made when they first signed in."""
 
 
 # --------------------------------------------------------------------------------------------------------- accounts
@@ -93,11 +97,18 @@ def activate(db: Database, name: str) -> None:
 def accounts(db: Database) -> list[Account]:
     """All accounts of people, active ones first, by name."""
     rows = db.rows(
-        """SELECT name, role, active, password_hash IS NOT NULL AS has_password, created
+        """SELECT name, role, active, password_hash IS NOT NULL AS has_password, created, hub_id IS NOT NULL AS on_hub
            FROM annotator WHERE kind = 'person' ORDER BY active DESC, name"""
     )
     return [
-        Account(row["name"], row["role"], bool(row["active"]), bool(row["has_password"]), row["created"])
+        Account(
+            row["name"],
+            row["role"],
+            bool(row["active"]),
+            bool(row["has_password"]),
+            row["created"],
+            bool(row["on_hub"]),
+        )
         for row in rows
     ]
 
@@ -110,6 +121,39 @@ def active_people(db: Database) -> int:
 def has_password_accounts(db: Database) -> bool:
     """Whether anyone can sign in with a password."""
     return any(account.active and account.has_password for account in accounts(db))
+
+
+def hub_account(db: Database, user: HubUser, role: Role) -> Annotator:
+    """The account of a Hub user, made on their first visit, with the role that the Space's rules give them today.
+
+    It is found by the user's id, so a new name on the Hub changes nothing, and an account that somebody else has under
+    this name is left alone. Raises UserError if the account is deactivated.
+    """
+    with db.transaction() as connection:
+        row = db.row("SELECT * FROM annotator WHERE hub_id = ?", (user.id,))
+        if row is None:
+            name = free_name(db, user.name)
+            connection.execute(
+                "INSERT INTO annotator (name, role, hub_id, created) VALUES (?, ?, ?, ?)", (name, role, user.id, now())
+            )
+            return read_annotator(existing(db, name))
+        if not row["active"]:
+            raise UserError("Your account here was deactivated. Ask one of the admins.")
+        if row["role"] != role:  # the last admin too: whom the rules make one can come in at any time
+            connection.execute("UPDATE annotator SET role = ? WHERE id = ?", (role, row["id"]))
+            end_sessions(db, row["id"])
+        return read_annotator({**row, "role": role})
+
+
+def free_name(db: Database, wanted: str) -> str:
+    """A name for a Hub user that no account has, and that is not the owner's of a program on a machine."""
+    base = re.sub(r"[^A-Za-z0-9._-]", "-", wanted)[:LONGEST_NAME] or "hub"
+    number = 1
+    name = base
+    while name.casefold() == OWNER or find(db, name) is not None:
+        ending = "-hf" if number == 1 else f"-hf{number}"
+        name, number = f"{base[: LONGEST_NAME - len(ending)]}{ending}", number + 1
+    return name
 
 
 def authorise(db: Database, username: str | None, role: Role) -> Annotator:
@@ -193,14 +237,14 @@ def decoy_hash() -> str:
 
 
 # --------------------------------------------------------------------------------------------------- sessions, links
-def open_session(db: Database, annotator: Annotator) -> str:
+def open_session(db: Database, annotator: Annotator, days: int = SESSION_DAYS) -> str:
     """Start a session and return its token; only the token's hash is stored."""
     token = secrets.token_urlsafe(32)
     with db.transaction() as connection:
         connection.execute("DELETE FROM session WHERE expires <= ?", (now(),))
         connection.execute(
             "INSERT INTO session (token_sha256, annotator_id, created, expires) VALUES (?, ?, ?, ?)",
-            (digest(token), annotator.id, now(), later(timedelta(days=SESSION_DAYS))),
+            (digest(token), annotator.id, now(), later(timedelta(days=days))),
         )
     return token
 
