@@ -13,6 +13,7 @@ BOX_STYLE = """
 """
 TABLE_STYLE = """
 .scroll { overflow-x: auto; max-width: 100%; }
+.scroll + .scroll { margin-top: 1rem; }
 table { border-collapse: collapse; width: 100%; font-size: var(--text-sm); margin: 0.25rem 0; border: 0; }
 tr, thead, tbody { border: 0; }
 th { text-align: left; font-weight: normal; opacity: 0.8; }

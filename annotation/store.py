@@ -557,17 +557,17 @@ def read_judgement(row: Mapping[str, Any]) -> Judgement:
     )
 
 
-def judgement_count(db: Database, annotator: Annotator | None = None, after: int = 0, since: str = "") -> int:
-    """Current judgements (skips aside) with ids above `after` and made after `since`, of one annotator or of all.
+def judgement_count(db: Database, annotator: Annotator | None = None) -> int:
+    """Current judgements (skips aside) of one annotator or of all.
 
     What is there to measure annotators (gold, re-asks) and what was imported does not count.
     """
     return int(
         db.value(
             """SELECT count(*) FROM current_judgement
-               WHERE outcome != 'skip' AND purpose IN ('own', 'adjudication') AND id > :after AND created > :since
+               WHERE outcome != 'skip' AND purpose IN ('own', 'adjudication')
                  AND (:annotator IS NULL OR annotator_id = :annotator)""",
-            {"after": after, "since": since, "annotator": annotator.id if annotator else None},
+            {"annotator": annotator.id if annotator else None},
         )
     )
 

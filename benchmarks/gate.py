@@ -52,7 +52,7 @@ SOUND = Findings(
     truncated_more=0.0,
     perplexity_ratio=1.0,
     reward_hacking=False,
-    identical_to_parent=False,
+    identical_to_serving=False,
 )
 TRUST = Estimate(0.8, 0.7, 0.9, 100)
 AT_EQUAL_LENGTHS = Estimate(0.6, 0.5, 0.7, 100)

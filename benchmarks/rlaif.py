@@ -1,12 +1,12 @@
 """People, AI judges, or both at equal cost: how far two iterations come by a gold rule that only "people" know.
 
 How to read it. Every condition starts from the base model and makes two iterations: comparisons of the serving policy's
-answers, judgements, DPO by the defaults, promotion. Simulated people judge by `benchmarks.gold`. A simulated judge
-gives each verdict as they would with the stated chance, drawn anew for each order of the two answers, so that it also
-contradicts itself, which makes ties; `local` is the base model itself as a judge, by its next token. A judgement by
-people costs 1, one by a judge (both orders) `--price`; each iteration may spend `--budget`. `mixed` lets the judge
-label first and spends what is left on what people are asked then: what it contradicts itself on or is unsure of, and a
-random share. What the budget does not reach is not trained on.
+answers, judgements, DPO (LoRA, by the defaults but for the epochs), promotion. Simulated people judge by
+`benchmarks.gold`. A simulated judge gives each verdict as they would with the stated chance, drawn anew for each order
+of the two answers, so that it also contradicts itself, which makes ties; `local` is the base model itself as a judge,
+by its next token. A judgement by people costs 1, one by a judge (both orders) `price`; each iteration may spend
+`budget`. `mixed` lets the judge label first and spends the other half on what people are asked then: what it
+contradicts itself on or is unsure of, and a random share. What the budget does not reach is not trained on.
 
 `win rate`: how often the last policy's answer to a held-out prompt beats the base's by the gold rule, same seeds, a tie
 counting half; the interval is over seeds and prompts together (`benchmarks.intervals`). `pairs` is what the two
@@ -62,15 +62,16 @@ class Sizes:
     """How much is done."""
 
     seeds: int = 5
-    budget: float = 16.0
+    budget: float = 20.0
     """What an iteration may spend, in judgements by people."""
-    price: float = 0.4
+    price: float = 0.5
     """Of a judgement by a judge."""
     share_for_people: float = 0.5
     """Of the budget, when mixed."""
-    tokens: int = 48
+    tokens: int = 40
     held_out: int = 60
-    epochs: int = 3
+    epochs: int = 5
+    """More than the default's 3: there are few pairs."""
 
     def comparisons(self, mode: Mode) -> int:
         """How many are drawn in an iteration."""
@@ -199,7 +200,17 @@ def iterate(lab: Laboratory, condition: Condition, sizes: Sizes, iteration: int,
 def train(lab: Laboratory, sizes: Sizes, iteration: int, seed: int) -> dict[str, Any]:
     """Train on all judgements and promote; without enough pairs, go on with the policy that serves."""
     try:
-        job = lab.run(f"train {iteration}", DPOSpec(seed=seed, epochs=sizes.epochs, evaluate=False, samples=0))
+        # Four pairs a step as by default, in one pass; on CPUs full precision is faster than four bits.
+        spec = DPOSpec(
+            method="lora",
+            batch_size=4,
+            accumulation=1,
+            epochs=sizes.epochs,
+            seed=seed,
+            evaluate=False,
+            samples=0,
+        )
+        job = lab.run(f"train {iteration}", spec)
     except TooFew as error:
         say(str(error))
         return {"revision": policies.serving(lab.db).revision, "trained": False, "pairs": 0, "right": 0}
@@ -212,13 +223,17 @@ def train(lab: Laboratory, sizes: Sizes, iteration: int, seed: int) -> dict[str,
     return {"revision": revision, "trained": True, "pairs": len(rows), "right": right}
 
 
-def wins(lab: Laboratory, sizes: Sizes, revision: str) -> list[float]:
-    """The last policy against the base on each held-out prompt by the gold rule: 1, 1/2 or 0."""
+def wins(lab: Laboratory, sizes: Sizes, revision: str, shared: Path) -> list[float]:
+    """The last policy against the base on each held-out prompt by the gold rule: 1, 1/2 or 0.
+
+    What the base's answers are worth is the same for all, and kept in the file `shared`.
+    """
     prompts = store.prompts(lab.db, "held-out")[: sizes.held_out]
     if revision == "base":
         return [0.5] * len(prompts)
+    missing = [] if shared.exists() else [("base", "bf16")]
     request = {
-        "policies": [(revision, None), ("base", "nf4")],
+        "policies": [(revision, None), *missing],
         "prompts": [[dict(message) for message in prompt.messages] for prompt in prompts],
         "sampling": asdict(Sampling(max_new_tokens=sizes.tokens)),
         "samples": 1,
@@ -226,9 +241,11 @@ def wins(lab: Laboratory, sizes: Sizes, revision: str) -> list[float]:
         "model": lab.base.name,
         "reference": None,
     }
-    own, base = lab.compute("answers", "answers", request)
-    pairs = [(gold(one[0]["text"]), gold(other[0]["text"])) for one, other in zip(own, base, strict=True)]
-    return [0.5 if one == other else float(one > other) for one, other in pairs]
+    own, *base = ([gold(one[0]["text"]) for one in made] for made in lab.compute("answers", "answers", request))
+    if base:
+        shared.write_text(json.dumps(base[0]), "utf-8")
+    others = json.loads(shared.read_text("utf-8"))
+    return [0.5 if one == other else float(one > other) for one, other in zip(own, others, strict=True)]
 
 
 def plan(condition: Condition, sizes: Sizes) -> dict[str, float]:
@@ -237,7 +254,7 @@ def plan(condition: Condition, sizes: Sizes) -> dict[str, float]:
     parts = [name for name in weights if name != "judge" or condition.judge == "local"]
     drawn = sizes.comparisons(condition.mode)
     made = {f"{name} {number}": weights[name] * drawn for number in range(1, ITERATIONS + 1) for name in parts}
-    return {**made, "answers": 2.0 * sizes.held_out}
+    return {**made, "answers": 1.0 * sizes.held_out}
 
 
 def measure(directory: Path, model: str, condition: Condition, sizes: Sizes, seed: int) -> dict[str, Any]:
@@ -249,7 +266,7 @@ def measure(directory: Path, model: str, condition: Condition, sizes: Sizes, see
     lab = Laboratory(place, model, {"rlaif": {"model": model, **asdict(sizes)}}, plan(condition, sizes))
     prepared(lab, condition)
     iterations = [iterate(lab, condition, sizes, number, seed) for number in range(1, ITERATIONS + 1)]
-    outcomes = wins(lab, sizes, iterations[-1]["revision"])
+    outcomes = wins(lab, sizes, iterations[-1]["revision"], directory / "base.json")
     lab.db.close()
     found = {"wins": outcomes, "iterations": iterations}
     done.write_text(json.dumps(found), "utf-8")

@@ -56,7 +56,9 @@ def build_parser() -> argparse.ArgumentParser:
         ("promote", "let a policy serve (also: roll back to an earlier one)"),
         ("reject", "turn a candidate down"),
     ):
-        commands.add_parser(name, help=text).add_argument("revision")
+        command = commands.add_parser(name, help=text)
+        command.add_argument("revision")
+        command.add_argument("--why", default="", help="the reason, for the record of decisions")
     gate = commands.add_parser("gate", help="what the gate's rule makes of a candidate, criterion by criterion")
     gate.add_argument("revision", nargs="?", help="default: the newest candidate that was checked")
     commands.add_parser("judges", help="list the AI judges")
@@ -113,7 +115,7 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
             state = f"{policy.status:<10} {policy.method:<6}"
             print(f"{policy.revision:<12} {state} {policy.created[:19]}  {policy.path or ''}")
     elif options.command == "promote":
-        why = deciding.advice(db, policies.by_revision(db, options.revision))
+        why = deciding.reason(db, policies.by_revision(db, options.revision), options.why)
         print(f"{loop.promote(db, options.data, options.revision, 'the command line', why).revision} serves now.")
     elif options.command == "gate":
         print(gate_text(db, options.revision))
@@ -126,7 +128,7 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
         settings = judges.checked_settings(db, options.backend, read_object(options.settings))
         print(f"The judge {judges.add(db, options.name, options.backend, settings, 'the command line').name} is there.")
     elif options.command == "reject":
-        why = deciding.advice(db, policies.by_revision(db, options.revision))
+        why = deciding.reason(db, policies.by_revision(db, options.revision), options.why)
         print(f"{policies.reject(db, options.revision, 'the command line', why).revision} is rejected.")
     return 0
 

@@ -280,13 +280,13 @@ def warnings(evaluation: Mapping[str, Any]) -> list[str]:
     if nll is not None and nll > NLL_LIMIT:
         found.append(
             f"Its answers surprise the base model {100 * (nll - 1):.0f}% more than the base's own do (more than "
-            f"{100 * (NLL_LIMIT - 1):.0f}% is a bad sign). Read some on the Iterations tab before you promote it."
+            f"{100 * (NLL_LIMIT - 1):.0f}% is a bad sign). Read some of them before you promote it."
         )
     distinct = ratio(candidate.get("distinct_2"), base.get("distinct_2"))
     if distinct is not None and distinct < DISTINCT_LIMIT:
         found.append(
             f"Its answers repeat themselves: distinct-2 is {100 * distinct:.0f}% of the base's (under "
-            f"{100 * DISTINCT_LIMIT:.0f}% is a bad sign). Read some on the Iterations tab before you promote it."
+            f"{100 * DISTINCT_LIMIT:.0f}% is a bad sign). Read some of them before you promote it."
         )
     return found
 

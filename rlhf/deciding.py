@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from annotation import store
@@ -85,7 +85,7 @@ def findings(db: Database, policy: Policy) -> Findings:
         truncated_more=difference(base.get("ended_share"), candidate.get("ended_share")),
         perplexity_ratio=ratio(candidate.get("perplexity"), base.get("perplexity")),
         reward_hacking=hacking(result, people, panel),
-        identical_to_parent=result["same_answers"] == result["prompts"] if "same_answers" in result else None,
+        identical_to_serving=result["same_answers"] == result["prompts"] if "same_answers" in result else None,
     )
 
 
@@ -114,14 +114,19 @@ def judge_findings(
     db: Database, judge: judges.Judge, policy: Policy, serving: Policy, measured: Mapping[str, Any] | None
 ) -> JudgeFindings:
     """What a judge says of a candidate; its agreement with people is that of today."""
-    agreement = trust(judges.cases(db, judge)).with_people
     controlled = (measured or {}).get("length_controlled")
     return JudgeFindings(
         judge.name,
         tuple(one.outcome for one in judges.faced(db, policy.id, serving.id, judge.id)),
-        None if agreement is None else agreement.share,
+        agreement_of(db, judge),
         None if controlled is None else Estimate(**controlled),
     )
+
+
+def agreement_of(db: Database, judge: judges.Judge) -> Estimate | None:
+    """How often a judge agrees with people, as of today; None before both have judged the same."""
+    found = kept(db, ("trust", judge.name), lambda: trust(judges.cases(db, judge)).with_people)
+    return None if found is None else found.share
 
 
 def ratio(value: float | None, to: float | None) -> float | None:
@@ -130,26 +135,43 @@ def ratio(value: float | None, to: float | None) -> float | None:
 
 
 # ----------------------------------------------------------------------------------------------------------- decisions
-_kept: WeakKeyDictionary[Database, tuple[Any, dict[str, Decision]]] = WeakKeyDictionary()
+_kept: WeakKeyDictionary[Database, tuple[Any, dict[tuple[str, str], Any]]] = WeakKeyDictionary()
+Kept = TypeVar("Kept")
 
 
-def decision_on(db: Database, policy: Policy) -> Decision:
-    """What the project's rule makes of what was measured of this candidate.
+def kept(db: Database, name: tuple[str, str], work: Callable[[], Kept]) -> Kept:
+    """What this work comes to, kept until a row changes that a decision depends on.
 
-    Kept until a row changes that it depends on, because the loop and the pages ask every few seconds.
+    The loop and the pages ask every few seconds. Only for what depends on judgements, decisions, checks and the rule.
     """
     stamp = db.row(
         """SELECT (SELECT max(id) FROM judgement) AS judgement, (SELECT max(id) FROM exclusion) AS exclusion,
                (SELECT max(id) FROM promotion) AS promotion, (SELECT max(finished) FROM job WHERE kind = 'evaluate')
                AS checked, (SELECT count(*) FROM comparison WHERE candidate_id IS NOT NULL AND asks = 'people'
-                   AND taken = 0) AS open, (SELECT value FROM setting WHERE key = 'gate') AS rule"""
+                   AND taken = 0) AS open, (SELECT value FROM setting WHERE key = 'gate') AS rule,
+               (SELECT max(version) FROM rubric) AS rubric"""
     )
-    kept = _kept.get(db)
-    if kept is None or kept[0] != stamp:
-        kept = _kept[db] = stamp, {}
-    if policy.revision not in kept[1]:
-        kept[1][policy.revision] = decide(rule(db), findings(db, policy))
-    return kept[1][policy.revision]
+    found = _kept.get(db)
+    if found is None or found[0] != stamp:
+        found = _kept[db] = stamp, {}
+    if name not in found[1]:
+        found[1][name] = work()
+    return cast(Kept, found[1][name])
+
+
+def decided(db: Database, policy: Policy) -> tuple[Findings, Decision]:
+    """What was measured of this candidate, and what the project's rule makes of it."""
+
+    def look() -> tuple[Findings, Decision]:
+        found = findings(db, policy)
+        return found, decide(rule(db), found)
+
+    return kept(db, ("decision", policy.revision), look)
+
+
+def decision_on(db: Database, policy: Policy) -> Decision:
+    """What the project's rule makes of what was measured of this candidate."""
+    return decided(db, policy)[1]
 
 
 @dataclass(frozen=True)
@@ -191,12 +213,28 @@ def exhausted(db: Database, policy: Policy, decision: Decision, checks: Sequence
     return bool(said.get("judged"))  # one that judged nothing would judge nothing again
 
 
-def advice(db: Database, policy: Policy) -> str:
-    """What the rule says at the moment, for the record of a person's decision; nothing of what is no candidate."""
-    if policy.status != "candidate" or policy.kind != "policy":
-        return ""
-    decision = decision_on(db, policy)
-    return f"The rule said: {decision.verdict}. {decision.sentence}"
+def advice(db: Database, policy: Policy) -> Decision | None:
+    """What the rule advises a person to do; None of what is no candidate, and where its mode is 'never'."""
+    if policy.status != "candidate" or policy.kind != "policy" or rule(db).mode == "never":
+        return None
+    return decision_on(db, policy)
+
+
+# Characters of what a person gives as the reason for a decision.
+MOST_WHY = 1000
+
+
+def reason(db: Database, policy: Policy, why: str) -> str:
+    """The reason that is recorded with a person's decision: their own words, then what the rule advised.
+
+    Raises UserError for words that are too long.
+    """
+    why, advised = " ".join(why.split()), advice(db, policy)
+    if len(why) > MOST_WHY:
+        raise UserError(f"Why (for the record): {len(why)} characters are too many. Say it in at most {MOST_WHY}.")
+    said = why if not why or why.endswith((".", "!", "?", "…")) else f"{why}."
+    rule_said = "" if advised is None else f"The rule said: {advised.verdict}. {advised.sentence}"
+    return f"{said} {rule_said}".strip()
 
 
 def act(db: Database, data_dir: Path) -> Pending | None:

@@ -22,7 +22,7 @@ import httpx
 
 from annotation.records import Message, UserError, storable
 
-Reason = Literal["timeout", "rate limit", "server error", "unreachable", "unreadable", "refused"]
+Reason = Literal["timeout", "rate limit", "server error", "unreachable", "unreadable", "no verdict", "refused"]
 PATH = "/chat/completions"
 KEY_VARIABLE = re.compile(r"PREFLOOP_JUDGE_[A-Z0-9_]{1,80}|OPENAI_API_KEY")
 # Shorter ones are placeholders such as EMPTY for servers that check none, and are words of the language.
@@ -59,6 +59,8 @@ class EndpointSettings:
     """Calls under way at the same time."""
     calls: int = 2_000
     """The most calls of one job, repeated ones included."""
+    total_calls: int = 0
+    """The most calls of all jobs together; 0 for no limit."""
     price_in: float = 0.0
     """Price of a million tokens of prompts; 0 where it is not known."""
     price_out: float = 0.0
@@ -82,6 +84,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "retries": (0, 10),
     "concurrency": (1, 32),
     "calls": (1, 1_000_000),
+    "total_calls": (0, 1_000_000_000),
     "price_in": (0, 1_000_000),
     "price_out": (0, 1_000_000),
 }
@@ -140,14 +143,19 @@ class Failure:
 
     reason: str
     sentence: str
+    prompt_tokens: int = 0
+    """Of a reply that came, and was paid for, but is of no use."""
+    completion_tokens: int = 0
 
 
 class EndpointError(UserError):
     """A call that failed. `again`: after how many seconds at least it may be repeated; None where that is no use."""
 
-    def __init__(self, reason: Reason, sentence: str, again: float | None = None) -> None:
+    def __init__(
+        self, reason: Reason, sentence: str, again: float | None = None, tokens: tuple[int, int] = (0, 0)
+    ) -> None:
         super().__init__(sentence)
-        self.failure = Failure(reason, sentence)
+        self.failure = Failure(reason, sentence, *tokens)
         self.again = again
 
 
@@ -353,13 +361,14 @@ def read_reply(settings: EndpointSettings, body: bytes, key: str, seconds: float
         text, finish = choice["message"]["content"], choice.get("finish_reason")
     except (ValueError, RecursionError, TypeError, LookupError, AttributeError):
         raise EndpointError("unreadable", unreadable(settings, body)) from None
+    usage = found.get("usage")
+    tokens = tokens_in(usage, "prompt_tokens"), tokens_in(usage, "completion_tokens")
     if not isinstance(text, str) or not text.strip():
         why = "was cut off before it said anything: raise max_tokens" if finish == "length" else "holds no text"
-        raise EndpointError("unreadable", f"The reply of {settings.host} {why}.")
+        raise EndpointError("no verdict", f"The reply of {settings.host} {why}.", tokens=tokens)
     if len(key) >= SHORTEST_KEY:
         text = text.replace(key, "[key]")
-    usage = found.get("usage")
-    return Reply(storable(text), tokens_in(usage, "prompt_tokens"), tokens_in(usage, "completion_tokens"), seconds)
+    return Reply(storable(text), *tokens, seconds)
 
 
 def tokens_in(usage: Any, name: str) -> int:

@@ -150,7 +150,8 @@ class Findings:
     perplexity_ratio: float | None = None
     reward_hacking: bool | None = None
     """Whether its reward went up while its win rate did not; False also where it was trained without a reward."""
-    identical_to_parent: bool | None = None
+    identical_to_serving: bool | None = None
+    """Whether it answers every prompt in the same words as the policy that serves."""
 
 
 # ----------------------------------------------------------------------------------------------------------- decision
@@ -415,7 +416,7 @@ def enough_prompts(rule: Rule, findings: Findings) -> Criterion:
 def different(findings: Findings) -> Criterion:
     """Whether there is anything to promote."""
     return yes_or_no(
-        "Different from its parent", findings.identical_to_parent, "Whether training has changed anything at all."
+        "Different from what serves", findings.identical_to_serving, "Whether promoting it would change anything."
     )
 
 

@@ -5,15 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from annotation import store
 from annotation.database import Database
 from annotation.records import now, seconds_between
-from rlhf import deciding, freezing, jobs, judges, loop, policies, refusals
+from rlhf import deciding, describing, freezing, jobs, judges, loop, policies, refusals
 from rlhf.deciding import Pending
 from rlhf.gate import Mode
 from rlhf.jobs import Job
@@ -26,12 +26,32 @@ AUTO_TRAIN_DEFAULT: Mapping[str, Any] = {"on": False, "every": 60, "method": "dp
 JUDGE_AT_LEAST = 8
 # What failed without being asked for is tried again after a while, not at once.
 RETRY_SECONDS = 300.0
+# A check that failed so often would fail again: it takes a person.
+MOST_FAILURES = 2
+# How jobs end that come to nothing, in words.
+ENDINGS: Mapping[str, str] = {"failed": "failed", "lost": "was lost", "cancelled": "was cancelled"}
 
 Action = Literal["evaluate", "decide", "judge", "train", "train the reward model"]
 Stage = Literal["collecting", "training", "checking", "deciding"]
 
 
 # -------------------------------------------------------------------------------------------------------------- state
+@dataclass(frozen=True)
+class Fruitless:
+    """The last check of a candidate, where nothing has come of it or of any since the last finished one."""
+
+    job: Job
+    failures: int
+    """How many failed or were lost since then."""
+    rested: bool
+    """Whether the last ended longer ago than a retry waits."""
+
+    @property
+    def to_be_repeated(self) -> bool:
+        """Whether the loop tries once more: not what a person cancelled, nor what would only fail again."""
+        return self.job.status != "cancelled" and self.failures < MOST_FAILURES
+
+
 @dataclass(frozen=True)
 class State:
     """What the next step depends on."""
@@ -43,7 +63,7 @@ class State:
     active: tuple[Job, ...]
     """Jobs that wait or run."""
     unchecked: str | None
-    """The oldest candidate whose training asked for a check and which has had none."""
+    """The oldest candidate whose training asked for a check and has had none; first those that the loop can check."""
     waiting: Mapping[str, int]
     """Open comparisons by the judge that they wait for, those aside that failed a moment ago."""
     pending: Pending | None
@@ -53,6 +73,10 @@ class State:
     """A reward model that was trained since the last training of a policy."""
     reward_tried: bool
     """Whether one was to be trained since, and as many judgements have not come after it."""
+    fruitless: Mapping[str, Fruitless] = field(default_factory=dict)
+    """By candidate, what came of a check that came to nothing."""
+    broken: tuple[Job, ...] = ()
+    """The newest training, and the newest check of a candidate, if they failed, were lost or were cancelled."""
 
 
 def state_of(db: Database, counted: bool = True) -> State:
@@ -62,31 +86,82 @@ def state_of(db: Database, counted: bool = True) -> State:
     since = latest.created if latest else ""
     tried = next((job.created for job in jobs.recent(db, ("reward_model",), 1) if job.created > since), None)
     every = max(int(auto_train["every"]), freezing.MIN_PAIRS)
+    checks = jobs.recent(db, ("evaluate",), 1000)
+    fruitless = fruitless_checks(checks)
     return State(
         auto_train,
         store.new_to_train_on(db, since) if counted else 0,
         tuple(jobs.active(db, jobs.TRAINING)),
-        unchecked_candidate(db),
+        unchecked_candidate(db, checks, fruitless),
         waiting_judges(db),
         deciding.pending(db),
         deciding.rule(db).mode,
         fresh_reward_model(db, since),
         tried is not None and store.new_to_train_on(db, tried) < every,
+        fruitless,
+        broken_jobs(db, checks),
     )
 
 
-def unchecked_candidate(db: Database) -> str | None:
-    """The oldest candidate whose training asked for a check and which has had none."""
-    checks = [check.spec for check in jobs.recent(db, ("evaluate",), 1000)]
-    asked = {spec.candidate for spec in checks if isinstance(spec, EvaluateSpec)}
-    for policy in policies.everything(db):
-        fresh = policy.status == "candidate" and policy.kind == "policy" and policy.revision not in asked
-        if not fresh or policy.job_id is None or policy.deleted:
-            continue
-        job = jobs.get(db, policy.job_id)
-        if job.status == "finished" and getattr(job.spec, "evaluate", False):
-            return policy.revision
-    return None
+def fruitless_checks(checks: Sequence[Job]) -> dict[str, Fruitless]:
+    """By candidate, the checks (newest first) that came to nothing; not while another waits or runs."""
+    ended: dict[str, list[Job]] = {}
+    settled: set[str] = set()
+    for job in checks:
+        revision = candidate_of(job)
+        if job.status not in ENDINGS:
+            settled.add(revision)
+        if revision not in settled:
+            ended.setdefault(revision, []).append(job)
+    return {
+        revision: Fruitless(
+            found[0], sum(job.status != "cancelled" for job in found), seconds_since(found[0]) >= RETRY_SECONDS
+        )
+        for revision, found in ended.items()
+    }
+
+
+def candidate_of(job: Job) -> str:
+    """The revision that a check checks."""
+    return job.spec.candidate if isinstance(job.spec, EvaluateSpec) else ""
+
+
+def seconds_since(job: Job) -> float:
+    """How long ago a job has ended."""
+    return seconds_between(job.finished or job.created, now())
+
+
+def unchecked_candidate(db: Database, checks: Sequence[Job], fruitless: Mapping[str, Fruitless]) -> str | None:
+    """The oldest candidate whose training asked for a check and which has had none; first one that can be checked."""
+    had = {candidate_of(check) for check in checks if check.status not in ENDINGS}
+    found = [
+        policy.revision
+        for policy in policies.everything(db)
+        if policy.status == "candidate" and policy.kind == "policy" and not policy.deleted
+        if policy.revision not in had and asked_for_check(db, policy)
+    ]
+    able = [revision for revision in found if revision not in fruitless or fruitless[revision].to_be_repeated]
+    return next(iter([*able, *found]), None)
+
+
+def asked_for_check(db: Database, policy: Policy) -> bool:
+    """Whether the training that made a policy asked for its check."""
+    if policy.job_id is None:
+        return False
+    job = jobs.get(db, policy.job_id)
+    return job.status == "finished" and bool(getattr(job.spec, "evaluate", False))
+
+
+def broken_jobs(db: Database, checks: Sequence[Job]) -> tuple[Job, ...]:
+    """The newest training, and the newest check if its policy is still a candidate, where they came to nothing."""
+    trainings = jobs.recent(db, ("sft", "reward_model", "dpo", "ppo"), 1)
+    newest = [*trainings, *(check for check in checks[:1] if is_candidate(db, candidate_of(check)))]
+    return tuple(job for job in newest if job.status in ENDINGS)
+
+
+def is_candidate(db: Database, revision: str) -> bool:
+    """Whether a policy is there and waits for a decision."""
+    return any(one.revision == revision and one.status == "candidate" for one in policies.everything(db))
 
 
 def waiting_judges(db: Database) -> dict[str, int]:
@@ -112,8 +187,7 @@ def failed_lately(job: Job | None) -> bool:
         return False
     result = job.result or {}
     fruitless = bool(result.get("gave_up")) or (not result.get("verdicts") and bool(result.get("left_open")))
-    ended = seconds_between(job.finished or job.created, now())
-    return (job.status != "finished" or fruitless) and ended < RETRY_SECONDS
+    return (job.status != "finished" or fruitless) and seconds_since(job) < RETRY_SECONDS
 
 
 # ------------------------------------------------------------------------------------------------------ the next step
@@ -130,28 +204,39 @@ def next_step(state: State) -> Step | None:
 
     A fresh candidate is checked first, and decided on as soon as the evidence is there; judges label what waits for
     them; then, when switched on, every N new judgements start a training. Where the gate decides by itself, the next
-    training waits for its decision, because it starts from whoever serves then.
+    training waits for its decision, because it starts from whoever serves then. A check that failed is tried once more.
     """
     if state.active:
         return None
-    if state.unchecked:
+    if state.unchecked and ready(state, state.unchecked):
         return Step("evaluate", state.unchecked)
     decided = state.pending is not None and state.pending.decision.verdict != "not enough evidence"
     if state.pending is not None and state.gate == "automatic":
         if decided:
             return Step("decide", state.pending.policy.revision)
-        if state.pending.exhausted:
+        if state.pending.exhausted and ready(state, state.pending.policy.revision):
             return Step("evaluate", state.pending.policy.revision)
     for name, count in state.waiting.items():
         # More labels than trainings use are not bought.
         if count >= JUDGE_AT_LEAST and state.new < 2 * wanted(state):
             return Step("judge", name)
-    if not due(state) or (state.pending is not None and state.gate == "automatic"):
+    awaited = state.pending is not None or (state.unchecked is not None and checked_by_loop(state, state.unchecked))
+    if not due(state) or (awaited and state.gate == "automatic"):
         return None
     if state.auto_train["method"] == "ppo" and state.reward_model is None:
         # One that failed would fail again on the same judgements.
         return None if state.reward_tried else Step("train the reward model")
     return Step("train", (state.reward_model or "") if state.auto_train["method"] == "ppo" else "")
+
+
+def checked_by_loop(state: State, revision: str) -> bool:
+    """Whether the loop will check a candidate that needs it, now or after a while; otherwise it takes a person."""
+    return revision not in state.fruitless or state.fruitless[revision].to_be_repeated
+
+
+def ready(state: State, revision: str) -> bool:
+    """Whether the loop checks a candidate that needs it now."""
+    return checked_by_loop(state, revision) and (revision not in state.fruitless or state.fruitless[revision].rested)
 
 
 def due(state: State) -> bool:
@@ -169,11 +254,12 @@ def advance(db: Database, data_dir: Path) -> int | None:
     if jobs.active(db, jobs.TRAINING):  # the common case, without reading the rest
         return None
     counted = store.setting(db, "auto_train", AUTO_TRAIN_DEFAULT)["on"] or store.feedback(db).mode != "people"
-    step = next_step(state_of(db, counted))
+    state = state_of(db, counted)
+    step = next_step(state)
     if step is None:
         return None
     if step.action == "evaluate":
-        return loop.submit(db, data_dir, check_spec(db, step.subject), THE_LOOP)
+        return loop.submit(db, data_dir, next_check(db, step.subject, state.fruitless.get(step.subject)), THE_LOOP)
     if step.action == "decide":
         deciding.act(db, data_dir)
         return None
@@ -197,6 +283,13 @@ def check_spec(db: Database, revision: str, against: str = "serving") -> Evaluat
     before = [job for job in deciding.finished_checks(db) if getattr(job.spec, "candidate", "") == revision]
     seed = EvaluateSpec.seed + SEEDS_APART * len(before)
     return EvaluateSpec(candidate=revision, against=against, seed=seed)
+
+
+def next_check(db: Database, revision: str, failed: Fruitless | None) -> EvaluateSpec:
+    """The loop's check of a candidate; after one that failed it asks the judges that were chosen for that."""
+    spec = check_spec(db, revision)
+    before = None if failed is None else failed.job.spec
+    return replace(spec, judges=before.judges) if isinstance(before, EvaluateSpec) else spec
 
 
 def automatic_spec(db: Database, step: Step) -> RewardModelSpec | PPOSpec | DPOSpec:
@@ -223,10 +316,17 @@ class Standing:
     stage: Stage
     now: str
     then: str
+    troubles: tuple[str, ...] = ()
+    """What failed, was lost or was cancelled, and what follows from it."""
 
 
 def standing(state: State) -> Standing:
-    """Where the iteration stands. Pure."""
+    """Where the iteration stands, and what has gone wrong on the way. Pure."""
+    return replace(stage_of(state), troubles=troubles(state))
+
+
+def stage_of(state: State) -> Standing:
+    """The stage that the iteration is in, what happens now, and what comes next."""
     at_work = next((job for job in state.active if job.status != "queued"), next(iter(state.active), None))
     collected = f"{state.new} of {wanted(state)} new judgements"
     if at_work is not None:
@@ -240,27 +340,73 @@ def standing(state: State) -> Standing:
             )
         if isinstance(at_work.spec, JudgeSpec):
             return Standing("collecting", f"The judge {at_work.spec.judge} judges: {collected}.", after(state))
-    if state.unchecked:
-        return Standing("checking", f"{state.unchecked} is to be checked.", "The check starts within seconds.")
+    if state.unchecked and checked_by_loop(state, state.unchecked):
+        then = f"The check starts {soon(state, state.unchecked)}."
+        return Standing("checking", f"{state.unchecked} is to be checked.", then)
     if state.pending is not None:
-        return Standing("deciding", state.pending.decision.sentence, consequence(state, state.pending))
+        return Standing("deciding", found_of(state, state.pending), consequence(state, state.pending))
     return Standing("collecting", f"Collecting: {collected}.", after(state))
+
+
+def soon(state: State, revision: str) -> str:
+    """When the loop checks a candidate."""
+    return "within seconds" if ready(state, revision) else f"within {RETRY_SECONDS / 60:.0f} minutes"
+
+
+def troubles(state: State) -> tuple[str, ...]:
+    """What failed, was lost or was cancelled, each with what the loop does then or a person can do. Pure."""
+    needed = [state.unchecked] if state.unchecked else []
+    if state.pending is not None and state.pending.exhausted and state.gate == "automatic":
+        needed.append(state.pending.policy.revision)
+    held_up = {revision: state.fruitless[revision] for revision in needed if revision in state.fruitless}
+    told = {fruitless.job.id for fruitless in held_up.values()}
+    others = [f"{how_it_ended(job)} {REPAIR}" for job in state.broken if job.id not in told]
+    return (*(check_trouble(revision, fruitless) for revision, fruitless in held_up.items()), *others)
+
+
+REPAIR = "The loop does not repeat it: resume it, or delete its checkpoints, on the Runs tab."
+
+
+def check_trouble(revision: str, fruitless: Fruitless) -> str:
+    """What came of a check that a candidate needs, and what follows."""
+    by_hand = f"Check {revision} again below, or reject it."
+    if fruitless.job.status == "cancelled":
+        cancelled = f"{revision} waits: its check was cancelled (job {fruitless.job.id})"
+        return f"{cancelled}, so the loop does not repeat it. {by_hand}"
+    ended = how_it_ended(fruitless.job)
+    if fruitless.to_be_repeated:
+        return f"{ended} The loop tries it once more, {RETRY_SECONDS / 60:.0f} minutes after that."
+    return f"{ended} {fruitless.failures} tries came to nothing, so the loop makes no further one. {by_hand}"
+
+
+def how_it_ended(job: Job) -> str:
+    """How a job ended that came to nothing, with its message, as a sentence."""
+    message = job.message.strip().rstrip(".")
+    return f"Job {job.id} ({describing.about(job)}) {ENDINGS[job.status]}{f': {message}' if message else ''}."
+
+
+def found_of(state: State, pending: Pending) -> str:
+    """What the rule makes of a candidate that was checked; nothing where nobody is to be advised."""
+    if state.gate == "never":
+        return f"{pending.policy.revision} was checked: what was measured is below."
+    return pending.decision.sentence
 
 
 def consequence(state: State, pending: Pending) -> str:
     """What happens to a candidate that was checked."""
     revision, decided = pending.policy.revision, pending.decision.verdict != "not enough evidence"
     if pending.exhausted:
-        again = "is checked again within seconds" if state.gate == "automatic" else "has to be checked again"
+        by_itself = state.gate == "automatic" and checked_by_loop(state, revision)
+        again = f"is checked again {soon(state, revision)}" if by_itself else "has to be checked again"
         return f"Everything that there was has been compared: {revision} {again}, which draws new answers."
     if not decided:
         waiting = " The next training waits for it." if state.gate == "automatic" and state.auto_train["on"] else ""
         return f"People compare {revision} with what serves, blind, among their other comparisons.{waiting}"
+    if state.gate == "never":
+        return f"Whether {revision} serves is for you to decide. The gate's mode is 'never', so nobody is advised."
     verb = "promote" if pending.decision.verdict == "promote" else "reject"
     if state.gate == "automatic":
         return f"The gate will {verb} {revision} within seconds."
-    if state.gate == "never":
-        return f"The gate's mode is 'never', so it does nothing with {revision}."
     return f"The rule says: {verb} {revision}. It is for you to do so, because the gate's mode is 'ask'."
 
 

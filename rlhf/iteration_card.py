@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
 from annotation.markup import paragraph, table
 from annotation.measuring import charts
+from annotation.measuring.analysis import Estimate
 from annotation.measuring.charts import Frame, Mark
 from annotation.measuring.evidence import running_interval
-from annotation.wording import NOTHING, percent
+from annotation.wording import NOTHING, percent_with_interval
 from rlhf import curves
 from rlhf.curves import Curve, Line
-from rlhf.gate import Decision, Rule
+from rlhf.gate import Decision, Mode, Rule
 from rlhf.iteration import Stage, Standing
 from rlhf.presenting import figure
 
@@ -28,7 +30,6 @@ STYLE = """
 .stages li { color: var(--body-text-color-subdued); padding-bottom: 2px; margin: 0; }
 .stages li[aria-current] { color: var(--body-text-color); font-weight: 600;
   border-bottom: 2px solid var(--color-accent); }
-.verdict-pass { color: #12914a; } .verdict-fail { color: #d9542b; }
 """
 
 
@@ -36,15 +37,16 @@ CURRENT = ' aria-current="step"'
 
 
 def standing_card(standing: Standing) -> str:
-    """The stages of an iteration with the one it is in, what happens now, and what comes next."""
+    """The stages of an iteration with the one it is in, what went wrong, what happens now, and what comes next."""
     stages = "".join(
         f"<li{CURRENT if stage == standing.stage else ''}>{escape(name)}</li>" for stage, name in STAGES.items()
     )
-    return f'<ol class="stages">{stages}</ol>{paragraph(standing.now)}{paragraph(standing.then, "quiet")}'
+    troubles = "".join(paragraph(sentence, "warning") for sentence in standing.troubles)
+    return f'<ol class="stages">{stages}</ol>{troubles}{paragraph(standing.now)}{paragraph(standing.then, "quiet")}'
 
 
 # --------------------------------------------------------------------------------------------------------------- gate
-VERDICTS = {"pass": "met", "fail": "not met", "open": "not enough yet", "missing": "not measured"}
+VERDICTS = {"pass": "✓ met", "fail": "✗ not met", "open": "… not enough yet", "missing": "– not measured"}
 HEADINGS = {
     "promote": "The rule says: promote.",
     "reject": "The rule says: reject.",
@@ -52,10 +54,18 @@ HEADINGS = {
 }
 
 
-def decision_card(decision: Decision) -> str:
-    """What the rule makes of a candidate, with each criterion's number, threshold and verdict."""
+NOBODY_ADVISED = "The gate's mode is 'never', so nobody is advised. This is what was measured, for your own decision."
+
+
+def decision_card(decision: Decision, mode: Mode) -> str:
+    """What the rule makes of a candidate, with each criterion's number, threshold and verdict.
+
+    The criteria alone where the mode is 'never'.
+    """
     rows = [(one.name, one.value, one.threshold, VERDICTS[one.verdict], one.why) for one in decision.criteria]
     headers = ("Criterion", "Found", "Asked for", "Verdict", "Why")
+    if mode == "never":
+        return paragraph(NOBODY_ADVISED) + table(headers, rows)
     return f"<p><b>{HEADINGS[decision.verdict]}</b> {escape(decision.sentence)}</p>{table(headers, rows)}"
 
 
@@ -66,14 +76,23 @@ RUNNING = Curve(
     {},
     "The running share that the candidate has won of people's blind comparisons, and an interval that holds at every "
     "moment at once (a confidence sequence by betting, Waudby-Smith and Ramdas 2024), so that looking early is no "
-    "cheating: once the lower line is above one half, it stays a good reason to promote.",
+    "cheating.",
     (0.0, 1.0),
     (0.5, "even"),
 )
 
 
+def level_sentence(alpha: float) -> str:
+    """How sure the running interval is, and what of it decides."""
+    return (
+        f" Both limits hold together with {100 * (1 - 2 * alpha):.4g}%, the lower one by itself with "
+        f"{100 * (1 - alpha):.4g}%: once it is above one half, the candidate has passed the one-sided test at an alpha "
+        f"of {alpha:g}, which is what the rule asks of people's comparisons."
+    )
+
+
 def running_chart(people: Sequence[float], rule: Rule, alpha: float) -> str:
-    """People's running win rate with its interval; a sentence where there is nothing yet."""
+    """People's running win rate with the interval that goes with their part `alpha` of the rule's; or a sentence."""
     if not people:
         return paragraph("No annotator has compared its answers with those of the serving policy yet.", "quiet")
     ends = running_interval(people, 2 * alpha).tolist()
@@ -86,78 +105,136 @@ def running_chart(people: Sequence[float], rule: Rule, alpha: float) -> str:
             ("upper limit", [high for _, high in ends]),
         )
     ]
+    curve = replace(RUNNING, caption=RUNNING.caption + level_sentence(alpha))
     return curves.plots(
-        [curves.plot("gate", RUNNING, lines, max(len(people), rule.people_least), "comparison by people")]
+        [curves.plot("gate", curve, lines, max(len(people), rule.people_least), "comparison by people")]
     )
 
 
 # ----------------------------------------------------------------------------------------------------- over iterations
+@dataclass(frozen=True)
+class Checked:
+    """A policy that was checked, as the figures over the iterations need it."""
+
+    revision: str
+    result: Mapping[str, Any]
+    """Of its newest check."""
+    people: Estimate | None
+    """How often people preferred it to the base."""
+    judged: int
+    """Comparisons judged up to its training."""
+
+    @property
+    def rates(self) -> Mapping[str, Estimate]:
+        """By judge, how often it was preferred to the base."""
+        given = self.result.get("win_rates", {}).get("base", {})
+        return {
+            judge: Estimate(*(rate[name] for name in ("value", "low", "high", "n")))
+            for judge, rate in given.items()
+            if rate["value"] is not None and rate["n"]
+        }
+
+    @property
+    def figures(self) -> Mapping[str, Any]:
+        """What was measured of its answers."""
+        return self.result["candidate"]  # type: ignore[no-any-return]
+
+
 OVER = (
     Curve("kl", "KL to the base", "nats a token", {}, "How far each policy has moved from the base model."),
     Curve("length", "Length", "words in an answer", {}, "Growing answers may please a judge without being better."),
     Curve(
         "judgements",
         "Judgements spent",
-        "pairs trained on, in all",
+        "comparisons, in all",
         {},
-        "What was judged up to each policy: a step that costs much and gains little is a reason to stop.",
+        "What people or judges had judged up to each policy, each comparison once: a step that costs much and gains "
+        "little is a reason to stop.",
     ),
 )
 
 
-def over_iterations(checked: Sequence[Mapping[str, Any]]) -> str:
-    """Charts over the policies that were checked, oldest first.
-
-    Each has `revision`, `result` (of its check) and `pairs` (trained on, of itself and all that it grew from).
-    """
+def over_iterations(checked: Sequence[Checked], trust: Mapping[str, Estimate | None]) -> str:
+    """Charts over the policies that were checked, oldest first; `trust` is each judge's agreement with people."""
     if not checked:
         return paragraph("No policy has been checked yet: after the first check this shows how they compare.", "quiet")
-    marks = [mark for one in checked if (mark := against_base(one)) is not None]
+    panel = most_trusted_first(checked, trust)
+    values: Mapping[str, Sequence[float | None]] = {
+        "kl": [one.figures.get("kl_to_base") for one in checked],
+        "length": [one.figures.get("mean_length") for one in checked],
+        "judgements": [one.judged for one in checked],
+    }
     drawn = []
-    for curve, key in zip(OVER, ("kl_to_base", "mean_length", "pairs"), strict=True):
-        values = [one["pairs"] if key == "pairs" else one["result"]["candidate"].get(key) for one in checked]
-        points = [(float(place), float(value)) for place, value in enumerate(values, 1) if value is not None]
+    for curve in OVER:
+        points = [
+            (float(place), float(value)) for place, value in enumerate(values[curve.name], 1) if value is not None
+        ]
         drawn.append(curves.plot("over", curve, [Line(curve.label, points)], len(checked), "checked policy"))
-    rates = win_rates_chart(marks) if marks else paragraph(NO_RATES, "quiet")
-    return rates + curves.plots(drawn) + over_table(checked)
+    return win_rates(checked, panel, trust) + curves.plots(drawn) + over_table(checked, panel)
+
+
+def most_trusted_first(checked: Sequence[Checked], trust: Mapping[str, Estimate | None]) -> list[str]:
+    """The judges that were asked, first the one that surely agrees with people most; unknown ones last."""
+
+    def surely(judge: str) -> float:
+        found = trust.get(judge)
+        return -1.0 if found is None else found.low
+
+    return sorted(dict.fromkeys(judge for one in checked for judge in one.rates), key=surely, reverse=True)
 
 
 NO_RATES = (
-    "No judge has compared these policies with the base, so there is no win rate to show: the AI judges tab has them."
+    "Nobody has compared these policies with the base, so there is no win rate to show: the AI judges tab has judges."
+)
+INTERVALS = (
+    "Ties count half. Wilson's 95% intervals, each for a single look: the gate, which looks all the time, uses wider "
+    "ones. An interval that crosses the dashed line can't be told from the base."
 )
 
 
-def win_rates_chart(marks: Sequence[Mark]) -> str:
-    """Win rates against the base, with intervals."""
-    frame = Frame(
-        "iterations",
-        "Win rate against the base",
-        "By AI judges on the held-out prompts, ties as half, with 95% intervals. An interval that crosses the dashed "
-        "line can't be told from the base.",
-    )
-    return charts.intervals(frame, marks, "share of held-out prompts won", 0.5)
-
-
-def against_base(one: Mapping[str, Any]) -> Mark | None:
-    """A policy's win rate against the base by the first judge that was asked; None without any."""
-    rates = one["result"].get("win_rates", {}).get("base", {})
-    for judge, rate in rates.items():
-        if rate["value"] is not None and rate["n"]:
-            text = (
-                f"{percent(rate['value'])} of {rate['n']} ({percent(rate['low'])} to {percent(rate['high'])}), {judge}"
-            )
-            return Mark(one["revision"], rate["value"], rate["low"], rate["high"], text)
-    return None
-
-
-def over_table(checked: Sequence[Mapping[str, Any]]) -> str:
-    """The same figures as a table, which names the policies that the charts number."""
-    headers = ("", "Policy", "Against the base", "KL per token", "Mean words", "Pairs spent")
-    rows = []
-    for place, one in enumerate(checked, 1):
-        mark, candidate = against_base(one), one["result"]["candidate"]
-        measured = (figure(candidate.get("kl_to_base"), 3), figure(candidate.get("mean_length"), 1))
-        rows.append(
-            (str(place), one["revision"], mark.text if mark else NOTHING, *measured, str(one["pairs"] or NOTHING))
+def win_rates(checked: Sequence[Checked], panel: Sequence[str], trust: Mapping[str, Estimate | None]) -> str:
+    """Win rates against the base: people's first, then those of the most trusted judge; the table has the others'."""
+    drawn = rates_chart("people", "people", "Blind comparisons.", [(one.revision, one.people) for one in checked])
+    if panel:
+        best, agreement = panel[0], trust.get(panel[0])
+        known = (
+            "was not compared with people"
+            if agreement is None
+            else f"agrees with people in {percent_with_interval(agreement)}"
         )
-    return table(headers, rows, "", ("", "KL per token", "Mean words", "Pairs spent"))
+        others = " The table has the other judges." if len(panel) > 1 else ""
+        sentence = f"The judge {known}; on the held-out prompts.{others}"
+        drawn += rates_chart("judge", best, sentence, [(one.revision, one.rates.get(best)) for one in checked])
+    return drawn or paragraph(NO_RATES, "quiet")
+
+
+def rates_chart(name: str, voice: str, sentence: str, rates: Sequence[tuple[str, Estimate | None]]) -> str:
+    """Win rates by one voice, with intervals; nothing without any."""
+    marks = [
+        Mark(revision, rate.value, rate.low, rate.high, f"{percent_with_interval(rate)} of {rate.n}")
+        for revision, rate in rates
+        if rate is not None
+    ]
+    frame = Frame(f"iterations-{name}", f"Win rate against the base, by {voice}", f"{sentence} {INTERVALS}")
+    return charts.intervals(frame, marks, "share of comparisons won", 0.5) if marks else ""
+
+
+def over_table(checked: Sequence[Checked], panel: Sequence[str]) -> str:
+    """The same figures as a table, which names the policies that the charts number, with every judge's win rate."""
+    figures = ("KL per token", "Mean words", "Comparisons judged")
+    rows = [
+        (
+            *(str(place), one.revision),
+            *(rate_text(rate) for rate in (one.people, *(one.rates.get(judge) for judge in panel))),
+            *(figure(one.figures.get("kl_to_base"), 3), figure(one.figures.get("mean_length"), 1)),
+            str(one.judged or NOTHING),
+        )
+        for place, one in enumerate(checked, 1)
+    ]
+    headers = ("", "Policy", "Won against the base, by people", *(f"by {judge}" for judge in panel), *figures)
+    return table(headers, rows, "", ("", *figures))
+
+
+def rate_text(rate: Estimate | None) -> str:
+    """A win rate with its interval and how many comparisons it rests on."""
+    return NOTHING if rate is None else f"{percent_with_interval(rate)} of {rate.n}"

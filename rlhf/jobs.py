@@ -425,6 +425,8 @@ def samples(db: Database, job_id: int) -> dict[str, dict[int, dict[str, Any]]]:
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for row in rows:
         answer = json.loads(row["data"])
+        if "prompt" not in answer:
+            continue  # what an AI judge gave in vain
         found.setdefault(answer["prompt"], {})[row["step"]] = answer
     return {prompt: dict(sorted(by_step.items())) for prompt, by_step in found.items()}
 

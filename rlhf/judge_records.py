@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from annotation.database import Database
 from annotation.records import Message
 from rlhf import judges
-from rlhf.judges import Judge
-from rlhf.trust import Swapped, Trust, trust
+from rlhf.judges import EARLIER, IN_VAIN, Judge
+from rlhf.trust import Basis, Swapped, Trust, trust
 from rlhf.verdicts import Choice
 
 
@@ -20,38 +20,59 @@ def trust_in(db: Database, judge: Judge) -> Trust:
 
 
 def swapped(db: Database, judge: Judge) -> list[Swapped]:
-    """What a judge said of each two answers that it was asked about in both orders."""
+    """What a judge said, by the present rubric, of each two answers that it was asked about in both orders."""
     rows = db.rows(
-        """SELECT f.comparison_id, f.choice AS forward, b.choice AS backward FROM verdict f JOIN verdict b
-               ON b.annotator_id = f.annotator_id AND b.comparison_id = f.comparison_id
-               AND b.first = f.second AND b.second = f.first
-           WHERE f.annotator_id = ? AND f.first < f.second ORDER BY f.comparison_id, f.first, f.second""",
+        f"""WITH said AS (SELECT * FROM verdict v WHERE v.annotator_id = ? AND NOT {EARLIER})
+            SELECT f.comparison_id, f.choice AS forward, b.choice AS backward FROM said f JOIN said b
+                ON b.comparison_id = f.comparison_id AND b.first = f.second AND b.second = f.first
+            WHERE f.first < f.second ORDER BY f.comparison_id, f.first, f.second""",
         (judge.id,),
     )
     return [Swapped(**row) for row in rows]
 
 
+def basis(db: Database, judge: Judge) -> Basis:
+    """Which of a judge's verdicts its trust rests on."""
+    left_out = db.value(f"SELECT count(*) FROM verdict v WHERE v.annotator_id = ? AND {EARLIER}", (judge.id,))
+    return Basis(None if judge.backend == "reward-model" else judges.rubric(db).version, int(left_out))
+
+
 @dataclass(frozen=True)
 class Spent:
-    """What a judge's verdicts took."""
+    """What a judge's verdicts took, and the replies that gave none."""
 
     verdicts: int
     prompt_tokens: int
     completion_tokens: int
     cost: float | None
     """By the prices that the judge was given; None without prices."""
+    calls: int = 0
+    """Of its endpoint in all jobs."""
 
 
 def spent(db: Database, judge: Judge, job_id: int | None = None) -> Spent:
-    """What the verdicts of a judge took, of all jobs or of one; calls that brought no verdict are not among them."""
+    """What a judge has taken, in all jobs or in one, also for replies that could not be read."""
     row = db.row(
-        """SELECT count(*) AS verdicts, coalesce(sum(prompt_tokens), 0) AS prompt_tokens,
-               coalesce(sum(completion_tokens), 0) AS completion_tokens
-           FROM verdict WHERE annotator_id = :judge AND (:job IS NULL OR job_id = :job)""",
+        f"""SELECT sum(counts) AS verdicts, sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS
+                completion_tokens
+            FROM (SELECT 0 AS counts, 0 AS prompt_tokens, 0 AS completion_tokens, :job AS job_id
+                UNION ALL SELECT 1, prompt_tokens, completion_tokens, job_id FROM verdict WHERE annotator_id = :judge
+                UNION ALL SELECT 0, prompt_tokens, completion_tokens, job_id FROM ({IN_VAIN}))
+            WHERE :job IS NULL OR job_id = :job""",
         {"judge": judge.id, "job": job_id},
     )
     assert row is not None
-    return Spent(**row, cost=judges.cost(judge, row["prompt_tokens"], row["completion_tokens"]))
+    cost = judges.cost(judge, row["prompt_tokens"], row["completion_tokens"])
+    return Spent(**row, cost=cost, calls=judges.calls_made(db, judge))
+
+
+def candidates(db: Database) -> list[str]:
+    """The revisions of candidates whose answers are compared with another policy's, the newest first."""
+    rows = db.rows(
+        """SELECT revision FROM model WHERE status = 'candidate'
+             AND id IN (SELECT candidate_id FROM comparison WHERE candidate_id NOT NULL) ORDER BY id DESC"""
+    )
+    return [row["revision"] for row in rows]
 
 
 @dataclass(frozen=True)
@@ -116,6 +137,8 @@ class Standing:
     """They wait for people, by why: 'flip', 'disagreement', 'unsure' or 'audit'."""
     settled: int
     """By judges, without people."""
+    given_up: int
+    """Nobody is asked, because no judge could judge them."""
 
 
 def standing(db: Database) -> Standing:
@@ -127,17 +150,22 @@ def standing(db: Database) -> Standing:
     )
     found = {(row["asks"], row["asks_why"]): row["n"] for row in rows}
     return Standing(
-        judges=found.get(("judges", None), 0),
+        judges=sum(n for (asks, _), n in found.items() if asks == "judges"),
         people=found.get(("people", None), 0),
         why={why: n for (asks, why), n in found.items() if asks == "people" and why is not None},
         settled=found.get(("nobody", None), 0),
+        given_up=found.get(("nobody", "unsure"), 0),
     )
 
 
-def stamp(db: Database) -> list[int | None]:
-    """Changes whenever a figure of a judge can: verdicts, judgements and exclusions are only ever added."""
+def stamp(db: Database) -> list[int | str | None]:
+    """Changes whenever a figure of a judge can."""
     row = db.row(
         """SELECT (SELECT max(id) FROM verdict) AS verdict, (SELECT max(id) FROM judgement) AS judgement,
+               (SELECT max(e.id) FROM job JOIN event e ON e.job_id = job.id AND e.kind = 'sample'
+                   WHERE job.kind IN ('judge', 'evaluate')) AS in_vain,
+               (SELECT max(version) FROM rubric) AS rubric,
+               (SELECT group_concat(value) FROM setting WHERE key LIKE 'calls of judge %' OR key = 'gate') AS setting,
                (SELECT max(id) FROM exclusion) AS exclusion, (SELECT max(annotator_id) FROM judge) AS judge,
                (SELECT sum(active) FROM judge) AS active"""
     )

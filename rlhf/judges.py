@@ -19,7 +19,7 @@ from annotation import store
 from annotation.database import Database
 from annotation.records import Feedback, Message, UserError, now
 from rlhf import endpoint, jobs, policies, specs
-from rlhf.endpoint import EndpointSettings
+from rlhf.endpoint import EndpointSettings, Failure
 from rlhf.jobs import Job
 from rlhf.rubrics import DEFAULT, Rubric
 from rlhf.trust import Case, Opinion, both_orders
@@ -28,6 +28,9 @@ from rlhf.verdicts import Choice, Outcome, Verdict, combine, ranking_of
 Backend = Literal["local", "reward-model", "endpoint"]
 Scope = Literal["open", "judged", "candidate"]
 MAXIMUM_NAME = 60
+TOO_LONG, NO_VERDICT = "too long", "no verdict"
+# In so many jobs a judge may fail on a comparison until it is waited for no more.
+MOST_FAILED_JOBS = 3
 
 
 # ------------------------------------------------------------------------------------------------------------- judges
@@ -114,7 +117,7 @@ def set_active(db: Database, name: str, active: bool) -> None:
     with db.transaction() as connection:
         connection.execute("UPDATE judge SET active = ? WHERE annotator_id = ?", (int(active), judge.id))
         waiting = """SELECT id FROM comparison WHERE asks = 'judges' AND id IN (
-            SELECT comparison_id FROM judgement WHERE purpose = 'judge')"""
+            SELECT comparison_id FROM current_judgement WHERE purpose = 'judge')"""
         for row in db.rows(waiting):
             settle(db, row["id"])
 
@@ -157,6 +160,14 @@ def write_rubric(db: Database, instruction: str, principles: Sequence[str], draw
     return latest.version + 1
 
 
+# Of a verdict `v`: that its judge gave it by another version of the rubric than holds. A reward model goes by none.
+EARLIER = """(v.rubric_version IS NOT (SELECT max(version) FROM rubric)
+    AND v.annotator_id NOT IN (SELECT annotator_id FROM judge WHERE backend = 'reward-model'))"""
+# Of a judgement `j` by a judge: that it rests on such verdicts. A judge whose rubric was changed is another judge.
+OUTDATED = f"""EXISTS (SELECT 1 FROM verdict v
+    WHERE v.annotator_id = j.annotator_id AND v.comparison_id = j.comparison_id AND {EARLIER})"""
+
+
 # ------------------------------------------------------------------------------------------------- what is to be judged
 @dataclass(frozen=True)
 class Comparison:
@@ -167,7 +178,7 @@ class Comparison:
     answers: tuple[str, ...]
     finish_reasons: tuple[str | None, ...]
     asked: frozenset[tuple[int, int]]
-    """Pairs of positions, in the order shown, of which this judge's verdict is there already."""
+    """Pairs of positions, in the order shown, of which this judge's verdict by the present rubric is there already."""
 
     @property
     def missing(self) -> list[tuple[int, int]]:
@@ -186,19 +197,23 @@ SCOPES: Mapping[Scope, str] = {
 
 
 OPEN_TO_JUDGE = """c.state IN ('ready', 'closed') AND c.purpose = 'preference' AND {scope}
-    AND NOT EXISTS (SELECT 1 FROM judgement j WHERE j.comparison_id = c.id AND j.annotator_id = :judge
-        AND j.purpose = 'judge')"""
+    AND NOT EXISTS (SELECT 1 FROM current_judgement j WHERE j.comparison_id = c.id AND j.annotator_id = :judge
+        AND j.purpose = 'judge' AND {counts})"""
+# A label is bought once. What measures a judge or a candidate is asked again after a change of the rubric.
+OPEN = OPEN_TO_JUDGE.format(scope=SCOPES["open"], counts=True)
 
 
 def to_judge(db: Database, judge: Judge, scope: Scope, limit: int, candidate_id: int | None = None) -> list[Comparison]:
     """Comparisons that this judge has not judged: open ones, those that people have, or a candidate's; oldest first.
 
-    Of those that people have judged the newest come first: they are by policies like those to come.
+    Of those that people have judged the newest come first: they are by policies like those to come. Of these and of a
+    candidate's, what it has judged by an earlier version of the rubric is to be judged again.
     """
     newest = "DESC" if scope == "judged" else ""
+    wanted = OPEN if scope == "open" else OPEN_TO_JUDGE.format(scope=SCOPES[scope], counts=f"NOT {OUTDATED}")
     rows = db.rows(
         f"""SELECT c.id, p.messages FROM comparison c JOIN prompt p ON p.id = c.prompt_id
-            WHERE {OPEN_TO_JUDGE.format(scope=SCOPES[scope])} ORDER BY c.id {newest} LIMIT :limit""",
+            WHERE {wanted} ORDER BY c.id {newest} LIMIT :limit""",
         {"judge": judge.id, "limit": limit, "candidate": candidate_id},
     )
     return [read_comparison(db, judge, row) for row in rows]
@@ -212,7 +227,8 @@ def read_comparison(db: Database, judge: Judge, row: Mapping[str, Any]) -> Compa
         (row["id"],),
     )
     said = db.rows(
-        "SELECT first, second FROM verdict WHERE annotator_id = ? AND comparison_id = ?", (judge.id, row["id"])
+        f"SELECT first, second FROM verdict v WHERE annotator_id = ? AND comparison_id = ? AND NOT {EARLIER}",
+        (judge.id, row["id"]),
     )
     return Comparison(
         row["id"],
@@ -225,11 +241,7 @@ def read_comparison(db: Database, judge: Judge, row: Mapping[str, Any]) -> Compa
 
 def count_open(db: Database, judge: Judge) -> int:
     """How many comparisons wait for this judge."""
-    return int(
-        db.value(
-            f"SELECT count(*) FROM comparison c WHERE {OPEN_TO_JUDGE.format(scope=SCOPES['open'])}", {"judge": judge.id}
-        )
-    )
+    return int(db.value(f"SELECT count(*) FROM comparison c WHERE {OPEN}", {"judge": judge.id}))
 
 
 def last_job(db: Database, judge: Judge) -> Job | None:
@@ -249,8 +261,12 @@ def add_verdict(
     principles: Sequence[int],
     job_id: int | None,
 ) -> None:
-    """Keep what a judge said of a pair of answers shown in this order; once."""
+    """Keep what a judge said of a pair of answers shown in this order; once for each version of the rubric.
+
+    A verdict by an earlier version makes room, and the judgement that rests on it is taken back.
+    """
     with db.transaction() as connection:
+        make_room(db, judge, (comparison_id, *pair), rubric_version, job_id)
         connection.execute(
             """INSERT OR IGNORE INTO verdict (annotator_id, comparison_id, first, second, rubric_version, principles,
                    choice, chance, reply, prompt_tokens, completion_tokens, seconds, job_id, created)
@@ -263,6 +279,86 @@ def add_verdict(
         )
 
 
+def make_room(db: Database, judge: Judge, where: tuple[int, int, int], version: int, job_id: int | None) -> None:
+    """Take away the verdict on (comparison, first, second) if it is by a version of the rubric before this one.
+
+    Its text and its cost stay in the record of its job.
+    """
+    old = db.row(
+        "SELECT * FROM verdict WHERE annotator_id = ? AND comparison_id = ? AND first = ? AND second = ?",
+        (judge.id, *where),
+    )
+    if old is None or judge.backend == "reward-model" or (old["rubric_version"] or 0) >= version:
+        return
+    known_job = old["job_id"] or job_id
+    if known_job is not None:
+        jobs.add_event(db, known_job, "sample", 0, {**old, "judge": judge.id, "comparison": where[0]})
+    db.connection.execute("DELETE FROM verdict WHERE id = ?", (old["id"],))
+    db.connection.execute(
+        """INSERT INTO judgement (comparison_id, annotator_id, purpose, kind, outcome, shown_order, supersedes, created)
+           SELECT comparison_id, annotator_id, purpose, kind, 'undone', shown_order, id, ? FROM current_judgement
+           WHERE comparison_id = ? AND annotator_id = ? AND purpose = 'judge'""",
+        (now(), where[0], judge.id),
+    )
+
+
+# What judges gave in vain: failed verdicts, which have a reason, and those that made room for others.
+IN_VAIN = """SELECT e.job_id, json_extract(e.data, '$.comparison') AS comparison_id,
+        json_extract(e.data, '$.reason') AS reason, json_extract(e.data, '$.prompt_tokens') AS prompt_tokens,
+        json_extract(e.data, '$.completion_tokens') AS completion_tokens
+    FROM job JOIN event e ON e.job_id = job.id AND e.kind = 'sample'
+    WHERE job.kind IN ('judge', 'evaluate') AND json_extract(e.data, '$.judge') = :judge"""
+
+
+def add_failure(db: Database, judge: Judge, comparison_id: int, failure: Failure, job_id: int) -> None:
+    """Keep in a job's record that a verdict failed, why, and what its reply cost."""
+    with db.transaction():
+        told = {"judge": judge.id, "comparison": comparison_id, **asdict(failure)}
+        jobs.add_event(db, job_id, "sample", 0, told)
+
+
+def fails_on(db: Database, judge: Judge, comparison_id: int) -> bool:
+    """Whether a judge has failed on a comparison in `MOST_FAILED_JOBS` jobs.
+
+    Where nothing says that the comparison is at fault, only jobs count in which the judge gave verdicts too: not those
+    in which its service was down, or its key wrong. A judge that has never given any fails by itself.
+    """
+    found = db.value(
+        f"""SELECT count(DISTINCT job_id) FROM ({IN_VAIN}) f
+            WHERE comparison_id = :comparison AND reason NOT NULL
+              AND EXISTS (SELECT 1 FROM verdict v WHERE v.annotator_id = :judge)
+              AND (reason IN ('{TOO_LONG}', '{NO_VERDICT}')
+                OR EXISTS (SELECT 1 FROM verdict v WHERE v.annotator_id = :judge AND v.job_id = f.job_id))""",
+        {"judge": judge.id, "comparison": comparison_id},
+    )
+    return int(found) >= MOST_FAILED_JOBS
+
+
+def pass_over(db: Database, comparison_ids: Iterable[int]) -> None:
+    """Decide on comparisons on which a judge has just failed, where it is waited for no more."""
+    with db.transaction():
+        for comparison_id in comparison_ids:
+            settle(db, comparison_id)
+
+
+# -------------------------------------------------------------------------------------------------- calls of endpoints
+def calls_made(db: Database, judge: Judge) -> int:
+    """How many calls all jobs have made to a judge's endpoint, failed and repeated ones included."""
+    return int(store.setting(db, calls_key(judge), 0))
+
+
+def count_calls(db: Database, judge: Judge, calls: int) -> None:
+    """Add calls to those made."""
+    with db.transaction():
+        store.set_setting(db, calls_key(judge), calls_made(db, judge) + calls)
+
+
+def calls_key(judge: Judge) -> str:
+    """The setting that counts a judge's calls."""
+    return f"calls of judge {judge.id}"
+
+
+# ---------------------------------------------------------------------------------------------------------- judgements
 @dataclass(frozen=True)
 class Said:
     """A verdict as it is stored."""
@@ -272,12 +368,14 @@ class Said:
     choice: Choice
     chance: float | None
     seconds: float
+    rubric_version: int | None = None
 
 
 def verdicts_on(db: Database, judge: Judge, comparison_id: int) -> list[Said]:
     """What a judge has said of a comparison's pairs."""
     rows = db.rows(
-        "SELECT first, second, choice, chance, seconds FROM verdict WHERE annotator_id = ? AND comparison_id = ?",
+        """SELECT first, second, choice, chance, seconds, rubric_version FROM verdict
+           WHERE annotator_id = ? AND comparison_id = ?""",
         (judge.id, comparison_id),
     )
     return [Said(**row) for row in rows]
@@ -319,29 +417,41 @@ def open_to_people(db: Database, candidate_id: int, against_id: int) -> int:
 def judge_comparison(db: Database, judge: Judge, comparison: Comparison) -> bool:
     """Make the judgement that a judge's verdicts on a comparison come to; False while some are missing.
 
-    What follows from it (who is asked next) is decided with it, in one transaction.
+    Verdicts by different versions of the rubric make none. What follows from it (who is asked next) is decided with it,
+    in one transaction.
     """
     size = len(comparison.answers)
     with db.transaction() as connection:
         said = verdicts_on(db, judge, comparison.id)
-        if len(said) < size * (size - 1):
+        mixed = judge.backend != "reward-model" and len({one.rubric_version for one in said}) > 1
+        if len(said) < size * (size - 1) or mixed:
             return False
-        ranking = ranking_of(size, outcomes_of(said))
-        connection.execute(
-            """INSERT OR IGNORE INTO judgement (comparison_id, annotator_id, purpose, kind, outcome, ranking,
-                   shown_order, seconds, created) VALUES (?, ?, 'judge', ?, 'ranked', ?, ?, ?, ?)""",
-            (
-                *(comparison.id, judge.id, "pair" if size == 2 else "rank", json.dumps(ranking)),
-                *(json.dumps(list(range(size))), sum(one.seconds for one in said), now()),
-            ),
+        last = db.row(
+            """SELECT id, outcome FROM judgement WHERE comparison_id = ? AND annotator_id = ? AND purpose = 'judge'
+               ORDER BY id DESC LIMIT 1""",
+            (comparison.id, judge.id),
         )
+        if last is None or last["outcome"] == "undone":
+            connection.execute(
+                """INSERT INTO judgement (comparison_id, annotator_id, purpose, kind, outcome, ranking, shown_order,
+                       seconds, supersedes, created) VALUES (?, ?, 'judge', ?, 'ranked', ?, ?, ?, ?, ?)""",
+                (
+                    *(comparison.id, judge.id, "pair" if size == 2 else "rank"),
+                    *(json.dumps(ranking_of(size, outcomes_of(said))), json.dumps(list(range(size)))),
+                    *(sum(one.seconds for one in said), None if last is None else last["id"], now()),
+                ),
+            )
         settle(db, comparison.id)
     return True
 
 
 # ------------------------------------------------------------------------------------------------------ who comes next
 def settle(db: Database, comparison_id: int) -> None:
-    """Once every active judge has judged an open comparison, decide whether people are asked too, and why."""
+    """Once every active judge has judged an open comparison, decide whether people are asked too, and why.
+
+    A judge that fails on it again and again is waited for no more. With “AI only” people are asked nothing: what no
+    judge could judge is asked of nobody, as 'unsure'.
+    """
     asks = db.value("SELECT asks FROM comparison WHERE id = ? AND candidate_id IS NULL", (comparison_id,))
     if asks != "judges":
         return
@@ -353,30 +463,36 @@ def settle(db: Database, comparison_id: int) -> None:
             (comparison_id,),
         )
     }
-    if not panel or any(judge.id not in rankings for judge in panel):
+    heard = [judge for judge in panel if judge.id in rankings]
+    missing = [judge for judge in panel if judge.id not in rankings]
+    if not panel or any(not fails_on(db, judge, comparison_id) for judge in missing):
         return
     feedback = store.feedback(db)
-    said = [verdicts_on(db, judge, comparison_id) for judge in panel]
-    rows = [tuple(json.loads(rankings[judge.id])) for judge in panel]
-    why = why_people(feedback, comparison_id, said, rows)
+    said = [verdicts_on(db, judge, comparison_id) for judge in heard]
+    rows = [tuple(json.loads(rankings[judge.id])) for judge in heard]
+    why = why_not_settled(feedback, comparison_id, said, rows, len(missing))
     db.connection.execute(
         "UPDATE comparison SET asks = ?, asks_why = ? WHERE id = ?",
-        ("people" if why else "nobody", why, comparison_id),
+        ("people" if why and feedback.mode == "mixed" else "nobody", why, comparison_id),
     )
 
 
-def why_people(
-    feedback: Feedback, comparison_id: int, said: Sequence[Sequence[Said]], rankings: Sequence[Sequence[int]]
+def why_not_settled(
+    feedback: Feedback,
+    comparison_id: int,
+    said: Sequence[Sequence[Said]],
+    rankings: Sequence[Sequence[int]],
+    failed: int,
 ) -> str | None:
-    """Why people are asked about a comparison that judges have judged; None if they aren't."""
+    """Why judges, of whom so many failed, have not settled a comparison; None if they have."""
     if feedback.mode != "mixed":
-        return None
+        return None if rankings else "unsure"
     if any(outcome.flipped for one in said for outcome in outcomes_of(one).values()):
         return "flip"
     if len({tuple(ranking) for ranking in rankings}) > 1:
         return "disagreement"
     sure = [value for one in said if (value := sureness(one)) is not None]
-    if sure and min(sure) < feedback.unsure_below:
+    if failed or (sure and min(sure) < feedback.unsure_below):
         return "unsure"
     # Drawn by the comparison's number, so that asking again gives the same.
     return "audit" if random.Random(comparison_id).random() < feedback.audit_share else None
@@ -400,10 +516,11 @@ class Faced:
 def faced(db: Database, candidate_id: int, against_id: int, judge_id: int | None = None) -> list[Faced]:
     """How a candidate's answers did against another policy's, in the order of the first judgements.
 
-    By one judge; or by people (without `judge_id`) who are not left out, once the answers were complete.
+    By one judge and the present version of its rubric; or by people (without `judge_id`) who are not left out, once the
+    answers were complete.
     """
     rows = db.rows(
-        """SELECT c.id, j.ranking, j.purpose, c.candidate_id = :candidate AS ours,
+        f"""SELECT c.id, j.ranking, j.purpose, c.candidate_id = :candidate AS ours,
                (SELECT json_group_array(json_array(id, length)) FROM (SELECT r.id, length(r.text) AS length
                    FROM comparison_response cr JOIN response r ON r.id = cr.response_id
                    WHERE cr.comparison_id = c.id ORDER BY cr.position)) AS sides
@@ -411,7 +528,7 @@ def faced(db: Database, candidate_id: int, against_id: int, judge_id: int | None
            WHERE (c.candidate_id = :candidate AND c.against_id = :against
                   OR c.candidate_id = :against AND c.against_id = :candidate)
              AND j.outcome != 'skip' AND NOT j.early
-             AND iif(:judge IS NULL, j.purpose IN ('own', 'adjudication'), j.annotator_id = :judge)
+             AND iif(:judge IS NULL, j.purpose IN ('own', 'adjudication'), j.annotator_id = :judge AND NOT {OUTDATED})
              AND NOT EXISTS (SELECT 1 FROM current_judgement f WHERE f.comparison_id = c.id AND f.flag IS NOT NULL)
              AND NOT EXISTS (SELECT 1 FROM exclusion e WHERE e.annotator_id = j.annotator_id AND e.excluded
                  AND e.id = (SELECT max(id) FROM exclusion l WHERE l.annotator_id = e.annotator_id))
@@ -447,13 +564,14 @@ CHANCES = "SELECT comparison_id, first, second, chance FROM verdict WHERE annota
 LENGTHS = f"""SELECT cr.comparison_id, length(r.text) AS length
     FROM comparison_response cr JOIN response r ON r.id = cr.response_id
     WHERE cr.comparison_id {JUDGED_TOO} ORDER BY cr.comparison_id, cr.position"""
-RANKINGS = """SELECT c.id, j.ranking, c.asks_why FROM current_judgement j JOIN comparison c ON c.id = j.comparison_id
-    WHERE j.annotator_id = :judge AND j.purpose = 'judge' AND j.ranking NOT NULL ORDER BY c.id"""
+RANKINGS = f"""SELECT c.id, j.ranking, c.asks_why FROM current_judgement j JOIN comparison c ON c.id = j.comparison_id
+    WHERE j.annotator_id = :judge AND j.purpose = 'judge' AND j.ranking NOT NULL AND NOT {OUTDATED} ORDER BY c.id"""
 
 
 def cases(db: Database, judge: Judge) -> list[Case]:
     """The comparisons that this judge and at least one person have judged, oldest first: what its trust rests on.
 
+    Of the judge: what it has judged by the present version of the rubric; by another one it was another judge.
     Of people: own, settling and imported rankings, not those of gold comparisons, none made before the answers were
     complete, and none of annotators who are left out. Of several by one person the last counts.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 from typing import Protocol
@@ -18,9 +18,9 @@ from annotation.records import Message, UserError
 from rlhf import judges, policies, rubrics
 from rlhf.base_model import ready
 from rlhf.data import pad
-from rlhf.endpoint import Endpoint, EndpointSettings, Failure
+from rlhf.endpoint import Endpoint, EndpointSettings, Failure, Reply
 from rlhf.forward import completions, embed, inner_model, virtual_ids, virtual_tokens
-from rlhf.judges import Comparison, Judge
+from rlhf.judges import TOO_LONG, Comparison, Judge
 from rlhf.models import Policies, ground_key, ground_path, load_for_answering
 from rlhf.roles import read_reward_model
 from rlhf.rows import answer_ids, text_ids
@@ -30,7 +30,6 @@ from rlhf.verdicts import Choice, Verdict, parse_verdict, shortened
 from rlhf.worker import Run
 
 LETTERS = ("A", "B")
-TOO_LONG = "too long"
 
 
 @dataclass(frozen=True)
@@ -188,28 +187,60 @@ class RemoteModel:
     """A chat model behind an OpenAI-compatible endpoint, which writes its verdict as text."""
 
     def __init__(self, run: Run, judge: Judge, rubric: Rubric) -> None:
-        self.rubric = rubric
-        self.endpoint = Endpoint(EndpointSettings(**judge.settings), lambda: run.stopped)
+        """Raises UserError where the calls of all jobs together are spent."""
+        self.run, self.judge, self.rubric = run, judge, rubric
+        settings = EndpointSettings(**judge.settings)
+        self.made = judges.calls_made(run.db, judge)
+        """Calls of earlier jobs, and those of this one that are counted with them."""
+        self.total = settings.total_calls
+        left = self.total - self.made if self.total else settings.calls
+        if left <= 0:
+            raise UserError(self.all_spent)
+        self.endpoint = Endpoint(replace(settings, calls=min(settings.calls, left)), lambda: run.stopped)
+        self.counted = 0
+
+    @property
+    def all_spent(self) -> str:
+        """What is said where no job may ask it any more."""
+        return (
+            f"All {self.total:,} calls that {self.judge.name} may make are made. Switch it off, and make a judge with "
+            "a larger limit to go on."
+        )
 
     @property
     def spent(self) -> str:
         """That its budget of calls is spent, if it is."""
-        calls = self.endpoint.settings.calls
-        return f"The budget of {calls} calls is spent; the next job goes on." if self.endpoint.exhausted else ""
+        if not self.endpoint.exhausted:
+            return ""
+        if self.total and self.made >= self.total:
+            return self.all_spent
+        return f"The budget of {self.endpoint.settings.calls:,} calls is spent; the next job goes on."
 
     def verdicts(self, requests: Sequence[Request]) -> Iterator[Answered]:
         """What is read from each reply; a reply that says nothing clear is a failure."""
         prompts = [prompt_of(self.rubric, request, "line") for request in requests]
-        for place, reply in self.endpoint.ask_many(prompts):
-            if isinstance(reply, Failure):
-                yield requests[place], reply
-                continue
-            choice = parse_verdict(reply.text)
-            if choice is None:
-                yield requests[place], Failure("unreadable", "The judge's reply gives no verdict.")
-            else:
-                spent = (reply.prompt_tokens, reply.completion_tokens, reply.seconds)
-                yield requests[place], Verdict(choice, None, shortened(reply.text), *spent)
+        try:
+            for place, reply in self.endpoint.ask_many(prompts):
+                self.count()
+                yield requests[place], reply if isinstance(reply, Failure) else verdict_in(reply)
+        finally:
+            self.count()
+
+    def count(self) -> None:
+        """Add the calls made since the last time to those of all jobs; no other job runs beside this one."""
+        calls = self.endpoint.calls - self.counted
+        self.counted += calls
+        self.made += calls
+        if calls:
+            judges.count_calls(self.run.db, self.judge, calls)
+
+
+def verdict_in(reply: Reply) -> Verdict | Failure:
+    """What a reply says; a reply that gives no verdict has its cost all the same."""
+    choice, tokens = parse_verdict(reply.text), (reply.prompt_tokens, reply.completion_tokens)
+    if choice is None:
+        return Failure(judges.NO_VERDICT, "The judge's reply gives no verdict.", *tokens)
+    return Verdict(choice, None, shortened(reply.text), *tokens, reply.seconds)
 
 
 # ------------------------------------------------------------------------------------------------------------- judging
@@ -241,6 +272,7 @@ class Tally:
     failed: Counter[str] = field(default_factory=Counter)
     """Failed verdicts by reason."""
     prompt_tokens: int = 0
+    """With those of replies that could not be read."""
     completion_tokens: int = 0
     gave_up: str = ""
     """Why it ended before all was judged."""
@@ -260,6 +292,7 @@ def let_judge(
     Verdicts that are there are not asked for again. Raises Stopped when the job is told to stop; nothing is lost then.
     """
     tally, in_a_row = Tally(), 0
+    failed: set[int] = set()
     # In an order of this job's own: some that always fail must not stand before all others each time.
     comparisons = random.Random(run.job_id).sample(comparisons, len(comparisons))
     requests = [
@@ -270,7 +303,11 @@ def let_judge(
     tally.judged += sum(finish(run.db, judge, one) for one in comparisons if not one.missing)
     for request, verdict in bench.verdicts(requests):
         run.raise_if_stopped()
+        tally.prompt_tokens += verdict.prompt_tokens
+        tally.completion_tokens += verdict.completion_tokens
         if isinstance(verdict, Failure):
+            judges.add_failure(run.db, judge, request.comparison.id, verdict, run.job_id)
+            failed.add(request.comparison.id)
             tally.failed[verdict.reason] += 1
             in_a_row += verdict.reason != TOO_LONG  # which is the comparison's fault
             if tally.failed[verdict.reason] == 1:
@@ -284,11 +321,10 @@ def let_judge(
             run.db, judge, request.comparison.id, request.pair, verdict, rubric.version, request.principles, run.job_id
         )
         tally.verdicts += 1
-        tally.prompt_tokens += verdict.prompt_tokens
-        tally.completion_tokens += verdict.completion_tokens
         tally.judged += finish(run.db, judge, request.comparison)
         progress(tally)
     run.raise_if_stopped()
+    judges.pass_over(run.db, failed)
     tally.gave_up = tally.gave_up or bench.spent
     return tally
 

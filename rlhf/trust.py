@@ -267,10 +267,24 @@ def longer_chosen(case: Case) -> tuple[list[float], list[float]]:
 
 
 # --------------------------------------------------------------------------------------------------------------- card
-def card(name: str, found: Trust, threshold: float) -> str:
-    """How far a judge can be trusted, in words and plots; `rlhf.presenting.STYLE` has its style."""
+@dataclass(frozen=True)
+class Basis:
+    """Which of a judge's verdicts its figures rest on."""
+
+    version: int | None
+    """Of the rubric that it goes by; None for a reward model, which goes by none."""
+    left_out: int
+    """Verdicts by other versions."""
+
+
+def card(name: str, found: Trust, threshold: float, basis: Basis = Basis(None, 0), *, may_decide: bool = True) -> str:
+    """How far a judge can be trusted, in words and plots; `rlhf.presenting.STYLE` has its style.
+
+    `may_decide`: whether the gate's rule lets trusted judges decide.
+    """
     own = "trust-" + sha256(name.encode()).hexdigest()[:8]
-    said = f'<p class="headline"><b>Trust card of {escape(name)}.</b></p>{paragraph(verdict(name, found, threshold))}'
+    said = f'<p class="headline"><b>Trust card of {escape(name)}.</b></p>'
+    said += paragraph(verdict(name, found, threshold, may_decide)) + basis_sentence(basis)
     if found.with_people is not None and found.picked:
         said += paragraph(picked_sentence(found.picked, found.with_people.share.n))
     drawn = [
@@ -282,8 +296,21 @@ def card(name: str, found: Trust, threshold: float) -> str:
     return said + agreement_table(found) + curves.plots([f"<div>{one}</div>" for one in drawn if one])
 
 
-def verdict(name: str, found: Trust, threshold: float) -> str:
-    """How far the judge agrees with people, and whether that is what the gate asks for."""
+def basis_sentence(basis: Basis) -> str:
+    """By which version of the rubric the judge is measured, and what is left out; nothing of a reward model."""
+    if basis.version is None:
+        return ""
+    said = f"These are its figures by version {basis.version} of the rubric."
+    if basis.left_out:
+        said += (
+            f" Left out: {some(basis.left_out, 'verdict')} by earlier versions, with which it was another judge. Let "
+            "it judge what people have judged, and it is measured anew."
+        )
+    return paragraph(said, "quiet")
+
+
+def verdict(name: str, found: Trust, threshold: float, may_decide: bool = True) -> str:
+    """How far the judge agrees with people, whether that is what the gate asks for, and whether it goes by judges."""
     if found.with_people is None:
         return (
             f"No comparison has been judged both by {name} and by people, so nothing says how far it can be trusted, "
@@ -296,6 +323,8 @@ def verdict(name: str, found: Trust, threshold: float) -> str:
         where = "the one" if people.n == 1 else f"the {people.n:,}"
         said += f" On {where} that several people judged, they agree in {percent_with_interval(people)} themselves."
     asked = f"the {percent(threshold)} that the gate asks for"
+    if share.low >= threshold and not may_decide:
+        return f"{said} Even the lower end reaches {asked}, but by its rule judges inform and do not decide."
     if share.low >= threshold:
         return f"{said} Even the lower end reaches {asked}, so the gate may go by it."
     more = " With more comparisons the interval narrows." if share.value >= threshold else ""

@@ -1,4 +1,4 @@
-"""How a candidate did against other policies by judges: win rates, at equal lengths too, and what the reward did."""
+"""How a policy did against others by people and judges, at equal lengths too, what its reward did, and what it took."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from statistics import fmean
 from typing import Any
 
 from annotation.database import Database
-from annotation.measuring.analysis import wilson_interval
+from annotation.measuring.analysis import Estimate, wilson_interval
 from annotation.measuring.evidence import length_controlled
-from rlhf import jobs, judges, policies
+from rlhf import freezing, jobs, judges, policies
 from rlhf.policies import Policy
 from rlhf.specs import PPOSpec
 
@@ -76,3 +76,40 @@ def reward_gain(db: Database, candidate: Policy) -> dict[str, Any] | None:
         "rise": fmean(rewards[-ends:]) - fmean(rewards[:ends]) if ends else None,
         "length": ((health or {}).get("length") or {}).get("spearman"),
     }
+
+
+def by_people(db: Database, policy: Policy, other: Policy) -> Estimate | None:
+    """How often people preferred a policy's answers to another's, ties as half; None where they compared none."""
+    outcomes = [one.outcome for one in judges.faced(db, policy.id, other.id)]
+    if not outcomes:
+        return None
+    return Estimate(fmean(outcomes), *wilson_interval(sum(outcomes), len(outcomes)), len(outcomes))
+
+
+def judged_for(db: Database, policy: Policy) -> int:
+    """Comparisons on prompts to train on that were judged when a policy's data was frozen, each counted once.
+
+    Whatever the scope of its training, a policy and those that it grew from have learnt from all up to a judgement.
+    """
+    return int(
+        db.value(
+            """SELECT count(DISTINCT j.comparison_id) FROM judgement j JOIN comparison c ON c.id = j.comparison_id
+                   JOIN prompt p ON p.id = c.prompt_id
+               WHERE j.id <= ? AND j.outcome NOT IN ('skip', 'undone') AND c.purpose = 'preference'
+                 AND c.candidate_id IS NULL AND p.split = 'train'""",
+            (learnt_until(db, policy),),
+        )
+    )
+
+
+def learnt_until(db: Database, policy: Policy) -> int:
+    """The last judgement that a policy, its reward model, or one that it grew from, has learnt from; 0 without any."""
+    until, seen = freezing.trained_until(db, policy), policy
+    while seen.job_id is not None:
+        spec = jobs.get(db, seen.job_id).spec
+        if isinstance(spec, PPOSpec):
+            until = max(until, freezing.trained_until(db, policies.by_revision(db, spec.reward_model)))
+        if seen.parent_id is None:
+            break
+        seen = policies.by_id(db, seen.parent_id)
+    return until

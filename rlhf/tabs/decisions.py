@@ -9,32 +9,32 @@ from annotation.records import UserError
 from annotation.tabs.guard import Context
 from rlhf import deciding, describing, downloads, iteration, jobs, loop, policies
 from rlhf.artifacts import checkpoints_directory
-from rlhf.specs import MergeSpec
+from rlhf.specs import EvaluateSpec, MergeSpec
 
 
-def promote(context: Context, revision: str, decided_by: str) -> str:
-    """Let a policy serve. Raises UserError where that can't be."""
-    why = deciding.advice(context.db, policies.by_revision(context.db, revision))
-    policy = loop.promote(context.db, context.data_dir, revision, decided_by, why)
+def promote(context: Context, revision: str, decided_by: str, why: str = "") -> str:
+    """Let a policy serve; `why` is kept with what the rule advised. Raises UserError where that can't be."""
+    reason = deciding.reason(context.db, policies.by_revision(context.db, revision), why)
+    policy = loop.promote(context.db, context.data_dir, revision, decided_by, reason)
     return (
         f"{policy.revision} serves now. The answering worker switches within seconds, and its comparisons come first; "
         "those of earlier policies that wait are judged after them."
     )
 
 
-def reject(context: Context, revision: str, decided_by: str) -> str:
-    """Turn a candidate down. Raises UserError where that can't be."""
-    why = deciding.advice(context.db, policies.by_revision(context.db, revision))
-    policy = policies.reject(context.db, revision, decided_by, why)
+def reject(context: Context, revision: str, decided_by: str, why: str = "") -> str:
+    """Turn a candidate down; `why` is kept with what the rule advised. Raises UserError where that can't be."""
+    reason = deciding.reason(context.db, policies.by_revision(context.db, revision), why)
+    policy = policies.reject(context.db, revision, decided_by, reason)
     return f"{policy.revision} was rejected. It stays on disk and can still be promoted."
 
 
-def check(context: Context, revision: str, requested_by: str) -> str:
-    """Queue a check of a policy. Raises UserError where that can't be."""
+def check(context: Context, revision: str, requested_by: str, judges: str = EvaluateSpec.judges) -> str:
+    """Queue a check of a policy by these judges, named as in its spec. Raises UserError where that can't be."""
     policy = policies.by_revision(context.db, revision)
     # The serving policy against itself would tell nothing.
     against = "base" if policy.status == "serving" else "serving"
-    spec = replace(iteration.check_spec(context.db, policy.revision, against), model=context.model)
+    spec = replace(iteration.check_spec(context.db, policy.revision, against), model=context.model, judges=judges)
     job_id = loop.submit(context.db, context.data_dir, spec, requested_by=requested_by)
     return f"Job {job_id} checks {policy.revision}; Train → Runs shows how far it is."
 

@@ -14,12 +14,13 @@ from annotation import store
 from annotation.database import Database
 from annotation.records import Annotator, UserError, now
 from annotation.tabs.guard import Context, guarded
-from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of
-from rlhf import candidates, deciding, heldout, iteration, iteration_card, jobs, policies, presenting
-from rlhf.gate import alphas
+from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of, text_in
+from rlhf import candidates, deciding, heldout, iteration, iteration_card, jobs, judges, policies, presenting, winning
+from rlhf.gate import Verdict, alphas
+from rlhf.iteration_card import Checked
 from rlhf.jobs import Job
 from rlhf.policies import Policy
-from rlhf.specs import EvaluateSpec, PPOSpec
+from rlhf.specs import EvaluateSpec
 from rlhf.tabs import decisions, gate
 
 PAGE_SIZE = 10
@@ -88,45 +89,39 @@ def standing_part(db: Database) -> Update:
     return gr.update(value=iteration_card.standing_card(iteration.standing(iteration.state_of(db))))
 
 
-def gate_parts(db: Database, policy: Policy, check: Job | None) -> dict[str, Update]:
+def gate_parts(db: Database, policy: Policy) -> dict[str, Update]:
     """What the gate makes of a candidate, and people's running verdict on it; nothing of what is decided."""
     if policy.status != "candidate" or policy.kind != "policy":
         return {"gate": gr.update(value=""), "running": gr.update(value="")}
     rule = deciding.rule(db)
-    found = deciding.findings(db, policy)
+    found, decision = deciding.decided(db, policy)
     alpha, _ = alphas(rule, len(found.judges))
     return {
-        "gate": gr.update(value=iteration_card.decision_card(deciding.decision_on(db, policy))),
+        "gate": gr.update(value=iteration_card.decision_card(decision, rule.mode)),
         "running": gr.update(value=iteration_card.running_chart(found.people, rule, alpha)),
     }
 
 
 def over_part(db: Database, checked: Mapping[str, Job]) -> Update:
     """Figures over the policies that were checked."""
-    known = {policy.id: policy for policy in policies.everything(db)}
+    return gr.update(value=deciding.kept(db, ("over", "the iterations"), lambda: over_iterations(db, checked)))
+
+
+def over_iterations(db: Database, checked: Mapping[str, Job]) -> str:
+    """The same, drawn."""
+    base = policies.by_revision(db, "base")
     rows = [
-        {"revision": policy.revision, "result": check.result, "pairs": pairs_spent(db, policy, known)}
-        for policy in known.values()
+        Checked(
+            policy.revision,
+            check.result,
+            winning.by_people(db, policy, base) if policy.id != base.id else None,
+            winning.judged_for(db, policy),
+        )
+        for policy in policies.everything(db)
         if (check := checked.get(policy.revision)) is not None and check.result is not None
     ]
-    return gr.update(value=iteration_card.over_iterations(rows))
-
-
-def pairs_spent(db: Database, policy: Policy, known: Mapping[int, Policy]) -> int:
-    """Pairs that a policy, its reward model, and all that it grew from were trained on."""
-    spent, seen = 0, policy
-    while seen.job_id is not None:
-        job = jobs.get(db, seen.job_id)
-        spent += int((job.result or {}).get("train_pairs") or 0)
-        if isinstance(job.spec, PPOSpec):
-            reward = policies.by_revision(db, job.spec.reward_model)
-            spent += (
-                0 if reward.job_id is None else int((jobs.get(db, reward.job_id).result or {}).get("train_pairs") or 0)
-            )
-        if seen.parent_id is None:
-            break
-        seen = known[seen.parent_id]
-    return spent
+    agreement = {judge.name: deciding.agreement_of(db, judge) for judge in judges.judges(db)}
+    return iteration_card.over_iterations(rows, agreement)
 
 
 def report_parts(db: Database, data_dir: Path, policy: Policy, check: Job | None, page: int) -> dict[str, Update]:
@@ -146,13 +141,31 @@ def report_parts(db: Database, data_dir: Path, policy: Policy, check: Job | None
     }
 
 
-def button_parts(policy: Policy) -> dict[str, Update]:
-    """What can be decided about a policy."""
+def advised(db: Database, policy: Policy) -> Verdict | None:
+    """What the rule advises to do with a policy, if it advises anything."""
+    decision = deciding.advice(db, policy)
+    return None if decision is None else decision.verdict
+
+
+def button_parts(policy: Policy, verdict: Verdict | None) -> dict[str, Update]:
+    """What can be decided about a policy; what the rule advises stands out."""
     return {
-        "promote": gr.update(value=candidates.promote_label(policy), interactive=candidates.can_serve(policy)),
-        "reject": gr.update(interactive=policy.status == "candidate"),
+        "promote": gr.update(
+            value=candidates.promote_label(policy),
+            interactive=candidates.can_serve(policy),
+            variant="primary" if verdict == "promote" else "secondary",
+        ),
+        "reject": gr.update(
+            interactive=policy.status == "candidate", variant="primary" if verdict == "reject" else "secondary"
+        ),
         "check": gr.update(interactive=policy.path is not None and policy.deleted is None),
     }
+
+
+def judges_part(db: Database) -> Update:
+    """The judges that a check can ask; all of them unless somebody chooses."""
+    names = [judge.name for judge in judges.judges(db, active=True)]
+    return gr.update(choices=names, value=names, visible=bool(names))
 
 
 def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple[dict[str, Update], Seen]:
@@ -171,9 +184,10 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
         "history": history_part(db, checked),
         "decisions": gr.update(value=candidates.decisions_table(policies.decisions(db))),
         "selector": gr.update(choices=listed, value=policy.revision),
-        **button_parts(policy),
+        **button_parts(policy, advised(db, policy)),
         "ask": gr.update(interactive=check is not None),
-        **gate_parts(db, policy, check),
+        "judges": judges_part(db),
+        **gate_parts(db, policy),
         "over": over_part(db, checked),
     }
     marks: Seen = presenting.fingerprints(parts)
@@ -221,6 +235,11 @@ def chosen(revision: str | None) -> str:
     return revision
 
 
+def asked(panel: Any) -> str:
+    """The chosen judges, as a check's spec names them; those that label comparisons where the browser sent no list."""
+    return ", ".join(map(str, panel)) if isinstance(panel, list) else EvaluateSpec.judges
+
+
 # ---------------------------------------------------------------------------------------------------------- the page
 @dataclass(frozen=True)
 class Page:
@@ -261,12 +280,28 @@ def lay_out() -> Page:
     parts["running"] = literal()
     parts["report"] = literal()
     with gr.Row():
-        parts["promote"] = gr.Button(
-            "Promote: let it serve", variant="primary", elem_id="promote", interactive=False, min_width=200
-        )
-        parts["reject"] = gr.Button("Reject", variant="stop", elem_id="reject", interactive=False, min_width=200)
+        parts["promote"] = gr.Button("Promote: let it serve", elem_id="promote", interactive=False, min_width=200)
+        parts["reject"] = gr.Button("Reject", elem_id="reject", interactive=False, min_width=200)
         parts["check"] = gr.Button("Check it again", elem_id="check-again", interactive=False, min_width=200)
         parts["ask"] = gr.Button("Let people compare", elem_id="ask-people", interactive=False, min_width=200)
+    with gr.Row():
+        parts["why"] = gr.Textbox(
+            label="Why (for the record)",
+            info="Kept with the decision to promote or reject; may be left empty.",
+            max_length=deciding.MOST_WHY,
+            elem_id="why",
+            min_width=300,
+        )
+        parts["judges"] = gr.Dropdown(
+            [],
+            label="Judges to ask in a check",
+            info="Without any, a check measures its answers and puts them before people alone.",
+            multiselect=True,
+            allow_custom_value=True,
+            visible=False,
+            elem_id="check-judges",
+            min_width=300,
+        )
     parts["said"] = literal()
     gr.Markdown("### Answers to held-out prompts, side by side")
     parts["answers"] = literal()
@@ -303,7 +338,7 @@ def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> Non
     @guarded(context, "admin")
     def choose_policy(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
         changed, seen = view(context, revision, 0, was)
-        return page.sent({"said": "", **changed}, seen)
+        return page.sent({"said": "", "why": "", **changed}, seen)
 
     @guarded(context, "admin")
     def previous_page(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
@@ -327,26 +362,33 @@ def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> Non
 def wire_decisions(page: Page, context: Context) -> None:
     """Promote, reject, roll back, check again, and ask people."""
 
-    def decided(sentence: str, revision: str | None, was: Seen) -> list[Any]:
+    def said(sentence: str, revision: str | None, was: Seen, **more: Any) -> list[Any]:
         changed, seen = view(context, revision, page_of(was), was)
-        return page.sent({**changed, "said": presenting.notice(sentence)}, seen)
+        return page.sent({**changed, **more, "said": presenting.notice(sentence)}, seen)
 
     @guarded(context, "admin")
-    def promote_policy(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
-        return decided(decisions.promote(context, chosen(revision), annotator.name), revision, was)
+    def promote_policy(annotator: Annotator, revision: str | None, why: Any, was: Seen) -> list[Any]:
+        sentence = decisions.promote(context, chosen(revision), annotator.name, text_in(why))
+        return said(sentence, revision, was, why="")
 
     @guarded(context, "admin")
-    def reject_policy(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
-        return decided(decisions.reject(context, chosen(revision), annotator.name), revision, was)
+    def reject_policy(annotator: Annotator, revision: str | None, why: Any, was: Seen) -> list[Any]:
+        sentence = decisions.reject(context, chosen(revision), annotator.name, text_in(why))
+        return said(sentence, revision, was, why="")
 
     @guarded(context, "admin")
-    def check_policy(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
-        return decided(decisions.check(context, chosen(revision), annotator.name), revision, was)
+    def check_policy(annotator: Annotator, revision: str | None, panel: Any, was: Seen) -> list[Any]:
+        return said(decisions.check(context, chosen(revision), annotator.name, asked(panel)), revision, was)
 
     @guarded(context, "admin")
     def ask_annotators(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
-        return decided(ask_people(context.db, revision), revision, was)
+        return said(ask_people(context.db, revision), revision, was)
 
-    handlers = {"promote": promote_policy, "reject": reject_policy, "check": check_policy, "ask": ask_annotators}
-    for name, handler in handlers.items():
-        page.parts[name].click(handler, [page.selector, page.seen], page.followed, **SPOKEN)
+    parts = page.parts
+    for name, handler, given in (
+        ("promote", promote_policy, [parts["why"]]),
+        ("reject", reject_policy, [parts["why"]]),
+        ("check", check_policy, [parts["judges"]]),
+        ("ask", ask_annotators, []),
+    ):
+        parts[name].click(handler, [page.selector, *given, page.seen], page.followed, **SPOKEN)

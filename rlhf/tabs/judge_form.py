@@ -29,6 +29,7 @@ NUMBERS: Mapping[str, tuple[str, str]] = {
     "retries": ("Retries", "Of a call that failed for a reason that may pass."),
     "concurrency": ("Calls at a time", "As many as the endpoint stands."),
     "calls": ("Calls in a job, at most", "Repeated ones included."),
+    "total_calls": ("Calls in all jobs, at most", "Failed and repeated ones included; 0 for no limit."),
     "max_tokens": ("Tokens of a reply, at most", "A model that thinks first needs thousands."),
     "temperature": ("Temperature", "0 for the likeliest reply."),
     "price_in": ("Price of a million tokens of prompts", "0 where it is not known."),

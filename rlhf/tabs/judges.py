@@ -18,7 +18,7 @@ from annotation.records import Annotator, Feedback, UserError, now
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of, text_in
 from annotation.wording import NOTHING, moment, percent, percent_with_interval
-from rlhf import deciding, jobs, judge_records, judges, loop, presenting, trust
+from rlhf import deciding, jobs, judge_records, judges, loop, policies, presenting, trust
 from rlhf.jobs import Job
 from rlhf.judge_records import Spent, Standing, Stored
 from rlhf.judges import Judge
@@ -36,13 +36,20 @@ Seen = dict[str, Any]
 
 MODES: Mapping[str, tuple[str, str]] = {
     "people": ("People only", "Every comparison goes to people. AI judges judge only what they are told to, below."),
-    "ai": ("AI only (RLAIF)", "AI judges label the comparisons, and people get none of them."),
+    "ai": (
+        "AI only (RLAIF)",
+        "AI judges label the comparisons. People get only those that measure a candidate, and their own prompts.",
+    ),
     "mixed": (
         "Mixed",
         "AI judges come first. People get what a judge contradicts itself on, what judges disagree on or are unsure "
         "of, and of the rest a share drawn by lot, which shows whether the judges can be trusted.",
     ),
 }
+NOBODY_DECIDES = (
+    "By the gate's rule judges inform and do not decide, so nothing is promoted by itself until people have compared a "
+    "candidate's answers. “The gate's rule” on the Iterations tab can let a trusted judge decide."
+)
 MODES_NOTE = (
     "A change holds for comparisons that nobody has judged yet. Those that an annotator asked for go to people in "
     "every mode."
@@ -50,13 +57,13 @@ MODES_NOTE = (
 WHY: Mapping[str, str] = {
     "flip": "a judge contradicted itself",
     "disagreement": "judges disagree",
-    "unsure": "a judge was unsure",
+    "unsure": "a judge was unsure or could not judge",
     "audit": "they were drawn by lot",
 }
 SCOPES: Mapping[str, str] = {
     "open": "open comparisons",
     "judged": "what people have judged",
-    "candidate": "a candidate's answers",
+    "candidate": "the answers of",
 }
 JUDGES_NOTE = (
     "All judges that are switched on judge every open comparison, each two answers in both orders. What a judge is "
@@ -65,10 +72,12 @@ JUDGES_NOTE = (
 
 
 # ------------------------------------------------------------------------------------------------------- who judges
-def standing_card(found: Standing, feedback: Feedback, active: int) -> str:
+def standing_card(found: Standing, feedback: Feedback, active: int, judge_may_decide: bool) -> str:
     """What the mode means, and who is asked about the comparisons now."""
     label, meaning = MODES[feedback.mode]
     lines = [f"{label}. {meaning}"]
+    if feedback.mode == "ai" and not judge_may_decide:
+        lines.append(NOBODY_DECIDES)
     if feedback.mode != "people" and not active:
         lines.append("No judge is switched on, so comparisons wait for judges in vain. Make one below.")
     lines.append(
@@ -79,6 +88,11 @@ def standing_card(found: Standing, feedback: Feedback, active: int) -> str:
     if why:
         lines.append(
             f"Of those that wait for people, judges have judged {sum(found.why.values()):,}: {', '.join(why)}."
+        )
+    if found.given_up:
+        lines.append(
+            f"Given up: {found.given_up:,}, because judges failed on each in {judges.MOST_FAILED_JOBS} jobs. Nobody is "
+            "asked about them."
         )
     return "".join(map(paragraph, lines)) + paragraph(MODES_NOTE, "quiet")
 
@@ -117,7 +131,7 @@ def judges_table(known: Sequence[tuple[Judge, Trust, Spent]]) -> str:
     rows = [
         (
             judge.name,
-            judge_form.what_it_is(judge),
+            judge_form.what_it_is(judge) + calls_text(judge, spent),
             "on" if judge.active else "off",
             NOTHING
             if found.with_people is None
@@ -136,6 +150,12 @@ def judges_table(known: Sequence[tuple[Judge, Trust, Spent]]) -> str:
 def share_text(share: Estimate | None) -> str:
     """A share with its interval, or a dash."""
     return NOTHING if share is None else percent_with_interval(share)
+
+
+def calls_text(judge: Judge, spent: Spent) -> str:
+    """How many of the calls that it may make are made, where there is a limit over all jobs."""
+    total = judge.settings.get("total_calls")
+    return f", {spent.calls:,} of {total:,} calls made" if total else ""
 
 
 def tokens_text(spent: Spent) -> str:
@@ -167,14 +187,15 @@ def verdicts_table(found: Sequence[Stored]) -> str:
 
 
 # ------------------------------------------------------------------------------------------------- jobs that judge
-def submit(context: Context, judge: Judge, scope: Any, most: Any, requested_by: str) -> int:
+def submit(context: Context, judge: Judge, scope: Any, most: Any, requested_by: str, candidate: str = "") -> int:
     """Queue a job that lets a judge judge. Raises UserError while one like it waits or runs."""
     if isinstance(most, bool) or not isinstance(most, int | float) or not 1 <= most < 1e6 or most != int(most):
         raise UserError("The number of comparisons must be a whole number of at least 1.")
     for job in jobs.active(context.db, ("judge",)):
-        if isinstance(job.spec, JudgeSpec) and (job.spec.judge, job.spec.scope) == (judge.name, scope):
+        spec = job.spec
+        if isinstance(spec, JudgeSpec) and (spec.judge, spec.scope, spec.candidate) == (judge.name, scope, candidate):
             raise UserError(f"{judge.name} is at that already: job {job.id} is {job.status}.")
-    spec = JudgeSpec(model=context.model, judge=judge.name, scope=scope, comparisons=int(most))
+    spec = JudgeSpec(model=context.model, judge=judge.name, scope=scope, candidate=candidate, comparisons=int(most))
     return loop.submit(context.db, context.data_dir, spec, requested_by)
 
 
@@ -200,6 +221,19 @@ def judge_judged(context: Context, judge: Judge, most: Any, requested_by: str) -
     return f"Job {submit(context, judge, 'judged', most, requested_by)} is queued."
 
 
+def judge_candidate(context: Context, judge: Judge, revision: Any, most: Any, requested_by: str) -> str:
+    """Let a judge compare a candidate's answers with the others', and say so. Raises UserError where there is nothing.
+
+    A check does so too, with answers of its own; this one goes on where a judge gave up, and draws none.
+    """
+    if not text_in(revision):
+        raise UserError("Choose the candidate whose answers are to be judged.")
+    policy = policies.by_revision(context.db, text_in(revision))
+    if not judges.to_judge(context.db, judge, "candidate", 1, policy.id):
+        raise UserError(f"There is no comparison of {policy.revision} that {judge.name} has not judged.")
+    return f"Job {submit(context, judge, 'candidate', most, requested_by, policy.revision)} is queued."
+
+
 def job_to_show(db: Database) -> Job | None:
     """The judging that runs, else the one that is next, else the last one."""
     waiting = jobs.active(db, ("judge",))
@@ -221,7 +255,7 @@ def job_card(db: Database, job: Job, known: Sequence[Judge], at: str) -> str:
     """A judging in words, with its progress, what it has cost so far, and what failed."""
     assert isinstance(job.spec, JudgeSpec)
     left = presenting.seconds_left(jobs.step_times(db, job), job, at)
-    told = [("Judge", job.spec.judge), ("What", SCOPES[job.spec.scope])]
+    told = [("Judge", job.spec.judge), ("What", f"{SCOPES[job.spec.scope]} {job.spec.candidate}".strip())]
     judge = next((one for one in known if one.name == job.spec.judge), None)
     if judge is not None:
         spent = judge_records.spent(db, judge, job.id)
@@ -277,10 +311,16 @@ def figure_parts(db: Database, known: Sequence[Judge], judge: Judge | None) -> d
     found = {one.id: judge_records.trust_in(db, one) for one in known}
     shown = {
         "judges": judges_table([(one, found[one.id], judge_records.spent(db, one)) for one in known]),
-        "card": "" if judge is None else trust.card(judge.name, found[judge.id], deciding.rule(db).judge_trust),
+        "card": "" if judge is None else trust_card(db, judge, found[judge.id]),
         "verdicts": "" if judge is None else verdicts_table(judge_records.latest(db, judge, SHOWN_VERDICTS)),
     }
     return {name: gr.update(value=html) for name, html in shown.items()}
+
+
+def trust_card(db: Database, judge: Judge, found: Trust) -> str:
+    """How far a judge can be trusted by the gate's rule."""
+    rule, basis = deciding.rule(db), judge_records.basis(db, judge)
+    return trust.card(judge.name, found, rule.judge_trust, basis, may_decide=rule.judge_may_decide)
 
 
 def view(context: Context, selected: Any, seen: Any) -> tuple[dict[str, Update], Seen]:
@@ -289,8 +329,11 @@ def view(context: Context, selected: Any, seen: Any) -> tuple[dict[str, Update],
     db = context.db
     known, job = judges.judges(db), job_to_show(db)
     judge, active = chosen_judge(known, selected), sum(one.active for one in known)
+    decides, candidates = deciding.rule(db).judge_may_decide, judge_records.candidates(db)
     parts = {
-        "standing": gr.update(value=standing_card(judge_records.standing(db), store.feedback(db), active)),
+        "candidate": gr.update(choices=candidates),
+        "judge_candidate": gr.update(interactive=bool(known and candidates)),
+        "standing": gr.update(value=standing_card(judge_records.standing(db), store.feedback(db), active, decides)),
         **judge_parts(known, judge),
         **judge_form.choice_parts(db),
         **job_parts(db, job, known, now()),
@@ -379,6 +422,9 @@ def lay_out() -> Page:
         parts["judge_open"] = button("Judge the open comparisons now", "judge-open", "primary", interactive=False)
         parts["judge_judged"] = button("Judge what people have judged", "judge-judged", interactive=False)
         parts["switch"] = button("Switch it on", "judge-switch", interactive=False)
+    with gr.Row():
+        parts["candidate"] = gr.Dropdown([], label="Candidate", allow_custom_value=True, elem_id="judge-candidate-of")
+        parts["judge_candidate"] = button("Judge the candidate's answers", "judge-candidate", interactive=False)
     said["jobs"] = literal()
     parts["job"] = literal()
     parts["cancel"] = button("Cancel", "judge-cancel", "stop", visible=False)
@@ -488,10 +534,17 @@ def wire_jobs(page: Page, context: Context) -> None:
         return page.sent(*view(context, selected, was), "jobs", said)
 
     @admin
+    def start_candidate(annotator: Annotator, selected: Any, was: Any, most: Any, revision: Any) -> list[Any]:
+        said = judge_candidate(context, the_judge(context.db, selected), revision, most, annotator.name)
+        return page.sent(*view(context, selected, was), "jobs", said)
+
+    @admin
     def cancel_judging(annotator: Annotator, selected: Any, was: Any) -> list[Any]:
         said = cancel(context.db, was)
         return page.sent(*view(context, selected, was), "jobs", said)
 
     page.parts["judge_open"].click(start_open, [*page.looked, page.most], page.followed, **SPOKEN)
     page.parts["judge_judged"].click(start_judged, [*page.looked, page.most], page.followed, **SPOKEN)
+    asked = [*page.looked, page.most, page.parts["candidate"]]
+    page.parts["judge_candidate"].click(start_candidate, asked, page.followed, **SPOKEN)
     page.parts["cancel"].click(cancel_judging, page.looked, page.followed, **SPOKEN)

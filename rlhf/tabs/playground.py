@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from annotation import rendering
+from annotation import rendering, store
 from annotation.database import Database
 from annotation.markup import paragraph
 from annotation.records import Annotator, Sampling, UserError, now, seconds_between
@@ -28,6 +28,11 @@ WRITING_SECONDS, RESTING_SECONDS = 0.25, 2.0
 PATIENCE_SECONDS = 3.0
 FIRST = Sampling(max_new_tokens=256)
 MODES = {"Literal text": False, "Rendered Markdown": True}
+WHO_JUDGES = {
+    "people": "It is in the annotators' queue.",
+    "ai": "AI judges judge it, and people do not.",
+    "mixed": "AI judges judge it first, and people where these don't settle it or a lot is drawn.",
+}
 ROLES = {"system": "System prompt", "user": "User", "assistant": "Answer"}
 STYLE = (
     presenting.STYLE
@@ -298,8 +303,8 @@ def wire_talk(page: Page, context: Context) -> None:
         asked = conversation(db, annotator, talk)
         number, count = chats.compare(db, [chat.id for chat in asked])
         return presenting.notice(
-            f"{count} answers are in the annotators' queue as comparison {number}, blind. Their prompt joins those to "
-            "train on, unless it is held out already."
+            f"{count} answers are comparison {number}, blind. {WHO_JUDGES[store.feedback(db).mode]} Their prompt joins "
+            "those to train on, unless it is held out already."
         )
 
     inputs = [page.talk, page.parts["mode"], page.seen]

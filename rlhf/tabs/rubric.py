@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -15,9 +16,11 @@ from annotation.markup import paragraph, status
 from annotation.records import Annotator, UserError
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box, text_in
-from rlhf import judge_records, judges, presenting, rubrics
+from rlhf import base_model, judge_records, judges, presenting, rubrics
+from rlhf.chat import ChatTokenizer, chat_tokenizer
 from rlhf.judge_records import Judged
 from rlhf.judges import Judge
+from rlhf.rows import render
 from rlhf.rubrics import Rubric
 
 FIELDS = ("instruction", "principles", "drawn")
@@ -69,19 +72,22 @@ def named(db: Database, name: Any) -> Judge | None:
     return next((judge for judge in judges.judges(db) if judge.name == name), None)
 
 
-def prompt_box(db: Database, judge: Judge | None, number: Any) -> str:
+def prompt_box(context: Context, judge: Judge | None, number: Any) -> str:
     """What a judge is sent about two answers of a comparison, in both orders, letter for letter. Raises UserError."""
+    db = context.db
     if judge is not None and judge.backend == "reward-model":
         return status(f"{judge.name} is a reward model: it is sent no prompt, and scores each answer by itself.")
     found, rubric = comparison_in(db, number), judges.rubric(db)
+    tokenizer = tokenizer_of(context, judge) if judge is not None and judge.backend == "local" else None
     boxes = "".join(
         f'<div><p class="label">Answer {pair[0] + 1} first</p>'
-        f'<pre class="log" tabindex="0">{escape(prompt_of(rubric, found, pair, judge))}</pre></div>'
+        f'<pre class="log" tabindex="0">{escape(prompt_of(rubric, found, pair, tokenizer))}</pre></div>'
         for pair in ((0, 1), (1, 0))
     )
     every = "" if len(found.answers) == 2 else " Every two of its answers are asked about; these are 1 and 2."
     reader = "an endpoint" if judge is None else judge.name
-    said = f"Comparison {found.id} by version {rubric.version} of the rubric, as {reader} is sent it.{every}"
+    template = "" if tokenizer is None else " Its chat template and special tokens stand around it."
+    said = f"Comparison {found.id} by version {rubric.version} of the rubric, as {reader} is sent it.{template}{every}"
     return paragraph(said, "quiet") + f'<div class="sides">{boxes}</div>'
 
 
@@ -96,8 +102,20 @@ def comparison_in(db: Database, number: Any) -> Judged:
     return found
 
 
-def prompt_of(rubric: Rubric, found: Judged, pair: tuple[int, int], judge: Judge | None) -> str:
-    """The prompt about two answers in the order in which they are shown."""
+def tokenizer_of(context: Context, judge: Judge) -> ChatTokenizer:
+    """The tokenizer of a local judge. Raises UserError if it has none that can be read here."""
+    directory = judge.settings.get("directory")
+    return chat_tokenizer(Path(directory) if directory else base_model.locate(context.data_dir, context.model).path)
+
+
+def marks_of(tokenizer: ChatTokenizer) -> set[str]:
+    """The texts that a tokenizer reads as tokens of their own wherever they stand: special and added ones."""
+    added = (token.content for token in tokenizer.backend.get_added_tokens_decoder().values())
+    return {*tokenizer.special_tokens.values(), *tokenizer.extra_tokens, *added}
+
+
+def prompt_of(rubric: Rubric, found: Judged, pair: tuple[int, int], tokenizer: ChatTokenizer | None) -> str:
+    """The prompt about two answers in the order in which they are shown, to a local model or to an endpoint."""
     first, second = (found.answers[place] for place in pair)
     messages = rubrics.messages_for(
         rubric,
@@ -106,8 +124,11 @@ def prompt_of(rubric: Rubric, found: Judged, pair: tuple[int, int], judge: Judge
         first,
         second,
         comparison_id=found.id,
-        style="letter" if judge is not None and judge.backend == "local" else "line",
+        style="line" if tokenizer is None else "letter",
+        tokens=() if tokenizer is None else marks_of(tokenizer),
     )
+    if tokenizer is not None:
+        return render(tokenizer, messages)
     return "\n\n".join(message["content"] for message in messages)
 
 
@@ -201,7 +222,7 @@ def wire(part: Part, context: Context, opening: Callable[..., Any], selector: gr
 
     @admin
     def show_prompt(annotator: Annotator, selected: Any, number: Any) -> str:
-        return prompt_box(db, named(db, selected), number)
+        return prompt_box(context, named(db, selected), number)
 
     holding: Sequence[Any] = [part.holding, part.versions, *part.fields, part.sent]
     opening(open_rubric, [part.sent, *part.fields], holding, **QUIET)

@@ -94,7 +94,7 @@ def test_two_policies_answer_side_by_side_and_go_to_annotation(talk: Talk) -> No
     assert boxes[0]["y"] == boxes[1]["y"], "side by side"
 
     page.click("#chat-compare")
-    page.wait_for_selector("text=2 answers are in the annotators' queue")
+    page.wait_for_selector("text=2 answers are comparison")
     comparison = talk.machine.db.row("SELECT * FROM comparison WHERE model_id IS NULL")
     assert comparison is not None
 

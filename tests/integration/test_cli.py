@@ -134,7 +134,8 @@ def test_jobs_and_policies_are_listed_promoted_and_shown(machine: Machine, capsy
         path="adapters/dpo-1",
         sha256=directory_sha256(files),
     )
-    assert "dpo-1 serves now." in run("promote", "dpo-1")
+    assert "dpo-1 serves now." in run("promote", "dpo-1", "--why", "It reads better")
+    assert policies.decisions(machine.db)[0]["reason"].startswith("It reads better. The rule said: ")
     listed = run("policies").splitlines()
     assert [line.split()[:2] for line in listed] == [["base", "retired"], ["dpo-1", "serving"]]
 

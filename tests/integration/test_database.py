@@ -117,9 +117,9 @@ def test_comparisons_of_a_checked_policy_with_another_keep_which_is_the_candidat
         old["comparison"].insert({"id": number, "prompt_id": 1, "purpose": "preference", "created": moment})
         for position, model in enumerate((2, 1)):
             response = old["response"].insert(
-                {"prompt_id": 1, "model_id": model, "purpose": purpose, "origin": "policy", "text": f"by {model}", "sampling": "{}",
-                 "seed": 3, "rendered_prompt": "p", "prompt_tokens": 2, "tokens": 3, "finish_reason": "stop",
-                 "created": moment}
+                {"prompt_id": 1, "model_id": model, "purpose": purpose, "origin": "policy", "text": f"by {model}",
+                 "sampling": "{}", "seed": 3, "rendered_prompt": "p", "prompt_tokens": 2, "tokens": 3,
+                 "finish_reason": "stop", "created": moment}
             ).last_pk  # fmt: skip
             old["comparison_response"].insert({"comparison_id": number, "position": position, "response_id": response})
     old.close()

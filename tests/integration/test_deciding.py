@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,24 @@ import pytest
 from annotation import access, claims, store
 from annotation.database import Database
 from annotation.records import Prompt, UserError
-from rlhf import deciding, heldout, iteration, jobs, judges, loop, policies
+from rlhf import deciding, heldout, iteration, jobs, judges, loop, policies, winning
 from rlhf.artifacts import directory_sha256
 from rlhf.policies import Policy
-from rlhf.specs import EvaluateSpec, SFTSpec
+from rlhf.specs import DPOSpec, EvaluateSpec, PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec
 from rlhf.verdicts import Verdict
 from tests.conftest import BASE_NAME, act, make_response, seed_prompts
 
 SOUND = {"kl_to_base": 0.05, "nll_under_base": 1.2, "distinct_2": 0.8, "ended_share": 0.9, "perplexity": 14.0}
 
 
-def make_candidate(db: Database, data_dir: Path, revision: str = "sft-1", number: int = 40) -> Policy:
-    """A candidate of a finished training, and its and the base's answers to as many held-out prompts."""
-    job_id = jobs.enqueue(db, SFTSpec(), "ann")
+def make_candidate(
+    db: Database, data_dir: Path, revision: str = "sft-1", number: int = 40, *, checked: bool = False
+) -> Policy:
+    """A candidate of a finished training, and its and the base's answers to as many held-out prompts.
+
+    Its training may have asked to have it checked.
+    """
+    job_id = jobs.enqueue(db, SFTSpec(evaluate=checked), "ann")
     jobs.claim(db, job_id, "w")
     directory = data_dir / "adapters" / revision
     directory.mkdir(parents=True)
@@ -134,7 +140,7 @@ def test_a_candidate_that_answers_like_what_serves_is_not_promoted(db: Database,
     finish_check(db, data_dir, made, same_answers=40)
     found = deciding.decision_on(db, made)
     assert found.verdict == "reject"
-    assert "Different from its parent" in found.sentence
+    assert "Different from what serves" in found.sentence
 
 
 def test_a_check_against_what_served_before_counts_for_nothing(db: Database, data_dir: Path) -> None:
@@ -264,3 +270,177 @@ def test_a_reward_that_rises_while_nobody_finds_it_better_is_hacked(
     assert deciding.hacking({"reward_hacking": {"rise": rise, "length": 0.1}}, people, ()) is expected
     assert deciding.hacking({"reward_hacking": None}, people, ()) is False
     assert deciding.hacking({}, people, ()) is None
+
+
+# ------------------------------------------------------------------------------------------ what comes to nothing
+def come_to_nothing(db: Database, job_id: int, status: str, seconds_ago: float = 0.0) -> None:
+    """End a job as its worker or a person would, without a result."""
+    if status == "cancelled":
+        jobs.cancel(db, job_id)
+    else:
+        jobs.claim(db, job_id, "w")
+        jobs.stop(db, job_id, "w", status, "Memory ran out.")
+    let_pass(db, job_id, seconds_ago)
+
+
+def let_pass(db: Database, job_id: int, seconds: float) -> None:
+    """As if a job had ended so long ago."""
+    ended = (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec="microseconds")
+    with db.transaction() as connection:
+        connection.execute("UPDATE job SET finished = ? WHERE id = ?", (ended, job_id))
+
+
+@pytest.mark.parametrize("status", ["failed", "lost"])
+def test_a_check_that_failed_is_tried_once_more_after_a_while_and_then_no_more(
+    db: Database, data_dir: Path, status: str
+) -> None:
+    make_candidate(db, data_dir, checked=True)
+    first = iteration.advance(db, data_dir)
+    assert first is not None
+    come_to_nothing(db, first, status)
+    assert iteration.advance(db, data_dir) is None, "not at once"
+    found = iteration.standing(iteration.state_of(db))
+    assert found.stage == "checking"
+    assert "The loop tries it once more" in found.troubles[0]
+    let_pass(db, first, iteration.RETRY_SECONDS)
+    second = iteration.advance(db, data_dir)
+    assert second is not None
+    assert jobs.get(db, second).spec == jobs.get(db, first).spec
+    assert iteration.standing(iteration.state_of(db)).troubles == (), "it is being checked"
+    come_to_nothing(db, second, status, iteration.RETRY_SECONDS)
+    assert iteration.advance(db, data_dir) is None, "twice is enough"
+    found = iteration.standing(iteration.state_of(db))
+    assert found.stage == "collecting"
+    (trouble,) = found.troubles
+    assert trouble.startswith(f"Job {second} (check of sft-1) ")
+    assert "Memory ran out. 2 tries came to nothing" in trouble
+
+
+def test_a_check_that_a_person_cancelled_is_not_repeated_and_holds_up_no_other(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir, checked=True)
+    first = iteration.advance(db, data_dir)
+    assert first is not None
+    come_to_nothing(db, first, "cancelled", iteration.RETRY_SECONDS)
+    assert iteration.advance(db, data_dir) is None
+    (trouble,) = iteration.standing(iteration.state_of(db)).troubles
+    assert "sft-1 waits: its check was cancelled" in trouble
+    make_candidate(db, data_dir, "sft-2", checked=True)
+    second = iteration.advance(db, data_dir)
+    assert second is not None
+    assert getattr(jobs.get(db, second).spec, "candidate", "") == "sft-2"
+    come_to_nothing(db, second, "cancelled")
+    finish_check(db, data_dir, made)
+    found = iteration.standing(iteration.state_of(db))
+    assert found.stage == "deciding", "a person had it checked"
+    assert "sft-2 waits" in found.troubles[0]
+
+
+def test_the_check_that_draws_new_answers_is_not_repeated_for_ever(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir, number=12)
+    finish_check(db, data_dir, made, prompts=24)
+    deciding.set_rule(db, {"mode": "automatic"})
+    people_say(db, 6, "candidate")
+    people_say(db, 6, "serving")
+    for _ in range(iteration.MOST_FAILURES):
+        job_id = iteration.advance(db, data_dir)
+        assert job_id is not None
+        come_to_nothing(db, job_id, "failed", iteration.RETRY_SECONDS)
+    assert iteration.advance(db, data_dir) is None
+    found = iteration.standing(iteration.state_of(db))
+    assert "2 tries came to nothing" in found.troubles[0]
+    assert "has to be checked again" in found.then
+
+
+def test_a_retry_asks_the_judges_that_were_chosen(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir, checked=True)
+    for name in ("i", "j"):
+        judges.add(db, name, "local", {"model": "base"}, "owner")
+    chosen = loop.submit(db, data_dir, EvaluateSpec(candidate=made.revision, judges="j"), "ann")
+    come_to_nothing(db, chosen, "failed", iteration.RETRY_SECONDS)
+    job_id = iteration.advance(db, data_dir)
+    assert job_id is not None
+    assert getattr(jobs.get(db, job_id).spec, "judges", "") == "j"
+
+
+@pytest.mark.parametrize("status", ["failed", "lost", "cancelled"])
+def test_a_training_that_came_to_nothing_is_named_until_the_next(db: Database, data_dir: Path, status: str) -> None:
+    job_id = jobs.enqueue(db, DPOSpec(), "ann")
+    come_to_nothing(db, job_id, status)
+    (trouble,) = iteration.standing(iteration.state_of(db)).troubles
+    assert trouble.startswith(f"Job {job_id} (preference training (DPO), QLoRA) {iteration.ENDINGS[status]}: ")
+    assert trouble.endswith("resume it, or delete its checkpoints, on the Runs tab.")
+    jobs.resume(db, job_id)
+    assert iteration.standing(iteration.state_of(db)).troubles == ()
+
+
+# ---------------------------------------------------------------------------------------------- reasons and figures
+def test_a_persons_reason_stands_before_the_rules_advice(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    finish_check(db, data_dir, made)
+    people_say(db, 15, "candidate")
+    said = deciding.reason(db, made, "  I read twenty of them  ")
+    assert said.startswith("I read twenty of them. The rule said: promote. People find it better")
+    assert deciding.reason(db, made, "").startswith("The rule said: promote.")
+    deciding.set_rule(db, {"mode": "never"})
+    assert deciding.reason(db, made, "My own choice!") == "My own choice!", "nobody was advised"
+    with pytest.raises(UserError, match="at most 1000"):
+        deciding.reason(db, made, "x" * 1001)
+
+
+def test_findings_are_kept_until_something_changes(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    finish_check(db, data_dir, made)
+    people_say(db, 3, "candidate")
+    found, decision = deciding.decided(db, made)
+    again = deciding.decided(db, made)
+    assert again[0] is found
+    assert again[1] is decision is deciding.decision_on(db, made)
+    people_say(db, 1, "candidate")
+    assert len(deciding.decided(db, made)[0].people) == 4
+    found = deciding.decided(db, made)[0]
+    # A judge's evidence is that of the rubric that holds.
+    judges.write_rubric(db, "Which answer is shorter?", ["It is short."], 0, "ann")
+    assert deciding.decided(db, made)[0] is not found
+
+
+def test_people_and_what_was_judged_are_counted_once_whatever_the_scope(db: Database, data_dir: Path) -> None:
+    ann = access.add_account(db, "ann", "annotator", "ann's password")
+
+    def judge(count: int) -> None:
+        for prompt in seed_prompts(db, count)[-count:]:
+            store.add_comparison(db, [make_response(prompt, f"{word} to {prompt.text}") for word in ("yes", "no")])
+            claim = claims.claim_next(db, ann.id)
+            assert claim is not None
+            claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+
+    def train(spec: TrainingSpec, parent: str, kind: Any = "policy") -> Policy:
+        job_id = loop.submit(db, data_dir, replace(spec, parent=parent), "ann")
+        jobs.claim(db, job_id, "w")
+        jobs.finish(db, job_id, "w", {})
+        return policies.add(
+            db, revision=f"{spec.kind}-{job_id}", method=spec.kind, base=BASE_NAME, job_id=job_id, path="x", kind=kind,
+            parent_id=policies.by_revision(db, parent).id, sha256="x",
+        )  # fmt: skip
+
+    base = policies.by_revision(db, "base")
+    judge(10)
+    first = train(DPOSpec(scope="new"), "base")
+    judge(9)
+    second, whole = train(DPOSpec(scope="new"), first.revision), train(DPOSpec(scope="all"), first.revision)
+    assert [winning.judged_for(db, one) for one in (base, first, second, whole)] == [0, 10, 19, 19]
+    judge(2)
+    reward = train(RewardModelSpec(scope="all"), "base", "reward")
+    by_ppo = train(PPOSpec(reward_model=reward.revision, accepted_accuracy=0.01), first.revision)
+    assert winning.judged_for(db, by_ppo) == 21
+
+
+def test_people_rate_a_policy_against_the_base(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    base = policies.by_revision(db, "base")
+    assert winning.by_people(db, made, base) is None
+    people_say(db, 6, "candidate")
+    people_say(db, 2, "serving")
+    found = winning.by_people(db, made, base)
+    assert found is not None
+    assert (found.value, found.n) == (0.75, 8)
+    assert found.low < 0.5 < 0.75 < found.high

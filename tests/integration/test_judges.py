@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,12 @@ from annotation.consensus import people_first
 from annotation.database import Database
 from annotation.records import Annotator, Feedback, UserError
 from annotation.snapshots import Freezing
-from rlhf import judges, policies
+from rlhf import jobs, judge_records, judges, policies
 from rlhf.__main__ import main as command_line
+from rlhf.endpoint import Failure
 from rlhf.judges import Judge, Said
+from rlhf.specs import JudgeSpec
+from rlhf.trust import Basis
 from rlhf.verdicts import Verdict
 from tests.conftest import act, make_response, seed_comparisons, seed_prompts
 
@@ -38,12 +42,14 @@ def panel(db: Database, *names: str) -> list[Judge]:
     return [judges.add(db, name, "local", {"model": "base"}, "owner") for name in names]
 
 
-def say(db: Database, judge: Judge, comparison_id: int, said: Said_of, scope: judges.Scope = "open") -> bool:
+def say(
+    db: Database, judge: Judge, comparison_id: int, said: Said_of, scope: judges.Scope = "open", version: int = 0
+) -> bool:
     """Let a judge say this of a comparison that it is to judge; whether that makes a judgement."""
     found = [one for one in judges.to_judge(db, judge, scope, 1000) if one.id == comparison_id]
     for pair, (choice, chance) in said.items():
         verdict = Verdict(choice, chance, "because", 10, 1, 0.5)  # type: ignore[arg-type]
-        judges.add_verdict(db, judge, comparison_id, pair, verdict, 0, (), None)
+        judges.add_verdict(db, judge, comparison_id, pair, verdict, version, (), None)
     return judges.judge_comparison(db, judge, found[0])
 
 
@@ -96,6 +102,144 @@ def test_both_orders_make_one_judgement_and_a_resumed_job_makes_no_second(db: Da
     (judgement,) = store.judgements(db)
     assert (judgement.ranking, judgement.purpose, judgement.annotator_kind) == ((1, 2), "judge", "ai")
     assert judgement.seconds == 1.0
+
+
+def test_both_orders_go_by_one_version_of_the_rubric(db: Database) -> None:
+    """One order was asked before a change: it is asked again, and no late verdict by the old rubric comes between."""
+    store.set_feedback(db, MIXED)
+    (judge,) = panel(db, "j")
+    (comparison,) = seed_comparisons(db, 1)
+    assert not say(db, judge, comparison, {(0, 1): ("first", 0.9)})
+    judges.write_rubric(db, "Judge.", [], 0, "owner")
+    waiting = judges.to_judge(db, judge, "open", 10)
+    assert [one.missing for one in waiting] == [[(0, 1), (1, 0)]]
+    assert not say(db, judge, comparison, {(1, 0): ("second", 0.2)}, version=1), "two rubrics make no judgement"
+    assert list(store.judgements(db)) == []
+    assert say(db, judge, comparison, {(0, 1): ("second", 0.3), (1, 0): ("first", 0.6)}, version=1)
+    late = Verdict("first", 0.9, "", 1, 1, 0.5)
+    judges.add_verdict(db, judge, comparison, (0, 1), late, 0, (), None)
+    assert {(one.choice, one.rubric_version) for one in judges.verdicts_on(db, judge, comparison)} == {
+        ("second", 1),
+    }
+    assert [one.ranking for one in store.judgements(db)] == [(1, 1)]
+
+
+def test_trust_and_the_word_on_a_candidate_go_by_the_present_rubric(db: Database, ann: Annotator) -> None:
+    """After a change it is another judge, until it has judged the same again; its first word is taken back then."""
+    (judge,) = panel(db, "j")
+    (comparison,) = seed_comparisons(db, 1)
+    claim = claims.claim_next(db, ann.id)
+    assert claim is not None
+    claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+    assert say(db, judge, comparison, FIRST_BETTER, "judged")
+    duel(db, [("new", "old")])
+    (dueled,) = judges.to_judge(db, judge, "candidate", 10, 2)
+    for pair, (choice, chance) in FIRST_BETTER.items():
+        verdict = Verdict(choice, chance, "", 0, 0, 0.0)  # type: ignore[arg-type]
+        judges.add_verdict(db, judge, dueled.id, pair, verdict, 0, (), None)
+    assert judges.judge_comparison(db, judge, dueled)
+    assert [one.outcome for one in judges.faced(db, 2, 1, judge.id)] == [1.0]
+    assert [case.judged for case in judges.cases(db, judge)] == [(1, 2)]
+    assert len(judge_records.swapped(db, judge)) == 2
+    judges.write_rubric(db, "Judge.", [], 0, "owner")
+    assert judges.cases(db, judge) == judge_records.swapped(db, judge) == []
+    assert judges.faced(db, 2, 1, judge.id) == []
+    assert judge_records.basis(db, judge) == Basis(1, 4)
+    assert say(db, judge, comparison, SECOND_BETTER, "judged", 1)
+    assert [case.judged for case in judges.cases(db, judge)] == [(2, 1)]
+    assert [one.id for one in judges.to_judge(db, judge, "candidate", 10, 2)] == [dueled.id]
+    outcomes = db.rows("SELECT outcome FROM judgement WHERE purpose = 'judge' AND comparison_id = ?", (comparison,))
+    assert [row["outcome"] for row in outcomes] == ["ranked", "undone", "ranked"]
+    assert judge_records.basis(db, judge) == Basis(1, 2)
+
+
+def test_a_reward_model_goes_by_no_rubric(db: Database, ann: Annotator) -> None:
+    judge = judges.add(db, "scores", "reward-model", {"model": "reward_model-1"}, "owner")
+    (comparison,) = seed_comparisons(db, 1)
+    claim = claims.claim_next(db, ann.id)
+    assert claim is not None
+    claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+    assert not say(db, judge, comparison, {(0, 1): ("first", 0.9)}, "judged")
+    judges.write_rubric(db, "Judge.", [], 0, "owner")
+    assert say(db, judge, comparison, {(1, 0): ("second", 0.1)}, "judged", 1)
+    assert len(judges.cases(db, judge)) == len(judge_records.swapped(db, judge)) == 1
+    assert judge_records.basis(db, judge) == Basis(None, 0)
+
+
+def test_what_made_room_for_another_verdict_keeps_its_text_and_its_cost(db: Database) -> None:
+    store.set_feedback(db, MIXED)
+    (judge,) = panel(db, "j")
+    (comparison,) = seed_comparisons(db, 1)
+    old, new = jobs.enqueue(db, JudgeSpec(judge="j"), "owner"), jobs.enqueue(db, JudgeSpec(judge="j"), "owner")
+    judges.add_verdict(db, judge, comparison, (0, 1), Verdict("tie", 0.5, "before", 10, 1, 0.5), 0, (), old)
+    judges.write_rubric(db, "Judge.", [], 0, "owner")
+    judges.add_verdict(db, judge, comparison, (0, 1), Verdict("tie", 0.5, "after", 20, 2, 0.5), 1, (), new)
+    assert [judge_records.spent(db, judge, job).prompt_tokens for job in (old, new, None)] == [10, 20, 30]
+    assert "before" in db.value("SELECT data FROM event WHERE job_id = ?", (old,))
+    assert not judges.fails_on(db, judge, comparison)
+
+
+# ------------------------------------------------------------------------------------------------- verdicts that failed
+def fail(db: Database, judge: Judge, comparison: int, times: int, reason: str = "no verdict") -> None:
+    """A judge that gave verdicts before fails on a comparison in so many jobs."""
+    (other,) = seed_comparisons(db, 1)
+    judges.add_verdict(db, judge, other, (0, 1), Verdict("first", 0.9, "", 1, 1, 0.5), 0, (), None)
+    with db.transaction() as connection:
+        connection.execute("UPDATE comparison SET state = 'withdrawn' WHERE id = ?", (other,))
+    for _ in range(times):
+        job_id = jobs.enqueue(db, JudgeSpec(judge=judge.name), "owner")
+        for _ in range(2):  # both orders
+            judges.add_failure(db, judge, comparison, Failure(reason, "why", 10, 5), job_id)
+        judges.pass_over(db, [comparison])
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("mixed", ("people", "unsure")), ("ai", ("nobody", "unsure"))])
+def test_a_comparison_on_which_a_judge_fails_in_three_jobs_is_waited_for_no_more(
+    db: Database, mode: Any, expected: tuple[str, str]
+) -> None:
+    store.set_feedback(db, Feedback(mode=mode, audit_share=0.0))
+    (judge,) = panel(db, "j")
+    stuck, other = seed_comparisons(db, 2)
+    fail(db, judge, stuck, 2)
+    assert asks(db, stuck) == ("judges", None)
+    fail(db, judge, stuck, 1)
+    assert (asks(db, stuck), asks(db, other)) == (expected, ("judges", None))
+    assert judges.count_open(db, judge) == 1
+
+
+def test_a_judge_that_never_gave_a_verdict_fails_by_itself(db: Database) -> None:
+    """Say one whose model is the wrong one: what it can't judge stays for a judge that can."""
+    store.set_feedback(db, Feedback(mode="ai"))
+    (judge,) = panel(db, "j")
+    (comparison,) = seed_comparisons(db, 1)
+    for _ in range(5):
+        job_id = jobs.enqueue(db, JudgeSpec(judge="j"), "owner")
+        judges.add_failure(db, judge, comparison, Failure("no verdict", ""), job_id)
+        judges.pass_over(db, [comparison])
+    assert asks(db, comparison) == ("judges", None)
+
+
+def test_another_judges_word_settles_it_where_people_are_not_asked(db: Database) -> None:
+    store.set_feedback(db, Feedback(mode="ai"))
+    one, two = panel(db, "one", "two")
+    (comparison,) = seed_comparisons(db, 1)
+    fail(db, two, comparison, 3)
+    assert asks(db, comparison) == ("judges", None), "the other judge has not judged yet"
+    say(db, one, comparison, FIRST_BETTER)
+    assert asks(db, comparison) == ("nobody", None)
+
+
+def test_a_refusal_is_the_comparisons_fault_only_where_the_service_answered_others(db: Database) -> None:
+    store.set_feedback(db, MIXED)
+    (judge,) = panel(db, "j")
+    refused, *fine = seed_comparisons(db, 4)
+    fail(db, judge, refused, 3, "refused")
+    assert asks(db, refused) == ("judges", None)
+    for job, other in zip(jobs.recent(db, ("judge",)), fine, strict=True):  # each gave a verdict on another one
+        assert asks(db, refused) == ("judges", None)
+        judges.add_verdict(db, judge, other, (0, 1), Verdict("first", 0.9, "", 1, 1, 0.5), 0, (), job.id)
+        judges.pass_over(db, [refused])
+    assert asks(db, refused) == ("people", "unsure")
 
 
 def test_a_flip_is_a_tie_and_gives_no_pair_to_train_on(db: Database) -> None:

@@ -18,8 +18,9 @@ from annotation.records import Feedback, UserError, now
 from annotation.tabs.guard import Context
 from annotation.wording import percent
 from rlhf import deciding, jobs, judge_records, judges, policies, rubrics
-from rlhf.endpoint import EndpointSettings
+from rlhf.endpoint import EndpointSettings, Failure
 from rlhf.judges import Judge
+from rlhf.rows import render
 from rlhf.specs import JudgeSpec
 from rlhf.tabs import judge_form
 from rlhf.tabs import judges as tab
@@ -87,10 +88,10 @@ def say(
         one for scope in ("open", "judged") for one in judges.to_judge(db, judge, scope, 1000) if one.id == number
     )
     spent = {"reply": "", "prompt_tokens": 100, "completion_tokens": 10, "seconds": 0.5}
-    job_id = extras.pop("job_id", None)
+    job_id, version = extras.pop("job_id", None), extras.pop("version", 0)
     for pair, choice, first in (((0, 1), both[0], chance), ((1, 0), both[1], chance and 1 - chance)):
         verdict = Verdict(choice, first, **{**spent, **extras})
-        judges.add_verdict(db, judge, number, pair, verdict, 0, (0, 1), job_id)
+        judges.add_verdict(db, judge, number, pair, verdict, version, (0, 1), job_id)
     assert judges.judge_comparison(db, judge, comparison)
 
 
@@ -176,9 +177,7 @@ def test_the_page_counts_what_waits_for_whom_and_why(context: Context, local: Ju
     say(db, local, audited, ("first", "second"), 0.9)
     card = tab.view(context, None, {})[0]["standing"]["value"]
     assert "Waiting for AI judges: 1. Waiting for people: 3. Settled by judges alone: 1." in card
-    assert (
-        "judges have judged 3: 1 because a judge contradicted itself, 1 because a judge was unsure, 1 because" in card
-    )
+    assert "judges have judged 3: 1 because a judge contradicted itself, 1 because a judge was unsure or could" in card
     assert prefer(db, "ann", 0) in (flipped, unsure, audited)
     assert "Waiting for people: 2." in tab.view(context, None, {})[0]["standing"]["value"]
 
@@ -289,6 +288,66 @@ def test_the_card_and_the_table_have_the_figures_of_the_rows(context: Context) -
     assert '<td class="number">0.0054</td>' in row  # 1,800 tokens at 2 and 180 at 10 a million
 
 
+def test_the_card_says_by_which_rubric_and_what_is_left_out(context: Context) -> None:
+    db, judge = context.db, remote(context.db)
+    first, second = seed_comparisons(db, 2)
+    for _ in range(2):
+        prefer(db, "ann", 0)
+    say(db, judge, first, ("first", "second"))
+    judges.write_rubric(db, "Be fair.", [], 0, "owner")
+    parts, seen = tab.view(context, None, {})
+    assert "by version 1 of the rubric. Left out: 2 verdicts by earlier versions" in parts["card"]["value"]
+    assert "No comparison has been judged both by remote and by people" in parts["card"]["value"]
+    say(db, judge, second, ("first", "second"), version=1)
+    changed, _ = tab.view(context, None, seen)
+    assert "of 1 comparison." in changed["card"]["value"]
+    assert "Left out: 2 verdicts" in changed["card"]["value"]
+
+
+def test_the_card_and_the_mode_say_whether_judges_may_decide(context: Context) -> None:
+    db, judge = context.db, remote(context.db)
+    for number in seed_comparisons(db, 9):
+        assert prefer(db, "ann", 0) == number
+        say(db, judge, number, ("first", "second"))
+    store.set_feedback(db, Feedback("ai"))
+    parts, seen = tab.view(context, None, {})
+    assert "reaches the 60% that the gate asks for, but by its rule judges inform" in parts["card"]["value"]
+    assert "nothing is promoted by itself until people have compared" in parts["standing"]["value"]
+    deciding.set_rule(db, {"judge_may_decide": True})
+    changed, _ = tab.view(context, None, seen)
+    assert "so the gate may go by it" in changed["card"]["value"]
+    assert "nothing is promoted by itself" not in changed["standing"]["value"]
+
+
+def test_replies_in_vain_and_calls_are_part_of_what_is_spent(context: Context) -> None:
+    db, judge = context.db, remote(context.db, total_calls=50)
+    number = seed_comparisons(db, 1)[0]
+    prefer(db, "ann", 0)
+    job_id = jobs.enqueue(db, JudgeSpec(model=BASE_NAME, judge="remote", scope="judged"), "owner")
+    _, seen = tab.view(context, None, {})
+    judges.add_failure(db, judge, number, Failure("no verdict", "Nothing clear.", 1000, 200), job_id)
+    judges.count_calls(db, judge, 7)
+    changed, _ = tab.view(context, None, seen)
+    assert '<td class="number">1,000 · 200</td><td class="number">0.0040</td>' in changed["judges"]["value"]
+    assert "7 of 50 calls made" in changed["judges"]["value"]
+    assert "<dd>1,000 · 200</dd>" in changed["job"]["value"]
+    assert jobs.samples(db, job_id) == {}, "the Runs page shows a training's answers only"
+
+
+def test_what_no_judge_could_judge_is_counted_apart(context: Context, local: Judge) -> None:
+    db = context.db
+    store.set_feedback(db, Feedback("ai"))
+    number, other = seed_comparisons(db, 2)
+    say(db, local, other, ("first", "second"), 0.9)
+    for _ in range(judges.MOST_FAILED_JOBS):
+        job_id = jobs.enqueue(db, JudgeSpec(model=BASE_NAME, judge="local"), "owner")
+        judges.add_failure(db, local, number, Failure("no verdict", ""), job_id)
+    judges.pass_over(db, [number])
+    card = tab.view(context, None, {})[0]["standing"]["value"]
+    assert "Waiting for AI judges: 0. Waiting for people: 0. Settled by judges alone: 1." in card
+    assert "Given up: 1, because judges failed on each in 3 jobs." in card
+
+
 def test_a_case_holds_what_people_said_independently(context: Context, local: Judge) -> None:
     db = context.db
     store.set_project(db, replace(store.project(db), overlap=3))
@@ -379,6 +438,33 @@ def test_what_people_have_judged_is_given_to_the_chosen_judge(pages: gr.Blocks, 
     assert jobs.get(context.db, 1).spec == JudgeSpec(model=BASE_NAME, judge="remote", scope="judged", comparisons=200)
 
 
+def test_a_judge_is_put_to_a_candidates_answers(pages: gr.Blocks, context: Context, local: Judge) -> None:
+    db = context.db
+    with pytest.raises(gr.Error, match="Choose the candidate"):
+        press(pages, "start_candidate", "local", {}, 200, None)
+    with db.transaction() as connection:
+        connection["model"].insert(
+            {"id": 2, "revision": "dpo-1", "method": "dpo", "base": "b", "status": "candidate", "created": ""}
+        )
+    assert not tab.view(context, None, {})[0]["judge_candidate"]["interactive"]
+    with pytest.raises(gr.Error, match="no comparison of dpo-1"):
+        press(pages, "start_candidate", "local", {}, 200, "dpo-1")
+    prompt = seed_prompts(db, 1, "held-out")[0]
+    for model_id, text in ((2, "new"), (1, "old")):
+        store.add_response(db, make_response(prompt, text, model_id, seed=1), "evaluate")
+    assert store.compare_policies(db, 2, 1) == 1
+    parts, _ = tab.view(context, None, {})
+    assert (parts["candidate"]["choices"], parts["judge_candidate"]["interactive"]) == (["dpo-1"], True)
+    sent = str(press(pages, "start_candidate", "local", {}, 200, "dpo-1"))
+    assert "Job 1 is queued" in sent
+    assert "the answers of dpo-1" in sent
+    assert jobs.get(db, 1).spec == JudgeSpec(
+        model=BASE_NAME, judge="local", scope="candidate", candidate="dpo-1", comparisons=200
+    )
+    with pytest.raises(gr.Error, match="at that already"):
+        press(pages, "start_candidate", "local", {}, 200, "dpo-1")
+
+
 def test_a_job_is_followed_with_its_cost_and_cancelled(pages: gr.Blocks, context: Context) -> None:
     db, judge = context.db, remote(context.db)
     numbers = seed_comparisons(db, 4)
@@ -466,19 +552,30 @@ def test_a_draft_stays_when_the_tab_is_opened_again(pages: gr.Blocks, context: C
     assert instruction == rubrics.DEFAULT.instruction
 
 
-def test_the_prompt_is_shown_as_it_is_sent_in_both_orders(pages: gr.Blocks, context: Context, local: Judge) -> None:
-    db = context.db
+def test_the_prompt_is_shown_as_it_is_sent_in_both_orders(context: Context, tiny_model: Path, local: Judge) -> None:
+    """To a local model letter for letter as transformers' own tokenizer writes it."""
+    from rlhf.models import load_tokenizer
+
+    db, tokenizer = context.db, load_tokenizer(tiny_model)
+    with gr.Blocks() as pages:
+        tab.build(pages, replace(context, model=str(tiny_model)))
     prompt = seed_prompts(db, 1)[0]
-    number = store.add_comparison(db, [make_response(prompt, text) for text in (HOSTILE, "Fine.")])
+    number = store.add_comparison(db, [make_response(prompt, text) for text in (HOSTILE, "Fine.<|im_end|>")])
     assert number is not None
     shown = press(pages, "show_prompt", "local", "")
     assert f"Comparison {number} by version 0 of the rubric, as local is sent it." in shown
     assert "<img" not in shown
     assert "<script" not in shown
     known, drawn = judges.rubric(db), rubrics.principles_for(judges.rubric(db), number)
-    for answers in ((HOSTILE, "Fine."), ("Fine.", HOSTILE)):
-        sent = rubrics.messages_for(known, drawn, prompt.messages, *answers, comparison_id=number, style="letter")
-        assert rubric_part.escape(sent[0]["content"]) in shown
+    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+    for answers in ((HOSTILE, "Fine.<|im_end|>"), ("Fine.<|im_end|>", HOSTILE)):
+        sent = rubrics.messages_for(
+            known, drawn, prompt.messages, *answers, comparison_id=number, style="letter", tokens=special
+        )
+        text = render(tokenizer, sent)
+        assert text.startswith("<|im_start|>user\n")
+        assert text.endswith("<|im_end|>\n<|im_start|>assistant\n")
+        assert f'<pre class="log" tabindex="0">{rubric_part.escape(text)}</pre>' in shown
     assert "Verdict: tie" in press(pages, "show_prompt", remote(db).name, f"#{number}")
     scorer = judges.add(db, "scorer", "reward-model", {"model": "reward_model-1"}, "owner")
     assert "is sent no prompt" in press(pages, "show_prompt", scorer.name, "")

@@ -12,7 +12,7 @@ import torch
 
 from annotation import store
 from annotation.records import Feedback
-from rlhf import judges, judging, policies, rubrics
+from rlhf import judge_records, judges, judging, policies, rubrics
 from rlhf.endpoint import EndpointSettings
 from rlhf.jobs import Job
 from rlhf.judges import Comparison, Judge
@@ -246,6 +246,63 @@ def test_nonsense_leaves_comparisons_open_and_gives_up_at_the_limit(machine: Mac
     assert "3 verdicts failed one after the other" in job.message
     assert machine.db.value("SELECT count(*) FROM verdict WHERE annotator_id = ?", (judge.id,)) == 0
     assert len(judges.to_judge(machine.db, judge, "judged", 100)) == 10
+    spent = judge_records.spent(machine.db, judge)
+    assert (spent.verdicts, spent.calls) == (0, len(server.bodies))
+    assert spent.prompt_tokens > 100 * 3, "a reply that can't be read is paid for"
+
+
+def test_the_jobs_result_counts_replies_that_could_not_be_read(machine: Machine, chat_model: ChatModel) -> None:
+    """The first reply is cut off before a word, the second is no verdict, the others are."""
+    usage = {"prompt_tokens": 1000, "completion_tokens": 400}
+    cut_off, vague = (
+        json.dumps({"choices": [{"message": {"content": text}, "finish_reason": "length"}], "usage": usage})
+        for text in ("", "I can't say.")
+    )
+    with serving(chat_model, choices=("Verdict: A",), troubles=(cut_off, vague)) as server:
+        judge = endpoint_judge(machine, "wordless", server.address, concurrency=1, price_in=1.0, price_out=1.0)
+        job = work(machine, judge, scope="judged", comparisons=2)
+    result = job.result or {}
+    assert (result["verdicts"], result["failed"]) == (2, {"no verdict": 2})
+    kept = machine.db.row(
+        "SELECT sum(prompt_tokens) AS p, sum(completion_tokens) AS c FROM verdict WHERE annotator_id = ?", (judge.id,)
+    )
+    assert kept is not None
+    expected = (kept["p"] + 2000, kept["c"] + 800)
+    assert (result["prompt_tokens"], result["completion_tokens"]) == expected
+    spent = judge_records.spent(machine.db, judge, job.id)
+    assert (spent.prompt_tokens, spent.completion_tokens, spent.cost) == (*expected, result["cost"])
+
+
+def test_no_job_goes_beyond_the_calls_that_a_judge_may_make_in_all(machine: Machine, chat_model: ChatModel) -> None:
+    """Six calls in all, the first of which fail: the first job makes four, the second two, the third none."""
+    with serving(chat_model, choices=("Verdict: A",), troubles=("503", "503")) as server:
+        judge = endpoint_judge(machine, "limited", server.address, concurrency=1, calls=4, total_calls=6)
+        first = work(machine, judge, scope="judged")
+        assert (len(server.bodies), judges.calls_made(machine.db, judge)) == (4, 4)
+        assert "budget of 4 calls is spent; the next job goes on" in (first.result or {})["gave_up"]
+        second = work(machine, judge, scope="judged")
+        assert (len(server.bodies), judges.calls_made(machine.db, judge)) == (6, 6)
+        assert "All 6 calls that limited may make are made" in (second.result or {})["gave_up"]
+        third = work(machine, judge, scope="judged")
+        assert len(server.bodies) == 6
+    assert third.status == "failed"
+    assert "All 6 calls that limited may make are made" in third.message
+
+
+def test_what_a_judge_can_not_read_goes_to_people_after_three_jobs(machine: Machine, chat_model: ChatModel) -> None:
+    for known in judges.judges(machine.db, active=True):
+        judges.set_active(machine.db, known.name, False)
+    with serving(chat_model, choices=("Verdict: A",)) as server:
+        judge = endpoint_judge(machine, "seldom clear", server.address, concurrency=1)
+        work(machine, judge, scope="judged", comparisons=1)
+        made, server.choices = open_some(machine, 2), ()
+        for left in (True, True, False):
+            work(machine, judge, failures=1000)
+            waiting = {one.id for one in judges.to_judge(machine.db, judge, "open", 1000)}
+            assert (set(made) <= waiting) == left
+    for number in made:
+        row = machine.db.row("SELECT asks, asks_why FROM comparison WHERE id = ?", (number,))
+        assert row == {"asks": "people", "asks_why": "unsure"}
 
 
 def test_an_unreachable_service_is_said_plainly(machine: Machine) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from annotation import store
 from annotation.database import Database
-from annotation.records import Sampling, now
+from annotation.records import Feedback, Sampling, now
 from annotation.tabs.guard import Context
 from rlhf import answers, chats, jobs
 from rlhf.chats import Answered
@@ -301,10 +301,28 @@ def test_answers_on_screen_are_sent_to_annotation(context: Context, admin: Admin
     answer(context, {"base": "So.", "dpo-1": "Thus."})
     admin.poll()
     assert admin.parts["compare"]["interactive"]
-    assert "2 answers are in the annotators&#x27; queue as comparison 1" in admin.call("playground-compare", admin.talk)
+    said = admin.call("playground-compare", admin.talk)
+    assert "2 answers are comparison 1, blind. It is in the annotators&#x27; queue." in said
     assert [prompt.text for prompt in store.prompts(context.db, "train")] == ["Why?"]
     with pytest.raises(gr.Error, match="already"):
         admin.call("playground-compare", admin.talk)
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [("ai", "AI judges judge it, and people do not."), ("mixed", "AI judges judge it first, and people where")],
+)
+def test_the_page_says_who_judges_what_is_sent_to_annotation(
+    context: Context, admin: Admin, mode: Any, words: str
+) -> None:
+    store.set_feedback(context.db, Feedback(mode=mode))
+    admin.form["models"] = ["base", "dpo-1"]
+    admin.send("Why?")
+    answer(context, {"base": "So.", "dpo-1": "Thus."})
+    said = admin.call("playground-compare", admin.talk)
+    assert words in said
+    assert "queue" not in said
+    assert context.db.value("SELECT asks FROM comparison") == "judges"
 
 
 @pytest.mark.parametrize(

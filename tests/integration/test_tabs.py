@@ -14,7 +14,7 @@ from annotation.database import Database
 from annotation.measuring import quality
 from annotation.records import UserError, now
 from annotation.tabs.guard import Context
-from rlhf import jobs, loop, policies
+from rlhf import deciding, jobs, judges, loop, policies
 from rlhf.artifacts import directory_sha256
 from rlhf.policies import Policy
 from rlhf.specs import DPOSpec, EvaluateSpec
@@ -150,7 +150,7 @@ def test_the_page_that_everyone_is_sent_holds_no_rows(context: Context) -> None:
 def test_before_the_first_training_the_base_serves_unmeasured(context: Context) -> None:
     parts, _ = iterations.view(context, None, 0, {})
     assert "<b>base</b>" in parts["serving"]["value"]
-    assert parts["promote"] == gr.update(value="Serves now", interactive=False)
+    assert parts["promote"] == gr.update(value="Serves now", interactive=False, variant="secondary")
     assert not parts["check"]["interactive"]
     assert "not been checked" in parts["report"]["value"]
     assert "No decision yet" in parts["decisions"]["value"]
@@ -198,22 +198,28 @@ def test_an_unchecked_candidate_is_not_measured(context: Context) -> None:
 def test_promote_roll_back_and_reject_through_their_handlers(pages: gr.Blocks, context: Context) -> None:
     policy, owner = make_candidate(context), gr.Request(username="owner")
     promote, reject = handler(pages, "promote_policy"), handler(pages, "reject_policy")
-    sent = str(promote(owner, policy.revision, {}))
+    sent = str(promote(owner, policy.revision, "It reads better", {}))
     assert "switches within seconds, and its comparisons come first" in sent
     assert policies.serving(context.db).revision == policy.revision
-    assert iterations.button_parts(policies.by_revision(context.db, "base"))["promote"]["value"] == (
+    assert iterations.button_parts(policies.by_revision(context.db, "base"), None)["promote"]["value"] == (
         "Roll back to this one"
     )
-    promote(owner, "base", {})
+    promote(owner, "base", "", {})
     assert [row["action"] for row in policies.decisions(context.db)] == ["rollback", "promote"]
     assert {row["decided_by"] for row in policies.decisions(context.db)} == {"owner"}
     with pytest.raises(gr.Error, match="serves already"):
-        promote(owner, "base", {})
+        promote(owner, "base", "", {})
     with pytest.raises(gr.Error, match="not a candidate"):
-        reject(owner, policy.revision, {})
+        reject(owner, policy.revision, "", {})
     second = make_candidate_from_all(context)
-    assert "was rejected" in str(reject(owner, second.revision, {}))
+    assert "was rejected" in str(reject(owner, second.revision, "Two <b>lies</b>", {}))
     assert policies.by_revision(context.db, second.revision).status == "rejected"
+    rejected, _, promoted = policies.decisions(context.db)
+    assert rejected["reason"].startswith("Two <b>lies</b>. The rule said: ")
+    assert promoted["reason"].startswith("It reads better. The rule said: ")
+    shown = iterations.view(context, None, 0, {})[0]["decisions"]["value"]
+    assert "Two &lt;b&gt;lies&lt;/b&gt;." in shown
+    assert "<b>lies" not in shown
 
 
 def make_candidate_from_all(context: Context) -> Policy:
@@ -251,15 +257,53 @@ def test_a_policy_is_checked_again_against_the_serving_one_or_the_base(pages: gr
     first, second = make_candidate(context), make_candidate_from_all(context)
     check, owner = handler(pages, "check_policy"), gr.Request(username="owner")
     policies.promote(context.db, first.revision, "owner")
-    assert f"checks {second.revision}" in str(check(owner, second.revision, {}))
-    check(owner, first.revision, {})
+    assert f"checks {second.revision}" in str(check(owner, second.revision, [], {}))
+    check(owner, first.revision, [], {})
     specs = [job.spec for job in jobs.queue(context.db)]
     assert [(spec.candidate, spec.against) for spec in specs if isinstance(spec, EvaluateSpec)] == [
         (second.revision, first.revision),
         (first.revision, "base"),
     ]
     with pytest.raises(gr.Error, match="Choose a policy"):
-        check(owner, None, {})
+        check(owner, None, [], {})
+
+
+def test_a_check_asks_the_judges_that_were_chosen(pages: gr.Blocks, context: Context) -> None:
+    policy, owner = make_candidate(context), gr.Request(username="owner")
+    assert not iterations.view(context, None, 0, {})[0]["judges"]["visible"]
+    for name in ("i", "j", "k"):
+        judges.add(context.db, name, "local", {"model": "base"}, "owner")
+    judges.set_active(context.db, "k", False)
+    offered = iterations.view(context, None, 0, {})[0]["judges"]
+    assert (offered["choices"], offered["value"]) == (["i", "j"], ["i", "j"])
+    check = handler(pages, "check_policy")
+    for given in (offered["value"], ["j"], [], None):
+        check(owner, policy.revision, given, {})
+    specs = [job.spec for job in jobs.queue(context.db)]
+    assert [spec.judges for spec in specs if isinstance(spec, EvaluateSpec)] == ["i, j", "j", "", "i, j"]
+    with pytest.raises(gr.Error, match="no judge 'x'"):
+        check(owner, policy.revision, ["x"], {})
+
+
+def test_what_the_rule_advises_stands_out_and_never_means_that_nobody_is_advised(context: Context) -> None:
+    policy = make_candidate(context)
+    check_candidate(context, policy)
+    with context.db.transaction() as connection:  # all answers alike: there is nothing to promote
+        connection.execute("UPDATE job SET result = json_set(result, '$.same_answers', 12) WHERE kind = 'evaluate'")
+
+    def shown() -> tuple[str, str, str]:
+        parts = iterations.view(context, policy.revision, 0, {})[0]
+        return parts["promote"]["variant"], parts["reject"]["variant"], parts["gate"]["value"]
+
+    promote, reject, card = shown()
+    assert (promote, reject) == ("secondary", "primary")
+    assert "The rule says: reject." in card
+    deciding.set_rule(context.db, {"mode": "never"})
+    promote, reject, card = shown()
+    assert (promote, reject) == ("secondary", "secondary")
+    assert "nobody is advised" in card
+    assert "Different from what serves" in card
+    assert "The rule says" not in card
 
 
 def test_reward_models_are_no_policies_and_deleted_files_are_told_of(context: Context) -> None:

@@ -257,7 +257,7 @@ def test_what_is_not_a_number_fails(figure: str) -> None:
     assert decide(ASKED, found(BETTER, **{figure: math.nan})).verdict == "reject"
 
 
-@pytest.mark.parametrize("figure", [*FIGURES, "reward_hacking", "identical_to_parent"])
+@pytest.mark.parametrize("figure", [*FIGURES, "reward_hacking", "identical_to_serving"])
 def test_a_missing_number_never_passes(figure: str) -> None:
     for rule, people, judges in ((ASKED, BETTER, ()), (WITH_JUDGE, FEW, (judge(),))):
         decision = decide(rule, found(people, *judges, **{figure: None}))
@@ -276,13 +276,13 @@ def test_findings_without_anything_in_them_decide_nothing() -> None:
     assert {one.verdict for one in decision.criteria} == {"missing"}
 
 
-def test_reward_hacking_and_a_copy_of_the_parent_are_rejected() -> None:
+def test_reward_hacking_and_a_copy_of_what_serves_are_rejected() -> None:
     assert decide(ASKED, found(BETTER, reward_hacking=True)).sentence.startswith(
         "It is past a limit. No reward hacking"
     )
-    copy = decide(ASKED, found((), identical_to_parent=True))
+    copy = decide(ASKED, found((), identical_to_serving=True))
     assert copy.verdict == "reject"
-    assert criterion(copy, "Different from its parent").verdict == "fail"
+    assert criterion(copy, "Different from what serves").verdict == "fail"
 
 
 def test_the_mode_is_for_who_acts_on_the_decision() -> None:

@@ -10,7 +10,7 @@ import pytest
 from rlhf.deciding import Pending
 from rlhf.freezing import MIN_PAIRS
 from rlhf.gate import Decision
-from rlhf.iteration import State, Step, next_step, standing
+from rlhf.iteration import Fruitless, State, Step, next_step, standing
 from rlhf.jobs import Job
 from rlhf.policies import Policy
 from rlhf.specs import DPOSpec, EvaluateSpec, JudgeSpec, Spec
@@ -36,6 +36,12 @@ def job(spec: Spec, status: str = "running") -> Job:
     return Job(9, spec.kind, spec, status, 1, "w", "ann", "", "", "", None, 0, 0, "", None)
 
 
+def tried(status: str, failures: int, rested: bool = True) -> dict[str, Fruitless]:
+    """A check of dpo-7 that came to nothing."""
+    check = replace(job(EvaluateSpec(candidate="dpo-7"), status), message="Memory ran out.")
+    return {"dpo-7": Fruitless(check, failures, rested)}
+
+
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
@@ -47,6 +53,18 @@ def job(spec: Spec, status: str = "running") -> Job:
         ({"auto_train": ON, "new": 100, "unchecked": "dpo-3"}, Step("evaluate", "dpo-3")),
         ({"unchecked": "dpo-3"}, Step("evaluate", "dpo-3")),
         ({"unchecked": "dpo-3", "active": (job(DPOSpec()),)}, None),
+        # a check that came to nothing
+        ({"unchecked": "dpo-7", "fruitless": tried("failed", 1)}, Step("evaluate", "dpo-7")),
+        ({"unchecked": "dpo-7", "fruitless": tried("lost", 1)}, Step("evaluate", "dpo-7")),
+        ({"unchecked": "dpo-7", "fruitless": tried("failed", 1, rested=False)}, None),
+        ({"unchecked": "dpo-7", "fruitless": tried("failed", 2)}, None),
+        ({"unchecked": "dpo-7", "fruitless": tried("cancelled", 0)}, None),
+        ({"unchecked": "dpo-7", "fruitless": tried("cancelled", 0), "auto_train": ON, "new": 20}, Step("train")),
+        (
+            {"unchecked": "dpo-7", "fruitless": tried("failed", 1, rested=False), "auto_train": ON, "new": 20}
+            | {"gate": "automatic"},
+            None,
+        ),
         ({"auto_train": {**ON, "every": 1}, "new": MIN_PAIRS - 1}, None),
         ({"auto_train": {**ON, "every": 1}, "new": MIN_PAIRS}, Step("train")),
         # judges
@@ -63,6 +81,8 @@ def job(spec: Spec, status: str = "running") -> Job:
         ({"pending": candidate("promote"), "gate": "never"}, None),
         ({"pending": candidate("not enough evidence"), "gate": "automatic"}, None),
         ({"pending": exhausted(), "gate": "automatic"}, Step("evaluate", "dpo-7")),
+        ({"pending": exhausted(), "gate": "automatic", "fruitless": tried("failed", 2)}, None),
+        ({"pending": exhausted(), "gate": "automatic", "fruitless": tried("cancelled", 0)}, None),
         ({"pending": exhausted(), "gate": "ask"}, None),
         ({"pending": candidate("not enough evidence"), "gate": "automatic", "auto_train": ON, "new": 50}, None),
         ({"pending": candidate("not enough evidence"), "gate": "ask", "auto_train": ON, "new": 50}, Step("train")),
@@ -95,10 +115,66 @@ def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
             ("People compare dpo-7", "The next training waits"),
         ),
         ({"pending": exhausted(), "gate": "automatic"}, "deciding", ("is checked again within seconds",)),
-        ({"pending": candidate("promote"), "gate": "never"}, "deciding", ("does nothing with dpo-7",)),
+        ({"pending": candidate("promote"), "gate": "never"}, "deciding", ("what was measured", "nobody is advised")),
+        ({"unchecked": "dpo-7", "fruitless": tried("failed", 1, False)}, "checking", ("starts within 5 minutes",)),
+        ({"unchecked": "dpo-7", "fruitless": tried("failed", 2)}, "collecting", ("Collecting",)),
+        (
+            {"pending": exhausted(), "gate": "automatic", "fruitless": tried("cancelled", 0)},
+            "deciding",
+            ("dpo-7 has to be checked again",),
+        ),
     ],
 )
 def test_where_it_stands_and_what_comes_next(changed: dict[str, Any], stage: str, said: tuple[str, ...]) -> None:
     found = standing(replace(QUIET, **changed))
     assert found.stage == stage
     assert all(words in f"{found.now} {found.then}" for words in said), found
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, ()),
+        (
+            {"broken": (replace(job(DPOSpec(), "failed"), message="The disk is full."),)},
+            (
+                "Job 9 (preference training (DPO), QLoRA) failed: The disk is full. The loop does not repeat "
+                "it: resume it, or delete its checkpoints, on the Runs tab.",
+            ),
+        ),
+        (
+            {"broken": (job(DPOSpec(), "lost"),)},
+            (
+                "Job 9 (preference training (DPO), QLoRA) was lost. The loop does not repeat it: resume it, "
+                "or delete its checkpoints, on the Runs tab.",
+            ),
+        ),
+        (
+            {"unchecked": "dpo-7", "fruitless": tried("failed", 1), "broken": (tried("failed", 1)["dpo-7"].job,)},
+            ("Job 9 (check of dpo-7) failed: Memory ran out. The loop tries it once more, 5 minutes after that.",),
+        ),
+        (
+            {"unchecked": "dpo-7", "fruitless": tried("lost", 2)},
+            (
+                "Job 9 (check of dpo-7) was lost: Memory ran out. 2 tries came to nothing, so the loop makes no "
+                "further one. Check dpo-7 again below, or reject it.",
+            ),
+        ),
+        (
+            {"unchecked": "dpo-7", "fruitless": tried("cancelled", 0)},
+            (
+                "dpo-7 waits: its check was cancelled (job 9), so the loop does not repeat it. Check dpo-7 again "
+                "below, or reject it.",
+            ),
+        ),
+        ({"pending": exhausted(), "gate": "ask", "fruitless": tried("failed", 1)}, ()),
+    ],
+)
+def test_what_went_wrong_is_named_with_what_follows(changed: dict[str, Any], said: tuple[str, ...]) -> None:
+    assert standing(replace(QUIET, **changed)).troubles == said
+
+
+def test_who_is_not_to_be_advised_is_not_told_what_the_rule_makes_of_it() -> None:
+    found = standing(replace(QUIET, pending=candidate("promote", "People find it better."), gate="never"))
+    assert "promote" not in f"{found.now} {found.then}"
+    assert "better" not in f"{found.now} {found.then}"

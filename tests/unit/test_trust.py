@@ -17,7 +17,7 @@ from scipy import stats
 
 from annotation.measuring.analysis import Z_95
 from annotation.measuring.evidence import kappas
-from rlhf.trust import Case, Opinion, Swapped, Trust, both_orders, card, trust
+from rlhf.trust import Basis, Case, Opinion, Swapped, Trust, both_orders, card, trust
 
 FIRST, SECOND, TIE = (1, 2), (2, 1), (1, 1)
 NAMES = ("ann", "bob", "carla")
@@ -216,6 +216,28 @@ def test_the_card_says_in_words_whether_the_gate_may_go_by_it(right: int, of: in
     said = card("tester", trust(cases((right, FIRST, FIRST), (of - right, FIRST, SECOND))), 0.6)
     assert words in said
     assert ("With more comparisons" in said) == (right / of >= 0.6 and "below" in words)
+
+
+def test_the_card_does_not_say_that_the_gate_goes_by_a_judge_where_its_rule_lets_none_decide() -> None:
+    trusted = trust(cases((95, FIRST, FIRST), (5, FIRST, SECOND)))
+    said = card("tester", trusted, 0.6, may_decide=False)
+    assert "reaches the 60% that the gate asks for, but by its rule judges inform and do not decide." in said
+    assert "may go by it" not in said
+
+
+@pytest.mark.parametrize(
+    ("basis", "words"),
+    [
+        (Basis(0, 0), "These are its figures by version 0 of the rubric.</p>"),
+        (Basis(3, 1), "by version 3 of the rubric. Left out: 1 verdict by earlier versions"),
+        (Basis(3, 2000), "Left out: 2,000 verdicts by earlier versions"),
+        (Basis(None, 0), ""),
+    ],
+)
+def test_the_card_says_which_verdicts_it_rests_on(basis: Basis, words: str) -> None:
+    said = card("tester", full(), 0.6, basis)
+    assert words in said
+    assert ("of the rubric" in said) == (basis.version is not None)
 
 
 def test_a_judge_of_whom_nothing_is_known_is_not_trusted() -> None:
