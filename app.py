@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from annotation import access, endpoints, oauth, safekeeping, store, web
+from annotation import access, endpoints, oauth, places, restoring, safekeeping, store, web
 from annotation.database import Database, explain_disk_errors, hold_data_directory, open_database
 from annotation.incoming import importing
 from annotation.outgoing import export_files
@@ -211,10 +211,13 @@ def mount_pages(app: FastAPI, pages: gr.Blocks, settings: Settings) -> FastAPI:
 # --------------------------------------------------------------------------------------------------------------- app
 def build_app(settings: Settings) -> FastAPI:
     """The whole program behind one ASGI app. Raises UserError for what a person has to mend first."""
+    in_use = restoring.keep_open(settings.data_dir)
     db, here = open_database(settings.data_dir), settings.space
     provider = None if here is None else oauth.Provider.from_environment(os.environ, here)
     if provider is None:
         refuse_open_door(settings, db)
+    if here is not None:
+        access.follow_rules(db, here.rules)
     lock = hold_data_directory(settings.data_dir) if settings.workers else None
     importing.clear_leftovers(db)
     context = Context(db, settings.data_dir, prepare_model(settings, db), lambda: answering_trouble(db))
@@ -236,7 +239,8 @@ def build_app(settings: Settings) -> FastAPI:
 
     sign_in = web.SignIn(db, settings.cookie, here, provider is not None)
     from_hub = [] if here is None or provider is None else oauth.HubSignIn(db, here, provider, sign_in).routes()
-    desk = endpoints.Desk(db, context.trouble, "" if here is None else safekeeping.NOT_COPIED)
+    copies = places.name_of(os.environ.get(launching.PLACE, "").strip())
+    desk = endpoints.Desk(db, context.trouble, "" if here is None else safekeeping.NOT_COPIED, copies)
     app = FastAPI(
         openapi_url=None,
         lifespan=lifespan,
@@ -249,7 +253,7 @@ def build_app(settings: Settings) -> FastAPI:
             *downloads.ModelDownloads(db, settings.data_dir).routes(),
         ],
     )
-    app.state.db, app.state.lock = db, lock
+    app.state.db, app.state.lock, app.state.in_use = db, lock, in_use
     # Each call wraps the ones before it: the last is the first that a request meets.
     app.add_middleware(web.AdminUploads)
     open_paths = (*web.OPEN_PATHS, *(route.path for route in from_hub))

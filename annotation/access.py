@@ -6,7 +6,7 @@ import re
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -16,6 +16,7 @@ from typing import Any
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
+from annotation import store
 from annotation.database import Database
 from annotation.records import ROLES, Annotator, Role, UserError, now
 from annotation.space import HubUser
@@ -26,6 +27,7 @@ NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{LONGEST_NAME}}}")
 MINIMUM_PASSWORD = 10
 SESSION_DAYS = 30
 LINK_HOURS = 1
+RULES = "space_rules"
 
 hasher = PasswordHasher()  # argon2id with the parameters of RFC 9106 for 64 MiB
 
@@ -60,10 +62,18 @@ def add_account(db: Database, name: str, role: str, password: str) -> Annotator:
 
 
 def set_password(db: Database, name: str, password: str) -> None:
-    """Replace a password and end the account's sessions. Raises UserError for an unknown name or a short password."""
+    """Replace a password and end the account's sessions.
+
+    Raises UserError for an unknown name, a short password, or the account of a Hub user, for whom the rules decide.
+    """
     hashed = hash_password(password)
     with db.transaction() as connection:
         row = existing(db, name)
+        if row["hub_id"] is not None:
+            raise UserError(
+                f"'{row['name']}' signs in with Hugging Face and has no password here: the Space's rules decide who "
+                "may come in. Make an account of another name for one with a password."
+            )
         connection.execute("UPDATE annotator SET password_hash = ? WHERE id = ?", (hashed, row["id"]))
         end_sessions(db, row["id"])
 
@@ -269,6 +279,18 @@ def end_sessions(db: Database, annotator_id: int) -> None:
     """Sign an account out everywhere and void its links, inside the caller's transaction."""
     db.connection.execute("DELETE FROM session WHERE annotator_id = ?", (annotator_id,))
     db.connection.execute("DELETE FROM sign_in_link WHERE annotator_id = ?", (annotator_id,))
+
+
+def follow_rules(db: Database, rules: Sequence[str]) -> None:
+    """Sign out all Hub users where a Space's rules are not those of the last start: they decide at the next sign-in."""
+    with db.transaction() as connection:
+        if store.setting(db, RULES, None) == list(rules):
+            return
+        for table in ("session", "sign_in_link"):
+            connection.execute(
+                f"DELETE FROM {table} WHERE annotator_id IN (SELECT id FROM annotator WHERE hub_id IS NOT NULL)"
+            )
+        store.set_setting(db, RULES, list(rules))
 
 
 def owner_link_token(db: Database) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import uuid
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -81,7 +82,7 @@ def take(place: Place, data_dir: Path) -> None:
 def restore(place: Place, data_dir: Path, version: str | None, aside: bool) -> None:
     """Put a copy into a data directory. Raises UserError where something is there, or the copy is damaged."""
     data_dir.mkdir(parents=True, exist_ok=True)
-    with hold_data_directory(data_dir):
+    with hold_data_directory(data_dir), closing(restoring.keep_closed(data_dir)):
         versions = [version] if version else place.versions()
         if (data_dir / FILE_NAME).exists() and not aside:
             refuse_to_replace(place, data_dir, versions)

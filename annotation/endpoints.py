@@ -53,6 +53,8 @@ class Desk:
     """Says what keeps new answers from coming, empty while nothing does."""
     unsafe: str = ""
     """What is said where nothing is copied although this machine's disk may be lost."""
+    copies: str = ""
+    """The place of the safe copies; empty for none."""
     _counted: tuple[float, int] = field(default=(-COUNT_SECONDS, 0))
 
     def routes(self) -> list[Route]:
@@ -127,7 +129,7 @@ class Desk:
 
     def safety(self, annotator: Annotator, asked: Asked) -> dict[str, Any]:
         """How far the judgements are safe from the loss of this machine: a sentence, empty where no copies are made."""
-        standing = safekeeping.standing(self.db)
+        standing = safekeeping.standing(self.db, self.copies)
         if standing is None:
             return {"text": self.unsafe, "trouble": bool(self.unsafe)}
         return {

@@ -191,6 +191,8 @@ def is_missing_file(error: UserError) -> bool:
 def is_passing(error: UserError) -> bool:
     """Whether an explained error may be gone soon: no connection, the rate limit, or trouble of the Hub's own."""
     cause = error.__cause__
+    while isinstance(cause, UserError):
+        cause = cause.__cause__
     status = None if cause is None else status_of(cause)
     return cause is not None and (is_connection(cause) or status in (408, 429) or (status or 0) >= 500)
 

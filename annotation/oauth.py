@@ -208,7 +208,8 @@ def refusal(error: str) -> str:
 def read_user(told: Mapping[str, Any]) -> HubUser:
     """Who somebody is, from what the Hub says. Raises Unreachable where that names nobody."""
     organisations = told.get("orgs")
-    names = [one.get("preferred_username") or one.get("name") for one in organisations or () if isinstance(one, dict)]
+    # Not their display names, which anybody may give to an organisation.
+    names = [one.get("preferred_username") for one in organisations or () if isinstance(one, dict)]
     return HubUser(
         text_in(told, "sub"),
         text_in(told, "preferred_username"),

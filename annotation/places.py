@@ -6,6 +6,7 @@ follows another than the newest is refused, so that two running copies of this p
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from annotation.hub import Conflict, Hub, check_name, commit, ensure_repo, explained, is_missing_file
 from annotation.records import UserError
@@ -28,6 +29,8 @@ KEPT: Final = 20
 # A file that no copy names (yet) may be on its way from another running copy.
 YOUNG_SECONDS: Final = 3600.0
 PIECE: Final = 2**20
+# How a file system says that it has no hard links.
+NO_LINKS: Final = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
 ABOUT: Final = """---
 license: other
 pretty_name: Safe copies of a Prefloop project
@@ -143,6 +146,18 @@ def place_of(text: str, hub: Hub) -> Place:
     return HubPlace(hub, repo, branch or "main")
 
 
+def name_of(text: str) -> str:
+    """The name of the place that people mean, without asking anybody; empty for none."""
+    if text.startswith(("/", ".", "~")):
+        return str(Path(text).expanduser().absolute())
+    return text.removesuffix("@main")
+
+
+def aside_name(place: str, run: str) -> str:
+    """The name of the place beside another for a run's copies."""
+    return f"{place}/copy-{run}" if place.startswith("/") else f"{place.partition('@')[0]}@copy-{run}"
+
+
 # ----------------------------------------------------------------------------------------------------------- directory
 @dataclass(frozen=True)
 class DirectoryPlace:
@@ -213,10 +228,7 @@ class DirectoryPlace:
             for path, source in files.items():
                 add_file(source, self.contents / manifest.files[path].sha256)
             try:
-                with (self.copies / f"{version}.json").open("xb") as handle:
-                    handle.write(manifest.to_bytes())
-                    handle.flush()
-                    os.fsync(handle.fileno())
+                create_whole(self.copies / f"{version}.json", manifest.to_bytes())
             except FileExistsError:
                 raise conflict(self.path) from None
             if self.manifest(version) != manifest:
@@ -226,7 +238,7 @@ class DirectoryPlace:
 
     def aside(self, run: str) -> Place:
         """A directory within this one."""
-        return DirectoryPlace(self.path / f"copy-{run}")
+        return DirectoryPlace(Path(aside_name(self.name, run)))
 
     def remove_old(self) -> None:
         """Take out copies that many newer ones of the same run follow, and files that no copy names."""
@@ -240,7 +252,7 @@ class DirectoryPlace:
                 (self.copies / f"{version}.json").unlink(missing_ok=True)
             else:
                 named.update(mark.sha256 for mark in manifest.files.values())
-        for file in self.contents.iterdir():
+        for file in [*self.contents.iterdir(), *self.copies.glob("*.part")]:
             if file.name not in named and time.time() - file.stat().st_mtime > YOUNG_SECONDS:
                 file.unlink(missing_ok=True)
 
@@ -259,6 +271,29 @@ def add_file(source: Path, target: Path) -> None:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def create_whole(target: Path, content: bytes) -> None:
+    """Create a file that is there with all its content or not at all. Raises FileExistsError."""
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        write_through(temporary, "wb", content)
+        try:
+            os.link(temporary, target)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            write_through(target, "xb", content)  # a mounted bucket, which creates a file when it is closed
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_through(path: Path, mode: Literal["wb", "xb"], content: bytes) -> None:
+    """Write a file so that it is on the disk."""
+    with path.open(mode) as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
 
 
 @contextmanager

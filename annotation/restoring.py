@@ -7,14 +7,16 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Final
+from pathlib import Path, PurePosixPath
+from typing import Final, Literal
+
+from filelock import ReadWriteLock, Timeout
 
 from annotation import safekeeping, store
-from annotation.database import FILE_NAME, Database, damage, open_database
+from annotation.database import FILE_NAME, Database, damage, explain_disk_errors, open_database
 from annotation.places import Damaged, Manifest, Place, copies_in, mark_of
 from annotation.records import UserError, now
 
@@ -23,8 +25,13 @@ VARIABLE: Final = "PREFLOOP_RESTORE"
 HERE: Final = "here"
 ASIDE: Final = "set-aside"
 FOLDER: Final = ".restore-"
-# What SQLite may keep beside a database file.
-PARTS: Final = ("", "-wal", "-shm")
+# What SQLite may keep beside a database file, and the file: what is left of another one would be replayed onto it.
+PARTS: Final = ("-wal", "-shm", "")
+# Of runs by the database that is here; another one's runs may have the same numbers.
+CHECKPOINTS: Final = "checkpoints"
+LOCK: Final = "prefloop.open.lock"
+# A program that has just been told to end may still have the database open.
+LOCK_SECONDS: Final = 1.5
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ def begin(place: Place, data_dir: Path, choice: str = "") -> Begun:
     found = list(islice(copies_in(place, versions), 1))
     local = existing(data_dir, choice)
     try:
-        if choice and choice in choices_made([entry for _, entry in found], local):
+        if choice and choice in choices_made(place, versions, local):
             choice = ""
         if choice.startswith(HERE) or not found:
             return go_on(data_dir, place, head, choice)
@@ -83,9 +90,10 @@ def existing(data_dir: Path, choice: str) -> Database | None:
         raise
 
 
-def choices_made(copies: Iterable[Manifest | Damaged], local: Database | None) -> set[str]:
-    """The choices that these copies' data directory and the one here have carried out last."""
-    made = {copy.choice for copy in copies if isinstance(copy, Manifest)}
+def choices_made(place: Place, versions: Iterable[str], local: Database | None) -> set[str]:
+    """The choices that the newest copy whose manifest is whole and the directory here have carried out last."""
+    readable = (copy.choice for _, copy in copies_in(place, versions) if isinstance(copy, Manifest))
+    made = set(islice(readable, 1))
     return made if local is None else {*made, str(store.setting(local, safekeeping.CHOICE, ""))}
 
 
@@ -102,16 +110,45 @@ def go_on(data_dir: Path, place: Place, head: str, choice: str) -> Begun:
 
 
 def refuse_fork(place: Place, data_dir: Path, local: Database, version: str, manifest: Manifest) -> None:
-    """Raises UserError where judgements are here that this place has never had, while it has others."""
+    """Raises UserError where people have done something here that this place has never had, while it has others."""
     safe = safekeeping.last_safe(local, place.name)
     unsafe = safekeeping.judgements_after(local, safe.last_judgement_id if safe else 0)
-    if unsafe:
+    if unsafe or safekeeping.has_unsafe_work(local):
+        what = f"{unsafe} judgements" if unsafe else "accounts, imports, settings or decisions"
         raise UserError(
-            f"{data_dir} has {unsafe} judgements that no copy in {place.name} has, and the newest copy there "
+            f"{data_dir} has {what} that no copy in {place.name} has, and the newest copy there "
             f"({manifest.judgements} judgements, {manifest.created[:16]} UTC) was made by another running copy of this "
             f"project. Nothing was changed. To go on with what is here, start with {VARIABLE}={HERE}; to take the "
             f"copy, start with {VARIABLE}={version}, which moves what is here aside."
         )
+
+
+# ----------------------------------------------------------------------------------------------------- who has it open
+def keep_open(data_dir: Path) -> ReadWriteLock:
+    """Keep others from moving the database away while this lock lives. Raises UserError while somebody does."""
+    return acquired(data_dir, "read", "A safe copy is being restored into {}. Start again when that is done.")
+
+
+def keep_closed(data_dir: Path) -> ReadWriteLock:
+    """Keep others from opening the database while this lock lives. Raises UserError while somebody has it open."""
+    return acquired(data_dir, "write", "A Prefloop that runs has the database in {} open. Stop it first.")
+
+
+def acquired(data_dir: Path, how: Literal["read", "write"], refusal: str) -> ReadWriteLock:
+    """The directory's lock, taken for one of many or for one alone. Raises UserError."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with explain_disk_errors(data_dir / LOCK):
+            lock = ReadWriteLock(data_dir / LOCK, is_singleton=False)
+            (lock.acquire_read if how == "read" else lock.acquire_write)(timeout=LOCK_SECONDS)
+    except Timeout as error:
+        raise UserError(refusal.format(data_dir)) from error
+    except OSError as error:
+        raise UserError(
+            f"The data directory {data_dir} can't be written ({error.strerror or error}). "
+            "Make it writable, free disk space, or choose another one with --data DIR."
+        ) from error
+    return lock
 
 
 # ---------------------------------------------------------------------------------------------------------- restoring
@@ -128,7 +165,7 @@ def restore(
             if isinstance(manifest, Damaged):
                 raise manifest
             if local is not None:
-                if safekeeping.knows(local, version, manifest):
+                if safekeeping.knows(local, place.name, version, manifest):
                     safekeeping.begin_from(local, place.name, head, manifest)
                     said = f"{data_dir} has all that the newest valid copy in {place.name} has."
                     return Begun(" ".join([said, *skipped]))
@@ -169,13 +206,20 @@ def restore_version(
         if found:
             raise Damaged(f"The copy {version} in {place.name} is damaged: in {FILE_NAME}, {found}.")
         bring_up_to_date(stage, data_dir, place, head, manifest, choice or manifest.choice)
-        move_aside(data_dir)
-        # The database is the last: without it the next start begins anew.
-        for path in sorted(manifest.files, key=lambda path: path == FILE_NAME):
-            (data_dir / path).parent.mkdir(parents=True, exist_ok=True)
+        for path in manifest.files:
             with (stage / path).open("rb") as handle:
                 os.fsync(handle.fileno())
-            (stage / path).replace(data_dir / path)
+        units = units_of(manifest)
+        move_aside(data_dir, [*units, CHECKPOINTS])
+        # The database is the last: without it the next start begins anew.
+        for unit in [*units, FILE_NAME]:
+            (data_dir / unit).parent.mkdir(parents=True, exist_ok=True)
+            (stage / unit).replace(data_dir / unit)
+
+
+def units_of(manifest: Manifest) -> list[str]:
+    """What a copy brings beside the database and is put in place as a whole: each model's directory, frozen data."""
+    return sorted({"/".join(PurePosixPath(path).parts[:2]) for path in manifest.files if path != FILE_NAME})
 
 
 def check_space(data_dir: Path, manifest: Manifest) -> None:
@@ -224,16 +268,14 @@ def bring_up_to_date(stage: Path, data_dir: Path, place: Place, head: str, manif
             safekeeping.begin_from(db, place.name, head, manifest, safekeeping.RESTORED)
     finally:
         db.close()
-    for part in PARTS[1:]:
+    for part in PARTS[:-1]:
         (stage / f"{FILE_NAME}{part}").unlink(missing_ok=True)  # closing has emptied them
 
 
-def move_aside(data_dir: Path) -> None:
-    """Keep the database that is here under another name; restoring deletes nothing."""
-    if not (data_dir / FILE_NAME).exists():
-        return
+def move_aside(data_dir: Path, units: Iterable[str] = ()) -> None:
+    """Keep the database that is here, and what is named, in a folder of their own; restoring deletes nothing."""
     aside = data_dir / ASIDE / now().replace(":", "-")
-    aside.mkdir(parents=True)
-    for part in PARTS:
-        with suppress(FileNotFoundError):
-            (data_dir / f"{FILE_NAME}{part}").rename(aside / f"{FILE_NAME}{part}")
+    for path in (*(f"{FILE_NAME}{part}" for part in PARTS), *units):
+        if (data_dir / path).exists():
+            (aside / path).parent.mkdir(parents=True, exist_ok=True)
+            (data_dir / path).rename(aside / path)

@@ -12,32 +12,52 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from annotation import store
+from annotation import access, store
 from annotation.database import FILE_NAME, Database, copy_database
-from annotation.hub import Conflict
-from annotation.places import Damaged, Manifest, Place, mark_of
+from annotation.hub import Conflict, without_tokens
+from annotation.places import Damaged, Manifest, Place, aside_name, mark_of
 from annotation.records import Role, UserError, now, seconds_between
 
 CHOICE: Final = "restore_choice"
+# The setting that says what people had done when this database began or was last copied.
+SAFE_WORK: Final = "safe_work"
 NOT_COPIED: Final = (
     "Judgements are lost when this Space restarts: no place for safe copies is set (PREFLOOP_COPIES in its settings)."
 )
 KEPT_ROWS: Final = 50
 RESTORED: Final = "Restored."
 FOLDER: Final = ".copy-"
+# An attempt that has not ended after so long was cut off.
+UNFINISHED_SECONDS: Final = 1800.0
+UNFINISHED: Final = "The latest attempt was cut off before it was finished. The log says why."
 # Tables to which something is only ever added when somebody has done something, or a job has ended.
 WATCHED: Final = (
     *("judgement", "prompt", "response", "comparison", "model", "promotion", "import", "guidelines", "annotator"),
     *("exclusion", "gold_decision", "judge", "rubric", "verdict", "snapshot", "score"),
 )
 CHANGED_IN_PLACE: Final = (
-    "SELECT key, value FROM setting ORDER BY key",
+    f"SELECT key, value FROM setting WHERE key != '{SAFE_WORK}' ORDER BY key",
     "SELECT id, name, role, active, password_hash FROM annotator ORDER BY id",
     "SELECT id, status, deleted FROM model ORDER BY id",
     "SELECT id, status FROM job WHERE kind != 'generate' ORDER BY id",
+    "SELECT annotator_id, active FROM judge ORDER BY annotator_id",
+)
+# What people do beside judging: nothing in a database that a program has only just set up.
+WORK: Final = (
+    f"SELECT key, value FROM setting WHERE key NOT IN ('{CHOICE}', '{SAFE_WORK}', '{access.RULES}') ORDER BY key",
+    """SELECT id, name, role, active, password_hash, hub_id FROM annotator
+       WHERE NOT (name = 'owner' AND role = 'admin' AND active AND password_hash IS NULL) ORDER BY id""",
+    "SELECT id, status, deleted FROM model WHERE method != 'base' OR status != 'serving' ORDER BY id",
+    "SELECT annotator_id, active FROM judge ORDER BY annotator_id",
+    "SELECT max(id) AS id FROM prompt WHERE source != 'starter' HAVING max(id) IS NOT NULL",
+    *(
+        f'SELECT max(rowid) AS id FROM "{table}" HAVING max(rowid) IS NOT NULL'
+        for table in ("import", "promotion", "guidelines", "rubric", "exclusion", "gold_decision", "publication")
+    ),
 )
 
 
@@ -103,6 +123,17 @@ def mark(db: Database) -> str:
     return json.dumps([newest, *(db.rows(query) for query in CHANGED_IN_PLACE)])
 
 
+def work(db: Database) -> str:
+    """Changes whenever people do something beside judging that would be missed; empty if they have done nothing."""
+    found = [db.rows(query) for query in WORK]
+    return sha256(json.dumps(found).encode()).hexdigest() if any(found) else ""
+
+
+def has_unsafe_work(db: Database) -> bool:
+    """Whether people have done something beside judging since this database began or was last copied."""
+    return work(db) != str(store.setting(db, SAFE_WORK, ""))
+
+
 # ---------------------------------------------------------------------------------------------------------- the record
 @dataclass(frozen=True)
 class Row:
@@ -126,19 +157,20 @@ def latest(db: Database, where: str, *values: object) -> Row | None:
     return None if found is None else Row(**found)
 
 
-def last_safe(db: Database, place: str | None = None) -> Row | None:
-    """The newest copy that a place has, or what this database began from."""
-    within = "" if place is None else "AND place = ?"
-    return latest(db, f"state IN ('safe', 'begun') {within}", *([] if place is None else [place]))
+def last_safe(db: Database, place: str) -> Row | None:
+    """The newest copy that a place has, or what this database began from there."""
+    return latest(db, "state IN ('safe', 'begun') AND place = ?", place)
 
 
-def knows(db: Database, version: str, manifest: Manifest | None) -> bool:
-    """Whether this database has all that a copy has: it made the copy, or began from it, or was told to go on from it.
+def knows(db: Database, place: str, version: str, manifest: Manifest | None) -> bool:
+    """Whether this database has all that a copy in a place has.
 
-    The row is there before the copy is made, so an answer of the place that never arrived makes no difference.
+    It made the copy, or began from it, or was told to go on from it. The row is there before the copy is
+    made, so an answer of the place that never arrived makes no difference.
     """
     run, number = ("", -1) if manifest is None else (manifest.run, manifest.number)
-    return latest(db, "(version != '' AND version = ?) OR (run = ? AND number = ?)", version, run, number) is not None
+    ours = "(place = ? AND version != '' AND version = ?) OR (run = ? AND number = ?)"
+    return latest(db, ours, place, version, run, number) is not None
 
 
 def begin_from(db: Database, place: str, version: str, manifest: Manifest | None, message: str = "") -> None:
@@ -150,13 +182,16 @@ def begin_from(db: Database, place: str, version: str, manifest: Manifest | None
                VALUES (?, ?, ?, ?, ?, ?, 'begun', ?, ?)""",
             (place, version, *record_of(manifest), manifest.created if manifest else now(), message),
         )
+        if message == RESTORED or manifest is None:
+            store.set_setting(db, SAFE_WORK, work(db) if manifest else "")
 
 
 def is_as_restored(db: Database) -> bool:
-    """Whether this database was restored, and nobody has judged or copied anything since."""
+    """Whether this database was restored, and nobody has done or copied anything since."""
     newest = latest(db, "1")
-    restored = newest is not None and newest.message == RESTORED
-    return newest is not None and restored and not judgements_after(db, newest.last_judgement_id)
+    if newest is None or newest.message != RESTORED:
+        return False
+    return not judgements_after(db, newest.last_judgement_id) and not has_unsafe_work(db)
 
 
 def record_of(manifest: Manifest | None) -> tuple[str, int, int, int]:
@@ -166,33 +201,34 @@ def record_of(manifest: Manifest | None) -> tuple[str, int, int, int]:
     return manifest.run, manifest.number, manifest.last_judgement_id, manifest.judgements
 
 
-def conflict_of(db: Database) -> Row | None:
-    """The conflict that keeps this database's copies aside, if there is one since it began."""
-    begun = latest(db, "state = 'begun'")
-    return latest(db, "state = 'conflict' AND id > ?", begun.id if begun else 0)
+def conflict_of(db: Database, place: str) -> Row | None:
+    """The conflict that keeps this database's copies aside from a place, if there is one since it began there."""
+    begun = latest(db, "state = 'begun' AND place = ?", place)
+    return latest(db, "state = 'conflict' AND place = ? AND id > ?", place, begun.id if begun else 0)
 
 
 # ------------------------------------------------------------------------------------------------------- making a copy
 @dataclass(frozen=True)
 class Copy:
-    """A copy on this disk: what it says of itself, and where its files are."""
+    """A copy on this disk: what it says of itself, where its files are, and what people had done beside judging."""
 
     manifest: Manifest
     files: Mapping[str, Path]
+    work: str
 
 
 def take(db: Database, data_dir: Path, run: str, number: int, folder: Path) -> Copy:
     """Copy the database into a folder, and name the files of the models that are needed with it. Raises UserError."""
     with db.reading():
         last, judgements = judged(db)
-        paths = model_paths(db)
+        done, paths = work(db), [*model_paths(db), *snapshot_paths(db)]
         choice = store.setting(db, CHOICE, "")
         copy_database(db, folder / FILE_NAME)
     files = {FILE_NAME: folder / FILE_NAME}
     for path in paths:
         files |= {file.relative_to(data_dir).as_posix(): file for file in files_below(data_dir / path)}
     marks = {path: mark_of(file) for path, file in files.items()}
-    return Copy(Manifest(run, number, now(), last, judgements, choice, marks), files)
+    return Copy(Manifest(run, number, now(), last, judgements, choice, marks), files, done)
 
 
 def judged(db: Database) -> tuple[int, int]:
@@ -203,11 +239,21 @@ def judged(db: Database) -> tuple[int, int]:
 
 
 def model_paths(db: Database) -> list[str]:
-    """Directories of the policy that serves, of candidates, of the newest reward model, and of what these lie on."""
+    """Directories of the models that are needed to go on, and of what these lie on.
+
+    These are the policy that serves and the one before it, candidates, the newest reward model, those that judge, and
+    those that runs name which wait or are at work.
+    """
     rows = db.rows(
         """WITH RECURSIVE needed(id) AS (
                SELECT id FROM model WHERE kind = 'policy' AND status IN ('serving', 'candidate')
                UNION SELECT max(id) FROM model WHERE kind = 'reward' AND deleted IS NULL
+               UNION SELECT previous_id FROM promotion WHERE id = (
+                   SELECT max(id) FROM promotion WHERE action IN ('promote', 'rollback'))
+               UNION SELECT m.id FROM judge j, json_each(j.settings) told JOIN model m ON m.revision = told.value
+                   WHERE j.active
+               UNION SELECT m.id FROM job j, json_each(j.spec) told JOIN model m ON m.revision = told.value
+                   WHERE j.status IN ('queued', 'running', 'cancelling')
                UNION SELECT m.ground_id FROM model m JOIN needed ON m.id = needed.id WHERE m.ground_id IS NOT NULL)
            SELECT path FROM model WHERE id IN (SELECT id FROM needed) AND path IS NOT NULL AND deleted IS NULL
            ORDER BY id"""
@@ -215,9 +261,18 @@ def model_paths(db: Database) -> list[str]:
     return [row["path"] for row in rows]
 
 
+def snapshot_paths(db: Database) -> list[str]:
+    """The frozen data of runs that wait or are at work."""
+    rows = db.rows(
+        """SELECT DISTINCT s.path FROM job j JOIN snapshot s ON s.sha256 = json_extract(j.spec, '$.snapshot')
+           WHERE j.status IN ('queued', 'running', 'cancelling') ORDER BY s.path"""
+    )
+    return [row["path"] for row in rows]
+
+
 def files_below(path: Path) -> Iterator[Path]:
-    """A directory's files; none where it is gone, which the pages say."""
-    return (file for file in sorted(path.rglob("*")) if file.is_file())
+    """A directory's files, or the file itself; none where it is gone, which the pages say."""
+    return (file for file in [path, *sorted(path.rglob("*"))] if file.is_file())
 
 
 # ----------------------------------------------------------------------------------------------------- putting it away
@@ -234,7 +289,11 @@ def keep(db: Database, data_dir: Path, place: Place, run: str, alone: bool = Fal
     except UserError as error:
         record_failure(db, row_id, "conflict" if isinstance(error, Conflict) else "failed", str(error))
         raise
-    record_safe(db, row_id, version, copy.manifest)
+    except Exception as error:
+        said = without_tokens(f"{type(error).__name__}: {error}")
+        record_failure(db, row_id, "failed", f"An error of Prefloop's own ended it ({said}). The log has more.")
+        raise
+    record_safe(db, row_id, version, copy)
     return version
 
 
@@ -268,9 +327,9 @@ def known_head(db: Database, place: Place) -> str:
         newest = place.manifest(head) if head else None
     except Damaged:
         newest = None
-        ours = knows(db, head, None)
+        ours = knows(db, place.name, head, None)
     else:
-        ours = newest is None or knows(db, head, newest)
+        ours = newest is None or knows(db, place.name, head, newest)
     if not ours:
         has = f"{newest.judgements} judgements, {newest.created[:16]} UTC" if newest else "damaged"
         raise Conflict(
@@ -298,9 +357,11 @@ def record_failure(db: Database, row_id: int, state: str, message: str) -> None:
         connection.execute("UPDATE safe_copy SET state = ?, message = ? WHERE id = ?", (state, message, row_id))
 
 
-def record_safe(db: Database, row_id: int, version: str, manifest: Manifest) -> None:
+def record_safe(db: Database, row_id: int, version: str, copy: Copy) -> None:
     """Say that a place has confirmed a copy, and forget rows that nothing depends on any more."""
+    manifest = copy.manifest
     with db.transaction() as connection:
+        store.set_setting(db, SAFE_WORK, copy.work)
         connection.execute(
             """UPDATE safe_copy SET state = 'safe', version = ?, created = ?, last_judgement_id = ?, judgements = ?
                WHERE id = ?""",
@@ -325,17 +386,33 @@ class Standing:
     """Whether copies go to a place aside because two programs run."""
 
 
-def standing(db: Database) -> Standing | None:
-    """How the safe copies of this database stand; None where none are made."""
-    safe, newest = last_safe(db), latest(db, "state != 'taken'")
+def standing(db: Database, place: str) -> Standing | None:
+    """How the safe copies of this database in a place, or aside from it, stand; None where none were begun there."""
+    clash = conflict_of(db, place)
+    places = [place] if clash is None else [place, aside_name(place, clash.run)]
+    within = f"place IN ({', '.join('?' * len(places))})"
+    newest = latest(db, within, *places)
     if newest is None:
         return None
+    safe = latest(db, f"state IN ('safe', 'begun') AND {within}", *places)
     since = judged(db)[1] if safe is None else judgements_after(db, safe.last_judgement_id)
     copied = safe.created if safe is not None and safe.number else None
-    clash = conflict_of(db)
     if clash is not None:
         return Standing(copied, since, clash.message, True)
-    return Standing(copied, since, newest.message if newest.state == "failed" else "")
+    return Standing(copied, since, trouble_of(db, place))
+
+
+def trouble_of(db: Database, place: str) -> str:
+    """Why the latest attempt to copy to a place came to nothing; empty if it did not, or is only just under way."""
+    ended = latest(db, "state != 'taken' AND place = ?", place)
+    begun = db.rows(
+        "SELECT created FROM safe_copy WHERE state = 'taken' AND place = ? AND id > ? ORDER BY id",
+        (place, ended.id if ended else 0),
+    )
+    # A later attempt takes the place of one that was cut off.
+    if len(begun) > 1 or (begun and seconds_between(begun[0]["created"], now()) > UNFINISHED_SECONDS):
+        return UNFINISHED
+    return ended.message if ended is not None and ended.state == "failed" else ""
 
 
 def judgements_after(db: Database, judgement_id: int) -> int:

@@ -48,7 +48,7 @@ class Space:
     author: str
     """The user or organisation it belongs to."""
     creator_id: str
-    """The id of the user who made it."""
+    """The id of the user who made it, who may have left the organisation since, or given it away."""
     admins: str = "owner"
     """'owner', 'org' for all members of the organisation it belongs to, or names with commas between."""
     annotators: str = "everybody"
@@ -95,6 +95,11 @@ class Space:
         parts = urlsplit(self.hub)
         return f"{parts.scheme}://{parts.netloc}"
 
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """All that decides who may do what."""
+        return self.admins, self.annotators, self.author, self.creator_id
+
     def role_of(self, user: HubUser) -> Role | None:
         """What the rules let somebody be; None where they let them in as nothing."""
         if self.meets(self.admins, user):
@@ -109,10 +114,14 @@ class Space:
             case "nobody":
                 return False
             case "owner":
-                return user.id == self.creator_id or same(user.name, self.author)
+                return same(user.name, self.author) or (user.id == self.creator_id and self.has_member(user))
             case "org":
-                return any(same(name, self.author) for name in user.organisations)
+                return self.has_member(user)
         return any(same(name, user.name) for name in rule.split(","))
+
+    def has_member(self, user: HubUser) -> bool:
+        """Whether somebody is in the organisation that it belongs to, as far as they have let us know."""
+        return any(same(name, self.author) for name in user.organisations)
 
 
 def same(one: str, other: str) -> bool:

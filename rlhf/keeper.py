@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import uuid
+from contextlib import closing
 from pathlib import Path
 
 from annotation import hub, restoring, safekeeping
@@ -29,14 +30,14 @@ logger = logging.getLogger(__name__)
 
 
 class LeftBehind(Exception):
-    """Another running copy of this program was quicker, and nothing has been judged here: begin again from its copy."""
+    """Another running copy of this program was quicker, and nothing has been done here: begin again from its copy."""
 
 
 class Keeper:
     """One loop: look whether a copy is due, and make it.
 
     `first`: nothing can have been changed since the program began. `follow`: to begin again is better than to step
-    aside, while nothing has been judged here.
+    aside, while nothing has been done here.
     """
 
     def __init__(
@@ -50,7 +51,9 @@ class Keeper:
     ) -> None:
         self.db, self.data_dir, self.schedule, self.follow = db, data_dir, schedule, follow
         self.run = uuid.uuid4().hex
-        clash = safekeeping.conflict_of(db)
+        self.named = place.name
+        """The place that was asked for; copies may go aside from it."""
+        clash = safekeeping.conflict_of(db, place.name)
         self.alone = clash is not None
         self.place = place if clash is None else place.aside(clash.run)
         self.ended, self.hurried = threading.Event(), threading.Event()
@@ -74,7 +77,7 @@ class Keeper:
 
     def pending(self) -> Pending:
         """What a copy now would add."""
-        standing = safekeeping.standing(self.db)
+        standing = safekeeping.standing(self.db, self.named)
         since = None if self.attempted is None else time.monotonic() - self.attempted
         return Pending(
             safekeeping.mark(self.db) != self.kept_mark,
@@ -103,9 +106,9 @@ class Keeper:
 
     def may_begin_again(self) -> bool:
         """Whether nothing is lost by it."""
-        standing = safekeeping.standing(self.db)
-        unjudged = standing is None or not standing.judgements_since
-        return self.follow and not self.alone and not self.ended.is_set() and unjudged
+        standing = safekeeping.standing(self.db, self.named)
+        untouched = not (standing and standing.judgements_since) and not safekeeping.has_unsafe_work(self.db)
+        return self.follow and not self.alone and not self.ended.is_set() and untouched
 
     def look_for_newer(self) -> None:
         """In the first minutes, notice that a program that has not ended yet has made another copy."""
@@ -132,7 +135,7 @@ def begin(data_dir: Path, place: Place | None, model: str) -> None:
     """What must be done with the token before the web server starts. Raises UserError."""
     data_dir.mkdir(parents=True, exist_ok=True)
     if place is not None:
-        with hold_data_directory(data_dir):
+        with hold_data_directory(data_dir), closing(restoring.keep_closed(data_dir)):
             begun = restoring.begin(place, data_dir, os.environ.get(restoring.VARIABLE, "").strip())
             logger.warning("%s", begun.message)
     base_model.locate(data_dir, model)  # downloads a model that only this token may read
@@ -157,12 +160,14 @@ def main(arguments: list[str] | None = None) -> int:
         if options.begin:
             begin(options.data, place, options.model)
         elif place is not None:
+            in_use = restoring.keep_open(options.data)
             keeper = Keeper(open_database(options.data), options.data, place, schedule, options.first, options.follow)
             if options.last:
                 keeper.ended.set()
-            watch(keeper)
+            with closing(in_use):
+                watch(keeper)
     except LeftBehind as error:
-        print(f"{error} Nothing has been judged here, so Prefloop begins again from that copy.", file=sys.stderr)
+        print(f"{error} Nobody has done anything here, so Prefloop begins again from that copy.", file=sys.stderr)
         return BEGIN_AGAIN
     except UserError as error:
         print(error, file=sys.stderr)

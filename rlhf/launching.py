@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from typing import Final
 
 from annotation.environment import TOKENS, without
 
+# As in annotation.database, which loads SQLite.
+FILE_NAME: Final = "prefloop.db"
 ROOT: Final = Path(__file__).resolve().parent.parent
 # The directory or OWNER/NAME for safe copies.
 PLACE: Final = "PREFLOOP_COPIES"
@@ -33,7 +36,16 @@ RETRY_SECONDS: Final = 5.0
 PATIENCE_SECONDS: Final = 300.0
 LAST_COPY_SECONDS: Final = 25.0
 WEB_SECONDS: Final = 40.0
+# Who asks a second time does not want to wait.
+HURRIED_SECONDS: Final = 5.0
+# For restoring and for fetching the model, after which a Space is given up too. A rate limit may last longer.
+BEGIN_SECONDS: Final = 1800.0
 POLL_SECONDS: Final = 0.25
+SHORT_POLL_SECONDS: Final = 0.05
+# What ends this program: being told, Ctrl+C, the terminal's end, Ctrl+\. Windows has not all of them.
+ENDING: Final = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name)
+)
 LONGEST_PAUSE_SECONDS: Final = 60.0
 # <linux/prctl.h>
 PR_SET_PDEATHSIG: Final = 1
@@ -66,11 +78,21 @@ def web_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def end_with_launcher() -> None:
-    """Have this process told to end when its launcher dies, where the system can do that."""
+    """Have this process told to end when its launcher dies."""
+    launcher = int(os.environ[LAUNCHER])
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != int(os.environ[LAUNCHER]):
-        os.kill(os.getpid(), signal.SIGTERM)
+        if os.getppid() != launcher:
+            os.kill(os.getpid(), signal.SIGTERM)
+    else:
+        threading.Thread(target=watch_launcher, args=(launcher,), daemon=True).start()
+
+
+def watch_launcher(launcher: int) -> None:
+    """End this process when its launcher is gone, where the system does not tell."""
+    while os.getppid() == launcher:
+        time.sleep(POLL_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def hide_environment() -> None:
@@ -86,6 +108,8 @@ class Launcher:
         self.data_dir, self.model, self.arguments = data_dir, model, arguments
         self.told: int | None = None
         """The signal that asked this program to end."""
+        self.hurried: float | None = None
+        """When it was asked again."""
         self.keeper: subprocess.Popen[bytes] | None = None
         self.pause, self.keeper_not_before = 1.0, 0.0
         self.left_behind, self.beginnings = False, BEGINNINGS
@@ -94,13 +118,16 @@ class Launcher:
         """Restore, serve until told to end, make the last copy. Returns the exit status.
 
         A Space that is updated runs on while its successor starts. The successor begins again if the one before it has
-        put a newer copy away, as long as nobody has judged anything here.
+        put a newer copy away, as long as nobody has done anything here. Where somebody does at that moment, what is
+        here goes on, and its copies go aside.
         """
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in ENDING:
             signal.signal(number, self.on_signal)
         os.environ[LAUNCHER] = str(os.getpid())
         while True:
             status = self.begin()
+            if status and self.left_behind and (self.data_dir / FILE_NAME).is_file():
+                self.beginnings = status = 0
             if status or self.told is not None:
                 return status
             status = self.serve()
@@ -124,7 +151,9 @@ class Launcher:
                 self.end_keeper()
 
     def on_signal(self, number: int, frame: object) -> None:
-        """Remember that this program is to end."""
+        """Remember that this program is to end, and whether somebody has no patience."""
+        if self.told is not None:
+            self.hurried = time.monotonic()
         self.told = number
 
     def begin(self) -> int:
@@ -134,14 +163,24 @@ class Launcher:
             return 0
         deadline = time.monotonic() + (PATIENCE_SECONDS if copies else 0.0)
         while True:
-            process = self.start_keeper("--begin", "--model", self.model)
-            while process.poll() is None:
-                if self.told is not None:
-                    process.terminate()
-                time.sleep(POLL_SECONDS)
-            if process.returncode != TRY_AGAIN or self.told is not None or time.monotonic() > deadline:
-                return process.returncode if self.told is None else 0
+            status = self.begun(self.start_keeper("--begin", "--model", self.model))
+            if status != TRY_AGAIN or self.told is not None or time.monotonic() > deadline:
+                return status if self.told is None else 0
             time.sleep(RETRY_SECONDS)
+
+    def begun(self, process: subprocess.Popen[bytes]) -> int:
+        """How a beginning ends; one that takes too long is ended."""
+        deadline = time.monotonic() + BEGIN_SECONDS
+        while process.poll() is None:
+            if time.monotonic() > deadline:
+                process.kill()
+                process.wait()
+                print(f"The start took longer than {BEGIN_SECONDS / 60:.0f} minutes.", file=sys.stderr, flush=True)
+                return TRY_AGAIN
+            if self.told is not None:
+                process.terminate()
+            time.sleep(POLL_SECONDS)
+        return process.returncode
 
     def start_keeper(self, *flags: str) -> subprocess.Popen[bytes]:
         """Start the process that has the token. It is in a session of its own: Ctrl+C must not cut the last copy."""
@@ -168,15 +207,21 @@ class Launcher:
         meanwhile.
         """
         if web.poll() is None:
-            web.send_signal(self.told or signal.SIGTERM)
+            web.send_signal(signal.SIGINT if self.told == signal.SIGINT else signal.SIGTERM)
             if self.keeper is not None and self.keeper.poll() is None:
                 self.keeper.send_signal(signal.SIGUSR1)
-        try:
-            status = web.wait(WEB_SECONDS)
-        except subprocess.TimeoutExpired:
-            web.kill()
-            status = web.wait()
-        return 0 if self.told is not None else status
+        self.wait_for(web, time.monotonic() + WEB_SECONDS)
+        return 0 if self.told is not None else web.returncode
+
+    def wait_for(self, process: subprocess.Popen[bytes], deadline: float) -> int:
+        """A process's status; it is killed at the deadline, which is near once somebody has asked twice."""
+        while process.poll() is None:
+            hurried = deadline if self.hurried is None else self.hurried + HURRIED_SECONDS
+            if time.monotonic() >= min(deadline, hurried):
+                process.kill()
+                return process.wait()
+            time.sleep(SHORT_POLL_SECONDS)
+        return process.returncode
 
     def end_keeper(self) -> None:
         """Have the last copy made; a Hub that does not answer is not waited for without end."""
@@ -184,20 +229,11 @@ class Launcher:
             return
         deadline = time.monotonic() + LAST_COPY_SECONDS
         self.keeper.terminate()
-        if self.ended_well(self.keeper, deadline):
+        if self.wait_for(self.keeper, deadline) == 0:
             return
         # It died, or had only just been started and did not know yet what to do about a signal.
-        if not self.ended_well(self.start_keeper("--last"), deadline):
+        if self.wait_for(self.start_keeper("--last"), deadline) != 0:
             print("The last safe copy was not finished.", file=sys.stderr, flush=True)
-
-    def ended_well(self, keeper: subprocess.Popen[bytes], deadline: float) -> bool:
-        """Whether a keeper ends by itself before the deadline, after which it is killed."""
-        try:
-            return keeper.wait(max(deadline - time.monotonic(), 0.0)) == 0
-        except subprocess.TimeoutExpired:
-            keeper.kill()
-            keeper.wait()
-            return False
 
 
 def main() -> int:

@@ -283,8 +283,8 @@ def readable_part(content: Path | bytes) -> str:
 
 
 def is_ours(name: str) -> bool:
-    """Whether a file is one of those that are published, whatever the form."""
-    return any(fnmatch(name, pattern) for pattern in (*ADAPTER, *WHOLE))
+    """Whether a file is one of those that are published, whatever the form; none of them is in a directory."""
+    return "/" not in name and any(fnmatch(name, pattern) for pattern in (*ADAPTER, *WHOLE))
 
 
 # ------------------------------------------------------------------------------------------------------ what is there

@@ -52,7 +52,8 @@ class Found:
 
     def wanted(self, patterns: Sequence[str]) -> list[str]:
         """The files of these names."""
-        return sorted(name for name in self.sizes if any(fnmatch(name, pattern) for pattern in patterns))
+        tops = (name for name in self.sizes if "/" not in name)  # to fnmatch a star means directories too
+        return sorted(name for name in tops if any(fnmatch(name, pattern) for pattern in patterns))
 
 
 # --------------------------------------------------------------------------------------------------------------- bases
@@ -291,8 +292,11 @@ def tensors(path: Path) -> dict[str, tuple[int, ...]]:
         with path.open("rb") as file:
             (size,) = struct.unpack("<Q", file.read(8))
             header: dict[str, Any] = json.loads(file.read(min(size, LARGEST_HEADER)))
-        return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, struct.error, AttributeError, KeyError, TypeError) as error:
+        shapes = {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+        if not all(isinstance(size, int) for shape in shapes.values() for size in shape):
+            raise ValueError("a size is no number")
+        return shapes
+    except (OSError, ValueError, struct.error, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path.name} is no safetensors file. Nothing was kept.") from error
 
 
@@ -306,13 +310,15 @@ def check_shapes(under: Path, adapter: Mapping[str, tuple[int, ...]], found: Fou
         part = re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.weight", name)
         if part is not None:
             below = known.get(f"{part[1]}.weight")
-            fits = below is None or len(below) != 2 or shape[-1 if part[2] == "A" else 0] == below[part[2] == "A"]
+            side = shape[-1:] if part[2] == "A" else shape[:1]
+            fits = below is None or len(below) != 2 or side == (below[part[2] == "A"],)
         else:
-            fits = not name.endswith("prompt_embeddings") or shape[-1] == width
+            fits = not name.endswith("prompt_embeddings") or shape[-1:] == (width,)
         if not fits:
+            size = "×".join(map(str, shape)) or "a single number"
             raise UserError(
-                f"{found.source} does not fit the weights that it names: {name} is {'×'.join(map(str, shape))}. It was "
-                "trained on others of the same name."
+                f"{found.source} does not fit the weights that it names: {name} is {size}. It was trained on others of "
+                "the same name."
             )
 
 

@@ -24,14 +24,14 @@ def add_parser(commands: Any) -> None:
         command = verbs.add_parser(verb, help=text, description=f"{text.capitalize()}. {EXPLAINED}")
         command.add_argument("repo", metavar="OWNER/NAME")
         command.add_argument("--hardware", default="", help=f"(default: what it has, or {spaces.FREE})")
-        command.add_argument("--admins", default=Plan.admins, help="owner, org, or names (default: %(default)s)")
-        command.add_argument(
-            "--annotators",
-            default=Plan.annotators,
-            help="everybody, nobody, owner, org, or names (default: %(default)s)",
-        )
-        command.add_argument("--model", default=Plan.model, help="a chat model on the Hub (default: %(default)s)")
-        command.add_argument("--copies", default="", help="private dataset or mounted directory for safe copies")
+        for option, text in (
+            ("admins", "owner, org, or names"),
+            ("annotators", "everybody, nobody, owner, org, or names"),
+            ("model", "a chat model on the Hub"),
+            ("copies", "private dataset or mounted directory for safe copies"),
+        ):
+            usual = getattr(Plan, option) or "none"
+            command.add_argument(f"--{option}", help=f"{text} (default: what it has, or {usual})")
         command.add_argument("--public", action="store_true", help="let everybody see it (default: private)")
         if verb == "check":
             command.add_argument("--offline", action="store_true", help="ask nothing of the Hub")
@@ -47,17 +47,10 @@ EXPLAINED = (
 
 def run(options: argparse.Namespace) -> int:
     """Do what the verb says; returns the exit code. Raises UserError."""
-    plan = Plan(
-        options.repo,
-        options.hardware,
-        options.admins,
-        options.annotators,
-        options.model,
-        options.copies,
-        options.public,
-    )
     offline = options.verb == "check" and options.offline
     hub = None if offline else connect(token_here())
+    asked = {name: getattr(options, name) for name in spaces.SETTINGS}
+    plan = spaces.planned(hub, options.repo, options.hardware, options.public, **asked)
     found = spaces.check(plan, hub)
     for finding in found:
         print(finding, file=sys.stderr)

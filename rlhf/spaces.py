@@ -33,6 +33,13 @@ ZERO_GPU: Final = "zero-a10g"
 FREE: Final = "cpu-basic"
 CPU_TORCH: Final = "--extra-index-url https://download.pytorch.org/whl/cpu"
 GIVEN_TOKEN: Final = "PREFLOOP_SPACE_TOKEN"
+# The variable of the Space for each setting of a plan.
+SETTINGS: Final[Mapping[str, str]] = {
+    "admins": "PREFLOOP_ADMINS",
+    "annotators": "PREFLOOP_ANNOTATORS",
+    "model": "PREFLOOP_MODEL",
+    "copies": "PREFLOOP_COPIES",
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,8 @@ class Plan:
     copies: str = ""
     """Where safe copies go: a private dataset's name, or a mounted directory; without it a restart loses everything."""
     public: bool = False
+    organisation: bool = False
+    """Whether it is an organisation's: there the rule 'owner' asks whether somebody is still a member."""
 
     @property
     def owner(self) -> str:
@@ -63,18 +72,14 @@ class Plan:
     @property
     def asks_organisations(self) -> bool:
         """Whether people have to show which organisations they are in."""
-        return "org" in (self.admins, self.annotators)
+        rules = (self.admins, self.annotators)
+        return "org" in rules or (self.organisation and "owner" in rules)
 
     @property
     def variables(self) -> dict[str, str]:
         """The Space's public settings."""
-        chosen = {
-            "PREFLOOP_ADMINS": self.admins,
-            "PREFLOOP_ANNOTATORS": self.annotators,
-            "PREFLOOP_MODEL": self.model,
-            "PREFLOOP_COPIES": self.copies,
-        }
-        return {name: value for name, value in chosen.items() if value}
+        chosen = {variable: getattr(self, name) for name, variable in SETTINGS.items()}
+        return {variable: value for variable, value in chosen.items() if value}
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,27 @@ class Made:
     changed: tuple[str, ...]
     """The variables, secrets and hardware that were set on a Space that was there before."""
     commit: str
+
+
+def planned(hub: Hub | None, repo: str, hardware: str = "", public: bool = False, **asked: str | None) -> Plan:
+    """A plan of what was asked for. A setting that was not (None) is as the Space has it, and else the default.
+
+    Raises UserError where the Hub does not say what the Space has.
+    """
+    there = {} if hub is None else variables_there(hub, repo)
+    chosen = {name: there.get(key) if asked.get(name) is None else asked[name] for name, key in SETTINGS.items()}
+    given = {name: value for name, value in chosen.items() if value}
+    return Plan(repo, hardware, public=public, organisation=False, **given)
+
+
+def variables_there(hub: Hub, repo: str) -> dict[str, str]:
+    """The public settings of a Space; none where there is no such Space. Raises UserError."""
+    check_name(repo)
+    check_token(hub, repo)
+    if space_info(hub, repo) is None:
+        return {}
+    with explained(f"Reading the settings of {repo}"):
+        return {key: one.value for key, one in hub.api.get_space_variables(repo).items()}
 
 
 # --------------------------------------------------------------------------------------------------------- what goes up
@@ -309,10 +335,11 @@ def check_space(plan: Plan, hub: Hub, who: Who) -> Iterator[Finding]:
             )
         with explained(f"Reading the settings of {plan.repo}"):
             secrets = set(hub.api.get_space_secrets(plan.repo))
-            variables = hub.api.get_space_variables(plan.repo)
-            volumes = hub.api.get_space_runtime(plan.repo).volumes or []
-        data = variables["PREFLOOP_DATA"].value if "PREFLOOP_DATA" in variables else ""
-        if any(f"{data}/".startswith(f"{volume.mount_path.rstrip('/')}/") for volume in volumes):
+            variables = {key: one.value for key, one in hub.api.get_space_variables(plan.repo).items()}
+            runtime = hub.api.get_space_runtime(plan.repo)
+        yield from changes(plan, variables, runtime)
+        data = variables.get("PREFLOOP_DATA", "")
+        if any(f"{data}/".startswith(f"{volume.mount_path.rstrip('/')}/") for volume in runtime.volumes or []):
             yield Finding(
                 "error",
                 f"The Space's PREFLOOP_DATA is {data}, a mounted bucket, which a live database does not survive. "
@@ -329,6 +356,20 @@ def check_space(plan: Plan, hub: Hub, who: Who) -> Iterator[Finding]:
             f"The Space has no token to make safe copies with. Set {GIVEN_TOKEN} here to one that may write to "
             f"{plan.copies} (it becomes the Space's secret HF_TOKEN), or add that secret on its settings page.",
         )
+
+
+def changes(plan: Plan, variables: Mapping[str, str], runtime: Any) -> Iterator[Finding]:
+    """What would be different on a Space that is there."""
+    for key, value in plan.variables.items():
+        if key not in variables:
+            yield Finding("note", f"{key} will be set to '{value}'.")
+        elif variables[key] != value:
+            yield Finding("note", f"{key} will change from '{variables[key]}' to '{value}'.")
+    has = runtime.requested_hardware or runtime.hardware
+    if plan.hardware and plan.hardware not in (runtime.requested_hardware, runtime.hardware):
+        yield Finding("note", f"The hardware will change from {has} to {plan.hardware}.")
+    if os.environ.get(GIVEN_TOKEN):
+        yield Finding("note", f"The secret HF_TOKEN will be set to the token of {GIVEN_TOKEN}.")
 
 
 def check_hardware(plan: Plan, hub: Hub, who: Who) -> Iterator[Finding]:
@@ -406,14 +447,18 @@ def create(plan: Plan, hub: Hub, token_of_space: str = "", root: Path = ROOT) ->
     changed = settle(plan, hub, secrets) if there is not None else ()
     with explained(f"Reading {plan.repo}"):
         head = hub.api.space_info(plan.repo)
-    held = contents(kept_hardware(plan, hub), root)
+    held = contents(as_there(plan, hub), root)
     gone = [path for path in (one.rfilename for one in head.siblings or ()) if ours(path) and path not in held]
     sha = commit(hub, plan.repo, "space", held, "Prefloop", head.sha, gone=gone)
     return Made(f"{hub.endpoint}/spaces/{plan.repo}", there is None, changed, sha)
 
 
-def kept_hardware(plan: Plan, hub: Hub) -> Plan:
-    """The plan with the hardware that the Space has, where none is asked for: its torch depends on it."""
+def as_there(plan: Plan, hub: Hub) -> Plan:
+    """The plan with whose Space it is, and the hardware that it has where none is asked for: the files depend on both.
+
+    Raises UserError.
+    """
+    plan = replace(plan, organisation=check_token(hub).name != plan.owner)
     if plan.hardware:
         return plan
     with explained(f"Reading the hardware of {plan.repo}"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import uuid
 from collections.abc import Callable
@@ -20,6 +21,12 @@ SECONDS: Final = 60
 """How long the GPU is asked for; visitors have some minutes a day."""
 SPARE_SECONDS: Final = 10
 COMPARISONS: Final = 12
+REFUSED: Final = (
+    "ZeroGPU lent no GPU, or took it back too early, so no more answers were written. Each account has some minutes a "
+    "day: try again later, or choose other hardware in the Space's settings."
+)
+
+logger = logging.getLogger(__name__)
 
 
 def lent(seconds: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -48,12 +55,20 @@ def start_up() -> None:
 def write_answers(db: Database, data_dir: Path, requested_by: str) -> jobs.Job:
     """Fill a small stock of comparisons by the serving policy, while the caller waits; returns the job as it ended.
 
-    Raises UserError where a job like this is running.
+    Raises UserError where a job like this is running, and where no GPU was lent for one.
     """
-    if jobs.active(db, ("generate",)):
+    # One that waits has no process that would begin it any more: only this function does.
+    if any(not jobs.take_out(db, job.id) for job in jobs.active(db, ("generate",))):
         raise UserError("Answers are being written already. Wait until that has ended.")
     job_id = loop.submit(db, data_dir, GenerateSpec(buffer=COMPARISONS, until_full=True), requested_by)
-    write_stock(str(data_dir), job_id)
+    try:
+        write_stock(str(data_dir), job_id)
+    except Exception as error:  # whatever the package that lends GPUs raises
+        logger.warning("The GPU was not lent to the end: %s", error)
+        jobs.take_out(db, job_id)
+        raise UserError(REFUSED) from error
+    if jobs.take_out(db, job_id):
+        raise UserError(REFUSED)
     return jobs.get(db, job_id)
 
 

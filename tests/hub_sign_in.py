@@ -6,9 +6,12 @@ import base64
 import hashlib
 import secrets
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
+from rlhf import spaces
+from rlhf.spaces import Plan
 from tests.hub_server import Ask, HubServer, Refused, Reply, route
 
 CLIENT, SECRET = "client-of-the-space", "oauth-secret-of-the-space"
@@ -49,6 +52,15 @@ class SpaceHub(HubServer):
     def id_of(self, name: str) -> str:
         """A person's id, which outlives the name."""
         return self.ids.get(name, f"id-{name}")
+
+
+def uploaded(folder: Path) -> Path:
+    """A folder with what `space create` would upload."""
+    for path, content in spaces.contents(Plan("ann/loop")).items():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+    return folder
 
 
 def people_of(hub: HubServer) -> SpaceHub:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,16 @@ class Shelf:
 
     machine: Machine
     made: dict[str, Policy]
+    served: dict[str, torch.Tensor] = field(default_factory=dict)
+    """What was computed here already, by revision: loading each policy takes longer than all the rest."""
+
+    def computed_here(self, revision: str) -> torch.Tensor:
+        """What a policy that serves here computes on the probe."""
+        if revision not in self.served:
+            models = Policies(self.machine.db, self.machine.data_dir, self.machine.model)
+            policy = policies.by_revision(self.machine.db, revision)
+            self.served[revision] = logps(models.use(policy), probe(self.machine))
+        return self.served[revision]
 
     def make(self, name: str, spec: Spec) -> None:
         """Run a job and keep what it makes."""
@@ -142,10 +152,9 @@ def logps(model: Any, ids: torch.Tensor) -> torch.Tensor:
 
 def computes_as(shelf: Shelf, name: str, found: torch.Tensor) -> None:
     """Whether what was loaded elsewhere computes as the policy that serves here, and not as the base."""
-    machine, policy = shelf.machine, shelf.made[name]
-    ids, models = probe(machine), Policies(machine.db, machine.data_dir, machine.model)
-    served = logps(models.use(policy), ids)
-    others = [found, logps(models.use(policies.by_revision(machine.db, "base")), ids)]
+    policy = shelf.made[name]
+    served = shelf.computed_here(policy.revision)
+    others = [found, shelf.computed_here("base")]
     distances = [float((served.exp() * (served - other)).sum(-1).mean()) for other in others]
     assert distances[0] < (1e-6 if policy.weights == "fp32" else 2e-3)
     assert distances[1] > max(0.02, 10 * distances[0]), "it does nothing, so the comparison would prove nothing"

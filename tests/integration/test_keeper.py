@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpx
@@ -17,7 +17,9 @@ import psutil
 import pytest
 
 from annotation import access, safekeeping
-from annotation.database import Database, open_database
+from annotation.database import FILE_NAME, Database, open_database
+from annotation.places import DirectoryPlace, Mark, create_whole
+from rlhf import launching
 from rlhf.launching import PLACE, module
 from tests.conftest import act, seed_comparisons
 from tests.hub_server import HubServer
@@ -272,12 +274,65 @@ def test_a_program_that_starts_while_the_one_before_it_goes_on_takes_over_what_w
             with successor.page() as next_page:
                 assert ", 0 judgements since." in next_page.safety()
                 next_page.judge(2)
-                successor.process.terminate()
+                successor.process.send_signal(signal.SIGHUP)
                 assert successor.process.wait(90) == 0
     assert "From now on copies" not in successor.log.read_text()
     (tmp_path / "third").mkdir()
     with running(tmp_path / "third" / "data", told):
         assert stored(tmp_path / "third" / "data") == 5
+
+
+def test_where_it_can_not_begin_again_a_program_goes_on_with_what_is_here(
+    project: Path, db: Database, tmp_path: Path
+) -> None:
+    place = DirectoryPlace(tmp_path / "bucket")
+    told = {"HF_TOKEN": "", PLACE: place.name, **OFTEN}
+    safekeeping.keep(db, project, place, "a" * 32)
+    other = tmp_path / "other" / "data"
+    other.parent.mkdir()
+    with running(other, told) as program:
+        newest = place.manifest(place.head())
+        assert newest is not None
+        lost = {FILE_NAME: Mark("0" * 64, 10)}
+        create_whole(place.copies / "000002.json", replace(newest, run="b" * 32, files=lost).to_bytes())
+        (place.copies / "000001.json").unlink()
+        program.wait_for_address(starts=2)
+        assert "No safe copy could be restored" in program.log.read_text()
+        with program.page() as page:
+            page.judge(2)
+            wait_until("its copy, aside", lambda: "two copies" in page.safety(), every=0.3)
+
+
+def test_whoever_asks_twice_is_not_kept_waiting(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launching, "HURRIED_SECONDS", 0.1)
+    launcher = launching.Launcher(data_dir, "embedded", [])
+    begun = time.monotonic()
+    with subprocess.Popen(["sleep", "60"]) as process:
+        launcher.on_signal(signal.SIGTERM, None)
+        assert launcher.hurried is None
+        launcher.on_signal(signal.SIGTERM, None)
+        assert launcher.wait_for(process, begun + 50) == -signal.SIGKILL
+    assert time.monotonic() - begun < 5
+
+
+def test_a_beginning_that_does_not_end_is_tried_again(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launching, "BEGIN_SECONDS", 0.1)
+    launcher = launching.Launcher(data_dir, "embedded", [])
+    with subprocess.Popen(["sleep", "60"]) as process:
+        assert launcher.begun(process) == launching.TRY_AGAIN
+
+
+def test_a_process_ends_with_its_launcher_where_the_system_does_not_see_to_it() -> None:
+    watching = "import os, rlhf.launching as own; own.watch_launcher(os.getppid())"
+    starting = f"print(subprocess.Popen([sys.executable, '-c', {watching!r}]).pid, flush=True)"
+    command = [sys.executable, "-c", f"import subprocess, sys; {starting}; input()"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = psutil.Process(int(process.stdout.readline()))
+        time.sleep(0.5)
+        assert child.is_running()
+        process.kill()
+    wait_until("the end", lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, every=0.1)
 
 
 def test_while_the_hub_has_trouble_the_start_waits_and_a_hub_that_refuses_stops_it(
@@ -329,3 +384,8 @@ def test_without_a_token_and_copies_there_is_one_process_only(project: Path) -> 
     with running(project, {"HF_TOKEN": "", PLACE: ""}) as program, program.page() as page:
         assert psutil.Process(program.process.pid).children() == []
         assert page.safety() == ""
+        restore = [sys.executable, "-m", "annotation", "copies", "restore", "--aside", "--data", str(project)]
+        place = ["--place", str(project / "copies")]
+        refused = subprocess.run([*restore, *place], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert refused.returncode == 2
+        assert "A Prefloop that runs has the database" in refused.stderr

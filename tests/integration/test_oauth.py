@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from annotation import access
 from annotation.database import Database
-from annotation.oauth import COOKIE, HubSignIn, Provider
+from annotation.oauth import COOKIE, HubSignIn, Provider, read_user
 from annotation.records import UserError
 from annotation.space import Space
 from annotation.web import SignIn
@@ -124,6 +124,42 @@ def test_members_of_the_organisation(door: Door) -> None:
     space = replace(door.space, id="lab/loop", author="lab", creator_id="", admins="org", annotators="nobody")
     lab = Door(door.hub, door.db, space, "openid profile read-memberships")
     assert [lab.role_of(name) for name in ("ann", "cem", "dan")] == ["admin", "admin", None]
+
+
+def test_an_organisation_is_known_by_its_name_and_not_by_what_it_calls_itself() -> None:
+    told = {"sub": "id-eve", "preferred_username": "eve"}
+    orgs = [{"name": "lab", "preferred_username": "evil"}, {"name": "lab"}]
+    assert read_user({**told, "orgs": orgs}).organisations == ("evil",)
+
+
+def test_whoever_made_a_space_is_admin_only_while_in_its_organisation(door: Door) -> None:
+    space = replace(door.space, id="lab/loop", author="lab")
+    lab = Door(door.hub, door.db, space, "openid profile read-memberships")
+    door.hub.organisations = {"ann": {"lab": "admin"}}
+    assert lab.role_of("ann") == "admin"
+    door.hub.organisations = {}
+    assert lab.role_of("ann") == "annotator"
+
+
+def test_other_rules_end_the_sessions_of_hub_users_at_the_next_start(door: Door) -> None:
+    access.add_account(door.db, "kim", "admin", PASSWORD)
+    access.follow_rules(door.db, door.space.rules)
+    on_hub = door.sign_in("cem").cookies["prefloop"]
+    kim = access.check_password(door.db, "kim", PASSWORD)
+    assert kim is not None
+    local = access.open_session(door.db, kim)
+    access.follow_rules(door.db, door.space.rules)
+    assert access.session_annotator(door.db, on_hub) is not None
+    access.follow_rules(door.db, replace(door.space, annotators="nobody").rules)
+    assert access.session_annotator(door.db, on_hub) is None
+    assert access.session_annotator(door.db, local) == kim
+
+
+def test_a_hub_users_account_takes_no_password(door: Door) -> None:
+    door.sign_in("cem")
+    with pytest.raises(UserError, match="'cem' signs in with Hugging Face and has no password here"):
+        access.set_password(door.db, "cem", PASSWORD)
+    assert access.check_password(door.db, "cem", PASSWORD) is None
 
 
 def test_a_named_list_and_nobody_else(door: Door) -> None:

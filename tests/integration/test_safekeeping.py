@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
 import pytest
 
-from annotation import access, claims, restoring, safekeeping
+from annotation import access, claims, restoring, safekeeping, store
 from annotation.database import FILE_NAME, Database, open_database
 from annotation.hub import Conflict, connect
+from annotation.incoming import importing
 from annotation.places import (
     KEPT,
     MANIFEST,
@@ -24,9 +28,11 @@ from annotation.places import (
     Manifest,
     Place,
     copies_in,
+    create_whole,
 )
 from annotation.records import Annotator, UserError
-from rlhf import policies
+from annotation.safekeeping import Schedule
+from rlhf import keeper, policies
 from rlhf.launching import PLACE
 from tests.conftest import BASE_NAME, act, seed_comparisons
 from tests.hub_server import HubServer
@@ -148,20 +154,20 @@ def test_a_copy_comes_back_with_judgements_accounts_and_the_models_that_are_need
 def test_the_page_counts_what_came_after_the_copy_that_was_confirmed(
     db: Database, data_dir: Path, ann: Annotator, place: Place, tmp_path: Path
 ) -> None:
-    assert safekeeping.standing(db) is None
+    assert safekeeping.standing(db, place.name) is None
     restoring.begin(place, data_dir)
     judge(db, ann, 2)
-    standing = safekeeping.standing(db)
+    standing = safekeeping.standing(db, place.name)
     assert standing is not None
     assert (standing.copied, standing.judgements_since) == (None, 2)
     safekeeping.keep(db, data_dir, place, RUN)
     judge(db, ann, 3)
-    standing = safekeeping.standing(db)
+    standing = safekeeping.standing(db, place.name)
     assert standing is not None
     assert standing.copied is not None
     assert standing.judgements_since == 3
     restoring.begin(place, tmp_path / "new")
-    restored = safekeeping.standing(open_database(tmp_path / "new"))
+    restored = safekeeping.standing(open_database(tmp_path / "new"), place.name)
     assert restored is not None
     assert (restored.copied, restored.judgements_since) == (standing.copied, 0)
 
@@ -198,7 +204,47 @@ def test_what_nobody_changed_is_not_marked_as_changed(db: Database, ann: Annotat
     after = safekeeping.mark(db)
     assert after != before
     access.set_role(db, "ann", "admin")
-    assert safekeeping.mark(db) != after
+    with_admin = safekeeping.mark(db)
+    assert with_admin != after
+    add_judge(db, {"model": "base"})
+    with_judge = safekeeping.mark(db)
+    db.connection.execute("UPDATE judge SET active = 0")
+    assert len({with_admin, with_judge, safekeeping.mark(db)}) == 3
+
+
+def add_judge(db: Database, settings: dict[str, str]) -> None:
+    with db.transaction() as connection:
+        connection.execute("INSERT INTO annotator (name, role, kind, created) VALUES ('j', 'annotator', 'ai', '')")
+        connection.execute(
+            "INSERT INTO judge (annotator_id, backend, settings, created_by, created) "
+            "SELECT max(id), 'local', ?, 'kim', '' FROM annotator",
+            (json.dumps(settings),),
+        )
+
+
+def test_what_judges_waiting_runs_and_the_way_back_need_is_copied_too(
+    db: Database, data_dir: Path, tmp_path: Path
+) -> None:
+    for revision in ("before", "serves", "judges", "is-continued", "was-turned-down"):
+        add_model(db, data_dir, revision, "rejected")
+    policies.promote(db, "before", "kim")
+    policies.promote(db, "serves", "kim")
+    add_judge(db, {"model": "judges"})
+    snapshot = data_dir / "snapshots" / "frozen.jsonl"
+    snapshot.parent.mkdir()
+    snapshot.write_text("{}")
+    with db.transaction() as connection:
+        connection.execute("INSERT INTO snapshot VALUES ('frozen', 'snapshots/frozen.jsonl', 1, '{}', 0, '')")
+        connection.execute(
+            "INSERT INTO job (kind, spec, status, requested_by, created) VALUES ('dpo', ?, 'queued', 'kim', '')",
+            (json.dumps({"parent": "is-continued", "snapshot": "frozen", "seed": 3}),),
+        )
+    place = DirectoryPlace(tmp_path / "bucket")
+    safekeeping.keep(db, data_dir, place, RUN)
+    restoring.begin(place, tmp_path / "new")
+    there = {path.name for path in (tmp_path / "new" / "adapters").iterdir()}
+    assert there == {"before", "serves", "judges", "is-continued"}
+    assert (tmp_path / "new" / "snapshots" / "frozen.jsonl").read_text() == "{}"
 
 
 # ------------------------------------------------------------------------------------------------- two running copies
@@ -218,7 +264,7 @@ def test_two_running_copies_do_not_overwrite_each_other_and_both_can_be_restored
     with pytest.raises(Conflict, match=r"Another running copy.*5 judgements.*Stop one of the two"):
         safekeeping.keep(db, data_dir, place, RUN)
     assert newest(place).judgements == 5
-    standing = safekeeping.standing(db)
+    standing = safekeeping.standing(db, place.name)
     assert standing is not None
     assert standing.conflict
     assert standing.judgements_since == 1
@@ -227,7 +273,7 @@ def test_two_running_copies_do_not_overwrite_each_other_and_both_can_be_restored
     safekeeping.keep(db, data_dir, aside, RUN, alone=True)
     judge(db, ann, 1)
     safekeeping.keep(db, data_dir, aside, RUN, alone=True)
-    standing = safekeeping.standing(db)
+    standing = safekeeping.standing(db, place.name)
     assert standing is not None
     assert standing.conflict
     assert standing.judgements_since == 0
@@ -290,6 +336,187 @@ def test_where_both_sides_have_judgements_nothing_is_chosen_for_people(
     assert newest(place).judgements == 4
     restoring.begin(place, tmp_path / "fourth", version)
     assert judgements(tmp_path / "fourth") == 4, "a choice counts once"
+
+
+def test_a_program_that_has_only_been_started_has_no_work_to_lose(tmp_path: Path) -> None:
+    db = open_database(tmp_path / "fresh")
+    policies.ensure_base(db, BASE_NAME)
+    store.add_prompts(db, importing.starter_prompts())
+    access.owner_link_token(db)
+    access.follow_rules(db, ["ann"])
+    assert not safekeeping.has_unsafe_work(db)
+    access.add_account(db, "ann", "annotator", "a long enough password")
+    assert safekeeping.has_unsafe_work(db)
+
+
+@pytest.mark.parametrize("follow", [True, False])
+def test_what_people_did_beside_judging_is_not_left_behind(
+    db: Database, data_dir: Path, ann: Annotator, tmp_path: Path, follow: bool
+) -> None:
+    place = DirectoryPlace(tmp_path / "bucket")
+    restoring.begin(place, data_dir)
+    safekeeping.keep(db, data_dir, place, RUN)
+    restoring.begin(place, tmp_path / "twin")
+    twin = open_database(tmp_path / "twin")
+    judge(db, ann, 3)
+    safekeeping.keep(db, data_dir, place, RUN)
+
+    successor = keeper.Keeper(twin, tmp_path / "twin", place, Schedule(), first=True, follow=True)
+    assert successor.may_begin_again()
+    access.add_account(twin, "bob", "annotator", "a long enough password")
+    assert not successor.may_begin_again()
+    if follow:
+        successor.keep()
+        assert successor.alone, "its copies go aside"
+        return
+    with pytest.raises(UserError, match=r"has accounts, imports, settings or decisions that no copy"):
+        restoring.begin(place, tmp_path / "twin")
+    assert access.check_password(twin, "bob", "a long enough password") is not None
+
+
+def test_another_place_is_another_matter(db: Database, data_dir: Path, ann: Annotator, tmp_path: Path) -> None:
+    place, other = DirectoryPlace(tmp_path / "bucket"), DirectoryPlace(tmp_path / "other")
+    restoring.begin(place, data_dir)
+    safekeeping.keep(db, data_dir, place, RUN)
+    judge(db, ann, 2)
+    twin = open_database(tmp_path / "twin")
+    safekeeping.keep(twin, tmp_path / "twin", other, OTHER)
+    with pytest.raises(Conflict):
+        safekeeping.keep(db, data_dir, other, RUN)
+    standing = safekeeping.standing(db, place.name)
+    assert standing is not None
+    assert (standing.conflict, standing.trouble, standing.judgements_since) == (False, "", 2)
+    assert not keeper.Keeper(db, data_dir, place, Schedule()).alone
+    assert keeper.Keeper(db, data_dir, other, Schedule()).alone
+    assert safekeeping.standing(db, "") is None, "nothing is copied any more"
+
+
+def test_the_database_of_a_program_that_runs_is_not_moved_away(
+    db: Database, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restoring, "LOCK_SECONDS", 0.2)
+    place = DirectoryPlace(tmp_path / "bucket")
+    safekeeping.keep(db, data_dir, place, RUN)
+    one, two = restoring.keep_open(data_dir), restoring.keep_open(data_dir)
+    one.close()
+    with pytest.raises(UserError, match="Stop it first"):
+        keeper.begin(data_dir, place, "embedded")
+    two.close()
+    keeper.begin(data_dir, place, "embedded")
+    closed = restoring.keep_closed(data_dir)
+    with pytest.raises(UserError, match="being restored"):
+        restoring.keep_open(data_dir)
+    closed.close()
+
+
+def test_what_a_lost_database_left_beside_it_is_not_replayed_onto_the_copy(
+    db: Database, data_dir: Path, ann: Annotator, tmp_path: Path
+) -> None:
+    place = DirectoryPlace(tmp_path / "bucket")
+    safekeeping.keep(db, data_dir, place, RUN)
+    judge(db, ann, 3)
+    left = tmp_path / "new" / f"{FILE_NAME}-wal"
+    left.parent.mkdir()
+    shutil.copy(data_dir / left.name, left)
+    restoring.begin(place, left.parent)
+    assert judgements(left.parent) == 0
+    assert [path.name for path in next((left.parent / restoring.ASIDE).iterdir()).iterdir()] == [left.name]
+
+
+def test_models_and_checkpoints_that_give_way_are_kept_whole_beside_their_database(
+    db: Database, data_dir: Path, ann: Annotator, tmp_path: Path
+) -> None:
+    place = DirectoryPlace(tmp_path / "bucket")
+    adapter = add_model(db, data_dir, "dpo-3", "serving")
+    copied = {path.name: path.read_bytes() for path in adapter.iterdir()}
+    safekeeping.keep(db, data_dir, place, RUN)
+    (adapter / "adapter_model.safetensors").write_bytes(b"of another run of that name")
+    (adapter / "tokens.json").write_text("[]")
+    checkpoint = data_dir / "checkpoints" / "job-3" / "trainer_state.json"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_text("{}")
+    judge(db, ann, 1)
+    db.close()
+
+    restoring.begin(place, data_dir, place.head())
+    assert {path.name: path.read_bytes() for path in adapter.iterdir()} == copied
+    assert not checkpoint.exists()
+    aside = next((data_dir / restoring.ASIDE).iterdir())
+    assert (aside / "adapters" / "dpo-3" / "adapter_model.safetensors").read_bytes() == b"of another run of that name"
+    assert (aside / "adapters" / "dpo-3" / "tokens.json").is_file()
+    assert (aside / "checkpoints" / "job-3" / "trainer_state.json").is_file()
+    assert judgements(aside) == 1
+
+
+def test_a_choice_counts_once_though_the_newest_copy_is_damaged(
+    db: Database, data_dir: Path, ann: Annotator, hub: HubServer, tmp_path: Path
+) -> None:
+    place = DirectoryPlace(tmp_path / "bucket")
+    restoring.begin(place, data_dir, "here")
+    judge(db, ann, 2)
+    safekeeping.keep(db, data_dir, place, RUN)
+    safekeeping.keep(db, data_dir, place, RUN)
+    spoil(place, hub, MANIFEST, b"half of i")
+    assert restoring.begin(place, tmp_path / "new", "here").manifest is not None
+    assert judgements(tmp_path / "new") == 2
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_manifest_is_there_whole_or_not_at_all_and_only_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    target = tmp_path / "000001.json"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OSError, match="large"):
+            create_whole(target, b"x" * 200)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+    create_whole(target, b"first")
+    with pytest.raises(FileExistsError):
+        create_whole(target, b"second")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {target.name: b"first"}
+
+
+class Breaking(DirectoryPlace):
+    """A place with a bug."""
+
+    def put(self, manifest: Manifest, files: Mapping[str, Path], parent: str) -> str:
+        """Fails as nobody foresaw."""
+        raise ZeroDivisionError("with hf_aaaaaaaaaaaaaaaaaaaaaaaa")
+
+
+def test_an_attempt_that_ends_in_a_bug_or_not_at_all_is_on_the_page(
+    db: Database, data_dir: Path, tmp_path: Path
+) -> None:
+    place = Breaking(tmp_path / "bucket")
+
+    def trouble() -> str:
+        standing = safekeeping.standing(db, place.name)
+        assert standing is not None
+        return standing.trouble
+
+    with pytest.raises(ZeroDivisionError):
+        safekeeping.keep(db, data_dir, place, RUN)
+    assert "ZeroDivisionError: with [token]" in trouble()
+    safekeeping.keep(db, data_dir, DirectoryPlace(place.path), RUN)
+    assert trouble() == ""
+    safekeeping.add_row(db, place.name, RUN)
+    assert trouble() == "", "it may be under way"
+    db.connection.execute("UPDATE safe_copy SET created = '2026-01-01T12:00:00.000000+00:00' WHERE state = 'taken'")
+    assert trouble() == safekeeping.UNFINISHED
+    safekeeping.keep(db, data_dir, DirectoryPlace(place.path), OTHER)
+    assert trouble() == ""
+    safekeeping.add_row(db, place.name, RUN)
+    safekeeping.add_row(db, place.name, OTHER)
+    assert trouble() == safekeeping.UNFINISHED, "another attempt has begun since"
 
 
 def test_what_is_here_gives_way_where_it_has_nothing_that_is_not_safe(
@@ -418,7 +645,7 @@ def test_an_answer_that_never_arrived_is_no_conflict(
     hub.fail("POST", "/commit/", "cut-after")
     with pytest.raises(UserError, match="connection"):
         safekeeping.keep(db, data_dir, place, RUN)
-    standing = safekeeping.standing(db)
+    standing = safekeeping.standing(db, place.name)
     assert standing is not None
     assert standing.judgements_since == 2, "what was not confirmed is not called safe"
     assert "connection" in standing.trouble
@@ -491,11 +718,11 @@ def test_a_rate_limit_and_a_hub_in_trouble_are_recorded_and_repeated(
         hub.fail("POST", "/commit/", status, headers={"Retry-After": "0"})
         with pytest.raises(UserError, match=words):
             safekeeping.keep(db, data_dir, place, RUN)
-    standing = safekeeping.standing(db)
+    standing = safekeeping.standing(db, place.name)
     assert standing is not None
     assert "trouble" in standing.trouble
     safekeeping.keep(db, data_dir, place, RUN)
-    standing = safekeeping.standing(db)
+    standing = safekeeping.standing(db, place.name)
     assert standing is not None
     assert standing.trouble == ""
 
@@ -503,6 +730,7 @@ def test_a_rate_limit_and_a_hub_in_trouble_are_recorded_and_repeated(
 def test_a_full_disk_while_copying_is_on_the_page(db: Database, data_dir: Path, tmp_path: Path) -> None:
     place = DirectoryPlace(tmp_path / "bucket")
     restoring.begin(place, data_dir)
+    db.value("PRAGMA wal_checkpoint(TRUNCATE)")  # so that the row about the attempt fits below the limit
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
@@ -510,7 +738,7 @@ def test_a_full_disk_while_copying_is_on_the_page(db: Database, data_dir: Path, 
             safekeeping.keep(db, data_dir, place, RUN)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    standing = safekeeping.standing(db)
+    standing = safekeeping.standing(db, place.name)
     assert standing is not None
     assert standing.trouble
     assert not list(data_dir.glob(f"{safekeeping.FOLDER}*"))

@@ -6,21 +6,23 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import httpx
 import pytest
 
-from annotation import access
+from annotation import access, store
 from annotation.database import Database
 from annotation.hub import Hub, connect
 from annotation.records import UserError
-from rlhf import spaces, zero_gpu
+from rlhf import jobs, spaces, zero_gpu
 from rlhf.spaces import Plan
-from tests.hub_sign_in import SECRET, SpaceHub
+from rlhf.specs import GenerateSpec
+from tests.hub_sign_in import SECRET, SpaceHub, uploaded
 from tests.machine_fixtures import ROOT, Machine
 
 MODEL = "models/small"
@@ -76,6 +78,41 @@ def test_creating_it_twice_changes_nothing_and_a_new_version_takes_old_files_out
     assert "rlhf/gone.py" not in held
     assert held["notes.md"] == b"a person's own"
     assert hub.repos["space", "ann/loop"].settings["hardware"] == "cpu-upgrade"
+
+
+def test_what_is_not_asked_for_stays_as_the_space_has_it(hub: SpaceHub, client: Hub) -> None:
+    strict = replace(PLAN, admins="ann,cem", annotators="nobody", copies="ann/copies")
+    spaces.create(strict, client)
+    kept = dict(hub.repos["space", "ann/loop"].variables)
+    again = spaces.planned(client, "ann/loop")
+    assert again == strict
+    assert (spaces.create(again, client).changed, hub.repos["space", "ann/loop"].variables) == ((), kept)
+    wider = spaces.planned(client, "ann/loop", hardware="cpu-upgrade", annotators="owner")
+    assert wider == replace(strict, annotators="owner", hardware="cpu-upgrade")
+    assert spaces.planned(client, "ann/new") == Plan("ann/new")
+
+
+def test_what_would_change_is_listed_before_it_changes(
+    hub: SpaceHub, client: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spaces.create(replace(PLAN, annotators="nobody"), client)
+    plan = replace(PLAN, copies="ann/copies", hardware="cpu-upgrade")
+    monkeypatch.setenv(spaces.GIVEN_TOKEN, "hf_of_the_space")
+    notes = [finding.text for finding in spaces.check(plan, client) if finding.level == "note"]
+    assert "PREFLOOP_ANNOTATORS will change from 'nobody' to 'everybody'." in notes
+    assert "PREFLOOP_COPIES will be set to 'ann/copies'." in notes
+    assert "The hardware will change from cpu-basic to cpu-upgrade." in notes
+    assert f"The secret HF_TOKEN will be set to the token of {spaces.GIVEN_TOKEN}." in notes
+    assert not [note for note in notes if "PREFLOOP_ADMINS" in note or "PREFLOOP_MODEL" in note]
+    assert hub.repos["space", "ann/loop"].variables["PREFLOOP_ANNOTATORS"] == "nobody"
+
+
+def test_an_organisations_space_asks_who_is_in_it(hub: SpaceHub, client: Hub) -> None:
+    hub.organisations = {"ann": {"lab": "admin"}}
+    spaces.create(replace(PLAN, repo="lab/loop"), client)
+    spaces.create(PLAN, client)
+    assert b"read-memberships" in hub.files("space", "lab/loop")["README.md"]
+    assert b"read-memberships" not in hub.files("space", "ann/loop")["README.md"]
 
 
 def test_an_upload_that_breaks_can_be_repeated(hub: SpaceHub, client: Hub) -> None:
@@ -175,9 +212,14 @@ def test_the_commands(hub: SpaceHub) -> None:
     assert unsure.returncode == 2
     assert "t4-small costs $0.40 an hour" in unsure.stdout
     assert ("space", "ann/loop") not in hub.repos
-    made = command(hub, "hf_write_ann", *paid, typed="y\n")
+    made = command(hub, "hf_write_ann", *paid, "--annotators", "nobody", typed="y\n")
     assert made.returncode == 0, made.stderr
     assert hub.repos["space", "ann/loop"].settings["hardware"] == "t4-small"
+    again = command(hub, "hf_write_ann", "create", "ann/loop", "--admins", "ann,cem")
+    assert again.returncode == 0, again.stderr
+    assert "note: PREFLOOP_ADMINS will change from 'owner' to 'ann,cem'." in again.stderr
+    assert "Changed: PREFLOOP_ADMINS." in again.stdout
+    assert hub.repos["space", "ann/loop"].variables["PREFLOOP_ANNOTATORS"] == "nobody"
 
 
 # ---------------------------------------------------------------------------------------------------- served on a Space
@@ -220,6 +262,7 @@ def test_the_pages_of_a_space(hub: SpaceHub, db: Database, data_dir: Path) -> No
             foreign = {"host": "10.1.2.3:7860", "origin": origin}
             assert browser.post("/gradio_api/run/greet", json={"data": []}, headers=foreign).status_code == 403
         assert not [word for word in (SECRET, "hf_oauth_") if word in browser.get("/config").text]
+    assert store.setting(db, access.RULES, None) == ["owner", "everybody", "ann", "id-ann"]
 
 
 def test_an_admins_page_on_zero_gpu_says_what_can_not_work(hub: SpaceHub, db: Database, data_dir: Path) -> None:
@@ -249,12 +292,51 @@ def test_a_space_where_nobody_could_sign_in_is_refused(hub: SpaceHub, db: Databa
 
 
 # -------------------------------------------------------------------------------------------------------------- ZeroGPU
-def test_answers_are_written_by_a_function_that_could_be_lent_a_gpu(machine: Machine) -> None:
+WRITING = """
+import sys
+from pathlib import Path
+import rlhf, rlhf.models, transformers.models.llama.modeling_llama
+from annotation.database import open_database
+from rlhf import zero_gpu
+folder = Path(sys.argv[1])
+assert Path(rlhf.__file__).is_relative_to(Path.cwd()), rlhf.__file__
+print(zero_gpu.write_answers(open_database(folder), folder, "ann"))
+"""
+
+
+def test_answers_are_written_by_a_function_that_could_be_lent_a_gpu_and_needs_only_what_is_uploaded(
+    machine: Machine, tmp_path: Path
+) -> None:
     machine.add_prompts(4, 2)
     before = machine.db.value("SELECT count(*) FROM comparison")
-    job = zero_gpu.write_answers(machine.db, machine.data_dir, "ann")
-    assert (job.kind, job.status) == ("generate", "finished"), job.message
+    here = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", WRITING, str(machine.data_dir)],
+        cwd=uploaded(tmp_path / "app"), env=here, capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (job,) = jobs.recent(machine.db, ("generate",))
+    assert job.status == "finished", job.message
     assert machine.db.value("SELECT count(*) FROM comparison") > before
+
+
+def test_a_job_waits_for_no_gpu_that_was_refused(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gpu(duration: int) -> Callable[[object], Callable[..., None]]:
+        def refuse(*given: object) -> None:
+            raise RuntimeError("You have exceeded your GPU quota")
+
+        return lambda function: refuse
+
+    machine.add_prompts(4, 2)
+    forgotten = jobs.enqueue(machine.db, GenerateSpec(), "ann")
+    package = ModuleType("spaces")
+    package.GPU = gpu  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "spaces", package)
+    monkeypatch.setattr(zero_gpu, "write_stock", zero_gpu.lent(60)(zero_gpu.write_stock))
+    with pytest.raises(UserError, match="ZeroGPU lent no GPU"):
+        zero_gpu.write_answers(machine.db, machine.data_dir, "ann")
+    assert jobs.active(machine.db, ("generate",)) == []
+    assert jobs.get(machine.db, forgotten).status == "cancelled"
 
 
 def test_the_decorator_leaves_a_function_as_it_is_where_there_is_no_zero_gpu() -> None:

@@ -167,3 +167,21 @@ def test_the_head_of_any_card_can_be_read() -> None:
     assert hubs.front_matter("---\nlicense: mit\n---\ntext") == {"license": "mit"}
     for text in ("", "text", "---\n- a\n---\n", "---\na: [\n---\n", "---\n!!python/object:os.system x\n---\n"):
         assert hubs.front_matter(text) == {}
+
+
+def test_what_may_be_gone_soon_is_known_through_every_sentence_about_it(hub: HubServer) -> None:
+    def asked(status: int) -> UserError:
+        hub.fail("GET", "/api/whoami", status)
+        try:
+            try:
+                hubs.check_token(hubs.connect(f"hf_write_ann_{status}", hub.url))
+            except UserError as error:
+                raise UserError(f"There is no model. {error}") from error
+        except UserError as error:
+            return error
+        raise AssertionError("it was not refused")
+
+    assert hubs.is_passing(asked(503))
+    assert hubs.is_passing(asked(429))
+    assert not hubs.is_passing(asked(403))
+    assert not hubs.is_passing(UserError("of our own"))

@@ -93,7 +93,10 @@ def test_only_private_networks_are_proxies() -> None:
 # --------------------------------------------------------------------------------------------------------------- rules
 def test_roles() -> None:
     assert [space().role_of(user) for user in (ANN, BOB)] == ["admin", "annotator"]
-    assert space(SPACE_AUTHOR_NAME="lab").role_of(ANN) == "admin"  # she made it for her organisation
+    lab = space(SPACE_AUTHOR_NAME="lab")
+    assert lab.role_of(replace(ANN, organisations=("Lab",))) == "admin"  # she made it for her organisation
+    assert lab.role_of(replace(ANN, organisations=("other",))) == "annotator"  # and has left it since
+    assert space(SPACE_AUTHOR_NAME="bob").role_of(ANN) == "annotator"  # it was given away
     assert space(SPACE_CREATOR_USER_ID="").role_of(HubUser("id-9", "ANN")) == "admin"
     closed = space(PREFLOOP_ANNOTATORS="nobody")
     assert [closed.role_of(user) for user in (ANN, BOB)] == ["admin", None]
@@ -134,6 +137,8 @@ def test_the_front_matter() -> None:
     assert len(data["short_description"]) <= 60
     lab = SpaceCard(spaces.readme(replace(PLAN, repo="lab/loop", admins="org"))).data.to_dict()
     assert lab["hf_oauth_scopes"] == ["read-memberships"]
+    owned = SpaceCard(spaces.readme(replace(PLAN, repo="lab/loop", organisation=True))).data.to_dict()
+    assert owned["hf_oauth_scopes"] == ["read-memberships"]
     assert SpaceCard(spaces.readme(replace(PLAN, hardware="zero-a10g"))).data.to_dict()["python_version"] == "3.12.12"
 
 
