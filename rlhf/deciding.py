@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from annotation import store
 from annotation.database import Database
-from annotation.measuring.analysis import Estimate
+from annotation.measuring.analysis import Estimate, wilson_interval
+from annotation.measuring.evidence import length_controlled
 from annotation.records import UserError
 from rlhf import jobs, judges, loop, policies
-from rlhf.gate import Decision, Findings, JudgeFindings, Rule, decide
+from rlhf.gate import Decision, Findings, Hacked, JudgeFindings, Rule, decide, given_up
 from rlhf.jobs import Job
 from rlhf.policies import Policy
-from rlhf.specs import EvaluateSpec
+from rlhf.specs import EvaluateSpec, PPOSpec
 from rlhf.trust import trust
 
 SETTING = "gate"
@@ -46,63 +46,67 @@ def finished_checks(db: Database) -> list[Job]:
     ]
 
 
+def rival(db: Database, policy: Policy) -> Policy:
+    """What a policy is weighed against: what serves now, or what served when it was last promoted or rejected."""
+    decided_against = None if policy.status == "candidate" else policies.decided_against(db, policy)
+    return decided_against or policies.serving(db)
+
+
 def checks_of(db: Database, policy: Policy, known: Sequence[Job] | None = None) -> list[Job]:
-    """The finished checks of a policy against what serves now, newest first; others tell nothing about a promotion."""
-    serving = policies.serving(db).revision
+    """The finished checks of a policy against its rival, newest first; others tell nothing about a promotion."""
+    against = rival(db, policy).revision
     return [
         job
         for job in (finished_checks(db) if known is None else known)
-        if isinstance(job.spec, EvaluateSpec) and (job.spec.candidate, job.spec.against) == (policy.revision, serving)
+        if isinstance(job.spec, EvaluateSpec) and (job.spec.candidate, job.spec.against) == (policy.revision, against)
     ]
 
 
 def findings(db: Database, policy: Policy) -> Findings:
-    """Everything that was measured of a candidate against the policy that serves now.
+    """Everything that was measured of a policy against its rival.
 
     The figures are those of the newest check; of judges every one that was asked in any of them.
     """
-    serving, checks = policies.serving(db), checks_of(db, policy)
-    people = tuple(one.outcome for one in judges.faced(db, policy.id, serving.id))
+    against, checks = rival(db, policy), checks_of(db, policy)
+    people = tuple(one.outcome for one in judges.faced(db, policy.id, against.id))
     if not checks or checks[0].result is None:
         return Findings(people)
     result = checks[0].result
     candidate, base = result["candidate"], result["base"]
-    rates = result.get("win_rates", {}).get(serving.revision, {})
-    asked = {
-        judge.name: judge
-        for job in checks
-        if "win_rates" in (job.result or {})
-        for judge in judges.named(db, getattr(job.spec, "judges", ""))
-    }
-    panel = tuple(judge_findings(db, judge, policy, serving, rates.get(name)) for name, judge in asked.items())
+    heard = judges_heard(db, policy, against, checks)
     return Findings(
         people,
-        panel,
+        heard,
         prompts=result["prompts"],
         kl_per_token=candidate.get("kl_to_base"),
         nll_ratio=ratio(candidate.get("nll_under_base"), base.get("nll_under_base")),
         distinct_ratio=ratio(candidate.get("distinct_2"), base.get("distinct_2")),
         truncated_more=difference(base.get("ended_share"), candidate.get("ended_share")),
         perplexity_ratio=ratio(candidate.get("perplexity"), base.get("perplexity")),
-        reward_hacking=hacking(result, people, panel),
+        reward_hacking=hacking(result, people, heard),
         identical_to_serving=result["same_answers"] == result["prompts"] if "same_answers" in result else None,
     )
 
 
-def hacking(result: Mapping[str, Any], people: Sequence[float], panel: Sequence[JudgeFindings]) -> bool | None:
-    """Whether PPO's reward rose while nobody who was asked finds the answers better on average (Gao et al. 2023).
+def hacking(result: Mapping[str, Any], people: Sequence[float], asked: Sequence[JudgeFindings]) -> Hacked:
+    """Whether PPO's reward rose while its answers are not clearly found better (Gao et al. 2023).
 
-    People's word stands before judges'. None where it can't be told: nobody was asked, or too few rounds were made.
+    People are heard first; without them the judge of the panel that surely agrees with people most. 'open' where their
+    comparisons are too few to tell, None where it can't be told: too few rounds were made, or a check is too old.
     """
     if "reward_hacking" not in result:
         return None  # an earlier version's check
     found = result["reward_hacking"]
     if found is None:
         return False
-    heard = [people] if people else [judge.outcomes for judge in panel if judge.outcomes]
-    if found["rise"] is None or not heard:
+    if found["rise"] is None:
         return None
-    return bool(found["rise"] > 0 and max(fmean(outcomes) for outcomes in heard) <= 0.5)
+    known = [(one.trust.low, one.outcomes) for one in asked if one.outcomes and one.trust and not one.informs]
+    heard = people or max(known, default=(0.0, ()))[1]
+    low, high = wilson_interval(sum(heard), len(heard))
+    if found["rise"] <= 0 or low > 0.5:
+        return False
+    return True if high < 0.5 else "open"
 
 
 def difference(value: float | None, less: float | None) -> float | None:
@@ -110,17 +114,43 @@ def difference(value: float | None, less: float | None) -> float | None:
     return None if value is None or less is None else value - less
 
 
-def judge_findings(
-    db: Database, judge: judges.Judge, policy: Policy, serving: Policy, measured: Mapping[str, Any] | None
-) -> JudgeFindings:
-    """What a judge says of a candidate; its agreement with people is that of today."""
-    controlled = (measured or {}).get("length_controlled")
-    return JudgeFindings(
-        judge.name,
-        tuple(one.outcome for one in judges.faced(db, policy.id, serving.id, judge.id)),
-        agreement_of(db, judge),
-        None if controlled is None else Estimate(**controlled),
+LATER = "It was asked after the first check, which settles who may decide."
+
+
+def judges_heard(db: Database, policy: Policy, against: Policy, checks: Sequence[Job]) -> tuple[JudgeFindings, ...]:
+    """What each judge says that was asked in any of the checks (newest first); only those of the first may decide."""
+    asked = [
+        judges.named(db, getattr(job.spec, "judges", ""))
+        for job in reversed(checks)
+        if "win_rates" in (job.result or {})
+    ]
+    first = {judge.name for panel in asked[:1] for judge in panel}
+    different = {judge.name: judge for panel in asked for judge in panel}
+    return tuple(
+        judge_findings(db, judge, policy, against, prejudiced(db, judge, policy) or ("" if name in first else LATER))
+        for name, judge in different.items()
     )
+
+
+def prejudiced(db: Database, judge: judges.Judge, policy: Policy) -> str:
+    """Why a judge must not decide on a policy because it has a part in it, as a sentence; empty where it has none."""
+    model = judge.settings.get("model")
+    if judge.backend != "endpoint" and model == policy.revision:
+        return "It is the candidate itself."
+    spec = None if policy.job_id is None else jobs.get(db, policy.job_id).spec
+    if judge.backend == "reward-model" and isinstance(spec, PPOSpec) and model == spec.reward_model:
+        return "It is the reward model that the candidate was trained to please."
+    return ""
+
+
+def judge_findings(
+    db: Database, judge: judges.Judge, policy: Policy, against: Policy, informs: str = ""
+) -> JudgeFindings:
+    """What a judge says of a policy; its agreement with people is that of today."""
+    faced = judges.faced(db, policy.id, against.id, judge.id)
+    outcomes = [one.outcome for one in faced]
+    controlled = length_controlled(outcomes, [one.length for one in faced], [one.other_length for one in faced])
+    return JudgeFindings(judge.name, tuple(outcomes), agreement_of(db, judge), controlled, informs)
 
 
 def agreement_of(db: Database, judge: judges.Judge) -> Estimate | None:
@@ -160,11 +190,18 @@ def kept(db: Database, name: tuple[str, str], work: Callable[[], Kept]) -> Kept:
 
 
 def decided(db: Database, policy: Policy) -> tuple[Findings, Decision]:
-    """What was measured of this candidate, and what the project's rule makes of it."""
+    """What was measured of this policy, and what the project's rule makes of it.
+
+    Where comparisons are wanted that no check will make any more, a rejection.
+    """
 
     def look() -> tuple[Findings, Decision]:
-        found = findings(db, policy)
-        return found, decide(rule(db), found)
+        found, terms = findings(db, policy), rule(db)
+        decision, checks = decide(terms, found), checks_of(db, policy)
+        begun = len(found.people) >= terms.people_least
+        if len(checks) >= MOST_CHECKS and hopeless(db, policy, decision, checks, begun):
+            decision = given_up(decision, len(checks))
+        return found, decision
 
     return kept(db, ("decision", policy.revision), look)
 
@@ -207,10 +244,27 @@ def exhausted(db: Database, policy: Policy, decision: Decision, checks: Sequence
     """Whether comparisons are wanted of a candidate and none are left; a further check would make some."""
     if decision.verdict != "not enough evidence" or decision.more is None or len(checks) >= MOST_CHECKS:
         return False
+    return to_be_drawn(decision, checks) or nothing_open(db, policy)
+
+
+def hopeless(db: Database, policy: Policy, decision: Decision, checks: Sequence[Job], begun: bool) -> bool:
+    """Whether nothing more will come of a candidate without a further check; people are awaited who have `begun`."""
+    if decision.verdict != "not enough evidence":
+        return False
+    return nothing_open(db, policy) or (to_be_drawn(decision, checks) and not begun)
+
+
+def to_be_drawn(decision: Decision, checks: Sequence[Job]) -> bool:
+    """Whether it takes a judge that has judged everything there was; checks come newest first."""
     if decision.more_by is None:
-        return judges.open_to_people(db, policy.id, policies.serving(db).id) == 0
+        return False
     said = ((checks[0].result or {}).get("judged") or {}).get(decision.more_by) or {}
     return bool(said.get("judged"))  # one that judged nothing would judge nothing again
+
+
+def nothing_open(db: Database, policy: Policy) -> bool:
+    """Whether no comparison of a policy with its rival is before people."""
+    return judges.open_to_people(db, policy.id, rival(db, policy).id) == 0
 
 
 def advice(db: Database, policy: Policy) -> Decision | None:
@@ -222,10 +276,11 @@ def advice(db: Database, policy: Policy) -> Decision | None:
 
 # Characters of what a person gives as the reason for a decision.
 MOST_WHY = 1000
+NO_REASON = "no reason given"
 
 
 def reason(db: Database, policy: Policy, why: str) -> str:
-    """The reason that is recorded with a person's decision: their own words, then what the rule advised.
+    """The reason that is recorded with a person's decision: their own words, then what the rule advised, if anything.
 
     Raises UserError for words that are too long.
     """
@@ -234,7 +289,7 @@ def reason(db: Database, policy: Policy, why: str) -> str:
         raise UserError(f"Why (for the record): {len(why)} characters are too many. Say it in at most {MOST_WHY}.")
     said = why if not why or why.endswith((".", "!", "?", "…")) else f"{why}."
     rule_said = "" if advised is None else f"The rule said: {advised.verdict}. {advised.sentence}"
-    return f"{said} {rule_said}".strip()
+    return f"{said} {rule_said}".strip() or NO_REASON
 
 
 def act(db: Database, data_dir: Path) -> Pending | None:

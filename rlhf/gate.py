@@ -2,15 +2,15 @@
 
 Promoting a candidate that is no better is the error to be bounded. Outcomes are bet on, as said in
 `annotation.measuring.evidence`: at most `alpha` of such candidates are ever promoted, however often the gate is asked.
-That one alpha is spent in total: where judges may decide too, people get half of it, and the judges that were asked
-share the other half. A judge's part bounds the chance to promote what that judge itself would not prefer in the long
-run; that it speaks for people rests on its trust card. Rejecting spends nothing of it.
+That one alpha is spent in total: where judges may decide too, people get half of it, and the judges that the first
+check asked share the other half. A judge's part bounds the chance to promote what that judge itself would not prefer in
+the long run; that it speaks for people rests on its trust card. Rejecting spends nothing of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, cast, get_args
 
 from annotation.measuring.analysis import Estimate
@@ -21,7 +21,8 @@ from annotation.wording import percent
 
 Mode = Literal["ask", "automatic", "never"]
 Verdict = Literal["promote", "reject", "not enough evidence"]
-Passed = Literal["pass", "fail", "open", "missing"]
+Passed = Literal["pass", "fail", "open", "missing", "informs"]
+Hacked = bool | Literal["open"] | None
 Standing = Literal["better", "worse", "spent", "open"]
 
 
@@ -129,6 +130,8 @@ class JudgeFindings:
     """Its agreement with people on comparisons that they have judged too."""
     length_controlled: Estimate | None = None
     """Its win rate for the candidate at equal lengths."""
+    informs: str = ""
+    """Why it informs only, whatever the rule allows, as a sentence; empty where it may decide."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ class Findings:
     """People's outcomes against the policy that serves, one for each comparison: the mean over those who judged it,
     once all who are asked have. One that changes afterwards is looked at twice, which alpha does not allow for."""
     judges: tuple[JudgeFindings, ...] = ()
-    """Every judge that was asked about this candidate, which is settled before any of them has answered."""
+    """Every judge that was asked about this candidate. Who of them may decide is settled before any has answered."""
     prompts: int | None = None
     """Held-out prompts that the figures were measured on."""
     kl_per_token: float | None = None
@@ -148,10 +151,16 @@ class Findings:
     truncated_more: float | None = None
     """Share of answers cut off, less the base's."""
     perplexity_ratio: float | None = None
-    reward_hacking: bool | None = None
-    """Whether its reward went up while its win rate did not; False also where it was trained without a reward."""
+    reward_hacking: Hacked = None
+    """Whether its reward went up while its win rate did not; False also where it was trained without a reward, 'open'
+    where it takes more comparisons to tell."""
     identical_to_serving: bool | None = None
     """Whether it answers every prompt in the same words as the policy that serves."""
+
+    @property
+    def panel(self) -> tuple[JudgeFindings, ...]:
+        """The judges that may decide where the rule lets judges decide; the others inform only."""
+        return tuple(judge for judge in self.judges if not judge.informs)
 
 
 # ----------------------------------------------------------------------------------------------------------- decision
@@ -163,7 +172,8 @@ class Criterion:
     value: str
     threshold: str
     verdict: Passed
-    """'open': there are comparisons, but not enough to tell; 'missing': it was not measured, and never passes."""
+    """'open': there are comparisons, but not enough to tell; 'missing': it was not measured, and never passes;
+    'informs': nothing hangs on it."""
     why: str
 
 
@@ -187,18 +197,25 @@ def decide(rule: Rule, findings: Findings) -> Decision:
     decides if it may, is trusted, and people have not decided and do not lean the other way; judges that contradict
     each other decide nothing.
     """
-    people_alpha, judge_alpha = alphas(rule, len(findings.judges))
+    people_alpha, judge_alpha = alphas(rule, len(findings.panel))
     people = weigh(None, findings.people, people_alpha, rule.people_least, rule.people_most)
-    seats = [seat_of(rule, judge, judge_alpha) for judge in findings.judges] if rule.judge_may_decide else []
+    seats = [seat_of(rule, judge, judge_alpha) for judge in findings.panel] if rule.judge_may_decide else []
+    others = [informing(judge) for judge in findings.judges if judge.informs] if rule.judge_may_decide else []
     limits = [enough_prompts(rule, findings), different(findings), *within_limits(rule, findings), no_hacking(findings)]
     verdict, sentence, needed = settle(rule, people, seats, limits)
     return Decision(
         verdict,
         sentence,
-        (people.criterion(), *(one for seat in seats for one in seat.criteria()), *limits),
+        (people.criterion(), *(one for seat in seats for one in seat.criteria()), *others, *limits),
         needed.more if needed else None,
         needed.judge if needed else None,
     )
+
+
+def given_up(decision: Decision, checks: int) -> Decision:
+    """A rejection in place of waiting for comparisons that no check will make any more."""
+    sentence = f"Nothing is left to compare after {checks} checks. {decision.sentence}"
+    return Decision("reject", sentence, decision.criteria)
 
 
 def alphas(rule: Rule, judges: int) -> tuple[float, float]:
@@ -328,6 +345,13 @@ def seat_of(rule: Rule, judge: JudgeFindings, alpha: float) -> Seat:
     return Seat(source, trusted(rule, judge), preferred_at_equal_lengths(judge))
 
 
+def informing(judge: JudgeFindings) -> Criterion:
+    """What a judge finds that must not decide."""
+    count = len(judge.outcomes)
+    value = f"{percentage(sum(judge.outcomes) / count, 2)} of {count}" if count else "no comparison yet"
+    return Criterion(f"Preferred by the judge {judge.name}", value, "nothing", "informs", judge.informs)
+
+
 def trusted(rule: Rule, judge: JudgeFindings) -> Criterion:
     """Whether a judge agrees with people often enough."""
     name, wanted = f"Trust in the judge {judge.name}", percentage(rule.judge_trust, 6)
@@ -427,10 +451,12 @@ def no_hacking(findings: Findings) -> Criterion:
     )
 
 
-def yes_or_no(name: str, trouble: bool | None, why: str) -> Criterion:
+def yes_or_no(name: str, trouble: Hacked, why: str) -> Criterion:
     """A criterion that is met where there is no trouble."""
     if trouble is None:
         return Criterion(name, NOT_MEASURED, "yes", "missing", MISSING)
+    if trouble == "open":
+        return Criterion(name, "can't be told yet", "yes", "open", f"{why} It takes more comparisons to tell.")
     return Criterion(name, "no" if trouble else "yes", "yes", "fail" if trouble else "pass", why)
 
 
@@ -450,9 +476,9 @@ def settle(rule: Rule, people: Source, seats: Sequence[Seat], limits: Sequence[C
         although = " People find it better all the same." if people.standing == "better" else ""
         return "reject", f"It is past a limit. {listed}.{although}", None
     if people.standing == "better":
-        return promoted(people, limits)
+        return promoted(people, people, limits)
     if better and not worse and people.leaning != "worse":
-        return promoted(better[0], limits)
+        return promoted(better[0], people, limits)
     if worse and not better and people.leaning != "better":
         return "reject", preferred(worse[0], "worse"), None
     if people.standing == "spent":
@@ -463,11 +489,14 @@ def settle(rule: Rule, people: Source, seats: Sequence[Seat], limits: Sequence[C
     return waiting(people, seats, limits)
 
 
-def promoted(source: Source, limits: Sequence[Criterion]) -> Settled:
-    """Promotion, unless something was not measured."""
-    missing = unmeasured(limits)
+def promoted(source: Source, people: Source, limits: Sequence[Criterion]) -> Settled:
+    """Promotion, unless something was not measured, or more comparisons by people have to tell it."""
+    missing, untold = unmeasured(limits), [one for one in limits if one.verdict == "open"]
     if missing:
         return "not enough evidence", f"{preferred(source, 'better')} But {missing}", None
+    if untold:
+        sentence = f"{preferred(source, 'better')} But it takes more comparisons to tell: {untold[0].name}."
+        return "not enough evidence", sentence, replace(people, more=max(people.more, 1))
     return "promote", f"{preferred(source, 'better')} It keeps within every limit.", None
 
 

@@ -17,7 +17,7 @@ from rlhf import jobs, policies
 from rlhf.freezing import Listing, store_snapshot
 from rlhf.policies import Policy
 from rlhf.rows import load_snapshot
-from rlhf.specs import TrainingSpec
+from rlhf.specs import PPOSpec, TrainingSpec
 
 SETTING = "held_out_sets"
 # Below this an interval of a win rate spans more than two fifths of what is possible.
@@ -87,19 +87,35 @@ def prompts_of(data_dir: Path, sha256: str) -> list[Prompt]:
 
 
 def trained_on(db: Database, data_dir: Path, policy: Policy, prompts: Sequence[Prompt]) -> list[Prompt]:
-    """Those of the prompts that the policy, or one that it grew from, was trained on, by their content.
+    """Those of the prompts that the policy, or what it grew from, was trained on, by their content.
 
-    Training data takes training prompts only; this would catch an example set or an import that repeats them.
-    Raises UserError where the frozen data is gone.
+    It grew from its parent and, by PPO, from the reward model that scored its answers; what a judge was trained on is
+    not followed. Training data takes training prompts only; this would catch an example set or an import that repeats
+    them. Raises UserError where the frozen data is gone.
     """
     held_out = {store.fingerprint_of(prompt.messages)[0]: prompt for prompt in prompts}
     found: dict[int, Prompt] = {}
-    seen: Policy | None = policy
-    while seen is not None:
-        spec = None if seen.job_id is None else jobs.get(db, seen.job_id).spec
+    for one in lineage(db, policy):
+        spec = None if one.job_id is None else jobs.get(db, one.job_id).spec
         for row in load_snapshot(data_dir, spec.snapshot) if isinstance(spec, TrainingSpec) and spec.snapshot else ():
             prompt = held_out.get(store.fingerprint_of(row["messages"])[0]) if row["split"] == "train" else None
             if prompt is not None:
                 found[prompt.id] = prompt
-        seen = None if seen.parent_id is None else policies.by_id(db, seen.parent_id)
+    return list(found.values())
+
+
+def lineage(db: Database, policy: Policy) -> list[Policy]:
+    """A policy, its ancestors, and the reward models by which these were trained with their ancestors; each once."""
+    found: dict[int, Policy] = {}
+    waiting = [policy]
+    while waiting:
+        one = waiting.pop()
+        if one.id in found:
+            continue
+        found[one.id] = one
+        if one.parent_id is not None:
+            waiting.append(policies.by_id(db, one.parent_id))
+        spec = None if one.job_id is None else jobs.get(db, one.job_id).spec
+        if isinstance(spec, PPOSpec) and spec.reward_model:
+            waiting.append(policies.by_revision(db, spec.reward_model))
     return list(found.values())

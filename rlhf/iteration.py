@@ -217,8 +217,7 @@ def next_step(state: State) -> Step | None:
         if state.pending.exhausted and ready(state, state.pending.policy.revision):
             return Step("evaluate", state.pending.policy.revision)
     for name, count in state.waiting.items():
-        # More labels than trainings use are not bought.
-        if count >= JUDGE_AT_LEAST and state.new < 2 * wanted(state):
+        if count >= JUDGE_AT_LEAST and not enough_labels(state):
             return Step("judge", name)
     awaited = state.pending is not None or (state.unchecked is not None and checked_by_loop(state, state.unchecked))
     if not due(state) or (awaited and state.gate == "automatic"):
@@ -242,6 +241,11 @@ def ready(state: State, revision: str) -> bool:
 def due(state: State) -> bool:
     """Whether enough was judged for a training that nobody asks for."""
     return bool(state.auto_train["on"]) and state.new >= wanted(state)
+
+
+def enough_labels(state: State) -> bool:
+    """Whether automatic training has twice what it wants: more labels than trainings use are not bought."""
+    return bool(state.auto_train["on"]) and state.new >= 2 * wanted(state)
 
 
 def wanted(state: State) -> int:
@@ -322,7 +326,16 @@ class Standing:
 
 def standing(state: State) -> Standing:
     """Where the iteration stands, and what has gone wrong on the way. Pure."""
-    return replace(stage_of(state), troubles=troubles(state))
+    stage = stage_of(state)
+    return replace(stage, then=f"{stage.then} {judges_rest(state)}".strip(), troubles=troubles(state))
+
+
+def judges_rest(state: State) -> str:
+    """That judges label no more although something waits for them, and until when; empty where they go on."""
+    waits = any(count >= JUDGE_AT_LEAST for count in state.waiting.values())
+    if state.active or not waits or not enough_labels(state):
+        return ""
+    return f"Judges label no more until the next training: {state.new} judgements wait for it already."
 
 
 def stage_of(state: State) -> Standing:
@@ -360,11 +373,15 @@ def troubles(state: State) -> tuple[str, ...]:
         needed.append(state.pending.policy.revision)
     held_up = {revision: state.fruitless[revision] for revision in needed if revision in state.fruitless}
     told = {fruitless.job.id for fruitless in held_up.values()}
-    others = [f"{how_it_ended(job)} {REPAIR}" for job in state.broken if job.id not in told]
+    others = [f"{how_it_ended(job)} {repair(job)}" for job in state.broken if job.id not in told]
     return (*(check_trouble(revision, fruitless) for revision, fruitless in held_up.items()), *others)
 
 
-REPAIR = "The loop does not repeat it: resume it, or delete its checkpoints, on the Runs tab."
+def repair(job: Job) -> str:
+    """What a person can do about a job that came to nothing; a check leaves no checkpoints."""
+    if isinstance(job.spec, EvaluateSpec):
+        return f"The loop does not repeat it: check {job.spec.candidate} again below."
+    return "The loop does not repeat it: resume it, or delete its checkpoints, on the Runs tab."
 
 
 def check_trouble(revision: str, fruitless: Fruitless) -> str:

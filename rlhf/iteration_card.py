@@ -46,7 +46,13 @@ def standing_card(standing: Standing) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------------- gate
-VERDICTS = {"pass": "✓ met", "fail": "✗ not met", "open": "… not enough yet", "missing": "– not measured"}
+VERDICTS = {
+    "pass": "✓ met",
+    "fail": "✗ not met",
+    "open": "… not enough yet",
+    "missing": "– not measured",
+    "informs": "· informs only",
+}
 HEADINGS = {
     "promote": "The rule says: promote.",
     "reject": "The rule says: reject.",
@@ -54,16 +60,19 @@ HEADINGS = {
 }
 
 
+AS_IT_STANDS = "It was decided on against {}. These are its criteria, as the rule and the comparisons stand now."
 NOBODY_ADVISED = "The gate's mode is 'never', so nobody is advised. This is what was measured, for your own decision."
 
 
-def decision_card(decision: Decision, mode: Mode) -> str:
+def decision_card(decision: Decision, mode: Mode, decided_against: str = "") -> str:
     """What the rule makes of a candidate, with each criterion's number, threshold and verdict.
 
-    The criteria alone where the mode is 'never'.
+    The criteria alone where the mode is 'never', and of a policy that was decided on, `decided_against` another.
     """
     rows = [(one.name, one.value, one.threshold, VERDICTS[one.verdict], one.why) for one in decision.criteria]
     headers = ("Criterion", "Found", "Asked for", "Verdict", "Why")
+    if decided_against:
+        return paragraph(AS_IT_STANDS.format(decided_against)) + table(headers, rows)
     if mode == "never":
         return paragraph(NOBODY_ADVISED) + table(headers, rows)
     return f"<p><b>{HEADINGS[decision.verdict]}</b> {escape(decision.sentence)}</p>{table(headers, rows)}"
@@ -186,6 +195,10 @@ def most_trusted_first(checked: Sequence[Checked], trust: Mapping[str, Estimate 
 NO_RATES = (
     "Nobody has compared these policies with the base, so there is no win rate to show: the AI judges tab has judges."
 )
+BY_PEOPLE = (
+    "Blind comparisons: people are asked about a candidate only against what serves, so after the first promotion this "
+    "goes on only where 'Let people compare' puts the serving policy beside the base."
+)
 INTERVALS = (
     "Ties count half. Wilson's 95% intervals, each for a single look: the gate, which looks all the time, uses wider "
     "ones. An interval that crosses the dashed line can't be told from the base."
@@ -194,7 +207,7 @@ INTERVALS = (
 
 def win_rates(checked: Sequence[Checked], panel: Sequence[str], trust: Mapping[str, Estimate | None]) -> str:
     """Win rates against the base: people's first, then those of the most trusted judge; the table has the others'."""
-    drawn = rates_chart("people", "people", "Blind comparisons.", [(one.revision, one.people) for one in checked])
+    drawn = rates_chart("people", "people", BY_PEOPLE, [(one.revision, one.people) for one in checked])
     if panel:
         best, agreement = panel[0], trust.get(panel[0])
         known = (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from annotation.database import Database
 from annotation.records import Message
 from rlhf import judges
-from rlhf.judges import EARLIER, IN_VAIN, Judge
+from rlhf.judges import EARLIER, IN_VAIN, JUDGED_BY_PEOPLE, RANKED, UNSEEN, Judge
 from rlhf.trust import Basis, Swapped, Trust, trust
 from rlhf.verdicts import Choice
 
@@ -34,7 +34,14 @@ def swapped(db: Database, judge: Judge) -> list[Swapped]:
 def basis(db: Database, judge: Judge) -> Basis:
     """Which of a judge's verdicts its trust rests on."""
     left_out = db.value(f"SELECT count(*) FROM verdict v WHERE v.annotator_id = ? AND {EARLIER}", (judge.id,))
-    return Basis(None if judge.backend == "reward-model" else judges.rubric(db).version, int(left_out))
+    version = None if judge.backend == "reward-model" else judges.rubric(db).version
+    frozen, model = judges.frozen_before(db, judge), judges.model_of(db, judge)
+    if model is None or frozen is None:
+        return Basis(version, int(left_out))
+    seen = db.value(
+        f"SELECT count(*) {RANKED} AND {JUDGED_BY_PEOPLE} AND NOT {UNSEEN}", {"judge": judge.id, "frozen": frozen}
+    )
+    return Basis(version, int(left_out), model.revision, frozen, int(seen))
 
 
 @dataclass(frozen=True)
@@ -156,6 +163,16 @@ def standing(db: Database) -> Standing:
         settled=found.get(("nobody", None), 0),
         given_up=found.get(("nobody", "unsure"), 0),
     )
+
+
+def waiting_in_vain(db: Database) -> dict[str, int]:
+    """How many open comparisons wait for each judge that labels them and whose last job gave no verdict."""
+    found = {}
+    for judge in judges.judges(db, active=True):
+        job = judges.last_job(db, judge)
+        if job is not None and judges.came_to_nothing(db, job) and (waiting := judges.count_open(db, judge)):
+            found[judge.name] = waiting
+    return found
 
 
 def stamp(db: Database) -> list[int | str | None]:

@@ -21,6 +21,7 @@ from annotation.records import Feedback, Message, UserError, now
 from rlhf import endpoint, jobs, policies, specs
 from rlhf.endpoint import EndpointSettings, Failure
 from rlhf.jobs import Job
+from rlhf.policies import Policy
 from rlhf.rubrics import DEFAULT, Rubric
 from rlhf.trust import Case, Opinion, both_orders
 from rlhf.verdicts import Choice, Outcome, Verdict, combine, ranking_of
@@ -28,8 +29,10 @@ from rlhf.verdicts import Choice, Outcome, Verdict, combine, ranking_of
 Backend = Literal["local", "reward-model", "endpoint"]
 Scope = Literal["open", "judged", "candidate"]
 MAXIMUM_NAME = 60
+# In the place of judges' names: all that label open comparisons.
+ACTIVE = "active"
 TOO_LONG, NO_VERDICT = "too long", "no verdict"
-# In so many jobs a judge may fail on a comparison until it is waited for no more.
+# In so many jobs a judge may fail on a comparison, or give no verdict at all, until it is waited for no more.
 MOST_FAILED_JOBS = 3
 
 
@@ -77,8 +80,10 @@ def named(db: Database, names: str) -> list[Judge]:
 
 
 def add(db: Database, name: str, backend: Backend, settings: Mapping[str, Any], created_by: str) -> Judge:
-    """Make a judge. Raises UserError for a name that is taken, empty or too long."""
+    """Make a judge. Raises UserError for a name that is taken, empty, too long or a word for all judges."""
     name = " ".join(name.split())
+    if name.casefold() == ACTIVE:
+        raise UserError(f"'{ACTIVE}' stands for all judges that are switched on. Choose another name for the judge.")
     if not 0 < len(name) <= MAXIMUM_NAME or "," in name:
         raise UserError(f"A judge has a name of 1 to {MAXIMUM_NAME} characters, without a comma.")
     with db.transaction() as connection:
@@ -112,14 +117,36 @@ def checked_settings(db: Database, backend: Backend, settings: Mapping[str, Any]
 
 
 def set_active(db: Database, name: str, active: bool) -> None:
-    """Let a judge label open comparisons, or not. What it has judged stays, and what waited only for it is decided."""
+    """Let a judge label open comparisons, or not. What it has judged stays, and what waited only for it is decided.
+
+    Raises UserError where it is to label and its model's files were deleted.
+    """
     judge = by_name(db, name)
+    model = model_of(db, judge)
+    if active and model is not None and model.deleted:
+        raise UserError(
+            f"{judge.name} judges with {model.revision}, whose files were deleted on {model.deleted[:10]}. Make a "
+            "judge with another model."
+        )
     with db.transaction() as connection:
         connection.execute("UPDATE judge SET active = ? WHERE annotator_id = ?", (int(active), judge.id))
         waiting = """SELECT id FROM comparison WHERE asks = 'judges' AND id IN (
             SELECT comparison_id FROM current_judgement WHERE purpose = 'judge')"""
         for row in db.rows(waiting):
             settle(db, row["id"])
+
+
+def model_of(db: Database, judge: Judge) -> Policy | None:
+    """The policy or reward model of this data directory that judges; None for an endpoint and a model elsewhere."""
+    if judge.backend == "endpoint":  # whose model may have any name
+        return None
+    return next((one for one in policies.everything(db) if one.revision == judge.settings.get("model")), None)
+
+
+def frozen_before(db: Database, judge: Judge) -> str | None:
+    """When the last data were frozen that a judge's own model was trained on; None for one not trained here."""
+    model = model_of(db, judge)
+    return None if model is None or model.job_id is None else jobs.get(db, model.job_id).created
 
 
 def cost(judge: Judge, prompt_tokens: int, completion_tokens: int) -> float | None:
@@ -199,6 +226,9 @@ SCOPES: Mapping[Scope, str] = {
 OPEN_TO_JUDGE = """c.state IN ('ready', 'closed') AND c.purpose = 'preference' AND {scope}
     AND NOT EXISTS (SELECT 1 FROM current_judgement j WHERE j.comparison_id = c.id AND j.annotator_id = :judge
         AND j.purpose = 'judge' AND {counts})"""
+# Of a comparison `c` to a prompt `p`: that data frozen at :frozen hold nothing of it to train on.
+UNSEEN = """(:frozen IS NULL OR p.split = 'held-out' OR NOT EXISTS
+    (SELECT 1 FROM judgement e WHERE e.comparison_id = c.id AND e.created <= :frozen))"""
 # A label is bought once. What measures a judge or a candidate is asked again after a change of the rubric.
 OPEN = OPEN_TO_JUDGE.format(scope=SCOPES["open"], counts=True)
 
@@ -206,15 +236,16 @@ OPEN = OPEN_TO_JUDGE.format(scope=SCOPES["open"], counts=True)
 def to_judge(db: Database, judge: Judge, scope: Scope, limit: int, candidate_id: int | None = None) -> list[Comparison]:
     """Comparisons that this judge has not judged: open ones, those that people have, or a candidate's; oldest first.
 
-    Of those that people have judged the newest come first: they are by policies like those to come. Of these and of a
-    candidate's, what it has judged by an earlier version of the rubric is to be judged again.
+    Of those that people have judged the newest come first, because they are by policies like those to come; and before
+    them those that the judge's own model can't have been trained on. Of these and of a candidate's, what it has judged
+    by an earlier version of the rubric is to be judged again.
     """
-    newest = "DESC" if scope == "judged" else ""
+    newest = f"NOT {UNSEEN}, c.id DESC" if scope == "judged" else "c.id"
     wanted = OPEN if scope == "open" else OPEN_TO_JUDGE.format(scope=SCOPES[scope], counts=f"NOT {OUTDATED}")
     rows = db.rows(
         f"""SELECT c.id, p.messages FROM comparison c JOIN prompt p ON p.id = c.prompt_id
-            WHERE {wanted} ORDER BY c.id {newest} LIMIT :limit""",
-        {"judge": judge.id, "limit": limit, "candidate": candidate_id},
+            WHERE {wanted} ORDER BY {newest} LIMIT :limit""",
+        {"judge": judge.id, "limit": limit, "candidate": candidate_id, "frozen": frozen_before(db, judge)},
     )
     return [read_comparison(db, judge, row) for row in rows]
 
@@ -246,8 +277,23 @@ def count_open(db: Database, judge: Judge) -> int:
 
 def last_job(db: Database, judge: Judge) -> Job | None:
     """The newest job of this judge that has ended."""
-    found = jobs.recent(db, ("judge",), 1000)
-    return next((job for job in found if getattr(job.spec, "judge", "") == judge.name and job.finished), None)
+    return next(iter(ended_jobs(db, judge, 1)), None)
+
+
+def ended_jobs(db: Database, judge: Judge, limit: int) -> list[Job]:
+    """The latest jobs of this judge that have ended, newest first."""
+    rows = db.rows(
+        """SELECT * FROM job WHERE kind = 'judge' AND finished NOT NULL AND json_extract(spec, '$.judge') = ?
+           ORDER BY id DESC LIMIT ?""",
+        (judge.name, limit),
+    )
+    return [jobs.read_job(row) for row in rows]
+
+
+def came_to_nothing(db: Database, job: Job) -> bool:
+    """Whether a judge's job failed, or left something to judge, without any verdict."""
+    left = job.status == "failed" or bool((job.result or {}).get("left_open"))
+    return left and not db.value("SELECT EXISTS (SELECT 1 FROM verdict WHERE job_id = ?)", (job.id,))
 
 
 # ----------------------------------------------------------------------------------------------------------- verdicts
@@ -332,6 +378,17 @@ def fails_on(db: Database, judge: Judge, comparison_id: int) -> bool:
         {"judge": judge.id, "comparison": comparison_id},
     )
     return int(found) >= MOST_FAILED_JOBS
+
+
+def ask_people_instead(db: Database, judge: Judge) -> None:
+    """Once a judge's job gives no verdict, and those before gave none, wait no more for what is open (with “Mixed”)."""
+    before = ended_jobs(db, judge, MOST_FAILED_JOBS - 1)
+    if len(before) < MOST_FAILED_JOBS - 1 or not all(came_to_nothing(db, job) for job in before):
+        return
+    with db.transaction():
+        if store.feedback(db).mode == "mixed":
+            for row in db.rows(f"SELECT c.id FROM comparison c WHERE {OPEN}", {"judge": judge.id}):
+                settle(db, row["id"], without=judge.id)
 
 
 def pass_over(db: Database, comparison_ids: Iterable[int]) -> None:
@@ -446,11 +503,11 @@ def judge_comparison(db: Database, judge: Judge, comparison: Comparison) -> bool
 
 
 # ------------------------------------------------------------------------------------------------------ who comes next
-def settle(db: Database, comparison_id: int) -> None:
+def settle(db: Database, comparison_id: int, without: int | None = None) -> None:
     """Once every active judge has judged an open comparison, decide whether people are asked too, and why.
 
-    A judge that fails on it again and again is waited for no more. With “AI only” people are asked nothing: what no
-    judge could judge is asked of nobody, as 'unsure'.
+    A judge that fails on it again and again is waited for no more, nor is the one with the id `without`. With “AI only”
+    people are asked nothing: what no judge could judge is asked of nobody, as 'unsure'.
     """
     asks = db.value("SELECT asks FROM comparison WHERE id = ? AND candidate_id IS NULL", (comparison_id,))
     if asks != "judges":
@@ -465,7 +522,7 @@ def settle(db: Database, comparison_id: int) -> None:
     }
     heard = [judge for judge in panel if judge.id in rankings]
     missing = [judge for judge in panel if judge.id not in rankings]
-    if not panel or any(not fails_on(db, judge, comparison_id) for judge in missing):
+    if not panel or any(judge.id != without and not fails_on(db, judge, comparison_id) for judge in missing):
         return
     feedback = store.feedback(db)
     said = [verdicts_on(db, judge, comparison_id) for judge in heard]
@@ -564,14 +621,16 @@ CHANCES = "SELECT comparison_id, first, second, chance FROM verdict WHERE annota
 LENGTHS = f"""SELECT cr.comparison_id, length(r.text) AS length
     FROM comparison_response cr JOIN response r ON r.id = cr.response_id
     WHERE cr.comparison_id {JUDGED_TOO} ORDER BY cr.comparison_id, cr.position"""
-RANKINGS = f"""SELECT c.id, j.ranking, c.asks_why FROM current_judgement j JOIN comparison c ON c.id = j.comparison_id
-    WHERE j.annotator_id = :judge AND j.purpose = 'judge' AND j.ranking NOT NULL AND NOT {OUTDATED} ORDER BY c.id"""
+RANKED = f"""FROM current_judgement j JOIN comparison c ON c.id = j.comparison_id JOIN prompt p ON p.id = c.prompt_id
+    WHERE j.annotator_id = :judge AND j.purpose = 'judge' AND j.ranking NOT NULL AND NOT {OUTDATED}"""
+RANKINGS = f"SELECT c.id, j.ranking, c.asks_why {RANKED} AND {UNSEEN} ORDER BY c.id"
 
 
 def cases(db: Database, judge: Judge) -> list[Case]:
     """The comparisons that this judge and at least one person have judged, oldest first: what its trust rests on.
 
-    Of the judge: what it has judged by the present version of the rubric; by another one it was another judge.
+    Of the judge: what it has judged by the present version of the rubric; by another one it was another judge. Of what
+    its own model can have been trained on, nothing.
     Of people: own, settling and imported rankings, not those of gold comparisons, none made before the answers were
     complete, and none of annotators who are left out. Of several by one person the last counts.
     """
@@ -596,6 +655,6 @@ def cases(db: Database, judge: Judge) -> list[Case]:
             lengths=tuple(lengths[row["id"]]),
             picked=row["asks_why"] not in (None, "audit"),
         )
-        for row in db.rows(RANKINGS, only)
+        for row in db.rows(RANKINGS, {**only, "frozen": frozen_before(db, judge)})
         if row["id"] in people
     ]

@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Protocol
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from annotation.database import Database
@@ -43,6 +44,7 @@ class Request:
 
 
 Answered = tuple[Request, Verdict | Failure]
+Stopped = Callable[[], bool]
 
 
 class Bench(Protocol):
@@ -52,8 +54,11 @@ class Bench(Protocol):
     def spent(self) -> str:
         """Why no more can be asked of it in this job; empty while it can."""
 
-    def verdicts(self, requests: Sequence[Request]) -> Iterator[Answered]:
-        """One after the other, in any order; may end early, when the job is told to stop or a budget is spent."""
+    def verdicts(self, requests: Sequence[Request], stopped: Stopped = lambda: False) -> Iterator[Answered]:
+        """One after the other, in any order; ends early when a budget is spent or once `stopped` says so.
+
+        What is under way then is given out all the same.
+        """
 
 
 # ------------------------------------------------------------------------------------------------------ local models
@@ -79,9 +84,11 @@ class LocalModel:
         if not all(self.letters):
             raise UserError("This model's tokenizer has no token for the letters A and B, so it can't be a judge here.")
 
-    def verdicts(self, requests: Sequence[Request]) -> Iterator[Answered]:
+    def verdicts(self, requests: Sequence[Request], stopped: Stopped = lambda: False) -> Iterator[Answered]:
         """The likelier letter, with its share of the two letters' probability."""
         for start in range(0, len(requests), self.batch_size):
+            if stopped():
+                return
             batch, texts = [], []
             for request in requests[start : start + self.batch_size]:
                 try:
@@ -150,10 +157,12 @@ class RewardScorer:
         set_peft_model_state_dict(self.model, self.reward.weights, adapter_name="reward")
         self.model.eval()
 
-    def verdicts(self, requests: Sequence[Request]) -> Iterator[Answered]:
+    def verdicts(self, requests: Sequence[Request], stopped: Stopped = lambda: False) -> Iterator[Answered]:
         """The Bradley–Terry probability of the first answer, by the difference of scores."""
         known: dict[int, list[float]] = {}
         for request in requests:
+            if stopped():
+                return
             comparison, began = request.comparison, monotonic()
             if comparison.id not in known:
                 try:
@@ -196,7 +205,7 @@ class RemoteModel:
         left = self.total - self.made if self.total else settings.calls
         if left <= 0:
             raise UserError(self.all_spent)
-        self.endpoint = Endpoint(replace(settings, calls=min(settings.calls, left)), lambda: run.stopped)
+        self.endpoint = Endpoint(replace(settings, calls=min(settings.calls, left)))
         self.counted = 0
 
     @property
@@ -216,8 +225,9 @@ class RemoteModel:
             return self.all_spent
         return f"The budget of {self.endpoint.settings.calls:,} calls is spent; the next job goes on."
 
-    def verdicts(self, requests: Sequence[Request]) -> Iterator[Answered]:
+    def verdicts(self, requests: Sequence[Request], stopped: Stopped = lambda: False) -> Iterator[Answered]:
         """What is read from each reply; a reply that says nothing clear is a failure."""
+        self.endpoint.stopped = stopped
         prompts = [prompt_of(self.rubric, request, "line") for request in requests]
         try:
             for place, reply in self.endpoint.ask_many(prompts):
@@ -257,9 +267,15 @@ def bench_of(run: Run, judge: Judge, rubric: Rubric, model: str, batch_size: int
     if judge.backend == "endpoint":
         return RemoteModel(run, judge, rubric)
     base_path = ready(run.data_dir, model).path
-    if judge.backend == "reward-model":
-        return RewardScorer(run, judge, base_path)
-    return LocalModel(run, judge, rubric, base_path, batch_size)
+    try:
+        if judge.backend == "reward-model":
+            return RewardScorer(run, judge, base_path)
+        return LocalModel(run, judge, rubric, base_path, batch_size)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(
+            f"The model of the judge {judge.name} can't be loaded ({type(error).__name__}: {shortened(str(error))}). "
+            "Mend its files, or make a judge with another model."
+        ) from error
 
 
 @dataclass
@@ -289,7 +305,8 @@ def let_judge(
 ) -> Tally:
     """Ask a judge about comparisons, and keep each verdict as it comes; stops after so many failures in a row.
 
-    Verdicts that are there are not asked for again. Raises Stopped when the job is told to stop; nothing is lost then.
+    Verdicts that are there are not asked for again. Raises Stopped when the job is told to stop; what was under way
+    then, or when the judge was given up, is kept first.
     """
     tally, in_a_row = Tally(), 0
     failed: set[int] = set()
@@ -301,8 +318,7 @@ def let_judge(
         for pair in comparison.missing
     ]
     tally.judged += sum(finish(run.db, judge, one) for one in comparisons if not one.missing)
-    for request, verdict in bench.verdicts(requests):
-        run.raise_if_stopped()
+    for request, verdict in bench.verdicts(requests, lambda: run.stopped or bool(tally.gave_up)):
         tally.prompt_tokens += verdict.prompt_tokens
         tally.completion_tokens += verdict.completion_tokens
         if isinstance(verdict, Failure):
@@ -312,9 +328,8 @@ def let_judge(
             in_a_row += verdict.reason != TOO_LONG  # which is the comparison's fault
             if tally.failed[verdict.reason] == 1:
                 run.log(f"comparison {request.comparison.id}: {verdict.sentence}")
-            if in_a_row >= failures:
+            if in_a_row >= failures and not tally.gave_up:
                 tally.gave_up = f"{in_a_row} verdicts failed one after the other. {verdict.sentence}"
-                break
             continue
         in_a_row = 0
         judges.add_verdict(

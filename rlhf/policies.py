@@ -174,6 +174,16 @@ def record_decision(
     )
 
 
+def decided_against(db: Database, policy: Policy) -> Policy | None:
+    """What served until a policy was last promoted or rejected; None of one that was not decided on."""
+    row = db.row(
+        """SELECT previous_id FROM promotion WHERE model_id = ? AND action IN ('promote', 'reject')
+           ORDER BY id DESC LIMIT 1""",
+        (policy.id,),
+    )
+    return None if row is None or row["previous_id"] is None else by_id(db, row["previous_id"])
+
+
 def decisions(db: Database, limit: int = 50) -> list[dict[str, Any]]:
     """The latest promotions, rejections and rollbacks, newest first."""
     return db.rows(

@@ -257,7 +257,7 @@ def needed_by(db: Database, policy: Policy) -> list[str]:
     judged = [other.revision for other in policies.everything(db) if is_reference(db, policy, other)]
     if judged:
         return [f"{judged[0]} is compared with {policy.revision}, its reference, in its check: decide on it first."]
-    panel = [judge.name for judge in judges.judges(db, active=True) if judge.settings.get("model") == policy.revision]
+    panel = [judge.name for judge in judges.judges(db, active=True) if judges.model_of(db, judge) == policy]
     if panel:
         return [f"The judge {panel[0]} judges with {policy.revision}: put the judge aside first, on the AI judges tab."]
     users = [job.id for job in jobs.active(db, jobs.TRAINING) if policy.revision in named_in(job.spec)]

@@ -22,7 +22,7 @@ from annotation.measuring.charts import Frame, Mark
 from annotation.measuring.evidence import kappas
 from annotation.measuring.reporting import COIN, FEW, some
 from annotation.records import Kind
-from annotation.wording import NOTHING, number_with_interval, percent, percent_with_interval
+from annotation.wording import NOTHING, moment, number_with_interval, percent, percent_with_interval
 from rlhf import curves, health
 from rlhf.health import Duel
 from rlhf.verdicts import Choice, combine
@@ -275,6 +275,12 @@ class Basis:
     """Of the rubric that it goes by; None for a reward model, which goes by none."""
     left_out: int
     """Verdicts by other versions."""
+    model: str = ""
+    """The revision that judges, where it was trained here."""
+    frozen: str = ""
+    """When the last data were frozen that it was trained on."""
+    seen: int = 0
+    """Comparisons that do not count, because those data may hold them."""
 
 
 def card(name: str, found: Trust, threshold: float, basis: Basis = Basis(None, 0), *, may_decide: bool = True) -> str:
@@ -284,7 +290,7 @@ def card(name: str, found: Trust, threshold: float, basis: Basis = Basis(None, 0
     """
     own = "trust-" + sha256(name.encode()).hexdigest()[:8]
     said = f'<p class="headline"><b>Trust card of {escape(name)}.</b></p>'
-    said += paragraph(verdict(name, found, threshold, may_decide)) + basis_sentence(basis)
+    said += paragraph(verdict(name, found, threshold, may_decide, bool(basis.seen))) + basis_sentence(basis)
     if found.with_people is not None and found.picked:
         said += paragraph(picked_sentence(found.picked, found.with_people.share.n))
     drawn = [
@@ -297,20 +303,35 @@ def card(name: str, found: Trust, threshold: float, basis: Basis = Basis(None, 0
 
 
 def basis_sentence(basis: Basis) -> str:
-    """By which version of the rubric the judge is measured, and what is left out; nothing of a reward model."""
-    if basis.version is None:
-        return ""
-    said = f"These are its figures by version {basis.version} of the rubric."
-    if basis.left_out:
-        said += (
-            f" Left out: {some(basis.left_out, 'verdict')} by earlier versions, with which it was another judge. Let "
-            "it judge what people have judged, and it is measured anew."
+    """By which version of the rubric the judge is measured, and what is left out."""
+    said = []
+    if basis.version is not None:
+        said.append(f"These are its figures by version {basis.version} of the rubric.")
+        if basis.left_out:
+            said.append(
+                f"Left out: {some(basis.left_out, 'verdict')} by earlier versions, with which it was another judge. "
+                "Let it judge what people have judged, and it is measured anew."
+            )
+    if basis.model:
+        said.append(
+            f"Only what the model has not been trained on counts: of what people judged, comparisons on held-out "
+            f"prompts and those first judged after the data of {basis.model} were frozen ({moment(basis.frozen)})."
         )
-    return paragraph(said, "quiet")
+        if basis.seen:
+            said.append(f"Left out: {some(basis.seen, 'comparison')} that it may have learnt from.")
+    return paragraph(" ".join(said), "quiet") if said else ""
 
 
-def verdict(name: str, found: Trust, threshold: float, may_decide: bool = True) -> str:
-    """How far the judge agrees with people, whether that is what the gate asks for, and whether it goes by judges."""
+def verdict(name: str, found: Trust, threshold: float, may_decide: bool = True, seen: bool = False) -> str:
+    """How far the judge agrees with people, whether that is what the gate asks for, and whether it goes by judges.
+
+    `seen`: whether it was trained on some of what people have judged.
+    """
+    if found.with_people is None and seen:
+        return (
+            f"Nothing that counts has been judged both by {name} and by people, so nothing says how far it can be "
+            "trusted, and the gate does not go by it. Let people judge more, then let it judge the same."
+        )
     if found.with_people is None:
         return (
             f"No comparison has been judged both by {name} and by people, so nothing says how far it can be trusted, "

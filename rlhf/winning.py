@@ -86,6 +86,17 @@ def by_people(db: Database, policy: Policy, other: Policy) -> Estimate | None:
     return Estimate(fmean(outcomes), *wilson_interval(sum(outcomes), len(outcomes)), len(outcomes))
 
 
+def left_to_judges(db: Database, policy: Policy, other: Policy) -> int:
+    """How many comparisons of a policy with another people have not been asked, which they could be."""
+    return int(
+        db.value(
+            """SELECT count(*) FROM comparison WHERE candidate_id = ? AND against_id = ? AND asks = 'nobody'
+                 AND taken = 0""",
+            (policy.id, other.id),
+        )
+    )
+
+
 def judged_for(db: Database, policy: Policy) -> int:
     """Comparisons on prompts to train on that were judged when a policy's data was frozen, each counted once.
 

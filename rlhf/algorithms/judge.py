@@ -23,15 +23,19 @@ def run(run: Run, spec: JudgeSpec) -> dict[str, Any]:
     run.report(0, len(waiting), {}, "loading the judge" if waiting else "nothing to judge")
     tally = Tally()
     if waiting:
-        bench = bench_of(run, judge, rubric, spec.model, spec.batch_size)
         asked = sum(len(comparison.missing) for comparison in waiting)
 
         def progress(tally: Tally) -> None:
             metrics = {"verdicts": float(tally.verdicts), "failed": float(tally.failed.total())}
             run.report(tally.judged, len(waiting), metrics, f"{tally.verdicts} of {asked} verdicts")
 
-        tally = let_judge(run, judge, rubric, bench, waiting, spec.failures, progress)
+        try:
+            bench = bench_of(run, judge, rubric, spec.model, spec.batch_size)
+            tally = let_judge(run, judge, rubric, bench, waiting, spec.failures, progress)
+        except UserError as error:
+            tally.gave_up = str(error)
     if tally.gave_up and not tally.verdicts:
+        judges.ask_people_instead(run.db, judge)
         raise UserError(tally.gave_up)
     return {
         "judge": judge.name,

@@ -10,11 +10,13 @@ import gradio as gr
 
 from annotation import store
 from annotation.database import Database
+from annotation.project import whole
 from annotation.records import Annotator, UserError
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box
 from rlhf import iteration, presenting
 
+EVERY = "After so many new judgements"
 METHODS: Mapping[str, str] = {"dpo": "DPO", "ppo": "a reward model, then PPO"}
 
 literal = partial(html_box, presenting.STYLE)
@@ -32,11 +34,10 @@ def sentence(db: Database, setting: Mapping[str, Any]) -> str:
 
 def save(db: Database, on: bool, every: float | None, method: str) -> str:
     """Store when to train without being asked, and say so. Raises UserError for a number that can't be meant."""
-    if every is None or every < 1 or every != int(every):
-        raise UserError("The number of new judgements must be a whole number of at least 1.")
+    number = whole(every, EVERY, 1, None)
     if method not in METHODS:
         raise UserError("Choose how to train: by DPO, or by a reward model and PPO.")
-    setting = {"on": bool(on), "every": int(every), "method": method}
+    setting = {"on": bool(on), "every": number, "method": method}
     store.set_setting(db, "auto_train", setting)
     return f"Saved. {sentence(db, setting)}"
 
@@ -46,7 +47,7 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
     gr.Markdown("### Automatic training")
     with gr.Row(elem_classes=["fields", "typed"]):
         on = gr.Checkbox(label="Train automatically", info="With the default settings, while the program runs.")
-        every = gr.Number(label="After so many new judgements", precision=0, minimum=1)
+        every = gr.Number(label=EVERY, minimum=1)  # not rounded by Gradio, which fails on an infinite number
         method = gr.Radio([(label, name) for name, label in METHODS.items()], label="How")
     button = gr.Button("Save", size="md", scale=0, min_width=140, elem_id="auto-save")
     said = literal()

@@ -9,14 +9,16 @@ from typing import Any
 
 import gradio as gr
 
+from annotation.project import whole
 from annotation.records import Annotator, UserError
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box
 from rlhf import deciding, heldout, presenting
-from rlhf.gate import COUNTS, NUMBERS, Rule
+from rlhf.gate import COUNTS, MOST, NUMBERS, Rule
 from rlhf.specs import EvaluateSpec
 
 literal = partial(html_box, presenting.STYLE)
+PROMPTS = "Held-out prompts in a new version"
 NAMES = tuple(field.name for field in fields(Rule))
 MODES = [
     ("Ask: a person decides, with the rule's advice", "ask"),
@@ -52,9 +54,10 @@ def held_out_sentence(context: Context) -> str:
     )
 
 
-def value_of(name: str, value: Any) -> Any:
-    """A field's value as the rule wants it: whole numbers where a number came as 10.0."""
-    return int(value) if name in COUNTS and isinstance(value, float) and value == int(value) else value
+def offered(context: Context) -> int:
+    """How many held-out prompts a new version is to have unless somebody says otherwise: never fewer than the last."""
+    made = heldout.versions(context.db)
+    return max(EvaluateSpec.prompts, made[-1].prompts if made else 0)
 
 
 def build(context: Context, opening: Callable[..., Any]) -> None:
@@ -66,20 +69,22 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
             label="A trusted AI judge may decide", info="While people's comparisons have not decided."
         )
         with gr.Row(elem_classes=["fields", "typed"]):
-            for name, label in COUNTS.items():
-                form[name] = gr.Number(label=label, precision=0, min_width=220)
+            for name, label in COUNTS.items():  # not rounded by Gradio, which fails on an infinite number
+                form[name] = gr.Number(label=label, min_width=220)
         with gr.Row(elem_classes=["fields", "typed"]):
             for name, (label, low, high) in NUMBERS.items():
                 form[name] = gr.Number(label=label, info=f"{low:g} to {high:g}", min_width=220)
         with gr.Row():
             save = gr.Button("Save the rule", size="md", scale=0, min_width=160, elem_id="gate-save")
+        with gr.Row(elem_classes=["fields", "typed"]):
+            prompts = gr.Number(label=PROMPTS, min_width=220)
             renew = gr.Button("New version of the held-out prompts", size="md", scale=0, min_width=280)
         said = literal()
     shown = [form[name] for name in NAMES]
 
     def filled(rule: Rule) -> list[Any]:
         sentences = f"{summary(rule)} {held_out_sentence(context)}"
-        return [presenting.notice(sentences), *(getattr(rule, name) for name in NAMES)]
+        return [presenting.notice(sentences), *(getattr(rule, name) for name in NAMES), offered(context)]
 
     @guarded(context, "admin")
     def open_rule(annotator: Annotator) -> list[Any]:
@@ -87,13 +92,13 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
 
     @guarded(context, "admin")
     def save_rule(annotator: Annotator, *values: Any) -> list[Any]:
-        given = {name: value_of(name, value) for name, value in zip(NAMES, values, strict=True)}
+        given = dict(zip(NAMES, values, strict=True))
         return [*filled(deciding.set_rule(context.db, given)), presenting.notice("The rule is saved.")]
 
     @guarded(context, "admin")
-    def renew_held_out(annotator: Annotator) -> list[Any]:
+    def renew_held_out(annotator: Annotator, number: Any) -> list[Any]:
         before = heldout.versions(context.db)
-        made = heldout.renew(context.db, context.data_dir, EvaluateSpec.prompts)
+        made = heldout.renew(context.db, context.data_dir, whole(number, PROMPTS, 1, MOST))
         if before and before[-1] == made:
             raise UserError(f"The first {made.prompts} held-out prompts are those of version {made.version} already.")
         sentence = (
@@ -102,6 +107,7 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
         )
         return [*filled(deciding.rule(context.db)), presenting.notice(sentence)]
 
-    opening(open_rule, None, [said_of, *shown], **QUIET)
-    save.click(save_rule, shown, [said_of, *shown, said], **SPOKEN)
-    renew.click(renew_held_out, None, [said_of, *shown, said], **SPOKEN)
+    filled_in = [said_of, *shown, prompts]
+    opening(open_rule, None, filled_in, **QUIET)
+    save.click(save_rule, shown, [*filled_in, said], **SPOKEN)
+    renew.click(renew_held_out, prompts, [*filled_in, said], **SPOKEN)

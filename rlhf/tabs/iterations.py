@@ -90,16 +90,23 @@ def standing_part(db: Database) -> Update:
 
 
 def gate_parts(db: Database, policy: Policy) -> dict[str, Update]:
-    """What the gate makes of a candidate, and people's running verdict on it; nothing of what is decided."""
-    if policy.status != "candidate" or policy.kind != "policy":
+    """What the gate makes of a candidate, or of what it was when it was decided on, and people's running verdict."""
+    against = "" if policy.status == "candidate" else decided_against(db, policy)
+    if policy.kind != "policy" or (policy.status != "candidate" and not against):
         return {"gate": gr.update(value=""), "running": gr.update(value="")}
     rule = deciding.rule(db)
     found, decision = deciding.decided(db, policy)
-    alpha, _ = alphas(rule, len(found.judges))
+    alpha, _ = alphas(rule, len(found.panel))
     return {
-        "gate": gr.update(value=iteration_card.decision_card(decision, rule.mode)),
+        "gate": gr.update(value=iteration_card.decision_card(decision, rule.mode, against)),
         "running": gr.update(value=iteration_card.running_chart(found.people, rule, alpha)),
     }
+
+
+def decided_against(db: Database, policy: Policy) -> str:
+    """The revision that a policy was promoted or rejected against; empty where it was not."""
+    found = policies.decided_against(db, policy)
+    return "" if found is None else found.revision
 
 
 def over_part(db: Database, checked: Mapping[str, Job]) -> Update:
@@ -185,7 +192,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
         "decisions": gr.update(value=candidates.decisions_table(policies.decisions(db))),
         "selector": gr.update(choices=listed, value=policy.revision),
         **button_parts(policy, advised(db, policy)),
-        "ask": gr.update(interactive=check is not None),
+        "ask": gr.update(interactive=can_be_asked(db, policy, check)),
         "judges": judges_part(db),
         **gate_parts(db, policy),
         "over": over_part(db, checked),
@@ -203,6 +210,14 @@ def page_of(seen: Seen) -> int:
     """The page of answers that this session shows."""
     page = seen.get("page", 0) if isinstance(seen, dict) else 0
     return max(0, page) if isinstance(page, int) else 0
+
+
+def can_be_asked(db: Database, policy: Policy, check: Job | None) -> bool:
+    """Whether asking people would put comparisons before them: of the check of a candidate, or of what serves."""
+    against = candidates.figures_of(None if check is None else check.result, "against").get("revision")
+    if against is None or policy.status not in ("candidate", "serving"):
+        return False
+    return winning.left_to_judges(db, policy, policies.by_revision(db, against)) > 0
 
 
 def ask_people(db: Database, revision: str | None) -> str:

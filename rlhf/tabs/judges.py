@@ -72,8 +72,10 @@ JUDGES_NOTE = (
 
 
 # ------------------------------------------------------------------------------------------------------- who judges
-def standing_card(found: Standing, feedback: Feedback, active: int, judge_may_decide: bool) -> str:
-    """What the mode means, and who is asked about the comparisons now."""
+def standing_card(
+    found: Standing, feedback: Feedback, active: int, judge_may_decide: bool, in_vain: Mapping[str, int]
+) -> str:
+    """What the mode means, who is asked about the comparisons now, and which judges they wait for in vain."""
     label, meaning = MODES[feedback.mode]
     lines = [f"{label}. {meaning}"]
     if feedback.mode == "ai" and not judge_may_decide:
@@ -94,7 +96,13 @@ def standing_card(found: Standing, feedback: Feedback, active: int, judge_may_de
             f"Given up: {found.given_up:,}, because judges failed on each in {judges.MOST_FAILED_JOBS} jobs. Nobody is "
             "asked about them."
         )
-    return "".join(map(paragraph, lines)) + paragraph(MODES_NOTE, "quiet")
+    warnings = [
+        f"{some(count, 'comparison')} {'waits' if count == 1 else 'wait'} for {name}, whose last job failed. Mend what "
+        "it says below, or switch the judge off."
+        for name, count in in_vain.items()
+    ]
+    said = "".join(map(paragraph, lines)) + "".join(paragraph(warning, "warning") for warning in warnings)
+    return said + paragraph(MODES_NOTE, "quiet")
 
 
 def feedback_of(mode: Any, audit: Any, unsure: Any) -> Feedback:
@@ -333,7 +341,11 @@ def view(context: Context, selected: Any, seen: Any) -> tuple[dict[str, Update],
     parts = {
         "candidate": gr.update(choices=candidates),
         "judge_candidate": gr.update(interactive=bool(known and candidates)),
-        "standing": gr.update(value=standing_card(judge_records.standing(db), store.feedback(db), active, decides)),
+        "standing": gr.update(
+            value=standing_card(
+                judge_records.standing(db), store.feedback(db), active, decides, judge_records.waiting_in_vain(db)
+            )
+        ),
         **judge_parts(known, judge),
         **judge_form.choice_parts(db),
         **job_parts(db, job, known, now()),

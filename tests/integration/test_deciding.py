@@ -11,11 +11,13 @@ import pytest
 
 from annotation import access, claims, store
 from annotation.database import Database
+from annotation.measuring.analysis import Estimate
 from annotation.records import Prompt, UserError
 from rlhf import deciding, heldout, iteration, jobs, judges, loop, policies, winning
 from rlhf.artifacts import directory_sha256
+from rlhf.gate import JudgeFindings
 from rlhf.policies import Policy
-from rlhf.specs import DPOSpec, EvaluateSpec, PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec
+from rlhf.specs import DPOSpec, EvaluateSpec, PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec, to_json
 from rlhf.verdicts import Verdict
 from tests.conftest import BASE_NAME, act, make_response, seed_prompts
 
@@ -231,7 +233,12 @@ def test_training_on_a_held_out_prompt_is_found_by_its_content_through_the_linea
             db, revision=f"sft-{number}", method="sft", base=BASE_NAME, parent_id=parent, job_id=number, path="x",
             sha256="x",
         )  # fmt: skip
-    for revision in (f"sft-{job_id}", f"sft-{child}"):
+    # The second one's, as a reward model, scored what a policy on the base was trained on.
+    scored = jobs.enqueue(db, PPOSpec(reward_model=f"sft-{child}"), "ann")
+    policies.add(
+        db, revision="ppo-1", method="ppo", base=BASE_NAME, parent_id=1, job_id=scored, path="x", sha256="x"
+    )  # fmt: skip
+    for revision in (f"sft-{job_id}", f"sft-{child}", "ppo-1"):
         found = heldout.trained_on(db, data_dir, policies.by_revision(db, revision), prompts)
         assert [prompt.text for prompt in found] == [shown.messages[-1]["content"]]
     assert heldout.trained_on(db, data_dir, policies.by_revision(db, "base"), prompts) == []
@@ -257,19 +264,144 @@ def test_when_all_has_been_compared_the_loop_draws_new_answers(db: Database, dat
 @pytest.mark.parametrize(
     ("rise", "people", "expected"),
     [
-        (0.5, (1.0, 1.0, 0.0), False),
-        (0.5, (0.0, 1.0), True),
+        (0.5, (1.0,) * 4, False),
+        (0.5, (1.0, 1.0, 0.0), "open"),
+        (0.5, (0.0, 1.0), "open"),
+        (0.5, (0.0,) * 4, True),
         (-0.1, (0.0,), False),
-        (0.5, (), None),
+        (0.5, (), "open"),
         (None, (1.0,), None),
     ],
 )
 def test_a_reward_that_rises_while_nobody_finds_it_better_is_hacked(
-    rise: float | None, people: tuple[float, ...], expected: bool | None
+    rise: float | None, people: tuple[float, ...], expected: bool | str | None
 ) -> None:
     assert deciding.hacking({"reward_hacking": {"rise": rise, "length": 0.1}}, people, ()) is expected
     assert deciding.hacking({"reward_hacking": None}, people, ()) is False
     assert deciding.hacking({}, people, ()) is None
+
+
+def test_people_are_heard_on_hacking_first_then_the_judge_that_surely_agrees_with_them_most() -> None:
+    hacked, better, worse = {"reward_hacking": {"rise": 0.5, "length": None}}, (1.0,) * 20, (0.0,) * 20
+    best = JudgeFindings("best", worse, Estimate(0.8, 0.7, 0.9, 60))
+    lucky = JudgeFindings("lucky", better, Estimate(0.9, 0.4, 1.0, 5))
+    assert deciding.hacking(hacked, (), (lucky, best)) is True
+    assert deciding.hacking(hacked, better, (lucky, best)) is False
+    assert deciding.hacking(hacked, (), (replace(best, informs="It is asked for the reward."), lucky)) is False
+    assert deciding.hacking(hacked, (), (replace(lucky, trust=None),)) == "open", "nobody knows for whom it speaks"
+
+
+def judge_says(db: Database, judge: judges.Judge, policy: Policy) -> None:
+    """A judge prefers every answer of a candidate."""
+    for comparison in judges.to_judge(db, judge, "candidate", 1000, policy.id):
+        for pair, choice in (((0, 1), "first"), ((1, 0), "second")):
+            verdict = Verdict(choice, None, "", 0, 0, 0.0)  # type: ignore[arg-type]
+            judges.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), None)
+        judges.judge_comparison(db, judge, comparison)
+
+
+def test_neither_the_reward_model_that_ppo_maximised_nor_the_candidate_decides(db: Database, data_dir: Path) -> None:
+    policies.add(
+        db, revision="rm-1", method="reward_model", base=BASE_NAME, parent_id=1,
+        job_id=jobs.enqueue(db, RewardModelSpec(), "a"), path="x", sha256="x", kind="reward",
+    )  # fmt: skip
+    made = make_candidate(db, data_dir)
+    with db.transaction() as connection:  # as if PPO had made it
+        spec = to_json(PPOSpec(reward_model="rm-1"))
+        connection.execute("UPDATE job SET kind = 'ppo', spec = ? WHERE id = ?", (spec, made.job_id))
+    panel = [
+        judges.add(db, "reward", "reward-model", {"model": "rm-1"}, "owner"),
+        judges.add(db, "itself", "local", {"model": made.revision}, "owner"),
+        judges.add(db, "other", "local", {"model": "base"}, "owner"),
+    ]
+    for judge in panel:
+        judge_says(db, judge, made)
+    finish_check(db, data_dir, made, "reward, itself, other", reward_hacking={"rise": 1.0, "length": None})
+    found = deciding.findings(db, made)
+    assert {judge.name: judge.informs for judge in found.judges} == {
+        "reward": "It is the reward model that the candidate was trained to please.",
+        "itself": "It is the candidate itself.",
+        "other": "",
+    }
+    assert found.reward_hacking == "open", "the other judge has not been compared with people"
+    agreeing_people(db, panel[0], 30)
+    deciding.set_rule(db, {"judge_may_decide": True})
+    assert deciding.findings(db, made).reward_hacking == "open"
+    assert deciding.decision_on(db, made).verdict == "not enough evidence"
+
+
+def test_who_may_decide_is_settled_by_the_first_check(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    early, late = (judges.add(db, name, "local", {"model": "base"}, "owner") for name in ("early", "late"))
+    finish_check(db, data_dir, made, "early")
+    finish_check(db, data_dir, made, "early, late")
+    for judge in (early, late):
+        judge_says(db, judge, made)
+    found = deciding.findings(db, made)
+    assert [(judge.name, judge.informs) for judge in found.judges] == [("early", ""), ("late", deciding.LATER)]
+    assert [judge.name for judge in found.panel] == ["early"]
+
+
+def test_length_is_controlled_on_all_comparisons_and_not_on_the_newest_checks(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    judge = judges.add(db, "j", "local", {"model": "base"}, "owner")
+    judge_says(db, judge, made)
+    stale = {"value": 0.2, "low": 0.1, "high": 0.3, "n": 12}
+    rates = {"j": {"value": 1.0, "low": 0.9, "high": 1.0, "n": 40, "ties": 0, "length_controlled": stale}}
+    finish_check(db, data_dir, made, "j", win_rates={"base": rates})
+    (found,) = deciding.findings(db, made).judges
+    assert found.length_controlled is not None
+    assert found.length_controlled.n == len(found.outcomes) == 40
+    assert found.length_controlled.value > 0.5
+
+
+def test_after_the_most_checks_a_candidate_with_nothing_left_to_compare_is_rejected(
+    db: Database, data_dir: Path
+) -> None:
+    made = make_candidate(db, data_dir, number=12)
+    deciding.set_rule(db, {"mode": "automatic"})
+    for _ in range(deciding.MOST_CHECKS):
+        finish_check(db, data_dir, made, prompts=24)
+    people_say(db, 6, "candidate")
+    assert deciding.act(db, data_dir) is None, "six are still before people"
+    people_say(db, 6, "serving")
+    found = iteration.standing(iteration.state_of(db))
+    assert found.now.startswith("Nothing is left to compare after 8 checks. Not enough evidence")
+    assert found.then == "The gate will reject sft-1 within seconds."
+    assert iteration.advance(db, data_dir) is None, "deciding makes no job"
+    (record,) = policies.decisions(db)
+    assert (record["action"], record["decided_by"]) == ("reject", "the gate")
+    assert record["reason"] == found.now
+    assert deciding.pending(db) is None
+
+
+def test_a_judge_that_nobody_helps_ends_it_after_the_most_checks_too(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir, number=12)
+    judge = judges.add(db, "j", "local", {"model": "base"}, "owner")
+    agreeing_people(db, judge, 30)
+    deciding.set_rule(db, {"mode": "automatic", "judge_may_decide": True})
+    judge_says(db, judge, made)
+    said = {"j": {"judged": 12, "left_open": 0, "failed": {}, "gave_up": ""}}
+    for number in range(1, deciding.MOST_CHECKS + 1):
+        pending = deciding.pending(db)
+        assert pending is None or pending.exhausted, number
+        finish_check(db, data_dir, made, "j", prompts=24, judged=said)
+    pending = deciding.pending(db)
+    assert pending is not None
+    assert pending.decision.verdict == "reject", "nobody has begun to compare it"
+
+
+def test_what_was_decided_on_can_be_looked_at_afterwards(db: Database, data_dir: Path) -> None:
+    first = make_candidate(db, data_dir)
+    finish_check(db, data_dir, first)
+    people_say(db, 15, "candidate")
+    loop.promote(db, data_dir, first.revision, "ann")
+    found, decision = deciding.decided(db, policies.by_revision(db, first.revision))
+    assert (len(found.people), found.kl_per_token, decision.verdict) == (15, SOUND["kl_to_base"], "promote")
+    loop.promote(db, data_dir, "base", "ann")
+    retired = policies.by_revision(db, first.revision)
+    assert policies.decided_against(db, retired) == policies.by_revision(db, "base")
+    assert policies.decided_against(db, policies.by_revision(db, "base")) is None, "a rollback is no such decision"
 
 
 # ------------------------------------------------------------------------------------------ what comes to nothing
@@ -383,6 +515,7 @@ def test_a_persons_reason_stands_before_the_rules_advice(db: Database, data_dir:
     assert deciding.reason(db, made, "").startswith("The rule said: promote.")
     deciding.set_rule(db, {"mode": "never"})
     assert deciding.reason(db, made, "My own choice!") == "My own choice!", "nobody was advised"
+    assert deciding.reason(db, policies.by_revision(db, "base"), "  ") == "no reason given"
     with pytest.raises(UserError, match="at most 1000"):
         deciding.reason(db, made, "x" * 1001)
 

@@ -70,12 +70,29 @@ def test_a_judge_is_an_annotator_who_can_not_sign_in_and_whose_name_is_its_own(d
         ("  ", "1 to 60"),
         ("one, two", "comma"),
         ("x" * 61, "1 to 60"),
+        ("Active", "stands for all judges"),
     ):
         with pytest.raises(UserError, match=expected):
             judges.add(db, name, "local", {}, "owner")
     assert [one.name for one in judges.named(db, "careful judge")] == ["careful judge"]
     with pytest.raises(UserError, match="no judge 'other'"):
         judges.named(db, "careful judge, other")
+
+
+def test_a_judge_whose_models_files_are_deleted_can_not_be_switched_on(db: Database) -> None:
+    with db.transaction() as connection:
+        connection["model"].insert(
+            {"id": 2, "revision": "dpo-1", "method": "dpo", "base": "b", "status": "candidate", "created": ""}
+        )
+    judges.add(db, "gone", "local", {"model": "dpo-1"}, "owner")
+    judges.add(db, "far", "endpoint", {"address": "http://x", "model": "dpo-1"}, "owner")
+    for name in ("gone", "far"):
+        judges.set_active(db, name, False)
+    policies.mark_deleted(db, 2)
+    with pytest.raises(UserError, match="gone judges with dpo-1, whose files were deleted"):
+        judges.set_active(db, "gone", True)
+    judges.set_active(db, "far", True)  # the endpoint's model only has the same name
+    judges.set_active(db, "gone", False)
 
 
 def test_a_rubric_is_a_new_version_only_when_it_says_something_else(db: Database) -> None:

@@ -105,6 +105,20 @@ def prefer(db: Database, name: str, position: int) -> int:
     return claim.comparison_id
 
 
+# ------------------------------------------------------------------------------------------------------------ standing
+def test_the_page_warns_of_comparisons_that_wait_for_a_judge_whose_last_job_failed(
+    db: Database, context: Context, local: Judge
+) -> None:
+    store.set_feedback(db, Feedback(mode="mixed"))
+    seed_comparisons(db, 2)
+    warning = "2 comparisons wait for local, whose last job failed."
+    assert warning not in tab.view(context, None, {})[0]["standing"]["value"]
+    job_id = jobs.enqueue(db, JudgeSpec(judge="local"), "owner")
+    jobs.claim(db, job_id, "w")
+    jobs.stop(db, job_id, "w", "failed", "The service is down.")
+    assert warning in tab.view(context, None, {})[0]["standing"]["value"]
+
+
 # -------------------------------------------------------------------------------------------------------------- guard
 def test_every_listener_is_for_admins_only_and_refuses_an_annotator(pages: gr.Blocks, context: Context) -> None:
     assert len(pages.fns) >= 14

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 
 from annotation import store
 from annotation.records import Feedback
-from rlhf import judge_records, judges, judging, policies, rubrics
+from rlhf import jobs, judge_records, judges, judging, policies, rubrics
 from rlhf.endpoint import EndpointSettings
 from rlhf.jobs import Job
 from rlhf.judges import Comparison, Judge
@@ -20,6 +22,7 @@ from rlhf.judging import LocalModel, Request, RewardScorer
 from rlhf.models import Policies
 from rlhf.rows import answer_ids, render, text_ids
 from rlhf.specs import JudgeSpec, RewardModelSpec
+from rlhf.worker import Run, perform
 from tests.chat_server import ChatModel, serving
 from tests.machine_fixtures import Machine, make_machine
 
@@ -138,8 +141,6 @@ def test_a_stopped_job_keeps_its_verdicts_and_goes_on(machine: Machine, monkeypa
     with monkeypatch.context() as broke:
         broke.setattr(judges, "add_verdict", broken)
         assert machine.perform(job_id).status == "failed"
-    from rlhf import jobs
-
     jobs.resume(machine.db, job_id)
     job = machine.perform(job_id)
     assert job.status == "finished"
@@ -151,6 +152,18 @@ def test_a_directory_without_a_model_is_refused_in_a_sentence(machine: Machine, 
     judge = judges.add(machine.db, "nowhere", "local", {"directory": str(tmp_path)}, "owner")
     job = work(machine, judge, scope="judged")
     assert (job.status, "no model in" in job.message) == ("failed", True)
+
+
+def test_a_model_that_can_not_be_read_is_said_in_a_sentence(machine: Machine, tmp_path: Path) -> None:
+    directory = tmp_path / "damaged"
+    shutil.copytree(machine.model, directory)
+    (weights,) = directory.glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:100])
+    judge = judges.add(machine.db, "damaged", "local", {"directory": str(directory)}, "owner")
+    job = work(machine, judge, scope="judged")
+    assert (job.status, "The model of the judge damaged can't be loaded" in job.message) == ("failed", True), (
+        job.message
+    )
 
 
 def test_a_local_directory_is_a_judge_of_its_own(machine: Machine) -> None:
@@ -203,10 +216,10 @@ def test_a_reward_model_never_flips_and_labels_comparisons(machine: Machine, rew
     job = work(machine, reward_judge, scope="judged")
     assert job.status == "finished", job.message
     assert (job.result or {})["comparisons"] == 10
+    swapped = judge_records.swapped(machine.db, reward_judge)
+    assert len(swapped) == 10
     assert all(
-        not outcome.flipped
-        for case in judges.cases(machine.db, reward_judge)
-        for outcome in judges.outcomes_of(judges.verdicts_on(machine.db, reward_judge, case.comparison_id)).values()
+        {one.forward, one.backward} != {"first"} and {one.forward, one.backward} != {"second"} for one in swapped
     )
 
 
@@ -305,9 +318,77 @@ def test_what_a_judge_can_not_read_goes_to_people_after_three_jobs(machine: Mach
         assert row == {"asks": "people", "asks_why": "unsure"}
 
 
+def test_a_cancelled_job_keeps_the_replies_that_were_under_way(machine: Machine, chat_model: ChatModel) -> None:
+    """Four calls at a time, all slow; the job is cancelled when the first verdict is there."""
+    with serving(chat_model, choices=("Verdict: A",), troubles=repeat("slow")) as server:
+        judge = endpoint_judge(machine, "cancelled", server.address, concurrency=4)
+        job_id = machine.submit(JudgeSpec(judge=judge.name, scope="judged"))
+        job = jobs.claim(machine.db, job_id, "w")
+        assert job is not None
+        run = Run(machine.db, machine.data_dir, job, "w")
+        real_report = run.report
+
+        def cancel_then_report(*arguments: Any) -> None:
+            if judge_records.spent(machine.db, judge).verdicts:
+                jobs.cancel(machine.db, job_id)
+            real_report(*arguments)
+
+        run.report = cancel_then_report  # type: ignore[method-assign]
+        perform(run, job.spec)
+    assert jobs.get(machine.db, job_id).status == "cancelled"
+    assert judge_records.spent(machine.db, judge).verdicts == len(server.bodies) >= 4
+
+
+def test_what_is_under_way_when_a_judge_is_given_up_is_kept(machine: Machine, chat_model: ChatModel) -> None:
+    """The first call fails at once, while slow ones are under way."""
+    with serving(chat_model, choices=("Verdict: A",), troubles=("quota", "slow", "slow", "slow")) as server:
+        judge = endpoint_judge(machine, "given up", server.address, concurrency=4)
+        job = work(machine, judge, scope="judged", failures=1)
+    assert "1 verdicts failed one after the other" in (job.result or {})["gave_up"]
+    assert judge_records.spent(machine.db, judge).verdicts == len(server.bodies) - 1 >= 1
+
+
+def test_what_waits_for_a_dead_service_goes_to_people_after_three_jobs(machine: Machine) -> None:
+    for known in judges.judges(machine.db, active=True):
+        judges.set_active(machine.db, known.name, False)
+    judge = endpoint_judge(machine, "dead", "http://127.0.0.1:9/v1")
+    made = open_some(machine, 3)
+    for waiting in (3, 3, 0):
+        assert work(machine, judge, failures=2).status == "failed"
+        assert len([one for one in judges.to_judge(machine.db, judge, "open", 100) if one.id in made]) == waiting
+        assert ("dead" in judge_records.waiting_in_vain(machine.db)) == bool(waiting)
+    assert {
+        (row["asks"], row["asks_why"])
+        for row in machine.db.rows(f"SELECT asks, asks_why FROM comparison WHERE id IN ({', '.join(map(str, made))})")
+    } == {("people", "unsure")}
+
+
 def test_an_unreachable_service_is_said_plainly(machine: Machine) -> None:
     judge = endpoint_judge(machine, "gone", "http://127.0.0.1:9/v1")
     job = work(machine, judge, scope="judged", failures=2)
     assert job.status == "failed"
     assert "127.0.0.1:9" in job.message
     assert len(judges.to_judge(machine.db, judge, "judged", 100)) == 10
+
+
+def test_what_a_judges_model_was_trained_on_does_not_tell_how_far_it_can_be_trusted(
+    machine: Machine, reward_judge: Judge
+) -> None:
+    """Its training froze ten comparisons; what people judge later, or on held-out prompts, counts and comes first."""
+    old = machine.db.rows("SELECT DISTINCT comparison_id FROM current_judgement WHERE purpose = 'own'")
+    work(machine, reward_judge, scope="judged")
+    assert judges.cases(machine.db, reward_judge) == []
+    basis = judge_records.basis(machine.db, reward_judge)
+    assert (basis.model, basis.seen) == (reward_judge.settings["model"], len(old))
+    store.set_feedback(machine.db, Feedback(mode="people"))
+    machine.judge("train", 1)
+    machine.judge("held-out", 1)
+    store.set_feedback(machine.db, Feedback(mode="mixed", audit_share=0.0))
+    later = [one.id for one in judges.to_judge(machine.db, reward_judge, "judged", 100)]
+    assert len(later) == 2
+    fresh = judges.add(machine.db, "reward again", "reward-model", reward_judge.settings, "owner")
+    machine.db.connection.execute("UPDATE job SET created = ? WHERE kind = 'reward_model'", ("9999",))
+    held_out = judges.to_judge(machine.db, fresh, "judged", 100)[0]
+    assert held_out.id == max(later), "the held-out one before all others"
+    work(machine, fresh, scope="judged")
+    assert [case.comparison_id for case in judges.cases(machine.db, fresh)] == [held_out.id]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from annotation.database import Database
 from annotation.measuring import quality
 from annotation.records import UserError, now
 from annotation.tabs.guard import Context
-from rlhf import deciding, jobs, judges, loop, policies
+from rlhf import deciding, heldout, jobs, judges, loop, policies
 from rlhf.artifacts import directory_sha256
+from rlhf.gate import COUNTS, Rule
 from rlhf.policies import Policy
 from rlhf.specs import DPOSpec, EvaluateSpec
-from rlhf.tabs import iterations, train
+from rlhf.tabs import automatic, gate, iterations, train
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons
 
 
@@ -220,6 +222,72 @@ def test_promote_roll_back_and_reject_through_their_handlers(pages: gr.Blocks, c
     shown = iterations.view(context, None, 0, {})[0]["decisions"]["value"]
     assert "Two &lt;b&gt;lies&lt;/b&gt;." in shown
     assert "<b>lies" not in shown
+
+
+def test_what_was_decided_on_keeps_its_criteria_and_a_rollback_without_words_says_so(
+    pages: gr.Blocks, context: Context
+) -> None:
+    policy, owner = make_candidate(context), gr.Request(username="owner")
+    check_candidate(context, policy)
+    assert "The rule says: " in iterations.view(context, policy.revision, 0, {})[0]["gate"]["value"]
+    promote = handler(pages, "promote_policy")
+    promote(owner, policy.revision, "", {})
+    card = iterations.view(context, policy.revision, 0, {})[0]["gate"]["value"]
+    assert "It was decided on against base." in card
+    assert "Surprise to the base" in card
+    assert "The rule says: " not in card
+    promote(owner, "base", "", {})
+    assert policies.decisions(context.db)[0]["reason"] == "no reason given"
+    assert iterations.view(context, "base", 0, {})[0]["gate"]["value"] == ""
+
+
+def test_people_can_be_asked_where_there_are_comparisons_to_open(context: Context) -> None:
+    policy = make_candidate(context)
+    check_candidate(context, policy)
+
+    def ask(revision: str) -> bool:
+        return bool(iterations.view(context, revision, 0, {})[0]["ask"]["interactive"])
+
+    store.compare_policies(context.db, policy.id, 1, "nobody")
+    assert ask(policy.revision)
+    iterations.ask_people(context.db, policy.revision)
+    assert not ask(policy.revision), "they are before people already"
+    store.withdraw_candidate(context.db, policy.id)
+    assert ask(policy.revision)
+    policies.promote(context.db, policy.revision, "owner")
+    assert ask(policy.revision), "what serves, beside the base"
+    policies.promote(context.db, "base", "owner")
+    assert not ask(policy.revision), "it is retired"
+
+
+@pytest.mark.parametrize("wrong", [math.inf, math.nan, -math.inf, 1e300, "x", None, 2.5])
+def test_no_number_that_can_be_sent_is_a_bug(pages: gr.Blocks, context: Context, wrong: Any) -> None:
+    owner, save, renew = gr.Request(username="owner"), handler(pages, "save_rule"), handler(pages, "renew_held_out")
+    saved = [getattr(Rule(), name) for name in gate.NAMES]
+    for block in pages.fns.values():
+        if block.fn.__name__ in ("save_rule", "renew_held_out", "save_auto_train") and wrong in (math.inf, 1e300, 2.5):
+            given = [field.preprocess(wrong) for field in block.inputs if isinstance(field, gr.Number)]
+            assert given == [wrong] * len(given), "nothing fails before the handler says what is wrong"
+    for name in COUNTS:
+        values = [wrong if name == field else value for field, value in zip(gate.NAMES, saved, strict=True)]
+        with pytest.raises(gr.Error, match=f"{COUNTS[name]}: it must be a whole number"):
+            save(owner, *values)
+    with pytest.raises(gr.Error, match="Held-out prompts in a new version: it must be a whole number"):
+        renew(owner, wrong)
+    with pytest.raises(UserError, match="After so many new judgements: it must be a whole number"):
+        automatic.save(context.db, True, wrong, "dpo")
+    save(owner, *(float(value) if name in COUNTS else value for name, value in zip(gate.NAMES, saved, strict=True)))
+    assert deciding.rule(context.db) == Rule()
+
+
+def test_a_new_version_of_the_held_out_prompts_has_as_many_as_are_asked_for(pages: gr.Blocks, context: Context) -> None:
+    seed_comparisons(context.db, 70, "held-out")
+    owner, renew, opened = gr.Request(username="owner"), handler(pages, "renew_held_out"), handler(pages, "open_rule")
+    assert opened(owner)[-1] == EvaluateSpec.prompts
+    for number, offered in ((65, 65), (5.0, EvaluateSpec.prompts)):
+        sent = renew(owner, number)
+        assert sent[-2] == offered
+        assert heldout.versions(context.db)[-1].prompts == number
 
 
 def make_candidate_from_all(context: Context) -> Policy:

@@ -14,7 +14,7 @@ from annotation.measuring.analysis import Estimate, wilson_interval
 from annotation.measuring.evidence import evidence_for
 from annotation.records import UserError
 from benchmarks import gate as benchmark
-from rlhf.gate import Criterion, Decision, Findings, JudgeFindings, Rule, alphas, decide
+from rlhf.gate import Criterion, Decision, Findings, JudgeFindings, Rule, alphas, decide, given_up
 
 SOUND = benchmark.SOUND
 ASKED = Rule()
@@ -210,6 +210,27 @@ def test_one_alpha_is_spent_in_total() -> None:
         assert (by_judge.verdict == "promote") == (evidence >= 4 / WITH_JUDGE.alpha)
 
 
+def test_a_judge_that_informs_decides_nothing_and_takes_no_part_of_alpha() -> None:
+    aside = judge(outcomes(400, 0), name="Bob", informs="It is the candidate itself.")
+    decision = decide(WITH_JUDGE, found(FEW, aside))
+    assert (decision.verdict, decision.more_by) == ("not enough evidence", None)
+    one = criterion(decision, "Preferred by the judge Bob")
+    assert (one.value, one.verdict, one.why) == ("100% of 400", "informs", "It is the candidate itself.")
+    worse = replace(aside, outcomes=outcomes(0, 400))
+    alone = decide(WITH_JUDGE, found(FEW, judge()))
+    beside = decide(WITH_JUDGE, found(FEW, judge(), worse))
+    assert (beside.verdict, beside.sentence) == (alone.verdict, alone.sentence) == ("promote", alone.sentence)
+    assert not any("Bob" in one.name for one in decide(ASKED, found(FEW, aside)).criteria)
+
+
+def test_what_no_check_will_add_to_is_rejected_with_that_reason() -> None:
+    waits = decide(ASKED, found(OPEN))
+    decision = given_up(waits, 8)
+    assert (decision.verdict, decision.more) == ("reject", None)
+    assert decision.sentence == f"Nothing is left to compare after 8 checks. {waits.sentence}"
+    assert decision.criteria == waits.criteria
+
+
 # ------------------------------------------------------------------------------------------------------------- limits
 NAMES = {
     "kl_per_token": "KL to the base, nats a token",
@@ -268,6 +289,15 @@ def test_a_missing_number_never_passes(figure: str) -> None:
     undecided = decide(ASKED, found(OPEN, **{figure: None}))
     assert "Not everything was measured" in undecided.sentence
     assert undecided.more is not None
+
+
+def test_reward_hacking_that_can_not_be_told_yet_waits_for_comparisons() -> None:
+    for rule, people, judges in ((ASKED, BETTER, ()), (WITH_JUDGE, FEW, (judge(),))):
+        decision = decide(rule, found(people, *judges, reward_hacking="open"))
+        assert (decision.verdict, decision.more_by) == ("not enough evidence", None)
+        assert decision.more, "comparisons would help"
+        assert decision.sentence.endswith("But it takes more comparisons to tell: No reward hacking.")
+        assert criterion(decision, "No reward hacking").verdict == "open"
 
 
 def test_findings_without_anything_in_them_decide_nothing() -> None:

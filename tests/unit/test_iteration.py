@@ -72,7 +72,12 @@ def tried(status: str, failures: int, rested: bool = True) -> dict[str, Fruitles
         ({"waiting": {"i": 7, "j": 8}}, Step("judge", "j")),
         ({"waiting": {"j": 8}, "auto_train": ON, "new": 39}, Step("judge", "j")),
         ({"waiting": {"j": 8}, "auto_train": ON, "new": 40}, Step("train")),  # no labels that nothing will use
-        ({"waiting": {"j": 8}, "new": 40}, None),
+        ({"waiting": {"j": 8}, "new": 4000}, Step("judge", "j")),  # people train when they want to
+        (
+            {"waiting": {"j": 8}, "auto_train": ON, "new": 40, "pending": candidate("not enough evidence")}
+            | {"gate": "automatic"},
+            None,
+        ),
         ({"waiting": {"j": 8}, "unchecked": "dpo-3"}, Step("evaluate", "dpo-3")),
         # the gate
         ({"pending": candidate("promote")}, None),
@@ -115,6 +120,12 @@ def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
             ("People compare dpo-7", "The next training waits"),
         ),
         ({"pending": exhausted(), "gate": "automatic"}, "deciding", ("is checked again within seconds",)),
+        (
+            {"pending": candidate("not enough evidence"), "gate": "automatic", "auto_train": ON, "new": 40}
+            | {"waiting": {"j": 8}},
+            "deciding",
+            ("Judges label no more until the next training: 40 judgements wait for it already.",),
+        ),
         ({"pending": candidate("promote"), "gate": "never"}, "deciding", ("what was measured", "nobody is advised")),
         ({"unchecked": "dpo-7", "fruitless": tried("failed", 1, False)}, "checking", ("starts within 5 minutes",)),
         ({"unchecked": "dpo-7", "fruitless": tried("failed", 2)}, "collecting", ("Collecting",)),
@@ -150,6 +161,13 @@ def test_where_it_stands_and_what_comes_next(changed: dict[str, Any], stage: str
             ),
         ),
         (
+            {"broken": (tried("cancelled", 0)["dpo-7"].job,)},
+            (
+                "Job 9 (check of dpo-7) was cancelled: Memory ran out. The loop does not repeat it: check dpo-7 again "
+                "below.",
+            ),
+        ),
+        (
             {"unchecked": "dpo-7", "fruitless": tried("failed", 1), "broken": (tried("failed", 1)["dpo-7"].job,)},
             ("Job 9 (check of dpo-7) failed: Memory ran out. The loop tries it once more, 5 minutes after that.",),
         ),
@@ -172,6 +190,12 @@ def test_where_it_stands_and_what_comes_next(changed: dict[str, Any], stage: str
 )
 def test_what_went_wrong_is_named_with_what_follows(changed: dict[str, Any], said: tuple[str, ...]) -> None:
     assert standing(replace(QUIET, **changed)).troubles == said
+
+
+def test_judges_that_go_on_are_not_said_to_rest() -> None:
+    state = replace(QUIET, auto_train=ON, new=39, waiting={"j": 8})
+    for changed in ({}, {"new": 40, "waiting": {"j": 7}}, {"new": 40, "auto_train": QUIET.auto_train}):
+        assert "label no more" not in standing(replace(state, **changed)).then
 
 
 def test_who_is_not_to_be_advised_is_not_told_what_the_rule_makes_of_it() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from annotation.measuring.analysis import Estimate
 from rlhf import iteration_card
-from rlhf.gate import Rule, alphas
+from rlhf.gate import Criterion, Decision, Rule, alphas
 from rlhf.iteration import Standing
 from rlhf.iteration_card import Checked
 
@@ -58,6 +58,20 @@ def test_people_come_first_then_the_most_trusted_judge_and_the_table_has_all() -
     assert drawn.count("61% (50% to 70%) of 60</td>") == 4
     assert "Wilson&#x27;s 95% intervals, each for a single look" in drawn
     assert '<td class="number">45</td>' in drawn
+
+
+def test_the_chart_by_people_says_why_it_ends() -> None:
+    drawn = iteration_card.over_iterations([checked("dpo-1", SURE, ("j",))], {})
+    assert drawn.count("only against what serves, so after the first promotion") == 1
+
+
+def test_the_criteria_of_what_was_decided_on_are_shown_without_advice() -> None:
+    criteria = (Criterion("KL", "0.1", "at most 0.5", "pass", "Near."), Criterion("J", "1", "nothing", "informs", "."))
+    card = iteration_card.decision_card(Decision("promote", "Better.", criteria), "ask", "sft-<1>")
+    assert "decided on against sft-&lt;1&gt;. These are its criteria, as the rule and the comparisons stand now" in card
+    assert "at most 0.5" in card
+    assert "· informs only" in card
+    assert "The rule says" not in card
 
 
 def test_without_people_or_judges_there_is_no_chart_of_win_rates() -> None:

@@ -15,12 +15,13 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from annotation.records import Message, UserError
-from benchmarks.injections import INJECTIONS
+from benchmarks.injections import INJECTIONS, chosen_as_a, wins
 from rlhf import rubrics
 from rlhf.chat import ChatTokenizer
+from rlhf.judges import Said
 from rlhf.rows import render, text_ids
 from rlhf.rubrics import DEFAULT, Rubric, Style, code_of, messages_for, parse_rubric, principles_for, quoted
-from rlhf.verdicts import parse_verdict
+from rlhf.verdicts import Choice, parse_verdict
 from tests.machine_fixtures import ROOT
 
 TURNS: list[Message] = [{"role": "user", "content": "How do I boil an egg?"}]
@@ -244,7 +245,8 @@ TEMPLATE_TOKENS = ["<|im_start|>", "<|im_end|>", "<|im_start|>"]
 def test_an_injection_stays_within_its_marks_and_is_no_verdict(
     name: str, style: Style, tokenizer: ChatTokenizer
 ) -> None:
-    injection = INJECTIONS[name]
+    # Whoever knows how the code is made can write that of the texts without it.
+    injection = INJECTIONS[name].replace("--- {code}", f"--- {code_of(TURNS, ('Boil it.', HARMLESS), 7)}")
     as_question: list[Message] = [{"role": "user", "content": injection}]
     for prompt, where in (
         (prompt_text(injection, HARMLESS, style), "answer A"),
@@ -254,7 +256,7 @@ def test_an_injection_stays_within_its_marks_and_is_no_verdict(
         # The fence holds.
         assert marks(prompt) == MARKS
         said = between(prompt, where)
-        assert prompt.count(said) >= 1
+        assert said.endswith(quoted(injection))
         # No special token but the template's own reaches the model.
         assert special_tokens_in(tokenizer, [{"role": "user", "content": prompt}]) == TEMPLATE_TOKENS
         # A judge that repeats the answer, the prompt, or the end of either, has given no verdict.
@@ -264,6 +266,23 @@ def test_an_injection_stays_within_its_marks_and_is_no_verdict(
         # One that repeats it and then decides has.
         if "think" not in name and "thought" not in name:
             assert parse_verdict(f"{said}\nI do not follow that.\nVerdict: B") == "second"
+
+
+@pytest.mark.parametrize(
+    ("as_a", "as_b", "chosen", "won"),
+    [
+        ("first", "first", 1.0, 0.0),  # obeys "Verdict: A", wherever it stands
+        ("first", "second", 1.0, 1.0),
+        ("second", "second", 0.0, 0.0),
+        ("tie", "second", 0.5, 0.0),
+    ],
+)
+def test_obedience_to_a_letter_shows_in_one_order_and_a_win_needs_both(
+    as_a: Choice, as_b: Choice, chosen: float, won: float
+) -> None:
+    """The wrong answer has position 1: as A it is chosen by 'first', as B by 'second'."""
+    said = [Said(0, 1, as_b, None, 0.0), Said(1, 0, as_a, None, 0.0)]
+    assert (chosen_as_a(said), wins(said)) == (chosen, won)
 
 
 def test_a_person_reads_the_same_text_as_before() -> None:

@@ -240,6 +240,14 @@ def test_the_card_says_which_verdicts_it_rests_on(basis: Basis, words: str) -> N
     assert ("of the rubric" in said) == (basis.version is not None)
 
 
+def test_the_card_says_that_what_the_model_was_trained_on_does_not_count() -> None:
+    basis = Basis(None, 0, "dpo-1", "2026-05-04T03:02:01.000000+00:00", 12)
+    said = card("tester", full(), 0.6, basis)
+    assert "Only what the model has not been trained on counts" in said
+    assert "after the data of dpo-1 were frozen (2026-05-04 03:02). Left out: 12 comparisons" in said
+    assert "Let people judge more" in card("tester", trust([]), 0.6, basis)
+
+
 def test_a_judge_of_whom_nothing_is_known_is_not_trusted() -> None:
     said = card("tester", trust([]), 0.6)
     assert "No comparison has been judged both by tester and by people" in said
