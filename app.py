@@ -20,21 +20,21 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
-from filelock import FileLock, Timeout
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from annotation import access, endpoints, store, web
-from annotation.database import Database, explain_disk_errors, open_database
+from annotation import access, endpoints, oauth, places, restoring, safekeeping, store, web
+from annotation.database import Database, explain_disk_errors, hold_data_directory, open_database
 from annotation.incoming import importing
 from annotation.outgoing import export_files
 from annotation.records import Annotator, UserError, now, seconds_between
+from annotation.space import LOOPBACK_NAMES, PROXIES, SPACE_MODEL, Space
 from annotation.tabs import accounts, annotate, data, project, quality
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.importing import MAXIMUM_UPLOAD
-from rlhf import base_model, downloads, jobs, policies
-from rlhf.supervisor import Supervisor
+from rlhf import base_model, downloads, jobs, launching, policies
+from rlhf.supervisor import VISIBLE, Supervisor
 from rlhf.tabs import iterations, judges, playground, train
 
 DEFAULT_DATA_DIR = Path(__file__).resolve().parent / "data"
@@ -51,8 +51,10 @@ ADMIN_TABS: dict[str, ModuleType] = {
 }
 MASTHEAD = """
 <header class="masthead"><h1>Prefloop</h1>
-<form method="post" action="/logout"><span>{{value}}</span><button type="submit">Sign out</button></form></header>
+<form method="post" action="/logout"><!--notice--><span>{{value}}</span>
+<button type="submit">Sign out</button></form></header>
 """
+NOTICE_LINK = '<a href="/recorded">What is recorded</a> '
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,12 @@ class Settings:
     """Open the owner's link where there is a display. (--no-browser)"""
     workers: bool = True
     """Start the workers that answer and train; without them the pages only serve what is there. (--no-workers)"""
+    space: Space | None = None
 
     @property
     def on_loopback(self) -> bool:
         """Whether only this machine can reach the server."""
-        return self.host in web.LOOPBACK_NAMES
+        return self.space is None and self.host in LOOPBACK_NAMES
 
     @property
     def cookie(self) -> str:
@@ -84,7 +87,12 @@ class Settings:
 
 
 def read_settings(arguments: Sequence[str] | None = None) -> Settings:
-    """Settings from flags, else from the environment, else the defaults."""
+    """Settings from flags, else from the environment, else the defaults, which on a Space are those it needs.
+
+    Raises UserError for variables of a Space that mean nothing.
+    """
+    here = Space.from_environment(os.environ)
+    usual = Settings() if here is None else Settings(host="0.0.0.0", model=SPACE_MODEL, open_browser=False)
     parser = argparse.ArgumentParser(prog="python app.py", description=__doc__)
     environment = os.environ.get
     parser.add_argument(
@@ -94,14 +102,14 @@ def read_settings(arguments: Sequence[str] | None = None) -> Settings:
         default=Path(environment("PREFLOOP_DATA", Settings.data_dir)),
         help="data directory (default: %(default)s)",
     )
-    parser.add_argument("--host", default=environment("PREFLOOP_HOST", Settings.host), help="(default: %(default)s)")
+    parser.add_argument("--host", default=environment("PREFLOOP_HOST", usual.host), help="(default: %(default)s)")
     parser.add_argument(
         "--port", type=int, default=environment("PREFLOOP_PORT", str(Settings.port)), help="(default: %(default)s)"
     )
     parser.add_argument(
         "--model",
         metavar="NAME_OR_DIR",
-        default=environment("PREFLOOP_MODEL", Settings.model),
+        default=environment("PREFLOOP_MODEL", usual.model),
         help="base model: 'embedded', a directory, or a chat model's name on the Hub (default: %(default)s)",
     )
     parser.add_argument("--no-browser", action="store_true", help="don't open a browser")
@@ -112,29 +120,38 @@ def read_settings(arguments: Sequence[str] | None = None) -> Settings:
         options.host,
         options.port,
         options.model,
-        not options.no_browser,
+        usual.open_browser and not options.no_browser,
         not options.no_workers,
+        here,
     )
 
 
 # ------------------------------------------------------------------------------------------------------------- pages
-def build_pages(context: Context) -> gr.Blocks:
+def build_pages(context: Context, here: Space | None = None) -> gr.Blocks:
     """All tabs. What only admins may see is hidden here, filled by guarded handlers alone, and guarded there."""
     pages = gr.Blocks(title="Prefloop", analytics_enabled=False, delete_cache=(3600, 86400))
     with pages:
         # A name has no characters that Gradio's template could take for code: access.NAME.
-        name = gr.HTML(html_template=MASTHEAD, js_on_load=None, apply_default_css=False, elem_id="masthead")
+        masthead = MASTHEAD.replace("<!--notice-->", "" if here is None else NOTICE_LINK)
+        name = gr.HTML(html_template=masthead, js_on_load=None, apply_default_css=False, elem_id="masthead")
+        admin_parts: list[Any] = []
+        if here is not None and here.zero_gpu:
+            # Not at the top: off ZeroGPU the package that lends GPUs is not to be loaded, which would load torch.
+            from rlhf.tabs import lent_gpu
+
+            with gr.Column(visible=False) as lent:
+                lent_gpu.build(context)
+            admin_parts.append(lent)
         with gr.Tabs():
             with gr.Tab("Annotate"):
                 annotate.build(pages, context)
-            admin_tabs: list[Any] = []
             for label, module in ADMIN_TABS.items():
                 with gr.Tab(label, visible=False) as tab:
                     module.build(pages, context)
-                admin_tabs.append(tab)
+                admin_parts.append(tab)
         pages.load(
-            guarded(context, "annotator")(greet),
-            outputs=[name, *admin_tabs],
+            guarded(context, "annotator")(greeting(len(admin_parts))),
+            outputs=[name, *admin_parts],
             queue=False,
             show_progress="hidden",
             api_name="greet",
@@ -148,10 +165,15 @@ def build_pages(context: Context) -> gr.Blocks:
     return pages
 
 
-def greet(annotator: Annotator) -> tuple[Any, ...]:
-    """Say who is signed in, and show an admin the admins' tabs."""
-    admin = annotator.role == "admin"
-    return (f"{annotator.name} · {annotator.role}", *(gr.Tab(visible=admin) for _ in ADMIN_TABS))
+def greeting(admin_parts: int) -> Callable[[Annotator], tuple[Any, ...]]:
+    """The handler of a page that has been loaded; so many parts of it are for admins."""
+
+    def greet(annotator: Annotator) -> tuple[Any, ...]:
+        """Say who is signed in, and show an admin what is for admins."""
+        shown = gr.update(visible=annotator.role == "admin")
+        return (f"{annotator.name} · {annotator.role}", *[shown] * admin_parts)
+
+    return greet
 
 
 def theme() -> gr.themes.Base:
@@ -189,14 +211,23 @@ def mount_pages(app: FastAPI, pages: gr.Blocks, settings: Settings) -> FastAPI:
 # --------------------------------------------------------------------------------------------------------------- app
 def build_app(settings: Settings) -> FastAPI:
     """The whole program behind one ASGI app. Raises UserError for what a person has to mend first."""
-    db = open_database(settings.data_dir)
-    refuse_open_door(settings, db)
+    in_use = restoring.keep_open(settings.data_dir)
+    db, here = open_database(settings.data_dir), settings.space
+    provider = None if here is None else oauth.Provider.from_environment(os.environ, here)
+    if provider is None:
+        refuse_open_door(settings, db)
+    if here is not None:
+        access.follow_rules(db, here.rules)
     lock = hold_data_directory(settings.data_dir) if settings.workers else None
     importing.clear_leftovers(db)
     context = Context(db, settings.data_dir, prepare_model(settings, db), lambda: answering_trouble(db))
     if not store.prompts(db, "train") and not store.prompts(db, "held-out"):
         store.add_prompts(db, importing.starter_prompts())
-    supervisor = Supervisor(db, settings.data_dir, context.model) if settings.workers else None
+    lent_gpu = here is not None and here.zero_gpu
+    if lent_gpu:
+        os.environ[VISIBLE] = ""  # workers must not look for the GPU that the driver knows of
+    # With a lent GPU nothing keeps answers in stock: the page has a button for that.
+    supervisor = Supervisor(db, settings.data_dir, context.model, resident=not lent_gpu) if settings.workers else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -206,42 +237,35 @@ def build_app(settings: Settings) -> FastAPI:
         if supervisor is not None:
             await asyncio.to_thread(supervisor.stop)
 
-    sign_in = web.SignIn(db, settings.cookie)
-    desk = endpoints.Desk(db, context.trouble)
+    sign_in = web.SignIn(db, settings.cookie, here, provider is not None)
+    from_hub = [] if here is None or provider is None else oauth.HubSignIn(db, here, provider, sign_in).routes()
+    copies = places.name_of(os.environ.get(launching.PLACE, "").strip())
+    desk = endpoints.Desk(db, context.trouble, "" if here is None else safekeeping.NOT_COPIED, copies)
     app = FastAPI(
         openapi_url=None,
         lifespan=lifespan,
         routes=[
             Route("/healthz", health_route(settings, db)),
             *sign_in.routes(),
+            *from_hub,
             *desk.routes(),
             *export_files.Downloads(settings.data_dir).routes(),
             *downloads.ModelDownloads(db, settings.data_dir).routes(),
         ],
     )
-    app.state.db, app.state.lock = db, lock
+    app.state.db, app.state.lock, app.state.in_use = db, lock, in_use
     # Each call wraps the ones before it: the last is the first that a request meets.
     app.add_middleware(web.AdminUploads)
-    app.add_middleware(web.SignedIn, db=db, cookie=settings.cookie)
+    open_paths = (*web.OPEN_PATHS, *(route.path for route in from_hub))
+    app.add_middleware(web.SignedIn, db=db, cookie=settings.cookie, open_paths=open_paths)
     app.add_middleware(CORSMiddleware)
-    app.add_middleware(web.SameOrigin)
+    app.add_middleware(web.SameOrigin, hosts=() if here is None else here.hosts)
     if settings.on_loopback:
-        app.add_middleware(web.KnownHost, names=web.LOOPBACK_NAMES)
-    app.add_middleware(web.SecurityHeaders)
-    return mount_pages(app, build_pages(context), settings)
-
-
-def hold_data_directory(data_dir: Path) -> FileLock:
-    """Keep a second program with workers off this directory while the lock lives. Raises UserError."""
-    lock = FileLock(data_dir / "prefloop.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(
-            f"Another Prefloop is at work in {data_dir}. "
-            "Use that one, stop it, or choose another directory with --data DIR."
-        ) from error
-    return lock
+        app.add_middleware(web.KnownHost, names=LOOPBACK_NAMES)
+    if here is not None:
+        app.add_middleware(web.OutOfFrames, address=here.address)
+    app.add_middleware(web.SecurityHeaders, frames=() if here is None else (here.framed_by,))
+    return mount_pages(app, build_pages(context, here), settings)
 
 
 def answering_trouble(db: Database) -> str:
@@ -264,12 +288,18 @@ def answering_trouble(db: Database) -> str:
 
 
 def refuse_open_door(settings: Settings, db: Database) -> None:
-    """Raises UserError where others could reach the server and nobody can sign in."""
-    if not settings.on_loopback and not access.has_password_accounts(db):
+    """Raises UserError where others could reach the server and nobody can sign in with a password."""
+    if settings.on_loopback or access.has_password_accounts(db):
+        return
+    if settings.space is not None:
         raise UserError(
-            f"Others can reach {settings.host}, and there is no account with a password yet. Make one first: "
-            f"python -m annotation accounts add NAME --role admin --data {settings.data_dir}"
+            f"Nobody could sign in to the Space {settings.space.id}: sign-in with Hugging Face is off. "
+            "Put `hf_oauth: true` between the lines `---` at the top of its README.md."
         )
+    raise UserError(
+        f"Others can reach {settings.host}, and there is no account with a password yet. Make one first: "
+        f"python -m annotation accounts add NAME --role admin --data {settings.data_dir}"
+    )
 
 
 def prepare_model(settings: Settings, db: Database) -> str:
@@ -333,6 +363,8 @@ def announce(settings: Settings, db: Database) -> None:
     shown_host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"http://{shown_host}:{settings.port}/"
     print(f"Prefloop runs at {address}", flush=True)
+    if settings.space is not None:
+        print(f"People open {settings.space.address}", flush=True)
     if not settings.on_loopback:
         return
     link = f"{address}signin?token={access.owner_link_token(db)}"
@@ -344,8 +376,10 @@ def announce(settings: Settings, db: Database) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Start the program and serve until it is told to stop."""
-    settings = read_settings(arguments)
     try:
+        settings = read_settings(arguments)
+        if arguments is None:
+            launching.launch_where_needed(settings.data_dir, settings.model, sys.argv[1:])
         with listen(settings) as listener:
             settings = replace(settings, port=listener.getsockname()[1])
             serve(build_app(settings), settings, listener)
@@ -373,8 +407,13 @@ def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
         access_log=False,
         # Without a proxy in front anybody could claim another address, and so dodge the throttle of the login.
         proxy_headers=not settings.on_loopback,
+        forwarded_allow_ips=None if settings.space is None else list(PROXIES),
     )
     logging.getLogger("uvicorn.error").addFilter(not_an_open_page)
+    if settings.space is not None and settings.space.zero_gpu:
+        from rlhf import zero_gpu
+
+        zero_gpu.start_up()
     announce(settings, app.state.db)
     uvicorn.Server(config).run(sockets=[listener])
 

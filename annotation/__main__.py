@@ -1,4 +1,4 @@
-"""The command line of people and data: accounts, import, export and restore. `python -m annotation --help`."""
+"""The command line of people and data: accounts, import, export, safe copies. `python -m annotation --help`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from annotation import access
+from annotation import access, copies_command
 from annotation.database import Database, open_database
 from annotation.incoming import import_command
 from annotation.outgoing import export_command
@@ -22,7 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. A mistake that a person can mend is one sentence on stderr and exit status 2."""
     options = parser().parse_args(arguments)
     try:
-        options.act(options, open_database(options.data))
+        if options.topic == "copies":  # these may be asked for where there is no database, or a broken one
+            copies_command.run(options)
+        else:
+            options.act(options, open_database(options.data))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -57,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     verbs.add_parser("activate", parents=[named], help="let a deactivated account in again")
     export_command.add_parsers(topics, shared)
     import_command.add_parser(topics, shared)
+    copies_command.add_parsers(topics, shared)
     return top
 
 

@@ -6,7 +6,7 @@ import re
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -16,14 +16,18 @@ from typing import Any
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
+from annotation import store
 from annotation.database import Database
 from annotation.records import ROLES, Annotator, Role, UserError, now
+from annotation.space import HubUser
 
 OWNER = "owner"
-NAME = re.compile(r"[A-Za-z0-9._-]{1,40}")
+LONGEST_NAME = 40
+NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{LONGEST_NAME}}}")
 MINIMUM_PASSWORD = 10
 SESSION_DAYS = 30
 LINK_HOURS = 1
+RULES = "space_rules"
 
 hasher = PasswordHasher()  # argon2id with the parameters of RFC 9106 for 64 MiB
 
@@ -37,6 +41,8 @@ class Account:
     active: bool
     has_password: bool
     created: str
+    on_hub: bool = False
+    """Whether it is a Hub user's, made when they first signed in."""
 
 
 # --------------------------------------------------------------------------------------------------------- accounts
@@ -56,10 +62,18 @@ def add_account(db: Database, name: str, role: str, password: str) -> Annotator:
 
 
 def set_password(db: Database, name: str, password: str) -> None:
-    """Replace a password and end the account's sessions. Raises UserError for an unknown name or a short password."""
+    """Replace a password and end the account's sessions.
+
+    Raises UserError for an unknown name, a short password, or the account of a Hub user, for whom the rules decide.
+    """
     hashed = hash_password(password)
     with db.transaction() as connection:
         row = existing(db, name)
+        if row["hub_id"] is not None:
+            raise UserError(
+                f"'{row['name']}' signs in with Hugging Face and has no password here: the Space's rules decide who "
+                "may come in. Make an account of another name for one with a password."
+            )
         connection.execute("UPDATE annotator SET password_hash = ? WHERE id = ?", (hashed, row["id"]))
         end_sessions(db, row["id"])
 
@@ -93,11 +107,18 @@ def activate(db: Database, name: str) -> None:
 def accounts(db: Database) -> list[Account]:
     """All accounts of people, active ones first, by name."""
     rows = db.rows(
-        """SELECT name, role, active, password_hash IS NOT NULL AS has_password, created
+        """SELECT name, role, active, password_hash IS NOT NULL AS has_password, created, hub_id IS NOT NULL AS on_hub
            FROM annotator WHERE kind = 'person' ORDER BY active DESC, name"""
     )
     return [
-        Account(row["name"], row["role"], bool(row["active"]), bool(row["has_password"]), row["created"])
+        Account(
+            row["name"],
+            row["role"],
+            bool(row["active"]),
+            bool(row["has_password"]),
+            row["created"],
+            bool(row["on_hub"]),
+        )
         for row in rows
     ]
 
@@ -110,6 +131,39 @@ def active_people(db: Database) -> int:
 def has_password_accounts(db: Database) -> bool:
     """Whether anyone can sign in with a password."""
     return any(account.active and account.has_password for account in accounts(db))
+
+
+def hub_account(db: Database, user: HubUser, role: Role) -> Annotator:
+    """The account of a Hub user, made on their first visit, with the role that the Space's rules give them today.
+
+    It is found by the user's id, so a new name on the Hub changes nothing, and an account that somebody else has under
+    this name is left alone. Raises UserError if the account is deactivated.
+    """
+    with db.transaction() as connection:
+        row = db.row("SELECT * FROM annotator WHERE hub_id = ?", (user.id,))
+        if row is None:
+            name = free_name(db, user.name)
+            connection.execute(
+                "INSERT INTO annotator (name, role, hub_id, created) VALUES (?, ?, ?, ?)", (name, role, user.id, now())
+            )
+            return read_annotator(existing(db, name))
+        if not row["active"]:
+            raise UserError("Your account here was deactivated. Ask one of the admins.")
+        if row["role"] != role:  # the last admin too: whom the rules make one can come in at any time
+            connection.execute("UPDATE annotator SET role = ? WHERE id = ?", (role, row["id"]))
+            end_sessions(db, row["id"])
+        return read_annotator({**row, "role": role})
+
+
+def free_name(db: Database, wanted: str) -> str:
+    """A name for a Hub user that no account has, and that is not the owner's of a program on a machine."""
+    base = re.sub(r"[^A-Za-z0-9._-]", "-", wanted)[:LONGEST_NAME] or "hub"
+    number = 1
+    name = base
+    while name.casefold() == OWNER or find(db, name) is not None:
+        ending = "-hf" if number == 1 else f"-hf{number}"
+        name, number = f"{base[: LONGEST_NAME - len(ending)]}{ending}", number + 1
+    return name
 
 
 def authorise(db: Database, username: str | None, role: Role) -> Annotator:
@@ -193,14 +247,14 @@ def decoy_hash() -> str:
 
 
 # --------------------------------------------------------------------------------------------------- sessions, links
-def open_session(db: Database, annotator: Annotator) -> str:
+def open_session(db: Database, annotator: Annotator, days: int = SESSION_DAYS) -> str:
     """Start a session and return its token; only the token's hash is stored."""
     token = secrets.token_urlsafe(32)
     with db.transaction() as connection:
         connection.execute("DELETE FROM session WHERE expires <= ?", (now(),))
         connection.execute(
             "INSERT INTO session (token_sha256, annotator_id, created, expires) VALUES (?, ?, ?, ?)",
-            (digest(token), annotator.id, now(), later(timedelta(days=SESSION_DAYS))),
+            (digest(token), annotator.id, now(), later(timedelta(days=days))),
         )
     return token
 
@@ -225,6 +279,18 @@ def end_sessions(db: Database, annotator_id: int) -> None:
     """Sign an account out everywhere and void its links, inside the caller's transaction."""
     db.connection.execute("DELETE FROM session WHERE annotator_id = ?", (annotator_id,))
     db.connection.execute("DELETE FROM sign_in_link WHERE annotator_id = ?", (annotator_id,))
+
+
+def follow_rules(db: Database, rules: Sequence[str]) -> None:
+    """Sign out all Hub users where a Space's rules are not those of the last start: they decide at the next sign-in."""
+    with db.transaction() as connection:
+        if store.setting(db, RULES, None) == list(rules):
+            return
+        for table in ("session", "sign_in_link"):
+            connection.execute(
+                f"DELETE FROM {table} WHERE annotator_id IN (SELECT id FROM annotator WHERE hub_id IS NOT NULL)"
+            )
+        store.set_setting(db, RULES, list(rules))
 
 
 def owner_link_token(db: Database) -> str:

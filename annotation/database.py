@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import sqlite_utils
+from filelock import FileLock, Timeout
 
 from annotation.records import UserError
 from annotation.schema import migrations
@@ -168,6 +170,19 @@ def open_database(data_dir: Path) -> Database:
     return database
 
 
+def hold_data_directory(data_dir: Path) -> FileLock:
+    """Keep a second program with workers off this directory while the lock lives. Raises UserError."""
+    lock = FileLock(data_dir / "prefloop.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"Another Prefloop is at work in {data_dir}. "
+            "Use that one, stop it, or choose another directory with --data DIR."
+        ) from error
+    return lock
+
+
 def scratch_database(path: Path) -> Database:
     """A new file for rows on their way; it is thrown away after a crash, so nothing is spent on surviving one."""
     database = Database(path)
@@ -179,17 +194,27 @@ def scratch_database(path: Path) -> Database:
 
 def migrate(database: Database) -> None:
     """Apply the migrations that are missing. Raises UserError if the file knows one that this program does not."""
-    known = {step.name for step in migrations._migrations}
+    known = known_steps()
     with explain_disk_errors(database.path):
         applied = {step.name for step in migrations.applied(database.connection)}
-        unknown = sorted(applied - known)
-        if unknown:
-            raise UserError(
-                f"The database {database.path} was written by a newer Prefloop (step '{unknown[-1]}'). "
-                "Update Prefloop, or choose another data directory with --data DIR. Nothing was changed."
-            )
+        refuse_newer(database.path, applied)
         if applied != known:
             apply_migrations(database)
+
+
+def known_steps() -> set[str]:
+    """The names of all migrations."""
+    return {step.name for step in migrations._migrations}
+
+
+def refuse_newer(path: Path, applied: Set[str]) -> None:
+    """Raises UserError if a file has had migrations that this program does not know."""
+    unknown = sorted(applied - known_steps())
+    if unknown:
+        raise UserError(
+            f"The database {path} was written by a newer Prefloop (step '{unknown[-1]}'). "
+            "Update Prefloop, or choose another data directory with --data DIR. Nothing was changed."
+        )
 
 
 def apply_migrations(database: Database) -> None:
@@ -208,7 +233,43 @@ def apply_migrations(database: Database) -> None:
 
 
 def copy_database(database: Database, target: Path) -> None:
-    """A consistent copy of the live file, made with SQLite's backup API while writers go on."""
-    with sqlite3.connect(target) as copy:
-        database.connection.conn.backup(copy)
-    copy.close()
+    """A consistent copy of the live file, made with SQLite's backup API while writers go on; on disk when it returns.
+
+    Within `reading()` it is what is read there. Raises UserError when the disk refuses.
+    """
+    temporary = target.with_name(f"{target.name}.part")
+    temporary.unlink(missing_ok=True)
+    try:
+        with explain_disk_errors(target):
+            copy = sqlite3.connect(temporary, isolation_level=None)
+            try:
+                database.connection.conn.backup(copy)
+                copy.execute("PRAGMA journal_mode=DELETE")  # one file: nothing of it waits in a second one
+            finally:
+                copy.close()
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.rename(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def damage(path: Path) -> str:
+    """What is wrong with a database file that nobody has open; empty if nothing.
+
+    Raises UserError where a newer Prefloop wrote it.
+    """
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+    try:
+        found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if found != "ok":
+            return str(found)
+        if connection.execute("PRAGMA foreign_key_check").fetchone() is not None:
+            return "rows refer to others that are not there"
+        applied = {name for (name,) in connection.execute("SELECT name FROM _sqlite_migrations")}
+    except sqlite3.DatabaseError as error:
+        return str(error)
+    finally:
+        connection.close()
+    refuse_newer(path, applied)
+    return ""

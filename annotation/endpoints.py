@@ -19,9 +19,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from annotation import claims, rendering, store
+from annotation import claims, rendering, safekeeping, store
 from annotation.database import Database
-from annotation.records import MAXIMUM_EDIT, MAXIMUM_NOTE, Annotator, Claim, UserError, storable
+from annotation.records import MAXIMUM_EDIT, MAXIMUM_NOTE, Annotator, Claim, UserError, now, storable
 from annotation.web import ANNOTATOR_KEY
 
 Card = dict[str, Any]
@@ -51,11 +51,16 @@ class Desk:
     db: Database
     trouble: Callable[[], str] = untroubled
     """Says what keeps new answers from coming, empty while nothing does."""
+    unsafe: str = ""
+    """What is said where nothing is copied although this machine's disk may be lost."""
+    copies: str = ""
+    """The place of the safe copies; empty for none."""
     _counted: tuple[float, int] = field(default=(-COUNT_SECONDS, 0))
 
     def routes(self) -> list[Route]:
         """What the server adds beside the pages."""
-        handlers = (self.card, self.judge, self.undo, self.revise, self.reopen, self.latest, self.ask, self.guidelines)
+        cards = (self.card, self.judge, self.undo, self.revise, self.reopen, self.ask)
+        handlers = (*cards, self.latest, self.guidelines, self.safety)
         return [Route(f"/annotate/{handler.__name__}", endpoint(handler), methods=["POST"]) for handler in handlers]
 
     def card(self, annotator: Annotator, asked: Asked) -> Card:
@@ -121,6 +126,16 @@ class Desk:
         """The guidelines that hold today."""
         latest = store.guidelines(self.db)
         return {"version": latest.version, "html": rendering.to_html(latest.text) if latest.text else ""}
+
+    def safety(self, annotator: Annotator, asked: Asked) -> dict[str, Any]:
+        """How far the judgements are safe from the loss of this machine: a sentence, empty where no copies are made."""
+        standing = safekeeping.standing(self.db, self.copies)
+        if standing is None:
+            return {"text": self.unsafe, "trouble": bool(self.unsafe)}
+        return {
+            "text": safekeeping.sentence(standing, now(), annotator.role),
+            "trouble": bool(standing.trouble),
+        }
 
     # ------------------------------------------------------------------------------------------------------- cards
     def next_card(self, annotator: Annotator, asked: Asked, notice: str = "") -> Card:

@@ -45,6 +45,13 @@ def m005_ai_feedback(db: sqlite_utils.Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def m006_published(db: sqlite_utils.Database) -> None:
+    """What went to the Hub and came from it, who signs in from there, and safe copies."""
+    for statement in PUBLISHED:
+        db.execute(statement)
+
+
 FIRST_SCHEMA = (
     """CREATE TABLE prompt (
         id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, messages TEXT NOT NULL, source TEXT NOT NULL,
@@ -357,4 +364,25 @@ AI_FEEDBACK = (
         finish_reason TEXT CHECK (finish_reason IN ('stop', 'length', 'stopped')), message TEXT NOT NULL DEFAULT '',
         created TEXT NOT NULL, begun TEXT, finished TEXT)""",
     "CREATE INDEX chat_open ON chat (state) WHERE state IN ('asked', 'writing', 'stopping')",
+)
+
+
+PUBLISHED = (
+    # Where a model comes from that was not trained here: OWNER/NAME@COMMIT on the Hub.
+    "ALTER TABLE model ADD COLUMN source TEXT",
+    """CREATE TABLE publication (
+        id INTEGER PRIMARY KEY, kind TEXT NOT NULL CHECK (kind IN ('model', 'dataset')),
+        model_id INTEGER REFERENCES model, repo TEXT NOT NULL, tag TEXT NOT NULL, commit_sha TEXT NOT NULL,
+        private INTEGER NOT NULL, published_by TEXT NOT NULL, created TEXT NOT NULL,
+        CHECK ((kind = 'model') = (model_id IS NOT NULL)))""",
+    # Safe copies of this database: those begun ('taken'), those that their place has confirmed ('safe'), and what the
+    # database itself began from ('begun'). `version` is the place's name for it, `run` and `number` are ours.
+    """CREATE TABLE safe_copy (
+        id INTEGER PRIMARY KEY, place TEXT NOT NULL, version TEXT NOT NULL DEFAULT '', run TEXT NOT NULL,
+        number INTEGER NOT NULL, last_judgement_id INTEGER NOT NULL, judgements INTEGER NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('taken', 'safe', 'begun', 'failed', 'conflict')),
+        message TEXT NOT NULL DEFAULT '', created TEXT NOT NULL)""",
+    # Who a person is on the Hub: their id there, which outlives a change of name.
+    "ALTER TABLE annotator ADD COLUMN hub_id TEXT",
+    "CREATE UNIQUE INDEX annotator_by_hub_id ON annotator (hub_id)",
 )

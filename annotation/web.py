@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import html
 import math
 import re
 from collections.abc import Sequence
@@ -16,10 +15,11 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from annotation import access
+from annotation import access, sign_in_pages
 from annotation.access import LoginThrottle
 from annotation.database import Database
 from annotation.records import Annotator, UserError
+from annotation.space import Space
 
 # Gradio's bundle compiles its templates (unsafe-eval) and writes its configuration into the page (unsafe-inline).
 SECURITY_HEADERS = {
@@ -32,24 +32,36 @@ SECURITY_HEADERS = {
 # A page is made of some eighty files that Gradio names after their content, and tells browsers nothing about.
 UNCHANGING = re.compile(r"/assets/[\w.-]+-[\w-]{8,9}\.(?:js|css)")
 KEEP = "private, max-age=31536000, immutable"
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 OPEN_PATHS = ("/healthz", "/login", "/logout", "/signin")
+FRAMES = ("iframe", "frame", "embed", "object")
+NOT_STORED = {"Cache-Control": "no-store"}
+# Days until somebody has to sign in again; on a Space soon, because the rules about who may are asked then.
+SPACE_SESSION_DAYS = 1
 ANNOTATOR_KEY = "prefloop.annotator"
 MAXIMUM_FORM_BYTES = 4096
 
 
 # -------------------------------------------------------------------------------------------------------- middleware
 class SecurityHeaders:
-    """Adds the security headers to every answer, streams included, and lets browsers keep what never changes."""
+    """Adds the security headers to every answer, streams included, and lets browsers keep what never changes.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Pages of the origins in `frames` may show these in a frame.
+    """
+
+    def __init__(self, app: ASGIApp, frames: Sequence[str] = ()) -> None:
         self.app = app
+        policy = SECURITY_HEADERS["Content-Security-Policy"]
+        framing = " ".join(("frame-ancestors 'self'", *frames))
+        self.headers = {
+            **SECURITY_HEADERS,
+            "Content-Security-Policy": policy.replace("frame-ancestors 'self'", framing),
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers.update(SECURITY_HEADERS)
+                headers.update(self.headers)
                 if message["status"] == 200 and UNCHANGING.fullmatch(scope["path"]):
                     headers["Cache-Control"] = KEEP
             await send(message)
@@ -75,31 +87,53 @@ class KnownHost:
 
 
 class SameOrigin:
-    """Refuses what another site's page sends: anything but GET and HEAD with an Origin that is not our own host."""
+    """Refuses what another site's page sends: anything but GET and HEAD with an Origin that is not our own host.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Our own host is one of `hosts`, where a proxy may have changed the request's; else what the request says.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str] = ()) -> None:
         self.app = app
+        self.hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
             headers = Headers(scope=scope)
             origin = headers.get("origin")
-            if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+            if origin is not None and urlsplit(origin).netloc not in (self.hosts or (headers.get("host"),)):
                 await PlainTextResponse("This request came from another site.", 403)(scope, receive, send)
                 return
+        await self.app(scope, receive, send)
+
+
+class OutOfFrames:
+    """Shows a link to the direct address where another site's page frames this one.
+
+    Browsers keep a session's cookie out of such frames, so nobody could sign in there.
+    """
+
+    def __init__(self, app: ASGIApp, address: str) -> None:
+        self.app = app
+        self.address = address
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and Headers(scope=scope).get("sec-fetch-dest") in FRAMES:
+            await HTMLResponse(sign_in_pages.frame_page(self.address), 200, NOT_STORED)(scope, receive, send)
+            return
         await self.app(scope, receive, send)
 
 
 class SignedIn:
     """Lets only people with a session through, and says who they are under ANNOTATOR_KEY in the scope."""
 
-    def __init__(self, app: ASGIApp, db: Database, cookie: str) -> None:
+    def __init__(self, app: ASGIApp, db: Database, cookie: str, open_paths: Sequence[str] = OPEN_PATHS) -> None:
         self.app = app
         self.db = db
         self.cookie = cookie
+        self.open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] in OPEN_PATHS):
+        if scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] in self.open_paths):
             await self.app(scope, receive, send)
             return
         if scope["type"] == "websocket":
@@ -157,39 +191,54 @@ class SignIn:
 
     db: Database
     cookie: str
+    space: Space | None = None
+    hub: bool = False
+    """Whether people can sign in with Hugging Face; a password is then asked for only where somebody has one."""
     throttle: LoginThrottle = field(default_factory=LoginThrottle)
     # A password check takes 64 MiB: two at a time, whatever arrives.
     hashing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
     def routes(self) -> list[Route]:
         """What the server adds beside the pages."""
-        return [
+        routes = [
             Route("/login", self.show_form, methods=["GET"]),
             Route("/login", self.sign_in, methods=["POST"]),
             Route("/logout", self.sign_out, methods=["GET", "POST"]),
             Route("/signin", self.follow_link, methods=["GET"]),
         ]
+        return routes if self.space is None else [*routes, Route("/recorded", self.show_notice, methods=["GET"])]
+
+    def page(self, problem: str = "", status: int = 200) -> HTMLResponse:
+        """The sign-in page, with what went wrong."""
+        author = None if self.space is None else self.space.author
+        passwords = not self.hub or access.has_password_accounts(self.db)
+        return HTMLResponse(sign_in_pages.login_page(problem, author, self.hub, passwords), status, NOT_STORED)
 
     async def show_form(self, request: Request) -> Response:
         """The sign-in page."""
-        return login_page()
+        return self.page()
+
+    async def show_notice(self, request: Request) -> Response:
+        """What is recorded about annotators."""
+        assert self.space is not None
+        return HTMLResponse(sign_in_pages.notice_page(self.space.author))
 
     async def sign_in(self, request: Request) -> Response:
         """Check a name and password; too many attempts have to wait."""
         form = await read_form(request)
         if form is None:
-            return login_page("This form is too large.", 413)
+            return self.page("This form is too large.", 413)
         name, password = form.get("name", ""), form.get("password", "")
         address = request.client.host if request.client else ""
         wait = self.throttle.attempt(address, name)
         if wait:
-            page = login_page(f"Too many attempts. Wait {math.ceil(wait / 60)} min and try again.", 429)
+            page = self.page(f"Too many attempts. Wait {math.ceil(wait / 60)} min and try again.", 429)
             page.headers["Retry-After"] = str(math.ceil(wait))
             return page
         async with self.hashing:
             annotator = await asyncio.to_thread(access.check_password, self.db, name, password)
         if annotator is None:
-            return login_page("Name and password don't match.", 401)
+            return self.page("Name and password don't match.", 401)
         self.throttle.succeeded(address, name)
         return await self.welcome(request, annotator)
 
@@ -199,7 +248,7 @@ class SignIn:
         try:
             annotator = await asyncio.to_thread(access.use_link, self.db, token)
         except UserError as error:
-            return login_page(str(error), 401)
+            return self.page(str(error), 401)
         return await self.welcome(request, annotator)
 
     async def sign_out(self, request: Request) -> Response:
@@ -213,15 +262,16 @@ class SignIn:
 
     async def welcome(self, request: Request, annotator: Annotator) -> Response:
         """Open a session and go to the pages."""
-        token = await asyncio.to_thread(access.open_session, self.db, annotator)
+        days = access.SESSION_DAYS if self.space is None else SPACE_SESSION_DAYS
+        token = await asyncio.to_thread(access.open_session, self.db, annotator, days)
         response = RedirectResponse("/", 303)
         response.set_cookie(
             self.cookie,
             token,
-            max_age=access.SESSION_DAYS * 24 * 3600,
+            max_age=days * 24 * 3600,
             httponly=True,
             samesite="lax",
-            secure=request.url.scheme == "https",
+            secure=request.url.scheme == "https" if self.space is None else self.space.secure,
         )
         return response
 
@@ -234,47 +284,3 @@ async def read_form(request: Request) -> dict[str, str] | None:
         if len(body) > MAXIMUM_FORM_BYTES:
             return None
     return {key: values[-1] for key, values in parse_qs(body.decode("utf-8", "replace")).items()}
-
-
-def login_page(problem: str = "", status: int = 200) -> HTMLResponse:
-    """The sign-in page: loads nothing, works without JavaScript."""
-    alert = f'<p role="alert">{html.escape(problem)}</p>' if problem else ""
-    return HTMLResponse(LOGIN_PAGE.replace("<!--problem-->", alert), status, {"Cache-Control": "no-store"})
-
-
-LOGIN_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Sign in · Prefloop</title>
-<link rel="icon" href="data:,">
-<style>
-:root { color-scheme: light dark; }
-body { font: 1rem/1.5 system-ui, sans-serif; margin: 0; display: grid; place-items: center; min-height: 100vh; }
-main { width: min(21rem, 90vw); }
-label { display: block; margin: 0.9rem 0 0.25rem; }
-input, button { font: inherit; width: 100%; box-sizing: border-box; padding: 0.55rem 0.7rem; }
-input, button { border-radius: 8px; border: 1px solid GrayText; }
-button { margin-top: 1.4rem; border: 0; background: #1d4ed8; color: #fff; font-weight: 600; cursor: pointer; }
-:is(input, button):focus-visible { outline: 3px solid #60a5fa; outline-offset: 2px; }
-[role=alert] { padding: 0.6rem 0.8rem; border-radius: 8px; background: #b91c1c; color: #fff; }
-.hint { color: GrayText; font-size: 0.9rem; margin-top: 1.4rem; }
-</style>
-</head>
-<body>
-<main>
-<h1>Prefloop</h1>
-<!--problem-->
-<form method="post" action="/login">
-<label for="name">Name</label>
-<input id="name" name="name" autocomplete="username" required autofocus maxlength="40">
-<label for="password">Password</label>
-<input id="password" name="password" type="password" autocomplete="current-password" required>
-<button>Sign in</button>
-</form>
-<p class="hint">Is this your own machine? Open the link that Prefloop printed in the terminal when it started.</p>
-</main>
-</body>
-</html>
-"""

@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from annotation.database import Database, open_database
 from annotation.records import UserError
-from rlhf import base_model, deciding, describing, jobs, judges, loop, policies
+from rlhf import base_model, deciding, describing, hub_command, jobs, judges, loop, policies, space_command
 from rlhf.specs import SPECS, describe, from_json, to_json
 from rlhf.supervisor import Child, devices_here, processes_of, record_death, start_worker
 
@@ -66,6 +66,8 @@ def build_parser() -> argparse.ArgumentParser:
     judge.add_argument("name")
     judge.add_argument("backend", choices=get_args(judges.Backend))
     judge.add_argument("settings", help='as JSON, say {"model": "base"} or {"address": "http://…/v1", "model": "…"}')
+    hub_command.add_parsers(commands)
+    space_command.add_parser(commands)
     return parser
 
 
@@ -75,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "spec":
             return print_spec(options.kind, options.explain)
+        if options.command == "space":
+            return space_command.run(options)
         db = open_database(options.data)
         return dispatch(db, options)
     except UserError as error:
@@ -85,7 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def dispatch(db: Database, options: argparse.Namespace) -> int:
     """The commands that need a database."""
     jobs.mark_lost(db)
-    if options.command == "prepare":
+    if hasattr(options, "act"):
+        options.act(options, db)
+    elif options.command == "prepare":
         base = base_model.prepare(options.data, options.model)
         policies.ensure_base(db, base.name)
         print(f"The base model {base.name} is ready in {base.path}.")

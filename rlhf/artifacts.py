@@ -37,18 +37,22 @@ def write_lines(directory: Path, lines: Iterable[bytes], ending: str) -> str:
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """Fill the directory that is handed out; it gets its name when everything in it is on disk."""
+    """Fill the directory that is handed out; it gets its name when everything in it is on disk, and else goes."""
     temporary = path.with_name(path.name + ".part")
     shutil.rmtree(temporary, ignore_errors=True)
-    with explain_write_errors(path):
-        temporary.mkdir(parents=True)
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.rename(path)
+    try:
+        with explain_write_errors(path):
+            temporary.mkdir(parents=True)
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    with file.open("rb") as handle:
+                        os.fsync(handle.fileno())
+            shutil.rmtree(path, ignore_errors=True)
+            temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from annotation import hub
 from annotation.records import UserError
 
 EMBEDDED = "embedded"
@@ -64,18 +65,22 @@ def locate(data_dir: Path, model: str) -> BaseModel:
 
 
 def download(name: str) -> Path:
-    """A model's files from the Hub, safetensors only. Raises UserError if there is no such model or no way to it."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    """A model's files from the Hub, safetensors only; NAME@REVISION stays at that revision.
 
+    Raises UserError if there is no such model or no way to it.
+    """
+    from huggingface_hub import snapshot_download
+
+    hub.limit_waiting()
+    repo, _, revision = name.partition("@")
     patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        with hub.explained(f"Fetching {repo}"):
+            return Path(snapshot_download(repo, revision=revision or None, allow_patterns=patterns))
+    except UserError as error:
         raise UserError(
-            f"There is no model '{name}': it is no directory here, and the Hub did not give it ({reason}). "
-            "Give a directory, a name on a Hub that can be reached, or leave --model out for the embedded model."
+            f"There is no model '{name}': it is no directory here, and the Hub did not give it. {error} "
+            "Or give a directory, another name, or leave --model out for the embedded model."
         ) from error
 
 
@@ -112,7 +117,8 @@ def on_this_machine(data_dir: Path, name: str) -> Path | None:
     if name == EMBEDDED_NAME or Path(name).is_absolute():
         directory = data_dir / "models" / name  # an absolute name stays as it is
         return directory if (directory / "config.json").is_file() else None
-    cached = try_to_load_from_cache(name, "config.json")
+    repo, _, revision = name.partition("@")
+    cached = try_to_load_from_cache(repo, "config.json", revision=revision or None)
     return Path(cached).parent if isinstance(cached, str) else None
 
 

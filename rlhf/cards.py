@@ -1,4 +1,7 @@
-"""The card of a trained policy or reward model: what it is, what it was made from, and how it is loaded elsewhere."""
+"""The card of a trained policy or reward model: what it is, what it was made from, and how it is loaded elsewhere.
+
+The one in a policy's directory is written before anything is measured of it; the published one says more.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from annotation.database import Database
+from annotation.measuring.analysis import Estimate
 from annotation.outgoing.dataset_card import code, table
-from annotation.wording import percent
+from annotation.wording import percent, percent_with_interval
 from rlhf import jobs, policies
 from rlhf.base_model import EMBEDDED_NAME, EMBEDDED_PACKAGE
 from rlhf.freezing import snapshot_counts, unit_of
@@ -52,6 +56,45 @@ class Made:
 
 
 @dataclass(frozen=True)
+class Address:
+    """Where something is on the Hub; without a revision the newest."""
+
+    repo: str
+    revision: str = ""
+
+    @property
+    def arguments(self) -> str:
+        """For `from_pretrained`."""
+        return f'"{self.repo}"' + (f', revision="{self.revision}"' if self.revision else "")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How often its answers were preferred to another policy's, ties as half."""
+
+    against: str
+    judge: str
+    share: Estimate
+
+
+@dataclass(frozen=True)
+class Record:
+    """What only a published card says: where it is and lies on, whose licence holds, how it did, what it grew from."""
+
+    address: Address
+    ground: Address | None
+    """Where the weights are that it lies on; None for a base that is only in a directory here."""
+    licence: str = ""
+    """The Hub's word for it; empty where whoever publishes has not said."""
+    base_licence: str = ""
+    evaluation: Sequence[Compared] = ()
+    agreement: str = ""
+    """How far the people agreed on whose judgements it was trained, as Markdown."""
+    lineage: Sequence[Sequence[str]] = ()
+    """A row for each ancestor: revision, how it was made, sha256, where on the Hub."""
+
+
+@dataclass(frozen=True)
 class Subject:
     """What a card is about. Names are those by which it can be found elsewhere, never paths of this machine."""
 
@@ -70,18 +113,25 @@ class Subject:
     """Rows of the training's data by split."""
     merged: Policy | None
     """The adapter that it was merged from."""
+    source: str | None = None
+    """Where on the Hub it comes from, if it was not made here."""
+
+    @property
+    def adapter(self) -> bool:
+        """Whether it needs other weights under it."""
+        return self.form != "full"
 
 
 def public_name(base: str) -> str:
     """The name by which others can find a base model: of one in a directory, the directory's own name."""
     if base == EMBEDDED_NAME:
         return EMBEDDED_HUB_NAME
-    return Path(base).name if Path(base).is_absolute() else base
+    return Path(base).name if Path(base).is_absolute() else base.partition("@")[0]
 
 
-def subject_of(db: Database, job_id: int, revision: str, made: Made) -> Subject:
-    """What the card of a job's policy is about."""
-    spec = jobs.get(db, job_id).spec
+def subject_of(db: Database, job_id: int | None, revision: str, made: Made, source: str | None = None) -> Subject:
+    """What the card of a policy is about that a job made, or that comes from `source`."""
+    spec = None if job_id is None else jobs.get(db, job_id).spec
     merged = policies.by_revision(db, spec.revision) if isinstance(spec, MergeSpec) else None
     if merged is not None and merged.job_id is not None:
         spec = jobs.get(db, merged.job_id).spec
@@ -97,6 +147,7 @@ def subject_of(db: Database, job_id: int, revision: str, made: Made) -> Subject:
         training=training,
         counts=snapshot_counts(db, training.snapshot) if training is not None else {},
         merged=merged,
+        source=source,
     )
 
 
@@ -115,39 +166,69 @@ def describe_directory(directory: Path, about: Subject, result: Mapping[str, Any
 
 
 # ---------------------------------------------------------------------------------------------------------------- card
-def card(about: Subject, result: Mapping[str, Any]) -> str:
-    """The whole README.md; `result` is that of the job so far."""
+def card(about: Subject, result: Mapping[str, Any], record: Record | None = None) -> str:
+    """The whole README.md; `result` is that of the job so far. `record` makes it the card of something published."""
     parts = [
-        front_matter(about),
+        front_matter(about, record),
         f"# {about.revision}",
         introduction(about),
         "## How to load it",
-        needs(about),
-        f"```python\n{loading(about)}\n```",
+        needs(about) if record is None else needs_on_hub(about, record),
+        f"```python\n{loading(about, record)}\n```",
         "## What it was made from",
         origin(about),
         "## Figures",
         figures(about, result),
+        *([] if record is None else evaluation(record)),
+        *([] if record is None else lineage(record)),
         *settings(about),
         "## Licence",
-        "*To be filled in by whoever publishes it, with regard to the licence of the base model and to the data.*",
+        licence(about, record),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def front_matter(about: Subject) -> str:
+def front_matter(about: Subject, record: Record | None = None) -> str:
     """The YAML between the dashes, by which the Hub knows what it is and what it belongs to."""
-    adapter = about.form != "full"
     tags = ["prefloop", *([about.training.kind, about.training.method] if about.training is not None else [])]
+    base = about.base if record is None else record.ground and record.ground.repo
+    named = [f"base_model: {json.dumps(base)}", f"base_model_relation: {'adapter' if about.adapter else 'finetune'}"]
     lines = [
-        f"base_model: {json.dumps(about.base)}",
-        f"base_model_relation: {'adapter' if adapter else 'finetune'}",
-        f"library_name: {'peft' if adapter else 'transformers'}",
+        *(named if base else []),
+        *([f"license: {record.licence}"] if record is not None and record.licence else []),
+        f"library_name: {'peft' if about.adapter else 'transformers'}",
         f"pipeline_tag: {'text-classification' if about.kind == 'reward' else 'text-generation'}",
         "tags:",
         *(f"- {tag}" for tag in tags),
+        *([] if record is None else [f"{FACTS}: {json.dumps(facts(about))}", *model_index(about, record)]),
     ]
     return "\n".join(["---", *lines, "---"])
+
+
+FACTS: Final = "prefloop"
+
+
+def facts(about: Subject) -> dict[str, str]:
+    """What another data directory has to know to use it as it was used here."""
+    return {"revision": about.revision, "kind": about.kind, "form": about.form, "weights": about.weights}
+
+
+def model_index(about: Subject, record: Record) -> list[str]:
+    """The evaluation as the Hub shows it beside the card."""
+    if not record.evaluation:
+        return []
+    metrics = [
+        {
+            "type": "win_rate",
+            "value": round(one.share.value, 4),
+            "name": f"win rate against {one.against}, {one.judge}, 95% interval {one.share.low:.3f} to "
+            f"{one.share.high:.3f}",
+        }
+        for one in record.evaluation
+    ]
+    task, data = {"type": "text-generation"}, {"name": "held-out prompts of the project", "type": "prefloop-held-out"}
+    found = [{"name": about.revision, "results": [{"task": task, "dataset": data, "metrics": metrics}]}]
+    return [f"model-index: {json.dumps(found)}"]
 
 
 def introduction(about: Subject) -> str:
@@ -157,6 +238,8 @@ def introduction(about: Subject) -> str:
         what = "A reward model (a LoRA adapter with a scalar head)"
     if about.merged is not None:
         return f"{what}: the adapter {code(about.merged.revision)}, added by Prefloop to the weights it belongs to."
+    if about.source is not None:
+        return f"{what} that comes from {code(about.source)}."
     how = "" if about.training is None else f", trained by {KINDS[about.training.kind]} with Prefloop"
     return f"{what} {'that began as' if about.form == 'full' else 'for'} {code(about.base)}{how}."
 
@@ -174,29 +257,48 @@ def needs(about: Subject) -> str:
             f"else. Download {code(about.ground)} too, and put its directory beside this one. {unpacked}"
         )
     if about.base == EMBEDDED_HUB_NAME:
-        return (
-            f"It was trained on the weights in the Python package {code(EMBEDDED_PACKAGE)}, which were rounded to 4 "
-            "bits (GGUF Q4_1). Those of this name on the Hub were not, so answers differ a little from Prefloop's. "
-            f"{unpacked}"
-        )
+        return f"{ROUNDED} {unpacked}"
     return unpacked
 
 
-def loading(about: Subject) -> str:
+ROUNDED: Final = (
+    f"It was trained on the weights in the Python package {code(EMBEDDED_PACKAGE)}, which were rounded to 4 bits (GGUF "
+    "Q4_1). Those of this name on the Hub were not, so answers differ a little from Prefloop's."
+)
+
+
+def needs_on_hub(about: Subject, record: Record) -> str:
+    """What else must be there before the code can load it from the Hub."""
+    if not about.adapter:
+        return ""
+    if record.ground is None:
+        return (
+            f"It needs the weights of {code(about.base)}, which lay in a directory where it was trained: the code "
+            "expects a directory of that name in the working directory."
+        )
+    if about.ground != about.base:
+        return f"It needs the weights of {code(record.ground.repo)}, not the base's: the code loads those."
+    return ROUNDED if about.base == EMBEDDED_HUB_NAME else ""
+
+
+def loading(about: Subject, record: Record | None = None) -> str:
     """Code for transformers and PEFT that loads it and uses it once."""
-    reward, adapter = about.kind == "reward", about.form != "full"
+    reward, adapter = about.kind == "reward", about.adapter
     model_class = "AutoModelForSequenceClassification" if reward else "AutoModelForCausalLM"
-    ground = about.ground if adapter else about.revision
+    own = Address(about.revision) if record is None else record.address
+    under = None if record is None else record.ground
+    ground = (under or Address(about.ground)).arguments if adapter else own.arguments
     quantised = adapter and about.weights == "nf4"
     names = sorted([model_class, "AutoTokenizer", *(["BitsAndBytesConfig"] if quantised else [])])
-    arguments = [f'"{ground}"', *(["num_labels=1", "pad_token_id=tokenizer.pad_token_id"] if reward else [])]
+    arguments = [ground, *(["num_labels=1", "pad_token_id=tokenizer.pad_token_id"] if reward else [])]
     dtype = "float32" if about.weights == "fp32" else "bfloat16"
     lines = [
         *(["import json", "from pathlib import Path", ""] if reward else []),
+        *(["from huggingface_hub import hf_hub_download"] if reward and record is not None else []),
         *(["from peft import PeftModel"] if adapter else []),
         f"from transformers import {', '.join(names)}",
         "",
-        f'tokenizer = AutoTokenizer.from_pretrained("{ground}")',
+        f"tokenizer = AutoTokenizer.from_pretrained({ground})",
     ]
     if quantised:
         lines += [
@@ -208,8 +310,12 @@ def loading(about: Subject) -> str:
         arguments.append("quantization_config=four_bits")
     lines.append(f'model = {model_class}.from_pretrained({", ".join(arguments)}, dtype="{dtype}")')
     if adapter:
-        lines.append(f'model = PeftModel.from_pretrained(model, "{about.revision}")')
-    use = SCORING.format(revision=about.revision) if reward else ANSWERING
+        lines.append(f"model = PeftModel.from_pretrained(model, {own.arguments})")
+    beside = f'"{about.revision}/reward.json"'
+    if record is not None:
+        revision = f', revision="{own.revision}"' if own.revision else ""
+        beside = f'hf_hub_download("{own.repo}", "reward.json"{revision})'
+    use = SCORING.format(figures=beside) if reward else ANSWERING
     return "\n".join([*lines, use])
 
 
@@ -227,7 +333,7 @@ model.eval()
 question = [{{"role": "user", "content": "What is a good breakfast?"}}]
 text = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
 ids = tokenizer(text + "Porridge." + tokenizer.eos_token, add_special_tokens=False, return_tensors="pt")
-known = json.loads(Path("{revision}/reward.json").read_text("utf-8"))
+known = json.loads(Path({figures}).read_text("utf-8"))
 score = (model(**ids.to(model.device)).logits.item() - known["mean"]) / known["std"]
 print(score)  # in standard deviations of the answers that it was trained on"""
 
@@ -236,10 +342,12 @@ def origin(about: Subject) -> str:
     """Base, parent, method, data and seed."""
     training = about.training
     rows = [["base model", code(about.base)]]
-    if about.form != "full":
+    if about.adapter:
         rows.append(["lies on", code(about.ground)])
     if about.merged is not None:
         rows += [["merged from", code(about.merged.revision)], ["its sha256", code(str(about.merged.sha256))]]
+    if about.source is not None:
+        rows.append(["comes from", code(about.source)])
     if training is None:
         return table(["", ""], rows)
     made = "it was trained " if about.merged is not None else ""
@@ -288,6 +396,35 @@ def figures(about: Subject, result: Mapping[str, Any]) -> str:
     if result.get("trainable"):
         rows.append(["trained parameters", f"{result['trainable']:,} ({result['trainable_percent']:.2f}%)"])
     return table(["figure", "value"], rows) or "None were measured."
+
+
+def evaluation(record: Record) -> Sequence[str]:
+    """How it did against other policies, and how far people agreed who judged what it was trained on."""
+    rows = [
+        [code(one.against), one.judge, f"{one.share.n:,}", percent_with_interval(one.share)]
+        for one in record.evaluation
+    ]
+    heads = ["against", "judged by", "comparisons", "won, ties as half (95% interval)"]
+    found = table(heads, rows) or "It was not compared with the base, nor with what it was trained from."
+    agreed = ("### Agreement of those who judged the training data", record.agreement) if record.agreement else ()
+    return ("## Evaluation", f"On prompts that were kept out of the training.\n\n{found}" if rows else found, *agreed)
+
+
+def lineage(record: Record) -> Sequence[str]:
+    """What it grew from, nearest first."""
+    heads = ["ancestor", "made by", "sha256 of its files", "on the Hub"]
+    return ("## Lineage", table(heads, record.lineage)) if record.lineage else ()
+
+
+def licence(about: Subject, record: Record | None) -> str:
+    """Whose terms hold."""
+    if record is None:
+        return (
+            "*To be filled in by whoever publishes it, with regard to the licence of the base model and to the data.*"
+        )
+    base = f"The licence of {code(about.base)}: {code(record.base_licence) if record.base_licence else 'see its card'}."
+    own = code(record.licence) if record.licence else "*to be filled in, with regard to the base model's and the data*"
+    return f"{base} This model's: {own}."
 
 
 def settings(about: Subject) -> Sequence[str]:

@@ -137,10 +137,15 @@ def trained_until(db: Database, policy: Policy) -> int:
         return 0
     spec = jobs.get(db, policy.job_id).spec
     snapshot = spec.snapshot if isinstance(spec, TrainingSpec) else ""
-    seen = int(db.value("SELECT last_judgement_id FROM snapshot WHERE sha256 = ?", (snapshot,)) or 0)
+    seen = last_judgement(db, snapshot)
     if seen or policy.parent_id is None:
         return seen
     return trained_until(db, policies.by_id(db, policy.parent_id))  # it learnt from no judgement, or was merged
+
+
+def last_judgement(db: Database, snapshot: str) -> int:
+    """The last judgement that data of this name was frozen with; 0 where it holds none."""
+    return int(db.value("SELECT last_judgement_id FROM snapshot WHERE sha256 = ?", (snapshot,)) or 0)
 
 
 def store_snapshot(

@@ -20,6 +20,7 @@ class Policy:
 
     `weights` is the precision of what an adapter lies on, or of its own weights; `ground_id` names the fully trained
     model that an adapter lies on, if it is not the base. A reward model is kept like a policy, and never serves.
+    `source` is where on the Hub one comes from that was not trained here, as OWNER/NAME@COMMIT.
     """
 
     id: int
@@ -37,6 +38,7 @@ class Policy:
     weights: Weights
     ground_id: int | None
     deleted: str | None
+    source: str | None = None
 
 
 def ensure_base(db: Database, base: str) -> Policy:
@@ -66,21 +68,22 @@ def add(
     method: str,
     base: str,
     parent_id: int,
-    job_id: int,
+    job_id: int | None,
     path: str,
     sha256: str,
     kind: Kind = "policy",
     form: Form = "lora",
     weights: Weights = "nf4",
     ground_id: int | None = None,
+    source: str | None = None,
 ) -> Policy:
-    """Register what a job has trained as a candidate; `method` is the kind of the job."""
+    """Register as a candidate what a job has trained, or what comes from `source`; `method` is the kind of the job."""
     with db.transaction() as connection:
         connection.execute(
             """INSERT INTO model (revision, method, base, parent_id, job_id, path, sha256, kind, form, weights,
-                   ground_id, status, created)
-               VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'candidate', ?)""",
-            (revision, method, base, parent_id, job_id, path, sha256, kind, form, weights, ground_id, now()),
+                   ground_id, source, status, created)
+               VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'candidate', ?)""",
+            (revision, method, base, parent_id, job_id, path, sha256, kind, form, weights, ground_id, source, now()),
         )
     return by_revision(db, revision)
 
@@ -189,3 +192,51 @@ def decisions(db: Database, limit: int = 50) -> list[dict[str, Any]]:
            ORDER BY p.id DESC LIMIT ?""",
         (limit,),
     )
+
+
+def from_source(db: Database, source: str) -> Policy | None:
+    """The model that came from there and still has its files, if there is one."""
+    row = db.row("SELECT * FROM model WHERE source = ? AND deleted IS NULL ORDER BY id DESC", (source,))
+    return None if row is None else Policy(**row)
+
+
+# -------------------------------------------------------------------------------------------------------- on the Hub
+@dataclass(frozen=True)
+class Publication:
+    """A model or a dataset that was put on the Hub."""
+
+    id: int
+    kind: Literal["model", "dataset"]
+    model_id: int | None
+    repo: str
+    tag: str
+    commit_sha: str
+    private: bool
+    published_by: str
+    created: str
+
+
+def record_publication(
+    db: Database, kind: str, model_id: int | None, repo: str, tag: str, commit_sha: str, private: bool, by: str
+) -> Publication:
+    """Append to the record of what is on the Hub; nothing where the newest entry says the same already."""
+    with db.transaction() as connection:
+        known = db.row("SELECT * FROM publication WHERE repo = ? AND tag = ? ORDER BY id DESC", (repo, tag))
+        if known is None or (known["model_id"], known["commit_sha"]) != (model_id, commit_sha):
+            connection.execute(
+                "INSERT INTO publication (kind, model_id, repo, tag, commit_sha, private, published_by, created) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (kind, model_id, repo, tag, commit_sha, private, by, now()),
+            )
+    return next(one for one in publications(db) if (one.repo, one.tag) == (repo, tag))
+
+
+def publications(db: Database) -> list[Publication]:
+    """What was put on the Hub, newest first."""
+    rows = db.rows("SELECT * FROM publication ORDER BY id DESC")
+    return [Publication(**{**row, "private": bool(row["private"])}) for row in rows]
+
+
+def published(db: Database, model_id: int) -> Publication | None:
+    """Where a model is on the Hub, if it was published from here."""
+    return next((one for one in publications(db) if one.model_id == model_id), None)

@@ -18,6 +18,7 @@ from typing import IO
 import psutil
 
 from annotation.database import Database
+from annotation.environment import child_environment
 from rlhf import iteration, jobs, loop, policies
 from rlhf.estimates import query_graphics
 from rlhf.jobs import Job
@@ -118,7 +119,7 @@ def start_worker(
         stderr=None if output is None else subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         cwd=Path(__file__).parent.parent,
-        env={**os.environ, **seen},
+        env={**child_environment(), **seen},
         start_new_session=True,
     )
 
@@ -129,8 +130,10 @@ class Supervisor:
     It signals only processes that it started itself; what an earlier program started is judged by its heartbeat.
     """
 
-    def __init__(self, db: Database, data_dir: Path, model: str, devices: Sequence[str] | None = None) -> None:
-        self.db, self.data_dir, self.model = db, data_dir, model
+    def __init__(
+        self, db: Database, data_dir: Path, model: str, devices: Sequence[str] | None = None, resident: bool = True
+    ) -> None:
+        self.db, self.data_dir, self.model, self.resident = db, data_dir, model, resident
         self.devices = devices or devices_here()
         self.children: dict[int, Child] = {}
         self._ended = threading.Event()
@@ -175,7 +178,8 @@ class Supervisor:
         for job_id in jobs.mark_lost(self.db):
             if job_id in self.children:  # it hangs: a second worker beside it would take the memory of both
                 self.children[job_id].signal(signal.SIGKILL)
-        self.keep_resident()
+        if self.resident:
+            self.keep_resident()
         iteration.advance(self.db, self.data_dir)
         self.start_next()
 

@@ -129,11 +129,16 @@ def work(db: Database, data_dir: Path, job_id: int, worker: str) -> int:
     run = Run(db, data_dir, job, worker)
     signal.signal(signal.SIGTERM, lambda *_: run.terminated.set())
     signal.signal(signal.SIGINT, lambda *_: run.terminated.set())
+    return attend(run, job.spec, orphan_stops=job.kind == "generate")
+
+
+def attend(run: Run, spec: Spec, orphan_stops: bool) -> int:
+    """Run a claimed job to its end, beating all the while; returns the process's exit code."""
     ended = threading.Event()
-    heart = threading.Thread(target=keep_beating, args=(run, ended, job.kind == "generate"), daemon=True)
+    heart = threading.Thread(target=keep_beating, args=(run, ended, orphan_stops), daemon=True)
     heart.start()
     try:
-        return perform(run, job.spec)
+        return perform(run, spec)
     finally:
         ended.set()
         heart.join()

@@ -14,9 +14,12 @@ from annotation import store
 from annotation.database import Database, open_database
 from annotation.records import Prompt, Response, Sampling, Split
 from rlhf import policies
+from tests.hub_server import HubServer
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: files run side by side, on two cores
+
+os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # a Hub on loopback speaks the older protocol
 
 BASE_NAME = "SmolLM2-135M-Instruct"
 pytest_plugins = ["tests.machine_fixtures"]
@@ -36,6 +39,13 @@ def db(data_dir: Path) -> Iterator[Database]:
     measure_nobody(database)
     yield database
     database.close()
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    """An empty Hub on loopback."""
+    with HubServer() as server:
+        yield server
 
 
 def seed_prompts(db: Database, count: int, split: Split = "train") -> list[Prompt]:

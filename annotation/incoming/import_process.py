@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Final, Literal
 
 from annotation.database import Database
+from annotation.environment import child_environment
 from annotation.incoming import importing
 from annotation.incoming.import_command import PROGRAM
 from annotation.incoming.moving import latest_import
@@ -73,7 +74,13 @@ class Importer:
             command = self.command(kind, source, arguments)
             errors = tempfile.TemporaryFile()  # noqa: SIM115 - the follower closes it
             self.process = subprocess.Popen(
-                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True
+                command,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=child_environment(),
             )
             self.latest = State(self.latest.number + 1, kind, "running")
             self.follower = threading.Thread(target=self.follow, args=(self.process, errors), daemon=True)

@@ -15,6 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from annotation import hub
 from annotation.outgoing.formats import original
 from annotation.records import UserError
 
@@ -698,23 +699,57 @@ def choose_split(name: str, known: list[str], wanted: str | None) -> str:
 
 
 def hub_dataset(repository: str, config: str | None = None, split: str | None = None) -> Source:
-    """A dataset on the Hub, streamed. Raises UserError without a network, or where there is no such dataset."""
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", repository):
-        raise UserError(f"'{display_name(repository)}' is no name of a dataset on the Hub. Names look like owner/name.")
-    rows = streamed_rows(repository, repository, config, split, lambda error: explain_hub_error(repository, error))
-    return Source(repository, "Hub dataset", "rows from 1", rows)
+    """A dataset on the Hub, streamed: OWNER/NAME, or OWNER/NAME@REVISION for what it was at a commit, tag or branch.
+
+    Whichever commit that is now is the one that is read to the end, and the one that the source's name says. Raises
+    UserError without a network, or where there is no such dataset.
+    """
+    name, _, revision = repository.partition("@")
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w.+/-]+)?", repository):
+        raise UserError(
+            f"'{display_name(repository)}' is no name of a dataset on the Hub. Names look like owner/name, or "
+            "owner/name@revision."
+        )
+
+    def explain(error: BaseException) -> str:
+        return explain_hub_error(repository, error)
+
+    commit = commit_of(name, revision or None, explain)
+    pinned = f"{name}@{commit}"
+    return Source(pinned, "Hub dataset", "rows from 1", streamed_rows(pinned, name, config, split, explain, commit))
+
+
+def commit_of(name: str, revision: str | None, explain: Callable[[BaseException], str]) -> str:
+    """The commit that a dataset's revision is now. Raises UserError."""
+    try:
+        with hub.explained(f"Reading the dataset {name}"):
+            return str(hub.connect(hub.token_here()).api.dataset_info(name, revision=revision).sha)
+    except UserError as error:
+        cause = error.__cause__
+        if cause is not None and hub.is_connection(cause):
+            raise UserError(explain(cause)) from error
+        raise
 
 
 def streamed_rows(
-    name: str, path: str, config: str | None, split: str | None, explain: Callable[[BaseException], str]
+    name: str,
+    path: str,
+    config: str | None,
+    split: str | None,
+    explain: Callable[[BaseException], str],
+    revision: str | None = None,
 ) -> Callable[[], Iterator[RawRow]]:
     """The rows of what `datasets.load_dataset` reads, without a copy on the disk. Raises UserError."""
     import datasets
+    import httpx2
     import pyarrow as pa
 
-    expected = (datasets.exceptions.DatasetsError, pa.ArrowException, OSError, ValueError, TypeError, RuntimeError)
+    expected = (
+        *(datasets.exceptions.DatasetsError, pa.ArrowException, OSError, ValueError, TypeError, RuntimeError),
+        httpx2.HTTPError,
+    )
     try:
-        loaded = datasets.load_dataset(path, config, streaming=True)
+        loaded = datasets.load_dataset(path, config, revision=revision, streaming=True)
         part = loaded[choose_split(name, list(loaded), split)]
         if part.features is not None:
             part = part.select_columns(readable_columns(part.features.arrow_schema))
@@ -734,7 +769,7 @@ def streamed_rows(
 
 def explain_hub_error(repository: str, error: BaseException) -> str:
     """Why a dataset can't be had, and what to do."""
-    if isinstance(error, ConnectionError):
+    if hub.is_connection(error):
         return (
             f"The Hub can't be reached to read {repository}. Check the network, or download the dataset elsewhere and "
             "import its files."

@@ -48,7 +48,7 @@ TABLES: Final[Mapping[str, Table]] = {
     "model": Table(
         (
             *("id", "revision", "method", "base", "parent_id", "path", "sha256", "kind", "form", "weights"),
-            *("ground_id", "deleted", "created"),
+            *("ground_id", "deleted", "source", "created"),
         )
     ),
     "prompt": Table(("id", "fingerprint", "messages", "source", "split", "import_id", "created")),
@@ -102,7 +102,10 @@ NOT_ARCHIVED: Final[Mapping[str, str]] = {
     "snapshot": "the machines'",
     "promotion": "the machines'",
     "chat": "tried out and gone",
+    "publication": "the Hub's",
+    "safe_copy": "the machines'",
     "annotator.password_hash": "a secret",
+    "annotator.hub_id": "the Hub's",
     "claim.nonce": "made anew",
     "comparison.taken": "counted from the claims",
     "model.job_id": "the machines'",
@@ -265,7 +268,7 @@ def before(table: str, row: Row) -> dict[str, Any]:
     if table != "model":
         return {}
     form = "base" if row.get("method") == "base" else "lora"
-    return {"kind": "policy", "form": form, "weights": "nf4", "ground_id": None, "deleted": None}
+    return {"kind": "policy", "form": form, "weights": "nf4", "ground_id": None, "deleted": None, "source": None}
 
 
 def declared_types(db: Database, table: str) -> dict[str, str]:
@@ -365,6 +368,11 @@ def is_revision(text: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text) is not None
 
 
+def is_source(text: str) -> bool:
+    """Whether it can say where on the Hub a model comes from."""
+    return re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}@[0-9a-f]{40}", text, re.ASCII) is not None
+
+
 def is_time(text: str) -> bool:
     """Whether it is a moment as `records.now` writes it, so that the order of texts is the order of times."""
     return re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", text) is not None
@@ -401,6 +409,7 @@ CHECKS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "model.path": is_path,
     "model.revision": is_revision,
     "model.deleted": is_time,
+    "model.source": is_source,
     "judgement.created": is_time,
     "claim.created": is_time,
     "claim.expires": is_time,

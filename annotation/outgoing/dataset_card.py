@@ -129,6 +129,7 @@ def front_matter(request: Request, figures: Figures, files: Mapping[str, str]) -
     lines = [
         "---",
         f"pretty_name: Prefloop {request.format} export",
+        *([f"license: {request.licence}"] if request.licence else []),
         "task_categories:",
         "- text-generation",
         "tags:",
@@ -190,10 +191,19 @@ def card(request: Request, figures: Figures, provenance: Provenance, files: Mapp
         "## Guidelines",
         guidelines_part(figures, provenance),
         "## Licence",
-        "*To be filled in by whoever publishes this data: the licence, and for what the people who judged gave their "
-        "consent.*",
+        licence(request),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def licence(request: Request) -> str:
+    """Whose terms hold."""
+    if request.licence:
+        return f"{code(request.licence)}, as chosen by whoever published it."
+    return (
+        "*To be filled in by whoever publishes this data: the licence, and for what the people who judged gave their "
+        "consent.*"
+    )
 
 
 def introduction(request: Request, figures: Figures) -> str:
@@ -207,16 +217,15 @@ def introduction(request: Request, figures: Figures) -> str:
 
 def loading(request: Request, files: Mapping[str, str]) -> str:
     """Code that loads it, and the command that trains on it."""
-    code = ["from datasets import load_dataset", "", 'data = load_dataset("PATH_OF_THIS_DIRECTORY")']
+    address = request.address or "PATH_OF_THIS_DIRECTORY"
+    code = ["from datasets import load_dataset", "", f'data = load_dataset("{address}")']
     if "train" in files:
         code.append('print(data["train"][0])')
     text = "\n".join(["```python", *code, "```"])
     command = TRAINING.get(request.format)
     if command is None or "train" not in files:
         return text
-    return "\n".join(
-        [text, "", "```sh", f"trl {command} --model_name_or_path MODEL --dataset_name PATH_OF_THIS_DIRECTORY", "```"]
-    )
+    return "\n".join([text, "", "```sh", f"trl {command} --model_name_or_path MODEL --dataset_name {address}", "```"])
 
 
 TRAINING: Final[Mapping[str, str]] = {
@@ -256,6 +265,14 @@ ALL_COUNTED: Final = "Over all judgements that passed the filters and were not l
 
 def agreement(figures: Figures) -> str:
     """How far annotators agree, also on what gave no row."""
+    found = agreement_table(figures.votes)
+    if not found:
+        return "No two annotators judged the same comparison, so agreement is not known."
+    return f"{ALL_COUNTED}\n\n{found}"
+
+
+def agreement_table(votes: Sequence[Vote]) -> str:
+    """How far annotators agree, by question; nothing where no two judged the same comparison."""
     rows = [
         [
             found.question,
@@ -264,12 +281,10 @@ def agreement(figures: Figures) -> str:
             decimal(found.alpha),
             found.level,
         ]
-        for found in agreements(figures.votes)
+        for found in agreements(votes)
     ]
-    if not rows:
-        return "No two annotators judged the same comparison, so agreement is not known."
     heads = ["question", "comparisons", "same answer (95% interval)", "Krippendorff's alpha (95% interval)", "level"]
-    return ALL_COUNTED + "\n\n" + table(heads, rows)
+    return table(heads, rows)
 
 
 def biases(figures: Figures) -> str:

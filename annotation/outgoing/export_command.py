@@ -27,10 +27,7 @@ def add_parsers(topics: Topics, shared: argparse.ArgumentParser) -> None:
     """The two commands; `shared` brings --data."""
     export = topics.add_parser("export", parents=[shared], help="judgements as a data set to train on, or an archive")
     export.set_defaults(act=run_export)
-    titles = ", ".join(f"{name} ({entry.title})" for name, entry in FORMATS.items())
-    export.add_argument(
-        "--format", default="preference", help=f"{titles}, raw (everything, lossless) (default: %(default)s)"
-    )
+    add_format(export)
     containers = ", ".join(f"{name} ({title})" for name, title in CONTAINERS.items())
     export.add_argument(
         "--as", dest="container", default="dataset", help=f"{containers} (default: %(default)s); csv and raw are files"
@@ -41,6 +38,23 @@ def add_parsers(topics: Topics, shared: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="directory to make, or file if PATH ends in .zip or the format is a file",
     )
+    add_choice(export)
+    export.add_argument("--count", action="store_true", help="only count what would be exported, as a line of JSON")
+    restore = topics.add_parser("restore", parents=[shared], help="fill a fresh data directory from a raw archive")
+    restore.set_defaults(act=run_restore)
+    restore.add_argument("archive", type=Path, metavar="ARCHIVE", help="file made with `export --format raw`")
+
+
+def add_format(export: argparse.ArgumentParser) -> None:
+    """What a row is."""
+    titles = ", ".join(f"{name} ({entry.title})" for name, entry in FORMATS.items())
+    export.add_argument(
+        "--format", default="preference", help=f"{titles}, raw (everything, lossless) (default: %(default)s)"
+    )
+
+
+def add_choice(export: argparse.ArgumentParser) -> None:
+    """Which rows, under which licence, and whether people are named."""
     wanted = export.add_argument_group("only what is wanted (each can be given several times)")
     wanted.add_argument("--iteration", type=int, action="append", default=[], help="of the policy that answered")
     wanted.add_argument("--policy", action="append", default=[], help="revision of the policy that answered")
@@ -52,10 +66,7 @@ def add_parsers(topics: Topics, shared: argparse.ArgumentParser) -> None:
         "--min-agreement", type=float, default=0.0, metavar="SHARE", help="least share of annotators who agree, 0 to 1"
     )
     export.add_argument("--names", action="store_true", help="name annotators instead of giving them pseudonyms")
-    export.add_argument("--count", action="store_true", help="only count what would be exported, as a line of JSON")
-    restore = topics.add_parser("restore", parents=[shared], help="fill a fresh data directory from a raw archive")
-    restore.set_defaults(act=run_restore)
-    restore.add_argument("archive", type=Path, metavar="ARCHIVE", help="file made with `export --format raw`")
+    export.add_argument("--licence", default="", metavar="NAME", help="as the Hub names it, say cc-by-4.0")
 
 
 def request_of(options: argparse.Namespace) -> Request:
@@ -69,7 +80,7 @@ def request_of(options: argparse.Namespace) -> Request:
         agreement=options.min_agreement,
         sources=tuple(dict.fromkeys(options.source)) or SOURCES,
     )
-    return Request(options.format, options.container, filters, options.names)
+    return Request(options.format, options.container, filters, options.names, options.licence)
 
 
 def arguments_of(request: Request) -> list[str]:
@@ -86,6 +97,7 @@ def arguments_of(request: Request) -> list[str]:
     arguments += [f"--since={filters.since}"] if filters.since else []
     arguments += [f"--until={filters.until}"] if filters.until else []
     arguments += [f"--min-agreement={filters.agreement}"] if filters.agreement else []
+    arguments += [f"--licence={request.licence}"] if request.licence else []
     return [*arguments, "--names"] if request.names else arguments
 
 

@@ -21,6 +21,7 @@ from starlette.requests import Request as WebRequest
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from annotation.environment import child_environment
 from annotation.outgoing.export_command import PROGRAM, arguments_of
 from annotation.outgoing.formats import ONE_FILE, Request
 from annotation.records import Annotator, UserError
@@ -111,6 +112,7 @@ class Exporter:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
+                    env=child_environment(),
                 )
             return self.name
 

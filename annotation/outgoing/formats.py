@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
@@ -71,6 +72,10 @@ class Request:
     filters: Filters = Filters()
     names: bool = False
     """Whether annotators are named; otherwise each has a pseudonym."""
+    licence: str = ""
+    """The Hub's word for a licence, say 'cc-by-4.0'; empty where whoever publishes it has not chosen."""
+    address: str = ""
+    """Where on the Hub it goes, if it does."""
 
 
 CONTAINERS: Final[Mapping[str, str]] = {
@@ -112,10 +117,17 @@ def check_request(request: Request, known: Known) -> None:
         check_day(day)
     if filters.since and filters.until and filters.since > filters.until:
         raise UserError(f"The first day, {filters.since}, is after the last day, {filters.until}. Swap them.")
+    check_licence(request.licence)
     if not filters.sources:
         raise UserError(f"Choose at least one source: {', '.join(SOURCES)}.")
     if not 0 <= filters.agreement <= 1:
         raise UserError(f"The minimum agreement is a share from 0 to 1, not {filters.agreement}.")
+
+
+def check_licence(name: str) -> None:
+    """Raises UserError for what can't be the Hub's word for a licence; none is none."""
+    if name and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", name):
+        raise UserError(f"'{name[:80]}' is no licence as the Hub names them. Say for example cc-by-4.0 or mit.")
 
 
 def refuse_unknown(what: str, asked: Sequence[Any], there: Any) -> None:

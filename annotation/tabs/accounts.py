@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from annotation import access
+from annotation.access import Account
 from annotation.database import Database
 from annotation.records import ROLES, Annotator
 from annotation.tabs.guard import Context, guarded
@@ -59,12 +60,18 @@ def page_of(db: Database, outcome: str = "", account: str | None = None) -> tupl
             entry.name,
             entry.role,
             "active" if entry.active else "deactivated",
-            "password" if entry.has_password else "link in the terminal",
+            signs_in_with(entry),
             entry.created[:10],
         ]
         for entry in everyone
     ]
     return rows, gr.Dropdown([entry.name for entry in everyone], value=account), outcome
+
+
+def signs_in_with(entry: Account) -> str:
+    """How the owner of an account proves to be that."""
+    ways = [word for word, there in (("Hugging Face", entry.on_hub), ("password", entry.has_password)) if there]
+    return ", ".join(ways) or "link in the terminal"
 
 
 def opening(db: Database) -> Any:
@@ -108,7 +115,10 @@ def changing_role(db: Database, role: str) -> Any:
     def change_role(annotator: Annotator, account: str | None) -> Any:
         """Change a role."""
         access.set_role(db, account or "", role)
-        return page_of(db, f"{account} is {role} now and has to sign in again.", account)
+        said = f"{account} is {role} now and has to sign in again."
+        if any(entry.name == account and entry.on_hub for entry in access.accounts(db)):
+            said += " With Hugging Face the Space's rules decide the role anew, at each sign-in."
+        return page_of(db, said, account)
 
     return change_role
 

@@ -8,6 +8,7 @@ const DEBOUNCE_MS = 250;
 const WAITING_MS = 2000;
 const WRITING_MS = 400;
 const PATIENCE_MS = 15000;
+const SAFETY_MS = 10000;
 const KEPT_DRAFTS_MS = 7 * 24 * 3600 * 1000;
 const TYPING = "input, textarea, select, [contenteditable], [role=listbox], [role=dialog]";
 const STORE = "prefloop.";
@@ -561,6 +562,7 @@ async function judge(decided) {
   if (next.saved) {
     judged = withTexts();
     keep(draftName(of), null);
+    showSafety();
   }
   show(next);
   say(next.notice || `Saved: ${words[0].toLowerCase()}${words.slice(1)}.`, !next.saved);
@@ -805,6 +807,18 @@ function actionOf(key) {
   return control ? () => control.click() : null;
 }
 
+// --------------------------------------------------------------------------------------------------------- safe copies
+// How far the judgements are safe, which changes with time and with what others judge.
+async function showSafety() {
+  if (!card || document.hidden || element.offsetParent === null) return;
+  const said = await ask("safety").catch((error) => (error instanceof Problem ? null : Promise.reject(error)));
+  if (said === null) return; // the polls say that the server can't be reached
+  const line = find(".safety");
+  line.hidden = !said.text;
+  line.classList.toggle("bad", said.trouble);
+  if (line.textContent !== said.text) line.textContent = said.text;
+}
+
 // --------------------------------------------------------------------------------------------------------------- polls
 // While there is nothing to judge, or an answer is being written, the server is asked how things stand. So it is when
 // the person comes back from another tab, which may have put another comparison into their hands.
@@ -853,10 +867,10 @@ find(".ask").append(button("", "Ask", askOwn));
 find(".ask").before(make("p", { class: "unanswered", role: "status" }));
 find(".guidelines").addEventListener("toggle", onGuidelines);
 document.addEventListener("keydown", onKey, { signal });
-const timer = setInterval(poll, 100);
+const timers = [setInterval(poll, 100), setInterval(showSafety, SAFETY_MS)];
 signal.addEventListener("abort", () => {
-  clearInterval(timer);
+  timers.forEach(clearInterval);
   sizes.disconnect();
 });
 purgeDrafts();
-poll();
+poll().then(showSafety);

@@ -26,6 +26,7 @@ SKELETON = """
   <p class="waiting"></p>
   <p class="loading">Loading …</p>
   <div class="desk"><div class="verdicts"></div><p class="status" role="status" aria-live="polite"></p></div>
+  <p class="safety" hidden></p>
   <details class="ask panel" hidden>
     <summary>Write a prompt of your own</summary>
     <label for="own-prompt">Prompt</label>

@@ -1,12 +1,19 @@
-"""Cards of what was trained: their code loads it elsewhere and computes the same, and they hold no path of here."""
+"""Cards of what was trained: their code loads it elsewhere and computes the same, and they hold no path of here.
+
+Those in a policy's directory expect that directory beside them; those that are published load it from the Hub.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +21,9 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
+from annotation import hub as hubs
 from annotation.records import Sampling
-from rlhf import jobs, policies
+from rlhf import jobs, policies, publishing
 from rlhf.artifacts import directory_sha256
 from rlhf.models import Policies
 from rlhf.policies import Policy
@@ -23,6 +31,7 @@ from rlhf.roles import Answer, load_roles, read_reward_model
 from rlhf.specs import DPOSpec, MergeSpec, PPOSpec, RewardModelSpec, SFTSpec, Spec
 from rlhf.worker import Run
 from tests.demonstrations import demonstrate
+from tests.hub_server import HubServer
 from tests.machine_fixtures import Machine, make_machine
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -50,6 +59,16 @@ class Shelf:
 
     machine: Machine
     made: dict[str, Policy]
+    served: dict[str, torch.Tensor] = field(default_factory=dict)
+    """What was computed here already, by revision: loading each policy takes longer than all the rest."""
+
+    def computed_here(self, revision: str) -> torch.Tensor:
+        """What a policy that serves here computes on the probe."""
+        if revision not in self.served:
+            models = Policies(self.machine.db, self.machine.data_dir, self.machine.model)
+            policy = policies.by_revision(self.machine.db, revision)
+            self.served[revision] = logps(models.use(policy), probe(self.machine))
+        return self.served[revision]
 
     def make(self, name: str, spec: Spec) -> None:
         """Run a job and keep what it makes."""
@@ -115,19 +134,27 @@ def test_the_cards_own_code_loads_the_policy_elsewhere(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     found = taken_elsewhere(shelf, name, tmp_path)
-    machine, policy = shelf.machine, shelf.made[name]
+    computes_as(shelf, name, logps(found["model"], probe(shelf.machine)))
+
+
+def probe(machine: Machine) -> torch.Tensor:
+    """Tokens to compare models on."""
     text = machine.render([{"role": "user", "content": "Sing."}]) + "sun rain"
-    ids = machine.tokenizer(text, return_tensors="pt")["input_ids"]
-    last = slice(-ids.shape[1], None)  # behind virtual tokens
-    models = Policies(machine.db, machine.data_dir, machine.model)
+    return torch.as_tensor(machine.tokenizer(text, return_tensors="pt")["input_ids"])
 
-    def logps(model: Any) -> torch.Tensor:
-        with torch.no_grad():
-            logits = model(input_ids=ids.to(model.device)).logits[0, last]
-        return torch.as_tensor(logits).float().cpu().log_softmax(-1)
 
-    served = logps(models.use(policy))
-    others = [logps(found["model"]), logps(models.use(policies.by_revision(machine.db, "base")))]
+def logps(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities at each place, virtual tokens before them left out."""
+    with torch.no_grad():
+        logits = model(input_ids=ids.to(model.device)).logits[0, -ids.shape[1] :]
+    return torch.as_tensor(logits).float().cpu().log_softmax(-1)
+
+
+def computes_as(shelf: Shelf, name: str, found: torch.Tensor) -> None:
+    """Whether what was loaded elsewhere computes as the policy that serves here, and not as the base."""
+    policy = shelf.made[name]
+    served = shelf.computed_here(policy.revision)
+    others = [found, shelf.computed_here("base")]
     distances = [float((served.exp() * (served - other)).sum(-1).mean()) for other in others]
     assert distances[0] < (1e-6 if policy.weights == "fp32" else 2e-3)
     assert distances[1] > max(0.02, 10 * distances[0]), "it does nothing, so the comparison would prove nothing"
@@ -139,6 +166,11 @@ def test_the_cards_own_code_scores_an_answer_as_ppo_does(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     found = taken_elsewhere(shelf, name, tmp_path)
+    scores_as_ppo(shelf, name, found["score"])
+
+
+def scores_as_ppo(shelf: Shelf, name: str, found: float) -> None:
+    """Whether a score is the one that PPO would give."""
     machine, revision = shelf.machine, shelf.made[name].revision
     spec = replace(PPO, method="qlora", precision="bf16") if name == "4-bit reward" else PPO
     worker = uuid.uuid4().hex
@@ -150,7 +182,7 @@ def test_the_cards_own_code_scores_an_answer_as_ppo_does(
     ids = [machine.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, "Porridge.")]
     with torch.no_grad():
         score = roles.score([Answer(tuple(ids[0]), (*ids[1], machine.tokenizer.eos_token_id), "", True)]).item()
-    assert found["score"] == pytest.approx(score, abs=1e-4 if spec.precision == "fp32" else 0.05)
+    assert found == pytest.approx(score, abs=1e-4 if spec.precision == "fp32" else 0.05)
     jobs.cancel(machine.db, job.id)
 
 
@@ -201,3 +233,109 @@ def test_the_hub_can_read_a_card(shelf: Shelf, name: str) -> None:
     assert data.library_name == ("transformers" if name in ("full", "merged") else "peft")
     assert data.pipeline_tag == ("text-classification" if "reward" in name else "text-generation")
     assert "prefloop" in (data.tags or [])
+
+
+# ----------------------------------------------------------------------------------------------------------- published
+REPO = "ann/breakfast"
+# What somebody else does with the cards: a fresh process, which has the Hub and the base and nothing else of ours.
+ELSEWHERE = """
+import json
+import torch
+with open("asked.json") as file:
+    asked = json.load(file)
+kept, ids = {}, torch.tensor(asked["ids"])
+for name, code in asked["code"].items():
+    found = {}
+    exec(code, found)
+    if "score" in found:
+        kept[name] = torch.tensor(found["score"])
+        continue
+    with torch.no_grad():
+        logits = found["model"](input_ids=ids.to(found["model"].device)).logits[0, -ids.shape[1]:]
+    kept[name] = logits.float().cpu().log_softmax(-1)
+torch.save(kept, "kept.pt")
+"""
+
+
+@dataclass
+class Stall:
+    """The shelf's policies on a Hub, one tag each, and what their cards' code comes to in a fresh process."""
+
+    hub: HubServer
+    shelf: Shelf
+    kept: dict[str, torch.Tensor]
+
+    def card(self, name: str) -> str:
+        """A published card."""
+        return self.hub.file("model", REPO, "README.md", self.shelf.made[name].revision).decode()
+
+
+@pytest.fixture(scope="module")
+def stall(shelf: Shelf, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stall]:
+    """All of them, published and tried."""
+    place, machine = tmp_path_factory.mktemp("elsewhere"), shelf.machine
+    with HubServer() as hub:
+        client = hubs.connect("hf_write_ann", hub.url)
+        for policy in shelf.made.values():
+            publishing.publish(client, machine.db, machine.data_dir, policy.revision, REPO, licence="apache-2.0")
+        found = Stall(hub, shelf, {})
+        code = {name: re.findall(r"```python\n(.*?)\n```", found.card(name), re.DOTALL)[0] for name in NAMES}
+        (place / "asked.json").write_text(json.dumps({"ids": probe(machine).tolist(), "code": code}), "utf-8")
+        (place / machine.model.name).symlink_to(machine.model)
+        done = subprocess.run(
+            [sys.executable, "-c", ELSEWHERE],
+            cwd=place,
+            env={**os.environ, **hub.environment("hf_read_ann")},
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        found.kept.update(torch.load(place / "kept.pt"))
+        yield found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_published_cards_own_code_computes_the_same_in_a_fresh_process(stall: Stall, name: str) -> None:
+    if "reward" in name:
+        scores_as_ppo(stall.shelf, name, float(stall.kept[name]))
+    else:
+        computes_as(stall.shelf, name, stall.kept[name])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_named_files_go_up_and_nothing_private_is_in_them(stall: Stall, name: str) -> None:
+    policy = stall.shelf.made[name]
+    files = stall.hub.files("model", REPO, policy.revision)
+    if policy.form == "full":
+        assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= set(files)
+        assert "adapter_config.json" not in files, "those of another tag are gone"
+    else:
+        scale = {"reward.json"} if policy.kind == "reward" else set()
+        assert set(files) == {"README.md", "adapter_config.json", "adapter_model.safetensors"} | scale
+    assert not {"prefloop.json", "training_args.bin", "optimizer.pt"} & set(files)
+    machine = stall.shelf.machine
+    for path, content in files.items():
+        for private in (str(machine.data_dir), str(machine.model.parent), str(Path.home()), "hf_write_ann"):
+            assert private.encode() not in content, path
+    assert directory_sha256(stall.shelf.directory(name)) == policy.sha256, "what serves here is as it was"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_hub_can_read_a_published_card(stall: Stall, name: str) -> None:
+    data = ModelCard(stall.card(name)).data
+    assert data.license == "apache-2.0"
+    # A base in a directory has no name on the Hub.
+    assert data.base_model == (REPO if name == "on full" else None)
+    assert data.to_dict()["prefloop"]["weights"] == stall.shelf.made[name].weights
+
+
+def test_a_published_card_says_what_it_grew_from(stall: Stall) -> None:
+    made, text = stall.shelf.made, stall.card("on full")
+    full = made["full"]
+    assert f"| `{full.revision}` | sft | `{full.sha256}` | {REPO}@{full.revision} |" in text
+    assert f'from_pretrained("{REPO}", revision="{full.revision}"' in text
+    assert f"It needs the weights of `{REPO}`, not the base's: the code loads those." in text
+    assert "This model's: `apache-2.0`." in text
+    assert "It was not compared with the base" in text

@@ -28,7 +28,7 @@ from tests.conftest import BASE_NAME, act, make_response, measure_nobody, seed_c
 
 PASSWORD = "a long enough password"
 REVISION = "iteration-zebra"
-ENDPOINTS = ("card", "judge", "undo", "reopen", "revise", "latest", "ask", "guidelines")
+ENDPOINTS = ("card", "judge", "undo", "reopen", "revise", "latest", "ask", "guidelines", "safety")
 Call = dict[str, Any]
 
 

@@ -1,0 +1,331 @@
+"""Speaking to the Hugging Face Hub: a client that gives up in time, and a sentence for everything that can go wrong."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from annotation.records import UserError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+RepoKind = Literal["model", "dataset", "space"]
+CONNECT_SECONDS: Final = 30.0
+# Between two pieces of an answer. A commit of many files takes the Hub a while.
+READ_SECONDS: Final = 120.0
+NAME_PART: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
+LONGEST_NAME: Final = 96
+TOKENS_PAGE: Final = "https://huggingface.co/settings/tokens"
+TOKEN: Final = re.compile(r"\bhf_(?:oauth_|jwt_)?[A-Za-z0-9]{16,}[\w.-]*|(?<=Bearer )\S+")
+REFUSED: Final[Mapping[int, str]] = {
+    401: "the Hub does not accept the token: it is wrong, has expired or was withdrawn. "
+    f"Make a new one on {TOKENS_PAGE} and set HF_TOKEN to it.",
+    402: "the Hub asks for payment: what was asked for is not in this account's plan. "
+    "Choose something that is (free hardware, a private repository less), or change the plan.",
+    403: "the token has no right to do that. It must be one that may write ('write', or 'fine-grained' with write "
+    f"access to this repository), of somebody who may write there: {TOKENS_PAGE}.",
+    404: "there is no such repository, or the token may not see it. Check the name, and whose token HF_TOKEN is.",
+    409: "there is something of that name already. Choose another name.",
+}
+NO_TOKEN: Final = (
+    f"no token for the Hub is set. Make one that may write on {TOKENS_PAGE} and set the variable HF_TOKEN to it."
+)
+NO_CONNECTION: Final = (
+    "the connection to the Hub could not be made or was lost. What was not finished there has no effect: repeat it."
+)
+
+
+class Conflict(UserError):
+    """Somebody else has changed the repository since it was read (412)."""
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A Hub, and who we are there. Without a token only what is public can be read."""
+
+    api: HfApi
+    endpoint: str
+    token: str | None = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Who:
+    """Whose token it is, what it may do, and the organisations that its owner is in."""
+
+    name: str
+    role: str
+    """'read', 'write', or 'fineGrained', which may write where it says so."""
+    organisations: tuple[str, ...]
+    pays: bool
+    """Whether the account has a paid plan."""
+
+
+def connect(token: str | None, endpoint: str | None = None) -> Hub:
+    """A client for the Hub of HF_ENDPOINT, or another; nothing is asked yet."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.utils import disable_progress_bars
+
+    limit_waiting()
+    disable_progress_bars()
+    address = endpoint or constants.ENDPOINT
+    return Hub(HfApi(endpoint=address, token=token or False, library_name="prefloop"), address, token or None)
+
+
+def token_here() -> str | None:
+    """The token of HF_TOKEN, or the one that `hf auth login` has stored; None without any."""
+    from huggingface_hub import get_token
+
+    found: str | None = get_token()
+    return found
+
+
+@cache
+def limit_waiting() -> None:
+    """Without this a Hub that never answers is waited for without end."""
+    import httpx2
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils._http import hf_request_event_hook
+
+    def client() -> httpx2.Client:
+        return httpx2.Client(
+            event_hooks={"request": [hf_request_event_hook]},
+            follow_redirects=True,
+            timeout=httpx2.Timeout(CONNECT_SECONDS, read=READ_SECONDS),
+        )
+
+    set_client_factory(client)
+
+
+# ---------------------------------------------------------------------------------------------------------- sentences
+@contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Whatever the client raises becomes one sentence, '`doing` failed: why, and how to mend it'.
+
+    Raises Conflict where somebody else was quicker, UserError for all else.
+    """
+    import httpx2
+
+    try:
+        yield
+    except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
+        kind = Conflict if status_of(error) == 412 else UserError
+        raise kind(without_tokens(f"{doing} failed: {reason(error)}")) from error
+
+
+def reason(error: BaseException) -> str:
+    """Why a call to the Hub failed and what to do about it."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.LocalTokenNotFoundError):
+        return NO_TOKEN
+    if isinstance(error, errors.HFValidationError):
+        return f"{first_line(error)} {NAME_RULE}"
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set, so that nothing may ask the Hub. Unset it."
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "the repository has no such revision. Give a branch, a tag or a commit that it has."
+    if isinstance(error, errors.RemoteEntryNotFoundError):
+        return "the repository has no such file."
+    response = getattr(error, "response", None)
+    if response is not None:
+        return refusal(response, error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "the disk is full. Free some space, then repeat it."
+    if is_connection(error):
+        return NO_CONNECTION
+    # The client wraps what went wrong with a file into an error that says only which file it was.
+    if error.__cause__ is not None and isinstance(error, (RuntimeError, errors.LocalEntryNotFoundError)):
+        return reason(error.__cause__)
+    if isinstance(error, OSError):
+        return f"{error.strerror or first_line(error)}."
+    return f"it could not be used ({' '.join(str(error).split())[:300] or type(error).__name__})."
+
+
+def refusal(response: Any, error: BaseException) -> str:
+    """What an error's status means."""
+    status: int = response.status_code
+    if status == 401 and "authorization" not in response.request.headers:
+        return f"{REFUSED[404]} Without a token only what is public can be seen: {NO_TOKEN}"
+    if status == 412:
+        return "somebody else has changed the repository meanwhile. Look at what is there, then repeat it."
+    if status == 429:
+        seconds = waiting_seconds(response.headers)
+        return f"the Hub's rate limit is reached. Repeat it {f'in {seconds} seconds' if seconds else 'later'}."
+    if status >= 500:
+        return f"the Hub has trouble of its own (status {status}). Repeat it later."
+    return REFUSED.get(status) or f"the Hub refuses it (status {status}: {first_line(error)})."
+
+
+def waiting_seconds(headers: Mapping[str, str]) -> int | None:
+    """How long the Hub asks us to wait, by `RateLimit: "api";r=0;t=55` or `Retry-After: 55`."""
+    found = re.search(r"(?:^|;)\s*t=(\d+)", headers.get("ratelimit", "")) or re.fullmatch(
+        r"\s*(\d+)\s*", headers.get("retry-after", "")
+    )
+    return int(found[1]) if found else None
+
+
+def is_connection(error: BaseException) -> bool:
+    """Whether nothing was answered, or not all of it."""
+    import httpx2
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if isinstance(error, LocalEntryNotFoundError):  # neither from the Hub nor from the cache
+        return error.__cause__ is None or is_connection(error.__cause__)
+    return isinstance(error, (httpx2.TransportError, ConnectionError, TimeoutError))
+
+
+def is_missing_file(error: UserError) -> bool:
+    """Whether an explained error means that a repository is there but has no such file."""
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    return isinstance(error.__cause__, RemoteEntryNotFoundError)
+
+
+def is_passing(error: UserError) -> bool:
+    """Whether an explained error may be gone soon: no connection, the rate limit, or trouble of the Hub's own."""
+    cause = error.__cause__
+    while isinstance(cause, UserError):
+        cause = cause.__cause__
+    status = None if cause is None else status_of(cause)
+    return cause is not None and (is_connection(cause) or status in (408, 429) or (status or 0) >= 500)
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status of a refusal."""
+    status: int | None = getattr(getattr(error, "response", None), "status_code", None)
+    return status
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a message, of bounded length."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:300]
+
+
+def without_tokens(text: str) -> str:
+    """A text in which nothing looks like a token."""
+    return TOKEN.sub("[token]", text)
+
+
+# -------------------------------------------------------------------------------------------------------------- checks
+def front_matter(text: str) -> dict[str, Any]:
+    """The YAML at the head of a card, which may be anybody's; empty where there is none that can be read."""
+    import yaml
+
+    if not text.startswith("---\n"):
+        return {}
+    try:
+        found = yaml.safe_load(text[4:].split("\n---", 1)[0])
+    except (yaml.YAMLError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def split_address(address: str) -> tuple[str, str | None]:
+    """OWNER/NAME and the revision of OWNER/NAME@REVISION, if it has one. Raises UserError for what can't be either."""
+    repo, _, revision = address.partition("@")
+    check_name(repo)
+    if revision and not re.fullmatch(r"[\w./+-]{1,200}", revision, re.ASCII):
+        raise UserError(f"'{revision[:80]}' can't be a revision. Give a branch, a tag or a commit of {repo}.")
+    return repo, revision or None
+
+
+NAME_RULE: Final = (
+    "A repository's name is OWNER/NAME, of letters, digits, '-', '_' and '.', neither beginning nor ending with '-' "
+    f"or '.', without '--' and '..', and of at most {LONGEST_NAME} characters."
+)
+
+
+def check_name(repo: str) -> None:
+    """Raises UserError for what can't be OWNER/NAME on the Hub."""
+    parts = repo.split("/")
+    sound = len(parts) == 2 and all(NAME_PART.fullmatch(part) for part in parts) and len(repo) <= LONGEST_NAME
+    if not sound or "--" in repo or ".." in repo or repo.endswith((".git", ".ipynb")):
+        raise UserError(f"'{repo[:120]}' can't be the name of a repository. {NAME_RULE}")
+
+
+def check_token(hub: Hub, repo: str | None = None) -> Who:
+    """Who the token says we are. Raises UserError where it is missing, refused, may only read, or can't write to repo.
+
+    What a fine-grained token may do shows only when it does it.
+    """
+    if hub.token is None:
+        raise UserError(f"This can't be done: {NO_TOKEN}")
+    with explained("Asking the Hub whose token it is"):
+        told = hub.api.whoami(cache=True)
+    token = told.get("auth", {}).get("accessToken", {})
+    organisations = tuple(one["name"] for one in told.get("orgs", []))
+    who = Who(told["name"], token.get("role", "write"), organisations, bool(told.get("isPro")))
+    if who.role == "read":
+        raise UserError(
+            f"The token is {who.name}'s and may only read. Make one that may write on {TOKENS_PAGE} and set HF_TOKEN "
+            "to it."
+        )
+    if repo is not None:
+        check_name(repo)
+        owner = repo.split("/")[0]
+        if owner not in (who.name, *who.organisations):
+            others = "".join(f" or {name}/…" for name in who.organisations)
+            raise UserError(
+                f"The token is {who.name}'s, who has no right to write to {repo}. Use {who.name}/…{others}."
+            )
+    return who
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+def ensure_repo(hub: Hub, repo: str, kind: RepoKind, private: bool, **settings: Any) -> None:
+    """Create a repository where there is none. `settings` are those of a Space.
+
+    Raises UserError where it can't be, or where one is there that others can see though it should be private, or the
+    other way round: who may see a repository is never changed in passing.
+    """
+    check_name(repo)
+    with explained(f"Creating {repo}"):
+        hub.api.create_repo(repo, repo_type=kind, private=private, exist_ok=True, **settings)
+        is_private = bool(hub.api.repo_info(repo, repo_type=kind).private)
+    if is_private != private:
+        there, wanted = ("private", "public") if is_private else ("public", "private")
+        raise UserError(
+            f"{repo} is there and {there}, and this was to be {wanted}. Change that on its settings page on the Hub, "
+            f"choose another name, or ask for {there}."
+        )
+
+
+def commit(
+    hub: Hub,
+    repo: str,
+    kind: RepoKind,
+    files: Mapping[str, Path | bytes],
+    message: str,
+    parent: str | None = None,
+    *,
+    gone: Sequence[str] = (),
+    branch: str = "main",
+) -> str:
+    """Put files into a repository and take those in `gone` out, all in one commit or not at all; returns its sha.
+
+    `parent` is the commit that the branch must still be at. Where no file differs from what is there, nothing is asked
+    of the Hub, not even that: the head's sha comes back, whoever made it. Raises Conflict for a stale parent, UserError
+    for all else.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    operations = [CommitOperationDelete(path) for path in gone]
+    with explained(f"Uploading to {repo}"):
+        operations += [CommitOperationAdd(path, plain(content)) for path, content in files.items()]
+        done = hub.api.create_commit(
+            repo, operations, commit_message=message, repo_type=kind, revision=branch, parent_commit=parent
+        )
+    return str(done.oid)
+
+
+def plain(content: Path | bytes) -> str | bytes:
+    """A content as the client takes it."""
+    return content if isinstance(content, bytes) else str(content)

@@ -1,0 +1,63 @@
+"""`python -m rlhf publish`, `pull` and `push-data`: the arguments, what they mean, and what is printed."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from annotation import hub
+from annotation.database import Database
+from annotation.outgoing import export_command
+from rlhf import publishing, pulling
+
+HIDDEN = "private unless --public; who may see what is there already is never changed"
+Commands = Any
+"""What `argparse.ArgumentParser.add_subparsers` returns."""
+
+
+def add_parsers(commands: Commands) -> None:
+    """The three commands. The token is that of HF_TOKEN, or of `hf auth login`."""
+    publish = commands.add_parser("publish", help="push a policy or reward model to the Hub with its card")
+    publish.set_defaults(act=run_publish)
+    publish.add_argument("revision")
+    publish.add_argument("repo", metavar="OWNER/NAME", help=HIDDEN)
+    publish.add_argument("--licence", default="", metavar="NAME", help="as the Hub names it, say apache-2.0")
+    pull = commands.add_parser("pull", help="take an adapter, a reward model or whole weights from the Hub")
+    pull.set_defaults(act=run_pull)
+    pull.add_argument("address", metavar="OWNER/NAME[@REVISION]", help="the commit that it is now is kept to")
+    pull.add_argument("--base", action="store_true", help="let it be the base model of this data directory")
+    pull.add_argument("--weights", choices=pulling.WEIGHTS, help="the precision that an adapter was trained on")
+    push = commands.add_parser("push-data", help="push judgements to the Hub as a dataset with its card")
+    push.set_defaults(act=run_push_data, container="dataset")
+    push.add_argument("repo", metavar="OWNER/NAME", help=HIDDEN)
+    export_command.add_format(push)
+    export_command.add_choice(push)
+    for command in (publish, push):
+        command.add_argument("--public", action="store_true", help="let everybody see it")
+
+
+def run_publish(options: argparse.Namespace, db: Database) -> None:
+    """Push a model. Raises UserError."""
+    here = hub.connect(hub.token_here())
+    made = publishing.publish(
+        here, db, options.data, options.revision, options.repo, not options.public, options.licence
+    )
+    print(publishing.described(made))
+
+
+def run_pull(options: argparse.Namespace, db: Database) -> None:
+    """Take a model, or a base. Raises UserError."""
+    here = hub.connect(hub.token_here())
+    if options.base:
+        base = pulling.pull_base(here, db, options.data, options.address)
+        print(f"The base model is there. Start with --model {base.name} --data {options.data}")
+        return
+    policy = pulling.pull(here, db, options.data, options.address, options.weights)
+    print(f"'{policy.revision}' is in the registry, from {policy.source}.")
+
+
+def run_push_data(options: argparse.Namespace, db: Database) -> None:
+    """Push an export. Raises UserError."""
+    request = export_command.request_of(options)
+    here = hub.connect(hub.token_here())
+    print(publishing.described(publishing.push_data(here, db, request, options.repo, not options.public)))

@@ -1,0 +1,333 @@
+"""Take adapters, reward models, whole weights and base models from the Hub: safetensors only, no code, one commit."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+from annotation import hub as hubs
+from annotation.database import Database
+from annotation.hub import Hub
+from annotation.records import UserError
+from rlhf import base_model, policies
+from rlhf.artifacts import directory_sha256, new_directory
+from rlhf.base_model import BaseModel
+from rlhf.cards import FACTS, public_name
+from rlhf.policies import Form, Kind, Policy, Weights
+from rlhf.publishing import ADAPTER, CARD, WHOLE
+
+METHOD: Final = "pulled"
+TASKS: Final[Mapping[str, Kind]] = {"CAUSAL_LM": "policy", "SEQ_CLS": "reward"}
+FORMS: Final[Mapping[str, Form]] = {"LORA": "lora", "PROMPT_TUNING": "prompt"}
+WEIGHTS: Final[tuple[Weights, ...]] = ("nf4", "bf16", "fp32")
+# Fields by which PEFT would import a module that the file names, or wait for code beside it.
+CODE: Final = ("auto_mapping", "megatron_config", "auto_map", "custom_pipelines")
+LARGEST_HEADER: Final = 100_000_000
+SPARE_BYTES: Final = 100_000_000
+
+
+@dataclass(frozen=True)
+class Found:
+    """A revision of a model on the Hub: its commit and its files with their sizes and, of large ones, sha256."""
+
+    repo: str
+    sha: str
+    sizes: Mapping[str, int]
+    sha256: Mapping[str, str]
+
+    @property
+    def source(self) -> str:
+        """As the registry has it."""
+        return f"{self.repo}@{self.sha}"
+
+    def wanted(self, patterns: Sequence[str]) -> list[str]:
+        """The files of these names."""
+        tops = (name for name in self.sizes if "/" not in name)  # to fnmatch a star means directories too
+        return sorted(name for name in tops if any(fnmatch(name, pattern) for pattern in patterns))
+
+
+# --------------------------------------------------------------------------------------------------------------- bases
+def pull_base(hub: Hub, db: Database, data_dir: Path, address: str) -> BaseModel:
+    """Let a model of the Hub be the base of a data directory, for good at the commit that its revision is now.
+
+    Raises UserError if it can't be used, or the directory has another base.
+    """
+    found = look_up(hub, *hubs.split_address(address))
+    refuse_code(hub, found, "config.json", "tokenizer_config.json")
+    if not found.wanted(["*.safetensors"]):
+        raise UserError(f"{found.source} has no safetensors weights, and Prefloop loads no other kind.")
+    base = base_model.prepare(data_dir, found.source)
+    policies.ensure_base(db, base.name)
+    return base
+
+
+# ------------------------------------------------------------------------------------------------------------ policies
+def pull(hub: Hub, db: Database, data_dir: Path, address: str, weights: Weights | None = None) -> Policy:
+    """Take an adapter, a reward model or whole weights from the Hub into the registry, as a candidate.
+
+    `weights` is the precision of what an adapter lies on; by default what its card says, if it is one of ours. What
+    was pulled already is not pulled again. Raises UserError, and then the registry is as it was.
+    """
+    found = look_up(hub, *hubs.split_address(address))
+    known = policies.from_source(db, found.source)
+    if known is not None:
+        return known
+    adapter = "adapter_config.json" in found.sizes
+    if not adapter and "config.json" not in found.sizes:
+        raise UserError(f"{found.source} holds no model: neither adapter_config.json nor config.json is there.")
+    refuse_code(hub, found, "adapter_config.json" if adapter else "config.json")
+    names = found.wanted((*(ADAPTER if adapter else WHOLE), CARD))
+    if not any(name.endswith(".safetensors") for name in names):
+        raise UserError(
+            f"{found.source} has no safetensors weights, and Prefloop loads no other kind: other files can hold code "
+            "that runs when they are loaded. Ask its owner to convert it."
+        )
+    refuse_too_large(data_dir, sum(found.sizes[name] for name in names))
+    revision = name_for(db, found)
+    relative = f"adapters/{revision}"
+    with new_directory(data_dir / relative) as directory:
+        fetch(hub, found, names, directory)
+        card = directory / CARD
+        said = hubs.front_matter(card.read_text("utf-8", errors="replace") if card.is_file() else "").get(FACTS)
+        facts = said if isinstance(said, dict) else {}
+        by_card: list[Weights] = [one for one in WEIGHTS if facts.get("weights") == one]
+        stored: Weights = weights or (by_card[0] if by_card else "bf16")
+        entry = checked_adapter(db, data_dir, directory, found) if adapter else checked_whole(db, data_dir, directory)
+    return policies.add(
+        db,
+        revision=revision,
+        method=METHOD,
+        base=policies.by_revision(db, "base").base,
+        parent_id=entry.ground_id or policies.by_revision(db, "base").id,
+        job_id=None,
+        path=relative,
+        sha256=directory_sha256(data_dir / relative),
+        kind=entry.kind,
+        form=entry.form,
+        weights=stored,
+        ground_id=entry.ground_id,
+        source=found.source,
+    )
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the registry says of pulled files."""
+
+    kind: Kind
+    form: Form
+    ground_id: int | None = None
+
+
+def look_up(hub: Hub, repo: str, revision: str | None) -> Found:
+    """The commit that a revision is now, and its files. Raises UserError."""
+    with hubs.explained(f"Looking up {repo}"):
+        info = hub.api.model_info(repo, revision=revision, files_metadata=True)
+    files = info.siblings or []
+    return Found(
+        repo,
+        str(info.sha),
+        {one.rfilename: one.size or 0 for one in files},
+        {one.rfilename: one.lfs.sha256 for one in files if one.lfs},
+    )
+
+
+def refuse_code(hub: Hub, found: Found, *names: str) -> None:
+    """Raises UserError for a model that needs code of its own: none of it is ever fetched, let alone run."""
+    for name in names:
+        if name in found.sizes:
+            with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
+                with hubs.explained(f"Fetching {name} of {found.repo}"):
+                    path = hub.api.hf_hub_download(found.repo, name, revision=found.sha, local_dir=directory)
+                config = read_object(Path(path))
+            named = [key for key in CODE if config.get(key)]
+            if named:
+                raise UserError(
+                    f"{found.source} wants to run code of its own ({name} has {' and '.join(named)}), and Prefloop "
+                    "runs none that comes with a model. Choose one that transformers and PEFT know by themselves."
+                )
+
+
+def refuse_too_large(data_dir: Path, size: int) -> None:
+    """Raises UserError where the disk would be full before everything is there."""
+    free = shutil.disk_usage(data_dir).free
+    if size + SPARE_BYTES > free:
+        raise UserError(
+            f"{size / 1e9:.1f} GB are to be fetched and {free / 1e9:.1f} GB are free in {data_dir}. Free some space, "
+            "then repeat."
+        )
+
+
+def name_for(db: Database, found: Found) -> str:
+    """A name for what was pulled; PEFT takes no dots in one."""
+    short = re.sub(r"[^A-Za-z0-9]+", "-", found.repo.split("/")[1]).strip("-") or "model"
+    name = f"{short[:80]}-{found.sha[:7]}"
+    taken = {policy.revision for policy in policies.everything(db)}
+    return next(one for one in (name, *(f"{name}-{number}" for number in range(2, 10**6))) if one not in taken)
+
+
+def fetch(hub: Hub, found: Found, names: Sequence[str], directory: Path) -> None:
+    """Fetch files of the commit, and compare them with what the Hub says they are. Raises UserError."""
+    with hubs.explained(f"Fetching {found.source}"):
+        for name in names:
+            hub.api.hf_hub_download(found.repo, name, revision=found.sha, local_dir=directory)
+    shutil.rmtree(directory / ".cache", ignore_errors=True)
+    for name in names:
+        path = directory / name
+        whole = path.stat().st_size == found.sizes[name]
+        if whole and name in found.sha256:
+            with path.open("rb") as file:
+                digest = sha256()
+                while piece := file.read(1 << 20):
+                    digest.update(piece)
+            whole = digest.hexdigest() == found.sha256[name]
+        if not whole:
+            raise UserError(f"{name} of {found.source} came damaged. Nothing was kept; pull it again.")
+
+
+# -------------------------------------------------------------------------------------------------------------- checks
+def checked_adapter(db: Database, data_dir: Path, directory: Path, found: Found) -> Entry:
+    """What an adapter is and lies on. Raises UserError where it is of no use here."""
+    config = read_object(directory / "adapter_config.json")
+    form, kind = FORMS.get(str(config.get("peft_type"))), TASKS.get(str(config.get("task_type")))
+    if form is None or kind is None:
+        raise UserError(
+            f"{found.source} is an adapter of type {config.get('peft_type')} for {config.get('task_type')}; Prefloop "
+            f"uses {' and '.join(FORMS)} for {' and '.join(TASKS)}."
+        )
+    if kind == "reward":
+        check_reward(directory, found)
+    ground = ground_of(db, config, found)
+    under = base_path(db, data_dir) if ground is None else data_dir / str(ground.path)
+    if under is not None:
+        check_shapes(under, tensors(directory / "adapter_model.safetensors"), found)
+    return Entry(kind, form, None if ground is None else ground.id)
+
+
+def check_reward(directory: Path, found: Found) -> None:
+    """Raises UserError for a reward model whose scores can't be put on a scale."""
+    path = directory / "reward.json"
+    figures = read_object(path) if path.is_file() else {}
+    values = [figures.get(name) for name in ("mean", "std")]
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values) or not values[1]:
+        raise UserError(
+            f"{found.source} is a reward model without reward.json, which has the mean and standard deviation of its "
+            "scores, so they can't be used here. Only reward models that Prefloop has published can be pulled."
+        )
+
+
+def ground_of(db: Database, config: Mapping[str, Any], found: Found) -> Policy | None:
+    """The weights of the registry that an adapter lies on; None for the base. Raises UserError where it fits none."""
+    wanted = str(config.get("base_model_name_or_path") or "")
+    base = policies.by_revision(db, "base").base
+    if is_base(wanted, base):
+        return None
+    revision = str(config.get("revision") or "")
+    for policy in reversed(policies.everything(db)):
+        if policy.form == "full" and policy.deleted is None and (wanted, revision) in addresses(db, policy):
+            return policy
+    raise UserError(
+        f"{found.source} lies on {wanted or 'a base that it does not name'}, and this data directory has "
+        f"{public_name(base)}: on other weights it would compute something else. Pull it into a data directory with "
+        "that base (--data DIR; `pull --base` sets one up), or pull the weights that it lies on first."
+    )
+
+
+def is_base(wanted: str, base: str) -> bool:
+    """Whether an adapter names this base. Of one that lies, or lay, in a directory only the last part is a name."""
+    own = public_name(base)
+    if wanted == own:
+        return True
+    last = wanted.rpartition("/")[2]
+    return bool(last) and ("/" not in own or "/" not in wanted) and last == own.rpartition("/")[2]
+
+
+def addresses(db: Database, policy: Policy) -> Iterator[tuple[str, str]]:
+    """Repository and revision by which a policy is known on the Hub, also without a revision."""
+    repo, _, sha = (policy.source or "").partition("@")
+    known = [(one.repo, one.tag) for one in policies.publications(db) if one.model_id == policy.id]
+    known += [(one.repo, one.commit_sha) for one in policies.publications(db) if one.model_id == policy.id]
+    for place in (*known, *([(repo, sha)] if repo else [])):
+        yield place
+        yield place[0], ""
+
+
+def checked_whole(db: Database, data_dir: Path, directory: Path) -> Entry:
+    """What whole weights are. Raises UserError where they are not of the base's kind."""
+    how = base_model.quantisation(directory)
+    if how:
+        raise UserError(f"These weights are stored quantised ({how}); Prefloop trains on and merges into 16 bits.")
+    config, path = read_object(directory / "config.json"), base_path(db, data_dir)
+    if path is not None:
+        own = read_object(path / "config.json")
+        differing = [name for name in ("model_type", "vocab_size", "hidden_size") if config.get(name) != own.get(name)]
+        if differing:
+            told = ", ".join(f"{name} {config.get(name)} instead of {own.get(name)}" for name in differing)
+            base = public_name(policies.by_revision(db, "base").base)
+            raise UserError(
+                f"These weights are not those of a model that began as {base} ({told}). Use a data directory of their "
+                "own: `pull --base` with another --data DIR."
+            )
+    return Entry("policy", "full")
+
+
+def base_path(db: Database, data_dir: Path) -> Path | None:
+    """Where the base's files are, if they are on this machine."""
+    return base_model.on_this_machine(data_dir, policies.by_revision(db, "base").base)
+
+
+def tensors(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of a safetensors file. Raises UserError for what is none."""
+    try:
+        with path.open("rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            header: dict[str, Any] = json.loads(file.read(min(size, LARGEST_HEADER)))
+        shapes = {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+        if not all(isinstance(size, int) for shape in shapes.values() for size in shape):
+            raise ValueError("a size is no number")
+        return shapes
+    except (OSError, ValueError, struct.error, AttributeError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path.name} is no safetensors file. Nothing was kept.") from error
+
+
+def check_shapes(under: Path, adapter: Mapping[str, tuple[int, ...]], found: Found) -> None:
+    """Raises UserError where an adapter's tensors can't belong to these weights."""
+    known: dict[str, tuple[int, ...]] = {}
+    for file in under.glob("*.safetensors"):
+        known |= tensors(file)
+    width = read_object(under / "config.json").get("hidden_size")
+    for name, shape in adapter.items():
+        part = re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.weight", name)
+        if part is not None:
+            below = known.get(f"{part[1]}.weight")
+            side = shape[-1:] if part[2] == "A" else shape[:1]
+            fits = below is None or len(below) != 2 or side == (below[part[2] == "A"],)
+        else:
+            fits = not name.endswith("prompt_embeddings") or shape[-1:] == (width,)
+        if not fits:
+            size = "×".join(map(str, shape)) or "a single number"
+            raise UserError(
+                f"{found.source} does not fit the weights that it names: {name} is {size}. It was trained on others of "
+                "the same name."
+            )
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object from a file that may be anybody's. Raises UserError for anything else."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path.name} can't be read ({error}).") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path.name} is no JSON object.")
+    return value

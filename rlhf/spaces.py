@@ -1,0 +1,490 @@
+"""This program as a Hugging Face Space: what goes up, what would fail there, and creating or updating it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from packaging.requirements import Requirement
+
+from annotation.hub import Hub, Who, check_name, check_token, commit, ensure_repo, explained
+from annotation.records import UserError
+from annotation.space import ADMINS, ANNOTATORS, SPACE_MODEL, checked_rule
+from rlhf.base_model import EMBEDDED, EMBEDDED_NAME
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+PACKAGES: Final = ("annotation", "rlhf")
+KINDS: Final = (".py", ".js", ".css", ".jsonl", ".txt", ".md")
+SINGLE: Final = ("app.py", "LICENSE")
+LARGEST: Final = 10_000_000  # the Hub wants larger files as LFS objects
+TOKEN: Final = re.compile(rb"\bhf_[A-Za-z0-9]{20,}\b")
+PYTHON: Final = "3.12"
+# ZeroGPU has these versions only; our own pins a newer torch.
+ZERO_PYTHON: Final = "3.12.12"
+ZERO_TORCH: Final = "torch>=2.8,<2.12"
+ZERO_GPU: Final = "zero-a10g"
+FREE: Final = "cpu-basic"
+CPU_TORCH: Final = "--extra-index-url https://download.pytorch.org/whl/cpu"
+GIVEN_TOKEN: Final = "PREFLOOP_SPACE_TOKEN"
+# The variable of the Space for each setting of a plan.
+SETTINGS: Final[Mapping[str, str]] = {
+    "admins": "PREFLOOP_ADMINS",
+    "annotators": "PREFLOOP_ANNOTATORS",
+    "model": "PREFLOOP_MODEL",
+    "copies": "PREFLOOP_COPIES",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A Space as it is to be."""
+
+    repo: str
+    """OWNER/NAME."""
+    hardware: str = ""
+    """A flavour; empty for the free one, or for what the Space has."""
+    admins: str = "owner"
+    annotators: str = "everybody"
+    model: str = SPACE_MODEL
+    copies: str = ""
+    """Where safe copies go: a private dataset's name, or a mounted directory; without it a restart loses everything."""
+    public: bool = False
+    organisation: bool = False
+    """Whether it is an organisation's: there the rule 'owner' asks whether somebody is still a member."""
+
+    @property
+    def owner(self) -> str:
+        """Whose Space it is."""
+        return self.repo.split("/")[0]
+
+    @property
+    def zero_gpu(self) -> bool:
+        """Whether GPUs are lent to it."""
+        return self.hardware.startswith("zero-")
+
+    @property
+    def asks_organisations(self) -> bool:
+        """Whether people have to show which organisations they are in."""
+        rules = (self.admins, self.annotators)
+        return "org" in rules or (self.organisation and "owner" in rules)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The Space's public settings."""
+        chosen = {variable: getattr(self, name) for name, variable in SETTINGS.items()}
+        return {variable: value for variable, value in chosen.items() if value}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a check has found: an error stops the upload, a warning does not, a note is good to know."""
+
+    level: Literal["error", "warning", "note"]
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.level}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What creating or updating a Space did."""
+
+    address: str
+    new: bool
+    changed: tuple[str, ...]
+    """The variables, secrets and hardware that were set on a Space that was there before."""
+    commit: str
+
+
+def planned(hub: Hub | None, repo: str, hardware: str = "", public: bool = False, **asked: str | None) -> Plan:
+    """A plan of what was asked for. A setting that was not (None) is as the Space has it, and else the default.
+
+    Raises UserError where the Hub does not say what the Space has.
+    """
+    there = {} if hub is None else variables_there(hub, repo)
+    chosen = {name: there.get(key) if asked.get(name) is None else asked[name] for name, key in SETTINGS.items()}
+    given = {name: value for name, value in chosen.items() if value}
+    return Plan(repo, hardware, public=public, organisation=False, **given)
+
+
+def variables_there(hub: Hub, repo: str) -> dict[str, str]:
+    """The public settings of a Space; none where there is no such Space. Raises UserError."""
+    check_name(repo)
+    check_token(hub, repo)
+    if space_info(hub, repo) is None:
+        return {}
+    with explained(f"Reading the settings of {repo}"):
+        return {key: one.value for key, one in hub.api.get_space_variables(repo).items()}
+
+
+# --------------------------------------------------------------------------------------------------------- what goes up
+def files(root: Path = ROOT) -> list[Path]:
+    """The program's own files, relative to its directory: nothing of the data directory, of tests or of caches."""
+    found = [Path(name) for name in SINGLE]
+    for package in PACKAGES:
+        here = (path.relative_to(root) for path in sorted((root / package).rglob("*")) if path.is_file())
+        found += [path for path in here if path.suffix in KINDS and not hidden(path)]
+    return found
+
+
+def hidden(path: Path) -> bool:
+    """Whether a file lies in a cache or a hidden directory, or is hidden."""
+    return any(part.startswith((".", "__pycache__")) for part in path.parts)
+
+
+def contents(plan: Plan, root: Path = ROOT) -> dict[str, Path | bytes]:
+    """Everything that a Space of this plan holds, by its path there."""
+    held: dict[str, Path | bytes] = {path.as_posix(): root / path for path in files(root)}
+    held["README.md"] = readme(plan).encode()
+    held["requirements.txt"] = requirements(plan, (root / "requirements.txt").read_text("utf-8")).encode()
+    return held
+
+
+def front_matter(plan: Plan) -> dict[str, Any]:
+    """How the Hub is to build, run and show the Space."""
+    fields: dict[str, Any] = {
+        "title": "Prefloop",
+        "emoji": "⚖️",
+        "colorFrom": "blue",
+        "colorTo": "indigo",
+        "sdk": "gradio",
+        "sdk_version": version("gradio"),
+        "python_version": ZERO_PYTHON if plan.zero_gpu else PYTHON,
+        "app_file": "app.py",
+        "pinned": False,
+        "license": "apache-2.0",
+        "short_description": "Compare answers; your choices train the model",
+        "hf_oauth": True,
+        "models": [plan.model],
+        "preload_from_hub": [plan.model],
+        "startup_duration_timeout": "1h",
+    }
+    if plan.asks_organisations:
+        fields["hf_oauth_scopes"] = ["read-memberships"]
+    return fields
+
+
+def readme(plan: Plan) -> str:
+    """The Space's README.md."""
+    # What is JSON is YAML too.
+    fields = "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front_matter(plan).items())
+    rows = "\n".join(f"| `{name}` | {text} |" for name, text in VARIABLES.items())
+    return f"""---
+{fields}
+---
+
+# Prefloop
+
+People compare answers of a language model, and their judgements train it. The program opens in a tab of its own, where
+people sign in with Hugging Face and are told what is recorded: the frame on this page only links there.
+
+Written by `python -m rlhf space create`, which also updates it: change the program, not these files. Its settings:
+
+| variable or secret | meaning |
+|---|---|
+{rows}
+"""
+
+
+VARIABLES: Final[Mapping[str, str]] = {
+    "PREFLOOP_ADMINS": "who is admin: `owner`, `org` (members of the organisation), or names with commas between",
+    "PREFLOOP_ANNOTATORS": "who may judge beside them: `everybody`, `nobody`, `owner`, `org`, or names",
+    "PREFLOOP_MODEL": "the base model, a public chat model on the Hub",
+    "PREFLOOP_COPIES": "where safe copies go: a private dataset, or the directory of a mounted bucket",
+    "HF_TOKEN": "secret: a token that may write there and publish; the process that serves pages never has it",
+}
+
+
+def requirements(plan: Plan, text: str) -> str:
+    """The requirements of a Space: without gradio, which the front matter names, and with the torch of its hardware."""
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    kept = [line for line in lines if Requirement(line).name != "gradio"]
+    if plan.zero_gpu:
+        kept = [ZERO_TORCH if Requirement(line).name == "torch" else line for line in kept]
+    elif plan.hardware.startswith("cpu-") or not plan.hardware:
+        kept.insert(0, CPU_TORCH)
+    return "\n".join([*kept, ""])
+
+
+# ------------------------------------------------------------------------------------------------------ what would fail
+def check(plan: Plan, hub: Hub | None, root: Path = ROOT) -> list[Finding]:
+    """What would fail, or surprise, before anything is uploaded. Without a hub only what can be seen from here."""
+    found = [*check_plan(plan), *check_files(root)]
+    if hub is None:
+        return [*found, Finding("note", "The Hub was not asked: what depends on the account is not known.")]
+    try:
+        who = check_token(hub, plan.repo)
+    except UserError as error:
+        return [*found, Finding("error", str(error))]
+    for look in (check_account, check_space, check_hardware, check_model, check_copies):
+        try:
+            found += look(plan, hub, who)
+        except UserError as error:
+            found.append(Finding("error", str(error)))
+    return found
+
+
+def check_plan(plan: Plan) -> Iterator[Finding]:
+    """What is wrong with the wishes themselves."""
+    try:
+        check_name(plan.repo)
+    except UserError as error:
+        yield Finding("error", str(error))
+    for name, rule, words in (
+        ("PREFLOOP_ADMINS", plan.admins, ADMINS),
+        ("PREFLOOP_ANNOTATORS", plan.annotators, ANNOTATORS),
+    ):
+        try:
+            checked_rule(name, rule, words)
+        except UserError as error:
+            yield Finding("error", str(error))
+    if plan.model in (EMBEDDED, EMBEDDED_NAME) or Path(plan.model).expanduser().is_dir() or "/" not in plan.model:
+        yield Finding(
+            "error",
+            f"The model '{plan.model}' is on this machine only. Name a public chat model, such as {SPACE_MODEL}.",
+        )
+    if not plan.copies:
+        yield Finding(
+            "warning",
+            "No safe copies: a Space's disk is empty after each restart, and all judgements with it. Give --copies "
+            f"{plan.repo}-copies (a private dataset, made by itself) or the directory of a mounted bucket.",
+        )
+    elif plan.copies == plan.repo:
+        yield Finding("error", "The safe copies can't have the Space's own name. Choose another.")
+    if plan.zero_gpu:
+        yield Finding(
+            "warning",
+            "ZeroGPU lends a GPU to functions of a page, not to processes in the background: training there has only "
+            f"the processors. And it has {ZERO_TORCH}, with which this program is not tested.",
+        )
+
+
+def check_files(root: Path) -> Iterator[Finding]:
+    """What is wrong with what would go up."""
+    for path in files(root):
+        whole = root / path
+        if not whole.is_file():
+            yield Finding("error", f"{path} is missing. Take the program anew from where it came.")
+            continue
+        content = whole.read_bytes()
+        if len(content) > LARGEST:
+            yield Finding(
+                "error", f"{path} has {len(content) / 1e6:.0f} MB, and the Hub takes 10. Is it yours? Move it away."
+            )
+        if TOKEN.search(content):
+            yield Finding("error", f"{path} holds what looks like a token. Take it out before it is uploaded.")
+    yield from check_versions(root)
+
+
+def check_versions(root: Path) -> Iterator[Finding]:
+    """Whether what is installed here, and so tested, is what the Space would get."""
+    text = (root / "requirements.txt").read_text("utf-8")
+    wanted = {line.name: line.specifier for line in map(Requirement, requirement_lines(text))}
+    here = version("gradio")
+    if "gradio" in wanted and here not in wanted["gradio"]:
+        yield Finding(
+            "error", f"Gradio {here} is installed, and requirements.txt has gradio{wanted['gradio']}. Install that."
+        )
+    project = root / "pyproject.toml"
+    if project.is_file():
+        needed = tomllib.loads(project.read_text("utf-8"))["project"]["requires-python"]
+        if PYTHON not in Requirement(f"python{needed}").specifier:
+            yield Finding("error", f"A Space has Python {PYTHON}, and this program needs {needed}.")
+
+
+def requirement_lines(text: str) -> list[str]:
+    """The lines of a requirements file that name a package."""
+    return [line for line in text.splitlines() if line and not line.startswith(("#", "-"))]
+
+
+def check_account(plan: Plan, hub: Hub, who: Who) -> Iterator[Finding]:
+    """What the account may do."""
+    if plan.asks_organisations and plan.owner == who.name:
+        yield Finding(
+            "error", f"'org' means the members of an organisation, and {plan.owner} is a person. Name them instead."
+        )
+    if plan.owner == who.name and not who.pays and not plan.zero_gpu:
+        yield Finding(
+            "warning",
+            f"{who.name} has no paid plan that the Hub tells of; making a Gradio Space may need one (but on ZeroGPU).",
+        )
+
+
+def check_space(plan: Plan, hub: Hub, who: Who) -> Iterator[Finding]:
+    """What is there under the name, and what it lacks."""
+    there = space_info(hub, plan.repo)
+    if there is None:
+        yield Finding("note", f"{plan.repo} will be new.")
+        secrets: set[str] = set()
+    else:
+        yield Finding("note", f"{plan.repo} is there and will be updated.")
+        if there.sdk not in (None, "gradio"):
+            yield Finding("error", f"{plan.repo} is a Space of another kind ({there.sdk}). Choose another name.")
+        if there.private is plan.public:
+            word, other = ("private", "--public") if there.private else ("public", "no --public")
+            yield Finding(
+                "error", f"{plan.repo} is {word}, and {other} was asked. Change that on its settings page first."
+            )
+        with explained(f"Reading the settings of {plan.repo}"):
+            secrets = set(hub.api.get_space_secrets(plan.repo))
+            variables = {key: one.value for key, one in hub.api.get_space_variables(plan.repo).items()}
+            runtime = hub.api.get_space_runtime(plan.repo)
+        yield from changes(plan, variables, runtime)
+        data = variables.get("PREFLOOP_DATA", "")
+        if any(f"{data}/".startswith(f"{volume.mount_path.rstrip('/')}/") for volume in runtime.volumes or []):
+            yield Finding(
+                "error",
+                f"The Space's PREFLOOP_DATA is {data}, a mounted bucket, which a live database does not survive. "
+                "Delete that variable; PREFLOOP_COPIES may be there.",
+            )
+    if (
+        plan.copies
+        and "HF_TOKEN" not in secrets
+        and not os.environ.get(GIVEN_TOKEN)
+        and not plan.copies.startswith("/")
+    ):
+        yield Finding(
+            "warning",
+            f"The Space has no token to make safe copies with. Set {GIVEN_TOKEN} here to one that may write to "
+            f"{plan.copies} (it becomes the Space's secret HF_TOKEN), or add that secret on its settings page.",
+        )
+
+
+def changes(plan: Plan, variables: Mapping[str, str], runtime: Any) -> Iterator[Finding]:
+    """What would be different on a Space that is there."""
+    for key, value in plan.variables.items():
+        if key not in variables:
+            yield Finding("note", f"{key} will be set to '{value}'.")
+        elif variables[key] != value:
+            yield Finding("note", f"{key} will change from '{variables[key]}' to '{value}'.")
+    has = runtime.requested_hardware or runtime.hardware
+    if plan.hardware and plan.hardware not in (runtime.requested_hardware, runtime.hardware):
+        yield Finding("note", f"The hardware will change from {has} to {plan.hardware}.")
+    if os.environ.get(GIVEN_TOKEN):
+        yield Finding("note", f"The secret HF_TOKEN will be set to the token of {GIVEN_TOKEN}.")
+
+
+def check_hardware(plan: Plan, hub: Hub, who: Who) -> Iterator[Finding]:
+    """Whether there is such hardware, and what it costs."""
+    if not plan.hardware or plan.zero_gpu:
+        return
+    prices = hourly_prices(hub)
+    if plan.hardware not in prices:
+        yield Finding("error", f"The Hub has no hardware '{plan.hardware}'. It has: {', '.join(prices)}.")
+    elif prices[plan.hardware]:
+        yield Finding("note", f"{plan.hardware} costs ${prices[plan.hardware]:.2f} an hour while the Space runs.")
+
+
+def hourly_prices(hub: Hub) -> dict[str, float]:
+    """What the hardware of Spaces costs, in dollars an hour. Raises UserError."""
+    with explained("Asking the Hub for its hardware"):
+        listed = hub.api.list_spaces_hardware()
+    return {one.name: one.unit_cost_usd * (60 if one.unit_label == "minute" else 1) for one in listed}
+
+
+def check_model(plan: Plan, hub: Hub, who: Who) -> Iterator[Finding]:
+    """Whether the Space can have its base model: the processes that load it have no token."""
+    with explained(f"Looking for the model {plan.model}"):
+        model = hub.api.model_info(plan.model)
+    if model.private or model.gated:
+        yield Finding(
+            "error", f"{plan.model} is not open to everybody, and the Space loads it without a token. Choose another."
+        )
+    elif not any(one.rfilename.endswith(".safetensors") for one in model.siblings or ()):
+        yield Finding("error", f"{plan.model} has no safetensors weights, and Prefloop loads no other kind.")
+
+
+def check_copies(plan: Plan, hub: Hub, who: Who) -> Iterator[Finding]:
+    """Whether safe copies could be made, and nobody else could read them."""
+    if not plan.copies or plan.copies.startswith("/"):
+        return
+    check_token(hub, plan.copies)
+    with explained(f"Looking at {plan.copies}"):
+        exists = hub.api.repo_exists(plan.copies, repo_type="dataset")
+        open_to_all = exists and not hub.api.repo_info(plan.copies, repo_type="dataset").private
+    if open_to_all:
+        yield Finding(
+            "error", f"{plan.copies} is public, and safe copies hold accounts. Make it private, or name another."
+        )
+
+
+def space_info(hub: Hub, repo: str) -> Any:
+    """What the Hub says of a Space; None where there is none that the token may see. Raises UserError."""
+    with explained(f"Looking at {repo}"):
+        return hub.api.space_info(repo) if hub.api.repo_exists(repo, repo_type="space") else None
+
+
+# --------------------------------------------------------------------------------------------------- creating, updating
+def create(plan: Plan, hub: Hub, token_of_space: str = "", root: Path = ROOT) -> Made:
+    """Create the Space, or bring it up to date: settings first, since the upload starts it. Repeating it is harmless.
+
+    Raises UserError where anything would fail, and where something does. What was done until then stays and is taken
+    up when it is repeated.
+    """
+    errors = [finding.text for finding in check(plan, hub, root) if finding.level == "error"]
+    if errors:
+        raise UserError(" ".join(errors))
+    there = space_info(hub, plan.repo)
+    secrets = {"HF_TOKEN": token_of_space} if token_of_space else {}
+    ensure_repo(
+        hub,
+        plan.repo,
+        "space",
+        not plan.public,
+        space_sdk="gradio",
+        space_hardware=plan.hardware or None,
+        space_variables=[{"key": key, "value": value} for key, value in plan.variables.items()],
+        space_secrets=[{"key": key, "value": value} for key, value in secrets.items()],
+    )
+    changed = settle(plan, hub, secrets) if there is not None else ()
+    with explained(f"Reading {plan.repo}"):
+        head = hub.api.space_info(plan.repo)
+    held = contents(as_there(plan, hub), root)
+    gone = [path for path in (one.rfilename for one in head.siblings or ()) if ours(path) and path not in held]
+    sha = commit(hub, plan.repo, "space", held, "Prefloop", head.sha, gone=gone)
+    return Made(f"{hub.endpoint}/spaces/{plan.repo}", there is None, changed, sha)
+
+
+def as_there(plan: Plan, hub: Hub) -> Plan:
+    """The plan with whose Space it is, and the hardware that it has where none is asked for: the files depend on both.
+
+    Raises UserError.
+    """
+    plan = replace(plan, organisation=check_token(hub).name != plan.owner)
+    if plan.hardware:
+        return plan
+    with explained(f"Reading the hardware of {plan.repo}"):
+        runtime = hub.api.get_space_runtime(plan.repo)
+    return replace(plan, hardware=runtime.requested_hardware or runtime.hardware or "")
+
+
+def settle(plan: Plan, hub: Hub, secrets: Mapping[str, str]) -> tuple[str, ...]:
+    """Set what differs on a Space that is there: each change restarts it. Returns the names. Raises UserError."""
+    changed: list[str] = []
+    with explained(f"Changing the settings of {plan.repo}"):
+        known = {key: one.value for key, one in hub.api.get_space_variables(plan.repo).items()}
+        for key, value in plan.variables.items():
+            if known.get(key) != value:
+                hub.api.add_space_variable(plan.repo, key, value)
+                changed.append(key)
+        for key, value in secrets.items():  # what it is can't be read, so it can't be compared
+            hub.api.add_space_secret(plan.repo, key, value)
+            changed.append(key)
+        runtime = hub.api.get_space_runtime(plan.repo)
+        if plan.hardware and plan.hardware not in (runtime.requested_hardware, runtime.hardware):
+            hub.api.request_space_hardware(plan.repo, plan.hardware)
+            changed.append(plan.hardware)
+    return tuple(changed)
+
+
+def ours(path: str) -> bool:
+    """Whether a file of the Space is one that this program put there, perhaps in an earlier version."""
+    return path in SINGLE or path.split("/")[0] in PACKAGES

@@ -1,0 +1,32 @@
+"""The line about safe copies in a real browser: it is there, and counts what was judged since."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from annotation.database import Database
+from rlhf.launching import PLACE
+from tests.conftest import seed_comparisons
+from tests.e2e.conftest import running_app
+
+pytestmark = pytest.mark.browser
+PATIENCE_MS = 180_000
+
+
+def test_the_page_says_how_old_the_last_safe_copy_is_and_what_came_since(
+    browser: Any, db: Database, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed_comparisons(db, 5)
+    monkeypatch.setenv(PLACE, str(tmp_path / "bucket"))
+    monkeypatch.setenv("PREFLOOP_COPIES_AFTER", "0")
+    with running_app(data_dir, "--no-workers") as (_, link), browser.new_context() as context:
+        page = context.new_page()
+        page.goto(link)
+        line = page.locator(".safety")
+        line.filter(has_text="ago, 0 judgements since.").wait_for(timeout=PATIENCE_MS)
+        page.wait_for_timeout(500)  # a comparison that has only just appeared can't be judged
+        page.keyboard.press("1")
+        line.filter(has_text="ago, 1 judgement since.").wait_for(timeout=PATIENCE_MS)

@@ -1,0 +1,615 @@
+"""To the Hub and back: what goes up and what not, repeated, broken and refused; what comes down, pinned and checked."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import resource
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import DatasetCard, ModelCard, constants
+
+from annotation import __main__ as annotation_commands
+from annotation import access, store
+from annotation import hub as hubs
+from annotation.database import Database, open_database
+from annotation.outgoing.formats import Filters, Request
+from annotation.records import UserError
+from rlhf import __main__ as rlhf_commands
+from rlhf import loop, policies, publishing, pulling
+from rlhf.artifacts import directory_sha256
+from rlhf.cards import Address
+from rlhf.models import Policies
+from rlhf.policies import Policy
+from tests.demonstrations import demonstrate
+from tests.hub_server import HubServer
+from tests.integration.test_deciding import finish_check, make_candidate, people_say
+from tests.machine_fixtures import ROOT, Machine, make_machine
+from tests.run_fixtures import finished_run
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+REPO = "ann/numbers"
+
+
+@pytest.fixture(scope="module")
+def kitchen(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Machine]:
+    """A machine with judgements and an adapter."""
+    machine = make_machine(tmp_path_factory.mktemp("kitchen") / "data", tiny_model)
+    machine.add_prompts(4, 2)
+    machine.judge("train", 4)
+    machine.judge("held-out", 2, by="bob")
+    finished_run(machine)
+    yield machine
+    machine.db.close()
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, tiny_model: Path) -> Iterator[Database]:
+    """Another data directory with the same base."""
+    db = open_database(tmp_path / "other")
+    policies.ensure_base(db, str(tiny_model))
+    yield db
+    db.close()
+
+
+def made(machine: Machine) -> Policy:
+    """The machine's adapter."""
+    return next(policy for policy in policies.everything(machine.db) if policy.form == "lora")
+
+
+def client(hub: HubServer, token: str | None = "hf_write_ann") -> hubs.Hub:
+    """A client of the Hub."""
+    return hubs.connect(token, hub.url)
+
+
+def publish(hub: HubServer, machine: Machine, **more: Any) -> publishing.Published:
+    """Publish the adapter."""
+    return publishing.publish(client(hub), machine.db, machine.data_dir, made(machine).revision, REPO, **more)
+
+
+def pull(hub: HubServer, db: Database, address: str = REPO) -> Policy:
+    """Pull into a data directory."""
+    return pulling.pull(client(hub), db, db.path.parent, address)
+
+
+def command(hub: HubServer, token: str | None, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m rlhf` or `python -m annotation` with a token."""
+    return subprocess.run(
+        [sys.executable, "-m", program, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **hub.environment(token)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+Typed = Callable[..., int]
+"""A program's `main` and what was typed after its name."""
+
+
+@pytest.fixture
+def with_token(hub: HubServer, token: str | None, monkeypatch: pytest.MonkeyPatch) -> Typed:
+    """Run a command line in this process with the parameter `token`, at once: a new one loads the libraries anew."""
+    monkeypatch.setenv("HF_TOKEN", token or "")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(hub.home / "token"))
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    return lambda main, *typed: main(typed)
+
+
+def safetensors(tensors: Mapping[str, tuple[int, ...]], notes: Mapping[str, str] | None = None) -> bytes:
+    """A file of zeros with these shapes."""
+    header: dict[str, Any] = {"__metadata__": dict(notes)} if notes else {}
+    place = 0
+    for name, shape in tensors.items():
+        size = 4 * torch.Size(shape).numel()
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [place, place + size]}
+        place += size
+    return raw(json.dumps(header).encode()) + b"\0" * place
+
+
+def raw(header: bytes) -> bytes:
+    """A file with this header."""
+    return struct.pack("<Q", len(header)) + header
+
+
+# ------------------------------------------------------------------------------------------------------------- pushing
+def test_pushing_twice_changes_nothing_and_is_private_with_a_tag(hub: HubServer, kitchen: Machine) -> None:
+    first = publish(hub, kitchen)
+    repo = hub.repos["model", REPO]
+    commits = dict(repo.commits)
+    again = publish(hub, kitchen)
+    assert (first.fresh, again.fresh, first.commit_sha) == (True, False, again.commit_sha)
+    assert repo.private
+    assert repo.commits == commits
+    assert repo.tags == {made(kitchen).revision: first.commit_sha}
+    (record,) = [one for one in policies.publications(kitchen.db) if one.commit_sha == first.commit_sha]
+    assert (record.repo, record.tag, record.private) == (REPO, made(kitchen).revision, True)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "what"),
+    [
+        ("POST", "/api/repos/create", "cut"),
+        ("POST", "/api/repos/create", "cut-after"),
+        ("POST", "/preupload/", "cut"),
+        ("PUT", "/lfs/", "cut"),
+        ("POST", "/commit/", "cut"),
+        ("POST", "/commit/", "cut-after"),
+        ("POST", "/commit/", 500),
+        ("POST", "/tag/", "cut"),
+        ("POST", "/tag/", "cut-after"),
+    ],
+)
+def test_a_push_that_breaks_can_be_repeated(
+    hub: HubServer, kitchen: Machine, method: str, path: str, what: int | str
+) -> None:
+    hub.fail(method, path, what)
+    if path in ("/preupload/", "/lfs/"):
+        publish(hub, kitchen)  # the client repeats these by itself
+    else:
+        with pytest.raises(UserError, match=r"could not be made or was lost|trouble of its own"):
+            publish(hub, kitchen)
+    done = publish(hub, kitchen)
+    repo = hub.repos["model", REPO]
+    assert repo.tags == {made(kitchen).revision: done.commit_sha}
+    assert set(hub.files("model", REPO)) == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    assert len(repo.history(done.commit_sha)) == 2, "the first one is the Hub's"
+
+
+def test_a_tag_with_other_weights_stays(hub: HubServer, kitchen: Machine) -> None:
+    publish(hub, kitchen)
+    name = made(kitchen).revision
+    files = {**hub.files("model", REPO), "adapter_model.safetensors": safetensors({"a": (2, 2)})}
+    hub.repos["model", REPO].tags[name] = theirs = hub.add_repo("model", REPO, files)
+    with pytest.raises(UserError, match=f"has a tag '{name}' already, with other weights"):
+        publish(hub, kitchen)
+    assert hub.repos["model", REPO].tags == {name: theirs}
+
+
+@pytest.mark.parametrize("kind", ["model", "dataset"])
+def test_somebody_elses_work_of_that_name_stays(hub: HubServer, kitchen: Machine, kind: str) -> None:
+    theirs = {"README.md": b"---\ntags: [theirs]\n---\n", "model.safetensors": b"x", "data/train.parquet": b"x"}
+    sha = hub.add_repo(kind, REPO, theirs, private=True)
+
+    def push() -> None:
+        if kind == "model":
+            publish(hub, kitchen)
+        else:
+            publishing.push_data(client(hub), kitchen.db, Request("preference"), REPO)
+
+    with pytest.raises(UserError, match=f"The name {REPO} is taken"):
+        push()
+    assert hub.repos[kind, REPO].head.sha == sha
+    hub.add_repo(kind, "ann/empty", {"README.md": b"# Empty"}, private=True)
+    publishing.own_contents(client(hub), "ann/empty", "model" if kind == "model" else "dataset")
+
+
+def test_a_card_that_says_more_moves_its_tag(hub: HubServer, kitchen: Machine) -> None:
+    first = publish(hub, kitchen)
+    later = publish(hub, kitchen, licence="mit")
+    repo = hub.repos["model", REPO]
+    assert repo.tags == {made(kitchen).revision: later.commit_sha}
+    assert repo.commits[later.commit_sha].parent == first.commit_sha
+    assert ModelCard(hub.file("model", REPO, "README.md").decode()).data.license == "mit"
+
+
+def test_the_card_has_the_evaluation_by_people_and_by_judges(hub: HubServer, db: Database, data_dir: Path) -> None:
+    policy = make_candidate(db, data_dir)
+    rate = {"value": 0.75, "low": 0.6, "high": 0.86, "n": 40, "ties": 0, "length_controlled": None}
+    finish_check(db, data_dir, policy, win_rates={"base": {"sharp": rate}})
+    people_say(db, 8, "candidate")
+    (data_dir / str(policy.path) / "adapter_config.json").write_text("{}")
+    (data_dir / str(policy.path) / "adapter_model.safetensors").write_bytes(safetensors({"a": (1, 1)}))
+    sha = directory_sha256(data_dir / str(policy.path))
+    db.connection.execute("UPDATE model SET sha256 = ? WHERE id = ?", (sha, policy.id))
+    publishing.publish(client(hub), db, data_dir, policy.revision, REPO)
+    text = hub.file("model", REPO, "README.md").decode()
+    assert "| `base` | people | 8 | 100% (68% to 100%) |" in text
+    assert "| `base` | the AI judge sharp | 40 | 75% (60% to 86%) |" in text
+    found = ModelCard(text).data.eval_results or []
+    assert [(one.metric_type, one.metric_value) for one in found] == [("win_rate", 1.0), ("win_rate", 0.75)]
+    assert "adapter.txt" not in hub.files("model", REPO)
+
+
+def test_what_can_not_be_published_is_said_before_anything_is_sent(hub: HubServer, kitchen: Machine) -> None:
+    for revision, sentence in (("base", "no files of its own"), ("nothing", "There is no policy 'nothing'")):
+        with pytest.raises(UserError, match=sentence):
+            publishing.publish(client(hub), kitchen.db, kitchen.data_dir, revision, REPO)
+    with pytest.raises(UserError, match="is no licence as the Hub names them"):
+        publish(hub, kitchen, licence="mit\nbase_model: x")
+    assert hub.repos == {}
+
+
+def test_damaged_files_are_not_published(hub: HubServer, machine: Machine) -> None:
+    directory = machine.data_dir / "adapters" / "x"
+    directory.mkdir(parents=True)
+    (directory / "adapter_config.json").write_text("{}")
+    policies.add(
+        machine.db, revision="x", method="sft", base=str(machine.model), parent_id=1, job_id=None, path="adapters/x",
+        sha256="0",
+    )  # fmt: skip
+    with pytest.raises(UserError, match="are damaged"):
+        publishing.publish(client(hub), machine.db, machine.data_dir, "x", REPO)
+    assert hub.repos == {}
+
+
+def test_an_adapter_on_weights_that_nobody_else_has_is_refused(hub: HubServer, kitchen: Machine) -> None:
+    ground = policies.add(
+        kitchen.db, revision="whole", method="sft", base=str(kitchen.model), parent_id=1, job_id=None, form="full",
+        path="adapters/whole", sha256="0",
+    )  # fmt: skip
+    on_it = policies.add(
+        kitchen.db, revision="on-whole", method="dpo", base=str(kitchen.model), parent_id=ground.id, job_id=None,
+        path=made(kitchen).path or "", sha256=made(kitchen).sha256 or "", ground_id=ground.id,
+    )  # fmt: skip
+    with pytest.raises(UserError, match="lies on the weights of 'whole', which are not on the Hub"):
+        publishing.publish(client(hub), kitchen.db, kitchen.data_dir, on_it.revision, REPO)
+
+
+TOKEN = "hf_" + "aB3" * 11
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ({"config.json": b'{"_name_or_path": "/srv/data/models/x"}'}, "config.json says where something lies"),
+        ({"README.md": f"it lies in `{Path.home()}/x`".encode()}, "README.md says where something lies"),
+        ({"config.json": json.dumps({"token": TOKEN}).encode()}, "holds what looks like a token"),
+        ({"README.md": b"use hf_write_ann"}, "holds what looks like a token"),
+    ],
+)
+def test_paths_of_this_machine_and_tokens_stay_here(files: dict[str, bytes], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        publishing.refuse_private(files, (Path("/srv/data"),), "hf_write_ann")
+
+
+def test_the_notes_in_weights_are_looked_at_too(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(safetensors({"a": (2, 2)}, {"made_in": "/srv/data/x"}))
+    with pytest.raises(UserError, match=r"model\.safetensors says where something lies on this machine \(/srv/data\)"):
+        publishing.refuse_private({"model.safetensors": path}, (Path("/srv/data"),), "")
+    publishing.refuse_private({"README.md": b"hf_hub_download('/srv/database')"}, (Path("/srv/data"),), "")
+
+
+# ------------------------------------------------------------------------------------------------------------- pulling
+def logits(db: Database, model: Path, policy: Policy) -> torch.Tensor:
+    """What a policy computes."""
+    models = Policies(db, db.path.parent, model)
+    ids = models.tokenizer("one two three", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        found = models.use(policy)(input_ids=ids).logits
+    return torch.as_tensor(found)
+
+
+def test_what_was_pulled_computes_as_what_was_pushed(hub: HubServer, kitchen: Machine, fresh: Database) -> None:
+    done = publish(hub, kitchen)
+    policy = pull(hub, fresh, f"{REPO}@{made(kitchen).revision}")
+    original = made(kitchen)
+    assert (policy.source, policy.status) == (f"{REPO}@{done.commit_sha}", "candidate")
+    assert (policy.kind, policy.form, policy.weights) == (original.kind, original.form, original.weights)
+    there = logits(fresh, kitchen.model, policy)
+    assert torch.equal(there, logits(kitchen.db, kitchen.model, original))
+    assert not torch.equal(there, logits(fresh, kitchen.model, policies.by_revision(fresh, "base")))
+    assert loop.promote(fresh, fresh.path.parent, policy.revision, "a test").status == "serving"
+    assert pull(hub, fresh).id == policy.id, "the same commit is there already"
+
+
+def test_a_revision_that_moves_brings_another_policy_and_changes_none(
+    hub: HubServer, kitchen: Machine, fresh: Database
+) -> None:
+    publish(hub, kitchen)
+    first = pull(hub, fresh, f"{REPO}@main")
+    publish(hub, kitchen, licence="mit")
+    second = pull(hub, fresh, f"{REPO}@main")
+    assert first.id != second.id
+    assert policies.by_id(fresh, first.id) == first
+    assert directory_sha256(fresh.path.parent / str(first.path)) == first.sha256
+
+
+ADAPTER: dict[str, Any] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "{base}"}
+LAYER = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+
+
+def adapter(shapes: Mapping[str, tuple[int, ...]] | None = None, **config: Any) -> dict[str, bytes]:
+    """Files of an adapter for the tiny model."""
+    return {
+        "adapter_config.json": json.dumps({**ADAPTER, **config}).encode(),
+        "adapter_model.safetensors": safetensors(shapes or {LAYER: (4, 64)}),
+    }
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ({"notes.txt": b"x"}, "holds no model"),
+        ({**adapter(), "adapter_model.safetensors": None, "adapter_model.bin": b"pickle"}, "no safetensors weights"),
+        (adapter(base_model_name_or_path="somebody/else"), "lies on somebody/else, and this data directory has"),
+        (adapter(base_model_name_or_path=None), "lies on a base that it does not name"),
+        (adapter(auto_mapping={"parent_library": "os"}), "wants to run code of its own"),
+        (adapter(megatron_config={"a": 1}, megatron_core="os"), "wants to run code of its own"),
+        (adapter(peft_type="IA3"), "is an adapter of type IA3 for CAUSAL_LM"),
+        (adapter(task_type="SEQ_CLS"), "is a reward model without reward.json"),
+        ({**adapter(task_type="SEQ_CLS"), "reward.json": b'{"mean": 0, "std": NaN}'}, "without reward.json"),
+        (adapter({LAYER: (4, 65)}), "does not fit the weights that it names"),
+        (adapter({LAYER: ()}), "is a single number"),
+        (adapter({"prompt_embeddings": ()}), "is a single number"),
+        ({**adapter(), "adapter_model.safetensors": raw(b"[" * 100_000)}, "is no safetensors file"),
+        ({**adapter(), "adapter_model.safetensors": raw(b'{"a": {"shape": ["x"]}}')}, "is no safetensors file"),
+        ({"config.json": b"{}", "model-a/b.safetensors": b"x"}, "no safetensors weights"),
+        ({**adapter(), "adapter_model.safetensors": b"\x80\x04pickle and more"}, "is no safetensors file"),
+        ({**adapter(), "adapter_config.json": b"[]"}, "is no JSON object"),
+        ({"config.json": b'{"auto_map": {"AutoModel": "x.py"}}', "x.py": b"import os"}, "wants to run code of its own"),
+        ({"config.json": b"{}", "pytorch_model.bin": b"pickle"}, "no safetensors weights"),
+        ({"config.json": b'{"model_type": "gpt2"}', "model.safetensors": safetensors({"a": (1, 1)})}, "not those of a"),
+        ({"config.json": b'{"quantization_config": {"load_in_4bit": true}}', "model.safetensors": b"x"}, "quantised"),
+    ],
+)
+def test_what_can_not_be_used_is_refused_and_leaves_nothing(
+    hub: HubServer, fresh: Database, tiny_model: Path, files: dict[str, bytes | None], sentence: str
+) -> None:
+    named = {path: content.replace(b"{base}", tiny_model.name.encode()) for path, content in files.items() if content}
+    hub.add_repo("model", REPO, named)
+    before = policies.everything(fresh)
+    with pytest.raises(UserError, match=sentence):
+        pull(hub, fresh)
+    assert policies.everything(fresh) == before
+    assert list((fresh.path.parent / "adapters").glob("*")) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("nobody/nothing", "there is no such repository, or the token may not see it"),
+        (f"{REPO}@nothing", "the repository has no such revision"),
+        ("a/b/c", "can't be the name of a repository"),
+        (f"{REPO}@a b", "can't be a revision"),
+    ],
+)
+def test_an_address_that_leads_nowhere_has_a_sentence(
+    hub: HubServer, fresh: Database, address: str, sentence: str
+) -> None:
+    hub.add_repo("model", REPO, adapter())
+    with pytest.raises(UserError, match=sentence):
+        pull(hub, fresh, address)
+
+
+def test_what_came_damaged_is_not_kept(hub: HubServer, fresh: Database, tiny_model: Path) -> None:
+    hub.add_repo("model", REPO, adapter(base_model_name_or_path=tiny_model.name))
+    entry = hub.repos["model", REPO].head.tree["adapter_model.safetensors"]
+    hub.contents[entry.oid] = hub.contents[entry.oid][:-1] + b"\1"
+    with pytest.raises(UserError, match="came damaged"):
+        pull(hub, fresh)
+    assert len(policies.everything(fresh)) == 1
+
+
+def test_a_download_that_breaks_can_be_repeated(hub: HubServer, fresh: Database, tiny_model: Path) -> None:
+    hub.add_repo("model", REPO, adapter(base_model_name_or_path=tiny_model.name))
+    hub.fail("GET", "/api/models/", "cut")
+    with pytest.raises(UserError, match="connection to the Hub could not be made or was lost"):
+        pull(hub, fresh)
+    hub.fail("GET", r"/resolve/.*safetensors", "cut-after")
+    assert pull(hub, fresh).form == "lora", "the client goes on where it was cut"
+
+
+def test_a_disk_that_is_full_meanwhile_leaves_the_registry_as_it_was(
+    hub: HubServer, fresh: Database, tiny_model: Path
+) -> None:
+    hub.add_repo("model", REPO, adapter(base_model_name_or_path=tiny_model.name))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
+    try:
+        with pytest.raises(UserError, match="the disk is full"):
+            pull(hub, fresh)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert len(policies.everything(fresh)) == 1
+    assert pull(hub, fresh).form == "lora"
+
+
+def test_a_full_disk_is_seen_before_anything_is_fetched(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"1000000000\.0 GB are to be fetched and .* GB are free"):
+        pulling.refuse_too_large(tmp_path, 10**18)
+
+
+def test_whole_weights_become_a_policy_and_adapters_on_them_find_them(
+    hub: HubServer, fresh: Database, tiny_model: Path
+) -> None:
+    files = {path.name: path.read_bytes() for path in tiny_model.iterdir() if path.is_file()}
+    sha = hub.add_repo("model", "ann/whole", {**files, "optimizer.pt": b"state", "model.py": b"import os"})
+    whole = pull(hub, fresh, "ann/whole")
+    assert (whole.form, whole.kind, whole.ground_id) == ("full", "policy", None)
+    kept = {path.name for path in (fresh.path.parent / str(whole.path)).iterdir()}
+    assert "model.safetensors" in kept
+    assert not {"optimizer.pt", "model.py", ".cache"} & kept
+    hub.add_repo("model", REPO, adapter(base_model_name_or_path="ann/whole", revision=sha))
+    assert pull(hub, fresh).ground_id == whole.id
+
+
+def test_a_base_from_the_hub_stays_at_its_commit_and_its_adapters_say_so(
+    hub: HubServer, kitchen: Machine, tmp_path: Path
+) -> None:
+    """A whole way round: base and adapter to the Hub, into another directory, and from there to the Hub again."""
+    model, other = kitchen.model, tmp_path / "other"
+    files = {path.name: path.read_bytes() for path in model.iterdir() if path.is_file()}
+    sha = hub.add_repo("model", f"ann/{model.name}", files)
+    publish(hub, kitchen)
+    there = ("--data", str(other))
+    done = command(hub, "hf_read_ann", "rlhf", *there, "pull", f"ann/{model.name}@main", "--base")
+    assert done.returncode == 0, done.stderr
+    assert f"--model ann/{model.name}@{sha}" in done.stdout
+    hub.add_repo("model", f"ann/{model.name}", {"config.json": b"{}"})
+    done = command(hub, "hf_read_ann", "rlhf", *there, "pull", REPO)
+    assert done.returncode == 0, done.stderr
+    db = open_database(other)
+    pulled = policies.everything(db)[-1]
+    db.close()
+    done = command(hub, "hf_write_ann", "rlhf", *there, "publish", pulled.revision, "ann/again", "--public")
+    assert done.returncode == 0, done.stderr
+    assert not hub.repos["model", "ann/again"].private
+    text = hub.file("model", "ann/again", "README.md").decode()
+    assert ModelCard(text).data.base_model == f"ann/{model.name}"
+    assert f'AutoTokenizer.from_pretrained("ann/{model.name}", revision="{sha}")' in text
+    (code,) = re.findall(r"```python\n(.*?)\n```", text, re.DOTALL)
+    (tmp_path / "probe.py").write_text(code + PROBE, "utf-8")
+    done = subprocess.run(
+        [sys.executable, "probe.py"], cwd=tmp_path, env={**os.environ, **hub.environment("hf_read_ann")},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    served = logits(kitchen.db, model, made(kitchen)).log_softmax(-1)
+    found = torch.load(tmp_path / "found.pt").float().log_softmax(-1)
+    distance = float((served.float().exp() * (served.float() - found)).sum(-1).mean())
+    assert distance < 2e-3
+
+
+PROBE = """
+import torch
+ids = tokenizer("one two three", return_tensors="pt")["input_ids"]
+with torch.no_grad():
+    torch.save(model(input_ids=ids).logits.cpu(), "found.pt")
+"""
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+def test_judgements_go_up_as_a_private_dataset_of_pseudonyms(hub: HubServer, kitchen: Machine) -> None:
+    request = Request("preference", licence="cc-by-4.0")
+    done = publishing.push_data(client(hub), kitchen.db, request, "ann/data")
+    repo = hub.repos["dataset", "ann/data"]
+    assert repo.private
+    assert repo.head.sha == done.commit_sha
+    files = hub.files("dataset", "ann/data")
+    assert set(files) == {"README.md", "data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"}
+    card = files["README.md"].decode()
+    assert DatasetCard(card).data.license == "cc-by-4.0"
+    assert 'load_dataset("ann/data")' in card
+    rows = parquet(files["data/train-00000-of-00001.parquet"])
+    assert len(rows) == 4
+    assert {name for row in rows for name in row["annotators"]}.isdisjoint({"ann", "bob"})
+    commits = len(repo.commits)
+    publishing.push_data(client(hub), kitchen.db, request, "ann/data")
+    assert len(repo.commits) == commits, "the same data, the same day"
+    of_ann = Request("preference", filters=Filters(annotators=("ann",)))
+    publishing.push_data(client(hub), kitchen.db, of_ann, "ann/data")
+    assert set(hub.files("dataset", "ann/data")) == {"README.md", "data/train-00000-of-00001.parquet"}
+
+
+def test_demonstrations_go_up_to_be_imitated(hub: HubServer, machine: Machine) -> None:
+    demonstrate(machine, train=3, held_out=1)
+    publishing.push_data(client(hub), machine.db, Request("sft"), "ann/shown", private=False)
+    assert not hub.repos["dataset", "ann/shown"].private
+    rows = parquet(hub.file("dataset", "ann/shown", "data/train-00000-of-00001.parquet"))
+    assert len(rows) == 3
+    assert all(row["prompt"] and row["completion"] for row in rows)
+
+
+def parquet(content: bytes) -> list[dict[str, Any]]:
+    """The rows of a file."""
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(content)).to_pylist()
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("request_", "sentence"),
+    [
+        (Request("raw"), "'raw' is no dataset, and it names people"),
+        (Request("preference", licence="X: y"), "is no licence as the Hub names them"),
+        (Request("preference", filters=Filters(policies=("x",))), "There is no policy 'x' here"),
+    ],
+)
+def test_data_that_can_not_be_published_makes_no_repository(
+    hub: HubServer, kitchen: Machine, request_: Request, sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        publishing.push_data(client(hub), kitchen.db, request_, "ann/data")
+    assert hub.repos == {}
+
+
+def test_data_comes_back_by_the_import_at_the_commit_that_was_named(
+    hub: HubServer, kitchen: Machine, fresh: Database
+) -> None:
+    pushed = command(
+        hub, "hf_write_ann", "rlhf", "--data", str(kitchen.data_dir), "push-data", "ann/data", "--format", "preference"
+    )
+    assert pushed.returncode == 0, pushed.stderr
+    sha = hub.repos["dataset", "ann/data"].head.sha
+    assert sha[:12] in pushed.stdout
+    hub.repos["dataset", "ann/data"].tags["v1"] = sha
+    hub.add_repo("dataset", "ann/data", {"data/train-00000-of-00001.parquet": b"something else"})
+    here = ("import", "--data", str(fresh.path.parent), "--hub", "--source-split=train", "ann/data@v1")
+    done = command(hub, "hf_read_ann", "annotation", *here)
+    assert done.returncode == 0, done.stderr
+    assert len(store.prompts(fresh, "train")) + len(store.prompts(fresh, "held-out")) == 4
+    (entry,) = store.imports(fresh)
+    assert entry["name"] == f"ann/data@{sha}"
+
+
+@pytest.mark.parametrize(
+    ("token", "sentence"),
+    [
+        ("hf_write_bob", "Reading the dataset ann/data failed: there is no such repository, or the token may not see"),
+        (None, "Reading the dataset ann/data failed: there is no such repository, or the token may not see"),
+        ("hf_expired", "the Hub does not accept the token"),
+    ],
+)
+def test_data_that_is_not_ours_to_see_has_a_sentence(
+    hub: HubServer, fresh: Database, with_token: Typed, capsys: pytest.CaptureFixture[str], sentence: str
+) -> None:
+    hub.add_repo("dataset", "ann/data", {"train.jsonl": b'{"prompt": "x"}\n'}, private=True)
+    code = with_token(annotation_commands.main, "import", "--data", str(fresh.path.parent), "--hub", "ann/data")
+    said = capsys.readouterr().err
+    assert code == 2
+    assert sentence in said
+    assert len(said.splitlines()) == 1
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+@pytest.mark.parametrize(
+    ("token", "arguments", "sentence"),
+    [
+        (None, ("publish", "base", REPO), "no token for the Hub is set"),
+        ("hf_read_ann", ("publish", "base", REPO), "may only read"),
+        ("hf_expired", ("push-data", REPO), "does not accept the token"),
+        ("hf_write_bob", ("push-data", REPO), "no right to write to ann/numbers"),
+        ("hf_write_ann", ("publish", "base", "numbers"), "can't be the name of a repository"),
+        ("hf_write_ann", ("pull", "ann/nothing"), "there is no such repository"),
+    ],
+)
+def test_a_mistake_is_one_sentence_without_the_token(
+    hub: HubServer,
+    tmp_path: Path,
+    with_token: Typed,
+    capsys: pytest.CaptureFixture[str],
+    token: str | None,
+    arguments: tuple[str, ...],
+    sentence: str,
+) -> None:
+    db = open_database(tmp_path / "data")
+    policies.ensure_base(db, "SmolLM2-135M-Instruct")
+    access.add_account(db, "ann", "annotator", "a long enough password")
+    db.close()
+    code = with_token(rlhf_commands.main, "--data", str(tmp_path / "data"), *arguments)
+    said = capsys.readouterr()
+    assert (code, said.out) == (2, "")
+    assert sentence in said.err
+    assert len(said.err.splitlines()) == 1
+    assert token is None or token not in said.err
+    assert hub.repos == {}
+
+
+def test_an_address_is_written_as_code() -> None:
+    assert Address("ann/x").arguments == '"ann/x"'
+    assert Address("ann/x", "dpo-7").arguments == '"ann/x", revision="dpo-7"'

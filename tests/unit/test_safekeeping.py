@@ -1,0 +1,158 @@
+"""When a safe copy is due, what the page says of it, and what a manifest must be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from annotation.environment import child_environment
+from annotation.hub import connect
+from annotation.places import Damaged, DirectoryPlace, HubPlace, Manifest, Mark, place_of, read_manifest
+from annotation.records import UserError
+from annotation.safekeeping import Pending, Schedule, Standing, ago, due, sentence
+from rlhf.launching import LAUNCHER, PLACE, wanted, web_environment
+
+SCHEDULE = Schedule(every=300, after=10, apart=60)
+NOON = "2026-11-01T12:00:00.000000+00:00"
+TEN_TO = "2026-11-01T11:50:00.000000+00:00"
+
+
+@pytest.mark.parametrize(
+    ("pending", "expected"),
+    [
+        (Pending(False, 0, None, 0), False),
+        (Pending(True, 0, None, 0), True),
+        (Pending(True, 0, 299, 0), False),
+        (Pending(True, 0, 300, 0), True),
+        (Pending(True, 9, 299, 0), False),
+        (Pending(True, 10, 59, 0), False),
+        (Pending(True, 10, 60, 0), True),
+        (Pending(False, 10, 9999, 0), False),
+        (Pending(True, 1, 119, 1), False),
+        (Pending(True, 1, 120, 1), True),
+        (Pending(True, 1, 299, 8), False),
+        (Pending(True, 1, 300, 8), True),
+    ],
+)
+def test_a_copy_is_due_at_the_start_on_schedule_after_judgements_and_again_after_a_failure(
+    pending: Pending, expected: bool
+) -> None:
+    assert due(pending, SCHEDULE) is expected
+
+
+def test_nothing_is_due_by_number_where_the_number_is_zero() -> None:
+    assert not due(Pending(True, 1000, 299, 0), Schedule(every=300, after=0, apart=0))
+
+
+def test_the_schedule_comes_from_the_environment() -> None:
+    assert Schedule.from_environment({}) == Schedule()
+    told = {"PREFLOOP_COPIES_EVERY": "20", "PREFLOOP_COPIES_AFTER": "3", "PREFLOOP_COPIES_APART": "0.5"}
+    assert Schedule.from_environment(told) == Schedule(20, 3, 0.5)
+    for nonsense in ("soon", "-1", "inf", "nan"):
+        with pytest.raises(UserError, match="PREFLOOP_COPIES_EVERY"):
+            Schedule.from_environment({"PREFLOOP_COPIES_EVERY": nonsense})
+
+
+@pytest.mark.parametrize(
+    ("standing", "role", "expected"),
+    [
+        (Standing(TEN_TO, 3), "annotator", "Last safe copy: 10 minutes ago, 3 judgements since."),
+        (Standing(NOON, 1), "annotator", "Last safe copy: a moment ago, 1 judgement since."),
+        (Standing(None, 2), "annotator", "No safe copy yet, 2 judgements so far."),
+        (
+            Standing(TEN_TO, 4, "The token /x may only read."),
+            "annotator",
+            "Last safe copy: 10 minutes ago, 4 judgements since; the latest attempt failed and is repeated.",
+        ),
+        (
+            Standing(TEN_TO, 4, "The token may only read."),
+            "admin",
+            "Last safe copy: 10 minutes ago, 4 judgements since; the latest attempt failed and is repeated. "
+            "The token may only read.",
+        ),
+        (
+            Standing(TEN_TO, 0, "Stop one.", conflict=True),
+            "admin",
+            "Last safe copy: 10 minutes ago, 0 judgements since; two copies of this project run. Stop one.",
+        ),
+    ],
+)
+def test_the_sentence_of_the_page(standing: Standing, role: str, expected: str) -> None:
+    assert sentence(standing, NOON, role) == expected  # type: ignore[arg-type]
+
+
+def test_times_ago() -> None:
+    spans = [
+        (-3, "a moment ago"),
+        (59, "a moment ago"),
+        (60, "1 minute ago"),
+        (7199, "1 hour ago"),
+        (2e5, "2 days ago"),
+    ]
+    assert [ago(seconds) for seconds, _ in spans] == [words for _, words in spans]
+
+
+MANIFEST = Manifest("a" * 32, 4, NOON, 17, 16, "here", {"prefloop.db": Mark("0" * 64, 12)})
+
+
+def test_a_manifest_comes_back_as_it_was() -> None:
+    assert read_manifest(MANIFEST.to_bytes(), "The copy") == MANIFEST
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../outside", "models/../../outside"])
+def test_a_manifest_that_names_a_file_outside_is_refused(path: str) -> None:
+    told = json.loads(MANIFEST.to_bytes()) | {"files": {path: {"sha256": "0" * 64, "size": 1}}}
+    with pytest.raises(Damaged, match="names"):
+        read_manifest(json.dumps(told).encode(), "The copy")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", MANIFEST.to_bytes()[:-9], b'{"format": "another"}'])
+def test_what_is_no_manifest_is_damaged(content: bytes) -> None:
+    with pytest.raises(Damaged, match=r"The copy is damaged"):
+        read_manifest(content, "The copy")
+
+
+def test_a_manifest_of_a_newer_program_is_not_called_damaged() -> None:
+    told = json.loads(MANIFEST.to_bytes()) | {"version": 2}
+    with pytest.raises(UserError, match="newer Prefloop") as refused:
+        read_manifest(json.dumps(told).encode(), "The copy")
+    assert not isinstance(refused.value, Damaged)
+
+
+def test_places_are_named_as_people_write_them() -> None:
+    hub = connect(None, "http://127.0.0.1:9")
+    assert place_of("/data/copies", hub) == DirectoryPlace(Path("/data/copies"))
+    assert place_of("ann/project-copies", hub) == HubPlace(hub, "ann/project-copies")
+    assert place_of("ann/project-copies@copy-1", hub).name == "ann/project-copies@copy-1"
+    with pytest.raises(UserError, match="OWNER/NAME"):
+        place_of("copies", hub)
+
+
+def test_a_launcher_is_wanted_for_a_token_or_copies_and_only_once() -> None:
+    assert not wanted({"HOME": "/root", "HF_TOKEN": ""})
+    assert wanted({"HF_TOKEN": "hf_x"})
+    assert wanted({PLACE: "/data/copies"})
+    assert not wanted({"HF_TOKEN": "hf_x", LAUNCHER: "17"})
+
+
+def test_the_web_server_gets_no_token() -> None:
+    told = web_environment({"HF_TOKEN": "hf_x", "HUGGING_FACE_HUB_TOKEN": "hf_y", "OAUTH_CLIENT_SECRET": "its own"})
+    assert told == {"OAUTH_CLIENT_SECRET": "its own", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
+
+
+def test_workers_imports_and_exports_get_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OAUTH_CLIENT_SECRET"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("OPENAI_API_KEY", "a judge's")
+    told = child_environment()
+    assert "secret" not in told.values()
+    assert told["OPENAI_API_KEY"] == "a judge's"
+    root = Path(__file__).parent.parent.parent
+    for module in (
+        "rlhf/supervisor.py",
+        "annotation/incoming/import_process.py",
+        "annotation/outgoing/export_files.py",
+    ):
+        assert "child_environment()" in (root / module).read_text("utf-8")
