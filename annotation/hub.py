@@ -23,7 +23,7 @@ READ_SECONDS: Final = 120.0
 NAME_PART: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
 LONGEST_NAME: Final = 96
 TOKENS_PAGE: Final = "https://huggingface.co/settings/tokens"
-TOKEN: Final = re.compile(r"\bhf_(?:oauth_|jwt_)?[A-Za-z0-9]{16,}[\w.-]*|(?<=Bearer )\S+")
+TOKEN: Final = re.compile(r"\bhf_(?:oauth_|jwt_)?[A-Za-z0-9]{16,}(?:[\w.-]*\w)?|(?<=Bearer )[^\s.]+(?:\.[^\s.]+)*")
 REFUSED: Final[Mapping[int, str]] = {
     401: "the Hub does not accept the token: it is wrong, has expired or was withdrawn. "
     f"Make a new one on {TOKENS_PAGE} and set HF_TOKEN to it.",
