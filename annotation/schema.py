@@ -52,6 +52,13 @@ def m006_published(db: sqlite_utils.Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def m007_errands_and_rentals(db: sqlite_utils.Database) -> None:
+    """What the page asks the holder of the Hub's token to do there, and training on rented hardware."""
+    for statement in ERRANDS_AND_RENTALS:
+        db.execute(statement)
+
+
 FIRST_SCHEMA = (
     """CREATE TABLE prompt (
         id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, messages TEXT NOT NULL, source TEXT NOT NULL,
@@ -385,4 +392,22 @@ PUBLISHED = (
     # Who a person is on the Hub: their id there, which outlives a change of name.
     "ALTER TABLE annotator ADD COLUMN hub_id TEXT",
     "CREATE UNIQUE INDEX annotator_by_hub_id ON annotator (hub_id)",
+)
+
+
+ERRANDS_AND_RENTALS = (
+    # What people ask on the page: the web server has no token, so whoever has it takes these up, one by one.
+    """CREATE TABLE errand (
+        id INTEGER PRIMARY KEY, kind TEXT NOT NULL, request TEXT NOT NULL,
+        state TEXT NOT NULL DEFAULT 'asked' CHECK (state IN ('asked', 'doing', 'done', 'failed')),
+        message TEXT NOT NULL DEFAULT '', result TEXT, requested_by TEXT NOT NULL, created TEXT NOT NULL, begun TEXT,
+        finished TEXT)""",
+    "CREATE INDEX errand_open ON errand (state) WHERE state IN ('asked', 'doing')",
+    # The rented hardware that a job is for; none for this machine.
+    "ALTER TABLE job ADD COLUMN flavor TEXT",
+    # What a person agreed to pay for it, in dollars, and where on the Hub it runs, once it does.
+    """CREATE TABLE rental (
+        job_id INTEGER PRIMARY KEY REFERENCES job, mark TEXT NOT NULL UNIQUE, price_per_hour REAL NOT NULL,
+        hours REAL NOT NULL, namespace TEXT NOT NULL DEFAULT '', hub_job TEXT, url TEXT NOT NULL DEFAULT '',
+        batches INTEGER NOT NULL DEFAULT 0, stage TEXT NOT NULL DEFAULT '', seconds REAL NOT NULL DEFAULT 0)""",
 )
