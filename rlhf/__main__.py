@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import time
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -17,7 +16,7 @@ from annotation.database import Database, open_database
 from annotation.records import UserError
 from rlhf import base_model, deciding, describing, hub_command, jobs, judges, loop, policies, space_command
 from rlhf.specs import SPECS, describe, from_json, to_json
-from rlhf.supervisor import Child, devices_here, processes_of, record_death, start_worker
+from rlhf.supervisor import run_to_end
 
 DEFAULT_DATA = Path(os.environ.get("PREFLOOP_DATA", Path(__file__).parent.parent / "data"))
 EPILOG = """A job waits while others run or are before it in the queue; Ctrl-C takes it out, or stops it once it runs.
@@ -184,7 +183,7 @@ def follow(db: Database, data_dir: Path, job: jobs.Job) -> jobs.Job:
         if job.status == "queued" and not ahead:
             if job.message:  # it goes on, with other settings
                 print(f"job {job.id}: {job.message}", flush=True)
-            run_here(db, data_dir, job)
+            run_to_end(db, data_dir, job)
         else:
             waits = waiting_sentence(job, ahead)
             if waits != said:
@@ -206,23 +205,6 @@ def waiting_sentence(job: jobs.Job, ahead: Sequence[jobs.Job]) -> str:
     if first.status != "queued":
         return sentence
     return f"{sentence} The app or its own command starts it; `python -m rlhf cancel {first.id}` takes it out."
-
-
-def run_here(db: Database, data_dir: Path, job: jobs.Job) -> None:
-    """Run a queued job to its end in processes of its own, and stop them when this one is told to stop.
-
-    Nothing else runs, as far as training goes, so it may have the first devices.
-    """
-    worker, devices = uuid.uuid4().hex, devices_here()[: processes_of(job)]
-    child = Child(start_worker(job, data_dir, worker, devices, None), worker, job.attempt)
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: child.signal(signal.SIGTERM)) for number in numbers]
-    try:
-        code = child.process.wait()
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-    record_death(db, jobs.get(db, job.id), child, code, code == -signal.SIGKILL, "What it printed is above.")
 
 
 def read_text(path: Path) -> str:

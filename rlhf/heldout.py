@@ -22,6 +22,7 @@ from rlhf.specs import PPOSpec, TrainingSpec
 SETTING = "held_out_sets"
 # Below this an interval of a win rate spans more than two fifths of what is possible.
 FEW = 20
+SAMPLE_PROMPTS = 3
 NONE = "There is no held-out prompt to measure on. Import some, with a share that is held out, and check it again."
 
 
@@ -74,6 +75,14 @@ def renew(db: Database, data_dir: Path, most: int) -> HeldOut:
         new = HeldOut(len(made) + 1, sha256, len(rows), now())
         store.set_setting(db, SETTING, [asdict(version) for version in (*made, new)])
     return new
+
+
+def sample_prompts(db: Database) -> list[Prompt]:
+    """What a policy is asked during a run: the project's first held-out prompts, or without any the first to train on.
+
+    New prompts stand behind these, so a run that is resumed asks the same ones.
+    """
+    return (store.prompts(db, "held-out") or store.prompts(db, "train"))[:SAMPLE_PROMPTS]
 
 
 def prompts_of(data_dir: Path, sha256: str) -> list[Prompt]:

@@ -61,7 +61,7 @@ class State:
     new: int
     """Judgements since the last training."""
     active: tuple[Job, ...]
-    """Jobs that wait or run."""
+    """Jobs that wait or run here."""
     unchecked: str | None
     """The oldest candidate whose training asked for a check and has had none; first those that the loop can check."""
     waiting: Mapping[str, int]
@@ -77,6 +77,8 @@ class State:
     """By candidate, what came of a check that came to nothing."""
     broken: tuple[Job, ...] = ()
     """The newest training, and the newest check of a candidate, if they failed, were lost or were cancelled."""
+    rented: tuple[Job, ...] = ()
+    """Trainings on rented hardware, beside which all else goes on here."""
 
 
 def state_of(db: Database, counted: bool = True) -> State:
@@ -91,7 +93,7 @@ def state_of(db: Database, counted: bool = True) -> State:
     return State(
         auto_train,
         store.new_to_train_on(db, since) if counted else 0,
-        tuple(jobs.active(db, jobs.TRAINING)),
+        (*jobs.at_work(db), *jobs.queue(db)),
         unchecked_candidate(db, checks, fruitless),
         waiting_judges(db),
         deciding.pending(db),
@@ -220,7 +222,7 @@ def next_step(state: State) -> Step | None:
         if count >= JUDGE_AT_LEAST and not enough_labels(state):
             return Step("judge", name)
     awaited = state.pending is not None or (state.unchecked is not None and checked_by_loop(state, state.unchecked))
-    if not due(state) or (awaited and state.gate == "automatic"):
+    if state.rented or not due(state) or (awaited and state.gate == "automatic"):
         return None
     if state.auto_train["method"] == "ppo" and state.reward_model is None:
         # One that failed would fail again on the same judgements.
@@ -255,7 +257,7 @@ def wanted(state: State) -> int:
 
 def advance(db: Database, data_dir: Path) -> int | None:
     """Do the step that is due, if any; returns the id of the job that it made, if it made one."""
-    if jobs.active(db, jobs.TRAINING):  # the common case, without reading the rest
+    if jobs.at_work(db) or jobs.queue(db):  # the common case, without reading the rest
         return None
     counted = store.setting(db, "auto_train", AUTO_TRAIN_DEFAULT)["on"] or store.feedback(db).mode != "people"
     state = state_of(db, counted)
@@ -340,11 +342,13 @@ def judges_rest(state: State) -> str:
 
 def stage_of(state: State) -> Standing:
     """The stage that the iteration is in, what happens now, and what comes next."""
-    at_work = next((job for job in state.active if job.status != "queued"), next(iter(state.active), None))
+    known = (*state.active, *state.rented)
+    at_work = next((job for job in known if job.status != "queued"), next(iter(known), None))
     collected = f"{state.new} of {wanted(state)} new judgements"
     if at_work is not None:
         if isinstance(at_work.spec, TrainingSpec):
-            return Standing("training", f"Job {at_work.id} trains.", "When it ends, its candidate is checked.")
+            where = f" on rented hardware ({at_work.flavor})" if at_work.flavor else ""
+            return Standing("training", f"Job {at_work.id} trains{where}.", "When it ends, its candidate is checked.")
         if isinstance(at_work.spec, EvaluateSpec):
             return Standing(
                 "checking",

@@ -52,6 +52,8 @@ class Job:
     result: Mapping[str, Any] | None
     position: float | None = None
     """Jobs that wait start in the order of their positions, or ids where there is none."""
+    flavor: str | None = None
+    """The rented hardware that it is for; None for this machine."""
 
 
 def read_job(row: Mapping[str, Any]) -> Job:
@@ -62,35 +64,42 @@ def read_job(row: Mapping[str, Any]) -> Job:
     return Job(**values)
 
 
-def enqueue(db: Database, spec: Spec, requested_by: str) -> int:
-    """Put a job at the end of the queue and return its id."""
+def enqueue(db: Database, spec: Spec, requested_by: str, flavor: str | None = None) -> int:
+    """Put a job at the end of the queue and return its id; one for rented hardware waits for nobody."""
     with db.transaction() as connection:
         return int(
             connection.execute(
-                f"""INSERT INTO job (kind, spec, status, requested_by, created, position)
-                    VALUES (?, ?, 'queued', ?, ?, {LAST_PLACE})""",
-                (spec.kind, to_json(spec), requested_by, now()),
+                f"""INSERT INTO job (kind, spec, status, requested_by, created, flavor, position)
+                    VALUES (?, ?, 'queued', ?, ?, ?, {LAST_PLACE})""",
+                (spec.kind, to_json(spec), requested_by, now(), flavor),
             ).lastrowid
             or 0
         )
 
 
 def queue(db: Database) -> list[Job]:
-    """The jobs that wait their turn, the next one first; the answering worker waits for nobody."""
+    """The jobs that wait for this machine, the next one first; the answering worker waits for nobody."""
     return [
         read_job(row)
-        for row in db.rows(f"SELECT * FROM job WHERE status = 'queued' AND kind != 'generate' ORDER BY {PLACE}, id")
+        for row in db.rows(
+            f"SELECT * FROM job WHERE status = 'queued' AND kind != 'generate' AND flavor IS NULL ORDER BY {PLACE}, id"
+        )
     ]
 
 
 def at_work(db: Database) -> list[Job]:
-    """The jobs that run or are about to end, the answering worker's apart."""
-    return [job for job in active(db, TRAINING) if job.status != "queued"]
+    """The jobs that run here or are about to end, the answering worker's apart."""
+    return [job for job in active(db, TRAINING) if job.status != "queued" and job.flavor is None]
+
+
+def elsewhere(db: Database) -> list[Job]:
+    """The jobs for rented hardware that have not ended."""
+    return [job for job in active(db, TRAINING) if job.flavor is not None]
 
 
 def ahead(db: Database, job: Job) -> list[Job]:
     """The jobs that one which waits has to wait for: those at work, then those before it in the queue."""
-    if job.kind not in TRAINING:
+    if job.kind not in TRAINING or job.flavor is not None:
         return []
     return [*at_work(db), *takewhile(lambda other: other.id != job.id, queue(db))]
 
@@ -298,7 +307,7 @@ def resume(db: Database, job_id: int, half_batch: bool = False) -> str:
     Its spec is as before, unless that would fail in the same way: a run whose numbers were none any more goes on with
     half the learning rate, and one whose memory ran out, where a person says so, with `half_batch`. Returns what was
     changed, which is in the log too; empty if nothing. Raises UserError for a job in any other state, and for a batch
-    that can't be halved.
+    that can't be halved. A job on rented hardware is looked for there again, as it is.
     """
     with db.transaction() as connection:
         row = db.row("SELECT * FROM job WHERE id = ? AND status IN ('lost', 'cancelled', 'failed')", (job_id,))
@@ -306,7 +315,10 @@ def resume(db: Database, job_id: int, half_batch: bool = False) -> str:
             raise UserError(f"Job {job_id} can't be resumed: only one that was lost, cancelled or failed can.")
         job = read_job(row)
         spec, message = job.spec, ""
-        if half_batch:
+        if job.flavor is not None:  # what is there is followed or fetched: nothing is rented again
+            if half_batch:
+                raise UserError(f"Job {job_id} was for {job.flavor}. Start a new one there, with a smaller batch.")
+        elif half_batch:
             spec, message = halved(job), SMALLER
         elif isinstance(spec, TrainingSpec) and diverged(job):
             spec, message = replace(spec, learning_rate=spec.learning_rate / 2), SLOWER
@@ -341,7 +353,10 @@ def can_be_halved(job: Job) -> bool:
 
 
 def mark_lost(db: Database, silent_seconds: float = LOST_AFTER_SECONDS) -> list[int]:
-    """Mark running jobs lost whose worker has not been heard of; return their ids."""
+    """Mark running jobs lost whose worker has not been heard of; return their ids.
+
+    Not those on rented hardware: they go on whether anybody here follows them or not.
+    """
     limit = (datetime.now(UTC) - timedelta(seconds=silent_seconds)).isoformat(timespec="microseconds")
     with db.transaction() as connection:
         rows = list(
@@ -349,7 +364,7 @@ def mark_lost(db: Database, silent_seconds: float = LOST_AFTER_SECONDS) -> list[
                 """UPDATE job SET finished = ?, worker = NULL,
                        status = CASE status WHEN 'cancelling' THEN 'cancelled' ELSE 'lost' END,
                        message = 'The worker stopped without a word. Resume goes on from the last checkpoint.'
-                   WHERE status IN ('running', 'cancelling') AND heartbeat < ? RETURNING id""",
+                   WHERE status IN ('running', 'cancelling') AND heartbeat < ? AND flavor IS NULL RETURNING id""",
                 (now(), limit),
             )
         )

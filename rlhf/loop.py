@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 
 from annotation.database import Database
 from annotation.records import UserError
-from rlhf import answers, freezing, heldout, jobs, judges, policies, refusals
+from rlhf import answers, freezing, heldout, jobs, judges, policies, refusals, rentals
 from rlhf.artifacts import verify_directory
 from rlhf.base_model import EMBEDDED, EMBEDDED_NAME
 from rlhf.policies import Policy
+from rlhf.rentals import Terms
 from rlhf.specs import (
     AnswerSpec,
     EvaluateSpec,
@@ -61,16 +62,19 @@ def rows_of(db: Database, spec: TrainingSpec) -> Iterator[Mapping[str, Any]]:
         yield from freezing.data_of(db, spec, policies.by_revision(db, spec.parent))
 
 
-def submit(db: Database, data_dir: Path, spec: Spec, requested_by: str) -> int:
+def submit(db: Database, data_dir: Path, spec: Spec, requested_by: str, terms: Terms | None = None) -> int:
     """Freeze everything the spec leaves open (data, parent, base) and queue the job; returns its id.
 
-    Raises UserError where there is too little data, or settings that can't work.
+    With `terms`, to which somebody has agreed, it is for rented hardware. Raises UserError where there is too little
+    data, or settings that can't work.
     """
-    spec = freeze(db, data_dir, spec)
-    return jobs.enqueue(db, spec, requested_by)
+    if terms is not None and not isinstance(spec, TrainingSpec):
+        raise UserError("Only trainings can be sent to rented hardware.")
+    spec = freeze(db, data_dir, spec, here=terms is None)
+    return jobs.enqueue(db, spec, requested_by) if terms is None else rentals.enqueue(db, spec, requested_by, terms)
 
 
-def freeze(db: Database, data_dir: Path, spec: Spec) -> Spec:
+def freeze(db: Database, data_dir: Path, spec: Spec, here: bool = True) -> Spec:
     """The spec with revisions for names, the method's learning rate, and its data's sha256. Raises UserError.
 
     The data is frozen outside of any write transaction: it may take seconds, and annotators must not wait for it.
@@ -80,7 +84,7 @@ def freeze(db: Database, data_dir: Path, spec: Spec) -> Spec:
         raise UserError(f"This data directory belongs to the base model {base.base}; the spec asks for {spec.model}.")
     spec = replace(spec, model=base.base)
     if isinstance(spec, TrainingSpec):
-        return freeze_training(db, data_dir, spec)
+        return freeze_training(db, data_dir, spec, here)
     if isinstance(spec, EvaluateSpec):
         return freeze_evaluation(db, data_dir, spec)
     if isinstance(spec, JudgeSpec):
@@ -100,10 +104,10 @@ def freeze(db: Database, data_dir: Path, spec: Spec) -> Spec:
 Trainable = TypeVar("Trainable", bound=TrainingSpec)
 
 
-def freeze_training(db: Database, data_dir: Path, spec: Trainable) -> Trainable:
+def freeze_training(db: Database, data_dir: Path, spec: Trainable, here: bool = True) -> Trainable:
     """The spec with its parent's revision, its learning rate and its data's sha256. Raises UserError."""
     spec = with_defaults(spec)
-    for sentence in refusals.check(db, spec):
+    for sentence in refusals.check(db, spec, here):
         raise UserError(sentence)
     base, parent = policies.by_revision(db, "base"), policies.by_revision(db, spec.parent)
     spec = replace(spec, parent=parent.revision, model=base.base)

@@ -155,7 +155,7 @@ class Prospects:
             estimates.pace_of(spec, self.finished_jobs(spec)),
             estimates.steps_of(spec, items),
             "rounds" if isinstance(spec, PPOSpec) else "optimiser steps",
-            len(jobs.active(self.db, jobs.TRAINING)),
+            len(jobs.at_work(self.db)) + len(jobs.queue(self.db)),
             longest,
         )
 

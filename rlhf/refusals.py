@@ -17,9 +17,12 @@ from rlhf.specs import METHODS, DPOSpec, MeasureSpec, PPOSpec, Spec, TrainingSpe
 REWARD_THRESHOLD = 0.6
 
 
-def check(db: Database, spec: TrainingSpec) -> list[str]:
-    """Why this job can't be made, a sentence each, as far as can be told without freezing its data."""
-    found = [*impossible(spec), *machine_trouble(spec)]
+def check(db: Database, spec: TrainingSpec, here: bool = True) -> list[str]:
+    """Why this job can't be made, a sentence each, as far as can be told without freezing its data.
+
+    `here`: it is to run on this machine.
+    """
+    found = [*impossible(spec), *(machine_trouble(spec) if here else ())]
     try:
         parent = policies.by_revision(db, spec.parent)
         found += parent_trouble(db, spec, parent) or ground_trouble(db, spec, parent)

@@ -276,3 +276,20 @@ def record_death(db: Database, job: Job, child: Child, code: int, killed: bool, 
         jobs.died(db, job.id, child.worker, said)
     if code:
         jobs.give_up(db, job.id, child.attempt, f"{obituary} {see}".strip())
+
+
+def run_to_end(db: Database, data_dir: Path, job: jobs.Job) -> None:
+    """Run a queued job to its end in processes of its own, and stop them when this one is told to stop.
+
+    Nothing else runs, as far as training goes, so it may have the first devices.
+    """
+    worker, devices = uuid.uuid4().hex, devices_here()[: processes_of(job)]
+    child = Child(start_worker(job, data_dir, worker, devices, None), worker, job.attempt)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: child.signal(signal.SIGTERM)) for number in numbers]
+    try:
+        code = child.process.wait()
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    record_death(db, jobs.get(db, job.id), child, code, code == -signal.SIGKILL, "What it printed is above.")

@@ -23,8 +23,6 @@ import psutil
 import torch
 from transformers import TrainerCallback
 
-from annotation import store
-from annotation.database import Database
 from annotation.records import Prompt, Sampling, UserError
 from rlhf import jobs, policies
 from rlhf.artifacts import directory_sha256, new_directory
@@ -37,6 +35,7 @@ from rlhf.checkpoints import (
     forget_old_checkpoints,
     last_complete_checkpoint,
 )
+from rlhf.heldout import sample_prompts
 from rlhf.models import dtype_of, ground_path, hold_in_float32, load_adapter, verified, weights_of
 from rlhf.policies import Form, Kind, Policy
 from rlhf.rows import render
@@ -44,7 +43,6 @@ from rlhf.sampling import draw
 from rlhf.specs import TrainingSpec
 from rlhf.worker import Run
 
-SAMPLE_PROMPTS = 3
 SAMPLE_TOKENS = 64
 SAMPLE_SEED = 77_000
 
@@ -485,14 +483,6 @@ class Samples:
         """Answer and record, if it is time."""
         if step in sample_steps(steps, self.count):
             record_samples(self.run, model, tokenizer, self.prompts, step, accelerator)
-
-
-def sample_prompts(db: Database) -> list[Prompt]:
-    """What a policy is asked during a run: the project's first held-out prompts, or without any the first to train on.
-
-    New prompts stand behind these, so a run that is resumed asks the same ones.
-    """
-    return (store.prompts(db, "held-out") or store.prompts(db, "train"))[:SAMPLE_PROMPTS]
 
 
 def sample_steps(steps: int, count: int) -> set[int]:

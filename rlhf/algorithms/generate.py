@@ -18,7 +18,6 @@ from annotation.selection import HELD_OUT_SHARE
 from rlhf import chats, jobs, policies
 from rlhf.base_model import ready
 from rlhf.chats import Answered, Chat
-from rlhf.jobs import TRAINING
 from rlhf.models import Policies, ground_key
 from rlhf.policies import Policy
 from rlhf.rows import text_ids
@@ -380,7 +379,7 @@ def kept(serving: Policy, asked: Sequence[Policy]) -> list[Policy]:
 
 def training(run: Run) -> bool:
     """Whether a training or a check wants the processors: then a small stock is enough."""
-    return any(job.status == "running" for job in jobs.active(run.db, TRAINING))
+    return any(job.status == "running" for job in jobs.at_work(run.db))
 
 
 def next_splits(made: Mapping[Split, int], count: int) -> dict[Split, int]:

@@ -1,0 +1,214 @@
+"""Every SQL statement about rented hardware: what was agreed to, where a job runs, and what came back of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from annotation.database import Database
+from annotation.hub import check_name
+from annotation.records import UserError, now
+from rlhf import jobs
+from rlhf.jobs import LOST_AFTER_SECONDS, Job
+from rlhf.specs import Spec
+
+FLAVOR = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+LONGEST_HOURS = 72.0
+SHORTEST_HOURS = 0.1
+HIGHEST_PRICE = 1000.0
+# What a job is called on the Hub until it has a repository's name.
+MARK_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a person agrees to: the hardware, its price in dollars an hour, for how many hours at most, who pays."""
+
+    flavor: str
+    price_per_hour: float
+    hours: float = 1.0
+    namespace: str = ""
+    """The account or organisation that pays; empty for the token's owner."""
+
+    @property
+    def most(self) -> float:
+        """Dollars that can be spent."""
+        return self.price_per_hour * self.hours
+
+    @property
+    def sentence(self) -> str:
+        """What is agreed to."""
+        payer = f", paid by {self.namespace}" if self.namespace else ""
+        return (
+            f"up to ${self.most:.2f}: {self.flavor} at ${self.price_per_hour:.2f} an hour, ended after "
+            f"{self.hours:g} hours at the latest{payer}"
+        )
+
+
+@dataclass(frozen=True)
+class Rental:
+    """A job's rental: the terms, and how far it has come on the Hub."""
+
+    job_id: int
+    mark: str
+    price_per_hour: float
+    hours: float
+    namespace: str
+    hub_job: str | None
+    url: str
+    batches: int
+    """How many of its reports are in the job's record."""
+    stage: str
+    seconds: float
+    """For how long it has run there."""
+
+    @property
+    def repo(self) -> str:
+        """The private dataset through which files go and come."""
+        return f"{self.namespace}/prefloop-job-{self.mark[:MARK_DIGITS]}"
+
+    @property
+    def cost(self) -> float:
+        """Dollars so far; the Hub bills by the minute."""
+        return math.ceil(self.seconds / 60) / 60 * self.price_per_hour
+
+
+def checked_terms(flavor: Any, price_per_hour: Any, hours: Any, namespace: Any = "") -> Terms:
+    """Terms as somebody has typed them. Raises UserError for what can't be meant."""
+    if not isinstance(flavor, str) or not FLAVOR.fullmatch(flavor.strip()):
+        raise UserError("Name the hardware as the Hub does, say a10g-small.")
+    namespace = namespace.strip() if isinstance(namespace, str) else ""
+    if namespace:
+        check_name(f"{namespace}/x")
+    price = number_within(price_per_hour, 0.0, HIGHEST_PRICE, "The price must be in dollars an hour")
+    time = number_within(hours, SHORTEST_HOURS, LONGEST_HOURS, "The time must be in hours")
+    return Terms(flavor.strip(), price, time, namespace)
+
+
+def number_within(value: Any, low: float, high: float, wanted: str) -> float:
+    """A finite number between two others. Raises UserError."""
+    sound = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not sound or not low <= value <= high:
+        raise UserError(f"{wanted}, from {low:g} to {high:g}.")
+    return float(value)
+
+
+def enqueue(db: Database, spec: Spec, requested_by: str, terms: Terms) -> int:
+    """Queue a job for rented hardware on these terms; returns its id."""
+    with db.transaction() as connection:
+        job_id = jobs.enqueue(db, spec, requested_by, terms.flavor)
+        connection.execute(
+            "INSERT INTO rental (job_id, mark, price_per_hour, hours, namespace) VALUES (?, ?, ?, ?, ?)",
+            (job_id, uuid.uuid4().hex, terms.price_per_hour, terms.hours, terms.namespace),
+        )
+    return job_id
+
+
+def get(db: Database, job_id: int) -> Rental:
+    """A job's rental; it must have one."""
+    row = db.row("SELECT * FROM rental WHERE job_id = ?", (job_id,))
+    assert row is not None
+    return Rental(**row)
+
+
+def found(db: Database, job_id: int) -> Rental | None:
+    """A job's rental, if it is for rented hardware."""
+    row = db.row("SELECT * FROM rental WHERE job_id = ?", (job_id,))
+    return None if row is None else Rental(**row)
+
+
+def to_follow(db: Database) -> list[int]:
+    """Jobs for rented hardware that nobody here follows: those that wait, and those whose follower is silent."""
+    rows = db.rows(
+        f"SELECT id FROM job WHERE flavor IS NOT NULL AND (status = 'queued' OR {SILENT}) ORDER BY id", (silent(),)
+    )
+    return [row["id"] for row in rows]
+
+
+SILENT = "status IN ('running', 'cancelling') AND heartbeat < ?"
+
+
+def silent() -> str:
+    """Who was last heard of before this moment is gone."""
+    return (datetime.now(UTC) - timedelta(seconds=LOST_AFTER_SECONDS)).isoformat(timespec="microseconds")
+
+
+def take_up(db: Database, job_id: int, worker: str) -> Job | None:
+    """Claim a queued job for rented hardware, or follow one further whose follower is silent; None if neither is so."""
+    claimed = jobs.claim(db, job_id, worker)
+    if claimed is not None:
+        return claimed
+    with db.transaction() as connection:
+        taken = connection.execute(
+            f"UPDATE job SET worker = ?, heartbeat = ? WHERE id = ? AND flavor IS NOT NULL AND {SILENT}",
+            (worker, now(), job_id, silent()),
+        ).rowcount
+    return jobs.get(db, job_id) if taken else None
+
+
+def let_go(db: Database, job_id: int, worker: str) -> None:
+    """Leave a job to whoever comes next, who need not wait until this follower is known to be silent."""
+    with db.transaction() as connection:
+        connection.execute(
+            "UPDATE job SET heartbeat = '' WHERE id = ? AND worker = ? AND status IN ('running', 'cancelling')",
+            (job_id, worker),
+        )
+
+
+def settle(db: Database, job_id: int, namespace: str) -> Rental:
+    """Record who pays, once that is known."""
+    with db.transaction() as connection:
+        connection.execute("UPDATE rental SET namespace = ? WHERE job_id = ?", (namespace, job_id))
+    return get(db, job_id)
+
+
+def started(db: Database, job_id: int, hub_job: str, url: str) -> Rental:
+    """Record the job on the Hub, so that no other is started for it."""
+    with db.transaction() as connection:
+        connection.execute("UPDATE rental SET hub_job = ?, url = ? WHERE job_id = ?", (hub_job, url, job_id))
+    return get(db, job_id)
+
+
+def seen(db: Database, job_id: int, stage: str, seconds: float) -> Rental:
+    """Record what the Hub says of it."""
+    with db.transaction() as connection:
+        connection.execute("UPDATE rental SET stage = ?, seconds = ? WHERE job_id = ?", (stage, seconds, job_id))
+    return get(db, job_id)
+
+
+def replay(db: Database, job_id: int, worker: str, number: int, batch: Mapping[str, Any]) -> Rental:
+    """Add a report from there to the job's record, in one transaction with its number, so that none is added twice.
+
+    Nothing is written where the job is no longer this worker's, or the report is there already.
+    """
+    with db.transaction() as connection:
+        mine = connection.execute(
+            """UPDATE job SET step = ?, steps = ?, message = ?, heartbeat = ?
+               WHERE id = ? AND worker = ? AND status IN ('running', 'cancelling')
+                   AND EXISTS (SELECT 1 FROM rental WHERE job_id = job.id AND batches = ?)""",
+            (batch["step"], batch["steps"], batch["message"], now(), job_id, worker, number - 1),
+        ).rowcount
+        if mine:
+            connection.execute("UPDATE rental SET batches = ? WHERE job_id = ?", (number, job_id))
+            connection.conn.executemany(
+                "INSERT INTO event (job_id, kind, step, data, created) VALUES (?, ?, ?, ?, ?)",
+                [
+                    (job_id, event["kind"], event["step"], json.dumps(event["data"]), event["created"])
+                    for event in batch["events"]
+                ],
+            )
+    return get(db, job_id)
+
+
+def events_after(db: Database, job_id: int, last: int) -> list[dict[str, Any]]:
+    """What a job has reported since the event `last`, as `replay` takes it, each with its id."""
+    rows = db.rows(
+        "SELECT id, kind, step, data, created FROM event WHERE job_id = ? AND id > ? ORDER BY id", (job_id, last)
+    )
+    return [{**row, "data": json.loads(row["data"])} for row in rows]

@@ -1,0 +1,209 @@
+"""On rented hardware: unpack a job, run its worker, and send what it reports and makes back through the Hub.
+
+The job's command there fetches what was packed, installs the requirements and runs
+`python -m rlhf.rented DIRECTORY --data DIR --repo REPO --began SECONDS --hours HOURS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from annotation import hub as hubs
+from annotation.database import Database
+from annotation.hub import Hub
+from annotation.records import UserError
+from rlhf import jobs, policies, rentals
+from rlhf.jobs import Job
+from rlhf.packing import digest, unpack
+from rlhf.publishing import Files
+from rlhf.supervisor import run_to_end
+
+EVENTS: Final = "events"
+RESULT: Final = "result.json"
+MADE: Final = "made"
+# Each report is a commit. The first come sooner, for people who wait to see that it works.
+FIRST_SECONDS: Final = 15.0
+REPORT_SECONDS: Final = 60.0
+QUICK_REPORTS: Final = 8
+# Set by tests, which have no minute.
+PACE: Final = "PREFLOOP_REPORT_SECONDS"
+# To end by itself before the Hub ends it, so that the last report arrives.
+SPARE_SECONDS: Final = 120.0
+# What was made is sent again and again for as long as this; then it is lost with the machine.
+PATIENCE_SECONDS: Final = 600.0
+OVER: Final = "The time that was agreed to is over. What it had learnt until then is gone: rent for longer."
+ENDED_THERE: Final = "The machine was told to end before it began."
+
+logger = logging.getLogger(__name__)
+
+
+def name_of(number: int) -> str:
+    """The path of a report, counted from 1."""
+    return f"{EVENTS}/{number:06d}.json"
+
+
+@dataclass
+class Reporter:
+    """Sends what a job reports, in numbered batches. A batch that did not arrive is sent again as it was."""
+
+    hub: Hub
+    repo: str
+    db: Database
+    job_id: int
+    sent: int = 0
+    last: int = 0
+    """The newest event that has been sent."""
+    unsent: dict[str, Any] | None = field(default=None)
+
+    def batch(self) -> dict[str, Any]:
+        """What has not arrived yet, if anything is new; the same again until it has."""
+        if self.unsent is None:
+            job = jobs.get(self.db, self.job_id)
+            events = rentals.events_after(self.db, self.job_id, self.last)
+            self.unsent = {"step": job.step, "steps": job.steps, "message": job.message, "events": events}
+        return self.unsent
+
+    def files(self) -> dict[str, bytes]:
+        """The file of the batch; none where nothing is new."""
+        batch = self.batch()
+        if not batch["events"]:
+            self.unsent = None
+            return {}
+        return {name_of(self.sent + 1): json.dumps(batch).encode()}
+
+    def arrived(self) -> None:
+        """The batch is there."""
+        if self.unsent is not None:
+            self.last = self.unsent["events"][-1]["id"]
+            self.sent, self.unsent = self.sent + 1, None
+
+    def send(self) -> None:
+        """Send what is new. Raises UserError, and then it is sent the next time."""
+        files = self.files()
+        if files:
+            hubs.commit(self.hub, self.repo, "dataset", dict(files), f"Report {self.sent + 1}")
+            self.arrived()
+
+    def finish(self, ending: dict[str, Any], made: Files) -> None:
+        """Send the rest, how it ended and what was made, in one commit; for long, should the Hub have trouble.
+
+        Raises UserError when it is no use any more.
+        """
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        if self.unsent is not None:
+            self.persist(self.send, deadline)
+        files: Files = {**self.files(), **made, RESULT: json.dumps(ending, indent=1).encode()}
+        self.persist(lambda: hubs.commit(self.hub, self.repo, "dataset", files, "The end"), deadline)
+
+    def persist(self, act: Callable[[], object], deadline: float) -> None:
+        """Repeat what fails for a passing reason."""
+        pause = 2.0
+        while True:
+            try:
+                act()
+                return
+            except UserError as error:
+                if not hubs.is_passing(error) or time.monotonic() + pause > deadline:
+                    raise
+                logger.warning("%s", error)
+                time.sleep(pause)
+                pause = min(2 * pause, 60.0)
+
+
+class Watch(threading.Thread):
+    """Reports while the job runs, and has it ended when the time is nearly over."""
+
+    def __init__(self, reporter: Reporter, deadline: float, pace: float | None) -> None:
+        super().__init__(daemon=True)
+        self.reporter, self.deadline, self.pace = reporter, deadline, pace
+        self.ended = threading.Event()
+        self.over = False
+
+    def run(self) -> None:
+        """Wake up every so often until told to end."""
+        due = time.time()
+        while not self.ended.wait(0.2):
+            if time.time() > self.deadline and not self.over:
+                self.over = True
+                os.kill(os.getpid(), signal.SIGTERM)
+            if time.time() >= due:
+                try:
+                    self.reporter.send()
+                except UserError as error:
+                    logger.warning("%s", error)
+                quick = FIRST_SECONDS if self.reporter.sent < QUICK_REPORTS else REPORT_SECONDS
+                due = time.time() + (self.pace or quick)
+
+
+def run(hub: Hub, repo: str, source: Path, data_dir: Path, deadline: float) -> int:
+    """Do the whole job; returns the exit status. Raises UserError where not even its end could be reported."""
+    try:
+        db, job = unpack(source, data_dir)
+    except UserError as error:
+        ending = json.dumps({"status": "failed", "message": str(error)}).encode()
+        hubs.commit(hub, repo, "dataset", {RESULT: ending}, "The end")
+        return 1
+    os.environ["HF_HUB_OFFLINE"] = "1"  # for the worker, which has no token: the model is here
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    pace = os.environ.get(PACE)
+    watch = Watch(Reporter(hub, repo, db, job.id), deadline, float(pace) if pace else None)
+    watch.start()
+    while job.status == "queued" and not told and not watch.over:  # again where memory ran out and it goes on
+        run_to_end(db, data_dir, job)
+        job = jobs.get(db, job.id)
+    watch.ended.set()
+    watch.join()
+    watch.reporter.finish(*outcome(db, data_dir, job, watch.over))
+    return 0 if job.status == "finished" else 1
+
+
+def outcome(db: Database, data_dir: Path, job: Job, over: bool) -> tuple[dict[str, Any], Files]:
+    """How a job has ended, for whoever waits for it, and the files of what it has made."""
+    message = ENDED_THERE if job.status == "queued" else job.message
+    if over and job.status != "finished":
+        message = OVER
+    ending: dict[str, Any] = {"status": job.status, "message": message, "result": job.result}
+    made = policies.of_job(db, job.id) if job.status == "finished" else None
+    if made is None:
+        return ending, {}
+    directory = data_dir / str(made.path)
+    files: Files = {f"{MADE}/{path.name}": path for path in sorted(directory.iterdir()) if path.is_file()}
+    held = {Path(name).name: digest(content) for name, content in files.items()}
+    return {**ending, "model": asdict(made), "files": held}, files
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line on the rented machine."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="where the files of the job are")
+    parser.add_argument("--data", type=Path, required=True, help="a data directory to make")
+    parser.add_argument("--repo", required=True, help="where reports go: the dataset that the files came from")
+    parser.add_argument("--began", type=float, required=True, help="when the machine's time began, as `date +%%s`")
+    parser.add_argument("--hours", type=float, required=True, help="for how long it may run")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(format="%(message)s")
+    hub = hubs.connect(hubs.token_here())
+    # Of a short time not all is kept in reserve.
+    seconds = options.hours * 3600
+    deadline = options.began + seconds - min(SPARE_SECONDS, seconds / 4)
+    try:
+        return run(hub, options.repo, options.source, options.data, deadline)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,417 @@
+"""Send a training to rented hardware (Hugging Face Jobs), follow it there, and take in what it has made.
+
+Everything goes through one private dataset for each job: what is packed goes up in one commit, the job there adds its
+reports and at the end what it has made. What is known of it is in the rows, so that whoever follows it may end at any
+time and another goes on: no job is started twice.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from annotation import hub as hubs
+from annotation.database import Database
+from annotation.hub import Hub
+from annotation.records import UserError
+from rlhf import jobs, packing, policies, rentals
+from rlhf.artifacts import directory_sha256, new_directory
+from rlhf.jobs import Job
+from rlhf.packing import CODE, digest
+from rlhf.publishing import ADAPTER, CARD, WHOLE
+from rlhf.rentals import Terms
+from rlhf.rented import MADE, RESULT, name_of
+from rlhf.worker import Run, keep_beating
+
+IMAGE: Final = "python:3.12"
+# Begun by the time that is paid for, so that the job ends by itself before it is ended. Variables, not text put in.
+SCRIPT: Final = f"""set -e
+began=$(date +%s)
+place=$(mktemp -d)
+pip install -q --root-user-action=ignore "huggingface_hub==$PREFLOOP_HUB_CLIENT"
+hf download "$PREFLOOP_JOBS_REPO" --repo-type dataset --revision "$PREFLOOP_REVISION" --local-dir "$place/job" --quiet
+pip install -q --root-user-action=ignore -r "$place/job/{CODE}/requirements.txt"
+cd "$place/job/{CODE}"
+exec python -m rlhf.rented "$place/job" --data "$place/data" --repo "$PREFLOOP_JOBS_REPO" --began "$began" \\
+    --hours "$PREFLOOP_HOURS"
+"""
+LABEL: Final = "prefloop"
+POLL_SECONDS: Final = 10.0
+# The follower looks for jobs to follow this often.
+LOOK_SECONDS: Final = 2.0
+# How long the Hub may say that a job has ended before what it sent last can be read.
+SETTLING_SECONDS: Final = 10.0
+ENDED: Final = ("COMPLETED", "CANCELED", "ERROR", "DELETED")
+MADE_FILES: Final = (*ADAPTER, *WHOLE, CARD, "prefloop.json")
+LAST_LINES: Final = 5
+ANEW: Final = "Nothing of it can be resumed: start a new run."
+ROUNDING: Final = 1e-6
+
+logger = logging.getLogger(__name__)
+
+
+class Left(Exception):
+    """Whoever follows the job is to end; the job goes on."""
+
+
+class Cancelled(Exception):
+    """Somebody wants the job to end."""
+
+
+# ------------------------------------------------------------------------------------------------------------ following
+class Follower(threading.Thread):
+    """Follows every job for rented hardware, each in a thread of its own."""
+
+    def __init__(self, hub: Hub, data_dir: Path, db: Database, poll_seconds: float = POLL_SECONDS) -> None:
+        super().__init__(name="rented jobs", daemon=True)
+        self.hub, self.data_dir, self.db, self.poll_seconds = hub, data_dir, db, poll_seconds
+        self.ended = threading.Event()
+        self.followed: dict[int, threading.Thread] = {}
+
+    def run(self) -> None:
+        """Look for jobs until told to end."""
+        while not self.ended.wait(LOOK_SECONDS):
+            try:
+                self.look()
+            except Exception:
+                logger.exception("rented jobs could not be looked for")
+
+    def look(self) -> None:
+        """Follow what nobody follows."""
+        for job_id in rentals.to_follow(self.db):
+            running = self.followed.get(job_id)
+            if running is None or not running.is_alive():
+                thread = threading.Thread(
+                    target=follow,
+                    args=(self.hub, self.db, self.data_dir, job_id, self.ended, self.poll_seconds),
+                    name=f"rented job {job_id}",
+                    daemon=True,
+                )
+                self.followed[job_id] = thread
+                thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """Leave the jobs to whoever comes next; they go on."""
+        self.ended.set()
+        deadline = time.monotonic() + seconds
+        for thread in self.followed.values():
+            thread.join(max(deadline - time.monotonic(), 0))
+
+
+def follow(
+    hub: Hub, db: Database, data_dir: Path, job_id: int, ended: threading.Event, poll_seconds: float = POLL_SECONDS
+) -> None:
+    """Take a job to its end, or until told to end, if nobody else follows it; how it ended is in its row."""
+    worker = uuid.uuid4().hex
+    job = rentals.take_up(db, job_id, worker)
+    if job is None:
+        return
+    run = Run(db, data_dir, job, worker)
+    over = threading.Event()
+    heart = threading.Thread(target=keep_beating, args=(run, over, False), daemon=True)
+    heart.start()
+    try:
+        result = Errand(hub, run, job, ended, poll_seconds).result()
+        jobs.finish(db, job_id, worker, result)
+    except Left:
+        rentals.let_go(db, job_id, worker)
+    except Cancelled:
+        jobs.stop(db, job_id, worker, "cancelled", "Cancelled, and the rented machine was given back.")
+    except UserError as error:
+        run.log(str(error))
+        jobs.stop(db, job_id, worker, "failed", str(error))
+    except Exception as error:
+        traceback.print_exception(error)
+        told = hubs.without_tokens(f"Failed ({type(error).__name__}: {error}).")
+        jobs.stop(db, job_id, worker, "failed", f"{told} Resume looks for it on the Hub again.")
+    finally:
+        over.set()
+        heart.join()
+        db.close()
+
+
+class Errand:
+    """One job's way: pack, start, follow, take in. Every step looks first whether it was done already."""
+
+    def __init__(self, hub: Hub, run: Run, job: Job, ended: threading.Event, poll_seconds: float) -> None:
+        self.hub, self.run, self.job, self.ended, self.poll_seconds = hub, run, job, ended, poll_seconds
+        self.db, self.data_dir = run.db, run.data_dir
+        self.rental = rentals.get(self.db, job.id)
+        self.warned = ""
+
+    def result(self) -> dict[str, Any]:
+        """The job's result. Raises Left, Cancelled, or UserError where it came to nothing."""
+        if self.rental.hub_job is None:
+            self.start()
+        ending = self.wait()
+        if ending["status"] != "finished":
+            raise UserError(f"{ending['message']} {ANEW}")
+        self.persist("Taking in what was made", lambda: self.take_in(ending))
+        self.clear_up()
+        cost = f"{self.rental.seconds / 60:.0f} minutes on {self.job.flavor}, about ${self.rental.cost:.2f}"
+        self.run.log(f"What was made is here: {cost}.")
+        return {
+            **(ending["result"] or {}),
+            "rented": {"flavor": self.job.flavor, "cost_usd": round(self.rental.cost, 4)},
+        }
+
+    # ----------------------------------------------------------------------------------------------------------- start
+    def start(self) -> None:
+        """Send the files and start the job, unless an earlier follower had started it without saying so."""
+        who = hubs.check_token(self.hub)
+        payer = self.rental.namespace or who.name
+        hubs.check_token(self.hub, f"{payer}/x")
+        self.rental = rentals.settle(self.db, self.job.id, payer)
+        started = self.started_before()
+        if started is None:
+            self.check_price()
+            self.run.report(0, 0, {}, "sending the files to the Hub")
+            repo = self.rental.repo
+            hubs.ensure_repo(self.hub, repo, "dataset", private=True)
+            files = packing.pack(self.db, self.data_dir, self.job)
+            sha = hubs.commit(self.hub, repo, "dataset", files, f"Job {self.job.id}: {self.job.kind}")
+            self.raise_if_ended()
+            # An answer may be lost although the job was started: it is looked for before it is started again.
+            started = self.persist("Renting the hardware", lambda: self.started_before() or self.rent(sha))
+        self.rental = rentals.started(self.db, self.job.id, started.id, started.url)
+        self.run.log(f"Rented {self.job.flavor} for at most {self.rental.hours:g} hours: {started.url}")
+
+    def rent(self, sha: str) -> Any:
+        """Start the job on the Hub with the files of this commit. Raises UserError."""
+        with hubs.explained("Renting the hardware"):
+            return self.hub.api.run_job(
+                image=IMAGE,
+                command=["bash", "-c", SCRIPT],
+                env=self.environment(sha),
+                secrets={"HF_TOKEN": self.hub.token or ""},
+                flavor=self.job.flavor,
+                timeout=round(self.rental.hours * 3600),
+                labels={LABEL: self.rental.mark},
+                namespace=self.rental.namespace,
+            )
+
+    def environment(self, sha: str) -> dict[str, str]:
+        """What the script is told. Where the Hub is, if not in its usual place."""
+        told = {
+            "PREFLOOP_JOBS_REPO": self.rental.repo,
+            "PREFLOOP_REVISION": sha,
+            "PREFLOOP_HOURS": f"{self.rental.hours:g}",
+            "PREFLOOP_HUB_CLIENT": version("huggingface_hub"),
+        }
+        return told if hubs.is_the_usual(self.hub) else {**told, "HF_ENDPOINT": self.hub.endpoint}
+
+    def started_before(self) -> Any:
+        """The job on the Hub that has this one's mark; None where there is none."""
+        with hubs.explained("Looking for the job on the Hub"):
+            known = self.hub.api.list_jobs(labels={LABEL: self.rental.mark}, namespace=self.rental.namespace)
+            return next(iter(known), None)
+
+    def check_price(self) -> None:
+        """Raises UserError where the Hub asks for more than was agreed to, or has no such hardware."""
+        prices = hourly_prices(self.hub)
+        price = prices.get(self.job.flavor or "")
+        if price is None:
+            known = ", ".join(f"{name} (${cost:.2f})" for name, cost in sorted(prices.items(), key=lambda one: one[1]))
+            raise UserError(f"The Hub rents no '{self.job.flavor}'. It has, with prices per hour: {known}.")
+        if price > self.rental.price_per_hour + ROUNDING:
+            raise UserError(
+                f"{self.job.flavor} costs ${price:.2f} an hour on the Hub, and ${self.rental.price_per_hour:.2f} was "
+                "agreed to. Nothing was rented; start a new run if that is not too much."
+            )
+
+    # ---------------------------------------------------------------------------------------------------------- follow
+    def wait(self) -> dict[str, Any]:
+        """How the job ended there, its reports being recorded on the way. Raises Left, Cancelled, UserError."""
+        while True:
+            self.raise_if_ended()
+            ending = self.persist("Following the job", self.look)
+            if ending is not None:
+                return ending
+            self.ended.wait(self.poll_seconds)
+
+    def look(self) -> dict[str, Any] | None:
+        """Record what is new; how the job ended, if it has. Raises UserError where it ended without a word."""
+        stage, message = self.stage()
+        ending = self.read_reports()
+        if ending is None and stage in ENDED:
+            time.sleep(min(SETTLING_SECONDS, self.poll_seconds))
+            ending = self.read_reports()
+            if ending is None:
+                raise UserError(self.obituary(stage, message))
+        return ending
+
+    def stage(self) -> tuple[str, str]:
+        """The stage that the Hub says the job is in, and why."""
+        assert self.rental.hub_job is not None
+        with hubs.explained(f"Asking the Hub for the job {self.rental.hub_job}"):
+            info = self.hub.api.inspect_job(job_id=self.rental.hub_job, namespace=self.rental.namespace)
+        seconds = float((info.durations.running_secs if info.durations else None) or 0)
+        self.rental = rentals.seen(self.db, self.job.id, str(info.status.stage), max(seconds, self.rental.seconds))
+        return self.rental.stage, info.status.message or ""
+
+    def read_reports(self) -> dict[str, Any] | None:
+        """Add the reports to the record that are not in it yet; how the job ended, if it has said so."""
+        with hubs.explained("Reading the job's reports"):
+            names = set(self.hub.api.list_repo_files(self.rental.repo, repo_type="dataset"))
+        while (name := name_of(self.rental.batches + 1)) in names:
+            batch = self.read(name)
+            self.rental = rentals.replay(self.db, self.job.id, self.run.worker, self.rental.batches + 1, batch)
+            self.raise_if_ended()
+        return self.read(RESULT) if RESULT in names else None
+
+    def read(self, name: str) -> dict[str, Any]:
+        """A JSON object of the job's."""
+        with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
+            with hubs.explained(f"Fetching {name}"):
+                path = self.hub.api.hf_hub_download(
+                    self.rental.repo, name, repo_type="dataset", local_dir=directory, force_download=True
+                )
+            found: dict[str, Any] = json.loads(Path(path).read_text("utf-8"))
+        return found
+
+    def obituary(self, stage: str, message: str) -> str:
+        """Why a job ended that could not say so itself."""
+        said = f" ({message})" if message else ""
+        parts = [f"The rented job ended without a result: {stage.lower()}{said}."]
+        lines = self.last_lines()
+        if lines:
+            parts.append(f"Its last words: {' / '.join(lines)}.")
+        spent = f" About ${self.rental.cost:.2f} was spent." if self.rental.seconds else ""
+        return f"{' '.join(parts)}{spent} Its log: {self.rental.url}. {ANEW}"
+
+    def last_lines(self) -> list[str]:
+        """The end of the job's log; nothing where the Hub does not give it."""
+        try:
+            with hubs.explained("Reading the job's log"):
+                lines = list(
+                    self.hub.api.fetch_job_logs(
+                        job_id=str(self.rental.hub_job), namespace=self.rental.namespace, tail=LAST_LINES
+                    )
+                )
+        except UserError:
+            return []
+        return [hubs.without_tokens(line.strip())[:200] for line in lines[-LAST_LINES:] if line.strip()]
+
+    # --------------------------------------------------------------------------------------------------------- take in
+    def take_in(self, ending: Mapping[str, Any]) -> None:
+        """Fetch what was made, check it, and register it as a candidate. Raises UserError."""
+        if policies.of_job(self.db, self.job.id) is not None:
+            return  # an earlier follower was interrupted after this
+        model, expected = ending["model"], ending["files"]
+        steps = jobs.get(self.db, self.job.id).steps
+        self.run.report(steps, steps, {}, "fetching what was made")
+        odd = [name for name in expected if not any(fnmatch(name, pattern) for pattern in MADE_FILES) or "/" in name]
+        if odd:
+            raise UserError(f"The rented job made files that no model has here ({', '.join(odd)}). Nothing was kept.")
+        revision = f"{self.job.kind.replace('_', '-')}-{self.job.id}"
+        relative = f"adapters/{revision}"
+        (self.data_dir / "adapters").mkdir(exist_ok=True)
+        with new_directory(self.data_dir / relative) as directory:
+            self.fetch(directory, expected)
+            if directory_sha256(directory) != model["sha256"]:
+                raise UserError("What the rented job made arrived damaged. Nothing was kept; Resume fetches it again.")
+        base = policies.by_revision(self.db, "base")
+        policies.add(
+            self.db,
+            revision=revision,
+            method=self.job.kind,
+            base=base.base,
+            parent_id=policies.by_revision(self.db, self.job.spec.parent).id,  # type: ignore[union-attr]
+            job_id=self.job.id,
+            path=relative,
+            sha256=model["sha256"],
+            kind=model["kind"],
+            form=model["form"],
+            weights=model["weights"],
+            ground_id=model["ground_id"],
+        )
+
+    def fetch(self, directory: Path, expected: Mapping[str, str]) -> None:
+        """The files of a directory, each compared with its sha256. Raises UserError."""
+        with tempfile.TemporaryDirectory(prefix=".fetched-", dir=directory.parent) as there:
+            for name, known in expected.items():
+                with hubs.explained(f"Fetching {name}"):
+                    path = self.hub.api.hf_hub_download(
+                        self.rental.repo, f"{MADE}/{name}", repo_type="dataset", local_dir=there
+                    )
+                if digest(Path(path)) != known:
+                    raise UserError(f"{name} arrived damaged. Nothing was kept; Resume fetches it again.")
+                Path(path).rename(directory / name)
+
+    def clear_up(self) -> None:
+        """Delete what was sent and has come back. What can't be deleted is no reason to fail."""
+        try:
+            with hubs.explained(f"Deleting {self.rental.repo}"):
+                self.hub.api.delete_repo(self.rental.repo, repo_type="dataset", missing_ok=True)
+        except UserError as error:
+            self.run.log(f"{error} It is private, and no use any more.")
+
+    # ------------------------------------------------------------------------------------------------------------ both
+    def persist(self, doing: str, act: Any) -> Any:
+        """Do what may fail for a passing reason, again and again: what runs there runs on meanwhile."""
+        while True:
+            try:
+                return act()
+            except UserError as error:
+                if not hubs.is_passing(error):
+                    raise
+                if str(error) != self.warned:
+                    self.run.log(f"{doing} is tried again: {error}")
+                    self.warned = str(error)
+            self.raise_if_ended()
+            self.ended.wait(self.poll_seconds)
+
+    def raise_if_ended(self) -> None:
+        """Raises Left where the follower is to end, Cancelled once the job on the Hub has been told to end."""
+        if self.ended.is_set():
+            raise Left
+        self.run.beat()
+        if not self.run.stopped:
+            return
+        if jobs.get(self.db, self.job.id).worker != self.run.worker:
+            raise Left  # another follower has it
+        if self.rental.namespace:
+            self.give_back()
+            self.clear_up()
+        raise Cancelled
+
+    def give_back(self) -> None:
+        """Have the job on the Hub end, however often that must be tried: it costs money. Raises Left."""
+        while not self.ended.is_set():
+            try:
+                started = self.rental.hub_job or getattr(self.started_before(), "id", None)
+                if started is not None:
+                    with hubs.explained("Giving the rented machine back"):
+                        self.hub.api.cancel_job(job_id=started, namespace=self.rental.namespace)
+                return
+            except UserError as error:
+                if not hubs.is_passing(error):
+                    self.run.log(f"{error} See {self.rental.url}.")
+                    return
+                self.ended.wait(self.poll_seconds)
+        raise Left
+
+
+def hourly_prices(hub: Hub) -> dict[str, float]:
+    """What the hardware for jobs costs, in dollars an hour. Raises UserError."""
+    with hubs.explained("Asking the Hub for its prices"):
+        listed = hub.api.list_jobs_hardware()
+    return {one.name: one.unit_cost_usd * (60 if one.unit_label == "minute" else 1) for one in listed}
+
+
+def offered(hub: Hub, flavor: str, hours: float, namespace: str = "") -> Terms:
+    """Terms at the price that the Hub has now. Raises UserError where it has no such hardware."""
+    prices = hourly_prices(hub)
+    if flavor not in prices:
+        raise UserError(f"The Hub rents no '{flavor}'. It has: {', '.join(prices)}.")
+    return rentals.checked_terms(flavor, prices[flavor], hours, namespace)

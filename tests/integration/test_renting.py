@@ -1,0 +1,252 @@
+"""Training on rented hardware: sent through the Hub, run there as a process of this machine, back as a candidate."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from annotation import hub as hubs
+from annotation.hub import Hub
+from annotation.records import UserError
+from rlhf import jobs, policies, rentals, renting
+from rlhf.artifacts import directory_sha256
+from rlhf.rentals import Terms
+from rlhf.specs import DPOSpec
+from tests.hub_jobs import JobHub
+from tests.machine_fixtures import QUICK_DPO, Machine, wait_until
+
+TOKEN = "hf_write_ann"
+TERMS = Terms("cpu-basic", 0.02, 0.5)
+POLL = 0.2
+
+
+@pytest.fixture
+def hub() -> Iterator[JobHub]:
+    """A Hub that rents this machine out."""
+    with JobHub() as server:
+        server.lent["PREFLOOP_REPORT_SECONDS"] = "0.5"
+        yield server
+
+
+@pytest.fixture
+def judged(machine: Machine) -> Machine:
+    """A data directory with something to learn from."""
+    machine.add_prompts(4, 2)
+    machine.judge("train", 10)
+    return machine
+
+
+def rent(machine: Machine, spec: DPOSpec = QUICK_DPO, terms: Terms = TERMS) -> int:
+    """Queue a job for rented hardware."""
+    from rlhf import loop
+
+    return loop.submit(machine.db, machine.data_dir, spec, "a test", terms)
+
+
+def api(hub: JobHub, token: str = TOKEN) -> Hub:
+    """A client of this Hub."""
+    return hubs.connect(token, hub.url)
+
+
+def follow(hub: JobHub, machine: Machine, job_id: int, ended: threading.Event | None = None) -> jobs.Job:
+    """Follow a job to its end, as the keeper does."""
+    renting.follow(api(hub), machine.db, machine.data_dir, job_id, ended or threading.Event(), POLL)
+    return jobs.get(machine.db, job_id)
+
+
+def in_background(hub: JobHub, machine: Machine, job_id: int, ended: threading.Event) -> threading.Thread:
+    """Follow a job in a thread."""
+    thread = threading.Thread(target=follow, args=(hub, machine, job_id, ended), daemon=True)
+    thread.start()
+    return thread
+
+
+def only_job(hub: JobHub) -> Any:
+    """The one job that was started on the Hub."""
+    (job,) = hub.jobs.values()
+    return job
+
+
+def test_a_training_goes_there_reports_and_comes_back_as_the_candidate_that_it_would_be_here(
+    judged: Machine, hub: JobHub
+) -> None:
+    here = judged.run_worker(judged.submit(QUICK_DPO))
+    job_id = rent(judged)
+    job = follow(hub, judged, job_id)
+    assert job.status == "finished", (job.message, only_job(hub).log.read_text())
+    made, twin = policies.of_job(judged.db, job_id), policies.of_job(judged.db, here.id)
+    assert made is not None
+    assert twin is not None
+    assert made.status == "candidate"
+    assert (made.base, made.form, made.weights, made.parent_id) == (twin.base, twin.form, twin.weights, twin.parent_id)
+    assert made.sha256 == directory_sha256(judged.data_dir / str(made.path))
+    assert json.loads((judged.data_dir / str(made.path) / "prefloop.json").read_text())["steps"] == here.steps
+    # The same spec, data and code: the same weights.
+    ours, theirs = judged.adapter(twin.revision), judged.adapter(made.revision)
+    assert ours.keys() == theirs.keys()
+    assert all((ours[name] - theirs[name]).abs().max() < 1e-5 for name in ours)
+    # What it reported there is in the record here, as if it had run here.
+    assert [one["loss"] for one in jobs.metrics(judged.db, job_id)] == pytest.approx(
+        [one["loss"] for one in jobs.metrics(judged.db, here.id)], rel=1e-4
+    )
+    assert jobs.samples(judged.db, job_id).keys() == jobs.samples(judged.db, here.id).keys()
+    assert job.result is not None
+    assert job.result["rented"]["flavor"] == "cpu-basic"
+    assert (job.step, job.steps) == (here.step, here.steps)
+    # One was started, on the terms; nothing is left on the Hub.
+    asked = only_job(hub).asked
+    assert (asked["flavor"], asked["timeoutSeconds"]) == ("cpu-basic", 1800)
+    assert asked["labels"] == {"prefloop": rentals.get(judged.db, job_id).mark}
+    assert not hub.repos
+
+
+def test_only_what_the_job_needs_goes_up_in_private_and_no_path_account_or_token(
+    judged: Machine, hub: JobHub, tmp_path: Path
+) -> None:
+    job_id = rent(judged)
+    ended = threading.Event()
+    thread = in_background(hub, judged, job_id, ended)
+    wait_until("the start", lambda: hub.jobs)
+    ended.set()
+    thread.join()
+    repo = hub.repos["dataset", rentals.get(judged.db, job_id).repo]
+    revision = only_job(hub).asked["environment"]["PREFLOOP_REVISION"]
+    files = hub.files("dataset", repo.name, revision)
+    spec = jobs.get(judged.db, job_id).spec
+    assert isinstance(spec, DPOSpec)
+    assert repo.private
+    data = {name for name in files if not name.startswith("code/")}
+    assert data == {
+        *("README.md", "job.json", f"data/snapshots/{spec.snapshot}.jsonl"),
+        *(f"data/base/{path.name}" for path in judged.model.iterdir()),
+    }
+    assert "code/rlhf/rented.py" in files
+    assert not any("tests" in name for name in files)
+    everything = b"\n".join(files.values()) + json.dumps(only_job(hub).asked["command"]).encode()
+    for private in (str(judged.data_dir), str(judged.model), str(tmp_path), "password", TOKEN):
+        assert private.encode() not in everything
+    assert only_job(hub).asked["secrets"] == {"HF_TOKEN": TOKEN}
+
+
+def test_who_follows_it_may_end_and_another_goes_on_without_renting_again(judged: Machine, hub: JobHub) -> None:
+    job_id = rent(judged)
+    ended = threading.Event()
+    thread = in_background(hub, judged, job_id, ended)
+    wait_until("a report", lambda: rentals.get(judged.db, job_id).batches)
+    ended.set()
+    thread.join()
+    assert jobs.get(judged.db, job_id).status == "running"
+    jobs.mark_lost(judged.db, -1)
+    assert jobs.get(judged.db, job_id).status == "running"  # it goes on there
+    assert rentals.to_follow(judged.db) == [job_id]
+    # An answer that was lost on the way looks like a job that was not started.
+    with judged.db.transaction() as connection:
+        connection.execute("UPDATE rental SET hub_job = NULL WHERE job_id = ?", (job_id,))
+    assert follow(hub, judged, job_id).status == "finished"
+    assert len(hub.jobs) == 1
+    events = judged.db.rows("SELECT step FROM event WHERE job_id = ? AND kind = 'metric'", (job_id,))
+    assert len(events) == len({event["step"] for event in events}) > 0
+
+
+def test_a_lost_answer_rents_nothing_twice_and_a_hub_in_trouble_is_waited_for(judged: Machine, hub: JobHub) -> None:
+    hub.fail("POST", "/api/jobs/ann$", "cut-after")
+    hub.fail("GET", "/api/jobs/ann/.+", 503, times=2)
+    job_id = rent(judged)
+    job = follow(hub, judged, job_id)
+    assert job.status == "finished"
+    assert len(hub.jobs) == 1
+    log = jobs.log_tail(judged.db, job_id, 40)
+    assert any("Renting the hardware is tried again" in line for line in log)
+
+
+def test_cancelling_gives_the_machine_back(judged: Machine, hub: JobHub) -> None:
+    job_id = rent(judged)
+    thread = in_background(hub, judged, job_id, threading.Event())
+    wait_until("the start", lambda: rentals.get(judged.db, job_id).hub_job)
+    jobs.cancel(judged.db, job_id)
+    thread.join(30)
+    job = jobs.get(judged.db, job_id)
+    assert (job.status, job.message) == ("cancelled", "Cancelled, and the rented machine was given back.")
+    assert only_job(hub).stage == "CANCELED"
+    assert not hub.repos
+    assert policies.of_job(judged.db, job_id) is None
+
+
+@pytest.mark.parametrize(
+    ("token", "terms", "says"),
+    [
+        ("hf_read_ann", TERMS, "may only read"),
+        (TOKEN, Terms("cpu-basic", 0.005, 0.5), "costs $0.01 an hour on the Hub, and $0.01 was agreed to"),
+        (TOKEN, Terms("h900", 1.0, 0.5), "The Hub rents no 'h900'. It has, with prices per hour: cpu-basic ($0.01)"),
+        (TOKEN, Terms("cpu-basic", 0.02, 0.5, "bob"), "no right to write to bob/x"),
+    ],
+)
+def test_what_can_not_be_rented_is_refused_in_a_sentence(
+    judged: Machine, hub: JobHub, token: str, terms: Terms, says: str
+) -> None:
+    job_id = rent(judged, terms=terms)
+    renting.follow(api(hub, token), judged.db, judged.data_dir, job_id, threading.Event(), POLL)
+    job = jobs.get(judged.db, job_id)
+    assert job.status == "failed"
+    assert says in job.message
+    assert not hub.jobs
+
+
+def test_an_end_without_a_result_says_its_last_words_and_what_was_spent(judged: Machine, hub: JobHub) -> None:
+    hub.lent["PIP_INDEX_URL"] = "http://127.0.0.1:9/"
+    hub.lent["PATH"] = "/usr/bin:/bin"  # no pip, no hf
+    job = follow(hub, judged, rent(judged))
+    assert job.status == "failed"
+    assert job.message.startswith("The rented job ended without a result: error (Job failed with exit code:")
+    assert "Its last words: " in job.message
+    assert "not found" in job.message
+    assert only_job(hub).id in job.message
+
+
+def test_a_run_that_fails_there_says_why_here_and_time_that_is_over_ends_it(judged: Machine, hub: JobHub) -> None:
+    from dataclasses import replace
+
+    endless = replace(QUICK_DPO, epochs=100_000)
+    job = follow(hub, judged, rent(judged, endless, Terms("cpu-basic", 0.02, 25 / 3600)))
+    assert job.status == "failed"
+    assert job.message.startswith("The time that was agreed to is over.")
+    assert only_job(hub).stage == "ERROR"
+    assert only_job(hub).message != "Job timeout"
+
+
+def test_what_arrives_damaged_is_not_kept_and_resume_fetches_it_again(judged: Machine, hub: JobHub) -> None:
+    job_id = rent(judged)
+    ended = threading.Event()
+    thread = in_background(hub, judged, job_id, ended)
+    wait_until("the start", lambda: rentals.get(judged.db, job_id).hub_job)
+    ended.set()
+    thread.join()
+    wait_until("the end there", lambda: only_job(hub).stage == "COMPLETED")
+    name = rentals.get(judged.db, job_id).repo
+    path = next(path for path in hub.files("dataset", name) if path.endswith("made/adapter_model.safetensors"))
+    whole = hub.file("dataset", name, path)
+    hub.add_repo("dataset", name, {path: whole[:-1] + b"?"})
+    job = follow(hub, judged, job_id)
+    assert job.status == "failed"
+    assert "arrived damaged. Nothing was kept" in job.message
+    assert policies.of_job(judged.db, job_id) is None
+    assert not list((judged.data_dir / "adapters").iterdir())
+    hub.add_repo("dataset", name, {path: whole})
+    jobs.resume(judged.db, job_id)
+    assert follow(hub, judged, job_id).status == "finished"
+    assert len(hub.jobs) == 1
+
+
+def test_terms_that_can_not_be_meant_are_refused() -> None:
+    for wrong in (("", 1, 1), ("a10g small", 1, 1), ("x", -1, 1), ("x", float("nan"), 1), ("x", 1, 0), ("x", 1, 1e9)):
+        with pytest.raises(UserError):
+            rentals.checked_terms(*wrong)
+    with pytest.raises(UserError):
+        rentals.checked_terms("x", 1, 1, "no/name")
+    said = rentals.checked_terms("a10g-small", 1.0, 1.5, "acme").sentence
+    assert said == "up to $1.50: a10g-small at $1.00 an hour, ended after 1.5 hours at the latest, paid by acme"
