@@ -82,7 +82,8 @@ def is_the_usual(hub: Hub) -> bool:
     """Whether it is the Hub that clients go to unless they are told otherwise."""
     from huggingface_hub import constants
 
-    return hub.endpoint.rstrip("/") == constants._HF_DEFAULT_ENDPOINT
+    usual: str = constants._HF_DEFAULT_ENDPOINT
+    return hub.endpoint.rstrip("/") == usual
 
 
 def token_here() -> str | None:

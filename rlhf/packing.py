@@ -158,8 +158,8 @@ def fill(db: Database, manifest: Mapping[str, Any], base: str) -> None:
     store.add_prompts(db, prompts)
     with db.transaction() as connection:
         for row in manifest["models"]:
-            connection["model"].insert({**row, "base": base})
-        connection["snapshot"].insert(manifest["snapshot"])
+            connection.table("model").insert({**row, "base": base})
+        connection.table("snapshot").insert(manifest["snapshot"])
         connection.execute(
             "INSERT INTO job (id, kind, spec, status, requested_by, created) VALUES (?, ?, ?, 'queued', ?, ?)",
             (manifest["job"], spec.kind, to_json(spec), "rented", now()),

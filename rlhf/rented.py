@@ -195,9 +195,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s")
     hub = hubs.connect(hubs.token_here())
-    # Of a short time not all is kept in reserve.
+    # Of a short time only half is kept in reserve.
     seconds = options.hours * 3600
-    deadline = options.began + seconds - min(SPARE_SECONDS, seconds / 4)
+    deadline = options.began + seconds - min(SPARE_SECONDS, seconds / 2)
     try:
         return run(hub, options.repo, options.source, options.data, deadline)
     except UserError as error:

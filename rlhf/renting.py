@@ -234,7 +234,7 @@ class Errand:
         """How the job ended there, its reports being recorded on the way. Raises Left, Cancelled, UserError."""
         while True:
             self.raise_if_ended()
-            ending = self.persist("Following the job", self.look)
+            ending: dict[str, Any] | None = self.persist("Following the job", self.look)
             if ending is not None:
                 return ending
             self.ended.wait(self.poll_seconds)

@@ -34,12 +34,12 @@ from annotation.records import Prompt, UserError
 from rlhf.data import pad
 from rlhf.forward import completions, inner_model
 from rlhf.freezing import MIN_DEMONSTRATIONS, MORE, left_out_sentence, too_few
+from rlhf.heldout import SAMPLE_PROMPTS
 from rlhf.losses import CHUNK, scaled_logits
 from rlhf.models import adapter_config, load_for_training, load_tokenizer
 from rlhf.rows import load_snapshot, tokenise_demonstrations
 from rlhf.specs import SFTSpec
 from rlhf.training import (
-    SAMPLE_PROMPTS,
     JobTrainer,
     Start,
     arguments,
