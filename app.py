@@ -33,9 +33,9 @@ from annotation.space import LOOPBACK_NAMES, PROXIES, SPACE_MODEL, Space
 from annotation.tabs import accounts, annotate, data, project, quality
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.importing import MAXIMUM_UPLOAD
-from rlhf import base_model, downloads, jobs, launching, policies
+from rlhf import base_model, downloads, errands, jobs, launching, policies
 from rlhf.supervisor import VISIBLE, Supervisor
-from rlhf.tabs import iterations, judges, playground, train
+from rlhf.tabs import hub, iterations, judges, playground, train
 
 DEFAULT_DATA_DIR = Path(__file__).resolve().parent / "data"
 PAGE_CSS = (Path(__file__).resolve().parent / "annotation" / "tabs" / "page.css").read_text(encoding="utf-8")
@@ -47,6 +47,7 @@ ADMIN_TABS: dict[str, ModuleType] = {
     "Project": project,
     "Quality": quality,
     "Data": data,
+    "Hub": hub,
     "Accounts": accounts,
 }
 MASTHEAD = """
@@ -220,7 +221,13 @@ def build_app(settings: Settings) -> FastAPI:
         access.follow_rules(db, here.rules)
     lock = hold_data_directory(settings.data_dir) if settings.workers else None
     importing.clear_leftovers(db)
-    context = Context(db, settings.data_dir, prepare_model(settings, db), lambda: answering_trouble(db))
+    context = Context(
+        db,
+        settings.data_dir,
+        prepare_model(settings, db),
+        lambda: answering_trouble(db),
+        errands.ImportRun.start if launching.HELD in os.environ else None,
+    )
     if not store.prompts(db, "train") and not store.prompts(db, "held-out"):
         store.add_prompts(db, importing.starter_prompts())
     lent_gpu = here is not None and here.zero_gpu

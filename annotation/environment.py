@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 TOKENS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-SECRETS: Final = (*TOKENS, "OAUTH_CLIENT_SECRET")
+# The token that a Space gets when it is made from here.
+SPACE_TOKEN: Final = "PREFLOOP_SPACE_TOKEN"
+SECRETS: Final = (*TOKENS, SPACE_TOKEN, "OAUTH_CLIENT_SECRET")
 
 
 def without(names: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]:

@@ -1,27 +1,34 @@
-"""The process that makes the safe copies, and the only one that speaks to the Hub with a token while people judge."""
+"""The process that has the Hub's token while people judge: it makes safe copies and does what the page asks of it."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import signal
 import sys
 import threading
 import time
+import traceback
 import uuid
+from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from annotation import __main__ as annotation_commands
 from annotation import hub, restoring, safekeeping
 from annotation.database import Database, hold_data_directory, open_database
 from annotation.places import Place, place_of
 from annotation.records import UserError
 from annotation.safekeeping import Pending, Schedule
-from rlhf import base_model
+from rlhf import base_model, errands
 from rlhf.launching import BEGIN_AGAIN, LAUNCHER, PLACE, TRY_AGAIN, end_with_launcher, hide_environment
 
 POLL_SECONDS = 1.0
+DESK_SECONDS = 0.5
 # A program that is being replaced ends within minutes.
 FOLLOW_SECONDS = 180.0
 LOOK_SECONDS = 5.0
@@ -131,6 +138,49 @@ class Keeper:
         return self.place.name
 
 
+@dataclass
+class Desk:
+    """One kind of work for whoever has the token, in a thread of its own: it never delays a safe copy.
+
+    `do_next` does what is next, if there is anything, and says whether there was. At the end of the program it is cut
+    off wherever it is, so its work must be such that it can be done again.
+    """
+
+    data_dir: Path
+    do_next: Callable[[Database], bool]
+
+    def start(self) -> None:
+        """Begin."""
+        threading.Thread(target=self.work, daemon=True).start()
+
+    def work(self) -> None:
+        """Do what there is, whatever goes wrong, as long as the program runs."""
+        db = open_database(self.data_dir)
+        while True:
+            try:
+                if self.do_next(db):
+                    continue
+            except Exception:
+                logger.error("%s", hub.without_tokens(traceback.format_exc()))
+            time.sleep(DESK_SECONDS)
+
+
+def desks(data_dir: Path) -> list[Desk]:
+    """Everything that is done beside the safe copies."""
+    return [
+        Desk(data_dir, partial(errands.do_next, data_dir=data_dir, kinds=errands.OTHERS)),
+        Desk(data_dir, partial(errands.do_next, data_dir=data_dir, kinds=errands.IMPORTS)),
+    ]
+
+
+def open_desks(data_dir: Path) -> None:
+    """Take up what the page asks for, where there is a token to do it with."""
+    if hub.token_here() is not None:
+        errands.reopen(open_database(data_dir))
+        for desk in desks(data_dir):
+            desk.start()
+
+
 def begin(data_dir: Path, place: Place | None, model: str) -> None:
     """What must be done with the token before the web server starts. Raises UserError."""
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -149,23 +199,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--first", action="store_true", help="the program has only just begun")
     parser.add_argument("--follow", action="store_true", help="end with a status of its own where others were quicker")
     parser.add_argument("--last", action="store_true", help="make one copy and end")
+    parser.add_argument("--import", dest="bring", type=json.loads, help="arguments of an import, as a list in JSON")
     parser.add_argument("--model", default=base_model.EMBEDDED, help="the base model to fetch")
     options = parser.parse_args(arguments)
     hide_environment()
     logging.basicConfig(format="%(message)s")
+    if options.bring is not None:
+        end_with_launcher()
+        return annotation_commands.main(["import", f"--data={options.data}", *options.bring])
     try:
         named = os.environ.get(PLACE, "").strip()
         place = place_of(named, hub.connect(hub.token_here())) if named else None
         schedule = Schedule.from_environment(os.environ)
         if options.begin:
             begin(options.data, place, options.model)
-        elif place is not None:
-            in_use = restoring.keep_open(options.data)
-            keeper = Keeper(open_database(options.data), options.data, place, schedule, options.first, options.follow)
-            if options.last:
-                keeper.ended.set()
-            with closing(in_use):
-                watch(keeper)
+        else:
+            with closing(restoring.keep_open(options.data)):
+                keep(options, place, schedule)
     except LeftBehind as error:
         print(f"{error} Nobody has done anything here, so Prefloop begins again from that copy.", file=sys.stderr)
         return BEGIN_AGAIN
@@ -175,14 +225,27 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def watch(keeper: Keeper) -> None:
-    """Let the keeper work until it is told to end; a copy in hand is finished first."""
-    signal.signal(signal.SIGTERM, lambda number, frame: keeper.ended.set())
-    signal.signal(signal.SIGUSR1, lambda number, frame: keeper.hurried.set())
+def keep(options: argparse.Namespace, place: Place | None, schedule: Schedule) -> None:
+    """Work until told to end; a copy in hand is finished first. Raises LeftBehind, UserError."""
+    ended, hurried = threading.Event(), threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: ended.set())
+    signal.signal(signal.SIGUSR1, lambda number, frame: hurried.set())
     if LAUNCHER in os.environ:
         end_with_launcher()
+    if options.last:
+        ended.set()
+    else:
+        open_desks(options.data)
+    if place is None:
+        ended.wait()
+        return
+    keeper = Keeper(open_database(options.data), options.data, place, schedule, options.first, options.follow)
+    keeper.ended, keeper.hurried = ended, hurried
     keeper.watch()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ended_with = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(ended_with)  # whatever a desk is at would be waited for

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from annotation.environment import TOKENS, without
+from annotation.environment import SPACE_TOKEN, TOKENS, without
 
 # As in annotation.database, which loads SQLite.
 FILE_NAME: Final = "prefloop.db"
@@ -27,6 +27,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 PLACE: Final = "PREFLOOP_COPIES"
 # Set by the launcher for its children, to its process id.
 LAUNCHER: Final = "PREFLOOP_LAUNCHER"
+# Tells the web server that somebody with a token takes up errands.
+HELD: Final = "PREFLOOP_TOKEN_HELD"
 # How the keeper says that a later attempt may succeed, and that there is a newer copy to begin from.
 TRY_AGAIN: Final = 75
 BEGIN_AGAIN: Final = 76
@@ -54,7 +56,25 @@ PR_SET_DUMPABLE: Final = 4
 
 def wanted(environment: Mapping[str, str]) -> bool:
     """Whether there is a token to hold or a copy to make, and nobody does so yet."""
-    return LAUNCHER not in environment and any(environment.get(name) for name in (PLACE, *TOKENS))
+    return LAUNCHER not in environment and (bool(environment.get(PLACE)) or holds_token(environment))
+
+
+def holds_token(environment: Mapping[str, str]) -> bool:
+    """Whether there is a token for the Hub: in a variable, or stored by `hf auth login`."""
+    if any(environment.get(name, "").strip() for name in TOKENS):
+        return True
+    try:
+        return bool(token_path(environment).read_text("utf-8").strip())
+    except (OSError, ValueError):
+        return False
+
+
+def token_path(environment: Mapping[str, str]) -> Path:
+    """Where `hf auth login` stores a token; as in huggingface_hub.constants, which is slow to load."""
+    caches = environment.get("XDG_CACHE_HOME") or "~/.cache"
+    home = environment.get("HF_HOME") or os.path.join(caches, "huggingface")
+    path = environment.get("HF_TOKEN_PATH") or os.path.join(home, "token")
+    return Path(os.path.expandvars(os.path.expanduser(path)))
 
 
 def launch_where_needed(data_dir: Path, model: str, arguments: Sequence[str]) -> None:
@@ -74,7 +94,9 @@ def module(name: str) -> list[str]:
 
 def web_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """What the process that serves annotators gets: no token, and no way to find one that is stored."""
-    return {**without(TOKENS, environment), "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
+    hidden = {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_TOKEN_PATH": os.devnull}
+    held = {HELD: "1"} if holds_token(environment) else {}
+    return {**without((*TOKENS, SPACE_TOKEN), environment), **hidden, **held}
 
 
 def end_with_launcher() -> None:
@@ -188,8 +210,11 @@ class Launcher:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def keep_keeper(self) -> None:
-        """Start the keeper where there are copies to make, and again if it dies, after longer and longer pauses."""
-        if not os.environ.get(PLACE):
+        """Start the keeper, and again if it dies, after longer and longer pauses.
+
+        Without a token or copies to make it has nothing to do.
+        """
+        if not os.environ.get(PLACE) and not holds_token(os.environ):
             return
         ended = None if self.keeper is None else self.keeper.poll()
         if ended == BEGIN_AGAIN:
@@ -229,7 +254,7 @@ class Launcher:
             return
         deadline = time.monotonic() + LAST_COPY_SECONDS
         self.keeper.terminate()
-        if self.wait_for(self.keeper, deadline) == 0:
+        if self.wait_for(self.keeper, deadline) == 0 or not os.environ.get(PLACE):
             return
         # It died, or had only just been started and did not know yet what to do about a signal.
         if self.wait_for(self.start_keeper("--last"), deadline) != 0:

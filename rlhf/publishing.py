@@ -21,7 +21,7 @@ from annotation.hub import Hub, RepoKind
 from annotation.measuring.analysis import share_of
 from annotation.outgoing import writing
 from annotation.outgoing.dataset_card import agreement_table, vote_of
-from annotation.outgoing.formats import ONE_FILE, Request, check_licence
+from annotation.outgoing.formats import FORMATS, ONE_FILE, Request, check_licence
 from annotation.records import UserError
 from rlhf import deciding, jobs, judges, policies
 from rlhf.artifacts import verify_directory
@@ -351,8 +351,7 @@ def push_data(
     Raises UserError, and then nothing has changed on the Hub.
     """
     hubs.check_name(repo)
-    if request.format in ONE_FILE:
-        raise UserError(f"'{request.format}' is no dataset, and it names people. Choose another format to publish.")
+    check_publishable(request.format)
     hubs.check_token(hub, repo)
     with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
         target = Path(directory) / "dataset"
@@ -365,6 +364,14 @@ def push_data(
         sha = hubs.commit(hub, repo, "dataset", files, f"{request.format} export", gone=gone)
     policies.record_publication(db, "dataset", None, repo, "", sha, private, by)
     return Published(repo, "", sha, f"{hub.endpoint}/datasets/{repo}", True)
+
+
+def check_publishable(name: str) -> None:
+    """Raises UserError for a format of exports that is no dataset."""
+    if name in ONE_FILE:
+        raise UserError(f"'{name}' is no dataset, and it names people. Choose another format to publish.")
+    if name not in FORMATS:
+        raise UserError(f"There is no format '{name[:40]}'. Choose one of: {', '.join(FORMATS)}.")
 
 
 def described(made: Published) -> str:

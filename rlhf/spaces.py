@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 from packaging.requirements import Requirement
 
+from annotation.environment import SPACE_TOKEN
 from annotation.hub import Hub, Who, check_name, check_token, commit, ensure_repo, explained
 from annotation.records import UserError
 from annotation.space import ADMINS, ANNOTATORS, SPACE_MODEL, checked_rule
@@ -32,7 +33,7 @@ ZERO_TORCH: Final = "torch>=2.8,<2.12"
 ZERO_GPU: Final = "zero-a10g"
 FREE: Final = "cpu-basic"
 CPU_TORCH: Final = "--extra-index-url https://download.pytorch.org/whl/cpu"
-GIVEN_TOKEN: Final = "PREFLOOP_SPACE_TOKEN"
+GIVEN_TOKEN: Final = SPACE_TOKEN
 # The variable of the Space for each setting of a plan.
 SETTINGS: Final[Mapping[str, str]] = {
     "admins": "PREFLOOP_ADMINS",

@@ -668,6 +668,29 @@ def resolve(hub: HubServer, ask: Ask, prefix: str, name: str, revision: str, pat
     return Reply(content[first : last + 1], 206, headers)
 
 
+# ----------------------------------------------------------------------------------------------------- rented hardware
+@route("GET", "/api/jobs/hardware")
+def jobs_hardware(hub: HubServer, ask: Ask) -> Reply:
+    gpu = {"type": "gpu", "model": "T4", "quantity": "1", "vram": "16 GB", "manufacturer": "Nvidia"}
+    rented = (("cpu-basic", "CPU Basic", None, 167), ("t4-small", "Nvidia T4 - small", gpu, 6667))
+    return Reply(
+        [
+            {
+                "name": name,
+                "prettyName": label,
+                "cpu": "2 vCPU",
+                "ram": "16 GB",
+                "ephemeralStorage": "20 GB",
+                "accelerator": accelerator,
+                "unitCostMicroUSD": cost,
+                "unitCostUSD": cost / 1e6,
+                "unitLabel": "minute",
+            }
+            for name, label, accelerator, cost in rented
+        ]
+    )
+
+
 # ---------------------------------------------------------------------------------------------------------- connection
 class Handler(BaseHTTPRequestHandler):
     """One connection."""

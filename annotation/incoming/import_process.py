@@ -1,6 +1,7 @@
 """Imports that the page starts: `python -m annotation import` in a process of its own, one at a time, told from memory.
 
-A large or malicious file can then neither slow down nor bring down the web server.
+A large or malicious file can then neither slow down nor bring down the web server. Datasets of the Hub come through
+whoever holds the token, where somebody does: the web server and its processes have none.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Final, Literal
+from typing import IO, Any, Final, Literal, Protocol
 
 from annotation.database import Database
 from annotation.environment import child_environment
@@ -48,13 +49,62 @@ class State:
     """Why a run failed, for the person who started it."""
 
 
+class Run(Protocol):
+    """The command at work."""
+
+    def lines(self) -> Iterator[str]:
+        """What it says, a line of JSON each, until it has ended."""
+
+    def end(self) -> tuple[int, str]:
+        """Once it has ended: its status, and what it printed for people."""
+
+    def stop(self) -> None:
+        """Ask it to end."""
+
+
+Elsewhere = Callable[[Database, Sequence[str]], Run]
+"""Has the command run where there is a token, with these arguments."""
+
+
+class LocalRun:
+    """The command in a process of this one."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - `end` closes it
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            env=child_environment(),
+        )
+
+    def lines(self) -> Iterator[str]:
+        """What it says."""
+        assert self.process.stdout is not None
+        yield from self.process.stdout
+
+    def end(self) -> tuple[int, str]:
+        """Its status and last words."""
+        with self.process, self.errors as errors:
+            status = self.process.wait()
+            errors.seek(max(0, errors.seek(0, 2) - LOG_BYTES))
+            return status, errors.read().decode("utf-8", "replace").strip()
+
+    def stop(self) -> None:
+        """Ask it to end."""
+        self.process.terminate()
+
+
 class Importer:
     """Runs looks, checks and imports for the page, one at a time."""
 
-    def __init__(self, db: Database) -> None:
-        self.db = db
+    def __init__(self, db: Database, elsewhere: Elsewhere | None = None) -> None:
+        self.db, self.elsewhere = db, elsewhere
         self.lock = threading.Lock()
-        self.process: subprocess.Popen[str] | None = None
+        self.run: Run | None = None
         self.follower: threading.Thread | None = None
         self.latest = State()
         self.imports_before = 0
@@ -71,47 +121,36 @@ class Importer:
             if self.latest.status == "running":
                 raise UserError("An import is at work. Wait until it is done, or cancel it.")
             self.imports_before = latest_import(self.db)
-            command = self.command(kind, source, arguments)
-            errors = tempfile.TemporaryFile()  # noqa: SIM115 - the follower closes it
-            self.process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env=child_environment(),
-            )
+            told = ["--json-progress", *KIND_ARGUMENTS[kind], *arguments, *source]
+            if self.elsewhere is not None and is_on_hub(source):
+                self.run = self.elsewhere(self.db, told)
+            else:
+                self.run = LocalRun(self.command(told))
             self.latest = State(self.latest.number + 1, kind, "running")
-            self.follower = threading.Thread(target=self.follow, args=(self.process, errors), daemon=True)
+            self.follower = threading.Thread(target=self.follow, args=(self.run,), daemon=True)
             self.follower.start()
             return self.latest
 
-    def command(self, kind: Kind, source: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    def command(self, arguments: Sequence[str]) -> list[str]:
         """The command line. It is nice to the annotators' processes; what was typed can't be taken for an option."""
         nice = ["nice", "-n", "10"] if sys.platform != "win32" else []
-        own = [f"--data={self.db.path.parent}", "--json-progress", *KIND_ARGUMENTS[kind]]
-        return [*nice, sys.executable, *PROGRAM, *own, *arguments, *source]
+        return [*nice, sys.executable, *PROGRAM, f"--data={self.db.path.parent}", *arguments]
 
     def cancel(self) -> None:
         """Ask the run to end; nothing of it stays. Raises UserError if none is at work."""
         with self.lock:
-            if self.process is None or self.latest.status != "running":
+            if self.run is None or self.latest.status != "running":
                 raise UserError("No import is at work.")
-            self.process.terminate()
+            self.run.stop()
 
-    def follow(self, process: subprocess.Popen[str], errors: IO[bytes]) -> None:
-        """Read what the process says until it ends, in a thread of its own."""
-        assert process.stdout is not None
+    def follow(self, run: Run) -> None:
+        """Read what the run says until it ends, in a thread of its own."""
         said: dict[str, Any] = {}
-        with process, errors:
-            for line in process.stdout:
-                said = json.loads(line)
-                if "progress" in said:
-                    self.tell(progress=said["progress"])
-            status = process.wait()
-            errors.seek(max(0, errors.seek(0, 2) - LOG_BYTES))
-            printed = errors.read().decode("utf-8", "replace").strip()
+        for line in run.lines():
+            said = json.loads(line)
+            if "progress" in said:
+                self.tell(progress=said["progress"])
+        status, printed = run.end()
         result = said.get("look") or said.get("outcome")
         if status == 0 and result is not None:
             self.tell(status="finished", result=result)
@@ -138,3 +177,8 @@ class Importer:
         """Change the state for those who look."""
         with self.lock:
             self.latest = replace(self.latest, **changes)
+
+
+def is_on_hub(source: Sequence[str]) -> bool:
+    """Whether what is to be imported is a dataset on the Hub; what was typed stands behind the two dashes."""
+    return "--hub" in source[: list(source).index("--")]

@@ -14,10 +14,11 @@ from typing import Any, Final
 from annotation.database import Database
 from annotation.outgoing import archive, writing
 from annotation.outgoing.dataset_card import Figures
-from annotation.outgoing.formats import CONTAINERS, FORMATS, LEFT_OUT, ONE_FILE, SOURCES, Filters, Request
+from annotation.outgoing.formats import CONTAINERS, FORMATS, LEFT_OUT, LICENCES, ONE_FILE, SOURCES, Filters, Request
 from annotation.records import UserError
 
 PROGRAM: Final = ("-m", "annotation", "export")
+LICENCE_HELP: Final = f"as the Hub names it: {', '.join(LICENCES)}, … (default: none, which the card says)"
 Topics = Any
 """What `argparse.ArgumentParser.add_subparsers` returns."""
 
@@ -66,7 +67,7 @@ def add_choice(export: argparse.ArgumentParser) -> None:
         "--min-agreement", type=float, default=0.0, metavar="SHARE", help="least share of annotators who agree, 0 to 1"
     )
     export.add_argument("--names", action="store_true", help="name annotators instead of giving them pseudonyms")
-    export.add_argument("--licence", default="", metavar="NAME", help="as the Hub names it, say cc-by-4.0")
+    export.add_argument("--licence", default="", metavar="NAME", help=LICENCE_HELP)
 
 
 def request_of(options: argparse.Namespace) -> Request:

@@ -124,6 +124,10 @@ def check_request(request: Request, known: Known) -> None:
         raise UserError(f"The minimum agreement is a share from 0 to 1, not {filters.agreement}.")
 
 
+# The Hub's words for the licences that data and models often have; it knows more.
+LICENCES: Final = (*("cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc0-1.0", "odc-by", "apache-2.0", "mit", "other"),)
+
+
 def check_licence(name: str) -> None:
     """Raises UserError for what can't be the Hub's word for a licence; none is none."""
     if name and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", name):

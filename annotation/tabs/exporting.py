@@ -29,7 +29,7 @@ from annotation.outgoing.formats import (
 )
 from annotation.records import Annotator, UserError
 from annotation.tabs.guard import Context, guarded
-from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of, text_in
+from annotation.tabs.parts import QUIET, SPOKEN, html_box, licence_choice, opening_of, text_in
 from annotation.wording import moment
 
 POLL_SECONDS = 1
@@ -65,7 +65,7 @@ literal = partial(html_box, STYLE)
 # ------------------------------------------------------------------------------------------------------ form to request
 def request_of(db: Database, *values: Any) -> Request:
     """The form as a request. Raises UserError naming what can't be had."""
-    asked, container, policies, iterations, annotators, sources, since, until, agreement, names = values
+    asked, container, policies, iterations, annotators, sources, since, until, agreement, names, licence = values
     request = Request(
         text_in(asked),
         text_in(container),
@@ -79,6 +79,7 @@ def request_of(db: Database, *values: Any) -> Request:
             sources=tuple(source for source in SOURCES if source in list_of(sources)),
         ),
         bool(names),
+        text_in(licence).strip(),
     )
     if request.format == "raw":
         request = Request("raw")
@@ -198,6 +199,7 @@ def build_form() -> dict[str, Any]:
                 min_width=240,
             )
     form["names"] = gr.Checkbox(label="Name the annotators (otherwise each has a pseudonym)")
+    form["licence"] = licence_choice(elem_id="export-licence")
     return form
 
 

@@ -13,6 +13,7 @@ import gradio as gr
 from annotation import access
 from annotation.database import Database
 from annotation.endpoints import untroubled
+from annotation.incoming.import_process import Elsewhere
 from annotation.records import Role, UserError
 
 Handler = Callable[..., Any]
@@ -27,6 +28,8 @@ class Context:
     model: str
     trouble: Callable[[], str] = untroubled
     """Says what keeps new answers from coming, empty while nothing does."""
+    from_hub: Elsewhere | None = None
+    """Imports datasets of the Hub where there is a token; None where nobody has one."""
 
 
 def guarded(context: Context, role: Role) -> Callable[[Handler], Handler]:

@@ -243,7 +243,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
     buttons = {"look": look, "again": again, "check": check, "import": bring, "cancel": cancel}
     page = Page(source, form, columns, buttons, group, first_rows, meaning, standing, gr.State(0),
                 gr.Timer(POLL_SECONDS, active=False))  # fmt: skip
-    wire(page, context, Importer(context.db), opening_of(demo))
+    wire(page, context, Importer(context.db, context.from_hub), opening_of(demo))
 
 
 def wire(page: Page, context: Context, importer: Importer, opening: Any) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import gradio as gr
 
+from annotation.outgoing.formats import LICENCES
+
 # Listeners that never fail with a message for people: what follows a form, a timer or the opening of a tab.
 QUIET: Mapping[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 # Buttons go through the queue: Gradio 6.31 shows no message for an error of a handler outside it.
@@ -17,6 +19,19 @@ def html_box(style: str, value: str = "") -> gr.HTML:
     """A box for HTML that is made here, by functions that escape whatever a person or a model wrote."""
     # The default template puts the value in as it is. "{{value}}" would evaluate `${…}` found in it as JavaScript.
     return gr.HTML(value=value, css_template=style)
+
+
+def licence_choice(**options: Any) -> gr.Dropdown:
+    """A choice of a licence, which may also be typed, as the Hub names it."""
+    return gr.Dropdown(
+        [("Not chosen (the card says so)", ""), *((name, name) for name in LICENCES)],
+        value="",
+        label="Licence",
+        info="As the Hub names it; another can be typed.",
+        allow_custom_value=True,
+        min_width=240,
+        **options,
+    )
 
 
 def text_in(value: Any) -> str:

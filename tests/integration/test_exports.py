@@ -474,6 +474,7 @@ class Page:
             "until": "",
             "agreement": 0,
             "names": False,
+            "licence": "",
         }
 
     def call(self, name: str, *inputs: Any) -> Any:

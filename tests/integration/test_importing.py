@@ -21,7 +21,7 @@ import app
 from annotation import access, claims, store
 from annotation.database import Database, open_database
 from annotation.incoming import importing, moving
-from annotation.incoming.import_process import Importer, State
+from annotation.incoming.import_process import Importer, LocalRun, State
 from annotation.incoming.importing import Order, Outcome
 from annotation.incoming.reading import open_path
 from annotation.records import Prompt, UserError
@@ -708,8 +708,8 @@ def test_a_process_that_dies_is_told(db: Database, importer: Importer, tmp_path:
     importer.start("import", [path], [])
     while not importer.state.progress:
         time.sleep(0.02)
-    assert importer.process is not None
-    importer.process.kill()
+    assert isinstance(importer.run, LocalRun)
+    importer.run.process.kill()
     assert ended(importer).error == (
         "The run ended unexpectedly (status -9; the log has its last words). Nothing was imported."
     )

@@ -380,8 +380,8 @@ def test_a_process_can_keep_others_from_reading_its_environment() -> None:
     assert done.stdout.strip() == "0"
 
 
-def test_without_a_token_and_copies_there_is_one_process_only(project: Path) -> None:
-    with running(project, {"HF_TOKEN": "", PLACE: ""}) as program, program.page() as page:
+def test_without_a_token_and_copies_there_is_one_process_only(project: Path, tmp_path: Path) -> None:
+    with running(project, {"HF_TOKEN": "", "HF_HOME": str(tmp_path), PLACE: ""}) as program, program.page() as page:
         assert psutil.Process(program.process.pid).children() == []
         assert page.safety() == ""
         restore = [sys.executable, "-m", "annotation", "copies", "restore", "--aside", "--data", str(project)]

@@ -130,20 +130,52 @@ def test_places_are_named_as_people_write_them() -> None:
         place_of("copies", hub)
 
 
-def test_a_launcher_is_wanted_for_a_token_or_copies_and_only_once() -> None:
-    assert not wanted({"HOME": "/root", "HF_TOKEN": ""})
-    assert wanted({"HF_TOKEN": "hf_x"})
-    assert wanted({PLACE: "/data/copies"})
-    assert not wanted({"HF_TOKEN": "hf_x", LAUNCHER: "17"})
+def test_a_launcher_is_wanted_for_a_token_or_copies_and_only_once(tmp_path: Path) -> None:
+    nowhere = {"HF_HOME": str(tmp_path)}
+    assert not wanted({**nowhere, "HF_TOKEN": ""})
+    assert wanted({**nowhere, "HF_TOKEN": "hf_x"})
+    assert wanted({**nowhere, PLACE: "/data/copies"})
+    assert not wanted({**nowhere, "HF_TOKEN": "hf_x", LAUNCHER: "17"})
 
 
-def test_the_web_server_gets_no_token() -> None:
-    told = web_environment({"HF_TOKEN": "hf_x", "HUGGING_FACE_HUB_TOKEN": "hf_y", "OAUTH_CLIENT_SECRET": "its own"})
-    assert told == {"OAUTH_CLIENT_SECRET": "its own", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
+def test_the_web_server_gets_no_token(tmp_path: Path) -> None:
+    tokens = {name: "hf_x" for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "PREFLOOP_SPACE_TOKEN")}
+    told = web_environment({**tokens, "OAUTH_CLIENT_SECRET": "its own"})
+    hidden = {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_TOKEN_PATH": os.devnull}
+    assert told == {"OAUTH_CLIENT_SECRET": "its own", HELD: "1", **hidden}
+    assert HELD not in web_environment({"HF_HOME": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("variable", "path"),
+    [
+        ("HF_TOKEN_PATH", "token"),
+        ("HF_HOME", "home/token"),
+        ("XDG_CACHE_HOME", "cache/huggingface/token"),
+        ("HOME", ".cache/huggingface/token"),
+    ],
+)
+def test_a_stored_token_is_found_where_the_client_finds_it_and_hidden_from_the_web_server(
+    tmp_path: Path, variable: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = tmp_path / path
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    bare = {name: text for name, text in os.environ.items() if not name.startswith(("HF_", "HUGGING", "XDG"))}
+    roots = {"HF_TOKEN_PATH": stored, "HF_HOME": tmp_path / "home", "XDG_CACHE_HOME": tmp_path / "cache"}
+    told = {**bare, variable: str(roots.get(variable, tmp_path))}
+    if variable == "HOME":
+        monkeypatch.setenv("HOME", str(tmp_path))
+    look = [sys.executable, "-c", "from annotation.hub import token_here; print(token_here())"]
+    assert not holds_token(told)
+    stored.write_text("hf_stored\n", "utf-8")
+    assert holds_token(told)
+    for environment, found in ((told, "hf_stored"), (web_environment(told), "None")):
+        done = subprocess.run(look, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == found
 
 
 def test_workers_imports_and_exports_get_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OAUTH_CLIENT_SECRET"):
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "PREFLOOP_SPACE_TOKEN", "OAUTH_CLIENT_SECRET"):
         monkeypatch.setenv(name, "secret")
     monkeypatch.setenv("OPENAI_API_KEY", "a judge's")
     told = child_environment()
