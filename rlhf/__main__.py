@@ -14,7 +14,18 @@ from typing import Any, get_args
 
 from annotation.database import Database, open_database
 from annotation.records import UserError
-from rlhf import base_model, deciding, describing, hub_command, jobs, judges, loop, policies, space_command
+from rlhf import (
+    base_model,
+    deciding,
+    describing,
+    hub_command,
+    jobs,
+    judges,
+    loop,
+    policies,
+    rent_command,
+    space_command,
+)
 from rlhf.specs import SPECS, describe, from_json, to_json
 from rlhf.supervisor import run_to_end
 
@@ -38,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     spec.add_argument("--explain", action="store_true", help="print each field with its default and meaning")
     run = commands.add_parser("run", help="queue a job from a spec file, run it when its turn comes, and wait for it")
     run.add_argument("spec", type=Path, help="a JSON file as `spec` prints it; fields left out keep their defaults")
+    rent_command.add_arguments(run)
     prepare = commands.add_parser("prepare", help="set up a base model in the data directory, as the first start does")
     prepare.add_argument("--model", default=base_model.EMBEDDED, help="'embedded', a directory, or a name on the Hub")
     commands.add_parser("jobs", help="list the latest jobs")
@@ -96,9 +108,15 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
         print(f"The base model {base.name} is ready in {base.path}.")
     elif options.command == "run":
         spec = from_json(read_text(options.spec))
+        if options.rent is not None:
+            return rent_command.run(options, db, spec)
         return wait_for(db, options.data, loop.submit(db, options.data, spec, "the command line"))
     elif options.command == "resume":
-        jobs.resume(db, options.job, options.half_batch)
+        rented = jobs.get(db, options.job).flavor is not None
+        if not rented or jobs.get(db, options.job).status in jobs.ENDED:
+            jobs.resume(db, options.job, options.half_batch)
+        if rented:
+            return rent_command.follow(db, options.data, options.job)
         return wait_for(db, options.data, options.job)
     elif options.command == "cancel":
         jobs.cancel(db, options.job)

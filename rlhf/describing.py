@@ -63,7 +63,8 @@ def about(job: Job) -> str:
     """What a job does and with which method or policy, for lists: 'preference training (DPO), QLoRA'."""
     spec = job.spec
     if isinstance(spec, TrainingSpec):
-        return f"{kind_word(job)}, {SHORT_METHODS[spec.method]}"
+        where = f", on rented {job.flavor}" if job.flavor else ""
+        return f"{kind_word(job)}, {SHORT_METHODS[spec.method]}{where}"
     if isinstance(spec, MeasureSpec):
         kind, method = measured(spec)
         return ", ".join(filter(None, (f"measuring {KIND_WORDS.get(kind, '')}".strip(), SHORT_METHODS.get(method))))

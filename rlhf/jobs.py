@@ -343,13 +343,13 @@ def halved(job: Job) -> Spec:
 
 def diverged(job: Job) -> bool:
     """Whether a job ended because its loss or a gradient was no number any more."""
-    return job.status == "failed" and NO_NUMBER in job.message
+    return job.status == "failed" and NO_NUMBER in job.message and job.flavor is None
 
 
 def can_be_halved(job: Job) -> bool:
     """Whether a job ended because memory ran out, and could go on with half the batch."""
     ran_out = job.status in ("failed", "lost") and job.message.startswith((MEMORY_RAN_OUT, KILLED))
-    return ran_out and smaller(job.spec) is not None
+    return ran_out and job.flavor is None and smaller(job.spec) is not None
 
 
 def mark_lost(db: Database, silent_seconds: float = LOST_AFTER_SECONDS) -> list[int]:

@@ -24,7 +24,7 @@ from annotation.database import Database, hold_data_directory, open_database
 from annotation.places import Place, place_of
 from annotation.records import UserError
 from annotation.safekeeping import Pending, Schedule
-from rlhf import base_model, errands
+from rlhf import base_model, errands, renting
 from rlhf.launching import BEGIN_AGAIN, LAUNCHER, PLACE, TRY_AGAIN, end_with_launcher, hide_environment
 
 POLL_SECONDS = 1.0
@@ -32,6 +32,8 @@ DESK_SECONDS = 0.5
 # A program that is being replaced ends within minutes.
 FOLLOW_SECONDS = 180.0
 LOOK_SECONDS = 5.0
+# To leave rented jobs to the next keeper, which otherwise waits until this one is known to be silent.
+LEAVE_SECONDS = 2.0
 
 logger = logging.getLogger(__name__)
 
@@ -232,16 +234,21 @@ def keep(options: argparse.Namespace, place: Place | None, schedule: Schedule) -
     signal.signal(signal.SIGUSR1, lambda number, frame: hurried.set())
     if LAUNCHER in os.environ:
         end_with_launcher()
+    rented = None
     if options.last:
         ended.set()
     else:
         open_desks(options.data)
+        rented = renting.Follower(hub.connect(hub.token_here()), options.data, open_database(options.data))
+        rented.start()
     if place is None:
         ended.wait()
-        return
-    keeper = Keeper(open_database(options.data), options.data, place, schedule, options.first, options.follow)
-    keeper.ended, keeper.hurried = ended, hurried
-    keeper.watch()
+    else:
+        keeper = Keeper(open_database(options.data), options.data, place, schedule, options.first, options.follow)
+        keeper.ended, keeper.hurried = ended, hurried
+        keeper.watch()
+    if rented is not None:
+        rented.stop(LEAVE_SECONDS)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from rlhf.describing import (
 )
 from rlhf.jobs import LOST_AFTER_SECONDS, Job
 from rlhf.policies import Policy
+from rlhf.rentals import Rental
 
 # Reasons that leave out pairs of a comparison's answers; the others leave out judgements.
 PAIR_REASONS = ("tie", "identical", "too-long", "disagreement", "unreliable", "template")
@@ -178,13 +179,26 @@ def made_sentence(made: Policy | None) -> str:
     return f"It made the policy {made.revision} ({made.status})."
 
 
-def job_facts(job: Job, data: Mapping[str, Any]) -> str:
-    """Who asked for a job and the settings that it runs with on `data`, its snapshot's counts."""
+def job_facts(job: Job, data: Mapping[str, Any], rental: Rental | None = None) -> str:
+    """Who asked for a job and the settings that it runs with on `data`, its snapshot's counts, and where."""
     asked = [("Requested by", job.requested_by), *([("Attempt", str(job.attempt))] if job.attempt > 1 else [])]
+    asked += [] if rental is None else rental_facts(job, rental)
     every = escape(spec_text(job.spec))
     return facts([*asked, *spec_facts(job.spec), *data_facts(job, data)]) + (
         f'<details><summary>Every setting, as JSON</summary><pre class="log" tabindex="0">{every}</pre></details>'
     )
+
+
+def rental_facts(job: Job, rental: Rental) -> list[tuple[str, str]]:
+    """The rented hardware of a job, what it has cost, and where it is watched on the Hub."""
+    most = f"${rental.cost:.2f} of at most ${rental.price_per_hour * rental.hours:.2f}"
+    state = f", {rental.stage.lower()} for {duration(rental.seconds)}" if rental.stage else ""
+    where = [("On the Hub", rental.url)] if rental.url else []
+    return [
+        ("Rented", f"{job.flavor} at ${rental.price_per_hour:.2f} an hour{state}"),
+        ("Spent", f"about {most}" if rental.hub_job else "nothing yet"),
+        *where,
+    ]
 
 
 def job_bar(job: Job) -> str:
@@ -199,15 +213,23 @@ def log_box(lines: Sequence[str]) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------- the queue
-def queue_table(running: Sequence[Job], waiting: Sequence[Job], at: str) -> str:
-    """Who waits for what, in the order in which it starts, behind what runs now."""
-    if not running and not waiting:
+def queue_table(running: Sequence[Job], waiting: Sequence[Job], at: str, elsewhere: Sequence[Job] = ()) -> str:
+    """Who waits for what, in the order in which it starts, behind what runs now; beside it what runs elsewhere."""
+    if not running and not waiting and not elsewhere:
         return paragraph("Nothing runs and nothing waits.", "quiet")
     rows = [("now", *queue_row(job, f"{job.status} for {duration(seconds_taken(job, at))}")) for job in running]
     for place, job in enumerate(waiting, start=1):
         state = "waits to go on" if job.attempt else f"since {moment(job.created)} UTC"
         rows.append((str(place), *queue_row(job, state)))
+    rows += [("rented", *queue_row(job, rented_state(job, at))) for job in elsewhere]
     return table(("Order", "Job", "What", "Asked for by", "State"), rows)
+
+
+def rented_state(job: Job, at: str) -> str:
+    """How a job for rented hardware stands, which waits for nothing here but for somebody with a token."""
+    if job.status != "queued":
+        return f"{job.status} for {duration(seconds_taken(job, at))}"
+    return "is sent within seconds, if Prefloop has a token for the Hub"
 
 
 def queue_row(job: Job, state: str) -> tuple[str, str, str, str]:

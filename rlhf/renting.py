@@ -87,7 +87,9 @@ class Follower(threading.Thread):
                 logger.exception("rented jobs could not be looked for")
 
     def look(self) -> None:
-        """Follow what nobody follows."""
+        """Follow what nobody follows, if there is a token to do it with."""
+        if self.hub.token is None:
+            return
         for job_id in rentals.to_follow(self.db):
             running = self.followed.get(job_id)
             if running is None or not running.is_alive():

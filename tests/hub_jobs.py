@@ -103,8 +103,6 @@ class JobHub(HubServer):
     def __init__(self) -> None:
         super().__init__()
         self.jobs: dict[str, HubJob] = {}
-        self.prices = {"cpu-basic": 0.0002, "t4-small": 0.0067, "a10g-small": 0.0167}
-        """In dollars a minute."""
         self.lent: dict[str, str] = {}
         """Further variables of the commands' environment."""
 
@@ -126,27 +124,6 @@ def find(hub: HubServer, ask: Ask, namespace: str, job: str) -> HubJob:
     if found is None or found.namespace != namespace or not hub.belongs(ask.account, namespace):
         raise Refused(404, "Job not found")
     return found
-
-
-@route("GET", "/api/jobs/hardware")
-def jobs_hardware(hub: HubServer, ask: Ask) -> Reply:
-    return Reply([listed(name, price) for name, price in renting(hub).prices.items()])
-
-
-def listed(name: str, price: float) -> dict[str, Any]:
-    """Hardware as the Hub lists it."""
-    gpu = {"type": "gpu", "model": "T4", "quantity": "1", "vram": "16 GB", "manufacturer": "Nvidia"}
-    return {
-        "name": name,
-        "prettyName": name.replace("-", " ").title(),
-        "cpu": "2 vCPU",
-        "ram": "16 GB",
-        "ephemeralStorage": "50 GB",
-        "accelerator": None if name.startswith("cpu") else gpu,
-        "unitCostMicroUSD": round(price * 1e6),
-        "unitCostUSD": price,
-        "unitLabel": "minute",
-    }
 
 
 @route("POST", "/api/jobs/(?P<namespace>[^/]+)")

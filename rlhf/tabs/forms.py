@@ -17,8 +17,9 @@ from annotation.tabs.parts import QUIET, SPOKEN, html_box
 from rlhf import describing, fields, health, jobs, loop, planning, policies, presenting, prospects, refusals
 from rlhf.fields import Form, TrainingJob
 from rlhf.prospects import Choices, Prospect, Prospects
+from rlhf.rentals import Terms
 from rlhf.specs import MeasureSpec, PPOSpec, to_json
-from rlhf.tabs import rowviews
+from rlhf.tabs import hardware, rowviews
 from rlhf.tabs.rowviews import RowsPage
 
 FOLLOW_SECONDS = 4
@@ -162,6 +163,7 @@ class FormPage:
     said: gr.HTML
     seen: gr.State
     timer: gr.Timer
+    rented: hardware.Asked
 
     @property
     def asked(self) -> list[Any]:
@@ -203,6 +205,7 @@ def lay_out(form: Form) -> FormPage:
         parts["measure"] = gr.Button("Measure a step", interactive=False, elem_id=measure, scale=0, min_width=200)
     literal(paragraph(planning.MEASURING, "quiet"))
     said = literal()
+    rented = hardware.lay_out(form.name)
     gr.Markdown("### What it would learn from")
     parts["data"] = literal()
     rows = rowviews.lay_out(form)
@@ -214,7 +217,8 @@ def lay_out(form: Form) -> FormPage:
         parts["command"] = to_copy("Commands that run it without the page", f"{form.name}-command")
     parts |= {name: inputs[name] for name in (*LISTS, *form.conditional) if name in inputs}
     ordered = {name: inputs[name] for name in form.names}
-    return FormPage(form, ordered, parts, rows, said, gr.State({}), gr.Timer(FOLLOW_SECONDS, active=False))
+    timer = gr.Timer(FOLLOW_SECONDS, active=False)
+    return FormPage(form, ordered, parts, rows, said, gr.State({}), timer, rented)
 
 
 def to_copy(label: str, element: str) -> gr.Textbox:
@@ -291,6 +295,7 @@ def wire(
     touched = [component.input for component in (*page.inputs.values(), page.parts["accept"])]
     gr.on(touched, redraw, page.asked, page.followed, trigger_mode="always_last", **QUIET)
     page.parts["measure"].click(admin(measure), page.asked, page.said, **SPOKEN)
+    hardware.wire(page.rented, form.name, context, page.asked, partial(begin_rented, page, known))
     looked = rowviews.wire(page.rows, form, context, known, [*page.inputs.values()])
     looked.then(redraw, page.asked, page.followed, **QUIET)
 
@@ -300,6 +305,13 @@ def begin(page: FormPage, known: Prospects, by: str, ticked: Any, seen: Any, sen
     values = page.values(sent)
     spec = spec_asked_for(page.form, known, values, means_it(ticked, seen, values))
     return loop.submit(known.db, known.data_dir, spec, by)
+
+
+def begin_rented(page: FormPage, known: Prospects, by: str, terms: Terms, ticked: Any, seen: Any, *sent: Any) -> int:
+    """Queue the job that the form describes for rented hardware; returns its id. Raises UserError."""
+    values = page.values(sent)
+    spec = spec_asked_for(page.form, known, values, means_it(ticked, seen, values))
+    return loop.submit(known.db, known.data_dir, spec, by, terms)
 
 
 def begin_measuring(page: FormPage, known: Prospects, by: str, ticked: Any, seen: Any, sent: Sequence[Any]) -> str:

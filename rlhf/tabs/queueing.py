@@ -49,7 +49,7 @@ def parts_of(db: Database, chosen: Any, at: str) -> dict[str, Update]:
     else:
         choice = gr.update(choices=choices)
     return {
-        "queue": gr.update(value=presenting.queue_table(jobs.at_work(db), waiting, at)),
+        "queue": gr.update(value=presenting.queue_table(jobs.at_work(db), waiting, at, jobs.elsewhere(db))),
         "queue_choice": gr.update(visible=bool(waiting)),
         "queued": choice,
         "up": gr.update(interactive=place > 0),
@@ -60,7 +60,7 @@ def parts_of(db: Database, chosen: Any, at: str) -> dict[str, Update]:
 
 def order_of(db: Database) -> list[list[int]]:
     """The jobs that are at work, and those that wait, in order."""
-    return [[job.id for job in found] for found in (jobs.at_work(db), jobs.queue(db))]
+    return [[job.id for job in found] for found in (jobs.at_work(db), jobs.queue(db), jobs.elsewhere(db))]
 
 
 def place_of(waiting: Sequence[Job], chosen: Any) -> int | None:

@@ -14,7 +14,7 @@ from annotation.markup import paragraph
 from annotation.records import Annotator, UserError, now
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of
-from rlhf import curves, describing, freezing, jobs, policies, presenting, refusals
+from rlhf import curves, describing, freezing, jobs, policies, presenting, refusals, rentals
 from rlhf.jobs import Job
 from rlhf.policies import Policy
 from rlhf.specs import EvaluateSpec, TrainingSpec
@@ -28,6 +28,10 @@ POLL_SECONDS = 2
 RESUME_SENTENCE = (
     "“Resume this run” puts the same job back in the queue: it goes on from its last checkpoint with the same data and "
     "settings, to the end that it was given."
+)
+RENTED_SENTENCE = (
+    "“Resume this run” looks for the job on the Hub again, follows it, and fetches what it has made. Nothing more is "
+    "rented."
 )
 SLOWER_SENTENCE = " Because its numbers were none any more, it goes on with half the learning rate."
 HALF_SENTENCE = (
@@ -47,7 +51,7 @@ def find_job(db: Database, selected: Any) -> Job | None:
     found = jobs.with_ids(db, [int(selected)]) if str(selected).isdecimal() else []
     if found and found[0].kind in jobs.TRAINING:
         return found[0]
-    running = jobs.at_work(db)
+    running = [*jobs.at_work(db), *jobs.elsewhere(db)]
     newest = jobs.recent(db, jobs.TRAINING, 1)
     return running[0] if running else newest[0] if newest else None
 
@@ -77,6 +81,8 @@ def job_parts(db: Database, job: Job | None, made: Policy | None, at: str) -> di
 
 def resume_sentence(job: Job) -> str:
     """What the buttons that let a job go on do."""
+    if job.flavor is not None:
+        return RENTED_SENTENCE
     slower = SLOWER_SENTENCE if jobs.diverged(job) else ""
     return RESUME_SENTENCE + slower + (HALF_SENTENCE if jobs.can_be_halved(job) else "")
 
@@ -92,7 +98,7 @@ def job_card(db: Database, job: Job | None, made: Policy | None, at: str) -> str
 def job_facts(db: Database, job: Job) -> str:
     """The settings and data of a job."""
     data = freezing.snapshot_counts(db, job.spec.snapshot) if isinstance(job.spec, TrainingSpec) else {}
-    return presenting.job_facts(job, data)
+    return presenting.job_facts(job, data, rentals.found(db, job.id))
 
 
 def list_parts(db: Database, at: str) -> dict[str, Update]:
@@ -182,13 +188,16 @@ def cancel_shown(db: Database, seen: Any) -> str:
     """Cancel the job on the page: the one this session was shown, even if a newer one began since."""
     job_id = shown_job(seen)
     jobs.cancel(db, job_id)
-    return f"Job {job_id} was asked to stop; its last checkpoint stays."
+    kept = "its last checkpoint stays" if jobs.get(db, job_id).flavor is None else "the rented machine is given back"
+    return f"Job {job_id} was asked to stop; {kept}."
 
 
 def resume_shown(db: Database, seen: Any, half_batch: bool = False) -> str:
     """Put the job on the page back in the queue. Raises UserError where it can't be resumed (in that way)."""
     job_id = shown_job(seen)
     changed = jobs.resume(db, job_id, half_batch)
+    if jobs.get(db, job_id).flavor is not None:
+        return f"Job {job_id} is looked for on the Hub again."
     return f"Job {job_id} is queued again and goes on from its last checkpoint. {changed}".strip()
 
 

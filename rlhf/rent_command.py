@@ -1,0 +1,72 @@
+"""`python -m rlhf run SPEC --rent FLAVOR`: what it costs, whether that is agreed to, and following it to its end."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from annotation import hub as hubs
+from annotation.database import Database
+from annotation.records import UserError
+from rlhf import jobs, loop, rentals, renting
+from rlhf.rentals import Terms
+from rlhf.specs import Spec
+
+LOOK_SECONDS = 1.0
+
+
+def add_arguments(run: argparse.ArgumentParser) -> None:
+    """What is said about rented hardware."""
+    run.add_argument("--rent", metavar="FLAVOR", help="run it on hardware that the Hub rents out, say t4-small")
+    run.add_argument("--hours", type=float, default=1.0, help="on rented hardware: end it after so long at the latest")
+    run.add_argument("--payer", default="", metavar="NAME", help="who pays, if not the token's owner")
+    run.add_argument("--yes", action="store_true", help="agree to the price without being asked")
+
+
+def run(options: argparse.Namespace, db: Database, spec: Spec) -> int:
+    """Ask, queue the job, and follow it to its end; the exit status. Raises UserError."""
+    hub = hubs.connect(hubs.token_here())
+    hubs.check_token(hub)
+    terms = renting.offered(hub, options.rent, options.hours, options.payer)
+    if not options.yes and not agreed(terms):
+        print("Nothing was rented.")
+        return 1
+    return follow(db, options.data, loop.submit(db, options.data, spec, "the command line", terms))
+
+
+def agreed(terms: Terms) -> bool:
+    """Whether somebody says yes. Raises UserError where nobody can be asked."""
+    if not sys.stdin.isatty():
+        raise UserError(f"This would spend {terms.sentence}. Repeat it with --yes if that is right.")
+    return input(f"This spends {terms.sentence}. Go ahead? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def follow(db: Database, data_dir: Path, job_id: int) -> int:
+    """Follow a job to its end, unless a running app does; the exit status. Ctrl-C leaves it to run."""
+    hub, ended = hubs.connect(hubs.token_here()), threading.Event()
+    hubs.check_token(hub)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    print(f"job {job_id} is for rented hardware; Ctrl-C leaves it to run, `cancel {job_id}` ends it.", flush=True)
+    follower = renting.Follower(hub, data_dir, db)
+    follower.start()
+    try:
+        while jobs.get(db, job_id).status not in jobs.ENDED:
+            ended.wait(LOOK_SECONDS)
+    except KeyboardInterrupt:
+        follower.stop(renting.POLL_SECONDS)
+        rental = rentals.get(db, job_id)
+        print(f"job {job_id} goes on: {rental.url or 'it is started by whoever follows it next'}.")
+        print(f"`python -m rlhf resume {job_id}` follows it again, and a running app does.")
+        return 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    follower.stop(renting.POLL_SECONDS)
+    job = jobs.get(db, job_id)
+    print(f"job {job_id} {job.status}. {job.message}".strip())
+    if job.result is not None:
+        print(json.dumps(job.result, indent=2))
+    return 0 if job.status == "finished" else 1
