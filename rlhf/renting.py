@@ -46,7 +46,10 @@ exec python -m rlhf.rented "$place/job" --data "$place/data" --repo "$PREFLOOP_J
     --hours "$PREFLOOP_HOURS"
 """
 LABEL: Final = "prefloop"
+# Between two looks at a job: soon at first, for people who wait to see it begin.
+FIRST_POLL_SECONDS: Final = 1.0
 POLL_SECONDS: Final = 10.0
+SLOWER: Final = 1.2
 # The follower looks for jobs to follow this often.
 LOOK_SECONDS: Final = 2.0
 # How long the Hub may say that a job has ended before what it sent last can be read.
@@ -149,7 +152,7 @@ class Errand:
         self.hub, self.run, self.job, self.ended, self.poll_seconds = hub, run, job, ended, poll_seconds
         self.db, self.data_dir = run.db, run.data_dir
         self.rental = rentals.get(self.db, job.id)
-        self.warned = ""
+        self.warned, self.pause = "", min(FIRST_POLL_SECONDS, poll_seconds)
 
     def result(self) -> dict[str, Any]:
         """The job's result. Raises Left, Cancelled, or UserError where it came to nothing."""
@@ -239,7 +242,8 @@ class Errand:
             ending: dict[str, Any] | None = self.persist("Following the job", self.look)
             if ending is not None:
                 return ending
-            self.ended.wait(self.poll_seconds)
+            self.ended.wait(self.pause)
+            self.pause = min(SLOWER * self.pause, self.poll_seconds)
 
     def look(self) -> dict[str, Any] | None:
         """Record what is new; how the job ended, if it has. Raises UserError where it ended without a word."""

@@ -199,12 +199,15 @@ def make_machine(data_dir: Path, model: Path) -> Machine:
     return Machine(data_dir, db, model, load_tokenizer(model), annotator)
 
 
-def rlhf_command(*arguments: str, timeout: float = WORKER_SECONDS) -> subprocess.CompletedProcess[str]:
-    """Run `python -m rlhf` in a process of its own."""
+def rlhf_command(
+    *arguments: str, timeout: float = WORKER_SECONDS, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m rlhf` in a process of its own, with further variables."""
     return subprocess.run(
         [sys.executable, "-m", "rlhf", *arguments],
         cwd=ROOT,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -20,8 +20,8 @@ from rlhf.launching import HELD
 from rlhf.rentals import Terms
 
 EXPLANATION = (
-    "This training can run on hardware that the Hub rents out by the minute (Hugging Face Jobs), with the same spec and "
-    "data. They go there, and what it makes comes back, through a private dataset that is deleted afterwards; its "
+    "This training can run on hardware that the Hub rents out by the minute (Hugging Face Jobs), with the same spec "
+    "and data. They go there, and what it makes comes back, through a private dataset that is deleted afterwards; its "
     "progress is on the Runs page. Prefloop's token goes along as a secret of the job."
 )
 NO_TOKEN = (
@@ -83,7 +83,7 @@ def lay_out(name: str) -> Asked:
             )
             payer = gr.Textbox(
                 label="Who pays",
-                info="A person's or organisation's name on the Hub; empty for the token's owner.",
+                info="An organisation's name on the Hub, or empty for whose token it is.",
                 max_length=96,
                 min_width=160,
             )

@@ -16,9 +16,10 @@ from annotation import store
 from annotation.measuring import quality
 from annotation.records import Prompt, UserError, now
 from annotation.tabs.guard import Context
-from rlhf import jobs, loop, policies, prospects
+from rlhf import errands, jobs, loop, policies, prospects, rentals
 from rlhf.curves import short_number
 from rlhf.fields import FORMS
+from rlhf.launching import HELD
 from rlhf.policies import Policy
 from rlhf.rows import tokenise_pairs
 from rlhf.specs import DPOSpec, MeasureSpec, PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec, from_json
@@ -538,6 +539,37 @@ def test_automatic_training_that_can_not_start_says_why(machine: Machine) -> Non
     assert "At the moment none can start" in said
     assert "The parent sft-1 began with PiSSA" in said
     assert "none can start" not in opened(machine, "dpo").call("save_auto_train", False, 30, "dpo")
+
+
+def test_hardware_is_rented_only_on_terms_that_were_shown(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = opened(machine, "sft")
+    with pytest.raises(gr.Error, match="Nobody has a token for the Hub here"):
+        session.call("ask_to_rent_sft", "t4-small", 0.4, 2, "")
+    monkeypatch.setenv(HELD, "1")
+    errand = errands.ask(machine.db, errands.AskPrices(), "kim")
+    flavor = {"name": "t4-small", "label": "Nvidia T4 - small", "price_per_hour": 0.4}
+    errands.take(machine.db)
+    errands.finish(machine.db, errand, "done", "", {"flavors": [flavor]})
+    assert session.call("list_sft")["choices"] == [("Nvidia T4 - small (t4-small): $0.40 an hour", "t4-small")]
+    assert session.call("price_sft", "t4-small")[0] == 0.4
+    for wrong in (float("nan"), -1, None, "1"):
+        with pytest.raises(gr.Error, match="The price must be in dollars an hour"):
+            session.call("ask_to_rent_sft", "t4-small", wrong, 2, "")
+    question, answers, spend, agreed, _ = session.call("ask_to_rent_sft", "t4-small", 0.4, 2, "acme")
+    assert "up to $0.80: t4-small at $0.40 an hour, ended after 2 hours at the latest, paid by acme" in question
+    assert (answers["visible"], spend["value"]) == (True, "Spend up to $0.80")
+    with pytest.raises(gr.Error, match="Nothing was agreed to yet"):
+        session.call("rent_sft", None, *session.asked)
+    assert not jobs.elsewhere(machine.db)
+    cleared = session.call("rent_sft", agreed, *session.asked)
+    assert (cleared[1]["visible"], cleared[3]) == (False, None)
+    (job,) = jobs.elsewhere(machine.db)
+    assert (job.flavor, job.kind, jobs.queue(machine.db)) == ("t4-small", "sft", [])
+    rental = rentals.get(machine.db, job.id)
+    assert (rental.price_per_hour, rental.hours, rental.namespace) == (0.4, 2.0, "acme")
+    # Nothing here waits for it.
+    here = session.start()
+    assert jobs.ahead(machine.db, here) == []
 
 
 def test_annotators_are_refused_and_the_page_they_are_sent_tells_nothing(ready: Machine) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +18,13 @@ import pytest
 from annotation import hub as hubs
 from annotation.hub import Hub
 from annotation.records import UserError
-from rlhf import jobs, loop, policies, rentals, renting
+from rlhf import jobs, loop, packing, policies, rentals, rented, renting
 from rlhf.artifacts import directory_sha256
+from rlhf.launching import module
 from rlhf.rentals import Terms
 from rlhf.specs import DPOSpec
 from tests.hub_jobs import JobHub
-from tests.machine_fixtures import QUICK_DPO, Machine, wait_until
+from tests.machine_fixtures import QUICK_DPO, ROOT, Machine, rlhf_command, wait_until, write_spec
 
 TOKEN = "hf_write_ann"
 TERMS = Terms("cpu-basic", 0.02, 0.5)
@@ -127,8 +132,9 @@ def test_only_what_the_job_needs_goes_up_in_private_and_no_path_account_or_token
     assert "code/rlhf/rented.py" in files
     assert not any("tests" in name for name in files)
     everything = b"\n".join(files.values()) + json.dumps(only_job(hub).asked["command"]).encode()
-    for private in (str(judged.data_dir), str(judged.model), str(tmp_path), "password", TOKEN):
+    for private in (str(judged.data_dir), str(judged.model), str(tmp_path), TOKEN):
         assert private.encode() not in everything
+    assert not any(b"argon2" in content or b"SQLite" in content for name, content in files.items() if name in data)
     assert only_job(hub).asked["secrets"] == {"HF_TOKEN": TOKEN}
 
 
@@ -138,11 +144,11 @@ def test_who_follows_it_may_end_and_answers_may_be_lost_or_damaged_yet_nothing_i
     hub.fail("POST", "/api/jobs/ann$", "cut-after")
     hub.fail("GET", "/api/jobs/ann/.+", 503, times=2)
     job_id = rent(judged)
-    ended = threading.Event()
-    thread = in_background(hub, judged, job_id, ended)
-    wait_until("a report", lambda: rentals.get(judged.db, job_id).batches)
-    ended.set()
-    thread.join()
+    command = [*module("rlhf.keeper"), "--data", str(judged.data_dir)]
+    environment = {**os.environ, **hub.environment(TOKEN), "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment) as keeper:
+        wait_until("a report", lambda: rentals.get(judged.db, job_id).batches)
+        keeper.terminate()
     assert any("Renting the hardware is tried again" in line for line in jobs.log_tail(judged.db, job_id, 40))
     # It goes on there, whatever becomes of who follows it.
     assert jobs.get(judged.db, job_id).status == "running"
@@ -161,8 +167,9 @@ def test_who_follows_it_may_end_and_answers_may_be_lost_or_damaged_yet_nothing_i
     assert not list((judged.data_dir / "adapters").iterdir())
     # What was made there is paid for: it can be fetched again.
     hub.add_repo("dataset", name, {path: whole})
-    jobs.resume(judged.db, job_id)
-    assert follow(hub, judged, job_id).status == "finished"
+    resumed = rlhf_command("--data", str(judged.data_dir), "resume", str(job_id), **hub.environment(TOKEN))
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"job {job_id} finished." in resumed.stdout
     assert len(hub.jobs) == 1
     events = judged.db.rows("SELECT step FROM event WHERE job_id = ? AND kind = 'metric'", (job_id,))
     assert len(events) == len({event["step"] for event in events}) > 0
@@ -211,13 +218,42 @@ def test_an_end_without_a_result_says_its_last_words_and_what_was_spent(judged: 
     assert only_job(hub).id in job.message
 
 
-def test_time_that_is_over_ends_it_and_it_says_so(judged: Machine, hub: JobHub) -> None:
-    endless = replace(QUICK_DPO, epochs=100_000)
-    job = follow(hub, judged, rent(judged, endless, Terms("cpu-basic", 0.02, 30 / 3600)))
-    assert job.status == "failed"
-    assert job.message.startswith("The time that was agreed to is over.")
-    wait_until("the end there", lambda: only_job(hub).stage == "ERROR")
-    assert only_job(hub).message != "Job timeout"
+def test_time_that_is_nearly_over_ends_it_before_the_hub_does_and_it_says_so(
+    judged: Machine, hub: JobHub, tmp_path: Path
+) -> None:
+    job = jobs.get(judged.db, rent(judged, replace(QUICK_DPO, epochs=100_000)))
+    hubs.ensure_repo(api(hub), "ann/job", "dataset", private=True)
+    for name, content in packing.pack(judged.db, judged.data_dir, job).items():
+        target = tmp_path / "there" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+    nearly_over = str(time.time() - 3600 + rented.SPARE_SECONDS + 4)
+    command = [sys.executable, "-m", "rlhf.rented", str(tmp_path / "there"), "--data", str(tmp_path / "made")]
+    command += ["--repo", "ann/job", "--began", nearly_over, "--hours", "1"]
+    done = subprocess.run(command, cwd=tmp_path / "there" / "code", env={**os.environ, **hub.environment(TOKEN)})
+    assert done.returncode == 1
+    ending = json.loads(hub.file("dataset", "ann/job", "result.json"))
+    assert (ending["status"], ending["message"]) == ("lost", rented.OVER)
+    # A file that did not arrive as it was sent ends it at once.
+    (tmp_path / "there" / "job.json").write_text(json.dumps({"sha256": {"code/app.py": "0"}}))
+    assert subprocess.run(command, cwd=ROOT, env={**os.environ, **hub.environment(TOKEN)}).returncode == 1
+    ending = json.loads(hub.file("dataset", "ann/job", "result.json"))
+    assert ending["message"] == "code/app.py did not arrive as it was sent. Start the job again."
+
+
+def test_the_command_line_says_the_price_and_rents_nothing_unasked(
+    judged: Machine, hub: JobHub, tmp_path: Path
+) -> None:
+    spec = write_spec(tmp_path / "spec.json", {"kind": "dpo"})
+    ask = ("--data", str(judged.data_dir), "run", str(spec), "--rent", "t4-small", "--hours", "2")
+    asked = rlhf_command(*ask, **hub.environment(TOKEN))
+    assert asked.returncode == 2
+    assert asked.stderr.startswith("This would spend up to $0.80: t4-small at $0.40 an hour, ended after 2 hours")
+    without = rlhf_command(*ask, "--yes", **hub.environment(None))
+    assert without.returncode == 2
+    assert "no token for the Hub is set" in without.stderr
+    assert not judged.db.rows("SELECT id FROM job")
+    assert not hub.jobs
 
 
 def test_terms_that_can_not_be_meant_are_refused() -> None:
