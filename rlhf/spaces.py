@@ -205,9 +205,11 @@ VARIABLES: Final[Mapping[str, str]] = {
 
 
 def requirements(plan: Plan, text: str) -> str:
-    """The requirements of a Space: without gradio, which the front matter names, and with the torch of its hardware."""
-    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    kept = [line for line in lines if Requirement(line).name != "gradio"]
+    """The requirements of a Space: without gradio, which the front matter names, and with the torch of its hardware.
+
+    `text` is that of our requirements.txt, or what this has made of it for other hardware.
+    """
+    kept = [line for line in requirement_lines(text) if Requirement(line).name != "gradio"]
     if plan.zero_gpu:
         kept = [ZERO_TORCH if Requirement(line).name == "torch" else line for line in kept]
     elif plan.hardware.startswith("cpu-") or not plan.hardware:

@@ -154,6 +154,8 @@ def test_requirements_fit_the_hardware() -> None:
     assert torch in paid
     assert torch not in lent
     assert spaces.ZERO_TORCH in lent
+    # A Space that rents other hardware has only the requirements of its own.
+    assert spaces.requirements(replace(PLAN, hardware="t4-small"), "\n".join(free)).splitlines() == paid
     names = {Requirement(line).name for line in paid}
     assert "gradio" not in names
     wanted = {Requirement(line).name for line in spaces.requirement_lines(text)}
