@@ -1,4 +1,4 @@
-"""What the page asks of whoever holds the Hub's token: rows that are taken up one by one, and what each of them does."""
+"""What the page asks of whoever holds the Hub's token: rows that are taken up one by one, and what each does."""
 
 from __future__ import annotations
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,8 @@ from annotation.hub import connect
 from annotation.places import Damaged, DirectoryPlace, HubPlace, Manifest, Mark, place_of, read_manifest
 from annotation.records import UserError
 from annotation.safekeeping import Pending, Schedule, Standing, ago, due, sentence
-from rlhf.launching import LAUNCHER, PLACE, wanted, web_environment
+from rlhf.launching import HELD, LAUNCHER, PLACE, holds_token, wanted, web_environment
+from tests.machine_fixtures import ROOT
 
 SCHEDULE = Schedule(every=300, after=10, apart=60)
 NOON = "2026-11-01T12:00:00.000000+00:00"
@@ -169,7 +173,8 @@ def test_a_stored_token_is_found_where_the_client_finds_it_and_hidden_from_the_w
     assert not holds_token(told)
     stored.write_text("hf_stored\n", "utf-8")
     assert holds_token(told)
-    for environment, found in ((told, "hf_stored"), (web_environment(told), "None")):
+    looks = ((told, "hf_stored"), (web_environment(told), "None"))
+    for environment, found in looks if variable == "HOME" else looks[:1]:
         done = subprocess.run(look, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == found
 
