@@ -167,7 +167,7 @@ def test_judgements_are_pushed_with_pseudonyms_or_names(
 
 def test_the_token_and_the_prices(db: Database, hub: SpaceHub, with_token: None) -> None:
     hub.organisations = {"ann": {"lab": "admin"}}
-    assert done(db, CheckToken()).message == "The token is ann's and may write: to ann/… and lab/…."
+    assert done(db, CheckToken()).message == "The token is ann's. It may write to repositories of ann and lab."
     assert errands.prices(db) == []
     assert done(db, AskPrices()).result["flavors"][1]["accelerator"] == "1 × T4, 16 GB"
     hub.fail("GET", "/api/jobs/hardware", 500)

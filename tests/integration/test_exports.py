@@ -24,7 +24,7 @@ import app
 from annotation import access, claims, store
 from annotation.database import Database, open_database
 from annotation.outgoing import export_command, export_files, writing
-from annotation.outgoing.formats import CONTAINERS, FORMATS, Filters, Request, original
+from annotation.outgoing.formats import CONTAINERS, FORMATS, LICENCES, Filters, Request, original
 from annotation.records import Prompt, UserError, now
 from annotation.tabs import exporting as tab
 from annotation.tabs.guard import Context
