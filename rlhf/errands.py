@@ -369,9 +369,9 @@ def perform(hub: Hub, db: Database, data_dir: Path, errand: Errand) -> Done:
 def check_token(hub: Hub) -> Done:
     """Whose token it is. Raises UserError where it may only read."""
     who = hubs.check_token(hub)
-    rights = "may write where its settings on the Hub say so" if who.role == "fineGrained" else "may write"
-    places = " and ".join(f"{name}/…" for name in (who.name, *who.organisations))
-    return Done(f"The token is {who.name}'s and {rights}: to {places}.", asdict(who))
+    where = "where its settings on the Hub say so, at most to" if who.role == "fineGrained" else "to"
+    owners = " and ".join((who.name, *who.organisations))
+    return Done(f"The token is {who.name}'s. It may write {where} repositories of {owners}.", asdict(who))
 
 
 def ask_prices(hub: Hub) -> Done:

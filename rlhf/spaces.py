@@ -257,8 +257,9 @@ def check_plan(plan: Plan) -> Iterator[Finding]:
     if not plan.copies:
         yield Finding(
             "warning",
-            "No safe copies: a Space's disk is empty after each restart, and all judgements with it. Give --copies "
-            f"{plan.repo}-copies (a private dataset, made by itself) or the directory of a mounted bucket.",
+            "No safe copies: a Space's disk is empty after each restart, and all judgements with it. Name a "
+            f"place for them (--copies): {plan.repo}-copies (a private dataset, made by itself) or the directory of a "
+            "mounted bucket.",
         )
     elif plan.copies == plan.repo:
         yield Finding("error", "The safe copies can't have the Space's own name. Choose another.")

@@ -31,8 +31,8 @@ from rlhf.pulling import WEIGHTS
 POLL_SECONDS = 1
 SHOWN_ERRANDS = 10
 NO_TOKEN = (
-    "Nobody has a token for the Hub here. Set HF_TOKEN to one that may write, or run `hf auth login`, then start "
-    "Prefloop again. On the command line `python -m rlhf publish`, `pull`, `push-data` and `space` do the same as "
+    "Nobody has a token for the Hub here: set HF_TOKEN to one that may write, or run “hf auth login”, then start "
+    "Prefloop again. On the command line “python -m rlhf publish”, “pull”, “push-data” and “space” do the same as "
     "this tab."
 )
 EXPLANATION = (
@@ -41,10 +41,10 @@ EXPLANATION = (
 )
 PULL_NOTE = (
     "An adapter, a reward model or whole weights that fit this data directory's base become a candidate; safetensors "
-    "only, no code. Another base model needs a data directory of its own: `python -m rlhf pull OWNER/NAME --base "
-    "--data DIR` on the command line."
+    "only, no code. Another base model needs a data directory of its own: “python -m rlhf pull OWNER/NAME --base "
+    "--data DIR” on the command line."
 )
-PUSH_NOTE = "All judgements of a format. The command line also takes filters: `python -m rlhf push-data --help`."
+PUSH_NOTE = "All judgements of a format. The command line also takes filters: “python -m rlhf push-data --help”."
 SPACE_NOTE = (
     "Empty fields are as the Space has them, else the defaults: the owner is admin, everybody may judge, no safe "
     "copies. A check uploads nothing."
@@ -72,7 +72,7 @@ FORMS: Mapping[str, tuple[str, ...]] = {
     "space": ("check-space", "make-space"),
 }
 FORMAT_CHOICES = [(entry.title, name) for name, entry in FORMATS.items() if name not in ONE_FILE]
-literal = partial(html_box, presenting.STYLE)
+literal = partial(html_box, presenting.STYLE + "p { overflow-wrap: anywhere; }")
 Update = dict[str, Any]
 Seen = dict[str, Any]
 
@@ -193,9 +193,9 @@ def space_to_make(db: Database, asked: CheckSpace, agreed: Any) -> MakeSpace:
 
 def space_of(*values: Any) -> CheckSpace:
     """The form's Space."""
-    repo, hardware, admins, annotators, copies, public = values
-    texts = [text_in(value).strip() for value in (repo, hardware, admins, annotators, copies)]
-    return CheckSpace(*texts, public=public is True)
+    *texts, public = values
+    repo, hardware, admins, annotators, copies = (text_in(text).strip() for text in texts)
+    return CheckSpace(repo, hardware, admins, annotators, copies, public is True)
 
 
 # ------------------------------------------------------------------------------------------------------------ the view
@@ -289,7 +289,7 @@ def lay_out_publish(parts: dict[str, Any], forms: dict[str, Sequence[Any]], butt
         )  # fmt: skip
         repo = address("Repository", "hub-publish-repo")
         licence = licence_choice()
-    private = gr.Checkbox(True, label="Private", info="Who may see one that is there is never changed.")
+    private = gr.Checkbox(True, label="Private", info="Of a repository that is there already this is never changed.")
     buttons["publish"] = button("Publish", "hub-publish-go", "primary")
     parts["said publish"] = literal()
     forms["publish"] = [parts["revision"], repo, private, licence]
@@ -316,7 +316,7 @@ def lay_out_push(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons
     with gr.Row():
         repo = address("Repository", "hub-push-repo")
         licence = licence_choice()
-    private = gr.Checkbox(True, label="Private", info="Who may see one that is there is never changed.")
+    private = gr.Checkbox(True, label="Private", info="Of a repository that is there already this is never changed.")
     names = gr.Checkbox(label="Name the annotators (otherwise each has a pseudonym)")
     buttons["push"] = button("Push the data", "hub-push-go", "primary")
     parts["said push"] = literal()

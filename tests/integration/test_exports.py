@@ -24,7 +24,7 @@ import app
 from annotation import access, claims, store
 from annotation.database import Database, open_database
 from annotation.outgoing import export_command, export_files, writing
-from annotation.outgoing.formats import CONTAINERS, FORMATS, Filters, Request, original
+from annotation.outgoing.formats import CONTAINERS, FORMATS, LICENCES, Filters, Request, original
 from annotation.records import Prompt, UserError, now
 from annotation.tabs import exporting as tab
 from annotation.tabs.guard import Context
@@ -491,6 +491,16 @@ class Page:
     def finished(self) -> list[Any]:
         """What the page shows once nothing is being written any more."""
         return wait_until("the export", lambda: (s := self.call("export-follow")) and not s[3].active and s)
+
+
+def test_the_licence_that_is_chosen_or_typed_goes_into_the_command(context: Context) -> None:
+    page = Page(context)
+    for licence in (*LICENCES, "gpl-3.0"):
+        assert f"--licence={licence} " in page.count(licence=licence)[1]
+    said, command, interactive = page.count(licence="My own!")
+    assert "is no licence as the Hub names them" in said
+    assert (command, interactive) == ("", False)
+    assert "--licence" not in page.count(licence="")[1]
 
 
 def test_the_page_counts_writes_offers_and_deletes(context: Context, tmp_path: Path) -> None:
