@@ -11,6 +11,8 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +277,26 @@ def test_paths_of_this_machine_and_tokens_stay_here(files: dict[str, bytes], sen
         publishing.refuse_private(files, (Path("/srv/data"),), "hf_write_ann")
 
 
+@pytest.mark.parametrize(
+    ("host", "text", "refused"),
+    [
+        ("kitchen-pc", "made on Kitchen-PC.", True),
+        ("kitchen-pc", "made on kitchen-pc.home.arpa", True),
+        ("kitchen-pc", "my-kitchen-pc and kitchen-pcs", False),
+        ("model", "a model", False),
+        ("localhost", "http://localhost", False),
+        ("prefloop", "trained with Prefloop", False),
+    ],
+)
+def test_the_name_of_this_machine_stays_here(
+    monkeypatch: pytest.MonkeyPatch, host: str, text: str, refused: bool
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: host)
+    expected = pytest.raises(UserError, match=r"README\.md names this machine") if refused else nullcontext()
+    with expected:
+        publishing.refuse_private({"README.md": text.encode()}, (Path("/srv/data"),), "")
+
+
 def test_the_notes_in_weights_are_looked_at_too(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(safetensors({"a": (2, 2)}, {"made_in": "/srv/data/x"}))
@@ -443,12 +465,16 @@ def test_a_base_from_the_hub_stays_at_its_commit_and_its_adapters_say_so(
     """A whole way round: base and adapter to the Hub, into another directory, and from there to the Hub again."""
     model, other = kitchen.model, tmp_path / "other"
     files = {path.name: path.read_bytes() for path in model.iterdir() if path.is_file()}
-    sha = hub.add_repo("model", f"ann/{model.name}", files)
+    beside = {"onnx/config.json": b"{}", "original/model.safetensors": b"gigabytes"}
+    sha = hub.add_repo("model", f"ann/{model.name}", {**files, **beside})
     publish(hub, kitchen)
     there = ("--data", str(other))
     done = command(hub, "hf_read_ann", "rlhf", *there, "pull", f"ann/{model.name}@main", "--base")
     assert done.returncode == 0, done.stderr
     assert f"--model ann/{model.name}@{sha}" in done.stdout
+    fetched = [path for method, path, _ in hub.requests if method == "GET" and "/resolve/" in path]
+    assert any(path.endswith("/model.safetensors") for path in fetched)
+    assert [path for path in fetched if path.endswith(tuple(beside))] == []
     hub.add_repo("model", f"ann/{model.name}", {"config.json": b"{}"})
     done = command(hub, "hf_read_ann", "rlhf", *there, "pull", REPO)
     assert done.returncode == 0, done.stderr
@@ -483,7 +509,17 @@ with torch.no_grad():
 
 
 # ---------------------------------------------------------------------------------------------------------------- data
-def test_judgements_go_up_as_a_private_dataset_of_pseudonyms(hub: HubServer, kitchen: Machine) -> None:
+class Tomorrow(datetime):
+    """A clock that is a day ahead."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Any:
+        return datetime.now(tz) + timedelta(days=1)
+
+
+def test_judgements_go_up_as_a_private_dataset_of_pseudonyms(
+    hub: HubServer, kitchen: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     request = Request("preference", licence="cc-by-4.0")
     done = publishing.push_data(client(hub), kitchen.db, request, "ann/data")
     repo = hub.repos["dataset", "ann/data"]
@@ -498,8 +534,10 @@ def test_judgements_go_up_as_a_private_dataset_of_pseudonyms(hub: HubServer, kit
     assert len(rows) == 4
     assert {name for row in rows for name in row["annotators"]}.isdisjoint({"ann", "bob"})
     commits = len(repo.commits)
-    publishing.push_data(client(hub), kitchen.db, request, "ann/data")
-    assert len(repo.commits) == commits, "the same data, the same day"
+    with monkeypatch.context() as later:
+        later.setattr("annotation.records.datetime", Tomorrow)
+        publishing.push_data(client(hub), kitchen.db, request, "ann/data")
+    assert len(repo.commits) == commits, "the same data, a day later"
     of_ann = Request("preference", filters=Filters(annotators=("ann",)))
     publishing.push_data(client(hub), kitchen.db, of_ann, "ann/data")
     assert set(hub.files("dataset", "ann/data")) == {"README.md", "data/train-00000-of-00001.parquet"}
