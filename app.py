@@ -89,7 +89,8 @@ class Settings:
 def read_settings(arguments: Sequence[str] | None = None) -> Settings:
     """Settings from flags, else from the environment, else the defaults, which on a Space are those it needs.
 
-    There GRADIO_SERVER_NAME and GRADIO_SERVER_PORT hold too, where none of ours are set. Raises UserError for variables of a Space that mean nothing.
+    There GRADIO_SERVER_NAME and GRADIO_SERVER_PORT hold too, where none of ours are set. Raises UserError for variables
+    of a Space that mean nothing.
     """
     here = Space.from_environment(os.environ)
     usual = Settings() if here is None else Settings(host="0.0.0.0", model=SPACE_MODEL, open_browser=False)

@@ -194,7 +194,8 @@ def restore_version(
 ) -> list[str]:
     """Download a copy, check all of it, and only then put it in place of what is here, which is moved aside.
 
-    Returns the models whose files did not come along. Raises Damaged for a copy that is not whole, UserError where the disk is full or a newer Prefloop made it.
+    Returns the models whose files did not come along. Raises Damaged for a copy that is not whole, UserError where the
+    disk is full or a newer Prefloop made it.
     """
     with explained_disk(data_dir, manifest):
         check_space(data_dir, manifest)
@@ -272,10 +273,7 @@ def bring_up_to_date(
     db = open_database(stage)
     try:
         with db.transaction() as connection:
-            known = db.rows(
-                "SELECT id, revision, path FROM model WHERE path IS NOT NULL AND deleted IS NULL ORDER BY id"
-            )
-            for row in known:
+            for row in db.rows("SELECT id, revision, path FROM model WHERE path IS NOT NULL AND deleted IS NULL"):
                 if not (stage / row["path"]).is_dir() and not (data_dir / row["path"]).is_dir():
                     gone.append(row["revision"])
                     connection.execute("UPDATE model SET deleted = ? WHERE id = ?", (now(), row["id"]))
