@@ -90,12 +90,15 @@ class Settings:
 def read_settings(arguments: Sequence[str] | None = None) -> Settings:
     """Settings from flags, else from the environment, else the defaults, which on a Space are those it needs.
 
-    Raises UserError for variables of a Space that mean nothing.
+    There GRADIO_SERVER_NAME and GRADIO_SERVER_PORT hold too, where none of ours are set. Raises UserError for variables
+    of a Space that mean nothing.
     """
     here = Space.from_environment(os.environ)
     usual = Settings() if here is None else Settings(host="0.0.0.0", model=SPACE_MODEL, open_browser=False)
     parser = argparse.ArgumentParser(prog="python app.py", description=__doc__)
     environment = os.environ.get
+    gradio = environment if here is not None else {}.get
+    host, port = gradio("GRADIO_SERVER_NAME") or usual.host, gradio("GRADIO_SERVER_PORT") or str(usual.port)
     parser.add_argument(
         "--data",
         type=Path,
@@ -103,10 +106,8 @@ def read_settings(arguments: Sequence[str] | None = None) -> Settings:
         default=Path(environment("PREFLOOP_DATA", Settings.data_dir)),
         help="data directory (default: %(default)s)",
     )
-    parser.add_argument("--host", default=environment("PREFLOOP_HOST", usual.host), help="(default: %(default)s)")
-    parser.add_argument(
-        "--port", type=int, default=environment("PREFLOOP_PORT", str(Settings.port)), help="(default: %(default)s)"
-    )
+    parser.add_argument("--host", default=environment("PREFLOOP_HOST", host), help="(default: %(default)s)")
+    parser.add_argument("--port", type=int, default=environment("PREFLOOP_PORT", port), help="(default: %(default)s)")
     parser.add_argument(
         "--model",
         metavar="NAME_OR_DIR",

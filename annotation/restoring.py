@@ -29,6 +29,9 @@ FOLDER: Final = ".restore-"
 PARTS: Final = ("-wal", "-shm", "")
 # Of runs by the database that is here; another one's runs may have the same numbers.
 CHECKPOINTS: Final = "checkpoints"
+LEFT_OUT: Final = (
+    "The copy is without the files of {}: these count as deleted, and can be neither promoted nor trained from."
+)
 LOCK: Final = "prefloop.open.lock"
 # A program that has just been told to end may still have the database open.
 LOCK_SECONDS: Final = 1.5
@@ -171,12 +174,13 @@ def restore(
                     return Begun(" ".join([said, *skipped]))
                 refuse_fork(place, data_dir, local, version, manifest)
                 local.close()  # its file is about to be moved
-            restore_version(place, version, manifest, data_dir, head, choice)
+            gone = restore_version(place, version, manifest, data_dir, head, choice)
         except Damaged as error:
             skipped.append(str(error))
             continue
         said = f"Restored {manifest.judgements} judgements from {place.name} as of {manifest.created[:16]} UTC."
-        return Begun(" ".join([said, *skipped]), manifest)
+        left = [] if not gone else [LEFT_OUT.format(", ".join(gone))]
+        return Begun(" ".join([said, *left, *skipped]), manifest)
     reasons = " ".join(skipped) or f"{place.name} has no copy '{', '.join(versions)}'."
     raise UserError(
         f"No safe copy could be restored. {reasons} Nothing was changed. `python -m annotation copies list` shows what "
@@ -187,10 +191,11 @@ def restore(
 
 def restore_version(
     place: Place, version: str, manifest: Manifest, data_dir: Path, head: str, choice: str = ""
-) -> None:
+) -> list[str]:
     """Download a copy, check all of it, and only then put it in place of what is here, which is moved aside.
 
-    Raises Damaged for a copy that is not whole, UserError where the disk is full or a newer Prefloop made it.
+    Returns the models whose files did not come along. Raises Damaged for a copy that is not whole, UserError where the
+    disk is full or a newer Prefloop made it.
     """
     with explained_disk(data_dir, manifest):
         check_space(data_dir, manifest)
@@ -205,7 +210,7 @@ def restore_version(
         found = damage(stage / FILE_NAME) if FILE_NAME in manifest.files else "it is missing"
         if found:
             raise Damaged(f"The copy {version} in {place.name} is damaged: in {FILE_NAME}, {found}.")
-        bring_up_to_date(stage, data_dir, place, head, manifest, choice or manifest.choice)
+        gone = bring_up_to_date(stage, data_dir, place, head, manifest, choice or manifest.choice)
         for path in manifest.files:
             with (stage / path).open("rb") as handle:
                 os.fsync(handle.fileno())
@@ -215,6 +220,7 @@ def restore_version(
         for unit in [*units, FILE_NAME]:
             (data_dir / unit).parent.mkdir(parents=True, exist_ok=True)
             (stage / unit).replace(data_dir / unit)
+    return gone
 
 
 def units_of(manifest: Manifest) -> list[str]:
@@ -256,13 +262,20 @@ def explained_disk(data_dir: Path, manifest: Manifest) -> Iterator[None]:
         raise
 
 
-def bring_up_to_date(stage: Path, data_dir: Path, place: Place, head: str, manifest: Manifest, choice: str) -> None:
-    """Migrate a restored database before it is used, and record in it what it is and which files did not come along."""
+def bring_up_to_date(
+    stage: Path, data_dir: Path, place: Place, head: str, manifest: Manifest, choice: str
+) -> list[str]:
+    """Migrate a restored database before it is used, and record in it what it is and which files did not come along.
+
+    Returns the models that these are of, which are marked as deleted.
+    """
+    gone = []
     db = open_database(stage)
     try:
         with db.transaction() as connection:
-            for row in db.rows("SELECT id, path FROM model WHERE path IS NOT NULL AND deleted IS NULL"):
+            for row in db.rows("SELECT id, revision, path FROM model WHERE path IS NOT NULL AND deleted IS NULL"):
                 if not (stage / row["path"]).is_dir() and not (data_dir / row["path"]).is_dir():
+                    gone.append(row["revision"])
                     connection.execute("UPDATE model SET deleted = ? WHERE id = ?", (now(), row["id"]))
             store.set_setting(db, safekeeping.CHOICE, choice)
             safekeeping.begin_from(db, place.name, head, manifest, safekeeping.RESTORED)
@@ -270,6 +283,7 @@ def bring_up_to_date(stage: Path, data_dir: Path, place: Place, head: str, manif
         db.close()
     for part in PARTS[:-1]:
         (stage / f"{FILE_NAME}{part}").unlink(missing_ok=True)  # closing has emptied them
+    return gone
 
 
 def move_aside(data_dir: Path, units: Iterable[str] = ()) -> None:

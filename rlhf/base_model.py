@@ -65,7 +65,7 @@ def locate(data_dir: Path, model: str) -> BaseModel:
 
 
 def download(name: str) -> Path:
-    """A model's files from the Hub, safetensors only; NAME@REVISION stays at that revision.
+    """A model's files from the Hub, safetensors only, none in directories; NAME@REVISION stays at that revision.
 
     Raises UserError if there is no such model or no way to it.
     """
@@ -76,7 +76,13 @@ def download(name: str) -> Path:
     patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
     try:
         with hub.explained(f"Fetching {repo}"):
-            return Path(snapshot_download(repo, revision=revision or None, allow_patterns=patterns))
+            found = snapshot_download(
+                repo,
+                revision=revision or None,
+                allow_patterns=patterns,
+                ignore_patterns="*/*",  # in directories lie other forms of the same weights; to a pattern / is a letter
+            )
+            return Path(found)
     except UserError as error:
         raise UserError(
             f"There is no model '{name}': it is no directory here, and the Hub did not give it. {error} "

@@ -349,12 +349,12 @@ def command_text(spec: Spec, data_dir: Path) -> str:
 def accept_label(accuracy: float | None) -> str:
     """What a person confirms before PPO with a reward model that is not known to be good; it names the number."""
     if accuracy is None:
-        return "Run it although the reward model was never checked on held-out comparisons"
+        return "Run it although the reward model was never checked on held-out comparisons here"
     return f"Run it although the reward model is right on only {100 * accuracy:.1f}% of held-out comparisons"
 
 
 def reward_intro(revision: str, result: Mapping[str, Any] | None) -> str:
     """What is known of a chosen reward model, where it has no health card."""
     if result is None:
-        return notice(f"{revision} has no finished training, so nothing is known of how good it is.")
+        return notice(f"{revision} has no finished training here, so nothing is known of how good it is.")
     return notice(f"{revision} was not checked on held-out comparisons when it was trained.")

@@ -298,7 +298,8 @@ def words_of(db: Database, policy: Policy) -> str:
     if policy.form == "base":
         return f"base · {policy.base}"
     made = refusals.trained_as(db, policy)
-    how = "merged" if made is None else fields.WORDS["method"][made.method]
+    others = "merged" if policy.source is None else "from the Hub"
+    how = others if made is None else fields.WORDS["method"][made.method]
     accuracy = refusals.accuracy_of(db, policy) if policy.kind == "reward" else None
     good = "" if accuracy is None else f" · right on {accuracy:.0%}"
     state = f" · {policy.status}" if policy.kind == "policy" else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import socket
 import struct
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -42,6 +43,7 @@ CARD: Final = "README.md"
 # The tag by which the cards of what comes from here can be told.
 PROGRAM: Final = "prefloop"
 SHA256_DIGITS: Final = 64
+SHORTEST_HOST: Final = 6
 Files = dict[str, Path | bytes]
 
 
@@ -258,17 +260,31 @@ def ancestors(db: Database, policy: Policy) -> list[list[str]]:
 
 # ------------------------------------------------------------------------------------------------------------- checks
 def refuse_private(files: Mapping[str, Path | bytes], places: tuple[Path, ...], token: str) -> None:
-    """Raises UserError where a file says where something lies on this machine, or holds what looks like a token."""
+    """Raises UserError where a file names this machine or a place on it, or holds what looks like a token."""
     own = {str(place.absolute()) for place in (*places, Path.home()) if place.is_absolute() or place.exists()}
     texts = {*own, *(str(Path(place).resolve()) for place in own)} - {"/"}
     paths = re.compile("|".join(rf"(?<![\w.-]){re.escape(text)}(?![\w.-])" for text in sorted(texts)))
+    host = host_name()
     for name, content in files.items():
         text = readable_part(content)
+        if host is not None and (found := host.search(text)) is not None:
+            raise UserError(
+                f"{name} names this machine ({found[0]}). Nothing was published. Take the name out; where the word "
+                "means something else, publish from a machine of another name."
+            )
         found = paths.search(text)
         if found is not None:
             raise UserError(f"{name} says where something lies on this machine ({found[0]}). Nothing was published.")
         if hubs.TOKEN.search(text) or (token and token in text):
             raise UserError(f"{name} holds what looks like a token for the Hub. Remove it; nothing was published.")
+
+
+def host_name() -> re.Pattern[str] | None:
+    """Finds this machine's name as a word; None where it is so short or common a word that it may mean anything."""
+    name = socket.gethostname()
+    if len(name) < SHORTEST_HOST or name in ("localhost", PROGRAM):
+        return None
+    return re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", re.IGNORECASE)
 
 
 def readable_part(content: Path | bytes) -> str:

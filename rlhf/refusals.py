@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from annotation.database import Database
 from annotation.records import UserError
 from rlhf import base_model, estimates, jobs, judges, policies
 from rlhf.policies import Policy
-from rlhf.specs import METHODS, DPOSpec, MeasureSpec, PPOSpec, Spec, TrainingSpec, from_json, impossible
+from rlhf.specs import ATTENTION, METHODS, DPOSpec, MeasureSpec, PPOSpec, Spec, TrainingSpec, from_json, impossible
 
 # PPO against a reward model that is right less often than this on held-out comparisons needs a person's word.
 REWARD_THRESHOLD = 0.6
@@ -151,31 +152,122 @@ def trained_as(db: Database, policy: Policy) -> TrainingSpec | None:
 
 
 def shape_of(db: Database, policy: Policy) -> dict[str, Any]:
-    """The settings that a job has to share with the training that made its parent's adapter; none for whole weights."""
+    """The settings that a job has to share with what made its parent's adapter; none for whole weights.
+
+    Those of one that was not trained here are in its configuration. Raises UserError where that can't be read.
+    """
     made = trained_as(db, policy)
-    return {} if made is None else {name: getattr(made, name) for name in SHAPE.get(policy.form, ())}
+    if made is not None:
+        return {name: getattr(made, name) for name in SHAPE.get(policy.form, ())}
+    if policy.form not in SHAPE:
+        return {}
+    config = configuration(db, policy)
+    if policy.form == "prompt":
+        return {"method": "prompt", "virtual_tokens": config.get("num_virtual_tokens")}
+    return {
+        "method": "qlora" if policy.weights == "nf4" else "lora",
+        "lora_r": config.get("r", PEFT_DEFAULT),
+        "lora_alpha": config.get("lora_alpha", PEFT_DEFAULT),
+        **targets_of(db, policy, config.get("target_modules")),
+        "dora": bool(config.get("use_dora")),
+        "rslora": bool(config.get("use_rslora")),
+        "lora_init": "default",
+    }
+
+
+# Rank and alpha of an adapter whose configuration says nothing of them.
+PEFT_DEFAULT = 8
+
+
+def configuration(db: Database, policy: Policy) -> dict[str, Any]:
+    """What PEFT has written of an adapter. Raises UserError where it can't be read."""
+    path = db.path.parent / str(policy.path) / "adapter_config.json"
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read ({error}). Restore it, or choose another parent.") from error
+    return dict(found)
+
+
+def targets_of(db: Database, policy: Policy, modules: Any) -> dict[str, str]:
+    """The layers that have an adapter, as a spec names them; PEFT may have written each one out."""
+    names, linear = set(modules) if isinstance(modules, list) else {str(modules)}, linear_layers(db, policy)
+
+    def covered(ends: Iterable[str]) -> set[str]:
+        return {layer for layer in linear if any(estimates.ends(layer, end) for end in ends)}
+
+    if names == {"all-linear"} or (linear and covered(names) == linear):
+        return {"lora_targets": "all-linear", "lora_layers": ""}
+    if names == {*ATTENTION} or (linear and covered(names) == covered(ATTENTION)):
+        return {"lora_targets": "attention", "lora_layers": ""}
+    short = {name.rpartition(".")[2] for name in names}
+    names = short if linear and covered(names) == covered(short) else names
+    return {"lora_targets": "named", "lora_layers": ", ".join(sorted(names))}
+
+
+def linear_layers(db: Database, policy: Policy) -> set[str]:
+    """The linear layers of the weights that a policy lies on; none where these are not known."""
+    directory = ground_directory(db, policy)
+    try:
+        return set() if directory is None else {*estimates.read_shapes(directory).linear}
+    except UserError:
+        return set()
+
+
+# What an adapter may have that no job here could give it: it would be left out, or mean something else, in going on.
+BEYOND: tuple[str, ...] = (
+    *("rank_pattern", "alpha_pattern", "layers_to_transform", "layer_replication", "exclude_modules", "lora_bias"),
+    *("target_parameters", "trainable_token_indices", "alora_invocation_tokens", "arrow_config"),
+)
+
+
+def beyond(db: Database, policy: Policy) -> list[str]:
+    """The settings of a LoRA adapter that was not trained here with which no job could go on."""
+    if policy.form != "lora":
+        return []
+    config = configuration(db, policy)
+    found = [name for name in BEYOND if config.get(name)]
+    if config.get("bias", "none") != "none":
+        found.append("bias")
+    if config.get("modules_to_save") and policy.kind == "policy":
+        found.append("modules_to_save")
+    if not isinstance(config.get("target_modules"), list) and config.get("target_modules") != "all-linear":
+        found.append("target_modules")  # a pattern, where a spec takes names
+    return found
 
 
 def shape_trouble(db: Database, spec: TrainingSpec, parent: Policy) -> list[str]:
     """Why the parent's adapter can't be continued: its weights would not fit, or would mean another policy."""
-    made = trained_as(db, parent)
-    if made is None:
-        return []
-    if spec.method != made.method and {spec.method, made.method} != {"lora", "qlora"}:
+    made, shape = trained_as(db, parent), shape_of(db, parent)
+    if spec.method != shape["method"] and {spec.method, shape["method"]} != {"lora", "qlora"}:
+        what = "was trained with" if made is not None else "is an adapter of the kind"
         return [
-            f"The parent {parent.revision} was trained with {made.method} and can't be continued with {spec.method}: "
+            f"The parent {parent.revision} {what} {shape['method']} and can't be continued with {spec.method}: "
             f"{instead(db, spec, parent)}."
         ]
-    if made.lora_init == "pissa":
+    if made is not None and made.lora_init == "pissa":
         return [
             f"The parent {parent.revision} began with PiSSA, and was stored as an adapter of twice the rank: "
             f"{instead(db, spec, parent)}."
         ]
-    differing = {name: value for name, value in shape_of(db, parent).items() if value != getattr(spec, name)}
+    unknown = beyond(db, parent) if made is None else []
+    if unknown:
+        return [
+            f"The parent {parent.revision} has settings that training here has not ({', '.join(unknown)}), so it can't "
+            f"be continued: {instead(db, spec, parent)}."
+        ]
+    differing = {name: value for name, value in shape.items() if not same_setting(name, value, spec)}
     if not differing:
         return []
     has = " and ".join(f"{name} {value}" for name, value in differing.items())
     return [f"The parent {parent.revision} has {has}. Use the same to continue it, or start from the base."]
+
+
+def same_setting(name: str, value: Any, spec: TrainingSpec) -> bool:
+    """Whether a spec has a setting of its parent's shape; the order of layers' names makes no difference."""
+    if name == "lora_layers":
+        return sorted(value.replace(" ", "").split(",")) == sorted(spec.lora_layers.replace(" ", "").split(","))
+    return bool(value == getattr(spec, name))
 
 
 def reward_trouble(db: Database, spec: PPOSpec, parent: Policy) -> list[str]:
@@ -202,11 +294,7 @@ def reward_trouble(db: Database, spec: PPOSpec, parent: Policy) -> list[str]:
     if accuracy is None:
         if spec.accepted_accuracy:
             return []
-        return [
-            f"Too few held-out comparisons tell how often the reward model {reward.revision} is right, and PPO mostly "
-            "learns the mistakes of one that is seldom right. Collect more judgements, or confirm that you accept it "
-            "(any accepted_accuracy, say 0.01)."
-        ]
+        return [unmeasured(reward)]
     accepted = spec.accepted_accuracy > 0 and abs(spec.accepted_accuracy - accuracy) < 0.005
     if accuracy >= REWARD_THRESHOLD or accepted:
         return []
@@ -215,6 +303,21 @@ def reward_trouble(db: Database, spec: PPOSpec, parent: Policy) -> list[str]:
         f"{REWARD_THRESHOLD:.0%} PPO mostly learns its mistakes. Collect more judgements, or confirm that you accept "
         f"it (accepted_accuracy {max(round(accuracy, 3), 0.001)})."
     ]
+
+
+def unmeasured(reward: Policy) -> str:
+    """That it is not known here how often a reward model is right, and what to do about that."""
+    learns = "PPO mostly learns the mistakes of one that is seldom right"
+    if reward.source:
+        return (
+            f"The reward model {reward.revision} comes from {reward.source}, and how often it is right was not "
+            f"measured here: {learns}. Read on its card how often it was right on held-out comparisons; if that is "
+            "enough, confirm it (tick “Run it although …”, or give that share as accepted_accuracy, say 0.7)."
+        )
+    return (
+        f"Too few held-out comparisons tell how often the reward model {reward.revision} is right, and {learns}. "
+        "Collect more judgements, or confirm that you accept it (any accepted_accuracy, say 0.01)."
+    )
 
 
 def accuracy_of(db: Database, reward: Policy) -> float | None:

@@ -120,7 +120,6 @@ class Provenance:
     """All versions, with version, text and created."""
     imports: Sequence[Mapping[str, Any]] = ()
     """What was imported, with name, format and created."""
-    created: str = ""
 
 
 def front_matter(request: Request, figures: Figures, files: Mapping[str, str]) -> str:
@@ -339,7 +338,7 @@ def columns_table(request: Request) -> str:
 def origin(request: Request, figures: Figures, provenance: Provenance) -> str:
     """Base model, policies, sampling, dates, settings and filters."""
     lines = [
-        f"- Judged from {figures.first_day} to {figures.last_day} (UTC); exported {provenance.created[:10]}.",
+        f"- Judged from {figures.first_day} to {figures.last_day} (UTC).",
         f"- Annotators are {'named' if request.names else 'pseudonyms'}.",
         f"- Filters: {filters_text(request.filters)}.",
         f"- Project: {project_text(provenance.project)}.",

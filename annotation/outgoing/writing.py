@@ -39,7 +39,7 @@ from annotation.outgoing.formats import (
     pseudonyms,
     settle,
 )
-from annotation.records import UserError, now
+from annotation.records import UserError
 
 ROW_GROUP: Final = 1_000
 REPORT_SECONDS: Final = 0.5
@@ -316,7 +316,6 @@ def provenance(db: Database) -> Provenance:
         store.sampling_counts(db),
         [asdict(entry) for entry in store.guidelines_versions(db)],
         store.imports(db),
-        now(),
     )
 
 

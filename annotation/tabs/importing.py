@@ -204,7 +204,7 @@ def build_form() -> dict[str, Any]:
         form["prompts"] = gr.Radio(SPLIT_CHOICES, value="train", label="New prompts are", min_width=320)
         form["share"] = gr.Number(
             5, label="Held-out share in percent", info="Decided by each prompt's text: always the same ones.",
-            minimum=0, maximum=100, visible=False, min_width=240,
+            visible=False, min_width=240,
         )  # fmt: skip
         form["rows"] = gr.Textbox(
             label="Rows", info="Empty: all. A range as 1-100000.", max_length=40, min_width=200, elem_id="import-rows"

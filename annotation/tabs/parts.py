@@ -39,6 +39,14 @@ def text_in(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
+def whole_number(label: str, value: int | None = None, **options: Any) -> gr.Number:
+    """A field for a whole number, which its handler must check: `annotation.project.whole` says what is wrong with it.
+
+    Asked to round or to bound what is sent, Gradio fails on infinity, NaN and text before any handler sees them.
+    """
+    return gr.Number(value, label=label, **options)
+
+
 def opening_of(demo: gr.Blocks) -> Callable[..., Any]:
     """Listens to the opening of the tab that is being laid out, however deep; without a tab, of the page."""
     block = gr.context.Context.block

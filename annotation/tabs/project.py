@@ -155,10 +155,10 @@ def build_form() -> dict[str, Any]:
         form["overlap"] = number("Annotators for each comparison", "Up to the number of active accounts.")
         form["claim_minutes"] = number("Minutes to judge", "Then a comparison in hand returns to the pool.")
     with gr.Row():
-        form["gold_share"] = number("Gold comparisons, %", "Share with a known answer, to measure annotators.", None)
-        form["re_ask_share"] = number("Re-asks, %", "Share of one's own earlier ones, in another order.", None)
+        form["gold_share"] = number("Gold comparisons, %", "Share with a known answer, to measure annotators.")
+        form["re_ask_share"] = number("Re-asks, %", "Share of one's own earlier ones, in another order.")
         form["candidate_share"] = number(
-            "Candidate against serving, %", "Share that compares a new policy with the one it would replace.", None
+            "Candidate against serving, %", "Share that compares a new policy with the one it would replace."
         )
         form["rendered"] = gr.Radio(list(FIRST_VIEW), label="First view", info=EACH_CAN_SWITCH, min_width=240)
     form["own_prompts"] = gr.Checkbox(label="Annotators may write prompts of their own")
@@ -174,9 +174,9 @@ def build_form() -> dict[str, Any]:
     return form
 
 
-def number(label: str, info: str, precision: int | None = 0) -> gr.Number:
+def number(label: str, info: str) -> gr.Number:
     """A field for a number; what it may be is checked when it is saved."""
-    return gr.Number(label=label, info=info, precision=precision, min_width=240)
+    return gr.Number(label=label, info=info, min_width=240)
 
 
 def build(demo: gr.Blocks, context: Context) -> None:

@@ -13,7 +13,7 @@ from annotation.database import Database
 from annotation.markup import Download, paragraph, table
 from annotation.records import Annotator, Sampling, UserError
 from annotation.tabs.guard import Context, guarded
-from annotation.tabs.parts import SPOKEN, html_box, text_in
+from annotation.tabs.parts import SPOKEN, html_box, text_in, whole_number
 from annotation.wording import moment
 from rlhf import answers, candidates, chats, jobs, loop, policies, presenting
 from rlhf.specs import AnswerSpec
@@ -63,18 +63,26 @@ def number_in(value: Any, low: float, high: float, label: str) -> float:
     return float(value)
 
 
+def whole_in(value: Any, low: int, high: int, label: str) -> int:
+    """A whole number within its limits. Raises UserError naming the field at fault."""
+    number = number_in(value, low, high, label)
+    if number != int(number):
+        raise UserError(f"{label} must be a whole number from {low:,} to {high:,}.")
+    return int(number)
+
+
 def sampling_of(form: Mapping[str, Any]) -> Sampling:
     """How answers are to be drawn. Raises UserError naming the field at fault."""
     return Sampling(
         number_in(form["temperature"], 0.01, 10, "Temperature"),
         number_in(form["min_p"], 0, 0.99, "min_p"),
-        int(number_in(form["tokens"], 1, chats.MAXIMUM_TOKENS, "Tokens at most")),
+        whole_in(form["tokens"], 1, chats.MAXIMUM_TOKENS, "Tokens at most"),
     )
 
 
 def seed_of(form: Mapping[str, Any]) -> int:
     """The seed in the form. Raises UserError where there is none."""
-    return int(number_in(form["seed"], 0, chats.SEEDS - 1, "Seed"))
+    return whole_in(form["seed"], 0, chats.SEEDS - 1, "Seed")
 
 
 def submit(context: Context, form: Mapping[str, Any], requested_by: str) -> int:
@@ -86,7 +94,7 @@ def submit(context: Context, form: Mapping[str, Any], requested_by: str) -> int:
         revision=text_in(form["revision"]) or "serving",
         split=form["split"],
         source=text_in(form["source"]),
-        each=int(number_in(form["each"], 1, MAXIMUM_EACH, "Answers to each")),
+        each=whole_in(form["each"], 1, MAXIMUM_EACH, "Answers to each"),
         seed=seed_of(form),
         sampling=sampling_of(form),
     )
@@ -108,7 +116,7 @@ def lay_out() -> dict[str, Any]:
             parts["source"] = gr.Dropdown(
                 [], label="Source", info="Nothing chosen: whatever source.", allow_custom_value=True, min_width=200
             )
-            parts["each"] = gr.Number(1, label="Answers to each", precision=0, min_width=140)
+            parts["each"] = whole_number("Answers to each", 1, min_width=140)
         literal(paragraph("It draws with the sampling and the seed above, and waits in the queue like a training."))
         parts["answer"] = gr.Button("Answer them", size="md", scale=0, min_width=150, elem_id="answer-start")
         parts["queued"] = literal()

@@ -13,7 +13,7 @@ from annotation.database import Database
 from annotation.project import whole
 from annotation.records import Annotator, UserError
 from annotation.tabs.guard import Context, guarded
-from annotation.tabs.parts import QUIET, SPOKEN, html_box
+from annotation.tabs.parts import QUIET, SPOKEN, html_box, whole_number
 from rlhf import iteration, presenting
 
 EVERY = "After so many new judgements"
@@ -47,7 +47,7 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
     gr.Markdown("### Automatic training")
     with gr.Row(elem_classes=["fields", "typed"]):
         on = gr.Checkbox(label="Train automatically", info="With the default settings, while the program runs.")
-        every = gr.Number(label=EVERY, minimum=1)  # not rounded by Gradio, which fails on an infinite number
+        every = whole_number(EVERY)
         method = gr.Radio([(label, name) for name, label in METHODS.items()], label="How")
     button = gr.Button("Save", size="md", scale=0, min_width=140, elem_id="auto-save")
     said = literal()

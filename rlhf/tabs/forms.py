@@ -13,7 +13,7 @@ from annotation.database import Database
 from annotation.markup import paragraph
 from annotation.records import Annotator, UserError
 from annotation.tabs.guard import Context, guarded
-from annotation.tabs.parts import QUIET, SPOKEN, html_box
+from annotation.tabs.parts import QUIET, SPOKEN, html_box, whole_number
 from rlhf import describing, fields, health, jobs, loop, planning, policies, presenting, prospects, refusals
 from rlhf.fields import Form, TrainingJob
 from rlhf.prospects import Choices, Prospect, Prospects
@@ -261,7 +261,7 @@ def field_input(form: Form, name: str) -> Any:
     if isinstance(default, bool):
         return gr.Checkbox(**common)
     if isinstance(default, int | float):
-        return gr.Number(precision=0 if isinstance(default, int) else None, **common)
+        return whole_number(**common) if isinstance(default, int) else gr.Number(**common)
     if name in LISTS or name == "source":
         # A choice made before the app was restarted must still be accepted after it.
         choices = fields.SOURCES if name == "source" else [(default, default)] if default else []

@@ -12,7 +12,7 @@ import gradio as gr
 from annotation.project import whole
 from annotation.records import Annotator, UserError
 from annotation.tabs.guard import Context, guarded
-from annotation.tabs.parts import QUIET, SPOKEN, html_box
+from annotation.tabs.parts import QUIET, SPOKEN, html_box, whole_number
 from rlhf import deciding, heldout, presenting
 from rlhf.gate import COUNTS, MOST, NUMBERS, Rule
 from rlhf.specs import EvaluateSpec
@@ -69,15 +69,15 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
             label="A trusted AI judge may decide", info="While people's comparisons have not decided."
         )
         with gr.Row(elem_classes=["fields", "typed"]):
-            for name, label in COUNTS.items():  # not rounded by Gradio, which fails on an infinite number
-                form[name] = gr.Number(label=label, min_width=220)
+            for name, label in COUNTS.items():
+                form[name] = whole_number(label, min_width=220)
         with gr.Row(elem_classes=["fields", "typed"]):
             for name, (label, low, high) in NUMBERS.items():
                 form[name] = gr.Number(label=label, info=f"{low:g} to {high:g}", min_width=220)
         with gr.Row():
             save = gr.Button("Save the rule", size="md", scale=0, min_width=160, elem_id="gate-save")
         with gr.Row(elem_classes=["fields", "typed"]):
-            prompts = gr.Number(label=PROMPTS, min_width=220)
+            prompts = whole_number(PROMPTS, min_width=220)
             renew = gr.Button("New version of the held-out prompts", size="md", scale=0, min_width=280)
         said = literal()
     shown = [form[name] for name in NAMES]

@@ -16,7 +16,7 @@ from annotation.measuring.analysis import Estimate
 from annotation.measuring.reporting import some
 from annotation.records import Annotator, Feedback, UserError, now
 from annotation.tabs.guard import Context, guarded
-from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of, text_in
+from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of, text_in, whole_number
 from annotation.wording import NOTHING, moment, percent, percent_with_interval
 from rlhf import deciding, jobs, judge_records, judges, loop, policies, presenting, trust
 from rlhf.jobs import Job
@@ -429,7 +429,7 @@ def lay_out() -> Page:
     parts |= {name: form.fields[name] for name in ("model", "reward")}
     # A choice made before the app was restarted must still be accepted after it.
     parts["selector"] = gr.Dropdown([], label="Judge to look at", allow_custom_value=True, elem_id="judge-selector")
-    most = gr.Number(JudgeSpec.comparisons, label="Comparisons to judge, at most", precision=0, minimum=1)
+    most = whole_number("Comparisons to judge, at most", JudgeSpec.comparisons)
     with gr.Row():
         parts["judge_open"] = button("Judge the open comparisons now", "judge-open", "primary", interactive=False)
         parts["judge_judged"] = button("Judge what people have judged", "judge-judged", interactive=False)

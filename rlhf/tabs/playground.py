@@ -16,7 +16,7 @@ from annotation.database import Database
 from annotation.markup import paragraph
 from annotation.records import Annotator, Sampling, UserError, now, seconds_between
 from annotation.tabs.guard import Context, guarded
-from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of, text_in
+from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of, text_in, whole_number
 from rlhf import answers, chats, policies, presenting
 from rlhf.chats import Chat
 from rlhf.policies import Policy
@@ -214,8 +214,8 @@ def lay_out() -> Page:
         with gr.Row():
             parts["temperature"] = gr.Number(FIRST.temperature, label="Temperature", step=0.1, min_width=120)
             parts["min_p"] = gr.Number(FIRST.min_p, label="min_p", step=0.05, min_width=120)
-            parts["tokens"] = gr.Number(FIRST.max_new_tokens, label="Tokens at most", precision=0, min_width=120)
-            parts["seed"] = gr.Number(0, label="Seed", precision=0, min_width=120)
+            parts["tokens"] = whole_number("Tokens at most", FIRST.max_new_tokens, min_width=120)
+            parts["seed"] = whole_number("Seed", 0, min_width=120)
         parts["fresh"] = gr.Checkbox(True, label="New seed each time")
     parts["columns"] = literal()
     parts["message"] = gr.Textbox(

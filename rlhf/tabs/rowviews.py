@@ -10,15 +10,17 @@ from typing import Any
 import gradio as gr
 
 from annotation.markup import paragraph
+from annotation.project import whole
 from annotation.records import Annotator, Split
 from annotation.tabs.guard import Context, guarded
-from annotation.tabs.parts import SPOKEN, html_box
+from annotation.tabs.parts import SPOKEN, html_box, whole_number
 from rlhf import fields, planning
 from rlhf.fields import Form
 from rlhf.prospects import Prospects
 from rlhf.specs import PPOSpec
 
 SPLITS: Sequence[tuple[str, Split]] = (("To train on", "train"), ("Held out", "held-out"))
+NUMBER = "Number of the row"
 # What each button adds to the number of the row.
 TURNS: Mapping[str, int] = {"Previous": -1, "Show": 0, "Next": 1}
 
@@ -30,7 +32,7 @@ Values = Callable[[Sequence[Any]], dict[str, Any]]
 def show(form: Form, prospects: Prospects, values: Mapping[str, Any], split: Any, number: Any, turn: int) -> list[Any]:
     """The number of the row that is shown, and the row with its loss mask. Raises UserError where none can be shown."""
     chosen: Split = "held-out" if split == "held-out" else "train"
-    wanted = number if isinstance(number, int) and not isinstance(number, bool) else 1
+    wanted = 1 if number is None else whole(number, NUMBER, 1, None)
     spec = fields.spec_of(form, prospects.model, values)
     shown = prospects.show(spec, chosen, wanted + turn)
     return [1 if shown is None else shown.number, planning.shown_card(shown, spec.kind, chosen)]
@@ -62,9 +64,7 @@ def lay_out(form: Form) -> RowsPage:
     with gr.Accordion("Show a row, token by token", open=False) as accordion:
         with gr.Row():
             split = gr.Radio(list(splits), value="train", label="Rows", min_width=240, visible=len(splits) > 1)
-            number = gr.Number(
-                1, precision=0, label="Number of the row", minimum=1, min_width=140, elem_id=f"{form.name}-number"
-            )
+            number = whole_number(NUMBER, 1, min_width=140, elem_id=f"{form.name}-number")
         with gr.Row():
             turns = {
                 label: gr.Button(label, scale=0, min_width=86, size="md", elem_id=f"{form.name}-{label.lower()}")

@@ -15,7 +15,7 @@ from annotation.database import Database
 from annotation.markup import paragraph, status
 from annotation.records import Annotator, UserError
 from annotation.tabs.guard import Context, guarded
-from annotation.tabs.parts import QUIET, SPOKEN, html_box, text_in
+from annotation.tabs.parts import QUIET, SPOKEN, html_box, text_in, whole_number
 from rlhf import base_model, judge_records, judges, presenting, rubrics
 from rlhf.chat import ChatTokenizer, chat_tokenizer
 from rlhf.judge_records import Judged
@@ -174,7 +174,7 @@ def lay_out() -> Part:
         max_length=rubrics.MAXIMUM_PRINCIPLES * (rubrics.MAXIMUM_PRINCIPLE + 1),
         elem_id="rubric-principles",
     )
-    form["drawn"] = gr.Number(label="Principles drawn", info="By lot for each comparison; 0 for all.", precision=0)
+    form["drawn"] = whole_number("Principles drawn", info="By lot for each comparison; 0 for all.")
     save = gr.Button(
         "Save as a new version", variant="primary", size="md", scale=0, min_width=240, elem_id="rubric-save"
     )

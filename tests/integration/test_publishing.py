@@ -11,6 +11,9 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +28,12 @@ from annotation.database import Database, open_database
 from annotation.outgoing.formats import Filters, Request
 from annotation.records import UserError
 from rlhf import __main__ as rlhf_commands
-from rlhf import loop, policies, publishing, pulling
+from rlhf import loop, policies, prospects, publishing, pulling, refusals
 from rlhf.artifacts import directory_sha256
 from rlhf.cards import Address
 from rlhf.models import Policies
 from rlhf.policies import Policy
+from rlhf.specs import DPOSpec, PPOSpec
 from tests.demonstrations import demonstrate
 from tests.hub_server import HubServer
 from tests.integration.test_deciding import finish_check, make_candidate, people_say
@@ -275,6 +279,26 @@ def test_paths_of_this_machine_and_tokens_stay_here(files: dict[str, bytes], sen
         publishing.refuse_private(files, (Path("/srv/data"),), "hf_write_ann")
 
 
+@pytest.mark.parametrize(
+    ("host", "text", "refused"),
+    [
+        ("kitchen-pc", "made on Kitchen-PC.", True),
+        ("kitchen-pc", "made on kitchen-pc.home.arpa", True),
+        ("kitchen-pc", "my-kitchen-pc and kitchen-pcs", False),
+        ("model", "a model", False),
+        ("localhost", "http://localhost", False),
+        ("prefloop", "trained with Prefloop", False),
+    ],
+)
+def test_the_name_of_this_machine_stays_here(
+    monkeypatch: pytest.MonkeyPatch, host: str, text: str, refused: bool
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: host)
+    expected = pytest.raises(UserError, match=r"README\.md names this machine") if refused else nullcontext()
+    with expected:
+        publishing.refuse_private({"README.md": text.encode()}, (Path("/srv/data"),), "")
+
+
 def test_the_notes_in_weights_are_looked_at_too(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(safetensors({"a": (2, 2)}, {"made_in": "/srv/data/x"}))
@@ -304,6 +328,69 @@ def test_what_was_pulled_computes_as_what_was_pushed(hub: HubServer, kitchen: Ma
     assert not torch.equal(there, logits(fresh, kitchen.model, policies.by_revision(fresh, "base")))
     assert loop.promote(fresh, fresh.path.parent, policy.revision, "a test").status == "serving"
     assert pull(hub, fresh).id == policy.id, "the same commit is there already"
+
+
+def test_what_was_pulled_has_the_shape_of_what_was_pushed(hub: HubServer, kitchen: Machine, fresh: Database) -> None:
+    publish(hub, kitchen)
+    policy = pull(hub, fresh)
+    shape = refusals.shape_of(fresh, policy)
+    assert shape == refusals.shape_of(kitchen.db, made(kitchen))
+    spec = DPOSpec(parent=policy.revision, lora_r=64, dora=True)
+    (sentence,) = refusals.check(fresh, replace(spec, method=shape["method"]))
+    for words in (f"The parent {policy.revision} has", f"lora_r {shape['lora_r']}", "dora False"):
+        assert words in sentence
+    assert refusals.check(fresh, replace(spec, **shape)) == []
+
+
+SAME: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["v_proj", "q_proj"], "use_dora": True}
+
+
+@pytest.mark.parametrize(
+    ("config", "trouble"),
+    [
+        ({}, ""),
+        ({"target_modules": ["q_proj"]}, "has lora_layers q_proj"),
+        ({"lora_alpha": 16}, "has lora_alpha 16"),
+        ({"use_rslora": True}, "has rslora True"),
+        ({"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}, "has lora_targets attention"),
+        (
+            {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]},
+            "has lora_targets all-linear",
+        ),
+        ({"target_modules": "all-linear"}, "has lora_targets all-linear"),
+        ({"target_modules": r".*\.q_proj"}, r"has settings that training here has not \(target_modules\)"),
+        ({"rank_pattern": {"q_proj": 8}, "bias": "all"}, r"\(rank_pattern, bias\), so it can't be continued: merge it"),
+        ({"modules_to_save": ["embed_tokens"]}, r"\(modules_to_save\)"),
+        (
+            {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 7},
+            "of the kind prompt and can't be continued with lora",
+        ),
+    ],
+)
+def test_a_pulled_adapter_is_continued_in_its_own_shape_only(
+    hub: HubServer, fresh: Database, tiny_model: Path, config: dict[str, Any], trouble: str
+) -> None:
+    named = {**SAME, **config, "base_model_name_or_path": tiny_model.name}
+    hub.add_repo("model", REPO, adapter(**named))
+    parent = pull(hub, fresh).revision
+    layers = {"lora_targets": "named", "lora_layers": "q_proj, v_proj"}
+    spec = DPOSpec(parent=parent, method="lora", lora_r=4, lora_alpha=8, dora=True, **layers)
+    found = refusals.check(fresh, spec)
+    assert len(found) == bool(trouble)
+    assert not trouble or re.search(trouble, found[0])
+
+
+def test_a_pulled_reward_model_needs_a_word_and_says_where_its_figures_are(
+    hub: HubServer, fresh: Database, tiny_model: Path
+) -> None:
+    files = adapter(base_model_name_or_path=tiny_model.name, task_type="SEQ_CLS")
+    sha = hub.add_repo("model", REPO, {**files, "reward.json": b'{"mean": 0.1, "std": 2.0}'})
+    spec = PPOSpec(parent="base", method="lora", reward_model=pull(hub, fresh).revision)
+    (sentence,) = refusals.check(fresh, spec)
+    assert f"comes from {REPO}@{sha}, and how often it is right was not measured here" in sentence
+    word = prospects.accepting(fresh, spec)
+    assert word is not None
+    assert refusals.check(fresh, replace(spec, accepted_accuracy=word)) == []
 
 
 def test_a_revision_that_moves_brings_another_policy_and_changes_none(
@@ -443,12 +530,16 @@ def test_a_base_from_the_hub_stays_at_its_commit_and_its_adapters_say_so(
     """A whole way round: base and adapter to the Hub, into another directory, and from there to the Hub again."""
     model, other = kitchen.model, tmp_path / "other"
     files = {path.name: path.read_bytes() for path in model.iterdir() if path.is_file()}
-    sha = hub.add_repo("model", f"ann/{model.name}", files)
+    beside = {"onnx/config.json": b"{}", "original/model.safetensors": b"gigabytes"}
+    sha = hub.add_repo("model", f"ann/{model.name}", {**files, **beside})
     publish(hub, kitchen)
     there = ("--data", str(other))
     done = command(hub, "hf_read_ann", "rlhf", *there, "pull", f"ann/{model.name}@main", "--base")
     assert done.returncode == 0, done.stderr
     assert f"--model ann/{model.name}@{sha}" in done.stdout
+    fetched = [path for method, path, _ in hub.requests if method == "GET" and "/resolve/" in path]
+    assert any(path.endswith("/model.safetensors") for path in fetched)
+    assert [path for path in fetched if path.endswith(tuple(beside))] == []
     hub.add_repo("model", f"ann/{model.name}", {"config.json": b"{}"})
     done = command(hub, "hf_read_ann", "rlhf", *there, "pull", REPO)
     assert done.returncode == 0, done.stderr
@@ -483,7 +574,17 @@ with torch.no_grad():
 
 
 # ---------------------------------------------------------------------------------------------------------------- data
-def test_judgements_go_up_as_a_private_dataset_of_pseudonyms(hub: HubServer, kitchen: Machine) -> None:
+class Tomorrow(datetime):
+    """A clock that is a day ahead."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Any:
+        return datetime.now(tz) + timedelta(days=1)
+
+
+def test_judgements_go_up_as_a_private_dataset_of_pseudonyms(
+    hub: HubServer, kitchen: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     request = Request("preference", licence="cc-by-4.0")
     done = publishing.push_data(client(hub), kitchen.db, request, "ann/data")
     repo = hub.repos["dataset", "ann/data"]
@@ -498,8 +599,10 @@ def test_judgements_go_up_as_a_private_dataset_of_pseudonyms(hub: HubServer, kit
     assert len(rows) == 4
     assert {name for row in rows for name in row["annotators"]}.isdisjoint({"ann", "bob"})
     commits = len(repo.commits)
-    publishing.push_data(client(hub), kitchen.db, request, "ann/data")
-    assert len(repo.commits) == commits, "the same data, the same day"
+    with monkeypatch.context() as later:
+        later.setattr("annotation.records.datetime", Tomorrow)
+        publishing.push_data(client(hub), kitchen.db, request, "ann/data")
+    assert len(repo.commits) == commits, "the same data, a day later"
     of_ann = Request("preference", filters=Filters(annotators=("ann",)))
     publishing.push_data(client(hub), kitchen.db, of_ann, "ann/data")
     assert set(hub.files("dataset", "ann/data")) == {"README.md", "data/train-00000-of-00001.parquet"}

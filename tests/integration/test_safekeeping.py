@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from annotation.places import (
 )
 from annotation.records import Annotator, UserError
 from annotation.safekeeping import Schedule
-from rlhf import keeper, policies
+from rlhf import candidates, keeper, policies, prospects, refusals
+from rlhf.fields import FORMS
 from rlhf.launching import PLACE
 from tests.conftest import BASE_NAME, act, seed_comparisons
 from tests.hub_server import HubServer
@@ -146,7 +148,16 @@ def test_a_copy_comes_back_with_judgements_accounts_and_the_models_that_are_need
     assert copied.read_bytes() == (serving / name).read_bytes()
     assert policies.serving(restored).revision == "serves"
     assert policies.by_revision(restored, "serves").deleted is None
-    assert policies.by_revision(restored, "was-turned-down").deleted is not None
+    gone = policies.by_revision(restored, "was-turned-down")
+    assert gone.deleted is not None
+    assert "without the files of was-turned-down: these count as deleted" in found.message
+    assert not candidates.can_serve(gone)
+    with pytest.raises(UserError, match="The files of 'was-turned-down' were deleted"):
+        policies.promote(restored, gone.revision, "kim")
+    for form in FORMS:
+        assert gone.revision not in [revision for _, revision in prospects.parents(restored, form)]
+        troubles = refusals.check(restored, replace(form.spec_type(parent=gone.revision), **form.fixed))
+        assert any(f"The files of the parent {gone.revision} were deleted" in sentence for sentence in troubles)
     assert not (tmp_path / "new" / "adapters" / "was-turned-down").exists()
     assert [path.name for path in (tmp_path / "new").glob(".*")] == [], "nothing is left lying around"
 

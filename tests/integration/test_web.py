@@ -101,6 +101,9 @@ def describe(bare: Site, data_dir: Path) -> Site:
             "id": entry["id"],
             "api_name": entry["api_name"],
             "data": [components[number]["props"].get("value") for number in entry["inputs"]],
+            "numbers": [
+                place for place, number in enumerate(entry["inputs"]) if components[number]["type"] == "number"
+            ],
             "role": roles[entry["id"]],
         }
         for entry in dependencies
@@ -209,6 +212,20 @@ def test_an_annotator_is_refused_every_function_of_admins(site: Site) -> None:
                 assert "event: error" in outcome_of_call(annotator, function["api_name"], function["data"]), function
         assert run(annotator, "account-add", "eve", "admin", PASSWORD).status_code == 500
         assert run(annotator, "account-make-admin", "ann").status_code == 500
+    assert everything_stored(site.db) == before
+
+
+@pytest.mark.parametrize("sent", ["1e400", "NaN", "2.5", '"x"'])
+def test_whatever_is_sent_for_a_number_is_answered_or_refused_with_a_sentence(site: Site, sent: str) -> None:
+    asked = [function for function in site.functions if function["numbers"]]
+    assert len({function["api_name"] for function in asked}) > 20
+    before = everything_stored(site.db)
+    with site.client("kim") as admin:
+        for function in asked:
+            data = [0.5 if place in function["numbers"] else value for place, value in enumerate(function["data"])]
+            body = json.dumps({"data": data, "fn_index": function["id"], "session_hash": "abc"}).replace("0.5", sent)
+            answer = admin.post("/gradio_api/run/predict", content=body, headers={"content-type": "application/json"})
+            assert answer.status_code == 200 or answer.json()["error"], function["api_name"]
     assert everything_stored(site.db) == before
 
 

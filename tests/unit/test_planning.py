@@ -269,5 +269,5 @@ def test_the_commands_run_the_very_same_spec(tmp_path: Path) -> None:
 def test_the_confirmation_names_the_number() -> None:
     assert "only 53.1% of held-out comparisons" in planning.accept_label(0.5312)
     assert "never checked" in planning.accept_label(None)
-    assert "no finished training" in planning.reward_intro("reward-model-4", None)
+    assert "no finished training here" in planning.reward_intro("reward-model-4", None)
     assert "not checked" in planning.reward_intro("reward-model-4", {})

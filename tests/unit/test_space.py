@@ -70,6 +70,21 @@ def test_the_program_finds_its_settings(monkeypatch: pytest.MonkeyPatch) -> None
     assert app.read_settings([]).model == "some/model"
 
 
+def test_gradios_own_variables_say_where_a_space_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"GRADIO_SERVER_NAME": "0.0.0.1", "GRADIO_SERVER_PORT": "7000"}.items():
+        monkeypatch.setenv(name, value)
+    off = app.read_settings([])
+    assert (off.host, off.port) == ("127.0.0.1", 7860), "elsewhere they are another program's"
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    there = app.read_settings([])
+    assert (there.host, there.port) == ("0.0.0.1", 7000)
+    monkeypatch.setenv("PREFLOOP_PORT", "7001")
+    monkeypatch.setenv("PREFLOOP_HOST", "0.0.0.2")
+    ours = app.read_settings([])
+    assert (ours.host, ours.port) == ("0.0.0.2", 7001)
+
+
 def test_zero_gpu_is_detected() -> None:
     assert not space().zero_gpu
     assert space(SPACES_ZERO_GPU="true").zero_gpu
