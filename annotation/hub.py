@@ -259,6 +259,11 @@ def check_name(repo: str) -> None:
         raise UserError(f"'{repo[:120]}' can't be the name of a repository. {NAME_RULE}")
 
 
+def hourly_price(hardware: Any) -> float:
+    """What the hardware of a Space or a job costs, in dollars an hour; the Hub says it by the minute."""
+    return round(float(hardware.unit_cost_usd) * (60 if hardware.unit_label == "minute" else 1), 4)
+
+
 def check_token(hub: Hub, repo: str | None = None) -> Who:
     """Who the token says we are. Raises UserError where it is missing, refused, may only read, or can't write to repo.
 

@@ -382,7 +382,7 @@ def ask_prices(hub: Hub) -> Done:
         {
             "name": one.name,
             "label": one.pretty_name,
-            "price_per_hour": one.unit_cost_usd * (60 if one.unit_label == "minute" else 1),
+            "price_per_hour": hubs.hourly_price(one),
             "memory": one.ram,
             "accelerator": ""
             if one.accelerator is None

@@ -22,7 +22,7 @@ from rlhf.describing import (
 )
 from rlhf.jobs import LOST_AFTER_SECONDS, Job
 from rlhf.policies import Policy
-from rlhf.rentals import Rental
+from rlhf.rentals import Rental, dollars, most_dollars
 
 # Reasons that leave out pairs of a comparison's answers; the others leave out judgements.
 PAIR_REASONS = ("tie", "identical", "too-long", "disagreement", "unreliable", "template")
@@ -191,11 +191,11 @@ def job_facts(job: Job, data: Mapping[str, Any], rental: Rental | None = None) -
 
 def rental_facts(job: Job, rental: Rental) -> list[tuple[str, str]]:
     """The rented hardware of a job, what it has cost, and where it is watched on the Hub."""
-    most = f"${rental.cost:.2f} of at most ${rental.price_per_hour * rental.hours:.2f}"
+    most = f"{dollars(rental.cost)} of at most {most_dollars(rental.price_per_hour * rental.hours)}"
     state = f", {rental.stage.lower()} for {duration(rental.seconds)}" if rental.stage else ""
     where = [("On the Hub", rental.url)] if rental.url else []
     return [
-        ("Rented", f"{job.flavor} at ${rental.price_per_hour:.2f} an hour{state}"),
+        ("Rented", f"{job.flavor} at {dollars(rental.price_per_hour)} an hour{state}"),
         ("Spent", f"about {most}" if rental.hub_job else "nothing yet"),
         *where,
     ]

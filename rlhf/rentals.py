@@ -46,8 +46,8 @@ class Terms:
         """What is agreed to."""
         payer = f", paid by {self.namespace}" if self.namespace else ""
         return (
-            f"up to ${self.most:.2f}: {self.flavor} at ${self.price_per_hour:.2f} an hour, ended after "
-            f"{self.hours:g} hours at the latest{payer}"
+            f"up to {most_dollars(self.most)}: {self.flavor} at {dollars(self.price_per_hour)} an hour, ended after "
+            f"{self.hours:g} hour{'' if self.hours == 1 else 's'} at the latest{payer}"
         )
 
 
@@ -77,6 +77,17 @@ class Rental:
     def cost(self) -> float:
         """Dollars so far; the Hub bills by the minute."""
         return math.ceil(self.seconds / 60) / 60 * self.price_per_hour
+
+
+def dollars(amount: float) -> str:
+    """A price or what was spent, in cents and as far below as it matters."""
+    whole, _, cents = f"{amount:.4f}".partition(".")
+    return f"${whole}.{cents.rstrip('0').ljust(2, '0')}"
+
+
+def most_dollars(amount: float) -> str:
+    """A limit, in whole cents and never below what it is."""
+    return f"${math.ceil(round(100 * amount, 4)) / 100:.2f}"
 
 
 def checked_terms(flavor: Any, price_per_hour: Any, hours: Any, namespace: Any = "") -> Terms:

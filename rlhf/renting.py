@@ -163,7 +163,7 @@ class Errand:
             raise UserError(f"{ending['message']} {ANEW}")
         self.persist("Taking in what was made", lambda: self.take_in(ending))
         self.clear_up()
-        cost = f"{self.rental.seconds / 60:.0f} minutes on {self.job.flavor}, about ${self.rental.cost:.2f}"
+        cost = f"{self.rental.seconds / 60:.0f} minutes on {self.job.flavor}, about {rentals.dollars(self.rental.cost)}"
         self.run.log(f"What was made is here: {cost}.")
         return {
             **(ending["result"] or {}),
@@ -226,12 +226,15 @@ class Errand:
         prices = hourly_prices(self.hub)
         price = prices.get(self.job.flavor or "")
         if price is None:
-            known = ", ".join(f"{name} (${cost:.2f})" for name, cost in sorted(prices.items(), key=lambda one: one[1]))
+            known = ", ".join(
+                f"{name} ({rentals.dollars(cost)})" for name, cost in sorted(prices.items(), key=lambda one: one[1])
+            )
             raise UserError(f"The Hub rents no '{self.job.flavor}'. It has, with prices per hour: {known}.")
         if price > self.rental.price_per_hour + ROUNDING:
             raise UserError(
-                f"{self.job.flavor} costs ${price:.2f} an hour on the Hub, and ${self.rental.price_per_hour:.2f} was "
-                "agreed to. Nothing was rented; start a new run if that is not too much."
+                f"{self.job.flavor} costs {rentals.dollars(price)} an hour on the Hub, and "
+                f"{rentals.dollars(self.rental.price_per_hour)} was agreed to. Nothing was rented; start a new run if "
+                "that is not too much."
             )
 
     # ---------------------------------------------------------------------------------------------------------- follow
@@ -292,7 +295,7 @@ class Errand:
         lines = self.last_lines()
         if lines:
             parts.append(f"Its last words: {' / '.join(lines)}.")
-        spent = f" About ${self.rental.cost:.2f} was spent." if self.rental.seconds else ""
+        spent = f" About {rentals.dollars(self.rental.cost)} was spent." if self.rental.seconds else ""
         return f"{' '.join(parts)}{spent} Its log: {self.rental.url}. {ANEW}"
 
     def last_lines(self) -> list[str]:
@@ -412,7 +415,7 @@ def hourly_prices(hub: Hub) -> dict[str, float]:
     """What the hardware for jobs costs, in dollars an hour. Raises UserError."""
     with hubs.explained("Asking the Hub for its prices"):
         listed = hub.api.list_jobs_hardware()
-    return {one.name: one.unit_cost_usd * (60 if one.unit_label == "minute" else 1) for one in listed}
+    return {one.name: round(one.unit_cost_usd * (60 if one.unit_label == "minute" else 1), 4) for one in listed}
 
 
 def offered(hub: Hub, flavor: str, hours: float, namespace: str = "") -> Terms:

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from packaging.requirements import Requirement
 
 from annotation.environment import SPACE_TOKEN
-from annotation.hub import Hub, Who, check_name, check_token, commit, ensure_repo, explained
+from annotation.hub import Hub, Who, check_name, check_token, commit, ensure_repo, explained, hourly_price
 from annotation.records import UserError
 from annotation.space import ADMINS, ANNOTATORS, SPACE_MODEL, checked_rule
 from rlhf.base_model import EMBEDDED, EMBEDDED_NAME
@@ -391,7 +391,7 @@ def hourly_prices(hub: Hub) -> dict[str, float]:
     """What the hardware of Spaces costs, in dollars an hour. Raises UserError."""
     with explained("Asking the Hub for its hardware"):
         listed = hub.api.list_spaces_hardware()
-    return {one.name: one.unit_cost_usd * (60 if one.unit_label == "minute" else 1) for one in listed}
+    return {one.name: hourly_price(one) for one in listed}
 
 
 def check_model(plan: Plan, hub: Hub, who: Who) -> Iterator[Finding]:

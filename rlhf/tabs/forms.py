@@ -295,7 +295,6 @@ def wire(
     touched = [component.input for component in (*page.inputs.values(), page.parts["accept"])]
     gr.on(touched, redraw, page.asked, page.followed, trigger_mode="always_last", **QUIET)
     page.parts["measure"].click(admin(measure), page.asked, page.said, **SPOKEN)
-    hardware.wire(page.rented, form.name, context, page.asked, partial(begin_rented, page, known))
     looked = rowviews.wire(page.rows, form, context, known, [*page.inputs.values()])
     looked.then(redraw, page.asked, page.followed, **QUIET)
 
@@ -307,7 +306,9 @@ def begin(page: FormPage, known: Prospects, by: str, ticked: Any, seen: Any, sen
     return loop.submit(known.db, known.data_dir, spec, by)
 
 
-def begin_rented(page: FormPage, known: Prospects, by: str, terms: Terms, ticked: Any, seen: Any, *sent: Any) -> int:
+def begin_rented(
+    page: FormPage, known: Prospects, by: str, terms: Terms, ticked: Any, seen: Any, sent: Sequence[Any]
+) -> int:
     """Queue the job that the form describes for rented hardware; returns its id. Raises UserError."""
     values = page.values(sent)
     spec = spec_asked_for(page.form, known, values, means_it(ticked, seen, values))

@@ -30,6 +30,7 @@ NO_TOKEN = (
 )
 ASKING = "The Hub was asked: open the list again in a few seconds."
 Update = dict[str, Any]
+Begin = Callable[..., tuple[int, Sequence[Any]]]
 
 literal = partial(html_box, presenting.STYLE)
 
@@ -88,7 +89,7 @@ def lay_out(name: str) -> Asked:
                 min_width=160,
             )
         with gr.Row():
-            prices = gr.Button("Ask the Hub for its prices", size="md", scale=0, min_width=220)
+            prices = gr.Button("Ask the Hub for its prices", size="md", scale=0, min_width=270)
             rent = gr.Button("Rent and train", size="md", scale=0, min_width=160, elem_id=f"{name}-rent")
         question = literal()
         with gr.Row(visible=False) as answers:
@@ -101,12 +102,12 @@ def lay_out(name: str) -> Asked:
 def choices(db: Database) -> list[tuple[str, str]]:
     """What the Hub rents, cheapest first, as it said last."""
     known = sorted(errands.prices(db), key=lambda one: one.price_per_hour)
-    return [(f"{one.label} ({one.name}): ${one.price_per_hour:.2f} an hour", one.name) for one in known]
+    return [(f"{one.label} ({one.name}): {rentals.dollars(one.price_per_hour)} an hour", one.name) for one in known]
 
 
 def price_known(db: Database, flavor: Any) -> float | None:
     """The price of hardware, if the Hub has told it."""
-    return next((round(one.price_per_hour, 4) for one in errands.prices(db) if one.name == flavor), None)
+    return next((one.price_per_hour for one in errands.prices(db) if one.name == flavor), None)
 
 
 def question_about(terms: Terms) -> str:
@@ -114,8 +115,11 @@ def question_about(terms: Terms) -> str:
     return paragraph(f"This spends {terms.sentence}. It is billed by the minute while it runs. Go ahead?", "warning")
 
 
-def wire(asked: Asked, name: str, context: Context, sent: Sequence[Any], begin: Callable[..., int]) -> None:
-    """Answer what is done in the section. `begin(by, terms, *sent)` queues the job and returns its id."""
+def wire(asked: Asked, name: str, context: Context, sent: Sequence[Any], begin: Begin, after: Sequence[Any]) -> None:
+    """Answer what is done in the section.
+
+    `begin(by, terms, *sent)` queues the job and returns its id, and what the components `after` are set to.
+    """
     admin = guarded(context, "admin")
     question = [asked.question, asked.answers, asked.yes, asked.agreed]
 
@@ -139,16 +143,16 @@ def wire(asked: Asked, name: str, context: Context, sent: Sequence[Any], begin: 
         if HELD not in os.environ:
             raise UserError(NO_TOKEN)
         terms = rentals.checked_terms(flavor, price, hours, text_in(payer))
-        spend = gr.update(value=f"Spend up to ${terms.most:.2f}")
+        spend = gr.update(value=f"Spend up to {rentals.most_dollars(terms.most)}")
         return [question_about(terms), gr.update(visible=True), spend, asdict(terms), ""]
 
     def refuse(annotator: Annotator) -> list[Any]:
         return no_question()
 
     def spend(annotator: Annotator, agreed: Any, *values: Any) -> list[Any]:
-        job_id = begin(annotator.name, agreed_terms(agreed), *values)
+        job_id, then = begin(annotator.name, agreed_terms(agreed), *values)
         said = presenting.notice(f"Job {job_id} is for rented hardware. It is sent there within seconds.")
-        return [*no_question(), said]
+        return [*no_question(), said, *then]
 
     for handler, verb in ((opened, "list"), (chosen, "price"), (ask_prices, "ask_prices"), (ask, "ask_to_rent")):
         handler.__name__ = f"{verb}_{name}"
@@ -160,7 +164,7 @@ def wire(asked: Asked, name: str, context: Context, sent: Sequence[Any], begin: 
     terms = [asked.flavor, asked.price, asked.hours, asked.payer]
     asked.rent.click(admin(ask), terms, [*question, asked.said], **SPOKEN)
     asked.no.click(admin(refuse), None, question, **QUIET)
-    asked.yes.click(admin(spend), [asked.agreed, *sent], [*question, asked.said], **SPOKEN)
+    asked.yes.click(admin(spend), [asked.agreed, *sent], [*question, asked.said, *after], **SPOKEN)
 
 
 def agreed_terms(agreed: Any) -> Terms:

@@ -30,8 +30,8 @@ RESUME_SENTENCE = (
     "settings, to the end that it was given."
 )
 RENTED_SENTENCE = (
-    "“Resume this run” looks for the job on the Hub again, follows it, and fetches what it has made. Nothing more is "
-    "rented."
+    "“Resume this run” looks for the job on the Hub, follows it and fetches what it has made. Only one that was never "
+    "started there is rented now, on the terms that were agreed to."
 )
 SLOWER_SENTENCE = " Because its numbers were none any more, it goes on with half the learning rate."
 HALF_SENTENCE = (

@@ -13,7 +13,8 @@ from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of
 from rlhf import planning, presenting, prospects
 from rlhf.fields import FORMS
 from rlhf.prospects import Prospects
-from rlhf.tabs import automatic, forms, runs
+from rlhf.rentals import Terms
+from rlhf.tabs import automatic, forms, hardware, runs
 from rlhf.tabs.forms import FormPage
 from rlhf.tabs.runs import LATEST, RunsPage, shown_revision
 
@@ -54,6 +55,12 @@ def wire_start(page: FormPage, context: Context, known: Prospects, tabs: gr.Tabs
     start.__name__ = "start_training" if page.form.name == "dpo" else f"start_{page.form.name}"
     outputs = [page.said, runs_page.parts["queue_said"], runs_page.parts["selector"], tabs]
     page.parts["start"].click(guarded(context, "admin")(start), page.asked, outputs, **SPOKEN)
+
+    def rent(by: str, terms: Terms, ticked: Any, seen: Any, *sent: Any) -> tuple[int, list[Any]]:
+        job_id = forms.begin_rented(page, known, by, terms, ticked, seen, sent)
+        return job_id, [gr.update(value=LATEST), gr.Tabs(selected=RUNS)]
+
+    hardware.wire(page.rented, page.form.name, context, page.asked, rent, [runs_page.parts["selector"], tabs])
 
 
 def wire_runs(

@@ -562,7 +562,7 @@ def test_hardware_is_rented_only_on_terms_that_were_shown(machine: Machine, monk
         session.call("rent_sft", None, *session.asked)
     assert not jobs.elsewhere(machine.db)
     cleared = session.call("rent_sft", agreed, *session.asked)
-    assert (cleared[1]["visible"], cleared[3]) == (False, None)
+    assert (cleared[1]["visible"], cleared[3], cleared[-1].selected) == (False, None, train.RUNS)
     (job,) = jobs.elsewhere(machine.db)
     assert (job.flavor, job.kind, jobs.queue(machine.db)) == ("t4-small", "sft", [])
     rental = rentals.get(machine.db, job.id)

@@ -192,7 +192,7 @@ def test_cancelling_gives_the_machine_back(judged: Machine, hub: JobHub) -> None
     ("token", "terms", "says"),
     [
         ("hf_read_ann", TERMS, "may only read"),
-        (TOKEN, Terms("cpu-basic", 0.005, 0.5), "costs $0.01 an hour on the Hub, and $0.01 was agreed to"),
+        (TOKEN, Terms("cpu-basic", 0.005, 0.5), "costs $0.01 an hour on the Hub, and $0.005 was agreed to"),
         (TOKEN, Terms("h900", 1.0, 0.5), "The Hub rents no 'h900'. It has, with prices per hour: cpu-basic ($0.01)"),
         (TOKEN, Terms("cpu-basic", 0.02, 0.5, "bob"), "no right to write to bob/x"),
     ],
