@@ -14,8 +14,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,7 +64,9 @@ class Reporter:
     sent: int = 0
     last: int = 0
     """The newest event that has been sent."""
-    unsent: dict[str, Any] | None = field(default=None)
+    unsent: dict[str, Any] | None = None
+    said: tuple[Any, ...] = ()
+    """How far it was at the last report."""
 
     def batch(self) -> dict[str, Any]:
         """What has not arrived yet, if anything is new; the same again until it has."""
@@ -77,7 +79,7 @@ class Reporter:
     def files(self) -> dict[str, bytes]:
         """The file of the batch; none where nothing is new."""
         batch = self.batch()
-        if not batch["events"]:
+        if not batch["events"] and progress_in(batch) == self.said:
             self.unsent = None
             return {}
         return {name_of(self.sent + 1): json.dumps(batch).encode()}
@@ -85,8 +87,8 @@ class Reporter:
     def arrived(self) -> None:
         """The batch is there."""
         if self.unsent is not None:
-            self.last = self.unsent["events"][-1]["id"]
-            self.sent, self.unsent = self.sent + 1, None
+            self.last = max((event["id"] for event in self.unsent["events"]), default=self.last)
+            self.sent, self.said, self.unsent = self.sent + 1, progress_in(self.unsent), None
 
     def send(self) -> None:
         """Send what is new. Raises UserError, and then it is sent the next time."""
@@ -119,6 +121,11 @@ class Reporter:
                 logger.warning("%s", error)
                 time.sleep(pause)
                 pause = min(2 * pause, 60.0)
+
+
+def progress_in(batch: Mapping[str, Any]) -> tuple[Any, ...]:
+    """How far a job is, in a report."""
+    return batch["step"], batch["steps"], batch["message"]
 
 
 class Watch(threading.Thread):

@@ -54,6 +54,10 @@ SLOWER: Final = 1.2
 LOOK_SECONDS: Final = 2.0
 # How long the Hub may say that a job has ended before what it sent last can be read.
 SETTLING_SECONDS: Final = 10.0
+WAITING: Final[Mapping[str, str]] = {
+    "SCHEDULING": "waiting for the rented machine",
+    "RUNNING": "the rented machine installs what it needs",
+}
 ENDED: Final = ("COMPLETED", "CANCELED", "ERROR", "DELETED")
 MADE_FILES: Final = (*ADAPTER, *WHOLE, CARD, "prefloop.json")
 LAST_LINES: Final = 5
@@ -189,7 +193,8 @@ class Errand:
             # An answer may be lost although the job was started: it is looked for before it is started again.
             started = self.persist("Renting the hardware", lambda: self.started_before() or self.rent(sha))
         self.rental = rentals.started(self.db, self.job.id, started.id, started.url)
-        self.run.log(f"Rented {self.job.flavor} for at most {self.rental.hours:g} hours: {started.url}")
+        terms = Terms(self.job.flavor or "", self.rental.price_per_hour, self.rental.hours, payer)
+        self.run.log(f"Rented {terms.sentence}: {started.url}")
 
     def rent(self, sha: str) -> Any:
         """Start the job on the Hub with the files of this commit. Raises UserError."""
@@ -265,7 +270,10 @@ class Errand:
         with hubs.explained(f"Asking the Hub for the job {self.rental.hub_job}"):
             info = self.hub.api.inspect_job(job_id=self.rental.hub_job, namespace=self.rental.namespace)
         seconds = float((info.durations.running_secs if info.durations else None) or 0)
+        before = self.rental.stage
         self.rental = rentals.seen(self.db, self.job.id, str(info.status.stage), max(seconds, self.rental.seconds))
+        if self.rental.stage != before and not self.rental.batches:  # installing takes minutes
+            self.run.report(0, 0, {}, WAITING.get(self.rental.stage, ""))
         return self.rental.stage, info.status.message or ""
 
     def read_reports(self) -> dict[str, Any] | None:
