@@ -105,7 +105,7 @@ def test_a_training_goes_there_reports_and_comes_back_as_the_candidate_that_it_w
     # One was started, on the terms; nothing is left on the Hub.
     asked = only_job(hub).asked
     assert (asked["flavor"], asked["timeoutSeconds"]) == ("cpu-basic", 1800)
-    assert asked["labels"] == {"prefloop": rentals.get(judged.db, job_id).mark}
+    assert asked["labels"]["prefloop"] == rentals.get(judged.db, job_id).mark
     assert not hub.repos
 
 
