@@ -11,11 +11,9 @@ from typing import Any
 from annotation.database import Database
 from annotation.records import UserError
 from rlhf import base_model, estimates, jobs, judges, policies
+from rlhf.health import REWARD_THRESHOLD
 from rlhf.policies import Policy
 from rlhf.specs import ATTENTION, METHODS, DPOSpec, MeasureSpec, PPOSpec, Spec, TrainingSpec, from_json, impossible
-
-# PPO against a reward model that is right less often than this on held-out comparisons needs a person's word.
-REWARD_THRESHOLD = 0.6
 
 
 def check(db: Database, spec: TrainingSpec, here: bool = True) -> list[str]:

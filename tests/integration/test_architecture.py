@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,24 @@ def offenders(files: Iterator[Path], forbidden: tuple[str, ...]) -> list[str]:
         for name in imports_of(path)
         if any(name == module or name.startswith(f"{module}.") for module in forbidden)
     ]
+
+
+def test_modules_load_in_an_order() -> None:
+    """None needs itself, whichever is imported first."""
+    paths = [*(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+    needs = {name: {one for one in loaded_at_once(path) if one in names} - {name} for name, path in names.items()}
+    TopologicalSorter(needs).prepare()  # raises CycleError with the circle
+
+
+def loaded_at_once(path: Path) -> Iterator[str]:
+    """Every module that a file imports when it is loaded itself."""
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from [*modules, node.module or ""]
 
 
 def test_the_program_starts_without_torch() -> None:

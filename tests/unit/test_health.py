@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from annotation.measuring.analysis import Z_95
 from annotation.measuring.charts import HEIGHT
-from rlhf.health import FEWEST, SIDES, Scored, card, correlation, measure, outline, ranks
-from rlhf.refusals import REWARD_THRESHOLD
+from rlhf.health import FEWEST, REWARD_THRESHOLD, SIDES, Scored, card, correlation, measure, outline, ranks
 
 
 def pair(difference: float, lengths: tuple[int, int] = (5, 5), middle: float = 0.0) -> Scored:
