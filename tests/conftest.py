@@ -19,6 +19,7 @@ from tests.hub_server import HubServer
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: files run side by side, on two cores
 
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # nothing is compiled; what would do it takes a second to import
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # a Hub on loopback speaks the older protocol
 
 BASE_NAME = "SmolLM2-135M-Instruct"

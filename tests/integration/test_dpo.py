@@ -19,12 +19,13 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from trl import DPOConfig, DPOTrainer
 
 from annotation import store
+from annotation.records import UserError
 from annotation.snapshots import PreferenceRow
 from rlhf import data, forward, jobs, policies
 from rlhf.algorithms.dpo import PreferenceTrainer, answer_logps, build_trainer
 from rlhf.artifacts import directory_sha256
 from rlhf.checkpoints import COMPLETE, last_complete_checkpoint
-from rlhf.models import Policies, compute_dtype, load_for_answering, load_quantised, unpack_weights
+from rlhf.models import Policies, compute_dtype, load_adapter, load_for_answering, load_quantised, unpack_weights
 from rlhf.policies import Policy
 from rlhf.rows import load_snapshot, tokenise_pairs, with_noise
 from rlhf.specs import DPOSpec, Precision, with_defaults
@@ -459,10 +460,12 @@ def test_a_continued_adapter_starts_from_the_weights_of_its_parent_to_the_bit(ju
 
 
 def test_a_parent_of_another_rank_is_refused_with_a_sentence(judged: Machine) -> None:
-    add_parent(judged)
-    job = judged.perform(judged.submit(replace(QUICK_DPO, parent="earlier", lora_r=8)))
-    assert job.status == "failed"
-    assert "another shape" in job.message
+    parent = add_parent(judged)
+    spec = replace(QUICK_DPO, parent="earlier", lora_r=8)
+    with pytest.raises(UserError, match=r"The parent earlier has lora_r 4\. Use the same"):
+        judged.submit(spec)
+    with pytest.raises(UserError, match="another shape"):
+        load_adapter(get_peft_model(load_quantised(judged.model), lora(spec)), judged.data_dir / str(parent.path))
 
 
 # ----------------------------------------------------------------------------------------------------- the whole job

@@ -103,15 +103,21 @@ class Page:
 
 
 @contextmanager
-def running(data_dir: Path, environment: Mapping[str, str], *, wait: bool = True) -> Iterator[Program]:
-    """Start the program without workers; what is left of it is killed on the way out."""
+def running(
+    data_dir: Path, environment: Mapping[str, str], *, wait: bool = True, as_typed: bool = False
+) -> Iterator[Program]:
+    """Start the program without workers; what is left of it is killed on the way out.
+
+    `as_typed`: by app.py, which loads the pages before it becomes the launcher; else the launcher at once.
+    """
     log = data_dir.parent / f"log-{time.monotonic_ns()}.txt"
     flags = ["--no-workers", "--no-browser", "--port", "0", "--data", str(data_dir)]
+    launcher = [*module("rlhf.launching"), "--data", str(data_dir), "--model", "embedded", "--", *flags]
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "app.py", *flags],
+            [sys.executable, "app.py", *flags] if as_typed else launcher,
             cwd=ROOT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), **environment},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -150,7 +156,7 @@ def test_what_the_page_called_safe_is_there_after_everything_was_killed_and_the_
     project: Path, hub: HubServer, tmp_path: Path
 ) -> None:
     told = {**hub.environment(TOKEN), PLACE: REPO, **OFTEN}
-    with running(project, told) as program, program.page() as page:
+    with running(project, told, as_typed=True) as program, program.page() as page:
         page.judge(5)
         wait_until("a safe copy of five", lambda: told_safe(page.safety(), 5) == 5, every=0.3)
         page.judge(1)
@@ -161,7 +167,7 @@ def test_what_the_page_called_safe_is_there_after_everything_was_killed_and_the_
 
     new = tmp_path / "new-disk" / "data"
     new.parent.mkdir()
-    with running(new, told) as program, program.page() as page:
+    with running(new, told, as_typed=True) as program, program.page() as page:
         assert "Restored" in program.log.read_text()
         assert safe <= stored(new) <= 6
         assert "Last safe copy" in page.safety()
@@ -381,7 +387,8 @@ def test_a_process_can_keep_others_from_reading_its_environment() -> None:
 
 
 def test_without_a_token_and_copies_there_is_one_process_only(project: Path, tmp_path: Path) -> None:
-    with running(project, {"HF_TOKEN": "", "HF_HOME": str(tmp_path), PLACE: ""}) as program, program.page() as page:
+    environment = {"HF_TOKEN": "", "HF_HOME": str(tmp_path), PLACE: ""}
+    with running(project, environment, as_typed=True) as program, program.page() as page:
         assert psutil.Process(program.process.pid).children() == []
         assert page.safety() == ""
         restore = [sys.executable, "-m", "annotation", "copies", "restore", "--aside", "--data", str(project)]

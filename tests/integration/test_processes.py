@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from annotation.database import open_database
-from rlhf import jobs, policies
+from rlhf import jobs, loop, policies, worker
 from rlhf.specs import DPOSpec, RewardModelSpec, SFTSpec, TrainingSpec, to_json
 from tests.machine_fixtures import make_machine, rlhf_command, write_spec
 
@@ -34,16 +34,30 @@ def judged(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     return machine.data_dir
 
 
+def run_by_command(directory: Path, spec: TrainingSpec) -> None:
+    """Run a job by the command line, in as many processes as it asks for."""
+    spec_file = write_spec(directory / "spec.json", json.loads(to_json(spec)))
+    done = rlhf_command("--data", str(directory), "run", str(spec_file), timeout=240)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def run_here(directory: Path, spec: TrainingSpec) -> None:
+    """Run a job in this process, as its worker does."""
+    db = open_database(directory)
+    job = jobs.claim(db, loop.submit(db, directory, spec, "a test"), "w")
+    assert job is not None
+    worker.perform(worker.Run(db, directory, job, "w"), job.spec)
+    db.close()
+
+
 def run_copy(judged: Path, directory: Path, spec: TrainingSpec) -> tuple[list[dict[str, Any]], Any]:
-    """Run a job by the command line on a copy of the data; returns its metrics and its adapter's weights."""
+    """Run a job on a copy of the data; returns its metrics and its adapter's weights."""
     from safetensors.torch import load_file
 
     shutil.copytree(judged, directory)
-    spec_file = write_spec(directory / "spec.json", json.loads(to_json(spec)))
-    done = rlhf_command("--data", str(directory), "run", str(spec_file), timeout=240)
+    (run_here if spec.processes == 1 else run_by_command)(directory, spec)
     db = open_database(directory)
     job = jobs.recent(db, (spec.kind,), 1)[0]
-    assert job.status == "finished", done.stdout[-3000:] + done.stderr[-3000:]
     metrics = jobs.metrics(db, job.id)
     path = policies.by_revision(db, (job.result or {})["revision"]).path
     db.close()
