@@ -115,6 +115,7 @@ class CheckSpace:
     annotators: str = ""
     copies: str = ""
     public: bool = False
+    model: str = ""
 
     def check(self) -> None:
         """Raises UserError for what can't be meant."""
@@ -122,7 +123,7 @@ class CheckSpace:
 
     def plan(self, hub: Hub) -> spaces.Plan:
         """The Space as it is to be. Raises UserError."""
-        asked = {"admins": self.admins, "annotators": self.annotators, "copies": self.copies}
+        asked = {"admins": self.admins, "annotators": self.annotators, "copies": self.copies, "model": self.model}
         return spaces.planned(
             hub, self.repo, self.hardware, self.public, **{name: text or None for name, text in asked.items()}
         )

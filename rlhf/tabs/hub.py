@@ -19,6 +19,7 @@ from annotation.database import Database
 from annotation.markup import paragraph, status, table
 from annotation.outgoing.formats import FORMATS, ONE_FILE
 from annotation.records import Annotator, UserError, now
+from annotation.space import SPACE_MODEL
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box, licence_choice, opening_of, text_in
 from annotation.wording import moment
@@ -194,8 +195,8 @@ def space_to_make(db: Database, asked: CheckSpace, agreed: Any) -> MakeSpace:
 def space_of(*values: Any) -> CheckSpace:
     """The form's Space."""
     *texts, public = values
-    repo, hardware, admins, annotators, copies = (text_in(text).strip() for text in texts)
-    return CheckSpace(repo, hardware, admins, annotators, copies, public is True)
+    repo, hardware, admins, annotators, copies, model = (text_in(text).strip() for text in texts)
+    return CheckSpace(repo, hardware, admins, annotators, copies, public is True, model)
 
 
 # ------------------------------------------------------------------------------------------------------------ the view
@@ -341,12 +342,15 @@ def lay_out_space(parts: dict[str, Any], forms: dict[str, Sequence[Any]], button
         annotators = gr.Textbox(
             label="Annotators", placeholder="everybody", info="everybody, nobody, owner, org, or names.", min_width=240
         )
+        model = gr.Textbox(
+            label="Base model", placeholder=SPACE_MODEL, info="A public chat model on the Hub.", min_width=240
+        )
     public = gr.Checkbox(label="Public: everybody can open it")
     buttons["check"] = button("Check", "hub-space-check", "primary")
     parts["said space"] = literal()
     parts["agreed"] = gr.Checkbox(label="I agree", visible=False, elem_id="hub-space-agreed")
     parts["make"] = buttons["make"] = button("Create or update", "hub-space-make", interactive=False)
-    forms["space"] = [repo, hardware, admins, annotators, copies, public]
+    forms["space"] = [repo, hardware, admins, annotators, copies, model, public]
 
 
 def address(label: str, name: str, shape: str = "OWNER/NAME") -> gr.Textbox:
@@ -409,7 +413,7 @@ def space_form(db: Database, form: Sequence[Any]) -> list[Any]:
         return [gr.skip() for _ in form]
     assert isinstance(checked.request, CheckSpace)
     told = checked.request
-    return [told.repo, told.hardware, told.admins, told.annotators, told.copies, told.public]
+    return [told.repo, told.hardware, told.admins, told.annotators, told.copies, told.model, told.public]
 
 
 def publish_of(revision: Any, repo: Any, private: Any, licence: Any) -> PublishModel:

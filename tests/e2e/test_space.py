@@ -24,6 +24,7 @@ from tests.hub_sign_in import SECRET, SpaceHub, uploaded
 
 pytestmark = pytest.mark.browser
 SEEDED = 5
+TOKEN = "hf_write_ann"
 
 
 @dataclass
@@ -64,7 +65,7 @@ def started(hub: SpaceHub, folder: Path, model: Path) -> Iterator[tuple[str, psu
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     here = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_TOKEN")}
-    environment = {**here, **hub.space_environment(port), "PREFLOOP_MODEL": str(model)}
+    environment = {**here, **hub.environment(TOKEN), **hub.space_environment(port), "PREFLOOP_MODEL": str(model)}
     words = [sys.executable, "app.py"]
     with subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
@@ -120,12 +121,15 @@ def test_from_the_spaces_page_to_a_judgement(running: Running, browser: Any) -> 
     page.wait_for_selector("text=ann · admin")
     page.get_by_role("tab", name="Accounts").click()
     page.wait_for_selector("text=Hugging Face >> visible=true")
+    page.get_by_role("tab", name="Hub").click()
+    page.get_by_role("button", name="Check the token").click()
+    page.wait_for_selector("text=The token is ann's. It may write to repositories of ann.")
     assert errors == []
     context.close()
     names = running.db.rows("SELECT a.name FROM judgement j JOIN annotator a ON a.id = j.annotator_id")
     assert {row["name"] for row in names} == {"cem"}
     said = b"".join(path.read_bytes() for path in (running.folder / "data").rglob("*") if path.is_file())
-    assert not [word for word in (SECRET.encode(), b"hf_oauth_") if word in said]
+    assert not [word for word in (SECRET.encode(), TOKEN.encode(), b"hf_oauth_") if word in said]
 
 
 def test_a_worker_is_started_in_the_same_folder(running: Running) -> None:
@@ -134,7 +138,7 @@ def test_a_worker_is_started_in_the_same_folder(running: Running) -> None:
     def worker() -> bool:
         return any(
             child.cwd() == str(running.folder) and "rlhf.worker" in child.cmdline()
-            for child in running.process.children()
+            for child in running.process.children(recursive=True)
         )
 
     running.wait_until(worker, "worker")

@@ -22,7 +22,7 @@ from tests.conftest import BASE_NAME
 
 OWNER = gr.Request(username="owner")
 HOSTILE = "<img src=x onerror='window.ran=1'>${window.ran=1}{{value}}"
-SPACE = ["ann/loop", "cpu-upgrade", "", "", "ann/copies", True]
+SPACE = ["ann/loop", "cpu-upgrade", "", "", "ann/copies", "ann/chat", True]
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_each_form_asks_for_what_it_says_and_is_private_unless_told_otherwise(
         PublishModel("dpo-1", "ann/x", True, "mit"),
         PullModel("ann/x@main", "nf4"),
         PushData("ann/data", "sft", False, True),
-        CheckSpace("ann/loop", "cpu-upgrade", copies="ann/copies", public=True),
+        CheckSpace("ann/loop", "cpu-upgrade", copies="ann/copies", public=True, model="ann/chat"),
     ]
     assert {one.requested_by for one in errands.recent(context.db)} == {"owner"}
     with pytest.raises(gr.Error, match="has been asked already"):
@@ -179,10 +179,10 @@ def test_a_space_is_asked_for_only_after_a_check_and_with_consent(pages: gr.Bloc
         press(pages, "make", {}, *SPACE[:-1], False, True)
     press(pages, "make", {}, *SPACE, True)
     made = errands.recent(context.db)[0].request
-    assert made == MakeSpace("ann/loop", "cpu-upgrade", copies="ann/copies", public=True, price=0.03)
+    assert made == MakeSpace("ann/loop", "cpu-upgrade", copies="ann/copies", public=True, model="ann/chat", price=0.03)
     assert not tab.view(context, {})[0]["make"]["interactive"]
-    assert press(pages, "open", "", *SPACE[1:])[-6:] == SPACE, "as it was checked last"
-    assert press(pages, "open", "ann/other", *SPACE[1:])[-6:] == [gr.skip()] * 6
+    assert press(pages, "open", "", *SPACE[1:])[-7:] == SPACE, "as it was checked last"
+    assert press(pages, "open", "ann/other", *SPACE[1:])[-7:] == [gr.skip()] * 7
 
 
 def test_how_safe_copies_stand(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
