@@ -45,6 +45,7 @@ CHANGED_IN_PLACE: Final = (
     "SELECT id, status, deleted FROM model ORDER BY id",
     "SELECT id, status FROM job WHERE kind != 'generate' ORDER BY id",
     "SELECT annotator_id, active FROM judge ORDER BY annotator_id",
+    "SELECT job_id, namespace, hub_job FROM rental ORDER BY job_id",
 )
 # What people do beside judging: nothing in a database that a program has only just set up.
 WORK: Final = (
@@ -56,7 +57,16 @@ WORK: Final = (
     "SELECT max(id) AS id FROM prompt WHERE source != 'starter' HAVING max(id) IS NOT NULL",
     *(
         f'SELECT max(rowid) AS id FROM "{table}" HAVING max(rowid) IS NOT NULL'
-        for table in ("import", "promotion", "guidelines", "rubric", "exclusion", "gold_decision", "publication")
+        for table in (
+            "import",
+            "promotion",
+            "guidelines",
+            "rubric",
+            "exclusion",
+            "gold_decision",
+            "publication",
+            "rental",
+        )
     ),
 )
 

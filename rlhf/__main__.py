@@ -62,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("job", type=int)
         if name == "resume":
             command.add_argument("--half-batch", action="store_true", help="in smaller pieces, where memory ran out")
+            command.add_argument("--yes", action="store_true", help="agree to rent what could not be rented before")
     commands.add_parser("policies", help="list the base model and its adapters")
     for name, text in (
         ("promote", "let a policy serve (also: roll back to an earlier one)"),
@@ -112,14 +113,14 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
             return rent_command.run(options, db, spec)
         return wait_for(db, options.data, loop.submit(db, options.data, spec, "the command line"))
     elif options.command == "resume":
-        rented = jobs.get(db, options.job).flavor is not None
-        if not rented or jobs.get(db, options.job).status in jobs.ENDED:
-            jobs.resume(db, options.job, options.half_batch)
-        if rented:
-            return rent_command.follow(db, options.data, options.job)
+        if jobs.get(db, options.job).flavor is not None:
+            return rent_command.resume(db, options.data, options.job, options.yes)
+        jobs.resume(db, options.job, options.half_batch)
         return wait_for(db, options.data, options.job)
     elif options.command == "cancel":
         jobs.cancel(db, options.job)
+        if jobs.get(db, options.job).status == "cancelling" and jobs.get(db, options.job).flavor is not None:
+            return rent_command.follow(db, options.data, options.job)
     elif options.command == "jobs":
         for job in jobs.recent(db, tuple(SPECS), 30):
             print(

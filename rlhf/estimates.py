@@ -533,5 +533,5 @@ def measures(spec: MeasureSpec, wanted: TrainingSpec) -> bool:
 
 
 def finished_jobs(db: Any, spec: TrainingSpec, limit: int = 200) -> list[Job]:
-    """Jobs whose pace may be that of this spec, newest first."""
-    return jobs.recent(db, ("measure", spec.kind), limit)
+    """Jobs whose pace on this machine may be that of this spec, newest first."""
+    return [job for job in jobs.recent(db, ("measure", spec.kind), limit) if job.flavor is None]

@@ -102,6 +102,7 @@ def state_of(db: Database, counted: bool = True) -> State:
         tried is not None and store.new_to_train_on(db, tried) < every,
         fruitless,
         broken_jobs(db, checks),
+        tuple(jobs.elsewhere(db)),
     )
 
 

@@ -22,6 +22,8 @@ TRAINING = ("sft", "reward_model", "dpo", "ppo", "evaluate", "judge", "answer", 
 # A job waits where its position puts it; one from before there were positions, where its id does.
 PLACE = "coalesce(position, id)"
 LAST_PLACE = f"(SELECT coalesce(max({PLACE}), 0) + 1 FROM job)"
+# A job that waits to be followed again, for which a machine may have been rented.
+RENTED = "(status = 'queued' AND EXISTS (SELECT 1 FROM rental WHERE rental.job_id = job.id AND rental.namespace != ''))"
 # How the answering worker begins its message while the policy can't fill comparisons; the pages look for it.
 TOO_FEW_ANSWERS = "Too few different answers"
 # What the log says of a job that goes on with other settings; the Runs page looks for how it begins.
@@ -282,19 +284,20 @@ def cancel(db: Database, job_id: int) -> None:
     with db.transaction() as connection:
         queued = take_out(db, job_id)
         running = connection.execute(
-            "UPDATE job SET status = 'cancelling' WHERE id = ? AND status IN ('running', 'cancelling')", (job_id,)
+            f"UPDATE job SET status = 'cancelling' WHERE id = ? AND (status IN ('running', 'cancelling') OR {RENTED})",
+            (job_id,),
         ).rowcount
     if not queued and not running:
         raise UserError(f"Job {job_id} is not running, so there is nothing to cancel.")
 
 
 def take_out(db: Database, job_id: int) -> bool:
-    """Take a job out of the queue; False if it does not wait there (any more)."""
+    """Take a job out of the queue; False if it does not wait there (any more), or may have a machine on the Hub."""
     with db.transaction() as connection:
         return (
             connection.execute(
                 "UPDATE job SET status = 'cancelled', finished = ?, message = 'Cancelled before it began.' "
-                "WHERE id = ? AND status = 'queued'",
+                f"WHERE id = ? AND status = 'queued' AND NOT {RENTED}",
                 (now(), job_id),
             ).rowcount
             == 1
@@ -307,7 +310,8 @@ def resume(db: Database, job_id: int, half_batch: bool = False) -> str:
     Its spec is as before, unless that would fail in the same way: a run whose numbers were none any more goes on with
     half the learning rate, and one whose memory ran out, where a person says so, with `half_batch`. Returns what was
     changed, which is in the log too; empty if nothing. Raises UserError for a job in any other state, and for a batch
-    that can't be halved. A job on rented hardware is looked for there again, as it is.
+    that can't be halved. A job for rented hardware is looked for there again, as it is; one that
+    was never started there is rented now.
     """
     with db.transaction() as connection:
         row = db.row("SELECT * FROM job WHERE id = ? AND status IN ('lost', 'cancelled', 'failed')", (job_id,))
@@ -315,7 +319,7 @@ def resume(db: Database, job_id: int, half_batch: bool = False) -> str:
             raise UserError(f"Job {job_id} can't be resumed: only one that was lost, cancelled or failed can.")
         job = read_job(row)
         spec, message = job.spec, ""
-        if job.flavor is not None:  # what is there is followed or fetched: nothing is rented again
+        if job.flavor is not None:  # what is there is followed and fetched
             if half_batch:
                 raise UserError(f"Job {job_id} was for {job.flavor}. Start a new one there, with a smaller batch.")
         elif half_batch:

@@ -239,7 +239,9 @@ def keep(options: argparse.Namespace, place: Place | None, schedule: Schedule) -
         ended.set()
     else:
         open_desks(options.data)
-        rented = renting.Follower(hub.connect(hub.token_here()), options.data, open_database(options.data))
+        here = hub.connect(hub.token_here())
+        # What is rented, and what came of it, is in a safe copy soon.
+        rented = renting.Follower(here, options.data, open_database(options.data), changed=hurried.set)
         rented.start()
     if place is None:
         ended.wait()

@@ -29,6 +29,10 @@ from rlhf.specs import PPOSpec, TrainingSpec, from_json, to_json
 MANIFEST: Final = "job.json"
 CODE: Final = "code"
 DATA: Final = "data"
+# What comes back.
+REPORTS: Final = "reports"
+RESULT: Final = "result.json"
+MADE: Final = "made"
 # A base model that is only in a directory goes along, and has this directory's name there.
 OWN_BASE: Final = "base"
 CARD: Final = b"""# A job of Prefloop
@@ -90,9 +94,11 @@ def base_files(base: Policy) -> Files:
     if not own_base(base):
         return {}
     directory = Path(base.base)
-    base_model.check(base_model.BaseModel(base.base, directory))
-    kept = [path for path in directory.iterdir() if any(fnmatch(path.name, pattern) for pattern in WHOLE)]
-    return {f"{DATA}/{OWN_BASE}/{path.name}": path for path in sorted(kept)}
+    paths = sorted(directory.iterdir()) if directory.is_dir() else []
+    kept = [path for path in paths if any(fnmatch(path.name, pattern) for pattern in WHOLE)]
+    if not any(path.suffix == ".safetensors" for path in kept):
+        raise UserError(f"The base model's weights are gone from {directory}. Restore them.")
+    return {f"{DATA}/{OWN_BASE}/{path.name}": path for path in kept}
 
 
 def policy_files(data_dir: Path, policy: Policy) -> Files:
@@ -106,6 +112,11 @@ def policy_files(data_dir: Path, policy: Policy) -> Files:
 def row_of(policy: Policy, base: Policy) -> dict[str, Any]:
     """A model's row as it is there: nothing is known of jobs and of other models."""
     return {**asdict(policy), "base": "", "job_id": None, "parent_id": None if policy.id == base.id else base.id}
+
+
+def report_name(number: int) -> str:
+    """The path of a report, counted from 1."""
+    return f"{REPORTS}/{number:06d}.json"
 
 
 def digest(content: Path | bytes) -> str:

@@ -22,7 +22,7 @@ from rlhf.describing import (
 )
 from rlhf.jobs import LOST_AFTER_SECONDS, Job
 from rlhf.policies import Policy
-from rlhf.rentals import Rental, dollars, most_dollars
+from rlhf.rentals import CLEARED, Rental, dollars, most_dollars
 
 # Reasons that leave out pairs of a comparison's answers; the others leave out judgements.
 PAIR_REASONS = ("tie", "identical", "too-long", "disagreement", "unreliable", "template")
@@ -124,8 +124,17 @@ def seconds_left(step_times: Sequence[tuple[int, str]], job: Job, at: str) -> fl
     return None
 
 
+# How a job for rented hardware stands that does not run yet, or is to end.
+RENTED: Mapping[str, str] = {
+    "queued": "It is sent to the Hub, or looked for there, within seconds, if Prefloop has a token.",
+    "cancelling": "Cancelling: the rented machine is given back.",
+}
+
+
 def headline(job: Job, at: str) -> str:
     """A job's state in a sentence."""
+    if job.flavor is not None and job.status in RENTED:
+        return f"{RENTED[job.status]} {job.message}".strip()
     if job.status == "queued":
         return f"Queued; it starts when it is first in the queue and its device is free. {job.message}".strip()
     if job.status == "running":
@@ -189,10 +198,14 @@ def job_facts(job: Job, data: Mapping[str, Any], rental: Rental | None = None) -
     )
 
 
+# What the Hub says of a job, where it says it in another way than people.
+STAGES: Mapping[str, str] = {"COMPLETED": "ended", CLEARED: "ended", "ERROR": "ended"}
+
+
 def rental_facts(job: Job, rental: Rental) -> list[tuple[str, str]]:
     """The rented hardware of a job, what it has cost, and where it is watched on the Hub."""
     most = f"{dollars(rental.cost)} of at most {most_dollars(rental.price_per_hour * rental.hours)}"
-    state = f", {rental.stage.lower()} for {duration(rental.seconds)}" if rental.stage else ""
+    state = f", {STAGES.get(rental.stage, rental.stage.lower())} for {duration(rental.seconds)}" if rental.stage else ""
     where = [("On the Hub", rental.url)] if rental.url else []
     return [
         ("Rented", f"{job.flavor} at {dollars(rental.price_per_hour)} an hour{state}"),

@@ -45,6 +45,18 @@ def agreed(terms: Terms) -> bool:
     return input(f"This spends {terms.sentence}. Go ahead? [y/N] ").strip().lower() in ("y", "yes")
 
 
+def resume(db: Database, data_dir: Path, job_id: int, yes: bool) -> int:
+    """Follow a job further, or rent what was never rented, if that is agreed to; the exit status. Raises UserError."""
+    job, rental = jobs.get(db, job_id), rentals.get(db, job_id)
+    terms = Terms(job.flavor or "", rental.price_per_hour, rental.hours, rental.namespace)
+    if rental.hub_job is None and not yes and not agreed(terms):
+        print("Nothing was rented.")
+        return 1
+    if job.status in jobs.ENDED:
+        jobs.resume(db, job_id)
+    return follow(db, data_dir, job_id)
+
+
 def follow(db: Database, data_dir: Path, job_id: int) -> int:
     """Follow a job to its end, unless a running app does; the exit status. Ctrl-C leaves it to run."""
     hub, ended = hubs.connect(hubs.token_here()), threading.Event()
@@ -65,6 +77,7 @@ def follow(db: Database, data_dir: Path, job_id: int) -> int:
     finally:
         signal.signal(signal.SIGTERM, before)
     follower.stop(renting.POLL_SECONDS)
+    renting.clear_up(hub, db)
     job = jobs.get(db, job_id)
     print(f"job {job_id} {job.status}. {job.message}".strip())
     if job.result is not None:

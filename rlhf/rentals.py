@@ -6,7 +6,7 @@ import json
 import math
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,7 +16,7 @@ from annotation.hub import check_name
 from annotation.records import UserError, now
 from rlhf import jobs
 from rlhf.jobs import LOST_AFTER_SECONDS, Job
-from rlhf.specs import Spec
+from rlhf.specs import Spec, to_json
 
 FLAVOR = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 LONGEST_HOURS = 72.0
@@ -150,6 +150,46 @@ def silent() -> str:
     return (datetime.now(UTC) - timedelta(seconds=LOST_AFTER_SECONDS)).isoformat(timespec="microseconds")
 
 
+def to_clear(db: Database) -> list[int]:
+    """Ended jobs whose dataset is no use any more.
+
+    That of a finished one is the only other copy of what was made, until a safe copy is newer, where such are made.
+    """
+    rows = db.rows(
+        """SELECT id FROM job JOIN rental ON rental.job_id = job.id
+           WHERE namespace != '' AND stage != ? AND (status = 'cancelled' OR (status = 'finished' AND (
+               NOT EXISTS (SELECT 1 FROM safe_copy WHERE state = 'safe')
+               OR EXISTS (SELECT 1 FROM safe_copy WHERE state = 'safe' AND created > job.finished))))
+           ORDER BY id""",
+        (CLEARED,),
+    )
+    return [row["id"] for row in rows]
+
+
+# The stage of a rental whose dataset is gone.
+CLEARED = "CLEARED"
+
+
+def give_up(db: Database) -> None:
+    """Mark jobs lost that nobody here has followed for longer than they can have run."""
+    with db.transaction() as connection:
+        connection.execute(
+            """UPDATE job SET status = 'lost', worker = NULL, finished = ?, message = ?
+               WHERE status IN ('running', 'cancelling') AND flavor IS NOT NULL AND EXISTS (
+                   SELECT 1 FROM rental WHERE job_id = job.id
+    That of a finished one is the only other copy of what was made until a safe copy, where such are made, is newer.
+            (now(), UNFOLLOWED, GRACE_HOURS),
+        )
+
+
+UNFOLLOWED = (
+    "Nobody here has followed it, since Prefloop has no token for the Hub, and its time is over. Resume looks for what "
+    "it has made, once there is one."
+)
+# Waiting for a machine and fetching what was made take their time too.
+GRACE_HOURS = 1.0
+
+
 def take_up(db: Database, job_id: int, worker: str) -> Job | None:
     """Claim a queued job for rented hardware, or follow one further whose follower is silent; None if neither is so."""
     claimed = jobs.claim(db, job_id, worker)
@@ -198,6 +238,7 @@ def replay(db: Database, job_id: int, worker: str, number: int, batch: Mapping[s
 
     Nothing is written where the job is no longer this worker's, or the report is there already.
     """
+    batch = readable(batch, number)
     with db.transaction() as connection:
         mine = connection.execute(
             """UPDATE job SET step = ?, steps = ?, message = ?, heartbeat = ?
@@ -215,6 +256,52 @@ def replay(db: Database, job_id: int, worker: str, number: int, batch: Mapping[s
                 ],
             )
     return get(db, job_id)
+
+
+def readable(batch: Any, number: int) -> Mapping[str, Any]:
+    """A report as the pages can show it; in place of one that they can't, a line in the log that says so."""
+    try:
+        progress = {"step": count(batch["step"]), "steps": count(batch["steps"]), "message": str(batch["message"])}
+        return {**progress, "events": [readable_event(event) for event in batch["events"]]}
+    except (KeyError, TypeError, ValueError):
+        told = f"Report {number} can't be read and is left out."
+        left_out = {"kind": "log", "step": 0, "data": told, "created": now()}
+        return {"step": 0, "steps": 0, "message": "", "events": [left_out]}
+
+
+def count(value: Any) -> int:
+    """A number of steps. Raises ValueError for anything else."""
+    if not isinstance(value, int) or not 0 <= value < 2**31:
+        raise ValueError(f"{value!r} is no number of steps")
+    return value
+
+
+def readable_event(event: Any) -> dict[str, Any]:
+    """One event of a report. Raises KeyError, TypeError, ValueError for what the pages can't show."""
+    kind, data, created = event["kind"], event["data"], event["created"]
+    if kind not in SHAPES or not SHAPES[kind](data) or not isinstance(created, str):
+        raise ValueError(f"{kind!r} is no event")
+    return {"kind": kind, "step": count(event["step"]), "data": data, "created": created}
+
+
+def is_sample(data: Any) -> bool:
+    """Whether something is what a model answered during a run."""
+    texts = isinstance(data, dict) and all(isinstance(data.get(name), str) for name in ("prompt", "answer"))
+    return texts and isinstance(data.get("tokens"), int) and isinstance(data.get("finish_reason"), str)
+
+
+# What an event's data must be, by its kind.
+SHAPES: Mapping[str, Callable[[Any], bool]] = {
+    "log": lambda data: isinstance(data, str),
+    "metric": lambda data: isinstance(data, dict) and all(isinstance(one, int | float) for one in data.values()),
+    "sample": is_sample,
+}
+
+
+def trained_with(db: Database, job_id: int, spec: Spec) -> None:
+    """Record the settings that a job ended with."""
+    with db.transaction() as connection:
+        connection.execute("UPDATE job SET spec = ? WHERE id = ?", (to_json(spec), job_id))
 
 
 def events_after(db: Database, job_id: int, last: int) -> list[dict[str, Any]]:

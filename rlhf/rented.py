@@ -24,14 +24,14 @@ from annotation.database import Database
 from annotation.hub import Hub
 from annotation.records import UserError
 from rlhf import jobs, policies, rentals
+from rlhf.estimates import query_graphics
 from rlhf.jobs import Job
-from rlhf.packing import digest, unpack
+from rlhf.packing import MADE, RESULT, digest, report_name, unpack
 from rlhf.publishing import Files
+from rlhf.refusals import machine_trouble
+from rlhf.specs import Spec, TrainingSpec, to_json
 from rlhf.supervisor import run_to_end
 
-EVENTS: Final = "events"
-RESULT: Final = "result.json"
-MADE: Final = "made"
 # Each report is a commit. The first come sooner, for people who wait to see that it works.
 FIRST_SECONDS: Final = 15.0
 REPORT_SECONDS: Final = 60.0
@@ -40,17 +40,14 @@ QUICK_REPORTS: Final = 8
 PACE: Final = "PREFLOOP_REPORT_SECONDS"
 # To end by itself before the Hub ends it, so that the last report arrives.
 SPARE_SECONDS: Final = 120.0
-# What was made is sent again and again for as long as this; then it is lost with the machine.
-PATIENCE_SECONDS: Final = 600.0
+# What was made is sent again and again until the machine is nearly taken away.
+LAST_SECONDS: Final = 10.0
+LONGEST_PAUSE_SECONDS: Final = 60.0
+REFUSED_SECONDS: Final = 600.0
 OVER: Final = "The time that was agreed to is over. What it had learnt until then is gone: rent for longer."
 ENDED_THERE: Final = "The machine was told to end before it began."
 
 logger = logging.getLogger(__name__)
-
-
-def name_of(number: int) -> str:
-    """The path of a report, counted from 1."""
-    return f"{EVENTS}/{number:06d}.json"
 
 
 @dataclass
@@ -82,7 +79,7 @@ class Reporter:
         if not batch["events"] and progress_in(batch) == self.said:
             self.unsent = None
             return {}
-        return {name_of(self.sent + 1): json.dumps(batch).encode()}
+        return {report_name(self.sent + 1): json.dumps(batch).encode()}
 
     def arrived(self) -> None:
         """The batch is there."""
@@ -97,30 +94,35 @@ class Reporter:
             hubs.commit(self.hub, self.repo, "dataset", dict(files), f"Report {self.sent + 1}")
             self.arrived()
 
-    def finish(self, ending: dict[str, Any], made: Files) -> None:
-        """Send the rest, how it ended and what was made, in one commit; for long, should the Hub have trouble.
+    def finish(self, ending: dict[str, Any], made: Files, end: float) -> None:
+        """Send the rest, how it ended and what was made, in one commit; again and again, whatever the Hub says.
 
-        Raises UserError when it is no use any more.
+        `end` is when the machine is taken away, as `time.time` says it. Raises UserError shortly before.
         """
-        deadline = time.monotonic() + PATIENCE_SECONDS
         if self.unsent is not None:
-            self.persist(self.send, deadline)
+            persist(self.send, end)
         files: Files = {**self.files(), **made, RESULT: json.dumps(ending, indent=1).encode()}
-        self.persist(lambda: hubs.commit(self.hub, self.repo, "dataset", files, "The end"), deadline)
+        persist(lambda: hubs.commit(self.hub, self.repo, "dataset", files, "The end"), end)
 
-    def persist(self, act: Callable[[], object], deadline: float) -> None:
-        """Repeat what fails for a passing reason."""
-        pause = 2.0
-        while True:
-            try:
-                act()
-                return
-            except UserError as error:
-                if not hubs.is_passing(error) or time.monotonic() + pause > deadline:
-                    raise
-                logger.warning("%s", error)
-                time.sleep(pause)
-                pause = min(2 * pause, 60.0)
+
+def persist(act: Callable[[], object], end: float) -> None:
+    """Repeat what fails: with the machine all would be lost. Raises UserError shortly before `end`.
+
+    What the Hub refuses plainly is not repeated for so long, for the time is paid for.
+    """
+    pause, refused_until = 2.0, time.time() + REFUSED_SECONDS
+    while True:
+        try:
+            act()
+            return
+        except UserError as error:
+            refused = error.__cause__ is not None and hubs.status_of(error.__cause__) in (401, 403, 404)
+            until = min(end - LAST_SECONDS, refused_until if refused else end)
+            if time.time() + pause > until:
+                raise
+            logger.warning("%s", error)
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
 def progress_in(batch: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -153,27 +155,43 @@ class Watch(threading.Thread):
                 due = time.time() + (self.pace or quick)
 
 
-def run(hub: Hub, repo: str, source: Path, data_dir: Path, deadline: float) -> int:
-    """Do the whole job; returns the exit status. Raises UserError where not even its end could be reported."""
+def run(hub: Hub, repo: str, source: Path, data_dir: Path, end: float, spare: float) -> int:
+    """Do the whole job; returns the exit status.
+
+    The machine is taken away at `end`, as `time.time` says it; the work stops `spare` seconds before. Raises UserError
+    where not even the job's end could be reported.
+    """
     try:
         db, job = unpack(source, data_dir)
+        refuse_machine(job.spec)
     except UserError as error:
         ending = json.dumps({"status": "failed", "message": str(error)}).encode()
-        hubs.commit(hub, repo, "dataset", {RESULT: ending}, "The end")
+        persist(lambda: hubs.commit(hub, repo, "dataset", {RESULT: ending}, "The end"), end)
         return 1
     os.environ["HF_HUB_OFFLINE"] = "1"  # for the worker, which has no token: the model is here
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
     pace = os.environ.get(PACE)
-    watch = Watch(Reporter(hub, repo, db, job.id), deadline, float(pace) if pace else None)
+    watch = Watch(Reporter(hub, repo, db, job.id), end - spare, float(pace) if pace else None)
     watch.start()
     while job.status == "queued" and not told and not watch.over:  # again where memory ran out and it goes on
         run_to_end(db, data_dir, job)
         job = jobs.get(db, job.id)
     watch.ended.set()
     watch.join()
-    watch.reporter.finish(*outcome(db, data_dir, job, watch.over))
+    watch.reporter.finish(*outcome(db, data_dir, job, watch.over), end)
     return 0 if job.status == "finished" else 1
+
+
+def refuse_machine(spec: Spec) -> None:
+    """Raises UserError where the machine is not what the job needs, before time is spent on it."""
+    import torch
+
+    found = machine_trouble(spec) if isinstance(spec, TrainingSpec) else []
+    if query_graphics() and not torch.cuda.is_available():
+        found.append(f"PyTorch {torch.__version__} can't use the GPU of this machine. Rent another kind.")
+    if found:
+        raise UserError(" ".join(found))
 
 
 def outcome(db: Database, data_dir: Path, job: Job, over: bool) -> tuple[dict[str, Any], Files]:
@@ -182,6 +200,7 @@ def outcome(db: Database, data_dir: Path, job: Job, over: bool) -> tuple[dict[st
     if over and job.status != "finished":
         message = OVER
     ending: dict[str, Any] = {"status": job.status, "message": message, "result": job.result}
+    ending["spec"] = json.loads(to_json(job.spec))  # the batch may have been halved
     made = policies.of_job(db, job.id) if job.status == "finished" else None
     if made is None:
         return ending, {}
@@ -202,11 +221,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s")
     hub = hubs.connect(hubs.token_here())
-    # Of a short time only half is kept in reserve.
     seconds = options.hours * 3600
-    deadline = options.began + seconds - min(SPARE_SECONDS, seconds / 2)
+    spare = min(SPARE_SECONDS, seconds / 2)  # of a short time only half is kept in reserve
     try:
-        return run(hub, options.repo, options.source, options.data, deadline)
+        return run(hub, options.repo, options.source, options.data, options.began + seconds, spare)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -19,7 +19,7 @@ import psutil
 
 from annotation.database import Database
 from annotation.environment import child_environment
-from rlhf import iteration, jobs, loop, policies
+from rlhf import iteration, jobs, loop, policies, rentals
 from rlhf.estimates import query_graphics
 from rlhf.jobs import Job
 from rlhf.shrinking import KILLED, advice
@@ -175,6 +175,7 @@ class Supervisor:
     def tick(self) -> None:
         """One look at the rows: reap, mark lost, start what is due."""
         self.reap()
+        rentals.give_up(self.db)
         for job_id in jobs.mark_lost(self.db):
             if job_id in self.children:  # it hangs: a second worker beside it would take the memory of both
                 self.children[job_id].signal(signal.SIGKILL)

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from annotation import hub as hubs
+from annotation import store
 from annotation.hub import Hub
-from annotation.records import UserError
-from rlhf import jobs, loop, packing, policies, rentals, rented, renting
+from annotation.records import UserError, now
+from rlhf import iteration, jobs, loop, packing, policies, rentals, rented, renting
 from rlhf.artifacts import directory_sha256
 from rlhf.launching import module
 from rlhf.rentals import Terms
@@ -102,7 +103,8 @@ def test_a_training_goes_there_reports_and_comes_back_as_the_candidate_that_it_w
     assert job.result is not None
     assert job.result["rented"]["flavor"] == "cpu-basic"
     assert (job.step, job.steps) == (here.step, here.steps)
-    # One was started, on the terms; nothing is left on the Hub.
+    # One was started, on the terms; nothing is left on the Hub when somebody has looked.
+    renting.clear_up(api(hub), judged.db)
     asked = only_job(hub).asked
     assert (asked["flavor"], asked["timeoutSeconds"]) == ("cpu-basic", 1800)
     assert asked["labels"]["prefloop"] == rentals.get(judged.db, job_id).mark
@@ -234,11 +236,94 @@ def test_time_that_is_nearly_over_ends_it_before_the_hub_does_and_it_says_so(
     assert done.returncode == 1
     ending = json.loads(hub.file("dataset", "ann/job", "result.json"))
     assert (ending["status"], ending["message"]) == ("lost", rented.OVER)
-    # A file that did not arrive as it was sent ends it at once.
+    # What the machine can't do, and a file that did not arrive as it was sent, end it at once.
     (tmp_path / "there" / "job.json").write_text(json.dumps({"sha256": {"code/app.py": "0"}}))
     assert subprocess.run(command, cwd=ROOT, env={**os.environ, **hub.environment(TOKEN)}).returncode == 1
     ending = json.loads(hub.file("dataset", "ann/job", "result.json"))
     assert ending["message"] == "code/app.py did not arrive as it was sent. Start the job again."
+
+
+def test_whatever_the_hub_says_meanwhile_the_job_is_followed_and_bad_reports_are_left_out(
+    judged: Machine, hub: JobHub
+) -> None:
+    hub.fail("GET", "/api/whoami-v2", 503)
+    hub.fail("GET", "/api/jobs/hardware", 429)
+    job_id = rent(judged)
+    ended = threading.Event()
+    thread = in_background(hub, judged, job_id, ended)
+    wait_until("the start", lambda: rentals.get(judged.db, job_id).hub_job)
+    hub.fail("GET", "/api/datasets/ann/prefloop-job-.*/tree", 401, times=2)
+    hub.fail("GET", "/api/jobs/ann/.+", 403, times=2)
+    wait_until("the end there", lambda: only_job(hub).stage == "COMPLETED", every=0.01)
+    thread.join(60)
+    assert jobs.get(judged.db, job_id).status == "finished"
+    # What can be shown of a report is shown; what can't breaks no page.
+    rental = rentals.get(judged.db, job_id)
+    for bad in ([1], {"step": 0, "steps": 0, "message": "", "events": [{"kind": "metric", "data": [1]}]}, {"step": -1}):
+        assert "is left out" in rentals.readable(bad, 3)["events"][0]["data"]
+    for bad in (None, {"status": 1, "message": ""}, {"status": "finished", "message": ""}):
+        with pytest.raises(renting.Over, match="can't be read"):
+            renting.checked_ending(bad)
+    files = {"../x.safetensors": "0", "training_args.bin": "0"}
+    told = {"status": "finished", "message": "", "result": {}, "spec": {"batch_size": 2}, "files": files}
+    with pytest.raises(renting.Over, match="no model has here"):
+        renting.checked_ending({**told, "model": {"weights": "nf4", "sha256": "0"}})
+    # Nothing is left on the Hub, once a safe copy, where such are made, has what was made.
+    with judged.db.transaction() as connection:
+        values = {"place": "x", "run": "r", "number": 1, "last_judgement_id": 0, "judgements": 0, "state": "safe"}
+        connection.table("safe_copy").insert({**values, "created": "2000-01-01"})
+        assert rentals.to_clear(judged.db) == []
+        connection.table("safe_copy").insert({**values, "created": now()})
+    assert rentals.to_clear(judged.db) == [job_id]
+    assert hub.repos
+    renting.clear_up(api(hub), judged.db)
+    assert not hub.repos
+    assert rentals.to_clear(judged.db) == []
+    assert rental.cost <= rental.price_per_hour * rental.hours
+
+
+def test_a_machine_is_given_back_however_the_job_was_left(judged: Machine, hub: JobHub) -> None:
+    job_id = rent(judged)
+    ended = threading.Event()
+    thread = in_background(hub, judged, job_id, ended)
+    wait_until("the start", lambda: rentals.get(judged.db, job_id).hub_job)
+    ended.set()
+    thread.join()
+    with judged.db.transaction() as connection:  # failed here by an error, and to be resumed
+        connection.execute("UPDATE job SET status = 'failed' WHERE id = ?", (job_id,))
+    jobs.resume(judged.db, job_id)
+    # A token that may not cancel: the job stays one that is to end, and says where to end it by hand.
+    hub.fail("POST", "/cancel$", 403, times=2)
+    cancelled = rlhf_command("--data", str(judged.data_dir), "cancel", str(job_id), **hub.environment(TOKEN))
+    assert cancelled.returncode == 1
+    assert f"job {job_id} cancelled. Cancelled, and the rented machine was given back." in cancelled.stdout
+    assert only_job(hub).stage == "CANCELED"
+    assert any("end it by hand: http" in line for line in jobs.log_tail(judged.db, job_id, 40))
+    assert not hub.repos
+
+
+def test_the_loop_goes_on_beside_a_rented_training_but_trains_nothing_itself(judged: Machine) -> None:
+    auto = {"on": True, "every": 8, "method": "dpo"}
+    store.set_setting(judged.db, "auto_train", auto)
+    job_id = rent(judged)
+    judged.judge("train", 10, by="bob")
+    state = iteration.state_of(judged.db)
+    assert [job.id for job in state.rented] == [job_id]
+    assert state.active == ()
+    assert iteration.next_step(state) is None
+    assert iteration.next_step(replace(state, rented=())) is not None
+    assert "trains on rented hardware (cpu-basic)" in iteration.standing(state).now
+    # Without a token nobody follows it: when its time is over for sure, it is lost.
+    with judged.db.transaction() as connection:
+        connection.execute("UPDATE job SET status = 'running', started = '2026-01-01', heartbeat = ''")
+    rentals.give_up(judged.db)
+    assert jobs.get(judged.db, job_id).status == "lost"
+
+
+def test_a_batch_that_was_halved_there_is_in_the_record_here() -> None:
+    spec = replace(QUICK_DPO, batch_size=4, accumulation=1)
+    assert renting.as_trained(spec, 2) == replace(spec, batch_size=2, accumulation=2)
+    assert renting.as_trained(spec, 4) == renting.as_trained(spec, 3) == spec
 
 
 def test_the_command_line_says_the_price_and_rents_nothing_unasked(
