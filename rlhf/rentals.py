@@ -177,7 +177,8 @@ def give_up(db: Database) -> None:
             """UPDATE job SET status = 'lost', worker = NULL, finished = ?, message = ?
                WHERE status IN ('running', 'cancelling') AND flavor IS NOT NULL AND EXISTS (
                    SELECT 1 FROM rental WHERE job_id = job.id
-    That of a finished one is the only other copy of what was made until a safe copy, where such are made, is newer.
+                       AND julianday(coalesce(nullif(heartbeat, ''), started)) + (hours + ?) / 24
+                           < julianday('now'))""",
             (now(), UNFOLLOWED, GRACE_HOURS),
         )
 
