@@ -66,7 +66,7 @@ def test_a_bad_spec_ends_with_2_and_one_sentence(machine: Machine, tmp_path: Pat
         (["run", "nowhere.json"], "nowhere.json can't be read"),
         (["show", "99"], "There is no job 99"),
         (["cancel", "99"], "nothing to cancel"),
-        (["resume", "99"], "can't be resumed"),
+        (["resume", "99"], "There is no job 99"),
         (["promote", "dpo-9"], "There is no policy 'dpo-9'"),
         (["promote", "base"], "'base' serves already"),
         (["reject", "base"], "not a candidate"),
