@@ -92,6 +92,10 @@ class Record:
     """How far the people agreed on whose judgements it was trained, as Markdown."""
     lineage: Sequence[Sequence[str]] = ()
     """A row for each ancestor: revision, how it was made, sha256, where on the Hub."""
+    data: Address | None = None
+    """Where the data that it was trained on is, if it was pushed as a dataset."""
+    endpoint: str = ""
+    """The Hub's address."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ def card(about: Subject, result: Mapping[str, Any], record: Record | None = None
         needs(about) if record is None else needs_on_hub(about, record),
         f"```python\n{loading(about, record)}\n```",
         "## What it was made from",
-        origin(about),
+        origin(about, record),
         "## Figures",
         figures(about, result),
         *([] if record is None else evaluation(record)),
@@ -196,6 +200,7 @@ def front_matter(about: Subject, record: Record | None = None) -> str:
     lines = [
         *(named if base else []),
         *([f"license: {record.licence}"] if record is not None and record.licence else []),
+        *(["datasets:", f"- {record.data.repo}"] if record is not None and record.data is not None else []),
         f"library_name: {'peft' if about.adapter else 'transformers'}",
         f"pipeline_tag: {'text-classification' if about.kind == 'reward' else 'text-generation'}",
         "tags:",
@@ -338,8 +343,8 @@ score = (model(**ids.to(model.device)).logits.item() - known["mean"]) / known["s
 print(score)  # in standard deviations of the answers that it was trained on"""
 
 
-def origin(about: Subject) -> str:
-    """Base, parent, method, data and seed."""
+def origin(about: Subject, record: Record | None = None) -> str:
+    """Base, parent, method, data and where it is on the Hub, and seed."""
     training = about.training
     rows = [["base model", code(about.base)]]
     if about.adapter:
@@ -357,9 +362,15 @@ def origin(about: Subject) -> str:
         ["what was trained", METHODS[training.method]],
         ["data", data_text(about)],
         ["sha256 of the data", code(training.snapshot)],
+        *([] if record is None or record.data is None else [["the data as a dataset", data_link(record, record.data)]]),
         ["seed", str(training.seed)],
     ]
     return table(["", ""], rows)
+
+
+def data_link(record: Record, data: Address) -> str:
+    """A link to a dataset as it was trained on."""
+    return f"[{data.repo}]({record.endpoint}/datasets/{data.repo}/tree/{data.revision}), tag {code(data.revision)}"
 
 
 def data_text(about: Subject) -> str:

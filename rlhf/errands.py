@@ -22,7 +22,7 @@ from annotation.measuring.reporting import some
 from annotation.outgoing.formats import Request as Export
 from annotation.outgoing.formats import check_licence
 from annotation.records import UserError, now
-from rlhf import publishing, pulling, spaces
+from rlhf import publishing, pulling, pushing, spaces
 from rlhf.launching import LAUNCHER, module
 from rlhf.policies import Weights
 from rlhf.spaces import Finding
@@ -89,7 +89,7 @@ class PullModel:
 
 @dataclass(frozen=True)
 class PushData:
-    """Push all judgements of a format as a dataset."""
+    """Push all judgements of a format as a dataset, or the data that a run was frozen with."""
 
     repo: str
     format: str = "preference"
@@ -97,11 +97,13 @@ class PushData:
     names: bool = False
     """Whether annotators are named; otherwise each has a pseudonym."""
     licence: str = ""
+    run: int | None = None
+    """The job whose frozen data it is, whatever the format; None for judgements."""
 
     def check(self) -> None:
         """Raises UserError for what can't be meant."""
         hubs.check_name(self.repo)
-        publishing.check_publishable(self.format)
+        pushing.check_publishable(self.format)
         check_licence(self.licence)
 
 
@@ -356,8 +358,11 @@ def perform(hub: Hub, db: Database, data_dir: Path, errand: Errand) -> Done:
         case PullModel(address, weights):
             policy = pulling.pull(hub, db, data_dir, address, weights_of(weights))
             return Done(f"'{policy.revision}' is in the registry, from {policy.source}.", {"revision": policy.revision})
+        case PushData(repo, _, private, names, licence, int(run)):
+            made = pushing.push_snapshot(hub, db, data_dir, run, repo, private, names, licence, by)
+            return Done(publishing.described(made), asdict(made))
         case PushData(repo, chosen, private, names, licence):
-            made = publishing.push_data(hub, db, Export(chosen, names=names, licence=licence), repo, private, by)
+            made = pushing.push_data(hub, db, Export(chosen, names=names, licence=licence), repo, private, by)
             return Done(publishing.described(made), asdict(made))
         case MakeSpace():
             return make_space(hub, errand.request)

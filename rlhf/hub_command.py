@@ -8,7 +8,9 @@ from typing import Any
 from annotation import hub
 from annotation.database import Database
 from annotation.outgoing import export_command
-from rlhf import publishing, pulling
+from annotation.outgoing.formats import Request
+from annotation.records import UserError
+from rlhf import publishing, pulling, pushing
 
 HIDDEN = "private unless --public; who may see what is there already is never changed"
 Commands = Any
@@ -27,9 +29,14 @@ def add_parsers(commands: Commands) -> None:
     pull.add_argument("address", metavar="OWNER/NAME[@REVISION]", help="the commit that it is now is kept to")
     pull.add_argument("--base", action="store_true", help="let it be the base model of this data directory")
     pull.add_argument("--weights", choices=pulling.WEIGHTS, help="the precision that an adapter was trained on")
-    push = commands.add_parser("push-data", help="push judgements to the Hub as a dataset with its card")
+    push = commands.add_parser(
+        "push-data", help="push judgements, or a run's frozen data, to the Hub as a dataset with its card"
+    )
     push.set_defaults(act=run_push_data, container="dataset")
     push.add_argument("repo", metavar="OWNER/NAME", help=HIDDEN)
+    push.add_argument(
+        "--run", type=int, metavar="JOB", help="the data that this training was frozen with, instead of an export"
+    )
     export_command.add_format(push)
     export_command.add_choice(push)
     for command in (publish, push):
@@ -57,7 +64,16 @@ def run_pull(options: argparse.Namespace, db: Database) -> None:
 
 
 def run_push_data(options: argparse.Namespace, db: Database) -> None:
-    """Push an export. Raises UserError."""
+    """Push an export, or a run's frozen data. Raises UserError."""
     request = export_command.request_of(options)
-    here = hub.connect(hub.token_here())
-    print(publishing.described(publishing.push_data(here, db, request, options.repo, not options.public)))
+    here, private = hub.connect(hub.token_here()), not options.public
+    if options.run is None:
+        made = pushing.push_data(here, db, request, options.repo, private)
+    else:
+        whole = Request(container=request.container, names=request.names, licence=request.licence)
+        if request != whole:
+            raise UserError("The frozen data of a run is pushed as it is: leave --format and the filters out.")
+        made = pushing.push_snapshot(
+            here, db, options.data, options.run, options.repo, private, request.names, request.licence
+        )
+    print(publishing.described(made))

@@ -1,4 +1,4 @@
-"""Put policies, reward models and data on the Hub: named files only, one commit, and a tag for each revision."""
+"""Put policies and reward models on the Hub: named files only, one commit, and a tag for each revision."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 import struct
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from hashlib import sha1, sha256
 from pathlib import Path
@@ -20,9 +20,8 @@ from annotation import store
 from annotation.database import Database
 from annotation.hub import Hub, RepoKind
 from annotation.measuring.analysis import share_of
-from annotation.outgoing import writing
-from annotation.outgoing.dataset_card import agreement_table, vote_of
-from annotation.outgoing.formats import FORMATS, ONE_FILE, Request, check_licence
+from annotation.outgoing.dataset_card import AGREEMENT_UNKNOWN, MARK, agreement_table, vote_of
+from annotation.outgoing.formats import check_licence
 from annotation.records import UserError
 from rlhf import deciding, jobs, judges, policies
 from rlhf.artifacts import verify_directory
@@ -79,11 +78,13 @@ def publish(
     check_licence(licence)
     hubs.check_token(hub, repo)
     policy = policies.by_revision(db, revision)
-    files = files_to_publish(db, data_dir, policy, Address(repo, policy.revision), licence, base_licence(hub, policy))
+    files = files_to_publish(
+        db, data_dir, policy, Address(repo, policy.revision), licence, base_licence(hub, policy), hub.endpoint
+    )
     refuse_private(files, (data_dir, Path(policy.base)), hub.token or "")
     hubs.ensure_repo(hub, repo, "model", private)
     tag = policy.revision
-    known = tags(hub, repo).get(tag)
+    known = tags(hub, repo, "model").get(tag)
     there = {} if known is None else contents(hub, repo, "model", tag)
     differing = {name for name, content in files.items() if not same(there.get(name), content)}
     if there and any(name.endswith(".safetensors") for name in differing):
@@ -97,13 +98,13 @@ def publish(
         head = own_contents(hub, repo, "model")
         gone = [name for name in head if is_ours(name) and name not in files]
         sha = hubs.commit(hub, repo, "model", files, f"{tag}: {policy.method}", gone=gone)
-        set_tag(hub, repo, tag, sha, known)
+        set_tag(hub, repo, "model", tag, sha, known)
     policies.record_publication(db, "model", policy.id, repo, tag, sha, private, by)
     return Published(repo, tag, sha, f"{hub.endpoint}/{repo}", fresh)
 
 
 def files_to_publish(
-    db: Database, data_dir: Path, policy: Policy, address: Address, licence: str, licence_below: str
+    db: Database, data_dir: Path, policy: Policy, address: Address, licence: str, licence_below: str, endpoint: str
 ) -> Files:
     """What goes up of a policy. Its directory stays as it is: what differs is made in memory.
 
@@ -126,6 +127,8 @@ def files_to_publish(
         compared(db, policy),
         agreement(db, policy),
         ancestors(db, policy),
+        None if about.training is None else data_address(db, about.training.snapshot),
+        endpoint,
     )
     allowed = WHOLE if policy.form == "full" else ADAPTER
     found = [path for path in sorted(directory.iterdir()) if path.is_file() and not path.is_symlink()]
@@ -176,6 +179,18 @@ def address_of(db: Database, policy: Policy) -> Address | None:
         return Address(found.repo, found.tag)
     repo, _, sha = (policy.source or "").partition("@")
     return Address(repo, sha) if repo else None
+
+
+def snapshot_tag(sha256: str) -> str:
+    """The tag of frozen data as a dataset."""
+    return f"snapshot-{sha256[:12]}"
+
+
+def data_address(db: Database, sha256: str) -> Address | None:
+    """Where frozen data is on the Hub as a dataset, if it was pushed from here."""
+    tag = snapshot_tag(sha256)
+    found = (one for one in policies.publications(db) if (one.kind, one.tag) == ("dataset", tag))
+    return next((Address(one.repo, tag) for one in found), None)
 
 
 def adapter_config(directory: Path, ground: Address) -> bytes:
@@ -238,11 +253,17 @@ def judged(db: Database, policy: Policy, other: Policy) -> Iterator[Compared]:
 def agreement(db: Database, policy: Policy) -> str:
     """How far those agreed whose judgements it was trained on; empty where it was trained on none."""
     spec = None if policy.job_id is None else jobs.get(db, policy.job_id).spec
-    if not isinstance(spec, TrainingSpec):
+    return agreement_on(db, spec.snapshot) if isinstance(spec, TrainingSpec) else ""
+
+
+def agreement_on(db: Database, snapshot: str) -> str:
+    """How far those agreed whose judgements were frozen; empty where none were."""
+    last = last_judgement(db, snapshot)
+    if not last:
         return ""
-    last = last_judgement(db, spec.snapshot)
     seen = (judgement for group in store.judged_comparisons(db) for judgement in group if judgement.id <= last)
-    return agreement_table([vote_of(judgement) for judgement in seen if judgement.outcome != "skip"]) if last else ""
+    votes = [vote_of(judgement) for judgement in seen if judgement.outcome != "skip"]
+    return agreement_table(votes) or AGREEMENT_UNKNOWN
 
 
 def ancestors(db: Database, policy: Policy) -> list[list[str]]:
@@ -304,10 +325,10 @@ def is_ours(name: str) -> bool:
 
 
 # ------------------------------------------------------------------------------------------------------ what is there
-def tags(hub: Hub, repo: str) -> dict[str, str]:
+def tags(hub: Hub, repo: str, kind: RepoKind) -> dict[str, str]:
     """The commit of each tag."""
     with hubs.explained(f"Reading the tags of {repo}"):
-        return {tag.name: tag.target_commit for tag in hub.api.list_repo_refs(repo).tags}
+        return {tag.name: tag.target_commit for tag in hub.api.list_repo_refs(repo, repo_type=kind).tags}
 
 
 def contents(hub: Hub, repo: str, kind: RepoKind, revision: str) -> dict[str, str]:
@@ -317,21 +338,32 @@ def contents(hub: Hub, repo: str, kind: RepoKind, revision: str) -> dict[str, st
     return {one.rfilename: (one.lfs.sha256 if one.lfs else one.blob_id) or "" for one in info.siblings or []}
 
 
-def own_contents(hub: Hub, repo: str, kind: RepoKind) -> dict[str, str]:
-    """What is in a repository on main. Raises UserError for one that holds somebody else's work, which stays."""
+def own_contents(hub: Hub, repo: str, kind: RepoKind, form: str = "") -> dict[str, str]:
+    """What is in a repository on main. Raises UserError for one that holds somebody else's work, which stays.
+
+    So does data of another format than `form`, where that is given.
+    """
     there = contents(hub, repo, kind, "main")
     if set(there) <= {CARD, ".gitattributes"}:  # as the Hub's own page makes it
         return there
-    tagged: object = ()
+    said: Mapping[str, object] = {}
     if CARD in there:
         with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
             with hubs.explained(f"Reading the card of {repo}"):
                 path = hub.api.hf_hub_download(repo, CARD, repo_type=kind, local_dir=directory)
-            tagged = hubs.front_matter(Path(path).read_text("utf-8", errors="replace")).get("tags")
+            said = hubs.front_matter(Path(path).read_text("utf-8", errors="replace"))
+    tagged, marks = said.get("tags"), said.get(MARK)
     if not isinstance(tagged, list) or PROGRAM not in tagged:
         raise UserError(
             f"The name {repo} is taken: what is there was not published by Prefloop, and stays as it is. Choose "
             "another name."
+        )
+    held = marks.get("format") if isinstance(marks, dict) else None
+    if form and held != form:
+        what = f"data of the format '{held}'" if held else "data of which its card does not say the format"
+        raise UserError(
+            f"{repo} holds {what}, which '{form}' would replace: it stays as it is. Choose another name, or delete the "
+            "repository on the Hub."
         )
     return there
 
@@ -349,45 +381,13 @@ def same(identity: str | None, content: Path | bytes) -> bool:
     return digest.hexdigest() == identity
 
 
-def set_tag(hub: Hub, repo: str, tag: str, sha: str, known: str | None) -> None:
+def set_tag(hub: Hub, repo: str, kind: RepoKind, tag: str, sha: str, known: str | None) -> None:
     """Let a tag name this commit, which may have named another."""
     with hubs.explained(f"Tagging {repo} with '{tag}'"):
         if known is not None and known != sha:
-            hub.api.delete_tag(repo, tag=tag)
+            hub.api.delete_tag(repo, tag=tag, repo_type=kind)
         if known != sha:
-            hub.api.create_tag(repo, tag=tag, revision=sha)
-
-
-# ---------------------------------------------------------------------------------------------------------------- data
-def push_data(
-    hub: Hub, db: Database, request: Request, repo: str, private: bool = True, by: str = "the command line"
-) -> Published:
-    """Push an export as a dataset with its card; annotators are pseudonyms unless the request names them.
-
-    Raises UserError, and then nothing has changed on the Hub.
-    """
-    hubs.check_name(repo)
-    check_publishable(request.format)
-    hubs.check_token(hub, repo)
-    with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
-        target = Path(directory) / "dataset"
-        writing.export(db, replace(request, container="dataset", address=repo), target)
-        paths = sorted(path for path in target.rglob("*") if path.is_file())
-        files: Files = {path.relative_to(target).as_posix(): path for path in paths}
-        hubs.ensure_repo(hub, repo, "dataset", private)
-        there = own_contents(hub, repo, "dataset")
-        gone = [name for name in there if name.startswith("data/") and name not in files]
-        sha = hubs.commit(hub, repo, "dataset", files, f"{request.format} export", gone=gone)
-    policies.record_publication(db, "dataset", None, repo, "", sha, private, by)
-    return Published(repo, "", sha, f"{hub.endpoint}/datasets/{repo}", True)
-
-
-def check_publishable(name: str) -> None:
-    """Raises UserError for a format of exports that is no dataset."""
-    if name in ONE_FILE:
-        raise UserError(f"'{name}' is no dataset, and it names people. Choose another format to publish.")
-    if name not in FORMATS:
-        raise UserError(f"There is no format '{name[:40]}'. Choose one of: {', '.join(FORMATS)}.")
+            hub.api.create_tag(repo, tag=tag, revision=sha, repo_type=kind)
 
 
 def described(made: Published) -> str:

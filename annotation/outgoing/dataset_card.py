@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import PurePath
 from typing import Any, Final
 
 from annotation.measuring.agreement import agreements
@@ -133,6 +134,7 @@ def front_matter(request: Request, figures: Figures, files: Mapping[str, str]) -
         "- text-generation",
         "tags:",
         *(f"- {tag}" for tag in ("preference", "human-feedback", "trl", "prefloop")),
+        format_mark(request.format),
         "size_categories:",
         f"- {size_category(figures.total)}",
         "dataset_info:",
@@ -145,6 +147,14 @@ def front_matter(request: Request, figures: Figures, files: Mapping[str, str]) -
         "---",
     ]
     return "\n".join(lines)
+
+
+MARK: Final = "prefloop"
+
+
+def format_mark(name: str, **more: str) -> str:
+    """The line by which Prefloop knows what a repository holds, so that no other format takes its place."""
+    return f"{MARK}: {json.dumps({'format': name, **more})}"
 
 
 TYPES: Final[Mapping[Column, str]] = {"text": "string", "number": "float64", "whole": "int64", "truth": "bool"}
@@ -190,15 +200,15 @@ def card(request: Request, figures: Figures, provenance: Provenance, files: Mapp
         "## Guidelines",
         guidelines_part(figures, provenance),
         "## Licence",
-        licence(request),
+        licence_text(request.licence),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def licence(request: Request) -> str:
+def licence_text(name: str) -> str:
     """Whose terms hold."""
-    if request.licence:
-        return f"{code(request.licence)}, as chosen by whoever published it."
+    if name:
+        return f"{code(name)}, as chosen by whoever published it."
     return (
         "*To be filled in by whoever publishes this data: the licence, and for what the people who judged gave their "
         "consent.*"
@@ -259,6 +269,7 @@ def left_out(figures: Figures) -> str:
     return "Judgements, or pairs of answers, that give no row:\n\n" + table(["reason", "number"], rows)
 
 
+AGREEMENT_UNKNOWN: Final = "No two annotators judged the same comparison, so agreement is not known."
 ALL_COUNTED: Final = "Over all judgements that passed the filters and were not left out, also those that gave no row."
 
 
@@ -266,7 +277,7 @@ def agreement(figures: Figures) -> str:
     """How far annotators agree, also on what gave no row."""
     found = agreement_table(figures.votes)
     if not found:
-        return "No two annotators judged the same comparison, so agreement is not known."
+        return AGREEMENT_UNKNOWN
     return f"{ALL_COUNTED}\n\n{found}"
 
 
@@ -345,7 +356,7 @@ def origin(request: Request, figures: Figures, provenance: Provenance) -> str:
     ]
     used = [model for model in provenance.models if figures.written_by[model["revision"]]]
     if used:
-        bases = ", ".join(dict.fromkeys(code(model["base"]) for model in used))
+        bases = ", ".join(dict.fromkeys(code(base_name(model["base"])) for model in used))
         lines.append(f"- Base model: {bases}.")
     if figures.written_by["import"] or figures.judgements["imported"]:
         lines += [
@@ -370,6 +381,12 @@ def origin(request: Request, figures: Figures, provenance: Provenance) -> str:
     rows += [row for row in others if row[4] != "0"]
     heads = ["answers by", "method", "parent", "made", "answers", "sampling"]
     return "\n".join(lines) + ("\n\n" + table(heads, rows) if rows else "")
+
+
+def base_name(base: str) -> str:
+    """A base model's name; of one in a directory of this machine only the directory's own."""
+    path = PurePath(base)
+    return path.name if path.is_absolute() else base
 
 
 def filters_text(filters: Filters) -> str:

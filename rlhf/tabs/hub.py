@@ -23,11 +23,13 @@ from annotation.space import SPACE_MODEL
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box, licence_choice, opening_of, text_in
 from annotation.wording import moment
-from rlhf import errands, policies, presenting, spaces
+from rlhf import errands, jobs, policies, presenting, spaces
 from rlhf.errands import CheckSpace, CheckToken, Errand, MakeSpace, PublishModel, PullModel, PushData, Request
+from rlhf.jobs import Job
 from rlhf.launching import PLACE
 from rlhf.policies import Policy, Publication
 from rlhf.pulling import WEIGHTS
+from rlhf.specs import SPECS, TrainingSpec
 
 POLL_SECONDS = 1
 SHOWN_ERRANDS = 10
@@ -45,7 +47,12 @@ PULL_NOTE = (
     "only, no code. Another base model needs a data directory of its own: “python -m rlhf pull OWNER/NAME --base "
     "--data DIR” on the command line."
 )
-PUSH_NOTE = "All judgements of a format. The command line also takes filters: “python -m rlhf push-data --help”."
+PUSH_NOTE = (
+    "All judgements of a format, or what a run was trained on, exactly: its model's card, published after that, links "
+    "it. The command line also takes filters: “python -m rlhf push-data --help”."
+)
+LONGEST_NUMBER = 15
+JUDGEMENTS = ("All judgements of a format", "judgements")
 SPACE_NOTE = (
     "Empty fields are as the Space has them, else the defaults: the owner is admin, everybody may judge, no safe "
     "copies. A check uploads nothing."
@@ -73,6 +80,7 @@ FORMS: Mapping[str, tuple[str, ...]] = {
     "space": ("check-space", "make-space"),
 }
 FORMAT_CHOICES = [(entry.title, name) for name, entry in FORMATS.items() if name not in ONE_FILE]
+TRAININGS = [kind for kind, spec in SPECS.items() if issubclass(spec, TrainingSpec)]
 literal = partial(html_box, presenting.STYLE + "p { overflow-wrap: anywhere; }")
 Update = dict[str, Any]
 Seen = dict[str, Any]
@@ -115,7 +123,7 @@ def publications_table(found: Sequence[Publication], revisions: Mapping[int, str
     """What was put on the Hub from here; addresses are text, since a name on the Hub is anybody's."""
     rows = [
         (
-            "judgements" if one.model_id is None else revisions.get(one.model_id, ""),
+            revisions.get(one.model_id, "") if one.model_id else "frozen data" if one.tag else "judgements",
             f"{one.repo}{f'@{one.tag}' if one.tag else ''}",
             one.commit_sha[:12],
             "private" if one.private else "public",
@@ -153,6 +161,15 @@ def model_choices(known: Sequence[Policy]) -> list[tuple[str, str]]:
         (f"{one.revision} ({one.method}{names[one.kind]}, {one.status})", one.revision)
         for one in reversed(known)
         if can_be_published(one)
+    ]
+
+
+def run_choices(found: Sequence[Job]) -> list[tuple[str, str]]:
+    """The training runs whose frozen data can be pushed, newest first."""
+    return [
+        (f"The frozen data of run {one.id} ({one.kind}, {one.status})", str(one.id))
+        for one in found
+        if isinstance(one.spec, TrainingSpec) and one.spec.snapshot
     ]
 
 
@@ -211,6 +228,7 @@ def view(context: Context, seen: Any) -> tuple[dict[str, Update], Seen]:
         "forms": gr.update(visible=held),
         "held": gr.update(value="" if held else paragraph(NO_TOKEN, "warning")),
         "revision": gr.update(choices=model_choices(known)),
+        "data": gr.update(choices=[JUDGEMENTS, *run_choices(jobs.recent(db, TRAININGS))]),
         "published": gr.update(value=publications_table(policies.publications(db), revisions)),
         "copies": gr.update(value=copies_card(db, os.environ)),
         "errands": gr.update(value=errands_table(errands.recent(db, SHOWN_ERRANDS))),
@@ -313,7 +331,10 @@ def lay_out_pull(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons
 def lay_out_push(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
     """The form that pushes data."""
     literal(paragraph(PUSH_NOTE, "quiet"))
-    chosen = gr.Radio(FORMAT_CHOICES, value="preference", label="Format")
+    parts["data"] = gr.Dropdown(
+        [JUDGEMENTS], value=JUDGEMENTS[1], label="What", allow_custom_value=True, elem_id="hub-push-what"
+    )
+    chosen = gr.Radio(FORMAT_CHOICES, value="preference", label="Format", info="Of judgements.")
     with gr.Row():
         repo = address("Repository", "hub-push-repo")
         licence = licence_choice()
@@ -321,7 +342,7 @@ def lay_out_push(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons
     names = gr.Checkbox(label="Name the annotators (otherwise each has a pseudonym)")
     buttons["push"] = button("Push the data", "hub-push-go", "primary")
     parts["said push"] = literal()
-    forms["push"] = [repo, chosen, private, names, licence]
+    forms["push"] = [parts["data"], repo, chosen, private, names, licence]
 
 
 def lay_out_space(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
@@ -426,10 +447,18 @@ def pull_of(source: Any, weights: Any) -> PullModel:
     return PullModel(text_in(source).strip(), text_in(weights))
 
 
-def push_of(repo: Any, chosen: Any, private: Any, names: Any, licence: Any) -> PushData:
-    """The form that pushes data."""
+def push_of(data: Any, repo: Any, chosen: Any, private: Any, names: Any, licence: Any) -> PushData:
+    """The form that pushes data. Raises UserError for data that is not in its list."""
+    what = text_in(data).strip()
+    if what != JUDGEMENTS[1] and not (what.isascii() and what.isdigit() and len(what) <= LONGEST_NUMBER):
+        raise UserError("Choose what to push from the list: all judgements of a format, or the frozen data of a run.")
     return PushData(
-        text_in(repo).strip(), text_in(chosen), private is not False, names is True, text_in(licence).strip()
+        text_in(repo).strip(),
+        text_in(chosen),
+        private is not False,
+        names is True,
+        text_in(licence).strip(),
+        None if what == JUDGEMENTS[1] else int(what),
     )
 
 

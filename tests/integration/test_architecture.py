@@ -102,7 +102,7 @@ def test_algorithms_never_import_each_other_or_the_pages() -> None:
 def test_the_web_side_never_imports_the_machinery() -> None:
     """A machine that only serves pages needs no torch: not even inside a function."""
     web_side = ["__init__", "jobs", "loop", "policies", "presenting", "specs", "supervisor", "artifacts"]
-    web_side += ["launching", "keeper", "errands", "publishing", "pulling", "spaces"]
+    web_side += ["launching", "keeper", "errands", "publishing", "pulling", "pushing", "spaces"]
     files = [ROOT / "app.py", *(ROOT / "rlhf" / f"{name}.py" for name in web_side), *(ROOT / "rlhf/tabs").glob("*.py")]
     assert offenders(iter(files), MACHINERY) == []
 

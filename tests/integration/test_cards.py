@@ -339,3 +339,5 @@ def test_a_published_card_says_what_it_grew_from(stall: Stall) -> None:
     assert f"It needs the weights of `{REPO}`, not the base's: the code loads those." in text
     assert "This model's: `apache-2.0`." in text
     assert "It was not compared with the base" in text
+    assert "so agreement is not known" in text
+    assert "agreement is not known" not in stall.card("lora"), "nobody judged demonstrations"

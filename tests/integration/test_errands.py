@@ -24,7 +24,7 @@ from annotation import claims, store
 from annotation.database import Database
 from annotation.incoming.import_process import Importer, State
 from annotation.records import UserError
-from rlhf import errands, keeper, policies, publishing
+from rlhf import errands, freezing, jobs, keeper, policies, publishing
 from rlhf.errands import (
     AskPrices,
     CheckSpace,
@@ -38,14 +38,18 @@ from rlhf.errands import (
     PullModel,
     PushData,
 )
+from rlhf.freezing import Listing
 from rlhf.keeper import Desk
 from rlhf.launching import HELD, LAUNCHER, PLACE
+from rlhf.specs import SFTSpec
+from rlhf.tabs.hub import publications_table
 from tests.conftest import BASE_NAME, act, seed_comparisons
 from tests.hub_server import HubServer
 from tests.hub_sign_in import SpaceHub
 from tests.integration.test_keeper import TOKEN, environment_of, project, running
 from tests.integration.test_publishing import safetensors
 from tests.machine_fixtures import ROOT, wait_until
+from tests.run_fixtures import demonstration_rows
 
 __all__ = ["project"]  # a fixture
 ADAPTER = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": f"HuggingFaceTB/{BASE_NAME}"}
@@ -163,6 +167,16 @@ def test_judgements_are_pushed_with_pseudonyms_or_names(
         (table,) = (parquet.read_table(io.BytesIO(held[path])) for path in held if path.startswith("data/train"))
         assert ("'ann'" in str(table.to_pylist())) is names
         assert hub.repos["dataset", repo].private
+
+
+def test_the_frozen_data_of_a_run_is_pushed(db: Database, data_dir: Path, hub: SpaceHub, with_token: None) -> None:
+    frozen = freezing.store_snapshot(db, data_dir, Listing(demonstration_rows()))
+    run = jobs.enqueue(db, SFTSpec(snapshot=frozen), "kim")
+    pushed = done(db, PushData("ann/frozen", run=run))
+    assert pushed.message.startswith(f"Published ann/frozen, tag snapshot-{frozen[:12]}"), pushed.message
+    assert len(hub.file("dataset", "ann/frozen", "data/train.jsonl").splitlines()) == 12
+    assert done(db, PushData("ann/frozen", run=run)).message.startswith("There already: ann/frozen")
+    assert "frozen data" in publications_table(policies.publications(db), {})
 
 
 def test_the_token_and_the_prices(db: Database, hub: SpaceHub, with_token: None) -> None:

@@ -14,9 +14,10 @@ from annotation.database import Database
 from annotation.places import DirectoryPlace
 from annotation.records import now
 from annotation.tabs.guard import Context
-from rlhf import errands, policies
+from rlhf import errands, jobs, policies
 from rlhf.errands import CheckSpace, CheckToken, ImportRun, MakeSpace, PublishModel, PullModel, PushData
 from rlhf.launching import PLACE
+from rlhf.specs import SFTSpec
 from rlhf.tabs import hub as tab
 from tests.conftest import BASE_NAME
 
@@ -99,18 +100,22 @@ def test_each_form_asks_for_what_it_says_and_is_private_unless_told_otherwise(
     press(pages, "token", {})
     press(pages, "publish", {}, "dpo-1", " ann/x ", None, "mit")
     press(pages, "pull", {}, "ann/x@main", "nf4")
-    press(pages, "push", {}, "ann/data", "sft", False, True, "")
+    press(pages, "push", {}, "judgements", "ann/data", "sft", False, True, "")
+    press(pages, "push", {}, "3", "ann/data", "sft", True, False, "")
     press(pages, "check", {}, *SPACE)
     assert [one.request for one in reversed(errands.recent(context.db))] == [
         CheckToken(),
         PublishModel("dpo-1", "ann/x", True, "mit"),
         PullModel("ann/x@main", "nf4"),
         PushData("ann/data", "sft", False, True),
+        PushData("ann/data", "sft", run=3),
         CheckSpace("ann/loop", "cpu-upgrade", copies="ann/copies", public=True, model="ann/chat"),
     ]
     assert {one.requested_by for one in errands.recent(context.db)} == {"owner"}
     with pytest.raises(gr.Error, match="has been asked already"):
         press(pages, "check", {}, *SPACE)
+    with pytest.raises(gr.Error, match="Choose what to push from the list"):
+        press(pages, "push", {}, "the frozen data", "ann/data", "sft", True, False, "")
     with pytest.raises(gr.Error, match="can't be the name of a repository"):
         press(pages, "publish", {}, "dpo-1", "x", True, "")
 
@@ -135,6 +140,11 @@ def test_models_with_files_can_be_chosen_and_what_is_published_is_listed(context
     parts, _ = tab.view(context, {})
     assert parts["revision"]["choices"] == [("dpo-1 (dpo, candidate)", "dpo-1")]
     assert "Nothing has been published" in parts["published"]["value"]
+    run = jobs.enqueue(context.db, SFTSpec(snapshot="a" * 64), "owner")
+    assert tab.view(context, {})[0]["data"]["choices"] == [
+        ("All judgements of a format", "judgements"),
+        (f"The frozen data of run {run} (sft, queued)", str(run)),
+    ]
     model = policies.by_revision(context.db, "dpo-1")
     policies.record_publication(context.db, "model", model.id, f"ann/{HOSTILE}", "dpo-1", "a" * 40, True, "owner")
     policies.record_publication(context.db, "dataset", None, "ann/data", "", "b" * 40, False, "owner")

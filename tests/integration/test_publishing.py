@@ -28,12 +28,13 @@ from annotation.database import Database, open_database
 from annotation.outgoing.formats import Filters, Request
 from annotation.records import UserError
 from rlhf import __main__ as rlhf_commands
-from rlhf import loop, policies, prospects, publishing, pulling, refusals
+from rlhf import jobs, loop, policies, prospects, publishing, pulling, pushing, refusals
 from rlhf.artifacts import directory_sha256
 from rlhf.cards import Address
 from rlhf.models import Policies
 from rlhf.policies import Policy
-from rlhf.specs import DPOSpec, PPOSpec
+from rlhf.rows import load_snapshot
+from rlhf.specs import DPOSpec, MergeSpec, PPOSpec
 from tests.demonstrations import demonstrate
 from tests.hub_server import HubServer
 from tests.integration.test_deciding import finish_check, make_candidate, people_say
@@ -191,7 +192,7 @@ def test_somebody_elses_work_of_that_name_stays(hub: HubServer, kitchen: Machine
         if kind == "model":
             publish(hub, kitchen)
         else:
-            publishing.push_data(client(hub), kitchen.db, Request("preference"), REPO)
+            pushing.push_data(client(hub), kitchen.db, Request("preference"), REPO)
 
     with pytest.raises(UserError, match=f"The name {REPO} is taken"):
         push()
@@ -586,7 +587,7 @@ def test_judgements_go_up_as_a_private_dataset_of_pseudonyms(
     hub: HubServer, kitchen: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = Request("preference", licence="cc-by-4.0")
-    done = publishing.push_data(client(hub), kitchen.db, request, "ann/data")
+    done = pushing.push_data(client(hub), kitchen.db, request, "ann/data")
     repo = hub.repos["dataset", "ann/data"]
     assert repo.private
     assert repo.head.sha == done.commit_sha
@@ -595,22 +596,142 @@ def test_judgements_go_up_as_a_private_dataset_of_pseudonyms(
     card = files["README.md"].decode()
     assert DatasetCard(card).data.license == "cc-by-4.0"
     assert 'load_dataset("ann/data")' in card
+    assert str(kitchen.model.parent) not in card
     rows = parquet(files["data/train-00000-of-00001.parquet"])
     assert len(rows) == 4
     assert {name for row in rows for name in row["annotators"]}.isdisjoint({"ann", "bob"})
     commits = len(repo.commits)
     with monkeypatch.context() as later:
         later.setattr("annotation.records.datetime", Tomorrow)
-        publishing.push_data(client(hub), kitchen.db, request, "ann/data")
+        again = pushing.push_data(client(hub), kitchen.db, request, "ann/data")
+    assert publishing.described(again).startswith(f"There already: ann/data (commit {done.commit_sha[:12]})")
+    assert publishing.described(done).startswith("Published ann/data")
     assert len(repo.commits) == commits, "the same data, a day later"
     of_ann = Request("preference", filters=Filters(annotators=("ann",)))
-    publishing.push_data(client(hub), kitchen.db, of_ann, "ann/data")
+    pushing.push_data(client(hub), kitchen.db, of_ann, "ann/data")
     assert set(hub.files("dataset", "ann/data")) == {"README.md", "data/train-00000-of-00001.parquet"}
+
+
+def test_another_format_does_not_take_the_place_of_one(hub: HubServer, kitchen: Machine) -> None:
+    pushing.push_data(client(hub), kitchen.db, Request("preference"), "ann/data")
+    head = hub.repos["dataset", "ann/data"].head.sha
+    with pytest.raises(UserError, match="holds data of the format 'preference', which 'reward' would replace"):
+        pushing.push_data(client(hub), kitchen.db, Request("reward"), "ann/data")
+    with pytest.raises(UserError, match="which 'frozen-demonstrations' would replace"):
+        push_run(hub, kitchen, run_of(made(kitchen)), "ann/data")
+    assert hub.repos["dataset", "ann/data"].head.sha == head
+
+
+def run_of(policy: Policy) -> int:
+    """The job that made it."""
+    assert policy.job_id is not None
+    return policy.job_id
+
+
+def push_run(hub: HubServer, machine: Machine, run: int, repo: str, **more: Any) -> publishing.Published:
+    """Push the frozen data of a run."""
+    return pushing.push_snapshot(client(hub), machine.db, machine.data_dir, run, repo, **more)
+
+
+def loaded(hub: HubServer, published: publishing.Published) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each split as `datasets` loads them from the Hub, without what is empty."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADING, published.repo, published.tag],
+        env={**os.environ, **hub.environment("hf_read_ann")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return {split: [said(row) for row in rows] for split, rows in json.loads(done.stdout).items()}
+
+
+LOADING = """
+import json, sys
+from datasets import load_dataset
+data = load_dataset(sys.argv[1], revision=sys.argv[2])
+print(json.dumps({split: list(rows) for split, rows in data.items()}))
+"""
+
+
+def said(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row says."""
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def test_frozen_data_loads_from_the_hub_as_it_was_trained_on_and_the_models_card_links_it(
+    hub: HubServer, kitchen: Machine
+) -> None:
+    run = run_of(made(kitchen))
+    snapshot = jobs.get(kitchen.db, run).spec.snapshot  # type: ignore[union-attr]
+    done = push_run(hub, kitchen, run, "ann/frozen", licence="cc-by-4.0")
+    again = push_run(hub, kitchen, run, "ann/frozen", licence="cc-by-4.0")
+    assert (done.fresh, again.fresh, done.commit_sha) == (True, False, again.commit_sha)
+    assert hub.repos["dataset", "ann/frozen"].tags == {f"snapshot-{snapshot[:12]}": done.commit_sha}
+    card = hub.file("dataset", "ann/frozen", "README.md").decode()
+    assert DatasetCard(card).data.license == "cc-by-4.0"
+    assert snapshot in card
+    rows = load_snapshot(kitchen.data_dir, snapshot)
+    found = loaded(hub, done)
+    assert found == {
+        name: [row for row in rows if row["split"] == split]
+        for name, split in (("train", "train"), ("test", "held-out"))
+    }
+    publish(hub, kitchen)
+    text = hub.file("model", REPO, "README.md").decode()
+    assert ModelCard(text).data.datasets == ["ann/frozen"]
+    assert f"[ann/frozen]({hub.url}/datasets/ann/frozen/tree/snapshot-{snapshot[:12]})" in text
+
+
+def test_frozen_pairs_go_up_with_pseudonyms_and_what_was_left_out(hub: HubServer, machine: Machine) -> None:
+    machine.add_prompts(8, 2)
+    machine.judge("train", 8)
+    machine.judge("train", 1, "tie")
+    machine.judge("held-out", 2, by="bob")
+    run = machine.submit(DPOSpec(scope="all"))
+    machine.db.connection.execute("UPDATE annotator SET name = 'robert' WHERE name = 'bob'")
+    snapshot = jobs.get(machine.db, run).spec.snapshot  # type: ignore[union-attr]
+    found = loaded(hub, push_run(hub, machine, run, "ann/frozen"))
+    names = {split: {name for row in rows for name in row["annotators"]} for split, rows in found.items()}
+    assert names == {"train": {f"annotator-{machine.annotator.id}"}, "test": {"former-1"}}
+    rows = [said(row) for row in load_snapshot(machine.data_dir, snapshot)]
+    assert [{**row, "annotators": []} for split in found.values() for row in split] == [
+        {**row, "annotators": []} for row in sorted(rows, key=lambda row: row["split"] != "train")
+    ]
+    card = hub.file("dataset", "ann/frozen", "README.md").decode()
+    for words in ("| tie | 1 |", "No two annotators judged the same comparison", f"Run {run}: dpo"):
+        assert words in card
+    push_run(hub, machine, run, "ann/named", names=True)
+    content = hub.file("dataset", "ann/named", "data/held-out.jsonl")
+    assert json.loads(content.splitlines()[0])["annotators"] == ["bob"]
+
+
+@pytest.mark.parametrize("token", ["hf_write_ann"])
+def test_frozen_data_that_can_not_be_pushed_makes_no_repository(
+    hub: HubServer, kitchen: Machine, with_token: Typed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_of(made(kitchen))
+    merge = jobs.enqueue(kitchen.db, MergeSpec(revision=made(kitchen).revision), "ann")
+    for number, more, sentence in (
+        (merge, {}, "has no frozen data. Choose a training run"),
+        (999, {}, "There is no job 999"),
+        (run, {"names": True}, "names no annotator. Leave the names out"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            push_run(hub, kitchen, number, "ann/frozen", **more)
+    jobs.cancel(kitchen.db, merge)
+    here = ("--data", str(kitchen.data_dir), "push-data", "ann/frozen", "--run", str(run))
+    assert with_token(rlhf_commands.main, *here, "--annotator", "ann") == 2
+    assert "leave --format and the filters out" in capsys.readouterr().err
+    assert hub.repos == {}
+    assert with_token(rlhf_commands.main, *here) == 0
+    assert "Published ann/frozen, tag snapshot-" in capsys.readouterr().out
 
 
 def test_demonstrations_go_up_to_be_imitated(hub: HubServer, machine: Machine) -> None:
     demonstrate(machine, train=3, held_out=1)
-    publishing.push_data(client(hub), machine.db, Request("sft"), "ann/shown", private=False)
+    pushing.push_data(client(hub), machine.db, Request("sft"), "ann/shown", private=False)
     assert not hub.repos["dataset", "ann/shown"].private
     rows = parquet(hub.file("dataset", "ann/shown", "data/train-00000-of-00001.parquet"))
     assert len(rows) == 3
@@ -637,7 +758,7 @@ def test_data_that_can_not_be_published_makes_no_repository(
     hub: HubServer, kitchen: Machine, request_: Request, sentence: str
 ) -> None:
     with pytest.raises(UserError, match=sentence):
-        publishing.push_data(client(hub), kitchen.db, request_, "ann/data")
+        pushing.push_data(client(hub), kitchen.db, request_, "ann/data")
     assert hub.repos == {}
 
 
