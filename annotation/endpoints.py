@@ -132,10 +132,9 @@ class Desk:
         standing = safekeeping.standing(self.db, self.copies)
         if standing is None:
             return {"text": self.unsafe, "trouble": bool(self.unsafe)}
-        return {
-            "text": safekeeping.sentence(standing, now(), annotator.role),
-            "trouble": bool(standing.trouble),
-        }
+        beginning = safekeeping.beginning(self.db) if annotator.role == "admin" else ""
+        said = safekeeping.sentence(standing, now(), annotator.role)
+        return {"text": f"{said} {beginning}".strip(), "trouble": bool(standing.trouble or beginning)}
 
     # ------------------------------------------------------------------------------------------------------- cards
     def next_card(self, annotator: Annotator, asked: Asked, notice: str = "") -> Card:

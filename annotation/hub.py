@@ -26,7 +26,7 @@ TOKENS_PAGE: Final = "https://huggingface.co/settings/tokens"
 TOKEN: Final = re.compile(r"\bhf_(?:oauth_|jwt_)?[A-Za-z0-9]{16,}(?:[\w.-]*\w)?|(?<=Bearer )[^\s.]+(?:\.[^\s.]+)*")
 REFUSED: Final[Mapping[int, str]] = {
     401: "the Hub does not accept the token: it is wrong, has expired or was withdrawn. "
-    f"Make a new one on {TOKENS_PAGE} and set HF_TOKEN to it.",
+    f"Make a new one on {TOKENS_PAGE} and set HF_TOKEN to it; a Prefloop that runs has it when it is started again.",
     402: "the Hub asks for payment: what was asked for is not in this account's plan. "
     "Choose something that is (free hardware, a private repository less), or change the plan.",
     403: "the token has no right to do that. It must be one that may write ('write', or 'fine-grained' with write "
@@ -279,7 +279,7 @@ def check_token(hub: Hub, repo: str | None = None) -> Who:
     if who.role == "read":
         raise UserError(
             f"The token is {who.name}'s and may only read. Make one that may write on {TOKENS_PAGE} and set HF_TOKEN "
-            "to it."
+            "to it; a Prefloop that runs has it when it is started again."
         )
     if repo is not None:
         check_name(repo)

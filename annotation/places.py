@@ -153,6 +153,30 @@ def name_of(text: str) -> str:
     return text.removesuffix("@main")
 
 
+def refuse_shared_fate(place: Place, data_dir: Path, on_space: bool) -> None:
+    """Raises UserError for a directory that is lost with the data directory: within it, or on a Space's own disk."""
+    if not isinstance(place, DirectoryPlace):
+        return
+    where, data = place.path.resolve(), data_dir.resolve()
+    if where.is_relative_to(data):
+        raise UserError(
+            f"The directory for safe copies {where} is inside the data directory {data} and would be lost with it. "
+            "Set PREFLOOP_COPIES to a directory on another disk, or to a private dataset (OWNER/NAME-copies)."
+        )
+    if on_space and device_of(where) == device_of(data):
+        raise UserError(
+            f"The directory for safe copies {where} is on the same disk as the data directory {data}, and a Space's "
+            "disk is empty after each restart. Attach a bucket there in the Space's settings, or set PREFLOOP_COPIES "
+            "to a private dataset (OWNER/NAME-copies)."
+        )
+
+
+def device_of(path: Path) -> int:
+    """The disk that a path is on, or would be."""
+    with explained_directory(path):
+        return next(one for one in (path, *path.parents) if one.exists()).stat().st_dev
+
+
 def aside_name(place: str, run: str) -> str:
     """The name of the place beside another for a run's copies."""
     return f"{place}/copy-{run}" if place.startswith("/") else f"{place.partition('@')[0]}@copy-{run}"

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -31,6 +31,10 @@ PARTS: Final = ("-wal", "-shm", "")
 CHECKPOINTS: Final = "checkpoints"
 LEFT_OUT: Final = (
     "The copy is without the files of {}: these count as deleted, and can be neither promoted nor trained from."
+)
+DAMAGED: Final = (
+    f"What only a damaged copy has is not here; to try one again, start with {VARIABLE}=VERSION, which moves what is "
+    "here aside."
 )
 LOCK: Final = "prefloop.open.lock"
 # A program that has just been told to end may still have the database open.
@@ -105,6 +109,7 @@ def go_on(data_dir: Path, place: Place, head: str, choice: str) -> Begun:
     db = open_database(data_dir)
     try:
         store.set_setting(db, safekeeping.CHOICE, choice)
+        store.set_setting(db, safekeeping.BEGINNING, "")
         safekeeping.begin_from(db, place.name, head, None)
     finally:
         db.close()
@@ -169,24 +174,59 @@ def restore(
                 raise manifest
             if local is not None:
                 if safekeeping.knows(local, place.name, version, manifest):
-                    safekeeping.begin_from(local, place.name, head, manifest)
-                    said = f"{data_dir} has all that the newest valid copy in {place.name} has."
-                    return Begun(" ".join([said, *skipped]))
+                    return go_on_from(local, place, data_dir, head, manifest, skipped)
                 refuse_fork(place, data_dir, local, version, manifest)
                 local.close()  # its file is about to be moved
             gone = restore_version(place, version, manifest, data_dir, head, choice)
         except Damaged as error:
-            skipped.append(str(error))
+            counted = f" It has {manifest.judgements} judgements." if isinstance(manifest, Manifest) else ""
+            skipped.append(f"{error}{counted}")
             continue
         said = f"Restored {manifest.judgements} judgements from {place.name} as of {manifest.created[:16]} UTC."
         left = [] if not gone else [LEFT_OUT.format(", ".join(gone))]
-        return Begun(" ".join([said, *left, *skipped]), manifest)
+        newer = newer_than(place, manifest) if choice else []
+        message = " ".join([said, *left, *newer, *skipped, *([DAMAGED] if skipped else [])])
+        remember(data_dir, message if left or newer or skipped else "")
+        return Begun(message, manifest)
     reasons = " ".join(skipped) or f"{place.name} has no copy '{', '.join(versions)}'."
     raise UserError(
         f"No safe copy could be restored. {reasons} Nothing was changed. `python -m annotation copies list` shows what "
         f"there is; the program starts with one of them if you set {VARIABLE}=VERSION, and with what is in {data_dir} "
         f"if you set {VARIABLE}={HERE}."
     )
+
+
+def go_on_from(
+    local: Database, place: Place, data_dir: Path, head: str, manifest: Manifest, skipped: Sequence[str]
+) -> Begun:
+    """Go on with what is here, which has all that a copy has. What admins should know stays until a copy is made."""
+    safe = safekeeping.last_safe(local, place.name)
+    kept = safekeeping.beginning(local) if safe is not None and safe.state == "begun" else ""
+    said = f"{data_dir} has all that the newest valid copy in {place.name} has."
+    message = " ".join([said, *skipped])
+    store.set_setting(local, safekeeping.BEGINNING, kept or (message if skipped else ""))
+    safekeeping.begin_from(local, place.name, head, manifest)
+    return Begun(f"Prefloop goes on with what is in {data_dir}. {kept}" if kept else message)
+
+
+def newer_than(place: Place, manifest: Manifest) -> list[str]:
+    """What is said where an older copy is restored than the newest one that can be read."""
+    newest = next(
+        ((name, copy) for name, copy in copies_in(place, place.versions()) if isinstance(copy, Manifest)), None
+    )
+    if newest is None or newest[1] == manifest:
+        return []
+    version, copy = newest
+    return [
+        f"A newer copy there has {copy.judgements} judgements ({copy.created[:16]} UTC): to take it, start with "
+        f"{VARIABLE}={version}, which moves what is here aside."
+    ]
+
+
+def remember(data_dir: Path, message: str) -> None:
+    """Keep for the admins what they should know of a database that was just restored."""
+    with closing(open_database(data_dir)) as db:
+        store.set_setting(db, safekeeping.BEGINNING, message)
 
 
 def restore_version(

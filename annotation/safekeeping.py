@@ -23,6 +23,8 @@ from annotation.places import Damaged, Manifest, Place, aside_name, mark_of
 from annotation.records import Role, UserError, now, seconds_between
 
 CHOICE: Final = "restore_choice"
+# The setting that says what admins should know of how this database began; empty for nothing.
+BEGINNING: Final = "beginning"
 # The setting that says what people had done when this database began or was last copied.
 SAFE_WORK: Final = "safe_work"
 NOT_COPIED: Final = (
@@ -49,7 +51,8 @@ CHANGED_IN_PLACE: Final = (
 )
 # What people do beside judging: nothing in a database that a program has only just set up.
 WORK: Final = (
-    f"SELECT key, value FROM setting WHERE key NOT IN ('{CHOICE}', '{SAFE_WORK}', '{access.RULES}') ORDER BY key",
+    f"""SELECT key, value FROM setting WHERE key NOT IN ('{CHOICE}', '{SAFE_WORK}', '{BEGINNING}', '{access.RULES}')
+        ORDER BY key""",
     """SELECT id, name, role, active, password_hash, hub_id FROM annotator
        WHERE NOT (name = 'owner' AND role = 'admin' AND active AND password_hash IS NULL) ORDER BY id""",
     "SELECT id, status, deleted FROM model WHERE method != 'base' OR status != 'serving' ORDER BY id",
@@ -194,6 +197,14 @@ def begin_from(db: Database, place: str, version: str, manifest: Manifest | None
         )
         if message == RESTORED or manifest is None:
             store.set_setting(db, SAFE_WORK, work(db) if manifest else "")
+
+
+def beginning(db: Database) -> str:
+    """What admins should know of how this database began: a damaged copy was passed over, or an older one restored.
+
+    Empty for nothing. It stays until the program starts again after a copy.
+    """
+    return str(store.setting(db, BEGINNING, ""))
 
 
 def is_as_restored(db: Database) -> bool:

@@ -21,9 +21,10 @@ from pathlib import Path
 from annotation import __main__ as annotation_commands
 from annotation import hub, restoring, safekeeping
 from annotation.database import Database, hold_data_directory, open_database
-from annotation.places import Place, place_of
+from annotation.places import Place, place_of, refuse_shared_fate
 from annotation.records import UserError
 from annotation.safekeeping import Pending, Schedule
+from annotation.space import Space
 from rlhf import base_model, errands, renting
 from rlhf.launching import BEGIN_AGAIN, LAUNCHER, PLACE, TRY_AGAIN, end_with_launcher, hide_environment
 
@@ -187,6 +188,7 @@ def begin(data_dir: Path, place: Place | None, model: str) -> None:
     """What must be done with the token before the web server starts. Raises UserError."""
     data_dir.mkdir(parents=True, exist_ok=True)
     if place is not None:
+        refuse_shared_fate(place, data_dir, Space.from_environment(os.environ) is not None)
         with hold_data_directory(data_dir), closing(restoring.keep_closed(data_dir)):
             begun = restoring.begin(place, data_dir, os.environ.get(restoring.VARIABLE, "").strip())
             logger.warning("%s", begun.message)

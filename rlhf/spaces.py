@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
 from packaging.requirements import Requirement
@@ -64,6 +64,11 @@ class Plan:
     def owner(self) -> str:
         """Whose Space it is."""
         return self.repo.split("/")[0]
+
+    @property
+    def copies_in_directory(self) -> bool:
+        """Whether safe copies go to a directory, which must be a mounted bucket."""
+        return self.copies.startswith("/")
 
     @property
     def zero_gpu(self) -> bool:
@@ -327,6 +332,12 @@ def check_space(plan: Plan, hub: Hub, who: Who) -> Iterator[Finding]:
     there = space_info(hub, plan.repo)
     if there is None:
         yield Finding("note", f"{plan.repo} will be new.")
+        if plan.copies_in_directory:
+            yield Finding(
+                "warning",
+                f"A new Space has no bucket, and without one at {plan.copies} it does not start. Attach one in its "
+                f"settings as soon as it is made, or name a private dataset for the safe copies ({plan.repo}-copies).",
+            )
         secrets: set[str] = set()
     else:
         yield Finding("note", f"{plan.repo} is there and will be updated.")
@@ -342,24 +353,37 @@ def check_space(plan: Plan, hub: Hub, who: Who) -> Iterator[Finding]:
             variables = {key: one.value for key, one in hub.api.get_space_variables(plan.repo).items()}
             runtime = hub.api.get_space_runtime(plan.repo)
         yield from changes(plan, variables, runtime)
-        data = variables.get("PREFLOOP_DATA", "")
-        if any(f"{data}/".startswith(f"{volume.mount_path.rstrip('/')}/") for volume in runtime.volumes or []):
+        if plan.copies_in_directory and not [one for one in mounted(runtime, plan.copies) if keeps(one)]:
+            yield Finding(
+                "error",
+                f"No bucket that can be written is mounted at {plan.copies} in {plan.repo}, and the Space's own disk "
+                "is empty after each restart. Attach one in the Space's settings first, or name a private dataset for "
+                f"the safe copies ({plan.repo}-copies).",
+            )
+        if mounted(runtime, variables.get("PREFLOOP_DATA", "")):
+            data = variables["PREFLOOP_DATA"]
             yield Finding(
                 "error",
                 f"The Space's PREFLOOP_DATA is {data}, a mounted bucket, which a live database does not survive. "
                 "Delete that variable; PREFLOOP_COPIES may be there.",
             )
-    if (
-        plan.copies
-        and "HF_TOKEN" not in secrets
-        and not os.environ.get(GIVEN_TOKEN)
-        and not plan.copies.startswith("/")
-    ):
+    if plan.copies and "HF_TOKEN" not in secrets and not os.environ.get(GIVEN_TOKEN) and not plan.copies_in_directory:
         yield Finding(
             "warning",
             f"The Space has no token to make safe copies with. Set {GIVEN_TOKEN} here to one that may write to "
             f"{plan.copies} (it becomes the Space's secret HF_TOKEN), or add that secret on its settings page.",
         )
+
+
+def mounted(runtime: Any, path: str) -> list[Any]:
+    """The volumes of a Space that a path is on."""
+    where = PurePosixPath(os.path.normpath(path))
+    return [volume for volume in runtime.volumes or [] if where.is_relative_to(volume.mount_path)]
+
+
+def keeps(volume: Any) -> bool:
+    """Whether what is written to a volume is there after a restart; those of repositories are read-only."""
+    return volume.type == "bucket" and not volume.read_only
 
 
 def changes(plan: Plan, variables: Mapping[str, str], runtime: Any) -> Iterator[Finding]:
@@ -408,7 +432,7 @@ def check_model(plan: Plan, hub: Hub, who: Who) -> Iterator[Finding]:
 
 def check_copies(plan: Plan, hub: Hub, who: Who) -> Iterator[Finding]:
     """Whether safe copies could be made, and nobody else could read them."""
-    if not plan.copies or plan.copies.startswith("/"):
+    if not plan.copies or plan.copies_in_directory:
         return
     check_token(hub, plan.copies)
     with explained(f"Looking at {plan.copies}"):

@@ -31,7 +31,8 @@ from rlhf.policies import Policy, Publication
 from rlhf.pulling import WEIGHTS
 from rlhf.specs import SPECS, TrainingSpec
 
-POLL_SECONDS = 1
+# While something that was asked is not done, and while only the safe copies change.
+POLL_SECONDS, RESTING_SECONDS = 1, 15
 SHOWN_ERRANDS = 10
 NO_TOKEN = (
     "Nobody has a token for the Hub here: set HF_TOKEN to one that may write, or run “hf auth login”, then start "
@@ -146,7 +147,9 @@ def copies_card(db: Database, environment: Mapping[str, str]) -> str:
         )
     found = safekeeping.standing(db, place)
     said = "No copy has been begun yet." if found is None else safekeeping.sentence(found, now(), "admin")
-    return paragraph(f"To {place}. {said}", "warning" if found is not None and found.trouble else "")
+    began = safekeeping.beginning(db)
+    card = paragraph(f"To {place}. {said}", "warning" if found is not None and found.trouble else "")
+    return card + (paragraph(began, "warning") if began else "")
 
 
 def can_be_published(policy: Policy) -> bool:
@@ -259,10 +262,10 @@ class Page:
         return [*self.parts.values(), self.seen, self.timer]
 
     def sent(self, context: Context, seen: Any) -> list[Any]:
-        """What goes to the browser: what has changed, and whether the timer runs on."""
+        """What goes to the browser: what has changed, and when to ask again."""
         changed, marks = view(context, seen)
-        running = gr.Timer(active=errands.any_open(context.db))
-        return [*(changed.get(name, gr.skip()) for name in self.parts), marks, running]
+        timer = gr.Timer(POLL_SECONDS if errands.any_open(context.db) else RESTING_SECONDS, active=True)
+        return [*(changed.get(name, gr.skip()) for name in self.parts), marks, timer]
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
@@ -295,7 +298,7 @@ def lay_out() -> Page:
     parts["published"] = literal()
     gr.Markdown("### Safe copies")
     parts["copies"] = literal()
-    return Page(parts, forms, buttons, gr.State({}), gr.Timer(POLL_SECONDS, active=False))
+    return Page(parts, forms, buttons, gr.State({}), gr.Timer(RESTING_SECONDS, active=False))
 
 
 def lay_out_publish(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:

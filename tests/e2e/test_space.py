@@ -107,6 +107,9 @@ def test_from_the_spaces_page_to_a_judgement(running: Running, browser: Any) -> 
     page.get_by_role("link", name="Sign in with Hugging Face").click()
     page.wait_for_selector("text=cem · annotator")
     assert not page.get_by_role("tab", name="Accounts").is_visible()
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390, "wider than a phone"
+    page.set_viewport_size({"width": 1280, "height": 900})
     for key in "263":
         judge(running, page, key)
     page.get_by_role("link", name="What is recorded").click()

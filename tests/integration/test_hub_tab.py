@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from annotation import safekeeping
+from annotation import safekeeping, store
 from annotation.database import Database
 from annotation.places import DirectoryPlace
 from annotation.records import now
@@ -120,15 +120,15 @@ def test_each_form_asks_for_what_it_says_and_is_private_unless_told_otherwise(
         press(pages, "publish", {}, "dpo-1", "x", True, "")
 
 
-def test_the_timer_runs_while_something_is_open_and_what_came_of_it_is_at_its_form(
+def test_the_timer_hurries_while_something_is_open_and_what_came_of_it_is_at_its_form(
     pages: gr.Blocks, context: Context
 ) -> None:
     *_, seen, timer = press(pages, "pull", {}, "ann/x", "")
-    assert timer.active
+    assert (timer.active, timer.value) == (True, tab.POLL_SECONDS)
     assert "Waits for its turn: Pull a model: ann/x" in shown(context, "said pull")
     end(context.db, f"{HOSTILE} was refused", "failed")
     *sent, seen, timer = press(pages, "follow", seen)
-    assert not timer.active
+    assert (timer.active, timer.value) == (True, tab.RESTING_SECONDS)
     changed = [part for part in sent if part != gr.skip()]
     assert len(changed) == 2, "the form and the list of what was asked"
     assert "&lt;img" in shown(context, "said pull")
@@ -195,7 +195,9 @@ def test_a_space_is_asked_for_only_after_a_check_and_with_consent(pages: gr.Bloc
     assert press(pages, "open", "ann/other", *SPACE[1:])[-7:] == [gr.skip()] * 7
 
 
-def test_how_safe_copies_stand(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_safe_copies_stand(
+    pages: gr.Blocks, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv(PLACE, raising=False)
     assert "No place for safe copies is set" in shown(context, "copies")
     place = DirectoryPlace(tmp_path / "bucket")
@@ -203,3 +205,14 @@ def test_how_safe_copies_stand(context: Context, tmp_path: Path, monkeypatch: py
     assert "No copy has been begun yet" in shown(context, "copies")
     safekeeping.keep(context.db, context.data_dir, place, "a" * 32)
     assert "Last safe copy: a moment ago, 0 judgements since." in shown(context, "copies")
+    row, _ = safekeeping.add_row(context.db, place.name, "a" * 32)
+    safekeeping.record_failure(context.db, row, "failed", "The disk is full.")
+    *_, seen, timer = press(pages, "open", *SPACE)[: -len(SPACE)]
+    assert timer.active
+    safekeeping.keep(context.db, context.data_dir, place, "a" * 32)
+    *sent, _, _ = press(pages, "follow", seen)
+    changed = [part for part in sent if part != gr.skip()]
+    assert len(changed) == 1, "nothing else is redrawn"
+    assert "failed" not in str(changed)
+    store.set_setting(context.db, safekeeping.BEGINNING, f"{HOSTILE} was passed over.")
+    assert "&lt;img" in shown(context, "copies")

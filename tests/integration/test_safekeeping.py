@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pytest
 
 from annotation import access, claims, restoring, safekeeping, store
 from annotation.database import FILE_NAME, Database, open_database
+from annotation.endpoints import Desk
 from annotation.hub import Conflict, connect
 from annotation.incoming import importing
 from annotation.places import (
@@ -30,6 +32,7 @@ from annotation.places import (
     Place,
     copies_in,
     create_whole,
+    refuse_shared_fate,
 )
 from annotation.records import Annotator, UserError
 from annotation.safekeeping import Schedule
@@ -572,10 +575,57 @@ def test_a_damaged_copy_is_passed_over_for_the_one_before_it_and_that_is_said(
     found = restoring.begin(place, tmp_path / "new")
     assert found.message.startswith("Restored 2 judgements")
     assert "is damaged" in found.message
+    assert "PREFLOOP_RESTORE=VERSION" in found.message
     restored = open_database(tmp_path / "new")
+    assert safekeeping.beginning(restored) == found.message
+    assert not safekeeping.has_unsafe_work(restored)
+    restoring.begin(place, tmp_path / "new")
+    assert safekeeping.beginning(restored) == found.message, "nothing was copied since"
     judge(restored, ann, 5)
     safekeeping.keep(restored, tmp_path / "new", place, OTHER)
     assert newest(place).judgements == 7
+    restoring.begin(place, tmp_path / "new")
+    assert safekeeping.beginning(restored) == ""
+
+
+def test_whoever_takes_an_older_copy_is_told_of_the_newer_one_and_so_are_admins(
+    db: Database, data_dir: Path, ann: Annotator, place: Place, tmp_path: Path
+) -> None:
+    restoring.begin(place, data_dir)
+    older = safekeeping.keep(db, data_dir, place, RUN)
+    judge(db, ann, 3)
+    newer = safekeeping.keep(db, data_dir, place, RUN)
+    found = restoring.begin(place, tmp_path / "new", older)
+    assert f"A newer copy there has 3 judgements ({newest(place).created[:16]} UTC)" in found.message
+    assert f"PREFLOOP_RESTORE={newer}" in found.message
+    back = open_database(tmp_path / "new")
+    desk = Desk(back, copies=place.name)
+    told = desk.safety(access.add_account(back, "kim", "admin", "a long enough password"), {})
+    assert found.message in told["text"]
+    assert told["trouble"]
+    assert "newer" not in desk.safety(ann, {})["text"]
+    assert restoring.begin(place, tmp_path / "new", newer).manifest is not None
+    assert judgements(tmp_path / "new") == 3
+    with closing(open_database(tmp_path / "new")) as taken:
+        assert safekeeping.beginning(taken) == ""
+
+
+def test_a_directory_that_would_be_lost_with_the_data_is_refused(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(data_dir)
+    for inside in (data_dir, data_dir / "copies", tmp_path / "link" / "copies"):
+        with pytest.raises(UserError, match=r"is inside the data directory.*another disk"):
+            keeper.begin(data_dir, DirectoryPlace(inside), "embedded")
+    place = DirectoryPlace(tmp_path / "bucket")
+    keeper.begin(data_dir, place, "embedded")
+    for name, value in (("SYSTEM", "spaces"), ("SPACE_ID", "ann/loop"), ("SPACE_HOST", "ann-loop.hf.space")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"on the same disk.*Attach a bucket.*private dataset"):
+        keeper.begin(data_dir, place, "embedded")
+    other = Path("/dev/shm")
+    if other.is_dir() and other.stat().st_dev != data_dir.stat().st_dev:
+        refuse_shared_fate(DirectoryPlace(other / "bucket" / "copies"), data_dir, on_space=True)
 
 
 def test_where_every_copy_is_damaged_nothing_starts_by_itself(

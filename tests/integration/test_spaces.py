@@ -185,6 +185,29 @@ def test_a_database_on_a_bucket_is_refused(hub: SpaceHub, client: Hub) -> None:
     assert errors(PLAN, client) == ""
 
 
+@pytest.mark.parametrize(
+    ("volume", "sound"),
+    [
+        (None, False),
+        ({"type": "bucket", "source": "ann/store", "mountPath": "/data"}, True),
+        ({"type": "bucket", "source": "ann/store", "mountPath": "/dat"}, False),
+        ({"type": "bucket", "source": "ann/store", "mountPath": "/data", "readOnly": True}, False),
+        ({"type": "dataset", "source": "ann/rows", "mountPath": "/data"}, False),
+    ],
+)
+def test_copies_in_a_directory_need_a_bucket_there(
+    hub: SpaceHub, client: Hub, volume: Mapping[str, object] | None, sound: bool
+) -> None:
+    plan = replace(PLAN, copies="/data/copies")
+    warned = [finding.text for finding in spaces.check(plan, client) if finding.level == "warning"]
+    assert [text for text in warned if "A new Space has no bucket, and without one at /data/copies" in text]
+    hub.add_repo("space", "ann/loop", {"app.py": b"0"}, private=True)
+    hub.repos["space", "ann/loop"].settings["volumes"] = None if volume is None else [volume]
+    found = errors(plan, client)
+    assert ("No bucket that can be written is mounted at /data/copies" in found) is not sound
+    assert "ann/loop-copies" in found or sound
+
+
 def command(hub: SpaceHub, token: str | None, *words: str, typed: str = "") -> subprocess.CompletedProcess[str]:
     """`python -m rlhf space …` in a process of its own."""
     return subprocess.run(

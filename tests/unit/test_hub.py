@@ -39,7 +39,10 @@ def test_a_token_says_whose_it_is(hub: HubServer) -> None:
     [
         (None, "no token for the Hub is set. Make one that may write on .* and set the variable HF_TOKEN"),
         ("hf_read_ann", "The token is ann's and may only read. Make one that may write"),
-        ("hf_expired", "does not accept the token: it is wrong, has expired or was withdrawn. Make a new one"),
+        (
+            "hf_expired",
+            "does not accept the token: it is wrong, has expired or was withdrawn. Make a new one.* started again",
+        ),
         ("hf_write_bob", "The token is bob's, who has no right to write to ann/x. Use bob/…"),
     ],
 )
