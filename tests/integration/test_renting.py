@@ -283,7 +283,7 @@ def test_whatever_the_hub_says_meanwhile_the_job_is_followed_and_bad_reports_are
 
 
 def test_a_machine_is_given_back_however_the_job_was_left(judged: Machine, hub: JobHub) -> None:
-    job_id = rent(judged)
+    job_id = rent(judged, replace(QUICK_DPO, epochs=100_000))
     ended = threading.Event()
     thread = in_background(hub, judged, job_id, ended)
     wait_until("the start", lambda: rentals.get(judged.db, job_id).hub_job)
