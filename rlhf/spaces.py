@@ -139,7 +139,8 @@ def planned(hub: Hub | None, repo: str, hardware: str = "", public: bool | None 
 
     A token or name of no use is the plan's trouble. Raises UserError where the Hub does not say what the Space has.
     """
-    there, trouble, is_public = {}, "", False
+    there: dict[str, str] = {}
+    trouble, is_public = "", False
     if hub is not None:
         try:
             check_token(hub, repo)
@@ -150,7 +151,7 @@ def planned(hub: Hub | None, repo: str, hardware: str = "", public: bool | None 
         else:
             there, is_public = settings_there(hub, repo)
     chosen = {name: there.get(key) if asked.get(name) is None else asked[name] for name, key in SETTINGS.items()}
-    given = {name: value for name, value in chosen.items() if value}
+    given: dict[str, Any] = {name: value for name, value in chosen.items() if value}
     return Plan(repo, hardware, public=is_public if public is None else public, trouble=trouble, **given)
 
 

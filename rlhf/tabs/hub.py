@@ -48,8 +48,8 @@ PULL_NOTE = (
 PUSH_NOTE = "All judgements of a format. The command line also takes filters: “python -m rlhf push-data --help”."
 SPACE_NOTE = (
     "Empty fields are as the Space has them, else the defaults: the owner is admin, everybody may judge, no safe "
-    "copies. A private Space opens only for its owner, or the members of its organisation: for other annotators it must "
-    "be public, where they still have to sign in. A check uploads nothing."
+    "copies. A private Space opens only for its owner, or the members of its organisation: for others it must be "
+    "public, where they still have to sign in. A check uploads nothing."
 )
 CHECK_FIRST = "Check the Space as the form describes it now. What it costs and makes public is said then."
 STALE = "The form says something else than what was checked. Check it again first."
