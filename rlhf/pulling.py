@@ -362,14 +362,21 @@ class Layers:
         """Whether a tensor of an adapter belongs to a layer of these weights."""
         lora, saved = LORA.fullmatch(name), SAVED.fullmatch(name)
         if lora is not None:
-            part, turned = lora[2], bool(adapter.get("fan_in_fan_out")) or "embedding" in lora[2]
-            shapes = self.at(lora[1], "weight")
-            return any(part[-1] not in "AB" or side_fits(part[-1], shape, below, turned) for below in shapes)
+            part, shapes = lora[2], self.at(lora[1], "weight")
+            return any(
+                part[-1] not in "AB" or side_fits(part, shape, below, self.turned(part, adapter)) for below in shapes
+            )
         if saved is None:
             return False
         if saved[1].rpartition(".")[2] in SCORES and adapter.get("task_type") == "SEQ_CLS":
             return name.endswith(".bias") or self.width is None or shape[-1:] == (self.width,)
         return any(not below or shape == below for below in self.at(saved[1], name.rpartition(".")[2]))
+
+    def turned(self, part: str, adapter: Mapping[str, Any]) -> Sequence[bool]:
+        """Whether the weights under a matrix may be stored turned: embeddings are, GPT-2's are but for its output."""
+        if "embedding" in part:
+            return (True,)
+        return (False, True) if adapter.get("fan_in_fan_out") or self.config.get("model_type") == "gpt2" else (False,)
 
     def at(self, layer: str, what: str) -> list[tuple[int, ...]]:
         """The shapes of what may be this layer; an empty one stands for any.
@@ -389,10 +396,11 @@ class Layers:
         return [()] if block and any(f".{block}." in f".{name}" for name in self.known) else []
 
 
-def side_fits(part: str, shape: tuple[int, ...], below: tuple[int, ...], turned: bool) -> bool:
-    """Whether an adapter's matrix meets the side of the weights under it that it has to; GPT-2 stores these turned."""
-    side = shape[-1:] if part == "A" else shape[:1]
-    return bool(side) and (len(below) != 2 or side == (below[(part == "A") is not turned],))
+def side_fits(part: str, shape: tuple[int, ...], below: tuple[int, ...], turned: Sequence[bool]) -> bool:
+    """Whether an adapter's matrix meets the side of the weights under it that it has to."""
+    first = part.endswith("A")
+    side = shape[-1:] if first else shape[:1]
+    return bool(side) and (len(below) != 2 or any(side == (below[first is not one],) for one in turned))
 
 
 def read_object(path: Path) -> dict[str, Any]:

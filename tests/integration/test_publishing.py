@@ -474,6 +474,7 @@ def test_what_can_not_be_used_is_refused_and_leaves_nothing(
     [
         ({"h.0.attn.c_attn.weight": (8, 24)}, {}, "transformer.h.0.attn.c_attn.lora_A.weight", (2, 8), TURNED),
         ({"h.0.attn.c_attn.weight": (8, 24)}, {}, "transformer.h.0.attn.c_attn.lora_B.weight", (24, 2), TURNED),
+        ({"h.0.up.weight": (8, 24)}, {"model_type": "gpt2"}, "transformer.h.0.up.lora_A.weight", (2, 8), {}),
         ({"wte.weight": (50, 8)}, {}, "transformer.wte.lora_embedding_A", (2, 50), {}),
         ({"wte.weight": (50, 8)}, {}, "transformer.wte.lora_embedding_B", (8, 2), {}),
         ({"wte.weight": (50, 8)}, {"vocab_size": 50, "n_embd": 8}, "lm_head.lora_B.weight", (50, 2), {}),
