@@ -73,6 +73,7 @@ def connect(token: str | None, endpoint: str | None = None) -> Hub:
     from huggingface_hub.utils import disable_progress_bars
 
     limit_waiting()
+    silence()
     disable_progress_bars()
     address = endpoint or constants.ENDPOINT
     return Hub(HfApi(endpoint=address, token=token or False, library_name="prefloop"), address, token or None)
@@ -92,6 +93,13 @@ def token_here() -> str | None:
 
     found: str | None = get_token()
     return found
+
+
+def silence() -> None:
+    """Keep the client's own warnings from standing before the sentence that says the same to people."""
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()
 
 
 @cache

@@ -23,8 +23,9 @@ ANNOTATORS: Final = ("everybody", "nobody", "owner", "org")
 ZERO_GPU_NOTICE: Final = (
     "This Space has ZeroGPU: a GPU is lent for a minute to a function that a page calls, never to a process in the "
     "background. Training, checks and AI judges are such processes, so here they have the processors alone and are "
-    "slow: choose paid hardware in the Space's settings, or train elsewhere. Nor are answers kept in stock, and the "
-    "Playground does not answer, until “Write answers” has the lent GPU write some."
+    "slow: choose paid hardware in the Space's settings, or rent some for one training, by “On rented hardware” in its "
+    "form. Nor are answers kept in stock, and the Playground does not answer, until “Write answers” has the lent GPU "
+    "write some."
 )
 
 

@@ -35,6 +35,15 @@ def write_lines(directory: Path, lines: Iterable[bytes], ending: str) -> str:
     return digest.hexdigest()
 
 
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, however large."""
+    digest = sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
     """Fill the directory that is handed out; it gets its name when everything in it is on disk, and else goes."""

@@ -72,6 +72,7 @@ def download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     hub.limit_waiting()
+    hub.silence()
     repo, _, revision = name.partition("@")
     patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
     try:
@@ -159,13 +160,18 @@ def check(base: BaseModel) -> None:
             f"The model {base.name} has no chat template, so it is not a chat model. Choose an instruct model with "
             f"--model, or put its template into {base.path / 'chat_template.jinja'}."
         )
-    need = int(sum(file.stat().st_size for file in weights) * MEMORY_FACTOR) + MEMORY_FLOOR
+    need = memory_needed(sum(file.stat().st_size for file in weights))
     free = psutil.virtual_memory().available
     if need > free:
         raise UserError(
             f"The model {base.name} needs about {need / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free. "
             "Close other programs, or choose a smaller model with --model."
         )
+
+
+def memory_needed(weights: int) -> int:
+    """How many bytes of memory a model needs whose weights have so many."""
+    return int(weights * MEMORY_FACTOR) + MEMORY_FLOOR
 
 
 def has_chat_template(path: Path) -> bool:

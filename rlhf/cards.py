@@ -96,6 +96,8 @@ class Record:
     """Where the data that it was trained on is, if it was pushed as a dataset."""
     endpoint: str = ""
     """The Hub's address."""
+    base_sha256: str = ""
+    """What tells the base model's weights from others of its name; empty where they are not known."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ def front_matter(about: Subject, record: Record | None = None) -> str:
         f"pipeline_tag: {'text-classification' if about.kind == 'reward' else 'text-generation'}",
         "tags:",
         *(f"- {tag}" for tag in tags),
-        *([] if record is None else [f"{FACTS}: {json.dumps(facts(about))}", *model_index(about, record)]),
+        *([] if record is None else [f"{FACTS}: {json.dumps(facts(about, record))}", *model_index(about, record)]),
     ]
     return "\n".join(["---", *lines, "---"])
 
@@ -213,9 +215,13 @@ def front_matter(about: Subject, record: Record | None = None) -> str:
 FACTS: Final = "prefloop"
 
 
-def facts(about: Subject) -> dict[str, str]:
+BASE_SHA256: Final = "base_sha256"
+
+
+def facts(about: Subject, record: Record) -> dict[str, str]:
     """What another data directory has to know to use it as it was used here."""
-    return {"revision": about.revision, "kind": about.kind, "form": about.form, "weights": about.weights}
+    known = {"revision": about.revision, "kind": about.kind, "form": about.form, "weights": about.weights}
+    return {**known, **({BASE_SHA256: record.base_sha256} if record.base_sha256 else {})}
 
 
 def model_index(about: Subject, record: Record) -> list[str]:

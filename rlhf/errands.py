@@ -429,6 +429,7 @@ def check_space(hub: Hub, asked: CheckSpace) -> Done:
             "errors": errors,
             "price": 0.0 if errors else price_of(hub, plan),
             "public": plan.public,
+            "shuts_out": plan.shuts_out,
             "hardware": plan.hardware,
         },
     )

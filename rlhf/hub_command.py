@@ -13,6 +13,7 @@ from annotation.records import UserError
 from rlhf import publishing, pulling, pushing
 
 HIDDEN = "private unless --public; who may see what is there already is never changed"
+LICENCE_HELP = "as the Hub names it, say apache-2.0 (default: what the card there says, or none, which the card says)"
 Commands = Any
 """What `argparse.ArgumentParser.add_subparsers` returns."""
 
@@ -23,7 +24,7 @@ def add_parsers(commands: Commands) -> None:
     publish.set_defaults(act=run_publish)
     publish.add_argument("revision")
     publish.add_argument("repo", metavar="OWNER/NAME", help=HIDDEN)
-    publish.add_argument("--licence", default="", metavar="NAME", help=export_command.LICENCE_HELP)
+    publish.add_argument("--licence", default="", metavar="NAME", help=LICENCE_HELP)
     pull = commands.add_parser("pull", help="take an adapter, a reward model or whole weights from the Hub")
     pull.set_defaults(act=run_pull)
     pull.add_argument("address", metavar="OWNER/NAME[@REVISION]", help="the commit that it is now is kept to")

@@ -21,11 +21,11 @@ from annotation.database import Database
 from annotation.hub import Hub, RepoKind
 from annotation.measuring.analysis import share_of
 from annotation.outgoing.dataset_card import AGREEMENT_UNKNOWN, MARK, agreement_table, vote_of
-from annotation.outgoing.formats import check_licence
+from annotation.outgoing.formats import check_licence, is_licence
 from annotation.records import UserError
 from rlhf import deciding, jobs, judges, policies
-from rlhf.artifacts import verify_directory
-from rlhf.base_model import EMBEDDED_NAME
+from rlhf.artifacts import file_sha256, verify_directory
+from rlhf.base_model import EMBEDDED_NAME, on_this_machine
 from rlhf.cards import EMBEDDED_HUB_NAME, Address, Compared, Made, Record, card, subject_of
 from rlhf.freezing import last_judgement
 from rlhf.policies import Policy
@@ -39,6 +39,8 @@ WHOLE: Final = (
     *("merges.txt", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja"),
 )
 CARD: Final = "README.md"
+# The setting that keeps the hash of the base's weights, with the files' sizes and times.
+HASHED: Final = "base_sha256"
 # The tag by which the cards of what comes from here can be told.
 PROGRAM: Final = "prefloop"
 SHA256_DIGITS: Final = 64
@@ -71,13 +73,15 @@ def publish(
 ) -> Published:
     """Push a model of the registry with a card written from the record, tagged with its revision.
 
-    What is there already is not sent again, so that this can be repeated after anything that went wrong. Raises
-    UserError, and then either nothing has changed on the Hub or only the tag is missing.
+    What is there already is not sent again, so that this can be repeated after anything that went wrong. Without a
+    licence that of the card which is there stays. Raises UserError, and then either nothing has changed on the Hub or
+    only the tag is missing.
     """
     hubs.check_name(repo)
     check_licence(licence)
     hubs.check_token(hub, repo)
     policy = policies.by_revision(db, revision)
+    licence = licence or licence_of(hub, Address(repo, policy.revision)) or licence_of(hub, Address(repo))
     files = files_to_publish(
         db, data_dir, policy, Address(repo, policy.revision), licence, base_licence(hub, policy), hub.endpoint
     )
@@ -129,6 +133,7 @@ def files_to_publish(
         ancestors(db, policy),
         None if about.training is None else data_address(db, about.training.snapshot),
         endpoint,
+        base_sha256(db, data_dir, policy.base),
     )
     allowed = WHOLE if policy.form == "full" else ADAPTER
     found = [path for path in sorted(directory.iterdir()) if path.is_file() and not path.is_symlink()]
@@ -208,16 +213,39 @@ def base_licence(hub: Hub, policy: Policy) -> str:
     if policy.base == EMBEDDED_NAME:
         return "apache-2.0"
     address = base_address(policy.base)
-    if address is None:
-        return ""
+    return "" if address is None else licence_of(hub, address)
+
+
+def licence_of(hub: Hub, address: Address, kind: RepoKind = "model") -> str:
+    """The licence that the card of a repository says; empty where it says none, or is not there. Raises UserError."""
     try:
         with hubs.explained(f"Reading the card of {address.repo}"):
-            data = hub.api.model_info(address.repo, revision=address.revision or None).card_data
+            data = hub.api.repo_info(address.repo, repo_type=kind, revision=address.revision or None).card_data
     except UserError as error:
         if error.__cause__ is not None and hubs.status_of(error.__cause__) in (401, 403, 404):
             return ""  # gone, or not ours to see
         raise
-    return str((data or {}).get("license") or "")
+    said = (data or {}).get("license")
+    return said if isinstance(said, str) and is_licence(said) else ""
+
+
+def base_sha256(db: Database, data_dir: Path, base: str) -> str:
+    """What tells a base's weights from others of its name: a hash of the sha256 of each of its files of weights.
+
+    Empty where they are not on this machine, and of the embedded model, whose package has one version, while its
+    weights are written here. Computed once; a base of 14 GB takes about half a minute.
+    """
+    found = None if base == EMBEDDED_NAME else on_this_machine(data_dir, base)
+    files = [] if found is None else sorted(found.glob("*.safetensors"))
+    if not files:
+        return ""
+    mark = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    known = store.setting(db, HASHED, {})
+    if known.get("files") != mark:
+        lines = "".join(f"{file_sha256(file)}  {file.name}\n" for file in files)
+        known = {"files": mark, "sha256": sha256(lines.encode()).hexdigest()}
+        store.set_setting(db, HASHED, known)
+    return str(known["sha256"])
 
 
 # ------------------------------------------------------------------------------------------------- what the record says

@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,11 +19,11 @@ from annotation.database import Database
 from annotation.hub import Hub
 from annotation.records import UserError
 from rlhf import base_model, policies
-from rlhf.artifacts import directory_sha256, new_directory
+from rlhf.artifacts import directory_sha256, file_sha256, new_directory
 from rlhf.base_model import BaseModel
-from rlhf.cards import FACTS, public_name
+from rlhf.cards import BASE_SHA256, FACTS, public_name
 from rlhf.policies import Form, Kind, Policy, Weights
-from rlhf.publishing import ADAPTER, CARD, WHOLE
+from rlhf.publishing import ADAPTER, CARD, WHOLE, base_sha256
 
 METHOD: Final = "pulled"
 TASKS: Final[Mapping[str, Kind]] = {"CAUSAL_LM": "policy", "SEQ_CLS": "reward"}
@@ -103,6 +102,8 @@ def pull(hub: Hub, db: Database, data_dir: Path, address: str, weights: Weights 
         by_card: list[Weights] = [one for one in WEIGHTS if facts.get("weights") == one]
         stored: Weights = weights or (by_card[0] if by_card else "bf16")
         entry = checked_adapter(db, data_dir, directory, found) if adapter else checked_whole(db, data_dir, directory)
+        if adapter and entry.ground_id is None:
+            check_base(db, data_dir, facts.get(BASE_SHA256), found)
     return policies.add(
         db,
         revision=revision,
@@ -186,11 +187,7 @@ def fetch(hub: Hub, found: Found, names: Sequence[str], directory: Path) -> None
         path = directory / name
         whole = path.stat().st_size == found.sizes[name]
         if whole and name in found.sha256:
-            with path.open("rb") as file:
-                digest = sha256()
-                while piece := file.read(1 << 20):
-                    digest.update(piece)
-            whole = digest.hexdigest() == found.sha256[name]
+            whole = file_sha256(path) == found.sha256[name]
         if not whole:
             raise UserError(f"{name} of {found.source} came damaged. Nothing was kept; pull it again.")
 
@@ -210,7 +207,7 @@ def checked_adapter(db: Database, data_dir: Path, directory: Path, found: Found)
     ground = ground_of(db, config, found)
     under = base_path(db, data_dir) if ground is None else data_dir / str(ground.path)
     if under is not None:
-        check_shapes(under, tensors(directory / "adapter_model.safetensors"), found)
+        check_shapes(under, config, tensors(directory / "adapter_model.safetensors"), found)
     return Entry(kind, form, None if ground is None else ground.id)
 
 
@@ -300,26 +297,110 @@ def tensors(path: Path) -> dict[str, tuple[int, ...]]:
         raise UserError(f"{path.name} is no safetensors file. Nothing was kept.") from error
 
 
-def check_shapes(under: Path, adapter: Mapping[str, tuple[int, ...]], found: Found) -> None:
-    """Raises UserError where an adapter's tensors can't belong to these weights."""
+def check_base(db: Database, data_dir: Path, told: object, found: Found) -> None:
+    """Raises UserError where an adapter's card says that it lies on other weights of the base's name."""
+    base = policies.by_revision(db, "base").base
+    own = base_sha256(db, data_dir, base) if isinstance(told, str) else ""
+    if own and told != own:
+        raise UserError(
+            f"{found.source} lies on weights that are called {public_name(base)} but are not those of this data "
+            "directory (its card has another sha256 of them): on these it would compute something else. Pull it into "
+            "a data directory with its own base (--data DIR; `pull --base` sets one up)."
+        )
+
+
+LORA: Final = re.compile(
+    r"base_model\.model\.(.+?)(?:\.base_layer|\.token_adapter)*"
+    r"\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector|trainable_tokens_delta)(?:\.weight|\.bias)?"
+)
+SAVED: Final = re.compile(r"base_model\.model\.(.+)\.(?:weight|bias)")
+# Layers by which the words come out: where they are tied to the embeddings, no file has them.
+OUTPUTS: Final = ("lm_head", "embed_out")
+# Layers that a reward model brings along.
+SCORES: Final = ("score", "classifier")
+
+
+def check_shapes(under: Path, config: Mapping[str, Any], adapter: Mapping[str, tuple[int, ...]], found: Found) -> None:
+    """Raises UserError where an adapter's tensors can't belong to these weights.
+
+    Where their files are not here there is nothing to compare with. Of weights that are stored quantised only the names
+    say something, and not even these of experts, which a model may hold as one tensor.
+    """
     known: dict[str, tuple[int, ...]] = {}
     for file in under.glob("*.safetensors"):
         known |= tensors(file)
-    width = read_object(under / "config.json").get("hidden_size")
+    described = read_object(under / "config.json")
+    layers = Layers(known, bool(base_model.quantisation(under)), described)
     for name, shape in adapter.items():
-        part = re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.weight", name)
-        if part is not None:
-            below = known.get(f"{part[1]}.weight")
-            side = shape[-1:] if part[2] == "A" else shape[:1]
-            fits = below is None or len(below) != 2 or side == (below[part[2] == "A"],)
+        if name.endswith("prompt_embeddings"):
+            fits = layers.width is None or shape[-1:] == (layers.width,)
         else:
-            fits = not name.endswith("prompt_embeddings") or shape[-1:] == (width,)
+            fits = not known or layers.fit(name, shape, config)
         if not fits:
             size = "×".join(map(str, shape)) or "a single number"
             raise UserError(
-                f"{found.source} does not fit the weights that it names: {name} is {size}. It was trained on others of "
-                "the same name."
+                f"{found.source} does not fit the weights that it names: {name[:200]} is {size}, and there is nothing "
+                "of that name and size under it. It was trained on others of the same name."
             )
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The tensors of some weights, and what their configuration says."""
+
+    known: Mapping[str, tuple[int, ...]]
+    quantised: bool
+    config: Mapping[str, Any]
+
+    @property
+    def width(self) -> int | None:
+        """The size of a state, where the configuration has it under the usual names."""
+        found = self.config.get("hidden_size", self.config.get("n_embd"))
+        return found if isinstance(found, int) else None
+
+    def fit(self, name: str, shape: tuple[int, ...], adapter: Mapping[str, Any]) -> bool:
+        """Whether a tensor of an adapter belongs to a layer of these weights."""
+        lora, saved = LORA.fullmatch(name), SAVED.fullmatch(name)
+        if lora is not None:
+            part, shapes = lora[2], self.at(lora[1], "weight")
+            return any(
+                part[-1] not in "AB" or side_fits(part, shape, below, self.turned(part, adapter)) for below in shapes
+            )
+        if saved is None:
+            return False
+        if saved[1].rpartition(".")[2] in SCORES and adapter.get("task_type") == "SEQ_CLS":
+            return name.endswith(".bias") or self.width is None or shape[-1:] == (self.width,)
+        return any(not below or shape == below for below in self.at(saved[1], name.rpartition(".")[2]))
+
+    def turned(self, part: str, adapter: Mapping[str, Any]) -> Sequence[bool]:
+        """Whether the weights under a matrix may be stored turned: embeddings are, GPT-2's are but for its output."""
+        if "embedding" in part:
+            return (True,)
+        return (False, True) if adapter.get("fan_in_fan_out") or self.config.get("model_type") == "gpt2" else (False,)
+
+    def at(self, layer: str, what: str) -> list[tuple[int, ...]]:
+        """The shapes of what may be this layer; an empty one stands for any.
+
+        What stands before the number of a layer differs between a file and the model, or between two classes of it.
+        """
+        numbered = re.search(r"[^.]+\.\d.*", layer)
+        tail = numbered[0] if numbered is not None else layer.rpartition(".")[2]
+        found = [name for name in self.known if f".{name}".endswith(f".{tail}.{what}")]
+        if found:
+            return [() if self.quantised else self.known[name] for name in found]
+        parts = layer.split(".")
+        if parts[-1] in OUTPUTS:
+            words = self.config.get("vocab_size")
+            return [(words, self.width) if isinstance(words, int) and self.width is not None else ()]
+        block = tail.partition(".experts")[0] if "experts" in parts else tail if self.quantised else ""
+        return [()] if block and any(f".{block}." in f".{name}" for name in self.known) else []
+
+
+def side_fits(part: str, shape: tuple[int, ...], below: tuple[int, ...], turned: Sequence[bool]) -> bool:
+    """Whether an adapter's matrix meets the side of the weights under it that it has to."""
+    first = part.endswith("A")
+    side = shape[-1:] if first else shape[:1]
+    return bool(side) and (len(below) != 2 or any(side == (below[first is not one],) for one in turned))
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from annotation.outgoing import writing
 from annotation.outgoing.formats import FORMATS, ONE_FILE, SPLIT_NAMES, Request, check_licence, pseudonyms
 from annotation.records import Split, UserError
 from rlhf import jobs, policies, snapshot_card
-from rlhf.cards import public_name
+from rlhf.cards import Address, public_name
 from rlhf.freezing import snapshot_counts, unit_of
 from rlhf.publishing import (
     CARD,
@@ -25,6 +25,7 @@ from rlhf.publishing import (
     Published,
     agreement_on,
     contents,
+    licence_of,
     own_contents,
     same,
     set_tag,
@@ -44,11 +45,12 @@ def push_data(
 ) -> Published:
     """Push an export as a dataset with its card; annotators are pseudonyms unless the request names them.
 
-    Raises UserError, and then nothing has changed on the Hub.
+    Without a licence that of the card which is there stays. Raises UserError, and then nothing has changed on the Hub.
     """
     hubs.check_name(repo)
     check_publishable(request.format)
     hubs.check_token(hub, repo)
+    request = replace(request, licence=request.licence or licence_of(hub, Address(repo), "dataset"))
     with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
         target = Path(directory) / "dataset"
         writing.export(db, replace(request, container="dataset", address=repo), target)
@@ -115,13 +117,13 @@ def push_snapshot(
 ) -> Published:
     """Push the data that a run was frozen with as a dataset, tagged by its sha256, with pseudonyms unless `names`.
 
-    What is there already is not sent again. Raises UserError, and then either nothing has changed on the Hub or only
-    the tag is missing.
+    Without a licence that of the card which is there stays. What is there already is not sent again. Raises UserError,
+    and then either nothing has changed on the Hub or only the tag is missing.
     """
     hubs.check_name(repo)
     check_licence(licence)
     hubs.check_token(hub, repo)
-    pushed = Snapshot(jobs.get(db, run), repo, names, licence)
+    pushed = Snapshot(jobs.get(db, run), repo, names, licence or licence_of(hub, Address(repo), "dataset"))
     files = snapshot_files(db, data_dir, pushed)
     hubs.ensure_repo(hub, repo, "dataset", private)
     tag = snapshot_tag(pushed.spec.snapshot)

@@ -27,12 +27,17 @@ def add_parser(commands: Any) -> None:
         for option, text in (
             ("admins", "owner, org, or names"),
             ("annotators", "everybody, nobody, owner, org, or names"),
-            ("model", "a chat model on the Hub"),
+            ("model", "a chat model on the Hub, NAME or NAME@COMMIT"),
             ("copies", "private dataset or mounted directory for safe copies"),
         ):
             usual = getattr(Plan, option) or "none"
             command.add_argument(f"--{option}", help=f"{text} (default: what it has, or {usual})")
-        command.add_argument("--public", action="store_true", help="let everybody see it (default: private)")
+        command.add_argument(
+            "--public",
+            action="store_true",
+            default=None,
+            help="let everybody open it (default: as it is, or private)",
+        )
         if verb == "check":
             command.add_argument("--offline", action="store_true", help="ask nothing of the Hub")
         else:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
@@ -15,10 +17,22 @@ from typing import Any, Final, Literal
 from packaging.requirements import Requirement
 
 from annotation.environment import SPACE_TOKEN
-from annotation.hub import Hub, Who, check_name, check_token, commit, ensure_repo, explained, hourly_price
+from annotation.hub import (
+    Hub,
+    Who,
+    check_name,
+    check_token,
+    commit,
+    connect,
+    ensure_repo,
+    explained,
+    hourly_price,
+    is_passing,
+    split_address,
+)
 from annotation.records import UserError
 from annotation.space import ADMINS, ANNOTATORS, SPACE_MODEL, checked_rule
-from rlhf.base_model import EMBEDDED, EMBEDDED_NAME
+from rlhf.base_model import EMBEDDED, EMBEDDED_NAME, has_chat_template, memory_needed
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PACKAGES: Final = ("annotation", "rlhf")
@@ -34,6 +48,9 @@ ZERO_GPU: Final = "zero-a10g"
 FREE: Final = "cpu-basic"
 CPU_TORCH: Final = "--extra-index-url https://download.pytorch.org/whl/cpu"
 GIVEN_TOKEN: Final = SPACE_TOKEN
+# A model has one of these, or transformers finds no tokenizer.
+TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 # The variable of the Space for each setting of a plan.
 SETTINGS: Final[Mapping[str, str]] = {
     "admins": "PREFLOOP_ADMINS",
@@ -59,6 +76,8 @@ class Plan:
     public: bool = False
     organisation: bool = False
     """Whether it is an organisation's: there the rule 'owner' asks whether somebody is still a member."""
+    trouble: str = ""
+    """Why the Hub did not say what the Space has, so that what was not asked for may be wrong here."""
 
     @property
     def owner(self) -> str:
@@ -74,6 +93,16 @@ class Plan:
     def zero_gpu(self) -> bool:
         """Whether GPUs are lent to it."""
         return self.hardware.startswith("zero-")
+
+    @property
+    def shuts_out(self) -> str:
+        """The variable that lets people in who can't open the Space, since it is private; empty where none does."""
+        if not self.public:
+            for name in ("admins", "annotators"):
+                people = {person.strip().casefold() for person in getattr(self, name).split(",")}
+                if people - {"nobody", "owner", "org", self.owner.casefold()}:
+                    return SETTINGS[name]
+        return ""
 
     @property
     def asks_organisations(self) -> bool:
@@ -110,25 +139,34 @@ class Made:
     commit: str
 
 
-def planned(hub: Hub | None, repo: str, hardware: str = "", public: bool = False, **asked: str | None) -> Plan:
-    """A plan of what was asked for. A setting that was not (None) is as the Space has it, and else the default.
+def planned(hub: Hub | None, repo: str, hardware: str = "", public: bool | None = None, **asked: str | None) -> Plan:
+    """A plan of what was asked for. What was not (None) is as the Space has it, and else the default.
 
-    Raises UserError where the Hub does not say what the Space has.
+    A token or name of no use is the plan's trouble. Raises UserError where the Hub does not say what the Space has.
     """
-    there = {} if hub is None else variables_there(hub, repo)
+    there: dict[str, str] = {}
+    trouble, is_public = "", False
+    if hub is not None:
+        try:
+            check_token(hub, repo)
+        except UserError as error:
+            if is_passing(error):
+                raise
+            trouble = str(error)
+        else:
+            there, is_public = settings_there(hub, repo)
     chosen = {name: there.get(key) if asked.get(name) is None else asked[name] for name, key in SETTINGS.items()}
-    given = {name: value for name, value in chosen.items() if value}
-    return Plan(repo, hardware, public=public, organisation=False, **given)
+    given: dict[str, Any] = {name: value for name, value in chosen.items() if value}
+    return Plan(repo, hardware, public=is_public if public is None else public, trouble=trouble, **given)
 
 
-def variables_there(hub: Hub, repo: str) -> dict[str, str]:
-    """The public settings of a Space; none where there is no such Space. Raises UserError."""
-    check_name(repo)
-    check_token(hub, repo)
-    if space_info(hub, repo) is None:
-        return {}
+def settings_there(hub: Hub, repo: str) -> tuple[dict[str, str], bool]:
+    """The variables of a Space, and whether it is public; none, and not, where there is none. Raises UserError."""
+    there = space_info(hub, repo)
+    if there is None:
+        return {}, False
     with explained(f"Reading the settings of {repo}"):
-        return {key: one.value for key, one in hub.api.get_space_variables(repo).items()}
+        return {key: one.value for key, one in hub.api.get_space_variables(repo).items()}, not there.private
 
 
 # --------------------------------------------------------------------------------------------------------- what goes up
@@ -169,10 +207,11 @@ def front_matter(plan: Plan) -> dict[str, Any]:
         "license": "apache-2.0",
         "short_description": "Compare answers; your choices train the model",
         "hf_oauth": True,
-        "models": [plan.model],
-        "preload_from_hub": [plan.model],
+        "models": [plan.model.partition("@")[0]],
         "startup_duration_timeout": "1h",
     }
+    if "@" not in plan.model:  # of a revision only files that are named one by one can be preloaded
+        fields["preload_from_hub"] = [plan.model]
     if plan.asks_organisations:
         fields["hf_oauth_scopes"] = ["read-memberships"]
     return fields
@@ -203,7 +242,7 @@ Written by `python -m rlhf space create`, which also updates it: change the prog
 VARIABLES: Final[Mapping[str, str]] = {
     "PREFLOOP_ADMINS": "who is admin: `owner`, `org` (members of the organisation), or names with commas between",
     "PREFLOOP_ANNOTATORS": "who may judge beside them: `everybody`, `nobody`, `owner`, `org`, or names",
-    "PREFLOOP_MODEL": "the base model, a public chat model on the Hub",
+    "PREFLOOP_MODEL": "the base model, a public chat model on the Hub, perhaps with @COMMIT",
     "PREFLOOP_COPIES": "where safe copies go: a private dataset, or the directory of a mounted bucket",
     "HF_TOKEN": "secret: a token that may write there and publish; the process that serves pages never has it",
 }
@@ -228,16 +267,23 @@ def check(plan: Plan, hub: Hub | None, root: Path = ROOT) -> list[Finding]:
     found = [*check_plan(plan), *check_files(root)]
     if hub is None:
         return [*found, Finding("note", "The Hub was not asked: what depends on the account is not known.")]
+    looks = [partial(check_hardware, plan, hub), partial(check_model, plan, hub)]
     try:
+        if plan.trouble:
+            raise UserError(plan.trouble)
         who = check_token(hub, plan.repo)
+        looks[:0] = [partial(check_account, plan, who), partial(check_space, plan, hub)]
+        looks.append(partial(check_copies, plan, hub))
     except UserError as error:
-        return [*found, Finding("error", str(error))]
-    for look in (check_account, check_space, check_hardware, check_model, check_copies):
+        found.append(Finding("error", str(error)))
+        anybody = connect(None, hub.endpoint)
+        looks = [partial(check_hardware, plan, anybody), partial(check_model, plan, anybody)]
+    for look in looks:
         try:
-            found += look(plan, hub, who)
+            found += look()
         except UserError as error:
             found.append(Finding("error", str(error)))
-    return found
+    return list(dict.fromkeys(found))
 
 
 def check_plan(plan: Plan) -> Iterator[Finding]:
@@ -258,6 +304,13 @@ def check_plan(plan: Plan) -> Iterator[Finding]:
         yield Finding(
             "error",
             f"The model '{plan.model}' is on this machine only. Name a public chat model, such as {SPACE_MODEL}.",
+        )
+    if plan.shuts_out:
+        yield Finding(
+            "warning",
+            f"{plan.repo} is private, so on the Hub only its owner, or the members of its organisation, can open it, "
+            f"and {plan.shuts_out} is '{plan.annotators if 'ANNOT' in plan.shuts_out else plan.admins}'. Ask for a "
+            "public one (--public), where people still have to sign in, or let nobody else in by that setting.",
         )
     if not plan.copies:
         yield Finding(
@@ -314,7 +367,7 @@ def requirement_lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line and not line.startswith(("#", "-"))]
 
 
-def check_account(plan: Plan, hub: Hub, who: Who) -> Iterator[Finding]:
+def check_account(plan: Plan, who: Who) -> Iterator[Finding]:
     """What the account may do."""
     if plan.asks_organisations and plan.owner == who.name:
         yield Finding(
@@ -327,7 +380,7 @@ def check_account(plan: Plan, hub: Hub, who: Who) -> Iterator[Finding]:
         )
 
 
-def check_space(plan: Plan, hub: Hub, who: Who) -> Iterator[Finding]:
+def check_space(plan: Plan, hub: Hub) -> Iterator[Finding]:
     """What is there under the name, and what it lacks."""
     there = space_info(hub, plan.repo)
     if there is None:
@@ -344,9 +397,11 @@ def check_space(plan: Plan, hub: Hub, who: Who) -> Iterator[Finding]:
         if there.sdk not in (None, "gradio"):
             yield Finding("error", f"{plan.repo} is a Space of another kind ({there.sdk}). Choose another name.")
         if there.private is plan.public:
-            word, other = ("private", "--public") if there.private else ("public", "no --public")
+            word, other = ("private", "public") if there.private else ("public", "private")
             yield Finding(
-                "error", f"{plan.repo} is {word}, and {other} was asked. Change that on its settings page first."
+                "error",
+                f"{plan.repo} is there and {word}, and this was to be {other}. Change that on its settings page on the "
+                f"Hub first, or ask for {word}.",
             )
         with explained(f"Reading the settings of {plan.repo}"):
             secrets = set(hub.api.get_space_secrets(plan.repo))
@@ -400,7 +455,7 @@ def changes(plan: Plan, variables: Mapping[str, str], runtime: Any) -> Iterator[
         yield Finding("note", f"The secret HF_TOKEN will be set to the token of {GIVEN_TOKEN}.")
 
 
-def check_hardware(plan: Plan, hub: Hub, who: Who) -> Iterator[Finding]:
+def check_hardware(plan: Plan, hub: Hub) -> Iterator[Finding]:
     """Whether there is such hardware, and what it costs."""
     if not plan.hardware or plan.zero_gpu:
         return
@@ -413,24 +468,78 @@ def check_hardware(plan: Plan, hub: Hub, who: Who) -> Iterator[Finding]:
 
 def hourly_prices(hub: Hub) -> dict[str, float]:
     """What the hardware of Spaces costs, in dollars an hour. Raises UserError."""
+    return {one.name: hourly_price(one) for one in listed_hardware(hub)}
+
+
+def listed_hardware(hub: Hub) -> list[Any]:
+    """The hardware of Spaces. Raises UserError."""
     with explained("Asking the Hub for its hardware"):
-        listed = hub.api.list_spaces_hardware()
-    return {one.name: hourly_price(one) for one in listed}
+        return list(hub.api.list_spaces_hardware())
 
 
-def check_model(plan: Plan, hub: Hub, who: Who) -> Iterator[Finding]:
+def check_model(plan: Plan, hub: Hub) -> Iterator[Finding]:
     """Whether the Space can have its base model: the processes that load it have no token."""
+    repo, revision = split_address(plan.model)
     with explained(f"Looking for the model {plan.model}"):
-        model = hub.api.model_info(plan.model)
+        model = hub.api.model_info(repo, revision=revision, files_metadata=True)
     if model.private or model.gated:
         yield Finding(
             "error", f"{plan.model} is not open to everybody, and the Space loads it without a token. Choose another."
         )
-    elif not any(one.rfilename.endswith(".safetensors") for one in model.siblings or ()):
+        return
+    sizes = {one.rfilename: one.size or 0 for one in model.siblings or () if "/" not in one.rfilename}
+    weights = [size for name, size in sizes.items() if name.endswith(".safetensors")]
+    if not weights:
         yield Finding("error", f"{plan.model} has no safetensors weights, and Prefloop loads no other kind.")
+        return
+    if not any(name in sizes for name in TOKENIZERS):
+        yield Finding("error", f"{plan.model} has no tokenizer, so no text can be given to it. Choose another.")
+    elif not is_chat_model(hub, repo, str(model.sha), sizes):
+        yield Finding("error", f"{plan.model} has no chat template, so it is no chat model. Choose an instruct model.")
+    yield from check_memory(plan, hub, sum(weights))
 
 
-def check_copies(plan: Plan, hub: Hub, who: Who) -> Iterator[Finding]:
+def is_chat_model(hub: Hub, repo: str, sha: str, sizes: Mapping[str, int]) -> bool:
+    """Whether a model on the Hub has a chat template. One that is too large to be looked into has. Raises UserError."""
+    if "chat_template.jinja" in sizes or sizes.get(TOKENIZER_CONFIG, 0) > LARGEST:
+        return True
+    if TOKENIZER_CONFIG not in sizes:
+        return False
+    with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
+        with explained(f"Fetching {TOKENIZER_CONFIG} of {repo}"):
+            hub.api.hf_hub_download(repo, TOKENIZER_CONFIG, revision=sha, local_dir=directory)
+        return has_chat_template(Path(directory))
+
+
+def check_memory(plan: Plan, hub: Hub, weights: int) -> Iterator[Finding]:
+    """Whether weights of so many bytes fit into the memory of the hardware, as far as the Hub tells that."""
+    hardware = hardware_of(plan, hub)
+    need = memory_needed(weights)
+    held = next((bytes_in(one.ram) for one in listed_hardware(hub) if one.name == hardware), None)
+    if held is not None and need > held:
+        yield Finding(
+            "warning",
+            f"{plan.model} needs about {need / 1e9:.1f} GB of memory, and {hardware} has {held / 1e9:.0f}. Choose a "
+            "smaller model, or other hardware.",
+        )
+
+
+def bytes_in(text: str) -> float | None:
+    """The size that a text such as '16 GB' says; None for any other."""
+    found = re.fullmatch(r"\s*([\d.]+)\s*([GT])i?B\s*", text or "")
+    return float(found[1]) * {"G": 1e9, "T": 1e12}[found[2]] if found else None
+
+
+def hardware_of(plan: Plan, hub: Hub) -> str:
+    """The hardware that is asked for, else what the Space has, else the free one. Raises UserError."""
+    if plan.hardware or plan.trouble or space_info(hub, plan.repo) is None:
+        return plan.hardware or FREE
+    with explained(f"Reading the hardware of {plan.repo}"):
+        runtime = hub.api.get_space_runtime(plan.repo)
+    return runtime.requested_hardware or runtime.hardware or FREE
+
+
+def check_copies(plan: Plan, hub: Hub) -> Iterator[Finding]:
     """Whether safe copies could be made, and nobody else could read them."""
     if not plan.copies or plan.copies_in_directory:
         return
@@ -486,12 +595,7 @@ def as_there(plan: Plan, hub: Hub) -> Plan:
 
     Raises UserError.
     """
-    plan = replace(plan, organisation=check_token(hub).name != plan.owner)
-    if plan.hardware:
-        return plan
-    with explained(f"Reading the hardware of {plan.repo}"):
-        runtime = hub.api.get_space_runtime(plan.repo)
-    return replace(plan, hardware=runtime.requested_hardware or runtime.hardware or "")
+    return replace(plan, organisation=check_token(hub).name != plan.owner, hardware=hardware_of(plan, hub))
 
 
 def settle(plan: Plan, hub: Hub, secrets: Mapping[str, str]) -> tuple[str, ...]:

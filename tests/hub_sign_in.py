@@ -14,6 +14,8 @@ from rlhf import spaces
 from rlhf.spaces import Plan
 from tests.hub_server import Ask, HubServer, Refused, Reply, route
 
+CHAT_MODEL = {"model.safetensors": b"0", "tokenizer.json": b"{}", "chat_template.jinja": b"{{ messages }}"}
+"""The files of a model that a Space would take."""
 CLIENT, SECRET = "client-of-the-space", "oauth-secret-of-the-space"
 FLAVORS = {"cpu-basic": 0.0, "cpu-upgrade": 0.0005, "t4-small": 0.0067, "zero-a10g": 0.0}
 

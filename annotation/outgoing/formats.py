@@ -130,8 +130,13 @@ LICENCES: Final = (*("cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc0-1.0", "od
 
 def check_licence(name: str) -> None:
     """Raises UserError for what can't be the Hub's word for a licence; none is none."""
-    if name and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", name):
+    if name and not is_licence(name):
         raise UserError(f"'{name[:80]}' is no licence as the Hub names them. Say for example cc-by-4.0 or mit.")
+
+
+def is_licence(name: str) -> bool:
+    """Whether a text can be the Hub's word for a licence."""
+    return re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", name) is not None
 
 
 def refuse_unknown(what: str, asked: Sequence[Any], there: Any) -> None:

@@ -56,7 +56,8 @@ LONGEST_NUMBER = 15
 JUDGEMENTS = ("All judgements of a format", "judgements")
 SPACE_NOTE = (
     "Empty fields are as the Space has them, else the defaults: the owner is admin, everybody may judge, no safe "
-    "copies. A check uploads nothing."
+    "copies. A private Space opens only for its owner, or the members of its organisation: for others it must be "
+    "public, where they still have to sign in. A check uploads nothing."
 )
 CHECK_FIRST = "Check the Space as the form describes it now. What it costs and makes public is said then."
 STALE = "The form says something else than what was checked. Check it again first."
@@ -183,11 +184,11 @@ def agreement(checked: Errand | None) -> str:
         return ""
     asked, found = checked.request, checked.result
     assert isinstance(asked, CheckSpace)
-    seen = (
-        f"{asked.repo} will be public: everybody can open it and read the program's files and settings"
-        if found["public"]
-        else f"{asked.repo} will be private"
-    )
+    if found["public"]:
+        seen = f"{asked.repo} will be public: everybody can open it and read the program's files and settings"
+    else:
+        seen = f"{asked.repo} will be private: only its owner, or the members of its organisation, can open it"
+        seen += f", though {found['shuts_out']} lets others in" if found.get("shuts_out") else ""
     price = found["price"]
     cost = f"{found['hardware']} costs ${price:.2f} an hour while it runs" if price else "no paid hardware is asked for"
     return f"I agree: {seen}; {cost}."

@@ -45,7 +45,7 @@ from rlhf.specs import SFTSpec
 from rlhf.tabs.hub import publications_table
 from tests.conftest import BASE_NAME, act, seed_comparisons
 from tests.hub_server import HubServer
-from tests.hub_sign_in import SpaceHub
+from tests.hub_sign_in import CHAT_MODEL, SpaceHub
 from tests.integration.test_keeper import TOKEN, environment_of, project, running
 from tests.integration.test_publishing import safetensors
 from tests.machine_fixtures import ROOT, wait_until
@@ -62,7 +62,7 @@ def hub() -> Iterator[SpaceHub]:
     with SpaceHub() as server:
         files = {"adapter_config.json": json.dumps(ADAPTER).encode(), "adapter_model.safetensors": safetensors({})}
         server.add_repo("model", "bob/adapter", files)
-        server.add_repo("model", "HuggingFaceTB/SmolLM2-135M-Instruct", {"model.safetensors": b"0"})
+        server.add_repo("model", "HuggingFaceTB/SmolLM2-135M-Instruct", CHAT_MODEL)
         rows = b"".join(b'{"prompt": "Say %d.", "chosen": "a", "rejected": "b"}\n' % number for number in range(3))
         server.add_repo("dataset", "ann/secret", {"train.jsonl": rows}, private=True)
         yield server

@@ -183,6 +183,9 @@ def test_a_space_is_asked_for_only_after_a_check_and_with_consent(pages: gr.Bloc
     assert agreed["value"] is False
     for words in ("ann/loop will be public", "cpu-upgrade costs $0.03 an hour"):
         assert words in agreed["label"]
+    closed = {"public": False, "shuts_out": "PREFLOOP_ANNOTATORS"}
+    told = replace(errands.recent(context.db)[0], result={**errands.recent(context.db)[0].result, **closed})
+    assert "only its owner, or the members of its organisation, can open it, though PREFLOOP_ANN" in tab.agreement(told)
     with pytest.raises(gr.Error, match="Tick that you agree"):
         press(pages, "make", {}, *SPACE, False)
     with pytest.raises(gr.Error, match="Check it again first"):

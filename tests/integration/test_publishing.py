@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import struct
 import subprocess
 import sys
@@ -208,6 +209,9 @@ def test_a_card_that_says_more_moves_its_tag(hub: HubServer, kitchen: Machine) -
     assert repo.tags == {made(kitchen).revision: later.commit_sha}
     assert repo.commits[later.commit_sha].parent == first.commit_sha
     assert ModelCard(hub.file("model", REPO, "README.md").decode()).data.license == "mit"
+    assert not publish(hub, kitchen).fresh, "the licence that is there stays"
+    publish(hub, kitchen, licence="apache-2.0")
+    assert ModelCard(hub.file("model", REPO, "README.md").decode()).data.license == "apache-2.0"
 
 
 def test_the_card_has_the_evaluation_by_people_and_by_judges(hub: HubServer, db: Database, data_dir: Path) -> None:
@@ -407,6 +411,9 @@ def test_a_revision_that_moves_brings_another_policy_and_changes_none(
 
 
 ADAPTER: dict[str, Any] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "{base}"}
+Shapes = Mapping[str, tuple[int, ...]]
+TURNED = {"fan_in_fan_out": True}
+UP = "model.layers.0.up.lora_A.weight"
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 
 
@@ -432,6 +439,13 @@ def adapter(shapes: Mapping[str, tuple[int, ...]] | None = None, **config: Any) 
         ({**adapter(task_type="SEQ_CLS"), "reward.json": b'{"mean": 0, "std": NaN}'}, "without reward.json"),
         (adapter({LAYER: (4, 65)}), "does not fit the weights that it names"),
         (adapter({LAYER: ()}), "is a single number"),
+        (
+            adapter({LAYER.replace(".0.", ".29."): (4, 64)}),
+            r"layers\.29\..* is 4×64, and there is nothing",
+        ),
+        (adapter({"base_model.model.transformer.h.0.attn.c_attn.lora_A.weight": (4, 64)}), "nothing of that name"),
+        (adapter({"base_model.model.score.weight": (1, 64)}), "nothing of that name"),
+        (adapter({LAYER: (4, 64), "other": (4, 64)}), "other is 4×64"),
         (adapter({"prompt_embeddings": ()}), "is a single number"),
         ({**adapter(), "adapter_model.safetensors": raw(b"[" * 100_000)}, "is no safetensors file"),
         ({**adapter(), "adapter_model.safetensors": raw(b'{"a": {"shape": ["x"]}}')}, "is no safetensors file"),
@@ -454,6 +468,53 @@ def test_what_can_not_be_used_is_refused_and_leaves_nothing(
         pull(hub, fresh)
     assert policies.everything(fresh) == before
     assert list((fresh.path.parent / "adapters").glob("*")) == []
+
+
+@pytest.mark.parametrize(
+    ("below", "configured", "name", "shape", "config"),
+    [
+        ({"h.0.attn.c_attn.weight": (8, 24)}, {}, "transformer.h.0.attn.c_attn.lora_A.weight", (2, 8), TURNED),
+        ({"h.0.attn.c_attn.weight": (8, 24)}, {}, "transformer.h.0.attn.c_attn.lora_B.weight", (24, 2), TURNED),
+        ({"h.0.up.weight": (8, 24)}, {"model_type": "gpt2"}, "transformer.h.0.up.lora_A.weight", (2, 8), {}),
+        ({"wte.weight": (50, 8)}, {}, "transformer.wte.lora_embedding_A", (2, 50), {}),
+        ({"wte.weight": (50, 8)}, {}, "transformer.wte.lora_embedding_B", (8, 2), {}),
+        ({"wte.weight": (50, 8)}, {"vocab_size": 50, "n_embd": 8}, "lm_head.lora_B.weight", (50, 2), {}),
+        ({"a.embed.weight": (50, 8)}, {}, "model.embed.weight", (50, 8), {}),
+        ({"a.layers.0.up.weight": (9, 8)}, {}, "model.layers.0.up.lora_magnitude_vector", (9,), {}),
+        ({"layers.0.up.weight": (36, 1)}, {"quantization_config": {"load_in_4bit": True}}, UP, (2, 8), {}),
+        ({"layers.0.up.qweight": (3, 8)}, {"quantization_config": {"quant_method": "gptq"}}, UP, (2, 8), {}),
+        ({"layers.0.experts.0.w.weight": (9, 8)}, {}, "model.layers.0.experts.base_layer.lora_A.weight", (2, 8), {}),
+        ({"layers.0.up.weight": (9, 8)}, {"hidden_size": 8}, "score.weight", (1, 8), {"task_type": "SEQ_CLS"}),
+    ],
+)
+def test_an_adapter_fits_weights_that_are_named_turned_tied_or_stored_otherwise(
+    tmp_path: Path, below: Shapes, configured: dict[str, Any], name: str, shape: tuple[int, ...], config: dict[str, Any]
+) -> None:
+    (tmp_path / "model.safetensors").write_bytes(safetensors(below))
+    (tmp_path / "config.json").write_text(json.dumps(configured))
+    found = pulling.Found(REPO, "0" * 40, {}, {})
+    pulling.check_shapes(tmp_path, config, {f"base_model.model.{name}": shape}, found)
+    if "magnitude" not in name and "quantization_config" not in configured and "experts" not in name:
+        with pytest.raises(UserError, match="does not fit the weights"):
+            pulling.check_shapes(tmp_path, config, {f"base_model.model.{name}": (7, 7)}, found)
+
+
+def test_two_bases_of_one_name_are_told_apart_by_their_weights(
+    hub: HubServer, kitchen: Machine, fresh: Database, tmp_path: Path
+) -> None:
+    publish(hub, kitchen)
+    other = tmp_path / "elsewhere" / kitchen.model.name
+    shutil.copytree(kitchen.model, other)
+    fresh.connection.execute("UPDATE model SET base = ?", (str(other),))
+    weights = other / "model.safetensors"
+    told = weights.read_bytes()
+    weights.write_bytes(told[:-1] + b"\1")
+    with pytest.raises(UserError, match=f"called {kitchen.model.name} but are not those of this data directory"):
+        pull(hub, fresh)
+    assert len(policies.everything(fresh)) == 1
+    weights.write_bytes(told)
+    os.utime(weights, (0, 0))  # as soon as this the clock may show no other time
+    assert pull(hub, fresh).form == "lora"
 
 
 @pytest.mark.parametrize(
@@ -609,6 +670,7 @@ def test_judgements_go_up_as_a_private_dataset_of_pseudonyms(
     assert len(repo.commits) == commits, "the same data, a day later"
     of_ann = Request("preference", filters=Filters(annotators=("ann",)))
     pushing.push_data(client(hub), kitchen.db, of_ann, "ann/data")
+    assert DatasetCard(hub.file("dataset", "ann/data", "README.md").decode()).data.license == "cc-by-4.0"
     assert set(hub.files("dataset", "ann/data")) == {"README.md", "data/train-00000-of-00001.parquet"}
 
 

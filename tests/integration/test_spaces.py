@@ -22,7 +22,7 @@ from annotation.records import UserError
 from rlhf import jobs, spaces, zero_gpu
 from rlhf.spaces import Plan
 from rlhf.specs import GenerateSpec
-from tests.hub_sign_in import SECRET, SpaceHub, uploaded
+from tests.hub_sign_in import CHAT_MODEL, SECRET, SpaceHub, uploaded
 from tests.machine_fixtures import ROOT, Machine
 
 MODEL = "models/small"
@@ -33,7 +33,7 @@ PASSWORD = "a long enough password"
 @pytest.fixture
 def hub() -> Iterator[SpaceHub]:
     with SpaceHub() as server:
-        server.add_repo("model", MODEL, {"model.safetensors": b"0", "config.json": b"{}"})
+        server.add_repo("model", MODEL, CHAT_MODEL)
         yield server
 
 
@@ -141,13 +141,18 @@ def test_a_sound_plan(client: Hub) -> None:
         ({"copies": "ann/open"}, "ann/open is public, and safe copies hold accounts"),
         ({"copies": "bob/copies"}, "no right to write to bob/copies"),
         ({"repo": "ann/docker"}, "ann/docker is a Space of another kind (docker)"),
-        ({"repo": "ann/public"}, "ann/public is public, and no --public was asked"),
+        ({"repo": "ann/public"}, "ann/public is there and public, and this was to be private"),
+        ({"model": "models/dumb"}, "models/dumb has no tokenizer"),
+        ({"model": "models/raw"}, "models/raw has no chat template"),
     ],
 )
 def test_what_would_fail_is_said_and_nothing_is_made(
     hub: SpaceHub, client: Hub, changes: Mapping[str, str], words: str
 ) -> None:
     hub.add_repo("model", "models/pickled", {"pytorch_model.bin": b"0"})
+    hub.add_repo("model", "models/dumb", {"model.safetensors": b"0", "chat_template.jinja": b"x"})
+    raw = {"model.safetensors": b"0", "tokenizer.json": b"{}", "tokenizer_config.json": b'{"chat_template": null}'}
+    hub.add_repo("model", "models/raw", raw)
     hub.add_repo("dataset", "ann/open", {"a": b"0"})
     hub.add_repo("space", "ann/docker", {"Dockerfile": b"0"}, private=True)
     hub.add_repo("space", "ann/public", {"app.py": b"0"})
@@ -173,6 +178,71 @@ def test_a_token_that_does_not_do(hub: SpaceHub, token: str | None, words: str) 
     assert words in found
     assert "hf_read" not in found
     assert "hf_exp" not in found
+
+
+def test_a_check_goes_on_after_a_token_that_does_not_do(hub: SpaceHub) -> None:
+    client = connect("hf_read_ann", hub.url)
+    plan = spaces.planned(client, "ann/loop", "huge", admins="a b", model="models/absent")
+    found = errors(plan, client)
+    for words in ("may only read", "PREFLOOP_ADMINS is 'a b'", "no hardware 'huge'", "models/absent failed"):
+        assert found.count(words) == 1
+    with pytest.raises(UserError, match="may only read"):
+        spaces.create(plan, connect("hf_write_ann", hub.url))  # what the Space has is not known
+
+
+def test_a_model_at_a_commit(hub: SpaceHub, client: Hub) -> None:
+    pinned = f"{MODEL}@{hub.repos['model', MODEL].head.sha}"
+    hub.add_repo("model", MODEL, {"model.safetensors": b"1"})
+    del hub.repos["model", MODEL].head.tree["tokenizer.json"]
+    config = b'{"chat_template": "x"}'
+    hub.add_repo(
+        "model", "models/config", {"a.safetensors": b"0", "vocab.json": b"{}", "tokenizer_config.json": config}
+    )
+    assert "no tokenizer" in errors(PLAN, client)
+    assert errors(replace(PLAN, model="models/config"), client) == ""
+    assert "no such revision" in errors(replace(PLAN, model=f"{MODEL}@absent"), client)
+    spaces.create(replace(PLAN, model=pinned), client)
+    assert hub.repos["space", "ann/loop"].variables["PREFLOOP_MODEL"] == pinned
+    card = hub.files("space", "ann/loop")["README.md"].decode()
+    assert f'models: ["{MODEL}"]' in card
+    assert "preload_from_hub" not in card
+
+
+def test_a_model_that_does_not_fit_into_the_hardware_is_warned_of(client: Hub) -> None:
+    def warned(size: float, hardware: str = "") -> list[str]:
+        found = spaces.check_memory(replace(PLAN, hardware=hardware), client, int(size))
+        return [finding.text for finding in found if finding.level == "warning"]
+
+    (sentence,) = warned(11e9)
+    assert f"{MODEL} needs about 17.5 GB of memory, and cpu-basic has 16." in sentence
+    assert (warned(9e9), warned(11e9, "unheard-of")) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "shut_out"),
+    [
+        ({}, "PREFLOOP_ANNOTATORS"),
+        ({"annotators": "bob"}, "PREFLOOP_ANNOTATORS"),
+        ({"annotators": "nobody", "admins": "ann,bob"}, "PREFLOOP_ADMINS"),
+        ({"annotators": "Ann"}, ""),
+        ({"annotators": "org", "admins": "org"}, ""),
+        ({"public": True}, ""),
+    ],
+)
+def test_people_who_can_not_open_a_private_space_are_warned_of(changes: Mapping[str, str], shut_out: str) -> None:
+    plan = replace(PLAN, **changes)  # type: ignore[arg-type]
+    assert plan.shuts_out == shut_out
+    found = [finding.text for finding in spaces.check_plan(plan) if "is private" in finding.text]
+    assert [f"{shut_out} is '" in sentence for sentence in found] == [True] * bool(shut_out)
+
+
+def test_who_may_see_a_space_stays_unless_it_is_asked_for(hub: SpaceHub, client: Hub) -> None:
+    spaces.create(replace(PLAN, public=True), client)
+    kept = spaces.planned(client, "ann/loop")
+    assert kept.public
+    assert not spaces.create(kept, client).new
+    assert not hub.repos["space", "ann/loop"].private
+    assert "this was to be private" in errors(spaces.planned(client, "ann/loop", public=False), client)
 
 
 def test_a_database_on_a_bucket_is_refused(hub: SpaceHub, client: Hub) -> None:
@@ -238,6 +308,7 @@ def test_the_commands(hub: SpaceHub) -> None:
     made = command(hub, "hf_write_ann", *paid, "--annotators", "nobody", typed="y\n")
     assert made.returncode == 0, made.stderr
     assert hub.repos["space", "ann/loop"].settings["hardware"] == "t4-small"
+    hub.repos["space", "ann/loop"].private = False
     again = command(hub, "hf_write_ann", "create", "ann/loop", "--admins", "ann,cem")
     assert again.returncode == 0, again.stderr
     assert "note: PREFLOOP_ADMINS will change from 'owner' to 'ann,cem'." in again.stderr

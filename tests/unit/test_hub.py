@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 
 import pytest
@@ -188,3 +189,17 @@ def test_what_may_be_gone_soon_is_known_through_every_sentence_about_it(hub: Hub
     assert hubs.is_passing(asked(429))
     assert not hubs.is_passing(asked(403))
     assert not hubs.is_passing(UserError("of our own"))
+
+
+def test_the_clients_own_warnings_do_not_stand_before_our_sentence(
+    hub: HubServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = made(hub)
+    logger = logging.getLogger("huggingface_hub")
+    logger.addHandler(caplog.handler)  # it passes nothing on
+    try:
+        for _ in range(2):
+            hubs.commit(client, "ann/x", "model", FILES, "the same")
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert caplog.messages == []

@@ -15,7 +15,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 import app
 from annotation.records import UserError
-from annotation.space import PROXIES, SPACE_MODEL, HubUser, Space
+from annotation.space import PROXIES, SPACE_MODEL, ZERO_GPU_NOTICE, HubUser, Space
 from rlhf import spaces
 from rlhf.spaces import Plan
 from tests.machine_fixtures import ROOT
@@ -222,5 +222,11 @@ def test_what_a_plan_warns_of() -> None:
         return " ".join(finding.text for finding in spaces.check(plan, None) if finding.level == "warning")
 
     assert "disk is empty after each restart" in warnings(PLAN)
-    assert warnings(replace(PLAN, copies="ann/copies")) == ""
+    assert warnings(replace(PLAN, copies="ann/copies", public=True)) == ""
     assert "training there has only the processors" in warnings(replace(PLAN, copies="/data", hardware="zero-a10g"))
+
+
+def test_the_notice_of_zero_gpu_names_the_section_of_a_form_that_trains_elsewhere() -> None:
+    section = "On rented hardware"
+    assert f"“{section}”" in ZERO_GPU_NOTICE
+    assert f'gr.Accordion("{section}"' in (ROOT / "rlhf/tabs/hardware.py").read_text("utf-8")
