@@ -29,7 +29,7 @@ from rlhf import jobs, packing, policies, rentals
 from rlhf.artifacts import directory_sha256, new_directory
 from rlhf.jobs import Job
 from rlhf.packing import CODE, MADE, RESULT, digest, report_name
-from rlhf.policies import Form, Weights
+from rlhf.policies import Weights
 from rlhf.publishing import ADAPTER, CARD, WHOLE
 from rlhf.rentals import Rental, Terms
 from rlhf.shrinking import smaller
@@ -51,7 +51,6 @@ SCRIPT: Final = " && ".join(
         '--began "$began" --hours "$PREFLOOP_HOURS"',
     )
 )
-FORMS: Final[Mapping[str, Form]] = {"qlora": "lora", "lora": "lora", "prompt": "prompt", "full": "full"}
 Made = TypeVar("Made")
 LABEL: Final = "prefloop"
 # Between two looks at a job: soon at first, for people who wait to see it begin.
@@ -60,6 +59,8 @@ POLL_SECONDS: Final = 10.0
 SLOWER: Final = 1.2
 # The follower looks for jobs to follow this often.
 LOOK_SECONDS: Final = 2.0
+# Between two attempts to delete what is no use any more.
+CLEAR_SECONDS: Final = 60.0
 # How long the Hub may say that a job has ended before what it sent last can be read.
 SETTLING_SECONDS: Final = 10.0
 WAITING: Final[Mapping[str, str]] = {
@@ -109,6 +110,7 @@ class Follower(threading.Thread):
         self.hub, self.data_dir, self.db, self.poll_seconds = hub, data_dir, db, poll_seconds
         self.ended = threading.Event()
         self.followed: dict[int, threading.Thread] = {}
+        self.clear_not_before = 0.0
 
     def run(self) -> None:
         """Look for jobs until told to end."""
@@ -122,7 +124,9 @@ class Follower(threading.Thread):
         """Follow what nobody follows, if there is a token to do it with, and clear up after what has ended."""
         if self.hub.token is None:
             return
-        clear_up(self.hub, self.db)
+        if time.monotonic() >= self.clear_not_before:
+            self.clear_not_before = time.monotonic() + CLEAR_SECONDS
+            clear_up(self.hub, self.db)
         for job_id in rentals.to_follow(self.db):
             running = self.followed.get(job_id)
             if running is None or not running.is_alive():
@@ -406,7 +410,7 @@ class Errand:
             path=relative,
             sha256=ending.sha256,
             kind="reward" if self.job.kind == "reward_model" else "policy",
-            form=FORMS[spec.method],
+            form=policies.FORM_OF[spec.method],
             weights=ending.weights,
             ground_id=None if spec.method == "full" else under,
         )

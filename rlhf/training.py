@@ -37,7 +37,7 @@ from rlhf.checkpoints import (
 )
 from rlhf.heldout import sample_prompts
 from rlhf.models import dtype_of, ground_path, hold_in_float32, load_adapter, verified, weights_of
-from rlhf.policies import Form, Kind, Policy
+from rlhf.policies import Kind, Policy
 from rlhf.rows import render
 from rlhf.sampling import draw
 from rlhf.specs import TrainingSpec
@@ -343,7 +343,7 @@ def store_policy(
     kind: Kind = "policy",
 ) -> tuple[Policy, dict[str, Any]]:
     """Write what was trained, whole or not at all, and register it; returns the entries of the job's result too."""
-    made = Made(start.base.name, start.parent.id, form_of(spec), weights_of(spec), kind)
+    made = Made(start.base.name, start.parent.id, policies.FORM_OF[spec.method], weights_of(spec), kind)
     ground_id = None if spec.method == "full" else start.ground_id
     return store_made(run, replace(made, ground_id=ground_id), save, figures)
 
@@ -371,12 +371,6 @@ def store_made(
         **vars(made),
     )
     return policy, result
-
-
-def form_of(spec: TrainingSpec) -> Form:
-    """What a method leaves behind."""
-    forms: dict[str, Form] = {"qlora": "lora", "lora": "lora", "prompt": "prompt", "full": "full"}
-    return forms[spec.method]
 
 
 def stored_result(run: Run, policy: Policy) -> dict[str, Any]:

@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from rlhf.supervisor import family
 from tests.hub_server import Ask, HubServer, Refused, Reply, route
 
 
@@ -91,10 +94,10 @@ class HubJob:
         }
 
     def kill(self, number: signal.Signals) -> None:
-        """Signal the whole container."""
-        if self.process is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self.process.pid, number)
+        """Signal all that runs in the container, whatever session it is in."""
+        for process in [] if self.process is None else family(self.process.pid):
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
 
 class JobHub(HubServer):
