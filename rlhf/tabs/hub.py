@@ -19,7 +19,6 @@ from annotation.database import Database
 from annotation.markup import paragraph, status, table
 from annotation.outgoing.formats import FORMATS, ONE_FILE
 from annotation.records import Annotator, UserError, now
-from annotation.space import SPACE_MODEL
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box, licence_choice, opening_of, text_in
 from annotation.wording import moment
@@ -368,7 +367,7 @@ def lay_out_space(parts: dict[str, Any], forms: dict[str, Sequence[Any]], button
             label="Annotators", placeholder="everybody", info="everybody, nobody, owner, org, or names.", min_width=240
         )
         model = gr.Textbox(
-            label="Base model", placeholder=SPACE_MODEL, info="A public chat model on the Hub.", min_width=240
+            label="Base model", placeholder="OWNER/NAME", info="A public chat model on the Hub.", min_width=240
         )
     public = gr.Checkbox(label="Public: everybody can open it")
     buttons["check"] = button("Check", "hub-space-check", "primary")

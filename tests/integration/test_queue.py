@@ -144,8 +144,10 @@ def test_a_resumed_job_waits_its_turn_and_is_run_again(db: Database, supervisor:
 # ----------------------------------------------------------------------------------------------------------- devices
 def visible(supervisor: Supervisor, job_id: int) -> str | None:
     """The GPUs that a job's worker sees."""
-    seen: str | None = psutil.Process(supervisor.children[job_id].process.pid).environ().get(VISIBLE)
-    return seen
+    process = psutil.Process(supervisor.children[job_id].process.pid)
+    # For a moment after a program has begun the system shows none of its variables.
+    told: dict[str, str] = wait_until("the worker's variables", process.environ, 10)
+    return told.get(VISIBLE)
 
 
 def end(supervisor: Supervisor, job_id: int) -> None:
