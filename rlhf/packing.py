@@ -1,7 +1,7 @@
 """What a job needs of a data directory, as files to send away, and a data directory made of them where it is to run.
 
 Only what the job needs: its spec, the frozen data, the weights that it starts from, a few prompts to be answered during
-the run, and this program. No account, no judgement, and no path of this machine.
+the run, and this program. No account and no path of this machine; of judgements what the frozen data holds.
 """
 
 from __future__ import annotations

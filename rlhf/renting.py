@@ -281,13 +281,7 @@ class Errand:
 
     def check_price(self) -> None:
         """Raises UserError where the Hub asks for more than was agreed to, or has no such hardware."""
-        prices = hourly_prices(self.hub)
-        price = prices.get(self.job.flavor or "")
-        if price is None:
-            known = ", ".join(
-                f"{name} ({rentals.dollars(cost)})" for name, cost in sorted(prices.items(), key=lambda one: one[1])
-            )
-            raise UserError(f"The Hub rents no '{self.job.flavor}'. It has, with prices per hour: {known}.")
+        price = price_of(self.hub, self.job.flavor or "")
         if price > self.rental.price_per_hour + ROUNDING:
             raise UserError(
                 f"{self.job.flavor} costs {rentals.dollars(price)} an hour on the Hub, and "
@@ -588,15 +582,17 @@ def clear(hub: Hub, db: Database, rental: Rental) -> None:
     rentals.seen(db, rental.job_id, rentals.CLEARED, rental.seconds)
 
 
-def hourly_prices(hub: Hub) -> dict[str, float]:
-    """What the hardware for jobs costs, in dollars an hour. Raises UserError."""
+def price_of(hub: Hub, flavor: str) -> float:
+    """What hardware for jobs costs now, in dollars an hour. Raises UserError where the Hub has no such hardware."""
     with hubs.explained("Asking the Hub for its prices"):
-        return {one.name: hubs.hourly_price(one) for one in hub.api.list_jobs_hardware()}
+        prices = {one.name: hubs.hourly_price(one) for one in hub.api.list_jobs_hardware()}
+    if flavor not in prices:
+        cheapest_first = sorted(prices.items(), key=lambda one: one[1])
+        known = ", ".join(f"{name} ({rentals.dollars(cost)})" for name, cost in cheapest_first)
+        raise UserError(f"The Hub rents no '{flavor}'. It has, with prices per hour: {known}.")
+    return prices[flavor]
 
 
 def offered(hub: Hub, flavor: str, hours: float, namespace: str = "") -> Terms:
     """Terms at the price that the Hub has now. Raises UserError where it has no such hardware."""
-    prices = hourly_prices(hub)
-    if flavor not in prices:
-        raise UserError(f"The Hub rents no '{flavor}'. It has: {', '.join(prices)}.")
-    return rentals.checked_terms(flavor, prices[flavor], hours, namespace)
+    return rentals.checked_terms(flavor, price_of(hub, flavor), hours, namespace)
