@@ -29,6 +29,8 @@ TOO_FEW_ANSWERS = "Too few different answers"
 # What the log says of a job that goes on with other settings; the Runs page looks for how it begins.
 AGAIN = "Queued again with"
 SMALLER, SLOWER = f"{AGAIN} a smaller batch", f"{AGAIN} half the learning rate"
+# How a job says that it ended because the program that started it did.
+WITH_THE_PROGRAM = "Prefloop was stopped while this ran."
 # How a run says that it ended because its loss or a gradient was none any more.
 NO_NUMBER = "became not a number"
 

@@ -163,7 +163,7 @@ def follow(
         return
     run = Run(db, data_dir, job, worker)
     over = threading.Event()
-    heart = threading.Thread(target=keep_beating, args=(run, over, False), daemon=True)
+    heart = threading.Thread(target=keep_beating, args=(run, over), daemon=True)
     heart.start()
     errand = Errand(hub, run, job, ended, poll_seconds, changed)
     try:

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -30,6 +31,7 @@ POLL_SECONDS = 1.0
 FIRST_RETRY_SECONDS = 5.0
 LAST_RETRY_SECONDS = 300.0
 STOP_SECONDS = 20.0
+CHECKPOINT = "Resume goes on from the last checkpoint."
 # How the launcher of several processes tells that one of them was killed, in the log.
 KILLED_MARK = b"exitcode: -9"
 # The one device where there is no GPU: whoever trains there has all of the processors.
@@ -80,7 +82,7 @@ def worker_command(job: Job, data_dir: Path, worker: str) -> list[str]:
     accelerate starts several processes through torch.distributed only with --multi_gpu, which works without a GPU too
     (the processes then speak gloo); its --cpu starts one process, unless there is mpirun. All get the same worker id.
     """
-    program = ["rlhf.worker", "--data", str(data_dir), "--job", str(job.id), "--worker", worker]
+    program = ["rlhf.worker", "--data", str(data_dir), "--job", str(job.id), "--worker", worker, "--tied"]
     processes = processes_of(job)
     if processes == 1:
         return [sys.executable, "-m", *program]
@@ -106,10 +108,20 @@ def devices_here() -> list[str]:
     return known or [PROCESSORS]
 
 
+@cache
+def life_line() -> int:
+    """The end to read from of a pipe that nobody writes to and that no other process holds open for writing."""
+    reading, _ = os.pipe()
+    return reading
+
+
 def start_worker(
     job: Job, data_dir: Path, worker: str, devices: Sequence[str], output: IO[bytes] | None
 ) -> subprocess.Popen[bytes]:
-    """Start the processes of a queued job so that they see these GPUs only. They print to `output`, or as this one."""
+    """Start the processes of a queued job so that they see these GPUs only. They print to `output`, or as this one.
+
+    They end with this program, however it ends: their standard input is its life line.
+    """
     seen = {} if set(devices) <= {PROCESSORS} else {VISIBLE: ",".join(devices)}
     if seen and VISIBLE not in os.environ:
         seen["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the driver's order, whose numbers these are
@@ -117,7 +129,7 @@ def start_worker(
         worker_command(job, data_dir, worker),
         stdout=output,
         stderr=None if output is None else subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
+        stdin=life_line(),
         cwd=Path(__file__).parent.parent,
         env={**child_environment(), **seen},
         start_new_session=True,
@@ -162,6 +174,8 @@ class Supervisor:
                 logger.warning("the worker of job %d does not end; killing it", job_id)
                 child.signal(signal.SIGKILL)
                 child.process.wait()
+            if jobs.get(self.db, job_id).status != "lost":  # it could not say so itself
+                jobs.died(self.db, job_id, child.worker, f"{jobs.WITH_THE_PROGRAM} {CHECKPOINT}")
 
     def _loop(self) -> None:
         while not self._ended.wait(POLL_SECONDS):
@@ -270,7 +284,7 @@ def record_death(db: Database, job: Job, child: Child, code: int, killed: bool, 
     if killed and jobs.requeue_smaller(db, job.id, child.worker, KILLED):
         return
     obituary = KILLED if killed else f"The worker died (exit code {code})."
-    said = f"{obituary} Resume goes on from the last checkpoint."
+    said = f"{obituary} {CHECKPOINT}"
     if killed:
         said += f" If it is killed again: {advice(job.spec)}"
     if code or job.status != "lost":  # one that was told to stop has said why by itself

@@ -22,6 +22,9 @@ from rlhf.shrinking import MEMORY_RAN_OUT, advice
 from rlhf.specs import Spec
 
 BEAT_SECONDS = 3.0
+# How long a process may take to save and end once the program that started it is gone.
+GRACE_SECONDS = 300.0
+RESUMED = "Resume goes on from where it was."
 LEFT_ALONE = "One of its processes ended, and the others with it. Resume goes on from the last checkpoint."
 
 
@@ -37,7 +40,9 @@ class Run:
     measured_steps = 0
     """How many steps to run and to keep nothing but their figures; 0 for a run in earnest."""
 
-    def __init__(self, db: Database, data_dir: Path, job: jobs.Job, worker: str) -> None:
+    def __init__(
+        self, db: Database, data_dir: Path, job: jobs.Job, worker: str, terminated: threading.Event | None = None
+    ) -> None:
         self.db = db
         self.data_dir = data_dir
         self.job_id = job.id
@@ -45,7 +50,8 @@ class Run:
         self.worker = worker
         self.began = time.monotonic()
         self._cancelled = threading.Event()
-        self.terminated = threading.Event()
+        self.terminated = terminated or threading.Event()
+        """Set where this process is told to end, or the program that started it is gone."""
 
     @property
     def stopped(self) -> bool:
@@ -84,8 +90,10 @@ class Run:
 class Follower(Run):
     """A further process of a job with several: it computes its share and leaves the rows to the first one."""
 
-    def __init__(self, db: Database, data_dir: Path, job: jobs.Job, worker: str, rank: int) -> None:
-        super().__init__(db, data_dir, job, worker)
+    def __init__(
+        self, db: Database, data_dir: Path, job: jobs.Job, worker: str, terminated: threading.Event, rank: int
+    ) -> None:
+        super().__init__(db, data_dir, job, worker, terminated)
         self.rank = rank
 
     def report(self, step: int, steps: int, metrics: Mapping[str, float], message: str = "") -> None:
@@ -102,40 +110,59 @@ class Follower(Run):
         """Nothing: the first process draws samples."""
 
 
-def keep_beating(run: Run, ended: threading.Event, orphan_stops: bool) -> None:
-    """Beat until the job ends. A resident worker also stops when the program that started it is gone."""
-    parent = os.getppid()
+def keep_beating(run: Run, ended: threading.Event) -> None:
+    """Beat until the job ends."""
     while not ended.wait(BEAT_SECONDS):
         try:
             run.beat()
         except Exception:
             # A database that is busy or full for a moment must not silence a worker that lives; the next beat tries.
             traceback.print_exc()
-        if orphan_stops and os.getppid() != parent:
-            run.terminated.set()
 
 
-def work(db: Database, data_dir: Path, job_id: int, worker: str) -> int:
+def listen_for_the_end(tied: bool) -> threading.Event:
+    """Set once this process is told to end by a signal, or, where it is tied, by the end of standard input.
+
+    The other end of that pipe is held by the program that started this one, so it ends with it, however that died and
+    however far this one had come. A process number read here would be too late: it may be that of another by then.
+    """
+    terminated = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: terminated.set())
+    if tied:
+        line = os.dup(sys.stdin.fileno())
+        with open(os.devnull, "rb") as nothing:
+            os.dup2(nothing.fileno(), sys.stdin.fileno())  # for libraries that would ask a person
+        threading.Thread(target=await_end, args=(line, terminated), name="life line", daemon=True).start()
+    return terminated
+
+
+def await_end(line: int, terminated: threading.Event) -> None:
+    """Wait for the end of a pipe, and end this process some time after it where it does not do so by itself."""
+    os.read(line, 1)  # nothing is ever written; not a buffered reader, whose lock would be held when Python ends
+    terminated.set()
+    time.sleep(GRACE_SECONDS)
+    os._exit(1)
+
+
+def work(db: Database, data_dir: Path, job_id: int, worker: str, terminated: threading.Event) -> int:
     """Claim a job for this worker id and run it to its end; returns the process's exit code."""
     rank = int(os.environ.get("RANK", "0"))
-    job = jobs.claim(db, job_id, worker) if rank == 0 else None
+    job = jobs.claim(db, job_id, worker) if rank == 0 and not terminated.is_set() else None
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         claimed = agreed(job is not None)
         if rank:
-            return follow(Follower(db, data_dir, jobs.get(db, job_id), worker, rank)) if claimed else 0
+            return follow(Follower(db, data_dir, jobs.get(db, job_id), worker, terminated, rank)) if claimed else 0
     if job is None:
-        print(f"Job {job_id} is not queued; nothing to do.", flush=True)
+        print(f"Job {job_id} is not queued, or Prefloop was stopped; nothing to do.", flush=True)
         return 0
-    run = Run(db, data_dir, job, worker)
-    signal.signal(signal.SIGTERM, lambda *_: run.terminated.set())
-    signal.signal(signal.SIGINT, lambda *_: run.terminated.set())
-    return attend(run, job.spec, orphan_stops=job.kind == "generate")
+    return attend(Run(db, data_dir, job, worker, terminated), job.spec)
 
 
-def attend(run: Run, spec: Spec, orphan_stops: bool) -> int:
+def attend(run: Run, spec: Spec) -> int:
     """Run a claimed job to its end, beating all the while; returns the process's exit code."""
     ended = threading.Event()
-    heart = threading.Thread(target=keep_beating, args=(run, ended, orphan_stops), daemon=True)
+    heart = threading.Thread(target=keep_beating, args=(run, ended), daemon=True)
     heart.start()
     try:
         return perform(run, spec)
@@ -156,8 +183,6 @@ def agreed(first: bool) -> bool:
 
 def follow(run: Follower) -> int:
     """Compute a further process's share of a job; the first one records how it ended, unless this one fails."""
-    signal.signal(signal.SIGTERM, lambda *_: run.terminated.set())
-    signal.signal(signal.SIGINT, lambda *_: run.terminated.set())
     spec = jobs.get(run.db, run.job_id).spec
     try:
         run_algorithm(run, spec)
@@ -183,11 +208,8 @@ def perform(run: Run, spec: Spec) -> int:
         return 0
     except Stopped:
         if run.terminated.is_set():
-            goes_on = (
-                "It starts anew with Prefloop." if spec.kind == "generate" else "Resume goes on from where it was."
-            )
-            message = f"Prefloop was stopped while this ran. {goes_on}"
-            jobs.stop(run.db, run.job_id, run.worker, "lost", message)
+            goes_on = "It starts anew with Prefloop." if spec.kind == "generate" else RESUMED
+            jobs.stop(run.db, run.job_id, run.worker, "lost", f"{jobs.WITH_THE_PROGRAM} {goes_on}")
         else:
             jobs.stop(
                 run.db, run.job_id, run.worker, "cancelled", "Cancelled. Resume goes on from the last checkpoint."
@@ -260,10 +282,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="the data directory")
     parser.add_argument("--worker", default=uuid.uuid4().hex, help="the id under which to claim the job")
     parser.add_argument("--job", type=int, required=True, help="the queued job to run")
+    parser.add_argument("--tied", action="store_true", help="end with whoever holds the other end of standard input")
     options = parser.parse_args(arguments)
+    terminated = listen_for_the_end(options.tied)
     prepare_process()
     try:
-        return work(open_database(options.data), options.data, options.job, options.worker)
+        return work(open_database(options.data), options.data, options.job, options.worker, terminated)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

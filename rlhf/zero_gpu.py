@@ -84,7 +84,7 @@ def write_stock(data_dir: str, job_id: int) -> None:
     bell = threading.Timer(SECONDS - SPARE_SECONDS, run.terminated.set)
     bell.start()
     try:
-        attend(run, job.spec, orphan_stops=False)
+        attend(run, job.spec)
     finally:
         bell.cancel()
         db.close()

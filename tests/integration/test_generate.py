@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -10,12 +11,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -27,8 +29,8 @@ from rlhf import jobs, policies
 from rlhf.algorithms.generate import next_splits, seed_of
 from rlhf.artifacts import directory_sha256
 from rlhf.models import load_quantised
-from rlhf.specs import EvaluateSpec, GenerateSpec
-from rlhf.supervisor import Supervisor
+from rlhf.specs import EvaluateSpec, GenerateSpec, SFTSpec
+from rlhf.supervisor import Supervisor, family
 from rlhf.worker import Run, perform
 from tests.conftest import act
 from tests.machine_fixtures import QUICK_DPO, ROOT, WORKER_SECONDS, Machine, make_machine, wait_until
@@ -440,33 +442,107 @@ def test_the_resident_worker_fills_swaps_and_ends_when_told(stocked: Machine) ->
     assert "Prefloop was stopped" in job.message
 
 
-def test_a_resident_worker_ends_when_the_program_that_started_it_is_gone(stocked: Machine) -> None:
-    """Killed with SIGKILL, the program can tell nobody; the worker sees that it has another parent."""
+# Stands in for a slow machine: the worker waits at one moment of its start until the test lets it go on.
+HALTED = """
+import os, sys, time
+
+def halt(event, arguments):
+    if os.environ["HALT_AT"] in (event, *map(str, arguments[:1])) and not os.path.exists("{there}"):
+        open("{there}", "w").close()
+        while not os.path.exists("{go}"):
+            time.sleep(0.01)
+
+if "rlhf.worker" in sys.orig_argv:
+    sys.addaudithook(halt)
+    sys.audit("start")
+"""
+# Starts a worker as the program does, says its process id, and lives until it is killed.
+PARENT = """
+import sys
+from pathlib import Path
+from annotation.database import open_database
+from rlhf import jobs
+from rlhf.supervisor import start_worker
+
+data_dir, job_id = Path(sys.argv[1]), int(sys.argv[2])
+print(start_worker(jobs.get(open_database(data_dir), job_id), data_dir, "a worker", (), None).pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@dataclass
+class Started:
+    """A program that started a worker, the file that says how far that has come, and the one that lets it go on."""
+
+    there: Path
+    go: Path
+    program: subprocess.Popen[str] = field(init=False)
+    processes: list[psutil.Process] = field(default_factory=list)
+
+    def family(self) -> list[psutil.Process]:
+        """The worker's processes."""
+        return [process for process in family(self.program.pid) if process.pid != self.program.pid]
+
+    def outlived_by(self) -> list[psutil.Process]:
+        """Kill the program, let the worker go on, and wait for it; returns what does not end."""
+        self.processes = self.family()
+        assert self.processes
+        self.program.kill()
+        self.program.wait(WORKER_SECONDS)
+        self.go.touch()
+        return psutil.wait_procs(self.processes, WORKER_SECONDS)[1]
+
+
+@contextmanager
+def program_that_started(job_id: int, machine: Machine, halt_at: str, directory: Path) -> Iterator[Started]:
+    """A program with a worker for this job, which waits at a moment of its start; both are gone afterwards."""
+    started = Started(directory / "there", directory / "go")
+    (directory / "sitecustomize.py").write_text(HALTED.format(there=started.there, go=started.go), "utf-8")
+    path = os.pathsep.join(filter(None, [str(directory), os.environ.get("PYTHONPATH")]))
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(machine.data_dir), str(job_id)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path, "HALT_AT": halt_at},
+    ) as started.program:
+        assert started.program.stdout is not None
+        worker = int(started.program.stdout.readline())
+        try:
+            yield started
+        finally:
+            for process in (*family(worker), *started.processes):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            started.program.kill()
+
+
+@pytest.mark.parametrize("moment", ["start", "annotation.database", "rlhf.specs", "rlhf.algorithms", "torch", "work"])
+def test_a_worker_ends_when_the_program_that_started_it_is_gone(stocked: Machine, tmp_path: Path, moment: str) -> None:
+    """Killed with SIGKILL, the program can tell nobody, however far the worker has come with its imports."""
     job_id = stocked.submit(RESIDENT)
-    log = stocked.data_dir / "orphan.log"
-    parent_code = (
-        "import subprocess, sys; "
-        "child = subprocess.Popen([sys.executable, '-m', 'rlhf.worker', '--data', sys.argv[1], '--job', sys.argv[2]],"
-        " start_new_session=True); child.wait()"
-    )
-    with log.open("wb") as output:
-        parent = subprocess.Popen(
-            [sys.executable, "-c", parent_code, str(stocked.data_dir), str(job_id)],
-            cwd=ROOT,
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        wait_until("the first comparisons", lambda: sum(stock(stocked).values()) > 0)
-        parent.kill()
-        parent.wait(WORKER_SECONDS)
-        wait_until("the orphan's end", lambda: jobs.get(stocked.db, job_id).status == "lost", seconds=20)
-        assert "Prefloop was stopped" in jobs.get(stocked.db, job_id).message
-    finally:
-        if jobs.active(stocked.db, ("generate",)):
-            jobs.cancel(stocked.db, job_id)  # a worker that did not notice must not outlive the test
-        parent.kill()
-        parent.wait(WORKER_SECONDS)
+    with program_that_started(job_id, stocked, moment, tmp_path) as started:
+        if moment == "work":
+            wait_until("the first comparisons", lambda: sum(stock(stocked).values()) > 0)
+        else:
+            wait_until(f"the worker at {moment}", started.there.exists)
+        assert started.outlived_by() == [], jobs.get(stocked.db, job_id)
+    job = jobs.get(stocked.db, job_id)
+    begun = moment in ("rlhf.algorithms", "torch", "work")
+    assert (job.status, job.attempt) == (("lost", 1) if begun else ("queued", 0))
+    assert not begun or "Prefloop was stopped" in job.message
+
+
+def test_all_processes_of_a_job_end_when_the_program_that_started_them_is_gone(
+    stocked: Machine, tmp_path: Path
+) -> None:
+    job_id = jobs.enqueue(stocked.db, SFTSpec(processes=2), "a test")
+    with program_that_started(job_id, stocked, "rlhf.specs", tmp_path) as started:
+        wait_until("one of its processes", started.there.exists)
+        wait_until("the launcher and both processes", lambda: len(started.family()) == 3)
+        assert started.outlived_by() == []
+    assert jobs.get(stocked.db, job_id).status == "queued"
 
 
 # --------------------------------------------------------------------------------------------------------- supervisor

@@ -70,7 +70,7 @@ def kill(supervisor: Supervisor, job_id: int) -> Child:
 # ------------------------------------------------------------------------------------------------------- the command
 def test_one_process_is_started_as_a_module(db: Database) -> None:
     job = jobs.get(db, queue(db))
-    expected = ["--data", "/data", "--job", str(job.id), "--worker", "w"]
+    expected = ["--data", "/data", "--job", str(job.id), "--worker", "w", "--tied"]
     assert worker_command(job, Path("/data"), "w") == [sys.executable, "-m", "rlhf.worker", *expected]
     check = jobs.get(db, queue(db, EvaluateSpec()))
     assert worker_command(check, Path("/data"), "w")[1:3] == ["-m", "rlhf.worker"]
@@ -89,7 +89,7 @@ def test_several_processes_are_started_by_accelerate_with_one_worker_id(db: Data
         place = command.index(pair[0], 3)
         assert command[place : place + 2] == pair
     assert "--cpu" not in command, "that starts one process unless there is mpirun"
-    assert command[-6:] == ["--data", "/data", "--job", str(job.id), "--worker", "w"]
+    assert command[-7:] == ["--data", "/data", "--job", str(job.id), "--worker", "w", "--tied"]
 
 
 def test_accelerate_takes_the_command_to_torch_distributed(db: Database) -> None:
@@ -100,7 +100,7 @@ def test_accelerate_takes_the_command_to_torch_distributed(db: Database) -> None
     options = launch_command_parser().parse_args(command[3:])
     assert (options.multi_gpu, options.cpu, options.num_processes, options.module) == (True, False, 2, True)
     assert options.training_script == "rlhf.worker"
-    assert options.training_script_args == command[-6:]
+    assert options.training_script_args == command[-7:]
 
 
 # ------------------------------------------------------------------------------------------------------------ in turn
@@ -325,6 +325,23 @@ def test_stopping_reaches_every_process_of_a_job(db: Database, supervisor: Super
     supervisor.stop()
     _, alive = psutil.wait_procs(processes, timeout=30)
     assert alive == []
+
+
+def test_the_end_of_the_program_is_told_in_the_rows_of_workers_that_can_not_say_so(
+    db: Database, supervisor: Supervisor
+) -> None:
+    """One has claimed its job and dies without a word; the other is still at its imports."""
+    begun, waiting = queue(db), queue(db, SFTSpec())
+    supervisor.devices = ["0", "1"]
+    supervisor.start_next()
+    assert jobs.claim(db, begun, supervisor.children[begun].worker) is not None
+    children = list(supervisor.children.values())
+    assert len(children) == 2
+    supervisor.stop()
+    assert all(child.process.returncode is not None for child in children)
+    row = jobs.get(db, begun)
+    assert (row.status, row.message) == ("lost", f"{jobs.WITH_THE_PROGRAM} Resume goes on from the last checkpoint.")
+    assert (jobs.get(db, waiting).status, jobs.get(db, waiting).attempt) == ("queued", 0)
 
 
 # ------------------------------------------------------------------------------------- a real run that can't go on
