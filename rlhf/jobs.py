@@ -29,8 +29,6 @@ TOO_FEW_ANSWERS = "Too few different answers"
 # What the log says of a job that goes on with other settings; the Runs page looks for how it begins.
 AGAIN = "Queued again with"
 SMALLER, SLOWER = f"{AGAIN} a smaller batch", f"{AGAIN} half the learning rate"
-# How a job says that it ended because the program that started it did.
-WITH_THE_PROGRAM = "Prefloop was stopped while this ran."
 # How a run says that it ended because its loss or a gradient was none any more.
 NO_NUMBER = "became not a number"
 
@@ -220,6 +218,12 @@ def stop(db: Database, job_id: int, worker: str, status: str, message: str) -> b
             ).rowcount
             == 1
         )
+
+
+def ended_with_program(kind: str, saved: bool) -> str:
+    """What is said of a job that ended because the program did; `saved` where its worker could save how far it was."""
+    resumed = "Resume goes on from where it was." if saved else "Resume goes on from the last checkpoint."
+    return f"Prefloop was stopped while this ran. {'It starts anew with Prefloop.' if kind == 'generate' else resumed}"
 
 
 def died(db: Database, job_id: int, worker: str, message: str) -> bool:

@@ -31,7 +31,6 @@ POLL_SECONDS = 1.0
 FIRST_RETRY_SECONDS = 5.0
 LAST_RETRY_SECONDS = 300.0
 STOP_SECONDS = 20.0
-CHECKPOINT = "Resume goes on from the last checkpoint."
 # How the launcher of several processes tells that one of them was killed, in the log.
 KILLED_MARK = b"exitcode: -9"
 # The one device where there is no GPU: whoever trains there has all of the processors.
@@ -111,7 +110,8 @@ def devices_here() -> list[str]:
 @cache
 def life_line() -> int:
     """The end to read from of a pipe that nobody writes to and that no other process holds open for writing."""
-    reading, _ = os.pipe()
+    reading, writing = os.pipe()
+    os.register_at_fork(after_in_child=lambda: os.close(writing))
     return reading
 
 
@@ -174,8 +174,9 @@ class Supervisor:
                 logger.warning("the worker of job %d does not end; killing it", job_id)
                 child.signal(signal.SIGKILL)
                 child.process.wait()
-            if jobs.get(self.db, job_id).status != "lost":  # it could not say so itself
-                jobs.died(self.db, job_id, child.worker, f"{jobs.WITH_THE_PROGRAM} {CHECKPOINT}")
+            job = jobs.get(self.db, job_id)
+            if job.status != "lost":  # it could not say so itself
+                jobs.died(self.db, job_id, child.worker, jobs.ended_with_program(job.kind, saved=False))
 
     def _loop(self) -> None:
         while not self._ended.wait(POLL_SECONDS):
@@ -284,7 +285,7 @@ def record_death(db: Database, job: Job, child: Child, code: int, killed: bool, 
     if killed and jobs.requeue_smaller(db, job.id, child.worker, KILLED):
         return
     obituary = KILLED if killed else f"The worker died (exit code {code})."
-    said = f"{obituary} {CHECKPOINT}"
+    said = f"{obituary} Resume goes on from the last checkpoint."
     if killed:
         said += f" If it is killed again: {advice(job.spec)}"
     if code or job.status != "lost":  # one that was told to stop has said why by itself

@@ -24,7 +24,6 @@ from rlhf.specs import Spec
 BEAT_SECONDS = 3.0
 # How long a process may take to save and end once the program that started it is gone.
 GRACE_SECONDS = 300.0
-RESUMED = "Resume goes on from where it was."
 LEFT_ALONE = "One of its processes ended, and the others with it. Resume goes on from the last checkpoint."
 
 
@@ -208,8 +207,7 @@ def perform(run: Run, spec: Spec) -> int:
         return 0
     except Stopped:
         if run.terminated.is_set():
-            goes_on = "It starts anew with Prefloop." if spec.kind == "generate" else RESUMED
-            jobs.stop(run.db, run.job_id, run.worker, "lost", f"{jobs.WITH_THE_PROGRAM} {goes_on}")
+            jobs.stop(run.db, run.job_id, run.worker, "lost", jobs.ended_with_program(spec.kind, saved=True))
         else:
             jobs.stop(
                 run.db, run.job_id, run.worker, "cancelled", "Cancelled. Resume goes on from the last checkpoint."

@@ -340,7 +340,10 @@ def test_the_end_of_the_program_is_told_in_the_rows_of_workers_that_can_not_say_
     supervisor.stop()
     assert all(child.process.returncode is not None for child in children)
     row = jobs.get(db, begun)
-    assert (row.status, row.message) == ("lost", f"{jobs.WITH_THE_PROGRAM} Resume goes on from the last checkpoint.")
+    assert (row.status, row.message) == (
+        "lost",
+        "Prefloop was stopped while this ran. Resume goes on from the last checkpoint.",
+    )
     assert (jobs.get(db, waiting).status, jobs.get(db, waiting).attempt) == ("queued", 0)
 
 
