@@ -37,6 +37,16 @@ class PunctualProtocol(H11Protocol):
         super().connection_lost(exc)
         self.stop_waiting()
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP. What is still answering an earlier part of it has nobody to answer any more."""
+        try:
+            super().send_400_response(msg)
+        except h11.LocalProtocolError:  # its answer has begun
+            self.transport.close()
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+
     def wait_for_more(self) -> None:
         """Set the clock by what the client has still to send."""
         state = self.conn.their_state

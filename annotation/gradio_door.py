@@ -58,7 +58,7 @@ class Way:
     role: Role
     kind: Kind
     keys: tuple[str, ...] = ()
-    """What of an event's body is passed on; empty for all of it."""
+    """What of an event's body is passed on."""
 
 
 def way(methods: str, path: str, role: Role, kind: Kind, keys: str = "") -> Way:
@@ -80,8 +80,7 @@ WAYS: Final = (
     way("POST", r"/gradio_api/queue/join", "annotator", "event", EVENT_KEYS),
     way("POST", rf"/gradio_api/api/{NAME}", "admin", "event", EVENT_KEYS),
     way("POST", rf"/gradio_api/call/{NAME}", "admin", "event", "session_hash data"),
-    way("POST", rf"/gradio_api/call/v2/{NAME}", "admin", "event"),
-    way("GET", rf"/gradio_api/call(/v2)?/{NAME}/{EVENT}", "admin", "result"),
+    way("GET", rf"/gradio_api/call/{NAME}/{EVENT}", "admin", "result"),
     way("POST", r"/gradio_api/cancel", "admin", "note", "session_hash fn_index event_id"),
     way("POST", r"/gradio_api/reset", "admin", "note", "event_id"),
     way("POST", r"/gradio_api/upload", "admin", "send"),
@@ -251,9 +250,7 @@ class Visit:
     # --------------------------------------------------------------------------------------------------------- events
     async def event(self) -> None:
         """Pass an event on as it was read, with nothing in it that this account may not ask for."""
-        asked = await self.body()
-        if self.way.keys:
-            asked = {key: value for key, value in asked.items() if key in self.way.keys}
+        asked = {key: value for key, value in (await self.body()).items() if key in self.way.keys}
         if asked.get("session_hash") is not None:
             self.own_page(asked["session_hash"])
         if self.way.kind == "event":

@@ -154,7 +154,7 @@ class SameOrigin:
         if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
             headers = Headers(scope=scope)
             own = self.hosts or (headers.get("host"),)
-            if any(host_of(origin) not in own for origin in headers.getlist("origin")):
+            if any((host_of(origin) or "no host") not in own for origin in headers.getlist("origin")):
                 await PlainTextResponse("This request came from another site.", 403)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
