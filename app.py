@@ -6,8 +6,11 @@ import argparse
 import asyncio
 import logging
 import os
+import shutil
 import socket
 import sys
+import tempfile
+import weakref
 import webbrowser
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -22,10 +25,11 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
-from annotation import access, endpoints, oauth, places, restoring, safekeeping, store, web
+from annotation import access, connections, endpoints, oauth, places, restoring, safekeeping, store, web
 from annotation.database import Database, explain_disk_errors, hold_data_directory, open_database
+from annotation.gradio_door import Function, GradioDoor
 from annotation.incoming import importing
 from annotation.outgoing import export_files
 from annotation.records import Annotator, UserError, now, seconds_between
@@ -185,8 +189,9 @@ def theme() -> gr.themes.Base:
     return fonts.set(**readable)
 
 
-def mount_pages(app: FastAPI, pages: gr.Blocks, settings: Settings) -> FastAPI:
-    """Gradio at the root, with everything off that would call out, keep inputs in browsers or show errors' insides."""
+def mount_pages(app: FastAPI, pages: gr.Blocks, settings: Settings, uploads: Path) -> FastAPI:
+    """Gradio at the root behind its door, with everything off that would call out, keep inputs in browsers or show
+    errors' insides."""
     mounted: FastAPI = gr.mount_gradio_app(
         app,
         pages,
@@ -197,8 +202,9 @@ def mount_pages(app: FastAPI, pages: gr.Blocks, settings: Settings) -> FastAPI:
         app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None},
         theme=theme(),
         css=PAGE_CSS,
-        blocked_paths=[str(settings.data_dir)],
-        max_file_size=MAXIMUM_UPLOAD,  # and only from admins: web.AdminUploads
+        # What is blocked is so wherever it lies: in a data directory around that of the uploads, these as well.
+        blocked_paths=[] if uploads.is_relative_to(settings.data_dir) else [str(settings.data_dir)],
+        max_file_size=MAXIMUM_UPLOAD,  # and only from admins: gradio_door.WAYS
         footer_links=[],
         run_history=False,
         show_error=False,
@@ -207,7 +213,20 @@ def mount_pages(app: FastAPI, pages: gr.Blocks, settings: Settings) -> FastAPI:
         pwa=False,
         mcp_server=False,
     )
+    # Only launch() says so, and Gradio takes files from anywhere on this machine until it is said.
+    pages.has_launched = True
+    route = mounted.routes[-1]
+    assert isinstance(route, Mount), "Gradio was mounted last"
+    route.app = GradioDoor(route.app, functions_of(pages))
     return mounted
+
+
+def functions_of(pages: gr.Blocks) -> list[Function]:
+    """Every function that the pages call, with the role that its guard asks for; all are guarded."""
+    return [
+        Function(number, block.api_name if isinstance(block.api_name, str) else "", block.fn.required_role)
+        for number, block in pages.fns.items()
+    ]
 
 
 # --------------------------------------------------------------------------------------------------------------- app
@@ -244,7 +263,11 @@ def build_app(settings: Settings) -> FastAPI:
         yield
         if supervisor is not None:
             await asyncio.to_thread(supervisor.stop)
+        clear_uploads()
 
+    # Gradio's own directory is one for all programs and users of the machine; only this user can look into this one.
+    uploads = Path(tempfile.mkdtemp(prefix="prefloop-")).resolve()
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     sign_in = web.SignIn(db, settings.cookie, here, provider is not None)
     from_hub = [] if here is None or provider is None else oauth.HubSignIn(db, here, provider, sign_in).routes()
     copies = places.name_of(os.environ.get(launching.PLACE, "").strip())
@@ -261,19 +284,18 @@ def build_app(settings: Settings) -> FastAPI:
             *downloads.ModelDownloads(db, settings.data_dir).routes(),
         ],
     )
+    clear_uploads = weakref.finalize(app, shutil.rmtree, uploads, ignore_errors=True)
     app.state.db, app.state.lock, app.state.in_use = db, lock, in_use
     # Each call wraps the ones before it: the last is the first that a request meets.
-    app.add_middleware(web.AdminUploads)
     open_paths = (*web.OPEN_PATHS, *(route.path for route in from_hub))
     app.add_middleware(web.SignedIn, db=db, cookie=settings.cookie, open_paths=open_paths)
     app.add_middleware(CORSMiddleware)
     app.add_middleware(web.SameOrigin, hosts=() if here is None else here.hosts)
-    if settings.on_loopback:
-        app.add_middleware(web.KnownHost, names=LOOPBACK_NAMES)
     if here is not None:
         app.add_middleware(web.OutOfFrames, address=here.address)
+    app.add_middleware(web.KnownHost, names=LOOPBACK_NAMES if settings.on_loopback else (), space=here)
     app.add_middleware(web.SecurityHeaders, frames=() if here is None else (here.framed_by,))
-    return mount_pages(app, build_pages(context, here), settings)
+    return mount_pages(app, build_pages(context, here), settings, uploads)
 
 
 def answering_trouble(db: Database) -> str:
@@ -411,6 +433,8 @@ def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
         app,
         workers=1,
         timeout_graceful_shutdown=3,
+        http=connections.PunctualProtocol,
+        limit_concurrency=connections.MAXIMUM,
         log_level="warning",
         access_log=False,
         # Without a proxy in front anybody could claim another address, and so dodge the throttle of the login.

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request, cookie_parser
@@ -28,10 +28,19 @@ SECURITY_HEADERS = {
     "frame-ancestors 'self'; form-action 'self'; base-uri 'self'; object-src 'none'; worker-src 'self' blob:",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
+# Where no other site frames the pages, none has to hold their window either.
+ALONE = {"Cross-Origin-Opener-Policy": "same-origin"}
 # A page is made of some eighty files that Gradio names after their content, and tells browsers nothing about.
 UNCHANGING = re.compile(r"/assets/[\w.-]+-[\w-]{8,9}\.(?:js|css)")
 KEEP = "private, max-age=31536000, immutable"
+# Files of Gradio's package, the same for everybody; all else says something about somebody.
+PACKAGED = re.compile(r"/(?:assets|static|svelte)/.+|(?:/gradio_api)?/theme\.css|/favicon\.ico")
+HOST = re.compile(r"(?P<name>[\w.-]{1,255}|\[[0-9a-f:.]{2,45}\])(?::(?P<port>\d{1,5}))?", re.ASCII | re.IGNORECASE)
+# What proxies say of a request, and anybody else can.
+CLAIMED = (b"forwarded", b"x-gradio-server")
+CLAIMED_PREFIX = b"x-forwarded-"
 OPEN_PATHS = ("/healthz", "/login", "/logout", "/signin")
 FRAMES = ("iframe", "frame", "embed", "object")
 NOT_STORED = {"Cache-Control": "no-store"}
@@ -43,9 +52,10 @@ MAXIMUM_FORM_BYTES = 4096
 
 # -------------------------------------------------------------------------------------------------------- middleware
 class SecurityHeaders:
-    """Adds the security headers to every answer, streams included, and lets browsers keep what never changes.
+    """Adds the security headers to every answer, streams and failures included, and says what browsers may keep.
 
-    Pages of the origins in `frames` may show these in a frame.
+    Pages of the origins in `frames` may show these in a frame. The first that a request meets, so that the answer to
+    one that fails anywhere behind it has the headers as well.
     """
 
     def __init__(self, app: ASGIApp, frames: Sequence[str] = ()) -> None:
@@ -54,36 +64,80 @@ class SecurityHeaders:
         framing = " ".join(("frame-ancestors 'self'", *frames))
         self.headers = {
             **SECURITY_HEADERS,
+            **({} if frames else ALONE),
             "Content-Security-Policy": policy.replace("frame-ancestors 'self'", framing),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 headers = MutableHeaders(scope=message)
                 headers.update(self.headers)
                 if message["status"] == 200 and UNCHANGING.fullmatch(scope["path"]):
                     headers["Cache-Control"] = KEEP
+                elif message["status"] != 200 or not PACKAGED.fullmatch(scope["path"]):
+                    headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
-        await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+        try:
+            await self.app(scope, receive, send_with_headers)
+        except Exception:
+            if not started:
+                answer = PlainTextResponse("Something went wrong in Prefloop. Its log says what.", 500)
+                await answer(scope, receive, send_with_headers)
+            raise  # into the log
 
 
 class KnownHost:
-    """Refuses other host names than these: a foreign name that resolves to this machine is DNS rebinding."""
+    """Makes `Host` the one thing that says where browsers reach the program, and refuses what is no host or not ours.
 
-    def __init__(self, app: ASGIApp, names: Sequence[str]) -> None:
+    Only `names` are ours, where there are any: a foreign name that resolves to this machine is DNS rebinding. The proxy
+    of a Space may pass on another name: the request then has the one that the proxy says, if it is one of the Space's,
+    else the Space's first. What is said of it in other headers nobody behind this sees.
+    """
+
+    def __init__(self, app: ASGIApp, names: Sequence[str] = (), space: Space | None = None) -> None:
         self.app = app
         self.names = names
+        self.space = space
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            host = urlsplit(f"//{Headers(scope=scope).get('host', '')}").hostname
-            if host not in self.names:
-                refusal = PlainTextResponse(f"Prefloop answers only to {', '.join(self.names)}.", 403)
-                await refusal(scope, receive, send)
+            headers = Headers(scope=scope)
+            hosts = headers.getlist("host")
+            # A request of HTTP/1.0 may have none.
+            name = host_name(hosts[0]) if len(hosts) == 1 else "" if not hosts else None
+            if name is None or (self.names and name not in self.names):
+                sentence = f"Prefloop answers only to {', '.join(self.names)}." if self.names else "This is no host."
+                await PlainTextResponse(sentence, 403 if self.names else 400)(scope, receive, send)
                 return
+            scope = {**scope, "headers": [pair for pair in scope["headers"] if not is_claim(pair[0])]}
+            if self.space is not None:
+                said = (headers.get("x-forwarded-host", "").split(",")[0].strip(), *hosts)
+                host = next((one for one in said if one in self.space.hosts), self.space.hosts[0])
+                MutableHeaders(scope=scope)["host"] = host
+                scope["scheme"] = "https" if self.space.secure else "http"
         await self.app(scope, receive, send)
+
+
+def host_name(host: str) -> str | None:
+    """The name in a `Host` header, without a port; None where it is none."""
+    found = HOST.fullmatch(host)
+    if found is None or int(found["port"] or 0) > 65535:
+        return None
+    return found["name"].strip("[]").lower()
+
+
+def is_claim(header: bytes) -> bool:
+    """Whether a header says where the request was sent to, which proxies do, and anybody can."""
+    return header in CLAIMED or header.startswith(CLAIMED_PREFIX)
 
 
 class SameOrigin:
@@ -99,11 +153,17 @@ class SameOrigin:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
             headers = Headers(scope=scope)
-            origin = headers.get("origin")
-            if origin is not None and urlsplit(origin).netloc not in (self.hosts or (headers.get("host"),)):
+            own = self.hosts or (headers.get("host"),)
+            if any((host_of(origin) or "no host") not in own for origin in headers.getlist("origin")):
                 await PlainTextResponse("This request came from another site.", 403)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
+
+
+def host_of(origin: str) -> str:
+    """The host and port in an `Origin` header; empty where it is none of a web page."""
+    scheme, _, host = origin.partition("://")
+    return host if scheme in ("http", "https") and host_name(host) else ""
 
 
 class OutOfFrames:
@@ -148,29 +208,6 @@ class SignedIn:
         wants_page = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
         refusal = RedirectResponse("/login", 303) if wants_page else JSONResponse({"error": "Sign in first."}, 401)
         await refusal(scope, receive, send)
-
-
-class AdminUploads:
-    """Lets only admins send files: Gradio takes them from everybody who is signed in, on several routes.
-
-    It reads who asks from `SignedIn`, so it stands between that and the pages.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and is_multipart(Headers(scope=scope).get("content-type", "")):
-            annotator: Annotator | None = scope.get(ANNOTATOR_KEY)
-            if annotator is None or annotator.role != "admin":
-                await JSONResponse({"error": "Only an admin may upload files."}, 403)(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
-
-
-def is_multipart(content_type: str) -> bool:
-    """Whether a request carries files; the type's name may come in any case and with spaces around."""
-    return content_type.strip().casefold().startswith("multipart/")
 
 
 def session_token(headers: Headers, cookie: str) -> str:

@@ -1,0 +1,73 @@
+"""Connections of the web server: how many there may be, and how long a request may take to arrive. No gradio."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+# Fifty annotators with the six that a browser opens at most are three hundred. Below the 1,024 files that most systems
+# let a process have open: out of those, the database would fail.
+MAXIMUM: Final = 800
+# For the whole head of a request; for its body, between two parts of it.
+HEAD_SECONDS: Final = 30.0
+PART_SECONDS: Final = 60.0
+
+
+class PunctualProtocol(H11Protocol):
+    """HTTP/1.1 that closes a connection on which a request has begun and does not arrive.
+
+    A stream of answers may stay open for as long as it likes, and so may a connection on which an answer is prepared.
+    """
+
+    patience: asyncio.TimerHandle | None = None
+    waiting_for: Any = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.wait_for_more()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self.wait_for_more()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.stop_waiting()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP. What is still answering an earlier part of it has nobody to answer any more."""
+        try:
+            super().send_400_response(msg)
+        except h11.LocalProtocolError:  # its answer has begun
+            self.transport.close()
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+
+    def wait_for_more(self) -> None:
+        """Set the clock by what the client has still to send."""
+        state = self.conn.their_state
+        if state is h11.IDLE and self.waiting_for is h11.IDLE:
+            return  # a head that comes byte by byte gets no more time for that
+        self.stop_waiting()
+        if state in (h11.IDLE, h11.SEND_BODY):
+            seconds = HEAD_SECONDS if state is h11.IDLE else PART_SECONDS
+            self.patience = self.loop.call_later(seconds, self.give_up)
+            self.waiting_for = state
+
+    def stop_waiting(self) -> None:
+        """Nothing has to arrive."""
+        if self.patience is not None:
+            self.patience.cancel()
+        self.patience = self.waiting_for = None
+
+    def give_up(self) -> None:
+        """Close, unless it is we who don't take what is sent."""
+        self.stop_waiting()
+        if self.flow.read_paused:
+            self.wait_for_more()
+        else:
+            self.transport.close()
