@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence, Set
@@ -11,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import sqlite_utils
 from filelock import FileLock, Timeout
 
 from annotation.records import UserError
 from annotation.schema import migrations
+from annotation.sqlite import OperationalErrors, sqlite3, sqlite_utils
 
 FILE_NAME = "prefloop.db"
 Params = Sequence[Any] | dict[str, Any]
@@ -120,7 +119,7 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
     """Turn SQLite's refusals that a person can mend into a sentence; anything else is a bug and passes."""
     try:
         yield
-    except sqlite3.OperationalError as error:
+    except OperationalErrors as error:
         text = str(error)
         if "disk is full" in text:
             raise UserError(

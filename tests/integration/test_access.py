@@ -13,6 +13,7 @@ from annotation import access
 from annotation.__main__ import main
 from annotation.database import Database
 from annotation.records import Annotator, UserError
+from tests.conftest import dump
 
 PASSWORD = "correct horse"
 
@@ -23,7 +24,7 @@ def kim(db: Database) -> Annotator:
 
 
 def everything_stored(db: Database) -> str:
-    return "\n".join(db.connection.conn.iterdump())
+    return "\n".join(dump(db))
 
 
 # ---------------------------------------------------------------------------------------------------------- accounts

@@ -25,7 +25,7 @@ from annotation.records import ROLES
 from annotation.tabs.guard import Context
 from annotation.web import SECURITY_HEADERS
 from rlhf import policies
-from tests.conftest import BASE_NAME, act, make_response, measure_nobody, seed_comparisons, seed_prompts
+from tests.conftest import BASE_NAME, act, dump, make_response, measure_nobody, seed_comparisons, seed_prompts
 
 PASSWORD = "a long enough password"
 REVISION = "iteration-zebra"
@@ -114,7 +114,7 @@ def describe(bare: Site, data_dir: Path) -> Site:
 
 def everything_stored(db: Database) -> list[str]:
     """The whole database as text, sign-in sessions aside, which the tests themselves open."""
-    return [line for line in db.connection.conn.iterdump() if not line.startswith('INSERT INTO "session"')]
+    return [line for line in dump(db) if not line.startswith('INSERT INTO "session"')]
 
 
 def run(client: httpx.Client, api_name: str, *data: Any) -> httpx.Response:
