@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from annotation.database import Database, open_database
+from annotation.environment import keep_private
 from annotation.records import UserError
 from rlhf import jobs
 from rlhf.shrinking import MEMORY_RAN_OUT, advice
@@ -261,6 +262,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--worker", default=uuid.uuid4().hex, help="the id under which to claim the job")
     parser.add_argument("--job", type=int, required=True, help="the queued job to run")
     options = parser.parse_args(arguments)
+    keep_private()
     prepare_process()
     try:
         return work(open_database(options.data), options.data, options.job, options.worker)

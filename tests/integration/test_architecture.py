@@ -105,6 +105,14 @@ def test_one_module_chooses_the_sqlite_of_all_and_only_the_database_and_its_sche
     assert offenders((path for path in own if path not in users), names) == []
 
 
+def test_every_program_makes_files_for_its_user_alone() -> None:
+    """Whatever can be started calls `keep_private`, which its children inherit."""
+    paths = [ROOT / "app.py", *(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]
+    programs = [path for path in paths if 'if __name__ == "__main__"' in path.read_text("utf-8")]
+    assert len(programs) > 5
+    assert [path for path in programs if "    keep_private()\n" not in path.read_text("utf-8")] == []
+
+
 def test_algorithms_never_import_each_other_or_the_pages() -> None:
     for path in (ROOT / "rlhf" / "algorithms").glob("*.py"):
         assert offenders(iter([path]), ("rlhf.algorithms", "rlhf.tabs", "rlhf.supervisor", "app")) == []
