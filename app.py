@@ -27,8 +27,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
-from annotation import access, connections, endpoints, oauth, places, restoring, safekeeping, store, web
+from annotation import access, connections, endpoints, oauth, places, restoring, safekeeping, sqlite, store, web
 from annotation.database import Database, explain_disk_errors, hold_data_directory, open_database
+from annotation.environment import keep_private
 from annotation.gradio_door import Function, GradioDoor
 from annotation.incoming import importing
 from annotation.outgoing import export_files
@@ -354,7 +355,8 @@ def health_route(settings: Settings, db: Database) -> Callable[[Request], Awaita
         failed = bool(latest) and latest[0].status in ("failed", "lost")
         fresh = not failed and (silent is None or silent < jobs.LOST_AFTER_SECONDS)
         ok = not settings.workers or fresh
-        return JSONResponse({"ok": ok, "database": "ok", "worker_silent_seconds": silent}, 200 if ok else 503)
+        told = {"ok": ok, "database": "ok", "sqlite": sqlite.IN_USE, "worker_silent_seconds": silent}
+        return JSONResponse(told, 200 if ok else 503)
 
     return health
 
@@ -389,23 +391,26 @@ def listen(settings: Settings) -> socket.socket:
 
 
 def announce(settings: Settings, db: Database) -> None:
-    """Print where the program runs; on loopback also the owner's link, and open it where there is a display."""
+    """Print where the program runs, and by which SQLite; on loopback open the owner's link where there is a display."""
     shown_host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"http://{shown_host}:{settings.port}/"
     print(f"Prefloop runs at {address}", flush=True)
     if settings.space is not None:
         print(f"People open {settings.space.address}", flush=True)
-    if not settings.on_loopback:
-        return
-    link = f"{address}signin?token={access.owner_link_token(db)}"
-    print(f"Sign in as the owner (this link works once): {link}", flush=True)
+    link = f"{address}signin?token={access.owner_link_token(db)}" if settings.on_loopback else ""
+    if link:
+        print(f"Sign in as the owner (this link works once): {link}", flush=True)
+    print(f"SQLite {sqlite.IN_USE}", flush=True)
+    if sqlite.TROUBLE:
+        print(sqlite.TROUBLE, file=sys.stderr, flush=True)
     has_display = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if settings.open_browser and has_display:
+    if link and settings.open_browser and has_display:
         webbrowser.open(link)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Start the program and serve until it is told to stop."""
+    keep_private()
     try:
         settings = read_settings(arguments)
         if arguments is None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from annotation import access, copies_command
+from annotation import access, asking, copies_command
 from annotation.database import Database, open_database
+from annotation.environment import keep_private
 from annotation.incoming import import_command
 from annotation.outgoing import export_command
 from annotation.records import ROLES, UserError
@@ -20,6 +20,7 @@ DEFAULT_DATA_DIR = Path(__file__).resolve().parent.parent / "data"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. A mistake that a person can mend is one sentence on stderr and exit status 2."""
+    keep_private()
     options = parser().parse_args(arguments)
     try:
         if options.topic == "copies":  # these may be asked for where there is no database, or a broken one
@@ -50,7 +51,11 @@ def parser() -> argparse.ArgumentParser:
     named = argparse.ArgumentParser(add_help=False, parents=[shared])
     named.add_argument("name", metavar="NAME")
     secret = argparse.ArgumentParser(add_help=False)
-    secret.add_argument("--generate", action="store_true", help="make a password and print it instead of asking")
+    secret.add_argument(
+        "--generate",
+        action="store_true",
+        help="make a password and print it, instead of asking for one or reading a line that is piped in",
+    )
     add = verbs.add_parser("add", parents=[named, secret], help="make an account")
     add.add_argument("--role", choices=ROLES, default="annotator", help="(default: %(default)s)")
     verbs.add_parser("list", parents=[shared], help="list all accounts")
@@ -93,13 +98,10 @@ def run(options: argparse.Namespace, db: Database) -> None:
 
 
 def choose_password(options: argparse.Namespace) -> str:
-    """A new password: made, or asked for twice. Raises UserError if the two differ."""
+    """A new password: made, asked for, or piped in. Raises UserError where there is none."""
     if options.generate:
         return access.generate_password()
-    password = getpass.getpass(f"New password (at least {access.MINIMUM_PASSWORD} characters): ")
-    if getpass.getpass("Once more: ") != password:
-        raise UserError("The two passwords differ. Nothing was changed.")
-    return password
+    return asking.new_password(f"New password (at least {access.MINIMUM_PASSWORD} characters): ")
 
 
 def said(options: argparse.Namespace, password: str) -> str:

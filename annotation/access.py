@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hmac
 import re
 import secrets
 import time
-from collections import defaultdict
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from hashlib import sha256
-from typing import Any
+from ipaddress import IPv4Address, IPv6Network, ip_address
+from typing import Any, Final
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -25,6 +27,13 @@ OWNER = "owner"
 LONGEST_NAME = 40
 NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{LONGEST_NAME}}}")
 MINIMUM_PASSWORD = 10
+MAXIMUM_PASSWORD = 1024
+DIFFERENT_CHARACTERS = 5
+# What guessers try first, alone or with digits and signs around it.
+OBVIOUS_WORDS = "password passwort passphrase letmein welcome changeme iloveyou administrator admin owner user"
+OBVIOUS_WORDS += " guest login test demo default secret prefloop qwerty azerty qwertz asdfgh zxcvbn abc"
+OBVIOUS = re.compile(rf"[\W\d_]*(?:(?:{OBVIOUS_WORDS.replace(' ', '|')})[\W\d_]*)+")
+ROWS = ("01234567890123456789", "abcdefghijklmnopqrstuvwxyz", "qwertyuiop", "asdfghjkl", "zxcvbnm", "qwertzuiopü")
 SESSION_DAYS = 30
 LINK_HOURS = 1
 RULES = "space_rules"
@@ -50,7 +59,7 @@ def add_account(db: Database, name: str, role: str, password: str) -> Annotator:
     """Make an account. Raises UserError for a bad name, role or password, or a name that is taken."""
     if not NAME.fullmatch(name):
         raise UserError(f"'{name}' can't be a name: use 1 to 40 letters, digits, dots, dashes or underscores.")
-    checked_role, hashed = check_role(role), hash_password(password)
+    checked_role, hashed = check_role(role), hash_password(name, password)
     with db.transaction() as connection:
         if find(db, name) is not None:
             raise UserError(f"There is an account '{name}' already. Choose another name, or reset its password.")
@@ -64,9 +73,9 @@ def add_account(db: Database, name: str, role: str, password: str) -> Annotator:
 def set_password(db: Database, name: str, password: str) -> None:
     """Replace a password and end the account's sessions.
 
-    Raises UserError for an unknown name, a short password, or the account of a Hub user, for whom the rules decide.
+    Raises UserError for an unknown name, a bad password, or the account of a Hub user, for whom the rules decide.
     """
-    hashed = hash_password(password)
+    hashed = hash_password(name, password)
     with db.transaction() as connection:
         row = existing(db, name)
         if row["hub_id"] is not None:
@@ -213,11 +222,42 @@ def keep_an_admin(db: Database, row: dict[str, Any]) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- passwords
-def hash_password(password: str) -> str:
-    """An argon2id hash; takes a tenth of a second and 64 MiB on purpose. Raises UserError for a short password."""
+def hash_password(name: str, password: str) -> str:
+    """An argon2id hash; takes a tenth of a second and 64 MiB on purpose. Raises UserError for a bad password."""
+    spelled = one_spelling(password)
+    check_new_password(name, spelled)
+    return hasher.hash(spelled)
+
+
+def one_spelling(password: str) -> str:
+    """The same for an é of one character and one of two: keyboards of different systems send either."""
+    return unicodedata.normalize("NFC", password)
+
+
+def check_new_password(name: str, password: str) -> None:
+    """Raises UserError for a password that can be guessed, or not be typed. The name is its account's."""
     if len(password) < MINIMUM_PASSWORD:
         raise UserError(f"The password is too short: use at least {MINIMUM_PASSWORD} characters.")
-    return hasher.hash(password)
+    if len(password) > MAXIMUM_PASSWORD:
+        raise UserError(f"The password is too long: use at most {MAXIMUM_PASSWORD:,} characters.")
+    try:
+        password.encode()
+    except UnicodeEncodeError as error:
+        raise UserError("The password has half a character in it, which can't be typed. Use another one.") from error
+    folded = password.casefold()
+    rest = {character for character in folded.replace(name.casefold(), "") if is_visible(character)}
+    if len(rest) < DIFFERENT_CHARACTERS:
+        raise UserError(
+            f"The password is too easy to guess: use at least {DIFFERENT_CHARACTERS} different characters, blanks and "
+            "the account's name not counted."
+        )
+    if OBVIOUS.fullmatch(folded) or any(folded in row or folded in row[::-1] for row in ROWS):
+        raise UserError("The password is one of the first that somebody would try. Use several words, or make one up.")
+
+
+def is_visible(character: str) -> bool:
+    """Neither a blank nor one of the characters without a shape."""
+    return character.isprintable() and not character.isspace()
 
 
 def generate_password() -> str:
@@ -232,12 +272,18 @@ def check_password(db: Database, name: str, password: str) -> Annotator | None:
     """
     row = find(db, name)
     usable = row is not None and row["active"] and row["password_hash"] is not None
-    decoy = decoy_hash()
+    stored = row["password_hash"] if row is not None and usable else decoy_hash()
+    # Hashes of earlier releases are of what was typed, whichever spelling that was.
+    right = any(is_hash_of(stored, spelling) for spelling in dict.fromkeys((one_spelling(password), password)))
+    return read_annotator(row) if row is not None and usable and right else None
+
+
+def is_hash_of(stored: str, password: str) -> bool:
+    """Whether this is the password."""
     try:
-        hasher.verify(row["password_hash"] if row is not None and usable else decoy, password)
+        return hasher.verify(stored, password)
     except (VerificationError, InvalidHashError):
-        return None
-    return read_annotator(row) if row is not None and usable else None
+        return False
 
 
 @cache
@@ -343,46 +389,129 @@ def later(delay: timedelta) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------- throttle
-class LoginThrottle:
-    """Counts attempts to sign in, in memory, because one process serves the pages.
+@dataclass(frozen=True)
+class Limit:
+    """So many attempts at once, and as many again in the course of so many seconds."""
 
-    Five a name and address, thirty an address, in five minutes; a success takes its own attempt back.
+    count: int
+    seconds: float
+
+    @property
+    def each(self) -> float:
+        """The seconds that one attempt costs."""
+        return self.seconds / self.count
+
+
+class LoginThrottle:
+    """Slows down guessing, in memory, because one process serves the pages. Only failures count in the end.
+
+    Nobody is kept out by what others try on other names, nor from other places; and whoever has signed in from a
+    browser before (`known_browser`) not even by what is tried on the same name from the same place, say behind the
+    same proxy. What a place may do altogether only bounds the work that it makes.
     """
 
-    WINDOW_SECONDS = 300.0
-    PER_NAME = 5
-    PER_ADDRESS = 30
+    PER_NAME: Final = Limit(5, 300.0)
+    """On a name from a place, or on its account by a browser that is known."""
+    PER_PLACE: Final = Limit(30, 300.0)
+    """After so many, whatever the names, a place has FEWER on each."""
+    FEWER: Final = Limit(2, 300.0)
+    CHECKS: Final = Limit(200, 200.0)
+    """Of passwords, for a place."""
+    MOST: Final = 50_000
+    """Names and places that are remembered. The least tried are forgotten first, such as names that are made up."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._attempts: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
+        self._paid: dict[bytes, float] = {}
+        """When the attempts on each are paid for."""
 
-    def attempt(self, address: str, name: str) -> float:
+    def attempt(self, address: str, name: str, browser: str = "") -> float:
         """Seconds to wait before another attempt; 0 means go on, and the attempt counts."""
-        self._forget_old()
-        limits = {(address,): self.PER_ADDRESS, (address, name.casefold()): self.PER_NAME}
-        waits = [
-            self._attempts[key][0] + self.WINDOW_SECONDS - self._clock()
-            for key, limit in limits.items()
-            if len(self._attempts.get(key, ())) >= limit
-        ]
-        if waits:
-            return max(waits)
-        for key in limits:
-            self._attempts[key].append(self._clock())
+        keys = Keys.of(address, name, browser)
+        if browser:
+            costs = [(keys.name, self.PER_NAME)]
+        else:
+            crowded = self._wait(keys.place, self.PER_PLACE) > 0
+            costs = [(keys.name, self.FEWER if crowded else self.PER_NAME), (keys.checks, self.CHECKS)]
+        wait = max(self._wait(key, limit) for key, limit in costs)
+        if wait:
+            return wait
+        if not browser:
+            costs.append((keys.place, self.PER_PLACE))
+        for key, limit in costs:
+            self._pay(key, limit)
         return 0.0
 
-    def succeeded(self, address: str, name: str) -> None:
-        """Forget the failures of this name from this address."""
-        self._attempts.pop((address, name.casefold()), None)
-        if self._attempts.get((address,)):
-            self._attempts[(address,)].pop()
+    def succeeded(self, address: str, name: str, browser: str = "") -> None:
+        """Forget the failures on this name from there, and take this attempt back."""
+        keys = Keys.of(address, name, browser)
+        self._paid.pop(keys.name, None)
+        if not browser:
+            for key, limit in ((keys.place, self.PER_PLACE), (keys.checks, self.CHECKS)):
+                self._paid[key] = self._paid.get(key, 0.0) - limit.each
 
-    def _forget_old(self) -> None:
-        limit = self._clock() - self.WINDOW_SECONDS
-        for key, times in list(self._attempts.items()):
-            recent = [moment for moment in times if moment > limit]
-            if recent:
-                self._attempts[key] = recent
-            else:
-                del self._attempts[key]
+    def _wait(self, key: bytes, limit: Limit) -> float:
+        return max(0.0, self._paid.get(key, 0.0) + limit.each - limit.seconds - self._clock())
+
+    def _pay(self, key: bytes, limit: Limit) -> None:
+        now = self._clock()
+        self._paid[key] = min(max(self._paid.get(key, 0.0), now) + limit.each, now + limit.seconds)
+        if len(self._paid) > self.MOST:
+            latest = sorted(((paid, known) for known, paid in self._paid.items() if paid > now), reverse=True)
+            self._paid = {known: paid for paid, known in latest[: self.MOST // 2]}
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What an attempt counts for, in a few bytes each, however long the name is."""
+
+    name: bytes
+    place: bytes
+    checks: bytes
+
+    @classmethod
+    def of(cls, address: str, name: str, browser: str) -> Keys:
+        """Of an attempt from an address, or by a known browser."""
+        place, folded = place_of(address), name.casefold()
+        named = ("browser", browser, folded) if browser else ("name", place, folded)
+        return cls(short(*named), short("place", place), short("checks", place))
+
+
+def short(*parts: str) -> bytes:
+    """A digest of words."""
+    return sha256(bytes_of(repr(parts))).digest()[:16]
+
+
+def place_of(address: str) -> str:
+    """What counts as one place: an IPv4 address, or the /64 network of an IPv6 one: a customer has all of that."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(found, IPv4Address):
+        return str(found)
+    return str(found.ipv4_mapped or IPv6Network((int(found), 64), strict=False))
+
+
+def browser_mark(db: Database, name: str) -> str:
+    """What a browser keeps from which somebody has signed in with a password: void once that is another one."""
+    number = secrets.token_urlsafe(16)
+    return f"{number}.{seal(existing(db, name), number).decode()}"
+
+
+def known_browser(db: Database, name: str, mark: str) -> str:
+    """The number in a mark that this account gave a browser; empty for any other mark."""
+    number, _, sealed = mark.partition(".")
+    row = find(db, name)
+    known = row is not None and row["password_hash"] is not None
+    return number if row is not None and known and hmac.compare_digest(seal(row, number), bytes_of(sealed)) else ""
+
+
+def seal(row: dict[str, Any], number: str) -> bytes:
+    """What only this program can put under a number. Who has stolen the hash, and so could, needs no more guesses."""
+    return bytes_of(hmac.new(row["password_hash"].encode(), bytes_of(number), sha256).hexdigest())
+
+
+def bytes_of(text: str) -> bytes:
+    """Whatever was sent, as bytes."""
+    return text.encode("utf-8", "surrogatepass")

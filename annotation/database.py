@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import sqlite3
+import stat
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import sqlite_utils
 from filelock import FileLock, Timeout
 
 from annotation.records import UserError
 from annotation.schema import migrations
+from annotation.sqlite import OperationalErrors, sqlite3, sqlite_utils
 
 FILE_NAME = "prefloop.db"
+OTHERS = 0o077
 Params = Sequence[Any] | dict[str, Any]
+logger = logging.getLogger(__name__)
 
 
 class Database:
@@ -120,7 +123,7 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
     """Turn SQLite's refusals that a person can mend into a sentence; anything else is a bug and passes."""
     try:
         yield
-    except sqlite3.OperationalError as error:
+    except OperationalErrors as error:
         text = str(error)
         if "disk is full" in text:
             raise UserError(
@@ -149,7 +152,8 @@ def open_database(data_dir: Path) -> Database:
     Raises UserError where the directory can't be written, the file is no database, or a newer Prefloop wrote it.
     """
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shut_out_others(data_dir)
         with tempfile.TemporaryFile(dir=data_dir) as probe:
             probe.write(b"prefloop")
     except OSError as error:
@@ -168,6 +172,34 @@ def open_database(data_dir: Path) -> Database:
             ) from error
         raise
     return database
+
+
+def shut_out_others(data_dir: Path) -> None:
+    """Take other users' rights to the data directory and its database away; a warning where that can't be done.
+
+    Files within are made for this user alone (environment.keep_private); those of earlier releases were not.
+    """
+    if os.name != "posix":
+        return
+    for path in (data_dir, *data_dir.glob(f"{FILE_NAME}*")):
+        with suppress(FileNotFoundError):  # SQLite removes its log when the last connection is closed
+            reason = tighten(path)
+            if reason:
+                logger.warning("Other users can look into %s, and that can't be changed: %s.", path, reason)
+
+
+def tighten(path: Path) -> str:
+    """Leave a path's rights to its owner alone. Returns why that can't be; empty where it is so now."""
+    mode = path.stat().st_mode
+    if not mode & OTHERS:
+        return ""
+    if mode & stat.S_ISVTX:
+        return "the system has it for everybody's files"
+    try:
+        path.chmod(stat.S_IMODE(mode) & ~OTHERS)
+    except OSError as error:
+        return str(error.strerror)
+    return "its file system keeps no rights" if path.stat().st_mode & OTHERS else ""
 
 
 def hold_data_directory(data_dir: Path) -> FileLock:

@@ -1,4 +1,4 @@
-"""What processes are told by their environment, and what they must not be told: tokens that are not their business."""
+"""What processes inherit: their environment without tokens that are not their business, and files for one user."""
 
 from __future__ import annotations
 
@@ -20,3 +20,8 @@ def without(names: Iterable[str], environment: Mapping[str, str]) -> dict[str, s
 def child_environment() -> dict[str, str]:
     """The environment of a worker, an import or an export: all but the secrets, which none of them needs."""
     return without(SECRETS, os.environ)
+
+
+def keep_private() -> None:
+    """Let no other user of the machine read what this process and all that it starts will make."""
+    os.umask(0o077)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite_utils
-from sqlite_utils.migrations import Migrations
+from annotation.sqlite import Migrations, sqlite_utils
 
 migrations = Migrations("prefloop")
 

@@ -24,7 +24,8 @@ RECORDED: Final = """<h2>What is recorded</h2>
 </ul>
 <p>A judgement that you undo or change stays in the record, marked as such. Your judgements train language models. The
 admins see them under your name; exported or published, they carry a pseudonym instead, unless an admin decides
-otherwise. One cookie keeps you signed in for a day.</p>
+otherwise. One cookie keeps you signed in for a day. If you sign in with a password, another one tells your browser from
+those of people who guess at it, for half a year.</p>
 <p>{author} runs this Space and answers questions about it. Don't write anything here that is to stay private.</p>"""
 
 

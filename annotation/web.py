@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs
+from weakref import WeakValueDictionary
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request, cookie_parser
@@ -47,7 +48,10 @@ NOT_STORED = {"Cache-Control": "no-store"}
 # Days until somebody has to sign in again; on a Space soon, because the rules about who may are asked then.
 SPACE_SESSION_DAYS = 1
 ANNOTATOR_KEY = "prefloop.annotator"
-MAXIMUM_FORM_BYTES = 4096
+# A name and the longest password, each of whose characters may take twelve bytes in a form.
+MAXIMUM_FORM_BYTES = 16_384
+# For how long a browser is known to be that of somebody who has signed in.
+BROWSER_DAYS = 180
 
 
 # -------------------------------------------------------------------------------------------------------- middleware
@@ -232,8 +236,14 @@ class SignIn:
     hub: bool = False
     """Whether people can sign in with Hugging Face; a password is then asked for only where somebody has one."""
     throttle: LoginThrottle = field(default_factory=LoginThrottle)
-    # A password check takes 64 MiB: two at a time, whatever arrives.
+    # A password check takes 64 MiB: two at a time, whatever arrives, and one for each place.
     hashing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+
+    @property
+    def browser_cookie(self) -> str:
+        """The name of the cookie by which a browser is known, for signing in only."""
+        return f"{self.cookie}-browser"
 
     def routes(self) -> list[Route]:
         """What the server adds beside the pages."""
@@ -267,17 +277,24 @@ class SignIn:
             return self.page("This form is too large.", 413)
         name, password = form.get("name", ""), form.get("password", "")
         address = request.client.host if request.client else ""
-        wait = self.throttle.attempt(address, name)
+        browser = access.known_browser(self.db, name, request.cookies.get(self.browser_cookie, ""))
+        wait = self.throttle.attempt(address, name, browser)
         if wait:
-            page = self.page(f"Too many attempts. Wait {math.ceil(wait / 60)} min and try again.", 429)
+            shown = f"{math.ceil(wait / 60)} min" if wait > 60 else f"{math.ceil(wait)} s"
+            page = self.page(f"Too many attempts. Wait {shown} and try again.", 429)
             page.headers["Retry-After"] = str(math.ceil(wait))
             return page
-        async with self.hashing:
+        turn = self.turns.setdefault(browser or access.place_of(address), asyncio.Lock())
+        async with turn, self.hashing:
             annotator = await asyncio.to_thread(access.check_password, self.db, name, password)
         if annotator is None:
             return self.page("Name and password don't match.", 401)
-        self.throttle.succeeded(address, name)
-        return await self.welcome(request, annotator)
+        self.throttle.succeeded(address, name, browser)
+        response = await self.welcome(request, annotator)
+        self.set_cookie(
+            request, response, self.browser_cookie, access.browser_mark(self.db, name), BROWSER_DAYS, "/login"
+        )
+        return response
 
     async def follow_link(self, request: Request) -> Response:
         """Sign the owner in with the one-time link from the terminal."""
@@ -302,15 +319,22 @@ class SignIn:
         days = access.SESSION_DAYS if self.space is None else SPACE_SESSION_DAYS
         token = await asyncio.to_thread(access.open_session, self.db, annotator, days)
         response = RedirectResponse("/", 303)
+        self.set_cookie(request, response, self.cookie, token, days)
+        return response
+
+    def set_cookie(
+        self, request: Request, response: Response, name: str, value: str, days: int, path: str = "/"
+    ) -> None:
+        """Have the browser keep something that no script and no other site gets."""
         response.set_cookie(
-            self.cookie,
-            token,
+            name,
+            value,
             max_age=days * 24 * 3600,
+            path=path,
             httponly=True,
             samesite="lax",
             secure=request.url.scheme == "https" if self.space is None else self.space.secure,
         )
-        return response
 
 
 async def read_form(request: Request) -> dict[str, str] | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import secrets
 import socket
-import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from annotation.records import now
+from annotation.sqlite import sqlite3
 
 LATER = "9999-12-31T00:00:00.000000+00:00"
 ORDER = "[0, 1]"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from annotation.database import Database, open_database
+from annotation.environment import keep_private
 from annotation.records import UserError
 from rlhf import (
     base_model,
@@ -85,6 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    keep_private()
     options = build_parser().parse_args(arguments)
     try:
         if options.command == "spec":

@@ -21,6 +21,7 @@ from pathlib import Path
 from annotation import __main__ as annotation_commands
 from annotation import hub, restoring, safekeeping
 from annotation.database import Database, hold_data_directory, open_database
+from annotation.environment import keep_private
 from annotation.places import Place, place_of, refuse_shared_fate
 from annotation.records import UserError
 from annotation.safekeeping import Pending, Schedule
@@ -206,6 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--import", dest="bring", type=json.loads, help="arguments of an import, as a list in JSON")
     parser.add_argument("--model", default=base_model.EMBEDDED, help="the base model to fetch")
     options = parser.parse_args(arguments)
+    keep_private()
     hide_environment()
     logging.basicConfig(format="%(message)s")
     if options.bring is not None:

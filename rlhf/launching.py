@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from annotation.environment import SPACE_TOKEN, TOKENS, without
+from annotation.environment import SPACE_TOKEN, TOKENS, keep_private, without
 
 # As in annotation.database, which loads SQLite.
 FILE_NAME: Final = "prefloop.db"
@@ -268,6 +268,7 @@ def main() -> int:
     parser.add_argument("--model", required=True)
     parser.add_argument("arguments", nargs="*")
     options = parser.parse_args()
+    keep_private()
     hide_environment()
     return Launcher(options.data, options.model, options.arguments).run()
 

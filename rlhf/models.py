@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from annotation.database import Database
+from annotation.environment import keep_private
 from annotation.records import Message, UserError
 from rlhf import policies
 from rlhf.artifacts import new_directory, verify_directory
@@ -330,5 +331,6 @@ def convert_embedded(target: Path) -> None:
 
 
 if __name__ == "__main__":
+    keep_private()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     convert_embedded(Path(sys.argv[1]))

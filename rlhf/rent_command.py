@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import signal
-import sys
 import threading
 from pathlib import Path
 
+from annotation import asking
 from annotation import hub as hubs
 from annotation.database import Database
 from annotation.records import UserError
@@ -40,9 +40,9 @@ def run(options: argparse.Namespace, db: Database, spec: Spec) -> int:
 
 def agreed(terms: Terms) -> bool:
     """Whether somebody says yes. Raises UserError where nobody can be asked."""
-    if not sys.stdin.isatty():
+    if not asking.somebody_is_there():
         raise UserError(f"This would spend {terms.sentence}. Repeat it with --yes if that is right.")
-    return input(f"This spends {terms.sentence}. Go ahead? [y/N] ").strip().lower() in ("y", "yes")
+    return asking.agreed(f"This spends {terms.sentence}. Go ahead?")
 
 
 def resume(db: Database, data_dir: Path, job_id: int, yes: bool) -> int:

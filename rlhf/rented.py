@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from annotation import hub as hubs
 from annotation.database import Database
+from annotation.environment import keep_private
 from annotation.hub import Hub
 from annotation.records import UserError
 from rlhf import jobs, policies, rentals
@@ -219,6 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--began", type=float, required=True, help="when the machine's time began, as `date +%%s`")
     parser.add_argument("--hours", type=float, required=True, help="for how long it may run")
     options = parser.parse_args(arguments)
+    keep_private()
     logging.basicConfig(format="%(message)s")
     hub = hubs.connect(hubs.token_here())
     seconds = options.hours * 3600

@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Any
 
+from annotation import asking
 from annotation.hub import Hub, connect, token_here
 from annotation.records import UserError
 from rlhf import spaces
@@ -80,9 +81,5 @@ def ask_before_spending(plan: Plan, hub: Hub) -> None:
     price = spaces.hourly_prices(hub).get(plan.hardware, 0.0) if plan.hardware else 0.0
     if not price:
         return
-    try:
-        answer = input(f"{plan.hardware} costs ${price:.2f} an hour while the Space runs. Go on? [y/N] ")
-    except EOFError:
-        answer = ""
-    if answer.strip().casefold() not in ("y", "yes"):
+    if not asking.agreed(f"{plan.hardware} costs ${price:.2f} an hour while the Space runs. Go on?"):
         raise UserError("Nothing was uploaded or spent. Give --yes, or free hardware.")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from annotation.database import Database, open_database
+from annotation.environment import keep_private
 from annotation.records import UserError
 from rlhf import jobs
 from rlhf.shrinking import MEMORY_RAN_OUT, advice
@@ -283,6 +284,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tied", action="store_true", help="end with whoever holds the other end of standard input")
     options = parser.parse_args(arguments)
     terminated = listen_for_the_end(options.tied)
+    keep_private()
     prepare_process()
     try:
         return work(open_database(options.data), options.data, options.job, options.worker, terminated)

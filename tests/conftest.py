@@ -49,6 +49,16 @@ def hub() -> Iterator[HubServer]:
         yield server
 
 
+def dump(db: Database) -> list[str]:
+    """The whole database as text: each table's and index's statement, and each row as `INSERT INTO "table" …`."""
+    made = db.rows("SELECT name, type, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY type, name")
+    lines = [entry["sql"] for entry in made]
+    for name in (entry["name"] for entry in made if entry["type"] == "table"):
+        rows = db.connection.execute(f'SELECT * FROM "{name}" ORDER BY rowid')
+        lines += [f'INSERT INTO "{name}" VALUES {row!r}' for row in rows]
+    return lines
+
+
 def seed_prompts(db: Database, count: int, split: Split = "train") -> list[Prompt]:
     """Add prompts and return those of the split."""
     start = db.value("SELECT count(*) FROM prompt")

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from annotation import access
+from annotation import access, sqlite
 from annotation.access import Account
 from annotation.database import Database
 from annotation.records import ROLES, Annotator
@@ -20,6 +20,7 @@ Rows = list[list[str]]
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay out the tab inside the caller's `with gr.Tab(...)`."""
     db = context.db
+    trouble = gr.Markdown(visible=False)
     table: Any = gr.Dataframe(headers=HEADERS, datatype="str", interactive=False, label="Accounts", wrap=True)
     with gr.Row():
         with gr.Column(min_width=320):
@@ -27,7 +28,10 @@ def build(demo: gr.Blocks, context: Context) -> None:
             name = gr.Textbox(label="Name", max_length=40)
             role = gr.Radio(list(ROLES), value="annotator", label="Role")
             password = gr.Textbox(
-                label="Password", type="password", placeholder="Leave empty to have one made", max_length=200
+                label="Password",
+                type="password",
+                placeholder="Leave empty to have one made",
+                max_length=access.MAXIMUM_PASSWORD,
             )
             add = gr.Button("Add account", variant="primary")
         with gr.Column(min_width=320):
@@ -43,7 +47,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
     page, admin = [table, account, outcome], guarded(context, "admin")
     common: dict[str, Any] = {"outputs": page, **SPOKEN}
     # Not when the page is loaded: everybody's page would ask, and Gradio keeps a queue for each that did.
-    opening_of(demo)(admin(opening(db)), outputs=page, api_name="accounts", **QUIET)
+    opening_of(demo)(admin(opening(db)), outputs=[*page, trouble], api_name="accounts", **QUIET)
     add.click(admin(adding(db)), [name, role, password], api_name="account-add", **common)
     reset.click(admin(resetting(db)), account, api_name="account-reset", **common)
     make_admin.click(admin(changing_role(db, "admin")), account, api_name="account-make-admin", **common)
@@ -78,8 +82,8 @@ def opening(db: Database) -> Any:
     """The handler of the opened tab."""
 
     def open_page(annotator: Annotator) -> Any:
-        """List the accounts."""
-        return page_of(db)
+        """List the accounts, and say so where what holds them may lose something."""
+        return (*page_of(db), gr.Markdown(f"**{sqlite.TROUBLE}**", visible=bool(sqlite.TROUBLE)))
 
     return open_page
 

@@ -86,12 +86,31 @@ def test_annotation_never_imports_the_machinery() -> None:
     assert offenders((ROOT / "annotation").rglob("*.py"), MACHINERY) == []
 
 
-def test_only_pages_import_gradio_and_only_the_database_and_its_schema_import_sqlite() -> None:
+def test_only_pages_import_gradio() -> None:
     pages = [ROOT / "annotation" / "tabs", ROOT / "rlhf" / "tabs"]
     files = [path for package in ("annotation", "rlhf") for path in (ROOT / package).rglob("*.py")]
     assert offenders((path for path in files if path.parent not in pages), ("gradio",)) == []
-    database = [ROOT / "annotation" / name for name in ("database.py", "schema.py")]
-    assert offenders((path for path in files if path not in database), ("sqlite3", "sqlite_utils")) == []
+
+
+def test_one_module_chooses_the_sqlite_of_all_and_only_the_database_and_its_schema_use_it() -> None:
+    """Tests and benchmarks too: two SQLites in one process undo each other's locks on a file."""
+    own = [path for package in ("annotation", "rlhf") for path in (ROOT / package).rglob("*.py")]
+    others = [path for package in ("tests", "benchmarks") for path in (ROOT / package).rglob("*.py")]
+    chooser = ROOT / "annotation" / "sqlite.py"
+    others = [path for path in others if path.name != "test_sqlite.py"]
+    files = (path for path in [ROOT / "app.py", *own, *others] if path != chooser)
+    assert offenders(files, ("sqlite3", "pysqlite3", "sqlite_utils")) == []
+    users = [ROOT / "annotation" / name for name in ("sqlite.py", "database.py", "schema.py")]
+    names = ("annotation.sqlite.sqlite3", "annotation.sqlite.sqlite_utils")
+    assert offenders((path for path in own if path not in users), names) == []
+
+
+def test_every_program_makes_files_for_its_user_alone() -> None:
+    """Whatever can be started calls `keep_private`, which its children inherit."""
+    paths = [ROOT / "app.py", *(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]
+    programs = [path for path in paths if 'if __name__ == "__main__"' in path.read_text("utf-8")]
+    assert len(programs) > 5
+    assert [path for path in programs if "    keep_private()\n" not in path.read_text("utf-8")] == []
 
 
 def test_algorithms_never_import_each_other_or_the_pages() -> None:

@@ -24,6 +24,7 @@ from annotation.outgoing.formats import FORMATS, Request
 from annotation.records import UserError
 from rlhf import policies
 from tests.archive_fixtures import TEXTS, has_password, populate
+from tests.conftest import dump
 from tests.machine_fixtures import ROOT
 
 Line = dict[str, Any]
@@ -56,7 +57,7 @@ def restored(db: Database, content: bytes) -> dict[str, int]:
 
 def everything(db: Database) -> list[str]:
     """The whole database as text."""
-    return list(db.connection.conn.iterdump())
+    return dump(db)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +15,7 @@ import pytest
 from annotation import access, claims, store
 from annotation.database import Database
 from annotation.records import Annotator, Claim, UserError
+from annotation.sqlite import sqlite3
 from rlhf import policies
 from tests.conftest import act, make_response, seed_comparisons, seed_prompts
 

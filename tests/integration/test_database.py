@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import threading
 from pathlib import Path
 
 import pytest
-import sqlite_utils
 
 from annotation import claims, store
 from annotation.database import FILE_NAME, Database, copy_database, migrate, open_database
 from annotation.records import Prompt, UserError
 from annotation.schema import migrations
+from annotation.sqlite import sqlite3, sqlite_utils
 from tests.conftest import act, seed_comparisons
 
 

@@ -28,7 +28,7 @@ from annotation.records import Prompt, UserError
 from annotation.tabs import importing as tab
 from annotation.tabs.guard import Context
 from rlhf import policies
-from tests.conftest import BASE_NAME, act, make_response, measure_nobody
+from tests.conftest import BASE_NAME, act, dump, make_response, measure_nobody
 from tests.freezing import freeze
 from tests.machine_fixtures import ROOT
 
@@ -69,7 +69,7 @@ def counts(outcome: Outcome) -> dict[str, int]:
 
 def stored(db: Database) -> list[str]:
     """The whole database as text."""
-    return list(db.connection.conn.iterdump())
+    return dump(db)
 
 
 def sizes(db: Database) -> dict[str, int]:

@@ -16,7 +16,7 @@ from rlhf import answers, chats, jobs
 from rlhf.chats import Answered
 from rlhf.specs import AnswerSpec
 from rlhf.tabs import answering, playground
-from tests.conftest import BASE_NAME, seed_prompts
+from tests.conftest import BASE_NAME, dump, seed_prompts
 
 HOSTILE = "<img src=x onerror='window.ran = 1'> **bold** <think>why</think> ![x](http://example.org/x.png)"
 TROUBLE = "No model is writing answers at the moment."
@@ -121,13 +121,13 @@ def answer(context: Context, texts: dict[str, str], reason: chats.FinishReason =
 
 # -------------------------------------------------------------------------------------------------------------- guard
 def test_every_listener_is_for_admins_only(pages: gr.Blocks, context: Context) -> None:
-    before = list(context.db.connection.conn.iterdump())
+    before = dump(context.db)
     assert len(pages.fns) == 9
     for block in pages.fns.values():
         assert block.fn.required_role == "admin"
         with pytest.raises(gr.Error, match="Only an admin"):
             block.fn(gr.Request(username="ann"), *(None for _ in block.inputs))
-    assert list(context.db.connection.conn.iterdump()) == before
+    assert dump(context.db) == before
 
 
 def test_the_page_that_everyone_is_sent_holds_no_rows(context: Context) -> None:

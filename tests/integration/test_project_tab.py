@@ -14,7 +14,7 @@ from annotation.database import Database
 from annotation.records import Project, Tag, UserError, now
 from annotation.tabs import project as tab
 from annotation.tabs.guard import Context
-from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
+from tests.conftest import BASE_NAME, act, dump, make_response, seed_comparisons, seed_prompts
 
 OWNER = gr.Request(username="owner")
 HOSTILE = (
@@ -99,13 +99,13 @@ def admin(pages: gr.Blocks) -> Admin:
 
 # -------------------------------------------------------------------------------------------------------------- guard
 def test_every_listener_is_for_admins_only(pages: gr.Blocks, context: Context) -> None:
-    before = list(context.db.connection.conn.iterdump())
+    before = dump(context.db)
     assert len(pages.fns) == 6
     for block in pages.fns.values():
         assert block.fn.required_role == "admin"
         with pytest.raises(gr.Error, match="Only an admin"):
             block.fn(gr.Request(username="ann"), *(None for _ in block.inputs))
-    assert list(context.db.connection.conn.iterdump()) == before
+    assert dump(context.db) == before
 
 
 def test_the_page_that_everyone_is_sent_holds_nothing_of_the_project(context: Context) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 import socket
@@ -16,16 +17,18 @@ from typing import Any
 
 import httpx
 import pytest
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 import app
-from annotation import access, store
+from annotation import access, sqlite, store
 from annotation.database import FILE_NAME, Database, open_database
 from annotation.endpoints import Desk
 from annotation.records import ROLES
+from annotation.space import PROXIES
 from annotation.tabs.guard import Context
 from annotation.web import SECURITY_HEADERS
 from rlhf import policies
-from tests.conftest import BASE_NAME, act, make_response, measure_nobody, seed_comparisons, seed_prompts
+from tests.conftest import BASE_NAME, act, dump, make_response, measure_nobody, seed_comparisons, seed_prompts
 
 PASSWORD = "a long enough password"
 REVISION = "iteration-zebra"
@@ -114,7 +117,7 @@ def describe(bare: Site, data_dir: Path) -> Site:
 
 def everything_stored(db: Database) -> list[str]:
     """The whole database as text, sign-in sessions aside, which the tests themselves open."""
-    return [line for line in db.connection.conn.iterdump() if not line.startswith('INSERT INTO "session"')]
+    return [line for line in dump(db) if not line.startswith('INSERT INTO "session"')]
 
 
 def run(client: httpx.Client, api_name: str, *data: Any) -> httpx.Response:
@@ -392,6 +395,7 @@ def test_pages_redirect_strangers_and_carry_the_security_headers(site: Site) -> 
         page = stranger.get("/", headers={"accept": "text/html"})
         login = stranger.get("/login")
         health = stranger.get("/healthz")
+        assert health.json()["sqlite"] == sqlite.IN_USE
     assert (page.status_code, page.headers["location"]) == (303, "/login")
     assert login.status_code == health.status_code == 200
     assert health.json()["ok"] is True
@@ -459,9 +463,106 @@ def test_the_login_waits_after_five_wrong_passwords_even_with_the_right_one(site
     assert 0 < int(blocked.headers["retry-after"]) <= 300
 
 
+def test_a_browser_that_has_signed_in_is_let_in_whatever_is_tried_on_its_name_beside_it(site: Site) -> None:
+    access.add_account(site.db, "regular", "annotator", PASSWORD)
+    right = {"name": "regular", "password": PASSWORD}
+    with site.client() as client, site.client() as attacker:
+        signed_in = client.post("/login", data=right)
+        kept = next(value for value in signed_in.headers.get_list("set-cookie") if "-browser=" in value).lower()
+        assert all(flag in kept for flag in ("httponly", "samesite=lax", "path=/login"))
+        client.post("/logout")
+        codes = [attacker.post("/login", data={**right, "password": "guess"}).status_code for _ in range(6)]
+        assert codes == [401] * 5 + [429]
+        assert attacker.post("/login", data=right).status_code == 429
+        assert client.post("/login", data=right).status_code == 303
+        # The mark is for this account only, and no more use than five tries.
+        marked = [client.post("/login", data={**right, "password": "guess"}).status_code for _ in range(6)]
+        assert marked == [401] * 5 + [429]
+
+
+def guess(client: httpx.Client, name: str, forwarded: str = "") -> int:
+    """A wrong password, which says where it comes from."""
+    headers = {"x-forwarded-for": forwarded, "x-real-ip": forwarded, "forwarded": f"for={forwarded}"}
+    told = headers if forwarded else {}
+    return client.post("/login", data={"name": name, "password": "guess"}, headers=told).status_code
+
+
+def test_an_address_that_is_made_up_gives_no_more_tries(site: Site) -> None:
+    access.add_account(site.db, "dodged", "annotator", PASSWORD)
+    with site.client() as client:
+        codes = [guess(client, "dodged", f"203.0.113.{number}") for number in range(6)]
+    assert codes == [401] * 5 + [429]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one loopback address only")
+def test_behind_a_proxy_on_this_machine_the_address_that_it_adds_counts_and_nobody_elses_word_does(
+    tmp_path: Path,
+) -> None:
+    db = open_database(tmp_path / "data")
+    policies.ensure_base(db, BASE_NAME)
+    access.add_account(db, "ann", "annotator", PASSWORD)
+    db.close()
+    words = [*command(tmp_path / "data"), "--host", "0.0.0.0"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline().strip().rstrip("/").rsplit(":", 1)[1])
+        try:
+            url = f"http://127.0.0.1:{port}"
+            with httpx.Client(base_url=url, timeout=20) as proxy:
+                invented = [guess(proxy, "ann", f"198.51.100.{number}, 203.0.113.1") for number in range(6)]
+                assert invented == [401] * 5 + [429]
+                assert guess(proxy, "ann", "203.0.113.1, 203.0.113.2") == 401
+                networks = [guess(proxy, "ann", f"2001:db8::{number:x}") for number in range(6)]
+                assert networks == [401] * 5 + [429]
+            transport = httpx.HTTPTransport(local_address="127.0.0.2")  # not where the proxy is
+            with httpx.Client(base_url=url, timeout=20, transport=transport) as stranger:
+                assert [guess(stranger, "ann", f"203.0.113.{number}") for number in range(9, 15)] == [401] * 5 + [429]
+        finally:
+            process.terminate()
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "address"),
+    [
+        ("10.1.2.3", ["198.51.100.1, 203.0.113.7"], "203.0.113.7"),
+        ("10.1.2.3", ["198.51.100.1", "203.0.113.7"], "203.0.113.7"),
+        ("10.1.2.3", ["10.9.9.9, 203.0.113.7, 10.4.5.6"], "203.0.113.7"),
+        ("203.0.113.9", ["198.51.100.1"], "203.0.113.9"),
+        ("10.1.2.3", [], "10.1.2.3"),
+    ],
+)
+def test_on_a_space_the_address_counts_that_its_proxy_adds(peer: str, forwarded: list[str], address: str) -> None:
+    seen: list[str] = []
+
+    async def page(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["client"][0])
+
+    headers = [(b"x-forwarded-for", value.encode()) for value in forwarded]
+    scope = {"type": "http", "client": (peer, 1), "headers": headers, "scheme": "http"}
+    trusting: Any = ProxyHeadersMiddleware(page, trusted_hosts=list(PROXIES))
+    asyncio.run(trusting(scope, None, None))
+    assert seen == [address]
+
+
+def test_wrong_passwords_on_other_names_keep_nobody_behind_the_same_address_out(site: Site) -> None:
+    access.add_account(site.db, "neighbour", "annotator", PASSWORD)
+    with site.client() as client:
+        names = [f"stranger{number}" for number in range(29)] + ["ann", "bob", "kim"] * 2
+        codes = [client.post("/login", data={"name": name, "password": "guess"}).status_code for name in names]
+        assert codes == [401] * len(names)
+        assert client.post("/login", data={"name": "neighbour", "password": PASSWORD}).status_code == 303
+
+
+def test_the_longest_password_signs_in(site: Site) -> None:
+    longest = "🙂🙃🐎🔋" * 255 + "end."
+    access.add_account(site.db, "verbose", "annotator", longest)
+    with site.client() as client:
+        assert client.post("/login", data={"name": "verbose", "password": longest}).status_code == 303
+
+
 def test_a_login_form_that_is_too_large_is_refused(site: Site) -> None:
     with site.client() as client:
-        assert client.post("/login", data={"name": "x" * 5000, "password": "y"}).status_code == 413
+        assert client.post("/login", data={"name": "x" * 20_000, "password": "y"}).status_code == 413
 
 
 def test_checking_passwords_does_not_hold_up_the_others(site: Site) -> None:

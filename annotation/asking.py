@@ -1,0 +1,50 @@
+"""Questions in the terminal; where nobody is there to answer, nothing is agreed to and a sentence says what to do."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+
+from annotation.records import UserError
+
+
+def somebody_is_there() -> bool:
+    """Whether what is read from standard input is typed by somebody."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def new_password(asked: str) -> str:
+    """A password: asked for twice, or a line of what is piped in. Raises UserError where there is none."""
+    if not somebody_is_there():
+        return piped_line()
+    try:
+        password = getpass.getpass(asked)
+        again = getpass.getpass("Once more: ")
+    except EOFError as error:
+        raise UserError("No password was given. Nothing was changed.") from error
+    if again != password:
+        raise UserError("The two passwords differ. Nothing was changed.")
+    return password
+
+
+def piped_line() -> str:
+    """The first line of standard input. Raises UserError where there is none, or it is no text."""
+    try:
+        line = "" if sys.stdin is None else sys.stdin.readline()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The password on standard input can't be read ({error}). Nothing was changed.") from error
+    if not line:
+        raise UserError(
+            "There is no terminal to ask for a password. Pipe it in as a line, or have one made with --generate."
+        )
+    return line.rstrip("\r\n")
+
+
+def agreed(question: str) -> bool:
+    """Whether the answer is yes; no answer is none."""
+    if sys.stdin is None:
+        return False
+    try:
+        return input(f"{question} [y/N] ").strip().casefold() in ("y", "yes")
+    except (EOFError, UnicodeDecodeError):
+        return False
