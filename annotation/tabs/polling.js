@@ -10,9 +10,15 @@ const told = props.seconds === null; // the answers say when to ask again; else 
 const FIRST_MS = told ? Infinity : 1000 * props.seconds;
 let wait = FIRST_MS;
 let mark = "";
+let last = 0;
+let shown = false;
 let asking = false;
 let timer = null;
 let due = Infinity;
+const notice = document.createElement("p");
+notice.className = "signed-out";
+notice.setAttribute("role", "alert");
+notice.innerHTML = 'You are not signed in any more; what is shown here stands still. <a href="login">Sign in again</a>';
 
 function next(act, ms) {
   rest();
@@ -41,27 +47,41 @@ function beat() {
 }
 
 watch("value", () => {
-  const [, word] = props.value.split(" ");
-  if (told) wait = 1000 * Number(word);
-  else wait = word === mark ? Math.min(SLOWER * wait, SLOWEST_MS) : FIRST_MS;
-  mark = word;
+  notice.remove();
+  const [number, word] = props.value.split(" ");
+  if (Number(number) > last) {
+    if (told) wait = 1000 * Number(word);
+    else wait = word === mark ? Math.min(SLOWER * wait, SLOWEST_MS) : FIRST_MS;
+    [last, mark] = [Number(number), word];
+  } // else it was overtaken by the answer to a button
   goOn();
 });
 
 // The handler failed, or the server is slow or away: it is asked again. Or the person was signed out: then it is not.
 async function unanswered() {
   rest();
-  const headers = { "Content-Type": "application/json" };
-  const answer = await fetch("annotate/safety", { method: "POST", headers, body: "{}" }).catch(() => null);
-  if (answer?.status === 401) asking = false;
-  else if (timer === null) goOn();
+  if (seen() && (await signedOut())) {
+    asking = false;
+    panel.prepend(notice);
+  } else if (timer === null) goOn();
 }
 
-// The tab has come into view or gone out of it, or something on it was pressed.
+async function signedOut() {
+  const headers = { "Content-Type": "application/json" };
+  const answer = await fetch("annotate/safety", { method: "POST", headers, body: "{}" }).catch(() => null);
+  return answer?.status === 401;
+}
+
+// The tab may have come into view or gone out of it, or something on it was pressed.
 function look({ pressed = false } = {}) {
+  const [before, now] = [shown, seen()];
+  shown = now;
   if (asking) return;
-  if (!told && (pressed || timer === null)) wait = FIRST_MS;
-  if (!seen() || due > performance.now() + wait) goOn();
+  if (!now) rest();
+  else if (pressed || !before) {
+    if (!told) wait = FIRST_MS;
+    if (due > performance.now() + wait) goOn();
+  }
 }
 
 new ResizeObserver(() => look()).observe(panel);

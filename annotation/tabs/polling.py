@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +15,8 @@ from annotation.tabs.guard import Context, Handler, guarded
 from annotation.tabs.parts import QUIET
 
 SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
-ANSWERS = itertools.count(1)
+# Greater than before also after a restart, which open pages outlive.
+ANSWERS = itertools.count(time.time_ns() // 1_000_000)
 
 
 def pulse(seconds: float | None = None) -> gr.HTML:
@@ -55,5 +57,5 @@ def again(seconds: float | None) -> str:
 
 
 def told(word: str) -> str:
-    """A value for a pulse that is another each time, so that the browser notices every answer."""
+    """A value for a pulse, numbered: so the browser notices every answer, and which of two came later."""
     return f"{next(ANSWERS)} {word}"

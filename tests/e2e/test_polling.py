@@ -247,7 +247,7 @@ def test_a_page_that_was_signed_out_asks_no_more(admin: Looker) -> None:
     admin.settle()
     admin.put_forward()
     admin.until(lambda: admin.own == ["safety"])
-    admin.settle()
+    admin.page.get_by_role("alert").filter(has_text="not signed in any more").wait_for(timeout=PATIENCE_MS)
     for _ in range(3):
         admin.put_forward()
     assert (admin.asked, admin.own) == (["beat"], ["safety"])
