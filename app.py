@@ -38,6 +38,7 @@ from annotation.space import LOOPBACK_NAMES, PROXIES, SPACE_MODEL, Space
 from annotation.tabs import accounts, annotate, data, project, quality
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.importing import MAXIMUM_UPLOAD
+from annotation.tabs.parts import QUIET
 from rlhf import base_model, downloads, errands, jobs, launching, policies
 from rlhf.supervisor import VISIBLE, Supervisor
 from rlhf.tabs import hub, iterations, judges, playground, train
@@ -159,10 +160,8 @@ def build_pages(context: Context, here: Space | None = None) -> gr.Blocks:
         pages.load(
             guarded(context, "annotator")(greeting(len(admin_parts))),
             outputs=[name, *admin_parts],
-            queue=False,
-            show_progress="hidden",
             api_name="greet",
-            api_visibility="private",
+            **QUIET,
         )
     # A session (each load of the page) keeps about half a megabyte; what a forgotten one loses is a draft on an admin's
     # tab, since judging needs none.

@@ -30,6 +30,7 @@ from annotation.outgoing.formats import (
 from annotation.records import Annotator, UserError
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box, licence_choice, opening_of, text_in
+from annotation.tabs.polling import again, poll, pulse
 from annotation.wording import moment
 
 POLL_SECONDS = 1
@@ -157,7 +158,7 @@ class Page:
     files: gr.HTML
     chosen: gr.Dropdown
     delete: gr.Button
-    timer: gr.Timer
+    pulse: gr.HTML
 
     @property
     def fields(self) -> list[Any]:
@@ -167,7 +168,7 @@ class Page:
     @property
     def shown(self) -> list[Any]:
         """What says how the exports stand."""
-        return [self.progress, self.files, self.chosen, self.timer]
+        return [self.progress, self.files, self.chosen, self.pulse]
 
 
 def build_form() -> dict[str, Any]:
@@ -233,8 +234,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
     with gr.Accordion("Delete an export", open=False), gr.Row():
         chosen = gr.Dropdown([], label="Export", allow_custom_value=True, min_width=240)
         delete = gr.Button("Delete", variant="stop", scale=0, min_width=160)
-    timer = gr.Timer(POLL_SECONDS, active=False)
-    page = Page(form, count, command, write, progress, files, chosen, delete, timer)
+    page = Page(form, count, command, write, progress, files, chosen, delete, pulse())
     wire(page, context, Exporter(context.data_dir), opening_of(demo))
 
 
@@ -261,18 +261,18 @@ def wire(page: Page, context: Context, exporter: Exporter, opening: Any) -> None
     for event, name in ((opening, "export-count"), (changed, "export-recount")):
         event(admin(counter(context)), page.fields, counted, api_name=name, **counting)
     page.write.click(admin(writer(context, exporter)), page.fields, page.shown, api_name="export-write", **SPOKEN)
-    page.timer.tick(admin(follower(context, exporter)), None, page.shown, api_name="export-follow", **QUIET)
+    poll(page.pulse, context, follower(context, exporter), [], page.shown, api_name="export-follow")
     page.delete.click(admin(deleter(context, exporter)), page.chosen, page.shown, api_name="export-delete", **SPOKEN)
 
 
 # ------------------------------------------------------------------------------------------------------------ handlers
 def standing(context: Context, exporter: Exporter) -> list[Any]:
-    """How the exports stand; the timer runs while one is being written."""
+    """How the exports stand; it is asked again while one is being written."""
     progress = exporter.progress()
     running = progress is not None and progress.state == "running"
     names = [entry.name for entry in export_files.files(context.data_dir)]
     choice = gr.skip() if running else gr.update(choices=names, value=None)
-    return [progress_card(progress), files_card(context), choice, gr.Timer(active=running)]
+    return [progress_card(progress), files_card(context), choice, again(POLL_SECONDS if running else None)]
 
 
 def opener(context: Context, exporter: Exporter) -> Any:
@@ -332,7 +332,7 @@ def writer(context: Context, exporter: Exporter) -> Any:
 
 
 def follower(context: Context, exporter: Exporter) -> Any:
-    """The handler of the timer."""
+    """The handler of polls."""
 
     def follow_export(annotator: Annotator) -> list[Any]:
         """How far it is."""

@@ -18,6 +18,7 @@ from annotation.markup import BAR_STYLE, BOX_STYLE, TABLE_STYLE, WARNING_STYLE, 
 from annotation.records import Annotator, UserError
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of, text_in
+from annotation.tabs.polling import again, poll, pulse
 
 POLL_SECONDS = 1
 MAXIMUM_UPLOAD = "500mb"
@@ -167,7 +168,7 @@ class Page:
     meaning: gr.HTML
     standing: gr.HTML
     seen: gr.State
-    timer: gr.Timer
+    pulse: gr.HTML
 
     @property
     def fields(self) -> list[Any]:
@@ -177,7 +178,7 @@ class Page:
     @property
     def followed(self) -> list[Any]:
         """The outputs that follow a run."""
-        return [self.standing, self.timer, *self.buttons.values(), self.group, self.first_rows, self.meaning,
+        return [self.standing, self.pulse, *self.buttons.values(), self.group, self.first_rows, self.meaning,
                 self.form["target"], *self.columns.values(), self.seen]  # fmt: skip
 
 
@@ -242,7 +243,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
     cancel = gr.Button("Cancel", variant="stop", visible=False, scale=0, min_width=160, elem_id="import-cancel")
     buttons = {"look": look, "again": again, "check": check, "import": bring, "cancel": cancel}
     page = Page(source, form, columns, buttons, group, first_rows, meaning, standing, gr.State(0),
-                gr.Timer(POLL_SECONDS, active=False))  # fmt: skip
+                pulse())  # fmt: skip
     wire(page, context, Importer(context.db, context.from_hub), opening_of(demo))
 
 
@@ -261,9 +262,9 @@ def wire(page: Page, context: Context, importer: Importer, opening: Any) -> None
             admin(starter(page, importer, kind)), page.fields, page.followed, api_name=f"import-{button}", **SPOKEN
         )
     page.buttons["cancel"].click(admin(canceller(importer)), None, None, api_name="import-cancel", **SPOKEN)
-    follow = admin(follower(page, importer))
-    page.timer.tick(follow, page.seen, page.followed, api_name="import-follow", **QUIET)
-    opening(follow, page.seen, page.followed, api_name="import-open", **QUIET)
+    follow = follower(page, importer)
+    poll(page.pulse, context, follow, [page.seen], page.followed, api_name="import-follow")
+    opening(admin(follow), page.seen, page.followed, api_name="import-open", **QUIET)
 
 
 # ------------------------------------------------------------------------------------------------------------ handlers
@@ -307,14 +308,14 @@ def canceller(importer: Importer) -> Any:
     """The handler of "Cancel"."""
 
     def cancel(annotator: Annotator) -> None:
-        """Ask the run to end; the timer shows when it has."""
+        """Ask the run to end; the next poll shows when it has."""
         importer.cancel()
 
     return cancel
 
 
 def follower(page: Page, importer: Importer) -> Any:
-    """The handler of the timer and of the opened tab."""
+    """The handler of polls and of the opened tab."""
 
     def follow(annotator: Annotator, seen: Any) -> list[Any]:
         """How the run stands."""
@@ -332,7 +333,7 @@ def standing_parts(page: Page, state: State, seen: int) -> list[Any]:
     rest = unchanged
     if state.status == "finished" and state.kind == "look" and state.number != seen:
         rest = look_parts(page, state)
-    return [standing_card(state), gr.Timer(active=running), *buttons, *rest]
+    return [standing_card(state), again(POLL_SECONDS if running else None), *buttons, *rest]
 
 
 def standing_card(state: State) -> str:

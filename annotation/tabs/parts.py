@@ -9,8 +9,15 @@ import gradio as gr
 
 from annotation.outgoing.formats import LICENCES
 
-# Listeners that never fail with a message for people: what follows a form, a timer or the opening of a tab.
-QUIET: Mapping[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+# Listeners that never fail with a message for people: what follows a form, a pulse or the opening of a tab. Progress is
+# shown on nothing, not only hidden: at each event the browser walks the whole page for every component that ever had
+# progress to show, and all that is in it, so that a page whose tabs were all opened stands still.
+QUIET: Mapping[str, Any] = {
+    "queue": False,
+    "show_progress": "hidden",
+    "show_progress_on": [],
+    "api_visibility": "private",
+}
 # Buttons go through the queue: Gradio 6.31 shows no message for an error of a handler outside it.
 SPOKEN: Mapping[str, Any] = {**QUIET, "queue": True}
 

@@ -14,6 +14,7 @@ from annotation.markup import paragraph
 from annotation.records import Annotator, UserError
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box, whole_number
+from annotation.tabs.polling import poll, pulse
 from rlhf import describing, fields, health, jobs, loop, planning, policies, presenting, prospects, refusals
 from rlhf.fields import Form, TrainingJob
 from rlhf.prospects import Choices, Prospect, Prospects
@@ -162,7 +163,7 @@ class FormPage:
     rows: RowsPage
     said: gr.HTML
     seen: gr.State
-    timer: gr.Timer
+    pulse: gr.HTML
     rented: hardware.Asked
 
     @property
@@ -217,8 +218,7 @@ def lay_out(form: Form) -> FormPage:
         parts["command"] = to_copy("Commands that run it without the page", f"{form.name}-command")
     parts |= {name: inputs[name] for name in (*LISTS, *form.conditional) if name in inputs}
     ordered = {name: inputs[name] for name in form.names}
-    timer = gr.Timer(FOLLOW_SECONDS, active=False)
-    return FormPage(form, ordered, parts, rows, said, gr.State({}), timer, rented)
+    return FormPage(form, ordered, parts, rows, said, gr.State({}), pulse(FOLLOW_SECONDS), rented)
 
 
 def to_copy(label: str, element: str) -> gr.Textbox:
@@ -271,27 +271,24 @@ def field_input(form: Form, name: str) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------------------- wiring
-def wire(
-    page: FormPage, context: Context, known: Prospects, opening: Callable[..., Any], timers: Sequence[gr.Timer]
-) -> None:
-    """Fill the form when it is opened and answer what is changed in it; of the timers only the open form's runs."""
+def wire(page: FormPage, context: Context, known: Prospects, opening: Callable[..., Any]) -> None:
+    """Fill the form when it is opened, follow the rows, and answer what is changed in it."""
     form, admin = page.form, guarded(context, "admin")
 
     def view(annotator: Annotator, ticked: Any, seen: Any, *sent: Any) -> list[Any]:
         return page.sent(*live(form, known, page.values(sent), ticked, seen))
 
     def open_form(annotator: Annotator, ticked: Any, seen: Any, *sent: Any) -> list[Any]:
-        running = [gr.Timer(active=timer is page.timer) for timer in timers]
-        return [*view(annotator, ticked, seen, *sent), "", *running]
+        return [*view(annotator, ticked, seen, *sent), ""]
 
     def measure(annotator: Annotator, ticked: Any, seen: Any, *sent: Any) -> str:
         return presenting.notice(begin_measuring(page, known, annotator.name, ticked, seen, sent))
 
     for handler, name in ((view, "view"), (open_form, "open"), (measure, "measure")):
         handler.__name__ = f"{name}_{form.name}"
-    opening(admin(open_form), page.asked, [*page.followed, page.said, *timers], **QUIET)
+    opening(admin(open_form), page.asked, [*page.followed, page.said], **QUIET)
     redraw = admin(view)
-    page.timer.tick(redraw, page.asked, page.followed, **QUIET)
+    poll(page.pulse, context, view, page.asked, page.followed)
     touched = [component.input for component in (*page.inputs.values(), page.parts["accept"])]
     gr.on(touched, redraw, page.asked, page.followed, trigger_mode="always_last", **QUIET)
     page.parts["measure"].click(admin(measure), page.asked, page.said, **SPOKEN)

@@ -21,6 +21,7 @@ from annotation.outgoing.formats import FORMATS, ONE_FILE
 from annotation.records import Annotator, UserError, now
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box, licence_choice, opening_of, text_in
+from annotation.tabs.polling import again, poll, pulse
 from annotation.wording import moment
 from rlhf import errands, jobs, policies, presenting, spaces
 from rlhf.errands import CheckSpace, CheckToken, Errand, MakeSpace, PublishModel, PullModel, PushData, Request
@@ -254,18 +255,18 @@ class Page:
     forms: Mapping[str, Sequence[Any]]
     buttons: Mapping[str, gr.Button]
     seen: gr.State
-    timer: gr.Timer
+    pulse: gr.HTML
 
     @property
     def followed(self) -> list[Any]:
         """The outputs of every handler that redraws what changed."""
-        return [*self.parts.values(), self.seen, self.timer]
+        return [*self.parts.values(), self.seen, self.pulse]
 
     def sent(self, context: Context, seen: Any) -> list[Any]:
         """What goes to the browser: what has changed, and when to ask again."""
         changed, marks = view(context, seen)
-        timer = gr.Timer(POLL_SECONDS if errands.any_open(context.db) else RESTING_SECONDS, active=True)
-        return [*(changed.get(name, gr.skip()) for name in self.parts), marks, timer]
+        seconds = POLL_SECONDS if errands.any_open(context.db) else RESTING_SECONDS
+        return [*(changed.get(name, gr.skip()) for name in self.parts), marks, again(seconds)]
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
@@ -298,7 +299,7 @@ def lay_out() -> Page:
     parts["published"] = literal()
     gr.Markdown("### Safe copies")
     parts["copies"] = literal()
-    return Page(parts, forms, buttons, gr.State({}), gr.Timer(RESTING_SECONDS, active=False))
+    return Page(parts, forms, buttons, gr.State({}), pulse())
 
 
 def lay_out_publish(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
@@ -396,12 +397,11 @@ def wire(page: Page, context: Context, opening: Callable[..., Any]) -> None:
     def open_hub(annotator: Annotator, *form: Any) -> list[Any]:
         return [*page.sent(context, {}), *space_form(context.db, form)]
 
-    @admin
     def follow_hub(annotator: Annotator, seen: Any) -> list[Any]:
         return page.sent(context, seen)
 
     opening(open_hub, [*page.forms["space"]], [*page.followed, *page.forms["space"]], api_name="hub-open", **QUIET)
-    page.timer.tick(follow_hub, page.seen, page.followed, api_name="hub-follow", **QUIET)
+    poll(page.pulse, context, follow_hub, [page.seen], page.followed, api_name="hub-follow")
     for name, fields, request_of in (
         ("token", [], lambda: CheckToken()),
         ("publish", page.forms["publish"], publish_of),

@@ -15,6 +15,7 @@ from annotation.database import Database
 from annotation.records import Annotator, UserError, now
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of, text_in
+from annotation.tabs.polling import poll, pulse
 from rlhf import candidates, deciding, heldout, iteration, iteration_card, jobs, judges, policies, presenting, winning
 from rlhf.gate import Verdict, alphas
 from rlhf.iteration_card import Checked
@@ -262,7 +263,7 @@ class Page:
 
     parts: Mapping[str, Any]
     seen: gr.State
-    timer: gr.Timer
+    pulse: gr.HTML
 
     @property
     def selector(self) -> Any:
@@ -328,7 +329,7 @@ def lay_out() -> Page:
     parts["over"] = literal()
     gr.Markdown("### Decisions")
     parts["decisions"] = literal()
-    return Page(parts, gr.State({}), gr.Timer(POLL_SECONDS, active=False))
+    return Page(parts, gr.State({}), pulse(POLL_SECONDS))
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
@@ -344,9 +345,8 @@ def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> Non
 
     @guarded(context, "admin")
     def open_iterations(annotator: Annotator, revision: str | None) -> list[Any]:
-        return [*page.sent(*view(context, revision, 0, {})), gr.Timer(active=True)]
+        return page.sent(*view(context, revision, 0, {}))
 
-    @guarded(context, "admin")
     def poll_iterations(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
         return page.sent(*view(context, revision, page_of(was), was))
 
@@ -363,9 +363,9 @@ def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> Non
     def next_page(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
         return page.sent(*view(context, revision, page_of(was) + 1, was))
 
-    opening(open_iterations, [page.selector], [*page.followed, page.timer], **QUIET)
+    opening(open_iterations, [page.selector], page.followed, **QUIET)
+    poll(page.pulse, context, poll_iterations, [page.selector, page.seen], page.followed)
     listeners = (
-        (page.timer.tick, poll_iterations),
         (page.selector.input, choose_policy),
         (page.parts["previous"].click, previous_page),
         (page.parts["next"].click, next_page),

@@ -17,6 +17,7 @@ from annotation.measuring.reporting import some
 from annotation.records import Annotator, Feedback, UserError, now
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of, text_in, whole_number
+from annotation.tabs.polling import poll, pulse
 from annotation.wording import NOTHING, moment, percent, percent_with_interval
 from rlhf import deciding, jobs, judge_records, judges, loop, policies, presenting, trust
 from rlhf.jobs import Job
@@ -378,7 +379,7 @@ class Page:
     save: gr.Button
     add: gr.Button
     seen: gr.State
-    timer: gr.Timer
+    pulse: gr.HTML
 
     @property
     def looked(self) -> list[Any]:
@@ -443,7 +444,7 @@ def lay_out() -> Page:
     parts["card"] = literal()
     gr.Markdown("### Its latest verdicts")
     parts["verdicts"] = literal()
-    return Page(parts, said, feedback, form, most, save, add, gr.State({}), gr.Timer(POLL_SECONDS, active=False))
+    return Page(parts, said, feedback, form, most, save, add, gr.State({}), pulse(POLL_SECONDS))
 
 
 def button(label: str, name: str, variant: Any = "secondary", **options: Any) -> gr.Button:
@@ -482,9 +483,8 @@ def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> Non
             if name not in sent or value == sent[name]
         }
         drafts = [fresh.get(name, gr.skip()) for name in FEEDBACK]
-        return [*page.sent(changed, {**seen, "sent": {**sent, **fresh}}), *drafts, gr.Timer(active=True)]
+        return [*page.sent(changed, {**seen, "sent": {**sent, **fresh}}), *drafts]
 
-    @admin
     def look_at_judge(annotator: Annotator, selected: Any, was: Any) -> list[Any]:
         return page.sent(*view(context, selected, was))
 
@@ -496,9 +496,9 @@ def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> Non
         said = f"Saved. {MODES[feedback.mode][1]}"
         return page.sent(changed, {**seen, "sent": form_of(feedback)}, "save", said)
 
-    opening(open_judges, [*page.looked, *fields], [*page.followed, *fields, page.timer], **QUIET)
-    page.timer.tick(look_at_judge, page.looked, page.followed, **QUIET)
-    page.parts["selector"].input(look_at_judge, page.looked, page.followed, **QUIET)
+    opening(open_judges, [*page.looked, *fields], [*page.followed, *fields], **QUIET)
+    poll(page.pulse, context, look_at_judge, page.looked, page.followed)
+    page.parts["selector"].input(admin(look_at_judge), page.looked, page.followed, **QUIET)
     page.save.click(save_feedback, [*page.looked, *fields], page.followed, **SPOKEN)
 
 

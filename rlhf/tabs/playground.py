@@ -17,13 +17,14 @@ from annotation.markup import paragraph
 from annotation.records import Annotator, Sampling, UserError, now, seconds_between
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of, text_in, whole_number
+from annotation.tabs.polling import again, poll, pulse
 from rlhf import answers, chats, policies, presenting
 from rlhf.chats import Chat
 from rlhf.policies import Policy
 from rlhf.tabs import answering
 
 # How often the page asks while answers are being written, and otherwise.
-WRITING_SECONDS, RESTING_SECONDS = 0.25, 2.0
+WRITING_SECONDS, RESTING_SECONDS = 0.25, 15
 # Whoever waits longer than this is told what keeps the answer from coming.
 PATIENCE_SECONDS = 3.0
 FIRST = Sampling(max_new_tokens=256)
@@ -117,12 +118,12 @@ def view(context: Context, asked: Sequence[Chat], rendered: Any, seen: Any) -> t
         "send": gr.update(interactive=not writing),
         "stop": gr.update(interactive=writing),
         "compare": gr.update(interactive=len(asked) > 1 and not writing),
-        "timer": gr.update(value=WRITING_SECONDS if writing else RESTING_SECONDS, active=True),
         "files": gr.update(value=answering.files_table(context)),
     }
     marks = presenting.fingerprints(parts)
     before = seen if isinstance(seen, dict) else {}
-    return {name: part for name, part in parts.items() if before.get(name) != marks[name]}, marks
+    changed = {name: part for name, part in parts.items() if before.get(name) != marks[name]}
+    return {**changed, "pulse": gr.update(value=again(WRITING_SECONDS if writing else RESTING_SECONDS))}, marks
 
 
 # ----------------------------------------------------------------------------------------------------- what is asked
@@ -173,7 +174,7 @@ def form_of(db: Database, asked: Sequence[Chat]) -> dict[str, Any]:
 
 # ---------------------------------------------------------------------------------------------------------- the page
 FORM = ("models", "system", "temperature", "min_p", "tokens", "seed", "fresh")
-FOLLOWED = ("columns", "send", "stop", "compare", "timer", "files")
+FOLLOWED = ("columns", "send", "stop", "compare", "files", "pulse")
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ def lay_out() -> Page:
         parts["mode"] = gr.Radio(list(MODES), value="Literal text", show_label=False, container=False, min_width=280)
     parts["said"] = literal()
     parts |= answering.lay_out()
-    parts["timer"] = gr.Timer(RESTING_SECONDS, active=False)
+    parts["pulse"] = pulse()
     return Page(parts, gr.State({}), gr.State({}))
 
 
@@ -265,15 +266,15 @@ def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> Non
         held = {"chats": [chat.id for chat in asked]}
         return [held, models, *updates, *answering.opened(context), *page.sent(*view(context, asked, mode, {}))]
 
-    @guarded(context, "admin")
     def poll_playground(annotator: Annotator, talk: Any, mode: Any, seen: Any) -> list[Any]:
         return page.sent(*view(context, conversation(db, annotator, talk), mode, seen))
 
     outputs = [page.talk, *page.some(FORM), *page.some(answering.OPENED), *page.followed]
     inputs = [page.talk, page.parts["mode"], page.seen]
     opening(open_playground, inputs[:2], outputs, api_name="playground-open", **QUIET)
-    page.parts["timer"].tick(poll_playground, inputs, page.followed, api_name="playground-poll", **QUIET)
-    page.parts["mode"].input(poll_playground, inputs, page.followed, api_name="playground-mode", **QUIET)
+    poll(page.parts["pulse"], context, poll_playground, inputs, page.followed, api_name="playground-poll")
+    redraw = guarded(context, "admin")(poll_playground)
+    page.parts["mode"].input(redraw, inputs, page.followed, api_name="playground-mode", **QUIET)
 
 
 def wire_talk(page: Page, context: Context) -> None:

@@ -14,6 +14,7 @@ from annotation.markup import paragraph
 from annotation.records import Annotator, UserError, now
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of
+from annotation.tabs.polling import poll, pulse
 from rlhf import curves, describing, freezing, jobs, policies, presenting, refusals, rentals
 from rlhf.jobs import Job
 from rlhf.policies import Policy
@@ -244,7 +245,7 @@ class RunsPage:
 
     parts: Mapping[str, Any]
     seen: gr.State
-    timer: gr.Timer
+    pulse: gr.HTML
 
     @property
     def new_run(self) -> gr.Button:
@@ -293,7 +294,7 @@ def lay_out() -> RunsPage:
     for name in ("heading", "plots", "samples", "log"):
         parts[name] = literal()
     parts |= comparison.lay_out()
-    return RunsPage(parts, gr.State({}), gr.Timer(POLL_SECONDS, active=False))
+    return RunsPage(parts, gr.State({}), pulse(POLL_SECONDS))
 
 
 def build(demo: gr.Blocks, context: Context) -> RunsPage:
@@ -311,9 +312,8 @@ def wire_views(page: RunsPage, context: Context, opening: Callable[..., Any]) ->
 
     @guarded(context, "admin")
     def open_runs(annotator: Annotator, job: Any, queued: Any, compared: Any) -> list[Any]:
-        return [*page.sent(*live(context, Looked(job, queued, compared), {})), gr.Timer(active=True)]
+        return page.sent(*live(context, Looked(job, queued, compared), {}))
 
-    @guarded(context, "admin")
     def poll_runs(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
         return page.sent(*live(context, Looked(job, queued, compared, was.get("confirming")), was))
 
@@ -322,12 +322,12 @@ def wire_views(page: RunsPage, context: Context, opening: Callable[..., Any]) ->
         changed, seen = live(context, Looked(job, queued, compared), was)
         return page.sent({**changed, "said": "", "acted": ""}, seen)
 
-    opening(open_runs, page.looked, [*page.followed, page.timer], **QUIET)
+    opening(open_runs, page.looked, page.followed, **QUIET)
     inputs = [*page.looked, page.seen]
-    page.timer.tick(poll_runs, inputs, page.followed, **QUIET)
+    poll(page.pulse, context, poll_runs, inputs, page.followed)
     page.parts["selector"].input(choose_run, inputs, page.followed, **QUIET)
     for name in ("queued", "compared"):
-        page.parts[name].input(poll_runs, inputs, page.followed, **QUIET)
+        page.parts[name].input(guarded(context, "admin")(poll_runs), inputs, page.followed, **QUIET)
 
 
 def wire_queue(page: RunsPage, context: Context) -> None:

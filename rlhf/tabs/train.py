@@ -9,7 +9,7 @@ import gradio as gr
 
 from annotation.records import Annotator
 from annotation.tabs.guard import Context, guarded
-from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of
+from annotation.tabs.parts import SPOKEN, html_box, opening_of
 from rlhf import planning, presenting, prospects
 from rlhf.fields import FORMS
 from rlhf.prospects import Prospects
@@ -34,13 +34,12 @@ def build(demo: gr.Blocks, context: Context) -> list[FormPage]:
                 pages.append(forms.lay_out(form))
                 if form.name == "dpo":
                     automatic.build(context, opening_of(demo))
-        with gr.Tab("Runs", id=RUNS) as runs_tab:
+        with gr.Tab("Runs", id=RUNS):
             runs_page = runs.build(demo, context)
-    timers = [page.timer for page in pages]
     for page, opening in zip(pages, openings, strict=True):
-        forms.wire(page, context, known, opening, timers)
+        forms.wire(page, context, known, opening)
         wire_start(page, context, known, tabs, runs_page)
-    wire_runs(pages, context, tabs, runs_tab, runs_page)
+    wire_runs(pages, context, tabs, runs_page)
     return pages
 
 
@@ -63,15 +62,8 @@ def wire_start(page: FormPage, context: Context, known: Prospects, tabs: gr.Tabs
     hardware.wire(page.rented, page.form.name, context, page.asked, rent, [runs_page.parts["selector"], tabs])
 
 
-def wire_runs(
-    pages: Sequence[FormPage], context: Context, tabs: gr.Tabs, runs_tab: gr.Tab, runs_page: RunsPage
-) -> None:
-    """Let the forms rest while the runs are looked at, and fill one in from what a run has made."""
-    timers = [page.timer for page in pages]
-
-    @guarded(context, "admin")
-    def rest_forms(annotator: Annotator) -> list[Any]:
-        return [gr.Timer(active=False) for _ in timers]
+def wire_runs(pages: Sequence[FormPage], context: Context, tabs: gr.Tabs, runs_page: RunsPage) -> None:
+    """Fill a form in from what a run has made."""
 
     @guarded(context, "admin")
     def start_from(annotator: Annotator, seen: Any) -> list[Any]:
@@ -83,6 +75,5 @@ def wire_runs(
         ]
         return [gr.Tabs(selected=form.name), *updates]
 
-    runs_tab.select(rest_forms, None, timers, **QUIET)
     inputs = [component for page in pages for component in page.inputs.values()]
     runs_page.new_run.click(start_from, runs_page.seen, [tabs, *inputs], **SPOKEN)

@@ -494,17 +494,7 @@ def test_a_new_run_from_an_adapter_fills_in_its_parent_and_shape(machine: Machin
         session.call("start_from", {"job": job.id, "revision": None})
 
 
-# ------------------------------------------------------------------------------------------------- timers and the rest
-def test_only_the_open_form_is_kept_up_to_date(ready: Machine) -> None:
-    sessions = sessions_of(Context(ready.db, ready.data_dir, str(ready.model)))
-    timers = [session.page.timer for session in sessions.values()]
-    assert not any(timer.active for timer in timers), "nothing ticks before a tab is opened"
-    session = sessions["full"]
-    sent = session.call("open_full", *session.asked)
-    assert [timer.active for timer in sent[-len(timers) :]] == [name == "full" for name in sessions]
-    assert not any(timer.active for timer in session.call("rest_forms"))
-
-
+# ----------------------------------------------------------------------------------------------------------- the rest
 def test_the_automatic_training_is_stored(machine: Machine) -> None:
     assert "after every 30" in automatic.save(machine.db, True, 30, "dpo")
     assert store.setting(machine.db, "auto_train", None) == {"on": True, "every": 30, "method": "dpo"}

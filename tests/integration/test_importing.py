@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -732,10 +733,10 @@ def handler(page: gr.Blocks, name: str) -> Any:
 
 
 def follow(page: gr.Blocks, seen: int) -> list[Any]:
-    """What the timer brings when the run has ended."""
+    """What the page is sent when the run has ended, and it asks no more."""
     while True:
         sent = handler(page, "import-follow")(gr.Request(username="kim"), seen)
-        if not sent[1].active:
+        if float(sent[1].split()[1]) == math.inf:
             return list(sent)
         time.sleep(0.05)
 

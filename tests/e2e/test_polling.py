@@ -1,0 +1,260 @@
+"""What asks by itself in a real browser: only the tab in view, once, live again when it is opened again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from annotation import access
+from annotation.database import Database, open_database
+from rlhf import jobs, policies
+from rlhf.fields import FORMS
+from rlhf.specs import SFTSpec
+from tests.conftest import BASE_NAME
+from tests.e2e.conftest import running_app
+
+pytestmark = pytest.mark.browser
+PATIENCE_MS = 30_000
+# More than any pulse waits between two beats, and than it waits for an answer.
+LONG_MS = 20_000
+WITHIN = (*(form.label for form in FORMS), "Runs")
+PASSWORD = "correct horse battery"
+
+
+@dataclass
+class Looker:
+    """A person's browser page whose clock can be put forward, and what it has asked for."""
+
+    page: Any
+    asked: list[str] = field(default_factory=list)
+    """Gradio's events: "beat" for a pulse's."""
+    own: list[str] = field(default_factory=list)
+    """The requests of the Annotate tab."""
+    open: list[Any] = field(default_factory=list)
+    """Of all these the ones that are not answered yet."""
+
+    def watch(self) -> None:
+        """Note each request from now on."""
+        config = self.page.evaluate("window.gradio_config")
+        names = {one["id"]: one["targets"][0][1] for one in config["dependencies"] if one["targets"]}
+
+        def note(request: Any) -> None:
+            if "/gradio_api/run/" in request.url or "/gradio_api/queue/join" in request.url:
+                self.asked.append(names[request.post_data_json["fn_index"]])
+            elif "/annotate/" in request.url:
+                self.own.append(request.url.rsplit("/", 1)[1])
+            else:
+                return
+            self.open.append(request)
+
+        def answered(request: Any) -> None:
+            if request in self.open:
+                self.open.remove(request)
+
+        self.page.on("request", note)
+        self.page.on("requestfinished", answered)
+        self.page.on("requestfailed", answered)
+
+    def turn(self, *names: str) -> None:
+        """Turn to a tab, and to one within it."""
+        for name in names:
+            self.page.get_by_role("tab", name=name, exact=True).click()
+
+    def until(self, true: Callable[[], Any]) -> None:
+        """Wait until something has been asked for, or answered."""
+        waited = 0
+        while not true():
+            assert waited < PATIENCE_MS, (self.asked, self.own, self.open)
+            self.page.wait_for_timeout(50)
+            waited += 50
+
+    def settle(self) -> None:
+        """Wait until everything that was asked for is answered."""
+        self.until(lambda: not self.open)
+
+    def put_forward(self) -> None:
+        """Let all that waits for time to pass happen, once; what that asks for has been asked for afterwards."""
+        self.page.clock.fast_forward(LONG_MS)
+        self.page.evaluate("fetch('healthz').then((answer) => answer.status)")
+
+    def rest_on_annotate(self, times: int = 3) -> None:
+        """Put the clock forward, each time until the Annotate tab has asked what it asks now and then."""
+        for _ in range(times):
+            before = self.own.count("safety")
+            self.put_forward()
+            self.until(lambda before=before: self.own.count("safety") > before)
+
+    def hold(self) -> Callable[[], None]:
+        """Keep the answers of Gradio's events back; returns what lets them through."""
+        held: list[Any] = []
+        through: list[bool] = []
+        self.page.route("**/gradio_api/run/**", lambda route: route.continue_() if through else held.append(route))
+
+        def let_through() -> None:
+            through.append(True)
+            for route in held:
+                route.continue_()
+
+        return let_through
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Database]]:
+    """The program with an admin and an annotator, who sign in with a password."""
+    data_dir = tmp_path_factory.mktemp("polling") / "data"
+    db = open_database(data_dir)
+    policies.ensure_base(db, BASE_NAME)
+    access.add_account(db, "kim", "admin", PASSWORD)
+    access.add_account(db, "ann", "annotator", PASSWORD)
+    with running_app(data_dir, "--no-workers") as (address, _):
+        yield address, db
+    db.close()
+
+
+@pytest.fixture
+def sign_in(site: tuple[str, Database], browser: Any) -> Iterator[Callable[[str], Looker]]:
+    """Signs a person in, in a browser of their own."""
+    contexts: list[Any] = []
+
+    def signed_in(name: str) -> Looker:
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        contexts.append(context)
+        page = context.new_page()
+        page.clock.install()
+        page.goto(f"{site[0]}login")
+        page.fill("input[name=name]", name)
+        page.fill("input[name=password]", PASSWORD)
+        page.keyboard.press("Enter")
+        page.wait_for_selector(f"text={name} · ", timeout=PATIENCE_MS)
+        looker = Looker(page)
+        looker.watch()
+        return looker
+
+    yield signed_in
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def admin(sign_in: Callable[[str], Looker]) -> Looker:
+    """An admin before the Annotate tab."""
+    return sign_in("kim")
+
+
+def make_run(db: Database) -> int:
+    """A run of which nothing is known yet."""
+    job_id = jobs.enqueue(db, SFTSpec(snapshot="0" * 64), "owner")
+    assert jobs.claim(db, job_id, "w") is not None
+    return job_id
+
+
+def test_after_all_tabs_were_visited_nothing_asks_but_the_tab_in_view(admin: Looker) -> None:
+    tabs = admin.page.get_by_role("tab").all_inner_texts()
+    assert len(tabs) == 10
+    for name in tabs:
+        admin.turn(name)
+        for within in WITHIN if name == "Train" else ():
+            admin.turn(within)
+        admin.settle()
+    admin.turn("Iterations")
+    admin.asked.clear()
+    admin.put_forward()
+    admin.until(lambda: "beat" in admin.asked)
+    admin.settle()
+    admin.put_forward()
+    admin.until(lambda: admin.asked.count("beat") == 2)
+    admin.turn("Annotate")
+    admin.settle()
+    admin.asked.clear()
+    admin.rest_on_annotate()
+    assert admin.asked == []
+
+
+def test_a_tab_that_is_opened_again_follows_again_with_one_beat_at_a_time(
+    admin: Looker, site: tuple[str, Database]
+) -> None:
+    db, page = site[1], admin.page
+    run = make_run(db)
+    for _ in range(3):
+        admin.turn("Train", "Runs")
+        page.locator(f"text=Job {run}, ").first.wait_for(timeout=PATIENCE_MS)
+        admin.turn("Annotate")
+    admin.rest_on_annotate(1)
+    assert jobs.report(db, run, "w", 30, 60, {"loss": 0.5}, "Warming up")
+    admin.turn("Train")  # its runs are in view again
+    page.locator("text=step 30 of 60").first.wait_for(timeout=PATIENCE_MS)
+    assert jobs.report(db, run, "w", 31, 60, {"loss": 0.4}, "Warming up")
+    page.locator("text=step 31 of 60").first.wait_for(timeout=PATIENCE_MS)
+    page.clock.pause_at(page.evaluate("Date.now()") / 1000 + 60)
+    admin.settle()
+    admin.asked.clear()
+    admin.put_forward()
+    admin.until(lambda: admin.asked)
+    admin.settle()
+    assert admin.asked == ["beat"], "however often it was opened"
+    assert jobs.finish(db, run, "w", {})
+
+
+def test_a_tab_that_is_left_before_its_opening_was_answered_does_not_begin_to_ask(admin: Looker) -> None:
+    let_through = admin.hold()
+    for names in (("Hub",), ("Playground",), ("Train", "Runs")):
+        before = len(admin.asked)
+        admin.turn(*names)
+        admin.until(lambda before=before: len(admin.asked) > before)
+    admin.turn("Annotate")
+    let_through()
+    admin.settle()
+    admin.asked.clear()
+    admin.rest_on_annotate()
+    assert admin.asked == []
+    admin.turn("Hub")
+    admin.settle()
+    admin.put_forward()
+    admin.until(lambda: "beat" in admin.asked)
+
+
+def test_a_beat_that_failed_is_not_the_last(admin: Looker) -> None:
+    admin.turn("Iterations")
+    admin.until(lambda: "beat" in admin.asked)
+    admin.settle()
+    admin.page.route("**/gradio_api/run/**", lambda route: route.fulfill(status=500, body="{}"))
+    admin.asked.clear()
+    admin.put_forward()
+    admin.until(lambda: "beat" in admin.asked)
+    admin.settle()
+    admin.page.unroute("**/gradio_api/run/**")
+    admin.asked.clear()
+    admin.own.clear()
+    admin.put_forward()
+    admin.until(lambda: admin.own == ["safety"])  # whether it was signed out
+    admin.settle()
+    admin.put_forward()
+    admin.until(lambda: "beat" in admin.asked)
+
+
+def test_a_page_that_was_signed_out_asks_no_more(admin: Looker) -> None:
+    admin.turn("Iterations")
+    admin.until(lambda: "beat" in admin.asked)
+    admin.settle()
+    admin.page.context.clear_cookies()
+    admin.asked.clear()
+    admin.own.clear()
+    admin.put_forward()
+    admin.until(lambda: "beat" in admin.asked)
+    admin.settle()
+    admin.put_forward()
+    admin.until(lambda: admin.own == ["safety"])
+    admin.page.get_by_role("alert").filter(has_text="not signed in any more").wait_for(timeout=PATIENCE_MS)
+    for _ in range(3):
+        admin.put_forward()
+    assert (admin.asked, admin.own) == (["beat"], ["safety"])
+
+
+def test_an_annotators_page_has_nothing_that_asks_but_its_own_tab(sign_in: Callable[[str], Looker]) -> None:
+    annotator = sign_in("ann")
+    assert annotator.page.locator(".pulse").count() == 0
+    annotator.rest_on_annotate()
+    assert annotator.asked == []
