@@ -18,6 +18,7 @@ from annotation.database import Database
 from annotation.incoming import importing, mapping, reading
 from annotation.incoming.importing import Look, Order, Outcome
 from annotation.incoming.mapping import ROLES, TARGETS, Record, Verdict
+from annotation.incoming.names import display_name, listed, printable
 from annotation.records import Split, UserError
 
 PROGRAM: Final = ("-m", "annotation", "import")
@@ -80,7 +81,7 @@ def order_of(options: argparse.Namespace) -> Order:
     for entry in options.columns:
         role, equals, column = entry.partition("=")
         if not equals:
-            raise UserError(f"'{reading.display_name(entry)}' names no column. Write it as --map prompt=question.")
+            raise UserError(f"'{display_name(entry)}' names no column. Write it as --map prompt=question.")
         columns[role.strip()] = column
     verdict: Verdict = "gold" if options.gold else "open" if options.open else "judged"
     first, last = rows_of(options.rows)
@@ -96,7 +97,7 @@ def split_of(text: str) -> Split | float:
         return float(text)
     except ValueError as error:
         raise UserError(
-            f"'{reading.display_name(text)}' is no split. Use train, held-out, or the held-out share, as 0.1."
+            f"'{display_name(text)}' is no split. Use train, held-out, or the held-out share, as 0.1."
         ) from error
 
 
@@ -107,7 +108,7 @@ def rows_of(text: str | None) -> tuple[int, int | None]:
     first, dash, last = text.replace(" ", "").partition("-")
     numbers = [first or "1", last or "0"] if dash else [first, first]
     if not all(number.isascii() and number.isdigit() and len(number) < 16 for number in numbers):
-        raise UserError(f"'{reading.display_name(text)}' is no range of rows. Write it as 1-100000.")
+        raise UserError(f"'{display_name(text)}' is no range of rows. Write it as 1-100000.")
     return int(numbers[0]), int(numbers[1]) or None
 
 
@@ -142,7 +143,7 @@ def run(options: argparse.Namespace, db: Database) -> None:
                 printer.outcome(outcome, options.dry_run)
         except MemoryError as error:
             raise UserError(
-                f"{reading.display_name(options.source)} needs more than {MEMORY_BYTES // 2**30} GB of memory to be "
+                f"{display_name(options.source)} needs more than {MEMORY_BYTES // 2**30} GB of memory to be "
                 "read. It is damaged, or has far too large rows. Nothing was imported."
             ) from error
 
@@ -196,7 +197,7 @@ class Printer:
         """What the first rows are."""
         self.end_bar()
         print(f"{found.name}: {found.format}")
-        print(f"Columns: {mapping.listed(found.columns)}")
+        print(f"Columns: {listed(found.columns)}")
         print(f"Taken for: {columns_line(found.proposed)}")
         print(found.problem or f"To be imported as {found.target}.")
         for row, record in zip(found.rows, found.records, strict=False):
@@ -262,7 +263,7 @@ class JsonPrinter(Printer):
 
 def columns_line(columns: Mapping[str, str]) -> str:
     """Roles and their columns in a sentence."""
-    pairs = [f"{role} = '{reading.display_name(column)}'" for role, column in columns.items()]
+    pairs = [f"{role} = '{display_name(column)}'" for role, column in columns.items()]
     return ", ".join(pairs) or "no column that is known"
 
 
@@ -287,5 +288,5 @@ def indented(record: Record) -> str:
         lines.append(f"answer{'' if rank is None else f' ranked {rank}'}: {answer}")
     if short.label is not None:
         lines.append(f"labelled {'good' if short.label else 'bad'}")
-    clean = [" ".join(reading.printable(part) for part in line.split("\n")) for line in lines]
+    clean = [" ".join(printable(part) for part in line.split("\n")) for line in lines]
     return os.linesep.join(f"  {line}" for line in clean)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from annotation.incoming.reading import Row, display_name, finite, kind_of, parse_json
+from annotation.incoming.names import display_name, listed
+from annotation.incoming.reading import Row, finite, kind_of, parse_json
 from annotation.records import MAXIMUM_ANSWERS, Message, UserError
 
 Target = Literal["prompts", "demonstrations", "preferences"]
@@ -233,12 +234,6 @@ def make_plan(
     except UserError as error:
         raise UserError(f"{error} The columns are: {listed(known)}.") from error
     return plan
-
-
-def listed(columns: Sequence[str]) -> str:
-    """Column names in a sentence."""
-    shown = ", ".join(f"'{display_name(column)}'" for column in columns[:30])
-    return f"{shown} and {len(columns) - 30} more" if len(columns) > 30 else shown or "none"
 
 
 def likely_target(rows: Sequence[Row], columns: Columns) -> Target:
