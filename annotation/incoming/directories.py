@@ -181,7 +181,7 @@ def splits_told(name: str, told: Any, data_dir: Any, there: Sequence[str]) -> di
 
 
 def patterns_in(name: str, told: Any) -> Iterator[tuple[str, str]]:
-    """Each split and pattern of a configuration's `data_files`, in whichever of the forms of cards. Raises UserError."""
+    """Each split and pattern of a configuration's `data_files`, in any form of cards. Raises UserError."""
     for entry in told if isinstance(told, list) else [told]:
         split, patterns = (entry.get("split"), entry.get("path")) if isinstance(entry, dict) else ("train", entry)
         for pattern in patterns if isinstance(patterns, list) else [patterns]:
@@ -270,8 +270,8 @@ def inside_of(directory: Path, path: str, name: str) -> Path:
         raise UserError(f"{name} has no readable file {display_name(path)} (or a link that leads nowhere).") from error
     if not any(found.is_relative_to(ground) for ground in grounds):
         raise UserError(
-            f"{display_name(path)} in {name} is a link that leads out of the directory. Put the file itself there if it "
-            "belongs to the dataset. Nothing was read."
+            f"{display_name(path)} in {name} is a link that leads out of the directory. Put the file itself there if "
+            "it belongs to the dataset. Nothing was read."
         )
     if not found.is_file():
         raise UserError(f"{display_name(path)} in {name} is no ordinary file (a device or a pipe).")

@@ -628,9 +628,9 @@ def first_line(error: BaseException) -> str:
 
 # ------------------------------------------------------------------------------------- directories of datasets, Hub
 def dataset_directory(path: Path, name: str, split: str | None, config: str | None) -> Source:
-    """A directory of `save_to_disk`, or one with data files in the layout of `load_dataset` (our own exports are such).
+    """A directory of `save_to_disk`, or one with data files as `load_dataset` has it (our own exports are such).
 
-    The files are found and read here, never by `datasets`, which would follow whatever paths and addresses a card names.
+    The files are found and read here, never by `datasets`, which would follow all that a card names.
     Raises UserError if it is none, or has several splits and none is chosen.
     """
     saved = directories.saved_splits(path)
