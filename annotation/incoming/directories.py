@@ -149,9 +149,7 @@ def chosen_config(name: str, configs: Sequence[Mapping[str, Any]], wanted: str |
     known = {str(one.get("config_name", "default")): one for one in configs}
     if wanted is not None:
         if wanted not in known:
-            raise UserError(
-                f"{name} has no configuration '{display_name(wanted)}'. There are: {listed(tuple(known))}."
-            )
+            raise UserError(f"{name} has no configuration '{display_name(wanted)}'. There are: {listed(tuple(known))}.")
         return known[wanted]
     default = [one for key, one in known.items() if one.get("default") is True or key == "default"]
     if default or len(known) <= 1:

@@ -96,6 +96,8 @@ def side_words(a: str, b: str) -> Mapping[str, int]:
     """Words for the first (0) and the second (1) answer, those by the columns' names among them."""
     one, other = plain_name(a), plain_name(b)
     start = next((place for place, (left, right) in enumerate(zip(one, other, strict=False)) if left != right), 0)
+    while start and one[start - 1].isdecimal():
+        start -= 1  # a number is told apart as a whole
     words = ({"a", "left", "first"}, {"b", "right", "second"})
     stems = ("model", "response", "answer", "assistant", "output", "completion", "conversation")
     for side, name in enumerate((one, other)):
@@ -238,8 +240,8 @@ def label_reader(columns: Columns, good_from: float | None) -> Callable[[Mapping
         seen.add(number)
         if plain_name(column) in SCALES or number not in (0, 1, -1) or {0, -1} <= seen:
             raise Unclear(
-                f"The column '{display_name(column)}' holds {', '.join(f'{one:g}' for one in sorted(seen))}: numbers of "
-                f"a scale, not labels. {HOW_RATINGS.format(display_name(column))} Nothing was imported."
+                f"The column '{display_name(column)}' holds {', '.join(f'{one:g}' for one in sorted(seen))}: numbers "
+                f"of a scale, not labels. {HOW_RATINGS.format(display_name(column))} Nothing was imported."
             )
         return number == 1
 
@@ -247,8 +249,8 @@ def label_reader(columns: Columns, good_from: float | None) -> Callable[[Mapping
 
 
 HOW_RATINGS: Final = (
-    "Say from which number on an answer is good, for example --map label= --map rating={0} --good-from 3; answers below "
-    "it are bad ones."
+    "Say from which number on an answer is good, for example --map rating={0} --good-from 3 (“Good from” on the page); "
+    "answers below it are bad ones."
 )
 
 
