@@ -134,9 +134,8 @@ def propose(rows: Sequence[Row]) -> dict[str, str]:
             return question | pair | winner | find("strength", taken)
         return question | pair | (signed or find_scores(names, ends) or find("strength", taken))
     if responses:
-        question, ranks = without(question, responses), find("ranks")
-        told = ranks | find("outcome") | find("strength") if "outcome" in names and ranks else find("scores") or ranks
-        return question | responses | told
+        judged = find("outcome") and find("outcome") | find("strength")
+        return without(question, responses) | responses | (find("scores") or find("ranks")) | judged
     messages = find("messages")
     if messages and "messages" not in question:
         return messages | find("system") | find_quality(rows, names, messages.values())

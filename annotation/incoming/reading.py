@@ -18,7 +18,7 @@ from typing import IO, Any, NoReturn
 from annotation import hub
 from annotation.incoming import directories
 from annotation.incoming.names import display_name
-from annotation.outgoing.formats import original
+from annotation.outgoing.formats import original, unflattened
 from annotation.records import UserError
 
 MEGABYTE = 1024 * 1024
@@ -506,9 +506,18 @@ def csv_rows(stream: Stream) -> Iterator[RawRow]:
         if wrong:
             yield BadRow(number, f"{wrong}. {RE_SAVE}")
         elif len(cells) == len(header):
-            yield Row(number, dict(zip(header, map(original, cells) if ours else cells, strict=True)))
+            values = dict(zip(header, cells, strict=True))
+            yield our_row(number, values) if ours else Row(number, values)
         elif cells:
             yield BadRow(number, f"has {len(cells)} fields, but the header has {len(header)}")
+
+
+def our_row(number: int, cells: Mapping[str, str]) -> RawRow:
+    """A row of our own export."""
+    try:
+        return Row(number, unflattened({name: original(text) for name, text in cells.items()}))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return BadRow(number, "was changed since Prefloop exported it: a conversation, ranking or order is damaged")
 
 
 def chain_first(first: str, rest: Iterable[str]) -> Iterator[str]:

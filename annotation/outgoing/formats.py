@@ -580,6 +580,20 @@ def flat_row(judgement: Judgement, agreement: float, known: Known) -> Row:
     }
 
 
+def unflattened(row: Mapping[str, str]) -> Row:
+    """What an import reads in a flat row: conversation, answers and verdict as lists, the rest as it is.
+
+    Raises ValueError or KeyError for a row that somebody has changed so that it is none any more.
+    """
+    size = len(json.loads(row["shown_order"]))
+    texts = [row[f"answer_{place}"] for place in range(1, size + 1)]
+    told = {"conversation": json.loads(row["conversation"]), "answers": [answer(text) for text in texts]}
+    ranking = json.loads(row["ranking"]) if row["ranking"] else None
+    said = {*told, "ranking", "prompt", "chosen", "rejected"}
+    rest = {name: text for name, text in row.items() if name not in said and not name.startswith("answer_")}
+    return {**told, "ranking": ranking, **rest}
+
+
 def as_json(value: Any) -> str:
     """A list in one cell."""
     return json.dumps(value, ensure_ascii=False)

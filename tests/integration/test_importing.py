@@ -766,7 +766,7 @@ def test_the_form_is_filled_by_a_look_and_can_be_changed(page: gr.Blocks, db: Da
     assert "<b>" not in shown
     assert follow(page, sent[-1])[-1] == gr.skip(), "a session's form is filled once"
     chosen = {**{role: update["value"] for role, update in columns.items()}, "prompt": "title"}
-    form = ["preferences", "open", "share", 100, "1-2", *chosen.values()]
+    form = ["preferences", "open", "share", 100, "1-2", None, *chosen.values()]
     handler(page, "import-import")(kim, *source, *form)
     sent = follow(page, sent[-1])
     assert "2 rows read. Imported: 1 new prompt, 2 comparisons to be judged by people." in sent[0]
@@ -788,7 +788,7 @@ def test_a_form_that_cannot_be_meant_is_refused(
     page: gr.Blocks, source: list[Any], form: list[Any], message: str
 ) -> None:
     with pytest.raises(gr.Error, match=message):
-        handler(page, "import-check")(gr.Request(username="kim"), *source, *form, *([""] * len(tab.ROLES)))
+        handler(page, "import-check")(gr.Request(username="kim"), *source, *form, None, *([""] * len(tab.ROLES)))
 
 
 def test_what_was_typed_cannot_become_an_option() -> None:
