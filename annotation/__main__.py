@@ -19,14 +19,14 @@ DEFAULT_DATA_DIR = Path(__file__).resolve().parent.parent / "data"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. A mistake that a person can mend is one sentence on stderr and exit status 2."""
+    """Run one command; returns the exit status. A mistake that a person can mend is a sentence on stderr, and 2."""
     keep_private()
     options = parser().parse_args(arguments)
     try:
         if options.topic == "copies":  # these may be asked for where there is no database, or a broken one
             copies_command.run(options)
         else:
-            options.act(options, open_database(options.data))
+            return int(options.act(options, open_database(options.data)) or 0)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

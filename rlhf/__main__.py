@@ -19,6 +19,7 @@ from rlhf import (
     base_model,
     deciding,
     describing,
+    heldout,
     hub_command,
     jobs,
     judges,
@@ -180,6 +181,8 @@ def wait_for(db: Database, data_dir: Path, job_id: int) -> int:
     """Run a queued job when its turn comes, wait for its end, and print how it ended."""
     job = jobs.get(db, job_id)
     print(f"job {job_id}: {to_json(job.spec)}", flush=True)
+    if job.status == "queued" and (missing := heldout.missing_for(db, job.spec)):
+        print(missing, flush=True)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         job = follow(db, data_dir, job)

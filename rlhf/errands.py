@@ -18,6 +18,7 @@ from annotation import hub as hubs
 from annotation.database import Database
 from annotation.environment import SPACE_TOKEN
 from annotation.hub import Hub
+from annotation.incoming.import_command import NOTHING_USABLE
 from annotation.measuring.reporting import some
 from annotation.outgoing.formats import Request as Export
 from annotation.outgoing.formats import check_licence
@@ -496,7 +497,7 @@ def import_data(db: Database, data_dir: Path, errand_id: int, arguments: Sequenc
                 tell(db, errand_id, following["progress"])
             said = following
         said, words = last_said(printed), last_words(errors)
-    if process.returncode == 0:
+    if process.returncode == 0 or (process.returncode == NOTHING_USABLE and ("look" in said or "outcome" in said)):
         return Done("", said)
     if process.returncode == REFUSED:
         raise Ended(words.splitlines()[-1] if words else "The import was refused.", REFUSED)

@@ -14,16 +14,25 @@ from annotation import store
 from annotation.database import Database
 from annotation.records import Prompt, UserError, now
 from rlhf import jobs, policies
-from rlhf.freezing import Listing, store_snapshot
+from rlhf.freezing import Listing, snapshot_counts, store_snapshot
 from rlhf.policies import Policy
 from rlhf.rows import load_snapshot
-from rlhf.specs import PPOSpec, TrainingSpec
+from rlhf.specs import PPOSpec, RewardModelSpec, Spec, TrainingSpec
 
 SETTING = "held_out_sets"
 # Below this an interval of a win rate spans more than two fifths of what is possible.
 FEW = 20
 SAMPLE_PROMPTS = 3
 NONE = "There is no held-out prompt to measure on. Import some, with a share that is held out, and check it again."
+
+NOTHING_TO_CHECK = (
+    "Nothing is held out: what comes of this run can't be checked on prompts it was not trained on. Import some with a "
+    "share that is held out before you start."
+)
+NO_PAIRS_TO_CHECK = (
+    "No judged comparison is held out: how often the reward model is right can't be measured, and PPO asks for that. "
+    "Judge some answers to held-out prompts before you start."
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,21 @@ def renew(db: Database, data_dir: Path, most: int) -> HeldOut:
         new = HeldOut(len(made) + 1, sha256, len(rows), now())
         store.set_setting(db, SETTING, [asdict(version) for version in (*made, new)])
     return new
+
+
+def nothing_to_check(db: Database, spec: TrainingSpec, held_out: int) -> str:
+    """What is said before a training that nothing is held out for; empty if there is. `held_out`: items of its data."""
+    if isinstance(spec, RewardModelSpec):
+        return "" if held_out else NO_PAIRS_TO_CHECK
+    return "" if db.value("SELECT 1 FROM prompt WHERE split = 'held-out' LIMIT 1") else NOTHING_TO_CHECK
+
+
+def missing_for(db: Database, spec: Spec) -> str:
+    """`nothing_to_check` of a job as it is queued; empty for jobs that train nothing."""
+    if not isinstance(spec, TrainingSpec):
+        return ""
+    held_out = snapshot_counts(db, spec.snapshot).get("held-out", 0) if spec.snapshot else 0
+    return nothing_to_check(db, spec, held_out)
 
 
 def sample_prompts(db: Database) -> list[Prompt]:

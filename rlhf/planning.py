@@ -138,10 +138,11 @@ def data_card(data: Data, kind: str) -> str:
     if kind != "ppo":
         held_out = unit if items == found.train else found.unit
         numbers.append((f"Held-out {held_out} to check with", f"{found.held_out:,}"))
+    known = facts(numbers, "facts figures") + (paragraph(data.unchecked, "warning") if data.unchecked else "")
     if found.unit != "pairs":
-        return facts(numbers, "facts figures")
+        return known
     explained = paragraph(PAIRS_SENTENCE if found.flip is None else f"{PAIRS_SENTENCE} {FLIP_SENTENCE}", "quiet")
-    return facts(numbers, "facts figures") + explained + left_out_table(found.left_out)
+    return known + explained + left_out_table(found.left_out)
 
 
 def left_out_table(left_out: Mapping[str, int]) -> str:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from annotation import store
 from annotation.database import Database
 from annotation.records import Split, UserError
-from rlhf import base_model, estimates, fields, freezing, jobs, loop, policies, previews, refusals
+from rlhf import base_model, estimates, fields, freezing, heldout, jobs, loop, policies, previews, refusals
 from rlhf.chat import ChatTokenizer, chat_tokenizer
 from rlhf.estimates import Fit, Load, Machine, Pace, Parameters, Shapes
 from rlhf.fields import Form, TrainingJob
@@ -46,6 +46,8 @@ class Data:
     """What batches count, to train on: a reward model takes whole comparisons."""
     answers: int = 0
     """Answers of the largest comparison that a reward model takes; 0 for what is no reward model's."""
+    unchecked: str = ""
+    """What is to be known before it starts where nothing is held out to check it with."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ class Prospects:
                 return data
             began = time.monotonic()
             found = loop.preview(self.db, self.data_dir, spec)
-            data = Data(found, *previews.items_to_train(self.db, spec, found))
+            unchecked = heldout.nothing_to_check(self.db, spec, found.held_out)
+            data = Data(found, *previews.items_to_train(self.db, spec, found), unchecked)
             remember(self._data, key, (mark, rest_after(began, time.monotonic()), data), KEPT_DATA)
             return data
 

@@ -12,7 +12,7 @@ from annotation import asking
 from annotation import hub as hubs
 from annotation.database import Database
 from annotation.records import UserError
-from rlhf import jobs, loop, rentals, renting
+from rlhf import heldout, jobs, loop, rentals, renting
 from rlhf.rentals import Terms
 from rlhf.specs import Spec
 
@@ -32,6 +32,8 @@ def run(options: argparse.Namespace, db: Database, spec: Spec) -> int:
     hub = hubs.connect(hubs.token_here())
     hubs.check_token(hub)
     terms = renting.offered(hub, options.rent, options.hours, options.payer)
+    if spec.kind != "reward_model" and (missing := heldout.missing_for(db, spec)):
+        print(missing)
     if not options.yes and not agreed(terms):
         print("Nothing was rented.")
         return 1

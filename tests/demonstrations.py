@@ -22,5 +22,5 @@ def demonstrate(machine: Machine, train: int, held_out: int) -> None:
         lines.append(json.dumps({"messages": turns}) + "\n")
     path = machine.data_dir / "demonstrations.jsonl"
     path.write_text("".join(lines), "utf-8")
-    outcome = run_import(machine.db, open_path(path), Order(), "a test", lambda what, rows, share: None)
+    outcome = run_import(machine.db, open_path(path), Order(split="train"), "a test", lambda what, rows, share: None)
     assert outcome.counts.demonstrations == train + held_out

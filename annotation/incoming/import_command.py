@@ -16,14 +16,18 @@ from typing import Any, Final, Literal
 
 from annotation.database import Database
 from annotation.incoming import importing, mapping, reading
+from annotation.incoming.columns import ROLES
 from annotation.incoming.importing import Look, Order, Outcome
-from annotation.incoming.mapping import ROLES, TARGETS, Record, Verdict
+from annotation.incoming.mapping import TARGETS, Record, Verdict
+from annotation.incoming.names import display_name, listed, printable
 from annotation.records import Split, UserError
 
 PROGRAM: Final = ("-m", "annotation", "import")
 # A last resort: whatever a file unpacks to inside a library, this process ends before the machine is short of memory.
 MEMORY_BYTES: Final = 4 * 2**30
 SHOWN_TEXT: Final = 400
+NOTHING_USABLE: Final = 1
+"""The exit status where something was read, and nothing could be made of any row."""
 BAR: Final = 30
 Topics = Any
 """What `argparse.ArgumentParser.add_subparsers` returns."""
@@ -42,7 +46,7 @@ def add_parser(topics: Topics, shared: argparse.ArgumentParser) -> None:
     command.set_defaults(act=run)
     command.add_argument("source", metavar="SOURCE", help=f"{reading.FORMATS}; with --hub a dataset's name on the Hub")
     command.add_argument("--hub", action="store_true", help="SOURCE is a dataset on the Hugging Face Hub")
-    command.add_argument("--config", metavar="NAME", help="configuration of a Hub dataset")
+    command.add_argument("--config", metavar="NAME", help="configuration of a dataset")
     command.add_argument("--source-split", metavar="NAME", help="split of a dataset to read")
     command.add_argument(
         "--as",
@@ -60,7 +64,13 @@ def add_parser(topics: Topics, shared: argparse.ArgumentParser) -> None:
         help="the column for a role, where the proposed one is wrong; ROLE= leaves a role out",
     )
     command.add_argument(
-        "--split", default="train", metavar="SPLIT", help="of new prompts: train, held-out, or a held-out share as 0.1"
+        "--split",
+        default=str(importing.HELD_OUT_SHARE),
+        metavar="SPLIT",
+        help="of new prompts: train, held-out, or the share that is held out (default: %(default)s)",
+    )
+    command.add_argument(
+        "--good-from", type=float, metavar="N", help="with a rating: answers of at least N are good, the others bad"
     )
     verdicts = command.add_mutually_exclusive_group()
     verdicts.add_argument("--gold", action="store_true", help="comparisons with a known answer, to measure annotators")
@@ -80,11 +90,11 @@ def order_of(options: argparse.Namespace) -> Order:
     for entry in options.columns:
         role, equals, column = entry.partition("=")
         if not equals:
-            raise UserError(f"'{reading.display_name(entry)}' names no column. Write it as --map prompt=question.")
+            raise UserError(f"'{display_name(entry)}' names no column. Write it as --map prompt=question.")
         columns[role.strip()] = column
     verdict: Verdict = "gold" if options.gold else "open" if options.open else "judged"
     first, last = rows_of(options.rows)
-    return Order(options.target, columns, verdict, split_of(options.split), first, last)
+    return Order(options.target, columns, verdict, split_of(options.split), first, last, options.good_from)
 
 
 def split_of(text: str) -> Split | float:
@@ -96,7 +106,7 @@ def split_of(text: str) -> Split | float:
         return float(text)
     except ValueError as error:
         raise UserError(
-            f"'{reading.display_name(text)}' is no split. Use train, held-out, or the held-out share, as 0.1."
+            f"'{display_name(text)}' is no split. Use train, held-out, or the held-out share, as 0.1."
         ) from error
 
 
@@ -107,7 +117,7 @@ def rows_of(text: str | None) -> tuple[int, int | None]:
     first, dash, last = text.replace(" ", "").partition("-")
     numbers = [first or "1", last or "0"] if dash else [first, first]
     if not all(number.isascii() and number.isdigit() and len(number) < 16 for number in numbers):
-        raise UserError(f"'{reading.display_name(text)}' is no range of rows. Write it as 1-100000.")
+        raise UserError(f"'{display_name(text)}' is no range of rows. Write it as 1-100000.")
     return int(numbers[0]), int(numbers[1]) or None
 
 
@@ -119,12 +129,14 @@ def arguments_of(order: Order) -> list[str]:
         arguments.append(f"--{order.verdict}")
     if order.first != 1 or order.last is not None:
         arguments.append(f"--rows={order.first}-{order.last or ''}")
+    if order.good_from is not None:
+        arguments.append(f"--good-from={order.good_from}")
     return arguments
 
 
 # ------------------------------------------------------------------------------------------------------------ running
-def run(options: argparse.Namespace, db: Database) -> None:
-    """Look, check or import, and print what came of it. Raises UserError when nothing was imported."""
+def run(options: argparse.Namespace, db: Database) -> int:
+    """Look, check or import, and print what came of it; 1 where no row can be used. Raises UserError on refusal."""
     order = order_of(options)
     order.check()
     printer: Printer = JsonPrinter() if options.json_progress else Printer(options.show)
@@ -134,15 +146,17 @@ def run(options: argparse.Namespace, db: Database) -> None:
                 printer.progress("asking the Hub", 0, None)
                 source = reading.hub_dataset(options.source, options.config, options.source_split)
             else:
-                source = reading.open_path(Path(options.source), options.source_split)
+                source = reading.open_path(Path(options.source), options.source_split, options.config)
             if options.look:
-                printer.look(importing.look(source, order))
-            else:
-                outcome = importing.run_import(db, source, order, options.by, printer.progress, options.dry_run)
-                printer.outcome(outcome, options.dry_run)
+                found = importing.look(source, order)
+                printer.look(found)
+                return 0 if found.usable else NOTHING_USABLE
+            outcome = importing.run_import(db, source, order, options.by, printer.progress, options.dry_run)
+            printer.outcome(outcome, options.dry_run)
+            return NOTHING_USABLE if outcome.nothing_usable else 0
         except MemoryError as error:
             raise UserError(
-                f"{reading.display_name(options.source)} needs more than {MEMORY_BYTES // 2**30} GB of memory to be "
+                f"{display_name(options.source)} needs more than {MEMORY_BYTES // 2**30} GB of memory to be "
                 "read. It is damaged, or has far too large rows. Nothing was imported."
             ) from error
 
@@ -196,9 +210,11 @@ class Printer:
         """What the first rows are."""
         self.end_bar()
         print(f"{found.name}: {found.format}")
-        print(f"Columns: {mapping.listed(found.columns)}")
+        print(f"Columns: {listed(found.columns)}")
         print(f"Taken for: {columns_line(found.proposed)}")
         print(found.problem or f"To be imported as {found.target}.")
+        for note in found.notes:
+            print(note)
         for row, record in zip(found.rows, found.records, strict=False):
             print(f"\nRow {row.number}:")
             print("  not usable: " + record if isinstance(record, str) else indented(record))
@@ -262,7 +278,7 @@ class JsonPrinter(Printer):
 
 def columns_line(columns: Mapping[str, str]) -> str:
     """Roles and their columns in a sentence."""
-    pairs = [f"{role} = '{reading.display_name(column)}'" for role, column in columns.items()]
+    pairs = [f"{role} = '{display_name(column)}'" for role, column in columns.items()]
     return ", ".join(pairs) or "no column that is known"
 
 
@@ -287,5 +303,7 @@ def indented(record: Record) -> str:
         lines.append(f"answer{'' if rank is None else f' ranked {rank}'}: {answer}")
     if short.label is not None:
         lines.append(f"labelled {'good' if short.label else 'bad'}")
-    clean = [" ".join(reading.printable(part) for part in line.split("\n")) for line in lines]
+    if short.remark:
+        lines.append(f"remark: {short.remark}")
+    clean = [" ".join(printable(part) for part in line.split("\n")) for line in lines]
     return os.linesep.join(f"  {line}" for line in clean)

@@ -20,7 +20,7 @@ from typing import IO, Any, Final, Literal, Protocol
 from annotation.database import Database
 from annotation.environment import child_environment
 from annotation.incoming import importing
-from annotation.incoming.import_command import PROGRAM
+from annotation.incoming.import_command import NOTHING_USABLE, PROGRAM
 from annotation.incoming.moving import latest_import
 from annotation.records import UserError
 
@@ -152,7 +152,7 @@ class Importer:
                 self.tell(progress=said["progress"])
         status, printed = run.end()
         result = said.get("look") or said.get("outcome")
-        if status == 0 and result is not None:
+        if status in (0, NOTHING_USABLE) and result is not None:
             self.tell(status="finished", result=result)
         elif status == REFUSED:
             self.tell(status="failed", error=printed.splitlines()[-1] if printed else "The import was refused.")

@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,10 +18,13 @@ from filelock import FileLock, Timeout
 
 from annotation.database import Database, explain_disk_errors
 from annotation.incoming import mapping
-from annotation.incoming.mapping import ROLES, Columns, Plan, Record, Target, Unusable, Verdict
+from annotation.incoming.columns import ROLES, Met, columns_of, propose
+from annotation.incoming.mapping import Plan, Reader, Record, Target, Verdict
 from annotation.incoming.moving import Move, clear_unfinished
+from annotation.incoming.names import listed
 from annotation.incoming.reading import BadRow, RawRow, Row, Source
 from annotation.incoming.staging import Counts, Skipped, Staging
+from annotation.incoming.verdicts import Columns, Unusable
 from annotation.records import Prompt, Split, UserError
 
 STARTER_FILE = Path(__file__).parent.parent / "starter_prompts.jsonl"
@@ -29,6 +32,8 @@ LOOKED_AT = 100
 KEPT_SKIPPED = 1_000
 REPORT_SECONDS = 0.25
 SCRATCH = "import-"
+# Of the prompts of an import, so many are held out unless somebody says otherwise: without any, nothing can be checked.
+HELD_OUT_SHARE = 0.1
 
 # Called now and then with what is being done, the rows read so far, and the share of the whole where it is known.
 Progress = Callable[[str, int, float | None], None]
@@ -52,12 +57,14 @@ class Order:
     """Columns by role where the proposed ones are not right; '' leaves a role out."""
     verdict: Verdict = "judged"
     """What becomes of verdicts: judgements, the known answers of gold comparisons, or nothing: people are to judge."""
-    split: Split | float = "train"
+    split: Split | float = HELD_OUT_SHARE
     """The split of new prompts, or the share of them that is held out."""
     first: int = 1
     """The first row to import."""
     last: int | None = None
     """The last row to import."""
+    good_from: float | None = None
+    """The rating from which on an answer is good."""
 
     def check(self) -> None:
         """Raises UserError for what can't be meant."""
@@ -83,28 +90,48 @@ class Look:
     records: tuple[Record | str, ...]
     """What becomes of the rows, or the reason why nothing does."""
     bad: tuple[BadRow, ...]
+    usable: bool
+    """Whether something can be made of any of the first rows."""
+    notes: tuple[str, ...]
+    """What of the source is not used."""
 
 
 def look(source: Source, order: Order, shown: int = 5) -> Look:
     """Read the beginning only. Raises UserError where there is nothing to read."""
     order.check()
     rows, bad = beginning(source)
-    columns = tuple(mapping.columns_of(rows))
-    named = mapping.propose(rows) | {role: column for role, column in order.columns.items() if role in ROLES}
+    columns = tuple(columns_of(rows))
+    named = propose(rows) | {role: column for role, column in order.columns.items() if role in ROLES}
     proposed = {role: column for role, column in named.items() if column in columns}
     target: Target | None = None
     problem = ""
     records: list[Record | str] = []
+    notes: tuple[str, ...] = ()
     try:
-        plan = mapping.make_plan(rows, order.target, order.columns, order.verdict)
+        plan = mapping.make_plan(rows, order.target, order.columns, order.verdict, order.good_from)
         proposed, target = dict(plan.columns), plan.target
-        records = [read_or_reason(plan, row) for row in rows[:shown]]
+        read = plan.reader
+        records = [read_or_reason(read, row) for row in rows]
+        notes = tuple(notes_on(source, plan, rows))
     except UserError as error:
         problem = str(error)
     return Look(
         source.name, source.format, source.counted, columns, proposed, target, problem, tuple(rows[:shown]),
-        tuple(records), tuple(bad[:shown]),
+        tuple(records[:shown]), tuple(bad[:shown]), any(isinstance(record, Record) for record in records), notes,
     )  # fmt: skip
+
+
+def notes_on(source: Source, plan: Plan, rows: Iterable[Row], met: Met | None = None) -> list[str]:
+    """What of a source is not used, in sentences: columns by what was met of them, and files of a directory."""
+    met = met or Met()
+    for row in rows:
+        met.see(row.values)
+    telling, others = met.unused(plan.used)
+    return [
+        *([f"Not used, though it may change what the rows mean: {listed(telling)}."] if telling else []),
+        *([f"Not used: {listed(others)}."] if others else []),
+        *([f"Files that are not read: {listed(source.unread)}."] if source.unread else []),
+    ]
 
 
 def beginning(source: Source) -> tuple[list[Row], list[BadRow]]:
@@ -121,10 +148,10 @@ def beginning(source: Source) -> tuple[list[Row], list[BadRow]]:
     return rows, bad
 
 
-def read_or_reason(plan: Plan, row: Row) -> Record | str:
+def read_or_reason(read: Reader, row: Row) -> Record | str:
     """What a row says, or why it can't be imported."""
     try:
-        return plan.reader(row.values)
+        return read(row.values)
     except Unusable as error:
         return str(error)
 
@@ -149,6 +176,13 @@ class Outcome:
     seconds: float
     locked_seconds: float
     """How long others could not write, at the longest."""
+    notes: Sequence[str] = ()
+    """What of the source is not used."""
+
+    @property
+    def nothing_usable(self) -> bool:
+        """Whether nothing could be made of any row."""
+        return self.counts.skipped == self.counts.rows
 
 
 def run_import(
@@ -161,11 +195,12 @@ def run_import(
     order.check()
     began = time.monotonic()
     rows, _ = beginning(source)
-    plan = mapping.make_plan(rows, order.target, order.columns, order.verdict)
+    plan = mapping.make_plan(rows, order.target, order.columns, order.verdict, order.good_from)
+    met = Met()
     with only_import(db) as directory:
         staging = Staging(directory, plan.target, plan.verdict, order.split)
         try:
-            gather(source, order, plan, staging, progress)
+            gather(source, order, plan, staging, met, progress)
             checksum = "" if dry_run else (source.checksum or staging.checksum)()
             progress("comparing with what is there", staging.counts.rows, None)
             staging.finish(db, KEPT_SKIPPED)
@@ -181,11 +216,11 @@ def run_import(
             staging.database.close()
     return Outcome(
         source.name, source.format, source.counted, plan.target, plan.columns, staging.counts, staging.reasons,
-        staging.skipped, import_id, time.monotonic() - began, locked,
+        staging.skipped, import_id, time.monotonic() - began, locked, notes_on(source, plan, (), met),
     )  # fmt: skip
 
 
-def gather(source: Source, order: Order, plan: Plan, staging: Staging, progress: Progress) -> None:
+def gather(source: Source, order: Order, plan: Plan, staging: Staging, met: Met, progress: Progress) -> None:
     """Read every row into the scratch file."""
     read = plan.reader
     reported = time.monotonic()
@@ -195,6 +230,7 @@ def gather(source: Source, order: Order, plan: Plan, staging: Staging, progress:
             if isinstance(row, BadRow):
                 staging.skip(row.number, row.column, row.reason)
             else:
+                met.see(row.values)
                 try:
                     staging.add(row.number, read(row.values))
                 except Unusable as error:
@@ -276,9 +312,16 @@ def summary(outcome: Outcome) -> list[str]:
     kinds = ("prompts", "judged", "gold", "open", "demonstrations")
     new = [counted(name, getattr(counts, name)) for name in kinds if getattr(counts, name)]
     verb = "Imported" if outcome.import_id is not None else "To import"
-    nothing = "None of them can be used." if counts.skipped == counts.rows else "Nothing new in them."
+    nothing = "None of them can be used." if outcome.nothing_usable else "Nothing new in them."
     first = f"{verb}: {', '.join(new)}." if new else nothing
-    others = ("held_out", "repeated", "known", "skipped")
+    others = ("repeated", "known", "skipped")
     rest = "; ".join(counted(name, getattr(counts, name)) for name in others if getattr(counts, name))
     remarks = [f"{count:,} × {remark}." for remark, count in counts.remarks.items()]
-    return [f"{counts.rows:,} rows read. {first}", *([f"{rest}."] if rest else []), *remarks]
+    held_out = [held_out_sentence(counts)] if counts.prompts else []
+    return [f"{counts.rows:,} rows read. {first}", *([f"{rest}."] if rest else []), *held_out, *remarks, *outcome.notes]
+
+
+def held_out_sentence(counts: Counts) -> str:
+    """How many of the new prompts can be checked with, and how that is changed."""
+    told = "Nothing is held out" if not counts.held_out else counted("held_out", counts.held_out)
+    return f"{told}, to check with (--split, “New prompts are” on the page, says how many)."

@@ -1,94 +1,69 @@
-"""Columns to roles, raw rows to records or the reason why not: every shape of data that can be imported. Pure."""
+"""Raw rows to records, or the reason why not: every shape of data that can be imported. Pure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
-from annotation.incoming.reading import Row, display_name, finite, kind_of, parse_json
+from annotation.incoming.columns import PICTURES, ROLES, at_path, columns_of, find_question, propose
+from annotation.incoming.names import display_name, listed
+from annotation.incoming.reading import Row
+from annotation.incoming.turns import (
+    SPEAKERS,
+    as_turns,
+    checked,
+    earlier_turns,
+    list_of,
+    message_of,
+    text_lists,
+    text_of,
+)
+from annotation.incoming.verdicts import (
+    BAD,
+    FIRST,
+    SECOND,
+    SIGNED,
+    TIED,
+    TIES,
+    Columns,
+    Unclear,
+    Unusable,
+    compared,
+    dense,
+    index_of,
+    label_reader,
+    numbers,
+    plain_name,
+    preference_reader,
+    strength_of,
+    winner_reader,
+    word_of,
+)
 from annotation.records import MAXIMUM_ANSWERS, Message, UserError
+from annotation.transcripts import is_transcript
 
 Target = Literal["prompts", "demonstrations", "preferences"]
 Verdict = Literal["judged", "gold", "open"]
-Columns = Mapping[str, str]
 TARGETS: tuple[Target, ...] = get_args(Target)
 
-MAXIMUM_TEXT = 100_000
-MAXIMUM_TURNS = 200
-
-# Each role a column can play: what it is for, and the names by which it is recognised, likeliest first.
-ROLES: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "prompt": (
-        "the question: text, messages, or a Human/Assistant transcript",
-        ("prompt", "question", "instruction", "query", "user", "problem", "history", "input", "text", "content"),
-    ),
-    "context": ("text that belongs below the prompt (Alpaca's 'input')", ("input", "context")),
-    "system": ("the system message", ("system", "system_prompt", "system_message")),
-    "messages": (
-        "a whole conversation (role/content or from/value); as a demonstration it teaches each of its answers",
-        ("messages", "conversations", "conversation", "chat", "dialog", "dialogue", "turns"),
-    ),
-    "completion": (
-        "one answer: a demonstration, or with a label a good or bad answer",
-        ("completion", "response", "answer", "output", "target", "demonstration", "solution"),
-    ),
-    "label": ("whether the completion is good (KTO)", ("label", "labels", "is_good", "thumbs_up", "desirable")),
-    "chosen": ("the better of two answers", ("chosen", "chosen_response", "preferred", "response_chosen", "accepted")),
-    "rejected": (
-        "the worse of two answers",
-        ("rejected", "rejected_response", "dispreferred", "response_rejected", "non_preferred"),
-    ),
-    "a": ("the first of two answers", ()),
-    "b": ("the second of two answers", ()),
-    "winner": (
-        "which of two answers is better: a, b or tie",
-        ("winner", "preference", "preferred", "better_response_id", "better", "choice", "verdict", "label", "labels"),
-    ),
-    "responses": (
-        "a list of answers, or of objects with text and score or rank",
-        ("responses", "completions", "answers", "outputs", "candidates", "generations", "samples"),
-    ),
-    "scores": ("a list of scores, the higher the better", ("scores", "ratings", "rewards", "score", "rating")),
-    "ranks": ("a list of ranks, 1 is best", ("ranks", "ranking", "rankings", "rank")),
-    "strength": (
-        "how much better: 1 slightly, 2 clearly, 3 much; as a margin 1/3, 2/3, 1",
-        ("strength", "margin", "preference_strength", "degree"),
-    ),
-}
-PAIR_STEMS = ("response", "answer", "output", "completion", "conversation", "text", "model_response", "human_ref", "")
-PAIR_ENDS = (("a", "b"), ("0", "1"), ("1", "2"), ("left", "right"))
-LISTS = ("messages", "responses", "scores", "ranks")
-
-SPEAKERS: Mapping[str, str] = {
-    **dict.fromkeys(("user", "human", "prompter", "question"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model", "ai", "chatbot"), "assistant"),
-    "system": "system",
-}
 TEXT_KEYS = (
     *("text", "response", "content", "answer", "completion", "output", "generated_text", "value", "generation"),
 )
 SCORE_KEYS = ("score", "overall_score", "rating", "reward")
 RANK_KEYS = ("rank", "ranking")
-TIES = ("tie", "draw", "equal", "same", "both", "both good", "tie (bothgood)")
-ALL_BAD = ("tie (bothbad)", "bothbad", "both bad", "all bad", "neither")
-GOOD: Mapping[str, bool] = {
-    **dict.fromkeys(("true", "1", "yes", "good", "desirable", "up"), True),
-    **dict.fromkeys(("false", "0", "-1", "no", "bad", "undesirable", "down"), False),
-}
-STRENGTH_WORDS = {"slightly": 1, "clearly": 2, "better": 2, "much": 3, "significantly": 3}
-OTHER_MARGIN = "strength or margin on another scale: imported without it"
-TRANSCRIPT_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+SYSTEM_KEY: Final = "custom_system_prompt"
+PICTURE_MARK: Final = re.compile(r"<(image|video|audio)>")
 
+EQUAL_SCORES: Final = "equal scores: imported as a tie"
+SAID_TIE: Final = "chosen and rejected are called a tie: imported as one"
+OTHER_SYSTEMS: Final = f"answers given under different system messages ('{SYSTEM_KEY}'), which are left out"
+PICTURES_LEFT: Final = "a text with a mark for a picture or sound, which is not there"
 
-class Unusable(UserError):
-    """A row that can't be imported: the column at fault and the reason."""
-
-    def __init__(self, column: str, reason: str) -> None:
-        super().__init__(f"column '{display_name(column)}' {reason}" if column else reason)
-        self.column = column
-        self.reason = reason
+VERDICT_ROLES: Final = ("winner", "preference", "winner_from_0", "winner_from_1")
+QUESTION: Final = ("prompt", "context", "history", "system", "messages")
 
 
 @dataclass(frozen=True)
@@ -114,413 +89,413 @@ class Plan:
     target: Target
     columns: Columns
     verdict: Verdict = "judged"
+    good_from: float | None = None
+    """The rating from which on an answer is good."""
+    paths: tuple[str, ...] = ()
+    """Those of the columns that are paths into objects, as 'question.full_text'."""
 
     @property
     def reader(self) -> Reader:
-        """The function that makes a record of a row's values, or raises Unusable."""
-        return reader_of(self)
+        """A function that makes a record of a row's values, or raises Unusable.
+
+        It raises Unclear where the rows that it has read so far can't mean what the plan takes them for.
+        """
+        read = FORMS[form_of(self)](self)
+
+        def of(values: Mapping[str, Any]) -> Record:
+            if self.paths:
+                values = {**values, **{path: at_path(values, path) for path in self.paths}}
+            return without_pictures(read(values), values)
+
+        return of
+
+    @property
+    def used(self) -> list[str]:
+        """The columns that something is made of."""
+        roles = ROLES_OF_FORMS[form_of(self)]
+        if "prompt" in self.columns:
+            roles = tuple(role for role in roles if role != "messages")
+        if self.verdict == "open":
+            roles = tuple(role for role in roles if role not in (*VERDICT_ROLES, *RANKING_ROLES))
+        return [self.columns[role] for role in roles if role in self.columns]
 
 
-# ---------------------------------------------------------------------------------------------------------- proposing
-def columns_of(rows: Sequence[Row]) -> list[str]:
-    """All columns that the rows have, in the order in which they are met."""
-    return list(dict.fromkeys(str(column) for row in rows for column in row.values))
-
-
-def propose(rows: Sequence[Row]) -> dict[str, str]:
-    """Roles for the columns of some first rows, by their names and what they hold; the likeliest shape decides."""
-    names = {plain_name(column): column for column in reversed(columns_of(rows))}
-    lists = {column for column in names.values() if holds_lists(rows, column)}
-
-    def find(role: str, taken: Sequence[str] = ()) -> dict[str, str]:
-        wanted = [names[alias] for alias in ROLES[role][1] if alias in names]
-        fitting = [column for column in wanted if column not in taken and (role not in LISTS or column in lists)]
-        return {role: fitting[0]} if fitting else {}
-
-    chosen = find("chosen") | find("rejected")
-    pair = find_pair(names)
-    responses = find("responses")
-    question = find_question(rows, find("messages")) or find("prompt")
-    question |= find("system")
-    if plain_name(question.get("prompt", "")) == "instruction":
-        question |= find("context")
-    if len(chosen) == 2:
-        return question | chosen | find("strength")
-    if pair:
-        taken = [*pair.values(), *question.values()]
-        return without(question, pair) | pair | find("winner", taken) | find("strength", taken)
-    if responses:
-        return without(question, responses) | responses | (find("scores") or find("ranks"))
-    messages = find("messages")
-    if messages and "messages" not in question:
-        return messages | find("system")
-    completion = find("completion", list(question.values()))
-    label = find("label") if completion else {}
-    return question | completion | (label if holds_labels(rows, label.get("label", "")) else {})
-
-
-def find_question(rows: Sequence[Row], messages: dict[str, str]) -> dict[str, str]:
-    """A column of conversations, where these end with the user: it is the whole prompt, a mere text beside it less."""
-    for row in rows if messages else ():
-        try:
-            turns = conversation(row.values.get(messages["messages"]), messages["messages"])
-        except Unusable:
-            continue
-        return messages if turns[-1]["role"] == "user" else {}
-    return {}
-
-
-def without(roles: dict[str, str], others: Columns) -> dict[str, str]:
-    """Roles whose columns are not taken by others."""
-    return {role: column for role, column in roles.items() if column not in others.values()}
-
-
-def plain_name(column: str) -> str:
-    """A column's name without case, spaces and dashes."""
-    return re.sub(r"[\s\-.]+", "_", column.strip()).casefold()
-
-
-def holds_lists(rows: Sequence[Row], column: str) -> bool:
-    """Whether the first value of a column is a list, or text that is one in JSON."""
-    value = next((row.values[column] for row in rows if row.values.get(column) not in (None, "")), None)
-    return isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("["))
-
-
-def holds_labels(rows: Sequence[Row], column: str) -> bool:
-    """Whether all first values of a column say good or bad."""
-    try:
-        return all(label_of(row.values, column) is not None for row in rows if column in row.values)
-    except Unusable:
-        return False
-
-
-def find_pair(names: Mapping[str, str]) -> dict[str, str]:
-    """Two columns with the two answers of a comparison."""
-    for stem in PAIR_STEMS:
-        for first, second in PAIR_ENDS:
-            for joint in ("_", "") if stem else ("",):
-                a, b = f"{stem}{joint}{first}", f"{stem}{joint}{second}"
-                if a in names and b in names and (stem or first == "a"):
-                    return {"a": names[a], "b": names[b]}
-    return {}
-
-
+# --------------------------------------------------------------------------------------------------------------- plans
 def make_plan(
     rows: Sequence[Row],
     target: Target | Literal["auto"] = "auto",
     overrides: Columns | None = None,
     verdict: Verdict = "judged",
+    good_from: float | None = None,
 ) -> Plan:
     """The plan for a file by its first rows. `overrides` gives columns to roles, or '' to leave a role out.
 
-    Raises UserError that names an unknown role or column, or says what is missing.
+    Raises UserError that names an unknown role or column, or says what is missing or can't be told.
     """
     known = columns_of(rows)
-    columns = propose(rows)
-    for role, column in (overrides or {}).items():
-        if role not in ROLES:
-            raise UserError(f"'{display_name(role)}' is no role of a column. There are: {', '.join(ROLES)}.")
-        if column and column not in known:
-            raise UserError(f"There is no column '{display_name(column)}'. There are: {listed(known)}.")
-        columns.pop(role, None)
-        if column:
-            columns[role] = column
-    plan = Plan(target if target != "auto" else likely_target(rows, columns), columns, verdict)
+    columns, paths = with_overrides(rows, known, propose(rows), overrides or {})
+    plan = Plan(target if target != "auto" else likely_target(rows, columns), columns, verdict, good_from, tuple(paths))
     if plan.target != "preferences" and verdict != "judged":
         raise UserError("Only preference data (several answers to a prompt) can be gold or be judged by people.")
     try:
-        reader_of(plan)
+        read = plan.reader
+    except Unclear:
+        raise
     except UserError as error:
         raise UserError(f"{error} The columns are: {listed(known)}.") from error
+    for row in rows:
+        with suppress(Unusable):
+            read(row.values)
     return plan
 
 
-def listed(columns: Sequence[str]) -> str:
-    """Column names in a sentence."""
-    shown = ", ".join(f"'{display_name(column)}'" for column in columns[:30])
-    return f"{shown} and {len(columns) - 30} more" if len(columns) > 30 else shown or "none"
+def with_overrides(
+    rows: Sequence[Row], known: Sequence[str], proposed: dict[str, str], overrides: Columns
+) -> tuple[dict[str, str], list[str]]:
+    """The columns by role as a person wants them, and those of them that are paths. Raises UserError."""
+    columns, paths = dict(proposed), []
+    for role, column in overrides.items():
+        if role not in ROLES:
+            raise UserError(f"'{display_name(role)}' is no role of a column. There are: {', '.join(ROLES)}.")
+        if column and column not in known:
+            if all(at_path(row.values, column) is None for row in rows):
+                raise UserError(f"There is no column '{display_name(column)}'. There are: {listed(known)}.")
+            paths.append(column)
+        columns.pop(role, None)
+        if column:
+            columns[role] = column
+    for role in VERDICT_ROLES if overrides.keys() & set(VERDICT_ROLES) else ():
+        if not overrides.get(role) and any(overrides.get(other) for other in VERDICT_ROLES):
+            columns.pop(role, None)  # one of them is said, so another that was proposed is not meant
+    if "label" in columns and "rating" in columns:
+        columns.pop("rating" if overrides.get("label") else "label")
+    if plain_name(columns.get("winner", "")) in SIGNED:
+        name = display_name(columns["winner"])
+        raise UserError(
+            f"The numbers in '{name}' say by their sign which answer is better, and name none: --map preference={name}."
+        )
+    return columns, paths
 
 
 def likely_target(rows: Sequence[Row], columns: Columns) -> Target:
     """What data with these columns is there for."""
-    if {"chosen", "rejected"} <= columns.keys() or {"a", "b"} <= columns.keys() or "responses" in columns:
+    roles = columns.keys()
+    if {"chosen", "rejected"} <= roles or {"a", "b"} <= roles or "responses" in roles:
         return "preferences"
-    if {"completion", "label"} <= columns.keys():
-        return "preferences"
-    if "completion" in columns:
-        return "demonstrations"
-    messages = {"messages": columns["messages"]} if "messages" in columns else {}
-    return "demonstrations" if messages and not find_question(rows, messages) else "prompts"
+    messages = {"messages": columns["messages"]} if "messages" in roles else {}
+    if "completion" in roles or (messages and not find_question(rows, messages)):
+        return "preferences" if roles & {"label", "rating"} else "demonstrations"
+    return "prompts"
 
 
-# ---------------------------------------------------------------------------------------------------------- reading
-def reader_of(plan: Plan) -> Reader:
-    """The function that makes records of this plan's rows. Raises UserError where columns are missing."""
+def form_of(plan: Plan) -> str:
+    """Which form of data the columns are. Raises UserError where some are missing."""
     roles = plan.columns.keys()
+    answered = "completion" in roles and bool(roles & {"prompt", "messages"})
     if plan.target == "prompts":
-        return read_prompts(plan)
-    if plan.target == "demonstrations":
-        if "completion" in roles and roles & {"prompt", "messages"}:
-            return read_demonstrations(plan.columns)
+        if "prompt" in roles:
+            return "prompt"
         if "messages" in roles:
-            return read_conversations(plan.columns)
+            return "conversation"
+        if {"chosen", "rejected"} <= roles:
+            return "shared prompt"
+        raise UserError("No column with prompts was found: name one as 'prompt' or 'messages'.")
+    if plan.target == "demonstrations":
+        if answered or "messages" in roles:
+            return "answer" if answered else "last turn"
         raise UserError("Demonstrations need the columns 'prompt' and 'completion', or 'messages'.")
-    return read_preferences(plan)
+    return form_of_preferences(plan, answered)
 
 
-def read_preferences(plan: Plan) -> Reader:
-    """The reader of one of the forms of preference data. Raises UserError if the columns are of none."""
+def form_of_preferences(plan: Plan, answered: bool) -> str:
+    """Which form of preferences the columns are. Raises UserError where they are of none."""
     roles = plan.columns.keys()
     if {"chosen", "rejected"} <= roles:
-        return read_chosen(plan.columns)
+        return "chosen"
     if {"a", "b"} <= roles:
-        if "winner" not in roles and plan.verdict != "open":
-            raise UserError("There are two answers but no column 'winner': name it, or have people judge them.")
-        return read_pairs(plan.columns, plan.verdict)
+        if plan.verdict != "open" and not roles & set(VERDICT_ROLES) and not {"score_a", "score_b"} <= roles:
+            raise UserError(
+                "There are two answers but no column that says which is better: name it as 'winner' (or 'preference', "
+                "'winner_from_0', 'winner_from_1', or 'score_a' and 'score_b'), or have people judge them."
+            )
+        return "pair"
     if "responses" in roles:
-        return read_responses(plan.columns, plan.verdict)
-    if {"completion", "label"} <= roles and roles & {"prompt", "messages"}:
+        return "responses"
+    if roles & {"label", "rating"} and (answered or "messages" in roles):
         if plan.verdict != "judged":
             raise UserError("Single answers with a label are no comparisons: they can't be gold or judged by people.")
-        return read_labelled(plan.columns)
+        return "labelled answer" if answered else "labelled last turn"
     raise UserError(
         "No preferences in these columns. They need 'chosen' and 'rejected'; or 'a', 'b' and 'winner'; or 'responses' "
         "with 'scores' or 'ranks'; or 'prompt', 'completion' and 'label'."
     )
 
 
-def read_prompts(plan: Plan) -> Reader:
-    """Prompts only, whatever else there is. Raises UserError without a column to take them from."""
+# ------------------------------------------------------------------------------------------------------------- prompts
+def read_prompt(plan: Plan) -> Reader:
+    """Prompts only, whatever else there is; of a table of messages those that begin a conversation."""
     columns = plan.columns
-    if "prompt" in columns:
-        return lambda values: Record(prompt_of(values, columns))
-    if "messages" in columns:
-        return lambda values: Record(until_user(with_system(turns_of(values, columns), values, columns), columns))
-    if {"chosen", "rejected"} <= columns.keys():
-        read = read_chosen(columns)
-        return lambda values: Record(read(values).messages)
-    raise UserError("No column with prompts was found: name one as 'prompt' or 'messages'.")
-
-
-def read_demonstrations(columns: Columns) -> Reader:
-    """A prompt and the answer to it; with a label, good answers only."""
 
     def read(values: Mapping[str, Any]) -> Record:
-        if "label" in columns and not label_of(values, columns["label"]):
-            raise Unusable(columns["label"], "says that the answer is bad")
+        said = cell(values, columns, "speaker")
+        if isinstance(said, str) and SPEAKERS.get(said.strip().casefold(), said) != "user":
+            raise Unusable(
+                columns["speaker"], f"says that this is a message of the {display_name(said[:40])}, no prompt"
+            )
+        if cell(values, columns, "parent") not in (None, ""):
+            raise Unusable(columns["parent"], "names a message before this one, without which it is no prompt")
+        return Record(prompt_of(values, columns))
+
+    return read
+
+
+def read_conversation(plan: Plan) -> Reader:
+    """A conversation up to its last question."""
+    columns = plan.columns
+    return lambda values: Record(until_user(with_system(turns_of(values, columns), values, columns), columns))
+
+
+def read_shared_prompt(plan: Plan) -> Reader:
+    """What a better and a worse conversation have in common."""
+    read = read_chosen(plan)
+    return lambda values: Record(read(values).messages)
+
+
+# ---------------------------------------------------------------------------------------------------------- one answer
+def read_answer(plan: Plan) -> Reader:
+    """A prompt and the answer to it; with a label, good answers only."""
+    columns, is_good = plan.columns, label_of(plan)
+
+    def read(values: Mapping[str, Any]) -> Record:
+        refuse_bad(plan, is_good(values))
         messages = context_of(values, columns)
         return Record(messages, (answer_of(values.get(columns["completion"]), columns["completion"], messages),))
 
     return read
 
 
-def read_conversations(columns: Columns) -> Reader:
+def read_last_turn(plan: Plan) -> Reader:
     """A whole conversation: its last turn is the demonstration, what is before it the prompt.
 
     The answers within the prompt become demonstrations too, in the same split, where data is frozen (`rlhf.freezing`).
     """
+    columns, is_good = plan.columns, label_of(plan)
 
     def read(values: Mapping[str, Any]) -> Record:
-        column = columns["messages"]
-        turns = with_system(turns_of(values, columns), values, columns)
-        if turns[-1]["role"] != "assistant":
-            raise Unusable(column, "does not end with the assistant's turn")
-        if "label" in columns and not label_of(values, columns["label"]):
-            raise Unusable(columns["label"], "says that the answer is bad")
-        return Record(checked(turns[:-1], column), (turns[-1]["content"],))
+        refuse_bad(plan, is_good(values))
+        messages, answer = last_answer(values, columns)
+        return Record(messages, (answer,))
 
     return read
 
 
-def read_labelled(columns: Columns) -> Reader:
+def label_of(plan: Plan) -> Callable[[Mapping[str, Any]], bool]:
+    """Whether a row's answer is good; all are where nothing says so. Raises Unclear for ratings without a threshold."""
+    return label_reader(plan.columns, plan.good_from) if plan.columns.keys() & {"label", "rating"} else lambda _: True
+
+
+def refuse_bad(plan: Plan, good: bool) -> None:
+    """Raises Unusable for a bad answer."""
+    if not good:
+        raise Unusable(plan.columns.get("label") or plan.columns["rating"], "says that the answer is bad")
+
+
+def last_answer(values: Mapping[str, Any], columns: Columns) -> tuple[tuple[Message, ...], str]:
+    """A conversation up to its last answer, and that. Raises Unusable if it ends with the user."""
+    column = columns["messages"]
+    turns = with_system(turns_of(values, columns), values, columns)
+    if turns[-1]["role"] != "assistant":
+        raise Unusable(column, "does not end with the assistant's turn")
+    return checked(turns[:-1], column), turns[-1]["content"]
+
+
+def read_labelled(plan: Plan) -> Reader:
     """KTO's form: one answer that is good or bad."""
+    columns, is_good = plan.columns, label_of(plan)
 
     def read(values: Mapping[str, Any]) -> Record:
-        messages = context_of(values, columns)
-        answer = answer_of(values.get(columns["completion"]), columns["completion"], messages)
-        return Record(messages, (answer,), label=label_of(values, columns["label"]))
+        if "completion" in columns:
+            messages = context_of(values, columns)
+            answer = answer_of(values.get(columns["completion"]), columns["completion"], messages)
+        else:
+            messages, answer = last_answer(values, columns)
+        return Record(messages, (answer,), label=is_good(values))
 
     return read
 
 
-def read_chosen(columns: Columns) -> Reader:
+# --------------------------------------------------------------------------------------------------------- two answers
+def read_chosen(plan: Plan) -> Reader:
     """A better and a worse answer, with the prompt beside them or at the beginning of both."""
+    columns = plan.columns
+    scored = {"score_a", "score_b"} <= columns.keys()
 
     def read(values: Mapping[str, Any]) -> Record:
         messages, answers = two_answers(values, columns, columns["chosen"], columns["rejected"])
+        status = cell(values, columns, "status")
+        if isinstance(status, str) and word_of(status) in TIES:
+            return Record(messages, answers, *TIED, 0, remark=SAID_TIE)
+        verdict = compared(values, columns) if scored else None
+        if verdict == TIED:
+            return Record(messages, answers, *TIED, 0, remark=EQUAL_SCORES)
+        if verdict == SECOND:
+            raise Unusable(columns["score_a"], f"is lower than '{display_name(columns['score_b'])}': which is better?")
         strength, remark = strength_of(values, columns)
-        return Record(messages, answers, "ranked", (1, 2), strength, remark=remark)
+        return Record(messages, answers, *FIRST, strength, remark=remark)
 
     return read
 
 
-def read_pairs(columns: Columns, verdict: Verdict) -> Reader:
+def read_pair(plan: Plan) -> Reader:
     """Two answers and which of them is better."""
-    sides = winners(columns["a"], columns["b"])
-    if is_shp(columns):
-        sides = {**sides, "1": 0, "0": 1}
+    columns = plan.columns
+    judge = (lambda values: (None, None, "")) if plan.verdict == "open" else pair_verdict(columns)
 
     def read(values: Mapping[str, Any]) -> Record:
         messages, answers = two_answers(values, columns, columns["a"], columns["b"])
-        if verdict == "open":
-            return Record(messages, answers)
-        ranking = winner_of(values.get(columns["winner"]), columns, sides)
-        if ranking is None:
-            return Record(messages, answers, "all-bad")
-        if ranking == (1, 1):
-            return Record(messages, answers, "ranked", ranking, 0)
-        strength, remark = strength_of(values, columns)
-        return Record(messages, answers, "ranked", ranking, strength, remark=remark)
+        verdict, strength, remark = judge(values)
+        return Record(messages, answers, *(verdict or (None, None)), strength, remark=remark)
 
     return read
 
 
-def is_shp(columns: Columns) -> bool:
-    """Whether these are columns of the Stanford Human Preferences: label 1 says that A is better, 0 that B is."""
-    names = tuple(plain_name(columns.get(role, "")) for role in ("a", "b", "winner"))
-    return names == ("human_ref_a", "human_ref_b", "labels")
+def pair_verdict(columns: Columns) -> Callable[[Mapping[str, Any]], Any]:
+    """What a row's columns say of two answers, with strength and remark, in whichever way they say it."""
+    if "preference" in columns:
+        signed = preference_reader(columns["preference"])
+        return lambda values: signed(values.get(columns["preference"]))
+    if "winner" in columns:
+        words = winner_reader(columns)
+        return lambda values: with_strength(words(values.get(columns["winner"])), values, columns)
+    role = next((role for role in ("winner_from_0", "winner_from_1") if role in columns), "")
+    if role:
+        return lambda values: with_strength(
+            (FIRST, SECOND)[index_of(values.get(columns[role]), columns[role], int(role[-1]), 2)], values, columns
+        )
+
+    def by_scores(values: Mapping[str, Any]) -> Any:
+        verdict = compared(values, columns)
+        if verdict is None:
+            raise Unusable(columns["score_a"], f"or '{display_name(columns['score_b'])}' is empty")
+        return with_strength(verdict, values, columns, EQUAL_SCORES if verdict == TIED else "")
+
+    return by_scores
 
 
-def read_responses(columns: Columns, verdict: Verdict) -> Reader:
-    """Several answers with scores or ranks, beside them or within them."""
+def with_strength(verdict: Any, values: Mapping[str, Any], columns: Columns, remark: str = "") -> Any:
+    """A verdict with how much better the better answer is, and what is to be remarked."""
+    if verdict == TIED:
+        return verdict, 0, remark
+    return (verdict, None, remark) if verdict == BAD else (verdict, *strength_of(values, columns))
+
+
+# ----------------------------------------------------------------------------------------------------- several answers
+def read_responses(plan: Plan) -> Reader:
+    """Several answers with scores or ranks, beside them or within them, or the number of the best."""
+    columns = plan.columns
 
     def read(values: Mapping[str, Any]) -> Record:
         column = columns["responses"]
         entries = list_of(values.get(column), column)
         if not 2 <= len(entries) <= MAXIMUM_ANSWERS:
             raise Unusable(column, f"holds {len(entries)} answers, not 2 to {MAXIMUM_ANSWERS}")
-        messages = context_of(values, columns)
+        messages, remark = with_shared_system(context_of(values, columns), entries)
         answers = tuple(answer_of(entry, column, messages) for entry in entries)
         if len(set(answers)) < len(answers):
             raise Unusable(column, "holds the same answer twice")
-        if verdict == "open":
-            return Record(messages, answers)
+        if plan.verdict == "open":
+            return Record(messages, answers, remark=remark)
+        if cell(values, columns, "outcome") == "all-bad":
+            return Record(messages, answers, *BAD)
         ranking = ranking_of(values, columns, entries)
-        tied = len(answers) == 2 and len(set(ranking)) == 1
-        return Record(messages, answers, "ranked", ranking, 0 if tied else None)
+        strength, other = strength_of(values, columns) if len(answers) == 2 else (None, "")
+        if len(answers) == 2 and len(set(ranking)) == 1:
+            strength, other = 0, ""
+        return Record(messages, answers, "ranked", ranking, strength, remark=remark or other)
 
     return read
 
 
-# ---------------------------------------------------------------------------------------------------------- texts
-def text_of(value: Any, column: str) -> str:
-    """A text that can be stored and shown. Raises Unusable for anything else; nothing is mended silently."""
-    if not isinstance(value, str):
-        raise Unusable(column, f"is {kind_of(value)}, not text")
-    if not value.strip():
-        raise Unusable(column, "is empty")
-    if len(value) > MAXIMUM_TEXT:
-        raise Unusable(column, f"is longer than {MAXIMUM_TEXT:,} characters")
-    if "\x00" in value:
-        raise Unusable(column, "holds a NUL character")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise Unusable(column, "holds half of a surrogate pair, which is no text") from error
-    return value
+def with_shared_system(messages: tuple[Message, ...], entries: Sequence[Any]) -> tuple[tuple[Message, ...], str]:
+    """The prompt under the system message that all answers were given under, and a remark where each has another."""
+    found = {entry.get(SYSTEM_KEY) or "" for entry in entries if isinstance(entry, dict)} - {""}
+    if not found or messages[0]["role"] == "system":
+        return messages, ""
+    shared = all(isinstance(entry, dict) and entry.get(SYSTEM_KEY) in found for entry in entries)
+    if len(found) > 1 or not shared:
+        return messages, OTHER_SYSTEMS
+    return ({"role": "system", "content": text_of(found.pop(), SYSTEM_KEY)}, *messages), ""
 
 
-def list_of(value: Any, column: str) -> list[Any]:
-    """A list, or text that is one in JSON (as in a CSV field)."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = parse_json(value.strip(), "")
-        except UserError as error:
-            raise Unusable(column, f"is text that {error}") from error
-    if not isinstance(value, list):
-        raise Unusable(column, f"is {kind_of(value)}, not a list")
-    return value
+def ranking_of(values: Mapping[str, Any], columns: Columns, entries: Sequence[Any]) -> tuple[int, ...]:
+    """The dense ranks of several answers: from ranks, or from scores of which the highest is the best."""
+    size = len(entries)
+    for role in ("winner_from_0", "winner_from_1"):
+        if role in columns:
+            best = index_of(values.get(columns[role]), columns[role], int(role[-1]), size)
+            return tuple(1 if place == best else 2 for place in range(size))
+    if "ranks" in columns:
+        return dense(numbers(list_of(values.get(columns["ranks"]), columns["ranks"]), columns["ranks"], size))
+    if "scores" in columns:
+        scores = numbers(list_of(values.get(columns["scores"]), columns["scores"]), columns["scores"], size)
+        return dense([-score for score in scores])
+    column = columns["responses"]
+    for keys, sign in ((RANK_KEYS, 1), (SCORE_KEYS, -1)):
+        for key in keys:
+            if all(isinstance(entry, dict) and key in entry for entry in entries):
+                return dense([sign * number for number in numbers([entry[key] for entry in entries], column, size)])
+    raise Unusable(column, "has answers without scores or ranks")
 
 
-def conversation(value: Any, column: str) -> list[Message]:
-    """A list of messages in our own terms, whatever theirs. Raises Unusable."""
-    entries = list_of(value, column)
-    if not entries:
-        raise Unusable(column, "is an empty list")
-    if len(entries) > MAXIMUM_TURNS:
-        raise Unusable(column, f"has more than {MAXIMUM_TURNS} turns")
-    return [message_of(entry, column) for entry in entries]
+RANKING_ROLES: Final = ("scores", "ranks", "outcome", "strength", "score_a", "score_b")
+FORMS: Final[Mapping[str, Callable[[Plan], Reader]]] = {
+    "prompt": read_prompt,
+    "conversation": read_conversation,
+    "shared prompt": read_shared_prompt,
+    "answer": read_answer,
+    "last turn": read_last_turn,
+    "chosen": read_chosen,
+    "pair": read_pair,
+    "responses": read_responses,
+    "labelled answer": read_labelled,
+    "labelled last turn": read_labelled,
+}
+# The roles whose columns each form reads.
+ROLES_OF_FORMS: Final[Mapping[str, tuple[str, ...]]] = {
+    "prompt": (*QUESTION, "speaker", "parent"),
+    "conversation": ("messages", "system"),
+    "shared prompt": ("chosen", "rejected", "system"),
+    "answer": (*QUESTION, "completion", "label", "rating"),
+    "last turn": ("messages", "system", "label", "rating"),
+    "chosen": (*QUESTION, "chosen", "rejected", "strength", "score_a", "score_b", "status"),
+    "pair": (*QUESTION, "a", "b", *VERDICT_ROLES, "score_a", "score_b", "strength"),
+    "responses": (*QUESTION, "responses", "winner_from_0", "winner_from_1", "ranks", "scores", "outcome", "strength"),
+    "labelled answer": (*QUESTION, "completion", "label", "rating"),
+    "labelled last turn": ("messages", "system", "label", "rating"),
+}
 
 
-def message_of(entry: Any, column: str) -> Message:
-    """One message of a conversation: role and content, or from and value."""
-    if not isinstance(entry, dict):
-        raise Unusable(column, f"holds {kind_of(entry)} where a message belongs")
-    speaker = entry["role"] if "role" in entry else entry.get("from")
-    role = SPEAKERS.get(speaker.strip().casefold()) if isinstance(speaker, str) else None
-    if role is None:
-        shown = f"'{display_name(speaker[:40])}'" if isinstance(speaker, str) else kind_of(speaker)
-        raise Unusable(column, f"holds a message of the role {shown}; known are user, assistant and system")
-    content = entry["content"] if "content" in entry else entry.get("value", entry.get("text"))
-    if isinstance(content, list) and content and all(is_text_part(part) for part in content):
-        content = "".join(part["text"] for part in content)
-    return {"role": role, "content": text_of(content, column)}
+# ------------------------------------------------------------------------------------------------------ texts of a row
+def cell(values: Mapping[str, Any], columns: Columns, role: str) -> Any:
+    """What a row holds for a role; None where no column has it."""
+    return values.get(columns[role]) if role in columns else None
 
 
-def is_text_part(part: Any) -> bool:
-    """Whether a part of a message's content is text, not an image or a tool's call."""
-    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
-
-
-def checked(turns: Sequence[Message], column: str) -> tuple[Message, ...]:
-    """A prompt: maybe a system message, then user and assistant in turn, the user last. Raises Unusable."""
-    spoken = turns[1:] if turns and turns[0]["role"] == "system" else turns
-    for place, turn in enumerate(spoken):
-        expected = "assistant" if place % 2 else "user"
-        if turn["role"] != expected:
-            raise Unusable(column, f"has a turn of the {turn['role']} where one of the {expected} belongs")
-    if not spoken or spoken[-1]["role"] != "user":
-        raise Unusable(column, "does not end with the user's turn")
-    return tuple(turns)
+def without_pictures(record: Record, values: Mapping[str, Any]) -> Record:
+    """The record. Raises Unusable where its texts are about pictures or sound; a mere mark is remarked."""
+    texts = (*(turn["content"] for turn in record.messages), *record.answers)
+    if not any(PICTURE_MARK.search(text) for text in texts):
+        return record
+    for column in values:
+        if plain_name(str(column)) in PICTURES and values[column] not in (None, "", [], {}):
+            raise Unusable(column, "holds pictures or sound that the text is about; only text can be imported")
+    return replace(record, remark="; ".join(filter(None, (record.remark, PICTURES_LEFT))))
 
 
 def until_user(turns: Sequence[Message], columns: Columns) -> tuple[Message, ...]:
     """A conversation up to its last question."""
     ends = turns[:-1] if turns[-1]["role"] == "assistant" else turns
     return checked(ends, columns["messages"])
-
-
-def is_transcript(text: str) -> bool:
-    """Whether a text is a transcript of the HH form."""
-    return text.lstrip().startswith("Human:") and "\n\nAssistant:" in text
-
-
-def transcript(text: str, column: str) -> list[Message]:
-    """The turns of an HH transcript; an empty turn of the assistant at the end is where an answer belongs."""
-    pieces = TRANSCRIPT_TURN.split(text)
-    speakers, texts = pieces[1::2], [piece.strip() for piece in pieces[2::2]]
-    if speakers[-1] == "Assistant" and not texts[-1]:
-        speakers, texts = speakers[:-1], texts[:-1]
-    if len(speakers) > MAXIMUM_TURNS:
-        raise Unusable(column, f"has more than {MAXIMUM_TURNS} turns")
-    return [
-        {"role": "user" if speaker == "Human" else "assistant", "content": text_of(content, column)}
-        for speaker, content in zip(speakers, texts, strict=True)
-    ]
-
-
-def as_turns(value: Any, column: str) -> list[Message] | None:
-    """A conversation in whatever form; None for plain text. Raises Unusable for what is neither."""
-    if isinstance(value, str):
-        if is_transcript(value):
-            return transcript(text_of(value, column), column)
-        if not looks_like_messages(value):
-            text_of(value, column)
-            return None
-    elif not isinstance(value, list):
-        raise Unusable(column, f"is {kind_of(value)}, neither text nor messages")
-    return conversation(value, column)
-
-
-def looks_like_messages(text: str) -> bool:
-    """Whether a text is a JSON list of messages; an answer may begin with a bracket, too."""
-    if not text.lstrip().startswith("[{"):
-        return False
-    try:
-        value = parse_json(text.strip(), "")
-    except UserError:
-        return False
-    return all(isinstance(entry, dict) and not entry.keys().isdisjoint(("role", "from")) for entry in value)
 
 
 def turns_of(values: Mapping[str, Any], columns: Columns) -> list[Message]:
@@ -537,10 +512,14 @@ def prompt_of(values: Mapping[str, Any], columns: Columns) -> tuple[Message, ...
     turns = as_turns(values.get(column), column)
     if turns is None:
         text = str(values[column])
+        if text_lists([text]) is not None:
+            raise Unusable(column, "is a list of texts in JSON, maybe several turns: it is unclear who says them")
         extra = values.get(columns["context"]) if "context" in columns else None
         if extra not in (None, ""):
             text = text_of(f"{text}\n\n{text_of(extra, columns['context'])}", column)
         turns = [{"role": "user", "content": text}]
+    if "history" in columns:
+        turns = [*earlier_turns(values.get(columns["history"]), columns["history"]), *turns]
     return checked(with_system(turns, values, columns), column)
 
 
@@ -588,7 +567,8 @@ def two_answers(
     values: Mapping[str, Any], columns: Columns, first: str, second: str
 ) -> tuple[tuple[Message, ...], tuple[str, str]]:
     """The prompt and two answers to it. Raises Unusable, also if the answers are the same."""
-    one, other = as_turns(values.get(first), first), as_turns(values.get(second), second)
+    values = without_lists_of_turns(values, columns, first, second)
+    one, other = answer_turns(values, columns, first), answer_turns(values, columns, second)
     if (one is None) != (other is None):
         kind = "plain text" if other is None else "a conversation"
         raise Unusable(second, f"is {kind}, unlike '{display_name(first)}'")
@@ -601,13 +581,42 @@ def two_answers(
     return messages, answers
 
 
+def without_lists_of_turns(values: Mapping[str, Any], columns: Columns, first: str, second: str) -> Mapping[str, Any]:
+    """The row with messages for what are lists of texts in JSON, a turn each: of the prompt and of both answers."""
+    prompt = columns.get("prompt", "")
+    lists = text_lists([values.get(prompt), values.get(first), values.get(second)])
+    if lists is None:
+        return values
+    asked, *answers = lists
+    both = [
+        [
+            {"role": role, "content": text}
+            for turn in zip(asked, answer, strict=True)
+            for role, text in zip(("user", "assistant"), turn, strict=True)
+        ]
+        for answer in answers
+    ]
+    return {**values, prompt: None, first: both[0], second: both[1]}
+
+
+def answer_turns(values: Mapping[str, Any], columns: Columns, column: str) -> list[Message] | None:
+    """The turns of an answer; None for plain text, as is one that goes on after a blank where a transcript ends."""
+    value, prompt = values.get(column), cell(values, columns, "prompt")
+    if isinstance(value, str) and value.startswith(" ") and isinstance(prompt, str) and is_transcript(prompt):
+        text_of(value, column)
+        return None
+    if isinstance(value, dict) and not value.keys().isdisjoint(("role", "from")):
+        return [message_of(value, column)]
+    return as_turns(value, column)
+
+
 def plain_answers(
     values: Mapping[str, Any], columns: Columns, first: str, second: str
 ) -> tuple[tuple[Message, ...], tuple[str, str]]:
     """Two texts. Without a prompt beside them it is what both begin with, up to the last space (as TRL does it)."""
     one, other = str(values[first]), str(values[second])
     if "prompt" in columns or "messages" in columns:
-        prompt_value = values.get(columns.get("prompt", ""))
+        prompt_value = cell(values, columns, "prompt")
         if isinstance(prompt_value, str) and is_transcript(prompt_value):
             one, other = one.removeprefix(" "), other.removeprefix(" ")  # the space after "Assistant:"
         return context_of(values, columns), (one, other)
@@ -653,111 +662,6 @@ def shared_start(one: str, other: str) -> str:
     """What two texts begin with alike."""
     pairs = enumerate(zip(one, other, strict=False))
     return one[: next((place for place, (left, right) in pairs if left != right), min(len(one), len(other)))]
-
-
-# ---------------------------------------------------------------------------------------------------------- verdicts
-def winners(a: str, b: str) -> Mapping[str, int]:
-    """Words for the first (0) and the second (1) answer; numbers only where the columns' names have them."""
-    one, other = plain_name(a), plain_name(b)
-    start = len(shared_start(one, other))
-    words = ({"a", "left", "first"}, {"b", "right", "second"})
-    stems = ("model", "response", "answer", "assistant", "output", "completion", "conversation")
-    for side, name in enumerate((one, other)):
-        letter = "ab"[side]
-        words[side].update({name, name[start:], *(f"{stem}_{letter}" for stem in stems), f"{letter}_is_better"})
-    return {word: side for side in (1, 0) for word in words[side] - words[1 - side] if word}
-
-
-def winner_of(value: Any, columns: Columns, sides: Mapping[str, int]) -> tuple[int, int] | None:
-    """The ranking of two answers that a verdict stands for; None if both are bad. Raises Unusable."""
-    column = columns["winner"]
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise Unusable(column, f"is {kind_of(value)}, which names no winner")
-    word = " ".join(str(value).replace("_", " ").replace("-", " ").split()).casefold()
-    if word in TIES:
-        return (1, 1)
-    if word in ALL_BAD:
-        return None
-    side = sides.get(word.replace(" ", "_"))
-    if side is None:
-        shown = f"'{display_name(str(value)[:40])}'"
-        a, b = display_name(columns["a"]), display_name(columns["b"])
-        raise Unusable(column, f"is {shown}: neither 'a' ('{a}') nor 'b' ('{b}') nor 'tie'")
-    return (2, 1) if side else (1, 2)
-
-
-def label_of(values: Mapping[str, Any], column: str) -> bool:
-    """Whether an answer is labelled as good. Raises Unusable for a label that says neither."""
-    value = values.get(column)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    found = GOOD.get(str(value).strip().casefold()) if isinstance(value, (bool, int, str)) else None
-    if found is None:
-        shown = f"'{display_name(value[:40])}'" if isinstance(value, str) else kind_of(value)
-        raise Unusable(column, f"is {shown}, neither true nor false")
-    return found
-
-
-def strength_of(values: Mapping[str, Any], columns: Columns) -> tuple[int | None, str]:
-    """How much better the better answer is, where that is one of our degrees; and a remark where it is another."""
-    value = values.get(columns["strength"]) if "strength" in columns else None
-    margin = "strength" in columns and plain_name(columns["strength"]) == "margin"
-    if value is None or value == "" or (margin and value == 0):
-        return None, ""
-    if isinstance(value, str):
-        word = STRENGTH_WORDS.get(value.split()[0].casefold() if value.split() else "")
-        if word is not None:
-            return word, ""
-        value = number_of(value)
-    if value is None or not finite(value):
-        return None, OTHER_MARGIN
-    # Our own exports write margins of up to 1 (annotation.outgoing.formats); three times that is the strength.
-    degree = float(value) * (3 if margin else 1)
-    whole = round(degree)
-    return (whole, "") if abs(degree - whole) < 0.02 and whole in (1, 2, 3) else (None, OTHER_MARGIN)
-
-
-def number_of(text: str) -> float | None:
-    """A number written as text."""
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def ranking_of(values: Mapping[str, Any], columns: Columns, entries: Sequence[Any]) -> tuple[int, ...]:
-    """The dense ranks of several answers: from ranks, or from scores of which the highest is the best."""
-    if "ranks" in columns:
-        return dense(numbers(list_of(values.get(columns["ranks"]), columns["ranks"]), columns["ranks"], len(entries)))
-    if "scores" in columns:
-        scores = numbers(list_of(values.get(columns["scores"]), columns["scores"]), columns["scores"], len(entries))
-        return dense([-score for score in scores])
-    column = columns["responses"]
-    for keys, sign in ((RANK_KEYS, 1), (SCORE_KEYS, -1)):
-        for key in keys:
-            if all(isinstance(entry, dict) and key in entry for entry in entries):
-                found = numbers([entry[key] for entry in entries], column, len(entries))
-                return dense([sign * number for number in found])
-    raise Unusable(column, "has answers without scores or ranks")
-
-
-def numbers(found: Sequence[Any], column: str, wanted: int) -> list[float]:
-    """One number for each answer. Raises Unusable."""
-    if len(found) != wanted:
-        raise Unusable(column, f"has {len(found)} numbers for {wanted} answers")
-    read = [number_of(number) if isinstance(number, str) else number for number in found]
-    wrong = next((number for number, value in zip(found, read, strict=True) if not finite(value)), None)
-    if wrong is not None or None in read:
-        raise Unusable(column, f"holds {kind_of(wrong)} where a finite number belongs")
-    return [float(value) for value in read if value is not None]
-
-
-def dense(values: Sequence[float]) -> tuple[int, ...]:
-    """Ranks without gaps; the smallest value is 1, equal values tie."""
-    levels = sorted(set(values))
-    return tuple(levels.index(value) + 1 for value in values)
 
 
 def with_texts(record: Record, shorten: int) -> Record:

@@ -9,14 +9,16 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from annotation import hub
-from annotation.outgoing.formats import original
+from annotation.incoming import directories
+from annotation.incoming.names import display_name
+from annotation.outgoing.formats import original, unflattened
 from annotation.records import UserError
 
 MEGABYTE = 1024 * 1024
@@ -36,6 +38,7 @@ RE_SAVE = "Save the file as UTF-8; no other encoding is guessed."
 # A CSV file with these columns is an export of ours, in which `formats.harmless` has defused formulas.
 OUR_CSV = {"judgement_id", "comparison_id", "prompt_id", "shown_order", "guidelines_version"}
 GZIP = b"\x1f\x8b"
+ARROW = b"ARROW1"
 ARCHIVE = b'{"format":"prefloop archive"'
 UNPACKABLE = {
     b"PK\x03\x04": "a ZIP archive (an .xlsx workbook is one, too)",
@@ -50,7 +53,6 @@ UNPACKABLE = {
 }
 # Keys by which the objects in a list are told to be rows rather than turns of a conversation or answers to a prompt.
 ROW_KEYS = {"prompt", "messages", "conversations", "chosen", "question", "instruction"}
-UNREADABLE_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -85,15 +87,17 @@ class Source:
     share: Callable[[], float | None] = field(default=lambda: None)
     checksum: Callable[[], str] | None = None
     """The sha256 of what is on disk; None where nothing is."""
+    unread: tuple[str, ...] = ()
+    """Data files of a directory that are not read."""
 
 
 # ---------------------------------------------------------------------------------------------------------- opening
-def open_path(path: Path, split: str | None = None) -> Source:
+def open_path(path: Path, split: str | None = None, config: str | None = None) -> Source:
     """What a file or a directory holds. Raises UserError where it is nothing that can be imported."""
     name = display_name(path.name or str(path))
     try:
         if path.is_dir():
-            return dataset_directory(path, name, split)
+            return dataset_directory(path, name, split, config)
         if not path.exists():
             raise UserError(f"There is no file {display_name(str(path))}. Check the path.")
         if not path.is_file():
@@ -106,6 +110,8 @@ def open_path(path: Path, split: str | None = None) -> Source:
         raise UserError(f"{name} is empty: 0 bytes. Nothing was imported.")
     if head.startswith(b"PAR1"):
         return parquet_file(path, name)
+    if head.startswith(ARROW) or path.suffix.lower() == ".arrow":
+        return arrow_file(path, name)
     if head.startswith(ARCHIVE):
         raise UserError(
             f"{name} is an archive of a whole Prefloop. It goes into a fresh data directory: "
@@ -198,16 +204,6 @@ def file_sha256(path: Path, name: str) -> str:
     except OSError as error:
         raise UserError(f"{name} can't be read any more ({error.strerror}). Nothing was imported.") from error
     return digest.hexdigest()
-
-
-def display_name(name: str) -> str:
-    """A name as it can be shown and stored: printable, and bounded."""
-    return printable(name)[-200:]
-
-
-def printable(text: str) -> str:
-    """A line without control characters and tricks of direction."""
-    return UNREADABLE_CHARACTERS.sub("\ufffd", text)
 
 
 # ---------------------------------------------------------------------------------------------------------- bytes
@@ -510,9 +506,18 @@ def csv_rows(stream: Stream) -> Iterator[RawRow]:
         if wrong:
             yield BadRow(number, f"{wrong}. {RE_SAVE}")
         elif len(cells) == len(header):
-            yield Row(number, dict(zip(header, map(original, cells) if ours else cells, strict=True)))
+            values = dict(zip(header, cells, strict=True))
+            yield our_row(number, values) if ours else Row(number, values)
         elif cells:
             yield BadRow(number, f"has {len(cells)} fields, but the header has {len(header)}")
+
+
+def our_row(number: int, cells: Mapping[str, str]) -> RawRow:
+    """A row of our own export."""
+    try:
+        return Row(number, unflattened({name: original(text) for name, text in cells.items()}))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return BadRow(number, "was changed since Prefloop exported it: a conversation, ranking or order is damaged")
 
 
 def chain_first(first: str, rest: Iterable[str]) -> Iterator[str]:
@@ -630,61 +635,80 @@ def first_line(error: BaseException) -> str:
     return display_name(str(error).strip().split("\n")[0][:200]) or type(error).__name__
 
 
-# ---------------------------------------------------------------------------------------------------- datasets, Hub
-def dataset_directory(path: Path, name: str, split: str | None) -> Source:
-    """A directory of `save_to_disk`, or one with data files as `load_dataset` reads it (our own exports are such).
+# ------------------------------------------------------------------------------------- directories of datasets, Hub
+def dataset_directory(path: Path, name: str, split: str | None, config: str | None) -> Source:
+    """A directory of `save_to_disk`, or one with data files as `load_dataset` has it (our own exports are such).
 
+    The files are found and read here, never by `datasets`, which would follow all that a card names.
     Raises UserError if it is none, or has several splits and none is chosen.
     """
-    if any((path / mark).exists() for mark in ("dataset_dict.json", "state.json")):
-        return saved_dataset(path, name, split)
-
-    def explain(error: BaseException) -> str:
-        return f"The directory {name} can't be read as a dataset ({first_line(error)})."
-
-    found = {file.suffix.lower() for file in path.rglob("*") if file.is_file()}
-    if found.isdisjoint((".parquet", ".jsonl", ".json", ".csv", ".arrow", ".gz")):
-        raise UserError(f"The directory {name} holds no dataset. This can be imported: {FORMATS}.")
-    rows = streamed_rows(name, str(path), None, split, explain)
-    return Source(name, "dataset directory", "rows from 1", rows, checksum=lambda: directory_sha256(path, name))
+    saved = directories.saved_splits(path)
+    if saved is not None:
+        files = saved[""] if "" in saved else saved[choose_split(name, list(saved), split)]
+        return in_turn(name, "saved dataset", path, files, [arrow_file(file, name) for file in files])
+    found = directories.find_splits(path, config)
+    files = list(found.files[choose_split(name, list(found.files), split)])
+    source = in_turn(name, "dataset directory", path, files, [open_path(file) for file in files])
+    return replace(source, unread=tuple(found.unread))
 
 
-def saved_dataset(path: Path, name: str, split: str | None) -> Source:
-    """A directory of `save_to_disk`. Raises UserError if it can't be read, or a split has to be chosen."""
-    import datasets
-    import pyarrow as pa
-
-    try:
-        loaded = datasets.load_from_disk(str(path))
-        if isinstance(loaded, datasets.DatasetDict):
-            loaded = loaded[choose_split(name, list(loaded), split)]
-        columns = readable_columns(loaded.features.arrow_schema)
-        tables = loaded.with_format("arrow")
-    except (pa.ArrowException, datasets.exceptions.DatasetsError, OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"The directory {name} can't be read as a dataset ({first_line(error)}).") from error
+def in_turn(name: str, kind: str, directory: Path, files: Sequence[Path], parts: Sequence[Source]) -> Source:
+    """The rows of several files, one after the other, as one source."""
     done = [0]
 
     def rows() -> Iterator[RawRow]:
-        done[0] = 0
+        number = 0
+        for done[0], part in enumerate(parts):
+            for row in part.rows():
+                number += 1
+                yield replace(row, number=number)
+        done[0] = len(parts)
+
+    def share() -> float | None:
+        within = parts[done[0]].share() if done[0] < len(parts) else 0.0
+        return (done[0] + (within or 0.0)) / len(parts)
+
+    def checksum() -> str:
+        digest = sha256()
+        for file in files:
+            digest.update(f"{file.relative_to(directory).as_posix()} {file_sha256(file, name)}\n".encode())
+        return digest.hexdigest()
+
+    counted = parts[0].counted if len(parts) == 1 else "rows from 1"
+    return Source(name, kind, counted, parts[0].rows if len(parts) == 1 else rows, share, checksum)
+
+
+def arrow_file(path: Path, name: str) -> Source:
+    """A file of Arrow's streaming or file format, as `datasets` writes them. Raises UserError for a damaged one."""
+    import pyarrow as pa
+
+    def rows() -> Iterator[RawRow]:
+        number = 0
         try:
-            for table in tables.iter(batch_size=BATCH_ROWS):
-                yield from arrow_rows(table, columns, done[0])
-                done[0] += table.num_rows
+            with pa.memory_map(str(path)) as file:
+                for batch in batches(file):
+                    for start in range(0, batch.num_rows, BATCH_ROWS):
+                        part = pa.Table.from_batches([batch.slice(start, BATCH_ROWS)])
+                        yield from arrow_rows(part, readable_columns(part.schema), number)
+                        number += part.num_rows
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise UserError(f"{name} is damaged after row {done[0]:,} ({first_line(error)}).") from error
+            raise UserError(
+                f"{name} is damaged after row {number:,} ({first_line(error)}). Nothing was imported."
+            ) from error
 
-    return Source(
-        name, "saved dataset", "rows from 1", rows,
-        lambda: done[0] / max(len(tables), 1), lambda: directory_sha256(path, name),
-    )  # fmt: skip
+    return Source(name, "Arrow", "rows from 1", rows, checksum=lambda: file_sha256(path, name))
 
 
-def directory_sha256(path: Path, name: str) -> str:
-    """A checksum of a directory's file names and contents."""
-    digest = sha256()
-    for file in sorted(entry for entry in path.rglob("*") if entry.is_file()):
-        digest.update(f"{file.relative_to(path).as_posix()} {file_sha256(file, name)}\n".encode("utf-8", "replace"))
-    return digest.hexdigest()
+def batches(file: Any) -> Iterator[Any]:
+    """The record batches of an Arrow file, whichever of the two formats it has."""
+    import pyarrow as pa
+
+    if file.read(len(ARROW)) == ARROW:
+        reader = pa.ipc.open_file(file)
+        yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
+    else:
+        file.seek(0)
+        yield from pa.ipc.open_stream(file)
 
 
 def choose_split(name: str, known: list[str], wanted: str | None) -> str:
@@ -741,19 +765,15 @@ def streamed_rows(
 ) -> Callable[[], Iterator[RawRow]]:
     """The rows of what `datasets.load_dataset` reads, without a copy on the disk. Raises UserError."""
     import datasets
-    import httpx2
-    import pyarrow as pa
 
-    expected = (
-        *(datasets.exceptions.DatasetsError, pa.ArrowException, OSError, ValueError, TypeError, RuntimeError),
-        httpx2.HTTPError,
-    )
     try:
         loaded = datasets.load_dataset(path, config, revision=revision, streaming=True)
         part = loaded[choose_split(name, list(loaded), split)]
         if part.features is not None:
             part = part.select_columns(readable_columns(part.features.arrow_schema))
-    except expected as error:
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # whatever a library makes of somebody's card and files
         raise UserError(explain(error)) from error
 
     def rows() -> Iterator[RawRow]:
@@ -761,7 +781,9 @@ def streamed_rows(
         try:
             for number, values in enumerate(part, 1):
                 yield Row(number, values)
-        except expected as error:
+        except MemoryError:
+            raise
+        except Exception as error:
             raise UserError(f"Reading ended after row {number:,}. {explain(error)} Nothing was imported.") from error
 
     return rows

@@ -13,7 +13,7 @@ from pathlib import Path
 from annotation import store
 from annotation.database import Database, explain_disk_errors, scratch_database
 from annotation.incoming.mapping import Record, Target, Unusable, Verdict
-from annotation.incoming.reading import display_name
+from annotation.incoming.names import display_name
 from annotation.records import MAXIMUM_ANSWERS, Split, UserError
 
 # Comparisons, their places and judgements have to be written at once: that many rows take well under the time for which
@@ -21,6 +21,8 @@ from annotation.records import MAXIMUM_ANSWERS, Split, UserError
 MAXIMUM_VERDICT_ROWS = 1_500_000
 # SQLite's own cache of 2 MB would make it read its indices again and again.
 CACHE_KIB = 32 * 1024
+# From so many new prompts on one is held out, where a share is and chance would take none.
+ENOUGH_TO_HOLD_OUT = 10
 
 TABLES = (
     """CREATE TABLE prompt (id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, messages TEXT NOT NULL,
@@ -264,6 +266,8 @@ class Staging:
         sql.execute("DELETE FROM staged.answer WHERE item NOT IN (SELECT id FROM staged.item)")
         if self.target != "prompts":
             sql.execute("DELETE FROM staged.prompt WHERE id NOT IN (SELECT prompt FROM staged.item)")
+        if isinstance(self.split, float) and self.split > 0:
+            sql.execute(HOLD_ONE_OUT, (ENOUGH_TO_HOLD_OUT,))
         sql.execute(POINT_TO_KNOWN)
         return gone
 
@@ -301,6 +305,13 @@ FIND_KNOWN = """UPDATE staged.prompt SET known =
 # Of an item's prompt: a staged one's id, or below zero a known one's.
 POINT_TO_KNOWN = """UPDATE staged.item SET prompt = -(SELECT known FROM staged.prompt p WHERE p.id = staged.item.prompt)
     WHERE prompt IN (SELECT id FROM staged.prompt WHERE known IS NOT NULL)"""
+
+# The one that a slightly larger share would take first; a database that has held-out prompts needs no more.
+HOLD_ONE_OUT = """UPDATE staged.prompt SET split = 'held-out'
+    WHERE id = (SELECT id FROM staged.prompt WHERE known IS NULL ORDER BY fingerprint LIMIT 1)
+      AND (SELECT count(*) FROM staged.prompt WHERE known IS NULL) >= ?
+      AND NOT EXISTS (SELECT 1 FROM staged.prompt WHERE split = 'held-out' AND known IS NULL)
+      AND NOT EXISTS (SELECT 1 FROM main.prompt WHERE split = 'held-out')"""
 
 
 def split_of(fingerprint: str, wanted: Split | float) -> Split:

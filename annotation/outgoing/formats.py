@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, get_args
 
 from annotation.consensus import REASONS, Pair, edit_pairs, pairs_of, usable, vote
 from annotation.records import MAXIMUM_ANSWERS, Demonstration, Judgement, Message, Split, UserError
+from annotation.transcripts import can_be_told, transcript
 
 Source = Literal["human", "ai", "edited", "imported"]
 Column = Literal["text", "number", "whole", "truth", "texts", "messages"]
@@ -34,6 +35,7 @@ LEFT_OUT: Final[Mapping[str, str]] = {
     "low-agreement": "agreement below the minimum",
     "middle": "answers better than some and worse than others",
     "no-edit": "without an edited answer",
+    "transcript": "with a text that holds the marks of a transcript, whose turns nobody could tell apart",
 }
 
 
@@ -285,18 +287,6 @@ def answer(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
 
 
-SPEAKERS: Final[Mapping[str, str]] = {"user": "Human", "assistant": "Assistant", "system": "System"}
-
-
-def transcript(messages: Sequence[Message]) -> str:
-    """A conversation as one string up to where the answer begins, in the form of the HH data (Bai et al. 2022)."""
-    turns = [
-        f"\n\n{SPEAKERS.get(message['role'], message['role'].capitalize())}: {message['content']}"
-        for message in messages
-    ]
-    return "".join([*turns, "\n\nAssistant:"])
-
-
 def margin(strength: float | None) -> float:
     """The margin of a reward model's loss."""
     return 0.0 if strength is None else strength / STRONGEST
@@ -381,6 +371,9 @@ def preference(settled: Settled, filters: Filters, known: Known) -> Made:
 
 def preference_plain(settled: Settled, filters: Filters, known: Known) -> Made:
     """The same with strings: the prompt as a transcript, each answer after a space."""
+    if settled.pairs and not can_be_told(settled.judgements[0].messages):
+        unclear = ["transcript" for _ in settled.pairs]
+        return Made([], [*settled.reasons, *settled.pair_reasons, *unclear])
     rows = [
         {
             "prompt": transcript(settled.judgements[0].messages),
@@ -585,6 +578,20 @@ def flat_row(judgement: Judgement, agreement: float, known: Known) -> Row:
         "written_by": as_json([written_by(response) for response in judgement.responses]),
         **{f"answer_{place}": text for place, text in enumerate(texts, 1)},
     }
+
+
+def unflattened(row: Mapping[str, str]) -> Row:
+    """What an import reads in a flat row: conversation, answers and verdict as lists, the rest as it is.
+
+    Raises ValueError or KeyError for a row that somebody has changed so that it is none any more.
+    """
+    size = len(json.loads(row["shown_order"]))
+    texts = [row[f"answer_{place}"] for place in range(1, size + 1)]
+    told = {"conversation": json.loads(row["conversation"]), "answers": [answer(text) for text in texts]}
+    ranking = json.loads(row["ranking"]) if row["ranking"] else None
+    said = {*told, "ranking", "prompt", "chosen", "rejected"}
+    rest = {name: text for name, text in row.items() if name not in said and not name.startswith("answer_")}
+    return {**told, "ranking": ranking, **rest}
 
 
 def as_json(value: Any) -> str:

@@ -9,10 +9,11 @@ from typing import Any
 
 import gradio as gr
 
+from annotation.incoming.columns import ROLES
 from annotation.incoming.import_command import arguments_of, columns_line, rows_of, with_column
 from annotation.incoming.import_process import Importer, State
-from annotation.incoming.importing import Order
-from annotation.incoming.mapping import ROLES, TARGETS
+from annotation.incoming.importing import HELD_OUT_SHARE, Order
+from annotation.incoming.mapping import TARGETS
 from annotation.incoming.reading import FORMATS
 from annotation.markup import BAR_STYLE, BOX_STYLE, TABLE_STYLE, WARNING_STYLE, progress_bar, status, table
 from annotation.records import Annotator, UserError
@@ -63,11 +64,10 @@ def source_of(kind: Any, upload: Any, path: Any, repository: Any, config: Any, s
     return [*arguments, "--", chosen]
 
 
-def order_of(target: Any, verdict: Any, split: Any, share: Any, rows: Any, *columns: Any) -> Order:
+def order_of(target: Any, verdict: Any, split: Any, share: Any, rows: Any, good_from: Any, *columns: Any) -> Order:
     """The form as an order. Raises UserError for what can't be meant; the command checks the rest."""
     first, last = rows_of(text_in(rows).strip())
-    sound = isinstance(share, int | float) and not isinstance(share, bool)
-    if split == "share" and not sound:
+    if split == "share" and not is_number(share):
         raise UserError("Give the share of prompts to hold out, in percent.")
     wanted = Order(
         target if target in TARGETS else "auto",
@@ -76,9 +76,15 @@ def order_of(target: Any, verdict: Any, split: Any, share: Any, rows: Any, *colu
         share / 100 if split == "share" else "held-out" if split == "held-out" else "train",
         first,
         last,
+        float(good_from) if is_number(good_from) else None,
     )
     wanted.check()
     return wanted
+
+
+def is_number(value: Any) -> bool:
+    """Whether a field holds a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 # ------------------------------------------------------------------------------------------------------ what is shown
@@ -98,13 +104,14 @@ def look_card(look: Mapping[str, Any]) -> str:
 
 def meaning_card(look: Mapping[str, Any]) -> str:
     """What the first rows are taken for."""
+    notes = "".join(status(note, "warning") for note in look["notes"])
     if look["problem"]:
-        return status(look["problem"], "warning")
+        return status(look["problem"], "warning") + notes
     proposed = columns_line(look["proposed"])
     pairs = zip(look["rows"], look["records"], strict=True)
     rows = [[str(row["number"]), *record_cells(record)] for row, record in pairs]
     headline = status(f"Read as {look['target']}, with {proposed}. They become:", "headline")
-    return headline + table(("row", "prompt", "answers"), rows)
+    return headline + table(("row", "prompt", "answers"), rows) + notes
 
 
 def record_cells(record: Any) -> tuple[str, str]:
@@ -116,7 +123,7 @@ def record_cells(record: Any) -> tuple[str, str]:
     prompt = "\n".join(spoken) if len(turns) > 1 else turns[0]["content"]
     ranks = record["ranking"] or [None] * len(record["answers"])
     answers = [f"{rank_word(rank, record)}{cut(answer)}" for rank, answer in zip(ranks, record["answers"], strict=True)]
-    return cut(prompt), "\n".join(answers)
+    return cut(prompt), "\n".join([*answers, *([f"({record['remark']})"] if record["remark"] else [])])
 
 
 def rank_word(rank: int | None, record: Mapping[str, Any]) -> str:
@@ -202,14 +209,18 @@ def build_form() -> dict[str, Any]:
     form["target"] = gr.Radio(TARGET_CHOICES, value="auto", label="Import as", elem_id="import-target")
     form["verdict"] = gr.Radio(VERDICT_CHOICES, value="judged", label="Verdicts of preferences become")
     with gr.Row():
-        form["prompts"] = gr.Radio(SPLIT_CHOICES, value="train", label="New prompts are", min_width=320)
+        form["prompts"] = gr.Radio(SPLIT_CHOICES, value="share", label="New prompts are", min_width=320)
         form["share"] = gr.Number(
-            5, label="Held-out share in percent", info="Decided by each prompt's text: always the same ones.",
-            visible=False, min_width=240,
+            100 * HELD_OUT_SHARE, label="Held-out share in percent",
+            info="Decided by each prompt's text: always the same ones.", min_width=240,
         )  # fmt: skip
         form["rows"] = gr.Textbox(
             label="Rows", info="Empty: all. A range as 1-100000.", max_length=40, min_width=200, elem_id="import-rows"
         )
+        form["good_from"] = gr.Number(
+            None, label="Good from", info="With a rating: answers of at least this are good, the others bad.",
+            min_width=200, elem_id="import-good-from",
+        )  # fmt: skip
     return form
 
 

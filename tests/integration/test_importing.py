@@ -58,7 +58,8 @@ def bring(db: Database, tmp_path: Path) -> Callable[..., Outcome]:
 
     def run(rows: Sequence[Any] | Path, dry_run: bool = False, **order: Any) -> Outcome:
         path = rows if isinstance(rows, Path) else write(tmp_path, rows)
-        return importing.run_import(db, open_path(path), Order(**order), "kim", quiet, dry_run)
+        wanted = Order(**{"split": "train", **order})
+        return importing.run_import(db, open_path(path), wanted, "kim", quiet, dry_run)
 
     return run
 
@@ -414,7 +415,7 @@ def test_our_own_exports_are_read_back(db: Database, tmp_path: Path, format: str
     subprocess.run([*export, f"--data={db.path.parent}"], cwd=ROOT, check=True, capture_output=True, timeout=120)
     whole = target if format == "csv" or container == "dataset" else next(target.glob("train.*"))
     other = open_database(tmp_path / "other")
-    importing.run_import(other, open_path(whole), Order(), "kim", quiet)
+    importing.run_import(other, open_path(whole), Order(split="train"), "kim", quiet)
 
     def verdicts(database: Database) -> list[Any]:
         rows = freeze(store.judgements(database), 1024).rows
@@ -469,10 +470,12 @@ def test_in_pieces_the_same_is_written_as_at_once(
     for database in (db, other):
         store.add_prompts(database, [Prompt(({"role": "user", "content": "p 3"},), "held-out", "test")])
     path = write(tmp_path, mixed(20))
-    importing.run_import(other, open_path(path), Order(), "kim", quiet)
+    importing.run_import(other, open_path(path), Order(split="train"), "kim", quiet)
     request.getfixturevalue("in_pieces")
     shares: list[float | None] = []
-    importing.run_import(db, open_path(path), Order(), "kim", lambda what, rows, share: shares.append(share))
+    importing.run_import(
+        db, open_path(path), Order(split="train"), "kim", lambda what, rows, share: shares.append(share)
+    )
     assert len([share for share in shares if share is not None]) > 10, "there were many pieces"
     assert content(db) == content(other)
     assert len(content(db)[1]) == 30
@@ -585,7 +588,7 @@ def test_a_process_killed_between_the_pieces_is_cleared_away(db: Database, tmp_p
     assert sizes(db) == {**before, "prompt": 1, "response": 1}
     assert store.prompts(db, "train") == [answered]
     assert sound(db)
-    assert counts(importing.run_import(db, open_path(path), Order(), "kim", quiet))["judged"] == 10
+    assert counts(importing.run_import(db, open_path(path), Order(split="train"), "kim", quiet))["judged"] == 10
 
 
 def test_the_command_says_what_it_does(db: Database, tmp_path: Path) -> None:
@@ -764,7 +767,7 @@ def test_the_form_is_filled_by_a_look_and_can_be_changed(page: gr.Blocks, db: Da
     assert "<b>" not in shown
     assert follow(page, sent[-1])[-1] == gr.skip(), "a session's form is filled once"
     chosen = {**{role: update["value"] for role, update in columns.items()}, "prompt": "title"}
-    form = ["preferences", "open", "share", 100, "1-2", *chosen.values()]
+    form = ["preferences", "open", "share", 100, "1-2", None, *chosen.values()]
     handler(page, "import-import")(kim, *source, *form)
     sent = follow(page, sent[-1])
     assert "2 rows read. Imported: 1 new prompt, 2 comparisons to be judged by people." in sent[0]
@@ -786,7 +789,7 @@ def test_a_form_that_cannot_be_meant_is_refused(
     page: gr.Blocks, source: list[Any], form: list[Any], message: str
 ) -> None:
     with pytest.raises(gr.Error, match=message):
-        handler(page, "import-check")(gr.Request(username="kim"), *source, *form, *([""] * len(tab.ROLES)))
+        handler(page, "import-check")(gr.Request(username="kim"), *source, *form, None, *([""] * len(tab.ROLES)))
 
 
 def test_what_was_typed_cannot_become_an_option() -> None:
@@ -872,7 +875,7 @@ def test_others_can_write_while_a_file_is_read(db: Database, tmp_path: Path) -> 
 
     def bring_it() -> None:
         own = open_database(db.path.parent)
-        outcomes.append(importing.run_import(own, open_path(path), Order(), "kim", quiet))
+        outcomes.append(importing.run_import(own, open_path(path), Order(split="train"), "kim", quiet))
         own.close()
         done.set()
 

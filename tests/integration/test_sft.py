@@ -263,7 +263,7 @@ def test_every_answer_of_an_imported_conversation_is_learned_and_what_two_share_
         path.write_text(json.dumps({"messages": conversation}) + "\n", "utf-8")
         run_import(machine.db, open_path(path), Order(split=split), "a test", lambda what, rows, share: None)
     path.write_text(json.dumps({"messages": other}) + "\n", "utf-8")
-    run_import(machine.db, open_path(path), Order(), "a test", lambda what, rows, share: None)
+    run_import(machine.db, open_path(path), Order(split="train"), "a test", lambda what, rows, share: None)
     rows = list(loop.rows_of(machine.db, QUICK))
     assert [(row["split"], len(row["messages"]), row["text"]) for row in rows] == [
         ("held-out", 1, "Answer 0"),

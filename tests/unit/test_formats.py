@@ -38,9 +38,9 @@ from annotation.outgoing.formats import (
     original,
     pseudonyms,
     settle,
-    transcript,
 )
 from annotation.records import Demonstration, Judgement, UserError
+from annotation.transcripts import transcript
 from tests.unit.test_consensus import answer
 from tests.unit.test_consensus import judged as judged_by
 

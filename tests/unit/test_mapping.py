@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotation import store
-from annotation.incoming import mapping
-from annotation.incoming.mapping import ROLES, TARGETS, Record, Unusable, make_plan, propose
+from annotation.incoming import verdicts
+from annotation.incoming.columns import ROLES, propose
+from annotation.incoming.mapping import TARGETS, Record, make_plan
 from annotation.incoming.reading import Row
+from annotation.incoming.verdicts import Unusable
 from annotation.records import UserError
 
 
@@ -148,7 +150,7 @@ SHAPES: dict[str, tuple[dict[str, Any], str, Record]] = {
     "another margin": (
         {"prompt": "p", "chosen": "a", "rejected": "b", "margin": 4.25},
         "preferences",
-        ranked([user("p")], ["a", "b"], [1, 2], remark=mapping.OTHER_MARGIN),
+        ranked([user("p")], ["a", "b"], [1, 2], remark=verdicts.OTHER_MARGIN),
     ),
     "scores": (
         {"prompt": "p", "responses": ["a", "b", "c"], "scores": [0.5, 9, 0.5]},
@@ -288,7 +290,7 @@ def test_columns_can_be_given_and_left_out() -> None:
         ({}, "auto", "No column with prompts was found"),
         ({}, "demonstrations", "need the columns 'prompt' and 'completion'"),
         ({"prompt": "x"}, "preferences", "No preferences in these columns"),
-        ({"prompt": "x", "a": "x", "b": "y"}, "preferences", "no column 'winner'"),
+        ({"prompt": "x", "a": "x", "b": "y"}, "preferences", "no column that says which is better"),
     ],
 )
 def test_a_plan_that_cannot_work_is_refused(columns: dict[str, str], target: Any, message: str) -> None:
@@ -360,7 +362,8 @@ TALK = {"messages": TURNS}
         (PAIR, {"prompt": [user("a"), assistant("b")]}, "prompt", "does not end with the user's turn"),
         (PAIR, {"prompt": [system("a")]}, "prompt", "does not end with the user's turn"),
         (DUEL, {"winner": "c"}, "winner", "is 'c': neither 'a' ('response_a') nor 'b' ('response_b') nor 'tie'"),
-        (DUEL, {"winner": 1}, "winner", "is '1': neither"),
+        (DUEL, {"winner": 1}, "winner", "is 1: neither"),
+        (DUEL, {"winner": "-a"}, "winner", "is '-a': neither"),
         (DUEL, {"winner": True}, "winner", "is true or false, which names no winner"),
         (DUEL, {"winner": None}, "winner", "is empty (null), which names no winner"),
         (SCORED, {"responses": ["a"]}, "responses", "holds 1 answers, not 2 to 8"),
@@ -378,11 +381,15 @@ TALK = {"messages": TURNS}
         (SCORED, {"scores": [1, "good"]}, "scores", "holds text where a finite number belongs"),
         (KTO, {"label": "maybe"}, "label", "is 'maybe', neither true nor false"),
         (KTO, {"label": None}, "label", "is empty (null), neither true nor false"),
-        (KTO, {"label": 0.5}, "label", "is a number, neither true nor false"),
         (TALK, {"messages": "hello"}, "messages", "is plain text, not a conversation"),
         (TALK, {"messages": [user("x")] * 201}, "messages", "has more than 200 turns"),
         (TALK, {"messages": [{"role": "user", "content": None}]}, "messages", "is empty (null), not text"),
-        (TALK, {"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages", "is a list, not text"),
+        (
+            TALK,
+            {"messages": [{**user(""), "content": [{"type": "image"}]}]},
+            "messages",
+            "holds a part of the type 'image'",
+        ),
     ],
 )
 def test_a_row_that_cannot_be_used_says_which_column_and_why(

@@ -1,0 +1,23 @@
+"""Names and lines that come from outside, as they can be shown and stored: printable, and bounded. Pure."""
+
+from __future__ import annotations
+
+import re
+
+UNREADABLE_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def display_name(name: str) -> str:
+    """A name as it can be shown and stored: printable, and bounded."""
+    return printable(name)[-200:]
+
+
+def printable(text: str) -> str:
+    """A line without control characters and tricks of direction."""
+    return UNREADABLE_CHARACTERS.sub("\ufffd", text)
+
+
+def listed(names: list[str] | tuple[str, ...]) -> str:
+    """Names in a sentence."""
+    shown = ", ".join(f"'{display_name(name)}'" for name in names[:30])
+    return f"{shown} and {len(names) - 30} more" if len(names) > 30 else shown or "none"
