@@ -6,15 +6,18 @@ import argparse
 import getpass
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from annotation import access, copies_command
-from annotation.database import Database, open_database
+from annotation.database import FILE_NAME, Database, existing_database, open_database
 from annotation.incoming import import_command
 from annotation.outgoing import export_command
 from annotation.records import ROLES, UserError
 
+# Commands with which a data directory may begin; `accounts add` is another.
+BEGINNINGS = ("import", "restore")
 DEFAULT_DATA_DIR = Path(__file__).resolve().parent.parent / "data"
 
 
@@ -24,12 +27,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.topic == "copies":  # these may be asked for where there is no database, or a broken one
             copies_command.run(options)
+        elif getattr(options, "look", False) or getattr(options, "dry_run", False):
+            try_out(options)
         else:
-            options.act(options, open_database(options.data))
+            begins = options.topic in BEGINNINGS or getattr(options, "verb", "") == "add"
+            options.act(options, (open_database if begins else existing_database)(options.data))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def try_out(options: argparse.Namespace) -> None:
+    """Run a command that writes nothing: where there is no database yet, on an empty one that is thrown away."""
+    with tempfile.TemporaryDirectory(prefix="prefloop-") as empty:
+        db = open_database(options.data if (options.data / FILE_NAME).is_file() else Path(empty))
+        try:
+            options.act(options, db)
+        finally:
+            db.close()
 
 
 def parser() -> argparse.ArgumentParser:

@@ -239,7 +239,7 @@ def front_matter(text: str) -> dict[str, Any]:
         return {}
     try:
         found = yaml.safe_load(text[4:].split("\n---", 1)[0])
-    except (yaml.YAMLError, RecursionError):
+    except (yaml.YAMLError, RecursionError, ValueError):  # the last for a date that there is not
         return {}
     return found if isinstance(found, dict) else {}
 
