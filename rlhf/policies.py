@@ -250,6 +250,12 @@ def publications(db: Database) -> list[Publication]:
     return [Publication(**{**row, "private": bool(row["private"])}) for row in rows]
 
 
+def public_before(db: Database, kind: str, repo: str) -> bool:
+    """Whether everybody could see a repository when something was last put there from here."""
+    last = next((one for one in publications(db) if (one.kind, one.repo) == (kind, repo)), None)
+    return last is not None and not last.private
+
+
 def published(db: Database, model_id: int) -> Publication | None:
     """Where a model is on the Hub, if it was published from here."""
     return next((one for one in publications(db) if one.model_id == model_id), None)
