@@ -27,6 +27,7 @@ MEMORY_FLOOR = 1_000_000_000
 FOUR_BITS = "in 4 bits"
 # What a template is given to see whether it takes system messages.
 SYSTEM = "Answer in one word."
+ASKED = {"role": "user", "content": QUESTION}
 
 
 @dataclass(frozen=True)
@@ -214,26 +215,29 @@ def takes_system(path: Path) -> bool:
             f"{path} has no tokenizer, so no text can be given to the model. Fetch the whole model again, or choose "
             "another one with --model."
         )
-    # Without a tokenizer.json the workers read the other files, and this process only the template.
-    tokenizer: ChatTokenizer | ChatFormat = (
-        ChatTokenizer(path) if (path / TOKENIZER_FILE).is_file() else read_format(path)
-    )
-    question, system = {"role": "user", "content": QUESTION}, {"role": "system", "content": SYSTEM}
     try:
-        system_kept = SYSTEM in conversation(tokenizer, [system, question], begins=True)
-    except Refused:
-        system_kept = False
-    try:
-        if QUESTION not in conversation(tokenizer, [question], begins=True):
+        # Without a tokenizer.json the workers read the other files, and this process only the template.
+        whole = (path / TOKENIZER_FILE).is_file()
+        tokenizer: ChatTokenizer | ChatFormat = ChatTokenizer(path) if whole else read_format(path)
+        kept = keeps_system(tokenizer)  # first: a template that had to be stopped here is of no use for the others
+        if QUESTION not in conversation(tokenizer, [ASKED], begins=True):
             raise Refused("it leaves out what the user says.")
-        if ANSWER not in conversation(tokenizer, [question, {"role": "assistant", "content": ANSWER}]):
+        if ANSWER not in conversation(tokenizer, [ASKED, {"role": "assistant", "content": ANSWER}]):
             raise Refused("it leaves out what the assistant says.")
     except Refused as refused:
         raise UserError(
             f"The chat template of {path} can't be used: {ended(refused.reason)} Mend it, or choose another model with "
             "--model."
         ) from refused
-    return system_kept
+    return kept
+
+
+def keeps_system(tokenizer: ChatTokenizer | ChatFormat) -> bool:
+    """Whether a system message is in what the template makes of it."""
+    try:
+        return SYSTEM in conversation(tokenizer, [{"role": "system", "content": SYSTEM}, ASKED], begins=True)
+    except Refused:
+        return False
 
 
 def check_memory(base: BaseModel, weights: int) -> None:

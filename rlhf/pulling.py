@@ -21,7 +21,7 @@ from rlhf import base_model, policies
 from rlhf.artifacts import directory_sha256, file_sha256, new_directory
 from rlhf.base_model import BaseModel
 from rlhf.cards import BASE_SHA256, FACTS, public_name
-from rlhf.model_files import CONFIG, check_architecture, check_weights, read_header, read_object
+from rlhf.model_files import CONFIG, LARGEST_FILE, check_architecture, check_weights, read_header, read_object
 from rlhf.policies import Form, Kind, Policy, Weights
 from rlhf.publishing import ADAPTER, CARD, WHOLE, base_sha256
 
@@ -145,6 +145,8 @@ def refuse_code(hub: Hub, found: Found, *names: str) -> None:
     """Raises UserError for a model that needs code of its own: none of it is ever fetched, let alone run."""
     for name in names:
         if name in found.sizes:
+            if found.sizes[name] > LARGEST_FILE:
+                raise UserError(f"{name} of {found.source} has {found.sizes[name]:,} bytes: it is no configuration.")
             with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
                 with hubs.explained(f"Fetching {name} of {found.repo}"):
                     path = hub.api.hf_hub_download(found.repo, name, revision=found.sha, local_dir=directory)

@@ -25,6 +25,7 @@ from rlhf.artifacts import directory_sha256
 from rlhf.base_model import BaseModel
 from rlhf.specs import SPECS, GenerateSpec, from_json, to_json
 from rlhf.templating import Renderer
+from tests.e2e.conftest import running_app
 from tests.machine_fixtures import QUICK_DPO, ROOT, WORKER_SECONDS, Machine, rlhf_command, wait_until, write_spec
 from tests.run_fixtures import QUICK_SFT, demonstrations, starve
 
@@ -133,7 +134,7 @@ def test_a_new_data_directory_stays_empty_and_has_a_sentence(
         "accounts list",
         "accounts deactivate ann",
         "accounts role ann admin",
-        "export preference x",
+        "export --to x",
         "copies take --place x",
     ],
 )
@@ -489,10 +490,11 @@ def test_without_workers_a_model_that_is_ready_is_taken_and_else_nothing_is_begu
 
 
 def test_without_workers_a_ready_model_begins_a_data_directory(tiny_model: Path, tmp_path: Path) -> None:
-    built = app.build_app(app.Settings(tmp_path / "new", model=str(tiny_model), workers=False, open_browser=False))
-    assert policies.by_revision(built.state.db, "base").base == str(tiny_model)
-    built.state.db.close()
-    built.state.in_use.release()
+    with running_app(tmp_path / "new", "--no-workers", "--model", str(tiny_model)) as (address, _):
+        assert address.startswith("http://127.0.0.1:")
+    db = open_database(tmp_path / "new")
+    assert policies.by_revision(db, "base").base == str(tiny_model)
+    db.close()
 
 
 def test_a_model_without_safetensors_is_refused_pickled_weights_or_not(copied: BaseModel) -> None:

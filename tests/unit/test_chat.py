@@ -129,6 +129,48 @@ def test_what_templates_may_use_works_as_in_transformers(tiny_model: Path, tmp_p
     assert "<ü>" in ours_said.value.reason
 
 
+def test_no_template_runs_in_the_process_that_asks(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in the one with the pages nor in a worker, which has transformers' own way to do it."""
+    theirs = transformers_tokenizer(tiny_model)
+    monkeypatch.setattr(type(theirs), "apply_chat_template", None)
+    monkeypatch.setattr("jinja2.Environment.from_string", None)
+    for tokenizer in (theirs, ChatTokenizer(tiny_model), transformers_tokenizer(tiny_model)):
+        assert conversation(tokenizer, CONVERSATIONS[0], begins=True).endswith("<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer_config.json", b"[]"),
+        ("tokenizer_config.json", b'{"eos_token": {"text": "x"}}'),
+        ("tokenizer_config.json", b'{"extra_special_tokens": 7}'),
+        ("tokenizer_config.json", b"[" * 100_000),
+        ("tokenizer.json", b"{}"),
+        ("chat_template.jinja", b"\xff"),
+        ("chat_template.jinja", b"x" * 17_000_000),
+        ("chat_template.jinja", b"no conversation"),
+    ],
+)
+def test_files_that_are_damaged_or_hostile_have_a_sentence(
+    tiny_model: Path, tmp_path: Path, name: str, content: bytes
+) -> None:
+    other = copy_of(tiny_model, tmp_path)
+    (other / name).write_bytes(content)
+    with pytest.raises(UserError):
+        ChatTokenizer(other)
+
+
+def test_a_model_without_a_token_that_ends_an_answer_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    other = copy_of(tiny_model, tmp_path)
+    settings = json.loads((other / "tokenizer_config.json").read_text("utf-8"))
+    del settings["eos_token"]
+    (other / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+    (other / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}", "utf-8")
+    for read in (ChatTokenizer, transformers_tokenizer):
+        with pytest.raises(UserError, match="has no token that ends an answer"):
+            read(other)
+
+
 def test_a_template_runs_in_a_sandbox(tiny_model: Path, tmp_path: Path) -> None:
     other = copy_of(tiny_model, tmp_path)
     (other / "chat_template.jinja").write_text("{{ ''.__class__.__mro__ }}Porridge", "utf-8")
