@@ -28,7 +28,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from annotation import access, connections, endpoints, oauth, places, restoring, safekeeping, sqlite, store, web
-from annotation.database import Database, explain_disk_errors, hold_data_directory, open_database
+from annotation.database import FILE_NAME, Database, explain_disk_errors, hold_data_directory, open_database
 from annotation.environment import keep_private
 from annotation.gradio_door import Function, GradioDoor
 from annotation.incoming import importing
@@ -40,6 +40,7 @@ from annotation.tabs.guard import Context, guarded
 from annotation.tabs.importing import MAXIMUM_UPLOAD
 from annotation.tabs.parts import QUIET
 from rlhf import base_model, downloads, errands, jobs, launching, policies
+from rlhf.base_model import BaseModel
 from rlhf.supervisor import VISIBLE, Supervisor
 from rlhf.tabs import hub, iterations, judges, playground, train
 
@@ -232,14 +233,19 @@ def functions_of(pages: gr.Blocks) -> list[Function]:
 # --------------------------------------------------------------------------------------------------------------- app
 def build_app(settings: Settings) -> FastAPI:
     """The whole program behind one ASGI app. Raises UserError for what a person has to mend first."""
+    fresh = not (settings.data_dir / FILE_NAME).is_file()
+    if fresh and not settings.workers:
+        find_model(settings)  # or nothing is begun
     in_use = restoring.keep_open(settings.data_dir)
+    lock = hold_data_directory(settings.data_dir) if settings.workers else None
+    if fresh and settings.workers:
+        find_model(settings)
     db, here = open_database(settings.data_dir), settings.space
     provider = None if here is None else oauth.Provider.from_environment(os.environ, here)
     if provider is None:
         refuse_open_door(settings, db)
     if here is not None:
         access.follow_rules(db, here.rules)
-    lock = hold_data_directory(settings.data_dir) if settings.workers else None
     importing.clear_leftovers(db)
     context = Context(
         db,
@@ -334,10 +340,17 @@ def refuse_open_door(settings: Settings, db: Database) -> None:
 
 def prepare_model(settings: Settings, db: Database) -> str:
     """Get the base model ready and return its name; a server without workers takes the one that is recorded."""
-    if not settings.workers:
+    if not settings.workers and policies.everything(db):
         return policies.by_revision(db, "base").base
-    base = base_model.prepare(settings.data_dir, settings.model)
+    base = find_model(settings)
+    if base.remark:
+        print(f"{base.name}:{base.remark}", flush=True)
     return policies.ensure_base(db, base.name).base
+
+
+def find_model(settings: Settings) -> BaseModel:
+    """The base model; without workers only one that is ready. Raises UserError where there is none that can be used."""
+    return (base_model.prepare if settings.workers else base_model.present)(settings.data_dir, settings.model)
 
 
 def health_route(settings: Settings, db: Database) -> Callable[[Request], Awaitable[Response]]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from annotation import access, asking, copies_command
-from annotation.database import Database, open_database
+from annotation.database import FILE_NAME, Database, existing_database, open_database
 from annotation.environment import keep_private
 from annotation.incoming import import_command
 from annotation.outgoing import export_command
 from annotation.records import ROLES, UserError
 
+# Commands with which a data directory may begin; `accounts add` is another.
+BEGINNINGS = ("import", "restore")
 DEFAULT_DATA_DIR = Path(__file__).resolve().parent.parent / "data"
 
 
@@ -25,12 +28,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.topic == "copies":  # these may be asked for where there is no database, or a broken one
             copies_command.run(options)
+        elif getattr(options, "look", False) or getattr(options, "dry_run", False):
+            return try_out(options)
         else:
-            return int(options.act(options, open_database(options.data)) or 0)
+            begins = options.topic in BEGINNINGS or getattr(options, "verb", "") == "add"
+            return int(options.act(options, (open_database if begins else existing_database)(options.data)) or 0)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def try_out(options: argparse.Namespace) -> int:
+    """Run a command that writes nothing, on an empty database where there is none yet; returns its exit status."""
+    with tempfile.TemporaryDirectory(prefix="prefloop-") as empty:
+        db = open_database(options.data if (options.data / FILE_NAME).is_file() else Path(empty))
+        try:
+            return int(options.act(options, db) or 0)
+        finally:
+            db.close()
 
 
 def parser() -> argparse.ArgumentParser:

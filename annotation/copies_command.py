@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from annotation import hub, restoring, safekeeping
-from annotation.database import FILE_NAME, hold_data_directory, open_database
+from annotation.database import FILE_NAME, existing_database, hold_data_directory, open_database
 from annotation.places import Damaged, Manifest, Place, copies_in, place_of
 from annotation.records import UserError
 
@@ -72,9 +72,7 @@ def in_short(copy: Manifest) -> str:
 
 def take(place: Place, data_dir: Path) -> None:
     """Make a copy, of a database that may be in use."""
-    if not (data_dir / FILE_NAME).is_file():
-        raise UserError(f"There is no database in {data_dir}. Name its directory with --data DIR.")
-    db = open_database(data_dir)
+    db = existing_database(data_dir)
     version = safekeeping.keep(db, data_dir, place, uuid.uuid4().hex)
     print(f"Copied {safekeeping.judged(db)[1]} judgements to {place.name} as {version}.")
 

@@ -202,6 +202,16 @@ def tighten(path: Path) -> str:
     return "its file system keeps no rights" if path.stat().st_mode & OTHERS else ""
 
 
+def existing_database(data_dir: Path) -> Database:
+    """The data directory's database, brought up to date. Raises UserError where there is none: none is made."""
+    if not (data_dir / FILE_NAME).is_file():
+        raise UserError(
+            f"There is no database in {data_dir} yet. Start `python app.py` once, or name another directory with "
+            "--data DIR."
+        )
+    return open_database(data_dir)
+
+
 def hold_data_directory(data_dir: Path) -> FileLock:
     """Keep a second program with workers off this directory while the lock lives. Raises UserError."""
     lock = FileLock(data_dir / "prefloop.lock")

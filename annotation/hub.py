@@ -301,22 +301,26 @@ def check_token(hub: Hub, repo: str | None = None) -> Who:
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
-def ensure_repo(hub: Hub, repo: str, kind: RepoKind, private: bool, **settings: Any) -> None:
-    """Create a repository where there is none. `settings` are those of a Space.
+def ensure_repo(
+    hub: Hub, repo: str, kind: RepoKind, private: bool, *, public_before: bool = False, **settings: Any
+) -> bool:
+    """Create a repository where there is none; returns whether it is private. `settings` are those of a Space.
 
     Raises UserError where it can't be, or where one is there that others can see though it should be private, or the
-    other way round: who may see a repository is never changed in passing.
+    other way round: who may see a repository is never changed in passing. With `public_before` it was public when we
+    last put something there, and may stay so.
     """
     check_name(repo)
     with explained(f"Creating {repo}"):
         hub.api.create_repo(repo, repo_type=kind, private=private, exist_ok=True, **settings)
         is_private = bool(hub.api.repo_info(repo, repo_type=kind).private)
-    if is_private != private:
+    if is_private != private and not (public_before and not is_private):
         there, wanted = ("private", "public") if is_private else ("public", "private")
         raise UserError(
             f"{repo} is there and {there}, and this was to be {wanted}. Change that on its settings page on the Hub, "
             f"choose another name, or ask for {there}."
         )
+    return is_private
 
 
 def commit(

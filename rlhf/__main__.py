@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from annotation.database import Database, open_database
+from annotation.database import Database, existing_database, open_database
 from annotation.environment import keep_private
 from annotation.records import UserError
 from rlhf import (
@@ -94,11 +94,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return print_spec(options.kind, options.explain)
         if options.command == "space":
             return space_command.run(options)
-        db = open_database(options.data)
-        return dispatch(db, options)
+        if options.command == "prepare":
+            return prepare(options.data, options.model)
+        if options.command == "pull" and options.base:
+            hub_command.run_pull_base(options)
+            return 0
+        return dispatch(existing_database(options.data), options)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+
+
+def prepare(data_dir: Path, model: str) -> int:
+    """Set up a base model; a database is begun once the model is there."""
+    base = base_model.prepare(data_dir, model)
+    policies.ensure_base(open_database(data_dir), base.name)
+    print(f"The base model {base.name} is ready in {base.path}.{base.remark}")
+    return 0
 
 
 def dispatch(db: Database, options: argparse.Namespace) -> int:
@@ -106,10 +118,6 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
     jobs.mark_lost(db)
     if hasattr(options, "act"):
         options.act(options, db)
-    elif options.command == "prepare":
-        base = base_model.prepare(options.data, options.model)
-        policies.ensure_base(db, base.name)
-        print(f"The base model {base.name} is ready in {base.path}.")
     elif options.command == "run":
         spec = from_json(read_text(options.spec))
         if options.rent is not None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
 from annotation import hub
 from annotation.records import UserError
+from rlhf.chat import ANSWER, QUESTION, TOKENIZER_FILE, TOKENIZERS, ChatFormat, ChatTokenizer, read_format
+from rlhf.model_files import CONFIG, check_architecture, check_weights, is_gguf, read_object, weight_files
+from rlhf.templating import Refused, conversation, ended
 
 EMBEDDED = "embedded"
 EMBEDDED_NAME = "SmolLM2-135M-Instruct"
@@ -22,6 +25,9 @@ MEMORY_FACTOR = 1.5
 MEMORY_FLOOR = 1_000_000_000
 # How `quantisation` names weights that bitsandbytes stored in 4 bits, as QLoRA holds them.
 FOUR_BITS = "in 4 bits"
+# What a template is given to see whether it takes system messages.
+SYSTEM = "Answer in one word."
+ASKED = {"role": "user", "content": QUESTION}
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,15 @@ class BaseModel:
 
     name: str
     path: Path
+    takes_system: bool = True
+    """Whether its chat template takes system messages."""
+
+    @property
+    def remark(self) -> str:
+        """What to know of it before prompts are gathered, after a blank; empty for most models."""
+        if self.takes_system:
+            return ""
+        return " Its chat template takes no system messages: prompts with one are left out with this model."
 
 
 def prepare(data_dir: Path, model: str) -> BaseModel:
@@ -40,15 +55,30 @@ def prepare(data_dir: Path, model: str) -> BaseModel:
     base = locate(data_dir, model)
     if base.name == EMBEDDED_NAME and not base.path.is_dir():
         convert_embedded(base.path)
-    check(base)
-    return base
+    return check(base)
 
 
 def ready(data_dir: Path, model: str) -> BaseModel:
     """The model that `prepare` has set up, checked again. Raises UserError if it is gone or no longer fits."""
-    base = locate(data_dir, model)
-    check(base)
-    return base
+    return check(locate(data_dir, model))
+
+
+def present(data_dir: Path, model: str) -> BaseModel:
+    """A model that is on this machine, ready to be used: nothing is converted, fetched or installed.
+
+    Raises UserError where it is not here, or can't be used.
+    """
+    base: BaseModel | None = None
+    if model in (EMBEDDED, EMBEDDED_NAME) or Path(model).expanduser().exists():
+        base = locate(data_dir, model)
+    elif is_hub_name(model) and (cached := on_this_machine(data_dir, model)) is not None:
+        base = BaseModel(model, cached)
+    if base is None or not base.path.is_dir():
+        raise UserError(
+            f"There is no base model in {data_dir} yet, and --no-workers sets none up. Start `python app.py` once "
+            f"without it, or run `python -m rlhf --data {data_dir} prepare`."
+        )
+    return check(base)
 
 
 def locate(data_dir: Path, model: str) -> BaseModel:
@@ -61,7 +91,27 @@ def locate(data_dir: Path, model: str) -> BaseModel:
     directory = Path(model).expanduser()
     if directory.is_dir():
         return BaseModel(str(directory.resolve()), directory.resolve())
+    if directory.is_file():
+        raise UserError(
+            is_gguf(directory) if directory.suffix == ".gguf" else f"{directory} is a file: give a model's directory."
+        )
+    if not is_hub_name(model):
+        raise UserError(
+            f"There is no model '{model}': it is no directory here, and no name on the Hub either (OWNER/NAME). Check "
+            "the path, or leave --model out for the embedded model."
+        )
     return BaseModel(model, download(model))
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether this can be the name of a repository, with a revision or without."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name.partition("@")[0])
+    except HFValidationError:
+        return False
+    return True
 
 
 def download(name: str) -> Path:
@@ -134,34 +184,65 @@ def quantisation(directory: Path) -> str:
 
     Raises UserError if its configuration can't be read.
     """
-    try:
-        found = json.loads((directory / "config.json").read_text("utf-8")).get("quantization_config")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{directory / 'config.json'} can't be read ({error}). Restore it.") from error
+    found = read_object(directory / CONFIG).get("quantization_config")
     if not found:
         return ""
-    if found.get("load_in_4bit"):
+    settings = found if isinstance(found, Mapping) else {}
+    if settings.get("load_in_4bit"):
         return FOUR_BITS
-    return "in 8 bits" if found.get("load_in_8bit") else f"by {found.get('quant_method', 'an unknown method')}"
+    return "in 8 bits" if settings.get("load_in_8bit") else f"by {settings.get('quant_method', 'an unknown method')}"
 
 
-def check(base: BaseModel) -> None:
-    """Raises UserError if the directory lacks weights or a chat template, or the model can't fit in memory."""
-    if not (base.path / "config.json").is_file():
-        raise UserError(f"{base.path} holds no model: there is no config.json. Choose another one with --model.")
-    weights = list(base.path.glob("*.safetensors"))
-    if not weights:
+def check(base: BaseModel) -> BaseModel:
+    """A model that can be loaded, answer and be trained, with what its chat template takes.
+
+    Raises UserError where files are missing or not whole, transformers does not know the architecture, the template
+    does not work, or the memory is too small.
+    """
+    if not (base.path / CONFIG).is_file() and not list(base.path.glob("*.gguf")):
+        raise UserError(f"{base.path} holds no model: there is no {CONFIG}. Choose another one with --model.")
+    weight_files(base.path)  # says what is missing before the memory is looked at
+    check_memory(base, sum(file.stat().st_size for file in base.path.glob("*.safetensors")))
+    check_architecture(base.path)
+    check_weights(base.path)
+    return replace(base, takes_system=takes_system(base.path))
+
+
+def takes_system(path: Path) -> bool:
+    """Whether a model's chat template takes system messages. Raises UserError where it does not work at all."""
+    if not any((path / name).is_file() for name in TOKENIZERS):
         raise UserError(
-            f"{base.path} has no safetensors weights, and Prefloop loads no other kind. "
-            "Convert the model with save_pretrained, or choose another one with --model."
+            f"{path} has no tokenizer, so no text can be given to the model. Fetch the whole model again, or choose "
+            "another one with --model."
         )
-    if not has_chat_template(base.path):
+    try:
+        # Without a tokenizer.json the workers read the other files, and this process only the template.
+        whole = (path / TOKENIZER_FILE).is_file()
+        tokenizer: ChatTokenizer | ChatFormat = ChatTokenizer(path) if whole else read_format(path)
+        kept = keeps_system(tokenizer)  # first: a template that had to be stopped here is of no use for the others
+        if QUESTION not in conversation(tokenizer, [ASKED], begins=True):
+            raise Refused("it leaves out what the user says.")
+        if ANSWER not in conversation(tokenizer, [ASKED, {"role": "assistant", "content": ANSWER}]):
+            raise Refused("it leaves out what the assistant says.")
+    except Refused as refused:
         raise UserError(
-            f"The model {base.name} has no chat template, so it is not a chat model. Choose an instruct model with "
-            f"--model, or put its template into {base.path / 'chat_template.jinja'}."
-        )
-    need = memory_needed(sum(file.stat().st_size for file in weights))
-    free = psutil.virtual_memory().available
+            f"The chat template of {path} can't be used: {ended(refused.reason)} Mend it, or choose another model with "
+            "--model."
+        ) from refused
+    return kept
+
+
+def keeps_system(tokenizer: ChatTokenizer | ChatFormat) -> bool:
+    """Whether a system message is in what the template makes of it."""
+    try:
+        return SYSTEM in conversation(tokenizer, [{"role": "system", "content": SYSTEM}, ASKED], begins=True)
+    except Refused:
+        return False
+
+
+def check_memory(base: BaseModel, weights: int) -> None:
+    """Raises UserError where a model whose weights have so many bytes does not fit."""
+    need, free = memory_needed(weights), psutil.virtual_memory().available
     if need > free:
         raise UserError(
             f"The model {base.name} needs about {need / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free. "
@@ -172,16 +253,3 @@ def check(base: BaseModel) -> None:
 def memory_needed(weights: int) -> int:
     """How many bytes of memory a model needs whose weights have so many."""
     return int(weights * MEMORY_FACTOR) + MEMORY_FLOOR
-
-
-def has_chat_template(path: Path) -> bool:
-    """Whether the tokenizer's files carry a chat template."""
-    if (path / "chat_template.jinja").is_file():
-        return True
-    config = path / "tokenizer_config.json"
-    if not config.is_file():
-        return False
-    try:
-        return bool(json.loads(config.read_text("utf-8")).get("chat_template"))
-    except ValueError as error:
-        raise UserError(f"{config} is damaged ({error}). Restore it, or choose another model with --model.") from error

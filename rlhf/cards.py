@@ -78,6 +78,21 @@ class Compared:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What its newest check says of its answers to held-out prompts; None is what was not measured."""
+
+    prompts: int
+    kl: float | None = None
+    """To the base, nats a token."""
+    surprise: float | None = None
+    """Negative log-likelihood under the base, over that of the base's own answers."""
+    perplexity: float | None = None
+    """Of a fixed plain text, over the base's."""
+    accuracy: Estimate | None = None
+    """How often the implicit reward prefers what people preferred, by comparison."""
+
+
+@dataclass(frozen=True)
 class Record:
     """What only a published card says: where it is and lies on, whose licence holds, how it did, what it grew from."""
 
@@ -88,6 +103,7 @@ class Record:
     """The Hub's word for it; empty where whoever publishes has not said."""
     base_licence: str = ""
     evaluation: Sequence[Compared] = ()
+    check: Measured | None = None
     agreement: str = ""
     """How far the people agreed on whose judgements it was trained, as Markdown."""
     lineage: Sequence[Sequence[str]] = ()
@@ -185,7 +201,7 @@ def card(about: Subject, result: Mapping[str, Any], record: Record | None = None
         origin(about, record),
         "## Figures",
         figures(about, result),
-        *([] if record is None else evaluation(record)),
+        *([] if record is None else evaluation(about, record)),
         *([] if record is None else lineage(record)),
         *settings(about),
         "## Licence",
@@ -415,16 +431,48 @@ def figures(about: Subject, result: Mapping[str, Any]) -> str:
     return table(["figure", "value"], rows) or "None were measured."
 
 
-def evaluation(record: Record) -> Sequence[str]:
-    """How it did against other policies, and how far people agreed who judged what it was trained on."""
+def evaluation(about: Subject, record: Record) -> Sequence[str]:
+    """How it did against other policies and in its check, and how far people agreed who judged its training data."""
+    agreed = ("### Agreement of those who judged the training data", record.agreement) if record.agreement else ()
+    if about.kind == "reward":  # what is known of it is among the figures
+        return ("## Evaluation", *agreed) if agreed else ()
     rows = [
         [code(one.against), one.judge, f"{one.share.n:,}", percent_with_interval(one.share)]
         for one in record.evaluation
     ]
-    heads = ["against", "judged by", "comparisons", "won, ties as half (95% interval)"]
-    found = table(heads, rows) or "It was not compared with the base, nor with what it was trained from."
-    agreed = ("### Agreement of those who judged the training data", record.agreement) if record.agreement else ()
-    return ("## Evaluation", f"On prompts that were kept out of the training.\n\n{found}" if rows else found, *agreed)
+    found = table(["against", "judged by", "comparisons", "won, ties as half (95% interval)"], rows)
+    figures = "" if record.check is None else table(["figure of its newest check", "value"], check_rows(record.check))
+    if not found and not figures:
+        said = "It was not compared with the base, nor with what it was trained from."
+    elif not found:
+        said = f"{KEPT_OUT} Nobody has compared its answers with another model's one by one."
+    else:
+        said = KEPT_OUT
+    return ("## Evaluation", *(part for part in (said, found, figures) if part), *agreed)
+
+
+KEPT_OUT: Final = "On prompts that were kept out of the training."
+
+
+def check_rows(check: Measured) -> list[list[str]]:
+    """The figures of a check, those that there are."""
+    accuracy = check.accuracy
+    known: list[tuple[str, str | None]] = [
+        ("held-out prompts that it answered", f"{check.prompts:,}"),
+        ("KL to the base, nats a token", None if check.kl is None else f"{check.kl:.4f}"),
+        ("how much its answers surprise the base, by the base's own", times(check.surprise)),
+        ("perplexity of a plain text, by the base's", times(check.perplexity)),
+        (
+            f"implicit accuracy on {0 if accuracy is None else accuracy.n:,} held-out comparisons (95% interval)",
+            None if accuracy is None else percent_with_interval(accuracy),
+        ),
+    ]
+    return [[name, value] for name, value in known if value is not None]
+
+
+def times(ratio: float | None) -> str | None:
+    """A ratio in words; None where there is none."""
+    return None if ratio is None else f"{ratio:.2f} times"
 
 
 def lineage(record: Record) -> Sequence[str]:

@@ -2,42 +2,68 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.runtime import Macro
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from annotation.records import UserError
+from rlhf.model_files import explained, read_object, read_text
+from rlhf.templating import Refused, conversation
 
 # The names under which chat templates know a tokenizer's special tokens.
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # What a decoder puts for bytes that are no whole character yet, and how many tokens a character may take.
 INCOMPLETE = "\ufffd"
 CHARACTER_TOKENS = 4
+TOKENIZER_FILE = "tokenizer.json"
+# Files of which transformers can make a tokenizer.
+TOKENIZERS = (TOKENIZER_FILE, "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+TEMPLATE_FILE, SETTINGS_FILE = "chat_template.jinja", "tokenizer_config.json"
+
+
+# A conversation by which a template shows how it ends an answer.
+QUESTION, ANSWER = "What is a good breakfast?", "Porridge"
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """How a model is given conversations: what `rlhf.templating` takes of a tokenizer, without its vocabulary."""
+
+    template: str
+    special_tokens_map: Mapping[str, str]
+    """Special tokens by the names under which templates know them."""
+
+    def get_chat_template(self) -> str:
+        """The template, under transformers' name."""
+        return self.template
+
+
+def read_format(directory: Path) -> ChatFormat:
+    """A model's chat format, from the same files as transformers. Raises UserError if it has none."""
+    settings = read_settings(directory)
+    with explained(directory / SETTINGS_FILE):
+        special = {name: text_of(settings[name]) for name in NAMED_TOKENS if settings.get(name)}
+    return ChatFormat(read_template(directory, settings), special)
 
 
 class ChatTokenizer:
     """What the workers use of transformers' tokenizer, from the same files; `rlhf.rows` takes either."""
 
     def __init__(self, directory: Path) -> None:
-        """Read a model's tokenizer. Raises UserError if it has no tokenizer.json or no chat template."""
-        self.backend = read_backend(directory / "tokenizer.json")
-        settings = read_settings(directory)
-        self.special_tokens = {name: text_of(settings[name]) for name in NAMED_TOKENS if settings.get(name)}
-        self.extra_tokens = [text_of(token) for token in extra_tokens(settings)]
-        self.template = compile_template(read_template(directory, settings))
-        self.special_tokens["eos_token"] = end_of_turn(self)
-        self.special_tokens.setdefault("pad_token", self.special_tokens["eos_token"])
+        """Read a model's tokenizer. Raises UserError if it has no tokenizer.json or no chat template that works."""
+        self.backend = read_backend(directory / TOKENIZER_FILE)
+        self.format = read_format(directory)
+        self.special_tokens_map = dict(self.format.special_tokens_map)
+        with explained(directory / SETTINGS_FILE):
+            self.extra_tokens = [text_of(token) for token in extra_tokens(read_settings(directory))]
+        self.special_tokens_map["eos_token"] = end_of_turn(self)
+        self.special_tokens_map.setdefault("pad_token", self.eos_token)
+        if self.backend.token_to_id(self.eos_token) is None:
+            raise UserError(no_end(directory))
 
     def __call__(self, text: str, add_special_tokens: bool = False) -> dict[str, list[int]]:
         """A text's token ids, as transformers gives them for one text."""
@@ -46,11 +72,11 @@ class ChatTokenizer:
     @property
     def eos_token(self) -> str:
         """The token that ends an answer."""
-        return self.special_tokens.get("eos_token", "")
+        return self.special_tokens_map.get("eos_token", "")
 
     @property
     def eos_token_id(self) -> int:
-        """Its id. It is in the vocabulary, because the template's text was encoded with it."""
+        """Its id."""
         found = self.backend.token_to_id(self.eos_token)
         assert found is not None, f"the tokenizer does not know its own end of text {self.eos_token!r}"
         return int(found)
@@ -58,7 +84,7 @@ class ChatTokenizer:
     @property
     def all_special_ids(self) -> list[int]:
         """Ids of all tokens that are no text."""
-        found = [self.backend.token_to_id(token) for token in (*self.special_tokens.values(), *self.extra_tokens)]
+        found = [self.backend.token_to_id(token) for token in (*self.special_tokens_map.values(), *self.extra_tokens)]
         return [token for token in found if token is not None]
 
     def convert_ids_to_tokens(self, token: int) -> str:
@@ -69,18 +95,9 @@ class ChatTokenizer:
         """The text of token ids."""
         return str(self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
-    def apply_chat_template(
-        self, messages: Sequence[Mapping[str, str]], tokenize: bool = False, add_generation_prompt: bool = False
-    ) -> str:
-        """A conversation as the model's template writes it. Raises jinja2.TemplateError where it refuses."""
-        assert not tokenize, "encode the text with a call of the tokenizer"
-        return self.template.render(
-            messages=[dict(message) for message in messages],
-            tools=None,
-            documents=None,
-            add_generation_prompt=add_generation_prompt,
-            **self.special_tokens,
-        )
+    def get_chat_template(self) -> str:
+        """The template, under transformers' name."""
+        return self.format.template
 
     def pieces(self, ids: Sequence[int]) -> list[tuple[str, int]]:
         """The text of each token, in order, with how many tokens it takes: a rare character can be several tokens.
@@ -110,12 +127,25 @@ def chat_tokenizer(directory: Path) -> ChatTokenizer:
 
 
 def end_of_turn(tokenizer: Any) -> str:
-    """The token with which the chat template ends an answer; some models have another one as end of text."""
-    turn = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
-    rendered = str(tokenizer.apply_chat_template(turn, tokenize=False))
-    after = tokenizer(rendered[rendered.rindex("A") + 1 :], add_special_tokens=False)["input_ids"]
+    """The token with which the chat template ends an answer; some models have another one as end of text.
+
+    Raises Refused.
+    """
+    turn = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
+    _, answer, rest = conversation(tokenizer, turn).rpartition(ANSWER)
+    if not answer:
+        raise Refused("it leaves out what the assistant says.")
+    after = tokenizer(rest, add_special_tokens=False)["input_ids"]
     ends = [token for token in after if token in tokenizer.all_special_ids]
-    return str(tokenizer.convert_ids_to_tokens(ends[0])) if ends else str(tokenizer.eos_token)
+    return str(tokenizer.convert_ids_to_tokens(ends[0])) if ends else str(tokenizer.eos_token or "")
+
+
+def no_end(directory: Path) -> str:
+    """That nothing would tell where an answer ends."""
+    return (
+        f"The model in {directory} has no token that ends an answer: name one as eos_token in tokenizer_config.json, "
+        "or choose an instruct model with --model."
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- files
@@ -123,7 +153,12 @@ def read_backend(path: Path) -> Tokenizer:
     """The tokenizer itself, set to encode each text whole. Raises UserError if there is none."""
     if not path.is_file():
         raise UserError(f"There is no preview: {path} is missing. Training works with the model's other files.")
-    backend = Tokenizer.from_file(str(path))
+    try:
+        backend = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing more special
+        raise UserError(
+            f"{path} is no tokenizer ({error}). Restore it, or choose another model with --model."
+        ) from error
     backend.no_truncation()
     backend.no_padding()
     return backend
@@ -131,14 +166,14 @@ def read_backend(path: Path) -> Tokenizer:
 
 def read_settings(directory: Path) -> dict[str, Any]:
     """The tokenizer's settings, special tokens included; older models have these in a file of their own."""
-    settings = read_json(directory / "tokenizer_config.json")
+    settings = read_json(directory / SETTINGS_FILE)
     older = {} if "added_tokens_decoder" in settings else read_json(directory / "special_tokens_map.json")
     return {**settings, **older}
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object from a file; an empty one where there is no file."""
-    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
+    """An object from a file; an empty one where there is no file. Raises UserError for anything else."""
+    return read_object(path) if path.is_file() else {}
 
 
 def text_of(token: Any) -> str:
@@ -152,62 +187,22 @@ def extra_tokens(settings: Mapping[str, Any]) -> list[Any]:
     return list(found.values()) if isinstance(found, Mapping) else list(found)
 
 
+def has_template(directory: Path) -> bool:
+    """Whether a model's files carry a chat template. Raises UserError where they can't be read."""
+    return (directory / TEMPLATE_FILE).is_file() or bool(read_settings(directory).get("chat_template"))
+
+
 def read_template(directory: Path, settings: Mapping[str, Any]) -> str:
     """The chat template, from a file of its own or the tokenizer's settings. Raises UserError if there is none."""
-    own = directory / "chat_template.jinja"
-    if own.is_file():
-        return own.read_text("utf-8")
+    if (directory / TEMPLATE_FILE).is_file():
+        return read_text(directory / TEMPLATE_FILE)
     found = settings.get("chat_template")
     if isinstance(found, list):  # several by name
-        found = {entry["name"]: entry["template"] for entry in found}.get("default")
+        with explained(directory / SETTINGS_FILE):
+            found = {entry["name"]: entry["template"] for entry in found}.get("default")
     if not isinstance(found, str):
-        raise UserError(f"The model in {directory} has no chat template. Choose an instruct model with --model.")
+        raise UserError(
+            f"The model in {directory} has no chat template, so it is not a chat model. Choose an instruct model with "
+            f"--model, or put its template into {directory / TEMPLATE_FILE}."
+        )
     return found
-
-
-# ------------------------------------------------------------------------------------------------------------ template
-class Generation(Extension):
-    """Lets `{% generation %}` stand in a template: it marks what the model has said, and changes no text."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        """The block's content, as it is."""
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.CallBlock(self.call_method("_content"), [], [], body).set_lineno(line)
-
-    def _content(self, caller: Macro) -> str:
-        return str(caller())
-
-
-def raise_exception(message: str) -> None:
-    """What templates call to refuse a conversation."""
-    raise jinja2.TemplateError(message)
-
-
-def strftime_now(pattern: str) -> str:
-    """Today's date, for templates that tell the model."""
-    return datetime.now().strftime(pattern)
-
-
-def to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """JSON without the escapes for HTML that Jinja's own filter makes."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def compile_template(text: str) -> jinja2.Template:
-    """A chat template, ready to render. It is a stranger's code, so it runs in Jinja's sandbox."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = to_json
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = strftime_now
-    return environment.from_string(text)

@@ -11,7 +11,6 @@ import json
 import math
 import platform
 import shutil
-import struct
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ import psutil
 from annotation.records import MAXIMUM_ANSWERS, UserError
 from rlhf import jobs
 from rlhf.jobs import Job
+from rlhf.model_files import read_header, weight_files
 from rlhf.specs import (
     ATTENTION,
     DPOSpec,
@@ -126,7 +126,7 @@ def shapes_of_files(config_file: Path, files: tuple[tuple[Path, int], ...]) -> S
     text = {**config, **config.get("text_config", {})}
     tensors: dict[str, tuple[int, ...]] = {}
     for file, _ in files:
-        tensors |= read_header(file)
+        tensors |= shapes_in(file)
     if text.get("tie_word_embeddings"):
         tensors = {
             name: shape
@@ -148,30 +148,16 @@ def shapes_of_files(config_file: Path, files: tuple[tuple[Path, int], ...]) -> S
     )
 
 
-def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files that make up the model. Raises UserError if there are none."""
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        return sorted({directory / name for name in json.loads(index.read_text("utf-8"))["weight_map"].values()})
-    whole = directory / "model.safetensors"
-    found = [whole] if whole.is_file() else sorted(directory.glob("*.safetensors"))
-    if not found:
-        raise UserError(f"{directory} has no safetensors weights. Set up the base model again, then reload this page.")
-    return found
-
-
-def read_header(file: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes by name from the header of a safetensors file: eight bytes of its length, then JSON, then the tensors."""
+def shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of parameters by name, from the header of a safetensors file; of packed ones from what lies beside."""
+    header = read_header(file)
+    shapes = {name: tensor.shape for name, tensor in header.items() if not name.endswith(BESIDES)}
     with file.open("rb") as handle:
-        length = struct.unpack("<Q", handle.read(8))[0]
-        header = json.loads(handle.read(length))
-        header.pop("__metadata__", None)
-        shapes = {name: tuple(entry["shape"]) for name, entry in header.items() if not name.endswith(BESIDES)}
         for name in [name for name in shapes if PACKED in name]:
-            start, end = header[name]["data_offsets"]
-            handle.seek(8 + length + start)
+            handle.seek(header[name].begin)
             del shapes[name]
-            shapes[name.partition(PACKED)[0]] = tuple(json.loads(handle.read(end - start))["shape"])
+            packed = json.loads(handle.read(header[name].end - header[name].begin))
+            shapes[name.partition(PACKED)[0]] = tuple(packed["shape"])
     return shapes
 
 

@@ -18,8 +18,12 @@ from annotation.records import UserError, now
 from annotation.snapshots import Freezing, line_of
 from rlhf import jobs, judges, policies
 from rlhf.artifacts import write_lines
+from rlhf.base_model import on_this_machine
+from rlhf.chat import ChatFormat, read_format
 from rlhf.policies import Policy
+from rlhf.rows import LeftOut, render
 from rlhf.specs import DPOSpec, PPOSpec, RewardModelSpec, Scope, SFTSpec, TrainingSpec
+from rlhf.templating import Refused, ended
 from rlhf.trust import Agreement, trust
 
 MIN_PAIRS = 8
@@ -34,14 +38,32 @@ def unit_of(spec: TrainingSpec) -> str:
     return {"sft": "demonstrations", "ppo": "prompts"}.get(spec.kind, "pairs")
 
 
-def data_of(db: Database, spec: TrainingSpec, parent: Policy) -> Freezing | Listing:
-    """The rows that a job trains on and is checked with, read as they are iterated over."""
+def data_of(db: Database, spec: TrainingSpec, parent: Policy, chat: ChatFormat | None = None) -> Data:
+    """The rows that a job trains on and is checked with, read as they are iterated over.
+
+    With the base's chat format those that its template refuses are left out, as the worker would.
+    """
+    rows: Freezing | Listing
     if isinstance(spec, SFTSpec):
-        return demonstrations(db, spec.source)
-    if isinstance(spec, PPOSpec):
-        return Listing(prompt_rows(db))
-    assert isinstance(spec, DPOSpec | RewardModelSpec)
-    return collect(db, parent, spec.scope, spec.max_length, judges_too=spec.ai_weight > 0)
+        rows = demonstrations(db, spec.source)
+    elif isinstance(spec, PPOSpec):
+        rows = Listing(prompt_rows(db))
+    else:
+        assert isinstance(spec, DPOSpec | RewardModelSpec)
+        rows = collect(db, parent, spec.scope, spec.max_length, judges_too=spec.ai_weight > 0)
+    return rows if chat is None else Renderable(rows, chat)
+
+
+def chat_of(db: Database, data_dir: Path) -> ChatFormat | None:
+    """How the base model is given conversations; None where its files are not here, or say nothing of it.
+
+    Then the job looks at the rows, or says what is wrong with the files.
+    """
+    base = on_this_machine(data_dir, policies.by_revision(db, "base").base)
+    try:
+        return None if base is None else read_format(base)
+    except UserError:
+        return None
 
 
 @dataclass
@@ -58,6 +80,43 @@ class Listing:
         for row in self.rows:
             self.counts[row["split"]] += 1
             yield row
+
+
+@dataclass
+class Renderable:
+    """The rows of others whose conversation the model's chat template takes; the rest is counted as left out."""
+
+    rows: Freezing | Listing
+    chat: ChatFormat
+    counts: Counter[str] = field(default_factory=Counter)
+    refused: LeftOut = field(default_factory=LeftOut)
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        """The rows, once."""
+        for row in self.rows:
+            try:
+                if not row.get("rendered_prompt"):
+                    render(self.chat, row["messages"])
+            except Refused as error:
+                self.refused.refused(error)
+                continue
+            self.counts[row["split"]] += 1
+            yield row
+
+    @property
+    def left_out(self) -> LeftOut:
+        """What gave no row, by reason."""
+        found = LeftOut(self.rows.left_out)
+        found.take(self.refused)
+        return found
+
+    @property
+    def last_judgement_id(self) -> int:
+        """The last judgement that was looked at; 0 where none was."""
+        return self.rows.last_judgement_id
+
+
+Data = Freezing | Listing | Renderable
 
 
 def demonstrations(db: Database, source: str) -> Listing:
@@ -148,9 +207,7 @@ def last_judgement(db: Database, snapshot: str) -> int:
     return int(db.value("SELECT last_judgement_id FROM snapshot WHERE sha256 = ?", (snapshot,)) or 0)
 
 
-def store_snapshot(
-    db: Database, data_dir: Path, freezing: Freezing | Listing, at_least: int = 0, unit: str = "pairs"
-) -> str:
+def store_snapshot(db: Database, data_dir: Path, freezing: Data, at_least: int = 0, unit: str = "pairs") -> str:
     """Write data to its file and row as it is frozen; returns its sha256. The same data is stored once.
 
     Raises TooFew, and keeps nothing, if there is less to train on than `at_least`.
@@ -180,12 +237,12 @@ class TooFew(UserError):
     """There is less to train on than a kind of job needs."""
 
 
-def enough(lines: Iterable[bytes], freezing: Freezing | Listing, at_least: int, unit: str = "pairs") -> Iterator[bytes]:
+def enough(lines: Iterable[bytes], freezing: Data, at_least: int, unit: str = "pairs") -> Iterator[bytes]:
     """The same lines. Raises TooFew at their end if they hold less to train on than `at_least`."""
     yield from lines
-    found = freezing.counts["train"]
-    if found < at_least:
-        raise TooFew(f"{too_few(unit, found, at_least)} {MORE[unit]}{left_out_sentence(freezing.left_out)}")
+    few = shortage(unit, freezing.counts["train"], at_least, freezing.left_out)
+    if few:
+        raise TooFew(few)
 
 
 MORE = {
@@ -193,18 +250,54 @@ MORE = {
     "demonstrations": "Import some on the Data tab, mend answers while annotating, or choose an example set.",
     "prompts": "Import prompts on the Data tab.",
 }
+# What helps where there would be enough but for a reason, and what is said of rows that are all left out for it.
+CURES = {
+    "template": "Change what it refuses in the prompts, or start a data directory with another model.",
+    "too-long": "Raise max_length.",
+    "identical": "Answers differ more at a higher temperature, on the Project tab.",
+    "earlier": 'Train on all judgements (scope "all"), or judge more comparisons first.',
+    "excluded": "Let the annotators who are left out count again, on the Quality tab, or judge more comparisons.",
+}
+ALL_LEFT_OUT = {
+    "template": "All {count} {unit} were refused by the model's chat template: {refusal}",
+    "too-long": "All {count} {unit} are longer than max_length.",
+    "identical": "In all {count} {unit} the two answers are the same text.",
+}
+
+
+def shortage(unit: str, found: int, at_least: int, left_out: Mapping[str, int]) -> str:
+    """Why there is too little to train on, and what helps; empty where there is enough."""
+    if found >= at_least:
+        return ""
+    causes = [reason for reason in CURES if left_out.get(reason)]
+    enough_but_for = found + sum(left_out[reason] for reason in causes) >= at_least
+    cures = " ".join(CURES[reason] for reason in causes) if enough_but_for else MORE[unit]
+    if found or not enough_but_for or len(causes) > 1 or causes[0] not in ALL_LEFT_OUT:
+        return f"{too_few(unit, found, at_least)} {cures}{left_out_sentence(left_out)}"
+    count, refusal = left_out[causes[0]], ended(getattr(left_out, "refusal", ""))
+    rest = {reason: number for reason, number in left_out.items() if reason != causes[0]}
+    said = ALL_LEFT_OUT[causes[0]].format(count=count, unit=unit, refusal=refusal)
+    return f"{said} {cures}{left_out_sentence(rest)}"
 
 
 def too_few(unit: str, found: int, at_least: int) -> str:
     """How much there is, and how much is needed."""
     name = "preference pairs" if unit == "pairs" else unit
-    return f"There are {found} {name} to train on, and at least {at_least} are needed."
+    return f"There are {found} {name} to train on, and at least {at_least} {'is' if at_least == 1 else 'are'} needed."
 
 
 def left_out_sentence(left_out: Mapping[str, int]) -> str:
     """What is left out and why, after a blank; empty if nothing is."""
-    reasons = ", ".join(f"{count} {REASONS.get(reason, reason)}" for reason, count in sorted(left_out.items()) if count)
-    return f" Left out: {reasons}." if reasons else ""
+    reasons = ", ".join(
+        f"{count} {reason_text(reason, left_out)}" for reason, count in sorted(left_out.items()) if count
+    )
+    return f" Left out: {ended(reasons)}" if reasons else ""
+
+
+def reason_text(reason: str, left_out: Mapping[str, int]) -> str:
+    """A reason in words, with what the chat template said."""
+    refusal = getattr(left_out, "refusal", "") if reason == "template" else ""
+    return f"{REASONS.get(reason, reason)}{f' ({refusal})' if refusal else ''}"
 
 
 def snapshot_counts(db: Database, sha256: str) -> dict[str, Any]:

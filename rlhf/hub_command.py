@@ -6,11 +6,11 @@ import argparse
 from typing import Any
 
 from annotation import hub
-from annotation.database import Database
+from annotation.database import Database, open_database
 from annotation.outgoing import export_command
 from annotation.outgoing.formats import Request
 from annotation.records import UserError
-from rlhf import publishing, pulling, pushing
+from rlhf import policies, publishing, pulling, pushing
 
 HIDDEN = "private unless --public; who may see what is there already is never changed"
 LICENCE_HELP = "as the Hub names it, say apache-2.0 (default: what the card there says, or none, which the card says)"
@@ -54,14 +54,17 @@ def run_publish(options: argparse.Namespace, db: Database) -> None:
 
 
 def run_pull(options: argparse.Namespace, db: Database) -> None:
-    """Take a model, or a base. Raises UserError."""
+    """Take a model. Raises UserError."""
     here = hub.connect(hub.token_here())
-    if options.base:
-        base = pulling.pull_base(here, db, options.data, options.address)
-        print(f"The base model is there. Start with --model {base.name} --data {options.data}")
-        return
     policy = pulling.pull(here, db, options.data, options.address, options.weights)
     print(f"'{policy.revision}' is in the registry, from {policy.source}.")
+
+
+def run_pull_base(options: argparse.Namespace) -> None:
+    """Take a base model; a database is begun once it is there. Raises UserError."""
+    base = pulling.pull_base(hub.connect(hub.token_here()), options.data, options.address)
+    policies.ensure_base(open_database(options.data), base.name)
+    print(f"The base model is there.{base.remark} Start with --model {base.name} --data {options.data}")
 
 
 def run_push_data(options: argparse.Namespace, db: Database) -> None:

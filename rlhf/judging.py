@@ -22,6 +22,7 @@ from rlhf.data import pad
 from rlhf.endpoint import Endpoint, EndpointSettings, Failure, Reply
 from rlhf.forward import completions, embed, inner_model, virtual_ids, virtual_tokens
 from rlhf.judges import TOO_LONG, Comparison, Judge
+from rlhf.model_files import check_architecture, check_weights
 from rlhf.models import Policies, ground_key, ground_path, load_for_answering
 from rlhf.roles import read_reward_model
 from rlhf.rows import answer_ids, text_ids
@@ -122,12 +123,12 @@ class LocalModel:
 
 
 def checked_directory(directory: str) -> Path:
-    """A local model's directory. Raises UserError if there is none there, or its weights are not safetensors."""
+    """A local model's directory. Raises UserError if there is none that can be loaded."""
     path = Path(directory)
     if not (path / "config.json").is_file():
         raise UserError(f"There is no model in {directory}: it needs a config.json. Give the judge another directory.")
-    if not list(path.glob("*.safetensors")):
-        raise UserError(f"The model in {directory} has no safetensors file, and no other format is loaded.")
+    check_architecture(path)
+    check_weights(path)
     return path
 
 

@@ -16,6 +16,7 @@ from rlhf.artifacts import verify_directory
 from rlhf.base_model import EMBEDDED, EMBEDDED_NAME
 from rlhf.policies import Policy
 from rlhf.rentals import Terms
+from rlhf.rows import LeftOut
 from rlhf.specs import (
     AnswerSpec,
     EvaluateSpec,
@@ -37,7 +38,7 @@ class Preview:
     train: int
     """Items to train on: pairs, comparisons' pairs, demonstrations or prompts."""
     held_out: int
-    left_out: dict[str, int]
+    left_out: LeftOut
     parent: str
     unit: str
     """What is counted, in the plural."""
@@ -48,16 +49,17 @@ class Preview:
 def preview(db: Database, data_dir: Path, spec: TrainingSpec) -> Preview:
     """Count what `submit` would freeze for this spec. Raises UserError where there is nothing to count."""
     parent = policies.by_revision(db, spec.parent)
-    rows = freezing.data_of(db, spec, parent)
+    rows = freezing.data_of(db, spec, parent, freezing.chat_of(db, data_dir))
     with db.reading():
         flips = [row["flip"] for row in rows if row["split"] == "train" and "flip" in row]
-    counts, left_out = rows.counts, dict(rows.left_out)
+    counts, left_out = rows.counts, LeftOut()
+    left_out.take(rows.left_out)
     flip = fmean(flips) if flips else None
     return Preview(counts["train"], counts["held-out"], left_out, parent.revision, freezing.unit_of(spec), flip)
 
 
 def rows_of(db: Database, spec: TrainingSpec) -> Iterator[Mapping[str, Any]]:
-    """The rows that `submit` would freeze for this spec, one by one."""
+    """The rows that `submit` would freeze for this spec, and those that the chat template refuses, one by one."""
     with db.reading():
         yield from freezing.data_of(db, spec, policies.by_revision(db, spec.parent))
 
@@ -113,9 +115,8 @@ def freeze_training(db: Database, data_dir: Path, spec: Trainable, here: bool = 
     spec = replace(spec, parent=parent.revision, model=base.base)
     if spec.snapshot:
         return spec
-    snapshot = freezing.store_snapshot(
-        db, data_dir, freezing.data_of(db, spec, parent), freezing.AT_LEAST[spec.kind], freezing.unit_of(spec)
-    )
+    rows = freezing.data_of(db, spec, parent, freezing.chat_of(db, data_dir))
+    snapshot = freezing.store_snapshot(db, data_dir, rows, freezing.AT_LEAST[spec.kind], freezing.unit_of(spec))
     return replace(spec, snapshot=snapshot)
 
 

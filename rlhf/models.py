@@ -19,7 +19,7 @@ from annotation.environment import keep_private
 from annotation.records import Message, UserError
 from rlhf import policies
 from rlhf.artifacts import new_directory, verify_directory
-from rlhf.chat import end_of_turn
+from rlhf.chat import end_of_turn, no_end, read_format
 from rlhf.policies import Policy, Weights
 from rlhf.rows import render
 from rlhf.specs import Precision, TrainingSpec, target_layers
@@ -34,13 +34,14 @@ def compute_dtype() -> torch.dtype:
 
 
 def load_tokenizer(path: Path) -> Any:
-    """The tokenizer, with a padding token. Raises UserError if it has no chat template."""
+    """The tokenizer, with a padding token. Raises UserError if it has no chat template that works."""
     from transformers import AutoTokenizer
 
+    read_format(path)  # says what is wrong with it
     tokenizer = AutoTokenizer.from_pretrained(path)
-    if tokenizer.chat_template is None:
-        raise UserError(f"The model in {path} has no chat template. Choose an instruct model with --model.")
     tokenizer.eos_token = end_of_turn(tokenizer)
+    if tokenizer.eos_token_id is None:
+        raise UserError(no_end(path))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -9,13 +9,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from annotation.consensus import REASONS
 from annotation.markup import BOX_STYLE, class_of, paragraph, table
 from annotation.records import Split
 from annotation.wording import moment
 from rlhf.curves import short_number
 from rlhf.describing import SHORT_METHODS, size, spec_text
 from rlhf.estimates import GB, Fit, Machine
+from rlhf.freezing import reason_text
 from rlhf.presenting import PAIR_REASONS, STYLE, duration, facts, notice, share
 from rlhf.previews import TOKENISED_ITEMS, Part, Passage, Shown, Strip, Survey
 from rlhf.prospects import Cost, Data
@@ -140,15 +140,15 @@ def data_card(data: Data, kind: str) -> str:
         numbers.append((f"Held-out {held_out} to check with", f"{found.held_out:,}"))
     known = facts(numbers, "facts figures") + (paragraph(data.unchecked, "warning") if data.unchecked else "")
     if found.unit != "pairs":
-        return known
+        return known + (left_out_table(found.left_out, found.unit) if found.left_out else "")
     explained = paragraph(PAIRS_SENTENCE if found.flip is None else f"{PAIRS_SENTENCE} {FLIP_SENTENCE}", "quiet")
     return known + explained + left_out_table(found.left_out)
 
 
-def left_out_table(left_out: Mapping[str, int]) -> str:
-    """What is left out of the data, by reason."""
+def left_out_table(left_out: Mapping[str, int], unit: str = "pairs") -> str:
+    """What is left out of the data, by reason; what is no judgement is of this unit."""
     rows = [
-        (REASONS.get(reason, reason), f"{count:,}", "pairs" if reason in PAIR_REASONS else "judgements")
+        (reason_text(reason, left_out), f"{count:,}", unit if reason in PAIR_REASONS else "judgements")
         for reason, count in sorted(left_out.items())
         if count
     ]
@@ -167,7 +167,7 @@ def survey_card(found: Survey, kind: str) -> str:
     ]
     some = f"Lengths, and what is left out for them, are those of the first {TOKENISED_ITEMS:,} of {found.seen:,}."
     rows = [
-        (REASONS.get(reason, reason), f"{count:,}", examples_of(found, reason))
+        (reason_text(reason, found.left_out), f"{count:,}", examples_of(found, reason))
         for reason, count in sorted(found.left_out.items())
         if count
     ]
@@ -206,7 +206,7 @@ def shown_card(shown: Shown | None, kind: str, split: Split) -> str:
 def left_out_sentences(shown: Shown) -> list[str]:
     """What of an item would be left out."""
     what = "Of this, left out" if shown.used else "This would be left out"
-    return [f"{what}: {REASONS.get(reason, reason)} ({count})." for reason, count in shown.left_out.items()]
+    return [f"{what}: {reason_text(reason, shown.left_out)} ({count})." for reason, count in shown.left_out.items()]
 
 
 def legend(strips: Sequence[Strip]) -> str:

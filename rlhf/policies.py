@@ -95,8 +95,16 @@ def serving(db: Database) -> Policy:
     """The policy that answers now. Raises UserError before the first start has set one up."""
     row = db.row("SELECT * FROM model WHERE status = 'serving'")
     if row is None:
-        raise UserError("No model has been set up in this data directory yet. Start `python app.py` once.")
+        raise UserError(not_set_up(db))
     return Policy(**row)
+
+
+def not_set_up(db: Database) -> str:
+    """That there is no model yet, and what makes one."""
+    return (
+        f"No base model has been set up in {db.path.parent} yet. Start `python app.py` once, or run `python -m rlhf "
+        f"--data {db.path.parent} prepare`."
+    )
 
 
 def by_revision(db: Database, revision: str) -> Policy:
@@ -104,6 +112,8 @@ def by_revision(db: Database, revision: str) -> Policy:
     if revision == "serving":
         return serving(db)
     row = db.row("SELECT * FROM model WHERE revision = ?", (revision,))
+    if row is None and revision == "base":
+        raise UserError(not_set_up(db))
     if row is None:
         raise UserError(f"There is no policy '{revision}'. `python -m rlhf policies` lists them.")
     return Policy(**row)
@@ -238,6 +248,12 @@ def publications(db: Database) -> list[Publication]:
     """What was put on the Hub, newest first."""
     rows = db.rows("SELECT * FROM publication ORDER BY id DESC")
     return [Publication(**{**row, "private": bool(row["private"])}) for row in rows]
+
+
+def public_before(db: Database, kind: str, repo: str) -> bool:
+    """Whether everybody could see a repository when something was last put there from here."""
+    last = next((one for one in publications(db) if (one.kind, one.repo) == (kind, repo)), None)
+    return last is not None and not last.private
 
 
 def published(db: Database, model_id: int) -> Publication | None:

@@ -248,7 +248,7 @@ class Survey:
 
     items: Counter[str] = field(default_factory=Counter)
     """Items that would be used, by split."""
-    left_out: Counter[str] = field(default_factory=Counter)
+    left_out: LeftOut = field(default_factory=LeftOut)
     examples: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     """(name, question) of a few items by reason."""
     largest: int = 0
@@ -265,7 +265,7 @@ class Survey:
 
     def leave_out(self, item: Item, reasons: Mapping[str, int]) -> None:
         """Count what is left out of an item, and keep a few of them."""
-        self.left_out.update(reasons)
+        self.left_out.take(reasons)
         for reason in reasons:
             known = self.examples.setdefault(reason, [])
             if len(known) < EXAMPLES_OF_A_REASON:

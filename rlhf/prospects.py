@@ -226,11 +226,8 @@ def resolved(db: Database, spec: TrainingJob | Any) -> Any:
 
 def shortage(spec: TrainingSpec, found: Preview) -> list[str]:
     """Why there is too little data, as `loop.submit` would say it."""
-    least = freezing.AT_LEAST[spec.kind]
-    if found.train >= least:
-        return []
-    few = freezing.too_few(found.unit, found.train, least)
-    return [f"{few} {freezing.MORE[found.unit]}{freezing.left_out_sentence(found.left_out)}"]
+    few = freezing.shortage(found.unit, found.train, freezing.AT_LEAST[spec.kind], found.left_out)
+    return [few] if few else []
 
 
 def what_decides_data(spec: TrainingSpec) -> tuple[Any, ...]:

@@ -26,8 +26,10 @@ from annotation.records import UserError
 from rlhf import deciding, jobs, judges, policies
 from rlhf.artifacts import file_sha256, verify_directory
 from rlhf.base_model import EMBEDDED_NAME, on_this_machine
-from rlhf.cards import EMBEDDED_HUB_NAME, Address, Compared, Made, Record, card, subject_of
+from rlhf.candidates import ratio
+from rlhf.cards import EMBEDDED_HUB_NAME, Address, Compared, Made, Measured, Record, card, subject_of
 from rlhf.freezing import last_judgement
+from rlhf.jobs import Job
 from rlhf.policies import Policy
 from rlhf.specs import TrainingSpec
 
@@ -86,7 +88,8 @@ def publish(
         db, data_dir, policy, Address(repo, policy.revision), licence, base_licence(hub, policy), hub.endpoint
     )
     refuse_private(files, (data_dir, Path(policy.base)), hub.token or "")
-    hubs.ensure_repo(hub, repo, "model", private)
+    known_public = policies.public_before(db, "model", repo)
+    private = hubs.ensure_repo(hub, repo, "model", private, public_before=known_public)
     tag = policy.revision
     known = tags(hub, repo, "model").get(tag)
     there = {} if known is None else contents(hub, repo, "model", tag)
@@ -129,6 +132,7 @@ def files_to_publish(
         licence,
         licence_below,
         compared(db, policy),
+        measured(db, policy),
         agreement(db, policy),
         ancestors(db, policy),
         None if about.training is None else data_address(db, about.training.snapshot),
@@ -250,13 +254,13 @@ def base_sha256(db: Database, data_dir: Path, base: str) -> str:
 
 # ------------------------------------------------------------------------------------------------- what the record says
 def compared(db: Database, policy: Policy) -> list[Compared]:
-    """How it did against the base and its parent, by people and by every judge of its newest checks."""
+    """How it did against the base, its parent and whatever it was checked against, by people and by every judge."""
     if policy.kind == "reward" or policy.parent_id is None:
         return []
-    base = policies.by_revision(db, "base")
-    others = {base.revision: base}
-    parent = policies.by_id(db, policy.parent_id)
-    others[parent.revision] = parent
+    known = [policies.by_revision(db, "base"), policies.by_id(db, policy.parent_id)]
+    rivals = {name for job in checks_of(db, policy) for name in (job.result or {}).get("win_rates", {})}
+    known += [one for one in policies.everything(db) if one.revision in rivals]
+    others = {one.revision: one for one in known}
     found = []
     for other in others.values():
         outcomes = [one.outcome for one in judges.faced(db, policy.id, other.id)]
@@ -266,11 +270,34 @@ def compared(db: Database, policy: Policy) -> list[Compared]:
     return found
 
 
+def checks_of(db: Database, policy: Policy) -> list[Job]:
+    """The finished checks of a policy against whatever, newest first."""
+    return [job for job in deciding.finished_checks(db) if getattr(job.spec, "candidate", "") == policy.revision]
+
+
+def measured(db: Database, policy: Policy) -> Measured | None:
+    """The figures of a policy's newest check; None where it was not checked."""
+    checks = checks_of(db, policy)
+    if policy.kind == "reward" or not checks:
+        return None
+    result = checks[0].result or {}
+    own, base = result.get("candidate") or {}, result.get("base") or {}
+    accuracy = result.get("implicit_accuracy") or {}
+    right = share_of(accuracy["value"] * accuracy["n"], accuracy["n"]) if accuracy.get("value") is not None else None
+    return Measured(
+        prompts=result.get("prompts", 0),
+        kl=own.get("kl_to_base"),
+        surprise=ratio(own.get("nll_under_base"), base.get("nll_under_base")),
+        perplexity=ratio(own.get("perplexity"), base.get("perplexity")),
+        accuracy=right,
+    )
+
+
 def judged(db: Database, policy: Policy, other: Policy) -> Iterator[Compared]:
     """Win rates of the newest check that compared these two."""
-    for job in deciding.finished_checks(db):
+    for job in checks_of(db, policy):
         rates = (job.result or {}).get("win_rates", {}).get(other.revision, {})
-        if getattr(job.spec, "candidate", "") == policy.revision and rates:
+        if rates:
             for name, rate in rates.items():
                 share = None if rate["value"] is None else share_of(rate["value"] * rate["n"], rate["n"])
                 if share is not None:

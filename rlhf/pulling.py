@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shutil
-import struct
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ from rlhf import base_model, policies
 from rlhf.artifacts import directory_sha256, file_sha256, new_directory
 from rlhf.base_model import BaseModel
 from rlhf.cards import BASE_SHA256, FACTS, public_name
+from rlhf.model_files import CONFIG, LARGEST_FILE, check_architecture, check_weights, read_header, read_object
 from rlhf.policies import Form, Kind, Policy, Weights
 from rlhf.publishing import ADAPTER, CARD, WHOLE, base_sha256
 
@@ -31,7 +31,7 @@ FORMS: Final[Mapping[str, Form]] = {"LORA": "lora", "PROMPT_TUNING": "prompt"}
 WEIGHTS: Final[tuple[Weights, ...]] = ("nf4", "bf16", "fp32")
 # Fields by which PEFT would import a module that the file names, or wait for code beside it.
 CODE: Final = ("auto_mapping", "megatron_config", "auto_map", "custom_pipelines")
-LARGEST_HEADER: Final = 100_000_000
+ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 SPARE_BYTES: Final = 100_000_000
 
 
@@ -56,18 +56,16 @@ class Found:
 
 
 # --------------------------------------------------------------------------------------------------------------- bases
-def pull_base(hub: Hub, db: Database, data_dir: Path, address: str) -> BaseModel:
-    """Let a model of the Hub be the base of a data directory, for good at the commit that its revision is now.
+def pull_base(hub: Hub, data_dir: Path, address: str) -> BaseModel:
+    """A model of the Hub that can be the base of a data directory, for good at the commit that its revision is now.
 
-    Raises UserError if it can't be used, or the directory has another base.
+    Raises UserError if it can't be used.
     """
     found = look_up(hub, *hubs.split_address(address))
     refuse_code(hub, found, "config.json", "tokenizer_config.json")
     if not found.wanted(["*.safetensors"]):
         raise UserError(f"{found.source} has no safetensors weights, and Prefloop loads no other kind.")
-    base = base_model.prepare(data_dir, found.source)
-    policies.ensure_base(db, base.name)
-    return base
+    return base_model.prepare(data_dir, found.source)
 
 
 # ------------------------------------------------------------------------------------------------------------ policies
@@ -147,6 +145,8 @@ def refuse_code(hub: Hub, found: Found, *names: str) -> None:
     """Raises UserError for a model that needs code of its own: none of it is ever fetched, let alone run."""
     for name in names:
         if name in found.sizes:
+            if found.sizes[name] > LARGEST_FILE:
+                raise UserError(f"{name} of {found.source} has {found.sizes[name]:,} bytes: it is no configuration.")
             with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
                 with hubs.explained(f"Fetching {name} of {found.repo}"):
                     path = hub.api.hf_hub_download(found.repo, name, revision=found.sha, local_dir=directory)
@@ -205,9 +205,10 @@ def checked_adapter(db: Database, data_dir: Path, directory: Path, found: Found)
     if kind == "reward":
         check_reward(directory, found)
     ground = ground_of(db, config, found)
+    adapter = shapes_in(directory / ADAPTER_WEIGHTS)
     under = base_path(db, data_dir) if ground is None else data_dir / str(ground.path)
     if under is not None:
-        check_shapes(under, config, tensors(directory / "adapter_model.safetensors"), found)
+        check_shapes(under, config, adapter, found)
     return Entry(kind, form, None if ground is None else ground.id)
 
 
@@ -260,13 +261,13 @@ def addresses(db: Database, policy: Policy) -> Iterator[tuple[str, str]]:
 
 
 def checked_whole(db: Database, data_dir: Path, directory: Path) -> Entry:
-    """What whole weights are. Raises UserError where they are not of the base's kind."""
+    """What whole weights are. Raises UserError where they are not whole, or not of the base's kind."""
     how = base_model.quantisation(directory)
     if how:
         raise UserError(f"These weights are stored quantised ({how}); Prefloop trains on and merges into 16 bits.")
-    config, path = read_object(directory / "config.json"), base_path(db, data_dir)
+    config, path = read_object(directory / CONFIG), base_path(db, data_dir)
     if path is not None:
-        own = read_object(path / "config.json")
+        own = read_object(path / CONFIG)
         differing = [name for name in ("model_type", "vocab_size", "hidden_size") if config.get(name) != own.get(name)]
         if differing:
             told = ", ".join(f"{name} {config.get(name)} instead of {own.get(name)}" for name in differing)
@@ -275,26 +276,14 @@ def checked_whole(db: Database, data_dir: Path, directory: Path) -> Entry:
                 f"These weights are not those of a model that began as {base} ({told}). Use a data directory of their "
                 "own: `pull --base` with another --data DIR."
             )
+    check_architecture(directory)
+    check_weights(directory)
     return Entry("policy", "full")
 
 
 def base_path(db: Database, data_dir: Path) -> Path | None:
     """Where the base's files are, if they are on this machine."""
     return base_model.on_this_machine(data_dir, policies.by_revision(db, "base").base)
-
-
-def tensors(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor of a safetensors file. Raises UserError for what is none."""
-    try:
-        with path.open("rb") as file:
-            (size,) = struct.unpack("<Q", file.read(8))
-            header: dict[str, Any] = json.loads(file.read(min(size, LARGEST_HEADER)))
-        shapes = {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-        if not all(isinstance(size, int) for shape in shapes.values() for size in shape):
-            raise ValueError("a size is no number")
-        return shapes
-    except (OSError, ValueError, struct.error, AttributeError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path.name} is no safetensors file. Nothing was kept.") from error
 
 
 def check_base(db: Database, data_dir: Path, told: object, found: Found) -> None:
@@ -309,18 +298,54 @@ def check_base(db: Database, data_dir: Path, told: object, found: Found) -> None
         )
 
 
-LORA: Final = re.compile(
-    r"base_model\.model\.(.+?)(?:\.base_layer|\.token_adapter)*"
-    r"\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector|trainable_tokens_delta)(?:\.weight|\.bias)?"
+# What stands before the name of a layer in an adapter's file, and what PEFT may put after it.
+WRAPPED: Final = "base_model.model."
+WRAPPERS: Final = ("base_layer", "token_adapter")
+PARTS: Final = (
+    *("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "trainable_tokens_delta"),
 )
-SAVED: Final = re.compile(r"base_model\.model\.(.+)\.(?:weight|bias)")
+KINDS_OF_VALUES: Final = ("weight", "bias")
 # Layers by which the words come out: where they are tied to the embeddings, no file has them.
 OUTPUTS: Final = ("lm_head", "embed_out")
 # Layers that a reward model brings along.
 SCORES: Final = ("score", "classifier")
 
 
-def check_shapes(under: Path, config: Mapping[str, Any], adapter: Mapping[str, tuple[int, ...]], found: Found) -> None:
+def part_of(name: str) -> tuple[str, str] | None:
+    """The layer that a tensor of a LoRA adapter belongs to, and which of its parts it is; None for other tensors."""
+    if not name.startswith(WRAPPED):
+        return None
+    words = name.removeprefix(WRAPPED).split(".")
+    if words[-1] in KINDS_OF_VALUES:
+        words.pop()
+    part = words.pop() if words else ""
+    while words and words[-1] in WRAPPERS:
+        words.pop()
+    return (".".join(words), part) if words and part in PARTS else None
+
+
+def saved_of(name: str) -> tuple[str, str] | None:
+    """The layer that was trained whole beside an adapter, and which of its values this is; None for other tensors."""
+    layer, _, kind = name.removeprefix(WRAPPED).rpartition(".")
+    return (layer, kind) if name.startswith(WRAPPED) and layer and kind in KINDS_OF_VALUES else None
+
+
+def numbered(layer: str) -> str:
+    """A layer's name from the word before the first number on: models differ in what stands before. Else its last."""
+    words = layer.split(".")
+    places = (place for place in range(1, len(words)) if words[place][:1].isdigit() and words[place - 1])
+    return ".".join(words[next(places, len(words)) - 1 :])
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of a file. Raises UserError where it is not whole."""
+    return {name: tensor.shape for name, tensor in read_header(path).items()}
+
+
+def check_shapes(under: Path, config: Mapping[str, Any], adapter: Shapes, found: Found) -> None:
     """Raises UserError where an adapter's tensors can't belong to these weights.
 
     Where their files are not here there is nothing to compare with. Of weights that are stored quantised only the names
@@ -328,8 +353,8 @@ def check_shapes(under: Path, config: Mapping[str, Any], adapter: Mapping[str, t
     """
     known: dict[str, tuple[int, ...]] = {}
     for file in under.glob("*.safetensors"):
-        known |= tensors(file)
-    described = read_object(under / "config.json")
+        known |= shapes_in(file)
+    described = read_object(under / CONFIG)
     layers = Layers(known, bool(base_model.quantisation(under)), described)
     for name, shape in adapter.items():
         if name.endswith("prompt_embeddings"):
@@ -348,7 +373,7 @@ def check_shapes(under: Path, config: Mapping[str, Any], adapter: Mapping[str, t
 class Layers:
     """The tensors of some weights, and what their configuration says."""
 
-    known: Mapping[str, tuple[int, ...]]
+    known: Shapes
     quantised: bool
     config: Mapping[str, Any]
 
@@ -360,17 +385,19 @@ class Layers:
 
     def fit(self, name: str, shape: tuple[int, ...], adapter: Mapping[str, Any]) -> bool:
         """Whether a tensor of an adapter belongs to a layer of these weights."""
-        lora, saved = LORA.fullmatch(name), SAVED.fullmatch(name)
+        lora, saved = part_of(name), saved_of(name)
         if lora is not None:
-            part, shapes = lora[2], self.at(lora[1], "weight")
+            layer, part = lora
             return any(
-                part[-1] not in "AB" or side_fits(part, shape, below, self.turned(part, adapter)) for below in shapes
+                part[-1] not in "AB" or side_fits(part, shape, below, self.turned(part, adapter))
+                for below in self.at(layer, "weight")
             )
         if saved is None:
             return False
-        if saved[1].rpartition(".")[2] in SCORES and adapter.get("task_type") == "SEQ_CLS":
-            return name.endswith(".bias") or self.width is None or shape[-1:] == (self.width,)
-        return any(not below or shape == below for below in self.at(saved[1], name.rpartition(".")[2]))
+        layer, kind = saved
+        if layer.rpartition(".")[2] in SCORES and adapter.get("task_type") == "SEQ_CLS":
+            return kind == "bias" or self.width is None or shape[-1:] == (self.width,)
+        return any(not below or shape == below for below in self.at(layer, kind))
 
     def turned(self, part: str, adapter: Mapping[str, Any]) -> Sequence[bool]:
         """Whether the weights under a matrix may be stored turned: embeddings are, GPT-2's are but for its output."""
@@ -383,9 +410,8 @@ class Layers:
 
         What stands before the number of a layer differs between a file and the model, or between two classes of it.
         """
-        numbered = re.search(r"[^.]+\.\d.*", layer)
-        tail = numbered[0] if numbered is not None else layer.rpartition(".")[2]
-        found = [name for name in self.known if f".{name}".endswith(f".{tail}.{what}")]
+        tail = numbered(layer)
+        found = self.by_ending.get(f"{tail}.{what}", ())
         if found:
             return [() if self.quantised else self.known[name] for name in found]
         parts = layer.split(".")
@@ -393,7 +419,28 @@ class Layers:
             words = self.config.get("vocab_size")
             return [(words, self.width) if isinstance(words, int) and self.width is not None else ()]
         block = tail.partition(".experts")[0] if "experts" in parts else tail if self.quantised else ""
-        return [()] if block and any(f".{block}." in f".{name}" for name in self.known) else []
+        return [()] if block and self.has_block(block) else []
+
+    @cached_property
+    def by_ending(self) -> Mapping[str, Sequence[str]]:
+        """The known tensors by what their names end in: from before the first number on, and the last word."""
+        found: dict[str, list[str]] = {}
+        for name in self.known:
+            layer, _, what = name.rpartition(".")
+            for tail in {numbered(layer), layer.rpartition(".")[2]}:
+                found.setdefault(f"{tail}.{what}", []).append(name)
+        return found
+
+    @cached_property
+    def blocks(self) -> dict[str, bool]:
+        """Whether parts of a name are among the known ones, as far as that was looked for."""
+        return {}
+
+    def has_block(self, block: str) -> bool:
+        """Whether a known tensor has these words in its name."""
+        if block not in self.blocks:
+            self.blocks[block] = any(f".{block}." in f".{name}" for name in self.known)
+        return self.blocks[block]
 
 
 def side_fits(part: str, shape: tuple[int, ...], below: tuple[int, ...], turned: Sequence[bool]) -> bool:
@@ -401,14 +448,3 @@ def side_fits(part: str, shape: tuple[int, ...], below: tuple[int, ...], turned:
     first = part.endswith("A")
     side = shape[-1:] if first else shape[:1]
     return bool(side) and (len(below) != 2 or any(side == (below[first is not one],) for one in turned))
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object from a file that may be anybody's. Raises UserError for anything else."""
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path.name} can't be read ({error}).") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path.name} is no JSON object.")
-    return value

@@ -28,6 +28,7 @@ from annotation.records import UserError, now, seconds_between
 from rlhf import jobs, packing, policies, rentals
 from rlhf.artifacts import directory_sha256, new_directory
 from rlhf.jobs import Job
+from rlhf.model_files import read_header
 from rlhf.packing import CODE, MADE, RESULT, digest, report_name
 from rlhf.policies import Weights
 from rlhf.publishing import ADAPTER, CARD, WHOLE
@@ -391,6 +392,8 @@ class Errand:
             self.fetch(directory, ending.files)
             if directory_sha256(directory) != ending.sha256:
                 raise UserError("What the rented job made arrived damaged. Nothing was kept; Resume fetches it again.")
+            for weights in directory.glob("*.safetensors"):
+                read_header(weights)
         parent = policies.by_revision(self.db, spec.parent)
         under = parent.id if parent.form == "full" else parent.ground_id
         rentals.trained_with(self.db, self.job.id, as_trained(self.job.spec, ending.batch))

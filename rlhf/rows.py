@@ -11,9 +11,25 @@ from typing import Any
 from annotation.records import UserError
 from annotation.snapshots import PreferenceRow, read_rows
 from rlhf.specs import Noise
+from rlhf.templating import Refused, conversation
 
 Row = Mapping[str, Any]
-LeftOut = dict[str, int]
+
+
+class LeftOut(Counter[str]):
+    """How much is left out, by reason, and what a chat template said when it first refused something."""
+
+    refusal: str = ""
+
+    def refused(self, error: Refused) -> None:
+        """Count what the template refuses."""
+        self["template"] += 1
+        self.refusal = self.refusal or error.reason
+
+    def take(self, other: Mapping[str, int]) -> None:
+        """Count what is left out elsewhere too."""
+        self.update(other)
+        self.refusal = self.refusal or getattr(other, "refusal", "")
 
 
 def load_snapshot(data_dir: Path, sha256: str) -> list[PreferenceRow]:
@@ -37,14 +53,9 @@ def snapshot_path(data_dir: Path, sha256: str) -> Path:
 def render(tokenizer: Any, messages: Any) -> str:
     """The exact text a policy is fed: the conversation in the model's template, up to where its answer begins.
 
-    Raises UserError if the template refuses the conversation: many want user and assistant in turns, or no system.
+    Raises Refused if the template refuses the conversation: many want user and assistant in turns, or no system.
     """
-    from jinja2 import TemplateError
-
-    try:
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
-    except TemplateError as error:
-        raise UserError(f"The model's chat template refuses a conversation: {error}") from error
+    return conversation(tokenizer, messages, begins=True)
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:
@@ -70,12 +81,12 @@ def tokenise_pairs(
     A prompt that no policy has been fed (imported with its answers) is put into the model's chat template here.
     """
     pairs: list[dict[str, Any]] = []
-    left_out: Counter[str] = Counter()
+    left_out = LeftOut()
     for row in rows:
         try:
             rendered = row["rendered_prompt"] or render(tokenizer, row["messages"])
-        except UserError:
-            left_out["template"] += 1
+        except Refused as error:
+            left_out.refused(error)
             continue
         prompt = text_ids(tokenizer, rendered)
         chosen, rejected = answer_ids(tokenizer, row["chosen"]), answer_ids(tokenizer, row["rejected"])
@@ -86,7 +97,7 @@ def tokenise_pairs(
         noise = {name: row[name] for name in ("flip", "ai") if name in row}
         ids = {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
         pairs.append({**ids, "comparison": row["comparison"], **noise})
-    return pairs, dict(left_out)
+    return pairs, left_out
 
 
 def with_noise(pairs: Sequence[Row], noise: Noise, ai_weight: float = 1.0) -> list[dict[str, Any]]:
@@ -130,10 +141,10 @@ def tokenise_comparisons(
     """
     items: dict[int, dict[str, Any]] = {}
     places: dict[int, dict[int, int]] = {}
-    left_out: Counter[str] = Counter()
+    left_out = LeftOut()
     for row in rows:
         tokenised, reasons = tokenise_pairs(tokenizer, [row], max_length)
-        left_out.update(reasons)
+        left_out.take(reasons)
         for pair in tokenised:
             known = places.setdefault(row["comparison"], {})
             item = items.setdefault(
@@ -146,7 +157,7 @@ def tokenise_comparisons(
                     item["answers"].append(pair[f"{side}_ids"])
             better, worse = known[row["chosen"]["id"]], known[row["rejected"]["id"]]
             item["pairs"].append((better, worse, row.get("strength"), pair.get("flip"), pair.get("ai", False)))
-    return list(items.values()), dict(left_out)
+    return list(items.values()), left_out
 
 
 def tokenise_demonstrations(
@@ -154,19 +165,19 @@ def tokenise_demonstrations(
 ) -> tuple[list[dict[str, Any]], LeftOut]:
     """Demonstrations as `prompt_ids` and `completion_ids`, and how many are left out and why."""
     items: list[dict[str, Any]] = []
-    left_out: Counter[str] = Counter()
+    left_out = LeftOut()
     for row in rows:
         try:
             prompt = text_ids(tokenizer, render(tokenizer, row["messages"]))
-        except UserError:
-            left_out["template"] += 1
+        except Refused as error:
+            left_out.refused(error)
             continue
         completion = answer_ids(tokenizer, {"text": row["text"], "finish_reason": "stop"})
         if len(prompt) + len(completion) > max_length:
             left_out["too-long"] += 1
             continue
         items.append({"prompt_ids": prompt, "completion_ids": completion})
-    return items, dict(left_out)
+    return items, left_out
 
 
 def tokenise_prompts(
@@ -174,16 +185,16 @@ def tokenise_prompts(
 ) -> tuple[list[dict[str, Any]], LeftOut]:
     """Prompts to answer as `prompt_id`, `text` (as fed) and `prompt_ids`, and how many are left out and why."""
     items: list[dict[str, Any]] = []
-    left_out: Counter[str] = Counter()
+    left_out = LeftOut()
     for row in rows:
         try:
             text = render(tokenizer, row["messages"])
-        except UserError:
-            left_out["template"] += 1
+        except Refused as error:
+            left_out.refused(error)
             continue
         ids = text_ids(tokenizer, text)
         if len(ids) > max_prompt_length:
             left_out["too-long"] += 1
             continue
         items.append({"prompt_id": row["prompt_id"], "text": text, "prompt_ids": ids})
-    return items, dict(left_out)
+    return items, left_out

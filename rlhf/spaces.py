@@ -32,7 +32,8 @@ from annotation.hub import (
 )
 from annotation.records import UserError
 from annotation.space import ADMINS, ANNOTATORS, SPACE_MODEL, checked_rule
-from rlhf.base_model import EMBEDDED, EMBEDDED_NAME, has_chat_template, memory_needed
+from rlhf.base_model import EMBEDDED, EMBEDDED_NAME, memory_needed
+from rlhf.chat import TOKENIZERS, has_template
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PACKAGES: Final = ("annotation", "rlhf")
@@ -49,7 +50,6 @@ FREE: Final = "cpu-basic"
 CPU_TORCH: Final = "--extra-index-url https://download.pytorch.org/whl/cpu"
 GIVEN_TOKEN: Final = SPACE_TOKEN
 # A model has one of these, or transformers finds no tokenizer.
-TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 # The variable of the Space for each setting of a plan.
 SETTINGS: Final[Mapping[str, str]] = {
@@ -508,7 +508,7 @@ def is_chat_model(hub: Hub, repo: str, sha: str, sizes: Mapping[str, int]) -> bo
     with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
         with explained(f"Fetching {TOKENIZER_CONFIG} of {repo}"):
             hub.api.hf_hub_download(repo, TOKENIZER_CONFIG, revision=sha, local_dir=directory)
-        return has_chat_template(Path(directory))
+        return has_template(Path(directory))
 
 
 def check_memory(plan: Plan, hub: Hub, weights: int) -> Iterator[Finding]:

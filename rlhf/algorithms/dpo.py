@@ -32,9 +32,9 @@ from torch.utils.data import DataLoader
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from annotation.consensus import REASONS
 from annotation.records import UserError
 from rlhf.forward import summed_logps
+from rlhf.freezing import reason_text, shortage
 from rlhf.losses import PairLogps, implicit_rewards, likelihood, preference_loss
 from rlhf.models import adapter_config, hold_in_float32, load_adapter, load_for_training, load_tokenizer
 from rlhf.rows import load_snapshot, tokenise_pairs, with_noise
@@ -50,10 +50,10 @@ def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
     rows = [row for row in load_snapshot(run.data_dir, spec.snapshot) if row["split"] == "train"]
     pairs, left_out = tokenise_pairs(tokenizer, rows, spec.max_length)
     if not pairs:
-        raise UserError("The frozen data has no pair to train on. Collect more judgements and start a new run.")
+        raise UserError(shortage("pairs", 0, 1, left_out))
     flip_rate = spec.flip_rate or suggested_flip_rate(pairs)
     pairs = with_noise(pairs, spec.annotator_noise, spec.ai_weight)
-    reasons = ", ".join(f"{count} {REASONS[reason]}" for reason, count in left_out.items()) or "none"
+    reasons = ", ".join(f"{count} {reason_text(reason, left_out)}" for reason, count in left_out.items()) or "none"
     robust = f" expecting {flip_rate:.1%} wrong labels" if spec.loss == "robust" else ""
     run.log(
         f"{len(pairs)} pairs; left out here: {reasons}; parent {start.parent.revision}; reference {spec.reference}; "

@@ -69,11 +69,11 @@ from rlhf.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
-from rlhf.freezing import left_out_sentence
+from rlhf.freezing import left_out_sentence, shortage
 from rlhf.losses import AdaptiveKL
 from rlhf.models import load_tokenizer
 from rlhf.roles import TRAINED, Answer, Role, Roles, load_roles, read_reward_model
-from rlhf.rows import load_snapshot, tokenise_prompts
+from rlhf.rows import LeftOut, load_snapshot, tokenise_prompts
 from rlhf.sampling import draw
 from rlhf.specs import PPOSpec
 from rlhf.training import (
@@ -115,11 +115,13 @@ def run(run: Run, spec: PPOSpec) -> dict[str, Any]:
     return {"snapshot": spec.snapshot, "train_prompts": len(prompts), "left_out": left_out, **trained.result}
 
 
-def prompts_of(run: Run, spec: PPOSpec, tokenizer: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
+def prompts_of(run: Run, spec: PPOSpec, tokenizer: Any) -> tuple[list[dict[str, Any]], LeftOut]:
     """The prompts to answer, and how many are left out and why. Raises UserError if there is none."""
     room = spec.max_length - spec.sampling.max_new_tokens
     rows = [row for row in load_snapshot(run.data_dir, spec.snapshot) if row["split"] == "train"]
     prompts, left_out = tokenise_prompts(tokenizer, rows, room)
+    if not prompts and left_out["template"]:
+        raise UserError(shortage("prompts", 0, 1, left_out))
     if not prompts:
         raise UserError(
             f"None of {len(rows)} prompts can be answered in {spec.sampling.max_new_tokens} tokens within a max_length "

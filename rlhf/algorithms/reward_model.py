@@ -39,7 +39,7 @@ from annotation.records import UserError
 from annotation.snapshots import PreferenceRow
 from rlhf.data import pad
 from rlhf.forward import completions, inner_model
-from rlhf.freezing import MIN_PAIRS, MORE, left_out_sentence, too_few
+from rlhf.freezing import MIN_PAIRS, left_out_sentence, shortage
 from rlhf.health import Scored, measure
 from rlhf.losses import bradley_terry, centring
 from rlhf.models import adapter_config, load_for_training, load_tokenizer
@@ -62,7 +62,7 @@ def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
     held_out, _ = tokenise_comparisons(tokenizer, of_split(rows, "held-out"), spec.max_length)
     pairs = sum(len(item["pairs"]) for item in found)
     if pairs < MIN_PAIRS:
-        raise UserError(f"{too_few('pairs', pairs, MIN_PAIRS)} {MORE['pairs']}{left_out_sentence(left_out)}")
+        raise UserError(shortage("pairs", pairs, MIN_PAIRS, left_out))
     items = with_targets(found, spec)
     run.log(
         f"{pairs} pairs in {len(items)} comparisons, {len(held_out)} comparisons held out; parent "

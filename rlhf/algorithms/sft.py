@@ -33,7 +33,7 @@ from trl import SFTConfig, SFTTrainer
 from annotation.records import Prompt, UserError
 from rlhf.data import pad
 from rlhf.forward import completions, inner_model
-from rlhf.freezing import MIN_DEMONSTRATIONS, MORE, left_out_sentence, too_few
+from rlhf.freezing import MIN_DEMONSTRATIONS, left_out_sentence, shortage
 from rlhf.heldout import SAMPLE_PROMPTS
 from rlhf.losses import CHUNK, scaled_logits
 from rlhf.models import adapter_config, load_for_training, load_tokenizer
@@ -67,10 +67,7 @@ def run(run: Run, spec: SFTSpec) -> dict[str, Any]:
     items, left_out = tokenise_demonstrations(tokenizer, of_split(rows, "train"), spec.max_length)
     held_out, _ = tokenise_demonstrations(tokenizer, of_split(rows, "held-out"), spec.max_length)
     if len(items) < MIN_DEMONSTRATIONS:
-        raise UserError(
-            f"{too_few('demonstrations', len(items), MIN_DEMONSTRATIONS)} {MORE['demonstrations']}"
-            f"{left_out_sentence(left_out)}"
-        )
+        raise UserError(shortage("demonstrations", len(items), MIN_DEMONSTRATIONS, left_out))
     run.log(
         f"{len(items)} demonstrations, {len(held_out)} held out; parent {start.parent.revision}; {spec.method}."
         f"{left_out_sentence(left_out)}"

@@ -111,7 +111,7 @@ def tokenizer_of(context: Context, judge: Judge) -> ChatTokenizer:
 def marks_of(tokenizer: ChatTokenizer) -> set[str]:
     """The texts that a tokenizer reads as tokens of their own wherever they stand: special and added ones."""
     added = (token.content for token in tokenizer.backend.get_added_tokens_decoder().values())
-    return {*tokenizer.special_tokens.values(), *tokenizer.extra_tokens, *added}
+    return {*tokenizer.special_tokens_map.values(), *tokenizer.extra_tokens, *added}
 
 
 def prompt_of(rubric: Rubric, found: Judged, pair: tuple[int, int], tokenizer: ChatTokenizer | None) -> str:

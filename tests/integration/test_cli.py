@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+import app
+from annotation.database import open_database
 from annotation.records import UserError
 from rlhf import base_model, jobs, policies
 from rlhf.artifacts import directory_sha256
 from rlhf.base_model import BaseModel
 from rlhf.specs import SPECS, GenerateSpec, from_json, to_json
+from rlhf.templating import Renderer
+from tests.e2e.conftest import running_app
 from tests.machine_fixtures import QUICK_DPO, ROOT, WORKER_SECONDS, Machine, rlhf_command, wait_until, write_spec
 from tests.run_fixtures import QUICK_SFT, demonstrations, starve
 
@@ -97,7 +103,57 @@ def test_a_directory_without_a_model_says_how_to_set_it_up(tmp_path: Path, capsy
 
     spec = write_spec(tmp_path / "spec.json", {"kind": "generate"})
     assert main(["--data", str(tmp_path / "new"), "run", str(spec)]) == 2
-    assert "no policy 'base'" in sentence(capsys.readouterr().err)
+    assert "There is no database in" in sentence(capsys.readouterr().err)
+    open_database(tmp_path / "new").close()
+    assert main(["--data", str(tmp_path / "new"), "run", str(spec)]) == 2
+    said = sentence(capsys.readouterr().err)
+    assert f"No base model has been set up in {tmp_path / 'new'} yet" in said
+    assert f"python -m rlhf --data {tmp_path / 'new'} prepare" in said
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("jobs", "policies", "gate", "judges", "show 1", "cancel 1", "resume 1", "promote dpo-1", "reject dpo-1"),
+        *("publish dpo-1 ann/x", "pull ann/x", "push-data ann/x", "add-judge x local {}", "run spec.json"),
+    ],
+)
+def test_a_new_data_directory_stays_empty_and_has_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    from rlhf.__main__ import main
+
+    assert main(["--data", str(tmp_path / "new"), *command.split()]) == 2
+    assert "There is no database in" in sentence(capsys.readouterr().err)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "accounts list",
+        "accounts deactivate ann",
+        "accounts role ann admin",
+        "export --to x",
+        "copies take --place x",
+    ],
+)
+def test_people_and_data_need_a_database_too(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    from annotation.__main__ import main
+
+    assert main([*command.replace(" x", f" {tmp_path / 'x'}").split(), "--data", str(tmp_path / "new")]) == 2
+    assert "There is no database in" in sentence(capsys.readouterr().err)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("only", ["--look", "--dry-run"])
+def test_a_look_at_an_import_begins_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str], only: str) -> None:
+    from annotation.__main__ import main
+
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Why?"}\n')
+    assert main(["import", str(tmp_path / "prompts.jsonl"), only, "--data", str(tmp_path / "new")]) == 0
+    assert "1 row" in capsys.readouterr().out or only == "--look"
+    assert not (tmp_path / "new").exists()
 
 
 def test_jobs_and_policies_are_listed_promoted_and_shown(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
@@ -310,6 +366,135 @@ def test_a_model_without_a_chat_template_is_refused_wherever_one_may_stand(copie
     config = copied.path / "tokenizer_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text("utf-8")), "chat_template": template}), "utf-8")
     base_model.check(copied)
+
+
+def broken_weights(model: Path) -> None:
+    """Half of the file."""
+    weights = model / "model.safetensors"
+    os.truncate(weights, weights.stat().st_size // 2)
+
+
+def template(text: str) -> Callable[[Path], None]:
+    """Another chat template."""
+    return lambda model: (model / "chat_template.jinja").write_text(text, "utf-8") and None
+
+
+def config(**changes: Any) -> Callable[[Path], None]:
+    """Another configuration."""
+
+    def change(model: Path) -> None:
+        path = model / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **changes}), "utf-8")
+
+    return change
+
+
+def without(*patterns: str) -> Callable[[Path], None]:
+    """A model that lacks files."""
+
+    def remove(model: Path) -> None:
+        for path in [path for pattern in patterns for path in model.glob(pattern)]:
+            path.unlink()
+
+    return remove
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (broken_weights, "model.safetensors is no safetensors file that can be used"),
+        (template("{% for %}"), "can't be used: it is no valid template"),
+        (template("{{ messages[0].content[5].x }}{{ 1 + 'a' }}"), "can't be used: "),
+        (template("{{ 'a' * 10 ** 11 }}"), "MB of memory"),
+        (template("Hello"), "leaves out what the"),
+        (template("{{ messages[0].content }}"), "it leaves out what the assistant says"),
+        (config(model_type="unknown", auto_map={"AutoModelForCausalLM": "x.Y"}), "can't load a 'unknown' model"),
+        (config(model_type="t5"), "can't load a 't5' model as a causal language model"),
+        (without("tokenizer*"), "has no tokenizer"),
+        (lambda model: (model / "tokenizer.json").write_text("{}") and None, "tokenizer.json is no tokenizer"),
+        (
+            lambda model: (model / "tokenizer_config.json").write_text("[]") and None,
+            "tokenizer_config.json can't be read",
+        ),
+        (without("config.json"), "there is no config.json"),
+    ],
+)
+def test_a_model_that_can_not_be_used_is_not_ready_and_leaves_no_database(
+    copied: BaseModel, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None], said: str
+) -> None:
+    from rlhf.__main__ import main
+
+    damage(copied.path)
+    assert main(["--data", str(tmp_path / "new"), "prepare", "--model", copied.name]) == 2
+    printed = capsys.readouterr()
+    assert said in sentence(printed.err)
+    assert printed.out == ""
+    assert list(tmp_path.glob("new/*")) == []
+
+
+def test_a_template_without_end_is_found_when_the_model_is_set_up(
+    copied: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hasty = Renderer(seconds=0.5)
+    monkeypatch.setattr("rlhf.templating.renderer", lambda: hasty)
+    loop = "{% for i in range(100000) %}"
+    template(loop * 4 + "{% endfor %}" * 4)(copied.path)
+    with pytest.raises(UserError, match=r"can't be used: it did not end within 0\.5 seconds of processor time\."):
+        base_model.check(copied)
+    hasty.close()
+
+
+def test_a_template_without_system_messages_is_taken_and_said(
+    copied: BaseModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rlhf.__main__ import main
+
+    own = (copied.path / "chat_template.jinja").read_text("utf-8")
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('No system') }}{% endif %}"
+    for text in (refusing + own, own.replace("in messages", "in messages if message.role != 'system'")):
+        template(text)(copied.path)
+        assert not base_model.check(copied).takes_system
+    assert main(["--data", str(tmp_path / "new"), "prepare", "--model", copied.name]) == 0
+    assert "is ready in" in (said := capsys.readouterr().out)
+    assert "Its chat template takes no system messages" in said
+
+
+def test_what_is_no_directory_of_a_model_is_called_what_it_is(copied: BaseModel, tmp_path: Path) -> None:
+    gguf = tmp_path / "model.gguf"
+    gguf.write_bytes(b"GGUF")
+    for path, said in (
+        (gguf, "is a GGUF file, and Prefloop loads safetensors weights only"),
+        (copied.path / "config.json", "is a file: give a model's directory"),
+        (tmp_path / "nothing" / "here", "it is no directory here, and no name on the Hub either"),
+        (Path("./nothing/here/at/all"), "it is no directory here, and no name on the Hub either"),
+    ):
+        with pytest.raises(UserError) as raised:
+            base_model.prepare(tmp_path / "new", str(path))
+        assert said in str(raised.value)
+        assert "repo" not in str(raised.value).lower()
+
+
+def test_without_workers_a_model_that_is_ready_is_taken_and_else_nothing_is_begun(
+    copied: BaseModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--no-workers", "--no-browser", "--port", "0", "--data", str(tmp_path / "new")]
+    for model in ("embedded", "nobody/nothing"):
+        assert app.main([*flags, "--model", model]) == 2
+        said = sentence(capsys.readouterr().err)
+        assert f"There is no base model in {tmp_path / 'new'} yet" in said
+        assert f"python -m rlhf --data {tmp_path / 'new'} prepare" in said
+    without("tokenizer*")(copied.path)
+    assert app.main([*flags, "--model", copied.name]) == 2
+    assert "has no tokenizer" in sentence(capsys.readouterr().err)
+    assert not (tmp_path / "new").exists()
+
+
+def test_without_workers_a_ready_model_begins_a_data_directory(tiny_model: Path, tmp_path: Path) -> None:
+    with running_app(tmp_path / "new", "--no-workers", "--model", str(tiny_model)) as (address, _):
+        assert address.startswith("http://127.0.0.1:")
+    db = open_database(tmp_path / "new")
+    assert policies.by_revision(db, "base").base == str(tiny_model)
+    db.close()
 
 
 def test_a_model_without_safetensors_is_refused_pickled_weights_or_not(copied: BaseModel) -> None:

@@ -232,6 +232,65 @@ def test_the_card_has_the_evaluation_by_people_and_by_judges(hub: HubServer, db:
     assert "adapter.txt" not in hub.files("model", REPO)
 
 
+def test_the_card_has_the_figures_of_a_check_that_no_judge_took_part_in(
+    hub: HubServer, db: Database, data_dir: Path
+) -> None:
+    policy = make_candidate(db, data_dir)
+    (data_dir / str(policy.path) / "adapter_config.json").write_text("{}")
+    sha = directory_sha256(data_dir / str(policy.path))
+    db.connection.execute("UPDATE model SET sha256 = ? WHERE id = ?", (sha, policy.id))
+    publishing.publish(client(hub), db, data_dir, policy.revision, REPO)
+    assert "It was not compared with the base" in hub.file("model", REPO, "README.md").decode()
+    figures = {"kl_to_base": 0.00241, "nll_under_base": 1.08, "perplexity": 30.0}
+    finish_check(
+        db,
+        data_dir,
+        policy,
+        candidate={"revision": policy.revision, **figures},
+        base={"revision": "base", "nll_under_base": 1.0, "perplexity": 24.0},
+        implicit_accuracy={"value": 1.0, "low": 0.44, "high": 1.0, "n": 3, "left_out": {}},
+        prompts=4,
+    )
+    publishing.publish(client(hub), db, data_dir, policy.revision, REPO)
+    text = hub.file("model", REPO, "README.md").decode()
+    assert "not compared with the base" not in text
+    assert "Nobody has compared its answers with another model's one by one." in text
+    assert "| held-out prompts that it answered | 4 |" in text
+    assert "| KL to the base, nats a token | 0.0024 |" in text
+    assert "| how much its answers surprise the base, by the base's own | 1.08 times |" in text
+    assert "| perplexity of a plain text, by the base's | 1.25 times |" in text
+    assert "| implicit accuracy on 3 held-out comparisons (95% interval) | 100% (44% to 100%) |" in text
+
+
+def test_the_card_has_win_rates_against_whatever_it_was_checked_against(
+    hub: HubServer, db: Database, data_dir: Path
+) -> None:
+    """What served then may be neither the base nor the parent."""
+    other, policy = make_candidate(db, data_dir, "sft-1"), make_candidate(db, data_dir, "sft-2")
+    policies.promote(db, other.revision, "ann")
+    (data_dir / str(policy.path) / "adapter_config.json").write_text("{}")
+    sha = directory_sha256(data_dir / str(policy.path))
+    db.connection.execute("UPDATE model SET sha256 = ? WHERE id = ?", (sha, policy.id))
+    rate = {"value": 0.75, "low": 0.6, "high": 0.86, "n": 40, "ties": 0, "length_controlled": None}
+    finish_check(db, data_dir, policy, win_rates={other.revision: {"sharp": rate}})
+    publishing.publish(client(hub), db, data_dir, policy.revision, REPO)
+    text = hub.file("model", REPO, "README.md").decode()
+    assert f"| `{other.revision}` | the AI judge sharp | 40 | 75% (60% to 86%) |" in text
+    assert "Nobody has compared" not in text
+
+
+def test_what_is_public_stays_so_when_it_is_published_again(hub: HubServer, kitchen: Machine) -> None:
+    """Without asking for it again; what others made public is not joined by mistake."""
+    here, arguments = client(hub), (kitchen.db, kitchen.data_dir, made(kitchen).revision, REPO)
+    publishing.publish(here, *arguments, private=False)
+    again = publishing.publish(here, *arguments)
+    assert not again.fresh
+    assert not here.api.repo_info(REPO).private
+    here.api.create_repo("ann/open", private=False)
+    with pytest.raises(UserError, match="is there and public, and this was to be private"):
+        publishing.publish(here, *arguments[:3], "ann/open")
+
+
 def test_what_can_not_be_published_is_said_before_anything_is_sent(hub: HubServer, kitchen: Machine) -> None:
     for revision, sentence in (("base", "no files of its own"), ("nothing", "There is no policy 'nothing'")):
         with pytest.raises(UserError, match=sentence):
@@ -451,6 +510,13 @@ def adapter(shapes: Mapping[str, tuple[int, ...]] | None = None, **config: Any) 
         ({**adapter(), "adapter_model.safetensors": raw(b'{"a": {"shape": ["x"]}}')}, "is no safetensors file"),
         ({"config.json": b"{}", "model-a/b.safetensors": b"x"}, "no safetensors weights"),
         ({**adapter(), "adapter_model.safetensors": b"\x80\x04pickle and more"}, "is no safetensors file"),
+        ({**adapter(), "adapter_model.safetensors": struct.pack("<Q", 2**60) + b"{}"}, "is no safetensors file"),
+        ({**adapter(), "adapter_model.safetensors": raw(b"{}")}, "it has no tensor"),
+        (adapter({f"{LAYER}{'.base_layer' * 100}": (4, 64)}), "the name of a tensor has 1,1"),
+        (
+            {**adapter(), "adapter_model.safetensors": safetensors({LAYER: (4, 64)})[:-1]},
+            "incomplete metadata, file not fully covered",
+        ),
         ({**adapter(), "adapter_config.json": b"[]"}, "is no JSON object"),
         ({"config.json": b'{"auto_map": {"AutoModel": "x.py"}}', "x.py": b"import os"}, "wants to run code of its own"),
         ({"config.json": b"{}", "pytorch_model.bin": b"pickle"}, "no safetensors weights"),
@@ -468,6 +534,45 @@ def test_what_can_not_be_used_is_refused_and_leaves_nothing(
         pull(hub, fresh)
     assert policies.everything(fresh) == before
     assert list((fresh.path.parent / "adapters").glob("*")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("model.layers.0.q_proj.lora_A.weight", ("model.layers.0.q_proj", "lora_A")),
+        ("wte.lora_embedding_B", ("wte", "lora_embedding_B")),
+        ("wte.base_layer.token_adapter.trainable_tokens_delta", ("wte", "trainable_tokens_delta")),
+        ("up.base_layer.base_layer.lora_B.bias", ("up", "lora_B")),
+        ("base_layer.lora_A.weight", None),
+        ("lora_A.weight", None),
+        ("model.norm.weight", None),
+        ("weight", None),
+        ("", None),
+        ("a" + ".base_layer" * 300_000 + "!", None),
+        ("a" + ".base_layer" * 300_000 + ".lora_A.weight", ("a", "lora_A")),
+    ],
+)
+def test_a_tensors_name_is_taken_apart_however_long_it_is(name: str, part: tuple[str, str] | None) -> None:
+    """What is quadratic in a name would keep the keeper from its copies for hours."""
+    assert pulling.part_of(f"base_model.model.{name}") == part
+    assert pulling.part_of(f"other.{name}") is None
+
+
+@pytest.mark.parametrize(
+    ("layer", "tail"),
+    [
+        ("model.layers.0.q_proj", "layers.0.q_proj"),
+        ("transformer.h.11.attn", "h.11.attn"),
+        ("model.embed", "embed"),
+        ("lm_head", "lm_head"),
+        ("0.1.up", "0.1.up"),
+        (".0.up", "up"),
+        ("a" * 3_000_000, "a" * 3_000_000),
+        ("a." * 1_000_000 + "b", "b"),
+    ],
+)
+def test_a_layer_is_named_from_before_its_number_on(layer: str, tail: str) -> None:
+    assert pulling.numbered(layer) == tail
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 
 from annotation.records import Message, UserError
 from rlhf.chat import ChatTokenizer, chat_tokenizer
+from rlhf.templating import Refused, conversation
 
 CONVERSATIONS: list[list[Message]] = [
     [{"role": "user", "content": "What is the sun?"}],
@@ -38,11 +39,12 @@ def assert_same(directory: Path) -> None:
     """Text, ids, special tokens and decoding are the same, for conversations and answers."""
     ours, theirs = ChatTokenizer(directory), transformers_tokenizer(directory)
     assert (ours.eos_token, ours.eos_token_id) == (theirs.eos_token, theirs.eos_token_id)
-    assert ours.special_tokens["pad_token"] == theirs.pad_token
+    assert ours.special_tokens_map["pad_token"] == theirs.pad_token
     assert sorted(set(ours.all_special_ids)) == sorted(set(theirs.all_special_ids))
     for messages in CONVERSATIONS:
         for begins in (False, True):
-            text = ours.apply_chat_template(messages, tokenize=False, add_generation_prompt=begins)
+            text = conversation(ours, messages, begins)
+            assert text == conversation(theirs, messages, begins)
             assert text == theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=begins)
             assert_same_ids(ours, theirs, text)
     for text in TEXTS:
@@ -115,22 +117,64 @@ def test_what_templates_may_use_works_as_in_transformers(tiny_model: Path, tmp_p
     ours, theirs = ChatTokenizer(other), transformers_tokenizer(other)
     messages = [{"role": "user", "content": " ü <b> "}, *({"role": "assistant", "content": str(n)} for n in range(3))]
     for begins in (False, True):
-        rendered = ours.apply_chat_template(messages, add_generation_prompt=begins)
+        rendered = conversation(ours, messages, begins)
         assert rendered == theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=begins)
         assert "20[user]ü <b><|im_end|>[assistant]0<|im_end|>" in rendered
     refused = [{"role": "system", "content": "<ü>"}, *messages]
-    with pytest.raises(jinja2.TemplateError) as ours_said:
-        ours.apply_chat_template(refused)
+    with pytest.raises(Refused) as ours_said:
+        conversation(ours, refused)
     with pytest.raises(jinja2.TemplateError) as theirs_said:
         theirs.apply_chat_template(refused, tokenize=False)
-    assert str(ours_said.value) == str(theirs_said.value)
-    assert "<ü>" in str(ours_said.value)
+    assert ours_said.value.reason == str(theirs_said.value)
+    assert "<ü>" in ours_said.value.reason
+
+
+def test_no_template_runs_in_the_process_that_asks(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in the one with the pages nor in a worker, which has transformers' own way to do it."""
+    theirs = transformers_tokenizer(tiny_model)
+    monkeypatch.setattr(type(theirs), "apply_chat_template", None)
+    monkeypatch.setattr("jinja2.Environment.from_string", None)
+    for tokenizer in (theirs, ChatTokenizer(tiny_model), transformers_tokenizer(tiny_model)):
+        assert conversation(tokenizer, CONVERSATIONS[0], begins=True).endswith("<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer_config.json", b"[]"),
+        ("tokenizer_config.json", b'{"eos_token": {"text": "x"}}'),
+        ("tokenizer_config.json", b'{"extra_special_tokens": 7}'),
+        ("tokenizer_config.json", b"[" * 100_000),
+        ("tokenizer.json", b"{}"),
+        ("chat_template.jinja", b"\xff"),
+        ("chat_template.jinja", b"x" * 17_000_000),
+        ("chat_template.jinja", b"no conversation"),
+    ],
+)
+def test_files_that_are_damaged_or_hostile_have_a_sentence(
+    tiny_model: Path, tmp_path: Path, name: str, content: bytes
+) -> None:
+    other = copy_of(tiny_model, tmp_path)
+    (other / name).write_bytes(content)
+    with pytest.raises(UserError):
+        ChatTokenizer(other)
+
+
+def test_a_model_without_a_token_that_ends_an_answer_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    other = copy_of(tiny_model, tmp_path)
+    settings = json.loads((other / "tokenizer_config.json").read_text("utf-8"))
+    del settings["eos_token"]
+    (other / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+    (other / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}", "utf-8")
+    for read in (ChatTokenizer, transformers_tokenizer):
+        with pytest.raises(UserError, match="has no token that ends an answer"):
+            read(other)
 
 
 def test_a_template_runs_in_a_sandbox(tiny_model: Path, tmp_path: Path) -> None:
     other = copy_of(tiny_model, tmp_path)
-    (other / "chat_template.jinja").write_text("{{ ''.__class__.__mro__ }}{{ messages.append('x') }}A", "utf-8")
-    with pytest.raises(jinja2.exceptions.SecurityError):
+    (other / "chat_template.jinja").write_text("{{ ''.__class__.__mro__ }}Porridge", "utf-8")
+    with pytest.raises(Refused, match="access to attribute '__class__' of 'str' object is unsafe"):
         ChatTokenizer(other)
 
 

@@ -1,0 +1,201 @@
+"""The files of a model, which may be anybody's: read with a sentence for what is wrong, and checked to be whole."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from safetensors import SafetensorError, safe_open
+
+from annotation.records import UserError
+
+# More than any configuration or index has; vocabularies and weights are not read whole here.
+LARGEST_FILE: Final = 16_000_000
+LARGEST_HEADER: Final = 32_000_000
+LONGEST_NAME: Final = 300
+CONFIG: Final = "config.json"
+WEIGHTS: Final = "model.safetensors"
+DESERIALISING: Final = "Error while deserializing header: "
+INDEX: Final = "model.safetensors.index.json"
+
+
+# ---------------------------------------------------------------------------------------------------------------- texts
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what goes wrong in reading a file that may be anybody's into a sentence."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        said = str(error)[:LONGEST_NAME] or type(error).__name__
+        raise UserError(f"{path} can't be read ({said}). Restore it, or choose another model.") from error
+
+
+def read_text(path: Path) -> str:
+    """A file's text. Raises UserError if it is none, or too long for what it is."""
+    with explained(path):
+        if path.stat().st_size > LARGEST_FILE:
+            raise ValueError(f"it has over {LARGEST_FILE:,} bytes")
+        return path.read_text("utf-8")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises UserError for anything else."""
+    with explained(path):
+        value = json.loads(read_text(path))
+        if not isinstance(value, dict):
+            raise TypeError("it is no JSON object")
+        return value
+
+
+# -------------------------------------------------------------------------------------------------------------- weights
+@dataclass(frozen=True)
+class Tensor:
+    """What a safetensors file says of a tensor; its bytes are those from `begin` to `end` in the file."""
+
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def read_header(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name. Raises UserError where the file is not whole, or its header lies."""
+    try:
+        with path.open("rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            if size > LARGEST_HEADER:
+                raise ValueError(f"its header would have {size:,} bytes")
+            header = file.read(size)
+        with safe_open(path, framework="numpy"):  # that each byte belongs to one tensor, of the size of its shape
+            pass
+        entries = json.loads(header, object_pairs_hook=unique)
+        found = {name: tensor_of(entry, 8 + size) for name, entry in entries.items() if name != "__metadata__"}
+        longest = max(map(len, found), default=0)
+        if longest > LONGEST_NAME:
+            raise ValueError(f"the name of a tensor has {longest:,} characters")
+        if not found:
+            raise ValueError("it has no tensor")
+        return found
+    except (OSError, ValueError, struct.error, SafetensorError, RecursionError) as error:
+        raise UserError(
+            f"{path.name} is no safetensors file that can be used: "
+            f"{str(error).removeprefix(DESERIALISING)[:LONGEST_NAME]}. Fetch it again."
+        ) from error
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises ValueError where a name stands twice in it: readers would differ in which one they take."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice in its header")
+    return found
+
+
+def tensor_of(entry: Mapping[str, Any], start: int) -> Tensor:
+    """A tensor as the header has it; `start` is where the header ends."""
+    begin, end = entry["data_offsets"]
+    return Tensor(tuple(entry["shape"]), start + begin, start + end)
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files that transformers loads from a model's directory. Raises UserError if there are none."""
+    if (directory / WEIGHTS).is_file():
+        return [directory / WEIGHTS]
+    if (directory / INDEX).is_file():
+        return sorted({directory / name for name in read_index(directory).values()})
+    others = sorted(directory.glob("*.safetensors"))
+    if others:
+        raise UserError(
+            f"{directory} has {others[0].name}, and no {WEIGHTS} nor {INDEX}, by which weights are found. Fetch the "
+            "whole model again, or convert it with save_pretrained."
+        )
+    gguf = next(iter(sorted(directory.glob("*.gguf"))), None)
+    raise UserError(
+        is_gguf(gguf)
+        if gguf is not None
+        else f"{directory} has no safetensors weights, and Prefloop loads no other kind. "
+        "Convert the model with save_pretrained, or choose another one with --model."
+    )
+
+
+def is_gguf(path: Path) -> str:
+    """What to do about a GGUF file."""
+    return (
+        f"{path} is a GGUF file, and Prefloop loads safetensors weights only. Convert it: load it in transformers with "
+        "gguf_file=… and GgufConfig(dequantize=True), write model and tokenizer with save_pretrained, and give that "
+        "directory."
+    )
+
+
+def read_index(directory: Path) -> dict[str, str]:
+    """In which file each tensor of a model is. Raises UserError where one would be elsewhere than in the directory."""
+    with explained(directory / INDEX):
+        found = dict(read_object(directory / INDEX)["weight_map"])
+        if not found:
+            raise ValueError("it names no file")
+        for name in found.values():
+            if Path(name).name != name:
+                raise ValueError(f"{name!r} is no name of a file in this directory")
+    return found
+
+
+def check_weights(directory: Path) -> dict[str, Tensor]:
+    """The tensors of a model. Raises UserError where a file is missing or not whole, or lacks what the index names."""
+    files = weight_files(directory)
+    missing = [path.name for path in files if not path.is_file()]
+    if missing:
+        raise UserError(
+            f"{directory} lacks {', '.join(missing[:3])}{' and more' if missing[3:] else ''} of its weights. Fetch the "
+            "whole model again."
+        )
+    by_file = {path.name: read_header(path) for path in files}
+    if files != [directory / WEIGHTS]:
+        for tensor, name in read_index(directory).items():
+            if tensor not in by_file[name]:
+                raise UserError(
+                    f"{directory / name} has no tensor {tensor[:LONGEST_NAME]}, which {INDEX} says is there. Fetch the "
+                    "whole model again."
+                )
+    return {name: tensor for held in by_file.values() for name, tensor in held.items()}
+
+
+# --------------------------------------------------------------------------------------------------------- architecture
+def check_architecture(directory: Path) -> None:
+    """Raises UserError where the installed transformers has no causal language model of this kind of its own."""
+    config = read_object(directory / CONFIG)
+    kind, known = config.get("model_type"), causal_models()
+    if not isinstance(kind, str) or not kind:
+        raise UserError(f"{directory / CONFIG} names no model_type, so nobody can tell what to load. Restore it.")
+    if known and kind not in known:
+        own = "it needs code that comes with it, and Prefloop runs none" if config.get("auto_map") else "it has none"
+        raise UserError(
+            f"The installed transformers can't load a '{kind[:80]}' model as a causal language model: {own}. Choose "
+            "another model with --model, or update Prefloop."
+        )
+
+
+@lru_cache(maxsize=1)
+def causal_models() -> frozenset[str]:
+    """The `model_type`s for which transformers has a causal language model; none where it is not installed.
+
+    Read from its source: importing it would load torch, which a process that serves pages does without.
+    """
+    found = importlib.util.find_spec("transformers")
+    for place in (found.submodule_search_locations or []) if found is not None else []:
+        path = Path(place) / "models" / "auto" / "modeling_auto.py"
+        tree = ast.parse(path.read_text("utf-8")) if path.is_file() else ast.Module([], [])
+        for node in tree.body:
+            if isinstance(node, ast.Assign) and [ast.unparse(name) for name in node.targets] == [CAUSAL]:
+                assert isinstance(node.value, ast.Call)
+                return frozenset(kind for kind, _ in ast.literal_eval(node.value.args[0]))
+    return frozenset()
+
+
+CAUSAL: Final = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
