@@ -14,7 +14,7 @@ from annotation import store
 from annotation.database import Database
 from annotation.records import now, seconds_between
 from rlhf import deciding, describing, freezing, jobs, judges, loop, policies, refusals
-from rlhf.deciding import Pending
+from rlhf.deciding import ENDINGS, Pending
 from rlhf.gate import Mode
 from rlhf.jobs import Job
 from rlhf.policies import Policy
@@ -28,8 +28,6 @@ JUDGE_AT_LEAST = 8
 RETRY_SECONDS = 300.0
 # A check that failed so often would fail again: it takes a person.
 MOST_FAILURES = 2
-# How jobs end that come to nothing, in words.
-ENDINGS: Mapping[str, str] = {"failed": "failed", "lost": "was lost", "cancelled": "was cancelled"}
 
 Action = Literal["evaluate", "decide", "judge", "train", "train the reward model"]
 Stage = Literal["collecting", "training", "checking", "deciding"]

@@ -145,11 +145,19 @@ def delete_policy(db: Database, data_dir: Path, revision: str, decided_by: str) 
 
 
 def promote(db: Database, data_dir: Path, revision: str, decided_by: str, reason: str = "") -> Policy:
-    """Let a policy serve after checking that its files are whole. Raises UserError; then nothing has changed."""
+    """Let a policy serve, whatever the rule says, if its files are whole. Raises UserError; then nothing has changed.
+
+    People and the gate decide by `rlhf.deciding`.
+    """
     policy = policies.by_revision(db, revision)
+    verify(data_dir, policy)
+    return policies.promote(db, policy.revision, decided_by, reason)
+
+
+def verify(data_dir: Path, policy: Policy) -> None:
+    """Read a policy's files through. Raises UserError where they are damaged or missing."""
     if policy.path is not None and policy.sha256 is not None and not policy.deleted:
         verify_directory(data_dir / policy.path, policy.sha256, f"adapter {policy.revision}")
-    return policies.promote(db, policy.revision, decided_by, reason)
 
 
 def freeze_evaluation(db: Database, data_dir: Path, spec: EvaluateSpec) -> EvaluateSpec:
