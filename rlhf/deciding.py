@@ -86,8 +86,13 @@ def findings(db: Database, policy: Policy) -> Findings:
         truncated_more=difference(base.get("ended_share"), candidate.get("ended_share")),
         perplexity_ratio=ratio(candidate.get("perplexity"), base.get("perplexity")),
         reward_hacking=rewarded(db, policy, hacking(result, people, heard)),
-        identical_to_serving=result["same_answers"] == result["prompts"] if result.get("same_answers") is not None else None,
+        identical_to_serving=same_as(result.get("same_answers"), result["prompts"]),
     )
+
+
+def same_as(same: int | None, prompts: int) -> bool | None:
+    """Whether two policies gave the same answer to every prompt; None where that was not counted."""
+    return None if same is None or not prompts else same == prompts
 
 
 def hacking(result: Mapping[str, Any], people: Sequence[float], asked: Sequence[JudgeFindings]) -> Hacked:
@@ -383,7 +388,9 @@ def objection(db: Database, policy: Policy) -> str:
     if policy.status == "rejected":
         return policies.rejection(db, policy)
     decision = advice(db, policy)
-    return "" if decision is None or decision.verdict == "promote" else f"The rule says: {in_words(db, policy, decision)}"
+    if decision is None or decision.verdict == "promote":
+        return ""
+    return f"The rule says: {in_words(db, policy, decision)}"
 
 
 def in_words(db: Database, policy: Policy, decision: Decision) -> str:
@@ -391,7 +398,22 @@ def in_words(db: Database, policy: Policy, decision: Decision) -> str:
     return f"{decision.verdict}. {decision.sentence} {checking(db, policy).sentence}".strip()
 
 
-def promote(db: Database, data_dir: Path, revision: str, decided_by: str, why: str = "") -> Policy:
+@dataclass(frozen=True)
+class Promoted:
+    """What a person let serve."""
+
+    revision: str
+    before: str
+    """The revision that served until then; going back to it needs no reason."""
+    against: bool
+    """Whether the rule spoke against it."""
+
+    def sentence(self) -> str:
+        """That it serves."""
+        return f"{self.revision} serves now{', against the rule' if self.against else ''}."
+
+
+def promote(db: Database, data_dir: Path, revision: str, decided_by: str, why: str = "") -> Promoted:
     """Let a policy serve because a person wants it; against the rule only with a reason. Both are kept.
 
     The rule is asked in the transaction that promotes: what was judged since the person looked counts.
@@ -404,7 +426,9 @@ def promote(db: Database, data_dir: Path, revision: str, decided_by: str, why: s
         against = objection(db, policy)
         if against and not own:
             raise AgainstTheRule(f"{policy.revision} was not promoted. {against} Against that it takes a reason.")
-        return policies.promote(db, policy.revision, decided_by, reason(db, policy, own))
+        before = policies.serving(db).revision
+        policies.promote(db, policy.revision, decided_by, reason(db, policy, own))
+    return Promoted(policy.revision, before, bool(against))
 
 
 def reject(db: Database, revision: str, decided_by: str, why: str = "") -> Policy:

@@ -535,8 +535,10 @@ def unmeasured(limits: Sequence[Criterion]) -> str:
         what = "nothing" if everything else "not everything"
         which = "of its answers" if everything else f"({'; '.join(missing)})"
         said.append(f"{what} was measured {which}, and what is missing never passes.")
-    said += [f"{one.value} {lower_first(one.name)} are too few to tell (asked for: {one.threshold}): {MORE_PROMPTS}"
-             for one in few]
+    said += [
+        f"{one.value} {lower_first(one.name)} are too few to tell (asked for: {one.threshold}): {MORE_PROMPTS}"
+        for one in few
+    ]
     return " ".join([*said[:1], *map(upper_first, said[1:])])
 
 

@@ -135,7 +135,7 @@ def test_jobs_and_policies_are_listed_promoted_and_shown(machine: Machine, capsy
         sha256=directory_sha256(files),
     )
     jobs.mark_lost(machine.db, -1)  # its worker is none
-    assert "dpo-1      candidate  dpo" in run("policies")
+    assert "dpo-1        candidate  dpo" in run("policies")
     assert "It has not been checked yet." in run("policies")
     check = machine.submit(EvaluateSpec(candidate="dpo-1"))
     waits = f"It waits for its check (job {check}, first in the queue)."

@@ -209,13 +209,15 @@ def test_while_a_check_runs_the_page_says_how_far_it_is_and_asks_for_no_other(co
     run_job(context, job_id, 4, 247)
     parts, seen = iterations.view(context, None, 0, seen)
     assert f"Job {job_id} is checking it: step 4 of 247." in parts["gate"]["value"]
-    assert parts["check"] == gr.update(value="Being checked", interactive=False)
     shown = iterations.view(context, None, 0, {})[0]
+    assert shown["check"] == gr.update(value="Being checked", interactive=False)
     for untrue in ("not been checked", "check it again", "checked yet"):
         assert untrue not in str(shown).lower()
     jobs.stop(context.db, job_id, "w", "failed", "Memory <b>ran out</b>.")
     parts, _ = iterations.view(context, None, 0, seen)
-    said = f"Its check (job {job_id}) failed: Memory &lt;b&gt;ran out&lt;/b&gt;. Check it again, or resume job {job_id}."
+    said = (
+        f"Its check (job {job_id}) failed: Memory &lt;b&gt;ran out&lt;/b&gt;. Check it again, or resume job {job_id}."
+    )
     assert said in parts["gate"]["value"]
     assert parts["check"] == gr.update(value="Check it", interactive=True)
 
@@ -231,7 +233,7 @@ def test_a_promotion_against_the_rule_is_asked_for_its_reason_and_refused_withou
     assert "The rule says: not enough evidence yet." in shown["gate"]["value"]
     promote = handler(pages, "promote_policy")
     for sent in ("", "   ", None, 7, ["it is good"], {"why": "x"}):
-        with pytest.raises(gr.Error, match="The rule says: not enough evidence.*Say why in the field below"):
+        with pytest.raises(gr.Error, match=r"The rule says: not enough evidence.*Say why in the field below"):
             promote(owner, policy.revision, sent, seen)
     assert policies.serving(context.db).revision == "base"
     said = str(promote(owner, policy.revision, "I read <b>ten</b> of them", seen))
@@ -252,7 +254,8 @@ def test_a_promotion_by_the_rule_needs_no_reason_and_what_is_typed_stays_until_a
     shown, seen = iterations.view(context, policy.revision, 0, {})
     assert "value" not in shown["why"], "what somebody types is not taken away by a poll"
     choose = handler(pages, "choose_policy")
-    page = iterations.lay_out()
+    with gr.Blocks():
+        page = iterations.lay_out()
     for revision, was in ((policy.revision, {}), ("base", seen)):
         sent = dict(zip(page.parts, choose(owner, revision, was), strict=False))
         assert sent["why"]["value"] == ""
@@ -268,9 +271,8 @@ def test_promote_roll_back_and_reject_through_their_handlers(pages: gr.Blocks, c
     sent = str(promote(owner, policy.revision, "It reads better", {}))
     assert "switches within seconds, and its comparisons come first" in sent
     assert policies.serving(context.db).revision == policy.revision
-    assert iterations.button_parts(policies.by_revision(context.db, "base"), None)["promote"]["value"] == (
-        "Roll back to this one"
-    )
+    base = policies.by_revision(context.db, "base")
+    assert iterations.button_parts(context.db, base, False, False)["promote"]["value"] == "Roll back to this one"
     promote(owner, "base", "", {})
     assert [row["action"] for row in policies.decisions(context.db)] == ["rollback", "promote"]
     assert {row["decided_by"] for row in policies.decisions(context.db)} == {"owner"}
@@ -303,7 +305,9 @@ def test_what_was_decided_on_keeps_its_criteria_and_a_rollback_without_words_say
     assert "The rule says: " not in card
     promote(owner, "base", "", {})
     assert policies.decisions(context.db)[0]["reason"] == "no reason given"
-    assert iterations.view(context, "base", 0, {})[0]["gate"]["value"] == ""
+    assert (
+        iterations.view(context, "base", 0, {})[0]["gate"]["value"] == "<p>It is what others are checked against.</p>"
+    )
 
 
 def test_people_can_be_asked_where_there_are_comparisons_to_open(context: Context) -> None:
