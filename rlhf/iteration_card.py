@@ -176,7 +176,7 @@ OVER = (
 def over_iterations(checked: Sequence[Checked], trust: Mapping[str, Estimate | None]) -> str:
     """Charts over the policies that were checked, oldest first; `trust` is each judge's agreement with people."""
     if not checked:
-        return paragraph("No policy has been checked yet: after the first check this shows how they compare.", "quiet")
+        return paragraph("No check has finished yet: after the first one this shows how policies compare.", "quiet")
     panel = most_trusted_first(checked, trust)
     values: Mapping[str, Sequence[float | None]] = {
         "kl": [one.figures.get("kl_to_base") for one in checked],

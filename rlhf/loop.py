@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any, TypeVar
 
 from annotation.database import Database
@@ -14,6 +13,7 @@ from annotation.records import UserError
 from rlhf import answers, freezing, heldout, jobs, judges, policies, refusals, rentals
 from rlhf.artifacts import verify_directory
 from rlhf.base_model import EMBEDDED, EMBEDDED_NAME
+from rlhf.noise import Noise, noise_of, voices_in
 from rlhf.policies import Policy
 from rlhf.rentals import Terms
 from rlhf.specs import (
@@ -41,8 +41,8 @@ class Preview:
     parent: str
     unit: str
     """What is counted, in the plural."""
-    flip: float | None = None
-    """Mean estimated chance that a pair to train on is the wrong way round; None without pairs."""
+    noise: Noise | None = None
+    """How many pairs to train on are labelled wrong, as far as that is known; None without pairs."""
 
 
 def preview(db: Database, data_dir: Path, spec: TrainingSpec) -> Preview:
@@ -50,10 +50,11 @@ def preview(db: Database, data_dir: Path, spec: TrainingSpec) -> Preview:
     parent = policies.by_revision(db, spec.parent)
     rows = freezing.data_of(db, spec, parent)
     with db.reading():
-        flips = [row["flip"] for row in rows if row["split"] == "train" and "flip" in row]
+        voices = voices_in(rows)
     counts, left_out = rows.counts, dict(rows.left_out)
-    flip = fmean(flips) if flips else None
-    return Preview(counts["train"], counts["held-out"], left_out, parent.revision, freezing.unit_of(spec), flip)
+    return Preview(
+        counts["train"], counts["held-out"], left_out, parent.revision, freezing.unit_of(spec), noise_of(db, voices)
+    )
 
 
 def rows_of(db: Database, spec: TrainingSpec) -> Iterator[Mapping[str, Any]]:

@@ -77,4 +77,4 @@ def test_the_criteria_of_what_was_decided_on_are_shown_without_advice() -> None:
 
 def test_without_people_or_judges_there_is_no_chart_of_win_rates() -> None:
     assert "Nobody has compared these policies" in iteration_card.over_iterations([checked("dpo-1")], {})
-    assert "No policy has been checked yet" in iteration_card.over_iterations([], {})
+    assert "No check has finished yet" in iteration_card.over_iterations([], {})
