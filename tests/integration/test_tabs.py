@@ -349,6 +349,12 @@ def test_no_number_that_can_be_sent_is_a_bug(pages: gr.Blocks, context: Context,
     assert deciding.rule(context.db) == Rule()
 
 
+def test_the_rule_in_a_sentence_rounds_nothing_away() -> None:
+    said = gate.summary(Rule(alpha=0.001, judge_may_decide=True, judge_trust=0.675))
+    assert "By this rule at most 0.1% of candidates" in said
+    assert "at least 67.5% agreement" in said
+
+
 def test_a_new_version_of_the_held_out_prompts_has_as_many_as_are_asked_for(pages: gr.Blocks, context: Context) -> None:
     seed_comparisons(context.db, 70, "held-out")
     owner, renew, opened = gr.Request(username="owner"), handler(pages, "renew_held_out"), handler(pages, "open_rule")
