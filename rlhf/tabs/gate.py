@@ -34,9 +34,10 @@ def summary(rule: Rule) -> str:
         if rule.judge_may_decide
         else "AI judges inform and do not decide"
     )
+    wrong = percentage(rule.alpha, 6)
     return (
-        f"By this rule at most {percentage(rule.alpha, 6)} of candidates that are no better are promoted. People decide "
-        f"from {rule.people_least} comparisons on, and after {rule.people_most} without evidence a candidate is rejected; "
+        f"By this rule at most {wrong} of candidates that are no better are promoted. People decide from "
+        f"{rule.people_least} comparisons on, and after {rule.people_most} without evidence a candidate is rejected; "
         f"{judge}."
     )
 
