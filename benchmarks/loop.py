@@ -309,7 +309,7 @@ def promote(owner: Page, revision: str) -> None:
     selector = owner.output("open_iterations", owner.call("open_iterations", None), "Policy")
     if selector["value"] != revision:
         raise BenchmarkError(f"The Iterations tab offers {selector['value']} first, and {revision} was trained last.")
-    owner.call("promote_policy", selector["value"], "", None)
+    owner.call("promote_policy", selector["value"], "The benchmark lets every iteration serve.", None)
     say(f"promoted {revision}")
 
 

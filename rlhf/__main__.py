@@ -67,12 +67,13 @@ def build_parser() -> argparse.ArgumentParser:
             command.add_argument("--yes", action="store_true", help="agree to rent what could not be rented before")
     commands.add_parser("policies", help="list the base model and its adapters")
     for name, text in (
-        ("promote", "let a policy serve (also: roll back to an earlier one)"),
+        ("promote", "let a policy serve, against the rule with a reason (also: roll back to an earlier one)"),
         ("reject", "turn a candidate down"),
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("revision")
-        command.add_argument("--why", default="", help="the reason, for the record of decisions")
+        needed = "; needed where the gate's rule does not say 'promote'" if name == "promote" else ""
+        command.add_argument("--why", default="", help=f"the reason, for the record of decisions{needed}")
     gate = commands.add_parser("gate", help="what the gate's rule makes of a candidate, criterion by criterion")
     gate.add_argument("revision", nargs="?", help="default: the newest candidate that was checked")
     commands.add_parser("judges", help="list the AI judges")
@@ -142,10 +143,11 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
     elif options.command == "policies":
         for policy in policies.everything(db):
             state = f"{policy.status:<10} {policy.method:<6}"
-            print(f"{policy.revision:<12} {state} {policy.created[:19]}  {policy.path or ''}")
+            candidate = policy.kind == "policy" and policy.status == "candidate"
+            check = f"  {deciding.checking(db, policy).sentence}" if candidate else ""
+            print(f"{policy.revision:<12} {state} {policy.created[:19]}  {policy.path or ''}{check}".rstrip())
     elif options.command == "promote":
-        why = deciding.reason(db, policies.by_revision(db, options.revision), options.why)
-        print(f"{loop.promote(db, options.data, options.revision, 'the command line', why).revision} serves now.")
+        print(promote(db, options))
     elif options.command == "gate":
         print(gate_text(db, options.revision))
     elif options.command == "judges":
@@ -157,9 +159,16 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
         settings = judges.checked_settings(db, options.backend, read_object(options.settings))
         print(f"The judge {judges.add(db, options.name, options.backend, settings, 'the command line').name} is there.")
     elif options.command == "reject":
-        why = deciding.reason(db, policies.by_revision(db, options.revision), options.why)
-        print(f"{policies.reject(db, options.revision, 'the command line', why).revision} is rejected.")
+        print(f"{deciding.reject(db, options.revision, 'the command line', options.why).revision} is rejected.")
     return 0
+
+
+def promote(db: Database, options: argparse.Namespace) -> str:
+    """Let a policy serve. Raises UserError, also where the rule speaks against it and no reason is given."""
+    try:
+        return deciding.promote(db, options.data, options.revision, "the command line", options.why).sentence()
+    except deciding.AgainstTheRule as error:
+        raise UserError(f'{error} Give one with --why "…".') from error
 
 
 def read_object(text: str) -> dict[str, Any]:
@@ -177,12 +186,21 @@ def gate_text(db: Database, revision: str | None) -> str:
     """The gate's decision on a candidate, with each criterion. Raises UserError where there is none to decide on."""
     pending = deciding.pending(db)
     if revision is None and pending is None:
-        raise UserError("No candidate was checked against what serves now. Train one, or name one.")
+        raise UserError(f"No candidate was checked against what serves now. {newest_candidate(db)}")
     policy = pending.policy if pending is not None and revision is None else policies.by_revision(db, revision or "")
     decision = deciding.decision_on(db, policy)
     lines = [f"{policy.revision}: {decision.verdict}. {decision.sentence}"]
-    lines += [f"  {one.verdict:<8} {one.name}: {one.value} (asked for: {one.threshold})" for one in decision.criteria]
+    lines += filter(None, [deciding.checking(db, policy).sentence])
+    lines += [f"  {one.verdict:<12} {one.name}: {one.value} (asked for: {one.threshold})" for one in decision.criteria]
     return "\n".join(lines)
+
+
+def newest_candidate(db: Database) -> str:
+    """How the check of the newest candidate stands, or that there is none, as a sentence."""
+    found = [one for one in policies.everything(db) if (one.kind, one.status) == ("policy", "candidate")]
+    if not found:
+        return "There is none: train one."
+    return f"Of {found[-1].revision}: {deciding.checking(db, found[-1]).sentence}"
 
 
 def wait_for(db: Database, data_dir: Path, job_id: int) -> int:
@@ -263,6 +281,7 @@ def show(db: Database, job_id: int) -> str:
     last = jobs.metrics(db, job_id)[-1:]
     lines = [
         f"job {job.id}: {job.kind}, {job.status}, attempt {job.attempt}, step {job.step} of {job.steps}. {job.message}",
+        *made_lines(db, job_id),
         f"spec: {to_json(job.spec)}",
         f"last metrics: {json.dumps(last[0]) if last else 'none'}",
         f"result: {json.dumps(job.result, indent=2)}",
@@ -270,6 +289,13 @@ def show(db: Database, job_id: int) -> str:
         *(f"  {line}" for line in jobs.log_tail(db, job_id, 40)),
     ]
     return "\n".join(lines)
+
+
+def made_lines(db: Database, job_id: int) -> list[str]:
+    """What a job made, and how the check of that stands."""
+    made = policies.of_job(db, job_id)
+    check = "" if made is None or made.kind != "policy" else deciding.checking(db, made).sentence
+    return [] if made is None else [f"made: {made.revision} ({made.status}). {check}".rstrip()]
 
 
 if __name__ == "__main__":

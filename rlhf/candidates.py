@@ -147,11 +147,18 @@ def policy_order(policies: Sequence[Policy]) -> list[Policy]:
     return sorted(policies, key=lambda policy: (policy.status != "candidate", -policy.id))
 
 
-def promote_label(policy: Policy) -> str:
-    """What promoting this policy is called."""
+def promote_label(policy: Policy, against: bool = False) -> str:
+    """What promoting this policy is called; `against`: the rule speaks against it."""
     if policy.status == "serving":
         return "Serves now"
-    return "Roll back to this one" if policy.status == "retired" else "Promote: let it serve"
+    if policy.status == "retired":
+        return "Roll back to this one"
+    return "Promote against the rule" if against else "Promote: let it serve"
+
+
+def check_label(active: bool, checked: bool) -> str:
+    """What having a policy checked is called, while a check is `active` and where there was one before."""
+    return "Being checked" if active else "Check it again" if checked else "Check it"
 
 
 def can_serve(policy: Policy) -> bool:
@@ -204,7 +211,7 @@ FIGURES = (
 def report(evaluation: Mapping[str, Any] | None) -> str:
     """The check of a candidate: its figures beside those of the policy it was compared with and of the base."""
     if not evaluation:
-        return paragraph("This policy has not been checked yet.", "quiet")
+        return ""  # why there is none, `deciding.checking` says
     sides = report_sides(evaluation)
     headers = ("Figure", *(name for name, _ in sides), "How to read it")
     rows = [

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from unicodedata import category
 from weakref import WeakKeyDictionary
 
 from annotation import store
 from annotation.database import Database
 from annotation.measuring.analysis import Estimate, wilson_interval
 from annotation.measuring.evidence import length_controlled
-from annotation.records import UserError
-from rlhf import jobs, judges, loop, policies
-from rlhf.gate import Decision, Findings, Hacked, JudgeFindings, Rule, decide, given_up
+from annotation.records import UserError, storable
+from rlhf import jobs, judges, loop, policies, winning
+from rlhf.gate import Criterion, Decision, Findings, Hacked, JudgeFindings, Rule, decide, given_up, limits_of
 from rlhf.jobs import Job
 from rlhf.policies import Policy
 from rlhf.specs import EvaluateSpec, PPOSpec
@@ -83,9 +85,14 @@ def findings(db: Database, policy: Policy) -> Findings:
         distinct_ratio=ratio(candidate.get("distinct_2"), base.get("distinct_2")),
         truncated_more=difference(base.get("ended_share"), candidate.get("ended_share")),
         perplexity_ratio=ratio(candidate.get("perplexity"), base.get("perplexity")),
-        reward_hacking=hacking(result, people, heard),
-        identical_to_serving=result["same_answers"] == result["prompts"] if "same_answers" in result else None,
+        reward_hacking=rewarded(db, policy, hacking(result, people, heard)),
+        identical_to_serving=same_as(result.get("same_answers"), result["prompts"]),
     )
+
+
+def same_as(same: int | None, prompts: int) -> bool | None:
+    """Whether two policies gave the same answer to every prompt; None where that was not counted."""
+    return None if same is None or not prompts else same == prompts
 
 
 def hacking(result: Mapping[str, Any], people: Sequence[float], asked: Sequence[JudgeFindings]) -> Hacked:
@@ -98,8 +105,8 @@ def hacking(result: Mapping[str, Any], people: Sequence[float], asked: Sequence[
         return None  # an earlier version's check
     found = result["reward_hacking"]
     if found is None:
-        return False
-    if found["rise"] is None:
+        return "no reward"
+    if found["rise"] is None or isnan(found["rise"]):
         return None
     known = [(one.trust.low, one.outcomes) for one in asked if one.outcomes and one.trust and not one.informs]
     heard = people or max(known, default=(0.0, ()))[1]
@@ -107,6 +114,17 @@ def hacking(result: Mapping[str, Any], people: Sequence[float], asked: Sequence[
     if found["rise"] <= 0 or low > 0.5:
         return False
     return True if high < 0.5 else "open"
+
+
+def rewarded(db: Database, policy: Policy, hacked: Hacked) -> Hacked:
+    """The same, but that a check found no reward is believed only where the training says so too."""
+    if hacked != "no reward":
+        return hacked
+    trained = winning.training_of(db, policy)
+    if trained is None:
+        return "made elsewhere"
+    # An earlier version's check did not look at what merged weights come from.
+    return None if isinstance(trained.spec, PPOSpec) else hacked
 
 
 def difference(value: float | None, less: float | None) -> float | None:
@@ -137,7 +155,8 @@ def prejudiced(db: Database, judge: judges.Judge, policy: Policy) -> str:
     model = judge.settings.get("model")
     if judge.backend != "endpoint" and model == policy.revision:
         return "It is the candidate itself."
-    spec = None if policy.job_id is None else jobs.get(db, policy.job_id).spec
+    trained = winning.training_of(db, policy)
+    spec = None if trained is None else trained.spec
     if judge.backend == "reward-model" and isinstance(spec, PPOSpec) and model == spec.reward_model:
         return "It is the reward model that the candidate was trained to please."
     return ""
@@ -267,6 +286,81 @@ def nothing_open(db: Database, policy: Policy) -> bool:
     return judges.open_to_people(db, policy.id, rival(db, policy).id) == 0
 
 
+# ------------------------------------------------------------------------------------------------- how a check stands
+@dataclass(frozen=True)
+class Checking:
+    """How the check of a policy stands."""
+
+    sentence: str
+    """What it waits for, how far it is, or why there is none and how to go on; empty where all was measured."""
+    active: bool
+    """Whether one that counts waits or runs, so that nobody has to ask for one."""
+
+
+def checking(db: Database, policy: Policy) -> Checking:
+    """How the check of a policy stands now; of a candidate only checks against what serves count."""
+    every = [(job, job.spec) for job in jobs.checks(db, policy.revision) if isinstance(job.spec, EvaluateSpec)]
+    against = policies.serving(db).revision if policy.status == "candidate" else None
+    active = [one for one in every if one[0].status not in jobs.ENDED]
+    ended = sorted((one for one in every if one[0].status in jobs.ENDED), key=lambda one: ended_at(one[0]))
+    counting = [job for job, spec in ended if job.status == "finished" and against in (None, spec.against)]
+    before = f"The figures are those of the check before (job {counting[-1].id})." if counting else ""
+    counts = f"The gate counts checks against {against}, which serves now"
+    if active:
+        job, spec = min(active, key=lambda one: (against not in (None, one[1].against), one[0].status == "queued"))
+        other = against not in (None, spec.against)
+        beside = f"{counts}; this one is against {spec.against}." if other else ""
+        return Checking(" ".join(filter(None, (progress_of(db, job), beside, before))), not other)
+    if not ended:
+        base = "It is what others are checked against." if policy.path is None else "It has not been checked yet."
+        return Checking(base, False)
+    job, spec = ended[-1]
+    if job.status != "finished":
+        again = f"Check it again, or resume job {job.id}."
+        return Checking(" ".join(filter(None, (came_to_nothing(job), again, before))), False)
+    if not counting:
+        return Checking(f"{counts}; its check (job {job.id}) was against {spec.against}. Check it again.", False)
+    left_out = policy.status == "candidate" and any(one.verdict == "missing" for one in figures_in(db, policy))
+    return Checking("Its check left that out: check it again." if left_out else "", False)
+
+
+def ended_at(job: Job) -> str:
+    """When a job ended; a job that was resumed ends after those that were made later."""
+    return job.finished or job.created
+
+
+def figures_in(db: Database, policy: Policy) -> Sequence[Criterion]:
+    """The criteria that a check answers; people and judges are others."""
+    found, terms = decided(db, policy)[0], rule(db)
+    return limits_of(terms, found)
+
+
+def progress_of(db: Database, job: Job) -> str:
+    """How far a check is that waits or runs, as a sentence."""
+    if job.status == "cancelling":
+        return f"Job {job.id}, its check, is being cancelled."
+    if job.status == "running":
+        step = f": step {job.step} of {job.steps}" if job.steps else ""
+        return f"Job {job.id} is checking it{step}."
+    place = next((number for number, other in enumerate(jobs.queue(db)) if other.id == job.id), 0)
+    ordinal = ORDINALS[place] if place < len(ORDINALS) else f"number {place + 1}"
+    running = jobs.at_work(db) if place == 0 else []
+    behind = f", behind job {running[0].id}" if running else ""
+    return f"It waits for its check (job {job.id}, {ordinal} in the queue{behind})."
+
+
+ORDINALS = ("first", "second", "third", "fourth", "fifth")
+# How jobs end that come to nothing, in words.
+ENDINGS: Mapping[str, str] = {"failed": "failed", "lost": "was lost", "cancelled": "was cancelled"}
+
+
+def came_to_nothing(job: Job) -> str:
+    """How a check ended that has measured nothing, as a sentence."""
+    said = " ".join(job.message.split()).rstrip(".") if job.status != "cancelled" else ""
+    return f"Its check (job {job.id}) {ENDINGS[job.status]}{f': {said}' if said else ''}."
+
+
+# ------------------------------------------------------------------------------------------------- what people decide
 def advice(db: Database, policy: Policy) -> Decision | None:
     """What the rule advises a person to do; None of what is no candidate, and where its mode is 'never'."""
     if policy.status != "candidate" or policy.kind != "policy" or rule(db).mode == "never":
@@ -279,34 +373,125 @@ MOST_WHY = 1000
 NO_REASON = "no reason given"
 
 
-def reason(db: Database, policy: Policy, why: str) -> str:
-    """The reason that is recorded with a person's decision: their own words, then what the rule advised, if anything.
+class AgainstTheRule(UserError):
+    """A promotion that the rule speaks against, for which nobody has given a reason; it says what the rule says."""
 
-    Raises UserError for words that are too long.
+
+def objection(db: Database, policy: Policy) -> str:
+    """What speaks against letting a policy serve, as sentences; empty where nothing does.
+
+    That is every verdict of the rule but 'promote', and that it was rejected. Nothing speaks against going back to a
+    policy that has served, because that has to be quick when what serves does harm; nor where nobody is to be advised.
     """
-    why, advised = " ".join(why.split()), advice(db, policy)
-    if len(why) > MOST_WHY:
-        raise UserError(f"Why (for the record): {len(why)} characters are too many. Say it in at most {MOST_WHY}.")
-    said = why if not why or why.endswith((".", "!", "?", "…")) else f"{why}."
-    rule_said = "" if advised is None else f"The rule said: {advised.verdict}. {advised.sentence}"
+    if policy.kind != "policy" or policy.deleted or rule(db).mode == "never":
+        return ""
+    if policy.status == "rejected":
+        return policies.rejection(db, policy)
+    decision = advice(db, policy)
+    if decision is None or decision.verdict == "promote":
+        return ""
+    return f"The rule says: {in_words(db, policy, decision)}"
+
+
+def in_words(db: Database, policy: Policy, decision: Decision) -> str:
+    """A decision on a candidate, with how its check stands."""
+    return f"{decision.verdict}. {decision.sentence} {checking(db, policy).sentence}".strip()
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """What a person let serve."""
+
+    revision: str
+    before: str
+    """The revision that served until then; going back to it needs no reason."""
+    against: bool
+    """Whether the rule spoke against it."""
+
+    def sentence(self) -> str:
+        """That it serves."""
+        return f"{self.revision} serves now{', against the rule' if self.against else ''}."
+
+
+def promote(db: Database, data_dir: Path, revision: str, decided_by: str, why: str = "") -> Promoted:
+    """Let a policy serve because a person wants it; against the rule only with a reason. Both are kept.
+
+    The rule is asked in the transaction that promotes: what was judged since the person looked counts.
+    Raises AgainstTheRule without a reason, and UserError where it can't serve; then nothing has changed.
+    """
+    loop.verify(data_dir, policies.by_revision(db, revision))  # before: reading the files takes a while
+    own = own_words(why)
+    with db.transaction():
+        policy = policies.by_revision(db, revision)
+        against = objection(db, policy)
+        if against and not own:
+            raise AgainstTheRule(f"{policy.revision} was not promoted. {against} Against that it takes a reason.")
+        before = policies.serving(db).revision
+        policies.promote(db, policy.revision, decided_by, reason(db, policy, own))
+    return Promoted(policy.revision, before, bool(against))
+
+
+def reject(db: Database, revision: str, decided_by: str, why: str = "") -> Policy:
+    """Turn a candidate down because a person wants it, with what the rule says. Raises UserError."""
+    own = own_words(why)
+    with db.transaction():
+        policy = policies.by_revision(db, revision)
+        return policies.reject(db, policy.revision, decided_by, reason(db, policy, own))
+
+
+def own_words(why: str) -> str:
+    """A reason as it is kept: on one line, and nothing where there is nothing to be seen. Raises UserError."""
+    said = " ".join(storable(why).replace("\0", " ").split())
+    if len(said) > MOST_WHY:
+        raise UserError(f"Why (for the record): {len(said)} characters are too many. Say it in at most {MOST_WHY}.")
+    return said if any(category(one)[0] in "LNPS" and one not in BLANK_LETTERS for one in said) else ""
+
+
+# Letters and symbols that look like nothing: Hangul fillers and the empty Braille cell.
+BLANK_LETTERS = "\u115f\u1160\u3164\uffa0\u2800"
+
+
+def reason(db: Database, policy: Policy, own: str) -> str:
+    """What is recorded with a person's decision: their own words, then what the rule says, or who rejected it."""
+    decision = advice(db, policy)
+    said = own if not own or own.endswith((".", "!", "?", "…")) else f"{own}."
+    rule_said = objection(db, policy) if decision is None else f"The rule said: {in_words(db, policy, decision)}"
     return f"{said} {rule_said}".strip() or NO_REASON
 
 
+# -------------------------------------------------------------------------------------------------- what the gate does
 def act(db: Database, data_dir: Path) -> Pending | None:
     """Promote or reject what is decided, where the rule's mode is automatic; returns what was done, or None.
 
-    A candidate whose files are damaged is rejected: it can't serve.
+    Never against the rule: it is asked again in the transaction that acts on it. A candidate whose files are damaged
+    is rejected: it can't serve.
     """
-    if rule(db).mode != "automatic":
+    found = to_act_on(db)
+    if found is None:
         return None
-    found = pending(db)
-    if found is None or found.decision.verdict == "not enough evidence":
-        return None
-    if found.decision.verdict == "reject":
-        policies.reject(db, found.policy.revision, THE_GATE, found.decision.sentence)
-        return found
+    trouble = damage(data_dir, found.policy) if found.decision.verdict == "promote" else ""
+    with db.transaction():
+        again = to_act_on(db)
+        if again is None or (again.policy, again.decision.verdict) != (found.policy, found.decision.verdict):
+            return None
+        revision, why = again.policy.revision, trouble or again.decision.sentence
+        if again.decision.verdict == "promote" and not trouble:
+            policies.promote(db, revision, THE_GATE, why)
+        else:
+            policies.reject(db, revision, THE_GATE, why)
+    return again
+
+
+def to_act_on(db: Database) -> Pending | None:
+    """The candidate that the gate promotes or rejects by itself now, if it may and the evidence is there."""
+    found = pending(db) if rule(db).mode == "automatic" else None
+    return None if found is None or found.decision.verdict == "not enough evidence" else found
+
+
+def damage(data_dir: Path, policy: Policy) -> str:
+    """Why a policy's files can't be used, as a sentence; empty where they can."""
     try:
-        loop.promote(db, data_dir, found.policy.revision, THE_GATE, found.decision.sentence)
+        loop.verify(data_dir, policy)
     except UserError as error:
-        policies.reject(db, found.policy.revision, THE_GATE, str(error))
-    return found
+        return str(error)
+    return ""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from math import isnan
 from typing import Any, Literal, cast, get_args
 
 from annotation.measuring.analysis import Estimate
@@ -21,8 +22,9 @@ from annotation.wording import percent
 
 Mode = Literal["ask", "automatic", "never"]
 Verdict = Literal["promote", "reject", "not enough evidence"]
-Passed = Literal["pass", "fail", "open", "missing", "informs"]
-Hacked = bool | Literal["open"] | None
+Passed = Literal["pass", "fail", "open", "few", "missing", "inapplicable", "informs"]
+Rewardless = Literal["no reward", "made elsewhere"]
+Hacked = bool | Literal["open"] | Rewardless | None
 Standing = Literal["better", "worse", "spent", "open"]
 
 
@@ -152,8 +154,8 @@ class Findings:
     """Share of answers cut off, less the base's."""
     perplexity_ratio: float | None = None
     reward_hacking: Hacked = None
-    """Whether its reward went up while its win rate did not; False also where it was trained without a reward, 'open'
-    where it takes more comparisons to tell."""
+    """Whether its reward went up while its win rate did not, 'open' where it takes more comparisons to tell; 'no
+    reward' where none took part in its training, 'made elsewhere' where nothing here says whether one did."""
     identical_to_serving: bool | None = None
     """Whether it answers every prompt in the same words as the policy that serves."""
 
@@ -172,8 +174,8 @@ class Criterion:
     value: str
     threshold: str
     verdict: Passed
-    """'open': there are comparisons, but not enough to tell; 'missing': it was not measured, and never passes;
-    'informs': nothing hangs on it."""
+    """'open': there are comparisons, but not enough to tell; 'few': it rests on too little to count; 'missing': it was
+    not measured, and never passes; 'inapplicable': there is nothing to measure; 'informs': nothing hangs on it."""
     why: str
 
 
@@ -201,7 +203,7 @@ def decide(rule: Rule, findings: Findings) -> Decision:
     people = weigh(None, findings.people, people_alpha, rule.people_least, rule.people_most)
     seats = [seat_of(rule, judge, judge_alpha) for judge in findings.panel] if rule.judge_may_decide else []
     others = [informing(judge) for judge in findings.judges if judge.informs] if rule.judge_may_decide else []
-    limits = [enough_prompts(rule, findings), different(findings), *within_limits(rule, findings), no_hacking(findings)]
+    limits = limits_of(rule, findings)
     verdict, sentence, needed = settle(rule, people, seats, limits)
     return Decision(
         verdict,
@@ -288,13 +290,11 @@ class Source:
             "open": "Not yet enough to tell.",
         }
         verdicts: Mapping[Standing, Passed] = {"better": "pass", "worse": "fail", "spent": "fail", "open": "open"}
-        return Criterion(
-            f"Preferred by {self.name}",
-            self.score(),
-            f"all above 50%, from {self.least} comparisons on",
-            verdicts[self.standing] if self.found else "missing",
-            f"{whys[self.standing]} Each end of it holds with {sure} however often one looks.",
-        )
+        name, threshold = f"Preferred by {self.name}", f"all above 50%, from {self.least} comparisons on"
+        if self.found is None:
+            return Criterion(name, self.score(), threshold, "missing", "It has not been compared with what serves.")
+        why = f"{whys[self.standing]} Each end of it holds with {sure} however often one looks."
+        return Criterion(name, self.score(), threshold, verdicts[self.standing], why)
 
 
 def weigh(judge: str | None, outcomes: Sequence[float], alpha: float, least: int, most: int) -> Source:
@@ -378,7 +378,6 @@ def preferred_at_equal_lengths(judge: JudgeFindings) -> Criterion:
 
 # ------------------------------------------------------------------------------------------------------------- limits
 NOT_MEASURED = "not measured"
-MISSING = "It was not measured, and what is missing never passes."
 
 
 @dataclass(frozen=True)
@@ -410,6 +409,11 @@ LIMITS = (
 )
 
 
+def limits_of(rule: Rule, findings: Findings) -> list[Criterion]:
+    """What a check answers of the rule, whoever prefers the candidate."""
+    return [enough_prompts(rule, findings), different(findings), *within_limits(rule, findings), no_hacking(findings)]
+
+
 def within_limits(rule: Rule, findings: Findings) -> list[Criterion]:
     """Whether the candidate has kept its language."""
     found = []
@@ -418,11 +422,11 @@ def within_limits(rule: Rule, findings: Findings) -> list[Criterion]:
         least = limit.bound.endswith("_least")
         threshold = f"{'at least' if least else 'at most'} {number(bound, 6)}"
         if value is None:
-            found.append(Criterion(limit.name, NOT_MEASURED, threshold, "missing", MISSING))
+            found.append(Criterion(limit.name, NOT_MEASURED, threshold, "missing", limit.why))
             continue
-        # What is not a number (NaN) is on neither side, and fails.
+        # What is not a number (NaN) is on neither side, and fails: its answers could not be scored.
         passed = value >= bound if least else value <= bound
-        shown = beside(value, bound, number)
+        shown = "not a number" if isnan(value) else beside(value, bound, number)
         found.append(Criterion(limit.name, shown, threshold, "pass" if passed else "fail", limit.why))
     return found
 
@@ -431,32 +435,42 @@ def enough_prompts(rule: Rule, findings: Findings) -> Criterion:
     """Whether the figures rest on enough held-out prompts; too few are as if nothing had been measured."""
     name, threshold = "Held-out prompts", f"at least {rule.prompts_least}"
     if findings.prompts is None:
-        return Criterion(name, NOT_MEASURED, threshold, "missing", MISSING)
+        return Criterion(name, NOT_MEASURED, threshold, "missing", "What the figures rest on.")
     passed = findings.prompts >= rule.prompts_least
-    why = "Enough to tell." if passed else "Too few to tell: import more, and make a new version of the held-out set."
-    return Criterion(name, str(findings.prompts), threshold, "pass" if passed else "missing", why)
+    why = "Enough to tell." if passed else f"Too few to tell: {MORE_PROMPTS}"
+    return Criterion(name, str(findings.prompts), threshold, "pass" if passed else "few", why)
+
+
+MORE_PROMPTS = "import more, and make a new version of the held-out set."
 
 
 def different(findings: Findings) -> Criterion:
     """Whether there is anything to promote."""
-    return yes_or_no(
-        "Different from what serves", findings.identical_to_serving, "Whether promoting it would change anything."
-    )
+    name, same = "Different from what serves", findings.identical_to_serving
+    return yes_or_no(name, same, "Whether promoting it would change anything.")
+
+
+REWARDLESS: Mapping[Rewardless, str] = {
+    "no reward": f"{NOT_MEASURED}: no reward took part",
+    "made elsewhere": f"{NOT_MEASURED}: it was not trained here",
+}
 
 
 def no_hacking(findings: Findings) -> Criterion:
     """Whether the reward that it was trained for still means something."""
-    return yes_or_no(
-        "No reward hacking", findings.reward_hacking, "Whether its reward went up and its win rate with it."
-    )
+    name, why = "No reward hacking", "Whether its reward went up and its win rate with it."
+    hacked = findings.reward_hacking
+    if hacked == "no reward" or hacked == "made elsewhere":
+        return Criterion(name, REWARDLESS[hacked], "yes", "inapplicable", why)
+    if hacked == "open":
+        return Criterion(name, "can't be told yet", "yes", "open", f"{why} It takes more comparisons to tell.")
+    return yes_or_no(name, hacked, why)
 
 
-def yes_or_no(name: str, trouble: Hacked, why: str) -> Criterion:
+def yes_or_no(name: str, trouble: bool | None, why: str) -> Criterion:
     """A criterion that is met where there is no trouble."""
     if trouble is None:
-        return Criterion(name, NOT_MEASURED, "yes", "missing", MISSING)
-    if trouble == "open":
-        return Criterion(name, "can't be told yet", "yes", "open", f"{why} It takes more comparisons to tell.")
+        return Criterion(name, NOT_MEASURED, "yes", "missing", why)
     return Criterion(name, "no" if trouble else "yes", "yes", "fail" if trouble else "pass", why)
 
 
@@ -512,9 +526,20 @@ def spent(source: Source) -> str:
 
 
 def unmeasured(limits: Sequence[Criterion]) -> str:
-    """What is missing, for the end of a sentence; empty where nothing is."""
+    """What is missing or rests on too little, for the end of a sentence; empty where nothing is."""
     missing = [one.name for one in limits if one.verdict == "missing"]
-    return f"not everything was measured ({'; '.join(missing)}): check it again." if missing else ""
+    few = [one for one in limits if one.verdict == "few"]
+    said = []
+    if missing:
+        everything = len(missing) == sum(one.verdict != "inapplicable" for one in limits)
+        what = "nothing" if everything else "not everything"
+        which = "of its answers" if everything else f"({'; '.join(missing)})"
+        said.append(f"{what} was measured {which}, and what is missing never passes.")
+    said += [
+        f"{one.value} {lower_first(one.name)} are too few to tell (asked for: {one.threshold}): {MORE_PROMPTS}"
+        for one in few
+    ]
+    return " ".join([*said[:1], *map(upper_first, said[1:])])
 
 
 def waiting(people: Source, seats: Sequence[Seat], limits: Sequence[Criterion]) -> Settled:

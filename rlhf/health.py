@@ -136,11 +136,13 @@ def length_figures(comparisons: Sequence[Scored], duels: Sequence[Duel]) -> dict
     """How scores go with length over all answers, and how often the longer of two answers is the preferred one."""
     scores = np.array([score for one in comparisons for score in one.scores])
     lengths = np.array([float(length) for one in comparisons for length in one.lengths])
+    differ = any(duel.length for duel in duels)
     return {
         "spearman": correlation(ranks(scores), ranks(lengths)),
         "pearson": correlation(scores, lengths),
         "answers": len(scores),
-        "longer_wins": share([(credit(duel.length), duel.weight) for duel in duels]),
+        # Where no two answers differ in length, the rule was never put to use.
+        "longer_wins": share([(credit(duel.length), duel.weight) for duel in duels] if differ else []),
     }
 
 
@@ -223,6 +225,8 @@ def unmeasured(number: int) -> str:
 def length_sentence(length: Figures, accuracy: float) -> str:
     """How far scores follow length, and how far the rule that length alone decides would come."""
     rule, spearman = length["longer_wins"]["value"], length["spearman"] or 0.0
+    if rule is None:
+        return f"{correlation_sentence(length)} No two answers that people compared differ in length."
     favourite, best = ("longer", rule) if rule >= 0.5 else ("shorter", 1 - rule)
     said = (
         f"{correlation_sentence(length)} It is right on {accuracy:.1%}, the rule “the {favourite} answer wins” alone "
@@ -253,8 +257,10 @@ def accuracy_plot(name: str, health: Figures) -> str:
         marks.append(mark("On held-out comparisons", health["accuracy"]))
     if health.get("length"):
         longer = health["length"]["longer_wins"]
-        shorter = {"value": 1 - longer["value"], "low": 1 - longer["high"], "high": 1 - longer["low"], "n": longer["n"]}
-        marks += [mark("Rule: the longer wins", longer), mark("Rule: the shorter wins", shorter)]
+        if longer["value"] is not None:
+            low, high = 1 - longer["high"], 1 - longer["low"]
+            shorter = {"value": 1 - longer["value"], "low": low, "high": high, "n": longer["n"]}
+            marks += [mark("Rule: the longer wins", longer), mark("Rule: the shorter wins", shorter)]
     if (health.get("train_accuracy") or {}).get("value") is not None:
         marks.append(mark("On its training data", health["train_accuracy"]))
     if not marks:
@@ -301,9 +307,11 @@ def calibration_plot(name: str, found: Figures) -> str:
 
 def calibration_sentence(found: Figures) -> str:
     """What to see in the calibration plot."""
-    surplus = found["surplus"]
+    surplus, pairs = found["surplus"], sum(entry["pairs"] for entry in found["bins"])
     way = (
-        "On the whole it is about as sure as it should be."
+        f"{pairs} {'pair is' if pairs == 1 else 'pairs are'} too few to tell whether it is as sure as it should be."
+        if pairs < FEWEST
+        else "On the whole it is about as sure as it should be."
         if abs(surplus) < CLOSE
         else "On the whole it is surer than it should be."
         if surplus > 0

@@ -14,7 +14,7 @@ from annotation import store
 from annotation.database import Database
 from annotation.records import now, seconds_between
 from rlhf import deciding, describing, freezing, jobs, judges, loop, policies, refusals
-from rlhf.deciding import Pending
+from rlhf.deciding import ENDINGS, Pending
 from rlhf.gate import Mode
 from rlhf.jobs import Job
 from rlhf.policies import Policy
@@ -28,8 +28,6 @@ JUDGE_AT_LEAST = 8
 RETRY_SECONDS = 300.0
 # A check that failed so often would fail again: it takes a person.
 MOST_FAILURES = 2
-# How jobs end that come to nothing, in words.
-ENDINGS: Mapping[str, str] = {"failed": "failed", "lost": "was lost", "cancelled": "was cancelled"}
 
 Action = Literal["evaluate", "decide", "judge", "train", "train the reward model"]
 Stage = Literal["collecting", "training", "checking", "deciding"]
@@ -347,17 +345,19 @@ def stage_of(state: State) -> Standing:
     at_work = next((job for job in known if job.status != "queued"), next(iter(known), None))
     collected = f"{state.new} of {wanted(state)} new judgements"
     if at_work is not None:
+        waits = at_work.status == "queued" and at_work.flavor is None
         if isinstance(at_work.spec, TrainingSpec):
             where = f" on rented hardware ({at_work.flavor})" if at_work.flavor else ""
-            return Standing("training", f"Job {at_work.id} trains{where}.", "When it ends, its candidate is checked.")
-        if isinstance(at_work.spec, EvaluateSpec):
             return Standing(
-                "checking",
-                f"Job {at_work.id} checks {at_work.spec.candidate} on the held-out prompts.",
-                "Then the gate decides, once people's comparisons and the judges' are enough.",
+                "training", f"Job {at_work.id} {'waits to train' if waits else 'trains'}{where}.", made_of(at_work.spec)
             )
+        if isinstance(at_work.spec, EvaluateSpec):
+            does = "waits to check" if waits else "checks"
+            now = f"Job {at_work.id} {does} {at_work.spec.candidate} on the held-out prompts."
+            return Standing("checking", now, AFTER_CHECK[state.gate])
         if isinstance(at_work.spec, JudgeSpec):
-            return Standing("collecting", f"The judge {at_work.spec.judge} judges: {collected}.", after(state))
+            does = "is to judge" if waits else "judges"
+            return Standing("collecting", f"The judge {at_work.spec.judge} {does}: {collected}.", after(state))
     if state.unchecked and checked_by_loop(state, state.unchecked):
         then = f"The check starts {soon(state, state.unchecked)}."
         return Standing("checking", f"{state.unchecked} is to be checked.", then)
@@ -366,8 +366,25 @@ def stage_of(state: State) -> Standing:
     return Standing("collecting", f"Collecting: {collected}.", after(state))
 
 
+AFTER_CHECK: Mapping[Mode, str] = {
+    "ask": "Then the rule advises, once there are enough comparisons.",
+    "automatic": "Then the gate decides, once there are enough comparisons.",
+    "never": "Then what it measured is shown below: nobody is advised.",
+}
+
+
+def made_of(spec: TrainingSpec) -> str:
+    """What follows a training."""
+    if isinstance(spec, RewardModelSpec):
+        return "It makes a reward model, which never serves."
+    checked = getattr(spec, "evaluate", False)
+    return "When it ends, its candidate is checked." if checked else "Its candidate is not checked by itself."
+
+
 def soon(state: State, revision: str) -> str:
     """When the loop checks a candidate."""
+    if state.active:
+        return f"after job {state.active[0].id} ({describing.about(state.active[0])})"
     return "within seconds" if ready(state, revision) else f"within {RETRY_SECONDS / 60:.0f} minutes"
 
 

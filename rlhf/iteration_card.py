@@ -50,7 +50,9 @@ VERDICTS = {
     "pass": "✓ met",
     "fail": "✗ not met",
     "open": "… not enough yet",
+    "few": "… too few",
     "missing": "– not measured",
+    "inapplicable": "– does not apply",
     "informs": "· informs only",
 }
 HEADINGS = {
@@ -64,23 +66,30 @@ AS_IT_STANDS = "It was decided on against {}. These are its criteria, as the rul
 NOBODY_ADVISED = "The gate's mode is 'never', so nobody is advised. This is what was measured, for your own decision."
 
 
-def decision_card(decision: Decision, mode: Mode, decided_against: str = "") -> str:
+def decision_card(decision: Decision, mode: Mode, decided_against: str = "", checking: str = "") -> str:
     """What the rule makes of a candidate, with each criterion's number, threshold and verdict.
 
     The criteria alone where the mode is 'never', and of a policy that was decided on, `decided_against` another.
+    `checking` says how its check stands.
     """
+    check = checking_line(checking)
     rows = [(one.name, one.value, one.threshold, VERDICTS[one.verdict], one.why) for one in decision.criteria]
     headers = ("Criterion", "Found", "Asked for", "Verdict", "Why")
     if decided_against:
-        return paragraph(AS_IT_STANDS.format(decided_against)) + table(headers, rows)
+        return check + paragraph(AS_IT_STANDS.format(decided_against)) + table(headers, rows)
     if mode == "never":
-        return paragraph(NOBODY_ADVISED) + table(headers, rows)
-    return f"<p><b>{HEADINGS[decision.verdict]}</b> {escape(decision.sentence)}</p>{table(headers, rows)}"
+        return check + paragraph(NOBODY_ADVISED) + table(headers, rows)
+    return f"<p><b>{HEADINGS[decision.verdict]}</b> {escape(decision.sentence)}</p>{check}{table(headers, rows)}"
+
+
+def checking_line(sentence: str) -> str:
+    """How the check of a policy stands, where there is something to say."""
+    return paragraph(sentence) if sentence else ""
 
 
 RUNNING = Curve(
     "people",
-    "People on candidate against serving",
+    "People on it against {}",
     "share won, ties as half",
     {},
     "The running share that the candidate has won of people's blind comparisons, and an interval that holds at every "
@@ -100,10 +109,10 @@ def level_sentence(alpha: float) -> str:
     )
 
 
-def running_chart(people: Sequence[float], rule: Rule, alpha: float) -> str:
-    """People's running win rate with the interval that goes with their part `alpha` of the rule's; or a sentence."""
+def running_chart(people: Sequence[float], rule: Rule, alpha: float, against: str) -> str:
+    """People's running win rate `against` another policy, with the interval of their part `alpha`; or a sentence."""
     if not people:
-        return paragraph("No annotator has compared its answers with those of the serving policy yet.", "quiet")
+        return paragraph(f"No annotator has compared its answers with those of {against}.", "quiet")
     ends = running_interval(people, 2 * alpha).tolist()
     shares = [sum(people[: count + 1]) / (count + 1) for count in range(len(people))]
     lines = [
@@ -114,7 +123,8 @@ def running_chart(people: Sequence[float], rule: Rule, alpha: float) -> str:
             ("upper limit", [high for _, high in ends]),
         )
     ]
-    curve = replace(RUNNING, caption=RUNNING.caption + level_sentence(alpha))
+    label = RUNNING.label.format(against)
+    curve = replace(RUNNING, label=label, caption=RUNNING.caption + level_sentence(alpha))
     return curves.plots(
         [curves.plot("gate", curve, lines, max(len(people), rule.people_least), "comparison by people")]
     )
@@ -166,7 +176,7 @@ OVER = (
 def over_iterations(checked: Sequence[Checked], trust: Mapping[str, Estimate | None]) -> str:
     """Charts over the policies that were checked, oldest first; `trust` is each judge's agreement with people."""
     if not checked:
-        return paragraph("No policy has been checked yet: after the first check this shows how they compare.", "quiet")
+        return paragraph("No check has finished yet: after the first one this shows how policies compare.", "quiet")
     panel = most_trusted_first(checked, trust)
     values: Mapping[str, Sequence[float | None]] = {
         "kl": [one.figures.get("kl_to_base") for one in checked],

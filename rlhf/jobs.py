@@ -425,6 +425,15 @@ def newest_check(db: Database, revision: str) -> Job | None:
     return None if row is None else read_job(row)
 
 
+def checks(db: Database, revision: str) -> list[Job]:
+    """Every check of this policy, newest first."""
+    rows = db.rows(
+        "SELECT * FROM job WHERE kind = 'evaluate' AND json_extract(spec, '$.candidate') = ? ORDER BY id DESC",
+        (revision,),
+    )
+    return [read_job(row) for row in rows]
+
+
 def newest_event(db: Database, job_id: int) -> int:
     """The id of a job's last event; 0 before the first. It tells whether anything was reported since."""
     return int(db.value("SELECT max(id) FROM event WHERE job_id = ?", (job_id,)) or 0)

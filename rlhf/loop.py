@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any, TypeVar
 
 from annotation.database import Database
@@ -14,6 +13,7 @@ from annotation.records import UserError
 from rlhf import answers, freezing, heldout, jobs, judges, policies, refusals, rentals
 from rlhf.artifacts import verify_directory
 from rlhf.base_model import EMBEDDED, EMBEDDED_NAME
+from rlhf.noise import Noise, noise_of, voices_in
 from rlhf.policies import Policy
 from rlhf.rentals import Terms
 from rlhf.rows import LeftOut
@@ -42,8 +42,8 @@ class Preview:
     parent: str
     unit: str
     """What is counted, in the plural."""
-    flip: float | None = None
-    """Mean estimated chance that a pair to train on is the wrong way round; None without pairs."""
+    noise: Noise | None = None
+    """How many pairs to train on are labelled wrong, as far as that is known; None without pairs."""
 
 
 def preview(db: Database, data_dir: Path, spec: TrainingSpec) -> Preview:
@@ -51,11 +51,11 @@ def preview(db: Database, data_dir: Path, spec: TrainingSpec) -> Preview:
     parent = policies.by_revision(db, spec.parent)
     rows = freezing.data_of(db, spec, parent, freezing.chat_of(db, data_dir))
     with db.reading():
-        flips = [row["flip"] for row in rows if row["split"] == "train" and "flip" in row]
+        voices = voices_in(rows)
     counts, left_out = rows.counts, LeftOut()
     left_out.take(rows.left_out)
-    flip = fmean(flips) if flips else None
-    return Preview(counts["train"], counts["held-out"], left_out, parent.revision, freezing.unit_of(spec), flip)
+    unit = freezing.unit_of(spec)
+    return Preview(counts["train"], counts["held-out"], left_out, parent.revision, unit, noise_of(db, voices))
 
 
 def rows_of(db: Database, spec: TrainingSpec) -> Iterator[Mapping[str, Any]]:
@@ -146,11 +146,19 @@ def delete_policy(db: Database, data_dir: Path, revision: str, decided_by: str) 
 
 
 def promote(db: Database, data_dir: Path, revision: str, decided_by: str, reason: str = "") -> Policy:
-    """Let a policy serve after checking that its files are whole. Raises UserError; then nothing has changed."""
+    """Let a policy serve, whatever the rule says, if its files are whole. Raises UserError; then nothing has changed.
+
+    People and the gate decide by `rlhf.deciding`.
+    """
     policy = policies.by_revision(db, revision)
+    verify(data_dir, policy)
+    return policies.promote(db, policy.revision, decided_by, reason)
+
+
+def verify(data_dir: Path, policy: Policy) -> None:
+    """Read a policy's files through. Raises UserError where they are damaged or missing."""
     if policy.path is not None and policy.sha256 is not None and not policy.deleted:
         verify_directory(data_dir / policy.path, policy.sha256, f"adapter {policy.revision}")
-    return policies.promote(db, policy.revision, decided_by, reason)
 
 
 def freeze_evaluation(db: Database, data_dir: Path, spec: EvaluateSpec) -> EvaluateSpec:

@@ -9,13 +9,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from annotation.consensus import UNKNOWN_RELIABILITY
 from annotation.markup import BOX_STYLE, class_of, paragraph, table
 from annotation.records import Split
-from annotation.wording import moment
+from annotation.wording import moment, percent
 from rlhf.curves import short_number
 from rlhf.describing import SHORT_METHODS, size, spec_text
 from rlhf.estimates import GB, Fit, Machine
 from rlhf.freezing import reason_text
+from rlhf.noise import FEWEST_EVIDENCE, Noise
 from rlhf.presenting import PAIR_REASONS, STYLE, duration, facts, notice, share
 from rlhf.previews import TOKENISED_ITEMS, Part, Passage, Shown, Strip, Survey
 from rlhf.prospects import Cost, Data
@@ -98,9 +100,6 @@ PAIRS_SENTENCE = (
     "A comparison gives a pair for every two of its answers of which one is found better. What several annotators say "
     "of them is one pair, the surer the more they agree."
 )
-FLIP_SENTENCE = (
-    "How many are labelled wrong is estimated from each annotator's reliability, which starts from a cautious guess."
-)
 # Where the step sizes of specs.LEARNING_RATES come from, in a few words beside the field.
 RATE_SOURCES: Mapping[str, Mapping[str, str]] = {
     "sft": {
@@ -133,16 +132,35 @@ def data_card(data: Data, kind: str) -> str:
     numbers = [("Parent", found.parent), (f"{unit.capitalize()} to train on", f"{items:,}")]
     if items != found.train:
         numbers.append(("Pairs in them", f"{found.train:,}"))
-    if found.flip is not None:
-        numbers.append(("Of those estimated to be labelled wrong", share(found.flip)))
+    if found.noise is not None and found.noise.share is not None:
+        numbers.append(("Labelled wrong, estimated", share(found.noise.share)))
     if kind != "ppo":
         held_out = unit if items == found.train else found.unit
         numbers.append((f"Held-out {held_out} to check with", f"{found.held_out:,}"))
     known = facts(numbers, "facts figures") + (paragraph(data.unchecked, "warning") if data.unchecked else "")
     if found.unit != "pairs":
         return known + (left_out_table(found.left_out, found.unit) if found.left_out else "")
-    explained = paragraph(PAIRS_SENTENCE if found.flip is None else f"{PAIRS_SENTENCE} {FLIP_SENTENCE}", "quiet")
+    explained = paragraph(f"{PAIRS_SENTENCE} {noise_sentence(found.noise)}".strip(), "quiet")
     return known + explained + left_out_table(found.left_out)
+
+
+def noise_sentence(noise: Noise | None) -> str:
+    """What the estimate of how many pairs are labelled wrong rests on, or that there is none; empty without pairs."""
+    if noise is None:
+        return ""
+    evidence = noise.evidence
+    if noise.share is None:
+        return (
+            f"How many are labelled wrong is not known: of nobody who judged them are there {FEWEST_EVIDENCE} "
+            "comparisons that others judged too, gold ones or ones asked again. Where a training goes by it, it "
+            f"assumes {percent(1 - UNKNOWN_RELIABILITY)} after one annotator of whom nothing is known."
+        )
+    rest = noise.pairs - noise.measured
+    others = f" for {noise.measured:,} of the {noise.pairs:,} pairs; too little is known of who judged the rest"
+    return (
+        f"How many are labelled wrong is estimated from {evidence.shared:,} judgements of comparisons that others "
+        f"judged too, {evidence.known:,} of gold ones and {evidence.repeats:,} asked again{others if rest else ''}."
+    )
 
 
 def left_out_table(left_out: Mapping[str, int], unit: str = "pairs") -> str:

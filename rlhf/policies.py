@@ -197,6 +197,12 @@ def decided_against(db: Database, policy: Policy) -> Policy | None:
     return None if row is None or row["previous_id"] is None else by_id(db, row["previous_id"])
 
 
+def rejection(db: Database, policy: Policy) -> str:
+    """Who rejected a policy, when and why, as a sentence; empty where nobody has."""
+    row = db.row("SELECT * FROM promotion WHERE model_id = ? AND action = 'reject' ORDER BY id DESC", (policy.id,))
+    return "" if row is None else f"{row['decided_by']} rejected it on {row['created'][:10]}: {row['reason']}"
+
+
 def decisions(db: Database, limit: int = 50) -> list[dict[str, Any]]:
     """The latest promotions, rejections and rollbacks, newest first."""
     return db.rows(

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from math import isnan
 from typing import Any
 
 from annotation.markup import BAR_STYLE, BOX_STYLE, TABLE_STYLE, WARNING_STYLE, paragraph, progress_bar, status, table
@@ -79,12 +80,12 @@ def duration(seconds: float) -> str:
 
 def figure(value: float | None, digits: int = 2) -> str:
     """A measured number, or that it was not measured."""
-    return NOT_MEASURED if value is None else f"{value:.{digits}f}"
+    return NOT_MEASURED if value is None or isnan(value) else f"{value:.{digits}f}"
 
 
 def share(value: float | None) -> str:
     """A share as a percentage, or that it was not measured."""
-    return NOT_MEASURED if value is None else percent(value)
+    return NOT_MEASURED if value is None or isnan(value) else percent(value)
 
 
 def facts(pairs: Sequence[tuple[str, str]], style: str = "facts") -> str:
@@ -96,6 +97,11 @@ def facts(pairs: Sequence[tuple[str, str]], style: str = "facts") -> str:
 def notice(sentence: str) -> str:
     """What a button did, announced to screen readers as well."""
     return status(sentence, "quiet")
+
+
+def done(sentence: str) -> str:
+    """What changed for everybody, so that nobody overlooks it."""
+    return status(sentence, "headline")
 
 
 def fingerprints(parts: Mapping[str, Any]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Literal
 
+from annotation.consensus import UNKNOWN_RELIABILITY
 from annotation.database import Database
 from annotation.records import STRENGTHS, Split
 from annotation.wording import percent
@@ -237,8 +238,15 @@ def strength_word(row: Row) -> str:
 
 
 def chance(row: Row) -> Facts:
-    """The estimated chance that a pair is the wrong way round."""
-    return [("Chance of the wrong way round", percent(row["flip"]))] if "flip" in row else []
+    """The estimated chance that a pair is the wrong way round, or what is assumed where nothing is known."""
+    if "flip" not in row:
+        return []
+    assumed = len(row["annotators"]) == 1 and abs(row["flip"] - (1 - UNKNOWN_RELIABILITY)) < SAME
+    return [("Chance of the wrong way round", f"{percent(row['flip'])}{', assumed' if assumed else ''}")]
+
+
+# Rows and the prior's top are rounded.
+SAME = 1e-4
 
 
 # -------------------------------------------------------------------------------------------------------------- survey

@@ -11,8 +11,9 @@ from annotation.database import Database
 from annotation.measuring.analysis import Estimate, wilson_interval
 from annotation.measuring.evidence import length_controlled
 from rlhf import freezing, jobs, judges, policies
+from rlhf.jobs import Job
 from rlhf.policies import Policy
-from rlhf.specs import PPOSpec
+from rlhf.specs import MergeSpec, PPOSpec
 
 
 def same_answers(own: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> dict[str, int]:
@@ -65,7 +66,7 @@ def reward_gain(db: Database, candidate: Policy) -> dict[str, Any] | None:
     `length` is how the reward model's scores go with length (Spearman) on the comparisons that it was checked with: a
     reward that is mostly length is soon hacked (Gao et al. 2023; Singhal et al. 2023).
     """
-    job = None if candidate.job_id is None else jobs.get(db, candidate.job_id)
+    job = training_of(db, candidate)
     if job is None or not isinstance(job.spec, PPOSpec):
         return None
     rewards = [entry["reward"] for entry in jobs.metrics(db, job.id) if "reward" in entry]
@@ -76,6 +77,16 @@ def reward_gain(db: Database, candidate: Policy) -> dict[str, Any] | None:
         "rise": fmean(rewards[-ends:]) - fmean(rewards[:ends]) if ends else None,
         "length": ((health or {}).get("length") or {}).get("spearman"),
     }
+
+
+def training_of(db: Database, policy: Policy) -> Job | None:
+    """The job that trained a policy, or the adapter that it was merged from; None where that was not done here."""
+    while policy.job_id is not None:
+        job = jobs.get(db, policy.job_id)
+        if not isinstance(job.spec, MergeSpec):
+            return job
+        policy = policies.by_revision(db, job.spec.revision)
+    return None
 
 
 def by_people(db: Database, policy: Policy, other: Policy) -> Estimate | None:

@@ -70,6 +70,11 @@ class Reliability:
     repeats: int
     """Comparisons judged twice."""
 
+    @property
+    def evidence(self) -> int:
+        """Comparisons that say anything; with none the estimate is only what is assumed of an unknown annotator."""
+        return self.overlap + self.known + self.repeats
+
 
 @dataclass(frozen=True)
 class Evidence:

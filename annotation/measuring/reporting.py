@@ -207,10 +207,10 @@ def annotators_table(figures: Figures) -> str:
 def annotator_row(one: AnnotatorFigures, reliability: Reliability, left_out: str | None) -> Row:
     """One annotator's figures as text."""
     even = f", even {percent(one.fair)}" if one.first_place and one.fair != COIN else ""
+    interval = f"{percent(reliability.estimate)}\n{percent(reliability.low)} to {percent(reliability.high)}"
     return (
         one.name,
-        f"{percent(reliability.estimate)}\n{percent(reliability.low)} to {percent(reliability.high)}"
-        f"\n{evidence_text(reliability)}",
+        f"{interval if reliability.evidence else 'not measured'}\n{evidence_text(reliability)}",
         f"{one.judgements:,}",
         counted_share(one.gold),
         counted_share(one.consistency),
@@ -237,7 +237,7 @@ def reliability_text(reliability: Reliability) -> str:
 
 def evidence_text(reliability: Reliability) -> str:
     """What the number is estimated from."""
-    if not (reliability.overlap or reliability.known or reliability.repeats):
+    if not reliability.evidence:
         return "no evidence yet"
     return f"{reliability.overlap:,} shared, {reliability.known:,} gold, {reliability.repeats:,} again"
 
@@ -256,8 +256,9 @@ RELIABILITY_EXPLANATION = (
     "comparisons, whose answer is known, and own comparisons asked again (somebody who often contradicts themself "
     "can't be right often; somebody who never does may still be wrong every time, so consistency raises the number "
     "only a little).",
-    "Without evidence it is 73%, which is how often the labellers of InstructGPT agreed with each other, and it moves "
-    "away from there as evidence comes in; the interval says how sure the number is. Ties and “all bad” "
+    "Without evidence no number is shown, and training assumes 73%, which is how often the labellers of InstructGPT "
+    "agreed with each other; the estimate begins there and moves away as evidence comes in, and the interval says how "
+    "sure it is. Ties and “all bad” "
     "choose nothing and do not count. It measures agreement with what most reliable people here find better, so a "
     "person with a taste of their own gets a lower number without being careless.",
     "When a comparison is turned into training data, each vote weighs as much as its annotator is reliable, and each "
@@ -274,11 +275,20 @@ def reliability_explained() -> str:
     return f"<details><summary>What the reliability number means</summary>{words}</details>"
 
 
+NO_EVIDENCE = (
+    "How reliable each annotator is appears here once there are comparisons that several have judged, gold ones, or "
+    "ones asked again."
+)
+
+
 def reliability_chart(figures: Figures) -> str:
-    """Everybody's reliability on one scale."""
+    """On one scale the reliability of everybody of whom anything is known; what is only assumed is no figure."""
     if not figures.annotators:
         return ""
-    order = sorted(figures.reliabilities.items(), key=lambda entry: -entry[1].estimate)
+    measured = [entry for entry in figures.reliabilities.items() if entry[1].evidence]
+    if not measured:
+        return paragraph(NO_EVIDENCE, "quiet")
+    order = sorted(measured, key=lambda entry: -entry[1].estimate)
     marks = [
         Mark(name + (" (left out)" if name in figures.excluded else ""), r.estimate, r.low, r.high, reliability_text(r))
         for name, r in order

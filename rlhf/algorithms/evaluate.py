@@ -282,8 +282,9 @@ def summarise(policy: Policy, rows: Sequence[Mapping[str, Any]]) -> dict[str, An
     return {
         "revision": policy.revision,
         "mean_length": fmean(len(text.split()) for text in texts),
-        "distinct_1": distinct_n(texts, 1),
-        "distinct_2": distinct_n(texts, 2),
+        # Of answers of one word there are no pairs of words to count.
+        "distinct_1": distinct_n(texts, 1) or None,
+        "distinct_2": distinct_n(texts, 2) or None,
         "kl_to_base": per_token("kl_to_base"),
         "nll_under_base": per_token("nll_under_base"),
         # An empty answer has not ended well, however it ended.

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
+
+import gradio as gr
 
 from annotation.records import UserError
 from annotation.tabs.guard import Context
@@ -13,20 +17,27 @@ from rlhf.specs import EvaluateSpec, MergeSpec
 
 
 def promote(context: Context, revision: str, decided_by: str, why: str = "") -> str:
-    """Let a policy serve; `why` is kept with what the rule advised. Raises UserError where that can't be."""
-    reason = deciding.reason(context.db, policies.by_revision(context.db, revision), why)
-    policy = loop.promote(context.db, context.data_dir, revision, decided_by, reason)
+    """Let a policy serve; `why` is kept with what the rule says, and needed against it. Raises UserError."""
+    try:
+        made = deciding.promote(context.db, context.data_dir, revision, decided_by, why)
+    except deciding.AgainstTheRule as error:
+        raise UserError(f"{error} Say why in the field below.") from error
     return (
-        f"{policy.revision} serves now. The answering worker switches within seconds, and its comparisons come first; "
-        "those of earlier policies that wait are judged after them."
+        f"{made.sentence()} The answering worker switches within seconds, and its comparisons come first; those of "
+        f"earlier policies that wait are judged after them. To go back, choose {made.before} under “Policy” on the "
+        "Iterations tab: that needs no reason."
     )
 
 
+def emptied(changed: Mapping[str, Any]) -> dict[str, Any]:
+    """The field for a reason as it changes, without what was typed into it for another policy or decision."""
+    return {"why": {**changed.get("why", gr.update()), "value": ""}}
+
+
 def reject(context: Context, revision: str, decided_by: str, why: str = "") -> str:
-    """Turn a candidate down; `why` is kept with what the rule advised. Raises UserError where that can't be."""
-    reason = deciding.reason(context.db, policies.by_revision(context.db, revision), why)
-    policy = policies.reject(context.db, revision, decided_by, reason)
-    return f"{policy.revision} was rejected. It stays on disk and can still be promoted."
+    """Turn a candidate down; `why` is kept with what the rule says. Raises UserError where that can't be."""
+    policy = deciding.reject(context.db, revision, decided_by, why)
+    return f"{policy.revision} was rejected. It stays on disk and can still be promoted, with a reason."
 
 
 def check(context: Context, revision: str, requested_by: str, judges: str = EvaluateSpec.judges) -> str:
@@ -36,14 +47,14 @@ def check(context: Context, revision: str, requested_by: str, judges: str = Eval
     against = "base" if policy.status == "serving" else "serving"
     spec = replace(iteration.check_spec(context.db, policy.revision, against), model=context.model, judges=judges)
     job_id = loop.submit(context.db, context.data_dir, spec, requested_by=requested_by)
-    return f"Job {job_id} checks {policy.revision}; Train → Runs shows how far it is."
+    return f"Job {job_id} is to check {policy.revision}; Train → Runs shows how far it is."
 
 
 def merge(context: Context, revision: str, requested_by: str) -> str:
     """Queue the merging of an adapter into 16-bit weights. Raises UserError where that can't be."""
     spec = MergeSpec(model=context.model, revision=revision)
     job_id = loop.submit(context.db, context.data_dir, spec, requested_by=requested_by)
-    return f"Job {job_id} merges {revision} into 16-bit weights; they become a policy of their own."
+    return f"Job {job_id} is to merge {revision} into 16-bit weights; they become a policy of their own."
 
 
 def delete(context: Context, revision: str, decided_by: str) -> str:

@@ -14,7 +14,7 @@ from annotation.records import Annotator, UserError
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box, whole_number
 from rlhf import deciding, heldout, presenting
-from rlhf.gate import COUNTS, MOST, NUMBERS, Rule
+from rlhf.gate import COUNTS, MOST, NUMBERS, Rule, percentage
 from rlhf.specs import EvaluateSpec
 
 literal = partial(html_box, presenting.STYLE)
@@ -30,12 +30,13 @@ MODES = [
 def summary(rule: Rule) -> str:
     """The rule in a sentence."""
     judge = (
-        f"a trusted judge decides while people have not (trust: at least {rule.judge_trust:.0%} agreement)"
+        f"a trusted judge decides while people have not (trust: at least {percentage(rule.judge_trust, 6)} agreement)"
         if rule.judge_may_decide
         else "AI judges inform and do not decide"
     )
+    wrong = percentage(rule.alpha, 6)
     return (
-        f"At most {rule.alpha:.0%} of candidates that are no better are promoted. People decide from "
+        f"By this rule at most {wrong} of candidates that are no better are promoted. People decide from "
         f"{rule.people_least} comparisons on, and after {rule.people_most} without evidence a candidate is rejected; "
         f"{judge}."
     )

@@ -17,6 +17,7 @@ from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of, text_in
 from annotation.tabs.polling import poll, pulse
 from rlhf import candidates, deciding, heldout, iteration, iteration_card, jobs, judges, policies, presenting, winning
+from rlhf.deciding import Checking
 from rlhf.gate import Verdict, alphas
 from rlhf.iteration_card import Checked
 from rlhf.jobs import Job
@@ -90,17 +91,19 @@ def standing_part(db: Database) -> Update:
     return gr.update(value=iteration_card.standing_card(iteration.standing(iteration.state_of(db))))
 
 
-def gate_parts(db: Database, policy: Policy) -> dict[str, Update]:
+def gate_parts(db: Database, policy: Policy, stands: Checking) -> dict[str, Update]:
     """What the gate makes of a candidate, or of what it was when it was decided on, and people's running verdict."""
     against = "" if policy.status == "candidate" else decided_against(db, policy)
-    if policy.kind != "policy" or (policy.status != "candidate" and not against):
-        return {"gate": gr.update(value=""), "running": gr.update(value="")}
+    if policy.status != "candidate" and not against:
+        return {"gate": gr.update(value=iteration_card.checking_line(stands.sentence)), "running": gr.update(value="")}
     rule = deciding.rule(db)
     found, decision = deciding.decided(db, policy)
     alpha, _ = alphas(rule, len(found.panel))
     return {
-        "gate": gr.update(value=iteration_card.decision_card(decision, rule.mode, against)),
-        "running": gr.update(value=iteration_card.running_chart(found.people, rule, alpha)),
+        "gate": gr.update(value=iteration_card.decision_card(decision, rule.mode, against, stands.sentence)),
+        "running": gr.update(
+            value=iteration_card.running_chart(found.people, rule, alpha, deciding.rival(db, policy).revision)
+        ),
     }
 
 
@@ -155,18 +158,31 @@ def advised(db: Database, policy: Policy) -> Verdict | None:
     return None if decision is None else decision.verdict
 
 
-def button_parts(policy: Policy, verdict: Verdict | None) -> dict[str, Update]:
-    """What can be decided about a policy; what the rule advises stands out."""
+WHY, WHY_INFO = "Why (for the record)", "Kept with the decision to promote or reject; may be left empty."
+WHY_AGAINST = "Why (needed to promote it against the rule)"
+WHY_AGAINST_INFO = "Kept with the decision and with what the rule says."
+
+
+def button_parts(db: Database, policy: Policy, checking: bool, checked: bool) -> dict[str, Update]:
+    """What can be decided about a policy; what the rule advises stands out, and against it a reason is asked for.
+
+    `checking`: a check of it waits or runs; `checked`: one has finished.
+    """
+    verdict, against = advised(db, policy), bool(deciding.objection(db, policy))
     return {
         "promote": gr.update(
-            value=candidates.promote_label(policy),
+            value=candidates.promote_label(policy, against),
             interactive=candidates.can_serve(policy),
             variant="primary" if verdict == "promote" else "secondary",
         ),
         "reject": gr.update(
             interactive=policy.status == "candidate", variant="primary" if verdict == "reject" else "secondary"
         ),
-        "check": gr.update(interactive=policy.path is not None and policy.deleted is None),
+        "check": gr.update(
+            value=candidates.check_label(checking, checked),
+            interactive=policy.path is not None and policy.deleted is None and not checking,
+        ),
+        "why": gr.update(label=WHY_AGAINST if against else WHY, info=WHY_AGAINST_INFO if against else WHY_INFO),
     }
 
 
@@ -181,7 +197,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
     db = context.db
     checked = checks(db)
     policy = selected_policy(db, revision)
-    check = checked.get(policy.revision)
+    check, stands = checked.get(policy.revision), deciding.checking(db, policy)
     listed = [
         (f"{entry.revision} · {'files deleted' if entry.deleted else entry.status}", entry.revision)
         for entry in candidates.policy_order(those_that_answer(db))
@@ -192,10 +208,10 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
         "history": history_part(db, checked),
         "decisions": gr.update(value=candidates.decisions_table(policies.decisions(db))),
         "selector": gr.update(choices=listed, value=policy.revision),
-        **button_parts(policy, advised(db, policy)),
+        **button_parts(db, policy, stands.active, check is not None),
         "ask": gr.update(interactive=can_be_asked(db, policy, check)),
         "judges": judges_part(db),
-        **gate_parts(db, policy),
+        **gate_parts(db, policy, stands),
         "over": over_part(db, checked),
     }
     marks: Seen = presenting.fingerprints(parts)
@@ -302,8 +318,8 @@ def lay_out() -> Page:
         parts["ask"] = gr.Button("Let people compare", elem_id="ask-people", interactive=False, min_width=200)
     with gr.Row():
         parts["why"] = gr.Textbox(
-            label="Why (for the record)",
-            info="Kept with the decision to promote or reject; may be left empty.",
+            label=WHY,
+            info=WHY_INFO,
             max_length=deciding.MOST_WHY,
             elem_id="why",
             min_width=300,
@@ -353,7 +369,7 @@ def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> Non
     @guarded(context, "admin")
     def choose_policy(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
         changed, seen = view(context, revision, 0, was)
-        return page.sent({"said": "", "why": "", **changed}, seen)
+        return page.sent({"said": "", **changed, **decisions.emptied(changed)}, seen)
 
     @guarded(context, "admin")
     def previous_page(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
@@ -377,19 +393,21 @@ def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> Non
 def wire_decisions(page: Page, context: Context) -> None:
     """Promote, reject, roll back, check again, and ask people."""
 
-    def said(sentence: str, revision: str | None, was: Seen, **more: Any) -> list[Any]:
+    def said(sentence: str, revision: str | None, was: Seen) -> list[Any]:
         changed, seen = view(context, revision, page_of(was), was)
-        return page.sent({**changed, **more, "said": presenting.notice(sentence)}, seen)
+        return page.sent({**changed, "said": presenting.notice(sentence)}, seen)
+
+    def decided(sentence: str, revision: str | None, was: Seen) -> list[Any]:
+        changed, seen = view(context, revision, page_of(was), was)
+        return page.sent({**changed, **decisions.emptied(changed), "said": presenting.done(sentence)}, seen)
 
     @guarded(context, "admin")
     def promote_policy(annotator: Annotator, revision: str | None, why: Any, was: Seen) -> list[Any]:
-        sentence = decisions.promote(context, chosen(revision), annotator.name, text_in(why))
-        return said(sentence, revision, was, why="")
+        return decided(decisions.promote(context, chosen(revision), annotator.name, text_in(why)), revision, was)
 
     @guarded(context, "admin")
     def reject_policy(annotator: Annotator, revision: str | None, why: Any, was: Seen) -> list[Any]:
-        sentence = decisions.reject(context, chosen(revision), annotator.name, text_in(why))
-        return said(sentence, revision, was, why="")
+        return decided(decisions.reject(context, chosen(revision), annotator.name, text_in(why)), revision, was)
 
     @guarded(context, "admin")
     def check_policy(annotator: Annotator, revision: str | None, panel: Any, was: Seen) -> list[Any]:

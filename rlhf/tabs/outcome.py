@@ -12,7 +12,17 @@ import gradio as gr
 from annotation.markup import paragraph
 from annotation.tabs.guard import Context
 from annotation.tabs.parts import html_box
-from rlhf import candidates, describing, downloads, health, jobs, policies, presenting
+from rlhf import (
+    candidates,
+    deciding,
+    describing,
+    downloads,
+    health,
+    iteration_card,
+    jobs,
+    policies,
+    presenting,
+)
 from rlhf.artifacts import checkpoints_directory
 from rlhf.jobs import Job
 from rlhf.policies import Policy
@@ -37,6 +47,14 @@ def lay_out() -> dict[str, Any]:
             parts["new_run"] = button("Start a new run from this adapter", "new_run", 300)
             parts["merge"] = button("Merge into 16-bit weights", "merge", 240)
             parts["delete"] = button("Delete with its files", "delete", 210, "stop")
+        parts["objection"] = literal()
+        parts["why"] = gr.Textbox(
+            label="Why (needed to use it against the rule)",
+            info="Kept with the decision and with what the rule says.",
+            max_length=deciding.MOST_WHY,
+            visible=False,
+            elem_id="run-why",
+        )
         parts["acted"] = literal()
         parts["download"] = literal()
         with gr.Column(visible=False) as confirm:
@@ -95,6 +113,7 @@ def parts_of(
     on_disk = "nothing" if files is None else files.size
     made = subject if subject is not None and job is not None and subject.job_id == job.id else None
     asked = files is not None and confirming == files.name
+    against = deciding.objection(context.db, subject) if subject is not None else ""
     return {
         "outcome": gr.update(value="" if job is None else presenting.outcome_card(job, made, on_disk)),
         "health": gr.update(value=health.card(result["health"]) if result.get("health") else ""),
@@ -105,7 +124,9 @@ def parts_of(
         ),
         "confirm": gr.update(visible=asked),
         "question": gr.update(value=files.question if files is not None and asked else ""),
-        **button_parts(subject),
+        **button_parts(subject, bool(against)),
+        "objection": gr.update(value=paragraph(against, "quiet") if against else ""),
+        "why": gr.update(visible=bool(against)),
         "delete": gr.update(
             value="Delete with its files" if subject is not None else "Delete its checkpoints",
             interactive=files is not None,
@@ -120,15 +141,17 @@ def report(context: Context, job: Job | None, subject: Policy | None) -> str:
     if isinstance(job.spec, EvaluateSpec):
         return candidates.report(job.result) if job.status == "finished" else ""
     check = jobs.newest_check(context.db, subject.revision)
-    return candidates.report(None if check is None else check.result)
+    stands = iteration_card.checking_line(deciding.checking(context.db, subject).sentence)
+    return stands + candidates.report(None if check is None else check.result)
 
 
-def button_parts(subject: Policy | None) -> dict[str, Update]:
-    """Which of the buttons are there and can be pressed."""
+def button_parts(subject: Policy | None, against: bool) -> dict[str, Update]:
+    """Which of the buttons are there and can be pressed; `against`: the rule speaks against using what was made."""
     if subject is None:
         return {name: gr.update(visible=False) for name in ("promote", "check", "new_run", "merge")}
     there, answers = subject.deleted is None, subject.kind == "policy"
-    label = "Use it in the loop" if subject.status in ("candidate", "rejected") else candidates.promote_label(subject)
+    use = "Use it against the rule" if against else "Use it in the loop"
+    label = use if subject.status in ("candidate", "rejected") else candidates.promote_label(subject)
     start = "adapter" if subject.form in ("lora", "prompt") else "model"
     return {
         "promote": gr.update(value=label, visible=answers, interactive=candidates.can_serve(subject)),

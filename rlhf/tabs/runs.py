@@ -13,7 +13,7 @@ from annotation.database import Database
 from annotation.markup import paragraph
 from annotation.records import Annotator, UserError, now
 from annotation.tabs.guard import Context, guarded
-from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of
+from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of, text_in
 from annotation.tabs.polling import poll, pulse
 from rlhf import curves, describing, freezing, jobs, policies, presenting, refusals, rentals
 from rlhf.jobs import Job
@@ -320,7 +320,7 @@ def wire_views(page: RunsPage, context: Context, opening: Callable[..., Any]) ->
     @guarded(context, "admin")
     def choose_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
         changed, seen = live(context, Looked(job, queued, compared), was)
-        return page.sent({**changed, "said": "", "acted": ""}, seen)
+        return page.sent({**changed, "said": "", "acted": "", **decisions.emptied(changed)}, seen)
 
     opening(open_runs, page.looked, page.followed, **QUIET)
     inputs = [*page.looked, page.seen]
@@ -350,6 +350,12 @@ def wire_queue(page: RunsPage, context: Context) -> None:
 def wire_actions(page: RunsPage, context: Context) -> None:
     """Cancel and resume the job that is shown; use, check and merge what it made."""
 
+    @guarded(context, "admin")
+    def run_promote(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen, why: Any) -> list[Any]:
+        said = decisions.promote(context, shown_revision(was), annotator.name, text_in(why))
+        changed, seen = live(context, Looked(job, queued, compared), was)
+        return page.sent({**changed, **decisions.emptied(changed), "acted": presenting.done(said)}, seen)
+
     def actor(name: str, act: Callable[[Seen, str], str], where: str) -> Callable[..., list[Any]]:
         def act_on_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
             said = presenting.notice(act(was, annotator.name))
@@ -363,14 +369,15 @@ def wire_actions(page: RunsPage, context: Context) -> None:
         "cancel": lambda was, by: cancel_shown(context.db, was),
         "resume": lambda was, by: resume_shown(context.db, was),
         "half": lambda was, by: resume_shown(context.db, was, half_batch=True),
-        "promote": lambda was, by: decisions.promote(context, shown_revision(was), by),
         "check": lambda was, by: decisions.check(context, shown_revision(was), by),
         "merge": lambda was, by: decisions.merge(context, shown_revision(was), by),
     }
+    inputs = [*page.looked, page.seen]
+    page.parts["promote"].click(run_promote, [*inputs, page.parts["why"]], page.followed, **SPOKEN)
     for name, act in actions.items():
         where = "said" if name in ("cancel", "resume", "half") else "acted"
         handler = guarded(context, "admin")(actor(name, act, where))
-        page.parts[name].click(handler, [*page.looked, page.seen], page.followed, **SPOKEN)
+        page.parts[name].click(handler, inputs, page.followed, **SPOKEN)
 
 
 def wire_deleting(page: RunsPage, context: Context) -> None:

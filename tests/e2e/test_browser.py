@@ -98,8 +98,10 @@ def test_from_first_judgement_to_the_next_policy(site: Site) -> None:
     page.get_by_role("tab", name="Iterations").click()
     page.wait_for_selector("#promote:not([disabled])", timeout=60_000)
     page.wait_for_selector("text=KL per token >> visible=true")
+    page.wait_for_selector("#promote:has-text('Promote against the rule')")
+    page.fill("#why textarea", "It reads better")
     page.click("#promote")
-    page.wait_for_selector("text=serves now")
+    page.wait_for_selector("text=serves now, against the rule")
     adapter = policies.serving(site.db)
     assert adapter.method == "dpo"
 

@@ -23,7 +23,7 @@ from annotation.records import UserError
 from rlhf import base_model, jobs, policies
 from rlhf.artifacts import directory_sha256
 from rlhf.base_model import BaseModel
-from rlhf.specs import SPECS, GenerateSpec, from_json, to_json
+from rlhf.specs import SPECS, EvaluateSpec, GenerateSpec, from_json, to_json
 from rlhf.templating import Renderer
 from tests.e2e.conftest import running_app
 from tests.machine_fixtures import QUICK_DPO, ROOT, WORKER_SECONDS, Machine, rlhf_command, wait_until, write_spec
@@ -190,10 +190,30 @@ def test_jobs_and_policies_are_listed_promoted_and_shown(machine: Machine, capsy
         path="adapters/dpo-1",
         sha256=directory_sha256(files),
     )
-    assert "dpo-1 serves now." in run("promote", "dpo-1", "--why", "It reads better")
+    jobs.mark_lost(machine.db, -1)  # its worker is none
+    assert "dpo-1        candidate  dpo" in run("policies")
+    assert "It has not been checked yet." in run("policies")
+    check = machine.submit(EvaluateSpec(candidate="dpo-1"))
+    waits = f"It waits for its check (job {check}, first in the queue)."
+    for listed in (run("policies"), run("gate", "dpo-1"), run("show", str(job_id))):
+        assert waits in listed
+        assert "check it again" not in listed.lower()
+    jobs.claim(machine.db, check, "w")
+    jobs.report(machine.db, check, "w", 40, 247, {})
+    assert f"Job {check} is checking it: step 40 of 247." in run("gate", "dpo-1")
+    for blank in ((), ("--why", " ")):
+        assert main(["--data", str(machine.data_dir), "promote", "dpo-1", *blank]) == 2
+        refused = capsys.readouterr()
+        assert refused.out == ""
+        assert "The rule says: not enough evidence." in sentence(refused.err)
+        assert f"Job {check} is checking it: step 40 of 247." in refused.err
+        assert refused.err.rstrip().endswith('Give one with --why "…".')
+    assert policies.serving(machine.db).revision == "base"
+    assert "dpo-1 serves now, against the rule." in run("promote", "dpo-1", "--why", "It reads better")
     assert policies.decisions(machine.db)[0]["reason"].startswith("It reads better. The rule said: ")
     listed = run("policies").splitlines()
     assert [line.split()[:2] for line in listed] == [["base", "retired"], ["dpo-1", "serving"]]
+    assert "base serves now." in run("promote", "base")
 
 
 def test_a_job_runs_to_its_end_from_the_command_line_alone(tiny_model: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from rlhf import deciding, heldout, iteration, jobs, judges, loop, policies, win
 from rlhf.artifacts import directory_sha256
 from rlhf.gate import JudgeFindings
 from rlhf.policies import Policy
-from rlhf.specs import DPOSpec, EvaluateSpec, PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec, to_json
+from rlhf.specs import DPOSpec, EvaluateSpec, MergeSpec, PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec, to_json
 from rlhf.verdicts import Verdict
 from tests.conftest import BASE_NAME, act, make_response, seed_prompts
 
@@ -277,8 +278,10 @@ def test_a_reward_that_rises_while_nobody_finds_it_better_is_hacked(
     rise: float | None, people: tuple[float, ...], expected: bool | str | None
 ) -> None:
     assert deciding.hacking({"reward_hacking": {"rise": rise, "length": 0.1}}, people, ()) is expected
-    assert deciding.hacking({"reward_hacking": None}, people, ()) is False
+    assert deciding.hacking({"reward_hacking": None}, people, ()) == "no reward"
     assert deciding.hacking({}, people, ()) is None
+    not_a_number = {"reward_hacking": {"rise": math.nan, "length": None}}
+    assert deciding.hacking(not_a_number, people, ()) is None, "nothing was measured"
 
 
 def test_people_are_heard_on_hacking_first_then_the_judge_that_surely_agrees_with_them_most() -> None:
@@ -505,19 +508,275 @@ def test_a_training_that_came_to_nothing_is_named_until_the_next(db: Database, d
     assert iteration.standing(iteration.state_of(db)).troubles == ()
 
 
+# ------------------------------------------------------------------------------------------------- how a check stands
+def said_of(db: Database, policy: Policy) -> str:
+    """How its check stands, as every page and command says it."""
+    return deciding.checking(db, policies.by_id(db, policy.id)).sentence
+
+
+def test_while_a_check_waits_or_runs_the_gate_says_so_and_asks_for_none(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    assert said_of(db, made) == "It has not been checked yet."
+    training = jobs.enqueue(db, SFTSpec(), "ann")
+    check = loop.submit(db, data_dir, EvaluateSpec(candidate=made.revision), "ann")
+    assert said_of(db, made) == f"It waits for its check (job {check}, second in the queue)."
+    assert deciding.checking(db, made).active
+    jobs.claim(db, training, "w")
+    assert said_of(db, made) == f"It waits for its check (job {check}, first in the queue, behind job {training})."
+    jobs.stop(db, training, "w", "failed", "")
+    jobs.claim(db, check, "w")
+    assert said_of(db, made) == f"Job {check} is checking it."
+    jobs.report(db, check, "w", 40, 247, {}, "sft-1 answers")
+    assert said_of(db, made) == f"Job {check} is checking it: step 40 of 247."
+    jobs.cancel(db, check)
+    assert said_of(db, made) == f"Job {check}, its check, is being cancelled."
+    jobs.stop(db, check, "w", "cancelled", "Cancelled.")
+    assert said_of(db, made) == f"Its check (job {check}) was cancelled. Check it again, or resume job {check}."
+    assert not deciding.checking(db, made).active
+
+
+@pytest.mark.parametrize(
+    ("status", "word"), [("failed", "failed"), ("lost", "was lost"), ("cancelled", "was cancelled")]
+)
+def test_a_check_that_came_to_nothing_says_how_and_how_to_go_on(
+    db: Database, data_dir: Path, status: str, word: str
+) -> None:
+    made = make_candidate(db, data_dir)
+    check = loop.submit(db, data_dir, EvaluateSpec(candidate=made.revision), "ann")
+    come_to_nothing(db, check, status)
+    why = "" if status == "cancelled" else ": Memory ran out"
+    assert said_of(db, made) == f"Its check (job {check}) {word}{why}. Check it again, or resume job {check}."
+    jobs.resume(db, check)
+    assert said_of(db, made) == f"It waits for its check (job {check}, first in the queue)."
+
+
+def test_an_older_check_is_named_beside_the_newer_one_that_runs_or_failed(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    finish_check(db, data_dir, made)
+    (old,) = deciding.checks_of(db, made)
+    assert said_of(db, made) == ""
+    again = loop.submit(db, data_dir, iteration.check_spec(db, made.revision), "ann")
+    jobs.claim(db, again, "w")
+    before = f"The figures are those of the check before (job {old.id})."
+    assert said_of(db, made) == f"Job {again} is checking it. {before}"
+    jobs.stop(db, again, "w", "failed", "Memory ran out.")
+    assert said_of(db, made).startswith(f"Its check (job {again}) failed: Memory ran out. ")
+    assert said_of(db, made).endswith(before)
+    jobs.resume(db, again)
+    jobs.claim(db, again, "w")
+    jobs.finish(db, again, "w", dict(old.result or {}))
+    assert said_of(db, made) == ""
+
+
+def test_a_check_against_what_serves_no_more_is_said_to_count_for_nothing(db: Database, data_dir: Path) -> None:
+    first, second = make_candidate(db, data_dir), make_candidate(db, data_dir, "sft-2")
+    finish_check(db, data_dir, second)
+    running = loop.submit(db, data_dir, iteration.check_spec(db, second.revision), "ann")
+    loop.promote(db, data_dir, first.revision, "ann")
+    counts = f"The gate counts checks against {first.revision}, which serves now"
+    assert said_of(db, second) == (
+        f"It waits for its check (job {running}, first in the queue). {counts}; this one is against base."
+    )
+    assert not deciding.checking(db, second).active, "one that counts can be asked for"
+    jobs.cancel(db, running)
+    let_pass(db, running, 3600)
+    assert said_of(db, second) == f"{counts}; its check (job {running - 1}) was against base. Check it again."
+
+
+def test_a_check_that_left_something_out_is_to_be_repeated_unless_one_runs(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    missing = {name: value for name, value in SOUND.items() if name != "perplexity"}
+    finish_check(db, data_dir, made, candidate={"revision": "sft-1", **missing})
+    assert said_of(db, made) == "Its check left that out: check it again."
+    loop.submit(db, data_dir, iteration.check_spec(db, made.revision), "ann")
+    assert "heck it again" not in said_of(db, made)
+
+
+# ------------------------------------------------------------------------------------------- against what the rule says
+WHY = "I read twenty of its answers"
+
+
+def undecided(db: Database, data_dir: Path) -> Policy:
+    """Nobody has compared it yet."""
+    made = make_candidate(db, data_dir)
+    finish_check(db, data_dir, made)
+    return made
+
+
+def turned_down(db: Database, data_dir: Path) -> Policy:
+    """The rule says: reject."""
+    made = undecided(db, data_dir)
+    people_say(db, 15, "serving")
+    return made
+
+
+def unchecked(db: Database, data_dir: Path) -> Policy:
+    """Nothing was measured of it."""
+    return make_candidate(db, data_dir)
+
+
+def being_checked(db: Database, data_dir: Path) -> Policy:
+    """Its check runs."""
+    made = make_candidate(db, data_dir)
+    jobs.claim(db, loop.submit(db, data_dir, EvaluateSpec(candidate=made.revision), "ann"), "w")
+    return made
+
+
+def overtaken(db: Database, data_dir: Path) -> Policy:
+    """It was measured against what serves no more, and was better than that."""
+    other, made = make_candidate(db, data_dir, "sft-9"), undecided(db, data_dir)
+    people_say(db, 15, "candidate")
+    loop.promote(db, data_dir, other.revision, "ann")
+    return made
+
+
+def rejected(db: Database, data_dir: Path) -> Policy:
+    """It was better, and somebody rejected it all the same."""
+    made = undecided(db, data_dir)
+    people_say(db, 15, "candidate")
+    policies.reject(db, made.revision, "kim", "It swears.")
+    return made
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (undecided, "The rule says: not enough evidence. Not enough evidence: it takes at least 10 more comparisons"),
+        (turned_down, "The rule says: reject. People find it worse"),
+        (unchecked, "The rule says: not enough evidence. "),
+        (unchecked, "It has not been checked yet."),
+        (being_checked, "is checking it."),
+        (overtaken, "The gate counts checks against sft-9, which serves now"),
+        (rejected, "kim rejected it on "),
+    ],
+)
+def test_a_promotion_against_the_rule_takes_a_reason_which_is_kept_with_what_the_rule_said(
+    db: Database, data_dir: Path, make: Any, named: str
+) -> None:
+    made, before = make(db, data_dir), policies.serving(db).revision
+    for blank in ("", "  ", "\n\t", "\u200b\u2060\u3164", "\0"):
+        with pytest.raises(deciding.AgainstTheRule) as refused:
+            deciding.promote(db, data_dir, made.revision, "ann", blank)
+        assert named in str(refused.value)
+        assert "\n" not in str(refused.value)
+    with pytest.raises(UserError, match="at most 1000"):
+        deciding.promote(db, data_dir, made.revision, "ann", "x" * 1001)
+    assert policies.serving(db).revision == before
+    assert [row["action"] for row in policies.decisions(db)].count("promote") == int(before != "base")
+    deciding.promote(db, data_dir, made.revision, "ann", f"  {WHY}\ud800 ")
+    assert policies.serving(db).revision == made.revision
+    record = policies.decisions(db)[0]
+    assert (record["action"], record["revision"], record["decided_by"]) == ("promote", made.revision, "ann")
+    assert record["created"]
+    assert record["reason"].startswith(f"{WHY}\ufffd. ")
+    assert named.replace("The rule says", "The rule said") in record["reason"]
+
+
+def test_what_the_rule_says_to_promote_needs_no_reason_and_going_back_never_does(db: Database, data_dir: Path) -> None:
+    made = undecided(db, data_dir)
+    people_say(db, 15, "candidate")
+    assert deciding.objection(db, made) == ""
+    deciding.promote(db, data_dir, made.revision, "ann")
+    deciding.promote(db, data_dir, "base", "ann")
+    deciding.promote(db, data_dir, made.revision, "ann")
+    assert [row["action"] for row in policies.decisions(db)] == ["rollback", "rollback", "promote"]
+    assert [row["reason"] for row in policies.decisions(db)][:2] == ["no reason given"] * 2
+
+
+def test_where_nobody_is_to_be_advised_nothing_is_against_the_rule(db: Database, data_dir: Path) -> None:
+    made = undecided(db, data_dir)
+    deciding.set_rule(db, {"mode": "never"})
+    assert not deciding.promote(db, data_dir, made.revision, "ann").against
+    assert policies.serving(db).revision == made.revision
+
+
+def test_the_rule_is_asked_at_the_moment_of_the_promotion(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the click and the promotion the files are read: what is judged meanwhile counts."""
+    made = undecided(db, data_dir)
+    people_say(db, 15, "candidate")
+    assert deciding.decision_on(db, made).verdict == "promote"
+    verify = loop.verify
+
+    def meanwhile(data_dir: Path, policy: Policy) -> None:
+        verify(data_dir, policy)
+        people_say(db, 15, "serving")
+
+    monkeypatch.setattr(loop, "verify", meanwhile)
+    with pytest.raises(deciding.AgainstTheRule, match="The rule says: not enough evidence"):
+        deciding.promote(db, data_dir, made.revision, "ann")
+    assert policies.serving(db).revision == "base"
+
+
+def test_the_loop_never_promotes_against_the_rule(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = undecided(db, data_dir)
+    people_say(db, 15, "candidate")
+    deciding.set_rule(db, {"mode": "automatic"})
+    verify = loop.verify
+
+    def meanwhile(data_dir: Path, policy: Policy) -> None:
+        verify(data_dir, policy)
+        people_say(db, 15, "serving")
+
+    monkeypatch.setattr(loop, "verify", meanwhile)
+    assert deciding.act(db, data_dir) is None
+    assert policies.serving(db).revision == "base"
+    assert policies.by_id(db, made.id).status == "candidate"
+    assert policies.decisions(db) == []
+
+
+def test_what_was_promoted_by_a_second_admin_meanwhile_is_not_undone_without_a_reason(
+    db: Database, data_dir: Path
+) -> None:
+    made, other = undecided(db, data_dir), make_candidate(db, data_dir, "sft-2")
+    people_say(db, 15, "candidate")
+    deciding.promote(db, data_dir, other.revision, "kim", WHY)
+    with pytest.raises(deciding.AgainstTheRule):
+        deciding.promote(db, data_dir, made.revision, "ann")
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [(SFTSpec(), "no reward"), (DPOSpec(), "no reward"), (PPOSpec(reward_model="rm-1"), None)],
+)
+def test_whether_a_reward_took_part_is_told_from_the_training(
+    db: Database, data_dir: Path, spec: TrainingSpec, expected: str | None
+) -> None:
+    """Also of merged weights, whose own job is no training, and of checks of an earlier version."""
+    made = make_candidate(db, data_dir)
+    with db.transaction() as connection:
+        connection.execute("UPDATE job SET kind = ?, spec = ? WHERE id = ?", (spec.kind, to_json(spec), made.job_id))
+    merging = jobs.enqueue(db, MergeSpec(revision=made.revision), "ann")
+    merged = policies.add(
+        db, revision="merge-9", method="merge", base=BASE_NAME, parent_id=1, job_id=merging, path="x", sha256="x"
+    )
+    pulled = policies.add(
+        db, revision="pulled-9", method="pulled", base=BASE_NAME, parent_id=1, job_id=None, path="y", sha256="y",
+        source="a/b@c",
+    )  # fmt: skip
+    for policy, said in ((made, expected), (merged, expected), (pulled, "made elsewhere")):
+        finish_check(db, data_dir, policy)
+        assert deciding.findings(db, policy).reward_hacking == said
+
+
 # ---------------------------------------------------------------------------------------------- reasons and figures
 def test_a_persons_reason_stands_before_the_rules_advice(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir)
     finish_check(db, data_dir, made)
     people_say(db, 15, "candidate")
-    said = deciding.reason(db, made, "  I read twenty of them  ")
+    said = deciding.reason(db, made, deciding.own_words("  I read twenty \n of them  "))
     assert said.startswith("I read twenty of them. The rule said: promote. People find it better")
     assert deciding.reason(db, made, "").startswith("The rule said: promote.")
     deciding.set_rule(db, {"mode": "never"})
     assert deciding.reason(db, made, "My own choice!") == "My own choice!", "nobody was advised"
-    assert deciding.reason(db, policies.by_revision(db, "base"), "  ") == "no reason given"
+    assert deciding.reason(db, policies.by_revision(db, "base"), "") == "no reason given"
     with pytest.raises(UserError, match="at most 1000"):
-        deciding.reason(db, made, "x" * 1001)
+        deciding.own_words("x" * 1001)
+    for told in ("ok", "👍", "1", "لا", "not “safe”"):
+        assert deciding.own_words(told) == told
 
 
 def test_findings_are_kept_until_something_changes(db: Database, data_dir: Path) -> None:

@@ -63,11 +63,13 @@ class Browser:
     chosen: dict[str, Any] = field(default_factory=lambda: {"selector": "latest", "queued": None, "compared": None})
     shown: dict[str, dict[str, Any]] = field(default_factory=dict)
     seen: Any = None
+    why: Any = ""
+    """What stands in the field for a reason."""
 
     def do(self, name: str, person: str = OWNER) -> dict[str, Any]:
         """Call a registered handler with what this session has chosen; returns the parts that were sent."""
         block = next(block for block in self.demo.fns.values() if handler_of(block).__name__ == name)
-        inputs = [*self.chosen.values(), *([self.seen] if len(block.inputs) > len(self.chosen) else [])]
+        inputs = [*self.chosen.values(), self.seen, self.why][: len(block.inputs)]
         sent = handler_of(block)(gr.Request(username=person), *inputs)
         assert len(sent) == len(block.outputs)
         parts = dict(zip(self.page.parts, sent, strict=False))
@@ -281,7 +283,7 @@ def test_a_supervised_run_shows_held_out_figures_its_data_and_its_seed(trained: 
         assert words in facts
     assert "12 demonstrations" in browser.text("log")
     assert browser.text("health") == ""
-    assert "not been checked yet" in browser.text("report")
+    assert browser.text("report").count("It has not been checked yet.") == 1
 
 
 def test_a_reward_model_shows_its_health_and_can_not_serve(trained: Machine) -> None:
@@ -686,10 +688,22 @@ def test_a_policy_is_put_to_use_checked_and_merged(machine: Machine) -> None:
     assert (check.spec.candidate, check.spec.against, check.requested_by) == (made.revision, "base", OWNER)
     assert isinstance(merge.spec, MergeSpec)
     assert (merge.spec.revision, merge.requested_by) == (made.revision, OWNER)
-    assert f"Job {merge.id} merges {made.revision}" in browser.text("acted")
+    assert f"Job {merge.id} is to merge {made.revision}" in browser.text("acted")
+    assert "It waits for its check" in browser.text("report")
+    assert (browser.shown["promote"]["value"], browser.shown["why"]["visible"]) == ("Use it against the rule", True)
+    assert "The rule says: not enough evidence." in browser.text("objection")
+    for blank in ("", "  ", None):
+        browser.why = blank
+        with pytest.raises(gr.Error, match=r"The rule says: not enough evidence.*Say why"):
+            browser.do("run_promote")
+    assert policies.serving(machine.db).revision == "base"
+    browser.why = "It reads better"
     browser.do("run_promote")
     assert policies.serving(machine.db).revision == made.revision
-    assert "serves now" in browser.text("acted")
+    assert "serves now, against the rule" in browser.text("acted")
+    assert browser.text("objection") == ""
+    assert (browser.shown["why"]["visible"], browser.shown["why"]["value"]) == (False, "")
+    assert policies.decisions(machine.db)[0]["reason"].startswith("It reads better. The rule said: ")
     assert browser.shown["promote"]["value"] == "Serves now"
     assert not browser.can("promote")
     with pytest.raises(gr.Error, match="serves already"):

@@ -151,7 +151,8 @@ def test_before_the_first_training_the_base_serves_unmeasured(context: Context) 
     assert "<b>base</b>" in parts["serving"]["value"]
     assert parts["promote"] == gr.update(value="Serves now", interactive=False, variant="secondary")
     assert not parts["check"]["interactive"]
-    assert "not been checked" in parts["report"]["value"]
+    assert "It is what others are checked against." in parts["gate"]["value"]
+    assert parts["report"]["value"] == ""
     assert "No decision yet" in parts["decisions"]["value"]
 
 
@@ -191,7 +192,74 @@ def test_an_unchecked_candidate_is_not_measured(context: Context) -> None:
     make_candidate(context)
     parts, _ = iterations.view(context, None, 0, {})
     assert "not measured" in parts["history"]["value"]
-    assert "not been checked" in parts["report"]["value"]
+    assert parts["gate"]["value"].count("not been checked") == 1
+    assert parts["gate"]["value"].count("missing never passes") == 1
+    assert "check it again" not in str(parts).lower(), "it has not been checked once"
+    assert parts["check"] == gr.update(value="Check it", interactive=True)
+
+
+def test_while_a_check_runs_the_page_says_how_far_it_is_and_asks_for_no_other(context: Context) -> None:
+    policy = make_candidate(context)
+    job_id = loop.submit(context.db, context.data_dir, EvaluateSpec(candidate=policy.revision), "the loop")
+    parts, seen = iterations.view(context, None, 0, {})
+    assert f"It waits for its check (job {job_id}, first in the queue)." in parts["gate"]["value"]
+    run_job(context, job_id, 4, 247)
+    parts, seen = iterations.view(context, None, 0, seen)
+    assert f"Job {job_id} is checking it: step 4 of 247." in parts["gate"]["value"]
+    shown = iterations.view(context, None, 0, {})[0]
+    assert shown["check"] == gr.update(value="Being checked", interactive=False)
+    for untrue in ("not been checked", "check it again", "checked yet"):
+        assert untrue not in str(shown).lower()
+    jobs.stop(context.db, job_id, "w", "failed", "Memory <b>ran out</b>.")
+    parts, _ = iterations.view(context, None, 0, seen)
+    said = (
+        f"Its check (job {job_id}) failed: Memory &lt;b&gt;ran out&lt;/b&gt;. Check it again, or resume job {job_id}."
+    )
+    assert said in parts["gate"]["value"]
+    assert parts["check"] == gr.update(value="Check it", interactive=True)
+
+
+def test_a_promotion_against_the_rule_is_asked_for_its_reason_and_refused_without(
+    pages: gr.Blocks, context: Context
+) -> None:
+    policy, owner = make_candidate(context), gr.Request(username="owner")
+    check_candidate(context, policy)
+    shown, seen = iterations.view(context, policy.revision, 0, {})
+    assert shown["promote"]["value"] == "Promote against the rule"
+    assert shown["why"]["label"] == "Why (needed to promote it against the rule)"
+    assert "The rule says: not enough evidence yet." in shown["gate"]["value"]
+    promote = handler(pages, "promote_policy")
+    for sent in ("", "   ", None, 7, ["it is good"], {"why": "x"}):
+        with pytest.raises(gr.Error, match=r"The rule says: not enough evidence.*Say why in the field below"):
+            promote(owner, policy.revision, sent, seen)
+    assert policies.serving(context.db).revision == "base"
+    said = str(promote(owner, policy.revision, "I read <b>ten</b> of them", seen))
+    assert f"{policy.revision} serves now, against the rule." in said
+    assert "To go back, choose base under “Policy”" in said
+    assert policies.serving(context.db).revision == policy.revision
+    shown, _ = iterations.view(context, "base", 0, {})
+    assert "I read &lt;b&gt;ten&lt;/b&gt; of them. The rule said: not enough evidence." in shown["decisions"]["value"]
+    assert (shown["promote"]["value"], shown["why"]["label"]) == ("Roll back to this one", "Why (for the record)")
+    assert "serves now." in str(promote(owner, "base", "", {})), "going back needs no reason"
+
+
+def test_a_promotion_by_the_rule_needs_no_reason_and_what_is_typed_stays_until_another_is_chosen(
+    pages: gr.Blocks, context: Context
+) -> None:
+    policy, owner = make_candidate(context), gr.Request(username="owner")
+    check_candidate(context, policy)
+    shown, seen = iterations.view(context, policy.revision, 0, {})
+    assert "value" not in shown["why"], "what somebody types is not taken away by a poll"
+    choose = handler(pages, "choose_policy")
+    with gr.Blocks():
+        page = iterations.lay_out()
+    for revision, was in ((policy.revision, {}), ("base", seen)):
+        sent = dict(zip(page.parts, choose(owner, revision, was), strict=False))
+        assert sent["why"]["value"] == ""
+    deciding.set_rule(context.db, {"mode": "never"})
+    shown, _ = iterations.view(context, policy.revision, 0, seen)
+    assert (shown["promote"]["value"], shown["why"]["label"]) == ("Promote: let it serve", "Why (for the record)")
+    assert "serves now." in str(handler(pages, "promote_policy")(owner, policy.revision, "", {}))
 
 
 def test_promote_roll_back_and_reject_through_their_handlers(pages: gr.Blocks, context: Context) -> None:
@@ -200,9 +268,8 @@ def test_promote_roll_back_and_reject_through_their_handlers(pages: gr.Blocks, c
     sent = str(promote(owner, policy.revision, "It reads better", {}))
     assert "switches within seconds, and its comparisons come first" in sent
     assert policies.serving(context.db).revision == policy.revision
-    assert iterations.button_parts(policies.by_revision(context.db, "base"), None)["promote"]["value"] == (
-        "Roll back to this one"
-    )
+    base = policies.by_revision(context.db, "base")
+    assert iterations.button_parts(context.db, base, False, False)["promote"]["value"] == "Roll back to this one"
     promote(owner, "base", "", {})
     assert [row["action"] for row in policies.decisions(context.db)] == ["rollback", "promote"]
     assert {row["decided_by"] for row in policies.decisions(context.db)} == {"owner"}
@@ -228,14 +295,16 @@ def test_what_was_decided_on_keeps_its_criteria_and_a_rollback_without_words_say
     check_candidate(context, policy)
     assert "The rule says: " in iterations.view(context, policy.revision, 0, {})[0]["gate"]["value"]
     promote = handler(pages, "promote_policy")
-    promote(owner, policy.revision, "", {})
+    promote(owner, policy.revision, "It reads better", {})
     card = iterations.view(context, policy.revision, 0, {})[0]["gate"]["value"]
     assert "It was decided on against base." in card
     assert "Surprise to the base" in card
     assert "The rule says: " not in card
     promote(owner, "base", "", {})
     assert policies.decisions(context.db)[0]["reason"] == "no reason given"
-    assert iterations.view(context, "base", 0, {})[0]["gate"]["value"] == ""
+    assert (
+        iterations.view(context, "base", 0, {})[0]["gate"]["value"] == "<p>It is what others are checked against.</p>"
+    )
 
 
 def test_people_can_be_asked_where_there_are_comparisons_to_open(context: Context) -> None:
@@ -275,6 +344,12 @@ def test_no_number_that_can_be_sent_is_a_bug(pages: gr.Blocks, context: Context,
         automatic.save(context.db, True, wrong, "dpo")
     save(owner, *(float(value) if name in COUNTS else value for name, value in zip(gate.NAMES, saved, strict=True)))
     assert deciding.rule(context.db) == Rule()
+
+
+def test_the_rule_in_a_sentence_rounds_nothing_away() -> None:
+    said = gate.summary(Rule(alpha=0.001, judge_may_decide=True, judge_trust=0.675))
+    assert "By this rule at most 0.1% of candidates" in said
+    assert "at least 67.5% agreement" in said
 
 
 def test_a_new_version_of_the_held_out_prompts_has_as_many_as_are_asked_for(pages: gr.Blocks, context: Context) -> None:

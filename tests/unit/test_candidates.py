@@ -26,7 +26,7 @@ def test_a_report_bears_missing_figures_and_names_each_policy_once() -> None:
     html = candidates.report(EVALUATION | {"base": None, "candidate": {"revision": "dpo-7", "kl_to_base": None}})
     assert "not measured" in html
     assert html.count(">base<") == 1
-    assert "not been checked" in candidates.report(None)
+    assert candidates.report(None) == "", "why there is none, the rows say"
     three = candidates.report(EVALUATION | {"against": {"revision": "dpo-3", **FIGURES}})
     assert "dpo-3 (compared with)" in three
 

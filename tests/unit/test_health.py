@@ -221,3 +221,21 @@ def test_any_health_can_be_stored_and_shown(train: list[Scored], held_out: list[
     said = card(stored)
     tree(said)
     assert "nan" not in said
+
+
+def test_where_no_two_answers_differ_in_length_nothing_is_said_of_length() -> None:
+    health = measured([pair(1.0), *[pair(-1.0)] * 6])
+    assert health["length"]["longer_wins"]["value"] is None
+    said = card(health)
+    assert "No two answers that people compared differ in length." in said
+    assert "Rule: the" not in said
+    assert "50.0%" not in said
+
+
+def test_of_few_pairs_it_is_not_said_how_sure_a_model_should_be() -> None:
+    from rlhf.health import calibration, calibration_sentence, duels_of
+
+    one = calibration_sentence(calibration(duels_of([pair(3.0)])))
+    assert "1 pair is too few to tell" in one
+    assert "On the whole" not in one
+    assert "On the whole" in calibration_sentence(calibration(duels_of([pair(3.0)] * FEWEST)))

@@ -13,7 +13,7 @@ from rlhf.gate import Decision
 from rlhf.iteration import Fruitless, State, Step, next_step, standing
 from rlhf.jobs import Job
 from rlhf.policies import Policy
-from rlhf.specs import DPOSpec, EvaluateSpec, JudgeSpec, Spec
+from rlhf.specs import DPOSpec, EvaluateSpec, JudgeSpec, MergeSpec, RewardModelSpec, Spec
 
 QUIET = State({"on": False, "every": 20, "method": "dpo"}, 0, (), None, {}, None, "ask", None, False)
 ON = {"on": True, "every": 20, "method": "dpo"}
@@ -109,7 +109,23 @@ def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
         ({"new": 37}, "collecting", ("37 of 20", "Automatic training is off")),
         ({"auto_train": PPO, "new": 25}, "collecting", ("a reward model, then PPO",)),
         ({"active": (job(DPOSpec()),)}, "training", ("Job 9 trains", "its candidate is checked")),
-        ({"active": (job(EvaluateSpec(candidate="dpo-7")),)}, "checking", ("checks dpo-7",)),
+        ({"active": (job(EvaluateSpec(candidate="dpo-7")),)}, "checking", ("checks dpo-7", "the rule advises")),
+        (
+            {"active": (job(EvaluateSpec(candidate="dpo-7")),), "gate": "automatic"},
+            "checking",
+            ("checks dpo-7", "the gate decides"),
+        ),
+        ({"active": (job(EvaluateSpec(candidate="dpo-7")),), "gate": "never"}, "checking", ("nobody is advised",)),
+        ({"active": (job(EvaluateSpec(candidate="dpo-7"), "queued"),)}, "checking", ("Job 9 waits to check dpo-7",)),
+        ({"active": (job(DPOSpec(), "queued"),)}, "training", ("Job 9 waits to train.",)),
+        ({"active": (job(DPOSpec(evaluate=False)),)}, "training", ("Its candidate is not checked by itself.",)),
+        ({"active": (job(RewardModelSpec()),)}, "training", ("It makes a reward model, which never serves.",)),
+        ({"active": (job(JudgeSpec(judge="j"), "queued"),)}, "collecting", ("The judge j is to judge",)),
+        (
+            {"active": (job(MergeSpec(revision="dpo-3")),), "unchecked": "dpo-7"},
+            "checking",
+            ("The check starts after job 9 (merging dpo-3).",),
+        ),
         ({"active": (job(JudgeSpec(judge="j")),)}, "collecting", ("The judge j judges",)),
         ({"unchecked": "dpo-7"}, "checking", ("dpo-7 is to be checked",)),
         ({"pending": candidate("promote")}, "deciding", ("People find it so.", "promote dpo-7", "'ask'")),

@@ -37,7 +37,8 @@ def test_what_went_wrong_is_shown_and_escaped() -> None:
     [(Rule(), "90%", "95%"), (Rule(judge_may_decide=True), "95%", "97.5%"), (Rule(alpha=0.01), "98%", "99%")],
 )
 def test_the_running_interval_says_how_sure_it_is(rule: Rule, both: str, one: str) -> None:
-    chart = iteration_card.running_chart([1.0, 0.5, 1.0], rule, alphas(rule, 1)[0])
+    chart = iteration_card.running_chart([1.0, 0.5, 1.0], rule, alphas(rule, 1)[0], "dpo-3")
+    assert "People on it against dpo-3" in chart
     assert f"hold together with {both}, the lower one by itself with {one}" in chart
     assert "one-sided test" in chart
 
@@ -76,4 +77,4 @@ def test_the_criteria_of_what_was_decided_on_are_shown_without_advice() -> None:
 
 def test_without_people_or_judges_there_is_no_chart_of_win_rates() -> None:
     assert "Nobody has compared these policies" in iteration_card.over_iterations([checked("dpo-1")], {})
-    assert "No policy has been checked yet" in iteration_card.over_iterations([], {})
+    assert "No check has finished yet" in iteration_card.over_iterations([], {})

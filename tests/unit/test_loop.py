@@ -18,13 +18,12 @@ from rlhf import freezing, iteration, jobs, loop, policies
 from rlhf.freezing import MIN_PAIRS
 from rlhf.iteration import advance
 from rlhf.loop import preview, submit
+from rlhf.noise import Evidence, Noise
 from rlhf.policies import Form
 from rlhf.rows import load_snapshot
 from rlhf.specs import DPOSpec, EvaluateSpec, SFTSpec, TrainingSpec
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 
-# What a pair of one annotator of whom nothing is known has: 1 - 0.73.
-UNKNOWN = pytest.approx(0.27, abs=1e-4)
 Judge = Callable[..., None]
 
 
@@ -101,7 +100,7 @@ def test_what_an_annotator_left_out_has_judged_is_counted_and_comes_back(
     exclude(db, "ann", True)
     assert preview(db, data_dir, DPOSpec()) == loop.Preview(0, 0, {"excluded": 12}, "base", "pairs", None)
     exclude(db, "ann", False)
-    assert preview(db, data_dir, DPOSpec()) == loop.Preview(10, 2, {}, "base", "pairs", UNKNOWN)
+    assert preview(db, data_dir, DPOSpec()) == loop.Preview(10, 2, {}, "base", "pairs", Noise(10))
 
 
 def exclude(db: Database, name: str, excluded: bool) -> None:
@@ -126,7 +125,9 @@ def test_a_ranking_of_three_is_frozen_as_its_pairs_together(db: Database, data_d
         claim = claims.claim_next(db, annotator)
         assert claim is not None
         claims.judge(db, annotator, claim.nonce, {"outcome": "ranked", "ranks": ranks})
-    assert preview(db, data_dir, DPOSpec()) == loop.Preview(MIN_PAIRS + 5, 0, {"tie": 1}, "base", "pairs", UNKNOWN)
+    assert preview(db, data_dir, DPOSpec()) == loop.Preview(
+        MIN_PAIRS + 5, 0, {"tie": 1}, "base", "pairs", Noise(MIN_PAIRS + 5)
+    )
     rows = load_snapshot(data_dir, spec_of(db, submit(db, data_dir, DPOSpec(), "ann")).snapshot)
     groups = [row["comparison"] for row in rows]
     assert [number for number, _ in itertools.groupby(groups)] == sorted(set(groups)), "its pairs stay together"
@@ -161,7 +162,32 @@ def test_what_overlap_tells_of_the_annotators_goes_into_the_frozen_pairs(db: Dat
     assert len(together) == 20
     assert max(together) < alone[0]["flip"] / 2
     assert all(row["chosen"]["text"].startswith("Answer A") for row in rows)
-    assert found.flip == pytest.approx(fmean(row["flip"] for row in rows), abs=1e-6)
+    assert found.noise is not None
+    assert found.noise.share == pytest.approx(fmean(row["flip"] for row in rows), abs=1e-6)
+    assert (found.noise.pairs, found.noise.measured) == (28, 28)
+    assert found.noise.evidence == Evidence(sum(reliability[name].overlap for name in ("ann", "bob")))
+
+
+def test_what_is_only_assumed_of_the_annotators_is_no_estimate(db: Database, data_dir: Path) -> None:
+    """Nothing at first, then nine comparisons that both have judged, then ten: as much as the assumption weighs."""
+    people = {name: access.add_account(db, name, "annotator", f"{name}'s password").id for name in ("ann", "bob")}
+
+    def judge_all(count: int, names: Sequence[str]) -> None:
+        store.set_project(db, replace(store.project(db), overlap=len(names)))
+        seed_comparisons(db, count)
+        for name, _ in itertools.product(names, range(count)):
+            claim = claims.claim_next(db, people[name])
+            assert claim is not None
+            side = "left" if claim.shown_texts[0].startswith("Answer A") else "right"
+            claims.judge(db, people[name], claim.nonce, act(f"{side}-clearly"))
+
+    for count, names, measured in ((MIN_PAIRS, ("ann",), 0), (9, ("ann", "bob"), 0), (1, ("ann", "bob"), 18)):
+        judge_all(count, names)
+        found = preview(db, data_dir, DPOSpec()).noise
+        assert found is not None
+        assert (found.measured, found.share is None) == (measured, measured == 0)
+    assert found.pairs == MIN_PAIRS + 10
+    assert found.evidence == Evidence(20)
 
 
 def test_judgements_made_later_do_not_change_frozen_data(db: Database, data_dir: Path, judge: Judge) -> None:
@@ -212,8 +238,8 @@ def test_a_continued_training_uses_the_new_judgements_or_all(db: Database, data_
     judge(9)
     judge(1, "tie")
 
-    assert preview(db, data_dir, DPOSpec()) == loop.Preview(9, 2, {"earlier": 10, "tie": 1}, "dpo-1", "pairs", UNKNOWN)
-    assert preview(db, data_dir, DPOSpec(scope="all")) == loop.Preview(19, 2, {"tie": 1}, "dpo-1", "pairs", UNKNOWN)
+    assert preview(db, data_dir, DPOSpec()) == loop.Preview(9, 2, {"earlier": 10, "tie": 1}, "dpo-1", "pairs", Noise(9))
+    assert preview(db, data_dir, DPOSpec(scope="all")) == loop.Preview(19, 2, {"tie": 1}, "dpo-1", "pairs", Noise(19))
     # From the base everything is new.
     assert preview(db, data_dir, DPOSpec(parent="base")).train == 19
 

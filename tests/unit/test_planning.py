@@ -20,6 +20,7 @@ from rlhf.curves import short_number
 from rlhf.describing import SHORT_METHODS
 from rlhf.estimates import Component, Fit, Machine, Pace, Parameters
 from rlhf.loop import Preview
+from rlhf.noise import Evidence, Noise
 from rlhf.previews import Item, Passage, Shown, Strip, Survey
 from rlhf.prospects import Cost, Data
 from rlhf.specs import BETAS, LEARNING_RATES, METHODS, DPOSpec, PPOSpec, RewardModelSpec, SFTSpec, from_json
@@ -67,16 +68,30 @@ PAIR = (
 # ---------------------------------------------------------------------------------------------------------------- data
 def preview(unit: str = "pairs", train: int = 1200, **values: object) -> Preview:
     """Counts."""
-    found = Preview(train, 9, {"tie": 3, "skip": 2, "flagged": 0}, "dpo-3", unit, 0.27)
+    found = Preview(train, 9, {"tie": 3, "skip": 2, "flagged": 0}, "dpo-3", unit, Noise(train))
     return replace(found, **values)  # type: ignore[arg-type]
 
 
 def test_the_data_is_counted_with_what_is_left_out_and_of_what() -> None:
     said = " ".join(Text(planning.data_card(Data(preview(), 1200), "dpo")).said)
-    for words in ("dpo-3", "1,200", "27%", "Held-out pairs", REASONS["tie"], "pairs", REASONS["skip"], "judgements"):
+    for words in ("dpo-3", "1,200", "Held-out pairs", REASONS["tie"], "pairs", REASONS["skip"], "judgements"):
         assert words in said
     assert "Pairs in them" not in said
     assert REASONS["flagged"] not in said
+
+
+def test_how_many_are_labelled_wrong_is_a_figure_only_where_it_was_measured() -> None:
+    nothing = Text(planning.data_card(Data(preview(), 1200), "dpo")).said
+    assert not any(number in nothing for number in ("26%", "27%")), "what is assumed is no figure"
+    assert "labelled wrong is not known" in " ".join(nothing)
+    assert "it assumes 27% after one annotator of whom nothing is known" in " ".join(nothing)
+    some = Noise(1200, 900, 0.18, Evidence(40, 5, 12))
+    said = " ".join(Text(planning.data_card(Data(preview(noise=some), 1200), "dpo")).said)
+    assert "Labelled wrong, estimated 18%" in said
+    assert "from 40 judgements of comparisons that others judged too, 5 of gold ones and 12 asked again" in said
+    assert "for 900 of the 1,200 pairs" in said
+    every = " ".join(Text(planning.data_card(Data(preview(noise=replace(some, measured=1200)), 1200), "dpo")).said)
+    assert "of the 1,200 pairs" not in every
 
 
 def test_a_reward_model_counts_comparisons_and_the_pairs_in_them() -> None:
@@ -86,9 +101,9 @@ def test_a_reward_model_counts_comparisons_and_the_pairs_in_them() -> None:
 
 
 def test_prompts_have_no_held_out_ones_and_demonstrations_no_chance_of_error() -> None:
-    prompts = " ".join(Text(planning.data_card(Data(preview("prompts", flip=None, left_out={}), 1200), "ppo")).said)
+    prompts = " ".join(Text(planning.data_card(Data(preview("prompts", noise=None, left_out={}), 1200), "ppo")).said)
     assert "Held-out" not in prompts
-    shown_to = " ".join(Text(planning.data_card(Data(preview("demonstrations", flip=None), 1200), "sft")).said)
+    shown_to = " ".join(Text(planning.data_card(Data(preview("demonstrations", noise=None), 1200), "sft")).said)
     assert "labelled wrong" not in shown_to
     assert "Held-out demonstrations" in shown_to
 

@@ -291,3 +291,8 @@ def test_fingerprints_tell_what_changed() -> None:
 
 def test_reasons_that_count_pairs_are_reasons() -> None:
     assert set(presenting.PAIR_REASONS) < set(REASONS)
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan")])
+def test_what_was_not_measured_is_no_number(nothing: float | None) -> None:
+    assert presenting.figure(nothing, 3) == presenting.share(nothing) == "not measured"

@@ -168,7 +168,11 @@ def test_a_number_beyond_the_last_shows_the_last_and_none_where_there_are_none(r
 
 def test_the_facts_of_a_pair_and_of_a_comparison(ready: Machine) -> None:
     pair = next(shown_items(ready, DPOSpec(), "train"))
-    assert dict(pair.facts) == {"Preferred": "clearly", "Judgements": "1", "Chance of the wrong way round": "27%"}
+    assert dict(pair.facts) == {
+        "Preferred": "clearly",
+        "Judgements": "1",
+        "Chance of the wrong way round": "27%, assumed",
+    }
     comparison = next(shown_items(ready, RewardModelSpec(), "train"))
     assert dict(comparison.facts)["Better"] == "1 over 2"
     example = first_of(ready, EXAMPLE, "train")[0]

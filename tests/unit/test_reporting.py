@@ -144,7 +144,12 @@ def test_an_annotator_has_a_row_with_intervals_and_evidence() -> None:
     assert 'scope="row">ann<' in table
     three = annotator("cat", first_place=Estimate(0.4, 0.3, 0.5, 50), fair=1 / 3, gold=None, seconds=None)
     row = reporting.annotator_row(three, Reliability(0.73, 0.4, 0.9, 0, 0, 0), None)
-    assert row[1].endswith("no evidence yet")
+    assert row[1] == "not measured\nno evidence yet"
+    nobody = replace(GOOD, reliabilities={name: Reliability(0.73, 0.4, 0.9, 0, 0, 0) for name in ("ann", "bob")})
+    assert words(reporting.reliability_chart(nobody)) == reporting.NO_EVIDENCE
+    one = replace(GOOD, reliabilities={**GOOD.reliabilities, "bob": Reliability(0.73, 0.4, 0.9, 0, 0, 0)})
+    assert "ann" in reporting.reliability_chart(one)
+    assert "bob" not in reporting.reliability_chart(one)
     assert row[3] == "–"
     assert "even 33%" in row[6]
     assert row[8] == "–"
