@@ -37,6 +37,8 @@ LISTED = (
     *("id", "kind", "size", "outcome", "ranks", "strength", "tags", "note", "flag", "edited", "changed", "created"),
 )
 SHORT = 300
+MAXIMUM_ID = 2**63 - 1
+"""What SQLite can hold."""
 
 
 def untroubled() -> str:
@@ -64,26 +66,33 @@ class Desk:
         return [Route(f"/annotate/{handler.__name__}", endpoint(handler), methods=["POST"]) for handler in handlers]
 
     def card(self, annotator: Annotator, asked: Asked) -> Card:
-        """The comparison in this annotator's hands, or the next one; and why the one shown so far (`nonce`) is gone."""
+        """The comparison in this annotator's hands, or the next one; and why the one shown so far (`nonce`) is gone.
+
+        `judged` is what stands for that one, where it has been judged (in another tab; or the answer got lost).
+        """
         card = self.next_card(annotator, asked)
         shown = text_of(asked, "nonce")
         if shown and shown != card["nonce"]:
             card["notice"] = claims.why_gone(self.db, annotator.id, shown) or card["notice"]
+            card["judged"] = claims.judged_meanwhile(self.db, annotator.id, shown)
         return card
 
     def judge(self, annotator: Annotator, asked: Asked) -> Card:
         """Record the judgement in `act` of the comparison shown under `nonce`, and give the next comparison.
 
-        `saved` says whether it was recorded; if not, `notice` says why.
+        `saved` says whether it stands; if not, `notice` says why. `judged` is what stands for that comparison, read
+        from its row: the page's words come from it, never from what was sent.
         """
         try:
             # One transaction for both: half the writing, and half the waiting for others who write.
             with self.db.transaction():
-                claims.judge(self.db, annotator.id, text_of(asked, "nonce"), asked.get("act"))
+                made = claims.judge(self.db, annotator.id, text_of(asked, "nonce"), asked.get("act"))
                 claim = claims.claim_next(self.db, annotator.id)
+        except claims.AnotherStands as refused:
+            return self.refused(annotator, asked, refused)
         except UserError as error:
             return {**self.next_card(annotator, asked, str(error)), "saved": False}
-        return {**self.handed_out(annotator, asked, claim), "saved": True}
+        return self.saved(self.handed_out(annotator, asked, claim), made)
 
     def undo(self, annotator: Annotator, asked: Asked) -> Card:
         """Take back the latest judgement and show its comparison again, with what had been done (`undone`)."""
@@ -102,10 +111,15 @@ class Desk:
         return {**card, "nonce": "", "revising": {"id": number_of(asked, "id"), "act": act}}
 
     def revise(self, annotator: Annotator, asked: Asked) -> Card:
-        """Replace the own judgement `id` by the one in `act`, and go back to the comparison in hand."""
-        claims.revise(self.db, annotator.id, number_of(asked, "id"), asked.get("act"))
-        changed = self.next_card(annotator, asked, "Changed. The earlier judgement is kept in the record.")
-        return {**changed, "saved": True}
+        """Replace the own judgement `id` by the one in `act`, and go back to the comparison in hand.
+
+        `saved` and `judged` as for `judge`.
+        """
+        try:
+            made = claims.revise(self.db, annotator.id, number_of(asked, "id"), asked.get("act"))
+        except claims.AnotherStands as refused:
+            return self.refused(annotator, asked, refused)
+        return self.saved(self.next_card(annotator, asked, "The earlier judgement is kept in the record."), made)
 
     def latest(self, annotator: Annotator, asked: Asked) -> dict[str, Any]:
         """This annotator's latest judgements."""
@@ -137,6 +151,15 @@ class Desk:
         return {"text": f"{said} {beginning}".strip(), "trouble": bool(standing.trouble or beginning)}
 
     # ------------------------------------------------------------------------------------------------------- cards
+    def saved(self, card: Card, judgement_id: int) -> Card:
+        """A card that also says what was stored."""
+        return {**card, "saved": True, "judged": claims.stored_act(self.db, judgement_id)}
+
+    def refused(self, annotator: Annotator, asked: Asked, refusal: claims.AnotherStands) -> Card:
+        """A card that says that another judgement stands, and which: `revise` with its id changes it."""
+        stands = claims.stored_act(self.db, refusal.stands)
+        return {**self.next_card(annotator, asked, str(refusal)), "saved": False, "judged": stands}
+
     def next_card(self, annotator: Annotator, asked: Asked, notice: str = "") -> Card:
         """The card of the comparison in hand or the next one, or one that says what is waited for."""
         return self.handed_out(annotator, asked, claims.claim_next(self.db, annotator.id), notice)
@@ -221,9 +244,9 @@ def text_of(asked: Asked, key: str) -> str:
 
 
 def number_of(asked: Asked, key: str) -> int:
-    """A whole number that was sent. Raises UserError where none was."""
+    """A row's number that was sent. Raises UserError where none was, or one that no row can have."""
     value = asked.get(key)
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MAXIMUM_ID:
         raise UserError(f"The request names no '{key}'. Reload the page.")
     return value
 
