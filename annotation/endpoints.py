@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from annotation import claims, rendering, safekeeping, store
+from annotation import claims, renderer, rendering, safekeeping, store
 from annotation.database import Database
 from annotation.records import MAXIMUM_EDIT, MAXIMUM_NOTE, Annotator, Claim, UserError, now, storable
 from annotation.web import ANNOTATOR_KEY
@@ -32,6 +32,8 @@ COUNT_SECONDS = 5.0
 # One thread for all: judgements are written one at a time anyway, and many threads would mostly wait for the
 # interpreter's lock (with fifty annotators at once they cost half as much again, and twice the 95th percentile).
 DESK_THREAD = ThreadPoolExecutor(1, thread_name_prefix="desk")
+# These only wait for the processes that render, so that a text that takes long delays nobody's judgement.
+RENDERING_THREADS = ThreadPoolExecutor(8, thread_name_prefix="rendering")
 # What the list of one's own judgements is told of each, beside the prompt's beginning.
 LISTED = (
     *("id", "kind", "size", "outcome", "ranks", "strength", "tags", "note", "flag", "edited", "changed", "created"),
@@ -139,7 +141,7 @@ class Desk:
     def guidelines(self, annotator: Annotator, asked: Asked) -> dict[str, Any]:
         """The guidelines that hold today."""
         latest = store.guidelines(self.db)
-        return {"version": latest.version, "html": rendering.to_html(latest.text) if latest.text else ""}
+        return {"version": latest.version, "html": Source(latest.text) if latest.text else ""}
 
     def safety(self, annotator: Annotator, asked: Asked) -> dict[str, Any]:
         """How far the judgements are safe from the loss of this machine: a sentence, empty where no copies are made."""
@@ -218,8 +220,27 @@ def shown(text: str, rendered: bool) -> dict[str, str]:
     return {
         "text": text,
         **({"visible": spelt_out} if spelt_out != text else {}),
-        **({"html": rendering.to_html(text)} if rendered else {}),
+        **({"html": Source(text)} if rendered else {}),
     }
+
+
+class Source(str):
+    """A text in an answer that is sent as HTML: `endpoint` has it rendered, outside of the desk's thread."""
+
+
+def has_source(part: Any) -> bool:
+    """Whether something in an answer is to be rendered."""
+    parts = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    return isinstance(part, Source) or any(map(has_source, parts))
+
+
+def rendered_whole(part: Any) -> Any:
+    """An answer with HTML in place of what was to be rendered."""
+    if isinstance(part, Source):
+        return renderer.to_html(str(part))
+    if isinstance(part, dict):
+        return {key: rendered_whole(value) for key, value in part.items()}
+    return [rendered_whole(value) for value in part] if isinstance(part, list) else part
 
 
 def in_short(text: str) -> str:
@@ -263,7 +284,10 @@ def endpoint(handler: Callable[[Annotator, Asked], dict[str, Any]]) -> Callable[
         if asked is None:
             return JSONResponse({"error": "This request is no JSON object, or too large."}, 400)
         try:
-            answered = await asyncio.get_running_loop().run_in_executor(DESK_THREAD, handler, annotator, asked)
+            loop = asyncio.get_running_loop()
+            answered = await loop.run_in_executor(DESK_THREAD, handler, annotator, asked)
+            if has_source(answered):
+                answered = await loop.run_in_executor(RENDERING_THREADS, rendered_whole, answered)
             return JSONResponse(answered)
         except UserError as error:
             return JSONResponse({"error": str(error)}, 409)

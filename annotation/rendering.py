@@ -2,7 +2,7 @@
 
 `to_html` is the one function whose output a page may set as HTML. It shows every letter of the text: where Markdown
 would drop something (a link's title, the words after a fence's language, surplus table cells), the text is shown as it
-is instead.
+is instead. Pages call it through `annotation.renderer`, which bounds its time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
-from functools import lru_cache
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -89,14 +88,14 @@ def within(character: str, ranges: Sequence[tuple[int, int]]) -> bool:
 
 
 # ------------------------------------------------------------------------------------------------------------ the whole
-@lru_cache(maxsize=256)
-def to_html(text: str) -> str:
-    """A stranger's text as safe HTML: Markdown with code and LaTeX, or letter for letter where that would hide some."""
+def to_html(text: str, coloured: bool = True) -> str:
+    """A stranger's text as safe HTML: Markdown with code (`coloured` or plain) and LaTeX, or letter for letter where
+    that would hide some."""
     shown = visible(text)
     if len(shown) > MAXIMUM_TEXT:
         return literal(shown)
     leaves: list[str] = []
-    page = MARKDOWN.render(shown, {"leaves": leaves})
+    page = MARKDOWN.render(shown, {"leaves": leaves, "coloured": coloured})
     if not shows_all(shown, leaves):
         return literal(shown)
     return CLEANER.clean(page)
@@ -154,7 +153,8 @@ class Renderer(RendererHTML):
         caption = f'<div class="language">{self.leaf(env, info)}</div>' if info else ""
         code = self.leaf(env, token.content)
         env["code"] = env.get("code", 0) + len(code)
-        coloured = highlight(visible(token.content), info) if env["code"] <= MAXIMUM_CODE else None
+        short = env["coloured"] and env["code"] <= MAXIMUM_CODE
+        coloured = highlight(visible(token.content), info) if short else None
         return f"{caption}<pre><code>{coloured or code}</code></pre>\n"
 
     def heading_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
@@ -359,7 +359,8 @@ def names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Not among them, for lexers that take seconds for a few thousand characters made for it: C#, make.
+# Not among them, for lexers that take seconds for a few thousand characters made for it: C#, make. What others take for
+# such code is bounded by `annotation.renderer`.
 LANGUAGES = names(
     "bash sh shell console c cpp c++ css diff docker dockerfile go golang haskell html ini java javascript"
     " js json json5 jsx julia kotlin latex tex lua markdown md matlab objective-c perl php powershell"

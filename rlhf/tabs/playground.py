@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from annotation import rendering, store
+from annotation import renderer, rendering, store
 from annotation.database import Database
 from annotation.markup import paragraph
 from annotation.records import Annotator, Sampling, UserError, now, seconds_between
@@ -72,7 +72,7 @@ def column(chat: Chat, rendered: bool, trouble: str) -> str:
 
 def turn(role: str, text: str, rendered: bool) -> str:
     """What one side has said."""
-    shown = rendering.to_html(text) if rendered else rendering.literal(rendering.visible(text))
+    shown = renderer.to_html(text) if rendered else rendering.literal(rendering.visible(text))
     said = f'<p class="label">{escape(ROLES.get(role, role))}</p><div class="rendered">{shown}</div>'
     return f'<div class="turn {escape(role)}">{said}</div>'
 

@@ -355,7 +355,9 @@ def test_a_skip_stands_like_a_verdict(db: Database, ann: Ask) -> None:
     assert (other["saved"], other["judged"]) == (False, skipped["judged"])
 
 
-def test_a_page_that_shows_what_is_judged_meanwhile_is_told_what_stands(db: Database, person: Callable[[str], Ask]) -> None:
+def test_a_page_that_shows_what_is_judged_meanwhile_is_told_what_stands(
+    db: Database, person: Callable[[str], Ask]
+) -> None:
     seed_comparisons(db, 3)
     ann, bob = person("ann"), person("bob")
     nonce = ann("card")["nonce"]
