@@ -563,6 +563,14 @@ def test_an_own_prompt_is_answered_and_shown_to_who_asked_it_first(db: Database,
     assert shown["asked"] == 0
 
 
+def test_too_many_own_prompts_are_refused_in_words(db: Database, ann: Ask) -> None:
+    waiting = [ann("ask", prompt=f"Question {number}?") for number in range(store.MOST_UNANSWERED)]
+    assert [card["asked"] for card in waiting] == [1, 2, 3]
+    refused = ann("ask", prompt="One more?")
+    assert (refused["status"], refused["error"][:18]) == (409, "3 of your prompts ")
+    assert ann("ask", prompt="Question 0?")["asked"] == store.MOST_UNANSWERED, "the same request again"
+
+
 def test_who_asked_is_told_when_a_prompt_came_to_nothing(db: Database, person: Callable[[str], Ask]) -> None:
     ann, bob = person("ann"), person("bob")
     ann("ask", prompt="Too long?")
