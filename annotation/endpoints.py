@@ -19,9 +19,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from annotation import claims, renderer, rendering, safekeeping, store
+from annotation import claims, renderer, safekeeping, store
 from annotation.database import Database
 from annotation.records import MAXIMUM_EDIT, MAXIMUM_NOTE, Annotator, Claim, UserError, now, storable
+from annotation.unseen import visible
 from annotation.web import ANNOTATOR_KEY
 
 Card = dict[str, Any]
@@ -216,7 +217,7 @@ def comparison_part(claim: Claim, rendered: bool) -> Card:
 
 def shown(text: str, rendered: bool) -> dict[str, str]:
     """A text as it is; also as safe HTML if asked for; and with what can't be seen spelt out, where that differs."""
-    spelt_out = rendering.visible(text)
+    spelt_out = visible(text)
     return {
         "text": text,
         **({"visible": spelt_out} if spelt_out != text else {}),
@@ -245,7 +246,7 @@ def rendered_whole(part: Any) -> Any:
 
 def in_short(text: str) -> str:
     """The beginning of a text, for a list."""
-    spelt_out = rendering.visible(text)
+    spelt_out = visible(text)
     return spelt_out if len(spelt_out) <= SHORT else f"{spelt_out[:SHORT]} …"
 
 

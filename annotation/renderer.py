@@ -23,6 +23,7 @@ from typing import IO, Any
 
 from annotation import rendering
 from annotation.environment import child_environment
+from annotation.unseen import visible
 
 ROOT = Path(__file__).resolve().parent.parent
 PROCESSES = 2
@@ -104,7 +105,7 @@ class Child:
             return str(json.loads(process.stdout.readline()))
         except (OSError, ValueError):
             self.end()
-            return rendering.literal(rendering.visible(text))
+            return rendering.literal(visible(text))
         finally:
             watch.cancel()
 
@@ -147,7 +148,7 @@ def render(text: str, seconds: float) -> str:
             return within(seconds, partial(rendering.to_html, text, coloured))
         except (TimeIsUp, MemoryError, RecursionError):
             continue
-    return rendering.literal(rendering.visible(text))
+    return rendering.literal(visible(text))
 
 
 def within(seconds: float, work: Callable[[], str]) -> str:

@@ -17,6 +17,7 @@ from annotation.markup import paragraph
 from annotation.records import Annotator, Sampling, UserError, now, seconds_between
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of, text_in, whole_number
+from annotation.unseen import visible
 from rlhf import answers, chats, policies, presenting
 from rlhf.chats import Chat
 from rlhf.policies import Policy
@@ -72,7 +73,7 @@ def column(chat: Chat, rendered: bool, trouble: str) -> str:
 
 def turn(role: str, text: str, rendered: bool) -> str:
     """What one side has said."""
-    shown = renderer.to_html(text) if rendered else rendering.literal(rendering.visible(text))
+    shown = renderer.to_html(text) if rendered else rendering.literal(visible(text))
     said = f'<p class="label">{escape(ROLES.get(role, role))}</p><div class="rendered">{shown}</div>'
     return f'<div class="turn {escape(role)}">{said}</div>'
 
