@@ -127,7 +127,7 @@ class Desk:
     def latest(self, annotator: Annotator, asked: Asked) -> dict[str, Any]:
         """This annotator's latest judgements."""
         rows = claims.latest(self.db, annotator.id)
-        return {"judgements": [{key: row[key] for key in LISTED} | {"prompt": in_short(row["prompt"])} for row in rows]}
+        return {"judgements": [listed(row) for row in rows]}
 
     def ask(self, annotator: Annotator, asked: Asked) -> Card:
         """Have the annotator's own prompt answered before all others."""
@@ -242,6 +242,13 @@ def rendered_whole(part: Any) -> Any:
     if isinstance(part, dict):
         return {key: rendered_whole(value) for key, value in part.items()}
     return [rendered_whole(value) for value in part] if isinstance(part, list) else part
+
+
+def listed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A judgement in the list of one's own, its texts to be read only."""
+    edited = None if row["edited"] is None else in_short(row["edited"])
+    texts = {"prompt": in_short(row["prompt"]), "note": visible(row["note"]), "edited": edited}
+    return {key: row[key] for key in LISTED} | texts
 
 
 def in_short(text: str) -> str:

@@ -21,6 +21,8 @@ HAN = ((0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
 
 def visible(text: str) -> str:
     """The text with each character that can't be seen spelt out, like ⟨U+202E⟩; joined emoji and letters stay whole."""
+    if not INVISIBLE.search(text):
+        return text
     text = text.replace("\r\n", "\n")
     flags = {place for found in FLAG.finditer(text) for place in range(*found.span())}
 

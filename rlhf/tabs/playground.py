@@ -6,14 +6,13 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from html import escape
 from typing import Any
 
 import gradio as gr
 
 from annotation import renderer, rendering, store
 from annotation.database import Database
-from annotation.markup import paragraph
+from annotation.markup import escape, paragraph
 from annotation.records import Annotator, Sampling, UserError, now, seconds_between
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of, text_in, whole_number
