@@ -95,7 +95,8 @@ def list_of(value: Any) -> list[Any]:
 
 def number_of(value: Any) -> float:
     """What a slider holds, in hundredths: exactly what it shows."""
-    return round(float(value), 2) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+    sound = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
+    return round(float(value), 2) if sound else 0.0
 
 
 # ------------------------------------------------------------------------------------------------------- what is shown
