@@ -736,7 +736,8 @@ function listed(row) {
   const when = new Date(row.created);
   const words = inWords(row);
   const time = when.toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
-  const marks = [...row.tags, row.flag && flagName(row.flag), row.edited && "edited", row.changed && "changed"].filter(Boolean);
+  const flag = row.flag && flagName(row.flag);
+  const marks = [...row.tags, flag, row.edited && "edited", row.changed && "changed"].filter(Boolean);
   return make("li", {},
     make("p", { class: "prompt", dir: "auto" }, row.prompt),
     make("p", { class: "done" }, make("strong", {}, words), " ", make("time", { datetime: row.created }, time)),

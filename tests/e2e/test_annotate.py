@@ -427,11 +427,29 @@ def test_a_judgement_that_could_not_be_saved_is_noticed_at_once_and_kept(site: S
     ann.wait_status("you are not signed in any more")
     assert ann.page.get_attribute(".status a", "href") == "login"
     assert len(ann.rows()) == 1
-    asked: list[str] = []
-    ann.page.on("request", lambda request: asked.append(request.url))
+
+
+def test_a_page_whose_person_is_signed_out_asks_nothing_more_by_itself(site: Site) -> None:
+    site.compare(*letters(2))
+    ann = site.open()
     ann.page.clock.install()
-    ann.page.clock.run_for(60_000)
-    assert asked == [], "who is signed out is not asked for any more"
+    ann.page.reload()
+    ann.ready()
+    asked: list[str] = []
+    ann.page.on("request", lambda request: asked.append(request.url.rsplit("/", 1)[-1]))
+    with ann.page.expect_response("**/annotate/safety"):
+        ann.page.clock.fast_forward(11_000)
+    ann.page.context.clear_cookies()
+    with ann.page.expect_response("**/annotate/safety"):
+        ann.page.clock.fast_forward(11_000)
+    ann.page.wait_for_timeout(300)
+    asked.clear()
+    for _ in range(5):
+        ann.page.clock.fast_forward(11_000)
+        ann.page.evaluate("fetch('healthz')")
+    assert set(asked) == {"healthz"}
+    ann.press("2")
+    ann.wait_status("you are not signed in any more")
 
 
 def test_two_tabs_judge_the_same_comparison_and_the_page_says_which_judgement_stands(site: Site) -> None:
