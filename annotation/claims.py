@@ -16,8 +16,10 @@ from annotation.database import Database
 from annotation.records import Act, Answer, Claim, Project, UserError, now, parse_act, seconds_between
 
 NOT_IN_HAND = "This comparison is not in your hands. Nothing was recorded; here is your next one."
+JUDGED = "You have judged this comparison already, and that judgement stands. Nothing was recorded now."
 EXPIRED = "The time for this comparison ran out and it went back to the pool. Nothing was recorded."
 TAKEN_BACK = "You took this judgement back. Nothing was recorded; judge what is shown now."
+CHANGED_SINCE = "This judgement has been changed or taken back since. Look at your list again."
 UNFIT = {
     "failed": "An answer could not be written to its end, so this comparison can't be judged. Here is your next one.",
     "withdrawn": "The answers came out the same or empty, so there is nothing to compare. Here is your next one.",
@@ -250,29 +252,66 @@ def release_unfit(db: Database) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------- judging
+class AnotherStands(UserError):
+    """A judgement was refused because another one stands for the comparison: the current one with id `stands`."""
+
+    def __init__(self, stands: int) -> None:
+        super().__init__(JUDGED)
+        self.stands = stands
+
+
 def judge(db: Database, annotator_id: int, nonce: str, value: Any) -> int:
     """Record a judgement (as `parse_act` reads it) on the comparison shown under `nonce`, once; returns its id.
 
-    The same request again (double click, retry, second tab) returns the judgement made first, unchanged.
-    Raises UserError when nothing was recorded: an unknown nonce, another person's claim, one undone, expired or unfit.
+    The same request again (double click, retry) returns the judgement that stands, unchanged. Raises AnotherStands
+    where that says something else (a second tab, a change since), and UserError when nothing was recorded and nothing
+    stands: an unknown nonce, another person's claim, one undone, expired or unfit.
     """
     with db.transaction() as connection:
         claim = db.row("SELECT * FROM claim WHERE nonce = ? AND annotator_id = ?", (nonce, annotator_id))
         if claim is None:
             raise UserError(NOT_IN_HAND)
-        first = db.row("SELECT id FROM judgement WHERE claim_id = ? AND supersedes IS NULL", (claim["id"],))
-        if first is not None and claim["state"] == "released":
-            raise UserError(TAKEN_BACK)
-        if first is not None:
-            return int(first["id"])
+        stands = standing(db, claim)
+        if stands is not None:
+            return same_or_refused(db, stands, value)
         if claim["state"] != "held" or claim["expires"] <= now():
-            shown = read_claim(db, claim)
-            raise UserError(UNFIT.get(shown.comparison_state, EXPIRED))
+            raise UserError(why_closed(db, claim))
         act = parse_for(db, claim, value)
         connection.execute(
             "UPDATE claim SET state = ? WHERE id = ?", ("skipped" if act.outcome == "skip" else "judged", claim["id"])
         )
         return insert_judgement(db, claim, act, seconds_between(claim["created"], now()))
+
+
+def standing(db: Database, claim: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The row of the judgement that stands for what a claim asked: made on it, or on a later one of the same comparison
+    (after an undo, or when the time had run out)."""
+    return db.row(
+        """SELECT * FROM current_judgement WHERE annotator_id = :annotator_id AND comparison_id = :comparison_id
+             AND purpose = :purpose AND re_ask_of IS :re_ask_of AND claim_id >= :id
+           ORDER BY claim_id = :id DESC, id DESC LIMIT 1""",
+        dict(claim),
+    )
+
+
+def same_or_refused(db: Database, stands: Mapping[str, Any], value: Any) -> int:
+    """The id of a judgement that stands, if what was sent says the same. Raises AnotherStands if not."""
+    stored = whole_act_of(db, stands)
+    try:
+        # By the reasons known then: the project's may have changed since.
+        sent = parse_act(value, stands["kind"], len(json.loads(stands["shown_order"])), stored["tags"])
+    except UserError:
+        raise AnotherStands(stands["id"]) from None
+    if sent != parse_act(stored, stands["kind"], len(json.loads(stands["shown_order"])), stored["tags"]):
+        raise AnotherStands(stands["id"])
+    return int(stands["id"])
+
+
+def why_closed(db: Database, claim: Mapping[str, Any]) -> str:
+    """Why a claim that is not in hand any more, and for which no judgement stands, can't be judged."""
+    if db.value("SELECT count(*) FROM judgement WHERE claim_id = ?", (claim["id"],)):
+        return TAKEN_BACK
+    return UNFIT.get(read_claim(db, claim).comparison_state, EXPIRED)
 
 
 def parse_for(db: Database, claim: Mapping[str, Any], value: Any) -> Act:
@@ -360,7 +399,7 @@ def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
     with db.transaction() as connection:
         in_hand = held_claim(db, annotator_id)
         if shown_nonce != (in_hand.nonce if in_hand else ""):
-            raise UserError("This page showed an older comparison, so nothing was undone. Here is where you are.")
+            raise UserError("This page showed an older comparison. Nothing was undone now; here is where you are.")
         last = latest_judgement(db, annotator_id)
         if last is None:
             raise UserError("There is no judgement of yours to undo.")
@@ -394,9 +433,29 @@ def latest_judgement(db: Database, annotator_id: int) -> dict[str, Any] | None:
 
 
 def latest_act(db: Database, annotator_id: int) -> dict[str, Any] | None:
-    """What this annotator's latest current judgement says, in the terms of the screen."""
+    """What this annotator's latest current judgement says, as `stored_act` has it."""
     row = latest_judgement(db, annotator_id)
-    return None if row is None else whole_act_of(db, row)
+    return None if row is None else told(db, row)
+
+
+def stored_act(db: Database, judgement_id: int) -> dict[str, Any]:
+    """What a judgement says in the terms of the screen, read from its row: `parse_act`'s fields, id, kind and size."""
+    row = db.row("SELECT * FROM judgement WHERE id = ?", (judgement_id,))
+    assert row is not None
+    return told(db, row)
+
+
+def judged_meanwhile(db: Database, annotator_id: int, nonce: str) -> dict[str, Any] | None:
+    """What stands for a comparison that was shown to this annotator and is not in hand any more; None for nothing."""
+    claim = db.row("SELECT * FROM claim WHERE nonce = ? AND annotator_id = ?", (nonce, annotator_id))
+    stands = None if claim is None else standing(db, claim)
+    return None if stands is None else told(db, stands)
+
+
+def told(db: Database, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A judgement's row as the page words it."""
+    size = len(json.loads(row["shown_order"]))
+    return {"id": row["id"], "kind": row["kind"], "size": size, **whole_act_of(db, row)}
 
 
 def insert_undone(db: Database, last: Mapping[str, Any]) -> None:
@@ -470,12 +529,19 @@ def reopen(db: Database, annotator_id: int, judgement_id: int) -> tuple[Claim, d
 def revise(db: Database, annotator_id: int, judgement_id: int, value: Any) -> int:
     """Replace an own current judgement by a superseding one and return its id.
 
-    Raises UserError if it has been replaced or taken back already, or if the new one does not fit the comparison.
+    The same request again returns the judgement that it made. Raises AnotherStands if it has been replaced by
+    something else, UserError if it has been taken back or if the new one does not fit the comparison.
     """
     with db.transaction() as connection:
-        row = own_judgement(db, annotator_id, judgement_id)
-        claim = db.row("SELECT * FROM claim WHERE id = ?", (row["claim_id"],))
-        assert claim is not None
+        claim = db.row(
+            """SELECT k.* FROM judgement j JOIN claim k ON k.id = j.claim_id WHERE j.id = ? AND j.annotator_id = ?""",
+            (judgement_id, annotator_id),
+        )
+        row = None if claim is None else standing(db, claim)
+        if claim is None or row is None:
+            raise UserError(CHANGED_SINCE)
+        if row["id"] != judgement_id:
+            return same_or_refused(db, row, value)
         act = parse_for(db, claim, value)
         state = "skipped" if act.outcome == "skip" else "judged"
         if state == "judged" and claim["state"] == "skipped" and claim["purpose"] == "own":
@@ -496,7 +562,7 @@ def own_judgement(db: Database, annotator_id: int, judgement_id: int) -> dict[st
         (judgement_id, annotator_id),
     )
     if row is None:
-        raise UserError("This judgement has been changed or taken back since. Look at your list again.")
+        raise UserError(CHANGED_SINCE)
     return row
 
 

@@ -19,9 +19,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from annotation import claims, rendering, safekeeping, store
+from annotation import claims, renderer, safekeeping, store
 from annotation.database import Database
 from annotation.records import MAXIMUM_EDIT, MAXIMUM_NOTE, Annotator, Claim, UserError, now, storable
+from annotation.unseen import visible
 from annotation.web import ANNOTATOR_KEY
 
 Card = dict[str, Any]
@@ -32,11 +33,15 @@ COUNT_SECONDS = 5.0
 # One thread for all: judgements are written one at a time anyway, and many threads would mostly wait for the
 # interpreter's lock (with fifty annotators at once they cost half as much again, and twice the 95th percentile).
 DESK_THREAD = ThreadPoolExecutor(1, thread_name_prefix="desk")
+# These only wait for the processes that render, so that a text that takes long delays nobody's judgement.
+RENDERING_THREADS = ThreadPoolExecutor(8, thread_name_prefix="rendering")
 # What the list of one's own judgements is told of each, beside the prompt's beginning.
 LISTED = (
     *("id", "kind", "size", "outcome", "ranks", "strength", "tags", "note", "flag", "edited", "changed", "created"),
 )
 SHORT = 300
+MAXIMUM_ID = 2**63 - 1
+"""What SQLite can hold."""
 
 
 def untroubled() -> str:
@@ -64,26 +69,33 @@ class Desk:
         return [Route(f"/annotate/{handler.__name__}", endpoint(handler), methods=["POST"]) for handler in handlers]
 
     def card(self, annotator: Annotator, asked: Asked) -> Card:
-        """The comparison in this annotator's hands, or the next one; and why the one shown so far (`nonce`) is gone."""
+        """The comparison in this annotator's hands, or the next one; and why the one shown so far (`nonce`) is gone.
+
+        `judged` is what stands for that one, where it has been judged (in another tab; or the answer got lost).
+        """
         card = self.next_card(annotator, asked)
         shown = text_of(asked, "nonce")
         if shown and shown != card["nonce"]:
             card["notice"] = claims.why_gone(self.db, annotator.id, shown) or card["notice"]
+            card["judged"] = claims.judged_meanwhile(self.db, annotator.id, shown)
         return card
 
     def judge(self, annotator: Annotator, asked: Asked) -> Card:
         """Record the judgement in `act` of the comparison shown under `nonce`, and give the next comparison.
 
-        `saved` says whether it was recorded; if not, `notice` says why.
+        `saved` says whether it stands; if not, `notice` says why. `judged` is what stands for that comparison, read
+        from its row: the page's words come from it, never from what was sent.
         """
         try:
             # One transaction for both: half the writing, and half the waiting for others who write.
             with self.db.transaction():
-                claims.judge(self.db, annotator.id, text_of(asked, "nonce"), asked.get("act"))
+                made = claims.judge(self.db, annotator.id, text_of(asked, "nonce"), asked.get("act"))
                 claim = claims.claim_next(self.db, annotator.id)
+        except claims.AnotherStands as refused:
+            return self.refused(annotator, asked, refused)
         except UserError as error:
             return {**self.next_card(annotator, asked, str(error)), "saved": False}
-        return {**self.handed_out(annotator, asked, claim), "saved": True}
+        return self.saved(self.handed_out(annotator, asked, claim), made)
 
     def undo(self, annotator: Annotator, asked: Asked) -> Card:
         """Take back the latest judgement and show its comparison again, with what had been done (`undone`)."""
@@ -102,15 +114,20 @@ class Desk:
         return {**card, "nonce": "", "revising": {"id": number_of(asked, "id"), "act": act}}
 
     def revise(self, annotator: Annotator, asked: Asked) -> Card:
-        """Replace the own judgement `id` by the one in `act`, and go back to the comparison in hand."""
-        claims.revise(self.db, annotator.id, number_of(asked, "id"), asked.get("act"))
-        changed = self.next_card(annotator, asked, "Changed. The earlier judgement is kept in the record.")
-        return {**changed, "saved": True}
+        """Replace the own judgement `id` by the one in `act`, and go back to the comparison in hand.
+
+        `saved` and `judged` as for `judge`.
+        """
+        try:
+            made = claims.revise(self.db, annotator.id, number_of(asked, "id"), asked.get("act"))
+        except claims.AnotherStands as refused:
+            return self.refused(annotator, asked, refused)
+        return self.saved(self.next_card(annotator, asked, "The earlier judgement is kept in the record."), made)
 
     def latest(self, annotator: Annotator, asked: Asked) -> dict[str, Any]:
         """This annotator's latest judgements."""
         rows = claims.latest(self.db, annotator.id)
-        return {"judgements": [{key: row[key] for key in LISTED} | {"prompt": in_short(row["prompt"])} for row in rows]}
+        return {"judgements": [listed(row) for row in rows]}
 
     def ask(self, annotator: Annotator, asked: Asked) -> Card:
         """Have the annotator's own prompt answered before all others."""
@@ -125,7 +142,7 @@ class Desk:
     def guidelines(self, annotator: Annotator, asked: Asked) -> dict[str, Any]:
         """The guidelines that hold today."""
         latest = store.guidelines(self.db)
-        return {"version": latest.version, "html": rendering.to_html(latest.text) if latest.text else ""}
+        return {"version": latest.version, "html": Source(latest.text) if latest.text else ""}
 
     def safety(self, annotator: Annotator, asked: Asked) -> dict[str, Any]:
         """How far the judgements are safe from the loss of this machine: a sentence, empty where no copies are made."""
@@ -137,6 +154,15 @@ class Desk:
         return {"text": f"{said} {beginning}".strip(), "trouble": bool(standing.trouble or beginning)}
 
     # ------------------------------------------------------------------------------------------------------- cards
+    def saved(self, card: Card, judgement_id: int) -> Card:
+        """A card that also says what was stored."""
+        return {**card, "saved": True, "judged": claims.stored_act(self.db, judgement_id)}
+
+    def refused(self, annotator: Annotator, asked: Asked, refusal: claims.AnotherStands) -> Card:
+        """A card that says that another judgement stands, and which: `revise` with its id changes it."""
+        stands = claims.stored_act(self.db, refusal.stands)
+        return {**self.next_card(annotator, asked, str(refusal)), "saved": False, "judged": stands}
+
     def next_card(self, annotator: Annotator, asked: Asked, notice: str = "") -> Card:
         """The card of the comparison in hand or the next one, or one that says what is waited for."""
         return self.handed_out(annotator, asked, claims.claim_next(self.db, annotator.id), notice)
@@ -191,17 +217,43 @@ def comparison_part(claim: Claim, rendered: bool) -> Card:
 
 def shown(text: str, rendered: bool) -> dict[str, str]:
     """A text as it is; also as safe HTML if asked for; and with what can't be seen spelt out, where that differs."""
-    spelt_out = rendering.visible(text)
+    spelt_out = visible(text)
     return {
         "text": text,
         **({"visible": spelt_out} if spelt_out != text else {}),
-        **({"html": rendering.to_html(text)} if rendered else {}),
+        **({"html": Source(text)} if rendered else {}),
     }
+
+
+class Source(str):
+    """A text in an answer that is sent as HTML: `endpoint` has it rendered, outside of the desk's thread."""
+
+
+def has_source(part: Any) -> bool:
+    """Whether something in an answer is to be rendered."""
+    parts = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    return isinstance(part, Source) or any(map(has_source, parts))
+
+
+def rendered_whole(part: Any) -> Any:
+    """An answer with HTML in place of what was to be rendered."""
+    if isinstance(part, Source):
+        return renderer.to_html(str(part))
+    if isinstance(part, dict):
+        return {key: rendered_whole(value) for key, value in part.items()}
+    return [rendered_whole(value) for value in part] if isinstance(part, list) else part
+
+
+def listed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A judgement in the list of one's own, its texts to be read only."""
+    edited = None if row["edited"] is None else in_short(row["edited"])
+    texts = {"prompt": in_short(row["prompt"]), "note": visible(row["note"]), "edited": edited}
+    return {key: row[key] for key in LISTED} | texts
 
 
 def in_short(text: str) -> str:
     """The beginning of a text, for a list."""
-    spelt_out = rendering.visible(text)
+    spelt_out = visible(text)
     return spelt_out if len(spelt_out) <= SHORT else f"{spelt_out[:SHORT]} …"
 
 
@@ -221,9 +273,9 @@ def text_of(asked: Asked, key: str) -> str:
 
 
 def number_of(asked: Asked, key: str) -> int:
-    """A whole number that was sent. Raises UserError where none was."""
+    """A row's number that was sent. Raises UserError where none was, or one that no row can have."""
     value = asked.get(key)
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MAXIMUM_ID:
         raise UserError(f"The request names no '{key}'. Reload the page.")
     return value
 
@@ -240,7 +292,10 @@ def endpoint(handler: Callable[[Annotator, Asked], dict[str, Any]]) -> Callable[
         if asked is None:
             return JSONResponse({"error": "This request is no JSON object, or too large."}, 400)
         try:
-            answered = await asyncio.get_running_loop().run_in_executor(DESK_THREAD, handler, annotator, asked)
+            loop = asyncio.get_running_loop()
+            answered = await loop.run_in_executor(DESK_THREAD, handler, annotator, asked)
+            if has_source(answered):
+                answered = await loop.run_in_executor(RENDERING_THREADS, rendered_whole, answered)
             return JSONResponse(answered)
         except UserError as error:
             return JSONResponse({"error": str(error)}, 409)

@@ -1,10 +1,12 @@
-"""HTML that the admin's pages are made of: sentences, tables and progress bars; all text is escaped. Pure."""
+"""HTML that pages are made of: sentences, tables and progress bars; all text goes through `escape`. Pure."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+
+from annotation.unseen import visible
 
 # Each goes through Gradio's template engine: no backtick, no backslash, no double brace.
 BOX_STYLE = """
@@ -41,6 +43,11 @@ class Download:
 
 
 Row = Sequence[str | Download]
+
+
+def escape(text: str, quote: bool = True) -> str:
+    """Any text as HTML that shows it, with what can't be seen spelt out: the one way from a text into markup."""
+    return html.escape(visible(text), quote)
 
 
 def paragraph(sentence: str, style: str = "") -> str:

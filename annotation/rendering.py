@@ -2,7 +2,7 @@
 
 `to_html` is the one function whose output a page may set as HTML. It shows every letter of the text: where Markdown
 would drop something (a link's title, the words after a fence's language, surplus table cells), the text is shown as it
-is instead.
+is instead. Pages call it through `annotation.renderer`, which bounds its time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
-from functools import lru_cache
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -28,6 +27,8 @@ from pygments.lexers import get_lexer_by_name
 from pygments.token import STANDARD_TYPES
 from pygments.util import ClassNotFound
 
+from annotation.unseen import visible
+
 MAXIMUM_TEXT = 30_000
 MAXIMUM_CODE = 4_000
 """The code of a text that is highlighted: with some languages the time grows with the square of the length."""
@@ -38,65 +39,15 @@ MAXIMUM_SCRIPTS = 3
 """Superscripts of superscripts: each level is smaller, and text too small to see is hidden."""
 
 
-# -------------------------------------------------------------------------------------------------- what can't be seen
-# Control, format, surrogate and "default ignorable" characters: they turn, join, hide or carry text without a glyph.
-INVISIBLE = re.compile(
-    "[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
-    "\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
-    "\U000e0000-\U000e0fff]"
-)
-FLAG = re.compile("\U0001f3f4[\U000e0030-\U000e007a]{4,6}\U000e007f")
-JOINERS, EMOJI_STYLE = "\u200c\u200d", "\ufe0e\ufe0f"
-# Scripts whose letters need joiners to be written rightly: Arabic and its neighbours, the Indic ones, Khmer, Mongolian.
-JOINING = ((0x0600, 0x08FF), (0x0900, 0x109F), (0x1780, 0x18AF), (0xFB50, 0xFDFF), (0xFE70, 0xFEFC), (0x11000, 0x11FFF))
-HAN = ((0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
-
-
-def visible(text: str) -> str:
-    """The text with each character that can't be seen spelt out, like ⟨U+202E⟩; joined emoji and letters stay whole."""
-    text = text.replace("\r\n", "\n")
-    flags = {place for found in FLAG.finditer(text) for place in range(*found.span())}
-
-    def spell(found: re.Match[str]) -> str:
-        place, character = found.start(), found[0]
-        before, after = text[place - 1 : place], text[place + 1 : place + 2]
-        fitting = place in flags or belongs(character, before, after)
-        return character if fitting else f"⟨U+{ord(character):04X}⟩"
-
-    return INVISIBLE.sub(spell, text)
-
-
-def belongs(character: str, before: str, after: str) -> bool:
-    """Whether an invisible character is part of writing that needs it between these two neighbours."""
-    if not before:
-        return False
-    if character in JOINERS:
-        emoji = character == "\u200d" and bool(after) and is_symbol(before) and is_symbol(after)
-        return emoji or within(before, JOINING)
-    if character in EMOJI_STYLE:
-        return unicodedata.category(before)[0] in "SP" or before in "0123456789"
-    return "\U000e0100" <= character <= "\U000e01ef" and within(before, HAN)
-
-
-def is_symbol(character: str) -> bool:
-    """Whether a character is a picture, or what follows one inside an emoji."""
-    return unicodedata.category(character) in ("So", "Sk") or character in ("\ufe0f", "\u2194", "\u2195")
-
-
-def within(character: str, ranges: Sequence[tuple[int, int]]) -> bool:
-    """Whether a character lies in one of these ranges."""
-    return any(low <= ord(character) <= high for low, high in ranges)
-
-
 # ------------------------------------------------------------------------------------------------------------ the whole
-@lru_cache(maxsize=256)
-def to_html(text: str) -> str:
-    """A stranger's text as safe HTML: Markdown with code and LaTeX, or letter for letter where that would hide some."""
+def to_html(text: str, coloured: bool = True) -> str:
+    """A stranger's text as safe HTML: Markdown with code (`coloured` or plain) and LaTeX, or letter for letter where
+    that would hide some."""
     shown = visible(text)
     if len(shown) > MAXIMUM_TEXT:
         return literal(shown)
     leaves: list[str] = []
-    page = MARKDOWN.render(shown, {"leaves": leaves})
+    page = MARKDOWN.render(shown, {"leaves": leaves, "coloured": coloured})
     if not shows_all(shown, leaves):
         return literal(shown)
     return CLEANER.clean(page)
@@ -154,7 +105,8 @@ class Renderer(RendererHTML):
         caption = f'<div class="language">{self.leaf(env, info)}</div>' if info else ""
         code = self.leaf(env, token.content)
         env["code"] = env.get("code", 0) + len(code)
-        coloured = highlight(visible(token.content), info) if env["code"] <= MAXIMUM_CODE else None
+        short = env["coloured"] and env["code"] <= MAXIMUM_CODE
+        coloured = highlight(visible(token.content), info) if short else None
         return f"{caption}<pre><code>{coloured or code}</code></pre>\n"
 
     def heading_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
@@ -359,7 +311,8 @@ def names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Not among them, for lexers that take seconds for a few thousand characters made for it: C#, make.
+# Not among them, for lexers that take seconds for a few thousand characters made for it: C#, make. What others take for
+# such code is bounded by `annotation.renderer`.
 LANGUAGES = names(
     "bash sh shell console c cpp c++ css diff docker dockerfile go golang haskell html ini java javascript"
     " js json json5 jsx julia kotlin latex tex lua markdown md matlab objective-c perl php powershell"

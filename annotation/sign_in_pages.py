@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import html
 from typing import Final
+
+from annotation.markup import escape
 
 PASSWORD_FORM: Final = """<form method="post" action="/login">
 <label for="name">Name</label>
@@ -33,7 +34,7 @@ def login_page(problem: str = "", author: str | None = None, hub: bool = False, 
     """The sign-in page: with a password, or on a Space (whose author is named) with Hugging Face, or both."""
     parts = ["<h1>Prefloop</h1>"]
     if problem:
-        parts.append(f'<p role="alert">{html.escape(problem)}</p>')
+        parts.append(f'<p role="alert">{escape(problem)}</p>')
     if hub:
         parts.append(HUB_LINK)
     if passwords:
@@ -44,7 +45,7 @@ def login_page(problem: str = "", author: str | None = None, hub: bool = False, 
 
 def recorded(author: str) -> str:
     """The notice to annotators."""
-    return f'<section class="notice">{RECORDED.format(author=html.escape(author))}</section>'
+    return f'<section class="notice">{RECORDED.format(author=escape(author))}</section>'
 
 
 def notice_page(author: str) -> str:
@@ -59,14 +60,14 @@ def frame_page(address: str) -> str:
         "<h1>Prefloop</h1>",
         "<p>People compare answers of a language model here, and their judgements train it. It opens in a tab of its "
         "own, because browsers keep sign-ins out of frames.</p>",
-        f'<p><a class="button" href="{html.escape(address)}" target="_blank" rel="noopener">Open Prefloop</a></p>',
+        f'<p><a class="button" href="{escape(address)}" target="_blank" rel="noopener">Open Prefloop</a></p>',
     )
 
 
 def page(title: str, *parts: str) -> str:
     """A small page around these parts."""
     shown = title if title == "Prefloop" else f"{title} · Prefloop"
-    return PAGE.replace("<!--title-->", html.escape(shown)).replace("<!--parts-->", "\n".join(parts))
+    return PAGE.replace("<!--title-->", escape(shown)).replace("<!--parts-->", "\n".join(parts))
 
 
 PAGE: Final = """<!doctype html>

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from itertools import groupby
 from operator import itemgetter
@@ -25,6 +26,7 @@ from annotation.records import (
     Sampling,
     Split,
     Tag,
+    UserError,
     now,
 )
 
@@ -167,11 +169,35 @@ def place_responses(db: Database, comparison_id: int, response_ids: Sequence[int
 
 
 # ------------------------------------------------------------------------------------------ answers while being written
+# An annotator's own prompts are answered before everybody's, and stay to be trained on.
+MOST_UNANSWERED = 3
+MOST_A_DAY = 50
+
+
 def ask(db: Database, annotator_id: int, messages: Sequence[Message]) -> int:
-    """A prompt of an annotator's own, to be answered before all others; returns the comparison's id."""
-    add_prompts(db, [Prompt(tuple(messages), "train", "own prompt")])
+    """A prompt of an annotator's own, to be answered before all others; returns the comparison's id.
+
+    One that waits for its answers already is not asked twice. Raises UserError, and keeps nothing of the prompt, where
+    this annotator has MOST_UNANSWERED waiting, or has asked MOST_A_DAY in the last 24 hours.
+    """
+    fingerprint = fingerprint_of(messages)[0]
     with db.transaction() as connection:
-        prompt_id = db.value("SELECT id FROM prompt WHERE fingerprint = ?", (fingerprint_of(messages)[0],))
+        waiting = db.rows(
+            """SELECT c.id, p.fingerprint FROM comparison c JOIN prompt p ON p.id = c.prompt_id
+               WHERE c.asked_by = ? AND c.purpose = 'preference' AND c.state IN ('asked', 'writing')""",
+            (annotator_id,),
+        )
+        same = [int(row["id"]) for row in waiting if row["fingerprint"] == fingerprint]
+        if same:
+            return same[0]
+        if len(waiting) >= MOST_UNANSWERED:
+            raise UserError(f"{len(waiting)} of your prompts wait for their answers. Ask again when one is answered.")
+        since = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="microseconds")
+        today = db.value("SELECT count(*) FROM comparison WHERE asked_by = ? AND created > ?", (annotator_id, since))
+        if today >= MOST_A_DAY:
+            raise UserError(f"You have asked {today} prompts in the last 24 hours. That is enough; ask again later.")
+        add_prompts(db, [Prompt(tuple(messages), "train", "own prompt")])
+        prompt_id = db.value("SELECT id FROM prompt WHERE fingerprint = ?", (fingerprint,))
         return int(
             connection.execute(
                 """INSERT INTO comparison (prompt_id, purpose, state, asked_by, created)
@@ -183,10 +209,11 @@ def ask(db: Database, annotator_id: int, messages: Sequence[Message]) -> int:
 
 
 def asked(db: Database) -> list[tuple[int, Prompt]]:
-    """Comparisons that annotators have asked for and nobody has begun to answer, oldest first."""
+    """Comparisons that annotators have asked for and nobody has begun to answer: each one's first, oldest first."""
     rows = db.rows(
         """SELECT c.id AS comparison_id, p.* FROM comparison c JOIN prompt p ON p.id = c.prompt_id
-           WHERE c.purpose = 'preference' AND c.state = 'asked' ORDER BY c.id"""
+           WHERE c.purpose = 'preference' AND c.state = 'asked'
+           ORDER BY row_number() OVER (PARTITION BY c.asked_by ORDER BY c.id), c.id"""
     )
     return [(row["comparison_id"], read_prompt(row)) for row in rows]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from html import escape
 from math import floor, isfinite
 from typing import Any
 
+from annotation.markup import escape
 from annotation.measuring import charts
 from annotation.measuring.charts import HEIGHT, Frame
 from rlhf.specs import DPOSpec, PPOSpec, Spec

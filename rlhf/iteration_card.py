@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from typing import Any
 
-from annotation.markup import paragraph, table
+from annotation.markup import escape, paragraph, table
 from annotation.measuring import charts
 from annotation.measuring.analysis import Estimate
 from annotation.measuring.charts import Frame, Mark

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import unicodedata
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
+from annotation import unseen
 from annotation.consensus import UNKNOWN_RELIABILITY
-from annotation.markup import BOX_STYLE, class_of, paragraph, table
+from annotation.markup import BOX_STYLE, class_of, escape, paragraph, table
 from annotation.records import Split
 from annotation.wording import moment, percent
 from rlhf.curves import short_number
@@ -266,14 +265,8 @@ def several(tokens: int) -> str:
 
 
 def visible(text: str) -> str:
-    """A token's text with what can't be seen written out: ends of lines, controls, and what turns text around."""
-    return "".join("↵\n" if character == "\n" else written_out(character) for character in text)
-
-
-def written_out(character: str) -> str:
-    """A character that a page would swallow or obey, as its number; others as they are."""
-    invisible = unicodedata.category(character) in ("Cc", "Cf") and character not in ("\t", "\u200d")
-    return f"⟨U+{ord(character):04X}⟩" if invisible else character
+    """A token's text with what can't be seen written out, ends of lines too."""
+    return unseen.visible(text.replace("\n", "↵\n"))
 
 
 # ------------------------------------------------------------------------------------------------------ memory and time

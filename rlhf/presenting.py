@@ -5,11 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from math import isnan
 from typing import Any
 
-from annotation.markup import BAR_STYLE, BOX_STYLE, TABLE_STYLE, WARNING_STYLE, paragraph, progress_bar, status, table
+from annotation.markup import (
+    BAR_STYLE,
+    BOX_STYLE,
+    TABLE_STYLE,
+    WARNING_STYLE,
+    escape,
+    paragraph,
+    progress_bar,
+    status,
+    table,
+)
 from annotation.records import seconds_between
 from annotation.wording import NOTHING, moment, percent
 from rlhf import curves

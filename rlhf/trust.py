@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from html import escape
 from itertools import combinations, permutations
 from math import log
 from statistics import fmean
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from annotation.markup import paragraph, table
+from annotation.markup import escape, paragraph, table
 from annotation.measuring import charts
 from annotation.measuring.agreement import RESAMPLES, SEED, percentiles
 from annotation.measuring.analysis import Array, Estimate, Ranking, share_of, sign, wilson_interval

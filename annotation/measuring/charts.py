@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from html import escape
 from itertools import pairwise
 from math import ceil, floor, log10
 
+from annotation.markup import escape
 from annotation.wording import percent
 
 # Goes through Gradio's template engine: no backtick, no backslash, no double brace. Marks have the accent colour of the

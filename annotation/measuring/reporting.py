@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from math import exp
 
-from annotation.markup import BOX_STYLE, paragraph
+from annotation.markup import BOX_STYLE, escape, paragraph
 from annotation.measuring import charts
 from annotation.measuring.agreement import Agreement, Dispute, Period
 from annotation.measuring.analysis import AnnotatorFigures, Bias, Estimate

@@ -37,9 +37,10 @@ let shownAt = 0;
 let pressedAt = -Infinity;
 let polledAt = -Infinity;
 let away = false; // whether the page has been out of sight since it was last asked for
+let signedOut = false; // whether the server has said so: then nothing is asked until the person does something
 let unheard = 0; // polls in a row without an answer
 let guidelines = 0; // the version in the panel
-let judged = null; // the draft that went with the latest judgement, for Undo
+let judged = null; // the latest judgement's id and the draft that went with it, for Undo
 
 function newDraft() {
   return { tags: [], note: "", flag: null, edits: {}, editing: null, groups: [], tie: false };
@@ -135,9 +136,11 @@ class Problem extends Error {
   }
 }
 
+const UNHEARD = { TimeoutError: "the server does not answer.", SyntaxError: "the server's answer can't be read." };
+
 async function ask(name, body = {}) {
   const terms = { rendered: kept("rendered"), utc_offset_minutes: -new Date().getTimezoneOffset() };
-  let answer;
+  let answer, said;
   try {
     answer = await fetch(`annotate/${name}`, {
       method: "POST",
@@ -145,12 +148,12 @@ async function ask(name, body = {}) {
       body: JSON.stringify({ ...terms, ...body }),
       signal: AbortSignal.timeout(PATIENCE_MS),
     });
+    said = await answer.json().catch((error) => (answer.ok ? Promise.reject(error) : {}));
   } catch (error) {
-    const silent = error.name === "TimeoutError";
-    throw new Problem(silent ? "the server does not answer." : "the server can't be reached.", { again: true });
+    throw new Problem(UNHEARD[error.name] || "the server can't be reached.", { again: true });
   }
-  const said = await answer.json().catch(() => ({}));
-  if (answer.status === 401) throw new Problem("you are not signed in any more.", { signedOut: true });
+  signedOut = answer.status === 401;
+  if (signedOut) throw new Problem("you are not signed in any more.", { signedOut });
   if (!answer.ok) throw new Problem(said.error || `the server failed (${answer.status}).`, { again: !said.error });
   return said;
 }
@@ -186,7 +189,9 @@ function say(text, bad = false) {
 }
 
 function complain(failed, error) {
-  say(`${failed}${error.message}${error.again ? " Press again." : " "}`, true);
+  // Where no answer came, the request may have been obeyed all the same; pressed again, it is obeyed once.
+  const sure = error.again ? failed.replace(/^Not (?=saved|undone|asked)/, "Perhaps not ") : failed;
+  say(`${sure}${error.message}${error.again ? " Press again." : " "}`, true);
   if (error.signedOut) find(".status").append(make("a", { href: "login" }, "Sign in again"), "; your draft is kept.");
 }
 
@@ -257,6 +262,51 @@ function inWords({ outcome, kind, ranks, strength, size: count }) {
   return kind === "best" ? `Answer ${inOrder[0]} is best` : inOrder.join(" > ");
 }
 
+const flagName = (flag) => FLAGS.find(([, known]) => known === flag)[2];
+
+// The verdict of a judgement within a sentence, and what goes along with it.
+function inFull(done) {
+  const words = inWords(done);
+  const marks = [...done.tags, done.flag && flagName(done.flag), done.note && "note", done.edit && "edited"];
+  const along = marks.filter(Boolean).join(", ");
+  return `${words[0].toLowerCase()}${words.slice(1)}${along && ` (${along})`}`;
+}
+
+// Why what was shown has given way to another comparison, if there is a reason to tell.
+const whyMoved = (next) => [next.judged ? `Judged already: ${inFull(next.judged)}.` : "", next.notice].join(" ").trim();
+
+// What became of a judgement, as the server read it from the row that stands; if that is another one, the offer to
+// change it to what was `done` here.
+function tell(next, done, changed) {
+  if (next.saved) say(`${changed ? "Changed" : "Saved"}: ${inFull(next.judged)}. ${next.notice}`.trim());
+  else if (!next.judged) say(next.notice, true);
+  else {
+    say(`${next.notice} It says: ${inFull(next.judged)}. `, true);
+    find(".status").append(button("Enter", offerOf(next.judged, done), change(next.judged, done), { class: "offer" }));
+  }
+}
+
+function offerOf(stands, done) {
+  const words = inWords({ ...stands, ...done });
+  if (words !== inWords(stands)) return `Change it to: ${words[0].toLowerCase()}${words.slice(1)}`;
+  const parts = { tags: "reasons", note: "note", flag: "flag", edit: "edit" };
+  const plain = (value) => JSON.stringify(Array.isArray(value) ? [...value].sort() : value ?? null);
+  const other = Object.keys(parts).filter((key) => plain(stands[key]) !== plain(done[key]));
+  return `Change its ${other.map((key) => parts[key]).join(", ")}`;
+}
+
+function change(stands, done) {
+  const offeredAt = performance.now();
+  return async () => {
+    if (performance.now() - offeredAt < UNREAD_MS) return;
+    const next = await act("revise", { id: stands.id, act: done });
+    if (next === null) return;
+    if (next.saved) showSafety();
+    show(next);
+    tell(next, done, true);
+  };
+}
+
 // ------------------------------------------------------------------------------------------------------------- showing
 const identity = (of) => (of && of.answers ? (of.revising ? `change-${of.revising.id}` : of.nonce) : "");
 
@@ -273,6 +323,14 @@ function show(next) {
   refresh();
   if (!same && inHand()) toStart();
   loadGuidelines();
+}
+
+// Show what the server has for this page now; if that is something else, say why. A judged comparison needs no draft.
+function move(next) {
+  const other = identity(next) !== identity(card || {});
+  if (next.judged) keep(draftName(card), null);
+  show(next);
+  if (other || next.notice) say(whyMoved(next));
 }
 
 // A new comparison is read from its top, a conversation from its latest turn.
@@ -551,21 +609,20 @@ async function judge(decided) {
     return;
   }
   const of = card;
-  const { tags, note, flag } = draft;
-  const done = { ...decided, tags, note, flag, edit: mended };
+  const { tags, flag } = draft;
+  const done = { ...decided, tags, note: draft.note.trim(), flag, edit: mended };
   say("Saving …");
   const next = of.revising
     ? await act("revise", { id: of.revising.id, act: done })
     : await act("judge", { nonce: of.nonce, act: done });
   if (next === null) return;
-  const words = inWords({ ...done, kind: of.kind, size: of.answers.length });
+  if (next.judged) keep(draftName(of), null);
   if (next.saved) {
-    judged = withTexts();
-    keep(draftName(of), null);
+    judged = { id: next.judged.id, draft: withTexts() };
     showSafety();
   }
   show(next);
-  say(next.notice || `Saved: ${words[0].toLowerCase()}${words.slice(1)}.`, !next.saved);
+  tell(next, done, Boolean(of.revising));
 }
 
 async function takeBack() {
@@ -581,10 +638,7 @@ async function takeBack() {
 }
 
 // The draft of the judgement taken back, if it was made on this page: more whole than what was sent of it.
-function remembered(next) {
-  const fits = judged && next.me === me && judged.texts.join("\0") === next.answers.map(({ text }) => text).join("\0");
-  return fits ? judged : null;
-}
+const remembered = (next) => (judged && next.me === me && judged.id === next.undone.id ? judged.draft : null);
 
 // ------------------------------------------------------------------------------------------------------------- ranking
 const placed = () => draft.groups.flat();
@@ -682,7 +736,7 @@ function listed(row) {
   const when = new Date(row.created);
   const words = inWords(row);
   const time = when.toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
-  const flag = row.flag && FLAGS.find(([, flag]) => flag === row.flag)[2];
+  const flag = row.flag && flagName(row.flag);
   const marks = [...row.tags, flag, row.edited && "edited", row.changed && "changed"].filter(Boolean);
   return make("li", {},
     make("p", { class: "prompt", dir: "auto" }, row.prompt),
@@ -741,10 +795,11 @@ function toggleGuidelines() {
 
 async function toggleRendered() {
   keep("rendered", !isRendered());
-  const next = await (card.revising ? act("reopen", { id: card.revising.id }, "") : act("card", {}, ""));
+  const { revising, nonce } = card;
+  const next = await (revising ? act("reopen", { id: revising.id }, "") : act("card", { nonce }, ""));
   if (next === null) return;
-  show(next);
-  say(isRendered() ? "Answers are shown rendered." : "Answers are shown literally.");
+  move(next);
+  if (!whyMoved(next)) say(isRendered() ? "Answers are shown rendered." : "Answers are shown literally.");
 }
 
 async function askOwn() {
@@ -801,7 +856,7 @@ function actionOf(key) {
   const comparing = { e: armEdit, n: () => find("#judgement-note").focus() };
   const actions = { ...always, ...(listing ? {} : reading), ...(inHand() && !listing ? comparing : {}) };
   if (actions[key]) return actions[key];
-  const within = inHand() && !listing ? [find(".comparison"), find(".verdicts")] : [];
+  const within = [find(".status"), ...(inHand() && !listing ? [find(".comparison"), find(".verdicts")] : [])];
   const controls = within.map((part) => part.querySelector(`[data-key="${CSS.escape(key)}"]`));
   const control = controls.find((found) => found && !found.disabled);
   return control ? () => control.click() : null;
@@ -810,7 +865,7 @@ function actionOf(key) {
 // --------------------------------------------------------------------------------------------------------- safe copies
 // How far the judgements are safe, which changes with time and with what others judge.
 async function showSafety() {
-  if (!card || document.hidden || element.offsetParent === null) return;
+  if (!card || signedOut || document.hidden || element.offsetParent === null) return;
   const said = await ask("safety").catch((error) => (error instanceof Problem ? null : Promise.reject(error)));
   if (said === null) return; // the polls say that the server can't be reached
   const line = find(".safety");
@@ -823,10 +878,10 @@ async function showSafety() {
 // While there is nothing to judge, or an answer is being written, the server is asked how things stand. So it is when
 // the person comes back from another tab, which may have put another comparison into their hands.
 async function poll() {
-  away = away || element.offsetParent === null;
+  away = away || document.hidden || element.offsetParent === null;
   const writing = inHand() && card.answers.some((answer) => answer.state === "writing");
   const due = performance.now() - polledAt > (writing ? WRITING_MS : WAITING_MS);
-  const needed = !card || !inHand() || writing || away;
+  const needed = away || (!signedOut && (!inHand() || writing));
   if (!(due || away) || !needed || busy || listing || document.hidden || element.offsetParent === null) return;
   if (card && card.revising) return;
   polledAt = Infinity;
@@ -840,9 +895,7 @@ async function poll() {
     if (card !== before || busy) return; // something was done meanwhile; this is out of date
     if (unheard > 1) say("");
     unheard = 0;
-    const other = identity(next) !== identity(card || {});
-    show(next);
-    if (other || next.notice) say(next.notice);
+    move(next);
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     unheard += 1;

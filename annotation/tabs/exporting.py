@@ -29,7 +29,7 @@ from annotation.outgoing.formats import (
 )
 from annotation.records import Annotator, UserError
 from annotation.tabs.guard import Context, guarded
-from annotation.tabs.parts import QUIET, SPOKEN, html_box, licence_choice, opening_of, text_in
+from annotation.tabs.parts import QUIET, SPOKEN, html_box, licence_choice, opening_of, row_number, text_in
 from annotation.tabs.polling import again, poll, pulse
 from annotation.wording import moment
 
@@ -71,7 +71,7 @@ def request_of(db: Database, *values: Any) -> Request:
         text_in(asked),
         text_in(container),
         Filters(
-            iterations=tuple(int(entry) for entry in list_of(iterations) if str(entry).isdecimal()),
+            iterations=tuple(number for number in map(row_number, list_of(iterations)) if number is not None),
             policies=tuple(str(entry) for entry in list_of(policies)),
             annotators=tuple(str(entry) for entry in list_of(annotators)),
             since=text_in(since).strip(),
@@ -96,7 +96,8 @@ def list_of(value: Any) -> list[Any]:
 
 def number_of(value: Any) -> float:
     """What a slider holds, in hundredths: exactly what it shows."""
-    return round(float(value), 2) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+    sound = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
+    return round(float(value), 2) if sound else 0.0
 
 
 # ------------------------------------------------------------------------------------------------------- what is shown

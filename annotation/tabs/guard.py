@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from annotation import access
 from annotation.database import Database
 from annotation.endpoints import untroubled
 from annotation.incoming.import_process import Elsewhere
+from annotation.markup import escape
 from annotation.records import Role, UserError
 
 Handler = Callable[..., Any]
@@ -46,7 +46,7 @@ def guarded(context: Context, role: Role) -> Callable[[Handler], Handler]:
                 return handler(annotator, *inputs)
             except UserError as error:
                 # The message is shown as HTML and may quote what someone typed.
-                raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from error
+                raise gr.Error(escape(str(error), quote=False), print_exception=False) from error
 
         checked.__name__ = handler.__name__
         checked.__doc__ = handler.__doc__

@@ -20,6 +20,7 @@ from annotation.records import Annotator, UserError
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of, text_in
 from annotation.tabs.polling import again, poll, pulse
+from annotation.unseen import visible
 
 POLL_SECONDS = 1
 MAXIMUM_UPLOAD = "500mb"
@@ -359,7 +360,7 @@ def standing_card(state: State) -> str:
 def look_parts(page: Page, state: State) -> list[Any]:
     """The form as a finished look fills it."""
     look = state.result
-    choices = [("–", ""), *((column, column) for column in look["columns"])]
+    choices = [("–", ""), *((visible(column), column) for column in look["columns"])]
     columns = [gr.update(choices=choices, value=look["proposed"].get(role, "")) for role in page.columns]
     target = gr.update() if look["target"] is None else gr.update(value=look["target"])
     return [gr.update(visible=True), look_card(look), meaning_card(look), target, *columns, state.number]

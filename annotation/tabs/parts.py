@@ -20,6 +20,8 @@ QUIET: Mapping[str, Any] = {
 }
 # Buttons go through the queue: Gradio 6.31 shows no message for an error of a handler outside it.
 SPOKEN: Mapping[str, Any] = {**QUIET, "queue": True}
+# Digits of a row's number: SQLite could hold four more.
+LONGEST_NUMBER = 15
 
 
 def html_box(style: str, value: str = "") -> gr.HTML:
@@ -44,6 +46,12 @@ def licence_choice(**options: Any) -> gr.Dropdown:
 def text_in(value: Any) -> str:
     """What a field holds; nothing where the browser sent no text."""
     return value if isinstance(value, str) else ""
+
+
+def row_number(value: Any) -> int | None:
+    """The number of a row that was chosen or typed, '#' in front or not; None for what can be no row's number."""
+    typed = str(value).strip().removeprefix("#")
+    return int(typed) if typed.isascii() and typed.isdigit() and len(typed) <= LONGEST_NUMBER else None
 
 
 def whole_number(label: str, value: int | None = None, **options: Any) -> gr.Number:

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from annotation import access, claims, project, rendering, store
+from annotation import access, claims, project, renderer, store
 from annotation.database import Database
 from annotation.markup import BOX_STYLE, paragraph, status
 from annotation.records import MAXIMUM_ANSWERS, Annotator, Project
@@ -90,7 +90,7 @@ def preview_of(text: Any) -> str:
     """The guidelines as annotators see them, in a box."""
     plain = project.check_guidelines(text)
     return (
-        f'<div class="rendered guidelines-preview">{rendering.to_html(plain)}</div>'
+        f'<div class="rendered guidelines-preview">{renderer.to_html(plain)}</div>'
         if plain
         else status("There is no text yet.")
     )

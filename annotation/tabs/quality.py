@@ -17,7 +17,7 @@ from annotation.measuring.agreement import ClearCase
 from annotation.measuring.quality import Figures
 from annotation.records import MAXIMUM_ANSWERS, Annotator, UserError
 from annotation.tabs.guard import Context, guarded
-from annotation.tabs.parts import SPOKEN, html_box, opening_of
+from annotation.tabs.parts import SPOKEN, html_box, opening_of, row_number
 
 literal = partial(html_box, reporting.STYLE)
 Update = dict[str, Any]
@@ -70,10 +70,10 @@ def clear_label(found: ClearCase) -> str:
 
 def number_in(value: Any, what: str) -> int:
     """The number of a chosen or typed comparison. Raises UserError if it is none."""
-    typed = str(value if value is not None else "").strip().removeprefix("#").split(":")[0]
-    if not typed.isascii() or not typed.isdigit() or len(typed) > 15:
+    number = row_number(str(value).split(":")[0])
+    if number is None:
         raise UserError(f"Choose {what} first, or type its number.")
-    return int(typed)
+    return number
 
 
 def best_in(choice: Any) -> int | None:

@@ -14,6 +14,7 @@ from annotation.markup import Download, paragraph, table
 from annotation.records import Annotator, Sampling, UserError
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import SPOKEN, html_box, text_in, whole_number
+from annotation.unseen import visible
 from annotation.wording import moment
 from rlhf import answers, candidates, chats, jobs, loop, policies, presenting
 from rlhf.specs import AnswerSpec
@@ -46,7 +47,7 @@ def files_table(context: Context) -> str:
 def sources(db: Database) -> list[tuple[str, str]]:
     """Where prompts have come from, to choose from."""
     found = store.prompt_sources(db)
-    return [("Whatever source", ""), *((f"{name} ({count:,})", name) for name, count in sorted(found.items()))]
+    return [("Whatever source", ""), *((f"{visible(name)} ({count:,})", name) for name, count in sorted(found.items()))]
 
 
 def choices(db: Database) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from annotation.database import Database
-from annotation.tabs.parts import html_box
+from annotation.tabs.parts import html_box, row_number
 from rlhf import comparing, curves, describing, jobs, policies, presenting
 from rlhf.comparing import Compared
 from rlhf.jobs import Job
@@ -43,7 +43,8 @@ def lay_out() -> dict[str, Any]:
 
 def chosen_jobs(db: Database, chosen: Any) -> list[Job]:
     """The chosen runs, in the order in which they were chosen; what is no training run is passed over."""
-    numbers = [int(entry) for entry in chosen if str(entry).isdecimal()] if isinstance(chosen, list) else []
+    typed = map(row_number, chosen if isinstance(chosen, list) else [])
+    numbers = [number for number in typed if number is not None]
     known = {job.id: job for job in jobs.with_ids(db, numbers[:MOST])}
     return [known[number] for number in numbers if number in known and known[number].kind in COMPARABLE]
 

@@ -20,7 +20,7 @@ from annotation.markup import paragraph, status, table
 from annotation.outgoing.formats import FORMATS, ONE_FILE
 from annotation.records import Annotator, UserError, now
 from annotation.tabs.guard import Context, guarded
-from annotation.tabs.parts import QUIET, SPOKEN, html_box, licence_choice, opening_of, text_in
+from annotation.tabs.parts import QUIET, SPOKEN, html_box, licence_choice, opening_of, row_number, text_in
 from annotation.tabs.polling import again, poll, pulse
 from annotation.wording import moment
 from rlhf import errands, jobs, policies, presenting, spaces
@@ -52,7 +52,6 @@ PUSH_NOTE = (
     "All judgements of a format, or what a run was trained on, exactly: its model's card, published after that, links "
     "it. The command line also takes filters: “python -m rlhf push-data --help”."
 )
-LONGEST_NUMBER = 15
 JUDGEMENTS = ("All judgements of a format", "judgements")
 SPACE_NOTE = (
     "Empty fields are as the Space has them, else the defaults: the owner is admin, everybody may judge, no safe "
@@ -453,7 +452,7 @@ def pull_of(source: Any, weights: Any) -> PullModel:
 def push_of(data: Any, repo: Any, chosen: Any, private: Any, names: Any, licence: Any) -> PushData:
     """The form that pushes data. Raises UserError for data that is not in its list."""
     what = text_in(data).strip()
-    if what != JUDGEMENTS[1] and not (what.isascii() and what.isdigit() and len(what) <= LONGEST_NUMBER):
+    if what != JUDGEMENTS[1] and row_number(what) is None:
         raise UserError("Choose what to push from the list: all judgements of a format, or the frozen data of a run.")
     return PushData(
         text_in(repo).strip(),
@@ -461,7 +460,7 @@ def push_of(data: Any, repo: Any, chosen: Any, private: Any, names: Any, licence
         private is not False,
         names is True,
         text_in(licence).strip(),
-        None if what == JUDGEMENTS[1] else int(what),
+        None if what == JUDGEMENTS[1] else row_number(what),
     )
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from html import escape
 from typing import Any, Literal
 
 import gradio as gr
 
-from annotation.markup import paragraph
+from annotation.markup import escape, paragraph
 from annotation.tabs.guard import Context
 from annotation.tabs.parts import html_box
 from rlhf import (

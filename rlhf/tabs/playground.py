@@ -6,18 +6,18 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from html import escape
 from typing import Any
 
 import gradio as gr
 
-from annotation import rendering, store
+from annotation import renderer, rendering, store
 from annotation.database import Database
-from annotation.markup import paragraph
+from annotation.markup import escape, paragraph
 from annotation.records import Annotator, Sampling, UserError, now, seconds_between
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of, text_in, whole_number
 from annotation.tabs.polling import again, poll, pulse
+from annotation.unseen import visible
 from rlhf import answers, chats, policies, presenting
 from rlhf.chats import Chat
 from rlhf.policies import Policy
@@ -73,7 +73,7 @@ def column(chat: Chat, rendered: bool, trouble: str) -> str:
 
 def turn(role: str, text: str, rendered: bool) -> str:
     """What one side has said."""
-    shown = rendering.to_html(text) if rendered else rendering.literal(rendering.visible(text))
+    shown = renderer.to_html(text) if rendered else rendering.literal(visible(text))
     said = f'<p class="label">{escape(ROLES.get(role, role))}</p><div class="rendered">{shown}</div>'
     return f'<div class="turn {escape(role)}">{said}</div>'
 

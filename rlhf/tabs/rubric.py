@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from annotation.database import Database
-from annotation.markup import paragraph, status
+from annotation.markup import escape, paragraph, status
 from annotation.records import Annotator, UserError
 from annotation.tabs.guard import Context, guarded
-from annotation.tabs.parts import QUIET, SPOKEN, html_box, text_in, whole_number
+from annotation.tabs.parts import QUIET, SPOKEN, html_box, row_number, text_in, whole_number
 from rlhf import base_model, judge_records, judges, presenting, rubrics
 from rlhf.chat import ChatTokenizer, chat_tokenizer
 from rlhf.judge_records import Judged
@@ -93,10 +92,10 @@ def prompt_box(context: Context, judge: Judge | None, number: Any) -> str:
 
 def comparison_in(db: Database, number: Any) -> Judged:
     """The comparison that was typed, or the latest. Raises UserError if there is none."""
-    typed = text_in(number).strip().removeprefix("#")
-    if typed and (not typed.isascii() or not typed.isdigit() or len(typed) > 15):
+    typed = text_in(number).strip()
+    if typed and row_number(typed) is None:
         raise UserError("Type the number of a comparison, or leave it empty for the latest.")
-    found = judge_records.comparison(db, int(typed) if typed else None)
+    found = judge_records.comparison(db, row_number(typed))
     if found is None:
         raise UserError("There is no such comparison with complete answers. Leave the number empty for the latest.")
     return found

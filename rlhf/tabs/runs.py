@@ -13,7 +13,7 @@ from annotation.database import Database
 from annotation.markup import paragraph
 from annotation.records import Annotator, UserError, now
 from annotation.tabs.guard import Context, guarded
-from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of, text_in
+from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of, row_number, text_in
 from annotation.tabs.polling import poll, pulse
 from rlhf import curves, describing, freezing, jobs, policies, presenting, refusals, rentals
 from rlhf.jobs import Job
@@ -49,7 +49,8 @@ Seen = dict[str, Any]
 # ------------------------------------------------------------------------------------------------ what the page shows
 def find_job(db: Database, selected: Any) -> Job | None:
     """The job to look at: the chosen one; otherwise the one that runs, or the newest."""
-    found = jobs.with_ids(db, [int(selected)]) if str(selected).isdecimal() else []
+    number = row_number(selected)
+    found = [] if number is None else jobs.with_ids(db, [number])
     if found and found[0].kind in jobs.TRAINING:
         return found[0]
     running = [*jobs.at_work(db), *jobs.elsewhere(db)]

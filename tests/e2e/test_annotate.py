@@ -234,7 +234,7 @@ def test_a_press_counts_once_and_only_for_what_could_be_read(site: Site) -> None
     ann.wait(lambda: len(ann.rows()) == 1, "judgement from a double click")
     second.wait_for_timeout(400)
     second.click(".verdicts [data-key='7']")
-    second.wait_for_timeout(700)
+    second.wait_for_selector(".status >> text=It says: left much better")
     assert [(row.strength, by_place(row)) for row in ann.rows()] == [(3, [1, 2])]
     assert second.locator(".answer .shown").all_text_contents() == ann.texts()
 
@@ -410,12 +410,12 @@ def test_a_judgement_that_could_not_be_saved_is_noticed_at_once_and_kept(site: S
     shown = ann.texts()
     ann.page.route("**/annotate/judge", lambda route: route.abort())
     ann.press("2")
-    ann.wait_status("Not saved: the server can't be reached. Press again.")
+    ann.wait_status("Perhaps not saved: the server can't be reached. Press again.")
     ann.page.unroute("**/annotate/judge")
     ann.page.route("**/annotate/judge", lambda route: route.fulfill(status=500, body="oops"))
     ann.page.wait_for_timeout(300)
     ann.press("2")
-    ann.wait_status("Not saved: the server failed (500). Press again.")
+    ann.wait_status("Perhaps not saved: the server failed (500). Press again.")
     ann.page.unroute("**/annotate/judge")
     assert ann.texts() == shown
     judgement = ann.judge("2")
@@ -427,6 +427,170 @@ def test_a_judgement_that_could_not_be_saved_is_noticed_at_once_and_kept(site: S
     ann.wait_status("you are not signed in any more")
     assert ann.page.get_attribute(".status a", "href") == "login"
     assert len(ann.rows()) == 1
+
+
+def test_a_page_whose_person_is_signed_out_asks_nothing_more_by_itself(site: Site) -> None:
+    site.compare(*letters(2))
+    ann = site.open()
+    ann.page.clock.install()
+    ann.page.reload()
+    ann.ready()
+    asked: list[str] = []
+    ann.page.on("request", lambda request: asked.append(request.url.rsplit("/", 1)[-1]))
+    with ann.page.expect_response("**/annotate/safety"):
+        ann.page.clock.fast_forward(11_000)
+    ann.page.context.clear_cookies()
+    with ann.page.expect_response("**/annotate/safety"):
+        ann.page.clock.fast_forward(11_000)
+    ann.page.wait_for_timeout(300)
+    asked.clear()
+    for _ in range(5):
+        ann.page.clock.fast_forward(11_000)
+        ann.page.evaluate("fetch('healthz')")
+    assert set(asked) == {"healthz"}
+    ann.press("2")
+    ann.wait_status("you are not signed in any more")
+
+
+def test_two_tabs_judge_the_same_comparison_and_the_page_says_which_judgement_stands(site: Site) -> None:
+    for _ in range(3):
+        site.compare(*letters(2))
+    ann = site.open()
+    ann.ready()
+    tab = Person(site.db, ann.name, ann.page.context.new_page())
+    tab.page.goto(site.address)
+    tab.ready()
+    assert tab.texts() == ann.texts()
+    ann.judge("a", "1")
+    ann.wait_status("Saved: left much better (accurate).")
+    tab.press("h", "7")
+    tab.wait_status("You have judged this comparison already")
+    assert "It says: left much better (accurate)." in tab.status()
+    assert "aved: right" not in tab.status()
+    assert [(by_place(row), row.strength, row.flag) for row in ann.rows()] == [([1, 2], 3, None)]
+    assert tab.page.locator(".status .offer").inner_text().split("\n")[-1].endswith("Change it to: right much better")
+    assert tab.texts() == ann.texts(), "the next one is shown meanwhile"
+
+    tab.page.wait_for_timeout(350)
+    tab.press("Enter")
+    tab.wait_status("Changed: right much better (Harmful).")
+    assert [(by_place(row), row.strength, row.flag, row.tags) for row in ann.rows()] == [([2, 1], 3, "harmful", ())]
+    assert tab.page.locator(".status .offer").count() == 0
+
+    # Both show the second one now. The same verdict with another note is another judgement; the same again is saved.
+    tab.judge("2")
+    ann.press("n", "x", "Escape", "2")
+    ann.wait_status("It says: left clearly better.")
+    assert "Change its note" in ann.page.locator(".status .offer").inner_text()
+    ann.page.wait_for_timeout(350)
+    ann.page.click(".status .offer")
+    ann.wait_status("Changed: left clearly better (note).")
+    assert [row.note for row in ann.rows()] == ["", "x"]
+
+
+def test_a_change_that_another_tab_was_faster_with_says_what_stands(site: Site) -> None:
+    for _ in range(2):
+        site.compare(*letters(2))
+    ann = site.open()
+    ann.judge("1")
+    tab = Person(site.db, ann.name, ann.page.context.new_page())
+    tab.page.goto(site.address)
+    for person in (ann, tab):
+        person.ready()
+        person.press("m")
+        person.page.click(".mine button")
+        person.page.wait_for_selector("text=You are changing an earlier judgement: Left much better.")
+        person.ready()
+    ann.press("7")
+    ann.wait_status("Changed: right much better.")
+    tab.press("4")
+    tab.wait_status("It says: right much better.")
+    assert [row.strength for row in ann.rows()] == [3]
+    tab.page.wait_for_timeout(350)
+    tab.page.click("text=Change it to: tie")
+    tab.wait_status("Changed: tie.")
+    assert [row.strength for row in ann.rows()] == [0]
+    ann.ready()
+    ann.press("u")
+    ann.wait_status("Undone.")
+    assert ann.rows() == []
+
+
+@contextmanager
+def lost_answers(person: Person, endpoint: str) -> Iterator[None]:
+    """The server gets what this page sends and does it; its answers get lost on the way."""
+
+    def lose(route: Any) -> None:
+        route.fetch()
+        route.abort()
+
+    person.page.route(f"**/annotate/{endpoint}", lose)
+    yield
+    person.page.unroute(f"**/annotate/{endpoint}")
+
+
+def test_a_judgement_whose_answer_got_lost_is_told_as_it_was_stored(site: Site) -> None:
+    site.project("rank", 3)
+    for _ in range(4):
+        site.compare(*letters(3))
+    ann = site.open()
+    ann.ready()
+    with lost_answers(ann, "judge"):
+        ann.judge("a", "3", "1", "2", "Enter")
+        ann.wait_status("Perhaps not saved: the server can't be reached. Press again.")
+    ann.ready()
+    ann.press("Enter")
+    ann.wait_status("Saved: 3 > 1 > 2 (accurate).")
+    assert len(ann.rows()) == 1
+
+    ann.ready()
+    with lost_answers(ann, "judge"):
+        ann.judge("2", "1", "3", "Enter")
+        ann.wait_status("Perhaps not saved")
+    ann.ready()
+    ann.press("Backspace", "Backspace", "Backspace", "3", "1", "2", "Enter")
+    ann.wait_status("It says: 2 > 1 > 3.")
+    assert [by_place(row) for row in ann.rows()] == [[2, 3, 1], [2, 1, 3]]
+    ann.page.wait_for_timeout(350)
+    with lost_answers(ann, "revise"):
+        ann.press("Enter")
+        ann.wait(lambda: by_place(ann.rows()[-1]) == [2, 3, 1], "change")
+        ann.wait_status("Perhaps not saved")
+    kept = ann.page.evaluate("Object.keys(localStorage).filter(key => key.includes('draft.'))")
+    assert kept == [], "what stands needs no draft"
+
+    ann.ready()
+    with lost_answers(ann, "judge"):
+        ann.judge("n", "x", "Escape", "1", "2", "3", "Enter")
+        ann.wait_status("Perhaps not saved")
+    ann.press("r")
+    ann.wait_status("Judged already: 1 > 2 > 3 (note).")
+    assert ann.page.input_value("#judgement-note") == ""
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"status": 200, "body": ""},
+        {"status": 200, "body": "<html>a proxy's page</html>", "content_type": "text/html"},
+        {"status": 409, "json": {"error": "It can't be done."}},
+        {"status": 502, "body": "bad gateway"},
+    ],
+    ids=["nothing", "a page", "a refusal", "a failure"],
+)
+def test_an_answer_that_is_no_card_is_a_problem_and_no_error_of_the_page(site: Site, answer: dict[str, Any]) -> None:
+    site.compare(*letters(2))
+    ann = site.open()
+    ann.ready()
+    shown = ann.texts()
+    for endpoint, key in (("judge", "1"), ("undo", "u"), ("card", "r")):
+        ann.page.route(f"**/annotate/{endpoint}", lambda route: route.fulfill(**answer))
+        ann.press(key)
+        ann.page.wait_for_selector(".status.bad:not(:empty)")
+        ann.page.unroute(f"**/annotate/{endpoint}")
+        assert ann.texts() == shown
+        ann.page.wait_for_timeout(300)
+    assert ann.judge("2").strength == 2
 
 
 def test_own_judgements_are_listed_and_changed(site: Site) -> None:
@@ -456,7 +620,7 @@ def test_own_judgements_are_listed_and_changed(site: Site) -> None:
     ann.page.wait_for_selector("text=You are changing an earlier judgement")
     ann.ready()
     ann.press("5")
-    ann.wait_status("Changed.")
+    ann.wait_status("Changed: right slightly better (accurate).")
     assert ann.texts() == in_hand
     changed = ann.rows()[-1]
     assert (by_place(changed), changed.strength, changed.tags) == ([2, 1], 1, ("accurate",))

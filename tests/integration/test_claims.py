@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import threading
@@ -171,9 +172,11 @@ def test_the_same_request_again_returns_the_first_judgement(db: Database, ann: A
     seed_comparisons(db, 2)
     nonce = in_hand(db, ann).nonce
     first = claims.judge(db, ann.id, nonce, act("left-clearly"))
-    assert [claims.judge(db, ann.id, nonce, act(word)) for word in ("left-clearly", "right-clearly", "skip")] == [
-        first
-    ] * 3
+    assert claims.judge(db, ann.id, nonce, act("left-clearly")) == first
+    for word in ("right-clearly", "skip"):
+        with pytest.raises(claims.AnotherStands, match="already") as refused:
+            claims.judge(db, ann.id, nonce, act(word))
+        assert refused.value.stands == first
     assert len(judgements(db)) == 1
     assert in_hand(db, ann).nonce != nonce
 
@@ -251,7 +254,7 @@ def test_a_repeated_undo_takes_back_one_judgement_only(db: Database, ann: Annota
         claims.judge(db, ann.id, in_hand(db, ann).nonce, act("tie"))
     shown = in_hand(db, ann).nonce
     claims.undo(db, ann.id, shown)
-    with pytest.raises(UserError, match="nothing was undone"):
+    with pytest.raises(UserError, match="Nothing was undone"):
         claims.undo(db, ann.id, shown)
     assert store.judgement_count(db, ann) == 1
 
@@ -558,9 +561,11 @@ def test_a_change_supersedes_and_nothing_is_deleted(db: Database, ann: Annotator
     assert again["ranks"] == [2, 1]
     assert again["edit"] == {"place": 1, "text": "Mended."}
     assert shown.shown_texts == claims.reopen(db, ann.id, second)[0].shown_texts
-    for person, number in ((ann, first), (bob, second)):
-        with pytest.raises(UserError, match="changed or taken back"):
-            claims.revise(db, person.id, number, act("tie"))
+    with pytest.raises(UserError, match="changed or taken back"):
+        claims.revise(db, bob.id, second, act("tie"))
+    with pytest.raises(claims.AnotherStands) as refused:
+        claims.revise(db, ann.id, first, act("tie"))
+    assert refused.value.stands == second
     assert claims.latest(db, ann.id)[0]["id"] == second
 
 
@@ -653,8 +658,59 @@ def test_an_own_prompt_comes_first_and_others_get_it_only_then(db: Database, ann
     assert judge_all(db, bob) == [asked]
 
 
-def test_the_same_own_prompt_again_is_asked_again(db: Database, ann: Annotator) -> None:
+def test_the_same_own_prompt_is_asked_again_once_it_is_answered(db: Database, ann: Annotator, bob: Annotator) -> None:
     messages = [{"role": "user", "content": "My own question?"}]
-    assert store.ask(db, ann.id, messages) != store.ask(db, ann.id, messages)
+    first = store.ask(db, ann.id, messages)
+    assert store.ask(db, ann.id, messages) == first, "it waits already"
+    begin(db, ("One way.", "Another."), first)
+    assert store.ask(db, ann.id, messages) == first, "it is being answered"
+    with db.transaction() as connection:
+        connection.execute("UPDATE comparison SET state = 'ready'")
+    assert store.ask(db, ann.id, messages) != first
+    assert store.ask(db, bob.id, messages) != first
     assert len(store.asked(db)) == 2
     assert len(store.prompts(db, "train")) == 1
+
+
+def question(number: int) -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"Question {number}?"}]
+
+
+def test_an_annotator_has_few_own_prompts_waiting_however_many_requests_come_at_once(
+    db: Database, ann: Annotator, bob: Annotator
+) -> None:
+    asked, refused = [], []
+    numbers = itertools.count()
+
+    def post() -> None:
+        for _ in range(5):
+            try:
+                asked.append(store.ask(db, ann.id, question(next(numbers))))
+            except UserError as error:
+                refused.append(str(error))
+        db.close()
+
+    run_threads(post, 6)
+    assert len(asked) == store.MOST_UNANSWERED
+    assert len(refused) == 30 - store.MOST_UNANSWERED
+    assert set(refused) == {"3 of your prompts wait for their answers. Ask again when one is answered."}
+    assert len(store.prompts(db, "train")) == store.MOST_UNANSWERED, "nothing stays of what was refused"
+    bobs = store.ask(db, bob.id, question(100))
+    assert [entry for entry, _ in store.asked(db)] == [asked[0], bobs, *asked[1:]], "each one's first comes first"
+    begin(db, ("One way.", "Another."), asked[0])
+    with pytest.raises(UserError, match="wait for their answers"):
+        store.ask(db, ann.id, question(101))
+    store.fail_answers(db, asked[0])
+    store.ask(db, ann.id, question(101))
+
+
+def test_an_annotator_asks_so_many_prompts_a_day(db: Database, ann: Annotator, bob: Annotator) -> None:
+    for number in range(store.MOST_A_DAY):
+        store.refuse_asked(db, store.ask(db, ann.id, question(number)))
+    with pytest.raises(UserError, match="asked 50 prompts in the last 24 hours"):
+        store.ask(db, ann.id, question(1000))
+    store.ask(db, bob.id, question(1000))
+    yesterday = (datetime.now(UTC) - timedelta(hours=25)).isoformat(timespec="microseconds")
+    with db.transaction() as connection:
+        connection.execute("UPDATE comparison SET created = ? WHERE id = 1", (yesterday,))
+    store.ask(db, ann.id, question(1001))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -37,7 +38,8 @@ def person(db: Database) -> Iterator[Callable[[str], Ask]]:
             token = access.open_session(db, access.authorise(db, name, "annotator"))
 
             def ask(endpoint: str, **body: Any) -> Card:
-                answer = client.post(f"/annotate/{endpoint}", json=body, headers={"cookie": f"{COOKIE}={token}"})
+                headers = {"cookie": f"{COOKIE}={token}", "content-type": "application/json"}
+                answer = client.post(f"/annotate/{endpoint}", content=json.dumps(body), headers=headers)
                 found: Card = answer.json()
                 return found if answer.status_code == 200 else {"status": answer.status_code, **found}
 
@@ -217,6 +219,190 @@ def test_a_judgement_after_the_time_has_run_out_is_not_saved(db: Database, ann: 
     assert answer["nonce"] not in ("", card["nonce"])
 
 
+# ------------------------------------------------------------------------------------------------ what is called saved
+LEFT = {"outcome": "ranked", "ranks": [1, 2], "strength": 3, "tags": ["accurate", "clear"], "note": "first"}
+PARTS = ("outcome", "ranks", "strength", "tags", "note", "flag", "edit")
+
+
+def says(answer: Card) -> dict[str, Any]:
+    """What an answer says that stands."""
+    return {key: answer["judged"].get(key) for key in PARTS}
+
+
+def rows(db: Database) -> list[dict[str, Any]]:
+    return db.rows("SELECT * FROM judgement ORDER BY id")
+
+
+OTHERS: dict[str, Any] = {
+    "the other side": {**LEFT, "ranks": [2, 1]},
+    "another strength": {**LEFT, "strength": 1},
+    "a tie": {**LEFT, "ranks": [1, 1], "strength": 0},
+    "both bad": {"outcome": "all-bad"},
+    "a skip": {"outcome": "skip"},
+    "another note": {**LEFT, "note": "second"},
+    "fewer reasons": {**LEFT, "tags": ["accurate"]},
+    "a flag": {**LEFT, "flag": "harmful"},
+    "an edit": {**LEFT, "edit": {"place": 0, "text": "Mended"}},
+    "no judgement": {"outcome": "undone"},
+    "nothing": None,
+}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_a_second_judgement_that_says_something_else_is_not_called_saved(db: Database, ann: Ask, other: Any) -> None:
+    seed_comparisons(db, 2)
+    nonce = ann("card")["nonce"]
+    first = ann("judge", nonce=nonce, act=LEFT)
+    assert (first["saved"], says(first)) == (True, {**LEFT, "flag": None, "edit": None})
+    second = ann("judge", nonce=nonce, act=other)
+    assert second["saved"] is False
+    assert "already" in second["notice"]
+    assert second["judged"] == first["judged"], "what stands is told from its row"
+    assert second["nonce"] == first["nonce"], "and the comparison in hand is shown"
+    assert len(rows(db)) == 1
+    if other is not None and other["outcome"] != "undone":
+        changed = ann("revise", id=second["judged"]["id"], act=other)
+        assert changed["saved"] is True
+        assert says(changed) == {**dict.fromkeys(PARTS), "tags": [], "note": "", **other}
+        assert [row["supersedes"] for row in rows(db)] == [None, first["judged"]["id"]]
+
+
+def test_the_same_request_again_is_saved_whatever_the_project_asks_by_now(db: Database, ann: Ask) -> None:
+    seed_comparisons(db, 2)
+    nonce = ann("card")["nonce"]
+    sent = {**LEFT, "note": " first ", "tags": ["clear", "accurate"], "edit": {"place": 0, "text": " Mended "}}
+    first = ann("judge", nonce=nonce, act=sent)
+    set_project(db, kind="rank", answers=3, tags=(Tag("x", "exact"),))
+    with db.transaction() as connection:
+        connection.execute("UPDATE comparison SET state = 'withdrawn'")
+        connection.execute("UPDATE claim SET expires = '2000-01-01T00:00:00.000000+00:00'")
+    again = ann("judge", nonce=nonce, act=sent)
+    assert (again["saved"], again["judged"]) == (True, first["judged"])
+    assert len(rows(db)) == 1
+
+
+@pytest.mark.parametrize(("kind", "count"), [("best", 3), ("best", 8), ("rank", 3), ("rank", 8)])
+def test_rankings_are_told_as_they_were_shown(db: Database, ann: Ask, kind: Kind, count: int) -> None:
+    set_project(db, kind=kind, answers=count)
+    for _ in range(2):
+        seed_answers(db, count)
+    nonce = ann("card")["nonce"]
+    best = {"outcome": "ranked", "ranks": [2] * (count - 1) + [1], "edit": {"place": count - 1, "text": "Mended"}}
+    first = ann("judge", nonce=nonce, act=best)
+    assert (first["judged"]["ranks"], first["judged"]["edit"]) == (best["ranks"], best["edit"])
+    assert (first["judged"]["kind"], first["judged"]["size"]) == (kind, count)
+    other = ann("judge", nonce=nonce, act={"outcome": "ranked", "ranks": [1] + [2] * (count - 1)})
+    assert (other["saved"], other["judged"]) == (False, first["judged"])
+    assert ann("judge", nonce=nonce, act={**best, "ranks": [7] * (count - 1) + [3]})["saved"] is True, "the same ranks"
+
+
+def test_a_late_retry_after_a_change_does_not_claim_to_stand(db: Database, ann: Ask) -> None:
+    seed_comparisons(db, 2)
+    nonce = ann("card")["nonce"]
+    first = ann("judge", nonce=nonce, act=LEFT)
+    changed = ann("revise", id=first["judged"]["id"], act=act("right-much"))
+    late = ann("judge", nonce=nonce, act=LEFT)
+    assert (late["saved"], late["judged"]) == (False, changed["judged"])
+    assert ann("judge", nonce=nonce, act=act("right-much"))["saved"] is True, "this stands"
+    back = ann("revise", id=changed["judged"]["id"], act=LEFT)
+    assert ann("judge", nonce=nonce, act=LEFT)["judged"] == back["judged"]
+    assert len(rows(db)) == 3
+
+
+def test_two_tabs_change_the_same_judgement(db: Database, ann: Ask) -> None:
+    seed_comparisons(db, 2)
+    first = ann("judge", nonce=ann("card")["nonce"], act=LEFT)["judged"]["id"]
+    one = ann("revise", id=first, act=act("right-much"))
+    assert ann("revise", id=first, act=act("right-much"))["judged"] == one["judged"], "the same again"
+    two = ann("revise", id=first, act=act("tie"))
+    assert (two["saved"], two["judged"]) == (False, one["judged"])
+    assert len(rows(db)) == 2
+    assert ann("revise", id=two["judged"]["id"], act=act("tie"))["saved"] is True
+
+
+def test_what_was_taken_back_does_not_stand_until_it_is_judged_again(db: Database, ann: Ask) -> None:
+    seed_comparisons(db, 2)
+    nonce = ann("card")["nonce"]
+    following = ann("judge", nonce=nonce, act=LEFT)
+    shown = ann("undo", nonce=following["nonce"])
+    assert shown["undone"] == following["judged"]
+    late = ann("judge", nonce=nonce, act=LEFT)
+    assert (late["saved"], late.get("judged")) == (False, None)
+    assert "took this judgement back" in late["notice"]
+    assert "taken back" in ann("revise", id=following["judged"]["id"], act=LEFT)["error"]
+    again = ann("judge", nonce=shown["nonce"], act=act("tie"))
+    for refused in (ann("judge", nonce=nonce, act=LEFT), ann("revise", id=following["judged"]["id"], act=LEFT)):
+        assert (refused["saved"], refused["judged"]) == (False, again["judged"])
+
+
+def test_a_judgement_on_an_expired_hand_out_meets_the_one_of_the_next(db: Database, ann: Ask) -> None:
+    seed_comparisons(db, 1)
+    old = ann("card")["nonce"]
+    with db.transaction() as connection:
+        connection.execute("UPDATE claim SET expires = '2000-01-01T00:00:00.000000+00:00'")
+    stands = ann("judge", nonce=ann("card")["nonce"], act=act("tie"))
+    late = ann("judge", nonce=old, act=act("left-much"))
+    assert (late["saved"], late["judged"]) == (False, stands["judged"])
+
+
+def test_a_skip_stands_like_a_verdict(db: Database, ann: Ask) -> None:
+    seed_comparisons(db, 2)
+    nonce = ann("card")["nonce"]
+    skipped = ann("judge", nonce=nonce, act=act("skip"))
+    assert skipped["judged"]["outcome"] == "skip"
+    assert ann("judge", nonce=nonce, act=act("skip"))["saved"] is True
+    other = ann("judge", nonce=nonce, act=act("tie"))
+    assert (other["saved"], other["judged"]) == (False, skipped["judged"])
+
+
+def test_a_page_that_shows_what_is_judged_meanwhile_is_told_what_stands(
+    db: Database, person: Callable[[str], Ask]
+) -> None:
+    seed_comparisons(db, 3)
+    ann, bob = person("ann"), person("bob")
+    nonce = ann("card")["nonce"]
+    assert "judged" not in ann("card", nonce=nonce)
+    stands = ann("judge", nonce=nonce, act=LEFT)["judged"]
+    assert ann("card", nonce=nonce)["judged"] == stands
+    assert bob("card", nonce=nonce)["judged"] is None, "it is told to nobody else"
+    assert ann("card", nonce="made up")["judged"] is None
+
+
+def test_a_re_ask_does_not_stand_for_the_first_time(db: Database, ann: Ask) -> None:
+    seed_comparisons(db, 40)
+    for _ in range(selection.RE_ASK_AFTER + 1):
+        ann("judge", nonce=ann("card")["nonce"], act=act("tie"))
+    set_project(db, gold_share=0.0, re_ask_share=1.0)
+    ann("judge", nonce=ann("card")["nonce"], act=act("tie"))  # drawn before the shares were set
+    nonce = ann("card")["nonce"]
+    again = ann("judge", nonce=nonce, act=LEFT)
+    assert (again["saved"], says(again)) == (True, {**LEFT, "flag": None, "edit": None})
+    first = db.value("SELECT re_ask_of FROM judgement WHERE id = ?", (again["judged"]["id"],))
+    asked = db.value("SELECT k.nonce FROM claim k JOIN judgement j ON j.claim_id = k.id WHERE j.id = ?", (first,))
+    late = ann("judge", nonce=asked, act=LEFT)
+    assert (late["saved"], late["judged"]["id"]) == (False, first)
+
+
+NUMBERS = (2**63, 2**63 - 1, 2**64, 10**400, -1, 0, -(2**63), -(2**70), 1.5, 1e308, float("inf"), float("nan"))
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=map(str, range(len(NUMBERS))))
+def test_numbers_that_no_row_has_are_refused_in_words(db: Database, ann: Ask, number: Any) -> None:
+    seed_comparisons(db, 1)
+    nonce = ann("card")["nonce"]
+    for endpoint in ("reopen", "revise"):
+        refused = ann(endpoint, id=number, act=act("tie"))
+        assert refused["status"] == 409
+        assert refused["error"]
+    assert ann("card", utc_offset_minutes=number, rendered=number)["nonce"] == nonce
+    for wrong in (
+        {"outcome": "ranked", "ranks": [number, number], "strength": number},
+        {"outcome": "ranked", "ranks": [1, 2], "strength": 1, "edit": {"place": number or 2, "text": "x"}},
+    ):
+        assert ann("judge", nonce=nonce, act=wrong)["saved"] is False
+    assert rows(db) == []
+
+
 # ----------------------------------------------------------------------------------------- answers while being written
 def begin(db: Database) -> tuple[int, list[int]]:
     """A comparison whose answers are being written."""
@@ -289,8 +475,9 @@ def test_a_change_supersedes_and_the_list_shows_what_holds(db: Database, ann: As
     assert db.value("SELECT count(*) FROM judgement") == 2
 
     refused = ann("revise", id=listed["id"], act=act("tie"))
-    assert refused["status"] == 409
-    assert "changed or taken back" in refused["error"]
+    assert refused["saved"] is False
+    assert says(refused) == says({"judged": {**listed_now, "edit": None}})
+    assert db.value("SELECT count(*) FROM judgement") == 2
 
 
 def test_an_undone_judgement_leaves_the_list_and_is_in_hand_again(db: Database, ann: Ask) -> None:
@@ -317,7 +504,8 @@ def test_an_undo_says_what_had_been_done_and_a_refused_one_does_not(db: Database
     skipped = ann("undo", nonce=third["nonce"])
     assert skipped["undone"]["outcome"] == "skip"
     undone = ann("undo", nonce=skipped["nonce"])
-    assert undone["undone"] == {**sent, "strength": None}
+    told = undone["undone"]
+    assert told == {**sent, "strength": None, "id": told["id"], "kind": "rank", "size": 3}
     assert undone["answers"] == before["answers"]
     again = ann("undo", nonce=skipped["nonce"])
     assert "undone" not in again, "a repeated request undoes nothing more"
@@ -373,6 +561,14 @@ def test_an_own_prompt_is_answered_and_shown_to_who_asked_it_first(db: Database,
     shown = ann("judge", nonce=held, act=act("tie"))
     assert shown["messages"][-1]["text"] == "What is love?"
     assert shown["asked"] == 0
+
+
+def test_too_many_own_prompts_are_refused_in_words(db: Database, ann: Ask) -> None:
+    waiting = [ann("ask", prompt=f"Question {number}?") for number in range(store.MOST_UNANSWERED)]
+    assert [card["asked"] for card in waiting] == [1, 2, 3]
+    refused = ann("ask", prompt="One more?")
+    assert (refused["status"], refused["error"][:18]) == (409, "3 of your prompts ")
+    assert ann("ask", prompt="Question 0?")["asked"] == store.MOST_UNANSWERED, "the same request again"
 
 
 def test_who_asked_is_told_when_a_prompt_came_to_nothing(db: Database, person: Callable[[str], Ask]) -> None:

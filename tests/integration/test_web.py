@@ -291,7 +291,11 @@ def test_repeated_and_simultaneous_requests_make_one_judgement(site: Site) -> No
         bodies = [{"nonce": card["nonce"], "act": act(words[number % 4])} for number in range(24)]
         answers = list(pool.map(lambda body: post(annotator, "judge", **body), bodies))
         assert {answer.status_code for answer in answers} == {200}
-        assert {answer.json()["saved"] for answer in answers} == {True}
+        told = [(body["act"], answer.json()) for body, answer in zip(bodies, answers, strict=True)]
+        stands = told[0][1]["judged"]
+        assert all(said["judged"] == stands for _, said in told), "all are told what stands"
+        sent = [(said["saved"], {key: stands[key] for key in asked} == asked) for asked, said in told]
+        assert set(sent) == {(False, False), (True, True)}, "only who asked for this is told that it is saved"
         following = {answer.json()["nonce"] for answer in answers}
         assert judged(site.db, "ann") == before + 1
         assert len(following) == 1
@@ -363,7 +367,7 @@ def test_the_browser_is_sent_no_trace_of_who_wrote_an_answer(site: Site) -> None
         found = [word for word in hidden if word in answer.text]
         assert found == [], answer.request.url
     for card in (answer.json() for answer in cards):
-        assert set(card) - {"saved", "undone"} == CARD
+        assert set(card) - {"saved", "undone", "judged"} == CARD
         assert card["me"] == "bob"
         assert all(set(message) <= {"role", "text", "html"} for message in card["messages"])
         assert all(set(answer) <= {"state", "text", "html"} for answer in card["answers"])

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Callable
+from html import unescape
 
 import pytest
 
-from annotation import markup
+from annotation import markup, unseen
 from annotation.markup import Download, progress_bar, table
+from annotation.measuring import charts, reporting
+from annotation.measuring.quality import Case, Decision, FlaggedCase, Opinion
+from annotation.tabs import importing
+from rlhf import candidates, planning, presenting
+from rlhf.candidates import AnswerPair
+from rlhf.previews import Passage, Strip
+from rlhf.tabs import playground
+from tests.machine_fixtures import ROOT
 
+MOMENT = "2026-01-02T03:04:05.000000+00:00"
 HOSTILE = '"><img src=x onerror=alert(1)> <think>hm</think>'
 
 
@@ -46,6 +58,58 @@ def test_a_finished_file_can_be_fetched() -> None:
     assert '<td><a href="files/a.zip" download>a.zip</a></td>' in table(
         ("File",), [(Download("files/a.zip", "a.zip"),)]
     )
+
+
+# ------------------------------------------------------------------------------------------------------- what is unseen
+HIDING = "pay\u202eyap\u200b\U000e0041\ufe0f\u2028\u3164end"
+SAID = {"role": HIDING, "content": HIDING}
+ANSWER = {"text": HIDING, "answer": HIDING, "tokens": 3, "finish_reason": "stop", "cut": False}
+LOOK = {
+    "name": HIDING, "format": HIDING, "columns": [HIDING], "problem": "", "target": "preferences", "proposed": {},
+    "rows": [{"number": 1, "cells": {HIDING: HIDING}}], "bad": [{"number": 2, "reason": HIDING}],
+    "records": [{"messages": [SAID, SAID], "answers": [HIDING], "ranking": None, "label": None, "outcome": "ranked"}],
+}  # fmt: skip
+OPINION = Opinion(HIDING, "own", "ranked", (1, 2), 1)
+PLACES = {
+    "quality, one comparison": lambda: reporting.case_view(
+        Case(1, "preference", "ready", (SAID,), (HIDING, HIDING), (OPINION,), 0)
+    ),
+    "quality, flags": lambda: reporting.flagged_table([FlaggedCase(1, "harmful", HIDING, HIDING, MOMENT, HIDING)]),
+    "quality, decisions": lambda: reporting.decisions_table([Decision(HIDING, HIDING, HIDING, HIDING, MOMENT)]),
+    "iterations, side by side": lambda: candidates.answers_page(
+        [AnswerPair(HIDING, 1, ANSWER, ANSWER)], 0, 1, (HIDING, HIDING)
+    ),
+    "runs, samples": lambda: presenting.samples_box({HIDING: {0: ANSWER}}),
+    "runs, log": lambda: presenting.log_box([HIDING]),
+    "train, rows": lambda: planning.strip_box(Strip(HIDING, [Passage("raised", [(HIDING, 2)])])),
+    "playground, literal": lambda: playground.turn(HIDING, HIDING, False),
+    "playground, rendered": lambda: playground.turn(HIDING, HIDING, True),
+    "data, first rows": lambda: importing.look_card(LOOK),
+    "data, what they become": lambda: importing.meaning_card(LOOK),
+    "a table": lambda: table((HIDING,), [(HIDING,), (Download(HIDING, HIDING),)], HIDING),
+    "sentences": lambda: markup.paragraph(HIDING) + markup.status(HIDING) + progress_bar(HIDING, 1),
+    "a chart": lambda: charts.figure(charts.Frame(HIDING, HIDING, HIDING), "", 10, HIDING, "upright"),
+}
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+def test_what_can_not_be_seen_is_spelt_out_wherever_a_strangers_text_is_shown(place: Callable[[], str]) -> None:
+    html = place()
+    assert unseen.INVISIBLE.findall(unescape(html)) == []
+    assert "⟨U+202E⟩" in html
+
+
+def test_every_text_gets_into_markup_through_the_one_escape() -> None:
+    """A new page can't forget what can't be seen: nothing else here takes Python's own `escape`."""
+    allowed = {ROOT / "annotation/markup.py", ROOT / "annotation/rendering.py"}
+    found = set()
+    for path in [ROOT / "app.py", *(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            taken = isinstance(node, ast.ImportFrom) and node.module in ("html", "xml.sax.saxutils", "markupsafe")
+            called = isinstance(node, ast.Attribute) and node.attr == "escape" and ast.unparse(node.value) == "html"
+            if taken or called:
+                found.add(path)
+    assert found <= allowed
 
 
 def test_a_sentence_is_announced_and_none_is_nothing() -> None:

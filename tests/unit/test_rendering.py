@@ -12,8 +12,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from annotation import rendering
-from annotation.rendering import to_html, visible
+from annotation import rendering, unseen
+from annotation.rendering import to_html
+from annotation.unseen import visible
 
 FORBIDDEN_TAGS = {"script", "style", "img", "a", "form", "input", "button", "iframe", "svg", "object", "link", "base"}
 SAFE_ATTRIBUTES = {"class", "value", "display", "notation", *rendering.KEPT_ATTRIBUTES}
@@ -285,7 +286,7 @@ def test_the_ranges_cover_every_control_and_format_character() -> None:
     for code in range(0x110000):
         character = chr(code)
         if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and code not in with_glyph:
-            assert character in "\n\t" or rendering.INVISIBLE.match(character), hex(code)
+            assert character in "\n\t" or unseen.INVISIBLE.match(character), hex(code)
 
 
 # -------------------------------------------------------------------------------------------------------------- fuzzing
@@ -333,7 +334,7 @@ class Numbered(Reader):
 def test_spelling_out_is_done_once_and_leaves_nothing_unseen(text: str) -> None:
     once = visible(text)
     assert visible(once) == once
-    kept: list[Any] = [found[0] for found in rendering.INVISIBLE.finditer(once)]
+    kept: list[Any] = [found[0] for found in unseen.INVISIBLE.finditer(once)]
     assert set(kept) <= set("\u200c\u200d\ufe0e\ufe0f") | {chr(code) for code in range(0xE0020, 0xE01F0)}
 
 
