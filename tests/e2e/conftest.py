@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.machine_fixtures import ROOT
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FOUND = next((path for path in map(shutil.which, BROWSERS) if path), None)
@@ -52,4 +52,4 @@ def running_app(data_dir: Path, *flags: str) -> Iterator[tuple[str, str]]:
             yield address, process.stdout.readline().split("): ")[1].strip()
         finally:
             process.terminate()
-            process.wait(60)
+            process.wait(PATIENCE_SECONDS)

@@ -21,6 +21,7 @@ from annotation.database import Database, open_database
 from rlhf import policies
 from tests.conftest import measure_nobody, seed_comparisons
 from tests.hub_sign_in import SECRET, SpaceHub, uploaded
+from tests.machine_fixtures import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.browser
 SEEDED = 5
@@ -75,7 +76,7 @@ def started(hub: SpaceHub, folder: Path, model: Path) -> Iterator[tuple[str, psu
             yield said.removeprefix("People open ").strip(), psutil.Process(process.pid)
         finally:
             process.terminate()
-            process.wait(60)
+            process.wait(PATIENCE_SECONDS)
 
 
 def judge(running: Running, page: Any, key: str) -> None:

@@ -24,7 +24,7 @@ from annotation.outgoing.formats import FORMATS, Request
 from annotation.records import UserError
 from rlhf import policies
 from tests.archive_fixtures import TEXTS, has_password, populate
-from tests.machine_fixtures import ROOT
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
 
 Line = dict[str, Any]
 
@@ -389,7 +389,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         env=dict(os.environ),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
 

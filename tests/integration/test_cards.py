@@ -32,7 +32,7 @@ from rlhf.specs import DPOSpec, MergeSpec, PPOSpec, RewardModelSpec, SFTSpec, Sp
 from rlhf.worker import Run
 from tests.demonstrations import demonstrate
 from tests.hub_server import HubServer
-from tests.machine_fixtures import Machine, make_machine
+from tests.machine_fixtures import PATIENCE_SECONDS, Machine, make_machine
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -288,7 +288,7 @@ def stall(shelf: Shelf, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
             env={**os.environ, **hub.environment("hf_read_ann")},
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=PATIENCE_SECONDS,
             check=False,
         )
         assert done.returncode == 0, done.stderr

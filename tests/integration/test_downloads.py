@@ -22,7 +22,7 @@ from annotation import access
 from annotation.database import open_database
 from annotation.records import UserError
 from rlhf import downloads, loop, policies
-from tests.machine_fixtures import ROOT, Machine, make_machine
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, Machine, make_machine
 from tests.run_fixtures import finished_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -47,7 +47,7 @@ class Site:
         if name is not None:
             account = access.authorise(self.machine.db, name, "annotator")
             cookies[self.cookie] = access.open_session(self.machine.db, account)
-        with httpx.Client(base_url=self.url, cookies=cookies, timeout=20) as client:
+        with httpx.Client(base_url=self.url, cookies=cookies, timeout=PATIENCE_SECONDS) as client:
             return client.get(httpx.URL(self.url).copy_with(raw_path=path.encode()))
 
 

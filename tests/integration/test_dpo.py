@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import os
 import random
-import signal
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +27,7 @@ from rlhf.models import Policies, compute_dtype, load_adapter, load_for_answerin
 from rlhf.policies import Policy
 from rlhf.rows import load_snapshot, tokenise_pairs, with_noise
 from rlhf.specs import DPOSpec, Precision, with_defaults
-from tests.machine_fixtures import QUICK_DPO, WORKER_SECONDS, Machine, make_machine, wait_until
+from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -562,11 +560,6 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iter
     machine.db.close()
 
 
-def wait_for_step(machine: Machine, job_id: int, step: int) -> None:
-    """Return as soon as the worker has reported this step."""
-    wait_until(f"step {step} of job {job_id}", lambda: jobs.get(machine.db, job_id).step >= step, every=0.005)
-
-
 def checkpoint_steps(machine: Machine, job_id: int) -> list[int]:
     """The steps of a job's whole checkpoints."""
     marks = (machine.data_dir / "checkpoints" / f"job-{job_id}").glob(f"checkpoint-*/{COMPLETE}")
@@ -590,19 +583,10 @@ def test_a_worker_killed_at_a_random_step_is_resumed_to_the_weights_of_an_unbrok
     job_id = machine.submit(unbroken.spec)
     fatal_step = random.Random(os.urandom(8)).randint(2, STEPS // 2)
     print(f"killing the worker at step {fatal_step}")
-    with machine.start_worker(job_id) as worker:
-        wait_for_step(machine, job_id, fatal_step)
-        worker.send_signal(signal.SIGKILL)
-        worker.wait(WORKER_SECONDS)
-    killed = jobs.get(machine.db, job_id)
-    assert (killed.status, worker.returncode) == ("running", -signal.SIGKILL)
-    assert jobs.mark_lost(machine.db) == [], "a heartbeat of a moment ago is no silence"
-    time.sleep(0.1)
-    assert jobs.mark_lost(machine.db, silent_seconds=0.05) == [job_id]
-    assert jobs.get(machine.db, job_id).status == "lost"
+    assert machine.kill_worker(job_id, fatal_step).status == "lost"
     saved = checkpoint_steps(machine, job_id)
     assert saved
-    assert saved[-1] < STEPS - 1
+    assert saved[-1] <= fatal_step
     # What a process killed while writing leaves: a newer directory without the mark.
     half = machine.data_dir / "checkpoints" / f"job-{job_id}" / f"checkpoint-{STEPS - 1}"
     half.mkdir()
@@ -615,19 +599,29 @@ def test_a_worker_killed_at_a_random_step_is_resumed_to_the_weights_of_an_unbrok
     assert_as_if_unbroken(unbroken, job)
 
 
-def test_a_cancelled_run_stops_within_seconds_and_can_be_finished_later(unbroken: Unbroken) -> None:
+# Run in a worker beforehand: somebody cancels its job at the third step.
+CANCELLED_AT_3 = """
+from rlhf import jobs
+from rlhf.worker import Run
+
+report = Run.report
+
+def report_and_be_cancelled(self, step, *rest, **named):
+    if step == 3:
+        jobs.cancel(self.db, self.job_id)
+    report(self, step, *rest, **named)
+
+Run.report = report_and_be_cancelled
+"""
+
+
+def test_a_cancelled_run_stops_at_that_step_and_can_be_finished_later(unbroken: Unbroken) -> None:
     machine = unbroken.machine
     job_id = machine.submit(unbroken.spec)
-    with machine.start_worker(job_id) as worker:
-        wait_for_step(machine, job_id, 3)
-        asked = time.monotonic()
-        jobs.cancel(machine.db, job_id)
-        worker.wait(WORKER_SECONDS)
-        assert time.monotonic() - asked < 10
-    job = jobs.get(machine.db, job_id)
-    assert (job.status, worker.returncode) == ("cancelled", 0)
+    job = machine.run_worker(job_id, CANCELLED_AT_3)
+    assert (job.status, job.step) == ("cancelled", 3)
     assert "Resume" in job.message
-    assert checkpoint_steps(machine, job_id)[-1] >= job.step
+    assert checkpoint_steps(machine, job_id)[-1] == 3
     assert policies.of_job(machine.db, job_id) is None
     jobs.resume(machine.db, job_id)
     assert_as_if_unbroken(unbroken, machine.perform(job_id))

@@ -30,7 +30,7 @@ from annotation.tabs.guard import Context
 from rlhf import policies
 from tests.conftest import BASE_NAME, act, make_response, measure_nobody
 from tests.freezing import freeze
-from tests.machine_fixtures import ROOT
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
 
 PASSWORD = "a long enough password"
 PAIRS = [
@@ -410,7 +410,9 @@ def test_our_own_exports_are_read_back(db: Database, tmp_path: Path, format: str
         claims.judge(db, annotator, claim.nonce, act(words[claim.messages[-1]["content"][-2]]))
     target = tmp_path / ("out.csv" if format == "csv" else "out")
     export = [sys.executable, "-m", "annotation", "export", f"--format={format}", f"--as={container}", f"--to={target}"]
-    subprocess.run([*export, f"--data={db.path.parent}"], cwd=ROOT, check=True, capture_output=True, timeout=120)
+    subprocess.run(
+        [*export, f"--data={db.path.parent}"], cwd=ROOT, check=True, capture_output=True, timeout=PATIENCE_SECONDS
+    )
     whole = target if format == "csv" or container == "dataset" else next(target.glob("train.*"))
     other = open_database(tmp_path / "other")
     importing.run_import(other, open_path(whole), Order(), "kim", quiet)
@@ -531,7 +533,7 @@ def command(db: Database, *arguments: str) -> list[str]:
 def run(db: Database, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
     """Import on the command line."""
     return subprocess.run(
-        command(db, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, **more
+        command(db, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False, **more
     )
 
 
@@ -818,7 +820,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str,
 def client(server: tuple[str, str, Database], name: str | None) -> httpx.Client:
     """A browser of this person, or of a stranger."""
     url, cookie, db = server
-    made = httpx.Client(base_url=url, timeout=20)
+    made = httpx.Client(base_url=url, timeout=PATIENCE_SECONDS)
     if name is not None:
         made.cookies.set(cookie, access.open_session(db, access.authorise(db, name, "annotator")))
     return made

@@ -25,7 +25,7 @@ from rlhf.launching import module
 from rlhf.rentals import Terms
 from rlhf.specs import DPOSpec
 from tests.hub_jobs import JobHub
-from tests.machine_fixtures import QUICK_DPO, ROOT, Machine, rlhf_command, wait_until, write_spec
+from tests.machine_fixtures import PATIENCE_SECONDS, QUICK_DPO, ROOT, Machine, rlhf_command, wait_until, write_spec
 
 TOKEN = "hf_write_ann"
 TERMS = Terms("cpu-basic", 0.02, 0.5)
@@ -182,7 +182,7 @@ def test_cancelling_gives_the_machine_back(judged: Machine, hub: JobHub) -> None
     thread = in_background(hub, judged, job_id, threading.Event())
     wait_until("the start", lambda: rentals.get(judged.db, job_id).hub_job)
     jobs.cancel(judged.db, job_id)
-    thread.join(30)
+    thread.join(PATIENCE_SECONDS)
     job = jobs.get(judged.db, job_id)
     assert (job.status, job.message) == ("cancelled", "Cancelled, and the rented machine was given back.")
     assert only_job(hub).stage == "CANCELED"
@@ -255,7 +255,7 @@ def test_whatever_the_hub_says_meanwhile_the_job_is_followed_and_bad_reports_are
     hub.fail("GET", "/api/datasets/ann/prefloop-job-.*/tree", 401, times=2)
     hub.fail("GET", "/api/jobs/ann/.+", 403, times=2)
     wait_until("the end there", lambda: only_job(hub).stage == "COMPLETED", every=0.01)
-    thread.join(60)
+    thread.join(PATIENCE_SECONDS)
     assert jobs.get(judged.db, job_id).status == "finished"
     # What can be shown of a report is shown; what can't breaks no page.
     rental = rentals.get(judged.db, job_id)
