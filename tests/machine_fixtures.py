@@ -7,12 +7,14 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -252,7 +254,12 @@ def write_spec(path: Path, spec: dict[str, Any]) -> Path:
 
 
 def wait_until(
-    what: str, condition: Callable[[], Any], *, every: float = 0.05, otherwise: Callable[[], Any] = str
+    what: str,
+    condition: Callable[[], Any],
+    *,
+    every: float = 0.05,
+    otherwise: Callable[[], Any] = str,
+    sleep: Callable[[float], object] = time.sleep,
 ) -> Any:
     """Poll until the condition holds and return its value; one that hangs fails, saying what was awaited.
 
@@ -263,8 +270,17 @@ def wait_until(
         value = condition()
         if value:
             return value
-        time.sleep(every)
+        sleep(every)
     raise AssertionError(f"After {PATIENCE_SECONDS:.0f} s still waiting for: {what} {otherwise()}")
+
+
+@contextmanager
+def free_port() -> Iterator[int]:
+    """A port on which a program can be told to listen. Nobody else is given it meanwhile: it is bound here."""
+    with socket.socket() as kept:
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        yield kept.getsockname()[1]
 
 
 class Pace:

@@ -292,10 +292,8 @@ def test_with_a_token_and_without_copies_what_the_web_server_asks_is_done_and_it
         hub.fail("GET", "/api/whoami-v2", "hang", times=9)
         cut = errands.ask(db, CheckToken(), "kim")
         wait_until("its start", lambda: errands.get(db, cut).state == "doing")
-        begun = time.monotonic()
         program.process.send_signal(signal.SIGTERM)
         assert program.process.wait(PATIENCE_SECONDS) == 0
-        assert time.monotonic() - begun < 20
         assert not any(process.is_running() for process in program.family)
         assert "not finished" not in program.log.read_text()
     assert errands.get(db, cut).state == "doing"

@@ -22,19 +22,25 @@ from rlhf.supervisor import PROCESSORS, VISIBLE, Child, Supervisor, devices_here
 from rlhf.worker import Run, perform
 from tests.conftest import BASE_NAME
 from tests.machine_fixtures import PATIENCE_SECONDS, Machine, wait_until
-from tests.run_fixtures import QUICK_SFT, demonstrations, finished_run, starve
+from tests.run_fixtures import QUICK_SFT, demonstrations, finished_run, run_beforehand, starve
 
 DPO = DPOSpec()
 
 
 @pytest.fixture
-def supervisor(db: Database, data_dir: Path) -> Iterator[Supervisor]:
+def unhurried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that never come to claim their jobs, so that what was queued can be looked at."""
+    run_beforehand(monkeypatch, tmp_path, "import signal\nsignal.pause()")
+
+
+@pytest.fixture
+def supervisor(db: Database, data_dir: Path, unhurried: None) -> Iterator[Supervisor]:
     """A supervisor whose thread does not run: each test takes the steps itself. What it started is killed."""
     yield from supervising(Supervisor(db, data_dir, BASE_NAME, [PROCESSORS]))
 
 
 @pytest.fixture
-def two_devices(db: Database, data_dir: Path) -> Iterator[Supervisor]:
+def two_devices(db: Database, data_dir: Path, unhurried: None) -> Iterator[Supervisor]:
     """The same on a machine that has two GPUs."""
     yield from supervising(Supervisor(db, data_dir, BASE_NAME, ["0", "1"]))
 
@@ -55,7 +61,7 @@ def supervising(supervisor: Supervisor) -> Iterator[Supervisor]:
 
 
 def queue(db: Database, spec: Spec = DPO) -> int:
-    """A queued job whose worker needs seconds for its imports, and so can be looked at before it begins."""
+    """A queued job."""
     return jobs.enqueue(db, spec, "ann")
 
 
@@ -304,7 +310,6 @@ def test_all_processes_of_a_job_end_together_and_one_killed_is_noticed(db: Datab
         return found if len(found) == 2 else []
 
     first, second = wait_until("two processes", ranks)
-    # The first would claim it once it is that far; nothing here depends on how far it is.
     jobs.claim(db, job, child.worker)
     second.kill()
     wait_until("the launcher's end", lambda: child.process.poll() is not None)
