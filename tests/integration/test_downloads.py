@@ -25,8 +25,6 @@ from rlhf import downloads, loop, policies
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, Machine, make_machine
 from tests.run_fixtures import finished_run
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-
 PASSWORD = "a long enough password"
 # What must never leave: a token in training arguments, an optimiser's state, the database, what a link points to.
 SECRETS = (b"hub-token", b"optimiser state", b"SQLite format", b"root:", b"from elsewhere")

@@ -27,9 +27,8 @@ from rlhf.models import Policies, compute_dtype, load_adapter, load_for_answerin
 from rlhf.policies import Policy
 from rlhf.rows import load_snapshot, tokenise_pairs, with_noise
 from rlhf.specs import DPOSpec, Precision, with_defaults
+from rlhf.worker import Run, perform
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
-
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 
 @pytest.fixture
@@ -593,32 +592,28 @@ def test_a_worker_killed_at_a_random_step_is_resumed_to_the_weights_of_an_unbrok
     (half / "adapter_model.safetensors").write_bytes(b"half")
 
     jobs.resume(machine.db, job_id)
-    job = machine.run_worker(job_id)
+    job = machine.perform(job_id)
     assert job.attempt == 2
-    assert f"resuming from checkpoint-{saved[-1]}" in machine.output(job_id)
+    assert any(f"resuming from checkpoint-{saved[-1]}" in line for line in jobs.log_tail(machine.db, job_id))
     assert_as_if_unbroken(unbroken, job)
 
 
-# Run in a worker beforehand: somebody cancels its job at the third step.
-CANCELLED_AT_3 = """
-from rlhf import jobs
-from rlhf.worker import Run
+class CancelledAtStep3(Run):
+    """A run that somebody cancels."""
 
-report = Run.report
-
-def report_and_be_cancelled(self, step, *rest, **named):
-    if step == 3:
-        jobs.cancel(self.db, self.job_id)
-    report(self, step, *rest, **named)
-
-Run.report = report_and_be_cancelled
-"""
+    def report(self, step: int, steps: int, metrics: Mapping[str, float], message: str = "") -> None:
+        if step == 3:
+            jobs.cancel(self.db, self.job_id)
+        super().report(step, steps, metrics, message)
 
 
 def test_a_cancelled_run_stops_at_that_step_and_can_be_finished_later(unbroken: Unbroken) -> None:
     machine = unbroken.machine
     job_id = machine.submit(unbroken.spec)
-    job = machine.run_worker(job_id, CANCELLED_AT_3)
+    claimed = jobs.claim(machine.db, job_id, "w")
+    assert claimed is not None
+    assert perform(CancelledAtStep3(machine.db, machine.data_dir, claimed, "w"), claimed.spec) == 0
+    job = jobs.get(machine.db, job_id)
     assert (job.status, job.step) == ("cancelled", 3)
     assert "Resume" in job.message
     assert checkpoint_steps(machine, job_id)[-1] == 3

@@ -24,8 +24,6 @@ from rlhf.worker import Run, perform
 from tests.demonstrations import demonstrate
 from tests.machine_fixtures import Machine, make_machine
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-
 # Large steps: the adapter must change more than rounding does.
 QUICK = SFTSpec(
     epochs=2, batch_size=4, learning_rate=2e-2, lora_r=4, lora_alpha=8, virtual_tokens=4, precision="bf16", samples=0

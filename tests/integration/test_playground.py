@@ -35,8 +35,6 @@ from tests.e2e.conftest import running_app
 from tests.integration.test_generate import ask, resident, state_of, stock
 from tests.machine_fixtures import PATIENCE_SECONDS, Machine, make_machine, wait_until, write_spec
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-
 SAMPLING = Sampling(max_new_tokens=24)
 RESIDENT = GenerateSpec(buffer=6, prompts_per_batch=4, sampling=SAMPLING)
 QUESTION: Message = {"role": "user", "content": "What is a riddle?"}

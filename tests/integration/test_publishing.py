@@ -42,8 +42,6 @@ from tests.integration.test_deciding import finish_check, make_candidate, people
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, Machine, make_machine
 from tests.run_fixtures import finished_run
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-
 REPO = "ann/numbers"
 
 

@@ -83,7 +83,7 @@ def only_job(hub: JobHub) -> Any:
 def test_a_training_goes_there_reports_and_comes_back_as_the_candidate_that_it_would_be_here(
     judged: Machine, hub: JobHub
 ) -> None:
-    here = judged.run_worker(judged.submit(QUICK_DPO))
+    here = judged.perform(judged.submit(QUICK_DPO))
     job_id = rent(judged)
     job = follow(hub, judged, job_id)
     assert job.status == "finished", (job.message, only_job(hub).log.read_text())

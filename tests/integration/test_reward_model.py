@@ -32,8 +32,6 @@ from rlhf.specs import METHODS, PPOSpec, RewardModelSpec
 from rlhf.worker import Run, perform
 from tests.machine_fixtures import WORDS, Machine, make_machine
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-
 QUICK = RewardModelSpec(
     method="lora",
     precision="fp32",

@@ -27,8 +27,6 @@ from tests.conftest import BASE_NAME
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
 from tests.run_fixtures import QUICK_SFT, demonstrations, finished_run
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-
 OWNER = "kim"
 QUICK_REWARD = RewardModelSpec(
     method="lora", precision="fp32", epochs=2, batch_size=4, learning_rate=5e-3, lora_r=4, lora_alpha=8

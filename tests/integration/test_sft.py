@@ -31,8 +31,6 @@ from tests.demonstrations import demonstrate
 from tests.machine_fixtures import Machine, make_machine
 from tests.run_fixtures import demonstration_rows
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-
 # Small enough for seconds on the tiny model.
 QUICK = SFTSpec(
     epochs=1, batch_size=4, learning_rate=5e-3, lora_r=4, lora_alpha=8, virtual_tokens=4, precision="fp32", samples=0
