@@ -93,7 +93,9 @@ def test_an_admin_gets_a_zip_whose_files_load_as_the_adapter(site: Site, tmp_pat
     assert config["base_model_name_or_path"] == site.machine.model.name, "a name, not where it lies here"
     assert f"# {site.revision}\n" in (tmp_path / site.revision / "README.md").read_text("utf-8")
     base = AutoModelForCausalLM.from_pretrained(site.machine.model)
-    loaded: Any = get_peft_model_state_dict(PeftModel.from_pretrained(base, tmp_path / site.revision))
+    model = PeftModel.from_pretrained(base, tmp_path / site.revision)
+    # Without a look on the Hub for whether the vocabulary has grown.
+    loaded: Any = get_peft_model_state_dict(model, save_embedding_layers=False)
     stored = site.machine.adapter(site.revision)
     assert set(loaded) == set(stored)
     assert all(torch.equal(loaded[name], stored[name]) for name in stored)

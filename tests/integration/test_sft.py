@@ -190,7 +190,7 @@ def test_layers_that_are_computed_again_in_the_backward_pass_have_the_same_gradi
         trainer = trainer_of(taught, QUICK)
         randomise(trainer.model)
         if again:
-            trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
+            trainer.model.activation_checkpointing_enable({"use_reentrant": False})
             trainer.model.enable_input_require_grads()
         found.append(loss_and_gradients(trainer, list(trainer.train_dataset)[:4]))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
