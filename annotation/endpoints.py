@@ -257,11 +257,14 @@ def in_short(text: str) -> str:
     return spelt_out if len(spelt_out) <= SHORT else f"{spelt_out[:SHORT]} …"
 
 
-def day_start(utc_offset_minutes: Any) -> str:
-    """Midnight of the annotator's day, as `records.now` writes times; the browser knows its offset from UTC."""
+def day_start(utc_offset_minutes: Any, moment: datetime | None = None) -> str:
+    """Midnight before now, or before a moment, on the annotator's day, as `records.now` writes times.
+
+    The browser knows its offset from UTC.
+    """
     known = isinstance(utc_offset_minutes, int) and abs(utc_offset_minutes) <= 14 * 60
     offset = timedelta(minutes=utc_offset_minutes if known else 0)
-    local = datetime.now(UTC) + offset
+    local = (moment or datetime.now(UTC)) + offset
     midnight = local.replace(hour=0, minute=0, second=0, microsecond=0) - offset
     return midnight.isoformat(timespec="microseconds")
 

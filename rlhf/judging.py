@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
@@ -154,7 +155,9 @@ class RewardScorer:
         self.reward = read_reward_model(run, policy.revision)
         key = ground_key(policy)
         ground = load_for_answering(ground_path(run.db, run.data_dir, base_path, key[0]), key[1])
-        self.model = get_peft_model(ground, self.reward.config, adapter_name="reward")
+        config = copy(self.reward.config)
+        config.base_model_name_or_path = None  # or PEFT warns that the base has another name where it lies here
+        self.model = get_peft_model(ground, config, adapter_name="reward")
         set_peft_model_state_dict(self.model, self.reward.weights, adapter_name="reward")
         self.model.eval()
 

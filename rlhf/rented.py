@@ -134,9 +134,11 @@ def progress_in(batch: Mapping[str, Any]) -> tuple[Any, ...]:
 class Watch(threading.Thread):
     """Reports while the job runs, and has it ended when the time is nearly over."""
 
-    def __init__(self, reporter: Reporter, deadline: float, pace: float | None) -> None:
+    def __init__(
+        self, reporter: Reporter, deadline: float, pace: float | None, clock: Callable[[], float] = time.time
+    ) -> None:
         super().__init__(daemon=True)
-        self.reporter, self.deadline, self.pace = reporter, deadline, pace
+        self.reporter, self.deadline, self.pace, self.clock = reporter, deadline, pace, clock
         self.ended = threading.Event()
         self.over = False
 
@@ -144,7 +146,7 @@ class Watch(threading.Thread):
         """Wake up every so often until told to end."""
         due = time.time()
         while not self.ended.wait(0.2):
-            if time.time() > self.deadline and not self.over:
+            if self.clock() > self.deadline and not self.over:
                 self.over = True
                 os.kill(os.getpid(), signal.SIGTERM)
             if time.time() >= due:
@@ -156,11 +158,19 @@ class Watch(threading.Thread):
                 due = time.time() + (self.pace or quick)
 
 
-def run(hub: Hub, repo: str, source: Path, data_dir: Path, end: float, spare: float) -> int:
+def run(
+    hub: Hub,
+    repo: str,
+    source: Path,
+    data_dir: Path,
+    end: float,
+    spare: float,
+    clock: Callable[[], float] = time.time,
+) -> int:
     """Do the whole job; returns the exit status.
 
-    The machine is taken away at `end`, as `time.time` says it; the work stops `spare` seconds before. Raises UserError
-    where not even the job's end could be reported.
+    The machine is taken away at `end`, as `time.time` says it; the work stops `spare` seconds before by the `clock`.
+    Raises UserError where not even the job's end could be reported.
     """
     try:
         db, job = unpack(source, data_dir)
@@ -173,10 +183,10 @@ def run(hub: Hub, repo: str, source: Path, data_dir: Path, end: float, spare: fl
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
     pace = os.environ.get(PACE)
-    watch = Watch(Reporter(hub, repo, db, job.id), end - spare, float(pace) if pace else None)
+    watch = Watch(Reporter(hub, repo, db, job.id), end - spare, float(pace) if pace else None, clock)
     watch.start()
     while job.status == "queued" and not told and not watch.over:  # again where memory ran out and it goes on
-        run_to_end(db, data_dir, job)
+        run_to_end(db, data_dir, job, lambda: bool(told))
         job = jobs.get(db, job.id)
     watch.ended.set()
     watch.join()
@@ -197,10 +207,10 @@ def refuse_machine(spec: Spec) -> None:
 
 def outcome(db: Database, data_dir: Path, job: Job, over: bool) -> tuple[dict[str, Any], Files]:
     """How a job has ended, for whoever waits for it, and the files of what it has made."""
-    message = ENDED_THERE if job.status == "queued" else job.message
-    if over and job.status != "finished":
-        message = OVER
-    ending: dict[str, Any] = {"status": job.status, "message": message, "result": job.result}
+    status, message = job.status, ENDED_THERE if job.status == "queued" else job.message
+    if over and status != "finished":  # also where its worker had not yet begun
+        status, message = "lost", OVER
+    ending: dict[str, Any] = {"status": status, "message": message, "result": job.result}
     ending["spec"] = json.loads(to_json(job.spec))  # the batch may have been halved
     made = policies.of_job(db, job.id) if job.status == "finished" else None
     if made is None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -294,15 +294,18 @@ def record_death(db: Database, job: Job, child: Child, code: int, killed: bool, 
         jobs.give_up(db, job.id, child.attempt, f"{obituary} {see}".strip())
 
 
-def run_to_end(db: Database, data_dir: Path, job: jobs.Job) -> None:
+def run_to_end(db: Database, data_dir: Path, job: jobs.Job, told: Callable[[], bool] = lambda: False) -> None:
     """Run a queued job to its end in processes of its own, and stop them when this one is told to stop.
 
-    Nothing else runs, as far as training goes, so it may have the first devices.
+    Nothing else runs, as far as training goes, so it may have the first devices. `told` says whether this process was
+    told before it could hear it here.
     """
     worker, devices = uuid.uuid4().hex, devices_here()[: processes_of(job)]
     child = Child(start_worker(job, data_dir, worker, devices, None), worker, job.attempt)
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, lambda *_: child.signal(signal.SIGTERM)) for number in numbers]
+    if told():
+        child.signal(signal.SIGTERM)
     try:
         code = child.process.wait()
     finally:

@@ -502,11 +502,11 @@ def record_samples(
     seeds = [[SAMPLE_SEED + place] for place in range(len(asked))]
     checkpointing = getattr(model, "is_activation_checkpointing", False)
     if checkpointing:  # it would switch the cache off
-        model.gradient_checkpointing_disable()
+        model.activation_checkpointing_disable()
     with torch.no_grad(), accelerator.autocast():
         drawn = draw(model, tokenizer, [text for _, text in asked], seeds, sampling, lambda: run.stopped)
     if checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     answers = [
         {
             "prompt": prompt.text,

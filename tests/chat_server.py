@@ -21,6 +21,7 @@ from rlhf.rows import render, text_ids
 from rlhf.sampling import draw
 
 SLOW_SECONDS = 0.4
+TRICKLE_SECONDS = 0.2
 PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body>Please sign in.</body></html>"
 
 
@@ -68,6 +69,7 @@ class ChatServer(ThreadingHTTPServer):
         self.model, self.key, self.choices = model, key, choices
         self.troubles: Iterator[str] = iter(troubles)
         self.lock = threading.Lock()
+        self.crowd = threading.Condition(self.lock)
         self.bodies: list[dict[str, Any]] = []
         """What was asked, call by call."""
         self.times: list[float] = []
@@ -86,7 +88,13 @@ class ChatServer(ThreadingHTTPServer):
             self.times.append(time.monotonic())
             self.under_way += 1
             self.most_under_way = max(self.most_under_way, self.under_way)
+            self.crowd.notify_all()
             return next(self.troubles, "")
+
+    def wait_for_crowd(self, size: int) -> None:
+        """Until so many calls have been under way at once."""
+        with self.crowd:
+            self.crowd.wait_for(lambda: self.most_under_way >= size or self.closing.is_set())
 
 
 @contextmanager
@@ -99,6 +107,8 @@ def serving(model: ChatModel, **options: Any) -> Iterator[ChatServer]:
         yield server
     finally:
         server.closing.set()
+        with server.crowd:
+            server.crowd.notify_all()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -140,6 +150,9 @@ class Handler(BaseHTTPRequestHandler):
         elif trouble in ("", "slow"):
             if trouble == "slow":
                 self.server.closing.wait(SLOW_SECONDS)
+            self.complete(body)
+        elif trouble.startswith("crowd "):
+            self.server.wait_for_crowd(int(trouble.split()[1]))
             self.complete(body)
         else:
             self.go_wrong(body, trouble)
@@ -201,7 +214,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", "1000")
         self.end_headers()
-        while not self.server.closing.wait(0.2):
+        while not self.server.closing.wait(TRICKLE_SECONDS):
             self.wfile.write(b" ")
 
     def refuse(

@@ -1,4 +1,15 @@
-"""Fixtures: a real data directory and database, and rows put into it as the workers would."""
+"""Fixtures: a real data directory and database, and rows put into it as the workers would.
+
+What every test here keeps to, so that the suite says the same on any machine:
+- Wait for an event (a row, a file, a line, a process's end) with `wait_until`, or in a page with `wait_for` and
+  Playwright's own waits. `PATIENCE_SECONDS` is the only limit, for what hangs.
+- Assert no duration. Where time is the subject, hand it in: a clock, a row's time, a patched constant.
+- What has to happen in the middle of something happens from inside: `Pace` holds draws at a token, `kill_worker` at a
+  step, `run_beforehand` puts code into workers. A job that a test has claimed is kept alive by `stay_alive`.
+- Warnings are errors. A library's own that can't be avoided is named in pyproject.toml, by message and module.
+- Importing torch costs six seconds of a processor: use a process of its own only where the process is the subject, and
+  share applications and finished runs within a module.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from annotation import store
 from annotation.database import Database, open_database
@@ -21,6 +33,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # nothing is compiled; what would do it takes a second to import
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # a Hub on loopback speaks the older protocol
+
+# How long an example takes says nothing but how busy the machine is.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 BASE_NAME = "SmolLM2-135M-Instruct"
 pytest_plugins = ["tests.machine_fixtures"]

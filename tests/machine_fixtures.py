@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
+import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +34,9 @@ from tests.conftest import act, measure_nobody
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 ROOT = Path(__file__).parent.parent
-# A worker needs about ten seconds for its imports on two busy cores; a hanging one must not hang the suite.
-WORKER_SECONDS = 120.0
+# After this a test takes what it waits for for hanging. No test has a time of its own: how long things take says
+# nothing but how fast the machine is.
+PATIENCE_SECONDS = 600.0
 WORDS = ("sun", "rain", "stone", "river", "light", "bread", "quiet", "green", "morning", "window", "paper", "music")
 
 
@@ -40,6 +46,22 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny_model import build
 
     return build(tmp_path_factory.mktemp("tiny-model"))
+
+
+# Run in a worker beforehand. From outside the moment would depend on how fast the machine is.
+KILLED_AT = """
+import os, signal
+from rlhf.worker import Run
+
+report = Run.report
+
+def report_and_die(self, step, *rest, **named):
+    report(self, step, *rest, **named)
+    if step >= {step}:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Run.report = report_and_die
+"""
 
 
 @dataclass
@@ -147,20 +169,32 @@ class Machine:
         perform(Run(self.db, self.data_dir, job, worker), job.spec)
         return jobs.get(self.db, job_id)
 
-    def start_worker(self, job_id: int) -> subprocess.Popen[bytes]:
-        """Start a worker process for a queued job; its output goes to a file beside the database."""
-        command = [sys.executable, "-m", "rlhf.worker", "--data", str(self.data_dir), "--job", str(job_id)]
+    def start_worker(self, job_id: int, beforehand: str = "") -> subprocess.Popen[bytes]:
+        """Start a worker process for a queued job; its output goes to a file beside the database.
+
+        `beforehand` is Python that it runs first, as to kill itself at a certain point.
+        """
+        code = f"import sys\n{beforehand}\nfrom rlhf import worker\nsys.exit(worker.main())"
+        command = [sys.executable, "-c", code, "--data", str(self.data_dir), "--job", str(job_id)]
         with (self.data_dir / f"worker-{job_id}.log").open("ab") as log:
             return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
-    def run_worker(self, job_id: int) -> jobs.Job:
-        """Run a queued job in a worker process to its end and return its row."""
-        with self.start_worker(job_id) as worker:
+    def run_worker(self, job_id: int, beforehand: str = "", status: int = 0) -> jobs.Job:
+        """Run a queued job in a worker process to its end, which must have this exit status, and return its row."""
+        with self.start_worker(job_id, beforehand) as worker:
             try:
-                worker.wait(WORKER_SECONDS)
+                worker.wait(PATIENCE_SECONDS)
             except subprocess.TimeoutExpired:
                 worker.kill()
                 raise
+        assert worker.returncode == status, self.output(job_id)
+        return jobs.get(self.db, job_id)
+
+    def kill_worker(self, job_id: int, step: int) -> jobs.Job:
+        """Run a queued job until it has reported this step, where SIGKILL ends it; return its row, marked lost."""
+        self.run_worker(job_id, KILLED_AT.format(step=step), -signal.SIGKILL)
+        assert jobs.get(self.db, job_id).status == "running"
+        assert jobs.mark_lost(self.db, silent_seconds=-1) == [job_id]
         return jobs.get(self.db, job_id)
 
     def output(self, job_id: int) -> str:
@@ -199,9 +233,7 @@ def make_machine(data_dir: Path, model: Path) -> Machine:
     return Machine(data_dir, db, model, load_tokenizer(model), annotator)
 
 
-def rlhf_command(
-    *arguments: str, timeout: float = WORKER_SECONDS, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def rlhf_command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `python -m rlhf` in a process of its own, with further variables."""
     return subprocess.run(
         [sys.executable, "-m", "rlhf", *arguments],
@@ -210,7 +242,7 @@ def rlhf_command(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
 
@@ -221,15 +253,93 @@ def write_spec(path: Path, spec: dict[str, Any]) -> Path:
     return path
 
 
-def wait_until(what: str, condition: Callable[[], Any], seconds: float = WORKER_SECONDS, every: float = 0.05) -> Any:
-    """Poll until the condition holds and return its value; fails, saying what was awaited, after `seconds`."""
-    deadline = time.monotonic() + seconds
+def wait_until(
+    what: str,
+    condition: Callable[[], Any],
+    *,
+    every: float = 0.05,
+    otherwise: Callable[[], Any] = str,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Any:
+    """Poll until the condition holds and return its value; one that hangs fails, saying what was awaited.
+
+    `otherwise` tells then how things stand.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         value = condition()
         if value:
             return value
-        time.sleep(every)
-    raise AssertionError(f"After {seconds:.0f} s still waiting for: {what}")
+        sleep(every)
+    raise AssertionError(f"After {PATIENCE_SECONDS:.0f} s still waiting for: {what} {otherwise()}")
+
+
+@contextmanager
+def free_port() -> Iterator[int]:
+    """A port on which a program can be told to listen. Nobody else is given it meanwhile: it is bound here."""
+    with socket.socket() as kept:
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        yield kept.getsockname()[1]
+
+
+class Pace:
+    """Holds the draws of an answering worker that is a thread of this process, so that a test can look in between.
+
+    Each number is the token before which a draw is held next, whichever draw comes to that token.
+    """
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self.tokens = list(tokens)
+        self._held, self._going = threading.Semaphore(0), threading.Semaphore(0)
+
+    def until_held(self) -> None:
+        """Wait until a draw has come to the token."""
+        assert self._held.acquire(timeout=PATIENCE_SECONDS)
+
+    def hold(self, *tokens: int) -> None:
+        """Hold the next draws that come to these tokens."""
+        self.tokens += tokens
+
+    def go_on(self) -> None:
+        """Let the draw that is held go on."""
+        self._going.release()
+
+    def let_go(self) -> None:
+        """Hold nothing any more."""
+        self.tokens.clear()
+        self._going.release(99)
+
+    def draw(
+        self,
+        model: Any,
+        tokenizer: Any,
+        prompts: Sequence[str],
+        seeds: Sequence[Sequence[int]],
+        sampling: Sampling,
+        stop: Callable[[], bool] = lambda: False,
+        written: Any = None,
+        show_seconds: float = 0.0,
+    ) -> Any:
+        """As rlhf.sampling.draw, but each token is shown at once."""
+        from rlhf.sampling import draw
+
+        drawn = itertools.count(1)
+
+        def between() -> bool:
+            if next(drawn) == next(iter(self.tokens), None):
+                self.tokens.pop(0)
+                self._held.release()
+                assert self._going.acquire(timeout=PATIENCE_SECONDS)
+            return stop()
+
+        return draw(model, tokenizer, prompts, seeds, sampling, between, written, 0.0)
+
+
+def stay_alive(db: Database, job_id: int) -> None:
+    """Have a job that a test has claimed count as heard of, for however long the test takes."""
+    with db.transaction() as connection:
+        connection.execute("UPDATE job SET heartbeat = '9999-12-31T00:00:00.000000+00:00' WHERE id = ?", (job_id,))
 
 
 # Small enough for seconds on the tiny model, with every part of the recipe in use.

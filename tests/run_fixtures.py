@@ -42,13 +42,12 @@ def finished_run(machine: Machine, spec: SFTSpec = QUICK_SFT) -> jobs.Job:
     return job
 
 
-# A worker for whose third step there is not enough memory where a batch has more than so many rows: what it asks for
+# For a worker's third step there is not enough memory where a batch has more than so many rows: what it asks for
 # then is more than any machine can address, and the allocator says so.
 STARVED = """
-import os, sys
-sys.path.insert(0, os.getcwd())
+import os
 import torch
-from rlhf import training, worker
+from rlhf import training
 
 step = training.JobTrainer.training_step
 
@@ -59,14 +58,40 @@ def starved(self, *arguments, **keywords):
     return step(self, *arguments, **keywords)
 
 training.JobTrainer.training_step = starved
-sys.exit(worker.main())
+"""
+# A worker of this kind comes no further than its first step before there is this file.
+HELD = """
+import pathlib, time
+from rlhf.worker import Run
+
+report = Run.report
+
+def report_and_wait(self, step, *rest, **named):
+    report(self, step, *rest, **named)
+    while self.kind == "{kind}" and step and not pathlib.Path("{path}").exists():
+        time.sleep(0.05)
+
+Run.report = report_and_wait
 """
 
 
 def starve(monkeypatch: pytest.MonkeyPatch, directory: Path, rank: int, rows: int) -> None:
     """From now on workers run out of memory in this process of a job, with batches of more rows than this."""
-    script = directory / "starved.py"
-    script.write_text(STARVED.format(rank=rank, rows=rows), "utf-8")
+    run_beforehand(monkeypatch, directory, STARVED.format(rank=rank, rows=rows))
+
+
+def hold(monkeypatch: pytest.MonkeyPatch, directory: Path, kind: str) -> Path:
+    """From now on workers of this kind wait at their first step for a file; returns its path."""
+    path = directory / "go on"
+    run_beforehand(monkeypatch, directory, HELD.format(kind=kind, path=path))
+    return path
+
+
+def run_beforehand(monkeypatch: pytest.MonkeyPatch, directory: Path, code: str) -> None:
+    """From now on workers run this Python first."""
+    script = directory / "beforehand.py"
+    worker = "from rlhf import worker\nsys.exit(worker.main())"
+    script.write_text(f"import os, sys\nsys.path.insert(0, os.getcwd())\n{code}\n{worker}\n", "utf-8")
 
     def command(*arguments: Any) -> list[str]:
         made = worker_command(*arguments)

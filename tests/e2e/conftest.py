@@ -6,14 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.machine_fixtures import ROOT
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, wait_until
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FOUND = next((path for path in map(shutil.which, BROWSERS) if path), None)
@@ -31,13 +31,30 @@ def browser() -> Iterator[Any]:
     """
     if FOUND is None:
         pytest.skip("no Chromium here: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=1000 * PATIENCE_SECONDS)
     with (
         sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=FOUND, args=list(FLAGS)) as launched,
+        playwright.chromium.launch(
+            executable_path=FOUND, args=list(FLAGS), timeout=1000 * PATIENCE_SECONDS
+        ) as launched,
     ):
+        new_context = launched.new_context
+
+        def patient_context(**options: Any) -> Any:
+            """A context in which everything may take its time: no test says how long."""
+            context = new_context(**options)
+            context.set_default_timeout(1000 * PATIENCE_SECONDS)
+            return context
+
+        launched.new_context = patient_context
         yield launched
+
+
+def wait_for(page: Any, what: str, condition: Callable[[], Any], otherwise: Callable[[], Any] = str) -> Any:
+    """As `wait_until`, while the page goes on and its requests are answered."""
+    return wait_until(what, condition, otherwise=otherwise, sleep=lambda seconds: page.wait_for_timeout(1000 * seconds))
 
 
 @contextmanager
@@ -52,4 +69,4 @@ def running_app(data_dir: Path, *flags: str) -> Iterator[tuple[str, str]]:
             yield address, process.stdout.readline().split("): ")[1].strip()
         finally:
             process.terminate()
-            process.wait(60)
+            process.wait(PATIENCE_SECONDS)

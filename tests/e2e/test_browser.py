@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from annotation.database import Database, open_database
 from annotation.incoming import importing
 from rlhf import jobs, policies
 from tests.conftest import measure_nobody
-from tests.e2e.conftest import running_app
+from tests.e2e.conftest import running_app, wait_for
 
 pytestmark = pytest.mark.browser
 
@@ -28,15 +27,9 @@ class Site:
     db: Database
     page: Any
 
-    def wait_until(self, true: Callable[[], Any], what: str, seconds: float = 240.0) -> None:
+    def wait_until(self, true: Callable[[], Any], what: str) -> None:
         """Wait for the rows to say something; fails with what was waited for and the jobs as they stand."""
-        end = time.monotonic() + seconds
-        while not true():
-            states = [
-                (job.kind, job.status, job.message) for job in jobs.recent(self.db, ("dpo", "evaluate", "generate"))
-            ]
-            assert time.monotonic() < end, f"no {what} within {seconds:.0f} s: {states}"
-            self.page.wait_for_timeout(200)
+        wait_for(self.page, what, true, lambda: jobs.recent(self.db, ("dpo", "evaluate", "generate")))
 
     def judged(self) -> int:
         """Judgements that count."""
@@ -44,11 +37,11 @@ class Site:
 
     def judge(self, key: str) -> None:
         """Press a key when a comparison is on the page, and wait for the row."""
-        self.page.wait_for_selector(".judging[data-state=comparing]", timeout=120_000)
+        self.page.wait_for_selector(".judging[data-state=comparing]:not([aria-busy])")
         self.page.wait_for_timeout(400)  # a comparison that has only just appeared takes no press
         before = self.judged()
         self.page.keyboard.press(key)
-        self.wait_until(lambda: self.judged() == before + 1, f"judgement from key {key}", 30)
+        self.wait_until(lambda: self.judged() == before + 1, f"judgement from key {key}")
 
 
 @pytest.fixture
@@ -78,10 +71,10 @@ def test_from_first_judgement_to_the_next_policy(site: Site) -> None:
     for key in keys:
         site.judge(key)
     page.wait_for_selector(f"text=yours {len(keys)}")
-    page.wait_for_selector(".judging[data-state=comparing]")
+    page.wait_for_selector(".judging[data-state=comparing]:not([aria-busy])")
     page.wait_for_timeout(600)
     page.keyboard.press("u")
-    site.wait_until(lambda: site.judged() == len(keys) - 1, "undone judgement", 30)
+    site.wait_until(lambda: site.judged() == len(keys) - 1, "undone judgement")
     page.wait_for_selector("text=Undone.")
     site.judge("6")
 
@@ -89,14 +82,14 @@ def test_from_first_judgement_to_the_next_policy(site: Site) -> None:
     page.get_by_label("Epochs").first.fill("2")
     page.click("#train-start")
     site.wait_until(lambda: policies.everything(site.db)[1:], "trained adapter")
-    page.wait_for_selector("text=Reward margin", timeout=60_000)
-    page.locator(".plots polyline").first.wait_for(state="attached", timeout=60_000)
+    page.wait_for_selector("text=Reward margin")
+    page.locator(".plots polyline").first.wait_for(state="attached")
     site.wait_until(
         lambda: any(job.status == "finished" for job in jobs.recent(site.db, ("evaluate",))), "finished check"
     )
 
     page.get_by_role("tab", name="Iterations").click()
-    page.wait_for_selector("#promote:not([disabled])", timeout=60_000)
+    page.wait_for_selector("#promote:not([disabled])")
     page.wait_for_selector("text=KL per token >> visible=true")
     page.wait_for_selector("#promote:has-text('Promote against the rule')")
     page.fill("#why textarea", "It reads better")

@@ -12,7 +12,7 @@ import pytest
 
 from rlhf import chats
 from rlhf.chats import Answered, Chat
-from tests.e2e.conftest import running_app
+from tests.e2e.conftest import running_app, wait_for
 from tests.integration.test_playground import register
 from tests.integration.test_playground_tab import HOSTILE
 from tests.machine_fixtures import Machine, make_machine, wait_until
@@ -42,9 +42,7 @@ class Talk:
 
     def wait(self, state: str, columns: int) -> None:
         """Wait until so many columns are in this state."""
-        self.page.wait_for_function(
-            f"document.querySelectorAll('.talk[data-state={state}]').length === {columns}", timeout=60_000
-        )
+        self.page.wait_for_function(f"document.querySelectorAll('.talk[data-state={state}]').length === {columns}")
 
     @property
     def asked(self) -> list[Chat]:
@@ -107,29 +105,36 @@ def test_two_policies_answer_side_by_side_and_go_to_annotation(talk: Talk) -> No
     assert talk.errors == []
 
 
-def test_an_answer_is_watched_and_stopped_and_the_page_found_again(talk: Talk) -> None:
-    page = talk.page
-    page.get_by_text("System prompt, sampling and seed").click()
-    page.get_by_label("Tokens at most").fill("900")
-    page.get_by_label("Tokens at most").press("Tab")
-    talk.send("Sing a very long song.")
-    answer = ".talk .turn.assistant"
-    page.wait_for_selector(answer)
-    early = page.inner_text(answer)
-    page.wait_for_function(f"document.querySelector('{answer}').innerText.length > {len(early) + 20}")
-    page.fill("#chat-message textarea", "a draft")
-    page.click("#chat-stop:not([disabled])")
-    talk.wait("done", 1)
-    (chat,) = talk.asked
-    assert chat.finish_reason == "stopped"
-    assert chat.text.strip().startswith(early.removeprefix("Answer").strip()[:20])
-    assert page.input_value("#chat-message textarea") == "a draft", "what is being typed stays"
-    page.reload()
-    page.get_by_role("tab", name="Playground").click()
-    page.wait_for_selector("text=Sing a very long song.")
-    page.click("#chat-new")
-    page.wait_for_selector("text=Choose one or more models")
-    assert talk.errors == []
+def test_an_answer_is_watched_and_stopped_and_the_page_found_again(
+    tmp_path: Path, tiny_model: Path, browser: Any
+) -> None:
+    """The rows say what a worker would write, when it is time."""
+    machine = make_machine(tmp_path / "data", tiny_model)
+    with opened(machine, browser, "--no-workers") as talk:
+        page = talk.page
+        page.get_by_text("System prompt, sampling and seed").click()
+        page.get_by_label("Tokens at most").fill("900")
+        page.get_by_label("Tokens at most").press("Tab")
+        talk.send("Sing a very long song.")
+        (chat,) = wait_for(page, "the question", lambda: talk.asked)
+        assert chat.sampling.max_new_tokens == 900
+        chats.begin(machine.db, [chat.id])
+        for text in ("La la", "La la, and so on"):
+            chats.show(machine.db, {chat.id: text})
+            page.wait_for_selector(f".talk .turn.assistant >> text={text}")
+        page.fill("#chat-message textarea", "a draft")
+        page.click("#chat-stop:not([disabled])")
+        wait_for(page, "that it is to stop", lambda: talk.asked[0].state == "stopping")
+        chats.finish(machine.db, chat.id, Answered("La la, and so on", "", 1, 5, "stopped"))
+        talk.wait("done", 1)
+        assert page.input_value("#chat-message textarea") == "a draft", "what is being typed stays"
+        page.reload()
+        page.get_by_role("tab", name="Playground").click()
+        page.wait_for_selector("text=Sing a very long song.")
+        page.click("#chat-new")
+        page.wait_for_selector("text=Choose one or more models")
+        assert talk.errors == []
+    machine.db.close()
 
 
 def test_on_a_phone_columns_stack_and_hostile_answers_do_nothing(

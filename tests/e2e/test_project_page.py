@@ -3,31 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from annotation import store
-from annotation.database import Database
-from annotation.records import Tag
+import app
+from annotation import access, store
+from annotation.database import Database, open_database
+from annotation.records import Project, Tag
+from rlhf import policies
+from tests.conftest import BASE_NAME
 from tests.e2e.conftest import running_app
 from tests.integration.test_project_tab import HOSTILE
 
 pytestmark = pytest.mark.browser
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[tuple[Database, str]]:
+    """The program's database and its address."""
+    data_dir = tmp_path_factory.mktemp("project") / "data"
+    db = open_database(data_dir)
+    policies.ensure_base(db, BASE_NAME)
+    access.add_account(db, "kim", "admin", "a long enough password")
+    with running_app(data_dir, "--no-workers") as (address, _):
+        yield db, address
+    db.close()
+
+
 @pytest.fixture
-def page(db: Database, data_dir: Path, browser: Any) -> Iterator[Any]:
-    """The owner on the Project tab."""
-    with running_app(data_dir, "--no-workers") as (_, link):
-        context = browser.new_context()
-        opened = context.new_page()
-        opened.goto(link)
-        opened.get_by_role("tab", name="Project").click()
-        opened.wait_for_function("document.querySelector('#project-tags textarea').value.includes('accurate')")
-        yield opened
-        context.close()
+def db(running: tuple[Database, str]) -> Database:
+    """The program's database, with a project as at the beginning."""
+    store.set_project(running[0], Project())
+    return running[0]
+
+
+@pytest.fixture
+def page(db: Database, running: tuple[Database, str], browser: Any) -> Iterator[Any]:
+    """An admin on the Project tab."""
+    address = running[1]
+    cookie = app.Settings(port=int(address.rstrip("/").rsplit(":", 1)[1])).cookie
+    session = access.open_session(db, access.authorise(db, "kim", "admin"))
+    context = browser.new_context()
+    context.add_cookies([{"name": cookie, "value": session, "url": address}])
+    opened = context.new_page()
+    opened.goto(address)
+    opened.get_by_role("tab", name="Project").click()
+    opened.wait_for_function("document.querySelector('#project-tags textarea').value.includes('accurate')")
+    yield opened
+    context.close()
 
 
 def test_hostile_guidelines_are_shown_and_do_not_run(db: Database, page: Any) -> None:

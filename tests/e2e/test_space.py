@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,9 @@ from annotation import store
 from annotation.database import Database, open_database
 from rlhf import policies
 from tests.conftest import measure_nobody, seed_comparisons
+from tests.e2e.conftest import wait_for
 from tests.hub_sign_in import SECRET, SpaceHub, uploaded
+from tests.machine_fixtures import PATIENCE_SECONDS, free_port, wait_until
 
 pytestmark = pytest.mark.browser
 SEEDED = 5
@@ -36,13 +36,6 @@ class Running:
     folder: Path
     db: Database
     process: psutil.Process
-
-    def wait_until(self, true: Callable[[], Any], what: str, seconds: float = 120.0) -> None:
-        """Wait for the rows to say something."""
-        end = time.monotonic() + seconds
-        while not true():
-            assert time.monotonic() < end, f"no {what} within {seconds:.0f} s"
-            time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
@@ -62,35 +55,33 @@ def running(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Itera
 @contextmanager
 def started(hub: SpaceHub, folder: Path, model: Path) -> Iterator[tuple[str, psutil.Process]]:
     """`python app.py` in a Space's folder, with a Space's variables and nothing of this project's directory."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     here = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_TOKEN")}
-    environment = {**here, **hub.environment(TOKEN), **hub.space_environment(port), "PREFLOOP_MODEL": str(model)}
     words = [sys.executable, "app.py"]
-    with subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        try:
-            assert process.stdout is not None
-            lines = iter(process.stdout.readline, "")
-            said = next(line for line in lines if line.startswith("People open "))
-            yield said.removeprefix("People open ").strip(), psutil.Process(process.pid)
-        finally:
-            process.terminate()
-            process.wait(60)
+    with free_port() as port:
+        environment = {**here, **hub.environment(TOKEN), **hub.space_environment(port), "PREFLOOP_MODEL": str(model)}
+        with subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            try:
+                assert process.stdout is not None
+                lines = iter(process.stdout.readline, "")
+                said = next(line for line in lines if line.startswith("People open "))
+                yield said.removeprefix("People open ").strip(), psutil.Process(process.pid)
+            finally:
+                process.terminate()
+                process.wait(PATIENCE_SECONDS)
 
 
 def judge(running: Running, page: Any, key: str) -> None:
     """Press a key when a comparison is on the page, and wait for the row."""
-    page.wait_for_selector(".judging[data-state=comparing]", timeout=60_000)
+    page.wait_for_selector(".judging[data-state=comparing]:not([aria-busy])")
     page.wait_for_timeout(400)  # a comparison that has only just appeared takes no press
     before = store.judgement_count(running.db)
     page.keyboard.press(key)
-    running.wait_until(lambda: store.judgement_count(running.db) == before + 1, f"judgement from key {key}", 60)
+    wait_for(page, f"judgement from key {key}", lambda: store.judgement_count(running.db) == before + 1)
 
 
 def test_from_the_spaces_page_to_a_judgement(running: Running, browser: Any) -> None:
     """The frame links to the direct address; there a person signs in, is told what is recorded, judges and leaves."""
     hub, context = running.hub, browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(120_000)  # on processors that train beside it a page takes its time
     errors: list[str] = []
     outer = context.new_page()
     outer.goto(f"{hub.url}/spaces/ann/loop")
@@ -144,7 +135,7 @@ def test_a_worker_is_started_in_the_same_folder(running: Running) -> None:
             for child in running.process.children(recursive=True)
         )
 
-    running.wait_until(worker, "worker")
+    wait_until("worker", worker)
 
 
 def test_another_site_may_not_frame_the_space(running: Running, browser: Any) -> None:
@@ -153,10 +144,5 @@ def test_another_site_may_not_frame_the_space(running: Running, browser: Any) ->
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
     page.goto(f"{running.hub.url.replace('127.0.0.1', 'localhost')}/spaces/ann/loop")  # to a browser another site
-    for _ in range(100):
-        page.wait_for_timeout(200)
-        if any("frame-ancestors" in text for text in said):
-            break
-    else:
-        pytest.fail(f"the frame was not refused: {said}")
+    wait_for(page, "the refusal", lambda: any("frame-ancestors" in text for text in said), lambda: said)
     context.close()

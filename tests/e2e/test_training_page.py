@@ -34,7 +34,7 @@ class Training:
 
     def start(self, form: str, kind: str) -> jobs.Job:
         """Press the form's button, and wait until the job has finished."""
-        self.page.click(f"#{form}-start:not([disabled])", timeout=60_000)
+        self.page.click(f"#{form}-start:not([disabled])")
         self.page.wait_for_selector("text=One run")  # the page turns to the runs
 
         def job() -> jobs.Job | None:
@@ -72,20 +72,20 @@ def test_a_reward_model_is_trained_doubted_and_followed_all_the_same(training: T
     training.open("Reward model")
     training.set("Learning rate", "0.01")
     judge = training.start("reward_model", "reward_model")
-    page.wait_for_selector("text=Calibration", timeout=60_000)
+    page.wait_for_selector("text=Calibration")
     page.wait_for_selector("text=On held-out comparisons")
 
     training.open("PPO")
     training.set("Steps", "2")
     training.set("Rollouts", "4")
     word = page.locator("#ppo-accept")
-    word.wait_for(state="visible", timeout=60_000)
+    word.wait_for(state="visible")
     assert page.locator("#ppo-start").is_disabled()
     word.get_by_role("checkbox").check()
     followed = training.start("ppo", "ppo")
     assert isinstance(followed.spec, PPOSpec)
     assert followed.spec.reward_model == (judge.result or {})["revision"]
-    page.wait_for_selector("text=KL to the reference", timeout=60_000)
+    page.wait_for_selector("text=KL to the reference")
     page.wait_for_selector("text=Sample answers")
 
     # Its check, which the form asks for, needs it.

@@ -13,7 +13,7 @@ import pytest
 
 from rlhf.algorithms import RUNNERS, runner
 from rlhf.specs import SPECS
-from tests.machine_fixtures import ROOT
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
 
 MACHINERY = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "rlhf.algorithms", "rlhf.models")
 
@@ -22,7 +22,7 @@ def loaded_by(module: str, candidates: tuple[str, ...]) -> list[str]:
     """Which of the candidates a fresh process has loaded after importing the module."""
     code = f"import sys, {module}; print([name for name in {candidates!r} if name in sys.modules])"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
     )
     assert done.returncode == 0, done.stderr
     return list(ast.literal_eval(done.stdout.strip().splitlines()[-1]))

@@ -25,7 +25,7 @@ from annotation.records import UserError
 from rlhf import policies
 from tests.archive_fixtures import TEXTS, has_password, populate
 from tests.conftest import dump
-from tests.machine_fixtures import ROOT
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
 
 Line = dict[str, Any]
 
@@ -72,7 +72,7 @@ def content() -> bytes:
 SIGNS = st.characters(exclude_categories=("Cs",))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(0, 10**6), st.lists(st.text(SIGNS, min_size=1, max_size=12), min_size=1, max_size=4))
 def test_there_and_back_is_the_same_for_any_database(seed: int, texts: list[str]) -> None:
     with fresh() as db, fresh() as other:
@@ -345,7 +345,7 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_whatever_a_row_says_is_restored_or_refused_and_what_is_restored_can_be_exported(data: Any) -> None:
     lines = lines_of(module_content())[:-1]
@@ -390,7 +390,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         env=dict(os.environ),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
 

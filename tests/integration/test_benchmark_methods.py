@@ -26,8 +26,6 @@ from rlhf.rows import load_snapshot, tokenise_demonstrations, tokenise_prompts
 from rlhf.specs import MeasureSpec, SFTSpec, to_json
 from tests.machine_fixtures import QUICK_DPO, Machine
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-
 
 # ---------------------------------------------------------------------------------------------------------- intervals
 def test_an_interval_over_one_seed_is_that_of_its_items() -> None:

@@ -32,9 +32,7 @@ from rlhf.specs import DPOSpec, MergeSpec, PPOSpec, RewardModelSpec, SFTSpec, Sp
 from rlhf.worker import Run
 from tests.demonstrations import demonstrate
 from tests.hub_server import HubServer
-from tests.machine_fixtures import Machine, make_machine
-
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+from tests.machine_fixtures import PATIENCE_SECONDS, Machine, make_machine
 
 SMALL: dict[str, Any] = {"epochs": 1, "lora_r": 4, "lora_alpha": 8, "samples": 0, "precision": "fp32"}
 SFT = SFTSpec(**SMALL, batch_size=4, learning_rate=2e-2, virtual_tokens=4)
@@ -288,7 +286,7 @@ def stall(shelf: Shelf, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
             env={**os.environ, **hub.environment("hf_read_ann")},
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=PATIENCE_SECONDS,
             check=False,
         )
         assert done.returncode == 0, done.stderr

@@ -26,7 +26,16 @@ from rlhf.base_model import BaseModel
 from rlhf.specs import SPECS, EvaluateSpec, GenerateSpec, from_json, to_json
 from rlhf.templating import Renderer
 from tests.e2e.conftest import running_app
-from tests.machine_fixtures import QUICK_DPO, ROOT, WORKER_SECONDS, Machine, rlhf_command, wait_until, write_spec
+from tests.machine_fixtures import (
+    PATIENCE_SECONDS,
+    QUICK_DPO,
+    ROOT,
+    Machine,
+    rlhf_command,
+    stay_alive,
+    wait_until,
+    write_spec,
+)
 from tests.run_fixtures import QUICK_SFT, demonstrations, starve
 
 GENERATE_ONCE = replace(GenerateSpec(), buffer=6, until_full=True)
@@ -252,7 +261,7 @@ def running(machine: Machine, *arguments: str) -> Iterator[tuple[subprocess.Pope
     finally:
         if process.poll() is None:
             process.kill()
-        process.wait(30)
+        process.wait(PATIENCE_SECONDS)
 
 
 def quick_spec(machine: Machine, **changes: object) -> str:
@@ -266,6 +275,7 @@ def test_a_run_waits_for_its_turn_says_for_what_and_then_runs(machine: Machine) 
     assert jobs.claim(machine.db, first, "resident") is not None, "the answering worker keeps nobody waiting"
     before = jobs.enqueue(machine.db, QUICK_SFT, "bob")
     assert jobs.claim(machine.db, second, "w") is not None
+    stay_alive(machine.db, second)
     with running(machine, "run", quick_spec(machine)) as (process, printed):
         said = f"waits: job {second} (supervised training, LoRA, running) and 1 more is ahead."
         wait_until("that it says what is ahead", lambda: said in printed.read_text())
@@ -274,7 +284,7 @@ def test_a_run_waits_for_its_turn_says_for_what_and_then_runs(machine: Machine) 
         wait_until("the next one", lambda: f"job {before} (supervised training, LoRA, queued)" in printed.read_text())
         assert jobs.get(machine.db, waiting.id).status == "queued"
         jobs.cancel(machine.db, before)
-        assert process.wait(WORKER_SECONDS) == 0
+        assert process.wait(PATIENCE_SECONDS) == 0
     assert jobs.get(machine.db, waiting.id).status == "finished"
     assert f"job {waiting.id} finished." in printed.read_text()
 
@@ -283,10 +293,11 @@ def test_a_run_waits_for_its_turn_says_for_what_and_then_runs(machine: Machine) 
 def test_stopped_while_it_waits_a_run_is_taken_out_of_the_queue(machine: Machine, number: signal.Signals) -> None:
     ahead = jobs.enqueue(machine.db, QUICK_SFT, "ann")
     jobs.claim(machine.db, ahead, "w")
+    stay_alive(machine.db, ahead)
     with running(machine, "run", quick_spec(machine)) as (process, printed):
         wait_until("that it waits", lambda: "is ahead." in printed.read_text())
         process.send_signal(number)
-        assert process.wait(30) == 1
+        assert process.wait(PATIENCE_SECONDS) == 1
     assert jobs.queue(machine.db) == []
     job = jobs.recent(machine.db, ("sft",), 1)[0]
     assert job.status == "cancelled"
@@ -300,7 +311,7 @@ def test_stopped_while_it_runs_it_ends_its_worker_and_can_be_resumed(machine: Ma
         workers = psutil.Process(process.pid).children(recursive=True)
         assert workers
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 1
+        assert process.wait(PATIENCE_SECONDS) == 1
     assert not any(worker.is_running() for worker in workers)
     job = jobs.recent(machine.db, ("sft",), 1)[0]
     assert job.status == "lost"
@@ -310,13 +321,15 @@ def test_stopped_while_it_runs_it_ends_its_worker_and_can_be_resumed(machine: Ma
 def test_a_job_that_a_running_app_takes_is_followed_there(machine: Machine) -> None:
     ahead = jobs.enqueue(machine.db, QUICK_SFT, "ann")
     jobs.claim(machine.db, ahead, "w")
+    stay_alive(machine.db, ahead)
     with running(machine, "run", quick_spec(machine)) as (process, printed):
         wait_until("that it waits", lambda: "is ahead." in printed.read_text())
         job = jobs.recent(machine.db, ("sft",), 1)[0]
         assert jobs.claim(machine.db, job.id, "the app") is not None
+        stay_alive(machine.db, job.id)
         wait_until("that it says so", lambda: f"job {job.id} runs in another program" in printed.read_text())
         jobs.finish(machine.db, job.id, "the app", {"revision": "sft-2"})
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE_SECONDS) == 0
     assert '"revision": "sft-2"' in printed.read_text()
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import os
 import random
-import signal
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,9 +27,8 @@ from rlhf.models import Policies, compute_dtype, load_adapter, load_for_answerin
 from rlhf.policies import Policy
 from rlhf.rows import load_snapshot, tokenise_pairs, with_noise
 from rlhf.specs import DPOSpec, Precision, with_defaults
-from tests.machine_fixtures import QUICK_DPO, WORKER_SECONDS, Machine, make_machine, wait_until
-
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+from rlhf.worker import Run, perform
+from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
 
 
 @pytest.fixture
@@ -562,11 +559,6 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iter
     machine.db.close()
 
 
-def wait_for_step(machine: Machine, job_id: int, step: int) -> None:
-    """Return as soon as the worker has reported this step."""
-    wait_until(f"step {step} of job {job_id}", lambda: jobs.get(machine.db, job_id).step >= step, every=0.005)
-
-
 def checkpoint_steps(machine: Machine, job_id: int) -> list[int]:
     """The steps of a job's whole checkpoints."""
     marks = (machine.data_dir / "checkpoints" / f"job-{job_id}").glob(f"checkpoint-*/{COMPLETE}")
@@ -590,44 +582,41 @@ def test_a_worker_killed_at_a_random_step_is_resumed_to_the_weights_of_an_unbrok
     job_id = machine.submit(unbroken.spec)
     fatal_step = random.Random(os.urandom(8)).randint(2, STEPS // 2)
     print(f"killing the worker at step {fatal_step}")
-    with machine.start_worker(job_id) as worker:
-        wait_for_step(machine, job_id, fatal_step)
-        worker.send_signal(signal.SIGKILL)
-        worker.wait(WORKER_SECONDS)
-    killed = jobs.get(machine.db, job_id)
-    assert (killed.status, worker.returncode) == ("running", -signal.SIGKILL)
-    assert jobs.mark_lost(machine.db) == [], "a heartbeat of a moment ago is no silence"
-    time.sleep(0.1)
-    assert jobs.mark_lost(machine.db, silent_seconds=0.05) == [job_id]
-    assert jobs.get(machine.db, job_id).status == "lost"
+    assert machine.kill_worker(job_id, fatal_step).status == "lost"
     saved = checkpoint_steps(machine, job_id)
     assert saved
-    assert saved[-1] < STEPS - 1
+    assert saved[-1] <= fatal_step
     # What a process killed while writing leaves: a newer directory without the mark.
     half = machine.data_dir / "checkpoints" / f"job-{job_id}" / f"checkpoint-{STEPS - 1}"
     half.mkdir()
     (half / "adapter_model.safetensors").write_bytes(b"half")
 
     jobs.resume(machine.db, job_id)
-    job = machine.run_worker(job_id)
+    job = machine.perform(job_id)
     assert job.attempt == 2
-    assert f"resuming from checkpoint-{saved[-1]}" in machine.output(job_id)
+    assert any(f"resuming from checkpoint-{saved[-1]}" in line for line in jobs.log_tail(machine.db, job_id))
     assert_as_if_unbroken(unbroken, job)
 
 
-def test_a_cancelled_run_stops_within_seconds_and_can_be_finished_later(unbroken: Unbroken) -> None:
+class CancelledAtStep3(Run):
+    """A run that somebody cancels."""
+
+    def report(self, step: int, steps: int, metrics: Mapping[str, float], message: str = "") -> None:
+        if step == 3:
+            jobs.cancel(self.db, self.job_id)
+        super().report(step, steps, metrics, message)
+
+
+def test_a_cancelled_run_stops_at_that_step_and_can_be_finished_later(unbroken: Unbroken) -> None:
     machine = unbroken.machine
     job_id = machine.submit(unbroken.spec)
-    with machine.start_worker(job_id) as worker:
-        wait_for_step(machine, job_id, 3)
-        asked = time.monotonic()
-        jobs.cancel(machine.db, job_id)
-        worker.wait(WORKER_SECONDS)
-        assert time.monotonic() - asked < 10
+    claimed = jobs.claim(machine.db, job_id, "w")
+    assert claimed is not None
+    assert perform(CancelledAtStep3(machine.db, machine.data_dir, claimed, "w"), claimed.spec) == 0
     job = jobs.get(machine.db, job_id)
-    assert (job.status, worker.returncode) == ("cancelled", 0)
+    assert (job.status, job.step) == ("cancelled", 3)
     assert "Resume" in job.message
-    assert checkpoint_steps(machine, job_id)[-1] >= job.step
+    assert checkpoint_steps(machine, job_id)[-1] == 3
     assert policies.of_job(machine.db, job_id) is None
     jobs.resume(machine.db, job_id)
     assert_as_if_unbroken(unbroken, machine.perform(job_id))

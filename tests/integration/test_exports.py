@@ -32,7 +32,7 @@ from annotation.tabs.guard import Context
 from rlhf import policies
 from tests.archive_fixtures import populate
 from tests.conftest import BASE_NAME, act, make_response, measure_nobody
-from tests.machine_fixtures import ROOT, wait_until
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, wait_until
 
 EVERYTHING = 27  # judgements of `judge_all`
 TRAINABLE = ("preference", "preference-plain", "kto", "reward", "sft")
@@ -262,7 +262,13 @@ def test_trl_dpo_trains_on_an_export_as_it_is(db: Database, tiny_model: Path, tm
     command += ["--eval_strategy", "steps", "--eval_steps", "2"]
     offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, **offline}, capture_output=True, text=True, timeout=300, check=False
+        command,
+        cwd=tmp_path,
+        env={**os.environ, **offline},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "'train_loss'" in done.stdout + done.stderr
@@ -344,7 +350,7 @@ def test_a_file_that_the_system_refuses_to_let_grow_is_one_sentence(tmp_path: Pa
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=False,
         preexec_fn=limit,
     )
@@ -438,7 +444,7 @@ def test_neither_the_page_nor_the_command_line_loads_what_only_writing_needs() -
     code = """import sys, annotation.tabs.exporting, annotation.__main__
 print([name for name in ("datasets", "torch", "transformers", "trl", "pyarrow.parquet") if name in sys.modules])"""
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
     )
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
@@ -600,7 +606,7 @@ def test_a_killed_export_leaves_no_file_and_the_next_one_works(context: Context)
     os.utime(leftover, (0, 0))
     exporter.start(Request("csv"))
     assert not leftover.exists()
-    exporter.process.wait(60)
+    exporter.process.wait(PATIENCE_SECONDS)
     assert [entry.name[:4] for entry in export_files.files(context.data_dir)] == ["csv-"]
 
 
@@ -628,7 +634,7 @@ class Site:
         if name is not None:
             cookies[self.cookie] = access.open_session(db, access.authorise(db, name, "annotator"))
         db.close()
-        with httpx.Client(base_url=self.url, cookies=cookies, timeout=20) as client:
+        with httpx.Client(base_url=self.url, cookies=cookies, timeout=PATIENCE_SECONDS) as client:
             return client.get(httpx.URL(self.url).copy_with(raw_path=path.encode()))
 
 

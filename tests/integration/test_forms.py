@@ -28,8 +28,6 @@ from rlhf.tabs.forms import FormPage
 from tests.demonstrations import demonstrate
 from tests.machine_fixtures import Machine, make_machine
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-
 OWNER = "kim"
 EVERY_FORM = pytest.mark.parametrize("name", [form.name for form in FORMS])
 NO_GPU = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a GPU")

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -23,9 +22,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from annotation import claims, store
-from annotation.records import Prompt, Sampling, Split, UserError
+from annotation.records import Claim, Prompt, Sampling, Split, UserError
 from app import answering_trouble
 from rlhf import jobs, policies
+from rlhf.algorithms import generate
 from rlhf.algorithms.generate import next_splits, seed_of
 from rlhf.artifacts import directory_sha256
 from rlhf.models import load_quantised
@@ -33,7 +33,8 @@ from rlhf.specs import EvaluateSpec, GenerateSpec, SFTSpec
 from rlhf.supervisor import Supervisor, family
 from rlhf.worker import Run, perform
 from tests.conftest import act
-from tests.machine_fixtures import QUICK_DPO, ROOT, WORKER_SECONDS, Machine, make_machine, wait_until
+from tests.machine_fixtures import PATIENCE_SECONDS, QUICK_DPO, ROOT, Machine, Pace, make_machine, wait_until
+from tests.run_fixtures import hold
 
 RESIDENT = GenerateSpec(buffer=12, prompts_per_batch=4, sampling=Sampling(max_new_tokens=12))
 
@@ -219,35 +220,43 @@ def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def slow(tmp_path: Path, talkative: Path) -> Iterator[Machine]:
-    """A machine that writes one answer for about three seconds."""
-    made = make_machine(tmp_path / "slow", talkative)
+def long(tmp_path: Path, talkative: Path) -> Iterator[Machine]:
+    """A machine whose answers are as long as they may be."""
+    made = make_machine(tmp_path / "long", talkative)
     made.add_prompts(train=12, held_out=4)
     yield made
     made.db.close()
 
 
-SLOW = replace(RESIDENT, prompts_per_batch=12, buffer=12, sampling=Sampling(max_new_tokens=900))
+LONG = replace(RESIDENT, prompts_per_batch=12, buffer=12, sampling=Sampling(max_new_tokens=24))
 
 
 @contextmanager
-def resident(machine: Machine, spec: GenerateSpec) -> Iterator[Run]:
-    """The answering worker on a thread of this process, told to stop at the end."""
+def resident(machine: Machine, spec: GenerateSpec, *tokens: int) -> Iterator[Pace]:
+    """The answering worker on a thread of this process, whose draws are held at these tokens; told to stop at the end.
+
+    It looks for what people ask between any two tokens.
+    """
     job = jobs.claim(machine.db, machine.submit(spec), "w")
     assert job is not None
-    worker = Run(machine.db, machine.data_dir, job, "w")
+    worker, pace = Run(machine.db, machine.data_dir, job, "w"), Pace(tokens)
 
     def work() -> None:
         perform(worker, job.spec)
         machine.db.close()
 
     thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield worker
-    finally:
-        worker.terminated.set()
-        thread.join(30)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(generate, "draw", pace.draw)
+        patched.setattr(generate, "LOOK_SECONDS", 0.0)
+        patched.setattr(generate, "GLANCE_SECONDS", 0.001)
+        thread.start()
+        try:
+            yield pace
+        finally:
+            worker.terminated.set()
+            pace.let_go()
+            thread.join(PATIENCE_SECONDS)
     assert jobs.get(machine.db, job.id).status == "lost", "it ends as a worker that was told to stop"
 
 
@@ -271,37 +280,37 @@ def ask(machine: Machine, text: str = "Sing.", by: str = "ann") -> int:
     return store.ask(machine.db, annotator.id, [{"role": "user", "content": text}])
 
 
-def test_with_nothing_to_judge_the_first_comparison_is_written_before_peoples_eyes(slow: Machine) -> None:
+def test_with_nothing_to_judge_the_first_comparison_is_written_before_peoples_eyes(long: Machine) -> None:
     """The annotator who waits gets it at once and sees both answers grow; in the end it is what was drawn."""
-    spec = replace(SLOW, prompts_per_batch=6)
-    shown: list[tuple[str, ...]] = []
-    with resident(slow, spec):
-        claim = wait_until("a comparison", lambda: claims.claim_next(slow.db, slow.annotator.id), 20)
-        assert claim.comparison_state == "writing"
-        while (now := claims.claim_next(slow.db, slow.annotator.id)).comparison_state == "writing":
-            assert now.nonce == claim.nonce
-            assert {answer.state for answer in now.answers} == {"writing"}
-            if not shown or shown[-1] != now.shown_texts:
-                shown.append(now.shown_texts)
-            time.sleep(0.05)
-    assert now.comparison_state == "ready"
-    assert len([texts for texts in shown if all(texts)]) >= 3, "both answers are seen to grow, about twice a second"
-    for place, whole in enumerate(now.shown_texts):
-        texts = [seen[place] for seen in shown]
-        assert all(later.startswith(earlier) for earlier, later in pairwise([*texts, whole]))
-    for row in answers_of(slow, claim.comparison_id):
-        assert (row["state"], row["finish_reason"], row["tokens"]) == ("done", "length", 900)
-        assert row["prompt_tokens"] == slow.count(row["rendered_prompt"])
-    assert store.answer_counts(slow.db).total >= 2
+    shown: list[Claim] = []
+    with resident(long, replace(LONG, prompts_per_batch=6), 2, 6, 14) as pace:
+        for _ in range(3):
+            pace.until_held()
+            claim = claims.claim_next(long.db, long.annotator.id)
+            assert claim is not None
+            assert claim.comparison_state == "writing"
+            assert {answer.state for answer in claim.answers} == {"writing"}
+            shown.append(claim)
+            pace.go_on()
+        wait_until("its end", lambda: state_of(long, shown[0].comparison_id) == "ready")
+        whole = claims.claim_next(long.db, long.annotator.id)
+    assert whole is not None
+    assert {claim.nonce for claim in shown} == {whole.nonce}
+    for place, text in enumerate(whole.shown_texts):
+        texts = [claim.shown_texts[place] for claim in shown]
+        assert 0 < len(texts[0]) < len(texts[1]) < len(texts[2]) < len(text), "it is seen to grow"
+        assert all(later.startswith(earlier) for earlier, later in pairwise([*texts, text]))
+    for row in answers_of(long, whole.comparison_id):
+        assert (row["state"], row["finish_reason"], row["tokens"]) == ("done", "length", 24)
+        assert row["prompt_tokens"] == long.count(row["rendered_prompt"])
+    assert store.answer_counts(long.db).total >= 2
 
 
 def test_what_an_annotator_asks_is_answered_while_the_buffer_is_full(stocked: Machine) -> None:
     with resident(stocked, RESIDENT):
-        wait_until("a full buffer", lambda: sum(stock(stocked).values()) == 12, 30)
-        began = time.monotonic()
+        wait_until("a full buffer", lambda: sum(stock(stocked).values()) == 12)
         asked = ask(stocked, "What is a riddle?")
-        wait_until("its answers", lambda: state_of(stocked, asked) == "ready", 5, 0.01)
-        assert time.monotonic() - began < 2.5
+        wait_until("its answers", lambda: state_of(stocked, asked) == "ready")
         claim = claims.claim_next(stocked.db, stocked.annotator.id)
         assert claim is not None
         assert (claim.comparison_id, claim.messages[-1]["content"]) == (asked, "What is a riddle?")
@@ -310,37 +319,38 @@ def test_what_an_annotator_asks_is_answered_while_the_buffer_is_full(stocked: Ma
     assert sum(stock(stocked).values()) == 12 + 1 - 1, "the asked one is in hand"
 
 
-def test_what_is_asked_while_a_batch_is_drawn_comes_first_and_the_batch_loses_nothing(slow: Machine) -> None:
-    """A batch of eleven prompts takes seconds; the asked answers begin within one, and the batch goes on after them."""
-    store.add_comparison(slow.db, [slow.response(store.prompts(slow.db, "train")[0], text) for text in ("a b", "c d")])
-    spec = replace(SLOW, sampling=Sampling(max_new_tokens=600))
-    with resident(slow, spec):
-        wait_until("the worker", lambda: jobs.log_tail(slow.db, 1), 30)
-        time.sleep(0.3)
-        assert responses(slow, "base")[2:] == [], "the batch is still being drawn"
-        began = time.monotonic()
-        asked = ask(slow)
-        wait_until("the asked answers to begin", lambda: state_of(slow, asked) == "writing", 5, 0.01)
-        assert time.monotonic() - began < 2.0
-        assert responses(slow, "base")[4:] == [], "the batch waits"
-        wait_until("the asked answers", lambda: state_of(slow, asked) == "ready", 20)
-        wait_until("the batch", lambda: sum(stock(slow).values()) == 13, 30)
-    drawn = responses(slow, "base")[2:]
+def test_what_is_asked_while_a_batch_is_drawn_comes_first_and_the_batch_loses_nothing(long: Machine) -> None:
+    """The asked answers begin between two tokens of a batch of eleven prompts, which goes on after them."""
+    store.add_comparison(long.db, [long.response(store.prompts(long.db, "train")[0], text) for text in ("a b", "c d")])
+    with resident(long, LONG, 3, 3, 20) as pace:
+        pace.until_held()
+        assert responses(long, "base")[2:] == [], "the batch is being drawn"
+        asked = ask(long)
+        pace.go_on()
+        for _ in range(2):
+            pace.until_held()
+            assert state_of(long, asked) == "writing"
+            assert responses(long, "base")[4:] == [], "the batch waits"
+            pace.go_on()
+        wait_until("the asked answers", lambda: state_of(long, asked) == "ready")
+        wait_until("the batch", lambda: sum(stock(long).values()) == 13)
+    drawn = responses(long, "base")[2:]
     assert len({(row["prompt_id"], row["seed"]) for row in drawn}) == len(drawn) == 2 + 11 * 3
-    assert {(row["tokens"], row["state"]) for row in drawn} == {(600, "done")}
+    assert {(row["tokens"], row["state"]) for row in drawn} == {(24, "done")}
 
 
-def test_an_answer_that_is_broken_off_is_marked_and_leaves_the_annotators_hands(slow: Machine) -> None:
-    with resident(slow, SLOW):
-        claim = wait_until("a comparison", lambda: claims.claim_next(slow.db, slow.annotator.id), 20)
-        wait_until("some text", lambda: all(row["text"] for row in answers_of(slow, claim.comparison_id)), 10)
-    assert state_of(slow, claim.comparison_id) == "failed"
-    rows = answers_of(slow, claim.comparison_id)
+def test_an_answer_that_is_broken_off_is_marked_and_leaves_the_annotators_hands(long: Machine) -> None:
+    with resident(long, LONG, 5) as pace:
+        pace.until_held()
+        claim = claims.claim_next(long.db, long.annotator.id)
+        assert claim is not None
+    assert state_of(long, claim.comparison_id) == "failed"
+    rows = answers_of(long, claim.comparison_id)
     assert [(row["state"], row["finish_reason"]) for row in rows] == [("failed", None)] * 2
     assert all(row["text"] for row in rows), "what was written stays in the record"
     with pytest.raises(UserError, match="could not be written to its end"):
-        claims.judge(slow.db, slow.annotator.id, claim.nonce, act("tie"))
-    assert claims.claim_next(slow.db, slow.annotator.id) is None
+        claims.judge(long.db, long.annotator.id, claim.nonce, act("tie"))
+    assert claims.claim_next(long.db, long.annotator.id) is None
 
 
 def test_what_a_killed_worker_was_writing_is_marked_by_the_next_one(stocked: Machine) -> None:
@@ -364,17 +374,20 @@ def test_a_draw_that_fails_marks_its_comparison_and_the_job(stocked: Machine) ->
     assert stocked.db.rows("SELECT DISTINCT state FROM response") == [{"state": "failed"}]
 
 
-def test_a_promotion_lets_the_answers_that_people_watch_end(slow: Machine) -> None:
+def test_a_promotion_lets_the_answers_that_people_watch_end(long: Machine) -> None:
     """They stay answers of the policy that began them, and the next ones come from the new policy."""
-    add_adapter(slow, "next")
-    with resident(slow, replace(SLOW, prompts_per_batch=6)):
-        claim = wait_until("a comparison", lambda: claims.claim_next(slow.db, slow.annotator.id), 20)
-        policies.promote(slow.db, "next", "ann")
-        wait_until("its end", lambda: state_of(slow, claim.comparison_id) == "ready", 15)
-        assert {row["model_id"] for row in answers_of(slow, claim.comparison_id)} == {1}
-        claims.judge(slow.db, slow.annotator.id, claim.nonce, act("tie"))
-        later = wait_until("the next policy's", lambda: claims.claim_next(slow.db, slow.annotator.id), 20)
-        assert {row["model_id"] for row in answers_of(slow, later.comparison_id)} == {2}
+    add_adapter(long, "next")
+    with resident(long, replace(LONG, prompts_per_batch=6), 3) as pace:
+        pace.until_held()
+        claim = claims.claim_next(long.db, long.annotator.id)
+        assert claim is not None
+        policies.promote(long.db, "next", "ann")
+        pace.go_on()
+        wait_until("its end", lambda: state_of(long, claim.comparison_id) == "ready")
+        assert {row["model_id"] for row in answers_of(long, claim.comparison_id)} == {1}
+        claims.judge(long.db, long.annotator.id, claim.nonce, act("tie"))
+        later = wait_until("the next policy's", lambda: claims.claim_next(long.db, long.annotator.id))
+        assert {row["model_id"] for row in answers_of(long, later.comparison_id)} == {2}
 
 
 def test_an_asked_prompt_whose_answers_are_the_same_is_drawn_again_and_then_left(stocked: Machine) -> None:
@@ -382,9 +395,9 @@ def test_an_asked_prompt_whose_answers_are_the_same_is_drawn_again_and_then_left
     asked = ask(stocked)
     spec = replace(RESIDENT, sampling=Sampling(temperature=1e-3, max_new_tokens=12))
     with resident(stocked, spec):
-        wait_until("the draws", lambda: len(asked_states(stocked)) == 3 and "asked" not in asked_states(stocked), 30)
-        time.sleep(0.5)
-        assert asked_states(stocked) == ["withdrawn"] * 3
+        wait_until("the draws", lambda: asked_states(stocked) == ["withdrawn"] * 3)
+        ask(stocked, "Dance.", by="bob")
+        wait_until("the draws of another", lambda: asked_states(stocked) == ["withdrawn"] * 6)
     seeds = [row["seed"] for row in responses(stocked, "base") if row["prompt_id"] == prompt_of(stocked, asked)]
     assert len(set(seeds)) == 6, "each draw has seeds of its own"
 
@@ -394,7 +407,7 @@ def test_a_policy_that_always_says_the_same_is_waited_for_with_a_sentence(stocke
     store.set_project(stocked.db, replace(store.project(stocked.db), kind="best", answers=3))
     assert "No model is writing" in answering_trouble(stocked.db)
     with resident(stocked, replace(RESIDENT, sampling=Sampling(temperature=1e-3, max_new_tokens=6))):
-        wait_until("the sentence", lambda: "fewer different answers" in answering_trouble(stocked.db), 30)
+        wait_until("the sentence", lambda: "fewer different answers" in answering_trouble(stocked.db))
     assert stock(stocked) == {"train": 0, "held-out": 0}
 
 
@@ -420,12 +433,12 @@ def test_the_resident_worker_fills_swaps_and_ends_when_told(stocked: Machine) ->
             add_adapter(stocked, "next")
             assert responses(stocked, "next") == []
             policies.promote(stocked.db, "next", "ann")
-            wait_until("an answer by the promoted policy", lambda: responses(stocked, "next"), seconds=10)
-            wait_until("a buffer by it", lambda: stock(stocked, "next") == {"train": 10, "held-out": 2}, seconds=20)
+            wait_until("an answer by the promoted policy", lambda: responses(stocked, "next"))
+            wait_until("a buffer by it", lambda: stock(stocked, "next") == {"train": 10, "held-out": 2})
             by_base = len(responses(stocked, "base"))
 
             policies.promote(stocked.db, "base", "ann")
-            wait_until("the rollback", lambda: stocked.output(job_id).count("answering as base") == 2, seconds=10)
+            wait_until("the rollback", lambda: stocked.output(job_id).count("answering as base") == 2)
             assert [line[10:] for line in jobs.log_tail(stocked.db, job_id)] == [
                 "answering as base",
                 "answering as next",
@@ -436,7 +449,7 @@ def test_the_resident_worker_fills_swaps_and_ends_when_told(stocked: Machine) ->
             assert jobs.get(stocked.db, job_id).status == "running"
         finally:
             worker.send_signal(signal.SIGTERM)
-            worker.wait(15)
+            worker.wait(PATIENCE_SECONDS)
     job = jobs.get(stocked.db, job_id)
     assert (worker.returncode, job.status) == (0, "lost")
     assert "Prefloop was stopped" in job.message
@@ -488,9 +501,9 @@ class Started:
         self.processes = self.family()
         assert self.processes
         self.program.kill()
-        self.program.wait(WORKER_SECONDS)
+        self.program.wait(PATIENCE_SECONDS)
         self.go.touch()
-        return psutil.wait_procs(self.processes, WORKER_SECONDS)[1]
+        return psutil.wait_procs(self.processes, PATIENCE_SECONDS)[1]
 
 
 @contextmanager
@@ -546,11 +559,14 @@ def test_all_processes_of_a_job_end_when_the_program_that_started_them_is_gone(
 
 
 # --------------------------------------------------------------------------------------------------------- supervisor
-def test_the_supervisor_runs_what_is_queued_checks_it_and_survives_killed_workers(stocked: Machine) -> None:
+def test_the_supervisor_runs_what_is_queued_checks_it_and_survives_killed_workers(
+    stocked: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Resident, training and check as rows and processes; both kinds of worker are killed on the way."""
     stocked.judge("train", 12)
     stocked.judge("held-out", 4)
     db = stocked.db
+    going_on = hold(monkeypatch, tmp_path, "dpo")
     supervisor = Supervisor(db, stocked.data_dir, str(stocked.model))
     supervisor.start()
 
@@ -562,14 +578,13 @@ def test_the_supervisor_runs_what_is_queued_checks_it_and_survives_killed_worker
         training = stocked.submit(QUICK_DPO)
         wait_until("the training worker", lambda: running("dpo") == training)
 
-        killed = time.monotonic()
         for job_id in (training, resident):
             supervisor.children[job_id].process.kill()
         for job_id in (training, resident):
-            wait_until(f"job {job_id} marked lost", lambda job_id=job_id: jobs.get(db, job_id).status == "lost", 10)
+            wait_until(f"job {job_id} marked lost", lambda job_id=job_id: jobs.get(db, job_id).status == "lost")
             assert "The worker was killed" in jobs.get(db, job_id).message
-        assert time.monotonic() - killed < 10, "the program that started a worker knows at once"
 
+        going_on.touch()
         jobs.resume(db, training)
         wait_until("the resumed training", lambda: jobs.get(db, training).status == "finished")
         check = wait_until("the check", lambda: jobs.recent(db, ("evaluate",), 1))[0]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,7 @@ from annotation.tabs.guard import Context
 from rlhf import policies
 from tests.conftest import BASE_NAME, act, dump, make_response, measure_nobody
 from tests.freezing import freeze
-from tests.machine_fixtures import ROOT
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, wait_until
 
 PASSWORD = "a long enough password"
 PAIRS = [
@@ -412,7 +412,9 @@ def test_our_own_exports_are_read_back(db: Database, tmp_path: Path, format: str
         claims.judge(db, annotator, claim.nonce, act(words[claim.messages[-1]["content"][-2]]))
     target = tmp_path / ("out.csv" if format == "csv" else "out")
     export = [sys.executable, "-m", "annotation", "export", f"--format={format}", f"--as={container}", f"--to={target}"]
-    subprocess.run([*export, f"--data={db.path.parent}"], cwd=ROOT, check=True, capture_output=True, timeout=120)
+    subprocess.run(
+        [*export, f"--data={db.path.parent}"], cwd=ROOT, check=True, capture_output=True, timeout=PATIENCE_SECONDS
+    )
     whole = target if format == "csv" or container == "dataset" else next(target.glob("train.*"))
     other = open_database(tmp_path / "other")
     importing.run_import(other, open_path(whole), Order(split="train"), "kim", quiet)
@@ -535,8 +537,25 @@ def command(db: Database, *arguments: str) -> list[str]:
 def run(db: Database, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
     """Import on the command line."""
     return subprocess.run(
-        command(db, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, **more
+        command(db, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False, **more
     )
+
+
+# So many seconds of its own processor time after it began to import, at the same places on any machine, the process
+# ends as if it had been killed: nothing handles this signal.
+KILLED_AFTER = """
+import signal, sys
+from annotation.incoming import importing
+from annotation.__main__ import main
+delay, run = float(sys.argv[1]), importing.run_import
+
+def timed(*given):
+    signal.setitimer(signal.ITIMER_PROF, delay)
+    return run(*given)
+
+importing.run_import = timed
+main(sys.argv[2:])
+"""
 
 
 def test_a_process_killed_at_any_moment_leaves_all_or_nothing(db: Database, tmp_path: Path) -> None:
@@ -544,12 +563,10 @@ def test_a_process_killed_at_any_moment_leaves_all_or_nothing(db: Database, tmp_
     whole = {"prompt": 12_000, "response": 24_000, "comparison": 12_000, "comparison_response": 24_000}
     nothing = dict.fromkeys(whole, 0)
     ends: list[bool] = []
-    for delay in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2):
-        with subprocess.Popen(command(db, str(path), "--json-progress"), cwd=ROOT, stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            process.stdout.readline()  # the import is under way
-            time.sleep(delay)
-            process.kill()
+    for delay in (0.01, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2):
+        importing_it = [sys.executable, "-c", KILLED_AFTER, str(delay), *command(db, str(path))[3:]]
+        done = subprocess.run(importing_it, cwd=ROOT, capture_output=True, timeout=PATIENCE_SECONDS, check=False)
+        assert done.returncode in (-signal.SIGPROF, 0), done.stderr
         found = {name: sizes(db)[name] for name in whole}
         assert found in (nothing, whole)
         ends.append(found == whole)
@@ -563,10 +580,18 @@ def test_a_process_killed_at_any_moment_leaves_all_or_nothing(db: Database, tmp_
 
 
 KILLED_BETWEEN_PIECES = """
-import sys
+import os, signal, sys
 from annotation.incoming import moving
 from annotation.__main__ import main
-moving.ONE_PIECE, moving.PIECE, moving.PAUSE_SECONDS = 0, 200, 0.2
+moving.ONE_PIECE, moving.PIECE = 0, 200
+insert_piece = moving.Move.insert_piece
+
+def insert_and_die(self, insert, *rest):
+    insert_piece(self, insert, *rest)
+    if insert.__name__ == "insert_answers":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+moving.Move.insert_piece = insert_and_die
 main(sys.argv[1:])
 """
 
@@ -575,11 +600,8 @@ def test_a_process_killed_between_the_pieces_is_cleared_away(db: Database, tmp_p
     path = write(tmp_path, mixed(20))
     before = sizes(db)
     arguments = [sys.executable, "-c", KILLED_BETWEEN_PIECES, "import", f"--data={db.path.parent}", str(path)]
-    with subprocess.Popen(arguments, cwd=ROOT) as process:
-        while not db.value("SELECT count(*) FROM response"):
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.kill()
+    assert subprocess.run(arguments, cwd=ROOT, timeout=PATIENCE_SECONDS, check=False).returncode == -signal.SIGKILL
+    assert db.value("SELECT count(*) FROM response")
     assert list(store.judgements(db)) == []
     assert sizes(db)["comparison"] == 0
     answered = store.prompts(db, "train")[0]
@@ -661,12 +683,9 @@ def importer(db: Database) -> Importer:
     return Importer(db)
 
 
-def ended(importer: Importer, seconds: float = 60.0) -> State:
+def ended(importer: Importer) -> State:
     """The state when the run has ended."""
-    until = time.monotonic() + seconds
-    while importer.state.status == "running":
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    wait_until("the end of the run", lambda: importer.state.status != "running")
     return importer.state
 
 
@@ -696,8 +715,7 @@ def test_a_run_can_be_cancelled(db: Database, importer: Importer, tmp_path: Path
         importer.cancel()
     path = str(write(tmp_path, [{"prompt": f"question {number}?"} for number in range(400_000)]))
     importer.start("import", [path], [])
-    while not importer.state.progress:
-        time.sleep(0.02)
+    wait_until("that it is under way", lambda: importer.state.progress, every=0.02)
     importer.cancel()
     state = ended(importer)
     assert (state.status, state.error) == ("failed", "The run was cancelled. Nothing was imported.")
@@ -710,8 +728,7 @@ def test_a_run_can_be_cancelled(db: Database, importer: Importer, tmp_path: Path
 def test_a_process_that_dies_is_told(db: Database, importer: Importer, tmp_path: Path) -> None:
     path = str(write(tmp_path, [{"prompt": f"question {number}?"} for number in range(400_000)]))
     importer.start("import", [path], [])
-    while not importer.state.progress:
-        time.sleep(0.02)
+    wait_until("that it is under way", lambda: importer.state.progress, every=0.02)
     assert isinstance(importer.run, LocalRun)
     importer.run.process.kill()
     assert ended(importer).error == (
@@ -737,11 +754,12 @@ def handler(page: gr.Blocks, name: str) -> Any:
 
 def follow(page: gr.Blocks, seen: int) -> list[Any]:
     """What the page is sent when the run has ended, and it asks no more."""
-    while True:
-        sent = handler(page, "import-follow")(gr.Request(username="kim"), seen)
-        if float(sent[1].split()[1]) == math.inf:
-            return list(sent)
-        time.sleep(0.05)
+
+    def sent() -> list[Any] | None:
+        found = handler(page, "import-follow")(gr.Request(username="kim"), seen)
+        return list(found) if float(found[1].split()[1]) == math.inf else None
+
+    return list(wait_until("the end of the run", sent))
 
 
 def test_every_listener_is_for_admins(page: gr.Blocks) -> None:
@@ -822,7 +840,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str,
 def client(server: tuple[str, str, Database], name: str | None) -> httpx.Client:
     """A browser of this person, or of a stranger."""
     url, cookie, db = server
-    made = httpx.Client(base_url=url, timeout=20)
+    made = httpx.Client(base_url=url, timeout=PATIENCE_SECONDS)
     if name is not None:
         made.cookies.set(cookie, access.open_session(db, access.authorise(db, name, "annotator")))
     return made
@@ -867,24 +885,27 @@ def test_the_web_process_loads_no_library_of_datasets(module: str) -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_others_can_write_while_a_file_is_read(db: Database, tmp_path: Path) -> None:
-    """Reading takes seconds; the database is not locked meanwhile."""
-    path = write(tmp_path, [{"prompt": f"q {n}", "chosen": f"a {n}", "rejected": f"b {n}"} for n in range(20_000)])
-    done = threading.Event()
+def test_others_can_write_while_a_file_is_read(db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading takes seconds; the database is not locked meanwhile: here it goes on only after somebody has written."""
+    monkeypatch.setattr(importing, "REPORT_SECONDS", 0.0)
+    path = write(tmp_path, [{"prompt": f"q {n}", "chosen": f"a {n}", "rejected": f"b {n}"} for n in range(500)])
+    reading, written = threading.Event(), threading.Event()
     outcomes: list[Outcome] = []
+
+    def wait_for_others(what: str, rows: int, share: float | None) -> None:
+        if what == "reading":
+            reading.set()
+            assert written.wait(PATIENCE_SECONDS)
 
     def bring_it() -> None:
         own = open_database(db.path.parent)
-        outcomes.append(importing.run_import(own, open_path(path), Order(split="train"), "kim", quiet))
+        outcomes.append(importing.run_import(own, open_path(path), Order(split="train"), "kim", wait_for_others))
         own.close()
-        done.set()
 
     thread = threading.Thread(target=bring_it)
     thread.start()
-    written = 0
-    while not done.is_set():
-        store.set_setting(db, "clock", written)
-        written += 1
+    assert reading.wait(PATIENCE_SECONDS)
+    store.set_setting(db, "clock", 1)
+    written.set()
     thread.join()
-    assert outcomes[0].counts.judged == 20_000
-    assert written > 50
+    assert outcomes[0].counts.judged == 500

@@ -13,8 +13,6 @@ from rlhf.specs import DPOSpec, EvaluateSpec, MeasureSpec, SFTSpec, to_json
 from tests.demonstrations import demonstrate
 from tests.machine_fixtures import Machine
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-
 SFT = SFTSpec(epochs=4, batch_size=4, lora_r=4, lora_alpha=8, precision="fp32", checkpoint_steps=1)
 DPO = DPOSpec(epochs=4, batch_size=2, accumulation=2, lora_r=4, lora_alpha=8, checkpoint_steps=1, evaluate=False)
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,9 +22,7 @@ from rlhf.specs import DPOSpec, MergeSpec, SFTSpec
 from rlhf.training import RESULT
 from rlhf.worker import Run, perform
 from tests.demonstrations import demonstrate
-from tests.machine_fixtures import ROOT, WORKER_SECONDS, Machine, make_machine
-
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+from tests.machine_fixtures import Machine, make_machine
 
 # Large steps: the adapter must change more than rounding does.
 QUICK = SFTSpec(
@@ -244,22 +239,6 @@ def test_an_adapter_that_was_deleted_or_damaged_meanwhile_fails_the_job(taught: 
 
 
 # ---------------------------------------------------------------------------------------------------- killed, cancelled
-KILLED_AT_LAYER_7 = """
-import os, signal, sys
-from rlhf import worker
-
-report = worker.Run.report
-
-def report_and_die(self, step, *rest):
-    report(self, step, *rest)
-    if step == 7:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-worker.Run.report = report_and_die
-worker.main(sys.argv[1:])
-"""
-
-
 def kept(machine: Machine) -> set[str]:
     """The directories of policies on disk."""
     return {path.name for path in (machine.data_dir / "adapters").iterdir()}
@@ -268,11 +247,8 @@ def kept(machine: Machine) -> set[str]:
 def test_a_worker_killed_while_it_merges_leaves_nothing_and_the_next_one_a_single_policy(taught: Machine) -> None:
     adapter = made(taught, replace(QUICK, epochs=1))
     job_id = taught.submit(MergeSpec(revision=adapter.revision))
-    command = [sys.executable, "-c", KILLED_AT_LAYER_7, "--data", str(taught.data_dir), "--job", str(job_id)]
-    killed = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=WORKER_SECONDS, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    taught.kill_worker(job_id, 7)
     assert kept(taught) == {adapter.revision}
-    assert jobs.mark_lost(taught.db, silent_seconds=0.0) == [job_id]
     jobs.resume(taught.db, job_id)
     job = taught.perform(job_id)
     assert (job.status, job.attempt) == ("finished", 2)

@@ -22,8 +22,6 @@ from rlhf.specs import METHODS, DPOSpec, MergeSpec, Precision, SFTSpec, Training
 from tests import quantised_model
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-
 PRECISIONS: tuple[Precision, ...] = ("bf16", "fp32")
 QUICK = replace(QUICK_DPO, epochs=1, virtual_tokens=4, evaluate=False, samples=0, learning_rate=1e-3)
 QUICK_SFT = SFTSpec(source="example:medical-answers", lora_r=4, lora_alpha=8, virtual_tokens=4)

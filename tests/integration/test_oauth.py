@@ -19,6 +19,7 @@ from annotation.records import UserError
 from annotation.space import Space
 from annotation.web import SignIn
 from tests.hub_sign_in import SECRET, SpaceHub
+from tests.machine_fixtures import PATIENCE_SECONDS
 
 PORT = 7860
 PASSWORD = "a long enough password"
@@ -46,7 +47,7 @@ class Door:
         """Go to the Hub and agree there; returns the address that the Hub sends the browser back to."""
         leaving = browser.get("/oauth/login")
         assert leaving.status_code == 303, leaving.text
-        return httpx.get(leaving.headers["location"]).headers["location"]
+        return httpx.get(leaving.headers["location"], timeout=PATIENCE_SECONDS).headers["location"]
 
     def sign_in(self, name: str) -> httpx.Response:
         """The whole way of one person."""

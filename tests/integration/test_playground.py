@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 
 import app
 from annotation import access, store
-from annotation.records import Message, Prompt, Sampling, seconds_between
+from annotation.records import Message, Prompt, Sampling
 from rlhf import answers, chats, jobs, policies
 from rlhf.algorithms import generate
 from rlhf.algorithms.generate import Resident, kept
@@ -34,9 +33,7 @@ from rlhf.specs import AnswerSpec, GenerateSpec
 from rlhf.worker import Run
 from tests.e2e.conftest import running_app
 from tests.integration.test_generate import ask, resident, state_of, stock
-from tests.machine_fixtures import Machine, make_machine, wait_until, write_spec
-
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+from tests.machine_fixtures import PATIENCE_SECONDS, Machine, make_machine, wait_until, write_spec
 
 SAMPLING = Sampling(max_new_tokens=24)
 RESIDENT = GenerateSpec(buffer=6, prompts_per_batch=4, sampling=SAMPLING)
@@ -124,9 +121,9 @@ def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def slow(tmp_path: Path, talkative: Path) -> Iterator[Machine]:
-    """A machine that writes one answer for seconds."""
-    made = make_machine(tmp_path / "slow", talkative)
+def long(tmp_path: Path, talkative: Path) -> Iterator[Machine]:
+    """A machine whose answers are as long as they may be."""
+    made = make_machine(tmp_path / "long", talkative)
     made.add_prompts(train=12, held_out=4)
     yield made
     made.db.close()
@@ -145,7 +142,7 @@ def test_policies_of_every_form_answer_as_they_do_alone(stocked: Machine) -> Non
     """One after the other in one memory, the base too, and each answers as if it had never met the others."""
     numbers = ask_chats(stocked, "lora", "base", "prompt", "full")
     with resident(stocked, RESIDENT):
-        wait_until("the answers", lambda: not any(one(stocked, number).open for number in numbers), 60)
+        wait_until("the answers", lambda: not any(one(stocked, number).open for number in numbers))
     found = [one(stocked, number) for number in numbers]
     assert [chat.message for chat in found] == [""] * 4
     assert [chat.text for chat in found] == [expected(stocked, chat) for chat in found]
@@ -166,7 +163,7 @@ def test_a_conversation_is_fed_as_a_whole(stocked: Machine) -> None:
     ]
     (number,) = ask_chats(stocked, "lora", messages=messages)
     with resident(stocked, RESIDENT):
-        wait_until("the answer", lambda: not one(stocked, number).open, 60)
+        wait_until("the answer", lambda: not one(stocked, number).open)
     chat = one(stocked, number)
     assert chat.rendered_prompt == stocked.render(messages)
     assert chat.text == expected(stocked, chat)
@@ -214,7 +211,7 @@ def test_chats_of_one_policy_are_answered_in_one_batch_of_any_lengths(stocked: M
     long = [QUESTION, {"role": "assistant", "content": "A game."}, {"role": "user", "content": "Whose?"}]
     numbers = [*ask_chats(stocked, "lora"), *ask_chats(stocked, "lora", messages=long)]
     with resident(stocked, RESIDENT):
-        wait_until("the answers", lambda: not any(one(stocked, number).open for number in numbers), 60)
+        wait_until("the answers", lambda: not any(one(stocked, number).open for number in numbers))
     first, second = (one(stocked, number) for number in numbers)
     assert (first.state, second.state) == ("done", "done")
     assert first.begun is not None
@@ -224,74 +221,99 @@ def test_chats_of_one_policy_are_answered_in_one_batch_of_any_lengths(stocked: M
 
 
 # ------------------------------------------------------------------------------------------------------ while watched
-def test_the_first_token_is_there_long_before_the_last_whether_the_worker_rests_or_draws(slow: Machine) -> None:
-    spec = replace(RESIDENT, buffer=12, sampling=Sampling(max_new_tokens=600))
-    store.add_comparison(slow.db, [slow.response(store.prompts(slow.db, "train")[0], text) for text in ("a b", "c d")])
-    with resident(slow, spec):
-        wait_until("the worker", lambda: jobs.log_tail(slow.db, 1), 30)
-        time.sleep(0.3)
-        (drawing,) = ask_chats(slow, "base", max_new_tokens=500)
-        wait_until("the answer in between", lambda: not one(slow, drawing).open, 10)
-        assert sum(stock(slow).values()) < 12, "the batch was being drawn"
-        wait_until("a full buffer", lambda: sum(stock(slow).values()) >= 12, 60)
-        time.sleep(0.3)
-        (resting,) = ask_chats(slow, "base", max_new_tokens=500)
-        wait_until("the answer", lambda: not one(slow, resting).open, 10)
-    for number in (drawing, resting):
-        seconds = one(slow, number).first_token_seconds
-        assert seconds is not None
-        assert seconds < 0.8 * seconds_between(one(slow, number).created, one(slow, number).finished or "")
+def test_the_first_token_is_there_long_before_the_last_whether_the_worker_rests_or_draws(long: Machine) -> None:
+    spec = replace(RESIDENT, buffer=12)
+    store.add_comparison(long.db, [long.response(store.prompts(long.db, "train")[0], text) for text in ("a b", "c d")])
+
+    def begun(number: int) -> bool:
+        chat = one(long, number)
+        return chat.open and bool(chat.text) and chat.first_token_seconds is not None
+
+    with resident(long, spec, 3, 2) as pace:
+        pace.until_held()
+        (drawing,) = ask_chats(long, "base")
+        pace.go_on()
+        pace.until_held()
+        assert begun(drawing)
+        assert sum(stock(long).values()) < 12, "the batch is being drawn"
+        pace.go_on()
+        wait_until("a full buffer", lambda: sum(stock(long).values()) >= 12)
+        assert not one(long, drawing).open
+        pace.hold(2)
+        (resting,) = ask_chats(long, "base")
+        pace.until_held()
+        assert begun(resting)
+        pace.go_on()
+        wait_until("the answer", lambda: not one(long, resting).open)
+    assert [one(long, number).tokens for number in (drawing, resting)] == [24, 24]
 
 
-def test_an_answer_grows_and_stopping_it_keeps_what_was_seen(slow: Machine) -> None:
-    (number,) = ask_chats(slow, "base", max_new_tokens=900)
+def test_an_answer_grows_and_stopping_it_keeps_what_was_seen(long: Machine) -> None:
+    (number,) = ask_chats(long, "base")
     seen: list[str] = []
-    with resident(slow, replace(RESIDENT, until_full=False)):
-        wait_until("some text", lambda: one(slow, number).text, 30, 0.01)
-        while len(seen) < 4:
-            seen += [text for text in [one(slow, number).text] if text not in seen]
-            time.sleep(0.02)
-        chats.stop(slow.db, [number])
-        wait_until("its end", lambda: not one(slow, number).open, 5, 0.005)
-    chat = one(slow, number)
+    with resident(long, RESIDENT, 2, 5, 9, 14) as pace:
+        for _ in range(4):
+            pace.until_held()
+            seen.append(one(long, number).text)
+            if len(seen) == 4:
+                chats.stop(long.db, [number])
+            pace.go_on()
+        wait_until("its end", lambda: not one(long, number).open)
+    chat = one(long, number)
     assert (chat.state, chat.finish_reason) == ("done", "stopped")
+    assert len(set(seen)) == 4
     assert all(later.startswith(earlier) for earlier, later in pairwise([*seen, chat.text]))
-    assert chat.tokens == slow.count(chat.text)
-    assert chat.tokens < 900
+    assert chat.tokens == long.count(chat.text)
+    assert chat.tokens < 24
 
 
-def test_stopping_one_answer_of_a_batch_leaves_the_others(slow: Machine) -> None:
-    first, second = [*ask_chats(slow, "base", max_new_tokens=500), *ask_chats(slow, "base", max_new_tokens=500)]
-    with resident(slow, RESIDENT):
-        wait_until("both texts", lambda: one(slow, first).text and one(slow, second).text, 30, 0.01)
-        chats.stop(slow.db, [first])
-        wait_until("the end of one", lambda: not one(slow, first).open, 5, 0.005)
-        assert one(slow, second).state == "writing"
-        wait_until("the end of the other", lambda: not one(slow, second).open, 20)
-    assert one(slow, first).finish_reason == "stopped"
-    assert (one(slow, second).finish_reason, one(slow, second).tokens) == ("length", 500)
+def test_stopping_one_answer_of_a_batch_leaves_the_others(long: Machine) -> None:
+    first, second = [*ask_chats(long, "base"), *ask_chats(long, "base")]
+    with resident(long, RESIDENT, 3, 6) as pace:
+        pace.until_held()
+        assert one(long, first).text
+        assert one(long, second).text
+        chats.stop(long.db, [first])
+        pace.go_on()
+        pace.until_held()
+        assert not one(long, first).open
+        assert one(long, second).state == "writing"
+        pace.go_on()
+        wait_until("the end of the other", lambda: not one(long, second).open)
+    assert one(long, first).finish_reason == "stopped"
+    assert (one(long, second).finish_reason, one(long, second).tokens) == ("length", 24)
 
 
-def test_a_chat_comes_before_what_an_annotator_asked_and_the_annotator_loses_nothing(slow: Machine) -> None:
-    register(slow, "lora", "lora")
-    with resident(slow, replace(RESIDENT, sampling=Sampling(max_new_tokens=600))):
-        asked = ask(slow)
-        wait_until("the asked answers to begin", lambda: state_of(slow, asked) == "writing", 30, 0.01)
-        (number,) = ask_chats(slow, "lora")
-        wait_until("the chat", lambda: not one(slow, number).open, 10, 0.01)
-        assert state_of(slow, asked) == "writing"
-        wait_until("the asked answers", lambda: state_of(slow, asked) == "ready", 30)
-    assert one(slow, number).text == expected(slow, one(slow, number))
-    rows = slow.db.rows(
+def test_a_chat_comes_before_what_an_annotator_asked_and_the_annotator_loses_nothing(long: Machine) -> None:
+    register(long, "lora", "lora")
+    asked = ask(long)
+    with resident(long, RESIDENT, 3, 2) as pace:
+        pace.until_held()
+        assert state_of(long, asked) == "writing"
+        (number,) = ask_chats(long, "lora")
+        pace.go_on()
+        pace.until_held()
+        assert one(long, number).state == state_of(long, asked) == "writing"
+        pace.hold(24, 24)
+        pace.go_on()
+        pace.until_held()
+        pace.go_on()
+        pace.until_held()
+        assert not one(long, number).open
+        assert state_of(long, asked) == "writing"
+        pace.go_on()
+        wait_until("the asked answers", lambda: state_of(long, asked) == "ready")
+    assert one(long, number).text == expected(long, one(long, number))
+    rows = long.db.rows(
         """SELECT r.text, r.seed, r.model_id, r.tokens FROM comparison_response c JOIN response r
            ON r.id = c.response_id WHERE c.comparison_id = ? ORDER BY c.position""",
         (asked,),
     )
-    models = Policies(slow.db, slow.data_dir, slow.model)
-    text = slow.render([{"role": "user", "content": "Sing."}])
+    models = Policies(long.db, long.data_dir, long.model)
+    text = long.render([{"role": "user", "content": "Sing."}])
     alone = draw(
-        models.use(policies.serving(slow.db)), models.tokenizer, [text], [[row["seed"] for row in rows]],
-        Sampling(max_new_tokens=600),
+        models.use(policies.serving(long.db)), models.tokenizer, [text], [[row["seed"] for row in rows]],
+        SAMPLING,
     )  # fmt: skip
     assert [row["text"] for row in rows] == [drawn.text for drawn in alone[0]]
 
@@ -304,36 +326,45 @@ def test_what_can_not_be_answered_says_why_and_the_worker_goes_on(stocked: Machi
     (long,) = ask_chats(stocked, "base", messages=[{"role": "user", "content": "sun " * 1100}])
     (fine,) = ask_chats(stocked, "base")
     with resident(stocked, RESIDENT):
-        wait_until("an answer", lambda: not one(stocked, fine).open, 60)
+        wait_until("an answer", lambda: not one(stocked, fine).open)
     assert (one(stocked, torn).state, one(stocked, long).state) == ("failed", "failed")
     assert "sha256 differs" in one(stocked, torn).message
     assert "leaves no room for 24 more in a context of 1024" in one(stocked, long).message
     assert one(stocked, fine).text == expected(stocked, one(stocked, fine))
 
 
-def test_what_a_killed_worker_was_writing_fails_and_what_waits_is_answered_by_the_next(slow: Machine) -> None:
-    job_id = slow.submit(RESIDENT)
-    writing, waiting = [*ask_chats(slow, "base", max_new_tokens=900), *ask_chats(slow, "base", max_new_tokens=3)]
-    with slow.start_worker(job_id) as worker:
-        try:
-            wait_until("some text", lambda: one(slow, writing).text, every=0.01)
-        finally:
-            worker.kill()
-    assert (one(slow, writing).state, one(slow, waiting).state) == ("writing", "asked")
-    with slow.start_worker(slow.submit(RESIDENT)) as worker:
-        try:
-            wait_until("the other answer", lambda: one(slow, waiting).state == "done")
-        finally:
-            worker.send_signal(signal.SIGTERM)
-            worker.wait(30)
-    assert (one(slow, writing).state, one(slow, writing).message) == ("failed", chats.BROKEN_OFF)
+# Run in a worker beforehand: killed when the first words of a chat are there.
+KILLED_WRITING = """
+import os, signal
+from rlhf import chats
+
+show = chats.show
+
+def show_and_die(db, texts):
+    show(db, texts)
+    if any(texts.values()):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+chats.show = show_and_die
+"""
 
 
-def test_what_is_being_written_when_the_program_ends_is_marked(slow: Machine) -> None:
-    (number,) = ask_chats(slow, "base", max_new_tokens=900)
-    with resident(slow, RESIDENT):
-        wait_until("some text", lambda: one(slow, number).text, 30, 0.01)
-    assert (one(slow, number).state, one(slow, number).message) == ("failed", chats.BROKEN_OFF)
+def test_what_a_killed_worker_was_writing_fails_and_what_waits_is_answered_by_the_next(long: Machine) -> None:
+    job_id = long.submit(RESIDENT)
+    writing, waiting = [*ask_chats(long, "base"), *ask_chats(long, "base", max_new_tokens=3)]
+    long.run_worker(job_id, KILLED_WRITING, -signal.SIGKILL)
+    assert (one(long, writing).state, one(long, waiting).state) == ("writing", "asked")
+    with resident(long, RESIDENT):
+        wait_until("the other answer", lambda: one(long, waiting).state == "done")
+    assert (one(long, writing).state, one(long, writing).message) == ("failed", chats.BROKEN_OFF)
+
+
+def test_what_is_being_written_when_the_program_ends_is_marked(long: Machine) -> None:
+    (number,) = ask_chats(long, "base")
+    with resident(long, RESIDENT, 3) as pace:
+        pace.until_held()
+        assert one(long, number).text
+    assert (one(long, number).state, one(long, number).message) == ("failed", chats.BROKEN_OFF)
 
 
 # ------------------------------------------------------------------------------------------------------------- memory
@@ -440,28 +471,38 @@ def test_every_prompt_is_answered_as_often_as_asked_by_the_chosen_policy(stocked
     assert stocked.db.value("SELECT count(*) FROM response") == 0, "they are in the file and nowhere else"
 
 
-def test_a_job_that_was_broken_off_draws_only_what_is_missing(slow: Machine) -> None:
+# Run in a worker beforehand: killed when the first batch is in the file.
+KILLED_AFTER_A_BATCH = """
+import os, signal
+from rlhf import answers
+
+add = answers.add_to_draft
+
+def add_and_die(*given):
+    add(*given)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+answers.add_to_draft = add_and_die
+"""
+
+
+def test_a_job_that_was_broken_off_draws_only_what_is_missing(long: Machine) -> None:
     """What was drawn before is marked here by hand: it is in the file as it was, so nobody has drawn it again."""
-    spec = replace(QUICK, each=1, prompts_per_batch=4, sampling=Sampling(max_new_tokens=300))
-    job_id = slow.submit(spec)
-    draft = answers.draft_of(slow.data_dir, job_id)
-    with slow.start_worker(job_id) as worker:
-        try:
-            wait_until("the first batch", lambda: draft.is_file() and draft.stat().st_size, every=0.01)
-        finally:
-            worker.kill()
-    assert not answers.file_of(slow.data_dir, job_id).exists()
+    job_id = long.submit(replace(QUICK, each=1))
+    draft = answers.draft_of(long.data_dir, job_id)
+    long.run_worker(job_id, KILLED_AFTER_A_BATCH, -signal.SIGKILL)
+    assert not answers.file_of(long.data_dir, job_id).exists()
     kept_rows = answers.read_draft(draft)
-    assert 4 <= len(kept_rows) < 16
+    assert len(kept_rows) == 4
     marked = [{**row, "answer": "drawn before"} for row in kept_rows.values()]
     draft.write_bytes(answers.lines_of(marked) + b'{"torn')
-    with slow.db.transaction() as connection:
+    with long.db.transaction() as connection:
         connection.execute("UPDATE job SET status = 'lost', worker = NULL WHERE id = ?", (job_id,))
-    jobs.resume(slow.db, job_id)
-    job = slow.perform(job_id)
+    jobs.resume(long.db, job_id)
+    job = long.perform(job_id)
     assert job.status == "finished", job.message
     assert (job.step, job.steps) == (16, 16)
-    rows = rows_of(slow, job_id)
+    rows = rows_of(long, job_id)
     assert len(rows) == 16
     assert [row["answer"] == "drawn before" for row in rows] == [row["seed"] in kept_rows for row in rows]
 
@@ -507,7 +548,7 @@ def fetch(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterato
             if name is not None:
                 account = access.authorise(machine.db, name, "annotator")
                 cookies[cookie] = access.open_session(machine.db, account)
-            with httpx.Client(cookies=cookies, timeout=20) as client:
+            with httpx.Client(cookies=cookies, timeout=PATIENCE_SECONDS) as client:
                 return client.get(httpx.URL(address).copy_with(raw_path=path.encode()))
 
         yield get

@@ -227,6 +227,7 @@ def test_a_refusal_is_shown_in_its_column(context: Context, admin: Admin) -> Non
 
 
 def test_whoever_waits_long_is_told_why(context: Context, admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(playground, "PATIENCE_SECONDS", 3600.0)
     admin.send("Why?")
     assert TROUBLE not in admin.shown
     monkeypatch.setattr(playground, "PATIENCE_SECONDS", 0.0)

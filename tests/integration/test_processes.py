@@ -37,7 +37,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 def run_by_command(directory: Path, spec: TrainingSpec) -> None:
     """Run a job by the command line, in as many processes as it asks for."""
     spec_file = write_spec(directory / "spec.json", json.loads(to_json(spec)))
-    done = rlhf_command("--data", str(directory), "run", str(spec_file), timeout=240)
+    done = rlhf_command("--data", str(directory), "run", str(spec_file))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 

@@ -39,10 +39,8 @@ from rlhf.specs import DPOSpec, MergeSpec, PPOSpec
 from tests.demonstrations import demonstrate
 from tests.hub_server import HubServer
 from tests.integration.test_deciding import finish_check, make_candidate, people_say
-from tests.machine_fixtures import ROOT, Machine, make_machine
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, Machine, make_machine
 from tests.run_fixtures import finished_run
-
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 REPO = "ann/numbers"
 
@@ -96,7 +94,7 @@ def command(hub: HubServer, token: str | None, program: str, *arguments: str) ->
         env={**os.environ, **hub.environment(token)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
 
@@ -723,7 +721,7 @@ def test_a_base_from_the_hub_stays_at_its_commit_and_its_adapters_say_so(
     (tmp_path / "probe.py").write_text(code + PROBE, "utf-8")
     done = subprocess.run(
         [sys.executable, "probe.py"], cwd=tmp_path, env={**os.environ, **hub.environment("hf_read_ann")},
-        capture_output=True, text=True, timeout=300, check=False,
+        capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     served = logits(kitchen.db, model, made(kitchen)).log_softmax(-1)
@@ -807,7 +805,7 @@ def loaded(hub: HubServer, published: publishing.Published) -> dict[str, list[di
         env={**os.environ, **hub.environment("hf_read_ann")},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -21,20 +21,26 @@ from rlhf.specs import DPOSpec, EvaluateSpec, GenerateSpec, MeasureSpec, PPOSpec
 from rlhf.supervisor import PROCESSORS, VISIBLE, Child, Supervisor, devices_here, family, worker_command
 from rlhf.worker import Run, perform
 from tests.conftest import BASE_NAME
-from tests.machine_fixtures import WORKER_SECONDS, Machine, wait_until
-from tests.run_fixtures import QUICK_SFT, demonstrations, finished_run, starve
+from tests.machine_fixtures import PATIENCE_SECONDS, Machine, wait_until
+from tests.run_fixtures import QUICK_SFT, demonstrations, finished_run, run_beforehand, starve
 
 DPO = DPOSpec()
 
 
 @pytest.fixture
-def supervisor(db: Database, data_dir: Path) -> Iterator[Supervisor]:
+def unhurried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that never come to claim their jobs, so that what was queued can be looked at."""
+    run_beforehand(monkeypatch, tmp_path, "import signal\nsignal.pause()")
+
+
+@pytest.fixture
+def supervisor(db: Database, data_dir: Path, unhurried: None) -> Iterator[Supervisor]:
     """A supervisor whose thread does not run: each test takes the steps itself. What it started is killed."""
     yield from supervising(Supervisor(db, data_dir, BASE_NAME, [PROCESSORS]))
 
 
 @pytest.fixture
-def two_devices(db: Database, data_dir: Path) -> Iterator[Supervisor]:
+def two_devices(db: Database, data_dir: Path, unhurried: None) -> Iterator[Supervisor]:
     """The same on a machine that has two GPUs."""
     yield from supervising(Supervisor(db, data_dir, BASE_NAME, ["0", "1"]))
 
@@ -51,11 +57,11 @@ def supervising(supervisor: Supervisor) -> Iterator[Supervisor]:
     yield supervisor
     for child in supervisor.children.values():
         child.signal(signal.SIGKILL)
-        child.process.wait(30)
+        child.process.wait(PATIENCE_SECONDS)
 
 
 def queue(db: Database, spec: Spec = DPO) -> int:
-    """A queued job whose worker needs seconds for its imports, and so can be looked at before it begins."""
+    """A queued job."""
     return jobs.enqueue(db, spec, "ann")
 
 
@@ -63,7 +69,7 @@ def kill(supervisor: Supervisor, job_id: int) -> Child:
     """Kill a job's worker, all its processes, and wait for its end; it is not reaped yet."""
     child = supervisor.children[job_id]
     child.signal(signal.SIGKILL)
-    child.process.wait(30)
+    child.process.wait(PATIENCE_SECONDS)
     return child
 
 
@@ -146,7 +152,7 @@ def visible(supervisor: Supervisor, job_id: int) -> str | None:
     """The GPUs that a job's worker sees."""
     process = psutil.Process(supervisor.children[job_id].process.pid)
     # For a moment after a program has begun the system shows none of its variables.
-    told: dict[str, str] = wait_until("the worker's variables", process.environ, 10)
+    told: dict[str, str] = wait_until("the worker's variables", process.environ)
     return told.get(VISIBLE)
 
 
@@ -288,7 +294,7 @@ def test_a_job_that_its_own_worker_queued_again_is_not_given_up(db: Database, su
     assert jobs.claim(db, job, child.worker) is not None
     assert jobs.requeue_smaller(db, job, child.worker, "Memory ran out.")
     child.process.terminate()
-    child.process.wait(30)
+    child.process.wait(PATIENCE_SECONDS)
     supervisor.reap()
     assert jobs.get(db, job).status == "queued"
 
@@ -304,11 +310,10 @@ def test_all_processes_of_a_job_end_together_and_one_killed_is_noticed(db: Datab
         return found if len(found) == 2 else []
 
     first, second = wait_until("two processes", ranks)
-    # The first would claim it once it is that far; nothing here depends on how far it is.
     jobs.claim(db, job, child.worker)
     second.kill()
     wait_until("the launcher's end", lambda: child.process.poll() is not None)
-    psutil.wait_procs([first, second], timeout=30)
+    psutil.wait_procs([first, second], timeout=PATIENCE_SECONDS)
     assert not first.is_running()
     supervisor.reap()
     row = jobs.get(db, job)
@@ -323,7 +328,7 @@ def test_stopping_reaches_every_process_of_a_job(db: Database, supervisor: Super
     wait_until("two processes", lambda: len(family(child.process.pid)) == 3)
     processes = family(child.process.pid)
     supervisor.stop()
-    _, alive = psutil.wait_procs(processes, timeout=30)
+    _, alive = psutil.wait_procs(processes, timeout=PATIENCE_SECONDS)
     assert alive == []
 
 
@@ -353,7 +358,7 @@ SHARED = replace(QUICK_SFT, processes=2, precision="fp32", samples=0, checkpoint
 
 def see_through(supervisor: Supervisor, job_id: int) -> jobs.Job:
     """Let a job that was started end, and record it."""
-    supervisor.children[job_id].process.wait(WORKER_SECONDS)
+    supervisor.children[job_id].process.wait(PATIENCE_SECONDS)
     supervisor.reap()
     return jobs.get(supervisor.db, job_id)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 
 from annotation import hub as hubs
 from annotation import store
+from annotation.database import Database, open_database
 from annotation.hub import Hub
 from annotation.records import UserError, now
 from rlhf import iteration, jobs, loop, packing, policies, rentals, rented, renting
@@ -25,7 +28,7 @@ from rlhf.launching import module
 from rlhf.rentals import Terms
 from rlhf.specs import DPOSpec
 from tests.hub_jobs import JobHub
-from tests.machine_fixtures import QUICK_DPO, ROOT, Machine, rlhf_command, wait_until, write_spec
+from tests.machine_fixtures import PATIENCE_SECONDS, QUICK_DPO, ROOT, Machine, rlhf_command, wait_until, write_spec
 
 TOKEN = "hf_write_ann"
 TERMS = Terms("cpu-basic", 0.02, 0.5)
@@ -80,7 +83,7 @@ def only_job(hub: JobHub) -> Any:
 def test_a_training_goes_there_reports_and_comes_back_as_the_candidate_that_it_would_be_here(
     judged: Machine, hub: JobHub
 ) -> None:
-    here = judged.run_worker(judged.submit(QUICK_DPO))
+    here = judged.perform(judged.submit(QUICK_DPO))
     job_id = rent(judged)
     job = follow(hub, judged, job_id)
     assert job.status == "finished", (job.message, only_job(hub).log.read_text())
@@ -182,7 +185,7 @@ def test_cancelling_gives_the_machine_back(judged: Machine, hub: JobHub) -> None
     thread = in_background(hub, judged, job_id, threading.Event())
     wait_until("the start", lambda: rentals.get(judged.db, job_id).hub_job)
     jobs.cancel(judged.db, job_id)
-    thread.join(30)
+    thread.join(PATIENCE_SECONDS)
     job = jobs.get(judged.db, job_id)
     assert (job.status, job.message) == ("cancelled", "Cancelled, and the rented machine was given back.")
     assert only_job(hub).stage == "CANCELED"
@@ -221,17 +224,37 @@ def test_an_end_without_a_result_says_its_last_words_and_what_was_spent(judged: 
 
 
 def test_time_that_is_nearly_over_ends_it_before_the_hub_does_and_it_says_so(
-    judged: Machine, hub: JobHub, tmp_path: Path
+    judged: Machine, hub: JobHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = jobs.get(judged.db, rent(judged, replace(QUICK_DPO, epochs=100_000)))
     hubs.ensure_repo(api(hub), "ann/job", "dataset", private=True)
     for name, content in packing.pack(judged.db, judged.data_dir, job).items():
-        target = tmp_path / "there" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
-    nearly_over = str(time.time() - 3600 + rented.SPARE_SECONDS + 4)
-    command = [sys.executable, "-m", "rlhf.rented", str(tmp_path / "there"), "--data", str(tmp_path / "made")]
-    command += ["--repo", "ann/job", "--began", nearly_over, "--hours", "1"]
+        for target in (tmp_path / "first" / name, tmp_path / "there" / name):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+    made, end = tmp_path / "made", time.time() + 3600
+
+    @cache
+    def there() -> Database:
+        return open_database(made)
+
+    def clock() -> float:
+        """By which the time is over as soon as something has been learnt."""
+        return end if jobs.get(there(), 1).step else end - 3600
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # what it changes is put back
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert rented.run(api(hub), "ann/job", tmp_path / "first", made, end, rented.SPARE_SECONDS, clock) == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert jobs.get(there(), 1).step
+    there().close()
+    ending = json.loads(hub.file("dataset", "ann/job", "result.json"))
+    assert (ending["status"], ending["message"]) == ("lost", rented.OVER)
+    # The same where it is over before the worker could begin.
+    command = [sys.executable, "-m", "rlhf.rented", str(tmp_path / "there"), "--data", str(tmp_path / "again")]
+    command += ["--repo", "ann/job", "--began", str(time.time() - 3600), "--hours", "1"]
     done = subprocess.run(command, cwd=tmp_path / "there" / "code", env={**os.environ, **hub.environment(TOKEN)})
     assert done.returncode == 1
     ending = json.loads(hub.file("dataset", "ann/job", "result.json"))
@@ -255,7 +278,7 @@ def test_whatever_the_hub_says_meanwhile_the_job_is_followed_and_bad_reports_are
     hub.fail("GET", "/api/datasets/ann/prefloop-job-.*/tree", 401, times=2)
     hub.fail("GET", "/api/jobs/ann/.+", 403, times=2)
     wait_until("the end there", lambda: only_job(hub).stage == "COMPLETED", every=0.01)
-    thread.join(60)
+    thread.join(PATIENCE_SECONDS)
     assert jobs.get(judged.db, job_id).status == "finished"
     # What can be shown of a report is shown; what can't breaks no page.
     rental = rentals.get(judged.db, job_id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,9 +30,7 @@ from rlhf.roles import Answer, load_roles, read_reward_model
 from rlhf.rows import load_snapshot, tokenise_comparisons
 from rlhf.specs import METHODS, PPOSpec, RewardModelSpec
 from rlhf.worker import Run, perform
-from tests.machine_fixtures import WORDS, WORKER_SECONDS, Machine, make_machine, wait_until
-
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+from tests.machine_fixtures import WORDS, Machine, make_machine
 
 QUICK = RewardModelSpec(
     method="lora",
@@ -433,11 +430,7 @@ def assert_as_if_unbroken(unbroken: Unbroken, job: jobs.Job) -> None:
 def test_a_worker_killed_in_the_middle_is_resumed_to_the_weights_of_an_unbroken_run(unbroken: Unbroken) -> None:
     machine = unbroken.machine
     job_id = machine.submit(unbroken.spec)
-    with machine.start_worker(job_id) as worker:
-        wait_until("step 8", lambda: jobs.get(machine.db, job_id).step >= 8, every=0.005)
-        worker.send_signal(signal.SIGKILL)
-        worker.wait(WORKER_SECONDS)
-    assert jobs.mark_lost(machine.db, silent_seconds=0.0) == [job_id]
+    machine.kill_worker(job_id, 8)
     checkpoints = machine.data_dir / "checkpoints" / f"job-{job_id}"
     saved = sorted(int(mark.parent.name.split("-")[1]) for mark in checkpoints.glob(f"checkpoint-*/{COMPLETE}"))
     assert saved

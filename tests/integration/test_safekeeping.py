@@ -41,7 +41,7 @@ from rlhf.fields import FORMS
 from rlhf.launching import PLACE
 from tests.conftest import BASE_NAME, act, seed_comparisons
 from tests.hub_server import HubServer
-from tests.machine_fixtures import ROOT
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
 
 REPO = "ann/project-copies"
 RUN, OTHER = "a" * 32, "b" * 32
@@ -846,7 +846,7 @@ def command(
         env={**os.environ, **(environment or {})},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
         check=False,
         **extras,
     )

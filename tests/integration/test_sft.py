@@ -6,8 +6,6 @@ import json
 import math
 import os
 import random
-import signal
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,10 +28,8 @@ from rlhf.rows import load_snapshot, tokenise_demonstrations
 from rlhf.specs import DPOSpec, EvaluateSpec, SFTSpec
 from rlhf.worker import Run, perform
 from tests.demonstrations import demonstrate
-from tests.machine_fixtures import WORKER_SECONDS, Machine, make_machine, wait_until
+from tests.machine_fixtures import Machine, make_machine
 from tests.run_fixtures import demonstration_rows
-
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 # Small enough for seconds on the tiny model.
 QUICK = SFTSpec(
@@ -194,7 +190,7 @@ def test_layers_that_are_computed_again_in_the_backward_pass_have_the_same_gradi
         trainer = trainer_of(taught, QUICK)
         randomise(trainer.model)
         if again:
-            trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
+            trainer.model.activation_checkpointing_enable({"use_reentrant": False})
             trainer.model.enable_input_require_grads()
         found.append(loss_and_gradients(trainer, list(trainer.train_dataset)[:4]))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
@@ -469,13 +465,7 @@ def test_a_killed_worker_is_resumed_to_the_weights_of_an_unbroken_run(tmp_path: 
     job_id = machine.submit(spec)
     fatal_step = random.Random(os.urandom(8)).randint(2, 18)
     print(f"killing the worker at step {fatal_step}")
-    with machine.start_worker(job_id) as worker:
-        wait_until(f"step {fatal_step}", lambda: jobs.get(machine.db, job_id).step >= fatal_step, every=0.005)
-        worker.send_signal(signal.SIGKILL)
-        worker.wait(WORKER_SECONDS)
-    assert (jobs.get(machine.db, job_id).status, worker.returncode) == ("running", -signal.SIGKILL)
-    time.sleep(0.1)
-    assert jobs.mark_lost(machine.db, silent_seconds=0.05) == [job_id]
+    machine.kill_worker(job_id, fatal_step)
     jobs.resume(machine.db, job_id)
     resumed = machine.perform(job_id)
     assert (resumed.status, resumed.attempt) == ("finished", 2)

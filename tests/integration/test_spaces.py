@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +22,7 @@ from rlhf import jobs, spaces, zero_gpu
 from rlhf.spaces import Plan
 from rlhf.specs import GenerateSpec
 from tests.hub_sign_in import CHAT_MODEL, SECRET, SpaceHub, uploaded
-from tests.machine_fixtures import ROOT, Machine
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, Machine, free_port
 
 MODEL = "models/small"
 PLAN = Plan("ann/loop", model=MODEL)
@@ -287,7 +286,7 @@ def command(hub: SpaceHub, token: str | None, *words: str, typed: str = "") -> s
         input=typed,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
 
@@ -320,22 +319,24 @@ def test_the_commands(hub: SpaceHub) -> None:
 @contextmanager
 def served(hub: SpaceHub, data_dir: Path, **more: str) -> Iterator[str]:
     """The program without workers as a Space starts it; gives its address."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environment = {**os.environ, **hub.space_environment(port, **more), "PREFLOOP_DATA": str(data_dir)}
     words = [sys.executable, "app.py", "--no-workers"]
-    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("Prefloop runs at http://0.0.0.0:")
-        address = process.stdout.readline().removeprefix("People open ").strip()
-        try:
-            yield address
-        finally:
-            process.terminate()
+    with free_port() as port:
+        environment = {**os.environ, **hub.space_environment(port, **more), "PREFLOOP_DATA": str(data_dir)}
+        with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("Prefloop runs at http://0.0.0.0:")
+            address = process.stdout.readline().removeprefix("People open ").strip()
+            try:
+                yield address
+            finally:
+                process.terminate()
 
 
 def test_the_pages_of_a_space(hub: SpaceHub, db: Database, data_dir: Path) -> None:
-    with served(hub, data_dir) as address, httpx.Client(base_url=address, timeout=20, follow_redirects=True) as browser:
+    with (
+        served(hub, data_dir) as address,
+        httpx.Client(base_url=address, timeout=PATIENCE_SECONDS, follow_redirects=True) as browser,
+    ):
         assert "Sign in with Hugging Face" in browser.get("/", headers={"accept": "text/html"}).text
         policy = browser.get("/login").headers["content-security-policy"]
         assert f"frame-ancestors 'self' {hub.url};" in policy
@@ -362,7 +363,7 @@ def test_the_pages_of_a_space(hub: SpaceHub, db: Database, data_dir: Path) -> No
 def test_an_admins_page_on_zero_gpu_says_what_can_not_work(hub: SpaceHub, db: Database, data_dir: Path) -> None:
     with (
         served(hub, data_dir, SPACES_ZERO_GPU="true") as address,
-        httpx.Client(base_url=address, timeout=20, follow_redirects=True) as browser,
+        httpx.Client(base_url=address, timeout=PATIENCE_SECONDS, follow_redirects=True) as browser,
     ):
         browser.get("/oauth/login", headers={"accept": "text/html"})
         assert "This Space has ZeroGPU" in browser.get("/config").text
@@ -371,18 +372,18 @@ def test_an_admins_page_on_zero_gpu_says_what_can_not_work(hub: SpaceHub, db: Da
 
 
 def test_a_space_where_nobody_could_sign_in_is_refused(hub: SpaceHub, db: Database, data_dir: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environment = {**os.environ, **hub.space_environment(port), "PREFLOOP_DATA": str(data_dir)}
+    environment = {**os.environ, **hub.space_environment(1), "PREFLOOP_DATA": str(data_dir)}
     del environment["OAUTH_CLIENT_ID"]
     words = [sys.executable, "app.py", "--no-workers"]
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
     assert done.returncode == 2
     assert "Put `hf_oauth: true` between the lines" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     access.add_account(db, "kim", "admin", PASSWORD)
     with served(hub, data_dir, OAUTH_CLIENT_ID="") as address:
-        assert 'type="password"' in httpx.get(f"{address}login").text
+        assert 'type="password"' in httpx.get(f"{address}login", timeout=PATIENCE_SECONDS).text
 
 
 # -------------------------------------------------------------------------------------------------------------- ZeroGPU
@@ -406,7 +407,7 @@ def test_answers_are_written_by_a_function_that_could_be_lent_a_gpu_and_needs_on
     here = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-c", WRITING, str(machine.data_dir)],
-        cwd=uploaded(tmp_path / "app"), env=here, capture_output=True, text=True, timeout=400, check=False,
+        cwd=uploaded(tmp_path / "app"), env=here, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (job,) = jobs.recent(machine.db, ("generate",))

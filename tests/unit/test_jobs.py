@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from annotation.records import UserError
 from rlhf import jobs
 from rlhf.shrinking import KILLED, smaller
 from rlhf.specs import DPOSpec, EvaluateSpec, GenerateSpec, PPOSpec, RewardModelSpec, SFTSpec, Spec, to_json
+from tests.machine_fixtures import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def at_once(work: Callable[[int], None], count: int) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE_SECONDS)
     assert not any(thread.is_alive() for thread in threads)
 
 
@@ -402,8 +403,7 @@ def test_a_finished_job_keeps_its_result(db: Database, job: int) -> None:
 def test_a_worker_whose_job_was_given_to_another_can_change_nothing(db: Database, job: int) -> None:
     """It was taken for dead, the job was resumed elsewhere, and then it wakes up."""
     jobs.claim(db, job, "stale")
-    time.sleep(0.01)
-    assert jobs.mark_lost(db, 0.001) == [job]
+    assert jobs.mark_lost(db, -1) == [job]
     jobs.resume(db, job)
     jobs.claim(db, job, "new")
     jobs.report(db, job, "new", 5, 10, {"loss": 0.5})
@@ -437,11 +437,11 @@ def test_a_worker_learns_of_its_cancellation_at_its_next_word(db: Database, job:
 def test_a_worker_that_is_saving_its_checkpoint_is_not_taken_for_dead(db: Database, job: int) -> None:
     jobs.claim(db, job, "w")
     jobs.cancel(db, job)
-    time.sleep(1.1)
+    fall_silent(db, job)
     jobs.beat(db, job, "w")
-    assert jobs.mark_lost(db, 1.0) == []
-    time.sleep(0.05)
-    assert jobs.mark_lost(db, 0.04) == [job]
+    assert jobs.mark_lost(db, HOUR) == []
+    fall_silent(db, job)
+    assert jobs.mark_lost(db, HOUR) == [job]
     assert jobs.get(db, job).status == "cancelled"
 
 
@@ -462,17 +462,28 @@ def test_a_job_that_finished_before_it_saw_the_cancellation_is_finished(db: Data
 
 
 # -------------------------------------------------------------------------------------------------------- lost, resumed
+HOUR = 3600.0
+
+
+def fall_silent(db: Database, job_id: int) -> None:
+    """As if a job's worker had not been heard of for two hours."""
+    heard = (datetime.now(UTC) - timedelta(seconds=2 * HOUR)).isoformat(timespec="microseconds")
+    with db.transaction() as connection:
+        connection.execute("UPDATE job SET heartbeat = ? WHERE id = ?", (heard, job_id))
+
+
 def test_only_a_silent_worker_is_marked_lost(db: Database, job: int) -> None:
     other = jobs.enqueue(db, GenerateSpec(), "the program")
     queued = jobs.enqueue(db, DPOSpec(), "ann")
     jobs.claim(db, job, "silent")
     jobs.claim(db, other, "alive")
-    time.sleep(1.1)
+    for claimed in (job, other):
+        fall_silent(db, claimed)
     jobs.beat(db, other, "alive")
-    assert jobs.mark_lost(db, 1.0) == [job]
+    assert jobs.mark_lost(db, HOUR) == [job]
     assert [jobs.get(db, number).status for number in (job, other, queued)] == ["lost", "running", "queued"]
     assert "Resume" in jobs.get(db, job).message
-    assert jobs.mark_lost(db, 1.0) == []
+    assert jobs.mark_lost(db, HOUR) == []
     assert jobs.LOST_AFTER_SECONDS < 60, "a killed worker is marked lost within a minute"
 
 

@@ -436,7 +436,7 @@ ROWS = st.lists(st.dictionaries(KEYS, VALUES, max_size=5), min_size=1, max_size=
 
 
 @given(ROWS, st.sampled_from(["auto", *TARGETS]), st.sampled_from(["judged", "gold", "open"]))
-@settings(deadline=2_000, max_examples=500)
+@settings(max_examples=500)
 def test_arbitrary_rows_give_records_or_the_error_for_people(values: list[Any], target: Any, verdict: Any) -> None:
     found = rows(*values)
     with suppress(UserError):
@@ -447,7 +447,7 @@ def test_arbitrary_rows_give_records_or_the_error_for_people(values: list[Any], 
 
 
 @given(st.sampled_from(sorted(SHAPES)), st.data())
-@settings(deadline=2_000, max_examples=400)
+@settings(max_examples=400)
 def test_a_changed_row_of_a_known_shape_gives_a_record_or_a_reason(name: str, data: st.DataObject) -> None:
     value, _, _ = SHAPES[name]
     plan = make_plan(rows(value))

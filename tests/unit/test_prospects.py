@@ -389,7 +389,9 @@ def test_parents_are_named_so_that_people_know_them(judged: Database) -> None:
     gone = made(judged, DPOSpec())
     policies.mark_deleted(judged, gone.id)
     policies.promote(judged, first.revision, "ann")
-    day = now()[:10]
+    day = "2026-01-02"
+    with judged.transaction() as connection:
+        connection.execute("UPDATE model SET created = ?", (f"{day}T10:00:00.000000+00:00",))
     serving = f"{first.revision} · LoRA · serving · {day}"
     base = f"base · {BASE_NAME}"
     expected = {

@@ -159,7 +159,7 @@ def test_rows_are_numbered_as_people_look_them_up(tmp_path: Path) -> None:
 
 
 @given(st.lists(VALUES.map(lambda value: {"x": value, "y": "é" * 3}), max_size=5), st.integers(3, 60), st.booleans())
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_json_read_in_pieces_is_what_json_loads_reads_at_once(rows: list[Any], chunk: int, wrapped: bool) -> None:
     content: Any = {"first": [] if not rows else "no list", "data": rows} if wrapped else rows
     if wrapped and not rows:
@@ -361,7 +361,7 @@ SNIPPETS = st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join)
 
 
 @given(NAMES, st.binary(max_size=300) | SNIPPETS)
-@settings(deadline=2_000, max_examples=400)
+@settings(max_examples=400)
 def test_arbitrary_bytes_give_rows_or_the_error_for_people(name: str, content: bytes) -> None:
     never_more_than_a_user_error(name, content)
     never_more_than_a_user_error(name, packed(content))

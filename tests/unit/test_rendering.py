@@ -303,14 +303,14 @@ TEXTS = st.one_of(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(TEXTS)
 @example("$\\frac{1}{2}$")
 def test_any_text_becomes_safe_html(text: str) -> None:
     read(text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.text("abcdefg123 éß中.,!?'\"-*_`#>\n", min_size=1, max_size=30), max_size=20))
 def test_no_word_of_a_text_goes_missing(lines: list[str]) -> None:
     text = "\n".join(lines)
@@ -329,7 +329,7 @@ class Numbered(Reader):
         self.words += [value for name, value in attrs if name == "value" and value]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text())
 def test_spelling_out_is_done_once_and_leaves_nothing_unseen(text: str) -> None:
     once = visible(text)
