@@ -79,6 +79,13 @@ def test_the_data_is_counted_with_what_is_left_out_and_of_what() -> None:
     assert REASONS["flagged"] not in said
 
 
+@pytest.mark.parametrize("kind", ["dpo", "reward_model", "sft", "ppo"])
+def test_a_form_says_that_nothing_is_held_out(kind: str) -> None:
+    found = preview("prompts", flip=None) if kind == "ppo" else preview()
+    said = " ".join(Text(planning.data_card(Data(found, 1200, unchecked="Nothing is held out."), kind)).said)
+    assert "Nothing is held out." in said
+
+
 def test_a_reward_model_counts_comparisons_and_the_pairs_in_them() -> None:
     said = " ".join(Text(planning.data_card(Data(preview(), 400), "reward_model")).said)
     for words in ("Comparisons to train on", "400", "Pairs in them", "1,200"):
