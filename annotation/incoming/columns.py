@@ -94,7 +94,7 @@ TELLING: Final = frozenset(
         *(f"{side}_{word}" for word in ("score", "rating") for side in ("chosen", "rejected")),
     }
 )
-EMPTY: Final = (None, "", [], {})
+EMPTY: Final[tuple[Any, ...]] = (None, "", [], {})
 MAXIMUM_KNOWN: Final = 1_000
 
 

@@ -42,6 +42,7 @@ from annotation.incoming.verdicts import (
     winner_reader,
     word_of,
 )
+from annotation.incoming.verdicts import Verdict as Said
 from annotation.records import MAXIMUM_ANSWERS, Message, UserError
 from annotation.transcripts import is_transcript
 
@@ -80,6 +81,8 @@ class Record:
 
 
 Reader = Callable[[Mapping[str, Any]], Record]
+Judge = Callable[[Mapping[str, Any]], tuple[Said | None, int | None, str]]
+"""What a row says of two answers, with the strength and a remark."""
 
 
 @dataclass(frozen=True)
@@ -349,17 +352,18 @@ def read_chosen(plan: Plan) -> Reader:
 def read_pair(plan: Plan) -> Reader:
     """Two answers and which of them is better."""
     columns = plan.columns
-    judge = (lambda values: (None, None, "")) if plan.verdict == "open" else pair_verdict(columns)
+    judge: Judge = (lambda _: (None, None, "")) if plan.verdict == "open" else pair_verdict(columns)
 
     def read(values: Mapping[str, Any]) -> Record:
         messages, answers = two_answers(values, columns, columns["a"], columns["b"])
         verdict, strength, remark = judge(values)
-        return Record(messages, answers, *(verdict or (None, None)), strength, remark=remark)
+        outcome, ranking = verdict or (None, None)
+        return Record(messages, answers, outcome, ranking, strength, remark=remark)
 
     return read
 
 
-def pair_verdict(columns: Columns) -> Callable[[Mapping[str, Any]], Any]:
+def pair_verdict(columns: Columns) -> Judge:
     """What a row's columns say of two answers, with strength and remark, in whichever way they say it."""
     if "preference" in columns:
         signed = preference_reader(columns["preference"])
@@ -373,7 +377,7 @@ def pair_verdict(columns: Columns) -> Callable[[Mapping[str, Any]], Any]:
             (FIRST, SECOND)[index_of(values.get(columns[role]), columns[role], int(role[-1]), 2)], values, columns
         )
 
-    def by_scores(values: Mapping[str, Any]) -> Any:
+    def by_scores(values: Mapping[str, Any]) -> tuple[Said | None, int | None, str]:
         verdict = compared(values, columns)
         if verdict is None:
             raise Unusable(columns["score_a"], f"or '{display_name(columns['score_b'])}' is empty")
@@ -382,7 +386,9 @@ def pair_verdict(columns: Columns) -> Callable[[Mapping[str, Any]], Any]:
     return by_scores
 
 
-def with_strength(verdict: Any, values: Mapping[str, Any], columns: Columns, remark: str = "") -> Any:
+def with_strength(
+    verdict: Said, values: Mapping[str, Any], columns: Columns, remark: str = ""
+) -> tuple[Said | None, int | None, str]:
     """A verdict with how much better the better answer is, and what is to be remarked."""
     if verdict == TIED:
         return verdict, 0, remark

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 UNREADABLE_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -17,7 +18,7 @@ def printable(text: str) -> str:
     return UNREADABLE_CHARACTERS.sub("\ufffd", text)
 
 
-def listed(names: list[str] | tuple[str, ...]) -> str:
+def listed(names: Sequence[str]) -> str:
     """Names in a sentence."""
     shown = ", ".join(f"'{display_name(name)}'" for name in names[:30])
     return f"{shown} and {len(names) - 30} more" if len(names) > 30 else shown or "none"

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from annotation import store
 from annotation.database import Database, explain_disk_errors, scratch_database
-from annotation.incoming.mapping import Record, Target, Unusable, Verdict
+from annotation.incoming.mapping import Record, Target, Verdict
 from annotation.incoming.names import display_name
+from annotation.incoming.verdicts import Unusable
 from annotation.records import MAXIMUM_ANSWERS, Split, UserError
 
 # Comparisons, their places and judgements have to be written at once: that many rows take well under the time for which

@@ -18,9 +18,9 @@ import psutil
 import pytest
 
 import app
-from annotation.database import open_database
+from annotation.database import Database, open_database
 from annotation.records import UserError
-from rlhf import base_model, jobs, policies
+from rlhf import base_model, heldout, jobs, policies
 from rlhf.artifacts import directory_sha256
 from rlhf.base_model import BaseModel
 from rlhf.specs import SPECS, EvaluateSpec, GenerateSpec, from_json, to_json
@@ -105,6 +105,26 @@ def test_too_few_judgements_are_refused_before_anything_heavy(
 
     assert main(["--data", str(machine.data_dir), "run", str(write_spec(tmp_path / "s", {"kind": "dpo"}))]) == 2
     assert "There are 0 preference pairs" in sentence(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("held_out", [0, 1])
+def test_a_training_says_before_it_starts_that_nothing_is_held_out(
+    machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, held_out: int
+) -> None:
+    from rlhf import __main__ as command
+
+    def follow(db: Database, data_dir: Path, job: jobs.Job) -> jobs.Job:
+        said.append(capsys.readouterr().out)
+        jobs.take_out(db, job.id)
+        return jobs.get(db, job.id)
+
+    said: list[str] = []
+    monkeypatch.setattr(command, "follow", follow)
+    machine.add_prompts(train=12, held_out=held_out)
+    machine.judge("train", 12)
+    for kind in ("dpo", "reward_model"):
+        command.main(["--data", str(machine.data_dir), "run", str(write_spec(tmp_path / kind, {"kind": kind}))])
+    assert [heldout.NOTHING_TO_CHECK in said[0], heldout.NO_PAIRS_TO_CHECK in said[1]] == [not held_out, True]
 
 
 def test_a_directory_without_a_model_says_how_to_set_it_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

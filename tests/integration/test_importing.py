@@ -400,7 +400,11 @@ def test_a_full_disk_leaves_nothing(db: Database, bring: Callable[..., Outcome])
 )
 def test_our_own_exports_are_read_back(db: Database, tmp_path: Path, format: str, container: str) -> None:
     """Judged by people, exported, imported elsewhere: the same prompts, answers and verdicts."""
-    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+    turns = [
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello."},
+    ]
     store.add_prompts(
         db, [Prompt((*turns, {"role": "user", "content": f"Question {n}?"}), "train", "x") for n in "abc"]
     )
@@ -629,6 +633,94 @@ def test_the_command_says_what_it_does(db: Database, tmp_path: Path) -> None:
     told = [json.loads(line) for line in run(db, "--json-progress", "--as=prompts", str(path)).stdout.splitlines()]
     assert told[-1]["outcome"]["counts"]["prompts"] == 4
     assert told[-1]["outcome"]["columns"]["prompt"] == "prompt"
+
+
+HELPSTEER = [
+    {"prompt": f"p{n}", "response1": f"x{n}", "response2": f"y{n}", "overall_preference": n, "domain": "code",
+     "history": [["a", "b"]] if n else []} for n in (-2, 1, -1, 2, 0)
+]  # fmt: skip
+
+
+def test_a_scale_with_a_sign_comes_in_the_right_way_round(db: Database, tmp_path: Path) -> None:
+    path = str(write(tmp_path, HELPSTEER))
+    refused = run(db, "--map=winner=overall_preference", path)
+    assert (refused.returncode, sizes(db)["judgement"]) == (2, 0)
+    assert "--map preference=overall_preference" in refused.stderr
+    done = run(db, "--map=history=", path)
+    assert done.returncode == 0
+    note = "Not used, though it may change what the rows mean: 'history'."
+    assert note in done.stdout
+    assert note in run(db, "--map=history=", "--dry-run", path).stdout
+    assert note in run(db, "--map=history=", "--look", path).stdout
+    assert "Not used: 'domain'." in done.stdout
+    assert {texts(j)[0]: (j.ranking, j.strength) for j in store.judgements(db)} == {
+        "x-2": ((1, 2), 2), "x1": ((2, 1), 1), "x-1": ((1, 2), 1), "x2": ((2, 1), 2), "x0": ((1, 1), 0),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", [[], ["--dry-run"], ["--look"], ["--json-progress"], ["--json-progress", "--look"]])
+def test_no_usable_row_ends_with_1(db: Database, tmp_path: Path, mode: list[str]) -> None:
+    bad = str(write(tmp_path, [{"prompt": "p", "chosen": 7, "rejected": "x"}] * 3, "bad.jsonl"))
+    good = str(write(tmp_path, [{"prompt": "p", "chosen": 7, "rejected": "x"}, PAIRS[0]], "good.jsonl"))
+    assert [run(db, *mode, path).returncode for path in (bad, good, good)] == [1, 0, 0]
+
+
+def test_a_number_that_fits_no_name_ends_the_import_wherever_it_stands(db: Database, tmp_path: Path) -> None:
+    rows: list[Any] = [
+        {"prompt": f"p{n}", "response_1": "x", "response_2": "y", "winner": n % 2 + 1} for n in range(150)
+    ]
+    path = str(write(tmp_path, [*rows, {**rows[0], "winner": -1}]))
+    before = stored(db)
+    refused = run(db, path)
+    assert refused.returncode == 2
+    assert "holds -1, so its numbers are no names of the two answers" in refused.stderr
+    assert stored(db) == before
+
+
+def test_bad_answers_come_in_as_bad_ones(db: Database, tmp_path: Path, bring: Callable[..., Outcome]) -> None:
+    rated = [{"prompt": f"p{n // 2}", "response": f"r{n}", "helpfulness": n % 5} for n in range(10)]
+    refused = run(db, str(write(tmp_path, rated)))
+    assert (refused.returncode, sizes(db)["response"]) == (2, 0)
+    assert "The column 'helpfulness' rates the answers" in refused.stderr
+    assert counts(bring(rated, good_from=3))["judged"] == 3
+    shown = db.rows("SELECT text FROM response WHERE purpose = 'demonstrate'")
+    assert {row["text"] for row in shown} <= {"r3", "r4", "r8", "r9"}
+    turns = [[{"role": "user", "content": "q"}, {"role": "assistant", "content": text}] for text in ("good", "bad")]
+    outcome = bring([{"messages": turns[0], "label": True}, {"messages": turns[1], "label": False}])
+    assert counts(outcome) == {"prompts": 1, "judged": 1}
+
+
+# ------------------------------------------------------------------------------------------------------------ held out
+def test_a_share_is_held_out_unless_somebody_says_otherwise(db: Database, tmp_path: Path) -> None:
+    def sides() -> dict[str, str]:
+        return {row["messages"]: row["split"] for row in db.rows("SELECT messages, split FROM prompt")}
+
+    path = write(tmp_path, [{"prompt": f"Question {n}?", "chosen": "a", "rejected": "b"} for n in range(200)])
+    first = run(db, str(path))
+    held_out = len(store.prompts(db, "held-out"))
+    assert 5 <= held_out <= 40
+    assert f"{held_out} new prompts are held out, to check with (--split" in first.stdout
+    before = sides()
+    for order in ("--split=train", "--split=held-out", "--split=0.5"):
+        run(db, order, str(path))
+    more = write(tmp_path, [{"prompt": f"Question {n}?", "chosen": "b", "rejected": "a"} for n in range(100, 300)], "b")
+    run(db, str(more.rename(tmp_path / "b.jsonl")))
+    after = sides()
+    assert len(after) == 300
+    assert {prompt: after[prompt] for prompt in before} == before, "a prompt stays on its side"
+    train = run(db, "--split=train", str(write(tmp_path, [{"prompt": f"New {n}?"} for n in range(30)], "c.jsonl")))
+    assert "Nothing is held out, to check with (--split" in train.stdout
+
+
+@pytest.mark.parametrize("count", [9, 10, 11, 12, 14, 18])
+def test_one_prompt_is_held_out_where_chance_takes_none(
+    db: Database, bring: Callable[..., Outcome], count: int
+) -> None:
+    rows = [{"prompt": f"{count} {n}", "chosen": "a", "rejected": "b"} for n in range(count)]
+    outcome = bring(rows, split=0.001)
+    assert outcome.counts.held_out == (count >= 10)
+    again = bring([{"prompt": f"more {n}", "chosen": "a", "rejected": "b"} for n in range(count)], split=0.001)
+    assert again.counts.held_out == 0, "there is one, or there are too few"
 
 
 @pytest.mark.parametrize(

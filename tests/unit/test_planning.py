@@ -94,6 +94,13 @@ def test_how_many_are_labelled_wrong_is_a_figure_only_where_it_was_measured() ->
     assert "of the 1,200 pairs" not in every
 
 
+@pytest.mark.parametrize("kind", ["dpo", "reward_model", "sft", "ppo"])
+def test_a_form_says_that_nothing_is_held_out(kind: str) -> None:
+    found = preview("prompts", noise=None) if kind == "ppo" else preview()
+    said = " ".join(Text(planning.data_card(Data(found, 1200, unchecked="Nothing is held out."), kind)).said)
+    assert "Nothing is held out." in said
+
+
 def test_a_reward_model_counts_comparisons_and_the_pairs_in_them() -> None:
     said = " ".join(Text(planning.data_card(Data(preview(), 400), "reward_model")).said)
     for words in ("Comparisons to train on", "400", "Pairs in them", "1,200"):

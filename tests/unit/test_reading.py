@@ -402,6 +402,7 @@ def test_damaged_files_give_rows_or_the_error_for_people(good_files: dict[str, b
 # --------------------------------------------------------------------------------------------------------- directories
 def directory(tmp_path: Path, files: dict[str, bytes | str], card: str = "") -> Path:
     """A dataset directory beside a file that is nobody's business."""
+    tmp_path.mkdir(exist_ok=True)
     (tmp_path / "secret.jsonl").write_bytes(as_jsonl([{"prompt": "secret"}]))
     for name, content in {**files, **({"README.md": f"---\n{card}\n---\n# Mine\n"} if card else {})}.items():
         path = tmp_path / "mine" / name
@@ -476,13 +477,16 @@ def test_saved_datasets_name_no_files_outside(tmp_path: Path) -> None:
     outside = next((tmp_path / "other").glob("*.arrow"))
     for name in (str(outside), f"../other/{outside.name}", "link.arrow", "x://y", "..", "", None, 7):
         path = directory(
-            tmp_path / str(abs(hash(name))), {"state.json": json.dumps({"_data_files": [{"filename": name}]})}
+            tmp_path / f"file {name!r}".replace("/", "_"),
+            {"state.json": json.dumps({"_data_files": [{"filename": name}]})},
         )
         (path / "link.arrow").symlink_to(outside)
         with pytest.raises(UserError):
             read(path)
     for splits in (["../../other"], [str(tmp_path / "other")], "x", [1], [".."], None, ["linked"]):
-        path = directory(tmp_path / str(abs(hash(str(splits)))), {"dataset_dict.json": json.dumps({"splits": splits})})
+        path = directory(
+            tmp_path / f"splits {splits!r}".replace("/", "_"), {"dataset_dict.json": json.dumps({"splits": splits})}
+        )
         (path / "linked").symlink_to(tmp_path / "other")
         with pytest.raises(UserError):
             read(path, split=splits[0] if isinstance(splits, list) and isinstance(splits[0], str) else None)
