@@ -288,12 +288,12 @@ def wire(page: FormPage, context: Context, known: Prospects, opening: Callable[.
         handler.__name__ = f"{name}_{form.name}"
     opening(admin(open_form), page.asked, [*page.followed, page.said], **QUIET)
     redraw = admin(view)
-    poll(page.pulse, context, view, page.asked, page.followed)
     touched = [component.input for component in (*page.inputs.values(), page.parts["accept"])]
     gr.on(touched, redraw, page.asked, page.followed, trigger_mode="always_last", **QUIET)
     page.parts["measure"].click(admin(measure), page.asked, page.said, **SPOKEN)
     looked = rowviews.wire(page.rows, form, context, known, [*page.inputs.values()])
     looked.then(redraw, page.asked, page.followed, **QUIET)
+    poll(page.pulse, context, view, page.asked, page.followed)
 
 
 def begin(page: FormPage, known: Prospects, by: str, ticked: Any, seen: Any, sent: Sequence[Any]) -> int:

@@ -497,8 +497,8 @@ def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> Non
         return page.sent(changed, {**seen, "sent": form_of(feedback)}, "save", said)
 
     opening(open_judges, [*page.looked, *fields], [*page.followed, *fields], **QUIET)
-    poll(page.pulse, context, look_at_judge, page.looked, page.followed)
     page.parts["selector"].input(admin(look_at_judge), page.looked, page.followed, **QUIET)
+    poll(page.pulse, context, look_at_judge, page.looked, page.followed)
     page.save.click(save_feedback, [*page.looked, *fields], page.followed, **SPOKEN)
 
 

@@ -325,10 +325,10 @@ def wire_views(page: RunsPage, context: Context, opening: Callable[..., Any]) ->
 
     opening(open_runs, page.looked, page.followed, **QUIET)
     inputs = [*page.looked, page.seen]
-    poll(page.pulse, context, poll_runs, inputs, page.followed)
     page.parts["selector"].input(choose_run, inputs, page.followed, **QUIET)
     for name in ("queued", "compared"):
         page.parts[name].input(guarded(context, "admin")(poll_runs), inputs, page.followed, **QUIET)
+    poll(page.pulse, context, poll_runs, inputs, page.followed)
 
 
 def wire_queue(page: RunsPage, context: Context) -> None:

@@ -556,11 +556,11 @@ def test_a_draft_stays_when_the_tab_is_opened_again(pages: gr.Blocks, context: C
     assert again[2] == gr.skip()
     assert again[3:5] == [principles, drawn]
     opened = press(pages, "open_judges", None, {}, None, None, None)
-    assert opened[-4:-1] == ["people", 10.0, 60.0]
-    seen = opened[-5]
+    assert opened[-3:] == ["people", 10.0, 60.0]
+    seen = opened[-4]
     drafted = press(pages, "open_judges", None, seen, "people", 33.0, 60.0)
-    assert drafted[-4:-1] == ["people", gr.skip(), 60.0]
-    assert press(pages, "open_judges", None, drafted[-5], "people", 33.0, 60.0)[-4:-1] == drafted[-4:-1]
+    assert drafted[-3:] == ["people", gr.skip(), 60.0]
+    assert press(pages, "open_judges", None, drafted[-4], "people", 33.0, 60.0)[-3:] == drafted[-3:]
     assert instruction == rubrics.DEFAULT.instruction
 
 
