@@ -20,6 +20,8 @@ from annotation.sqlite import OperationalErrors, sqlite3, sqlite_utils
 
 FILE_NAME = "prefloop.db"
 OTHERS = 0o077
+# More than there are: once its cache is full, pysqlite3 prepares every new statement again each time.
+CACHED_STATEMENTS = 500
 Params = Sequence[Any] | dict[str, Any]
 logger = logging.getLogger(__name__)
 
@@ -43,10 +45,11 @@ class Database:
         existing: sqlite_utils.Database | None = getattr(self._local, "database", None)
         if existing is not None:
             return existing
-        raw = sqlite3.connect(self.path, timeout=5.0, isolation_level=None)
+        raw = sqlite3.connect(self.path, timeout=5.0, isolation_level=None, cached_statements=CACHED_STATEMENTS)
         raw.execute("PRAGMA journal_mode=WAL")
         raw.execute("PRAGMA synchronous=NORMAL")
         raw.execute("PRAGMA foreign_keys=ON")
+        raw.execute("PRAGMA secure_delete=ON")  # some builds of SQLite have it so; copies hold the file's free pages
         opened = sqlite_utils.Database(raw)
         self._local.database = opened
         return opened

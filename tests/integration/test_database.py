@@ -202,3 +202,43 @@ def test_a_copy_of_the_live_file_is_whole(db: Database, tmp_path: Path) -> None:
         assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert copy.execute("SELECT count(*) FROM comparison").fetchone() == (3,)
     copy.close()
+
+
+def test_no_commit_is_lost_where_connections_write_and_reset_the_log_at_the_same_moment(data_dir: Path) -> None:
+    """Each thread as a process of its own would: with a connection and a lock of its own."""
+    open_database(data_dir).close()
+    failures: list[BaseException] = []
+
+    def write(writer: int) -> None:
+        own = open_database(data_dir)
+        try:
+            own.connection.execute("PRAGMA wal_autocheckpoint = 1")
+            for number in range(100):
+                store.add_prompts(own, [prompt(f"{writer} {number}")])
+                if number % 5 == writer:
+                    own.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except BaseException as error:  # reported by the assertion below
+            failures.append(error)
+        finally:
+            own.close()
+
+    threads = [threading.Thread(target=write, args=(writer,)) for writer in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    db = open_database(data_dir)
+    written = {entry.text for entry in store.prompts(db, "train")}
+    assert written == {f"{writer} {number}" for writer in range(4) for number in range(100)}
+    assert db.value("PRAGMA integrity_check") == "ok"
+    db.close()
+
+
+def test_what_is_deleted_is_gone_from_the_file_and_so_from_its_copies(db: Database, tmp_path: Path) -> None:
+    with db.transaction() as connection:
+        connection.execute("CREATE TABLE secret (text)")
+        connection.execute("INSERT INTO secret VALUES (?)", ("of nobody's business",))
+        connection.execute("DELETE FROM secret")
+    copy_database(db, tmp_path / "copy.db")
+    assert b"nobody's business" not in (tmp_path / "copy.db").read_bytes()

@@ -603,6 +603,32 @@ def test_the_owners_link_signs_in_once(site: Site) -> None:
         assert run(client, "greet").status_code == 401
 
 
+def test_a_sqlite_that_loses_commits_is_said_at_the_start_and_to_admins(tmp_path: Path) -> None:
+    db = open_database(tmp_path / "data")
+    policies.ensure_base(db, BASE_NAME)
+    access.add_account(db, "kim", "admin", PASSWORD)
+    old = "import runpy, sqlite3, sys; sqlite3.sqlite_version_info = (3, 40, 1); sys.modules['pysqlite3'] = None"
+    program, _, *words = command(tmp_path / "data")
+    code = f"{old}; sys.argv = ['app.py']; sys.path.insert(0, ''); runpy.run_path('app.py', run_name='__main__')"
+    code = code.replace("['app.py']", repr(["app.py", *words]))
+    pipe = subprocess.PIPE
+    with subprocess.Popen([program, "-c", code], stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        url = process.stdout.readline().removeprefix("Prefloop runs at ").strip().rstrip("/")
+        try:
+            process.stdout.readline()
+            assert process.stdout.readline().endswith("(Python)\n")
+            assert "can lose judgements" in process.stderr.readline()
+            bare = Site(url, app.Settings(port=int(url.rsplit(":", 1)[1])).cookie, db, [])
+            with bare.client("kim") as admin:
+                assert admin.get("/healthz").json()["sqlite"].endswith("(Python)")
+                assert "can lose judgements" in run(admin, "accounts").text
+        finally:
+            process.terminate()
+    db.close()
+
+
 # ----------------------------------------------------------------------------------------------------- starting the app
 def start(*words: str, data_dir: Path) -> int:
     return app.main(["--no-workers", "--no-browser", "--data", str(data_dir), *words])
