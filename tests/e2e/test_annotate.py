@@ -72,6 +72,7 @@ class Site:
         page = context.new_page()
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.goto(self.address + query)
+        page.wait_for_selector(f"text={name} · {role}", state="attached")  # what Gradio loads last
         return Person(self.db, name, page)
 
     def project(self, kind: Kind = "pair", answers: int = 2, **values: Any) -> None:
@@ -140,7 +141,7 @@ class Person:
 
     def wait_status(self, text: str) -> None:
         """Wait until the page says this."""
-        self.page.wait_for_function("text => document.querySelector('.status').textContent.includes(text)", arg=text)
+        wait_for(self.page, f"the page to say {text!r}", lambda: text in self.status(), self.status)
 
     def wait(self, true: Callable[[], Any], what: str) -> None:
         """Wait for the rows to say something."""
