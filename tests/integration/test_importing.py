@@ -682,9 +682,9 @@ def test_bad_answers_come_in_as_bad_ones(db: Database, tmp_path: Path, bring: Ca
     refused = run(db, str(write(tmp_path, rated)))
     assert (refused.returncode, sizes(db)["response"]) == (2, 0)
     assert "The column 'helpfulness' rates the answers" in refused.stderr
-    assert counts(bring(rated, good_from=3))["judged"] == 3
+    assert counts(bring(rated, good_from=3)) == {"prompts": 3, "judged": 2, "demonstrations": 2, "skipped": 4}
     shown = db.rows("SELECT text FROM response WHERE purpose = 'demonstrate'")
-    assert {row["text"] for row in shown} <= {"r3", "r4", "r8", "r9"}
+    assert {row["text"] for row in shown} == {"r8", "r9"}
     turns = [[{"role": "user", "content": "q"}, {"role": "assistant", "content": text}] for text in ("good", "bad")]
     outcome = bring([{"messages": turns[0], "label": True}, {"messages": turns[1], "label": False}])
     assert counts(outcome) == {"prompts": 1, "judged": 1}
