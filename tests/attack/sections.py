@@ -17,6 +17,7 @@ from annotation import access
 from annotation.web import SECURITY_HEADERS
 from tests.attack.target import META, PEOPLE, REFUSED, Target, attempt, leaks, spellings, ways_in
 from tests.integration.test_web import BASE_NAME, ENDPOINTS, REVISION, act, everything_stored, judge, post, show
+from tests.machine_fixtures import PATIENCE_SECONDS
 
 Try = tuple[str, bool]
 READ = (
@@ -235,7 +236,7 @@ def uploads(target: Target) -> Iterator[Try]:
 def raw(target: Target, request: bytes) -> bytes:
     """What comes back to bytes on the wire."""
     host, port = target.site.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(request)
         answer = b""
         try:

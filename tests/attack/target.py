@@ -72,7 +72,7 @@ def target(long: bool) -> Iterator[Target]:
                 yield Target(describe(bare, data_dir), data_dir, log, secret, long)
             finally:
                 process.terminate()
-                process.wait(60)
+                process.wait()
         db.close()
 
 

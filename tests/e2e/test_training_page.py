@@ -90,7 +90,7 @@ def test_a_reward_model_is_trained_doubted_and_followed_all_the_same(training: T
 
     # Its check, which the form asks for, needs it.
     wait_until("its check", lambda: any(job.status == "finished" for job in jobs.recent(db, ("evaluate",))))
-    page.wait_for_selector("text=Accuracy on held-out judgements", timeout=60_000)
+    page.wait_for_selector("text=Accuracy on held-out judgements")
     page.click("#run-delete")
     page.wait_for_selector("text=can't be brought back")
     page.get_by_role("button", name="Yes, delete the files").click()

@@ -23,6 +23,7 @@ from annotation.records import Prompt
 from annotation.renderer import Renderer
 from annotation.web import SignedIn
 from tests.conftest import act, make_response, measure_nobody, seed_comparisons
+from tests.machine_fixtures import PATIENCE_SECONDS
 
 SHORT = 0.02
 # Each takes several times as long on any machine.
@@ -104,7 +105,7 @@ def test_judging_goes_on_while_a_text_is_rendered(db: Database, monkeypatch: pyt
 
     def held_up(text: str) -> str:
         begun.set()
-        assert judged.wait(60)
+        assert judged.wait(PATIENCE_SECONDS)
         return f"<p>{text}</p>"
 
     monkeypatch.setattr(renderer, "to_html", held_up)
@@ -121,9 +122,9 @@ def test_judging_goes_on_while_a_text_is_rendered(db: Database, monkeypatch: pyt
         pages: list[dict[str, object]] = []
         reading = threading.Thread(target=lambda: pages.append(ask("ann", "card", rendered=True)))
         reading.start()
-        assert begun.wait(60)
+        assert begun.wait(PATIENCE_SECONDS)
         assert ask("bob", "judge", nonce=ask("bob", "card")["nonce"], act=act("tie"))["saved"] is True
         assert pages == []
         judged.set()
-        reading.join(60)
+        reading.join(PATIENCE_SECONDS)
         assert "<p>slow</p>" in str(pages[0])

@@ -514,14 +514,14 @@ def test_behind_a_proxy_on_this_machine_the_address_that_it_adds_counts_and_nobo
         port = int(process.stdout.readline().strip().rstrip("/").rsplit(":", 1)[1])
         try:
             url = f"http://127.0.0.1:{port}"
-            with httpx.Client(base_url=url, timeout=20) as proxy:
+            with httpx.Client(base_url=url, timeout=PATIENCE_SECONDS) as proxy:
                 invented = [guess(proxy, "ann", f"198.51.100.{number}, 203.0.113.1") for number in range(6)]
                 assert invented == [401] * 5 + [429]
                 assert guess(proxy, "ann", "203.0.113.1, 203.0.113.2") == 401
                 networks = [guess(proxy, "ann", f"2001:db8::{number:x}") for number in range(6)]
                 assert networks == [401] * 5 + [429]
             transport = httpx.HTTPTransport(local_address="127.0.0.2")  # not where the proxy is
-            with httpx.Client(base_url=url, timeout=20, transport=transport) as stranger:
+            with httpx.Client(base_url=url, timeout=PATIENCE_SECONDS, transport=transport) as stranger:
                 assert [guess(stranger, "ann", f"203.0.113.{number}") for number in range(9, 15)] == [401] * 5 + [429]
         finally:
             process.terminate()
