@@ -65,9 +65,11 @@ HIDING = "pay\u202eyap\u200b\U000e0041\ufe0f\u2028\u3164end"
 SAID = {"role": HIDING, "content": HIDING}
 ANSWER = {"text": HIDING, "answer": HIDING, "tokens": 3, "finish_reason": "stop", "cut": False}
 LOOK = {
-    "name": HIDING, "format": HIDING, "columns": [HIDING], "problem": "", "target": "preferences", "proposed": {}, "notes": [HIDING],
+    "name": HIDING, "format": HIDING, "columns": [HIDING], "problem": "", "target": "preferences", "proposed": {},
+    "notes": [HIDING],
     "rows": [{"number": 1, "cells": {HIDING: HIDING}}], "bad": [{"number": 2, "reason": HIDING}],
-    "records": [{"messages": [SAID, SAID], "answers": [HIDING], "ranking": None, "label": None, "outcome": "ranked"}],
+    "records": [{"messages": [SAID, SAID], "answers": [HIDING], "ranking": None, "label": None, "outcome": "ranked",
+                 "remark": HIDING}],
 }  # fmt: skip
 OPINION = Opinion(HIDING, "own", "ranked", (1, 2), 1)
 PLACES = {
