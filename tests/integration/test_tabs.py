@@ -397,7 +397,7 @@ def test_a_policy_is_checked_again_against_the_serving_one_or_the_base(pages: gr
     first, second = make_candidate(context), make_candidate_from_all(context)
     check, owner = handler(pages, "check_policy"), gr.Request(username="owner")
     policies.promote(context.db, first.revision, "owner")
-    assert f"checks {second.revision}" in str(check(owner, second.revision, [], {}))
+    assert f"is to check {second.revision}" in str(check(owner, second.revision, [], {}))
     check(owner, first.revision, [], {})
     specs = [job.spec for job in jobs.queue(context.db)]
     assert [(spec.candidate, spec.against) for spec in specs if isinstance(spec, EvaluateSpec)] == [
