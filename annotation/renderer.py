@@ -22,7 +22,7 @@ from types import FrameType
 from typing import IO, Any
 
 from annotation import rendering
-from annotation.environment import child_environment
+from annotation.environment import child_environment, keep_private
 from annotation.unseen import visible
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -178,6 +178,7 @@ def limit_memory() -> None:
 
 
 if __name__ == "__main__":
+    keep_private()
     serve(sys.stdin, sys.stdout, float(sys.argv[1]))
 else:
     shared = Renderer()

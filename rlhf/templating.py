@@ -25,6 +25,7 @@ from jinja2.parser import Parser
 from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from annotation.environment import keep_private
 from annotation.records import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -252,4 +253,5 @@ def main(descriptor: str, seconds: str, memory: str) -> None:
 
 
 if __name__ == "__main__":
+    keep_private()
     main(*sys.argv[1:])
