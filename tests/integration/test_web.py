@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 import socket
 import subprocess
@@ -665,7 +666,11 @@ def test_a_data_directory_that_can_not_be_used_is_one_sentence(
 
 
 def test_the_program_starts_prints_its_link_and_stops_on_a_signal(db: Database, data_dir: Path) -> None:
-    with subprocess.Popen(command(data_dir), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    temporary = data_dir.parent / "temporary"
+    temporary.mkdir()
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    with subprocess.Popen(command(data_dir), **pipes, env=environment, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         address = process.stdout.readline().removeprefix("Prefloop runs at ").strip()
@@ -673,10 +678,13 @@ def test_the_program_starts_prints_its_link_and_stops_on_a_signal(db: Database, 
         with httpx.Client(follow_redirects=True, timeout=PATIENCE_SECONDS) as client:
             assert client.get(link).status_code == 200
             assert client.get(f"{address}config").status_code == 200
+            (uploads,) = temporary.glob("prefloop-*")
+            assert uploads.stat().st_mode & 0o777 == 0o700
             with client.stream("GET", f"{address}gradio_api/heartbeat/open-page"):
                 process.terminate()
                 process.wait(PATIENCE_SECONDS)
         assert process.stderr.read() == ""
+    assert not uploads.exists()
     assert len(store.prompts(db, "train")) >= 150
 
 
