@@ -403,7 +403,7 @@ def desk(target: Target) -> Iterator[Try]:
         yield "the other's is untouched", show(bob)["nonce"] == theirs["nonce"]
         judge(bob, theirs, "left-clearly", note="bob's note")
         latest = post(bob, "latest").json()["judgements"][0]["id"]
-        for number in (latest, str(latest), float(latest), [latest], True, -1, 0, 2**62, None):
+        for number in (latest, str(latest), float(latest), [latest], True, -1, 0, 2**62, 2**63, None):
             for name in ("reopen", "revise"):
                 answer = post(ann, name, id=number, act=act("tie"))
                 yield f"{name} {number!r}", answer.status_code in REFUSED and "bob's note" not in answer.text
