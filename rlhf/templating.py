@@ -27,6 +27,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from annotation.environment import keep_private
 from annotation.records import UserError, storable
+from annotation.unseen import visible
 
 ROOT = Path(__file__).parent.parent
 # What one conversation may take. A template needs milliseconds and a few megabytes; this is for slow machines.
@@ -34,7 +35,7 @@ SECONDS = 5.0
 """Of the processor."""
 MEMORY = 1 << 29
 LONGEST = 1 << 20
-"""Characters of the text that it makes: as many as a page's process can turn into tokens (200 bytes each) in passing."""
+"""Characters of the text that it makes: a page's process turns them into tokens, at up to 200 bytes each."""
 # A process that gets no processor, or was halted, is given up; what a template takes is bounded by SECONDS.
 PATIENCE_SECONDS = 600.0
 LONGEST_REASON = 300
@@ -232,7 +233,7 @@ def answered(asked: Mapping[str, Any], memory: int) -> bytes:
 def said(error: object) -> str:
     """An error's text in one line that is not too long."""
     try:
-        return storable(" ".join(str(error)[:LONGEST_REASON].split())) or "without a word"
+        return visible(" ".join(str(error)[:LONGEST_REASON].split())) or "without a word"
     except Exception:  # it is a stranger's object, or too much memory was asked for
         return "an error without a text"
 
