@@ -39,6 +39,7 @@ from annotation.tabs import accounts, annotate, data, project, quality
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.importing import MAXIMUM_UPLOAD
 from annotation.tabs.parts import QUIET
+from annotation.unseen import visible
 from rlhf import base_model, downloads, errands, jobs, launching, policies
 from rlhf.base_model import BaseModel
 from rlhf.supervisor import VISIBLE, Supervisor
@@ -431,7 +432,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             settings = replace(settings, port=listener.getsockname()[1])
             serve(build_app(settings), settings, listener)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(visible(str(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Prefloop has stopped.")

@@ -15,6 +15,7 @@ from annotation.environment import keep_private
 from annotation.incoming import import_command
 from annotation.outgoing import export_command
 from annotation.records import ROLES, UserError
+from annotation.unseen import visible
 
 # Commands with which a data directory may begin; `accounts add` is another.
 BEGINNINGS = ("import", "restore")
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             begins = options.topic in BEGINNINGS or getattr(options, "verb", "") == "add"
             return int(options.act(options, (open_database if begins else existing_database)(options.data)) or 0)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(visible(str(error)), file=sys.stderr)
         return 2
     return 0
 

@@ -37,6 +37,10 @@ class PunctualProtocol(H11Protocol):
         super().connection_lost(exc)
         self.stop_waiting()
 
+    def _should_upgrade(self) -> bool:
+        """No request becomes a websocket here; uvicorn would write two lines into the log about each that asks."""
+        return False
+
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP. What is still answering an earlier part of it has nobody to answer any more."""
         try:

@@ -284,6 +284,14 @@ def number_of(asked: Asked, key: str) -> int:
 
 
 # ------------------------------------------------------------------------------------------------------------- guard
+class Answer(JSONResponse):
+    """JSON, whatever is in it: what was sent may be quoted, and may have halves of characters."""
+
+    def render(self, content: Any) -> bytes:
+        """With a question mark for each half."""
+        return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(errors="replace")
+
+
 def endpoint(handler: Callable[[Annotator, Asked], dict[str, Any]]) -> Callable[[Request], Any]:
     """The one guard of these endpoints: a signed-in annotator, a small JSON object; a UserError is a sentence, 409."""
 
@@ -299,9 +307,9 @@ def endpoint(handler: Callable[[Annotator, Asked], dict[str, Any]]) -> Callable[
             answered = await loop.run_in_executor(DESK_THREAD, handler, annotator, asked)
             if has_source(answered):
                 answered = await loop.run_in_executor(RENDERING_THREADS, rendered_whole, answered)
-            return JSONResponse(answered)
+            return Answer(answered)
         except UserError as error:
-            return JSONResponse({"error": str(error)}, 409)
+            return Answer({"error": str(error)}, 409)
 
     return answer
 

@@ -15,6 +15,7 @@ from typing import Any, get_args
 from annotation.database import Database, existing_database, open_database
 from annotation.environment import keep_private
 from annotation.records import UserError
+from annotation.unseen import visible
 from rlhf import (
     base_model,
     deciding,
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         return dispatch(existing_database(options.data), options)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(visible(str(error)), file=sys.stderr)
         return 2
 
 

@@ -26,6 +26,7 @@ from annotation.places import Place, place_of, refuse_shared_fate
 from annotation.records import UserError
 from annotation.safekeeping import Pending, Schedule
 from annotation.space import Space
+from annotation.unseen import visible
 from rlhf import base_model, errands, renting
 from rlhf.launching import BEGIN_AGAIN, LAUNCHER, PLACE, TRY_AGAIN, end_with_launcher, hide_environment
 
@@ -226,7 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{error} Nobody has done anything here, so Prefloop begins again from that copy.", file=sys.stderr)
         return BEGIN_AGAIN
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(visible(str(error)), file=sys.stderr)
         return TRY_AGAIN if hub.is_passing(error) else 2
     return 0
 

@@ -362,7 +362,7 @@ def check_shapes(under: Path, config: Mapping[str, Any], adapter: Shapes, found:
         else:
             fits = not known or layers.fit(name, shape, config)
         if not fits:
-            size = "×".join(map(str, shape)) or "a single number"
+            size = "×".join(map(str, shape[:8])) or "a single number"
             raise UserError(
                 f"{found.source} does not fit the weights that it names: {name[:200]} is {size}, and there is nothing "
                 "of that name and size under it. It was trained on others of the same name."

@@ -24,6 +24,7 @@ from annotation.database import Database
 from annotation.environment import keep_private
 from annotation.hub import Hub
 from annotation.records import UserError
+from annotation.unseen import visible
 from rlhf import jobs, policies, rentals
 from rlhf.estimates import query_graphics
 from rlhf.jobs import Job
@@ -238,7 +239,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return run(hub, options.repo, options.source, options.data, options.began + seconds, spare)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(visible(str(error)), file=sys.stderr)
         return 2
 
 

@@ -26,15 +26,16 @@ from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from annotation.environment import keep_private
-from annotation.records import UserError
+from annotation.records import UserError, storable
+from annotation.unseen import visible
 
 ROOT = Path(__file__).parent.parent
 # What one conversation may take. A template needs milliseconds and a few megabytes; this is for slow machines.
 SECONDS = 5.0
 """Of the processor."""
 MEMORY = 1 << 29
-LONGEST = 1 << 24
-"""Characters of the text that it makes."""
+LONGEST = 1 << 20
+"""Characters of the text that it makes: a page's process turns them into tokens, at up to 200 bytes each."""
 # A process that gets no processor, or was halted, is given up; what a template takes is bounded by SECONDS.
 PATIENCE_SECONDS = 600.0
 LONGEST_REASON = 300
@@ -114,7 +115,7 @@ class Renderer:
             connection.send_bytes(request)
             if not connection.poll(PATIENCE_SECONDS):
                 return {"stopped": f"it did not end within {PATIENCE_SECONDS / 60:.0f} minutes."}
-            answer: dict[str, str] = json.loads(connection.recv_bytes(8 * LONGEST).decode("utf-8", "surrogatepass"))
+            answer: dict[str, str] = json.loads(connection.recv_bytes(8 * LONGEST))
             return answer
         except (EOFError, OSError):
             if self.close() == -signal.SIGPROF:
@@ -212,8 +213,12 @@ def answered(asked: Mapping[str, Any], memory: int) -> bytes:
     too_much = {"stopped": f"it needs more than {memory >> 20} MB of memory."}
     try:
         text = compiled(asked["template"]).render(asked["values"])
-        answer = {"text": text} if len(text) <= LONGEST else {"stopped": f"it makes over {LONGEST:,} characters."}
-        return json.dumps(answer, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        if len(text) > LONGEST:
+            answer = {"refused": f"it makes over {LONGEST:,} characters."}
+        elif storable(text) != text:
+            answer = {"refused": "it writes half a character."}
+        else:
+            answer = {"text": text}
     except MemoryError:
         answer = too_much
     except jinja2.TemplateSyntaxError as error:
@@ -222,13 +227,13 @@ def answered(asked: Mapping[str, Any], memory: int) -> bytes:
         answer = {"refused": said(error)}
     except Exception as error:  # whatever a stranger's program raises
         answer = {"refused": f"{type(error).__name__}: {said(error)}"}
-    return json.dumps(answer).encode()
+    return json.dumps(answer, ensure_ascii=False).encode()
 
 
 def said(error: object) -> str:
     """An error's text in one line that is not too long."""
     try:
-        return " ".join(str(error)[:LONGEST_REASON].split()) or "without a word"
+        return visible(" ".join(str(error)[:LONGEST_REASON].split())) or "without a word"
     except Exception:  # it is a stranger's object, or too much memory was asked for
         return "an error without a text"
 

@@ -18,6 +18,7 @@ from typing import Any
 from annotation.database import Database, open_database
 from annotation.environment import keep_private
 from annotation.records import UserError
+from annotation.unseen import visible
 from rlhf import jobs
 from rlhf.shrinking import MEMORY_RAN_OUT, advice
 from rlhf.specs import Spec
@@ -289,7 +290,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return work(open_database(options.data), options.data, options.job, options.worker, terminated)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(visible(str(error)), file=sys.stderr)
         return 2
 
 

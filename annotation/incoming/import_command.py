@@ -19,8 +19,9 @@ from annotation.incoming import importing, mapping, reading
 from annotation.incoming.columns import ROLES
 from annotation.incoming.importing import Look, Order, Outcome
 from annotation.incoming.mapping import TARGETS, Record, Verdict
-from annotation.incoming.names import display_name, listed, printable
+from annotation.incoming.names import display_name, listed
 from annotation.records import Split, UserError
+from annotation.unseen import visible
 
 PROGRAM: Final = ("-m", "annotation", "import")
 # A last resort: whatever a file unpacks to inside a library, this process ends before the machine is short of memory.
@@ -305,5 +306,5 @@ def indented(record: Record) -> str:
         lines.append(f"labelled {'good' if short.label else 'bad'}")
     if short.remark:
         lines.append(f"remark: {short.remark}")
-    clean = [" ".join(printable(part) for part in line.split("\n")) for line in lines]
+    clean = [" ".join(visible(part) for part in line.split("\n")) for line in lines]
     return os.linesep.join(f"  {line}" for line in clean)

@@ -412,6 +412,11 @@ def test_mistakes_on_the_command_line_are_one_sentence(data_dir: Path, capsys: p
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
+def test_what_a_sentence_quotes_does_nothing_to_a_terminal(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(data_dir, "add", "a\x1b[2J\u202eb", "--generate") == 2
+    assert capsys.readouterr().err.startswith("'a⟨U+001B⟩[2J⟨U+202E⟩b' can't be a name")
+
+
 def add_kim(data_dir: Path, **how: Any) -> subprocess.CompletedProcess[bytes]:
     """`accounts add kim` in a session of its own, which has no terminal."""
     words = ["-m", "annotation", "accounts", "add", "kim", "--data", str(data_dir)]

@@ -107,6 +107,17 @@ def test_an_answer_may_take_as_long_as_it_likes(address: tuple[str, int], progra
         assert b"last" in rest(slow)
 
 
+def test_no_request_becomes_a_websocket_or_fills_the_log(
+    address: tuple[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: eA==\r\nSec-WebSocket-Version: 13\r\n"
+    with socket.create_connection(address) as connection:
+        connection.sendall(b"PUT /x HTTP/1.1\r\nHost: localhost\r\n" + upgrade + b"\r\n")
+        assert rest(connection).startswith(b"HTTP/1.1 200")
+    assert caplog.records == []
+
+
 def test_what_turns_out_to_be_no_http_is_refused_once_and_fails_nothing(
     address: tuple[str, int], program: Program, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -198,6 +198,7 @@ def test_tags_note_flag_and_edit_go_along_with_the_verdict(db: Database, ann: As
         {"outcome": "all-bad", "edit": {"place": 0, "text": "Mended"}},
         {"outcome": "ranked", "ranks": [1, 1], "strength": 0, "tags": ["no such tag"]},
         {"outcome": "tie", "flag": "odd"},
+        {"outcome": "all-bad", "flag": "half \ud800"},
         {"outcome": "undone"},
         None,
         [],

@@ -315,6 +315,16 @@ def test_only_who_uploaded_a_file_is_shown_it(door: GradioDoor, gradio: Listener
         assert ask(door, KIM, "GET", f"/gradio_api/{path}") in (403, 404)
 
 
+def test_a_file_is_fetched_whole(door: GradioDoor, gradio: Listener, tmp_path: Path) -> None:
+    """Gradio fails on an odd range."""
+    mine = tmp_path / "mine.csv"
+    mine.write_text("a")
+    upload(door, gradio, KIM, mine)
+    headers = {"range": "bytes=0-0,1-1", "if-range": "x", "accept": "*/*"}
+    assert ask(door, KIM, "GET", f"/gradio_api/file={mine}", headers=headers) == 200
+    assert gradio.seen[-1][0]["headers"] == [(b"accept", b"*/*")]
+
+
 def test_uploads_are_kept_in_mind_up_to_a_bound(door: GradioDoor, gradio: Listener, tmp_path: Path) -> None:
     paths = [tmp_path / str(number) for number in range(130)]
     for path in paths:

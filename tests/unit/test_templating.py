@@ -50,6 +50,7 @@ def refusal(renderer: Renderer, template: str, values: dict[str, Any] | None = N
     [
         ("{{ raise_exception('Only users\\n may speak') }}", "Only users may speak"),
         ("{{ raise_exception('x' * 100000) }}", "xxx"),
+        (r"{{ raise_exception('\x1b[2J') }}", "⟨U+001B⟩[2J"),
         ("{{ raise_exception('') }}", "without a word"),
         ("{{ messages[7].content.lower() }}", "list object has no element 7"),
         ("{{ nothing.at.all }}", "'nothing' is undefined"),
@@ -127,12 +128,21 @@ def test_time_counts_for_each_conversation_alone(hasty: Renderer) -> None:
     assert hasty.process is process
 
 
-def test_a_text_that_is_too_long_is_refused(renderer: Renderer) -> None:
-    assert refusal(renderer, f"{{{{ 'ü' * {LONGEST + 1} }}}}") == f"it makes over {LONGEST:,} characters."
+def test_a_text_that_is_too_long_is_refused_and_others_of_the_template_are_not(renderer: Renderer) -> None:
+    template = "{{ 'ü' * n }}"
+    assert refusal(renderer, template, {"n": LONGEST + 1}) == f"it makes over {LONGEST:,} characters."
+    assert renderer.render(template, {"n": 2}) == "üü"
+    assert len(renderer.render(r"{{ '🙂' * n }}{{ '\0' * n }}", {"n": LONGEST // 2})) == LONGEST
+
+
+def test_half_a_character_is_no_text(renderer: Renderer) -> None:
+    """No tokenizer takes it, and no page or file."""
+    assert refusal(renderer, r"{{ 'a\ud800' }}") == "it writes half a character."
+    assert refusal(renderer, r"{{ raise_exception('a\ud800') }}") == "a⟨U+D800⟩"
 
 
 def test_texts_come_back_as_they_went(renderer: Renderer) -> None:
-    text = 'a\ud800 \x00 \u2028 🙂 \\ " {{ x }} </s> \r\n'
+    text = 'a \x00 \u2028 🙂 \\ " {{ x }} </s> \r\n'
     assert renderer.render("{{ messages[0] }}", {"messages": [text]}) == text
 
 
