@@ -21,7 +21,10 @@ ROLES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     ),
     "context": ("text that belongs below the prompt (Alpaca's 'input')", ("input", "context")),
     "history": ("earlier turns above the prompt, as pairs of question and answer", ("history",)),
-    "system": ("the system message", ("system", "system_prompt", "system_message")),
+    "system": (
+        "the system message",
+        ("system", "system_prompt", "system_message", "system_instruction", "preprompt", "preamble"),
+    ),
     "speaker": ("who says the prompt: rows of others than the user are left out", ("role", "speaker")),
     "parent": ("the message that the prompt answers: rows that have one are left out", ("parent_id",)),
     "messages": (
@@ -45,11 +48,14 @@ ROLES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     ),
     "chosen": (
         "the better of two answers",
-        ("chosen", "chosen_response", "preferred", "response_chosen", "accepted", "response_j"),
+        ("chosen", "chosen_response", "preferred", "response_chosen", "accepted", "response_j", "preferred_output"),
     ),
     "rejected": (
         "the worse of two answers",
-        ("rejected", "rejected_response", "dispreferred", "response_rejected", "non_preferred", "response_k"),
+        (
+            *("rejected", "rejected_response", "dispreferred", "response_rejected", "non_preferred", "response_k"),
+            "non_preferred_output",
+        ),
     ),
     "status": ("a word beside chosen and rejected that is 'tie' where neither is better", ("status",)),
     "a": ("the first of two answers", ()),
@@ -75,6 +81,7 @@ ROLES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         ("strength", "margin", "preference_strength", "degree"),
     ),
 }
+QUALITIES: Final = tuple(dict.fromkeys((*ROLES["label"][1], *ROLES["rating"][1])))
 PAIR_STEMS: Final = (
     *("response", "answer", "output", "completion", "conversation", "text", "model_response", "human_ref", ""),
 )
@@ -92,6 +99,16 @@ TELLING: Final = frozenset(
         *("ranked", "is_winner", "edited", "flag", "deleted"),
         *(f"{word}_{side}" for word in ("score", "rating") for side in ("chosen", "rejected")),
         *(f"{side}_{word}" for word in ("score", "rating") for side in ("chosen", "rejected")),
+    }
+)
+# Words in the names of columns that may say of an answer that it is bad, in whichever way: 'is_toxic', 'Rating (1-5)'.
+QUALITY_WORDS: Final = frozenset(
+    {
+        *("label", "labels", "good", "bad", "quality", "rating", "ratings", "rated", "score", "scores", "stars"),
+        *("grade", "liked", "dislike", "disliked", "thumbs", "accepted", "rejected", "chosen", "preferred", "correct"),
+        *("incorrect", "correctness", "corrected", "helpful", "unhelpful", "helpfulness", "harmful", "toxic", "unsafe"),
+        *("toxicity", "safe", "vote", "votes", "upvotes", "downvotes", "reward", "verdict", "evaluation", "feedback"),
+        *("hallucination", "desirable", "undesirable"),
     }
 )
 EMPTY: Final[tuple[Any, ...]] = (None, "", [], {})
@@ -177,9 +194,12 @@ def find_scores(names: Mapping[str, str], ends: tuple[str, str]) -> dict[str, st
 
 
 def find_quality(rows: Sequence[Row], names: Mapping[str, str], taken: Iterable[str]) -> dict[str, str]:
-    """The column that says which answers are good, as words or as numbers: bad ones must not be learned."""
-    aliases, used = dict.fromkeys((*ROLES["label"][1], *ROLES["rating"][1])), set(taken)
-    for column in (names[alias] for alias in aliases if alias in names and names[alias] not in used):
+    """The column that says which answers are good, as words or as numbers: bad ones must not be learned.
+
+    Where none can be read, one that is called so all the same: what it says is not passed over.
+    """
+    used, unread = set(taken), dict[str, str]()
+    for column in (names[alias] for alias in QUALITIES if alias in names and names[alias] not in used):
         held = [row.values[column] for row in rows if row.values.get(column) not in EMPTY]
         if any(says_good(value) is not None for value in held):
             return {"label": column}
@@ -187,7 +207,9 @@ def find_quality(rows: Sequence[Row], names: Mapping[str, str], taken: Iterable[
         if found:
             labels = found <= {0, 1} or found <= {-1, 1}
             return {"label" if labels and plain_name(column) not in SCALES else "rating": column}
-    return {}
+        if held and not unread:
+            unread = {"label": column}
+    return unread
 
 
 def find_speaker(
@@ -210,6 +232,11 @@ def holds_lists(rows: Sequence[Row], column: str) -> bool:
     """Whether the first value of a column is a list, or text that is one in JSON."""
     value = next((row.values[column] for row in rows if row.values.get(column) not in (None, "")), None)
     return isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("["))
+
+
+def may_say_bad(column: str) -> bool:
+    """Whether a column's name lets one expect that it says which answers are bad."""
+    return not QUALITY_WORDS.isdisjoint(re.split(r"[\W_]+", column.casefold()))
 
 
 # -------------------------------------------------------------------------------------------------------------- paths
@@ -253,6 +280,11 @@ class Met:
         for column, value in values.items():
             if not self.filled.get(column) and (column in self.filled or len(self.filled) < MAXIMUM_KNOWN):
                 self.filled[column] = value not in EMPTY
+
+    def late(self, early: Iterable[str]) -> list[str]:
+        """The columns that hold something, but are not among those that did `early` on."""
+        known = set(early)
+        return [column for column, holds in self.filled.items() if holds and column not in known]
 
     def unused(self, used: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Columns that nothing is made of: those that may change what rows mean, and the others."""

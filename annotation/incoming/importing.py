@@ -201,6 +201,7 @@ def run_import(
         staging = Staging(directory, plan.target, plan.verdict, order.split)
         try:
             gather(source, order, plan, staging, met, progress)
+            mapping.refuse_unread(plan, met.late(mapping.filled(rows)))
             checksum = "" if dry_run else (source.checksum or staging.checksum)()
             progress("comparing with what is there", staging.counts.rows, None)
             staging.finish(db, KEPT_SKIPPED)

@@ -8,7 +8,17 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
 
-from annotation.incoming.columns import PICTURES, ROLES, at_path, columns_of, find_question, propose
+from annotation.incoming.columns import (
+    EMPTY,
+    PICTURES,
+    QUALITIES,
+    ROLES,
+    at_path,
+    columns_of,
+    find_question,
+    may_say_bad,
+    propose,
+)
 from annotation.incoming.names import display_name, listed
 from annotation.incoming.reading import Row
 from annotation.incoming.turns import (
@@ -18,6 +28,7 @@ from annotation.incoming.turns import (
     earlier_turns,
     list_of,
     message_of,
+    template_mark,
     text_lists,
     text_of,
 )
@@ -35,15 +46,18 @@ from annotation.incoming.verdicts import (
     dense,
     index_of,
     label_reader,
+    number_of,
     numbers,
     plain_name,
     preference_reader,
+    says_good,
+    shown,
     strength_of,
     winner_reader,
     word_of,
 )
 from annotation.incoming.verdicts import Verdict as Said
-from annotation.records import MAXIMUM_ANSWERS, Message, UserError
+from annotation.records import MAXIMUM_ANSWERS, STRENGTHS, Message, UserError
 from annotation.transcripts import is_transcript
 
 Target = Literal["prompts", "demonstrations", "preferences"]
@@ -149,7 +163,47 @@ def make_plan(
     for row in rows:
         with suppress(Unusable):
             read(row.values)
+    check_meaning(plan, rows)
+    if target == "auto":
+        refuse_unread(plan, [name for name in filled(rows) if plain_name(name) not in QUALITIES])
     return plan
+
+
+def filled(rows: Sequence[Row]) -> list[str]:
+    """The columns that hold anything in these rows."""
+    return [column for column in columns_of(rows) if any(row.values.get(column) not in EMPTY for row in rows)]
+
+
+def check_meaning(plan: Plan, rows: Sequence[Row]) -> None:
+    """Raises Unclear where the first rows' labels or preferences are none that can be read."""
+    label, preference = plan.columns.get("label", ""), plan.columns.get("preference", "")
+    held = [row.values[label] for row in rows if row.values.get(label) not in EMPTY] if label in plan.used else []
+    if held and all(says_good(value) is None and number_of(value) is None for value in held):
+        raise Unclear(
+            f"The column '{display_name(label)}' holds {shown(held[0])}, which says neither good nor bad, and bad "
+            "answers must not be learned. Write true and false into it, or leave it out (--map label=) where all of "
+            "them are good. Nothing was imported."
+        )
+    given = [number_of(row.values.get(preference)) for row in rows] if preference in plan.used else []
+    numbers_given = [number for number in given if number is not None]
+    if numbers_given and min(numbers_given) > 0 and max(numbers_given) > max(STRENGTHS):
+        raise Unclear(
+            f"The column '{display_name(preference)}' holds {max(numbers_given):g} and nothing up to 0, so its middle "
+            "is not 0, and which answer its numbers prefer can't be told. Subtract the middle. Nothing was imported."
+        )
+
+
+def refuse_unread(plan: Plan, columns: Sequence[str]) -> None:
+    """Raises Unclear where answers would be learned beside columns, unused, that may say that they are bad."""
+    if plan.target != "demonstrations" or plan.columns.keys() & {"label", "rating"}:
+        return
+    doubtful = [name for name in columns if name not in plan.used and may_say_bad(name)]
+    if doubtful:
+        raise Unclear(
+            f"By its name, {listed(doubtful[:1])} may say which answers are bad, and bad ones must not be learned. Say "
+            "which column does (--map label= or --map rating= with its name); or take bad answers out of the file, and "
+            "import the others --as demonstrations (“Import as” on the page). Nothing was imported."
+        )
 
 
 def with_overrides(
@@ -343,6 +397,8 @@ def read_chosen(plan: Plan) -> Reader:
             return Record(messages, answers, *TIED, 0, remark=EQUAL_SCORES)
         if verdict == SECOND:
             raise Unusable(columns["score_a"], f"is lower than '{display_name(columns['score_b'])}': which is better?")
+        if (number_of(cell(values, columns, "strength")) or 0) < 0:
+            raise Unusable(columns["strength"], "is below 0: which is better?")
         strength, remark = strength_of(values, columns)
         return Record(messages, answers, *FIRST, strength, remark=remark)
 
@@ -520,6 +576,10 @@ def prompt_of(values: Mapping[str, Any], columns: Columns) -> tuple[Message, ...
         text = str(values[column])
         if text_lists([text]) is not None:
             raise Unusable(column, "is a list of texts in JSON, maybe several turns: it is unclear who says them")
+        if template_mark(text):
+            raise Unusable(
+                column, f"has turns within its text, by the marks of a chat template ('{template_mark(text)}')"
+            )
         extra = values.get(columns["context"]) if "context" in columns else None
         if extra not in (None, ""):
             text = text_of(f"{text}\n\n{text_of(extra, columns['context'])}", column)

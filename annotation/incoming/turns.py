@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from annotation import transcripts
 from annotation.incoming.names import display_name
 from annotation.incoming.reading import kind_of, parse_json
-from annotation.incoming.verdicts import Unusable
+from annotation.incoming.verdicts import Unusable, number_of, says_good
 from annotation.records import Message, UserError
 
 MAXIMUM_TEXT: Final = 100_000
 MAXIMUM_TURNS: Final = 200
 # What of a message is no text: with it, the text alone says something else.
-CALLS: Final = ("tool_calls", "function_call", "tool_call_id", "images", "image", "videos", "audios")
+CALLS: Final = (
+    *("tool_calls", "function_call", "tool_call_id", "images", "image", "videos", "video", "audios", "audio"),
+)
+# By which of a message's keys an answer is not to be learned where they are false or 0.
+LEARNED: Final = ("weight", "train", "training", "loss")
+# How chat templates mark a user's turn and an answer within one text.
+TEMPLATES: Final = (
+    *(("<|im_start|>", "<|im_start|>assistant"), ("[INST]", "[/INST]"), ("<|user|>", "<|assistant|>")),
+    *(("<|start_header_id|>", "<|start_header_id|>assistant"), ("<start_of_turn>user", "<start_of_turn>model")),
+    *(("### Human:", "### Assistant:"), ("### User:", "### Assistant:"), ("### Instruction:", "### Response:")),
+    *(("<|prompter|>", "<|assistant|>"), ("USER: ", "ASSISTANT:")),
+)
 SPEAKERS: Mapping[str, str] = {
     **dict.fromkeys(("user", "human", "prompter", "question"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model", "ai", "chatbot"), "assistant"),
@@ -73,8 +85,9 @@ def message_of(entry: Any, column: str) -> Message:
     called = next((key for key in CALLS if entry.get(key) not in (None, "", [], {})), None)
     if called is not None:
         raise Unusable(column, f"holds a message with '{called}'; only text can be imported")
-    if role == "assistant" and entry.get("weight") in (0, "0"):
-        raise Unusable(column, "holds an answer that is not to be learned (weight 0)")
+    unlearned = next((key for key in LEARNED if role == "assistant" and is_off(entry.get(key))), None)
+    if unlearned is not None:
+        raise Unusable(column, f"holds an answer that is not to be learned ('{unlearned}' is off)")
     content = entry["content"] if "content" in entry else entry.get("value", entry.get("text"))
     if isinstance(content, list) and content and all(is_text_part(part) for part in content):
         content = "".join(part["text"] for part in content)
@@ -83,6 +96,19 @@ def message_of(entry: Any, column: str) -> Message:
         other = next((str(kind) for kind in kinds if kind != "text"), "text")
         raise Unusable(column, f"holds a part of the type '{display_name(other[:40])}'; only text can be imported")
     return {"role": role, "content": text_of(content, column)}
+
+
+def is_off(value: Any) -> bool:
+    """Whether a switch is off: false or 0, in whichever way it is written."""
+    return says_good(value) is False or number_of(value) == 0
+
+
+def template_mark(text: str) -> str:
+    """By what a text is told to be a conversation that a chat template has written; empty where nothing says so."""
+    for user, assistant in TEMPLATES:
+        if user in text and assistant in text[text.index(user) :]:
+            return assistant
+    return "Assistant:" if re.match(r"\s*Human:.*\sAssistant:", text, re.DOTALL) else ""
 
 
 def is_text_part(part: Any) -> bool:

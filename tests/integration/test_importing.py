@@ -493,12 +493,12 @@ def test_others_write_between_the_pieces(
     db: Database, bring: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others add prompts (one of the file's own, too) and answers meanwhile, and all ends up in its place."""
-    annotator = person(db)
     plain = moving.Move.insert_piece
 
     def insert_piece(move: moving.Move, *rest: Any) -> None:
         plain(move, *rest)
         number = sizes(db)["prompt"]
+        annotator = person(db, f"ann{number}")  # nobody may have many prompts waiting
         store.ask(db, annotator, [{"role": "user", "content": f"asked {number}"}])
         store.ask(db, annotator, [{"role": "user", "content": "p 19"}])
         store.add_response(db, make_response(store.prompts(db, "train")[-1], "by a policy"), "compare")
@@ -961,11 +961,20 @@ def test_an_admins_upload_arrives(server: tuple[str, str, Database]) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------- others
-def person(db: Database) -> int:
+def person(db: Database, name: str = "ann") -> int:
     """An annotator."""
     with db.transaction() as connection:
-        connection.execute("INSERT OR IGNORE INTO annotator (name, role, created) VALUES ('ann', 'annotator', '')")
-    return int(db.value("SELECT id FROM annotator WHERE name = 'ann'"))
+        connection.execute("INSERT OR IGNORE INTO annotator (name, role, created) VALUES (?, 'annotator', '')", (name,))
+    return int(db.value("SELECT id FROM annotator WHERE name = ?", (name,)))
+
+
+@pytest.mark.parametrize("early", [{}, {"label": None}])
+def test_labels_that_come_late_are_not_passed_over(db: Database, bring: Callable[..., Outcome], early: Any) -> None:
+    """The first rows, by which columns are chosen, say nothing of labels; a later one says that its answer is bad."""
+    rows = [{"prompt": f"p {n}", "completion": "x", **early} for n in range(importing.LOOKED_AT)]
+    with pytest.raises(UserError, match="'label' may say which answers are bad"):
+        bring([*rows, {"prompt": "p", "completion": "bad", "label": False}])
+    assert sizes(db)["prompt"] == 0
 
 
 @pytest.mark.parametrize(

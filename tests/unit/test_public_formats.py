@@ -89,6 +89,7 @@ WEB_GPT = [
      "score_1": -score} for n, score in enumerate((0.5, -0.5, 0.0))
 ]  # fmt: skip
 KAGGLE = {"id": "1", "model_a": "m", "model_b": "n"}
+BAD_ANSWER = {"prompt": "q", "response": "x"}
 KTO_TURNS = [[user("q"), assistant("good")], [user("q"), assistant("bad")]]
 ULTRA = {"instruction": "Why?", "source": "evol"}
 OASST = {"lang": "en", "rank": None, "review_count": 3}
@@ -348,8 +349,54 @@ CASES: dict[str, Case | Refused] = {
     "labels that turn out to be stars": Refused(
         [{"prompt": "q", "response": str(n), "label": n} for n in (0, 1, 2)], "rates the answers"
     ),
-    "a category called label": Case(
-        [{"prompt": "q", "response": "x", "label": "science"}], [told("q", "x")], "demonstrations", telling=["label"]
+    "a category called label": Refused(
+        [{"prompt": "q", "response": "x", "label": "science"}], "'science', which says neither good nor bad"
+    ),
+    "a category called label, left out": Case(
+        [{"prompt": "q", "response": "x", "label": "science"}], [told("q", "x")], "demonstrations", {"label": ""},
+        telling=["label"],
+    ),
+    **{
+        f"{column}: {value}": Refused([{**BAD_ANSWER, column: value}], "bad answers must not be learned")
+        for column, value in (("label", "nein"), ("rating", "1,0"), ("rating", "1/5"), ("stars", "★"), ("grade", "F"),
+                              ("quality", "low"), ("feedback", "Wrong."), ("labels", {"quality": 0.1}))
+    },
+    **{
+        f"{column}: {value}": Refused([{**BAD_ANSWER, column: value}], "bad ones must not be learned")
+        for column, value in (("toxic", True), ("is_bad", 1), ("thumbs_down", "yes"), ("disliked", 1), ("upvotes", 0),
+                              ("is_accepted", "False"), ("preferred", False), ("final_label", "2_full_refusal"),
+                              ("chosen", False), ("is_safe", False), ("How good is it (1-5)?", 1),
+                              ("rating.responses", [1]))
+    },
+    "WildChat": Refused(
+        [{"conversation": KTO_TURNS[1], "toxic": True, "turn": 1}], "'toxic' may say which answers are bad"
+    ),
+    "a scale with the middle 3": Refused(
+        [{"prompt": "p", "response_a": f"x{n}", "response_b": f"y{n}", "overall_preference": n} for n in range(1, 6)],
+        "nothing up to 0",
+    ),
+    "a margin below 0": Case(
+        [{"prompt": "p", "chosen": "x", "rejected": "y", "margin": -0.5}],
+        ["column 'margin' is below 0: which is better?"],
+    ),
+    "OpenAI's preferences": Case(
+        [{"input": {"messages": [system("s"), user("q")]}, "preferred_output": [assistant("x")],
+          "non_preferred_output": [assistant("y")]}],
+        [told([system("s"), user("q")], "x", "y", ranking=FIRST)], columns={"prompt": "input.messages"},
+    ),
+    "answers that are not to be learned": Case(
+        [{"messages": [user("q"), {**assistant("x"), key: off}]} for key, off in
+         (("weight", 0.0), ("weight", "0.0"), ("train", False), ("training", "false"), ("loss", False))],
+        [f"column 'messages' holds an answer that is not to be learned ('{key}' is off)" for key in
+         ("weight", "weight", "train", "training", "loss")], "demonstrations",
+    ),
+    "texts that a chat template has written": Case(
+        [{"text": text} for text in (
+            "### Human: Why?### Assistant: So.",
+            "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nSo.<|im_end|>",
+            "<s>[INST] Why? [/INST] So. </s>", "Do it.\n\n### Instruction:\nWhy?\n\n### Response:\nSo.",
+            "A chat. USER: Why? ASSISTANT: So.</s>", "Human: Why?\nAssistant: So.", "What does [INST] mean?")],
+        ["column 'text' has turns within its text"] * 6 + [told("What does [INST] mean?")], "prompts",
     ),
     "stars beside messages": Refused([{"messages": KTO_TURNS[1], "score": 1}], "The column 'score' rates the answers"),
     "Alpaca": Case(
