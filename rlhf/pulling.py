@@ -278,6 +278,7 @@ def checked_whole(db: Database, data_dir: Path, directory: Path) -> Entry:
             )
     check_architecture(directory)
     check_weights(directory)
+    base_model.try_loading(directory)
     return Entry("policy", "full")
 
 

@@ -202,9 +202,9 @@ def prepared(trainer: Any, start: Start) -> Any:
 
 
 def quietly(build: Callable[[], Any]) -> Any:
-    """Build a trainer without the warning on an argument whose coming new name TRL does not know yet."""
+    """Build a trainer without the warnings on names whose new ones TRL and PEFT do not know yet."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
         return build()
 
 

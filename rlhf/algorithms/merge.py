@@ -15,13 +15,12 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from rlhf import policies
 from rlhf.base_model import ready
 from rlhf.cards import Made
 from rlhf.loop import freeze_merge
-from rlhf.models import ground_path, load_tokenizer, verified
+from rlhf.models import ground_path, load_tokenizer, load_whole, verified
 from rlhf.specs import MergeSpec
 from rlhf.training import store_made, stored_result
 from rlhf.worker import Run
@@ -58,7 +57,7 @@ def merged(ground: Path, adapter: Path, run: Run) -> tuple[Any, float | None]:
     It stays in the processor's memory: a GPU that held the weights in 4 bits may not hold them in 16. Raises Stopped
     when the job is told to stop.
     """
-    plain = AutoModelForCausalLM.from_pretrained(ground, dtype="auto", use_safetensors=True)
+    plain = load_whole(ground, dtype="auto")
     model = PeftModel.from_pretrained(plain, adapter, torch_device="cpu")
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     change = error = torch.zeros(())

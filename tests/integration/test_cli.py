@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from safetensors.torch import load_file, save_file
 
 import app
 from annotation.database import Database, open_database
@@ -452,9 +453,21 @@ def without(*patterns: str) -> Callable[[Path], None]:
     return remove
 
 
+def tensors(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Path], None]:
+    """Other tensors in a file that is whole."""
+
+    def rewrite(model: Path) -> None:
+        weights = model / "model.safetensors"
+        save_file(change(load_file(weights)), weights, {"format": "pt"})
+
+    return rewrite
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
+        (tensors(lambda all_: {name: one for name, one in all_.items() if ".layers.1." not in name}), "and 6 more"),
+        (config(hidden_act="no such thing"), "can't be loaded (KeyError"),
         (broken_weights, "model.safetensors is no safetensors file that can be used"),
         (template("{% for %}"), "can't be used: it is no valid template"),
         (template("{{ messages[0].content[5].x }}{{ 1 + 'a' }}"), "can't be used: "),
