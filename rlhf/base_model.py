@@ -172,9 +172,7 @@ def try_loading(directory: Path) -> None:
 def models_process(verb: str, directory: Path) -> tuple[int, str]:
     """Do what needs torch in a process of its own; its exit status, and the last line that it had to say."""
     command = [sys.executable, "-m", "rlhf.models", verb, str(directory)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, env=child_environment(), stdin=subprocess.DEVNULL, check=False
-    )
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=child_environment(), check=False)
     return done.returncode, (done.stderr.strip().splitlines() or ["no message"])[-1]
 
 

@@ -25,7 +25,6 @@ from rlhf.policies import Policy, Weights
 from rlhf.rows import render
 from rlhf.specs import Precision, TrainingSpec, target_layers
 
-
 # The head of a reward model, which the weights that it grows on have not.
 SCORE: Final = "score."
 
