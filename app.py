@@ -115,7 +115,9 @@ def read_settings(arguments: Sequence[str] | None = None) -> Settings:
         help="data directory (default: %(default)s)",
     )
     parser.add_argument("--host", default=environment("PREFLOOP_HOST", host), help="(default: %(default)s)")
-    parser.add_argument("--port", type=int, default=environment("PREFLOOP_PORT", port), help="(default: %(default)s)")
+    parser.add_argument(
+        "--port", type=port_number, default=environment("PREFLOOP_PORT", port), help="(default: %(default)s)"
+    )
     parser.add_argument(
         "--model",
         metavar="NAME_OR_DIR",
@@ -134,6 +136,13 @@ def read_settings(arguments: Sequence[str] | None = None) -> Settings:
         not options.no_workers,
         here,
     )
+
+
+def port_number(text: str) -> int:
+    """A port to listen on. Beyond the last one the system would take the rest of a division, and so another port."""
+    if not 0 <= (port := int(text)) < 1 << 16:
+        raise argparse.ArgumentTypeError(f"{port} is no port: choose one up to 65535, or 0 for a free one")
+    return port
 
 
 # ------------------------------------------------------------------------------------------------------------- pages

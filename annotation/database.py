@@ -57,7 +57,7 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[sqlite_utils.Database]:
         """All or nothing. Nested calls join the outer transaction. Raises UserError when the disk refuses the write."""
-        with self._write_lock, explain_disk_errors(self.path):
+        with self._write_lock, explain_disk_errors(self.path), explain_values():
             database = self.connection
             if database.conn.in_transaction:
                 yield database
@@ -98,19 +98,22 @@ class Database:
     def rows(self, sql: str, params: Params = ()) -> list[dict[str, Any]]:
         """Every row of a query, as dictionaries."""
         # Not sqlite_utils' query: its savepoint around each would be two statements more.
-        cursor = self.connection.conn.execute(sql, params)
+        with explain_values():
+            cursor = self.connection.conn.execute(sql, params)
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor]
 
     def row(self, sql: str, params: Params = ()) -> dict[str, Any] | None:
         """The first row of a query, or None."""
-        cursor = self.connection.conn.execute(sql, params)
+        with explain_values():
+            cursor = self.connection.conn.execute(sql, params)
         found = cursor.fetchone()
         return None if found is None else dict(zip((column[0] for column in cursor.description), found, strict=True))
 
     def value(self, sql: str, params: Params = ()) -> Any:
         """The first column of the first row, or None."""
-        found = self.connection.execute(sql, params).fetchone()
+        with explain_values():
+            found = self.connection.execute(sql, params).fetchone()
         return None if found is None else found[0]
 
     def close(self) -> None:
@@ -138,6 +141,22 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
                 "or choose another place with --data DIR."
             ) from error
         raise
+
+
+class explain_values:
+    """Turn SQLite's refusal of a number or a text that somebody asked for into a sentence; anything else passes.
+
+    A class, because it is around every query, and a generator costs three times as much.
+    """
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OverflowError) and "SQLite" in str(error):
+            raise UserError("There is no such number here: it is too large. Check it.") from error
+        if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+            raise UserError("A name or a text has characters that are none (half of a pair). Check it.") from error
 
 
 @contextmanager

@@ -390,6 +390,28 @@ def copied(tiny_model: Path, tmp_path: Path) -> BaseModel:
     return BaseModel(str(path), path)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("show", "99999999999999999999"), "too large"),
+        (("cancel", "99999999999999999999"), "too large"),
+        (("resume", "99999999999999999999"), "too large"),
+        (("promote", "\udcff"), "characters that are none"),
+        (("reject", "\udcff"), "characters that are none"),
+        (("gate", "\udcff"), "characters that are none"),
+        (("add-judge", "\udcff", "local", '{"model": "base"}'), "characters that are none"),
+        (("add-judge", "x", "local", '{"model": "\\ud800"}'), "characters that are none"),
+    ],
+)
+def test_what_no_row_can_hold_is_a_sentence(
+    machine: Machine, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+) -> None:
+    from rlhf.__main__ import main
+
+    assert main(["--data", str(machine.data_dir), *words]) == 2
+    assert said in sentence(capsys.readouterr().err)
+
+
 def test_the_tiny_model_is_a_model_that_can_be_used(copied: BaseModel, tmp_path: Path) -> None:
     base_model.check(copied)
     assert base_model.prepare(tmp_path, copied.name) == copied

@@ -655,6 +655,13 @@ def test_a_busy_port_is_one_sentence(db: Database, data_dir: Path, capsys: pytes
     assert len(error.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("port", ["65536", "99999", "-1", "nine"])
+def test_what_is_no_port_is_refused(data_dir: Path, capsys: pytest.CaptureFixture[str], port: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        start(f"--port={port}", data_dir=data_dir)
+    assert f"argument --port: {'invalid' if port == 'nine' else port}" in capsys.readouterr().err
+
+
 def test_a_data_directory_that_can_not_be_used_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
