@@ -6,7 +6,7 @@ import json
 import random
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -273,7 +273,7 @@ def judge(db: Database, annotator_id: int, nonce: str, value: Any) -> int:
             raise UserError(NOT_IN_HAND)
         stands = standing(db, claim)
         if stands is not None:
-            return same_or_refused(db, stands, value)
+            return same_or_refused(db, stands, value, json.loads(claim["shown_order"]))
         if claim["state"] != "held" or claim["expires"] <= now():
             raise UserError(why_closed(db, claim))
         act = parse_for(db, claim, value)
@@ -294,9 +294,10 @@ def standing(db: Database, claim: Mapping[str, Any]) -> dict[str, Any] | None:
     )
 
 
-def same_or_refused(db: Database, stands: Mapping[str, Any], value: Any) -> int:
-    """The id of a judgement that stands, if what was sent says the same. Raises AnotherStands if not."""
-    stored = whole_act_of(db, stands)
+def same_or_refused(db: Database, stands: Mapping[str, Any], value: Any, order: Sequence[int]) -> int:
+    """The id of a judgement that stands, if what was sent says the same of answers shown in an order (by the time that
+    a comparison is shown again they may have changed places). Raises AnotherStands if not."""
+    stored = whole_act_of(db, stands, order)
     try:
         # By the reasons known then: the project's may have changed since.
         sent = parse_act(value, stands["kind"], len(json.loads(stands["shown_order"])), stored["tags"])
@@ -438,24 +439,33 @@ def latest_act(db: Database, annotator_id: int) -> dict[str, Any] | None:
     return None if row is None else told(db, row)
 
 
-def stored_act(db: Database, judgement_id: int) -> dict[str, Any]:
-    """What a judgement says in the terms of the screen, read from its row: `parse_act`'s fields, id, kind and size."""
+def stored_act(db: Database, judgement_id: int, order: Sequence[int] | None = None) -> dict[str, Any]:
+    """What a judgement says in the terms of the screen, read from its row: `parse_act`'s fields, id, kind and size.
+
+    The screen is the one that showed the answers in `order`; by default the one on which it was judged.
+    """
     row = db.row("SELECT * FROM judgement WHERE id = ?", (judgement_id,))
     assert row is not None
-    return told(db, row)
+    return told(db, row, order)
+
+
+def order_under(db: Database, annotator_id: int, nonce: str) -> list[int] | None:
+    """The order in which answers were shown to this annotator under a nonce; None without such a hand-out."""
+    order = db.value("SELECT shown_order FROM claim WHERE nonce = ? AND annotator_id = ?", (nonce, annotator_id))
+    return None if order is None else list(json.loads(order))
 
 
 def judged_meanwhile(db: Database, annotator_id: int, nonce: str) -> dict[str, Any] | None:
     """What stands for a comparison that was shown to this annotator and is not in hand any more; None for nothing."""
     claim = db.row("SELECT * FROM claim WHERE nonce = ? AND annotator_id = ?", (nonce, annotator_id))
     stands = None if claim is None else standing(db, claim)
-    return None if stands is None else told(db, stands)
+    return None if stands is None or claim is None else told(db, stands, json.loads(claim["shown_order"]))
 
 
-def told(db: Database, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A judgement's row as the page words it."""
+def told(db: Database, row: Mapping[str, Any], order: Sequence[int] | None = None) -> dict[str, Any]:
+    """A judgement's row as the page words it, for answers shown in `order`."""
     size = len(json.loads(row["shown_order"]))
-    return {"id": row["id"], "kind": row["kind"], "size": size, **whole_act_of(db, row)}
+    return {"id": row["id"], "kind": row["kind"], "size": size, **whole_act_of(db, row, order)}
 
 
 def insert_undone(db: Database, last: Mapping[str, Any]) -> None:
@@ -486,9 +496,9 @@ def latest(db: Database, annotator_id: int, limit: int = 50) -> list[dict[str, A
     return [{**row, **act_of(row), "prompt": json.loads(row["messages"])[-1]["content"]} for row in rows]
 
 
-def act_of(row: Mapping[str, Any]) -> dict[str, Any]:
+def act_of(row: Mapping[str, Any], order: Sequence[int] | None = None) -> dict[str, Any]:
     """What was done, in the terms of the screen: as `parse_act` reads it, except for the edit's text."""
-    order = json.loads(row["shown_order"])
+    order = order or json.loads(row["shown_order"])
     ranking = None if row["ranking"] is None else json.loads(row["ranking"])
     return {
         "outcome": row["outcome"],
@@ -500,9 +510,10 @@ def act_of(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def whole_act_of(db: Database, row: Mapping[str, Any]) -> dict[str, Any]:
+def whole_act_of(db: Database, row: Mapping[str, Any], order: Sequence[int] | None = None) -> dict[str, Any]:
     """What was done, in the terms of the screen, with the edit: as `parse_act` reads it."""
-    act = act_of(row)
+    order = order or json.loads(row["shown_order"])
+    act = act_of(row, order)
     if row["edited_response_id"] is None:
         return act
     edited = db.row(
@@ -511,8 +522,14 @@ def whole_act_of(db: Database, row: Mapping[str, Any]) -> dict[str, Any]:
         (row["edited_response_id"], row["comparison_id"]),
     )
     assert edited is not None
-    place = json.loads(row["shown_order"]).index(edited["position"])
-    return {**act, "edit": {"place": place, "text": edited["text"]}}
+    return {**act, "edit": {"place": order.index(edited["position"]), "text": edited["text"]}}
+
+
+def moved(act: Act, seen: Sequence[int], order: Sequence[int]) -> Act:
+    """What was done with answers that were seen in one order, in the terms of a screen that shows them in another."""
+    ranks = None if act.ranks is None else tuple(act.ranks[seen.index(position)] for position in order)
+    edit = None if act.edit is None else replace(act.edit, place=order.index(seen[act.edit.place]))
+    return replace(act, ranks=ranks, edit=edit)
 
 
 def reopen(db: Database, annotator_id: int, judgement_id: int) -> tuple[Claim, dict[str, Any]]:
@@ -526,11 +543,12 @@ def reopen(db: Database, annotator_id: int, judgement_id: int) -> tuple[Claim, d
     return read_claim(db, claim), whole_act_of(db, row)
 
 
-def revise(db: Database, annotator_id: int, judgement_id: int, value: Any) -> int:
+def revise(db: Database, annotator_id: int, judgement_id: int, value: Any, nonce: str = "") -> int:
     """Replace an own current judgement by a superseding one and return its id.
 
-    The same request again returns the judgement that it made. Raises AnotherStands if it has been replaced by
-    something else, UserError if it has been taken back or if the new one does not fit the comparison.
+    With a `nonce`, the answers are those in the places in which that hand-out showed them; without, in which they were
+    when they were judged. The same request again returns the judgement that it made. Raises AnotherStands if it has
+    been replaced by something else, UserError if it has been taken back or if the new one does not fit the comparison.
     """
     with db.transaction() as connection:
         claim = db.row(
@@ -540,9 +558,13 @@ def revise(db: Database, annotator_id: int, judgement_id: int, value: Any) -> in
         row = None if claim is None else standing(db, claim)
         if claim is None or row is None:
             raise UserError(CHANGED_SINCE)
+        order = json.loads(claim["shown_order"])
+        seen = order_under(db, annotator_id, nonce) if nonce else order
+        if seen is None or sorted(seen) != sorted(order) or (not nonce and row["shown_order"] != claim["shown_order"]):
+            raise UserError(CHANGED_SINCE)
         if row["id"] != judgement_id:
-            return same_or_refused(db, row, value)
-        act = parse_for(db, claim, value)
+            return same_or_refused(db, row, value, seen)
+        act = moved(parse_for(db, claim, value), seen, order)
         state = "skipped" if act.outcome == "skip" else "judged"
         if state == "judged" and claim["state"] == "skipped" and claim["purpose"] == "own":
             taken = db.value("SELECT taken FROM comparison WHERE id = ?", (claim["comparison_id"],))

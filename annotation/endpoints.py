@@ -95,7 +95,7 @@ class Desk:
             return self.refused(annotator, asked, refused)
         except UserError as error:
             return {**self.next_card(annotator, asked, str(error)), "saved": False}
-        return self.saved(self.handed_out(annotator, asked, claim), made)
+        return self.saved(annotator, asked, self.handed_out(annotator, asked, claim), made)
 
     def undo(self, annotator: Annotator, asked: Asked) -> Card:
         """Take back the latest judgement and show its comparison again, with what had been done (`undone`)."""
@@ -116,13 +116,15 @@ class Desk:
     def revise(self, annotator: Annotator, asked: Asked) -> Card:
         """Replace the own judgement `id` by the one in `act`, and go back to the comparison in hand.
 
-        `saved` and `judged` as for `judge`.
+        `act` is about the answers as `nonce` showed them, if there is one. `saved` and `judged` as for `judge`.
         """
+        nonce = text_of(asked, "nonce")
         try:
-            made = claims.revise(self.db, annotator.id, number_of(asked, "id"), asked.get("act"))
+            made = claims.revise(self.db, annotator.id, number_of(asked, "id"), asked.get("act"), nonce)
         except claims.AnotherStands as refused:
             return self.refused(annotator, asked, refused)
-        return self.saved(self.next_card(annotator, asked, "The earlier judgement is kept in the record."), made)
+        card = self.next_card(annotator, asked, "The earlier judgement is kept in the record.")
+        return self.saved(annotator, asked, card, made)
 
     def latest(self, annotator: Annotator, asked: Asked) -> dict[str, Any]:
         """This annotator's latest judgements."""
@@ -154,14 +156,19 @@ class Desk:
         return {"text": f"{said} {beginning}".strip(), "trouble": bool(standing.trouble or beginning)}
 
     # ------------------------------------------------------------------------------------------------------- cards
-    def saved(self, card: Card, judgement_id: int) -> Card:
+    def saved(self, annotator: Annotator, asked: Asked, card: Card, judgement_id: int) -> Card:
         """A card that also says what was stored."""
-        return {**card, "saved": True, "judged": claims.stored_act(self.db, judgement_id)}
+        return {**card, "saved": True, "judged": self.stored(annotator, asked, judgement_id)}
 
     def refused(self, annotator: Annotator, asked: Asked, refusal: claims.AnotherStands) -> Card:
         """A card that says that another judgement stands, and which: `revise` with its id changes it."""
-        stands = claims.stored_act(self.db, refusal.stands)
+        stands = self.stored(annotator, asked, refusal.stands)
         return {**self.next_card(annotator, asked, str(refusal)), "saved": False, "judged": stands}
+
+    def stored(self, annotator: Annotator, asked: Asked, judgement_id: int) -> dict[str, Any]:
+        """What a judgement says, in the terms of the screen that asks."""
+        order = claims.order_under(self.db, annotator.id, text_of(asked, "nonce"))
+        return claims.stored_act(self.db, judgement_id, order)
 
     def next_card(self, annotator: Annotator, asked: Asked, notice: str = "") -> Card:
         """The card of the comparison in hand or the next one, or one that says what is waited for."""

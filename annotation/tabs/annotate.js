@@ -276,13 +276,14 @@ function inFull(done) {
 const whyMoved = (next) => [next.judged ? `Judged already: ${inFull(next.judged)}.` : "", next.notice].join(" ").trim();
 
 // What became of a judgement, as the server read it from the row that stands; if that is another one, the offer to
-// change it to what was `done` here.
-function tell(next, done, changed) {
+// change it to what was `done` here, with the answers in the places in which `nonce` showed them.
+function tell(next, done, changed, nonce) {
   if (next.saved) say(`${changed ? "Changed" : "Saved"}: ${inFull(next.judged)}. ${next.notice}`.trim());
   else if (!next.judged) say(next.notice, true);
   else {
     say(`${next.notice} It says: ${inFull(next.judged)}. `, true);
-    find(".status").append(button("Enter", offerOf(next.judged, done), change(next.judged, done), { class: "offer" }));
+    const offered = change(next.judged, done, nonce);
+    find(".status").append(button("Enter", offerOf(next.judged, done), offered, { class: "offer" }));
   }
 }
 
@@ -295,15 +296,15 @@ function offerOf(stands, done) {
   return `Change its ${other.map((key) => parts[key]).join(", ")}`;
 }
 
-function change(stands, done) {
+function change(stands, done, nonce) {
   const offeredAt = performance.now();
   return async () => {
     if (performance.now() - offeredAt < UNREAD_MS) return;
-    const next = await act("revise", { id: stands.id, act: done });
+    const next = await act("revise", { id: stands.id, act: done, nonce });
     if (next === null) return;
     if (next.saved) showSafety();
     show(next);
-    tell(next, done, true);
+    tell(next, done, true, nonce);
   };
 }
 
@@ -622,7 +623,7 @@ async function judge(decided) {
     showSafety();
   }
   show(next);
-  tell(next, done, Boolean(of.revising));
+  tell(next, done, Boolean(of.revising), of.nonce);
 }
 
 async function takeBack() {

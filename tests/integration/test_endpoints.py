@@ -351,6 +351,54 @@ def test_a_judgement_on_an_expired_hand_out_meets_the_one_of_the_next(db: Databa
     assert (late["saved"], late["judged"]) == (False, stands["judged"])
 
 
+@pytest.fixture
+def turned(db: Database, ann: Ask) -> str:
+    """The nonce of a hand-out whose time ran out: its answers were shown the other way round the next time."""
+    seed_comparisons(db, 1)
+    old, new = "", ""
+    for order in ("[0, 1]", "[1, 0]"):
+        with db.transaction() as connection:
+            connection.execute("UPDATE claim SET expires = '2000-01-01T00:00:00.000000+00:00'")
+        old, new = new, ann("card")["nonce"]
+        with db.transaction() as connection:
+            connection.execute("UPDATE claim SET shown_order = ? WHERE nonce = ?", (order, new))
+    assert ann("judge", nonce=new, act={**act("left-much"), "edit": {"place": 0, "text": "Mended"}})["saved"]
+    return old
+
+
+def rankings(db: Database) -> list[Any]:
+    return [None if row["ranking"] is None else json.loads(row["ranking"]) for row in rows(db)]
+
+
+def test_a_late_judgement_of_answers_that_changed_places_since_is_compared_by_the_answers(
+    db: Database, ann: Ask, turned: str
+) -> None:
+    assert rankings(db) == [[2, 1]]
+    late = ann("judge", nonce=turned, act={**act("left-much"), "edit": {"place": 0, "text": "Mended"}})
+    assert late["saved"] is False, "the left one was another answer"
+    assert (late["judged"]["ranks"], late["judged"]["edit"]["place"]) == ([2, 1], 1), "told as that page shows them"
+    assert ann("card", nonce=turned)["judged"] == late["judged"]
+    same = ann("judge", nonce=turned, act={**act("right-much"), "edit": {"place": 1, "text": "Mended"}})
+    assert (same["saved"], same["judged"]) == (True, late["judged"])
+    assert rankings(db) == [[2, 1]]
+
+
+def test_the_offer_to_change_it_means_the_answers_that_the_page_shows(db: Database, ann: Ask, turned: str) -> None:
+    done = {**act("left-much"), "edit": {"place": 0, "text": "Mine"}}
+    stands = ann("judge", nonce=turned, act=done)["judged"]["id"]
+    for _ in range(2):
+        changed = ann("revise", id=stands, act=done, nonce=turned)
+        assert (changed["saved"], changed["judged"]["ranks"], changed["judged"]["edit"]) == (True, [1, 2], done["edit"])
+    assert rankings(db) == [[2, 1], [1, 2]]
+    edited = db.row("SELECT * FROM response WHERE text = 'Mine'")
+    first = db.value("SELECT response_id FROM comparison_response WHERE position = 0")
+    assert edited is not None
+    assert edited["edited_from"] == first
+    assert ann("reopen", id=changed["judged"]["id"])["revising"]["act"]["ranks"] == [2, 1], "as it was shown last"
+    assert "error" in ann("revise", id=changed["judged"]["id"], act=done, nonce="made up")
+    assert len(rows(db)) == 2
+
+
 def test_a_skip_stands_like_a_verdict(db: Database, ann: Ask) -> None:
     seed_comparisons(db, 2)
     nonce = ann("card")["nonce"]
