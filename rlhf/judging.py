@@ -270,14 +270,15 @@ def bench_of(run: Run, judge: Judge, rubric: Rubric, model: str, batch_size: int
     """What answers for a judge. Raises UserError where its model or address is of no use."""
     if judge.backend == "endpoint":
         return RemoteModel(run, judge, rubric)
-    base_path = ready(run.data_dir, model).path
     try:
+        base_path = ready(run.data_dir, model).path
         if judge.backend == "reward-model":
             return RewardScorer(run, judge, base_path)
         return LocalModel(run, judge, rubric, base_path, batch_size)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, UserError) as error:
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {shortened(str(error))}."
         raise UserError(
-            f"The model of the judge {judge.name} can't be loaded ({type(error).__name__}: {shortened(str(error))}). "
+            f"The model of the judge {judge.name} can't be loaded: {reason} "
             "Mend its files, or make a judge with another model."
         ) from error
 

@@ -81,7 +81,7 @@ def worker_command(job: Job, data_dir: Path, worker: str) -> list[str]:
     accelerate starts several processes through torch.distributed only with --multi_gpu, which works without a GPU too
     (the processes then speak gloo); its --cpu starts one process, unless there is mpirun. All get the same worker id.
     """
-    program = ["rlhf.worker", "--data", str(data_dir), "--job", str(job.id), "--worker", worker, "--tied"]
+    program = ["rlhf.worker", "--data", str(data_dir), "--job", str(job.id), "--worker", worker]
     processes = processes_of(job)
     if processes == 1:
         return [sys.executable, "-m", *program]
@@ -126,7 +126,7 @@ def start_worker(
     if seen and VISIBLE not in os.environ:
         seen["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the driver's order, whose numbers these are
     return subprocess.Popen(
-        worker_command(job, data_dir, worker),
+        [*worker_command(job, data_dir, worker), "--tied"],
         stdout=output,
         stderr=None if output is None else subprocess.STDOUT,
         stdin=life_line(),

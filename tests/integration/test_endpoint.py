@@ -178,13 +178,14 @@ def test_a_server_may_give_a_date_or_nonsense_or_ask_for_too_much(
     model: ChatModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoint, "LONGEST_WAIT", 0.5)
+    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.002)
     waits: list[float] = []
     monkeypatch.setattr(endpoint, "sleep", lambda seconds, stopped: waits.append(seconds))
     past, future = "Wed, 21 Oct 2015 07:28:00 GMT", "Fri, 31 Dec 2100 23:59:59 GMT"
     troubles = [f"503 after {when}" for when in (past, future, "soon", "-5", "nan", "9" * 9)]
     with serving(model, troubles=troubles) as server:
         Endpoint(settings_for(server, retries=6)).ask(HELLO)
-    most = [0.02 * 2**attempt for attempt in range(6)]  # what it waits by itself
+    most = [0.002 * 2**attempt for attempt in range(6)]  # what it waits by itself
     assert [wait <= own for wait, own in zip(waits, most, strict=True)] == [True, False, True, True, True, False]
     assert waits[1] == waits[-1] == 0.5
 

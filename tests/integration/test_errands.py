@@ -53,6 +53,11 @@ from tests.run_fixtures import demonstration_rows
 
 __all__ = ["project"]  # a fixture
 ADAPTER = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": f"HuggingFaceTB/{BASE_NAME}"}
+# Down from 16 values to 2, and up again, beside the first layer.
+LORA = {
+    f"base_model.model.model.layers.0.self_attn.q_proj.lora_{end}.weight": shape
+    for end, shape in (("A", (2, 16)), ("B", (16, 2)))
+}
 MODEL = "models/small"
 
 
@@ -60,7 +65,7 @@ MODEL = "models/small"
 def hub() -> Iterator[SpaceHub]:
     """A Hub with an adapter, a base for a Space, and private data."""
     with SpaceHub() as server:
-        files = {"adapter_config.json": json.dumps(ADAPTER).encode(), "adapter_model.safetensors": safetensors({})}
+        files = {"adapter_config.json": json.dumps(ADAPTER).encode(), "adapter_model.safetensors": safetensors(LORA)}
         server.add_repo("model", "bob/adapter", files)
         server.add_repo("model", "HuggingFaceTB/SmolLM2-135M-Instruct", CHAT_MODEL)
         rows = b"".join(b'{"prompt": "Say %d.", "chosen": "a", "rejected": "b"}\n' % number for number in range(3))

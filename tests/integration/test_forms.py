@@ -243,7 +243,7 @@ def test_fields_without_meaning_are_not_there(ready: Machine) -> None:
 def test_the_preview_follows_judgements_and_who_is_left_out(machine: Machine) -> None:
     session = opened(machine, "dpo")
     assert "<dd>12</dd>" in session.text("data")
-    assert "<dd>27%</dd>" in session.text("data"), "what is assumed of an annotator of whom nothing is known"
+    assert "labelled wrong is not known" in session.text("data")
     assert "<td>tie</td>" in session.text("data")
     machine.judge("train", 3)
     assert "data" in session.change()

@@ -616,6 +616,7 @@ def test_fifty_thousand_judgements_cost_no_more_each_and_keep_nobody_waiting(
         return time.thread_time() - began
 
     small = open_database(tmp_path / "small")
+    policies.ensure_base(small, BASE_NAME)
     fill(small, 4_167, 3, 50)
     assert cost(db) < 10 * cost(small), "four times as many"
     small.close()

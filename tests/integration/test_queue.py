@@ -76,7 +76,7 @@ def kill(supervisor: Supervisor, job_id: int) -> Child:
 # ------------------------------------------------------------------------------------------------------- the command
 def test_one_process_is_started_as_a_module(db: Database) -> None:
     job = jobs.get(db, queue(db))
-    expected = ["--data", "/data", "--job", str(job.id), "--worker", "w", "--tied"]
+    expected = ["--data", "/data", "--job", str(job.id), "--worker", "w"]
     assert worker_command(job, Path("/data"), "w") == [sys.executable, "-m", "rlhf.worker", *expected]
     check = jobs.get(db, queue(db, EvaluateSpec()))
     assert worker_command(check, Path("/data"), "w")[1:3] == ["-m", "rlhf.worker"]
@@ -95,7 +95,7 @@ def test_several_processes_are_started_by_accelerate_with_one_worker_id(db: Data
         place = command.index(pair[0], 3)
         assert command[place : place + 2] == pair
     assert "--cpu" not in command, "that starts one process unless there is mpirun"
-    assert command[-7:] == ["--data", "/data", "--job", str(job.id), "--worker", "w", "--tied"]
+    assert command[-6:] == ["--data", "/data", "--job", str(job.id), "--worker", "w"]
 
 
 def test_accelerate_takes_the_command_to_torch_distributed(db: Database) -> None:
@@ -106,7 +106,7 @@ def test_accelerate_takes_the_command_to_torch_distributed(db: Database) -> None
     options = launch_command_parser().parse_args(command[3:])
     assert (options.multi_gpu, options.cpu, options.num_processes, options.module) == (True, False, 2, True)
     assert options.training_script == "rlhf.worker"
-    assert options.training_script_args == command[-7:]
+    assert options.training_script_args == command[-6:]
 
 
 # ------------------------------------------------------------------------------------------------------------ in turn
