@@ -5,6 +5,7 @@
 // A comparison that has only just appeared can't have been read: a press meant for the one before must not count.
 const UNREAD_MS = 300;
 const DEBOUNCE_MS = 250;
+const TOO_SOON = "Pressed too soon: not counted. Press again.";
 const WAITING_MS = 2000;
 const WRITING_MS = 400;
 const PATIENCE_MS = 15000;
@@ -175,7 +176,9 @@ async function act(name, body, failed = "Not saved: ") {
   busy = true;
   judging.setAttribute("aria-busy", "true");
   try {
-    return await attempt(name, body, failed);
+    const said = await attempt(name, body, failed);
+    if (said === null) pressedAt = -Infinity; // the page says "Press again."
+    return said;
   } finally {
     busy = false;
     judging.removeAttribute("aria-busy");
@@ -186,6 +189,12 @@ async function act(name, body, failed = "Not saved: ") {
 function say(text, bad = false) {
   find(".status").textContent = text;
   find(".status").classList.toggle("bad", bad);
+}
+
+// A press that does not count is not passed over in silence; what the page says stays.
+function tellTooSoon() {
+  const status = find(".status");
+  if (!status.textContent.endsWith(TOO_SOON)) status.append(` ${TOO_SOON}`);
 }
 
 function complain(failed, error) {
@@ -299,7 +308,10 @@ function offerOf(stands, done) {
 function change(stands, done, nonce) {
   const offeredAt = performance.now();
   return async () => {
-    if (performance.now() - offeredAt < UNREAD_MS) return;
+    if (performance.now() - offeredAt < UNREAD_MS) {
+      tellTooSoon();
+      return;
+    }
     const next = await act("revise", { id: stands.id, act: done, nonce });
     if (next === null) return;
     if (next.saved) showSafety();
@@ -594,8 +606,11 @@ function pairVerdicts() {
 function verdict(decide) {
   return (event) => {
     const time = performance.now();
-    if (!inHand() || listing || busy || event.detail > 1) return;
-    if (time - shownAt < UNREAD_MS || time - pressedAt < DEBOUNCE_MS) return;
+    if (!inHand() || listing || busy) return;
+    if (event.detail > 1 || time - shownAt < UNREAD_MS || time - pressedAt < DEBOUNCE_MS) {
+      tellTooSoon();
+      return;
+    }
     const decided = decide();
     if (decided === null) return;
     pressedAt = time;
@@ -628,8 +643,13 @@ async function judge(decided) {
 
 async function takeBack() {
   const time = performance.now();
-  if (busy || listing || card.revising || time - pressedAt < DEBOUNCE_MS) return;
+  if (busy || listing || card.revising) return;
+  if (time - pressedAt < DEBOUNCE_MS) {
+    tellTooSoon();
+    return;
+  }
   pressedAt = time;
+  say("Undoing …");
   const next = await act("undo", { nonce: card.nonce }, "Not undone: ");
   if (next === null) return;
   if (next.undone) next.begun = remembered(next) || draftOf(next.undone, next);

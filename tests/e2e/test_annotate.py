@@ -213,6 +213,7 @@ def test_a_press_counts_once_and_only_for_what_could_be_read(site: Site) -> None
     for _ in range(3):
         site.compare(*letters(2))
     ann.page.wait_for_function("window.pressed")
+    ann.wait_status("Pressed too soon: not counted. Press again.")
     ann.page.wait_for_timeout(500)
     ann.page.evaluate(
         "document.body.dispatchEvent(new KeyboardEvent('keydown', {key: '1', repeat: true, bubbles: true}))"
@@ -233,6 +234,39 @@ def test_a_press_counts_once_and_only_for_what_could_be_read(site: Site) -> None
     second.wait_for_selector(".status >> text=It says: left much better")
     assert [(row.strength, by_place(row)) for row in ann.rows()] == [(3, [1, 2])]
     assert second.locator(".answer .shown").all_text_contents() == ann.texts()
+
+
+# Presses these keys in one go.
+PRESS_ALL = """(keys) => {
+  for (const key of keys) document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  return document.querySelector(".status").textContent;
+}"""
+
+
+def test_a_press_that_does_not_count_is_never_passed_over_in_silence(site: Site) -> None:
+    for _ in range(3):
+        site.compare(*letters(2))
+    ann = site.open()
+    first = ann.judge("1")
+    ann.wait_status("Saved: left much better.")
+    ann.page.wait_for_selector(COMPARING)
+    ann.page.wait_for_timeout(350)
+    ann.page.evaluate("""() => {
+      const event = new MouseEvent("click", { bubbles: true, detail: 2 });
+      document.querySelector(".verdicts [data-key='7']").dispatchEvent(event);
+    }""")
+    assert ann.status() == "Saved: left much better. Pressed too soon: not counted. Press again."
+    assert ann.page.evaluate(PRESS_ALL, ["u", "1"]) == "Undoing …"
+    ann.wait_status("Undone. Judge it again.")
+    assert ann.rows() == []
+    ann.ready()
+    ann.page.route("**/annotate/judge", lambda route: route.abort())
+    ann.press("2")
+    ann.wait_status("Press again.")
+    ann.page.unroute("**/annotate/judge")
+    ann.page.evaluate(PRESS_ALL, ["2"])  # at once, as it is told to
+    ann.wait_status("Saved: left clearly better.")
+    assert [row.comparison_id for row in ann.rows()] == [first.comparison_id]
 
 
 def test_four_answers_are_ranked_by_keyboard(site: Site) -> None:
