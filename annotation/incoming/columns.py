@@ -101,6 +101,13 @@ TELLING: Final = frozenset(
         *(f"{side}_{word}" for word in ("score", "rating") for side in ("chosen", "rejected")),
     }
 )
+# Words in the names of columns that are true, or high, for bad answers.
+BAD_WORDS: Final = frozenset(
+    {
+        *("bad", "dislike", "disliked", "rejected", "incorrect", "unhelpful", "harmful", "toxic", "toxicity", "unsafe"),
+        *("downvotes", "hallucination", "undesirable", "down"),
+    }
+)
 # Words in the names of columns that may say of an answer that it is bad, in whichever way: 'is_toxic', 'Rating (1-5)'.
 QUALITY_WORDS: Final = frozenset(
     {
@@ -236,7 +243,17 @@ def holds_lists(rows: Sequence[Row], column: str) -> bool:
 
 def may_say_bad(column: str) -> bool:
     """Whether a column's name lets one expect that it says which answers are bad."""
-    return not QUALITY_WORDS.isdisjoint(re.split(r"[\W_]+", column.casefold()))
+    return not QUALITY_WORDS.isdisjoint(words_of(column))
+
+
+def is_turned_round(column: str) -> bool:
+    """Whether a column is, by its name, true or high for bad answers."""
+    return not BAD_WORDS.isdisjoint(words_of(column))
+
+
+def words_of(column: str) -> list[str]:
+    """The words of a column's name."""
+    return re.split(r"[\W_]+", column.casefold())
 
 
 # -------------------------------------------------------------------------------------------------------------- paths

@@ -16,6 +16,7 @@ from annotation.incoming.columns import (
     at_path,
     columns_of,
     find_question,
+    is_turned_round,
     may_say_bad,
     propose,
 )
@@ -177,6 +178,12 @@ def filled(rows: Sequence[Row]) -> list[str]:
 def check_meaning(plan: Plan, rows: Sequence[Row]) -> None:
     """Raises Unclear where the first rows' labels or preferences are none that can be read."""
     label, preference = plan.columns.get("label", ""), plan.columns.get("preference", "")
+    quality = label or plan.columns.get("rating", "")
+    if quality in plan.used and is_turned_round(quality):
+        raise Unclear(
+            f"By its name, '{display_name(quality)}' is true or high for bad answers; a label or rating is so for good "
+            "ones. Turn it round in the file and give it another name. Nothing was imported."
+        )
     held = [row.values[label] for row in rows if row.values.get(label) not in EMPTY] if label in plan.used else []
     if held and all(says_good(value) is None and number_of(value) is None for value in held):
         raise Unclear(

@@ -368,6 +368,10 @@ CASES: dict[str, Case | Refused] = {
                               ("chosen", False), ("is_safe", False), ("How good is it (1-5)?", 1),
                               ("rating.responses", [1]))
     },
+    **{
+        f"{column} as a label": Refused([{**BAD_ANSWER, column: 1}], "high for bad answers", {"label": column})
+        for column in ("toxic", "is_bad", "thumbs_down")
+    },
     "WildChat": Refused(
         [{"conversation": KTO_TURNS[1], "toxic": True, "turn": 1}], "'toxic' may say which answers are bad"
     ),
