@@ -614,12 +614,13 @@ def test_an_answer_that_is_no_card_is_a_problem_and_no_error_of_the_page(site: S
     ann.ready()
     shown = ann.texts()
     for endpoint, key in (("judge", "1"), ("undo", "u"), ("card", "r")):
+        ann.page.evaluate("document.querySelector('.status').textContent = ''")  # what was said before
         ann.page.route(f"**/annotate/{endpoint}", lambda route: route.fulfill(**answer))
         ann.press(key)
         ann.page.wait_for_selector(".status.bad:not(:empty)")
         ann.page.unroute(f"**/annotate/{endpoint}")
         assert ann.texts() == shown
-        ann.page.wait_for_timeout(300)
+        ann.ready()  # not while that is still being asked
     assert ann.judge("2").strength == 2
 
 
