@@ -139,7 +139,7 @@ def start_worker(
 class Supervisor:
     """A thread that turns queued rows into worker processes: one resident, and one training job on each device.
 
-    It signals only processes that it started itself; what an earlier program started is judged by its heartbeat.
+    It signals only processes that it started itself; what another program started is judged by its heartbeat.
     """
 
     def __init__(
