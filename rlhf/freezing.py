@@ -142,9 +142,11 @@ def demonstrations(db: Database, source: str) -> Listing:
 def demonstration_rows(db: Database) -> Iterator[Mapping[str, Any]]:
     """Imported and written demonstrations, then mended answers, each answer of an imported conversation by itself.
 
-    Conversations may begin alike: what they share is learned once, in the split of the first of them.
+    Conversations may begin alike: what they share is learned once, in the split of the first of them. What answers a
+    held-out prompt is held out, also where that is the beginning of a conversation whose end is not.
     """
     known: set[int] = set()
+    held_out = {json.dumps(prompt.messages) for prompt in store.prompts(db, "held-out")}
     for shown in (*store.demonstrations(db), *store.mended_answers(db)):
         turns = [dict(message) for message in shown.messages]
         answers = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
@@ -154,7 +156,8 @@ def demonstration_rows(db: Database) -> Iterator[Mapping[str, Any]]:
             content = hash(line_of(row))
             if content not in known:
                 known.add(content)
-                yield {"split": shown.split, **row, "origin": shown.origin, "response": shown.id}
+                split = "held-out" if json.dumps(turns[:place]) in held_out else shown.split
+                yield {"split": split, **row, "origin": shown.origin, "response": shown.id}
 
 
 def prompt_rows(db: Database) -> Iterator[Mapping[str, Any]]:

@@ -17,9 +17,10 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file
 
 from annotation import store
+from annotation.database import Database
 from annotation.incoming.importing import Order, run_import
 from annotation.incoming.reading import open_path
-from annotation.records import UserError
+from annotation.records import Prompt, UserError
 from rlhf import forward, freezing, iteration, jobs, loop, policies
 from rlhf.algorithms.sft import DemonstrationTrainer, build_trainer, score
 from rlhf.freezing import Listing
@@ -232,6 +233,18 @@ def test_it_learns_what_is_demonstrated_and_says_so(taught: Machine) -> None:
     policy = made_by(taught, job)
     assert (policy.method, policy.form, policy.weights, policy.status) == ("sft", "lora", "fp32", "candidate")
     assert not list((taught.data_dir / "checkpoints").iterdir())
+
+
+def test_an_answer_to_a_held_out_prompt_is_held_out_wherever_it_stands(db: Database, tmp_path: Path) -> None:
+    """Here it is the beginning of a conversation whose end is trained on."""
+    question, further = ({"role": "user", "content": text} for text in ("Name a hill.", "And another?"))
+    store.add_prompts(db, [Prompt((question,), "held-out", "test")])
+    turns = [question, {"role": "assistant", "content": "Ben Nevis."}, further]
+    path = tmp_path / "talk.jsonl"
+    path.write_text(json.dumps({"messages": [*turns, {"role": "assistant", "content": "Cat Bells."}]}), "utf-8")
+    run_import(db, open_path(path), Order(split="train"), "a test", lambda what, rows, share: None)
+    rows = freezing.demonstration_rows(db)
+    assert {row["text"]: row["split"] for row in rows} == {"Ben Nevis.": "held-out", "Cat Bells.": "train"}
 
 
 @pytest.mark.parametrize("held_out", [True, False])
