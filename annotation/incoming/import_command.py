@@ -173,7 +173,9 @@ def bounded() -> Iterator[None]:
         import resource
 
         present, most = resource.getrlimit(resource.RLIMIT_DATA)
-        wanted = MEMORY_BYTES if most == resource.RLIM_INFINITY else min(most, MEMORY_BYTES)
+        wanted = data_bytes() + MEMORY_BYTES
+        if most != resource.RLIM_INFINITY:
+            wanted = min(most, wanted)
         resource.setrlimit(resource.RLIMIT_DATA, (wanted, most))
         try:
             yield
@@ -181,6 +183,19 @@ def bounded() -> Iterator[None]:
             resource.setrlimit(resource.RLIMIT_DATA, (present, most))
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def data_bytes() -> int:
+    """What counts already against a limit of data, where the system tells.
+
+    Without it a process that has more than the limit has nothing left, and a thread whose first allocation fails is
+    waited for without end (`threading.Thread.start`).
+    """
+    try:
+        pages = Path("/proc/self/statm").read_text().split()[5]
+    except OSError:
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def leave(signal_number: int, frame: FrameType | None) -> None:

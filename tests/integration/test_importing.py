@@ -977,6 +977,28 @@ def test_labels_that_come_late_are_not_passed_over(db: Database, bring: Callable
     assert sizes(db)["prompt"] == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how much counts")
+def test_the_limit_of_memory_is_for_what_the_import_takes() -> None:
+    """A process that has more than that already can still begin threads, which what asks the Hub does."""
+    code = (
+        "import mmap, threading\n"
+        "from annotation.incoming.import_command import MEMORY_BYTES, bounded\n"
+        "held = mmap.mmap(-1, MEMORY_BYTES + 2**28, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
+        "with bounded():\n"
+        "    print(len(bytes(2**26)))\n"
+        "    thread = threading.Thread(target=print, args=['began'])\n"
+        "    thread.start()\n"
+        "    thread.join()\n"
+        "    try:\n"
+        "        bytes(2 * MEMORY_BYTES)\n"
+        "    except MemoryError:\n"
+        "        print('bounded')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout.split() == [str(2**26), "began", "bounded"]
+
+
 @pytest.mark.parametrize(
     "module", ["annotation.incoming.import_command", "annotation.incoming.import_process", "annotation.tabs.importing"]
 )
