@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, settings
 from annotation import store
 from annotation.database import Database, open_database
 from annotation.records import Prompt, Response, Sampling, Split
-from rlhf import policies
+from rlhf.models import registry
 from tests.hub_server import HubServer
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -52,7 +52,7 @@ def data_dir(tmp_path: Path) -> Path:
 def db(data_dir: Path) -> Iterator[Database]:
     """A migrated database with the base policy serving."""
     database = open_database(data_dir)
-    policies.ensure_base(database, BASE_NAME)
+    registry.ensure_base(database, BASE_NAME)
     measure_nobody(database)
     yield database
     database.close()

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from rlhf.supervisor import family
+from rlhf.loop.supervisor import family
 from tests.hub_server import Ask, HubServer, Refused, Reply, route
 
 

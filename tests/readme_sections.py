@@ -11,7 +11,7 @@ from typing import Any
 
 from annotation.database import open_database
 from annotation.records import Project
-from rlhf.specs import SPECS, TrainingSpec, describe
+from rlhf.jobs.specs import SPECS, TrainingSpec, describe
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from argon2 import PasswordHasher
 
-from annotation import access, asking
+from annotation import terminal
 from annotation.__main__ import main
-from annotation.access import LoginThrottle
 from annotation.database import Database
 from annotation.records import Annotator, UserError
+from annotation.web import access
+from annotation.web.access import LoginThrottle
 from tests.conftest import dump
 from tests.machine_fixtures import ROOT
 
@@ -398,7 +399,7 @@ def test_the_password_is_asked_for_twice(
 ) -> None:
     typed = iter([PASSWORD, PASSWORD, PASSWORD, "something else"])
     monkeypatch.setattr(getpass, "getpass", lambda prompt: next(typed))
-    monkeypatch.setattr(asking, "somebody_is_there", lambda: True)
+    monkeypatch.setattr(terminal, "somebody_is_there", lambda: True)
     assert run(data_dir, "add", "kim") == 0
     assert access.check_password(db, "kim", PASSWORD) is not None
     assert run(data_dir, "add", "lee") == 2
@@ -475,7 +476,7 @@ def test_in_a_terminal_it_is_asked_for_twice_and_not_shown(db: Database, data_di
 def test_no_answer_agrees_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for answer, agreed in (("y\n", True), (" YES \n", True), ("n\n", False), ("\n", False), ("", False)):
         monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
-        assert asking.agreed("Spend it?") is agreed
+        assert terminal.agreed("Spend it?") is agreed
     monkeypatch.setattr(sys, "stdin", None)
-    assert not asking.agreed("Spend it?")
-    assert not asking.somebody_is_there()
+    assert not terminal.agreed("Spend it?")
+    assert not terminal.somebody_is_there()

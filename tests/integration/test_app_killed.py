@@ -12,8 +12,8 @@ from threading import Lock
 import httpx
 import pytest
 
-from annotation import access
 from annotation.database import Database
+from annotation.web import access
 from benchmarks.driver import App, Ledger, Page, SimulatedAnnotator
 from tests.conftest import seed_comparisons
 

@@ -12,10 +12,19 @@ from pathlib import Path
 import pytest
 
 from rlhf.algorithms import RUNNERS, runner
-from rlhf.specs import SPECS
+from rlhf.jobs.specs import SPECS
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
 
-MACHINERY = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "rlhf.algorithms", "rlhf.models")
+MACHINERY = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "rlhf.algorithms",
+    "rlhf.models.loading",
+)
 
 
 def loaded_by(module: str, candidates: tuple[str, ...]) -> list[str]:
@@ -71,9 +80,11 @@ def test_the_program_starts_without_torch() -> None:
     assert loaded_by("app", ("gradio", *MACHINERY)) == ["gradio"]
 
 
-@pytest.mark.parametrize("module", ["rlhf.worker", "rlhf.__main__"])
+@pytest.mark.parametrize("module", ["rlhf.jobs.worker", "rlhf.__main__"])
 def test_a_worker_starts_without_gradio_and_before_it_has_a_job_without_torch(module: str) -> None:
-    assert loaded_by(module, ("gradio", "fastapi", "torch", "transformers", "rlhf.jobs")) == ["rlhf.jobs"]
+    assert loaded_by(module, ("gradio", "fastapi", "torch", "transformers", "rlhf.jobs.job_store")) == [
+        "rlhf.jobs.job_store"
+    ]
 
 
 def test_training_loads_no_gradio() -> None:
@@ -115,7 +126,7 @@ def test_every_program_makes_files_for_its_user_alone() -> None:
 
 def test_algorithms_never_import_each_other_or_the_pages() -> None:
     for path in (ROOT / "rlhf" / "algorithms").glob("*.py"):
-        assert offenders(iter([path]), ("rlhf.algorithms", "rlhf.tabs", "rlhf.supervisor", "app")) == []
+        assert offenders(iter([path]), ("rlhf.algorithms", "rlhf.tabs", "rlhf.loop.supervisor", "app")) == []
 
 
 def test_the_web_side_never_imports_the_machinery() -> None:

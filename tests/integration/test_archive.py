@@ -17,12 +17,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotation import access, store
+from annotation import store
 from annotation.database import Database, open_database
-from annotation.outgoing import archive, writing
-from annotation.outgoing.formats import FORMATS, Request
+from annotation.exports import archive, writing
+from annotation.exports.formats import FORMATS, Request
 from annotation.records import UserError
-from rlhf import policies
+from annotation.web import access
+from rlhf.models import registry
 from tests.archive_fixtures import TEXTS, has_password, populate
 from tests.conftest import dump
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
@@ -154,8 +155,8 @@ def test_every_table_and_column_is_in_the_archive_or_left_out_for_a_reason(db: D
 def test_after_a_restore_people_have_no_password_and_the_base_serves(content: bytes) -> None:
     with fresh() as db:
         restored(db, content)
-        assert policies.serving(db).revision == "base"
-        adapter = policies.by_revision(db, "dpo-1")
+        assert registry.serving(db).revision == "base"
+        adapter = registry.by_revision(db, "dpo-1")
         assert (adapter.status, adapter.path, adapter.sha256) == ("retired", "adapters/dpo-1", "ab")
         assert not has_password(db, "kim")
         access.set_password(db, "kim", "a long enough password")
@@ -284,8 +285,8 @@ def test_an_archive_from_before_there_were_other_models_than_adapters_is_read(co
         earlier.append(line)
     with fresh() as db:
         restored(db, sealed(earlier))
-        assert policies.by_revision(db, "base").form == "base"
-        adapter = policies.by_revision(db, "dpo-1")
+        assert registry.by_revision(db, "base").form == "base"
+        adapter = registry.by_revision(db, "dpo-1")
         assert (adapter.kind, adapter.form, adapter.weights, adapter.ground_id) == ("policy", "lora", "nf4", None)
 
 

@@ -16,8 +16,8 @@ import app
 from annotation import store
 from annotation.database import FILE_NAME, Database, open_database
 from annotation.records import UserError
-from rlhf import policies
 from rlhf.__main__ import main as rlhf_main
+from rlhf.models import registry
 from tests.conftest import seed_prompts
 from tests.machine_fixtures import Machine
 
@@ -143,7 +143,7 @@ def test_a_full_disk(small_disk: Path, tiny_model: Path, capsys: pytest.CaptureF
     """What was saved before stays; the app and the command line say that the disk is full."""
     data_dir = small_disk / "data"
     db = open_database(data_dir)
-    policies.ensure_base(db, str(tiny_model))
+    registry.ensure_base(db, str(tiny_model))
     kept = len(seed_prompts(db, 5))
     with pytest.raises(UserError, match="is full"):
         fill_with_prompts(db)
@@ -180,7 +180,7 @@ def test_a_damaged_adapter_is_not_promoted(machine: Machine, capsys: pytest.Capt
     directory = machine.data_dir / "adapters" / "torn"
     directory.mkdir(parents=True)
     (directory / "adapter_model.safetensors").write_bytes(b"weights")
-    base = policies.serving(machine.db)
+    base = registry.serving(machine.db)
     with machine.db.transaction() as connection:
         connection.execute(
             "INSERT INTO model (revision, method, base, parent_id, path, sha256, status, created) "
@@ -191,4 +191,4 @@ def test_a_damaged_adapter_is_not_promoted(machine: Machine, capsys: pytest.Capt
     said = one_sentence(capsys)
     assert "damaged" in said
     assert "sha256 differs" in said
-    assert policies.serving(machine.db) == base
+    assert registry.serving(machine.db) == base

@@ -19,11 +19,11 @@ from benchmarks import answers, frontier, gold, learning, memory, methods, rates
 from benchmarks.driver import BenchmarkError
 from benchmarks.intervals import crossed
 from benchmarks.laboratory import Laboratory
-from rlhf import jobs, worker
-from rlhf.freezing import Listing, store_snapshot
-from rlhf.roles import Answer
-from rlhf.rows import load_snapshot, tokenise_demonstrations, tokenise_prompts
-from rlhf.specs import MeasureSpec, SFTSpec, to_json
+from rlhf.algorithms.roles import Answer
+from rlhf.data.snapshots import Listing, store_snapshot
+from rlhf.jobs import job_store, worker
+from rlhf.jobs.specs import MeasureSpec, SFTSpec, to_json
+from rlhf.models.tokenize import load_snapshot, tokenise_demonstrations, tokenise_prompts
 from tests.machine_fixtures import QUICK_DPO, Machine
 
 
@@ -204,7 +204,7 @@ class OneProcess(Laboratory):
     def work(self, name: str, job_id: int, command: Sequence[str]) -> None:
         db = open_database(self.directory)
         worker_id = command[command.index("--worker") + 1]
-        job = jobs.claim(db, job_id, worker_id)
+        job = job_store.claim(db, job_id, worker_id)
         assert job is not None
         worker.perform(worker.Run(db, self.directory, job, worker_id), job.spec)
         db.close()

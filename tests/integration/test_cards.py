@@ -21,15 +21,17 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from annotation import hub as hubs
+from annotation import hub_client as hubs
 from annotation.records import Sampling
-from rlhf import jobs, policies, publishing
-from rlhf.artifacts import directory_sha256
-from rlhf.models import Policies
-from rlhf.policies import Policy
-from rlhf.roles import Answer, load_roles, read_reward_model
-from rlhf.specs import DPOSpec, MergeSpec, PPOSpec, RewardModelSpec, SFTSpec, Spec
-from rlhf.worker import Run
+from rlhf.algorithms.roles import Answer, load_roles, read_reward_model
+from rlhf.hub import push_model
+from rlhf.jobs import job_store
+from rlhf.jobs.artifacts import directory_sha256
+from rlhf.jobs.specs import DPOSpec, MergeSpec, PPOSpec, RewardModelSpec, SFTSpec, Spec
+from rlhf.jobs.worker import Run
+from rlhf.models import registry
+from rlhf.models.loading import Policies
+from rlhf.models.registry import Policy
 from tests.demonstrations import demonstrate
 from tests.hub_server import HubServer
 from tests.machine_fixtures import PATIENCE_SECONDS, Machine, make_machine
@@ -64,7 +66,7 @@ class Shelf:
         """What a policy that serves here computes on the probe."""
         if revision not in self.served:
             models = Policies(self.machine.db, self.machine.data_dir, self.machine.model)
-            policy = policies.by_revision(self.machine.db, revision)
+            policy = registry.by_revision(self.machine.db, revision)
             self.served[revision] = logps(models.use(policy), probe(self.machine))
         return self.served[revision]
 
@@ -72,7 +74,7 @@ class Shelf:
         """Run a job and keep what it makes."""
         job = self.machine.perform(self.machine.submit(spec))
         assert job.status == "finished", job.message
-        policy = policies.of_job(self.machine.db, job.id)
+        policy = registry.of_job(self.machine.db, job.id)
         assert policy is not None
         self.made[name] = policy
 
@@ -115,7 +117,7 @@ def taken_elsewhere(shelf: Shelf, name: str, place: Path) -> dict[str, Any]:
     text = shelf.card(name)
     base = shelf.machine.model.name
     for wanted in {policy.revision for policy in shelf.made.values() if f'"{policy.revision}"' in text}:
-        policy = policies.by_revision(shelf.machine.db, wanted)
+        policy = registry.by_revision(shelf.machine.db, wanted)
         shutil.copytree(shelf.machine.data_dir / str(policy.path), place / wanted)
     if f'from_pretrained("{base}"' in text:
         (place / base).symlink_to(shelf.machine.model)
@@ -172,7 +174,7 @@ def scores_as_ppo(shelf: Shelf, name: str, found: float) -> None:
     machine, revision = shelf.machine, shelf.made[name].revision
     spec = replace(PPO, method="qlora", precision="bf16") if name == "4-bit reward" else PPO
     worker = uuid.uuid4().hex
-    job = jobs.claim(machine.db, jobs.enqueue(machine.db, spec, "a test"), worker)
+    job = job_store.claim(machine.db, job_store.enqueue(machine.db, spec, "a test"), worker)
     assert job is not None
     stored = read_reward_model(Run(machine.db, machine.data_dir, job, worker), revision)
     roles = load_roles(spec, machine.start(), stored, machine.tokenizer.pad_token_id)
@@ -181,7 +183,7 @@ def scores_as_ppo(shelf: Shelf, name: str, found: float) -> None:
     with torch.no_grad():
         score = roles.score([Answer(tuple(ids[0]), (*ids[1], machine.tokenizer.eos_token_id), "", True)]).item()
     assert found == pytest.approx(score, abs=1e-4 if spec.precision == "fp32" else 0.05)
-    jobs.cancel(machine.db, job.id)
+    job_store.cancel(machine.db, job.id)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -197,7 +199,7 @@ def test_no_file_says_where_anything_lies_on_this_machine(shelf: Shelf, name: st
 
 def test_a_card_says_what_it_was_made_from(shelf: Shelf) -> None:
     lora, base = shelf.card("lora"), shelf.machine.model.name
-    job = jobs.get(shelf.machine.db, int(shelf.made["lora"].job_id or 0))
+    job = job_store.get(shelf.machine.db, int(shelf.made["lora"].job_id or 0))
     assert isinstance(job.spec, SFTSpec)
     for line in (
         f"| base model | `{base}` |",
@@ -275,7 +277,7 @@ def stall(shelf: Shelf, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
     with HubServer() as hub:
         client = hubs.connect("hf_write_ann", hub.url)
         for policy in shelf.made.values():
-            publishing.publish(client, machine.db, machine.data_dir, policy.revision, REPO, licence="apache-2.0")
+            push_model.publish(client, machine.db, machine.data_dir, policy.revision, REPO, licence="apache-2.0")
         found = Stall(hub, shelf, {})
         code = {name: re.findall(r"```python\n(.*?)\n```", found.card(name), re.DOTALL)[0] for name in NAMES}
         (place / "asked.json").write_text(json.dumps({"ids": probe(machine).tolist(), "code": code}), "utf-8")

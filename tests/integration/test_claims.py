@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from annotation import access, claims, store
+from annotation import claims, store
 from annotation.database import Database
 from annotation.records import Annotator, Claim, UserError
 from annotation.sqlite import sqlite3
-from rlhf import policies
+from annotation.web import access
+from rlhf.models import registry
 from tests.conftest import act, make_response, seed_comparisons, seed_prompts
 
 
@@ -111,8 +112,8 @@ def test_the_serving_policys_comparisons_take_turns_with_imported_ones_and_older
     imported = seed_comparisons(db, 12)
     with db.transaction() as connection:
         connection.execute("UPDATE comparison SET model_id = NULL WHERE id >= ?", (imported[0],))
-    policies.add(db, revision="it-1", method="dpo", base="b", parent_id=1, job_id=make_job(db), path="p", sha256="0")
-    policies.promote(db, "it-1", "test")
+    registry.add(db, revision="it-1", method="dpo", base="b", parent_id=1, job_id=make_job(db), path="p", sha256="0")
+    registry.promote(db, "it-1", "test")
     fresh = seed_comparisons(db, 12, model_id=2)
     source, served = random.Random(4), []
     while (claim := claims.claim_next(db, ann.id, source)) is not None:

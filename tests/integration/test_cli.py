@@ -21,11 +21,13 @@ from safetensors.torch import load_file, save_file
 import app
 from annotation.database import Database, open_database
 from annotation.records import UserError
-from rlhf import base_model, heldout, jobs, policies
-from rlhf.artifacts import directory_sha256
-from rlhf.base_model import BaseModel
-from rlhf.specs import SPECS, EvaluateSpec, GenerateSpec, from_json, to_json
-from rlhf.templating import Renderer
+from rlhf.data import held_out_sets
+from rlhf.jobs import job_store
+from rlhf.jobs.artifacts import directory_sha256
+from rlhf.jobs.specs import SPECS, EvaluateSpec, GenerateSpec, from_json, to_json
+from rlhf.models import base_model, registry
+from rlhf.models.base_model import BaseModel
+from rlhf.models.template_process import Renderer
 from tests.e2e.conftest import running_app
 from tests.machine_fixtures import (
     PATIENCE_SECONDS,
@@ -73,7 +75,7 @@ def test_a_bad_spec_ends_with_2_and_one_sentence(machine: Machine, tmp_path: Pat
     done = machine.command("run", str(write_spec(tmp_path / "spec.json", {"kind": "dpo", "betta": 0.1})))
     assert (done.returncode, done.stdout) == (2, "")
     assert "no field 'betta'" in sentence(done.stderr)
-    assert jobs.recent(machine.db, tuple(SPECS)) == []
+    assert job_store.recent(machine.db, tuple(SPECS)) == []
 
 
 @pytest.mark.parametrize(
@@ -114,10 +116,10 @@ def test_a_training_says_before_it_starts_that_nothing_is_held_out(
 ) -> None:
     from rlhf import __main__ as command
 
-    def follow(db: Database, data_dir: Path, job: jobs.Job) -> jobs.Job:
+    def follow(db: Database, data_dir: Path, job: job_store.Job) -> job_store.Job:
         said.append(capsys.readouterr().out)
-        jobs.take_out(db, job.id)
-        return jobs.get(db, job.id)
+        job_store.take_out(db, job.id)
+        return job_store.get(db, job.id)
 
     said: list[str] = []
     monkeypatch.setattr(command, "follow", follow)
@@ -125,7 +127,10 @@ def test_a_training_says_before_it_starts_that_nothing_is_held_out(
     machine.judge("train", 12)
     for kind in ("dpo", "reward_model"):
         command.main(["--data", str(machine.data_dir), "run", str(write_spec(tmp_path / kind, {"kind": kind}))])
-    assert [heldout.NOTHING_TO_CHECK in said[0], heldout.NO_PAIRS_TO_CHECK in said[1]] == [not held_out, True]
+    assert [held_out_sets.NOTHING_TO_CHECK in said[0], held_out_sets.NO_PAIRS_TO_CHECK in said[1]] == [
+        not held_out,
+        True,
+    ]
 
 
 def test_a_directory_without_a_model_says_how_to_set_it_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,20 +202,20 @@ def test_jobs_and_policies_are_listed_promoted_and_shown(machine: Machine, capsy
     machine.judge("train", 12)
     job_id = machine.submit(QUICK_DPO)
     assert f"{job_id}  dpo       queued" in run("jobs")
-    jobs.claim(machine.db, job_id, "w")
-    jobs.report(machine.db, job_id, "w", 1, 6, {"loss": 0.625})
-    jobs.log(machine.db, job_id, "a line of the log")
+    job_store.claim(machine.db, job_id, "w")
+    job_store.report(machine.db, job_id, "w", 1, 6, {"loss": 0.625})
+    job_store.log(machine.db, job_id, "a line of the log")
     shown = run("show", str(job_id))
     assert "dpo, running, attempt 1, step 1 of 6" in shown
     assert '"loss": 0.625' in shown
     assert "a line of the log" in shown
     run("cancel", str(job_id))
-    assert jobs.get(machine.db, job_id).status == "cancelling"
+    assert job_store.get(machine.db, job_id).status == "cancelling"
 
     files = machine.data_dir / "adapters" / "dpo-1"
     files.mkdir(parents=True)
     (files / "adapter_model.safetensors").write_bytes(b"weights")
-    policies.add(
+    registry.add(
         machine.db,
         revision="dpo-1",
         method="dpo",
@@ -220,7 +225,7 @@ def test_jobs_and_policies_are_listed_promoted_and_shown(machine: Machine, capsy
         path="adapters/dpo-1",
         sha256=directory_sha256(files),
     )
-    jobs.mark_lost(machine.db, -1)  # its worker is none
+    job_store.mark_lost(machine.db, -1)  # its worker is none
     assert "dpo-1        candidate  dpo" in run("policies")
     assert "It has not been checked yet." in run("policies")
     check = machine.submit(EvaluateSpec(candidate="dpo-1"))
@@ -228,8 +233,8 @@ def test_jobs_and_policies_are_listed_promoted_and_shown(machine: Machine, capsy
     for listed in (run("policies"), run("gate", "dpo-1"), run("show", str(job_id))):
         assert waits in listed
         assert "check it again" not in listed.lower()
-    jobs.claim(machine.db, check, "w")
-    jobs.report(machine.db, check, "w", 40, 247, {})
+    job_store.claim(machine.db, check, "w")
+    job_store.report(machine.db, check, "w", 40, 247, {})
     assert f"Job {check} is checking it: step 40 of 247." in run("gate", "dpo-1")
     for blank in ((), ("--why", " ")):
         assert main(["--data", str(machine.data_dir), "promote", "dpo-1", *blank]) == 2
@@ -238,9 +243,9 @@ def test_jobs_and_policies_are_listed_promoted_and_shown(machine: Machine, capsy
         assert "The rule says: not enough evidence." in sentence(refused.err)
         assert f"Job {check} is checking it: step 40 of 247." in refused.err
         assert refused.err.rstrip().endswith('Give one with --why "…".')
-    assert policies.serving(machine.db).revision == "base"
+    assert registry.serving(machine.db).revision == "base"
     assert "dpo-1 serves now, against the rule." in run("promote", "dpo-1", "--why", "It reads better")
-    assert policies.decisions(machine.db)[0]["reason"].startswith("It reads better. The rule said: ")
+    assert registry.decisions(machine.db)[0]["reason"].startswith("It reads better. The rule said: ")
     listed = run("policies").splitlines()
     assert [line.split()[:2] for line in listed] == [["base", "retired"], ["dpo-1", "serving"]]
     assert "base serves now." in run("promote", "base")
@@ -254,7 +259,7 @@ def test_a_job_runs_to_its_end_from_the_command_line_alone(tiny_model: Path, tmp
     assert f"{tiny_model} is ready" in ready.stdout
     from annotation import store
     from annotation.database import open_database
-    from annotation.incoming import importing
+    from annotation.imports import importing
 
     db = open_database(tmp_path / "data")
     store.add_prompts(db, importing.starter_prompts())
@@ -292,64 +297,64 @@ def quick_spec(machine: Machine, **changes: object) -> str:
 
 
 def test_a_run_waits_for_its_turn_says_for_what_and_then_runs(machine: Machine) -> None:
-    first, second = machine.submit(GENERATE_ONCE), jobs.enqueue(machine.db, QUICK_SFT, "ann")
-    assert jobs.claim(machine.db, first, "resident") is not None, "the answering worker keeps nobody waiting"
-    before = jobs.enqueue(machine.db, QUICK_SFT, "bob")
-    assert jobs.claim(machine.db, second, "w") is not None
+    first, second = machine.submit(GENERATE_ONCE), job_store.enqueue(machine.db, QUICK_SFT, "ann")
+    assert job_store.claim(machine.db, first, "resident") is not None, "the answering worker keeps nobody waiting"
+    before = job_store.enqueue(machine.db, QUICK_SFT, "bob")
+    assert job_store.claim(machine.db, second, "w") is not None
     stay_alive(machine.db, second)
     with running(machine, "run", quick_spec(machine)) as (process, printed):
         said = f"waits: job {second} (supervised training, LoRA, running) and 1 more is ahead."
         wait_until("that it says what is ahead", lambda: said in printed.read_text())
-        (waiting,) = [job for job in jobs.queue(machine.db) if job.id != before]
-        assert jobs.finish(machine.db, second, "w", {})
+        (waiting,) = [job for job in job_store.queue(machine.db) if job.id != before]
+        assert job_store.finish(machine.db, second, "w", {})
         wait_until("the next one", lambda: f"job {before} (supervised training, LoRA, queued)" in printed.read_text())
-        assert jobs.get(machine.db, waiting.id).status == "queued"
-        jobs.cancel(machine.db, before)
+        assert job_store.get(machine.db, waiting.id).status == "queued"
+        job_store.cancel(machine.db, before)
         assert process.wait(PATIENCE_SECONDS) == 0
-    assert jobs.get(machine.db, waiting.id).status == "finished"
+    assert job_store.get(machine.db, waiting.id).status == "finished"
     assert f"job {waiting.id} finished." in printed.read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_while_it_waits_a_run_is_taken_out_of_the_queue(machine: Machine, number: signal.Signals) -> None:
-    ahead = jobs.enqueue(machine.db, QUICK_SFT, "ann")
-    jobs.claim(machine.db, ahead, "w")
+    ahead = job_store.enqueue(machine.db, QUICK_SFT, "ann")
+    job_store.claim(machine.db, ahead, "w")
     stay_alive(machine.db, ahead)
     with running(machine, "run", quick_spec(machine)) as (process, printed):
         wait_until("that it waits", lambda: "is ahead." in printed.read_text())
         process.send_signal(number)
         assert process.wait(PATIENCE_SECONDS) == 1
-    assert jobs.queue(machine.db) == []
-    job = jobs.recent(machine.db, ("sft",), 1)[0]
+    assert job_store.queue(machine.db) == []
+    job = job_store.recent(machine.db, ("sft",), 1)[0]
     assert job.status == "cancelled"
     assert printed.read_text().splitlines()[-1] == f"job {job.id} cancelled. Cancelled before it began."
-    assert jobs.get(machine.db, ahead).status == "running"
+    assert job_store.get(machine.db, ahead).status == "running"
 
 
 def test_stopped_while_it_runs_it_ends_its_worker_and_can_be_resumed(machine: Machine) -> None:
     with running(machine, "run", quick_spec(machine, epochs=500)) as (process, printed):
-        wait_until("the second step", lambda: [job for job in jobs.at_work(machine.db) if job.step >= 2])
+        wait_until("the second step", lambda: [job for job in job_store.at_work(machine.db) if job.step >= 2])
         workers = psutil.Process(process.pid).children(recursive=True)
         assert workers
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE_SECONDS) == 1
     assert not any(worker.is_running() for worker in workers)
-    job = jobs.recent(machine.db, ("sft",), 1)[0]
+    job = job_store.recent(machine.db, ("sft",), 1)[0]
     assert job.status == "lost"
     assert "Prefloop was stopped while this ran. Resume goes on" in printed.read_text().splitlines()[-1]
 
 
 def test_a_job_that_a_running_app_takes_is_followed_there(machine: Machine) -> None:
-    ahead = jobs.enqueue(machine.db, QUICK_SFT, "ann")
-    jobs.claim(machine.db, ahead, "w")
+    ahead = job_store.enqueue(machine.db, QUICK_SFT, "ann")
+    job_store.claim(machine.db, ahead, "w")
     stay_alive(machine.db, ahead)
     with running(machine, "run", quick_spec(machine)) as (process, printed):
         wait_until("that it waits", lambda: "is ahead." in printed.read_text())
-        job = jobs.recent(machine.db, ("sft",), 1)[0]
-        assert jobs.claim(machine.db, job.id, "the app") is not None
+        job = job_store.recent(machine.db, ("sft",), 1)[0]
+        assert job_store.claim(machine.db, job.id, "the app") is not None
         stay_alive(machine.db, job.id)
         wait_until("that it says so", lambda: f"job {job.id} runs in another program" in printed.read_text())
-        jobs.finish(machine.db, job.id, "the app", {"revision": "sft-2"})
+        job_store.finish(machine.db, job.id, "the app", {"revision": "sft-2"})
         assert process.wait(PATIENCE_SECONDS) == 0
     assert '"revision": "sft-2"' in printed.read_text()
 
@@ -361,7 +366,7 @@ def test_memory_that_runs_out_halves_the_batch_and_the_command_runs_it_again(
 
     starve(monkeypatch, tmp_path, rank=0, rows=2)
     assert main(["--data", str(machine.data_dir), "run", quick_spec(machine, halve_batch=True)]) == 0
-    job = jobs.recent(machine.db, ("sft",), 1)[0]
+    job = job_store.recent(machine.db, ("sft",), 1)[0]
     assert (job.status, job.attempt) == ("finished", 2)
     said = f"job {job.id}: Memory ran out. Queued again with a smaller batch: batch_size 4 → 2, accumulation 1 → 2."
     assert said in capsys.readouterr().out
@@ -375,8 +380,8 @@ def test_a_job_is_resumed_with_half_the_batch(
     starve(monkeypatch, tmp_path, rank=0, rows=2)
     data = ["--data", str(machine.data_dir)]
     assert main([*data, "run", quick_spec(machine)]) == 1
-    job = jobs.recent(machine.db, ("sft",), 1)[0]
-    assert (job.status, jobs.can_be_halved(job)) == ("failed", True)
+    job = job_store.recent(machine.db, ("sft",), 1)[0]
+    assert (job.status, job_store.can_be_halved(job)) == ("failed", True)
     assert main([*data, "resume", "--half-batch", str(job.id)]) == 0
     assert "batch_size 4 → 2" in capsys.readouterr().out
 
@@ -524,7 +529,7 @@ def test_a_template_without_end_is_found_when_the_model_is_set_up(
     copied: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hasty = Renderer(seconds=0.5)
-    monkeypatch.setattr("rlhf.templating.renderer", lambda: hasty)
+    monkeypatch.setattr("rlhf.models.template_process.renderer", lambda: hasty)
     loop = "{% for i in range(100000) %}"
     template(loop * 4 + "{% endfor %}" * 4)(copied.path)
     with pytest.raises(UserError, match=r"can't be used: it did not end within 0\.5 seconds of processor time\."):
@@ -581,7 +586,7 @@ def test_without_workers_a_ready_model_begins_a_data_directory(tiny_model: Path,
     with running_app(tmp_path / "new", "--no-workers", "--model", str(tiny_model)) as (address, _):
         assert address.startswith("http://127.0.0.1:")
     db = open_database(tmp_path / "new")
-    assert policies.by_revision(db, "base").base == str(tiny_model)
+    assert registry.by_revision(db, "base").base == str(tiny_model)
     db.close()
 
 

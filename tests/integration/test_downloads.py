@@ -18,10 +18,12 @@ import pytest
 import torch
 
 import app
-from annotation import access
 from annotation.database import open_database
 from annotation.records import UserError
-from rlhf import downloads, loop, policies
+from annotation.web import access
+from rlhf.models import registry
+from rlhf.submission import job_submission
+from rlhf.tabs import downloads
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, Machine, make_machine
 from tests.run_fixtures import finished_run
 
@@ -54,7 +56,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator
     """The real server without workers, and an adapter that was trained, with files beside it that must stay."""
     machine = make_machine(tmp_path_factory.mktemp("site") / "data", tiny_model)
     access.add_account(machine.db, "kim", "admin", PASSWORD)
-    made = policies.of_job(machine.db, finished_run(machine).id)
+    made = registry.of_job(machine.db, finished_run(machine).id)
     assert made is not None
     directory = machine.data_dir / str(made.path)
     (directory / "training_args.bin").write_bytes(b"hub-token")
@@ -157,8 +159,8 @@ def test_no_other_name_gives_anything(site: Site, path: str) -> None:
 
 def test_a_policy_whose_files_are_gone_is_not_found(site: Site) -> None:
     machine = site.machine
-    made = policies.by_revision(machine.db, site.revision)
-    gone = policies.add(
+    made = registry.by_revision(machine.db, site.revision)
+    gone = registry.add(
         machine.db,
         revision="sft-99",
         method="sft",
@@ -173,7 +175,7 @@ def test_a_policy_whose_files_are_gone_is_not_found(site: Site) -> None:
     (machine.data_dir / "adapters" / "sft-99").mkdir()
     (machine.data_dir / "adapters" / "sft-99" / "config.json").write_text(json.dumps({}), "utf-8")
     assert site.get("/models/sft-99.zip", "kim").status_code == 200
-    loop.delete_policy(machine.db, machine.data_dir, gone.revision, "kim")
+    job_submission.delete_policy(machine.db, machine.data_dir, gone.revision, "kim")
     assert site.get("/models/sft-99.zip", "kim").status_code == 404
 
 
@@ -210,9 +212,9 @@ def test_the_base_model_has_no_files_to_fetch_here(machine: Machine) -> None:
 
 def test_the_size_of_a_policy_is_that_of_all_its_files(site: Site) -> None:
     db = open_database(site.machine.data_dir)
-    made = policies.by_revision(db, site.revision)
+    made = registry.by_revision(db, site.revision)
     directory = site.machine.data_dir / str(made.path)
     listed = sum(path.stat().st_size for path in directory.iterdir())
     assert downloads.bytes_on_disk(site.machine.data_dir, made) == listed
-    assert downloads.bytes_on_disk(site.machine.data_dir, policies.by_revision(db, "base")) == 0
+    assert downloads.bytes_on_disk(site.machine.data_dir, registry.by_revision(db, "base")) == 0
     db.close()

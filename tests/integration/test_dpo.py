@@ -17,17 +17,25 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from trl import DPOConfig, DPOTrainer
 
 from annotation import store
+from annotation.exports.preference_rows import PreferenceRow
 from annotation.records import UserError
-from annotation.snapshots import PreferenceRow
-from rlhf import data, forward, jobs, policies
+from rlhf.algorithms.checkpoints import COMPLETE, last_complete_checkpoint
 from rlhf.algorithms.dpo import PreferenceTrainer, answer_logps, build_trainer
-from rlhf.artifacts import directory_sha256
-from rlhf.checkpoints import COMPLETE, last_complete_checkpoint
-from rlhf.models import Policies, compute_dtype, load_adapter, load_for_answering, load_quantised, unpack_weights
-from rlhf.policies import Policy
-from rlhf.rows import load_snapshot, tokenise_pairs, with_noise
-from rlhf.specs import DPOSpec, Precision, with_defaults
-from rlhf.worker import Run, perform
+from rlhf.jobs import job_store
+from rlhf.jobs.artifacts import directory_sha256
+from rlhf.jobs.specs import DPOSpec, Precision, with_defaults
+from rlhf.jobs.worker import Run, perform
+from rlhf.models import hidden_states, packing, registry
+from rlhf.models.loading import (
+    Policies,
+    compute_dtype,
+    load_adapter,
+    load_for_answering,
+    load_quantised,
+    unpack_weights,
+)
+from rlhf.models.registry import Policy
+from rlhf.models.tokenize import load_snapshot, tokenise_pairs, with_noise
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
 
 
@@ -48,7 +56,7 @@ def frozen_rows(machine: Machine) -> list[PreferenceRow]:
 
 def trainer_of(machine: Machine, spec: DPOSpec, parent: str = "base") -> PreferenceTrainer:
     """The trainer as the job builds it, on the machine's judgements."""
-    jobs.cancel(machine.db, machine.submit(replace(spec, parent=parent)))
+    job_store.cancel(machine.db, machine.submit(replace(spec, parent=parent)))
     pairs, _ = tokenise_pairs(machine.tokenizer, frozen_rows(machine), spec.max_length)
     pairs = with_noise(pairs, spec.annotator_noise)
     torch.manual_seed(spec.seed)
@@ -145,7 +153,7 @@ def add_parent(machine: Machine, revision: str = "earlier", scale: float = 0.1) 
                VALUES (?, 'dpo', ?, 1, ?, ?, 'candidate', '')""",
             (revision, str(machine.model), path, directory_sha256(machine.data_dir / path)),
         )
-    return policies.by_revision(machine.db, revision)
+    return registry.by_revision(machine.db, revision)
 
 
 # ---------------------------------------------------------------------------------------------------------- the loss
@@ -197,16 +205,16 @@ def test_pairs_in_several_packed_rows_give_what_they_give_in_one(
     randomise_all(trainer.model)
     lengths: list[int] = []
 
-    def pack(*arguments: Any) -> data.Packed:
-        row = data.pack(*arguments)
+    def pack(*arguments: Any) -> packing.Packed:
+        row = packing.pack(*arguments)
         lengths.append(row.ids_1L.shape[1])
         return row
 
-    monkeypatch.setattr(forward, "pack", pack)
+    monkeypatch.setattr(hidden_states, "pack", pack)
     batch = first_batch(trainer, 6)
     found = []
     for limit in (4096, 150):
-        monkeypatch.setattr(forward, "ROW_TOKENS", limit)
+        monkeypatch.setattr(hidden_states, "ROW_TOKENS", limit)
         lengths.clear()
         trainer.model.zero_grad()
         with torch.no_grad():
@@ -306,12 +314,12 @@ def held_out_margin(machine: Machine, spec: DPOSpec) -> tuple[float, float]:
     assert job.status == "finished", job.message
     assert job.result is not None
     assert job.result["train_pairs"] == 24
-    trained = policies.by_revision(machine.db, job.result["revision"])
+    trained = registry.by_revision(machine.db, job.result["revision"])
     models = Policies(machine.db, machine.data_dir, machine.model)
     rows = [row for row in load_snapshot(machine.data_dir, spec.snapshot) if row["split"] == "held-out"]
     pairs, _ = tokenise_pairs(machine.tokenizer, rows, spec.max_length)
     gained = {}
-    for policy in (trained, policies.by_revision(machine.db, "base")):
+    for policy in (trained, registry.by_revision(machine.db, "base")):
         model = models.use(policy)
         gained[policy.id] = [plain_logp(model, pair, "chosen") - plain_logp(model, pair, "rejected") for pair in pairs]
     margins = [spec.beta * (new - old) for new, old in zip(gained[trained.id], gained[1], strict=True)]
@@ -470,20 +478,20 @@ def test_training_raises_the_margin_and_the_candidate_prefers_what_was_preferred
     """The learning test: the shorter answer is preferred, and its margin over the longer one must grow."""
     job = judged.perform(judged.submit(replace(QUICK_DPO, epochs=3)))
     assert (job.status, job.step, job.steps) == ("finished", 9, 9)
-    curve = jobs.metrics(judged.db, job.id)
+    curve = job_store.metrics(judged.db, job.id)
     assert [entry["step"] for entry in curve] == list(range(1, 10))
     assert abs(curve[0]["rewards/margins"]) < 0.02
     assert curve[-1]["rewards/margins"] > 0.5
     assert curve[-1]["loss"] < curve[0]["loss"] - 0.1
     assert job.result is not None
     assert job.result["train_pairs"] == 12
-    candidate = policies.by_revision(judged.db, job.result["revision"])
+    candidate = registry.by_revision(judged.db, job.result["revision"])
     assert (candidate.status, candidate.job_id) == ("candidate", job.id)
     weights = judged.adapter(candidate.revision)
     assert len(weights) == 28
     assert all(tensor.dtype == torch.float32 and tensor.any() for tensor in weights.values())
     assert not list((judged.data_dir / "checkpoints").iterdir())
-    asked = list(jobs.samples(judged.db, job.id))
+    asked = list(job_store.samples(judged.db, job.id))
     assert asked == [prompt.text for prompt in store.prompts(judged.db, "held-out")[:3]]
 
 
@@ -512,8 +520,8 @@ def test_pairs_beyond_the_length_limit_are_left_out_and_counted(judged: Machine)
 def snapshot_of(machine: Machine) -> str:
     """Freeze today's judgements through a job that is then cancelled; returns the data's name."""
     job_id = machine.submit(QUICK_DPO)
-    jobs.cancel(machine.db, job_id)
-    spec = jobs.get(machine.db, job_id).spec
+    job_store.cancel(machine.db, job_id)
+    spec = job_store.get(machine.db, job_id).spec
     assert isinstance(spec, DPOSpec)
     return spec.snapshot
 
@@ -529,7 +537,7 @@ def test_a_damaged_parent_fails_the_job_with_a_sentence_and_loses_nothing(judged
     assert job.status == "failed"
     assert "adapter earlier" in job.message
     assert "sha256 differs" in job.message
-    assert policies.of_job(judged.db, job.id) is None
+    assert registry.of_job(judged.db, job.id) is None
 
 
 # ------------------------------------------------------------------------------------------- killed, cancelled, resumed
@@ -555,7 +563,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iter
     job = machine.perform(machine.submit(replace(QUICK_DPO, epochs=STEPS // 3, learning_rate=1e-3, evaluate=False)))
     assert (job.status, job.steps) == ("finished", STEPS)
     assert isinstance(job.spec, DPOSpec)
-    yield Unbroken(machine, job.spec, machine.adapter(f"dpo-{job.id}"), jobs.metrics(machine.db, job.id))
+    yield Unbroken(machine, job.spec, machine.adapter(f"dpo-{job.id}"), job_store.metrics(machine.db, job.id))
     machine.db.close()
 
 
@@ -565,13 +573,13 @@ def checkpoint_steps(machine: Machine, job_id: int) -> list[int]:
     return sorted(int(mark.parent.name.removeprefix("checkpoint-")) for mark in marks)
 
 
-def assert_as_if_unbroken(unbroken: Unbroken, job: jobs.Job) -> None:
+def assert_as_if_unbroken(unbroken: Unbroken, job: job_store.Job) -> None:
     """The same weights and the same loss curve, each step once."""
     assert job.status == "finished", job.message
     weights = unbroken.machine.adapter(f"dpo-{job.id}")
     for name, expected in unbroken.weights.items():
         torch.testing.assert_close(weights[name], expected, rtol=1e-3, atol=1e-5)
-    curve = jobs.metrics(unbroken.machine.db, job.id)
+    curve = job_store.metrics(unbroken.machine.db, job.id)
     assert [entry["step"] for entry in curve] == [entry["step"] for entry in unbroken.curve]
     assert [entry["loss"] for entry in curve] == pytest.approx([entry["loss"] for entry in unbroken.curve], rel=1e-3)
 
@@ -591,10 +599,10 @@ def test_a_worker_killed_at_a_random_step_is_resumed_to_the_weights_of_an_unbrok
     half.mkdir()
     (half / "adapter_model.safetensors").write_bytes(b"half")
 
-    jobs.resume(machine.db, job_id)
+    job_store.resume(machine.db, job_id)
     job = machine.perform(job_id)
     assert job.attempt == 2
-    assert any(f"resuming from checkpoint-{saved[-1]}" in line for line in jobs.log_tail(machine.db, job_id))
+    assert any(f"resuming from checkpoint-{saved[-1]}" in line for line in job_store.log_tail(machine.db, job_id))
     assert_as_if_unbroken(unbroken, job)
 
 
@@ -603,37 +611,37 @@ class CancelledAtStep3(Run):
 
     def report(self, step: int, steps: int, metrics: Mapping[str, float], message: str = "") -> None:
         if step == 3:
-            jobs.cancel(self.db, self.job_id)
+            job_store.cancel(self.db, self.job_id)
         super().report(step, steps, metrics, message)
 
 
 def test_a_cancelled_run_stops_at_that_step_and_can_be_finished_later(unbroken: Unbroken) -> None:
     machine = unbroken.machine
     job_id = machine.submit(unbroken.spec)
-    claimed = jobs.claim(machine.db, job_id, "w")
+    claimed = job_store.claim(machine.db, job_id, "w")
     assert claimed is not None
     assert perform(CancelledAtStep3(machine.db, machine.data_dir, claimed, "w"), claimed.spec) == 0
-    job = jobs.get(machine.db, job_id)
+    job = job_store.get(machine.db, job_id)
     assert (job.status, job.step) == ("cancelled", 3)
     assert "Resume" in job.message
     assert checkpoint_steps(machine, job_id)[-1] == 3
-    assert policies.of_job(machine.db, job_id) is None
-    jobs.resume(machine.db, job_id)
+    assert registry.of_job(machine.db, job_id) is None
+    job_store.resume(machine.db, job_id)
     assert_as_if_unbroken(unbroken, machine.perform(job_id))
 
 
 def test_a_worker_killed_after_its_adapter_was_registered_is_resumed_to_that_adapter(judged: Machine) -> None:
     """Training again would put other files under a name whose sha256 is recorded."""
     job = judged.perform(judged.submit(replace(QUICK_DPO, epochs=1, evaluate=False)))
-    registered = policies.of_job(judged.db, job.id)
+    registered = registry.of_job(judged.db, job.id)
     assert job.status == "finished"
     with judged.db.transaction() as connection:  # the rows as the killed worker left them
         connection.execute("UPDATE job SET status = 'lost', result = NULL WHERE id = ?", (job.id,))
-    jobs.resume(judged.db, job.id)
+    job_store.resume(judged.db, job.id)
     again = judged.perform(job.id)
     assert (again.status, again.attempt) == ("finished", 2)
     assert {**(again.result or {}), "seconds": 0} == {**(job.result or {}), "seconds": 0}
-    assert policies.of_job(judged.db, job.id) == registered
+    assert registry.of_job(judged.db, job.id) == registered
     assert registered is not None
     assert directory_sha256(judged.data_dir / (registered.path or "")) == registered.sha256
 

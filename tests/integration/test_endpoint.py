@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from annotation.records import Message, UserError
-from rlhf import endpoint
-from rlhf.endpoint import Endpoint, EndpointError, EndpointSettings, Failure, Halted, Reply, check
-from rlhf.rubrics import DEFAULT, messages_for
-from rlhf.verdicts import parse_verdict
+from rlhf.judges import openai_client
+from rlhf.judges.openai_client import Endpoint, EndpointError, EndpointSettings, Failure, Halted, Reply, check
+from rlhf.judges.rubrics import DEFAULT, messages_for
+from rlhf.judges.verdicts import parse_verdict
 from tests.chat_server import ChatModel, ChatServer, serving
 from tests.machine_fixtures import PATIENCE_SECONDS, wait_until
 
@@ -37,7 +37,7 @@ def model(tiny_model: Path) -> ChatModel:
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries that do not wait long, and a key in the environment."""
-    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.02)
+    monkeypatch.setattr(openai_client, "FIRST_WAIT", 0.02)
     monkeypatch.setenv(VARIABLE, KEY)
 
 
@@ -177,10 +177,10 @@ def test_a_server_that_asks_for_time_gets_it(model: ChatModel) -> None:
 def test_a_server_may_give_a_date_or_nonsense_or_ask_for_too_much(
     model: ChatModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoint, "LONGEST_WAIT", 0.5)
-    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.002)
+    monkeypatch.setattr(openai_client, "LONGEST_WAIT", 0.5)
+    monkeypatch.setattr(openai_client, "FIRST_WAIT", 0.002)
     waits: list[float] = []
-    monkeypatch.setattr(endpoint, "sleep", lambda seconds, stopped: waits.append(seconds))
+    monkeypatch.setattr(openai_client, "sleep", lambda seconds, stopped: waits.append(seconds))
     past, future = "Wed, 21 Oct 2015 07:28:00 GMT", "Fri, 31 Dec 2100 23:59:59 GMT"
     troubles = [f"503 after {when}" for when in (past, future, "soon", "-5", "nan", "9" * 9)]
     with serving(model, troubles=troubles) as server:
@@ -192,7 +192,7 @@ def test_a_server_may_give_a_date_or_nonsense_or_ask_for_too_much(
 
 def test_waits_grow_with_each_attempt_and_differ() -> None:
     for attempt in range(6):
-        waits = {endpoint.pause_before(attempt) for _ in range(200)}
+        waits = {openai_client.pause_before(attempt) for _ in range(200)}
         assert len(waits) > 100
         assert 0.01 * 2**attempt <= min(waits) < max(waits) <= 0.02 * 2**attempt
 
@@ -274,7 +274,7 @@ def test_told_to_stop_it_gives_out_what_is_under_way_and_asks_no_more(model: Cha
 
 def test_told_to_stop_it_does_not_wait_for_the_next_attempt(model: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which would be longer than the tests wait."""
-    monkeypatch.setattr(endpoint, "LONGEST_WAIT", 9 * PATIENCE_SECONDS)
+    monkeypatch.setattr(openai_client, "LONGEST_WAIT", 9 * PATIENCE_SECONDS)
     with serving(model, troubles=repeat(f"429 after {9 * PATIENCE_SECONDS}")) as server:
         asked = Endpoint(settings_for(server), lambda: len(server.bodies) >= 2)
         assert list(asked.ask_many([HELLO] * 4)) == []

@@ -13,10 +13,11 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from annotation import access, claims, endpoints, selection, store
+from annotation import api, claims, selection, store
 from annotation.database import Database
 from annotation.records import Kind, Prompt, Tag
-from annotation.web import SignedIn
+from annotation.web import access
+from annotation.web.middleware import SignedIn
 from tests.conftest import act, make_response, seed_comparisons, seed_prompts
 
 COOKIE = "session"
@@ -27,7 +28,7 @@ Ask = Callable[..., Card]
 @pytest.fixture
 def person(db: Database) -> Iterator[Callable[[str], Ask]]:
     """Somebody signed in, as a function that asks an endpoint and returns its JSON, with a status that is not 200."""
-    desk = endpoints.Desk(db, lambda: "The model sleeps.")
+    desk = api.Desk(db, lambda: "The model sleeps.")
     app = Starlette(routes=list(desk.routes()))
     app.add_middleware(SignedIn, db=db, cookie=COOKIE)
 
@@ -130,7 +131,7 @@ def test_a_comparison_to_settle_says_so(db: Database, ann: Ask) -> None:
     ann("judge", nonce=ann("card")["nonce"], act=act("tie"))
     claims.adjudicate(db, access.add_account(db, "kim", "admin", "a long enough password").id, comparison_id)
     kim = access.authorise(db, "kim", "admin")
-    assert "annotators disagree" in endpoints.Desk(db).card(kim, {})["notice"]
+    assert "annotators disagree" in api.Desk(db).card(kim, {})["notice"]
 
 
 def test_without_a_comparison_the_card_says_what_is_waited_for(db: Database, ann: Ask) -> None:
@@ -145,7 +146,7 @@ def test_progress_counts_today_in_the_annotators_own_day(
     db: Database, person: Callable[[str], Ask], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     midnight = datetime.now(UTC) - timedelta(hours=23)  # not the real one, which may come while this runs
-    monkeypatch.setattr(endpoints, "day_start", lambda offset: midnight.isoformat(timespec="microseconds"))
+    monkeypatch.setattr(api, "day_start", lambda offset: midnight.isoformat(timespec="microseconds"))
     seed_comparisons(db, 6)
     ann, bob = person("ann"), person("bob")
     for ask, count in ((ann, 3), (bob, 1)):
@@ -155,7 +156,7 @@ def test_progress_counts_today_in_the_annotators_own_day(
     yesterday = datetime.now(UTC) - timedelta(hours=25)
     with db.transaction() as connection:
         connection.execute("UPDATE claim SET created = ? WHERE id = 1", (yesterday.isoformat(timespec="microseconds"),))
-    fresh = endpoints.Desk(db)
+    fresh = api.Desk(db)
     shown = fresh.card(access.authorise(db, "ann", "annotator"), {"utc_offset_minutes": 0})["progress"]
     assert {key: shown[key] for key in ("yours", "everyone")} == {"yours": 3, "everyone": 4}
     assert shown["today"] == 2
@@ -165,7 +166,7 @@ def test_the_day_begins_at_the_annotators_midnight() -> None:
     moments = [datetime(2026, 3, 29, hour, minute, tzinfo=UTC) for hour in range(24) for minute in (0, 59)]
     for offset, now in itertools.product((0, 120, -330, 14 * 60, "x", None, True, 10**9), moments):
         minutes = offset if isinstance(offset, int) and abs(offset) <= 14 * 60 else 0
-        start = datetime.fromisoformat(endpoints.day_start(offset, now))
+        start = datetime.fromisoformat(api.day_start(offset, now))
         local = start + timedelta(minutes=minutes)
         assert (local.hour, local.minute, local.second) == (0, 0, 0)
         assert timedelta(0) <= now - start < timedelta(hours=24)
@@ -659,12 +660,12 @@ def test_who_asked_is_told_when_a_prompt_came_to_nothing(db: Database, person: C
 
 def test_a_desk_without_a_look_at_the_workers_knows_of_no_trouble(db: Database) -> None:
     ann = access.add_account(db, "ann", "annotator", "a long enough password")
-    card = endpoints.Desk(db).card(ann, {})
+    card = api.Desk(db).card(ann, {})
     assert (card["trouble"], card["me"]) == ("", "ann")
 
 
 def test_prompts_that_are_empty_too_long_or_not_wanted_are_refused(db: Database, ann: Ask) -> None:
-    for wrong in ("", "   ", "x" * (endpoints.MAXIMUM_PROMPT + 1), None, 3, ["x"]):
+    for wrong in ("", "   ", "x" * (api.MAXIMUM_PROMPT + 1), None, 3, ["x"]):
         refused = ann("ask", prompt=wrong)
         assert refused["status"] == 409
         assert "1 to 4,000 characters" in refused["error"]

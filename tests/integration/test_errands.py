@@ -22,10 +22,12 @@ from huggingface_hub import constants
 
 from annotation import claims, store
 from annotation.database import Database
-from annotation.incoming.import_process import Importer, State
+from annotation.imports.import_process import Importer, State
 from annotation.records import UserError
-from rlhf import errands, freezing, jobs, keeper, policies, publishing
-from rlhf.errands import (
+from rlhf.data import snapshots
+from rlhf.data.snapshots import Listing
+from rlhf.hub import hub_requests, push_model, token_process
+from rlhf.hub.hub_requests import (
     AskPrices,
     CheckSpace,
     CheckToken,
@@ -38,11 +40,12 @@ from rlhf.errands import (
     PullModel,
     PushData,
 )
-from rlhf.freezing import Listing
-from rlhf.keeper import Desk
-from rlhf.launching import HELD, LAUNCHER, PLACE
-from rlhf.specs import SFTSpec
-from rlhf.tabs.hub import publications_table
+from rlhf.hub.token_launcher import HELD, LAUNCHER, PLACE
+from rlhf.hub.token_process import Desk
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import SFTSpec
+from rlhf.models import registry
+from rlhf.tabs.hub.hub_tab import publications_table
 from tests.conftest import BASE_NAME, act, seed_comparisons
 from tests.hub_server import HubServer
 from tests.hub_sign_in import CHAT_MODEL, SpaceHub
@@ -82,11 +85,11 @@ def with_token(hub: SpaceHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + template)
 
 
-def done(db: Database, request: errands.Request) -> Errand:
+def done(db: Database, request: hub_requests.Request) -> Errand:
     """An errand, asked for and done in this process."""
-    number = errands.ask(db, request, "kim")
-    assert errands.do_next(db, db.path.parent)
-    return errands.get(db, number)
+    number = hub_requests.ask(db, request, "kim")
+    assert hub_requests.do_next(db, db.path.parent)
+    return hub_requests.get(db, number)
 
 
 # ---------------------------------------------------------------------------------------------------------------- rows
@@ -103,13 +106,13 @@ REQUESTS = [
 
 
 def test_every_kind_comes_back_as_it_was_asked_for_in_the_order_of_asking(db: Database) -> None:
-    numbers = [errands.ask(db, request, "kim") for request in REQUESTS]
-    assert {errands.get(db, number).kind for number in numbers} == set(errands.KINDS)
-    taken = [errands.take(db) for _ in REQUESTS]
+    numbers = [hub_requests.ask(db, request, "kim") for request in REQUESTS]
+    assert {hub_requests.get(db, number).kind for number in numbers} == set(hub_requests.KINDS)
+    taken = [hub_requests.take(db) for _ in REQUESTS]
     assert [one.request for one in taken if one is not None] == REQUESTS
-    assert errands.take(db) is None
-    assert [one.id for one in errands.recent(db, 3)] == numbers[:-4:-1]
-    assert errands.any_open(db)
+    assert hub_requests.take(db) is None
+    assert [one.id for one in hub_requests.recent(db, 3)] == numbers[:-4:-1]
+    assert hub_requests.any_open(db)
 
 
 @pytest.mark.parametrize(
@@ -125,20 +128,20 @@ def test_every_kind_comes_back_as_it_was_asked_for_in_the_order_of_asking(db: Da
         (CheckSpace("loop"), "can't be the name of a repository"),
     ],
 )
-def test_what_cannot_be_meant_is_not_recorded(db: Database, request_: errands.Request, words: str) -> None:
+def test_what_cannot_be_meant_is_not_recorded(db: Database, request_: hub_requests.Request, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        errands.ask(db, request_, "kim")
-    assert errands.recent(db) == []
+        hub_requests.ask(db, request_, "kim")
+    assert hub_requests.recent(db) == []
 
 
 def test_what_was_cut_off_is_done_again_but_not_without_end(db: Database) -> None:
-    number = errands.ask(db, CheckToken(), "kim")
-    for _ in range(1 + errands.MOST_REPETITIONS):
-        assert errands.take(db) is not None
-        errands.tell(db, number, {"rows": 1})
-        errands.reopen(db)
-    ended = errands.get(db, number)
-    assert (ended.state, errands.take(db)) == ("failed", None)
+    number = hub_requests.ask(db, CheckToken(), "kim")
+    for _ in range(1 + hub_requests.MOST_REPETITIONS):
+        assert hub_requests.take(db) is not None
+        hub_requests.tell(db, number, {"rows": 1})
+        hub_requests.reopen(db)
+    ended = hub_requests.get(db, number)
+    assert (ended.state, hub_requests.take(db)) == ("failed", None)
     assert "interrupted each time" in ended.message
 
 
@@ -154,7 +157,7 @@ def test_a_model_is_pulled_and_published_and_the_record_says_who_asked(
     assert published.message.startswith("Published ann/mine"), published.message
     assert hub.repos["model", "ann/mine"].private
     assert b"license: mit" in hub.file("model", "ann/mine", "README.md")
-    assert policies.publications(db)[0].published_by == "kim"
+    assert registry.publications(db)[0].published_by == "kim"
 
 
 def test_judgements_are_pushed_with_pseudonyms_or_names(
@@ -175,23 +178,23 @@ def test_judgements_are_pushed_with_pseudonyms_or_names(
 
 
 def test_the_frozen_data_of_a_run_is_pushed(db: Database, data_dir: Path, hub: SpaceHub, with_token: None) -> None:
-    frozen = freezing.store_snapshot(db, data_dir, Listing(demonstration_rows()))
-    run = jobs.enqueue(db, SFTSpec(snapshot=frozen), "kim")
+    frozen = snapshots.store_snapshot(db, data_dir, Listing(demonstration_rows()))
+    run = job_store.enqueue(db, SFTSpec(snapshot=frozen), "kim")
     pushed = done(db, PushData("ann/frozen", run=run))
     assert pushed.message.startswith(f"Published ann/frozen, tag snapshot-{frozen[:12]}"), pushed.message
     assert len(hub.file("dataset", "ann/frozen", "data/train.jsonl").splitlines()) == 12
     assert done(db, PushData("ann/frozen", run=run)).message.startswith("There already: ann/frozen")
-    assert "frozen data" in publications_table(policies.publications(db), {})
+    assert "frozen data" in publications_table(registry.publications(db), {})
 
 
 def test_the_token_and_the_prices(db: Database, hub: SpaceHub, with_token: None) -> None:
     hub.organisations = {"ann": {"lab": "admin"}}
     assert done(db, CheckToken()).message == "The token is ann's. It may write to repositories of ann and lab."
-    assert errands.prices(db) == []
+    assert hub_requests.prices(db) == []
     assert done(db, AskPrices()).result["flavors"][1]["accelerator"] == "1 × T4, 16 GB"
     hub.fail("GET", "/api/jobs/hardware", 500)
     assert "trouble of its own" in done(db, AskPrices()).message
-    basic, gpu = errands.prices(db)
+    basic, gpu = hub_requests.prices(db)
     assert basic == Flavor("cpu-basic", "CPU Basic", pytest.approx(0.01))
     assert gpu.price_per_hour == pytest.approx(0.4)
 
@@ -221,15 +224,17 @@ def test_what_goes_wrong_is_a_sentence_without_the_token_and_the_desk_goes_on(
     def broken(*_: Any) -> None:
         raise ZeroDivisionError(f"with {TOKEN}")
 
-    monkeypatch.setattr(publishing, "publish", broken)
-    refused = errands.ask(db, PullModel("bob/nothing"), "kim")
-    bug = errands.ask(db, PublishModel("x", "ann/x"), "kim")
-    last = errands.ask(db, CheckToken(), "kim")
-    Desk(data_dir, partial(errands.do_next, data_dir=data_dir)).start()
-    wait_until("the last", lambda: not errands.get(db, last).is_open)
-    assert "there is no such repository" in errands.get(db, refused).message
-    assert errands.get(db, bug).message.startswith("An error of Prefloop's own ended it (ZeroDivisionError: with [")
-    assert errands.get(db, last).state == "done"
+    monkeypatch.setattr(push_model, "publish", broken)
+    refused = hub_requests.ask(db, PullModel("bob/nothing"), "kim")
+    bug = hub_requests.ask(db, PublishModel("x", "ann/x"), "kim")
+    last = hub_requests.ask(db, CheckToken(), "kim")
+    Desk(data_dir, partial(hub_requests.do_next, data_dir=data_dir)).start()
+    wait_until("the last", lambda: not hub_requests.get(db, last).is_open)
+    assert "there is no such repository" in hub_requests.get(db, refused).message
+    assert hub_requests.get(db, bug).message.startswith(
+        "An error of Prefloop's own ended it (ZeroDivisionError: with ["
+    )
+    assert hub_requests.get(db, last).state == "done"
     assert not any(TOKEN in str(row) for row in db.rows("SELECT * FROM errand"))
 
 
@@ -243,7 +248,7 @@ def test_two_desks_do_not_wait_for_each_other(db: Database, data_dir: Path) -> N
 
     Desk(data_dir, slow).start()
     assert begun.wait(PATIENCE_SECONDS)
-    assert len(keeper.desks(data_dir)) >= 2
+    assert len(token_process.desks(data_dir)) >= 2
     quick = threading.Event()
     Desk(data_dir, lambda own: bool(quick.set())).start()
     assert quick.wait(PATIENCE_SECONDS)
@@ -267,12 +272,12 @@ def test_with_a_token_and_without_copies_what_the_web_server_asks_is_done_and_it
     project: Path, db: Database, hub: SpaceHub
 ) -> None:
     with running(project, told(hub)) as program:
-        web, holder = program.part("app.py"), program.part("rlhf.keeper")
+        web, holder = program.part("app.py"), program.part("rlhf.hub.token_process")
         assert TOKEN.encode() not in environment_of(web)
         assert f"{HELD}=1".encode() in environment_of(web)
-        number = errands.ask(db, CheckToken(), "kim")
-        wait_until("the errand", lambda: errands.get(db, number).state == "done")
-        assert "The token is ann's" in errands.get(db, number).message
+        number = hub_requests.ask(db, CheckToken(), "kim")
+        wait_until("the errand", lambda: hub_requests.get(db, number).state == "done")
+        assert "The token is ann's" in hub_requests.get(db, number).message
 
         importer = Importer(db, ImportRun.start)
         source = ["--hub", "--", "ann/secret"]
@@ -290,20 +295,20 @@ def test_with_a_token_and_without_copies_what_the_web_server_asks_is_done_and_it
         assert TOKEN not in program.log.read_text()
         hub.fail("GET", "/api/datasets/", "hang", times=9)
         importer.start("look", source, [])
-        wait_until("its start", lambda: errands.newest(db, "import", state="doing"))
+        wait_until("its start", lambda: hub_requests.newest(db, "import", state="doing"))
         importer.cancel()
         assert "was cancelled. Nothing was imported" in finished(importer).error
 
         hub.fail("GET", "/api/whoami-v2", "hang", times=9)
-        cut = errands.ask(db, CheckToken(), "kim")
-        wait_until("its start", lambda: errands.get(db, cut).state == "doing")
+        cut = hub_requests.ask(db, CheckToken(), "kim")
+        wait_until("its start", lambda: hub_requests.get(db, cut).state == "doing")
         program.process.send_signal(signal.SIGTERM)
         assert program.process.wait(PATIENCE_SECONDS) == 0
         assert not any(process.is_running() for process in program.family)
         assert "not finished" not in program.log.read_text()
-    assert errands.get(db, cut).state == "doing"
-    errands.reopen(db)
-    assert errands.take(db) is not None
+    assert hub_requests.get(db, cut).state == "doing"
+    hub_requests.reopen(db)
+    assert hub_requests.take(db) is not None
 
 
 def children_until(holder: psutil.Process, ended: Callable[[], bool]) -> set[int]:
@@ -321,7 +326,7 @@ def test_what_runs_an_import_with_the_token_keeps_others_from_reading_it(db: Dat
     code += (
         "; own.main = lambda arguments: print(arguments, ctypes.CDLL(None).prctl(3)) or 0; keeper.main(sys.argv[1:])"
     )
-    command = errands.import_command(data_dir, ["--look", "--", "x"])
+    command = hub_requests.import_command(data_dir, ["--look", "--", "x"])
     given = command[command.index("--data") :]
     done = subprocess.run(
         [sys.executable, "-c", code, *given],
@@ -340,7 +345,7 @@ def test_an_import_that_nobody_has_taken_up_ends_when_it_is_cancelled(db: Databa
     importer.start("look", ["--hub", "--", "ann/secret"], [])
     importer.cancel()
     assert "was cancelled" in finished(importer).error
-    assert errands.take(db) is None
+    assert hub_requests.take(db) is None
 
 
 def test_a_file_on_this_server_needs_no_errand(db: Database, tmp_path: Path) -> None:
@@ -349,4 +354,4 @@ def test_a_file_on_this_server_needs_no_errand(db: Database, tmp_path: Path) -> 
     importer = Importer(db, ImportRun.start)
     importer.start("look", ["--", str(path)], [])
     assert finished(importer).status == "finished"
-    assert errands.recent(db) == []
+    assert hub_requests.recent(db) == []

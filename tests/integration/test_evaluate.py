@@ -16,15 +16,18 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from annotation import claims, store
-from annotation.measuring.analysis import wilson_interval
+from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import Prompt, Sampling
-from rlhf import heldout, jobs, judges, policies
-from rlhf.artifacts import directory_sha256
-from rlhf.freezing import Listing, store_snapshot
-from rlhf.models import Policies, load_quantised
-from rlhf.rows import answer_ids, load_snapshot
-from rlhf.specs import EvaluateSpec, to_json
-from rlhf.worker import Run, perform
+from rlhf.data import held_out_sets
+from rlhf.data.snapshots import Listing, store_snapshot
+from rlhf.jobs import job_store
+from rlhf.jobs.artifacts import directory_sha256
+from rlhf.jobs.specs import EvaluateSpec, to_json
+from rlhf.jobs.worker import Run, perform
+from rlhf.judges import judge_store
+from rlhf.models import registry
+from rlhf.models.loading import Policies, load_quantised
+from rlhf.models.tokenize import answer_ids, load_snapshot
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
 
 SAMPLING = Sampling(max_new_tokens=16)
@@ -51,7 +54,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any) -> Iterat
         done = machine.command("run", str(path))
         assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout[done.stdout.index("\n{") :])
-    assert report == jobs.recent(machine.db, ("evaluate",), 1)[0].result
+    assert report == job_store.recent(machine.db, ("evaluate",), 1)[0].result
     yield Checked(machine, report)
     machine.db.close()
 
@@ -66,7 +69,7 @@ def check(machine: Machine, spec: EvaluateSpec) -> dict[str, Any]:
 
 def answers(machine: Machine, revision: str) -> list[dict[str, Any]]:
     """A policy's answers to held-out prompts."""
-    return store.evaluation_responses(machine.db, policies.by_revision(machine.db, revision).id)
+    return store.evaluation_responses(machine.db, registry.by_revision(machine.db, revision).id)
 
 
 # -------------------------------------------------------------------------------------------------------- the report
@@ -106,7 +109,7 @@ def test_every_policy_answers_every_held_out_prompt_with_the_same_seed(checked: 
 
 
 @torch.no_grad()
-def plain_logps(models: Policies, policy: policies.Policy, prompt: list[int], answer: list[int]) -> torch.Tensor:
+def plain_logps(models: Policies, policy: registry.Policy, prompt: list[int], answer: list[int]) -> torch.Tensor:
     """(answer tokens, vocabulary) log-probabilities from one plain forward pass."""
     logits = models.use(policy)(input_ids=torch.tensor([prompt + answer])).logits[0].float()
     return logits[len(prompt) - 1 : -1].log_softmax(-1)
@@ -116,7 +119,7 @@ def test_kl_and_likelihood_of_each_answer_equal_the_definition(checked: Checked)
     """One answer at a time without padding, the sums over the vocabulary written out; within bfloat16."""
     machine = checked.machine
     models = Policies(machine.db, machine.data_dir, machine.model)
-    candidate, base = (policies.by_revision(machine.db, revision) for revision in ("dpo-1", "base"))
+    candidate, base = (registry.by_revision(machine.db, revision) for revision in ("dpo-1", "base"))
     rows = answers(machine, "dpo-1")
     for row in rows:
         prompt = machine.tokenizer(row["rendered_prompt"], add_special_tokens=False)["input_ids"]
@@ -134,8 +137,8 @@ def test_kl_and_likelihood_of_each_answer_equal_the_definition(checked: Checked)
 def pairs_right(machine: Machine) -> dict[int, list[bool]]:
     """By comparison: which pairs of the last check's held-out data the candidate gets right, one answer at a time."""
     models = Policies(machine.db, machine.data_dir, machine.model)
-    candidate, base = (policies.by_revision(machine.db, revision) for revision in ("dpo-1", "base"))
-    spec = jobs.recent(machine.db, ("evaluate",), 1)[0].spec
+    candidate, base = (registry.by_revision(machine.db, revision) for revision in ("dpo-1", "base"))
+    spec = job_store.recent(machine.db, ("evaluate",), 1)[0].spec
     assert isinstance(spec, EvaluateSpec)
     rows = [row for row in load_snapshot(machine.data_dir, spec.snapshot) if row["split"] == "held-out"]
     right: dict[int, list[bool]] = {}
@@ -214,7 +217,7 @@ def test_perplexity_is_that_of_the_text_read_paragraph_by_paragraph(checked: Che
     machine = checked.machine
     models = Policies(machine.db, machine.data_dir, machine.model)
     text = Path("annotation/examples/plain_text.txt").read_text("utf-8")
-    base, logps = policies.by_revision(machine.db, "base"), []
+    base, logps = registry.by_revision(machine.db, "base"), []
     for paragraph in text.strip().split("\n\n"):
         ids = machine.tokenizer(paragraph.strip(), add_special_tokens=False)["input_ids"]
         table = plain_logps(models, base, [machine.tokenizer.eos_token_id], ids)
@@ -225,14 +228,14 @@ def test_perplexity_is_that_of_the_text_read_paragraph_by_paragraph(checked: Che
 
 def test_judges_compare_the_candidate_with_every_other_policy_and_identical_answers_are_ties(checked: Checked) -> None:
     machine = checked.machine
-    judges.add(machine.db, "letters", "local", {"model": "base"}, "owner")
-    judges.write_rubric(machine.db, "Which is better?", ("Shorter is better.",), 0, "owner")
+    judge_store.add(machine.db, "letters", "local", {"model": "base"}, "owner")
+    judge_store.write_rubric(machine.db, "Which is better?", ("Shorter is better.",), 0, "owner")
     report = check(machine, replace(CHECK, judges="letters"))
     rate = report["win_rates"]["base"]["letters"]
-    candidate, judge = policies.by_revision(machine.db, "dpo-1"), judges.by_name(machine.db, "letters")
+    candidate, judge = registry.by_revision(machine.db, "dpo-1"), judge_store.by_name(machine.db, "letters")
     prompts = store.prompts(machine.db, "held-out")
     ids = {row["id"] for row in store.answers_of_check(machine.db, candidate.id, prompts, CHECK.seed, SAMPLING)}
-    everything = judges.faced(machine.db, candidate.id, 1, judge.id)
+    everything = judge_store.faced(machine.db, candidate.id, 1, judge.id)
     faced = [one for one in everything if one.response_id in ids]
     own, other = (
         [row["text"].strip() for row in store.answers_of_check(machine.db, number, prompts, CHECK.seed, SAMPLING)]
@@ -254,7 +257,7 @@ def test_judges_compare_the_candidate_with_every_other_policy_and_identical_answ
 
 def test_a_candidate_that_was_trained_on_held_out_prompts_is_not_measured(checked: Checked) -> None:
     machine = checked.machine
-    trained = load_snapshot(machine.data_dir, jobs.recent(machine.db, ("dpo",), 1)[0].spec.snapshot)  # type: ignore[union-attr]
+    trained = load_snapshot(machine.data_dir, job_store.recent(machine.db, ("dpo",), 1)[0].spec.snapshot)  # type: ignore[union-attr]
     seen = next(row for row in trained if row["split"] == "train")
     rows = [{"prompt_id": seen["prompt_id"], "split": "held-out", "messages": seen["messages"]}]
     leaked = store_snapshot(machine.db, machine.data_dir, Listing(rows))
@@ -266,22 +269,22 @@ def test_a_candidate_that_was_trained_on_held_out_prompts_is_not_measured(checke
 def test_a_cancelled_check_keeps_its_answers_and_goes_on_from_them(checked: Checked) -> None:
     machine = checked.machine
     job_id = machine.submit(replace(CHECK, seed=500))
-    job = jobs.claim(machine.db, job_id, "w")
+    job = job_store.claim(machine.db, job_id, "w")
     assert job is not None
     run = Run(machine.db, machine.data_dir, job, "w")
     real_report = run.report
 
     def report_then_cancel(step: int, *rest: Any) -> None:
         if step >= 4:
-            jobs.cancel(machine.db, job_id)
+            job_store.cancel(machine.db, job_id)
         real_report(step, *rest)
 
     run.report = report_then_cancel  # type: ignore[method-assign]
     perform(run, job.spec)
-    assert jobs.get(machine.db, job_id).status == "cancelled"
+    assert job_store.get(machine.db, job_id).status == "cancelled"
     drawn = [row["id"] for row in answers(machine, "dpo-1") if row["seed"] in range(500, 506)]
     assert 0 < len(drawn) < 6
-    jobs.resume(machine.db, job_id)
+    job_store.resume(machine.db, job_id)
     assert machine.perform(job_id).status == "finished"
     after = [row["id"] for row in answers(machine, "dpo-1") if row["seed"] in range(500, 506)]
     assert after[: len(drawn)] == drawn
@@ -329,11 +332,11 @@ def test_held_out_prompts_that_the_model_can_not_be_given_are_left_out_and_logge
     report = check(machine, spec)
     assert report["prompts"] == 1
     assert [(row["prompt_id"], row["seed"]) for row in answers(machine, "base")] == [(2, spec.seed + 1)]
-    assert any("1 of 2 held-out prompts can't be answered" in line for line in jobs.log_tail(machine.db, 1))
+    assert any("1 of 2 held-out prompts can't be answered" in line for line in job_store.log_tail(machine.db, 1))
 
     with machine.db.transaction() as connection:
         connection.execute("UPDATE prompt SET split = 'train' WHERE id = 2")
-    heldout.renew(machine.db, machine.data_dir, 6)
+    held_out_sets.renew(machine.db, machine.data_dir, 6)
     job = machine.perform(machine.submit(spec))
     assert job.status == "failed"
     assert "no held-out prompt that this model can answer" in job.message

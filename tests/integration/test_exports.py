@@ -22,14 +22,15 @@ import httpx
 import pytest
 
 import app
-from annotation import access, claims, store
+from annotation import claims, store
 from annotation.database import Database, open_database
-from annotation.outgoing import export_command, export_files, writing
-from annotation.outgoing.formats import CONTAINERS, FORMATS, LICENCES, Filters, Request, original
+from annotation.exports import export_command, export_files, writing
+from annotation.exports.formats import CONTAINERS, FORMATS, LICENCES, Filters, Request, original
 from annotation.records import Prompt, UserError, now
-from annotation.tabs import exporting as tab
+from annotation.tabs import export_form as tab
 from annotation.tabs.guard import Context
-from rlhf import policies
+from annotation.web import access
+from rlhf.models import registry
 from tests.archive_fixtures import populate
 from tests.conftest import BASE_NAME, act, make_response, measure_nobody
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, wait_until
@@ -41,7 +42,7 @@ TRAINABLE = ("preference", "preference-plain", "kto", "reward", "sft")
 # ------------------------------------------------------------------------------------------------------------- the data
 def judge_all(db: Database) -> None:
     """Three annotators judge nine comparisons: six trained on, three held out; one edits, one demonstrates."""
-    policies.ensure_base(db, BASE_NAME)
+    registry.ensure_base(db, BASE_NAME)
     measure_nobody(db)
     store.set_project(db, store.Project(overlap=3, gold_share=0, re_ask_share=0))
     store.write_guidelines(db, "Prefer the *clear* answer.", "kim")
@@ -441,7 +442,7 @@ def test_what_was_exported_and_imported_elsewhere_is_exported_the_same(
 
 
 def test_neither_the_page_nor_the_command_line_loads_what_only_writing_needs() -> None:
-    code = """import sys, annotation.tabs.exporting, annotation.__main__
+    code = """import sys, annotation.tabs.export_form, annotation.__main__
 print([name for name in ("datasets", "torch", "transformers", "trl", "pyarrow.parquet") if name in sys.modules])"""
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True

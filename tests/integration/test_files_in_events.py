@@ -17,11 +17,11 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import app
-from annotation import access
 from annotation.database import Database, open_database
-from annotation.gradio_door import GradioDoor
-from annotation.web import ANNOTATOR_KEY
-from rlhf import policies
+from annotation.web import access
+from annotation.web.gradio_allowlist import GradioDoor
+from annotation.web.middleware import ANNOTATOR_KEY
+from rlhf.models import registry
 from tests.attack.target import META, SECRET, spellings, ways_in
 from tests.conftest import BASE_NAME
 
@@ -54,7 +54,7 @@ class Program:
 def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     folder = tmp_path_factory.mktemp("files")
     db = open_database(folder / "data")
-    policies.ensure_base(db, BASE_NAME)
+    registry.ensure_base(db, BASE_NAME)
     for name, role in (("ann", "annotator"), ("kim", "admin"), ("lee", "admin")):
         access.add_account(db, name, role, PASSWORD)
     secret = folder / "secret.txt"

@@ -13,18 +13,21 @@ import gradio as gr
 import pytest
 
 from annotation import store
-from annotation.measuring import quality
+from annotation.metrics import quality
 from annotation.records import Prompt, UserError, now
 from annotation.tabs.guard import Context
-from rlhf import errands, jobs, loop, policies, prospects, rentals
-from rlhf.curves import short_number
-from rlhf.fields import FORMS
-from rlhf.launching import HELD
-from rlhf.policies import Policy
-from rlhf.rows import tokenise_pairs
-from rlhf.specs import DPOSpec, MeasureSpec, PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec, from_json
-from rlhf.tabs import automatic, train
-from rlhf.tabs.forms import FormPage
+from rlhf.hub import hub_requests, rental_store
+from rlhf.hub.token_launcher import HELD
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import DPOSpec, MeasureSpec, PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec, from_json
+from rlhf.models import registry
+from rlhf.models.registry import Policy
+from rlhf.models.tokenize import tokenise_pairs
+from rlhf.submission import job_submission, preflight
+from rlhf.submission.form_fields import FORMS
+from rlhf.tabs.runs.curves import short_number
+from rlhf.tabs.train import automatic_training, train_tab
+from rlhf.tabs.train.training_form import FormPage
 from tests.demonstrations import demonstrate
 from tests.machine_fixtures import Machine, make_machine
 
@@ -92,11 +95,11 @@ class Session:
         self.ticked = self.ticked if ticked is None else ticked
         return self.take(self.call(f"view_{self.page.form.name}", *self.asked))
 
-    def start(self) -> jobs.Job:
+    def start(self) -> job_store.Job:
         """Press the button that starts; returns the queued job."""
         name = self.page.form.name
         self.call("start_training" if name == "dpo" else f"start_{name}", *self.asked)
-        return jobs.queue(self.context.db)[-1]
+        return job_store.queue(self.context.db)[-1]
 
     def text(self, part: str) -> str:
         """What a part shows."""
@@ -124,7 +127,7 @@ def handler_of(block: Any) -> Any:
 def sessions_of(context: Context) -> dict[str, Session]:
     """A person's session on each form of a page that was just loaded."""
     with gr.Blocks() as demo, gr.Tabs(), gr.Tab("Train"):
-        pages = train.build(demo, context)
+        pages = train_tab.build(demo, context)
     first = {page.form.name: {name: page.form.described[name][0] for name in page.form.names} for page in pages}
     return {page.form.name: Session(context, demo, page, first[page.form.name]) for page in pages}
 
@@ -172,9 +175,9 @@ def add_reward(machine: Machine, accuracy: float | None, method: str = "lora") -
     }
     spec = replace(RewardModelSpec(), method="qlora" if method == "qlora" else "lora", lora_r=4)
     job_id = machine.submit(spec)
-    assert jobs.claim(machine.db, job_id, "w") is not None
-    assert jobs.finish(machine.db, job_id, "w", {"health": health})
-    return policies.add(
+    assert job_store.claim(machine.db, job_id, "w") is not None
+    assert job_store.finish(machine.db, job_id, "w", {"health": health})
+    return registry.add(
         machine.db,
         revision=f"reward-model-{job_id}",
         method="reward_model",
@@ -227,7 +230,7 @@ def test_fields_without_meaning_are_not_there(ready: Machine) -> None:
     assert not session.there("virtual_tokens")
     assert not session.there("Prompt tuning")
     assert not session.there("flip_rate")
-    several = prospects.Prospects(ready.db, ready.data_dir, str(ready.model)).shares_steps()
+    several = preflight.Prospects(ready.db, ready.data_dir, str(ready.model)).shares_steps()
     assert session.there("processes") == several
     changed = session.change({"method": "prompt", "loss": "robust"})
     assert [changed[name]["visible"] for name in ("virtual_tokens", "Prompt tuning", "flip_rate")] == [True] * 3
@@ -285,7 +288,7 @@ def test_what_is_started_is_the_spec_that_was_shown(ready: Machine, name: str) -
 def test_after_the_start_the_runs_are_looked_at(ready: Machine) -> None:
     session = opened(ready, "dpo")
     said, in_runs, selector, tabs = session.call("start_training", *session.asked)
-    assert f"Job {jobs.queue(ready.db)[-1].id} is queued" in said
+    assert f"Job {job_store.queue(ready.db)[-1].id} is queued" in said
     assert in_runs == said
     assert selector["value"] == "latest"
     assert tabs.selected == "runs"
@@ -315,11 +318,11 @@ def test_what_cannot_work_is_said_and_the_start_is_off(
     assert reason in unescape(session.text("troubles"))
     assert not session.can_start
     assert not session.shown["measure"]["interactive"]
-    before = jobs.recent(ready.db, jobs.TRAINING)
+    before = job_store.recent(ready.db, job_store.TRAINING)
     for press in (session.start, lambda: session.call(f"measure_{name}", *session.asked)):
         with pytest.raises(gr.Error):
             press()
-    assert jobs.recent(ready.db, jobs.TRAINING) == before
+    assert job_store.recent(ready.db, job_store.TRAINING) == before
     session.change({name: session.page.form.described[name][0] for name in values} | QUICK[name])
     assert session.can_start, "mended, it can be started"
 
@@ -391,13 +394,13 @@ def test_a_word_given_for_another_reward_model_does_not_count_at_the_start(machi
     session.values["reward_model"] = worse.revision
     with pytest.raises(gr.Error, match=r"42\.1%"):
         session.start()
-    assert jobs.queue(machine.db) == []
+    assert job_store.queue(machine.db) == []
 
 
 # ----------------------------------------------------------------------------------------------------------------- rows
 def test_a_row_is_shown_as_the_worker_is_fed_it(ready: Machine) -> None:
     session = opened(ready, "dpo")
-    rows = [row for row in loop.rows_of(ready.db, DPOSpec()) if row["split"] == "held-out"]
+    rows = [row for row in job_submission.rows_of(ready.db, DPOSpec()) if row["split"] == "held-out"]
     items, _ = tokenise_pairs(ready.tokenizer, rows, 512)
     number, html = session.call("show_dpo", "held-out", 2, *session.values.values())
     assert number == 2
@@ -455,7 +458,7 @@ def test_a_measured_step_has_the_parameters_that_were_estimated_and_gives_the_ti
     session.change(QUICK[name])
     session.change(ticked=session.there("accept"))
     said = session.call(f"measure_{name}", *session.asked)
-    job = jobs.queue(machine.db)[-1]
+    job = job_store.queue(machine.db)[-1]
     assert f"Job {job.id} is queued" in said
     assert isinstance(job.spec, MeasureSpec)
     measured = from_json(job.spec.training)
@@ -494,25 +497,25 @@ def test_a_new_run_from_an_adapter_fills_in_its_parent_and_shape(machine: Machin
 
 # ----------------------------------------------------------------------------------------------------------- the rest
 def test_the_automatic_training_is_stored(machine: Machine) -> None:
-    assert "after every 30" in automatic.save(machine.db, True, 30, "dpo")
+    assert "after every 30" in automatic_training.save(machine.db, True, 30, "dpo")
     assert store.setting(machine.db, "auto_train", None) == {"on": True, "every": 30, "method": "dpo"}
     for wrong in (None, 0, 2.5):
         with pytest.raises(UserError, match="whole number"):
-            automatic.save(machine.db, True, wrong, "dpo")
+            automatic_training.save(machine.db, True, wrong, "dpo")
     session = opened(machine, "dpo")
     on, every, method, said = session.call("open_auto_train")
     assert (on, every, method) == (True, 30, "dpo")
     with pytest.raises(UserError, match="Choose how to train"):
-        automatic.save(machine.db, True, 30, "luck")
+        automatic_training.save(machine.db, True, 30, "luck")
     assert "after every 30" in said
     assert "Off" in session.call("save_auto_train", False, 30, "ppo")
 
 
 def test_automatic_training_that_can_not_start_says_why(machine: Machine) -> None:
-    automatic.save(machine.db, True, 30, "dpo")
+    automatic_training.save(machine.db, True, 30, "dpo")
     assert "At the moment none can start" not in opened(machine, "dpo").call("open_auto_train")[3]
     job_id = machine.submit(SFTSpec(method="lora", lora_init="pissa"))
-    made = policies.add(
+    made = registry.add(
         machine.db,
         revision="sft-1",
         method="sft",
@@ -522,7 +525,7 @@ def test_automatic_training_that_can_not_start_says_why(machine: Machine) -> Non
         path="adapters/sft-1",
         sha256="0",
     )
-    policies.promote(machine.db, made.revision, OWNER)
+    registry.promote(machine.db, made.revision, OWNER)
     said = opened(machine, "dpo").call("open_auto_train")[3]
     assert "At the moment none can start" in said
     assert "The parent sft-1 began with PiSSA" in said
@@ -534,10 +537,10 @@ def test_hardware_is_rented_only_on_terms_that_were_shown(machine: Machine, monk
     with pytest.raises(gr.Error, match="Nobody has a token for the Hub here"):
         session.call("ask_to_rent_sft", "t4-small", 0.4, 2, "")
     monkeypatch.setenv(HELD, "1")
-    errand = errands.ask(machine.db, errands.AskPrices(), "kim")
+    errand = hub_requests.ask(machine.db, hub_requests.AskPrices(), "kim")
     flavor = {"name": "t4-small", "label": "Nvidia T4 - small", "price_per_hour": 0.4}
-    errands.take(machine.db)
-    errands.finish(machine.db, errand, "done", "", {"flavors": [flavor]})
+    hub_requests.take(machine.db)
+    hub_requests.finish(machine.db, errand, "done", "", {"flavors": [flavor]})
     assert session.call("list_sft")["choices"] == [("Nvidia T4 - small (t4-small): $0.40 an hour", "t4-small")]
     assert session.call("price_sft", "t4-small")[0] == 0.4
     for wrong in (float("nan"), -1, None, "1"):
@@ -548,27 +551,27 @@ def test_hardware_is_rented_only_on_terms_that_were_shown(machine: Machine, monk
     assert (answers["visible"], spend["value"]) == (True, "Spend up to $0.80")
     with pytest.raises(gr.Error, match="Nothing was agreed to yet"):
         session.call("rent_sft", None, *session.asked)
-    assert not jobs.elsewhere(machine.db)
+    assert not job_store.elsewhere(machine.db)
     cleared = session.call("rent_sft", agreed, *session.asked)
-    assert (cleared[1]["visible"], cleared[3], cleared[-1].selected) == (False, None, train.RUNS)
-    (job,) = jobs.elsewhere(machine.db)
-    assert (job.flavor, job.kind, jobs.queue(machine.db)) == ("t4-small", "sft", [])
-    rental = rentals.get(machine.db, job.id)
+    assert (cleared[1]["visible"], cleared[3], cleared[-1].selected) == (False, None, train_tab.RUNS)
+    (job,) = job_store.elsewhere(machine.db)
+    assert (job.flavor, job.kind, job_store.queue(machine.db)) == ("t4-small", "sft", [])
+    rental = rental_store.get(machine.db, job.id)
     assert (rental.price_per_hour, rental.hours, rental.namespace) == (0.4, 2.0, "acme")
     # Nothing here waits for it.
     here = session.start()
-    assert jobs.ahead(machine.db, here) == []
+    assert job_store.ahead(machine.db, here) == []
 
 
 def test_annotators_are_refused_and_the_page_they_are_sent_tells_nothing(ready: Machine) -> None:
     session = opened(ready, "dpo")
-    before = jobs.recent(ready.db, jobs.TRAINING)
+    before = job_store.recent(ready.db, job_store.TRAINING)
     for block in session.demo.fns.values():
         with pytest.raises(gr.Error, match="Only an admin"):
             handler_of(block)(gr.Request(username="ann"), *(None for _ in block.inputs))
-    assert jobs.recent(ready.db, jobs.TRAINING) == before
+    assert job_store.recent(ready.db, job_store.TRAINING) == before
     sent = str(session.demo.get_config_file())
-    judge = prospects.rewards(ready.db)[0][1]
+    judge = preflight.rewards(ready.db)[0][1]
     for secret in (judge, str(ready.data_dir), str(ready.model), OWNER):
         assert secret not in sent
 

@@ -24,14 +24,15 @@ from peft import LoraConfig, get_peft_model
 from annotation import claims, store
 from annotation.records import Claim, Prompt, Sampling, Split, UserError
 from app import answering_trouble
-from rlhf import jobs, policies
-from rlhf.algorithms import generate
-from rlhf.algorithms.generate import next_splits, seed_of
-from rlhf.artifacts import directory_sha256
-from rlhf.models import load_quantised
-from rlhf.specs import EvaluateSpec, GenerateSpec, SFTSpec
-from rlhf.supervisor import Supervisor, family
-from rlhf.worker import Run, perform
+from rlhf.generation import resident_worker
+from rlhf.generation.resident_worker import next_splits, seed_of
+from rlhf.jobs import job_store
+from rlhf.jobs.artifacts import directory_sha256
+from rlhf.jobs.specs import EvaluateSpec, GenerateSpec, SFTSpec
+from rlhf.jobs.worker import Run, perform
+from rlhf.loop.supervisor import Supervisor, family
+from rlhf.models import registry
+from rlhf.models.loading import load_quantised
 from tests.conftest import act
 from tests.machine_fixtures import PATIENCE_SECONDS, QUICK_DPO, ROOT, Machine, Pace, make_machine, wait_until
 from tests.run_fixtures import hold
@@ -46,7 +47,7 @@ def stocked(machine: Machine) -> Machine:
     return machine
 
 
-def add_adapter(machine: Machine, revision: str) -> policies.Policy:
+def add_adapter(machine: Machine, revision: str) -> registry.Policy:
     """A candidate whose adapter does something."""
     config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(load_quantised(machine.model), config)
@@ -62,12 +63,12 @@ def add_adapter(machine: Machine, revision: str) -> policies.Policy:
                VALUES (?, 'dpo', ?, 1, ?, ?, 'candidate', '')""",
             (revision, str(machine.model), path, directory_sha256(machine.data_dir / path)),
         )
-    return policies.by_revision(machine.db, revision)
+    return registry.by_revision(machine.db, revision)
 
 
 def stock(machine: Machine, revision: str = "base") -> dict[Split, int]:
     """Comparisons by a policy that wait for a judgement."""
-    return store.buffer_sizes(machine.db, policies.by_revision(machine.db, revision).id)
+    return store.buffer_sizes(machine.db, registry.by_revision(machine.db, revision).id)
 
 
 def responses(machine: Machine, revision: str) -> list[dict[str, Any]]:
@@ -150,7 +151,7 @@ def test_imported_and_failed_comparisons_do_not_shift_the_share_that_is_held_out
 
 def test_a_damaged_serving_adapter_fails_the_worker_with_a_sentence(stocked: Machine) -> None:
     policy = add_adapter(stocked, "torn")
-    policies.promote(stocked.db, "torn", "ann")
+    registry.promote(stocked.db, "torn", "ann")
     (stocked.data_dir / (policy.path or "") / "adapter_config.json").write_text("{}")
     job = stocked.perform(stocked.submit(RESIDENT))
     assert job.status == "failed"
@@ -201,7 +202,7 @@ def test_prompts_that_the_model_can_not_be_given_are_passed_over(tiny_model: Pat
     answered = machine.db.rows("SELECT DISTINCT p.messages FROM comparison c JOIN prompt p ON p.id = c.prompt_id")
     asked_for = {message["content"] for row in answered for message in json.loads(row["messages"])}
     assert asked_for == {question["content"] for question in questions}
-    (line,) = [line for line in jobs.log_tail(machine.db, job.id, 40) if "can't be answered: 1" in line]
+    (line,) = [line for line in job_store.log_tail(machine.db, job.id, 40) if "can't be answered: 1" in line]
     assert "no system role" in line or "leaves no room for 12 more in a context of 1024" in line
 
     asked = store.ask(machine.db, machine.annotator.id, conversations[4])
@@ -237,7 +238,7 @@ def resident(machine: Machine, spec: GenerateSpec, *tokens: int) -> Iterator[Pac
 
     It looks for what people ask between any two tokens.
     """
-    job = jobs.claim(machine.db, machine.submit(spec), "w")
+    job = job_store.claim(machine.db, machine.submit(spec), "w")
     assert job is not None
     worker, pace = Run(machine.db, machine.data_dir, job, "w"), Pace(tokens)
 
@@ -247,9 +248,9 @@ def resident(machine: Machine, spec: GenerateSpec, *tokens: int) -> Iterator[Pac
 
     thread = threading.Thread(target=work)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(generate, "draw", pace.draw)
-        patched.setattr(generate, "LOOK_SECONDS", 0.0)
-        patched.setattr(generate, "GLANCE_SECONDS", 0.001)
+        patched.setattr(resident_worker, "draw", pace.draw)
+        patched.setattr(resident_worker, "LOOK_SECONDS", 0.0)
+        patched.setattr(resident_worker, "GLANCE_SECONDS", 0.001)
         thread.start()
         try:
             yield pace
@@ -257,7 +258,7 @@ def resident(machine: Machine, spec: GenerateSpec, *tokens: int) -> Iterator[Pac
             worker.terminated.set()
             pace.let_go()
             thread.join(PATIENCE_SECONDS)
-    assert jobs.get(machine.db, job.id).status == "lost", "it ends as a worker that was told to stop"
+    assert job_store.get(machine.db, job.id).status == "lost", "it ends as a worker that was told to stop"
 
 
 def state_of(machine: Machine, comparison_id: int) -> str:
@@ -365,11 +366,11 @@ def test_what_a_killed_worker_was_writing_is_marked_by_the_next_one(stocked: Mac
 
 def test_a_draw_that_fails_marks_its_comparison_and_the_job(stocked: Machine) -> None:
     """With a limit that no draw can have, which a stored spec would have been refused for."""
-    job = jobs.claim(stocked.db, stocked.submit(RESIDENT), "w")
+    job = job_store.claim(stocked.db, stocked.submit(RESIDENT), "w")
     assert job is not None
     impossible = replace(RESIDENT, model=str(stocked.model), sampling=Sampling(max_new_tokens=-1))
     assert perform(Run(stocked.db, stocked.data_dir, job, "w"), impossible) == 1
-    assert jobs.get(stocked.db, job.id).status == "failed"
+    assert job_store.get(stocked.db, job.id).status == "failed"
     assert stocked.db.rows("SELECT state FROM comparison") == [{"state": "failed"}]
     assert stocked.db.rows("SELECT DISTINCT state FROM response") == [{"state": "failed"}]
 
@@ -381,7 +382,7 @@ def test_a_promotion_lets_the_answers_that_people_watch_end(long: Machine) -> No
         pace.until_held()
         claim = claims.claim_next(long.db, long.annotator.id)
         assert claim is not None
-        policies.promote(long.db, "next", "ann")
+        registry.promote(long.db, "next", "ann")
         pace.go_on()
         wait_until("its end", lambda: state_of(long, claim.comparison_id) == "ready")
         assert {row["model_id"] for row in answers_of(long, claim.comparison_id)} == {1}
@@ -432,25 +433,25 @@ def test_the_resident_worker_fills_swaps_and_ends_when_told(stocked: Machine) ->
 
             add_adapter(stocked, "next")
             assert responses(stocked, "next") == []
-            policies.promote(stocked.db, "next", "ann")
+            registry.promote(stocked.db, "next", "ann")
             wait_until("an answer by the promoted policy", lambda: responses(stocked, "next"))
             wait_until("a buffer by it", lambda: stock(stocked, "next") == {"train": 10, "held-out": 2})
             by_base = len(responses(stocked, "base"))
 
-            policies.promote(stocked.db, "base", "ann")
+            registry.promote(stocked.db, "base", "ann")
             wait_until("the rollback", lambda: stocked.output(job_id).count("answering as base") == 2)
-            assert [line[10:] for line in jobs.log_tail(stocked.db, job_id)] == [
+            assert [line[10:] for line in job_store.log_tail(stocked.db, job_id)] == [
                 "answering as base",
                 "answering as next",
                 "answering as base",
             ]
             # The base's comparisons were still waiting, so nothing had to be drawn again.
             assert len(responses(stocked, "base")) == by_base
-            assert jobs.get(stocked.db, job_id).status == "running"
+            assert job_store.get(stocked.db, job_id).status == "running"
         finally:
             worker.send_signal(signal.SIGTERM)
             worker.wait(PATIENCE_SECONDS)
-    job = jobs.get(stocked.db, job_id)
+    job = job_store.get(stocked.db, job_id)
     assert (worker.returncode, job.status) == (0, "lost")
     assert "Prefloop was stopped" in job.message
 
@@ -465,7 +466,7 @@ def halt(event, arguments):
         while not os.path.exists("{go}"):
             time.sleep(0.01)
 
-if "rlhf.worker" in sys.orig_argv:
+if "rlhf.jobs.worker" in sys.orig_argv:
     sys.addaudithook(halt)
     sys.audit("start")
 """
@@ -475,7 +476,7 @@ import sys
 from pathlib import Path
 from annotation.database import open_database
 from rlhf import jobs
-from rlhf.supervisor import start_worker
+from rlhf.loop.supervisor import start_worker
 
 data_dir, job_id = Path(sys.argv[1]), int(sys.argv[2])
 print(start_worker(jobs.get(open_database(data_dir), job_id), data_dir, "a worker", (), None).pid, flush=True)
@@ -531,7 +532,9 @@ def program_that_started(job_id: int, machine: Machine, halt_at: str, directory:
             started.program.kill()
 
 
-@pytest.mark.parametrize("moment", ["start", "annotation.database", "rlhf.specs", "rlhf.algorithms", "torch", "work"])
+@pytest.mark.parametrize(
+    "moment", ["start", "annotation.database", "rlhf.jobs.specs", "rlhf.algorithms", "torch", "work"]
+)
 def test_a_worker_ends_when_the_program_that_started_it_is_gone(stocked: Machine, tmp_path: Path, moment: str) -> None:
     """Killed with SIGKILL, the program can tell nobody, however far the worker has come with its imports."""
     job_id = stocked.submit(RESIDENT)
@@ -540,8 +543,8 @@ def test_a_worker_ends_when_the_program_that_started_it_is_gone(stocked: Machine
             wait_until("the first comparisons", lambda: sum(stock(stocked).values()) > 0)
         else:
             wait_until(f"the worker at {moment}", started.there.exists)
-        assert started.outlived_by() == [], jobs.get(stocked.db, job_id)
-    job = jobs.get(stocked.db, job_id)
+        assert started.outlived_by() == [], job_store.get(stocked.db, job_id)
+    job = job_store.get(stocked.db, job_id)
     begun = moment in ("rlhf.algorithms", "torch", "work")
     assert (job.status, job.attempt) == (("lost", 1) if begun else ("queued", 0))
     assert not begun or "Prefloop was stopped" in job.message
@@ -550,12 +553,12 @@ def test_a_worker_ends_when_the_program_that_started_it_is_gone(stocked: Machine
 def test_all_processes_of_a_job_end_when_the_program_that_started_them_is_gone(
     stocked: Machine, tmp_path: Path
 ) -> None:
-    job_id = jobs.enqueue(stocked.db, SFTSpec(processes=2), "a test")
-    with program_that_started(job_id, stocked, "rlhf.specs", tmp_path) as started:
+    job_id = job_store.enqueue(stocked.db, SFTSpec(processes=2), "a test")
+    with program_that_started(job_id, stocked, "rlhf.jobs.specs", tmp_path) as started:
         wait_until("one of its processes", started.there.exists)
         wait_until("the launcher and both processes", lambda: len(started.family()) == 3)
         assert started.outlived_by() == []
-    assert jobs.get(stocked.db, job_id).status == "queued"
+    assert job_store.get(stocked.db, job_id).status == "queued"
 
 
 # --------------------------------------------------------------------------------------------------------- supervisor
@@ -571,7 +574,7 @@ def test_the_supervisor_runs_what_is_queued_checks_it_and_survives_killed_worker
     supervisor.start()
 
     def running(kind: str) -> int | None:
-        return next((job.id for job in jobs.active(db, (kind,)) if job.status == "running"), None)
+        return next((job.id for job in job_store.active(db, (kind,)) if job.status == "running"), None)
 
     try:
         resident = wait_until("the resident worker", lambda: running("generate"))
@@ -581,25 +584,25 @@ def test_the_supervisor_runs_what_is_queued_checks_it_and_survives_killed_worker
         for job_id in (training, resident):
             supervisor.children[job_id].process.kill()
         for job_id in (training, resident):
-            wait_until(f"job {job_id} marked lost", lambda job_id=job_id: jobs.get(db, job_id).status == "lost")
-            assert "The worker was killed" in jobs.get(db, job_id).message
+            wait_until(f"job {job_id} marked lost", lambda job_id=job_id: job_store.get(db, job_id).status == "lost")
+            assert "The worker was killed" in job_store.get(db, job_id).message
 
         going_on.touch()
-        jobs.resume(db, training)
-        wait_until("the resumed training", lambda: jobs.get(db, training).status == "finished")
-        check = wait_until("the check", lambda: jobs.recent(db, ("evaluate",), 1))[0]
+        job_store.resume(db, training)
+        wait_until("the resumed training", lambda: job_store.get(db, training).status == "finished")
+        check = wait_until("the check", lambda: job_store.recent(db, ("evaluate",), 1))[0]
         assert isinstance(check.spec, EvaluateSpec)
         assert (check.spec.candidate, check.requested_by) == (f"dpo-{training}", "the loop")
         again = wait_until("another resident worker", lambda: running("generate"))
         assert again != resident
-        wait_until("the check's end", lambda: jobs.get(db, check.id).status == "finished")
+        wait_until("the check's end", lambda: job_store.get(db, check.id).status == "finished")
         assert (stocked.data_dir / "logs" / f"job-{training}.log").stat().st_size > 0
         children = dict(supervisor.children)
     finally:
         supervisor.stop()
     assert children
     assert all(child.process.returncode is not None for child in supervisor.children.values())
-    assert jobs.active(db, ("generate", "dpo", "evaluate")) == []
+    assert job_store.active(db, ("generate", "dpo", "evaluate")) == []
 
 
 def test_a_resident_worker_that_fails_again_and_again_is_started_ever_more_rarely(

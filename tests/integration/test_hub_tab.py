@@ -9,16 +9,19 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from annotation import safekeeping, store
+from annotation import store
+from annotation.backup import safe_copies
+from annotation.backup.targets import DirectoryPlace
 from annotation.database import Database
-from annotation.places import DirectoryPlace
 from annotation.records import now
 from annotation.tabs.guard import Context
-from rlhf import errands, jobs, policies
-from rlhf.errands import CheckSpace, CheckToken, ImportRun, MakeSpace, PublishModel, PullModel, PushData
-from rlhf.launching import PLACE
-from rlhf.specs import SFTSpec
-from rlhf.tabs import hub as tab
+from rlhf.hub import hub_requests
+from rlhf.hub.hub_requests import CheckSpace, CheckToken, ImportRun, MakeSpace, PublishModel, PullModel, PushData
+from rlhf.hub.token_launcher import PLACE
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import SFTSpec
+from rlhf.models import registry
+from rlhf.tabs.hub import hub_tab as tab
 from tests.conftest import BASE_NAME
 
 OWNER = gr.Request(username="owner")
@@ -33,7 +36,7 @@ def context(db: Database, data_dir: Path) -> Context:
         for name, role in (("owner", "admin"), ("ann", "annotator")):
             connection.execute("INSERT INTO annotator (name, role, created) VALUES (?, ?, ?)", (name, role, now()))
     for revision in ("dpo-1", "dpo-2"):
-        policies.add(
+        registry.add(
             db,
             revision=revision,
             method="dpo",
@@ -43,7 +46,7 @@ def context(db: Database, data_dir: Path) -> Context:
             path=f"adapters/{revision}",
             sha256="0" * 64,
         )
-    policies.mark_deleted(db, policies.by_revision(db, "dpo-2").id)
+    registry.mark_deleted(db, registry.by_revision(db, "dpo-2").id)
     return Context(db, data_dir, BASE_NAME, from_hub=ImportRun.start)
 
 
@@ -64,11 +67,11 @@ def press(pages: gr.Blocks, name: str, *inputs: Any) -> Any:
     return next(block.fn for block in pages.fns.values() if block.api_name == f"hub-{name}")(OWNER, *inputs)
 
 
-def end(db: Database, message: str, state: errands.State = "done", **result: Any) -> None:
+def end(db: Database, message: str, state: hub_requests.State = "done", **result: Any) -> None:
     """What whoever has the token does with the next errand."""
-    errand = errands.take(db)
+    errand = hub_requests.take(db)
     assert errand is not None
-    errands.finish(db, errand.id, state, message, result)
+    hub_requests.finish(db, errand.id, state, message, result)
 
 
 def shown(context: Context, name: str) -> str:
@@ -82,11 +85,11 @@ def test_every_listener_is_for_admins_only_and_refuses_an_annotator(pages: gr.Bl
         assert getattr(block.fn, "required_role", None) == "admin"
         with pytest.raises(gr.Error, match="Only an admin"):
             block.fn(gr.Request(username="ann"), *(None for _ in block.inputs))
-    assert errands.recent(context.db) == []
+    assert hub_requests.recent(context.db) == []
 
 
 def test_the_page_that_everyone_is_sent_holds_no_rows(context: Context) -> None:
-    errands.ask(context.db, PullModel("secret/model"), "owner")
+    hub_requests.ask(context.db, PullModel("secret/model"), "owner")
     demo = built(context)
     sent = str(demo.get_config_file())
     assert "secret" not in sent
@@ -102,7 +105,7 @@ def test_each_form_asks_for_what_it_says_and_is_private_unless_told_otherwise(
     press(pages, "push", {}, "judgements", "ann/data", "sft", False, True, "")
     press(pages, "push", {}, "3", "ann/data", "sft", True, False, "")
     press(pages, "check", {}, *SPACE)
-    assert [one.request for one in reversed(errands.recent(context.db))] == [
+    assert [one.request for one in reversed(hub_requests.recent(context.db))] == [
         CheckToken(),
         PublishModel("dpo-1", "ann/x", True, "mit"),
         PullModel("ann/x@main", "nf4"),
@@ -110,7 +113,7 @@ def test_each_form_asks_for_what_it_says_and_is_private_unless_told_otherwise(
         PushData("ann/data", "sft", run=3),
         CheckSpace("ann/loop", "cpu-upgrade", copies="ann/copies", public=True, model="ann/chat"),
     ]
-    assert {one.requested_by for one in errands.recent(context.db)} == {"owner"}
+    assert {one.requested_by for one in hub_requests.recent(context.db)} == {"owner"}
     with pytest.raises(gr.Error, match="has been asked already"):
         press(pages, "check", {}, *SPACE)
     with pytest.raises(gr.Error, match="Choose what to push from the list"):
@@ -139,14 +142,14 @@ def test_models_with_files_can_be_chosen_and_what_is_published_is_listed(context
     parts, _ = tab.view(context, {})
     assert parts["revision"]["choices"] == [("dpo-1 (dpo, candidate)", "dpo-1")]
     assert "Nothing has been published" in parts["published"]["value"]
-    run = jobs.enqueue(context.db, SFTSpec(snapshot="a" * 64), "owner")
+    run = job_store.enqueue(context.db, SFTSpec(snapshot="a" * 64), "owner")
     assert tab.view(context, {})[0]["data"]["choices"] == [
         ("All judgements of a format", "judgements"),
         (f"The frozen data of run {run} (sft, queued)", str(run)),
     ]
-    model = policies.by_revision(context.db, "dpo-1")
-    policies.record_publication(context.db, "model", model.id, f"ann/{HOSTILE}", "dpo-1", "a" * 40, True, "owner")
-    policies.record_publication(context.db, "dataset", None, "ann/data", "", "b" * 40, False, "owner")
+    model = registry.by_revision(context.db, "dpo-1")
+    registry.record_publication(context.db, "model", model.id, f"ann/{HOSTILE}", "dpo-1", "a" * 40, True, "owner")
+    registry.record_publication(context.db, "dataset", None, "ann/data", "", "b" * 40, False, "owner")
     card = shown(context, "published")
     assert "<td>dpo-1</td>" in card
     assert "<td>ann/data</td>" in card
@@ -162,7 +165,7 @@ def test_without_a_token_the_tab_says_how_to_get_one_and_asks_for_nothing(contex
         assert word in parts["held"]["value"]
     with pytest.raises(gr.Error, match="Nobody has a token"):
         press(built(without), "token", {})
-    assert errands.recent(context.db) == []
+    assert hub_requests.recent(context.db) == []
 
 
 def test_a_space_is_asked_for_only_after_a_check_and_with_consent(pages: gr.Blocks, context: Context) -> None:
@@ -183,14 +186,14 @@ def test_a_space_is_asked_for_only_after_a_check_and_with_consent(pages: gr.Bloc
     for words in ("ann/loop will be public", "cpu-upgrade costs $0.03 an hour"):
         assert words in agreed["label"]
     closed = {"public": False, "shuts_out": "PREFLOOP_ANNOTATORS"}
-    told = replace(errands.recent(context.db)[0], result={**errands.recent(context.db)[0].result, **closed})
+    told = replace(hub_requests.recent(context.db)[0], result={**hub_requests.recent(context.db)[0].result, **closed})
     assert "only its owner, or the members of its organisation, can open it, though PREFLOOP_ANN" in tab.agreement(told)
     with pytest.raises(gr.Error, match="Tick that you agree"):
         press(pages, "make", {}, *SPACE, False)
     with pytest.raises(gr.Error, match="Check it again first"):
         press(pages, "make", {}, *SPACE[:-1], False, True)
     press(pages, "make", {}, *SPACE, True)
-    made = errands.recent(context.db)[0].request
+    made = hub_requests.recent(context.db)[0].request
     assert made == MakeSpace("ann/loop", "cpu-upgrade", copies="ann/copies", public=True, model="ann/chat", price=0.03)
     assert not tab.view(context, {})[0]["make"]["interactive"]
     assert press(pages, "open", "", *SPACE[1:])[-7:] == SPACE, "as it was checked last"
@@ -205,15 +208,15 @@ def test_how_safe_copies_stand(
     place = DirectoryPlace(tmp_path / "bucket")
     monkeypatch.setenv(PLACE, place.name)
     assert "No copy has been begun yet" in shown(context, "copies")
-    safekeeping.keep(context.db, context.data_dir, place, "a" * 32)
+    safe_copies.keep(context.db, context.data_dir, place, "a" * 32)
     assert "Last safe copy: a moment ago, 0 judgements since." in shown(context, "copies")
-    row, _ = safekeeping.add_row(context.db, place.name, "a" * 32)
-    safekeeping.record_failure(context.db, row, "failed", "The disk is full.")
+    row, _ = safe_copies.add_row(context.db, place.name, "a" * 32)
+    safe_copies.record_failure(context.db, row, "failed", "The disk is full.")
     *_, seen, _ = press(pages, "open", *SPACE)[: -len(SPACE)]
-    safekeeping.keep(context.db, context.data_dir, place, "a" * 32)
+    safe_copies.keep(context.db, context.data_dir, place, "a" * 32)
     *sent, _, _ = press(pages, "follow", seen)
     changed = [part for part in sent if part != gr.skip()]
     assert len(changed) == 1, "nothing else is redrawn"
     assert "failed" not in str(changed)
-    store.set_setting(context.db, safekeeping.BEGINNING, f"{HOSTILE} was passed over.")
+    store.set_setting(context.db, safe_copies.BEGINNING, f"{HOSTILE} was passed over.")
     assert "&lt;img" in shown(context, "copies")

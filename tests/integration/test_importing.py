@@ -19,16 +19,17 @@ import httpx
 import pytest
 
 import app
-from annotation import access, claims, store
+from annotation import claims, store
 from annotation.database import Database, open_database
-from annotation.incoming import importing, moving
-from annotation.incoming.import_process import Importer, LocalRun, State
-from annotation.incoming.importing import Order, Outcome
-from annotation.incoming.reading import open_path
+from annotation.imports import commit, importing
+from annotation.imports.import_process import Importer, LocalRun, State
+from annotation.imports.importing import Order, Outcome
+from annotation.imports.reading import open_path
 from annotation.records import Prompt, UserError
-from annotation.tabs import importing as tab
+from annotation.tabs import import_form as tab
 from annotation.tabs.guard import Context
-from rlhf import policies
+from annotation.web import access
+from rlhf.models import registry
 from tests.conftest import BASE_NAME, act, dump, make_response, measure_nobody
 from tests.freezing import freeze
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, wait_until
@@ -296,13 +297,13 @@ def test_prompts_added_meanwhile_are_not_added_twice(
 ) -> None:
     """Somebody asks one of the file's prompts between the comparison with the database and the write."""
     annotator = person(db)
-    plain = moving.Move.run
+    plain = commit.Move.run
 
-    def run(move: moving.Move) -> None:
+    def run(move: commit.Move) -> None:
         store.ask(db, annotator, [{"role": "user", "content": "Question 2?"}])
         plain(move)
 
-    monkeypatch.setattr(moving.Move, "run", run)
+    monkeypatch.setattr(commit.Move, "run", run)
     bring(PAIRS)
     assert sizes(db)["prompt"] == 6
     assert [j.messages[0]["content"] for j in store.judgements(db)] == [pair["prompt"] for pair in PAIRS]
@@ -364,7 +365,7 @@ def test_more_than_one_import_can_hold_is_refused(
     db: Database, bring: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = stored(db)
-    monkeypatch.setattr("annotation.incoming.staging.MAXIMUM_VERDICT_ROWS", 15)
+    monkeypatch.setattr("annotation.imports.scratch.MAXIMUM_VERDICT_ROWS", 15)
     with pytest.raises(UserError, match="the first 4 rows come to 16 rows of tables"):
         bring(PAIRS)
     assert stored(db) == before
@@ -440,9 +441,9 @@ def test_our_own_exports_are_read_back(db: Database, tmp_path: Path, format: str
 @pytest.fixture
 def in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """What only large imports do: texts go ahead in small transactions."""
-    monkeypatch.setattr(moving, "ONE_PIECE", 0)
-    monkeypatch.setattr(moving, "PIECE", 50)
-    monkeypatch.setattr(moving, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(commit, "ONE_PIECE", 0)
+    monkeypatch.setattr(commit, "PIECE", 50)
+    monkeypatch.setattr(commit, "PAUSE_SECONDS", 0.0)
 
 
 def mixed(count: int) -> list[dict[str, Any]]:
@@ -471,7 +472,7 @@ def test_in_pieces_the_same_is_written_as_at_once(
     db: Database, bring: Callable[..., Outcome], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     other = open_database(tmp_path / "other")
-    policies.ensure_base(other, BASE_NAME)
+    registry.ensure_base(other, BASE_NAME)
     measure_nobody(other)
     for database in (db, other):
         store.add_prompts(database, [Prompt(({"role": "user", "content": "p 3"},), "held-out", "test")])
@@ -493,9 +494,9 @@ def test_others_write_between_the_pieces(
     db: Database, bring: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others add prompts (one of the file's own, too) and answers meanwhile, and all ends up in its place."""
-    plain = moving.Move.insert_piece
+    plain = commit.Move.insert_piece
 
-    def insert_piece(move: moving.Move, *rest: Any) -> None:
+    def insert_piece(move: commit.Move, *rest: Any) -> None:
         plain(move, *rest)
         number = sizes(db)["prompt"]
         annotator = person(db, f"ann{number}")  # nobody may have many prompts waiting
@@ -503,7 +504,7 @@ def test_others_write_between_the_pieces(
         store.ask(db, annotator, [{"role": "user", "content": "p 19"}])
         store.add_response(db, make_response(store.prompts(db, "train")[-1], "by a policy"), "compare")
 
-    monkeypatch.setattr(moving.Move, "insert_piece", insert_piece)
+    monkeypatch.setattr(commit.Move, "insert_piece", insert_piece)
     assert counts(bring(mixed(20))) == {"prompts": 20, "judged": 10, "demonstrations": 10}
     judged = {j.messages[0]["content"]: texts(j) for j in store.judgements(db)}
     assert judged == {f"p {number}": [f"good {number}", f"bad {number}"] for number in range(0, 20, 2)}
@@ -522,11 +523,11 @@ def test_an_error_between_the_pieces_leaves_nothing(
 ) -> None:
     before = stored(db)
 
-    def fail(move: moving.Move) -> None:
+    def fail(move: commit.Move) -> None:
         assert db.value("SELECT count(*) FROM response") == 30, "the texts are there already"
         raise OSError("no more")
 
-    monkeypatch.setattr(moving.Move, "insert_verdicts", fail)
+    monkeypatch.setattr(commit.Move, "insert_verdicts", fail)
     with pytest.raises(OSError, match="no more"):
         bring(mixed(20))
     assert stored(db) == before
@@ -549,7 +550,7 @@ def run(db: Database, *arguments: str, **more: Any) -> subprocess.CompletedProce
 # ends as if it had been killed: nothing handles this signal.
 KILLED_AFTER = """
 import signal, sys
-from annotation.incoming import importing
+from annotation.imports import importing
 from annotation.__main__ import main
 delay, run = float(sys.argv[1]), importing.run_import
 
@@ -585,7 +586,7 @@ def test_a_process_killed_at_any_moment_leaves_all_or_nothing(db: Database, tmp_
 
 KILLED_BETWEEN_PIECES = """
 import os, signal, sys
-from annotation.incoming import moving
+from annotation.imports import moving
 from annotation.__main__ import main
 moving.ONE_PIECE, moving.PIECE = 0, 200
 insert_piece = moving.Move.insert_piece
@@ -915,7 +916,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str,
     """A running server's address, its cookie's name and its database."""
     data_dir = tmp_path_factory.mktemp("uploads") / "data"
     db = open_database(data_dir)
-    policies.ensure_base(db, BASE_NAME)
+    registry.ensure_base(db, BASE_NAME)
     for name, role in (("ann", "annotator"), ("kim", "admin")):
         access.add_account(db, name, role, PASSWORD)
     start = [sys.executable, "app.py", "--no-workers", "--no-browser", "--port", "0", "--data", str(data_dir)]
@@ -982,7 +983,7 @@ def test_the_limit_of_memory_is_for_what_the_import_takes() -> None:
     """A process that has more than that already can still begin threads, which what asks the Hub does."""
     code = (
         "import mmap, threading\n"
-        "from annotation.incoming.import_command import MEMORY_BYTES, bounded\n"
+        "from annotation.imports.import_command import MEMORY_BYTES, bounded\n"
         "held = mmap.mmap(-1, MEMORY_BYTES + 2**28, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
         "with bounded():\n"
         "    print(len(bytes(2**26)))\n"
@@ -1000,7 +1001,7 @@ def test_the_limit_of_memory_is_for_what_the_import_takes() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["annotation.incoming.import_command", "annotation.incoming.import_process", "annotation.tabs.importing"]
+    "module", ["annotation.imports.import_command", "annotation.imports.import_process", "annotation.tabs.import_form"]
 )
 def test_the_web_process_loads_no_library_of_datasets(module: str) -> None:
     code = f"import sys, {module}; print('datasets' in sys.modules)"

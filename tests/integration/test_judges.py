@@ -10,18 +10,21 @@ from typing import Any
 
 import pytest
 
-from annotation import access, claims, store
-from annotation.consensus import people_first
+from annotation import claims, store
 from annotation.database import Database
+from annotation.exports.preference_rows import Freezing
+from annotation.metrics.aggregation import people_first
 from annotation.records import Annotator, Feedback, UserError
-from annotation.snapshots import Freezing
-from rlhf import jobs, judge_records, judges, policies
+from annotation.web import access
 from rlhf.__main__ import main as command_line
-from rlhf.endpoint import Failure
-from rlhf.judges import Judge, Said
-from rlhf.specs import JudgeSpec
-from rlhf.trust import Basis
-from rlhf.verdicts import Verdict
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import JudgeSpec
+from rlhf.judges import judge_history, judge_store
+from rlhf.judges.judge_agreement import Basis
+from rlhf.judges.judge_store import Judge, Said
+from rlhf.judges.openai_client import Failure
+from rlhf.judges.verdicts import Verdict
+from rlhf.models import registry
 from tests.conftest import act, make_response, seed_comparisons, seed_prompts
 
 MIXED = Feedback(mode="mixed", audit_share=0.0)
@@ -39,18 +42,18 @@ def ann(db: Database) -> Annotator:
 
 def panel(db: Database, *names: str) -> list[Judge]:
     """Local judges that label open comparisons."""
-    return [judges.add(db, name, "local", {"model": "base"}, "owner") for name in names]
+    return [judge_store.add(db, name, "local", {"model": "base"}, "owner") for name in names]
 
 
 def say(
-    db: Database, judge: Judge, comparison_id: int, said: Said_of, scope: judges.Scope = "open", version: int = 0
+    db: Database, judge: Judge, comparison_id: int, said: Said_of, scope: judge_store.Scope = "open", version: int = 0
 ) -> bool:
     """Let a judge say this of a comparison that it is to judge; whether that makes a judgement."""
-    found = [one for one in judges.to_judge(db, judge, scope, 1000) if one.id == comparison_id]
+    found = [one for one in judge_store.to_judge(db, judge, scope, 1000) if one.id == comparison_id]
     for pair, (choice, chance) in said.items():
         verdict = Verdict(choice, chance, "because", 10, 1, 0.5)  # type: ignore[arg-type]
-        judges.add_verdict(db, judge, comparison_id, pair, verdict, version, (), None)
-    return judges.judge_comparison(db, judge, found[0])
+        judge_store.add_verdict(db, judge, comparison_id, pair, verdict, version, (), None)
+    return judge_store.judge_comparison(db, judge, found[0])
 
 
 def asks(db: Database, comparison_id: int) -> tuple[str, str | None]:
@@ -73,10 +76,10 @@ def test_a_judge_is_an_annotator_who_can_not_sign_in_and_whose_name_is_its_own(d
         ("Active", "stands for all judges"),
     ):
         with pytest.raises(UserError, match=expected):
-            judges.add(db, name, "local", {}, "owner")
-    assert [one.name for one in judges.named(db, "careful judge")] == ["careful judge"]
+            judge_store.add(db, name, "local", {}, "owner")
+    assert [one.name for one in judge_store.named(db, "careful judge")] == ["careful judge"]
     with pytest.raises(UserError, match="no judge 'other'"):
-        judges.named(db, "careful judge, other")
+        judge_store.named(db, "careful judge, other")
 
 
 def test_a_judge_whose_models_files_are_deleted_can_not_be_switched_on(db: Database) -> None:
@@ -84,25 +87,25 @@ def test_a_judge_whose_models_files_are_deleted_can_not_be_switched_on(db: Datab
         connection["model"].insert(
             {"id": 2, "revision": "dpo-1", "method": "dpo", "base": "b", "status": "candidate", "created": ""}
         )
-    judges.add(db, "gone", "local", {"model": "dpo-1"}, "owner")
-    judges.add(db, "far", "endpoint", {"address": "http://x", "model": "dpo-1"}, "owner")
+    judge_store.add(db, "gone", "local", {"model": "dpo-1"}, "owner")
+    judge_store.add(db, "far", "endpoint", {"address": "http://x", "model": "dpo-1"}, "owner")
     for name in ("gone", "far"):
-        judges.set_active(db, name, False)
-    policies.mark_deleted(db, 2)
+        judge_store.set_active(db, name, False)
+    registry.mark_deleted(db, 2)
     with pytest.raises(UserError, match="gone judges with dpo-1, whose files were deleted"):
-        judges.set_active(db, "gone", True)
-    judges.set_active(db, "far", True)  # the endpoint's model only has the same name
-    judges.set_active(db, "gone", False)
+        judge_store.set_active(db, "gone", True)
+    judge_store.set_active(db, "far", True)  # the endpoint's model only has the same name
+    judge_store.set_active(db, "gone", False)
 
 
 def test_a_rubric_is_a_new_version_only_when_it_says_something_else(db: Database) -> None:
-    assert judges.rubric(db).version == 0
-    assert judges.write_rubric(db, "Judge.", ["Be kind.", "Be brief."], 1, "owner") == 1
-    assert judges.write_rubric(db, "Judge.", ["Be kind.", "Be brief."], 1, "other") == 1
-    assert judges.write_rubric(db, "Judge.", ["Be kind."], 0, "other") == 2
-    assert judges.rubric(db).principles == ("Be kind.",)
-    assert (judges.rubric(db, 1).principles, judges.rubric(db, 1).drawn) == (("Be kind.", "Be brief."), 1)
-    assert [rubric.version for rubric in judges.rubrics(db)] == [2, 1]
+    assert judge_store.rubric(db).version == 0
+    assert judge_store.write_rubric(db, "Judge.", ["Be kind.", "Be brief."], 1, "owner") == 1
+    assert judge_store.write_rubric(db, "Judge.", ["Be kind.", "Be brief."], 1, "other") == 1
+    assert judge_store.write_rubric(db, "Judge.", ["Be kind."], 0, "other") == 2
+    assert judge_store.rubric(db).principles == ("Be kind.",)
+    assert (judge_store.rubric(db, 1).principles, judge_store.rubric(db, 1).drawn) == (("Be kind.", "Be brief."), 1)
+    assert [rubric.version for rubric in judge_store.rubrics(db)] == [2, 1]
 
 
 # ------------------------------------------------------------------------------------------------------------- verdicts
@@ -111,11 +114,11 @@ def test_both_orders_make_one_judgement_and_a_resumed_job_makes_no_second(db: Da
     (judge,) = panel(db, "j")
     (comparison,) = seed_comparisons(db, 1)
     assert not say(db, judge, comparison, {(0, 1): ("first", 0.9)})
-    waiting = judges.to_judge(db, judge, "open", 10)
+    waiting = judge_store.to_judge(db, judge, "open", 10)
     assert [one.missing for one in waiting] == [[(1, 0)]], "only what was not asked is asked again"
     assert say(db, judge, comparison, {(1, 0): ("second", 0.2)})
-    assert judges.to_judge(db, judge, "open", 10) == []
-    assert judges.judge_comparison(db, judge, waiting[0])
+    assert judge_store.to_judge(db, judge, "open", 10) == []
+    assert judge_store.judge_comparison(db, judge, waiting[0])
     (judgement,) = store.judgements(db)
     assert (judgement.ranking, judgement.purpose, judgement.annotator_kind) == ((1, 2), "judge", "ai")
     assert judgement.seconds == 1.0
@@ -127,15 +130,15 @@ def test_both_orders_go_by_one_version_of_the_rubric(db: Database) -> None:
     (judge,) = panel(db, "j")
     (comparison,) = seed_comparisons(db, 1)
     assert not say(db, judge, comparison, {(0, 1): ("first", 0.9)})
-    judges.write_rubric(db, "Judge.", [], 0, "owner")
-    waiting = judges.to_judge(db, judge, "open", 10)
+    judge_store.write_rubric(db, "Judge.", [], 0, "owner")
+    waiting = judge_store.to_judge(db, judge, "open", 10)
     assert [one.missing for one in waiting] == [[(0, 1), (1, 0)]]
     assert not say(db, judge, comparison, {(1, 0): ("second", 0.2)}, version=1), "two rubrics make no judgement"
     assert list(store.judgements(db)) == []
     assert say(db, judge, comparison, {(0, 1): ("second", 0.3), (1, 0): ("first", 0.6)}, version=1)
     late = Verdict("first", 0.9, "", 1, 1, 0.5)
-    judges.add_verdict(db, judge, comparison, (0, 1), late, 0, (), None)
-    assert {(one.choice, one.rubric_version) for one in judges.verdicts_on(db, judge, comparison)} == {
+    judge_store.add_verdict(db, judge, comparison, (0, 1), late, 0, (), None)
+    assert {(one.choice, one.rubric_version) for one in judge_store.verdicts_on(db, judge, comparison)} == {
         ("second", 1),
     }
     assert [one.ranking for one in store.judgements(db)] == [(1, 1)]
@@ -150,64 +153,67 @@ def test_trust_and_the_word_on_a_candidate_go_by_the_present_rubric(db: Database
     claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
     assert say(db, judge, comparison, FIRST_BETTER, "judged")
     duel(db, [("new", "old")])
-    (dueled,) = judges.to_judge(db, judge, "candidate", 10, 2)
+    (dueled,) = judge_store.to_judge(db, judge, "candidate", 10, 2)
     for pair, (choice, chance) in FIRST_BETTER.items():
         verdict = Verdict(choice, chance, "", 0, 0, 0.0)  # type: ignore[arg-type]
-        judges.add_verdict(db, judge, dueled.id, pair, verdict, 0, (), None)
-    assert judges.judge_comparison(db, judge, dueled)
-    assert [one.outcome for one in judges.faced(db, 2, 1, judge.id)] == [1.0]
-    assert [case.judged for case in judges.cases(db, judge)] == [(1, 2)]
-    assert len(judge_records.swapped(db, judge)) == 2
-    judges.write_rubric(db, "Judge.", [], 0, "owner")
-    assert judges.cases(db, judge) == judge_records.swapped(db, judge) == []
-    assert judges.faced(db, 2, 1, judge.id) == []
-    assert judge_records.basis(db, judge) == Basis(1, 4)
+        judge_store.add_verdict(db, judge, dueled.id, pair, verdict, 0, (), None)
+    assert judge_store.judge_comparison(db, judge, dueled)
+    assert [one.outcome for one in judge_store.faced(db, 2, 1, judge.id)] == [1.0]
+    assert [case.judged for case in judge_store.cases(db, judge)] == [(1, 2)]
+    assert len(judge_history.swapped(db, judge)) == 2
+    judge_store.write_rubric(db, "Judge.", [], 0, "owner")
+    assert judge_store.cases(db, judge) == judge_history.swapped(db, judge) == []
+    assert judge_store.faced(db, 2, 1, judge.id) == []
+    assert judge_history.basis(db, judge) == Basis(1, 4)
     assert say(db, judge, comparison, SECOND_BETTER, "judged", 1)
-    assert [case.judged for case in judges.cases(db, judge)] == [(2, 1)]
-    assert [one.id for one in judges.to_judge(db, judge, "candidate", 10, 2)] == [dueled.id]
+    assert [case.judged for case in judge_store.cases(db, judge)] == [(2, 1)]
+    assert [one.id for one in judge_store.to_judge(db, judge, "candidate", 10, 2)] == [dueled.id]
     outcomes = db.rows("SELECT outcome FROM judgement WHERE purpose = 'judge' AND comparison_id = ?", (comparison,))
     assert [row["outcome"] for row in outcomes] == ["ranked", "undone", "ranked"]
-    assert judge_records.basis(db, judge) == Basis(1, 2)
+    assert judge_history.basis(db, judge) == Basis(1, 2)
 
 
 def test_a_reward_model_goes_by_no_rubric(db: Database, ann: Annotator) -> None:
-    judge = judges.add(db, "scores", "reward-model", {"model": "reward_model-1"}, "owner")
+    judge = judge_store.add(db, "scores", "reward-model", {"model": "reward_model-1"}, "owner")
     (comparison,) = seed_comparisons(db, 1)
     claim = claims.claim_next(db, ann.id)
     assert claim is not None
     claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
     assert not say(db, judge, comparison, {(0, 1): ("first", 0.9)}, "judged")
-    judges.write_rubric(db, "Judge.", [], 0, "owner")
+    judge_store.write_rubric(db, "Judge.", [], 0, "owner")
     assert say(db, judge, comparison, {(1, 0): ("second", 0.1)}, "judged", 1)
-    assert len(judges.cases(db, judge)) == len(judge_records.swapped(db, judge)) == 1
-    assert judge_records.basis(db, judge) == Basis(None, 0)
+    assert len(judge_store.cases(db, judge)) == len(judge_history.swapped(db, judge)) == 1
+    assert judge_history.basis(db, judge) == Basis(None, 0)
 
 
 def test_what_made_room_for_another_verdict_keeps_its_text_and_its_cost(db: Database) -> None:
     store.set_feedback(db, MIXED)
     (judge,) = panel(db, "j")
     (comparison,) = seed_comparisons(db, 1)
-    old, new = jobs.enqueue(db, JudgeSpec(judge="j"), "owner"), jobs.enqueue(db, JudgeSpec(judge="j"), "owner")
-    judges.add_verdict(db, judge, comparison, (0, 1), Verdict("tie", 0.5, "before", 10, 1, 0.5), 0, (), old)
-    judges.write_rubric(db, "Judge.", [], 0, "owner")
-    judges.add_verdict(db, judge, comparison, (0, 1), Verdict("tie", 0.5, "after", 20, 2, 0.5), 1, (), new)
-    assert [judge_records.spent(db, judge, job).prompt_tokens for job in (old, new, None)] == [10, 20, 30]
+    old, new = (
+        job_store.enqueue(db, JudgeSpec(judge="j"), "owner"),
+        job_store.enqueue(db, JudgeSpec(judge="j"), "owner"),
+    )
+    judge_store.add_verdict(db, judge, comparison, (0, 1), Verdict("tie", 0.5, "before", 10, 1, 0.5), 0, (), old)
+    judge_store.write_rubric(db, "Judge.", [], 0, "owner")
+    judge_store.add_verdict(db, judge, comparison, (0, 1), Verdict("tie", 0.5, "after", 20, 2, 0.5), 1, (), new)
+    assert [judge_history.spent(db, judge, job).prompt_tokens for job in (old, new, None)] == [10, 20, 30]
     assert "before" in db.value("SELECT data FROM event WHERE job_id = ?", (old,))
-    assert not judges.fails_on(db, judge, comparison)
+    assert not judge_store.fails_on(db, judge, comparison)
 
 
 # ------------------------------------------------------------------------------------------------- verdicts that failed
 def fail(db: Database, judge: Judge, comparison: int, times: int, reason: str = "no verdict") -> None:
     """A judge that gave verdicts before fails on a comparison in so many jobs."""
     (other,) = seed_comparisons(db, 1)
-    judges.add_verdict(db, judge, other, (0, 1), Verdict("first", 0.9, "", 1, 1, 0.5), 0, (), None)
+    judge_store.add_verdict(db, judge, other, (0, 1), Verdict("first", 0.9, "", 1, 1, 0.5), 0, (), None)
     with db.transaction() as connection:
         connection.execute("UPDATE comparison SET state = 'withdrawn' WHERE id = ?", (other,))
     for _ in range(times):
-        job_id = jobs.enqueue(db, JudgeSpec(judge=judge.name), "owner")
+        job_id = job_store.enqueue(db, JudgeSpec(judge=judge.name), "owner")
         for _ in range(2):  # both orders
-            judges.add_failure(db, judge, comparison, Failure(reason, "why", 10, 5), job_id)
-        judges.pass_over(db, [comparison])
+            judge_store.add_failure(db, judge, comparison, Failure(reason, "why", 10, 5), job_id)
+        judge_store.pass_over(db, [comparison])
 
 
 @pytest.mark.parametrize(("mode", "expected"), [("mixed", ("people", "unsure")), ("ai", ("nobody", "unsure"))])
@@ -221,7 +227,7 @@ def test_a_comparison_on_which_a_judge_fails_in_three_jobs_is_waited_for_no_more
     assert asks(db, stuck) == ("judges", None)
     fail(db, judge, stuck, 1)
     assert (asks(db, stuck), asks(db, other)) == (expected, ("judges", None))
-    assert judges.count_open(db, judge) == 1
+    assert judge_store.count_open(db, judge) == 1
 
 
 def test_a_judge_that_never_gave_a_verdict_fails_by_itself(db: Database) -> None:
@@ -230,9 +236,9 @@ def test_a_judge_that_never_gave_a_verdict_fails_by_itself(db: Database) -> None
     (judge,) = panel(db, "j")
     (comparison,) = seed_comparisons(db, 1)
     for _ in range(5):
-        job_id = jobs.enqueue(db, JudgeSpec(judge="j"), "owner")
-        judges.add_failure(db, judge, comparison, Failure("no verdict", ""), job_id)
-        judges.pass_over(db, [comparison])
+        job_id = job_store.enqueue(db, JudgeSpec(judge="j"), "owner")
+        judge_store.add_failure(db, judge, comparison, Failure("no verdict", ""), job_id)
+        judge_store.pass_over(db, [comparison])
     assert asks(db, comparison) == ("judges", None)
 
 
@@ -252,10 +258,10 @@ def test_a_refusal_is_the_comparisons_fault_only_where_the_service_answered_othe
     refused, *fine = seed_comparisons(db, 4)
     fail(db, judge, refused, 3, "refused")
     assert asks(db, refused) == ("judges", None)
-    for job, other in zip(jobs.recent(db, ("judge",)), fine, strict=True):  # each gave a verdict on another one
+    for job, other in zip(job_store.recent(db, ("judge",)), fine, strict=True):  # each gave a verdict on another one
         assert asks(db, refused) == ("judges", None)
-        judges.add_verdict(db, judge, other, (0, 1), Verdict("first", 0.9, "", 1, 1, 0.5), 0, (), job.id)
-        judges.pass_over(db, [refused])
+        judge_store.add_verdict(db, judge, other, (0, 1), Verdict("first", 0.9, "", 1, 1, 0.5), 0, (), job.id)
+        judge_store.pass_over(db, [refused])
     assert asks(db, refused) == ("people", "unsure")
 
 
@@ -288,12 +294,12 @@ def test_a_comparison_of_three_is_ranked_by_all_its_pairs_in_both_orders(db: Dat
 
 def test_sureness_is_that_of_both_orders_together() -> None:
     def of(said: Said_of) -> float | None:
-        return judges.sureness([Said(a, b, choice, chance, 0.0) for (a, b), (choice, chance) in said.items()])  # type: ignore[arg-type]
+        return judge_store.sureness([Said(a, b, choice, chance, 0.0) for (a, b), (choice, chance) in said.items()])  # type: ignore[arg-type]
 
     assert of(FIRST_BETTER) == pytest.approx(0.9)
     assert of(FLIPPED) == pytest.approx(0.5)
     assert of(SECOND_BETTER) == pytest.approx(0.8)
-    assert judges.sureness([Said(0, 1, "first", None, 0.0), Said(1, 0, "second", None, 0.0)]) is None
+    assert judge_store.sureness([Said(0, 1, "first", None, 0.0), Said(1, 0, "second", None, 0.0)]) is None
 
 
 # -------------------------------------------------------------------------------------------------------- who is asked
@@ -358,7 +364,7 @@ def test_a_judge_that_is_put_aside_is_waited_for_no_more(db: Database) -> None:
     one, _ = panel(db, "one", "two")
     (comparison,) = seed_comparisons(db, 1)
     say(db, one, comparison, FIRST_BETTER)
-    judges.set_active(db, "two", False)
+    judge_store.set_active(db, "two", False)
     assert asks(db, comparison) == ("nobody", None)
 
 
@@ -369,11 +375,11 @@ def test_what_people_have_judged_is_there_to_measure_a_judge_by_the_newest_first
         claim = claims.claim_next(db, ann.id)
         assert claim is not None
         claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
-    assert [one.id for one in judges.to_judge(db, judge, "judged", 10)] == [made[1], made[0]]
-    assert judges.to_judge(db, judge, "open", 10) == []
+    assert [one.id for one in judge_store.to_judge(db, judge, "judged", 10)] == [made[1], made[0]]
+    assert judge_store.to_judge(db, judge, "open", 10) == []
     say(db, judge, made[0], FIRST_BETTER, "judged")
     assert asks(db, made[0])[0] == "people", "measuring a judge settles nothing"
-    (case,) = judges.cases(db, judge)
+    (case,) = judge_store.cases(db, judge)
     assert (case.comparison_id, case.judged, case.chances) == (made[0], (1, 2), {(0, 1): pytest.approx(0.9)})
 
 
@@ -402,10 +408,10 @@ def test_people_compare_a_candidate_blind_and_the_outcome_is_seen_from_its_side(
         judged = claim.shown_order
         if word == "left-much":
             expected = 1.0 if judged[0] == 0 else 0.0
-    assert [one.outcome for one in judges.faced(db, 2, 1)] == [expected, 0.5]
-    lengths = {(one.length, one.other_length) for one in judges.faced(db, 2, 1)}
+    assert [one.outcome for one in judge_store.faced(db, 2, 1)] == [expected, 0.5]
+    lengths = {(one.length, one.other_length) for one in judge_store.faced(db, 2, 1)}
     assert lengths == {(15, 3), (3, 7)}
-    other = judges.faced(db, 1, 2)
+    other = judge_store.faced(db, 1, 2)
     assert [one.outcome for one in other] == [1 - expected, 0.5], (
         "from the other side it is the same the other way round"
     )
@@ -416,10 +422,10 @@ def test_a_decided_candidate_is_asked_about_no_more(db: Database, ann: Annotator
     duel(db, [("new", "old"), ("new one", "old one")])
     held = claims.claim_next(db, ann.id)
     assert held is not None
-    policies.reject(db, "dpo-1", "owner", "worse")
+    registry.reject(db, "dpo-1", "owner", "worse")
     claims.judge(db, ann.id, held.nonce, act("tie"))
     assert claims.claim_next(db, ann.id) is None
-    assert policies.decisions(db)[0]["reason"] == "worse"
+    assert registry.decisions(db)[0]["reason"] == "worse"
 
 
 def test_a_candidate_takes_its_share_of_what_annotators_see(db: Database, ann: Annotator) -> None:
@@ -453,8 +459,8 @@ def test_judges_are_made_and_listed_from_the_command_line(
     settings = {"address": "http://127.0.0.1:9/v1", "model": "m", "retries": 1}
     assert command_line([*run, "add-judge", "far", "endpoint", json.dumps(settings)]) == 0
     assert command_line([*run, "add-judge", "near", "local", '{"model": "serving"}']) == 0
-    assert judges.by_name(db, "near").settings == {"model": "base"}
-    assert judges.by_name(db, "far").settings["timeout_seconds"] == 60.0
+    assert judge_store.by_name(db, "near").settings == {"model": "base"}
+    assert judge_store.by_name(db, "far").settings["timeout_seconds"] == 60.0
     capsys.readouterr()
     assert command_line([*run, "judges"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["far", "near"]
@@ -480,11 +486,11 @@ def test_only_what_a_training_could_learn_from_counts_towards_the_next(db: Datab
     claim = claims.claim_next(db, ann.id)
     assert claim is not None
     claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
-    for comparison in judges.to_judge(db, judge, "candidate", 10, 2):
+    for comparison in judge_store.to_judge(db, judge, "candidate", 10, 2):
         for pair, (choice, chance) in FIRST_BETTER.items():
             verdict = Verdict(choice, chance, "", 0, 0, 0.0)  # type: ignore[arg-type]
-            judges.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), None)
-        assert judges.judge_comparison(db, judge, comparison)
+            judge_store.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), None)
+        assert judge_store.judge_comparison(db, judge, comparison)
     seed_comparisons(db, 1, "held-out")
     assert store.new_to_train_on(db, "") == 0
     store.set_project(db, replace(store.project(db), candidate_share=0.0))
@@ -534,5 +540,5 @@ def test_when_another_policy_comes_to_serve_nobody_is_asked_about_the_one_before
         connection["model"].insert(
             {"id": 3, "revision": "dpo-2", "method": "dpo", "base": "b", "status": "candidate", "created": ""}
         )
-    policies.promote(db, "dpo-2", "owner")
+    registry.promote(db, "dpo-2", "owner")
     assert claims.claim_next(db, ann.id) is None

@@ -12,21 +12,24 @@ import pytest
 
 from annotation import claims, store
 from annotation.database import Database
-from annotation.measuring import quality
-from annotation.measuring.analysis import wilson_interval
+from annotation.metrics import quality
+from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import Feedback, UserError, now
 from annotation.tabs.guard import Context
-from annotation.wording import percent
-from rlhf import deciding, jobs, judge_records, judges, policies, rubrics
-from rlhf.endpoint import EndpointSettings, Failure
-from rlhf.judges import Judge
-from rlhf.rows import render
-from rlhf.specs import JudgeSpec
-from rlhf.tabs import judge_form
-from rlhf.tabs import judges as tab
-from rlhf.tabs import rubric as rubric_part
-from rlhf.trust import Opinion
-from rlhf.verdicts import Choice, Verdict
+from annotation.ui.formatting import percent
+from rlhf.evaluation import gate_decisions
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import JudgeSpec
+from rlhf.judges import judge_history, judge_store, rubrics
+from rlhf.judges.judge_agreement import Opinion
+from rlhf.judges.judge_store import Judge
+from rlhf.judges.openai_client import EndpointSettings, Failure
+from rlhf.judges.verdicts import Choice, Verdict
+from rlhf.models import registry
+from rlhf.models.tokenize import render
+from rlhf.tabs.judges import judge_form
+from rlhf.tabs.judges import judges_tab as tab
+from rlhf.tabs.judges import rubric_form as rubric_part
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 from tests.machine_fixtures import Machine
 
@@ -56,13 +59,13 @@ def pages(context: Context) -> gr.Blocks:
 @pytest.fixture
 def local(db: Database, context: Context) -> Judge:
     """A judge that gives chances."""
-    return judges.add(db, "local", "local", {"model": "base"}, "owner")
+    return judge_store.add(db, "local", "local", {"model": "base"}, "owner")
 
 
 def remote(db: Database, name: str = "remote", **settings: Any) -> Judge:
     """A judge behind an endpoint, with prices."""
     known = {"address": "http://127.0.0.1:8000/v1", "model": "tiny", "price_in": 2.0, "price_out": 10.0, **settings}
-    return judges.add(db, name, "endpoint", known, "owner")
+    return judge_store.add(db, name, "endpoint", known, "owner")
 
 
 def press(pages: gr.Blocks, name: str, *inputs: Any) -> Any:
@@ -85,14 +88,14 @@ def say(
     `chance` is that of answer 1 to be better than answer 2.
     """
     comparison = next(
-        one for scope in ("open", "judged") for one in judges.to_judge(db, judge, scope, 1000) if one.id == number
+        one for scope in ("open", "judged") for one in judge_store.to_judge(db, judge, scope, 1000) if one.id == number
     )
     spent = {"reply": "", "prompt_tokens": 100, "completion_tokens": 10, "seconds": 0.5}
     job_id, version = extras.pop("job_id", None), extras.pop("version", 0)
     for pair, choice, first in (((0, 1), both[0], chance), ((1, 0), both[1], chance and 1 - chance)):
         verdict = Verdict(choice, first, **{**spent, **extras})
-        judges.add_verdict(db, judge, number, pair, verdict, version, (0, 1), job_id)
-    assert judges.judge_comparison(db, judge, comparison)
+        judge_store.add_verdict(db, judge, number, pair, verdict, version, (0, 1), job_id)
+    assert judge_store.judge_comparison(db, judge, comparison)
 
 
 def prefer(db: Database, name: str, position: int) -> int:
@@ -113,9 +116,9 @@ def test_the_page_warns_of_comparisons_that_wait_for_a_judge_whose_last_job_fail
     seed_comparisons(db, 2)
     warning = "2 comparisons wait for local, whose last job failed."
     assert warning not in tab.view(context, None, {})[0]["standing"]["value"]
-    job_id = jobs.enqueue(db, JudgeSpec(judge="local"), "owner")
-    jobs.claim(db, job_id, "w")
-    jobs.stop(db, job_id, "w", "failed", "The service is down.")
+    job_id = job_store.enqueue(db, JudgeSpec(judge="local"), "owner")
+    job_store.claim(db, job_id, "w")
+    job_store.stop(db, job_id, "w", "failed", "The service is down.")
     assert warning in tab.view(context, None, {})[0]["standing"]["value"]
 
 
@@ -126,13 +129,13 @@ def test_every_listener_is_for_admins_only_and_refuses_an_annotator(pages: gr.Bl
         assert getattr(block.fn, "required_role", None) == "admin"
         with pytest.raises(gr.Error, match="Only an admin"):
             block.fn(gr.Request(username="ann"), *(None for _ in block.inputs))
-    assert judges.judges(context.db) == []
-    assert judges.rubric(context.db).version == 0
+    assert judge_store.judges(context.db) == []
+    assert judge_store.rubric(context.db).version == 0
 
 
 def test_the_page_that_everyone_is_sent_holds_no_rows(context: Context, local: Judge) -> None:
     remote(context.db, "secret judge", address="https://secret.example/v1")
-    judges.write_rubric(context.db, "Secret instruction", ["Secret principle"], 0, "owner")
+    judge_store.write_rubric(context.db, "Secret instruction", ["Secret principle"], 0, "owner")
     with gr.Blocks() as demo:
         tab.build(demo, context)
     sent = str(demo.get_config_file()).lower()
@@ -211,7 +214,7 @@ def test_judges_of_every_kind_are_made_and_described(pages: gr.Blocks, context: 
     press(pages, "add_judge", None, {}, *form(name="scores", backend="reward-model", reward="reward_model-1"))
     sent = press(pages, "add_judge", None, {}, *form(name="remote", backend="endpoint", **ENDPOINT, calls=50.0))
     assert "remote is there and switched on" in str(sent)
-    made = {judge.name: (judge.backend, dict(judge.settings)) for judge in judges.judges(db)}
+    made = {judge.name: (judge.backend, dict(judge.settings)) for judge in judge_store.judges(db)}
     assert made["by letters"] == ("local", {"model": "base"})
     assert made["elsewhere"] == ("local", {"directory": str(tmp_path / "other")})
     assert made["scores"] == ("reward-model", {"model": "reward_model-1"})
@@ -259,7 +262,7 @@ def test_a_judge_that_can_not_work_is_refused(
         press(pages, "add_judge", None, {}, *form(**changes))
     assert words in str(refused.value.message)
     assert "hunter2" not in str(refused.value.message)
-    assert judges.judges(context.db) == []
+    assert judge_store.judges(context.db) == []
 
 
 def test_the_form_shows_the_fields_of_the_chosen_backend(pages: gr.Blocks) -> None:
@@ -269,12 +272,12 @@ def test_the_form_shows_the_fields_of_the_chosen_backend(pages: gr.Blocks) -> No
 
 def test_a_judge_is_switched_off_and_on_again(pages: gr.Blocks, context: Context, local: Judge) -> None:
     assert "local is switched off" in str(press(pages, "switch_judge", "local", {}))
-    assert [judge.active for judge in judges.judges(context.db)] == [False]
+    assert [judge.active for judge in judge_store.judges(context.db)] == [False]
     parts, _ = tab.view(context, "local", {})
     assert parts["switch"]["value"] == "Switch it on"
     assert not parts["judge_open"]["interactive"]
     press(pages, "switch_judge", "local", {})
-    assert [judge.active for judge in judges.judges(context.db)] == [True]
+    assert [judge.active for judge in judge_store.judges(context.db)] == [True]
 
 
 # ------------------------------------------------------------------------------------------------------------ figures
@@ -290,7 +293,7 @@ def test_the_card_and_the_table_have_the_figures_of_the_rows(context: Context) -
     low, high = wilson_interval(6.5, 9)
     agreed = f"{percent(6.5 / 9)} ({percent(low)} to {percent(high)})"
     assert f"remote agrees with people in {agreed} of 9 comparisons." in parts["card"]["value"]
-    threshold = deciding.rule(db).judge_trust
+    threshold = gate_decisions.rule(db).judge_trust
     assert f"below the {percent(threshold)} that the gate asks for" in parts["card"]["value"]
     row = parts["judges"]["value"]
     assert f"<td>{agreed} of 9</td>" in row
@@ -306,7 +309,7 @@ def test_the_card_says_by_which_rubric_and_what_is_left_out(context: Context) ->
     for _ in range(2):
         prefer(db, "ann", 0)
     say(db, judge, first, ("first", "second"))
-    judges.write_rubric(db, "Be fair.", [], 0, "owner")
+    judge_store.write_rubric(db, "Be fair.", [], 0, "owner")
     parts, seen = tab.view(context, None, {})
     assert "by version 1 of the rubric. Left out: 2 verdicts by earlier versions" in parts["card"]["value"]
     assert "No comparison has been judged both by remote and by people" in parts["card"]["value"]
@@ -325,7 +328,7 @@ def test_the_card_and_the_mode_say_whether_judges_may_decide(context: Context) -
     parts, seen = tab.view(context, None, {})
     assert "reaches the 60% that the gate asks for, but by its rule judges inform" in parts["card"]["value"]
     assert "nothing is promoted by itself until people have compared" in parts["standing"]["value"]
-    deciding.set_rule(db, {"judge_may_decide": True})
+    gate_decisions.set_rule(db, {"judge_may_decide": True})
     changed, _ = tab.view(context, None, seen)
     assert "so the gate may go by it" in changed["card"]["value"]
     assert "nothing is promoted by itself" not in changed["standing"]["value"]
@@ -335,15 +338,15 @@ def test_replies_in_vain_and_calls_are_part_of_what_is_spent(context: Context) -
     db, judge = context.db, remote(context.db, total_calls=50)
     number = seed_comparisons(db, 1)[0]
     prefer(db, "ann", 0)
-    job_id = jobs.enqueue(db, JudgeSpec(model=BASE_NAME, judge="remote", scope="judged"), "owner")
+    job_id = job_store.enqueue(db, JudgeSpec(model=BASE_NAME, judge="remote", scope="judged"), "owner")
     _, seen = tab.view(context, None, {})
-    judges.add_failure(db, judge, number, Failure("no verdict", "Nothing clear.", 1000, 200), job_id)
-    judges.count_calls(db, judge, 7)
+    judge_store.add_failure(db, judge, number, Failure("no verdict", "Nothing clear.", 1000, 200), job_id)
+    judge_store.count_calls(db, judge, 7)
     changed, _ = tab.view(context, None, seen)
     assert '<td class="number">1,000 · 200</td><td class="number">0.0040</td>' in changed["judges"]["value"]
     assert "7 of 50 calls made" in changed["judges"]["value"]
     assert "<dd>1,000 · 200</dd>" in changed["job"]["value"]
-    assert jobs.samples(db, job_id) == {}, "the Runs page shows a training's answers only"
+    assert job_store.samples(db, job_id) == {}, "the Runs page shows a training's answers only"
 
 
 def test_what_no_judge_could_judge_is_counted_apart(context: Context, local: Judge) -> None:
@@ -351,10 +354,10 @@ def test_what_no_judge_could_judge_is_counted_apart(context: Context, local: Jud
     store.set_feedback(db, Feedback("ai"))
     number, other = seed_comparisons(db, 2)
     say(db, local, other, ("first", "second"), 0.9)
-    for _ in range(judges.MOST_FAILED_JOBS):
-        job_id = jobs.enqueue(db, JudgeSpec(model=BASE_NAME, judge="local"), "owner")
-        judges.add_failure(db, local, number, Failure("no verdict", ""), job_id)
-    judges.pass_over(db, [number])
+    for _ in range(judge_store.MOST_FAILED_JOBS):
+        job_id = job_store.enqueue(db, JudgeSpec(model=BASE_NAME, judge="local"), "owner")
+        judge_store.add_failure(db, local, number, Failure("no verdict", ""), job_id)
+    judge_store.pass_over(db, [number])
     card = tab.view(context, None, {})[0]["standing"]["value"]
     assert "Waiting for AI judges: 0. Waiting for people: 0. Settled by judges alone: 1." in card
     assert "Given up: 1, because judges failed on each in 3 jobs." in card
@@ -366,7 +369,7 @@ def test_a_case_holds_what_people_said_independently(context: Context, local: Ju
     number = seed_comparisons(db, 1)[0]
     assert [prefer(db, name, place) for name, place in (("ann", 0), ("bob", 1))] == [number] * 2
     say(db, local, number, ("second", "first"), 0.2)
-    case = judges.cases(db, local)[0]
+    case = judge_store.cases(db, local)[0]
     assert (case.comparison_id, case.judged, case.picked) == (number, (2, 1), False)
     assert case.people == (Opinion("ann", (1, 2), "pair"), Opinion("bob", (2, 1), "pair"))
     assert case.chances == {(0, 1): pytest.approx(0.2)}
@@ -384,7 +387,7 @@ def test_a_case_holds_what_people_said_independently(context: Context, local: Ju
                WHERE name = 'owner'""",
             (number, now()),
         )
-    assert judges.cases(db, local)[0].people == (Opinion("ann", (1, 2), "pair"),)
+    assert judge_store.cases(db, local)[0].people == (Opinion("ann", (1, 2), "pair"),)
 
 
 def test_what_judges_could_not_settle_is_told_from_what_was_drawn_by_lot(context: Context, local: Judge) -> None:
@@ -394,8 +397,8 @@ def test_what_judges_could_not_settle_is_told_from_what_was_drawn_by_lot(context
     say(db, local, flipped, ("second", "second"), 0.5)
     say(db, local, audited, ("first", "second"), 0.9)
     assert {prefer(db, "ann", 0), prefer(db, "ann", 0)} == {flipped, audited}
-    assert {case.comparison_id: case.picked for case in judges.cases(db, local)} == {flipped: True, audited: False}
-    assert judge_records.trust_in(db, local).picked == 1
+    assert {case.comparison_id: case.picked for case in judge_store.cases(db, local)} == {flipped: True, audited: False}
+    assert judge_history.trust_in(db, local).picked == 1
 
 
 def test_only_what_changed_is_sent_again(context: Context, local: Judge) -> None:
@@ -419,14 +422,14 @@ def test_every_judge_that_is_on_is_given_the_open_comparisons(pages: gr.Blocks, 
     store.set_feedback(db, Feedback("ai"))
     seed_comparisons(db, 2)
     remote(db)
-    judges.set_active(db, remote(db, "off").name, False)
+    judge_store.set_active(db, remote(db, "off").name, False)
     assert "2 jobs queued: 1, 2." in str(press(pages, *press_open))
-    specs = [job.spec for job in jobs.queue(db)]
+    specs = [job.spec for job in job_store.queue(db)]
     wanted = JudgeSpec(model=BASE_NAME, scope="open", comparisons=50)
     assert specs == [replace(wanted, judge="local"), replace(wanted, judge="remote")]
     with pytest.raises(gr.Error, match="local is at that already: job 1 is queued"):
         press(pages, *press_open)
-    assert len(jobs.queue(db)) == 2
+    assert len(job_store.queue(db)) == 2
 
 
 @pytest.mark.parametrize("most", [0, -1, 1.5, None, True, float("nan"), "many"])
@@ -437,7 +440,7 @@ def test_a_number_of_comparisons_that_means_nothing_is_refused(
     prefer(context.db, "ann", 0)
     with pytest.raises(gr.Error, match="whole number of at least 1"):
         press(pages, "start_judged", "local", {}, most)
-    assert jobs.queue(context.db) == []
+    assert job_store.queue(context.db) == []
 
 
 def test_what_people_have_judged_is_given_to_the_chosen_judge(pages: gr.Blocks, context: Context, local: Judge) -> None:
@@ -447,7 +450,9 @@ def test_what_people_have_judged_is_given_to_the_chosen_judge(pages: gr.Blocks, 
     seed_comparisons(context.db, 1)
     prefer(context.db, "ann", 0)
     assert "Job 1 is queued" in str(press(pages, "start_judged", "remote", {}, 200))
-    assert jobs.get(context.db, 1).spec == JudgeSpec(model=BASE_NAME, judge="remote", scope="judged", comparisons=200)
+    assert job_store.get(context.db, 1).spec == JudgeSpec(
+        model=BASE_NAME, judge="remote", scope="judged", comparisons=200
+    )
 
 
 def test_a_judge_is_put_to_a_candidates_answers(pages: gr.Blocks, context: Context, local: Judge) -> None:
@@ -470,7 +475,7 @@ def test_a_judge_is_put_to_a_candidates_answers(pages: gr.Blocks, context: Conte
     sent = str(press(pages, "start_candidate", "local", {}, 200, "dpo-1"))
     assert "Job 1 is queued" in sent
     assert "the answers of dpo-1" in sent
-    assert jobs.get(db, 1).spec == JudgeSpec(
+    assert job_store.get(db, 1).spec == JudgeSpec(
         model=BASE_NAME, judge="local", scope="candidate", candidate="dpo-1", comparisons=200
     )
     with pytest.raises(gr.Error, match="at that already"):
@@ -483,26 +488,26 @@ def test_a_job_is_followed_with_its_cost_and_cancelled(pages: gr.Blocks, context
     for _ in numbers:
         prefer(db, "ann", 0)
     press(pages, "start_judged", "remote", {}, 200)
-    assert jobs.claim(db, 1, "w") is not None
+    assert job_store.claim(db, 1, "w") is not None
     say(db, judge, numbers[0], ("first", "second"), job_id=1)
-    jobs.report(db, 1, "w", 1, 4, {"verdicts": 2.0}, "2 of 8 verdicts")
+    job_store.report(db, 1, "w", 1, 4, {"verdicts": 2.0}, "2 of 8 verdicts")
     parts, seen = tab.view(context, "remote", {})
     for words in ("25%", "step 1 of 4", "2 of 8 verdicts", "200 · 20", "0.0006", "what people have judged"):
         assert words in parts["job"]["value"]
     assert parts["cancel"]["visible"]
     assert "was asked to stop" in str(press(pages, "cancel_judging", "remote", seen))
-    assert jobs.get(db, 1).status == "cancelling"
+    assert job_store.get(db, 1).status == "cancelling"
     with pytest.raises(gr.Error, match="No job is shown"):
         press(pages, "cancel_judging", "remote", {})
 
 
 def test_a_job_that_gave_up_says_what_failed(context: Context) -> None:
     remote(context.db)
-    job_id = jobs.enqueue(context.db, JudgeSpec(model=BASE_NAME, judge="remote"), "owner")
-    jobs.claim(context.db, job_id, "w")
+    job_id = job_store.enqueue(context.db, JudgeSpec(model=BASE_NAME, judge="remote"), "owner")
+    job_store.claim(context.db, job_id, "w")
     failed = {"timeout": 7, "unreadable": 3}
     result = {"failed": failed, "gave_up": "10 verdicts failed one after the other.", "left_open": 5}
-    jobs.finish(context.db, job_id, "w", result)
+    job_store.finish(context.db, job_id, "w", result)
     parts, _ = tab.view(context, None, {})
     for words in ("It gave up. 10 verdicts failed", "7 timeout, 3 unreadable", "<dd>5</dd>"):
         assert words in parts["job"]["value"]
@@ -510,7 +515,7 @@ def test_a_job_that_gave_up_says_what_failed(context: Context) -> None:
 
 
 def test_a_job_of_a_judge_that_there_is_not_is_shown_all_the_same(context: Context) -> None:
-    jobs.enqueue(context.db, JudgeSpec(model=BASE_NAME, judge=HOSTILE), "owner")
+    job_store.enqueue(context.db, JudgeSpec(model=BASE_NAME, judge=HOSTILE), "owner")
     parts, _ = tab.view(context, None, {})
     assert "&lt;img src=x" in parts["job"]["value"]
     assert "<img" not in parts["job"]["value"]
@@ -525,7 +530,7 @@ def test_the_rubric_is_kept_in_versions(pages: gr.Blocks, context: Context) -> N
     assert "Version 1 holds from now on" in saved[-1]
     assert saved[2:5] == ["Be fair.", "Short\nCorrect", 1]
     assert "no version was added" in press(pages, "save_rubric", "Be fair.", "Short\nCorrect", 1)[-1]
-    latest = judges.rubric(context.db)
+    latest = judge_store.rubric(context.db)
     assert (latest.version, latest.principles, latest.drawn, latest.written_by) == (1, ("Short", "Correct"), 1, "owner")
     assert press(pages, "read_rubric", 1) == "Be fair.\n\n- Short\n- Correct\n\nDrawn for each comparison: 1"
     assert rubrics.DEFAULT.principles[0] in press(pages, "read_rubric", 0)
@@ -547,7 +552,7 @@ def test_a_rubric_that_means_nothing_is_refused(
 ) -> None:
     with pytest.raises(gr.Error, match=words):
         press(pages, "save_rubric", *values)
-    assert judges.rubric(context.db).version == 0
+    assert judge_store.rubric(context.db).version == 0
 
 
 def test_a_draft_stays_when_the_tab_is_opened_again(pages: gr.Blocks, context: Context) -> None:
@@ -566,7 +571,7 @@ def test_a_draft_stays_when_the_tab_is_opened_again(pages: gr.Blocks, context: C
 
 def test_the_prompt_is_shown_as_it_is_sent_in_both_orders(context: Context, tiny_model: Path, local: Judge) -> None:
     """To a local model letter for letter as transformers' own tokenizer writes it."""
-    from rlhf.models import load_tokenizer
+    from rlhf.models.loading import load_tokenizer
 
     db, tokenizer = context.db, load_tokenizer(tiny_model)
     with gr.Blocks() as pages:
@@ -578,7 +583,7 @@ def test_the_prompt_is_shown_as_it_is_sent_in_both_orders(context: Context, tiny
     assert f"Comparison {number} by version 0 of the rubric, as local is sent it." in shown
     assert "<img" not in shown
     assert "<script" not in shown
-    known, drawn = judges.rubric(db), rubrics.principles_for(judges.rubric(db), number)
+    known, drawn = judge_store.rubric(db), rubrics.principles_for(judge_store.rubric(db), number)
     special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
     for answers in ((HOSTILE, "Fine.<|im_end|>"), ("Fine.<|im_end|>", HOSTILE)):
         sent = rubrics.messages_for(
@@ -589,7 +594,7 @@ def test_the_prompt_is_shown_as_it_is_sent_in_both_orders(context: Context, tiny
         assert text.endswith("<|im_end|>\n<|im_start|>assistant\n")
         assert f'<pre class="log" tabindex="0">{rubric_part.escape(text)}</pre>' in shown
     assert "Verdict: tie" in press(pages, "show_prompt", remote(db).name, f"#{number}")
-    scorer = judges.add(db, "scorer", "reward-model", {"model": "reward_model-1"}, "owner")
+    scorer = judge_store.add(db, "scorer", "reward-model", {"model": "reward_model-1"}, "owner")
     assert "is sent no prompt" in press(pages, "show_prompt", scorer.name, "")
     for typed in ("99", "no number", "9" * 15):
         with pytest.raises(gr.Error, match=r"empty for the latest"):
@@ -622,14 +627,14 @@ def test_a_local_model_judges_what_people_have_judged_and_gets_its_card(machine:
     machine.add_prompts(train=6, held_out=0)
     machine.judge("train", 6)
     db = machine.db
-    context = Context(db, machine.data_dir, policies.by_revision(db, "base").base)
-    judges.write_rubric(db, "The shorter answer is better.", [], 0, "owner")  # its context holds no longer one
-    judge = judges.add(db, "tiny", "local", {"model": "base"}, "owner")
+    context = Context(db, machine.data_dir, registry.by_revision(db, "base").base)
+    judge_store.write_rubric(db, "The shorter answer is better.", [], 0, "owner")  # its context holds no longer one
+    judge = judge_store.add(db, "tiny", "local", {"model": "base"}, "owner")
     tab.judge_judged(context, judge, 200, "owner")
     job = machine.perform(1)
     assert job.status == "finished", job.message
-    assert len(judge_records.latest(db, judge, 100)) == 12
-    found = judge_records.trust_in(db, judge)
+    assert len(judge_history.latest(db, judge, 100)) == 12
+    found = judge_history.trust_in(db, judge)
     assert found.with_people is not None
     assert (found.with_people.share.n, found.flips and found.flips.n) == (6, 6)
     assert found.calibration is not None

@@ -17,11 +17,12 @@ import httpx
 import psutil
 import pytest
 
-from annotation import access, safekeeping
+from annotation.backup import safe_copies
+from annotation.backup.targets import DirectoryPlace, Mark, create_whole
 from annotation.database import FILE_NAME, Database, open_database
-from annotation.places import DirectoryPlace, Mark, create_whole
-from rlhf import launching
-from rlhf.launching import PLACE, module
+from annotation.web import access
+from rlhf.hub import token_launcher
+from rlhf.hub.token_launcher import PLACE, module
 from tests.conftest import act, seed_comparisons
 from tests.hub_server import HubServer
 from tests.integration.test_architecture import loaded_by
@@ -113,7 +114,7 @@ def running(
     """
     log = data_dir.parent / f"log-{time.monotonic_ns()}.txt"
     flags = ["--no-workers", "--no-browser", "--port", "0", "--data", str(data_dir)]
-    launcher = [*module("rlhf.launching"), "--data", str(data_dir), "--model", "embedded", "--", *flags]
+    launcher = [*module("rlhf.hub.token_launcher"), "--data", str(data_dir), "--model", "embedded", "--", *flags]
     with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, "app.py", *flags] if as_typed else launcher,
@@ -141,7 +142,7 @@ def running(
 def stored(data_dir: Path) -> int:
     db = open_database(data_dir)
     try:
-        return safekeeping.judged(db)[1]
+        return safe_copies.judged(db)[1]
     finally:
         db.close()
 
@@ -207,7 +208,7 @@ def test_only_the_launcher_and_the_keeper_hold_the_token(project: Path, hub: Hub
     with running(project, told) as program, program.page() as page:
         page.judge(2)
         wait_until("a safe copy", lambda: told_safe(page.safety(), 2) == 2, every=0.3)
-        keeper, web = program.part("rlhf.keeper"), program.part("app.py")
+        keeper, web = program.part("rlhf.hub.token_process"), program.part("app.py")
         assert TOKEN.encode() in environment_of(keeper)
         assert TOKEN.encode() not in environment_of(web)
         assert b"HF_HUB_DISABLE_IMPLICIT_TOKEN=1" in environment_of(web)
@@ -225,7 +226,7 @@ def test_a_private_base_model_is_fetched_for_the_processes_without_a_token(
     without = {**os.environ, **hub.environment(None), "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
     look = [sys.executable, "-c", code]
     assert subprocess.run(look, cwd=ROOT, env=without, capture_output=True, check=False).returncode != 0
-    begin = [*module("rlhf.keeper"), "--begin", "--data", str(data_dir), "--model", "ann/tiny"]
+    begin = [*module("rlhf.hub.token_process"), "--begin", "--data", str(data_dir), "--model", "ann/tiny"]
     with_token = {**os.environ, **hub.environment(TOKEN), "PYTHONPATH": str(ROOT), PLACE: ""}
     subprocess.run(begin, cwd=tmp_path, env=with_token, check=True, timeout=PATIENCE_SECONDS)
     found = subprocess.run(look, cwd=ROOT, env=without, capture_output=True, text=True, check=True)
@@ -236,11 +237,11 @@ def test_a_keeper_that_dies_is_started_again_and_goes_on_from_what_is_safe(proje
     told = {**hub.environment(TOKEN), PLACE: REPO, **OFTEN}
     with running(project, told) as program, program.page() as page:
         wait_until("the first copy", lambda: "Last safe copy" in page.safety(), every=0.3)
-        first = program.part("rlhf.keeper")
+        first = program.part("rlhf.hub.token_process")
         first.kill()
         page.judge(3)
         wait_until("a safe copy of three", lambda: told_safe(page.safety(), 3) == 3, every=0.3)
-        assert program.part("rlhf.keeper").pid != first.pid
+        assert program.part("rlhf.hub.token_process").pid != first.pid
         assert "two copies" not in page.safety()
 
 
@@ -294,7 +295,7 @@ def test_where_it_can_not_begin_again_a_program_goes_on_with_what_is_here(
 ) -> None:
     place = DirectoryPlace(tmp_path / "bucket")
     told = {"HF_TOKEN": "", PLACE: place.name, **OFTEN}
-    safekeeping.keep(db, project, place, "a" * 32)
+    safe_copies.keep(db, project, place, "a" * 32)
     other = tmp_path / "other" / "data"
     other.parent.mkdir()
     with running(other, told) as program:
@@ -311,8 +312,8 @@ def test_where_it_can_not_begin_again_a_program_goes_on_with_what_is_here(
 
 
 def test_whoever_asks_twice_is_not_kept_waiting(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launching, "HURRIED_SECONDS", 0.1)
-    launcher = launching.Launcher(data_dir, "embedded", [])
+    monkeypatch.setattr(token_launcher, "HURRIED_SECONDS", 0.1)
+    launcher = token_launcher.Launcher(data_dir, "embedded", [])
     with subprocess.Popen(["sleep", "infinity"]) as process:
         launcher.on_signal(signal.SIGTERM, None)
         assert launcher.hurried is None
@@ -321,14 +322,14 @@ def test_whoever_asks_twice_is_not_kept_waiting(data_dir: Path, monkeypatch: pyt
 
 
 def test_a_beginning_that_does_not_end_is_tried_again(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launching, "BEGIN_SECONDS", 0.1)
-    launcher = launching.Launcher(data_dir, "embedded", [])
+    monkeypatch.setattr(token_launcher, "BEGIN_SECONDS", 0.1)
+    launcher = token_launcher.Launcher(data_dir, "embedded", [])
     with subprocess.Popen(["sleep", "infinity"]) as process:
-        assert launcher.begun(process) == launching.TRY_AGAIN
+        assert launcher.begun(process) == token_launcher.TRY_AGAIN
 
 
 def test_a_process_ends_with_its_launcher_where_the_system_does_not_see_to_it() -> None:
-    watching = "import os, rlhf.launching as own; launcher = os.getppid(); print(os.getpid(), flush=True); "
+    watching = "import os, rlhf.hub.token_launcher as own; launcher = os.getppid(); print(os.getpid(), flush=True); "
     watching += "own.watch_launcher(launcher)"
     starting = f"subprocess.Popen([sys.executable, '-c', {watching!r}])"
     command = [sys.executable, "-c", f"import subprocess, sys; {starting}; input()"]
@@ -374,13 +375,20 @@ def test_a_failing_copy_is_on_the_page_and_its_reason_only_for_admins(
 
 
 def test_the_launcher_loads_next_to_nothing() -> None:
-    assert loaded_by("rlhf.launching", ("gradio", "torch", "sqlite_utils", "huggingface_hub", "rlhf.jobs")) == []
-    assert loaded_by("rlhf.keeper", ("gradio", "torch", "annotation.places")) == ["annotation.places"]
+    assert (
+        loaded_by(
+            "rlhf.hub.token_launcher", ("gradio", "torch", "sqlite_utils", "huggingface_hub", "rlhf.jobs.job_store")
+        )
+        == []
+    )
+    assert loaded_by("rlhf.hub.token_process", ("gradio", "torch", "annotation.backup.targets")) == [
+        "annotation.backup.targets"
+    ]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a Linux call")
 def test_a_process_can_keep_others_from_reading_its_environment() -> None:
-    code = "import ctypes, rlhf.launching as own; own.hide_environment(); print(ctypes.CDLL(None).prctl(3))"
+    code = "import ctypes, rlhf.hub.token_launcher as own; own.hide_environment(); print(ctypes.CDLL(None).prctl(3))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "0"
 

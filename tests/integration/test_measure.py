@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from annotation.records import UserError
-from rlhf import jobs, policies
-from rlhf.specs import DPOSpec, EvaluateSpec, MeasureSpec, SFTSpec, to_json
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import DPOSpec, EvaluateSpec, MeasureSpec, SFTSpec, to_json
+from rlhf.models import registry
 from tests.demonstrations import demonstrate
 from tests.machine_fixtures import Machine
 
@@ -43,9 +44,9 @@ def test_a_measured_run_leaves_its_figures_and_no_policy_or_file(ready: Machine,
     assert (result["measured"], result["steps"], job.steps) == (spec.kind, 3, 3)
     assert result["seconds_per_step"] > 0
     assert result["peak_rss_mb"] > 100
-    assert [policy.revision for policy in policies.everything(ready.db)] == ["base"]
+    assert [policy.revision for policy in registry.everything(ready.db)] == ["base"]
     assert files(ready.data_dir) - before <= {ready.data_dir / "checkpoints"}
-    assert jobs.samples(ready.db, job.id) == {}
+    assert job_store.samples(ready.db, job.id) == {}
 
     trained = ready.perform(ready.submit(replace(spec, epochs=1, samples=0)))
     assert trained.result is not None
@@ -67,4 +68,4 @@ def test_only_training_is_measured_and_only_what_could_be_trained(machine: Machi
         machine.submit(MeasureSpec(training=to_json(EvaluateSpec(candidate="base"))))
     with pytest.raises(UserError, match="There are 0 demonstrations"):
         machine.submit(MeasureSpec(training=to_json(SFT)))
-    assert jobs.recent(machine.db, ("measure",), 10) == []
+    assert job_store.recent(machine.db, ("measure",), 10) == []

@@ -14,13 +14,15 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from annotation.records import Sampling, UserError
-from rlhf import jobs, loop, policies
-from rlhf.artifacts import directory_sha256
-from rlhf.models import Policies, load_plain
-from rlhf.sampling import draw
-from rlhf.specs import DPOSpec, MergeSpec, SFTSpec
-from rlhf.training import RESULT
-from rlhf.worker import Run, perform
+from rlhf.algorithms.trainer import RESULT
+from rlhf.jobs import job_store
+from rlhf.jobs.artifacts import directory_sha256
+from rlhf.jobs.specs import DPOSpec, MergeSpec, SFTSpec
+from rlhf.jobs.worker import Run, perform
+from rlhf.models import registry
+from rlhf.models.loading import Policies, load_plain
+from rlhf.models.sampling import draw
+from rlhf.submission import job_submission
 from tests.demonstrations import demonstrate
 from tests.machine_fixtures import Machine, make_machine
 
@@ -37,16 +39,16 @@ def taught(machine: Machine) -> Machine:
     return machine
 
 
-def made(machine: Machine, spec: SFTSpec | DPOSpec | MergeSpec) -> policies.Policy:
+def made(machine: Machine, spec: SFTSpec | DPOSpec | MergeSpec) -> registry.Policy:
     """The policy that a job makes."""
     job = machine.perform(machine.submit(spec))
     assert job.status == "finished", job.message
-    policy = policies.of_job(machine.db, job.id)
+    policy = registry.of_job(machine.db, job.id)
     assert policy is not None
     return policy
 
 
-def files(machine: Machine, policy: policies.Policy) -> Path:
+def files(machine: Machine, policy: registry.Policy) -> Path:
     """Where a policy's files are."""
     return machine.data_dir / str(policy.path)
 
@@ -94,8 +96,8 @@ class Pair:
     """An adapter and what it was merged into."""
 
     machine: Machine
-    adapter: policies.Policy
-    merged: policies.Policy
+    adapter: registry.Policy
+    merged: registry.Policy
     variant: dict[str, Any]
 
 
@@ -162,8 +164,8 @@ def test_an_adapter_on_fully_trained_weights_is_merged_into_those(taught: Machin
         torch.testing.assert_close(stored[name], exact.bfloat16(), rtol=2**-7, atol=1e-6)
     about = json.loads((files(taught, merged) / RESULT).read_text("utf-8"))
     assert about["ground"] == full.revision
-    loop.delete_policy(taught.db, taught.data_dir, adapter.revision, "a test")
-    loop.delete_policy(taught.db, taught.data_dir, full.revision, "a test")
+    job_submission.delete_policy(taught.db, taught.data_dir, adapter.revision, "a test")
+    job_submission.delete_policy(taught.db, taught.data_dir, full.revision, "a test")
     logps(taught, Policies(taught.db, taught.data_dir, taught.model).use(merged))  # it needs neither of them
 
 
@@ -171,7 +173,7 @@ def test_an_adapter_on_fully_trained_weights_is_merged_into_those(taught: Machin
 def test_a_merged_policy_serves_and_is_trained_on(taught: Machine) -> None:
     adapter = made(taught, QUICK)
     merged = made(taught, MergeSpec(revision=adapter.revision))
-    assert loop.promote(taught.db, taught.data_dir, merged.revision, "a test").status == "serving"
+    assert job_submission.promote(taught.db, taught.data_dir, merged.revision, "a test").status == "serving"
     models = Policies(taught.db, taught.data_dir, taught.model)
     text = taught.render([{"role": "user", "content": "Sing."}])
     drawn = draw(models.use(merged), models.tokenizer, [text], [[1, 2]], Sampling(1.0, 0.0, 8))[0]
@@ -184,7 +186,7 @@ def test_a_merged_policy_serves_and_is_trained_on(taught: Machine) -> None:
         assert (trained.parent_id, trained.ground_id) == (merged.id, merged.id)
         shift = mean_kl(logps(taught, models.use(merged)), logps(taught, models.use(trained)))
         far = mean_kl(
-            logps(taught, models.use(policies.by_revision(taught.db, "base"))), logps(taught, models.use(trained))
+            logps(taught, models.use(registry.by_revision(taught.db, "base"))), logps(taught, models.use(trained))
         )
         assert shift < far / 2, "it lies on the merged weights"
     full = made(taught, replace(QUICK, method="full", parent=merged.revision, learning_rate=1e-4))
@@ -195,7 +197,7 @@ def test_what_is_no_lora_adapter_is_refused_with_the_reason(taught: Machine) -> 
     prompt = made(taught, replace(QUICK, method="prompt", epochs=1))
     lora = made(taught, replace(QUICK, epochs=1))
     merged = made(taught, MergeSpec(revision=lora.revision))
-    reward = policies.add(
+    reward = registry.add(
         taught.db,
         revision="reward-model-9",
         method="reward_model",
@@ -210,7 +212,7 @@ def test_what_is_no_lora_adapter_is_refused_with_the_reason(taught: Machine) -> 
         (prompt, "virtual tokens before the prompt, which change no weight"),
         (merged, "whole weights already"),
         (reward, "is a reward model"),
-        (policies.by_revision(taught.db, "base"), "has no adapter"),
+        (registry.by_revision(taught.db, "base"), "has no adapter"),
     ):
         with pytest.raises(UserError, match=reason):
             taught.submit(MergeSpec(revision=policy.revision))
@@ -227,15 +229,15 @@ def test_an_adapter_that_was_deleted_or_damaged_meanwhile_fails_the_job(taught: 
     job = taught.perform(first)
     assert (job.status, "sha256 differs" in job.message) == ("failed", True)
     weights.write_bytes(content)
-    jobs.resume(taught.db, first)
+    job_store.resume(taught.db, first)
     with pytest.raises(UserError, match=f"Job {first} needs {adapter.revision}"):
-        loop.delete_policy(taught.db, taught.data_dir, adapter.revision, "a test")
-    jobs.cancel(taught.db, first)
-    loop.delete_policy(taught.db, taught.data_dir, adapter.revision, "a test")
-    jobs.resume(taught.db, first)
+        job_submission.delete_policy(taught.db, taught.data_dir, adapter.revision, "a test")
+    job_store.cancel(taught.db, first)
+    job_submission.delete_policy(taught.db, taught.data_dir, adapter.revision, "a test")
+    job_store.resume(taught.db, first)
     job = taught.perform(first)
     assert (job.status, "were deleted" in job.message) == ("failed", True)
-    assert policies.of_job(taught.db, first) is None
+    assert registry.of_job(taught.db, first) is None
 
 
 # ---------------------------------------------------------------------------------------------------- killed, cancelled
@@ -249,11 +251,11 @@ def test_a_worker_killed_while_it_merges_leaves_nothing_and_the_next_one_a_singl
     job_id = taught.submit(MergeSpec(revision=adapter.revision))
     taught.kill_worker(job_id, 7)
     assert kept(taught) == {adapter.revision}
-    jobs.resume(taught.db, job_id)
+    job_store.resume(taught.db, job_id)
     job = taught.perform(job_id)
     assert (job.status, job.attempt) == ("finished", 2)
     assert kept(taught) == {adapter.revision, (job.result or {})["revision"]}
-    assert [policy.method for policy in policies.everything(taught.db)] == ["base", "sft", "merge"]
+    assert [policy.method for policy in registry.everything(taught.db)] == ["base", "sft", "merge"]
 
 
 @pytest.mark.parametrize("registered", [True, False])
@@ -261,20 +263,20 @@ def test_a_worker_killed_at_the_end_is_resumed_to_the_same_policy(taught: Machin
     """Killed after the files have their name, before or after their row is there."""
     adapter = made(taught, replace(QUICK, epochs=1))
     job = taught.perform(taught.submit(MergeSpec(revision=adapter.revision)))
-    merged = policies.of_job(taught.db, job.id)
+    merged = registry.of_job(taught.db, job.id)
     with taught.db.transaction() as connection:  # the rows as the killed worker left them
         connection.execute("UPDATE job SET status = 'lost', result = NULL WHERE id = ?", (job.id,))
         if not registered:
             connection.execute("DELETE FROM model WHERE job_id = ?", (job.id,))
-    jobs.resume(taught.db, job.id)
+    job_store.resume(taught.db, job.id)
     again = taught.perform(job.id)
     assert again.status == "finished"
     assert {**(again.result or {}), "seconds": 0} == {**(job.result or {}), "seconds": 0}
-    found = policies.of_job(taught.db, job.id)
+    found = registry.of_job(taught.db, job.id)
     assert merged is not None
     assert found is not None
     assert (found.sha256, found.path) == (merged.sha256, merged.path)
-    assert [policy.method for policy in policies.everything(taught.db)] == ["base", "sft", "merge"]
+    assert [policy.method for policy in registry.everything(taught.db)] == ["base", "sft", "merge"]
 
 
 class CancelledAtLayer7(Run):
@@ -282,17 +284,17 @@ class CancelledAtLayer7(Run):
 
     def report(self, step: int, steps: int, metrics: Mapping[str, float], message: str = "") -> None:
         if step == 7:
-            jobs.cancel(self.db, self.job_id)
+            job_store.cancel(self.db, self.job_id)
         super().report(step, steps, metrics, message)
 
 
 def test_a_cancelled_merge_leaves_nothing(taught: Machine) -> None:
     adapter = made(taught, replace(QUICK, epochs=1))
     job_id = taught.submit(MergeSpec(revision=adapter.revision))
-    claimed = jobs.claim(taught.db, job_id, "somebody")
+    claimed = job_store.claim(taught.db, job_id, "somebody")
     assert claimed is not None
     perform(CancelledAtLayer7(taught.db, taught.data_dir, claimed, "somebody"), claimed.spec)
-    job = jobs.get(taught.db, job_id)
+    job = job_store.get(taught.db, job_id)
     assert (job.status, job.step, job.steps) == ("cancelled", 7, 14)
     assert kept(taught) == {adapter.revision}
-    assert policies.of_job(taught.db, job_id) is None
+    assert registry.of_job(taught.db, job_id) is None

@@ -11,14 +11,15 @@ import pytest
 import torch
 
 from annotation.records import Sampling, UserError
-from rlhf import loop, policies, refusals
 from rlhf.algorithms import dpo, sft
-from rlhf.base_model import ready
-from rlhf.forward import completions, inner_model, virtual_tokens
-from rlhf.models import Policies, load_plain
-from rlhf.rows import load_snapshot, tokenise_demonstrations, tokenise_pairs, with_noise
-from rlhf.sampling import draw
-from rlhf.specs import METHODS, DPOSpec, MergeSpec, Precision, SFTSpec, TrainingSpec
+from rlhf.jobs.specs import METHODS, DPOSpec, MergeSpec, Precision, SFTSpec, TrainingSpec
+from rlhf.models import registry
+from rlhf.models.base_model import ready
+from rlhf.models.hidden_states import completions, inner_model, virtual_tokens
+from rlhf.models.loading import Policies, load_plain
+from rlhf.models.sampling import draw
+from rlhf.models.tokenize import load_snapshot, tokenise_demonstrations, tokenise_pairs, with_noise
+from rlhf.submission import job_submission, preconditions
 from tests import quantised_model
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
 
@@ -46,7 +47,7 @@ def judged(machine: Machine) -> Machine:
 
 def trainer_of(machine: Machine, spec: TrainingSpec) -> Any:
     """The trainer as the job builds it."""
-    frozen = loop.freeze_training(machine.db, machine.data_dir, spec)
+    frozen = job_submission.freeze_training(machine.db, machine.data_dir, spec)
     rows = [row for row in load_snapshot(machine.data_dir, frozen.snapshot) if row["split"] == "train"]
     torch.manual_seed(spec.seed)
     start, checkpoints = machine.start(frozen.parent), machine.data_dir / "checkpoints"
@@ -102,15 +103,15 @@ VARIANTS: list[dict[str, Any]] = [
 ]
 
 
-def finished(machine: Machine, spec: DPOSpec) -> policies.Policy:
+def finished(machine: Machine, spec: DPOSpec) -> registry.Policy:
     """The policy that a job makes."""
     job = machine.perform(machine.submit(spec))
     assert job.status == "finished", job.message
     assert job.result is not None
-    return policies.by_revision(machine.db, job.result["revision"])
+    return registry.by_revision(machine.db, job.result["revision"])
 
 
-def answer(machine: Machine, models: Policies, policy: policies.Policy) -> Any:
+def answer(machine: Machine, models: Policies, policy: registry.Policy) -> Any:
     """One answer of a policy, drawn as the resident worker draws."""
     text = machine.render([{"role": "user", "content": "Sing."}])
     sampling = Sampling(1.0, 0.0, 12)
@@ -139,7 +140,7 @@ def test_what_is_trained_is_stored_and_answers_as_it_was_trained(judged: Machine
         "candidate",
     )
     models = Policies(judged.db, judged.data_dir, judged.model)
-    base = policies.by_revision(judged.db, "base")
+    base = registry.by_revision(judged.db, "base")
     before, drawn = answer_logps(judged, models.use(base)), answer(judged, models, policy)
     after = answer_logps(judged, models.use(policy))
     assert before != after, "training changed nothing"
@@ -194,7 +195,7 @@ def test_an_adapter_on_fully_trained_weights_has_them_as_its_reference(judged: M
     assert lora.ground_id == full.id
     models = Policies(judged.db, judged.data_dir, judged.model)
     on_full, of_full = answer_logps(judged, models.use(lora)), answer_logps(judged, models.use(full))
-    base = answer_logps(judged, models.use(policies.by_revision(judged.db, "base")))
+    base = answer_logps(judged, models.use(registry.by_revision(judged.db, "base")))
     assert max(abs(a - b) for a, b in zip(on_full, of_full, strict=True)) < max(
         abs(a - b) for a, b in zip(on_full, base, strict=True)
     )
@@ -205,7 +206,7 @@ def test_an_adapter_on_fully_trained_weights_has_them_as_its_reference(judged: M
     chosen = batch["ref_chosen_logps"].sum().item() / batch["completion_mask"][0].sum().item()
     assert loss == pytest.approx(0.6931 - 0.2 * chosen, abs=5e-3), "a fresh adapter must agree with its reference"
     with pytest.raises(UserError, match="lie on the weights"):
-        loop.delete_policy(judged.db, judged.data_dir, full.revision, "a test")
+        job_submission.delete_policy(judged.db, judged.data_dir, full.revision, "a test")
 
 
 def test_full_fine_tuning_from_full_weights_wants_the_parent_as_its_reference(judged: Machine) -> None:
@@ -250,7 +251,7 @@ def test_adapters_are_trained_on_a_base_that_is_quantised_already(quantised: Mac
     ready(quantised.data_dir, str(quantised.model))
     policy = finished(quantised, replace(QUICK, method=method, learning_rate=0.5 if method == "prompt" else 1e-2))
     models = Policies(quantised.db, quantised.data_dir, quantised.model)
-    base = policies.by_revision(quantised.db, "base")
+    base = registry.by_revision(quantised.db, "base")
     assert answer_logps(quantised, models.use(policy)) != answer_logps(quantised, models.use(base))
 
 
@@ -265,8 +266,8 @@ def test_what_a_base_that_is_quantised_already_cannot_do_is_refused_before_the_j
 
 def test_pissa_of_a_higher_rank_than_a_layer_has_is_refused(judged: Machine) -> None:
     spec = SFTSpec(source="example:medical-answers", method="lora", lora_init="pissa", lora_r=32)
-    assert not refusals.check(judged.db, spec)
-    (sentence,) = refusals.check(judged.db, replace(spec, lora_r=256))
+    assert not preconditions.check(judged.db, spec)
+    (sentence,) = preconditions.check(judged.db, replace(spec, lora_r=256))
     assert "PiSSA takes lora_r 256 directions out of each layer, and the smallest here has" in sentence
 
 
@@ -274,18 +275,18 @@ def test_the_reference_of_an_undecided_candidate_is_kept(judged: Machine) -> Non
     parent = finished(judged, QUICK)
     child = finished(judged, replace(QUICK, parent=parent.revision, scope="all", reference="parent"))
     with pytest.raises(UserError, match=f"{child.revision} is compared with {parent.revision}, its reference"):
-        loop.delete_policy(judged.db, judged.data_dir, parent.revision, "a test")
-    policies.reject(judged.db, child.revision, "a test")
-    assert loop.delete_policy(judged.db, judged.data_dir, parent.revision, "a test") > 1000
+        job_submission.delete_policy(judged.db, judged.data_dir, parent.revision, "a test")
+    registry.reject(judged.db, child.revision, "a test")
+    assert job_submission.delete_policy(judged.db, judged.data_dir, parent.revision, "a test") > 1000
 
 
 def test_deleted_files_are_gone_and_the_row_says_so(judged: Machine) -> None:
     policy = finished(judged, QUICK)
-    freed = loop.delete_policy(judged.db, judged.data_dir, policy.revision, "a test")
+    freed = job_submission.delete_policy(judged.db, judged.data_dir, policy.revision, "a test")
     assert freed > 1000
     assert not (judged.data_dir / str(policy.path)).exists()
-    assert policies.by_revision(judged.db, policy.revision).deleted
+    assert registry.by_revision(judged.db, policy.revision).deleted
     with pytest.raises(UserError, match="were deleted"):
         judged.submit(replace(QUICK, parent=policy.revision, scope="all"))
     with pytest.raises(UserError, match="were deleted"):
-        loop.promote(judged.db, judged.data_dir, policy.revision, "a test")
+        job_submission.promote(judged.db, judged.data_dir, policy.revision, "a test")

@@ -9,9 +9,11 @@ import pytest
 
 from annotation.database import Database
 from annotation.records import UserError
-from annotation.tabs import exporting, quality
-from annotation.tabs.parts import row_number
-from rlhf.tabs import comparison, hub, queueing, rubric, runs
+from annotation.tabs import export_form, quality
+from annotation.tabs.components import row_number
+from rlhf.tabs.hub import hub_tab
+from rlhf.tabs.judges import rubric_form
+from rlhf.tabs.runs import comparison_form, queue_view, runs_tab
 
 WRONG = (
     *(2**63, 2**63 + 1, 10**400, -1, -(2**63), 1.5, 1e300, float("inf"), float("nan"), None, True, [], {}),
@@ -23,18 +25,18 @@ WRONG = (
 def test_what_is_no_rows_number_is_none(db: Database, wrong: Any) -> None:
     assert row_number(wrong) is None
     for sent in (wrong, str(wrong)[:10_000] if not isinstance(wrong, int) or abs(wrong) < 10**300 else "9" * 400):
-        assert runs.find_job(db, sent) is None
-        assert comparison.chosen_jobs(db, [sent]) == []
-        assert queueing.place_of([], sent) is None
+        assert runs_tab.find_job(db, sent) is None
+        assert comparison_form.chosen_jobs(db, [sent]) == []
+        assert queue_view.place_of([], sent) is None
         with pytest.raises(UserError):
             quality.number_in(sent, "a comparison")
         with pytest.raises(UserError):
-            rubric.comparison_in(db, sent)
+            rubric_form.comparison_in(db, sent)
         with pytest.raises(UserError):
-            hub.push_of(sent, "o/n", "preference", True, False, "")
+            hub_tab.push_of(sent, "o/n", "preference", True, False, "")
         with suppress(UserError):
             form = ["preference", "jsonl", [], [sent], [], [], "", "", sent, False, ""]
-            assert exporting.request_of(db, *form).filters.iterations == ()
+            assert export_form.request_of(db, *form).filters.iterations == ()
 
 
 @pytest.mark.parametrize(("typed", "number"), [("7", 7), (" #7 ", 7), (7, 7), ("007", 7), ("9" * 15, 10**15 - 1)])

@@ -11,13 +11,13 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from annotation import access
-from annotation.access import Limit, LoginThrottle
 from annotation.database import Database
-from annotation.oauth import COOKIE, HubSignIn, Provider, read_user
 from annotation.records import UserError
-from annotation.space import Space
-from annotation.web import SignIn
+from annotation.web import access
+from annotation.web.access import Limit, LoginThrottle
+from annotation.web.middleware import SignIn
+from annotation.web.oauth import COOKIE, HubSignIn, Provider, read_user
+from annotation.web.space import Space
 from tests.hub_sign_in import SECRET, SpaceHub
 from tests.machine_fixtures import PATIENCE_SECONDS
 

@@ -19,18 +19,20 @@ import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 
 import app
-from annotation import access, store
+from annotation import store
 from annotation.records import Message, Prompt, Sampling
-from rlhf import answers, chats, jobs, policies
-from rlhf.algorithms import generate
-from rlhf.algorithms.generate import Resident, kept
-from rlhf.artifacts import directory_sha256
-from rlhf.chats import Chat
-from rlhf.models import Policies, load_plain, load_quantised
-from rlhf.policies import Policy
-from rlhf.sampling import draw
-from rlhf.specs import AnswerSpec, GenerateSpec
-from rlhf.worker import Run
+from annotation.web import access
+from rlhf.generation import playground_store, prompt_sets, resident_worker
+from rlhf.generation.playground_store import Chat
+from rlhf.generation.resident_worker import Resident, kept
+from rlhf.jobs import job_store
+from rlhf.jobs.artifacts import directory_sha256
+from rlhf.jobs.specs import AnswerSpec, GenerateSpec
+from rlhf.jobs.worker import Run
+from rlhf.models import registry
+from rlhf.models.loading import Policies, load_plain, load_quantised
+from rlhf.models.registry import Policy
+from rlhf.models.sampling import draw
 from tests.e2e.conftest import running_app
 from tests.integration.test_generate import ask, resident, state_of, stock
 from tests.machine_fixtures import PATIENCE_SECONDS, Machine, make_machine, wait_until, write_spec
@@ -54,7 +56,7 @@ def register(machine: Machine, revision: str, form: str, seed: int = 0) -> Polic
             (revision, str(machine.model), f"adapters/{revision}", directory_sha256(directory), form,
              "bf16" if form == "full" else "nf4"),
         )  # fmt: skip
-    return policies.by_revision(machine.db, revision)
+    return registry.by_revision(machine.db, revision)
 
 
 def save_lora(machine: Machine, directory: Path, generator: torch.Generator) -> None:
@@ -86,20 +88,20 @@ def ask_chats(
     machine: Machine, *revisions: str, messages: Sequence[Message] = (QUESTION,), **changed: Any
 ) -> list[int]:
     """Ask policies the same with the same seed."""
-    asked = {policies.by_revision(machine.db, revision).id: messages for revision in revisions}
-    return chats.ask(machine.db, asked, replace(SAMPLING, **changed), 11, "kim")
+    asked = {registry.by_revision(machine.db, revision).id: messages for revision in revisions}
+    return playground_store.ask(machine.db, asked, replace(SAMPLING, **changed), 11, "kim")
 
 
 def one(machine: Machine, chat_id: int) -> Chat:
     """A chat by its id."""
-    (found,) = chats.with_ids(machine.db, [chat_id])
+    (found,) = playground_store.with_ids(machine.db, [chat_id])
     return found
 
 
 def expected(machine: Machine, chat: Chat) -> str:
     """The answer by a policy that is alone in memory, drawn on its own."""
     models = Policies(machine.db, machine.data_dir, machine.model)
-    model = models.use(policies.by_id(machine.db, chat.model_id))
+    model = models.use(registry.by_id(machine.db, chat.model_id))
     return draw(model, models.tokenizer, [machine.render(chat.messages)], [[chat.seed]], chat.sampling)[0][0].text
 
 
@@ -132,7 +134,7 @@ def long(tmp_path: Path, talkative: Path) -> Iterator[Machine]:
 @contextmanager
 def residing(machine: Machine, spec: GenerateSpec = RESIDENT) -> Iterator[Resident]:
     """The answering worker's own object, to be driven by hand."""
-    job = jobs.claim(machine.db, machine.submit(spec), "w")
+    job = job_store.claim(machine.db, machine.submit(spec), "w")
     assert job is not None
     yield Resident(Run(machine.db, machine.data_dir, job, "w"), replace(spec, model=str(machine.model)))
 
@@ -183,10 +185,10 @@ def test_a_batch_that_a_chat_interrupts_goes_on_as_if_nothing_had_been(
     stocked: Machine, monkeypatch: pytest.MonkeyPatch, serving: str, asked: str
 ) -> None:
     """Which adapter is active is global; the interrupted draw must find its own again."""
-    monkeypatch.setattr(generate, "GLANCE_SECONDS", 0.0)
+    monkeypatch.setattr(resident_worker, "GLANCE_SECONDS", 0.0)
     register(stocked, "other", "lora", seed=1)
     if serving != "base":
-        policies.promote(stocked.db, serving, "kim")
+        registry.promote(stocked.db, serving, "kim")
     with residing(stocked) as worker:
         batch = worker.next_batch(4, 1)
         alone = worker.draw(batch, 2, lambda: False)
@@ -256,7 +258,7 @@ def test_an_answer_grows_and_stopping_it_keeps_what_was_seen(long: Machine) -> N
             pace.until_held()
             seen.append(one(long, number).text)
             if len(seen) == 4:
-                chats.stop(long.db, [number])
+                playground_store.stop(long.db, [number])
             pace.go_on()
         wait_until("its end", lambda: not one(long, number).open)
     chat = one(long, number)
@@ -273,7 +275,7 @@ def test_stopping_one_answer_of_a_batch_leaves_the_others(long: Machine) -> None
         pace.until_held()
         assert one(long, first).text
         assert one(long, second).text
-        chats.stop(long.db, [first])
+        playground_store.stop(long.db, [first])
         pace.go_on()
         pace.until_held()
         assert not one(long, first).open
@@ -312,7 +314,7 @@ def test_a_chat_comes_before_what_an_annotator_asked_and_the_annotator_loses_not
     models = Policies(long.db, long.data_dir, long.model)
     text = long.render([{"role": "user", "content": "Sing."}])
     alone = draw(
-        models.use(policies.serving(long.db)), models.tokenizer, [text], [[row["seed"] for row in rows]],
+        models.use(registry.serving(long.db)), models.tokenizer, [text], [[row["seed"] for row in rows]],
         SAMPLING,
     )  # fmt: skip
     assert [row["text"] for row in rows] == [drawn.text for drawn in alone[0]]
@@ -356,7 +358,7 @@ def test_what_a_killed_worker_was_writing_fails_and_what_waits_is_answered_by_th
     assert (one(long, writing).state, one(long, waiting).state) == ("writing", "asked")
     with resident(long, RESIDENT):
         wait_until("the other answer", lambda: one(long, waiting).state == "done")
-    assert (one(long, writing).state, one(long, writing).message) == ("failed", chats.BROKEN_OFF)
+    assert (one(long, writing).state, one(long, writing).message) == ("failed", playground_store.BROKEN_OFF)
 
 
 def test_what_is_being_written_when_the_program_ends_is_marked(long: Machine) -> None:
@@ -364,7 +366,7 @@ def test_what_is_being_written_when_the_program_ends_is_marked(long: Machine) ->
     with resident(long, RESIDENT, 3) as pace:
         pace.until_held()
         assert one(long, number).text
-    assert (one(long, number).state, one(long, number).message) == ("failed", chats.BROKEN_OFF)
+    assert (one(long, number).state, one(long, number).message) == ("failed", playground_store.BROKEN_OFF)
 
 
 # ------------------------------------------------------------------------------------------------------------- memory
@@ -418,14 +420,14 @@ def test_weights_that_nobody_has_asked_for_lately_leave_the_memory(stocked: Mach
         assert second() is not None
         chat("lora")
         assert len(worker.models.grounds) == 2, "an adapter on the serving weights needs no others"
-        assert worker.model is worker.models.use(policies.serving(stocked.db))
+        assert worker.model is worker.models.use(registry.serving(stocked.db))
 
 
 def keys_of(machine: Machine, revision: str) -> Any:
     """What identifies the weights under a policy."""
-    from rlhf.models import ground_key
+    from rlhf.models.loading import ground_key
 
-    return ground_key(policies.by_revision(machine.db, revision))
+    return ground_key(registry.by_revision(machine.db, revision))
 
 
 # -------------------------------------------------------------------------------------------------- a set of prompts
@@ -434,7 +436,7 @@ QUICK = AnswerSpec(split="all", each=2, seed=5, prompts_per_batch=4, sampling=SA
 
 def rows_of(machine: Machine, job_id: int) -> list[dict[str, Any]]:
     """What is in a job's file."""
-    lines = answers.file_of(machine.data_dir, job_id).read_text("utf-8").split("\n")
+    lines = prompt_sets.file_of(machine.data_dir, job_id).read_text("utf-8").split("\n")
     return [json.loads(line) for line in lines if line]
 
 
@@ -444,12 +446,12 @@ def test_every_prompt_is_answered_as_often_as_asked_by_the_chosen_policy(stocked
     assert job.status == "finished", job.message
     assert job.result is not None
     rows = rows_of(stocked, job.id)
-    prompts = [prompt for split in answers.SPLITS for prompt in store.prompts(stocked.db, split)]
+    prompts = [prompt for split in prompt_sets.SPLITS for prompt in store.prompts(stocked.db, split)]
     assert [tuple(row["messages"]) for row in rows] == [prompt.messages for prompt in prompts for _ in range(2)]
     assert len({row["seed"] for row in rows}) == 28
     assert {row["revision"] for row in rows} == {revision}
     models = Policies(stocked.db, stocked.data_dir, stocked.model)
-    model = models.use(policies.by_revision(stocked.db, revision))
+    model = models.use(registry.by_revision(stocked.db, revision))
     for row, prompt in zip(rows[:8:2], prompts[:4], strict=True):  # the first batch, drawn again as it was
         texts = [stocked.render(other.messages) for other in prompts[:4]]
         seeds = [[5 + 2 * other.id, 6 + 2 * other.id] for other in prompts[:4]]
@@ -457,7 +459,7 @@ def test_every_prompt_is_answered_as_often_as_asked_by_the_chosen_policy(stocked
         assert (row["answer"], row["seed"]) == (again.text, again.seed)
         assert (row["tokens"], row["finish_reason"]) == (again.tokens, again.finish_reason)
         assert row["sampling"] == {"temperature": 1.0, "min_p": 0.1, "max_new_tokens": 24}
-    content = answers.file_of(stocked.data_dir, job.id).read_bytes()
+    content = prompt_sets.file_of(stocked.data_dir, job.id).read_bytes()
     assert job.result == {
         "revision": revision,
         "prompts": 14,
@@ -467,7 +469,7 @@ def test_every_prompt_is_answered_as_often_as_asked_by_the_chosen_policy(stocked
         "sha256": sha256(content).hexdigest(),
         "seconds": job.result["seconds"],
     }
-    assert not answers.draft_of(stocked.data_dir, job.id).exists()
+    assert not prompt_sets.draft_of(stocked.data_dir, job.id).exists()
     assert stocked.db.value("SELECT count(*) FROM response") == 0, "they are in the file and nowhere else"
 
 
@@ -489,16 +491,16 @@ answers.add_to_draft = add_and_die
 def test_a_job_that_was_broken_off_draws_only_what_is_missing(long: Machine) -> None:
     """What was drawn before is marked here by hand: it is in the file as it was, so nobody has drawn it again."""
     job_id = long.submit(replace(QUICK, each=1))
-    draft = answers.draft_of(long.data_dir, job_id)
+    draft = prompt_sets.draft_of(long.data_dir, job_id)
     long.run_worker(job_id, KILLED_AFTER_A_BATCH, -signal.SIGKILL)
-    assert not answers.file_of(long.data_dir, job_id).exists()
-    kept_rows = answers.read_draft(draft)
+    assert not prompt_sets.file_of(long.data_dir, job_id).exists()
+    kept_rows = prompt_sets.read_draft(draft)
     assert len(kept_rows) == 4
     marked = [{**row, "answer": "drawn before"} for row in kept_rows.values()]
-    draft.write_bytes(answers.lines_of(marked) + b'{"torn')
+    draft.write_bytes(prompt_sets.lines_of(marked) + b'{"torn')
     with long.db.transaction() as connection:
         connection.execute("UPDATE job SET status = 'lost', worker = NULL WHERE id = ?", (job_id,))
-    jobs.resume(long.db, job_id)
+    job_store.resume(long.db, job_id)
     job = long.perform(job_id)
     assert job.status == "finished", job.message
     assert (job.step, job.steps) == (16, 16)
@@ -508,13 +510,13 @@ def test_a_job_that_was_broken_off_draws_only_what_is_missing(long: Machine) -> 
 
 
 def test_a_job_from_the_command_line_answers_as_what_served_when_it_was_made(stocked: Machine, tmp_path: Path) -> None:
-    policies.promote(stocked.db, "lora", "kim")
+    registry.promote(stocked.db, "lora", "kim")
     spec = {"kind": "answer", "split": "held-out", "sampling": {"max_new_tokens": 8}}
     done = stocked.command("run", str(write_spec(tmp_path / "spec.json", spec)))
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(done.stdout[done.stdout.index("\n{") :])
     assert (result["revision"], result["prompts"], result["answers"]) == ("lora", 4, 4)
-    (job,) = jobs.recent(stocked.db, ("answer",))
+    (job,) = job_store.recent(stocked.db, ("answer",))
     assert isinstance(job.spec, AnswerSpec)
     assert job.spec.revision == "lora", "resumed after a promotion it goes on with the same policy"
     assert (stocked.data_dir / result["file"]).is_file()
@@ -526,7 +528,7 @@ def test_prompts_that_the_model_can_not_take_are_left_out_and_counted(stocked: M
     job = stocked.perform(stocked.submit(replace(QUICK, each=1)))
     assert job.result is not None
     assert (job.result["prompts"], job.result["left_out"]) == (14, 1)
-    assert any("1 of 15 prompts can't be answered" in line for line in jobs.log_tail(stocked.db, job.id))
+    assert any("1 of 15 prompts can't be answered" in line for line in job_store.log_tail(stocked.db, job.id))
     job = stocked.perform(stocked.submit(replace(QUICK, source="long")))
     assert (job.status, "no prompt of both splits from 'long'" in job.message) == ("failed", True)
 
@@ -539,7 +541,7 @@ def fetch(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterato
     machine.add_prompts(train=2, held_out=1)
     access.add_account(machine.db, "kim", "admin", "a long enough password")
     assert machine.perform(machine.submit(QUICK)).status == "finished"
-    answers.add_to_draft(answers.draft_of(machine.data_dir, 2), [{"seed": 1}])
+    prompt_sets.add_to_draft(prompt_sets.draft_of(machine.data_dir, 2), [{"seed": 1}])
     with running_app(machine.data_dir, "--no-workers") as (address, _):
         cookie = app.Settings(port=httpx.URL(address).port or 0).cookie
 

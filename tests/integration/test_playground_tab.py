@@ -12,10 +12,11 @@ from annotation import store
 from annotation.database import Database
 from annotation.records import Feedback, Sampling, now
 from annotation.tabs.guard import Context
-from rlhf import answers, chats, jobs
-from rlhf.chats import Answered
-from rlhf.specs import AnswerSpec
-from rlhf.tabs import answering, playground
+from rlhf.generation import playground_store, prompt_sets
+from rlhf.generation.playground_store import Answered
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import AnswerSpec
+from rlhf.tabs.playground import playground_tab, prompt_set_form
 from tests.conftest import BASE_NAME, dump, seed_prompts
 
 HOSTILE = "<img src=x onerror='window.ran = 1'> **bold** <think>why</think> ![x](http://example.org/x.png)"
@@ -40,7 +41,7 @@ def context(db: Database, data_dir: Path) -> Context:
 def pages(context: Context) -> gr.Blocks:
     """The tab, built as the app builds it."""
     with gr.Blocks() as demo, gr.Tabs(), gr.Tab("Playground"):
-        playground.build(demo, context)
+        playground_tab.build(demo, context)
     return demo
 
 
@@ -66,7 +67,7 @@ class Admin:
     def take(self, updates: list[Any]) -> None:
         """What the browser does with the parts that were sent."""
         *parts, self.seen = updates
-        for name, update in zip(playground.FOLLOWED, parts, strict=True):
+        for name, update in zip(playground_tab.FOLLOWED, parts, strict=True):
             fresh = {key: value for key, value in update.items() if key != "__type__"}
             self.parts[name] = {**self.parts.get(name, {}), **fresh}
 
@@ -76,7 +77,7 @@ class Admin:
             self.form[name] = update.get("value", self.form[name])
         self.choices = rest[0]["choices"]
         self.sources = rest[len(self.form) + 1]["choices"]
-        self.take(rest[len(self.form) + len(answering.OPENED) :])
+        self.take(rest[len(self.form) + len(prompt_set_form.OPENED) :])
 
     def poll(self) -> None:
         self.take(self.call("playground-poll", self.talk, self.mode, self.seen))
@@ -95,7 +96,7 @@ class Admin:
         self.take(rest)
 
     def start_answers(self) -> str:
-        drawn = (self.form[name] for name in answering.ASKED[len(self.asked) :])
+        drawn = (self.form[name] for name in prompt_set_form.ASKED[len(self.asked) :])
         return str(self.call("answers-start", *self.asked.values(), *drawn))
 
     @property
@@ -114,13 +115,13 @@ def admin(pages: gr.Blocks) -> Admin:
     return opened
 
 
-def answer(context: Context, texts: dict[str, str], reason: chats.FinishReason = "stop") -> None:
+def answer(context: Context, texts: dict[str, str], reason: playground_store.FinishReason = "stop") -> None:
     """Let the policies of these revisions answer what waits for them."""
-    while waiting := chats.next_asked(context.db):
+    while waiting := playground_store.next_asked(context.db):
         for chat in waiting:
-            chats.begin(context.db, [chat.id])
+            playground_store.begin(context.db, [chat.id])
             answered = Answered(texts[chat.revision], "<user> …", 9, 5, reason)
-            chats.finish(context.db, chat.id, answered)
+            playground_store.finish(context.db, chat.id, answered)
 
 
 # -------------------------------------------------------------------------------------------------------------- guard
@@ -136,9 +137,9 @@ def test_every_listener_is_for_admins_only(pages: gr.Blocks, context: Context) -
 
 def test_the_page_that_everyone_is_sent_holds_no_rows(context: Context) -> None:
     seed_prompts(context.db, 1)
-    chats.ask(context.db, {1: [{"role": "user", "content": "giraffe"}]}, Sampling(), 4321, "owner")
+    playground_store.ask(context.db, {1: [{"role": "user", "content": "giraffe"}]}, Sampling(), 4321, "owner")
     with gr.Blocks() as demo, gr.Tabs(), gr.Tab("Playground"):
-        playground.build(demo, context)
+        playground_tab.build(demo, context)
     sent = str(demo.get_config_file())
     assert [word for word in ("giraffe", "4321", "dpo-1", "owner", "'test'") if word in sent] == []
 
@@ -156,14 +157,14 @@ def test_a_fresh_page_offers_the_policies_and_has_the_serving_one_chosen(admin: 
 def test_all_columns_are_asked_the_same_with_the_same_seed(context: Context, admin: Admin) -> None:
     admin.form |= {"models": ["dpo-1", "base"], "system": "Be brief.", "temperature": 0.7, "min_p": 0, "tokens": 33}
     admin.send("Why?")
-    first, second = chats.with_ids(context.db, admin.talk["chats"])
+    first, second = playground_store.with_ids(context.db, admin.talk["chats"])
     assert (first.revision, second.revision) == ("dpo-1", "base")
     assert first.seed == second.seed == admin.form["seed"]
     assert first.sampling == second.sampling == Sampling(0.7, 0.0, 33)
     assert [message["content"] for message in first.messages] == ["Be brief.", "Why?"]
     assert first.requested_by == "owner"
     assert admin.message == ""
-    assert admin.asks_again_after == playground.WRITING_SECONDS
+    assert admin.asks_again_after == playground_tab.WRITING_SECONDS
     assert not admin.parts["send"]["interactive"]
     answer(context, {"base": "b", "dpo-1": "d"})
     seed = admin.form["seed"]
@@ -172,8 +173,8 @@ def test_all_columns_are_asked_the_same_with_the_same_seed(context: Context, adm
     answer(context, {"base": "b", "dpo-1": "d"})
     admin.form |= {"fresh": False, "seed": 77}
     admin.send("Really?")
-    assert {chat.seed for chat in chats.with_ids(context.db, admin.talk["chats"])} == {77}
-    turns = [message["content"] for message in chats.with_ids(context.db, admin.talk["chats"])[0].messages]
+    assert {chat.seed for chat in playground_store.with_ids(context.db, admin.talk["chats"])} == {77}
+    turns = [message["content"] for message in playground_store.with_ids(context.db, admin.talk["chats"])[0].messages]
     assert turns == ["Be brief.", "Why?", "d", "And?", "d", "Really?"]
 
 
@@ -181,19 +182,19 @@ def test_an_answer_is_seen_to_grow_and_how_it_ended(context: Context, admin: Adm
     admin.send("Why?")
     (number,) = admin.talk["chats"]
     assert "Waits for its turn" in admin.shown
-    chats.begin(context.db, [number])
+    playground_store.begin(context.db, [number])
     admin.poll()
     assert "Reads the conversation" in admin.shown
-    chats.show(context.db, {number: "It sc"})
+    playground_store.show(context.db, {number: "It sc"})
     admin.poll()
     assert "It sc</pre>" in admin.shown
     assert "Writes … · first token after 0." in admin.shown
-    chats.finish(context.db, number, Answered("It scatters.", "<user> …", 9, 5, "length"))
+    playground_store.finish(context.db, number, Answered("It scatters.", "<user> …", 9, 5, "length"))
     admin.poll()
     assert "It scatters.</pre>" in admin.shown
     assert "5 tokens · first token after 0." in admin.shown
     assert "cut off at the limit" in admin.shown
-    assert admin.asks_again_after == playground.RESTING_SECONDS
+    assert admin.asks_again_after == playground_tab.RESTING_SECONDS
     assert admin.parts["send"]["interactive"]
     before = dict(admin.parts)
     sent = admin.call("playground-poll", admin.talk, admin.mode, admin.seen)
@@ -217,20 +218,20 @@ def test_what_a_model_writes_is_shown_and_does_nothing(context: Context, admin: 
 
 def test_a_refusal_is_shown_in_its_column(context: Context, admin: Admin) -> None:
     admin.send("Why?")
-    chats.begin(context.db, admin.talk["chats"])
-    chats.fail(context.db, admin.talk["chats"], "The model's chat template refuses <it>.")
+    playground_store.begin(context.db, admin.talk["chats"])
+    playground_store.fail(context.db, admin.talk["chats"], "The model's chat template refuses <it>.")
     admin.poll()
     assert "refuses &lt;it&gt;." in admin.shown
     admin.send("Then this?")
-    (chat,) = chats.with_ids(context.db, admin.talk["chats"])
+    (chat,) = playground_store.with_ids(context.db, admin.talk["chats"])
     assert [message["content"] for message in chat.messages] == ["Then this?"]
 
 
 def test_whoever_waits_long_is_told_why(context: Context, admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(playground, "PATIENCE_SECONDS", 3600.0)
+    monkeypatch.setattr(playground_tab, "PATIENCE_SECONDS", 3600.0)
     admin.send("Why?")
     assert TROUBLE not in admin.shown
-    monkeypatch.setattr(playground, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(playground_tab, "PATIENCE_SECONDS", 0.0)
     admin.poll()
     assert TROUBLE in admin.shown
 
@@ -239,12 +240,12 @@ def test_stopping_leaves_what_was_seen(context: Context, admin: Admin) -> None:
     admin.form["models"] = ["base", "dpo-1"]
     admin.send("Why?")
     first, second = admin.talk["chats"]
-    chats.begin(context.db, [first])
-    chats.show(context.db, {first: "It sc"})
+    playground_store.begin(context.db, [first])
+    playground_store.show(context.db, {first: "It sc"})
     admin.stop()
-    assert chats.states(context.db, [first, second]) == {first: "stopping", second: "done"}
+    assert playground_store.states(context.db, [first, second]) == {first: "stopping", second: "done"}
     assert "Stopping …" in admin.shown
-    chats.finish(context.db, first, Answered("It sc", "<user> …", 9, 2, "stopped"))
+    playground_store.finish(context.db, first, Answered("It sc", "<user> …", 9, 2, "stopped"))
     admin.poll()
     assert "2 tokens" in admin.shown
     assert admin.shown.count("stopped</p>") == 2
@@ -254,12 +255,12 @@ def test_a_new_conversation_begins_with_nothing_and_stops_the_old_one(context: C
     admin.send("Why?")
     asked = admin.talk["chats"]
     admin.new()
-    assert chats.states(context.db, asked) == {asked[0]: "done"}
+    assert playground_store.states(context.db, asked) == {asked[0]: "done"}
     assert "Choose one or more models" in admin.shown
     admin.open()
     assert "Choose one or more models" in admin.shown, "turning to another tab and back changes nothing"
     admin.send("What?")
-    (chat,) = chats.with_ids(context.db, admin.talk["chats"])
+    (chat,) = playground_store.with_ids(context.db, admin.talk["chats"])
     assert [message["content"] for message in chat.messages] == ["What?"]
 
 
@@ -294,7 +295,7 @@ def test_a_server_that_has_forgotten_the_page_goes_on_with_the_conversation(cont
     answer(context, {"base": "So."})
     admin.talk, admin.seen = {}, {}
     admin.send("And?")
-    (chat,) = chats.with_ids(context.db, admin.talk["chats"])
+    (chat,) = playground_store.with_ids(context.db, admin.talk["chats"])
     assert [message["content"] for message in chat.messages] == ["Why?", "So.", "And?"]
 
 
@@ -372,15 +373,15 @@ def test_a_set_of_prompts_is_answered_as_a_job_and_its_file_can_be_fetched(conte
     admin.form |= {"temperature": 0.5, "tokens": 12, "seed": 9}
     admin.asked |= {"revision": "base", "each": 2, "source": "test"}
     assert "Job 1 is queued" in admin.start_answers()
-    spec = jobs.get(context.db, 1).spec
+    spec = job_store.get(context.db, 1).spec
     wanted = AnswerSpec(BASE_NAME, "base", "held-out", "test", 2, 9, sampling=Sampling(0.5, 0.1, 12))
     assert spec == wanted
-    jobs.claim(context.db, 1, "w")
+    job_store.claim(context.db, 1, "w")
     admin.poll()
     assert admin.parts["files"]["value"] == ""
-    answers.add_to_draft(answers.draft_of(context.data_dir, 1), [])
-    answers.publish(context.data_dir, 1, [])
-    jobs.finish(context.db, 1, "w", {"prompts": 3, "answers": 6})
+    prompt_sets.add_to_draft(prompt_sets.draft_of(context.data_dir, 1), [])
+    prompt_sets.publish(context.data_dir, 1, [])
+    job_store.finish(context.db, 1, "w", {"prompts": 3, "answers": 6})
     admin.poll()
     assert '<a href="answers/job-1.jsonl" download>job-1.jsonl</a>' in admin.parts["files"]["value"]
     assert "3 held out from &#x27;test&#x27;" in admin.parts["files"]["value"]
@@ -400,4 +401,4 @@ def test_a_refused_set_queues_nothing(context: Context, admin: Admin, asked: dic
     admin.asked |= asked
     with pytest.raises(gr.Error, match=sentence):
         admin.start_answers()
-    assert jobs.queue(context.db) == []
+    assert job_store.queue(context.db) == []

@@ -24,18 +24,19 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from annotation import store
 from annotation.records import Sampling, UserError
-from rlhf import forward, jobs, policies
 from rlhf.algorithms import ppo
+from rlhf.algorithms.checkpoints import COMPLETE, checkpoints_of
 from rlhf.algorithms.ppo import Learner, Rollouts, Score, minibatch, prompt_of, prompts_of, seed_of, targets
-from rlhf.artifacts import directory_sha256
-from rlhf.checkpoints import COMPLETE, checkpoints_of
-from rlhf.curves import CURVES
-from rlhf.models import weights_of
-from rlhf.roles import Answer, load_roles, read_reward_model
-from rlhf.sampling import end_token_ids
-from rlhf.specs import METHODS, Method, PPOSpec, Precision, RewardModelSpec
-from rlhf.supervisor import worker_command
-from rlhf.worker import Run, perform
+from rlhf.algorithms.roles import Answer, load_roles, read_reward_model
+from rlhf.jobs import job_store
+from rlhf.jobs.artifacts import directory_sha256
+from rlhf.jobs.specs import METHODS, Method, PPOSpec, Precision, RewardModelSpec
+from rlhf.jobs.worker import Run, perform
+from rlhf.loop.supervisor import worker_command
+from rlhf.models import hidden_states, registry
+from rlhf.models.loading import weights_of
+from rlhf.models.sampling import end_token_ids
+from rlhf.tabs.runs.curves import CURVES
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, Machine, make_machine
 
 QUICK = PPOSpec(
@@ -92,14 +93,14 @@ def add_reward_model(machine: Machine, spec: PPOSpec) -> None:
     get_peft_model(base, lora).save_pretrained(directory)
     (directory / "reward.json").write_text(json.dumps({"mean": MEAN, "std": STD}), "utf-8")
     trained = RewardModelSpec(method=spec.method, precision=spec.precision)
-    job_id = jobs.enqueue(machine.db, trained, "a test")
-    jobs.cancel(machine.db, job_id)
-    policies.add(
+    job_id = job_store.enqueue(machine.db, trained, "a test")
+    job_store.cancel(machine.db, job_id)
+    registry.add(
         machine.db,
         revision="reward",
         method="reward_model",
         base=str(machine.model),
-        parent_id=policies.by_revision(machine.db, "base").id,
+        parent_id=registry.by_revision(machine.db, "base").id,
         job_id=job_id,
         path="adapters/reward",
         sha256=directory_sha256(directory),
@@ -111,14 +112,14 @@ def add_reward_model(machine: Machine, spec: PPOSpec) -> None:
 def begin(machine: Machine, spec: PPOSpec, job_id: int | None = None, run_type: type[Run] = Run) -> Run:
     """Claim a job (a new one unless an id is given) as a worker does."""
     worker = uuid.uuid4().hex
-    job = jobs.claim(machine.db, job_id or machine.submit(spec), worker)
+    job = job_store.claim(machine.db, job_id or machine.submit(spec), worker)
     assert job is not None
     return run_type(machine.db, machine.data_dir, job, worker)
 
 
 def spec_of(run: Run) -> PPOSpec:
     """The job's frozen spec."""
-    spec = jobs.get(run.db, run.job_id).spec
+    spec = job_store.get(run.db, run.job_id).spec
     assert isinstance(spec, PPOSpec)
     return spec
 
@@ -160,7 +161,7 @@ def test_a_programmatic_reward_rises_and_the_kl_stays_under_its_target(ready: Ma
     )
     learner = learner_of(ready, spec, length_near(8))
     learner.learn()
-    curve = jobs.metrics(ready.db, learner.run.job_id)
+    curve = job_store.metrics(ready.db, learner.run.job_id)
     assert len(curve) == 10
     rewards, lengths = ([entry[name] for entry in curve] for name in ("reward", "length"))
     assert sum(rewards[-3:]) / 3 > sum(rewards[:2]) / 2 + 0.6
@@ -183,7 +184,7 @@ def test_a_reward_model_that_was_trained_on_judgements_is_followed(machine: Mach
     )  # fmt: skip
     job = machine.perform(machine.submit(spec))
     assert job.status == "finished", job.message
-    curve = jobs.metrics(machine.db, job.id)
+    curve = job_store.metrics(machine.db, job.id)
     assert curve[-1]["reward"] > curve[0]["reward"] + 0.4, "in standard deviations of the scores in training"
     assert curve[-1]["length"] < curve[0]["length"] - 3
     expected = {name for curve in CURVES["ppo"] for name in curve.series.values()}
@@ -195,7 +196,7 @@ def test_an_entropy_bonus_keeps_the_policy_open(ready: Machine) -> None:
     spec = replace(QUICK, steps=4, learning_rate=1e-2, kl_coefficient=1e-6, entropy_weight=1.0, no_end_penalty=0.0)
     learner = learner_of(ready, spec, lambda answers: torch.zeros(len(answers)))
     learner.learn()
-    curve = jobs.metrics(ready.db, learner.run.job_id)
+    curve = job_store.metrics(ready.db, learner.run.job_id)
     assert curve[-1]["entropy"] > curve[0]["entropy"] + 0.02
 
 
@@ -211,7 +212,7 @@ def test_the_ratio_of_the_first_inner_step_is_exactly_1(machine: Machine, method
     add_reward_model(machine, spec)
     learner = learner_of(machine, spec)
     learner.learn()
-    for entry in jobs.metrics(machine.db, learner.run.job_id):
+    for entry in job_store.metrics(machine.db, learner.run.job_id):
         assert (entry["ratio_max"], entry["clip_share"]) == (1.0, 0.0)
         # The loss is then minus the mean of whitened advantages, which is 0.
         assert entry["loss/policy"] == pytest.approx(0.0, abs=1e-5)
@@ -240,10 +241,10 @@ def test_a_batch_in_several_packed_rows_starts_with_a_ratio_of_exactly_1_too(
     add_reward_model(machine, spec)
     curves = []
     for row_tokens in (1024, 100):
-        monkeypatch.setattr(forward, "ROW_TOKENS", row_tokens)
+        monkeypatch.setattr(hidden_states, "ROW_TOKENS", row_tokens)
         learner = learner_of(machine, replace(spec, epochs=1))
         learner.learn()
-        curves.append(jobs.metrics(machine.db, learner.run.job_id))
+        curves.append(job_store.metrics(machine.db, learner.run.job_id))
     for one, other in zip(*curves, strict=True):
         assert one["ratio_max"] == other["ratio_max"] == 1.0
         for name in ("reward", "kl", "entropy", "loss/value", "grad_norm", "grad_norm/value"):
@@ -405,7 +406,7 @@ def test_answers_of_one_token_and_cut_off_ones_give_numbers_all_the_same(ready: 
     sampling = replace(QUICK.sampling, max_new_tokens=tokens)
     learner = learner_of(ready, replace(QUICK, steps=2, sampling=sampling, whiten_rewards=True))
     learner.learn()
-    curve = jobs.metrics(ready.db, learner.run.job_id)
+    curve = job_store.metrics(ready.db, learner.run.job_id)
     assert all(math.isfinite(value) for entry in curve for value in entry.values())
     assert 1 <= curve[0]["length"] <= tokens
     assert curve[0]["ended_share"] < 0.5
@@ -449,7 +450,7 @@ def test_the_kl_penalty_moves_only_if_it_is_to(ready: Machine, control: Any) -> 
     """Without any KL at first, the penalty falls by 2% in the second round, and on as long as the KL is far below."""
     learner = learner_of(ready, replace(QUICK, kl_control=control))
     learner.learn()
-    curve = jobs.metrics(ready.db, learner.run.job_id)
+    curve = job_store.metrics(ready.db, learner.run.job_id)
     factor = 0.98 if control == "adaptive" else 1
     assert [entry["kl_coefficient"] for entry in curve] == pytest.approx([0.1 * factor**step for step in range(3)])
 
@@ -461,7 +462,7 @@ def test_a_job_in_4_bits_leaves_a_policy_that_can_serve(machine: Machine) -> Non
     add_reward_model(machine, spec)
     run = begin(machine, spec)
     result = ppo.run(run, spec_of(run))
-    policy = policies.by_revision(machine.db, result["revision"])
+    policy = registry.by_revision(machine.db, result["revision"])
     assert (policy.kind, policy.form, policy.weights, policy.status) == ("policy", "lora", "nf4", "candidate")
     weights = machine.adapter(policy.revision)
     assert all("lora_A" in name or "lora_B" in name for name in weights)
@@ -470,7 +471,7 @@ def test_a_job_in_4_bits_leaves_a_policy_that_can_serve(machine: Machine) -> Non
     assert result["final"]["kl"] > 0
     assert result["steps"] == 3
     assert not checkpoints_of(run).exists()
-    samples = jobs.samples(machine.db, run.job_id)
+    samples = job_store.samples(machine.db, run.job_id)
     assert list(samples) == [prompt.text for prompt in store.prompts(machine.db, "train")[:3]], "none is held out"
     assert [list(answers) for answers in samples.values()] == [[0, 3]] * 3
     machine.db.connection.execute("UPDATE job SET status = 'queued' WHERE id = ?", (run.job_id,))
@@ -485,7 +486,7 @@ def test_measuring_keeps_nothing_but_figures(ready: Machine) -> None:
     assert result["steps"] == 2
     assert result["seconds_per_step"] > 0
     assert 0 < result["trainable_percent"] < 100
-    assert policies.of_job(ready.db, run.job_id) is None
+    assert registry.of_job(ready.db, run.job_id) is None
     assert not checkpoints_of(run).exists()
 
 
@@ -530,7 +531,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iter
     add_reward_model(machine, QUICK)
     job = machine.perform(machine.submit(replace(QUICK, steps=8)))
     assert isinstance(job.spec, PPOSpec)
-    yield Unbroken(machine, job.spec, machine.adapter(f"ppo-{job.id}"), jobs.metrics(machine.db, job.id))
+    yield Unbroken(machine, job.spec, machine.adapter(f"ppo-{job.id}"), job_store.metrics(machine.db, job.id))
     machine.db.close()
 
 
@@ -539,7 +540,7 @@ def assert_as_if_unbroken(unbroken: Unbroken, job_id: int, tolerance: float) -> 
     weights = unbroken.machine.adapter(f"ppo-{job_id}")
     for name, expected in unbroken.weights.items():
         torch.testing.assert_close(weights[name], expected, rtol=tolerance, atol=tolerance)
-    curve = jobs.metrics(unbroken.machine.db, job_id)
+    curve = job_store.metrics(unbroken.machine.db, job_id)
     for name in ("step", "reward", "loss/policy", "loss/value", "kl", "kl_coefficient", "learning_rate", "ratio_max"):
         expected_curve = [entry[name] for entry in unbroken.curve]
         assert [entry[name] for entry in curve] == pytest.approx(expected_curve, rel=tolerance, abs=tolerance)
@@ -563,17 +564,17 @@ def test_a_run_that_is_stopped_again_and_again_anywhere_ends_with_the_very_same_
     job_id = machine.submit(unbroken.spec)
     source = random.Random(5)
     places = Counter[str]()
-    while jobs.get(machine.db, job_id).status != "finished":
+    while job_store.get(machine.db, job_id).status != "finished":
         run = begin(machine, unbroken.spec, job_id, Impatient)
         assert isinstance(run, Impatient)
         run.patience = source.randint(5, 40)
         assert perform(run, unbroken.spec) == 0
-        if jobs.get(machine.db, job_id).status == "cancelled":
+        if job_store.get(machine.db, job_id).status == "cancelled":
             last = max(checkpoints_of(run).glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
             state = torch.load(last / "state.pt", weights_only=False)["state"]
             places["learning" if state.updates else "answering" if state.rollouts is None else "between"] += 1
             assert len(list(checkpoints_of(run).glob("checkpoint-*"))) <= 2
-            jobs.resume(machine.db, job_id)
+            job_store.resume(machine.db, job_id)
     assert places["learning"] >= 2
     assert places["answering"] >= 2
     assert_as_if_unbroken(unbroken, job_id, 0.0)
@@ -588,11 +589,11 @@ def test_a_worker_killed_in_a_random_round_is_resumed_to_the_weights_of_an_unbro
     machine.kill_worker(job_id, fatal_round)
     half = machine.data_dir / "checkpoints" / f"job-{job_id}" / "checkpoint-7"  # killed while writing: without the mark
     half.mkdir(parents=True)
-    jobs.resume(machine.db, job_id)
+    job_store.resume(machine.db, job_id)
     job = machine.perform(job_id)
     assert job.status == "finished", job.message
     assert job.attempt == 2
-    assert any("resuming from checkpoint-" in line for line in jobs.log_tail(machine.db, job_id, 40))
+    assert any("resuming from checkpoint-" in line for line in job_store.log_tail(machine.db, job_id, 40))
     assert_as_if_unbroken(unbroken, job_id, 1e-4)
 
 
@@ -600,7 +601,7 @@ def test_two_processes_give_what_one_gives_with_twice_the_batch(unbroken: Unbrok
     """Answers, scores and gradients are shared out; statistics are over all. Started as the supervisor does it."""
     machine = unbroken.machine
     job_id = machine.submit(replace(unbroken.spec, batch_size=unbroken.spec.batch_size // 2, processes=2))
-    command = worker_command(jobs.get(machine.db, job_id), machine.data_dir, "a worker")
+    command = worker_command(job_store.get(machine.db, job_id), machine.data_dir, "a worker")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
-    assert jobs.get(machine.db, job_id).status == "finished", done.stdout[-2000:] + done.stderr[-2000:]
+    assert job_store.get(machine.db, job_id).status == "finished", done.stdout[-2000:] + done.stderr[-2000:]
     assert_as_if_unbroken(unbroken, job_id, 1e-3)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from annotation import access, claims
+from annotation import claims
 from annotation.database import FILE_NAME, Database, open_database
+from annotation.web import access
 from tests.conftest import act, seed_comparisons
 from tests.machine_fixtures import ROOT
 

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from annotation.database import open_database
-from rlhf import jobs, loop, policies, worker
-from rlhf.specs import DPOSpec, RewardModelSpec, SFTSpec, TrainingSpec, to_json
+from rlhf.jobs import job_store, worker
+from rlhf.jobs.specs import DPOSpec, RewardModelSpec, SFTSpec, TrainingSpec, to_json
+from rlhf.models import registry
+from rlhf.submission import job_submission
 from tests.machine_fixtures import make_machine, rlhf_command, write_spec
 
 FEW: dict[str, Any] = {"epochs": 1, "lora_r": 4, "lora_alpha": 8, "samples": 0, "precision": "fp32", "method": "lora"}
@@ -44,7 +46,7 @@ def run_by_command(directory: Path, spec: TrainingSpec) -> None:
 def run_here(directory: Path, spec: TrainingSpec) -> None:
     """Run a job in this process, as its worker does."""
     db = open_database(directory)
-    job = jobs.claim(db, loop.submit(db, directory, spec, "a test"), "w")
+    job = job_store.claim(db, job_submission.submit(db, directory, spec, "a test"), "w")
     assert job is not None
     worker.perform(worker.Run(db, directory, job, "w"), job.spec)
     db.close()
@@ -57,9 +59,9 @@ def run_copy(judged: Path, directory: Path, spec: TrainingSpec) -> tuple[list[di
     shutil.copytree(judged, directory)
     (run_here if spec.processes == 1 else run_by_command)(directory, spec)
     db = open_database(directory)
-    job = jobs.recent(db, (spec.kind,), 1)[0]
-    metrics = jobs.metrics(db, job.id)
-    path = policies.by_revision(db, (job.result or {})["revision"]).path
+    job = job_store.recent(db, (spec.kind,), 1)[0]
+    metrics = job_store.metrics(db, job.id)
+    path = registry.by_revision(db, (job.result or {})["revision"]).path
     db.close()
     return metrics, load_file(directory / str(path) / "adapter_model.safetensors")
 

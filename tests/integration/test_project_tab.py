@@ -9,11 +9,12 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from annotation import access, claims, store
+from annotation import claims, store
 from annotation.database import Database
 from annotation.records import Project, Tag, UserError, now
 from annotation.tabs import project as tab
 from annotation.tabs.guard import Context
+from annotation.web import access
 from tests.conftest import BASE_NAME, act, dump, make_response, seed_comparisons, seed_prompts
 
 OWNER = gr.Request(username="owner")

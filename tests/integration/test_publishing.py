@@ -23,19 +23,23 @@ import torch
 from huggingface_hub import DatasetCard, ModelCard, constants
 
 from annotation import __main__ as annotation_commands
-from annotation import access, store
-from annotation import hub as hubs
+from annotation import hub_client as hubs
+from annotation import store
 from annotation.database import Database, open_database
-from annotation.outgoing.formats import Filters, Request
+from annotation.exports.formats import Filters, Request
 from annotation.records import UserError
+from annotation.web import access
 from rlhf import __main__ as rlhf_commands
-from rlhf import jobs, loop, policies, prospects, publishing, pulling, pushing, refusals
-from rlhf.artifacts import directory_sha256
-from rlhf.cards import Address
-from rlhf.models import Policies
-from rlhf.policies import Policy
-from rlhf.rows import load_snapshot
-from rlhf.specs import DPOSpec, MergeSpec, PPOSpec
+from rlhf.hub import pull_model, push_dataset, push_model
+from rlhf.hub.model_card import Address
+from rlhf.jobs import job_store
+from rlhf.jobs.artifacts import directory_sha256
+from rlhf.jobs.specs import DPOSpec, MergeSpec, PPOSpec
+from rlhf.models import registry
+from rlhf.models.loading import Policies
+from rlhf.models.registry import Policy
+from rlhf.models.tokenize import load_snapshot
+from rlhf.submission import job_submission, preconditions, preflight
 from tests.demonstrations import demonstrate
 from tests.hub_server import HubServer
 from tests.integration.test_deciding import finish_check, make_candidate, people_say
@@ -61,14 +65,14 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Itera
 def fresh(tmp_path: Path, tiny_model: Path) -> Iterator[Database]:
     """Another data directory with the same base."""
     db = open_database(tmp_path / "other")
-    policies.ensure_base(db, str(tiny_model))
+    registry.ensure_base(db, str(tiny_model))
     yield db
     db.close()
 
 
 def made(machine: Machine) -> Policy:
     """The machine's adapter."""
-    return next(policy for policy in policies.everything(machine.db) if policy.form == "lora")
+    return next(policy for policy in registry.everything(machine.db) if policy.form == "lora")
 
 
 def client(hub: HubServer, token: str | None = "hf_write_ann") -> hubs.Hub:
@@ -76,14 +80,14 @@ def client(hub: HubServer, token: str | None = "hf_write_ann") -> hubs.Hub:
     return hubs.connect(token, hub.url)
 
 
-def publish(hub: HubServer, machine: Machine, **more: Any) -> publishing.Published:
+def publish(hub: HubServer, machine: Machine, **more: Any) -> push_model.Published:
     """Publish the adapter."""
-    return publishing.publish(client(hub), machine.db, machine.data_dir, made(machine).revision, REPO, **more)
+    return push_model.publish(client(hub), machine.db, machine.data_dir, made(machine).revision, REPO, **more)
 
 
 def pull(hub: HubServer, db: Database, address: str = REPO) -> Policy:
     """Pull into a data directory."""
-    return pulling.pull(client(hub), db, db.path.parent, address)
+    return pull_model.pull(client(hub), db, db.path.parent, address)
 
 
 def command(hub: HubServer, token: str | None, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -138,7 +142,7 @@ def test_pushing_twice_changes_nothing_and_is_private_with_a_tag(hub: HubServer,
     assert repo.private
     assert repo.commits == commits
     assert repo.tags == {made(kitchen).revision: first.commit_sha}
-    (record,) = [one for one in policies.publications(kitchen.db) if one.commit_sha == first.commit_sha]
+    (record,) = [one for one in registry.publications(kitchen.db) if one.commit_sha == first.commit_sha]
     assert (record.repo, record.tag, record.private) == (REPO, made(kitchen).revision, True)
 
 
@@ -191,13 +195,13 @@ def test_somebody_elses_work_of_that_name_stays(hub: HubServer, kitchen: Machine
         if kind == "model":
             publish(hub, kitchen)
         else:
-            pushing.push_data(client(hub), kitchen.db, Request("preference"), REPO)
+            push_dataset.push_data(client(hub), kitchen.db, Request("preference"), REPO)
 
     with pytest.raises(UserError, match=f"The name {REPO} is taken"):
         push()
     assert hub.repos[kind, REPO].head.sha == sha
     hub.add_repo(kind, "ann/empty", {"README.md": b"# Empty"}, private=True)
-    publishing.own_contents(client(hub), "ann/empty", "model" if kind == "model" else "dataset")
+    push_model.own_contents(client(hub), "ann/empty", "model" if kind == "model" else "dataset")
 
 
 def test_a_card_that_says_more_moves_its_tag(hub: HubServer, kitchen: Machine) -> None:
@@ -221,7 +225,7 @@ def test_the_card_has_the_evaluation_by_people_and_by_judges(hub: HubServer, db:
     (data_dir / str(policy.path) / "adapter_model.safetensors").write_bytes(safetensors({"a": (1, 1)}))
     sha = directory_sha256(data_dir / str(policy.path))
     db.connection.execute("UPDATE model SET sha256 = ? WHERE id = ?", (sha, policy.id))
-    publishing.publish(client(hub), db, data_dir, policy.revision, REPO)
+    push_model.publish(client(hub), db, data_dir, policy.revision, REPO)
     text = hub.file("model", REPO, "README.md").decode()
     assert "| `base` | people | 8 | 100% (68% to 100%) |" in text
     assert "| `base` | the AI judge sharp | 40 | 75% (60% to 86%) |" in text
@@ -237,7 +241,7 @@ def test_the_card_has_the_figures_of_a_check_that_no_judge_took_part_in(
     (data_dir / str(policy.path) / "adapter_config.json").write_text("{}")
     sha = directory_sha256(data_dir / str(policy.path))
     db.connection.execute("UPDATE model SET sha256 = ? WHERE id = ?", (sha, policy.id))
-    publishing.publish(client(hub), db, data_dir, policy.revision, REPO)
+    push_model.publish(client(hub), db, data_dir, policy.revision, REPO)
     assert "It was not compared with the base" in hub.file("model", REPO, "README.md").decode()
     figures = {"kl_to_base": 0.00241, "nll_under_base": 1.08, "perplexity": 30.0}
     finish_check(
@@ -249,7 +253,7 @@ def test_the_card_has_the_figures_of_a_check_that_no_judge_took_part_in(
         implicit_accuracy={"value": 1.0, "low": 0.44, "high": 1.0, "n": 3, "left_out": {}},
         prompts=4,
     )
-    publishing.publish(client(hub), db, data_dir, policy.revision, REPO)
+    push_model.publish(client(hub), db, data_dir, policy.revision, REPO)
     text = hub.file("model", REPO, "README.md").decode()
     assert "not compared with the base" not in text
     assert "Nobody has compared its answers with another model's one by one." in text
@@ -265,13 +269,13 @@ def test_the_card_has_win_rates_against_whatever_it_was_checked_against(
 ) -> None:
     """What served then may be neither the base nor the parent."""
     other, policy = make_candidate(db, data_dir, "sft-1"), make_candidate(db, data_dir, "sft-2")
-    policies.promote(db, other.revision, "ann")
+    registry.promote(db, other.revision, "ann")
     (data_dir / str(policy.path) / "adapter_config.json").write_text("{}")
     sha = directory_sha256(data_dir / str(policy.path))
     db.connection.execute("UPDATE model SET sha256 = ? WHERE id = ?", (sha, policy.id))
     rate = {"value": 0.75, "low": 0.6, "high": 0.86, "n": 40, "ties": 0, "length_controlled": None}
     finish_check(db, data_dir, policy, win_rates={other.revision: {"sharp": rate}})
-    publishing.publish(client(hub), db, data_dir, policy.revision, REPO)
+    push_model.publish(client(hub), db, data_dir, policy.revision, REPO)
     text = hub.file("model", REPO, "README.md").decode()
     assert f"| `{other.revision}` | the AI judge sharp | 40 | 75% (60% to 86%) |" in text
     assert "Nobody has compared" not in text
@@ -280,19 +284,19 @@ def test_the_card_has_win_rates_against_whatever_it_was_checked_against(
 def test_what_is_public_stays_so_when_it_is_published_again(hub: HubServer, kitchen: Machine) -> None:
     """Without asking for it again; what others made public is not joined by mistake."""
     here, arguments = client(hub), (kitchen.db, kitchen.data_dir, made(kitchen).revision, REPO)
-    publishing.publish(here, *arguments, private=False)
-    again = publishing.publish(here, *arguments)
+    push_model.publish(here, *arguments, private=False)
+    again = push_model.publish(here, *arguments)
     assert not again.fresh
     assert not here.api.repo_info(REPO).private
     here.api.create_repo("ann/open", private=False)
     with pytest.raises(UserError, match="is there and public, and this was to be private"):
-        publishing.publish(here, *arguments[:3], "ann/open")
+        push_model.publish(here, *arguments[:3], "ann/open")
 
 
 def test_what_can_not_be_published_is_said_before_anything_is_sent(hub: HubServer, kitchen: Machine) -> None:
     for revision, sentence in (("base", "no files of its own"), ("nothing", "There is no policy 'nothing'")):
         with pytest.raises(UserError, match=sentence):
-            publishing.publish(client(hub), kitchen.db, kitchen.data_dir, revision, REPO)
+            push_model.publish(client(hub), kitchen.db, kitchen.data_dir, revision, REPO)
     with pytest.raises(UserError, match="is no licence as the Hub names them"):
         publish(hub, kitchen, licence="mit\nbase_model: x")
     assert hub.repos == {}
@@ -302,26 +306,26 @@ def test_damaged_files_are_not_published(hub: HubServer, machine: Machine) -> No
     directory = machine.data_dir / "adapters" / "x"
     directory.mkdir(parents=True)
     (directory / "adapter_config.json").write_text("{}")
-    policies.add(
+    registry.add(
         machine.db, revision="x", method="sft", base=str(machine.model), parent_id=1, job_id=None, path="adapters/x",
         sha256="0",
     )  # fmt: skip
     with pytest.raises(UserError, match="are damaged"):
-        publishing.publish(client(hub), machine.db, machine.data_dir, "x", REPO)
+        push_model.publish(client(hub), machine.db, machine.data_dir, "x", REPO)
     assert hub.repos == {}
 
 
 def test_an_adapter_on_weights_that_nobody_else_has_is_refused(hub: HubServer, kitchen: Machine) -> None:
-    ground = policies.add(
+    ground = registry.add(
         kitchen.db, revision="whole", method="sft", base=str(kitchen.model), parent_id=1, job_id=None, form="full",
         path="adapters/whole", sha256="0",
     )  # fmt: skip
-    on_it = policies.add(
+    on_it = registry.add(
         kitchen.db, revision="on-whole", method="dpo", base=str(kitchen.model), parent_id=ground.id, job_id=None,
         path=made(kitchen).path or "", sha256=made(kitchen).sha256 or "", ground_id=ground.id,
     )  # fmt: skip
     with pytest.raises(UserError, match="lies on the weights of 'whole', which are not on the Hub"):
-        publishing.publish(client(hub), kitchen.db, kitchen.data_dir, on_it.revision, REPO)
+        push_model.publish(client(hub), kitchen.db, kitchen.data_dir, on_it.revision, REPO)
 
 
 TOKEN = "hf_" + "aB3" * 11
@@ -338,7 +342,7 @@ TOKEN = "hf_" + "aB3" * 11
 )
 def test_paths_of_this_machine_and_tokens_stay_here(files: dict[str, bytes], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        publishing.refuse_private(files, (Path("/srv/data"),), "hf_write_ann")
+        push_model.refuse_private(files, (Path("/srv/data"),), "hf_write_ann")
 
 
 @pytest.mark.parametrize(
@@ -358,15 +362,15 @@ def test_the_name_of_this_machine_stays_here(
     monkeypatch.setattr("socket.gethostname", lambda: host)
     expected = pytest.raises(UserError, match=r"README\.md names this machine") if refused else nullcontext()
     with expected:
-        publishing.refuse_private({"README.md": text.encode()}, (Path("/srv/data"),), "")
+        push_model.refuse_private({"README.md": text.encode()}, (Path("/srv/data"),), "")
 
 
 def test_the_notes_in_weights_are_looked_at_too(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(safetensors({"a": (2, 2)}, {"made_in": "/srv/data/x"}))
     with pytest.raises(UserError, match=r"model\.safetensors says where something lies on this machine \(/srv/data\)"):
-        publishing.refuse_private({"model.safetensors": path}, (Path("/srv/data"),), "")
-    publishing.refuse_private({"README.md": b"hf_hub_download('/srv/database')"}, (Path("/srv/data"),), "")
+        push_model.refuse_private({"model.safetensors": path}, (Path("/srv/data"),), "")
+    push_model.refuse_private({"README.md": b"hf_hub_download('/srv/database')"}, (Path("/srv/data"),), "")
 
 
 # ------------------------------------------------------------------------------------------------------------- pulling
@@ -387,21 +391,21 @@ def test_what_was_pulled_computes_as_what_was_pushed(hub: HubServer, kitchen: Ma
     assert (policy.kind, policy.form, policy.weights) == (original.kind, original.form, original.weights)
     there = logits(fresh, kitchen.model, policy)
     assert torch.equal(there, logits(kitchen.db, kitchen.model, original))
-    assert not torch.equal(there, logits(fresh, kitchen.model, policies.by_revision(fresh, "base")))
-    assert loop.promote(fresh, fresh.path.parent, policy.revision, "a test").status == "serving"
+    assert not torch.equal(there, logits(fresh, kitchen.model, registry.by_revision(fresh, "base")))
+    assert job_submission.promote(fresh, fresh.path.parent, policy.revision, "a test").status == "serving"
     assert pull(hub, fresh).id == policy.id, "the same commit is there already"
 
 
 def test_what_was_pulled_has_the_shape_of_what_was_pushed(hub: HubServer, kitchen: Machine, fresh: Database) -> None:
     publish(hub, kitchen)
     policy = pull(hub, fresh)
-    shape = refusals.shape_of(fresh, policy)
-    assert shape == refusals.shape_of(kitchen.db, made(kitchen))
+    shape = preconditions.shape_of(fresh, policy)
+    assert shape == preconditions.shape_of(kitchen.db, made(kitchen))
     spec = DPOSpec(parent=policy.revision, lora_r=64, dora=True)
-    (sentence,) = refusals.check(fresh, replace(spec, method=shape["method"]))
+    (sentence,) = preconditions.check(fresh, replace(spec, method=shape["method"]))
     for words in (f"The parent {policy.revision} has", f"lora_r {shape['lora_r']}", "dora False"):
         assert words in sentence
-    assert refusals.check(fresh, replace(spec, **shape)) == []
+    assert preconditions.check(fresh, replace(spec, **shape)) == []
 
 
 SAME: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["v_proj", "q_proj"], "use_dora": True}
@@ -437,7 +441,7 @@ def test_a_pulled_adapter_is_continued_in_its_own_shape_only(
     parent = pull(hub, fresh).revision
     layers = {"lora_targets": "named", "lora_layers": "q_proj, v_proj"}
     spec = DPOSpec(parent=parent, method="lora", lora_r=4, lora_alpha=8, dora=True, **layers)
-    found = refusals.check(fresh, spec)
+    found = preconditions.check(fresh, spec)
     assert len(found) == bool(trouble)
     assert not trouble or re.search(trouble, found[0])
 
@@ -448,11 +452,11 @@ def test_a_pulled_reward_model_needs_a_word_and_says_where_its_figures_are(
     files = adapter(base_model_name_or_path=tiny_model.name, task_type="SEQ_CLS")
     sha = hub.add_repo("model", REPO, {**files, "reward.json": b'{"mean": 0.1, "std": 2.0}'})
     spec = PPOSpec(parent="base", method="lora", reward_model=pull(hub, fresh).revision)
-    (sentence,) = refusals.check(fresh, spec)
+    (sentence,) = preconditions.check(fresh, spec)
     assert f"comes from {REPO}@{sha}, and how often it is right was not measured here" in sentence
-    word = prospects.accepting(fresh, spec)
+    word = preflight.accepting(fresh, spec)
     assert word is not None
-    assert refusals.check(fresh, replace(spec, accepted_accuracy=word)) == []
+    assert preconditions.check(fresh, replace(spec, accepted_accuracy=word)) == []
 
 
 def test_a_revision_that_moves_brings_another_policy_and_changes_none(
@@ -463,7 +467,7 @@ def test_a_revision_that_moves_brings_another_policy_and_changes_none(
     publish(hub, kitchen, licence="mit")
     second = pull(hub, fresh, f"{REPO}@main")
     assert first.id != second.id
-    assert policies.by_id(fresh, first.id) == first
+    assert registry.by_id(fresh, first.id) == first
     assert directory_sha256(fresh.path.parent / str(first.path)) == first.sha256
 
 
@@ -527,10 +531,10 @@ def test_what_can_not_be_used_is_refused_and_leaves_nothing(
 ) -> None:
     named = {path: content.replace(b"{base}", tiny_model.name.encode()) for path, content in files.items() if content}
     hub.add_repo("model", REPO, named)
-    before = policies.everything(fresh)
+    before = registry.everything(fresh)
     with pytest.raises(UserError, match=sentence):
         pull(hub, fresh)
-    assert policies.everything(fresh) == before
+    assert registry.everything(fresh) == before
     assert list((fresh.path.parent / "adapters").glob("*")) == []
 
 
@@ -552,8 +556,8 @@ def test_what_can_not_be_used_is_refused_and_leaves_nothing(
 )
 def test_a_tensors_name_is_taken_apart_however_long_it_is(name: str, part: tuple[str, str] | None) -> None:
     """What is quadratic in a name would keep the keeper from its copies for hours."""
-    assert pulling.part_of(f"base_model.model.{name}") == part
-    assert pulling.part_of(f"other.{name}") is None
+    assert pull_model.part_of(f"base_model.model.{name}") == part
+    assert pull_model.part_of(f"other.{name}") is None
 
 
 @pytest.mark.parametrize(
@@ -570,7 +574,7 @@ def test_a_tensors_name_is_taken_apart_however_long_it_is(name: str, part: tuple
     ],
 )
 def test_a_layer_is_named_from_before_its_number_on(layer: str, tail: str) -> None:
-    assert pulling.numbered(layer) == tail
+    assert pull_model.numbered(layer) == tail
 
 
 @pytest.mark.parametrize(
@@ -595,11 +599,11 @@ def test_an_adapter_fits_weights_that_are_named_turned_tied_or_stored_otherwise(
 ) -> None:
     (tmp_path / "model.safetensors").write_bytes(safetensors(below))
     (tmp_path / "config.json").write_text(json.dumps(configured))
-    found = pulling.Found(REPO, "0" * 40, {}, {})
-    pulling.check_shapes(tmp_path, config, {f"base_model.model.{name}": shape}, found)
+    found = pull_model.Found(REPO, "0" * 40, {}, {})
+    pull_model.check_shapes(tmp_path, config, {f"base_model.model.{name}": shape}, found)
     if "magnitude" not in name and "quantization_config" not in configured and "experts" not in name:
         with pytest.raises(UserError, match="does not fit the weights"):
-            pulling.check_shapes(tmp_path, config, {f"base_model.model.{name}": (7, 7)}, found)
+            pull_model.check_shapes(tmp_path, config, {f"base_model.model.{name}": (7, 7)}, found)
 
 
 def test_two_bases_of_one_name_are_told_apart_by_their_weights(
@@ -614,7 +618,7 @@ def test_two_bases_of_one_name_are_told_apart_by_their_weights(
     weights.write_bytes(told[:-1] + b"\1")
     with pytest.raises(UserError, match=f"called {kitchen.model.name} but are not those of this data directory"):
         pull(hub, fresh)
-    assert len(policies.everything(fresh)) == 1
+    assert len(registry.everything(fresh)) == 1
     weights.write_bytes(told)
     os.utime(weights, (0, 0))  # as soon as this the clock may show no other time
     assert pull(hub, fresh).form == "lora"
@@ -643,7 +647,7 @@ def test_what_came_damaged_is_not_kept(hub: HubServer, fresh: Database, tiny_mod
     hub.contents[entry.oid] = hub.contents[entry.oid][:-1] + b"\1"
     with pytest.raises(UserError, match="came damaged"):
         pull(hub, fresh)
-    assert len(policies.everything(fresh)) == 1
+    assert len(registry.everything(fresh)) == 1
 
 
 def test_a_download_that_breaks_can_be_repeated(hub: HubServer, fresh: Database, tiny_model: Path) -> None:
@@ -666,13 +670,13 @@ def test_a_disk_that_is_full_meanwhile_leaves_the_registry_as_it_was(
             pull(hub, fresh)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert len(policies.everything(fresh)) == 1
+    assert len(registry.everything(fresh)) == 1
     assert pull(hub, fresh).form == "lora"
 
 
 def test_a_full_disk_is_seen_before_anything_is_fetched(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"1000000000\.0 GB are to be fetched and .* GB are free"):
-        pulling.refuse_too_large(tmp_path, 10**18)
+        pull_model.refuse_too_large(tmp_path, 10**18)
 
 
 def test_whole_weights_become_a_policy_and_adapters_on_them_find_them(
@@ -709,7 +713,7 @@ def test_a_base_from_the_hub_stays_at_its_commit_and_its_adapters_say_so(
     done = command(hub, "hf_read_ann", "rlhf", *there, "pull", REPO)
     assert done.returncode == 0, done.stderr
     db = open_database(other)
-    pulled = policies.everything(db)[-1]
+    pulled = registry.everything(db)[-1]
     db.close()
     done = command(hub, "hf_write_ann", "rlhf", *there, "publish", pulled.revision, "ann/again", "--public")
     assert done.returncode == 0, done.stderr
@@ -751,7 +755,7 @@ def test_judgements_go_up_as_a_private_dataset_of_pseudonyms(
     hub: HubServer, kitchen: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = Request("preference", licence="cc-by-4.0")
-    done = pushing.push_data(client(hub), kitchen.db, request, "ann/data")
+    done = push_dataset.push_data(client(hub), kitchen.db, request, "ann/data")
     repo = hub.repos["dataset", "ann/data"]
     assert repo.private
     assert repo.head.sha == done.commit_sha
@@ -767,21 +771,21 @@ def test_judgements_go_up_as_a_private_dataset_of_pseudonyms(
     commits = len(repo.commits)
     with monkeypatch.context() as later:
         later.setattr("annotation.records.datetime", Tomorrow)
-        again = pushing.push_data(client(hub), kitchen.db, request, "ann/data")
-    assert publishing.described(again).startswith(f"There already: ann/data (commit {done.commit_sha[:12]})")
-    assert publishing.described(done).startswith("Published ann/data")
+        again = push_dataset.push_data(client(hub), kitchen.db, request, "ann/data")
+    assert push_model.described(again).startswith(f"There already: ann/data (commit {done.commit_sha[:12]})")
+    assert push_model.described(done).startswith("Published ann/data")
     assert len(repo.commits) == commits, "the same data, a day later"
     of_ann = Request("preference", filters=Filters(annotators=("ann",)))
-    pushing.push_data(client(hub), kitchen.db, of_ann, "ann/data")
+    push_dataset.push_data(client(hub), kitchen.db, of_ann, "ann/data")
     assert DatasetCard(hub.file("dataset", "ann/data", "README.md").decode()).data.license == "cc-by-4.0"
     assert set(hub.files("dataset", "ann/data")) == {"README.md", "data/train-00000-of-00001.parquet"}
 
 
 def test_another_format_does_not_take_the_place_of_one(hub: HubServer, kitchen: Machine) -> None:
-    pushing.push_data(client(hub), kitchen.db, Request("preference"), "ann/data")
+    push_dataset.push_data(client(hub), kitchen.db, Request("preference"), "ann/data")
     head = hub.repos["dataset", "ann/data"].head.sha
     with pytest.raises(UserError, match="holds data of the format 'preference', which 'reward' would replace"):
-        pushing.push_data(client(hub), kitchen.db, Request("reward"), "ann/data")
+        push_dataset.push_data(client(hub), kitchen.db, Request("reward"), "ann/data")
     with pytest.raises(UserError, match="which 'frozen-demonstrations' would replace"):
         push_run(hub, kitchen, run_of(made(kitchen)), "ann/data")
     assert hub.repos["dataset", "ann/data"].head.sha == head
@@ -793,12 +797,12 @@ def run_of(policy: Policy) -> int:
     return policy.job_id
 
 
-def push_run(hub: HubServer, machine: Machine, run: int, repo: str, **more: Any) -> publishing.Published:
+def push_run(hub: HubServer, machine: Machine, run: int, repo: str, **more: Any) -> push_model.Published:
     """Push the frozen data of a run."""
-    return pushing.push_snapshot(client(hub), machine.db, machine.data_dir, run, repo, **more)
+    return push_dataset.push_snapshot(client(hub), machine.db, machine.data_dir, run, repo, **more)
 
 
-def loaded(hub: HubServer, published: publishing.Published) -> dict[str, list[dict[str, Any]]]:
+def loaded(hub: HubServer, published: push_model.Published) -> dict[str, list[dict[str, Any]]]:
     """The rows of each split as `datasets` loads them from the Hub, without what is empty."""
     done = subprocess.run(
         [sys.executable, "-c", LOADING, published.repo, published.tag],
@@ -829,7 +833,7 @@ def test_frozen_data_loads_from_the_hub_as_it_was_trained_on_and_the_models_card
     hub: HubServer, kitchen: Machine
 ) -> None:
     run = run_of(made(kitchen))
-    snapshot = jobs.get(kitchen.db, run).spec.snapshot  # type: ignore[union-attr]
+    snapshot = job_store.get(kitchen.db, run).spec.snapshot  # type: ignore[union-attr]
     done = push_run(hub, kitchen, run, "ann/frozen", licence="cc-by-4.0")
     again = push_run(hub, kitchen, run, "ann/frozen", licence="cc-by-4.0")
     assert (done.fresh, again.fresh, done.commit_sha) == (True, False, again.commit_sha)
@@ -856,7 +860,7 @@ def test_frozen_pairs_go_up_with_pseudonyms_and_what_was_left_out(hub: HubServer
     machine.judge("held-out", 2, by="bob")
     run = machine.submit(DPOSpec(scope="all"))
     machine.db.connection.execute("UPDATE annotator SET name = 'robert' WHERE name = 'bob'")
-    snapshot = jobs.get(machine.db, run).spec.snapshot  # type: ignore[union-attr]
+    snapshot = job_store.get(machine.db, run).spec.snapshot  # type: ignore[union-attr]
     found = loaded(hub, push_run(hub, machine, run, "ann/frozen"))
     names = {split: {name for row in rows for name in row["annotators"]} for split, rows in found.items()}
     assert names == {"train": {f"annotator-{machine.annotator.id}"}, "test": {"former-1"}}
@@ -877,7 +881,7 @@ def test_frozen_data_that_can_not_be_pushed_makes_no_repository(
     hub: HubServer, kitchen: Machine, with_token: Typed, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = run_of(made(kitchen))
-    merge = jobs.enqueue(kitchen.db, MergeSpec(revision=made(kitchen).revision), "ann")
+    merge = job_store.enqueue(kitchen.db, MergeSpec(revision=made(kitchen).revision), "ann")
     for number, more, sentence in (
         (merge, {}, "has no frozen data. Choose a training run"),
         (999, {}, "There is no job 999"),
@@ -885,7 +889,7 @@ def test_frozen_data_that_can_not_be_pushed_makes_no_repository(
     ):
         with pytest.raises(UserError, match=sentence):
             push_run(hub, kitchen, number, "ann/frozen", **more)
-    jobs.cancel(kitchen.db, merge)
+    job_store.cancel(kitchen.db, merge)
     here = ("--data", str(kitchen.data_dir), "push-data", "ann/frozen", "--run", str(run))
     assert with_token(rlhf_commands.main, *here, "--annotator", "ann") == 2
     assert "leave --format and the filters out" in capsys.readouterr().err
@@ -896,7 +900,7 @@ def test_frozen_data_that_can_not_be_pushed_makes_no_repository(
 
 def test_demonstrations_go_up_to_be_imitated(hub: HubServer, machine: Machine) -> None:
     demonstrate(machine, train=3, held_out=1)
-    pushing.push_data(client(hub), machine.db, Request("sft"), "ann/shown", private=False)
+    push_dataset.push_data(client(hub), machine.db, Request("sft"), "ann/shown", private=False)
     assert not hub.repos["dataset", "ann/shown"].private
     rows = parquet(hub.file("dataset", "ann/shown", "data/train-00000-of-00001.parquet"))
     assert len(rows) == 3
@@ -923,7 +927,7 @@ def test_data_that_can_not_be_published_makes_no_repository(
     hub: HubServer, kitchen: Machine, request_: Request, sentence: str
 ) -> None:
     with pytest.raises(UserError, match=sentence):
-        pushing.push_data(client(hub), kitchen.db, request_, "ann/data")
+        push_dataset.push_data(client(hub), kitchen.db, request_, "ann/data")
     assert hub.repos == {}
 
 
@@ -987,7 +991,7 @@ def test_a_mistake_is_one_sentence_without_the_token(
     sentence: str,
 ) -> None:
     db = open_database(tmp_path / "data")
-    policies.ensure_base(db, "SmolLM2-135M-Instruct")
+    registry.ensure_base(db, "SmolLM2-135M-Instruct")
     access.add_account(db, "ann", "annotator", "a long enough password")
     db.close()
     code = with_token(rlhf_commands.main, "--data", str(tmp_path / "data"), *arguments)

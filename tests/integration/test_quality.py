@@ -16,14 +16,15 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from annotation import access, claims, store
+from annotation import claims, store
 from annotation.database import FILE_NAME, Database, copy_database, open_database
-from annotation.measuring import quality
-from annotation.measuring.analysis import Vote, wilson_interval
+from annotation.metrics import quality
+from annotation.metrics.intervals_and_bias import Vote, wilson_interval
 from annotation.records import Annotator, Claim, UserError, now
 from annotation.tabs import quality as tab
 from annotation.tabs.guard import Context
-from rlhf import policies
+from annotation.web import access
+from rlhf.models import registry
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 from tests.freezing import Frozen, freeze
 from tests.machine_fixtures import PATIENCE_SECONDS
@@ -102,7 +103,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of simulated judgements, made once."""
     directory = tmp_path_factory.mktemp("simulated")
     db = open_database(directory / "made")
-    policies.ensure_base(db, BASE_NAME)
+    registry.ensure_base(db, BASE_NAME)
     simulate(db, PEOPLE, 120, seed=5)
     copy_database(db, directory / "copy.db")
     db.close()
@@ -295,7 +296,7 @@ def test_policies_are_placed_by_comparisons_of_their_answers(db: Database) -> No
         connection.execute(
             "INSERT INTO job (kind, spec, status, requested_by, created) VALUES ('dpo', '{}', 'finished', '', '')"
         )
-    policies.add(db, revision="dpo-1", method="dpo", base=BASE_NAME, parent_id=1, job_id=1, path="p", sha256="0")
+    registry.add(db, revision="dpo-1", method="dpo", base=BASE_NAME, parent_id=1, job_id=1, path="p", sha256="0")
     assert not quality.figures(db).policies.placed
     for prompt in seed_prompts(db, 20):
         store.add_comparison(db, [make_response(prompt, "old answer"), make_response(prompt, "new answer", 2)])
@@ -616,7 +617,7 @@ def test_fifty_thousand_judgements_cost_no_more_each_and_keep_nobody_waiting(
         return time.thread_time() - began
 
     small = open_database(tmp_path / "small")
-    policies.ensure_base(small, BASE_NAME)
+    registry.ensure_base(small, BASE_NAME)
     fill(small, 4_167, 3, 50)
     assert cost(db) < 10 * cost(small), "four times as many"
     small.close()

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from annotation.database import Database
-from rlhf import jobs
-from rlhf.shrinking import KILLED, advice
-from rlhf.specs import DPOSpec, EvaluateSpec, GenerateSpec, MeasureSpec, PPOSpec, SFTSpec, Spec, to_json
-from rlhf.supervisor import PROCESSORS, VISIBLE, Child, Supervisor, devices_here, family, worker_command
-from rlhf.worker import Run, perform
+from rlhf.jobs import job_store
+from rlhf.jobs.out_of_memory import KILLED, advice
+from rlhf.jobs.specs import DPOSpec, EvaluateSpec, GenerateSpec, MeasureSpec, PPOSpec, SFTSpec, Spec, to_json
+from rlhf.jobs.worker import Run, perform
+from rlhf.loop.supervisor import PROCESSORS, VISIBLE, Child, Supervisor, devices_here, family, worker_command
 from tests.conftest import BASE_NAME
 from tests.machine_fixtures import PATIENCE_SECONDS, Machine, wait_until
 from tests.run_fixtures import QUICK_SFT, demonstrations, finished_run, run_beforehand, starve
@@ -62,7 +62,7 @@ def supervising(supervisor: Supervisor) -> Iterator[Supervisor]:
 
 def queue(db: Database, spec: Spec = DPO) -> int:
     """A queued job."""
-    return jobs.enqueue(db, spec, "ann")
+    return job_store.enqueue(db, spec, "ann")
 
 
 def kill(supervisor: Supervisor, job_id: int) -> Child:
@@ -75,22 +75,22 @@ def kill(supervisor: Supervisor, job_id: int) -> Child:
 
 # ------------------------------------------------------------------------------------------------------- the command
 def test_one_process_is_started_as_a_module(db: Database) -> None:
-    job = jobs.get(db, queue(db))
+    job = job_store.get(db, queue(db))
     expected = ["--data", "/data", "--job", str(job.id), "--worker", "w"]
-    assert worker_command(job, Path("/data"), "w") == [sys.executable, "-m", "rlhf.worker", *expected]
-    check = jobs.get(db, queue(db, EvaluateSpec()))
-    assert worker_command(check, Path("/data"), "w")[1:3] == ["-m", "rlhf.worker"]
+    assert worker_command(job, Path("/data"), "w") == [sys.executable, "-m", "rlhf.jobs.worker", *expected]
+    check = job_store.get(db, queue(db, EvaluateSpec()))
+    assert worker_command(check, Path("/data"), "w")[1:3] == ["-m", "rlhf.jobs.worker"]
 
 
 def test_several_processes_are_started_by_accelerate_with_one_worker_id(db: Database) -> None:
-    job = jobs.get(db, queue(db, SFTSpec(processes=3)))
+    job = job_store.get(db, queue(db, SFTSpec(processes=3)))
     command = worker_command(job, Path("/data"), "w")
     assert command[:3] == [sys.executable, "-m", "accelerate.commands.launch"]
     for pair in (
         ["--num_processes", "3"],
         ["--num_machines", "1"],
         ["--main_process_port", "0"],
-        ["-m", "rlhf.worker"],
+        ["-m", "rlhf.jobs.worker"],
     ):
         place = command.index(pair[0], 3)
         assert command[place : place + 2] == pair
@@ -102,21 +102,21 @@ def test_accelerate_takes_the_command_to_torch_distributed(db: Database) -> None
     """The parser of the installed version, and what its launcher decides from it."""
     from accelerate.commands.launch import launch_command_parser
 
-    command = worker_command(jobs.get(db, queue(db, SFTSpec(processes=2))), Path("/data"), "w")
+    command = worker_command(job_store.get(db, queue(db, SFTSpec(processes=2))), Path("/data"), "w")
     options = launch_command_parser().parse_args(command[3:])
     assert (options.multi_gpu, options.cpu, options.num_processes, options.module) == (True, False, 2, True)
-    assert options.training_script == "rlhf.worker"
+    assert options.training_script == "rlhf.jobs.worker"
     assert options.training_script_args == command[-6:]
 
 
 # ------------------------------------------------------------------------------------------------------------ in turn
 def test_the_first_of_the_queue_is_started_and_only_one_at_a_time(db: Database, supervisor: Supervisor) -> None:
     first, second, check = queue(db), queue(db, SFTSpec()), queue(db, EvaluateSpec(candidate="x"))
-    jobs.move(db, check, up=True)
-    jobs.move(db, check, up=True)
+    job_store.move(db, check, up=True)
+    job_store.move(db, check, up=True)
     supervisor.start_next()
     assert list(supervisor.children) == [check]
-    jobs.move(db, second, up=True)
+    job_store.move(db, second, up=True)
     supervisor.start_next()
     assert list(supervisor.children) == [check], "its worker has not claimed it yet, and still it is its turn"
     kill(supervisor, check)
@@ -124,27 +124,27 @@ def test_the_first_of_the_queue_is_started_and_only_one_at_a_time(db: Database, 
     assert supervisor.children == {}
     supervisor.start_next()
     assert list(supervisor.children) == [second]
-    assert jobs.get(db, first).status == "queued"
+    assert job_store.get(db, first).status == "queued"
 
 
 def test_a_job_that_another_program_runs_is_waited_for(db: Database, supervisor: Supervisor) -> None:
     elsewhere, waiting = queue(db), queue(db)
-    assert jobs.claim(db, elsewhere, "python -m rlhf run") is not None
+    assert job_store.claim(db, elsewhere, "python -m rlhf run") is not None
     supervisor.start_next()
     assert supervisor.children == {}
-    jobs.finish(db, elsewhere, "python -m rlhf run", {})
+    job_store.finish(db, elsewhere, "python -m rlhf run", {})
     supervisor.start_next()
     assert list(supervisor.children) == [waiting]
 
 
 def test_a_resumed_job_waits_its_turn_and_is_run_again(db: Database, supervisor: Supervisor) -> None:
     ended, other = queue(db), queue(db)
-    jobs.claim(db, ended, "w")
-    jobs.stop(db, ended, "w", "cancelled", "Cancelled.")
-    jobs.resume(db, ended)
+    job_store.claim(db, ended, "w")
+    job_store.stop(db, ended, "w", "cancelled", "Cancelled.")
+    job_store.resume(db, ended)
     supervisor.start_next()
     assert list(supervisor.children) == [other]
-    assert [job.id for job in jobs.queue(db)] == [other, ended]
+    assert [job.id for job in job_store.queue(db)] == [other, ended]
 
 
 # ----------------------------------------------------------------------------------------------------------- devices
@@ -166,7 +166,7 @@ def test_jobs_run_beside_each_other_on_devices_of_their_own(db: Database, two_de
     first, second, third = queue(db), queue(db, SFTSpec()), queue(db, EvaluateSpec(candidate="x"))
     two_devices.start_next()
     assert {job: visible(two_devices, job) for job in two_devices.children} == {first: "0", second: "1"}
-    assert jobs.claim(db, first, two_devices.children[first].worker) is not None
+    assert job_store.claim(db, first, two_devices.children[first].worker) is not None
     two_devices.start_next()
     assert list(two_devices.children) == [first, second], "both devices are taken"
     end(two_devices, second)
@@ -185,24 +185,24 @@ def test_a_job_waits_for_as_many_devices_as_it_has_processes_and_nothing_overtak
     assert {job: visible(two_devices, job) for job in two_devices.children} == {large: "0,1"}
     end(two_devices, large)
     most = queue(db, SFTSpec(processes=5))
-    jobs.move(db, most, up=True)
+    job_store.move(db, most, up=True)
     two_devices.start_next()
     assert {job: visible(two_devices, job) for job in two_devices.children} == {most: "0,1"}, "all that there are"
-    assert jobs.get(db, later).status == "queued"
+    assert job_store.get(db, later).status == "queued"
 
 
 def test_while_another_program_trains_no_device_is_known_to_be_free(db: Database, two_devices: Supervisor) -> None:
     elsewhere, waiting = queue(db), queue(db)
-    assert jobs.claim(db, elsewhere, "python -m rlhf run") is not None
+    assert job_store.claim(db, elsewhere, "python -m rlhf run") is not None
     two_devices.start_next()
     assert two_devices.children == {}
-    jobs.finish(db, elsewhere, "python -m rlhf run", {})
+    job_store.finish(db, elsewhere, "python -m rlhf run", {})
     two_devices.start_next()
     assert list(two_devices.children) == [waiting]
 
 
 def test_the_answering_worker_takes_no_device_and_sees_them_all(db: Database, two_devices: Supervisor) -> None:
-    answering = jobs.enqueue(db, GenerateSpec(), "the program")
+    answering = job_store.enqueue(db, GenerateSpec(), "the program")
     two_devices.keep_resident()
     first, second = queue(db), queue(db)
     two_devices.start_next()
@@ -240,7 +240,7 @@ def test_a_worker_that_dies_before_it_could_begin_fails_its_job(db: Database, su
     supervisor.start_next()
     kill(supervisor, job)
     supervisor.reap()
-    row = jobs.get(db, job)
+    row = job_store.get(db, job)
     assert (row.status, row.attempt) == ("failed", 0)
     assert KILLED in row.message
     assert f"job-{job}.log" in row.message
@@ -249,10 +249,10 @@ def test_a_worker_that_dies_before_it_could_begin_fails_its_job(db: Database, su
 def test_a_killed_worker_is_told_of_with_what_to_lower(db: Database, supervisor: Supervisor) -> None:
     job = queue(db, SFTSpec(batch_size=8))
     supervisor.start_next()
-    assert jobs.claim(db, job, supervisor.children[job].worker) is not None
+    assert job_store.claim(db, job, supervisor.children[job].worker) is not None
     kill(supervisor, job)
     supervisor.reap()
-    row = jobs.get(db, job)
+    row = job_store.get(db, job)
     assert row.status == "lost"
     assert row.message.startswith(KILLED)
     for words in ("Resume goes on", "batch_size below 8", "max_length below 512", "qlora", "lora_targets"):
@@ -262,26 +262,26 @@ def test_a_killed_worker_is_told_of_with_what_to_lower(db: Database, supervisor:
 def test_a_killed_worker_that_may_halve_its_batch_is_queued_again(db: Database, supervisor: Supervisor) -> None:
     job, later = queue(db, SFTSpec(batch_size=8, halve_batch=True)), queue(db)
     supervisor.start_next()
-    assert jobs.claim(db, job, supervisor.children[job].worker) is not None
+    assert job_store.claim(db, job, supervisor.children[job].worker) is not None
     kill(supervisor, job)
     supervisor.reap()
-    row = jobs.get(db, job)
+    row = job_store.get(db, job)
     assert (row.status, row.spec) == ("queued", SFTSpec(batch_size=4, accumulation=2, halve_batch=True))
-    assert "batch_size 8 → 4, accumulation 1 → 2" in jobs.log_tail(db, job)[0]
+    assert "batch_size 8 → 4, accumulation 1 → 2" in job_store.log_tail(db, job)[0]
     supervisor.start_next()
     assert list(supervisor.children) == [job], "it goes on before what came later"
-    assert jobs.get(db, later).status == "queued"
+    assert job_store.get(db, later).status == "queued"
 
 
 def test_a_worker_that_hung_is_killed_and_its_job_stays_lost(db: Database, supervisor: Supervisor) -> None:
     """It is the supervisor that kills it, so nothing says that memory ran out."""
     job = queue(db, SFTSpec(batch_size=8, halve_batch=True))
     supervisor.start_next()
-    assert jobs.claim(db, job, supervisor.children[job].worker) is not None
-    assert jobs.mark_lost(db, -1) == [job]
+    assert job_store.claim(db, job, supervisor.children[job].worker) is not None
+    assert job_store.mark_lost(db, -1) == [job]
     kill(supervisor, job)
     supervisor.reap()
-    row = jobs.get(db, job)
+    row = job_store.get(db, job)
     assert (row.status, row.spec) == ("lost", SFTSpec(batch_size=8, halve_batch=True))
     assert "without a word" in row.message
 
@@ -291,12 +291,12 @@ def test_a_job_that_its_own_worker_queued_again_is_not_given_up(db: Database, su
     job = queue(db, SFTSpec(batch_size=8, halve_batch=True))
     supervisor.start_next()
     child = supervisor.children[job]
-    assert jobs.claim(db, job, child.worker) is not None
-    assert jobs.requeue_smaller(db, job, child.worker, "Memory ran out.")
+    assert job_store.claim(db, job, child.worker) is not None
+    assert job_store.requeue_smaller(db, job, child.worker, "Memory ran out.")
     child.process.terminate()
     child.process.wait(PATIENCE_SECONDS)
     supervisor.reap()
-    assert jobs.get(db, job).status == "queued"
+    assert job_store.get(db, job).status == "queued"
 
 
 def test_all_processes_of_a_job_end_together_and_one_killed_is_noticed(db: Database, supervisor: Supervisor) -> None:
@@ -310,13 +310,13 @@ def test_all_processes_of_a_job_end_together_and_one_killed_is_noticed(db: Datab
         return found if len(found) == 2 else []
 
     first, second = wait_until("two processes", ranks)
-    jobs.claim(db, job, child.worker)
+    job_store.claim(db, job, child.worker)
     second.kill()
     wait_until("the launcher's end", lambda: child.process.poll() is not None)
     psutil.wait_procs([first, second], timeout=PATIENCE_SECONDS)
     assert not first.is_running()
     supervisor.reap()
-    row = jobs.get(db, job)
+    row = job_store.get(db, job)
     assert (row.status, row.worker) == ("queued", None)
     assert row.spec == SFTSpec(batch_size=4, accumulation=2, halve_batch=True, processes=2)
 
@@ -339,28 +339,28 @@ def test_the_end_of_the_program_is_told_in_the_rows_of_workers_that_can_not_say_
     begun, waiting = queue(db), queue(db, SFTSpec())
     supervisor.devices = ["0", "1"]
     supervisor.start_next()
-    assert jobs.claim(db, begun, supervisor.children[begun].worker) is not None
+    assert job_store.claim(db, begun, supervisor.children[begun].worker) is not None
     children = list(supervisor.children.values())
     assert len(children) == 2
     supervisor.stop()
     assert all(child.process.returncode is not None for child in children)
-    row = jobs.get(db, begun)
+    row = job_store.get(db, begun)
     assert (row.status, row.message) == (
         "lost",
         "Prefloop was stopped while this ran. Resume goes on from the last checkpoint.",
     )
-    assert (jobs.get(db, waiting).status, jobs.get(db, waiting).attempt) == ("queued", 0)
+    assert (job_store.get(db, waiting).status, job_store.get(db, waiting).attempt) == ("queued", 0)
 
 
 # ------------------------------------------------------------------------------------- a real run that can't go on
 SHARED = replace(QUICK_SFT, processes=2, precision="fp32", samples=0, checkpoint_steps=1)
 
 
-def see_through(supervisor: Supervisor, job_id: int) -> jobs.Job:
+def see_through(supervisor: Supervisor, job_id: int) -> job_store.Job:
     """Let a job that was started end, and record it."""
     supervisor.children[job_id].process.wait(PATIENCE_SECONDS)
     supervisor.reap()
-    return jobs.get(supervisor.db, job_id)
+    return job_store.get(supervisor.db, job_id)
 
 
 def test_memory_that_runs_out_in_the_second_process_ends_the_job_as_in_the_first(
@@ -373,7 +373,7 @@ def test_memory_that_runs_out_in_the_second_process_ends_the_job_as_in_the_first
     assert job.status == "failed"
     assert job.message.startswith("Memory ran out. ")
     assert "a batch_size below 4" in job.message
-    assert jobs.can_be_halved(job)
+    assert job_store.can_be_halved(job)
 
 
 def test_memory_that_runs_out_in_the_second_process_halves_the_batch_where_that_is_asked_for(
@@ -384,12 +384,12 @@ def test_memory_that_runs_out_in_the_second_process_halves_the_batch_where_that_
     at_machine.start_next()
     job = see_through(at_machine, job_id)
     assert job.status == "queued"
-    assert jobs.retries(machine.db, job_id) == [
+    assert job_store.retries(machine.db, job_id) == [
         "Memory ran out. Queued again with a smaller batch: batch_size 4 → 2, accumulation 1 → 2."
     ]
     at_machine.start_next()
     assert see_through(at_machine, job_id).status == "finished"
-    assert any("resuming from checkpoint-2" in line for line in jobs.log_tail(machine.db, job_id))
+    assert any("resuming from checkpoint-2" in line for line in job_store.log_tail(machine.db, job_id))
 
 
 def test_a_process_that_is_killed_in_training_takes_the_job_with_it_and_it_is_queued_again(
@@ -400,12 +400,12 @@ def test_a_process_that_is_killed_in_training_takes_the_job_with_it_and_it_is_qu
     job_id = machine.submit(spec)
     at_machine.start_next()
     child = at_machine.children[job_id]
-    wait_until("the second step", lambda: jobs.get(machine.db, job_id).step >= 2)
+    wait_until("the second step", lambda: job_store.get(machine.db, job_id).step >= 2)
     second = [process for process in family(child.process.pid) if process.environ().get("RANK") == "1"]
     assert len(second) == 1
     second[0].kill()
     assert see_through(at_machine, job_id).status == "queued"
-    assert jobs.retries(machine.db, job_id)[0].startswith(KILLED)
+    assert job_store.retries(machine.db, job_id)[0].startswith(KILLED)
 
 
 def test_a_run_goes_on_with_half_the_batch_and_learns_the_same(machine: Machine) -> None:
@@ -422,15 +422,15 @@ def test_a_run_goes_on_with_half_the_batch_and_learns_the_same(machine: Machine)
 
     unbroken = finished_run(machine, spec)
     job_id = machine.submit(spec)
-    claimed = jobs.claim(machine.db, job_id, "w")
+    claimed = job_store.claim(machine.db, job_id, "w")
     assert claimed is not None
     assert perform(Starved(machine.db, machine.data_dir, claimed, "w"), claimed.spec) == 1
-    assert jobs.can_be_halved(jobs.get(machine.db, job_id))
-    jobs.resume(machine.db, job_id, half_batch=True)
+    assert job_store.can_be_halved(job_store.get(machine.db, job_id))
+    job_store.resume(machine.db, job_id, half_batch=True)
     job = machine.perform(job_id)
     assert job.status == "finished", job.message
     assert job.spec == replace(spec, model=unbroken.spec.model, parent="base", batch_size=2, accumulation=2)
-    assert any("resuming from checkpoint-2" in line for line in jobs.log_tail(machine.db, job_id))
+    assert any("resuming from checkpoint-2" in line for line in job_store.log_tail(machine.db, job_id))
     expected, found = (machine.adapter((one.result or {})["revision"]) for one in (unbroken, job))
     for name, weight in expected.items():
         torch.testing.assert_close(found[name], weight, rtol=1e-3, atol=2e-4)
@@ -440,7 +440,7 @@ def test_a_run_whose_loss_was_no_number_goes_on_more_slowly_from_the_last_good_c
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its weights are spoiled before the fourth step, so that the loss is none."""
-    from rlhf.training import Progress
+    from rlhf.algorithms.trainer import Progress
 
     spec = replace(QUICK_SFT, samples=0, snapshot=demonstrations(machine))
     unbroken = finished_run(machine, spec)
@@ -458,13 +458,14 @@ def test_a_run_whose_loss_was_no_number_goes_on_more_slowly_from_the_last_good_c
     assert failed.status == "failed"
     for words in ("became not a number at step 4", "checkpoint-2, is kept: Resume goes on", "half the learning_rate"):
         assert words in failed.message
-    changed = jobs.resume(machine.db, job_id)
+    changed = job_store.resume(machine.db, job_id)
     assert changed == "Queued again with half the learning rate: learning_rate 0.005 → 0.0025."
     job = machine.perform(job_id)
     assert job.status == "finished", job.message
-    assert any(changed in line for line in jobs.log_tail(machine.db, job_id))
+    assert any(changed in line for line in job_store.log_tail(machine.db, job_id))
     whole, halved = (
-        {entry["step"]: entry["learning_rate"] for entry in jobs.metrics(machine.db, one.id)} for one in (unbroken, job)
+        {entry["step"]: entry["learning_rate"] for entry in job_store.metrics(machine.db, one.id)}
+        for one in (unbroken, job)
     )
     assert halved.keys() == whole.keys() == {1, 2, 3, 4, 5, 6}
     for step, rate in whole.items():

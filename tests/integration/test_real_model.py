@@ -11,14 +11,15 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from annotation.incoming.importing import starter_prompts
+from annotation.imports.importing import starter_prompts
 from annotation.records import Sampling
-from rlhf import base_model, jobs
-from rlhf.base_model import EMBEDDED, EMBEDDED_NAME
-from rlhf.models import load_for_answering, load_quantised, load_tokenizer, unpack_weights
-from rlhf.rows import render
-from rlhf.sampling import draw
-from rlhf.specs import DPOSpec
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import DPOSpec
+from rlhf.models import base_model
+from rlhf.models.base_model import EMBEDDED, EMBEDDED_NAME
+from rlhf.models.loading import load_for_answering, load_quantised, load_tokenizer, unpack_weights
+from rlhf.models.sampling import draw
+from rlhf.models.tokenize import render
 from tests.machine_fixtures import make_machine
 
 pytestmark = [
@@ -65,7 +66,7 @@ def test_a_short_training_runs_with_the_default_recipe(smollm: Path, tmp_path: P
     machine.judge("train", 8)
     job = machine.perform(machine.submit(replace(DPOSpec(), epochs=1, batch_size=2, accumulation=2)))
     assert job.status == "finished", job.message
-    curve = jobs.metrics(machine.db, job.id)
+    curve = job_store.metrics(machine.db, job.id)
     assert [entry["step"] for entry in curve] == [1, 2]
     assert abs(curve[0]["rewards/margins"]) < 0.1
     assert all(entry["grad_norm"] > 0 for entry in curve)

@@ -13,12 +13,15 @@ import pytest
 
 from annotation.__main__ import main as annotation_main
 from annotation.records import UserError
-from rlhf import freezing, loop, planning, policies, previews
 from rlhf.__main__ import main as rlhf_main
-from rlhf.chat import chat_tokenizer
-from rlhf.prospects import Prospects
-from rlhf.rows import LeftOut
-from rlhf.specs import DPOSpec, PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec
+from rlhf.data import snapshots
+from rlhf.jobs.specs import DPOSpec, PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec
+from rlhf.models import registry
+from rlhf.models.chat_template import chat_tokenizer
+from rlhf.models.tokenize import LeftOut
+from rlhf.submission import inspect_rows, job_submission
+from rlhf.submission.preflight import Prospects
+from rlhf.tabs.train import plan_card
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine, write_spec
 
 REFUSING = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
@@ -56,7 +59,7 @@ def test_pairs_that_are_all_refused_are_counted_and_named_before_the_freeze(
     strict: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bring(strict, 16, system=True)
-    found = loop.preview(strict.db, strict.data_dir, DPOSpec())
+    found = job_submission.preview(strict.db, strict.data_dir, DPOSpec())
     assert (found.train, found.left_out, found.left_out.refusal) == (0, {"template": 16}, "System role not supported")
     prospects = Prospects(strict.db, strict.data_dir, str(strict.model))
     for spec in (DPOSpec(), RewardModelSpec()):
@@ -67,7 +70,7 @@ def test_pairs_that_are_all_refused_are_counted_and_named_before_the_freeze(
         prospect = prospects.of(spec)
         assert str(raised.value) in prospect.troubles
         assert prospect.data is not None
-        card = planning.data_card(prospect.data, spec.kind)
+        card = plan_card.data_card(prospect.data, spec.kind)
         assert "refused by the model&#x27;s chat template (System role not supported)" in card
     capsys.readouterr()
     assert rlhf_main(["--data", str(strict.data_dir), "run", str(write_spec(tmp_path / "s", {"kind": "dpo"}))]) == 2
@@ -80,15 +83,15 @@ def test_some_that_are_refused_are_left_out_of_the_frozen_data_and_shown_by_name
     job_id = strict.submit(QUICK_DPO)
     counts = strict.db.value("SELECT counts FROM snapshot")
     assert json.loads(counts) == {"train": 10, "held-out": 0, "left_out": {"template": 5}}
-    spec = replace(QUICK_DPO, parent=policies.serving(strict.db).revision)
-    survey = previews.survey(chat_tokenizer(strict.model), spec, previews.items_of(strict.db, spec))
+    spec = replace(QUICK_DPO, parent=registry.serving(strict.db).revision)
+    survey = inspect_rows.survey(chat_tokenizer(strict.model), spec, inspect_rows.items_of(strict.db, spec))
     assert (survey.items["train"], survey.left_out, survey.left_out.refusal) == (
         10,
         {"template": 5},
         "System role not supported",
     )
     assert len(survey.examples["template"]) == 3
-    assert "(System role not supported)" in planning.survey_card(survey, "dpo")
+    assert "(System role not supported)" in plan_card.survey_card(survey, "dpo")
     assert job_id
 
 
@@ -104,11 +107,11 @@ def test_demonstrations_and_prompts_are_counted_too(strict: Machine, spec: Train
         bring(strict, 16, system=True)
     else:
         bring(strict, 16, system=True, kind="demonstrations")
-    found = loop.preview(strict.db, strict.data_dir, spec)
+    found = job_submission.preview(strict.db, strict.data_dir, spec)
     assert (found.train, found.left_out["template"]) == (0, 16)
-    few = freezing.shortage(found.unit, found.train, freezing.AT_LEAST[spec.kind], found.left_out)
+    few = snapshots.shortage(found.unit, found.train, snapshots.AT_LEAST[spec.kind], found.left_out)
     assert few.startswith(said)
-    shown = [item.left_out or item.asked for item in previews.items_of(strict.db, spec)]
+    shown = [item.left_out or item.asked for item in inspect_rows.items_of(strict.db, spec)]
     assert len(shown) == 16, "the rows are shown, with why they would be left out"
 
 
@@ -117,8 +120,8 @@ def test_data_that_was_frozen_before_the_template_refused_it_fails_with_the_reas
     strict: Machine, spec: TrainingSpec
 ) -> None:
     bring(strict, 16, system=True, kind="demonstrations" if spec.kind == "sft" else "pairs")
-    rows = freezing.data_of(strict.db, spec, policies.serving(strict.db))
-    snapshot = freezing.store_snapshot(strict.db, strict.data_dir, rows)
+    rows = snapshots.data_of(strict.db, spec, registry.serving(strict.db))
+    snapshot = snapshots.store_snapshot(strict.db, strict.data_dir, rows)
     job = strict.perform(strict.submit(replace(spec, snapshot=snapshot)))
     assert job.status == "failed"
     what = "demonstrations" if spec.kind == "sft" else "pairs"
@@ -145,7 +148,7 @@ def test_data_that_was_frozen_before_the_template_refused_it_fails_with_the_reas
 def test_what_is_said_of_too_little_data_is_its_cause(found: int, left_out: dict[str, int], said: str) -> None:
     told = LeftOut(left_out)
     told.refusal = "No!"
-    sentence = freezing.shortage("pairs", found, 8, told)
+    sentence = snapshots.shortage("pairs", found, 8, told)
     assert said in sentence
     assert bool(sentence) is (found < 8)
     assert found == 0 or "Judge more comparisons first" not in sentence or "earlier" in left_out

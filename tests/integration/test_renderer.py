@@ -17,11 +17,13 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from annotation import access, endpoints, renderer, rendering, store
+from annotation import api, store
 from annotation.database import Database
 from annotation.records import Prompt
-from annotation.renderer import Renderer
-from annotation.web import SignedIn
+from annotation.ui import markdown, markdown_process
+from annotation.ui.markdown_process import Renderer
+from annotation.web import access
+from annotation.web.middleware import SignedIn
 from tests.conftest import act, make_response, measure_nobody, seed_comparisons
 from tests.machine_fixtures import PATIENCE_SECONDS
 
@@ -43,18 +45,18 @@ def opened(seconds: float = 30.0, patience: float = 60.0) -> Iterator[Renderer]:
 )
 def test_it_gives_what_rendering_gives(text: str) -> None:
     with opened() as tested:
-        assert tested.to_html(text) == rendering.to_html(text)
-        assert tested.to_html(text) == rendering.to_html(text), "also from what it has kept"
+        assert tested.to_html(text) == markdown.to_html(text)
+        assert tested.to_html(text) == markdown.to_html(text), "also from what it has kept"
 
 
 def test_code_that_takes_too_long_loses_its_colours_only_and_what_still_does_is_shown_letter_for_letter() -> None:
     with opened(SHORT) as tested:
         page = tested.to_html(SLOW_CODE)
-        assert page == rendering.to_html(SLOW_CODE, coloured=False)
+        assert page == markdown.to_html(SLOW_CODE, coloured=False)
         assert "<em>so</em>" in page
-        assert tested.to_html(SLOW_TABLE) == rendering.literal(SLOW_TABLE)
+        assert tested.to_html(SLOW_TABLE) == markdown.literal(SLOW_TABLE)
         quick = "```python\nreturn 1\n```"
-        assert tested.to_html(quick) == rendering.to_html(quick), "the next text has its own time"
+        assert tested.to_html(quick) == markdown.to_html(quick), "the next text has its own time"
 
 
 def test_a_process_that_hangs_or_was_killed_is_replaced() -> None:
@@ -70,7 +72,7 @@ def test_a_process_that_hangs_or_was_killed_is_replaced() -> None:
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(renderer, "CACHED", 100)
+    monkeypatch.setattr(markdown_process, "CACHED", 100)
     with opened() as tested:
         for number in range(9):
             tested.to_html(f"text {number}")
@@ -108,8 +110,8 @@ def test_judging_goes_on_while_a_text_is_rendered(db: Database, monkeypatch: pyt
         assert judged.wait(PATIENCE_SECONDS)
         return f"<p>{text}</p>"
 
-    monkeypatch.setattr(renderer, "to_html", held_up)
-    app = Starlette(routes=list(endpoints.Desk(db).routes()))
+    monkeypatch.setattr(markdown_process, "to_html", held_up)
+    app = Starlette(routes=list(api.Desk(db).routes()))
     app.add_middleware(SignedIn, db=db, cookie="session")
     with TestClient(app) as client:
 

@@ -20,16 +20,18 @@ from transformers import AutoModelForSequenceClassification
 
 from annotation import claims, store
 from annotation.records import UserError
-from rlhf import forward, jobs, loop, policies, refusals
+from rlhf.algorithms.checkpoints import COMPLETE, checkpoints_of
 from rlhf.algorithms.reward_model import ComparisonTrainer, build_trainer, score, scores_of, with_targets
-from rlhf.artifacts import directory_sha256
-from rlhf.checkpoints import COMPLETE, checkpoints_of
-from rlhf.forward import inner_model
-from rlhf.models import load_for_training
-from rlhf.roles import Answer, load_roles, read_reward_model
-from rlhf.rows import load_snapshot, tokenise_comparisons
-from rlhf.specs import METHODS, PPOSpec, RewardModelSpec
-from rlhf.worker import Run, perform
+from rlhf.algorithms.roles import Answer, load_roles, read_reward_model
+from rlhf.jobs import job_store
+from rlhf.jobs.artifacts import directory_sha256
+from rlhf.jobs.specs import METHODS, PPOSpec, RewardModelSpec
+from rlhf.jobs.worker import Run, perform
+from rlhf.models import hidden_states, registry
+from rlhf.models.hidden_states import inner_model
+from rlhf.models.loading import load_for_training
+from rlhf.models.tokenize import load_snapshot, tokenise_comparisons
+from rlhf.submission import job_submission, preconditions
 from tests.machine_fixtures import WORDS, Machine, make_machine
 
 QUICK = RewardModelSpec(
@@ -81,7 +83,7 @@ def items_of(machine: Machine, sha256: str, split: str = "train") -> list[dict[s
 
 def trainer_of(machine: Machine, spec: RewardModelSpec) -> tuple[ComparisonTrainer, list[dict[str, Any]]]:
     """The trainer as the job builds it, and its comparisons as they were tokenised."""
-    spec = loop.freeze_training(machine.db, machine.data_dir, spec)
+    spec = job_submission.freeze_training(machine.db, machine.data_dir, spec)
     items = items_of(machine, spec.snapshot)
     torch.manual_seed(spec.seed)
     start = machine.start(spec.parent)
@@ -177,7 +179,7 @@ def test_answers_score_the_same_alone_in_a_packed_batch_and_in_a_padded_one(
             for ids in items[place]["answers"]
         ]
         packed = scores_of(trainer.model, batch_of(trainer, places)).tolist()
-        monkeypatch.setattr(forward, "ROW_TOKENS", 80)
+        monkeypatch.setattr(hidden_states, "ROW_TOKENS", 80)
         in_rows = scores_of(trainer.model, batch_of(trainer, places)).tolist()
         inner_model(trainer.model).config._attn_implementation = "eager"
         padded = scores_of(trainer.model, batch_of(trainer, places)).tolist()
@@ -217,7 +219,7 @@ def test_every_trained_tensor_has_a_gradient_and_nothing_else_has(judged: Machin
 
 
 # ------------------------------------------------------------------------------------------------------------- the job
-def finished(machine: Machine, spec: RewardModelSpec) -> tuple[jobs.Job, Mapping[str, Any]]:
+def finished(machine: Machine, spec: RewardModelSpec) -> tuple[job_store.Job, Mapping[str, Any]]:
     """A job that ran to its end, and its result."""
     job = machine.perform(machine.submit(spec))
     assert job.status == "finished", job.message
@@ -229,7 +231,7 @@ def test_it_learns_that_the_shorter_answer_is_preferred(judged: Machine) -> None
     """On rankings and pairs; it is right on held-out comparisons, and PPO may follow it without a person's word."""
     rank(judged, 8)
     job, result = finished(judged, replace(QUICK, epochs=4))
-    curve = jobs.metrics(judged.db, job.id)
+    curve = job_store.metrics(judged.db, job.id)
     assert (job.step, len(curve)) == (24, 24)
     assert (curve[0]["accuracy"], curve[0]["margin"]) == (0.5, 0.0)
     assert curve[-1]["loss"] < curve[0]["loss"] - 0.4
@@ -240,11 +242,11 @@ def test_it_learns_that_the_shorter_answer_is_preferred(judged: Machine) -> None
     assert (accuracy["n"], accuracy["value"] > 0.8, accuracy["low"] > 0.5) == (8, True, True)
     assert result["health"]["length"]["longer_wins"]["value"] == 0.0
     assert result["health"]["length"]["spearman"] < -0.5
-    reward = policies.by_revision(judged.db, result["revision"])
+    reward = registry.by_revision(judged.db, result["revision"])
     assert (reward.kind, reward.form, reward.weights, reward.status) == ("reward", "lora", "fp32", "candidate")
-    assert refusals.accuracy_of(judged.db, reward) == accuracy["value"]
+    assert preconditions.accuracy_of(judged.db, reward) == accuracy["value"]
     ppo = PPOSpec(reward_model=reward.revision, method="lora", parent="base")
-    assert refusals.check(judged.db, ppo) == []
+    assert preconditions.check(judged.db, ppo) == []
     weights = judged.adapter(reward.revision)
     assert len(weights) == 2 * 7 * 2 + 1
     assert all(tensor.dtype == torch.float32 and tensor.any() for tensor in weights.values())
@@ -259,7 +261,7 @@ def test_with_few_held_out_comparisons_there_is_no_accuracy_and_ppo_asks_for_a_w
     assert result["health"]["accuracy"] == {"value": None, "low": None, "high": None, "n": 2}
     assert result["health"]["train_accuracy"]["n"] == 8
     ppo = PPOSpec(reward_model=result["revision"], method="lora", parent="base")
-    assert "Too few held-out comparisons tell" in " ".join(refusals.check(machine.db, ppo))
+    assert "Too few held-out comparisons tell" in " ".join(preconditions.check(machine.db, ppo))
 
 
 def test_ties_give_no_pair_and_too_little_data_is_refused_with_its_counts(machine: Machine) -> None:
@@ -272,7 +274,7 @@ def test_ties_give_no_pair_and_too_little_data_is_refused_with_its_counts(machin
 
 def test_pairs_that_tokenising_finds_too_long_are_refused_with_their_counts(judged: Machine) -> None:
     """The count at the freeze goes by the tokens that were generated and the length limit of then."""
-    snapshot = loop.freeze_training(judged.db, judged.data_dir, QUICK).snapshot
+    snapshot = job_submission.freeze_training(judged.db, judged.data_dir, QUICK).snapshot
     lengths = sorted(len(item["prompt_ids"]) + max(map(len, item["answers"])) for item in items_of(judged, snapshot))
     limit = lengths[5]
     fit = sum(length <= limit for length in lengths)
@@ -285,7 +287,7 @@ def test_pairs_that_tokenising_finds_too_long_are_refused_with_their_counts(judg
 def rewards(machine: Machine, revision: str, spec: PPOSpec, items: Sequence[Mapping[str, Any]]) -> list[float]:
     """What PPO makes of the answers of some comparisons with a stored reward model."""
     worker = uuid.uuid4().hex
-    job = jobs.claim(machine.db, jobs.enqueue(machine.db, spec, "a test"), worker)
+    job = job_store.claim(machine.db, job_store.enqueue(machine.db, spec, "a test"), worker)
     assert job is not None
     stored = read_reward_model(Run(machine.db, machine.data_dir, job, worker), revision)
     roles = load_roles(spec, machine.start(), stored, machine.tokenizer.pad_token_id)
@@ -329,22 +331,22 @@ def test_a_continued_reward_model_starts_from_the_weights_of_its_parent_to_the_b
     assert all(torch.equal(started[name], stored[name]) for name in stored)
     _, again = finished(judged, spec)
     assert (
-        policies.by_revision(judged.db, again["revision"]).parent_id
-        == policies.by_revision(judged.db, result["revision"]).id
+        registry.by_revision(judged.db, again["revision"]).parent_id
+        == registry.by_revision(judged.db, result["revision"]).id
     )
 
 
 def test_a_reward_model_of_merged_or_fully_trained_weights_lies_on_them(judged: Machine) -> None:
     """PPO holds one copy of the weights for it and the policy."""
-    base = policies.by_revision(judged.db, "base")
+    base = registry.by_revision(judged.db, "base")
     model = load_for_training(judged.model, QUICK)
     with torch.no_grad():
         model.model.embed_tokens.weight[:, 1:] *= 1.5
     directory = judged.data_dir / "adapters" / "full"
     model.save_pretrained(directory)
-    job_id = jobs.enqueue(judged.db, QUICK, "a test")
-    jobs.cancel(judged.db, job_id)
-    full = policies.add(
+    job_id = job_store.enqueue(judged.db, QUICK, "a test")
+    job_store.cancel(judged.db, job_id)
+    full = registry.add(
         judged.db,
         revision="full",
         method="sft",
@@ -357,7 +359,7 @@ def test_a_reward_model_of_merged_or_fully_trained_weights_lies_on_them(judged: 
         weights="fp32",
     )
     _, result = finished(judged, replace(QUICK, parent="full", epochs=1))
-    reward = policies.by_revision(judged.db, result["revision"])
+    reward = registry.by_revision(judged.db, result["revision"])
     assert (reward.ground_id, reward.parent_id) == (full.id, full.id)
 
 
@@ -367,7 +369,7 @@ def test_accumulated_passes_of_any_size_learn_what_whole_batches_learn(judged: M
     for batch_size, accumulation in ((6, 1), (3, 2)):
         spec = replace(QUICK, batch_size=batch_size, accumulation=accumulation, learning_rate=1e-3)
         job, result = finished(judged, spec)
-        curve = jobs.metrics(judged.db, job.id)
+        curve = job_store.metrics(judged.db, job.id)
         assert len(curve) == 6
         losses.append([(entry["loss"], entry["accuracy"], entry["margin"]) for entry in curve])
         weights.append(judged.adapter(result["revision"]))
@@ -382,7 +384,7 @@ def test_a_loss_that_is_no_number_ends_the_run_in_words_and_registers_nothing(ju
     assert job.status == "failed"
     assert "became not a number" in job.message
     assert "checkpoint-" in job.message
-    assert policies.of_job(judged.db, job.id) is None
+    assert registry.of_job(judged.db, job.id) is None
 
 
 # ------------------------------------------------------------------------------------------- killed, cancelled, resumed
@@ -408,12 +410,12 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iter
     job, result = finished(machine, spec)
     assert job.steps == 24
     assert isinstance(job.spec, RewardModelSpec)
-    curve = jobs.metrics(machine.db, job.id)
+    curve = job_store.metrics(machine.db, job.id)
     yield Unbroken(machine, job.spec, machine.adapter(result["revision"]), curve, result["health"])
     machine.db.close()
 
 
-def assert_as_if_unbroken(unbroken: Unbroken, job: jobs.Job) -> None:
+def assert_as_if_unbroken(unbroken: Unbroken, job: job_store.Job) -> None:
     """The same weights, head included, the same loss curve, each step once, and the same health."""
     assert job.status == "finished", job.message
     assert job.result is not None
@@ -421,7 +423,7 @@ def assert_as_if_unbroken(unbroken: Unbroken, job: jobs.Job) -> None:
     assert weights.keys() == unbroken.weights.keys()
     for name, expected in unbroken.weights.items():
         torch.testing.assert_close(weights[name], expected, rtol=1e-3, atol=1e-5)
-    curve = jobs.metrics(unbroken.machine.db, job.id)
+    curve = job_store.metrics(unbroken.machine.db, job.id)
     assert [entry["step"] for entry in curve] == [entry["step"] for entry in unbroken.curve]
     assert [entry["loss"] for entry in curve] == pytest.approx([entry["loss"] for entry in unbroken.curve], rel=1e-3)
     assert job.result["health"]["accuracy"] == unbroken.health["accuracy"]
@@ -435,10 +437,10 @@ def test_a_worker_killed_in_the_middle_is_resumed_to_the_weights_of_an_unbroken_
     saved = sorted(int(mark.parent.name.split("-")[1]) for mark in checkpoints.glob(f"checkpoint-*/{COMPLETE}"))
     assert saved
     assert saved[-1] < 23
-    jobs.resume(machine.db, job_id)
+    job_store.resume(machine.db, job_id)
     job = machine.perform(job_id)
     assert job.attempt == 2
-    assert any(f"resuming from checkpoint-{saved[-1]}" in line for line in jobs.log_tail(machine.db, job_id))
+    assert any(f"resuming from checkpoint-{saved[-1]}" in line for line in job_store.log_tail(machine.db, job_id))
     assert_as_if_unbroken(unbroken, job)
 
 
@@ -450,7 +452,7 @@ class Impatient(Run):
     def report(self, step: int, steps: int, metrics: Mapping[str, float], message: str = "") -> None:
         """Report, and be cancelled if it is time."""
         if (step, message) == self.when:
-            jobs.cancel(self.db, self.job_id)
+            job_store.cancel(self.db, self.job_id)
         super().report(step, steps, metrics, message)
 
 
@@ -460,13 +462,13 @@ def test_a_cancelled_run_is_resumed_to_the_weights_of_an_unbroken_run(
 ) -> None:
     """In the middle of training, and after it, while the comparisons are scored."""
     machine, worker = unbroken.machine, uuid.uuid4().hex
-    job = jobs.claim(machine.db, machine.submit(unbroken.spec), worker)
+    job = job_store.claim(machine.db, machine.submit(unbroken.spec), worker)
     assert job is not None
     run = Impatient(machine.db, machine.data_dir, job, worker)
     run.when = when
     perform(run, job.spec)
-    assert jobs.get(machine.db, job.id).status == "cancelled"
-    assert policies.of_job(machine.db, job.id) is None
+    assert job_store.get(machine.db, job.id).status == "cancelled"
+    assert registry.of_job(machine.db, job.id) is None
     assert (checkpoints_of(run) / f"checkpoint-{when[0]}" / COMPLETE).exists()
-    jobs.resume(machine.db, job.id)
+    job_store.resume(machine.db, job.id)
     assert_as_if_unbroken(unbroken, machine.perform(job.id))

@@ -13,7 +13,7 @@ from benchmarks import rlaif
 from benchmarks.gold import gold
 from benchmarks.laboratory import Laboratory
 from benchmarks.rlaif import Condition, Sizes
-from rlhf import judges
+from rlhf.judges import judge_store
 from tests.conftest import make_response
 
 SIZES = Sizes(budget=20.0, price=0.2)
@@ -93,10 +93,10 @@ def test_mixed_people_get_what_the_judge_contradicts_itself_on(lab: Laboratory) 
     spent = rlaif.label(lab, condition, SIZES, 1, 1)
     assert spent["judge"] == 50
     assert 0 < spent["people"] <= 10
-    judge = judges.by_name(lab.db, "judge")
+    judge = judge_store.by_name(lab.db, "judge")
     for one in store.judgements(lab.db):
         if one.annotator == "gold":
-            said = judges.outcomes_of(judges.verdicts_on(lab.db, judge, one.comparison_id))
+            said = judge_store.outcomes_of(judge_store.verdicts_on(lab.db, judge, one.comparison_id))
             why = lab.db.value("SELECT asks_why FROM comparison WHERE id = ?", (one.comparison_id,))
             assert said[0, 1].flipped == (why == "flip")
             assert better(one) == "good"

@@ -16,13 +16,15 @@ from annotation import store
 from annotation.database import Database
 from annotation.records import UserError, now
 from annotation.tabs.guard import Context
-from rlhf import curves, jobs, policies, refusals
-from rlhf.curves import CURVES
-from rlhf.policies import Policy
-from rlhf.specs import EvaluateSpec, GenerateSpec, MergeSpec, PPOSpec, RewardModelSpec
-from rlhf.tabs import comparison, runs
-from rlhf.tabs.runs import RunsPage
-from rlhf.worker import Run, perform
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import EvaluateSpec, GenerateSpec, MergeSpec, PPOSpec, RewardModelSpec
+from rlhf.jobs.worker import Run, perform
+from rlhf.models import registry
+from rlhf.models.registry import Policy
+from rlhf.submission import preconditions
+from rlhf.tabs.runs import comparison_form, curves, runs_tab
+from rlhf.tabs.runs.curves import CURVES
+from rlhf.tabs.runs.runs_tab import RunsPage
 from tests.conftest import BASE_NAME
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
 from tests.run_fixtures import QUICK_SFT, demonstrations, finished_run
@@ -107,7 +109,7 @@ class Browser:
 def browser_of(place: Context) -> Browser:
     """A session on a page of its own over this data directory."""
     with gr.Blocks() as demo, gr.Tab("Runs"):
-        page = runs.build(demo, place)
+        page = runs_tab.build(demo, place)
     return Browser(demo, page)
 
 
@@ -149,9 +151,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Itera
     for spec in (QUICK_DPO, QUICK_REWARD):
         job = machine.perform(machine.submit(spec))
         assert job.status == "finished", job.message
-    reward = policies.of_job(machine.db, job.id)
+    reward = registry.of_job(machine.db, job.id)
     assert reward is not None
-    accuracy = refusals.accuracy_of(machine.db, reward)
+    accuracy = preconditions.accuracy_of(machine.db, reward)
     job = machine.perform(
         machine.submit(replace(QUICK_PPO, reward_model=reward.revision, accepted_accuracy=accuracy or 0.01))
     )
@@ -160,17 +162,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Itera
     machine.db.close()
 
 
-def newest(machine: Machine, kind: str) -> jobs.Job:
+def newest(machine: Machine, kind: str) -> job_store.Job:
     """The last job of a kind."""
-    return jobs.recent(machine.db, (kind,), 1)[0]
+    return job_store.recent(machine.db, (kind,), 1)[0]
 
 
 def begin(place: Context, spec: Any = QUICK_SFT, steps: int = 0, total: int = 20) -> int:
     """A job that another process runs and that has reported some steps."""
-    job_id = jobs.enqueue(place.db, spec, OWNER)
-    assert jobs.claim(place.db, job_id, "w") is not None
+    job_id = job_store.enqueue(place.db, spec, OWNER)
+    assert job_store.claim(place.db, job_id, "w") is not None
     for step in range(1, steps + 1):
-        assert jobs.report(place.db, job_id, "w", step, total, {"loss": 1 / step, "grad_norm": 0.5}, "training")
+        assert job_store.report(place.db, job_id, "w", step, total, {"loss": 1 / step, "grad_norm": 0.5}, "training")
     return job_id
 
 
@@ -181,7 +183,7 @@ def make_policy(place: Context, spec: Any = QUICK_SFT, **changes: Any) -> Policy
     directory = place.data_dir / "adapters" / revision
     directory.mkdir(parents=True)
     (directory / "adapter_model.safetensors").write_bytes(b"w" * 1500)
-    made = policies.add(
+    made = registry.add(
         place.db,
         revision=revision,
         method=spec.kind,
@@ -191,7 +193,7 @@ def make_policy(place: Context, spec: Any = QUICK_SFT, **changes: Any) -> Policy
         path=f"adapters/{revision}",
         **{"sha256": "0", **changes},
     )
-    assert jobs.finish(place.db, job_id, "w", {"checkpoint_bytes": 1500})
+    assert job_store.finish(place.db, job_id, "w", {"checkpoint_bytes": 1500})
     return made
 
 
@@ -207,7 +209,7 @@ def test_every_listener_is_for_admins_only(browser: Browser, place: Context) -> 
             with pytest.raises(gr.Error, match=r"Only an admin|Sign in"):
                 handler(gr.Request(username=person), *(None for _ in block.inputs))
     assert (place.data_dir / str(made.path)).is_dir()
-    assert jobs.active(place.db, jobs.TRAINING) == []
+    assert job_store.active(place.db, job_store.TRAINING) == []
 
 
 def test_the_page_that_everyone_is_sent_holds_no_rows(trained: Machine) -> None:
@@ -219,7 +221,7 @@ def test_the_page_that_everyone_is_sent_holds_no_rows(trained: Machine) -> None:
 def test_whatever_a_browser_sends_is_answered_in_words(browser: Browser, place: Context) -> None:
     job_id = begin(place, steps=2)
     selected: Any
-    for selected in (None, "", "x", "9" * 30, ["1"], {}, str(jobs.recent(place.db, jobs.TRAINING)[0].id)):
+    for selected in (None, "", "x", "9" * 30, ["1"], {}, str(job_store.recent(place.db, job_store.TRAINING)[0].id)):
         browser.chosen = {"selector": selected, "queued": selected, "compared": selected}
         browser.open()
         assert f"Job {job_id}" in browser.text("card")
@@ -232,7 +234,7 @@ def test_whatever_a_browser_sends_is_answered_in_words(browser: Browser, place: 
 
 
 def test_the_answering_workers_job_is_none_of_this_page(browser: Browser, place: Context) -> None:
-    answering = jobs.enqueue(place.db, GenerateSpec(), "the program")
+    answering = job_store.enqueue(place.db, GenerateSpec(), "the program")
     browser.chosen["selector"] = str(answering)
     browser.open()
     assert "Nothing has been run yet" in browser.text("card")
@@ -250,7 +252,7 @@ def test_a_real_run_of_every_kind_shows_each_of_its_plots(trained: Machine, kind
     assert drawn == [curve.label for curve in CURVES[kind]]
     lines = sum(len(curve.series) for curve in CURVES[kind])
     assert plots.count("<polyline") == plots.count('<i class="hue') == lines
-    assert len(jobs.metrics(trained.db, job.id)) == job.steps
+    assert len(job_store.metrics(trained.db, job.id)) == job.steps
     assert f"Job {job.id}, " in browser.text("card")
     assert "Finished in " in browser.text("card")
     assert "Trainable parameters" in browser.text("outcome")
@@ -298,7 +300,7 @@ def test_a_reward_model_shows_its_health_and_can_not_serve(trained: Machine) -> 
 
 
 def test_comparing_two_real_runs_lists_exactly_the_settings_that_differ(trained: Machine) -> None:
-    second, first = jobs.recent(trained.db, ("sft",), 2)
+    second, first = job_store.recent(trained.db, ("sft",), 2)
     browser = browser_of(context_of(trained))
     browser.chosen["compared"] = [str(first.id), str(second.id)]
     browser.open()
@@ -315,7 +317,7 @@ def test_comparing_two_real_runs_lists_exactly_the_settings_that_differ(trained:
 
 def test_runs_of_every_kind_can_be_compared_at_once(trained: Machine) -> None:
     browser = browser_of(context_of(trained))
-    browser.chosen["compared"] = [str(job.id) for job in jobs.recent(trained.db, comparison.COMPARABLE)]
+    browser.chosen["compared"] = [str(job.id) for job in job_store.recent(trained.db, comparison_form.COMPARABLE)]
     browser.open()
     assert "<td>kind</td><td>ppo</td><td>reward_model</td><td>dpo</td>" in browser.text("settings")
     assert browser.text("overlaid").count("<figure") >= 5
@@ -353,7 +355,7 @@ def test_only_what_changed_is_sent_again(browser: Browser, place: Context) -> No
     assert browser.text("plots").count("<figure") == 2
     again = browser.do("poll_runs")
     assert {"plots", "samples", "log", "facts", "selector", "cancel", "outcome", "settings"}.isdisjoint(again)
-    jobs.report(place.db, job_id, "w", 4, 20, {"loss": 0.2})
+    job_store.report(place.db, job_id, "w", 4, 20, {"loss": 0.2})
     changed = browser.do("poll_runs")
     assert {"plots", "card"} <= set(changed)
     assert {"facts", "selector", "outcome", "queued", "settings"}.isdisjoint(changed)
@@ -363,8 +365,8 @@ def test_only_what_changed_is_sent_again(browser: Browser, place: Context) -> No
 def test_a_closed_page_finds_everything_again_from_another_browser_too(browser: Browser, place: Context) -> None:
     job_id = begin(place, steps=3)
     answer = {"prompt": "Why?", "answer": "So.", "finish_reason": "stop", "tokens": 2}
-    jobs.sample(place.db, job_id, 0, [answer])
-    jobs.log(place.db, job_id, "a <b>line</b>")
+    job_store.sample(place.db, job_id, 0, [answer])
+    job_store.log(place.db, job_id, "a <b>line</b>")
     browser.open()
     other = browser_of(place).open()
     other.do("poll_runs")
@@ -380,11 +382,11 @@ def test_cancel_and_resume_act_on_the_job_that_was_shown(browser: Browser, place
     job_id = begin(place, steps=2)
     browser.open()
     assert (browser.can("cancel"), browser.can("resume")) == (True, False)
-    waiting = jobs.enqueue(place.db, QUICK_SFT, OWNER)
+    waiting = job_store.enqueue(place.db, QUICK_SFT, OWNER)
     browser.do("run_cancel")
     assert f"Job {job_id} was asked to stop" in browser.text("said")
-    assert [jobs.get(place.db, number).status for number in (job_id, waiting)] == ["cancelling", "queued"]
-    jobs.stop(place.db, job_id, "w", "cancelled", "Cancelled. Resume goes on from the last checkpoint.")
+    assert [job_store.get(place.db, number).status for number in (job_id, waiting)] == ["cancelling", "queued"]
+    job_store.stop(place.db, job_id, "w", "cancelled", "Cancelled. Resume goes on from the last checkpoint.")
     browser.do("poll_runs")
     assert browser.text("said") == "", "it is not so any more"
     browser.look_at(job_id)
@@ -392,8 +394,8 @@ def test_cancel_and_resume_act_on_the_job_that_was_shown(browser: Browser, place
     browser.do("run_resume")
     browser.do("poll_runs")
     assert f"Job {job_id} is queued again" in browser.text("said"), "it is still so"
-    assert jobs.get(place.db, job_id).status == "queued"
-    assert [job.id for job in jobs.queue(place.db)] == [waiting, job_id]
+    assert job_store.get(place.db, job_id).status == "queued"
+    assert [job.id for job in job_store.queue(place.db)] == [waiting, job_id]
     with pytest.raises(gr.Error, match="can't be resumed"):
         browser.do("run_resume")
 
@@ -420,32 +422,32 @@ def test_a_real_run_is_cancelled_and_resumed_from_the_page(machine: Machine) -> 
             if step == 2 and metrics:
                 browser.open().do("run_cancel")
 
-    job = jobs.claim(machine.db, job_id, "w")
+    job = job_store.claim(machine.db, job_id, "w")
     assert job is not None
     perform(Watched(machine.db, machine.data_dir, job, "w"), job.spec)
     browser.do("poll_runs")
     assert "Cancelled. Resume goes on" in browser.text("card")
-    reached = jobs.get(machine.db, job_id).step
+    reached = job_store.get(machine.db, job_id).step
     assert 2 <= reached < 6
     browser.do("run_resume")
     assert machine.perform(job_id).status == "finished"
     browser.do("poll_runs")
     assert "It made the policy" in browser.text("card")
-    assert [entry["step"] for entry in jobs.metrics(machine.db, job_id)] == [1, 2, 3, 4, 5, 6]
-    assert any("resuming from checkpoint-" in line for line in jobs.log_tail(machine.db, job_id))
+    assert [entry["step"] for entry in job_store.metrics(machine.db, job_id)] == [1, 2, 3, 4, 5, 6]
+    assert any("resuming from checkpoint-" in line for line in job_store.log_tail(machine.db, job_id))
 
 
 def test_time_left_counts_only_this_attempt(browser: Browser, place: Context) -> None:
     job_id = begin(place, steps=4)
-    jobs.mark_lost(place.db, silent_seconds=-1)
+    job_store.mark_lost(place.db, silent_seconds=-1)
     assert "Lost. The worker stopped without a word" in browser.open().text("card")
-    jobs.resume(place.db, job_id)
-    assert jobs.claim(place.db, job_id, "w2") is not None
-    assert jobs.step_times(place.db, jobs.get(place.db, job_id)) == []
-    jobs.report(place.db, job_id, "w2", 5, 20, {"loss": 0.5})
+    job_store.resume(place.db, job_id)
+    assert job_store.claim(place.db, job_id, "w2") is not None
+    assert job_store.step_times(place.db, job_store.get(place.db, job_id)) == []
+    job_store.report(place.db, job_id, "w2", 5, 20, {"loss": 0.5})
     browser.do("poll_runs")
     assert "time left: not known yet" in browser.text("card")
-    jobs.report(place.db, job_id, "w2", 6, 20, {"loss": 0.5})
+    job_store.report(place.db, job_id, "w2", 6, 20, {"loss": 0.5})
     browser.do("poll_runs")
     assert re.search(r"about \d+ s left", browser.text("card"))
 
@@ -453,8 +455,8 @@ def test_time_left_counts_only_this_attempt(browser: Browser, place: Context) ->
 def test_a_job_that_memory_did_not_suffice_for_says_what_was_lowered(browser: Browser, place: Context) -> None:
     spec = replace(QUICK_SFT, batch_size=4, halve_batch=True)
     job_id = begin(place, spec, steps=2)
-    assert jobs.requeue_smaller(place.db, job_id, "w", "Memory ran out.")
-    assert jobs.claim(place.db, job_id, "w2") is not None
+    assert job_store.requeue_smaller(place.db, job_id, "w", "Memory ran out.")
+    assert job_store.claim(place.db, job_id, "w2") is not None
     browser.open()
     assert "Queued again with a smaller batch: batch_size 4 → 2, accumulation 1 → 2." in browser.text("card")
     assert "&quot;batch_size&quot;: 2" in browser.text("facts")
@@ -463,14 +465,14 @@ def test_a_job_that_memory_did_not_suffice_for_says_what_was_lowered(browser: Br
 def test_a_job_that_ended_for_memory_goes_on_with_half_the_batch_at_a_button(browser: Browser, place: Context) -> None:
     job_id = begin(place, replace(QUICK_SFT, batch_size=4), steps=2)
     assert browser.open().can("half") is False
-    jobs.stop(place.db, job_id, "w", "failed", "Memory ran out. Close other programs.")
+    job_store.stop(place.db, job_id, "w", "failed", "Memory ran out. Close other programs.")
     browser.do("poll_runs")
     assert (browser.can("resume"), browser.can("half")) == (True, True)
     assert "half as many items in a forward pass" in browser.text("resume_note")
     with pytest.raises(gr.Error, match="Only an admin"):
         browser.do("run_half", person="bob")
     browser.do("run_half")
-    job = jobs.get(place.db, job_id)
+    job = job_store.get(place.db, job_id)
     assert (job.status, job.spec) == ("queued", replace(QUICK_SFT, batch_size=2, accumulation=2))
     assert f"Job {job_id} is queued again" in browser.text("said")
     assert "batch_size 4 → 2, accumulation 1 → 2" in browser.text("said")
@@ -478,19 +480,19 @@ def test_a_job_that_ended_for_memory_goes_on_with_half_the_batch_at_a_button(bro
     assert browser.can("half") is False
     with pytest.raises(gr.Error, match="can't be resumed"):
         browser.do("run_half")
-    jobs.claim(place.db, job_id, "w2")
-    jobs.stop(place.db, job_id, "w2", "failed", "The disk is full.")
+    job_store.claim(place.db, job_id, "w2")
+    job_store.stop(place.db, job_id, "w2", "failed", "The disk is full.")
     browser.do("poll_runs")
     assert (browser.can("resume"), browser.can("half")) == (True, False), "half the batch would not help"
 
 
 def test_a_run_that_diverged_says_that_it_would_go_on_more_slowly(browser: Browser, place: Context) -> None:
     job_id = begin(place, steps=2)
-    jobs.stop(place.db, job_id, "w", "failed", "The loss became not a number at step 3, so the run was stopped.")
+    job_store.stop(place.db, job_id, "w", "failed", "The loss became not a number at step 3, so the run was stopped.")
     assert "goes on with half the learning rate" in browser.open().text("resume_note")
     browser.do("run_resume")
     assert "learning_rate 0.005 → 0.0025" in browser.text("said")
-    assert jobs.claim(place.db, job_id, "w2") is not None
+    assert job_store.claim(place.db, job_id, "w2") is not None
     browser.do("poll_runs")
     assert "learning_rate 0.005 → 0.0025" in browser.text("card"), "it is still told while it runs"
 
@@ -503,8 +505,8 @@ def test_without_leave_to_retry_it_says_what_to_lower(machine: Machine, monkeypa
     def allocate(run: Any, spec: Any) -> None:
         raise MemoryError("can't allocate memory")
 
-    monkeypatch.setattr("rlhf.worker.run_algorithm", allocate)
-    machine.perform(jobs.enqueue(machine.db, QUICK_SFT, OWNER))
+    monkeypatch.setattr("rlhf.jobs.worker.run_algorithm", allocate)
+    machine.perform(job_store.enqueue(machine.db, QUICK_SFT, OWNER))
     card = browser.open().text("card")
     for words in ("Failed. Memory ran out.", "a batch_size below 4", "a max_length below 128"):
         assert words in card
@@ -524,7 +526,7 @@ def test_a_check_shows_the_curves_of_the_run_that_made_its_candidate(browser: Br
         "implicit_accuracy": {"value": 0.75, "low": 0.6, "high": 0.86, "n": 40},
         "prompts": 2,
     }
-    assert jobs.finish(place.db, check, "w", result)
+    assert job_store.finish(place.db, check, "w", result)
     browser.do("poll_runs")
     assert "75% (60% to 86%, n = 40)" in browser.text("report")
     browser.look_at(int(made.job_id or 0))
@@ -535,7 +537,7 @@ def test_a_check_shows_the_curves_of_the_run_that_made_its_candidate(browser: Br
 # -------------------------------------------------------------------------------------------------------------- queue
 def test_a_waiting_job_is_moved_and_taken_out(browser: Browser, place: Context) -> None:
     running = begin(place, steps=1)
-    first, second, third = (jobs.enqueue(place.db, QUICK_SFT, OWNER) for _ in range(3))
+    first, second, third = (job_store.enqueue(place.db, QUICK_SFT, OWNER) for _ in range(3))
     browser.open()
     assert browser.chosen["queued"] == str(first)
     assert re.findall(r"<tr><td>(\w+)</td><td>(\d+)</td>", browser.text("queue")) == [
@@ -547,28 +549,28 @@ def test_a_waiting_job_is_moved_and_taken_out(browser: Browser, place: Context) 
     browser.do("queue_up")
     assert f"Job {third} is number 2 in the queue." in browser.text("queue_said")
     browser.do("queue_up")
-    assert [job.id for job in jobs.queue(place.db)] == [third, first, second]
+    assert [job.id for job in job_store.queue(place.db)] == [third, first, second]
     assert (browser.can("up"), browser.can("down")) == (False, True)
     browser.do("queue_down")
-    assert [job.id for job in jobs.queue(place.db)] == [first, third, second]
+    assert [job.id for job in job_store.queue(place.db)] == [first, third, second]
     browser.do("queue_take_out")
-    assert [job.id for job in jobs.queue(place.db)] == [first, second]
-    assert jobs.get(place.db, third).status == "cancelled"
+    assert [job.id for job in job_store.queue(place.db)] == [first, second]
+    assert job_store.get(place.db, third).status == "cancelled"
     assert "is out of the queue" in browser.text("queue_said")
-    jobs.cancel(place.db, second)
+    job_store.cancel(place.db, second)
     browser.do("poll_runs")
     assert browser.text("queue_said") == "", "what was said of an order that is no more"
     assert browser.chosen["queued"] == str(first), "another one is chosen"
 
 
 def test_a_job_that_has_begun_meanwhile_can_not_be_moved(browser: Browser, place: Context) -> None:
-    job_id = jobs.enqueue(place.db, QUICK_SFT, OWNER)
+    job_id = job_store.enqueue(place.db, QUICK_SFT, OWNER)
     browser.open()
-    assert jobs.claim(place.db, job_id, "w") is not None
+    assert job_store.claim(place.db, job_id, "w") is not None
     for name in ("queue_up", "queue_down", "queue_take_out"):
         with pytest.raises(gr.Error, match="Choose a job that waits"):
             browser.do(name)
-    assert jobs.get(place.db, job_id).status == "running"
+    assert job_store.get(place.db, job_id).status == "running"
     browser.do("poll_runs")
     assert browser.shown["queue_choice"]["visible"] is False
 
@@ -606,16 +608,16 @@ def test_deleting_asks_names_the_size_and_deletes_the_files(browser: Browser, pl
     assert browser.text("plots"), "its curves stay"
     with pytest.raises(gr.Error, match="left no files"):
         browser.do("ask_deletion")
-    assert [(row["action"], row["decided_by"]) for row in policies.decisions(place.db)] == [("delete", OWNER)]
+    assert [(row["action"], row["decided_by"]) for row in registry.decisions(place.db)] == [("delete", OWNER)]
 
 
 def test_what_serves_or_is_needed_is_not_deleted_and_the_reason_is_told(browser: Browser, place: Context) -> None:
     serving = make_policy(place)
-    policies.promote(place.db, serving.revision, OWNER)
+    registry.promote(place.db, serving.revision, OWNER)
     ground = make_policy(place, replace(QUICK_SFT, method="full"), form="full", weights="bf16")
     grown = make_policy(place, ground_id=ground.id)
     parent = make_policy(place)
-    needing = jobs.enqueue(place.db, replace(QUICK_SFT, parent=parent.revision), OWNER)
+    needing = job_store.enqueue(place.db, replace(QUICK_SFT, parent=parent.revision), OWNER)
     browser.open()
     for policy, reason in (
         (serving, "serves now: promote another policy first"),
@@ -636,18 +638,18 @@ def test_the_checkpoints_of_a_run_that_ended_early_are_deleted_when_asked(browse
     (directory / "optimizer.pt").write_bytes(b"o" * 2500)
     browser.open()
     assert browser.shown["actions"]["visible"] is False, "it needs them"
-    jobs.stop(place.db, job_id, "w", "cancelled", "Cancelled.")
+    job_store.stop(place.db, job_id, "w", "cancelled", "Cancelled.")
     browser.do("poll_runs")
     assert browser.shown["actions"]["visible"] is True
     assert [name for name in ("promote", "check", "new_run", "merge", "delete") if browser.can(name)] == ["delete"]
     assert browser.shown["delete"]["value"] == "Delete its checkpoints"
     browser.do("ask_deletion")
     assert f"Delete the checkpoints of job {job_id} (2.5 kB)?" in browser.text("question")
-    jobs.resume(place.db, job_id)
+    job_store.resume(place.db, job_id)
     with pytest.raises(gr.Error, match="needs its checkpoints"):
         browser.do("delete_run")
     assert directory.is_dir()
-    jobs.cancel(place.db, job_id)
+    job_store.cancel(place.db, job_id)
     browser.do("ask_deletion")
     browser.do("delete_run")
     assert not directory.parent.exists()
@@ -659,7 +661,7 @@ def test_the_checkpoints_of_a_run_that_ended_early_are_deleted_when_asked(browse
 def test_one_that_came_to_serve_after_the_question_is_not_deleted(browser: Browser, place: Context) -> None:
     made = make_policy(place)
     browser.open().look_at(int(made.job_id or 0)).do("ask_deletion")
-    policies.promote(place.db, made.revision, OWNER)
+    registry.promote(place.db, made.revision, OWNER)
     with pytest.raises(gr.Error, match="serves now"):
         browser.do("delete_run")
     assert (place.data_dir / str(made.path)).is_dir()
@@ -671,7 +673,7 @@ def test_a_policy_is_put_to_use_checked_and_merged(machine: Machine) -> None:
     browser = browser_of(place)
     machine.add_prompts(train=2, held_out=2)
     job = finished_run(machine)
-    made = policies.of_job(machine.db, job.id)
+    made = registry.of_job(machine.db, job.id)
     assert made is not None
     browser.open()
     assert [name for name in ("promote", "check", "new_run", "merge", "delete") if not browser.can(name)] == []
@@ -679,7 +681,7 @@ def test_a_policy_is_put_to_use_checked_and_merged(machine: Machine) -> None:
     assert browser.seen["revision"] == made.revision
     browser.do("run_check")
     browser.look_at(job.id).do("run_merge")
-    check, merge = jobs.queue(machine.db)
+    check, merge = job_store.queue(machine.db)
     assert isinstance(check.spec, EvaluateSpec)
     assert (check.spec.candidate, check.spec.against, check.requested_by) == (made.revision, "base", OWNER)
     assert isinstance(merge.spec, MergeSpec)
@@ -692,14 +694,14 @@ def test_a_policy_is_put_to_use_checked_and_merged(machine: Machine) -> None:
         browser.why = blank
         with pytest.raises(gr.Error, match=r"The rule says: not enough evidence.*Say why"):
             browser.do("run_promote")
-    assert policies.serving(machine.db).revision == "base"
+    assert registry.serving(machine.db).revision == "base"
     browser.why = "It reads better"
     browser.do("run_promote")
-    assert policies.serving(machine.db).revision == made.revision
+    assert registry.serving(machine.db).revision == made.revision
     assert "serves now, against the rule" in browser.text("acted")
     assert browser.text("objection") == ""
     assert (browser.shown["why"]["visible"], browser.shown["why"]["value"]) == (False, "")
-    assert policies.decisions(machine.db)[0]["reason"].startswith("It reads better. The rule said: ")
+    assert registry.decisions(machine.db)[0]["reason"].startswith("It reads better. The rule said: ")
     assert browser.shown["promote"]["value"] == "Serves now"
     assert not browser.can("promote")
     with pytest.raises(gr.Error, match="serves already"):
@@ -715,20 +717,20 @@ def test_a_damaged_adapter_is_not_put_to_use(browser: Browser, place: Context) -
     browser.open()
     with pytest.raises(gr.Error, match="adapter"):
         browser.do("run_promote")
-    assert policies.serving(place.db).revision == "base"
+    assert registry.serving(place.db).revision == "base"
 
 
 def test_the_functions_behind_the_buttons_name_what_is_missing(place: Context) -> None:
     for seen in (None, {}, {"job": "1"}, {"job": None, "revision": None}):
         with pytest.raises(UserError, match="No job is shown"):
-            runs.cancel_shown(place.db, seen)
+            runs_tab.cancel_shown(place.db, seen)
         with pytest.raises(UserError, match="made nothing"):
-            runs.shown_revision(seen)
+            runs_tab.shown_revision(seen)
 
 
 def test_there_is_a_hue_for_every_run_that_can_be_compared(place: Context) -> None:
-    made = [jobs.enqueue(place.db, QUICK_SFT, OWNER) for _ in range(comparison.MOST + 3)]
-    chosen = comparison.chosen_jobs(place.db, [str(number) for number in made])
+    made = [job_store.enqueue(place.db, QUICK_SFT, OWNER) for _ in range(comparison_form.MOST + 3)]
+    chosen = comparison_form.chosen_jobs(place.db, [str(number) for number in made])
     assert [job.id for job in chosen] == made[: len(curves.HUES)]
-    check = jobs.enqueue(place.db, EvaluateSpec(candidate="x"), OWNER)
-    assert [job.id for job in comparison.chosen_jobs(place.db, [str(check), str(made[1])])] == [made[1]]
+    check = job_store.enqueue(place.db, EvaluateSpec(candidate="x"), OWNER)
+    assert [job.id for job in comparison_form.chosen_jobs(place.db, [str(check), str(made[1])])] == [made[1]]

@@ -18,12 +18,11 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 
-from annotation import access, claims, restoring, safekeeping, store
-from annotation.database import FILE_NAME, Database, open_database
-from annotation.endpoints import Desk
-from annotation.hub import Conflict, connect
-from annotation.incoming import importing
-from annotation.places import (
+from annotation import claims, store
+from annotation.api import Desk
+from annotation.backup import restoration, safe_copies
+from annotation.backup.safe_copies import Schedule
+from annotation.backup.targets import (
     KEPT,
     MANIFEST,
     DirectoryPlace,
@@ -34,11 +33,17 @@ from annotation.places import (
     create_whole,
     refuse_shared_fate,
 )
+from annotation.database import FILE_NAME, Database, open_database
+from annotation.hub_client import Conflict, connect
+from annotation.imports import importing
 from annotation.records import Annotator, UserError
-from annotation.safekeeping import Schedule
-from rlhf import candidates, keeper, policies, prospects, refusals
-from rlhf.fields import FORMS
-from rlhf.launching import PLACE
+from annotation.web import access
+from rlhf.hub import token_process
+from rlhf.hub.token_launcher import PLACE
+from rlhf.models import registry
+from rlhf.submission import preconditions, preflight
+from rlhf.submission.form_fields import FORMS
+from rlhf.tabs.iterations import check_report
 from tests.conftest import BASE_NAME, act, seed_comparisons
 from tests.hub_server import HubServer
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
@@ -82,7 +87,7 @@ def judge(db: Database, annotator: Annotator, count: int) -> None:
 def judgements(data_dir: Path) -> int:
     db = open_database(data_dir)
     try:
-        return safekeeping.judged(db)[1]
+        return safe_copies.judged(db)[1]
     finally:
         db.close()
 
@@ -99,7 +104,7 @@ def add_model(db: Database, data_dir: Path, revision: str, status: str = "candid
     path.mkdir(parents=True)
     (path / "adapter_model.safetensors").write_bytes(os.urandom(5000))
     (path / "adapter_config.json").write_text("{}")
-    policies.add(
+    registry.add(
         db, revision=revision, method="dpo", base=BASE_NAME, parent_id=1, job_id=None, path=f"adapters/{revision}",
         sha256="0" * 64,
     )  # fmt: skip
@@ -137,29 +142,29 @@ def test_a_copy_comes_back_with_judgements_accounts_and_the_models_that_are_need
     serving = add_model(db, data_dir, "serves", "serving")
     add_model(db, data_dir, "was-turned-down", "rejected")
     judge(db, ann, 4)
-    restoring.begin(place, data_dir)
-    safekeeping.keep(db, data_dir, place, RUN)
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
     judge(db, ann, 2)
 
-    found = restoring.begin(place, tmp_path / "new")
+    found = restoration.begin(place, tmp_path / "new")
     assert "Restored 4 judgements" in found.message
     restored = open_database(tmp_path / "new")
-    assert safekeeping.judged(restored)[1] == 4
+    assert safe_copies.judged(restored)[1] == 4
     assert access.check_password(restored, "ann", "a long enough password") is not None
     name = "adapter_model.safetensors"
     copied = tmp_path / "new" / "adapters" / "serves" / name
     assert copied.read_bytes() == (serving / name).read_bytes()
-    assert policies.serving(restored).revision == "serves"
-    assert policies.by_revision(restored, "serves").deleted is None
-    gone = policies.by_revision(restored, "was-turned-down")
+    assert registry.serving(restored).revision == "serves"
+    assert registry.by_revision(restored, "serves").deleted is None
+    gone = registry.by_revision(restored, "was-turned-down")
     assert gone.deleted is not None
     assert "without the files of was-turned-down: these count as deleted" in found.message
-    assert not candidates.can_serve(gone)
+    assert not check_report.can_serve(gone)
     with pytest.raises(UserError, match="The files of 'was-turned-down' were deleted"):
-        policies.promote(restored, gone.revision, "kim")
+        registry.promote(restored, gone.revision, "kim")
     for form in FORMS:
-        assert gone.revision not in [revision for _, revision in prospects.parents(restored, form)]
-        troubles = refusals.check(restored, replace(form.spec_type(parent=gone.revision), **form.fixed))
+        assert gone.revision not in [revision for _, revision in preflight.parents(restored, form)]
+        troubles = preconditions.check(restored, replace(form.spec_type(parent=gone.revision), **form.fixed))
         assert any(f"The files of the parent {gone.revision} were deleted" in sentence for sentence in troubles)
     assert not (tmp_path / "new" / "adapters" / "was-turned-down").exists()
     assert [path.name for path in (tmp_path / "new").glob(".*")] == [], "nothing is left lying around"
@@ -168,28 +173,28 @@ def test_a_copy_comes_back_with_judgements_accounts_and_the_models_that_are_need
 def test_the_page_counts_what_came_after_the_copy_that_was_confirmed(
     db: Database, data_dir: Path, ann: Annotator, place: Place, tmp_path: Path
 ) -> None:
-    assert safekeeping.standing(db, place.name) is None
-    restoring.begin(place, data_dir)
+    assert safe_copies.standing(db, place.name) is None
+    restoration.begin(place, data_dir)
     judge(db, ann, 2)
-    standing = safekeeping.standing(db, place.name)
+    standing = safe_copies.standing(db, place.name)
     assert standing is not None
     assert (standing.copied, standing.judgements_since) == (None, 2)
-    safekeeping.keep(db, data_dir, place, RUN)
+    safe_copies.keep(db, data_dir, place, RUN)
     judge(db, ann, 3)
-    standing = safekeeping.standing(db, place.name)
+    standing = safe_copies.standing(db, place.name)
     assert standing is not None
     assert standing.copied is not None
     assert standing.judgements_since == 3
-    restoring.begin(place, tmp_path / "new")
-    restored = safekeeping.standing(open_database(tmp_path / "new"), place.name)
+    restoration.begin(place, tmp_path / "new")
+    restored = safe_copies.standing(open_database(tmp_path / "new"), place.name)
     assert restored is not None
     assert (restored.copied, restored.judgements_since) == (standing.copied, 0)
 
 
 def test_the_copy_is_a_private_dataset_and_holds_no_token(db: Database, data_dir: Path, hub: HubServer) -> None:
     place = on_hub(hub)
-    restoring.begin(place, data_dir)
-    safekeeping.keep(db, data_dir, place, RUN)
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
     assert hub.repos["dataset", REPO].private
     files = hub.files("dataset", REPO)
     assert set(files) == {MANIFEST, FILE_NAME, "README.md"}
@@ -199,31 +204,31 @@ def test_the_copy_is_a_private_dataset_and_holds_no_token(db: Database, data_dir
 def test_where_the_newest_copy_is_known_what_is_here_stays_with_all_that_came_after(
     db: Database, data_dir: Path, ann: Annotator, place: Place
 ) -> None:
-    restoring.begin(place, data_dir)
+    restoration.begin(place, data_dir)
     judge(db, ann, 2)
-    safekeeping.keep(db, data_dir, place, RUN)
+    safe_copies.keep(db, data_dir, place, RUN)
     judge(db, ann, 5)
-    assert restoring.begin(place, data_dir).manifest is None
+    assert restoration.begin(place, data_dir).manifest is None
     assert judgements(data_dir) == 7
-    assert not (data_dir / restoring.ASIDE).exists()
-    safekeeping.keep(db, data_dir, place, OTHER)
+    assert not (data_dir / restoration.ASIDE).exists()
+    safe_copies.keep(db, data_dir, place, OTHER)
     assert newest(place).judgements == 7
 
 
 def test_what_nobody_changed_is_not_marked_as_changed(db: Database, ann: Annotator) -> None:
-    before = safekeeping.mark(db)
+    before = safe_copies.mark(db)
     assert claims.claim_next(db, ann.id) is not None
-    assert safekeeping.mark(db) == before
+    assert safe_copies.mark(db) == before
     judge(db, ann, 1)
-    after = safekeeping.mark(db)
+    after = safe_copies.mark(db)
     assert after != before
     access.set_role(db, "ann", "admin")
-    with_admin = safekeeping.mark(db)
+    with_admin = safe_copies.mark(db)
     assert with_admin != after
     add_judge(db, {"model": "base"})
-    with_judge = safekeeping.mark(db)
+    with_judge = safe_copies.mark(db)
     db.connection.execute("UPDATE judge SET active = 0")
-    assert len({with_admin, with_judge, safekeeping.mark(db)}) == 3
+    assert len({with_admin, with_judge, safe_copies.mark(db)}) == 3
 
 
 def add_judge(db: Database, settings: dict[str, str]) -> None:
@@ -241,8 +246,8 @@ def test_what_judges_waiting_runs_and_the_way_back_need_is_copied_too(
 ) -> None:
     for revision in ("before", "serves", "judges", "is-continued", "was-turned-down"):
         add_model(db, data_dir, revision, "rejected")
-    policies.promote(db, "before", "kim")
-    policies.promote(db, "serves", "kim")
+    registry.promote(db, "before", "kim")
+    registry.promote(db, "serves", "kim")
     add_judge(db, {"model": "judges"})
     snapshot = data_dir / "snapshots" / "frozen.jsonl"
     snapshot.parent.mkdir()
@@ -254,8 +259,8 @@ def test_what_judges_waiting_runs_and_the_way_back_need_is_copied_too(
             (json.dumps({"parent": "is-continued", "snapshot": "frozen", "seed": 3}),),
         )
     place = DirectoryPlace(tmp_path / "bucket")
-    safekeeping.keep(db, data_dir, place, RUN)
-    restoring.begin(place, tmp_path / "new")
+    safe_copies.keep(db, data_dir, place, RUN)
+    restoration.begin(place, tmp_path / "new")
     there = {path.name for path in (tmp_path / "new" / "adapters").iterdir()}
     assert there == {"before", "serves", "judges", "is-continued"}
     assert (tmp_path / "new" / "snapshots" / "frozen.jsonl").read_text() == "{}"
@@ -265,102 +270,102 @@ def test_what_judges_waiting_runs_and_the_way_back_need_is_copied_too(
 def test_two_running_copies_do_not_overwrite_each_other_and_both_can_be_restored(
     db: Database, data_dir: Path, ann: Annotator, place: Place, tmp_path: Path
 ) -> None:
-    restoring.begin(place, data_dir)
+    restoration.begin(place, data_dir)
     judge(db, ann, 2)
-    safekeeping.keep(db, data_dir, place, RUN)
-    restoring.begin(place, tmp_path / "twin")
+    safe_copies.keep(db, data_dir, place, RUN)
+    restoration.begin(place, tmp_path / "twin")
     twin = open_database(tmp_path / "twin")
     judge(twin, ann, 3)
     judge(db, ann, 1)
-    safekeeping.keep(twin, tmp_path / "twin", place, OTHER)
+    safe_copies.keep(twin, tmp_path / "twin", place, OTHER)
     assert newest(place).judgements == 5
 
     with pytest.raises(Conflict, match=r"Another running copy.*5 judgements.*Stop one of the two"):
-        safekeeping.keep(db, data_dir, place, RUN)
+        safe_copies.keep(db, data_dir, place, RUN)
     assert newest(place).judgements == 5
-    standing = safekeeping.standing(db, place.name)
+    standing = safe_copies.standing(db, place.name)
     assert standing is not None
     assert standing.conflict
     assert standing.judgements_since == 1
 
     aside = place.aside(RUN)
-    safekeeping.keep(db, data_dir, aside, RUN, alone=True)
+    safe_copies.keep(db, data_dir, aside, RUN, alone=True)
     judge(db, ann, 1)
-    safekeeping.keep(db, data_dir, aside, RUN, alone=True)
-    standing = safekeeping.standing(db, place.name)
+    safe_copies.keep(db, data_dir, aside, RUN, alone=True)
+    standing = safe_copies.standing(db, place.name)
     assert standing is not None
     assert standing.conflict
     assert standing.judgements_since == 0
     assert (newest(place).judgements, newest(aside).judgements) == (5, 4)
-    restoring.begin(aside, tmp_path / "looked-at")
+    restoration.begin(aside, tmp_path / "looked-at")
     assert judgements(tmp_path / "looked-at") == 4
 
 
 def test_two_that_begin_with_nothing_are_told_apart_too(
     db: Database, data_dir: Path, place: Place, tmp_path: Path
 ) -> None:
-    restoring.begin(place, data_dir)
-    restoring.begin(place, tmp_path / "twin")
+    restoration.begin(place, data_dir)
+    restoration.begin(place, tmp_path / "twin")
     twin = open_database(tmp_path / "twin")
-    safekeeping.keep(twin, tmp_path / "twin", place, OTHER)
+    safe_copies.keep(twin, tmp_path / "twin", place, OTHER)
     with pytest.raises(Conflict):
-        safekeeping.keep(db, data_dir, place, RUN)
+        safe_copies.keep(db, data_dir, place, RUN)
 
 
 def test_a_database_that_never_began_there_does_not_replace_a_copy(
     db: Database, data_dir: Path, place: Place, tmp_path: Path
 ) -> None:
     stranger = open_database(tmp_path / "stranger")
-    policies.ensure_base(stranger, BASE_NAME)
-    safekeeping.keep(db, data_dir, place, RUN)
+    registry.ensure_base(stranger, BASE_NAME)
+    safe_copies.keep(db, data_dir, place, RUN)
     with pytest.raises(Conflict):
-        safekeeping.keep(stranger, tmp_path / "stranger", place, OTHER)
+        safe_copies.keep(stranger, tmp_path / "stranger", place, OTHER)
 
 
 def test_where_both_sides_have_judgements_nothing_is_chosen_for_people(
     db: Database, data_dir: Path, ann: Annotator, place: Place, tmp_path: Path
 ) -> None:
-    restoring.begin(place, data_dir)
-    safekeeping.keep(db, data_dir, place, RUN)
-    restoring.begin(place, tmp_path / "twin")
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
+    restoration.begin(place, tmp_path / "twin")
     twin = open_database(tmp_path / "twin")
     judge(twin, ann, 3)
-    safekeeping.keep(twin, tmp_path / "twin", place, OTHER)
+    safe_copies.keep(twin, tmp_path / "twin", place, OTHER)
     judge(db, ann, 2)
     version = place.head()
     with pytest.raises(UserError, match=rf"has 2 judgements that no copy.*3 judgements.*RESTORE=here.*={version}"):
-        restoring.begin(place, data_dir)
+        restoration.begin(place, data_dir)
     assert judgements(data_dir) == 2
 
-    restoring.begin(place, data_dir, "here")
-    safekeeping.keep(db, data_dir, place, RUN)
+    restoration.begin(place, data_dir, "here")
+    safe_copies.keep(db, data_dir, place, RUN)
     assert newest(place).judgements == 2
-    assert restoring.begin(place, tmp_path / "third", "here").manifest is not None, "a choice counts once"
+    assert restoration.begin(place, tmp_path / "third", "here").manifest is not None, "a choice counts once"
     assert judgements(tmp_path / "third") == 2
 
-    assert restoring.begin(place, data_dir, version).manifest is not None
+    assert restoration.begin(place, data_dir, version).manifest is not None
     assert judgements(data_dir) == 3
-    kept = next((data_dir / restoring.ASIDE).iterdir())
+    kept = next((data_dir / restoration.ASIDE).iterdir())
     assert judgements(kept) == 2
     back = open_database(data_dir)
     judge(back, ann, 1)
-    assert restoring.begin(place, data_dir, version).manifest is None, "a choice counts once"
+    assert restoration.begin(place, data_dir, version).manifest is None, "a choice counts once"
     assert judgements(data_dir) == 4
-    safekeeping.keep(back, data_dir, place, OTHER)
+    safe_copies.keep(back, data_dir, place, OTHER)
     assert newest(place).judgements == 4
-    restoring.begin(place, tmp_path / "fourth", version)
+    restoration.begin(place, tmp_path / "fourth", version)
     assert judgements(tmp_path / "fourth") == 4, "a choice counts once"
 
 
 def test_a_program_that_has_only_been_started_has_no_work_to_lose(tmp_path: Path) -> None:
     db = open_database(tmp_path / "fresh")
-    policies.ensure_base(db, BASE_NAME)
+    registry.ensure_base(db, BASE_NAME)
     store.add_prompts(db, importing.starter_prompts())
     access.owner_link_token(db)
     access.follow_rules(db, ["ann"])
-    assert not safekeeping.has_unsafe_work(db)
+    assert not safe_copies.has_unsafe_work(db)
     access.add_account(db, "ann", "annotator", "a long enough password")
-    assert safekeeping.has_unsafe_work(db)
+    assert safe_copies.has_unsafe_work(db)
 
 
 @pytest.mark.parametrize("follow", [True, False])
@@ -368,14 +373,14 @@ def test_what_people_did_beside_judging_is_not_left_behind(
     db: Database, data_dir: Path, ann: Annotator, tmp_path: Path, follow: bool
 ) -> None:
     place = DirectoryPlace(tmp_path / "bucket")
-    restoring.begin(place, data_dir)
-    safekeeping.keep(db, data_dir, place, RUN)
-    restoring.begin(place, tmp_path / "twin")
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
+    restoration.begin(place, tmp_path / "twin")
     twin = open_database(tmp_path / "twin")
     judge(db, ann, 3)
-    safekeeping.keep(db, data_dir, place, RUN)
+    safe_copies.keep(db, data_dir, place, RUN)
 
-    successor = keeper.Keeper(twin, tmp_path / "twin", place, Schedule(), first=True, follow=True)
+    successor = token_process.Keeper(twin, tmp_path / "twin", place, Schedule(), first=True, follow=True)
     assert successor.may_begin_again()
     access.add_account(twin, "bob", "annotator", "a long enough password")
     assert not successor.may_begin_again()
@@ -384,42 +389,42 @@ def test_what_people_did_beside_judging_is_not_left_behind(
         assert successor.alone, "its copies go aside"
         return
     with pytest.raises(UserError, match=r"has accounts, imports, settings or decisions that no copy"):
-        restoring.begin(place, tmp_path / "twin")
+        restoration.begin(place, tmp_path / "twin")
     assert access.check_password(twin, "bob", "a long enough password") is not None
 
 
 def test_another_place_is_another_matter(db: Database, data_dir: Path, ann: Annotator, tmp_path: Path) -> None:
     place, other = DirectoryPlace(tmp_path / "bucket"), DirectoryPlace(tmp_path / "other")
-    restoring.begin(place, data_dir)
-    safekeeping.keep(db, data_dir, place, RUN)
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
     judge(db, ann, 2)
     twin = open_database(tmp_path / "twin")
-    safekeeping.keep(twin, tmp_path / "twin", other, OTHER)
+    safe_copies.keep(twin, tmp_path / "twin", other, OTHER)
     with pytest.raises(Conflict):
-        safekeeping.keep(db, data_dir, other, RUN)
-    standing = safekeeping.standing(db, place.name)
+        safe_copies.keep(db, data_dir, other, RUN)
+    standing = safe_copies.standing(db, place.name)
     assert standing is not None
     assert (standing.conflict, standing.trouble, standing.judgements_since) == (False, "", 2)
-    assert not keeper.Keeper(db, data_dir, place, Schedule()).alone
-    assert keeper.Keeper(db, data_dir, other, Schedule()).alone
-    assert safekeeping.standing(db, "") is None, "nothing is copied any more"
+    assert not token_process.Keeper(db, data_dir, place, Schedule()).alone
+    assert token_process.Keeper(db, data_dir, other, Schedule()).alone
+    assert safe_copies.standing(db, "") is None, "nothing is copied any more"
 
 
 def test_the_database_of_a_program_that_runs_is_not_moved_away(
     db: Database, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(restoring, "LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(restoration, "LOCK_SECONDS", 0.2)
     place = DirectoryPlace(tmp_path / "bucket")
-    safekeeping.keep(db, data_dir, place, RUN)
-    one, two = restoring.keep_open(data_dir), restoring.keep_open(data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
+    one, two = restoration.keep_open(data_dir), restoration.keep_open(data_dir)
     one.close()
     with pytest.raises(UserError, match="Stop it first"):
-        keeper.begin(data_dir, place, "embedded")
+        token_process.begin(data_dir, place, "embedded")
     two.close()
-    keeper.begin(data_dir, place, "embedded")
-    closed = restoring.keep_closed(data_dir)
+    token_process.begin(data_dir, place, "embedded")
+    closed = restoration.keep_closed(data_dir)
     with pytest.raises(UserError, match="being restored"):
-        restoring.keep_open(data_dir)
+        restoration.keep_open(data_dir)
     closed.close()
 
 
@@ -427,14 +432,14 @@ def test_what_a_lost_database_left_beside_it_is_not_replayed_onto_the_copy(
     db: Database, data_dir: Path, ann: Annotator, tmp_path: Path
 ) -> None:
     place = DirectoryPlace(tmp_path / "bucket")
-    safekeeping.keep(db, data_dir, place, RUN)
+    safe_copies.keep(db, data_dir, place, RUN)
     judge(db, ann, 3)
     left = tmp_path / "new" / f"{FILE_NAME}-wal"
     left.parent.mkdir()
     shutil.copy(data_dir / left.name, left)
-    restoring.begin(place, left.parent)
+    restoration.begin(place, left.parent)
     assert judgements(left.parent) == 0
-    assert [path.name for path in next((left.parent / restoring.ASIDE).iterdir()).iterdir()] == [left.name]
+    assert [path.name for path in next((left.parent / restoration.ASIDE).iterdir()).iterdir()] == [left.name]
 
 
 def test_models_and_checkpoints_that_give_way_are_kept_whole_beside_their_database(
@@ -443,7 +448,7 @@ def test_models_and_checkpoints_that_give_way_are_kept_whole_beside_their_databa
     place = DirectoryPlace(tmp_path / "bucket")
     adapter = add_model(db, data_dir, "dpo-3", "serving")
     copied = {path.name: path.read_bytes() for path in adapter.iterdir()}
-    safekeeping.keep(db, data_dir, place, RUN)
+    safe_copies.keep(db, data_dir, place, RUN)
     (adapter / "adapter_model.safetensors").write_bytes(b"of another run of that name")
     (adapter / "tokens.json").write_text("[]")
     checkpoint = data_dir / "checkpoints" / "job-3" / "trainer_state.json"
@@ -452,10 +457,10 @@ def test_models_and_checkpoints_that_give_way_are_kept_whole_beside_their_databa
     judge(db, ann, 1)
     db.close()
 
-    restoring.begin(place, data_dir, place.head())
+    restoration.begin(place, data_dir, place.head())
     assert {path.name: path.read_bytes() for path in adapter.iterdir()} == copied
     assert not checkpoint.exists()
-    aside = next((data_dir / restoring.ASIDE).iterdir())
+    aside = next((data_dir / restoration.ASIDE).iterdir())
     assert (aside / "adapters" / "dpo-3" / "adapter_model.safetensors").read_bytes() == b"of another run of that name"
     assert (aside / "adapters" / "dpo-3" / "tokens.json").is_file()
     assert (aside / "checkpoints" / "job-3" / "trainer_state.json").is_file()
@@ -466,12 +471,12 @@ def test_a_choice_counts_once_though_the_newest_copy_is_damaged(
     db: Database, data_dir: Path, ann: Annotator, hub: HubServer, tmp_path: Path
 ) -> None:
     place = DirectoryPlace(tmp_path / "bucket")
-    restoring.begin(place, data_dir, "here")
+    restoration.begin(place, data_dir, "here")
     judge(db, ann, 2)
-    safekeeping.keep(db, data_dir, place, RUN)
-    safekeeping.keep(db, data_dir, place, RUN)
+    safe_copies.keep(db, data_dir, place, RUN)
+    safe_copies.keep(db, data_dir, place, RUN)
     spoil(place, hub, MANIFEST, b"half of i")
-    assert restoring.begin(place, tmp_path / "new", "here").manifest is not None
+    assert restoration.begin(place, tmp_path / "new", "here").manifest is not None
     assert judgements(tmp_path / "new") == 2
 
 
@@ -513,39 +518,39 @@ def test_an_attempt_that_ends_in_a_bug_or_not_at_all_is_on_the_page(
     place = Breaking(tmp_path / "bucket")
 
     def trouble() -> str:
-        standing = safekeeping.standing(db, place.name)
+        standing = safe_copies.standing(db, place.name)
         assert standing is not None
         return standing.trouble
 
     with pytest.raises(ZeroDivisionError):
-        safekeeping.keep(db, data_dir, place, RUN)
+        safe_copies.keep(db, data_dir, place, RUN)
     assert "ZeroDivisionError: with [token]" in trouble()
-    safekeeping.keep(db, data_dir, DirectoryPlace(place.path), RUN)
+    safe_copies.keep(db, data_dir, DirectoryPlace(place.path), RUN)
     assert trouble() == ""
-    safekeeping.add_row(db, place.name, RUN)
+    safe_copies.add_row(db, place.name, RUN)
     assert trouble() == "", "it may be under way"
     db.connection.execute("UPDATE safe_copy SET created = '2026-01-01T12:00:00.000000+00:00' WHERE state = 'taken'")
-    assert trouble() == safekeeping.UNFINISHED
-    safekeeping.keep(db, data_dir, DirectoryPlace(place.path), OTHER)
+    assert trouble() == safe_copies.UNFINISHED
+    safe_copies.keep(db, data_dir, DirectoryPlace(place.path), OTHER)
     assert trouble() == ""
-    safekeeping.add_row(db, place.name, RUN)
-    safekeeping.add_row(db, place.name, OTHER)
-    assert trouble() == safekeeping.UNFINISHED, "another attempt has begun since"
+    safe_copies.add_row(db, place.name, RUN)
+    safe_copies.add_row(db, place.name, OTHER)
+    assert trouble() == safe_copies.UNFINISHED, "another attempt has begun since"
 
 
 def test_what_is_here_gives_way_where_it_has_nothing_that_is_not_safe(
     db: Database, data_dir: Path, ann: Annotator, place: Place, tmp_path: Path
 ) -> None:
-    restoring.begin(place, data_dir)
-    safekeeping.keep(db, data_dir, place, RUN)
-    restoring.begin(place, tmp_path / "twin")
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
+    restoration.begin(place, tmp_path / "twin")
     twin = open_database(tmp_path / "twin")
     judge(twin, ann, 3)
-    safekeeping.keep(twin, tmp_path / "twin", place, OTHER)
+    safe_copies.keep(twin, tmp_path / "twin", place, OTHER)
     db.close()
-    assert restoring.begin(place, data_dir).manifest is not None
+    assert restoration.begin(place, data_dir).manifest is not None
     assert judgements(data_dir) == 3
-    assert next((data_dir / restoring.ASIDE).iterdir()).is_dir()
+    assert next((data_dir / restoration.ASIDE).iterdir()).is_dir()
 
 
 # --------------------------------------------------------------------------------------------------------- bad copies
@@ -564,38 +569,38 @@ def test_a_damaged_copy_is_passed_over_for_the_one_before_it_and_that_is_said(
     content: bytes | None,
 ) -> None:  # fmt: skip
     add_model(db, data_dir, "serves", "serving")
-    restoring.begin(place, data_dir)
+    restoration.begin(place, data_dir)
     judge(db, ann, 2)
-    safekeeping.keep(db, data_dir, place, RUN)
+    safe_copies.keep(db, data_dir, place, RUN)
     (data_dir / "adapters" / "serves" / "adapter_model.safetensors").write_bytes(b"as if trained on")
     judge(db, ann, 2)
-    safekeeping.keep(db, data_dir, place, RUN)
+    safe_copies.keep(db, data_dir, place, RUN)
     spoil(place, hub, path, content)
 
-    found = restoring.begin(place, tmp_path / "new")
+    found = restoration.begin(place, tmp_path / "new")
     assert found.message.startswith("Restored 2 judgements")
     assert "is damaged" in found.message
     assert "PREFLOOP_RESTORE=VERSION" in found.message
     restored = open_database(tmp_path / "new")
-    assert safekeeping.beginning(restored) == found.message
-    assert not safekeeping.has_unsafe_work(restored)
-    restoring.begin(place, tmp_path / "new")
-    assert safekeeping.beginning(restored) == found.message, "nothing was copied since"
+    assert safe_copies.beginning(restored) == found.message
+    assert not safe_copies.has_unsafe_work(restored)
+    restoration.begin(place, tmp_path / "new")
+    assert safe_copies.beginning(restored) == found.message, "nothing was copied since"
     judge(restored, ann, 5)
-    safekeeping.keep(restored, tmp_path / "new", place, OTHER)
+    safe_copies.keep(restored, tmp_path / "new", place, OTHER)
     assert newest(place).judgements == 7
-    restoring.begin(place, tmp_path / "new")
-    assert safekeeping.beginning(restored) == ""
+    restoration.begin(place, tmp_path / "new")
+    assert safe_copies.beginning(restored) == ""
 
 
 def test_whoever_takes_an_older_copy_is_told_of_the_newer_one_and_so_are_admins(
     db: Database, data_dir: Path, ann: Annotator, place: Place, tmp_path: Path
 ) -> None:
-    restoring.begin(place, data_dir)
-    older = safekeeping.keep(db, data_dir, place, RUN)
+    restoration.begin(place, data_dir)
+    older = safe_copies.keep(db, data_dir, place, RUN)
     judge(db, ann, 3)
-    newer = safekeeping.keep(db, data_dir, place, RUN)
-    found = restoring.begin(place, tmp_path / "new", older)
+    newer = safe_copies.keep(db, data_dir, place, RUN)
+    found = restoration.begin(place, tmp_path / "new", older)
     assert f"A newer copy there has 3 judgements ({newest(place).created[:16]} UTC)" in found.message
     assert f"PREFLOOP_RESTORE={newer}" in found.message
     back = open_database(tmp_path / "new")
@@ -604,10 +609,10 @@ def test_whoever_takes_an_older_copy_is_told_of_the_newer_one_and_so_are_admins(
     assert found.message in told["text"]
     assert told["trouble"]
     assert "newer" not in desk.safety(ann, {})["text"]
-    assert restoring.begin(place, tmp_path / "new", newer).manifest is not None
+    assert restoration.begin(place, tmp_path / "new", newer).manifest is not None
     assert judgements(tmp_path / "new") == 3
     with closing(open_database(tmp_path / "new")) as taken:
-        assert safekeeping.beginning(taken) == ""
+        assert safe_copies.beginning(taken) == ""
 
 
 def test_a_directory_that_would_be_lost_with_the_data_is_refused(
@@ -616,13 +621,13 @@ def test_a_directory_that_would_be_lost_with_the_data_is_refused(
     (tmp_path / "link").symlink_to(data_dir)
     for inside in (data_dir, data_dir / "copies", tmp_path / "link" / "copies"):
         with pytest.raises(UserError, match=r"is inside the data directory.*another disk"):
-            keeper.begin(data_dir, DirectoryPlace(inside), "embedded")
+            token_process.begin(data_dir, DirectoryPlace(inside), "embedded")
     place = DirectoryPlace(tmp_path / "bucket")
-    keeper.begin(data_dir, place, "embedded")
+    token_process.begin(data_dir, place, "embedded")
     for name, value in (("SYSTEM", "spaces"), ("SPACE_ID", "ann/loop"), ("SPACE_HOST", "ann-loop.hf.space")):
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=r"on the same disk.*Attach a bucket.*private dataset"):
-        keeper.begin(data_dir, place, "embedded")
+        token_process.begin(data_dir, place, "embedded")
     other = Path("/dev/shm")
     if other.is_dir() and other.stat().st_dev != data_dir.stat().st_dev:
         refuse_shared_fate(DirectoryPlace(other / "bucket" / "copies"), data_dir, on_space=True)
@@ -631,67 +636,67 @@ def test_a_directory_that_would_be_lost_with_the_data_is_refused(
 def test_where_every_copy_is_damaged_nothing_starts_by_itself(
     db: Database, data_dir: Path, place: Place, hub: HubServer, tmp_path: Path
 ) -> None:
-    restoring.begin(place, data_dir)
-    safekeeping.keep(db, data_dir, place, RUN)
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
     spoil(place, hub, FILE_NAME, b"zeros")
     with pytest.raises(UserError, match=r"No safe copy could be restored.*is damaged.*PREFLOOP_RESTORE=here"):
-        restoring.begin(place, tmp_path / "new")
+        restoration.begin(place, tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []
-    restoring.begin(place, tmp_path / "new", "here")
+    restoration.begin(place, tmp_path / "new", "here")
     assert judgements(tmp_path / "new") == 0
 
 
 def test_a_database_whose_rows_do_not_fit_together_is_damaged(
     db: Database, data_dir: Path, ann: Annotator, place: Place, tmp_path: Path
 ) -> None:
-    restoring.begin(place, data_dir)
+    restoration.begin(place, data_dir)
     judge(db, ann, 1)
     db.connection.execute("PRAGMA foreign_keys=OFF")
     db.connection.execute("DELETE FROM comparison_response")
     db.connection.execute("DELETE FROM response")
     db.connection.execute("DELETE FROM prompt")
-    safekeeping.keep(db, data_dir, place, RUN)
+    safe_copies.keep(db, data_dir, place, RUN)
     with pytest.raises(UserError, match="rows refer to others that are not there"):
-        restoring.begin(place, tmp_path / "new")
+        restoration.begin(place, tmp_path / "new")
 
 
 def test_a_copy_of_a_newer_program_is_refused_and_not_passed_over(
     db: Database, data_dir: Path, ann: Annotator, place: Place, tmp_path: Path
 ) -> None:
-    restoring.begin(place, data_dir)
-    safekeeping.keep(db, data_dir, place, RUN)
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
     with db.transaction() as connection:
         connection["_sqlite_migrations"].insert(
             {"migration_set": "prefloop", "name": "m999_from_the_future", "applied_at": "2030-01-01"}
         )
     judge(db, ann, 1)
-    safekeeping.keep(db, data_dir, place, RUN)
+    safe_copies.keep(db, data_dir, place, RUN)
     with pytest.raises(UserError, match=r"newer Prefloop.*m999_from_the_future.*Nothing was changed"):
-        restoring.begin(place, tmp_path / "new")
+        restoration.begin(place, tmp_path / "new")
     assert not (tmp_path / "new" / FILE_NAME).exists()
 
 
 def test_a_broken_database_here_is_left_alone_until_a_copy_is_chosen_instead(
     db: Database, data_dir: Path, ann: Annotator, place: Place
 ) -> None:
-    restoring.begin(place, data_dir)
+    restoration.begin(place, data_dir)
     judge(db, ann, 2)
-    safekeeping.keep(db, data_dir, place, RUN)
+    safe_copies.keep(db, data_dir, place, RUN)
     db.close()
     (data_dir / FILE_NAME).write_bytes(b"no database any more" * 100)
     with pytest.raises(UserError, match="not a readable SQLite database"):
-        restoring.begin(place, data_dir)
-    restoring.begin(place, data_dir, place.head())
+        restoration.begin(place, data_dir)
+    restoration.begin(place, data_dir, place.head())
     assert judgements(data_dir) == 2
-    kept = next((data_dir / restoring.ASIDE).iterdir())
+    kept = next((data_dir / restoration.ASIDE).iterdir())
     assert (kept / FILE_NAME).read_bytes().startswith(b"no database any more")
 
 
 def test_an_unknown_version_is_refused(db: Database, data_dir: Path, place: Place, tmp_path: Path) -> None:
-    restoring.begin(place, data_dir)
-    safekeeping.keep(db, data_dir, place, RUN)
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
     with pytest.raises(UserError):
-        restoring.begin(place, tmp_path / "new", "0123456789")
+        restoration.begin(place, tmp_path / "new", "0123456789")
     assert not (tmp_path / "new" / FILE_NAME).exists()
 
 
@@ -700,18 +705,18 @@ def test_an_answer_that_never_arrived_is_no_conflict(
     db: Database, data_dir: Path, ann: Annotator, hub: HubServer
 ) -> None:
     place = on_hub(hub)
-    restoring.begin(place, data_dir)
-    safekeeping.keep(db, data_dir, place, RUN)
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
     judge(db, ann, 2)
     hub.fail("POST", "/commit/", "cut-after")
     with pytest.raises(UserError, match="connection"):
-        safekeeping.keep(db, data_dir, place, RUN)
-    standing = safekeeping.standing(db, place.name)
+        safe_copies.keep(db, data_dir, place, RUN)
+    standing = safe_copies.standing(db, place.name)
     assert standing is not None
     assert standing.judgements_since == 2, "what was not confirmed is not called safe"
     assert "connection" in standing.trouble
     judge(db, ann, 1)
-    safekeeping.keep(db, data_dir, place, RUN)
+    safe_copies.keep(db, data_dir, place, RUN)
     assert newest(place).judgements == 3
 
 
@@ -719,14 +724,14 @@ def test_a_copy_cut_half_way_leaves_the_one_before_and_can_be_repeated(
     db: Database, data_dir: Path, ann: Annotator, hub: HubServer
 ) -> None:
     place = on_hub(hub)
-    restoring.begin(place, data_dir)
-    safekeeping.keep(db, data_dir, place, RUN)
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
     judge(db, ann, 2)
     hub.fail("POST", "/commit/", "cut")
     with pytest.raises(UserError, match="connection"):
-        safekeeping.keep(db, data_dir, place, RUN)
+        safe_copies.keep(db, data_dir, place, RUN)
     assert newest(place).judgements == 0
-    safekeeping.keep(db, data_dir, place, RUN)
+    safe_copies.keep(db, data_dir, place, RUN)
     assert newest(place).judgements == 2
 
 
@@ -734,11 +739,11 @@ def test_a_page_changed_by_hand_beside_the_copies_is_no_conflict(
     db: Database, data_dir: Path, ann: Annotator, hub: HubServer
 ) -> None:
     place = on_hub(hub)
-    restoring.begin(place, data_dir)
-    safekeeping.keep(db, data_dir, place, RUN)
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
     hub.add_repo("dataset", REPO, {"notes.md": b"by hand"})
     judge(db, ann, 2)
-    safekeeping.keep(db, data_dir, place, RUN)
+    safe_copies.keep(db, data_dir, place, RUN)
     assert newest(place).judgements == 2
     assert hub.file("dataset", REPO, "notes.md") == b"by hand"
 
@@ -756,8 +761,8 @@ def test_a_token_that_can_not_do_it_is_one_sentence_without_the_token(
     db: Database, data_dir: Path, hub: HubServer, token: str | None, expected: str
 ) -> None:
     def attempt() -> None:
-        restoring.begin(on_hub(hub, token), data_dir)
-        safekeeping.keep(db, data_dir, on_hub(hub, token), RUN)
+        restoration.begin(on_hub(hub, token), data_dir)
+        safe_copies.keep(db, data_dir, on_hub(hub, token), RUN)
 
     with pytest.raises(UserError, match=expected) as refused:
         attempt()
@@ -767,63 +772,63 @@ def test_a_token_that_can_not_do_it_is_one_sentence_without_the_token(
 def test_a_repository_that_others_can_see_is_refused(db: Database, data_dir: Path, hub: HubServer) -> None:
     hub.add_repo("dataset", REPO, {"README.md": b"for all"})
     with pytest.raises(UserError, match="public"):
-        restoring.begin(on_hub(hub), data_dir)
+        restoration.begin(on_hub(hub), data_dir)
 
 
 def test_a_rate_limit_and_a_hub_in_trouble_are_recorded_and_repeated(
     db: Database, data_dir: Path, ann: Annotator, hub: HubServer
 ) -> None:
     place = on_hub(hub)
-    restoring.begin(place, data_dir)
+    restoration.begin(place, data_dir)
     for status, words in ((429, "rate limit"), (503, "trouble")):
         hub.fail("POST", "/commit/", status, headers={"Retry-After": "0"})
         with pytest.raises(UserError, match=words):
-            safekeeping.keep(db, data_dir, place, RUN)
-    standing = safekeeping.standing(db, place.name)
+            safe_copies.keep(db, data_dir, place, RUN)
+    standing = safe_copies.standing(db, place.name)
     assert standing is not None
     assert "trouble" in standing.trouble
-    safekeeping.keep(db, data_dir, place, RUN)
-    standing = safekeeping.standing(db, place.name)
+    safe_copies.keep(db, data_dir, place, RUN)
+    standing = safe_copies.standing(db, place.name)
     assert standing is not None
     assert standing.trouble == ""
 
 
 def test_a_full_disk_while_copying_is_on_the_page(db: Database, data_dir: Path, tmp_path: Path) -> None:
     place = DirectoryPlace(tmp_path / "bucket")
-    restoring.begin(place, data_dir)
+    restoration.begin(place, data_dir)
     db.value("PRAGMA wal_checkpoint(TRUNCATE)")  # so that the row about the attempt fits below the limit
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(UserError, match=r"can't be written|is full|could not be made"):
-            safekeeping.keep(db, data_dir, place, RUN)
+            safe_copies.keep(db, data_dir, place, RUN)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    standing = safekeeping.standing(db, place.name)
+    standing = safe_copies.standing(db, place.name)
     assert standing is not None
     assert standing.trouble
-    assert not list(data_dir.glob(f"{safekeeping.FOLDER}*"))
-    safekeeping.keep(db, data_dir, place, RUN)
+    assert not list(data_dir.glob(f"{safe_copies.FOLDER}*"))
+    safe_copies.keep(db, data_dir, place, RUN)
 
 
 def test_a_directory_that_can_not_be_written_is_one_sentence(db: Database, data_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"directory for safe copies .* can't be used"):
-        restoring.begin(DirectoryPlace(tmp_path / "file" / "copies"), data_dir)
+        restoration.begin(DirectoryPlace(tmp_path / "file" / "copies"), data_dir)
 
 
 def test_a_directory_keeps_the_newest_copies_and_what_they_need(db: Database, data_dir: Path, tmp_path: Path) -> None:
     place = DirectoryPlace(tmp_path / "bucket")
-    restoring.begin(place, data_dir)
-    safekeeping.keep(db, data_dir, place, OTHER)
-    safekeeping.keep(db, data_dir, place, OTHER)
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, OTHER)
+    safe_copies.keep(db, data_dir, place, OTHER)
     for _ in range(3):
-        safekeeping.keep(db, data_dir, place, RUN)
+        safe_copies.keep(db, data_dir, place, RUN)
     old = {path.name for path in place.contents.iterdir()}
     for path in place.contents.iterdir():
         os.utime(path, (1, 1))
     for _ in range(KEPT):
-        safekeeping.keep(db, data_dir, place, RUN)
+        safe_copies.keep(db, data_dir, place, RUN)
     runs = [copy.run for _, copy in copies_in(place, place.versions()) if isinstance(copy, Manifest)]
     assert runs == [RUN] * KEPT + [OTHER]
     named = {
@@ -878,7 +883,7 @@ def test_the_command_line_lists_takes_and_restores(
     done = command("restore", version, "--data", str(data_dir), "--aside", environment=told)
     assert done.returncode == 0, done.stderr
     assert judgements(data_dir) == 2
-    assert judgements(next((data_dir / restoring.ASIDE).iterdir())) == 3
+    assert judgements(next((data_dir / restoration.ASIDE).iterdir())) == 3
 
 
 def test_the_command_line_asks_for_a_place() -> None:
@@ -890,13 +895,13 @@ def test_the_command_line_asks_for_a_place() -> None:
 def test_a_disk_that_fills_up_while_restoring_changes_nothing(
     db: Database, data_dir: Path, ann: Annotator, place: Place, hub: HubServer, tmp_path: Path
 ) -> None:
-    restoring.begin(place, data_dir)
-    safekeeping.keep(db, data_dir, place, RUN)
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
     judge(db, ann, 1)
     # Larger than the limit, which has to leave SQLite its shared memory of 32 KiB.
     db.connection.execute("UPDATE response SET text = ?", ("long " * 20_000,))
-    safekeeping.keep(db, data_dir, place, RUN)
-    restoring.restore(place, tmp_path / "there", [place.versions()[1]], place.head(), "", None)
+    safe_copies.keep(db, data_dir, place, RUN)
+    restoration.restore(place, tmp_path / "there", [place.versions()[1]], place.head(), "", None)
     before = (tmp_path / "there" / FILE_NAME).read_bytes()
 
     def limit() -> None:
@@ -908,16 +913,16 @@ def test_a_disk_that_fills_up_while_restoring_changes_nothing(
     assert "MB are free or allowed there. Nothing was changed. Free disk space" in done.stderr
     assert "Traceback" not in done.stderr
     assert (tmp_path / "there" / FILE_NAME).read_bytes() == before
-    assert not (tmp_path / "there" / restoring.ASIDE).exists()
-    assert not list((tmp_path / "there").glob(f"{restoring.FOLDER}*"))
+    assert not (tmp_path / "there" / restoration.ASIDE).exists()
+    assert not list((tmp_path / "there").glob(f"{restoration.FOLDER}*"))
 
 
 def test_a_disk_with_too_little_room_is_seen_before_anything_is_fetched(
     db: Database, data_dir: Path, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    restoring.begin(place, data_dir)
-    safekeeping.keep(db, data_dir, place, RUN)
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(UserError, match=r"needs .* MB in .* and 0\.0 MB are free"):
-        restoring.begin(place, tmp_path / "new")
+        restoration.begin(place, tmp_path / "new")

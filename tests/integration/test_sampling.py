@@ -17,10 +17,10 @@ from transformers import GenerationConfig
 
 from annotation import claims, store
 from annotation.records import Response, Sampling
-from rlhf import policies
-from rlhf.models import load_for_answering, load_tokenizer
-from rlhf.rows import render
-from rlhf.sampling import Draw, SeededSampler, Show, draw, end_token_ids, read_draw
+from rlhf.models import registry
+from rlhf.models.loading import load_for_answering, load_tokenizer
+from rlhf.models.sampling import Draw, SeededSampler, Show, draw, end_token_ids, read_draw
+from rlhf.models.tokenize import render
 from tests.machine_fixtures import Machine
 
 SAMPLING = Sampling(max_new_tokens=16)
@@ -272,7 +272,7 @@ def test_empty_and_identical_answers_are_dropped_and_counted(model: Any, machine
     (again,) = draw(model, machine.tokenizer, [rendered], [[ended[0].seed]], SAMPLING)
     chosen = [empty, ended[0], again[0], cut]
 
-    serving = policies.serving(machine.db)
+    serving = registry.serving(machine.db)
     responses = [entry.response(prompt, serving, rendered, SAMPLING) for entry in chosen]
     assert responses[1] == Response(
         prompt_id=prompt.id,

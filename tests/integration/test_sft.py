@@ -18,16 +18,20 @@ from safetensors.torch import load_file
 
 from annotation import store
 from annotation.database import Database
-from annotation.incoming.importing import Order, run_import
-from annotation.incoming.reading import open_path
+from annotation.imports.importing import Order, run_import
+from annotation.imports.reading import open_path
 from annotation.records import Prompt, UserError
-from rlhf import forward, freezing, iteration, jobs, loop, policies
 from rlhf.algorithms.sft import DemonstrationTrainer, build_trainer, score
-from rlhf.freezing import Listing
-from rlhf.models import Policies, load_plain
-from rlhf.rows import load_snapshot, tokenise_demonstrations
-from rlhf.specs import DPOSpec, EvaluateSpec, SFTSpec
-from rlhf.worker import Run, perform
+from rlhf.data import snapshots
+from rlhf.data.snapshots import Listing
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import DPOSpec, EvaluateSpec, SFTSpec
+from rlhf.jobs.worker import Run, perform
+from rlhf.loop import controller
+from rlhf.models import hidden_states, registry
+from rlhf.models.loading import Policies, load_plain
+from rlhf.models.tokenize import load_snapshot, tokenise_demonstrations
+from rlhf.submission import job_submission
 from tests.demonstrations import demonstrate
 from tests.machine_fixtures import Machine, make_machine
 from tests.run_fixtures import demonstration_rows
@@ -56,7 +60,7 @@ def items_of(machine: Machine, spec: SFTSpec, split: str) -> list[dict[str, Any]
 
 def trainer_of(machine: Machine, spec: SFTSpec) -> DemonstrationTrainer:
     """The trainer as the job builds it."""
-    frozen = loop.freeze_training(machine.db, machine.data_dir, spec)
+    frozen = job_submission.freeze_training(machine.db, machine.data_dir, spec)
     torch.manual_seed(spec.seed)
     return build_trainer(
         frozen,
@@ -67,7 +71,7 @@ def trainer_of(machine: Machine, spec: SFTSpec) -> DemonstrationTrainer:
     )
 
 
-def finished(machine: Machine, spec: SFTSpec) -> jobs.Job:
+def finished(machine: Machine, spec: SFTSpec) -> job_store.Job:
     """A job that went well; its result is not None."""
     job = machine.perform(machine.submit(spec))
     assert job.status == "finished", job.message
@@ -75,9 +79,9 @@ def finished(machine: Machine, spec: SFTSpec) -> jobs.Job:
     return job
 
 
-def made_by(machine: Machine, job: jobs.Job) -> policies.Policy:
+def made_by(machine: Machine, job: job_store.Job) -> registry.Policy:
     """The policy that a job has made."""
-    policy = policies.of_job(machine.db, job.id)
+    policy = registry.of_job(machine.db, job.id)
     assert policy is not None
     return policy
 
@@ -136,7 +140,7 @@ def test_the_loss_is_the_mean_over_the_answers_tokens_and_over_no_other(taught: 
 def test_a_packed_batch_has_the_loss_and_the_gradients_of_the_padded_one(
     taught: Machine, monkeypatch: pytest.MonkeyPatch, method: Any, row_tokens: int
 ) -> None:
-    monkeypatch.setattr(forward, "ROW_TOKENS", row_tokens)
+    monkeypatch.setattr(hidden_states, "ROW_TOKENS", row_tokens)
     losses, gradients = {}, {}
     for packing in (True, False):
         trainer = trainer_of(taught, replace(QUICK, method=method, packing=packing))
@@ -159,7 +163,7 @@ def test_two_passes_of_two_teach_what_one_pass_of_four_does(machine: Machine) ->
     curves, weights = [], []
     for batch_size, accumulation in ((4, 1), (2, 2), (1, 4)):
         job = finished(machine, replace(QUICK, epochs=2, batch_size=batch_size, accumulation=accumulation))
-        curves.append(jobs.metrics(machine.db, job.id))
+        curves.append(job_store.metrics(machine.db, job.id))
         weights.append(machine.adapter(made_by(machine, job).revision))
     assert len(curves[0]) == 6
     for curve in curves[1:]:
@@ -220,13 +224,13 @@ def test_it_learns_what_is_demonstrated_and_says_so(taught: Machine) -> None:
     expected, accuracy = by_hand(load_plain(taught.model, torch.float32).eval(), items_of(taught, frozen, "held-out"))
     assert (before["loss"], before["token_accuracy"]) == pytest.approx((expected, accuracy), rel=1e-4)
 
-    curve = jobs.metrics(taught.db, job.id)
+    curve = job_store.metrics(taught.db, job.id)
     assert [entry["step"] for entry in curve] == list(range(1, 31))
     assert curve[-1]["loss"] < curve[0]["loss"] - 1
     for entry in curve:
         assert {"loss", "token_accuracy", "learning_rate", "grad_norm", "memory_gb"} <= entry.keys()
         assert 0 <= entry["token_accuracy"] <= 1
-    samples = jobs.samples(taught.db, job.id)
+    samples = job_store.samples(taught.db, job.id)
     assert list(samples) == [prompt.text for prompt in store.prompts(taught.db, "held-out")[:3]]
     assert all(list(answers) == [0, 15, 30] for answers in samples.values())
 
@@ -243,7 +247,7 @@ def test_an_answer_to_a_held_out_prompt_is_held_out_wherever_it_stands(db: Datab
     path = tmp_path / "talk.jsonl"
     path.write_text(json.dumps({"messages": [*turns, {"role": "assistant", "content": "Cat Bells."}]}), "utf-8")
     run_import(db, open_path(path), Order(split="train"), "a test", lambda what, rows, share: None)
-    rows = freezing.demonstration_rows(db)
+    rows = snapshots.demonstration_rows(db)
     assert {row["text"]: row["split"] for row in rows} == {"Ben Nevis.": "held-out", "Cat Bells.": "train"}
 
 
@@ -254,10 +258,10 @@ def test_sample_answers_show_the_task_that_the_data_teaches(machine: Machine, he
     rows = [row for row in demonstration_rows() if held_out or row["split"] == "train"]
     long = {"role": "user", "content": "Is this odd or even? " + "12 " * 200}
     rows.insert(0, {**rows[-1], "messages": [long]})
-    snapshot = freezing.store_snapshot(machine.db, machine.data_dir, Listing(rows))
+    snapshot = snapshots.store_snapshot(machine.db, machine.data_dir, Listing(rows))
     job = finished(machine, replace(QUICK, snapshot=snapshot, samples=2, max_length=128))
     first = 12 if held_out else 0
-    samples = jobs.samples(machine.db, job.id)
+    samples = job_store.samples(machine.db, job.id)
     assert list(samples) == [f"Is {number} odd or even?" for number in range(first, first + 3)]
     assert all(list(answers) == [0, job.steps] for answers in samples.values())
 
@@ -273,7 +277,7 @@ def test_every_answer_of_an_imported_conversation_is_learned_and_what_two_share_
         run_import(machine.db, open_path(path), Order(split=split), "a test", lambda what, rows, share: None)
     path.write_text(json.dumps({"messages": other}) + "\n", "utf-8")
     run_import(machine.db, open_path(path), Order(split="train"), "a test", lambda what, rows, share: None)
-    rows = list(loop.rows_of(machine.db, QUICK))
+    rows = list(job_submission.rows_of(machine.db, QUICK))
     assert [(row["split"], len(row["messages"]), row["text"]) for row in rows] == [
         ("held-out", 1, "Answer 0"),
         ("held-out", 3, "Answer 1"),
@@ -288,16 +292,16 @@ def test_every_answer_of_an_imported_conversation_is_learned_and_what_two_share_
 
 def test_a_finished_run_is_checked_next_if_it_asked_for_that(taught: Machine) -> None:
     asked, quiet = (finished(taught, replace(QUICK, evaluate=evaluate)) for evaluate in (True, False))
-    check = iteration.advance(taught.db, taught.data_dir)
+    check = controller.advance(taught.db, taught.data_dir)
     assert check is not None
-    spec = jobs.get(taught.db, check).spec
+    spec = job_store.get(taught.db, check).spec
     assert isinstance(spec, EvaluateSpec)
     assert spec.candidate == made_by(taught, asked).revision != made_by(taught, quiet).revision
     report = taught.perform(check)
     assert report.status == "finished", report.message
     assert report.result is not None
     assert report.result["prompts"] == 4
-    assert iteration.advance(taught.db, taught.data_dir) is None
+    assert controller.advance(taught.db, taught.data_dir) is None
 
 
 VARIANTS: list[dict[str, Any]] = [
@@ -327,7 +331,7 @@ def test_the_stored_policy_computes_what_the_trained_model_did(taught: Machine, 
     exact = policy.weights == "fp32"
     assert held_out["loss"] == pytest.approx(loss, rel=1e-5 if exact else 5e-3)
     assert held_out["token_accuracy"] == pytest.approx(accuracy, abs=1e-6 if exact else 0.06)
-    untouched, _ = by_hand(models.use(policies.by_revision(taught.db, "base")), items)
+    untouched, _ = by_hand(models.use(registry.by_revision(taught.db, "base")), items)
     assert abs(untouched - loss) > 0.02, "training changed nothing"
 
 
@@ -378,7 +382,7 @@ def test_too_few_demonstrations_are_refused_with_their_number(machine: Machine) 
     demonstrate(machine, train=7, held_out=4)
     with pytest.raises(UserError, match="There are 7 demonstrations to train on, and at least 8 are needed"):
         machine.submit(QUICK)
-    assert jobs.recent(machine.db, ("sft",), 10) == []
+    assert job_store.recent(machine.db, ("sft",), 10) == []
     with pytest.raises(UserError, match=r"no example data called 'poems'.*'medical-answers'"):
         machine.submit(replace(QUICK, source="example:poems"))
     with pytest.raises(UserError, match=r"no data 'poems'.*example:medical-answers"):
@@ -386,7 +390,7 @@ def test_too_few_demonstrations_are_refused_with_their_number(machine: Machine) 
 
 
 def test_a_limit_that_leaves_too_few_fails_the_job_with_the_counts(taught: Machine) -> None:
-    frozen = loop.freeze_training(taught.db, taught.data_dir, QUICK)
+    frozen = job_submission.freeze_training(taught.db, taught.data_dir, QUICK)
     lengths = sorted(
         len(item["prompt_ids"]) + len(item["completion_ids"]) for item in items_of(taught, frozen, "train")
     )
@@ -407,7 +411,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     assert "became not a number at step 3" in job.message
     assert "checkpoint-2, is kept" in job.message
     assert "lower learning_rate" in job.message
-    assert policies.of_job(taught.db, job.id) is None
+    assert registry.of_job(taught.db, job.id) is None
     directory = taught.data_dir / "checkpoints" / f"job-{job.id}"
     assert {path.name for path in directory.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
     kept = load_file(directory / "checkpoint-2" / "adapter_model.safetensors")
@@ -422,11 +426,11 @@ class CancelledAt(Run):
 
     def report(self, step: int, steps: int, metrics: Mapping[str, float], message: str = "") -> None:
         if step == self.step:
-            jobs.cancel(self.db, self.job_id)
+            job_store.cancel(self.db, self.job_id)
         super().report(step, steps, metrics, message)
 
 
-def weights_of(machine: Machine, policy: policies.Policy) -> dict[str, torch.Tensor]:
+def weights_of(machine: Machine, policy: registry.Policy) -> dict[str, torch.Tensor]:
     """All stored weights of a policy, an adapter's or its own."""
     (path,) = (machine.data_dir / str(policy.path)).glob("*.safetensors")
     return dict(load_file(path))
@@ -449,21 +453,21 @@ def test_a_cancelled_run_ends_at_its_step_and_is_resumed_to_the_weights_of_an_un
     spec = replace(QUICK, epochs=2, checkpoint_steps=2, **variant)
     unbroken = finished(taught, spec)
     job_id = taught.submit(spec)
-    claimed = jobs.claim(taught.db, job_id, "somebody")
+    claimed = job_store.claim(taught.db, job_id, "somebody")
     assert claimed is not None
     perform(CancelledAt(taught.db, taught.data_dir, claimed, "somebody"), claimed.spec)
-    broken = jobs.get(taught.db, job_id)
+    broken = job_store.get(taught.db, job_id)
     assert (broken.status, broken.step) == ("cancelled", 3)
-    assert policies.of_job(taught.db, job_id) is None
-    jobs.resume(taught.db, job_id)
+    assert registry.of_job(taught.db, job_id) is None
+    job_store.resume(taught.db, job_id)
     resumed = taught.perform(job_id)
     assert resumed.status == "finished", resumed.message
-    assert any("resuming from checkpoint-3" in line for line in jobs.log_tail(taught.db, job_id))
+    assert any("resuming from checkpoint-3" in line for line in job_store.log_tail(taught.db, job_id))
     expected = weights_of(taught, made_by(taught, unbroken))
     actual = weights_of(taught, made_by(taught, resumed))
     assert actual.keys() == expected.keys()
     assert all(torch.equal(actual[name], weight) for name, weight in expected.items())
-    curves = [[entry["loss"] for entry in jobs.metrics(taught.db, job.id)] for job in (unbroken, resumed)]
+    curves = [[entry["loss"] for entry in job_store.metrics(taught.db, job.id)] for job in (unbroken, resumed)]
     assert curves[0] == curves[1]
     for name in ("held_out", "held_out_before"):
         assert (resumed.result or {})[name] == (unbroken.result or {})[name]
@@ -479,10 +483,10 @@ def test_a_killed_worker_is_resumed_to_the_weights_of_an_unbroken_run(tmp_path: 
     fatal_step = random.Random(os.urandom(8)).randint(2, 18)
     print(f"killing the worker at step {fatal_step}")
     machine.kill_worker(job_id, fatal_step)
-    jobs.resume(machine.db, job_id)
+    job_store.resume(machine.db, job_id)
     resumed = machine.perform(job_id)
     assert (resumed.status, resumed.attempt) == ("finished", 2)
     expected, actual = weights_of(machine, unbroken), weights_of(machine, made_by(machine, resumed))
     assert all(torch.equal(actual[name], weight) for name, weight in expected.items())
-    assert [entry["step"] for entry in jobs.metrics(machine.db, job_id)] == list(range(1, 37))
+    assert [entry["step"] for entry in job_store.metrics(machine.db, job_id)] == list(range(1, 37))
     machine.db.close()

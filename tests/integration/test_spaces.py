@@ -14,13 +14,16 @@ from types import ModuleType
 import httpx
 import pytest
 
-from annotation import access, store
+from annotation import store
 from annotation.database import Database
-from annotation.hub import Hub, connect
+from annotation.hub_client import Hub, connect
 from annotation.records import UserError
-from rlhf import jobs, spaces, zero_gpu
-from rlhf.spaces import Plan
-from rlhf.specs import GenerateSpec
+from annotation.web import access
+from rlhf.hub import space_upload
+from rlhf.hub.space_upload import Plan
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import GenerateSpec
+from rlhf.loop import zero_gpu
 from tests.hub_sign_in import CHAT_MODEL, SECRET, SpaceHub, uploaded
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, Machine, free_port
 
@@ -42,12 +45,12 @@ def client(hub: SpaceHub) -> Hub:
 
 
 def errors(plan: Plan, client: Hub) -> str:
-    return " ".join(finding.text for finding in spaces.check(plan, client) if finding.level == "error")
+    return " ".join(finding.text for finding in space_upload.check(plan, client) if finding.level == "error")
 
 
 # ------------------------------------------------------------------------------------------------------------ creating
 def test_a_space_is_made_with_its_settings_and_only_the_files_it_needs(hub: SpaceHub, client: Hub) -> None:
-    made = spaces.create(replace(PLAN, copies="ann/copies"), client, "hf_of_the_space")
+    made = space_upload.create(replace(PLAN, copies="ann/copies"), client, "hf_of_the_space")
     space = hub.repos["space", "ann/loop"]
     assert made.new
     assert made.address == f"{hub.url}/spaces/ann/loop"
@@ -60,18 +63,18 @@ def test_a_space_is_made_with_its_settings_and_only_the_files_it_needs(hub: Spac
         "PREFLOOP_COPIES": "ann/copies",
     }
     held = hub.files("space", "ann/loop")
-    assert set(held) == {path.as_posix() for path in spaces.files()} | {"README.md", "requirements.txt"}
+    assert set(held) == {path.as_posix() for path in space_upload.files()} | {"README.md", "requirements.txt"}
     assert held["app.py"] == (ROOT / "app.py").read_bytes()
     assert not [path for path, content in held.items() if b"hf_write_ann" in content or b"hf_of_the_space" in content]
     assert len(space.history(space.head.sha)) == 2
 
 
 def test_creating_it_twice_changes_nothing_and_a_new_version_takes_old_files_out(hub: SpaceHub, client: Hub) -> None:
-    first = spaces.create(PLAN, client)
-    again = spaces.create(PLAN, client)
+    first = space_upload.create(PLAN, client)
+    again = space_upload.create(PLAN, client)
     assert (again.new, again.changed, again.commit) == (False, (), first.commit)
     hub.add_repo("space", "ann/loop", {"rlhf/gone.py": b"old", "notes.md": b"a person's own"})
-    updated = spaces.create(replace(PLAN, annotators="nobody", hardware="cpu-upgrade"), client)
+    updated = space_upload.create(replace(PLAN, annotators="nobody", hardware="cpu-upgrade"), client)
     assert updated.changed == ("PREFLOOP_ANNOTATORS", "cpu-upgrade")
     held = hub.files("space", "ann/loop")
     assert "rlhf/gone.py" not in held
@@ -81,35 +84,35 @@ def test_creating_it_twice_changes_nothing_and_a_new_version_takes_old_files_out
 
 def test_what_is_not_asked_for_stays_as_the_space_has_it(hub: SpaceHub, client: Hub) -> None:
     strict = replace(PLAN, admins="ann,cem", annotators="nobody", copies="ann/copies")
-    spaces.create(strict, client)
+    space_upload.create(strict, client)
     kept = dict(hub.repos["space", "ann/loop"].variables)
-    again = spaces.planned(client, "ann/loop")
+    again = space_upload.planned(client, "ann/loop")
     assert again == strict
-    assert (spaces.create(again, client).changed, hub.repos["space", "ann/loop"].variables) == ((), kept)
-    wider = spaces.planned(client, "ann/loop", hardware="cpu-upgrade", annotators="owner")
+    assert (space_upload.create(again, client).changed, hub.repos["space", "ann/loop"].variables) == ((), kept)
+    wider = space_upload.planned(client, "ann/loop", hardware="cpu-upgrade", annotators="owner")
     assert wider == replace(strict, annotators="owner", hardware="cpu-upgrade")
-    assert spaces.planned(client, "ann/new") == Plan("ann/new")
+    assert space_upload.planned(client, "ann/new") == Plan("ann/new")
 
 
 def test_what_would_change_is_listed_before_it_changes(
     hub: SpaceHub, client: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spaces.create(replace(PLAN, annotators="nobody"), client)
+    space_upload.create(replace(PLAN, annotators="nobody"), client)
     plan = replace(PLAN, copies="ann/copies", hardware="cpu-upgrade")
-    monkeypatch.setenv(spaces.GIVEN_TOKEN, "hf_of_the_space")
-    notes = [finding.text for finding in spaces.check(plan, client) if finding.level == "note"]
+    monkeypatch.setenv(space_upload.GIVEN_TOKEN, "hf_of_the_space")
+    notes = [finding.text for finding in space_upload.check(plan, client) if finding.level == "note"]
     assert "PREFLOOP_ANNOTATORS will change from 'nobody' to 'everybody'." in notes
     assert "PREFLOOP_COPIES will be set to 'ann/copies'." in notes
     assert "The hardware will change from cpu-basic to cpu-upgrade." in notes
-    assert f"The secret HF_TOKEN will be set to the token of {spaces.GIVEN_TOKEN}." in notes
+    assert f"The secret HF_TOKEN will be set to the token of {space_upload.GIVEN_TOKEN}." in notes
     assert not [note for note in notes if "PREFLOOP_ADMINS" in note or "PREFLOOP_MODEL" in note]
     assert hub.repos["space", "ann/loop"].variables["PREFLOOP_ANNOTATORS"] == "nobody"
 
 
 def test_an_organisations_space_asks_who_is_in_it(hub: SpaceHub, client: Hub) -> None:
     hub.organisations = {"ann": {"lab": "admin"}}
-    spaces.create(replace(PLAN, repo="lab/loop"), client)
-    spaces.create(PLAN, client)
+    space_upload.create(replace(PLAN, repo="lab/loop"), client)
+    space_upload.create(PLAN, client)
     assert b"read-memberships" in hub.files("space", "lab/loop")["README.md"]
     assert b"read-memberships" not in hub.files("space", "ann/loop")["README.md"]
 
@@ -117,9 +120,9 @@ def test_an_organisations_space_asks_who_is_in_it(hub: SpaceHub, client: Hub) ->
 def test_an_upload_that_breaks_can_be_repeated(hub: SpaceHub, client: Hub) -> None:
     hub.fail("POST", "/commit/", "cut")
     with pytest.raises(UserError, match=r"Uploading to ann/loop failed: .*repeat"):
-        spaces.create(PLAN, client)
+        space_upload.create(PLAN, client)
     assert hub.files("space", "ann/loop") == {}
-    spaces.create(PLAN, client)
+    space_upload.create(PLAN, client)
     assert "app.py" in hub.files("space", "ann/loop")
 
 
@@ -160,7 +163,7 @@ def test_what_would_fail_is_said_and_nothing_is_made(
     plan = replace(PLAN, **changes)  # type: ignore[arg-type]
     assert words in errors(plan, client)
     with pytest.raises(UserError):
-        spaces.create(plan, client)
+        space_upload.create(plan, client)
     assert set(hub.repos) == there
 
 
@@ -181,12 +184,12 @@ def test_a_token_that_does_not_do(hub: SpaceHub, token: str | None, words: str) 
 
 def test_a_check_goes_on_after_a_token_that_does_not_do(hub: SpaceHub) -> None:
     client = connect("hf_read_ann", hub.url)
-    plan = spaces.planned(client, "ann/loop", "huge", admins="a b", model="models/absent")
+    plan = space_upload.planned(client, "ann/loop", "huge", admins="a b", model="models/absent")
     found = errors(plan, client)
     for words in ("may only read", "PREFLOOP_ADMINS is 'a b'", "no hardware 'huge'", "models/absent failed"):
         assert found.count(words) == 1
     with pytest.raises(UserError, match="may only read"):
-        spaces.create(plan, connect("hf_write_ann", hub.url))  # what the Space has is not known
+        space_upload.create(plan, connect("hf_write_ann", hub.url))  # what the Space has is not known
 
 
 def test_a_model_at_a_commit(hub: SpaceHub, client: Hub) -> None:
@@ -200,7 +203,7 @@ def test_a_model_at_a_commit(hub: SpaceHub, client: Hub) -> None:
     assert "no tokenizer" in errors(PLAN, client)
     assert errors(replace(PLAN, model="models/config"), client) == ""
     assert "no such revision" in errors(replace(PLAN, model=f"{MODEL}@absent"), client)
-    spaces.create(replace(PLAN, model=pinned), client)
+    space_upload.create(replace(PLAN, model=pinned), client)
     assert hub.repos["space", "ann/loop"].variables["PREFLOOP_MODEL"] == pinned
     card = hub.files("space", "ann/loop")["README.md"].decode()
     assert f'models: ["{MODEL}"]' in card
@@ -209,7 +212,7 @@ def test_a_model_at_a_commit(hub: SpaceHub, client: Hub) -> None:
 
 def test_a_model_that_does_not_fit_into_the_hardware_is_warned_of(client: Hub) -> None:
     def warned(size: float, hardware: str = "") -> list[str]:
-        found = spaces.check_memory(replace(PLAN, hardware=hardware), client, int(size))
+        found = space_upload.check_memory(replace(PLAN, hardware=hardware), client, int(size))
         return [finding.text for finding in found if finding.level == "warning"]
 
     (sentence,) = warned(11e9)
@@ -231,21 +234,21 @@ def test_a_model_that_does_not_fit_into_the_hardware_is_warned_of(client: Hub) -
 def test_people_who_can_not_open_a_private_space_are_warned_of(changes: Mapping[str, str], shut_out: str) -> None:
     plan = replace(PLAN, **changes)  # type: ignore[arg-type]
     assert plan.shuts_out == shut_out
-    found = [finding.text for finding in spaces.check_plan(plan) if "is private" in finding.text]
+    found = [finding.text for finding in space_upload.check_plan(plan) if "is private" in finding.text]
     assert [f"{shut_out} is '" in sentence for sentence in found] == [True] * bool(shut_out)
 
 
 def test_who_may_see_a_space_stays_unless_it_is_asked_for(hub: SpaceHub, client: Hub) -> None:
-    spaces.create(replace(PLAN, public=True), client)
-    kept = spaces.planned(client, "ann/loop")
+    space_upload.create(replace(PLAN, public=True), client)
+    kept = space_upload.planned(client, "ann/loop")
     assert kept.public
-    assert not spaces.create(kept, client).new
+    assert not space_upload.create(kept, client).new
     assert not hub.repos["space", "ann/loop"].private
-    assert "this was to be private" in errors(spaces.planned(client, "ann/loop", public=False), client)
+    assert "this was to be private" in errors(space_upload.planned(client, "ann/loop", public=False), client)
 
 
 def test_a_database_on_a_bucket_is_refused(hub: SpaceHub, client: Hub) -> None:
-    spaces.create(PLAN, client)
+    space_upload.create(PLAN, client)
     space = hub.repos["space", "ann/loop"]
     space.settings["volumes"] = [{"type": "bucket", "source": "ann/store", "mountPath": "/data"}]
     space.variables["PREFLOOP_DATA"] = "/data/prefloop"
@@ -268,7 +271,7 @@ def test_copies_in_a_directory_need_a_bucket_there(
     hub: SpaceHub, client: Hub, volume: Mapping[str, object] | None, sound: bool
 ) -> None:
     plan = replace(PLAN, copies="/data/copies")
-    warned = [finding.text for finding in spaces.check(plan, client) if finding.level == "warning"]
+    warned = [finding.text for finding in space_upload.check(plan, client) if finding.level == "warning"]
     assert [text for text in warned if "A new Space has no bucket, and without one at /data/copies" in text]
     hub.add_repo("space", "ann/loop", {"app.py": b"0"}, private=True)
     hub.repos["space", "ann/loop"].settings["volumes"] = None if volume is None else [volume]
@@ -390,7 +393,7 @@ def test_a_space_where_nobody_could_sign_in_is_refused(hub: SpaceHub, db: Databa
 WRITING = """
 import sys
 from pathlib import Path
-import rlhf, rlhf.models, transformers.models.llama.modeling_llama
+import rlhf, rlhf.models.loading, transformers.models.llama.modeling_llama
 from annotation.database import open_database
 from rlhf import zero_gpu
 folder = Path(sys.argv[1])
@@ -410,7 +413,7 @@ def test_answers_are_written_by_a_function_that_could_be_lent_a_gpu_and_needs_on
         cwd=uploaded(tmp_path / "app"), env=here, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    (job,) = jobs.recent(machine.db, ("generate",))
+    (job,) = job_store.recent(machine.db, ("generate",))
     assert job.status == "finished", job.message
     assert machine.db.value("SELECT count(*) FROM comparison") > before
 
@@ -423,15 +426,15 @@ def test_a_job_waits_for_no_gpu_that_was_refused(machine: Machine, monkeypatch: 
         return lambda function: refuse
 
     machine.add_prompts(4, 2)
-    forgotten = jobs.enqueue(machine.db, GenerateSpec(), "ann")
+    forgotten = job_store.enqueue(machine.db, GenerateSpec(), "ann")
     package = ModuleType("spaces")
     package.GPU = gpu  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "spaces", package)
     monkeypatch.setattr(zero_gpu, "write_stock", zero_gpu.lent(60)(zero_gpu.write_stock))
     with pytest.raises(UserError, match="ZeroGPU lent no GPU"):
         zero_gpu.write_answers(machine.db, machine.data_dir, "ann")
-    assert jobs.active(machine.db, ("generate",)) == []
-    assert jobs.get(machine.db, forgotten).status == "cancelled"
+    assert job_store.active(machine.db, ("generate",)) == []
+    assert job_store.get(machine.db, forgotten).status == "cancelled"
 
 
 def test_the_decorator_leaves_a_function_as_it_is_where_there_is_no_zero_gpu() -> None:

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from annotation import access, claims, store
+from annotation import claims, store
 from annotation.database import Database
 from annotation.records import Annotator
+from annotation.web import access
 from tests.conftest import act, make_response, seed_prompts
 
 

@@ -22,14 +22,15 @@ from starlette.applications import Starlette
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 import app
-from annotation import access, sqlite, store
+from annotation import sqlite, store
+from annotation.api import Desk
 from annotation.database import FILE_NAME, Database, open_database
-from annotation.endpoints import Desk
 from annotation.records import ROLES
-from annotation.space import PROXIES
 from annotation.tabs.guard import Context
-from annotation.web import SECURITY_HEADERS, SignIn
-from rlhf import policies
+from annotation.web import access
+from annotation.web.middleware import SECURITY_HEADERS, SignIn
+from annotation.web.space import PROXIES
+from rlhf.models import registry
 from tests.conftest import BASE_NAME, act, dump, make_response, measure_nobody, seed_comparisons, seed_prompts
 from tests.machine_fixtures import PATIENCE_SECONDS
 
@@ -60,17 +61,17 @@ class Site:
 
 def seed(db: Database) -> None:
     """A base, an adapter that serves, people, and comparisons by the adapter."""
-    policies.ensure_base(db, BASE_NAME)
+    registry.ensure_base(db, BASE_NAME)
     measure_nobody(db)
     with db.transaction() as connection:
         connection.execute(
             "INSERT INTO job (kind, spec, status, requested_by, created) VALUES ('dpo', ?, 'finished', '', '')",
             ('{"kind": "dpo"}',),
         )
-    adapter = policies.add(
+    adapter = registry.add(
         db, revision=REVISION, method="dpo", base=BASE_NAME, parent_id=1, job_id=1, path="adapters/zebra", sha256="0"
     )
-    policies.promote(db, REVISION, "test")
+    registry.promote(db, REVISION, "test")
     for name, role in (("ann", "annotator"), ("bob", "annotator"), ("kim", "admin")):
         access.add_account(db, name, role, PASSWORD)
     seed_comparisons(db, 40, "train", adapter.id)
@@ -506,7 +507,7 @@ def test_behind_a_proxy_on_this_machine_the_address_that_it_adds_counts_and_nobo
     tmp_path: Path,
 ) -> None:
     db = open_database(tmp_path / "data")
-    policies.ensure_base(db, BASE_NAME)
+    registry.ensure_base(db, BASE_NAME)
     access.add_account(db, "ann", "annotator", PASSWORD)
     db.close()
     words = [*command(tmp_path / "data"), "--host", "0.0.0.0"]
@@ -606,7 +607,7 @@ def test_the_owners_link_signs_in_once(site: Site) -> None:
 
 def test_a_sqlite_that_loses_commits_is_said_at_the_start_and_to_admins(tmp_path: Path) -> None:
     db = open_database(tmp_path / "data")
-    policies.ensure_base(db, BASE_NAME)
+    registry.ensure_base(db, BASE_NAME)
     access.add_account(db, "kim", "admin", PASSWORD)
     old = "import runpy, sqlite3, sys; sqlite3.sqlite_version_info = (3, 40, 1); sys.modules['pysqlite3'] = None"
     program, _, *words = command(tmp_path / "data")

@@ -10,15 +10,8 @@ import krippendorff
 import numpy as np
 import pytest
 
-from annotation.measuring.agreement import (
-    Agreement,
-    agreement_over_time,
-    agreements,
-    clear_cases,
-    disputes,
-    measure,
-)
-from annotation.measuring.analysis import Vote, wilson_interval
+from annotation.metrics.agreement import Agreement, agreement_over_time, agreements, clear_cases, disputes, measure
+from annotation.metrics.intervals_and_bias import Vote, wilson_interval
 from tests.votes import FIRST, SECOND, TIE, vote
 
 Level = Literal["nominal", "ordinal"]

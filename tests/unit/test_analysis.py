@@ -8,7 +8,7 @@ from statistics import fmean
 
 import pytest
 
-from annotation.measuring.analysis import (
+from annotation.metrics.intervals_and_bias import (
     AnnotatorFigures,
     annotator_figures,
     best_of,

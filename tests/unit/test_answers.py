@@ -12,8 +12,9 @@ import pytest
 from annotation import store
 from annotation.database import Database
 from annotation.records import Prompt, Sampling, UserError
-from rlhf import answers, policies
-from rlhf.specs import AnswerSpec
+from rlhf.generation import prompt_sets
+from rlhf.jobs.specs import AnswerSpec
+from rlhf.models import registry
 from tests.conftest import seed_prompts
 
 
@@ -22,7 +23,7 @@ def test_prompts_are_chosen_by_split_and_source(db: Database) -> None:
     seed_prompts(db, 2, "held-out")
     store.add_prompts(db, [Prompt(({"role": "user", "content": "Sing."},), "held-out", "songs")])
     counts = {
-        (split, source): len(answers.prompts_of(db, AnswerSpec(split=split, source=source)))
+        (split, source): len(prompt_sets.prompts_of(db, AnswerSpec(split=split, source=source)))
         for split in ("all", "train", "held-out")
         for source in ("", "test", "songs")
     }
@@ -43,16 +44,16 @@ def test_prompts_are_chosen_by_split_and_source(db: Database) -> None:
 def test_no_two_answers_have_the_same_seed_and_later_imports_change_none(db: Database) -> None:
     seed_prompts(db, 5)
     spec = AnswerSpec(split="train", each=3, seed=100)
-    seeds = {prompt.id: answers.seeds_of(spec, prompt) for prompt in answers.prompts_of(db, spec)}
+    seeds = {prompt.id: prompt_sets.seeds_of(spec, prompt) for prompt in prompt_sets.prompts_of(db, spec)}
     assert len({seed for row in seeds.values() for seed in row}) == 15
     seed_prompts(db, 4)
-    later = {prompt.id: answers.seeds_of(spec, prompt) for prompt in answers.prompts_of(db, spec)}
+    later = {prompt.id: prompt_sets.seeds_of(spec, prompt) for prompt in prompt_sets.prompts_of(db, spec)}
     assert {number: later[number] for number in seeds} == seeds
 
 
 def test_a_job_names_the_revision_that_serves_when_it_is_made(db: Database) -> None:
     seed_prompts(db, 1, "held-out")
-    assert answers.freeze(db, AnswerSpec()).revision == "base"
+    assert prompt_sets.freeze(db, AnswerSpec()).revision == "base"
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_what_gives_no_answers_is_refused_before_it_is_queued(
         for name, value in changed.items():
             connection.execute(f"UPDATE model SET {name} = ?", (value,))
     with pytest.raises(UserError, match=sentence):
-        answers.freeze(db, spec)
+        prompt_sets.freeze(db, spec)
 
 
 # --------------------------------------------------------------------------------------------------------------- files
@@ -81,7 +82,7 @@ def rows(count: int) -> list[dict[str, object]]:
     """Rows of a file."""
     prompt = Prompt(({"role": "user", "content": "Grüße?"},), "train", "test", 1)
     drawn = {"text": "So – \u2028 sei es.", "finish_reason": "stop", "tokens": 5}
-    return [answers.row_of(prompt, {**drawn, "seed": seed}, Sampling(), "base") for seed in range(count)]
+    return [prompt_sets.row_of(prompt, {**drawn, "seed": seed}, Sampling(), "base") for seed in range(count)]
 
 
 def test_a_row_says_how_to_draw_its_answer_again() -> None:
@@ -99,19 +100,19 @@ def test_a_row_says_how_to_draw_its_answer_again() -> None:
 
 
 def test_what_is_drawn_is_found_again_but_for_a_line_that_was_being_written(tmp_path: Path) -> None:
-    draft = answers.draft_of(tmp_path, 3)
-    assert answers.read_draft(draft) == {}
-    answers.add_to_draft(draft, rows(2))
+    draft = prompt_sets.draft_of(tmp_path, 3)
+    assert prompt_sets.read_draft(draft) == {}
+    prompt_sets.add_to_draft(draft, rows(2))
     with draft.open("ab") as handle:
         handle.write(b'{"messages": [{"role": "us')
-    assert answers.read_draft(draft) == dict(enumerate(rows(2)))
-    answers.add_to_draft(draft, rows(3)[2:])
-    assert answers.read_draft(draft) == dict(enumerate(rows(3))), "the torn line is gone, so the next one is whole"
+    assert prompt_sets.read_draft(draft) == dict(enumerate(rows(2)))
+    prompt_sets.add_to_draft(draft, rows(3)[2:])
+    assert prompt_sets.read_draft(draft) == dict(enumerate(rows(3))), "the torn line is gone, so the next one is whole"
 
 
 def test_the_file_is_named_by_its_job_and_the_draft_is_gone(tmp_path: Path) -> None:
-    answers.add_to_draft(answers.draft_of(tmp_path, 3), rows(1))
-    digest = answers.publish(tmp_path, 3, rows(2))
+    prompt_sets.add_to_draft(prompt_sets.draft_of(tmp_path, 3), rows(1))
+    digest = prompt_sets.publish(tmp_path, 3, rows(2))
     (made,) = (tmp_path / "answers").iterdir()
     assert made.name == "job-3.jsonl"
     assert sha256(made.read_bytes()).hexdigest() == digest
@@ -121,7 +122,7 @@ def test_the_file_is_named_by_its_job_and_the_draft_is_gone(tmp_path: Path) -> N
 def test_a_disk_that_refuses_is_said_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "answers").write_text("in the way")
     with pytest.raises(UserError, match="can't be written"):
-        answers.add_to_draft(answers.draft_of(tmp_path, 3), rows(1))
+        prompt_sets.add_to_draft(prompt_sets.draft_of(tmp_path, 3), rows(1))
 
 
 @pytest.mark.parametrize(
@@ -129,16 +130,16 @@ def test_a_disk_that_refuses_is_said_in_a_sentence(tmp_path: Path) -> None:
     ["job-4.jsonl", ".job-3.part", "../prefloop.db", "job-3.jsonl\n", "job-5.jsonl", "/etc/passwd", "job-.jsonl", ""],
 )
 def test_no_other_name_gives_a_file(tmp_path: Path, name: str) -> None:
-    answers.add_to_draft(answers.draft_of(tmp_path, 3), rows(1))
-    answers.publish(tmp_path, 3, rows(1))
-    answers.add_to_draft(answers.draft_of(tmp_path, 3), rows(1))
+    prompt_sets.add_to_draft(prompt_sets.draft_of(tmp_path, 3), rows(1))
+    prompt_sets.publish(tmp_path, 3, rows(1))
+    prompt_sets.add_to_draft(prompt_sets.draft_of(tmp_path, 3), rows(1))
     (tmp_path / "prefloop.db").write_text("")
     (tmp_path / "answers" / "job-5.jsonl").symlink_to(tmp_path / "prefloop.db")
-    assert answers.find(tmp_path, "job-3.jsonl").is_file()
+    assert prompt_sets.find(tmp_path, "job-3.jsonl").is_file()
     with pytest.raises(UserError, match="no such answers"):
-        answers.find(tmp_path, name)
+        prompt_sets.find(tmp_path, name)
 
 
 def test_a_deleted_policy_is_refused_at_its_turn_too(db: Database) -> None:
     with pytest.raises(UserError, match="were deleted"):
-        answers.refuse_mute(replace(policies.serving(db), deleted="2026-01-02"))
+        prompt_sets.refuse_mute(replace(registry.serving(db), deleted="2026-01-02"))

@@ -9,7 +9,7 @@ import pytest
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
-from annotation.web import SECURITY_HEADERS, SecurityHeaders
+from annotation.web.middleware import SECURITY_HEADERS, SecurityHeaders
 
 
 def headers_of(

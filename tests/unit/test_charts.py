@@ -7,17 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from annotation.measuring.charts import (
-    HEIGHT,
-    STYLE,
-    Frame,
-    Mark,
-    columns,
-    intervals,
-    nice_ticks,
-    series,
-    spread,
-)
+from annotation.ui.charts import HEIGHT, STYLE, Frame, Mark, columns, intervals, nice_ticks, series, spread
 
 FRAME = Frame("name", "Title", "What there is to see.")
 HOSTILE = '<img src=x onerror="window.ran=1">${window.ran=1}{{value}}</svg>'

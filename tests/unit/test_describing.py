@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from rlhf import describing
-from rlhf.specs import (
+from rlhf.jobs.specs import (
     SPECS,
     DPOSpec,
     EvaluateSpec,
@@ -23,6 +22,7 @@ from rlhf.specs import (
     from_json,
     to_json,
 )
+from rlhf.tabs.runs import job_words
 from tests.unit.test_presenting import JOB
 
 # What a spec by default leaves to whoever submits it.
@@ -31,10 +31,10 @@ UNNAMED = ("Adapter", "Candidate", "Judge")
 
 @pytest.mark.parametrize("kind", SPECS)
 def test_every_kind_has_its_word_and_its_facts(kind: str) -> None:
-    assert kind in describing.KIND_WORDS
+    assert kind in job_words.KIND_WORDS
     spec: Spec = SPECS[kind]()
-    assert all(label and text for label, text in describing.spec_facts(spec) if label not in UNNAMED)
-    assert from_json(describing.spec_text(spec)) == spec, "what is shown can be run"
+    assert all(label and text for label, text in job_words.spec_facts(spec) if label not in UNNAMED)
+    assert from_json(job_words.spec_text(spec)) == spec, "what is shown can be run"
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ def test_every_kind_has_its_word_and_its_facts(kind: str) -> None:
 )
 def test_a_job_is_named_by_what_it_does(spec: Spec, words: str) -> None:
     job = replace(JOB, kind=spec.kind, spec=spec)
-    assert describing.about(job) == words
-    assert describing.title(job) == f"7 · {words} · running"
+    assert job_words.about(job) == words
+    assert job_words.title(job) == f"7 · {words} · running"
 
 
 @pytest.mark.parametrize(
@@ -81,26 +81,26 @@ def test_a_job_is_named_by_what_it_does(spec: Spec, words: str) -> None:
     ],
 )  # fmt: skip
 def test_settings_are_told_in_words(spec: Spec, expected: dict[str, str]) -> None:
-    facts = dict(describing.spec_facts(spec))
+    facts = dict(job_words.spec_facts(spec))
     assert {label: facts.get(label) for label in expected} == expected
 
 
 def test_full_fine_tuning_has_no_adapter_to_describe() -> None:
-    assert not [label for label, _ in describing.spec_facts(SFTSpec(method="full")) if "LoRA" in label]
+    assert not [label for label, _ in job_words.spec_facts(SFTSpec(method="full")) if "LoRA" in label]
 
 
 def test_the_data_is_what_was_trained_on_once_that_is_known() -> None:
     counts = {"train": 30, "held-out": 8, "left_out": {"tie": 2}}
-    assert describing.data_facts(JOB, counts) == [("Pairs", "30 to train, 8 held-out"), ("Left out", "2 tie")]
+    assert job_words.data_facts(JOB, counts) == [("Pairs", "30 to train, 8 held-out"), ("Left out", "2 tie")]
     sft = replace(JOB, kind="sft", spec=SFTSpec(), result={"train_items": 28, "left_out": {"too-long": 2}})
-    assert dict(describing.data_facts(sft, counts)) == {
+    assert dict(job_words.data_facts(sft, counts)) == {
         "Demonstrations": "28 to train, 8 held-out",
         "Left out": "2 tie, 2 too long",
     }
     ppo = replace(JOB, kind="ppo", spec=PPOSpec())
-    assert describing.data_facts(ppo, {"train": 40, "held-out": 0}) == [("Prompts", "40"), ("Left out", "nothing")]
-    assert describing.data_facts(replace(JOB, kind="evaluate", spec=EvaluateSpec()), counts) == []
-    assert describing.data_facts(JOB, {}) == []
+    assert job_words.data_facts(ppo, {"train": 40, "held-out": 0}) == [("Prompts", "40"), ("Left out", "nothing")]
+    assert job_words.data_facts(replace(JOB, kind="evaluate", spec=EvaluateSpec()), counts) == []
+    assert job_words.data_facts(JOB, {}) == []
 
 
 @pytest.mark.parametrize(
@@ -108,14 +108,14 @@ def test_the_data_is_what_was_trained_on_once_that_is_known() -> None:
     [(0, "0 bytes"), (812, "812 bytes"), (4_200, "4.2 kB"), (19_600_000, "19.6 MB"), (538_000_000, "0.54 GB")],
 )
 def test_sizes_read_as_people_say_them(count: int, text: str) -> None:
-    assert describing.size(count) == text
+    assert job_words.size(count) == text
 
 
 def test_the_final_figures_are_the_last_that_were_reported() -> None:
     metrics: list[dict[str, Any]] = [{"step": 1, "loss": 2.0, "kl": 0.1}, {"step": 2, "loss": 1.0, "kl": None}]
-    assert describing.final_figures(metrics) == {"loss": 1.0, "kl": 0.1}
+    assert job_words.final_figures(metrics) == {"loss": 1.0, "kl": 0.1}
 
 
 def test_the_spec_to_copy_is_the_jobs_spec() -> None:
     spec = DPOSpec(beta=0.3, snapshot="ab")
-    assert json.loads(describing.spec_text(spec)) == json.loads(to_json(spec))
+    assert json.loads(job_words.spec_text(spec)) == json.loads(to_json(spec))

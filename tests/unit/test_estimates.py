@@ -15,9 +15,8 @@ import pytest
 
 from annotation.database import Database
 from annotation.records import UserError
-from rlhf import estimates, jobs
-from rlhf.estimates import NOTHING_KNOWN, Load, Machine, Shapes
-from rlhf.specs import (
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import (
     DPOSpec,
     EvaluateSpec,
     MeasureSpec,
@@ -28,6 +27,8 @@ from rlhf.specs import (
     TrainingSpec,
     to_json,
 )
+from rlhf.models import memory
+from rlhf.models.memory import NOTHING_KNOWN, Load, Machine, Shapes
 from tests.machine_fixtures import ROOT
 
 PROCESSOR = Machine("8 processors", 16_000_000_000, 12_000_000_000, bf16=True)
@@ -88,11 +89,11 @@ METHODS: list[TrainingSpec] = [
 def test_parameters_are_those_that_peft_reports(tiny_model: Path, spec: TrainingSpec) -> None:
     from peft import get_peft_model
 
-    from rlhf.models import adapter_config, load_for_training
+    from rlhf.models.loading import adapter_config, load_for_training
 
     model = load_for_training(tiny_model, spec)
     config = adapter_config(spec, tiny_model)
-    found = estimates.parameters(estimates.read_shapes(tiny_model), spec)
+    found = memory.parameters(memory.read_shapes(tiny_model), spec)
     assert (found.trainable, found.total) == counted(model if config is None else get_peft_model(model, config))
     assert found.percent == pytest.approx(100 * found.trainable / found.total)
 
@@ -105,15 +106,15 @@ def test_a_base_that_is_quantised_already_has_the_parameters_of_the_plain_one(
     from tests.quantised_model import build
 
     plain, packed = (
-        estimates.read_shapes(tiny_model),
-        estimates.read_shapes(build(tmp_path / "packed", tiny_model, bits)),
+        memory.read_shapes(tiny_model),
+        memory.read_shapes(build(tmp_path / "packed", tiny_model, bits)),
     )
     assert packed.tensors == plain.tensors
     stored = sum(file.stat().st_size for file in (tmp_path / "packed").glob("*.safetensors"))
     for method in ("lora", "qlora", "prompt"):
-        parts = estimates.memory(packed, SFTSpec(method=method), PROCESSOR)
+        parts = memory.memory(packed, SFTSpec(method=method), PROCESSOR)
         assert {part.size for part in parts if part.name == "Frozen weights"} == {stored}
-    assert estimates.read_shapes(tiny_model).stored == 0
+    assert memory.read_shapes(tiny_model).stored == 0
 
 
 def gpt2(directory: Path) -> Any:
@@ -128,18 +129,18 @@ def gpt2(directory: Path) -> Any:
 def test_layers_with_other_names_are_missed_and_can_be_named(tmp_path: Path) -> None:
     from peft import get_peft_model
 
-    from rlhf.models import adapter_config
+    from rlhf.models.loading import adapter_config
 
-    model, shapes = gpt2(tmp_path), estimates.read_shapes(tmp_path)
-    assert estimates.missing_targets(shapes, SFTSpec()) == []
+    model, shapes = gpt2(tmp_path), memory.read_shapes(tmp_path)
+    assert memory.missing_targets(shapes, SFTSpec()) == []
     attention = SFTSpec(lora_targets="attention")
-    assert estimates.missing_targets(shapes, attention) == ["q_proj", "k_proj", "v_proj", "o_proj"]
-    assert estimates.parameters(shapes, attention).trainable == 0
+    assert memory.missing_targets(shapes, attention) == ["q_proj", "k_proj", "v_proj", "o_proj"]
+    assert memory.parameters(shapes, attention).trainable == 0
     named = SFTSpec(lora_targets="named", lora_layers="c_attn, mlp.c_proj, attn", lora_r=2)
-    assert estimates.missing_targets(shapes, named) == ["attn"], "a module, but no layer with a weight"
+    assert memory.missing_targets(shapes, named) == ["attn"], "a module, but no layer with a weight"
     named = replace(named, lora_layers="c_attn, mlp.c_proj")
-    assert estimates.missing_targets(shapes, named) == []
-    found = estimates.parameters(shapes, named)
+    assert memory.missing_targets(shapes, named) == []
+    found = memory.parameters(shapes, named)
     assert (found.trainable, found.total) == counted(get_peft_model(model, adapter_config(named, tmp_path)))
 
 
@@ -147,18 +148,18 @@ def test_a_reward_models_head_is_counted(tiny_model: Path) -> None:
     from peft import get_peft_model
     from transformers import AutoModelForSequenceClassification
 
-    from rlhf.models import adapter_config, load_for_training
+    from rlhf.models.loading import adapter_config, load_for_training
 
     spec = RewardModelSpec(method="lora", lora_r=5)
     model = load_for_training(tiny_model, spec, AutoModelForSequenceClassification, num_labels=1)
-    found = estimates.parameters(estimates.read_shapes(tiny_model), spec)
+    found = memory.parameters(memory.read_shapes(tiny_model), spec)
     assert (found.trainable, found.total) == counted(get_peft_model(model, adapter_config(spec, tiny_model, "SEQ_CLS")))
 
 
 def test_ppo_trains_a_policy_and_a_critic_of_the_reward_models_shape(tiny_model: Path) -> None:
     from peft import get_peft_model
 
-    from rlhf.models import adapter_config, load_for_training
+    from rlhf.models.loading import adapter_config, load_for_training
 
     spec, reward = PPOSpec(method="lora", lora_r=4), RewardModelSpec(method="lora", lora_r=6, lora_targets="attention")
     model = get_peft_model(load_for_training(tiny_model, spec), adapter_config(spec, tiny_model))
@@ -166,7 +167,7 @@ def test_ppo_trains_a_policy_and_a_critic_of_the_reward_models_shape(tiny_model:
     model.add_adapter("reward", adapter_config(reward, tiny_model))
     names = ("default", "critic")
     own = [value.numel() for name, value in model.named_parameters() if any(f".{part}." in name for part in names)]
-    found = estimates.parameters(estimates.read_shapes(tiny_model), spec, reward)
+    found = memory.parameters(memory.read_shapes(tiny_model), spec, reward)
     assert found.trainable == sum(own) + 64 + 1  # and the critic's head: a weight for each hidden unit, and a bias
     assert found.total == sum(value.numel() for value in model.parameters())
 
@@ -179,14 +180,14 @@ def test_a_tied_embedding_is_counted_once(tiny_model: Path, tmp_path: Path) -> N
     config = json.loads((tiny_model / "config.json").read_text("utf-8")) | {"tie_word_embeddings": True}
     (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
     shutil.copy(tiny_model / "model.safetensors", tmp_path)
-    twice = estimates.read_shapes(tmp_path)
+    twice = memory.read_shapes(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     del weights["lm_head.weight"]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    once = estimates.read_shapes(tmp_path)
+    once = memory.read_shapes(tmp_path)
     assert counted(AutoModelForCausalLM.from_pretrained(tmp_path)) == (once.total, once.total)
     assert twice.tensors.keys() == once.tensors.keys()
-    assert estimates.read_shapes(tiny_model).total == once.total + 320 * 64
+    assert memory.read_shapes(tiny_model).total == once.total + 320 * 64
 
 
 def test_weights_in_several_files_are_read_by_their_index(tiny_model: Path, tmp_path: Path) -> None:
@@ -196,22 +197,22 @@ def test_weights_in_several_files_are_read_by_their_index(tiny_model: Path, tmp_
     model.save_pretrained(tmp_path, max_shard_size="100KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     (tmp_path / "consolidated.safetensors").write_bytes(b"another copy, in another form")
-    assert estimates.read_shapes(tmp_path).tensors == estimates.read_shapes(tiny_model).tensors
+    assert memory.read_shapes(tmp_path).tensors == memory.read_shapes(tiny_model).tensors
 
 
 def test_files_that_changed_are_read_again_and_missing_ones_named(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no safetensors"):
-        estimates.read_shapes(tmp_path)
+        memory.read_shapes(tmp_path)
     (tmp_path / "model.safetensors").write_bytes((tiny_model / "model.safetensors").read_bytes())
     (tmp_path / "config.json").write_text('{"vocab_size": 320}', "utf-8")
     with pytest.raises(UserError, match="hidden_size"):
-        estimates.read_shapes(tmp_path)
+        memory.read_shapes(tmp_path)
 
 
 # -------------------------------------------------------------------------------------------------------------- memory
 def sizes(spec: TrainingSpec, machine: Machine = PROCESSOR, load: Load = NOTHING_KNOWN) -> dict[str, float]:
     """Bytes by component."""
-    return {part.name: part.size for part in estimates.memory(SMALL, spec, machine, load)}
+    return {part.name: part.size for part in memory.memory(SMALL, spec, machine, load)}
 
 
 def test_memory_is_worked_out_by_component() -> None:
@@ -274,10 +275,10 @@ def test_what_sees_what_is_kept_for_rows_of_bounded_length() -> None:
 def test_the_rows_are_as_long_as_those_that_are_computed() -> None:
     import torch
 
-    from rlhf import forward
+    from rlhf.models import hidden_states
 
-    known = estimates.ROW_TOKENS_GPU if torch.cuda.is_available() else estimates.ROW_TOKENS
-    assert known == forward.ROW_TOKENS
+    known = memory.ROW_TOKENS_GPU if torch.cuda.is_available() else memory.ROW_TOKENS
+    assert known == hidden_states.ROW_TOKENS
 
 
 def test_ppo_holds_four_roles() -> None:
@@ -287,7 +288,7 @@ def test_ppo_holds_four_roles() -> None:
     assert found["Reward model"] == alone["Trained weights"]
     assert found["Trained weights"] == 2 * alone["Trained weights"] + head
     wide = replace(SMALL, key_value=4000)
-    drawing = {part.name: part for part in estimates.memory(wide, PPOSpec(method="lora"), PROCESSOR)}
+    drawing = {part.name: part for part in memory.memory(wide, PPOSpec(method="lora"), PROCESSOR)}
     assert drawing["Keys and values"].size == 4 * 4 * 512 * 2 * 2 * 4000 * 2
 
 
@@ -296,20 +297,20 @@ def test_a_gpu_keeps_less_and_holds_one_process() -> None:
     short = SFTSpec(max_length=128)
     assert sizes(short, gpu)["Activations"] < sizes(short)["Activations"]
     spec = SFTSpec(processes=2)
-    assert estimates.fit(SMALL, spec, gpu).processes == 1
-    both = estimates.fit(SMALL, spec, PROCESSOR)
+    assert memory.fit(SMALL, spec, gpu).processes == 1
+    both = memory.fit(SMALL, spec, PROCESSOR)
     assert both.total == pytest.approx(2 * sum(part.size for part in both.components))
 
 
 def test_activations_are_about_what_autograd_keeps(tiny_model: Path) -> None:
     """Counted on the tiny model for each method and precision, without the tensors that are weights."""
-    shapes = estimates.read_shapes(tiny_model)
+    shapes = memory.read_shapes(tiny_model)
     for method, targets in (("lora", "all-linear"), ("lora", "attention"), ("prompt", "all-linear"), ("full", "")):
         for precision in ("bf16", "fp32"):
             spec = replace(SFTSpec(method=method, precision=precision), lora_targets=targets or "all-linear")
             kept = kept_by_autograd(tiny_model, spec, rows=2, tokens=100)
             load = Load(item_tokens=100)
-            named = estimates.activations(shapes, replace(spec, batch_size=2), PROCESSOR, load).size
+            named = memory.activations(shapes, replace(spec, batch_size=2), PROCESSOR, load).size
             assert 0.6 < named / kept < 1.7, f"{method} {targets} {precision}: {named:.0f} named, {kept} kept"
 
 
@@ -318,8 +319,8 @@ def kept_by_autograd(model_path: Path, spec: TrainingSpec, rows: int, tokens: in
     import torch
     from peft import get_peft_model
 
-    from rlhf.forward import completions
-    from rlhf.models import adapter_config, dtype_of, hold_in_float32, load_for_training
+    from rlhf.models.hidden_states import completions
+    from rlhf.models.loading import adapter_config, dtype_of, hold_in_float32, load_for_training
 
     model = load_for_training(model_path, spec)
     config = adapter_config(spec, model_path)
@@ -351,32 +352,32 @@ def kept_by_autograd(model_path: Path, spec: TrainingSpec, rows: int, tokens: in
 
 def test_what_does_not_fit_is_said_with_what_to_lower() -> None:
     tight = replace(PROCESSOR, free=700_000_000)
-    fits = estimates.fit(SMALL, SFTSpec(batch_size=1, max_length=64), tight)
+    fits = memory.fit(SMALL, SFTSpec(batch_size=1, max_length=64), tight)
     assert fits.fits
     assert "0.6 GB of the 0.7 GB" in fits.sentence
-    wide = estimates.fit(SMALL, SFTSpec(batch_size=64), tight)
+    wide = memory.fit(SMALL, SFTSpec(batch_size=64), tight)
     assert not wide.fits
     assert "does not fit" in wide.sentence
     assert "lower batch_size (64) or max_length (512) and raise accumulation as much" in wide.sentence
     big = replace(SMALL, tensors={**SMALL.tensors, "model.layers.0.mlp.big.weight": (10_000, 100_000)})
-    assert "use the method qlora" in estimates.fit(big, SFTSpec(), tight).sentence
-    assert "train an adapter" in estimates.fit(big, SFTSpec(method="full"), tight).sentence
-    assert "a smaller base model" in estimates.fit(big, DPOSpec(lora_r=1), tight).sentence
-    close = estimates.fit(SMALL, SFTSpec(), replace(PROCESSOR, free=math.ceil(1.01 * fit_total(SFTSpec()))))
+    assert "use the method qlora" in memory.fit(big, SFTSpec(), tight).sentence
+    assert "train an adapter" in memory.fit(big, SFTSpec(method="full"), tight).sentence
+    assert "a smaller base model" in memory.fit(big, DPOSpec(lora_r=1), tight).sentence
+    close = memory.fit(SMALL, SFTSpec(), replace(PROCESSOR, free=math.ceil(1.01 * fit_total(SFTSpec()))))
     assert "may not fit" in close.sentence
 
 
 def fit_total(spec: TrainingSpec) -> float:
     """Bytes that a spec takes."""
-    return estimates.fit(SMALL, spec, PROCESSOR).total
+    return memory.fit(SMALL, spec, PROCESSOR).total
 
 
 def test_this_machine_is_described_as_torch_sees_it() -> None:
     import torch
 
-    from rlhf.models import compute_dtype
+    from rlhf.models.loading import compute_dtype
 
-    machine = estimates.this_machine()
+    machine = memory.this_machine()
     assert 0 < machine.free <= machine.total
     assert machine.bf16 == (compute_dtype() == torch.bfloat16)
     assert machine.gpu == torch.cuda.is_available()
@@ -388,11 +389,11 @@ def test_the_graphics_driver_is_asked(tmp_path: Path, monkeypatch: pytest.Monkey
     driver.write_text("#!/bin/sh\necho 'Some Card, 81559, 80994, 9.0'\necho 'Some Card, 81559, 80994, 9.0'\n")
     driver.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    machine = estimates.this_machine()
+    machine = memory.this_machine()
     assert (machine.name, machine.devices, machine.gpu, machine.bf16) == ("Some Card", 2, True, True)
     assert machine.total == 81559 * 1024**2
     driver.write_text("#!/bin/sh\necho 'No devices were found'\nexit 6\n")
-    assert not estimates.this_machine().gpu
+    assert not memory.this_machine().gpu
 
 
 # ---------------------------------------------------------------------------------------------------------------- time
@@ -407,20 +408,20 @@ def test_the_graphics_driver_is_asked(tmp_path: Path, monkeypatch: pytest.Monkey
     ],
 )
 def test_steps_follow_from_the_items(spec: TrainingSpec, items: int, steps: int) -> None:
-    assert estimates.steps_of(spec, items) == steps
+    assert memory.steps_of(spec, items) == steps
 
 
 def finish(db: Database, spec: Spec, result: dict[str, Any]) -> int:
     """A finished job."""
-    job_id = jobs.enqueue(db, spec, "a test")
-    assert jobs.claim(db, job_id, "w") is not None
-    assert jobs.finish(db, job_id, "w", result)
+    job_id = job_store.enqueue(db, spec, "a test")
+    assert job_store.claim(db, job_id, "w") is not None
+    assert job_store.finish(db, job_id, "w", result)
     return job_id
 
 
-def pace(db: Database, spec: TrainingSpec) -> estimates.Pace | None:
+def pace(db: Database, spec: TrainingSpec) -> memory.Pace | None:
     """What is known of the pace of a training."""
-    return estimates.pace_of(spec, estimates.finished_jobs(db, spec))
+    return memory.pace_of(spec, memory.finished_jobs(db, spec))
 
 
 def test_the_pace_is_the_newest_one_measured_with_the_same_settings(db: Database) -> None:
@@ -441,25 +442,26 @@ def test_the_pace_is_the_newest_one_measured_with_the_same_settings(db: Database
     assert found is not None
     assert (found.seconds_per_step, found.peak_rss_mb) == (1.5, 900.0), "a measurement goes before a run"
     assert found.measured.startswith("20")
-    jobs.enqueue(db, measure, "a test")
+    job_store.enqueue(db, measure, "a test")
     assert pace(db, spec) == found, "one that has not ended says nothing yet"
     assert pace(db, replace(spec, lora_r=32)) is None
 
 
 def test_a_method_changes_the_pace_and_data_does_not() -> None:
     for spec in (SFTSpec(), DPOSpec(), RewardModelSpec(), PPOSpec()):
-        same = estimates.comparable(spec)
+        same = memory.comparable(spec)
         free = replace(spec, seed=9, parent="x", snapshot="y", model="z", samples=9, learning_rate=1.0, warmup_steps=5)
-        assert estimates.comparable(free) == same
-        assert estimates.comparable(replace(spec, batch_size=99)) != same
-        assert estimates.comparable(replace(spec, precision="fp32")) != same
-    assert estimates.comparable(DPOSpec(beta=0.5)) == estimates.comparable(DPOSpec())
-    assert estimates.comparable(SFTSpec(source="example:x", epochs=9)) == estimates.comparable(SFTSpec())
-    assert estimates.comparable(PPOSpec(epochs=9)) != estimates.comparable(PPOSpec()), "epochs are within a PPO round"
-    assert estimates.comparable(PPOSpec(steps=9)) == estimates.comparable(PPOSpec())
+        assert memory.comparable(free) == same
+        assert memory.comparable(replace(spec, batch_size=99)) != same
+        assert memory.comparable(replace(spec, precision="fp32")) != same
+    assert memory.comparable(DPOSpec(beta=0.5)) == memory.comparable(DPOSpec())
+    assert memory.comparable(SFTSpec(source="example:x", epochs=9)) == memory.comparable(SFTSpec())
+    assert memory.comparable(PPOSpec(epochs=9)) != memory.comparable(PPOSpec()), "epochs are within a PPO round"
+    assert memory.comparable(PPOSpec(steps=9)) == memory.comparable(PPOSpec())
 
 
 def test_the_page_estimates_without_torch() -> None:
-    code = "import sys, rlhf.estimates, rlhf.chat; print(*({'torch', 'transformers'} & sys.modules.keys()))"
+    code = "import sys, rlhf.models.memory, rlhf.models.chat_template\n"
+    code += "print(*({'torch', 'transformers'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

@@ -10,8 +10,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from annotation.measuring.analysis import wilson_interval
-from annotation.measuring.evidence import (
+from annotation.metrics.intervals_and_bias import wilson_interval
+from annotation.metrics.sequential_test import (
     IMAGINED,
     anytime_mean,
     evidence_for,

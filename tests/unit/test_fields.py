@@ -10,9 +10,10 @@ import pytest
 
 from annotation.examples import EXAMPLES
 from annotation.records import UserError
-from rlhf import fields, specs
-from rlhf.fields import BY_NAME, FORMS, Form
-from rlhf.specs import METHODS, DPOSpec, PPOSpec, SFTSpec
+from rlhf.jobs import specs
+from rlhf.jobs.specs import METHODS, DPOSpec, PPOSpec, SFTSpec
+from rlhf.submission import form_fields
+from rlhf.submission.form_fields import BY_NAME, FORMS, Form
 
 EVERY_FORM = pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 
@@ -34,11 +35,11 @@ def test_every_field_of_the_spec_is_asked_once_with_its_sentence(form: Form) -> 
     asked = set(form.names)
     assert len(form.names) == len(asked)
     assert asked == {*form.main, *(name for names in form.groups.values() for name in names)}
-    known = {entry.name for entry in fields_of(form.spec_type)} - set(fields.UNASKED)
+    known = {entry.name for entry in fields_of(form.spec_type)} - set(form_fields.UNASKED)
     unasked = known - asked
     assert all(name in form.fixed or form.never(name) for name in unasked), unasked
     assert all(form.described[name][1].endswith(".") for name in form.names)
-    assert len({fields.label(name) for name in form.names}) == len(form.names)
+    assert len({form_fields.label(name) for name in form.names}) == len(form.names)
     assert {"parent", "seed", "learning_rate"} <= set(form.main)
 
 
@@ -51,7 +52,7 @@ def test_the_fields_that_one_method_alone_uses_are_not_asked_by_forms_without_it
 
 @EVERY_FORM
 def test_a_form_as_it_is_makes_the_default_spec(form: Form) -> None:
-    assert fields.spec_of(form, "base", first_values(form)) == form.spec_type(**form.fixed)
+    assert form_fields.spec_of(form, "base", first_values(form)) == form.spec_type(**form.fixed)
 
 
 @EVERY_FORM
@@ -73,16 +74,16 @@ def test_every_field_that_is_asked_gets_into_the_spec() -> None:
             others = [value for _, value in form.choices(name) if value != default]
             changed = others[0] if others else another(default)
             meaningful = what_makes_meaningful(form, name)
-            made = fields.spec_of(form, "base", {**first_values(form), **meaningful, name: changed})
+            made = form_fields.spec_of(form, "base", {**first_values(form), **meaningful, name: changed})
             found = made.sampling if name.startswith("sampling.") and isinstance(made, PPOSpec) else made
             assert getattr(found, name.removeprefix("sampling.")) == changed, f"{form.name}: {name}"
 
 
 def what_makes_meaningful(form: Form, name: str) -> dict[str, Any]:
     """Values of other fields with which this one is asked."""
-    if name not in fields.ONLY_WITH:
+    if name not in form_fields.ONLY_WITH:
         return {}
-    other, needed = fields.ONLY_WITH[name]
+    other, needed = form_fields.ONLY_WITH[name]
     return {**what_makes_meaningful(form, other), **({} if other in form.fixed else {other: needed[0]})}
 
 
@@ -96,24 +97,24 @@ def another(value: Any) -> Any:
 def test_what_is_hidden_keeps_its_default() -> None:
     form = BY_NAME["dpo"]
     values = {**first_values(form), "lora_r": 99, "dora": True, "flip_rate": 0.3, "virtual_tokens": 7}
-    assert fields.hidden(form, values) >= {"virtual_tokens", "flip_rate"}
-    assert fields.spec_of(form, "base", values) == DPOSpec(lora_r=99, dora=True)
+    assert form_fields.hidden(form, values) >= {"virtual_tokens", "flip_rate"}
+    assert form_fields.spec_of(form, "base", values) == DPOSpec(lora_r=99, dora=True)
     tuned = {**values, "method": "prompt", "loss": "robust"}
-    assert fields.hidden(form, tuned) == set(fields.LORA)
-    assert fields.spec_of(form, "base", tuned) == DPOSpec(
+    assert form_fields.hidden(form, tuned) == set(form_fields.LORA)
+    assert form_fields.spec_of(form, "base", tuned) == DPOSpec(
         method="prompt", loss="robust", flip_rate=0.3, virtual_tokens=7
     )
-    assert "kl_target" in fields.hidden(BY_NAME["ppo"], {"kl_control": "fixed", "method": "lora"})
+    assert "kl_target" in form_fields.hidden(BY_NAME["ppo"], {"kl_control": "fixed", "method": "lora"})
 
 
 def test_a_field_of_a_choice_that_is_itself_hidden_is_hidden_too() -> None:
     form = BY_NAME["sft"]
     values = {**first_values(form), "lora_targets": "named", "lora_layers": "c_attn"}
-    assert fields.spec_of(form, "base", values) == SFTSpec(lora_targets="named", lora_layers="c_attn")
-    assert "lora_layers" in fields.hidden(form, {**values, "lora_targets": "attention"})
+    assert form_fields.spec_of(form, "base", values) == SFTSpec(lora_targets="named", lora_layers="c_attn")
+    assert "lora_layers" in form_fields.hidden(form, {**values, "lora_targets": "attention"})
     tuned = {**values, "method": "prompt", "virtual_init": "random", "virtual_text": "unused"}
-    assert {"lora_layers", "virtual_text"} <= fields.hidden(form, tuned)
-    assert fields.spec_of(form, "base", tuned) == SFTSpec(method="prompt", virtual_init="random")
+    assert {"lora_layers", "virtual_text"} <= form_fields.hidden(form, tuned)
+    assert form_fields.spec_of(form, "base", tuned) == SFTSpec(method="prompt", virtual_init="random")
     assert not {"lora_layers", "virtual_text"} & set(BY_NAME["full"].names)
 
 
@@ -128,7 +129,7 @@ def test_ppo_draws_from_the_policys_own_distribution() -> None:
     form = BY_NAME["ppo"]
     values = {**first_values(form), "sampling.temperature": 0.7, "sampling.max_new_tokens": 12}
     drawn = replace(PPOSpec().sampling, temperature=0.7, max_new_tokens=12)
-    assert fields.spec_of(form, "base", values) == PPOSpec(sampling=drawn)
+    assert form_fields.spec_of(form, "base", values) == PPOSpec(sampling=drawn)
     assert drawn.min_p == 0
 
 
@@ -149,12 +150,12 @@ def test_ppo_draws_from_the_policys_own_distribution() -> None:
 )
 def test_a_setting_that_cannot_be_meant_is_named(name: str, value: Any) -> None:
     with pytest.raises(UserError, match=name):
-        fields.spec_of(BY_NAME["dpo"], "base", {**first_values(BY_NAME["dpo"]), name: value})
+        form_fields.spec_of(BY_NAME["dpo"], "base", {**first_values(BY_NAME["dpo"]), name: value})
 
 
 def test_the_full_form_is_full_whatever_it_is_sent() -> None:
     form = BY_NAME["full"]
-    assert fields.spec_of(form, "base", first_values(form)) == SFTSpec(method="full")
+    assert form_fields.spec_of(form, "base", first_values(form)) == SFTSpec(method="full")
     assert form.methods == ("full",)
 
 
@@ -163,8 +164,8 @@ def test_the_form_that_goes_on_from_a_run() -> None:
         ("sft", "lora"): "sft", ("sft", "full"): "full", ("dpo", "full"): "dpo", ("ppo", "lora"): "ppo",
         ("reward_model", "qlora"): "reward_model", ("merge", ""): "dpo", ("base", ""): "dpo",
     }  # fmt: skip
-    assert {key: fields.form_for(*key).name for key in expected} == expected
+    assert {key: form_fields.form_for(*key).name for key in expected} == expected
 
 
 def test_the_shipped_examples_can_be_chosen() -> None:
-    assert {value for _, value in fields.SOURCES} == {"demonstrations", *(f"example:{name}" for name in EXAMPLES)}
+    assert {value for _, value in form_fields.SOURCES} == {"demonstrations", *(f"example:{name}" for name in EXAMPLES)}

@@ -17,9 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from annotation.__main__ import parser
-from annotation.consensus import usable
-from annotation.outgoing import export_command
-from annotation.outgoing.formats import (
+from annotation.exports import export_command
+from annotation.exports.formats import (
     CONTAINERS,
     FORMATS,
     LEFT_OUT,
@@ -39,8 +38,9 @@ from annotation.outgoing.formats import (
     pseudonyms,
     settle,
 )
+from annotation.exports.transcripts import transcript
+from annotation.metrics.aggregation import usable
 from annotation.records import Demonstration, Judgement, UserError
-from annotation.transcripts import transcript
 from tests.unit.test_consensus import answer
 from tests.unit.test_consensus import judged as judged_by
 

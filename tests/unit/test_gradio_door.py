@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from annotation.gradio_door import MAXIMUM_EVENT, MAXIMUM_STREAMS, Belongings, Function, GradioDoor
 from annotation.records import Annotator
-from annotation.web import ANNOTATOR_KEY
+from annotation.web.gradio_allowlist import MAXIMUM_EVENT, MAXIMUM_STREAMS, Belongings, Function, GradioDoor
+from annotation.web.middleware import ANNOTATOR_KEY
 
 ANN, BOB = Annotator(1, "ann", "annotator"), Annotator(2, "bob", "annotator")
 KIM, LEE = Annotator(3, "kim", "admin"), Annotator(4, "lee", "admin")

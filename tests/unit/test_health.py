@@ -13,9 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotation.measuring.analysis import Z_95
-from annotation.measuring.charts import HEIGHT
-from rlhf.health import FEWEST, REWARD_THRESHOLD, SIDES, Scored, card, correlation, measure, outline, ranks
+from annotation.metrics.intervals_and_bias import Z_95
+from annotation.ui.charts import HEIGHT
+from rlhf.evaluation.reward_model_quality import (
+    FEWEST,
+    REWARD_THRESHOLD,
+    SIDES,
+    Scored,
+    card,
+    correlation,
+    measure,
+    outline,
+    ranks,
+)
 
 
 def pair(difference: float, lengths: tuple[int, int] = (5, 5), middle: float = 0.0) -> Scored:
@@ -198,7 +208,7 @@ def test_the_ids_of_two_cards_on_one_page_differ_and_their_labels_point_at_them(
 
 
 def test_the_card_names_no_style_that_the_pages_lack() -> None:
-    from rlhf.presenting import STYLE
+    from rlhf.tabs.runs.job_cards import STYLE
 
     said = card(measured([pair(1.0, (3, 4)), pair(-0.5)] * 4))
     classes = {name for element in tree(said).iter() for name in str(element.get("class", "")).split()}
@@ -233,7 +243,7 @@ def test_where_no_two_answers_differ_in_length_nothing_is_said_of_length() -> No
 
 
 def test_of_few_pairs_it_is_not_said_how_sure_a_model_should_be() -> None:
-    from rlhf.health import calibration, calibration_sentence, duels_of
+    from rlhf.evaluation.reward_model_quality import calibration, calibration_sentence, duels_of
 
     one = calibration_sentence(calibration(duels_of([pair(3.0)])))
     assert "1 pair is too few to tell" in one

@@ -8,8 +8,8 @@ import os
 
 import pytest
 
-from annotation import hub as hubs
-from annotation.hub import Conflict
+from annotation import hub_client as hubs
+from annotation.hub_client import Conflict
 from annotation.records import UserError
 from tests.hub_server import HubServer
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from rlhf.deciding import Pending
-from rlhf.freezing import MIN_PAIRS
-from rlhf.gate import Decision
-from rlhf.iteration import Fruitless, State, Step, next_step, standing
-from rlhf.jobs import Job
-from rlhf.policies import Policy
-from rlhf.specs import DPOSpec, EvaluateSpec, JudgeSpec, MergeSpec, RewardModelSpec, Spec
+from rlhf.data.snapshots import MIN_PAIRS
+from rlhf.evaluation.gate import Decision
+from rlhf.evaluation.gate_decisions import Pending
+from rlhf.jobs.job_store import Job
+from rlhf.jobs.specs import DPOSpec, EvaluateSpec, JudgeSpec, MergeSpec, RewardModelSpec, Spec
+from rlhf.loop.controller import Fruitless, State, Step, next_step, standing
+from rlhf.models.registry import Policy
 
 QUIET = State({"on": False, "every": 20, "method": "dpo"}, 0, (), None, {}, None, "ask", None, False)
 ON = {"on": True, "every": 20, "method": "dpo"}

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from annotation.measuring.analysis import Estimate
-from rlhf import iteration_card
-from rlhf.gate import Criterion, Decision, Rule, alphas
-from rlhf.iteration import Standing
-from rlhf.iteration_card import Checked
+from annotation.metrics.intervals_and_bias import Estimate
+from rlhf.evaluation.gate import Criterion, Decision, Rule, alphas
+from rlhf.loop.controller import Standing
+from rlhf.tabs.iterations import iteration_card
+from rlhf.tabs.iterations.iteration_card import Checked
 
 SURE, UNSURE = Estimate(0.8, 0.7, 0.9, 60), Estimate(0.9, 0.4, 1.0, 5)
 

@@ -10,8 +10,8 @@ import pytest
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from annotation.space import LOOPBACK_NAMES, Space
-from annotation.web import SECURITY_HEADERS, KnownHost, SameOrigin, SecurityHeaders
+from annotation.web.middleware import SECURITY_HEADERS, KnownHost, SameOrigin, SecurityHeaders
+from annotation.web.space import LOOPBACK_NAMES, Space
 
 SPACE = Space("ann/prefloop", ("ann-prefloop.hf.space", "judge.example.org"), "ann", "")
 Pairs = Sequence[tuple[str, str]]

@@ -10,18 +10,23 @@ from statistics import fmean
 
 import pytest
 
-from annotation import access, claims, store
+from annotation import claims, store
 from annotation.database import Database
-from annotation.measuring import quality
+from annotation.metrics import quality
 from annotation.records import Annotator, UserError
-from rlhf import freezing, iteration, jobs, loop, policies
-from rlhf.freezing import MIN_PAIRS
-from rlhf.iteration import advance
-from rlhf.loop import preview, submit
-from rlhf.noise import Evidence, Noise
-from rlhf.policies import Form
-from rlhf.rows import load_snapshot
-from rlhf.specs import DPOSpec, EvaluateSpec, SFTSpec, TrainingSpec
+from annotation.web import access
+from rlhf.data import snapshots
+from rlhf.data.label_noise import Evidence, Noise
+from rlhf.data.snapshots import MIN_PAIRS
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import DPOSpec, EvaluateSpec, SFTSpec, TrainingSpec
+from rlhf.loop import controller
+from rlhf.loop.controller import advance
+from rlhf.models import registry
+from rlhf.models.registry import Form
+from rlhf.models.tokenize import load_snapshot
+from rlhf.submission import job_submission
+from rlhf.submission.job_submission import preview, submit
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 
 Judge = Callable[..., None]
@@ -34,7 +39,7 @@ def judge(db: Database) -> Judge:
     annotator: Annotator = access.add_account(db, "ann", "annotator", "ann's password")
 
     def judge_some(count: int, word: str = "left-clearly", split: str = "train") -> None:
-        seed_comparisons(db, count, split, policies.serving(db).id)  # type: ignore[arg-type]
+        seed_comparisons(db, count, split, registry.serving(db).id)  # type: ignore[arg-type]
         for _ in range(count):
             claim = claims.claim_next(db, annotator.id)
             assert claim is not None
@@ -45,18 +50,18 @@ def judge(db: Database) -> Judge:
 
 def spec_of(db: Database, job_id: int) -> DPOSpec:
     """A training job's frozen spec."""
-    spec = jobs.get(db, job_id).spec
+    spec = job_store.get(db, job_id).spec
     assert isinstance(spec, DPOSpec)
     return spec
 
 
 def finish_training(db: Database, job_id: int, promoted: bool = True, form: Form = "lora") -> str:
     """End a training job as its worker would, with an adapter that may take over."""
-    jobs.claim(db, job_id, "w")
-    spec = jobs.get(db, job_id).spec
+    job_store.claim(db, job_id, "w")
+    spec = job_store.get(db, job_id).spec
     assert isinstance(spec, TrainingSpec)
-    revision, parent = f"{spec.kind}-{job_id}", policies.by_revision(db, spec.parent)
-    policies.add(
+    revision, parent = f"{spec.kind}-{job_id}", registry.by_revision(db, spec.parent)
+    registry.add(
         db,
         revision=revision,
         method=spec.kind,
@@ -67,9 +72,9 @@ def finish_training(db: Database, job_id: int, promoted: bool = True, form: Form
         sha256="x",
         form=form,
     )
-    jobs.finish(db, job_id, "w", {"revision": revision})
+    job_store.finish(db, job_id, "w", {"revision": revision})
     if promoted:
-        policies.promote(db, revision, "ann")
+        registry.promote(db, revision, "ann")
     return revision
 
 
@@ -89,7 +94,11 @@ def test_the_preview_counts_what_submit_freezes(db: Database, data_dir: Path, ju
     assert (spec.parent, spec.model) == ("base", BASE_NAME)
     rows = load_snapshot(data_dir, spec.snapshot)
     assert [row["split"] for row in rows].count("train") == 9
-    assert freezing.snapshot_counts(db, spec.snapshot) == {"train": 9, "held-out": 3, "left_out": {"tie": 2, "skip": 1}}
+    assert snapshots.snapshot_counts(db, spec.snapshot) == {
+        "train": 9,
+        "held-out": 3,
+        "left_out": {"tie": 2, "skip": 1},
+    }
 
 
 def test_what_an_annotator_left_out_has_judged_is_counted_and_comes_back(
@@ -98,9 +107,9 @@ def test_what_an_annotator_left_out_has_judged_is_counted_and_comes_back(
     judge(10)
     judge(2, split="held-out")
     exclude(db, "ann", True)
-    assert preview(db, data_dir, DPOSpec()) == loop.Preview(0, 0, {"excluded": 12}, "base", "pairs", None)
+    assert preview(db, data_dir, DPOSpec()) == job_submission.Preview(0, 0, {"excluded": 12}, "base", "pairs", None)
     exclude(db, "ann", False)
-    assert preview(db, data_dir, DPOSpec()) == loop.Preview(10, 2, {}, "base", "pairs", Noise(10))
+    assert preview(db, data_dir, DPOSpec()) == job_submission.Preview(10, 2, {}, "base", "pairs", Noise(10))
 
 
 def exclude(db: Database, name: str, excluded: bool) -> None:
@@ -125,7 +134,7 @@ def test_a_ranking_of_three_is_frozen_as_its_pairs_together(db: Database, data_d
         claim = claims.claim_next(db, annotator)
         assert claim is not None
         claims.judge(db, annotator, claim.nonce, {"outcome": "ranked", "ranks": ranks})
-    assert preview(db, data_dir, DPOSpec()) == loop.Preview(
+    assert preview(db, data_dir, DPOSpec()) == job_submission.Preview(
         MIN_PAIRS + 5, 0, {"tie": 1}, "base", "pairs", Noise(MIN_PAIRS + 5)
     )
     rows = load_snapshot(data_dir, spec_of(db, submit(db, data_dir, DPOSpec(), "ann")).snapshot)
@@ -206,7 +215,7 @@ def test_too_few_pairs_are_refused_with_their_number_and_nothing_is_queued(
     judge(4, "left-clearly", "held-out")
     with pytest.raises(UserError, match=f"are {MIN_PAIRS - 1} preference pairs .* at least {MIN_PAIRS}"):
         submit(db, data_dir, DPOSpec(), "ann")
-    assert jobs.recent(db, ("dpo",)) == []
+    assert job_store.recent(db, ("dpo",)) == []
     judge(1)
     assert submit(db, data_dir, DPOSpec(), "ann")
 
@@ -214,7 +223,7 @@ def test_too_few_pairs_are_refused_with_their_number_and_nothing_is_queued(
 def test_a_second_training_takes_its_place_in_the_queue(db: Database, data_dir: Path, judge: Judge) -> None:
     judge(MIN_PAIRS)
     first, second = (submit(db, data_dir, DPOSpec(seed=seed), "ann") for seed in (1, 2))
-    assert [(job.id, job.status) for job in jobs.queue(db)] == [(first, "queued"), (second, "queued")]
+    assert [(job.id, job.status) for job in job_store.queue(db)] == [(first, "queued"), (second, "queued")]
 
 
 def test_a_spec_for_another_base_is_refused(db: Database, data_dir: Path, judge: Judge) -> None:
@@ -238,8 +247,12 @@ def test_a_continued_training_uses_the_new_judgements_or_all(db: Database, data_
     judge(9)
     judge(1, "tie")
 
-    assert preview(db, data_dir, DPOSpec()) == loop.Preview(9, 2, {"earlier": 10, "tie": 1}, "dpo-1", "pairs", Noise(9))
-    assert preview(db, data_dir, DPOSpec(scope="all")) == loop.Preview(19, 2, {"tie": 1}, "dpo-1", "pairs", Noise(19))
+    assert preview(db, data_dir, DPOSpec()) == job_submission.Preview(
+        9, 2, {"earlier": 10, "tie": 1}, "dpo-1", "pairs", Noise(9)
+    )
+    assert preview(db, data_dir, DPOSpec(scope="all")) == job_submission.Preview(
+        19, 2, {"tie": 1}, "dpo-1", "pairs", Noise(19)
+    )
     # From the base everything is new.
     assert preview(db, data_dir, DPOSpec(parent="base")).train == 19
 
@@ -263,7 +276,7 @@ def test_the_same_judgements_are_stored_once(db: Database, data_dir: Path, judge
     for _ in range(2):
         job_id = submit(db, data_dir, DPOSpec(), "ann")
         names.add(spec_of(db, job_id).snapshot)
-        jobs.cancel(db, job_id)
+        job_store.cancel(db, job_id)
     assert len(names) == 1
     assert len(list((data_dir / "snapshots").iterdir())) == 1
 
@@ -277,13 +290,13 @@ def test_a_finished_training_is_checked_once_against_the_serving_policy(
     revision = finish_training(db, submit(db, data_dir, DPOSpec(), "ann"), promoted=False)
     check = advance(db, data_dir)
     assert check is not None
-    spec = jobs.get(db, check).spec
+    spec = job_store.get(db, check).spec
     assert isinstance(spec, EvaluateSpec)
     assert (spec.candidate, spec.against) == (revision, "base")
     assert load_snapshot(data_dir, spec.snapshot) == []
     assert advance(db, data_dir) is None
-    jobs.claim(db, check, "w")
-    jobs.stop(db, check, "w", "failed", "why")
+    job_store.claim(db, check, "w")
+    job_store.stop(db, check, "w", "failed", "why")
     assert advance(db, data_dir) is None, "a check that failed is not repeated for ever"
 
 
@@ -291,7 +304,7 @@ def test_a_training_that_wants_no_check_or_was_rejected_gets_none(db: Database, 
     judge(MIN_PAIRS)
     finish_training(db, submit(db, data_dir, replace(DPOSpec(), evaluate=False), "ann"), promoted=False)
     assert advance(db, data_dir) is None
-    policies.reject(db, finish_training(db, submit(db, data_dir, DPOSpec(), "ann"), promoted=False), "ann")
+    registry.reject(db, finish_training(db, submit(db, data_dir, DPOSpec(), "ann"), promoted=False), "ann")
     assert advance(db, data_dir) is None
 
 
@@ -304,7 +317,7 @@ def test_automatic_training_begins_after_every_so_many_new_judgements(
     judge(1)
     first = advance(db, data_dir)
     assert first is not None
-    assert jobs.get(db, first).requested_by == "the loop"
+    assert job_store.get(db, first).requested_by == "the loop"
     finish_training(db, first)
     judge(9)
     assert advance(db, data_dir) is None
@@ -321,16 +334,16 @@ def test_automatic_training_does_not_repeat_a_training_that_failed_on_the_same_j
     judge(10)
     first = advance(db, data_dir)
     assert first is not None
-    jobs.claim(db, first, "w")
-    jobs.stop(db, first, "w", "failed", "out of memory")
+    job_store.claim(db, first, "w")
+    job_store.stop(db, first, "w", "failed", "out of memory")
     assert [advance(db, data_dir) for _ in range(3)] == [None, None, None]
     # Ties change nothing in the data: they start one more training when there are enough of them, and not one a tick.
     judge(10, "tie")
     again = advance(db, data_dir)
     assert again is not None
-    assert freezing.snapshot_counts(db, spec_of(db, again).snapshot)["left_out"] == {"tie": 10}
-    jobs.claim(db, again, "w")
-    jobs.stop(db, again, "w", "failed", "out of memory")
+    assert snapshots.snapshot_counts(db, spec_of(db, again).snapshot)["left_out"] == {"tie": 10}
+    job_store.claim(db, again, "w")
+    job_store.stop(db, again, "w", "failed", "out of memory")
     assert [advance(db, data_dir) for _ in range(3)] == [None, None, None]
 
 
@@ -363,7 +376,7 @@ def test_automatic_training_goes_on_from_what_serves_in_its_own_shape(
     db: Database, data_dir: Path, judge: Judge, made: SFTSpec, form: Form
 ) -> None:
     store.set_setting(db, "auto_train", {"on": True, "every": 10})
-    revision = finish_training(db, jobs.enqueue(db, replace(made, parent="base"), "ann"), form=form)
+    revision = finish_training(db, job_store.enqueue(db, replace(made, parent="base"), "ann"), form=form)
     judge(10)
     job_id = advance(db, data_dir)
     assert job_id is not None
@@ -375,7 +388,7 @@ def test_automatic_training_goes_on_from_what_serves_in_its_own_shape(
 
 def test_automatic_training_lays_a_new_adapter_on_whole_weights(db: Database, data_dir: Path, judge: Judge) -> None:
     store.set_setting(db, "auto_train", {"on": True, "every": 10})
-    finish_training(db, jobs.enqueue(db, SFTSpec(method="full"), "ann"), form="full")
+    finish_training(db, job_store.enqueue(db, SFTSpec(method="full"), "ann"), form="full")
     judge(10)
     job_id = advance(db, data_dir)
     assert job_id is not None
@@ -386,11 +399,11 @@ def test_automatic_training_that_is_refused_starts_nothing_and_goes_on_when_it_c
     db: Database, data_dir: Path, judge: Judge
 ) -> None:
     store.set_setting(db, "auto_train", {"on": True, "every": 10})
-    finish_training(db, jobs.enqueue(db, SFTSpec(method="lora", lora_init="pissa"), "ann"))
+    finish_training(db, job_store.enqueue(db, SFTSpec(method="lora", lora_init="pissa"), "ann"))
     judge(10)
     assert advance(db, data_dir) is None
-    assert any("began with PiSSA" in sentence for sentence in iteration.trouble(db))
-    policies.promote(db, "base", "ann")
+    assert any("began with PiSSA" in sentence for sentence in controller.trouble(db))
+    registry.promote(db, "base", "ann")
     assert advance(db, data_dir) is not None
 
 
@@ -408,25 +421,25 @@ def test_promotion_rejection_and_rollback_are_recorded(db: Database, data_dir: P
     first, second = (
         finish_training(db, submit(db, data_dir, DPOSpec(), "ann"), promoted=False) for _ in itertools.repeat(0, 2)
     )
-    assert policies.serving(db).revision == "base"
-    policies.promote(db, first, "ann")
-    policies.reject(db, second, "bob")
-    policies.promote(db, "base", "ann")
-    assert policies.serving(db).revision == "base"
-    assert [(row["action"], row["revision"], row["previous"]) for row in policies.decisions(db)] == [
+    assert registry.serving(db).revision == "base"
+    registry.promote(db, first, "ann")
+    registry.reject(db, second, "bob")
+    registry.promote(db, "base", "ann")
+    assert registry.serving(db).revision == "base"
+    assert [(row["action"], row["revision"], row["previous"]) for row in registry.decisions(db)] == [
         ("rollback", "base", first),
         ("reject", second, first),
         ("promote", first, "base"),
     ]
     with pytest.raises(UserError, match="serves already"):
-        policies.promote(db, "base", "ann")
+        registry.promote(db, "base", "ann")
     with pytest.raises(UserError, match="not a candidate"):
-        policies.reject(db, first, "ann")
+        registry.reject(db, first, "ann")
     # What was turned down can still be promoted.
-    assert policies.promote(db, second, "ann").status == "serving"
+    assert registry.promote(db, second, "ann").status == "serving"
 
 
 def test_a_data_directory_keeps_its_base_model(db: Database) -> None:
-    assert policies.ensure_base(db, BASE_NAME).revision == "base"
+    assert registry.ensure_base(db, BASE_NAME).revision == "base"
     with pytest.raises(UserError, match=f"belongs to the base model {BASE_NAME}, not another"):
-        policies.ensure_base(db, "another")
+        registry.ensure_base(db, "another")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf.losses import conservative_dpo, dpo, exact_kl, implicit_reward, likelihood, sum_by_row, token_logps
+from rlhf.algorithms.losses import conservative_dpo, dpo, exact_kl, implicit_reward, likelihood, sum_by_row, token_logps
 
 
 def slow_token_logp(hidden: list[float], head: list[list[float]], label: int) -> float:

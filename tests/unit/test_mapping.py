@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotation import store
-from annotation.incoming import verdicts
-from annotation.incoming.columns import ROLES, propose
-from annotation.incoming.mapping import TARGETS, Record, make_plan
-from annotation.incoming.reading import Row
-from annotation.incoming.verdicts import Unusable
+from annotation.imports import labels
+from annotation.imports.columns import ROLES, propose
+from annotation.imports.labels import Unusable
+from annotation.imports.mapping import TARGETS, Record, make_plan
+from annotation.imports.reading import Row
 from annotation.records import UserError
 
 
@@ -150,7 +150,7 @@ SHAPES: dict[str, tuple[dict[str, Any], str, Record]] = {
     "another margin": (
         {"prompt": "p", "chosen": "a", "rejected": "b", "margin": 4.25},
         "preferences",
-        ranked([user("p")], ["a", "b"], [1, 2], remark=verdicts.OTHER_MARGIN),
+        ranked([user("p")], ["a", "b"], [1, 2], remark=labels.OTHER_MARGIN),
     ),
     "scores": (
         {"prompt": "p", "responses": ["a", "b", "c"], "scores": [0.5, 9, 0.5]},

@@ -9,15 +9,16 @@ from html import unescape
 
 import pytest
 
-from annotation import markup, unseen
-from annotation.markup import Download, progress_bar, table
-from annotation.measuring import charts, reporting
-from annotation.measuring.quality import Case, Decision, FlaggedCase, Opinion
-from annotation.tabs import importing
-from rlhf import candidates, planning, presenting
-from rlhf.candidates import AnswerPair
-from rlhf.previews import Passage, Strip
-from rlhf.tabs import playground
+from annotation.metrics.quality import Case, Decision, FlaggedCase, Opinion
+from annotation.tabs import import_form, quality_report
+from annotation.ui import charts, invisible, markup
+from annotation.ui.markup import Download, progress_bar, table
+from rlhf.submission.inspect_rows import Passage, Strip
+from rlhf.tabs.iterations import check_report
+from rlhf.tabs.iterations.check_report import AnswerPair
+from rlhf.tabs.playground import playground_tab
+from rlhf.tabs.runs import job_cards
+from rlhf.tabs.train import plan_card
 from tests.machine_fixtures import ROOT
 
 MOMENT = "2026-01-02T03:04:05.000000+00:00"
@@ -73,21 +74,21 @@ LOOK = {
 }  # fmt: skip
 OPINION = Opinion(HIDING, "own", "ranked", (1, 2), 1)
 PLACES = {
-    "quality, one comparison": lambda: reporting.case_view(
+    "quality, one comparison": lambda: quality_report.case_view(
         Case(1, "preference", "ready", (SAID,), (HIDING, HIDING), (OPINION,), 0)
     ),
-    "quality, flags": lambda: reporting.flagged_table([FlaggedCase(1, "harmful", HIDING, HIDING, MOMENT, HIDING)]),
-    "quality, decisions": lambda: reporting.decisions_table([Decision(HIDING, HIDING, HIDING, HIDING, MOMENT)]),
-    "iterations, side by side": lambda: candidates.answers_page(
+    "quality, flags": lambda: quality_report.flagged_table([FlaggedCase(1, "harmful", HIDING, HIDING, MOMENT, HIDING)]),
+    "quality, decisions": lambda: quality_report.decisions_table([Decision(HIDING, HIDING, HIDING, HIDING, MOMENT)]),
+    "iterations, side by side": lambda: check_report.answers_page(
         [AnswerPair(HIDING, 1, ANSWER, ANSWER)], 0, 1, (HIDING, HIDING)
     ),
-    "runs, samples": lambda: presenting.samples_box({HIDING: {0: ANSWER}}),
-    "runs, log": lambda: presenting.log_box([HIDING]),
-    "train, rows": lambda: planning.strip_box(Strip(HIDING, [Passage("raised", [(HIDING, 2)])])),
-    "playground, literal": lambda: playground.turn(HIDING, HIDING, False),
-    "playground, rendered": lambda: playground.turn(HIDING, HIDING, True),
-    "data, first rows": lambda: importing.look_card(LOOK),
-    "data, what they become": lambda: importing.meaning_card(LOOK),
+    "runs, samples": lambda: job_cards.samples_box({HIDING: {0: ANSWER}}),
+    "runs, log": lambda: job_cards.log_box([HIDING]),
+    "train, rows": lambda: plan_card.strip_box(Strip(HIDING, [Passage("raised", [(HIDING, 2)])])),
+    "playground, literal": lambda: playground_tab.turn(HIDING, HIDING, False),
+    "playground, rendered": lambda: playground_tab.turn(HIDING, HIDING, True),
+    "data, first rows": lambda: import_form.look_card(LOOK),
+    "data, what they become": lambda: import_form.meaning_card(LOOK),
     "a table": lambda: table((HIDING,), [(HIDING,), (Download(HIDING, HIDING),)], HIDING),
     "sentences": lambda: markup.paragraph(HIDING) + markup.status(HIDING) + progress_bar(HIDING, 1),
     "a chart": lambda: charts.figure(charts.Frame(HIDING, HIDING, HIDING), "", 10, HIDING, "upright"),
@@ -97,13 +98,13 @@ PLACES = {
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
 def test_what_can_not_be_seen_is_spelt_out_wherever_a_strangers_text_is_shown(place: Callable[[], str]) -> None:
     html = place()
-    assert unseen.INVISIBLE.findall(unescape(html)) == []
+    assert invisible.INVISIBLE.findall(unescape(html)) == []
     assert "⟨U+202E⟩" in html
 
 
 def test_every_text_gets_into_markup_through_the_one_escape() -> None:
     """A new page can't forget what can't be seen: nothing else here takes Python's own `escape`."""
-    allowed = {ROOT / "annotation/markup.py", ROOT / "annotation/rendering.py"}
+    allowed = {ROOT / "annotation/ui/markup.py", ROOT / "annotation/ui/markdown.py"}
     found = set()
     for path in [ROOT / "app.py", *(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from annotation.records import UserError
-from rlhf.model_files import (
+from rlhf.models.model_files import (
     INDEX,
     LONGEST_NAME,
     WEIGHTS,

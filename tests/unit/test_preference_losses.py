@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlhf.losses import (
+from rlhf.algorithms.losses import (
     PairLogps,
     bradley_terry,
     centring,
@@ -23,7 +23,7 @@ from rlhf.losses import (
     preference_loss,
     robust_dpo,
 )
-from rlhf.specs import BETAS, PreferenceLoss
+from rlhf.jobs.specs import BETAS, PreferenceLoss
 
 # The chosen answer gained 10 nats over 5 tokens, the rejected one lost 5 over 10: log-ratios 10 and -5, or 2 and -0.5.
 SUMS = [torch.tensor([value]) for value in (-20.0, -25.0, -30.0, -20.0)]

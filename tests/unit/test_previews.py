@@ -11,11 +11,17 @@ import pytest
 
 from annotation import claims, store
 from annotation.records import Prompt
-from rlhf import loop, previews
-from rlhf.chat import ChatTokenizer, chat_tokenizer
-from rlhf.previews import Item, Shown, Strip
-from rlhf.rows import LeftOut, tokenise_comparisons, tokenise_demonstrations, tokenise_pairs, tokenise_prompts
-from rlhf.specs import DPOSpec, PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec
+from rlhf.jobs.specs import DPOSpec, PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec
+from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
+from rlhf.models.tokenize import (
+    LeftOut,
+    tokenise_comparisons,
+    tokenise_demonstrations,
+    tokenise_pairs,
+    tokenise_prompts,
+)
+from rlhf.submission import inspect_rows, job_submission
+from rlhf.submission.inspect_rows import Item, Shown, Strip
 from tests.conftest import act
 from tests.demonstrations import demonstrate
 from tests.machine_fixtures import Machine, make_machine
@@ -46,7 +52,7 @@ def tokenizer_of(machine: Machine) -> ChatTokenizer:
 
 def by_worker(machine: Machine, spec: TrainingSpec, split: str) -> tuple[list[dict[str, Any]], LeftOut]:
     """What the worker makes of the frozen rows, with transformers' tokenizer."""
-    rows = [row for row in loop.rows_of(machine.db, spec) if row["split"] == split]
+    rows = [row for row in job_submission.rows_of(machine.db, spec) if row["split"] == split]
     if isinstance(spec, SFTSpec):
         return tokenise_demonstrations(machine.tokenizer, rows, spec.max_length)
     if isinstance(spec, PPOSpec):
@@ -60,7 +66,7 @@ def shown_items(machine: Machine, spec: TrainingSpec, split: Any) -> Iterator[Sh
     """Every item of a split as it is shown."""
     number = 1
     while True:
-        shown = previews.show(tokenizer_of(machine), spec, previews.items_of(machine.db, spec), split, number)
+        shown = inspect_rows.show(tokenizer_of(machine), spec, inspect_rows.items_of(machine.db, spec), split, number)
         if shown is None or shown.number < number:
             return
         assert shown.number == number
@@ -111,8 +117,8 @@ def test_what_is_shown_are_the_workers_tokens_and_its_loss_mask(ready: Machine, 
 
 def first_of(machine: Machine, spec: TrainingSpec, split: Any) -> list[Shown]:
     """The first three items of a split."""
-    items = list(previews.items_of(machine.db, spec))
-    found = [previews.show(tokenizer_of(machine), spec, items, split, number) for number in (1, 2, 3)]
+    items = list(inspect_rows.items_of(machine.db, spec))
+    found = [inspect_rows.show(tokenizer_of(machine), spec, items, split, number) for number in (1, 2, 3)]
     return [one for one in found if one is not None]
 
 
@@ -158,12 +164,15 @@ def test_a_row_that_is_too_long_says_so_and_shows_its_prompt(ready: Machine) -> 
 
 
 def test_a_number_beyond_the_last_shows_the_last_and_none_where_there_are_none(ready: Machine) -> None:
-    items = list(previews.items_of(ready.db, SFTSpec()))
+    items = list(inspect_rows.items_of(ready.db, SFTSpec()))
     for number, expected in ((999, 12), (12, 12), (0, 1), (-5, 1)):
-        shown = previews.show(tokenizer_of(ready), SFTSpec(), items, "train", number)
+        shown = inspect_rows.show(tokenizer_of(ready), SFTSpec(), items, "train", number)
         assert shown is not None
         assert (shown.number, shown.total) == (expected, 12)
-    assert previews.show(tokenizer_of(ready), PPOSpec(), previews.items_of(ready.db, PPOSpec()), "held-out", 1) is None
+    assert (
+        inspect_rows.show(tokenizer_of(ready), PPOSpec(), inspect_rows.items_of(ready.db, PPOSpec()), "held-out", 1)
+        is None
+    )
 
 
 def test_the_facts_of_a_pair_and_of_a_comparison(ready: Machine) -> None:
@@ -183,8 +192,8 @@ def test_the_facts_of_a_pair_and_of_a_comparison(ready: Machine) -> None:
 # -------------------------------------------------------------------------------------------------------------- survey
 @pytest.mark.parametrize("spec", [DPOSpec(max_length=150), RewardModelSpec(max_length=150)], ids=["dpo", "reward"])
 def test_all_rows_looked_through_are_those_that_are_frozen_and_used(ready: Machine, spec: TrainingSpec) -> None:
-    found = previews.survey(tokenizer_of(ready), spec, previews.items_of(ready.db, spec))
-    preview = loop.preview(ready.db, ready.data_dir, spec)
+    found = inspect_rows.survey(tokenizer_of(ready), spec, inspect_rows.items_of(ready.db, spec))
+    preview = job_submission.preview(ready.db, ready.data_dir, spec)
     used = {split: by_worker(ready, spec, split) for split in ("train", "held-out")}
     assert found.items == {split: len(items) for split, (items, _) in used.items()}
     left_out = dict(preview.left_out)
@@ -205,7 +214,7 @@ def length(item: dict[str, Any]) -> int:
 
 def test_the_answers_that_ppo_draws_count_and_long_prompts_are_left_out(ready: Machine) -> None:
     spec = replace(PPOSpec(), max_length=160)
-    found = previews.survey(tokenizer_of(ready), spec, previews.items_of(ready.db, spec))
+    found = inspect_rows.survey(tokenizer_of(ready), spec, inspect_rows.items_of(ready.db, spec))
     prompts, left_out = by_worker(ready, spec, "train")
     assert found.items == {"train": len(prompts)}
     assert found.left_out == left_out
@@ -219,17 +228,17 @@ def test_only_the_first_are_tokenised_and_a_few_examples_kept(machine: Machine) 
     ]
     store.add_prompts(machine.db, asked)
     spec = replace(PPOSpec(), max_length=96 + 40)
-    items: list[Item] = list(previews.items_of(machine.db, spec))
-    whole = previews.survey(tokenizer_of(machine), spec, items)
+    items: list[Item] = list(inspect_rows.items_of(machine.db, spec))
+    whole = inspect_rows.survey(tokenizer_of(machine), spec, items)
     assert (whole.seen, whole.tokenised, whole.left_out["too-long"]) == (20, 10, 10)
-    assert len(whole.examples["too-long"]) == previews.EXAMPLES_OF_A_REASON
-    some = previews.survey(tokenizer_of(machine), spec, items, limit=4)
+    assert len(whole.examples["too-long"]) == inspect_rows.EXAMPLES_OF_A_REASON
+    some = inspect_rows.survey(tokenizer_of(machine), spec, items, limit=4)
     assert (some.seen, some.tokenised, some.items["train"]) == (20, 2, 18)
 
 
 def test_a_reward_models_batches_count_comparisons(ready: Machine) -> None:
     for spec in (DPOSpec(), RewardModelSpec()):
-        found = loop.preview(ready.db, ready.data_dir, spec)
+        found = job_submission.preview(ready.db, ready.data_dir, spec)
         items, _ = by_worker(ready, spec, "train")
         answers = max(len(item["answers"]) for item in items) if isinstance(spec, RewardModelSpec) else 0
-        assert previews.items_to_train(ready.db, spec, found) == (len(items), answers)
+        assert inspect_rows.items_to_train(ready.db, spec, found) == (len(items), answers)

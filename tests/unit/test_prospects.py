@@ -11,13 +11,15 @@ import pytest
 
 from annotation import claims, store
 from annotation.database import Database
-from annotation.measuring import quality
+from annotation.metrics import quality
 from annotation.records import UserError, now
-from rlhf import jobs, loop, policies, prospects, refusals
-from rlhf.fields import BY_NAME, TrainingJob
-from rlhf.policies import Form, Kind, Policy
-from rlhf.prospects import Prospects
-from rlhf.specs import DPOSpec, MergeSpec, PPOSpec, RewardModelSpec, SFTSpec, Spec, TrainingSpec
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import DPOSpec, MergeSpec, PPOSpec, RewardModelSpec, SFTSpec, Spec, TrainingSpec
+from rlhf.models import registry
+from rlhf.models.registry import Form, Kind, Policy
+from rlhf.submission import job_submission, preconditions, preflight
+from rlhf.submission.form_fields import BY_NAME, TrainingJob
+from rlhf.submission.preflight import Prospects
 from tests import quantised_model
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 
@@ -59,11 +61,11 @@ def made(
     ground: Policy | None = None,
 ) -> Policy:
     """What a finished job has made, without files."""
-    job_id = jobs.enqueue(db, spec, "ann")
-    assert jobs.claim(db, job_id, "w") is not None
-    assert jobs.finish(db, job_id, "w", result or {})
+    job_id = job_store.enqueue(db, spec, "ann")
+    assert job_store.claim(db, job_id, "w") is not None
+    assert job_store.finish(db, job_id, "w", result or {})
     revision = f"{spec.kind.replace('_', '-')}-{job_id}"
-    return policies.add(
+    return registry.add(
         db,
         revision=revision,
         method=spec.kind,
@@ -117,10 +119,10 @@ def test_what_each_kind_learns_from_is_counted_anew(
 def test_data_that_takes_long_to_count_rests_before_it_is_counted_again(
     known: Prospects, judged: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert prospects.rest_after(100.0, 100.05) == 100.05
-    assert prospects.rest_after(100.0, 103.0) == 163.0
-    monkeypatch.setattr(prospects, "QUICK_SECONDS", 0.0)
-    monkeypatch.setattr(prospects, "REST_FACTOR", 1e9)
+    assert preflight.rest_after(100.0, 100.05) == 100.05
+    assert preflight.rest_after(100.0, 103.0) == 163.0
+    monkeypatch.setattr(preflight, "QUICK_SECONDS", 0.0)
+    monkeypatch.setattr(preflight, "REST_FACTOR", 1e9)
     first = known.data(DPOSpec(parent="base"))
     judge(judged, 1)
     assert known.data(DPOSpec(parent="base")) is first
@@ -130,7 +132,7 @@ def test_data_that_takes_long_to_count_rests_before_it_is_counted_again(
 def test_only_so_much_is_kept() -> None:
     kept: dict[Any, Any] = {}
     for number in (1, 2, 3, 1, 4):
-        prospects.remember(kept, number, str(number), 3)
+        preflight.remember(kept, number, str(number), 3)
     assert kept == {3: "3", 1: "1", 4: "4"}
 
 
@@ -149,7 +151,7 @@ def test_a_run_is_refused_as_submitting_it_would_be(known: Prospects, spec: Trai
     said = known.of(spec).troubles
     assert any(reason in sentence for sentence in said)
     with pytest.raises(UserError) as refused:
-        loop.submit(known.db, known.data_dir, spec, "ann")
+        job_submission.submit(known.db, known.data_dir, spec, "ann")
     assert str(refused.value) in said
 
 
@@ -167,7 +169,7 @@ def on(known: Prospects) -> Callable[[Path], None]:
 
 def refusal(db: Database, spec: TrainingSpec) -> str:
     """Why a job is refused, in one text; empty if it is not."""
-    return " ".join(refusals.check(db, spec))
+    return " ".join(preconditions.check(db, spec))
 
 
 def test_what_a_base_in_four_bits_cannot_do_is_refused(
@@ -206,10 +208,10 @@ def test_it_is_the_weights_under_the_parent_that_count(
     spec = DPOSpec(method="full", parent=full.revision, reference="parent")
     assert refusal(judged, spec) == ""
     assert "quantised" in refusal(judged, replace(spec, parent="base"))
-    assert refusals.merge_trouble(judged, adapter) == []
-    assert "quantised (in 4 bits), and there are none in 16 bits" in refusals.merge_trouble(judged, on_base)[0]
+    assert preconditions.merge_trouble(judged, adapter) == []
+    assert "quantised (in 4 bits), and there are none in 16 bits" in preconditions.merge_trouble(judged, on_base)[0]
     with pytest.raises(UserError, match="none in 16 bits"):
-        loop.submit(judged, known.data_dir, MergeSpec(revision=on_base.revision), "ann")
+        job_submission.submit(judged, known.data_dir, MergeSpec(revision=on_base.revision), "ann")
     said = refusal(judged, RewardModelSpec(parent=on_base.revision))
     assert said.endswith("is an adapter: start from the base."), "nobody is sent to merge what can't be merged"
 
@@ -278,7 +280,7 @@ def test_few_pairs_are_refused_with_their_count_until_there_are_enough(known: Pr
     (few,) = known.of(DPOSpec()).troubles
     assert "There are 0 preference pairs to train on, and at least 8 are needed" in few
     with pytest.raises(UserError) as refused:
-        loop.submit(judged, known.data_dir, DPOSpec(), "ann")
+        job_submission.submit(judged, known.data_dir, DPOSpec(), "ann")
     assert str(refused.value) == few
     quality.take_back(judged, "ann", "a mistake", "ann")
     assert known.of(DPOSpec()).troubles == []
@@ -288,7 +290,7 @@ def test_few_pairs_are_refused_with_their_count_until_there_are_enough(known: Pr
 def test_the_spec_is_the_one_that_would_be_queued(known: Prospects, judged: Database) -> None:
     for asked in (DPOSpec(model=BASE_NAME), SFTSpec(model=BASE_NAME, source="example:financial-sentiment")):
         prospect = known.of(asked)
-        queued = jobs.get(judged, loop.submit(judged, known.data_dir, asked, "ann")).spec
+        queued = job_store.get(judged, job_submission.submit(judged, known.data_dir, asked, "ann")).spec
         assert isinstance(queued, TrainingSpec)
         assert replace(queued, snapshot="") == prospect.spec
         assert prospect.asked == asked
@@ -317,7 +319,7 @@ def test_steps_time_and_the_queue_are_known(known: Prospects, judged: Database) 
     assert fresh is not None
     assert (fresh.steps, fresh.unit, fresh.pace, fresh.waiting) == (9, "optimiser steps", None, 0)
     made(judged, replace(known.of(DPOSpec()).spec, epochs=1), {"seconds_per_step": 1.5})
-    jobs.enqueue(judged, SFTSpec(), "ann")
+    job_store.enqueue(judged, SFTSpec(), "ann")
     now_known = Prospects(judged, known.data_dir, known.model).of(DPOSpec()).cost
     assert now_known is not None
     assert now_known.pace is not None
@@ -360,26 +362,26 @@ def test_the_weights_under_a_parent_are_the_ones_that_are_measured(
 
 # ---------------------------------------------------------------------------------------------------- a person's word
 @pytest.mark.parametrize(
-    ("accuracy", "word"), [(0.531, 0.531), (0.0, prospects.SOME_ACCURACY), (None, prospects.SOME_ACCURACY), (0.7, None)]
+    ("accuracy", "word"), [(0.531, 0.531), (0.0, preflight.SOME_ACCURACY), (None, preflight.SOME_ACCURACY), (0.7, None)]
 )
 def test_a_word_is_needed_for_a_reward_model_below_the_threshold(
     known: Prospects, judged: Database, accuracy: float | None, word: float | None
 ) -> None:
     spec = PPOSpec(method="lora", reward_model=reward(judged, accuracy).revision)
-    assert prospects.accepting(judged, spec) == word
+    assert preflight.accepting(judged, spec) == word
     assert bool(known.of(spec).troubles) == (word is not None)
     if word is not None:
         accepted = replace(spec, accepted_accuracy=word)
         assert known.of(accepted).troubles == []
-        assert prospects.accepting(judged, accepted) == word, "it is still asked for, so that it can be taken back"
+        assert preflight.accepting(judged, accepted) == word, "it is still asked for, so that it can be taken back"
 
 
 def test_no_word_helps_where_other_things_are_wrong_too(judged: Database) -> None:
     bad = reward(judged, 0.5)
-    assert prospects.accepting(judged, PPOSpec(method="qlora", reward_model=bad.revision)) is None
-    assert prospects.accepting(judged, PPOSpec(method="lora", reward_model="base")) is None
-    assert prospects.accepting(judged, PPOSpec(method="lora", reward_model="nothing")) is None
-    assert prospects.accepting(judged, DPOSpec()) is None
+    assert preflight.accepting(judged, PPOSpec(method="qlora", reward_model=bad.revision)) is None
+    assert preflight.accepting(judged, PPOSpec(method="lora", reward_model="base")) is None
+    assert preflight.accepting(judged, PPOSpec(method="lora", reward_model="nothing")) is None
+    assert preflight.accepting(judged, DPOSpec()) is None
 
 
 # ------------------------------------------------------------------------------------------------------------- choices
@@ -387,8 +389,8 @@ def test_parents_are_named_so_that_people_know_them(judged: Database) -> None:
     first, second = made(judged, DPOSpec(method="lora")), made(judged, SFTSpec(method="full"), form="full")
     judge_model, merged = reward(judged, 0.62), made(judged, MergeSpec(revision=first.revision), form="full")
     gone = made(judged, DPOSpec())
-    policies.mark_deleted(judged, gone.id)
-    policies.promote(judged, first.revision, "ann")
+    registry.mark_deleted(judged, gone.id)
+    registry.promote(judged, first.revision, "ann")
     day = "2026-01-02"
     with judged.transaction() as connection:
         connection.execute("UPDATE model SET created = ?", (f"{day}T10:00:00.000000+00:00",))
@@ -400,36 +402,36 @@ def test_parents_are_named_so_that_people_know_them(judged: Database) -> None:
         f"{merged.revision} · merged · candidate · {day}": merged.revision,
         base: "base",
     }
-    found = prospects.parents(judged, BY_NAME["dpo"])
+    found = preflight.parents(judged, BY_NAME["dpo"])
     assert found[0] == (f"What serves now: {serving}", "serving")
     assert found[1] == (base, "base")
     assert dict(found[1:]) == expected
     assert [revision for _, revision in found[2:]] == [merged.revision, second.revision, first.revision]
     judges = {f"{judge_model.revision} · LoRA · right on 62% · {day}": judge_model.revision}
-    assert dict(prospects.rewards(judged)) == judges
-    grown = dict(prospects.parents(judged, BY_NAME["reward_model"]))
+    assert dict(preflight.rewards(judged)) == judges
+    grown = dict(preflight.parents(judged, BY_NAME["reward_model"]))
     assert grown.keys() == expected.keys() - {serving} | judges.keys()
-    assert first.revision not in dict(prospects.parents(judged, BY_NAME["full"])).values()
+    assert first.revision not in dict(preflight.parents(judged, BY_NAME["full"])).values()
 
 
 def test_going_on_from_a_run_takes_its_parent_and_its_shape(judged: Database) -> None:
     adapter = made(judged, DPOSpec(method="lora", lora_r=4, lora_targets="attention", dora=True, beta=0.7, epochs=9))
-    form, filled = prospects.continuing(judged, adapter.revision)
+    form, filled = preflight.continuing(judged, adapter.revision)
     assert form.name == "dpo"
     assert filled == {
         "parent": adapter.revision, "method": "lora", "lora_r": 4, "lora_alpha": 32, "lora_targets": "attention",
         "lora_layers": "", "dora": True, "rslora": False, "lora_init": "default",
     }  # fmt: skip
     tuned = made(judged, SFTSpec(method="prompt", virtual_tokens=6), form="prompt")
-    form, filled = prospects.continuing(judged, tuned.revision)
+    form, filled = preflight.continuing(judged, tuned.revision)
     assert (form.name, filled) == ("sft", {"parent": tuned.revision, "method": "prompt", "virtual_tokens": 6})
     full = made(judged, SFTSpec(method="full"), form="full")
-    form, filled = prospects.continuing(judged, full.revision)
+    form, filled = preflight.continuing(judged, full.revision)
     assert (form.name, filled) == ("full", {"parent": full.revision})
     merged = made(judged, MergeSpec(revision=adapter.revision), form="full")
-    form, filled = prospects.continuing(judged, merged.revision)
+    form, filled = preflight.continuing(judged, merged.revision)
     assert (form.name, filled) == ("dpo", {"parent": merged.revision})
-    assert prospects.continuing(judged, reward(judged, 0.6).revision)[0].name == "reward_model"
+    assert preflight.continuing(judged, reward(judged, 0.6).revision)[0].name == "reward_model"
 
 
 def test_what_is_filled_in_can_be_continued(judged: Database) -> None:
@@ -439,8 +441,8 @@ def test_what_is_filled_in_can_be_continued(judged: Database) -> None:
     ]
     for spec, form in runs:
         policy = made(judged, spec, form=form)
-        _, filled = prospects.continuing(judged, policy.revision)
-        assert refusals.check(judged, replace(type(spec)(), **filled)) == []
+        _, filled = preflight.continuing(judged, policy.revision)
+        assert preconditions.check(judged, replace(type(spec)(), **filled)) == []
 
 
 def test_prompts_of_both_splits_are_shown_and_the_store_says_when_to_look_again(known: Prospects) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from annotation.incoming import verdicts
-from annotation.incoming.columns import Met
-from annotation.incoming.mapping import EQUAL_SCORES, OTHER_SYSTEMS, SAID_TIE, Record, make_plan
-from annotation.incoming.reading import Row
-from annotation.incoming.verdicts import Unusable
+from annotation.imports import labels
+from annotation.imports.columns import Met
+from annotation.imports.labels import Unusable
+from annotation.imports.mapping import EQUAL_SCORES, OTHER_SYSTEMS, SAID_TIE, Record, make_plan
+from annotation.imports.reading import Row
 from annotation.records import UserError
 
 
@@ -527,7 +527,7 @@ def test_a_column_whose_numbers_fit_no_names_is_refused_as_a_whole(names: Any, v
 def test_a_number_that_fits_no_name_is_found_wherever_it_stands() -> None:
     rows = [Row(n, {"prompt": "p", "response_1": "x", "response_2": "y", "winner": n % 2 + 1}) for n in range(5)]
     read = make_plan(rows).reader
-    with pytest.raises(verdicts.Unclear, match="holds -2, so its numbers are no names"):
+    with pytest.raises(labels.Unclear, match="holds -2, so its numbers are no names"):
         read({**rows[0].values, "winner": -2})
 
 
@@ -562,7 +562,7 @@ def test_a_label_that_turns_out_to_be_a_scale_ends_the_import() -> None:
     rows = [Row(n, {"prompt": "p", "completion": str(n), "label": n % 2}) for n in range(4)]
     read = make_plan(rows).reader
     assert read({**rows[0].values, "label": 0}).label is False
-    with pytest.raises(verdicts.Unclear, match="holds -1, 0: numbers of a scale"):
+    with pytest.raises(labels.Unclear, match="holds -1, 0: numbers of a scale"):
         read({**rows[0].values, "label": -1})
 
 

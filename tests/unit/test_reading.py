@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotation.incoming import reading
-from annotation.incoming.reading import BadRow, RawRow, Row, open_path
+from annotation.imports import reading
+from annotation.imports.reading import BadRow, RawRow, Row, open_path
 from annotation.records import UserError
 
 PAIRS = [

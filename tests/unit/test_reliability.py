@@ -11,8 +11,8 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from annotation.consensus import UNKNOWN_RELIABILITY
-from annotation.measuring.reliability import (
+from annotation.metrics.aggregation import UNKNOWN_RELIABILITY
+from annotation.metrics.reliability import (
     GRID,
     Ballot,
     Evidence,

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from annotation import rendering, unseen
-from annotation.rendering import to_html
-from annotation.unseen import visible
+from annotation.ui import invisible, markdown
+from annotation.ui.invisible import visible
+from annotation.ui.markdown import to_html
 
 FORBIDDEN_TAGS = {"script", "style", "img", "a", "form", "input", "button", "iframe", "svg", "object", "link", "base"}
-SAFE_ATTRIBUTES = {"class", "value", "display", "notation", *rendering.KEPT_ATTRIBUTES}
+SAFE_ATTRIBUTES = {"class", "value", "display", "notation", *markdown.KEPT_ATTRIBUTES}
 VOID = {"br", "hr"}
 
 
@@ -59,11 +59,11 @@ def read(text: str) -> Reader:
     page = to_html(text)
     reader = Reader(page)
     assert reader.open == []
-    assert reader.tags <= rendering.TAGS | rendering.MATH_TAGS
+    assert reader.tags <= markdown.TAGS | markdown.MATH_TAGS
     assert not reader.tags & FORBIDDEN_TAGS
     assert {name for name, _ in reader.attributes} <= SAFE_ATTRIBUTES
     assert all(":" not in (value or "") for _, value in reader.attributes)
-    assert rendering.CLEANER.clean(page) == page, "the sanitiser finds more to take out the second time"
+    assert markdown.CLEANER.clean(page) == page, "the sanitiser finds more to take out the second time"
     return reader
 
 
@@ -112,7 +112,7 @@ def test_a_hostile_text_becomes_harmless_html_that_shows_it_all(text: str) -> No
 def missing_letters(text: str, reader: Reader) -> list[str]:
     """Words of the text without LaTeX commands and entities that the page does not show."""
     shown = unicodedata.normalize("NFKC", visible(reader.text))
-    words = unicodedata.normalize("NFKC", visible(html.unescape(rendering.COMMAND.sub(" ", text))))
+    words = unicodedata.normalize("NFKC", visible(html.unescape(markdown.COMMAND.sub(" ", text))))
     plain = "".join(letter if letter.isalnum() else " " for letter in words)
     squeezed = "".join(letter for letter in shown if letter.isalnum())
     return [word for word in plain.split() if word not in squeezed]
@@ -157,16 +157,16 @@ def test_code_is_highlighted_without_losing_a_letter() -> None:
     assert "<span" not in to_html("```brainfudge\n+-\n```")
 
 
-@pytest.mark.parametrize("language", sorted(rendering.LANGUAGES))
+@pytest.mark.parametrize("language", sorted(markdown.LANGUAGES))
 def test_each_language_keeps_the_code_as_it_is(language: str) -> None:
     code = "\n\n  <a href='x'>&amp; $x = \"é\u00a0中\" // # {} `b` \\\n\tend\n\n"
     reader = read(f"~~~~{language}\n{code}~~~~")
     assert code.strip("\n") in reader.text
 
 
-@pytest.mark.parametrize("language", sorted(rendering.LANGUAGES))
+@pytest.mark.parametrize("language", sorted(markdown.LANGUAGES))
 def test_code_beyond_what_is_highlighted_is_shown_plain(language: str) -> None:
-    code = ("if x = 1 { return 'a' }\n" * rendering.MAXIMUM_TEXT)[: rendering.MAXIMUM_TEXT - 100]
+    code = ("if x = 1 { return 'a' }\n" * markdown.MAXIMUM_TEXT)[: markdown.MAXIMUM_TEXT - 100]
     page = to_html(f"```{language}\n{code}\n```")
     assert "<span" not in page
     assert code in Reader(page).text
@@ -174,10 +174,10 @@ def test_code_beyond_what_is_highlighted_is_shown_plain(language: str) -> None:
 
 def test_all_blocks_of_a_text_share_what_is_highlighted() -> None:
     line = "return 1\n"
-    small = line * (rendering.MAXIMUM_CODE // 4 // len(line))
+    small = line * (markdown.MAXIMUM_CODE // 4 // len(line))
     pages = to_html(f"```python\n{small}```\n\n" * 8).split("</pre>")
     assert ['<span class="k">return</span>' in page for page in pages] == [True] * 4 + [False] * 5
-    assert sum(page.count(">return</span>") for page in pages) * len(line) <= rendering.MAXIMUM_CODE
+    assert sum(page.count(">return</span>") for page in pages) * len(line) <= markdown.MAXIMUM_CODE
 
 
 @pytest.mark.parametrize("language", ["make", "makefile", "csharp", "c#", "cs"])
@@ -253,7 +253,7 @@ def test_a_broken_or_hiding_formula_is_shown_as_it_was_written(formula: str) -> 
 
 
 def test_a_text_that_is_too_long_is_shown_literally() -> None:
-    text = "*a* " * (rendering.MAXIMUM_TEXT // 4 + 1)
+    text = "*a* " * (markdown.MAXIMUM_TEXT // 4 + 1)
     assert to_html(text) == f'<pre class="literal">{text}</pre>'
 
 
@@ -286,7 +286,7 @@ def test_the_ranges_cover_every_control_and_format_character() -> None:
     for code in range(0x110000):
         character = chr(code)
         if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and code not in with_glyph:
-            assert character in "\n\t" or unseen.INVISIBLE.match(character), hex(code)
+            assert character in "\n\t" or invisible.INVISIBLE.match(character), hex(code)
 
 
 # -------------------------------------------------------------------------------------------------------------- fuzzing
@@ -334,7 +334,7 @@ class Numbered(Reader):
 def test_spelling_out_is_done_once_and_leaves_nothing_unseen(text: str) -> None:
     once = visible(text)
     assert visible(once) == once
-    kept: list[Any] = [found[0] for found in unseen.INVISIBLE.finditer(once)]
+    kept: list[Any] = [found[0] for found in invisible.INVISIBLE.finditer(once)]
     assert set(kept) <= set("\u200c\u200d\ufe0e\ufe0f") | {chr(code) for code in range(0xE0020, 0xE01F0)}
 
 
@@ -363,7 +363,7 @@ SLOW = (
 
 @pytest.mark.parametrize("piece", SLOW)
 def test_a_text_made_to_be_slow_takes_no_long_time(piece: str) -> None:
-    text = (piece * rendering.MAXIMUM_TEXT)[: rendering.MAXIMUM_TEXT]
+    text = (piece * markdown.MAXIMUM_TEXT)[: markdown.MAXIMUM_TEXT]
     start = time.process_time()
     read(text)
     assert time.process_time() - start < 5

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from annotation.markup import paragraph
-from annotation.measuring import reporting
-from annotation.measuring.agreement import Agreement, Dispute, Period
-from annotation.measuring.analysis import AnnotatorFigures, Bias, Estimate
-from annotation.measuring.quality import Case, Decision, Figures, FlaggedCase, Gold, Opinion
-from annotation.measuring.reliability import Reliability
-from annotation.measuring.strengths import Strength, Strengths
+from annotation.metrics.agreement import Agreement, Dispute, Period
+from annotation.metrics.bradley_terry import Strength, Strengths
+from annotation.metrics.intervals_and_bias import AnnotatorFigures, Bias, Estimate
+from annotation.metrics.quality import Case, Decision, Figures, FlaggedCase, Gold, Opinion
+from annotation.metrics.reliability import Reliability
 from annotation.records import Project
+from annotation.tabs import quality_report
+from annotation.ui.markup import paragraph
 
 HOSTILE = "<img src=x onerror='window.ran=1'>${window.ran=1}"
 SHARED = Project(overlap=3, gold_share=0.0)
@@ -52,7 +52,7 @@ def words(html: str) -> str:
 
 # ----------------------------------------------------------------------------------------------------------- standing
 def test_the_page_starts_with_how_the_labels_stand() -> None:
-    said = words(reporting.standing(GOOD, SHARED))
+    said = words(quality_report.standing(GOOD, SHARED))
     assert said == (
         "1,204 judgements by 2 annotators on 430 comparisons can train the model. Where several judged the same "
         "comparison, they agree in 74% (71% to 77%); Krippendorff&#x27;s alpha is 0.48 (0.43 to 0.54): usual where "
@@ -61,23 +61,23 @@ def test_the_page_starts_with_how_the_labels_stand() -> None:
 
 
 def test_without_judgements_it_says_what_comes() -> None:
-    assert words(reporting.standing(EMPTY, SHARED)) == reporting.NO_JUDGEMENTS
-    assert reporting.annotators_table(EMPTY) == paragraph(reporting.NO_JUDGEMENTS, "quiet")
-    assert reporting.reliability_chart(EMPTY) == ""
-    assert "Project tab" in reporting.agreement_table(EMPTY.agreement)
-    assert "20 comparisons" in reporting.over_time((), ())
-    assert "once somebody has preferred" in reporting.bias_meters((), ())
-    assert "make it gold" in reporting.gold_table((), None)
-    assert "Nothing to settle" in reporting.disputes_table(())
-    assert "Nobody has flagged" in reporting.flagged_table(())
-    assert "No decision" in reporting.decisions_table(())
+    assert words(quality_report.standing(EMPTY, SHARED)) == quality_report.NO_JUDGEMENTS
+    assert quality_report.annotators_table(EMPTY) == paragraph(quality_report.NO_JUDGEMENTS, "quiet")
+    assert quality_report.reliability_chart(EMPTY) == ""
+    assert "Project tab" in quality_report.agreement_table(EMPTY.agreement)
+    assert "20 comparisons" in quality_report.over_time((), ())
+    assert "once somebody has preferred" in quality_report.bias_meters((), ())
+    assert "make it gold" in quality_report.gold_table((), None)
+    assert "Nothing to settle" in quality_report.disputes_table(())
+    assert "Nobody has flagged" in quality_report.flagged_table(())
+    assert "No decision" in quality_report.decisions_table(())
 
 
 def test_figures_of_few_comparisons_are_not_made_much_of() -> None:
     few = replace(GOOD.agreement[0], comparisons=9)
-    assert "too few" in reporting.standing(replace(GOOD, agreement=(few,)), SHARED)
-    assert "hardly to be relied on" in reporting.agreement_table((few,))
-    assert "no two have judged" in reporting.standing(replace(GOOD, agreement=()), SHARED)
+    assert "too few" in quality_report.standing(replace(GOOD, agreement=(few,)), SHARED)
+    assert "hardly to be relied on" in quality_report.agreement_table((few,))
+    assert "no two have judged" in quality_report.standing(replace(GOOD, agreement=()), SHARED)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_figures_of_few_comparisons_are_not_made_much_of() -> None:
 )
 def test_what_calls_for_attention_is_said(changes: dict[str, object], project: Project, expected: str) -> None:
     figures = replace(GOOD, **changes)  # type: ignore[arg-type]
-    points = reporting.to_look_at(figures, project)
+    points = quality_report.to_look_at(figures, project)
     assert len(points) == 1
     assert expected in points[0]
 
@@ -122,20 +122,20 @@ def test_what_is_well_calls_for_nothing() -> None:
         annotators=(*GOOD.annotators, annotator("eve", hasty=50)),
         reliabilities={**GOOD.reliabilities, "eve": Reliability(0.3, 0.2, 0.4, 90, 0, 0)},
     )
-    assert reporting.to_look_at(fine, SHARED) == []
+    assert quality_report.to_look_at(fine, SHARED) == []
 
 
 @pytest.mark.parametrize("alpha", [-0.2, 0.05, 0.2, 0.5, 0.7, 0.9])
 def test_each_alpha_has_a_meaning_of_its_own(alpha: float) -> None:
     levels = [-0.2, 0.05, 0.2, 0.5, 0.7, 0.9]
-    same = [other for other in levels if reporting.meaning(other) == reporting.meaning(alpha)]
+    same = [other for other in levels if quality_report.meaning(other) == quality_report.meaning(alpha)]
     assert same == ([-0.2, 0.05] if alpha < 0.1 else [alpha])
 
 
 # ------------------------------------------------------------------------------------------------------------- tables
 def test_an_annotator_has_a_row_with_intervals_and_evidence() -> None:
     figures = replace(GOOD, excluded={"bob": "clicks without reading"})
-    table = reporting.annotators_table(figures)
+    table = quality_report.annotators_table(figures)
     said = words(table)
     assert "ann 85% 80% to 90% 90 shared, 5 gold, 4 again 100 50% 40% to 60% of 100" in said
     assert "9.1 s 0 counts" in said
@@ -143,13 +143,13 @@ def test_an_annotator_has_a_row_with_intervals_and_evidence() -> None:
     assert table.count("<tr>") == 3
     assert 'scope="row">ann<' in table
     three = annotator("cat", first_place=Estimate(0.4, 0.3, 0.5, 50), fair=1 / 3, gold=None, seconds=None)
-    row = reporting.annotator_row(three, Reliability(0.73, 0.4, 0.9, 0, 0, 0), None)
+    row = quality_report.annotator_row(three, Reliability(0.73, 0.4, 0.9, 0, 0, 0), None)
     assert row[1] == "not measured\nno evidence yet"
     nobody = replace(GOOD, reliabilities={name: Reliability(0.73, 0.4, 0.9, 0, 0, 0) for name in ("ann", "bob")})
-    assert words(reporting.reliability_chart(nobody)) == reporting.NO_EVIDENCE
+    assert words(quality_report.reliability_chart(nobody)) == quality_report.NO_EVIDENCE
     one = replace(GOOD, reliabilities={**GOOD.reliabilities, "bob": Reliability(0.73, 0.4, 0.9, 0, 0, 0)})
-    assert "ann" in reporting.reliability_chart(one)
-    assert "bob" not in reporting.reliability_chart(one)
+    assert "ann" in quality_report.reliability_chart(one)
+    assert "bob" not in quality_report.reliability_chart(one)
     assert row[3] == "–"
     assert "even 33%" in row[6]
     assert row[8] == "–"
@@ -161,10 +161,10 @@ def test_strangers_text_stays_text() -> None:
         (Opinion("ann", "own", "ranked", (1, 2), 3),), 0,
     )  # fmt: skip
     pages = [
-        reporting.case_view(case),
-        reporting.flagged_table([FlaggedCase(7, "harmful", HOSTILE, "ann", "2026-11-01T10:00", HOSTILE)]),
-        reporting.decisions_table([Decision("left out of training", "ann", HOSTILE, "owner", "2026-11-01T10:00")]),
-        reporting.annotators_table(replace(GOOD, excluded={"ann": HOSTILE})),
+        quality_report.case_view(case),
+        quality_report.flagged_table([FlaggedCase(7, "harmful", HOSTILE, "ann", "2026-11-01T10:00", HOSTILE)]),
+        quality_report.decisions_table([Decision("left out of training", "ann", HOSTILE, "owner", "2026-11-01T10:00")]),
+        quality_report.annotators_table(replace(GOOD, excluded={"ann": HOSTILE})),
     ]
     for page in pages:
         assert "&lt;img" in page
@@ -175,7 +175,7 @@ def test_strangers_text_stays_text() -> None:
 
 def test_rankings_are_written_by_the_answers_numbers() -> None:
     def text(ranking: tuple[int, ...] | None, strength: int | None = None, outcome: str = "ranked") -> str:
-        return reporting.opinion_text(Opinion("ann", "own", outcome, ranking, strength))
+        return quality_report.opinion_text(Opinion("ann", "own", outcome, ranking, strength))
 
     assert text((2, 1, 2)) == "2 > 1 = 3"
     assert text((2, 1), 1) == "2 > 1, slightly"
@@ -184,7 +184,7 @@ def test_rankings_are_written_by_the_answers_numbers() -> None:
 
 
 def test_long_lists_say_that_they_go_on() -> None:
-    table = reporting.disputes_table([Dispute(n, 2, 1.0, 0) for n in range(12)])
+    table = quality_report.disputes_table([Dispute(n, 2, 1.0, 0) for n in range(12)])
     assert table.count("<tr>") == 11
     assert "And 2 more comparisons." in table
 
@@ -203,10 +203,10 @@ def test_charts_have_ids_of_their_own_and_axes_with_units() -> None:
     )  # fmt: skip
     page = "".join(
         [
-            reporting.reliability_chart(figures),
-            reporting.over_time(figures.over_time, figures.per_day),
-            reporting.bias_meters(figures.position, figures.length),
-            reporting.policies_chart(figures.policies),
+            quality_report.reliability_chart(figures),
+            quality_report.over_time(figures.over_time, figures.per_day),
+            quality_report.bias_meters(figures.position, figures.length),
+            quality_report.policies_chart(figures.policies),
         ]
     )
     ids = re.findall(r' id="([^"]+)"', page)
@@ -219,10 +219,10 @@ def test_charts_have_ids_of_their_own_and_axes_with_units() -> None:
 
 
 def test_too_few_comparisons_of_policies_are_said_to_be_too_few() -> None:
-    assert "No judgement compares" in reporting.policies_chart(Strengths("base", (), (), 0))
-    assert "4 comparisons" in reporting.policies_chart(Strengths("base", (), ("base", "dpo-1"), 4))
-    assert "not enough" in reporting.policies_chart(Strengths("base", (), ("base", "dpo-1"), 4))
+    assert "No judgement compares" in quality_report.policies_chart(Strengths("base", (), (), 0))
+    assert "4 comparisons" in quality_report.policies_chart(Strengths("base", (), ("base", "dpo-1"), 4))
+    assert "not enough" in quality_report.policies_chart(Strengths("base", (), ("base", "dpo-1"), 4))
 
 
 def test_the_style_passes_gradios_template() -> None:
-    assert not re.search(r"[`\\]|\{\{|\}\}", reporting.STYLE)
+    assert not re.search(r"[`\\]|\{\{|\}\}", quality_report.STYLE)

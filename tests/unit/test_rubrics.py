@@ -16,12 +16,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from annotation.records import Message, UserError
 from benchmarks.injections import INJECTIONS, chosen_as_a, wins
-from rlhf import rubrics
-from rlhf.chat import ChatTokenizer
-from rlhf.judges import Said
-from rlhf.rows import render, text_ids
-from rlhf.rubrics import DEFAULT, Rubric, Style, code_of, messages_for, parse_rubric, principles_for, quoted
-from rlhf.verdicts import Choice, parse_verdict
+from rlhf.judges import rubrics
+from rlhf.judges.judge_store import Said
+from rlhf.judges.rubrics import DEFAULT, Rubric, Style, code_of, messages_for, parse_rubric, principles_for, quoted
+from rlhf.judges.verdicts import Choice, parse_verdict
+from rlhf.models.chat_template import ChatTokenizer
+from rlhf.models.tokenize import render, text_ids
 from tests.machine_fixtures import ROOT
 
 TURNS: list[Message] = [{"role": "user", "content": "How do I boil an egg?"}]
@@ -88,7 +88,7 @@ def test_another_version_draws_anew_and_without_a_number_all_are_used() -> None:
 
 def test_another_process_draws_the_same_and_writes_the_same_prompt() -> None:
     code = (
-        "from rlhf.rubrics import *; rubric = Rubric('Judge.', tuple(f'Rule {n}.' for n in range(8)), 3, 2);"
+        "from rlhf.judges.rubrics import *; rubric = Rubric('Judge.', tuple(f'Rule {n}.' for n in range(8)), 3, 2);"
         "drawn = principles_for(rubric, 41); print(drawn);"
         "print(messages_for(rubric, drawn, [{'role': 'user', 'content': 'Q'}], 'x', 'y', 'line', comparison_id=41))"
     )

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from annotation.backup.safe_copies import Pending, Schedule, Standing, ago, due, sentence
+from annotation.backup.targets import Damaged, DirectoryPlace, HubPlace, Manifest, Mark, place_of, read_manifest
 from annotation.environment import child_environment
-from annotation.hub import connect
-from annotation.places import Damaged, DirectoryPlace, HubPlace, Manifest, Mark, place_of, read_manifest
+from annotation.hub_client import connect
 from annotation.records import UserError
-from annotation.safekeeping import Pending, Schedule, Standing, ago, due, sentence
-from rlhf.launching import HELD, LAUNCHER, PLACE, holds_token, wanted, web_environment
+from rlhf.hub.token_launcher import HELD, LAUNCHER, PLACE, holds_token, wanted, web_environment
 from tests.machine_fixtures import ROOT
 
 SCHEDULE = Schedule(every=300, after=10, apart=60)
@@ -169,7 +169,7 @@ def test_a_stored_token_is_found_where_the_client_finds_it_and_hidden_from_the_w
     told = {**bare, variable: str(roots.get(variable, tmp_path))}
     if variable == "HOME":
         monkeypatch.setenv("HOME", str(tmp_path))
-    look = [sys.executable, "-c", "from annotation.hub import token_here; print(token_here())"]
+    look = [sys.executable, "-c", "from annotation.hub_client import token_here; print(token_here())"]
     assert not holds_token(told)
     stored.write_text("hf_stored\n", "utf-8")
     assert holds_token(told)
@@ -188,8 +188,8 @@ def test_workers_imports_and_exports_get_no_secret(monkeypatch: pytest.MonkeyPat
     assert told["OPENAI_API_KEY"] == "a judge's"
     root = Path(__file__).parent.parent.parent
     for module in (
-        "rlhf/supervisor.py",
-        "annotation/incoming/import_process.py",
-        "annotation/outgoing/export_files.py",
+        "rlhf/loop/supervisor.py",
+        "annotation/imports/import_process.py",
+        "annotation/exports/export_files.py",
     ):
         assert "child_environment()" in (root / module).read_text("utf-8")

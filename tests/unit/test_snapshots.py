@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from annotation.consensus import REASONS
+from annotation.exports.preference_rows import line_of, read_rows
+from annotation.metrics.aggregation import REASONS
 from annotation.records import Judgement, UserError
-from annotation.snapshots import line_of, read_rows
-from rlhf.artifacts import write_lines
+from rlhf.jobs.artifacts import write_lines
 from tests.freezing import freeze
 from tests.unit.test_consensus import judged as judgement_of
 

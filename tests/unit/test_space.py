@@ -15,9 +15,9 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 import app
 from annotation.records import UserError
-from annotation.space import PROXIES, SPACE_MODEL, ZERO_GPU_NOTICE, HubUser, Space
-from rlhf import spaces
-from rlhf.spaces import Plan
+from annotation.web.space import PROXIES, SPACE_MODEL, ZERO_GPU_NOTICE, HubUser, Space
+from rlhf.hub import space_upload
+from rlhf.hub.space_upload import Plan
 from tests.machine_fixtures import ROOT
 
 ENVIRONMENT = {
@@ -129,57 +129,71 @@ def test_rules_that_mean_nothing(rule: str) -> None:
 
 # --------------------------------------------------------------------------------------------------------- what goes up
 def test_only_the_program_goes_up(tmp_path: Path) -> None:
-    found = {path.as_posix() for path in spaces.files()}
-    assert {"app.py", "LICENSE", "annotation/web.py", "annotation/tabs/annotate.js", "rlhf/worker.py"} <= found
+    found = {path.as_posix() for path in space_upload.files()}
+    assert {
+        "app.py",
+        "LICENSE",
+        "annotation/web/middleware.py",
+        "annotation/tabs/annotate.js",
+        "rlhf/jobs/worker.py",
+    } <= found
     assert "annotation/starter_prompts.jsonl" in found
     assert not [path for path in found if not re.match(r"app\.py|LICENSE|annotation/|rlhf/", path)]
     assert not [path for path in found if "__pycache__" in path or "/." in path]
     for name in ("app.py", "LICENSE", "annotation/a.py", "rlhf/b.py", "rlhf/prefloop.db", "rlhf/.env", "data/x.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
-    assert [path.as_posix() for path in spaces.files(tmp_path)] == ["app.py", "LICENSE", "annotation/a.py", "rlhf/b.py"]
+    assert [path.as_posix() for path in space_upload.files(tmp_path)] == [
+        "app.py",
+        "LICENSE",
+        "annotation/a.py",
+        "rlhf/b.py",
+    ]
 
 
 def test_the_front_matter() -> None:
     from importlib.metadata import version
 
-    data = SpaceCard(spaces.readme(PLAN)).data.to_dict()
+    data = SpaceCard(space_upload.readme(PLAN)).data.to_dict()
     assert (data["sdk"], data["sdk_version"], data["app_file"]) == ("gradio", version("gradio"), "app.py")
     assert data["hf_oauth"] is True
     assert data["python_version"] == "3.12"
     assert "hf_oauth_scopes" not in data
     assert data["preload_from_hub"] == [SPACE_MODEL]
     assert len(data["short_description"]) <= 60
-    lab = SpaceCard(spaces.readme(replace(PLAN, repo="lab/loop", admins="org"))).data.to_dict()
+    lab = SpaceCard(space_upload.readme(replace(PLAN, repo="lab/loop", admins="org"))).data.to_dict()
     assert lab["hf_oauth_scopes"] == ["read-memberships"]
-    owned = SpaceCard(spaces.readme(replace(PLAN, repo="lab/loop", organisation=True))).data.to_dict()
+    owned = SpaceCard(space_upload.readme(replace(PLAN, repo="lab/loop", organisation=True))).data.to_dict()
     assert owned["hf_oauth_scopes"] == ["read-memberships"]
-    assert SpaceCard(spaces.readme(replace(PLAN, hardware="zero-a10g"))).data.to_dict()["python_version"] == "3.12.12"
+    assert (
+        SpaceCard(space_upload.readme(replace(PLAN, hardware="zero-a10g"))).data.to_dict()["python_version"]
+        == "3.12.12"
+    )
 
 
 def test_requirements_fit_the_hardware() -> None:
     text = (ROOT / "requirements.txt").read_text("utf-8")
     free, paid, lent = (
-        spaces.requirements(replace(PLAN, hardware=flavor), text).splitlines()
+        space_upload.requirements(replace(PLAN, hardware=flavor), text).splitlines()
         for flavor in ("", "t4-small", "zero-a10g")
     )
-    assert free[0] == spaces.CPU_TORCH
+    assert free[0] == space_upload.CPU_TORCH
     assert free[1:] == paid
     torch = next(line for line in text.splitlines() if line.startswith("torch=="))
     assert torch in paid
     assert torch not in lent
-    assert spaces.ZERO_TORCH in lent
+    assert space_upload.ZERO_TORCH in lent
     # A Space that rents other hardware has only the requirements of its own.
-    assert spaces.requirements(replace(PLAN, hardware="t4-small"), "\n".join(free)).splitlines() == paid
+    assert space_upload.requirements(replace(PLAN, hardware="t4-small"), "\n".join(free)).splitlines() == paid
     names = {Requirement(line).name for line in paid}
     assert "gradio" not in names
-    wanted = {Requirement(line).name for line in spaces.requirement_lines(text)}
+    wanted = {Requirement(line).name for line in space_upload.requirement_lines(text)}
     assert names == wanted - {"gradio"}
 
 
 # ------------------------------------------------------------------------------------------------------ what would fail
 def problems(plan: Plan, root: Path = ROOT) -> list[str]:
-    return [finding.text for finding in spaces.check(plan, None, root) if finding.level == "error"]
+    return [finding.text for finding in space_upload.check(plan, None, root) if finding.level == "error"]
 
 
 def test_a_sound_plan_has_no_errors() -> None:
@@ -219,7 +233,7 @@ def test_files_that_should_not_go_up(tmp_path: Path) -> None:
 
 def test_what_a_plan_warns_of() -> None:
     def warnings(plan: Plan) -> str:
-        return " ".join(finding.text for finding in spaces.check(plan, None) if finding.level == "warning")
+        return " ".join(finding.text for finding in space_upload.check(plan, None) if finding.level == "warning")
 
     assert "disk is empty after each restart" in warnings(PLAN)
     assert warnings(replace(PLAN, copies="ann/copies", public=True)) == ""
@@ -229,4 +243,4 @@ def test_what_a_plan_warns_of() -> None:
 def test_the_notice_of_zero_gpu_names_the_section_of_a_form_that_trains_elsewhere() -> None:
     section = "On rented hardware"
     assert f"“{section}”" in ZERO_GPU_NOTICE
-    assert f'gr.Accordion("{section}"' in (ROOT / "rlhf/tabs/hardware.py").read_text("utf-8")
+    assert f'gr.Accordion("{section}"' in (ROOT / "rlhf/tabs/train/rental_form.py").read_text("utf-8")

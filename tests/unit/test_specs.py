@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 
 from annotation.records import Sampling, UserError
-from rlhf.specs import (
+from rlhf.jobs.specs import (
     BETAS,
     LEARNING_RATES,
     METHODS,

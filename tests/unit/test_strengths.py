@@ -10,7 +10,7 @@ import choix
 import numpy as np
 import pytest
 
-from annotation.measuring.strengths import Duel, Strengths, bradley_terry, duels
+from annotation.metrics.bradley_terry import Duel, Strengths, bradley_terry, duels
 from tests.votes import FIRST, SECOND, TIE, vote
 
 

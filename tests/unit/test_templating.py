@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rlhf.templating import LONGEST, MEMORY, Refused, Renderer
+from rlhf.models.template_process import LONGEST, MEMORY, Refused, Renderer
 
 VALUES: dict[str, Any] = {"messages": [{"role": "user", "content": "Why?"}], "add_generation_prompt": True}
 PLAIN = "{% for message in messages %}[{{ message.role }}]{{ message.content }}{% endfor %}"

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from annotation.measuring.analysis import Z_95
-from annotation.measuring.evidence import kappas
-from rlhf.trust import Basis, Case, Opinion, Swapped, Trust, both_orders, card, trust
+from annotation.metrics.intervals_and_bias import Z_95
+from annotation.metrics.sequential_test import kappas
+from rlhf.judges.judge_agreement import Basis, Case, Opinion, Swapped, Trust, both_orders, card, trust
 
 FIRST, SECOND, TIE = (1, 2), (2, 1), (1, 1)
 NAMES = ("ann", "bob", "carla")
@@ -282,7 +282,7 @@ def test_a_hostile_name_stays_text_and_the_ids_of_two_cards_differ() -> None:
 
 
 def test_the_card_names_no_style_that_the_pages_lack() -> None:
-    from rlhf.presenting import STYLE
+    from rlhf.tabs.runs.job_cards import STYLE
 
     said = card("tester", full(), 0.6)
     classes = {name for element in tree(said).iter() for name in str(element.get("class", "")).split()}

@@ -6,15 +6,7 @@ from itertools import combinations, permutations
 
 import pytest
 
-from rlhf.verdicts import (
-    MAXIMUM_REPLY,
-    Choice,
-    Outcome,
-    combine,
-    parse_verdict,
-    ranking_of,
-    shortened,
-)
+from rlhf.judges.verdicts import MAXIMUM_REPLY, Choice, Outcome, combine, parse_verdict, ranking_of, shortened
 
 
 @pytest.mark.parametrize(
