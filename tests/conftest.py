@@ -26,7 +26,7 @@ from annotation import store
 from annotation.database import Database, open_database
 from annotation.records import Prompt, Response, Sampling, Split
 from rlhf.models import registry
-from tests.hub_server import HubServer
+from tests.fakes.hub_server import HubServer
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: files run side by side, on two cores

@@ -13,9 +13,9 @@ import pytest
 from rlhf.generation import playground_store
 from rlhf.generation.playground_store import Answered, Chat
 from tests.e2e.conftest import running_app, wait_for
-from tests.integration.test_playground import register
-from tests.integration.test_playground_tab import HOSTILE
 from tests.machine_fixtures import Machine, make_machine, wait_until
+from tests.rlhf.generation.test_playground import register
+from tests.rlhf.tabs.test_playground_tab import HOSTILE
 from tests.tiny_model import build
 
 pytestmark = pytest.mark.browser

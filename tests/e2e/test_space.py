@@ -19,7 +19,7 @@ from annotation.database import Database, open_database
 from rlhf.models import registry
 from tests.conftest import measure_nobody, seed_comparisons
 from tests.e2e.conftest import wait_for
-from tests.hub_sign_in import SECRET, SpaceHub, uploaded
+from tests.fakes.hub_sign_in import SECRET, SpaceHub, uploaded
 from tests.machine_fixtures import PATIENCE_SECONDS, free_port, wait_until
 
 pytestmark = pytest.mark.browser
@@ -127,7 +127,7 @@ def test_from_the_spaces_page_to_a_judgement(running: Running, browser: Any) -> 
 
 
 def test_a_worker_is_started_in_the_same_folder(running: Running) -> None:
-    """That it can answer there is a test of its own, without a browser: tests/integration/test_spaces.py."""
+    """That it can answer there is a test of its own, without a browser: tests/rlhf/hub/test_space_upload.py."""
 
     def worker() -> bool:
         return any(
