@@ -552,6 +552,19 @@ def test_a_worker_ends_when_the_program_that_started_it_is_gone(stocked: Machine
     assert not begun or "Prefloop was stopped" in job.message
 
 
+def test_a_worker_whose_program_is_gone_already_knows_it_at_once() -> None:
+    """Before a thread has had its turn: by then the worker may have claimed its job."""
+    code = (
+        "import threading; threading.Thread.start = lambda thread: None\n"
+        "from rlhf.worker import listen_for_the_end; print(listen_for_the_end(tied=True).is_set())"
+    )
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, cwd=ROOT, input="", capture_output=True, text=True).stdout == "True\n"
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as held:
+        assert held.stdout is not None
+        assert held.stdout.readline() == "False\n"
+
+
 def test_all_processes_of_a_job_end_when_the_program_that_started_them_is_gone(
     stocked: Machine, tmp_path: Path
 ) -> None:
