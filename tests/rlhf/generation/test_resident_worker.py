@@ -477,11 +477,11 @@ PARENT = """
 import sys
 from pathlib import Path
 from annotation.database import open_database
-from rlhf import jobs
+from rlhf.jobs import job_store
 from rlhf.loop.supervisor import start_worker
 
 data_dir, job_id = Path(sys.argv[1]), int(sys.argv[2])
-print(start_worker(jobs.get(open_database(data_dir), job_id), data_dir, "a worker", (), None).pid, flush=True)
+print(start_worker(job_store.get(open_database(data_dir), job_id), data_dir, "a worker", (), None).pid, flush=True)
 sys.stdin.read()
 """
 
@@ -556,7 +556,7 @@ def test_a_worker_whose_program_is_gone_already_knows_it_at_once() -> None:
     """Before a thread has had its turn: by then the worker may have claimed its job."""
     code = (
         "import threading; threading.Thread.start = lambda thread: None\n"
-        "from rlhf.worker import listen_for_the_end; print(listen_for_the_end(tied=True).is_set())"
+        "from rlhf.jobs.worker import listen_for_the_end; print(listen_for_the_end(tied=True).is_set())"
     )
     command = [sys.executable, "-c", code]
     assert subprocess.run(command, cwd=ROOT, input="", capture_output=True, text=True).stdout == "True\n"
