@@ -13,7 +13,7 @@ from rlhf.data import snapshots
 from rlhf.data.snapshots import Listing
 from rlhf.jobs import job_store
 from rlhf.jobs.specs import SFTSpec
-from rlhf.loop.supervisor import worker_command
+from rlhf.jobs.worker_process import worker_command
 from tests.machine_fixtures import Machine
 
 # Six optimiser steps.
@@ -99,4 +99,4 @@ def run_beforehand(monkeypatch: pytest.MonkeyPatch, directory: Path, code: str) 
         module = made.index("rlhf.jobs.worker")
         return [*made[: module - 1], str(script), *made[module + 1 :]]
 
-    monkeypatch.setattr("rlhf.loop.supervisor.worker_command", command)
+    monkeypatch.setattr("rlhf.jobs.worker_process.worker_command", command)

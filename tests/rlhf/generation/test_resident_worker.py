@@ -30,7 +30,8 @@ from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.specs import EvaluateSpec, GenerateSpec, SFTSpec
 from rlhf.jobs.worker import Run, perform
-from rlhf.loop.supervisor import Supervisor, family
+from rlhf.jobs.worker_process import family
+from rlhf.loop.supervisor import Supervisor
 from rlhf.models import registry
 from rlhf.models.loading import load_quantised
 from tests.conftest import act
@@ -478,7 +479,7 @@ import sys
 from pathlib import Path
 from annotation.database import open_database
 from rlhf.jobs import job_store
-from rlhf.loop.supervisor import start_worker
+from rlhf.jobs.worker_process import start_worker
 
 data_dir, job_id = Path(sys.argv[1]), int(sys.argv[2])
 print(start_worker(job_store.get(open_database(data_dir), job_id), data_dir, "a worker", (), None).pid, flush=True)
