@@ -30,7 +30,7 @@ from rlhf.hub.job_bundle import MADE, RESULT, digest, report_name, unpack
 from rlhf.hub.push_model import Files
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import Spec, TrainingSpec, to_json
+from rlhf.jobs.specs import JobSpec, TrainingSpec, to_json
 from rlhf.loop.supervisor import run_to_end
 from rlhf.models import registry
 from rlhf.models.memory import query_graphics
@@ -197,7 +197,7 @@ def run(
     return 0 if job.status == "finished" else 1
 
 
-def refuse_machine(spec: Spec) -> None:
+def refuse_machine(spec: JobSpec) -> None:
     """Raises UserError where the machine is not what the job needs, before time is spent on it."""
     import torch
 

@@ -20,11 +20,12 @@ import psutil
 
 from annotation.database import Database
 from annotation.environment import child_environment
+from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.hub import rental_store
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.out_of_memory import KILLED, advice
-from rlhf.jobs.specs import GenerateSpec, TrainingSpec
+from rlhf.jobs.specs import TrainingSpec
 from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.models.memory import query_graphics
@@ -180,7 +181,7 @@ class Supervisor:
                 child.process.wait()
             job = job_store.get(self.db, job_id)
             if job.status != "lost":  # it could not say so itself
-                job_store.died(self.db, job_id, child.worker, job_store.ended_with_program(job.kind, saved=False))
+                job_store.died(self.db, job_id, child.worker, job_store.ended_with_program(job.spec, saved=False))
 
     def _loop(self) -> None:
         while not self._ended.wait(POLL_SECONDS):
@@ -233,7 +234,7 @@ class Supervisor:
             del self.children[job_id]
             job = job_store.get(self.db, job_id)
             self.record_death(job, child, code)
-            if job.kind == "generate":
+            if not job.spec.waits:
                 self.resident_ended(code)
 
     def record_death(self, job: Job, child: Child, code: int) -> None:

@@ -72,7 +72,7 @@ from pathlib import Path
 from annotation import sqlite
 from annotation.database import open_database
 from rlhf import jobs
-from rlhf.jobs.specs import GenerateSpec
+from rlhf.generation.resident_spec import GenerateSpec
 with tempfile.TemporaryDirectory() as directory:
     db = open_database(Path(directory))
     claimed = jobs.claim(db, jobs.enqueue(db, GenerateSpec(), "a test"), "worker")
