@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
 from rlhf.data.snapshots import Listing
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import SFTSpec
 from rlhf.jobs.worker_process import worker_command
 from tests.machine_fixtures import Machine
 
