@@ -169,7 +169,7 @@ def describe(found: Mapping[str, Any]) -> str:
 # --------------------------------------------------------------------------------------------------------- the worker
 def learn(data_dir: Path, job_id: int, worker_id: str) -> None:
     """Work on a PPO job with our reward in the place of its reward model."""
-    from rlhf.algorithms.ppo import Learner, prompts_of
+    from rlhf.algorithms.ppo.train import Learner, prompts_of
     from rlhf.algorithms.roles import load_roles
     from rlhf.algorithms.trainer import start_of
     from rlhf.models.loading import load_tokenizer

@@ -9,10 +9,10 @@ from typing import Any
 # The modules import torch and TRL, so each is loaded only in the worker that runs it.
 RUNNERS = {
     "generate": "rlhf.generation.resident_worker",
-    "sft": "rlhf.algorithms.sft",
-    "reward_model": "rlhf.algorithms.reward_model",
-    "dpo": "rlhf.algorithms.dpo",
-    "ppo": "rlhf.algorithms.ppo",
+    "sft": "rlhf.algorithms.sft.train",
+    "reward_model": "rlhf.algorithms.reward_model.train",
+    "dpo": "rlhf.algorithms.dpo.train",
+    "ppo": "rlhf.algorithms.ppo.train",
     "evaluate": "rlhf.evaluation.check",
     "judge": "rlhf.judges.judge_job",
     "answer": "rlhf.generation.answer_job",

@@ -62,7 +62,7 @@ LOGIT_BYTES, LOGIT_POSITIONS = 14, 512
 # A batch is computed in packed rows of about so many tokens (rlhf.models.hidden_states.ROW_TOKENS), on a processor
 # and on a GPU.
 ROW_TOKENS, ROW_TOKENS_GPU = 1024, 4096
-# PPO draws so many times the answers of a pass together (rlhf.algorithms.ppo.DRAWN_TOGETHER).
+# PPO draws so many times the answers of a pass together (rlhf.algorithms.ppo.train.DRAWN_TOGETHER).
 DRAWN_TOGETHER = 4
 CACHE = "Keys and values"
 # Python, torch, transformers, and the buffers of an idle process; more where a GPU has its own.

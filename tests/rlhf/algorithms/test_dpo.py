@@ -20,7 +20,7 @@ from annotation import store
 from annotation.exports.preference_rows import PreferenceRow
 from annotation.records import UserError
 from rlhf.algorithms.checkpoints import COMPLETE, last_complete_checkpoint
-from rlhf.algorithms.dpo import PreferenceTrainer, answer_logps, build_trainer
+from rlhf.algorithms.dpo.train import PreferenceTrainer, answer_logps, build_trainer
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.specs import DPOSpec, Precision, with_defaults

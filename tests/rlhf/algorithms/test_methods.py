@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from annotation.records import Sampling, UserError
-from rlhf.algorithms import dpo, sft
+from rlhf.algorithms.dpo import train as dpo
+from rlhf.algorithms.sft import train as sft
 from rlhf.jobs.specs import METHODS, DPOSpec, MergeSpec, Precision, SFTSpec, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.base_model import ready

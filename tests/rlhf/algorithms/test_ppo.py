@@ -24,9 +24,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from annotation import store
 from annotation.records import Sampling, UserError
-from rlhf.algorithms import ppo
 from rlhf.algorithms.checkpoints import COMPLETE, checkpoints_of
-from rlhf.algorithms.ppo import Learner, Rollouts, Score, minibatch, prompt_of, prompts_of, seed_of, targets
+from rlhf.algorithms.ppo import train as ppo
+from rlhf.algorithms.ppo.train import Learner, Rollouts, Score, minibatch, prompt_of, prompts_of, seed_of, targets
 from rlhf.algorithms.roles import Answer, load_roles, read_reward_model
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256

@@ -21,7 +21,7 @@ from transformers import AutoModelForSequenceClassification
 from annotation import claims, store
 from annotation.records import UserError
 from rlhf.algorithms.checkpoints import COMPLETE, checkpoints_of
-from rlhf.algorithms.reward_model import ComparisonTrainer, build_trainer, score, scores_of, with_targets
+from rlhf.algorithms.reward_model.train import ComparisonTrainer, build_trainer, score, scores_of, with_targets
 from rlhf.algorithms.roles import Answer, load_roles, read_reward_model
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256

@@ -21,7 +21,7 @@ from annotation.database import Database
 from annotation.imports.importing import Order, run_import
 from annotation.imports.reading import open_path
 from annotation.records import Prompt, UserError
-from rlhf.algorithms.sft import DemonstrationTrainer, build_trainer, score
+from rlhf.algorithms.sft.train import DemonstrationTrainer, build_trainer, score
 from rlhf.data import snapshots
 from rlhf.data.snapshots import Listing
 from rlhf.jobs import job_store

@@ -38,11 +38,11 @@ These are not:
 - Shuffling in the first epoch: it goes through the answers in the order, and in the very passes, in which their
   probabilities were noted, so that the ratio is exactly 1 until the first optimiser step.
 
-How a reward model is trained, and so the start of its head, is the business of `rlhf.algorithms.reward_model`. What
-else stands apart: the four roles of one model (`rlhf.algorithms.roles`), which can be tested one by one and read stored
-reward models without a loop; the mathematics, tensors in and out (`rlhf.algorithms.losses`), tested by hand and against
-slow versions; drawing answers (`rlhf.models.sampling`), as everywhere; and writing checkpoints whole or not at all
-(`rlhf.algorithms.checkpoints`).
+How a reward model is trained, and so the start of its head, is the business of
+`rlhf.algorithms.reward_model.train`. What else stands apart: the four roles of one model (`rlhf.algorithms.roles`),
+which can be tested one by one and read stored reward models without a loop; the mathematics, tensors in and out
+(`rlhf.algorithms.losses`), tested by hand and against slow versions; drawing answers (`rlhf.models.sampling`), as
+everywhere; and writing checkpoints whole or not at all (`rlhf.algorithms.checkpoints`).
 """
 
 from __future__ import annotations

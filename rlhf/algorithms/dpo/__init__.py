@@ -1,0 +1,1 @@
+"""Direct preference optimisation: learn from pairs, without a reward model."""

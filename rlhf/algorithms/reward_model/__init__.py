@@ -1,0 +1,1 @@
+"""Reward models: learn from comparisons to score answers."""
