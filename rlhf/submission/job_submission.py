@@ -13,10 +13,9 @@ from annotation.records import UserError
 from rlhf.data import held_out_sets, snapshots
 from rlhf.data.label_noise import Noise, noise_of, voices_in
 from rlhf.generation import prompt_sets
-from rlhf.hub import rental_store
-from rlhf.hub.rental_store import Terms
-from rlhf.jobs import job_store
+from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.artifacts import verify_directory
+from rlhf.jobs.rental_store import Terms
 from rlhf.jobs.specs import (
     AnswerSpec,
     EvaluateSpec,

@@ -16,8 +16,8 @@ from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.ui.markup import paragraph
 from rlhf.evaluation import reward_model_quality
-from rlhf.hub.rental_store import Terms
 from rlhf.jobs import job_store
+from rlhf.jobs.rental_store import Terms
 from rlhf.jobs.specs import MeasureSpec, PPOSpec, to_json
 from rlhf.models import registry
 from rlhf.submission import form_fields, job_submission, preconditions, preflight

@@ -22,11 +22,11 @@ from annotation import store
 from annotation.database import Database, open_database
 from annotation.hub_client import Hub
 from annotation.records import UserError, now
-from rlhf.hub import job_bundle, rental_client, rental_store, rental_worker
-from rlhf.hub.rental_store import Terms
+from rlhf.hub import job_bundle, rental_client, rental_worker
 from rlhf.hub.token_launcher import module
-from rlhf.jobs import job_store
+from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.artifacts import directory_sha256
+from rlhf.jobs.rental_store import Terms
 from rlhf.jobs.specs import DPOSpec
 from rlhf.loop import controller
 from rlhf.models import registry

@@ -16,9 +16,9 @@ from annotation import store
 from annotation.metrics import quality
 from annotation.records import Prompt, UserError, now
 from annotation.tabs.guard import Context
-from rlhf.hub import hub_requests, rental_store
+from rlhf.hub import hub_requests
 from rlhf.hub.token_launcher import HELD
-from rlhf.jobs import job_store
+from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.specs import DPOSpec, MeasureSpec, PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec, from_json
 from rlhf.models import registry
 from rlhf.models.registry import Policy
