@@ -262,8 +262,8 @@ def last_metrics(run: Run) -> dict[str, Any]:
 
 
 # ----------------------------------------------------------------------------------------------------- the way of a run
-class Learner(Protocol):
-    """What is trained, and how it is asked by `Progress`: a TRL trainer, or PPO's loop."""
+class Trainable(Protocol):
+    """What `Progress` asks of whatever is trained: a TRL trainer, or PPO's loop."""
 
     @property
     def model(self) -> Any:
@@ -294,7 +294,7 @@ class Learner(Protocol):
 class Progress:
     """The way of a run, step by step: what it reports and answers, when it writes a checkpoint, and when it ends."""
 
-    def __init__(self, run: Run, spec: TrainingSpec, learner: Learner, asked: Sequence[Prompt] | None = None) -> None:
+    def __init__(self, run: Run, spec: TrainingSpec, learner: Trainable, asked: Sequence[Prompt] | None = None) -> None:
         self.run, self.spec, self.learner = run, spec, learner
         self.checkpoints = checkpoints_of(run)
         self.checkpoint = None if run.measured_steps else newest_checkpoint(self.checkpoints)
@@ -371,7 +371,7 @@ class Samples:
         self.count = 0 if run.measured_steps or run.rank else spec.samples
         self.prompts = (sample_prompts(run.db) if prompts is None else prompts) if self.count else []
 
-    def draw_at(self, step: int, steps: int, learner: Learner) -> None:
+    def draw_at(self, step: int, steps: int, learner: Trainable) -> None:
         """Answer and record, if it is time."""
         if step in sample_steps(steps, self.count):
             record_samples(self.run, learner.policy(), learner.tokenizer, self.prompts, step, learner.accelerator)

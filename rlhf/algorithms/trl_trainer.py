@@ -187,13 +187,13 @@ def learn(run: Run, spec: TrainingSpec, trainer: Any, asked: Sequence[Prompt] | 
     """
     progress = Progress(run, spec, trainer, asked)
     trainer.add_callback(Steps(progress, trainer))
-    with told_where(progress.checkpoint, trainer.args) as directory:
+    with resumed_at(progress.checkpoint, trainer.args) as directory:
         trainer.train(resume_from_checkpoint=directory)
     return progress.figures
 
 
 @contextmanager
-def told_where(checkpoint: Checkpoint | None, arguments: Any) -> Iterator[str | None]:
+def resumed_at(checkpoint: Checkpoint | None, arguments: Any) -> Iterator[str | None]:
     """A directory that tells transformers at which step to go on; None where a run begins."""
     if checkpoint is None:
         yield None

@@ -1,1 +1,1 @@
-"""Direct preference optimisation: learn from pairs, without a reward model."""
+"""Direct preference optimisation: learn from which of two answers people prefer."""

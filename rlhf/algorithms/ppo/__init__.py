@@ -1,1 +1,1 @@
-"""Proximal policy optimisation: learn to give answers that a reward model scores highly."""
+"""Proximal policy optimisation: learn to score higher by a reward model."""

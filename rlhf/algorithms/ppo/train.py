@@ -123,13 +123,6 @@ def read_data(run: Run, spec: PPOSpec, tokenizer: Any) -> tuple[list[Item], Left
     return items, left_out
 
 
-def build_learner(spec: PPOSpec, start: Start, tokenizer: Any, items: Sequence[Item], run: Run) -> Learner:
-    """The loop with its four roles on one model."""
-    reward_model = read_reward_model(run, spec.reward_model)
-    roles = load_roles(spec, start, reward_model, tokenizer.pad_token_id)
-    return Learner(run, spec, roles, tokenizer, items, roles.score)
-
-
 # ------------------------------------------------------------------------------------------------------------ a round
 @dataclass(frozen=True)
 class Rollouts:
@@ -202,6 +195,13 @@ def targets(rollouts: Rollouts, spec: PPOSpec, coefficient: float) -> tuple[Tens
 
 
 # -------------------------------------------------------------------------------------------------------- the learner
+def build_learner(spec: PPOSpec, start: Start, tokenizer: Any, items: Sequence[Item], run: Run) -> Learner:
+    """The loop with its four roles on one model."""
+    reward_model = read_reward_model(run, spec.reward_model)
+    roles = load_roles(spec, start, reward_model, tokenizer.pad_token_id)
+    return Learner(run, spec, roles, tokenizer, items, roles.score)
+
+
 @dataclass
 class State:
     """Where a run is: after `step` rounds and `updates` optimiser steps of the next one. With the weights and the
@@ -289,14 +289,14 @@ class Learner:
         mine = [index for share in shares for index in share]
         drawn: dict[int, Answer] = {}
         for indices in pieces(mine, DRAWN_TOGETHER * spec.batch_size):
-            drawn.update(zip(indices, self.answer(indices), strict=False))
-        noted: dict[int, tuple[Answer, dict[str, Tensor]]] = {}
+            drawn.update(zip(indices, self.draw_answers(indices), strict=False))
+        assessed: dict[int, tuple[Answer, dict[str, Tensor]]] = {}
         for share in shares:
             for indices in pieces(share, spec.batch_size):
                 if not self.run.stopped:
-                    noted.update(zip(indices, self.note([drawn[index] for index in indices]), strict=True))
+                    assessed.update(zip(indices, self.assess([drawn[index] for index in indices]), strict=True))
         self.leave_if_stopped()
-        everybodys = dict(gather_object(list(noted.items())))
+        everybodys = dict(gather_object(list(assessed.items())))
         return collate([everybodys[index] for index in range(spec.rollouts)], self.accelerator.device)
 
     def share(self, rows: Sequence[int]) -> list[int]:
@@ -304,7 +304,7 @@ class Learner:
         size = len(rows) // self.accelerator.num_processes
         return list(rows[self.accelerator.process_index * size :][:size])
 
-    def answer(self, indices: Sequence[int]) -> list[Answer]:
+    def draw_answers(self, indices: Sequence[int]) -> list[Answer]:
         """The policy's answers at these places of the round; none when told to stop."""
         spec, step = self.spec, self.state.step
         prompts = [self.prompts[prompt_of(len(self.prompts), spec, step, index)] for index in indices]
@@ -319,7 +319,7 @@ class Learner:
         ]
 
     @torch.no_grad()
-    def note(self, answers: Sequence[Answer]) -> list[tuple[Answer, dict[str, Tensor]]]:
+    def assess(self, answers: Sequence[Answer]) -> list[tuple[Answer, dict[str, Tensor]]]:
         """What the roles say of a batch of answers, for `collate`."""
         policy, reference = self.roles.states("policy", answers), self.roles.states("reference", answers)
         terms = losses.compare_policies(

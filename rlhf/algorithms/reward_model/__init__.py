@@ -1,1 +1,1 @@
-"""Reward models: learn from comparisons to score answers."""
+"""A reward model: learn to score answers as people prefer them."""

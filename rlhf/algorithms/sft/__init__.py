@@ -1,1 +1,1 @@
-"""Supervised fine-tuning: learn to give the demonstrated answers."""
+"""Supervised fine-tuning: learn to give demonstrated answers."""
