@@ -48,9 +48,9 @@ def finished_run(machine: Machine, spec: SFTSpec = QUICK_SFT) -> job_store.Job:
 STARVED = """
 import os
 import torch
-from rlhf.algorithms import trainer
+from rlhf.algorithms import trl_trainer
 
-step = trainer.JobTrainer.training_step
+step = trl_trainer.JobTrainer.training_step
 
 def starved(self, *arguments, **keywords):
     here = os.environ.get("RANK", "0") == "{rank}" and self.args.per_device_train_batch_size > {rows}
@@ -58,7 +58,7 @@ def starved(self, *arguments, **keywords):
         torch.empty(1 << 46)
     return step(self, *arguments, **keywords)
 
-trainer.JobTrainer.training_step = starved
+trl_trainer.JobTrainer.training_step = starved
 """
 # A worker of this kind comes no further than its first step before there is this file.
 HELD = """

@@ -27,6 +27,11 @@ def load_snapshot(data_dir: Path, sha256: str) -> list[PreferenceRow]:
     return read_rows(content)
 
 
+def of_split(rows: Sequence[Any], split: str) -> list[Any]:
+    """The rows of a split."""
+    return [row for row in rows if row["split"] == split]
+
+
 def snapshot_path(data_dir: Path, sha256: str) -> Path:
     """Where frozen data lies."""
     return data_dir / "snapshots" / f"{sha256}.jsonl"

@@ -20,7 +20,7 @@ from transformers import AutoModelForSequenceClassification
 
 from annotation import claims, store
 from annotation.records import UserError
-from rlhf.algorithms.checkpoints import COMPLETE, checkpoints_of
+from rlhf.algorithms.checkpoints import MANIFEST, checkpoints_of
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.reward_model.train import ComparisonTrainer, build_trainer, score, scores_of, with_targets
@@ -437,7 +437,7 @@ def test_a_worker_killed_in_the_middle_is_resumed_to_the_weights_of_an_unbroken_
     job_id = machine.submit(unbroken.spec)
     machine.kill_worker(job_id, 8)
     checkpoints = machine.data_dir / "checkpoints" / f"job-{job_id}"
-    saved = sorted(int(mark.parent.name.split("-")[1]) for mark in checkpoints.glob(f"checkpoint-*/{COMPLETE}"))
+    saved = sorted(int(mark.parent.name.split("-")[1]) for mark in checkpoints.glob(f"checkpoint-*/{MANIFEST}"))
     assert saved
     assert saved[-1] < 23
     job_store.resume(machine.db, job_id)
@@ -472,6 +472,6 @@ def test_a_cancelled_run_is_resumed_to_the_weights_of_an_unbroken_run(
     perform(run, job.spec)
     assert job_store.get(machine.db, job.id).status == "cancelled"
     assert registry.of_job(machine.db, job.id) is None
-    assert (checkpoints_of(run) / f"checkpoint-{when[0]}" / COMPLETE).exists()
+    assert (checkpoints_of(run) / f"checkpoint-{when[0]}" / MANIFEST).exists()
     job_store.resume(machine.db, job.id)
     assert_as_if_unbroken(unbroken, machine.perform(job.id))
