@@ -169,8 +169,8 @@ def describe(found: Mapping[str, Any]) -> str:
 # --------------------------------------------------------------------------------------------------------- the worker
 def learn(data_dir: Path, job_id: int, worker_id: str) -> None:
     """Work on a PPO job with our reward in the place of its reward model."""
+    from rlhf.algorithms.ppo.roles import load_roles
     from rlhf.algorithms.ppo.train import Learner, read_data
-    from rlhf.algorithms.roles import load_roles
     from rlhf.algorithms.trainer import start_of
     from rlhf.models.loading import load_tokenizer
 

@@ -1,6 +1,6 @@
 """The mathematics of training: tensors in, tensors out; shapes in the names, equations beside the lines.
 
-By algorithm: log-probabilities for all; preferences (DPO); comparisons (reward model); policies compared; PPO.
+By algorithm: preferences (DPO); comparisons (reward model); policies compared; PPO.
 """
 
 from __future__ import annotations
@@ -10,49 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from rlhf.algorithms.dpo.spec import PreferenceLoss
-
-# Positions projected onto the vocabulary at once; bounds memory at CHUNK x vocabulary x 4 bytes.
-CHUNK = 512
-
-
-# ---------------------------------------------------------------------------------------------------- log-probabilities
-def token_logps(
-    hidden_NH: Tensor, head_VH: Tensor, labels_N: Tensor, chunk: int = CHUNK, temperature: float = 1.0
-) -> Tensor:
-    """log p(label) at N positions, from the last hidden states and the output embedding. Returns (N,), float32.
-
-    Only these positions meet the vocabulary, and their logits are recomputed in the backward pass instead of kept. At
-    a temperature, p is the distribution that answers are drawn from at it.
-    """
-    if len(labels_N) <= chunk:
-        return chunk_logps(hidden_NH, head_VH, labels_N, temperature)
-    parts = [
-        checkpoint(
-            chunk_logps, hidden_NH[i : i + chunk], head_VH, labels_N[i : i + chunk], temperature, use_reentrant=False
-        )
-        for i in range(0, len(labels_N), chunk)
-    ]
-    return torch.cat(parts)
-
-
-def chunk_logps(hidden_NH: Tensor, head_VH: Tensor, labels_N: Tensor, temperature: float = 1.0) -> Tensor:
-    """`token_logps` of one chunk."""
-    logits_NV = scaled_logits(hidden_NH, head_VH, temperature)
-    return logits_NV.gather(-1, labels_N[:, None])[:, 0] - logits_NV.logsumexp(-1)
-
-
-def scaled_logits(hidden_NH: Tensor, head_VH: Tensor, temperature: float) -> Tensor:
-    """Logits over the temperature, float32. Returns (N, V)."""
-    logits_NV = F.linear(hidden_NH.to(head_VH.dtype), head_VH).float()
-    return logits_NV if temperature == 1 else logits_NV / temperature
-
-
-def sum_by_row(values_N: Tensor, rows_N: Tensor, rows: int) -> Tensor:
-    """Sum N values into `rows` sums, each value into the row that rows_N names. Returns (rows,)."""
-    return torch.zeros(rows, dtype=values_N.dtype, device=values_N.device).index_add(0, rows_N, values_N)
+from rlhf.models.log_probabilities import CHUNK, scaled_logits
 
 
 # ----------------------------------------------------------------------------------------- preferences: DPO and its kin
@@ -199,37 +159,11 @@ def centring(better_P: Tensor, worse_P: Tensor) -> Tensor:
 
 
 # ---------------------------------------------------------------------------------------------------- policies compared
-def exact_kl(policy_logits_NV: Tensor, base_logits_NV: Tensor) -> Tensor:
-    """KL(policy || base) over the whole vocabulary at each position, in nats. Returns (N,).
-
-    Averaged over the policy's own samples this estimates the per-token KL with less variance than the sampled
-    log-ratio, whose expectation it is (Rao-Blackwell).
-    """
-    policy_NV, base_NV = policy_logits_NV.float().log_softmax(-1), base_logits_NV.float().log_softmax(-1)
-    return (policy_NV.exp() * (policy_NV - base_NV)).sum(-1)
 
 
 def k1(logps_N: Tensor, ref_logps_N: Tensor) -> Tensor:
     """log(p / q) of samples of p: estimates KL(p || q) without bias, may be negative (Schulman 2020). (N,)."""
     return logps_N - ref_logps_N
-
-
-def entropy(logits_NV: Tensor) -> Tensor:
-    """Entropy of the softmax of N rows of logits, in nats. Returns (N,)."""
-    logps_NV = logits_NV.float().log_softmax(-1)
-    return -(logps_NV.exp() * logps_NV).sum(-1)
-
-
-def token_entropy(hidden_NH: Tensor, head_VH: Tensor, temperature: float, chunk: int = CHUNK) -> Tensor:
-    """Entropy at N positions from the last hidden states and the output embedding, chunk by chunk. Returns (N,)."""
-
-    def of_chunk(part_NH: Tensor) -> Tensor:
-        return entropy(scaled_logits(part_NH, head_VH, temperature))
-
-    parts = [
-        checkpoint(of_chunk, hidden_NH[i : i + chunk], use_reentrant=False) for i in range(0, len(hidden_NH), chunk)
-    ]
-    return torch.cat(parts)
 
 
 @dataclass(frozen=True)

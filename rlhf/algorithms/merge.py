@@ -17,8 +17,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from rlhf.algorithms.merge_spec import MergeSpec
+from rlhf.algorithms.model_card import Made
 from rlhf.algorithms.trainer import store_made, stored_result
-from rlhf.hub.model_card import Made
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.base_model import ready

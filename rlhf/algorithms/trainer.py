@@ -30,8 +30,8 @@ from rlhf.algorithms.checkpoints import (
     refuse_earlier_format,
     write_checkpoint,
 )
+from rlhf.algorithms.model_card import Made, describe_directory, subject_of
 from rlhf.data.held_out_sets import sample_prompts
-from rlhf.hub.model_card import Made, describe_directory, subject_of
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256, new_directory
 from rlhf.jobs.specs import TrainingSpec

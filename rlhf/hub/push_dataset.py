@@ -16,9 +16,9 @@ from annotation.exports import writing
 from annotation.exports.formats import FORMATS, ONE_FILE, SPLIT_NAMES, Request, check_licence, pseudonyms
 from annotation.hub_client import Hub
 from annotation.records import Split, UserError
+from rlhf.algorithms.model_card import Address, public_name
 from rlhf.data.snapshots import snapshot_counts
 from rlhf.hub import snapshot_card
-from rlhf.hub.model_card import Address, public_name
 from rlhf.hub.push_model import (
     CARD,
     Files,

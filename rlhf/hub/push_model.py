@@ -23,10 +23,10 @@ from annotation.exports.formats import check_licence, is_licence
 from annotation.hub_client import Hub, RepoKind
 from annotation.metrics.intervals_and_bias import share_of
 from annotation.records import UserError
+from rlhf.algorithms.model_card import EMBEDDED_HUB_NAME, Address, Compared, Made, Measured, Record, card, subject_of
 from rlhf.data.snapshots import last_judgement
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.gate_decisions import ratio
-from rlhf.hub.model_card import EMBEDDED_HUB_NAME, Address, Compared, Made, Measured, Record, card, subject_of
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import file_sha256, verify_directory
 from rlhf.jobs.job_store import Job

@@ -20,7 +20,7 @@ from benchmarks.driver import BenchmarkError
 from benchmarks.intervals import crossed
 from benchmarks.laboratory import Laboratory
 from rlhf.algorithms.measure_spec import MeasureSpec
-from rlhf.algorithms.roles import Answer
+from rlhf.algorithms.ppo.roles import Answer
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.snapshots import Listing, store_snapshot
 from rlhf.jobs import job_store, worker

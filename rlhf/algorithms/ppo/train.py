@@ -2,8 +2,8 @@
 
 Schulman et al. 2017, "Proximal Policy Optimization Algorithms", equation 7; Ziegler et al. 2019, "Fine-Tuning Language
 Models from Human Preferences", section 2.2; Ouyang et al. 2022, equation 2. One base model in memory carries four
-roles (`rlhf.algorithms.roles`): the policy (an adapter), the reference (no adapter, or the parent's), the reward model
-and the critic (adapters with a scalar head). The losses are those of `rlhf.algorithms.losses`.
+roles (`rlhf.algorithms.ppo.roles`): the policy (an adapter), the reference (no adapter, or the parent's), the reward
+model and the critic (adapters with a scalar head). The losses are those of `rlhf.algorithms.losses`.
 
 Of the details that Huang et al. 2024 list in "The N Implementation Details of RLHF with PPO", these are kept:
 
@@ -39,7 +39,7 @@ These are not:
   probabilities were noted, so that the ratio is exactly 1 until the first optimiser step.
 
 How a reward model is trained, and so the start of its head, is the business of
-`rlhf.algorithms.reward_model.train`. What else stands apart: the four roles of one model (`rlhf.algorithms.roles`),
+`rlhf.algorithms.reward_model.train`. What else stands apart: the four roles of one model (`rlhf.algorithms.ppo.roles`),
 which can be tested one by one and read stored reward models without a loop; the mathematics, tensors in and out
 (`rlhf.algorithms.losses`), tested by hand and against slow versions; drawing answers (`rlhf.models.sampling`), as
 everywhere; and the way of a run, with its checkpoints (`rlhf.algorithms.trainer`).
@@ -62,8 +62,8 @@ from torch import Tensor, nn
 from annotation.records import UserError
 from rlhf.algorithms import losses
 from rlhf.algorithms.losses import AdaptiveKL
+from rlhf.algorithms.ppo.roles import TRAINED, Answer, Role, Roles, load_roles
 from rlhf.algorithms.ppo.spec import PPOSpec
-from rlhf.algorithms.roles import TRAINED, Answer, Role, Roles, load_roles, read_reward_model
 from rlhf.algorithms.trainer import (
     Diverged,
     Figures,
@@ -81,6 +81,8 @@ from rlhf.data.snapshots import left_out_sentence, shortage
 from rlhf.jobs.descriptions import LeftOut
 from rlhf.jobs.worker import Run, Stopped
 from rlhf.models.loading import load_tokenizer
+from rlhf.models.log_probabilities import token_entropy, token_logps
+from rlhf.models.reward_model import read_reward_model
 from rlhf.models.sampling import draw
 from rlhf.models.tokenize import load_snapshot, of_split, tokenise_prompts
 
@@ -377,14 +379,14 @@ class Learner:
         """
         states = self.roles.states("policy", [rollouts.answers[row] for row in rows])
         head_VH, temperature = self.roles.head_VH(), self.spec.sampling.temperature
-        logps_N = losses.token_logps(states.before_NH, head_VH, states.labels_N, temperature=temperature)
+        logps_N = token_logps(states.before_NH, head_VH, states.labels_N, temperature=temperature)
         log_ratio_N = logps_N - rollouts.tokens(rollouts.logps_BT, rows)
         loss_N, cut_N = losses.clipped_policy_loss(
             log_ratio_N.exp(), rollouts.tokens(advantages_BT, rows), self.spec.clip
         )
         total = loss_N.sum()
         if self.spec.entropy_weight:
-            entropy_N = losses.token_entropy(states.before_NH, head_VH, temperature)
+            entropy_N = token_entropy(states.before_NH, head_VH, temperature)
             total = total - self.spec.entropy_weight * entropy_N.sum()
         self.backward(total / tokens)
         return loss_N.detach().sum(), cut_N.sum(), log_ratio_N.detach().abs().max()

@@ -31,7 +31,6 @@ from trl import SFTConfig, SFTTrainer
 
 from annotation.records import Prompt, UserError
 from rlhf.algorithms.checkpoints import checkpoints_of
-from rlhf.algorithms.losses import CHUNK, scaled_logits
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.algorithms.trainer import Start, begin, conclude, start_of, stored_before
 from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
@@ -41,6 +40,7 @@ from rlhf.jobs.descriptions import LeftOut
 from rlhf.jobs.worker import Run
 from rlhf.models.hidden_states import completions, inner_model
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
+from rlhf.models.log_probabilities import CHUNK, scaled_logits
 from rlhf.models.packing import pad
 from rlhf.models.tokenize import load_snapshot, of_split, tokenise_demonstrations
 

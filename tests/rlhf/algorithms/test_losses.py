@@ -9,16 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf.algorithms.losses import (
-    PairLogps,
-    conservative_dpo,
-    dpo,
-    exact_kl,
-    expected_better,
-    implicit_reward,
-    sum_by_row,
-    token_logps,
-)
+from rlhf.algorithms.losses import PairLogps, conservative_dpo, dpo, expected_better, implicit_reward
+from rlhf.models.log_probabilities import exact_kl, sum_by_row, token_logps
 
 
 def slow_token_logp(hidden: list[float], head: list[list[float]], label: int) -> float:

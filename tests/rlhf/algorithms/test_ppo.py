@@ -26,10 +26,10 @@ from annotation import store
 from annotation.records import Sampling, UserError
 from rlhf.algorithms.checkpoints import MANIFEST, STATE, WEIGHTS, checkpoints_of
 from rlhf.algorithms.ppo import train as ppo
+from rlhf.algorithms.ppo.roles import Answer, load_roles
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.ppo.train import Learner, Rollouts, Score, minibatch, prompt_of, read_data, seed_of, targets
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
-from rlhf.algorithms.roles import Answer, load_roles, read_reward_model
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.specs import Method, Precision
@@ -37,6 +37,7 @@ from rlhf.jobs.worker import Run, perform
 from rlhf.jobs.worker_process import worker_command
 from rlhf.models import hidden_states, registry
 from rlhf.models.loading import weights_of
+from rlhf.models.reward_model import read_reward_model
 from rlhf.models.sampling import end_token_ids
 from rlhf.tabs.runs.curves import plots_of
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, Machine, make_machine

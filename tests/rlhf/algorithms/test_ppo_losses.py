@@ -16,17 +16,14 @@ from rlhf.algorithms.losses import (
     clipped_policy_loss,
     clipped_value_loss,
     compare_policies,
-    entropy,
-    exact_kl,
     explained_variance,
     gae,
     k1,
     last_of_row,
     shaped_rewards,
-    token_entropy,
-    token_logps,
     whiten,
 )
+from rlhf.models.log_probabilities import entropy, exact_kl, token_entropy, token_logps
 
 
 def random_tensors(*shapes: tuple[int, ...]) -> list[Tensor]:

@@ -32,9 +32,9 @@ from annotation.web import access
 from rlhf import __main__ as rlhf_commands
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
+from rlhf.algorithms.model_card import Address
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.hub import pull_model, push_dataset, push_model
-from rlhf.hub.model_card import Address
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.models import registry
