@@ -23,7 +23,7 @@ from annotation.database import Database
 from annotation.exports.preference_rows import PreferenceRow
 from annotation.metrics.intervals_and_bias import distinct_n, wilson_interval
 from annotation.records import Prompt, UserError
-from rlhf.algorithms.losses import exact_kl, sum_by_row
+from rlhf.algorithms.losses import exact_kl
 from rlhf.data import held_out_sets
 from rlhf.evaluation import win_rates
 from rlhf.jobs import job_store
@@ -35,6 +35,7 @@ from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.hidden_states import completions, inner_model, logps_of
 from rlhf.models.loading import Policies
+from rlhf.models.log_probabilities import sum_by_row
 from rlhf.models.packing import pad
 from rlhf.models.registry import Policy
 from rlhf.models.sampling import draw

@@ -62,7 +62,7 @@ from torch import Tensor, nn
 from annotation.records import UserError
 from rlhf.algorithms import losses
 from rlhf.algorithms.losses import AdaptiveKL
-from rlhf.algorithms.roles import TRAINED, Answer, Role, Roles, load_roles, read_reward_model
+from rlhf.algorithms.roles import TRAINED, Answer, Role, Roles, load_roles
 from rlhf.algorithms.trainer import (
     Diverged,
     Figures,
@@ -80,7 +80,9 @@ from rlhf.data.snapshots import left_out_sentence, shortage
 from rlhf.jobs.specs import PPOSpec
 from rlhf.jobs.worker import Run, Stopped
 from rlhf.models.loading import load_tokenizer
+from rlhf.models.log_probabilities import token_logps
 from rlhf.models.sampling import draw
+from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.models.tokenize import LeftOut, load_snapshot, of_split, tokenise_prompts
 
 # Answers drawn together, as a multiple of those in a pass with gradients, which takes several times the memory.
@@ -376,7 +378,7 @@ class Learner:
         """
         states = self.roles.states("policy", [rollouts.answers[row] for row in rows])
         head_VH, temperature = self.roles.head_VH(), self.spec.sampling.temperature
-        logps_N = losses.token_logps(states.before_NH, head_VH, states.labels_N, temperature=temperature)
+        logps_N = token_logps(states.before_NH, head_VH, states.labels_N, temperature=temperature)
         log_ratio_N = logps_N - rollouts.tokens(rollouts.logps_BT, rows)
         loss_N, cut_N = losses.clipped_policy_loss(
             log_ratio_N.exp(), rollouts.tokens(advantages_BT, rows), self.spec.clip

@@ -31,7 +31,6 @@ from trl import SFTConfig, SFTTrainer
 
 from annotation.records import Prompt, UserError
 from rlhf.algorithms.checkpoints import checkpoints_of
-from rlhf.algorithms.losses import CHUNK, scaled_logits
 from rlhf.algorithms.trainer import Start, begin, conclude, start_of, stored_before
 from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
 from rlhf.data.held_out_sets import SAMPLE_PROMPTS
@@ -40,6 +39,7 @@ from rlhf.jobs.specs import SFTSpec
 from rlhf.jobs.worker import Run
 from rlhf.models.hidden_states import completions, inner_model
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
+from rlhf.models.log_probabilities import CHUNK, scaled_logits
 from rlhf.models.packing import pad
 from rlhf.models.tokenize import LeftOut, load_snapshot, of_split, tokenise_demonstrations
 

@@ -27,7 +27,7 @@ from annotation.records import Sampling, UserError
 from rlhf.algorithms.checkpoints import MANIFEST, STATE, WEIGHTS, checkpoints_of
 from rlhf.algorithms.ppo import train as ppo
 from rlhf.algorithms.ppo.train import Learner, Rollouts, Score, minibatch, prompt_of, read_data, seed_of, targets
-from rlhf.algorithms.roles import Answer, load_roles, read_reward_model
+from rlhf.algorithms.roles import Answer, load_roles
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.specs import METHODS, Method, PPOSpec, Precision, RewardModelSpec
@@ -36,6 +36,7 @@ from rlhf.jobs.worker_process import worker_command
 from rlhf.models import hidden_states, registry
 from rlhf.models.loading import weights_of
 from rlhf.models.sampling import end_token_ids
+from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.tabs.runs.curves import CURVES
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, Machine, make_machine
 

@@ -24,9 +24,9 @@ from rlhf.algorithms.losses import (
     last_of_row,
     shaped_rewards,
     token_entropy,
-    token_logps,
     whiten,
 )
+from rlhf.models.log_probabilities import token_logps
 
 
 def random_tensors(*shapes: tuple[int, ...]) -> list[Tensor]:

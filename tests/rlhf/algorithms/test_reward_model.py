@@ -22,7 +22,7 @@ from annotation import claims, store
 from annotation.records import UserError
 from rlhf.algorithms.checkpoints import MANIFEST, checkpoints_of
 from rlhf.algorithms.reward_model.train import ComparisonTrainer, build_trainer, score, scores_of, with_targets
-from rlhf.algorithms.roles import Answer, load_roles, read_reward_model
+from rlhf.algorithms.roles import Answer, load_roles
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.specs import METHODS, PPOSpec, RewardModelSpec
@@ -30,6 +30,7 @@ from rlhf.jobs.worker import Run, perform
 from rlhf.models import hidden_states, registry
 from rlhf.models.hidden_states import inner_model
 from rlhf.models.loading import load_for_training
+from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.models.tokenize import load_snapshot, tokenise_comparisons
 from rlhf.submission import job_submission, preconditions
 from tests.machine_fixtures import WORDS, Machine, make_machine

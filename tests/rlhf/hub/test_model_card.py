@@ -23,7 +23,7 @@ from huggingface_hub import ModelCard
 
 from annotation import hub_client as hubs
 from annotation.records import Sampling
-from rlhf.algorithms.roles import Answer, load_roles, read_reward_model
+from rlhf.algorithms.roles import Answer, load_roles
 from rlhf.hub import push_model
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
@@ -32,6 +32,7 @@ from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.loading import Policies
 from rlhf.models.registry import Policy
+from rlhf.models.stored_reward_model import read_reward_model
 from tests.demonstrations import demonstrate
 from tests.fakes.hub_server import HubServer
 from tests.machine_fixtures import PATIENCE_SECONDS, Machine, make_machine
