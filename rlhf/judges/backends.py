@@ -29,8 +29,8 @@ from rlhf.models.hidden_states import completions, embed, inner_model, virtual_i
 from rlhf.models.loading import Policies, ground_key, ground_path, load_for_answering
 from rlhf.models.model_files import check_architecture, check_weights
 from rlhf.models.packing import pad
-from rlhf.models.reward_model import read_reward_model
 from rlhf.models.sampling import left_padded
+from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.models.tokenize import answer_ids, text_ids
 
 LETTERS = ("A", "B")

@@ -19,7 +19,7 @@ from rlhf.algorithms.trainer import Start
 from rlhf.models.hidden_states import Completions, completions, inner_model
 from rlhf.models.loading import adapter_config, dtype_of, hold_in_float32, load_adapter, load_for_training
 from rlhf.models.packing import pad
-from rlhf.models.reward_model import RewardModel, scalar_head
+from rlhf.models.stored_reward_model import RewardModel, scalar_head
 
 Role = Literal["policy", "reference", "reward", "critic"]
 ADAPTERS: Mapping[Role, str] = {"policy": "default", "reference": "reference", "reward": "reward", "critic": "critic"}

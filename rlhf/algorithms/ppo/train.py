@@ -82,8 +82,8 @@ from rlhf.jobs.descriptions import LeftOut
 from rlhf.jobs.worker import Run, Stopped
 from rlhf.models.loading import load_tokenizer
 from rlhf.models.log_probabilities import token_entropy, token_logps
-from rlhf.models.reward_model import read_reward_model
 from rlhf.models.sampling import draw
+from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.models.tokenize import load_snapshot, of_split, tokenise_prompts
 
 # Answers drawn together, as a multiple of those in a pass with gradients, which takes several times the memory.

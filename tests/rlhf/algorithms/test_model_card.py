@@ -37,7 +37,7 @@ from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.loading import Policies
 from rlhf.models.registry import Policy
-from rlhf.models.reward_model import read_reward_model
+from rlhf.models.stored_reward_model import read_reward_model
 from tests.demonstrations import demonstrate
 from tests.fakes.hub_server import HubServer
 from tests.machine_fixtures import PATIENCE_SECONDS, Machine, make_machine

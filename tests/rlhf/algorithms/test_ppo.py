@@ -37,8 +37,8 @@ from rlhf.jobs.worker import Run, perform
 from rlhf.jobs.worker_process import worker_command
 from rlhf.models import hidden_states, registry
 from rlhf.models.loading import weights_of
-from rlhf.models.reward_model import read_reward_model
 from rlhf.models.sampling import end_token_ids
+from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.tabs.runs.curves import plots_of
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, Machine, make_machine
 

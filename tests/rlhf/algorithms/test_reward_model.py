@@ -31,7 +31,7 @@ from rlhf.jobs.worker import Run, perform
 from rlhf.models import hidden_states, registry
 from rlhf.models.hidden_states import inner_model
 from rlhf.models.loading import load_for_training
-from rlhf.models.reward_model import read_reward_model
+from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.models.tokenize import load_snapshot, tokenise_comparisons
 from rlhf.submission import job_submission, preconditions
 from tests.machine_fixtures import WORDS, Machine, make_machine

@@ -1,4 +1,4 @@
-"""A stored reward model as it is read: an adapter for a language model's layers, and the head that scores answers."""
+"""Stored reward models as others use them: an adapter for a language model, and a head that scores its last state."""
 
 from __future__ import annotations
 
