@@ -24,6 +24,7 @@ from rlhf.data.snapshots import Listing, store_snapshot
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.specs import DPOSpec, PPOSpec, RewardModelSpec, SFTSpec
+from rlhf.models.reward_model_quality import RewardModelQuality, quality_in
 
 NEVER = 100_000
 PREFERENCE_SEED, TEST_SEED = 1_000, 500_000
@@ -85,7 +86,7 @@ class Ground:
     preferences: str
     """The frozen preferences."""
     reward_model: str
-    health: Mapping[str, Any]
+    quality: RewardModelQuality
 
 
 def reward_model(lab: Laboratory, sizes: Sizes) -> Ground:
@@ -113,9 +114,10 @@ def reward_model(lab: Laboratory, sizes: Sizes) -> Ground:
             checkpoint_steps=NEVER,
         ),
     )
-    health = (trained.result or {})["health"]
-    say(f"reward model: accuracy {health['accuracy']}")
-    return Ground(sft, preferences, revision_of(trained), health)
+    quality = quality_in(trained.result)
+    assert quality is not None
+    say(f"reward model: accuracy {quality.accuracy}")
+    return Ground(sft, preferences, revision_of(trained), quality)
 
 
 def held_out_prompts(lab: Laboratory, sizes: Sizes) -> list[Prompt]:
@@ -209,7 +211,7 @@ def ppo_spec(ground: Ground, sizes: Sizes, beta: float) -> PPOSpec:
 
 def accepted(ground: Ground) -> float:
     """The reward model's accuracy, which PPO wants to hear named where it is low."""
-    value = ground.health["accuracy"]["value"]
+    value = ground.quality.accuracy.value
     return 0.01 if value is None else max(round(value, 3), 0.001)
 
 
@@ -255,7 +257,7 @@ def measure(lab: Laboratory, sizes: Sizes) -> dict[str, Any]:
     for (kind, beta, job), answers in zip(trained.values(), others, strict=True):
         curve = rewards(lab, job) if kind == "ppo" else {}
         found[kind].append({"beta": beta, **point(answers), **curve})
-    accuracy = {name: ground.health["accuracy"][name] for name in ("value", "low", "high", "n")}
+    accuracy = ground.quality.accuracy.to_json()
     return {"frontier": found, "frontier_start": point(sft), "reward_model_accuracy": accuracy}
 
 

@@ -51,7 +51,6 @@ from rlhf.judges.verdicts import Choice, Verdict
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED
 from rlhf.models.tokenize import load_snapshot
-from rlhf.submission import job_submission
 
 Mode = Literal["people", "ai", "mixed"]
 AGREEMENTS = ("0.65", "0.75", "0.90")
@@ -220,7 +219,7 @@ def train(lab: Laboratory, sizes: Sizes, iteration: int, seed: int) -> dict[str,
     assert job.result is not None
     revision = str(job.result["revision"])
     if registry.serving(lab.db).revision != revision:
-        job_submission.promote(lab.db, lab.directory, revision, "the benchmark")
+        registry.promote(lab.db, revision, "the benchmark")
     rows = [row for row in load_snapshot(lab.directory, job.result["snapshot"]) if row["split"] == "train"]
     right = sum(gold(row["chosen"]["text"]) > gold(row["rejected"]["text"]) for row in rows)
     return {"revision": revision, "trained": True, "pairs": len(rows), "right": right}

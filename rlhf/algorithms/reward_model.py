@@ -40,12 +40,12 @@ from annotation.records import UserError
 from rlhf.algorithms.losses import bradley_terry, centring
 from rlhf.algorithms.trainer import JobTrainer, Start, arguments, prepared, quietly, save_policy, start_of, train
 from rlhf.data.snapshots import MIN_PAIRS, left_out_sentence, shortage
-from rlhf.evaluation.reward_model_quality import Scored, measure
 from rlhf.jobs.specs import RewardModelSpec
 from rlhf.jobs.worker import Run
 from rlhf.models.hidden_states import completions, inner_model
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
 from rlhf.models.packing import pad
+from rlhf.models.reward_model_quality import Scored, measure
 from rlhf.models.tokenize import load_snapshot, tokenise_comparisons, with_noise
 
 Item = dict[str, Any]
@@ -80,7 +80,7 @@ def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
         scores = [value for one in trained_on for value in one.scores]
         figures = {"mean": fmean(scores), "std": pstdev(scores), "pairs": pairs}
         (directory / "reward.json").write_text(json.dumps(figures), "utf-8")
-        return {"health": measure(trained_on, checked_on)}
+        return {"health": measure(trained_on, checked_on).to_json()}
 
     trained = train(run, spec, start, build, finish, kind="reward")
     return {"snapshot": spec.snapshot, "train_pairs": pairs, "left_out": left_out, **trained.result}

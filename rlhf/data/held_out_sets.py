@@ -15,7 +15,7 @@ from annotation.database import Database
 from annotation.records import Prompt, UserError, now
 from rlhf.data.snapshots import Listing, snapshot_counts, store_snapshot
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import PPOSpec, RewardModelSpec, Spec, TrainingSpec
+from rlhf.jobs.specs import RewardModelSpec, Spec, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.models.tokenize import load_snapshot
@@ -129,27 +129,10 @@ def trained_on(db: Database, data_dir: Path, policy: Policy, prompts: Sequence[P
     """
     held_out = {store.fingerprint_of(prompt.messages)[0]: prompt for prompt in prompts}
     found: dict[int, Prompt] = {}
-    for one in lineage(db, policy):
+    for one in registry.family(db, policy):
         spec = None if one.job_id is None else job_store.get(db, one.job_id).spec
         for row in load_snapshot(data_dir, spec.snapshot) if isinstance(spec, TrainingSpec) and spec.snapshot else ():
             prompt = held_out.get(store.fingerprint_of(row["messages"])[0]) if row["split"] == "train" else None
             if prompt is not None:
                 found[prompt.id] = prompt
-    return list(found.values())
-
-
-def lineage(db: Database, policy: Policy) -> list[Policy]:
-    """A policy, its ancestors, and the reward models by which these were trained with their ancestors; each once."""
-    found: dict[int, Policy] = {}
-    waiting = [policy]
-    while waiting:
-        one = waiting.pop()
-        if one.id in found:
-            continue
-        found[one.id] = one
-        if one.parent_id is not None:
-            waiting.append(registry.by_id(db, one.parent_id))
-        spec = None if one.job_id is None else job_store.get(db, one.job_id).spec
-        if isinstance(spec, PPOSpec) and spec.reward_model:
-            waiting.append(registry.by_revision(db, spec.reward_model))
     return list(found.values())

@@ -196,15 +196,15 @@ def judges_reliability(found: Agreement | None) -> float:
 
 
 def trained_until(db: Database, policy: Policy) -> int:
-    """The last judgement that the policy, or one that it grew from, has seen; 0 for the base."""
-    if policy.job_id is None:
-        return 0
-    spec = job_store.get(db, policy.job_id).spec
-    snapshot = spec.snapshot if isinstance(spec, TrainingSpec) else ""
-    seen = last_judgement(db, snapshot)
-    if seen or policy.parent_id is None:
-        return seen
-    return trained_until(db, registry.by_id(db, policy.parent_id))  # it learnt from no judgement, or was merged
+    """The last judgement that the policy, or the nearest that it grew from, was trained on; 0 without any."""
+    line = (policy, *registry.ancestors(db, policy))
+    return next((seen for seen in (seen_until(db, one) for one in line) if seen), 0)
+
+
+def seen_until(db: Database, policy: Policy) -> int:
+    """The last judgement that the training of this very policy saw; 0 where it saw none, or was none."""
+    spec = None if policy.job_id is None else job_store.get(db, policy.job_id).spec
+    return last_judgement(db, spec.snapshot) if isinstance(spec, TrainingSpec) else 0
 
 
 def last_judgement(db: Database, snapshot: str) -> int:

@@ -79,9 +79,8 @@ def needed(db: Database, spec: TrainingSpec) -> list[Policy]:
     found = {registry.by_revision(db, "base").id: registry.by_revision(db, "base")}
     names = [spec.parent, *([spec.reward_model] if isinstance(spec, PPOSpec) else [])]
     for policy in (registry.by_revision(db, name) for name in names):
-        if policy.ground_id is not None:
-            found.setdefault(policy.ground_id, registry.by_id(db, policy.ground_id))
-        found.setdefault(policy.id, policy)
+        for one in (registry.ground(db, policy), policy):
+            found.setdefault(one.id, one)
     return list(found.values())
 
 

@@ -9,11 +9,11 @@ from hashlib import sha256
 from itertools import combinations, permutations
 from math import log
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 
 from annotation.metrics.agreement import RESAMPLES, SEED, percentiles
+from annotation.metrics.calibration import Calibration, Duel, calibration
 from annotation.metrics.intervals_and_bias import Array, Estimate, Ranking, share_of, sign, wilson_interval
 from annotation.metrics.sequential_test import kappas
 from annotation.records import Kind
@@ -22,10 +22,8 @@ from annotation.ui import charts
 from annotation.ui.charts import Frame, Mark
 from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval
 from annotation.ui.markup import escape, paragraph, table
-from rlhf.evaluation import reward_model_quality
-from rlhf.evaluation.reward_model_quality import Duel
 from rlhf.judges.verdicts import Choice, combine
-from rlhf.tabs.runs import curves
+from rlhf.tabs.runs import curves, reward_model_card
 
 Pair = tuple[int, int]
 # What a judgement may say of answers (a, b): b is better, they are tied, a is better.
@@ -113,8 +111,7 @@ class Trust:
     with_people: Agreement | None
     each_other: Agreement | None
     """People with each other, on those of these comparisons that several have judged."""
-    calibration: Mapping[str, Any] | None
-    """As `reward_model_quality.calibration` has it."""
+    calibration: Calibration | None
     flips: Estimate | None
     """Share of pairs on which it contradicts itself when the answers change places."""
     first_place: Estimate | None
@@ -139,7 +136,7 @@ def trust(cases: Sequence[Case], verdicts: Iterable[Swapped] = ()) -> Trust:
     return Trust(
         with_people=agreement(judge_trials(case) for case in cases),
         each_other=agreement(people_trials(case) for case in cases),
-        calibration=calibration(cases),
+        calibration=judges_calibration(cases),
         flips=one_say(flips),
         first_place=one_say(firsts),
         longer=one_say(judge for judge, _ in longer),
@@ -219,7 +216,7 @@ def kappa(tables: Array) -> Estimate | None:
     return Estimate(float(kappas(whole)), *percentiles(kappas((drawn @ patterns).reshape(-1, *whole.shape))), count)
 
 
-def calibration(cases: Iterable[Case]) -> dict[str, Any] | None:
+def judges_calibration(cases: Iterable[Case]) -> Calibration | None:
     """How often people prefer the answer that the judge finds likelier to be better, by that likelihood.
 
     Where a person prefers one of two answers; all such trials of a comparison weigh 1 together. None without chances.
@@ -233,7 +230,7 @@ def calibration(cases: Iterable[Case]) -> dict[str, Any] | None:
             if pair in case.chances and (preferred := person.order(pair))
         ]
         duels += [Duel(score, 0.0, 1 / len(odds)) for score in odds]
-    return reward_model_quality.calibration(duels) if duels else None
+    return calibration(duels) if duels else None
 
 
 def log_odds(chance: float) -> float:
@@ -295,7 +292,7 @@ def card(name: str, found: Trust, threshold: float, basis: Basis = Basis(None, 0
         said += paragraph(picked_sentence(found.picked, found.with_people.share.n))
     drawn = [
         agreement_plot(own, found, threshold),
-        reward_model_quality.calibration_plot(own, found.calibration) if found.calibration else "",
+        reward_model_card.calibration_plot(own, found.calibration) if found.calibration else "",
         position_plot(own, found),
         length_plot(own, found),
     ]

@@ -15,6 +15,7 @@ from annotation.database import Database
 from annotation.records import now, seconds_between
 from rlhf.data import snapshots
 from rlhf.evaluation import gate_decisions
+from rlhf.evaluation.finished_checks import finished_checks
 from rlhf.evaluation.gate import Mode
 from rlhf.evaluation.gate_decisions import ENDINGS, Pending
 from rlhf.jobs import job_store
@@ -293,8 +294,7 @@ SEEDS_APART = 1000
 
 def check_spec(db: Database, revision: str, against: str = "serving") -> EvaluateSpec:
     """A check of a policy, with seeds that none of its finished checks had: it makes new comparisons."""
-    before = [job for job in gate_decisions.finished_checks(db) if getattr(job.spec, "candidate", "") == revision]
-    seed = EvaluateSpec.seed + SEEDS_APART * len(before)
+    seed = EvaluateSpec.seed + SEEDS_APART * len(finished_checks(db, revision))
     return EvaluateSpec(candidate=revision, against=against, seed=seed)
 
 
@@ -309,16 +309,9 @@ def automatic_spec(db: Database, step: Step) -> RewardModelSpec | PPOSpec | DPOS
     """What is trained without being asked, by the defaults: on from the policy that serves, in its own shape."""
     serving = registry.serving(db)
     if step.action == "train the reward model":
-        return RewardModelSpec(parent=ground_name(db, serving))
+        return RewardModelSpec(parent=registry.ground(db, serving).revision)
     spec = PPOSpec(reward_model=step.subject) if step.subject else DPOSpec()
     return replace(spec, **preconditions.shape_of(db, serving))
-
-
-def ground_name(db: Database, policy: Policy) -> str:
-    """The revision of the weights that a policy is, or lies on: PPO's reward model has to lie on the same."""
-    if policy.form == "full":
-        return policy.revision
-    return "base" if policy.ground_id is None else registry.by_id(db, policy.ground_id).revision
 
 
 # ------------------------------------------------------------------------------------------------------ where it stands

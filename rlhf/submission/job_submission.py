@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,6 @@ from rlhf.generation import prompt_sets
 from rlhf.hub import rental_store
 from rlhf.hub.rental_store import Terms
 from rlhf.jobs import job_store
-from rlhf.jobs.artifacts import verify_directory
 from rlhf.jobs.specs import (
     AnswerSpec,
     EvaluateSpec,
@@ -32,7 +30,6 @@ from rlhf.jobs.specs import (
 from rlhf.judges import judge_store
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED, EMBEDDED_NAME
-from rlhf.models.registry import Policy
 from rlhf.models.tokenize import LeftOut
 from rlhf.submission import preconditions
 
@@ -147,28 +144,8 @@ def delete_policy(db: Database, data_dir: Path, revision: str, decided_by: str) 
         policy = registry.by_revision(db, revision)
         for sentence in preconditions.needed_by(db, policy):
             raise UserError(sentence)
-        registry.mark_deleted(db, policy.id)
-        registry.record_decision(db, policy.id, registry.serving(db).id, "delete", decided_by)
-    directory = data_dir / str(policy.path)
-    size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
-    shutil.rmtree(directory, ignore_errors=True)
-    return size
-
-
-def promote(db: Database, data_dir: Path, revision: str, decided_by: str, reason: str = "") -> Policy:
-    """Let a policy serve, whatever the rule says, if its files are whole. Raises UserError; then nothing has changed.
-
-    People and the gate decide by `rlhf.evaluation.gate_decisions`.
-    """
-    policy = registry.by_revision(db, revision)
-    verify(data_dir, policy)
-    return registry.promote(db, policy.revision, decided_by, reason)
-
-
-def verify(data_dir: Path, policy: Policy) -> None:
-    """Read a policy's files through. Raises UserError where they are damaged or missing."""
-    if policy.path is not None and policy.sha256 is not None and not policy.deleted:
-        verify_directory(data_dir / policy.path, policy.sha256, f"adapter {policy.revision}")
+        registry.mark_deleted(db, policy, decided_by)
+    return registry.remove_files(data_dir, policy)
 
 
 def freeze_evaluation(db: Database, data_dir: Path, spec: EvaluateSpec) -> EvaluateSpec:

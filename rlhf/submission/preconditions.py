@@ -10,12 +10,12 @@ from typing import Any
 
 from annotation.database import Database
 from annotation.records import UserError
-from rlhf.evaluation.reward_model_quality import REWARD_THRESHOLD
 from rlhf.jobs import job_store
 from rlhf.jobs.specs import ATTENTION, METHODS, DPOSpec, MeasureSpec, PPOSpec, Spec, TrainingSpec, from_json, impossible
 from rlhf.judges import judge_store
 from rlhf.models import base_model, memory, registry
 from rlhf.models.registry import Policy
+from rlhf.models.reward_model_quality import REWARD_THRESHOLD, RewardModelQuality, quality_in
 
 
 def check(db: Database, spec: TrainingSpec, here: bool = True) -> list[str]:
@@ -97,7 +97,7 @@ def quantised_trouble(spec: TrainingSpec, how: str) -> list[str]:
 def ground_directory(db: Database, policy: Policy) -> Path | None:
     """Where the weights are that a policy lies on, or is; None where they are not on this machine."""
     data_dir = db.path.parent
-    ground = registry.by_id(db, policy.ground_id) if policy.ground_id is not None else policy
+    ground = registry.ground(db, policy)
     if ground.form == "full":
         directory = data_dir / str(ground.path)
         return directory if (directory / "config.json").is_file() else None
@@ -279,8 +279,7 @@ def reward_trouble(db: Database, spec: PPOSpec, parent: Policy) -> list[str]:
         return [f"{reward.revision} is no reward model. Train one, then choose it."]
     if reward.deleted:
         return [f"The files of the reward model {reward.revision} were deleted on {reward.deleted[:10]}."]
-    ground = parent.id if parent.form == "full" else parent.ground_id
-    if reward.ground_id != ground:
+    if reward.lies_on != parent.lies_on:
         return [
             f"The reward model {reward.revision} and the parent {parent.revision} lie on different weights, and PPO "
             "holds one copy for both: train the reward model from the weights that the parent lies on."
@@ -320,11 +319,15 @@ def unmeasured(reward: Policy) -> str:
     )
 
 
+def quality_of(db: Database, reward: Policy) -> RewardModelQuality | None:
+    """What was measured of a reward model; None of one that was not trained here, or not checked."""
+    return None if reward.job_id is None else quality_in(job_store.get(db, reward.job_id).result)
+
+
 def accuracy_of(db: Database, reward: Policy) -> float | None:
     """How often a reward model is right on held-out comparisons; None where that was not measured."""
-    result = (job_store.get(db, reward.job_id).result if reward.job_id is not None else None) or {}
-    value = ((result.get("health") or {}).get("accuracy") or {}).get("value")
-    return None if value is None else float(value)
+    quality = quality_of(db, reward)
+    return None if quality is None else quality.accuracy.value
 
 
 NOT_MERGED: Mapping[str, str] = {

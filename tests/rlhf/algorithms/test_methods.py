@@ -291,4 +291,4 @@ def test_deleted_files_are_gone_and_the_row_says_so(judged: Machine) -> None:
     with pytest.raises(UserError, match="were deleted"):
         judged.submit(replace(QUICK, parent=policy.revision, scope="all"))
     with pytest.raises(UserError, match="were deleted"):
-        job_submission.promote(judged.db, judged.data_dir, policy.revision, "a test")
+        registry.promote(judged.db, policy.revision, "a test")

@@ -39,7 +39,7 @@ from rlhf.models import registry
 from rlhf.models.loading import Policies
 from rlhf.models.registry import Policy
 from rlhf.models.tokenize import load_snapshot
-from rlhf.submission import job_submission, preconditions, preflight
+from rlhf.submission import preconditions, preflight
 from tests.demonstrations import demonstrate
 from tests.fakes.hub_server import HubServer
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, Machine, make_machine
@@ -394,7 +394,8 @@ def test_what_was_pulled_computes_as_what_was_pushed(hub: HubServer, kitchen: Ma
     there = logits(fresh, kitchen.model, policy)
     assert torch.equal(there, logits(kitchen.db, kitchen.model, original))
     assert not torch.equal(there, logits(fresh, kitchen.model, registry.by_revision(fresh, "base")))
-    assert job_submission.promote(fresh, fresh.path.parent, policy.revision, "a test").status == "serving"
+    registry.verify(fresh.path.parent, policy)
+    assert registry.promote(fresh, policy.revision, "a test").status == "serving"
     assert pull(hub, fresh).id == policy.id, "the same commit is there already"
 
 
