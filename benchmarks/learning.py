@@ -25,9 +25,9 @@ from annotation.imports.importing import starter_prompts
 from annotation.records import Sampling
 from benchmarks.driver import say
 from benchmarks.laboratory import Laboratory
+from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.data.snapshots import Listing, prompt_rows, store_snapshot
 from rlhf.jobs import job_store, worker
-from rlhf.jobs.specs import PPOSpec
 from rlhf.jobs.worker import Run
 
 TARGET_TOKENS = 12
@@ -169,7 +169,7 @@ def describe(found: Mapping[str, Any]) -> str:
 # --------------------------------------------------------------------------------------------------------- the worker
 def learn(data_dir: Path, job_id: int, worker_id: str) -> None:
     """Work on a PPO job with our reward in the place of its reward model."""
-    from rlhf.algorithms.ppo import Learner, prompts_of
+    from rlhf.algorithms.ppo.train import Learner, prompts_of
     from rlhf.algorithms.roles import load_roles
     from rlhf.algorithms.trainer import start_of
     from rlhf.models.loading import load_tokenizer

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import checkpoints_directory, new_directory
+from rlhf.jobs.specs import trainings
 from rlhf.jobs.worker import Run
 
 # The mark in a checkpoint that was written to its end.
 COMPLETE = "complete"
 KEPT_CHECKPOINTS = 2
 RESUMABLE_RUNS = 3
-KINDS = ("sft", "reward_model", "dpo", "ppo")
 
 
 def checkpoints_of(run: Run) -> Path:
@@ -30,7 +30,7 @@ def checkpoints_of(run: Run) -> Path:
 def forget_old_checkpoints(run: Run) -> None:
     """Keep the checkpoints of the last few runs that ended early, and remove older ones."""
     directories = {int(path.name.removeprefix("job-")): path for path in (run.data_dir / "checkpoints").glob("job-*")}
-    known = {job.id: job for job in job_store.recent(run.db, KINDS, 1000) if job.id in directories}
+    known = {job.id: job for job in job_store.recent(run.db, tuple(trainings()), 1000) if job.id in directories}
     ended = [job.id for job in known.values() if job.status in job_store.ENDED and job.status != "finished"]
     at_work = [job.id for job in known.values() if job.status not in job_store.ENDED]  # or waiting to go on
     for job_id, directory in directories.items():

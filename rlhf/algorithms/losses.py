@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from rlhf.jobs.specs import PreferenceLoss
+from rlhf.algorithms.dpo.spec import PreferenceLoss
 
 # Positions projected onto the vocabulary at once; bounds memory at CHUNK x vocabulary x 4 bytes.
 CHUNK = 512

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from annotation.records import UserError
+from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.trainer import Start
-from rlhf.jobs.specs import PPOSpec
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.hidden_states import Completions, completions, inner_model

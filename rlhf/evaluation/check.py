@@ -25,10 +25,11 @@ from annotation.metrics.intervals_and_bias import distinct_n, wilson_interval
 from annotation.records import Prompt, UserError
 from rlhf.algorithms.losses import exact_kl, sum_by_row
 from rlhf.data import held_out_sets
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy, JudgeCalls, WinRate
 from rlhf.evaluation.win_rates import outcomes_by, reward_change
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import DPOSpec, EvaluateSpec
+from rlhf.jobs.specs import TrainingSpec
 from rlhf.jobs.worker import Run
 from rlhf.judges import judge_store
 from rlhf.judges.backends import Tally, bench_of, let_judge
@@ -251,9 +252,10 @@ def training_terms(progress: Steps, candidate: Policy) -> tuple[Policy, int]:
     db = progress.run.db
     base = registry.by_revision(db, "base")
     spec = None if candidate.job_id is None else job_store.get(db, candidate.job_id).spec
-    if not isinstance(spec, DPOSpec):
-        return base, DPOSpec.max_length
-    from_parent = spec.reference == "parent" or spec.method == "full"
+    to = spec.implicit_reference() if isinstance(spec, TrainingSpec) else None
+    if not isinstance(spec, TrainingSpec) or to is None:
+        return base, TrainingSpec.max_length
+    from_parent = to == "parent" or spec.method == "full"
     reference = registry.by_revision(db, spec.parent) if from_parent else registry.ground(db, candidate)
     return reference, spec.max_length
 

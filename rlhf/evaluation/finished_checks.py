@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from annotation.database import Database
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job, ended_at
-from rlhf.jobs.specs import EvaluateSpec
 
 
 @dataclass(frozen=True)

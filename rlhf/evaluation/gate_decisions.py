@@ -15,12 +15,13 @@ from annotation.database import Database
 from annotation.metrics.intervals_and_bias import Estimate, wilson_interval
 from annotation.records import UserError, storable
 from rlhf.evaluation import win_rates
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.finished_checks import Check, finished_checks
 from rlhf.evaluation.gate import Criterion, Decision, Findings, Hacked, JudgeFindings, Rule, decide, given_up, limits_of
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import EvaluateSpec, PPOSpec
+from rlhf.jobs.specs import TrainingSpec
 from rlhf.judges import judge_store
 from rlhf.judges.judge_agreement import trust
 from rlhf.models import registry
@@ -80,7 +81,7 @@ def findings(db: Database, policy: Policy) -> Findings:
 
 
 def hacking(report: CheckReport, people: Sequence[float], asked: Sequence[JudgeFindings]) -> Hacked:
-    """Whether PPO's reward rose while its answers are not clearly found better (Gao et al. 2023).
+    """Whether the reward of its training rose while its answers are not clearly found better (Gao et al. 2023).
 
     People are heard first; without them the judge of the panel that surely agrees with people most. 'open' where their
     comparisons are too few to tell, None where it can't be told: too few rounds were made, or a check is too old.
@@ -108,7 +109,7 @@ def rewarded(db: Database, policy: Policy, hacked: Hacked) -> Hacked:
     if trained is None:
         return "made elsewhere"
     # An earlier version's check did not look at what merged weights come from.
-    return None if isinstance(trained.spec, PPOSpec) else hacked
+    return None if pleases(trained) else hacked
 
 
 LATER = "It was asked after the first check, which settles who may decide."
@@ -131,10 +132,14 @@ def prejudiced(db: Database, judge: judge_store.Judge, policy: Policy) -> str:
     if judge.backend != "endpoint" and model == policy.revision:
         return "It is the candidate itself."
     trained = registry.training_of(db, policy)
-    spec = None if trained is None else trained.spec
-    if judge.backend == "reward-model" and isinstance(spec, PPOSpec) and model == spec.reward_model:
+    if judge.backend == "reward-model" and trained is not None and model in pleases(trained):
         return "It is the reward model that the candidate was trained to please."
     return ""
+
+
+def pleases(trained: Job) -> tuple[str, ...]:
+    """The revisions of the models that a training was to please."""
+    return trained.spec.trained_against() if isinstance(trained.spec, TrainingSpec) else ()
 
 
 def judge_findings(

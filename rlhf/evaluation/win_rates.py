@@ -13,12 +13,12 @@ from annotation.metrics.sequential_test import length_controlled
 from rlhf.data import snapshots
 from rlhf.evaluation.report import RewardChange, WinRate
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import PPOSpec
+from rlhf.jobs.specs import TrainingSpec
 from rlhf.judges import judge_store
 from rlhf.judges.judge_store import Faced, Judge
 from rlhf.models import registry
 from rlhf.models.registry import Policy
-from rlhf.submission import preconditions
+from rlhf.models.reward_model_quality import quality_of
 
 
 # ----------------------------------------------------------------------------------------------------------- win rates
@@ -87,22 +87,23 @@ def by_people(db: Database, policy: Policy, other: Policy) -> Estimate | None:
     return share_of(sum(outcomes), len(outcomes))
 
 
-# Rounds of PPO whose mean reward is called that of its start and of its end.
+# Rounds whose mean reward is called that of its start and of its end.
 ROUNDS_AT_AN_END = 5
 
 
 def reward_change(db: Database, candidate: Policy) -> RewardChange | None:
-    """How much PPO's reward rose; None without PPO. `rise` is None where there were too few rounds to tell.
+    """How much the reward of its training rose; None without one. `rise` is None after too few rounds to tell.
 
     `length` is how the reward model's scores go with length (Spearman) on the comparisons that it was checked with: a
     reward that is mostly length is soon hacked (Gao et al. 2023; Singhal et al. 2023).
     """
     job = registry.training_of(db, candidate)
-    if job is None or not isinstance(job.spec, PPOSpec):
+    pleased = job.spec.trained_against() if job is not None and isinstance(job.spec, TrainingSpec) else ()
+    if job is None or not pleased:
         return None
     rewards = [entry["reward"] for entry in job_store.metrics(db, job.id) if "reward" in entry]
     ends = min(ROUNDS_AT_AN_END, len(rewards) // 2)
-    quality = preconditions.quality_of(db, registry.by_revision(db, job.spec.reward_model))
+    quality = quality_of(db, registry.by_revision(db, pleased[0]))
     return RewardChange(
         rise=fmean(rewards[-ends:]) - fmean(rewards[:ends]) if ends else None,
         length=None if quality is None or quality.length is None else quality.length.spearman,

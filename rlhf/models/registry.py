@@ -14,7 +14,7 @@ from annotation.records import UserError, ancestors_of, now
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import verify_directory
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import MergeSpec, PPOSpec
+from rlhf.jobs.specs import TrainingSpec
 
 Kind = Literal["policy", "reward"]
 Form = Literal["base", "lora", "prompt", "full"]
@@ -162,7 +162,7 @@ def ancestors(db: Database, policy: Policy) -> list[Policy]:
 
 
 def family(db: Database, policy: Policy) -> list[Policy]:
-    """A policy, its ancestors, and the reward models by which any of them was trained with theirs; each once."""
+    """A policy, its ancestors, and the models with which any of them was trained, with theirs; each once."""
     found: dict[int, Policy] = {}
     waiting = [policy]
     while waiting:
@@ -171,24 +171,25 @@ def family(db: Database, policy: Policy) -> list[Policy]:
             continue
         line = [one, *ancestors(db, one)]
         found |= {member.id: member for member in line}
-        waiting += [scorer for member in line if (scorer := trained_by(db, member)) is not None]
+        waiting += [scorer for member in line for scorer in trained_with(db, member)]
     return list(found.values())
 
 
-def trained_by(db: Database, policy: Policy) -> Policy | None:
-    """The reward model that a policy was trained to please."""
+def trained_with(db: Database, policy: Policy) -> list[Policy]:
+    """The models beside its parent with which a policy was trained, such as the one that scored its answers."""
     spec = None if policy.job_id is None else job_store.get(db, policy.job_id).spec
-    named = spec.reward_model if isinstance(spec, PPOSpec) else ""
-    return by_revision(db, named) if named else None
+    names = spec.depends_on() if isinstance(spec, TrainingSpec) else ()
+    return [by_revision(db, name) for name in names if isinstance(spec, TrainingSpec) and name != spec.parent]
 
 
 def training_of(db: Database, policy: Policy) -> Job | None:
     """The job that trained a policy, or the adapter that it was merged from; None where that was not done here."""
     while policy.job_id is not None:
         job = job_store.get(db, policy.job_id)
-        if not isinstance(job.spec, MergeSpec):
+        continued = job.spec.continues()
+        if not continued:
             return job
-        policy = by_revision(db, job.spec.revision)
+        policy = by_revision(db, continued)
     return None
 
 

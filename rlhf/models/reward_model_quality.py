@@ -1,4 +1,4 @@
-"""The quality of a reward model: how it does on held-out comparisons, before a policy learns to please it. Pure."""
+"""The quality of a reward model: how it does on held-out comparisons, before a policy learns to please it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from annotation.database import Database
 from annotation.metrics.calibration import Calibration, Duel, calibration, credit, weighted_share
 from annotation.metrics.intervals_and_bias import Share
+from rlhf.jobs import job_store
+from rlhf.models.registry import Policy
 
 Array = NDArray[np.float64]
 # PPO against a reward model that is right less often than this on held-out comparisons needs a person's word.
@@ -91,6 +94,11 @@ def quality_in(result: Mapping[str, Any] | None) -> RewardModelQuality | None:
     """What the result of a job says of the reward model that it made; None where that was not measured."""
     found = (result or {}).get("health")
     return RewardModelQuality.from_json(found) if found else None
+
+
+def quality_of(db: Database, reward: Policy) -> RewardModelQuality | None:
+    """What was measured of a reward model; None of one that was not trained here, or not checked."""
+    return None if reward.job_id is None else quality_in(job_store.get(db, reward.job_id).result)
 
 
 # ----------------------------------------------------------------------------------------------------------- measuring

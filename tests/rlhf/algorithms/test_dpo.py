@@ -20,10 +20,11 @@ from annotation import store
 from annotation.exports.preference_rows import PreferenceRow
 from annotation.records import UserError
 from rlhf.algorithms.checkpoints import COMPLETE, last_complete_checkpoint
-from rlhf.algorithms.dpo import PreferenceTrainer, answer_logps, build_trainer
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.dpo.train import PreferenceTrainer, answer_logps, build_trainer
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import DPOSpec, Precision, with_defaults
+from rlhf.jobs.specs import Precision, with_defaults
 from rlhf.jobs.worker import Run, perform
 from rlhf.models import hidden_states, packing, registry
 from rlhf.models.loading import (

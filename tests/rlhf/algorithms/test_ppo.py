@@ -24,19 +24,21 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from annotation import store
 from annotation.records import Sampling, UserError
-from rlhf.algorithms import ppo
 from rlhf.algorithms.checkpoints import COMPLETE, checkpoints_of
-from rlhf.algorithms.ppo import Learner, Rollouts, Score, minibatch, prompt_of, prompts_of, seed_of, targets
+from rlhf.algorithms.ppo import train as ppo
+from rlhf.algorithms.ppo.spec import PPOSpec
+from rlhf.algorithms.ppo.train import Learner, Rollouts, Score, minibatch, prompt_of, prompts_of, seed_of, targets
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.roles import Answer, load_roles, read_reward_model
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import METHODS, Method, PPOSpec, Precision, RewardModelSpec
+from rlhf.jobs.specs import Method, Precision
 from rlhf.jobs.worker import Run, perform
-from rlhf.loop.supervisor import worker_command
+from rlhf.jobs.worker_process import worker_command
 from rlhf.models import hidden_states, registry
 from rlhf.models.loading import weights_of
 from rlhf.models.sampling import end_token_ids
-from rlhf.tabs.runs.curves import CURVES
+from rlhf.tabs.runs.curves import plots_of
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, Machine, make_machine
 
 pytestmark = pytest.mark.slow
@@ -59,7 +61,7 @@ QUICK = PPOSpec(
     sampling=Sampling(temperature=0.8, min_p=0.0, max_new_tokens=16),
     evaluate=False,
 )
-METHOD_AND_PRECISION = list(product(METHODS["ppo"], ("bf16", "fp32")))
+METHOD_AND_PRECISION = list(product(PPOSpec.methods, ("bf16", "fp32")))
 # Whatever the form offers of adapters.
 VARIANTS: list[dict[str, Any]] = [
     *({"method": method, "precision": precision} for method, precision in METHOD_AND_PRECISION),
@@ -189,7 +191,7 @@ def test_a_reward_model_that_was_trained_on_judgements_is_followed(machine: Mach
     curve = job_store.metrics(machine.db, job.id)
     assert curve[-1]["reward"] > curve[0]["reward"] + 0.4, "in standard deviations of the scores in training"
     assert curve[-1]["length"] < curve[0]["length"] - 3
-    expected = {name for curve in CURVES["ppo"] for name in curve.series.values()}
+    expected = {name for curve in plots_of(PPOSpec) for name in curve.series.values()}
     assert all(expected <= entry.keys() for entry in curve)
 
 

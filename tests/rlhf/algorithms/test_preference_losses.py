@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rlhf.algorithms.dpo.spec import BETAS, PreferenceLoss
 from rlhf.algorithms.losses import (
     PairLogps,
     bradley_terry,
@@ -23,7 +24,6 @@ from rlhf.algorithms.losses import (
     preference_loss,
     robust_dpo,
 )
-from rlhf.jobs.specs import BETAS, PreferenceLoss
 
 # The chosen answer gained 10 nats over 5 tokens, the rejected one lost 5 over 10: log-ratios 10 and -5, or 2 and -0.5.
 SUMS = [torch.tensor([value]) for value in (-20.0, -25.0, -30.0, -20.0)]

@@ -21,11 +21,12 @@ from transformers import AutoModelForSequenceClassification
 from annotation import claims, store
 from annotation.records import UserError
 from rlhf.algorithms.checkpoints import COMPLETE, checkpoints_of
-from rlhf.algorithms.reward_model import ComparisonTrainer, build_trainer, score, scores_of, with_targets
+from rlhf.algorithms.ppo.spec import PPOSpec
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
+from rlhf.algorithms.reward_model.train import ComparisonTrainer, build_trainer, score, scores_of, with_targets
 from rlhf.algorithms.roles import Answer, load_roles, read_reward_model
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import METHODS, PPOSpec, RewardModelSpec
 from rlhf.jobs.worker import Run, perform
 from rlhf.models import hidden_states, registry
 from rlhf.models.hidden_states import inner_model
@@ -46,7 +47,7 @@ QUICK = RewardModelSpec(
     lora_alpha=8,
     checkpoint_steps=1,
 )
-METHOD_AND_PRECISION = list(product(METHODS["reward_model"], ("bf16", "fp32")))
+METHOD_AND_PRECISION = list(product(RewardModelSpec.methods, ("bf16", "fp32")))
 # Whatever the form offers of adapters.
 VARIANTS: list[dict[str, Any]] = [
     *({"method": method, "precision": precision} for method, precision in METHOD_AND_PRECISION),

@@ -21,11 +21,13 @@ from annotation.database import Database
 from annotation.imports.importing import Order, run_import
 from annotation.imports.reading import open_path
 from annotation.records import Prompt, UserError
-from rlhf.algorithms.sft import DemonstrationTrainer, build_trainer, score
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.algorithms.sft.train import DemonstrationTrainer, build_trainer, score
 from rlhf.data import snapshots
 from rlhf.data.snapshots import Listing
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import DPOSpec, EvaluateSpec, SFTSpec
 from rlhf.jobs.worker import Run, perform
 from rlhf.loop import controller
 from rlhf.models import hidden_states, registry

@@ -10,10 +10,10 @@ import pytest
 
 from annotation.database import Database
 from annotation.metrics.intervals_and_bias import Estimate
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.finished_checks import finished_checks, newest_check, newest_checks
 from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy, JudgeCalls, RewardChange, WinRate
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import EvaluateSpec
 
 OWN = AnswerFigures("dpo-7", 20.0, 0.3, 0.8, 0.1, 1.5, 0.7, 0.02, 12.0)
 BASE = AnswerFigures("base", 25.0, 0.4, 1.0, 0.0, 1.2, 0.9, 0.01, 10.0)

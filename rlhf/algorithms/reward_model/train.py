@@ -38,9 +38,9 @@ from trl import RewardConfig, RewardTrainer
 from annotation.exports.preference_rows import PreferenceRow
 from annotation.records import UserError
 from rlhf.algorithms.losses import bradley_terry, centring
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.trainer import JobTrainer, Start, arguments, prepared, quietly, save_policy, start_of, train
 from rlhf.data.snapshots import MIN_PAIRS, left_out_sentence, shortage
-from rlhf.jobs.specs import RewardModelSpec
 from rlhf.jobs.worker import Run
 from rlhf.models.hidden_states import completions, inner_model
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer

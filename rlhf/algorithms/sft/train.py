@@ -32,10 +32,10 @@ from trl import SFTConfig, SFTTrainer
 
 from annotation.records import Prompt, UserError
 from rlhf.algorithms.losses import CHUNK, scaled_logits
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.algorithms.trainer import JobTrainer, Start, arguments, prepared, quietly, save_policy, start_of, train
 from rlhf.data.held_out_sets import SAMPLE_PROMPTS
 from rlhf.data.snapshots import MIN_DEMONSTRATIONS, left_out_sentence, shortage
-from rlhf.jobs.specs import SFTSpec
 from rlhf.jobs.worker import Run
 from rlhf.models.hidden_states import completions, inner_model
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer

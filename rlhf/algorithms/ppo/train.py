@@ -71,6 +71,7 @@ from rlhf.algorithms.checkpoints import (
     write_checkpoint,
 )
 from rlhf.algorithms.losses import AdaptiveKL
+from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.roles import TRAINED, Answer, Role, Roles, load_roles, read_reward_model
 from rlhf.algorithms.trainer import (
     Diverged,
@@ -87,11 +88,11 @@ from rlhf.algorithms.trainer import (
     stored_before,
 )
 from rlhf.data.snapshots import left_out_sentence, shortage
-from rlhf.jobs.specs import PPOSpec
+from rlhf.jobs.descriptions import LeftOut
 from rlhf.jobs.worker import Run, Stopped
 from rlhf.models.loading import load_tokenizer
 from rlhf.models.sampling import draw
-from rlhf.models.tokenize import LeftOut, load_snapshot, tokenise_prompts
+from rlhf.models.tokenize import load_snapshot, tokenise_prompts
 
 # Answers drawn together, as a multiple of those in a pass with gradients, which takes several times the memory.
 DRAWN_TOGETHER = 4

@@ -33,10 +33,10 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from annotation.records import UserError
+from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.losses import PairLogps, implicit_rewards, likelihood, preference_loss
 from rlhf.algorithms.trainer import JobTrainer, Start, arguments, quietly, save_policy, start_of, train
 from rlhf.data.snapshots import reason_text, shortage
-from rlhf.jobs.specs import DPOSpec
 from rlhf.jobs.worker import Run
 from rlhf.models.hidden_states import summed_logps
 from rlhf.models.loading import adapter_config, hold_in_float32, load_adapter, load_for_training, load_tokenizer
