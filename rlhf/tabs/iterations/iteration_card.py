@@ -14,7 +14,7 @@ from annotation.ui.markup import escape, paragraph, table
 from rlhf.evaluation.gate import Decision, Mode, Rule
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs.descriptions import Curve
-from rlhf.loop.controller import Stage, Standing
+from rlhf.tabs.iterations.loop_standing import LoopStanding, Stage
 from rlhf.tabs.runs import curves
 from rlhf.tabs.runs.curves import Line
 from rlhf.tabs.runs.job_cards import figure
@@ -36,7 +36,7 @@ STYLE = """
 CURRENT = ' aria-current="step"'
 
 
-def standing_card(standing: Standing) -> str:
+def standing_card(standing: LoopStanding) -> str:
     """The stages of an iteration with the one it is in, what went wrong, what happens now, and what comes next."""
     stages = "".join(
         f"<li{CURRENT if stage == standing.stage else ''}>{escape(name)}</li>" for stage, name in STAGES.items()

@@ -27,7 +27,7 @@ from rlhf.judges import judge_store
 from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.models.registry import Policy
-from rlhf.tabs.iterations import check_report, gate_form, iteration_card, policy_decisions
+from rlhf.tabs.iterations import check_report, gate_form, iteration_card, loop_standing, policy_decisions
 from rlhf.tabs.iterations.iteration_card import Checked
 from rlhf.tabs.runs import job_cards
 
@@ -89,7 +89,7 @@ def answers_in(db: Database, data_dir: Path, policy: Policy, check: Check | None
 
 def standing_part(db: Database) -> Update:
     """Where the iteration stands and what comes next."""
-    return gr.update(value=iteration_card.standing_card(controller.standing(controller.state_of(db))))
+    return gr.update(value=iteration_card.standing_card(loop_standing.standing(controller.state_of(db))))
 
 
 def gate_parts(db: Database, policy: Policy, stands: Checking) -> dict[str, Update]:

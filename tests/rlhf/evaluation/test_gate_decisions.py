@@ -34,6 +34,7 @@ from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import job_submission
+from rlhf.tabs.iterations import loop_standing
 from tests.conftest import BASE_NAME, act, make_response, seed_prompts
 
 pytestmark = pytest.mark.slow
@@ -417,7 +418,7 @@ def test_after_the_most_checks_a_candidate_with_nothing_left_to_compare_is_rejec
     people_say(db, 6, "candidate")
     assert gate_decisions.act(db, data_dir) is None, "six are still before people"
     people_say(db, 6, "serving")
-    found = controller.standing(controller.state_of(db))
+    found = loop_standing.standing(controller.state_of(db))
     assert found.now.startswith("Nothing is left to compare after 8 checks. Not enough evidence")
     assert found.then == "The gate will reject sft-1 within seconds."
     assert controller.advance(db, data_dir) is None, "deciding makes no job"
@@ -483,17 +484,17 @@ def test_a_check_that_failed_is_tried_once_more_after_a_while_and_then_no_more(
     assert first is not None
     come_to_nothing(db, first, status)
     assert controller.advance(db, data_dir) is None, "not at once"
-    found = controller.standing(controller.state_of(db))
+    found = loop_standing.standing(controller.state_of(db))
     assert found.stage == "checking"
     assert "The loop tries it once more" in found.troubles[0]
     let_pass(db, first, controller.RETRY_SECONDS)
     second = controller.advance(db, data_dir)
     assert second is not None
     assert job_store.get(db, second).spec == job_store.get(db, first).spec
-    assert controller.standing(controller.state_of(db)).troubles == (), "it is being checked"
+    assert loop_standing.standing(controller.state_of(db)).troubles == (), "it is being checked"
     come_to_nothing(db, second, status, controller.RETRY_SECONDS)
     assert controller.advance(db, data_dir) is None, "twice is enough"
-    found = controller.standing(controller.state_of(db))
+    found = loop_standing.standing(controller.state_of(db))
     assert found.stage == "collecting"
     (trouble,) = found.troubles
     assert trouble.startswith(f"Job {second} (check of sft-1) ")
@@ -506,7 +507,7 @@ def test_a_check_that_a_person_cancelled_is_not_repeated_and_holds_up_no_other(d
     assert first is not None
     come_to_nothing(db, first, "cancelled", controller.RETRY_SECONDS)
     assert controller.advance(db, data_dir) is None
-    (trouble,) = controller.standing(controller.state_of(db)).troubles
+    (trouble,) = loop_standing.standing(controller.state_of(db)).troubles
     assert "sft-1 waits: its check was cancelled" in trouble
     make_candidate(db, data_dir, "sft-2", checked=True)
     second = controller.advance(db, data_dir)
@@ -514,7 +515,7 @@ def test_a_check_that_a_person_cancelled_is_not_repeated_and_holds_up_no_other(d
     assert getattr(job_store.get(db, second).spec, "candidate", "") == "sft-2"
     come_to_nothing(db, second, "cancelled")
     finish_check(db, data_dir, made)
-    found = controller.standing(controller.state_of(db))
+    found = loop_standing.standing(controller.state_of(db))
     assert found.stage == "deciding", "a person had it checked"
     assert "sft-2 waits" in found.troubles[0]
 
@@ -530,7 +531,7 @@ def test_the_check_that_draws_new_answers_is_not_repeated_for_ever(db: Database,
         assert job_id is not None
         come_to_nothing(db, job_id, "failed", controller.RETRY_SECONDS)
     assert controller.advance(db, data_dir) is None
-    found = controller.standing(controller.state_of(db))
+    found = loop_standing.standing(controller.state_of(db))
     assert "2 tries came to nothing" in found.troubles[0]
     assert "has to be checked again" in found.then
 
@@ -550,11 +551,11 @@ def test_a_retry_asks_the_judges_that_were_chosen(db: Database, data_dir: Path) 
 def test_a_training_that_came_to_nothing_is_named_until_the_next(db: Database, data_dir: Path, status: str) -> None:
     job_id = job_store.enqueue(db, DPOSpec(), "ann")
     come_to_nothing(db, job_id, status)
-    (trouble,) = controller.standing(controller.state_of(db)).troubles
+    (trouble,) = loop_standing.standing(controller.state_of(db)).troubles
     assert trouble.startswith(f"Job {job_id} (preference training (DPO), QLoRA) {controller.ENDINGS[status]}: ")
     assert trouble.endswith("resume it, or delete its checkpoints, on the Runs tab.")
     job_store.resume(db, job_id)
-    assert controller.standing(controller.state_of(db)).troubles == ()
+    assert loop_standing.standing(controller.state_of(db)).troubles == ()
 
 
 # ------------------------------------------------------------------------------------------------- how a check stands

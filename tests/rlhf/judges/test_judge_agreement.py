@@ -17,7 +17,8 @@ from scipy import stats
 
 from annotation.metrics.intervals_and_bias import Z_95
 from annotation.metrics.sequential_test import kappas
-from rlhf.judges.judge_agreement import Basis, Case, Opinion, Swapped, Trust, both_orders, card, trust
+from rlhf.judges.judge_agreement import Basis, Case, Opinion, Swapped, Trust, both_orders, trust
+from rlhf.tabs.judges.judge_card import card
 
 FIRST, SECOND, TIE = (1, 2), (2, 1), (1, 1)
 NAMES = ("ann", "bob", "carla")

@@ -9,9 +9,9 @@ import pytest
 from annotation.metrics.intervals_and_bias import Estimate
 from rlhf.evaluation.gate import Criterion, Decision, Rule, alphas
 from rlhf.evaluation.report import AnswerFigures, CheckReport, WinRate
-from rlhf.loop.controller import Standing
 from rlhf.tabs.iterations import iteration_card
 from rlhf.tabs.iterations.iteration_card import Checked
+from rlhf.tabs.iterations.loop_standing import LoopStanding
 
 SURE, UNSURE = Estimate(0.8, 0.7, 0.9, 60), Estimate(0.9, 0.4, 1.0, 5)
 
@@ -26,9 +26,9 @@ def checked(revision: str, people: Estimate | None = None, judges: Sequence[str]
 
 
 def test_what_went_wrong_is_shown_and_escaped() -> None:
-    card = iteration_card.standing_card(Standing("collecting", "Now.", "Then.", ("Job 3 failed: <b>.",)))
+    card = iteration_card.standing_card(LoopStanding("collecting", "Now.", "Then.", ("Job 3 failed: <b>.",)))
     assert '<p class="warning">Job 3 failed: &lt;b&gt;.</p>' in card
-    assert "warning" not in iteration_card.standing_card(Standing("collecting", "Now.", "Then."))
+    assert "warning" not in iteration_card.standing_card(LoopStanding("collecting", "Now.", "Then."))
 
 
 @pytest.mark.parametrize(
