@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from annotation import store
+from annotation.exports.frozen_rows import FrozenAnswer, PreferenceRow
 from annotation.imports.importing import starter_prompts
 from annotation.records import Prompt, Sampling
 from benchmarks.driver import say
@@ -156,39 +157,34 @@ def drawing(lab: Laboratory, sizes: Sizes) -> dict[str, Any]:
     return {"sampling": asdict(sampling), "model": lab.base.name, "reference": None}
 
 
-def judged(prompt: Prompt, pair: Sequence[Mapping[str, Any]], comparison: int) -> list[dict[str, Any]]:
+def judged(prompt: Prompt, pair: Sequence[Mapping[str, Any]], comparison: int) -> list[PreferenceRow]:
     """A comparison as a frozen row with the better answer as the chosen one; none where the two are as good."""
     worths = [gold(answer["text"]) for answer in pair]
     if worths[0] == worths[1]:
         return []
     sides = [
-        {
-            "id": 2 * comparison + place,
-            "origin": "model",
-            "model_id": None,
-            "text": answer["text"],
-            "finish_reason": "stop" if answer["ended"] else "length",
-            "tokens": len(answer["ids"]),
-        }
+        FrozenAnswer(
+            2 * comparison + place,
+            answer["text"],
+            "stop" if answer["ended"] else "length",
+            len(answer["ids"]),
+            origin="model",
+        )
         for place, answer in enumerate(pair)
     ]
     better = int(worths[1] > worths[0])
-    return [
-        {
-            "comparison": comparison,
-            "prompt_id": prompt.id,
-            "split": prompt.split,
-            "judgements": [],
-            "annotators": [],
-            "messages": [dict(message) for message in prompt.messages],
-            "rendered_prompt": pair[0]["prompt"],
-            "chosen": sides[better],
-            "rejected": sides[1 - better],
-            "strength": None,
-            "agreement": 1.0,
-            "flip": 0.0,
-        }
-    ]
+    row = PreferenceRow(
+        split=prompt.split,
+        messages=prompt.messages,
+        comparison=comparison,
+        prompt_id=prompt.id,
+        chosen=sides[better],
+        rejected=sides[1 - better],
+        rendered_prompt=pair[0]["prompt"],
+        agreement=1.0,
+        flip=0.0,
+    )
+    return [row]
 
 
 # ------------------------------------------------------------------------------------------------------- the frontier

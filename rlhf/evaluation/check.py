@@ -20,7 +20,7 @@ import torch
 
 from annotation import store
 from annotation.database import Database
-from annotation.exports.preference_rows import PreferenceRow
+from annotation.exports.frozen_rows import PreferenceRow
 from annotation.metrics.intervals_and_bias import distinct_n, wilson_interval
 from annotation.records import Prompt, UserError
 from rlhf.algorithms.losses import exact_kl, sum_by_row
@@ -40,7 +40,7 @@ from rlhf.models.loading import Policies
 from rlhf.models.packing import pad
 from rlhf.models.registry import Policy
 from rlhf.models.sampling import draw
-from rlhf.models.tokenize import answer_ids, load_snapshot, text_ids, tokenise_pairs
+from rlhf.models.tokenize import answer_ids, load_snapshot, of_split, text_ids, tokenise_pairs
 
 SCORING_BATCH = 4
 
@@ -55,7 +55,7 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     refuse_leaked(run, candidate, prompts)
     fed = what_to_feed(run, spec, models, prompts)
     compared = list({policy.id: policy for policy in (candidate, against, base)}.values())
-    held_out = [row for row in load_snapshot(run.data_dir, spec.snapshot) if row["split"] == "held-out"]
+    held_out = of_split(load_snapshot(run.data_dir, spec.snapshot, PreferenceRow), "held-out")
     progress = Steps(run, len(compared) * len(fed) * 2 + len(held_out))
     for policy in compared:
         answer_prompts(progress, spec, models, policy, prompts, fed)
@@ -186,7 +186,7 @@ def score(
     sequences = [
         (
             models.tokenizer(row["rendered_prompt"], add_special_tokens=False)["input_ids"],
-            answer_ids(models.tokenizer, row),
+            answer_ids(models.tokenizer, row["text"], row["finish_reason"]),
         )
         for row in rows
     ]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from annotation.database import Database
+from annotation.exports.frozen_rows import FrozenRow
 from annotation.records import UserError
 from rlhf.data import snapshots
 from rlhf.data.label_noise import Noise, noise_of, voices_in
@@ -46,7 +46,7 @@ def preview(db: Database, data_dir: Path, spec: TrainingSpec) -> Preview:
     return Preview(counts["train"], counts["held-out"], left_out, parent.revision, spec.unit, noise_of(db, voices))
 
 
-def rows_of(db: Database, spec: TrainingSpec) -> Iterator[Mapping[str, Any]]:
+def rows_of(db: Database, spec: TrainingSpec) -> Iterator[FrozenRow]:
     """The rows that `submit` would freeze for this spec, and those that the chat template refuses, one by one."""
     with db.reading():
         yield from snapshots.data_of(db, spec)

@@ -32,6 +32,7 @@ from torch.utils.data import DataLoader
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.losses import PairLogps, implicit_rewards, likelihood, preference_loss
@@ -40,14 +41,14 @@ from rlhf.data.snapshots import reason_text, shortage
 from rlhf.jobs.worker import Run
 from rlhf.models.hidden_states import summed_logps
 from rlhf.models.loading import adapter_config, hold_in_float32, load_adapter, load_for_training, load_tokenizer
-from rlhf.models.tokenize import load_snapshot, tokenise_pairs, with_noise
+from rlhf.models.tokenize import load_snapshot, of_split, tokenise_pairs, with_noise
 
 
 def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
     """Train a policy from frozen preferences and register it as a candidate. Returns the job's result."""
     start = start_of(run, spec)
     tokenizer = load_tokenizer(start.base.path)
-    rows = [row for row in load_snapshot(run.data_dir, spec.snapshot) if row["split"] == "train"]
+    rows = of_split(load_snapshot(run.data_dir, spec.snapshot, PreferenceRow), "train")
     pairs, left_out = tokenise_pairs(tokenizer, rows, spec.max_length)
     if not pairs:
         raise UserError(shortage("pairs", 0, 1, left_out))

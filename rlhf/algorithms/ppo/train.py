@@ -61,6 +61,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from annotation.exports.frozen_rows import PromptRow
 from annotation.records import UserError
 from rlhf.algorithms import losses
 from rlhf.algorithms.checkpoints import (
@@ -92,7 +93,7 @@ from rlhf.jobs.descriptions import LeftOut
 from rlhf.jobs.worker import Run, Stopped
 from rlhf.models.loading import load_tokenizer
 from rlhf.models.sampling import draw
-from rlhf.models.tokenize import load_snapshot, tokenise_prompts
+from rlhf.models.tokenize import load_snapshot, of_split, tokenise_prompts
 
 # Answers drawn together, as a multiple of those in a pass with gradients, which takes several times the memory.
 DRAWN_TOGETHER = 4
@@ -120,7 +121,7 @@ def run(run: Run, spec: PPOSpec) -> dict[str, Any]:
 def prompts_of(run: Run, spec: PPOSpec, tokenizer: Any) -> tuple[list[dict[str, Any]], LeftOut]:
     """The prompts to answer, and how many are left out and why. Raises UserError if there is none."""
     room = spec.max_length - spec.sampling.max_new_tokens
-    rows = [row for row in load_snapshot(run.data_dir, spec.snapshot) if row["split"] == "train"]
+    rows = of_split(load_snapshot(run.data_dir, spec.snapshot, PromptRow), "train")
     prompts, left_out = tokenise_prompts(tokenizer, rows, room)
     if not prompts and left_out["template"]:
         raise UserError(shortage("prompts", 0, 1, left_out))

@@ -35,7 +35,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
-from annotation.exports.preference_rows import PreferenceRow
+from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
 from rlhf.algorithms.losses import bradley_terry, centring
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
@@ -46,7 +46,7 @@ from rlhf.models.hidden_states import completions, inner_model
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
 from rlhf.models.packing import pad
 from rlhf.models.reward_model_quality import Scored, measure
-from rlhf.models.tokenize import load_snapshot, tokenise_comparisons, with_noise
+from rlhf.models.tokenize import load_snapshot, of_split, tokenise_comparisons, with_noise
 
 Item = dict[str, Any]
 # The margin of a preference: 1/3 slightly, 2/3 clearly, 1 much; 0 where nobody said how strongly.
@@ -57,7 +57,7 @@ def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
     """Train a reward model on frozen comparisons and register it. Returns the job's result, with its health."""
     start = start_of(run, spec)
     tokenizer = load_tokenizer(start.base.path)
-    rows = load_snapshot(run.data_dir, spec.snapshot)
+    rows = load_snapshot(run.data_dir, spec.snapshot, PreferenceRow)
     found, left_out = tokenise_comparisons(tokenizer, of_split(rows, "train"), spec.max_length)
     held_out, _ = tokenise_comparisons(tokenizer, of_split(rows, "held-out"), spec.max_length)
     pairs = sum(len(item["pairs"]) for item in found)
@@ -84,11 +84,6 @@ def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
 
     trained = train(run, spec, start, build, finish, kind="reward")
     return {"snapshot": spec.snapshot, "train_pairs": pairs, "left_out": left_out, **trained.result}
-
-
-def of_split(rows: Sequence[PreferenceRow], split: str) -> list[PreferenceRow]:
-    """The rows of a split."""
-    return [row for row in rows if row["split"] == split]
 
 
 def with_targets(items: Sequence[Item], spec: RewardModelSpec | None = None) -> list[Item]:

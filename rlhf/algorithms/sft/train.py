@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from trl import SFTConfig, SFTTrainer
 
+from annotation.exports.frozen_rows import DemonstrationRow
 from annotation.records import Prompt, UserError
 from rlhf.algorithms.losses import CHUNK, scaled_logits
 from rlhf.algorithms.sft.spec import SFTSpec
@@ -40,7 +41,7 @@ from rlhf.jobs.worker import Run
 from rlhf.models.hidden_states import completions, inner_model
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
 from rlhf.models.packing import pad
-from rlhf.models.tokenize import load_snapshot, tokenise_demonstrations
+from rlhf.models.tokenize import load_snapshot, of_split, tokenise_demonstrations
 
 Item = dict[str, Any]
 # Where a PiSSA run keeps the adapter that it began with, among its checkpoints.
@@ -54,7 +55,7 @@ def run(run: Run, spec: SFTSpec) -> dict[str, Any]:
     """Train a policy on frozen demonstrations and register it as a candidate. Returns the job's result."""
     start = start_of(run, spec)
     tokenizer = load_tokenizer(start.base.path)
-    rows = load_snapshot(run.data_dir, spec.snapshot)
+    rows = load_snapshot(run.data_dir, spec.snapshot, DemonstrationRow)
     items, left_out = tokenise_demonstrations(tokenizer, of_split(rows, "train"), spec.max_length)
     held_out, _ = tokenise_demonstrations(tokenizer, of_split(rows, "held-out"), spec.max_length)
     if len(items) < MIN_DEMONSTRATIONS:
@@ -84,16 +85,11 @@ def run(run: Run, spec: SFTSpec) -> dict[str, Any]:
     return {"snapshot": spec.snapshot, "train_items": len(items), "left_out": left_out, **trained.result}
 
 
-def of_split(rows: Sequence[Any], split: str) -> list[Any]:
-    """The rows of a split."""
-    return [row for row in rows if row["split"] == split]
-
-
-def shown_prompts(rows: Sequence[Any], tokenizer: Any, spec: SFTSpec) -> list[Prompt]:
+def shown_prompts(rows: Sequence[DemonstrationRow], tokenizer: Any, spec: SFTSpec) -> list[Prompt]:
     """The first different prompts of the data that fit, to be answered during the run: they show the task."""
     found: dict[str, Prompt] = {}
     for row in rows:
-        prompt = Prompt(tuple(row["messages"]), row["split"], "data")
+        prompt = Prompt(row.messages, row.split, "data")
         if len(found) < SAMPLE_PROMPTS and tokenise_demonstrations(tokenizer, [row], spec.max_length)[0]:
             found.setdefault(prompt.text, prompt)
     return list(found.values())

@@ -40,7 +40,7 @@ from rlhf.jobs.artifacts import directory_sha256
 from rlhf.models import registry
 from rlhf.models.loading import Policies
 from rlhf.models.registry import Policy
-from rlhf.models.tokenize import load_snapshot
+from rlhf.models.tokenize import snapshot_content
 from rlhf.submission import preconditions
 from tests.demonstrations import demonstrate
 from tests.fakes.hub_server import HubServer
@@ -846,7 +846,7 @@ def test_frozen_data_loads_from_the_hub_as_it_was_trained_on_and_the_models_card
     card = hub.file("dataset", "ann/frozen", "README.md").decode()
     assert DatasetCard(card).data.license == "cc-by-4.0"
     assert snapshot in card
-    rows = load_snapshot(kitchen.data_dir, snapshot)
+    rows = lines_of(kitchen, snapshot)
     found = loaded(hub, done)
     assert found == {
         name: [row for row in rows if row["split"] == split]
@@ -856,6 +856,11 @@ def test_frozen_data_loads_from_the_hub_as_it_was_trained_on_and_the_models_card
     text = hub.file("model", REPO, "README.md").decode()
     assert ModelCard(text).data.datasets == ["ann/frozen"]
     assert f"[ann/frozen]({hub.url}/datasets/ann/frozen/tree/snapshot-{snapshot[:12]})" in text
+
+
+def lines_of(machine: Machine, snapshot: str) -> list[dict[str, Any]]:
+    """The lines of frozen data as they are stored."""
+    return [json.loads(line) for line in snapshot_content(machine.data_dir, snapshot).splitlines()]
 
 
 def test_frozen_pairs_go_up_with_pseudonyms_and_what_was_left_out(hub: HubServer, machine: Machine) -> None:
@@ -869,7 +874,7 @@ def test_frozen_pairs_go_up_with_pseudonyms_and_what_was_left_out(hub: HubServer
     found = loaded(hub, push_run(hub, machine, run, "ann/frozen"))
     names = {split: {name for row in rows for name in row["annotators"]} for split, rows in found.items()}
     assert names == {"train": {f"annotator-{machine.annotator.id}"}, "test": {"former-1"}}
-    rows = [said(row) for row in load_snapshot(machine.data_dir, snapshot)]
+    rows = [said(row) for row in lines_of(machine, snapshot)]
     assert [{**row, "annotators": []} for split in found.values() for row in split] == [
         {**row, "annotators": []} for row in sorted(rows, key=lambda row: row["split"] != "train")
     ]
