@@ -92,7 +92,7 @@ def state_of(db: Database, counted: bool = True) -> State:
     since = latest.created if latest else ""
     tried = next((job.created for job in job_store.recent(db, (reward_kind().kind,), 1) if job.created > since), None)
     every = max(int(auto_train["every"]), snapshots.MIN_PAIRS)
-    checks = job_store.recent(db, ("evaluate",), 1000)
+    checks = job_store.checks(db)
     fruitless = fruitless_checks(checks)
     return State(
         auto_train,
