@@ -88,7 +88,7 @@ def spec_of(seed: int, sizes: Sizes) -> PPOSpec:
 def measure(lab: Laboratory, sizes: Sizes) -> dict[str, Any]:
     """Train with every seed. What came of each, and on how many it was learnt."""
     store.add_prompts(lab.db, starter_prompts())
-    rows = [{**row, "messages": [SYSTEM, *row["messages"]]} for row in prompt_rows(lab.db)]
+    rows = [replace(row, messages=(SYSTEM, *row.messages)) for row in prompt_rows(lab.db)]
     snapshot = store_snapshot(lab.db, lab.directory, Listing(rows))
     found = []
     for seed in range(1, sizes.seeds + 1):

@@ -67,9 +67,8 @@ def start_of(run: Run, spec: TrainingSpec) -> Start:
     base = ready(run.data_dir, spec.model)
     parent = registry.by_revision(run.db, spec.parent)
     adapter = verified(run.data_dir, parent) if parent.form in ("lora", "prompt") else None
-    ground_id = parent.id if parent.form == "full" else parent.ground_id
-    ground = ground_path(run.db, run.data_dir, base.path, ground_id)
-    return Start(base, parent, ground, ground_id, adapter)
+    ground = ground_path(run.db, run.data_dir, base.path, parent.lies_on)
+    return Start(base, parent, ground, parent.lies_on, adapter)
 
 
 # ---------------------------------------------------------------------------------------------------------- gradients

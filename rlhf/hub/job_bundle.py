@@ -78,9 +78,8 @@ def needed(db: Database, spec: TrainingSpec) -> list[Policy]:
     """The base, then what the job starts from and is scored by, each after the weights that it lies on."""
     found = {registry.by_revision(db, "base").id: registry.by_revision(db, "base")}
     for policy in (registry.by_revision(db, name) for name in spec.depends_on()):
-        if policy.ground_id is not None:
-            found.setdefault(policy.ground_id, registry.by_id(db, policy.ground_id))
-        found.setdefault(policy.id, policy)
+        for one in (registry.ground(db, policy), policy):
+            found.setdefault(one.id, one)
     return list(found.values())
 
 

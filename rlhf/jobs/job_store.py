@@ -422,23 +422,19 @@ def active(db: Database, kinds: Sequence[str]) -> list[Job]:
     ]
 
 
-def newest_check(db: Database, revision: str) -> Job | None:
-    """The last finished check of this policy."""
-    row = db.row(
-        "SELECT * FROM job WHERE kind = 'evaluate' AND status = 'finished' AND json_extract(spec, '$.candidate') = ? "
-        "ORDER BY id DESC LIMIT 1",
-        (revision,),
-    )
-    return None if row is None else read_job(row)
-
-
-def checks(db: Database, revision: str) -> list[Job]:
-    """Every check of this policy, newest first."""
+def checks(db: Database, revision: str | None = None) -> list[Job]:
+    """Every check of this policy, or of all, in whatever state; the last to be asked for first."""
     rows = db.rows(
-        "SELECT * FROM job WHERE kind = 'evaluate' AND json_extract(spec, '$.candidate') = ? ORDER BY id DESC",
-        (revision,),
+        """SELECT * FROM job WHERE kind = 'evaluate' AND (:revision IS NULL OR json_extract(spec, '$.candidate')
+           = :revision) ORDER BY id DESC""",
+        {"revision": revision},
     )
     return [read_job(row) for row in rows]
+
+
+def ended_at(job: Job) -> str:
+    """When a job ended; one that was resumed ends after those that were made later."""
+    return job.finished or job.created
 
 
 def newest_event(db: Database, job_id: int) -> int:

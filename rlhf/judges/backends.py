@@ -185,7 +185,7 @@ class RewardScorer:
         tokenizer = self.models.tokenizer
         prompt = text_ids(tokenizer, self.models.feed(comparison.messages, 1))
         answers = [
-            answer_ids(tokenizer, {"text": text, "finish_reason": reason})
+            answer_ids(tokenizer, text, reason)
             for text, reason in zip(comparison.answers, comparison.finish_reasons, strict=True)
         ]
         device = inner_model(self.model).device

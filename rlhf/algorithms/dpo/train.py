@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from trl import DPOConfig, DPOTrainer
 
+from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
 from rlhf.algorithms.checkpoints import checkpoints_of
 from rlhf.algorithms.dpo.spec import DPOSpec
@@ -76,7 +77,7 @@ def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------ the data
 def read_data(run: Run, spec: DPOSpec, tokenizer: Any) -> tuple[list[Item], float, LeftOut]:
     """Pairs to train on, the share of wrong labels to expect, and what is left out. Raises UserError without a pair."""
-    rows = of_split(load_snapshot(run.data_dir, spec.snapshot), "train")
+    rows = of_split(load_snapshot(run.data_dir, spec.snapshot, PreferenceRow), "train")
     items, left_out = tokenise_pairs(tokenizer, rows, spec.max_length)
     if not items:
         raise UserError(shortage("pairs", 0, 1, left_out))

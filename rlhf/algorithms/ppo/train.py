@@ -59,6 +59,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from annotation.exports.frozen_rows import PromptRow
 from annotation.records import UserError
 from rlhf.algorithms import losses
 from rlhf.algorithms.losses import AdaptiveKL
@@ -114,7 +115,7 @@ def run(run: Run, spec: PPOSpec) -> dict[str, Any]:
 def read_data(run: Run, spec: PPOSpec, tokenizer: Any) -> tuple[list[Item], LeftOut]:
     """The prompts to answer, and what is left out. Raises UserError if there is none."""
     room = spec.max_length - spec.sampling.max_new_tokens
-    rows = of_split(load_snapshot(run.data_dir, spec.snapshot), "train")
+    rows = of_split(load_snapshot(run.data_dir, spec.snapshot, PromptRow), "train")
     items, left_out = tokenise_prompts(tokenizer, rows, room)
     if not items and left_out["template"]:
         raise UserError(shortage("prompts", 0, 1, left_out))

@@ -35,6 +35,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
+from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
 from rlhf.algorithms.checkpoints import checkpoints_of
 from rlhf.algorithms.losses import bradley_terry, centring
@@ -42,12 +43,12 @@ from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.trainer import Start, begin, conclude, start_of, stored_before
 from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
 from rlhf.data.snapshots import MIN_PAIRS, left_out_sentence, shortage
-from rlhf.evaluation.reward_model_quality import Scored, measure
 from rlhf.jobs.descriptions import LeftOut
 from rlhf.jobs.worker import Run
 from rlhf.models.hidden_states import completions, inner_model
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
 from rlhf.models.packing import pad
+from rlhf.models.reward_model_quality import Scored, measure
 from rlhf.models.tokenize import load_snapshot, of_split, tokenise_comparisons, with_noise
 
 Item = dict[str, Any]
@@ -79,7 +80,7 @@ def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------ the data
 def read_data(run: Run, spec: RewardModelSpec, tokenizer: Any) -> tuple[list[Item], list[Item], LeftOut]:
     """Comparisons to train on, held-out ones, and what is left out. Raises UserError for too few pairs."""
-    rows = load_snapshot(run.data_dir, spec.snapshot)
+    rows = load_snapshot(run.data_dir, spec.snapshot, PreferenceRow)
     found, left_out = tokenise_comparisons(tokenizer, of_split(rows, "train"), spec.max_length)
     held_out, _ = tokenise_comparisons(tokenizer, of_split(rows, "held-out"), spec.max_length)
     pairs = sum(len(item["pairs"]) for item in found)
@@ -218,4 +219,4 @@ def save(
     scores = [value for one in trained_on for value in one.scores]
     figures = {"mean": fmean(scores), "std": pstdev(scores), "pairs": sum(len(one.pairs) for one in trained_on)}
     (directory / "reward.json").write_text(json.dumps(figures), "utf-8")
-    return {"health": measure(trained_on, checked_on)}
+    return {"health": measure(trained_on, checked_on).to_json()}

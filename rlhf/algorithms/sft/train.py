@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from trl import SFTConfig, SFTTrainer
 
+from annotation.exports.frozen_rows import DemonstrationRow
 from annotation.records import Prompt, UserError
 from rlhf.algorithms.checkpoints import checkpoints_of
 from rlhf.algorithms.sft.spec import SFTSpec
@@ -74,7 +75,7 @@ def run(run: Run, spec: SFTSpec) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------ the data
 def read_data(run: Run, spec: SFTSpec, tokenizer: Any) -> tuple[list[Item], list[Item], LeftOut]:
     """Demonstrations to train on, held-out ones, and what is left out. Raises UserError for too few."""
-    rows = load_snapshot(run.data_dir, spec.snapshot)
+    rows = load_snapshot(run.data_dir, spec.snapshot, DemonstrationRow)
     items, left_out = tokenise_demonstrations(tokenizer, of_split(rows, "train"), spec.max_length)
     held_out, _ = tokenise_demonstrations(tokenizer, of_split(rows, "held-out"), spec.max_length)
     if len(items) < MIN_DEMONSTRATIONS:
@@ -84,10 +85,10 @@ def read_data(run: Run, spec: SFTSpec, tokenizer: Any) -> tuple[list[Item], list
 
 def shown_prompts(run: Run, spec: SFTSpec, tokenizer: Any) -> list[Prompt]:
     """The first different prompts of the data that fit, to be answered during the run: they show the task."""
-    rows = load_snapshot(run.data_dir, spec.snapshot)
+    rows = load_snapshot(run.data_dir, spec.snapshot, DemonstrationRow)
     found: dict[str, Prompt] = {}
     for row in of_split(rows, "held-out") or of_split(rows, "train"):
-        prompt = Prompt(tuple(row["messages"]), row["split"], "data")
+        prompt = Prompt(row.messages, row.split, "data")
         if len(found) < SAMPLE_PROMPTS and tokenise_demonstrations(tokenizer, [row], spec.max_length)[0]:
             found.setdefault(prompt.text, prompt)
     return list(found.values())

@@ -18,7 +18,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from trl import DPOConfig, DPOTrainer
 
 from annotation import store
-from annotation.exports.preference_rows import PreferenceRow
+from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
 from rlhf.algorithms.checkpoints import MANIFEST, forget_broken_checkpoints, newest_checkpoint, write_checkpoint
 from rlhf.algorithms.dpo.spec import DPOSpec
@@ -37,7 +37,7 @@ from rlhf.models.loading import (
     unpack_weights,
 )
 from rlhf.models.registry import Policy
-from rlhf.models.tokenize import load_snapshot, tokenise_pairs, with_noise
+from rlhf.models.tokenize import load_snapshot, of_split, tokenise_pairs, with_noise
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
 
 pytestmark = pytest.mark.slow
@@ -55,7 +55,7 @@ def judged(machine: Machine) -> Machine:
 def frozen_rows(machine: Machine) -> list[PreferenceRow]:
     """The train rows of the data frozen last."""
     sha256 = machine.db.value("SELECT sha256 FROM snapshot ORDER BY created DESC LIMIT 1")
-    return [row for row in load_snapshot(machine.data_dir, sha256) if row["split"] == "train"]
+    return of_split(load_snapshot(machine.data_dir, sha256, PreferenceRow), "train")
 
 
 def trainer_of(machine: Machine, spec: DPOSpec, parent: str = "base") -> PreferenceTrainer:
@@ -85,7 +85,7 @@ def stock_trainer(machine: Machine, spec: DPOSpec, loss: Mapping[str, float]) ->
         disable_tqdm=True,
     )
     texts = [
-        {"prompt": row["rendered_prompt"], "chosen": row["chosen"]["text"], "rejected": row["rejected"]["text"]}
+        {"prompt": row.rendered_prompt, "chosen": row.chosen.text, "rejected": row.rejected.text}
         for row in frozen_rows(machine)
     ]
     torch.manual_seed(spec.seed)
@@ -320,7 +320,7 @@ def held_out_margin(machine: Machine, spec: DPOSpec) -> tuple[float, float]:
     assert job.result["train_pairs"] == 24
     trained = registry.by_revision(machine.db, job.result["revision"])
     models = Policies(machine.db, machine.data_dir, machine.model)
-    rows = [row for row in load_snapshot(machine.data_dir, spec.snapshot) if row["split"] == "held-out"]
+    rows = of_split(load_snapshot(machine.data_dir, spec.snapshot, PreferenceRow), "held-out")
     pairs, _ = tokenise_pairs(machine.tokenizer, rows, spec.max_length)
     gained = {}
     for policy in (trained, registry.by_revision(machine.db, "base")):
@@ -506,18 +506,18 @@ def test_pairs_beyond_the_length_limit_are_left_out_and_counted(judged: Machine)
     lengths = sorted(
         len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
         for row in tokenise_pairs(
-            judged.tokenizer, load_snapshot(judged.data_dir, snapshot_of(judged)), QUICK_DPO.max_length
+            judged.tokenizer, load_snapshot(judged.data_dir, snapshot_of(judged), PreferenceRow), QUICK_DPO.max_length
         )[0]
     )
     limit = lengths[-3] - 1
     within = sum(length <= limit for length in lengths)
-    rows = load_snapshot(judged.data_dir, snapshot_of(judged))
+    rows = load_snapshot(judged.data_dir, snapshot_of(judged), PreferenceRow)
     pairs, left_out = tokenise_pairs(judged.tokenizer, rows, limit)
     assert (len(pairs), left_out) == (within, {"too-long": len(lengths) - within})
     spec = replace(QUICK_DPO, max_length=limit, epochs=1, snapshot=snapshot_of(judged))
     job = judged.perform(judged.submit(spec))
     assert job.result is not None
-    train = [row for row in rows if row["split"] == "train"]
+    train = of_split(rows, "train")
     fitting, left = tokenise_pairs(judged.tokenizer, train, limit)
     assert left["too-long"] > 0
     assert (job.result["train_pairs"], job.result["left_out"]) == (len(fitting), left)

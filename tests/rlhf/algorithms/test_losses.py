@@ -13,10 +13,10 @@ from rlhf.algorithms.losses import (
     PairLogps,
     conservative_dpo,
     dpo,
-    exact_kl,
     expected_better,
     implicit_reward,
 )
+from rlhf.models.log_probabilities import exact_kl
 
 
 def slow_kl(policy: list[float], base: list[float]) -> float:

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from annotation import claims, store
+from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
 from rlhf.algorithms.checkpoints import MANIFEST, checkpoints_of
 from rlhf.algorithms.ppo.roles import Answer, load_roles
@@ -32,7 +33,7 @@ from rlhf.models import hidden_states, registry
 from rlhf.models.hidden_states import inner_model
 from rlhf.models.loading import load_for_training
 from rlhf.models.stored_reward_model import read_reward_model
-from rlhf.models.tokenize import load_snapshot, tokenise_comparisons
+from rlhf.models.tokenize import load_snapshot, of_split, tokenise_comparisons
 from rlhf.submission import job_submission, preconditions
 from tests.machine_fixtures import WORDS, Machine, make_machine
 
@@ -81,7 +82,7 @@ def rank(machine: Machine, count: int) -> None:
 
 def items_of(machine: Machine, sha256: str, split: str = "train") -> list[dict[str, Any]]:
     """The comparisons of frozen data as the job tokenises them."""
-    rows = [row for row in load_snapshot(machine.data_dir, sha256) if row["split"] == split]
+    rows = of_split(load_snapshot(machine.data_dir, sha256, PreferenceRow), split)
     return tokenise_comparisons(machine.tokenizer, rows, QUICK.max_length)[0]
 
 
