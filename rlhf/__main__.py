@@ -21,8 +21,8 @@ from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
 from rlhf.jobs.specs import describe, from_json, kinds, to_json
+from rlhf.jobs.worker_process import run_to_end
 from rlhf.judges import judge_store
-from rlhf.loop.supervisor import run_to_end
 from rlhf.models import base_model, registry
 from rlhf.submission import job_submission
 from rlhf.tabs.runs import job_words

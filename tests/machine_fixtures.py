@@ -179,7 +179,7 @@ class Machine:
 
         `beforehand` is Python that it runs first, as to kill itself at a certain point.
         """
-        code = f"import sys\n{beforehand}\nfrom rlhf import worker\nsys.exit(worker.main())"
+        code = f"import sys\n{beforehand}\nfrom rlhf.jobs import worker\nsys.exit(worker.main())"
         command = [sys.executable, "-c", code, "--data", str(self.data_dir), "--job", str(job_id)]
         with (self.data_dir / f"worker-{job_id}.log").open("ab") as log:
             return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)

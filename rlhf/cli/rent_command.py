@@ -13,9 +13,9 @@ from annotation import terminal
 from annotation.database import Database
 from annotation.records import UserError
 from rlhf.data import held_out_sets
-from rlhf.hub import rental_client, rental_store
-from rlhf.hub.rental_store import Terms
-from rlhf.jobs import job_store
+from rlhf.hub import rental_client
+from rlhf.jobs import job_store, rental_store
+from rlhf.jobs.rental_store import Terms
 from rlhf.jobs.specs import JobSpec
 from rlhf.submission import job_submission
 

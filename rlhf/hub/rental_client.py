@@ -25,13 +25,13 @@ from annotation import hub_client as hubs
 from annotation.database import Database
 from annotation.hub_client import Hub
 from annotation.records import UserError, now, seconds_between
-from rlhf.hub import job_bundle, rental_store
+from rlhf.hub import job_bundle
 from rlhf.hub.job_bundle import CODE, MADE, RESULT, digest, report_name
 from rlhf.hub.push_model import ADAPTER, CARD, WHOLE
-from rlhf.hub.rental_store import Rental, Terms
-from rlhf.jobs import job_store
+from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.artifacts import directory_sha256, new_directory
 from rlhf.jobs.job_store import Job
+from rlhf.jobs.rental_store import Rental, Terms
 from rlhf.jobs.specs import JobSpec, TrainingSpec
 from rlhf.jobs.worker import Run, keep_beating
 from rlhf.models import registry

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -135,6 +136,9 @@ def listen_for_the_end(tied: bool) -> threading.Event:
         line = os.dup(sys.stdin.fileno())
         with open(os.devnull, "rb") as nothing:
             os.dup2(nothing.fileno(), sys.stdin.fileno())  # for libraries that would ask a person
+        # Where that program is gone already, nothing may be claimed before the thread below has its first turn.
+        if sys.platform != "win32" and select.select([line], [], [], 0)[0]:
+            terminated.set()
         threading.Thread(target=await_end, args=(line, terminated), name="life line", daemon=True).start()
     return terminated
 

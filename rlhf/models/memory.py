@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import math
 import platform
-import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -22,6 +20,7 @@ import psutil
 
 from annotation.records import UserError
 from rlhf.jobs import job_store
+from rlhf.jobs.devices import query_graphics
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.specs import ATTENTION, TrainingSpec, target_layers
 from rlhf.models.model_files import read_header, weight_files
@@ -61,7 +60,6 @@ MEASURING = "measure"
 LIBRARIES = 600_000_000
 # What is estimated may be off by this much before it is said to fit.
 MARGIN = 1.15
-SMI = ("nvidia-smi", "--query-gpu=name,memory.total,memory.free,compute_cap", "--format=csv,noheader,nounits")
 MEGABYTE = 1 << 20
 
 
@@ -255,17 +253,6 @@ def this_machine() -> Machine:
     total = min(memory.total, limit)
     free = min(memory.available, max(0, limit - used))
     return Machine(f"{psutil.cpu_count() or 1} processors", total, free, processor_has_bf16())
-
-
-def query_graphics() -> list[str]:
-    """A line for each GPU that the driver knows; none where there is no driver, or it does not answer."""
-    if shutil.which(SMI[0]) is None:
-        return []
-    try:
-        done = subprocess.run(SMI, capture_output=True, text=True, timeout=10, check=False)
-    except subprocess.TimeoutExpired:
-        return []
-    return [line for line in done.stdout.splitlines() if line.count(",") == 3] if done.returncode == 0 else []
 
 
 def container_limit() -> tuple[int, int]:

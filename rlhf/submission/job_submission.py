@@ -12,11 +12,10 @@ from annotation.database import Database
 from annotation.records import UserError
 from rlhf.data import snapshots
 from rlhf.data.label_noise import Noise, noise_of, voices_in
-from rlhf.hub import rental_store
-from rlhf.hub.rental_store import Terms
-from rlhf.jobs import job_store
+from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.artifacts import verify_directory
 from rlhf.jobs.descriptions import LeftOut
+from rlhf.jobs.rental_store import Terms
 from rlhf.jobs.specs import JobSpec, Training, TrainingSpec, with_defaults
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED, EMBEDDED_NAME

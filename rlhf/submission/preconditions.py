@@ -11,6 +11,7 @@ from typing import Any
 from annotation.database import Database
 from annotation.records import UserError
 from rlhf.jobs import job_store
+from rlhf.jobs.devices import query_graphics
 from rlhf.jobs.specs import ATTENTION, TrainingSpec
 from rlhf.judges import judge_store
 from rlhf.models import base_model, memory, registry
@@ -36,7 +37,7 @@ def machine_trouble(spec: TrainingSpec) -> list[str]:
     """Why a job can't be run on this machine."""
     if spec.processes == 1 and spec.optimiser == "adamw":
         return []  # without asking the driver, which takes a moment, on every change of a form
-    found, gpus, processors = [], len(memory.query_graphics()), os.cpu_count() or 1
+    found, gpus, processors = [], len(query_graphics()), os.cpu_count() or 1
     if spec.optimiser == "adamw-8bit" and not gpus:
         found.append("The optimiser adamw-8bit needs a GPU, and there is none here: use adamw.")
     # Two processes can share one processor; each needs a GPU of its own where there are any.

@@ -17,8 +17,7 @@ from annotation.tabs.polling import poll, pulse
 from annotation.ui.markup import paragraph
 from rlhf.data import snapshots
 from rlhf.evaluation.check_spec import EvaluateSpec
-from rlhf.hub import rental_store
-from rlhf.jobs import job_store
+from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.specs import TrainingSpec
 from rlhf.models import registry

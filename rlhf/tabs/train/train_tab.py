@@ -10,7 +10,7 @@ import gradio as gr
 from annotation.records import Annotator
 from annotation.tabs.components import SPOKEN, html_box, opening_of
 from annotation.tabs.guard import Context, guarded
-from rlhf.hub.rental_store import Terms
+from rlhf.jobs.rental_store import Terms
 from rlhf.submission import preflight
 from rlhf.submission.form_fields import forms
 from rlhf.submission.preflight import Prospects

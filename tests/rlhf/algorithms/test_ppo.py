@@ -34,7 +34,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.specs import Method, Precision
 from rlhf.jobs.worker import Run, perform
-from rlhf.loop.supervisor import worker_command
+from rlhf.jobs.worker_process import worker_command
 from rlhf.models import hidden_states, registry
 from rlhf.models.loading import weights_of
 from rlhf.models.sampling import end_token_ids

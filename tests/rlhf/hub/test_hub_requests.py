@@ -324,10 +324,9 @@ def children_until(holder: psutil.Process, ended: Callable[[], bool]) -> set[int
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a Linux call")
 def test_what_runs_an_import_with_the_token_keeps_others_from_reading_it(db: Database, data_dir: Path) -> None:
-    code = "import ctypes, sys; from rlhf import keeper; from annotation import __main__ as own"
-    code += (
-        "; own.main = lambda arguments: print(arguments, ctypes.CDLL(None).prctl(3)) or 0; keeper.main(sys.argv[1:])"
-    )
+    code = "import ctypes, sys; from rlhf.hub import token_process; from annotation import __main__ as own"
+    code += "; own.main = lambda arguments: print(arguments, ctypes.CDLL(None).prctl(3)) or 0"
+    code += "; token_process.main(sys.argv[1:])"
     command = hub_requests.import_command(data_dir, ["--look", "--", "x"])
     given = command[command.index("--data") :]
     done = subprocess.run(

@@ -397,7 +397,7 @@ import sys
 from pathlib import Path
 import rlhf, rlhf.models.loading, transformers.models.llama.modeling_llama
 from annotation.database import open_database
-from rlhf import zero_gpu
+from rlhf.loop import zero_gpu
 folder = Path(sys.argv[1])
 assert Path(rlhf.__file__).is_relative_to(Path.cwd()), rlhf.__file__
 print(zero_gpu.write_answers(open_database(folder), folder, "ann"))

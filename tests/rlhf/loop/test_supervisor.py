@@ -22,10 +22,12 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.jobs import job_store
+from rlhf.jobs.devices import PROCESSORS, VISIBLE, devices_here
 from rlhf.jobs.out_of_memory import KILLED, advice
 from rlhf.jobs.specs import JobSpec, to_json
 from rlhf.jobs.worker import Run, perform
-from rlhf.loop.supervisor import PROCESSORS, VISIBLE, Child, Supervisor, devices_here, family, worker_command
+from rlhf.jobs.worker_process import Child, family, worker_command
+from rlhf.loop.supervisor import Supervisor
 from tests.conftest import BASE_NAME
 from tests.machine_fixtures import PATIENCE_SECONDS, Machine, wait_until
 from tests.run_fixtures import QUICK_SFT, demonstrations, finished_run, run_beforehand, starve

@@ -21,9 +21,9 @@ from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.hub import hub_requests, rental_store
+from rlhf.hub import hub_requests
 from rlhf.hub.token_launcher import HELD
-from rlhf.jobs import job_store
+from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.specs import TrainingSpec, from_json
 from rlhf.models import registry
 from rlhf.models.registry import Policy
