@@ -170,7 +170,14 @@ def fill(db: Database, manifest: Mapping[str, Any], base: str) -> None:
         for row in manifest["models"]:
             connection.table("model").insert({**row, "base": base})
         connection.table("snapshot").insert(manifest["snapshot"])
-        connection.execute(
-            "INSERT INTO job (id, kind, spec, status, requested_by, created) VALUES (?, ?, ?, 'queued', ?, ?)",
-            (manifest["job"], spec.kind, to_json(spec), "rented", now()),
+        db.insert(
+            "job",
+            {
+                "id": manifest["job"],
+                "kind": spec.kind,
+                "spec": to_json(spec),
+                "status": "queued",
+                "requested_by": "rented",
+                "created": now(),
+            },
         )
