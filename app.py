@@ -27,35 +27,44 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
-from annotation import access, connections, endpoints, oauth, places, restoring, safekeeping, sqlite, store, web
+from annotation import api, sqlite, store
+from annotation.backup import restoration, safe_copies, targets
 from annotation.database import FILE_NAME, Database, explain_disk_errors, hold_data_directory, open_database
 from annotation.environment import keep_private
-from annotation.gradio_door import Function, GradioDoor
-from annotation.incoming import importing
-from annotation.outgoing import export_files
+from annotation.exports import export_files
+from annotation.imports import importing
 from annotation.records import Annotator, UserError, now, seconds_between
-from annotation.space import LOOPBACK_NAMES, PROXIES, SPACE_MODEL, Space
 from annotation.tabs import accounts, annotate, data, project, quality
+from annotation.tabs.components import QUIET
 from annotation.tabs.guard import Context, guarded
-from annotation.tabs.importing import MAXIMUM_UPLOAD
-from annotation.tabs.parts import QUIET
-from annotation.unseen import visible
-from rlhf import base_model, downloads, errands, jobs, launching, policies
-from rlhf.base_model import BaseModel
-from rlhf.supervisor import VISIBLE, Supervisor
-from rlhf.tabs import hub, iterations, judges, playground, train
+from annotation.tabs.import_form import MAXIMUM_UPLOAD
+from annotation.ui.invisible import visible
+from annotation.web import access, connections, middleware, oauth
+from annotation.web.gradio_allowlist import Function, GradioDoor
+from annotation.web.space import LOOPBACK_NAMES, PROXIES, SPACE_MODEL, Space
+from rlhf.hub import hub_requests, token_launcher
+from rlhf.jobs import job_store
+from rlhf.loop.supervisor import VISIBLE, Supervisor
+from rlhf.models import base_model, registry
+from rlhf.models.base_model import BaseModel
+from rlhf.tabs import downloads
+from rlhf.tabs.hub import hub_tab
+from rlhf.tabs.iterations import iterations_tab
+from rlhf.tabs.judges import judges_tab
+from rlhf.tabs.playground import playground_tab
+from rlhf.tabs.train import train_tab
 
 DEFAULT_DATA_DIR = Path(__file__).resolve().parent / "data"
-PAGE_CSS = (Path(__file__).resolve().parent / "annotation" / "tabs" / "page.css").read_text(encoding="utf-8")
+PAGE_CSS = (Path(__file__).resolve().parent / "annotation" / "ui" / "style.css").read_text(encoding="utf-8")
 ADMIN_TABS: dict[str, ModuleType] = {
-    "Train": train,
-    "Iterations": iterations,
-    "AI judges": judges,
-    "Playground": playground,
+    "Train": train_tab,
+    "Iterations": iterations_tab,
+    "AI judges": judges_tab,
+    "Playground": playground_tab,
     "Project": project,
     "Quality": quality,
     "Data": data,
-    "Hub": hub,
+    "Hub": hub_tab,
     "Accounts": accounts,
 }
 MASTHEAD = """
@@ -156,10 +165,10 @@ def build_pages(context: Context, here: Space | None = None) -> gr.Blocks:
         admin_parts: list[Any] = []
         if here is not None and here.zero_gpu:
             # Not at the top: off ZeroGPU the package that lends GPUs is not to be loaded, which would load torch.
-            from rlhf.tabs import lent_gpu
+            from rlhf.tabs.playground import zero_gpu_notice
 
             with gr.Column(visible=False) as lent:
-                lent_gpu.build(context)
+                zero_gpu_notice.build(context)
             admin_parts.append(lent)
         with gr.Tabs():
             with gr.Tab("Annotate"):
@@ -209,7 +218,7 @@ def mount_pages(app: FastAPI, pages: gr.Blocks, settings: Settings, uploads: Pat
         path="/",
         server_name=settings.host,
         server_port=settings.port,
-        auth_dependency=web.signed_in_name,
+        auth_dependency=middleware.signed_in_name,
         app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None},
         theme=theme(),
         css=PAGE_CSS,
@@ -246,7 +255,7 @@ def build_app(settings: Settings) -> FastAPI:
     fresh = not (settings.data_dir / FILE_NAME).is_file()
     if fresh and not settings.workers:
         find_model(settings)  # or nothing is begun
-    in_use = restoring.keep_open(settings.data_dir)
+    in_use = restoration.keep_open(settings.data_dir)
     lock = hold_data_directory(settings.data_dir) if settings.workers else None
     if fresh and settings.workers:
         find_model(settings)
@@ -262,7 +271,7 @@ def build_app(settings: Settings) -> FastAPI:
         settings.data_dir,
         prepare_model(settings, db, known=fresh),
         lambda: answering_trouble(db),
-        errands.ImportRun.start if launching.HELD in os.environ else None,
+        hub_requests.ImportRun.start if token_launcher.HELD in os.environ else None,
     )
     if not store.prompts(db, "train") and not store.prompts(db, "held-out"):
         store.add_prompts(db, importing.starter_prompts())
@@ -284,10 +293,10 @@ def build_app(settings: Settings) -> FastAPI:
     # Gradio's own directory is one for all programs and users of the machine; only this user can look into this one.
     uploads = Path(tempfile.mkdtemp(prefix="prefloop-")).resolve()
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
-    sign_in = web.SignIn(db, settings.cookie, here, provider is not None)
+    sign_in = middleware.SignIn(db, settings.cookie, here, provider is not None)
     from_hub = [] if here is None or provider is None else oauth.HubSignIn(db, here, provider, sign_in).routes()
-    copies = places.name_of(os.environ.get(launching.PLACE, "").strip())
-    desk = endpoints.Desk(db, context.trouble, "" if here is None else safekeeping.NOT_COPIED, copies)
+    copies = targets.name_of(os.environ.get(token_launcher.PLACE, "").strip())
+    desk = api.Desk(db, context.trouble, "" if here is None else safe_copies.NOT_COPIED, copies)
     app = FastAPI(
         openapi_url=None,
         lifespan=lifespan,
@@ -303,14 +312,14 @@ def build_app(settings: Settings) -> FastAPI:
     clear_uploads = weakref.finalize(app, shutil.rmtree, uploads, ignore_errors=True)
     app.state.db, app.state.lock, app.state.in_use = db, lock, in_use
     # Each call wraps the ones before it: the last is the first that a request meets.
-    open_paths = (*web.OPEN_PATHS, *(route.path for route in from_hub))
-    app.add_middleware(web.SignedIn, db=db, cookie=settings.cookie, open_paths=open_paths)
+    open_paths = (*middleware.OPEN_PATHS, *(route.path for route in from_hub))
+    app.add_middleware(middleware.SignedIn, db=db, cookie=settings.cookie, open_paths=open_paths)
     app.add_middleware(CORSMiddleware)
-    app.add_middleware(web.SameOrigin, hosts=() if here is None else here.hosts)
+    app.add_middleware(middleware.SameOrigin, hosts=() if here is None else here.hosts)
     if here is not None:
-        app.add_middleware(web.OutOfFrames, address=here.address)
-    app.add_middleware(web.KnownHost, names=LOOPBACK_NAMES if settings.on_loopback else (), space=here)
-    app.add_middleware(web.SecurityHeaders, frames=() if here is None else (here.framed_by,))
+        app.add_middleware(middleware.OutOfFrames, address=here.address)
+    app.add_middleware(middleware.KnownHost, names=LOOPBACK_NAMES if settings.on_loopback else (), space=here)
+    app.add_middleware(middleware.SecurityHeaders, frames=() if here is None else (here.framed_by,))
     return mount_pages(app, build_pages(context, here), settings, uploads)
 
 
@@ -322,13 +331,13 @@ def answering_trouble(db: Database) -> str:
         return (
             "The model can't answer at the moment; it is tried again by itself. Admins find the reason in Iterations."
         )
-    if latest and latest[0].message.startswith(jobs.TOO_FEW_ANSWERS):
+    if latest and latest[0].message.startswith(job_store.TOO_FEW_ANSWERS):
         return (
             "The model gives fewer different answers than a comparison needs; it is tried again by itself. "
             "Admins can ask for fewer on the Project tab."
         )
     beat = latest[0].heartbeat if latest and latest[0].status in ("running", "cancelling") else None
-    if beat is None or seconds_between(beat, now()) > jobs.LOST_AFTER_SECONDS:
+    if beat is None or seconds_between(beat, now()) > job_store.LOST_AFTER_SECONDS:
         return "No model is writing answers at the moment. When one does, they appear here by themselves."
     return ""
 
@@ -350,13 +359,13 @@ def refuse_open_door(settings: Settings, db: Database) -> None:
 
 def prepare_model(settings: Settings, db: Database, known: bool) -> str:
     """Get the base model ready and return its name; a server without workers takes the one that is recorded."""
-    recorded = bool(policies.everything(db))
+    recorded = bool(registry.everything(db))
     if not settings.workers and recorded:
-        return policies.by_revision(db, "base").base
+        return registry.by_revision(db, "base").base
     base = find_model(settings, known or recorded)
     if base.remark:
         print(f"{base.name}:{base.remark}", flush=True)
-    return policies.ensure_base(db, base.name).base
+    return registry.ensure_base(db, base.name).base
 
 
 def find_model(settings: Settings, known: bool = False) -> BaseModel:
@@ -378,7 +387,7 @@ def health_route(settings: Settings, db: Database) -> Callable[[Request], Awaita
         beat = latest[0].heartbeat if latest and latest[0].status == "running" else None
         silent = None if beat is None else round(seconds_between(beat, now()), 1)
         failed = bool(latest) and latest[0].status in ("failed", "lost")
-        fresh = not failed and (silent is None or silent < jobs.LOST_AFTER_SECONDS)
+        fresh = not failed and (silent is None or silent < job_store.LOST_AFTER_SECONDS)
         ok = not settings.workers or fresh
         told = {"ok": ok, "database": "ok", "sqlite": sqlite.IN_USE, "worker_silent_seconds": silent}
         return JSONResponse(told, 200 if ok else 503)
@@ -386,10 +395,10 @@ def health_route(settings: Settings, db: Database) -> Callable[[Request], Awaita
     return health
 
 
-def latest_answering_job(db: Database) -> list[jobs.Job]:
+def latest_answering_job(db: Database) -> list[job_store.Job]:
     """The job of the answering worker, if there ever was one. Raises UserError where the database can't be read."""
     with explain_disk_errors(db.path):
-        return jobs.recent(db, ("generate",), 1)
+        return job_store.recent(db, ("generate",), 1)
 
 
 # -------------------------------------------------------------------------------------------------------------- main
@@ -439,7 +448,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = read_settings(arguments)
         if arguments is None:
-            launching.launch_where_needed(settings.data_dir, settings.model, sys.argv[1:])
+            token_launcher.launch_where_needed(settings.data_dir, settings.model, sys.argv[1:])
         with listen(settings) as listener:
             settings = replace(settings, port=listener.getsockname()[1])
             serve(build_app(settings), settings, listener)
@@ -473,7 +482,7 @@ def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
     )
     logging.getLogger("uvicorn.error").addFilter(not_an_open_page)
     if settings.space is not None and settings.space.zero_gpu:
-        from rlhf import zero_gpu
+        from rlhf.loop import zero_gpu
 
         zero_gpu.start_up()
     announce(settings, app.state.db)

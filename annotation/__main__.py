@@ -9,13 +9,15 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from annotation import access, asking, copies_command
+from annotation import terminal
+from annotation.backup import backup_command
 from annotation.database import FILE_NAME, Database, existing_database, open_database
 from annotation.environment import keep_private
-from annotation.incoming import import_command
-from annotation.outgoing import export_command
+from annotation.exports import export_command
+from annotation.imports import import_command
 from annotation.records import ROLES, UserError
-from annotation.unseen import visible
+from annotation.ui.invisible import visible
+from annotation.web import access
 
 # Commands with which a data directory may begin; `accounts add` is another.
 BEGINNINGS = ("import", "restore")
@@ -28,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         if options.topic == "copies":  # these may be asked for where there is no database, or a broken one
-            copies_command.run(options)
+            backup_command.run(options)
         elif getattr(options, "look", False) or getattr(options, "dry_run", False):
             return try_out(options)
         else:
@@ -82,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     verbs.add_parser("activate", parents=[named], help="let a deactivated account in again")
     export_command.add_parsers(topics, shared)
     import_command.add_parser(topics, shared)
-    copies_command.add_parsers(topics, shared)
+    backup_command.add_parsers(topics, shared)
     return top
 
 
@@ -118,7 +120,7 @@ def choose_password(options: argparse.Namespace) -> str:
     """A new password: made, asked for, or piped in. Raises UserError where there is none."""
     if options.generate:
         return access.generate_password()
-    return asking.new_password(f"New password (at least {access.MINIMUM_PASSWORD} characters): ")
+    return terminal.new_password(f"New password (at least {access.MINIMUM_PASSWORD} characters): ")
 
 
 def said(options: argparse.Namespace, password: str) -> str:

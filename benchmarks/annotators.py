@@ -35,14 +35,16 @@ from typing import Any
 
 import psutil
 
-from annotation import access, claims, store
+from annotation import claims, store
 from annotation.database import FILE_NAME, Database, open_database
-from annotation.incoming import importing
+from annotation.imports import importing
 from annotation.records import Annotator, Prompt, Response, Sampling, UserError, now
+from annotation.web import access
 from benchmarks import driver, latency
 from benchmarks.driver import App, BenchmarkError, Page, act_of, say
 from benchmarks.wire import Connection
-from rlhf import base_model, jobs, policies
+from rlhf.jobs import job_store
+from rlhf.models import base_model, registry
 
 # Every so many judgements one is sent twice at once.
 DOUBLE = 20
@@ -74,7 +76,7 @@ class Round:
 def fill(data_dir: Path, annotators: int, comparisons: int, base: str, project: Mapping[str, Any]) -> list[Annotator]:
     """A data directory with people and a pool of comparisons, as text of realistic length; returns the people."""
     db = open_database(data_dir)
-    policies.ensure_base(db, base)
+    registry.ensure_base(db, base)
     store.set_project(db, replace(store.project(db), **project))
     store.add_prompts(db, importing.starter_prompts())
     prompts, source = store.prompts(db, "train") + store.prompts(db, "held-out"), random.Random(0)
@@ -447,7 +449,7 @@ def run_training_rounds(data_dir: Path, rounds: Sequence[Round], annotators: int
                 last = db.value("SELECT max(id) FROM judgement")
                 say(f"measuring: {round_.name}, overlap {round_.overlap}")
                 done = measure(people_at(app, people), server, round_.judgements, round_.think)
-                if jobs.get(db, training.id).status != "running":
+                if job_store.get(db, training.id).status != "running":
                     raise BenchmarkError("The training ended before the judging did.")
                 verdict = check(db, done.journals, round_.overlap, exhausted=False, after=last)
                 results.append(result_of(round_, done, verdict, rss_mb(server)))

@@ -21,7 +21,8 @@ from typing import Any
 
 from annotation.database import open_database
 from annotation.records import Sampling
-from rlhf import policies, worker
+from rlhf.jobs import worker
+from rlhf.models import registry
 
 PROMPTS_TOGETHER = 30
 SCORED_TOGETHER = 8
@@ -29,15 +30,15 @@ SCORED_TOGETHER = 8
 
 def answer(data_dir: Path, request: Mapping[str, Any]) -> list[list[list[dict[str, Any]]]]:
     """The answers asked for, by policy, prompt and sample."""
-    from rlhf.base_model import ready
-    from rlhf.models import Policies
+    from rlhf.models.base_model import ready
+    from rlhf.models.loading import Policies
 
     db = open_database(data_dir)
     models = Policies(db, data_dir, ready(data_dir, request["model"]).path)
-    reference = request["reference"] and policies.by_revision(db, request["reference"])
+    reference = request["reference"] and registry.by_revision(db, request["reference"])
     found = []
     for revision, weights in request["policies"]:
-        policy = policies.by_revision(db, revision)
+        policy = registry.by_revision(db, revision)
         policy = replace(policy, weights=weights) if weights else policy
         if not reference:
             models.keep_only(policy)
@@ -48,7 +49,7 @@ def answer(data_dir: Path, request: Mapping[str, Any]) -> list[list[list[dict[st
 
 def answers_of(models: Any, policy: Any, request: Mapping[str, Any], reference: Any) -> list[list[dict[str, Any]]]:
     """One policy's answers by prompt and sample."""
-    from rlhf.sampling import draw
+    from rlhf.models.sampling import draw
 
     samples, sampling = request["samples"], Sampling(**request["sampling"])
     texts = [models.feed(messages, sampling.max_new_tokens) for messages in request["prompts"]]
@@ -84,10 +85,10 @@ def sequence_kl(models: Any, policy: Any, reference: Any, answers: Sequence[Mapp
     """KL(policy || reference) summed over the tokens of each answer, in nats."""
     import torch
 
-    from rlhf.data import pad
-    from rlhf.forward import completions, inner_model
-    from rlhf.losses import compare_policies, sum_by_row
-    from rlhf.rows import text_ids
+    from rlhf.algorithms.losses import compare_policies, sum_by_row
+    from rlhf.models.hidden_states import completions, inner_model
+    from rlhf.models.packing import pad
+    from rlhf.models.tokenize import text_ids
 
     sequences = [(text_ids(models.tokenizer, one["prompt"]), one["ids"]) for one in answers]
     batch = pad(sequences, models.tokenizer.pad_token_id)

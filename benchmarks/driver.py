@@ -33,8 +33,8 @@ import psutil
 
 from annotation import store
 from annotation.database import FILE_NAME, Database
-from rlhf.base_model import EMBEDDED_NAME
-from rlhf.jobs import Job
+from rlhf.jobs.job_store import Job
+from rlhf.models.base_model import EMBEDDED_NAME
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_DATA_DIR = Path(os.environ.get("PREFLOOP_DATA", ROOT / "data"))

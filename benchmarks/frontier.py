@@ -12,17 +12,18 @@ from statistics import fmean
 from typing import Any
 
 from annotation import store
-from annotation.incoming.importing import starter_prompts
+from annotation.imports.importing import starter_prompts
 from annotation.records import Prompt, Sampling
 from benchmarks.driver import say
 from benchmarks.gold import gold
 from benchmarks.intervals import crossed
 from benchmarks.laboratory import Laboratory
 from benchmarks.sentiment import revision_of
-from rlhf import freezing, jobs
-from rlhf.freezing import Listing, store_snapshot
-from rlhf.jobs import Job
-from rlhf.specs import DPOSpec, PPOSpec, RewardModelSpec, SFTSpec
+from rlhf.data import snapshots
+from rlhf.data.snapshots import Listing, store_snapshot
+from rlhf.jobs import job_store
+from rlhf.jobs.job_store import Job
+from rlhf.jobs.specs import DPOSpec, PPOSpec, RewardModelSpec, SFTSpec
 
 NEVER = 100_000
 PREFERENCE_SEED, TEST_SEED = 1_000, 500_000
@@ -141,7 +142,7 @@ def preferences_of(lab: Laboratory, sizes: Sizes, sft: str) -> str:
         for row in judged(prompt, drawn[2 * place : 2 * place + 2], prompt.id * sizes.comparisons + place)
     ]
     say(f"{len(rows)} of {len(prompts) * sizes.comparisons} comparisons have a better answer")
-    return store_snapshot(lab.db, lab.directory, Listing(rows), freezing.MIN_PAIRS)
+    return store_snapshot(lab.db, lab.directory, Listing(rows), snapshots.MIN_PAIRS)
 
 
 def drawing(lab: Laboratory, sizes: Sizes) -> dict[str, Any]:
@@ -277,7 +278,7 @@ def point(answers: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
 
 def rewards(lab: Laboratory, job: Job) -> dict[str, float]:
     """The mean reward that PPO saw in its first and its last rounds, and the KL of the last ones."""
-    curve = jobs.metrics(lab.db, job.id)
+    curve = job_store.metrics(lab.db, job.id)
     first, last = curve[:ROUNDS_AT_AN_END], curve[-ROUNDS_AT_AN_END:]
     return {
         "reward_start": round(fmean(entry["reward"] for entry in first), 3),

@@ -1,8 +1,8 @@
 """How often the gate promotes a candidate that is no better, and what it takes to promote one that is.
 
 Simulated candidates win a known share of their comparisons with the policy that serves; some comparisons are ties. The
-gate itself (`rlhf.gate.decide`, default rule, everything but the comparisons in order) is asked after every single one,
-until it promotes or rejects: whoever looks all the time must not be fooled more often than `nominal`.
+gate itself (`rlhf.evaluation.gate.decide`, default rule, everything but the comparisons in order) is asked after every
+single one, until it promotes or rejects: whoever looks all the time must not be fooled more often than `nominal`.
 
 How to read it. What is promoted at 45 and 50% is wrong, and `false_promotion_rate` is the worst of these. At 55% and
 more it is right; the others were rejected, by mistake or because the rule's most comparisons did not show it.
@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from annotation.measuring.analysis import Estimate, share_of, wilson_interval
+from annotation.metrics.intervals_and_bias import Estimate, share_of, wilson_interval
 from benchmarks import driver
 from benchmarks.driver import say
-from rlhf import gate
-from rlhf.gate import Findings, JudgeFindings, Rule, Verdict
+from rlhf.evaluation import gate
+from rlhf.evaluation.gate import Findings, JudgeFindings, Rule, Verdict
 
 WIN_RATES = (0.45, 0.50, 0.55, 0.60, 0.70)
 TIES = 0.2

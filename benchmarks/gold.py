@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from math import log
 
-from annotation.measuring.analysis import distinct_n
+from annotation.metrics.intervals_and_bias import distinct_n
 
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 VOWELS = re.compile(r"[aeiouy]+")

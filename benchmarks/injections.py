@@ -32,10 +32,10 @@ from benchmarks import driver
 from benchmarks.driver import BenchmarkError
 from benchmarks.intervals import Interval, crossed
 from benchmarks.laboratory import Laboratory
-from rlhf import judges
-from rlhf.base_model import EMBEDDED
-from rlhf.judges import Said, outcomes_of
-from rlhf.specs import JudgeSpec
+from rlhf.jobs.specs import JudgeSpec
+from rlhf.judges import judge_store
+from rlhf.judges.judge_store import Said, outcomes_of
+from rlhf.models.base_model import EMBEDDED
 
 QUESTIONS, QUICK_QUESTIONS = 6, 1
 QUICK_INJECTIONS = 3
@@ -87,7 +87,7 @@ def prepared(lab: Laboratory, questions: int, names: Sequence[str]) -> dict[str,
     if path.exists():
         return dict(json.loads(path.read_text("utf-8")))
     store.set_feedback(lab.db, Feedback(mode="ai"))
-    judges.add(lab.db, "judge", "local", {"model": "base"}, "the benchmark")
+    judge_store.add(lab.db, "judge", "local", {"model": "base"}, "the benchmark")
     rows = [row for row in read_example("medical-answers") if row.split == "held-out"][: questions + 1]
     store.add_prompts(lab.db, [Prompt(row.messages, "held-out", "example") for row in rows[:questions]])
     made: dict[str, list[int]] = {}
@@ -113,8 +113,10 @@ def measure(directory: Path, options: argparse.Namespace) -> dict[str, Any]:
     lab = Laboratory(directory, options.model, settings, {"judging": 1.0})
     made = prepared(lab, questions, names)
     job = lab.run("judging", JudgeSpec(judge="judge", comparisons=questions * len(names)))
-    judge = judges.by_name(lab.db, "judge")
-    said = {name: [judges.verdicts_on(lab.db, judge, number) for number in numbers] for name, numbers in made.items()}
+    judge = judge_store.by_name(lab.db, "judge")
+    said = {
+        name: [judge_store.verdicts_on(lab.db, judge, number) for number in numbers] for name, numbers in made.items()
+    }
     lab.db.close()
     return {
         "quick": options.quick,

@@ -18,10 +18,12 @@ from typing import Any
 from annotation.database import open_database
 from benchmarks import driver
 from benchmarks.driver import BenchmarkError, say
-from rlhf import base_model, jobs, loop, policies
-from rlhf.jobs import Job
-from rlhf.specs import Spec
-from rlhf.supervisor import worker_command
+from rlhf.jobs import job_store
+from rlhf.jobs.job_store import Job
+from rlhf.jobs.specs import Spec
+from rlhf.loop.supervisor import worker_command
+from rlhf.models import base_model, registry
+from rlhf.submission import job_submission
 
 TOLD_EVERY_SECONDS = 60.0
 STOP_SECONDS = 20.0
@@ -47,12 +49,12 @@ class Laboratory:
             driver.share_base_model(self.directory)
         self.db = open_database(self.directory)
         self.base = base_model.prepare(self.directory, model)
-        policies.ensure_base(self.db, self.base.name)
+        registry.ensure_base(self.db, self.base.name)
 
     # ---- jobs
     def run(self, name: str, spec: Spec) -> Job:
         """The finished job of this name: from an earlier start, or run now to its end. Raises BenchmarkError."""
-        return self.finish(name, self.job_of(name) or loop.submit(self.db, self.directory, spec, name))
+        return self.finish(name, self.job_of(name) or job_submission.submit(self.db, self.directory, spec, name))
 
     def job_of(self, name: str) -> int | None:
         """The id of the job that was made for this part, if it was."""
@@ -63,27 +65,27 @@ class Laboratory:
         """Run a queued or broken-off job to its end, with its worker's command unless another is given."""
         began = time.monotonic()
         self.wait_for_earlier(job_id)
-        job = jobs.get(self.db, job_id)
+        job = job_store.get(self.db, job_id)
         if job.status == "finished":
             self.tick(name, None)
             return job
-        if job.status in jobs.ENDED:
-            jobs.resume(self.db, job_id)
+        if job.status in job_store.ENDED:
+            job_store.resume(self.db, job_id)
         say(f"{name} ...")
         worker = uuid.uuid4().hex
         given = [*command, "--worker", worker] if command else worker_command(job, self.directory, worker)
         self.work(name, job_id, given)
-        job = jobs.get(self.db, job_id)
+        job = job_store.get(self.db, job_id)
         if job.status != "finished":
-            jobs.died(self.db, job_id, worker, "The worker died.")
-            raise BenchmarkError(driver.failure_of(jobs.get(self.db, job_id), self.directory))
+            job_store.died(self.db, job_id, worker, "The worker died.")
+            raise BenchmarkError(driver.failure_of(job_store.get(self.db, job_id), self.directory))
         self.tick(name, time.monotonic() - began)
         return job
 
     def wait_for_earlier(self, job_id: int) -> None:
         """Wait for the worker of a benchmark that was killed, until it has finished or is silent."""
-        while jobs.get(self.db, job_id).status in ("running", "cancelling"):
-            jobs.mark_lost(self.db)
+        while job_store.get(self.db, job_id).status in ("running", "cancelling"):
+            job_store.mark_lost(self.db)
             time.sleep(1)
 
     def work(self, name: str, job_id: int, command: Sequence[str]) -> None:
@@ -98,7 +100,7 @@ class Laboratory:
                         process.wait(TOLD_EVERY_SECONDS)
                         return
                     except subprocess.TimeoutExpired:
-                        job = jobs.get(self.db, job_id)
+                        job = job_store.get(self.db, job_id)
                         say(f"{name}: step {job.step} of {job.steps} {job.message}")
             finally:
                 end(process)

@@ -29,12 +29,13 @@ from typing import Any
 
 from annotation import store
 from annotation.database import open_database
-from annotation.incoming import importing
+from annotation.imports import importing
 from annotation.records import Sampling, UserError
 from benchmarks import driver
 from benchmarks.driver import Answered, App, BenchmarkError, Latency, Ledger, Page, SimulatedAnnotator, Tally, say
-from rlhf import base_model, jobs, policies
-from rlhf.jobs import Job
+from rlhf.jobs import job_store
+from rlhf.jobs.job_store import Job
+from rlhf.models import base_model, registry
 
 LIMIT_MS = 100.0
 WATCHER = "watcher"
@@ -73,7 +74,7 @@ def fill(data_dir: Path, model: str, plan: Plan) -> None:
     """A data directory as the first start makes it, with the buffer filled by a generate job."""
     db = open_database(data_dir)
     base = base_model.prepare(data_dir, model)
-    policies.ensure_base(db, base.name)
+    registry.ensure_base(db, base.name)
     store.add_prompts(db, importing.starter_prompts())
     driver.measure_nobody(db)
     say(f"drawing answers for {plan.comparisons} comparisons")
@@ -100,8 +101,8 @@ def start_training(app: App, owner: Page) -> Job:
     owner.call("start_training", *form)
     db, began = app.database, time.monotonic()
     while time.monotonic() - began < JOB_SECONDS:
-        job = jobs.recent(db, ("dpo",), 1)[0]
-        if job.status in jobs.ENDED:
+        job = job_store.recent(db, ("dpo",), 1)[0]
+        if job.status in job_store.ENDED:
             raise BenchmarkError(driver.failure_of(job, app.data_dir))
         if job.step:
             return job
@@ -115,7 +116,7 @@ def cancel_training(app: App, owner: Page, job: Job) -> float:
     owner.call("poll_train", *looked)
     began = time.monotonic()
     owner.call("cancel_job", None)
-    while jobs.get(app.database, job.id).status not in jobs.ENDED:
+    while job_store.get(app.database, job.id).status not in job_store.ENDED:
         if time.monotonic() - began > JOB_SECONDS:
             raise BenchmarkError(f"Job {job.id} did not end in {JOB_SECONDS:.0f} s after it was cancelled.")
         time.sleep(0.1)
@@ -145,8 +146,8 @@ def wait_for_answering_worker(app: App) -> None:
     """Wait until the resident worker has loaded the model, so that this is over before anything is measured."""
     db, began = app.database, time.monotonic()
     while time.monotonic() - began < JOB_SECONDS:
-        resident = jobs.active(db, ("generate",))
-        if resident and jobs.log_tail(db, resident[-1].id):
+        resident = job_store.active(db, ("generate",))
+        if resident and job_store.log_tail(db, resident[-1].id):
             return
         time.sleep(0.5)
     raise BenchmarkError(f"The answering worker was not ready after {JOB_SECONDS:.0f} s:\n{app.output()}")
@@ -270,7 +271,7 @@ def run(app: App, plan: Plan) -> Outcome:
             say("measuring: undo + judge")
             undone = Measured("undo + judge", 1, undo_series(team[0], plan.undone))
         cancel_seconds = cancel_training(app, owner, training)
-        ended = jobs.get(app.database, training.id)
+        ended = job_store.get(app.database, training.id)
     total = driver.latency_of([answered.seconds for measured in during for answered in measured.answers])
     assert total is not None
     series = [measured.series(ended) for measured in (before, *during, undone)]

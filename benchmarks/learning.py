@@ -21,14 +21,14 @@ from typing import Any
 
 from annotation import store
 from annotation.database import open_database
-from annotation.incoming.importing import starter_prompts
+from annotation.imports.importing import starter_prompts
 from annotation.records import Sampling
 from benchmarks.driver import say
 from benchmarks.laboratory import Laboratory
-from rlhf import jobs, worker
-from rlhf.freezing import Listing, prompt_rows, store_snapshot
-from rlhf.specs import PPOSpec
-from rlhf.worker import Run
+from rlhf.data.snapshots import Listing, prompt_rows, store_snapshot
+from rlhf.jobs import job_store, worker
+from rlhf.jobs.specs import PPOSpec
+from rlhf.jobs.worker import Run
 
 TARGET_TOKENS = 12
 # Shorter than the template's own: most of the time goes into reading prompts.
@@ -93,11 +93,11 @@ def measure(lab: Laboratory, sizes: Sizes) -> dict[str, Any]:
     found = []
     for seed in range(1, sizes.seeds + 1):
         name, spec = name_of(seed), replace(spec_of(seed, sizes), model=lab.base.name, snapshot=snapshot)
-        # Not through `loop.submit`, which refuses PPO without a reward model.
-        job_id = lab.job_of(name) or jobs.enqueue(lab.db, spec, name)
+        # Not through `job_submission.submit`, which refuses PPO without a reward model.
+        job_id = lab.job_of(name) or job_store.enqueue(lab.db, spec, name)
         command = [sys.executable, "-m", "benchmarks.learning", str(lab.directory), "--job", str(job_id)]
         job = lab.finish(name, job_id, command)
-        found.append({"seed": seed, **judged(jobs.metrics(lab.db, job.id), spec.kl_target)})
+        found.append({"seed": seed, **judged(job_store.metrics(lab.db, job.id), spec.kl_target)})
         say(f"{name}: {found[-1]}")
     return {
         "learning": {
@@ -170,12 +170,12 @@ def describe(found: Mapping[str, Any]) -> str:
 def learn(data_dir: Path, job_id: int, worker_id: str) -> None:
     """Work on a PPO job with our reward in the place of its reward model."""
     from rlhf.algorithms.ppo import Learner, prompts_of
-    from rlhf.models import load_tokenizer
-    from rlhf.roles import load_roles
-    from rlhf.training import start_of
+    from rlhf.algorithms.roles import load_roles
+    from rlhf.algorithms.trainer import start_of
+    from rlhf.models.loading import load_tokenizer
 
     db = open_database(data_dir)
-    job = jobs.claim(db, job_id, worker_id)
+    job = job_store.claim(db, job_id, worker_id)
     assert job is not None
     assert isinstance(job.spec, PPOSpec)
     run, spec = Run(db, data_dir, job, worker_id), job.spec
@@ -184,7 +184,7 @@ def learn(data_dir: Path, job_id: int, worker_id: str) -> None:
     prompts, _ = prompts_of(run, spec, tokenizer)
     roles = load_roles(spec, start, None, tokenizer.pad_token_id)
     figures = Learner(run, spec, roles, tokenizer, prompts, closeness).learn()
-    jobs.finish(db, job_id, worker_id, figures.result())
+    job_store.finish(db, job_id, worker_id, figures.result())
 
 
 def closeness(answers: Sequence[Any]) -> Any:

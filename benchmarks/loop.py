@@ -32,7 +32,7 @@ from typing import Any
 
 from annotation import store
 from annotation.database import Database
-from annotation.measuring.analysis import wilson_interval
+from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import UserError, seconds_between
 from benchmarks import driver
 from benchmarks.driver import (
@@ -47,10 +47,11 @@ from benchmarks.driver import (
     Tally,
     say,
 )
-from rlhf import jobs, policies
-from rlhf.freezing import snapshot_counts
-from rlhf.jobs import Job
-from rlhf.specs import DPOSpec, EvaluateSpec
+from rlhf.data.snapshots import snapshot_counts
+from rlhf.jobs import job_store
+from rlhf.jobs.job_store import Job
+from rlhf.jobs.specs import DPOSpec, EvaluateSpec
+from rlhf.models import registry
 
 # No comparison for this long means that the answering worker is dead or stuck.
 DRY_SECONDS = 300.0
@@ -215,7 +216,7 @@ def on_policy_share(db: Database, after: int) -> float:
     share = db.value(
         """SELECT avg(c.model_id = ?) FROM current_judgement j JOIN comparison c ON c.id = j.comparison_id
            WHERE j.id > ?""",
-        (policies.serving(db).id, after),
+        (registry.serving(db).id, after),
     )
     return round(float(share), 3)
 
@@ -259,7 +260,7 @@ def train(app: App, owner: Page, changed: Mapping[str, Any]) -> Trained:
     """Press "Train the next iteration" and wait for the training and for the check that follows by itself."""
     db, began = app.database, time.monotonic()
     owner.call("start_training", *owner.handlers["start_training"].form(changed))
-    training = wait_for_job(app, lambda: jobs.recent(db, ("dpo",), 1)[0])
+    training = wait_for_job(app, lambda: job_store.recent(db, ("dpo",), 1)[0])
     assert training.result is not None
     revision = str(training.result["revision"])
     check = wait_for_job(app, lambda: check_of(db, revision))
@@ -270,7 +271,7 @@ def train_quick(app: App, owner: Page, changed: Mapping[str, Any]) -> Trained:
     """The same two jobs, shortened, from the command line: the form has no field for the size of the check."""
     db, began = app.database, time.monotonic()
     driver.run_job(app.data_dir, {"kind": "dpo", "epochs": 1, "evaluate": False})
-    training = wait_for_job(app, lambda: jobs.recent(db, ("dpo",), 1)[0])
+    training = wait_for_job(app, lambda: job_store.recent(db, ("dpo",), 1)[0])
     assert training.result is not None
     revision = str(training.result["revision"])
     short = {"prompts": QUICK_PROMPTS, "sampling": {"max_new_tokens": QUICK_TOKENS}}
@@ -281,7 +282,7 @@ def train_quick(app: App, owner: Page, changed: Mapping[str, Any]) -> Trained:
 
 def check_of(db: Database, revision: str) -> Job | None:
     """The newest check of a candidate, if there is one."""
-    checks = jobs.recent(db, ("evaluate",), 20)
+    checks = job_store.recent(db, ("evaluate",), 20)
     return next((job for job in checks if isinstance(job.spec, EvaluateSpec) and job.spec.candidate == revision), None)
 
 
@@ -293,7 +294,7 @@ def wait_for_job(app: App, find: Callable[[], Job | None]) -> Job:
         if job is not None and job.status == "finished":
             say(f"{job.kind} finished")
             return job
-        if job is not None and job.status in jobs.ENDED:
+        if job is not None and job.status in job_store.ENDED:
             raise BenchmarkError(driver.failure_of(job, app.data_dir))
         if app.process.poll() is not None:
             raise BenchmarkError(f"The app ended with code {app.process.returncode}:\n{app.output()}")
@@ -382,7 +383,7 @@ def gold_win_rate(db: Database, rule: str, revision: str) -> tuple[float, float,
     """How often a policy beats the base on held-out prompts with the same seeds, with Wilson's interval."""
     ours, theirs = (
         {(row["prompt_id"], row["seed"]): row["text"] for row in store.evaluation_responses(db, policy.id)}
-        for policy in (policies.by_revision(db, revision), policies.by_revision(db, "base"))
+        for policy in (registry.by_revision(db, revision), registry.by_revision(db, "base"))
     )
     wins = [win_of(rule, text, theirs[key]) for key, text in ours.items() if key in theirs]
     return fmean(wins), *wilson_interval(sum(wins), len(wins))

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from annotation.incoming.importing import starter_prompts
+from annotation.imports.importing import starter_prompts
 from annotation.records import Sampling
 from benchmarks.driver import BenchmarkError
 from benchmarks.frontier import Ground, accepted
 from benchmarks.laboratory import Laboratory
-from rlhf import jobs
-from rlhf.freezing import Listing, store_snapshot
-from rlhf.specs import MeasureSpec, PPOSpec, SFTSpec, to_json
+from rlhf.data.snapshots import Listing, store_snapshot
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import MeasureSpec, PPOSpec, SFTSpec, to_json
 
 SFT, PPO = "memory sft", "memory ppo"
 ROWS = 16
@@ -65,7 +65,7 @@ def compare(lab: Laboratory, ground: Ground, sizes: Sizes) -> dict[str, Any]:
         for name, spec in ((SFT, sft), (PPO, ppo))
     }
     peaks = {name: float((job.result or {})["peak_rss_mb"]) for name, job in measured.items()}
-    drawn = fmean(entry["length"] for entry in jobs.metrics(lab.db, measured[PPO].id))
+    drawn = fmean(entry["length"] for entry in job_store.metrics(lab.db, measured[PPO].id))
     memory = {
         "ppo_peak_rss_mb": peaks[PPO],
         "sft_peak_rss_mb": peaks[SFT],
@@ -79,8 +79,8 @@ def compare(lab: Laboratory, ground: Ground, sizes: Sizes) -> dict[str, Any]:
 
 def frozen(lab: Laboratory, sizes: Sizes) -> str:
     """Demonstrations that fill max_length to the last token, whose prompts leave PPO new_tokens for its answers."""
-    from rlhf.models import load_tokenizer
-    from rlhf.rows import render, text_ids
+    from rlhf.models.loading import load_tokenizer
+    from rlhf.models.tokenize import render, text_ids
 
     tokenizer = load_tokenizer(lab.base.path)
 

@@ -41,7 +41,7 @@ from annotation.records import UserError
 from benchmarks import driver, frontier, learning, memory, rates, sentiment
 from benchmarks.driver import BenchmarkError, say
 from benchmarks.laboratory import Laboratory
-from rlhf.base_model import EMBEDDED
+from rlhf.models.base_model import EMBEDDED
 
 PARTS = ("rates", "methods", "memory", "frontier", "learning")
 DEFAULT_DATA = driver.DEFAULT_DATA_DIR / "benchmark-methods"

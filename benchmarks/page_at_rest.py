@@ -21,13 +21,14 @@ from typing import Any
 
 from annotation import store
 from annotation.database import Database, open_database
-from annotation.incoming.importing import starter_prompts
+from annotation.imports.importing import starter_prompts
 from annotation.records import Response, Sampling, UserError
 from benchmarks import driver
 from benchmarks.driver import App, BenchmarkError, say
-from rlhf import jobs, policies
-from rlhf.base_model import EMBEDDED_NAME
-from rlhf.specs import SFTSpec
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import SFTSpec
+from rlhf.models import registry
+from rlhf.models.base_model import EMBEDDED_NAME
 
 SECONDS = 20.0
 STEPS = 300
@@ -55,18 +56,18 @@ class Rest:
 
 def fill(db: Database) -> None:
     """Put a project's rows in: prompts, comparisons, and a run with its curves that is over."""
-    policies.ensure_base(db, EMBEDDED_NAME)
+    registry.ensure_base(db, EMBEDDED_NAME)
     store.add_prompts(db, starter_prompts())
     for prompt in store.prompts(db, "train")[:60]:
         answers = [
             Response(prompt.id, 1, f"{word} {prompt.text}", Sampling(), 0, prompt.text, 9, 9, "stop") for word in "ab"
         ]
         store.add_comparison(db, answers)
-    job_id = jobs.enqueue(db, SFTSpec(snapshot="0" * 64), "owner")
-    assert jobs.claim(db, job_id, "w") is not None
+    job_id = job_store.enqueue(db, SFTSpec(snapshot="0" * 64), "owner")
+    assert job_store.claim(db, job_id, "w") is not None
     for step in range(1, STEPS + 1):
-        jobs.report(db, job_id, "w", step, STEPS, {"loss": 1 / step, "learning_rate": 1e-4}, "Training")
-    jobs.finish(db, job_id, "w", {})
+        job_store.report(db, job_id, "w", step, STEPS, {"loss": 1 / step, "learning_rate": 1e-4}, "Training")
+    job_store.finish(db, job_id, "w", {})
 
 
 class Looker:

@@ -22,14 +22,15 @@ from statistics import fmean
 from typing import Any
 
 from annotation import store
-from annotation.incoming.importing import starter_prompts
+from annotation.imports.importing import starter_prompts
 from annotation.records import UserError, seconds_between
 from benchmarks import driver
 from benchmarks.driver import App, BenchmarkError, Page, say
-from rlhf import base_model, chats, policies
-from rlhf.chats import Chat
-from rlhf.specs import GenerateSpec
-from rlhf.tabs.playground import WRITING_SECONDS
+from rlhf.generation import playground_store
+from rlhf.generation.playground_store import Chat
+from rlhf.jobs.specs import GenerateSpec
+from rlhf.models import base_model, registry
+from rlhf.tabs.playground.playground_tab import WRITING_SECONDS
 
 LIMIT_MS = 1000.0
 TOKENS = 48
@@ -134,7 +135,7 @@ def whole(app: App) -> Chat:
     """The chat that was asked last, when its answer is whole."""
     db, began = app.database, time.monotonic()
     while time.monotonic() - began < ANSWER_SECONDS:
-        (chat,) = chats.with_ids(db, [db.value("SELECT max(id) FROM chat")])
+        (chat,) = playground_store.with_ids(db, [db.value("SELECT max(id) FROM chat")])
         if chat.state == "failed":
             raise BenchmarkError(f"The answer failed: {chat.message}")
         if not chat.open:
@@ -146,7 +147,7 @@ def whole(app: App) -> Chat:
 def wait_for_stock(app: App, wanted: int) -> None:
     """Wait until so many comparisons are in the buffer."""
     db, began = app.database, time.monotonic()
-    serving = policies.serving(db).id
+    serving = registry.serving(db).id
     while sum(store.buffer_sizes(db, serving).values()) < wanted:
         if time.monotonic() - began > FILL_SECONDS:
             raise BenchmarkError(f"The buffer was not full after {FILL_SECONDS:.0f} s:\n{app.output()}")

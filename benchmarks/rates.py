@@ -16,8 +16,8 @@ from annotation.examples import read_example
 from benchmarks.driver import say
 from benchmarks.laboratory import Laboratory
 from benchmarks.sentiment import EXAMPLE, NAMES, WEIGHTS, Sizes, answers_to, graded, revision_of, spec_of
-from rlhf.freezing import Listing, demonstrations, store_snapshot
-from rlhf.specs import Method
+from rlhf.data.snapshots import Listing, demonstrations, store_snapshot
+from rlhf.jobs.specs import Method
 
 RATES: Mapping[Method, tuple[float, ...]] = {
     "full": (2e-5, 1e-4, 3e-4),

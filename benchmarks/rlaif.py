@@ -34,21 +34,24 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from annotation import access, claims, store
-from annotation.incoming.importing import starter_prompts
+from annotation import claims, store
+from annotation.imports.importing import starter_prompts
 from annotation.records import Feedback, Sampling, UserError
+from annotation.web import access
 from benchmarks import driver
 from benchmarks.driver import BenchmarkError, act_of, say
 from benchmarks.gold import gold
 from benchmarks.intervals import crossed
 from benchmarks.laboratory import Laboratory
-from rlhf import judges, loop, policies
-from rlhf.base_model import EMBEDDED
-from rlhf.freezing import TooFew
-from rlhf.judges import Judge
-from rlhf.rows import load_snapshot
-from rlhf.specs import DPOSpec, GenerateSpec, JudgeSpec
-from rlhf.verdicts import Choice, Verdict
+from rlhf.data.snapshots import TooFew
+from rlhf.jobs.specs import DPOSpec, GenerateSpec, JudgeSpec
+from rlhf.judges import judge_store
+from rlhf.judges.judge_store import Judge
+from rlhf.judges.verdicts import Choice, Verdict
+from rlhf.models import registry
+from rlhf.models.base_model import EMBEDDED
+from rlhf.models.tokenize import load_snapshot
+from rlhf.submission import job_submission
 
 Mode = Literal["people", "ai", "mixed"]
 AGREEMENTS = ("0.65", "0.75", "0.90")
@@ -125,7 +128,7 @@ def people_judge(lab: Laboratory, most: int) -> None:
 
 def judge_simulated(lab: Laboratory, judge: Judge, agreement: float, seed: int, most: int) -> None:
     """Give a simulated judge's verdicts on what is open, each right with this chance."""
-    for comparison in judges.to_judge(lab.db, judge, "open", most):
+    for comparison in judge_store.to_judge(lab.db, judge, "open", most):
         for pair in comparison.missing:
             right = choice_of(*(comparison.answers[place] for place in pair))
             lucky = random.Random(f"{seed} {comparison.id} {pair}").random() < agreement
@@ -133,8 +136,8 @@ def judge_simulated(lab: Laboratory, judge: Judge, agreement: float, seed: int, 
             choice = right if lucky else swapped[right]
             chance = {"first": agreement, "second": 1 - agreement, "tie": 0.5}[choice]
             verdict = Verdict(choice, chance, "", 0, 0, 0.0)
-            judges.add_verdict(lab.db, judge, comparison.id, pair, verdict, 0, (), None)
-        judges.judge_comparison(lab.db, judge, comparison)
+            judge_store.add_verdict(lab.db, judge, comparison.id, pair, verdict, 0, (), None)
+        judge_store.judge_comparison(lab.db, judge, comparison)
 
 
 def choice_of(first: str, second: str) -> Choice:
@@ -155,7 +158,7 @@ def label(lab: Laboratory, condition: Condition, sizes: Sizes, iteration: int, s
     drawn = sizes.comparisons(condition.mode)
     for_people = drawn
     if condition.mode != "people":
-        judge = judges.by_name(lab.db, "judge")
+        judge = judge_store.by_name(lab.db, "judge")
         for_people = int(sizes.budget - drawn * sizes.price + 1e-9) if condition.mode == "mixed" else 0
         if condition.judge == "local":
             lab.run(f"judge {iteration}", JudgeSpec(judge=judge.name, comparisons=drawn))
@@ -177,8 +180,8 @@ def prepared(lab: Laboratory, condition: Condition) -> None:
     """The prompts, nobody measured, and who judges."""
     store.add_prompts(lab.db, starter_prompts())
     driver.measure_nobody(lab.db)
-    if condition.mode != "people" and not judges.judges(lab.db):
-        judges.add(lab.db, "judge", "local", {"model": "base"}, "the benchmark")
+    if condition.mode != "people" and not judge_store.judges(lab.db):
+        judge_store.add(lab.db, "judge", "local", {"model": "base"}, "the benchmark")
         store.set_feedback(lab.db, Feedback(mode=condition.mode))
 
 
@@ -213,11 +216,11 @@ def train(lab: Laboratory, sizes: Sizes, iteration: int, seed: int) -> dict[str,
         job = lab.run(f"train {iteration}", spec)
     except TooFew as error:
         say(str(error))
-        return {"revision": policies.serving(lab.db).revision, "trained": False, "pairs": 0, "right": 0}
+        return {"revision": registry.serving(lab.db).revision, "trained": False, "pairs": 0, "right": 0}
     assert job.result is not None
     revision = str(job.result["revision"])
-    if policies.serving(lab.db).revision != revision:
-        loop.promote(lab.db, lab.directory, revision, "the benchmark")
+    if registry.serving(lab.db).revision != revision:
+        job_submission.promote(lab.db, lab.directory, revision, "the benchmark")
     rows = [row for row in load_snapshot(lab.directory, job.result["snapshot"]) if row["split"] == "train"]
     right = sum(gold(row["chosen"]["text"]) > gold(row["rejected"]["text"]) for row in rows)
     return {"revision": revision, "trained": True, "pairs": len(rows), "right": right}

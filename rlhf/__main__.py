@@ -15,22 +15,17 @@ from typing import Any, get_args
 from annotation.database import Database, existing_database, open_database
 from annotation.environment import keep_private
 from annotation.records import UserError
-from annotation.unseen import visible
-from rlhf import (
-    base_model,
-    deciding,
-    describing,
-    heldout,
-    hub_command,
-    jobs,
-    judges,
-    loop,
-    policies,
-    rent_command,
-    space_command,
-)
-from rlhf.specs import SPECS, describe, from_json, to_json
-from rlhf.supervisor import run_to_end
+from annotation.ui.invisible import visible
+from rlhf.cli import hub_command, rent_command, space_command
+from rlhf.data import held_out_sets
+from rlhf.evaluation import gate_decisions
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import SPECS, describe, from_json, to_json
+from rlhf.judges import judge_store
+from rlhf.loop.supervisor import run_to_end
+from rlhf.models import base_model, registry
+from rlhf.submission import job_submission
+from rlhf.tabs.runs import job_words
 
 DEFAULT_DATA = Path(os.environ.get("PREFLOOP_DATA", Path(__file__).parent.parent / "data"))
 EPILOG = """A job waits while others run or are before it in the queue; Ctrl-C takes it out, or stops it once it runs.
@@ -80,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_parser("judges", help="list the AI judges")
     judge = commands.add_parser("add-judge", help="make an AI judge")
     judge.add_argument("name")
-    judge.add_argument("backend", choices=get_args(judges.Backend))
+    judge.add_argument("backend", choices=get_args(judge_store.Backend))
     judge.add_argument("settings", help='as JSON, say {"model": "base"} or {"address": "http://…/v1", "model": "…"}')
     hub_command.add_parsers(commands)
     space_command.add_parser(commands)
@@ -110,65 +105,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def prepare(data_dir: Path, model: str) -> int:
     """Set up a base model; a database is begun once the model is there."""
     base = base_model.prepare(data_dir, model)
-    policies.ensure_base(open_database(data_dir), base.name)
+    registry.ensure_base(open_database(data_dir), base.name)
     print(f"The base model {base.name} is ready in {base.path}.{base.remark}")
     return 0
 
 
 def dispatch(db: Database, options: argparse.Namespace) -> int:
     """The commands that need a database."""
-    jobs.mark_lost(db)
+    job_store.mark_lost(db)
     if hasattr(options, "act"):
         options.act(options, db)
     elif options.command == "run":
         spec = from_json(read_text(options.spec))
         if options.rent is not None:
             return rent_command.run(options, db, spec)
-        return wait_for(db, options.data, loop.submit(db, options.data, spec, "the command line"))
+        return wait_for(db, options.data, job_submission.submit(db, options.data, spec, "the command line"))
     elif options.command == "resume":
-        if jobs.get(db, options.job).flavor is not None:
+        if job_store.get(db, options.job).flavor is not None:
             return rent_command.resume(db, options.data, options.job, options.yes)
-        jobs.resume(db, options.job, options.half_batch)
+        job_store.resume(db, options.job, options.half_batch)
         return wait_for(db, options.data, options.job)
     elif options.command == "cancel":
-        jobs.cancel(db, options.job)
-        if jobs.get(db, options.job).status == "cancelling" and jobs.get(db, options.job).flavor is not None:
+        job_store.cancel(db, options.job)
+        if job_store.get(db, options.job).status == "cancelling" and job_store.get(db, options.job).flavor is not None:
             return rent_command.follow(db, options.data, options.job)
     elif options.command == "jobs":
-        for job in jobs.recent(db, tuple(SPECS), 30):
+        for job in job_store.recent(db, tuple(SPECS), 30):
             print(
                 f"{job.id:>5}  {job.kind:<9} {job.status:<10} {job.step}/{job.steps}  {job.created[:19]}  {job.message}"
             )
     elif options.command == "show":
         print(show(db, options.job))
     elif options.command == "policies":
-        for policy in policies.everything(db):
+        for policy in registry.everything(db):
             state = f"{policy.status:<10} {policy.method:<6}"
             candidate = policy.kind == "policy" and policy.status == "candidate"
-            check = f"  {deciding.checking(db, policy).sentence}" if candidate else ""
+            check = f"  {gate_decisions.checking(db, policy).sentence}" if candidate else ""
             print(f"{policy.revision:<12} {state} {policy.created[:19]}  {policy.path or ''}{check}".rstrip())
     elif options.command == "promote":
         print(promote(db, options))
     elif options.command == "gate":
         print(gate_text(db, options.revision))
     elif options.command == "judges":
-        for one in judges.judges(db):
+        for one in judge_store.judges(db):
             print(
                 f"{one.name:<30} {one.backend:<12} {'active' if one.active else 'aside':<6} {json.dumps(one.settings)}"
             )
     elif options.command == "add-judge":
-        settings = judges.checked_settings(db, options.backend, read_object(options.settings))
-        print(f"The judge {judges.add(db, options.name, options.backend, settings, 'the command line').name} is there.")
+        settings = judge_store.checked_settings(db, options.backend, read_object(options.settings))
+        added = judge_store.add(db, options.name, options.backend, settings, "the command line")
+        print(f"The judge {added.name} is there.")
     elif options.command == "reject":
-        print(f"{deciding.reject(db, options.revision, 'the command line', options.why).revision} is rejected.")
+        print(f"{gate_decisions.reject(db, options.revision, 'the command line', options.why).revision} is rejected.")
     return 0
 
 
 def promote(db: Database, options: argparse.Namespace) -> str:
     """Let a policy serve. Raises UserError, also where the rule speaks against it and no reason is given."""
     try:
-        return deciding.promote(db, options.data, options.revision, "the command line", options.why).sentence()
-    except deciding.AgainstTheRule as error:
+        return gate_decisions.promote(db, options.data, options.revision, "the command line", options.why).sentence()
+    except gate_decisions.AgainstTheRule as error:
         raise UserError(f'{error} Give one with --why "…".') from error
 
 
@@ -185,39 +181,39 @@ def read_object(text: str) -> dict[str, Any]:
 
 def gate_text(db: Database, revision: str | None) -> str:
     """The gate's decision on a candidate, with each criterion. Raises UserError where there is none to decide on."""
-    pending = deciding.pending(db)
+    pending = gate_decisions.pending(db)
     if revision is None and pending is None:
         raise UserError(f"No candidate was checked against what serves now. {newest_candidate(db)}")
-    policy = pending.policy if pending is not None and revision is None else policies.by_revision(db, revision or "")
-    decision = deciding.decision_on(db, policy)
+    policy = pending.policy if pending is not None and revision is None else registry.by_revision(db, revision or "")
+    decision = gate_decisions.decision_on(db, policy)
     lines = [f"{policy.revision}: {decision.verdict}. {decision.sentence}"]
-    lines += filter(None, [deciding.checking(db, policy).sentence])
+    lines += filter(None, [gate_decisions.checking(db, policy).sentence])
     lines += [f"  {one.verdict:<12} {one.name}: {one.value} (asked for: {one.threshold})" for one in decision.criteria]
     return "\n".join(lines)
 
 
 def newest_candidate(db: Database) -> str:
     """How the check of the newest candidate stands, or that there is none, as a sentence."""
-    found = [one for one in policies.everything(db) if (one.kind, one.status) == ("policy", "candidate")]
+    found = [one for one in registry.everything(db) if (one.kind, one.status) == ("policy", "candidate")]
     if not found:
         return "There is none: train one."
-    return f"Of {found[-1].revision}: {deciding.checking(db, found[-1]).sentence}"
+    return f"Of {found[-1].revision}: {gate_decisions.checking(db, found[-1]).sentence}"
 
 
 def wait_for(db: Database, data_dir: Path, job_id: int) -> int:
     """Run a queued job when its turn comes, wait for its end, and print how it ended."""
-    job = jobs.get(db, job_id)
+    job = job_store.get(db, job_id)
     print(f"job {job_id}: {to_json(job.spec)}", flush=True)
-    if job.status == "queued" and (missing := heldout.missing_for(db, job.spec)):
+    if job.status == "queued" and (missing := held_out_sets.missing_for(db, job.spec)):
         print(missing, flush=True)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         job = follow(db, data_dir, job)
     except KeyboardInterrupt:
-        if not jobs.take_out(db, job_id):
+        if not job_store.take_out(db, job_id):
             print(f"job {job_id} goes on in the program that runs it.")
             return 1
-        job = jobs.get(db, job_id)
+        job = job_store.get(db, job_id)
     finally:
         signal.signal(signal.SIGTERM, before)
     print(f"job {job_id} {job.status}. {job.message}".strip())
@@ -226,11 +222,11 @@ def wait_for(db: Database, data_dir: Path, job_id: int) -> int:
     return 0 if job.status == "finished" else 1
 
 
-def follow(db: Database, data_dir: Path, job: jobs.Job) -> jobs.Job:
+def follow(db: Database, data_dir: Path, job: job_store.Job) -> job_store.Job:
     """A job at its end: run here when nothing is ahead of it, unless a running app was quicker and has it."""
     said = ""
-    while job.status not in jobs.ENDED:
-        ahead = jobs.ahead(db, job) if job.status == "queued" else []
+    while job.status not in job_store.ENDED:
+        ahead = job_store.ahead(db, job) if job.status == "queued" else []
         if job.status == "queued" and not ahead:
             if job.message:  # it goes on, with other settings
                 print(f"job {job.id}: {job.message}", flush=True)
@@ -241,18 +237,18 @@ def follow(db: Database, data_dir: Path, job: jobs.Job) -> jobs.Job:
                 print(waits, flush=True)
             said = waits
             time.sleep(1)
-            jobs.mark_lost(db)
-        job = jobs.get(db, job.id)
+            job_store.mark_lost(db)
+        job = job_store.get(db, job.id)
     return job
 
 
-def waiting_sentence(job: jobs.Job, ahead: Sequence[jobs.Job]) -> str:
+def waiting_sentence(job: job_store.Job, ahead: Sequence[job_store.Job]) -> str:
     """What a job waits for."""
     if not ahead:
         return f"job {job.id} runs in another program; this one waits for its end."
     first = ahead[0]
     more = f" and {len(ahead) - 1} more" if len(ahead) > 1 else ""
-    sentence = f"job {job.id} waits: job {first.id} ({describing.about(first)}, {first.status}){more} is ahead."
+    sentence = f"job {job.id} waits: job {first.id} ({job_words.about(first)}, {first.status}){more} is ahead."
     if first.status != "queued":
         return sentence
     return f"{sentence} The app or its own command starts it; `python -m rlhf cancel {first.id}` takes it out."
@@ -278,8 +274,8 @@ def print_spec(kind: str, explain: bool) -> int:
 
 def show(db: Database, job_id: int) -> str:
     """Everything about one job, as text."""
-    job = jobs.get(db, job_id)
-    last = jobs.metrics(db, job_id)[-1:]
+    job = job_store.get(db, job_id)
+    last = job_store.metrics(db, job_id)[-1:]
     lines = [
         f"job {job.id}: {job.kind}, {job.status}, attempt {job.attempt}, step {job.step} of {job.steps}. {job.message}",
         *made_lines(db, job_id),
@@ -287,15 +283,15 @@ def show(db: Database, job_id: int) -> str:
         f"last metrics: {json.dumps(last[0]) if last else 'none'}",
         f"result: {json.dumps(job.result, indent=2)}",
         "log:",
-        *(f"  {line}" for line in jobs.log_tail(db, job_id, 40)),
+        *(f"  {line}" for line in job_store.log_tail(db, job_id, 40)),
     ]
     return "\n".join(lines)
 
 
 def made_lines(db: Database, job_id: int) -> list[str]:
     """What a job made, and how the check of that stands."""
-    made = policies.of_job(db, job_id)
-    check = "" if made is None or made.kind != "policy" else deciding.checking(db, made).sentence
+    made = registry.of_job(db, job_id)
+    check = "" if made is None or made.kind != "policy" else gate_decisions.checking(db, made).sentence
     return [] if made is None else [f"made: {made.revision} ({made.status}). {check}".rstrip()]
 
 

@@ -7,11 +7,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from annotation import access, claims, selection, store
+from annotation import claims, selection, store
 from annotation.database import Database
 from annotation.records import FLAGS, Prompt, UserError, now
-from rlhf import judges, policies
-from rlhf.verdicts import Verdict
+from annotation.web import access
+from rlhf.judges import judge_store
+from rlhf.judges.verdicts import Verdict
+from rlhf.models import registry
 from tests.conftest import BASE_NAME, make_response
 
 TEXTS = ("Straße 日本 \U0001f600", "=1+1", 'a "quoted" \\ line\nbreak', "\u202eright\u2028to left", "\x00\x07", "  ")
@@ -20,7 +22,7 @@ TEXTS = ("Straße 日本 \U0001f600", "=1+1", 'a "quoted" \\ line\nbreak', "\u20
 def populate(db: Database, seed: int, texts: Sequence[str] = TEXTS, acts: int = 40) -> None:
     """Fill a migrated database; the same seed gives the same rows, apart from times and nonces."""
     source = random.Random(seed)
-    policies.ensure_base(db, BASE_NAME)
+    registry.ensure_base(db, BASE_NAME)
     add_adapter(db)
     for name, role in (("ann", "annotator"), ("bob", "annotator"), ("kim", "admin")):
         db.connection.execute("INSERT INTO annotator (name, role, created) VALUES (?, ?, ?)", (name, role, now()))
@@ -51,13 +53,13 @@ def populate(db: Database, seed: int, texts: Sequence[str] = TEXTS, acts: int = 
 
 def add_judge(db: Database) -> None:
     """An AI judge who has judged what people have, by a rubric of the project's own."""
-    judge = judges.add(db, "a judge", "endpoint", {"address": "http://127.0.0.1/v1", "model": "m"}, "kim")
-    judges.write_rubric(db, "Judge.", ["Be kind.", "Be brief."], 1, "kim")
-    for comparison in judges.to_judge(db, judge, "judged", 3):
+    judge = judge_store.add(db, "a judge", "endpoint", {"address": "http://127.0.0.1/v1", "model": "m"}, "kim")
+    judge_store.write_rubric(db, "Judge.", ["Be kind.", "Be brief."], 1, "kim")
+    for comparison in judge_store.to_judge(db, judge, "judged", 3):
         for pair in comparison.missing:
             verdict = Verdict("first" if pair[0] < pair[1] else "second", None, "Verdict: A", 100, 4, 0.25)
-            judges.add_verdict(db, judge, comparison.id, pair, verdict, 1, (0,), 1)
-        assert judges.judge_comparison(db, judge, comparison)
+            judge_store.add_verdict(db, judge, comparison.id, pair, verdict, 1, (0,), 1)
+        assert judge_store.judge_comparison(db, judge, comparison)
 
 
 def add_adapter(db: Database) -> None:
@@ -65,19 +67,19 @@ def add_adapter(db: Database) -> None:
     db.connection.execute(
         "INSERT INTO job (kind, spec, status, requested_by, created) VALUES ('dpo', '{}', 'finished', 'x', ?)", (now(),)
     )
-    policies.add(
+    registry.add(
         db, revision="dpo-1", method="dpo", base=BASE_NAME, parent_id=1, job_id=1, path="adapters/dpo-1", sha256="ab"
     )
-    policies.promote(db, "dpo-1", "kim")
-    policies.add(
+    registry.promote(db, "dpo-1", "kim")
+    registry.add(
         db, revision="sft-2", method="sft", base=BASE_NAME, parent_id=1, job_id=1, path="adapters/sft-2", sha256="cd",
         form="full", weights="fp32",
     )  # fmt: skip
-    judge = policies.add(
+    judge = registry.add(
         db, revision="reward-model-3", method="reward_model", base=BASE_NAME, parent_id=1, job_id=1,
         path="adapters/reward-model-3", sha256="ef", kind="reward", weights="bf16", ground_id=3,
     )  # fmt: skip
-    policies.mark_deleted(db, judge.id)
+    registry.mark_deleted(db, judge.id)
 
 
 def add_prompts(db: Database, source: random.Random, texts: Sequence[str]) -> list[Prompt]:

@@ -25,8 +25,8 @@ from hypothesis import HealthCheck, settings
 from annotation import store
 from annotation.database import Database, open_database
 from annotation.records import Prompt, Response, Sampling, Split
-from rlhf import policies
-from tests.hub_server import HubServer
+from rlhf.models import registry
+from tests.fakes.hub_server import HubServer
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: files run side by side, on two cores
@@ -52,7 +52,7 @@ def data_dir(tmp_path: Path) -> Path:
 def db(data_dir: Path) -> Iterator[Database]:
     """A migrated database with the base policy serving."""
     database = open_database(data_dir)
-    policies.ensure_base(database, BASE_NAME)
+    registry.ensure_base(database, BASE_NAME)
     measure_nobody(database)
     yield database
     database.close()

@@ -6,8 +6,8 @@ import json
 import random
 
 from annotation import store
-from annotation.incoming.importing import Order, run_import
-from annotation.incoming.reading import open_path
+from annotation.imports.importing import Order, run_import
+from annotation.imports.reading import open_path
 from tests.machine_fixtures import WORDS, Machine
 
 

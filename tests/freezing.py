@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from annotation.exports.preference_rows import Freezing, PreferenceRow, line_of
 from annotation.records import Judgement
-from annotation.snapshots import Freezing, PreferenceRow, line_of
 
 
 @dataclass(frozen=True)

@@ -21,16 +21,20 @@ from typing import Any
 
 import pytest
 
-from annotation import access, claims, store
+from annotation import claims, store
 from annotation.database import Database, open_database
-from annotation.incoming.importing import starter_prompts
+from annotation.exports.preference_rows import Freezing
+from annotation.imports.importing import starter_prompts
 from annotation.records import Annotator, Message, Prompt, Response, Sampling, Split
-from annotation.snapshots import Freezing
-from rlhf import freezing, jobs, loop, policies
-from rlhf.specs import DPOSpec, Spec
+from annotation.web import access
+from rlhf.data import snapshots
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import DPOSpec, Spec
+from rlhf.models import registry
+from rlhf.submission import job_submission
 from tests.conftest import act, measure_nobody
 
-# As in rlhf.worker.prepare_process; it must be set before torch is imported.
+# As in rlhf.jobs.worker.prepare_process; it must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 ROOT = Path(__file__).parent.parent
@@ -51,7 +55,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # Run in a worker beforehand. From outside the moment would depend on how fast the machine is.
 KILLED_AT = """
 import os, signal
-from rlhf.worker import Run
+from rlhf.jobs.worker import Run
 
 report = Run.report
 
@@ -118,14 +122,14 @@ class Machine:
     def freeze(self, reliability: Mapping[str, float]) -> str:
         """Freeze the judgements with known reliabilities of their annotators; returns the data's name."""
         judged = store.judged_comparisons(self.db)
-        return freezing.store_snapshot(self.db, self.data_dir, Freezing(judged, DPOSpec().max_length, 0, reliability))
+        return snapshots.store_snapshot(self.db, self.data_dir, Freezing(judged, DPOSpec().max_length, 0, reliability))
 
     def response(self, prompt: Prompt, text: str, model_id: int | None = None) -> Response:
         """An answer as a worker would have recorded it, by the serving policy unless told otherwise."""
         rendered = self.render(prompt.messages)
         return Response(
             prompt_id=prompt.id,
-            model_id=model_id or policies.serving(self.db).id,
+            model_id=model_id or registry.serving(self.db).id,
             text=text,
             sampling=Sampling(),
             seed=0,
@@ -145,11 +149,11 @@ class Machine:
 
     def start(self, parent: str = "base") -> Any:
         """Where a run from this parent starts."""
-        from rlhf.base_model import BaseModel
-        from rlhf.models import ground_path, verified
-        from rlhf.training import Start
+        from rlhf.algorithms.trainer import Start
+        from rlhf.models.base_model import BaseModel
+        from rlhf.models.loading import ground_path, verified
 
-        policy = policies.by_revision(self.db, parent)
+        policy = registry.by_revision(self.db, parent)
         ground_id = policy.id if policy.form == "full" else policy.ground_id
         ground = ground_path(self.db, self.data_dir, self.model, ground_id)
         adapter = verified(self.data_dir, policy) if policy.form in ("lora", "prompt") else None
@@ -157,17 +161,17 @@ class Machine:
 
     def submit(self, spec: Spec) -> int:
         """Freeze and queue a job."""
-        return loop.submit(self.db, self.data_dir, spec, "a test")
+        return job_submission.submit(self.db, self.data_dir, spec, "a test")
 
-    def perform(self, job_id: int) -> jobs.Job:
+    def perform(self, job_id: int) -> job_store.Job:
         """Run a queued job in this process, as a worker does, and return its row."""
-        from rlhf.worker import Run, perform
+        from rlhf.jobs.worker import Run, perform
 
         worker = uuid.uuid4().hex
-        job = jobs.claim(self.db, job_id, worker)
+        job = job_store.claim(self.db, job_id, worker)
         assert job is not None
         perform(Run(self.db, self.data_dir, job, worker), job.spec)
-        return jobs.get(self.db, job_id)
+        return job_store.get(self.db, job_id)
 
     def start_worker(self, job_id: int, beforehand: str = "") -> subprocess.Popen[bytes]:
         """Start a worker process for a queued job; its output goes to a file beside the database.
@@ -179,7 +183,7 @@ class Machine:
         with (self.data_dir / f"worker-{job_id}.log").open("ab") as log:
             return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
-    def run_worker(self, job_id: int, beforehand: str = "", status: int = 0) -> jobs.Job:
+    def run_worker(self, job_id: int, beforehand: str = "", status: int = 0) -> job_store.Job:
         """Run a queued job in a worker process to its end, which must have this exit status, and return its row."""
         with self.start_worker(job_id, beforehand) as worker:
             try:
@@ -188,14 +192,14 @@ class Machine:
                 worker.kill()
                 raise
         assert worker.returncode == status, self.output(job_id)
-        return jobs.get(self.db, job_id)
+        return job_store.get(self.db, job_id)
 
-    def kill_worker(self, job_id: int, step: int) -> jobs.Job:
+    def kill_worker(self, job_id: int, step: int) -> job_store.Job:
         """Run a queued job until it has reported this step, where SIGKILL ends it; return its row, marked lost."""
         self.run_worker(job_id, KILLED_AT.format(step=step), -signal.SIGKILL)
-        assert jobs.get(self.db, job_id).status == "running"
-        assert jobs.mark_lost(self.db, silent_seconds=-1) == [job_id]
-        return jobs.get(self.db, job_id)
+        assert job_store.get(self.db, job_id).status == "running"
+        assert job_store.mark_lost(self.db, silent_seconds=-1) == [job_id]
+        return job_store.get(self.db, job_id)
 
     def output(self, job_id: int) -> str:
         """What the worker of a job printed."""
@@ -209,7 +213,7 @@ class Machine:
         """The weights of a stored adapter, by name."""
         from safetensors.torch import load_file
 
-        path = policies.by_revision(self.db, revision).path
+        path = registry.by_revision(self.db, revision).path
         assert path is not None
         return dict(load_file(self.data_dir / path / "adapter_model.safetensors"))
 
@@ -224,10 +228,10 @@ def machine(tmp_path: Path, tiny_model: Path) -> Iterator[Machine]:
 
 def make_machine(data_dir: Path, model: Path) -> Machine:
     """A data directory whose base policy is the model in this directory."""
-    from rlhf.models import load_tokenizer
+    from rlhf.models.loading import load_tokenizer
 
     db = open_database(data_dir)
-    policies.ensure_base(db, str(model))
+    registry.ensure_base(db, str(model))
     measure_nobody(db)
     annotator = access.add_account(db, "ann", "annotator", "ann's password")
     return Machine(data_dir, db, model, load_tokenizer(model), annotator)
@@ -321,8 +325,8 @@ class Pace:
         written: Any = None,
         show_seconds: float = 0.0,
     ) -> Any:
-        """As rlhf.sampling.draw, but each token is shown at once."""
-        from rlhf.sampling import draw
+        """As rlhf.models.sampling.draw, but each token is shown at once."""
+        from rlhf.models.sampling import draw
 
         drawn = itertools.count(1)
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from rlhf import freezing, jobs
-from rlhf.freezing import Listing
-from rlhf.specs import SFTSpec
-from rlhf.supervisor import worker_command
+from rlhf.data import snapshots
+from rlhf.data.snapshots import Listing
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import SFTSpec
+from rlhf.loop.supervisor import worker_command
 from tests.machine_fixtures import Machine
 
 # Six optimiser steps.
@@ -23,7 +24,7 @@ QUICK_SFT = SFTSpec(
 
 def demonstrations(machine: Machine) -> str:
     """Freeze twelve demonstrations to train on and four held-out ones; returns the data's name."""
-    return freezing.store_snapshot(machine.db, machine.data_dir, Listing(demonstration_rows()))
+    return snapshots.store_snapshot(machine.db, machine.data_dir, Listing(demonstration_rows()))
 
 
 def demonstration_rows() -> Iterator[Mapping[str, Any]]:
@@ -35,7 +36,7 @@ def demonstration_rows() -> Iterator[Mapping[str, Any]]:
         yield {"split": split, "messages": [question], "text": answer, "origin": "example"}
 
 
-def finished_run(machine: Machine, spec: SFTSpec = QUICK_SFT) -> jobs.Job:
+def finished_run(machine: Machine, spec: SFTSpec = QUICK_SFT) -> job_store.Job:
     """A run of this spec on those demonstrations, in this process."""
     job = machine.perform(machine.submit(replace(spec, snapshot=spec.snapshot or demonstrations(machine))))
     assert job.status == "finished", job.message
@@ -62,7 +63,7 @@ training.JobTrainer.training_step = starved
 # A worker of this kind comes no further than its first step before there is this file.
 HELD = """
 import pathlib, time
-from rlhf.worker import Run
+from rlhf.jobs.worker import Run
 
 report = Run.report
 
@@ -95,7 +96,7 @@ def run_beforehand(monkeypatch: pytest.MonkeyPatch, directory: Path, code: str) 
 
     def command(*arguments: Any) -> list[str]:
         made = worker_command(*arguments)
-        module = made.index("rlhf.worker")
+        module = made.index("rlhf.jobs.worker")
         return [*made[: module - 1], str(script), *made[module + 1 :]]
 
-    monkeypatch.setattr("rlhf.supervisor.worker_command", command)
+    monkeypatch.setattr("rlhf.loop.supervisor.worker_command", command)

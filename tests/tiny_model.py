@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from annotation.incoming.importing import starter_prompts
+from annotation.imports.importing import starter_prompts
 
 # Dimensions are multiples of 64, NF4's block, so that every linear layer quantises without a remainder.
 VOCABULARY = 320

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from annotation.measuring.analysis import Vote
+from annotation.metrics.intervals_and_bias import Vote
 
 
 def vote(comparison_id: int, annotator: str, ranking: tuple[int, ...] | None, **changes: Any) -> Vote:

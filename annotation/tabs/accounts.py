@@ -6,12 +6,13 @@ from typing import Any
 
 import gradio as gr
 
-from annotation import access, sqlite
-from annotation.access import Account
+from annotation import sqlite
 from annotation.database import Database
 from annotation.records import ROLES, Annotator
+from annotation.tabs.components import QUIET, SPOKEN, opening_of
 from annotation.tabs.guard import Context, guarded
-from annotation.tabs.parts import QUIET, SPOKEN, opening_of
+from annotation.web import access
+from annotation.web.access import Account
 
 HEADERS = ["Name", "Role", "State", "Signs in with", "Since"]
 Rows = list[list[str]]

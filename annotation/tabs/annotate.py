@@ -8,8 +8,8 @@ import gradio as gr
 
 from annotation.tabs.guard import Context
 
-# Only a skeleton, the same for everybody: the script asks `annotation.endpoints` for what goes into it and sets it as
-# text nodes, or as HTML that `annotation.rendering` made safe. Gradio evaluates a template with its values as a
+# Only a skeleton, the same for everybody: the script asks `annotation.api` for what goes into it and sets it as
+# text nodes, or as HTML that `annotation.ui.markdown` made safe. Gradio evaluates a template with its values as a
 # JavaScript template literal, so that an answer with a dollar sign and braces in it would run as code.
 SKELETON = """
 <div class="judging" data-state="loading">

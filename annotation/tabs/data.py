@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gradio as gr
 
-from annotation.tabs import exporting, importing
+from annotation.tabs import export_form, import_form
 from annotation.tabs.guard import Context
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay out the tab inside the caller's `with gr.Tab(...)`."""
-    importing.build(demo, context)
+    import_form.build(demo, context)
     gr.HTML("<hr>")
-    exporting.build(demo, context)
+    export_form.build(demo, context)

@@ -9,12 +9,12 @@ from typing import Any
 
 import gradio as gr
 
-from annotation import access
+from annotation.api import untroubled
 from annotation.database import Database
-from annotation.endpoints import untroubled
-from annotation.incoming.import_process import Elsewhere
-from annotation.markup import escape
+from annotation.imports.import_process import Elsewhere
 from annotation.records import Role, UserError
+from annotation.ui.markup import escape
+from annotation.web import access
 
 Handler = Callable[..., Any]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import gradio as gr
 
+from annotation.tabs.components import QUIET
 from annotation.tabs.guard import Context, Handler, guarded
-from annotation.tabs.parts import QUIET
 
 SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 # Greater than before also after a restart, which open pages outlive.

@@ -9,13 +9,15 @@ from typing import Any
 
 import gradio as gr
 
-from annotation import access, claims, project, renderer, store
+from annotation import claims, project, store
 from annotation.database import Database
-from annotation.markup import BOX_STYLE, paragraph, status
 from annotation.records import MAXIMUM_ANSWERS, Annotator, Project
 from annotation.store import Guidelines
+from annotation.tabs.components import QUIET, SPOKEN, html_box, opening_of
 from annotation.tabs.guard import Context, guarded
-from annotation.tabs.parts import QUIET, SPOKEN, html_box, opening_of
+from annotation.ui import markdown_process
+from annotation.ui.markup import BOX_STYLE, paragraph, status
+from annotation.web import access
 
 FIELDS = tuple(field.name for field in fields(Project))
 FIRST_VIEW: Mapping[str, bool] = {"Literal text": False, "Rendered Markdown": True}
@@ -90,7 +92,7 @@ def preview_of(text: Any) -> str:
     """The guidelines as annotators see them, in a box."""
     plain = project.check_guidelines(text)
     return (
-        f'<div class="rendered guidelines-preview">{renderer.to_html(plain)}</div>'
+        f'<div class="rendered guidelines-preview">{markdown_process.to_html(plain)}</div>'
         if plain
         else status("There is no text yet.")
     )

@@ -11,15 +11,16 @@ import gradio as gr
 
 from annotation import store
 from annotation.database import Database
-from annotation.markup import paragraph, status
-from annotation.measuring import quality, reporting
-from annotation.measuring.agreement import ClearCase
-from annotation.measuring.quality import Figures
+from annotation.metrics import quality
+from annotation.metrics.agreement import ClearCase
+from annotation.metrics.quality import Figures
 from annotation.records import MAXIMUM_ANSWERS, Annotator, UserError
+from annotation.tabs import quality_report
+from annotation.tabs.components import SPOKEN, html_box, opening_of, row_number
 from annotation.tabs.guard import Context, guarded
-from annotation.tabs.parts import SPOKEN, html_box, opening_of, row_number
+from annotation.ui.markup import paragraph, status
 
-literal = partial(html_box, reporting.STYLE)
+literal = partial(html_box, quality_report.STYLE)
 Update = dict[str, Any]
 CONSENSUS = "What its annotators agree on"
 GOLD_EXPLANATION = """A gold comparison has a known answer. It is handed out now and then, looking like any other, to
@@ -38,17 +39,17 @@ def parts_of(db: Database, figures: Figures) -> dict[str, Update]:
     """Every part of the page that follows the figures."""
     project = store.project(db)
     shown = {
-        "standing": reporting.standing(figures, project),
-        "annotators": reporting.annotators_table(figures),
-        "reliability": reporting.reliability_chart(figures),
-        "agreement": reporting.agreement_table(figures.agreement),
-        "over_time": reporting.over_time(figures.over_time, figures.per_day),
-        "biases": reporting.bias_meters(figures.position, figures.length),
-        "policies": reporting.policies_chart(figures.policies),
-        "disputes": reporting.disputes_table(figures.disputes),
-        "golds": reporting.gold_table(figures.golds, figures.gold_accuracy),
-        "flagged": reporting.flagged_table(figures.flagged),
-        "decisions": reporting.decisions_table(figures.decisions),
+        "standing": quality_report.standing(figures, project),
+        "annotators": quality_report.annotators_table(figures),
+        "reliability": quality_report.reliability_chart(figures),
+        "agreement": quality_report.agreement_table(figures.agreement),
+        "over_time": quality_report.over_time(figures.over_time, figures.per_day),
+        "biases": quality_report.bias_meters(figures.position, figures.length),
+        "policies": quality_report.policies_chart(figures.policies),
+        "disputes": quality_report.disputes_table(figures.disputes),
+        "golds": quality_report.gold_table(figures.golds, figures.gold_accuracy),
+        "flagged": quality_report.flagged_table(figures.flagged),
+        "decisions": quality_report.decisions_table(figures.decisions),
     }
     names = [one.name for one in figures.annotators]
     clear = [(clear_label(one), one.comparison_id) for one in figures.clear]
@@ -119,7 +120,7 @@ def lay_out() -> Page:
 
     gr.Markdown("### Annotators")
     parts["annotators"] = literal()
-    literal(reporting.reliability_explained() + paragraph(reporting.TABLE_EXPLANATION, "quiet"))
+    literal(quality_report.reliability_explained() + paragraph(quality_report.TABLE_EXPLANATION, "quiet"))
     parts["reliability"] = literal()
     with gr.Accordion("Leave someone out of training, or take them back in", open=False):
         gr.Markdown(EXCLUSION_EXPLANATION)
@@ -202,7 +203,7 @@ def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> Non
 
     @guarded(context, "admin")
     def look_at_comparison(annotator: Annotator, number: Any) -> str:
-        return reporting.case_view(quality.case(context.db, number_in(number, "a comparison")))
+        return quality_report.case_view(quality.case(context.db, number_in(number, "a comparison")))
 
     opening(open_quality, None, page.outputs, **SPOKEN)
     page.buttons["refresh"].click(refresh_quality, None, page.outputs, **SPOKEN)
@@ -233,7 +234,7 @@ def wire_settling(page: Page, context: Context) -> None:
     @guarded(context, "admin")
     def settle_next_comparison(annotator: Annotator) -> list[Any]:
         claim = quality.settle_next(context.db, annotator.id)
-        return page.sent(context.db, "settle", reporting.in_hand(claim.comparison_id))
+        return page.sent(context.db, "settle", quality_report.in_hand(claim.comparison_id))
 
     page.parts["settle"].click(settle_next_comparison, None, page.outputs, **SPOKEN)
 

@@ -8,14 +8,14 @@ from typing import Any
 
 # The modules import torch and TRL, so each is loaded only in the worker that runs it.
 RUNNERS = {
-    "generate": "rlhf.algorithms.generate",
+    "generate": "rlhf.generation.resident_worker",
     "sft": "rlhf.algorithms.sft",
     "reward_model": "rlhf.algorithms.reward_model",
     "dpo": "rlhf.algorithms.dpo",
     "ppo": "rlhf.algorithms.ppo",
-    "evaluate": "rlhf.algorithms.evaluate",
-    "judge": "rlhf.algorithms.judge",
-    "answer": "rlhf.algorithms.answer",
+    "evaluate": "rlhf.evaluation.check",
+    "judge": "rlhf.judges.judge_job",
+    "answer": "rlhf.generation.answer_job",
     "measure": "rlhf.algorithms.measure",
     "merge": "rlhf.algorithms.merge",
 }

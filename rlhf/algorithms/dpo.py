@@ -3,9 +3,9 @@
 Rafailov et al. 2023, "Direct Preference Optimization", equation 7; Dettmers et al. 2023, "QLoRA", sections 3 and 4.
 TRL's trainer brings the reference log-probabilities, batching, optimiser, checkpoints and resuming. Departures:
 
-- The losses are ours (`rlhf.losses`, tested against TRL's): a pair's answers share one pass over their prompt, batches
-  carry no padding, and only answer positions meet the vocabulary; on a CPU that more than halves the time of a step.
-  Metric names are TRL's.
+- The losses are ours (`rlhf.algorithms.losses`, tested against TRL's): a pair's answers share one pass over their
+  prompt, batches carry no padding, and only answer positions meet the vocabulary; on a CPU that more than halves the
+  time of a step. Metric names are TRL's.
 - Each pair has a chance of being the wrong way round, estimated from its annotators' reliability, that can weigh it or
   smooth its label (`annotator_noise`), or set the robust loss's rate; the likelihood term follows, so that it does not
   teach what is doubted.
@@ -33,14 +33,14 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from annotation.records import UserError
-from rlhf.forward import summed_logps
-from rlhf.freezing import reason_text, shortage
-from rlhf.losses import PairLogps, implicit_rewards, likelihood, preference_loss
-from rlhf.models import adapter_config, hold_in_float32, load_adapter, load_for_training, load_tokenizer
-from rlhf.rows import load_snapshot, tokenise_pairs, with_noise
-from rlhf.specs import DPOSpec
-from rlhf.training import JobTrainer, Start, arguments, quietly, save_policy, start_of, train
-from rlhf.worker import Run
+from rlhf.algorithms.losses import PairLogps, implicit_rewards, likelihood, preference_loss
+from rlhf.algorithms.trainer import JobTrainer, Start, arguments, quietly, save_policy, start_of, train
+from rlhf.data.snapshots import reason_text, shortage
+from rlhf.jobs.specs import DPOSpec
+from rlhf.jobs.worker import Run
+from rlhf.models.hidden_states import summed_logps
+from rlhf.models.loading import adapter_config, hold_in_float32, load_adapter, load_for_training, load_tokenizer
+from rlhf.models.tokenize import load_snapshot, tokenise_pairs, with_noise
 
 
 def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
@@ -81,7 +81,8 @@ def suggested_flip_rate(pairs: Sequence[Any]) -> float:
 
 
 class PreferenceTrainer(JobTrainer, DPOTrainer):
-    """TRL's trainer with the losses of `rlhf.losses`, tokenised rows, and the adapter and reference of a spec."""
+    """TRL's trainer with the losses of `rlhf.algorithms.losses`, tokenised rows, and the adapter and reference of a
+    spec."""
 
     # The loss is divided by the pairs, and the tokens, of the whole optimiser step.
     loss_is_scaled_for_ga = True

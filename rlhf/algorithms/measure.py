@@ -6,9 +6,9 @@ import shutil
 from typing import Any
 
 from annotation.records import UserError
-from rlhf.checkpoints import checkpoints_of
-from rlhf.specs import MeasureSpec, TrainingSpec, from_json
-from rlhf.worker import Run, run_algorithm
+from rlhf.algorithms.checkpoints import checkpoints_of
+from rlhf.jobs.specs import MeasureSpec, TrainingSpec, from_json
+from rlhf.jobs.worker import Run, run_algorithm
 
 FIGURES = ("seconds_per_step", "steps", "peak_rss_mb", "trainable", "trainable_percent")
 

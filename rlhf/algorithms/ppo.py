@@ -2,8 +2,8 @@
 
 Schulman et al. 2017, "Proximal Policy Optimization Algorithms", equation 7; Ziegler et al. 2019, "Fine-Tuning Language
 Models from Human Preferences", section 2.2; Ouyang et al. 2022, equation 2. One base model in memory carries four
-roles (`rlhf.roles`): the policy (an adapter), the reference (no adapter, or the parent's), the reward model and the
-critic (adapters with a scalar head). The losses are those of `rlhf.losses`.
+roles (`rlhf.algorithms.roles`): the policy (an adapter), the reference (no adapter, or the parent's), the reward model
+and the critic (adapters with a scalar head). The losses are those of `rlhf.algorithms.losses`.
 
 Of the details that Huang et al. 2024 list in "The N Implementation Details of RLHF with PPO", these are kept:
 
@@ -39,9 +39,10 @@ These are not:
   probabilities were noted, so that the ratio is exactly 1 until the first optimiser step.
 
 How a reward model is trained, and so the start of its head, is the business of `rlhf.algorithms.reward_model`. What
-else stands apart: the four roles of one model (`rlhf.roles`), which can be tested one by one and read stored reward
-models without a loop; the mathematics, tensors in and out (`rlhf.losses`), tested by hand and against slow versions;
-drawing answers (`rlhf.sampling`), as everywhere; and writing checkpoints whole or not at all (`rlhf.checkpoints`).
+else stands apart: the four roles of one model (`rlhf.algorithms.roles`), which can be tested one by one and read stored
+reward models without a loop; the mathematics, tensors in and out (`rlhf.algorithms.losses`), tested by hand and against
+slow versions; drawing answers (`rlhf.models.sampling`), as everywhere; and writing checkpoints whole or not at all
+(`rlhf.algorithms.checkpoints`).
 """
 
 from __future__ import annotations
@@ -61,22 +62,17 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from annotation.records import UserError
-from rlhf import losses
-from rlhf.checkpoints import (
+from rlhf.algorithms import losses
+from rlhf.algorithms.checkpoints import (
     checkpoints_of,
     forget_old_checkpoints,
     last_complete_checkpoint,
     read_checkpoint,
     write_checkpoint,
 )
-from rlhf.freezing import left_out_sentence, shortage
-from rlhf.losses import AdaptiveKL
-from rlhf.models import load_tokenizer
-from rlhf.roles import TRAINED, Answer, Role, Roles, load_roles, read_reward_model
-from rlhf.rows import LeftOut, load_snapshot, tokenise_prompts
-from rlhf.sampling import draw
-from rlhf.specs import PPOSpec
-from rlhf.training import (
+from rlhf.algorithms.losses import AdaptiveKL
+from rlhf.algorithms.roles import TRAINED, Answer, Role, Roles, load_roles, read_reward_model
+from rlhf.algorithms.trainer import (
     Diverged,
     Figures,
     Samples,
@@ -90,7 +86,12 @@ from rlhf.training import (
     start_of,
     stored_before,
 )
-from rlhf.worker import Run, Stopped
+from rlhf.data.snapshots import left_out_sentence, shortage
+from rlhf.jobs.specs import PPOSpec
+from rlhf.jobs.worker import Run, Stopped
+from rlhf.models.loading import load_tokenizer
+from rlhf.models.sampling import draw
+from rlhf.models.tokenize import LeftOut, load_snapshot, tokenise_prompts
 
 # Answers drawn together, as a multiple of those in a pass with gradients, which takes several times the memory.
 DRAWN_TOGETHER = 4

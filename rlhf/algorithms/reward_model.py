@@ -18,7 +18,7 @@ resuming. Departures from it:
 
 What it leaves: PEFT's files, the head in them, and `reward.json` with mean and standard deviation of the scores of the
 answers it was trained on, by which PPO shifts and scales them. All scoring is in train mode: on some processors a pass
-in eval mode computes with other 4-bit weights (see `models.load_quantised`).
+in eval mode computes with other 4-bit weights (see `loading.load_quantised`).
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
+from annotation.exports.preference_rows import PreferenceRow
 from annotation.records import UserError
-from annotation.snapshots import PreferenceRow
-from rlhf.data import pad
-from rlhf.forward import completions, inner_model
-from rlhf.freezing import MIN_PAIRS, left_out_sentence, shortage
-from rlhf.health import Scored, measure
-from rlhf.losses import bradley_terry, centring
-from rlhf.models import adapter_config, load_for_training, load_tokenizer
-from rlhf.rows import load_snapshot, tokenise_comparisons, with_noise
-from rlhf.specs import RewardModelSpec
-from rlhf.training import JobTrainer, Start, arguments, prepared, quietly, save_policy, start_of, train
-from rlhf.worker import Run
+from rlhf.algorithms.losses import bradley_terry, centring
+from rlhf.algorithms.trainer import JobTrainer, Start, arguments, prepared, quietly, save_policy, start_of, train
+from rlhf.data.snapshots import MIN_PAIRS, left_out_sentence, shortage
+from rlhf.evaluation.reward_model_quality import Scored, measure
+from rlhf.jobs.specs import RewardModelSpec
+from rlhf.jobs.worker import Run
+from rlhf.models.hidden_states import completions, inner_model
+from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
+from rlhf.models.packing import pad
+from rlhf.models.tokenize import load_snapshot, tokenise_comparisons, with_noise
 
 Item = dict[str, Any]
 # The margin of a preference: 1/3 slightly, 2/3 clearly, 1 much; 0 where nobody said how strongly.

@@ -14,7 +14,7 @@ Departures from it:
 - PiSSA (Meng et al. 2024) takes the principal directions out of the base. What is stored is the difference to the
   start, as a plain adapter of twice the rank for the untouched base (their appendix C).
 - Held-out demonstrations are scored before and after, in train mode: on some processors a pass in eval mode spoils
-  4-bit weights for training (see `models.load_quantised`).
+  4-bit weights for training (see `loading.load_quantised`).
 """
 
 from __future__ import annotations
@@ -31,25 +31,16 @@ from torch.utils.checkpoint import checkpoint
 from trl import SFTConfig, SFTTrainer
 
 from annotation.records import Prompt, UserError
-from rlhf.data import pad
-from rlhf.forward import completions, inner_model
-from rlhf.freezing import MIN_DEMONSTRATIONS, left_out_sentence, shortage
-from rlhf.heldout import SAMPLE_PROMPTS
-from rlhf.losses import CHUNK, scaled_logits
-from rlhf.models import adapter_config, load_for_training, load_tokenizer
-from rlhf.rows import load_snapshot, tokenise_demonstrations
-from rlhf.specs import SFTSpec
-from rlhf.training import (
-    JobTrainer,
-    Start,
-    arguments,
-    prepared,
-    quietly,
-    save_policy,
-    start_of,
-    train,
-)
-from rlhf.worker import Run
+from rlhf.algorithms.losses import CHUNK, scaled_logits
+from rlhf.algorithms.trainer import JobTrainer, Start, arguments, prepared, quietly, save_policy, start_of, train
+from rlhf.data.held_out_sets import SAMPLE_PROMPTS
+from rlhf.data.snapshots import MIN_DEMONSTRATIONS, left_out_sentence, shortage
+from rlhf.jobs.specs import SFTSpec
+from rlhf.jobs.worker import Run
+from rlhf.models.hidden_states import completions, inner_model
+from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
+from rlhf.models.packing import pad
+from rlhf.models.tokenize import load_snapshot, tokenise_demonstrations
 
 Item = dict[str, Any]
 # Where a PiSSA run keeps the adapter that it began with, among its checkpoints.

@@ -13,10 +13,19 @@ from typing import Any
 
 import httpx
 
-from annotation import access
-from annotation.web import SECURITY_HEADERS
+from annotation.web import access
+from annotation.web.middleware import SECURITY_HEADERS
+from tests.annotation.web.test_middleware import (
+    BASE_NAME,
+    ENDPOINTS,
+    REVISION,
+    act,
+    everything_stored,
+    judge,
+    post,
+    show,
+)
 from tests.attack.target import META, PEOPLE, REFUSED, Target, attempt, leaks, spellings, ways_in
-from tests.integration.test_web import BASE_NAME, ENDPOINTS, REVISION, act, everything_stored, judge, post, show
 from tests.machine_fixtures import PATIENCE_SECONDS
 
 Try = tuple[str, bool]

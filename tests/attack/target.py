@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 
 from annotation.database import open_database
-from tests.integration.test_web import Call, Site, command, describe, seed
+from tests.annotation.web.test_middleware import Call, Site, command, describe, seed
 from tests.machine_fixtures import ROOT
 
 PEOPLE = (None, "ann", "kim")

@@ -12,8 +12,8 @@ from typing import Any
 
 from annotation.database import open_database
 from annotation.records import Project
-from rlhf.gate import Rule
-from rlhf.specs import SPECS, TrainingSpec, describe
+from rlhf.evaluation.gate import Rule
+from rlhf.jobs.specs import SPECS, TrainingSpec, describe
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"

@@ -14,11 +14,13 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 import app
-from annotation import access, claims, store
+from annotation import claims, store
 from annotation.database import Database, open_database
 from annotation.records import Judgement, Kind, Project, Prompt
-from rlhf import jobs, policies
-from rlhf.specs import GenerateSpec
+from annotation.web import access
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import GenerateSpec
+from rlhf.models import registry
 from tests.conftest import BASE_NAME, make_response
 from tests.e2e.conftest import running_app, wait_for
 from tests.machine_fixtures import stay_alive
@@ -152,7 +154,7 @@ class Person:
 def running(tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[Site]:
     data_dir: Path = tmp_path_factory.mktemp("annotate") / "data"
     db = open_database(data_dir)
-    policies.ensure_base(db, BASE_NAME)
+    registry.ensure_base(db, BASE_NAME)
     with running_app(data_dir, "--no-workers") as (address, _):
         yield Site(address, db, browser)
     db.close()
@@ -789,11 +791,11 @@ def test_an_own_prompt_is_asked_and_waited_for(site: Site) -> None:
 @contextmanager
 def at_work(db: Database) -> Iterator[None]:
     """A job of answering that a worker has taken, heard of as long as this lasts."""
-    job_id = jobs.enqueue(db, GenerateSpec(), "the program")
-    assert jobs.claim(db, job_id, "worker") is not None
+    job_id = job_store.enqueue(db, GenerateSpec(), "the program")
+    assert job_store.claim(db, job_id, "worker") is not None
     stay_alive(db, job_id)
     yield
-    assert jobs.stop(db, job_id, "worker", "cancelled", "")
+    assert job_store.stop(db, job_id, "worker", "cancelled", "")
 
 
 def test_an_own_prompt_that_came_to_nothing_is_told_to_who_asked(site: Site) -> None:

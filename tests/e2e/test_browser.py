@@ -11,8 +11,9 @@ import pytest
 
 from annotation import store
 from annotation.database import Database, open_database
-from annotation.incoming import importing
-from rlhf import jobs, policies
+from annotation.imports import importing
+from rlhf.jobs import job_store
+from rlhf.models import registry
 from tests.conftest import measure_nobody
 from tests.e2e.conftest import running_app, wait_for
 
@@ -29,7 +30,7 @@ class Site:
 
     def wait_until(self, true: Callable[[], Any], what: str) -> None:
         """Wait for the rows to say something; fails with what was waited for and the jobs as they stand."""
-        wait_for(self.page, what, true, lambda: jobs.recent(self.db, ("dpo", "evaluate", "generate")))
+        wait_for(self.page, what, true, lambda: job_store.recent(self.db, ("dpo", "evaluate", "generate")))
 
     def judged(self) -> int:
         """Judgements that count."""
@@ -81,11 +82,11 @@ def test_from_first_judgement_to_the_next_policy(site: Site) -> None:
     page.get_by_role("tab", name="Train").click()
     page.get_by_label("Epochs").first.fill("2")
     page.click("#train-start")
-    site.wait_until(lambda: policies.everything(site.db)[1:], "trained adapter")
+    site.wait_until(lambda: registry.everything(site.db)[1:], "trained adapter")
     page.wait_for_selector("text=Reward margin")
     page.locator(".plots polyline").first.wait_for(state="attached")
     site.wait_until(
-        lambda: any(job.status == "finished" for job in jobs.recent(site.db, ("evaluate",))), "finished check"
+        lambda: any(job.status == "finished" for job in job_store.recent(site.db, ("evaluate",))), "finished check"
     )
 
     page.get_by_role("tab", name="Iterations").click()
@@ -95,7 +96,7 @@ def test_from_first_judgement_to_the_next_policy(site: Site) -> None:
     page.fill("#why textarea", "It reads better")
     page.click("#promote")
     page.wait_for_selector("text=serves now, against the rule")
-    adapter = policies.serving(site.db)
+    adapter = registry.serving(site.db)
     assert adapter.method == "dpo"
 
     page.get_by_role("tab", name="Annotate").click()

@@ -10,8 +10,8 @@ import pytest
 
 from annotation import store
 from annotation.database import open_database
-from annotation.incoming import importing
-from rlhf import policies
+from annotation.imports import importing
+from rlhf.models import registry
 from tests.conftest import BASE_NAME
 from tests.e2e.conftest import running_app
 
@@ -22,7 +22,7 @@ EVIL = "<img src=x onerror=alert(1)> ${alert(2)} <script>alert(3)</script>"
 def test_a_file_is_uploaded_checked_and_imported(tmp_path: Path, browser: Any) -> None:
     data_dir = tmp_path / "data"
     db = open_database(data_dir)
-    policies.ensure_base(db, BASE_NAME)
+    registry.ensure_base(db, BASE_NAME)
     store.add_prompts(db, importing.starter_prompts()[:3])
     rows = [
         {"prompt": f"{n} {EVIL}", "title": f"title {n}", "chosen": f"good {EVIL}", "rejected": "bad"} for n in range(9)

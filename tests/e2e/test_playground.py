@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from rlhf import chats
-from rlhf.chats import Answered, Chat
+from rlhf.generation import playground_store
+from rlhf.generation.playground_store import Answered, Chat
 from tests.e2e.conftest import running_app, wait_for
-from tests.integration.test_playground import register
-from tests.integration.test_playground_tab import HOSTILE
 from tests.machine_fixtures import Machine, make_machine, wait_until
+from tests.rlhf.generation.test_playground import register
+from tests.rlhf.tabs.test_playground_tab import HOSTILE
 from tests.tiny_model import build
 
 pytestmark = pytest.mark.browser
@@ -47,7 +47,7 @@ class Talk:
     @property
     def asked(self) -> list[Chat]:
         """What the owner asked last."""
-        return chats.latest(self.machine.db, "owner")
+        return playground_store.latest(self.machine.db, "owner")
 
 
 @contextmanager
@@ -118,14 +118,14 @@ def test_an_answer_is_watched_and_stopped_and_the_page_found_again(
         talk.send("Sing a very long song.")
         (chat,) = wait_for(page, "the question", lambda: talk.asked)
         assert chat.sampling.max_new_tokens == 900
-        chats.begin(machine.db, [chat.id])
+        playground_store.begin(machine.db, [chat.id])
         for text in ("La la", "La la, and so on"):
-            chats.show(machine.db, {chat.id: text})
+            playground_store.show(machine.db, {chat.id: text})
             page.wait_for_selector(f".talk .turn.assistant >> text={text}")
         page.fill("#chat-message textarea", "a draft")
         page.click("#chat-stop:not([disabled])")
         wait_for(page, "that it is to stop", lambda: talk.asked[0].state == "stopping")
-        chats.finish(machine.db, chat.id, Answered("La la, and so on", "", 1, 5, "stopped"))
+        playground_store.finish(machine.db, chat.id, Answered("La la, and so on", "", 1, 5, "stopped"))
         talk.wait("done", 1)
         assert page.input_value("#chat-message textarea") == "a draft", "what is being typed stays"
         page.reload()
@@ -151,9 +151,9 @@ def test_on_a_phone_columns_stack_and_hostile_answers_do_nothing(
         talk.send("Why?")
         wait_until("the question", lambda: len(talk.asked) == 2)
         for chat in talk.asked:
-            chats.begin(machine.db, [chat.id])
+            playground_store.begin(machine.db, [chat.id])
             hostile = f"{HOSTILE} ${{window.ran = 1}} {{{{value}}}} `${{window.ran = 1}}`"
-            chats.finish(machine.db, chat.id, Answered(hostile, "", 1, 3, "stop"))
+            playground_store.finish(machine.db, chat.id, Answered(hostile, "", 1, 3, "stop"))
         talk.wait("done", 2)
         boxes = [page.locator(".talk").nth(place).bounding_box() for place in range(2)]
         assert boxes[1]["y"] >= boxes[0]["y"] + boxes[0]["height"], "stacked"

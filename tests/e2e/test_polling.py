@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from annotation import access
 from annotation.database import Database, open_database
-from rlhf import jobs, policies
-from rlhf.fields import FORMS
-from rlhf.specs import SFTSpec
+from annotation.web import access
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import SFTSpec
+from rlhf.models import registry
+from rlhf.submission.form_fields import FORMS
 from tests.conftest import BASE_NAME
 from tests.e2e.conftest import running_app
 
@@ -113,7 +114,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Databa
     """The program with an admin and an annotator, who sign in with a password."""
     data_dir = tmp_path_factory.mktemp("polling") / "data"
     db = open_database(data_dir)
-    policies.ensure_base(db, BASE_NAME)
+    registry.ensure_base(db, BASE_NAME)
     access.add_account(db, "kim", "admin", PASSWORD)
     access.add_account(db, "ann", "annotator", PASSWORD)
     with running_app(data_dir, "--no-workers") as (address, _):
@@ -154,8 +155,8 @@ def admin(sign_in: Callable[[str], Looker]) -> Looker:
 
 def make_run(db: Database) -> int:
     """A run of which nothing is known yet."""
-    job_id = jobs.enqueue(db, SFTSpec(snapshot="0" * 64), "owner")
-    assert jobs.claim(db, job_id, "w") is not None
+    job_id = job_store.enqueue(db, SFTSpec(snapshot="0" * 64), "owner")
+    assert job_store.claim(db, job_id, "w") is not None
     return job_id
 
 
@@ -191,10 +192,10 @@ def test_a_tab_that_is_opened_again_follows_again_with_one_beat_at_a_time(
         page.locator(f"text=Job {run}, ").first.wait_for()
         admin.turn("Annotate")
     admin.rest_on_annotate(1)
-    assert jobs.report(db, run, "w", 30, 60, {"loss": 0.5}, "Warming up")
+    assert job_store.report(db, run, "w", 30, 60, {"loss": 0.5}, "Warming up")
     admin.turn("Train")  # its runs are in view again
     page.locator("text=step 30 of 60").first.wait_for()
-    assert jobs.report(db, run, "w", 31, 60, {"loss": 0.4}, "Warming up")
+    assert job_store.report(db, run, "w", 31, 60, {"loss": 0.4}, "Warming up")
     page.locator("text=step 31 of 60").first.wait_for()
     page.clock.pause_at(page.evaluate("Date.now()") / 1000 + 60)
     admin.settle()
@@ -203,7 +204,7 @@ def test_a_tab_that_is_opened_again_follows_again_with_one_beat_at_a_time(
     admin.until(lambda: admin.asked)
     admin.settle()
     assert admin.asked == ["beat"], "however often it was opened"
-    assert jobs.finish(db, run, "w", {})
+    assert job_store.finish(db, run, "w", {})
 
 
 def test_a_tab_that_is_left_before_its_opening_was_answered_does_not_begin_to_ask(admin: Looker) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 import app
-from annotation import access, store
+from annotation import store
 from annotation.database import Database, open_database
 from annotation.records import Project, Tag
-from rlhf import policies
+from annotation.web import access
+from rlhf.models import registry
+from tests.annotation.tabs.test_project_tab import HOSTILE
 from tests.conftest import BASE_NAME
 from tests.e2e.conftest import running_app
-from tests.integration.test_project_tab import HOSTILE
 
 pytestmark = pytest.mark.browser
 
@@ -24,7 +25,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[
     """The program's database and its address."""
     data_dir = tmp_path_factory.mktemp("project") / "data"
     db = open_database(data_dir)
-    policies.ensure_base(db, BASE_NAME)
+    registry.ensure_base(db, BASE_NAME)
     access.add_account(db, "kim", "admin", "a long enough password")
     with running_app(data_dir, "--no-workers") as (address, _):
         yield db, address

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from annotation.database import Database
-from rlhf.launching import PLACE
+from rlhf.hub.token_launcher import PLACE
 from tests.conftest import seed_comparisons
 from tests.e2e.conftest import running_app
 

@@ -16,10 +16,10 @@ import pytest
 
 from annotation import store
 from annotation.database import Database, open_database
-from rlhf import policies
+from rlhf.models import registry
 from tests.conftest import measure_nobody, seed_comparisons
 from tests.e2e.conftest import wait_for
-from tests.hub_sign_in import SECRET, SpaceHub, uploaded
+from tests.fakes.hub_sign_in import SECRET, SpaceHub, uploaded
 from tests.machine_fixtures import PATIENCE_SECONDS, free_port, wait_until
 
 pytestmark = pytest.mark.browser
@@ -44,7 +44,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Itera
     folder = uploaded(tmp_path_factory.mktemp("space") / "app")
     db = open_database(folder / "data")
     measure_nobody(db)
-    policies.ensure_base(db, str(tiny_model.resolve()))
+    registry.ensure_base(db, str(tiny_model.resolve()))
     seed_comparisons(db, SEEDED)
     with SpaceHub() as hub, started(hub, folder, tiny_model) as (address, process):
         hub.framed = address
@@ -127,11 +127,11 @@ def test_from_the_spaces_page_to_a_judgement(running: Running, browser: Any) -> 
 
 
 def test_a_worker_is_started_in_the_same_folder(running: Running) -> None:
-    """That it can answer there is a test of its own, without a browser: tests/integration/test_spaces.py."""
+    """That it can answer there is a test of its own, without a browser: tests/rlhf/hub/test_space_upload.py."""
 
     def worker() -> bool:
         return any(
-            child.cwd() == str(running.folder) and "rlhf.worker" in child.cmdline()
+            child.cwd() == str(running.folder) and "rlhf.jobs.worker" in child.cmdline()
             for child in running.process.children(recursive=True)
         )
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from rlhf import jobs, policies
-from rlhf.specs import PPOSpec
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import PPOSpec
+from rlhf.models import registry
 from tests.e2e.conftest import running_app
 from tests.machine_fixtures import Machine, make_machine, wait_until
 
@@ -32,15 +33,15 @@ class Training:
         """Fill a field of the open form."""
         self.page.get_by_label(label, exact=True).locator("visible=true").first.fill(value)
 
-    def start(self, form: str, kind: str) -> jobs.Job:
+    def start(self, form: str, kind: str) -> job_store.Job:
         """Press the form's button, and wait until the job has finished."""
         self.page.click(f"#{form}-start:not([disabled])")
         self.page.wait_for_selector("text=One run")  # the page turns to the runs
 
-        def job() -> jobs.Job | None:
-            return next(iter(jobs.recent(self.machine.db, (kind,), 1)), None)
+        def job() -> job_store.Job | None:
+            return next(iter(job_store.recent(self.machine.db, (kind,), 1)), None)
 
-        wait_until(f"that a {kind} job ends", lambda: (found := job()) and found.status in jobs.ENDED)
+        wait_until(f"that a {kind} job ends", lambda: (found := job()) and found.status in job_store.ENDED)
         found = job()
         assert found is not None
         assert found.status == "finished", found.message
@@ -89,10 +90,10 @@ def test_a_reward_model_is_trained_doubted_and_followed_all_the_same(training: T
     page.wait_for_selector("text=Sample answers")
 
     # Its check, which the form asks for, needs it.
-    wait_until("its check", lambda: any(job.status == "finished" for job in jobs.recent(db, ("evaluate",))))
+    wait_until("its check", lambda: any(job.status == "finished" for job in job_store.recent(db, ("evaluate",))))
     page.wait_for_selector("text=Accuracy on held-out judgements")
     page.click("#run-delete")
     page.wait_for_selector("text=can't be brought back")
     page.get_by_role("button", name="Yes, delete the files").click()
-    wait_until("that its files are gone", lambda: policies.by_revision(db, (followed.result or {})["revision"]).deleted)
+    wait_until("that its files are gone", lambda: registry.by_revision(db, (followed.result or {})["revision"]).deleted)
     assert errors == []

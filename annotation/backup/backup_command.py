@@ -1,0 +1,103 @@
+"""`python -m annotation copies`: list the safe copies of a place, take one now, or restore one."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import uuid
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from annotation import hub_client
+from annotation.backup import restoration, safe_copies
+from annotation.backup.targets import Damaged, Manifest, Place, copies_in, place_of
+from annotation.database import FILE_NAME, existing_database, hold_data_directory, open_database
+from annotation.records import UserError
+
+LISTED: Final = 50
+Topics = Any
+"""What `argparse.ArgumentParser.add_subparsers` returns."""
+
+
+def add_parsers(topics: Topics, shared: argparse.ArgumentParser) -> None:
+    """The three commands; `shared` brings --data."""
+    copies = topics.add_parser("copies", help="safe copies of the database and of the adapters that serve")
+    verbs = copies.add_subparsers(dest="verb", required=True)
+    placed = argparse.ArgumentParser(add_help=False, parents=[shared])
+    placed.add_argument(
+        "--place",
+        default=os.environ.get("PREFLOOP_COPIES", ""),
+        metavar="PLACE",
+        help="OWNER/NAME of a private dataset on the Hub, with @BRANCH for the copies of a run that lost a conflict, "
+        "or a directory's path (default: PREFLOOP_COPIES)",
+    )
+    verbs.add_parser("list", parents=[placed], help="the newest copies, with what they hold")
+    verbs.add_parser("take", parents=[placed], help="make a copy now")
+    restore = verbs.add_parser("restore", parents=[placed], help="put a copy into a data directory")
+    restore.add_argument("version", nargs="?", help="as the list has it (default: the newest one that is whole)")
+    restore.add_argument(
+        "--aside", action="store_true", help=f"move the database that is there to {restoration.ASIDE}/ in its directory"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do what the verb says and print what was done. Raises UserError."""
+    if not options.place:
+        raise UserError("Say where the copies are: --place OWNER/NAME or a directory, or set PREFLOOP_COPIES.")
+    place = place_of(options.place, hub_client.connect(hub_client.token_here()))
+    match options.verb:
+        case "list":
+            show(place)
+        case "take":
+            take(place, options.data)
+        case "restore":
+            restore(place, options.data, options.version, options.aside)
+
+
+def show(place: Place) -> None:
+    """Print the newest copies."""
+    found = list(islice(copies_in(place, place.versions()), LISTED))
+    if not found:
+        print(f"There is no copy in {place.name}.")
+    for version, copy in found:
+        print(f"{version}  {copy if isinstance(copy, Damaged) else in_short(copy)}")
+
+
+def in_short(copy: Manifest) -> str:
+    """A copy in a line."""
+    size = f"{copy.size / 1e6:,.1f} MB"
+    return f"{copy.created[:19]} UTC  {copy.judgements:>7} judgements  {size:>10}  run {copy.run[:8]}"
+
+
+def take(place: Place, data_dir: Path) -> None:
+    """Make a copy, of a database that may be in use."""
+    db = existing_database(data_dir)
+    version = safe_copies.keep(db, data_dir, place, uuid.uuid4().hex)
+    print(f"Copied {safe_copies.judged(db)[1]} judgements to {place.name} as {version}.")
+
+
+def restore(place: Place, data_dir: Path, version: str | None, aside: bool) -> None:
+    """Put a copy into a data directory. Raises UserError where something is there, or the copy is damaged."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with hold_data_directory(data_dir), closing(restoration.keep_closed(data_dir)):
+        versions = [version] if version else place.versions()
+        if (data_dir / FILE_NAME).exists() and not aside:
+            refuse_to_replace(place, data_dir, versions)
+        print(restoration.restore(place, data_dir, versions, place.head(), version or "", None).message)
+
+
+def refuse_to_replace(place: Place, data_dir: Path, versions: list[str]) -> None:
+    """Raises UserError: a database is there. Says how many judgements it and the copy have."""
+    wanted = next((copy for _, copy in copies_in(place, versions) if isinstance(copy, Manifest)), None)
+    db = open_database(data_dir)
+    there = safe_copies.judged(db)[1]
+    db.close()
+    copied = "none" if wanted is None else str(wanted.judgements)
+    older = "The copy is older. " if wanted is not None and wanted.judgements < there else ""
+    raise UserError(
+        f"{data_dir} has a database with {there} judgements, and the copy has {copied}. {older}Nothing was changed. "
+        "Restore it into another directory with --data DIR, or add --aside to move what is there to "
+        f"{data_dir / restoration.ASIDE} first."
+    )

@@ -1,0 +1,336 @@
+"""What a data directory goes on from when the program starts: what is here, or the newest valid safe copy."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Final, Literal
+
+from filelock import ReadWriteLock, Timeout
+
+from annotation import store
+from annotation.backup import safe_copies
+from annotation.backup.targets import Damaged, Manifest, Place, copies_in, mark_of
+from annotation.database import FILE_NAME, Database, damage, explain_disk_errors, open_database
+from annotation.records import UserError, now
+
+VARIABLE: Final = "PREFLOOP_RESTORE"
+# A choice that begins so means what is in the data directory, be it nothing.
+HERE: Final = "here"
+ASIDE: Final = "set-aside"
+FOLDER: Final = ".restore-"
+# What SQLite may keep beside a database file, and the file: what is left of another one would be replayed onto it.
+PARTS: Final = ("-wal", "-shm", "")
+# Of runs by the database that is here; another one's runs may have the same numbers.
+CHECKPOINTS: Final = "checkpoints"
+LEFT_OUT: Final = (
+    "The copy is without the files of {}: these count as deleted, and can be neither promoted nor trained from."
+)
+DAMAGED: Final = (
+    f"What only a damaged copy has is not here; to try one again, start with {VARIABLE}=VERSION, which moves what is "
+    "here aside."
+)
+LOCK: Final = "prefloop.open.lock"
+# A program that has just been told to end may still have the database open.
+LOCK_SECONDS: Final = 1.5
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What the data directory goes on from."""
+
+    message: str
+    """For the log and the admins."""
+    manifest: Manifest | None = None
+    """The copy that was restored, if one was."""
+
+
+def begin(place: Place, data_dir: Path, choice: str = "") -> Begun:
+    """Bring the data directory to the newest state that is known, and record there what the next copy follows.
+
+    `choice` (PREFLOOP_RESTORE) is a version to go back to, or 'here…' to go on with what is in the directory. Each is
+    carried out once: where the newest copy or this directory was made after it, it means nothing. Raises UserError
+    where no copy can be used, where here and the place each have judgements that the other lacks, or where the place
+    can't be read; nothing is changed then.
+    """
+    clear_leftovers(data_dir)
+    place.prepare()
+    head, versions = place.head(), place.versions()
+    found = list(islice(copies_in(place, versions), 1))
+    local = existing(data_dir, choice)
+    try:
+        if choice and choice in choices_made(place, versions, local):
+            choice = ""
+        if choice.startswith(HERE) or not found:
+            return go_on(data_dir, place, head, choice)
+        if choice:
+            return restore(place, data_dir, [choice], head, choice, None)
+        return restore(place, data_dir, versions, head, "", local)
+    finally:
+        if local is not None:
+            local.close()
+
+
+def clear_leftovers(data_dir: Path) -> None:
+    """Remove what copying and restoring left behind where they were killed."""
+    for prefix in (safe_copies.FOLDER, FOLDER):
+        for left in data_dir.glob(f"{prefix}*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def existing(data_dir: Path, choice: str) -> Database | None:
+    """The database that is here, brought up to date; None if there is none.
+
+    Raises UserError for one that can't be opened, unless another version was chosen to take its place.
+    """
+    try:
+        return open_database(data_dir) if (data_dir / FILE_NAME).is_file() else None
+    except UserError:
+        if choice and not choice.startswith(HERE):
+            return None
+        raise
+
+
+def choices_made(place: Place, versions: Iterable[str], local: Database | None) -> set[str]:
+    """The choices that the newest copy whose manifest is whole and the directory here have carried out last."""
+    readable = (copy.choice for _, copy in copies_in(place, versions) if isinstance(copy, Manifest))
+    made = set(islice(readable, 1))
+    return made if local is None else {*made, str(store.setting(local, safe_copies.CHOICE, ""))}
+
+
+def go_on(data_dir: Path, place: Place, head: str, choice: str) -> Begun:
+    """Go on with what is here, because the place has nothing or because that was chosen."""
+    db = open_database(data_dir)
+    try:
+        store.set_setting(db, safe_copies.CHOICE, choice)
+        store.set_setting(db, safe_copies.BEGINNING, "")
+        safe_copies.begin_from(db, place.name, head, None)
+    finally:
+        db.close()
+    said = f"as {VARIABLE} says" if choice else f"there is no copy in {place.name} yet"
+    return Begun(f"Prefloop goes on with what is in {data_dir}: {said}.")
+
+
+def refuse_fork(place: Place, data_dir: Path, local: Database, version: str, manifest: Manifest) -> None:
+    """Raises UserError where people have done something here that this place has never had, while it has others."""
+    safe = safe_copies.last_safe(local, place.name)
+    unsafe = safe_copies.judgements_after(local, safe.last_judgement_id if safe else 0)
+    if unsafe or safe_copies.has_unsafe_work(local):
+        what = f"{unsafe} judgements" if unsafe else "accounts, imports, settings or decisions"
+        raise UserError(
+            f"{data_dir} has {what} that no copy in {place.name} has, and the newest copy there "
+            f"({manifest.judgements} judgements, {manifest.created[:16]} UTC) was made by another running copy of this "
+            f"project. Nothing was changed. To go on with what is here, start with {VARIABLE}={HERE}; to take the "
+            f"copy, start with {VARIABLE}={version}, which moves what is here aside."
+        )
+
+
+# ----------------------------------------------------------------------------------------------------- who has it open
+def keep_open(data_dir: Path) -> ReadWriteLock:
+    """Keep others from moving the database away while this lock lives. Raises UserError while somebody does."""
+    return acquired(data_dir, "read", "A safe copy is being restored into {}. Start again when that is done.")
+
+
+def keep_closed(data_dir: Path) -> ReadWriteLock:
+    """Keep others from opening the database while this lock lives. Raises UserError while somebody has it open."""
+    return acquired(data_dir, "write", "A Prefloop that runs has the database in {} open. Stop it first.")
+
+
+def acquired(data_dir: Path, how: Literal["read", "write"], refusal: str) -> ReadWriteLock:
+    """The directory's lock, taken for one of many or for one alone. Raises UserError."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with explain_disk_errors(data_dir / LOCK):
+            lock = ReadWriteLock(data_dir / LOCK, is_singleton=False)
+            (lock.acquire_read if how == "read" else lock.acquire_write)(timeout=LOCK_SECONDS)
+    except Timeout as error:
+        raise UserError(refusal.format(data_dir)) from error
+    except OSError as error:
+        raise UserError(
+            f"The data directory {data_dir} can't be written ({error.strerror or error}). "
+            "Make it writable, free disk space, or choose another one with --data DIR."
+        ) from error
+    return lock
+
+
+# ---------------------------------------------------------------------------------------------------------- restoring
+def restore(
+    place: Place, data_dir: Path, versions: Sequence[str], head: str, choice: str, local: Database | None
+) -> Begun:
+    """Restore the first of these versions that is whole, and say which are not; or go on with `local`, which has it.
+
+    Raises UserError if none is whole, or if `local` has judgements that would be left behind.
+    """
+    skipped: list[str] = []
+    for version, manifest in copies_in(place, versions):
+        try:
+            if isinstance(manifest, Damaged):
+                raise manifest
+            if local is not None:
+                if safe_copies.knows(local, place.name, version, manifest):
+                    return go_on_from(local, place, data_dir, head, manifest, skipped)
+                refuse_fork(place, data_dir, local, version, manifest)
+                local.close()  # its file is about to be moved
+            gone = restore_version(place, version, manifest, data_dir, head, choice)
+        except Damaged as error:
+            counted = f" It has {manifest.judgements} judgements." if isinstance(manifest, Manifest) else ""
+            skipped.append(f"{error}{counted}")
+            continue
+        said = f"Restored {manifest.judgements} judgements from {place.name} as of {manifest.created[:16]} UTC."
+        left = [] if not gone else [LEFT_OUT.format(", ".join(gone))]
+        newer = newer_than(place, manifest) if choice else []
+        message = " ".join([said, *left, *newer, *skipped, *([DAMAGED] if skipped else [])])
+        remember(data_dir, message if left or newer or skipped else "")
+        return Begun(message, manifest)
+    reasons = " ".join(skipped) or f"{place.name} has no copy '{', '.join(versions)}'."
+    raise UserError(
+        f"No safe copy could be restored. {reasons} Nothing was changed. `python -m annotation copies list` shows what "
+        f"there is; the program starts with one of them if you set {VARIABLE}=VERSION, and with what is in {data_dir} "
+        f"if you set {VARIABLE}={HERE}."
+    )
+
+
+def go_on_from(
+    local: Database, place: Place, data_dir: Path, head: str, manifest: Manifest, skipped: Sequence[str]
+) -> Begun:
+    """Go on with what is here, which has all that a copy has. What admins should know stays until a copy is made."""
+    safe = safe_copies.last_safe(local, place.name)
+    kept = safe_copies.beginning(local) if safe is not None and safe.state == "begun" else ""
+    said = f"{data_dir} has all that the newest valid copy in {place.name} has."
+    message = " ".join([said, *skipped])
+    store.set_setting(local, safe_copies.BEGINNING, kept or (message if skipped else ""))
+    safe_copies.begin_from(local, place.name, head, manifest)
+    return Begun(f"Prefloop goes on with what is in {data_dir}. {kept}" if kept else message)
+
+
+def newer_than(place: Place, manifest: Manifest) -> list[str]:
+    """What is said where an older copy is restored than the newest one that can be read."""
+    newest = next(
+        ((name, copy) for name, copy in copies_in(place, place.versions()) if isinstance(copy, Manifest)), None
+    )
+    if newest is None or newest[1] == manifest:
+        return []
+    version, copy = newest
+    return [
+        f"A newer copy there has {copy.judgements} judgements ({copy.created[:16]} UTC): to take it, start with "
+        f"{VARIABLE}={version}, which moves what is here aside."
+    ]
+
+
+def remember(data_dir: Path, message: str) -> None:
+    """Keep for the admins what they should know of a database that was just restored."""
+    with closing(open_database(data_dir)) as db:
+        store.set_setting(db, safe_copies.BEGINNING, message)
+
+
+def restore_version(
+    place: Place, version: str, manifest: Manifest, data_dir: Path, head: str, choice: str = ""
+) -> list[str]:
+    """Download a copy, check all of it, and only then put it in place of what is here, which is moved aside.
+
+    Returns the models whose files did not come along. Raises Damaged for a copy that is not whole, UserError where the
+    disk is full or a newer Prefloop made it.
+    """
+    with explained_disk(data_dir, manifest):
+        check_space(data_dir, manifest)
+    with explained_disk(data_dir, manifest), tempfile.TemporaryDirectory(prefix=FOLDER, dir=data_dir) as staging:
+        stage = Path(staging)
+        for path, mark in manifest.files.items():
+            target = stage / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            place.fetch(version, path, mark, target)
+            if mark_of(target) != mark:
+                raise Damaged(f"The copy {version} in {place.name} is damaged: {path} is not what it was.")
+        found = damage(stage / FILE_NAME) if FILE_NAME in manifest.files else "it is missing"
+        if found:
+            raise Damaged(f"The copy {version} in {place.name} is damaged: in {FILE_NAME}, {found}.")
+        gone = bring_up_to_date(stage, data_dir, place, head, manifest, choice or manifest.choice)
+        for path in manifest.files:
+            with (stage / path).open("rb") as handle:
+                os.fsync(handle.fileno())
+        units = units_of(manifest)
+        move_aside(data_dir, [*units, CHECKPOINTS])
+        # The database is the last: without it the next start begins anew.
+        for unit in [*units, FILE_NAME]:
+            (data_dir / unit).parent.mkdir(parents=True, exist_ok=True)
+            (stage / unit).replace(data_dir / unit)
+    return gone
+
+
+def units_of(manifest: Manifest) -> list[str]:
+    """What a copy brings beside the database and is put in place as a whole: each model's directory, frozen data."""
+    return sorted({"/".join(PurePosixPath(path).parts[:2]) for path in manifest.files if path != FILE_NAME})
+
+
+def check_space(data_dir: Path, manifest: Manifest) -> None:
+    """Raises UserError where the disk has no room for a copy."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(data_dir).free
+    if manifest.size > free:
+        raise no_space(data_dir, manifest)
+
+
+def no_space(data_dir: Path, manifest: Manifest) -> UserError:
+    """What is said where a copy finds no room."""
+    free = shutil.disk_usage(data_dir).free
+    return UserError(
+        f"The safe copy needs {manifest.size / 1e6:,.1f} MB in {data_dir}, and {free / 1e6:,.1f} MB are free or "
+        "allowed there. Nothing was changed. Free disk space, or choose another directory with --data DIR."
+    )
+
+
+@contextmanager
+def explained_disk(data_dir: Path, manifest: Manifest) -> Iterator[None]:
+    """A disk that fills up while a copy is restored, or can't be written, as a sentence."""
+    try:
+        yield
+    except (OSError, UserError) as error:
+        cause = error.__cause__ if isinstance(error, UserError) else error
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise no_space(data_dir, manifest) from error
+        if isinstance(error, OSError):
+            raise UserError(
+                f"{data_dir} can't be written ({error.strerror or error}). Nothing was changed. Make it writable, or "
+                "choose another directory with --data DIR."
+            ) from error
+        raise
+
+
+def bring_up_to_date(
+    stage: Path, data_dir: Path, place: Place, head: str, manifest: Manifest, choice: str
+) -> list[str]:
+    """Migrate a restored database before it is used, and record in it what it is and which files did not come along.
+
+    Returns the models that these are of, which are marked as deleted.
+    """
+    gone = []
+    db = open_database(stage)
+    try:
+        with db.transaction() as connection:
+            for row in db.rows("SELECT id, revision, path FROM model WHERE path IS NOT NULL AND deleted IS NULL"):
+                if not (stage / row["path"]).is_dir() and not (data_dir / row["path"]).is_dir():
+                    gone.append(row["revision"])
+                    connection.execute("UPDATE model SET deleted = ? WHERE id = ?", (now(), row["id"]))
+            store.set_setting(db, safe_copies.CHOICE, choice)
+            safe_copies.begin_from(db, place.name, head, manifest, safe_copies.RESTORED)
+    finally:
+        db.close()
+    for part in PARTS[:-1]:
+        (stage / f"{FILE_NAME}{part}").unlink(missing_ok=True)  # closing has emptied them
+    return gone
+
+
+def move_aside(data_dir: Path, units: Iterable[str] = ()) -> None:
+    """Keep the database that is here, and what is named, in a folder of their own; restoring deletes nothing."""
+    aside = data_dir / ASIDE / now().replace(":", "-")
+    for path in (*(f"{FILE_NAME}{part}" for part in PARTS), *units):
+        if (data_dir / path).exists():
+            (aside / path).parent.mkdir(parents=True, exist_ok=True)
+            (data_dir / path).rename(aside / path)

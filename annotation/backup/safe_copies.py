@@ -1,0 +1,465 @@
+"""Safe copies of the live database and of the adapters that serve: when one is due, making it, and how it stands.
+
+The numbers that people are told come from copies that their place has confirmed. So whatever happens to this machine
+loses at most what the page said was not yet safe.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from annotation import store
+from annotation.backup.targets import Damaged, Manifest, Place, aside_name, mark_of
+from annotation.database import FILE_NAME, Database, copy_database
+from annotation.hub_client import Conflict, without_tokens
+from annotation.records import Role, UserError, now, seconds_between
+from annotation.web import access
+
+CHOICE: Final = "restore_choice"
+# The setting that says what admins should know of how this database began; empty for nothing.
+BEGINNING: Final = "beginning"
+# The setting that says what people had done when this database began or was last copied.
+SAFE_WORK: Final = "safe_work"
+NOT_COPIED: Final = (
+    "Judgements are lost when this Space restarts: no place for safe copies is set (PREFLOOP_COPIES in its settings)."
+)
+KEPT_ROWS: Final = 50
+RESTORED: Final = "Restored."
+FOLDER: Final = ".copy-"
+# An attempt that has not ended after so long was cut off.
+UNFINISHED_SECONDS: Final = 1800.0
+UNFINISHED: Final = "The latest attempt was cut off before it was finished. The log says why."
+# Tables to which something is only ever added when somebody has done something, or a job has ended.
+WATCHED: Final = (
+    *("judgement", "prompt", "response", "comparison", "model", "promotion", "import", "guidelines", "annotator"),
+    *("exclusion", "gold_decision", "judge", "rubric", "verdict", "snapshot", "score"),
+)
+CHANGED_IN_PLACE: Final = (
+    f"SELECT key, value FROM setting WHERE key != '{SAFE_WORK}' ORDER BY key",
+    "SELECT id, name, role, active, password_hash FROM annotator ORDER BY id",
+    "SELECT id, status, deleted FROM model ORDER BY id",
+    "SELECT id, status FROM job WHERE kind != 'generate' ORDER BY id",
+    "SELECT annotator_id, active FROM judge ORDER BY annotator_id",
+    "SELECT job_id, namespace, hub_job FROM rental ORDER BY job_id",
+)
+# What people do beside judging: nothing in a database that a program has only just set up.
+WORK: Final = (
+    f"""SELECT key, value FROM setting WHERE key NOT IN ('{CHOICE}', '{SAFE_WORK}', '{BEGINNING}', '{access.RULES}')
+        ORDER BY key""",
+    """SELECT id, name, role, active, password_hash, hub_id FROM annotator
+       WHERE NOT (name = 'owner' AND role = 'admin' AND active AND password_hash IS NULL) ORDER BY id""",
+    "SELECT id, status, deleted FROM model WHERE method != 'base' OR status != 'serving' ORDER BY id",
+    "SELECT annotator_id, active FROM judge ORDER BY annotator_id",
+    "SELECT max(id) AS id FROM prompt WHERE source != 'starter' HAVING max(id) IS NOT NULL",
+    *(
+        f'SELECT max(rowid) AS id FROM "{table}" HAVING max(rowid) IS NOT NULL'
+        for table in (
+            "import",
+            "promotion",
+            "guidelines",
+            "rubric",
+            "exclusion",
+            "gold_decision",
+            "publication",
+            "rental",
+        )
+    ),
+)
+
+
+# ------------------------------------------------------------------------------------------------------- when it is due
+@dataclass(frozen=True)
+class Schedule:
+    """How often copies are made."""
+
+    every: float = 300.0
+    """Seconds until what has changed is copied. (PREFLOOP_COPIES_EVERY)"""
+    after: int = 10
+    """So many judgements don't wait that long. (PREFLOOP_COPIES_AFTER)"""
+    apart: float = 60.0
+    """But so many seconds lie between two copies. (PREFLOOP_COPIES_APART)"""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Schedule:
+        """As the variables say. Raises UserError for what is no number above zero."""
+        values = {}
+        for name in ("every", "after", "apart"):
+            variable = f"PREFLOOP_COPIES_{name.upper()}"
+            text = environment.get(variable, "").strip()
+            try:
+                values[name] = float(text) if text else getattr(cls, name)
+            except ValueError:
+                values[name] = -1.0
+            if not 0 <= values[name] < float("inf"):
+                raise UserError(f"{variable} is '{text}', and must be a number, 0 or more.")
+        return cls(values["every"], int(values["after"]), values["apart"])
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What a copy now would add, and how the latest attempt went."""
+
+    changed: bool
+    judgements: int
+    seconds_since_attempt: float | None
+    """None before this program's first attempt."""
+    failures: int
+    """Attempts in a row that came to nothing."""
+
+
+def due(pending: Pending, schedule: Schedule) -> bool:
+    """Whether it is time for a copy: at the start, when enough has been judged, or when a change is old enough.
+
+    After failures it is tried again later and later, but never later than on schedule.
+    """
+    if not pending.changed:
+        return False
+    if pending.seconds_since_attempt is None:
+        return True
+    enough = pending.judgements >= schedule.after > 0
+    if not (enough or pending.failures):
+        return pending.seconds_since_attempt >= schedule.every
+    wait = schedule.apart * 2**pending.failures if pending.failures else schedule.apart
+    return pending.seconds_since_attempt >= min(wait, max(schedule.every, schedule.apart))
+
+
+def mark(db: Database) -> str:
+    """Changes whenever something that is worth keeping does; not with the heartbeats of workers."""
+    newest = [db.value(f'SELECT max(rowid) FROM "{table}"') for table in WATCHED]
+    return json.dumps([newest, *(db.rows(query) for query in CHANGED_IN_PLACE)])
+
+
+def work(db: Database) -> str:
+    """Changes whenever people do something beside judging that would be missed; empty if they have done nothing."""
+    found = [db.rows(query) for query in WORK]
+    return sha256(json.dumps(found).encode()).hexdigest() if any(found) else ""
+
+
+def has_unsafe_work(db: Database) -> bool:
+    """Whether people have done something beside judging since this database began or was last copied."""
+    return work(db) != str(store.setting(db, SAFE_WORK, ""))
+
+
+# ---------------------------------------------------------------------------------------------------------- the record
+@dataclass(frozen=True)
+class Row:
+    """A safe copy as this database remembers it."""
+
+    id: int
+    place: str
+    version: str
+    run: str
+    number: int
+    last_judgement_id: int
+    judgements: int
+    state: str
+    message: str
+    created: str
+
+
+def latest(db: Database, where: str, *values: object) -> Row | None:
+    """The newest row that fits."""
+    found = db.row(f"SELECT * FROM safe_copy WHERE {where} ORDER BY id DESC LIMIT 1", values)
+    return None if found is None else Row(**found)
+
+
+def last_safe(db: Database, place: str) -> Row | None:
+    """The newest copy that a place has, or what this database began from there."""
+    return latest(db, "state IN ('safe', 'begun') AND place = ?", place)
+
+
+def knows(db: Database, place: str, version: str, manifest: Manifest | None) -> bool:
+    """Whether this database has all that a copy in a place has.
+
+    It made the copy, or began from it, or was told to go on from it. The row is there before the copy is
+    made, so an answer of the place that never arrived makes no difference.
+    """
+    run, number = ("", -1) if manifest is None else (manifest.run, manifest.number)
+    ours = "(place = ? AND version != '' AND version = ?) OR (run = ? AND number = ?)"
+    return latest(db, ours, place, version, run, number) is not None
+
+
+def begin_from(db: Database, place: str, version: str, manifest: Manifest | None, message: str = "") -> None:
+    """Record what this database goes on from, which the next copy follows. Without a manifest nothing is safe yet."""
+    with db.transaction() as connection:
+        connection.execute(
+            """INSERT INTO safe_copy (place, version, run, number, last_judgement_id, judgements, state, created,
+                   message)
+               VALUES (?, ?, ?, ?, ?, ?, 'begun', ?, ?)""",
+            (place, version, *record_of(manifest), manifest.created if manifest else now(), message),
+        )
+        if message == RESTORED or manifest is None:
+            store.set_setting(db, SAFE_WORK, work(db) if manifest else "")
+
+
+def beginning(db: Database) -> str:
+    """What admins should know of how this database began: a damaged copy was passed over, or an older one restored.
+
+    Empty for nothing. It stays until the program starts again after a copy.
+    """
+    return str(store.setting(db, BEGINNING, ""))
+
+
+def is_as_restored(db: Database) -> bool:
+    """Whether this database was restored, and nobody has done or copied anything since."""
+    newest = latest(db, "1")
+    if newest is None or newest.message != RESTORED:
+        return False
+    return not judgements_after(db, newest.last_judgement_id) and not has_unsafe_work(db)
+
+
+def record_of(manifest: Manifest | None) -> tuple[str, int, int, int]:
+    """Run, number, last judgement and how many; of nothing, if there is no manifest."""
+    if manifest is None:
+        return "", 0, 0, 0
+    return manifest.run, manifest.number, manifest.last_judgement_id, manifest.judgements
+
+
+def conflict_of(db: Database, place: str) -> Row | None:
+    """The conflict that keeps this database's copies aside from a place, if there is one since it began there."""
+    begun = latest(db, "state = 'begun' AND place = ?", place)
+    return latest(db, "state = 'conflict' AND place = ? AND id > ?", place, begun.id if begun else 0)
+
+
+# ------------------------------------------------------------------------------------------------------- making a copy
+@dataclass(frozen=True)
+class Copy:
+    """A copy on this disk: what it says of itself, where its files are, and what people had done beside judging."""
+
+    manifest: Manifest
+    files: Mapping[str, Path]
+    work: str
+
+
+def take(db: Database, data_dir: Path, run: str, number: int, folder: Path) -> Copy:
+    """Copy the database into a folder, and name the files of the models that are needed with it. Raises UserError."""
+    with db.reading():
+        last, judgements = judged(db)
+        done, paths = work(db), [*model_paths(db), *snapshot_paths(db)]
+        choice = store.setting(db, CHOICE, "")
+        copy_database(db, folder / FILE_NAME)
+    files = {FILE_NAME: folder / FILE_NAME}
+    for path in paths:
+        files |= {file.relative_to(data_dir).as_posix(): file for file in files_below(data_dir / path)}
+    marks = {path: mark_of(file) for path, file in files.items()}
+    return Copy(Manifest(run, number, now(), last, judgements, choice, marks), files, done)
+
+
+def judged(db: Database) -> tuple[int, int]:
+    """The newest judgement's id, and how many there are, superseded ones too."""
+    row = db.row("SELECT coalesce(max(id), 0) AS last, count(*) AS number FROM judgement")
+    assert row is not None
+    return row["last"], row["number"]
+
+
+def model_paths(db: Database) -> list[str]:
+    """Directories of the models that are needed to go on, and of what these lie on.
+
+    These are the policy that serves and the one before it, candidates, the newest reward model, those that judge, and
+    those that runs name which wait or are at work.
+    """
+    rows = db.rows(
+        """WITH RECURSIVE needed(id) AS (
+               SELECT id FROM model WHERE kind = 'policy' AND status IN ('serving', 'candidate')
+               UNION SELECT max(id) FROM model WHERE kind = 'reward' AND deleted IS NULL
+               UNION SELECT previous_id FROM promotion WHERE id = (
+                   SELECT max(id) FROM promotion WHERE action IN ('promote', 'rollback'))
+               UNION SELECT m.id FROM judge j, json_each(j.settings) told JOIN model m ON m.revision = told.value
+                   WHERE j.active
+               UNION SELECT m.id FROM job j, json_each(j.spec) told JOIN model m ON m.revision = told.value
+                   WHERE j.status IN ('queued', 'running', 'cancelling')
+               UNION SELECT m.ground_id FROM model m JOIN needed ON m.id = needed.id WHERE m.ground_id IS NOT NULL)
+           SELECT path FROM model WHERE id IN (SELECT id FROM needed) AND path IS NOT NULL AND deleted IS NULL
+           ORDER BY id"""
+    )
+    return [row["path"] for row in rows]
+
+
+def snapshot_paths(db: Database) -> list[str]:
+    """The frozen data of runs that wait or are at work."""
+    rows = db.rows(
+        """SELECT DISTINCT s.path FROM job j JOIN snapshot s ON s.sha256 = json_extract(j.spec, '$.snapshot')
+           WHERE j.status IN ('queued', 'running', 'cancelling') ORDER BY s.path"""
+    )
+    return [row["path"] for row in rows]
+
+
+def files_below(path: Path) -> Iterator[Path]:
+    """A directory's files, or the file itself; none where it is gone, which the pages say."""
+    return (file for file in [path, *sorted(path.rglob("*"))] if file.is_file())
+
+
+# ----------------------------------------------------------------------------------------------------- putting it away
+def keep(db: Database, data_dir: Path, place: Place, run: str, alone: bool = False) -> str:
+    """Make a safe copy and record how it went; returns its version. `alone`: nobody else can write to this place.
+
+    Raises Conflict where another running copy of this program was there first, UserError where the place refuses.
+    """
+    row_id, number = add_row(db, place.name, run)
+    try:
+        with explained_local(data_dir), tempfile.TemporaryDirectory(prefix=FOLDER, dir=data_dir) as folder:
+            copy = take(db, data_dir, run, number, Path(folder))
+            version = put(db, place, copy, alone)
+    except UserError as error:
+        record_failure(db, row_id, "conflict" if isinstance(error, Conflict) else "failed", str(error))
+        raise
+    except Exception as error:
+        said = without_tokens(f"{type(error).__name__}: {error}")
+        record_failure(db, row_id, "failed", f"An error of Prefloop's own ended it ({said}). The log has more.")
+        raise
+    record_safe(db, row_id, version, copy)
+    return version
+
+
+@contextmanager
+def explained_local(data_dir: Path) -> Iterator[None]:
+    """What this machine refuses while a copy is made, as a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"The safe copy could not be made in {data_dir} ({error.strerror or error}). Free disk space there."
+        ) from error
+
+
+def put(db: Database, place: Place, copy: Copy, alone: bool) -> str:
+    """Add a copy to a place on top of the one that this database builds on. Raises Conflict, UserError."""
+    before = last_safe(db, place.name)
+    if before is None:
+        place.prepare()
+    elif not alone:
+        with suppress(Conflict):
+            return place.put(copy.manifest, copy.files, before.version)
+        # Perhaps only the answer to an earlier copy was lost, or somebody changed a page beside the copies.
+    return place.put(copy.manifest, copy.files, place.head() if alone else known_head(db, place))
+
+
+def known_head(db: Database, place: Place) -> str:
+    """The version that the next copy may follow. Raises Conflict where the place has a copy that is none of ours."""
+    head = place.head()
+    try:
+        newest = place.manifest(head) if head else None
+    except Damaged:
+        newest = None
+        ours = knows(db, place.name, head, None)
+    else:
+        ours = newest is None or knows(db, place.name, head, newest)
+    if not ours:
+        has = f"{newest.judgements} judgements, {newest.created[:16]} UTC" if newest else "damaged"
+        raise Conflict(
+            f"Another running copy of this project has put a safe copy into {place.name} ({has}). Stop one of the two."
+        )
+    return head
+
+
+def add_row(db: Database, place: str, run: str) -> tuple[int, int]:
+    """Record that a copy is begun; its row's id and its number in this run."""
+    with db.transaction() as connection:
+        number = int(db.value("SELECT coalesce(max(number), 0) + 1 FROM safe_copy WHERE run = ?", (run,)))
+        row_id = connection.execute(
+            """INSERT INTO safe_copy (place, run, number, last_judgement_id, judgements, state, created)
+               VALUES (?, ?, ?, 0, 0, 'taken', ?)""",
+            (place, run, number, now()),
+        ).lastrowid
+    assert row_id is not None
+    return row_id, number
+
+
+def record_failure(db: Database, row_id: int, state: str, message: str) -> None:
+    """Say why a copy came to nothing."""
+    with db.transaction() as connection:
+        connection.execute("UPDATE safe_copy SET state = ?, message = ? WHERE id = ?", (state, message, row_id))
+
+
+def record_safe(db: Database, row_id: int, version: str, copy: Copy) -> None:
+    """Say that a place has confirmed a copy, and forget rows that nothing depends on any more."""
+    manifest = copy.manifest
+    with db.transaction() as connection:
+        store.set_setting(db, SAFE_WORK, copy.work)
+        connection.execute(
+            """UPDATE safe_copy SET state = 'safe', version = ?, created = ?, last_judgement_id = ?, judgements = ?
+               WHERE id = ?""",
+            (version, manifest.created, manifest.last_judgement_id, manifest.judgements, row_id),
+        )
+        connection.execute(
+            "DELETE FROM safe_copy WHERE id < ? AND state NOT IN ('begun', 'conflict')", (row_id - KEPT_ROWS,)
+        )
+
+
+# ------------------------------------------------------------------------------------------------------- how it stands
+@dataclass(frozen=True)
+class Standing:
+    """What is safe, and what is not yet."""
+
+    copied: str | None
+    """When the newest safe copy was made; None if there is none."""
+    judgements_since: int
+    trouble: str = ""
+    """Why the latest attempt came to nothing; empty if it did not."""
+    conflict: bool = False
+    """Whether copies go to a place aside because two programs run."""
+
+
+def standing(db: Database, place: str) -> Standing | None:
+    """How the safe copies of this database in a place, or aside from it, stand; None where none were begun there."""
+    clash = conflict_of(db, place)
+    places = [place] if clash is None else [place, aside_name(place, clash.run)]
+    within = f"place IN ({', '.join('?' * len(places))})"
+    newest = latest(db, within, *places)
+    if newest is None:
+        return None
+    safe = latest(db, f"state IN ('safe', 'begun') AND {within}", *places)
+    since = judged(db)[1] if safe is None else judgements_after(db, safe.last_judgement_id)
+    copied = safe.created if safe is not None and safe.number else None
+    if clash is not None:
+        return Standing(copied, since, clash.message, True)
+    return Standing(copied, since, trouble_of(db, place))
+
+
+def trouble_of(db: Database, place: str) -> str:
+    """Why the latest attempt to copy to a place came to nothing; empty if it did not, or is only just under way."""
+    ended = latest(db, "state != 'taken' AND place = ?", place)
+    begun = db.rows(
+        "SELECT created FROM safe_copy WHERE state = 'taken' AND place = ? AND id > ? ORDER BY id",
+        (place, ended.id if ended else 0),
+    )
+    # A later attempt takes the place of one that was cut off.
+    if len(begun) > 1 or (begun and seconds_between(begun[0]["created"], now()) > UNFINISHED_SECONDS):
+        return UNFINISHED
+    return ended.message if ended is not None and ended.state == "failed" else ""
+
+
+def judgements_after(db: Database, judgement_id: int) -> int:
+    """How many judgements came after one."""
+    return int(db.value("SELECT count(*) FROM judgement WHERE id > ?", (judgement_id,)))
+
+
+def sentence(standing: Standing, moment: str, role: Role) -> str:
+    """What the page says; the reason of a trouble names places, which are the admins' business."""
+    count = f"{standing.judgements_since} judgement{'' if standing.judgements_since == 1 else 's'}"
+    if standing.copied is None:
+        said = f"No safe copy yet, {count} so far"
+    else:
+        said = f"Last safe copy: {ago(seconds_between(standing.copied, moment))}, {count} since"
+    if not standing.trouble:
+        return f"{said}."
+    trouble = "two copies of this project run" if standing.conflict else "the latest attempt failed and is repeated"
+    return f"{said}; {trouble}." + (f" {standing.trouble}" if role == "admin" else "")
+
+
+def ago(seconds: float) -> str:
+    """A time span as people say it."""
+    span = timedelta(seconds=max(seconds, 0))
+    for name, unit in (("day", timedelta(days=1)), ("hour", timedelta(hours=1)), ("minute", timedelta(minutes=1))):
+        if span >= unit:
+            number = span // unit
+            return f"{number} {name}{'' if number == 1 else 's'} ago"
+    return "a moment ago"

@@ -1,0 +1,424 @@
+"""Where safe copies lie: a private dataset on the Hub, or a directory such as a mounted bucket. Nothing is overwritten.
+
+A copy is a manifest and the files that it names with their sha256. Each copy says which one it follows; one that
+follows another than the newest is refused, so that two running copies of this program can't hide each other's work.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import Final, Literal, Protocol
+
+from annotation.hub_client import Conflict, Hub, check_name, commit, ensure_repo, explained, is_missing_file
+from annotation.records import UserError
+
+MANIFEST: Final = "manifest.json"
+FORMAT: Final = "prefloop copy"
+# A directory keeps so many copies of each run, and the newest one of runs that have ended.
+KEPT: Final = 20
+# A file that no copy names (yet) may be on its way from another running copy.
+YOUNG_SECONDS: Final = 3600.0
+PIECE: Final = 2**20
+# How a file system says that it has no hard links.
+NO_LINKS: Final = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
+ABOUT: Final = """---
+license: other
+pretty_name: Safe copies of a Prefloop project
+---
+
+Safe copies of a Prefloop project: its database and the adapters that serve. They hold accounts with their password
+hashes, so this repository must stay private. Each commit is a whole copy; Prefloop restores the newest valid one when
+it starts. Please change nothing here by hand.
+"""
+
+
+class Damaged(UserError):
+    """A copy that can't be used: a file is missing or not what its manifest says."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a file of a copy must be."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a copy says of itself."""
+
+    run: str
+    """Which running program made it."""
+    number: int
+    """Its how-manieth it was."""
+    created: str
+    last_judgement_id: int
+    judgements: int
+    choice: str
+    """The last PREFLOOP_RESTORE that its data directory has carried out."""
+    files: Mapping[str, Mark]
+    """By path within the data directory."""
+
+    def to_bytes(self) -> bytes:
+        """As it is stored."""
+        return json.dumps({"format": FORMAT, "version": 1, **asdict(self)}, indent=1, sort_keys=True).encode()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(mark.size for mark in self.files.values())
+
+
+def read_manifest(content: bytes, what: str) -> Manifest:
+    """A stored manifest. Raises Damaged for what is none, UserError for one of a newer Prefloop."""
+    try:
+        told = json.loads(content)
+        if told.pop("format") != FORMAT:
+            raise ValueError("another format")
+        if told.pop("version") != 1:
+            raise UserError(f"{what} was made by a newer Prefloop. Update Prefloop; nothing was changed.")
+        marks = {path: Mark(str(mark["sha256"]), int(mark["size"])) for path, mark in told.pop("files").items()}
+        manifest = Manifest(**told, files=marks)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Damaged(f"{what} is damaged: its manifest can't be read ({error}).") from error
+    for path, mark in marks.items():
+        inside = not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
+        if not inside or not re.fullmatch("[0-9a-f]{64}", mark.sha256):
+            raise Damaged(f"{what} is damaged: its manifest names '{path}'.")
+    return manifest
+
+
+def mark_of(path: Path) -> Mark:
+    """A file's sha256 and size."""
+    digest = sha256()
+    with path.open("rb") as handle:
+        while piece := handle.read(PIECE):
+            digest.update(piece)
+    return Mark(digest.hexdigest(), path.stat().st_size)
+
+
+class Place(Protocol):
+    """Where copies are put. All methods raise UserError when the place can't be reached or refuses."""
+
+    @property
+    def name(self) -> str:
+        """How people write it."""
+
+    def prepare(self) -> None:
+        """Make it where it is not there. Raises UserError where others could see it."""
+
+    def head(self) -> str:
+        """The version that the next copy follows; empty where there is nothing yet."""
+
+    def versions(self) -> list[str]:
+        """All versions, the newest first; not each of them has to be a copy."""
+
+    def manifest(self, version: str) -> Manifest | None:
+        """What a version says of itself; None where it is no copy. Raises Damaged."""
+
+    def fetch(self, version: str, path: str, mark: Mark, target: Path) -> None:
+        """Download a copy's file to `target`, which need not be what the mark says. Raises Damaged if it is gone."""
+
+    def put(self, manifest: Manifest, files: Mapping[str, Path], parent: str) -> str:
+        """Add a copy and return its version. Raises Conflict if the newest version is not `parent` (any more)."""
+
+    def aside(self, run: str) -> Place:
+        """A place beside this one, for the copies of a run that lost a conflict."""
+
+
+def place_of(text: str, hub: Hub) -> Place:
+    """The place that people mean by OWNER/NAME, OWNER/NAME@BRANCH, or a directory's path. Raises UserError."""
+    if text.startswith(("/", ".", "~")):
+        return DirectoryPlace(Path(text).expanduser().absolute())
+    repo, _, branch = text.partition("@")
+    check_name(repo)
+    return HubPlace(hub, repo, branch or "main")
+
+
+def name_of(text: str) -> str:
+    """The name of the place that people mean, without asking anybody; empty for none."""
+    if text.startswith(("/", ".", "~")):
+        return str(Path(text).expanduser().absolute())
+    return text.removesuffix("@main")
+
+
+def refuse_shared_fate(place: Place, data_dir: Path, on_space: bool) -> None:
+    """Raises UserError for a directory that is lost with the data directory: within it, or on a Space's own disk."""
+    if not isinstance(place, DirectoryPlace):
+        return
+    where, data = place.path.resolve(), data_dir.resolve()
+    if where.is_relative_to(data):
+        raise UserError(
+            f"The directory for safe copies {where} is inside the data directory {data} and would be lost with it. "
+            "Set PREFLOOP_COPIES to a directory on another disk, or to a private dataset (OWNER/NAME-copies)."
+        )
+    if on_space and device_of(where) == device_of(data):
+        raise UserError(
+            f"The directory for safe copies {where} is on the same disk as the data directory {data}, and a Space's "
+            "disk is empty after each restart. Attach a bucket there in the Space's settings, or set PREFLOOP_COPIES "
+            "to a private dataset (OWNER/NAME-copies)."
+        )
+
+
+def device_of(path: Path) -> int:
+    """The disk that a path is on, or would be."""
+    with explained_directory(path):
+        return next(one for one in (path, *path.parents) if one.exists()).stat().st_dev
+
+
+def aside_name(place: str, run: str) -> str:
+    """The name of the place beside another for a run's copies."""
+    return f"{place}/copy-{run}" if place.startswith("/") else f"{place.partition('@')[0]}@copy-{run}"
+
+
+# ----------------------------------------------------------------------------------------------------------- directory
+@dataclass(frozen=True)
+class DirectoryPlace:
+    """A directory: `copies/000007.json` are the manifests, `files/` has the files by their sha256.
+
+    A manifest is created under the number after its parent's, which only one can do; on a mounted bucket, where that
+    may not be guaranteed, two that create the same one at the same moment are noticed by the one that comes later.
+    """
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    @property
+    def copies(self) -> Path:
+        """Where the manifests are."""
+        return self.path / "copies"
+
+    @property
+    def contents(self) -> Path:
+        """Where the files are."""
+        return self.path / "files"
+
+    def prepare(self) -> None:
+        """Make the directories, for this user only."""
+        with explained_directory(self.path):
+            for directory in (self.path, self.copies, self.contents):
+                directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def head(self) -> str:
+        """The number of the newest manifest."""
+        return next(iter(self.versions()), "")
+
+    def versions(self) -> list[str]:
+        """The manifests' numbers."""
+        with explained_directory(self.path):
+            found = [path.stem for path in self.copies.glob("*.json")] if self.copies.is_dir() else []
+        return sorted((name for name in found if name.isdigit()), key=int, reverse=True)
+
+    def manifest(self, version: str) -> Manifest | None:
+        """The manifest of this number."""
+        try:
+            content = (self.copies / f"{version}.json").read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise unusable(self.path, error) from error
+        return read_manifest(content, f"The copy {version} in {self.path}")
+
+    def fetch(self, version: str, path: str, mark: Mark, target: Path) -> None:
+        """Copy a file out."""
+        source = self.contents / mark.sha256
+        if not source.is_file():
+            raise Damaged(f"The copy {version} in {self.path} is damaged: {path} is missing.")
+        with explained_directory(self.path):
+            shutil.copyfile(source, target)
+
+    def put(self, manifest: Manifest, files: Mapping[str, Path], parent: str) -> str:
+        """The files that are not there yet, then the manifest."""
+        if self.head() != parent:
+            raise conflict(self.path)
+        version = f"{int(parent or 0) + 1:06d}"
+        with explained_directory(self.path):
+            self.prepare()
+            for path, source in files.items():
+                add_file(source, self.contents / manifest.files[path].sha256)
+            try:
+                create_whole(self.copies / f"{version}.json", manifest.to_bytes())
+            except FileExistsError:
+                raise conflict(self.path) from None
+            if self.manifest(version) != manifest:
+                raise conflict(self.path)
+            self.remove_old()
+        return version
+
+    def aside(self, run: str) -> Place:
+        """A directory within this one."""
+        return DirectoryPlace(Path(aside_name(self.name, run)))
+
+    def remove_old(self) -> None:
+        """Take out copies that many newer ones of the same run follow, and files that no copy names."""
+        runs: list[str] = []
+        named: set[str] = set()
+        for version, manifest in copies_in(self, self.versions()):
+            if isinstance(manifest, Damaged):  # it stays for whoever wants to look into it
+                continue
+            runs.append(manifest.run)
+            if runs.count(manifest.run) > (KEPT if manifest.run == runs[0] else 1):
+                (self.copies / f"{version}.json").unlink(missing_ok=True)
+            else:
+                named.update(mark.sha256 for mark in manifest.files.values())
+        for file in [*self.contents.iterdir(), *self.copies.glob("*.part")]:
+            if file.name not in named and time.time() - file.stat().st_mtime > YOUNG_SECONDS:
+                file.unlink(missing_ok=True)
+
+
+def add_file(source: Path, target: Path) -> None:
+    """Copy a file to a name that says what is in it; one that is there already is only touched."""
+    if target.is_file() and target.stat().st_size == source.stat().st_size:
+        os.utime(target)
+        return
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        with source.open("rb") as reading, temporary.open("wb") as writing:
+            shutil.copyfileobj(reading, writing, PIECE)
+            writing.flush()
+            os.fsync(writing.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def create_whole(target: Path, content: bytes) -> None:
+    """Create a file that is there with all its content or not at all. Raises FileExistsError."""
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        write_through(temporary, "wb", content)
+        try:
+            os.link(temporary, target)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            write_through(target, "xb", content)  # a mounted bucket, which creates a file when it is closed
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_through(path: Path, mode: Literal["wb", "xb"], content: bytes) -> None:
+    """Write a file so that it is on the disk."""
+    with path.open(mode) as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+@contextmanager
+def explained_directory(path: Path) -> Iterator[None]:
+    """A directory that can't be read or written, as a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise unusable(path, error) from error
+
+
+def unusable(path: Path, error: OSError) -> UserError:
+    """What is said of a directory that the system refuses."""
+    return UserError(
+        f"The directory for safe copies {path} can't be used ({error.strerror or error}). "
+        "Make it writable, free disk space there, or name another place."
+    )
+
+
+def conflict(where: object) -> Conflict:
+    """What is said where somebody else was quicker."""
+    return Conflict(f"There is a newer copy in {where} than the one that this program builds on.")
+
+
+# ----------------------------------------------------------------------------------------------------------------- hub
+@dataclass(frozen=True)
+class HubPlace:
+    """A private dataset: each commit of a branch is a copy, with the files under their paths in the data directory."""
+
+    hub: Hub
+    repo: str
+    branch: str = "main"
+
+    @property
+    def name(self) -> str:
+        """OWNER/NAME, with the branch where it is not the main one."""
+        return self.repo if self.branch == "main" else f"{self.repo}@{self.branch}"
+
+    def prepare(self) -> None:
+        """Create the repository; a branch beside the main one begins where that is."""
+        ensure_repo(self.hub, self.repo, "dataset", private=True)
+        if self.branch != "main":
+            with explained(f"Making the branch {self.name}"):
+                self.hub.api.create_branch(self.repo, branch=self.branch, repo_type="dataset", exist_ok=True)
+
+    def head(self) -> str:
+        """The branch's newest commit."""
+        with explained(f"Reading {self.name}"):
+            return str(self.hub.api.repo_info(self.repo, repo_type="dataset", revision=self.branch).sha)
+
+    def versions(self) -> list[str]:
+        """The branch's commits."""
+        with explained(f"Reading {self.name}"):
+            listed = self.hub.api.list_repo_commits(self.repo, repo_type="dataset", revision=self.branch)
+        return [entry.commit_id for entry in listed]
+
+    def manifest(self, version: str) -> Manifest | None:
+        """The manifest in a commit."""
+        try:
+            with explained(f"Reading {self.name}"):
+                found = self.hub.api.hf_hub_download(self.repo, MANIFEST, repo_type="dataset", revision=version)
+        except UserError as error:
+            if is_missing_file(error):
+                return None
+            raise
+        return read_manifest(Path(found).read_bytes(), f"The copy {version} in {self.name}")
+
+    def fetch(self, version: str, path: str, mark: Mark, target: Path) -> None:
+        """Download a file."""
+        beside = target.with_name(f"{target.name}.download")
+        try:
+            with explained(f"Restoring {self.name}"):
+                found = self.hub.api.hf_hub_download(
+                    self.repo, path, repo_type="dataset", revision=version, local_dir=beside
+                )
+                Path(found).replace(target)
+        except UserError as error:
+            if is_missing_file(error):
+                raise Damaged(f"The copy {version} in {self.name} is damaged: {path} is missing.") from error
+            raise
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+    def put(self, manifest: Manifest, files: Mapping[str, Path], parent: str) -> str:
+        """One commit. Its manifest differs from any other: a commit that changes nothing would not be checked."""
+        told: dict[str, Path | bytes] = {MANIFEST: manifest.to_bytes(), "README.md": ABOUT.encode(), **files}
+        said = f"Safe copy {manifest.number} of run {manifest.run[:8]}, {manifest.judgements} judgements"
+        return commit(self.hub, self.repo, "dataset", told, said, parent or None, branch=self.branch)
+
+    def aside(self, run: str) -> Place:
+        """A branch."""
+        return HubPlace(self.hub, self.repo, f"copy-{run}")
+
+
+def copies_in(place: Place, versions: Iterable[str]) -> Iterator[tuple[str, Manifest | Damaged]]:
+    """What these versions say of themselves, without those that are no copies."""
+    for version in versions:
+        try:
+            manifest = place.manifest(version)
+        except Damaged as error:
+            yield version, error
+            continue
+        if manifest is not None:
+            yield version, manifest

@@ -1,0 +1,476 @@
+"""Everything that people made, as one file of JSON lines, and back: the lossless archive. SQL over whole tables.
+
+The file holds every judgement (superseded and undone ones too) with all that it refers to, and the project's settings.
+It holds nothing of the machines' jobs, no password, session or link, and no weights. The first line says what it is,
+each further line is a row of a table, the last line has the number of rows and the sha256 of all lines before it. The
+same database always gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Final
+
+from annotation import project, store
+from annotation.database import Database, explain_bad_rows
+from annotation.records import MAXIMUM_ANSWERS, Tag, UserError
+from annotation.web.access import NAME
+
+HEADER: Final = {"format": "prefloop archive", "version": 1}
+MAXIMUM_LINE: Final = 64 * 2**20
+REPORT_ROWS: Final = 5_000
+Report = Callable[[int, int], None]
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the archive: its columns, which rows it takes, in which order."""
+
+    columns: tuple[str, ...]
+    where: str = "1"
+    order: str = "id"
+
+
+# In an order in which most rows follow what they refer to.
+TABLES: Final[Mapping[str, Table]] = {
+    "import": Table(("id", "name", "sha256", "format", "counts", "requested_by", "created")),
+    "guidelines": Table(("version", "text", "written_by", "created"), order="version"),
+    "annotator": Table(("id", "name", "role", "kind", "active", "created")),
+    "exclusion": Table(("id", "annotator_id", "excluded", "reason", "decided_by", "created")),
+    "model": Table(
+        (
+            *("id", "revision", "method", "base", "parent_id", "path", "sha256", "kind", "form", "weights"),
+            *("ground_id", "deleted", "source", "created"),
+        )
+    ),
+    "prompt": Table(("id", "fingerprint", "messages", "source", "split", "import_id", "created")),
+    "response": Table(
+        (
+            *("id", "prompt_id", "origin", "model_id", "annotator_id", "edited_from", "import_id", "purpose", "text"),
+            *("state", "sampling", "seed", "rendered_prompt", "prompt_tokens", "tokens", "finish_reason", "dropped"),
+            "created",
+        )
+    ),
+    "comparison": Table(
+        (
+            *("id", "prompt_id", "model_id", "purpose", "state", "expected", "asked_by", "import_id", "created"),
+            *("asks", "asks_why", "candidate_id", "against_id"),
+        )
+    ),
+    "comparison_response": Table(("comparison_id", "position", "response_id"), order="comparison_id, position"),
+    "gold_decision": Table(("id", "comparison_id", "action", "expected", "previous_state", "decided_by", "created")),
+    # A claim without a judgement is in somebody's hands, or was: nothing that is worth keeping.
+    "claim": Table(
+        (
+            *("id", "comparison_id", "annotator_id", "purpose", "kind", "slot", "re_ask_of", "guidelines_version"),
+            *("shown_order", "state", "created", "expires"),
+        ),
+        where="id IN (SELECT claim_id FROM judgement)",
+    ),
+    "judgement": Table(
+        (
+            *("id", "claim_id", "comparison_id", "annotator_id", "purpose", "kind", "outcome", "ranking", "strength"),
+            *("tags", "note", "flag", "edited_response_id", "early", "guidelines_version", "re_ask_of", "shown_order"),
+            *("seconds", "import_id", "supersedes", "created"),
+        )
+    ),
+    "judge": Table(("annotator_id", "backend", "settings", "active", "created_by", "created"), order="annotator_id"),
+    "rubric": Table(("version", "instruction", "principles", "drawn", "written_by", "created"), order="version"),
+    "verdict": Table(
+        (
+            *("id", "annotator_id", "comparison_id", "first", "second", "rubric_version", "principles", "choice"),
+            *("chance", "reply", "prompt_tokens", "completion_tokens", "seconds", "created"),
+        )
+    ),
+    "score": Table(("response_id", "scorer", "value"), order="response_id, scorer"),
+    "setting": Table(("key", "value"), where="key = 'project'", order="key"),
+}
+# What the archive leaves to the data directory it comes from, with the reason.
+NOT_ARCHIVED: Final[Mapping[str, str]] = {
+    "session": "a secret",
+    "sign_in_link": "a secret",
+    "job": "the machines'",
+    "event": "the machines'",
+    "snapshot": "the machines'",
+    "promotion": "the machines'",
+    "chat": "tried out and gone",
+    "publication": "the Hub's",
+    "safe_copy": "the machines'",
+    "errand": "the Hub's",
+    "rental": "the Hub's",
+    "annotator.password_hash": "a secret",
+    "annotator.hub_id": "the Hub's",
+    "claim.nonce": "made anew",
+    "comparison.taken": "counted from the claims",
+    "model.job_id": "the machines'",
+    "verdict.job_id": "the machines'",
+    "model.status": "the base serves after a restore",
+}
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+def count(db: Database) -> dict[str, int]:
+    """How many rows of each table the archive has."""
+    return {name: int(db.value(f'SELECT count(*) FROM "{name}" WHERE {table.where}')) for name, table in TABLES.items()}
+
+
+def write(db: Database, path: Path, report: Report) -> dict[str, int]:
+    """Write the archive and return how many rows of each table it has."""
+    with path.open("wb") as file, db.reading():
+        counts = count(db)
+        total, digest = sum(counts.values()), sha256()
+        for done, line in enumerate(lines(db)):
+            digest.update(line)
+            file.write(line)
+            if done % REPORT_ROWS == 0:
+                report(done, total)
+        file.write(encode({"end": True, "rows": total, "sha256": digest.hexdigest()}))
+    report(total, total)
+    return counts
+
+
+def lines(db: Database) -> Iterator[bytes]:
+    """The header and every row, a line each."""
+    yield encode(HEADER)
+    for name, table in TABLES.items():
+        columns = ", ".join(f'"{column}"' for column in table.columns)
+        for row in db.connection.query(f'SELECT {columns} FROM "{name}" WHERE {table.where} ORDER BY {table.order}'):
+            yield encode({"table": name, **row})
+
+
+def encode(value: Mapping[str, Any]) -> bytes:
+    """One line."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+# ----------------------------------------------------------------------------------------------------------- restoring
+def restore(db: Database, path: Path) -> dict[str, int]:
+    """Fill a fresh database from an archive; returns how many rows each table got.
+
+    People keep their names and roles, without passwords; the base model serves. Raises UserError for a database in
+    use, for a file that is no archive, and for a damaged one; then nothing has changed.
+    """
+    try:
+        with path.open("rb") as file, db.transaction():
+            refuse_used(db)
+            counts = fill(db, file, path.name)
+            check_whole(db, path.name)
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror or error}). Give the path of an archive.") from error
+    return counts
+
+
+def refuse_used(db: Database) -> None:
+    """Raises UserError for a database in which anything is that an archive could bring."""
+    used = [f"{name} {rows:,}" for name, rows in count(db).items() if rows]
+    if used:
+        raise UserError(
+            f"The data directory {db.path.parent} is in use already ({', '.join(used)}). An archive goes into a fresh "
+            "one: choose another with --data DIR. Nothing was changed."
+        )
+
+
+@dataclass
+class Reader:
+    """The lines of an archive one after the other, counted and hashed on the way."""
+
+    file: IO[bytes]
+    name: str
+    number: int = 0
+    rows: int = 0
+    digest: Any = field(default_factory=sha256)
+
+    def next(self) -> tuple[bytes, dict[str, Any]]:
+        """The next line and what it says. Raises UserError where there is none, or one that can't be read."""
+        raw = self.file.readline(MAXIMUM_LINE)
+        self.number += 1
+        if not raw:
+            self.refuse("the end is missing")
+        if not raw.endswith(b"\n"):
+            self.refuse("the line is cut off or too long")
+        try:
+            value = json.loads(raw)
+        except (ValueError, RecursionError):
+            self.refuse("it is no JSON")
+        if not isinstance(value, dict):
+            self.refuse("it is no JSON object")
+        return raw, value
+
+    def refuse(self, why: str) -> None:
+        """Raise the error that says where the archive is wrong."""
+        raise UserError(f"{self.name}, line {self.number}: {why}. {ADVICE}")
+
+
+ADVICE: Final = (
+    "An archive is made by `python -m annotation export --format raw`; this one is damaged or something else. "
+    "Nothing was changed."
+)
+
+
+def fill(db: Database, file: IO[bytes], name: str) -> dict[str, int]:
+    """Insert every row of an archive, inside the caller's transaction."""
+    reader = Reader(file, name)
+    raw, value = reader.next()
+    if value != HEADER:
+        reader.refuse("it is no archive of this version")
+    insert = {table: insert_statement(table) for table in TABLES}
+    types = {table: declared_types(db, table) for table in TABLES}
+    counts: Counter[str] = Counter({table: 0 for table in TABLES})
+    # References are checked as a whole at the end: a claim may refer to a judgement of a later line.
+    db.connection.execute("PRAGMA defer_foreign_keys=ON")
+    while True:
+        reader.digest.update(raw)
+        raw, value = reader.next()
+        if "table" not in value:
+            break
+        table = value.pop("table")
+        if not isinstance(table, str) or table not in TABLES:
+            reader.refuse("it is no row of this version's tables")
+        value = {**before(table, value), **value}
+        if set(value) != set(TABLES[table].columns):
+            reader.refuse("it is no row of this version's tables")
+        check_row(reader, table, value, types[table])
+        with explain_bad_rows(f"{name}, line {reader.number}"):
+            db.connection.execute(insert[table], {**value, **made_anew(table, value)})
+        counts[table] += 1
+    end = {"end": True, "rows": sum(counts.values()), "sha256": reader.digest.hexdigest()}
+    if value != end or file.read(1):
+        reader.refuse("the end does not fit what stands before it")
+    return dict(counts)
+
+
+def insert_statement(table: str) -> str:
+    """SQL that inserts a row of a table given as a mapping."""
+    columns = (*TABLES[table].columns, *(name for name in made_anew(table, {"method": ""})))
+    names = ", ".join(f'"{name}"' for name in columns)
+    return f'INSERT INTO "{table}" ({names}) VALUES ({", ".join(f":{name}" for name in columns)})'
+
+
+def made_anew(table: str, row: Row) -> dict[str, Any]:
+    """Columns that a restored row needs and the archive does not have."""
+    if table == "claim":
+        return {"nonce": secrets.token_urlsafe(16)}
+    if table == "model":
+        return {"status": "serving" if row["method"] == "base" else "retired"}
+    return {}
+
+
+def before(table: str, row: Row) -> dict[str, Any]:
+    """Columns that archives have since they were added to the tables, with what all rows were until then."""
+    if table == "comparison":
+        return {"asks": "people", "asks_why": None, "candidate_id": None, "against_id": None}
+    if table != "model":
+        return {}
+    form = "base" if row.get("method") == "base" else "lora"
+    return {"kind": "policy", "form": form, "weights": "nf4", "ground_id": None, "deleted": None, "source": None}
+
+
+def declared_types(db: Database, table: str) -> dict[str, str]:
+    """The type of each column."""
+    return {row["name"]: row["type"] for row in db.rows(f'PRAGMA table_info("{table}")')}
+
+
+# ----------------------------------------------------------------------------------------------------- checks of a row
+def check_row(reader: Reader, table: str, row: Row, types: Mapping[str, str]) -> None:
+    """Raises UserError for a value that no database of ours could have held."""
+    for column, value in row.items():
+        if value is None:
+            continue
+        fits = TYPES[types[column]]
+        if isinstance(value, bool) or not isinstance(value, fits):
+            reader.refuse(f"the value of {column} has the wrong type")
+        if column == "id" and value < 1:
+            reader.refuse("the value of id is malformed")
+        check = CHECKS.get(f"{table}.{column}")
+        if check is not None and not check(value):
+            reader.refuse(f"the value of {column} is malformed")
+    if table == "prompt" and row["messages"] is not None:
+        fingerprint, messages = store.fingerprint_of(json.loads(row["messages"]))
+        if (row["fingerprint"], row["messages"]) != (fingerprint, messages):
+            reader.refuse("the fingerprint does not fit the messages")
+    if table == "annotator" and row["kind"] == "person" and not NAME.fullmatch(row["name"] or ""):
+        reader.refuse("the name can't be a person's")
+
+
+TYPES: Final[Mapping[str, type | tuple[type, ...]]] = {"TEXT": str, "INTEGER": int, "REAL": (int, float)}
+
+
+def parsed(text: str) -> Any:
+    """JSON, or None where it is none, or holds a text that can't be written (half a surrogate pair)."""
+    try:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return None
+    return value
+
+
+def is_messages(text: str) -> bool:
+    """Whether it is a conversation: messages of texts, each with role and content."""
+    value = parsed(text)
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(message, dict)
+            and {"role", "content"} <= set(message)
+            and all(isinstance(part, str) for part in message.values())
+            for message in value
+        )
+    )
+
+
+def is_ranking(text: str) -> bool:
+    """Whether it is a list of ranks."""
+    value = parsed(text)
+    return isinstance(value, list) and all(type(rank) is int and 1 <= rank <= len(value) for rank in value)
+
+
+def is_order(text: str) -> bool:
+    """Whether it is an order of positions."""
+    value = parsed(text)
+    if not isinstance(value, list) or any(type(place) is not int for place in value):
+        return False
+    return sorted(value) == list(range(len(value)))
+
+
+def is_tags(text: str) -> bool:
+    """Whether it is a list of texts."""
+    value = parsed(text)
+    return isinstance(value, list) and all(isinstance(tag, str) for tag in value)
+
+
+def is_places(text: str) -> bool:
+    """Whether it is a list of places in a list."""
+    value = parsed(text)
+    return isinstance(value, list) and all(type(place) is int and place >= 0 for place in value)
+
+
+def is_object(text: str) -> bool:
+    """Whether it is a JSON object."""
+    return isinstance(parsed(text), dict)
+
+
+def is_path(text: str) -> bool:
+    """Whether it leads into a data directory."""
+    path = PurePosixPath(text)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and not set("\\:\0") & set(text)
+
+
+def is_revision(text: str) -> bool:
+    """Whether it can be a policy's name."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text) is not None
+
+
+def is_source(text: str) -> bool:
+    """Whether it can say where on the Hub a model comes from."""
+    return re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}@[0-9a-f]{40}", text, re.ASCII) is not None
+
+
+def is_time(text: str) -> bool:
+    """Whether it is a moment as `records.now` writes it, so that the order of texts is the order of times."""
+    return re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", text) is not None
+
+
+def is_project(text: str) -> bool:
+    """Whether it describes a project that could be set."""
+    value = parsed(text)
+    if not isinstance(value, dict) or not isinstance(value.get("tags", []), list):
+        return False
+    try:
+        tags = [Tag(**tag) for tag in value.get("tags", [])]
+        project.check({**value, "tags": tags}, annotators=10**6)
+    except (TypeError, UserError):
+        return False
+    return True
+
+
+STATES: Final = ("asked", "writing", "ready", "failed", "withdrawn", "closed")
+CHECKS: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "prompt.messages": is_messages,
+    "judgement.ranking": is_ranking,
+    "comparison.expected": is_ranking,
+    "gold_decision.expected": is_ranking,
+    "gold_decision.previous_state": lambda state: state in STATES,
+    "judgement.shown_order": is_order,
+    "claim.shown_order": is_order,
+    "judgement.tags": is_tags,
+    "response.sampling": is_object,
+    "import.counts": is_object,
+    "judge.settings": is_object,
+    "rubric.principles": is_tags,
+    "verdict.principles": is_places,
+    "model.path": is_path,
+    "model.revision": is_revision,
+    "model.deleted": is_time,
+    "model.source": is_source,
+    "judgement.created": is_time,
+    "claim.created": is_time,
+    "claim.expires": is_time,
+    "setting.value": is_project,
+    "setting.key": lambda key: key == "project",
+}
+
+
+# -------------------------------------------------------------------------------------------------- checks of the whole
+def check_whole(db: Database, name: str) -> None:
+    """Raises UserError where rows that were read do not fit each other, inside the caller's transaction."""
+    if db.rows("PRAGMA foreign_key_check"):
+        raise UserError(f"{name}: some rows refer to others that are not there. {ADVICE}")
+    for what, query in MISFITS:
+        row = db.row(query)
+        if row is not None:
+            raise UserError(f"{name}: {what.format(**row)}. {ADVICE}")
+
+
+MISFITS: Final[Sequence[tuple[str, str]]] = (
+    (
+        "comparison {id} has gaps between its answers, or too many",
+        f"""SELECT comparison_id AS id FROM comparison_response GROUP BY comparison_id
+            HAVING min(position) != 0 OR max(position) != count(*) - 1 OR count(*) > {MAXIMUM_ANSWERS}""",
+    ),
+    (
+        "judgement {id} does not fit its comparison's answers",
+        """SELECT j.id FROM judgement j
+           WHERE json_array_length(j.shown_order)
+                   != (SELECT count(*) FROM comparison_response r WHERE r.comparison_id = j.comparison_id)
+               OR json_array_length(j.ranking) != json_array_length(j.shown_order)
+               OR (j.outcome = 'ranked') != (j.ranking IS NOT NULL)""",
+    ),
+    (
+        "claim {id} does not fit its comparison's answers",
+        """SELECT k.id FROM claim k WHERE json_array_length(k.shown_order)
+               != (SELECT count(*) FROM comparison_response r WHERE r.comparison_id = k.comparison_id)""",
+    ),
+    (
+        "comparison {id} has an expected ranking that does not fit its answers",
+        """SELECT c.id FROM comparison c WHERE json_array_length(c.expected)
+               != (SELECT count(*) FROM comparison_response r WHERE r.comparison_id = c.id)""",
+    ),
+    (
+        "judgement {id} names an edit of an answer that its comparison does not have",
+        """SELECT j.id FROM judgement j LEFT JOIN response e ON e.id = j.edited_response_id
+           WHERE j.edited_response_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM comparison_response r
+               WHERE r.comparison_id = j.comparison_id AND r.response_id = e.edited_from)""",
+    ),
+    (
+        "judgement {id} supersedes one of another comparison or annotator",
+        """SELECT j.id FROM judgement j JOIN judgement s ON s.id = j.supersedes
+           WHERE s.comparison_id != j.comparison_id OR s.annotator_id != j.annotator_id OR s.id >= j.id""",
+    ),
+    (
+        "verdict {id} is on answers that its comparison does not have",
+        """SELECT v.id FROM verdict v WHERE v.first = v.second OR min(v.first, v.second) < 0
+               OR max(v.first, v.second)
+                   >= (SELECT count(*) FROM comparison_response r WHERE r.comparison_id = v.comparison_id)""",
+    ),
+    ("there is more than one base model", "SELECT 1 AS id FROM model WHERE method = 'base' LIMIT 1 OFFSET 1"),
+)

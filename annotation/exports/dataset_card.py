@@ -1,0 +1,461 @@
+"""The card of an export: what is in it, what is not and why, how far people agree, where it comes from. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import PurePath
+from typing import Any, Final
+
+from annotation.exports.formats import (
+    FORMATS,
+    LEFT_OUT,
+    SOURCE_OF_KIND,
+    Column,
+    Filters,
+    Made,
+    Request,
+    Settled,
+    written_by,
+)
+from annotation.metrics.agreement import agreements
+from annotation.metrics.intervals_and_bias import Estimate, Vote, length_biases, position_biases
+from annotation.records import Demonstration, Judgement, Project
+from annotation.ui.formatting import number_with_interval, percent_with_interval
+
+
+# ------------------------------------------------------------------------------------------------------------- figures
+@dataclass
+class Figures:
+    """What the card states, counted while the rows pass by."""
+
+    rows: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+    comparisons: int = 0
+    prompts: set[int] = field(default_factory=set)
+    judgements: Counter[str] = field(default_factory=Counter)
+    annotators: dict[str, set[str]] = field(default_factory=dict)
+    guidelines: Counter[int | None] = field(default_factory=Counter)
+    written_by: Counter[str] = field(default_factory=Counter)
+    first_day: str = ""
+    last_day: str = ""
+    votes: list[Vote] = field(default_factory=list)
+    """The judgements that were not left out, as `annotation.metrics.intervals_and_bias` reads them."""
+
+    def see(self, split: str, settled: Settled, made: Made) -> None:
+        """Count one comparison. What gives no row still counts for agreement and biases, which it would distort."""
+        self.left_out.update(made.left_out)
+        for judgement in settled.judgements:
+            if judgement.outcome != "skip":
+                self.see_judgement(judgement)
+        if made.rows:
+            self.rows[split] += len(made.rows)
+            self.comparisons += 1
+            self.prompts.add(settled.judgements[0].prompt_id)
+            self.written_by.update(written_by(response) for response in settled.judgements[0].responses)
+
+    def see_judgement(self, judgement: Judgement) -> None:
+        """Count one judgement that was not left out."""
+        source = SOURCE_OF_KIND[judgement.annotator_kind]
+        self.judgements[source] += 1
+        self.annotators.setdefault(source, set()).add(judgement.annotator)
+        if judgement.purpose != "import":
+            self.guidelines[judgement.guidelines_version] += 1
+        self.see_day(judgement.created)
+        self.votes.append(vote_of(judgement))
+
+    def see_day(self, moment: str) -> None:
+        """Widen the range of days."""
+        day = moment[:10]
+        self.first_day = min(self.first_day or day, day)
+        self.last_day = max(self.last_day, day)
+
+    def see_demonstration(self, shown: Demonstration, split: str, reason: str | None) -> None:
+        """Count a demonstration, or why it has no row."""
+        if reason is not None:
+            self.left_out[reason] += 1
+            return
+        self.rows[split] += 1
+        self.prompts.add(shown.prompt_id)
+        self.see_day(shown.created)
+
+    @property
+    def total(self) -> int:
+        """All rows."""
+        return sum(self.rows.values())
+
+
+def vote_of(judgement: Judgement) -> Vote:
+    """A judgement as the figures need it."""
+    return Vote(
+        id=judgement.id,
+        comparison_id=judgement.comparison_id,
+        annotator=judgement.annotator,
+        purpose=judgement.purpose,
+        kind=judgement.kind,
+        outcome=judgement.outcome,
+        ranking=judgement.ranking,
+        strength=judgement.strength,
+        shown_order=judgement.shown_order,
+        seconds=judgement.seconds,
+        early=judgement.early,
+        created=judgement.created,
+        first_ranking=None,
+        lengths=tuple(len(response["text"]) for response in judgement.responses),
+        revisions=tuple(response["revision"] for response in judgement.responses),
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- front matter
+@dataclass(frozen=True)
+class Provenance:
+    """Where the data comes from."""
+
+    project: Project
+    models: Sequence[Mapping[str, Any]] = ()
+    sampling: Sequence[Mapping[str, Any]] = ()
+    guidelines: Sequence[Mapping[str, Any]] = ()
+    """All versions, with version, text and created."""
+    imports: Sequence[Mapping[str, Any]] = ()
+    """What was imported, with name, format and created."""
+
+
+def front_matter(request: Request, figures: Figures, files: Mapping[str, str]) -> str:
+    """The YAML between the dashes, by which `datasets` and the Hub know files, splits and types."""
+    columns = FORMATS[request.format].columns
+    lines = [
+        "---",
+        f"pretty_name: Prefloop {request.format} export",
+        *([f"license: {request.licence}"] if request.licence else []),
+        "task_categories:",
+        "- text-generation",
+        "tags:",
+        *(f"- {tag}" for tag in ("preference", "human-feedback", "trl", "prefloop")),
+        format_mark(request.format),
+        "size_categories:",
+        f"- {size_category(figures.total)}",
+        "dataset_info:",
+        "  features:",
+        *(line for name, kind in columns.items() for line in feature(name, kind)),
+        "configs:",
+        "- config_name: default",
+        "  data_files:",
+        *(line for split, path in files.items() for line in (f"  - split: {split}", f"    path: {path}")),
+        "---",
+    ]
+    return "\n".join(lines)
+
+
+MARK: Final = "prefloop"
+
+
+def format_mark(name: str, **more: str) -> str:
+    """The line by which Prefloop knows what a repository holds, so that no other format takes its place."""
+    return f"{MARK}: {json.dumps({'format': name, **more})}"
+
+
+TYPES: Final[Mapping[Column, str]] = {"text": "string", "number": "float64", "whole": "int64", "truth": "bool"}
+
+
+def feature(name: str, kind: Column) -> list[str]:
+    """A column's type as `datasets` writes it."""
+    if kind == "messages":
+        parts = [f"    - name: {part}\n      dtype: string" for part in ("role", "content")]
+        return [f"  - name: {name}", "    list:", *parts]
+    return [f"  - name: {name}", "    list: string" if kind == "texts" else f"    dtype: {TYPES[kind]}"]
+
+
+def size_category(rows: int) -> str:
+    """The Hub's word for a number of rows."""
+    for limit, name in ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M")):
+        if rows < limit:
+            return name
+    return "n>1M"
+
+
+# ---------------------------------------------------------------------------------------------------------------- card
+def card(request: Request, figures: Figures, provenance: Provenance, files: Mapping[str, str]) -> str:
+    """The whole README.md."""
+    parts = [
+        front_matter(request, figures, files),
+        f"# Prefloop {request.format} export",
+        introduction(request, figures),
+        "## How to load it",
+        loading(request, files),
+        "## What is in it",
+        counts(figures),
+        "## What was left out",
+        left_out(figures),
+        "## Agreement",
+        agreement(figures),
+        "## Biases",
+        biases(figures),
+        "## Columns",
+        columns_table(request),
+        "## Where it comes from",
+        origin(request, figures, provenance),
+        "## Guidelines",
+        guidelines_part(figures, provenance),
+        "## Licence",
+        licence_text(request.licence),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def licence_text(name: str) -> str:
+    """Whose terms hold."""
+    if name:
+        return f"{code(name)}, as chosen by whoever published it."
+    return (
+        "*To be filled in by whoever publishes this data: the licence, and for what the people who judged gave their "
+        "consent.*"
+    )
+
+
+def introduction(request: Request, figures: Figures) -> str:
+    """What the data is, in two sentences."""
+    what = FORMATS[request.format].title
+    return (
+        f"{what}. {figures.total:,} rows on {len(figures.prompts):,} prompts, exported from Prefloop, where people "
+        "compare answers of a language model blind and in a drawn order."
+    )
+
+
+def loading(request: Request, files: Mapping[str, str]) -> str:
+    """Code that loads it, and the command that trains on it."""
+    address = request.address or "PATH_OF_THIS_DIRECTORY"
+    code = ["from datasets import load_dataset", "", f'data = load_dataset("{address}")']
+    if "train" in files:
+        code.append('print(data["train"][0])')
+    text = "\n".join(["```python", *code, "```"])
+    command = TRAINING.get(request.format)
+    if command is None or "train" not in files:
+        return text
+    return "\n".join([text, "", "```sh", f"trl {command} --model_name_or_path MODEL --dataset_name {address}", "```"])
+
+
+TRAINING: Final[Mapping[str, str]] = {
+    "preference": "dpo",
+    "preference-plain": "dpo",
+    "kto": "kto",
+    "reward": "reward",
+    "sft": "sft",
+}
+
+
+def counts(figures: Figures) -> str:
+    """Rows by split, and the people and judgements behind them."""
+    rows = [[split, f"{number:,}"] for split, number in sorted(figures.rows.items(), reverse=True)]
+    people = [
+        [source, f"{number:,}", f"{len(figures.annotators[source]):,}"]
+        for source, number in sorted(figures.judgements.items())
+    ]
+    behind = (
+        f"The rows come from {figures.comparisons:,} comparisons. "
+        "`test` holds the prompts that Prefloop keeps out of all training."
+    )
+    heads = ["judged by", "judgements that counted", "annotators"]
+    return "\n\n".join(part for part in (table(["split", "rows"], rows), behind, table(heads, people)) if part)
+
+
+def left_out(figures: Figures) -> str:
+    """How much was left out, by reason."""
+    if not figures.left_out:
+        return "Nothing."
+    rows = [[LEFT_OUT[reason], f"{number:,}"] for reason, number in figures.left_out.most_common()]
+    return "Judgements, or pairs of answers, that give no row:\n\n" + table(["reason", "number"], rows)
+
+
+AGREEMENT_UNKNOWN: Final = "No two annotators judged the same comparison, so agreement is not known."
+ALL_COUNTED: Final = "Over all judgements that passed the filters and were not left out, also those that gave no row."
+
+
+def agreement(figures: Figures) -> str:
+    """How far annotators agree, also on what gave no row."""
+    found = agreement_table(figures.votes)
+    if not found:
+        return AGREEMENT_UNKNOWN
+    return f"{ALL_COUNTED}\n\n{found}"
+
+
+def agreement_table(votes: Sequence[Vote]) -> str:
+    """How far annotators agree, by question; nothing where no two judged the same comparison."""
+    rows = [
+        [
+            found.question,
+            f"{found.comparisons:,}",
+            percent_with_interval(found.percent),
+            decimal(found.alpha),
+            found.level,
+        ]
+        for found in agreements(votes)
+    ]
+    heads = ["question", "comparisons", "same answer (95% interval)", "Krippendorff's alpha (95% interval)", "level"]
+    return table(heads, rows)
+
+
+def biases(figures: Figures) -> str:
+    """Whether place and length go with being chosen."""
+    rows = [
+        [bias.name, f"{bias.share.n:,}", percent_with_interval(bias.share), f"{bias.fair:.0%}"]
+        for bias in (*position_biases(figures.votes), *length_biases(figures.votes))
+    ]
+    if not rows:
+        return "There are no choices to measure them on."
+    return ALL_COUNTED + "\n\n" + table(["bias", "choices", "share (95% interval)", "without bias"], rows)
+
+
+def decimal(figure: Estimate | None) -> str:
+    """A coefficient with its interval."""
+    return "not defined" if figure is None else number_with_interval(figure)
+
+
+NOTES: Final[Mapping[str, str]] = {
+    "prompt": "the conversation up to the answer",
+    "chosen": "the preferred answer",
+    "rejected": "the other answer",
+    "completion": "the answer",
+    "label": "whether the answer is good",
+    "margin": "strength / 3, for the loss of a reward model; 0 where no strength is known",
+    "strength": "mean strength of those who preferred it: 1 slightly, 2 clearly, 3 much better",
+    "agreement": "share of the annotators who preferred one of the two that preferred this one",
+    "flip": "estimated chance that the preference is the wrong way round, by the reliability of those who judged",
+    "annotators": "who said so",
+    "source": "human, ai, imported, or edited (the answer is a person's mended version)",
+    "chosen_by": "who wrote the chosen answer: a policy's revision, person or import",
+    "rejected_by": "who wrote the rejected answer",
+    "written_by": "who wrote the answer: a policy's revision, person or import",
+    "iteration": "of the policy that wrote the answers: 0 is the base model, 1 an adapter trained on it, …",
+    "prompt_id": "rows with the same number share their prompt",
+    "comparison_id": "rows with the same number come from one comparison: keep them on one side of a split",
+    "judged": "when (UTC)",
+    "written": "when (UTC)",
+}
+WHOLE_CONVERSATIONS: Final[Mapping[str, str]] = {
+    "chosen": "the conversation with the preferred answer",
+    "rejected": "the conversation with the other answer",
+}
+
+
+def columns_table(request: Request) -> str:
+    """Every column with its meaning."""
+    notes = {**NOTES, **(WHOLE_CONVERSATIONS if request.format == "reward" else {})}
+    return table(["column", "meaning"], [[f"`{name}`", notes[name]] for name in FORMATS[request.format].columns])
+
+
+def origin(request: Request, figures: Figures, provenance: Provenance) -> str:
+    """Base model, policies, sampling, dates, settings and filters."""
+    lines = [
+        f"- Judged from {figures.first_day} to {figures.last_day} (UTC).",
+        f"- Annotators are {'named' if request.names else 'pseudonyms'}.",
+        f"- Filters: {filters_text(request.filters)}.",
+        f"- Project: {project_text(provenance.project)}.",
+    ]
+    used = [model for model in provenance.models if figures.written_by[model["revision"]]]
+    if used:
+        bases = ", ".join(dict.fromkeys(code(base_name(model["base"])) for model in used))
+        lines.append(f"- Base model: {bases}.")
+    if figures.written_by["import"] or figures.judgements["imported"]:
+        lines += [
+            f"- Imported {entry['created'][:10]}: {code(entry['name'])}, format {code(entry['format'])}."
+            for entry in provenance.imports
+        ]
+    parents = {model["id"]: model["revision"] for model in provenance.models}
+    rows = [
+        [
+            code(model["revision"]),
+            model["method"],
+            code(parents[model["parent_id"]]) if model["parent_id"] in parents else "",
+            model["created"][:10],
+            f"{figures.written_by[model['revision']]:,}",
+            "; ".join(
+                sampling_text(row["sampling"]) for row in provenance.sampling if row["revision"] == model["revision"]
+            ),
+        ]
+        for model in used
+    ]
+    others = [[word, "", "", "", f"{figures.written_by[word]:,}", ""] for word in ("import", "person")]
+    rows += [row for row in others if row[4] != "0"]
+    heads = ["answers by", "method", "parent", "made", "answers", "sampling"]
+    return "\n".join(lines) + ("\n\n" + table(heads, rows) if rows else "")
+
+
+def base_name(base: str) -> str:
+    """A base model's name; of one in a directory of this machine only the directory's own."""
+    path = PurePath(base)
+    return path.name if path.is_absolute() else base
+
+
+def filters_text(filters: Filters) -> str:
+    """The filters that are set."""
+    default = Filters()
+    parts = [
+        f"{entry.name} {code(as_text(getattr(filters, entry.name)))}"
+        for entry in fields(Filters)
+        if getattr(filters, entry.name) != getattr(default, entry.name)
+    ]
+    return ", ".join(parts) or "none"
+
+
+def as_text(value: Any) -> str:
+    """A filter's value in words."""
+    return ", ".join(str(entry) for entry in value) if isinstance(value, tuple) else str(value)
+
+
+def project_text(project: Project) -> str:
+    """What was asked of annotators when the export was made."""
+    tags = ", ".join(code(tag.label) for tag in project.tags) or "none"
+    return (
+        f"comparisons of kind {project.kind} with {project.answers} answers, {project.overlap} annotators each, "
+        f"{project.gold_share:.0%} gold, {project.re_ask_share:.0%} asked again, reasons {tags}"
+    )
+
+
+def sampling_text(sampling: str) -> str:
+    """Sampling parameters in words, from JSON."""
+    return ", ".join(f"{name} {value}" for name, value in json.loads(sampling).items())
+
+
+def guidelines_part(figures: Figures, provenance: Provenance) -> str:
+    """Which versions held, and the text of each."""
+    by_version = {version: number for version, number in figures.guidelines.items() if version is not None}
+    without = figures.guidelines[None]
+    lines = [f"- version {version}: {number:,} judgements" for version, number in sorted(by_version.items())]
+    lines += [f"- no guidelines: {without:,} judgements"] if without else []
+    texts = [
+        f"Version {entry['version']}, written {entry['created'][:10]}:\n\n{fenced(entry['text'])}"
+        for entry in sorted(provenance.guidelines, key=lambda entry: int(entry["version"]))
+        if entry["version"] in by_version
+    ]
+    return "\n\n".join(["\n".join(lines) or "No judgement was made here, so no guidelines held.", *texts])
+
+
+# ------------------------------------------------------------------------------------------------------------ Markdown
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; nothing without rows."""
+    if not rows:
+        return ""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def code(text: str) -> str:
+    """Text from anywhere as inline code, in one line."""
+    flat = " ".join(text.split())
+    ticks = "`" * (longest_run(flat) + 1)
+    space = " " if flat.startswith("`") or flat.endswith("`") or not flat else ""
+    return f"{ticks}{space}{flat}{space}{ticks}"
+
+
+def fenced(text: str) -> str:
+    """Text from anywhere as a block of code."""
+    fence = "`" * max(3, longest_run(text) + 1)
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def longest_run(text: str) -> int:
+    """The length of the longest run of backticks."""
+    return max((len(run) for run in re.findall("`+", text)), default=0)

@@ -1,0 +1,161 @@
+"""`python -m annotation export` and `restore`: the arguments, what they mean, and what is printed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from annotation.database import Database
+from annotation.exports import archive, writing
+from annotation.exports.dataset_card import Figures
+from annotation.exports.formats import CONTAINERS, FORMATS, LEFT_OUT, LICENCES, ONE_FILE, SOURCES, Filters, Request
+from annotation.records import UserError
+
+PROGRAM: Final = ("-m", "annotation", "export")
+LICENCE_HELP: Final = f"as the Hub names it: {', '.join(LICENCES)}, … (default: none, which the card says)"
+Topics = Any
+"""What `argparse.ArgumentParser.add_subparsers` returns."""
+
+
+# ----------------------------------------------------------------------------------------------------------- arguments
+def add_parsers(topics: Topics, shared: argparse.ArgumentParser) -> None:
+    """The two commands; `shared` brings --data."""
+    export = topics.add_parser("export", parents=[shared], help="judgements as a data set to train on, or an archive")
+    export.set_defaults(act=run_export)
+    add_format(export)
+    containers = ", ".join(f"{name} ({title})" for name, title in CONTAINERS.items())
+    export.add_argument(
+        "--as", dest="container", default="dataset", help=f"{containers} (default: %(default)s); csv and raw are files"
+    )
+    export.add_argument(
+        "--to",
+        type=Path,
+        metavar="PATH",
+        help="directory to make, or file if PATH ends in .zip or the format is a file",
+    )
+    add_choice(export)
+    export.add_argument("--count", action="store_true", help="only count what would be exported, as a line of JSON")
+    restore = topics.add_parser("restore", parents=[shared], help="fill a fresh data directory from a raw archive")
+    restore.set_defaults(act=run_restore)
+    restore.add_argument("archive", type=Path, metavar="ARCHIVE", help="file made with `export --format raw`")
+
+
+def add_format(export: argparse.ArgumentParser) -> None:
+    """What a row is."""
+    titles = ", ".join(f"{name} ({entry.title})" for name, entry in FORMATS.items())
+    export.add_argument(
+        "--format", default="preference", help=f"{titles}, raw (everything, lossless) (default: %(default)s)"
+    )
+
+
+def add_choice(export: argparse.ArgumentParser) -> None:
+    """Which rows, under which licence, and whether people are named."""
+    wanted = export.add_argument_group("only what is wanted (each can be given several times)")
+    wanted.add_argument("--iteration", type=int, action="append", default=[], help="of the policy that answered")
+    wanted.add_argument("--policy", action="append", default=[], help="revision of the policy that answered")
+    wanted.add_argument("--annotator", action="append", default=[], help="name of who judged")
+    wanted.add_argument("--source", action="append", default=[], help=f"{', '.join(SOURCES)} (default: all)")
+    wanted.add_argument("--since", default="", metavar="DAY", help="first day, as 2026-01-31 (UTC)")
+    wanted.add_argument("--until", default="", metavar="DAY", help="last day")
+    wanted.add_argument(
+        "--min-agreement", type=float, default=0.0, metavar="SHARE", help="least share of annotators who agree, 0 to 1"
+    )
+    export.add_argument("--names", action="store_true", help="name annotators instead of giving them pseudonyms")
+    export.add_argument("--licence", default="", metavar="NAME", help=LICENCE_HELP)
+
+
+def request_of(options: argparse.Namespace) -> Request:
+    """The export that the arguments describe; `formats.check_request` says whether it can be had."""
+    filters = Filters(
+        iterations=tuple(options.iteration),
+        policies=tuple(options.policy),
+        annotators=tuple(options.annotator),
+        since=options.since,
+        until=options.until,
+        agreement=options.min_agreement,
+        sources=tuple(dict.fromkeys(options.source)) or SOURCES,
+    )
+    return Request(options.format, options.container, filters, options.names, options.licence)
+
+
+def arguments_of(request: Request) -> list[str]:
+    """The arguments that describe an export: `request_of` of them gives it back."""
+    filters = request.filters
+    arguments = [f"--format={request.format}"]
+    if request.format not in ONE_FILE:
+        arguments.append(f"--as={request.container}")
+    arguments += [f"--iteration={number}" for number in filters.iterations]
+    arguments += [f"--policy={revision}" for revision in filters.policies]
+    arguments += [f"--annotator={name}" for name in filters.annotators]
+    if filters.sources != SOURCES:
+        arguments += [f"--source={source}" for source in filters.sources]
+    arguments += [f"--since={filters.since}"] if filters.since else []
+    arguments += [f"--until={filters.until}"] if filters.until else []
+    arguments += [f"--min-agreement={filters.agreement}"] if filters.agreement else []
+    arguments += [f"--licence={request.licence}"] if request.licence else []
+    return [*arguments, "--names"] if request.names else arguments
+
+
+def shell_command(request: Request, data_dir: Path) -> str:
+    """The same export to copy into a terminal."""
+    target = {"csv": "judgements.csv", "raw": "archive.jsonl"}.get(request.format, f"{request.format}-export")
+    words = ["python", *PROGRAM, *arguments_of(request), f"--data={data_dir}", f"--to={target}"]
+    return shlex.join(words)
+
+
+# ------------------------------------------------------------------------------------------------------------- running
+def run_export(options: argparse.Namespace, db: Database) -> None:
+    """Count or write an export. Raises UserError for what can't be had."""
+    request = request_of(options)
+    if options.count:
+        print(json.dumps(counted(writing.count(db, request))))
+        return
+    if options.to is None:
+        raise UserError("Say where the export goes: --to PATH, a directory or file that is not there yet.")
+    figures = writing.export(db, request, options.to, progress(request))
+    print(f"Wrote {options.to}: {sentence(figures)}")
+
+
+def run_restore(options: argparse.Namespace, db: Database) -> None:
+    """Fill a fresh data directory from an archive. Raises UserError where that can't be."""
+    counts = archive.restore(db, options.archive)
+    rows = ", ".join(f"{name} {number:,}" for name, number in counts.items() if number)
+    print(
+        f"Restored {rows}. Nobody has a password yet: set one with `python -m annotation accounts password NAME`. "
+        "Adapters' weights are not part of an archive: copy the directory 'adapters' as well to use them."
+    )
+
+
+def counted(figures: Figures) -> dict[str, Any]:
+    """Rows by split (of the raw archive: by table) and what is left out, by reason."""
+    return {"rows": dict(figures.rows), "left_out": dict(figures.left_out)}
+
+
+def sentence(figures: Figures) -> str:
+    """What was written and what was not."""
+    rows = ", ".join(f"{name} {number:,}" for name, number in figures.rows.items() if number)
+    text = f"{figures.total:,} rows ({rows})."
+    if not figures.left_out:
+        return text
+    reasons = ", ".join(f"{LEFT_OUT[reason]} {number:,}" for reason, number in figures.left_out.most_common())
+    return f"{text} Left out: {reasons}."
+
+
+def progress(request: Request) -> Callable[[int, int], None]:
+    """Say on stderr how far it is, at most twice a second."""
+    unit = "rows" if request.format == "raw" else "judgements"
+    said = 0.0
+
+    def report(done: int, total: int) -> None:
+        nonlocal said
+        if done == total or time.monotonic() - said > writing.REPORT_SECONDS:
+            said = time.monotonic()
+            print(f"{done:,} of {total:,} {unit}", file=sys.stderr, flush=True)
+
+    return report

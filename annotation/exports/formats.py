@@ -1,0 +1,712 @@
+"""Judgements to rows of the formats that others train on: TRL preference, KTO, reward, SFT, and flat CSV. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, timedelta
+from statistics import fmean
+from typing import Any, Final, Literal, get_args
+
+from annotation.exports.transcripts import can_be_told, transcript
+from annotation.metrics.aggregation import REASONS, Pair, edit_pairs, pairs_of, usable, vote
+from annotation.records import MAXIMUM_ANSWERS, Demonstration, Judgement, Message, Split, UserError
+
+Source = Literal["human", "ai", "edited", "imported"]
+Column = Literal["text", "number", "whole", "truth", "texts", "messages"]
+Row = dict[str, Any]
+
+SOURCES: Final[tuple[Source, ...]] = get_args(Source)
+SOURCE_OF_KIND: Final[Mapping[str, Source]] = {"person": "human", "ai": "ai", "import": "imported"}
+SPLIT_NAMES: Final[Mapping[Split, str]] = {"train": "train", "held-out": "test"}
+# The smaller of the two margins that Touvron et al. (2023, table 27) trained reward models with: much 1, clearly 2/3,
+# slightly 1/3. An unknown strength has none: with 0 the loss is the one without margins.
+STRONGEST: Final = 3
+
+# Why an export has no row of something, in the words of the card; `consensus.REASONS` knows the others.
+LEFT_OUT: Final[Mapping[str, str]] = {
+    **REASONS,
+    "other-annotator": "by another annotator than asked for",
+    "other-date": "made at another time than asked for",
+    "other-source": "from another source than asked for",
+    "other-policy": "on answers of another policy or iteration than asked for",
+    "low-agreement": "agreement below the minimum",
+    "middle": "answers better than some and worse than others",
+    "no-edit": "without an edited answer",
+    "transcript": "with a text that holds the marks of a transcript, whose turns nobody could tell apart",
+}
+
+
+# ----------------------------------------------------------------------------------------------------------- filters
+@dataclass(frozen=True)
+class Filters:
+    """What is wanted; an empty tuple or text asks for everything."""
+
+    iterations: tuple[int, ...] = ()
+    """Iterations of the policies that wrote the answers: 0 for the base model, 1 for an adapter on it, and so on."""
+    policies: tuple[str, ...] = ()
+    """Revisions of the policies that wrote the answers."""
+    annotators: tuple[str, ...] = ()
+    """Names of those who judged."""
+    since: str = ""
+    """First day, as 2026-01-31 (UTC)."""
+    until: str = ""
+    """Last day, as 2026-01-31 (UTC)."""
+    agreement: float = 0.0
+    """Least share of the annotators who preferred one of two answers that must agree."""
+    sources: tuple[Source, ...] = SOURCES
+    """Judgements by people, by AI judges, or imported; and edited answers."""
+
+    def covers(self, moment: str) -> bool:
+        """Whether a time (as `records.now` writes it) is in the asked days."""
+        after = (date.fromisoformat(self.until) + timedelta(days=1)).isoformat() if self.until else ""
+        return moment >= self.since and (not after or moment < after)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One export as it was asked for."""
+
+    format: str = "preference"
+    container: str = "dataset"
+    filters: Filters = Filters()
+    names: bool = False
+    """Whether annotators are named; otherwise each has a pseudonym."""
+    licence: str = ""
+    """The Hub's word for a licence, say 'cc-by-4.0'; empty where whoever publishes it has not chosen."""
+    address: str = ""
+    """Where on the Hub it goes, if it does."""
+
+
+CONTAINERS: Final[Mapping[str, str]] = {
+    "jsonl": "JSON lines: a file for each split",
+    "parquet": "Parquet: a file for each split",
+    "dataset": "datasets directory, as load_dataset reads it",
+}
+ONE_FILE: Final[Mapping[str, str]] = {"csv": ".csv", "raw": ".jsonl"}
+"""Formats that come as one file, whatever the container, with its ending."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What rows are made with beside the judgements: policies, people, and who is left out."""
+
+    iterations: Mapping[str, int] = field(default_factory=dict)
+    """How many ancestors each policy has, by revision."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What each annotator is called in the export."""
+    excluded: frozenset[str] = frozenset()
+    reliability: Mapping[str, float] | None = None
+    """How often each annotator is estimated to be right: what their votes weigh, as in training."""
+
+
+def check_request(request: Request, known: Known) -> None:
+    """Raises UserError that names what was asked for and can't be had."""
+    filters = request.filters
+    if request.format not in (*FORMATS, "raw"):
+        raise UserError(f"There is no format '{request.format}'. Choose one of: {', '.join(FORMATS)}, raw.")
+    if request.container not in CONTAINERS:
+        raise UserError(f"There is no container '{request.container}'. Choose one of: {', '.join(CONTAINERS)}.")
+    if request.format == "raw" and filters != Filters():
+        raise UserError("The raw archive holds everything, so it takes no filters. Remove them or choose a format.")
+    refuse_unknown("policy", filters.policies, known.iterations)
+    refuse_unknown("annotator", filters.annotators, known.names)
+    refuse_unknown("iteration", filters.iterations, set(known.iterations.values()))
+    refuse_unknown("source", filters.sources, SOURCES)
+    for day in (filters.since, filters.until):
+        check_day(day)
+    if filters.since and filters.until and filters.since > filters.until:
+        raise UserError(f"The first day, {filters.since}, is after the last day, {filters.until}. Swap them.")
+    check_licence(request.licence)
+    if not filters.sources:
+        raise UserError(f"Choose at least one source: {', '.join(SOURCES)}.")
+    if not 0 <= filters.agreement <= 1:
+        raise UserError(f"The minimum agreement is a share from 0 to 1, not {filters.agreement}.")
+
+
+# The Hub's words for the licences that data and models often have; it knows more.
+LICENCES: Final = (*("cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc0-1.0", "odc-by", "apache-2.0", "mit", "other"),)
+
+
+def check_licence(name: str) -> None:
+    """Raises UserError for what can't be the Hub's word for a licence; none is none."""
+    if name and not is_licence(name):
+        raise UserError(f"'{name[:80]}' is no licence as the Hub names them. Say for example cc-by-4.0 or mit.")
+
+
+def is_licence(name: str) -> bool:
+    """Whether a text can be the Hub's word for a licence."""
+    return re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", name) is not None
+
+
+def refuse_unknown(what: str, asked: Sequence[Any], there: Any) -> None:
+    """Raises UserError for the first of the asked that is not there."""
+    for value in asked:
+        if value not in there:
+            listed = ", ".join(str(entry) for entry in sorted(there)[:20]) or "none"
+            raise UserError(f"There is no {what} '{value}' here. There is: {listed}.")
+
+
+def check_day(text: str) -> None:
+    """Raises UserError for a text that is no day and not empty."""
+    try:
+        sound = not text or date.fromisoformat(text).isoformat() == text
+        sound = sound and (not text or date.fromisoformat(text) < date.max)
+    except ValueError:
+        sound = False
+    if not sound:
+        raise UserError(f"'{text}' is no day. Write days as 2026-01-31, or leave the field empty.")
+
+
+def lineage(models: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How many ancestors each policy has, by revision, from rows with id, revision and parent_id."""
+    parents = {row["id"]: row["parent_id"] for row in models}
+    iterations = {}
+    for row in models:
+        iteration, parent = 0, row["parent_id"]
+        while parent is not None and iteration < len(parents):
+            iteration, parent = iteration + 1, parents.get(parent)
+        iterations[row["revision"]] = iteration
+    return iterations
+
+
+def pseudonyms(annotators: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """A name for each annotator (rows with id, name and kind) that says nothing but what kind it is."""
+    words = {"person": "annotator", "ai": "ai", "import": "import"}
+    return {row["name"]: f"{words[row['kind']]}-{row['id']}" for row in annotators}
+
+
+# ----------------------------------------------------------------------------------- one comparison, filtered, settled
+@dataclass(frozen=True)
+class Settled:
+    """What one comparison's judgements give under the filters, and why the rest gives nothing."""
+
+    judgements: tuple[Judgement, ...]
+    """Those that count: with a voice on the answers, or with an edit."""
+    pairs: tuple[Pair, ...]
+    reasons: tuple[str, ...]
+    """A reason for each judgement that does not count."""
+    pair_reasons: tuple[str, ...]
+    """A reason for each pair of answers without a row; for judgements without a ranking, their outcome."""
+
+
+def settle(group: Sequence[Judgement], filters: Filters, known: Known) -> Settled:
+    """The judgements and preference pairs of one comparison that are wanted, left out as in training first."""
+    counted, left_out = usable(group, known.excluded)
+    reasons = list(left_out)
+    voices: list[Judgement] = []
+    kept: list[Judgement] = []
+    for judgement in counted:
+        reason = why_unwanted(judgement, filters)
+        has_voice = SOURCE_OF_KIND[judgement.annotator_kind] in filters.sources
+        has_edit = judgement.edited is not None and "edited" in filters.sources
+        if reason is None and not (has_voice or has_edit):
+            reason = "other-source"
+        if reason is not None:
+            reasons.append(reason)
+            continue
+        unedited = judgement if judgement.edited is None else replace(judgement, edited=None)
+        kept.append(judgement if has_edit else unedited)
+        if has_voice:
+            voices.append(unedited)
+    edits = [pair for judgement in kept for pair in edit_pairs(judgement, known.reliability)]
+    decided, undecided = pairs_of(voices, known.reliability)
+    pairs, pair_reasons = [], list(undecided)
+    for pair in [*edits, *decided]:
+        reason = why_no_pair(pair, kept, filters, known)
+        if reason is None:
+            pairs.append(pair)
+        else:
+            pair_reasons.append(reason)
+    return Settled(tuple(kept), tuple(pairs), tuple(reasons), tuple(pair_reasons))
+
+
+def why_unwanted(judgement: Judgement, filters: Filters) -> str | None:
+    """The filter that a judgement does not pass, if there is one."""
+    if filters.annotators and judgement.annotator not in filters.annotators:
+        return "other-annotator"
+    return None if filters.covers(judgement.created) else "other-date"
+
+
+def why_no_pair(pair: Pair, judgements: Sequence[Judgement], filters: Filters, known: Known) -> str | None:
+    """The reason why a pair is not wanted, if there is one."""
+    if pair.better["text"].strip() == pair.worse["text"].strip():
+        return "identical"
+    if not is_by(writers(judgements[0], [pair.better, pair.worse]), filters, known):
+        return "other-policy"
+    return "low-agreement" if pair.agreement < filters.agreement else None
+
+
+def writers(judgement: Judgement, responses: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Revisions of the policies that wrote answers of a comparison; an edit counts for the one that it mends."""
+    by_id = {response["id"]: response["revision"] for response in judgement.responses}
+    revisions = {
+        by_id.get(response["edited_from"]) if is_edit(response) else response["revision"] for response in responses
+    }
+    return {revision for revision in revisions if revision is not None}
+
+
+def is_edit(response: Mapping[str, Any]) -> bool:
+    """Whether an answer is a person's mended version of another."""
+    return response.get("edited_from") is not None
+
+
+def is_by(revisions: set[str], filters: Filters, known: Known) -> bool:
+    """Whether answers by these policies are wanted: all of them, and at least one."""
+    if not filters.policies and not filters.iterations:
+        return True
+    return bool(revisions) and all(
+        (not filters.policies or revision in filters.policies)
+        and (not filters.iterations or known.iterations[revision] in filters.iterations)
+        for revision in revisions
+    )
+
+
+def voices_of(settled: Settled, filters: Filters) -> list[Judgement]:
+    """The judgements that are here for what they say of the answers, not only for their edit."""
+    return [
+        judgement for judgement in settled.judgements if SOURCE_OF_KIND[judgement.annotator_kind] in filters.sources
+    ]
+
+
+def written_by(response: Mapping[str, Any]) -> str:
+    """Who wrote an answer: a policy's revision, 'person' or 'import'."""
+    return str(response["revision"] or ("import" if response["origin"] == "import" else "person"))
+
+
+# -------------------------------------------------------------------------------------------------------- parts of rows
+def conversation(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """Messages with role and content, and nothing else."""
+    return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+
+def answer(text: str) -> list[dict[str, str]]:
+    """An answer as the assistant's message."""
+    return [{"role": "assistant", "content": text}]
+
+
+def margin(strength: float | None) -> float:
+    """The margin of a reward model's loss."""
+    return 0.0 if strength is None else strength / STRONGEST
+
+
+def source_of(pair: Pair, judgements: Mapping[int, Judgement]) -> str:
+    """Where a preference comes from; more than one source is joined by a plus sign."""
+    if is_edit(pair.better):
+        return "edited"
+    found = {SOURCE_OF_KIND[judgements[number].annotator_kind] for number in pair.judgements}
+    return "+".join(source for source in SOURCES if source in found)
+
+
+def named(names: Sequence[str], known: Known) -> list[str]:
+    """Annotators as they are called in the export, each once."""
+    return [known.names[name] for name in dict.fromkeys(names)]
+
+
+def iteration_of(revisions: set[str], known: Known) -> int | None:
+    """The latest iteration among policies."""
+    return max((known.iterations[revision] for revision in revisions), default=None)
+
+
+PAIR_FACTS: Final[Mapping[str, Column]] = {
+    "margin": "number",
+    "strength": "number",
+    "agreement": "number",
+    "flip": "number",
+    "annotators": "texts",
+    "source": "text",
+    "chosen_by": "text",
+    "rejected_by": "text",
+    "iteration": "whole",
+    "prompt_id": "whole",
+    "comparison_id": "whole",
+    "judged": "text",
+}
+
+
+def pair_facts(settled: Settled, pair: Pair, known: Known) -> Row:
+    """The columns beside prompt and answers of a preference."""
+    judgements = {judgement.id: judgement for judgement in settled.judgements}
+    first = settled.judgements[0]
+    return {
+        "margin": margin(pair.strength),
+        "strength": pair.strength,
+        "agreement": pair.agreement,
+        "flip": round(pair.flip, 6),
+        "annotators": named(pair.annotators, known),
+        "source": source_of(pair, judgements),
+        "chosen_by": written_by(pair.better),
+        "rejected_by": written_by(pair.worse),
+        "iteration": iteration_of(writers(first, [pair.better, pair.worse]), known),
+        "prompt_id": first.prompt_id,
+        "comparison_id": first.comparison_id,
+        "judged": max(judgements[number].created for number in pair.judgements),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------- formats
+@dataclass(frozen=True)
+class Made:
+    """Rows of one comparison, and a reason for each thing that gave none."""
+
+    rows: list[Row]
+    left_out: list[str]
+
+
+def preference(settled: Settled, filters: Filters, known: Known) -> Made:
+    """TRL's explicit-prompt preference format, conversational."""
+    rows = [
+        {
+            "prompt": conversation(settled.judgements[0].messages),
+            "chosen": answer(pair.better["text"]),
+            "rejected": answer(pair.worse["text"]),
+            **pair_facts(settled, pair, known),
+        }
+        for pair in settled.pairs
+    ]
+    return Made(rows, [*settled.reasons, *settled.pair_reasons])
+
+
+def preference_plain(settled: Settled, filters: Filters, known: Known) -> Made:
+    """The same with strings: the prompt as a transcript, each answer after a space."""
+    if settled.pairs and not can_be_told(settled.judgements[0].messages):
+        unclear = ["transcript" for _ in settled.pairs]
+        return Made([], [*settled.reasons, *settled.pair_reasons, *unclear])
+    rows = [
+        {
+            "prompt": transcript(settled.judgements[0].messages),
+            "chosen": f" {pair.better['text']}",
+            "rejected": f" {pair.worse['text']}",
+            **pair_facts(settled, pair, known),
+        }
+        for pair in settled.pairs
+    ]
+    return Made(rows, [*settled.reasons, *settled.pair_reasons])
+
+
+def reward(settled: Settled, filters: Filters, known: Known) -> Made:
+    """TRL's implicit-prompt preference format: two whole conversations and the margin of the loss."""
+    rows = [
+        {
+            "chosen": [*conversation(settled.judgements[0].messages), *answer(pair.better["text"])],
+            "rejected": [*conversation(settled.judgements[0].messages), *answer(pair.worse["text"])],
+            **pair_facts(settled, pair, known),
+        }
+        for pair in settled.pairs
+    ]
+    return Made(rows, [*settled.reasons, *settled.pair_reasons])
+
+
+ANSWER_FACTS: Final[Mapping[str, Column]] = {
+    "agreement": "number",
+    "annotators": "texts",
+    "source": "text",
+    "written_by": "text",
+    "iteration": "whole",
+    "prompt_id": "whole",
+    "comparison_id": "whole",
+    "judged": "text",
+}
+
+
+def kto(settled: Settled, filters: Filters, known: Known) -> Made:
+    """TRL's unpaired preference format: good is what was better and never worse, bad what was worse and never better.
+
+    Where most annotators found all answers bad, all are bad.
+    """
+    voices = [judgement for judgement in voices_of(settled, filters) if judgement.outcome != "skip"]
+    bad = [judgement for judgement in voices if judgement.outcome == "all-bad"]
+    if 2 * len(bad) > len(voices):
+        return kto_all_bad(settled, bad, len(bad) / len(voices), filters, known)
+    rows, left_out = [], [*settled.reasons, *settled.pair_reasons]
+    texts = {side["id"]: side for pair in settled.pairs for side in (pair.better, pair.worse)}
+    for response in texts.values():
+        better = [pair for pair in settled.pairs if pair.better["id"] == response["id"]]
+        worse = [pair for pair in settled.pairs if pair.worse["id"] == response["id"]]
+        if better and worse:
+            left_out.append("middle")
+            continue
+        facts = [pair_facts(settled, pair, known) for pair in (better or worse)]
+        rows.append(
+            {
+                **kto_parts(settled, response, bool(better), known),
+                "agreement": fmean(fact["agreement"] for fact in facts),
+                "annotators": list(dict.fromkeys(name for fact in facts for name in fact["annotators"])),
+                "source": "+".join(dict.fromkeys(fact["source"] for fact in facts)),
+                "judged": max(fact["judged"] for fact in facts),
+            }
+        )
+    return Made(rows, left_out)
+
+
+def kto_all_bad(settled: Settled, bad: Sequence[Judgement], share: float, filters: Filters, known: Known) -> Made:
+    """Every answer of a comparison as a bad one, unless agreement or policy is not as asked for."""
+    responses = bad[0].responses
+    left_out = [*settled.reasons, *(reason for reason in settled.pair_reasons if reason == "skip")]
+    if share < filters.agreement or not is_by(writers(bad[0], responses), filters, known):
+        reason = "low-agreement" if share < filters.agreement else "other-policy"
+        return Made([], [*left_out, *(reason for _ in responses)])
+    shared = {
+        "agreement": share,
+        "annotators": named([judgement.annotator for judgement in bad], known),
+        "source": "+".join(dict.fromkeys(SOURCE_OF_KIND[judgement.annotator_kind] for judgement in bad)),
+        "judged": max(judgement.created for judgement in bad),
+    }
+    rows = [{**kto_parts(settled, response, False, known), **shared} for response in responses]
+    return Made(rows, left_out)
+
+
+def kto_parts(settled: Settled, response: Mapping[str, Any], label: bool, known: Known) -> Row:
+    """What every KTO row has."""
+    first = settled.judgements[0]
+    return {
+        "prompt": conversation(first.messages),
+        "completion": answer(response["text"]),
+        "label": label,
+        "written_by": written_by(response),
+        "iteration": iteration_of(writers(first, [response]), known),
+        "prompt_id": first.prompt_id,
+        "comparison_id": first.comparison_id,
+    }
+
+
+def sft(settled: Settled, filters: Filters, known: Known) -> Made:
+    """TRL's prompt-completion format: what annotators made of the best answer."""
+    rows, left_out = [], list(settled.reasons)
+    for judgement in settled.judgements:
+        if judgement.edited is None:
+            left_out.append("no-edit")
+        elif not is_by(writers(judgement, [judgement.edited]), filters, known):
+            left_out.append("other-policy")
+        else:
+            facts = {
+                "annotators": named([judgement.annotator], known),
+                "source": "edited",
+                "iteration": iteration_of(writers(judgement, [judgement.edited]), known),
+                "comparison_id": judgement.comparison_id,
+                "written": judgement.created,
+            }
+            rows.append(sft_row(judgement, judgement.edited["text"], facts))
+    return Made(rows, left_out)
+
+
+def demonstration(shown: Demonstration, filters: Filters, known: Known) -> Row | str:
+    """A demonstration as an SFT row, or the reason why it is none."""
+    source: Source = "human" if shown.origin == "person" else "imported"
+    reason = (
+        "excluded" if shown.annotator in known.excluded
+        else "other-source" if source not in filters.sources
+        else "other-annotator" if filters.annotators and shown.annotator not in filters.annotators
+        else "other-date" if not filters.covers(shown.created)
+        else "other-policy" if filters.policies or filters.iterations
+        else None
+    )  # fmt: skip
+    if reason is not None:
+        return reason
+    annotators = [] if shown.annotator is None else named([shown.annotator], known)
+    facts = {
+        "annotators": annotators,
+        "source": source,
+        "iteration": None,
+        "comparison_id": None,
+        "written": shown.created,
+    }
+    return sft_row(shown, shown.text, facts)
+
+
+def sft_row(shown: Judgement | Demonstration, text: str, facts: Row) -> Row:
+    """One row to imitate."""
+    return {
+        "prompt": conversation(shown.messages),
+        "completion": answer(text),
+        "prompt_id": shown.prompt_id,
+        **facts,
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------- flat CSV
+def judgement_rows(settled: Settled, filters: Filters, known: Known) -> Made:
+    """A flat row for each judgement that is no skip, ties and 'all bad' included, with its answers by position."""
+    agreement = lowest_agreement(voices_of(settled, filters))
+    rows, left_out = [], list(settled.reasons)
+    for judgement in settled.judgements:
+        reason = (
+            "skip" if judgement.outcome == "skip"
+            else "other-policy" if not is_by(writers(judgement, judgement.responses), filters, known)
+            else "low-agreement" if agreement < filters.agreement
+            else None
+        )  # fmt: skip
+        if reason is None:
+            rows.append(flat_row(judgement, agreement, known))
+        else:
+            left_out.append(reason)
+    return Made(rows, left_out)
+
+
+def flat_row(judgement: Judgement, agreement: float, known: Known) -> Row:
+    """One judgement, flat; lists and conversations as JSON."""
+    texts = [response["text"] for response in judgement.responses]
+    ranks = judgement.ranking
+    decided = ranks is not None and len(ranks) == 2 and ranks[0] != ranks[1]
+    best = ranks.index(1) if ranks is not None and decided else None
+    return {
+        "judgement_id": judgement.id,
+        "comparison_id": judgement.comparison_id,
+        "prompt_id": judgement.prompt_id,
+        "split": SPLIT_NAMES[judgement.split],
+        "judged": judgement.created,
+        "annotator": known.names[judgement.annotator],
+        "source": SOURCE_OF_KIND[judgement.annotator_kind],
+        "kind": judgement.kind,
+        "outcome": judgement.outcome,
+        "prompt": judgement.messages[-1]["content"],
+        "conversation": as_json(conversation(judgement.messages)),
+        "chosen": None if best is None else texts[best],
+        "rejected": None if best is None else texts[1 - best],
+        "strength": judgement.strength,
+        "ranking": None if ranks is None else as_json(ranks),
+        "edited": None if judgement.edited is None else judgement.edited["text"],
+        "tags": as_json(judgement.tags),
+        "note": judgement.note,
+        "agreement": agreement,
+        "seconds": judgement.seconds,
+        "shown_order": as_json(judgement.shown_order),
+        "guidelines_version": judgement.guidelines_version,
+        "iteration": iteration_of(writers(judgement, judgement.responses), known),
+        "written_by": as_json([written_by(response) for response in judgement.responses]),
+        **{f"answer_{place}": text for place, text in enumerate(texts, 1)},
+    }
+
+
+def unflattened(row: Mapping[str, str]) -> Row:
+    """What an import reads in a flat row: conversation, answers and verdict as lists, the rest as it is.
+
+    Raises ValueError or KeyError for a row that somebody has changed so that it is none any more.
+    """
+    size = len(json.loads(row["shown_order"]))
+    texts = [row[f"answer_{place}"] for place in range(1, size + 1)]
+    told = {"conversation": json.loads(row["conversation"]), "answers": [answer(text) for text in texts]}
+    ranking = json.loads(row["ranking"]) if row["ranking"] else None
+    said = {*told, "ranking", "prompt", "chosen", "rejected"}
+    rest = {name: text for name, text in row.items() if name not in said and not name.startswith("answer_")}
+    return {**told, "ranking": ranking, **rest}
+
+
+def as_json(value: Any) -> str:
+    """A list in one cell."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def lowest_agreement(voices: Sequence[Judgement]) -> float:
+    """The smallest majority among those who preferred one of two answers, over all pairs of answers; 1 without any."""
+    ranked = [judgement for judgement in voices if judgement.ranking is not None]
+    size = len(ranked[0].responses) if ranked else 0
+    lowest = 1.0
+    for first in range(size):
+        for second in range(first + 1, size):
+            votes = [sign for judgement in ranked if (sign := vote(judgement, first, second))]
+            if votes:
+                lowest = min(lowest, max(votes.count(1), votes.count(-1)) / len(votes))
+    return lowest
+
+
+# The first visible sign of a cell that a spreadsheet takes for a formula, in full width too (OWASP, CSV injection).
+FORMULA_SIGNS: Final = "=+-@＝＋－＠"
+ESCAPE: Final = "'"
+
+
+def harmless(cell: str) -> str:
+    """A cell that no spreadsheet runs: an apostrophe goes before a formula, a tab, a line break and an apostrophe."""
+    first = cell.lstrip()[:1]
+    dangerous = first != "" and first in FORMULA_SIGNS
+    return ESCAPE + cell if dangerous or cell[:1] in ("\t", "\r", "\n", "\0", ESCAPE) else cell
+
+
+def original(cell: str) -> str:
+    """What `harmless` was given: one leading apostrophe is taken away, where there is one."""
+    return cell[1:] if cell[:1] == ESCAPE else cell
+
+
+# ------------------------------------------------------------------------------------------------------------ registry
+@dataclass(frozen=True)
+class Format:
+    """A format: what it is for, its columns with their types, and the function that makes its rows."""
+
+    title: str
+    columns: Mapping[str, Column]
+    rows: Callable[[Settled, Filters, Known], Made]
+
+
+CSV_COLUMNS: Final[Mapping[str, Column]] = {
+    "judgement_id": "whole",
+    "comparison_id": "whole",
+    "prompt_id": "whole",
+    "split": "text",
+    "judged": "text",
+    "annotator": "text",
+    "source": "text",
+    "kind": "text",
+    "outcome": "text",
+    "prompt": "text",
+    "conversation": "text",
+    "chosen": "text",
+    "rejected": "text",
+    "strength": "whole",
+    "ranking": "text",
+    "edited": "text",
+    "tags": "text",
+    "note": "text",
+    "agreement": "number",
+    "seconds": "number",
+    "shown_order": "text",
+    "guidelines_version": "whole",
+    "iteration": "whole",
+    "written_by": "text",
+    **{f"answer_{place}": "text" for place in range(1, MAXIMUM_ANSWERS + 1)},
+}
+FORMATS: Final[Mapping[str, Format]] = {
+    "preference": Format(
+        "TRL preference, conversational (DPO and others)",
+        {"prompt": "messages", "chosen": "messages", "rejected": "messages", **PAIR_FACTS},
+        preference,
+    ),
+    "preference-plain": Format(
+        "TRL preference, plain strings",
+        {"prompt": "text", "chosen": "text", "rejected": "text", **PAIR_FACTS},
+        preference_plain,
+    ),
+    "kto": Format(
+        "TRL unpaired preference (KTO)",
+        {"prompt": "messages", "completion": "messages", "label": "truth", **ANSWER_FACTS},
+        kto,
+    ),
+    "reward": Format(
+        "TRL reward model: whole conversations with a margin",
+        {"chosen": "messages", "rejected": "messages", **PAIR_FACTS},
+        reward,
+    ),
+    "sft": Format(
+        "TRL supervised fine-tuning: edited and imported answers",
+        {
+            "prompt": "messages",
+            "completion": "messages",
+            "prompt_id": "whole",
+            "annotators": "texts",
+            "source": "text",
+            "iteration": "whole",
+            "comparison_id": "whole",
+            "written": "text",
+        },
+        sft,
+    ),
+    "csv": Format("CSV for a spreadsheet: a row for each judgement", CSV_COLUMNS, judgement_rows),
+}
+
+
+def make(settled: Settled, request: Request, known: Known) -> Made:
+    """The rows of one comparison in the asked format."""
+    if not settled.judgements:
+        return Made([], [*settled.reasons, *settled.pair_reasons])
+    return FORMATS[request.format].rows(settled, request.filters, known)

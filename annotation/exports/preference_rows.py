@@ -1,0 +1,98 @@
+"""Training data: judgements to preference rows, one by one; what gives no row is counted with its reason. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from annotation.metrics.aggregation import Pair, pairs_of, people_first, usable
+from annotation.records import Judgement
+
+PreferenceRow = Mapping[str, Any]
+
+
+@dataclass
+class Freezing:
+    """Preference rows of comparisons, each with all its current judgements; the counts are whole when the rows are.
+
+    Train pairs are of judgements made after `trained_until`, held-out pairs are all. The pairs of a comparison (up to
+    K(K-1)/2 for K answers, more with edits) stay together. `max_length` counts the tokens of prompt and answer where
+    they are known; `reliability` gives the chance that an annotator is right. Where people have judged, AI judges
+    do not count.
+    """
+
+    comparisons: Iterable[Sequence[Judgement]]
+    max_length: int
+    trained_until: int = 0
+    reliability: Mapping[str, float] | None = None
+    excluded: Iterable[str] = ()
+    counts: Counter[str] = field(default_factory=Counter)
+    """Rows by split."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """What gave no row, by reason."""
+    last_judgement_id: int = 0
+
+    def __iter__(self) -> Iterator[PreferenceRow]:
+        """The rows, once."""
+        for group in self.comparisons:
+            self.last_judgement_id = max(self.last_judgement_id, *(judgement.id for judgement in group))
+            own, beside = people_first(group)
+            counted, reasons = usable(own, self.excluded)
+            self.left_out.update([*beside, *reasons])
+            if not counted:
+                continue
+            if counted[0].split == "train" and max(judgement.id for judgement in counted) <= self.trained_until:
+                self.left_out["earlier"] += len(counted)
+                continue
+            pairs, reasons = pairs_of(counted, self.reliability)
+            self.left_out.update(reasons)
+            for pair in pairs:
+                reason = why_left_out(pair, self.max_length)
+                if reason:
+                    self.left_out[reason] += 1
+                else:
+                    self.counts[counted[0].split] += 1
+                    yield preference_row(counted[0], pair)
+
+
+def line_of(row: PreferenceRow) -> bytes:
+    """A row as a line of a snapshot; the same row always gives the same bytes."""
+    return json.dumps(row, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+
+
+def why_left_out(pair: Pair, max_length: int) -> str | None:
+    """The reason why a pair can't be trained on, if there is one."""
+    if pair.better["text"].strip() == pair.worse["text"].strip():
+        return "identical"
+    lengths = [
+        response["prompt_tokens"] + response["tokens"] for response in (pair.better, pair.worse) if response["tokens"]
+    ]
+    return "too-long" if any(length > max_length for length in lengths) else None
+
+
+def preference_row(judgement: Judgement, pair: Pair) -> PreferenceRow:
+    """One line of a snapshot. Answers that no policy drew have no token counts, and their prompt may be unrendered."""
+    keep = ("id", "origin", "model_id", "text", "finish_reason", "tokens")
+    return {
+        "comparison": judgement.comparison_id,
+        "prompt_id": judgement.prompt_id,
+        "split": judgement.split,
+        "judgements": list(pair.judgements),
+        "annotators": list(pair.annotators),
+        "messages": [dict(message) for message in judgement.messages],
+        "rendered_prompt": pair.better["rendered_prompt"] or pair.worse["rendered_prompt"],
+        "chosen": {key: pair.better[key] for key in keep},
+        "rejected": {key: pair.worse[key] for key in keep},
+        "strength": pair.strength,
+        "agreement": pair.agreement,
+        "flip": round(pair.flip, 6),
+        **({"ai": True} if pair.ai else {}),
+    }
+
+
+def read_rows(content: bytes) -> list[PreferenceRow]:
+    """The rows of a snapshot file."""
+    return [json.loads(line) for line in content.splitlines()]

@@ -1,0 +1,381 @@
+"""Exports on disk: JSON lines, Parquet, CSV and `datasets` directories, streamed, whole or not there at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import secrets
+import shutil
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final, Protocol, Self
+
+from annotation import store
+from annotation.database import Database
+from annotation.exports import archive
+from annotation.exports.dataset_card import Figures, Provenance, card
+from annotation.exports.formats import (
+    FORMATS,
+    LEFT_OUT,
+    ONE_FILE,
+    SPLIT_NAMES,
+    Column,
+    Known,
+    Request,
+    Row,
+    check_request,
+    demonstration,
+    harmless,
+    lineage,
+    make,
+    pseudonyms,
+    settle,
+)
+from annotation.metrics import quality
+from annotation.records import UserError
+
+ROW_GROUP: Final = 1_000
+REPORT_SECONDS: Final = 0.5
+Report = Callable[[int, int], None]
+
+
+# ------------------------------------------------------------------------------------------------------------- writers
+class Writer(Protocol):
+    """One file that rows go into; `close` has it on the disk."""
+
+    def write(self, row: Row) -> None:
+        """Add a row."""
+
+    def close(self) -> None:
+        """Write what is left and make it last."""
+
+
+class JsonLines:
+    """A JSON object a line, in UTF-8."""
+
+    def __init__(self, path: Path, columns: Mapping[str, Column]) -> None:
+        self.file = path.open("w", encoding="utf-8", newline="\n")
+        self.columns = list(columns)
+
+    def write(self, row: Row) -> None:
+        """Add a row."""
+        self.file.write(json.dumps({name: row[name] for name in self.columns}, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        """Make it last."""
+        finish(self.file)
+
+
+class Csv:
+    """Comma-separated, with a byte order mark (without it Excel takes UTF-8 for something else) and harmless cells."""
+
+    def __init__(self, path: Path, columns: Mapping[str, Column]) -> None:
+        self.file = path.open("w", encoding="utf-8-sig", newline="")
+        self.columns = list(columns)
+        self.writer = csv.writer(self.file)
+        self.writer.writerow(self.columns)
+
+    def write(self, row: Row) -> None:
+        """Add a row; what it has no value for is empty."""
+        self.writer.writerow([cell(row.get(name)) for name in self.columns])
+
+    def close(self) -> None:
+        """Make it last."""
+        finish(self.file)
+
+
+def cell(value: Any) -> str:
+    """A value as a cell that no spreadsheet runs."""
+    return harmless(value) if isinstance(value, str) else "" if value is None else str(value)
+
+
+class Parquet:
+    """Parquet in row groups, so that no more than one is held in memory."""
+
+    def __init__(self, path: Path, columns: Mapping[str, Column]) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        messages = pyarrow.list_(pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())]))
+        types = {
+            "text": pyarrow.string(),
+            "number": pyarrow.float64(),
+            "whole": pyarrow.int64(),
+            "truth": pyarrow.bool_(),
+            "texts": pyarrow.list_(pyarrow.string()),
+            "messages": messages,
+        }
+        self.schema = pyarrow.schema([(name, types[kind]) for name, kind in columns.items()])
+        self.file = path.open("wb")
+        self.writer = pyarrow.parquet.ParquetWriter(self.file, self.schema)
+        self.table = pyarrow.Table
+        self.rows: list[Row] = []
+
+    def write(self, row: Row) -> None:
+        """Add a row."""
+        self.rows.append(row)
+        if len(self.rows) == ROW_GROUP:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows that are held as one group."""
+        if self.rows:
+            self.writer.write_table(self.table.from_pylist(self.rows, schema=self.schema))
+            self.rows = []
+
+    def close(self) -> None:
+        """Write what is left and make it last."""
+        self.flush()
+        self.writer.close()
+        finish(self.file)
+
+
+def finish(file: IO[Any]) -> None:
+    """Close a file when its content is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a container keeps its splits."""
+
+    writer: Callable[[Path, Mapping[str, Column]], Writer]
+    path: str
+
+
+LAYOUTS: Final[Mapping[str, Layout]] = {
+    "jsonl": Layout(JsonLines, "{split}.jsonl"),
+    "parquet": Layout(Parquet, "{split}.parquet"),
+    "dataset": Layout(Parquet, "data/{split}-00000-of-00001.parquet"),
+}
+
+
+class Splits:
+    """The files of an export, each opened when its first row comes: an empty split has no file."""
+
+    def __init__(self, directory: Path, request: Request) -> None:
+        self.directory, self.layout = directory, LAYOUTS[request.container]
+        self.columns = FORMATS[request.format].columns
+        self.files: dict[str, str] = {}
+        self.writers: dict[str, Writer] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, split: str, row: Row) -> None:
+        """Add a row to a split."""
+        if split not in self.writers:
+            self.files[split] = self.layout.path.format(split=split)
+            path = self.directory / self.files[split]
+            path.parent.mkdir(exist_ok=True)
+            self.writers[split] = self.layout.writer(path, self.columns)
+        self.writers[split].write(row)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with ExitStack() as closing:
+            for writer in self.writers.values():
+                closing.callback(writer.close)
+
+
+# ------------------------------------------------------------------------------------------------------------ exporting
+def export(db: Database, request: Request, target: Path, report: Report = lambda done, total: None) -> Figures:
+    """Write an export to `target`, which must not be there yet; returns what is in it and what was left out.
+
+    The target of the raw archive and of CSV is a file; that of other formats is a directory, or a zip of it if its
+    name ends in '.zip'. Raises UserError if it can't be written, or if nothing would be in it; then nothing is there.
+    """
+    with db.reading():
+        known = what_is_known(db, request)
+        check_request(request, known)
+        if request.format == "raw":
+            figures = Figures()
+            with new_file(target) as path:
+                figures.rows.update(archive.write(db, path, report))
+            return figures
+        if request.format in ONE_FILE:
+            with new_file(target) as path:
+                return write_csv(db, request, known, path, report)
+        if target.suffix == ".zip":
+            with new_file(target) as path, tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as directory:
+                figures = write_directory(db, request, known, Path(directory), report)
+                pack(Path(directory), path)
+                return figures
+        with new_directory(target) as path:
+            return write_directory(db, request, known, path, report)
+
+
+def count(db: Database, request: Request, report: Report = lambda done, total: None) -> Figures:
+    """What an export would hold and leave out, without writing it. Raises UserError for what can't be had."""
+    with db.reading():
+        known = what_is_known(db, request)
+        check_request(request, known)
+        figures = Figures()
+        if request.format == "raw":
+            figures.rows.update(archive.count(db))
+            return figures
+        for _ in rows(db, request, known, figures, report):
+            pass
+    return figures
+
+
+def what_is_known(db: Database, request: Request) -> Known:
+    """Policies, people, exclusions and reliabilities, as rows need them."""
+    annotators = store.annotators(db)
+    names = {row["name"]: row["name"] for row in annotators} if request.names else pseudonyms(annotators)
+    estimated = {} if request.format == "raw" else quality.reliabilities(db)
+    reliability = {name: measured.estimate for name, measured in estimated.items()}
+    return Known(lineage(store.models(db)), names, frozenset(store.excluded_annotators(db)), reliability)
+
+
+def rows(db: Database, request: Request, known: Known, figures: Figures, report: Report) -> Iterator[tuple[str, Row]]:
+    """Every row with its split, counted in `figures`, comparison for comparison."""
+    total, done, said = store.judged_count(db), 0, 0.0
+    for group in store.judged_comparisons(db):
+        settled = settle(group, request.filters, known)
+        made = make(settled, request, known)
+        split = SPLIT_NAMES[group[0].split]
+        figures.see(split, settled, made)
+        yield from ((split, row) for row in made.rows)
+        done += len(group)
+        if time.monotonic() - said > REPORT_SECONDS:
+            said = time.monotonic()
+            report(done, total)
+    if request.format == "sft":
+        yield from demonstrations(db, request, known, figures)
+    report(total, total)
+
+
+def demonstrations(db: Database, request: Request, known: Known, figures: Figures) -> Iterator[tuple[str, Row]]:
+    """The demonstrations that were written or imported without a comparison, as rows to imitate."""
+    for shown in store.demonstrations(db):
+        split = SPLIT_NAMES[shown.split]
+        made = demonstration(shown, request.filters, known)
+        figures.see_demonstration(shown, split, made if isinstance(made, str) else None)
+        if not isinstance(made, str):
+            yield split, made
+
+
+def write_directory(db: Database, request: Request, known: Known, directory: Path, report: Report) -> Figures:
+    """A file for each split, and the card."""
+    figures = Figures()
+    with Splits(directory, request) as splits:
+        for split, row in rows(db, request, known, figures, report):
+            splits.write(split, row)
+    refuse_nothing(figures)
+    files = {split: splits.files[split] for split in sorted(splits.files, reverse=True)}
+    text = card(request, figures, provenance(db), files)
+    with (directory / "README.md").open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    return figures
+
+
+def write_csv(db: Database, request: Request, known: Known, path: Path, report: Report) -> Figures:
+    """One flat file. Columns for answers that no comparison has are left away."""
+    size = max(store.largest_comparison(db), 2)
+    columns = {
+        name: kind
+        for name, kind in FORMATS[request.format].columns.items()
+        if not name.startswith("answer_") or int(name.removeprefix("answer_")) <= size
+    }
+    figures = Figures()
+    writer = Csv(path, columns)
+    try:
+        for _, row in rows(db, request, known, figures, report):
+            writer.write(row)
+    finally:
+        writer.close()
+    refuse_nothing(figures)
+    return figures
+
+
+def refuse_nothing(figures: Figures) -> None:
+    """Raises UserError for an export without a row."""
+    if not figures.total:
+        reasons = ", ".join(f"{LEFT_OUT[reason]} {number:,}" for reason, number in figures.left_out.most_common())
+        raise UserError(f"Nothing is left to export ({reasons or 'there are no judgements yet'}). Nothing was written.")
+
+
+def provenance(db: Database) -> Provenance:
+    """Where the data comes from."""
+    return Provenance(
+        store.project(db),
+        store.models(db),
+        store.sampling_counts(db),
+        [asdict(entry) for entry in store.guidelines_versions(db)],
+        store.imports(db),
+    )
+
+
+# -------------------------------------------------------------------------------------------------- whole or not at all
+@contextmanager
+def new_file(target: Path) -> Iterator[Path]:
+    """A path to write to; the file gets its name when it is whole. Raises UserError if there is one, or on refusal."""
+    with explain_refusal(target):
+        refuse_existing(target)
+        temporary = beside(target)
+        try:
+            yield temporary
+            temporary.rename(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_directory(target: Path) -> Iterator[Path]:
+    """A directory to fill; it gets its name when it is whole. Raises UserError if there is one, or on refusal."""
+    with explain_refusal(target):
+        refuse_existing(target)
+        temporary = beside(target)
+        temporary.mkdir()
+        try:
+            yield temporary
+            temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def beside(target: Path) -> Path:
+    """A hidden name of its own in the same directory, for what is not whole yet."""
+    return target.with_name(f".{target.name[:40]}.{secrets.token_hex(6)}")
+
+
+def refuse_existing(target: Path) -> None:
+    """Raises UserError where something would be overwritten. The directory above is made where it is missing."""
+    if target.exists():
+        raise UserError(f"{target} is there already. Choose another name, or move it away.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def explain_refusal(target: Path) -> Iterator[None]:
+    """A full or read-only disk becomes a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{target} can't be written ({error.strerror or error}). Free disk space or mend the rights, then repeat."
+        ) from error
+
+
+def pack(directory: Path, target: Path) -> None:
+    """A directory as one zip file. What is compressed already is stored as it is."""
+    with target.open("wb") as file:
+        with zipfile.ZipFile(file, "w") as packed:
+            for path in sorted(entry for entry in directory.rglob("*") if entry.is_file()):
+                how = zipfile.ZIP_STORED if path.suffix == ".parquet" else zipfile.ZIP_DEFLATED
+                packed.write(path, path.relative_to(directory), how)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,311 @@
+"""Columns to roles: what each can be, by its name and by what the first rows hold, and which are not used. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from annotation.imports.conversations import SPEAKERS, conversation
+from annotation.imports.labels import SCALES, SIGNED, Columns, Unusable, number_of, plain_name, says_good
+from annotation.imports.reading import Row
+
+# Each role a column can play: what it is for, and the names by which it is recognised, likeliest first.
+ROLES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "prompt": (
+        "the question: text, messages, or a Human/Assistant transcript",
+        (
+            *("prompt", "question", "instruction", "query", "user", "problem", "history", "input", "text", "content"),
+            "context",
+        ),
+    ),
+    "context": ("text that belongs below the prompt (Alpaca's 'input')", ("input", "context")),
+    "history": ("earlier turns above the prompt, as pairs of question and answer", ("history",)),
+    "system": (
+        "the system message",
+        ("system", "system_prompt", "system_message", "system_instruction", "preprompt", "preamble"),
+    ),
+    "speaker": ("who says the prompt: rows of others than the user are left out", ("role", "speaker")),
+    "parent": ("the message that the prompt answers: rows that have one are left out", ("parent_id",)),
+    "messages": (
+        "a whole conversation (role/content or from/value); as a demonstration it teaches each of its answers",
+        ("messages", "conversations", "conversation", "chat", "dialog", "dialogue", "turns"),
+    ),
+    "completion": (
+        "one answer: a demonstration, or with a label a good or bad answer",
+        ("completion", "response", "answer", "output", "target", "demonstration", "solution"),
+    ),
+    "label": (
+        "whether the completion, or the conversation's last turn, is good (KTO)",
+        (
+            *("label", "labels", "kto_tag", "is_good", "good", "thumbs_up", "thumbs", "desirable", "liked", "accepted"),
+            *("is_desirable", "is_correct", "is_helpful", "feedback", "vote"),
+        ),
+    ),
+    "rating": (
+        "how good the completion, or the conversation's last turn, is, with the number from which on it is good",
+        ("helpfulness", *SCALES, "label", "labels", "thumbs", "feedback", "vote", "votes"),
+    ),
+    "chosen": (
+        "the better of two answers",
+        ("chosen", "chosen_response", "preferred", "response_chosen", "accepted", "response_j", "preferred_output"),
+    ),
+    "rejected": (
+        "the worse of two answers",
+        (
+            *("rejected", "rejected_response", "dispreferred", "response_rejected", "non_preferred", "response_k"),
+            "non_preferred_output",
+        ),
+    ),
+    "status": ("a word beside chosen and rejected that is 'tie' where neither is better", ("status",)),
+    "a": ("the first of two answers", ()),
+    "b": ("the second of two answers", ()),
+    "winner": (
+        "which of two answers is better: a, b, tie, both bad, or the name of its column",
+        ("winner", "preference", "preferred", "better_response_id", "better", "choice", "verdict", "label", "labels"),
+    ),
+    "preference": ("which of two answers is better by its sign: below 0 the first, above 0 the second", SIGNED),
+    "winner_from_0": ("the number of the best answer, where the first has 0", ()),
+    "winner_from_1": ("the number of the best answer, where the first has 1", ()),
+    "score_a": ("how good the first, or chosen, answer is: the higher the better", ()),
+    "score_b": ("how good the second, or rejected, answer is", ()),
+    "responses": (
+        "a list of answers, or of objects with text and score or rank",
+        ("responses", "completions", "answers", "outputs", "candidates", "generations", "samples"),
+    ),
+    "scores": ("a list of scores, the higher the better", ("scores", "ratings", "rewards", "score", "rating")),
+    "ranks": ("a list of ranks, 1 is best", ("ranks", "ranking", "rankings", "rank")),
+    "outcome": ("a word beside ranks that is 'all-bad' where no answer is good", ("outcome",)),
+    "strength": (
+        "how much better: 1 slightly, 2 clearly, 3 much; as a margin 1/3, 2/3, 1",
+        ("strength", "margin", "preference_strength", "degree"),
+    ),
+}
+QUALITIES: Final = tuple(dict.fromkeys((*ROLES["label"][1], *ROLES["rating"][1])))
+PAIR_STEMS: Final = (
+    *("response", "answer", "output", "completion", "conversation", "text", "model_response", "human_ref", ""),
+)
+PAIR_ENDS: Final = (("a", "b"), ("0", "1"), ("1", "2"), ("left", "right"))
+SCORE_STEMS: Final = ("score", "rating", "reward", "winner_model")
+LISTS: Final = ("messages", "responses", "scores", "ranks", "history")
+
+# Columns that change what a row means beside those that have a role: nothing is made of them, which people must know.
+PICTURES: Final = ("image", "images", "video", "videos", "audio", "audios")
+TELLING: Final = frozenset(
+    {
+        *(alias for _, aliases in ROLES.values() for alias in aliases),
+        *PICTURES,
+        *("tools", "tool_calls", "functions", "function_call", "tool_choice", "split", "custom_system_prompt"),
+        *("ranked", "is_winner", "edited", "flag", "deleted"),
+        *(f"{word}_{side}" for word in ("score", "rating") for side in ("chosen", "rejected")),
+        *(f"{side}_{word}" for word in ("score", "rating") for side in ("chosen", "rejected")),
+    }
+)
+# Words in the names of columns that are true, or high, for bad answers.
+BAD_WORDS: Final = frozenset(
+    {
+        *("bad", "dislike", "disliked", "rejected", "incorrect", "unhelpful", "harmful", "toxic", "toxicity", "unsafe"),
+        *("downvotes", "hallucination", "undesirable", "down"),
+    }
+)
+# Words in the names of columns that may say of an answer that it is bad, in whichever way: 'is_toxic', 'Rating (1-5)'.
+QUALITY_WORDS: Final = frozenset(
+    {
+        *("label", "labels", "good", "bad", "quality", "rating", "ratings", "rated", "score", "scores", "stars"),
+        *("grade", "liked", "dislike", "disliked", "thumbs", "accepted", "rejected", "chosen", "preferred", "correct"),
+        *("incorrect", "correctness", "corrected", "helpful", "unhelpful", "helpfulness", "harmful", "toxic", "unsafe"),
+        *("toxicity", "safe", "vote", "votes", "upvotes", "downvotes", "reward", "verdict", "evaluation", "feedback"),
+        *("hallucination", "desirable", "undesirable"),
+    }
+)
+EMPTY: Final[tuple[Any, ...]] = (None, "", [], {})
+MAXIMUM_KNOWN: Final = 1_000
+
+
+# ---------------------------------------------------------------------------------------------------------- proposing
+def columns_of(rows: Sequence[Row]) -> list[str]:
+    """All columns that the rows have, in the order in which they are met."""
+    return list(dict.fromkeys(str(column) for row in rows for column in row.values))
+
+
+def propose(rows: Sequence[Row]) -> dict[str, str]:
+    """Roles for the columns of some first rows, by their names and what they hold; the likeliest shape decides."""
+    names = {plain_name(column): column for column in reversed(columns_of(rows))}
+    lists = {column for column in names.values() if holds_lists(rows, column)}
+
+    def find(role: str, taken: Iterable[str] = ()) -> dict[str, str]:
+        wanted = [names[alias] for alias in ROLES[role][1] if alias in names]
+        fitting = [column for column in wanted if column not in taken and (role not in LISTS or column in lists)]
+        return {role: fitting[0]} if fitting else {}
+
+    chosen = find("chosen") | find("rejected")
+    ends, pair = find_pair(names)
+    responses = find("responses")
+    question = find_question(rows, find("messages")) or find("prompt")
+    question |= find("history", question.values()) if "prompt" in question else {}
+    question |= find("system")
+    if plain_name(question.get("prompt", "")) == "instruction":
+        question |= find("context")
+    if len(chosen) == 2:
+        scores = find_scores(names, ("chosen", "rejected"))
+        return without(question, chosen) | chosen | find("strength") | scores | find("status")
+    if pair:
+        question = without(question, pair)
+        taken = [*pair.values(), *question.values()]
+        signed = find("preference", taken)
+        winner = find("winner", taken)
+        if winner:
+            return question | pair | winner | find("strength", taken)
+        return question | pair | (signed or find_scores(names, ends) or find("strength", taken))
+    if responses:
+        judged = find("outcome") and find("outcome") | find("strength")
+        return without(question, responses) | responses | (find("scores") or find("ranks")) | judged
+    messages = find("messages")
+    if messages and "messages" not in question:
+        return messages | find("system") | find_quality(rows, names, messages.values())
+    completion = find("completion", question.values())
+    if completion:
+        return question | completion | find_quality(rows, names, [*question.values(), *completion.values()])
+    return question | find_speaker(rows, question, find("speaker"), find("parent"))
+
+
+def find_question(rows: Sequence[Row], messages: dict[str, str]) -> dict[str, str]:
+    """A column of conversations, where these end with the user: it is the whole prompt, a mere text beside it less."""
+    for row in rows if messages else ():
+        try:
+            turns = conversation(row.values.get(messages["messages"]), messages["messages"])
+        except Unusable:
+            continue
+        return messages if turns[-1]["role"] == "user" else {}
+    return {}
+
+
+def find_pair(names: Mapping[str, str]) -> tuple[tuple[str, str], dict[str, str]]:
+    """Two columns with the two answers of a comparison, and what their names end with."""
+    for stem in PAIR_STEMS:
+        for ends in PAIR_ENDS:
+            for joint in ("_", "") if stem else ("",):
+                a, b = f"{stem}{joint}{ends[0]}", f"{stem}{joint}{ends[1]}"
+                if a in names and b in names and (stem or ends[0] == "a"):
+                    return ends, {"a": names[a], "b": names[b]}
+    return ("", ""), {}
+
+
+def find_scores(names: Mapping[str, str], ends: tuple[str, str]) -> dict[str, str]:
+    """Two columns that say how good the two answers are; of one-hot verdicts, 1 for the better one."""
+    for stem in SCORE_STEMS:
+        for first, second in ((f"{stem}_{ends[0]}", f"{stem}_{ends[1]}"), (f"{ends[0]}_{stem}", f"{ends[1]}_{stem}")):
+            if first in names and second in names:
+                return {"score_a": names[first], "score_b": names[second]}
+    return {}
+
+
+def find_quality(rows: Sequence[Row], names: Mapping[str, str], taken: Iterable[str]) -> dict[str, str]:
+    """The column that says which answers are good, as words or as numbers: bad ones must not be learned.
+
+    Where none can be read, one that is called so all the same: what it says is not passed over.
+    """
+    used, unread = set(taken), dict[str, str]()
+    for column in (names[alias] for alias in QUALITIES if alias in names and names[alias] not in used):
+        held = [row.values[column] for row in rows if row.values.get(column) not in EMPTY]
+        if any(says_good(value) is not None for value in held):
+            return {"label": column}
+        found = {number for value in held if (number := number_of(value)) is not None}
+        if found:
+            labels = found <= {0, 1} or found <= {-1, 1}
+            return {"label" if labels and plain_name(column) not in SCALES else "rating": column}
+        if held and not unread:
+            unread = {"label": column}
+    return unread
+
+
+def find_speaker(
+    rows: Sequence[Row], question: Columns, speaker: dict[str, str], parent: dict[str, str]
+) -> dict[str, str]:
+    """Who speaks, in a table of single messages rather than of prompts, and which message stands before each."""
+    said = [row.values[speaker["speaker"]] for row in rows if row.values.get(speaker["speaker"])] if speaker else []
+    if "prompt" not in question or not said:
+        return {}
+    known = all(isinstance(value, str) and value.strip().casefold() in SPEAKERS for value in said)
+    return speaker | parent if known else {}
+
+
+def without(roles: dict[str, str], others: Columns) -> dict[str, str]:
+    """Roles whose columns are not taken by others."""
+    return {role: column for role, column in roles.items() if column not in others.values()}
+
+
+def holds_lists(rows: Sequence[Row], column: str) -> bool:
+    """Whether the first value of a column is a list, or text that is one in JSON."""
+    value = next((row.values[column] for row in rows if row.values.get(column) not in (None, "")), None)
+    return isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("["))
+
+
+def may_say_bad(column: str) -> bool:
+    """Whether a column's name lets one expect that it says which answers are bad."""
+    return not QUALITY_WORDS.isdisjoint(words_of(column))
+
+
+def is_turned_round(column: str) -> bool:
+    """Whether a column is, by its name, true or high for bad answers."""
+    return not BAD_WORDS.isdisjoint(words_of(column))
+
+
+def words_of(column: str) -> list[str]:
+    """The words of a column's name."""
+    return re.split(r"[\W_]+", column.casefold())
+
+
+# -------------------------------------------------------------------------------------------------------------- paths
+STEP: Final = re.compile(r"\.?([^.\[\]]+)|\[(\d{1,4})\]")
+
+
+def steps_of(path: str) -> list[str | int]:
+    """The steps into an object that a path takes, as 'question.full_text' or 'answers[0].text'; empty for no path."""
+    steps: list[str | int] = []
+    at = 0
+    while at < len(path):
+        step = STEP.match(path, at)
+        if step is None:
+            return []
+        steps.append(step[1] if step[2] is None else int(step[2]))
+        at = step.end()
+    return steps if len(steps) > 1 else []
+
+
+def at_path(values: Mapping[str, Any], path: str) -> Any:
+    """What lies at a path; None where nothing does."""
+    steps = steps_of(path)
+    found: Any = values if steps else None
+    for step in steps:
+        if isinstance(step, int):
+            found = found[step] if isinstance(found, list) and step < len(found) else None
+        else:
+            found = found.get(step) if isinstance(found, Mapping) else None
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------------- unused
+class Met:
+    """The columns that are met while rows are read, and which of them hold anything."""
+
+    def __init__(self) -> None:
+        self.filled: dict[str, bool] = {}
+
+    def see(self, values: Mapping[str, Any]) -> None:
+        """Take note of a row's columns."""
+        for column, value in values.items():
+            if not self.filled.get(column) and (column in self.filled or len(self.filled) < MAXIMUM_KNOWN):
+                self.filled[column] = value not in EMPTY
+
+    def late(self, early: Iterable[str]) -> list[str]:
+        """The columns that hold something, but are not among those that did `early` on."""
+        known = set(early)
+        return [column for column, holds in self.filled.items() if holds and column not in known]
+
+    def unused(self, used: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Columns that nothing is made of: those that may change what rows mean, and the others."""
+        heads = {*used, *(str(steps_of(column)[0]) for column in used if steps_of(column))}
+        left = [column for column in self.filled if column not in heads]
+        telling = [column for column in left if self.filled[column] and plain_name(column) in TELLING]
+        return tuple(telling), tuple(column for column in left if column not in telling)

@@ -1,0 +1,193 @@
+"""Texts, messages and conversations in whatever form, to our own messages; or the reason why not. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from annotation.exports import transcripts
+from annotation.imports.labels import Unusable, number_of, says_good
+from annotation.imports.names import display_name
+from annotation.imports.reading import kind_of, parse_json
+from annotation.records import Message, UserError
+
+MAXIMUM_TEXT: Final = 100_000
+MAXIMUM_TURNS: Final = 200
+# What of a message is no text: with it, the text alone says something else.
+CALLS: Final = (
+    *("tool_calls", "function_call", "tool_call_id", "images", "image", "videos", "video", "audios", "audio"),
+)
+# By which of a message's keys an answer is not to be learned where they are false or 0.
+LEARNED: Final = ("weight", "train", "training", "loss")
+# How chat templates mark a user's turn and an answer within one text.
+TEMPLATES: Final = (
+    *(("<|im_start|>", "<|im_start|>assistant"), ("[INST]", "[/INST]"), ("<|user|>", "<|assistant|>")),
+    *(("<|start_header_id|>", "<|start_header_id|>assistant"), ("<start_of_turn>user", "<start_of_turn>model")),
+    *(("### Human:", "### Assistant:"), ("### User:", "### Assistant:"), ("### Instruction:", "### Response:")),
+    *(("<|prompter|>", "<|assistant|>"), ("USER: ", "ASSISTANT:")),
+)
+SPEAKERS: Mapping[str, str] = {
+    **dict.fromkeys(("user", "human", "prompter", "question"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model", "ai", "chatbot"), "assistant"),
+    **dict.fromkeys(("system", "developer"), "system"),
+}
+
+
+def text_of(value: Any, column: str) -> str:
+    """A text that can be stored and shown. Raises Unusable for anything else; nothing is mended silently."""
+    if not isinstance(value, str):
+        raise Unusable(column, f"is {kind_of(value)}, not text")
+    if not value.strip():
+        raise Unusable(column, "is empty")
+    if len(value) > MAXIMUM_TEXT:
+        raise Unusable(column, f"is longer than {MAXIMUM_TEXT:,} characters")
+    if "\x00" in value:
+        raise Unusable(column, "holds a NUL character")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise Unusable(column, "holds half of a surrogate pair, which is no text") from error
+    return value
+
+
+def list_of(value: Any, column: str) -> list[Any]:
+    """A list, or text that is one in JSON (as in a CSV field)."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = parse_json(value.strip(), "")
+        except UserError as error:
+            raise Unusable(column, f"is text that {error}") from error
+    if not isinstance(value, list):
+        raise Unusable(column, f"is {kind_of(value)}, not a list")
+    return value
+
+
+def conversation(value: Any, column: str) -> list[Message]:
+    """A list of messages in our own terms, whatever theirs. Raises Unusable."""
+    entries = list_of(value, column)
+    if not entries:
+        raise Unusable(column, "is an empty list")
+    if len(entries) > MAXIMUM_TURNS:
+        raise Unusable(column, f"has more than {MAXIMUM_TURNS} turns")
+    return [message_of(entry, column) for entry in entries]
+
+
+def message_of(entry: Any, column: str) -> Message:
+    """One message of a conversation: role and content, or from and value."""
+    if not isinstance(entry, dict):
+        raise Unusable(column, f"holds {kind_of(entry)} where a message belongs")
+    speaker = entry["role"] if "role" in entry else entry.get("from")
+    role = SPEAKERS.get(speaker.strip().casefold()) if isinstance(speaker, str) else None
+    if role is None:
+        shown = f"'{display_name(speaker[:40])}'" if isinstance(speaker, str) else kind_of(speaker)
+        raise Unusable(column, f"holds a message of the role {shown}; known are user, assistant and system")
+    called = next((key for key in CALLS if entry.get(key) not in (None, "", [], {})), None)
+    if called is not None:
+        raise Unusable(column, f"holds a message with '{called}'; only text can be imported")
+    unlearned = next((key for key in LEARNED if role == "assistant" and is_off(entry.get(key))), None)
+    if unlearned is not None:
+        raise Unusable(column, f"holds an answer that is not to be learned ('{unlearned}' is off)")
+    content = entry["content"] if "content" in entry else entry.get("value", entry.get("text"))
+    if isinstance(content, list) and content and all(is_text_part(part) for part in content):
+        content = "".join(part["text"] for part in content)
+    elif isinstance(content, list) and content:
+        kinds = [part.get("type") if isinstance(part, dict) else kind_of(part) for part in content]
+        other = next((str(kind) for kind in kinds if kind != "text"), "text")
+        raise Unusable(column, f"holds a part of the type '{display_name(other[:40])}'; only text can be imported")
+    return {"role": role, "content": text_of(content, column)}
+
+
+def is_off(value: Any) -> bool:
+    """Whether a switch is off: false or 0, in whichever way it is written."""
+    return says_good(value) is False or number_of(value) == 0
+
+
+def template_mark(text: str) -> str:
+    """By what a text is told to be a conversation that a chat template has written; empty where nothing says so."""
+    for user, assistant in TEMPLATES:
+        if user in text and assistant in text[text.index(user) :]:
+            return assistant
+    return "Assistant:" if re.match(r"\s*Human:.*\sAssistant:", text, re.DOTALL) else ""
+
+
+def is_text_part(part: Any) -> bool:
+    """Whether a part of a message's content is text, not an image or a tool's call."""
+    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+
+
+def checked(turns: Sequence[Message], column: str) -> tuple[Message, ...]:
+    """A prompt: maybe a system message, then user and assistant in turn, the user last. Raises Unusable."""
+    spoken = turns[1:] if turns and turns[0]["role"] == "system" else turns
+    for place, turn in enumerate(spoken):
+        expected = "assistant" if place % 2 else "user"
+        if turn["role"] != expected:
+            raise Unusable(column, f"has a turn of the {turn['role']} where one of the {expected} belongs")
+    if not spoken or spoken[-1]["role"] != "user":
+        raise Unusable(column, "does not end with the user's turn")
+    return tuple(turns)
+
+
+def as_turns(value: Any, column: str) -> list[Message] | None:
+    """A conversation in whatever form; None for plain text. Raises Unusable for what is neither."""
+    if isinstance(value, str):
+        if transcripts.is_transcript(value):
+            return transcript(text_of(value, column), column)
+        if not looks_like_messages(value):
+            text_of(value, column)
+            return None
+    elif not isinstance(value, list):
+        raise Unusable(column, f"is {kind_of(value)}, neither text nor messages")
+    return conversation(value, column)
+
+
+def transcript(text: str, column: str) -> list[Message]:
+    """The turns of an HH transcript. Raises Unusable."""
+    turns = transcripts.turns_of(text)
+    if len(turns) > MAXIMUM_TURNS:
+        raise Unusable(column, f"has more than {MAXIMUM_TURNS} turns")
+    for turn in turns:
+        text_of(turn["content"], column)
+    return turns
+
+
+def text_lists(values: Sequence[Any]) -> list[list[str]] | None:
+    """Texts that are lists of texts in JSON, all of one length, as the turns of the Arena's CSV files; else None."""
+    found = []
+    for value in values:
+        if not isinstance(value, str) or not value.lstrip().startswith("["):
+            return None
+        try:
+            texts = parse_json(value.strip(), "")
+        except UserError:
+            return None
+        if not isinstance(texts, list) or not texts or not all(isinstance(one, str | None) for one in texts):
+            return None
+        found.append(texts)
+    return found if len({len(texts) for texts in found}) == 1 else None
+
+
+def earlier_turns(value: Any, column: str) -> list[Message]:
+    """Turns before a prompt: pairs of a question and its answer, or messages. Raises Unusable."""
+    if value in (None, "", []):
+        return []
+    entries = list_of(value, column)
+    if all(isinstance(entry, dict) for entry in entries):
+        return conversation(entries, column)
+    if not all(isinstance(entry, list) and len(entry) == 2 for entry in entries):
+        raise Unusable(column, "holds something else than pairs of question and answer")
+    texts = [text_of(text, column) for entry in entries for text in entry]
+    if len(texts) > MAXIMUM_TURNS:
+        raise Unusable(column, f"has more than {MAXIMUM_TURNS} turns")
+    return [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(texts)]
+
+
+def looks_like_messages(text: str) -> bool:
+    """Whether a text is a JSON list of messages; an answer may begin with a bracket, too."""
+    if not text.lstrip().startswith("[{"):
+        return False
+    try:
+        value = parse_json(text.strip(), "")
+    except UserError:
+        return False
+    return all(isinstance(entry, dict) and not entry.keys().isdisjoint(("role", "from")) for entry in value)

@@ -1,0 +1,325 @@
+"""`python -m annotation import`: the arguments, what they mean, and what is printed, for people or as JSON lines."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final, Literal
+
+from annotation.database import Database
+from annotation.imports import importing, mapping, reading
+from annotation.imports.columns import ROLES
+from annotation.imports.importing import Look, Order, Outcome
+from annotation.imports.mapping import TARGETS, Record, Verdict
+from annotation.imports.names import display_name, listed
+from annotation.records import Split, UserError
+from annotation.ui.invisible import visible
+
+PROGRAM: Final = ("-m", "annotation", "import")
+# A last resort: whatever a file unpacks to inside a library, this process ends before the machine is short of memory.
+MEMORY_BYTES: Final = 4 * 2**30
+SHOWN_TEXT: Final = 400
+NOTHING_USABLE: Final = 1
+"""The exit status where something was read, and nothing could be made of any row."""
+BAR: Final = 30
+Topics = Any
+"""What `argparse.ArgumentParser.add_subparsers` returns."""
+
+
+# ----------------------------------------------------------------------------------------------------------- arguments
+def add_parser(topics: Topics, shared: argparse.ArgumentParser) -> None:
+    """The command; `shared` brings --data."""
+    roles = "; ".join(f"{role}: {meaning}" for role, (meaning, _) in ROLES.items())
+    command = topics.add_parser(
+        "import",
+        parents=[shared],
+        help="prompts, demonstrations and preference data",
+        epilog=f"Roles of --map: {roles}.",
+    )
+    command.set_defaults(act=run)
+    command.add_argument("source", metavar="SOURCE", help=f"{reading.FORMATS}; with --hub a dataset's name on the Hub")
+    command.add_argument("--hub", action="store_true", help="SOURCE is a dataset on the Hugging Face Hub")
+    command.add_argument("--config", metavar="NAME", help="configuration of a dataset")
+    command.add_argument("--source-split", metavar="NAME", help="split of a dataset to read")
+    command.add_argument(
+        "--as",
+        dest="target",
+        default="auto",
+        choices=("auto", *TARGETS),
+        help="what to make of rows (default: auto)",
+    )
+    command.add_argument(
+        "--map",
+        dest="columns",
+        action="append",
+        default=[],
+        metavar="ROLE=COLUMN",
+        help="the column for a role, where the proposed one is wrong; ROLE= leaves a role out",
+    )
+    command.add_argument(
+        "--split",
+        default=str(importing.HELD_OUT_SHARE),
+        metavar="SPLIT",
+        help="of new prompts: train, held-out, or the share that is held out (default: %(default)s)",
+    )
+    command.add_argument(
+        "--good-from", type=float, metavar="N", help="with a rating: answers of at least N are good, the others bad"
+    )
+    verdicts = command.add_mutually_exclusive_group()
+    verdicts.add_argument("--gold", action="store_true", help="comparisons with a known answer, to measure annotators")
+    verdicts.add_argument("--open", action="store_true", help="leave verdicts out: people are to judge the comparisons")
+    command.add_argument("--rows", metavar="FIRST-LAST", help="only these rows, as 1-100000")
+    only = command.add_mutually_exclusive_group()
+    only.add_argument("--dry-run", action="store_true", help="say what would be imported and what not; write nothing")
+    only.add_argument("--look", action="store_true", help="show the first rows and what their columns are taken for")
+    command.add_argument("--show", type=int, default=20, metavar="N", help="bad rows to print (default: %(default)s)")
+    command.add_argument("--json-progress", action="store_true", help="print progress and outcome as JSON lines")
+    command.add_argument("--by", default="command line", metavar="NAME", help=argparse.SUPPRESS)
+
+
+def order_of(options: argparse.Namespace) -> Order:
+    """The order that the arguments describe. Raises UserError for what can't be read."""
+    columns = {}
+    for entry in options.columns:
+        role, equals, column = entry.partition("=")
+        if not equals:
+            raise UserError(f"'{display_name(entry)}' names no column. Write it as --map prompt=question.")
+        columns[role.strip()] = column
+    verdict: Verdict = "gold" if options.gold else "open" if options.open else "judged"
+    first, last = rows_of(options.rows)
+    return Order(options.target, columns, verdict, split_of(options.split), first, last, options.good_from)
+
+
+def split_of(text: str) -> Split | float:
+    """'train', 'held-out', or the share that is held out. Raises UserError for anything else."""
+    named: dict[str, Literal["train", "held-out"]] = {"train": "train", "held-out": "held-out"}
+    if text in named:
+        return named[text]
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UserError(
+            f"'{display_name(text)}' is no split. Use train, held-out, or the held-out share, as 0.1."
+        ) from error
+
+
+def rows_of(text: str | None) -> tuple[int, int | None]:
+    """The first and last row of a range as '1-1000', '1000-' or '7'. Raises UserError."""
+    if not text:
+        return 1, None
+    first, dash, last = text.replace(" ", "").partition("-")
+    numbers = [first or "1", last or "0"] if dash else [first, first]
+    if not all(number.isascii() and number.isdigit() and len(number) < 16 for number in numbers):
+        raise UserError(f"'{display_name(text)}' is no range of rows. Write it as 1-100000.")
+    return int(numbers[0]), int(numbers[1]) or None
+
+
+def arguments_of(order: Order) -> list[str]:
+    """The arguments that describe an order: `order_of` of them gives it back."""
+    arguments = [f"--as={order.target}", f"--split={order.split}"]
+    arguments += [f"--map={role}={column}" for role, column in order.columns.items()]
+    if order.verdict != "judged":
+        arguments.append(f"--{order.verdict}")
+    if order.first != 1 or order.last is not None:
+        arguments.append(f"--rows={order.first}-{order.last or ''}")
+    if order.good_from is not None:
+        arguments.append(f"--good-from={order.good_from}")
+    return arguments
+
+
+# ------------------------------------------------------------------------------------------------------------ running
+def run(options: argparse.Namespace, db: Database) -> int:
+    """Look, check or import, and print what came of it; 1 where no row can be used. Raises UserError on refusal."""
+    order = order_of(options)
+    order.check()
+    printer: Printer = JsonPrinter() if options.json_progress else Printer(options.show)
+    with bounded():
+        try:
+            if options.hub:
+                printer.progress("asking the Hub", 0, None)
+                source = reading.hub_dataset(options.source, options.config, options.source_split)
+            else:
+                source = reading.open_path(Path(options.source), options.source_split, options.config)
+            if options.look:
+                found = importing.look(source, order)
+                printer.look(found)
+                return 0 if found.usable else NOTHING_USABLE
+            outcome = importing.run_import(db, source, order, options.by, printer.progress, options.dry_run)
+            printer.outcome(outcome, options.dry_run)
+            return NOTHING_USABLE if outcome.nothing_usable else 0
+        except MemoryError as error:
+            raise UserError(
+                f"{display_name(options.source)} needs more than {MEMORY_BYTES // 2**30} GB of memory to be "
+                "read. It is damaged, or has far too large rows. Nothing was imported."
+            ) from error
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Meanwhile memory is limited, where the system sees to that, and SIGTERM leaves no scratch file behind."""
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        if sys.platform == "win32":
+            yield
+            return
+        import resource
+
+        present, most = resource.getrlimit(resource.RLIMIT_DATA)
+        wanted = data_bytes() + MEMORY_BYTES
+        if most != resource.RLIM_INFINITY:
+            wanted = min(most, wanted)
+        resource.setrlimit(resource.RLIMIT_DATA, (wanted, most))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_DATA, (present, most))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def data_bytes() -> int:
+    """What counts already against a limit of data, where the system tells.
+
+    Without it a process that has more than the limit has nothing left, and a thread whose first allocation fails is
+    waited for without end (`threading.Thread.start`).
+    """
+    try:
+        pages = Path("/proc/self/statm").read_text().split()[5]
+    except OSError:
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def leave(signal_number: int, frame: FrameType | None) -> None:
+    """End as if by an exception, so that the scratch files go."""
+    raise SystemExit(128 + signal_number)
+
+
+# ----------------------------------------------------------------------------------------------------------- printing
+class Printer:
+    """Prints for people: a bar that moves on a terminal, then sentences."""
+
+    def __init__(self, shown: int) -> None:
+        self.shown = max(0, shown)
+        self.bar = sys.stderr.isatty()
+
+    def progress(self, what: str, rows: int, share: float | None) -> None:
+        """Say how far it is."""
+        if self.bar:
+            done = "" if share is None else f"[{'#' * round(BAR * share):<{BAR}}] {share:4.0%} "
+            print(f"\r\x1b[K{done}{what}, {rows:,} rows", end="", file=sys.stderr, flush=True)
+
+    def end_bar(self) -> None:
+        """Make place for what comes."""
+        if self.bar:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def look(self, found: Look) -> None:
+        """What the first rows are."""
+        self.end_bar()
+        print(f"{found.name}: {found.format}")
+        print(f"Columns: {listed(found.columns)}")
+        print(f"Taken for: {columns_line(found.proposed)}")
+        print(found.problem or f"To be imported as {found.target}.")
+        for note in found.notes:
+            print(note)
+        for row, record in zip(found.rows, found.records, strict=False):
+            print(f"\nRow {row.number}:")
+            print("  not usable: " + record if isinstance(record, str) else indented(record))
+        for bad in found.bad:
+            print(f"\nRow {bad.number} can't be read: {bad.reason}")
+
+    def outcome(self, outcome: Outcome, dry_run: bool) -> None:
+        """What was imported, or would be."""
+        self.end_bar()
+        print(f"{outcome.name}: {outcome.format}, as {outcome.target}, with {columns_line(outcome.columns)}")
+        print("\n".join(importing.summary(outcome)))
+        for column, reason, count in outcome.reasons:
+            print(f"  {count:,} × {with_column(column, reason)}")
+        if outcome.skipped and self.shown:
+            print(f"First of them ({outcome.counted}):")
+        for entry in outcome.skipped[: self.shown]:
+            print(f"  {outcome.name}, row {entry.row}: {with_column(entry.column, entry.reason)}")
+        if dry_run:
+            print("Nothing was written.")
+        elif outcome.import_id is not None:
+            locked = f"; others could not write for up to {outcome.locked_seconds:.1f} s of them"
+            print(f"Import {outcome.import_id} took {outcome.seconds:.1f} s{locked}.")
+
+
+class JsonPrinter(Printer):
+    """Prints for the page: an object a line, with one key that says what it is."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def say(self, kind: str, value: Any) -> None:
+        """One line."""
+        print(json.dumps({kind: value}), flush=True)
+
+    def progress(self, what: str, rows: int, share: float | None) -> None:
+        """Say how far it is."""
+        self.say("progress", {"what": what, "rows": rows, "share": share})
+
+    def look(self, found: Look) -> None:
+        """What the first rows are, with long values cut."""
+        cells = [
+            {"number": row.number, "cells": {str(key): shortened(value) for key, value in row.values.items()}}
+            for row in found.rows
+        ]
+        records = [
+            record if isinstance(record, str) else asdict(mapping.with_texts(record, SHOWN_TEXT))
+            for record in found.records
+        ]
+        told = {**vars(found), "rows": cells, "records": records, "bad": [asdict(bad) for bad in found.bad]}
+        self.say("look", {**told, "proposed": dict(found.proposed)})
+
+    def outcome(self, outcome: Outcome, dry_run: bool) -> None:
+        """What was imported, or would be."""
+        told = {
+            **asdict(outcome),
+            "columns": dict(outcome.columns),
+            "skipped": [asdict(row) for row in outcome.skipped],
+        }
+        self.say("outcome", {**told, "dry_run": dry_run, "summary": importing.summary(outcome)})
+
+
+def columns_line(columns: Mapping[str, str]) -> str:
+    """Roles and their columns in a sentence."""
+    pairs = [f"{role} = '{display_name(column)}'" for role, column in columns.items()]
+    return ", ".join(pairs) or "no column that is known"
+
+
+def with_column(column: str, reason: str) -> str:
+    """A reason with the column that it is about."""
+    return f"column '{column}' {reason}" if column else reason
+
+
+def shortened(value: Any) -> str:
+    """A value of a row as text of bounded length."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = text.encode("utf-8", "replace").decode()
+    return text if len(text) <= SHOWN_TEXT else f"{text[:SHOWN_TEXT]} …"
+
+
+def indented(record: Record) -> str:
+    """A record to look at; control characters can't move a terminal's cursor."""
+    short = mapping.with_texts(record, SHOWN_TEXT)
+    lines = [f"{turn['role']}: {turn['content']}" for turn in short.messages]
+    ranks = short.ranking or (None,) * len(short.answers)
+    for rank, answer in zip(ranks, short.answers, strict=True):
+        lines.append(f"answer{'' if rank is None else f' ranked {rank}'}: {answer}")
+    if short.label is not None:
+        lines.append(f"labelled {'good' if short.label else 'bad'}")
+    if short.remark:
+        lines.append(f"remark: {short.remark}")
+    clean = [" ".join(visible(part) for part in line.split("\n")) for line in lines]
+    return os.linesep.join(f"  {line}" for line in clean)

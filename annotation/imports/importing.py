@@ -1,0 +1,328 @@
+"""An import from beginning to end: look at it, check it without writing, or bring it in as a whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock, Timeout
+
+from annotation.database import Database, explain_disk_errors
+from annotation.imports import mapping
+from annotation.imports.columns import ROLES, Met, columns_of, propose
+from annotation.imports.commit import Move, clear_unfinished
+from annotation.imports.labels import Columns, Unusable
+from annotation.imports.mapping import Plan, Reader, Record, Target, Verdict
+from annotation.imports.names import listed
+from annotation.imports.reading import BadRow, RawRow, Row, Source
+from annotation.imports.scratch import Counts, Skipped, Staging
+from annotation.records import Prompt, Split, UserError
+
+STARTER_FILE = Path(__file__).parent.parent / "starter_prompts.jsonl"
+LOOKED_AT = 100
+KEPT_SKIPPED = 1_000
+REPORT_SECONDS = 0.25
+SCRATCH = "import-"
+# Of the prompts of an import, so many are held out unless somebody says otherwise: without any, nothing can be checked.
+HELD_OUT_SHARE = 0.1
+
+# Called now and then with what is being done, the rows read so far, and the share of the whole where it is known.
+Progress = Callable[[str, int, float | None], None]
+
+
+def starter_prompts() -> list[Prompt]:
+    """The prompts that ship with Prefloop, each with its split."""
+    with STARTER_FILE.open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines if line.strip()]
+    return [Prompt(({"role": "user", "content": row["prompt"]},), row["split"], "starter") for row in rows]
+
+
+# ------------------------------------------------------------------------------------------------------ before writing
+@dataclass(frozen=True)
+class Order:
+    """What is to be imported, and how."""
+
+    target: Target | Literal["auto"] = "auto"
+    """What is made of the rows; 'auto' goes by the columns."""
+    columns: Columns = field(default_factory=dict)
+    """Columns by role where the proposed ones are not right; '' leaves a role out."""
+    verdict: Verdict = "judged"
+    """What becomes of verdicts: judgements, the known answers of gold comparisons, or nothing: people are to judge."""
+    split: Split | float = HELD_OUT_SHARE
+    """The split of new prompts, or the share of them that is held out."""
+    first: int = 1
+    """The first row to import."""
+    last: int | None = None
+    """The last row to import."""
+    good_from: float | None = None
+    """The rating from which on an answer is good."""
+
+    def check(self) -> None:
+        """Raises UserError for what can't be meant."""
+        if not isinstance(self.split, str) and not 0 <= self.split <= 1:
+            raise UserError(f"The share of held-out prompts is a number from 0 to 1, not {self.split}.")
+        if self.first < 1 or (self.last is not None and self.last < self.first):
+            raise UserError("A range of rows goes from a first row to a last one that is not before it, as 1-100000.")
+
+
+@dataclass(frozen=True)
+class Look:
+    """The beginning of a source: what its columns are taken for, and what its first rows say."""
+
+    name: str
+    format: str
+    counted: str
+    columns: tuple[str, ...]
+    proposed: Columns
+    target: Target | None
+    problem: str
+    """Why nothing can be imported without choosing columns; empty where something can."""
+    rows: tuple[Row, ...]
+    records: tuple[Record | str, ...]
+    """What becomes of the rows, or the reason why nothing does."""
+    bad: tuple[BadRow, ...]
+    usable: bool
+    """Whether something can be made of any of the first rows."""
+    notes: tuple[str, ...]
+    """What of the source is not used."""
+
+
+def look(source: Source, order: Order, shown: int = 5) -> Look:
+    """Read the beginning only. Raises UserError where there is nothing to read."""
+    order.check()
+    rows, bad = beginning(source)
+    columns = tuple(columns_of(rows))
+    named = propose(rows) | {role: column for role, column in order.columns.items() if role in ROLES}
+    proposed = {role: column for role, column in named.items() if column in columns}
+    target: Target | None = None
+    problem = ""
+    records: list[Record | str] = []
+    notes: tuple[str, ...] = ()
+    try:
+        plan = mapping.make_plan(rows, order.target, order.columns, order.verdict, order.good_from)
+        proposed, target = dict(plan.columns), plan.target
+        read = plan.reader
+        records = [read_or_reason(read, row) for row in rows]
+        notes = tuple(notes_on(source, plan, rows))
+    except UserError as error:
+        problem = str(error)
+    return Look(
+        source.name, source.format, source.counted, columns, proposed, target, problem, tuple(rows[:shown]),
+        tuple(records[:shown]), tuple(bad[:shown]), any(isinstance(record, Record) for record in records), notes,
+    )  # fmt: skip
+
+
+def notes_on(source: Source, plan: Plan, rows: Iterable[Row], met: Met | None = None) -> list[str]:
+    """What of a source is not used, in sentences: columns by what was met of them, and files of a directory."""
+    met = met or Met()
+    for row in rows:
+        met.see(row.values)
+    telling, others = met.unused(plan.used)
+    return [
+        *([f"Not used, though it may change what the rows mean: {listed(telling)}."] if telling else []),
+        *([f"Not used: {listed(others)}."] if others else []),
+        *([f"Files that are not read: {listed(source.unread)}."] if source.unread else []),
+    ]
+
+
+def beginning(source: Source) -> tuple[list[Row], list[BadRow]]:
+    """The good and the bad ones of the first rows. Raises UserError if there are none, or only bad ones."""
+    raw = list(islice(source.rows(), LOOKED_AT))
+    rows, bad = [row for row in raw if isinstance(row, Row)], [row for row in raw if isinstance(row, BadRow)]
+    if not raw:
+        raise UserError(f"{source.name} holds no rows. Nothing was imported.")
+    if not rows:
+        raise UserError(
+            f"None of the first {len(bad)} rows of {source.name} can be read as {source.format}. "
+            f"Row {bad[0].number}: {bad[0].reason}."
+        )
+    return rows, bad
+
+
+def read_or_reason(read: Reader, row: Row) -> Record | str:
+    """What a row says, or why it can't be imported."""
+    try:
+        return read(row.values)
+    except Unusable as error:
+        return str(error)
+
+
+# ------------------------------------------------------------------------------------------------------------ running
+@dataclass(frozen=True)
+class Outcome:
+    """What an import did, or would do."""
+
+    name: str
+    format: str
+    counted: str
+    target: Target
+    columns: Columns
+    counts: Counts
+    reasons: Sequence[tuple[str, str, int]]
+    """Column, reason and number of rows that are not imported, most frequent first."""
+    skipped: Sequence[Skipped]
+    """The first rows that are not imported."""
+    import_id: int | None
+    """None where nothing was written: a check, or nothing new."""
+    seconds: float
+    locked_seconds: float
+    """How long others could not write, at the longest."""
+    notes: Sequence[str] = ()
+    """What of the source is not used."""
+
+    @property
+    def nothing_usable(self) -> bool:
+        """Whether nothing could be made of any row."""
+        return self.counts.skipped == self.counts.rows
+
+
+def run_import(
+    db: Database, source: Source, order: Order, requested_by: str, progress: Progress, dry_run: bool = False
+) -> Outcome:
+    """Import a source, or with `dry_run` only say what would be imported.
+
+    Raises UserError when nothing was imported: nothing usable in it, a damaged file, or another import at work.
+    """
+    order.check()
+    began = time.monotonic()
+    rows, _ = beginning(source)
+    plan = mapping.make_plan(rows, order.target, order.columns, order.verdict, order.good_from)
+    met = Met()
+    with only_import(db) as directory:
+        staging = Staging(directory, plan.target, plan.verdict, order.split)
+        try:
+            gather(source, order, plan, staging, met, progress)
+            mapping.refuse_unread(plan, met.late(mapping.filled(rows)))
+            checksum = "" if dry_run else (source.checksum or staging.checksum)()
+            progress("comparing with what is there", staging.counts.rows, None)
+            staging.finish(db, KEPT_SKIPPED)
+            import_id, locked = None, 0.0
+            if staging.counts.new and not dry_run:
+                about = {"name": source.name, "format": source.format, "requested_by": requested_by}
+                move = Move(
+                    db, staging, {**about, "sha256": checksum}, partial(progress, "writing", staging.counts.rows)
+                )
+                move.run()
+                import_id, locked = move.import_id, move.longest_lock
+        finally:
+            staging.database.close()
+    return Outcome(
+        source.name, source.format, source.counted, plan.target, plan.columns, staging.counts, staging.reasons,
+        staging.skipped, import_id, time.monotonic() - began, locked, notes_on(source, plan, (), met),
+    )  # fmt: skip
+
+
+def gather(source: Source, order: Order, plan: Plan, staging: Staging, met: Met, progress: Progress) -> None:
+    """Read every row into the scratch file."""
+    read = plan.reader
+    reported = time.monotonic()
+    with explain_disk_errors(staging.path):
+        for row in rows_of(source, order):
+            staging.counts.rows += 1
+            if isinstance(row, BadRow):
+                staging.skip(row.number, row.column, row.reason)
+            else:
+                met.see(row.values)
+                try:
+                    staging.add(row.number, read(row.values))
+                except Unusable as error:
+                    staging.skip(row.number, error.column, error.reason)
+            if staging.counts.rows % 100 == 0 and time.monotonic() - reported > REPORT_SECONDS:
+                reported = time.monotonic()
+                progress("reading", staging.counts.rows, source.share())
+
+
+def rows_of(source: Source, order: Order) -> Iterator[RawRow]:
+    """The rows in the range that is asked for."""
+    for row in source.rows():
+        if order.last is not None and row.number > order.last:
+            return
+        if row.number >= order.first:
+            yield row
+
+
+@contextmanager
+def only_import(db: Database) -> Iterator[Path]:
+    """Keep others from importing, and give a directory beside the database that is gone afterwards.
+
+    What a killed import has left is cleared away. Raises UserError while another import is at work, or where the disk
+    takes nothing.
+    """
+    data_dir = db.path.parent
+    lock = FileLock(data_dir / "import.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError("Another import is at work in this data directory. Wait until it is done.") from error
+    try:
+        for left in data_dir.glob(f"{SCRATCH}*/"):
+            shutil.rmtree(left, ignore_errors=True)
+        clear_unfinished(db)
+        try:
+            directory = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=data_dir))
+        except OSError as error:
+            raise UserError(f"{data_dir} can't be written ({error.strerror}). Nothing was imported.") from error
+        try:
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+    finally:
+        lock.release()
+
+
+def clear_leftovers(db: Database) -> None:
+    """Clear away what a killed import has left, unless one is at work that will do so itself."""
+    try:
+        with only_import(db):
+            pass
+    except UserError:
+        return
+
+
+# ------------------------------------------------------------------------------------------------------- in sentences
+NAMES: Mapping[str, tuple[str, str]] = {
+    "prompts": ("new prompt", "new prompts"),
+    "judged": ("comparison with a verdict", "comparisons with their verdicts"),
+    "gold": ("gold comparison", "gold comparisons"),
+    "open": ("comparison to be judged by people", "comparisons to be judged by people"),
+    "demonstrations": ("demonstration", "demonstrations"),
+    "held_out": ("new prompt is held out", "new prompts are held out"),
+    "repeated": ("row repeats an earlier one", "rows repeat earlier ones"),
+    "known": ("is known already", "are known already"),
+    "skipped": ("row can't be used", "rows can't be used"),
+}
+
+
+def counted(name: str, count: int) -> str:
+    """A count with its noun."""
+    return f"{count:,} {NAMES[name][count != 1]}"
+
+
+def summary(outcome: Outcome) -> list[str]:
+    """What an import did or would do, in sentences."""
+    counts = outcome.counts
+    kinds = ("prompts", "judged", "gold", "open", "demonstrations")
+    new = [counted(name, getattr(counts, name)) for name in kinds if getattr(counts, name)]
+    verb = "Imported" if outcome.import_id is not None else "To import"
+    nothing = "None of them can be used." if outcome.nothing_usable else "Nothing new in them."
+    first = f"{verb}: {', '.join(new)}." if new else nothing
+    others = ("repeated", "known", "skipped")
+    rest = "; ".join(counted(name, getattr(counts, name)) for name in others if getattr(counts, name))
+    remarks = [f"{count:,} × {remark}." for remark, count in counts.remarks.items()]
+    held_out = [held_out_sentence(counts)] if counts.prompts else []
+    return [f"{counts.rows:,} rows read. {first}", *([f"{rest}."] if rest else []), *held_out, *remarks, *outcome.notes]
+
+
+def held_out_sentence(counts: Counts) -> str:
+    """How many of the new prompts can be checked with, and how that is changed."""
+    told = "Nothing is held out" if not counts.held_out else counted("held_out", counts.held_out)
+    return f"{told}, to check with (--split, “New prompts are” on the page, says how many)."

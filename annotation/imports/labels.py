@@ -1,0 +1,307 @@
+"""What a cell says of answers: words and numbers to winners, ranks, labels and strengths, or the reason why not. Pure.
+
+A number is never taken for something else than it is: which answer it means is decided by the column's and the answers'
+names together with the whole column, or not at all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal
+
+from annotation.imports.names import display_name
+from annotation.imports.reading import finite, kind_of
+from annotation.records import UserError
+
+Ranking = tuple[int, ...]
+Verdict = tuple[Literal["ranked", "all-bad"], Ranking | None]
+Columns = Mapping[str, str]
+
+TIED: Final[Verdict] = ("ranked", (1, 1))
+FIRST: Final[Verdict] = ("ranked", (1, 2))
+SECOND: Final[Verdict] = ("ranked", (2, 1))
+BAD: Final[Verdict] = ("all-bad", None)
+
+TIES: Final = ("tie", "draw", "equal", "same", "both", "both_good", "tie_(bothgood)", "tie_(both_good)", "tied")
+ALL_BAD: Final = ("tie_(bothbad)", "tie_(both_bad)", "bothbad", "both_bad", "all_bad", "neither")
+GOOD: Final[Mapping[str, bool]] = {
+    **dict.fromkeys(("true", "yes", "good", "desirable", "up", "thumbs_up", "👍", "like", "liked", "positive"), True),
+    **dict.fromkeys(("accept", "accepted", "chosen", "helpful", "correct", "pass"), True),
+    **dict.fromkeys(("false", "no", "bad", "undesirable", "down", "thumbs_down", "👎", "dislike", "disliked"), False),
+    **dict.fromkeys(("negative", "reject", "rejected", "unhelpful", "incorrect", "wrong", "fail"), False),
+}
+STRENGTH_WORDS: Final = {"slightly": 1, "clearly": 2, "better": 2, "much": 3, "significantly": 3}
+OTHER_MARGIN: Final = "strength or margin on another scale: imported without it"
+
+# Columns whose numbers say with their sign which of two answers is better, below 0 the first (HelpSteer 2 and 3).
+SIGNED: Final = ("overall_preference", "preference_strength")
+# Columns whose numbers are how good an answer is on a scale: 1 may be the worst of it.
+SCALES: Final = (
+    *("rating", "ratings", "score", "scores", "overall_score", "overall_rating", "average_rating", "stars", "grade"),
+    *("helpfulness", "quality", "reward", "correctness", "coherence", "usefulness", "satisfaction", "likert"),
+)
+MINUS: Final = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d", "-") | {"\uff0b": "+"})
+NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
+DUEL: Final = re.compile(r"(.+?)(>+|<+|=+|≫|≪)(.+)")
+
+
+class Unusable(UserError):
+    """A row that can't be imported: the column at fault and the reason."""
+
+    def __init__(self, column: str, reason: str) -> None:
+        super().__init__(f"column '{display_name(column)}' {reason}" if column else reason)
+        self.column = column
+        self.reason = reason
+
+
+class Unclear(UserError):
+    """What a whole column means can't be told, so nothing of the file can be imported as it is."""
+
+
+def plain_name(name: str) -> str:
+    """A column's name without case, spaces and dashes."""
+    return re.sub(r"[\s\-.]+", "_", name.strip()).casefold()
+
+
+def word_of(text: str) -> str:
+    """A word as it is compared: without case, and with one underscore between its parts; signs stay where they are."""
+    return re.sub(r"(?<=[\w)])[\s_-]+(?=[\w(])", "_", text.strip()).casefold()
+
+
+def shown(value: Any) -> str:
+    """A value in a reason."""
+    if isinstance(value, str):
+        return f"'{display_name(value[:40])}'"
+    return f"{value:g}" if finite(value) else kind_of(value)
+
+
+def number_of(value: Any) -> float | None:
+    """A finite number, also one that is written as text, with whatever minus sign; None for anything else."""
+    if isinstance(value, str):
+        text = value.strip().translate(MINUS)
+        value = float(text) if NUMBER.fullmatch(text) else None
+    return float(value) if finite(value) else None
+
+
+def has_sign(value: Any) -> bool:
+    """Whether a number is below 0 or is written with a sign: such a one is on a scale, and no name."""
+    number = number_of(value)
+    written = isinstance(value, str) and value.strip().translate(MINUS)[:1] in ("+", "-")
+    return number is not None and (number < 0 or written)
+
+
+# ----------------------------------------------------------------------------------------------------- two answers
+def side_words(a: str, b: str) -> Mapping[str, int]:
+    """Words for the first (0) and the second (1) answer, those by the columns' names among them."""
+    one, other = plain_name(a), plain_name(b)
+    start = next((place for place, (left, right) in enumerate(zip(one, other, strict=False)) if left != right), 0)
+    while start and one[start - 1].isdecimal():
+        start -= 1  # a number is told apart as a whole
+    words = ({"a", "left", "first"}, {"b", "right", "second"})
+    stems = ("model", "response", "answer", "assistant", "output", "completion", "conversation")
+    for side, name in enumerate((one, other)):
+        letter = "ab"[side]
+        words[side].update({name, name[start:], *(f"{stem}_{letter}" for stem in stems), f"{letter}_is_better"})
+    return {word: side for side in (1, 0) for word in words[side] - words[1 - side] if word}
+
+
+def winner_reader(columns: Columns) -> Callable[[Any], Verdict]:
+    """What the column 'winner' says of two answers: words, or the numbers that the answers' columns are named by.
+
+    The reader raises Unusable for a row, and Unclear where numbers of the column are none of these two.
+    """
+    column, (a, b) = columns["winner"], (columns["a"], columns["b"])
+    words = side_words(a, b)
+    by_number = {float(word): side for word, side in words.items() if word.isdecimal()}
+    if (plain_name(a), plain_name(b), plain_name(column)) == ("human_ref_a", "human_ref_b", "labels"):
+        by_number = {1.0: 0, 0.0: 1}  # the Stanford Human Preferences
+    names = f"'a' ('{display_name(a)}') nor 'b' ('{display_name(b)}') nor 'tie'"
+
+    def read(value: Any) -> Verdict:
+        number = number_of(value)
+        if number is not None and by_number:
+            if number not in by_number or has_sign(value):
+                raise unclear_number(column, value)
+            return (FIRST, SECOND)[by_number[number]]
+        if number is not None:
+            raise Unusable(column, f"is {shown(value)}: neither {names}. {HOW_NUMBERS.format(column)}")
+        if isinstance(value, bool) or not isinstance(value, str):
+            raise Unusable(column, f"is {kind_of(value)}, which names no winner")
+        found = verdict_of(value, words)
+        if found is None:
+            raise Unusable(column, f"is {shown(value)}: neither {names}")
+        return found
+
+    return read
+
+
+HOW_NUMBERS: Final = (
+    "If it is a number, say which: --map winner_from_0={0} (0 is the first answer, 1 the second), --map winner_from_1="
+    "{0} (1 is the first), or --map preference={0} (below 0 the first is better, above 0 the second)"
+)
+
+
+def unclear_number(column: str, value: Any) -> Unclear:
+    """The refusal of a column of numbers that name no answers."""
+    name = display_name(column)
+    return Unclear(
+        f"The column '{name}' holds {shown(value)}, so its numbers are no names of the two answers. "
+        f"{HOW_NUMBERS.format(name)}. Nothing was imported."
+    )
+
+
+def verdict_of(text: str, words: Mapping[str, int]) -> Verdict | None:
+    """What a word says: a side, a tie, both bad, 'A>B', or one of these in brackets, as '[[A]]'; None for no such."""
+    word = text.strip()
+    while word[:1] == "[" and word[-1:] == "]":
+        word = word[1:-1].strip()
+    plain = word_of(word)
+    if plain in TIES:
+        return TIED
+    if plain in ALL_BAD:
+        return BAD
+    if plain in words:
+        return (FIRST, SECOND)[words[plain]]
+    duel = DUEL.fullmatch(word)
+    left, right = (words.get(word_of(part)) for part in (duel[1], duel[3])) if duel else (None, None)
+    if duel is None or left is None or right is None or left == right:
+        return None
+    if duel[2][0] == "=":
+        return TIED
+    return (FIRST, SECOND)[left if duel[2][0] in ">≫" else right]
+
+
+def preference_reader(column: str) -> Callable[[Any], tuple[Verdict, int | None, str]]:
+    """What a number with a sign says: below 0 the first is better, above 0 the second, by how much; 0 is a tie."""
+
+    def read(value: Any) -> tuple[Verdict, int | None, str]:
+        number = number_of(value)
+        if number is None:
+            what = shown(value) if isinstance(value, str) else kind_of(value)
+            raise Unusable(column, f"is {what}, not a number below, at or above 0")
+        if number == 0:
+            return TIED, 0, ""
+        size = abs(number)
+        strength = int(size) if size in (1, 2, 3) else None
+        return (FIRST if number < 0 else SECOND), strength, "" if strength else OTHER_MARGIN
+
+    return read
+
+
+def index_of(value: Any, column: str, first: int, size: int) -> int:
+    """Which of several answers a number means, counted from `first`, as a position from 0. Raises Unusable."""
+    number = number_of(value)
+    if number is None or has_sign(value) or number not in range(first, first + size):
+        what = shown(value) if isinstance(value, (str, int, float)) else kind_of(value)
+        raise Unusable(column, f"is {what}, not a whole number from {first} to {first + size - 1}")
+    return int(number) - first
+
+
+def compared(values: Mapping[str, Any], columns: Columns) -> Verdict | None:
+    """What the scores of two answers say, the higher the better; None where one is missing. Raises Unusable."""
+    found = []
+    for role in ("score_a", "score_b"):
+        value = values.get(columns[role])
+        number = number_of(int(value) if isinstance(value, bool) else value)
+        if number is None and value not in (None, ""):
+            raise Unusable(columns[role], f"is {shown(value)}, not a number")
+        found.append(number)
+    if found[0] is None or found[1] is None:
+        return None
+    return TIED if found[0] == found[1] else FIRST if found[0] > found[1] else SECOND
+
+
+# ---------------------------------------------------------------------------------------------------------- one answer
+def says_good(value: Any) -> bool | None:
+    """Whether a word or truth value calls an answer good; None for what says neither."""
+    if isinstance(value, bool):
+        return value
+    return GOOD.get(word_of(value)) if isinstance(value, str) else None
+
+
+def label_reader(columns: Columns, good_from: float | None) -> Callable[[Mapping[str, Any]], bool]:
+    """Whether a row's answer is good: by its label, or by its rating from the number on that is good.
+
+    Raises Unclear where ratings have no such number; the reader, too, for a label that turns out to be a scale.
+    """
+    if "rating" in columns:
+        return rating_reader(columns["rating"], good_from)
+    column, seen = columns["label"], set[float]()
+
+    def read(values: Mapping[str, Any]) -> bool:
+        value = values.get(column)
+        number, good = number_of(value), says_good(value)
+        if good is not None:
+            return good
+        if number is None:
+            what = shown(value) if isinstance(value, str) else kind_of(value)
+            raise Unusable(column, f"is {what}, neither true nor false")
+        seen.add(number)
+        if plain_name(column) in SCALES or number not in (0, 1, -1) or {0, -1} <= seen:
+            raise Unclear(
+                f"The column '{display_name(column)}' holds {', '.join(f'{one:g}' for one in sorted(seen))}: numbers "
+                f"of a scale, not labels. {HOW_RATINGS.format(display_name(column))} Nothing was imported."
+            )
+        return number == 1
+
+    return read
+
+
+HOW_RATINGS: Final = (
+    "Say from which number on an answer is good, for example --map rating={0} --good-from 3 (“Good from” on the page); "
+    "answers below it are bad ones."
+)
+
+
+def rating_reader(column: str, good_from: float | None) -> Callable[[Mapping[str, Any]], bool]:
+    """Whether a row's answer is rated as good. Raises Unclear without the number from which on it is."""
+    if good_from is None:
+        name = display_name(column)
+        raise Unclear(
+            f"The column '{name}' rates the answers, and bad ones must not be learned. {HOW_RATINGS.format(name)} "
+            "Or leave it out (--map rating=) where all of them are good."
+        )
+
+    def read(values: Mapping[str, Any]) -> bool:
+        number = number_of(values.get(column))
+        if number is None:
+            raise Unusable(column, f"is {shown(values.get(column))}, not a number")
+        return number >= good_from
+
+    return read
+
+
+# ------------------------------------------------------------------------------------------------------------- figures
+def strength_of(values: Mapping[str, Any], columns: Columns) -> tuple[int | None, str]:
+    """How much better the better answer is, where that is one of our degrees; and a remark where it is another."""
+    value = values.get(columns["strength"]) if "strength" in columns else None
+    margin = "strength" in columns and plain_name(columns["strength"]) == "margin"
+    if value is None or value == "" or (margin and value == 0):
+        return None, ""
+    if isinstance(value, str) and value.split() and value.split()[0].casefold() in STRENGTH_WORDS:
+        return STRENGTH_WORDS[value.split()[0].casefold()], ""
+    number = number_of(value)
+    if number is None:
+        return None, OTHER_MARGIN
+    # Our own exports write margins of up to 1 (annotation.exports.formats); three times that is the strength.
+    degree = number * (3 if margin else 1)
+    whole = round(degree)
+    return (whole, "") if abs(degree - whole) < 0.02 and whole in (1, 2, 3) else (None, OTHER_MARGIN)
+
+
+def numbers(found: Sequence[Any], column: str, wanted: int) -> list[float]:
+    """One number for each answer. Raises Unusable."""
+    if len(found) != wanted:
+        raise Unusable(column, f"has {len(found)} numbers for {wanted} answers")
+    read = [number_of(number) for number in found]
+    wrong = [number for number, value in zip(found, read, strict=True) if value is None]
+    if wrong:
+        raise Unusable(column, f"holds {kind_of(wrong[0])} where a finite number belongs")
+    return [value for value in read if value is not None]
+
+
+def dense(values: Sequence[float]) -> tuple[int, ...]:
+    """Ranks without gaps; the smallest value is 1, equal values tie."""
+    levels = sorted(set(values))
+    return tuple(levels.index(value) + 1 for value in values)

@@ -1,0 +1,748 @@
+"""Raw rows to records, or the reason why not: every shape of data that can be imported. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, get_args
+
+from annotation.exports.transcripts import is_transcript
+from annotation.imports.columns import (
+    EMPTY,
+    PICTURES,
+    QUALITIES,
+    ROLES,
+    at_path,
+    columns_of,
+    find_question,
+    is_turned_round,
+    may_say_bad,
+    propose,
+)
+from annotation.imports.conversations import (
+    SPEAKERS,
+    as_turns,
+    checked,
+    earlier_turns,
+    list_of,
+    message_of,
+    template_mark,
+    text_lists,
+    text_of,
+)
+from annotation.imports.labels import (
+    BAD,
+    FIRST,
+    SECOND,
+    SIGNED,
+    TIED,
+    TIES,
+    Columns,
+    Unclear,
+    Unusable,
+    compared,
+    dense,
+    index_of,
+    label_reader,
+    number_of,
+    numbers,
+    plain_name,
+    preference_reader,
+    says_good,
+    shown,
+    strength_of,
+    winner_reader,
+    word_of,
+)
+from annotation.imports.labels import Verdict as Said
+from annotation.imports.names import display_name, listed
+from annotation.imports.reading import Row
+from annotation.records import MAXIMUM_ANSWERS, STRENGTHS, Message, UserError
+
+Target = Literal["prompts", "demonstrations", "preferences"]
+Verdict = Literal["judged", "gold", "open"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+
+TEXT_KEYS = (
+    *("text", "response", "content", "answer", "completion", "output", "generated_text", "value", "generation"),
+)
+SCORE_KEYS = ("score", "overall_score", "rating", "reward")
+RANK_KEYS = ("rank", "ranking")
+SYSTEM_KEY: Final = "custom_system_prompt"
+PICTURE_MARK: Final = re.compile(r"<(image|video|audio)>")
+
+EQUAL_SCORES: Final = "equal scores: imported as a tie"
+SAID_TIE: Final = "chosen and rejected are called a tie: imported as one"
+OTHER_SYSTEMS: Final = f"answers given under different system messages ('{SYSTEM_KEY}'), which are left out"
+PICTURES_LEFT: Final = "a text with a mark for a picture or sound, which is not there"
+
+VERDICT_ROLES: Final = ("winner", "preference", "winner_from_0", "winner_from_1")
+QUESTION: Final = ("prompt", "context", "history", "system", "messages")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a row says: a prompt, and maybe answers, a verdict on them by position, or a good/bad label of the one."""
+
+    messages: tuple[Message, ...]
+    answers: tuple[str, ...] = ()
+    outcome: Literal["ranked", "all-bad"] | None = None
+    ranking: tuple[int, ...] | None = None
+    strength: int | None = None
+    label: bool | None = None
+    remark: str = ""
+
+
+Reader = Callable[[Mapping[str, Any]], Record]
+Judge = Callable[[Mapping[str, Any]], tuple[Said | None, int | None, str]]
+"""What a row says of two answers, with the strength and a remark."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is made of the rows: the target, the columns by role, and what becomes of verdicts."""
+
+    target: Target
+    columns: Columns
+    verdict: Verdict = "judged"
+    good_from: float | None = None
+    """The rating from which on an answer is good."""
+    paths: tuple[str, ...] = ()
+    """Those of the columns that are paths into objects, as 'question.full_text'."""
+
+    @property
+    def reader(self) -> Reader:
+        """A function that makes a record of a row's values, or raises Unusable.
+
+        It raises Unclear where the rows that it has read so far can't mean what the plan takes them for.
+        """
+        read = FORMS[form_of(self)](self)
+
+        def of(values: Mapping[str, Any]) -> Record:
+            if self.paths:
+                values = {**values, **{path: at_path(values, path) for path in self.paths}}
+            return without_pictures(read(values), values)
+
+        return of
+
+    @property
+    def used(self) -> list[str]:
+        """The columns that something is made of."""
+        roles = ROLES_OF_FORMS[form_of(self)]
+        if "prompt" in self.columns:
+            roles = tuple(role for role in roles if role != "messages")
+        if self.verdict == "open":
+            roles = tuple(role for role in roles if role not in (*VERDICT_ROLES, *RANKING_ROLES))
+        return [self.columns[role] for role in roles if role in self.columns]
+
+
+# --------------------------------------------------------------------------------------------------------------- plans
+def make_plan(
+    rows: Sequence[Row],
+    target: Target | Literal["auto"] = "auto",
+    overrides: Columns | None = None,
+    verdict: Verdict = "judged",
+    good_from: float | None = None,
+) -> Plan:
+    """The plan for a file by its first rows. `overrides` gives columns to roles, or '' to leave a role out.
+
+    Raises UserError that names an unknown role or column, or says what is missing or can't be told.
+    """
+    known = columns_of(rows)
+    columns, paths = with_overrides(rows, known, propose(rows), overrides or {})
+    plan = Plan(target if target != "auto" else likely_target(rows, columns), columns, verdict, good_from, tuple(paths))
+    if plan.target != "preferences" and verdict != "judged":
+        raise UserError("Only preference data (several answers to a prompt) can be gold or be judged by people.")
+    try:
+        read = plan.reader
+    except Unclear:
+        raise
+    except UserError as error:
+        raise UserError(f"{error} The columns are: {listed(known)}.") from error
+    for row in rows:
+        with suppress(Unusable):
+            read(row.values)
+    check_meaning(plan, rows)
+    if target == "auto":
+        refuse_unread(plan, [name for name in filled(rows) if plain_name(name) not in QUALITIES])
+    return plan
+
+
+def filled(rows: Sequence[Row]) -> list[str]:
+    """The columns that hold anything in these rows."""
+    return [column for column in columns_of(rows) if any(row.values.get(column) not in EMPTY for row in rows)]
+
+
+def check_meaning(plan: Plan, rows: Sequence[Row]) -> None:
+    """Raises Unclear where the first rows' labels or preferences are none that can be read."""
+    label, preference = plan.columns.get("label", ""), plan.columns.get("preference", "")
+    quality = label or plan.columns.get("rating", "")
+    if quality in plan.used and is_turned_round(quality):
+        raise Unclear(
+            f"By its name, '{display_name(quality)}' is true or high for bad answers; a label or rating is so for good "
+            "ones. Turn it round in the file and give it another name. Nothing was imported."
+        )
+    held = [row.values[label] for row in rows if row.values.get(label) not in EMPTY] if label in plan.used else []
+    if held and all(says_good(value) is None and number_of(value) is None for value in held):
+        raise Unclear(
+            f"The column '{display_name(label)}' holds {shown(held[0])}, which says neither good nor bad, and bad "
+            "answers must not be learned. Write true and false into it, or leave it out (--map label=) where all of "
+            "them are good. Nothing was imported."
+        )
+    given = [number_of(row.values.get(preference)) for row in rows] if preference in plan.used else []
+    numbers_given = [number for number in given if number is not None]
+    if numbers_given and min(numbers_given) > 0 and max(numbers_given) > max(STRENGTHS):
+        raise Unclear(
+            f"The column '{display_name(preference)}' holds {max(numbers_given):g} and nothing up to 0, so its middle "
+            "is not 0, and which answer its numbers prefer can't be told. Subtract the middle. Nothing was imported."
+        )
+
+
+def refuse_unread(plan: Plan, columns: Sequence[str]) -> None:
+    """Raises Unclear where answers would be learned beside columns, unused, that may say that they are bad."""
+    if plan.target != "demonstrations" or plan.columns.keys() & {"label", "rating"}:
+        return
+    doubtful = [name for name in columns if name not in plan.used and may_say_bad(name)]
+    if doubtful:
+        raise Unclear(
+            f"By its name, {listed(doubtful[:1])} may say which answers are bad, and bad ones must not be learned. Say "
+            "which column does (--map label= or --map rating= with its name); or take bad answers out of the file, and "
+            "import the others --as demonstrations (“Import as” on the page). Nothing was imported."
+        )
+
+
+def with_overrides(
+    rows: Sequence[Row], known: Sequence[str], proposed: dict[str, str], overrides: Columns
+) -> tuple[dict[str, str], list[str]]:
+    """The columns by role as a person wants them, and those of them that are paths. Raises UserError."""
+    columns, paths = dict(proposed), []
+    for role, column in overrides.items():
+        if role not in ROLES:
+            raise UserError(f"'{display_name(role)}' is no role of a column. There are: {', '.join(ROLES)}.")
+        if column and column not in known:
+            if all(at_path(row.values, column) is None for row in rows):
+                raise UserError(f"There is no column '{display_name(column)}'. There are: {listed(known)}.")
+            paths.append(column)
+        columns.pop(role, None)
+        if column:
+            columns[role] = column
+    for role in VERDICT_ROLES if overrides.keys() & set(VERDICT_ROLES) else ():
+        if not overrides.get(role) and any(overrides.get(other) for other in VERDICT_ROLES):
+            columns.pop(role, None)  # one of them is said, so another that was proposed is not meant
+    if "label" in columns and "rating" in columns:
+        columns.pop("rating" if overrides.get("label") else "label")
+    if plain_name(columns.get("winner", "")) in SIGNED:
+        name = display_name(columns["winner"])
+        raise UserError(
+            f"The numbers in '{name}' say by their sign which answer is better, and name none: --map preference={name}."
+        )
+    return columns, paths
+
+
+def likely_target(rows: Sequence[Row], columns: Columns) -> Target:
+    """What data with these columns is there for."""
+    roles = columns.keys()
+    if {"chosen", "rejected"} <= roles or {"a", "b"} <= roles or "responses" in roles:
+        return "preferences"
+    messages = {"messages": columns["messages"]} if "messages" in roles else {}
+    if "completion" in roles or (messages and not find_question(rows, messages)):
+        return "preferences" if roles & {"label", "rating"} else "demonstrations"
+    return "prompts"
+
+
+def form_of(plan: Plan) -> str:
+    """Which form of data the columns are. Raises UserError where some are missing."""
+    roles = plan.columns.keys()
+    answered = "completion" in roles and bool(roles & {"prompt", "messages"})
+    if plan.target == "prompts":
+        if "prompt" in roles:
+            return "prompt"
+        if "messages" in roles:
+            return "conversation"
+        if {"chosen", "rejected"} <= roles:
+            return "shared prompt"
+        raise UserError("No column with prompts was found: name one as 'prompt' or 'messages'.")
+    if plan.target == "demonstrations":
+        if answered or "messages" in roles:
+            return "answer" if answered else "last turn"
+        raise UserError("Demonstrations need the columns 'prompt' and 'completion', or 'messages'.")
+    return form_of_preferences(plan, answered)
+
+
+def form_of_preferences(plan: Plan, answered: bool) -> str:
+    """Which form of preferences the columns are. Raises UserError where they are of none."""
+    roles = plan.columns.keys()
+    if {"chosen", "rejected"} <= roles:
+        return "chosen"
+    if {"a", "b"} <= roles:
+        if plan.verdict != "open" and not roles & set(VERDICT_ROLES) and not {"score_a", "score_b"} <= roles:
+            raise UserError(
+                "There are two answers but no column that says which is better: name it as 'winner' (or 'preference', "
+                "'winner_from_0', 'winner_from_1', or 'score_a' and 'score_b'), or have people judge them."
+            )
+        return "pair"
+    if "responses" in roles:
+        return "responses"
+    if roles & {"label", "rating"} and (answered or "messages" in roles):
+        if plan.verdict != "judged":
+            raise UserError("Single answers with a label are no comparisons: they can't be gold or judged by people.")
+        return "labelled answer" if answered else "labelled last turn"
+    raise UserError(
+        "No preferences in these columns. They need 'chosen' and 'rejected'; or 'a', 'b' and 'winner'; or 'responses' "
+        "with 'scores' or 'ranks'; or 'prompt', 'completion' and 'label'."
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- prompts
+def read_prompt(plan: Plan) -> Reader:
+    """Prompts only, whatever else there is; of a table of messages those that begin a conversation."""
+    columns = plan.columns
+
+    def read(values: Mapping[str, Any]) -> Record:
+        said = cell(values, columns, "speaker")
+        if isinstance(said, str) and SPEAKERS.get(said.strip().casefold(), said) != "user":
+            raise Unusable(
+                columns["speaker"], f"says that this is a message of the {display_name(said[:40])}, no prompt"
+            )
+        if cell(values, columns, "parent") not in (None, ""):
+            raise Unusable(columns["parent"], "names a message before this one, without which it is no prompt")
+        return Record(prompt_of(values, columns))
+
+    return read
+
+
+def read_conversation(plan: Plan) -> Reader:
+    """A conversation up to its last question."""
+    columns = plan.columns
+    return lambda values: Record(until_user(with_system(turns_of(values, columns), values, columns), columns))
+
+
+def read_shared_prompt(plan: Plan) -> Reader:
+    """What a better and a worse conversation have in common."""
+    read = read_chosen(plan)
+    return lambda values: Record(read(values).messages)
+
+
+# ---------------------------------------------------------------------------------------------------------- one answer
+def read_answer(plan: Plan) -> Reader:
+    """A prompt and the answer to it; with a label, good answers only."""
+    columns, is_good = plan.columns, label_of(plan)
+
+    def read(values: Mapping[str, Any]) -> Record:
+        refuse_bad(plan, is_good(values))
+        messages = context_of(values, columns)
+        return Record(messages, (answer_of(values.get(columns["completion"]), columns["completion"], messages),))
+
+    return read
+
+
+def read_last_turn(plan: Plan) -> Reader:
+    """A whole conversation: its last turn is the demonstration, what is before it the prompt.
+
+    The answers within the prompt become demonstrations too, in the same split, where data is frozen
+    (`rlhf.data.snapshots`).
+    """
+    columns, is_good = plan.columns, label_of(plan)
+
+    def read(values: Mapping[str, Any]) -> Record:
+        refuse_bad(plan, is_good(values))
+        messages, answer = last_answer(values, columns)
+        return Record(messages, (answer,))
+
+    return read
+
+
+def label_of(plan: Plan) -> Callable[[Mapping[str, Any]], bool]:
+    """Whether a row's answer is good; all are where nothing says so. Raises Unclear for ratings without a threshold."""
+    return label_reader(plan.columns, plan.good_from) if plan.columns.keys() & {"label", "rating"} else lambda _: True
+
+
+def refuse_bad(plan: Plan, good: bool) -> None:
+    """Raises Unusable for a bad answer."""
+    if not good:
+        raise Unusable(plan.columns.get("label") or plan.columns["rating"], "says that the answer is bad")
+
+
+def last_answer(values: Mapping[str, Any], columns: Columns) -> tuple[tuple[Message, ...], str]:
+    """A conversation up to its last answer, and that. Raises Unusable if it ends with the user."""
+    column = columns["messages"]
+    turns = with_system(turns_of(values, columns), values, columns)
+    if turns[-1]["role"] != "assistant":
+        raise Unusable(column, "does not end with the assistant's turn")
+    return checked(turns[:-1], column), turns[-1]["content"]
+
+
+def read_labelled(plan: Plan) -> Reader:
+    """KTO's form: one answer that is good or bad."""
+    columns, is_good = plan.columns, label_of(plan)
+
+    def read(values: Mapping[str, Any]) -> Record:
+        if "completion" in columns:
+            messages = context_of(values, columns)
+            answer = answer_of(values.get(columns["completion"]), columns["completion"], messages)
+        else:
+            messages, answer = last_answer(values, columns)
+        return Record(messages, (answer,), label=is_good(values))
+
+    return read
+
+
+# --------------------------------------------------------------------------------------------------------- two answers
+def read_chosen(plan: Plan) -> Reader:
+    """A better and a worse answer, with the prompt beside them or at the beginning of both."""
+    columns = plan.columns
+    scored = {"score_a", "score_b"} <= columns.keys()
+
+    def read(values: Mapping[str, Any]) -> Record:
+        messages, answers = two_answers(values, columns, columns["chosen"], columns["rejected"])
+        status = cell(values, columns, "status")
+        if isinstance(status, str) and word_of(status) in TIES:
+            return Record(messages, answers, *TIED, 0, remark=SAID_TIE)
+        verdict = compared(values, columns) if scored else None
+        if verdict == TIED:
+            return Record(messages, answers, *TIED, 0, remark=EQUAL_SCORES)
+        if verdict == SECOND:
+            raise Unusable(columns["score_a"], f"is lower than '{display_name(columns['score_b'])}': which is better?")
+        if (number_of(cell(values, columns, "strength")) or 0) < 0:
+            raise Unusable(columns["strength"], "is below 0: which is better?")
+        strength, remark = strength_of(values, columns)
+        return Record(messages, answers, *FIRST, strength, remark=remark)
+
+    return read
+
+
+def read_pair(plan: Plan) -> Reader:
+    """Two answers and which of them is better."""
+    columns = plan.columns
+    judge: Judge = (lambda _: (None, None, "")) if plan.verdict == "open" else pair_verdict(columns)
+
+    def read(values: Mapping[str, Any]) -> Record:
+        messages, answers = two_answers(values, columns, columns["a"], columns["b"])
+        verdict, strength, remark = judge(values)
+        outcome, ranking = verdict or (None, None)
+        return Record(messages, answers, outcome, ranking, strength, remark=remark)
+
+    return read
+
+
+def pair_verdict(columns: Columns) -> Judge:
+    """What a row's columns say of two answers, with strength and remark, in whichever way they say it."""
+    if "preference" in columns:
+        signed = preference_reader(columns["preference"])
+        return lambda values: signed(values.get(columns["preference"]))
+    if "winner" in columns:
+        words = winner_reader(columns)
+        return lambda values: with_strength(words(values.get(columns["winner"])), values, columns)
+    role = next((role for role in ("winner_from_0", "winner_from_1") if role in columns), "")
+    if role:
+        return lambda values: with_strength(
+            (FIRST, SECOND)[index_of(values.get(columns[role]), columns[role], int(role[-1]), 2)], values, columns
+        )
+
+    def by_scores(values: Mapping[str, Any]) -> tuple[Said | None, int | None, str]:
+        verdict = compared(values, columns)
+        if verdict is None:
+            raise Unusable(columns["score_a"], f"or '{display_name(columns['score_b'])}' is empty")
+        return with_strength(verdict, values, columns, EQUAL_SCORES if verdict == TIED else "")
+
+    return by_scores
+
+
+def with_strength(
+    verdict: Said, values: Mapping[str, Any], columns: Columns, remark: str = ""
+) -> tuple[Said | None, int | None, str]:
+    """A verdict with how much better the better answer is, and what is to be remarked."""
+    if verdict == TIED:
+        return verdict, 0, remark
+    return (verdict, None, remark) if verdict == BAD else (verdict, *strength_of(values, columns))
+
+
+# ----------------------------------------------------------------------------------------------------- several answers
+def read_responses(plan: Plan) -> Reader:
+    """Several answers with scores or ranks, beside them or within them, or the number of the best."""
+    columns = plan.columns
+
+    def read(values: Mapping[str, Any]) -> Record:
+        column = columns["responses"]
+        entries = list_of(values.get(column), column)
+        if not 2 <= len(entries) <= MAXIMUM_ANSWERS:
+            raise Unusable(column, f"holds {len(entries)} answers, not 2 to {MAXIMUM_ANSWERS}")
+        messages, remark = with_shared_system(context_of(values, columns), entries)
+        answers = tuple(answer_of(entry, column, messages) for entry in entries)
+        if len(set(answers)) < len(answers):
+            raise Unusable(column, "holds the same answer twice")
+        if plan.verdict == "open":
+            return Record(messages, answers, remark=remark)
+        if cell(values, columns, "outcome") == "all-bad":
+            return Record(messages, answers, *BAD)
+        ranking = ranking_of(values, columns, entries)
+        strength, other = strength_of(values, columns) if len(answers) == 2 else (None, "")
+        if len(answers) == 2 and len(set(ranking)) == 1:
+            strength, other = 0, ""
+        return Record(messages, answers, "ranked", ranking, strength, remark=remark or other)
+
+    return read
+
+
+def with_shared_system(messages: tuple[Message, ...], entries: Sequence[Any]) -> tuple[tuple[Message, ...], str]:
+    """The prompt under the system message that all answers were given under, and a remark where each has another."""
+    found = {entry.get(SYSTEM_KEY) or "" for entry in entries if isinstance(entry, dict)} - {""}
+    if not found or messages[0]["role"] == "system":
+        return messages, ""
+    shared = all(isinstance(entry, dict) and entry.get(SYSTEM_KEY) in found for entry in entries)
+    if len(found) > 1 or not shared:
+        return messages, OTHER_SYSTEMS
+    return ({"role": "system", "content": text_of(found.pop(), SYSTEM_KEY)}, *messages), ""
+
+
+def ranking_of(values: Mapping[str, Any], columns: Columns, entries: Sequence[Any]) -> tuple[int, ...]:
+    """The dense ranks of several answers: from ranks, or from scores of which the highest is the best."""
+    size = len(entries)
+    for role in ("winner_from_0", "winner_from_1"):
+        if role in columns:
+            best = index_of(values.get(columns[role]), columns[role], int(role[-1]), size)
+            return tuple(1 if place == best else 2 for place in range(size))
+    if "ranks" in columns:
+        return dense(numbers(list_of(values.get(columns["ranks"]), columns["ranks"]), columns["ranks"], size))
+    if "scores" in columns:
+        scores = numbers(list_of(values.get(columns["scores"]), columns["scores"]), columns["scores"], size)
+        return dense([-score for score in scores])
+    column = columns["responses"]
+    for keys, sign in ((RANK_KEYS, 1), (SCORE_KEYS, -1)):
+        for key in keys:
+            if all(isinstance(entry, dict) and key in entry for entry in entries):
+                return dense([sign * number for number in numbers([entry[key] for entry in entries], column, size)])
+    raise Unusable(column, "has answers without scores or ranks")
+
+
+RANKING_ROLES: Final = ("scores", "ranks", "outcome", "strength", "score_a", "score_b")
+FORMS: Final[Mapping[str, Callable[[Plan], Reader]]] = {
+    "prompt": read_prompt,
+    "conversation": read_conversation,
+    "shared prompt": read_shared_prompt,
+    "answer": read_answer,
+    "last turn": read_last_turn,
+    "chosen": read_chosen,
+    "pair": read_pair,
+    "responses": read_responses,
+    "labelled answer": read_labelled,
+    "labelled last turn": read_labelled,
+}
+# The roles whose columns each form reads.
+ROLES_OF_FORMS: Final[Mapping[str, tuple[str, ...]]] = {
+    "prompt": (*QUESTION, "speaker", "parent"),
+    "conversation": ("messages", "system"),
+    "shared prompt": ("chosen", "rejected", "system"),
+    "answer": (*QUESTION, "completion", "label", "rating"),
+    "last turn": ("messages", "system", "label", "rating"),
+    "chosen": (*QUESTION, "chosen", "rejected", "strength", "score_a", "score_b", "status"),
+    "pair": (*QUESTION, "a", "b", *VERDICT_ROLES, "score_a", "score_b", "strength"),
+    "responses": (*QUESTION, "responses", "winner_from_0", "winner_from_1", "ranks", "scores", "outcome", "strength"),
+    "labelled answer": (*QUESTION, "completion", "label", "rating"),
+    "labelled last turn": ("messages", "system", "label", "rating"),
+}
+
+
+# ------------------------------------------------------------------------------------------------------ texts of a row
+def cell(values: Mapping[str, Any], columns: Columns, role: str) -> Any:
+    """What a row holds for a role; None where no column has it."""
+    return values.get(columns[role]) if role in columns else None
+
+
+def without_pictures(record: Record, values: Mapping[str, Any]) -> Record:
+    """The record. Raises Unusable where its texts are about pictures or sound; a mere mark is remarked."""
+    texts = (*(turn["content"] for turn in record.messages), *record.answers)
+    if not any(PICTURE_MARK.search(text) for text in texts):
+        return record
+    for column in values:
+        if plain_name(str(column)) in PICTURES and values[column] not in (None, "", [], {}):
+            raise Unusable(column, "holds pictures or sound that the text is about; only text can be imported")
+    return replace(record, remark="; ".join(filter(None, (record.remark, PICTURES_LEFT))))
+
+
+def until_user(turns: Sequence[Message], columns: Columns) -> tuple[Message, ...]:
+    """A conversation up to its last question."""
+    ends = turns[:-1] if turns[-1]["role"] == "assistant" else turns
+    return checked(ends, columns["messages"])
+
+
+def turns_of(values: Mapping[str, Any], columns: Columns) -> list[Message]:
+    """The conversation in the column 'messages'."""
+    turns = as_turns(values.get(columns["messages"]), columns["messages"])
+    if turns is None:
+        raise Unusable(columns["messages"], "is plain text, not a conversation")
+    return turns
+
+
+def prompt_of(values: Mapping[str, Any], columns: Columns) -> tuple[Message, ...]:
+    """The prompt of a row: what its column says, with the context below and the system message above."""
+    column = columns["prompt"]
+    turns = as_turns(values.get(column), column)
+    if turns is None:
+        text = str(values[column])
+        if text_lists([text]) is not None:
+            raise Unusable(column, "is a list of texts in JSON, maybe several turns: it is unclear who says them")
+        if template_mark(text):
+            raise Unusable(
+                column, f"has turns within its text, by the marks of a chat template ('{template_mark(text)}')"
+            )
+        extra = values.get(columns["context"]) if "context" in columns else None
+        if extra not in (None, ""):
+            text = text_of(f"{text}\n\n{text_of(extra, columns['context'])}", column)
+        turns = [{"role": "user", "content": text}]
+    if "history" in columns:
+        turns = [*earlier_turns(values.get(columns["history"]), columns["history"]), *turns]
+    return checked(with_system(turns, values, columns), column)
+
+
+def with_system(turns: list[Message], values: Mapping[str, Any], columns: Columns) -> list[Message]:
+    """A conversation under the system message of its row, if there is one and it has none of its own."""
+    value = values.get(columns["system"]) if "system" in columns else None
+    if value is None or value == "" or turns[0]["role"] == "system":
+        return turns
+    return [{"role": "system", "content": text_of(value, columns["system"])}, *turns]
+
+
+def context_of(values: Mapping[str, Any], columns: Columns) -> tuple[Message, ...]:
+    """The prompt of a row from the column 'prompt' or 'messages'. Raises UserError if there is neither."""
+    if "prompt" in columns:
+        return prompt_of(values, columns)
+    if "messages" in columns:
+        return checked(with_system(turns_of(values, columns), values, columns), columns["messages"])
+    raise Unusable("", "there is no column with the prompt")
+
+
+def answer_of(value: Any, column: str, messages: Sequence[Message]) -> str:
+    """One answer: text, an object with text, or messages that end with it (and begin with the prompt, if with more)."""
+    if isinstance(value, dict):
+        key = next((key for key in TEXT_KEYS if key in value), None)
+        if key is None:
+            raise Unusable(column, f"holds an object without a text ({', '.join(TEXT_KEYS)})")
+        value = value[key]
+    turns = as_turns(value, column)
+    if turns is None:
+        return str(value)
+    if turns[-1]["role"] != "assistant":
+        raise Unusable(column, "does not end with the assistant's turn")
+    if len(turns) > 1 and spoken(turns[:-1]) != spoken(messages):
+        raise Unusable(column, "does not go on from the prompt")
+    return turns[-1]["content"]
+
+
+def spoken(turns: Sequence[Message]) -> list[Message]:
+    """A conversation without its system message."""
+    return [turn for turn in turns if turn["role"] != "system"]
+
+
+# ---------------------------------------------------------------------------------------------------- two answers
+def two_answers(
+    values: Mapping[str, Any], columns: Columns, first: str, second: str
+) -> tuple[tuple[Message, ...], tuple[str, str]]:
+    """The prompt and two answers to it. Raises Unusable, also if the answers are the same."""
+    values = without_lists_of_turns(values, columns, first, second)
+    one, other = answer_turns(values, columns, first), answer_turns(values, columns, second)
+    if (one is None) != (other is None):
+        kind = "plain text" if other is None else "a conversation"
+        raise Unusable(second, f"is {kind}, unlike '{display_name(first)}'")
+    if one is None or other is None:
+        messages, answers = plain_answers(values, columns, first, second)
+    else:
+        messages, answers = answers_of_conversations(values, columns, (one, first), (other, second))
+    if answers[0].strip() == answers[1].strip():
+        raise Unusable(second, f"says the same as '{display_name(first)}'")
+    return messages, answers
+
+
+def without_lists_of_turns(values: Mapping[str, Any], columns: Columns, first: str, second: str) -> Mapping[str, Any]:
+    """The row with messages for what are lists of texts in JSON, a turn each: of the prompt and of both answers."""
+    prompt = columns.get("prompt", "")
+    lists = text_lists([values.get(prompt), values.get(first), values.get(second)])
+    if lists is None:
+        return values
+    asked, *answers = lists
+    both = [
+        [
+            {"role": role, "content": text}
+            for turn in zip(asked, answer, strict=True)
+            for role, text in zip(("user", "assistant"), turn, strict=True)
+        ]
+        for answer in answers
+    ]
+    return {**values, prompt: None, first: both[0], second: both[1]}
+
+
+def answer_turns(values: Mapping[str, Any], columns: Columns, column: str) -> list[Message] | None:
+    """The turns of an answer; None for plain text, as is one that goes on after a blank where a transcript ends."""
+    value, prompt = values.get(column), cell(values, columns, "prompt")
+    if isinstance(value, str) and value.startswith(" ") and isinstance(prompt, str) and is_transcript(prompt):
+        text_of(value, column)
+        return None
+    if isinstance(value, dict) and not value.keys().isdisjoint(("role", "from")):
+        return [message_of(value, column)]
+    return as_turns(value, column)
+
+
+def plain_answers(
+    values: Mapping[str, Any], columns: Columns, first: str, second: str
+) -> tuple[tuple[Message, ...], tuple[str, str]]:
+    """Two texts. Without a prompt beside them it is what both begin with, up to the last space (as TRL does it)."""
+    one, other = str(values[first]), str(values[second])
+    if "prompt" in columns or "messages" in columns:
+        prompt_value = cell(values, columns, "prompt")
+        if isinstance(prompt_value, str) and is_transcript(prompt_value):
+            one, other = one.removeprefix(" "), other.removeprefix(" ")  # the space after "Assistant:"
+        return context_of(values, columns), (one, other)
+    shared = shared_start(one, other)
+    shared = shared[: max(shared.rfind(" "), shared.rfind("\n")) + 1].rstrip()
+    if not shared:
+        raise Unusable(first, "has no prompt beside it, and the two answers don't begin alike")
+    prompt: list[Message] = [{"role": "user", "content": shared}]
+    rest = text_of(one[len(shared) :].strip(), first), text_of(other[len(shared) :].strip(), second)
+    return checked(with_system(prompt, values, columns), first), rest
+
+
+def answers_of_conversations(
+    values: Mapping[str, Any], columns: Columns, one: tuple[list[Message], str], other: tuple[list[Message], str]
+) -> tuple[tuple[Message, ...], tuple[str, str]]:
+    """Two conversations: only an answer each, after the prompt beside them, or whole ones that share all but that."""
+    for turns, column in (one, other):
+        if turns[-1]["role"] != "assistant":
+            raise Unusable(column, "does not end with the assistant's turn")
+    answers = one[0][-1]["content"], other[0][-1]["content"]
+    before, other_before = one[0][:-1], other[0][:-1]
+    if before != other_before:
+        raise Unusable(other[1], f"parts from '{display_name(one[1])}' before the last answer")
+    if not before:
+        return context_of(values, columns), answers
+    messages = checked(with_system(before, values, columns), one[1])
+    if "prompt" in columns and not is_prompt_of(values.get(columns["prompt"]), columns["prompt"], messages):
+        raise Unusable(columns["prompt"], f"is not the question in '{display_name(one[1])}'")
+    return messages, answers
+
+
+def is_prompt_of(value: Any, column: str, messages: Sequence[Message]) -> bool:
+    """Whether a prompt beside whole conversations is theirs: the same turns, or one of the user's."""
+    if value is None or value == "":
+        return True
+    turns = as_turns(value, column)
+    if turns is not None:
+        return spoken(turns) == spoken(messages)
+    return any(turn["role"] == "user" and turn["content"].strip() == str(value).strip() for turn in messages)
+
+
+def shared_start(one: str, other: str) -> str:
+    """What two texts begin with alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return one[: next((place for place, (left, right) in pairs if left != right), min(len(one), len(other)))]
+
+
+def with_texts(record: Record, shorten: int) -> Record:
+    """A record to look at: long texts cut."""
+
+    def cut(text: str) -> str:
+        return text if len(text) <= shorten else f"{text[:shorten]} …"
+
+    messages = tuple({"role": turn["role"], "content": cut(turn["content"])} for turn in record.messages)
+    return replace(record, messages=messages, answers=tuple(cut(answer) for answer in record.answers))

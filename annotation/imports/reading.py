@@ -1,0 +1,810 @@
+"""Files, saved datasets and Hub datasets as raw rows: streamed, bounded in memory, every bad row with its reason."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import json
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from annotation import hub_client
+from annotation.exports.formats import original, unflattened
+from annotation.imports import directories
+from annotation.imports.names import display_name
+from annotation.records import UserError
+
+MEGABYTE = 1024 * 1024
+# One line, one CSV field and one element of a JSON list may be this long; what is longer is never loaded.
+MAXIMUM_LINE = 16 * MEGABYTE
+MAXIMUM_FIELD = 1_000_000
+# What a file may come to once it is unpacked: a bomb of zeros ends here.
+MAXIMUM_BYTES = 8 * 1024 * MEGABYTE
+MAXIMUM_ROW_GROUP = 1024 * MEGABYTE
+MAXIMUM_COLUMNS = 1_000
+BATCH_ROWS = 200
+CHUNK = MEGABYTE
+LARGEST_NUMBER = 1e300
+
+FORMATS = "CSV (.csv, .tsv), JSON lines (.jsonl), JSON (.json), Parquet (.parquet), or a directory of a dataset"
+RE_SAVE = "Save the file as UTF-8; no other encoding is guessed."
+# A CSV file with these columns is an export of ours, in which `formats.harmless` has defused formulas.
+OUR_CSV = {"judgement_id", "comparison_id", "prompt_id", "shown_order", "guidelines_version"}
+GZIP = b"\x1f\x8b"
+ARROW = b"ARROW1"
+ARCHIVE = b'{"format":"prefloop archive"'
+UNPACKABLE = {
+    b"PK\x03\x04": "a ZIP archive (an .xlsx workbook is one, too)",
+    b"PK\x05\x06": "an empty ZIP archive",
+    b"\xfd7zXZ\x00": "an XZ archive",
+    b"BZh": "a BZIP2 archive",
+    b"\x28\xb5\x2f\xfd": "a Zstandard archive",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!": "a RAR archive",
+    b"SQLite format 3": "an SQLite database",
+    b"%PDF": "a PDF document",
+}
+# Keys by which the objects in a list are told to be rows rather than turns of a conversation or answers to a prompt.
+ROW_KEYS = {"prompt", "messages", "conversations", "chosen", "question", "instruction"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One raw row: column names to whatever the file holds there."""
+
+    number: int
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that can't be read or used, and why."""
+
+    number: int
+    reason: str
+    column: str = ""
+
+
+RawRow = Row | BadRow
+
+
+@dataclass
+class Source:
+    """Something to import: `rows()` streams it, `share()` says how much of it has been read, where that is known."""
+
+    name: str
+    format: str
+    counted: str
+    """How rows are numbered, for people who look one up."""
+    rows: Callable[[], Iterator[RawRow]]
+    share: Callable[[], float | None] = field(default=lambda: None)
+    checksum: Callable[[], str] | None = None
+    """The sha256 of what is on disk; None where nothing is."""
+    unread: tuple[str, ...] = ()
+    """Data files of a directory that are not read."""
+
+
+# ---------------------------------------------------------------------------------------------------------- opening
+def open_path(path: Path, split: str | None = None, config: str | None = None) -> Source:
+    """What a file or a directory holds. Raises UserError where it is nothing that can be imported."""
+    name = display_name(path.name or str(path))
+    try:
+        if path.is_dir():
+            return dataset_directory(path, name, split, config)
+        if not path.exists():
+            raise UserError(f"There is no file {display_name(str(path))}. Check the path.")
+        if not path.is_file():
+            raise UserError(f"{name} is no ordinary file (a device or a pipe). Import a file: {FORMATS}.")
+        with path.open("rb") as file:
+            head = file.read(4 * 1024)
+    except OSError as error:
+        raise UserError(f"{name} can't be read ({error.strerror}). Check the file and its permissions.") from error
+    if not head:
+        raise UserError(f"{name} is empty: 0 bytes. Nothing was imported.")
+    if head.startswith(b"PAR1"):
+        return parquet_file(path, name)
+    if head.startswith(ARROW) or path.suffix.lower() == ".arrow":
+        return arrow_file(path, name)
+    if head.startswith(ARCHIVE):
+        raise UserError(
+            f"{name} is an archive of a whole Prefloop. It goes into a fresh data directory: "
+            "python -m annotation restore FILE --data DIR. Nothing was imported."
+        )
+    if head.startswith(GZIP):
+        with Stream(path, name) as stream:
+            head = stream.read(4 * 1024)
+        if head.startswith((GZIP, b"PAR1")):
+            raise UserError(f"{name} is packed twice. Unpack it first; only text is read from a .gz file.")
+    refuse_other_formats(name, head)
+    return text_file(path, name, head)
+
+
+def refuse_other_formats(name: str, head: bytes) -> None:
+    """Raises UserError for what is known not to be importable, by its first bytes."""
+    for magic, description in UNPACKABLE.items():
+        if head.startswith(magic):
+            raise UserError(f"{name} is {description}. Unpack or convert it first; this can be imported: {FORMATS}.")
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"{name} is UTF-16: it begins with the bytes {head[:2].hex(' ')}. {RE_SAVE}")
+    if b"\x00" in head:
+        at = head.index(b"\x00")
+        raise UserError(f"{name} is no text: byte {at:,} is NUL. This can be imported: {FORMATS}.")
+
+
+def text_file(path: Path, name: str, head: bytes) -> Source:
+    """CSV, JSON lines or JSON, by the first character and, for CSV, by the name."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    kind = next((suffix for suffix in reversed(suffixes) if suffix not in (".gz", ".gzip")), "")
+    start = head.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+    if kind in (".csv", ".tsv", ".tab"):
+        return from_stream(path, name, "CSV", "rows, the header is row 1, as a spreadsheet counts", csv_rows)
+    if kind in (".jsonl", ".ndjson"):
+        return from_stream(path, name, "JSON lines", "lines", jsonl_rows)
+    if start == b"[":
+        return from_stream(path, name, "JSON", "elements of the list, from 1", json_rows)
+    if start == b"{":
+        if holds_json_lines(path, name):
+            return from_stream(path, name, "JSON lines", "lines", jsonl_rows)
+        return from_stream(path, name, "JSON", "elements of the list, from 1", json_rows)
+    if kind == ".json":
+        raise UserError(f"{name} is no JSON list and no JSON lines: it begins with neither '[' nor '{{'.")
+    raise UserError(f"{name} is of no known format. Name it after its format; this can be imported: {FORMATS}.")
+
+
+def from_stream(path: Path, name: str, kind: str, counted: str, parse: Callable[[Stream], Iterator[RawRow]]) -> Source:
+    """A text format as a source; rows() may be called again and begins anew."""
+    latest: list[Stream] = []
+
+    def rows() -> Iterator[RawRow]:
+        with Stream(path, name) as stream:
+            latest[:] = [stream]
+            yield from parse(stream)
+
+    return Source(
+        name, kind, counted, rows, lambda: latest[0].share() if latest else 0.0, lambda: file_sha256(path, name)
+    )
+
+
+def holds_json_lines(path: Path, name: str) -> bool:
+    """Whether a file that begins with '{' has a whole object on its first line, and isn't one object with a list."""
+    with Stream(path, name) as stream:
+        first: dict[str, Any] = {}
+        number_of_lines = 0
+        for _, line, whole in stream.lines():
+            if not line.strip():
+                continue
+            number_of_lines += 1
+            if number_of_lines == 2:
+                return True
+            try:
+                value = parse_json(line.decode("utf-8-sig"), "") if whole else None
+            except (UnicodeDecodeError, UserError):
+                return False
+            if not isinstance(value, dict):
+                return False
+            first = value
+    lists = [value for value in first.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    return len(lists) != 1 or ROW_KEYS.isdisjoint(lists[0][0])
+
+
+def file_sha256(path: Path, name: str) -> str:
+    """The checksum of a file, read in pieces."""
+    digest = sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        raise UserError(f"{name} can't be read any more ({error.strerror}). Nothing was imported.") from error
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------------- bytes
+class Stream:
+    """The bytes of a text file, unpacked if it is gzip; lines and chunks of bounded size, and how far it has got."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.name = name
+        self.given = 0
+        try:
+            self.file = path.open("rb")
+            self.size = os.fstat(self.file.fileno()).st_size
+            packed = self.file.peek(2)[:2] == GZIP
+        except OSError as error:
+            raise UserError(f"{name} can't be read ({error.strerror}).") from error
+        self.bytes: IO[bytes] = gzip.GzipFile(fileobj=self.file) if packed else self.file  # type: ignore[assignment]
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.file.close()
+
+    def share(self) -> float:
+        """How much of the file has been read, from 0 to 1."""
+        return 1.0 if self.file.closed else min(1.0, self.file.tell() / max(self.size, 1))
+
+    def read(self, size: int) -> bytes:
+        """Up to so many bytes. Raises UserError for a damaged file or one that unpacks to too much."""
+        return self.counted(lambda: self.bytes.read(size))
+
+    def counted(self, read: Callable[[], bytes]) -> bytes:
+        """Read, and keep count of what came out."""
+        try:
+            chunk = read()
+        except (EOFError, zlib.error, OSError) as error:
+            raise UserError(
+                f"{self.name} is damaged after {self.given:,} bytes ({error}). Nothing was imported."
+            ) from error
+        self.given += len(chunk)
+        if self.given > MAXIMUM_BYTES:
+            limit = MAXIMUM_BYTES // (1024 * MEGABYTE)
+            raise UserError(f"{self.name} holds more than {limit} GB of text. Split it into smaller files.")
+        return chunk
+
+    def lines(self) -> Iterator[tuple[int, bytes, bool]]:
+        """Each line with the offset where it starts, and whether it is whole: of one too long only a piece is given."""
+        while True:
+            start = self.given
+            line = self.counted(lambda: self.bytes.readline(MAXIMUM_LINE))
+            if not line:
+                return
+            whole = line.endswith(b"\n") or len(line) < MAXIMUM_LINE
+            if not whole:
+                rest = line
+                while rest and not rest.endswith(b"\n"):
+                    rest = self.counted(lambda: self.bytes.readline(CHUNK))
+                line = line[:100]
+            yield start, line, whole
+
+
+def wrong_byte(error: UnicodeDecodeError, start: int = 0) -> str:
+    """Which byte is not UTF-8, counted from the start of the file."""
+    return f"byte 0x{error.object[error.start]:02X} at offset {start + error.start:,} of the file is not UTF-8"
+
+
+# ---------------------------------------------------------------------------------------------------------- JSON
+def refuse_constant(constant: str) -> NoReturn:
+    """NaN and Infinity are Python's, not JSON's."""
+    raise ValueError(f"{constant} is no JSON number")
+
+
+DECODER = json.JSONDecoder(parse_constant=refuse_constant)
+
+
+def parse_json(text: str, what: str) -> Any:
+    """A JSON value. Raises UserError with the reason, which begins with `what`."""
+    try:
+        return DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{what}is not JSON: {error.msg.lower()} at character {error.pos + 1:,}") from error
+    except RecursionError as error:
+        raise UserError(f"{what}is nested too deeply") from error
+    except ValueError as error:  # a constant that isn't JSON, or an integer of thousands of digits
+        raise UserError(f"{what}is not JSON: {str(error).split(';')[0]}") from error
+
+
+def as_row(number: int, value: Any) -> RawRow:
+    """An object is a row; a mere text is one with the column 'text'."""
+    if isinstance(value, dict):
+        return Row(number, value)
+    if isinstance(value, str):
+        return Row(number, {"text": value})
+    return BadRow(number, f"is {kind_of(value)}, not an object with columns")
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in words."""
+    if value is None:
+        return "empty (null)"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, (int, float)):
+        return "a number"
+    names: dict[type, str] = {str: "text", list: "a list", dict: "an object"}
+    return names.get(type(value), f"of type {type(value).__name__}")
+
+
+def jsonl_rows(stream: Stream) -> Iterator[RawRow]:
+    """A JSON object on each line; a bad line is one bad row."""
+    for number, (start, line, whole) in enumerate(stream.lines(), 1):
+        if not whole:
+            yield BadRow(number, f"the line is longer than {MAXIMUM_LINE // MEGABYTE} MB")
+            continue
+        if start == 0:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if not line.strip():
+            continue
+        try:
+            yield as_row(number, parse_json(line.decode().strip(), "the line "))
+        except UnicodeDecodeError as error:
+            yield BadRow(number, f"{wrong_byte(error, start)}. {RE_SAVE}")
+        except UserError as error:
+            yield BadRow(number, str(error))
+
+
+class Document:
+    """A JSON text read in pieces, one value at a time."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.decode = codecs.getincrementaldecoder("utf-8")()
+        self.text = ""
+        self.at = 0
+        self.ended = False
+
+    def fill(self, size: int = CHUNK) -> None:
+        """Read on, and let go of what has been parsed."""
+        start = self.stream.given - len(self.decode.getstate()[0])
+        chunk = self.stream.read(size)
+        self.ended = len(chunk) == 0
+        try:
+            text = self.decode.decode(chunk, final=self.ended)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.stream.name}: {wrong_byte(error, start)}. {RE_SAVE}") from error
+        if start == 0:
+            text = text.removeprefix("\ufeff")
+        self.text = self.text[self.at :] + text
+        self.at = 0
+
+    def next(self) -> str:
+        """The next character that is no white space, not yet taken; empty at the end."""
+        while True:
+            found = re.compile(r"[ \t\r\n]*").match(self.text, self.at)
+            self.at = found.end() if found else self.at
+            if self.at < len(self.text) or self.ended:
+                return self.text[self.at : self.at + 1]
+            self.fill()
+
+    def take(self, wanted: str, where: str) -> str:
+        """Take one of the wanted characters. Raises UserError if there is another."""
+        found = self.next()
+        if not found or found not in wanted:
+            seen = f"'{display_name(found)}'" if found else "the end of the file"
+            expected = " or ".join(f"'{character}'" for character in wanted)
+            raise UserError(f"{self.stream.name} is not JSON: {seen} {where}, where {expected} belongs.")
+        self.at += 1
+        return found
+
+    def value(self, where: str) -> Any:
+        """The next value. Raises UserError if it is no JSON, or too large to be one row."""
+        self.next()
+        while True:
+            try:
+                value, end = DECODER.raw_decode(self.text, self.at)
+                if end < len(self.text) or self.ended:  # else a number might go on
+                    self.at = end
+                    return value
+            except json.JSONDecodeError as error:
+                if self.ended:
+                    raise UserError(f"{self.stream.name} is not JSON {where}: {error.msg.lower()}.") from error
+            except RecursionError as error:
+                raise UserError(f"{self.stream.name} is nested too deeply {where}.") from error
+            except ValueError as error:
+                raise UserError(f"{self.stream.name} is not JSON {where}: {str(error).split(';')[0]}.") from error
+            waiting = len(self.text) - self.at
+            if waiting > MAXIMUM_LINE:
+                limit = MAXIMUM_LINE // MEGABYTE
+                raise UserError(f"{self.stream.name} is not JSON {where}, or goes on there for more than {limit} MB.")
+            self.fill(max(CHUNK, waiting))
+
+    def elements(self) -> Iterator[Any]:
+        """The elements of the list that begins here."""
+        self.take("[", "at the start")
+        if self.next() == "]":
+            self.at += 1
+            return
+        for number in range(1, 2**62):
+            yield self.value(f"at element {number:,}")
+            if self.take(",]", f"after element {number:,}") == "]":
+                return
+
+
+def json_rows(stream: Stream) -> Iterator[RawRow]:
+    """The elements of a JSON list, or of the one list in a JSON object."""
+    document = Document(stream)
+    if document.next() == "[":
+        yield from (as_row(number, element) for number, element in enumerate(document.elements(), 1))
+    else:
+        yield from rows_of_object(document)
+    if document.next():
+        raise UserError(f"{stream.name} goes on after the end of its list. If each line is an object, name it .jsonl.")
+
+
+def rows_of_object(document: Document) -> Iterator[RawRow]:
+    """The elements of the one list that a JSON object holds."""
+    name = document.stream.name
+    document.take("{", "at the start")
+    list_at: str | None = None
+    while document.next() != "}":
+        key = document.value("at a key")
+        if not isinstance(key, str):
+            raise UserError(f"{name} is not JSON: a key is {kind_of(key)}.")
+        document.take(":", f"after the key '{display_name(key)}'")
+        if document.next() != "[":
+            document.value(f"at '{display_name(key)}'")
+        elif list_at is None:
+            list_at = key
+            yield from (as_row(number, element) for number, element in enumerate(document.elements(), 1))
+        else:
+            raise UserError(
+                f"{name} holds several lists ('{display_name(list_at)}' and '{display_name(key)}'), so it is unclear "
+                "what its rows are. Keep one, or write one object a line (.jsonl)."
+            )
+        if document.take(",}", "after a value") == "}":
+            break
+    else:
+        document.take("}", "at the end")
+    if list_at is None:
+        raise UserError(f"{name} is one JSON object and holds no list of rows. Write one object a line (.jsonl).")
+
+
+# ---------------------------------------------------------------------------------------------------------- CSV
+class CsvLines:
+    """The lines of a CSV file as text for `csv.reader`, remembering bytes that are not UTF-8 and where a row began."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.wrong = ""
+
+    def __iter__(self) -> Iterator[str]:
+        for start, line, whole in self.stream.lines():
+            if not whole:
+                limit = MAXIMUM_LINE // MEGABYTE
+                raise UserError(
+                    f"{self.stream.name} has a line of more than {limit} MB at offset {start:,}. "
+                    "It is no CSV, or a quote is not closed. Nothing was imported."
+                )
+            if start == 0:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            try:
+                yield line.decode()
+            except UnicodeDecodeError as error:
+                self.wrong = self.wrong or wrong_byte(error, start)
+                yield line.decode("utf-8", "replace")
+
+    def wrong_byte(self) -> str:
+        """The first wrong byte since the last call, in words; empty if there was none."""
+        wrong, self.wrong = self.wrong, ""
+        return wrong
+
+
+def csv_rows(stream: Stream) -> Iterator[RawRow]:
+    """The rows of a CSV file under its header. A row that does not fit the header is a bad row."""
+    csv.field_size_limit(MAXIMUM_FIELD)
+    lines = CsvLines(stream)
+    source = iter(lines)
+    first = next((line for line in source if line.strip()), "")
+    reader = csv.reader(chain_first(first, source), delimiter=delimiter_of(first), strict=True)
+    header = read_header(stream.name, reader, lines)
+    ours = OUR_CSV.issubset(header)
+    number = 1
+    while True:
+        number += 1
+        before = reader.line_num
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if reader.line_num > before + 1 or "end of data" in str(error):
+                raise UserError(
+                    f"{stream.name}: a quote that opens in row {number:,} (line {before + 1:,}) is not closed, "
+                    f"or its field is longer than {MAXIMUM_FIELD:,} characters. Nothing was imported."
+                ) from error
+            lines.wrong_byte()
+            yield BadRow(number, f"is not CSV: {error}")
+            continue
+        wrong = lines.wrong_byte()
+        if wrong:
+            yield BadRow(number, f"{wrong}. {RE_SAVE}")
+        elif len(cells) == len(header):
+            values = dict(zip(header, cells, strict=True))
+            yield our_row(number, values) if ours else Row(number, values)
+        elif cells:
+            yield BadRow(number, f"has {len(cells)} fields, but the header has {len(header)}")
+
+
+def our_row(number: int, cells: Mapping[str, str]) -> RawRow:
+    """A row of our own export."""
+    try:
+        return Row(number, unflattened({name: original(text) for name, text in cells.items()}))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return BadRow(number, "was changed since Prefloop exported it: a conversation, ranking or order is damaged")
+
+
+def chain_first(first: str, rest: Iterable[str]) -> Iterator[str]:
+    """A line that has been looked at, and those after it."""
+    if first:
+        yield first
+    yield from rest
+
+
+def delimiter_of(header: str) -> str:
+    """What separates the fields: of comma, semicolon and tab the one that the header has most of."""
+    unquoted = re.sub(r'"[^"]*"', "", header)
+    return max(",;\t", key=unquoted.count)
+
+
+def read_header(name: str, reader: Iterator[list[str]], lines: CsvLines) -> list[str]:
+    """The column names. Raises UserError for a header that can't be one."""
+    try:
+        header = [cell.strip() or f"column {place}" for place, cell in enumerate(next(reader, []), 1)]
+    except csv.Error as error:
+        raise UserError(f"The header of {name} can't be read as CSV: {error}.") from error
+    wrong = lines.wrong_byte()
+    if wrong:
+        raise UserError(f"{name}: {wrong}. {RE_SAVE}")
+    if not header:
+        raise UserError(f"{name} is empty: there is no header and no row. Nothing was imported.")
+    if len(header) > MAXIMUM_COLUMNS:
+        raise UserError(f"{name} has {len(header):,} columns; more than {MAXIMUM_COLUMNS:,} are not read.")
+    twice = next((column for column in header if header.count(column) > 1), None)
+    if twice is not None:
+        raise UserError(f"{name} has two columns named '{display_name(twice)}'. Rename one.")
+    return header
+
+
+# ---------------------------------------------------------------------------------------------------------- Parquet
+def parquet_file(path: Path, name: str) -> Source:
+    """A Parquet file. Raises UserError for a damaged one, or one that unpacks to more than can be meant."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    done = [0, 1]
+
+    def open_file() -> Any:
+        # A small buffer and no pre-buffering: a column chunk is read piece by piece, not as a whole.
+        return pq.ParquetFile(str(path), pre_buffer=False, buffer_size=CHUNK)
+
+    try:
+        file = open_file()
+        metadata, schema = file.metadata, file.schema_arrow
+        sizes = [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
+        file.close()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{name} is no readable Parquet file ({first_line(error)}).") from error
+    if any(size < 0 or size > MAXIMUM_ROW_GROUP for size in sizes) or sum(sizes) > MAXIMUM_BYTES:
+        raise UserError(
+            f"{name} unpacks to {max(sizes) / MEGABYTE:,.0f} MB in one row group and {sum(sizes) / MEGABYTE:,.0f} MB "
+            f"in all; up to {MAXIMUM_ROW_GROUP // MEGABYTE:,} and {MAXIMUM_BYTES // MEGABYTE:,} MB are read."
+        )
+    columns = readable_columns(schema)
+    if not columns:
+        raise UserError(f"{name} has no column of text, numbers or lists. Nothing was imported.")
+
+    def rows() -> Iterator[RawRow]:
+        done[:] = [0, max(metadata.num_rows, 1)]
+        try:
+            file = open_file()
+            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
+                yield from arrow_rows(batch, columns, done[0])
+                done[0] += batch.num_rows
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise UserError(
+                f"{name} is damaged after row {done[0]:,} ({first_line(error)}). Nothing was imported."
+            ) from error
+
+    return Source(name, "Parquet", "rows from 1", rows, lambda: done[0] / done[1], lambda: file_sha256(path, name))
+
+
+def arrow_rows(table: Any, columns: list[str], before: int) -> Iterator[RawRow]:
+    """The rows of an Arrow batch; where a text is not UTF-8, only its row is bad."""
+    table = table.select(columns)
+    try:
+        values = table.to_pylist()
+    except UnicodeDecodeError:
+        for place in range(table.num_rows):
+            try:
+                yield Row(before + place + 1, table.slice(place, 1).to_pylist()[0])
+            except UnicodeDecodeError as error:
+                byte = error.object[error.start]
+                yield BadRow(before + place + 1, f"a text holds the byte 0x{byte:02X}, which is not UTF-8")
+        return
+    yield from (Row(before + place, value) for place, value in enumerate(values, 1))
+
+
+def readable_columns(schema: Any) -> list[str]:
+    """Columns of text, numbers, booleans, and lists or structs of these; dates, images and the like are left out."""
+    return list(dict.fromkeys(entry.name for entry in schema if is_readable(entry.type)))[:MAXIMUM_COLUMNS]
+
+
+def is_readable(kind: Any) -> bool:
+    """Whether values of an Arrow type are what JSON could hold."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        return is_readable(kind.value_type)
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return is_readable(kind.value_type)
+    if types.is_struct(kind):
+        return all(is_readable(kind.field(place).type) for place in range(kind.num_fields))
+    simple = (types.is_string, types.is_large_string, types.is_boolean, types.is_integer, types.is_floating)
+    return types.is_null(kind) or any(check(kind) for check in simple)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library says, bounded."""
+    return display_name(str(error).strip().split("\n")[0][:200]) or type(error).__name__
+
+
+# ------------------------------------------------------------------------------------- directories of datasets, Hub
+def dataset_directory(path: Path, name: str, split: str | None, config: str | None) -> Source:
+    """A directory of `save_to_disk`, or one with data files as `load_dataset` has it (our own exports are such).
+
+    The files are found and read here, never by `datasets`, which would follow all that a card names.
+    Raises UserError if it is none, or has several splits and none is chosen.
+    """
+    saved = directories.saved_splits(path)
+    if saved is not None:
+        files = saved[""] if "" in saved else saved[choose_split(name, list(saved), split)]
+        return in_turn(name, "saved dataset", path, files, [arrow_file(file, name) for file in files])
+    found = directories.find_splits(path, config)
+    files = list(found.files[choose_split(name, list(found.files), split)])
+    source = in_turn(name, "dataset directory", path, files, [open_path(file) for file in files])
+    return replace(source, unread=tuple(found.unread))
+
+
+def in_turn(name: str, kind: str, directory: Path, files: Sequence[Path], parts: Sequence[Source]) -> Source:
+    """The rows of several files, one after the other, as one source."""
+    done = [0]
+
+    def rows() -> Iterator[RawRow]:
+        number = 0
+        for done[0], part in enumerate(parts):
+            for row in part.rows():
+                number += 1
+                yield replace(row, number=number)
+        done[0] = len(parts)
+
+    def share() -> float | None:
+        within = parts[done[0]].share() if done[0] < len(parts) else 0.0
+        return (done[0] + (within or 0.0)) / len(parts)
+
+    def checksum() -> str:
+        digest = sha256()
+        for file in files:
+            digest.update(f"{file.relative_to(directory).as_posix()} {file_sha256(file, name)}\n".encode())
+        return digest.hexdigest()
+
+    counted = parts[0].counted if len(parts) == 1 else "rows from 1"
+    return Source(name, kind, counted, parts[0].rows if len(parts) == 1 else rows, share, checksum)
+
+
+def arrow_file(path: Path, name: str) -> Source:
+    """A file of Arrow's streaming or file format, as `datasets` writes them. Raises UserError for a damaged one."""
+    import pyarrow as pa
+
+    def rows() -> Iterator[RawRow]:
+        number = 0
+        try:
+            with pa.memory_map(str(path)) as file:
+                for batch in batches(file):
+                    for start in range(0, batch.num_rows, BATCH_ROWS):
+                        part = pa.Table.from_batches([batch.slice(start, BATCH_ROWS)])
+                        yield from arrow_rows(part, readable_columns(part.schema), number)
+                        number += part.num_rows
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise UserError(
+                f"{name} is damaged after row {number:,} ({first_line(error)}). Nothing was imported."
+            ) from error
+
+    return Source(name, "Arrow", "rows from 1", rows, checksum=lambda: file_sha256(path, name))
+
+
+def batches(file: Any) -> Iterator[Any]:
+    """The record batches of an Arrow file, whichever of the two formats it has."""
+    import pyarrow as pa
+
+    if file.read(len(ARROW)) == ARROW:
+        reader = pa.ipc.open_file(file)
+        yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
+    else:
+        file.seek(0)
+        yield from pa.ipc.open_stream(file)
+
+
+def choose_split(name: str, known: list[str], wanted: str | None) -> str:
+    """The split to read. Raises UserError where it has to be chosen."""
+    if wanted is None and len(known) == 1:
+        return known[0]
+    if wanted not in known:
+        listed = ", ".join(f"'{display_name(split)}'" for split in known)
+        problem = "has several splits" if wanted is None else f"has no split '{display_name(wanted)}'"
+        raise UserError(f"{name} {problem}. Choose one of {listed} as the split to read (--source-split).")
+    return wanted
+
+
+def hub_dataset(repository: str, config: str | None = None, split: str | None = None) -> Source:
+    """A dataset on the Hub, streamed: OWNER/NAME, or OWNER/NAME@REVISION for what it was at a commit, tag or branch.
+
+    Whichever commit that is now is the one that is read to the end, and the one that the source's name says. Raises
+    UserError without a network, or where there is no such dataset.
+    """
+    name, _, revision = repository.partition("@")
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w.+/-]+)?", repository):
+        raise UserError(
+            f"'{display_name(repository)}' is no name of a dataset on the Hub. Names look like owner/name, or "
+            "owner/name@revision."
+        )
+
+    def explain(error: BaseException) -> str:
+        return explain_hub_error(repository, error)
+
+    commit = commit_of(name, revision or None, explain)
+    pinned = f"{name}@{commit}"
+    return Source(pinned, "Hub dataset", "rows from 1", streamed_rows(pinned, name, config, split, explain, commit))
+
+
+def commit_of(name: str, revision: str | None, explain: Callable[[BaseException], str]) -> str:
+    """The commit that a dataset's revision is now. Raises UserError."""
+    try:
+        with hub_client.explained(f"Reading the dataset {name}"):
+            return str(hub_client.connect(hub_client.token_here()).api.dataset_info(name, revision=revision).sha)
+    except UserError as error:
+        cause = error.__cause__
+        if cause is not None and hub_client.is_connection(cause):
+            raise UserError(explain(cause)) from error
+        raise
+
+
+def streamed_rows(
+    name: str,
+    path: str,
+    config: str | None,
+    split: str | None,
+    explain: Callable[[BaseException], str],
+    revision: str | None = None,
+) -> Callable[[], Iterator[RawRow]]:
+    """The rows of what `datasets.load_dataset` reads, without a copy on the disk. Raises UserError."""
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(path, config, revision=revision, streaming=True)
+        part = loaded[choose_split(name, list(loaded), split)]
+        if part.features is not None:
+            part = part.select_columns(readable_columns(part.features.arrow_schema))
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # whatever a library makes of somebody's card and files
+        raise UserError(explain(error)) from error
+
+    def rows() -> Iterator[RawRow]:
+        number = 0
+        try:
+            for number, values in enumerate(part, 1):
+                yield Row(number, values)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise UserError(f"Reading ended after row {number:,}. {explain(error)} Nothing was imported.") from error
+
+    return rows
+
+
+def explain_hub_error(repository: str, error: BaseException) -> str:
+    """Why a dataset can't be had, and what to do."""
+    if hub_client.is_connection(error):
+        return (
+            f"The Hub can't be reached to read {repository}. Check the network, or download the dataset elsewhere and "
+            "import its files."
+        )
+    if type(error).__name__ == "DatasetNotFoundError":
+        return (
+            f"There is no dataset {repository} on the Hub, or it is private. Check the name and the token (HF_TOKEN)."
+        )
+    return f"The dataset {repository} can't be read from the Hub ({first_line(error)})."
+
+
+def finite(value: Any) -> bool:
+    """Whether a value is a number that one can compare: no truth value, no NaN, no infinity."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) < LARGEST_NUMBER  # an integer of 400 digits is too large for math.isfinite

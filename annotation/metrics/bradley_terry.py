@@ -1,0 +1,157 @@
+"""Bradley–Terry strengths of policies from judgements that compare their answers, with intervals. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from annotation.metrics.intervals_and_bias import Z_95, Array, Estimate, Vote, sign
+
+
+@dataclass(frozen=True)
+class Duel:
+    """A comparison's verdict on the answers of two policies: 1 the first won, 0 the second, 0.5 a tie."""
+
+    comparison_id: int
+    first: str
+    second: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Strength:
+    """A policy's Bradley–Terry strength in log-odds: x - y is the log-odds that x's answer beats y's."""
+
+    policy: str
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """The policies that can be placed on one scale, relative to `reference`, and those that can't."""
+
+    reference: str
+    placed: tuple[Strength, ...]
+    unplaced: tuple[str, ...]
+    comparisons: int
+
+
+# Comparisons between policies below which nothing is said about them.
+FEWEST_COMPARED = 10
+MOST_STEPS, LONGEST_STEP, CLOSE = 200, 2.0, 1e-10
+
+
+def duels(votes: Iterable[Vote]) -> list[Duel]:
+    """Each two answers of different policies that a judgement compared. Ties count as half a win for each."""
+    found = []
+    for vote in votes:
+        if vote.ranking is None or vote.early or vote.purpose in ("gold", "re-ask"):
+            continue
+        if len(set(vote.revisions) - {None}) < 2:
+            continue
+        for first, second in combinations(range(len(vote.ranking)), 2):
+            one, other = vote.revisions[first], vote.revisions[second]
+            order = sign(vote.ranking[second] - vote.ranking[first])
+            # Of a 'best of' judgement only the chosen one was compared with the others.
+            compared = vote.kind != "best" or order or len(vote.ranking) == 2
+            if one is not None and other is not None and one != other and compared:
+                found.append(Duel(vote.comparison_id, one, other, (order + 1) / 2))
+    return found
+
+
+def bradley_terry(fought: Sequence[Duel], reference: str = "base") -> Strengths:
+    """Maximum likelihood strengths (Bradley and Terry 1952), a tie being half a win for each.
+
+    They exist only where every policy has won against every other, directly or through others (Ford 1957): the largest
+    such set is placed, the rest is not. Intervals: sandwich variance clustered by comparison, as in Chatbot Arena
+    (Chiang et al. 2024, section 4); they are of the difference to `reference`, or else to the first policy placed.
+    """
+    names = sorted({name for duel in fought for name in (duel.first, duel.second)})
+    kept = largest_connected(names, fought)
+    counted = [duel for duel in fought if duel.first in kept and duel.second in kept]
+    comparisons = len({duel.comparison_id for duel in counted})
+    if len(kept) < 2 or comparisons < FEWEST_COMPARED:
+        return Strengths(reference, (), tuple(names), len({duel.comparison_id for duel in fought}))
+    zero = reference if reference in kept else kept[0]
+    # The reference first: its strength is held at 0.
+    order = [zero, *(name for name in kept if name != zero)]
+    values = most_likely(wins_of(order, counted))
+    halves = Z_95 * np.sqrt(clustered_variances(values, order, counted))
+    appearances = Counter(name for duel in counted for name in (duel.first, duel.second))
+    placed = [
+        Strength(name, Estimate(float(value), float(value - half), float(value + half), appearances[name]))
+        for name, value, half in zip(order, values, halves, strict=True)
+    ]
+    placed.sort(key=lambda strength: -strength.estimate.value)
+    return Strengths(zero, tuple(placed), tuple(name for name in names if name not in kept), comparisons)
+
+
+def wins_of(names: Sequence[str], fought: Iterable[Duel]) -> Array:
+    """How often the policy of each row beat that of each column."""
+    place = {name: number for number, name in enumerate(names)}
+    wins = np.zeros((len(names), len(names)))
+    for duel in fought:
+        wins[place[duel.first], place[duel.second]] += duel.score
+        wins[place[duel.second], place[duel.first]] += 1 - duel.score
+    return wins
+
+
+def largest_connected(names: Sequence[str], fought: Iterable[Duel]) -> list[str]:
+    """The set of policies with the most duels in which each has beaten each, directly or through others."""
+    wins = wins_of(names, fought)
+    reached = (wins > 0) | np.eye(len(wins), dtype=bool)
+    for _ in range(len(wins).bit_length()):
+        reached = reached @ reached  # chains of up to twice as many wins
+    sets = {tuple(np.flatnonzero(row).tolist()) for row in reached & reached.T}
+    largest = max(sorted(sets), key=lambda members: float(wins[list(members)][:, list(members)].sum()), default=())
+    return [names[number] for number in largest]
+
+
+def chances(values: Array) -> Array:
+    """The chance that the policy of each row beats that of each column."""
+    chance: Array = 1 / (1 + np.exp(values[None, :] - values[:, None]))
+    return chance
+
+
+def most_likely(wins: Array) -> Array:
+    """Strengths that make the wins most likely, by Newton's method; the first is 0. `wins` must be connected."""
+    values = np.zeros(len(wins))
+    played = wins + wins.T
+    for _ in range(MOST_STEPS):
+        gradient = (wins - played * chances(values)).sum(axis=1)
+        step = np.linalg.solve(information_of(played, values), gradient[1:])
+        largest = float(np.abs(step).max())
+        # The likelihood is concave, but from afar a full step can overshoot.
+        values[1:] += step * min(1.0, LONGEST_STEP / max(largest, LONGEST_STEP))
+        if largest < CLOSE:
+            break
+    return values
+
+
+def information_of(played: Array, values: Array) -> Array:
+    """Fisher information of all strengths but the first: the negative second derivative of the log-likelihood."""
+    chance = chances(values)
+    weights = played * chance * (1 - chance)
+    information: Array = (np.diag(weights.sum(axis=1)) - weights)[1:, 1:]
+    return information
+
+
+def clustered_variances(values: Array, names: Sequence[str], fought: Sequence[Duel]) -> Array:
+    """Variances of the strengths, as differences to the first; a comparison's duels count as one observation."""
+    place = {name: number for number, name in enumerate(names)}
+    chance = chances(values)
+    scores: dict[int, Array] = defaultdict(lambda: np.zeros(len(names)))
+    for duel in fought:
+        first, second = place[duel.first], place[duel.second]
+        surprise = duel.score - chance[first, second]
+        scores[duel.comparison_id][first] += surprise
+        scores[duel.comparison_id][second] -= surprise
+    table = np.array(list(scores.values()))[:, 1:]
+    wins = wins_of(names, fought)
+    bread = np.linalg.inv(information_of(wins + wins.T, values))
+    covariance = bread @ (table.T @ table) @ bread * len(table) / (len(table) - 1)
+    return np.concatenate([[0.0], np.diag(covariance)])

@@ -1,1 +1,0 @@
-"""Data out: judgements in the formats that others train on, and everything as a lossless archive."""

@@ -1,0 +1,71 @@
+"""What the admin's tabs have in common: how listeners listen, a box for HTML, text from a field, when a tab opens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gradio as gr
+
+from annotation.exports.formats import LICENCES
+
+# Listeners that never fail with a message for people: what follows a form, a pulse or the opening of a tab. Progress is
+# shown on nothing, not only hidden: at each event the browser walks the whole page for every component that ever had
+# progress to show, and all that is in it, so that a page whose tabs were all opened stands still.
+QUIET: Mapping[str, Any] = {
+    "queue": False,
+    "show_progress": "hidden",
+    "show_progress_on": [],
+    "api_visibility": "private",
+}
+# Buttons go through the queue: Gradio 6.31 shows no message for an error of a handler outside it.
+SPOKEN: Mapping[str, Any] = {**QUIET, "queue": True}
+# Digits of a row's number: SQLite could hold four more.
+LONGEST_NUMBER = 15
+
+
+def html_box(style: str, value: str = "") -> gr.HTML:
+    """A box for HTML that is made here, by functions that escape whatever a person or a model wrote."""
+    # The default template puts the value in as it is. "{{value}}" would evaluate `${…}` found in it as JavaScript.
+    return gr.HTML(value=value, css_template=style)
+
+
+def licence_choice(**options: Any) -> gr.Dropdown:
+    """A choice of a licence, which may also be typed, as the Hub names it."""
+    return gr.Dropdown(
+        [("Not chosen (the card says so)", ""), *((name, name) for name in LICENCES)],
+        value="",
+        label="Licence",
+        info="As the Hub names it; another can be typed.",
+        allow_custom_value=True,
+        min_width=240,
+        **options,
+    )
+
+
+def text_in(value: Any) -> str:
+    """What a field holds; nothing where the browser sent no text."""
+    return value if isinstance(value, str) else ""
+
+
+def row_number(value: Any) -> int | None:
+    """The number of a row that was chosen or typed, '#' in front or not; None for what can be no row's number."""
+    typed = str(value).strip().removeprefix("#")
+    return int(typed) if typed.isascii() and typed.isdigit() and len(typed) <= LONGEST_NUMBER else None
+
+
+def whole_number(label: str, value: int | None = None, **options: Any) -> gr.Number:
+    """A field for a whole number, which its handler must check: `annotation.project.whole` says what is wrong with it.
+
+    Asked to round or to bound what is sent, Gradio fails on infinity, NaN and text before any handler sees them.
+    """
+    return gr.Number(value, label=label, **options)
+
+
+def opening_of(demo: gr.Blocks) -> Callable[..., Any]:
+    """Listens to the opening of the tab that is being laid out, however deep; without a tab, of the page."""
+    block = gr.context.Context.block
+    while block is not None and not isinstance(block, gr.Tab):
+        block = block.parent
+    opening: Callable[..., Any] = demo.load if block is None else block.select
+    return opening

@@ -1,0 +1,353 @@
+"""The Export part of the Data tab: choose a format, see what would be in it, have it written, fetch it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from annotation import store
+from annotation.database import Database
+from annotation.exports import export_files
+from annotation.exports.export_command import shell_command
+from annotation.exports.export_files import DIRECTORY, Exporter, Progress
+from annotation.exports.formats import (
+    CONTAINERS,
+    FORMATS,
+    LEFT_OUT,
+    ONE_FILE,
+    SOURCES,
+    Filters,
+    Known,
+    Request,
+    check_request,
+    lineage,
+)
+from annotation.records import Annotator, UserError
+from annotation.tabs.components import QUIET, SPOKEN, html_box, licence_choice, opening_of, row_number, text_in
+from annotation.tabs.guard import Context, guarded
+from annotation.tabs.polling import again, poll, pulse
+from annotation.ui.formatting import moment
+from annotation.ui.markup import BAR_STYLE, BOX_STYLE, TABLE_STYLE, Download, Row, progress_bar, status, table
+
+POLL_SECONDS = 1
+EXPLANATION = (
+    "Data sets to train on, with a card that says what is in them. Left out, and counted, is what training leaves out: "
+    "known answers, re-asks, early and flagged judgements, and annotators who are left out. **Raw** is everything, to "
+    "keep or to move: `python -m annotation restore FILE` fills a fresh data directory from it."
+)
+FORMAT_CHOICES = [
+    *((entry.title, name) for name, entry in FORMATS.items()),
+    ("Raw: everything, lossless, also what was undone", "raw"),
+]
+CONTAINER_CHOICES = [(title, name) for name, title in CONTAINERS.items()]
+SOURCE_CHOICES = [
+    ("judged by people", "human"),
+    ("judged by AI", "ai"),
+    ("edited answers", "edited"),
+    ("imported", "imported"),
+]
+STYLE = (
+    BOX_STYLE
+    + TABLE_STYLE
+    + BAR_STYLE
+    + """
+p { margin: 0.25rem 0; }
+.headline { font-size: var(--text-lg); }
+td a { color: var(--link-text-color); text-decoration: underline; overflow-wrap: anywhere; padding: 0; margin: 0; }
+"""
+)
+literal = partial(html_box, STYLE)
+
+
+# ------------------------------------------------------------------------------------------------------ form to request
+def request_of(db: Database, *values: Any) -> Request:
+    """The form as a request. Raises UserError naming what can't be had."""
+    asked, container, policies, iterations, annotators, sources, since, until, agreement, names, licence = values
+    request = Request(
+        text_in(asked),
+        text_in(container),
+        Filters(
+            iterations=tuple(number for number in map(row_number, list_of(iterations)) if number is not None),
+            policies=tuple(str(entry) for entry in list_of(policies)),
+            annotators=tuple(str(entry) for entry in list_of(annotators)),
+            since=text_in(since).strip(),
+            until=text_in(until).strip(),
+            agreement=number_of(agreement),
+            sources=tuple(source for source in SOURCES if source in list_of(sources)),
+        ),
+        bool(names),
+        text_in(licence).strip(),
+    )
+    if request.format == "raw":
+        request = Request("raw")
+    people = {row["name"]: row["name"] for row in store.annotators(db)}
+    check_request(request, Known(lineage(store.models(db)), people))
+    return request
+
+
+def list_of(value: Any) -> list[Any]:
+    """What a choice of several holds; nothing where the browser sent no list."""
+    return value if isinstance(value, list) else []
+
+
+def number_of(value: Any) -> float:
+    """What a slider holds, in hundredths: exactly what it shows."""
+    sound = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
+    return round(float(value), 2) if sound else 0.0
+
+
+# ------------------------------------------------------------------------------------------------------- what is shown
+def count_card(request: Request, counted: Mapping[str, Mapping[str, int]]) -> str:
+    """What would be exported, and what would not."""
+    rows, left_out = counted["rows"], counted["left_out"]
+    unit = "rows of the tables" if request.format == "raw" else "rows"
+    parts = ", ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in rows.items() if number)
+    headline = f"{sum(rows.values()):,} {unit} would be exported" + (f": {parts}." if parts else ".")
+    text = status(headline, "headline")
+    if not left_out:
+        return text
+    entries = sorted(left_out.items(), key=lambda entry: -entry[1])
+    reasons = [(LEFT_OUT[reason], f"{number:,}") for reason, number in entries]
+    return text + table(("Left out (judgements, or pairs of answers)", "Number"), reasons, numbers=("Number",))
+
+
+def progress_card(progress: Progress | None) -> str:
+    """How the latest export stands."""
+    if progress is None:
+        return ""
+    if progress.state != "running":
+        return status(progress.said)
+    bar = progress_bar("Export", round(100 * progress.share))
+    return status(f"{progress.name}: {progress.said}") + bar
+
+
+def files_card(context: Context) -> str:
+    """The finished exports, each to be fetched."""
+    found = export_files.files(context.data_dir)
+    if not found:
+        return status("There are no exports yet.")
+    rows: list[Row] = [
+        [
+            Download(f"{DIRECTORY}/{entry.name}", entry.name),
+            f"{moment(entry.made)} UTC",
+            size_text(entry.size),
+        ]
+        for entry in found
+    ]
+    return table(("File", "Made", "Size"), rows, numbers=("Size",))
+
+
+def size_text(size: int) -> str:
+    """A file's size as people say it."""
+    return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{max(1, round(size / 1e3)):,} kB"
+
+
+# ------------------------------------------------------------------------------------------------------------ the page
+@dataclass(frozen=True)
+class Page:
+    """The components, in the order of `request_of`'s values."""
+
+    form: Mapping[str, Any]
+    count: gr.HTML
+    command: gr.Textbox
+    write: gr.Button
+    progress: gr.HTML
+    files: gr.HTML
+    chosen: gr.Dropdown
+    delete: gr.Button
+    pulse: gr.HTML
+
+    @property
+    def fields(self) -> list[Any]:
+        """The form's fields."""
+        return list(self.form.values())
+
+    @property
+    def shown(self) -> list[Any]:
+        """What says how the exports stand."""
+        return [self.progress, self.files, self.chosen, self.pulse]
+
+
+def build_form() -> dict[str, Any]:
+    """The fields by name; choices that come from the database are filled when the tab is opened."""
+    form: dict[str, Any] = {}
+    form["format"] = gr.Radio(FORMAT_CHOICES, value="preference", label="Format", elem_id="export-format")
+    form["container"] = gr.Radio(
+        CONTAINER_CHOICES,
+        value="dataset",
+        label="Files",
+        info="Each comes as a zip with its card, train and held-out prompts apart. CSV and raw are single files.",
+    )
+    with gr.Accordion("Filters", open=False):
+        with gr.Row():
+            form["policies"] = choices("Policies", "That wrote the answers; none chosen: all.")
+            form["iterations"] = choices("Iterations", "Of those policies; 0 is the base model.")
+            form["annotators"] = choices("Annotators", "Who judged; none chosen: all.")
+        form["sources"] = gr.CheckboxGroup(SOURCE_CHOICES, value=list(SOURCES), label="Sources")
+        with gr.Row():
+            form["since"] = day("First day", "export-since")
+            form["until"] = day("Last day", "export-until")
+            form["agreement"] = gr.Slider(
+                0,
+                1,
+                value=0,
+                step=0.05,
+                label="Minimum agreement",
+                info="Share of the annotators who preferred one of two answers that must agree.",
+                min_width=240,
+            )
+    form["names"] = gr.Checkbox(label="Name the annotators (otherwise each has a pseudonym)")
+    form["licence"] = licence_choice(elem_id="export-licence")
+    return form
+
+
+def choices(label: str, info: str) -> gr.Dropdown:
+    """A choice of several that the database knows."""
+    # A choice made before the app was restarted must still be accepted after it; `check_request` has the last word.
+    return gr.Dropdown([], multiselect=True, label=label, info=info, allow_custom_value=True, min_width=240)
+
+
+def day(label: str, elem_id: str) -> gr.Textbox:
+    """A day, or nothing."""
+    return gr.Textbox(
+        label=label,
+        info="UTC; empty: no limit.",
+        placeholder="2026-01-31",
+        max_length=10,
+        min_width=200,
+        elem_id=elem_id,
+    )
+
+
+def build(demo: gr.Blocks, context: Context) -> None:
+    """Lay the part out inside the caller's tab and wire it; every value comes from a guarded handler."""
+    gr.Markdown("### Export")
+    gr.Markdown(EXPLANATION)
+    form = build_form()
+    count = literal()
+    command = gr.Textbox(label="The same on the command line", interactive=False, buttons=["copy"], lines=2)
+    write = gr.Button("Write the export", variant="primary", scale=0, min_width=240, elem_id="export-write")
+    progress, files = literal(), literal()
+    with gr.Accordion("Delete an export", open=False), gr.Row():
+        chosen = gr.Dropdown([], label="Export", allow_custom_value=True, min_width=240)
+        delete = gr.Button("Delete", variant="stop", scale=0, min_width=160)
+    page = Page(form, count, command, write, progress, files, chosen, delete, pulse())
+    wire(page, context, Exporter(context.data_dir), opening_of(demo))
+
+
+def wire(page: Page, context: Context, exporter: Exporter, opening: Any) -> None:
+    """Every listener of the part."""
+    admin = guarded(context, "admin")
+    form = page.form
+    filled = [form["policies"], form["iterations"], form["annotators"]]
+    counted = [page.count, page.write]
+    described = [page.command, form["container"]]
+    changed = partial(gr.on, [field.change for field in page.fields])
+    opening(admin(opener(context, exporter)), None, [*filled, *page.shown], api_name="export-open", **QUIET)
+    # The browser runs what one event starts one after the other: what is quick comes first.
+    for event, name in ((opening, "export-describe"), (changed, "export-redescribe")):
+        event(admin(describer(context)), page.fields, described, api_name=name, **QUIET)
+    # Counting reads every judgement, so only the latest state of the form is counted, one form at a time.
+    counting: Mapping[str, Any] = {
+        **SPOKEN,
+        "show_progress": "minimal",
+        "show_progress_on": page.count,
+        "trigger_mode": "always_last",
+        "concurrency_limit": 1,
+    }
+    for event, name in ((opening, "export-count"), (changed, "export-recount")):
+        event(admin(counter(context)), page.fields, counted, api_name=name, **counting)
+    page.write.click(admin(writer(context, exporter)), page.fields, page.shown, api_name="export-write", **SPOKEN)
+    poll(page.pulse, context, follower(context, exporter), [], page.shown, api_name="export-follow")
+    page.delete.click(admin(deleter(context, exporter)), page.chosen, page.shown, api_name="export-delete", **SPOKEN)
+
+
+# ------------------------------------------------------------------------------------------------------------ handlers
+def standing(context: Context, exporter: Exporter) -> list[Any]:
+    """How the exports stand; it is asked again while one is being written."""
+    progress = exporter.progress()
+    running = progress is not None and progress.state == "running"
+    names = [entry.name for entry in export_files.files(context.data_dir)]
+    choice = gr.skip() if running else gr.update(choices=names, value=None)
+    return [progress_card(progress), files_card(context), choice, again(POLL_SECONDS if running else None)]
+
+
+def opener(context: Context, exporter: Exporter) -> Any:
+    """The handler of the opened tab."""
+
+    def open_exports(annotator: Annotator) -> list[Any]:
+        """Fill the choices and show the exports that are there."""
+        policies = lineage(store.models(context.db))
+        filters = [
+            gr.update(choices=list(policies)),
+            gr.update(choices=[str(number) for number in sorted(set(policies.values()))]),
+            gr.update(choices=[row["name"] for row in store.annotators(context.db)]),
+        ]
+        return [*filters, *standing(context, exporter)]
+
+    return open_exports
+
+
+def counter(context: Context) -> Any:
+    """The handler that follows the form."""
+
+    def count_export(annotator: Annotator, *values: Any) -> list[Any]:
+        """What would be exported; where it can't be, why."""
+        try:
+            request = request_of(context.db, *values)
+            counted = export_files.count(context.data_dir, request)
+        except UserError as error:
+            return [status(str(error)), gr.update(interactive=False)]
+        return [count_card(request, counted), gr.update(interactive=sum(counted["rows"].values()) > 0)]
+
+    return count_export
+
+
+def describer(context: Context) -> Any:
+    """The handler that follows the form at once, without counting."""
+
+    def describe_export(annotator: Annotator, *values: Any) -> list[Any]:
+        """The command line, where the form can be had, and whether there is a choice of files."""
+        container = gr.update(interactive=text_in(values[0]) not in ONE_FILE)
+        try:
+            return [shell_command(request_of(context.db, *values), context.data_dir), container]
+        except UserError:  # the count says why
+            return ["", container]
+
+    return describe_export
+
+
+def writer(context: Context, exporter: Exporter) -> Any:
+    """The handler of "Write the export"."""
+
+    def write_export(annotator: Annotator, *values: Any) -> list[Any]:
+        """Begin to write."""
+        exporter.start(request_of(context.db, *values))
+        return standing(context, exporter)
+
+    return write_export
+
+
+def follower(context: Context, exporter: Exporter) -> Any:
+    """The handler of polls."""
+
+    def follow_export(annotator: Annotator) -> list[Any]:
+        """How far it is."""
+        return standing(context, exporter)
+
+    return follow_export
+
+
+def deleter(context: Context, exporter: Exporter) -> Any:
+    """The handler of "Delete"."""
+
+    def delete_export(annotator: Annotator, name: Any) -> list[Any]:
+        """Delete a finished export."""
+        export_files.remove(context.data_dir, text_in(name))
+        return standing(context, exporter)
+
+    return delete_export

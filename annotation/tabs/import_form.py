@@ -1,0 +1,366 @@
+"""The Import part of the Data tab: choose a source, see what its columns are taken for, check it, import it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from annotation.imports.columns import ROLES
+from annotation.imports.import_command import arguments_of, columns_line, rows_of, with_column
+from annotation.imports.import_process import Importer, State
+from annotation.imports.importing import HELD_OUT_SHARE, Order
+from annotation.imports.mapping import TARGETS
+from annotation.imports.reading import FORMATS
+from annotation.records import Annotator, UserError
+from annotation.tabs.components import QUIET, SPOKEN, html_box, opening_of, text_in
+from annotation.tabs.guard import Context, guarded
+from annotation.tabs.polling import again, poll, pulse
+from annotation.ui.invisible import visible
+from annotation.ui.markup import BAR_STYLE, BOX_STYLE, TABLE_STYLE, WARNING_STYLE, progress_bar, status, table
+
+POLL_SECONDS = 1
+MAXIMUM_UPLOAD = "500mb"
+SHOWN_CELL = 200
+SHOWN_SKIPPED = 50
+UPLOAD, SERVER, HUB = "upload", "server", "hub"
+SOURCES = [("Upload a file", UPLOAD), ("A file or directory on this server", SERVER), ("A dataset on the Hub", HUB)]
+TARGET_CHOICES = [("As the columns suggest", "auto"), *((target.capitalize(), target) for target in TARGETS)]
+VERDICT_CHOICES = [
+    ("Judgements, to train on", "judged"),
+    ("Known answers, to measure annotators (gold)", "gold"),
+    ("Left out: people are to judge", "open"),
+]
+SPLIT_CHOICES = [("To train on", "train"), ("Held out, to check with", "held-out"), ("A share held out", "share")]
+EXPLANATION = f"""Prompts, demonstrations and preferences from {FORMATS}; also packed with gzip.
+Look at the first rows, check what would be imported, then import. What is there already is not imported again."""
+STYLE = (
+    BOX_STYLE
+    + TABLE_STYLE
+    + BAR_STYLE
+    + WARNING_STYLE
+    + """
+p { margin: 0.25rem 0; }
+.headline { font-size: var(--text-lg); }
+.scroll { max-height: 22rem; overflow-y: auto; }
+th { white-space: nowrap; }
+td { min-width: 4rem; max-width: 24rem; overflow-wrap: anywhere; white-space: pre-wrap; }
+"""
+)
+literal = partial(html_box, STYLE)
+
+
+# ----------------------------------------------------------------------------------------------- form to command line
+def source_of(kind: Any, upload: Any, path: Any, repository: Any, config: Any, split: Any) -> list[str]:
+    """What to import, as arguments. Raises UserError where nothing has been chosen."""
+    chosen = {UPLOAD: upload, SERVER: text_in(path).strip(), HUB: text_in(repository).strip()}.get(text_in(kind))
+    if not isinstance(chosen, str) or not chosen:
+        raise UserError("Choose what to import first: upload a file, or give a path or the name of a dataset.")
+    arguments = [f"--source-split={text_in(split).strip()}"] if text_in(split).strip() else []
+    if kind == HUB:
+        arguments += ["--hub", *([f"--config={text_in(config).strip()}"] if text_in(config).strip() else [])]
+    return [*arguments, "--", chosen]
+
+
+def order_of(target: Any, verdict: Any, split: Any, share: Any, rows: Any, good_from: Any, *columns: Any) -> Order:
+    """The form as an order. Raises UserError for what can't be meant; the command checks the rest."""
+    first, last = rows_of(text_in(rows).strip())
+    if split == "share" and not is_number(share):
+        raise UserError("Give the share of prompts to hold out, in percent.")
+    wanted = Order(
+        target if target in TARGETS else "auto",
+        {role: text_in(column) for role, column in zip(ROLES, columns, strict=True)} if any(columns) else {},
+        verdict if verdict in ("gold", "open") else "judged",
+        share / 100 if split == "share" else "held-out" if split == "held-out" else "train",
+        first,
+        last,
+        float(good_from) if is_number(good_from) else None,
+    )
+    wanted.check()
+    return wanted
+
+
+def is_number(value: Any) -> bool:
+    """Whether a field holds a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+# ------------------------------------------------------------------------------------------------------ what is shown
+def cut(text: str) -> str:
+    """The beginning of a long text."""
+    return text if len(text) <= SHOWN_CELL else f"{text[:SHOWN_CELL]} …"
+
+
+def look_card(look: Mapping[str, Any]) -> str:
+    """The first rows as they are."""
+    columns = look["columns"]
+    heads = ["row", *columns]
+    rows = [[str(row["number"]), *(cut(row["cells"].get(column, "")) for column in columns)] for row in look["rows"]]
+    bad = "".join(status(f"Row {entry['number']} can't be read: {entry['reason']}", "warning") for entry in look["bad"])
+    return status(f"{look['name']}: {look['format']}. The first rows:", "headline") + table(heads, rows) + bad
+
+
+def meaning_card(look: Mapping[str, Any]) -> str:
+    """What the first rows are taken for."""
+    notes = "".join(status(note, "warning") for note in look["notes"])
+    if look["problem"]:
+        return status(look["problem"], "warning") + notes
+    proposed = columns_line(look["proposed"])
+    pairs = zip(look["rows"], look["records"], strict=True)
+    rows = [[str(row["number"]), *record_cells(record)] for row, record in pairs]
+    headline = status(f"Read as {look['target']}, with {proposed}. They become:", "headline")
+    return headline + table(("row", "prompt", "answers"), rows) + notes
+
+
+def record_cells(record: Any) -> tuple[str, str]:
+    """Prompt and answers of a record, or why there is none."""
+    if isinstance(record, str):
+        return "can't be used", record
+    turns = record["messages"]
+    spoken = [f"{turn['role']}: {turn['content']}" for turn in turns]
+    prompt = "\n".join(spoken) if len(turns) > 1 else turns[0]["content"]
+    ranks = record["ranking"] or [None] * len(record["answers"])
+    answers = [f"{rank_word(rank, record)}{cut(answer)}" for rank, answer in zip(ranks, record["answers"], strict=True)]
+    return cut(prompt), "\n".join([*answers, *([f"({record['remark']})"] if record["remark"] else [])])
+
+
+def rank_word(rank: int | None, record: Mapping[str, Any]) -> str:
+    """What a verdict says of an answer, in front of it."""
+    if record["label"] is not None:
+        return "good: " if record["label"] else "bad: "
+    return "all bad: " if record["outcome"] == "all-bad" else f"{rank}. " if rank is not None else ""
+
+
+def progress_card(state: State) -> str:
+    """How far a run is."""
+    progress = state.progress
+    verb = {"look": "Looking", "check": "Checking", "import": "Importing"}[state.kind]
+    if not progress:
+        return status(f"{verb} …") + progress_bar("Import", None)
+    share, rows = progress["share"], f", {progress['rows']:,} rows" if progress["rows"] else ""
+    bar = progress_bar("Import", None if share is None else round(100 * share))
+    return status(f"{verb}: {progress['what']}{rows} …") + bar
+
+
+def outcome_card(outcome: Mapping[str, Any]) -> str:
+    """What was imported, or would be, and what not and why."""
+    name = f"{outcome['name']}: {outcome['format']}, as {outcome['target']}, with {columns_line(outcome['columns'])}."
+    text = "".join(status(line, "" if place else "headline") for place, line in enumerate(outcome["summary"]))
+    if outcome["dry_run"]:
+        text += status("This was a check: nothing has been written.")
+    elif outcome["import_id"] is not None:
+        text += status(f"This is import {outcome['import_id']}; it took {outcome['seconds']:.1f} s.")
+    if outcome["reasons"]:
+        reasons = [(f"{count:,}", with_column(column, reason)) for column, reason, count in outcome["reasons"]]
+        text += table(("rows", "can't be used because"), reasons)
+        shown = outcome["skipped"][:SHOWN_SKIPPED]
+        rows = [(str(entry["row"]), entry["column"], entry["reason"]) for entry in shown]
+        text += status(f"The first of them ({outcome['counted']}):") + table(("row", "column", "reason"), rows)
+    return status(name) + text
+
+
+# ------------------------------------------------------------------------------------------------------------ the page
+@dataclass(frozen=True)
+class Page:
+    """The part's components. `seen` is the run whose look this session's form was filled from."""
+
+    source: Mapping[str, Any]
+    form: Mapping[str, Any]
+    columns: Mapping[str, gr.Dropdown]
+    buttons: Mapping[str, gr.Button]
+    group: gr.Column
+    first_rows: gr.HTML
+    meaning: gr.HTML
+    standing: gr.HTML
+    seen: gr.State
+    pulse: gr.HTML
+
+    @property
+    def fields(self) -> list[Any]:
+        """Everything that says what to import, and how."""
+        return [*self.source.values(), *self.form.values(), *self.columns.values()]
+
+    @property
+    def followed(self) -> list[Any]:
+        """The outputs that follow a run."""
+        return [self.standing, self.pulse, *self.buttons.values(), self.group, self.first_rows, self.meaning,
+                self.form["target"], *self.columns.values(), self.seen]  # fmt: skip
+
+
+def build_source() -> dict[str, Any]:
+    """Where the data comes from."""
+    source: dict[str, Any] = {"kind": gr.Radio(SOURCES, value=UPLOAD, label="Source", elem_id="import-kind")}
+    source["upload"] = gr.File(label=f"File (up to {MAXIMUM_UPLOAD.upper()})", elem_id="import-file", height=140)
+    source["path"] = gr.Textbox(
+        label="Path on this server", placeholder="/data/preferences.jsonl", visible=False, elem_id="import-path"
+    )
+    with gr.Row():
+        source["repository"] = gr.Textbox(label="Dataset", placeholder="owner/name", visible=False, min_width=240)
+        source["config"] = gr.Textbox(label="Configuration", info="Where it has several.", visible=False, min_width=160)
+        source["split"] = gr.Textbox(label="Split to read", info="Where it has several.", visible=False, min_width=160)
+    return source
+
+
+def build_form() -> dict[str, Any]:
+    """What to make of the rows."""
+    form: dict[str, Any] = {}
+    form["target"] = gr.Radio(TARGET_CHOICES, value="auto", label="Import as", elem_id="import-target")
+    form["verdict"] = gr.Radio(VERDICT_CHOICES, value="judged", label="Verdicts of preferences become")
+    with gr.Row():
+        form["prompts"] = gr.Radio(SPLIT_CHOICES, value="share", label="New prompts are", min_width=320)
+        form["share"] = gr.Number(
+            100 * HELD_OUT_SHARE, label="Held-out share in percent",
+            info="Decided by each prompt's text: always the same ones.", min_width=240,
+        )  # fmt: skip
+        form["rows"] = gr.Textbox(
+            label="Rows", info="Empty: all. A range as 1-100000.", max_length=40, min_width=200, elem_id="import-rows"
+        )
+        form["good_from"] = gr.Number(
+            None, label="Good from", info="With a rating: answers of at least this are good, the others bad.",
+            min_width=200, elem_id="import-good-from",
+        )  # fmt: skip
+    return form
+
+
+def build_columns() -> dict[str, gr.Dropdown]:
+    """A choice of column for every role."""
+    with gr.Accordion("Columns", open=False, elem_id="import-columns"), gr.Row():
+        return {
+            role: gr.Dropdown(
+                # The columns come with a look; a choice that the app no longer knows is refused by the command.
+                [("–", "")], value="", label=role, info=meaning, allow_custom_value=True, min_width=260,
+                elem_id=f"import-column-{role}",
+            )
+            for role, (meaning, _) in ROLES.items()
+        }  # fmt: skip
+
+
+def build(demo: gr.Blocks, context: Context) -> None:
+    """Lay the part out inside the caller's tab and wire it; every value comes from a guarded handler."""
+    gr.Markdown("### Import")
+    gr.Markdown(EXPLANATION)
+    source = build_source()
+    look = gr.Button("Look at the first rows", variant="primary", scale=0, min_width=240, elem_id="import-look")
+    with gr.Column(visible=False) as group:
+        first_rows, meaning = literal(), literal()
+        form, columns = build_form(), build_columns()
+        with gr.Row():
+            again = gr.Button("Read the first rows again so", min_width=200, elem_id="import-again")
+            check = gr.Button("Check all rows", min_width=200, elem_id="import-check")
+            bring = gr.Button("Import", variant="primary", min_width=200, elem_id="import-import")
+    standing = literal()
+    cancel = gr.Button("Cancel", variant="stop", visible=False, scale=0, min_width=160, elem_id="import-cancel")
+    buttons = {"look": look, "again": again, "check": check, "import": bring, "cancel": cancel}
+    page = Page(source, form, columns, buttons, group, first_rows, meaning, standing, gr.State(0),
+                pulse())  # fmt: skip
+    wire(page, context, Importer(context.db, context.from_hub), opening_of(demo))
+
+
+def wire(page: Page, context: Context, importer: Importer, opening: Any) -> None:
+    """Every listener of the part."""
+    admin = guarded(context, "admin")
+    source, form = page.source, page.form
+    choice = [source[name] for name in ("upload", "path", "repository", "config", "split")]
+    source["kind"].change(admin(choose_source), source["kind"], choice, api_name="import-source", **QUIET)
+    form["prompts"].change(admin(choose_split), form["prompts"], form["share"], api_name="import-split", **QUIET)
+    fresh = admin(looker(page, importer))
+    source["upload"].upload(fresh, [*source.values()], page.followed, api_name="import-uploaded", **SPOKEN)
+    page.buttons["look"].click(fresh, [*source.values()], page.followed, api_name="import-look", **SPOKEN)
+    for button, kind in (("again", "look"), ("check", "check"), ("import", "import")):
+        page.buttons[button].click(
+            admin(starter(page, importer, kind)), page.fields, page.followed, api_name=f"import-{button}", **SPOKEN
+        )
+    page.buttons["cancel"].click(admin(canceller(importer)), None, None, api_name="import-cancel", **SPOKEN)
+    follow = follower(page, importer)
+    poll(page.pulse, context, follow, [page.seen], page.followed, api_name="import-follow")
+    opening(admin(follow), page.seen, page.followed, api_name="import-open", **QUIET)
+
+
+# ------------------------------------------------------------------------------------------------------------ handlers
+def choose_source(annotator: Annotator, kind: Any) -> list[Any]:
+    """Show the fields of a kind of source."""
+    hub = kind == HUB
+    return [gr.update(visible=kind == UPLOAD), gr.update(visible=kind == SERVER), gr.update(visible=hub),
+            gr.update(visible=hub), gr.update(visible=kind in (SERVER, HUB))]  # fmt: skip
+
+
+def choose_split(annotator: Annotator, split: Any) -> Any:
+    """Show the share where one is to be given."""
+    return gr.update(visible=split == "share")
+
+
+def looker(page: Page, importer: Importer) -> Any:
+    """The handler of an upload and of "Look": another source, so the columns are proposed anew."""
+
+    def look(annotator: Annotator, *source: Any) -> list[Any]:
+        """Begin to look."""
+        importer.start("look", source_of(*source), [])
+        return standing_parts(page, importer.state, 0)
+
+    return look
+
+
+def starter(page: Page, importer: Importer, kind: Any) -> Any:
+    """The handler of "Read again", "Check" and "Import"."""
+
+    def start(annotator: Annotator, *values: Any) -> list[Any]:
+        """Begin a run with what the form says."""
+        source, form = values[: len(page.source)], values[len(page.source) :]
+        arguments = [*arguments_of(order_of(*form)), f"--by={annotator.name}"]
+        importer.start(kind, source_of(*source), arguments)
+        return standing_parts(page, importer.state, importer.state.number - 1)
+
+    return start
+
+
+def canceller(importer: Importer) -> Any:
+    """The handler of "Cancel"."""
+
+    def cancel(annotator: Annotator) -> None:
+        """Ask the run to end; the next poll shows when it has."""
+        importer.cancel()
+
+    return cancel
+
+
+def follower(page: Page, importer: Importer) -> Any:
+    """The handler of polls and of the opened tab."""
+
+    def follow(annotator: Annotator, seen: Any) -> list[Any]:
+        """How the run stands."""
+        return standing_parts(page, importer.state, seen if isinstance(seen, int) else 0)
+
+    return follow
+
+
+def standing_parts(page: Page, state: State, seen: int) -> list[Any]:
+    """What the page shows of a run; a finished look fills the form, once for each session."""
+    running = state.status == "running"
+    buttons = [gr.update(visible=running) if name == "cancel" else gr.update(interactive=not running)
+               for name in page.buttons]  # fmt: skip
+    unchanged = [gr.skip() for _ in range(len(page.followed) - 2 - len(buttons))]
+    rest = unchanged
+    if state.status == "finished" and state.kind == "look" and state.number != seen:
+        rest = look_parts(page, state)
+    return [standing_card(state), again(POLL_SECONDS if running else None), *buttons, *rest]
+
+
+def standing_card(state: State) -> str:
+    """A run in words: how far it is, what came of it, or why it failed."""
+    if state.status == "running":
+        return progress_card(state)
+    if state.status == "failed":
+        return status(state.error, "warning")
+    return outcome_card(state.result) if state.status == "finished" and state.kind != "look" else ""
+
+
+def look_parts(page: Page, state: State) -> list[Any]:
+    """The form as a finished look fills it."""
+    look = state.result
+    choices = [("–", ""), *((visible(column), column) for column in look["columns"])]
+    columns = [gr.update(choices=choices, value=look["proposed"].get(role, "")) for role in page.columns]
+    target = gr.update() if look["target"] is None else gr.update(value=look["target"])
+    return [gr.update(visible=True), look_card(look), meaning_card(look), target, *columns, state.number]

@@ -1,0 +1,564 @@
+"""What the Quality tab says, as pure functions: sentences, tables and charts from figures; all text is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import exp
+
+from annotation.metrics.agreement import Agreement, Dispute, Period
+from annotation.metrics.bradley_terry import Strengths
+from annotation.metrics.intervals_and_bias import AnnotatorFigures, Bias, Estimate
+from annotation.metrics.quality import Case, Decision, Figures, FlaggedCase, Gold, Opinion
+from annotation.metrics.reliability import Reliability
+from annotation.records import STRENGTHS, Project
+from annotation.ui import charts
+from annotation.ui.charts import Frame, Mark
+from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval
+from annotation.ui.markup import BOX_STYLE, escape, paragraph
+
+# Goes through Gradio's template engine: no backtick, no backslash, no double brace.
+STYLE = (
+    BOX_STYLE
+    + """
+p { margin: 0.35rem 0; }
+.headline { font-size: var(--text-lg); }
+.quiet { opacity: 0.85; font-size: var(--text-sm); }
+ul.look { margin: 0.4rem 0; padding-left: 1.2rem; list-style: disc; }
+ul.look li { margin: 0.2rem 0; }
+.scroll { overflow: auto; max-width: 100%; max-height: 28rem; border: 1px solid var(--border-color-primary);
+  border-radius: var(--radius-md); }
+.scroll:focus-visible { outline: 3px solid var(--color-accent); outline-offset: 2px; }
+table { border-collapse: collapse; width: 100%; font-size: var(--text-sm); margin: 0; border: 0; }
+caption { text-align: left; padding: 6px 8px; font-weight: 600; color: var(--body-text-color); }
+tr, thead, tbody { border: 0; }
+th, td { padding: 5px 8px; border: 0; border-top: 1px solid var(--border-color-primary); text-align: left;
+  vertical-align: top; white-space: nowrap; color: var(--body-text-color); }
+thead th { font-weight: 600; border-top: 0; white-space: normal; vertical-align: bottom; }
+tbody th { font-weight: 600; position: sticky; left: 0; background: var(--body-background-fill); }
+thead th { position: sticky; top: 0; background: var(--body-background-fill); z-index: 1; }
+td.wordy { white-space: normal; min-width: 16em; overflow-wrap: anywhere; }
+td .quiet { display: block; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 0 2rem; }
+details { margin: 0.6rem 0; }
+a { text-decoration: underline; font-weight: 600; }
+summary { cursor: pointer; font-weight: 600; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; font-family: var(--font); font-size: var(--text-md); margin: 0;
+  background: none; border: 0; padding: 0; color: var(--body-text-color); max-height: 16rem; overflow-y: auto; }
+.answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); gap: 0.75rem;
+  margin: 0.6rem 0; }
+.answers > div { border: 1px solid var(--border-color-primary); border-radius: var(--radius-md); padding: 0.6rem 0.8rem;
+  min-width: 0; }
+h4 { font-size: var(--text-sm); font-weight: 600; margin: 0 0 0.3rem; }
+"""
+    + charts.STYLE
+)
+NO_JUDGEMENTS = "Nobody has judged anything yet. Figures appear here with the first judgements."
+# Below so many comparisons an interval over them says little, and the page says so.
+FEW = 10
+COIN = 0.5
+
+
+# ------------------------------------------------------------------------------------------------------------- pieces
+def some(count: int, one: str, several: str = "") -> str:
+    """'1 comparison', '1,204 comparisons'."""
+    return f"{count:,} {one if count == 1 else several or one + 's'}"
+
+
+def in_hand(comparison_id: int) -> str:
+    """Says that a comparison waits to be judged; the link loads the page anew, which opens on the Annotate tab."""
+    return (
+        f'<p role="status">Comparison {comparison_id} is in your hands, to settle. '
+        '<a href="./">Judge it on the Annotate tab</a>.</p>'
+    )
+
+
+Row = Sequence[str]
+
+
+def table(caption: str, headers: Row, rows: Sequence[Row], empty: str) -> str:
+    """A table of literal text that scrolls sideways in its own box; the first column stays in sight.
+
+    Further lines of a cell (after a line break) are set small; a long line may wrap.
+    """
+    if not rows:
+        return paragraph(empty, "quiet")
+    head = "".join(f'<th scope="col">{escape(header)}</th>' for header in headers)
+    body = "".join(f'<tr><th scope="row">{escape(row[0])}</th>{"".join(map(cell, row[1:]))}</tr>' for row in rows)
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
+        f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+WORDY = 36
+
+
+def cell(words: str) -> str:
+    """One cell of a table."""
+    first, *others = words.split("\n")
+    small = "".join(f'<span class="quiet">{escape(other)}</span>' for other in others)
+    style = ' class="wordy"' if any(len(line) > WORDY for line in (first, *others)) else ""
+    return f"<td{style}>{escape(first)}{small}</td>"
+
+
+# ----------------------------------------------------------------------------------------------------------- standing
+def standing(figures: Figures, project: Project) -> str:
+    """How the labels stand, in a sentence, and what calls for attention."""
+    if not figures.annotators:
+        return paragraph(NO_JUDGEMENTS, "headline")
+    people = sum(1 for one in figures.annotators if one.judgements and one.name not in figures.excluded)
+    sentence = (
+        f"{some(figures.judgements, 'judgement')} by {some(people, 'annotator')} on "
+        f"{some(figures.comparisons, 'comparison')} can train the model. {agreement_sentence(figures)}"
+    )
+    points = "".join(f"<li>{escape(point)}</li>" for point in to_look_at(figures, project))
+    looked = f'<ul class="look">{points}</ul>' if points else paragraph("Nothing else calls for attention.")
+    return paragraph(sentence, "headline") + looked
+
+
+def agreement_sentence(figures: Figures) -> str:
+    """How far annotators agree, with what that means."""
+    if not figures.agreement:
+        return "How far annotators agree is not known: no two have judged the same comparison."
+    first = max((found for found in figures.agreement if found.level == "nominal"), key=lambda found: found.comparisons)
+    if first.comparisons < FEW:
+        return (
+            f"Several have judged only {some(first.comparisons, 'comparison')} so far: too few to say how far they "
+            "agree."
+        )
+    said_alike = f"Where several judged the same comparison, they agree in {percent_with_interval(first.percent)}"
+    if first.alpha is None:
+        return f"{said_alike}, always with the same answer."
+    return f"{said_alike}; Krippendorff's alpha is {number_with_interval(first.alpha)}: {meaning(first.alpha.value)}."
+
+
+def meaning(alpha: float) -> str:
+    """What an alpha is good for: the thresholds of Krippendorff 2004, and below them what preferences usually give."""
+    if alpha >= 0.8:
+        return "as much as can be asked of careful measuring"
+    if alpha >= 0.667:
+        return "good for judgements of taste"
+    if alpha >= 0.3:
+        return "usual where taste decides; more annotators for each comparison help"
+    if alpha >= 0.1:
+        return "low; clearer guidelines help, and so do more annotators for each comparison"
+    return "hardly more than chance; look at the guidelines and at each annotator before you train"
+
+
+def to_look_at(figures: Figures, project: Project) -> list[str]:
+    """What an admin should look at, most pressing first."""
+    counted = [one for one in figures.annotators if one.name not in figures.excluded]
+    coins = [one.name for one in counted if figures.reliabilities[one.name].high < 0.6]
+    hasty = [one.name for one in counted if one.judgements and one.hasty > 0.05 * one.judgements]
+    wrong = [gold for gold in figures.golds if not gold.retired and gold.right and gold.right.high < 0.6]
+    open_golds = [gold for gold in figures.golds if not gold.retired]
+    biased = [bias for bias in (*figures.position, *figures.length) if clearly_biased(bias)]
+    points = [
+        f"{', '.join(coins)}: hardly more reliable than a coin. Look at their judgements; you can leave them out of "
+        "training below."
+        if coins else "",
+        f"{some(len(figures.disputes), 'comparison waits', 'comparisons wait')} to be settled because annotators "
+        "contradict each other."
+        if figures.disputes else "",
+        *(
+            f"{bias.name}: {percent_with_interval(bias.share)}, where {percent(bias.fair)} would be even."
+            for bias in biased
+        ),
+        f"{', '.join(hasty)}: more than one judgement in twenty was far too fast to have read the answers."
+        if hasty else "",
+        f"{some(len(wrong), 'gold comparison is', 'gold comparisons are')} judged wrong by most. Is the known answer "
+        "right?"
+        if wrong else "",
+        f"{some(len(figures.flagged), 'judgement carries', 'judgements carry')} a flag; their comparisons are not "
+        "trained on."
+        if figures.flagged else "",
+        "Each comparison is judged by one annotator, so agreement can't be measured. Set two or three on the Project "
+        "tab to learn how far the labels can be trusted."
+        if project.overlap == 1 and len(counted) > 1 else "",
+        f"{percent(project.gold_share)} of what annotators see is meant to be gold, but no comparison is. Make some "
+        "below."
+        if project.gold_share > 0 and not open_golds else "",
+    ]  # fmt: skip
+    return [point for point in points if point]
+
+
+def clearly_biased(bias: Bias) -> bool:
+    """Whether the interval lies at least three percentage points off what would be even."""
+    return bias.share.low > bias.fair + 0.03 or bias.share.high < bias.fair - 0.03
+
+
+# --------------------------------------------------------------------------------------------------------- annotators
+ANNOTATOR_HEADERS = (
+    *("Annotator", "Reliability", "Judgements", "Right on gold", "Same when asked again", "Agrees with others"),
+    *("Chose left or first", "Ties, all bad", "Median time", "Far too fast", "Training"),
+)
+
+
+def annotators_table(figures: Figures) -> str:
+    """A row for each annotator."""
+    rows = [
+        annotator_row(one, figures.reliabilities[one.name], figures.excluded.get(one.name))
+        for one in figures.annotators
+    ]
+    return table("Annotators, each share with its 95% interval", ANNOTATOR_HEADERS, rows, NO_JUDGEMENTS)
+
+
+def annotator_row(one: AnnotatorFigures, reliability: Reliability, left_out: str | None) -> Row:
+    """One annotator's figures as text."""
+    even = f", even {percent(one.fair)}" if one.first_place and one.fair != COIN else ""
+    interval = f"{percent(reliability.estimate)}\n{percent(reliability.low)} to {percent(reliability.high)}"
+    return (
+        one.name,
+        f"{interval if reliability.evidence else 'not measured'}\n{evidence_text(reliability)}",
+        f"{one.judgements:,}",
+        counted_share(one.gold),
+        counted_share(one.consistency),
+        counted_share(one.agreement),
+        counted_share(one.first_place) + even,
+        counted_share(one.undecided),
+        NOTHING if one.seconds is None else f"{one.seconds:.1f} s",
+        f"{one.hasty:,}",
+        "counts" if left_out is None else f"left out\n{left_out}",
+    )
+
+
+def counted_share(figure: Estimate | None) -> str:
+    """A share, and below it its interval and of how many."""
+    if figure is None:
+        return NOTHING
+    return f"{percent(figure.value)}\n{percent(figure.low)} to {percent(figure.high)}\nof {figure.n:,}"
+
+
+def reliability_text(reliability: Reliability) -> str:
+    """The chance to be right, with its interval."""
+    return f"{percent(reliability.estimate)} ({percent(reliability.low)} to {percent(reliability.high)})"
+
+
+def evidence_text(reliability: Reliability) -> str:
+    """What the number is estimated from."""
+    if not reliability.evidence:
+        return "no evidence yet"
+    return f"{reliability.overlap:,} shared, {reliability.known:,} gold, {reliability.repeats:,} again"
+
+
+TABLE_EXPLANATION = (
+    "Reliability rests on comparisons shared with others, gold ones, and own ones asked again. Right on gold: a tie "
+    "with the known answer in it counts half. Same when asked again: an own earlier comparison, shown in the opposite "
+    "order; a tie once and a preference once counts half. Agrees with others: names the same best answer, a tie being "
+    "an answer of its own. Far too fast: a judgement faster than both the annotator's own median and everybody's by "
+    "more than 3.5 robust standard deviations of the logarithm of seconds (Iglewicz and Hoaglin 1993)."
+)
+RELIABILITY_EXPLANATION = (
+    "The chance that this annotator, choosing between the better answer and another one, chooses the better. Nobody "
+    "knows which answer is better, so it is estimated from three things together: comparisons that others have judged "
+    "as well (the one-coin model of Dawid and Skene 1979: whoever agrees with reliable people is reliable), gold "
+    "comparisons, whose answer is known, and own comparisons asked again (somebody who often contradicts themself "
+    "can't be right often; somebody who never does may still be wrong every time, so consistency raises the number "
+    "only a little).",
+    "Without evidence no number is shown, and training assumes 73%, which is how often the labellers of InstructGPT "
+    "agreed with each other; the estimate begins there and moves away as evidence comes in, and the interval says how "
+    "sure it is. Ties and “all bad” "
+    "choose nothing and do not count. It measures agreement with what most reliable people here find better, so a "
+    "person with a taste of their own gets a lower number without being careless.",
+    "When a comparison is turned into training data, each vote weighs as much as its annotator is reliable, and each "
+    "preference carries the chance that it is the wrong way round: 27% after one annotator of whom nothing is known, "
+    "far less after three who agree. What training does with that chance is chosen on the Train tab: nothing (Ignore), "
+    "a smaller weight for unsure preferences (Weight), or a loss that expects some of them to be wrong (Smooth). "
+    "Nobody is believed to be worse than a coin or better than 99%.",
+)
+
+
+def reliability_explained() -> str:
+    """What the reliability number is, in plain words."""
+    words = "".join(paragraph(sentence) for sentence in RELIABILITY_EXPLANATION)
+    return f"<details><summary>What the reliability number means</summary>{words}</details>"
+
+
+NO_EVIDENCE = (
+    "How reliable each annotator is appears here once there are comparisons that several have judged, gold ones, or "
+    "ones asked again."
+)
+
+
+def reliability_chart(figures: Figures) -> str:
+    """On one scale the reliability of everybody of whom anything is known; what is only assumed is no figure."""
+    if not figures.annotators:
+        return ""
+    measured = [entry for entry in figures.reliabilities.items() if entry[1].evidence]
+    if not measured:
+        return paragraph(NO_EVIDENCE, "quiet")
+    order = sorted(measured, key=lambda entry: -entry[1].estimate)
+    marks = [
+        Mark(name + (" (left out)" if name in figures.excluded else ""), r.estimate, r.low, r.high, reliability_text(r))
+        for name, r in order
+    ]
+    frame = Frame(
+        "reliability",
+        "Reliability of each annotator",
+        "Further right is better. The dashed line is a coin: an interval that reaches it may be no better than one.",
+    )
+    return charts.intervals(frame, marks, "chance to choose the better of two answers", COIN)
+
+
+# ---------------------------------------------------------------------------------------------------------- agreement
+NO_OVERLAP = (
+    "No two annotators have judged the same comparison yet. Set two or three annotators for each comparison on the "
+    "Project tab; then this shows how far they agree."
+)
+
+
+def agreement_table(found: Sequence[Agreement]) -> str:
+    """Percent agreement and alpha for each question."""
+    rows = [
+        (
+            one.question,
+            f"{one.comparisons:,}\nwith {one.judgements:,} judgements",
+            percent_with_interval(one.percent)
+            + ("\nfew comparisons: hardly to be relied on" if one.comparisons < FEW else ""),
+            number_with_interval(one.alpha) if one.alpha else "not defined\nonly one answer was ever given",
+            one.level,
+        )
+        for one in found
+    ]
+    headers = ("Question", "Comparisons", "Say the same", "Krippendorff's alpha", "Level")
+    note = paragraph(
+        "Alpha is 1 where all agree and 0 where they agree as often as chance would have it. Intervals: 95%, over "
+        "resampled comparisons. Only independent judgements count: not gold, not asked again, not settled ones, not "
+        "“all bad”, none made before the answers were complete, none of annotators who are left out.",
+        "quiet",
+    )
+    return table("Agreement between annotators", headers, rows, NO_OVERLAP) + (note if rows else "")
+
+
+def over_time(periods: Sequence[Period], per_day: Sequence[tuple[str, int]]) -> str:
+    """Agreement and judgements over time, beside each other where there is room."""
+    return f'<div class="figures">{agreement_chart(periods)}{days_chart(per_day)}</div>'
+
+
+def agreement_chart(periods: Sequence[Period]) -> str:
+    """Agreement over time."""
+    if len(periods) < 2:
+        return paragraph(
+            "Agreement over time appears here once several annotators have judged the same 20 comparisons.", "quiet"
+        )
+    marks = [
+        Mark(period.last[:16], one.value, one.low, one.high, f"{percent_with_interval(one)} of {one.n:,} comparisons")
+        for period in periods
+        for one in (period.percent,)
+    ]
+    frame = Frame(
+        "agreement",
+        "Agreement over time",
+        "Each point is an equal number of comparisons. A fall means that the task became harder or less clear, or that "
+        "people tire.",
+    )
+    return charts.series(frame, marks, "judgements that say the same", "time of a group's last judgement (UTC)")
+
+
+# -------------------------------------------------------------------------------------------------------------- biases
+def bias_meters(position: Sequence[Bias], length: Sequence[Bias]) -> str:
+    """Position and length bias as meters."""
+    if not position and not length:
+        return paragraph("Biases appear here once somebody has preferred an answer.", "quiet")
+    parts = [
+        meter("position", "Position bias", position, POSITION_SENTENCE),
+        meter("length", "Length bias", length, LENGTH_SENTENCE),
+    ]
+    return f'<div class="figures">{"".join(parts)}</div>'
+
+
+POSITION_SENTENCE = (
+    "Places are drawn by lot, so a choice should fall on each equally often (dashed). Off the line, people choose by "
+    "place."
+)
+LENGTH_SENTENCE = (
+    "Choices of the longer answer, in characters; equal lengths are left out. Right of the line the model learns to "
+    "write more: it may be better answers, or just longer ones."
+)
+
+
+def meter(name: str, title: str, biases: Sequence[Bias], sentence: str) -> str:
+    """A chart for each bias, so that the dashed line is true for all its marks."""
+    if not biases:
+        return f"<div>{paragraph(f'{title}: nothing to tell it by. {sentence}', 'quiet')}</div>"
+    return "".join(
+        charts.intervals(
+            Frame(f"{name}-{number}", title, sentence),
+            [Mark(bias.name, bias.share.value, bias.share.low, bias.share.high, bias_text(bias))],
+            f"share of {bias.share.n:,} decisive choices (even: {percent(bias.fair)})",
+            bias.fair,
+        )
+        for number, bias in enumerate(biases)
+    )
+
+
+def bias_text(bias: Bias) -> str:
+    """A bias in words."""
+    return percent_with_interval(bias.share)
+
+
+# ------------------------------------------------------------------------------------------------------------ policies
+def policies_chart(policies: Strengths) -> str:
+    """The policies' strengths with intervals, or why there are none."""
+    if not policies.placed:
+        return paragraph(no_strengths(policies), "quiet")
+    ends = [end for placed in policies.placed for end in (placed.estimate.low, placed.estimate.high)]
+    margin = 0.05 * (max(ends) - min(ends))
+    limits = (min(*ends, -0.5) - margin, max(*ends, 0.5) + margin)
+    marks = [
+        Mark(
+            placed.policy,
+            placed.estimate.value,
+            placed.estimate.low,
+            placed.estimate.high,
+            "the zero of the scale" if placed.policy == policies.reference else strength_text(placed.estimate),
+        )
+        for placed in policies.placed
+    ]
+    unplaced = (
+        paragraph(
+            f"Not placed, because they have only won or only lost against these, or never met them: "
+            f"{', '.join(policies.unplaced)}.",
+            "quiet",
+        )
+        if policies.unplaced else ""
+    )  # fmt: skip
+    frame = Frame(
+        "policies",
+        "Strength of the policies (Bradley–Terry)",
+        f"From {some(policies.comparisons, 'comparison')} of answers by different policies, a tie being half a win. "
+        f"Right of the dashed line a policy beats {policies.reference} more often than not.",
+    )
+    axis = f"strength in log-odds; {policies.reference} is 0"
+    return charts.intervals(frame, marks, axis, 0.0, limits, lambda value: f"{value:g}") + unplaced
+
+
+def strength_text(strength: Estimate) -> str:
+    """A strength in log-odds and as a chance to win."""
+    return f"{strength.value:+.2f} ({strength.low:+.2f} to {strength.high:+.2f}), {percent(won(strength.value))} wins"
+
+
+def won(odds: float) -> float:
+    """The chance that belongs to log-odds."""
+    return 1 / (1 + exp(-odds))
+
+
+def no_strengths(policies: Strengths) -> str:
+    """Why no strengths can be shown."""
+    if not policies.comparisons:
+        return (
+            "No judgement compares answers of different policies: each comparison holds answers of the policy that "
+            "served when it was made. 'Let people compare' on the Iterations tab puts the answers of two policies "
+            "before annotators; strengths appear here once such comparisons have been judged."
+        )
+    return (
+        f"{some(policies.comparisons, 'comparison')} of answers by different policies "
+        f"({', '.join(policies.unplaced)}) so far: not enough. It takes ten in which each policy has won and lost."
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ per day
+def days_chart(per_day: Sequence[tuple[str, int]]) -> str:
+    """Judgements per day."""
+    if not per_day:
+        return ""
+    total = sum(count for _, count in per_day)
+    frame = Frame(
+        "days", "Judgements over time", f"{some(total, 'judgement')} on {some(len(per_day), 'day')}; skips don't count."
+    )
+    return charts.columns(frame, per_day, "judgements")
+
+
+# ------------------------------------------------------------------------------------------- settling, gold and flags
+def disputes_table(disputes: Sequence[Dispute], limit: int = 10) -> str:
+    """Comparisons to settle."""
+    rows = [
+        (
+            f"#{dispute.comparison_id}",
+            some(dispute.annotators, "annotator"),
+            percent(dispute.disagreement),
+            str(dispute.spread) if dispute.spread else NOTHING,
+        )
+        for dispute in disputes[:limit]
+    ]
+    headers = ("Comparison", "Judged by", "Disagreement", "Widest gap in strength (of 6)")
+    more = len(disputes) - len(rows)
+    note = paragraph(f"And {some(more, 'more comparison')}.", "quiet") if more > 0 else ""
+    empty = "Nothing to settle: no two annotators contradict each other."
+    return table("Comparisons to settle, the most disagreement first", headers, rows, empty) + note
+
+
+def gold_table(golds: Sequence[Gold], accuracy: Estimate | None) -> str:
+    """Gold comparisons and how annotators do on them."""
+    rows = [
+        (
+            f"#{gold.comparison_id}",
+            "Answer " + " or ".join(str(position + 1) for position in gold.best),
+            NOTHING if gold.right is None else f"{percent_with_interval(gold.right)}\nof {gold.right.n:,}",
+            "retired" if gold.retired else "handed out",
+            f"{gold.made_by}\n{moment(gold.made)}",
+        )
+        for gold in golds
+    ]
+    headers = ("Comparison", "Known answer", "Judged right", "State", "Made gold by")
+    empty = (
+        "No gold comparison yet. Choose a clear one below and make it gold: annotators who have not seen it get it now "
+        "and then without knowing, and the table above shows who is right."
+    )
+    over_all = "" if accuracy is None else f": {percent_with_interval(accuracy)} judged right"
+    return table(f"Gold comparisons{over_all}", headers, rows, empty)
+
+
+def flagged_table(cases: Sequence[FlaggedCase]) -> str:
+    """What annotators flagged."""
+    rows = [
+        (f"#{one.comparison_id}", one.flag.replace("-", " "), one.note or NOTHING, shortened(one.prompt), one.annotator,
+         moment(one.created))
+        for one in cases
+    ]  # fmt: skip
+    headers = ("Comparison", "Flag", "Note", "Prompt", "By", "When")
+    return table("Flagged; these comparisons are not trained on", headers, rows, "Nobody has flagged anything.")
+
+
+def decisions_table(decisions: Sequence[Decision]) -> str:
+    """What admins decided."""
+    rows = [
+        (one.about, one.what, one.reason or NOTHING, one.decided_by, moment(one.created)) for one in decisions
+    ]  # fmt: skip
+    headers = ("About", "Decision", "Reason", "By", "When")
+    return table("Decisions", headers, rows, "No decision about annotators or gold comparisons yet.")
+
+
+def shortened(words: str, most: int = 200) -> str:
+    """The beginning of a long text."""
+    return words if len(words) <= most else words[: most - 1].rstrip() + "…"
+
+
+def case_view(case: Case) -> str:
+    """A comparison with what was said of it."""
+    asked = "".join(f"<h4>{escape(m['role'])}</h4><pre>{escape(m['content'])}</pre>" for m in case.messages)
+    answers = "".join(
+        f"<div><h4>Answer {number}{' · what the annotators agree on' if case.consensus == number - 1 else ''}</h4>"
+        f"<pre>{escape(answer)}</pre></div>"
+        for number, answer in enumerate(case.answers, 1)
+    )
+    rows = [(one.annotator, opinion_text(one), one.purpose) for one in case.opinions]
+    said_of_it = table(
+        f"Judgements on comparison {case.comparison_id}",
+        ("Annotator", "Judgement", "Purpose"),
+        rows,
+        "Nobody has judged it yet.",
+    )
+    return f'{asked}<div class="answers">{answers}</div>{said_of_it}'
+
+
+def opinion_text(opinion: Opinion) -> str:
+    """A judgement in words, by the answers' numbers."""
+    if opinion.ranking is None:
+        return opinion.outcome.replace("-", " ")
+    levels: Mapping[int, list[str]] = {rank: [] for rank in sorted(set(opinion.ranking))}
+    for number, rank in enumerate(opinion.ranking, 1):
+        levels[rank].append(str(number))
+    order = " > ".join(" = ".join(level) for level in levels.values())
+    degree = STRENGTHS.get(opinion.strength or 0)
+    return f"{order}, {degree}" if opinion.strength else order

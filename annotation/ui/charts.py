@@ -1,0 +1,235 @@
+"""Charts as inline SVG that keep their text readable at any width and follow the theme; all text is escaped. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from itertools import pairwise
+from math import ceil, floor, log10
+
+from annotation.ui.formatting import percent
+from annotation.ui.markup import escape
+
+# Goes through Gradio's template engine: no backtick, no backslash, no double brace. Marks have the accent colour of the
+# theme; text and axes have the colour of the text around them, so that they are readable in light and dark.
+STYLE = """
+figure.chart { margin: 0.5rem 0 1rem; max-width: 44rem; min-width: 0; }
+figure.chart figcaption { margin-bottom: 0.6rem; font-size: var(--text-md); }
+figure.chart figcaption b { display: block; font-weight: 600; }
+figure.chart svg { display: block; width: 100%; overflow: visible; color: var(--body-text-color); }
+figure.chart .across { padding: 0 0.75rem; }
+figure.chart .upright { padding: 1.25rem 0.75rem 0 3.25rem; }
+figure.chart text { fill: currentColor; font-size: 13px; font-family: var(--font); }
+figure.chart .small { font-size: 12px; opacity: 0.85; }
+figure.chart .grid { stroke: currentColor; opacity: 0.15; }
+figure.chart .axis { stroke: currentColor; opacity: 0.5; }
+figure.chart .reference { stroke: currentColor; stroke-dasharray: 4 4; opacity: 0.8; }
+figure.chart .interval { stroke: var(--color-accent); stroke-width: 4; stroke-linecap: round; opacity: 0.55; }
+figure.chart .line { stroke: var(--color-accent); stroke-width: 1.5; }
+figure.chart .dot { fill: var(--color-accent); }
+figure.chart .column { fill: var(--color-accent); }
+"""
+Write = Callable[[float], str]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A figure with its interval; without an interval `low` and `high` are the value."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+    text: str
+    """The figure in words, as it stands beside the mark."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a chart says around its marks. `name` makes its ids its own on the page."""
+
+    name: str
+    title: str
+    sentence: str
+    """What there is to see."""
+
+
+def figure(frame: Frame, body: str, height: float, described: str, shape: str) -> str:
+    """A chart with its heading, for eyes and for screen readers."""
+    name = escape(frame.name)
+    return (
+        f'<figure class="chart"><figcaption><b>{escape(frame.title)}</b>{escape(frame.sentence)}</figcaption>'
+        f'<div class="{shape}"><svg role="img" height="{height:.0f}" aria-labelledby="{name}-title {name}-desc">'
+        f'<title id="{name}-title">{escape(frame.title)}</title><desc id="{name}-desc">{escape(described)}</desc>'
+        f"{body}</svg></div></figure>"
+    )
+
+
+def text(x: float, y: float, words: str, anchor: str = "middle", style: str = "") -> str:
+    """Words at x percent of the width and y pixels."""
+    kind = f' class="{style}"' if style else ""
+    return f'<text x="{x:.2f}%" y="{y:.1f}" text-anchor="{anchor}"{kind}>{escape(words)}</text>'
+
+
+def line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
+    """A line between two points, x in percent of the width."""
+    return f'<line x1="{x1:.2f}%" y1="{y1:.1f}" x2="{x2:.2f}%" y2="{y2:.1f}" class="{style}"/>'
+
+
+def dot(x: float, y: float, words: str) -> str:
+    """A point that says its figure when pointed at."""
+    return f'<circle cx="{x:.2f}%" cy="{y:.1f}" r="5" class="dot"><title>{escape(words)}</title></circle>'
+
+
+# -------------------------------------------------------------------------------------------------------- intervals
+ROW, LINE, TOP = 46, 16, 18
+# Characters that stand beside each other on a phone.
+NARROW = 40
+
+
+def intervals(
+    frame: Frame,
+    marks: Sequence[Mark],
+    axis: str,
+    reference: float | None = None,
+    limits: tuple[float, float] = (0.0, 1.0),
+    write: Write = percent,
+) -> str:
+    """Figures below each other, each with its label, its text and its interval on one common scale.
+
+    `reference` is the dashed line to compare with; `axis` says what the scale measures and in what unit.
+    """
+    low, high = limits
+    place = scale(low, high)
+    folded = any(len(mark.label) + len(mark.text) > NARROW for mark in marks)
+    row, top = ROW + LINE * folded, TOP + LINE * folded
+    bottom = row * len(marks) + 4
+    ticks = nice_ticks(low, high, 5)
+    parts = [line(place(tick), top, place(tick), bottom, "grid") for tick in ticks]
+    parts.append(line(0, bottom, 100, bottom, "axis"))
+    if reference is not None:
+        parts.append(line(place(reference), top, place(reference), bottom, "reference"))
+    for number, mark in enumerate(marks):
+        y = row * number
+        track = y + row - 17
+        parts.append(text(0, y + 12, mark.label, "start"))
+        parts.append(text(0, y + 12 + LINE, mark.text, "start") if folded else text(100, y + 12, mark.text, "end"))
+        parts.append(line(place(mark.low), track, place(mark.high), track, "interval"))
+        parts.append(dot(place(mark.value), track, f"{mark.label}: {mark.text}"))
+    parts += [text(place(tick), bottom + 16, write(tick), tick_anchor(place(tick)), "small") for tick in ticks]
+    parts.append(text(50, bottom + 36, axis, "middle", "small"))
+    described = "; ".join(f"{mark.label}: {mark.text}" for mark in marks)
+    return figure(frame, "".join(parts), bottom + 42, f"{axis}. {described}.", "across")
+
+
+def scale(low: float, high: float) -> Callable[[float], float]:
+    """From a value to percent of the width, kept within the chart."""
+
+    def place(value: float) -> float:
+        return min(100.0, max(0.0, 100 * (value - low) / (high - low)))
+
+    return place
+
+
+def tick_anchor(place: float) -> str:
+    """Where a tick's words are held, so that those at the ends stay inside."""
+    return "start" if place < 2 else "end" if place > 98 else "middle"
+
+
+def nice_ticks(low: float, high: float, most: int) -> list[float]:
+    """At most `most` round numbers from low to high, evenly spaced (steps of 1, 2, 2.5 or 5 times a power of ten)."""
+    if high <= low:
+        return [low]
+    rough = (high - low) / (most - 1)
+    power = 10.0 ** floor(log10(rough))
+    for step in (power, 2 * power, 2.5 * power, 5 * power, 10 * power, 20 * power):
+        first, last = ceil(low / step - 1e-9), floor(high / step + 1e-9)
+        if last - first + 1 <= most:
+            return [round(number * step, 10) for number in range(first, last + 1)]
+    raise AssertionError("a step of twice the next power of ten is always large enough")
+
+
+# ---------------------------------------------------------------------------------------------------- over the days
+HEIGHT = 150
+LONGEST, WEEK = 62, 7
+
+
+def columns(frame: Frame, counts: Sequence[tuple[str, int]], axis: str) -> str:
+    """A column for each day ('2026-11-24', count), days without any included; for each week if the time is long."""
+    by_day = {date.fromisoformat(day): count for day, count in counts}
+    first, last = min(by_day), max(by_day)
+    days = 1 if (last - first).days < LONGEST else WEEK
+    bins = (last - first).days // days + 1
+    totals = [0] * bins
+    for day, count in by_day.items():
+        totals[(day - first).days // days] += count
+    top = max(totals)
+    ticks = [tick for tick in nice_ticks(0, top, 4) if tick == int(tick)]
+    height = scale_up(0.0, max(ticks[-1], top))
+    parts = rulers([(tick, f"{tick:,.0f}") for tick in ticks], height)
+    width = 100 / max(bins, 7)  # a single day is no wall
+    starts = [first + timedelta(days=days * number) for number in range(bins)]
+    for number, (start, total) in enumerate(zip(starts, totals, strict=True)):
+        y = height(total)
+        label = f"{start.isoformat()}: {total:,}" if days == 1 else f"week from {start.isoformat()}: {total:,}"
+        parts.append(
+            f'<rect x="{width * number + width * 0.12:.2f}%" y="{y:.1f}" width="{width * 0.76:.2f}%" '
+            f'height="{HEIGHT - y:.1f}" class="column"><title>{escape(label)}</title></rect>'
+        )
+    for number in spread(bins, 5):
+        parts.append(text(width * (number + 0.5), HEIGHT + 17, short(starts[number]), "middle", "small"))
+    per = "each day (UTC)" if days == 1 else "each week (UTC)"
+    parts += [text(0, -8, axis, "start", "small"), text(50, HEIGHT + 38, per, "middle", "small")]
+    described = f"{axis}, {per}, from {first} to {last}: {sum(totals):,} in all, {top:,} at most."
+    return figure(frame, "".join(parts), HEIGHT + 44, described, "upright")
+
+
+def series(frame: Frame, marks: Sequence[Mark], axis: str, along: str) -> str:
+    """Shares (0% to 100%) in order of time with their intervals, joined by a line; labels are ISO times.
+
+    The axis tells days, or hours where all is of one day.
+    """
+    height = scale_up(0.0, 1.0)
+    parts = rulers([(tick / 4, percent(tick / 4)) for tick in range(5)], height)
+    step = 100 / len(marks)
+    places = [step * (number + 0.5) for number in range(len(marks))]
+    for (x1, one), (x2, other) in pairwise(zip(places, marks, strict=True)):
+        parts.append(line(x1, height(one.value), x2, height(other.value), "line"))
+    for x, mark in zip(places, marks, strict=True):
+        parts.append(line(x, height(mark.low), x, height(mark.high), "interval"))
+        parts.append(dot(x, height(mark.value), f"{mark.label}: {mark.text}"))
+    moments = [datetime.fromisoformat(mark.label) for mark in marks]
+    one_day = moments[0].date() == moments[-1].date()
+    for number in spread(len(marks), 5):
+        moment = f"{moments[number]:%H:%M}" if one_day else short(moments[number].date())
+        parts.append(text(places[number], HEIGHT + 17, moment, "middle", "small"))
+    parts += [text(0, -8, axis, "start", "small"), text(50, HEIGHT + 38, along, "middle", "small")]
+    described = "; ".join(f"{mark.label}: {mark.text}" for mark in marks)
+    return figure(frame, "".join(parts), HEIGHT + 44, f"{axis}. {described}.", "upright")
+
+
+def scale_up(low: float, high: float) -> Callable[[float], float]:
+    """From a value to pixels from the top."""
+    return lambda value: HEIGHT * (1 - (value - low) / (high - low or 1))
+
+
+def rulers(ticks: Sequence[tuple[float, str]], height: Callable[[float], float]) -> list[str]:
+    """Lines across at the ticks of an upright axis, and their words left of it."""
+    parts = []
+    for number, (tick, words) in enumerate(ticks):
+        y = height(tick)
+        parts.append(line(0, y, 100, y, "grid" if number else "axis"))
+        parts.append(f'<text x="-8" y="{y + 4:.1f}" text-anchor="end" class="small">{escape(words)}</text>')
+    return parts
+
+
+def spread(count: int, most: int) -> range:
+    """At most `most` of `count` places, evenly from the first on."""
+    return range(0, count, max(1, ceil((count - 1) / max(1, most - 1))))
+
+
+def short(day: date) -> str:
+    """A day as people write it on an axis: '24 Nov'."""
+    months = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+    return f"{day.day} {months[day.month - 1]}"

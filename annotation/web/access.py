@@ -1,0 +1,517 @@
+"""Accounts, passwords, sessions, one-time links and roles: who may do what. Every SQL statement about them."""
+
+from __future__ import annotations
+
+import hmac
+import re
+import secrets
+import time
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from hashlib import sha256
+from ipaddress import IPv4Address, IPv6Network, ip_address
+from typing import Any, Final
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from annotation import store
+from annotation.database import Database
+from annotation.records import ROLES, Annotator, Role, UserError, now
+from annotation.web.space import HubUser
+
+OWNER = "owner"
+LONGEST_NAME = 40
+NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{LONGEST_NAME}}}")
+MINIMUM_PASSWORD = 10
+MAXIMUM_PASSWORD = 1024
+DIFFERENT_CHARACTERS = 5
+# What guessers try first, alone or with digits and signs around it.
+OBVIOUS_WORDS = "password passwort passphrase letmein welcome changeme iloveyou administrator admin owner user"
+OBVIOUS_WORDS += " guest login test demo default secret prefloop qwerty azerty qwertz asdfgh zxcvbn abc"
+OBVIOUS = re.compile(rf"[\W\d_]*(?:(?:{OBVIOUS_WORDS.replace(' ', '|')})[\W\d_]*)+")
+ROWS = ("01234567890123456789", "abcdefghijklmnopqrstuvwxyz", "qwertyuiop", "asdfghjkl", "zxcvbnm", "qwertzuiopü")
+SESSION_DAYS = 30
+LINK_HOURS = 1
+RULES = "space_rules"
+
+hasher = PasswordHasher()  # argon2id with the parameters of RFC 9106 for 64 MiB
+
+
+@dataclass(frozen=True)
+class Account:
+    """An annotator's row without its password hash."""
+
+    name: str
+    role: Role
+    active: bool
+    has_password: bool
+    created: str
+    on_hub: bool = False
+    """Whether it is a Hub user's, made when they first signed in."""
+
+
+# --------------------------------------------------------------------------------------------------------- accounts
+def add_account(db: Database, name: str, role: str, password: str) -> Annotator:
+    """Make an account. Raises UserError for a bad name, role or password, or a name that is taken."""
+    if not NAME.fullmatch(name):
+        raise UserError(f"'{name}' can't be a name: use 1 to 40 letters, digits, dots, dashes or underscores.")
+    checked_role, hashed = check_role(role), hash_password(name, password)
+    with db.transaction() as connection:
+        if find(db, name) is not None:
+            raise UserError(f"There is an account '{name}' already. Choose another name, or reset its password.")
+        connection.execute(
+            "INSERT INTO annotator (name, role, password_hash, created) VALUES (?, ?, ?, ?)",
+            (name, checked_role, hashed, now()),
+        )
+        return read_annotator(existing(db, name))
+
+
+def set_password(db: Database, name: str, password: str) -> None:
+    """Replace a password and end the account's sessions.
+
+    Raises UserError for an unknown name, a bad password, or the account of a Hub user, for whom the rules decide.
+    """
+    hashed = hash_password(name, password)
+    with db.transaction() as connection:
+        row = existing(db, name)
+        if row["hub_id"] is not None:
+            raise UserError(
+                f"'{row['name']}' signs in with Hugging Face and has no password here: the Space's rules decide who "
+                "may come in. Make an account of another name for one with a password."
+            )
+        connection.execute("UPDATE annotator SET password_hash = ? WHERE id = ?", (hashed, row["id"]))
+        end_sessions(db, row["id"])
+
+
+def set_role(db: Database, name: str, role: str) -> None:
+    """Change a role and end the account's sessions. Raises UserError if no active admin would be left."""
+    checked_role = check_role(role)
+    with db.transaction() as connection:
+        row = existing(db, name)
+        if checked_role != "admin":
+            keep_an_admin(db, row)
+        connection.execute("UPDATE annotator SET role = ? WHERE id = ?", (checked_role, row["id"]))
+        end_sessions(db, row["id"])
+
+
+def deactivate(db: Database, name: str) -> None:
+    """Shut an account out; its judgements stay. Raises UserError if no active admin would be left."""
+    with db.transaction() as connection:
+        row = existing(db, name)
+        keep_an_admin(db, row)
+        connection.execute("UPDATE annotator SET active = 0 WHERE id = ?", (row["id"],))
+        end_sessions(db, row["id"])
+
+
+def activate(db: Database, name: str) -> None:
+    """Let a deactivated account in again. Raises UserError for an unknown name."""
+    with db.transaction() as connection:
+        connection.execute("UPDATE annotator SET active = 1 WHERE id = ?", (existing(db, name)["id"],))
+
+
+def accounts(db: Database) -> list[Account]:
+    """All accounts of people, active ones first, by name."""
+    rows = db.rows(
+        """SELECT name, role, active, password_hash IS NOT NULL AS has_password, created, hub_id IS NOT NULL AS on_hub
+           FROM annotator WHERE kind = 'person' ORDER BY active DESC, name"""
+    )
+    return [
+        Account(
+            row["name"],
+            row["role"],
+            bool(row["active"]),
+            bool(row["has_password"]),
+            row["created"],
+            bool(row["on_hub"]),
+        )
+        for row in rows
+    ]
+
+
+def active_people(db: Database) -> int:
+    """How many people can judge: active accounts of either role."""
+    return int(db.value("SELECT count(*) FROM annotator WHERE active AND kind = 'person'"))
+
+
+def has_password_accounts(db: Database) -> bool:
+    """Whether anyone can sign in with a password."""
+    return any(account.active and account.has_password for account in accounts(db))
+
+
+def hub_account(db: Database, user: HubUser, role: Role) -> Annotator:
+    """The account of a Hub user, made on their first visit, with the role that the Space's rules give them today.
+
+    It is found by the user's id, so a new name on the Hub changes nothing, and an account that somebody else has under
+    this name is left alone. Raises UserError if the account is deactivated.
+    """
+    with db.transaction() as connection:
+        row = db.row("SELECT * FROM annotator WHERE hub_id = ?", (user.id,))
+        if row is None:
+            name = free_name(db, user.name)
+            connection.execute(
+                "INSERT INTO annotator (name, role, hub_id, created) VALUES (?, ?, ?, ?)", (name, role, user.id, now())
+            )
+            return read_annotator(existing(db, name))
+        if not row["active"]:
+            raise UserError("Your account here was deactivated. Ask one of the admins.")
+        if row["role"] != role:  # the last admin too: whom the rules make one can come in at any time
+            connection.execute("UPDATE annotator SET role = ? WHERE id = ?", (role, row["id"]))
+            end_sessions(db, row["id"])
+        return read_annotator({**row, "role": role})
+
+
+def free_name(db: Database, wanted: str) -> str:
+    """A name for a Hub user that no account has, and that is not the owner's of a program on a machine."""
+    base = re.sub(r"[^A-Za-z0-9._-]", "-", wanted)[:LONGEST_NAME] or "hub"
+    number = 1
+    name = base
+    while name.casefold() == OWNER or find(db, name) is not None:
+        ending = "-hf" if number == 1 else f"-hf{number}"
+        name, number = f"{base[: LONGEST_NAME - len(ending)]}{ending}", number + 1
+    return name
+
+
+def authorise(db: Database, username: str | None, role: Role) -> Annotator:
+    """The active account of this name, if it may act in this role. An admin may do all that an annotator may.
+
+    Raises UserError otherwise.
+    """
+    row = find(db, username or "")
+    if row is None or not row["active"]:
+        raise UserError("Your account can't be used any more. Sign in again, or ask an admin.")
+    if role == "admin" and row["role"] != "admin":
+        raise UserError("Only an admin may do this. Ask one of them.")
+    return read_annotator(row)
+
+
+def find(db: Database, name: str) -> dict[str, Any] | None:
+    """The row of this name, upper and lower case alike."""
+    return db.row("SELECT * FROM annotator WHERE name = ?", (name,))
+
+
+def existing(db: Database, name: str) -> dict[str, Any]:
+    """The row of this name. Raises UserError if there is none."""
+    row = find(db, name)
+    if row is None:
+        raise UserError(f"There is no account '{name}'. `python -m annotation accounts list` lists them.")
+    return row
+
+
+def read_annotator(row: dict[str, Any]) -> Annotator:
+    """An annotator row as a record."""
+    return Annotator(row["id"], row["name"], row["role"])
+
+
+def check_role(role: str) -> Role:
+    """A role parsed. Raises UserError for any other word."""
+    for known in ROLES:
+        if role == known:
+            return known
+    raise UserError(f"'{role}' is not a role. Choose one of: {', '.join(ROLES)}.")
+
+
+def keep_an_admin(db: Database, row: dict[str, Any]) -> None:
+    """Raises UserError if this is the last active admin."""
+    others = db.value("SELECT count(*) FROM annotator WHERE active AND role = 'admin' AND id != ?", (row["id"],))
+    if row["active"] and row["role"] == "admin" and not others:
+        raise UserError(f"'{row['name']}' is the last active admin. Make someone else an admin first.")
+
+
+# -------------------------------------------------------------------------------------------------------- passwords
+def hash_password(name: str, password: str) -> str:
+    """An argon2id hash; takes a tenth of a second and 64 MiB on purpose. Raises UserError for a bad password."""
+    spelled = one_spelling(password)
+    check_new_password(name, spelled)
+    return hasher.hash(spelled)
+
+
+def one_spelling(password: str) -> str:
+    """The same for an é of one character and one of two: keyboards of different systems send either."""
+    return unicodedata.normalize("NFC", password)
+
+
+def check_new_password(name: str, password: str) -> None:
+    """Raises UserError for a password that can be guessed, or not be typed. The name is its account's."""
+    if len(password) < MINIMUM_PASSWORD:
+        raise UserError(f"The password is too short: use at least {MINIMUM_PASSWORD} characters.")
+    if len(password) > MAXIMUM_PASSWORD:
+        raise UserError(f"The password is too long: use at most {MAXIMUM_PASSWORD:,} characters.")
+    try:
+        password.encode()
+    except UnicodeEncodeError as error:
+        raise UserError("The password has half a character in it, which can't be typed. Use another one.") from error
+    folded = password.casefold()
+    rest = {character for character in folded.replace(name.casefold(), "") if is_visible(character)}
+    if len(rest) < DIFFERENT_CHARACTERS:
+        raise UserError(
+            f"The password is too easy to guess: use at least {DIFFERENT_CHARACTERS} different characters, blanks and "
+            "the account's name not counted."
+        )
+    if OBVIOUS.fullmatch(folded) or any(folded in row or folded in row[::-1] for row in ROWS):
+        raise UserError("The password is one of the first that somebody would try. Use several words, or make one up.")
+
+
+def is_visible(character: str) -> bool:
+    """Neither a blank nor one of the characters without a shape."""
+    return character.isprintable() and not character.isspace()
+
+
+def generate_password() -> str:
+    """A password nobody can guess, to be shown once."""
+    return secrets.token_urlsafe(12)
+
+
+def check_password(db: Database, name: str, password: str) -> Annotator | None:
+    """The active account with this name and password, or None.
+
+    An unknown name costs the same time as a wrong password, so that names can't be found out.
+    """
+    row = find(db, name)
+    usable = row is not None and row["active"] and row["password_hash"] is not None
+    stored = row["password_hash"] if row is not None and usable else decoy_hash()
+    # Hashes of earlier releases are of what was typed, whichever spelling that was.
+    right = any(is_hash_of(stored, spelling) for spelling in dict.fromkeys((one_spelling(password), password)))
+    return read_annotator(row) if row is not None and usable and right else None
+
+
+def is_hash_of(stored: str, password: str) -> bool:
+    """Whether this is the password."""
+    try:
+        return hasher.verify(stored, password)
+    except (VerificationError, InvalidHashError):
+        return False
+
+
+@cache
+def decoy_hash() -> str:
+    """The hash of a password that nobody has."""
+    return hasher.hash(secrets.token_urlsafe(32))
+
+
+# --------------------------------------------------------------------------------------------------- sessions, links
+def open_session(db: Database, annotator: Annotator, days: int = SESSION_DAYS) -> str:
+    """Start a session and return its token; only the token's hash is stored."""
+    token = secrets.token_urlsafe(32)
+    with db.transaction() as connection:
+        connection.execute("DELETE FROM session WHERE expires <= ?", (now(),))
+        connection.execute(
+            "INSERT INTO session (token_sha256, annotator_id, created, expires) VALUES (?, ?, ?, ?)",
+            (digest(token), annotator.id, now(), later(timedelta(days=days))),
+        )
+    return token
+
+
+def session_annotator(db: Database, token: str) -> Annotator | None:
+    """Whose session this is; None when it is unknown, has expired or the account is deactivated."""
+    row = db.row(
+        """SELECT a.* FROM session s JOIN annotator a ON a.id = s.annotator_id
+           WHERE s.token_sha256 = ? AND s.expires > ? AND a.active""",
+        (digest(token), now()),
+    )
+    return None if row is None else read_annotator(row)
+
+
+def close_session(db: Database, token: str) -> None:
+    """End a session, if it lives."""
+    with db.transaction() as connection:
+        connection.execute("DELETE FROM session WHERE token_sha256 = ?", (digest(token),))
+
+
+def end_sessions(db: Database, annotator_id: int) -> None:
+    """Sign an account out everywhere and void its links, inside the caller's transaction."""
+    db.connection.execute("DELETE FROM session WHERE annotator_id = ?", (annotator_id,))
+    db.connection.execute("DELETE FROM sign_in_link WHERE annotator_id = ?", (annotator_id,))
+
+
+def follow_rules(db: Database, rules: Sequence[str]) -> None:
+    """Sign out all Hub users where a Space's rules are not those of the last start: they decide at the next sign-in."""
+    with db.transaction() as connection:
+        if store.setting(db, RULES, None) == list(rules):
+            return
+        for table in ("session", "sign_in_link"):
+            connection.execute(
+                f"DELETE FROM {table} WHERE annotator_id IN (SELECT id FROM annotator WHERE hub_id IS NOT NULL)"
+            )
+        store.set_setting(db, RULES, list(rules))
+
+
+def owner_link_token(db: Database) -> str:
+    """A token that signs the owner in once within the hour; earlier ones become void.
+
+    Whoever starts the program owns its data directory, so this is for a server on loopback only. The owner is the
+    account of that name, made on first use without a password; if it may not act any more, the oldest active admin.
+    """
+    token = secrets.token_urlsafe(32)
+    with db.transaction() as connection:
+        connection.execute(
+            "INSERT OR IGNORE INTO annotator (name, role, created) VALUES (?, 'admin', ?)", (OWNER, now())
+        )
+        owner_id = db.value(
+            "SELECT id FROM annotator WHERE active AND role = 'admin' ORDER BY name != ?, id LIMIT 1", (OWNER,)
+        )
+        connection.execute("DELETE FROM sign_in_link")
+        connection.execute(
+            "INSERT INTO sign_in_link (token_sha256, annotator_id, expires) VALUES (?, ?, ?)",
+            (digest(token), owner_id, later(timedelta(hours=LINK_HOURS))),
+        )
+    return token
+
+
+def use_link(db: Database, token: str) -> Annotator:
+    """Spend a one-time link. Raises UserError if it was used, has expired or never was."""
+    with db.transaction() as connection:
+        spent = connection.execute(
+            "UPDATE sign_in_link SET used = ? WHERE token_sha256 = ? AND used IS NULL AND expires > ?",
+            (now(), digest(token), now()),
+        ).rowcount
+        row = db.row(
+            """SELECT a.* FROM sign_in_link l JOIN annotator a ON a.id = l.annotator_id
+               WHERE l.token_sha256 = ? AND a.active""",
+            (digest(token),),
+        )
+        if not spent or row is None:
+            raise UserError("This link was used already or is too old. Restart Prefloop to get a new one.")
+    return read_annotator(row)
+
+
+def digest(token: str) -> str:
+    """What is stored of a token: a stolen database opens no session."""
+    return sha256(token.encode()).hexdigest()
+
+
+def later(delay: timedelta) -> str:
+    """The time after a delay, in the format of `now()`."""
+    return (datetime.now(UTC) + delay).isoformat(timespec="microseconds")
+
+
+# --------------------------------------------------------------------------------------------------------- throttle
+@dataclass(frozen=True)
+class Limit:
+    """So many attempts at once, and as many again in the course of so many seconds."""
+
+    count: int
+    seconds: float
+
+    @property
+    def each(self) -> float:
+        """The seconds that one attempt costs."""
+        return self.seconds / self.count
+
+
+class LoginThrottle:
+    """Slows down guessing, in memory, because one process serves the pages. Only failures count in the end.
+
+    Nobody is kept out by what others try on other names, nor from other places; and whoever has signed in from a
+    browser before (`known_browser`) not even by what is tried on the same name from the same place, say behind the
+    same proxy. What a place may do altogether only bounds the work that it makes.
+    """
+
+    PER_NAME: Final = Limit(5, 300.0)
+    """On a name from a place, or on its account by a browser that is known."""
+    PER_PLACE: Final = Limit(30, 300.0)
+    """After so many, whatever the names, a place has FEWER on each."""
+    FEWER: Final = Limit(2, 300.0)
+    CHECKS: Final = Limit(200, 200.0)
+    """Of passwords, for a place."""
+    MOST: Final = 50_000
+    """Names and places that are remembered. The least tried are forgotten first, such as names that are made up."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._paid: dict[bytes, float] = {}
+        """When the attempts on each are paid for."""
+
+    def attempt(self, address: str, name: str, browser: str = "") -> float:
+        """Seconds to wait before another attempt; 0 means go on, and the attempt counts."""
+        keys = Keys.of(address, name, browser)
+        if browser:
+            costs = [(keys.name, self.PER_NAME)]
+        else:
+            crowded = self._wait(keys.place, self.PER_PLACE) > 0
+            costs = [(keys.name, self.FEWER if crowded else self.PER_NAME), (keys.checks, self.CHECKS)]
+        wait = max(self._wait(key, limit) for key, limit in costs)
+        if wait:
+            return wait
+        if not browser:
+            costs.append((keys.place, self.PER_PLACE))
+        for key, limit in costs:
+            self._pay(key, limit)
+        return 0.0
+
+    def succeeded(self, address: str, name: str, browser: str = "") -> None:
+        """Forget the failures on this name from there, and take this attempt back."""
+        keys = Keys.of(address, name, browser)
+        self._paid.pop(keys.name, None)
+        if not browser:
+            for key, limit in ((keys.place, self.PER_PLACE), (keys.checks, self.CHECKS)):
+                self._paid[key] = self._paid.get(key, 0.0) - limit.each
+
+    def _wait(self, key: bytes, limit: Limit) -> float:
+        return max(0.0, self._paid.get(key, 0.0) + limit.each - limit.seconds - self._clock())
+
+    def _pay(self, key: bytes, limit: Limit) -> None:
+        now = self._clock()
+        self._paid[key] = min(max(self._paid.get(key, 0.0), now) + limit.each, now + limit.seconds)
+        if len(self._paid) > self.MOST:
+            latest = sorted(((paid, known) for known, paid in self._paid.items() if paid > now), reverse=True)
+            self._paid = {known: paid for paid, known in latest[: self.MOST // 2]}
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What an attempt counts for, in a few bytes each, however long the name is."""
+
+    name: bytes
+    place: bytes
+    checks: bytes
+
+    @classmethod
+    def of(cls, address: str, name: str, browser: str) -> Keys:
+        """Of an attempt from an address, or by a known browser."""
+        place, folded = place_of(address), name.casefold()
+        named = ("browser", browser, folded) if browser else ("name", place, folded)
+        return cls(short(*named), short("place", place), short("checks", place))
+
+
+def short(*parts: str) -> bytes:
+    """A digest of words."""
+    return sha256(bytes_of(repr(parts))).digest()[:16]
+
+
+def place_of(address: str) -> str:
+    """What counts as one place: an IPv4 address, or the /64 network of an IPv6 one: a customer has all of that."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(found, IPv4Address):
+        return str(found)
+    return str(found.ipv4_mapped or IPv6Network((int(found), 64), strict=False))
+
+
+def browser_mark(db: Database, name: str) -> str:
+    """What a browser keeps from which somebody has signed in with a password: void once that is another one."""
+    number = secrets.token_urlsafe(16)
+    return f"{number}.{seal(existing(db, name), number).decode()}"
+
+
+def known_browser(db: Database, name: str, mark: str) -> str:
+    """The number in a mark that this account gave a browser; empty for any other mark."""
+    number, _, sealed = mark.partition(".")
+    row = find(db, name)
+    known = row is not None and row["password_hash"] is not None
+    return number if row is not None and known and hmac.compare_digest(seal(row, number), bytes_of(sealed)) else ""
+
+
+def seal(row: dict[str, Any], number: str) -> bytes:
+    """What only this program can put under a number. Who has stolen the hash, and so could, needs no more guesses."""
+    return bytes_of(hmac.new(row["password_hash"].encode(), bytes_of(number), sha256).hexdigest())
+
+
+def bytes_of(text: str) -> bytes:
+    """Whatever was sent, as bytes."""
+    return text.encode("utf-8", "surrogatepass")

@@ -1,0 +1,347 @@
+"""The door of the web server: signing in and out, and the ASGI middleware that every request passes. No gradio."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs
+from weakref import WeakValueDictionary
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request, cookie_parser
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from annotation.database import Database
+from annotation.records import Annotator, UserError
+from annotation.web import access, sign_in_pages
+from annotation.web.access import LoginThrottle
+from annotation.web.space import Space
+
+# Gradio's bundle compiles its templates (unsafe-eval) and writes its configuration into the page (unsafe-inline).
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
+    "frame-ancestors 'self'; form-action 'self'; base-uri 'self'; object-src 'none'; worker-src 'self' blob:",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+}
+# Where no other site frames the pages, none has to hold their window either.
+ALONE = {"Cross-Origin-Opener-Policy": "same-origin"}
+# A page is made of some eighty files that Gradio names after their content, and tells browsers nothing about.
+UNCHANGING = re.compile(r"/assets/[\w.-]+-[\w-]{8,9}\.(?:js|css)")
+KEEP = "private, max-age=31536000, immutable"
+# Files of Gradio's package, the same for everybody; all else says something about somebody.
+PACKAGED = re.compile(r"/(?:assets|static|svelte)/.+|(?:/gradio_api)?/theme\.css|/favicon\.ico")
+HOST = re.compile(r"(?P<name>[\w.-]{1,255}|\[[0-9a-f:.]{2,45}\])(?::(?P<port>\d{1,5}))?", re.ASCII | re.IGNORECASE)
+# What proxies say of a request, and anybody else can.
+CLAIMED = (b"forwarded", b"x-gradio-server")
+CLAIMED_PREFIX = b"x-forwarded-"
+OPEN_PATHS = ("/healthz", "/login", "/logout", "/signin")
+FRAMES = ("iframe", "frame", "embed", "object")
+NOT_STORED = {"Cache-Control": "no-store"}
+# Days until somebody has to sign in again; on a Space soon, because the rules about who may are asked then.
+SPACE_SESSION_DAYS = 1
+ANNOTATOR_KEY = "prefloop.annotator"
+# A name and the longest password, each of whose characters may take twelve bytes in a form.
+MAXIMUM_FORM_BYTES = 16_384
+# For how long a browser is known to be that of somebody who has signed in.
+BROWSER_DAYS = 180
+
+
+# -------------------------------------------------------------------------------------------------------- middleware
+class SecurityHeaders:
+    """Adds the security headers to every answer, streams and failures included, and says what browsers may keep.
+
+    Pages of the origins in `frames` may show these in a frame. The first that a request meets, so that the answer to
+    one that fails anywhere behind it has the headers as well.
+    """
+
+    def __init__(self, app: ASGIApp, frames: Sequence[str] = ()) -> None:
+        self.app = app
+        policy = SECURITY_HEADERS["Content-Security-Policy"]
+        framing = " ".join(("frame-ancestors 'self'", *frames))
+        self.headers = {
+            **SECURITY_HEADERS,
+            **({} if frames else ALONE),
+            "Content-Security-Policy": policy.replace("frame-ancestors 'self'", framing),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(scope=message)
+                headers.update(self.headers)
+                if message["status"] == 200 and UNCHANGING.fullmatch(scope["path"]):
+                    headers["Cache-Control"] = KEEP
+                elif message["status"] != 200 or not PACKAGED.fullmatch(scope["path"]):
+                    headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_headers)
+        except Exception:
+            if not started:
+                answer = PlainTextResponse("Something went wrong in Prefloop. Its log says what.", 500)
+                await answer(scope, receive, send_with_headers)
+            raise  # into the log
+
+
+class KnownHost:
+    """Makes `Host` the one thing that says where browsers reach the program, and refuses what is no host or not ours.
+
+    Only `names` are ours, where there are any: a foreign name that resolves to this machine is DNS rebinding. The proxy
+    of a Space may pass on another name: the request then has the one that the proxy says, if it is one of the Space's,
+    else the Space's first. What is said of it in other headers nobody behind this sees.
+    """
+
+    def __init__(self, app: ASGIApp, names: Sequence[str] = (), space: Space | None = None) -> None:
+        self.app = app
+        self.names = names
+        self.space = space
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            hosts = headers.getlist("host")
+            # A request of HTTP/1.0 may have none.
+            name = host_name(hosts[0]) if len(hosts) == 1 else "" if not hosts else None
+            if name is None or (self.names and name not in self.names):
+                sentence = f"Prefloop answers only to {', '.join(self.names)}." if self.names else "This is no host."
+                await PlainTextResponse(sentence, 403 if self.names else 400)(scope, receive, send)
+                return
+            scope = {**scope, "headers": [pair for pair in scope["headers"] if not is_claim(pair[0])]}
+            if self.space is not None:
+                said = (headers.get("x-forwarded-host", "").split(",")[0].strip(), *hosts)
+                host = next((one for one in said if one in self.space.hosts), self.space.hosts[0])
+                MutableHeaders(scope=scope)["host"] = host
+                scope["scheme"] = "https" if self.space.secure else "http"
+        await self.app(scope, receive, send)
+
+
+def host_name(host: str) -> str | None:
+    """The name in a `Host` header, without a port; None where it is none."""
+    found = HOST.fullmatch(host)
+    if found is None or int(found["port"] or 0) > 65535:
+        return None
+    return found["name"].strip("[]").lower()
+
+
+def is_claim(header: bytes) -> bool:
+    """Whether a header says where the request was sent to, which proxies do, and anybody can."""
+    return header in CLAIMED or header.startswith(CLAIMED_PREFIX)
+
+
+class SameOrigin:
+    """Refuses what another site's page sends: anything but GET and HEAD with an Origin that is not our own host.
+
+    Our own host is one of `hosts`, where a proxy may have changed the request's; else what the request says.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str] = ()) -> None:
+        self.app = app
+        self.hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
+            headers = Headers(scope=scope)
+            own = self.hosts or (headers.get("host"),)
+            if any((host_of(origin) or "no host") not in own for origin in headers.getlist("origin")):
+                await PlainTextResponse("This request came from another site.", 403)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+def host_of(origin: str) -> str:
+    """The host and port in an `Origin` header; empty where it is none of a web page."""
+    scheme, _, host = origin.partition("://")
+    return host if scheme in ("http", "https") and host_name(host) else ""
+
+
+class OutOfFrames:
+    """Shows a link to the direct address where another site's page frames this one.
+
+    Browsers keep a session's cookie out of such frames, so nobody could sign in there.
+    """
+
+    def __init__(self, app: ASGIApp, address: str) -> None:
+        self.app = app
+        self.address = address
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and Headers(scope=scope).get("sec-fetch-dest") in FRAMES:
+            await HTMLResponse(sign_in_pages.frame_page(self.address), 200, NOT_STORED)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+
+class SignedIn:
+    """Lets only people with a session through, and says who they are under ANNOTATOR_KEY in the scope."""
+
+    def __init__(self, app: ASGIApp, db: Database, cookie: str, open_paths: Sequence[str] = OPEN_PATHS) -> None:
+        self.app = app
+        self.db = db
+        self.cookie = cookie
+        self.open_paths = open_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] in self.open_paths):
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        headers = Headers(scope=scope)
+        annotator = access.session_annotator(self.db, session_token(headers, self.cookie))
+        if annotator is not None:
+            await self.app({**scope, ANNOTATOR_KEY: annotator}, receive, send)
+            return
+        wants_page = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
+        refusal = RedirectResponse("/login", 303) if wants_page else JSONResponse({"error": "Sign in first."}, 401)
+        await refusal(scope, receive, send)
+
+
+def session_token(headers: Headers, cookie: str) -> str:
+    """The session token that the browser sent; empty where it sent none."""
+    return cookie_parser(headers.get("cookie", "")).get(cookie, "")
+
+
+def signed_in_name(request: Request) -> str | None:
+    """Gradio's `auth_dependency`: who `SignedIn` found."""
+    annotator: Annotator | None = request.scope.get(ANNOTATOR_KEY)
+    return None if annotator is None else annotator.name
+
+
+# -------------------------------------------------------------------------------------------------------- signing in
+@dataclass(frozen=True)
+class SignIn:
+    """The routes for signing in with a password or the owner's link, and for signing out."""
+
+    db: Database
+    cookie: str
+    space: Space | None = None
+    hub: bool = False
+    """Whether people can sign in with Hugging Face; a password is then asked for only where somebody has one."""
+    throttle: LoginThrottle = field(default_factory=LoginThrottle)
+    # A password check takes 64 MiB: two at a time, whatever arrives, and one for each place.
+    hashing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+
+    @property
+    def browser_cookie(self) -> str:
+        """The name of the cookie by which a browser is known, for signing in only."""
+        return f"{self.cookie}-browser"
+
+    def routes(self) -> list[Route]:
+        """What the server adds beside the pages."""
+        routes = [
+            Route("/login", self.show_form, methods=["GET"]),
+            Route("/login", self.sign_in, methods=["POST"]),
+            Route("/logout", self.sign_out, methods=["GET", "POST"]),
+            Route("/signin", self.follow_link, methods=["GET"]),
+        ]
+        return routes if self.space is None else [*routes, Route("/recorded", self.show_notice, methods=["GET"])]
+
+    def page(self, problem: str = "", status: int = 200) -> HTMLResponse:
+        """The sign-in page, with what went wrong."""
+        author = None if self.space is None else self.space.author
+        passwords = not self.hub or access.has_password_accounts(self.db)
+        return HTMLResponse(sign_in_pages.login_page(problem, author, self.hub, passwords), status, NOT_STORED)
+
+    async def show_form(self, request: Request) -> Response:
+        """The sign-in page."""
+        return self.page()
+
+    async def show_notice(self, request: Request) -> Response:
+        """What is recorded about annotators."""
+        assert self.space is not None
+        return HTMLResponse(sign_in_pages.notice_page(self.space.author))
+
+    async def sign_in(self, request: Request) -> Response:
+        """Check a name and password; too many attempts have to wait."""
+        form = await read_form(request)
+        if form is None:
+            return self.page("This form is too large.", 413)
+        name, password = form.get("name", ""), form.get("password", "")
+        address = request.client.host if request.client else ""
+        browser = access.known_browser(self.db, name, request.cookies.get(self.browser_cookie, ""))
+        wait = self.throttle.attempt(address, name, browser)
+        if wait:
+            shown = f"{math.ceil(wait / 60)} min" if wait > 60 else f"{math.ceil(wait)} s"
+            page = self.page(f"Too many attempts. Wait {shown} and try again.", 429)
+            page.headers["Retry-After"] = str(math.ceil(wait))
+            return page
+        turn = self.turns.setdefault(browser or access.place_of(address), asyncio.Lock())
+        async with turn, self.hashing:
+            annotator = await asyncio.to_thread(access.check_password, self.db, name, password)
+        if annotator is None:
+            return self.page("Name and password don't match.", 401)
+        self.throttle.succeeded(address, name, browser)
+        response = await self.welcome(request, annotator)
+        self.set_cookie(
+            request, response, self.browser_cookie, access.browser_mark(self.db, name), BROWSER_DAYS, "/login"
+        )
+        return response
+
+    async def follow_link(self, request: Request) -> Response:
+        """Sign the owner in with the one-time link from the terminal."""
+        token = request.query_params.get("token", "")
+        try:
+            annotator = await asyncio.to_thread(access.use_link, self.db, token)
+        except UserError as error:
+            return self.page(str(error), 401)
+        return await self.welcome(request, annotator)
+
+    async def sign_out(self, request: Request) -> Response:
+        """End the session. A mere link must not: any page could hold one."""
+        if request.method != "POST":
+            return RedirectResponse("/", 303)
+        await asyncio.to_thread(access.close_session, self.db, session_token(request.headers, self.cookie))
+        response = RedirectResponse("/login", 303)
+        response.delete_cookie(self.cookie, httponly=True, samesite="lax")
+        return response
+
+    async def welcome(self, request: Request, annotator: Annotator) -> Response:
+        """Open a session and go to the pages."""
+        days = access.SESSION_DAYS if self.space is None else SPACE_SESSION_DAYS
+        token = await asyncio.to_thread(access.open_session, self.db, annotator, days)
+        response = RedirectResponse("/", 303)
+        self.set_cookie(request, response, self.cookie, token, days)
+        return response
+
+    def set_cookie(
+        self, request: Request, response: Response, name: str, value: str, days: int, path: str = "/"
+    ) -> None:
+        """Have the browser keep something that no script and no other site gets."""
+        response.set_cookie(
+            name,
+            value,
+            max_age=days * 24 * 3600,
+            path=path,
+            httponly=True,
+            samesite="lax",
+            secure=request.url.scheme == "https" if self.space is None else self.space.secure,
+        )
+
+
+async def read_form(request: Request) -> dict[str, str] | None:
+    """The fields of a small form; None if it is larger than a name and a password can be."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAXIMUM_FORM_BYTES:
+            return None
+    return {key: values[-1] for key, values in parse_qs(body.decode("utf-8", "replace")).items()}

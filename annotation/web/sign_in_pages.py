@@ -1,0 +1,104 @@
+"""What people see before they are signed in, as plain HTML: it loads nothing and works without JavaScript."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from annotation.ui.markup import escape
+
+PASSWORD_FORM: Final = """<form method="post" action="/login">
+<label for="name">Name</label>
+<input id="name" name="name" autocomplete="username" required maxlength="40"{focus}>
+<label for="password">Password</label>
+<input id="password" name="password" type="password" autocomplete="current-password" required>
+<button>Sign in</button>
+</form>"""
+OWNERS_HINT: Final = (
+    '<p class="hint">Is this your own machine? Open the link that Prefloop printed in the terminal when it started.</p>'
+)
+HUB_LINK: Final = '<p><a class="button" href="/oauth/login">Sign in with Hugging Face</a></p>'
+RECORDED: Final = """<h2>What is recorded</h2>
+<ul>
+<li>your name and number on Hugging Face; no password, no e-mail address</li>
+<li>each of your judgements: what you chose, reasons, flags, notes, edited answers and prompts that you write</li>
+<li>with each: when it was, the seconds it took, and in which order the answers were shown</li>
+</ul>
+<p>A judgement that you undo or change stays in the record, marked as such. Your judgements train language models. The
+admins see them under your name; exported or published, they carry a pseudonym instead, unless an admin decides
+otherwise. One cookie keeps you signed in for a day. If you sign in with a password, another one tells your browser from
+those of people who guess at it, for half a year.</p>
+<p>{author} runs this Space and answers questions about it. Don't write anything here that is to stay private.</p>"""
+
+
+def login_page(problem: str = "", author: str | None = None, hub: bool = False, passwords: bool = True) -> str:
+    """The sign-in page: with a password, or on a Space (whose author is named) with Hugging Face, or both."""
+    parts = ["<h1>Prefloop</h1>"]
+    if problem:
+        parts.append(f'<p role="alert">{escape(problem)}</p>')
+    if hub:
+        parts.append(HUB_LINK)
+    if passwords:
+        parts.append(PASSWORD_FORM.format(focus="" if hub else " autofocus"))
+    parts.append(OWNERS_HINT if author is None else recorded(author))
+    return page("Sign in", *parts)
+
+
+def recorded(author: str) -> str:
+    """The notice to annotators."""
+    return f'<section class="notice">{RECORDED.format(author=escape(author))}</section>'
+
+
+def notice_page(author: str) -> str:
+    """The notice by itself, for those who are signed in."""
+    return page("What is recorded", "<h1>Prefloop</h1>", recorded(author), '<p><a href="/">Back to the program</a></p>')
+
+
+def frame_page(address: str) -> str:
+    """What the Space's page on the Hub shows in its frame, where browsers would keep the session's cookie away."""
+    return page(
+        "Prefloop",
+        "<h1>Prefloop</h1>",
+        "<p>People compare answers of a language model here, and their judgements train it. It opens in a tab of its "
+        "own, because browsers keep sign-ins out of frames.</p>",
+        f'<p><a class="button" href="{escape(address)}" target="_blank" rel="noopener">Open Prefloop</a></p>',
+    )
+
+
+def page(title: str, *parts: str) -> str:
+    """A small page around these parts."""
+    shown = title if title == "Prefloop" else f"{title} · Prefloop"
+    return PAGE.replace("<!--title-->", escape(shown)).replace("<!--parts-->", "\n".join(parts))
+
+
+PAGE: Final = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title><!--title--></title>
+<link rel="icon" href="data:,">
+<style>
+:root { color-scheme: light dark; }
+body { font: 1rem/1.5 system-ui, sans-serif; margin: 0; display: grid; place-items: center; min-height: 100vh; }
+main { width: min(21rem, 90vw); }
+main:has(.notice) { width: min(34rem, 90vw); }
+label { display: block; margin: 0.9rem 0 0.25rem; }
+input, button, .button { font: inherit; width: 100%; box-sizing: border-box; padding: 0.55rem 0.7rem; }
+input, button { border-radius: 8px; border: 1px solid GrayText; }
+button, .button { margin-top: 1.4rem; border: 0; background: #1d4ed8; color: #fff; font-weight: 600; cursor: pointer; }
+.button { display: block; border-radius: 8px; text-align: center; text-decoration: none; }
+:is(input, button, a):focus-visible { outline: 3px solid #60a5fa; outline-offset: 2px; }
+[role=alert] { padding: 0.6rem 0.8rem; border-radius: 8px; background: #b91c1c; color: #fff; }
+.hint { color: GrayText; font-size: 0.9rem; margin-top: 1.4rem; }
+.notice { margin-top: 2rem; font-size: 0.9rem; }
+.notice h2 { font-size: 1rem; margin: 0; }
+.notice ul { padding-left: 1.2rem; margin: 0.4rem 0; }
+</style>
+</head>
+<body>
+<main>
+<!--parts-->
+</main>
+</body>
+</html>
+"""

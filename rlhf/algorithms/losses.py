@@ -1,0 +1,371 @@
+"""The mathematics of preference training: tensors in, tensors out; shapes in the names, equations beside the lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from rlhf.jobs.specs import PreferenceLoss
+
+# Positions projected onto the vocabulary at once; bounds memory at CHUNK x vocabulary x 4 bytes.
+CHUNK = 512
+
+
+def token_logps(
+    hidden_NH: Tensor, head_VH: Tensor, labels_N: Tensor, chunk: int = CHUNK, temperature: float = 1.0
+) -> Tensor:
+    """log p(label) at N positions, from the last hidden states and the output embedding. Returns (N,), float32.
+
+    Only these positions meet the vocabulary, and their logits are recomputed in the backward pass instead of kept. At
+    a temperature, p is the distribution that answers are drawn from at it.
+    """
+    if len(labels_N) <= chunk:
+        return chunk_logps(hidden_NH, head_VH, labels_N, temperature)
+    parts = [
+        checkpoint(
+            chunk_logps, hidden_NH[i : i + chunk], head_VH, labels_N[i : i + chunk], temperature, use_reentrant=False
+        )
+        for i in range(0, len(labels_N), chunk)
+    ]
+    return torch.cat(parts)
+
+
+def chunk_logps(hidden_NH: Tensor, head_VH: Tensor, labels_N: Tensor, temperature: float = 1.0) -> Tensor:
+    """`token_logps` of one chunk."""
+    logits_NV = scaled_logits(hidden_NH, head_VH, temperature)
+    return logits_NV.gather(-1, labels_N[:, None])[:, 0] - logits_NV.logsumexp(-1)
+
+
+def scaled_logits(hidden_NH: Tensor, head_VH: Tensor, temperature: float) -> Tensor:
+    """Logits over the temperature, float32. Returns (N, V)."""
+    logits_NV = F.linear(hidden_NH.to(head_VH.dtype), head_VH).float()
+    return logits_NV if temperature == 1 else logits_NV / temperature
+
+
+def sum_by_row(values_N: Tensor, rows_N: Tensor, rows: int) -> Tensor:
+    """Sum N values into `rows` sums, each value into the row that rows_N names. Returns (rows,)."""
+    return torch.zeros(rows, dtype=values_N.dtype, device=values_N.device).index_add(0, rows_N, values_N)
+
+
+def dpo(chosen_P: Tensor, rejected_P: Tensor, ref_chosen_P: Tensor, ref_rejected_P: Tensor, beta: float) -> Tensor:
+    """DPO loss of each pair from summed log-probabilities (Rafailov et al. 2023, equation 7). Returns (P,)."""
+    margin_P = beta * ((chosen_P - ref_chosen_P) - (rejected_P - ref_rejected_P))  # r(x, y_w) - r(x, y_l), eq. 5
+    return -F.logsigmoid(margin_P)
+
+
+def conservative_dpo(
+    chosen_P: Tensor, rejected_P: Tensor, ref_chosen_P: Tensor, ref_rejected_P: Tensor, beta: float, flip_P: Tensor
+) -> Tensor:
+    """DPO loss of pairs that are the wrong way round with chance `flip` (Mitchell 2023, equation 3). Returns (P,).
+
+    "A note on DPO with noisy preferences & relationship to IPO", with an epsilon for each pair: the expected loss of
+    the right label, given what the annotators said. It pulls the margin to log((1 - flip) / flip) and no further, and
+    from zero by 1/2 - flip: unsure pairs pull less. The unbiased estimator of Chowdhury et al. 2024 ("Provably Robust
+    DPO") divides by 1 - 2 flip: right for one error rate of many pairs, but here pairs that are nearly a coin's would
+    pull the hardest, and without an end.
+    """
+    as_said_P = dpo(chosen_P, rejected_P, ref_chosen_P, ref_rejected_P, beta)
+    flipped_P = dpo(rejected_P, chosen_P, ref_rejected_P, ref_chosen_P, beta)
+    return (1 - flip_P) * as_said_P + flip_P * flipped_P
+
+
+def likelihood(
+    chosen_P: Tensor, rejected_P: Tensor, chosen_tokens_P: Tensor, rejected_tokens_P: Tensor, flip_P: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Expected log-probability and length of each pair's better answer: the chosen one but for `flip`. (P,) and (P,).
+
+    The ratio of their sums is what the likelihood term beside the DPO loss raises (Pang et al. 2024, equation 1).
+    """
+    expected_P = (1 - flip_P) * chosen_P + flip_P * rejected_P
+    return expected_P, (1 - flip_P) * chosen_tokens_P + flip_P * rejected_tokens_P
+
+
+def implicit_reward(policy_P: Tensor, reference_P: Tensor, beta: float) -> Tensor:
+    """beta log(pi(y|x) / pi_ref(y|x)), the reward a DPO policy implies up to a term of x (equation 5). Returns (P,)."""
+    return beta * (policy_P - reference_P)
+
+
+def exact_kl(policy_logits_NV: Tensor, base_logits_NV: Tensor) -> Tensor:
+    """KL(policy || base) over the whole vocabulary at each position, in nats. Returns (N,).
+
+    Averaged over the policy's own samples this estimates the per-token KL with less variance than the sampled
+    log-ratio, whose expectation it is (Rao-Blackwell).
+    """
+    policy_NV, base_NV = policy_logits_NV.float().log_softmax(-1), base_logits_NV.float().log_softmax(-1)
+    return (policy_NV.exp() * (policy_NV - base_NV)).sum(-1)
+
+
+# ------------------------------------------------------------------------------------------- other preference losses
+def ipo(
+    chosen_P: Tensor,
+    rejected_P: Tensor,
+    ref_chosen_P: Tensor,
+    ref_rejected_P: Tensor,
+    chosen_tokens_P: Tensor,
+    rejected_tokens_P: Tensor,
+    beta: float,
+) -> Tensor:
+    """IPO loss of each pair (Azar et al. 2024, equation 17, with beta for their tau). Returns (P,).
+
+    Log-ratios are averaged over an answer's tokens, as in TRL and, by what its authors told TRL's, in the paper's own
+    experiments: sums would make the square grow with the length of the answers.
+    """
+    chosen_mean_P = (chosen_P - ref_chosen_P) / chosen_tokens_P
+    rejected_mean_P = (rejected_P - ref_rejected_P) / rejected_tokens_P
+    return (chosen_mean_P - rejected_mean_P - 1 / (2 * beta)) ** 2
+
+
+def robust_dpo(
+    chosen_P: Tensor, rejected_P: Tensor, ref_chosen_P: Tensor, ref_rejected_P: Tensor, beta: float, flip_rate: float
+) -> Tensor:
+    """DPO loss that wrong labels, at one rate below 1/2, leave unbiased (Chowdhury et al. 2024, eq. 11). Returns (P,).
+
+    Its expectation over flipped labels is the DPO loss of the right ones. It has no lower bound: past a margin of
+    log((1 - flip_rate) / flip_rate) a single pair would still be pushed on, more slowly.
+    """
+    as_said_P = dpo(chosen_P, rejected_P, ref_chosen_P, ref_rejected_P, beta)
+    flipped_P = dpo(rejected_P, chosen_P, ref_rejected_P, ref_chosen_P, beta)
+    return ((1 - flip_rate) * as_said_P - flip_rate * flipped_P) / (1 - 2 * flip_rate)
+
+
+def length_normalised_dpo(
+    chosen_P: Tensor,
+    rejected_P: Tensor,
+    ref_chosen_P: Tensor,
+    ref_rejected_P: Tensor,
+    chosen_tokens_P: Tensor,
+    rejected_tokens_P: Tensor,
+    beta: float,
+) -> Tensor:
+    """DPO loss on log-ratios per token, so that a longer answer has no larger say (TRL's 'sigmoid_norm'). (P,).
+
+    The normalisation is that of Meng et al. 2024 (SimPO, equation 4), which has no reference; beta must be larger than
+    for sums by about an answer's length.
+    """
+    return dpo(
+        chosen_P / chosen_tokens_P,
+        rejected_P / rejected_tokens_P,
+        ref_chosen_P / chosen_tokens_P,
+        ref_rejected_P / rejected_tokens_P,
+        beta,
+    )
+
+
+@dataclass(frozen=True)
+class PairLogps:
+    """Summed log-probabilities of P pairs under policy and reference, and the lengths of their answers in tokens."""
+
+    chosen_P: Tensor
+    rejected_P: Tensor
+    ref_chosen_P: Tensor
+    ref_rejected_P: Tensor
+    chosen_tokens_P: Tensor
+    rejected_tokens_P: Tensor
+
+
+def preference_loss(name: PreferenceLoss, pairs: PairLogps, beta: float, flip_P: Tensor, flip_rate: float) -> Tensor:
+    """The loss of this name for each pair. Returns (P,).
+
+    `flip_P` is each pair's own chance of a wrong label, which 'sigmoid' smooths by; `flip_rate` is the one rate that
+    'robust' expects. The other losses use neither.
+    """
+    sums = (pairs.chosen_P, pairs.rejected_P, pairs.ref_chosen_P, pairs.ref_rejected_P)
+    tokens = (pairs.chosen_tokens_P, pairs.rejected_tokens_P)
+    match name:
+        case "sigmoid":
+            return conservative_dpo(*sums, beta, flip_P)
+        case "ipo":
+            return ipo(*sums, *tokens, beta)
+        case "robust":
+            return robust_dpo(*sums, beta, flip_rate)
+        case "length-normalised":
+            return length_normalised_dpo(*sums, *tokens, beta)
+
+
+def implicit_rewards(name: PreferenceLoss, pairs: PairLogps, beta: float) -> tuple[Tensor, Tensor]:
+    """`implicit_reward` of chosen and rejected answers as the loss of this name sees it, some per token. (P,), (P,)."""
+    chosen_P = implicit_reward(pairs.chosen_P, pairs.ref_chosen_P, beta)
+    rejected_P = implicit_reward(pairs.rejected_P, pairs.ref_rejected_P, beta)
+    if name in ("ipo", "length-normalised"):
+        return chosen_P / pairs.chosen_tokens_P, rejected_P / pairs.rejected_tokens_P
+    return chosen_P, rejected_P
+
+
+# ------------------------------------------------------------------------------------------------------ reward models
+def bradley_terry(better_P: Tensor, worse_P: Tensor, margin_P: Tensor, flip_P: Tensor) -> Tensor:
+    """Loss of each pair of scores (Ouyang et al. 2022, equation 1; margin: Touvron et al. 2023, equation 2). (P,).
+
+    The expected loss of the right label, where `flip` is the chance that the answer called worse is the better one, by
+    the same margin. Exchanging the answers and 1 - flip for flip changes nothing.
+    """
+    as_said_P = -F.logsigmoid(better_P - worse_P - margin_P)
+    flipped_P = -F.logsigmoid(worse_P - better_P - margin_P)
+    return (1 - flip_P) * as_said_P + flip_P * flipped_P
+
+
+def centring(better_P: Tensor, worse_P: Tensor) -> Tensor:
+    """(r_w + r_l)^2, which keeps scores about zero (Eisenstein et al. 2023). Returns (P,).
+
+    Bradley-Terry fixes only differences. It ties each pair's mean, not each score, to zero.
+    """
+    return (better_P + worse_P) ** 2
+
+
+# ---------------------------------------------------------------------------------------------------------------- KL
+def k1(logps_N: Tensor, ref_logps_N: Tensor) -> Tensor:
+    """log(p / q) of samples of p: estimates KL(p || q) without bias, may be negative (Schulman 2020). (N,)."""
+    return logps_N - ref_logps_N
+
+
+def k2(logps_N: Tensor, ref_logps_N: Tensor) -> Tensor:
+    """log(p / q)^2 / 2: biased, little variance, never negative (Schulman 2020). (N,)."""
+    return (logps_N - ref_logps_N) ** 2 / 2
+
+
+def k3(logps_N: Tensor, ref_logps_N: Tensor) -> Tensor:
+    """(q / p - 1) - log(q / p): without bias, less variance where p and q are close, never negative. (N,)."""
+    log_ratio_N = ref_logps_N - logps_N
+    return log_ratio_N.expm1() - log_ratio_N
+
+
+def entropy(logits_NV: Tensor) -> Tensor:
+    """Entropy of the softmax of N rows of logits, in nats. Returns (N,)."""
+    logps_NV = logits_NV.float().log_softmax(-1)
+    return -(logps_NV.exp() * logps_NV).sum(-1)
+
+
+def token_entropy(hidden_NH: Tensor, head_VH: Tensor, temperature: float, chunk: int = CHUNK) -> Tensor:
+    """Entropy at N positions from the last hidden states and the output embedding, chunk by chunk. Returns (N,)."""
+
+    def of_chunk(part_NH: Tensor) -> Tensor:
+        return entropy(scaled_logits(part_NH, head_VH, temperature))
+
+    parts = [
+        checkpoint(of_chunk, hidden_NH[i : i + chunk], use_reentrant=False) for i in range(0, len(hidden_NH), chunk)
+    ]
+    return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class PolicyTerms:
+    """What PPO has to know of N drawn tokens under the policy p that drew them and the reference q; each (N,), float32.
+
+    `kl_N` is KL(p || q) of the whole next-token distributions, `entropy_N` that of p.
+    """
+
+    logps_N: Tensor
+    ref_logps_N: Tensor
+    entropy_N: Tensor
+    kl_N: Tensor
+
+
+@torch.no_grad()
+def compare_policies(
+    hidden_NH: Tensor, ref_hidden_NH: Tensor, head_VH: Tensor, labels_N: Tensor, temperature: float, chunk: int = CHUNK
+) -> PolicyTerms:
+    """`PolicyTerms` from the last hidden states of both and the output embedding that they share, chunk by chunk."""
+    parts = []
+    for i in range(0, len(labels_N), chunk):
+        here, labels_n = slice(i, i + chunk), labels_N[i : i + chunk, None]
+        p_NV = scaled_logits(hidden_NH[here], head_VH, temperature)
+        q_NV = scaled_logits(ref_hidden_NH[here], head_VH, temperature)
+        p_log_sum_N, q_log_sum_N = p_NV.logsumexp(-1), q_NV.logsumexp(-1)
+        logps_N, ref_logps_N = (
+            p_NV.gather(-1, labels_n)[:, 0] - p_log_sum_N,
+            q_NV.gather(-1, labels_n)[:, 0] - q_log_sum_N,
+        )
+        mass_NV = (p_NV - p_log_sum_N[:, None]).exp_()
+        p_mean_N, q_mean_N = (torch.einsum("nv,nv->n", mass_NV, logits_NV) for logits_NV in (p_NV, q_NV))
+        parts.append(
+            (logps_N, ref_logps_N, p_log_sum_N - p_mean_N, (p_mean_N - q_mean_N) - (p_log_sum_N - q_log_sum_N))
+        )
+    return PolicyTerms(*(torch.cat(terms) for terms in zip(*parts, strict=True)))
+
+
+# --------------------------------------------------------------------------------------------------------------- PPO
+def last_of_row(mask_BT: Tensor) -> Tensor:
+    """Where each row's last token is: True at one position of every row that has one. Returns (B, T), bool."""
+    later_BT = mask_BT.flip(-1).cumsum(-1).flip(-1)
+    return mask_BT.bool() & (later_BT == 1)
+
+
+def shaped_rewards(scores_B: Tensor, kl_BT: Tensor, mask_BT: Tensor, coefficient: float) -> Tensor:
+    """Reward of every token: minus its KL penalty, plus, at an answer's last token, the answer's score. (B, T).
+
+    Ziegler et al. 2019, equation 2, whose log-ratio is a sum over tokens. Nothing outside of the mask.
+    """
+    return last_of_row(mask_BT) * scores_B[:, None] - coefficient * kl_BT * mask_BT
+
+
+def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Advantages and returns of every token (Schulman et al. 2016, equation 16). (B, T) and (B, T), 0 out of the mask.
+
+    `values_BT` are of the state before a token. An answer's tokens are contiguous; its end is the end of the episode,
+    also where the answer was cut off: nothing of value follows.
+    """
+    advantages_BT = torch.zeros_like(rewards_BT)
+    next_advantage_B = next_value_B = torch.zeros_like(rewards_BT[:, 0])
+    for t in reversed(range(rewards_BT.shape[1])):
+        delta_B = rewards_BT[:, t] + gamma * next_value_B - values_BT[:, t]  # TD residual
+        advantage_B = delta_B + gamma * lam * next_advantage_B
+        advantages_BT[:, t] = next_advantage_B = advantage_B * mask_BT[:, t]
+        next_value_B = values_BT[:, t] * mask_BT[:, t]
+    return advantages_BT, (advantages_BT + values_BT) * mask_BT
+
+
+def whiten(values_BT: Tensor, mask_BT: Tensor, shift_mean: bool = True) -> Tensor:
+    """Scale what the mask shows to a variance of 1, and to a mean of 0 or leave the mean as it was. 0 out of the mask.
+
+    The variance is that of the values themselves (divided by their number n, not n - 1), as in Ziegler et al. 2019.
+    """
+    kept_N = values_BT[mask_BT.bool()]
+    mean, variance = kept_N.mean(), kept_N.var(correction=0)
+    whitened_BT = (values_BT - mean) * (variance + 1e-8).rsqrt()
+    return (whitened_BT if shift_mean else whitened_BT + mean) * mask_BT
+
+
+def clipped_policy_loss(ratio_N: Tensor, advantages_N: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """PPO's loss of each token and whether the clip cut its gradient (Schulman et al. 2017, equation 7). (N,), (N,)."""
+    free_N = -advantages_N * ratio_N
+    cut_N = -advantages_N * ratio_N.clamp(1 - clip, 1 + clip)
+    return torch.maximum(free_N, cut_N), cut_N > free_N
+
+
+def clipped_value_loss(values_N: Tensor, old_N: Tensor, returns_N: Tensor, clip: float) -> Tensor:
+    """Half the squared error of each token's value, or of the value held within `clip` of the old one if larger. (N,).
+
+    Not in the PPO paper; OpenAI's baselines and Ziegler et al. 2019 have it (Huang et al. 2024).
+    """
+    held_N = old_N + (values_N - old_N).clamp(-clip, clip)
+    return torch.maximum((values_N - returns_N) ** 2, (held_N - returns_N) ** 2) / 2
+
+
+def explained_variance(values_N: Tensor, returns_N: Tensor) -> Tensor:
+    """1 - Var(returns - values) / Var(returns): 1 for a perfect critic, 0 for a constant, below for worse. Scalar.
+
+    0 also where all returns are the same: there is nothing to explain.
+    """
+    variance, unexplained = returns_N.var(correction=0), (returns_N - values_N).var(correction=0)
+    return torch.where(variance > 1e-8, 1 - unexplained / variance.clamp(min=1e-8), 0.0)
+
+
+@dataclass(frozen=True)
+class AdaptiveKL:
+    """The KL penalty's coefficient, moved in proportion to the KL's distance from a target (Ziegler et al. 2019, 2.2).
+
+    `gain` is the paper's K_beta; the relative error is clipped, so that one round moves the coefficient by 2% at most.
+    """
+
+    coefficient: float
+    target: float
+    gain: float = 0.1
+    clip: float = 0.2
+
+    def after(self, kl: float) -> AdaptiveKL:
+        """The controller after a round whose answers had this KL on average, in nats."""
+        error = min(max((kl - self.target) / self.target, -self.clip), self.clip)
+        return replace(self, coefficient=self.coefficient * (1 + self.gain * error))

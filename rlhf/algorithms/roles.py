@@ -1,0 +1,177 @@
+"""One base model in memory that acts as policy, reference, reward model and critic, each with an adapter of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from annotation.records import UserError
+from rlhf.algorithms.trainer import Start
+from rlhf.jobs.specs import PPOSpec
+from rlhf.jobs.worker import Run
+from rlhf.models import registry
+from rlhf.models.hidden_states import Completions, completions, inner_model
+from rlhf.models.loading import adapter_config, dtype_of, hold_in_float32, load_adapter, load_for_training, verified
+from rlhf.models.packing import pad
+
+Role = Literal["policy", "reference", "reward", "critic"]
+ADAPTERS: Mapping[Role, str] = {"policy": "default", "reference": "reference", "reward": "reward", "critic": "critic"}
+TRAINED: tuple[Role, ...] = ("policy", "critic")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A prompt and the tokens that the policy drew to it, the end-of-text token included if there is one."""
+
+    prompt_ids: tuple[int, ...]
+    ids: tuple[int, ...]
+    text: str
+    ended: bool
+
+
+# ------------------------------------------------------------------------------------------------------- reward model
+@dataclass(frozen=True)
+class RewardModel:
+    """A stored reward model: its adapter and its head, (H,) and a bias.
+
+    The head is shifted and scaled so that the answers it was trained on score 0 on average with a variance of 1.
+    """
+
+    config: Any
+    weights: dict[str, Tensor]
+    head_H: Tensor
+    bias: float
+
+
+def read_reward_model(run: Run, revision: str) -> RewardModel:
+    """A reward model's files. Raises UserError if it is of no use, there is none of this name, or files are damaged."""
+    path = verified(run.data_dir, registry.by_revision(run.db, revision))
+    weights = load_file(path / "adapter_model.safetensors")
+    head_H = weights.pop(next(name for name in weights if name.endswith("score.weight")))[0].float()
+    figures = json.loads((path / "reward.json").read_text("utf-8"))
+    mean, std = figures["mean"], figures["std"]
+    if not std > 0:
+        raise UserError(f"The reward model {revision} scores all answers alike. Train another one, on more judgements.")
+    return RewardModel(as_causal(PeftConfig.from_pretrained(path)), weights, head_H / std, -mean / std)
+
+
+def as_causal(config: Any) -> Any:
+    """A reward model's adapter configuration for a language model: the layers are the same, the head is held apart."""
+    return replace(config, task_type="CAUSAL_LM", modules_to_save=None, inference_mode=False, lora_dropout=0.0)
+
+
+@torch.no_grad()
+def scalar_head(width: int, reward_model: RewardModel | None) -> nn.Linear:
+    """A head like the reward model's; without one, of zeros."""
+    head = nn.Linear(width, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    if reward_model is not None:
+        head.weight[0], head.bias[0] = reward_model.head_H, reward_model.bias
+    return head
+
+
+# --------------------------------------------------------------------------------------------------------- four roles
+class Roles:
+    """One base model that acts in four roles, and what is trained of it."""
+
+    def __init__(self, spec: PPOSpec, model: Any, reward_model: RewardModel | None, pad_id: int) -> None:
+        AcceleratorState._reset_state()  # an earlier job of this process may have computed in another precision
+        bf16 = dtype_of(spec.precision) == torch.bfloat16
+        gpu = torch.cuda.is_available()
+        self.accelerator = Accelerator(cpu=not gpu, mixed_precision="bf16" if bf16 else "no")
+        self.model, self.pad_id, self.recompute = model, pad_id, gpu
+        width = inner_model(model).config.get_text_config().hidden_size
+        self.critic_head = scalar_head(width, reward_model).to(self.accelerator.device)
+        self.reward_head = scalar_head(width, reward_model).to(self.accelerator.device).requires_grad_(False)
+        self.act_as("policy")
+        hold_in_float32(model)
+
+    def act_as(self, role: Role) -> Any:
+        """The model that computes as this role. What is trained stays trainable, whichever adapter is active."""
+        if ADAPTERS[role] in self.model.peft_config:
+            self.model.base_model.enable_adapter_layers()
+            self.model.set_adapter(ADAPTERS[role], inference_mode=True)
+        else:
+            self.model.base_model.disable_adapter_layers()
+        self.model.set_requires_grad([ADAPTERS[trained] for trained in TRAINED], True)
+        return self.model
+
+    def parameters_of(self, role: Role) -> dict[str, nn.Parameter]:
+        """What is trained of a role, by name."""
+        own = {name: value for name, value in self.model.named_parameters() if f".{ADAPTERS[role]}." in name}
+        head = {f"critic_head.{name}": value for name, value in self.critic_head.named_parameters()}
+        return {**own, **(head if role == "critic" else {})}
+
+    def states(self, role: Role, answers: Sequence[Answer]) -> Completions:
+        """The final hidden states of answers in a role."""
+        padded = pad([(answer.prompt_ids, answer.ids) for answer in answers], self.pad_id)
+        ids_BT, attention_BT, completion_BT = (part.to(self.accelerator.device) for part in padded)
+        with self.accelerator.autocast():
+            return completions(self.act_as(role), ids_BT, attention_BT, completion_BT)
+
+    def head_VH(self) -> Tensor:
+        """The output embedding, which policy and reference share."""
+        weight: Tensor = inner_model(self.model).get_output_embeddings().weight
+        return weight
+
+    def values(self, answers: Sequence[Answer]) -> Tensor:
+        """What the critic expects before each token of the answers, (N,)."""
+        values_N: Tensor = self.critic_head(self.states("critic", answers).before_NH.float())[:, 0]
+        return values_N
+
+    def score(self, answers: Sequence[Answer]) -> Tensor:
+        """The reward model's scores of answers, (B,)."""
+        scores_B: Tensor = self.reward_head(self.states("reward", answers).last_BH.float())[:, 0]
+        return scores_B
+
+    def save_policy(self, directory: Path) -> dict[str, Any]:
+        """Write the policy's adapter; nothing further is to be said of it in the job's result."""
+        self.model.save_pretrained(directory, selected_adapters=[ADAPTERS["policy"]], safe_serialization=True)
+        return {}
+
+    @contextmanager
+    def recomputing(self) -> Iterator[None]:
+        """Inside, a GPU computes each layer again in the backward pass instead of keeping what it made."""
+        if not self.recompute:
+            yield
+            return
+        inner = inner_model(self.model)
+        inner.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        try:
+            yield
+        finally:
+            inner.activation_checkpointing_disable()  # it would switch off the cache that answers are drawn with
+
+
+def load_roles(spec: PPOSpec, start: Start, reward_model: RewardModel | None, pad_id: int) -> Roles:
+    """Load the weights and hang the roles on them. Without a reward model the critic begins with a head of zeros.
+
+    Raises UserError if the parent's adapter has another shape than the spec.
+    """
+    torch.manual_seed(spec.seed)
+    model = load_for_training(start.ground, spec)
+    model = get_peft_model(model, adapter_config(spec, start.ground), adapter_name=ADAPTERS["policy"])
+    critic = adapter_config(spec, start.ground) if reward_model is None else reward_model.config
+    model.add_adapter(ADAPTERS["critic"], replace(critic))
+    if start.adapter is not None:
+        load_adapter(model, start.adapter, ADAPTERS["policy"])
+        if spec.reference == "parent":
+            model.add_adapter(ADAPTERS["reference"], adapter_config(spec, start.ground))
+            load_adapter(model, start.adapter, ADAPTERS["reference"])
+    if reward_model is not None:
+        model.add_adapter(ADAPTERS["reward"], replace(reward_model.config))
+        for role in (ADAPTERS["reward"], ADAPTERS["critic"]):
+            set_peft_model_state_dict(model, reward_model.weights, adapter_name=role)
+    return Roles(spec, model.train(), reward_model, pad_id)

@@ -1,0 +1,91 @@
+"""How many pairs are labelled wrong, as far as those who judged them have been measured; no guess passes for that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from annotation.database import Database
+from annotation.metrics import quality
+from annotation.metrics.reliability import PRIOR_WEIGHT
+from rlhf.judges import judge_store
+from rlhf.judges.judge_agreement import trust
+
+# As much evidence about somebody as weighs what is believed of an unknown annotator; with less, that belief rules.
+FEWEST_EVIDENCE = int(PRIOR_WEIGHT)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What somebody's reliability is estimated from, in comparisons."""
+
+    shared: int
+    """That others have judged as well; of an AI judge, that people have."""
+    known: int = 0
+    """With a known answer."""
+    repeats: int = 0
+    """Judged twice."""
+
+    @property
+    def enough(self) -> bool:
+        """Whether it weighs as much as what is believed of somebody unknown."""
+        return self.shared + self.known + self.repeats >= FEWEST_EVIDENCE
+
+    def __add__(self, other: Evidence) -> Evidence:
+        """Both together."""
+        return Evidence(self.shared + other.shared, self.known + other.known, self.repeats + other.repeats)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The mean chance that a pair is the wrong way round."""
+
+    pairs: int
+    """Pairs to train on."""
+    measured: int = 0
+    """Those of them that only people or judges have judged of whom enough is known."""
+    share: float | None = None
+    """The mean chance of these; None without any."""
+    evidence: Evidence = Evidence(0)
+    """About those who judged them."""
+
+
+Voices = tuple[float, frozenset[str]]
+
+
+def voices_in(rows: Iterable[Mapping[str, Any]]) -> list[Voices]:
+    """Of each pair to train on the chance that it is the wrong way round, and who judged it; goes through all rows."""
+    return [(row["flip"], frozenset(row["annotators"])) for row in rows if row["split"] == "train" and "flip" in row]
+
+
+def noise_of(db: Database, pairs: Sequence[Voices]) -> Noise | None:
+    """What is known of the noise in these pairs; None without any."""
+    if not pairs:
+        return None
+    known = evidence_about(db, {name for _, names in pairs for name in names})
+    measured = [(flip, names) for flip, names in pairs if names and all(known[name].enough for name in names)]
+    if not measured:
+        return Noise(len(pairs))
+    heard = sorted({name for _, names in measured for name in names})
+    evidence = sum((known[name] for name in heard), Evidence(0))
+    return Noise(len(pairs), len(measured), fmean(flip for flip, _ in measured), evidence)
+
+
+def evidence_about(db: Database, names: Iterable[str]) -> dict[str, Evidence]:
+    """What is known of each of these annotators and AI judges."""
+    people = {
+        name: Evidence(found.overlap, found.known, found.repeats) for name, found in quality.reliabilities(db).items()
+    }
+    panel = {judge.name: judge for judge in judge_store.judges(db)}
+    return {
+        name: people.get(name) or (evidence_about_judge(db, panel[name]) if name in panel else Evidence(0))
+        for name in names
+    }
+
+
+def evidence_about_judge(db: Database, judge: judge_store.Judge) -> Evidence:
+    """Comparisons that a judge and people have judged."""
+    found = trust(judge_store.cases(db, judge)).with_people
+    return Evidence(0 if found is None else found.share.n)

@@ -1,0 +1,311 @@
+"""What training jobs learn from, read from the store and frozen: rows in a file that is named by its content."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from annotation import store
+from annotation.database import Database
+from annotation.examples import EXAMPLES, read_example
+from annotation.exports.preference_rows import Freezing, line_of
+from annotation.metrics import quality
+from annotation.metrics.aggregation import REASONS, UNKNOWN_RELIABILITY
+from annotation.records import UserError, now
+from rlhf.jobs import job_store
+from rlhf.jobs.artifacts import write_lines
+from rlhf.jobs.specs import DPOSpec, PPOSpec, RewardModelSpec, Scope, SFTSpec, TrainingSpec
+from rlhf.judges import judge_store
+from rlhf.judges.judge_agreement import Agreement, trust
+from rlhf.models import registry
+from rlhf.models.base_model import on_this_machine
+from rlhf.models.chat_template import ChatFormat, read_format
+from rlhf.models.registry import Policy
+from rlhf.models.template_process import Refused, ended
+from rlhf.models.tokenize import LeftOut, render
+
+MIN_PAIRS = 8
+MIN_DEMONSTRATIONS = 8
+MIN_PROMPTS = 4
+AT_LEAST = {"sft": MIN_DEMONSTRATIONS, "reward_model": MIN_PAIRS, "dpo": MIN_PAIRS, "ppo": MIN_PROMPTS}
+Frozen = Iterable[Mapping[str, Any]]
+
+
+def unit_of(spec: TrainingSpec) -> str:
+    """What a kind of job trains on, in the plural."""
+    return {"sft": "demonstrations", "ppo": "prompts"}.get(spec.kind, "pairs")
+
+
+def data_of(db: Database, spec: TrainingSpec, parent: Policy, chat: ChatFormat | None = None) -> Data:
+    """The rows that a job trains on and is checked with, read as they are iterated over.
+
+    With the base's chat format those that its template refuses are left out, as the worker would.
+    """
+    rows: Freezing | Listing
+    if isinstance(spec, SFTSpec):
+        rows = demonstrations(db, spec.source)
+    elif isinstance(spec, PPOSpec):
+        rows = Listing(prompt_rows(db))
+    else:
+        assert isinstance(spec, DPOSpec | RewardModelSpec)
+        rows = collect(db, parent, spec.scope, spec.max_length, judges_too=spec.ai_weight > 0)
+    return rows if chat is None else Renderable(rows, chat)
+
+
+def chat_of(db: Database, data_dir: Path) -> ChatFormat | None:
+    """How the base model is given conversations; None where its files are not here, or say nothing of it.
+
+    Then the job looks at the rows, or says what is wrong with the files.
+    """
+    base = on_this_machine(data_dir, registry.by_revision(db, "base").base)
+    try:
+        return None if base is None else read_format(base)
+    except UserError:
+        return None
+
+
+@dataclass
+class Listing:
+    """Rows with a split, counted as they are iterated over; like `Freezing`, for data that no judgement made."""
+
+    rows: Frozen
+    counts: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+    last_judgement_id: int = 0
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        """The rows, once."""
+        for row in self.rows:
+            self.counts[row["split"]] += 1
+            yield row
+
+
+@dataclass
+class Renderable:
+    """The rows of others whose conversation the model's chat template takes; the rest is counted as left out."""
+
+    rows: Freezing | Listing
+    chat: ChatFormat
+    counts: Counter[str] = field(default_factory=Counter)
+    refused: LeftOut = field(default_factory=LeftOut)
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        """The rows, once."""
+        for row in self.rows:
+            try:
+                if not row.get("rendered_prompt"):
+                    render(self.chat, row["messages"])
+            except Refused as error:
+                self.refused.refused(error)
+                continue
+            self.counts[row["split"]] += 1
+            yield row
+
+    @property
+    def left_out(self) -> LeftOut:
+        """What gave no row, by reason."""
+        found = LeftOut(self.rows.left_out)
+        found.take(self.refused)
+        return found
+
+    @property
+    def last_judgement_id(self) -> int:
+        """The last judgement that was looked at; 0 where none was."""
+        return self.rows.last_judgement_id
+
+
+Data = Freezing | Listing | Renderable
+
+
+def demonstrations(db: Database, source: str) -> Listing:
+    """Demonstrations as rows: messages, text, split. Raises UserError for a source that there is not."""
+    if source == "demonstrations":
+        return Listing(demonstration_rows(db))
+    if source.startswith("example:"):
+        shown = read_example(source.removeprefix("example:"))
+        return Listing(
+            {
+                "split": row.split,
+                "messages": [dict(message) for message in row.messages],
+                "text": row.completion,
+                "origin": "example",
+                **({"label": row.label} if row.label is not None else {}),
+            }
+            for row in shown
+        )
+    known = ", ".join(["demonstrations", *(f"example:{name}" for name in EXAMPLES)])
+    raise UserError(f"There is no data '{source}' to learn from. Known: {known}.")
+
+
+def demonstration_rows(db: Database) -> Iterator[Mapping[str, Any]]:
+    """Imported and written demonstrations, then mended answers, each answer of an imported conversation by itself.
+
+    Conversations may begin alike: what they share is learned once, in the split of the first of them. What answers a
+    held-out prompt is held out, also where that is the beginning of a conversation whose end is not.
+    """
+    known: set[int] = set()
+    held_out = {json.dumps(prompt.messages) for prompt in store.prompts(db, "held-out")}
+    for shown in (*store.demonstrations(db), *store.mended_answers(db)):
+        turns = [dict(message) for message in shown.messages]
+        answers = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
+        turns.append({"role": "assistant", "content": shown.text})
+        for place in (*(answers if shown.origin == "import" else ()), len(turns) - 1):
+            row = {"messages": turns[:place], "text": turns[place]["content"]}
+            content = hash(line_of(row))
+            if content not in known:
+                known.add(content)
+                split = "held-out" if json.dumps(turns[:place]) in held_out else shown.split
+                yield {"split": split, **row, "origin": shown.origin, "response": shown.id}
+
+
+def prompt_rows(db: Database) -> Iterator[Mapping[str, Any]]:
+    """Every prompt to train on."""
+    for prompt in store.prompts(db, "train"):
+        yield {"prompt_id": prompt.id, "split": "train", "messages": [dict(message) for message in prompt.messages]}
+
+
+def collect(db: Database, parent: Policy, scope: Scope, max_length: int, *, judges_too: bool = True) -> Freezing:
+    """The preference pairs of today's judgements: all, or those made since the parent's data was frozen.
+
+    Each has its chance of error by its annotators' reliability as it is estimated today; an AI judge's is its agreement
+    with people. Without `judges_too`, and where people alone are to judge, what AI judges say is left out.
+    """
+    until = trained_until(db, parent) if scope == "new" else 0
+    reliability = {name: measured.estimate for name, measured in quality.reliabilities(db).items()}
+    panel = judge_store.judges(db)
+    reliability |= {judge.name: judges_reliability(trust(judge_store.cases(db, judge)).with_people) for judge in panel}
+    judges_too = judges_too and store.feedback(db).mode != "people"
+    excluded = {*store.excluded_annotators(db), *(() if judges_too else (judge.name for judge in panel))}
+    return Freezing(store.judged_comparisons(db), max_length, until, reliability, excluded)
+
+
+# As many comparisons with people as a judge's agreement is mixed with what is believed of an unknown annotator.
+BELIEVED = 10
+
+
+def judges_reliability(found: Agreement | None) -> float:
+    """How often an AI judge is taken to be right: its agreement with people, cautious while that rests on little."""
+    if found is None:
+        return UNKNOWN_RELIABILITY
+    agreed = found.share.value * found.share.n
+    return (agreed + BELIEVED * UNKNOWN_RELIABILITY) / (found.share.n + BELIEVED)
+
+
+def trained_until(db: Database, policy: Policy) -> int:
+    """The last judgement that the policy, or one that it grew from, has seen; 0 for the base."""
+    if policy.job_id is None:
+        return 0
+    spec = job_store.get(db, policy.job_id).spec
+    snapshot = spec.snapshot if isinstance(spec, TrainingSpec) else ""
+    seen = last_judgement(db, snapshot)
+    if seen or policy.parent_id is None:
+        return seen
+    return trained_until(db, registry.by_id(db, policy.parent_id))  # it learnt from no judgement, or was merged
+
+
+def last_judgement(db: Database, snapshot: str) -> int:
+    """The last judgement that data of this name was frozen with; 0 where it holds none."""
+    return int(db.value("SELECT last_judgement_id FROM snapshot WHERE sha256 = ?", (snapshot,)) or 0)
+
+
+def store_snapshot(db: Database, data_dir: Path, freezing: Data, at_least: int = 0, unit: str = "pairs") -> str:
+    """Write data to its file and row as it is frozen; returns its sha256. The same data is stored once.
+
+    Raises TooFew, and keeps nothing, if there is less to train on than `at_least`.
+    """
+    directory = data_dir / "snapshots"
+    with db.reading():  # the rows are read while they are written
+        name = write_lines(directory, enough(map(line_of, freezing), freezing, at_least, unit), ".jsonl")
+    counts = {"train": freezing.counts["train"], "held-out": freezing.counts["held-out"], "left_out": freezing.left_out}
+    with db.transaction() as connection:
+        connection.execute(
+            "INSERT INTO snapshot (sha256, path, rows, counts, last_judgement_id, created) VALUES (?, ?, ?, ?, ?, ?) "
+            # Judgements that give no pair may have come since: the rows are the same, what was left out is not.
+            "ON CONFLICT DO UPDATE SET counts = excluded.counts, last_judgement_id = excluded.last_judgement_id",
+            (
+                name,
+                f"snapshots/{name}.jsonl",
+                freezing.counts.total(),
+                json.dumps(counts),
+                freezing.last_judgement_id,
+                now(),
+            ),
+        )
+    return name
+
+
+class TooFew(UserError):
+    """There is less to train on than a kind of job needs."""
+
+
+def enough(lines: Iterable[bytes], freezing: Data, at_least: int, unit: str = "pairs") -> Iterator[bytes]:
+    """The same lines. Raises TooFew at their end if they hold less to train on than `at_least`."""
+    yield from lines
+    few = shortage(unit, freezing.counts["train"], at_least, freezing.left_out)
+    if few:
+        raise TooFew(few)
+
+
+MORE = {
+    "pairs": "Judge more comparisons first.",
+    "demonstrations": "Import some on the Data tab, mend answers while annotating, or choose an example set.",
+    "prompts": "Import prompts on the Data tab.",
+}
+# What helps where there would be enough but for a reason, and what is said of rows that are all left out for it.
+CURES = {
+    "template": "Change what it refuses in the prompts, or start a data directory with another model.",
+    "too-long": "Raise max_length.",
+    "identical": "Answers differ more at a higher temperature, on the Project tab.",
+    "earlier": 'Train on all judgements (scope "all"), or judge more comparisons first.',
+    "excluded": "Let the annotators who are left out count again, on the Quality tab, or judge more comparisons.",
+}
+ALL_LEFT_OUT = {
+    "template": "All {count} {unit} were refused by the model's chat template: {refusal}",
+    "too-long": "All {count} {unit} are longer than max_length.",
+    "identical": "In all {count} {unit} the two answers are the same text.",
+}
+
+
+def shortage(unit: str, found: int, at_least: int, left_out: Mapping[str, int]) -> str:
+    """Why there is too little to train on, and what helps; empty where there is enough."""
+    if found >= at_least:
+        return ""
+    causes = [reason for reason in CURES if left_out.get(reason)]
+    enough_but_for = found + sum(left_out[reason] for reason in causes) >= at_least
+    cures = " ".join(CURES[reason] for reason in causes) if enough_but_for else MORE[unit]
+    if found or not enough_but_for or len(causes) > 1 or causes[0] not in ALL_LEFT_OUT:
+        return f"{too_few(unit, found, at_least)} {cures}{left_out_sentence(left_out)}"
+    count, refusal = left_out[causes[0]], ended(getattr(left_out, "refusal", ""))
+    rest = {reason: number for reason, number in left_out.items() if reason != causes[0]}
+    said = ALL_LEFT_OUT[causes[0]].format(count=count, unit=unit, refusal=refusal)
+    return f"{said} {cures}{left_out_sentence(rest)}"
+
+
+def too_few(unit: str, found: int, at_least: int) -> str:
+    """How much there is, and how much is needed."""
+    name = "preference pairs" if unit == "pairs" else unit
+    return f"There are {found} {name} to train on, and at least {at_least} {'is' if at_least == 1 else 'are'} needed."
+
+
+def left_out_sentence(left_out: Mapping[str, int]) -> str:
+    """What is left out and why, after a blank; empty if nothing is."""
+    reasons = ", ".join(
+        f"{count} {reason_text(reason, left_out)}" for reason, count in sorted(left_out.items()) if count
+    )
+    return f" Left out: {ended(reasons)}" if reasons else ""
+
+
+def reason_text(reason: str, left_out: Mapping[str, int]) -> str:
+    """A reason in words, with what the chat template said."""
+    refusal = getattr(left_out, "refusal", "") if reason == "template" else ""
+    return f"{REASONS.get(reason, reason)}{f' ({refusal})' if refusal else ''}"
+
+
+def snapshot_counts(db: Database, sha256: str) -> dict[str, Any]:
+    """The counts stored with frozen data: pairs by split and what was left out, by reason."""
+    stored = db.value("SELECT counts FROM snapshot WHERE sha256 = ?", (sha256,))
+    return {} if stored is None else dict(json.loads(stored))

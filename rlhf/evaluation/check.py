@@ -1,0 +1,349 @@
+"""Check a candidate: candidate, serving policy and base answer the held-out prompts with the same seeds.
+
+Reports the win rate by AI judges in both orders, also at equal lengths (Dubois et al. 2024), implicit-reward accuracy
+on held-out judgements with Wilson's interval (Wilson 1927), the KL to the base per token over the policy's own answers,
+their likelihood under the base, the perplexity of a fixed text, and what the answers are like: length, share cut off,
+distinct-n (Li et al. 2016), repetition (Welleck et al. 2020). The answers are then before people and judges, blind.
+
+It goes on where it was broken off: answers, scores and verdicts are kept one by one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from annotation import store
+from annotation.database import Database
+from annotation.exports.preference_rows import PreferenceRow
+from annotation.metrics.intervals_and_bias import distinct_n, wilson_interval
+from annotation.records import Prompt, UserError
+from rlhf.algorithms.losses import exact_kl, sum_by_row
+from rlhf.data import held_out_sets
+from rlhf.evaluation import win_rates
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import DPOSpec, EvaluateSpec
+from rlhf.jobs.worker import Run
+from rlhf.judges import judge_store
+from rlhf.judges.backends import Tally, bench_of, let_judge
+from rlhf.models import registry
+from rlhf.models.base_model import ready
+from rlhf.models.hidden_states import completions, inner_model, logps_of
+from rlhf.models.loading import Policies
+from rlhf.models.packing import pad
+from rlhf.models.registry import Policy
+from rlhf.models.sampling import draw
+from rlhf.models.tokenize import answer_ids, load_snapshot, text_ids, tokenise_pairs
+
+SCORING_BATCH = 4
+
+
+def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
+    """Answer, score and compare. Returns the report that the page and `python -m rlhf` show."""
+    run.report(0, 0, {}, "loading the model")
+    models = Policies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
+    candidate, against = registry.by_revision(run.db, spec.candidate), registry.by_revision(run.db, spec.against)
+    base = registry.by_revision(run.db, "base")
+    prompts = held_out_sets.prompts_of(run.data_dir, spec.prompt_set)
+    refuse_leaked(run, candidate, prompts)
+    fed = what_to_feed(run, spec, models, prompts)
+    compared = list({policy.id: policy for policy in (candidate, against, base)}.values())
+    held_out = [row for row in load_snapshot(run.data_dir, spec.snapshot) if row["split"] == "held-out"]
+    progress = Steps(run, len(compared) * len(fed) * 2 + len(held_out))
+    for policy in compared:
+        answer_prompts(progress, spec, models, policy, prompts, fed)
+        score_answers(progress, spec, models, policy, base, prompts)
+    accuracy = implicit_accuracy(progress, models, candidate, held_out)
+    answers = {policy.revision: answers_of(run, spec, policy, prompts) for policy in compared}
+    reports = {
+        policy.revision: {
+            **summarise(policy, answers[policy.revision]),
+            "perplexity": perplexity(models.use(policy), models.tokenizer),
+        }
+        for policy in compared
+    }
+    del models  # a judge may need the memory
+    others = [policy for policy in compared if policy.id != candidate.id]
+    same = {
+        other.revision: win_rates.same_answers(answers[candidate.revision], answers[other.revision]) for other in others
+    }
+    with run.db.transaction():  # nobody decides meanwhile
+        pending = registry.by_id(run.db, candidate.id).status == "candidate"
+        for other in others:
+            # People are asked about what the candidate would replace; that it beats the base is left to judges.
+            wanted = pending and other.id == registry.serving(run.db).id
+            store.compare_policies(run.db, candidate.id, other.id, "people" if wanted else "nobody")
+    judged = ask_judges(run, spec, candidate)
+    return {
+        "win_rates": {
+            other.revision: win_rates.win_rates(
+                run.db, spec.judges, candidate, other, answers[candidate.revision], same[other.revision]
+            )
+            for other in others
+        },
+        "same_answers": same[against.revision]["same"] if against.id != candidate.id else len(fed),
+        "judged": judged,
+        "reward_hacking": win_rates.reward_gain(run.db, candidate),
+        "candidate": reports[candidate.revision],
+        "against": reports[against.revision],
+        "base": reports[base.revision],
+        "implicit_accuracy": accuracy,
+        "prompts": len(fed),
+        "seconds": run.seconds(),
+    }
+
+
+def refuse_leaked(run: Run, candidate: Policy, prompts: Sequence[Prompt]) -> None:
+    """Raises UserError where the candidate was trained on what it is to be measured on."""
+    leaked = held_out_sets.trained_on(run.db, run.data_dir, candidate, prompts)
+    if leaked:
+        raise UserError(
+            f"{candidate.revision} was trained on {len(leaked)} of the {len(prompts)} held-out prompts, for example "
+            f"{leaked[0].text[:80]!r}. Figures on them would say nothing: take them out of the training data and train "
+            "anew."
+        )
+
+
+def what_to_feed(run: Run, spec: EvaluateSpec, models: Policies, prompts: Sequence[Prompt]) -> dict[int, str]:
+    """The text to feed by prompt id. Raises UserError if the model takes none of the prompts; some may be left out."""
+    fed: dict[int, str] = {}
+    refused: list[str] = []
+    for prompt in prompts:
+        try:
+            fed[prompt.id] = models.feed(prompt.messages, spec.sampling.max_new_tokens)
+        except UserError as error:
+            refused.append(str(error))
+    if refused:
+        run.log(f"{len(refused)} of {len(prompts)} held-out prompts can't be answered, for example: {refused[0]}")
+    if not fed:
+        raise UserError("There is no held-out prompt that this model can answer. Add some, and check it again.")
+    return fed
+
+
+class Steps:
+    """Counts answered and scored items for the progress bar, and stops the job when it is asked to."""
+
+    def __init__(self, run: Run, total: int) -> None:
+        self.run, self.total, self.done = run, total, 0
+
+    def advance(self, items: int, message: str) -> None:
+        """Report `items` more as done. Raises Stopped when the job was cancelled."""
+        self.done += items
+        self.run.report(min(self.done, self.total), self.total, {}, message)
+        self.run.raise_if_stopped()
+
+
+def answers_of(run: Run, spec: EvaluateSpec, policy: Policy, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
+    """The policy's answers on the terms of this check."""
+    return store.answers_of_check(run.db, policy.id, prompts, spec.seed, spec.sampling)
+
+
+def answer_prompts(
+    progress: Steps,
+    spec: EvaluateSpec,
+    models: Policies,
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    fed: Mapping[int, str],
+) -> None:
+    """Draw one answer a prompt, prompt i with seed + i; answers that an earlier check drew are used again."""
+    run = progress.run
+    model = models.use(policy)
+    known = {(row["prompt_id"], row["seed"]) for row in answers_of(run, spec, policy, prompts)}
+    asked = [(prompt, spec.seed + place) for place, prompt in enumerate(prompts) if prompt.id in fed]
+    missing = [(prompt, seed) for prompt, seed in asked if (prompt.id, seed) not in known]
+    progress.advance(len(asked) - len(missing), f"{policy.revision} answers")
+    for start in range(0, len(missing), spec.prompts_per_batch):
+        batch = missing[start : start + spec.prompts_per_batch]
+        texts = [fed[prompt.id] for prompt, _ in batch]
+        draws = draw(model, models.tokenizer, texts, [[seed] for _, seed in batch], spec.sampling, lambda: run.stopped)
+        run.raise_if_stopped()
+        for (prompt, _), text, (drawn,) in zip(batch, texts, draws, strict=True):
+            store.add_response(run.db, drawn.response(prompt, policy, text, spec.sampling), "evaluate")
+        progress.advance(len(batch), f"{policy.revision} answers")
+
+
+def score_answers(
+    progress: Steps, spec: EvaluateSpec, models: Policies, policy: Policy, base: Policy, prompts: Sequence[Prompt]
+) -> None:
+    """Store each answer's KL to the base per token and its negative log-likelihood per token under the base."""
+    db = progress.run.db
+    rows = [row for row in answers_of(progress.run, spec, policy, prompts) if "nll_under_base" not in row["scores"]]
+    for start in range(0, len(rows), SCORING_BATCH):
+        batch = rows[start : start + SCORING_BATCH]
+        for row, (kl, nll) in zip(batch, score(models, policy, base, batch), strict=True):
+            store.add_score(db, row["id"], "kl_to_base", kl)
+            store.add_score(db, row["id"], "nll_under_base", nll)
+        progress.advance(len(batch), f"scoring the answers of {policy.revision}")
+
+
+@torch.no_grad()
+def score(
+    models: Policies, policy: Policy, base: Policy, rows: Sequence[Mapping[str, Any]]
+) -> list[tuple[float, float]]:
+    """(KL per token, NLL per token under the base) of each answer, in nats."""
+    sequences = [
+        (
+            models.tokenizer(row["rendered_prompt"], add_special_tokens=False)["input_ids"],
+            answer_ids(models.tokenizer, row),
+        )
+        for row in rows
+    ]
+    base_logits_NV, labels_N, mask_BT = completion_logits(models, base, sequences)
+    policy_logits_NV = base_logits_NV
+    if policy.id != base.id:
+        policy_logits_NV, _, _ = completion_logits(models, policy, sequences)
+    nll_N = -base_logits_NV.float().log_softmax(-1).gather(-1, labels_N[:, None])[:, 0]
+    rows_N, tokens_B = mask_BT.nonzero()[:, 0], mask_BT.sum(-1).clamp(min=1)
+    kl_B = sum_by_row(exact_kl(policy_logits_NV, base_logits_NV), rows_N, len(rows)) / tokens_B
+    nll_B = sum_by_row(nll_N, rows_N, len(rows)) / tokens_B
+    return list(zip(kl_B.tolist(), nll_B.tolist(), strict=True))
+
+
+def completion_logits(
+    models: Policies, policy: Policy, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits (N, V) and labels (N,) at the completion positions of (prompt, completion) ids; their (B, T-1) mask."""
+    model = models.use(policy)
+    ids_BT, attention_BT, completion_BT = (
+        part.to(model.device) for part in pad(sequences, models.tokenizer.pad_token_id)
+    )
+    states = completions(model, ids_BT, attention_BT, completion_BT, packed=False)
+    return inner_model(model).get_output_embeddings()(states.before_NH), states.labels_N, completion_BT[:, 1:].bool()
+
+
+def implicit_accuracy(
+    progress: Steps, models: Policies, candidate: Policy, rows: Sequence[PreferenceRow]
+) -> dict[str, Any]:
+    """How often the candidate's implicit reward prefers the answer that annotators preferred, with its interval.
+
+    The reward is beta times a log-ratio (equation 5 of the DPO paper), and which of two is larger beta does not change.
+    The pairs of one comparison stand or fall together, so each comparison counts once, with the share that is right.
+    """
+    reference, max_length = training_terms(progress, candidate)
+    pairs, left_out = tokenise_pairs(models.tokenizer, rows, max_length)
+    scores: dict[int, list[float]] = {}
+    for pair in pairs:
+        sequences = [(pair["prompt_ids"], pair["chosen_ids"]), (pair["prompt_ids"], pair["rejected_ids"])]
+        policy_2 = summed_logps(models, candidate, sequences)
+        reference_2 = summed_logps(models, reference, sequences)
+        chosen, rejected = (policy_2 - reference_2).tolist()
+        right = 1.0 if chosen > rejected else 0.5 if chosen == rejected else 0.0
+        scores.setdefault(pair["comparison"], []).append(right)
+        progress.advance(1, "implicit reward on held-out judgements")
+    total = sum(fmean(values) for values in scores.values())
+    low, high = wilson_interval(total, len(scores))
+    return {
+        "value": total / len(scores) if scores else None,
+        "low": low,
+        "high": high,
+        "n": len(scores),
+        "left_out": left_out,
+    }
+
+
+@torch.no_grad()
+def summed_logps(
+    models: Policies, policy: Policy, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
+) -> torch.Tensor:
+    """log pi(completion | prompt) of each sequence, (B,)."""
+    logits_NV, labels_N, mask_BT = completion_logits(models, policy, sequences)
+    logps_N = logits_NV.float().log_softmax(-1).gather(-1, labels_N[:, None])[:, 0]
+    return sum_by_row(logps_N, mask_BT.nonzero()[:, 0], len(sequences))
+
+
+def training_terms(progress: Steps, candidate: Policy) -> tuple[Policy, int]:
+    """The reference policy and length limit that the candidate was trained with."""
+    db = progress.run.db
+    base = registry.by_revision(db, "base")
+    spec = None if candidate.job_id is None else job_store.get(db, candidate.job_id).spec
+    if not isinstance(spec, DPOSpec):
+        return base, DPOSpec.max_length
+    from_parent = spec.reference == "parent" or spec.method == "full"
+    reference = registry.by_revision(db, spec.parent) if from_parent else ground_of(db, candidate)
+    return reference, spec.max_length
+
+
+def ground_of(db: Database, policy: Policy) -> Policy:
+    """The policy that an adapter computes as when it is switched off."""
+    return registry.by_revision(db, "base") if policy.ground_id is None else registry.by_id(db, policy.ground_id)
+
+
+def summarise(policy: Policy, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of one policy's answers."""
+    texts = [row["text"] for row in rows]
+    weights = [max(row["tokens"], 1) for row in rows]
+
+    def per_token(scorer: str) -> float:
+        total = sum(row["scores"][scorer] * weight for row, weight in zip(rows, weights, strict=True))
+        return float(total / sum(weights))
+
+    return {
+        "revision": policy.revision,
+        "mean_length": fmean(len(text.split()) for text in texts),
+        # Of answers of one word there are no pairs of words to count.
+        "distinct_1": distinct_n(texts, 1) or None,
+        "distinct_2": distinct_n(texts, 2) or None,
+        "kl_to_base": per_token("kl_to_base"),
+        "nll_under_base": per_token("nll_under_base"),
+        # An empty answer has not ended well, however it ended.
+        "ended_share": fmean(row["finish_reason"] == "stop" and bool(row["text"].strip()) for row in rows),
+        "repetition": fmean(repetition(text) for text in texts),
+    }
+
+
+def repetition(text: str) -> float:
+    """Share of an answer's groups of four words that it has said before (seq-rep-4 of Welleck et al. 2020)."""
+    return 1 - distinct_n([text], 4) if len(text.split()) >= 4 else 0.0
+
+
+PLAIN_TEXT = Path(__file__).parents[2] / "annotation" / "examples" / "plain_text.txt"
+
+
+@torch.no_grad()
+def perplexity(model: Any, tokenizer: Any) -> float:
+    """Perplexity of a fixed plain text, paragraph by paragraph: language that a policy should not have lost.
+
+    Each paragraph is read as an answer to nothing, after the end-of-text token, so that its first word counts too.
+    """
+    paragraphs = [text.strip() for text in PLAIN_TEXT.read_text("utf-8").split("\n\n") if text.strip()]
+    sequences = [([tokenizer.eos_token_id], text_ids(tokenizer, text)) for text in paragraphs]
+    total, tokens = 0.0, 0
+    for sequence in sequences:
+        padded = pad([sequence], tokenizer.pad_token_id)
+        ids_BT, attention_BT, completion_BT = (part.to(inner_model(model).device) for part in padded)
+        states = completions(model, ids_BT, attention_BT, completion_BT, packed=False)
+        total -= float(logps_of(model, states).sum())
+        tokens += len(sequence[1])
+    return math.exp(total / tokens)
+
+
+# ------------------------------------------------------------------------------------------------- who is found better
+def ask_judges(run: Run, spec: EvaluateSpec, candidate: Policy) -> dict[str, Any]:
+    """Let each judge compare the candidate's answers with the others'; how many verdicts failed, and why."""
+    rubric, found = judge_store.rubric(run.db), {}
+    for judge in judge_store.named(run.db, spec.judges):
+        waiting = judge_store.to_judge(run.db, judge, "candidate", 100_000, candidate.id)
+        tally = Tally()
+        if waiting:
+
+            def progress(tally: Tally, name: str = judge.name, total: int = len(waiting)) -> None:
+                run.report(tally.judged, total, {}, f"{name} judges")
+
+            try:
+                bench = bench_of(run, judge, rubric, spec.model, SCORING_BATCH)
+                tally = let_judge(run, judge, rubric, bench, waiting, spec.failures, progress)
+            except UserError as error:  # its model is gone, say: the others' verdicts and the figures still count
+                tally.gave_up = str(error)
+        found[judge.name] = {
+            "judged": tally.judged,
+            "left_open": len(waiting) - tally.judged,
+            "failed": dict(tally.failed),
+            "gave_up": tally.gave_up,
+        }
+    return found

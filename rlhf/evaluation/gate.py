@@ -1,0 +1,589 @@
+"""The gate: a written rule that says of what was measured of a candidate whether it may serve. Pure.
+
+Promoting a candidate that is no better is the error to be bounded. Outcomes are bet on, as said in
+`annotation.metrics.sequential_test`: at most `alpha` of such candidates are ever promoted, however often the gate is
+asked. That one alpha is spent in total: where judges may decide too, people get half of it, and the judges that the
+first check asked share the other half. A judge's part bounds the chance to promote what that judge itself would not
+prefer in the long run; that it speaks for people rests on its trust card. Rejecting spends nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from math import isnan
+from typing import Any, Literal, cast, get_args
+
+from annotation.metrics.intervals_and_bias import Estimate
+from annotation.metrics.sequential_test import anytime_mean, more_needed
+from annotation.project import whole
+from annotation.records import UserError
+from annotation.ui.formatting import percent
+
+Mode = Literal["ask", "automatic", "never"]
+Verdict = Literal["promote", "reject", "not enough evidence"]
+Passed = Literal["pass", "fail", "open", "few", "missing", "inapplicable", "informs"]
+Rewardless = Literal["no reward", "made elsewhere"]
+Hacked = bool | Literal["open"] | Rewardless | None
+Standing = Literal["better", "worse", "spent", "open"]
+
+
+# --------------------------------------------------------------------------------------------------------------- rule
+@dataclass(frozen=True)
+class Rule:
+    """What a candidate must show. Limits are against the base model: past the last policy one could go step by step."""
+
+    mode: Mode = "ask"
+    """What is done with a decision: 'ask' a person, who may decide otherwise; act on it ('automatic'); 'never' let the
+    gate promote or reject anything. The decision itself is the same."""
+    alpha: float = 0.05
+    """Of candidates that are no better than the policy that serves, the share that may be promoted at most."""
+    people_least: int = 10
+    """People's comparisons before they can decide. The evidence holds with any number, and ten wins in a row are the
+    fewest that are enough of it at an alpha of 0.05: raise this to hear more people."""
+    people_most: int = 200
+    """People's comparisons after which a candidate that is not shown to be better is rejected. Our choice: of
+    candidates that win 60 of 100, a fifth of them ties, most are promoted by then (`python -m benchmarks.gate`)."""
+    judge_may_decide: bool = False
+    """Whether a trusted judge's comparisons decide while people's have not; off, because that has to be wanted."""
+    judge_trust: float = 0.6
+    """What the lower limit of a judge's agreement with people must reach. PPO asks as much of a reward model, though
+    not of its lower limit (`rlhf.submission.preconditions`); people agree with each other little more often on open
+    questions."""
+    judge_least: int = 30
+    """A judge's comparisons before they can decide: they are cheap, and it takes some to tell what length does."""
+    judge_most: int = 400
+    """A judge's comparisons after which it has nothing more to say; a candidate that people have not begun with by then
+    is rejected."""
+    prompts_least: int = 20
+    """Held-out prompts that the figures must rest on; below it an interval of a win rate spans two fifths of all."""
+    kl_most: float = 0.5
+    """KL to the base, in nats a token. Our choice: 25 nats in an answer of 50 tokens, four times what PPO aims at."""
+    nll_ratio_most: float = 1.15
+    """How far its answers may surprise the base more than the base's own do; above it they stop being its language."""
+    distinct_ratio_least: float = 0.90
+    """Distinct-2 of its answers over the base's; below it they repeat themselves, or each other."""
+    truncated_more_most: float = 0.10
+    """Share of answers cut off at the length limit, less the base's. More of them has run away in length."""
+    perplexity_ratio_most: float = 1.15
+    """Perplexity of a fixed text over the base's; above it the candidate forgets what it was not trained on."""
+
+    def to_setting(self) -> dict[str, Any]:
+        """The rule as it is stored in the project's settings."""
+        return asdict(self)
+
+    @classmethod
+    def from_setting(cls, values: Mapping[str, Any]) -> Rule:
+        """The rule that stored or given values describe; what is left out has its default. Raises UserError."""
+        known = {field.name: field.default for field in fields(cls)}
+        if not isinstance(values, Mapping) or set(values) - set(known):
+            raise UserError(f"The gate's rule has these fields: {', '.join(known)}.")
+        given = {**known, **values}
+        if given["mode"] not in get_args(Mode):
+            raise UserError(f"The gate's mode must be one of: {', '.join(get_args(Mode))}.")
+        if not isinstance(given["judge_may_decide"], bool):
+            raise UserError("Whether a judge may decide: choose yes or no.")
+        numbers: dict[str, Any] = {name: within(given[name], *allowed) for name, allowed in NUMBERS.items()}
+        counts: dict[str, Any] = {name: whole(given[name], label, 1, MOST) for name, label in COUNTS.items()}
+        for who in ("people", "judge"):
+            if counts[f"{who}_most"] < counts[f"{who}_least"]:
+                raise UserError(
+                    f"{COUNTS[f'{who}_most']}: {counts[f'{who}_most']} are fewer than the "
+                    f"{counts[f'{who}_least']} before which nothing is decided. Raise the one or lower the other."
+                )
+        return cls(given["mode"], judge_may_decide=given["judge_may_decide"], **numbers, **counts)
+
+
+MOST = 10_000
+COUNTS: Mapping[str, str] = {
+    "people_least": "Fewest comparisons by people",
+    "people_most": "Most comparisons by people",
+    "judge_least": "Fewest comparisons by a judge",
+    "judge_most": "Most comparisons by a judge",
+    "prompts_least": "Fewest held-out prompts",
+}
+NUMBERS: Mapping[str, tuple[str, float, float]] = {
+    "alpha": ("Share of wrong promotions", 0.001, 0.2),
+    "judge_trust": ("Agreement of a judge with people", 0.5, 1.0),
+    "kl_most": ("KL to the base, nats a token", 0.001, 100.0),
+    "nll_ratio_most": ("Surprise to the base, ratio", 1.0, 10.0),
+    "distinct_ratio_least": ("Distinct-2, ratio", 0.0, 1.0),
+    "truncated_more_most": ("Answers cut off, more than the base's", 0.0, 1.0),
+    "perplexity_ratio_most": ("Perplexity of the fixed text, ratio", 1.0, 10.0),
+}
+
+
+def within(value: Any, label: str, low: float, high: float) -> float:
+    """A number from `low` to `high`. Raises UserError that names the field."""
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if number is None or not low <= number <= high:
+        raise UserError(f"{label}: it must be a number from {low:g} to {high:g}.")
+    return float(number)
+
+
+# ----------------------------------------------------------------------------------------------------------- findings
+@dataclass(frozen=True)
+class JudgeFindings:
+    """What one AI judge says of the candidate, and how far it can be trusted; None is what was not measured."""
+
+    name: str
+    outcomes: tuple[float, ...] = ()
+    """Candidate against the policy that serves: 1 won, 0 lost, 1/2 a tie or a verdict that flipped with the order."""
+    trust: Estimate | None = None
+    """Its agreement with people on comparisons that they have judged too."""
+    length_controlled: Estimate | None = None
+    """Its win rate for the candidate at equal lengths."""
+    informs: str = ""
+    """Why it informs only, whatever the rule allows, as a sentence; empty where it may decide."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was measured of a candidate; None is what was not. Ratios are to the base model's figures."""
+
+    people: tuple[float, ...] = ()
+    """People's outcomes against the policy that serves, one for each comparison: the mean over those who judged it,
+    once all who are asked have. One that changes afterwards is looked at twice, which alpha does not allow for."""
+    judges: tuple[JudgeFindings, ...] = ()
+    """Every judge that was asked about this candidate. Who of them may decide is settled before any has answered."""
+    prompts: int | None = None
+    """Held-out prompts that the figures were measured on."""
+    kl_per_token: float | None = None
+    nll_ratio: float | None = None
+    distinct_ratio: float | None = None
+    truncated_more: float | None = None
+    """Share of answers cut off, less the base's."""
+    perplexity_ratio: float | None = None
+    reward_hacking: Hacked = None
+    """Whether its reward went up while its win rate did not, 'open' where it takes more comparisons to tell; 'no
+    reward' where none took part in its training, 'made elsewhere' where nothing here says whether one did."""
+    identical_to_serving: bool | None = None
+    """Whether it answers every prompt in the same words as the policy that serves."""
+
+    @property
+    def panel(self) -> tuple[JudgeFindings, ...]:
+        """The judges that may decide where the rule lets judges decide; the others inform only."""
+        return tuple(judge for judge in self.judges if not judge.informs)
+
+
+# ----------------------------------------------------------------------------------------------------------- decision
+@dataclass(frozen=True)
+class Criterion:
+    """One thing that the rule asks for: what was found, what is asked, and whether that is so."""
+
+    name: str
+    value: str
+    threshold: str
+    verdict: Passed
+    """'open': there are comparisons, but not enough to tell; 'few': it rests on too little to count; 'missing': it was
+    not measured, and never passes; 'inapplicable': there is nothing to measure; 'informs': nothing hangs on it."""
+    why: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the rule makes of the findings, in a sentence, with every criterion."""
+
+    verdict: Verdict
+    sentence: str
+    criteria: tuple[Criterion, ...]
+    more: int | None = None
+    """Without enough evidence: about how many more comparisons it takes; None where comparisons would not help."""
+    more_by: str | None = None
+    """Whose: a judge's name, or None for people."""
+
+
+def decide(rule: Rule, findings: Findings) -> Decision:
+    """Promote, reject or wait. Pure, and the same whatever order the comparisons came in.
+
+    People count most: what they find worse is rejected, and what they find better only a limit can stop. A judge
+    decides if it may, is trusted, and people have not decided and do not lean the other way; judges that contradict
+    each other decide nothing.
+    """
+    people_alpha, judge_alpha = alphas(rule, len(findings.panel))
+    people = weigh(None, findings.people, people_alpha, rule.people_least, rule.people_most)
+    seats = [seat_of(rule, judge, judge_alpha) for judge in findings.panel] if rule.judge_may_decide else []
+    others = [informing(judge) for judge in findings.judges if judge.informs] if rule.judge_may_decide else []
+    limits = limits_of(rule, findings)
+    verdict, sentence, needed = settle(rule, people, seats, limits)
+    return Decision(
+        verdict,
+        sentence,
+        (people.criterion(), *(one for seat in seats for one in seat.criteria()), *others, *limits),
+        needed.more if needed else None,
+        needed.judge if needed else None,
+    )
+
+
+def given_up(decision: Decision, checks: int) -> Decision:
+    """A rejection in place of waiting for comparisons that no check will make any more."""
+    sentence = f"Nothing is left to compare after {checks} checks. {decision.sentence}"
+    return Decision("reject", sentence, decision.criteria)
+
+
+def alphas(rule: Rule, judges: int) -> tuple[float, float]:
+    """(people's, each judge's) part of alpha; by Bonferroni's inequality the parts add up to at most all of it.
+
+    Trust has no say in it: it changes while the candidate is looked at. The people's interval that goes with the gate
+    is `running_interval(outcomes, 2 * alpha)`, of which the lower end decides.
+    """
+    if not rule.judge_may_decide:
+        return rule.alpha, 0.0
+    return rule.alpha / 2, rule.alpha / 2 / max(judges, 1)
+
+
+# ----------------------------------------------------------------------------------------------------------- evidence
+@dataclass(frozen=True)
+class Source:
+    """People, or a judge: what their comparisons show so far."""
+
+    judge: str | None
+    """A judge's name; None for people."""
+    found: Estimate | None
+    standing: Standing
+    alpha: float
+    least: int
+    most: int
+    more: int
+    """How many more they would take; 0 when they have decided."""
+    likely: bool
+    """Whether that number is an estimate, because the candidate is clearly ahead."""
+
+    @property
+    def name(self) -> str:
+        """Within a sentence: 'people', or 'the judge X'."""
+        return "people" if self.judge is None else f"the judge {self.judge}"
+
+    @property
+    def count(self) -> int:
+        """How many comparisons there are."""
+        return self.found.n if self.found else 0
+
+    @property
+    def leaning(self) -> Standing:
+        """What they find so far, from as many comparisons on as can decide: better, worse, or open."""
+        value = self.found.value if self.found and self.count >= self.least else 0.5
+        return "better" if value > 0.5 else "worse" if value < 0.5 else "open"
+
+    def score(self) -> str:
+        """The win rate in words, with its interval."""
+        if self.found is None:
+            return "no comparison yet"
+        value, low, high = (beside(end, 0.5, percentage) for end in (self.found.value, self.found.low, self.found.high))
+        return f"{value} of {self.found.n} ({low} to {high})"
+
+    def needs(self) -> str:
+        """How many more comparisons it takes, in words."""
+        comparisons = f"{self.more} more comparison{'' if self.more == 1 else 's'} by {self.name}"
+        if self.likely:
+            return f"about {comparisons} (if they go on as they have)"
+        if self.count < self.least:
+            return f"at least {comparisons}"
+        return f"at most {comparisons} (it is not clearly ahead so far)"
+
+    def criterion(self) -> Criterion:
+        """Whether they prefer the candidate."""
+        sure = f"{100 * (1 - self.alpha):.4g}%"
+        whys = {
+            "better": "The whole interval is above 50%.",
+            "worse": "The whole interval is below 50%.",
+            "spent": f"After {self.most} comparisons it is not shown to be better.",
+            "open": "Not yet enough to tell.",
+        }
+        verdicts: Mapping[Standing, Passed] = {"better": "pass", "worse": "fail", "spent": "fail", "open": "open"}
+        name, threshold = f"Preferred by {self.name}", f"all above 50%, from {self.least} comparisons on"
+        if self.found is None:
+            return Criterion(name, self.score(), threshold, "missing", "It has not been compared with what serves.")
+        why = f"{whys[self.standing]} Each end of it holds with {sure} however often one looks."
+        return Criterion(name, self.score(), threshold, verdicts[self.standing], why)
+
+
+def weigh(judge: str | None, outcomes: Sequence[float], alpha: float, least: int, most: int) -> Source:
+    """What so many outcomes show, with `alpha` for the error on either side."""
+    found, count = anytime_mean(outcomes, 2 * alpha), len(outcomes)
+    standing: Standing = "open"
+    if found is not None and count >= least:
+        shown = "better" if found.low > 0.5 else "worse" if found.high < 0.5 else None
+        standing = cast(Standing, shown or ("spent" if count >= most else "open"))
+    if standing != "open":
+        return Source(judge, found, standing, alpha, least, most, 0, False)
+    first, left, expected = least - count, most - count, more_needed(outcomes, alpha)
+    likely = expected is not None and expected <= left
+    more = max(first, expected or 1) if likely else first if first > 0 else left
+    return Source(judge, found, standing, alpha, least, most, more, likely)
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A judge that may decide: whether it is trusted, what it prefers, and whether that is only length."""
+
+    source: Source
+    trust: Criterion
+    equal_lengths: Criterion
+
+    @property
+    def says(self) -> Standing | None:
+        """What it decides for; None where it must not decide: it is not trusted, or its preference may be length."""
+        standing = self.source.standing
+        short = standing == "better" and self.equal_lengths.verdict != "pass"
+        return None if self.trust.verdict != "pass" or short else standing
+
+    def criteria(self) -> tuple[Criterion, ...]:
+        """All three."""
+        return self.trust, self.source.criterion(), self.equal_lengths
+
+    def objection(self) -> str:
+        """Why it must not decide, as a sentence; empty where it may."""
+        if self.says is not None:
+            return ""
+        at_fault = self.equal_lengths if self.trust.verdict == "pass" else self.trust
+        return f"{upper_first(self.source.name)} can't decide: {lower_first(at_fault.why)}"
+
+
+def seat_of(rule: Rule, judge: JudgeFindings, alpha: float) -> Seat:
+    """A judge's criteria."""
+    source = weigh(judge.name, judge.outcomes, alpha, rule.judge_least, rule.judge_most)
+    return Seat(source, trusted(rule, judge), preferred_at_equal_lengths(judge))
+
+
+def informing(judge: JudgeFindings) -> Criterion:
+    """What a judge finds that must not decide."""
+    count = len(judge.outcomes)
+    value = f"{percentage(sum(judge.outcomes) / count, 2)} of {count}" if count else "no comparison yet"
+    return Criterion(f"Preferred by the judge {judge.name}", value, "nothing", "informs", judge.informs)
+
+
+def trusted(rule: Rule, judge: JudgeFindings) -> Criterion:
+    """Whether a judge agrees with people often enough."""
+    name, wanted = f"Trust in the judge {judge.name}", percentage(rule.judge_trust, 6)
+    threshold = f"agrees with people in at least {wanted}"
+    if judge.trust is None:
+        why = "It has not been compared with people: let it judge comparisons that they have judged."
+        return Criterion(name, NOT_MEASURED, threshold, "missing", why)
+    low = judge.trust.low
+    passed = low >= rule.judge_trust
+    value = f"at least {beside(low, rule.judge_trust, percentage)} ({percent(judge.trust.value)} of {judge.trust.n})"
+    why = "It speaks for people often enough." if passed else "It may not speak for people often enough."
+    return Criterion(name, value, threshold, "pass" if passed else "fail", why)
+
+
+def preferred_at_equal_lengths(judge: JudgeFindings) -> Criterion:
+    """Whether a judge would prefer the candidate if its answers were as long as the others: judges like length."""
+    name, threshold = f"Preferred by the judge {judge.name} at equal lengths", "above 50%"
+    if judge.length_controlled is None:
+        return Criterion(name, NOT_MEASURED, threshold, "missing", "Its win rate at equal lengths was not measured.")
+    rate = judge.length_controlled.value
+    why = "It is not the length that it prefers." if rate > 0.5 else "At equal lengths it does not prefer it."
+    return Criterion(name, beside(rate, 0.5, percentage), threshold, "pass" if rate > 0.5 else "fail", why)
+
+
+# ------------------------------------------------------------------------------------------------------------- limits
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A figure of `Findings` and the field of `Rule` that bounds it."""
+
+    name: str
+    figure: str
+    bound: str
+    why: str
+
+
+LIMITS = (
+    Limit("KL to the base, nats a token", "kl_per_token", "kl_most", "How far it has moved from the base."),
+    Limit("Surprise to the base, ratio", "nll_ratio", "nll_ratio_most", "Whether its answers are still language."),
+    Limit("Distinct-2, ratio", "distinct_ratio", "distinct_ratio_least", "Whether its answers repeat themselves."),
+    Limit(
+        "Answers cut off, more than the base's",
+        "truncated_more",
+        "truncated_more_most",
+        "Whether its answers still come to an end.",
+    ),
+    Limit(
+        "Perplexity of the fixed text, ratio",
+        "perplexity_ratio",
+        "perplexity_ratio_most",
+        "Whether it still knows what it was not trained on.",
+    ),
+)
+
+
+def limits_of(rule: Rule, findings: Findings) -> list[Criterion]:
+    """What a check answers of the rule, whoever prefers the candidate."""
+    return [enough_prompts(rule, findings), different(findings), *within_limits(rule, findings), no_hacking(findings)]
+
+
+def within_limits(rule: Rule, findings: Findings) -> list[Criterion]:
+    """Whether the candidate has kept its language."""
+    found = []
+    for limit in LIMITS:
+        value, bound = getattr(findings, limit.figure), getattr(rule, limit.bound)
+        least = limit.bound.endswith("_least")
+        threshold = f"{'at least' if least else 'at most'} {number(bound, 6)}"
+        if value is None:
+            found.append(Criterion(limit.name, NOT_MEASURED, threshold, "missing", limit.why))
+            continue
+        # What is not a number (NaN) is on neither side, and fails: its answers could not be scored.
+        passed = value >= bound if least else value <= bound
+        shown = "not a number" if isnan(value) else beside(value, bound, number)
+        found.append(Criterion(limit.name, shown, threshold, "pass" if passed else "fail", limit.why))
+    return found
+
+
+def enough_prompts(rule: Rule, findings: Findings) -> Criterion:
+    """Whether the figures rest on enough held-out prompts; too few are as if nothing had been measured."""
+    name, threshold = "Held-out prompts", f"at least {rule.prompts_least}"
+    if findings.prompts is None:
+        return Criterion(name, NOT_MEASURED, threshold, "missing", "What the figures rest on.")
+    passed = findings.prompts >= rule.prompts_least
+    why = "Enough to tell." if passed else f"Too few to tell: {MORE_PROMPTS}"
+    return Criterion(name, str(findings.prompts), threshold, "pass" if passed else "few", why)
+
+
+MORE_PROMPTS = "import more, and make a new version of the held-out set."
+
+
+def different(findings: Findings) -> Criterion:
+    """Whether there is anything to promote."""
+    name, same = "Different from what serves", findings.identical_to_serving
+    return yes_or_no(name, same, "Whether promoting it would change anything.")
+
+
+REWARDLESS: Mapping[Rewardless, str] = {
+    "no reward": f"{NOT_MEASURED}: no reward took part",
+    "made elsewhere": f"{NOT_MEASURED}: it was not trained here",
+}
+
+
+def no_hacking(findings: Findings) -> Criterion:
+    """Whether the reward that it was trained for still means something."""
+    name, why = "No reward hacking", "Whether its reward went up and its win rate with it."
+    hacked = findings.reward_hacking
+    if hacked == "no reward" or hacked == "made elsewhere":
+        return Criterion(name, REWARDLESS[hacked], "yes", "inapplicable", why)
+    if hacked == "open":
+        return Criterion(name, "can't be told yet", "yes", "open", f"{why} It takes more comparisons to tell.")
+    return yes_or_no(name, hacked, why)
+
+
+def yes_or_no(name: str, trouble: bool | None, why: str) -> Criterion:
+    """A criterion that is met where there is no trouble."""
+    if trouble is None:
+        return Criterion(name, NOT_MEASURED, "yes", "missing", why)
+    return Criterion(name, "no" if trouble else "yes", "yes", "fail" if trouble else "pass", why)
+
+
+# ----------------------------------------------------------------------------------------------------------- settling
+Settled = tuple[Verdict, str, Source | None]
+
+
+def settle(rule: Rule, people: Source, seats: Sequence[Seat], limits: Sequence[Criterion]) -> Settled:
+    """The verdict, its sentence, and of whom more comparisons are needed, first things first."""
+    failed = [one for one in limits if one.verdict == "fail"]
+    better = [seat.source for seat in seats if seat.says == "better"]
+    worse = [seat.source for seat in seats if seat.says == "worse"]
+    if people.standing == "worse":
+        return "reject", preferred(people, "worse"), None
+    if failed:
+        listed = "; ".join(f"{one.name}: {one.value}, asked for: {one.threshold}" for one in failed)
+        although = " People find it better all the same." if people.standing == "better" else ""
+        return "reject", f"It is past a limit. {listed}.{although}", None
+    if people.standing == "better":
+        return promoted(people, people, limits)
+    if better and not worse and people.leaning != "worse":
+        return promoted(better[0], people, limits)
+    if worse and not better and people.leaning != "better":
+        return "reject", preferred(worse[0], "worse"), None
+    if people.standing == "spent":
+        return "reject", spent(people), None
+    heard = [seat.source for seat in seats if seat.says is not None]
+    if heard and all(source.standing == "spent" for source in heard) and people.count < rule.people_least:
+        return "reject", spent(heard[0]), None
+    return waiting(people, seats, limits)
+
+
+def promoted(source: Source, people: Source, limits: Sequence[Criterion]) -> Settled:
+    """Promotion, unless something was not measured, or more comparisons by people have to tell it."""
+    missing, untold = unmeasured(limits), [one for one in limits if one.verdict == "open"]
+    if missing:
+        return "not enough evidence", f"{preferred(source, 'better')} But {missing}", None
+    if untold:
+        sentence = f"{preferred(source, 'better')} But it takes more comparisons to tell: {untold[0].name}."
+        return "not enough evidence", sentence, replace(people, more=max(people.more, 1))
+    return "promote", f"{preferred(source, 'better')} It keeps within every limit.", None
+
+
+def preferred(source: Source, word: str) -> str:
+    """That they find it better or worse, as a sentence with the figures."""
+    finds = "find" if source.judge is None else "finds"
+    return f"{upper_first(source.name)} {finds} it {word}: it won {source.score()}."
+
+
+def spent(source: Source) -> str:
+    """That there were enough comparisons to show it, as a sentence."""
+    return f"{source.count} comparisons by {source.name} do not show that it is better: it won {source.score()}."
+
+
+def unmeasured(limits: Sequence[Criterion]) -> str:
+    """What is missing or rests on too little, for the end of a sentence; empty where nothing is."""
+    missing = [one.name for one in limits if one.verdict == "missing"]
+    few = [one for one in limits if one.verdict == "few"]
+    said = []
+    if missing:
+        everything = len(missing) == sum(one.verdict != "inapplicable" for one in limits)
+        what = "nothing" if everything else "not everything"
+        which = "of its answers" if everything else f"({'; '.join(missing)})"
+        said.append(f"{what} was measured {which}, and what is missing never passes.")
+    said += [
+        f"{one.value} {lower_first(one.name)} are too few to tell (asked for: {one.threshold}): {MORE_PROMPTS}"
+        for one in few
+    ]
+    return " ".join([*said[:1], *map(upper_first, said[1:])])
+
+
+def waiting(people: Source, seats: Sequence[Seat], limits: Sequence[Criterion]) -> Settled:
+    """Why nothing is decided, and what it takes."""
+    sources = [people, *(seat.source for seat in seats if seat.says == "open")]
+    sentences = [f"Not enough evidence: it takes {', or '.join(source.needs() for source in sources)}."]
+    decided = [seat.source for seat in seats if seat.says in ("better", "worse")]
+    if decided:
+        said = " and ".join(f"{source.name} finds it {source.standing}" for source in decided)
+        others = "each other" if len({source.standing for source in decided}) > 1 else "what people find so far"
+        sentences.append(f"{upper_first(said)}, against {others}.")
+    sentences += [objection for objection in (seat.objection() for seat in seats) if objection]
+    missing = unmeasured(limits)
+    if missing:
+        sentences.append(upper_first(missing))
+    # An estimate before a mere bound.
+    return "not enough evidence", " ".join(sentences), min(sources, key=lambda one: (not one.likely, one.more))
+
+
+# -------------------------------------------------------------------------------------------------------------- words
+def percentage(share: float, digits: int) -> str:
+    """A share in percent with so many significant digits."""
+    return f"{number(100 * share, digits)}%"
+
+
+def number(value: float, digits: int) -> str:
+    """A number with so many significant digits."""
+    return str(float(f"{value:.{digits}g}")).removesuffix(".0")  # never as 1e+02
+
+
+def beside(value: float, bound: float, write: Callable[[float, int], str]) -> str:
+    """A figure with as many digits as it takes to see on which side of the bound it lies."""
+    for digits in range(2, 18):
+        if write(value, digits) != write(bound, digits):
+            break
+    return write(value, digits)
+
+
+def upper_first(text: str) -> str:
+    """A sentence from its middle part."""
+    return text[:1].upper() + text[1:]
+
+
+def lower_first(text: str) -> str:
+    """A sentence as a part of another one."""
+    return text[:1].lower() + text[1:]

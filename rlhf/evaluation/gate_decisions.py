@@ -1,0 +1,501 @@
+"""The gate at work: a candidate's findings read from the rows, the decision on it, and what follows. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isnan
+from pathlib import Path
+from typing import Any, TypeVar, cast
+from unicodedata import category
+from weakref import WeakKeyDictionary
+
+from annotation import store
+from annotation.database import Database
+from annotation.metrics.intervals_and_bias import Estimate, wilson_interval
+from annotation.metrics.sequential_test import length_controlled
+from annotation.records import UserError, storable
+from rlhf.evaluation import win_rates
+from rlhf.evaluation.gate import Criterion, Decision, Findings, Hacked, JudgeFindings, Rule, decide, given_up, limits_of
+from rlhf.jobs import job_store
+from rlhf.jobs.job_store import Job
+from rlhf.jobs.specs import EvaluateSpec, PPOSpec
+from rlhf.judges import judge_store
+from rlhf.judges.judge_agreement import trust
+from rlhf.models import registry
+from rlhf.models.registry import Policy
+from rlhf.submission import job_submission
+
+SETTING = "gate"
+THE_GATE = "the gate"
+
+
+def rule(db: Database) -> Rule:
+    """The project's rule."""
+    return Rule.from_setting(store.setting(db, SETTING, {}))
+
+
+def set_rule(db: Database, values: Mapping[str, Any]) -> Rule:
+    """Store a rule; what is left out has its default. Raises UserError for values that make no sense."""
+    new = Rule.from_setting(values)
+    store.set_setting(db, SETTING, new.to_setting())
+    return new
+
+
+# ----------------------------------------------------------------------------------------------------------- findings
+def finished_checks(db: Database) -> list[Job]:
+    """All finished checks, newest first."""
+    return [
+        job
+        for job in job_store.recent(db, ("evaluate",), 1000)
+        if job.status == "finished" and job.result is not None and isinstance(job.spec, EvaluateSpec)
+    ]
+
+
+def rival(db: Database, policy: Policy) -> Policy:
+    """What a policy is weighed against: what serves now, or what served when it was last promoted or rejected."""
+    decided_against = None if policy.status == "candidate" else registry.decided_against(db, policy)
+    return decided_against or registry.serving(db)
+
+
+def checks_of(db: Database, policy: Policy, known: Sequence[Job] | None = None) -> list[Job]:
+    """The finished checks of a policy against its rival, newest first; others tell nothing about a promotion."""
+    against = rival(db, policy).revision
+    return [
+        job
+        for job in (finished_checks(db) if known is None else known)
+        if isinstance(job.spec, EvaluateSpec) and (job.spec.candidate, job.spec.against) == (policy.revision, against)
+    ]
+
+
+def findings(db: Database, policy: Policy) -> Findings:
+    """Everything that was measured of a policy against its rival.
+
+    The figures are those of the newest check; of judges every one that was asked in any of them.
+    """
+    against, checks = rival(db, policy), checks_of(db, policy)
+    people = tuple(one.outcome for one in judge_store.faced(db, policy.id, against.id))
+    if not checks or checks[0].result is None:
+        return Findings(people)
+    result = checks[0].result
+    candidate, base = result["candidate"], result["base"]
+    heard = judges_heard(db, policy, against, checks)
+    return Findings(
+        people,
+        heard,
+        prompts=result["prompts"],
+        kl_per_token=candidate.get("kl_to_base"),
+        nll_ratio=ratio(candidate.get("nll_under_base"), base.get("nll_under_base")),
+        distinct_ratio=ratio(candidate.get("distinct_2"), base.get("distinct_2")),
+        truncated_more=difference(base.get("ended_share"), candidate.get("ended_share")),
+        perplexity_ratio=ratio(candidate.get("perplexity"), base.get("perplexity")),
+        reward_hacking=rewarded(db, policy, hacking(result, people, heard)),
+        identical_to_serving=same_as(result.get("same_answers"), result["prompts"]),
+    )
+
+
+def same_as(same: int | None, prompts: int) -> bool | None:
+    """Whether two policies gave the same answer to every prompt; None where that was not counted."""
+    return None if same is None or not prompts else same == prompts
+
+
+def hacking(result: Mapping[str, Any], people: Sequence[float], asked: Sequence[JudgeFindings]) -> Hacked:
+    """Whether PPO's reward rose while its answers are not clearly found better (Gao et al. 2023).
+
+    People are heard first; without them the judge of the panel that surely agrees with people most. 'open' where their
+    comparisons are too few to tell, None where it can't be told: too few rounds were made, or a check is too old.
+    """
+    if "reward_hacking" not in result:
+        return None  # an earlier version's check
+    found = result["reward_hacking"]
+    if found is None:
+        return "no reward"
+    if found["rise"] is None or isnan(found["rise"]):
+        return None
+    known = [(one.trust.low, one.outcomes) for one in asked if one.outcomes and one.trust and not one.informs]
+    heard = people or max(known, default=(0.0, ()))[1]
+    low, high = wilson_interval(sum(heard), len(heard))
+    if found["rise"] <= 0 or low > 0.5:
+        return False
+    return True if high < 0.5 else "open"
+
+
+def rewarded(db: Database, policy: Policy, hacked: Hacked) -> Hacked:
+    """The same, but that a check found no reward is believed only where the training says so too."""
+    if hacked != "no reward":
+        return hacked
+    trained = win_rates.training_of(db, policy)
+    if trained is None:
+        return "made elsewhere"
+    # An earlier version's check did not look at what merged weights come from.
+    return None if isinstance(trained.spec, PPOSpec) else hacked
+
+
+def difference(value: float | None, less: float | None) -> float | None:
+    """One figure less another; None where either is missing."""
+    return None if value is None or less is None else value - less
+
+
+LATER = "It was asked after the first check, which settles who may decide."
+
+
+def judges_heard(db: Database, policy: Policy, against: Policy, checks: Sequence[Job]) -> tuple[JudgeFindings, ...]:
+    """What each judge says that was asked in any of the checks (newest first); only those of the first may decide."""
+    asked = [
+        judge_store.named(db, getattr(job.spec, "judges", ""))
+        for job in reversed(checks)
+        if "win_rates" in (job.result or {})
+    ]
+    first = {judge.name for panel in asked[:1] for judge in panel}
+    different = {judge.name: judge for panel in asked for judge in panel}
+    return tuple(
+        judge_findings(db, judge, policy, against, prejudiced(db, judge, policy) or ("" if name in first else LATER))
+        for name, judge in different.items()
+    )
+
+
+def prejudiced(db: Database, judge: judge_store.Judge, policy: Policy) -> str:
+    """Why a judge must not decide on a policy because it has a part in it, as a sentence; empty where it has none."""
+    model = judge.settings.get("model")
+    if judge.backend != "endpoint" and model == policy.revision:
+        return "It is the candidate itself."
+    trained = win_rates.training_of(db, policy)
+    spec = None if trained is None else trained.spec
+    if judge.backend == "reward-model" and isinstance(spec, PPOSpec) and model == spec.reward_model:
+        return "It is the reward model that the candidate was trained to please."
+    return ""
+
+
+def judge_findings(
+    db: Database, judge: judge_store.Judge, policy: Policy, against: Policy, informs: str = ""
+) -> JudgeFindings:
+    """What a judge says of a policy; its agreement with people is that of today."""
+    faced = judge_store.faced(db, policy.id, against.id, judge.id)
+    outcomes = [one.outcome for one in faced]
+    controlled = length_controlled(outcomes, [one.length for one in faced], [one.other_length for one in faced])
+    return JudgeFindings(judge.name, tuple(outcomes), agreement_of(db, judge), controlled, informs)
+
+
+def agreement_of(db: Database, judge: judge_store.Judge) -> Estimate | None:
+    """How often a judge agrees with people, as of today; None before both have judged the same."""
+    found = kept(db, ("trust", judge.name), lambda: trust(judge_store.cases(db, judge)).with_people)
+    return None if found is None else found.share
+
+
+def ratio(value: float | None, to: float | None) -> float | None:
+    """One figure over another; None where either is missing or the second is zero."""
+    return None if value is None or not to else value / to
+
+
+# ----------------------------------------------------------------------------------------------------------- decisions
+_kept: WeakKeyDictionary[Database, tuple[Any, dict[tuple[str, str], Any]]] = WeakKeyDictionary()
+Kept = TypeVar("Kept")
+
+
+def kept(db: Database, name: tuple[str, str], work: Callable[[], Kept]) -> Kept:
+    """What this work comes to, kept until a row changes that a decision depends on.
+
+    The loop and the pages ask every few seconds. Only for what depends on judgements, decisions, checks and the rule.
+    """
+    stamp = db.row(
+        """SELECT (SELECT max(id) FROM judgement) AS judgement, (SELECT max(id) FROM exclusion) AS exclusion,
+               (SELECT max(id) FROM promotion) AS promotion, (SELECT max(finished) FROM job WHERE kind = 'evaluate')
+               AS checked, (SELECT count(*) FROM comparison WHERE candidate_id IS NOT NULL AND asks = 'people'
+                   AND taken = 0) AS open, (SELECT value FROM setting WHERE key = 'gate') AS rule,
+               (SELECT max(version) FROM rubric) AS rubric"""
+    )
+    found = _kept.get(db)
+    if found is None or found[0] != stamp:
+        found = _kept[db] = stamp, {}
+    if name not in found[1]:
+        found[1][name] = work()
+    return cast(Kept, found[1][name])
+
+
+def decided(db: Database, policy: Policy) -> tuple[Findings, Decision]:
+    """What was measured of this policy, and what the project's rule makes of it.
+
+    Where comparisons are wanted that no check will make any more, a rejection.
+    """
+
+    def look() -> tuple[Findings, Decision]:
+        found, terms = findings(db, policy), rule(db)
+        decision, checks = decide(terms, found), checks_of(db, policy)
+        begun = len(found.people) >= terms.people_least
+        if len(checks) >= MOST_CHECKS and hopeless(db, policy, decision, checks, begun):
+            decision = given_up(decision, len(checks))
+        return found, decision
+
+    return kept(db, ("decision", policy.revision), look)
+
+
+def decision_on(db: Database, policy: Policy) -> Decision:
+    """What the project's rule makes of what was measured of this candidate."""
+    return decided(db, policy)[1]
+
+
+@dataclass(frozen=True)
+class Pending:
+    """The candidate that the gate looks at, and its decision."""
+
+    policy: Policy
+    decision: Decision
+    exhausted: bool = False
+    """Whether nothing is left to compare until another check draws new answers."""
+
+
+def pending(db: Database) -> Pending | None:
+    """The newest candidate that was checked against what serves now, with the decision on it; None without one.
+
+    Only the newest: an older one that was not decided on has been overtaken by what was learnt since.
+    """
+    candidates = [one for one in registry.everything(db) if one.status == "candidate" and one.kind == "policy"]
+    known = finished_checks(db) if candidates else []
+    for policy in reversed([one for one in candidates if one.deleted is None]):
+        checks = checks_of(db, policy, known)
+        if checks:
+            decision = decision_on(db, policy)
+            return Pending(policy, decision, exhausted(db, policy, decision, checks))
+    return None
+
+
+# Beyond these a candidate is waited for no more: with 60 prompts they give more comparisons than the rule asks for.
+MOST_CHECKS = 8
+
+
+def exhausted(db: Database, policy: Policy, decision: Decision, checks: Sequence[Job]) -> bool:
+    """Whether comparisons are wanted of a candidate and none are left; a further check would make some."""
+    if decision.verdict != "not enough evidence" or decision.more is None or len(checks) >= MOST_CHECKS:
+        return False
+    return to_be_drawn(decision, checks) or nothing_open(db, policy)
+
+
+def hopeless(db: Database, policy: Policy, decision: Decision, checks: Sequence[Job], begun: bool) -> bool:
+    """Whether nothing more will come of a candidate without a further check; people are awaited who have `begun`."""
+    if decision.verdict != "not enough evidence":
+        return False
+    return nothing_open(db, policy) or (to_be_drawn(decision, checks) and not begun)
+
+
+def to_be_drawn(decision: Decision, checks: Sequence[Job]) -> bool:
+    """Whether it takes a judge that has judged everything there was; checks come newest first."""
+    if decision.more_by is None:
+        return False
+    said = ((checks[0].result or {}).get("judged") or {}).get(decision.more_by) or {}
+    return bool(said.get("judged"))  # one that judged nothing would judge nothing again
+
+
+def nothing_open(db: Database, policy: Policy) -> bool:
+    """Whether no comparison of a policy with its rival is before people."""
+    return judge_store.open_to_people(db, policy.id, rival(db, policy).id) == 0
+
+
+# ------------------------------------------------------------------------------------------------- how a check stands
+@dataclass(frozen=True)
+class Checking:
+    """How the check of a policy stands."""
+
+    sentence: str
+    """What it waits for, how far it is, or why there is none and how to go on; empty where all was measured."""
+    active: bool
+    """Whether one that counts waits or runs, so that nobody has to ask for one."""
+
+
+def checking(db: Database, policy: Policy) -> Checking:
+    """How the check of a policy stands now; of a candidate only checks against what serves count."""
+    every = [(job, job.spec) for job in job_store.checks(db, policy.revision) if isinstance(job.spec, EvaluateSpec)]
+    against = registry.serving(db).revision if policy.status == "candidate" else None
+    active = [one for one in every if one[0].status not in job_store.ENDED]
+    ended = sorted((one for one in every if one[0].status in job_store.ENDED), key=lambda one: ended_at(one[0]))
+    counting = [job for job, spec in ended if job.status == "finished" and against in (None, spec.against)]
+    before = f"The figures are those of the check before (job {counting[-1].id})." if counting else ""
+    counts = f"The gate counts checks against {against}, which serves now"
+    if active:
+        job, spec = min(active, key=lambda one: (against not in (None, one[1].against), one[0].status == "queued"))
+        other = against not in (None, spec.against)
+        beside = f"{counts}; this one is against {spec.against}." if other else ""
+        return Checking(" ".join(filter(None, (progress_of(db, job), beside, before))), not other)
+    if not ended:
+        base = "It is what others are checked against." if policy.path is None else "It has not been checked yet."
+        return Checking(base, False)
+    job, spec = ended[-1]
+    if job.status != "finished":
+        again = f"Check it again, or resume job {job.id}."
+        return Checking(" ".join(filter(None, (came_to_nothing(job), again, before))), False)
+    if not counting:
+        return Checking(f"{counts}; its check (job {job.id}) was against {spec.against}. Check it again.", False)
+    left_out = policy.status == "candidate" and any(one.verdict == "missing" for one in figures_in(db, policy))
+    return Checking("Its check left that out: check it again." if left_out else "", False)
+
+
+def ended_at(job: Job) -> str:
+    """When a job ended; a job that was resumed ends after those that were made later."""
+    return job.finished or job.created
+
+
+def figures_in(db: Database, policy: Policy) -> Sequence[Criterion]:
+    """The criteria that a check answers; people and judges are others."""
+    found, terms = decided(db, policy)[0], rule(db)
+    return limits_of(terms, found)
+
+
+def progress_of(db: Database, job: Job) -> str:
+    """How far a check is that waits or runs, as a sentence."""
+    if job.status == "cancelling":
+        return f"Job {job.id}, its check, is being cancelled."
+    if job.status == "running":
+        step = f": step {job.step} of {job.steps}" if job.steps else ""
+        return f"Job {job.id} is checking it{step}."
+    place = next((number for number, other in enumerate(job_store.queue(db)) if other.id == job.id), 0)
+    ordinal = ORDINALS[place] if place < len(ORDINALS) else f"number {place + 1}"
+    running = job_store.at_work(db) if place == 0 else []
+    behind = f", behind job {running[0].id}" if running else ""
+    return f"It waits for its check (job {job.id}, {ordinal} in the queue{behind})."
+
+
+ORDINALS = ("first", "second", "third", "fourth", "fifth")
+# How jobs end that come to nothing, in words.
+ENDINGS: Mapping[str, str] = {"failed": "failed", "lost": "was lost", "cancelled": "was cancelled"}
+
+
+def came_to_nothing(job: Job) -> str:
+    """How a check ended that has measured nothing, as a sentence."""
+    said = " ".join(job.message.split()).rstrip(".") if job.status != "cancelled" else ""
+    return f"Its check (job {job.id}) {ENDINGS[job.status]}{f': {said}' if said else ''}."
+
+
+# ------------------------------------------------------------------------------------------------- what people decide
+def advice(db: Database, policy: Policy) -> Decision | None:
+    """What the rule advises a person to do; None of what is no candidate, and where its mode is 'never'."""
+    if policy.status != "candidate" or policy.kind != "policy" or rule(db).mode == "never":
+        return None
+    return decision_on(db, policy)
+
+
+# Characters of what a person gives as the reason for a decision.
+MOST_WHY = 1000
+NO_REASON = "no reason given"
+
+
+class AgainstTheRule(UserError):
+    """A promotion that the rule speaks against, for which nobody has given a reason; it says what the rule says."""
+
+
+def objection(db: Database, policy: Policy) -> str:
+    """What speaks against letting a policy serve, as sentences; empty where nothing does.
+
+    That is every verdict of the rule but 'promote', and that it was rejected. Nothing speaks against going back to a
+    policy that has served, because that has to be quick when what serves does harm; nor where nobody is to be advised.
+    """
+    if policy.kind != "policy" or policy.deleted or rule(db).mode == "never":
+        return ""
+    if policy.status == "rejected":
+        return registry.rejection(db, policy)
+    decision = advice(db, policy)
+    if decision is None or decision.verdict == "promote":
+        return ""
+    return f"The rule says: {in_words(db, policy, decision)}"
+
+
+def in_words(db: Database, policy: Policy, decision: Decision) -> str:
+    """A decision on a candidate, with how its check stands."""
+    return f"{decision.verdict}. {decision.sentence} {checking(db, policy).sentence}".strip()
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """What a person let serve."""
+
+    revision: str
+    before: str
+    """The revision that served until then; going back to it needs no reason."""
+    against: bool
+    """Whether the rule spoke against it."""
+
+    def sentence(self) -> str:
+        """That it serves."""
+        return f"{self.revision} serves now{', against the rule' if self.against else ''}."
+
+
+def promote(db: Database, data_dir: Path, revision: str, decided_by: str, why: str = "") -> Promoted:
+    """Let a policy serve because a person wants it; against the rule only with a reason. Both are kept.
+
+    The rule is asked in the transaction that promotes: what was judged since the person looked counts.
+    Raises AgainstTheRule without a reason, and UserError where it can't serve; then nothing has changed.
+    """
+    job_submission.verify(data_dir, registry.by_revision(db, revision))  # before: reading the files takes a while
+    own = own_words(why)
+    with db.transaction():
+        policy = registry.by_revision(db, revision)
+        against = objection(db, policy)
+        if against and not own:
+            raise AgainstTheRule(f"{policy.revision} was not promoted. {against} Against that it takes a reason.")
+        before = registry.serving(db).revision
+        registry.promote(db, policy.revision, decided_by, reason(db, policy, own))
+    return Promoted(policy.revision, before, bool(against))
+
+
+def reject(db: Database, revision: str, decided_by: str, why: str = "") -> Policy:
+    """Turn a candidate down because a person wants it, with what the rule says. Raises UserError."""
+    own = own_words(why)
+    with db.transaction():
+        policy = registry.by_revision(db, revision)
+        return registry.reject(db, policy.revision, decided_by, reason(db, policy, own))
+
+
+def own_words(why: str) -> str:
+    """A reason as it is kept: on one line, and nothing where there is nothing to be seen. Raises UserError."""
+    said = " ".join(storable(why).replace("\0", " ").split())
+    if len(said) > MOST_WHY:
+        raise UserError(f"Why (for the record): {len(said)} characters are too many. Say it in at most {MOST_WHY}.")
+    return said if any(category(one)[0] in "LNPS" and one not in BLANK_LETTERS for one in said) else ""
+
+
+# Letters and symbols that look like nothing: Hangul fillers and the empty Braille cell.
+BLANK_LETTERS = "\u115f\u1160\u3164\uffa0\u2800"
+
+
+def reason(db: Database, policy: Policy, own: str) -> str:
+    """What is recorded with a person's decision: their own words, then what the rule says, or who rejected it."""
+    decision = advice(db, policy)
+    said = own if not own or own.endswith((".", "!", "?", "…")) else f"{own}."
+    rule_said = objection(db, policy) if decision is None else f"The rule said: {in_words(db, policy, decision)}"
+    return f"{said} {rule_said}".strip() or NO_REASON
+
+
+# -------------------------------------------------------------------------------------------------- what the gate does
+def act(db: Database, data_dir: Path) -> Pending | None:
+    """Promote or reject what is decided, where the rule's mode is automatic; returns what was done, or None.
+
+    Never against the rule: it is asked again in the transaction that acts on it. A candidate whose files are damaged
+    is rejected: it can't serve.
+    """
+    found = to_act_on(db)
+    if found is None:
+        return None
+    trouble = damage(data_dir, found.policy) if found.decision.verdict == "promote" else ""
+    with db.transaction():
+        again = to_act_on(db)
+        if again is None or (again.policy, again.decision.verdict) != (found.policy, found.decision.verdict):
+            return None
+        revision, why = again.policy.revision, trouble or again.decision.sentence
+        if again.decision.verdict == "promote" and not trouble:
+            registry.promote(db, revision, THE_GATE, why)
+        else:
+            registry.reject(db, revision, THE_GATE, why)
+    return again
+
+
+def to_act_on(db: Database) -> Pending | None:
+    """The candidate that the gate promotes or rejects by itself now, if it may and the evidence is there."""
+    found = pending(db) if rule(db).mode == "automatic" else None
+    return None if found is None or found.decision.verdict == "not enough evidence" else found
+
+
+def damage(data_dir: Path, policy: Policy) -> str:
+    """Why a policy's files can't be used, as a sentence; empty where they can."""
+    try:
+        job_submission.verify(data_dir, policy)
+    except UserError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,4 @@
+"""Answers that people see: the resident worker, sets of prompts answered at once, the playground's chats.
+
+Not here: the sampler itself (`rlhf.models.sampling`).
+"""

@@ -1,0 +1,75 @@
+"""Let one policy answer a set of prompts; the answers become a file. What an interrupted run has drawn is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from annotation.records import Prompt, UserError
+from rlhf.generation import prompt_sets
+from rlhf.jobs.specs import AnswerSpec
+from rlhf.jobs.worker import Run
+from rlhf.models import registry
+from rlhf.models.base_model import ready
+from rlhf.models.loading import Policies
+from rlhf.models.sampling import draw
+
+
+def run(run: Run, spec: AnswerSpec) -> dict[str, Any]:
+    """Draw what is missing, and write the file when nothing is. Returns the job's result.
+
+    Raises UserError where the policy is gone, or takes none of the prompts.
+    """
+    run.report(0, 0, {}, "loading the model")
+    policy = registry.by_revision(run.db, spec.revision)
+    prompt_sets.refuse_mute(policy)
+    models = Policies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
+    prompts = prompt_sets.prompts_of(run.db, spec)
+    fed = what_to_feed(run, spec, models, prompts)
+    draft = prompt_sets.draft_of(run.data_dir, run.job_id)
+    drawn = prompt_sets.read_draft(draft)
+    missing = [entry for entry in fed if not drawn.keys() >= set(prompt_sets.seeds_of(spec, entry[0]))]
+    model = models.use(policy)
+    for start in range(0, len(missing), spec.prompts_per_batch):
+        run.report(len(fed) - len(missing) + start, len(fed), {}, f"{policy.revision} answers")
+        run.raise_if_stopped()
+        batch = missing[start : start + spec.prompts_per_batch]
+        seeds = [prompt_sets.seeds_of(spec, prompt) for prompt, _ in batch]
+        groups = draw(model, models.tokenizer, [text for _, text in batch], seeds, spec.sampling, lambda: run.stopped)
+        run.raise_if_stopped()
+        rows = [
+            prompt_sets.row_of(prompt, asdict(answer), spec.sampling, policy.revision)
+            for (prompt, _), group in zip(batch, groups, strict=True)
+            for answer in group
+        ]
+        prompt_sets.add_to_draft(draft, rows)
+        drawn |= {row["seed"]: row for row in rows}
+    wanted = [seed for prompt, _ in fed for seed in prompt_sets.seeds_of(spec, prompt)]
+    digest = prompt_sets.publish(run.data_dir, run.job_id, [drawn[seed] for seed in wanted])
+    run.report(len(fed), len(fed), {}, "written")
+    return {
+        "revision": policy.revision,
+        "prompts": len(fed),
+        "left_out": len(prompts) - len(fed),
+        "answers": len(wanted),
+        "file": prompt_sets.address(run.job_id),
+        "sha256": digest,
+        "seconds": run.seconds(),
+    }
+
+
+def what_to_feed(run: Run, spec: AnswerSpec, models: Policies, prompts: Sequence[Prompt]) -> list[tuple[Prompt, str]]:
+    """The prompts that the model takes, each with the text to feed. Raises UserError if it takes none of them."""
+    fed: list[tuple[Prompt, str]] = []
+    refused: list[str] = []
+    for prompt in prompts:
+        try:
+            fed.append((prompt, models.feed(prompt.messages, spec.sampling.max_new_tokens)))
+        except UserError as error:
+            refused.append(str(error))
+    if refused:
+        run.log(f"{len(refused)} of {len(prompts)} prompts can't be answered, for example: {refused[0]}")
+    if not fed:
+        raise UserError(f"There is no prompt {prompt_sets.described(spec)} that this model can answer.")
+    return fed

@@ -1,0 +1,137 @@
+"""A set of prompts answered by one policy: which prompts, what is drawn already, and the file that it becomes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+from annotation import store
+from annotation.database import Database
+from annotation.records import Prompt, Sampling, Split, UserError
+from rlhf.jobs.artifacts import explain_write_errors
+from rlhf.jobs.specs import AnswerSpec
+from rlhf.models import registry
+from rlhf.models.registry import Policy
+
+DIRECTORY: Final = "answers"
+# No separators, and nothing but a job's number.
+NAME: Final = re.compile(r"job-(\d{1,18})\.jsonl")
+SPLITS: Final[tuple[Split, ...]] = ("train", "held-out")
+
+
+def freeze(db: Database, spec: AnswerSpec) -> AnswerSpec:
+    """The spec with a revision for a name. Raises UserError for what gives no answers, and where there is no prompt."""
+    policy = registry.by_revision(db, spec.revision)
+    refuse_mute(policy)
+    if not prompts_of(db, spec):
+        raise UserError(f"There are no prompts {described(spec)}. Import some, or choose others.")
+    return replace(spec, revision=policy.revision)
+
+
+def refuse_mute(policy: Policy) -> None:
+    """Raises UserError for a model that can't give answers (any more)."""
+    if policy.kind == "reward":
+        raise UserError(f"'{policy.revision}' is a reward model: it scores answers and can't give them.")
+    if policy.deleted:
+        raise UserError(f"The files of '{policy.revision}' were deleted on {policy.deleted[:10]}. Choose another.")
+
+
+def prompts_of(db: Database, spec: AnswerSpec) -> list[Prompt]:
+    """The prompts that a job answers, in the order of its file."""
+    splits = SPLITS if spec.split == "all" else (spec.split,)
+    return [prompt for split in splits for prompt in store.prompts(db, split) if spec.source in ("", prompt.source)]
+
+
+def described(spec: AnswerSpec) -> str:
+    """Which prompts those are, in words."""
+    split = {"all": "of both splits", "train": "to train on", "held-out": "held out"}[spec.split]
+    return f"{split} from '{spec.source}'" if spec.source else split
+
+
+def seeds_of(spec: AnswerSpec, prompt: Prompt) -> list[int]:
+    """The seeds of the answers to a prompt: no two answers of a job have the same, whatever is imported meanwhile."""
+    return [spec.seed + prompt.id * spec.each + place for place in range(spec.each)]
+
+
+def row_of(prompt: Prompt, answer: Mapping[str, Any], sampling: Sampling, revision: str) -> dict[str, Any]:
+    """A row of the file; `answer` has the text, the seed, the tokens and why it ended."""
+    return {
+        "messages": [dict(message) for message in prompt.messages],
+        "answer": answer["text"],
+        "finish_reason": answer["finish_reason"],
+        "tokens": answer["tokens"],
+        "seed": answer["seed"],
+        "sampling": asdict(sampling),
+        "revision": revision,
+    }
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+def file_of(data_dir: Path, job_id: int) -> Path:
+    """Where a job's answers are once they are all there."""
+    return data_dir / DIRECTORY / f"job-{job_id}.jsonl"
+
+
+def draft_of(data_dir: Path, job_id: int) -> Path:
+    """Where they gather until then."""
+    return data_dir / DIRECTORY / f".job-{job_id}.part"
+
+
+def read_draft(path: Path) -> dict[int, dict[str, Any]]:
+    """What a job has drawn so far, by seed; a line that was being written when the machine stopped is cut off."""
+    if not path.is_file():
+        return {}
+    whole, newline, torn = path.read_bytes().rpartition(b"\n")
+    if torn:
+        os.truncate(path, len(whole) + len(newline))
+    rows = [json.loads(line) for line in whole.splitlines() if line]
+    return {row["seed"]: row for row in rows}
+
+
+def add_to_draft(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Keep more answers, safe on disk. Raises UserError when the disk refuses."""
+    with explain_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as handle:
+            handle.write(lines_of(rows))
+            handle.flush()
+            os.fsync(handle.fileno())
+
+
+def publish(data_dir: Path, job_id: int, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Write a job's file, whole or not at all, and drop the draft; returns its sha256."""
+    target, draft, content = file_of(data_dir, job_id), draft_of(data_dir, job_id), lines_of(rows)
+    temporary = target.with_name(f".{target.name}.new")
+    with explain_write_errors(target):
+        with temporary.open("wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.rename(target)
+        draft.unlink(missing_ok=True)
+    return sha256(content).hexdigest()
+
+
+def lines_of(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """Rows as JSON, one a line."""
+    return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
+
+
+# ----------------------------------------------------------------------------------------------------------- downloads
+def address(job_id: int) -> str:
+    """Where a browser fetches a job's answers, relative to the page."""
+    return f"{DIRECTORY}/job-{job_id}.jsonl"
+
+
+def find(data_dir: Path, name: str) -> Path:
+    """The file of this name. Raises UserError for a name that none has."""
+    path = data_dir / DIRECTORY / name if NAME.fullmatch(name) else None
+    if path is None or not path.is_file() or path.is_symlink():
+        raise UserError("There are no such answers (any more).")
+    return path

@@ -1,0 +1,178 @@
+"""What a job needs of a data directory, as files to send away, and a data directory made of them where it is to run.
+
+Only what the job needs: its spec, the frozen data, the weights that it starts from, a few prompts to be answered during
+the run, and this program. No account and no path of this machine; of judgements what the frozen data holds.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from fnmatch import fnmatch
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from annotation import store
+from annotation.database import Database, open_database
+from annotation.records import Prompt, UserError, now
+from rlhf.data.held_out_sets import sample_prompts
+from rlhf.hub import space_upload
+from rlhf.hub.push_model import WHOLE, Files
+from rlhf.jobs.artifacts import verify_directory
+from rlhf.jobs.job_store import Job, get
+from rlhf.jobs.specs import PPOSpec, TrainingSpec, from_json, to_json
+from rlhf.models import base_model, registry
+from rlhf.models.registry import Policy
+
+MANIFEST: Final = "job.json"
+CODE: Final = "code"
+DATA: Final = "data"
+# What comes back.
+REPORTS: Final = "reports"
+RESULT: Final = "result.json"
+MADE: Final = "made"
+# A base model that is only in a directory goes along, and has this directory's name there.
+OWN_BASE: Final = "base"
+CARD: Final = b"""# A job of Prefloop
+
+What a training on rented hardware is sent, and what it sends back: no dataset to be used. Prefloop deletes this when
+what was trained has arrived.
+"""
+
+
+# ---------------------------------------------------------------------------------------------------------------- pack
+def pack(db: Database, data_dir: Path, job: Job) -> Files:
+    """The files of a job, by their path there. Raises UserError where one that it needs is gone or damaged."""
+    spec = job.spec
+    if not isinstance(spec, TrainingSpec):
+        raise UserError("Only trainings can be sent to rented hardware.")
+    models = needed(db, spec)
+    base = models[0]
+    files: Files = {f"{CODE}/{path.as_posix()}": space_upload.ROOT / path for path in space_upload.files()}
+    wanted = space_upload.Plan("prefloop/job", hardware=job.flavor or "")
+    text = (space_upload.ROOT / "requirements.txt").read_text("utf-8")
+    files[f"{CODE}/requirements.txt"] = space_upload.requirements(wanted, text).encode()
+    files |= base_files(base)
+    for policy in models[1:]:
+        files |= policy_files(data_dir, policy)
+    snapshot = db.row("SELECT * FROM snapshot WHERE sha256 = ?", (spec.snapshot,))
+    if snapshot is None:
+        raise UserError(f"The frozen data {spec.snapshot[:12]} of job {job.id} is not known here. Start a new job.")
+    files[f"{DATA}/snapshots/{spec.snapshot}.jsonl"] = data_dir / "snapshots" / f"{spec.snapshot}.jsonl"
+    manifest = {
+        "job": job.id,
+        "spec": json.loads(to_json(replace(spec, model="base"))),
+        "base": Path(base.base).name if own_base(base) else base.base,
+        "models": [row_of(policy, base) for policy in models],
+        "snapshot": snapshot,
+        "prompts": [asdict(prompt) for prompt in sample_prompts(db)],
+        "sha256": {name: digest(content) for name, content in sorted(files.items())},
+    }
+    return {**files, MANIFEST: json.dumps(manifest, indent=1, sort_keys=True).encode(), "README.md": CARD}
+
+
+def needed(db: Database, spec: TrainingSpec) -> list[Policy]:
+    """The base, then what the job starts from and is scored by, each after the weights that it lies on."""
+    found = {registry.by_revision(db, "base").id: registry.by_revision(db, "base")}
+    names = [spec.parent, *([spec.reward_model] if isinstance(spec, PPOSpec) else [])]
+    for policy in (registry.by_revision(db, name) for name in names):
+        if policy.ground_id is not None:
+            found.setdefault(policy.ground_id, registry.by_id(db, policy.ground_id))
+        found.setdefault(policy.id, policy)
+    return list(found.values())
+
+
+def own_base(base: Policy) -> bool:
+    """Whether the base model is only in a directory of this machine."""
+    return Path(base.base).is_absolute()
+
+
+def base_files(base: Policy) -> Files:
+    """The files of a base model that is only in a directory here. Raises UserError where it is gone."""
+    if not own_base(base):
+        return {}
+    directory = Path(base.base)
+    paths = sorted(directory.iterdir()) if directory.is_dir() else []
+    kept = [path for path in paths if any(fnmatch(path.name, pattern) for pattern in WHOLE)]
+    if not any(path.suffix == ".safetensors" for path in kept):
+        raise UserError(f"The base model's weights are gone from {directory}. Restore them.")
+    return {f"{DATA}/{OWN_BASE}/{path.name}": path for path in kept}
+
+
+def policy_files(data_dir: Path, policy: Policy) -> Files:
+    """All files of a policy: its sha256 is that of them all. Raises UserError where they are gone or damaged."""
+    directory = data_dir / str(policy.path)
+    verify_directory(directory, str(policy.sha256), policy.revision)
+    kept = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+    return {f"{DATA}/{policy.path}/{path.relative_to(directory).as_posix()}": path for path in kept}
+
+
+def row_of(policy: Policy, base: Policy) -> dict[str, Any]:
+    """A model's row as it is there: nothing is known of jobs and of other models."""
+    return {**asdict(policy), "base": "", "job_id": None, "parent_id": None if policy.id == base.id else base.id}
+
+
+def report_name(number: int) -> str:
+    """The path of a report, counted from 1."""
+    return f"{REPORTS}/{number:06d}.json"
+
+
+def digest(content: Path | bytes) -> str:
+    """A content's sha256."""
+    if isinstance(content, bytes):
+        return sha256(content).hexdigest()
+    found = sha256()
+    with content.open("rb") as file:
+        while piece := file.read(1 << 20):
+            found.update(piece)
+    return found.hexdigest()
+
+
+# -------------------------------------------------------------------------------------------------------------- unpack
+def unpack(source: Path, data_dir: Path) -> tuple[Database, Job]:
+    """Make a data directory in which the packed job waits, with its base model ready.
+
+    Raises UserError where a file is missing or another one.
+    """
+    manifest = json.loads((source / MANIFEST).read_text("utf-8"))
+    verify(source, manifest["sha256"])
+    data_dir.mkdir(parents=True)
+    for path in sorted((source / DATA).iterdir()):
+        if path.name != OWN_BASE:
+            shutil.move(path, data_dir / path.name)
+    base = manifest["base"]
+    if (source / DATA / OWN_BASE).is_dir():
+        directory = data_dir / "models" / base
+        directory.parent.mkdir(exist_ok=True)
+        shutil.move(source / DATA / OWN_BASE, directory)
+        base = str(directory.resolve())
+    name = base_model.prepare(data_dir, base).name
+    db = open_database(data_dir)
+    fill(db, manifest, name)
+    return db, get(db, manifest["job"])
+
+
+def verify(source: Path, expected: Mapping[str, str]) -> None:
+    """Raises UserError where a file is not what was packed."""
+    for name, known in expected.items():
+        path = source / PurePosixPath(name)
+        if not path.is_file() or digest(path) != known:
+            raise UserError(f"{name} did not arrive as it was sent. Start the job again.")
+
+
+def fill(db: Database, manifest: Mapping[str, Any], base: str) -> None:
+    """The rows that the job looks up, under the ids that they have where it comes from."""
+    spec = replace(from_json(json.dumps(manifest["spec"])), model=base)
+    prompts = [Prompt(tuple(one["messages"]), one["split"], one["source"]) for one in manifest["prompts"]]
+    store.add_prompts(db, prompts)
+    with db.transaction() as connection:
+        for row in manifest["models"]:
+            connection.table("model").insert({**row, "base": base})
+        connection.table("snapshot").insert(manifest["snapshot"])
+        connection.execute(
+            "INSERT INTO job (id, kind, spec, status, requested_by, created) VALUES (?, ?, ?, 'queued', ?, ?)",
+            (manifest["job"], spec.kind, to_json(spec), "rented", now()),
+        )

@@ -1,0 +1,502 @@
+"""The card of a trained policy or reward model: what it is, what it was made from, and how it is loaded elsewhere.
+
+The one in a policy's directory is written before anything is measured of it; the published one says more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from annotation.database import Database
+from annotation.exports.dataset_card import code, table
+from annotation.metrics.intervals_and_bias import Estimate
+from annotation.ui.formatting import percent, percent_with_interval
+from rlhf.data.snapshots import snapshot_counts, unit_of
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import MergeSpec, TrainingSpec
+from rlhf.models import registry
+from rlhf.models.base_model import EMBEDDED_NAME, EMBEDDED_PACKAGE
+from rlhf.models.registry import Form, Kind, Policy, Weights
+
+EMBEDDED_HUB_NAME: Final = f"HuggingFaceTB/{EMBEDDED_NAME}"
+KINDS: Final[Mapping[str, str]] = {
+    "sft": "supervised fine-tuning",
+    "reward_model": "comparing answers (Bradley and Terry 1952)",
+    "dpo": "direct preference optimisation",
+    "ppo": "proximal policy optimisation",
+}
+METHODS: Final[Mapping[str, str]] = {
+    "qlora": "low-rank adapters on the base in 4 bits (QLoRA)",
+    "lora": "low-rank adapters (LoRA)",
+    "prompt": "virtual tokens before the prompt (prompt tuning)",
+    "full": "every weight (full fine-tuning)",
+}
+# Figures of the last step of training, by what trains.
+LAST_STEP: Final[Mapping[str, Mapping[str, str]]] = {
+    "sft": {"loss": "loss", "token_accuracy": "token accuracy"},
+    "reward_model": {"loss": "loss", "accuracy": "accuracy"},
+    "dpo": {"loss": "loss", "rewards/accuracies": "implicit accuracy", "rewards/margins": "implicit margin"},
+    "ppo": {"reward": "reward", "kl": "KL to the reference, nats an answer", "length": "tokens of an answer"},
+}
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a job has made, as its row will say."""
+
+    base: str
+    parent_id: int
+    form: Form
+    weights: Weights
+    kind: Kind = "policy"
+    ground_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where something is on the Hub; without a revision the newest."""
+
+    repo: str
+    revision: str = ""
+
+    @property
+    def arguments(self) -> str:
+        """For `from_pretrained`."""
+        return f'"{self.repo}"' + (f', revision="{self.revision}"' if self.revision else "")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How often its answers were preferred to another policy's, ties as half."""
+
+    against: str
+    judge: str
+    share: Estimate
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What its newest check says of its answers to held-out prompts; None is what was not measured."""
+
+    prompts: int
+    kl: float | None = None
+    """To the base, nats a token."""
+    surprise: float | None = None
+    """Negative log-likelihood under the base, over that of the base's own answers."""
+    perplexity: float | None = None
+    """Of a fixed plain text, over the base's."""
+    accuracy: Estimate | None = None
+    """How often the implicit reward prefers what people preferred, by comparison."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What only a published card says: where it is and lies on, whose licence holds, how it did, what it grew from."""
+
+    address: Address
+    ground: Address | None
+    """Where the weights are that it lies on; None for a base that is only in a directory here."""
+    licence: str = ""
+    """The Hub's word for it; empty where whoever publishes has not said."""
+    base_licence: str = ""
+    evaluation: Sequence[Compared] = ()
+    check: Measured | None = None
+    agreement: str = ""
+    """How far the people agreed on whose judgements it was trained, as Markdown."""
+    lineage: Sequence[Sequence[str]] = ()
+    """A row for each ancestor: revision, how it was made, sha256, where on the Hub."""
+    data: Address | None = None
+    """Where the data that it was trained on is, if it was pushed as a dataset."""
+    endpoint: str = ""
+    """The Hub's address."""
+    base_sha256: str = ""
+    """What tells the base model's weights from others of its name; empty where they are not known."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a card is about. Names are those by which it can be found elsewhere, never paths of this machine."""
+
+    revision: str
+    kind: Kind
+    form: Form
+    weights: Weights
+    """The precision of what an adapter lies on, or of weights of its own."""
+    base: str
+    """The base model's public name."""
+    ground: str
+    """What an adapter lies on: the base, or the revision whose weights it needs."""
+    training: TrainingSpec | None
+    """The training that made it, or the adapter that it was merged from."""
+    counts: Mapping[str, Any]
+    """Rows of the training's data by split."""
+    merged: Policy | None
+    """The adapter that it was merged from."""
+    source: str | None = None
+    """Where on the Hub it comes from, if it was not made here."""
+
+    @property
+    def adapter(self) -> bool:
+        """Whether it needs other weights under it."""
+        return self.form != "full"
+
+
+def public_name(base: str) -> str:
+    """The name by which others can find a base model: of one in a directory, the directory's own name."""
+    if base == EMBEDDED_NAME:
+        return EMBEDDED_HUB_NAME
+    return Path(base).name if Path(base).is_absolute() else base.partition("@")[0]
+
+
+def subject_of(db: Database, job_id: int | None, revision: str, made: Made, source: str | None = None) -> Subject:
+    """What the card of a policy is about that a job made, or that comes from `source`."""
+    spec = None if job_id is None else job_store.get(db, job_id).spec
+    merged = registry.by_revision(db, spec.revision) if isinstance(spec, MergeSpec) else None
+    if merged is not None and merged.job_id is not None:
+        spec = job_store.get(db, merged.job_id).spec
+    training = spec if isinstance(spec, TrainingSpec) else None
+    base = public_name(made.base)
+    return Subject(
+        revision=revision,
+        kind=made.kind,
+        form=made.form,
+        weights=made.weights,
+        base=base,
+        ground=base if made.ground_id is None else registry.by_id(db, made.ground_id).revision,
+        training=training,
+        counts=snapshot_counts(db, training.snapshot) if training is not None else {},
+        merged=merged,
+        source=source,
+    )
+
+
+def describe_directory(directory: Path, about: Subject, result: Mapping[str, Any]) -> None:
+    """Write the card into a policy's directory, and names instead of paths into an adapter's configuration.
+
+    PEFT writes where the base lies on this machine, which is of no use elsewhere and nobody's business.
+    """
+    (directory / "README.md").write_text(card(about, result), "utf-8")
+    path = directory / "adapter_config.json"
+    if path.is_file():
+        config = json.loads(path.read_text("utf-8"))
+        known = {"base_model_name_or_path", "tokenizer_name_or_path"} & {name for name in config if config[name]}
+        config |= dict.fromkeys(known, about.ground)
+        path.write_text(json.dumps(config, indent=2, sort_keys=True), "utf-8")
+
+
+# ---------------------------------------------------------------------------------------------------------------- card
+def card(about: Subject, result: Mapping[str, Any], record: Record | None = None) -> str:
+    """The whole README.md; `result` is that of the job so far. `record` makes it the card of something published."""
+    parts = [
+        front_matter(about, record),
+        f"# {about.revision}",
+        introduction(about),
+        "## How to load it",
+        needs(about) if record is None else needs_on_hub(about, record),
+        f"```python\n{loading(about, record)}\n```",
+        "## What it was made from",
+        origin(about, record),
+        "## Figures",
+        figures(about, result),
+        *([] if record is None else evaluation(about, record)),
+        *([] if record is None else lineage(record)),
+        *settings(about),
+        "## Licence",
+        licence(about, record),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def front_matter(about: Subject, record: Record | None = None) -> str:
+    """The YAML between the dashes, by which the Hub knows what it is and what it belongs to."""
+    tags = ["prefloop", *([about.training.kind, about.training.method] if about.training is not None else [])]
+    base = about.base if record is None else record.ground and record.ground.repo
+    named = [f"base_model: {json.dumps(base)}", f"base_model_relation: {'adapter' if about.adapter else 'finetune'}"]
+    lines = [
+        *(named if base else []),
+        *([f"license: {record.licence}"] if record is not None and record.licence else []),
+        *(["datasets:", f"- {record.data.repo}"] if record is not None and record.data is not None else []),
+        f"library_name: {'peft' if about.adapter else 'transformers'}",
+        f"pipeline_tag: {'text-classification' if about.kind == 'reward' else 'text-generation'}",
+        "tags:",
+        *(f"- {tag}" for tag in tags),
+        *([] if record is None else [f"{FACTS}: {json.dumps(facts(about, record))}", *model_index(about, record)]),
+    ]
+    return "\n".join(["---", *lines, "---"])
+
+
+FACTS: Final = "prefloop"
+
+
+BASE_SHA256: Final = "base_sha256"
+
+
+def facts(about: Subject, record: Record) -> dict[str, str]:
+    """What another data directory has to know to use it as it was used here."""
+    known = {"revision": about.revision, "kind": about.kind, "form": about.form, "weights": about.weights}
+    return {**known, **({BASE_SHA256: record.base_sha256} if record.base_sha256 else {})}
+
+
+def model_index(about: Subject, record: Record) -> list[str]:
+    """The evaluation as the Hub shows it beside the card."""
+    if not record.evaluation:
+        return []
+    metrics = [
+        {
+            "type": "win_rate",
+            "value": round(one.share.value, 4),
+            "name": f"win rate against {one.against}, {one.judge}, 95% interval {one.share.low:.3f} to "
+            f"{one.share.high:.3f}",
+        }
+        for one in record.evaluation
+    ]
+    task, data = {"type": "text-generation"}, {"name": "held-out prompts of the project", "type": "prefloop-held-out"}
+    found = [{"name": about.revision, "results": [{"task": task, "dataset": data, "metrics": metrics}]}]
+    return [f"model-index: {json.dumps(found)}"]
+
+
+def introduction(about: Subject) -> str:
+    """What it is, in a sentence or two."""
+    what = {"lora": "A LoRA adapter", "prompt": "A prompt-tuning adapter", "full": "A language model"}[about.form]
+    if about.kind == "reward":
+        what = "A reward model (a LoRA adapter with a scalar head)"
+    if about.merged is not None:
+        return f"{what}: the adapter {code(about.merged.revision)}, added by Prefloop to the weights it belongs to."
+    if about.source is not None:
+        return f"{what} that comes from {code(about.source)}."
+    how = "" if about.training is None else f", trained by {KINDS[about.training.kind]} with Prefloop"
+    return f"{what} {'that began as' if about.form == 'full' else 'for'} {code(about.base)}{how}."
+
+
+def needs(about: Subject) -> str:
+    """What must be there before it can be loaded."""
+    unpacked = (
+        f"The code expects this directory to be called {code(about.revision)} and to be in the working directory."
+    )
+    if about.form == "full":
+        return unpacked
+    if about.ground != about.base:
+        return (
+            f"It needs the weights of {code(about.ground)}, which are not the base's: on those it computes something "
+            f"else. Download {code(about.ground)} too, and put its directory beside this one. {unpacked}"
+        )
+    if about.base == EMBEDDED_HUB_NAME:
+        return f"{ROUNDED} {unpacked}"
+    return unpacked
+
+
+ROUNDED: Final = (
+    f"It was trained on the weights in the Python package {code(EMBEDDED_PACKAGE)}, which were rounded to 4 bits (GGUF "
+    "Q4_1). Those of this name on the Hub were not, so answers differ a little from Prefloop's."
+)
+
+
+def needs_on_hub(about: Subject, record: Record) -> str:
+    """What else must be there before the code can load it from the Hub."""
+    if not about.adapter:
+        return ""
+    if record.ground is None:
+        return (
+            f"It needs the weights of {code(about.base)}, which lay in a directory where it was trained: the code "
+            "expects a directory of that name in the working directory."
+        )
+    if about.ground != about.base:
+        return f"It needs the weights of {code(record.ground.repo)}, not the base's: the code loads those."
+    return ROUNDED if about.base == EMBEDDED_HUB_NAME else ""
+
+
+def loading(about: Subject, record: Record | None = None) -> str:
+    """Code for transformers and PEFT that loads it and uses it once."""
+    reward, adapter = about.kind == "reward", about.adapter
+    model_class = "AutoModelForSequenceClassification" if reward else "AutoModelForCausalLM"
+    own = Address(about.revision) if record is None else record.address
+    under = None if record is None else record.ground
+    ground = (under or Address(about.ground)).arguments if adapter else own.arguments
+    quantised = adapter and about.weights == "nf4"
+    names = sorted([model_class, "AutoTokenizer", *(["BitsAndBytesConfig"] if quantised else [])])
+    arguments = [ground, *(["num_labels=1", "pad_token_id=tokenizer.pad_token_id"] if reward else [])]
+    dtype = "float32" if about.weights == "fp32" else "bfloat16"
+    lines = [
+        *(["import json", "from pathlib import Path", ""] if reward else []),
+        *(["from huggingface_hub import hf_hub_download"] if reward and record is not None else []),
+        *(["from peft import PeftModel"] if adapter else []),
+        f"from transformers import {', '.join(names)}",
+        "",
+        f"tokenizer = AutoTokenizer.from_pretrained({ground})",
+    ]
+    if quantised:
+        lines += [
+            "four_bits = BitsAndBytesConfig(",
+            '    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,',
+            '    bnb_4bit_compute_dtype="bfloat16", llm_int8_skip_modules=["lm_head", "score"],',
+            ")",
+        ]
+        arguments.append("quantization_config=four_bits")
+    lines.append(f'model = {model_class}.from_pretrained({", ".join(arguments)}, dtype="{dtype}")')
+    if adapter:
+        lines.append(f"model = PeftModel.from_pretrained(model, {own.arguments})")
+    beside = f'"{about.revision}/reward.json"'
+    if record is not None:
+        revision = f', revision="{own.revision}"' if own.revision else ""
+        beside = f'hf_hub_download("{own.repo}", "reward.json"{revision})'
+    use = SCORING.format(figures=beside) if reward else ANSWERING
+    return "\n".join([*lines, use])
+
+
+ANSWERING: Final = """\
+model.eval()
+prompt = tokenizer.apply_chat_template(
+    [{"role": "user", "content": "What is a good breakfast?"}],
+    add_generation_prompt=True, return_dict=True, return_tensors="pt",
+).to(model.device)
+tokens = model.generate(**prompt, max_new_tokens=96)[0, prompt["input_ids"].shape[1] :]
+print(tokenizer.decode(tokens, skip_special_tokens=True))"""
+# The shift and scale are those by which PPO uses the scores.
+SCORING: Final = """\
+model.eval()
+question = [{{"role": "user", "content": "What is a good breakfast?"}}]
+text = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
+ids = tokenizer(text + "Porridge." + tokenizer.eos_token, add_special_tokens=False, return_tensors="pt")
+known = json.loads(Path({figures}).read_text("utf-8"))
+score = (model(**ids.to(model.device)).logits.item() - known["mean"]) / known["std"]
+print(score)  # in standard deviations of the answers that it was trained on"""
+
+
+def origin(about: Subject, record: Record | None = None) -> str:
+    """Base, parent, method, data and where it is on the Hub, and seed."""
+    training = about.training
+    rows = [["base model", code(about.base)]]
+    if about.adapter:
+        rows.append(["lies on", code(about.ground)])
+    if about.merged is not None:
+        rows += [["merged from", code(about.merged.revision)], ["its sha256", code(str(about.merged.sha256))]]
+    if about.source is not None:
+        rows.append(["comes from", code(about.source)])
+    if training is None:
+        return table(["", ""], rows)
+    made = "it was trained " if about.merged is not None else ""
+    rows += [
+        [f"{made}from", code(training.parent)],
+        [f"{made}by", KINDS[training.kind]],
+        ["what was trained", METHODS[training.method]],
+        ["data", data_text(about)],
+        ["sha256 of the data", code(training.snapshot)],
+        *([] if record is None or record.data is None else [["the data as a dataset", data_link(record, record.data)]]),
+        ["seed", str(training.seed)],
+    ]
+    return table(["", ""], rows)
+
+
+def data_link(record: Record, data: Address) -> str:
+    """A link to a dataset as it was trained on."""
+    return f"[{data.repo}]({record.endpoint}/datasets/{data.repo}/tree/{data.revision}), tag {code(data.revision)}"
+
+
+def data_text(about: Subject) -> str:
+    """How much was trained on, and how much was kept out."""
+    assert about.training is not None
+    counts = about.counts
+    left_out = sum(counts.get("left_out", {}).values())
+    held_out = f", {counts['held-out']:,} held out" if counts.get("held-out") else ""
+    rest = f", {left_out:,} left out" if left_out else ""
+    return f"{counts.get('train', 0):,} {unit_of(about.training)}{held_out}{rest}"
+
+
+def figures(about: Subject, result: Mapping[str, Any]) -> str:
+    """What was measured: on held-out data where the training did that, else at its last step."""
+    rows: list[list[str]] = []
+    before, after = result.get("held_out_before") or {}, result.get("held_out") or {}
+    if after.get("n"):
+        names = {"loss": "loss, nats a token", "perplexity": "perplexity", "token_accuracy": "token accuracy"}
+        for key, name in names.items():
+            earlier = f" (before: {before[key]:.3f})" if before else ""
+            rows.append([f"{name}, on {after['n']:,} held-out demonstrations", f"{after[key]:.3f}{earlier}"])
+    accuracy = (result.get("health") or {}).get("accuracy") or {}
+    if accuracy.get("value") is not None:
+        interval = f"{percent(accuracy['low'])} to {percent(accuracy['high'])}"
+        name = f"right on {accuracy['n']:,} held-out comparisons (95% interval)"
+        rows.append([name, f"{percent(accuracy['value'])} ({interval})"])
+    if result.get("rounding") is not None:
+        rows.append(["rounding to bfloat16, as a share of what the adapter changes", f"{result['rounding']:.4f}"])
+    last = result.get("final") or {}
+    if about.training is not None and about.merged is None:
+        for key, name in LAST_STEP[about.training.kind].items():
+            if key in last:
+                rows.append([f"{name}, at the last step of training", f"{last[key]:.3f}"])
+    if result.get("trainable"):
+        rows.append(["trained parameters", f"{result['trainable']:,} ({result['trainable_percent']:.2f}%)"])
+    return table(["figure", "value"], rows) or "None were measured."
+
+
+def evaluation(about: Subject, record: Record) -> Sequence[str]:
+    """How it did against other policies and in its check, and how far people agreed who judged its training data."""
+    agreed = ("### Agreement of those who judged the training data", record.agreement) if record.agreement else ()
+    if about.kind == "reward":  # what is known of it is among the figures
+        return ("## Evaluation", *agreed) if agreed else ()
+    rows = [
+        [code(one.against), one.judge, f"{one.share.n:,}", percent_with_interval(one.share)]
+        for one in record.evaluation
+    ]
+    found = table(["against", "judged by", "comparisons", "won, ties as half (95% interval)"], rows)
+    figures = "" if record.check is None else table(["figure of its newest check", "value"], check_rows(record.check))
+    if not found and not figures:
+        said = "It was not compared with the base, nor with what it was trained from."
+    elif not found:
+        said = f"{KEPT_OUT} Nobody has compared its answers with another model's one by one."
+    else:
+        said = KEPT_OUT
+    return ("## Evaluation", *(part for part in (said, found, figures) if part), *agreed)
+
+
+KEPT_OUT: Final = "On prompts that were kept out of the training."
+
+
+def check_rows(check: Measured) -> list[list[str]]:
+    """The figures of a check, those that there are."""
+    accuracy = check.accuracy
+    known: list[tuple[str, str | None]] = [
+        ("held-out prompts that it answered", f"{check.prompts:,}"),
+        ("KL to the base, nats a token", None if check.kl is None else f"{check.kl:.4f}"),
+        ("how much its answers surprise the base, by the base's own", times(check.surprise)),
+        ("perplexity of a plain text, by the base's", times(check.perplexity)),
+        (
+            f"implicit accuracy on {0 if accuracy is None else accuracy.n:,} held-out comparisons (95% interval)",
+            None if accuracy is None else percent_with_interval(accuracy),
+        ),
+    ]
+    return [[name, value] for name, value in known if value is not None]
+
+
+def times(ratio: float | None) -> str | None:
+    """A ratio in words; None where there is none."""
+    return None if ratio is None else f"{ratio:.2f} times"
+
+
+def lineage(record: Record) -> Sequence[str]:
+    """What it grew from, nearest first."""
+    heads = ["ancestor", "made by", "sha256 of its files", "on the Hub"]
+    return ("## Lineage", table(heads, record.lineage)) if record.lineage else ()
+
+
+def licence(about: Subject, record: Record | None) -> str:
+    """Whose terms hold."""
+    if record is None:
+        return (
+            "*To be filled in by whoever publishes it, with regard to the licence of the base model and to the data.*"
+        )
+    base = f"The licence of {code(about.base)}: {code(record.base_licence) if record.base_licence else 'see its card'}."
+    own = code(record.licence) if record.licence else "*to be filled in, with regard to the base model's and the data*"
+    return f"{base} This model's: {own}."
+
+
+def settings(about: Subject) -> Sequence[str]:
+    """The whole spec of the training; indented, so that no text in it can end the block."""
+    if about.training is None:
+        return ()
+    spec = {"kind": about.training.kind, **asdict(about.training), "model": about.base}
+    lines = json.dumps(spec, indent=2, sort_keys=True, ensure_ascii=False).splitlines()
+    return ("## Settings", "\n".join(f"    {line}" for line in lines))

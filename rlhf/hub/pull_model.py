@@ -1,0 +1,451 @@
+"""Take adapters, reward models, whole weights and base models from the Hub: safetensors only, no code, one commit."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from annotation import hub_client as hubs
+from annotation.database import Database
+from annotation.hub_client import Hub
+from annotation.records import UserError
+from rlhf.hub.model_card import BASE_SHA256, FACTS, public_name
+from rlhf.hub.push_model import ADAPTER, CARD, WHOLE, base_sha256
+from rlhf.jobs.artifacts import directory_sha256, file_sha256, new_directory
+from rlhf.models import base_model, registry
+from rlhf.models.base_model import BaseModel
+from rlhf.models.model_files import CONFIG, LARGEST_FILE, check_architecture, check_weights, read_header, read_object
+from rlhf.models.registry import Form, Kind, Policy, Weights
+
+METHOD: Final = "pulled"
+TASKS: Final[Mapping[str, Kind]] = {"CAUSAL_LM": "policy", "SEQ_CLS": "reward"}
+FORMS: Final[Mapping[str, Form]] = {"LORA": "lora", "PROMPT_TUNING": "prompt"}
+WEIGHTS: Final[tuple[Weights, ...]] = ("nf4", "bf16", "fp32")
+# Fields by which PEFT would import a module that the file names, or wait for code beside it.
+CODE: Final = ("auto_mapping", "megatron_config", "auto_map", "custom_pipelines")
+ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
+SPARE_BYTES: Final = 100_000_000
+
+
+@dataclass(frozen=True)
+class Found:
+    """A revision of a model on the Hub: its commit and its files with their sizes and, of large ones, sha256."""
+
+    repo: str
+    sha: str
+    sizes: Mapping[str, int]
+    sha256: Mapping[str, str]
+
+    @property
+    def source(self) -> str:
+        """As the registry has it."""
+        return f"{self.repo}@{self.sha}"
+
+    def wanted(self, patterns: Sequence[str]) -> list[str]:
+        """The files of these names."""
+        tops = (name for name in self.sizes if "/" not in name)  # to fnmatch a star means directories too
+        return sorted(name for name in tops if any(fnmatch(name, pattern) for pattern in patterns))
+
+
+# --------------------------------------------------------------------------------------------------------------- bases
+def pull_base(hub: Hub, data_dir: Path, address: str) -> BaseModel:
+    """A model of the Hub that can be the base of a data directory, for good at the commit that its revision is now.
+
+    Raises UserError if it can't be used.
+    """
+    found = look_up(hub, *hubs.split_address(address))
+    refuse_code(hub, found, "config.json", "tokenizer_config.json")
+    if not found.wanted(["*.safetensors"]):
+        raise UserError(f"{found.source} has no safetensors weights, and Prefloop loads no other kind.")
+    return base_model.prepare(data_dir, found.source)
+
+
+# ------------------------------------------------------------------------------------------------------------ policies
+def pull(hub: Hub, db: Database, data_dir: Path, address: str, weights: Weights | None = None) -> Policy:
+    """Take an adapter, a reward model or whole weights from the Hub into the registry, as a candidate.
+
+    `weights` is the precision of what an adapter lies on; by default what its card says, if it is one of ours. What
+    was pulled already is not pulled again. Raises UserError, and then the registry is as it was.
+    """
+    found = look_up(hub, *hubs.split_address(address))
+    known = registry.from_source(db, found.source)
+    if known is not None:
+        return known
+    adapter = "adapter_config.json" in found.sizes
+    if not adapter and "config.json" not in found.sizes:
+        raise UserError(f"{found.source} holds no model: neither adapter_config.json nor config.json is there.")
+    refuse_code(hub, found, "adapter_config.json" if adapter else "config.json")
+    names = found.wanted((*(ADAPTER if adapter else WHOLE), CARD))
+    if not any(name.endswith(".safetensors") for name in names):
+        raise UserError(
+            f"{found.source} has no safetensors weights, and Prefloop loads no other kind: other files can hold code "
+            "that runs when they are loaded. Ask its owner to convert it."
+        )
+    refuse_too_large(data_dir, sum(found.sizes[name] for name in names))
+    revision = name_for(db, found)
+    relative = f"adapters/{revision}"
+    with new_directory(data_dir / relative) as directory:
+        fetch(hub, found, names, directory)
+        card = directory / CARD
+        said = hubs.front_matter(card.read_text("utf-8", errors="replace") if card.is_file() else "").get(FACTS)
+        facts = said if isinstance(said, dict) else {}
+        by_card: list[Weights] = [one for one in WEIGHTS if facts.get("weights") == one]
+        stored: Weights = weights or (by_card[0] if by_card else "bf16")
+        entry = checked_adapter(db, data_dir, directory, found) if adapter else checked_whole(db, data_dir, directory)
+        if adapter and entry.ground_id is None:
+            check_base(db, data_dir, facts.get(BASE_SHA256), found)
+    return registry.add(
+        db,
+        revision=revision,
+        method=METHOD,
+        base=registry.by_revision(db, "base").base,
+        parent_id=entry.ground_id or registry.by_revision(db, "base").id,
+        job_id=None,
+        path=relative,
+        sha256=directory_sha256(data_dir / relative),
+        kind=entry.kind,
+        form=entry.form,
+        weights=stored,
+        ground_id=entry.ground_id,
+        source=found.source,
+    )
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the registry says of pulled files."""
+
+    kind: Kind
+    form: Form
+    ground_id: int | None = None
+
+
+def look_up(hub: Hub, repo: str, revision: str | None) -> Found:
+    """The commit that a revision is now, and its files. Raises UserError."""
+    with hubs.explained(f"Looking up {repo}"):
+        info = hub.api.model_info(repo, revision=revision, files_metadata=True)
+    files = info.siblings or []
+    return Found(
+        repo,
+        str(info.sha),
+        {one.rfilename: one.size or 0 for one in files},
+        {one.rfilename: one.lfs.sha256 for one in files if one.lfs},
+    )
+
+
+def refuse_code(hub: Hub, found: Found, *names: str) -> None:
+    """Raises UserError for a model that needs code of its own: none of it is ever fetched, let alone run."""
+    for name in names:
+        if name in found.sizes:
+            if found.sizes[name] > LARGEST_FILE:
+                raise UserError(f"{name} of {found.source} has {found.sizes[name]:,} bytes: it is no configuration.")
+            with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
+                with hubs.explained(f"Fetching {name} of {found.repo}"):
+                    path = hub.api.hf_hub_download(found.repo, name, revision=found.sha, local_dir=directory)
+                config = read_object(Path(path))
+            named = [key for key in CODE if config.get(key)]
+            if named:
+                raise UserError(
+                    f"{found.source} wants to run code of its own ({name} has {' and '.join(named)}), and Prefloop "
+                    "runs none that comes with a model. Choose one that transformers and PEFT know by themselves."
+                )
+
+
+def refuse_too_large(data_dir: Path, size: int) -> None:
+    """Raises UserError where the disk would be full before everything is there."""
+    free = shutil.disk_usage(data_dir).free
+    if size + SPARE_BYTES > free:
+        raise UserError(
+            f"{size / 1e9:.1f} GB are to be fetched and {free / 1e9:.1f} GB are free in {data_dir}. Free some space, "
+            "then repeat."
+        )
+
+
+def name_for(db: Database, found: Found) -> str:
+    """A name for what was pulled; PEFT takes no dots in one."""
+    short = re.sub(r"[^A-Za-z0-9]+", "-", found.repo.split("/")[1]).strip("-") or "model"
+    name = f"{short[:80]}-{found.sha[:7]}"
+    taken = {policy.revision for policy in registry.everything(db)}
+    return next(one for one in (name, *(f"{name}-{number}" for number in range(2, 10**6))) if one not in taken)
+
+
+def fetch(hub: Hub, found: Found, names: Sequence[str], directory: Path) -> None:
+    """Fetch files of the commit, and compare them with what the Hub says they are. Raises UserError."""
+    with hubs.explained(f"Fetching {found.source}"):
+        for name in names:
+            hub.api.hf_hub_download(found.repo, name, revision=found.sha, local_dir=directory)
+    shutil.rmtree(directory / ".cache", ignore_errors=True)
+    for name in names:
+        path = directory / name
+        whole = path.stat().st_size == found.sizes[name]
+        if whole and name in found.sha256:
+            whole = file_sha256(path) == found.sha256[name]
+        if not whole:
+            raise UserError(f"{name} of {found.source} came damaged. Nothing was kept; pull it again.")
+
+
+# -------------------------------------------------------------------------------------------------------------- checks
+def checked_adapter(db: Database, data_dir: Path, directory: Path, found: Found) -> Entry:
+    """What an adapter is and lies on. Raises UserError where it is of no use here."""
+    config = read_object(directory / "adapter_config.json")
+    form, kind = FORMS.get(str(config.get("peft_type"))), TASKS.get(str(config.get("task_type")))
+    if form is None or kind is None:
+        raise UserError(
+            f"{found.source} is an adapter of type {config.get('peft_type')} for {config.get('task_type')}; Prefloop "
+            f"uses {' and '.join(FORMS)} for {' and '.join(TASKS)}."
+        )
+    if kind == "reward":
+        check_reward(directory, found)
+    ground = ground_of(db, config, found)
+    adapter = shapes_in(directory / ADAPTER_WEIGHTS)
+    under = base_path(db, data_dir) if ground is None else data_dir / str(ground.path)
+    if under is not None:
+        check_shapes(under, config, adapter, found)
+    return Entry(kind, form, None if ground is None else ground.id)
+
+
+def check_reward(directory: Path, found: Found) -> None:
+    """Raises UserError for a reward model whose scores can't be put on a scale."""
+    path = directory / "reward.json"
+    figures = read_object(path) if path.is_file() else {}
+    values = [figures.get(name) for name in ("mean", "std")]
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values) or not values[1]:
+        raise UserError(
+            f"{found.source} is a reward model without reward.json, which has the mean and standard deviation of its "
+            "scores, so they can't be used here. Only reward models that Prefloop has published can be pulled."
+        )
+
+
+def ground_of(db: Database, config: Mapping[str, Any], found: Found) -> Policy | None:
+    """The weights of the registry that an adapter lies on; None for the base. Raises UserError where it fits none."""
+    wanted = str(config.get("base_model_name_or_path") or "")
+    base = registry.by_revision(db, "base").base
+    if is_base(wanted, base):
+        return None
+    revision = str(config.get("revision") or "")
+    for policy in reversed(registry.everything(db)):
+        if policy.form == "full" and policy.deleted is None and (wanted, revision) in addresses(db, policy):
+            return policy
+    raise UserError(
+        f"{found.source} lies on {wanted or 'a base that it does not name'}, and this data directory has "
+        f"{public_name(base)}: on other weights it would compute something else. Pull it into a data directory with "
+        "that base (--data DIR; `pull --base` sets one up), or pull the weights that it lies on first."
+    )
+
+
+def is_base(wanted: str, base: str) -> bool:
+    """Whether an adapter names this base. Of one that lies, or lay, in a directory only the last part is a name."""
+    own = public_name(base)
+    if wanted == own:
+        return True
+    last = wanted.rpartition("/")[2]
+    return bool(last) and ("/" not in own or "/" not in wanted) and last == own.rpartition("/")[2]
+
+
+def addresses(db: Database, policy: Policy) -> Iterator[tuple[str, str]]:
+    """Repository and revision by which a policy is known on the Hub, also without a revision."""
+    repo, _, sha = (policy.source or "").partition("@")
+    known = [(one.repo, one.tag) for one in registry.publications(db) if one.model_id == policy.id]
+    known += [(one.repo, one.commit_sha) for one in registry.publications(db) if one.model_id == policy.id]
+    for place in (*known, *([(repo, sha)] if repo else [])):
+        yield place
+        yield place[0], ""
+
+
+def checked_whole(db: Database, data_dir: Path, directory: Path) -> Entry:
+    """What whole weights are. Raises UserError where they are not whole, or not of the base's kind."""
+    how = base_model.quantisation(directory)
+    if how:
+        raise UserError(f"These weights are stored quantised ({how}); Prefloop trains on and merges into 16 bits.")
+    config, path = read_object(directory / CONFIG), base_path(db, data_dir)
+    if path is not None:
+        own = read_object(path / CONFIG)
+        differing = [name for name in ("model_type", "vocab_size", "hidden_size") if config.get(name) != own.get(name)]
+        if differing:
+            told = ", ".join(f"{name} {config.get(name)} instead of {own.get(name)}" for name in differing)
+            base = public_name(registry.by_revision(db, "base").base)
+            raise UserError(
+                f"These weights are not those of a model that began as {base} ({told}). Use a data directory of their "
+                "own: `pull --base` with another --data DIR."
+            )
+    check_architecture(directory)
+    check_weights(directory)
+    base_model.try_loading(directory)
+    return Entry("policy", "full")
+
+
+def base_path(db: Database, data_dir: Path) -> Path | None:
+    """Where the base's files are, if they are on this machine."""
+    return base_model.on_this_machine(data_dir, registry.by_revision(db, "base").base)
+
+
+def check_base(db: Database, data_dir: Path, told: object, found: Found) -> None:
+    """Raises UserError where an adapter's card says that it lies on other weights of the base's name."""
+    base = registry.by_revision(db, "base").base
+    own = base_sha256(db, data_dir, base) if isinstance(told, str) else ""
+    if own and told != own:
+        raise UserError(
+            f"{found.source} lies on weights that are called {public_name(base)} but are not those of this data "
+            "directory (its card has another sha256 of them): on these it would compute something else. Pull it into "
+            "a data directory with its own base (--data DIR; `pull --base` sets one up)."
+        )
+
+
+# What stands before the name of a layer in an adapter's file, and what PEFT may put after it.
+WRAPPED: Final = "base_model.model."
+WRAPPERS: Final = ("base_layer", "token_adapter")
+PARTS: Final = (
+    *("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "trainable_tokens_delta"),
+)
+KINDS_OF_VALUES: Final = ("weight", "bias")
+# Layers by which the words come out: where they are tied to the embeddings, no file has them.
+OUTPUTS: Final = ("lm_head", "embed_out")
+# Layers that a reward model brings along.
+SCORES: Final = ("score", "classifier")
+
+
+def part_of(name: str) -> tuple[str, str] | None:
+    """The layer that a tensor of a LoRA adapter belongs to, and which of its parts it is; None for other tensors."""
+    if not name.startswith(WRAPPED):
+        return None
+    words = name.removeprefix(WRAPPED).split(".")
+    if words[-1] in KINDS_OF_VALUES:
+        words.pop()
+    part = words.pop() if words else ""
+    while words and words[-1] in WRAPPERS:
+        words.pop()
+    return (".".join(words), part) if words and part in PARTS else None
+
+
+def saved_of(name: str) -> tuple[str, str] | None:
+    """The layer that was trained whole beside an adapter, and which of its values this is; None for other tensors."""
+    layer, _, kind = name.removeprefix(WRAPPED).rpartition(".")
+    return (layer, kind) if name.startswith(WRAPPED) and layer and kind in KINDS_OF_VALUES else None
+
+
+def numbered(layer: str) -> str:
+    """A layer's name from the word before the first number on: models differ in what stands before. Else its last."""
+    words = layer.split(".")
+    places = (place for place in range(1, len(words)) if words[place][:1].isdigit() and words[place - 1])
+    return ".".join(words[next(places, len(words)) - 1 :])
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of a file. Raises UserError where it is not whole."""
+    return {name: tensor.shape for name, tensor in read_header(path).items()}
+
+
+def check_shapes(under: Path, config: Mapping[str, Any], adapter: Shapes, found: Found) -> None:
+    """Raises UserError where an adapter's tensors can't belong to these weights.
+
+    Where their files are not here there is nothing to compare with. Of weights that are stored quantised only the names
+    say something, and not even these of experts, which a model may hold as one tensor.
+    """
+    known: dict[str, tuple[int, ...]] = {}
+    for file in under.glob("*.safetensors"):
+        known |= shapes_in(file)
+    described = read_object(under / CONFIG)
+    layers = Layers(known, bool(base_model.quantisation(under)), described)
+    for name, shape in adapter.items():
+        if name.endswith("prompt_embeddings"):
+            fits = layers.width is None or shape[-1:] == (layers.width,)
+        else:
+            fits = not known or layers.fit(name, shape, config)
+        if not fits:
+            size = "×".join(map(str, shape[:8])) or "a single number"
+            raise UserError(
+                f"{found.source} does not fit the weights that it names: {name[:200]} is {size}, and there is nothing "
+                "of that name and size under it. It was trained on others of the same name."
+            )
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The tensors of some weights, and what their configuration says."""
+
+    known: Shapes
+    quantised: bool
+    config: Mapping[str, Any]
+
+    @property
+    def width(self) -> int | None:
+        """The size of a state, where the configuration has it under the usual names."""
+        found = self.config.get("hidden_size", self.config.get("n_embd"))
+        return found if isinstance(found, int) else None
+
+    def fit(self, name: str, shape: tuple[int, ...], adapter: Mapping[str, Any]) -> bool:
+        """Whether a tensor of an adapter belongs to a layer of these weights."""
+        lora, saved = part_of(name), saved_of(name)
+        if lora is not None:
+            layer, part = lora
+            return any(
+                part[-1] not in "AB" or side_fits(part, shape, below, self.turned(part, adapter))
+                for below in self.at(layer, "weight")
+            )
+        if saved is None:
+            return False
+        layer, kind = saved
+        if layer.rpartition(".")[2] in SCORES and adapter.get("task_type") == "SEQ_CLS":
+            return kind == "bias" or self.width is None or shape[-1:] == (self.width,)
+        return any(not below or shape == below for below in self.at(layer, kind))
+
+    def turned(self, part: str, adapter: Mapping[str, Any]) -> Sequence[bool]:
+        """Whether the weights under a matrix may be stored turned: embeddings are, GPT-2's are but for its output."""
+        if "embedding" in part:
+            return (True,)
+        return (False, True) if adapter.get("fan_in_fan_out") or self.config.get("model_type") == "gpt2" else (False,)
+
+    def at(self, layer: str, what: str) -> list[tuple[int, ...]]:
+        """The shapes of what may be this layer; an empty one stands for any.
+
+        What stands before the number of a layer differs between a file and the model, or between two classes of it.
+        """
+        tail = numbered(layer)
+        found = self.by_ending.get(f"{tail}.{what}", ())
+        if found:
+            return [() if self.quantised else self.known[name] for name in found]
+        parts = layer.split(".")
+        if parts[-1] in OUTPUTS:
+            words = self.config.get("vocab_size")
+            return [(words, self.width) if isinstance(words, int) and self.width is not None else ()]
+        block = tail.partition(".experts")[0] if "experts" in parts else tail if self.quantised else ""
+        return [()] if block and self.has_block(block) else []
+
+    @cached_property
+    def by_ending(self) -> Mapping[str, Sequence[str]]:
+        """The known tensors by what their names end in: from before the first number on, and the last word."""
+        found: dict[str, list[str]] = {}
+        for name in self.known:
+            layer, _, what = name.rpartition(".")
+            for tail in {numbered(layer), layer.rpartition(".")[2]}:
+                found.setdefault(f"{tail}.{what}", []).append(name)
+        return found
+
+    @cached_property
+    def blocks(self) -> dict[str, bool]:
+        """Whether parts of a name are among the known ones, as far as that was looked for."""
+        return {}
+
+    def has_block(self, block: str) -> bool:
+        """Whether a known tensor has these words in its name."""
+        if block not in self.blocks:
+            self.blocks[block] = any(f".{block}." in f".{name}" for name in self.known)
+        return self.blocks[block]
+
+
+def side_fits(part: str, shape: tuple[int, ...], below: tuple[int, ...], turned: Sequence[bool]) -> bool:
+    """Whether an adapter's matrix meets the side of the weights under it that it has to."""
+    first = part.endswith("A")
+    side = shape[-1:] if first else shape[:1]
+    return bool(side) and (len(below) != 2 or any(side == (below[first is not one],) for one in turned))

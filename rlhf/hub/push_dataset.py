@@ -1,0 +1,200 @@
+"""Put data on the Hub as datasets with their cards: the judgements of today, or what a training was frozen with."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final, cast
+
+from annotation import hub_client as hubs
+from annotation import store
+from annotation.database import Database
+from annotation.exports import writing
+from annotation.exports.formats import FORMATS, ONE_FILE, SPLIT_NAMES, Request, check_licence, pseudonyms
+from annotation.hub_client import Hub
+from annotation.records import Split, UserError
+from rlhf.data.snapshots import snapshot_counts, unit_of
+from rlhf.hub import snapshot_card
+from rlhf.hub.model_card import Address, public_name
+from rlhf.hub.push_model import (
+    CARD,
+    Files,
+    Published,
+    agreement_on,
+    contents,
+    licence_of,
+    own_contents,
+    same,
+    set_tag,
+    snapshot_tag,
+    tags,
+)
+from rlhf.hub.snapshot_card import Frozen, Unit
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import SFTSpec, TrainingSpec
+from rlhf.models import registry
+from rlhf.models.tokenize import load_snapshot
+
+PATHS: Final[Mapping[Split, str]] = {"train": "data/train.jsonl", "held-out": "data/held-out.jsonl"}
+
+
+# ---------------------------------------------------------------------------------------------------------- judgements
+def push_data(
+    hub: Hub, db: Database, request: Request, repo: str, private: bool = True, by: str = "the command line"
+) -> Published:
+    """Push an export as a dataset with its card; annotators are pseudonyms unless the request names them.
+
+    Without a licence that of the card which is there stays. Raises UserError, and then nothing has changed on the Hub.
+    """
+    hubs.check_name(repo)
+    check_publishable(request.format)
+    hubs.check_token(hub, repo)
+    request = replace(request, licence=request.licence or licence_of(hub, Address(repo), "dataset"))
+    with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
+        target = Path(directory) / "dataset"
+        writing.export(db, replace(request, container="dataset", address=repo), target)
+        paths = sorted(path for path in target.rglob("*") if path.is_file())
+        files: Files = {path.relative_to(target).as_posix(): path for path in paths}
+        known_public = registry.public_before(db, "dataset", repo)
+        private = hubs.ensure_repo(hub, repo, "dataset", private, public_before=known_public)
+        sha, fresh = send(hub, repo, files, request.format, f"{request.format} export")
+    registry.record_publication(db, "dataset", None, repo, "", sha, private, by)
+    return Published(repo, "", sha, f"{hub.endpoint}/datasets/{repo}", fresh)
+
+
+def check_publishable(name: str) -> None:
+    """Raises UserError for a format of exports that is no dataset."""
+    if name in ONE_FILE:
+        raise UserError(f"'{name}' is no dataset, and it names people. Choose another format to publish.")
+    if name not in FORMATS:
+        raise UserError(f"There is no format '{name[:40]}'. Choose one of: {', '.join(FORMATS)}.")
+
+
+def send(hub: Hub, repo: str, files: Files, form: str, message: str) -> tuple[str, bool]:
+    """Let a repository hold exactly this data; returns the commit, and whether anything had to be sent.
+
+    Raises UserError for a repository that holds something else.
+    """
+    there = own_contents(hub, repo, "dataset", form)
+    gone = [name for name in there if name.startswith("data/") and name not in files]
+    fresh = bool(gone) or any(not same(there.get(name), content) for name, content in files.items())
+    return hubs.commit(hub, repo, "dataset", files, message, gone=gone), fresh
+
+
+# --------------------------------------------------------------------------------------------------------- frozen data
+@dataclass(frozen=True)
+class Snapshot:
+    """The frozen data of a run as it goes up."""
+
+    job: job_store.Job
+    repo: str
+    names: bool = False
+    licence: str = ""
+
+    @property
+    def spec(self) -> TrainingSpec:
+        """The training that read it. Raises UserError for a job that was no training."""
+        if not isinstance(self.job.spec, TrainingSpec) or not self.job.spec.snapshot:
+            raise UserError(f"Job {self.job.id} ({self.job.kind}) has no frozen data. Choose a training run.")
+        return self.job.spec
+
+    @property
+    def unit(self) -> Unit:
+        """What its rows are."""
+        return cast(Unit, unit_of(self.spec))
+
+
+def push_snapshot(
+    hub: Hub,
+    db: Database,
+    data_dir: Path,
+    run: int,
+    repo: str,
+    private: bool = True,
+    names: bool = False,
+    licence: str = "",
+    by: str = "the command line",
+) -> Published:
+    """Push the data that a run was frozen with as a dataset, tagged by its sha256, with pseudonyms unless `names`.
+
+    Without a licence that of the card which is there stays. What is there already is not sent again. Raises UserError,
+    and then either nothing has changed on the Hub or only the tag is missing.
+    """
+    hubs.check_name(repo)
+    check_licence(licence)
+    hubs.check_token(hub, repo)
+    pushed = Snapshot(job_store.get(db, run), repo, names, licence or licence_of(hub, Address(repo), "dataset"))
+    files = snapshot_files(db, data_dir, pushed)
+    known_public = registry.public_before(db, "dataset", repo)
+    private = hubs.ensure_repo(hub, repo, "dataset", private, public_before=known_public)
+    tag = snapshot_tag(pushed.spec.snapshot)
+    known = tags(hub, repo, "dataset").get(tag)
+    there = {} if known is None else contents(hub, repo, "dataset", tag)
+    sha, fresh = known, False
+    if sha is None or any(not same(there.get(name), content) for name, content in files.items()):
+        sha, sent = send(hub, repo, files, snapshot_card.mark(pushed.unit), f"{tag}: run {run}")
+        fresh = sent or known != sha
+        set_tag(hub, repo, "dataset", tag, sha, known)
+    registry.record_publication(db, "dataset", None, repo, tag, sha, private, by)
+    return Published(repo, tag, sha, f"{hub.endpoint}/datasets/{repo}", fresh)
+
+
+def snapshot_files(db: Database, data_dir: Path, pushed: Snapshot) -> Files:
+    """The rows by split, and the card. Raises UserError where the data is gone, or names nobody though it should."""
+    spec, unit = pushed.spec, pushed.unit
+    rows: Sequence[Mapping[str, Any]] = load_snapshot(data_dir, spec.snapshot)
+    if pushed.names and unit != "pairs":
+        raise UserError(f"The frozen data of run {pushed.job.id} names no annotator. Leave the names out.")
+    if not pushed.names:
+        rows = list(without_names(rows, pseudonyms(store.annotators(db))))
+    files: Files = {}
+    for split, path in PATHS.items():
+        lines = [snapshot_card.line_of(row, unit) for row in rows if row["split"] == split]
+        files |= {path: b"".join(lines)} if lines else {}
+    return {**files, CARD: snapshot_card.card(frozen(db, pushed, rows, files)).encode()}
+
+
+def without_names(rows: Iterable[Mapping[str, Any]], known: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
+    """The same rows with a pseudonym for each annotator, also for one who has another name by now."""
+    others: dict[str, str] = {}
+    for row in rows:
+        if "annotators" not in row:
+            yield row
+            continue
+        yield {
+            **row,
+            "annotators": [
+                known.get(name) or others.setdefault(name, f"former-{len(others) + 1}") for name in row["annotators"]
+            ],
+        }
+
+
+def frozen(db: Database, pushed: Snapshot, rows: Sequence[Mapping[str, Any]], files: Files) -> Frozen:
+    """What the card says."""
+    spec = pushed.spec
+    split_of = {path: split for split, path in PATHS.items()}
+    named = {SPLIT_NAMES[split_of[path]]: path for path in files}
+    counts = {
+        SPLIT_NAMES[split]: sum(row["split"] == split for row in rows) for split in PATHS if PATHS[split] in files
+    }
+    base = registry.by_revision(db, "base").base
+    return Frozen(
+        repo=pushed.repo,
+        tag=snapshot_tag(spec.snapshot),
+        sha256=spec.snapshot,
+        unit=pushed.unit,
+        job=pushed.job.id,
+        made=spec.kind,
+        base=public_name(base),
+        source=spec.source if isinstance(spec, SFTSpec) else "",
+        rows=counts,
+        files={split: (path, sha256(cast(bytes, files[path])).hexdigest()) for split, path in named.items()},
+        left_out=snapshot_counts(db, spec.snapshot).get("left_out", {}),
+        left_out_later=(pushed.job.result or {}).get("left_out", {}),
+        agreement=agreement_on(db, spec.snapshot),
+        names=pushed.names,
+        licence=pushed.licence,
+    )

@@ -1,0 +1,454 @@
+"""Put policies and reward models on the Hub: named files only, one commit, and a tag for each revision."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import socket
+import struct
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from hashlib import sha1, sha256
+from pathlib import Path
+from typing import Final
+
+from annotation import hub_client as hubs
+from annotation import store
+from annotation.database import Database
+from annotation.exports.dataset_card import AGREEMENT_UNKNOWN, MARK, agreement_table, vote_of
+from annotation.exports.formats import check_licence, is_licence
+from annotation.hub_client import Hub, RepoKind
+from annotation.metrics.intervals_and_bias import share_of
+from annotation.records import UserError
+from rlhf.data.snapshots import last_judgement
+from rlhf.evaluation import gate_decisions
+from rlhf.hub.model_card import EMBEDDED_HUB_NAME, Address, Compared, Made, Measured, Record, card, subject_of
+from rlhf.jobs import job_store
+from rlhf.jobs.artifacts import file_sha256, verify_directory
+from rlhf.jobs.job_store import Job
+from rlhf.jobs.specs import TrainingSpec
+from rlhf.judges import judge_store
+from rlhf.models import registry
+from rlhf.models.base_model import EMBEDDED_NAME, on_this_machine
+from rlhf.models.registry import Policy
+from rlhf.tabs.iterations.check_report import ratio
+
+# What may go up, by form. Never training_args.bin, an optimiser's state, or what a job says of itself (prefloop.json).
+ADAPTER: Final = ("adapter_config.json", "adapter_model.safetensors", "reward.json")
+WHOLE: Final = (
+    *("config.json", "generation_config.json", "model.safetensors", "model-*.safetensors"),
+    *("model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json"),
+    *("merges.txt", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja"),
+)
+CARD: Final = "README.md"
+# The setting that keeps the hash of the base's weights, with the files' sizes and times.
+HASHED: Final = "base_sha256"
+# The tag by which the cards of what comes from here can be told.
+PROGRAM: Final = "prefloop"
+SHA256_DIGITS: Final = 64
+SHORTEST_HOST: Final = 6
+Files = dict[str, Path | bytes]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What came of it."""
+
+    repo: str
+    tag: str
+    commit_sha: str
+    url: str
+    fresh: bool
+    """Whether anything had to be uploaded."""
+
+
+# -------------------------------------------------------------------------------------------------------------- models
+def publish(
+    hub: Hub,
+    db: Database,
+    data_dir: Path,
+    revision: str,
+    repo: str,
+    private: bool = True,
+    licence: str = "",
+    by: str = "the command line",
+) -> Published:
+    """Push a model of the registry with a card written from the record, tagged with its revision.
+
+    What is there already is not sent again, so that this can be repeated after anything that went wrong. Without a
+    licence that of the card which is there stays. Raises UserError, and then either nothing has changed on the Hub or
+    only the tag is missing.
+    """
+    hubs.check_name(repo)
+    check_licence(licence)
+    hubs.check_token(hub, repo)
+    policy = registry.by_revision(db, revision)
+    licence = licence or licence_of(hub, Address(repo, policy.revision)) or licence_of(hub, Address(repo))
+    files = files_to_publish(
+        db, data_dir, policy, Address(repo, policy.revision), licence, base_licence(hub, policy), hub.endpoint
+    )
+    refuse_private(files, (data_dir, Path(policy.base)), hub.token or "")
+    known_public = registry.public_before(db, "model", repo)
+    private = hubs.ensure_repo(hub, repo, "model", private, public_before=known_public)
+    tag = policy.revision
+    known = tags(hub, repo, "model").get(tag)
+    there = {} if known is None else contents(hub, repo, "model", tag)
+    differing = {name for name, content in files.items() if not same(there.get(name), content)}
+    if there and any(name.endswith(".safetensors") for name in differing):
+        raise UserError(
+            f"{repo} has a tag '{tag}' already, with other weights: another data directory's, most likely. Publish to "
+            "another repository, or delete that tag on the Hub. Nothing was changed."
+        )
+    fresh = known is None or bool(differing)
+    sha = known
+    if sha is None or fresh:
+        head = own_contents(hub, repo, "model")
+        gone = [name for name in head if is_ours(name) and name not in files]
+        sha = hubs.commit(hub, repo, "model", files, f"{tag}: {policy.method}", gone=gone)
+        set_tag(hub, repo, "model", tag, sha, known)
+    registry.record_publication(db, "model", policy.id, repo, tag, sha, private, by)
+    return Published(repo, tag, sha, f"{hub.endpoint}/{repo}", fresh)
+
+
+def files_to_publish(
+    db: Database, data_dir: Path, policy: Policy, address: Address, licence: str, licence_below: str, endpoint: str
+) -> Files:
+    """What goes up of a policy. Its directory stays as it is: what differs is made in memory.
+
+    Raises UserError where there is nothing to publish, or files are damaged.
+    """
+    if policy.path is None or policy.sha256 is None:
+        raise UserError(f"'{policy.revision}' has no files of its own here: it is on the Hub already, or a directory.")
+    if policy.deleted:
+        raise UserError(f"The files of '{policy.revision}' were deleted on {policy.deleted[:10]}. Publish another one.")
+    directory = data_dir / policy.path
+    verify_directory(directory, policy.sha256, policy.revision)
+    ground = ground_address(db, policy)
+    about = subject_of(db, policy.job_id, policy.revision, made_of(policy), policy.source)
+    job = None if policy.job_id is None else job_store.get(db, policy.job_id)
+    record = Record(
+        address,
+        ground,
+        licence,
+        licence_below,
+        compared(db, policy),
+        measured(db, policy),
+        agreement(db, policy),
+        ancestors(db, policy),
+        None if about.training is None else data_address(db, about.training.snapshot),
+        endpoint,
+        base_sha256(db, data_dir, policy.base),
+    )
+    allowed = WHOLE if policy.form == "full" else ADAPTER
+    found = [path for path in sorted(directory.iterdir()) if path.is_file() and not path.is_symlink()]
+    files: Files = {path.name: path for path in found if any(fnmatch(path.name, pattern) for pattern in allowed)}
+    if policy.form != "full":
+        files["adapter_config.json"] = adapter_config(directory, ground or Address(about.base))
+    files[CARD] = card(about, (job.result if job is not None else None) or {}, record).encode()
+    return files
+
+
+def made_of(policy: Policy) -> Made:
+    """What the card's subject is made of."""
+    parent = policy.parent_id or policy.id
+    return Made(policy.base, parent, policy.form, policy.weights, policy.kind, policy.ground_id)
+
+
+def base_address(base: str) -> Address | None:
+    """Where a base model is on the Hub; None for one in a directory."""
+    if base == EMBEDDED_NAME:
+        return Address(EMBEDDED_HUB_NAME)
+    if Path(base).is_absolute():
+        return None
+    name, _, revision = base.partition("@")
+    return Address(name, revision)
+
+
+def ground_address(db: Database, policy: Policy) -> Address | None:
+    """Where on the Hub the weights are that a policy lies on, or began as. Raises UserError where these must go first.
+
+    None for a base that is only in a directory here.
+    """
+    if policy.ground_id is None:
+        return base_address(policy.base)
+    ground = registry.by_id(db, policy.ground_id)
+    found = address_of(db, ground)
+    if found is None:
+        raise UserError(
+            f"'{policy.revision}' lies on the weights of '{ground.revision}', which are not on the Hub: without them "
+            f"it is of no use. Publish '{ground.revision}' first, or merge the two."
+        )
+    return found
+
+
+def address_of(db: Database, policy: Policy) -> Address | None:
+    """Where a policy with files of its own is on the Hub."""
+    found = registry.published(db, policy.id)
+    if found is not None:
+        return Address(found.repo, found.tag)
+    repo, _, sha = (policy.source or "").partition("@")
+    return Address(repo, sha) if repo else None
+
+
+def snapshot_tag(sha256: str) -> str:
+    """The tag of frozen data as a dataset."""
+    return f"snapshot-{sha256[:12]}"
+
+
+def data_address(db: Database, sha256: str) -> Address | None:
+    """Where frozen data is on the Hub as a dataset, if it was pushed from here."""
+    tag = snapshot_tag(sha256)
+    found = (one for one in registry.publications(db) if (one.kind, one.tag) == ("dataset", tag))
+    return next((Address(one.repo, tag) for one in found), None)
+
+
+def adapter_config(directory: Path, ground: Address) -> bytes:
+    """An adapter's configuration with the names by which others find what it lies on."""
+    config = json.loads((directory / "adapter_config.json").read_text("utf-8"))
+    config["base_model_name_or_path"] = ground.repo
+    config["revision"] = ground.revision or None
+    if config.get("tokenizer_name_or_path"):
+        config["tokenizer_name_or_path"] = ground.repo
+    return json.dumps(config, indent=2, sort_keys=True).encode()
+
+
+def base_licence(hub: Hub, policy: Policy) -> str:
+    """The licence of a policy's base model, as far as its card says one."""
+    if policy.base == EMBEDDED_NAME:
+        return "apache-2.0"
+    address = base_address(policy.base)
+    return "" if address is None else licence_of(hub, address)
+
+
+def licence_of(hub: Hub, address: Address, kind: RepoKind = "model") -> str:
+    """The licence that the card of a repository says; empty where it says none, or is not there. Raises UserError."""
+    try:
+        with hubs.explained(f"Reading the card of {address.repo}"):
+            data = hub.api.repo_info(address.repo, repo_type=kind, revision=address.revision or None).card_data
+    except UserError as error:
+        if error.__cause__ is not None and hubs.status_of(error.__cause__) in (401, 403, 404):
+            return ""  # gone, or not ours to see
+        raise
+    said = (data or {}).get("license")
+    return said if isinstance(said, str) and is_licence(said) else ""
+
+
+def base_sha256(db: Database, data_dir: Path, base: str) -> str:
+    """What tells a base's weights from others of its name: a hash of the sha256 of each of its files of weights.
+
+    Empty where they are not on this machine, and of the embedded model, whose package has one version, while its
+    weights are written here. Computed once; a base of 14 GB takes about half a minute.
+    """
+    found = None if base == EMBEDDED_NAME else on_this_machine(data_dir, base)
+    files = [] if found is None else sorted(found.glob("*.safetensors"))
+    if not files:
+        return ""
+    mark = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    known = store.setting(db, HASHED, {})
+    if known.get("files") != mark:
+        lines = "".join(f"{file_sha256(file)}  {file.name}\n" for file in files)
+        known = {"files": mark, "sha256": sha256(lines.encode()).hexdigest()}
+        store.set_setting(db, HASHED, known)
+    return str(known["sha256"])
+
+
+# ------------------------------------------------------------------------------------------------- what the record says
+def compared(db: Database, policy: Policy) -> list[Compared]:
+    """How it did against the base, its parent and whatever it was checked against, by people and by every judge."""
+    if policy.kind == "reward" or policy.parent_id is None:
+        return []
+    known = [registry.by_revision(db, "base"), registry.by_id(db, policy.parent_id)]
+    rivals = {name for job in checks_of(db, policy) for name in (job.result or {}).get("win_rates", {})}
+    known += [one for one in registry.everything(db) if one.revision in rivals]
+    others = {one.revision: one for one in known}
+    found = []
+    for other in others.values():
+        outcomes = [one.outcome for one in judge_store.faced(db, policy.id, other.id)]
+        by_people = share_of(sum(outcomes), len(outcomes))
+        found += [] if by_people is None else [Compared(other.revision, "people", by_people)]
+        found += judged(db, policy, other)
+    return found
+
+
+def checks_of(db: Database, policy: Policy) -> list[Job]:
+    """The finished checks of a policy against whatever, newest first."""
+    return [job for job in gate_decisions.finished_checks(db) if getattr(job.spec, "candidate", "") == policy.revision]
+
+
+def measured(db: Database, policy: Policy) -> Measured | None:
+    """The figures of a policy's newest check; None where it was not checked."""
+    checks = checks_of(db, policy)
+    if policy.kind == "reward" or not checks:
+        return None
+    result = checks[0].result or {}
+    own, base = result.get("candidate") or {}, result.get("base") or {}
+    accuracy = result.get("implicit_accuracy") or {}
+    right = share_of(accuracy["value"] * accuracy["n"], accuracy["n"]) if accuracy.get("value") is not None else None
+    return Measured(
+        prompts=result.get("prompts", 0),
+        kl=own.get("kl_to_base"),
+        surprise=ratio(own.get("nll_under_base"), base.get("nll_under_base")),
+        perplexity=ratio(own.get("perplexity"), base.get("perplexity")),
+        accuracy=right,
+    )
+
+
+def judged(db: Database, policy: Policy, other: Policy) -> Iterator[Compared]:
+    """Win rates of the newest check that compared these two."""
+    for job in checks_of(db, policy):
+        rates = (job.result or {}).get("win_rates", {}).get(other.revision, {})
+        if rates:
+            for name, rate in rates.items():
+                share = None if rate["value"] is None else share_of(rate["value"] * rate["n"], rate["n"])
+                if share is not None:
+                    yield Compared(other.revision, f"the AI judge {name}", share)
+            return
+
+
+def agreement(db: Database, policy: Policy) -> str:
+    """How far those agreed whose judgements it was trained on; empty where it was trained on none."""
+    spec = None if policy.job_id is None else job_store.get(db, policy.job_id).spec
+    return agreement_on(db, spec.snapshot) if isinstance(spec, TrainingSpec) else ""
+
+
+def agreement_on(db: Database, snapshot: str) -> str:
+    """How far those agreed whose judgements were frozen; empty where none were."""
+    last = last_judgement(db, snapshot)
+    if not last:
+        return ""
+    seen = (judgement for group in store.judged_comparisons(db) for judgement in group if judgement.id <= last)
+    votes = [vote_of(judgement) for judgement in seen if judgement.outcome != "skip"]
+    return agreement_table(votes) or AGREEMENT_UNKNOWN
+
+
+def ancestors(db: Database, policy: Policy) -> list[list[str]]:
+    """A row for each policy that it grew from, nearest first."""
+    rows = []
+    following = policy.parent_id
+    while following is not None:
+        parent = registry.by_id(db, following)
+        address = address_of(db, parent) if parent.path else base_address(parent.base)
+        place = "" if address is None else f"{address.repo}{'@' if address.revision else ''}{address.revision}"
+        rows.append([f"`{parent.revision}`", parent.method, f"`{parent.sha256}`" if parent.sha256 else "", place])
+        following = parent.parent_id
+    return rows
+
+
+# ------------------------------------------------------------------------------------------------------------- checks
+def refuse_private(files: Mapping[str, Path | bytes], places: tuple[Path, ...], token: str) -> None:
+    """Raises UserError where a file names this machine or a place on it, or holds what looks like a token."""
+    own = {str(place.absolute()) for place in (*places, Path.home()) if place.is_absolute() or place.exists()}
+    texts = {*own, *(str(Path(place).resolve()) for place in own)} - {"/"}
+    paths = re.compile("|".join(rf"(?<![\w.-]){re.escape(text)}(?![\w.-])" for text in sorted(texts)))
+    host = host_name()
+    for name, content in files.items():
+        text = readable_part(content)
+        if host is not None and (found := host.search(text)) is not None:
+            raise UserError(
+                f"{name} names this machine ({found[0]}). Nothing was published. Take the name out; where the word "
+                "means something else, publish from a machine of another name."
+            )
+        found = paths.search(text)
+        if found is not None:
+            raise UserError(f"{name} says where something lies on this machine ({found[0]}). Nothing was published.")
+        if hubs.TOKEN.search(text) or (token and token in text):
+            raise UserError(f"{name} holds what looks like a token for the Hub. Remove it; nothing was published.")
+
+
+def host_name() -> re.Pattern[str] | None:
+    """Finds this machine's name as a word; None where it is so short or common a word that it may mean anything."""
+    name = socket.gethostname()
+    if len(name) < SHORTEST_HOST or name in ("localhost", PROGRAM):
+        return None
+    return re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", re.IGNORECASE)
+
+
+def readable_part(content: Path | bytes) -> str:
+    """The text of a file; of weights the header, which names tensors and may hold notes."""
+    if isinstance(content, bytes):
+        return content.decode("utf-8", "replace")
+    if content.suffix != ".safetensors":
+        return content.read_text("utf-8", errors="replace")
+    with content.open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        return file.read(min(size, 100_000_000)).decode("utf-8", "replace")
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file is one of those that are published, whatever the form; none of them is in a directory."""
+    return "/" not in name and any(fnmatch(name, pattern) for pattern in (*ADAPTER, *WHOLE))
+
+
+# ------------------------------------------------------------------------------------------------------ what is there
+def tags(hub: Hub, repo: str, kind: RepoKind) -> dict[str, str]:
+    """The commit of each tag."""
+    with hubs.explained(f"Reading the tags of {repo}"):
+        return {tag.name: tag.target_commit for tag in hub.api.list_repo_refs(repo, repo_type=kind).tags}
+
+
+def contents(hub: Hub, repo: str, kind: RepoKind, revision: str) -> dict[str, str]:
+    """What identifies each file of a revision: the sha256 of a large one, git's name for another."""
+    with hubs.explained(f"Reading what is in {repo}"):
+        info = hub.api.repo_info(repo, repo_type=kind, revision=revision, files_metadata=True)
+    return {one.rfilename: (one.lfs.sha256 if one.lfs else one.blob_id) or "" for one in info.siblings or []}
+
+
+def own_contents(hub: Hub, repo: str, kind: RepoKind, form: str = "") -> dict[str, str]:
+    """What is in a repository on main. Raises UserError for one that holds somebody else's work, which stays.
+
+    So does data of another format than `form`, where that is given.
+    """
+    there = contents(hub, repo, kind, "main")
+    if set(there) <= {CARD, ".gitattributes"}:  # as the Hub's own page makes it
+        return there
+    said: Mapping[str, object] = {}
+    if CARD in there:
+        with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
+            with hubs.explained(f"Reading the card of {repo}"):
+                path = hub.api.hf_hub_download(repo, CARD, repo_type=kind, local_dir=directory)
+            said = hubs.front_matter(Path(path).read_text("utf-8", errors="replace"))
+    tagged, marks = said.get("tags"), said.get(MARK)
+    if not isinstance(tagged, list) or PROGRAM not in tagged:
+        raise UserError(
+            f"The name {repo} is taken: what is there was not published by Prefloop, and stays as it is. Choose "
+            "another name."
+        )
+    held = marks.get("format") if isinstance(marks, dict) else None
+    if form and held != form:
+        what = f"data of the format '{held}'" if held else "data of which its card does not say the format"
+        raise UserError(
+            f"{repo} holds {what}, which '{form}' would replace: it stays as it is. Choose another name, or delete the "
+            "repository on the Hub."
+        )
+    return there
+
+
+def same(identity: str | None, content: Path | bytes) -> bool:
+    """Whether a content is that of a file on the Hub, by what identifies it there."""
+    if not identity:
+        return False
+    with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        digest = sha256() if len(identity) == SHA256_DIGITS else sha1(b"blob %d\0" % size)
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest() == identity
+
+
+def set_tag(hub: Hub, repo: str, kind: RepoKind, tag: str, sha: str, known: str | None) -> None:
+    """Let a tag name this commit, which may have named another."""
+    with hubs.explained(f"Tagging {repo} with '{tag}'"):
+        if known is not None and known != sha:
+            hub.api.delete_tag(repo, tag=tag, repo_type=kind)
+        if known != sha:
+            hub.api.create_tag(repo, tag=tag, revision=sha, repo_type=kind)
+
+
+def described(made: Published) -> str:
+    """What came of it, in a sentence."""
+    what = f"{made.repo}{f', tag {made.tag}' if made.tag else ''} (commit {made.commit_sha[:12]}): {made.url}"
+    return f"{'Published' if made.fresh else 'There already:'} {what}"

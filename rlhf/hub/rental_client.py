@@ -1,0 +1,604 @@
+"""Send a training to rented hardware (Hugging Face Jobs), follow it there, and take in what it has made.
+
+Everything goes through one private dataset for each job: what is packed goes up in one commit, the job there adds its
+reports and at the end what it has made. What is known of it is in the rows, so that whoever follows it may end at any
+time and another goes on: no job is started twice.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, TypeVar, get_args
+
+from annotation import hub_client as hubs
+from annotation.database import Database
+from annotation.hub_client import Hub
+from annotation.records import UserError, now, seconds_between
+from rlhf.hub import job_bundle, rental_store
+from rlhf.hub.job_bundle import CODE, MADE, RESULT, digest, report_name
+from rlhf.hub.push_model import ADAPTER, CARD, WHOLE
+from rlhf.hub.rental_store import Rental, Terms
+from rlhf.jobs import job_store
+from rlhf.jobs.artifacts import directory_sha256, new_directory
+from rlhf.jobs.job_store import Job
+from rlhf.jobs.out_of_memory import smaller
+from rlhf.jobs.specs import Spec, TrainingSpec
+from rlhf.jobs.worker import Run, keep_beating
+from rlhf.models import registry
+from rlhf.models.model_files import read_header
+from rlhf.models.registry import Weights
+
+IMAGE: Final = "python:3.12"
+# One line of commands that read variables. The time that is paid for begins with it.
+SCRIPT: Final = " && ".join(
+    (
+        "began=$(date +%s)",
+        "place=$(mktemp -d)",
+        'pip install -q --root-user-action=ignore "huggingface_hub==$PREFLOOP_HUB_CLIENT"',
+        'hf download "$PREFLOOP_JOBS_REPO" --repo-type dataset --revision "$PREFLOOP_REVISION" '
+        '--local-dir "$place/job" --quiet',
+        f'pip install -q --root-user-action=ignore -r "$place/job/{CODE}/requirements.txt"',
+        f'cd "$place/job/{CODE}"',
+        'exec python -m rlhf.hub.rental_worker "$place/job" --data "$place/data" --repo "$PREFLOOP_JOBS_REPO" '
+        '--began "$began" --hours "$PREFLOOP_HOURS"',
+    )
+)
+Made = TypeVar("Made")
+LABEL: Final = "prefloop"
+# Between two looks at a job: soon at first, for people who wait to see it begin.
+FIRST_POLL_SECONDS: Final = 1.0
+POLL_SECONDS: Final = 10.0
+SLOWER: Final = 1.2
+# The follower looks for jobs to follow this often.
+LOOK_SECONDS: Final = 2.0
+# Between two attempts to delete what is no use any more.
+CLEAR_SECONDS: Final = 60.0
+# How long the Hub may say that a job has ended before what it sent last can be read.
+SETTLING_SECONDS: Final = 10.0
+WAITING: Final[Mapping[str, str]] = {
+    "SCHEDULING": "waiting for the rented machine",
+    "RUNNING": "the rented machine installs what it needs",
+}
+# For how long after the agreed time the Hub is asked about a job, should it refuse to tell.
+GRACE_SECONDS: Final = 3600.0
+# A machine that has sent its result ends by itself within seconds, or is ended.
+LEAVING_SECONDS: Final = 60.0
+ENDED: Final = ("COMPLETED", "CANCELED", "ERROR", "DELETED")
+MADE_FILES: Final = (*ADAPTER, *WHOLE, CARD, "prefloop.json")
+LAST_LINES: Final = 5
+ANEW: Final = "Nothing of it can be resumed: start a new run."
+ROUNDING: Final = 1e-6
+
+logger = logging.getLogger(__name__)
+
+
+class Left(Exception):
+    """Whoever follows the job is to end; the job goes on."""
+
+
+class Cancelled(Exception):
+    """Somebody wanted the job to end, and it has."""
+
+
+class Over(UserError):
+    """The job has ended on the Hub, and nothing is to be waited for."""
+
+
+# ------------------------------------------------------------------------------------------------------------ following
+class Follower(threading.Thread):
+    """Follows every job for rented hardware, each in a thread of its own."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        data_dir: Path,
+        db: Database,
+        poll_seconds: float = POLL_SECONDS,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`changed` is called when a machine was rented, and when what it made is here."""
+        super().__init__(name="rented jobs", daemon=True)
+        self.changed = changed
+        self.hub, self.data_dir, self.db, self.poll_seconds = hub, data_dir, db, poll_seconds
+        self.ended = threading.Event()
+        self.followed: dict[int, threading.Thread] = {}
+        self.clear_not_before = 0.0
+
+    def run(self) -> None:
+        """Look for jobs until told to end."""
+        while not self.ended.wait(LOOK_SECONDS):
+            try:
+                self.look()
+            except Exception:
+                logger.exception("rented jobs could not be looked for")
+
+    def look(self) -> None:
+        """Follow what nobody follows, if there is a token to do it with, and clear up after what has ended."""
+        if self.hub.token is None:
+            return
+        if time.monotonic() >= self.clear_not_before:
+            self.clear_not_before = time.monotonic() + CLEAR_SECONDS
+            clear_up(self.hub, self.db)
+        for job_id in rental_store.to_follow(self.db):
+            running = self.followed.get(job_id)
+            if running is None or not running.is_alive():
+                thread = threading.Thread(
+                    target=follow,
+                    args=(self.hub, self.db, self.data_dir, job_id, self.ended, self.poll_seconds, self.changed),
+                    name=f"rented job {job_id}",
+                    daemon=True,
+                )
+                self.followed[job_id] = thread
+                thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """Leave the jobs to whoever comes next; they go on."""
+        self.ended.set()
+        deadline = time.monotonic() + seconds
+        for thread in self.followed.values():
+            thread.join(max(deadline - time.monotonic(), 0))
+
+
+def follow(
+    hub: Hub,
+    db: Database,
+    data_dir: Path,
+    job_id: int,
+    ended: threading.Event,
+    poll_seconds: float = POLL_SECONDS,
+    changed: Callable[[], None] = lambda: None,
+) -> None:
+    """Take a job to its end, or until told to end, if nobody else follows it; how it ended is in its row."""
+    worker = uuid.uuid4().hex
+    job = rental_store.take_up(db, job_id, worker)
+    if job is None:
+        return
+    run = Run(db, data_dir, job, worker)
+    over = threading.Event()
+    heart = threading.Thread(target=keep_beating, args=(run, over), daemon=True)
+    heart.start()
+    errand = Errand(hub, run, job, ended, poll_seconds, changed)
+    try:
+        job_store.finish(db, job_id, worker, errand.result())
+        changed()
+    except Left:
+        rental_store.let_go(db, job_id, worker)
+    except Cancelled:
+        job_store.stop(db, job_id, worker, "cancelled", "Cancelled, and the rented machine was given back.")
+    except UserError as error:
+        run.log(str(error))
+        job_store.stop(db, job_id, worker, "failed", str(error))
+    except Exception as error:
+        traceback.print_exception(error)
+        errand.try_to_give_back()
+        told = hubs.without_tokens(f"Failed ({type(error).__name__}: {error}).")
+        job_store.stop(db, job_id, worker, "failed", f"{told} Resume looks for it on the Hub again.")
+    finally:
+        over.set()
+        heart.join()
+        db.close()
+
+
+class Errand:
+    """One job's way: pack, start, follow, take in. Every step looks first whether it was done already."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        run: Run,
+        job: Job,
+        ended: threading.Event,
+        poll_seconds: float,
+        changed: Callable[[], None],
+    ) -> None:
+        self.changed = changed
+        self.hub, self.run, self.job, self.ended, self.poll_seconds = hub, run, job, ended, poll_seconds
+        self.db, self.data_dir = run.db, run.data_dir
+        self.rental = rental_store.get(self.db, job.id)
+        self.warned, self.pause = "", min(FIRST_POLL_SECONDS, poll_seconds)
+
+    def result(self) -> dict[str, Any]:
+        """The job's result. Raises Left, Cancelled, or UserError where it came to nothing."""
+        if self.rental.hub_job is None:
+            self.start()
+        ending = checked_ending(self.wait())
+        self.see_it_leave()
+        if ending.status != "finished":
+            clear(self.hub, self.db, self.rental)
+            raise Over(f"{ending.message} {ANEW}")
+        self.persist("Taking in what was made", lambda: self.take_in(ending))
+        dollars = rental_store.dollars(self.rental.cost)
+        cost = f"{self.rental.seconds / 60:.0f} minutes on {self.job.flavor}, about {dollars}"
+        self.run.log(f"What was made is here: {cost}.")
+        return {
+            **(ending.result or {}),
+            "rented": {"flavor": self.job.flavor, "cost_usd": round(self.rental.cost, 4)},
+        }
+
+    # ----------------------------------------------------------------------------------------------------------- start
+    def start(self) -> None:
+        """Send the files and start the job, unless an earlier follower had started it without saying so."""
+        who = self.persist("Asking whose token it is", lambda: hubs.check_token(self.hub))
+        payer = self.rental.namespace or who.name
+        hubs.check_token(self.hub, f"{payer}/x")  # what was told is remembered
+        self.rental = rental_store.settle(self.db, self.job.id, payer)
+        started = self.persist("Looking for the job", self.started_before)
+        if started is None:
+            self.persist("Asking for the price", self.check_price)
+            self.run.report(0, 0, {}, "sending the files to the Hub")
+            sha = self.persist("Sending the files", self.send)
+            self.raise_if_ended()
+            # An answer may be lost although the job was started: it is looked for before it is started again.
+            started = self.persist("Renting the hardware", lambda: self.started_before() or self.rent(sha))
+        self.rental = rental_store.started(self.db, self.job.id, started.id, started.url)
+        terms = Terms(self.job.flavor or "", self.rental.price_per_hour, self.rental.hours, payer)
+        self.run.log(f"Rented {terms.sentence}: {started.url}")
+        self.changed()
+
+    def send(self) -> str:
+        """Put what the job needs into its dataset; returns the commit. Raises UserError."""
+        repo = self.rental.repo
+        hubs.ensure_repo(self.hub, repo, "dataset", private=True)
+        files = job_bundle.pack(self.db, self.data_dir, self.job)
+        return hubs.commit(self.hub, repo, "dataset", files, f"Job {self.job.id}: {self.job.kind}")
+
+    def rent(self, sha: str) -> Any:
+        """Start the job on the Hub with the files of this commit. Raises UserError."""
+        with hubs.explained("Renting the hardware"):
+            return self.hub.api.run_job(
+                image=IMAGE,
+                command=["bash", "-c", SCRIPT],
+                env=self.environment(sha),
+                secrets={"HF_TOKEN": self.hub.token or ""},
+                flavor=self.job.flavor,
+                timeout=round(self.rental.hours * 3600),
+                labels={LABEL: self.rental.mark},
+                namespace=self.rental.namespace,
+            )
+
+    def environment(self, sha: str) -> dict[str, str]:
+        """What the script is told. Where the Hub is, if not in its usual place."""
+        told = {
+            "PREFLOOP_JOBS_REPO": self.rental.repo,
+            "PREFLOOP_REVISION": sha,
+            "PREFLOOP_HOURS": f"{self.rental.hours:g}",
+            "PREFLOOP_HUB_CLIENT": version("huggingface_hub"),
+        }
+        return told if hubs.is_the_usual(self.hub) else {**told, "HF_ENDPOINT": self.hub.endpoint}
+
+    def started_before(self) -> Any:
+        """The job on the Hub that has this one's mark; None where there is none."""
+        with hubs.explained("Looking for the job on the Hub"):
+            known = self.hub.api.list_jobs(labels={LABEL: self.rental.mark}, namespace=self.rental.namespace)
+            return next(iter(known), None)
+
+    def check_price(self) -> None:
+        """Raises UserError where the Hub asks for more than was agreed to, or has no such hardware."""
+        price = price_of(self.hub, self.job.flavor or "")
+        if price > self.rental.price_per_hour + ROUNDING:
+            raise UserError(
+                f"{self.job.flavor} costs {rental_store.dollars(price)} an hour on the Hub, and "
+                f"{rental_store.dollars(self.rental.price_per_hour)} was agreed to. Nothing was rented; start a new "
+                "run if that is not too much."
+            )
+
+    # ---------------------------------------------------------------------------------------------------------- follow
+    def wait(self) -> Any:
+        """How the job ended there, its reports being recorded on the way. Raises Left, Cancelled, UserError."""
+        while True:
+            self.raise_if_ended()
+            ending = self.persist("Following the job", self.look, patient=True)
+            if ending is not None:
+                return ending
+            self.ended.wait(self.pause)
+            self.pause = min(SLOWER * self.pause, self.poll_seconds)
+
+    def look(self) -> Any:
+        """Record what is new; how the job ended, if it has. Raises Over where it ended without a word."""
+        ending = self.read_reports()
+        if ending is not None:
+            return ending
+        stage, message = self.stage()
+        if stage in ENDED:
+            time.sleep(min(SETTLING_SECONDS, self.poll_seconds))
+            ending = self.read_reports()
+            if ending is None:
+                raise Over(self.obituary(stage, message))
+        return ending
+
+    def stage(self) -> tuple[str, str]:
+        """The stage that the Hub says the job is in, and why."""
+        assert self.rental.hub_job is not None
+        try:
+            with hubs.explained(f"Asking the Hub for the job {self.rental.hub_job}"):
+                info = self.hub.api.inspect_job(job_id=self.rental.hub_job, namespace=self.rental.namespace)
+        except UserError as error:
+            if error.__cause__ is not None and hubs.status_of(error.__cause__) == 404:
+                return "DELETED", "the Hub knows it no more"
+            raise
+        seconds = float((info.durations.running_secs if info.durations else None) or 0)
+        before = self.rental.stage
+        self.rental = rental_store.seen(self.db, self.job.id, str(info.status.stage), max(seconds, self.rental.seconds))
+        if self.rental.stage != before and not self.rental.batches:  # installing takes minutes
+            self.run.report(0, 0, {}, WAITING.get(self.rental.stage, ""))
+        return self.rental.stage, info.status.message or ""
+
+    def read_reports(self) -> Any:
+        """Add the reports to the record that are not in it yet; how the job ended, if it has said so."""
+        with hubs.explained("Reading the job's reports"):
+            names = set(self.hub.api.list_repo_files(self.rental.repo, repo_type="dataset"))
+        while (name := report_name(self.rental.batches + 1)) in names:
+            batch = self.read(name)
+            self.rental = rental_store.replay(self.db, self.job.id, self.run.worker, self.rental.batches + 1, batch)
+            self.raise_if_ended()
+        return self.read(RESULT) if RESULT in names else None
+
+    def read(self, name: str) -> Any:
+        """What a JSON file of the job's holds; an empty object where it holds nothing that can be read."""
+        with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
+            with hubs.explained(f"Fetching {name}"):
+                path = self.hub.api.hf_hub_download(
+                    self.rental.repo, name, repo_type="dataset", local_dir=directory, force_download=True
+                )
+            try:
+                return json.loads(Path(path).read_text("utf-8"))
+            except (ValueError, RecursionError):
+                return {}
+
+    def obituary(self, stage: str, message: str) -> str:
+        """Why a job ended that could not say so itself."""
+        said = f" ({message})" if message else ""
+        parts = [f"The rented job ended without a result: {stage.lower()}{said}."]
+        lines = self.last_lines()
+        if lines:
+            parts.append(f"Its last words: {' / '.join(lines)}.")
+        spent = f" About {rental_store.dollars(self.rental.cost)} was spent." if self.rental.seconds else ""
+        return f"{' '.join(parts)}{spent} Its log: {self.rental.url}. {ANEW}"
+
+    def last_lines(self) -> list[str]:
+        """The end of the job's log; nothing where the Hub does not give it."""
+        try:
+            with hubs.explained("Reading the job's log"):
+                lines = list(
+                    self.hub.api.fetch_job_logs(
+                        job_id=str(self.rental.hub_job), namespace=self.rental.namespace, tail=LAST_LINES
+                    )
+                )
+        except UserError:
+            return []
+        return [hubs.without_tokens(line.strip())[:200] for line in lines[-LAST_LINES:] if line.strip()]
+
+    # --------------------------------------------------------------------------------------------------------- take in
+    def take_in(self, ending: Ending) -> None:
+        """Fetch what was made, check it, and register it as a candidate. Raises UserError."""
+        if registry.of_job(self.db, self.job.id) is not None:
+            return  # an earlier follower was interrupted after this
+        spec = self.job.spec
+        assert isinstance(spec, TrainingSpec)
+        steps = job_store.get(self.db, self.job.id).steps
+        self.run.report(steps, steps, {}, "fetching what was made")
+        revision = f"{self.job.kind.replace('_', '-')}-{self.job.id}"
+        relative = f"adapters/{revision}"
+        (self.data_dir / "adapters").mkdir(exist_ok=True)
+        with new_directory(self.data_dir / relative) as directory:
+            self.fetch(directory, ending.files)
+            if directory_sha256(directory) != ending.sha256:
+                raise UserError("What the rented job made arrived damaged. Nothing was kept; Resume fetches it again.")
+            for weights in directory.glob("*.safetensors"):
+                read_header(weights)
+        parent = registry.by_revision(self.db, spec.parent)
+        under = parent.id if parent.form == "full" else parent.ground_id
+        rental_store.trained_with(self.db, self.job.id, as_trained(self.job.spec, ending.batch))
+        registry.add(
+            self.db,
+            revision=revision,
+            method=self.job.kind,
+            base=registry.by_revision(self.db, "base").base,
+            parent_id=parent.id,
+            job_id=self.job.id,
+            path=relative,
+            sha256=ending.sha256,
+            kind="reward" if self.job.kind == "reward_model" else "policy",
+            form=registry.FORM_OF[spec.method],
+            weights=ending.weights,
+            ground_id=None if spec.method == "full" else under,
+        )
+
+    def fetch(self, directory: Path, expected: Mapping[str, str]) -> None:
+        """The files of a directory, each compared with its sha256. Raises UserError."""
+        with tempfile.TemporaryDirectory(prefix=".fetched-", dir=directory.parent) as there:
+            for name, known in expected.items():
+                with hubs.explained(f"Fetching {name}"):
+                    path = self.hub.api.hf_hub_download(
+                        self.rental.repo, f"{MADE}/{name}", repo_type="dataset", local_dir=there
+                    )
+                if digest(Path(path)) != known:
+                    raise UserError(f"{name} arrived damaged. Nothing was kept; Resume fetches it again.")
+                Path(path).rename(directory / name)
+
+    def see_it_leave(self) -> None:
+        """Wait until the machine has ended by itself, or end it: its time is paid for."""
+        deadline = time.monotonic() + LEAVING_SECONDS
+        try:
+            while self.stage()[0] not in ENDED:
+                if time.monotonic() > deadline:
+                    self.cancel()
+                    return
+                self.raise_if_ended()
+                self.ended.wait(self.pause)
+        except UserError as error:
+            self.run.log(f"{error} See {self.rental.url}.")
+
+    # ------------------------------------------------------------------------------------------------------------ both
+    def persist(self, doing: str, act: Callable[[], Made], patient: bool = False) -> Made:
+        """Do what may fail for a passing reason again and again: what runs there runs on meanwhile.
+
+        `patient`: for any reason, until its time is over for sure, because not to know of it does not end it.
+        """
+        while True:
+            try:
+                return act()
+            except Over:
+                raise
+            except UserError as error:
+                if not hubs.is_passing(error) and not (patient and self.time_is_left()):
+                    raise
+                self.warn(f"{doing} is tried again: {error}")
+            self.raise_if_ended()
+            self.ended.wait(self.poll_seconds)
+
+    def warn(self, text: str) -> None:
+        """Say in the log what keeps going wrong, once."""
+        if text != self.warned:
+            self.run.log(text)
+            self.warned = text
+
+    def time_is_left(self) -> bool:
+        """Whether the job may still run there."""
+        return seconds_between(self.job.started or now(), now()) < self.rental.hours * 3600 + GRACE_SECONDS
+
+    def raise_if_ended(self) -> None:
+        """Raises Left where the follower is to end, Cancelled once the job on the Hub has ended because it was to."""
+        if self.ended.is_set():
+            raise Left
+        self.run.beat()
+        if not self.run.stopped:
+            return
+        if job_store.get(self.db, self.job.id).worker != self.run.worker:
+            raise Left  # another follower has it
+        if self.rental.namespace:
+            self.give_back()
+            clear(self.hub, self.db, self.rental)
+        raise Cancelled
+
+    def give_back(self) -> None:
+        """Have the job on the Hub end, however often that must be tried: it costs money. Raises Left, Over."""
+        while not self.ended.is_set():
+            try:
+                if not self.cancel():
+                    return
+            except UserError as error:
+                if not self.time_is_left():
+                    raise Over(
+                        f"The rented machine could not be given back; its time is over. {error} See {self.rental.url}."
+                    ) from error
+                self.warn(f"{error} If that goes on, end it by hand: {self.rental.url or 'on the Hub'}.")
+            self.run.beat()
+            self.ended.wait(self.poll_seconds)
+        raise Left
+
+    def cancel(self) -> bool:
+        """Tell the job on the Hub to end; whether it has not ended yet. Raises UserError."""
+        if self.rental.hub_job is None:
+            started = self.started_before()
+            if started is None:
+                return False
+            self.rental = rental_store.started(self.db, self.job.id, started.id, started.url)
+        if self.stage()[0] in ENDED:
+            return False
+        with hubs.explained("Giving the rented machine back"):
+            self.hub.api.cancel_job(job_id=str(self.rental.hub_job), namespace=self.rental.namespace)
+        return self.stage()[0] not in ENDED
+
+    def try_to_give_back(self) -> None:
+        """After an error of our own: whoever is charged must not wait until somebody has mended it."""
+        try:
+            if self.rental.namespace:
+                self.cancel()
+        except UserError as error:
+            self.run.log(f"{error} See {self.rental.url}.")
+
+
+# -------------------------------------------------------------------------------------------------------------- the end
+@dataclass(frozen=True)
+class Ending:
+    """How a job has ended there, checked: whoever can write to its dataset could have written it."""
+
+    status: str
+    message: str
+    result: Mapping[str, Any] | None = None
+    sha256: str = ""
+    weights: Weights = "bf16"
+    files: Mapping[str, str] = field(default_factory=dict)
+    """By name, the sha256 of each file of what was made."""
+    batch: Any = None
+
+
+def checked_ending(told: Any) -> Ending:
+    """What a job says of its end. Raises Over for what can't be meant."""
+    try:
+        ending = Ending(text_of(told["status"]), text_of(told["message"]))
+        if ending.status != "finished":
+            return ending
+        files = {text_of(name): text_of(known) for name, known in told["files"].items()}
+        weights = next(one for one in get_args(Weights) if one == told["model"]["weights"])
+        batch, result = told["spec"]["batch_size"], dict(told["result"] or {})
+        ending = replace(
+            ending, result=result, sha256=text_of(told["model"]["sha256"]), weights=weights, files=files, batch=batch
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        raise Over(f"What the rented job says of its end can't be read, so nothing was taken in. {ANEW}") from error
+    odd = [name for name in files if not any(fnmatch(name, pattern) for pattern in MADE_FILES) or "/" in name]
+    if odd:
+        raise Over(f"The rented job made files that no model has here ({', '.join(odd)[:200]}). Nothing was kept.")
+    return ending
+
+
+def text_of(value: Any) -> str:
+    """A text. Raises ValueError for anything else."""
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no text")
+    return value
+
+
+def as_trained(spec: Spec, batch: Any) -> Spec:
+    """The spec with the batch that it ended with: there memory may have run out, and the batch been halved."""
+    found: Spec | None = spec
+    while found is not None and getattr(found, "batch_size", batch) != batch:
+        found = smaller(found)
+    return spec if found is None else found
+
+
+def clear_up(hub: Hub, db: Database) -> None:
+    """Delete the datasets that are no use any more."""
+    for job_id in rental_store.to_clear(db):
+        clear(hub, db, rental_store.get(db, job_id))
+
+
+def clear(hub: Hub, db: Database, rental: Rental) -> None:
+    """Delete what was sent and has come back. What can't be deleted is no reason to fail."""
+    try:
+        with hubs.explained(f"Deleting {rental.repo}"):
+            hub.api.delete_repo(rental.repo, repo_type="dataset", missing_ok=True)
+    except UserError as error:
+        if hubs.is_passing(error):
+            return  # the next look tries again
+        job_store.log(db, rental.job_id, f"{error} It is private, and no use any more.")
+    rental_store.seen(db, rental.job_id, rental_store.CLEARED, rental.seconds)
+
+
+def price_of(hub: Hub, flavor: str) -> float:
+    """What hardware for jobs costs now, in dollars an hour. Raises UserError where the Hub has no such hardware."""
+    with hubs.explained("Asking the Hub for its prices"):
+        prices = {one.name: hubs.hourly_price(one) for one in hub.api.list_jobs_hardware()}
+    if flavor not in prices:
+        cheapest_first = sorted(prices.items(), key=lambda one: one[1])
+        known = ", ".join(f"{name} ({rental_store.dollars(cost)})" for name, cost in cheapest_first)
+        raise UserError(f"The Hub rents no '{flavor}'. It has, with prices per hour: {known}.")
+    return prices[flavor]
+
+
+def offered(hub: Hub, flavor: str, hours: float, namespace: str = "") -> Terms:
+    """Terms at the price that the Hub has now. Raises UserError where it has no such hardware."""
+    return rental_store.checked_terms(flavor, price_of(hub, flavor), hours, namespace)

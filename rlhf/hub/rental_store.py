@@ -1,0 +1,313 @@
+"""Every SQL statement about rented hardware: what was agreed to, where a job runs, and what came back of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from annotation.database import Database
+from annotation.hub_client import check_name
+from annotation.records import UserError, now
+from rlhf.jobs import job_store
+from rlhf.jobs.job_store import LOST_AFTER_SECONDS, Job
+from rlhf.jobs.specs import Spec, to_json
+
+FLAVOR = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+LONGEST_HOURS = 72.0
+SHORTEST_HOURS = 0.1
+HIGHEST_PRICE = 1000.0
+# What a job is called on the Hub until it has a repository's name.
+MARK_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a person agrees to: the hardware, its price in dollars an hour, for how many hours at most, who pays."""
+
+    flavor: str
+    price_per_hour: float
+    hours: float = 1.0
+    namespace: str = ""
+    """The account or organisation that pays; empty for the token's owner."""
+
+    @property
+    def most(self) -> float:
+        """Dollars that can be spent."""
+        return self.price_per_hour * self.hours
+
+    @property
+    def sentence(self) -> str:
+        """What is agreed to."""
+        payer = f", paid by {self.namespace}" if self.namespace else ""
+        return (
+            f"up to {most_dollars(self.most)}: {self.flavor} at {dollars(self.price_per_hour)} an hour, ended after "
+            f"{self.hours:g} hour{'' if self.hours == 1 else 's'} at the latest{payer}"
+        )
+
+
+@dataclass(frozen=True)
+class Rental:
+    """A job's rental: the terms, and how far it has come on the Hub."""
+
+    job_id: int
+    mark: str
+    price_per_hour: float
+    hours: float
+    namespace: str
+    hub_job: str | None
+    url: str
+    batches: int
+    """How many of its reports are in the job's record."""
+    stage: str
+    seconds: float
+    """For how long it has run there."""
+
+    @property
+    def repo(self) -> str:
+        """The private dataset through which files go and come."""
+        return f"{self.namespace}/prefloop-job-{self.mark[:MARK_DIGITS]}"
+
+    @property
+    def cost(self) -> float:
+        """Dollars so far; the Hub bills by the minute."""
+        return math.ceil(self.seconds / 60) / 60 * self.price_per_hour
+
+
+def dollars(amount: float) -> str:
+    """A price or what was spent, in cents and as far below as it matters."""
+    whole, _, cents = f"{amount:.4f}".partition(".")
+    return f"${whole}.{cents.rstrip('0').ljust(2, '0')}"
+
+
+def most_dollars(amount: float) -> str:
+    """A limit, in whole cents and never below what it is."""
+    return f"${math.ceil(round(100 * amount, 4)) / 100:.2f}"
+
+
+def checked_terms(flavor: Any, price_per_hour: Any, hours: Any, namespace: Any = "") -> Terms:
+    """Terms as somebody has typed them. Raises UserError for what can't be meant."""
+    if not isinstance(flavor, str) or not FLAVOR.fullmatch(flavor.strip()):
+        raise UserError("Name the hardware as the Hub does, say a10g-small.")
+    namespace = namespace.strip() if isinstance(namespace, str) else ""
+    if namespace:
+        check_name(f"{namespace}/x")
+    price = number_within(price_per_hour, 0.0, HIGHEST_PRICE, "The price must be in dollars an hour")
+    time = number_within(hours, SHORTEST_HOURS, LONGEST_HOURS, "The time must be in hours")
+    return Terms(flavor.strip(), price, time, namespace)
+
+
+def number_within(value: Any, low: float, high: float, wanted: str) -> float:
+    """A finite number between two others. Raises UserError."""
+    sound = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not sound or not low <= value <= high:
+        raise UserError(f"{wanted}, from {low:g} to {high:g}.")
+    return float(value)
+
+
+def enqueue(db: Database, spec: Spec, requested_by: str, terms: Terms) -> int:
+    """Queue a job for rented hardware on these terms; returns its id."""
+    with db.transaction() as connection:
+        job_id = job_store.enqueue(db, spec, requested_by, terms.flavor)
+        connection.execute(
+            "INSERT INTO rental (job_id, mark, price_per_hour, hours, namespace) VALUES (?, ?, ?, ?, ?)",
+            (job_id, uuid.uuid4().hex, terms.price_per_hour, terms.hours, terms.namespace),
+        )
+    return job_id
+
+
+def get(db: Database, job_id: int) -> Rental:
+    """A job's rental; it must have one."""
+    row = db.row("SELECT * FROM rental WHERE job_id = ?", (job_id,))
+    assert row is not None
+    return Rental(**row)
+
+
+def found(db: Database, job_id: int) -> Rental | None:
+    """A job's rental, if it is for rented hardware."""
+    row = db.row("SELECT * FROM rental WHERE job_id = ?", (job_id,))
+    return None if row is None else Rental(**row)
+
+
+def to_follow(db: Database) -> list[int]:
+    """Jobs for rented hardware that nobody here follows: those that wait, and those whose follower is silent."""
+    rows = db.rows(
+        f"SELECT id FROM job WHERE flavor IS NOT NULL AND (status = 'queued' OR {SILENT}) ORDER BY id", (silent(),)
+    )
+    return [row["id"] for row in rows]
+
+
+SILENT = "status IN ('running', 'cancelling') AND heartbeat < ?"
+
+
+def silent() -> str:
+    """Who was last heard of before this moment is gone."""
+    return (datetime.now(UTC) - timedelta(seconds=LOST_AFTER_SECONDS)).isoformat(timespec="microseconds")
+
+
+def to_clear(db: Database) -> list[int]:
+    """Ended jobs whose dataset is no use any more.
+
+    That of a finished one is the only other copy of what was made, until a safe copy is newer, where such are made.
+    """
+    rows = db.rows(
+        """SELECT id FROM job JOIN rental ON rental.job_id = job.id
+           WHERE namespace != '' AND stage != ? AND (status = 'cancelled' OR (status = 'finished' AND (
+               NOT EXISTS (SELECT 1 FROM safe_copy WHERE state = 'safe')
+               OR EXISTS (SELECT 1 FROM safe_copy WHERE state = 'safe' AND created > job.finished))))
+           ORDER BY id""",
+        (CLEARED,),
+    )
+    return [row["id"] for row in rows]
+
+
+# The stage of a rental whose dataset is gone.
+CLEARED = "CLEARED"
+
+
+def give_up(db: Database) -> None:
+    """Mark jobs lost that nobody here has followed for longer than they can have run."""
+    with db.transaction() as connection:
+        connection.execute(
+            """UPDATE job SET status = 'lost', worker = NULL, finished = ?, message = ?
+               WHERE status IN ('running', 'cancelling') AND flavor IS NOT NULL AND EXISTS (
+                   SELECT 1 FROM rental WHERE job_id = job.id
+                       AND julianday(coalesce(nullif(heartbeat, ''), started)) + (hours + ?) / 24
+                           < julianday('now'))""",
+            (now(), UNFOLLOWED, GRACE_HOURS),
+        )
+
+
+UNFOLLOWED = (
+    "Nobody here has followed it, since Prefloop has no token for the Hub, and its time is over. Resume looks for what "
+    "it has made, once there is one."
+)
+# Waiting for a machine and fetching what was made take their time too.
+GRACE_HOURS = 1.0
+
+
+def take_up(db: Database, job_id: int, worker: str) -> Job | None:
+    """Claim a queued job for rented hardware, or follow one further whose follower is silent; None if neither is so."""
+    claimed = job_store.claim(db, job_id, worker)
+    if claimed is not None:
+        return claimed
+    with db.transaction() as connection:
+        taken = connection.execute(
+            f"UPDATE job SET worker = ?, heartbeat = ? WHERE id = ? AND flavor IS NOT NULL AND {SILENT}",
+            (worker, now(), job_id, silent()),
+        ).rowcount
+    return job_store.get(db, job_id) if taken else None
+
+
+def let_go(db: Database, job_id: int, worker: str) -> None:
+    """Leave a job to whoever comes next, who need not wait until this follower is known to be silent."""
+    with db.transaction() as connection:
+        connection.execute(
+            "UPDATE job SET heartbeat = '' WHERE id = ? AND worker = ? AND status IN ('running', 'cancelling')",
+            (job_id, worker),
+        )
+
+
+def settle(db: Database, job_id: int, namespace: str) -> Rental:
+    """Record who pays, once that is known."""
+    with db.transaction() as connection:
+        connection.execute("UPDATE rental SET namespace = ? WHERE job_id = ?", (namespace, job_id))
+    return get(db, job_id)
+
+
+def started(db: Database, job_id: int, hub_job: str, url: str) -> Rental:
+    """Record the job on the Hub, so that no other is started for it."""
+    with db.transaction() as connection:
+        connection.execute("UPDATE rental SET hub_job = ?, url = ? WHERE job_id = ?", (hub_job, url, job_id))
+    return get(db, job_id)
+
+
+def seen(db: Database, job_id: int, stage: str, seconds: float) -> Rental:
+    """Record what the Hub says of it."""
+    with db.transaction() as connection:
+        connection.execute("UPDATE rental SET stage = ?, seconds = ? WHERE job_id = ?", (stage, seconds, job_id))
+    return get(db, job_id)
+
+
+def replay(db: Database, job_id: int, worker: str, number: int, batch: Mapping[str, Any]) -> Rental:
+    """Add a report from there to the job's record, in one transaction with its number, so that none is added twice.
+
+    Nothing is written where the job is no longer this worker's, or the report is there already.
+    """
+    batch = readable(batch, number)
+    with db.transaction() as connection:
+        mine = connection.execute(
+            """UPDATE job SET step = ?, steps = ?, message = ?, heartbeat = ?
+               WHERE id = ? AND worker = ? AND status IN ('running', 'cancelling')
+                   AND EXISTS (SELECT 1 FROM rental WHERE job_id = job.id AND batches = ?)""",
+            (batch["step"], batch["steps"], batch["message"], now(), job_id, worker, number - 1),
+        ).rowcount
+        if mine:
+            connection.execute("UPDATE rental SET batches = ? WHERE job_id = ?", (number, job_id))
+            connection.conn.executemany(
+                "INSERT INTO event (job_id, kind, step, data, created) VALUES (?, ?, ?, ?, ?)",
+                [
+                    (job_id, event["kind"], event["step"], json.dumps(event["data"]), event["created"])
+                    for event in batch["events"]
+                ],
+            )
+    return get(db, job_id)
+
+
+def readable(batch: Any, number: int) -> Mapping[str, Any]:
+    """A report as the pages can show it; in place of one that they can't, a line in the log that says so."""
+    try:
+        progress = {"step": count(batch["step"]), "steps": count(batch["steps"]), "message": str(batch["message"])}
+        return {**progress, "events": [readable_event(event) for event in batch["events"]]}
+    except (KeyError, TypeError, ValueError):
+        told = f"Report {number} can't be read and is left out."
+        left_out = {"kind": "log", "step": 0, "data": told, "created": now()}
+        return {"step": 0, "steps": 0, "message": "", "events": [left_out]}
+
+
+def count(value: Any) -> int:
+    """A number of steps. Raises ValueError for anything else."""
+    if not isinstance(value, int) or not 0 <= value < 2**31:
+        raise ValueError(f"{value!r} is no number of steps")
+    return value
+
+
+def readable_event(event: Any) -> dict[str, Any]:
+    """One event of a report. Raises KeyError, TypeError, ValueError for what the pages can't show."""
+    kind, data, created = event["kind"], event["data"], event["created"]
+    if kind not in SHAPES or not SHAPES[kind](data) or not isinstance(created, str):
+        raise ValueError(f"{kind!r} is no event")
+    return {"kind": kind, "step": count(event["step"]), "data": data, "created": created}
+
+
+def is_sample(data: Any) -> bool:
+    """Whether something is what a model answered during a run."""
+    texts = isinstance(data, dict) and all(isinstance(data.get(name), str) for name in ("prompt", "answer"))
+    return texts and isinstance(data.get("tokens"), int) and isinstance(data.get("finish_reason"), str)
+
+
+# What an event's data must be, by its kind.
+SHAPES: Mapping[str, Callable[[Any], bool]] = {
+    "log": lambda data: isinstance(data, str),
+    "metric": lambda data: isinstance(data, dict) and all(isinstance(one, int | float) for one in data.values()),
+    "sample": is_sample,
+}
+
+
+def trained_with(db: Database, job_id: int, spec: Spec) -> None:
+    """Record the settings that a job ended with."""
+    with db.transaction() as connection:
+        connection.execute("UPDATE job SET spec = ? WHERE id = ?", (to_json(spec), job_id))
+
+
+def events_after(db: Database, job_id: int, last: int) -> list[dict[str, Any]]:
+    """What a job has reported since the event `last`, as `replay` takes it, each with its id."""
+    rows = db.rows(
+        "SELECT id, kind, step, data, created FROM event WHERE job_id = ? AND id > ? ORDER BY id", (job_id, last)
+    )
+    return [{**row, "data": json.loads(row["data"])} for row in rows]

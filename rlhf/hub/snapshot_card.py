@@ -1,0 +1,212 @@
+"""The card of frozen data as a dataset: what one training read, what was left out of it and why, its columns. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from annotation.exports.dataset_card import NOTES, code, feature, format_mark, licence_text, size_category, table
+from annotation.exports.formats import Column
+from annotation.metrics.aggregation import REASONS
+
+Unit = Literal["pairs", "demonstrations", "prompts"]
+Type = Column | Literal["numbers", "answer"]
+ANSWER: Final[Mapping[str, Column]] = {
+    "id": "whole",
+    "origin": "text",
+    "model_id": "whole",
+    "text": "text",
+    "finish_reason": "text",
+    "tokens": "whole",
+}
+COLUMNS: Final[Mapping[str, Mapping[str, Type]]] = {
+    "pairs": {
+        "comparison": "whole",
+        "prompt_id": "whole",
+        "split": "text",
+        "judgements": "numbers",
+        "annotators": "texts",
+        "messages": "messages",
+        "rendered_prompt": "text",
+        "chosen": "answer",
+        "rejected": "answer",
+        "strength": "number",
+        "agreement": "number",
+        "flip": "number",
+        "ai": "truth",
+    },
+    "demonstrations": {
+        "split": "text",
+        "messages": "messages",
+        "text": "text",
+        "origin": "text",
+        "response": "whole",
+        "label": "text",
+    },
+    "prompts": {"prompt_id": "whole", "split": "text", "messages": "messages"},
+}
+MEANINGS: Final[Mapping[str, str]] = {
+    **NOTES,
+    "comparison": "rows with the same number come from one comparison",
+    "split": "`train`, or `held-out` for what the training was only checked with",
+    "judgements": "numbers of the judgements that say so",
+    "messages": "the conversation up to the answer",
+    "rendered_prompt": "the same in the model's chat template, as it was read; none where no policy drew an answer",
+    "chosen": "the preferred answer, with who made it and its tokens where a policy drew it",
+    "rejected": "the other answer, likewise",
+    "ai": "true where AI judges alone say so",
+    "text": "the answer to imitate",
+    "origin": "where the answer comes from",
+    "response": "the answer's number",
+    "label": "the label that the answer gives",
+}
+SPLITS: Final = (
+    "`test` holds the rows of prompts that Prefloop keeps out of all training: the run was at most checked with them."
+)
+TITLES: Final[Mapping[str, str]] = {
+    "pairs": "Preference pairs",
+    "demonstrations": "Demonstrations for supervised fine-tuning",
+    "prompts": "Prompts for reinforcement learning",
+}
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What is said of frozen data."""
+
+    repo: str
+    tag: str
+    sha256: str
+    unit: Unit
+    job: int
+    made: str
+    """The kind of the training."""
+    base: str
+    """The base model's public name."""
+    source: str
+    """Where demonstrations come from, as the training's spec says it; empty for other rows."""
+    rows: Mapping[str, int]
+    """How many rows each split has."""
+    files: Mapping[str, tuple[str, str]]
+    """Path and sha256 of each split's file."""
+    left_out: Mapping[str, int]
+    left_out_later: Mapping[str, int]
+    """What the training itself left out of these rows, by reason."""
+    agreement: str
+    """How far those agreed who judged, as Markdown; empty where nobody judged."""
+    names: bool
+    """Whether annotators are named."""
+    licence: str
+
+
+def mark(unit: str) -> str:
+    """By what a repository's card says that it holds frozen data of this kind."""
+    return f"frozen-{unit}"
+
+
+def card(about: Frozen) -> str:
+    """The whole README.md."""
+    agreement = ("## Agreement", about.agreement) if about.agreement else ()
+    parts = [
+        front_matter(about),
+        f"# {TITLES[about.unit]} that a model was trained on",
+        f"{sum(about.rows.values()):,} rows as run {about.job} ({about.made}) of Prefloop read them, frozen before it "
+        "began. Judgements made since are not in it.",
+        "## How to load it",
+        f'```python\nfrom datasets import load_dataset\n\ndata = load_dataset("{about.repo}", revision="{about.tag}")\n'
+        "```",
+        "## What is in it",
+        counts(about),
+        "## What was left out",
+        left_out(about),
+        *agreement,
+        "## Columns",
+        table(["column", "meaning"], [[f"`{name}`", MEANINGS[name]] for name in COLUMNS[about.unit]]),
+        "## Where it comes from",
+        origin(about),
+        "## Licence",
+        licence_text(about.licence),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def front_matter(about: Frozen) -> str:
+    """The YAML between the dashes, by which `datasets` and the Hub know files, splits and types."""
+    tags = {"pairs": ("preference", "human-feedback"), "demonstrations": ("sft",), "prompts": ("prompts",)}[about.unit]
+    lines = [
+        "---",
+        f"pretty_name: Prefloop frozen {about.unit}",
+        *([f"license: {about.licence}"] if about.licence else []),
+        "task_categories:",
+        "- text-generation",
+        "tags:",
+        *(f"- {tag}" for tag in (*tags, "trl", "prefloop")),
+        format_mark(mark(about.unit), sha256=about.sha256),
+        "size_categories:",
+        f"- {size_category(sum(about.rows.values()))}",
+        "dataset_info:",
+        "  features:",
+        *(line for name, kind in COLUMNS[about.unit].items() for line in typed(name, kind)),
+        "configs:",
+        "- config_name: default",
+        "  data_files:",
+        *(line for split, (path, _) in about.files.items() for line in (f"  - split: {split}", f"    path: {path}")),
+        "---",
+    ]
+    return "\n".join(lines)
+
+
+def typed(name: str, kind: Type) -> list[str]:
+    """A column's type as `datasets` writes it."""
+    if kind == "numbers":
+        return [f"  - name: {name}", "    list: int64"]
+    if kind == "answer":
+        parts = [f"  {line}" for part, inner in ANSWER.items() for line in feature(part, inner)]
+        return [f"  - name: {name}", "    struct:", *parts]
+    return feature(name, kind)
+
+
+def counts(about: Frozen) -> str:
+    """Rows by split, and what the second split is."""
+    rows = [[f"`{split}`", f"{number:,}", f"`{about.files[split][0]}`"] for split, number in about.rows.items()]
+    return "\n\n".join([table(["split", "rows", "file"], rows), SPLITS])
+
+
+def left_out(about: Frozen) -> str:
+    """How much was left out, by reason, before the rows were frozen and in the training."""
+    return "\n\n".join(
+        [
+            reasons("Judgements, or pairs of answers, that gave no row when the data was frozen", about.left_out),
+            reasons("Rows that are here but that the training left out when it read them", about.left_out_later),
+        ]
+    )
+
+
+def reasons(what: str, found: Mapping[str, int]) -> str:
+    """A table of reasons under a line; a sentence where there is none."""
+    rows = [[REASONS.get(reason, code(reason)), f"{number:,}"] for reason, number in Counter(found).most_common()]
+    return f"{what}:\n\n{table(['reason', 'number'], rows)}" if rows else f"{what}: none."
+
+
+def origin(about: Frozen) -> str:
+    """The run, the base, the annotators, and what can be compared by which sha256."""
+    people = {True: "named", False: "pseudonyms"}[about.names]
+    lines = [
+        f"- Run {about.job}: {about.made} on the base model {code(about.base)}.",
+        *([f"- Source of the demonstrations: {code(about.source)}."] if about.source else []),
+        f"- Annotators are {people}." if about.unit == "pairs" else "- The rows name no annotator.",
+        f"- sha256 of the data: {code(about.sha256)}. It is that of the one file that the training read, with all rows "
+        "of both splits in the order in which they were frozen and with the annotators' names, where it has any. "
+        "Models whose cards name the same sha256 were trained on the same rows. The files here are split and hold "
+        "empty columns too, so that they have others:",
+        *(f"  - `{path}`: {code(sha)}" for path, sha in about.files.values()),
+    ]
+    return "\n".join(lines)
+
+
+def line_of(row: Mapping[str, Any], unit: Unit) -> bytes:
+    """A row as a line of a split's file: every column, empty where the row says nothing of it."""
+    return json.dumps({name: row.get(name) for name in COLUMNS[unit]}, ensure_ascii=False).encode() + b"\n"

@@ -1,0 +1,622 @@
+"""This program as a Hugging Face Space: what goes up, what would fail there, and creating or updating it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, Literal
+
+from packaging.requirements import Requirement
+
+from annotation.environment import SPACE_TOKEN
+from annotation.hub_client import (
+    Hub,
+    Who,
+    check_name,
+    check_token,
+    commit,
+    connect,
+    ensure_repo,
+    explained,
+    hourly_price,
+    is_passing,
+    split_address,
+)
+from annotation.records import UserError
+from annotation.web.space import ADMINS, ANNOTATORS, SPACE_MODEL, checked_rule
+from rlhf.models.base_model import EMBEDDED, EMBEDDED_NAME, memory_needed
+from rlhf.models.chat_template import TOKENIZERS, has_template
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+PACKAGES: Final = ("annotation", "rlhf")
+KINDS: Final = (".py", ".js", ".css", ".jsonl", ".txt", ".md")
+SINGLE: Final = ("app.py", "LICENSE")
+LARGEST: Final = 10_000_000  # the Hub wants larger files as LFS objects
+TOKEN: Final = re.compile(rb"\bhf_[A-Za-z0-9]{20,}\b")
+PYTHON: Final = "3.12"
+# ZeroGPU has these versions only; our own pins a newer torch.
+ZERO_PYTHON: Final = "3.12.12"
+ZERO_TORCH: Final = "torch>=2.8,<2.12"
+ZERO_GPU: Final = "zero-a10g"
+FREE: Final = "cpu-basic"
+CPU_TORCH: Final = "--extra-index-url https://download.pytorch.org/whl/cpu"
+GIVEN_TOKEN: Final = SPACE_TOKEN
+# A model has one of these, or transformers finds no tokenizer.
+TOKENIZER_CONFIG: Final = "tokenizer_config.json"
+# The variable of the Space for each setting of a plan.
+SETTINGS: Final[Mapping[str, str]] = {
+    "admins": "PREFLOOP_ADMINS",
+    "annotators": "PREFLOOP_ANNOTATORS",
+    "model": "PREFLOOP_MODEL",
+    "copies": "PREFLOOP_COPIES",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A Space as it is to be."""
+
+    repo: str
+    """OWNER/NAME."""
+    hardware: str = ""
+    """A flavour; empty for the free one, or for what the Space has."""
+    admins: str = "owner"
+    annotators: str = "everybody"
+    model: str = SPACE_MODEL
+    copies: str = ""
+    """Where safe copies go: a private dataset's name, or a mounted directory; without it a restart loses everything."""
+    public: bool = False
+    organisation: bool = False
+    """Whether it is an organisation's: there the rule 'owner' asks whether somebody is still a member."""
+    trouble: str = ""
+    """Why the Hub did not say what the Space has, so that what was not asked for may be wrong here."""
+
+    @property
+    def owner(self) -> str:
+        """Whose Space it is."""
+        return self.repo.split("/")[0]
+
+    @property
+    def copies_in_directory(self) -> bool:
+        """Whether safe copies go to a directory, which must be a mounted bucket."""
+        return self.copies.startswith("/")
+
+    @property
+    def zero_gpu(self) -> bool:
+        """Whether GPUs are lent to it."""
+        return self.hardware.startswith("zero-")
+
+    @property
+    def shuts_out(self) -> str:
+        """The variable that lets people in who can't open the Space, since it is private; empty where none does."""
+        if not self.public:
+            for name in ("admins", "annotators"):
+                people = {person.strip().casefold() for person in getattr(self, name).split(",")}
+                if people - {"nobody", "owner", "org", self.owner.casefold()}:
+                    return SETTINGS[name]
+        return ""
+
+    @property
+    def asks_organisations(self) -> bool:
+        """Whether people have to show which organisations they are in."""
+        rules = (self.admins, self.annotators)
+        return "org" in rules or (self.organisation and "owner" in rules)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The Space's public settings."""
+        chosen = {variable: getattr(self, name) for name, variable in SETTINGS.items()}
+        return {variable: value for variable, value in chosen.items() if value}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a check has found: an error stops the upload, a warning does not, a note is good to know."""
+
+    level: Literal["error", "warning", "note"]
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.level}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What creating or updating a Space did."""
+
+    address: str
+    new: bool
+    changed: tuple[str, ...]
+    """The variables, secrets and hardware that were set on a Space that was there before."""
+    commit: str
+
+
+def planned(hub: Hub | None, repo: str, hardware: str = "", public: bool | None = None, **asked: str | None) -> Plan:
+    """A plan of what was asked for. What was not (None) is as the Space has it, and else the default.
+
+    A token or name of no use is the plan's trouble. Raises UserError where the Hub does not say what the Space has.
+    """
+    there: dict[str, str] = {}
+    trouble, is_public = "", False
+    if hub is not None:
+        try:
+            check_token(hub, repo)
+        except UserError as error:
+            if is_passing(error):
+                raise
+            trouble = str(error)
+        else:
+            there, is_public = settings_there(hub, repo)
+    chosen = {name: there.get(key) if asked.get(name) is None else asked[name] for name, key in SETTINGS.items()}
+    given: dict[str, Any] = {name: value for name, value in chosen.items() if value}
+    return Plan(repo, hardware, public=is_public if public is None else public, trouble=trouble, **given)
+
+
+def settings_there(hub: Hub, repo: str) -> tuple[dict[str, str], bool]:
+    """The variables of a Space, and whether it is public; none, and not, where there is none. Raises UserError."""
+    there = space_info(hub, repo)
+    if there is None:
+        return {}, False
+    with explained(f"Reading the settings of {repo}"):
+        return {key: one.value for key, one in hub.api.get_space_variables(repo).items()}, not there.private
+
+
+# --------------------------------------------------------------------------------------------------------- what goes up
+def files(root: Path = ROOT) -> list[Path]:
+    """The program's own files, relative to its directory: nothing of the data directory, of tests or of caches."""
+    found = [Path(name) for name in SINGLE]
+    for package in PACKAGES:
+        here = (path.relative_to(root) for path in sorted((root / package).rglob("*")) if path.is_file())
+        found += [path for path in here if path.suffix in KINDS and not hidden(path)]
+    return found
+
+
+def hidden(path: Path) -> bool:
+    """Whether a file lies in a cache or a hidden directory, or is hidden."""
+    return any(part.startswith((".", "__pycache__")) for part in path.parts)
+
+
+def contents(plan: Plan, root: Path = ROOT) -> dict[str, Path | bytes]:
+    """Everything that a Space of this plan holds, by its path there."""
+    held: dict[str, Path | bytes] = {path.as_posix(): root / path for path in files(root)}
+    held["README.md"] = readme(plan).encode()
+    held["requirements.txt"] = requirements(plan, (root / "requirements.txt").read_text("utf-8")).encode()
+    return held
+
+
+def front_matter(plan: Plan) -> dict[str, Any]:
+    """How the Hub is to build, run and show the Space."""
+    fields: dict[str, Any] = {
+        "title": "Prefloop",
+        "emoji": "⚖️",
+        "colorFrom": "blue",
+        "colorTo": "indigo",
+        "sdk": "gradio",
+        "sdk_version": version("gradio"),
+        "python_version": ZERO_PYTHON if plan.zero_gpu else PYTHON,
+        "app_file": "app.py",
+        "pinned": False,
+        "license": "apache-2.0",
+        "short_description": "Compare answers; your choices train the model",
+        "hf_oauth": True,
+        "models": [plan.model.partition("@")[0]],
+        "startup_duration_timeout": "1h",
+    }
+    if "@" not in plan.model:  # of a revision only files that are named one by one can be preloaded
+        fields["preload_from_hub"] = [plan.model]
+    if plan.asks_organisations:
+        fields["hf_oauth_scopes"] = ["read-memberships"]
+    return fields
+
+
+def readme(plan: Plan) -> str:
+    """The Space's README.md."""
+    # What is JSON is YAML too.
+    fields = "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front_matter(plan).items())
+    rows = "\n".join(f"| `{name}` | {text} |" for name, text in VARIABLES.items())
+    return f"""---
+{fields}
+---
+
+# Prefloop
+
+People compare answers of a language model, and their judgements train it. The program opens in a tab of its own, where
+people sign in with Hugging Face and are told what is recorded: the frame on this page only links there.
+
+Written by `python -m rlhf space create`, which also updates it: change the program, not these files. Its settings:
+
+| variable or secret | meaning |
+|---|---|
+{rows}
+"""
+
+
+VARIABLES: Final[Mapping[str, str]] = {
+    "PREFLOOP_ADMINS": "who is admin: `owner`, `org` (members of the organisation), or names with commas between",
+    "PREFLOOP_ANNOTATORS": "who may judge beside them: `everybody`, `nobody`, `owner`, `org`, or names",
+    "PREFLOOP_MODEL": "the base model, a public chat model on the Hub, perhaps with @COMMIT",
+    "PREFLOOP_COPIES": "where safe copies go: a private dataset, or the directory of a mounted bucket",
+    "HF_TOKEN": "secret: a token that may write there and publish; the process that serves pages never has it",
+}
+
+
+def requirements(plan: Plan, text: str) -> str:
+    """The requirements of a Space: without gradio, which the front matter names, and with the torch of its hardware.
+
+    `text` is that of our requirements.txt, or what this has made of it for other hardware.
+    """
+    kept = [line for line in requirement_lines(text) if Requirement(line).name != "gradio"]
+    if plan.zero_gpu:
+        kept = [ZERO_TORCH if Requirement(line).name == "torch" else line for line in kept]
+    elif plan.hardware.startswith("cpu-") or not plan.hardware:
+        kept.insert(0, CPU_TORCH)
+    return "\n".join([*kept, ""])
+
+
+# ------------------------------------------------------------------------------------------------------ what would fail
+def check(plan: Plan, hub: Hub | None, root: Path = ROOT) -> list[Finding]:
+    """What would fail, or surprise, before anything is uploaded. Without a hub only what can be seen from here."""
+    found = [*check_plan(plan), *check_files(root)]
+    if hub is None:
+        return [*found, Finding("note", "The Hub was not asked: what depends on the account is not known.")]
+    looks = [partial(check_hardware, plan, hub), partial(check_model, plan, hub)]
+    try:
+        if plan.trouble:
+            raise UserError(plan.trouble)
+        who = check_token(hub, plan.repo)
+        looks[:0] = [partial(check_account, plan, who), partial(check_space, plan, hub)]
+        looks.append(partial(check_copies, plan, hub))
+    except UserError as error:
+        found.append(Finding("error", str(error)))
+        anybody = connect(None, hub.endpoint)
+        looks = [partial(check_hardware, plan, anybody), partial(check_model, plan, anybody)]
+    for look in looks:
+        try:
+            found += look()
+        except UserError as error:
+            found.append(Finding("error", str(error)))
+    return list(dict.fromkeys(found))
+
+
+def check_plan(plan: Plan) -> Iterator[Finding]:
+    """What is wrong with the wishes themselves."""
+    try:
+        check_name(plan.repo)
+    except UserError as error:
+        yield Finding("error", str(error))
+    for name, rule, words in (
+        ("PREFLOOP_ADMINS", plan.admins, ADMINS),
+        ("PREFLOOP_ANNOTATORS", plan.annotators, ANNOTATORS),
+    ):
+        try:
+            checked_rule(name, rule, words)
+        except UserError as error:
+            yield Finding("error", str(error))
+    if plan.model in (EMBEDDED, EMBEDDED_NAME) or Path(plan.model).expanduser().is_dir() or "/" not in plan.model:
+        yield Finding(
+            "error",
+            f"The model '{plan.model}' is on this machine only. Name a public chat model, such as {SPACE_MODEL}.",
+        )
+    if plan.shuts_out:
+        yield Finding(
+            "warning",
+            f"{plan.repo} is private, so on the Hub only its owner, or the members of its organisation, can open it, "
+            f"and {plan.shuts_out} is '{plan.annotators if 'ANNOT' in plan.shuts_out else plan.admins}'. Ask for a "
+            "public one (--public), where people still have to sign in, or let nobody else in by that setting.",
+        )
+    if not plan.copies:
+        yield Finding(
+            "warning",
+            "No safe copies: a Space's disk is empty after each restart, and all judgements with it. Name a "
+            f"place for them (--copies): {plan.repo}-copies (a private dataset, made by itself) or the directory of a "
+            "mounted bucket.",
+        )
+    elif plan.copies == plan.repo:
+        yield Finding("error", "The safe copies can't have the Space's own name. Choose another.")
+    if plan.zero_gpu:
+        yield Finding(
+            "warning",
+            "ZeroGPU lends a GPU to functions of a page, not to processes in the background: training there has only "
+            f"the processors. And it has {ZERO_TORCH}, with which this program is not tested.",
+        )
+
+
+def check_files(root: Path) -> Iterator[Finding]:
+    """What is wrong with what would go up."""
+    for path in files(root):
+        whole = root / path
+        if not whole.is_file():
+            yield Finding("error", f"{path} is missing. Take the program anew from where it came.")
+            continue
+        content = whole.read_bytes()
+        if len(content) > LARGEST:
+            yield Finding(
+                "error", f"{path} has {len(content) / 1e6:.0f} MB, and the Hub takes 10. Is it yours? Move it away."
+            )
+        if TOKEN.search(content):
+            yield Finding("error", f"{path} holds what looks like a token. Take it out before it is uploaded.")
+    yield from check_versions(root)
+
+
+def check_versions(root: Path) -> Iterator[Finding]:
+    """Whether what is installed here, and so tested, is what the Space would get."""
+    text = (root / "requirements.txt").read_text("utf-8")
+    wanted = {line.name: line.specifier for line in map(Requirement, requirement_lines(text))}
+    here = version("gradio")
+    if "gradio" in wanted and here not in wanted["gradio"]:
+        yield Finding(
+            "error", f"Gradio {here} is installed, and requirements.txt has gradio{wanted['gradio']}. Install that."
+        )
+    project = root / "pyproject.toml"
+    if project.is_file():
+        needed = tomllib.loads(project.read_text("utf-8"))["project"]["requires-python"]
+        if PYTHON not in Requirement(f"python{needed}").specifier:
+            yield Finding("error", f"A Space has Python {PYTHON}, and this program needs {needed}.")
+
+
+def requirement_lines(text: str) -> list[str]:
+    """The lines of a requirements file that name a package."""
+    return [line for line in text.splitlines() if line and not line.startswith(("#", "-"))]
+
+
+def check_account(plan: Plan, who: Who) -> Iterator[Finding]:
+    """What the account may do."""
+    if plan.asks_organisations and plan.owner == who.name:
+        yield Finding(
+            "error", f"'org' means the members of an organisation, and {plan.owner} is a person. Name them instead."
+        )
+    if plan.owner == who.name and not who.pays and not plan.zero_gpu:
+        yield Finding(
+            "warning",
+            f"{who.name} has no paid plan that the Hub tells of; making a Gradio Space may need one (but on ZeroGPU).",
+        )
+
+
+def check_space(plan: Plan, hub: Hub) -> Iterator[Finding]:
+    """What is there under the name, and what it lacks."""
+    there = space_info(hub, plan.repo)
+    if there is None:
+        yield Finding("note", f"{plan.repo} will be new.")
+        if plan.copies_in_directory:
+            yield Finding(
+                "warning",
+                f"A new Space has no bucket, and without one at {plan.copies} it does not start. Attach one in its "
+                f"settings as soon as it is made, or name a private dataset for the safe copies ({plan.repo}-copies).",
+            )
+        secrets: set[str] = set()
+    else:
+        yield Finding("note", f"{plan.repo} is there and will be updated.")
+        if there.sdk not in (None, "gradio"):
+            yield Finding("error", f"{plan.repo} is a Space of another kind ({there.sdk}). Choose another name.")
+        if there.private is plan.public:
+            word, other = ("private", "public") if there.private else ("public", "private")
+            yield Finding(
+                "error",
+                f"{plan.repo} is there and {word}, and this was to be {other}. Change that on its settings page on the "
+                f"Hub first, or ask for {word}.",
+            )
+        with explained(f"Reading the settings of {plan.repo}"):
+            secrets = set(hub.api.get_space_secrets(plan.repo))
+            variables = {key: one.value for key, one in hub.api.get_space_variables(plan.repo).items()}
+            runtime = hub.api.get_space_runtime(plan.repo)
+        yield from changes(plan, variables, runtime)
+        if plan.copies_in_directory and not [one for one in mounted(runtime, plan.copies) if keeps(one)]:
+            yield Finding(
+                "error",
+                f"No bucket that can be written is mounted at {plan.copies} in {plan.repo}, and the Space's own disk "
+                "is empty after each restart. Attach one in the Space's settings first, or name a private dataset for "
+                f"the safe copies ({plan.repo}-copies).",
+            )
+        if mounted(runtime, variables.get("PREFLOOP_DATA", "")):
+            data = variables["PREFLOOP_DATA"]
+            yield Finding(
+                "error",
+                f"The Space's PREFLOOP_DATA is {data}, a mounted bucket, which a live database does not survive. "
+                "Delete that variable; PREFLOOP_COPIES may be there.",
+            )
+    if plan.copies and "HF_TOKEN" not in secrets and not os.environ.get(GIVEN_TOKEN) and not plan.copies_in_directory:
+        yield Finding(
+            "warning",
+            f"The Space has no token to make safe copies with. Set {GIVEN_TOKEN} here to one that may write to "
+            f"{plan.copies} (it becomes the Space's secret HF_TOKEN), or add that secret on its settings page.",
+        )
+
+
+def mounted(runtime: Any, path: str) -> list[Any]:
+    """The volumes of a Space that a path is on."""
+    where = PurePosixPath(os.path.normpath(path))
+    return [volume for volume in runtime.volumes or [] if where.is_relative_to(volume.mount_path)]
+
+
+def keeps(volume: Any) -> bool:
+    """Whether what is written to a volume is there after a restart; those of repositories are read-only."""
+    return volume.type == "bucket" and not volume.read_only
+
+
+def changes(plan: Plan, variables: Mapping[str, str], runtime: Any) -> Iterator[Finding]:
+    """What would be different on a Space that is there."""
+    for key, value in plan.variables.items():
+        if key not in variables:
+            yield Finding("note", f"{key} will be set to '{value}'.")
+        elif variables[key] != value:
+            yield Finding("note", f"{key} will change from '{variables[key]}' to '{value}'.")
+    has = runtime.requested_hardware or runtime.hardware
+    if plan.hardware and plan.hardware not in (runtime.requested_hardware, runtime.hardware):
+        yield Finding("note", f"The hardware will change from {has} to {plan.hardware}.")
+    if os.environ.get(GIVEN_TOKEN):
+        yield Finding("note", f"The secret HF_TOKEN will be set to the token of {GIVEN_TOKEN}.")
+
+
+def check_hardware(plan: Plan, hub: Hub) -> Iterator[Finding]:
+    """Whether there is such hardware, and what it costs."""
+    if not plan.hardware or plan.zero_gpu:
+        return
+    prices = hourly_prices(hub)
+    if plan.hardware not in prices:
+        yield Finding("error", f"The Hub has no hardware '{plan.hardware}'. It has: {', '.join(prices)}.")
+    elif prices[plan.hardware]:
+        yield Finding("note", f"{plan.hardware} costs ${prices[plan.hardware]:.2f} an hour while the Space runs.")
+
+
+def hourly_prices(hub: Hub) -> dict[str, float]:
+    """What the hardware of Spaces costs, in dollars an hour. Raises UserError."""
+    return {one.name: hourly_price(one) for one in listed_hardware(hub)}
+
+
+def listed_hardware(hub: Hub) -> list[Any]:
+    """The hardware of Spaces. Raises UserError."""
+    with explained("Asking the Hub for its hardware"):
+        return list(hub.api.list_spaces_hardware())
+
+
+def check_model(plan: Plan, hub: Hub) -> Iterator[Finding]:
+    """Whether the Space can have its base model: the processes that load it have no token."""
+    repo, revision = split_address(plan.model)
+    with explained(f"Looking for the model {plan.model}"):
+        model = hub.api.model_info(repo, revision=revision, files_metadata=True)
+    if model.private or model.gated:
+        yield Finding(
+            "error", f"{plan.model} is not open to everybody, and the Space loads it without a token. Choose another."
+        )
+        return
+    sizes = {one.rfilename: one.size or 0 for one in model.siblings or () if "/" not in one.rfilename}
+    weights = [size for name, size in sizes.items() if name.endswith(".safetensors")]
+    if not weights:
+        yield Finding("error", f"{plan.model} has no safetensors weights, and Prefloop loads no other kind.")
+        return
+    if not any(name in sizes for name in TOKENIZERS):
+        yield Finding("error", f"{plan.model} has no tokenizer, so no text can be given to it. Choose another.")
+    elif not is_chat_model(hub, repo, str(model.sha), sizes):
+        yield Finding("error", f"{plan.model} has no chat template, so it is no chat model. Choose an instruct model.")
+    yield from check_memory(plan, hub, sum(weights))
+
+
+def is_chat_model(hub: Hub, repo: str, sha: str, sizes: Mapping[str, int]) -> bool:
+    """Whether a model on the Hub has a chat template. One that is too large to be looked into has. Raises UserError."""
+    if "chat_template.jinja" in sizes or sizes.get(TOKENIZER_CONFIG, 0) > LARGEST:
+        return True
+    if TOKENIZER_CONFIG not in sizes:
+        return False
+    with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
+        with explained(f"Fetching {TOKENIZER_CONFIG} of {repo}"):
+            hub.api.hf_hub_download(repo, TOKENIZER_CONFIG, revision=sha, local_dir=directory)
+        return has_template(Path(directory))
+
+
+def check_memory(plan: Plan, hub: Hub, weights: int) -> Iterator[Finding]:
+    """Whether weights of so many bytes fit into the memory of the hardware, as far as the Hub tells that."""
+    hardware = hardware_of(plan, hub)
+    need = memory_needed(weights)
+    held = next((bytes_in(one.ram) for one in listed_hardware(hub) if one.name == hardware), None)
+    if held is not None and need > held:
+        yield Finding(
+            "warning",
+            f"{plan.model} needs about {need / 1e9:.1f} GB of memory, and {hardware} has {held / 1e9:.0f}. Choose a "
+            "smaller model, or other hardware.",
+        )
+
+
+def bytes_in(text: str) -> float | None:
+    """The size that a text such as '16 GB' says; None for any other."""
+    found = re.fullmatch(r"\s*([\d.]+)\s*([GT])i?B\s*", text or "")
+    return float(found[1]) * {"G": 1e9, "T": 1e12}[found[2]] if found else None
+
+
+def hardware_of(plan: Plan, hub: Hub) -> str:
+    """The hardware that is asked for, else what the Space has, else the free one. Raises UserError."""
+    if plan.hardware or plan.trouble or space_info(hub, plan.repo) is None:
+        return plan.hardware or FREE
+    with explained(f"Reading the hardware of {plan.repo}"):
+        runtime = hub.api.get_space_runtime(plan.repo)
+    return runtime.requested_hardware or runtime.hardware or FREE
+
+
+def check_copies(plan: Plan, hub: Hub) -> Iterator[Finding]:
+    """Whether safe copies could be made, and nobody else could read them."""
+    if not plan.copies or plan.copies_in_directory:
+        return
+    check_token(hub, plan.copies)
+    with explained(f"Looking at {plan.copies}"):
+        exists = hub.api.repo_exists(plan.copies, repo_type="dataset")
+        open_to_all = exists and not hub.api.repo_info(plan.copies, repo_type="dataset").private
+    if open_to_all:
+        yield Finding(
+            "error", f"{plan.copies} is public, and safe copies hold accounts. Make it private, or name another."
+        )
+
+
+def space_info(hub: Hub, repo: str) -> Any:
+    """What the Hub says of a Space; None where there is none that the token may see. Raises UserError."""
+    with explained(f"Looking at {repo}"):
+        return hub.api.space_info(repo) if hub.api.repo_exists(repo, repo_type="space") else None
+
+
+# --------------------------------------------------------------------------------------------------- creating, updating
+def create(plan: Plan, hub: Hub, token_of_space: str = "", root: Path = ROOT) -> Made:
+    """Create the Space, or bring it up to date: settings first, since the upload starts it. Repeating it is harmless.
+
+    Raises UserError where anything would fail, and where something does. What was done until then stays and is taken
+    up when it is repeated.
+    """
+    errors = [finding.text for finding in check(plan, hub, root) if finding.level == "error"]
+    if errors:
+        raise UserError(" ".join(errors))
+    there = space_info(hub, plan.repo)
+    secrets = {"HF_TOKEN": token_of_space} if token_of_space else {}
+    ensure_repo(
+        hub,
+        plan.repo,
+        "space",
+        not plan.public,
+        space_sdk="gradio",
+        space_hardware=plan.hardware or None,
+        space_variables=[{"key": key, "value": value} for key, value in plan.variables.items()],
+        space_secrets=[{"key": key, "value": value} for key, value in secrets.items()],
+    )
+    changed = settle(plan, hub, secrets) if there is not None else ()
+    with explained(f"Reading {plan.repo}"):
+        head = hub.api.space_info(plan.repo)
+    held = contents(as_there(plan, hub), root)
+    gone = [path for path in (one.rfilename for one in head.siblings or ()) if ours(path) and path not in held]
+    sha = commit(hub, plan.repo, "space", held, "Prefloop", head.sha, gone=gone)
+    return Made(f"{hub.endpoint}/spaces/{plan.repo}", there is None, changed, sha)
+
+
+def as_there(plan: Plan, hub: Hub) -> Plan:
+    """The plan with whose Space it is, and the hardware that it has where none is asked for: the files depend on both.
+
+    Raises UserError.
+    """
+    return replace(plan, organisation=check_token(hub).name != plan.owner, hardware=hardware_of(plan, hub))
+
+
+def settle(plan: Plan, hub: Hub, secrets: Mapping[str, str]) -> tuple[str, ...]:
+    """Set what differs on a Space that is there: each change restarts it. Returns the names. Raises UserError."""
+    changed: list[str] = []
+    with explained(f"Changing the settings of {plan.repo}"):
+        known = {key: one.value for key, one in hub.api.get_space_variables(plan.repo).items()}
+        for key, value in plan.variables.items():
+            if known.get(key) != value:
+                hub.api.add_space_variable(plan.repo, key, value)
+                changed.append(key)
+        for key, value in secrets.items():  # what it is can't be read, so it can't be compared
+            hub.api.add_space_secret(plan.repo, key, value)
+            changed.append(key)
+        runtime = hub.api.get_space_runtime(plan.repo)
+        if plan.hardware and plan.hardware not in (runtime.requested_hardware, runtime.hardware):
+            hub.api.request_space_hardware(plan.repo, plan.hardware)
+            changed.append(plan.hardware)
+    return tuple(changed)
+
+
+def ours(path: str) -> bool:
+    """Whether a file of the Space is one that this program put there, perhaps in an earlier version."""
+    return path in SINGLE or path.split("/")[0] in PACKAGES

@@ -1,0 +1,267 @@
+"""The process that has the Hub's token while people judge: it makes safe copies and does what the page asks of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from annotation import __main__ as annotation_commands
+from annotation import hub_client
+from annotation.backup import restoration, safe_copies
+from annotation.backup.safe_copies import Pending, Schedule
+from annotation.backup.targets import Place, place_of, refuse_shared_fate
+from annotation.database import Database, hold_data_directory, open_database
+from annotation.environment import keep_private
+from annotation.records import UserError
+from annotation.ui.invisible import visible
+from annotation.web.space import Space
+from rlhf.hub import hub_requests, rental_client
+from rlhf.hub.token_launcher import BEGIN_AGAIN, LAUNCHER, PLACE, TRY_AGAIN, end_with_launcher, hide_environment
+from rlhf.models import base_model
+
+POLL_SECONDS = 1.0
+DESK_SECONDS = 0.5
+# A program that is being replaced ends within minutes.
+FOLLOW_SECONDS = 180.0
+LOOK_SECONDS = 5.0
+# To leave rented jobs to the next keeper, which otherwise waits until this one is known to be silent.
+LEAVE_SECONDS = 2.0
+
+logger = logging.getLogger(__name__)
+
+
+class LeftBehind(Exception):
+    """Another running copy of this program was quicker, and nothing has been done here: begin again from its copy."""
+
+
+class Keeper:
+    """One loop: look whether a copy is due, and make it.
+
+    `first`: nothing can have been changed since the program began. `follow`: to begin again is better than to step
+    aside, while nothing has been done here.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        data_dir: Path,
+        place: Place,
+        schedule: Schedule,
+        first: bool = False,
+        follow: bool = False,
+    ) -> None:
+        self.db, self.data_dir, self.schedule, self.follow = db, data_dir, schedule, follow
+        self.run = uuid.uuid4().hex
+        self.named = place.name
+        """The place that was asked for; copies may go aside from it."""
+        clash = safe_copies.conflict_of(db, place.name)
+        self.alone = clash is not None
+        self.place = place if clash is None else place.aside(clash.run)
+        self.ended, self.hurried = threading.Event(), threading.Event()
+        self.failures = 0
+        self.looked = self.started = time.monotonic()
+        # What was just restored is as safe as it was, and may be another program's until somebody judges here.
+        as_safe = first and safe_copies.is_as_restored(db)
+        self.attempted = self.started if as_safe else None
+        self.kept_mark = safe_copies.mark(db) if as_safe else ""
+
+    def watch(self) -> None:
+        """Make copies until told to end, then the last one. Raises LeftBehind."""
+        while not self.ended.wait(POLL_SECONDS):
+            self.look_for_newer()
+            pending = self.pending()
+            if safe_copies.due(pending, self.schedule) or (self.hurried.is_set() and pending.changed):
+                self.hurried.clear()
+                self.keep()
+        if self.pending().changed:
+            self.keep()
+
+    def pending(self) -> Pending:
+        """What a copy now would add."""
+        standing = safe_copies.standing(self.db, self.named)
+        since = None if self.attempted is None else time.monotonic() - self.attempted
+        return Pending(
+            safe_copies.mark(self.db) != self.kept_mark,
+            standing.judgements_since if standing else 0,
+            since,
+            self.failures,
+        )
+
+    def keep(self) -> None:
+        """One copy. What goes wrong is in its row, which the page shows, and in the log."""
+        mark = safe_copies.mark(self.db)
+        try:
+            safe_copies.keep(self.db, self.data_dir, self.place, self.run, self.alone)
+        except hub_client.Conflict as error:
+            if self.may_begin_again():
+                raise LeftBehind(str(error)) from error
+            logger.error("%s From now on copies of this one go to %s.", error, self.step_aside())
+            self.keep()
+            return
+        except UserError as error:
+            logger.warning("No safe copy was made. %s", error)
+            self.failures += 1
+        else:
+            self.failures, self.kept_mark = 0, mark
+        self.attempted = time.monotonic()
+
+    def may_begin_again(self) -> bool:
+        """Whether nothing is lost by it."""
+        standing = safe_copies.standing(self.db, self.named)
+        untouched = not (standing and standing.judgements_since) and not safe_copies.has_unsafe_work(self.db)
+        return self.follow and not self.alone and not self.ended.is_set() and untouched
+
+    def look_for_newer(self) -> None:
+        """In the first minutes, notice that a program that has not ended yet has made another copy."""
+        moment = time.monotonic()
+        if moment - self.started > FOLLOW_SECONDS or moment - self.looked < LOOK_SECONDS or not self.may_begin_again():
+            return
+        self.looked = moment
+        try:
+            safe_copies.known_head(self.db, self.place)
+        except hub_client.Conflict as error:
+            raise LeftBehind(str(error)) from error
+        except UserError as error:
+            logger.warning("%s", error)
+
+    def step_aside(self) -> str:
+        """Put further copies beside those of another running program: nothing of either is lost."""
+        if self.alone:
+            raise RuntimeError(f"Somebody else writes to {self.place.name}.")
+        self.place, self.alone = self.place.aside(self.run), True
+        return self.place.name
+
+
+@dataclass
+class Desk:
+    """One kind of work for whoever has the token, in a thread of its own: it never delays a safe copy.
+
+    `do_next` does what is next, if there is anything, and says whether there was. At the end of the program it is cut
+    off wherever it is, so its work must be such that it can be done again.
+    """
+
+    data_dir: Path
+    do_next: Callable[[Database], bool]
+
+    def start(self) -> None:
+        """Begin."""
+        threading.Thread(target=self.work, daemon=True).start()
+
+    def work(self) -> None:
+        """Do what there is, whatever goes wrong, as long as the program runs."""
+        db = open_database(self.data_dir)
+        while True:
+            try:
+                if self.do_next(db):
+                    continue
+            except Exception:
+                logger.error("%s", hub_client.without_tokens(traceback.format_exc()))
+            time.sleep(DESK_SECONDS)
+
+
+def desks(data_dir: Path) -> list[Desk]:
+    """Everything that is done beside the safe copies."""
+    return [
+        Desk(data_dir, partial(hub_requests.do_next, data_dir=data_dir, kinds=hub_requests.OTHERS)),
+        Desk(data_dir, partial(hub_requests.do_next, data_dir=data_dir, kinds=hub_requests.IMPORTS)),
+    ]
+
+
+def open_desks(data_dir: Path) -> None:
+    """Take up what the page asks for, where there is a token to do it with."""
+    if hub_client.token_here() is not None:
+        hub_requests.reopen(open_database(data_dir))
+        for desk in desks(data_dir):
+            desk.start()
+
+
+def begin(data_dir: Path, place: Place | None, model: str) -> None:
+    """What must be done with the token before the web server starts. Raises UserError."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    if place is not None:
+        refuse_shared_fate(place, data_dir, Space.from_environment(os.environ) is not None)
+        with hold_data_directory(data_dir), closing(restoration.keep_closed(data_dir)):
+            begun = restoration.begin(place, data_dir, os.environ.get(restoration.VARIABLE, "").strip())
+            logger.warning("%s", begun.message)
+    base_model.locate(data_dir, model)  # downloads a model that only this token may read
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The keeper's command line, used by the launcher. What it reads from the environment: docs/safe-copies.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="the data directory")
+    parser.add_argument("--begin", action="store_true", help="restore what is to be restored, fetch the model, and end")
+    parser.add_argument("--first", action="store_true", help="the program has only just begun")
+    parser.add_argument("--follow", action="store_true", help="end with a status of its own where others were quicker")
+    parser.add_argument("--last", action="store_true", help="make one copy and end")
+    parser.add_argument("--import", dest="bring", type=json.loads, help="arguments of an import, as a list in JSON")
+    parser.add_argument("--model", default=base_model.EMBEDDED, help="the base model to fetch")
+    options = parser.parse_args(arguments)
+    keep_private()
+    hide_environment()
+    logging.basicConfig(format="%(message)s")
+    if options.bring is not None:
+        end_with_launcher()
+        return annotation_commands.main(["import", f"--data={options.data}", *options.bring])
+    try:
+        named = os.environ.get(PLACE, "").strip()
+        place = place_of(named, hub_client.connect(hub_client.token_here())) if named else None
+        schedule = Schedule.from_environment(os.environ)
+        if options.begin:
+            begin(options.data, place, options.model)
+        else:
+            with closing(restoration.keep_open(options.data)):
+                keep(options, place, schedule)
+    except LeftBehind as error:
+        print(f"{error} Nobody has done anything here, so Prefloop begins again from that copy.", file=sys.stderr)
+        return BEGIN_AGAIN
+    except UserError as error:
+        print(visible(str(error)), file=sys.stderr)
+        return TRY_AGAIN if hub_client.is_passing(error) else 2
+    return 0
+
+
+def keep(options: argparse.Namespace, place: Place | None, schedule: Schedule) -> None:
+    """Work until told to end; a copy in hand is finished first. Raises LeftBehind, UserError."""
+    ended, hurried = threading.Event(), threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: ended.set())
+    signal.signal(signal.SIGUSR1, lambda number, frame: hurried.set())
+    if LAUNCHER in os.environ:
+        end_with_launcher()
+    rented = None
+    if options.last:
+        ended.set()
+    else:
+        open_desks(options.data)
+        here = hub_client.connect(hub_client.token_here())
+        # What is rented, and what came of it, is in a safe copy soon.
+        rented = rental_client.Follower(here, options.data, open_database(options.data), changed=hurried.set)
+        rented.start()
+    if place is None:
+        ended.wait()
+    else:
+        keeper = Keeper(open_database(options.data), options.data, place, schedule, options.first, options.follow)
+        keeper.ended, keeper.hurried = ended, hurried
+        keeper.watch()
+    if rented is not None:
+        rented.stop(LEAVE_SECONDS)
+
+
+if __name__ == "__main__":
+    ended_with = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(ended_with)  # whatever a desk is at would be waited for

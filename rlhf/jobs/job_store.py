@@ -1,0 +1,482 @@
+"""Every SQL statement about jobs and their events: enqueue, move, claim, report, finish, cancel, mark lost, resume."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from itertools import takewhile
+from typing import Any
+
+from annotation.database import Database
+from annotation.records import UserError, now
+from rlhf.jobs.out_of_memory import KILLED, MEMORY_RAN_OUT, difference, smaller
+from rlhf.jobs.specs import Spec, TrainingSpec, from_json, to_json
+
+# A worker beats every 5 s; one silent for this long is gone.
+LOST_AFTER_SECONDS = 30.0
+ENDED = ("cancelled", "finished", "failed", "lost")
+# Kinds of job that wait in the queue for a device; the answering worker has none of its own.
+TRAINING = ("sft", "reward_model", "dpo", "ppo", "evaluate", "judge", "answer", "measure", "merge")
+# A job waits where its position puts it; one from before there were positions, where its id does.
+PLACE = "coalesce(position, id)"
+LAST_PLACE = f"(SELECT coalesce(max({PLACE}), 0) + 1 FROM job)"
+# A job that waits to be followed again, for which a machine may have been rented.
+RENTED = "(status = 'queued' AND EXISTS (SELECT 1 FROM rental WHERE rental.job_id = job.id AND rental.namespace != ''))"
+# How the answering worker begins its message while the policy can't fill comparisons; the pages look for it.
+TOO_FEW_ANSWERS = "Too few different answers"
+# What the log says of a job that goes on with other settings; the Runs page looks for how it begins.
+AGAIN = "Queued again with"
+SMALLER, SLOWER = f"{AGAIN} a smaller batch", f"{AGAIN} half the learning rate"
+# How a run says that it ended because its loss or a gradient was none any more.
+NO_NUMBER = "became not a number"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row of work: a frozen spec and how far it has come."""
+
+    id: int
+    kind: str
+    spec: Spec
+    status: str
+    attempt: int
+    worker: str | None
+    requested_by: str
+    created: str
+    started: str | None
+    heartbeat: str | None
+    finished: str | None
+    step: int
+    steps: int
+    message: str
+    result: Mapping[str, Any] | None
+    position: float | None = None
+    """Jobs that wait start in the order of their positions, or ids where there is none."""
+    flavor: str | None = None
+    """The rented hardware that it is for; None for this machine."""
+
+
+def read_job(row: Mapping[str, Any]) -> Job:
+    """A job row as a record."""
+    values = dict(row)
+    values["spec"] = from_json(values["spec"])
+    values["result"] = None if values["result"] is None else json.loads(values["result"])
+    return Job(**values)
+
+
+def enqueue(db: Database, spec: Spec, requested_by: str, flavor: str | None = None) -> int:
+    """Put a job at the end of the queue and return its id; one for rented hardware waits for nobody."""
+    with db.transaction() as connection:
+        return int(
+            connection.execute(
+                f"""INSERT INTO job (kind, spec, status, requested_by, created, flavor, position)
+                    VALUES (?, ?, 'queued', ?, ?, ?, {LAST_PLACE})""",
+                (spec.kind, to_json(spec), requested_by, now(), flavor),
+            ).lastrowid
+            or 0
+        )
+
+
+def queue(db: Database) -> list[Job]:
+    """The jobs that wait for this machine, the next one first; the answering worker waits for nobody."""
+    return [
+        read_job(row)
+        for row in db.rows(
+            f"SELECT * FROM job WHERE status = 'queued' AND kind != 'generate' AND flavor IS NULL ORDER BY {PLACE}, id"
+        )
+    ]
+
+
+def at_work(db: Database) -> list[Job]:
+    """The jobs that run here or are about to end, the answering worker's apart."""
+    return [job for job in active(db, TRAINING) if job.status != "queued" and job.flavor is None]
+
+
+def elsewhere(db: Database) -> list[Job]:
+    """The jobs for rented hardware that have not ended."""
+    return [job for job in active(db, TRAINING) if job.flavor is not None]
+
+
+def ahead(db: Database, job: Job) -> list[Job]:
+    """The jobs that one which waits has to wait for: those at work, then those before it in the queue."""
+    if job.kind not in TRAINING or job.flavor is not None:
+        return []
+    return [*at_work(db), *takewhile(lambda other: other.id != job.id, queue(db))]
+
+
+def move(db: Database, job_id: int, up: bool) -> None:
+    """Let a waiting job change places with the one before it (or after it). At the end of the queue nothing changes.
+
+    Raises UserError if it does not wait.
+    """
+    with db.transaction() as connection:
+        waiting = queue(db)
+        place = next((number for number, job in enumerate(waiting) if job.id == job_id), None)
+        if place is None:
+            raise UserError(f"Job {job_id} does not wait in the queue (any more), so it can't be moved.")
+        other = place - 1 if up else place + 1
+        if not 0 <= other < len(waiting):
+            return
+        for job, taken in ((waiting[place], waiting[other]), (waiting[other], waiting[place])):
+            position = taken.id if taken.position is None else taken.position
+            connection.execute("UPDATE job SET position = ? WHERE id = ?", (position, job.id))
+
+
+def claim(db: Database, job_id: int, worker: str) -> Job | None:
+    """Take a queued job for this worker; None if it is not queued (any more)."""
+    with db.transaction() as connection:
+        row = next(
+            iter(
+                connection.query(
+                    """UPDATE job SET status = 'running', worker = ?, attempt = attempt + 1, started = ?, heartbeat = ?,
+                           finished = NULL, message = '' WHERE id = ? AND status = 'queued' RETURNING *""",
+                    (worker, now(), now(), job_id),
+                )
+            ),
+            None,
+        )
+    return None if row is None else read_job(row)
+
+
+def beat(db: Database, job_id: int, worker: str) -> bool:
+    """Say that the worker lives. False when the job was cancelled or is no longer this worker's: stop."""
+    with db.transaction() as connection:
+        row = next(
+            iter(
+                connection.query(
+                    """UPDATE job SET heartbeat = ? WHERE id = ? AND worker = ? AND status IN ('running', 'cancelling')
+                       RETURNING status""",
+                    (now(), job_id, worker),
+                )
+            ),
+            None,
+        )
+    return row is not None and row["status"] == "running"
+
+
+def report(
+    db: Database, job_id: int, worker: str, step: int, steps: int, metrics: Mapping[str, float], message: str = ""
+) -> bool:
+    """Record progress, metrics and a heartbeat in one transaction. False means stop, as in `beat`.
+
+    The step in which a worker learns that it is cancelled is recorded too: the checkpoint it leaves holds that step.
+    """
+    with db.transaction() as connection:
+        row = next(
+            iter(
+                connection.query(
+                    """UPDATE job SET heartbeat = ?, step = ?, steps = ?,
+                           message = CASE WHEN ? = '' THEN message ELSE ? END
+                       WHERE id = ? AND worker = ? AND status IN ('running', 'cancelling') RETURNING status""",
+                    (now(), step, steps, message, message, job_id, worker),
+                )
+            ),
+            None,
+        )
+        if row is not None and metrics:
+            add_event(db, job_id, "metric", step, dict(metrics))
+    return row is not None and row["status"] == "running"
+
+
+def log(db: Database, job_id: int, text: str) -> None:
+    """Add a line to a job's log."""
+    with db.transaction():
+        add_event(db, job_id, "log", 0, text)
+
+
+def add_event(db: Database, job_id: int, kind: str, step: int, data: Any) -> None:
+    """Append to a job's record."""
+    db.connection.execute(
+        "INSERT INTO event (job_id, kind, step, data, created) VALUES (?, ?, ?, ?, ?)",
+        (job_id, kind, step, json.dumps(data), now()),
+    )
+
+
+def finish(db: Database, job_id: int, worker: str, result: Mapping[str, Any]) -> bool:
+    """End a job well. False if it is no longer this worker's; then nothing is written."""
+    with db.transaction() as connection:
+        return (
+            connection.execute(
+                """UPDATE job SET status = 'finished', finished = ?, step = steps, result = ?, message = ''
+                   WHERE id = ? AND worker = ? AND status IN ('running', 'cancelling')""",
+                (now(), json.dumps(result), job_id, worker),
+            ).rowcount
+            == 1
+        )
+
+
+def stop(db: Database, job_id: int, worker: str, status: str, message: str) -> bool:
+    """End a job otherwise: 'cancelled', 'failed' or 'lost', with a sentence for people."""
+    with db.transaction() as connection:
+        return (
+            connection.execute(
+                """UPDATE job SET status = ?, finished = ?, message = ?
+                   WHERE id = ? AND worker = ? AND status IN ('running', 'cancelling')""",
+                (status, now(), message, job_id, worker),
+            ).rowcount
+            == 1
+        )
+
+
+def ended_with_program(kind: str, saved: bool) -> str:
+    """What is said of a job that ended because the program did; `saved` where its worker could save how far it was."""
+    resumed = "Resume goes on from where it was." if saved else "Resume goes on from the last checkpoint."
+    return f"Prefloop was stopped while this ran. {'It starts anew with Prefloop.' if kind == 'generate' else resumed}"
+
+
+def died(db: Database, job_id: int, worker: str, message: str) -> bool:
+    """Mark a job lost whose worker has died, if it was this worker's to the end; one that was to stop is cancelled.
+
+    Of several processes that share a job the survivors may have said that it was lost, without knowing why.
+    """
+    with db.transaction() as connection:
+        return (
+            connection.execute(
+                """UPDATE job SET status = CASE status WHEN 'cancelling' THEN 'cancelled' ELSE 'lost' END,
+                       finished = ?, message = ?
+                   WHERE id = ? AND worker = ? AND status IN ('running', 'cancelling', 'lost')""",
+                (now(), message, job_id, worker),
+            ).rowcount
+            == 1
+        )
+
+
+def requeue_smaller(db: Database, job_id: int, worker: str, reason: str) -> bool:
+    """Queue a job again with half the batch after memory ran out, where its spec asks for that (`halve_batch`).
+
+    False, and nothing is written, where it does not, the batch is 1 already, or the job is no longer this worker's.
+    It keeps its place and goes on from its last checkpoint; the new spec is in its row and the change in its log.
+    """
+    with db.transaction() as connection:
+        row = db.row(
+            "SELECT spec FROM job WHERE id = ? AND worker = ? AND status IN ('running', 'lost')", (job_id, worker)
+        )
+        old = None if row is None else from_json(row["spec"])
+        new = smaller(old) if isinstance(old, TrainingSpec) and old.halve_batch else None
+        if old is None or new is None:
+            return False
+        message = f"{reason} {SMALLER}: {difference(old, new)}."
+        connection.execute(
+            "UPDATE job SET spec = ?, status = 'queued', worker = NULL, finished = NULL, message = ? WHERE id = ?",
+            (to_json(new), message, job_id),
+        )
+        add_event(db, job_id, "log", 0, message)
+        return True
+
+
+def retries(db: Database, job_id: int) -> list[str]:
+    """What was changed each time that a job was queued again with other settings, oldest first."""
+    rows = db.rows(
+        "SELECT data FROM event WHERE job_id = ? AND kind = 'log' AND data LIKE ? ORDER BY id",
+        (job_id, f"%{AGAIN}%"),
+    )
+    return [json.loads(row["data"]) for row in rows]
+
+
+def give_up(db: Database, job_id: int, attempt: int, message: str) -> None:
+    """Mark a queued job failed whose worker could not even begin: nobody has claimed it since its `attempt`."""
+    with db.transaction() as connection:
+        connection.execute(
+            "UPDATE job SET status = 'failed', finished = ?, message = ? "
+            "WHERE id = ? AND status = 'queued' AND attempt = ?",
+            (now(), message, job_id, attempt),
+        )
+
+
+def cancel(db: Database, job_id: int) -> None:
+    """Ask a running job to stop, or take a queued one out. Raises UserError if it has ended."""
+    with db.transaction() as connection:
+        queued = take_out(db, job_id)
+        running = connection.execute(
+            f"UPDATE job SET status = 'cancelling' WHERE id = ? AND (status IN ('running', 'cancelling') OR {RENTED})",
+            (job_id,),
+        ).rowcount
+    if not queued and not running:
+        raise UserError(f"Job {job_id} is not running, so there is nothing to cancel.")
+
+
+def take_out(db: Database, job_id: int) -> bool:
+    """Take a job out of the queue; False if it does not wait there (any more), or may have a machine on the Hub."""
+    with db.transaction() as connection:
+        return (
+            connection.execute(
+                "UPDATE job SET status = 'cancelled', finished = ?, message = 'Cancelled before it began.' "
+                f"WHERE id = ? AND status = 'queued' AND NOT {RENTED}",
+                (now(), job_id),
+            ).rowcount
+            == 1
+        )
+
+
+def resume(db: Database, job_id: int, half_batch: bool = False) -> str:
+    """Put a job that was lost, cancelled or failed at the end of the queue; it goes on from its last checkpoint.
+
+    Its spec is as before, unless that would fail in the same way: a run whose numbers were none any more goes on with
+    half the learning rate, and one whose memory ran out, where a person says so, with `half_batch`. Returns what was
+    changed, which is in the log too; empty if nothing. Raises UserError for a job in any other state, and for a batch
+    that can't be halved. A job for rented hardware is looked for there again, as it is; one that
+    was never started there is rented now.
+    """
+    with db.transaction() as connection:
+        row = db.row("SELECT * FROM job WHERE id = ? AND status IN ('lost', 'cancelled', 'failed')", (job_id,))
+        if row is None:
+            raise UserError(f"Job {job_id} can't be resumed: only one that was lost, cancelled or failed can.")
+        job = read_job(row)
+        spec, message = job.spec, ""
+        if job.flavor is not None:  # what is there is followed and fetched
+            if half_batch:
+                raise UserError(f"Job {job_id} was for {job.flavor}. Start a new one there, with a smaller batch.")
+        elif half_batch:
+            spec, message = halved(job), SMALLER
+        elif isinstance(spec, TrainingSpec) and diverged(job):
+            spec, message = replace(spec, learning_rate=spec.learning_rate / 2), SLOWER
+        if message:
+            message = f"{message}: {difference(job.spec, spec)}."
+            add_event(db, job_id, "log", 0, message)
+        connection.execute(
+            f"""UPDATE job SET spec = ?, status = 'queued', worker = NULL, finished = NULL, message = ?,
+                    position = {LAST_PLACE} WHERE id = ?""",
+            (to_json(spec), message, job_id),
+        )
+    return message
+
+
+def halved(job: Job) -> Spec:
+    """The spec of a job that goes on with half the batch. Raises UserError where there is nothing to halve."""
+    spec = smaller(job.spec)
+    if spec is None:
+        raise UserError(f"Job {job.id} has no batch that could be halved.")
+    return spec
+
+
+def diverged(job: Job) -> bool:
+    """Whether a job ended because its loss or a gradient was no number any more."""
+    return job.status == "failed" and NO_NUMBER in job.message and job.flavor is None
+
+
+def can_be_halved(job: Job) -> bool:
+    """Whether a job ended because memory ran out, and could go on with half the batch."""
+    ran_out = job.status in ("failed", "lost") and job.message.startswith((MEMORY_RAN_OUT, KILLED))
+    return ran_out and job.flavor is None and smaller(job.spec) is not None
+
+
+def mark_lost(db: Database, silent_seconds: float = LOST_AFTER_SECONDS) -> list[int]:
+    """Mark running jobs lost whose worker has not been heard of; return their ids.
+
+    Not those on rented hardware: they go on whether anybody here follows them or not.
+    """
+    limit = (datetime.now(UTC) - timedelta(seconds=silent_seconds)).isoformat(timespec="microseconds")
+    with db.transaction() as connection:
+        rows = list(
+            connection.query(
+                """UPDATE job SET finished = ?, worker = NULL,
+                       status = CASE status WHEN 'cancelling' THEN 'cancelled' ELSE 'lost' END,
+                       message = 'The worker stopped without a word. Resume goes on from the last checkpoint.'
+                   WHERE status IN ('running', 'cancelling') AND heartbeat < ? AND flavor IS NULL RETURNING id""",
+                (now(), limit),
+            )
+        )
+    return [row["id"] for row in rows]
+
+
+def get(db: Database, job_id: int) -> Job:
+    """One job. Raises UserError if there is none."""
+    row = db.row("SELECT * FROM job WHERE id = ?", (job_id,))
+    if row is None:
+        raise UserError(f"There is no job {job_id}. `python -m rlhf jobs` lists them.")
+    return read_job(row)
+
+
+def recent(db: Database, kinds: Sequence[str], limit: int = 50) -> list[Job]:
+    """The latest jobs of these kinds, newest first."""
+    marks = ", ".join("?" for _ in kinds)
+    return [
+        read_job(row)
+        for row in db.rows(f"SELECT * FROM job WHERE kind IN ({marks}) ORDER BY id DESC LIMIT ?", (*kinds, limit))
+    ]
+
+
+def with_ids(db: Database, job_ids: Sequence[int]) -> list[Job]:
+    """The jobs of these ids that there are."""
+    job_ids = [job_id for job_id in job_ids if job_id < 2**63]  # SQLite holds no larger number
+    marks = ", ".join("?" for _ in job_ids)
+    return [read_job(row) for row in db.rows(f"SELECT * FROM job WHERE id IN ({marks})", job_ids)]
+
+
+def active(db: Database, kinds: Sequence[str]) -> list[Job]:
+    """Jobs of these kinds that are queued, running or being cancelled, oldest first."""
+    marks = ", ".join("?" for _ in kinds)
+    states = "('queued', 'running', 'cancelling')"
+    return [
+        read_job(row)
+        for row in db.rows(f"SELECT * FROM job WHERE kind IN ({marks}) AND status IN {states} ORDER BY id", kinds)
+    ]
+
+
+def newest_check(db: Database, revision: str) -> Job | None:
+    """The last finished check of this policy."""
+    row = db.row(
+        "SELECT * FROM job WHERE kind = 'evaluate' AND status = 'finished' AND json_extract(spec, '$.candidate') = ? "
+        "ORDER BY id DESC LIMIT 1",
+        (revision,),
+    )
+    return None if row is None else read_job(row)
+
+
+def checks(db: Database, revision: str) -> list[Job]:
+    """Every check of this policy, newest first."""
+    rows = db.rows(
+        "SELECT * FROM job WHERE kind = 'evaluate' AND json_extract(spec, '$.candidate') = ? ORDER BY id DESC",
+        (revision,),
+    )
+    return [read_job(row) for row in rows]
+
+
+def newest_event(db: Database, job_id: int) -> int:
+    """The id of a job's last event; 0 before the first. It tells whether anything was reported since."""
+    return int(db.value("SELECT max(id) FROM event WHERE job_id = ?", (job_id,)) or 0)
+
+
+def metrics(db: Database, job_id: int) -> list[dict[str, Any]]:
+    """A job's metrics, one dictionary a step with key 'step'; the last report of a step wins (after a resume)."""
+    rows = db.rows("SELECT step, data FROM event WHERE job_id = ? AND kind = 'metric' ORDER BY id", (job_id,))
+    by_step = {row["step"]: {"step": row["step"], **json.loads(row["data"])} for row in rows}
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def sample(db: Database, job_id: int, step: int, answers: Sequence[Mapping[str, Any]]) -> None:
+    """Keep what a run answered to its fixed prompts at a step: prompt, answer, finish_reason and tokens of each."""
+    with db.transaction():
+        for answer in answers:
+            add_event(db, job_id, "sample", step, dict(answer))
+
+
+def samples(db: Database, job_id: int) -> dict[str, dict[int, dict[str, Any]]]:
+    """A run's sample answers by prompt and step, in the order in which they came first; the last at a step counts."""
+    rows = db.rows("SELECT step, data FROM event WHERE job_id = ? AND kind = 'sample' ORDER BY id", (job_id,))
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in rows:
+        answer = json.loads(row["data"])
+        if "prompt" not in answer:
+            continue  # what an AI judge gave in vain
+        found.setdefault(answer["prompt"], {})[row["step"]] = answer
+    return {prompt: dict(sorted(by_step.items())) for prompt, by_step in found.items()}
+
+
+def step_times(db: Database, job: Job) -> list[tuple[int, str]]:
+    """(step, time) of the metrics that the job's present attempt has reported, oldest first."""
+    rows = db.rows(
+        "SELECT step, created FROM event WHERE job_id = ? AND kind = 'metric' AND created >= ? ORDER BY id",
+        (job.id, job.started or ""),
+    )
+    return [(row["step"], row["created"]) for row in rows]
+
+
+def log_tail(db: Database, job_id: int, lines: int = 12) -> list[str]:
+    """The last lines of a job's log, oldest first, each with its time of day in UTC."""
+    rows = db.rows(
+        "SELECT data, created FROM event WHERE job_id = ? AND kind = 'log' ORDER BY id DESC LIMIT ?", (job_id, lines)
+    )
+    return [f"{row['created'][11:19]}  {json.loads(row['data'])}" for row in reversed(rows)]

@@ -1,0 +1,302 @@
+"""One process, one job: claim it, run it, say how it ended. `python -m rlhf.jobs.worker --data DIR --job ID`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from annotation.database import Database, open_database
+from annotation.environment import keep_private
+from annotation.records import UserError
+from annotation.ui.invisible import visible
+from rlhf.jobs import job_store
+from rlhf.jobs.out_of_memory import MEMORY_RAN_OUT, advice
+from rlhf.jobs.specs import Spec
+
+BEAT_SECONDS = 3.0
+# How long a process may take to save and end once the program that started it is gone.
+GRACE_SECONDS = 300.0
+LEFT_ALONE = "One of its processes ended, and the others with it. Resume goes on from the last checkpoint."
+
+
+class Stopped(Exception):
+    """The job was cancelled, taken away, or the program is shutting down."""
+
+
+class Run:
+    """What an algorithm sees of its job: where the data is, how to report, and whether to stop."""
+
+    rank = 0
+    """Which of the job's processes this is; only the first one writes."""
+    measured_steps = 0
+    """How many steps to run and to keep nothing but their figures; 0 for a run in earnest."""
+
+    def __init__(
+        self, db: Database, data_dir: Path, job: job_store.Job, worker: str, terminated: threading.Event | None = None
+    ) -> None:
+        self.db = db
+        self.data_dir = data_dir
+        self.job_id = job.id
+        self.kind = job.kind
+        self.worker = worker
+        self.began = time.monotonic()
+        self._cancelled = threading.Event()
+        self.terminated = terminated or threading.Event()
+        """Set where this process is told to end, or the program that started it is gone."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the job should end as soon as it can."""
+        return self._cancelled.is_set() or self.terminated.is_set()
+
+    def raise_if_stopped(self) -> None:
+        """Raises Stopped where nothing is left to save."""
+        if self.stopped:
+            raise Stopped
+
+    def report(self, step: int, steps: int, metrics: Mapping[str, float], message: str = "") -> None:
+        """Write progress and metrics to the job's row."""
+        if not job_store.report(self.db, self.job_id, self.worker, step, steps, metrics, message):
+            self._cancelled.set()
+
+    def beat(self) -> None:
+        """Say that this worker lives, and learn whether the job was cancelled."""
+        if not job_store.beat(self.db, self.job_id, self.worker):
+            self._cancelled.set()
+
+    def log(self, text: str) -> None:
+        """Add a line to the job's log, in the page and in the log file."""
+        print(text, flush=True)
+        job_store.log(self.db, self.job_id, text)
+
+    def sample(self, step: int, answers: Sequence[Mapping[str, Any]]) -> None:
+        """Record what the model that is being trained answers at this step."""
+        job_store.sample(self.db, self.job_id, step, answers)
+
+    def seconds(self) -> float:
+        """Seconds since this worker took the job."""
+        return round(time.monotonic() - self.began, 1)
+
+
+class Follower(Run):
+    """A further process of a job with several: it computes its share and leaves the rows to the first one."""
+
+    def __init__(
+        self, db: Database, data_dir: Path, job: job_store.Job, worker: str, terminated: threading.Event, rank: int
+    ) -> None:
+        super().__init__(db, data_dir, job, worker, terminated)
+        self.rank = rank
+
+    def report(self, step: int, steps: int, metrics: Mapping[str, float], message: str = "") -> None:
+        """Nothing: the first process reports."""
+
+    def beat(self) -> None:
+        """Nothing: the first process beats."""
+
+    def log(self, text: str) -> None:
+        """Add a line to the log file."""
+        print(f"[process {self.rank}] {text}", flush=True)
+
+    def sample(self, step: int, answers: Sequence[Mapping[str, Any]]) -> None:
+        """Nothing: the first process draws samples."""
+
+
+def keep_beating(run: Run, ended: threading.Event) -> None:
+    """Beat until the job ends."""
+    while not ended.wait(BEAT_SECONDS):
+        try:
+            run.beat()
+        except Exception:
+            # A database that is busy or full for a moment must not silence a worker that lives; the next beat tries.
+            traceback.print_exc()
+
+
+def listen_for_the_end(tied: bool) -> threading.Event:
+    """Set once this process is told to end by a signal, or, where it is tied, by the end of standard input.
+
+    The other end of that pipe is held by the program that started this one, so it ends with it, however that died and
+    however far this one had come. A process number read here would be too late: it may be that of another by then.
+    """
+    terminated = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: terminated.set())
+    if tied:
+        line = os.dup(sys.stdin.fileno())
+        with open(os.devnull, "rb") as nothing:
+            os.dup2(nothing.fileno(), sys.stdin.fileno())  # for libraries that would ask a person
+        # Where that program is gone already, nothing may be claimed before the thread below has its first turn.
+        if sys.platform != "win32" and select.select([line], [], [], 0)[0]:
+            terminated.set()
+        threading.Thread(target=await_end, args=(line, terminated), name="life line", daemon=True).start()
+    return terminated
+
+
+def await_end(line: int, terminated: threading.Event) -> None:
+    """Wait for the end of a pipe, and end this process some time after it where it does not do so by itself."""
+    os.read(line, 1)  # nothing is ever written; not a buffered reader, whose lock would be held when Python ends
+    terminated.set()
+    time.sleep(GRACE_SECONDS)
+    os._exit(1)
+
+
+def work(db: Database, data_dir: Path, job_id: int, worker: str, terminated: threading.Event) -> int:
+    """Claim a job for this worker id and run it to its end; returns the process's exit code."""
+    rank = int(os.environ.get("RANK", "0"))
+    job = job_store.claim(db, job_id, worker) if rank == 0 and not terminated.is_set() else None
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        claimed = agreed(job is not None)
+        if rank:
+            return follow(Follower(db, data_dir, job_store.get(db, job_id), worker, terminated, rank)) if claimed else 0
+    if job is None:
+        print(f"Job {job_id} is not queued, or Prefloop was stopped; nothing to do.", flush=True)
+        return 0
+    return attend(Run(db, data_dir, job, worker, terminated), job.spec)
+
+
+def attend(run: Run, spec: Spec) -> int:
+    """Run a claimed job to its end, beating all the while; returns the process's exit code."""
+    ended = threading.Event()
+    heart = threading.Thread(target=keep_beating, args=(run, ended), daemon=True)
+    heart.start()
+    try:
+        return perform(run, spec)
+    finally:
+        ended.set()
+        heart.join()
+
+
+def agreed(first: bool) -> bool:
+    """What the first of the job's processes says, in all of them."""
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    PartialState(cpu=not torch.cuda.is_available())
+    return bool(broadcast_object_list([first])[0])
+
+
+def follow(run: Follower) -> int:
+    """Compute a further process's share of a job; the first one records how it ended, unless this one fails."""
+    spec = job_store.get(run.db, run.job_id).spec
+    try:
+        run_algorithm(run, spec)
+    except Stopped:
+        return 0
+    except BaseException as error:
+        return record_failure(run, spec, error)
+    return 0
+
+
+def run_algorithm(run: Run, spec: Spec) -> dict[str, Any]:
+    """Do what a spec says; returns the job's result. Algorithms don't import each other: measuring asks here."""
+    from rlhf.algorithms import runner
+
+    return runner(spec.kind)(run, spec)
+
+
+def perform(run: Run, spec: Spec) -> int:
+    """Run the algorithm and record how it ended, in words a person can use."""
+    try:
+        result = run_algorithm(run, spec)
+        job_store.finish(run.db, run.job_id, run.worker, result)
+        return 0
+    except Stopped:
+        if run.terminated.is_set():
+            job_store.stop(run.db, run.job_id, run.worker, "lost", job_store.ended_with_program(spec.kind, saved=True))
+        else:
+            job_store.stop(
+                run.db, run.job_id, run.worker, "cancelled", "Cancelled. Resume goes on from the last checkpoint."
+            )
+        return 0
+    except BaseException as error:
+        return record_failure(run, spec, error)
+
+
+def record_failure(run: Run, spec: Spec, error: BaseException) -> int:
+    """Say in the job's row how it failed, in words a person can use; returns the process's exit code.
+
+    Whichever of several processes fails first says it, and no other can change it. The code is an error even where the
+    job is queued again, so that a launcher ends the others, which wait for this one.
+    """
+    if isinstance(error, UserError):
+        run.log(str(error))
+        job_store.stop(run.db, run.job_id, run.worker, "failed", str(error))
+        return 1
+    # The traceback goes to the log file; the page gets one line. A bug still ends the process with an error.
+    traceback.print_exception(error)
+    if out_of_memory(error) and job_store.requeue_smaller(run.db, run.job_id, run.worker, MEMORY_RAN_OUT):
+        return 1
+    if left_alone(error):  # not failed: whoever started the processes knows better why the other one ended
+        job_store.stop(run.db, run.job_id, run.worker, "lost", LEFT_ALONE)
+        return 1
+    if job_store.stop(run.db, run.job_id, run.worker, "failed", sentence_for(error, spec)):
+        job_store.log(run.db, run.job_id, "".join(traceback.format_exception(error, limit=-3)))
+    return 1
+
+
+def left_alone(error: BaseException) -> bool:
+    """Whether a library says that another of the job's processes is gone, by gloo's words or NCCL's."""
+    signs = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
+    return any(sign in str(error) for sign in signs)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a library says that there was too little memory, on the GPU or here."""
+    signs = ("allocate memory", "out of memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+
+
+def sentence_for(error: BaseException, spec: Spec) -> str:
+    """What a library's error means for a person: a full disk, too little memory, or a bug."""
+    text = str(error)
+    if any(sign in text for sign in ("No space left", "os error 28", "file write failed", "PytorchStreamWriter")):
+        return "The disk is full, so nothing more could be saved. Free some space, then resume this run."
+    if out_of_memory(error):
+        return f"{MEMORY_RAN_OUT} {advice(spec)}"
+    return f"Failed ({type(error).__name__}: {text}). The log has the details."
+
+
+def prepare_process() -> None:
+    """Quiet libraries, no telemetry, and a lower priority than the page that people wait for."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ["TQDM_DISABLE"] = "1"
+    # Two workers share the processors. OpenMP's threads spin at every barrier while they wait for one that the other
+    # worker has pushed aside; asleep they leave it the processor: ten times faster on two busy cores. Read once, when
+    # torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    os.nice(10)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The worker's command line, used by the supervisor."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="the data directory")
+    parser.add_argument("--worker", default=uuid.uuid4().hex, help="the id under which to claim the job")
+    parser.add_argument("--job", type=int, required=True, help="the queued job to run")
+    parser.add_argument("--tied", action="store_true", help="end with whoever holds the other end of standard input")
+    options = parser.parse_args(arguments)
+    terminated = listen_for_the_end(options.tied)
+    keep_private()
+    prepare_process()
+    try:
+        return work(open_database(options.data), options.data, options.job, options.worker, terminated)
+    except UserError as error:
+        print(visible(str(error)), file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

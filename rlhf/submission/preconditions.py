@@ -1,0 +1,385 @@
+"""Why something can't be done with policies and reward models as they are: train from them, merge, delete."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from annotation.database import Database
+from annotation.records import UserError
+from rlhf.evaluation.reward_model_quality import REWARD_THRESHOLD
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import ATTENTION, METHODS, DPOSpec, MeasureSpec, PPOSpec, Spec, TrainingSpec, from_json, impossible
+from rlhf.judges import judge_store
+from rlhf.models import base_model, memory, registry
+from rlhf.models.registry import Policy
+
+
+def check(db: Database, spec: TrainingSpec, here: bool = True) -> list[str]:
+    """Why this job can't be made, a sentence each, as far as can be told without freezing its data.
+
+    `here`: it is to run on this machine.
+    """
+    found = [*impossible(spec), *(machine_trouble(spec) if here else ())]
+    try:
+        parent = registry.by_revision(db, spec.parent)
+        found += parent_trouble(db, spec, parent) or ground_trouble(db, spec, parent)
+        if isinstance(spec, PPOSpec):
+            found += reward_trouble(db, spec, parent)
+    except UserError as error:
+        found.append(str(error))
+    return found
+
+
+def machine_trouble(spec: TrainingSpec) -> list[str]:
+    """Why a job can't be run on this machine."""
+    if spec.processes == 1 and spec.optimiser == "adamw":
+        return []  # without asking the driver, which takes a moment, on every change of a form
+    found, gpus, processors = [], len(memory.query_graphics()), os.cpu_count() or 1
+    if spec.optimiser == "adamw-8bit" and not gpus:
+        found.append("The optimiser adamw-8bit needs a GPU, and there is none here: use adamw.")
+    # Two processes can share one processor; each needs a GPU of its own where there are any.
+    if spec.processes > (gpus or max(2, processors)):
+        has = f"GPUs ({gpus}), and each process takes one" if gpus else f"processors ({processors})"
+        found.append(f"{spec.processes} processes are more than this machine has {has}.")
+    return found
+
+
+def ground_trouble(db: Database, spec: TrainingSpec, parent: Policy) -> list[str]:
+    """Why a job can't be run on the weights that its parent lies on, or is; nothing where these are not here."""
+    directory = ground_directory(db, parent)
+    if directory is None:
+        return []
+    found = quantised_trouble(spec, base_model.quantisation(directory))
+    if spec.method not in ("lora", "qlora"):
+        return found
+    try:
+        shapes = memory.read_shapes(directory)
+    except UserError:
+        return found  # of a kind whose layers are not known before it is loaded
+    missing = memory.missing_targets(shapes, spec)
+    if missing:
+        layers = sorted({name.split(".")[-2] for name in shapes.linear})
+        found.append(
+            f"lora_targets '{spec.lora_targets}' needs layers named {', '.join(missing)}, and this model has none: its "
+            f"linear layers are {', '.join(layers)}. Take lora_targets 'all-linear', or 'named' with some of these in "
+            "lora_layers."
+        )
+    if spec.lora_init == "pissa":
+        sides = [min(shape) for shape in memory.targets(shapes, spec).values()]
+        if sides and spec.lora_r > min(sides):
+            found.append(
+                f"PiSSA takes lora_r {spec.lora_r} directions out of each layer, and the smallest here has "
+                f"{min(sides)}: lower lora_r, or use the default init."
+            )
+    return found
+
+
+def quantised_trouble(spec: TrainingSpec, how: str) -> list[str]:
+    """Why a job can't be run on weights that are quantised already, and `how`; nothing if they are not."""
+    if not how:
+        return []
+    weights, found = f"The weights that it starts from are quantised already ({how})", []
+    if spec.method == "full":
+        found.append(f"{weights}, and only those in 16 or 32 bits can be trained: train an adapter (lora or prompt).")
+    if spec.method == "qlora" and how != base_model.FOUR_BITS:
+        found.append(f"{weights}, and can't be held in 4 bits: use the method lora, which takes them as they are.")
+    if spec.lora_init == "pissa":
+        found.append(f"{weights}, and PiSSA takes directions out of them: use the default init.")
+    if spec.dora and how != base_model.FOUR_BITS:
+        found.append(f"{weights}, and DoRA needs them in 4, 16 or 32 bits: train without it.")
+    return found
+
+
+def ground_directory(db: Database, policy: Policy) -> Path | None:
+    """Where the weights are that a policy lies on, or is; None where they are not on this machine."""
+    data_dir = db.path.parent
+    ground = registry.by_id(db, policy.ground_id) if policy.ground_id is not None else policy
+    if ground.form == "full":
+        directory = data_dir / str(ground.path)
+        return directory if (directory / "config.json").is_file() else None
+    return base_model.on_this_machine(data_dir, policy.base)
+
+
+def parent_trouble(db: Database, spec: TrainingSpec, parent: Policy) -> list[str]:
+    """Why a job can't start from this parent."""
+    if parent.deleted:
+        return [f"The files of the parent {parent.revision} were deleted on {parent.deleted[:10]}: choose another."]
+    if (parent.kind == "reward") != (spec.kind == "reward_model") and parent.kind == "reward":
+        return [f"{parent.revision} is a reward model; choose a policy as the parent."]
+    if spec.kind == "reward_model" and parent.kind == "policy" and parent.form not in ("base", "full"):
+        return [
+            f"A reward model grows on whole weights, and {parent.revision} is an adapter: {instead(db, spec, parent)}."
+        ]
+    if parent.form in ("base", "full"):
+        full_reference = isinstance(spec, DPOSpec) and spec.method == "full" and spec.reference == "base"
+        if full_reference and parent.form == "full":
+            return [
+                f"Full fine-tuning from {parent.revision} keeps no copy of the base to be the reference: take the "
+                "parent as the reference."
+            ]
+        return []
+    if spec.method == "full":
+        return [
+            f"Full fine-tuning starts from whole weights, and {parent.revision} is an adapter: "
+            f"{instead(db, spec, parent)}."
+        ]
+    return shape_trouble(db, spec, parent)
+
+
+def instead(db: Database, spec: TrainingSpec, parent: Policy) -> str:
+    """What else can be done than what its parent's adapter does not let a job do."""
+    if parent.form == "prompt":
+        tokens = shape_of(db, parent).get("virtual_tokens", "as many")
+        going_on = f"continue with prompt tuning of {tokens}, or " if "prompt" in METHODS[spec.kind] else ""
+        return f"its virtual tokens can't be merged into weights, so {going_on}start from the base"
+    return f"{'' if merge_trouble(db, parent) else 'merge it into 16-bit weights first, or '}start from the base"
+
+
+SHAPE = {
+    "lora": ("method", "lora_r", "lora_alpha", "lora_targets", "lora_layers", "dora", "rslora", "lora_init"),
+    "prompt": ("method", "virtual_tokens"),
+}
+
+
+def trained_as(db: Database, policy: Policy) -> TrainingSpec | None:
+    """The training that made a policy; None for the base, and for merged weights."""
+    spec = None if policy.job_id is None else job_store.get(db, policy.job_id).spec
+    return spec if isinstance(spec, TrainingSpec) else None
+
+
+def shape_of(db: Database, policy: Policy) -> dict[str, Any]:
+    """The settings that a job has to share with what made its parent's adapter; none for whole weights.
+
+    Those of one that was not trained here are in its configuration. Raises UserError where that can't be read.
+    """
+    made = trained_as(db, policy)
+    if made is not None:
+        return {name: getattr(made, name) for name in SHAPE.get(policy.form, ())}
+    if policy.form not in SHAPE:
+        return {}
+    config = configuration(db, policy)
+    if policy.form == "prompt":
+        return {"method": "prompt", "virtual_tokens": config.get("num_virtual_tokens")}
+    return {
+        "method": "qlora" if policy.weights == "nf4" else "lora",
+        "lora_r": config.get("r", PEFT_DEFAULT),
+        "lora_alpha": config.get("lora_alpha", PEFT_DEFAULT),
+        **targets_of(db, policy, config.get("target_modules")),
+        "dora": bool(config.get("use_dora")),
+        "rslora": bool(config.get("use_rslora")),
+        "lora_init": "default",
+    }
+
+
+# Rank and alpha of an adapter whose configuration says nothing of them.
+PEFT_DEFAULT = 8
+
+
+def configuration(db: Database, policy: Policy) -> dict[str, Any]:
+    """What PEFT has written of an adapter. Raises UserError where it can't be read."""
+    path = db.path.parent / str(policy.path) / "adapter_config.json"
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read ({error}). Restore it, or choose another parent.") from error
+    return dict(found)
+
+
+def targets_of(db: Database, policy: Policy, modules: Any) -> dict[str, str]:
+    """The layers that have an adapter, as a spec names them; PEFT may have written each one out."""
+    names, linear = set(modules) if isinstance(modules, list) else {str(modules)}, linear_layers(db, policy)
+
+    def covered(ends: Iterable[str]) -> set[str]:
+        return {layer for layer in linear if any(memory.ends(layer, end) for end in ends)}
+
+    if names == {"all-linear"} or (linear and covered(names) == linear):
+        return {"lora_targets": "all-linear", "lora_layers": ""}
+    if names == {*ATTENTION} or (linear and covered(names) == covered(ATTENTION)):
+        return {"lora_targets": "attention", "lora_layers": ""}
+    short = {name.rpartition(".")[2] for name in names}
+    names = short if linear and covered(names) == covered(short) else names
+    return {"lora_targets": "named", "lora_layers": ", ".join(sorted(names))}
+
+
+def linear_layers(db: Database, policy: Policy) -> set[str]:
+    """The linear layers of the weights that a policy lies on; none where these are not known."""
+    directory = ground_directory(db, policy)
+    try:
+        return set() if directory is None else {*memory.read_shapes(directory).linear}
+    except UserError:
+        return set()
+
+
+# What an adapter may have that no job here could give it: it would be left out, or mean something else, in going on.
+BEYOND: tuple[str, ...] = (
+    *("rank_pattern", "alpha_pattern", "layers_to_transform", "layer_replication", "exclude_modules", "lora_bias"),
+    *("target_parameters", "trainable_token_indices", "alora_invocation_tokens", "arrow_config"),
+)
+
+
+def beyond(db: Database, policy: Policy) -> list[str]:
+    """The settings of a LoRA adapter that was not trained here with which no job could go on."""
+    if policy.form != "lora":
+        return []
+    config = configuration(db, policy)
+    found = [name for name in BEYOND if config.get(name)]
+    if config.get("bias", "none") != "none":
+        found.append("bias")
+    if config.get("modules_to_save") and policy.kind == "policy":
+        found.append("modules_to_save")
+    if not isinstance(config.get("target_modules"), list) and config.get("target_modules") != "all-linear":
+        found.append("target_modules")  # a pattern, where a spec takes names
+    return found
+
+
+def shape_trouble(db: Database, spec: TrainingSpec, parent: Policy) -> list[str]:
+    """Why the parent's adapter can't be continued: its weights would not fit, or would mean another policy."""
+    made, shape = trained_as(db, parent), shape_of(db, parent)
+    if spec.method != shape["method"] and {spec.method, shape["method"]} != {"lora", "qlora"}:
+        what = "was trained with" if made is not None else "is an adapter of the kind"
+        return [
+            f"The parent {parent.revision} {what} {shape['method']} and can't be continued with {spec.method}: "
+            f"{instead(db, spec, parent)}."
+        ]
+    if made is not None and made.lora_init == "pissa":
+        return [
+            f"The parent {parent.revision} began with PiSSA, and was stored as an adapter of twice the rank: "
+            f"{instead(db, spec, parent)}."
+        ]
+    unknown = beyond(db, parent) if made is None else []
+    if unknown:
+        return [
+            f"The parent {parent.revision} has settings that training here has not ({', '.join(unknown)}), so it can't "
+            f"be continued: {instead(db, spec, parent)}."
+        ]
+    differing = {name: value for name, value in shape.items() if not same_setting(name, value, spec)}
+    if not differing:
+        return []
+    has = " and ".join(f"{name} {value}" for name, value in differing.items())
+    return [f"The parent {parent.revision} has {has}. Use the same to continue it, or start from the base."]
+
+
+def same_setting(name: str, value: Any, spec: TrainingSpec) -> bool:
+    """Whether a spec has a setting of its parent's shape; the order of layers' names makes no difference."""
+    if name == "lora_layers":
+        return sorted(value.replace(" ", "").split(",")) == sorted(spec.lora_layers.replace(" ", "").split(","))
+    return bool(value == getattr(spec, name))
+
+
+def reward_trouble(db: Database, spec: PPOSpec, parent: Policy) -> list[str]:
+    """Why PPO can't be run against the reward model that the spec names, or not without a person's word."""
+    if not spec.reward_model:
+        return ["PPO needs a reward model: train one first, then choose it."]
+    reward = registry.by_revision(db, spec.reward_model)
+    if reward.kind != "reward":
+        return [f"{reward.revision} is no reward model. Train one, then choose it."]
+    if reward.deleted:
+        return [f"The files of the reward model {reward.revision} were deleted on {reward.deleted[:10]}."]
+    ground = parent.id if parent.form == "full" else parent.ground_id
+    if reward.ground_id != ground:
+        return [
+            f"The reward model {reward.revision} and the parent {parent.revision} lie on different weights, and PPO "
+            "holds one copy for both: train the reward model from the weights that the parent lies on."
+        ]
+    if (reward.weights == "nf4") != (spec.method == "qlora"):
+        return [
+            f"The reward model {reward.revision} was trained on {reward.weights} weights: use the method "
+            f"{'qlora' if reward.weights == 'nf4' else 'lora'} here, so that it judges with the weights it knows."
+        ]
+    accuracy = accuracy_of(db, reward)
+    if accuracy is None:
+        if spec.accepted_accuracy:
+            return []
+        return [unmeasured(reward)]
+    accepted = spec.accepted_accuracy > 0 and abs(spec.accepted_accuracy - accuracy) < 0.005
+    if accuracy >= REWARD_THRESHOLD or accepted:
+        return []
+    return [
+        f"The reward model {reward.revision} is right on {accuracy:.1%} of held-out comparisons, and under "
+        f"{REWARD_THRESHOLD:.0%} PPO mostly learns its mistakes. Collect more judgements, or confirm that you accept "
+        f"it (accepted_accuracy {max(round(accuracy, 3), 0.001)})."
+    ]
+
+
+def unmeasured(reward: Policy) -> str:
+    """That it is not known here how often a reward model is right, and what to do about that."""
+    learns = "PPO mostly learns the mistakes of one that is seldom right"
+    if reward.source:
+        return (
+            f"The reward model {reward.revision} comes from {reward.source}, and how often it is right was not "
+            f"measured here: {learns}. Read on its card how often it was right on held-out comparisons; if that is "
+            "enough, confirm it (tick “Run it although …”, or give that share as accepted_accuracy, say 0.7)."
+        )
+    return (
+        f"Too few held-out comparisons tell how often the reward model {reward.revision} is right, and {learns}. "
+        "Collect more judgements, or confirm that you accept it (any accepted_accuracy, say 0.01)."
+    )
+
+
+def accuracy_of(db: Database, reward: Policy) -> float | None:
+    """How often a reward model is right on held-out comparisons; None where that was not measured."""
+    result = (job_store.get(db, reward.job_id).result if reward.job_id is not None else None) or {}
+    value = ((result.get("health") or {}).get("accuracy") or {}).get("value")
+    return None if value is None else float(value)
+
+
+NOT_MERGED: Mapping[str, str] = {
+    "base": "has no adapter that could be merged.",
+    "full": "is whole weights already: there is nothing to merge.",
+    "prompt": "is virtual tokens before the prompt, which change no weight, so they can't be merged into any.",
+    "reward": "is a reward model: it scores answers, and merging makes a policy, which gives them.",
+}
+
+
+def merge_trouble(db: Database, policy: Policy) -> list[str]:
+    """Why a policy can't be merged into 16-bit weights."""
+    found = [f"{policy.revision} {NOT_MERGED[what]}" for what in (policy.kind, policy.form) if what in NOT_MERGED]
+    if not found and policy.deleted:
+        found.append(f"The files of {policy.revision} were deleted on {policy.deleted[:10]}.")
+    ground = ground_directory(db, policy)
+    how = base_model.quantisation(ground) if ground is not None and not found else ""
+    if how:
+        found.append(f"{policy.revision} lies on weights that are quantised ({how}), and there are none in 16 bits.")
+    return found
+
+
+def needed_by(db: Database, policy: Policy) -> list[str]:
+    """Why a policy's files can't be deleted now, a sentence each."""
+    if policy.path is None:
+        return ["The base model is not Prefloop's to delete."]
+    if policy.deleted:
+        return [f"The files of {policy.revision} were deleted already."]
+    if policy.status == "serving":
+        return [f"{policy.revision} serves now: promote another policy first."]
+    grounded = [
+        other.revision for other in registry.everything(db) if other.ground_id == policy.id and not other.deleted
+    ]
+    if grounded:
+        return [f"{', '.join(grounded)} lie on the weights of {policy.revision}: delete them first."]
+    judged = [other.revision for other in registry.everything(db) if is_reference(db, policy, other)]
+    if judged:
+        return [f"{judged[0]} is compared with {policy.revision}, its reference, in its check: decide on it first."]
+    panel = [judge.name for judge in judge_store.judges(db, active=True) if judge_store.model_of(db, judge) == policy]
+    if panel:
+        return [f"The judge {panel[0]} judges with {policy.revision}: put the judge aside first, on the AI judges tab."]
+    users = [job.id for job in job_store.active(db, job_store.TRAINING) if policy.revision in named_in(job.spec)]
+    return [f"Job {users[0]} needs {policy.revision}: wait for it, or cancel it."] if users else []
+
+
+def is_reference(db: Database, policy: Policy, candidate: Policy) -> bool:
+    """Whether a candidate's implicit rewards are measured against this policy."""
+    if candidate.status != "candidate" or candidate.deleted or candidate.job_id is None:
+        return False
+    spec = job_store.get(db, candidate.job_id).spec
+    return isinstance(spec, DPOSpec) and spec.reference == "parent" and spec.parent == policy.revision
+
+
+def named_in(spec: Spec) -> set[str]:
+    """The revisions that a job reads."""
+    inner = from_json(spec.training) if isinstance(spec, MeasureSpec) else spec
+    names = ("parent", "reward_model", "candidate", "against", "revision")
+    return {getattr(inner, name) for name in names if hasattr(inner, name)}

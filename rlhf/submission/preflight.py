@@ -1,0 +1,322 @@
+"""Everything that can be known of a run before it: its data, what it costs, and why it can't be started. Torch-free.
+
+A form asks on every change of a field, so what is dear to find out is kept until something that decides it changes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
+
+from annotation import store
+from annotation.database import Database
+from annotation.records import Split, UserError
+from rlhf.data import held_out_sets, snapshots
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec, filled
+from rlhf.models import base_model, memory, registry
+from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
+from rlhf.models.memory import Fit, Load, Machine, Pace, Parameters, Shapes
+from rlhf.models.registry import Policy
+from rlhf.submission import form_fields, inspect_rows, job_submission, preconditions
+from rlhf.submission.form_fields import Form, TrainingJob
+from rlhf.submission.inspect_rows import Shown, Survey
+from rlhf.submission.job_submission import Preview
+
+# Data that takes long to count is not counted on each new judgement: the rest is the annotators' time.
+QUICK_SECONDS, REST_FACTOR = 0.1, 20
+# How old what is known of the machine and of finished jobs may be.
+MACHINE_SECONDS, JOBS_SECONDS = 30.0, 3.0
+KEPT_DATA, KEPT_LENGTHS = 16, 64
+# What a confirmation stands for where the reward model's accuracy was not measured, or is 0.
+SOME_ACCURACY = 0.001
+
+Choices = list[tuple[str, str]]
+Kept = TypeVar("Kept")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run would learn from."""
+
+    found: Preview
+    items: int
+    """What batches count, to train on: a reward model takes whole comparisons."""
+    answers: int = 0
+    """Answers of the largest comparison that a reward model takes; 0 for what is no reward model's."""
+    unchecked: str = ""
+    """What is to be known before it starts where nothing is held out to check it with."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run takes."""
+
+    counted: Parameters
+    fit: Fit
+    machine: Machine
+    pace: Pace | None
+    steps: int
+    unit: str
+    """What a step is called, in the plural."""
+    waiting: int
+    """Jobs that run or wait before it."""
+    longest: int
+    """Tokens of the longest item, which the memory is estimated with; 0 where nobody has looked for it."""
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """A run as it would be queued, but for its data, which is frozen then."""
+
+    spec: TrainingJob
+    asked: TrainingJob
+    """The spec as the form has it: names such as 'serving', and a learning rate of 0 for the method's."""
+    troubles: Sequence[str]
+    """Why it can't be started; empty if it can."""
+    data: Data | None
+    cost: Cost | None
+    unknown: str
+    """Why nothing is known of its cost."""
+
+
+class Prospects:
+    """Answers for one data directory, for all sessions of the page."""
+
+    def __init__(self, db: Database, data_dir: Path, model: str) -> None:
+        self.db, self.data_dir, self.model = db, data_dir, model
+        self._counting = Lock()
+        self._data: dict[Any, tuple[Any, float, Data]] = {}
+        self._lengths: dict[Any, int] = {}
+        self._recent: dict[Any, tuple[float, Any]] = {}
+
+    def of(self, asked: TrainingJob) -> Prospect:
+        """All that is known of this run now."""
+        spec = resolved(self.db, asked)
+        troubles, data, cost, unknown = preconditions.check(self.db, spec), None, None, ""
+        try:
+            data = self.data(spec)
+            troubles += shortage(spec, data.found)
+        except UserError as error:
+            if str(error) not in troubles:
+                troubles.append(str(error))
+        try:
+            cost = self.cost(spec, data)
+        except UserError as error:
+            unknown = str(error)
+        return Prospect(spec, asked, troubles, data, cost, unknown)
+
+    # ------------------------------------------------------------------------------------------------------------ data
+    def data(self, spec: TrainingSpec) -> Data:
+        """What it would learn from, as of now or, where counting takes long, of a while ago.
+
+        Raises UserError where there is nothing to count.
+        """
+        key = what_decides_data(spec)
+        with self._counting:
+            mark = store.data_mark(self.db)
+            counted, rests_until, data = self._data.get(key, (None, 0.0, None))
+            if data is not None and (counted == mark or time.monotonic() < rests_until):
+                return data
+            began = time.monotonic()
+            found = job_submission.preview(self.db, self.data_dir, spec)
+            unchecked = held_out_sets.nothing_to_check(self.db, spec, found.held_out)
+            data = Data(found, *inspect_rows.items_to_train(self.db, spec, found), unchecked)
+            remember(self._data, key, (mark, rest_after(began, time.monotonic()), data), KEPT_DATA)
+            return data
+
+    def tokenizer(self) -> ChatTokenizer:
+        """The base model's. Raises UserError if it has none that can be read here."""
+        return chat_tokenizer(self.base_directory())
+
+    def show(self, spec: TrainingSpec, split: Split, number: int) -> Shown | None:
+        """One item as it would be trained on. Raises UserError where there is no data or no tokenizer."""
+        spec = resolved(self.db, spec)
+        return inspect_rows.show(self.tokenizer(), spec, inspect_rows.items_of(self.db, spec), split, number)
+
+    def survey(self, spec: TrainingSpec) -> Survey:
+        """All items looked at; from then on the memory is estimated with the longest of them."""
+        spec = resolved(self.db, spec)
+        found = inspect_rows.survey(self.tokenizer(), spec, inspect_rows.items_of(self.db, spec))
+        if found.largest and found.seen <= inspect_rows.TOKENISED_ITEMS:
+            remember(self._lengths, what_decides_lengths(spec), found.largest, KEPT_LENGTHS)
+        return found
+
+    # ------------------------------------------------------------------------------------------------------------ cost
+    def cost(self, spec: TrainingJob, data: Data | None) -> Cost:
+        """Parameters, memory and time. Raises UserError where the model's files don't tell."""
+        shapes, machine = self.shapes(spec), self.machine()
+        reward = self.reward_spec(spec)
+        longest = self._lengths.get(what_decides_lengths(spec), 0)
+        items, answers = (0, 0) if data is None else (data.items, data.answers)
+        return Cost(
+            memory.parameters(shapes, spec, reward),
+            memory.fit(shapes, spec, machine, Load(longest, answers, reward)),
+            machine,
+            memory.pace_of(spec, self.finished_jobs(spec)),
+            memory.steps_of(spec, items),
+            "rounds" if isinstance(spec, PPOSpec) else "optimiser steps",
+            len(job_store.at_work(self.db)) + len(job_store.queue(self.db)),
+            longest,
+        )
+
+    def shapes(self, spec: TrainingSpec) -> Shapes:
+        """The model that the run's parent lies on, or is."""
+        parent = registry.by_revision(self.db, spec.parent)
+        ground = parent if parent.form == "full" else None
+        if parent.ground_id is not None:
+            ground = registry.by_id(self.db, parent.ground_id)
+        return memory.read_shapes(self.base_directory() if ground is None else self.data_dir / str(ground.path))
+
+    def base_directory(self) -> Path:
+        """Where the base model is; a name on the Hub is looked up once."""
+        found: Path = self._keep("base", float("inf"), lambda: base_model.locate(self.data_dir, self.model).path)
+        return found
+
+    def machine(self) -> Machine:
+        """The machine, looked at now and then."""
+        return self._keep("machine", MACHINE_SECONDS, memory.this_machine)
+
+    def shares_steps(self) -> bool:
+        """Whether several processes can share a run: on several GPUs, or several processors."""
+        machine = self.machine()
+        return (machine.devices if machine.gpu else os.cpu_count() or 1) > 1
+
+    def finished_jobs(self, spec: TrainingSpec) -> list[job_store.Job]:
+        """Jobs whose pace may be that of this run."""
+        return self._keep(("jobs", spec.kind), JOBS_SECONDS, lambda: memory.finished_jobs(self.db, spec))
+
+    def reward_spec(self, spec: TrainingSpec) -> TrainingSpec | None:
+        """How PPO's reward model was trained; None for other jobs, and where that is not known."""
+        if not isinstance(spec, PPOSpec) or not spec.reward_model:
+            return None
+        return preconditions.trained_as(self.db, registry.by_revision(self.db, spec.reward_model))
+
+    def _keep(self, key: Any, seconds: float, find: Callable[[], Kept]) -> Kept:
+        """What was found less than so many seconds ago, or is found now."""
+        until, found = self._recent.get(key, (0.0, None))
+        if time.monotonic() >= until:
+            found = find()
+            self._recent[key] = time.monotonic() + seconds, found
+        return found  # type: ignore[no-any-return]
+
+
+def remember(kept: dict[Any, Any], key: Any, value: Any, most: int) -> None:
+    """Keep a value; beyond `most` the oldest is forgotten."""
+    kept.pop(key, None)
+    kept[key] = value
+    while len(kept) > most:
+        kept.pop(next(iter(kept)), None)
+
+
+def rest_after(began: float, ended: float) -> float:
+    """When data may be counted again."""
+    cost = ended - began
+    return ended + (REST_FACTOR * cost if cost > QUICK_SECONDS else 0.0)
+
+
+# -------------------------------------------------------------------------------------------------------------- a spec
+def resolved(db: Database, spec: TrainingJob | Any) -> Any:
+    """The spec with its parent's revision and what it leaves to its method, as `job_submission.submit` will queue
+    it."""
+    parent = registry.serving(db).revision if spec.parent == "serving" else spec.parent
+    return replace(filled(spec), parent=parent)
+
+
+def shortage(spec: TrainingSpec, found: Preview) -> list[str]:
+    """Why there is too little data, as `job_submission.submit` would say it."""
+    few = snapshots.shortage(found.unit, found.train, snapshots.AT_LEAST[spec.kind], found.left_out)
+    return [few] if few else []
+
+
+def what_decides_data(spec: TrainingSpec) -> tuple[Any, ...]:
+    """The settings that decide what a run learns from."""
+    if isinstance(spec, SFTSpec):
+        return (spec.kind, spec.source)
+    if isinstance(spec, PPOSpec):
+        return (spec.kind,)
+    return (spec.kind, spec.parent, getattr(spec, "scope", ""), spec.max_length)
+
+
+def what_decides_lengths(spec: TrainingSpec) -> tuple[Any, ...]:
+    """The settings that decide how long the longest item is."""
+    virtual = spec.virtual_tokens if spec.method == "prompt" else 0
+    drawn = spec.sampling.max_new_tokens if isinstance(spec, PPOSpec) else 0
+    return (*what_decides_data(spec), spec.max_length, virtual, drawn)
+
+
+def reward_model(db: Database, spec: PPOSpec) -> Policy | None:
+    """The reward model that a PPO job names; None if there is none of this name."""
+    return next(
+        (one for one in registry.everything(db) if one.revision == spec.reward_model and one.kind == "reward"), None
+    )
+
+
+def accepting(db: Database, spec: TrainingJob) -> float | None:
+    """The `accepted_accuracy` with which a person's word would let PPO run against its reward model.
+
+    None where no word is needed, or none would help.
+    """
+    if not isinstance(spec, PPOSpec):
+        return None
+    reward = reward_model(db, spec)
+    if reward is None:
+        return None
+    word = max(round(preconditions.accuracy_of(db, reward) or 0.0, 4), SOME_ACCURACY)
+    without, with_word = (preconditions.check(db, replace(spec, accepted_accuracy=number)) for number in (0.0, word))
+    return word if len(with_word) < len(without) else None
+
+
+# ------------------------------------------------------------------------------------------------- parents to choose
+def parents(db: Database, form: Form) -> Choices:
+    """(words, revision) of what a form's job can start from, newest first, behind what serves and the base."""
+    known = [policy for policy in registry.everything(db) if fits(form, policy)]
+    serving = next((policy for policy in known if policy.status == "serving"), None)
+    first = [] if serving is None else [(f"What serves now: {words_of(db, serving)}", "serving")]
+    return [*first, *((words_of(db, policy), policy.revision) for policy in [known[0], *reversed(known[1:])])]
+
+
+def fits(form: Form, policy: Policy) -> bool:
+    """Whether a form's job could start from this policy or reward model."""
+    if policy.deleted:
+        return False
+    whole = policy.form in ("base", "full")
+    if form.spec_type is RewardModelSpec:
+        return policy.kind == "reward" or whole
+    return policy.kind == "policy" and (whole or form.methods != ("full",))
+
+
+def rewards(db: Database) -> Choices:
+    """(words, revision) of the reward models, newest first."""
+    known = [policy for policy in registry.everything(db) if policy.kind == "reward" and not policy.deleted]
+    return [(words_of(db, policy), policy.revision) for policy in reversed(known)]
+
+
+def words_of(db: Database, policy: Policy) -> str:
+    """A policy or reward model as people know it: revision, how it was made, how good, since when."""
+    if policy.form == "base":
+        return f"base · {policy.base}"
+    made = preconditions.trained_as(db, policy)
+    others = "merged" if policy.source is None else "from the Hub"
+    how = others if made is None else form_fields.WORDS["method"][made.method]
+    accuracy = preconditions.accuracy_of(db, policy) if policy.kind == "reward" else None
+    good = "" if accuracy is None else f" · right on {accuracy:.0%}"
+    state = f" · {policy.status}" if policy.kind == "policy" else ""
+    return f"{policy.revision} · {how}{good}{state} · {policy.created[:10]}"
+
+
+def continuing(db: Database, revision: str) -> tuple[Form, dict[str, Any]]:
+    """The form that goes on from a policy or reward model, and what it fills in: the parent, and its shape."""
+    policy = registry.by_revision(db, revision)
+    made = preconditions.trained_as(db, policy)
+    form = form_fields.form_for(policy.method, "" if made is None else made.method)
+    whole = {} if made is None else {"method": made.method}
+    filled = {
+        name: value for name, value in {**whole, **preconditions.shape_of(db, policy)}.items() if name in form.names
+    }
+    return form, {"parent": policy.revision, **filled}

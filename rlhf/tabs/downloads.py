@@ -1,0 +1,149 @@
+"""What workers have made, for admins only: policies as zip files, put together while they are sent, and answers."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from annotation.database import Database
+from annotation.records import Annotator, UserError
+from annotation.web.middleware import ANNOTATOR_KEY
+from rlhf.generation import prompt_sets
+from rlhf.models import registry
+from rlhf.models.registry import Policy
+
+ADDRESS: Final = "models"
+# No separators, and no dot in front.
+NAME: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99})\.zip")
+# Weights, configuration, tokenizer and card. Not training_args.bin, which may hold a token, nor an optimiser's state.
+ALLOWED: Final = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "README.md")
+CHUNK: Final = 1 << 20
+
+
+def address(revision: str) -> str:
+    """Where a browser fetches a policy, relative to the page."""
+    return f"{ADDRESS}/{revision}.zip"
+
+
+def directory_of(db: Database, data_dir: Path, revision: str) -> Path:
+    """Where a policy's files lie. Raises UserError where it has none (any more)."""
+    policy = registry.by_revision(db, revision)
+    if policy.path is None:
+        raise UserError(f"'{revision}' has no files of its own here.")
+    directory = data_dir / policy.path
+    if policy.deleted or not directory.is_dir():
+        raise UserError(f"The files of '{revision}' are gone.")
+    return directory
+
+
+def files_of(directory: Path) -> list[Path]:
+    """What of a policy's directory may be handed out, by name; nothing hidden, never what a link points to."""
+    found = {path for pattern in ALLOWED for path in directory.glob(pattern) if not path.name.startswith(".")}
+    return sorted(path for path in found if path.is_file() and not path.is_symlink())
+
+
+def bytes_on_disk(data_dir: Path, policy: Policy) -> int:
+    """The size of all files of a policy; 0 where they are gone."""
+    return 0 if policy.path is None else bytes_within(data_dir / policy.path)
+
+
+def bytes_within(directory: Path) -> int:
+    """The size of all files in a directory; 0 where there is none, or while it goes."""
+    try:
+        return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    except FileNotFoundError:
+        return 0
+
+
+class Pieces:
+    """A file to write to that can't be read or rewound; what was written is taken away piece by piece."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        """Keep what is written."""
+        self.written.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing: it is kept in memory."""
+
+    def take(self) -> bytes:
+        """What was written since the last time."""
+        taken = b"".join(self.written)
+        self.written.clear()
+        return taken
+
+
+def zip_pieces(folder: str, files: Sequence[Path]) -> Iterator[bytes]:
+    """A zip file of these files within a folder, piece by piece, stored as they are: weights don't compress."""
+    pieces = Pieces()
+    with zipfile.ZipFile(pieces, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]
+        for path in files:
+            # The entry's size tells whether zip64 is needed.
+            entry = zipfile.ZipInfo.from_file(path, f"{folder}/{path.name}", strict_timestamps=False)
+            with path.open("rb") as source, archive.open(entry, "w") as target:
+                while data := source.read(CHUNK):
+                    target.write(data)
+                    yield pieces.take()
+            yield pieces.take()
+    yield pieces.take()
+
+
+@dataclass(frozen=True)
+class ModelDownloads:
+    """The routes by which an admin, and nobody else, fetches a trained policy or a job's answers."""
+
+    db: Database
+    data_dir: Path
+
+    def routes(self) -> Sequence[Route]:
+        """What the server adds beside the pages."""
+        return [
+            Route(f"/{ADDRESS}/{{name}}", self.download, methods=["GET"]),
+            Route(f"/{prompt_sets.DIRECTORY}/{{name}}", self.download_answers, methods=["GET"]),
+        ]
+
+    async def download(self, request: Request) -> Response:
+        """The zip file, to be saved and not shown. Who asks comes from the session, as everywhere."""
+        if not by_admin(request):
+            return PlainTextResponse("Only an admin may fetch models.", 403)
+        name: Any = request.path_params["name"]
+        named = NAME.fullmatch(name)
+        if named is None:
+            return PlainTextResponse("There is no such model.", 404)
+        try:
+            directory = await asyncio.to_thread(directory_of, self.db, self.data_dir, named[1])
+        except UserError as error:
+            return PlainTextResponse(str(error), 404)
+        files = await asyncio.to_thread(files_of, directory)
+        headers = {"Content-Disposition": f'attachment; filename="{named[0]}"', "Cache-Control": "no-store"}
+        return StreamingResponse(zip_pieces(named[1], files), media_type="application/zip", headers=headers)
+
+    async def download_answers(self, request: Request) -> Response:
+        """The file of a job that answered a set of prompts, to be saved and not shown."""
+        if not by_admin(request):
+            return PlainTextResponse("Only an admin may fetch answers.", 403)
+        name: Any = request.path_params["name"]
+        try:
+            path = await asyncio.to_thread(prompt_sets.find, self.data_dir, name)
+        except UserError as error:
+            return PlainTextResponse(str(error), 404)
+        headers = {"Cache-Control": "no-store"}
+        return FileResponse(path, media_type="application/jsonl", filename=path.name, headers=headers)
+
+
+def by_admin(request: Request) -> bool:
+    """Whether an admin asks, by the session."""
+    annotator: Annotator | None = request.scope.get(ANNOTATOR_KEY)
+    return annotator is not None and annotator.role == "admin"

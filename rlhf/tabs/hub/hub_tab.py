@@ -1,0 +1,475 @@
+"""The Hub tab: models and data to and from the Hugging Face Hub, this program as a Space, and how safe copies stand.
+
+The web server has no token. What is asked here is done by whoever has it (`rlhf.hub.hub_requests`), and what came of it
+is shown at its form.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from annotation.backup import safe_copies, targets
+from annotation.database import Database
+from annotation.exports.formats import FORMATS, ONE_FILE
+from annotation.records import Annotator, UserError, now
+from annotation.tabs.components import QUIET, SPOKEN, html_box, licence_choice, opening_of, row_number, text_in
+from annotation.tabs.guard import Context, guarded
+from annotation.tabs.polling import again, poll, pulse
+from annotation.ui.formatting import moment
+from annotation.ui.markup import paragraph, status, table
+from rlhf.hub import hub_requests, space_upload
+from rlhf.hub.hub_requests import CheckSpace, CheckToken, Errand, MakeSpace, PublishModel, PullModel, PushData, Request
+from rlhf.hub.pull_model import WEIGHTS
+from rlhf.hub.token_launcher import PLACE
+from rlhf.jobs import job_store
+from rlhf.jobs.job_store import Job
+from rlhf.jobs.specs import SPECS, TrainingSpec
+from rlhf.models import registry
+from rlhf.models.registry import Policy, Publication
+from rlhf.tabs.runs import job_cards
+
+# While something that was asked is not done, and while only the safe copies change.
+POLL_SECONDS, RESTING_SECONDS = 1, 15
+SHOWN_ERRANDS = 10
+NO_TOKEN = (
+    "Nobody has a token for the Hub here: set HF_TOKEN to one that may write, or run “hf auth login”, then start "
+    "Prefloop again. On the command line “python -m rlhf publish”, “pull”, “push-data” and “space” do the same as "
+    "this tab."
+)
+EXPLANATION = (
+    "What is asked here is done by a process beside this web server, which alone has the token. Everything can be "
+    "repeated: what is on the Hub already is not sent again."
+)
+PULL_NOTE = (
+    "An adapter, a reward model or whole weights that fit this data directory's base become a candidate; safetensors "
+    "only, no code. Another base model needs a data directory of its own: “python -m rlhf pull OWNER/NAME --base "
+    "--data DIR” on the command line."
+)
+PUSH_NOTE = (
+    "All judgements of a format, or what a run was trained on, exactly: its model's card, published after that, links "
+    "it. The command line also takes filters: “python -m rlhf push-data --help”."
+)
+JUDGEMENTS = ("All judgements of a format", "judgements")
+SPACE_NOTE = (
+    "Empty fields are as the Space has them, else the defaults: the owner is admin, everybody may judge, no safe "
+    "copies. A private Space opens only for its owner, or the members of its organisation: for others it must be "
+    "public, where they still have to sign in. A check uploads nothing."
+)
+CHECK_FIRST = "Check the Space as the form describes it now. What it costs and makes public is said then."
+STALE = "The form says something else than what was checked. Check it again first."
+UNAGREED = "Tick that you agree to what the check has found first."
+NAMES: Mapping[str, str] = {
+    "token": "Check the token",
+    "prices": "Ask for prices",
+    "publish": "Publish a model",
+    "pull": "Pull a model",
+    "push-data": "Push data",
+    "check-space": "Check a Space",
+    "make-space": "Create or update a Space",
+    "import": "Import a dataset",
+}
+STATES: Mapping[str, str] = {"asked": "waits", "doing": "at work", "done": "done", "failed": "failed"}
+# Which kinds' newest errand is shown at which form.
+FORMS: Mapping[str, tuple[str, ...]] = {
+    "token": ("token",),
+    "publish": ("publish",),
+    "pull": ("pull",),
+    "push": ("push-data",),
+    "space": ("check-space", "make-space"),
+}
+FORMAT_CHOICES = [(entry.title, name) for name, entry in FORMATS.items() if name not in ONE_FILE]
+TRAININGS = [kind for kind, spec in SPECS.items() if issubclass(spec, TrainingSpec)]
+literal = partial(html_box, job_cards.STYLE + "p { overflow-wrap: anywhere; }")
+Update = dict[str, Any]
+Seen = dict[str, Any]
+
+
+# ------------------------------------------------------------------------------------------------------- what is shown
+def errand_card(errand: Errand | None) -> str:
+    """What became of what was asked at a form last."""
+    if errand is None:
+        return ""
+    if errand.is_open:
+        state = "Waits for its turn" if errand.state == "asked" else "At work"
+        return status(f"{state}: {about(errand)} …")
+    said = status(errand.message, "warning" if errand.state == "failed" else "")
+    found = errand.result.get("findings", [])
+    return said + (table(("", "What the check found"), found) if found else "")
+
+
+def about(errand: Errand) -> str:
+    """What an errand is about, in a few words."""
+    name = NAMES[errand.kind]
+    match errand.request:
+        case PublishModel(revision, repo):
+            return f"{name}: {revision} to {repo}"
+        case PullModel(address):
+            return f"{name}: {address}"
+        case PushData(repo) | CheckSpace(repo):
+            return f"{name}: {repo}"
+    return name
+
+
+def errands_table(found: Sequence[Errand]) -> str:
+    """The latest errands."""
+    rows = [(moment(one.created), about(one), one.requested_by, STATES[one.state], one.message or "") for one in found]
+    headers = ("When (UTC)", "What", "Asked by", "State", "What came of it")
+    return table(headers, rows, "Nothing has been asked yet.")
+
+
+def publications_table(found: Sequence[Publication], revisions: Mapping[int, str]) -> str:
+    """What was put on the Hub from here; addresses are text, since a name on the Hub is anybody's."""
+    rows = [
+        (
+            revisions.get(one.model_id, "") if one.model_id else "frozen data" if one.tag else "judgements",
+            f"{one.repo}{f'@{one.tag}' if one.tag else ''}",
+            one.commit_sha[:12],
+            "private" if one.private else "public",
+            one.published_by,
+            moment(one.created),
+        )
+        for one in found
+    ]
+    headers = ("What", "Where on the Hub", "Commit", "Published as", "By", "When (UTC)")
+    return table(headers, rows, "Nothing has been published from here yet.")
+
+
+def copies_card(db: Database, environment: Mapping[str, str]) -> str:
+    """How the safe copies stand."""
+    place = targets.name_of(environment.get(PLACE, "").strip())
+    if not place:
+        return paragraph(
+            f"No place for safe copies is set: {PLACE}=OWNER/NAME-copies (a private dataset, made by itself) or a "
+            "directory on another disk, then start Prefloop again."
+        )
+    found = safe_copies.standing(db, place)
+    said = "No copy has been begun yet." if found is None else safe_copies.sentence(found, now(), "admin")
+    began = safe_copies.beginning(db)
+    card = paragraph(f"To {place}. {said}", "warning" if found is not None and found.trouble else "")
+    return card + (paragraph(began, "warning") if began else "")
+
+
+def can_be_published(policy: Policy) -> bool:
+    """Whether it has files of its own."""
+    return policy.path is not None and policy.deleted is None
+
+
+def model_choices(known: Sequence[Policy]) -> list[tuple[str, str]]:
+    """The models with files, newest first."""
+    names = {"policy": "", "reward": ", reward model"}
+    return [
+        (f"{one.revision} ({one.method}{names[one.kind]}, {one.status})", one.revision)
+        for one in reversed(known)
+        if can_be_published(one)
+    ]
+
+
+def run_choices(found: Sequence[Job]) -> list[tuple[str, str]]:
+    """The training runs whose frozen data can be pushed, newest first."""
+    return [
+        (f"The frozen data of run {one.id} ({one.kind}, {one.status})", str(one.id))
+        for one in found
+        if isinstance(one.spec, TrainingSpec) and one.spec.snapshot
+    ]
+
+
+# ----------------------------------------------------------------------------------------------------------- the Space
+def agreement(checked: Errand | None) -> str:
+    """What somebody who makes the checked Space agrees to; empty where it can't be made."""
+    if checked is None or checked.state != "done" or checked.result["errors"]:
+        return ""
+    asked, found = checked.request, checked.result
+    assert isinstance(asked, CheckSpace)
+    if found["public"]:
+        seen = f"{asked.repo} will be public: everybody can open it and read the program's files and settings"
+    else:
+        seen = f"{asked.repo} will be private: only its owner, or the members of its organisation, can open it"
+        seen += f", though {found['shuts_out']} lets others in" if found.get("shuts_out") else ""
+    price = found["price"]
+    cost = f"{found['hardware']} costs ${price:.2f} an hour while it runs" if price else "no paid hardware is asked for"
+    return f"I agree: {seen}; {cost}."
+
+
+def valid_check(db: Database) -> Errand | None:
+    """The newest check of a Space, unless one was made since."""
+    latest = hub_requests.newest(db, "check-space", "make-space")
+    return latest if latest is not None and latest.kind == "check-space" else None
+
+
+def space_to_make(db: Database, asked: CheckSpace, agreed: Any) -> MakeSpace:
+    """The Space of the form, as it was checked and agreed to. Raises UserError where it was not."""
+    asked.check()
+    checked = valid_check(db)
+    if checked is None or not agreement(checked):
+        raise UserError(CHECK_FIRST)
+    if checked.request != asked:
+        raise UserError(STALE)
+    if agreed is not True:
+        raise UserError(UNAGREED)
+    return MakeSpace(**asdict(asked), price=checked.result["price"])
+
+
+def space_of(*values: Any) -> CheckSpace:
+    """The form's Space."""
+    *texts, public = values
+    repo, hardware, admins, annotators, copies, model = (text_in(text).strip() for text in texts)
+    return CheckSpace(repo, hardware, admins, annotators, copies, public is True, model)
+
+
+# ------------------------------------------------------------------------------------------------------------ the view
+def view(context: Context, seen: Any) -> tuple[dict[str, Update], Seen]:
+    """The parts of the page that differ from what this browser session was sent last, and what it has now."""
+    db, here = context.db, seen if isinstance(seen, dict) else {}
+    known, held = registry.everything(db), context.from_hub is not None
+    checked = valid_check(db)
+    agreed = agreement(checked)
+    revisions = {one.id: one.revision for one in known}
+    parts = {
+        "forms": gr.update(visible=held),
+        "held": gr.update(value="" if held else paragraph(NO_TOKEN, "warning")),
+        "revision": gr.update(choices=model_choices(known)),
+        "data": gr.update(choices=[JUDGEMENTS, *run_choices(job_store.recent(db, TRAININGS))]),
+        "published": gr.update(value=publications_table(registry.publications(db), revisions)),
+        "copies": gr.update(value=copies_card(db, os.environ)),
+        "errands": gr.update(value=errands_table(hub_requests.recent(db, SHOWN_ERRANDS))),
+        "agreed": gr.update(visible=bool(agreed), label=agreed, value=False),
+        "make": gr.update(interactive=bool(agreed)),
+        **{
+            f"said {form}": gr.update(value=errand_card(hub_requests.newest(db, *kinds)))
+            for form, kinds in FORMS.items()
+        },
+    }
+    marks: Seen = job_cards.fingerprints(parts)
+    # A tick is for the check that it was given for, even where another says the same.
+    marks["agreed"] += str(None if checked is None else checked.id)
+    return {name: part for name, part in parts.items() if here.get(name) != marks[name]}, marks
+
+
+# ------------------------------------------------------------------------------------------------------------ the page
+@dataclass(frozen=True)
+class Page:
+    """The components: `parts` follow the rows, `forms` are the fields by form, `seen` is what was sent last."""
+
+    parts: Mapping[str, Any]
+    forms: Mapping[str, Sequence[Any]]
+    buttons: Mapping[str, gr.Button]
+    seen: gr.State
+    pulse: gr.HTML
+
+    @property
+    def followed(self) -> list[Any]:
+        """The outputs of every handler that redraws what changed."""
+        return [*self.parts.values(), self.seen, self.pulse]
+
+    def sent(self, context: Context, seen: Any) -> list[Any]:
+        """What goes to the browser: what has changed, and when to ask again."""
+        changed, marks = view(context, seen)
+        seconds = POLL_SECONDS if hub_requests.any_open(context.db) else RESTING_SECONDS
+        return [*(changed.get(name, gr.skip()) for name in self.parts), marks, again(seconds)]
+
+
+def build(demo: gr.Blocks, context: Context) -> None:
+    """Lay the tab out and wire it; every value comes from a guarded handler."""
+    page = lay_out()
+    wire(page, context, opening_of(demo))
+
+
+def lay_out() -> Page:
+    """The components, top to bottom, without any value from the rows."""
+    parts: dict[str, Any] = {}
+    forms: dict[str, Sequence[Any]] = {}
+    buttons: dict[str, gr.Button] = {}
+    parts["held"] = literal()
+    with gr.Column(visible=False) as parts["forms"]:
+        literal(paragraph(EXPLANATION, "quiet"))
+        buttons["token"] = button("Check the token", "hub-token")
+        forms["token"], parts["said token"] = [], literal()
+        with gr.Accordion("Publish a model", open=False, elem_id="hub-publish"):
+            lay_out_publish(parts, forms, buttons)
+        with gr.Accordion("Pull a model", open=False, elem_id="hub-pull"):
+            lay_out_pull(parts, forms, buttons)
+        with gr.Accordion("Push data", open=False, elem_id="hub-push"):
+            lay_out_push(parts, forms, buttons)
+        with gr.Accordion("This program as a Space", open=False, elem_id="hub-space"):
+            lay_out_space(parts, forms, buttons)
+        gr.Markdown("### What was asked")
+        parts["errands"] = literal()
+    gr.Markdown("### Published from here")
+    parts["published"] = literal()
+    gr.Markdown("### Safe copies")
+    parts["copies"] = literal()
+    return Page(parts, forms, buttons, gr.State({}), pulse())
+
+
+def lay_out_publish(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
+    """The form that publishes a model."""
+    with gr.Row():
+        # A choice made before the app was restarted must still be accepted after it.
+        parts["revision"] = gr.Dropdown(
+            [], value=None, label="Model", info="With files of its own.", allow_custom_value=True, min_width=240,
+            elem_id="hub-model",
+        )  # fmt: skip
+        repo = address("Repository", "hub-publish-repo")
+        licence = licence_choice()
+    private = gr.Checkbox(True, label="Private", info="Of a repository that is there already this is never changed.")
+    buttons["publish"] = button("Publish", "hub-publish-go", "primary")
+    parts["said publish"] = literal()
+    forms["publish"] = [parts["revision"], repo, private, licence]
+
+
+def lay_out_pull(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
+    """The form that pulls a model."""
+    literal(paragraph(PULL_NOTE, "quiet"))
+    with gr.Row():
+        source = address("Repository", "hub-pull-repo", "OWNER/NAME, or OWNER/NAME@REVISION")
+        weights = gr.Radio(
+            [("as its card says", ""), *((name, name) for name in WEIGHTS)], value="", min_width=240,
+            label="Precision of the weights that an adapter lies on",
+        )  # fmt: skip
+    buttons["pull"] = button("Pull", "hub-pull-go", "primary")
+    parts["said pull"] = literal()
+    forms["pull"] = [source, weights]
+
+
+def lay_out_push(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
+    """The form that pushes data."""
+    literal(paragraph(PUSH_NOTE, "quiet"))
+    parts["data"] = gr.Dropdown(
+        [JUDGEMENTS], value=JUDGEMENTS[1], label="What", allow_custom_value=True, elem_id="hub-push-what"
+    )
+    chosen = gr.Radio(FORMAT_CHOICES, value="preference", label="Format", info="Of judgements.")
+    with gr.Row():
+        repo = address("Repository", "hub-push-repo")
+        licence = licence_choice()
+    private = gr.Checkbox(True, label="Private", info="Of a repository that is there already this is never changed.")
+    names = gr.Checkbox(label="Name the annotators (otherwise each has a pseudonym)")
+    buttons["push"] = button("Push the data", "hub-push-go", "primary")
+    parts["said push"] = literal()
+    forms["push"] = [parts["data"], repo, chosen, private, names, licence]
+
+
+def lay_out_space(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
+    """The form that makes a Space."""
+    literal(paragraph(SPACE_NOTE, "quiet"))
+    with gr.Row():
+        repo = address("Name of the Space", "hub-space-repo")
+        hardware = gr.Textbox(
+            label="Hardware", placeholder=space_upload.FREE, info="As the Hub names it, say cpu-upgrade.",
+            min_width=240, elem_id="hub-space-hardware",
+        )  # fmt: skip
+        copies = gr.Textbox(
+            label="Safe copies go to", placeholder="OWNER/NAME-copies", min_width=240,
+            info="A private dataset, or a mounted directory; without it a restart loses everything.",
+        )  # fmt: skip
+    with gr.Row():
+        admins = gr.Textbox(label="Admins", placeholder="owner", info="owner, org, or names.", min_width=240)
+        annotators = gr.Textbox(
+            label="Annotators", placeholder="everybody", info="everybody, nobody, owner, org, or names.", min_width=240
+        )
+        model = gr.Textbox(
+            label="Base model", placeholder="OWNER/NAME", info="A public chat model on the Hub.", min_width=240
+        )
+    public = gr.Checkbox(label="Public: everybody can open it")
+    buttons["check"] = button("Check", "hub-space-check", "primary")
+    parts["said space"] = literal()
+    parts["agreed"] = gr.Checkbox(label="I agree", visible=False, elem_id="hub-space-agreed")
+    parts["make"] = buttons["make"] = button("Create or update", "hub-space-make", interactive=False)
+    forms["space"] = [repo, hardware, admins, annotators, copies, model, public]
+
+
+def address(label: str, name: str, shape: str = "OWNER/NAME") -> gr.Textbox:
+    """Where on the Hub."""
+    return gr.Textbox(label=label, placeholder=shape, info=f"{shape}.", max_length=200, min_width=240, elem_id=name)
+
+
+def button(label: str, name: str, variant: Any = "secondary", **options: Any) -> gr.Button:
+    """A button as wide as its label."""
+    return gr.Button(label, variant=variant, size="md", scale=0, min_width=9 * len(label) + 60, elem_id=name, **options)
+
+
+# ------------------------------------------------------------------------------------------------------------ handlers
+def wire(page: Page, context: Context, opening: Callable[..., Any]) -> None:
+    """Fill the page when it is opened, follow what was asked, and ask."""
+    admin = guarded(context, "admin")
+
+    @admin
+    def open_hub(annotator: Annotator, *form: Any) -> list[Any]:
+        return [*page.sent(context, {}), *space_form(context.db, form)]
+
+    def follow_hub(annotator: Annotator, seen: Any) -> list[Any]:
+        return page.sent(context, seen)
+
+    opening(open_hub, [*page.forms["space"]], [*page.followed, *page.forms["space"]], api_name="hub-open", **QUIET)
+    poll(page.pulse, context, follow_hub, [page.seen], page.followed, api_name="hub-follow")
+    for name, fields, request_of in (
+        ("token", [], lambda: CheckToken()),
+        ("publish", page.forms["publish"], publish_of),
+        ("pull", page.forms["pull"], pull_of),
+        ("push", page.forms["push"], push_of),
+        ("check", page.forms["space"], space_of),
+        ("make", [*page.forms["space"], page.parts["agreed"]], partial(make_of, context.db)),
+    ):
+        asks = asker(page, context, request_of)
+        page.buttons[name].click(admin(asks), [page.seen, *fields], page.followed, api_name=f"hub-{name}", **SPOKEN)
+
+
+def asker(page: Page, context: Context, request_of: Callable[..., Request]) -> Callable[..., list[Any]]:
+    """The handler of a button: ask for what its form says."""
+
+    def ask_errand(annotator: Annotator, seen: Any, *values: Any) -> list[Any]:
+        if context.from_hub is None:
+            raise UserError(NO_TOKEN)
+        request = request_of(*values)
+        waiting = hub_requests.newest(context.db, *hub_requests.OTHERS, state="asked")
+        if waiting is not None and waiting.request == request:
+            raise UserError("That has been asked already, and waits for its turn.")
+        hub_requests.ask(context.db, request, annotator.name)
+        return page.sent(context, seen)
+
+    return ask_errand
+
+
+def space_form(db: Database, form: Sequence[Any]) -> list[Any]:
+    """The Space's fields when the tab is opened: as they were checked last, unless something has been typed."""
+    checked = hub_requests.newest(db, "check-space")
+    if checked is None or text_in(form[0]).strip():
+        return [gr.skip() for _ in form]
+    assert isinstance(checked.request, CheckSpace)
+    told = checked.request
+    return [told.repo, told.hardware, told.admins, told.annotators, told.copies, told.model, told.public]
+
+
+def publish_of(revision: Any, repo: Any, private: Any, licence: Any) -> PublishModel:
+    """The form that publishes a model. What is not plainly asked to be public is private."""
+    return PublishModel(text_in(revision), text_in(repo).strip(), private is not False, text_in(licence).strip())
+
+
+def pull_of(source: Any, weights: Any) -> PullModel:
+    """The form that pulls a model."""
+    return PullModel(text_in(source).strip(), text_in(weights))
+
+
+def push_of(data: Any, repo: Any, chosen: Any, private: Any, names: Any, licence: Any) -> PushData:
+    """The form that pushes data. Raises UserError for data that is not in its list."""
+    what = text_in(data).strip()
+    if what != JUDGEMENTS[1] and row_number(what) is None:
+        raise UserError("Choose what to push from the list: all judgements of a format, or the frozen data of a run.")
+    return PushData(
+        text_in(repo).strip(),
+        text_in(chosen),
+        private is not False,
+        names is True,
+        text_in(licence).strip(),
+        None if what == JUDGEMENTS[1] else row_number(what),
+    )
+
+
+def make_of(db: Database, *values: Any) -> MakeSpace:
+    """The form that makes a Space, with the tick."""
+    return space_to_make(db, space_of(*values[:-1]), values[-1])

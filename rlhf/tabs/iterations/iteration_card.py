@@ -1,0 +1,262 @@
+"""What the Iterations tab says of the loop: where it stands, the gate's criteria, and figures over iterations. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from annotation.metrics.intervals_and_bias import Estimate
+from annotation.metrics.sequential_test import running_interval
+from annotation.ui import charts
+from annotation.ui.charts import Frame, Mark
+from annotation.ui.formatting import NOTHING, percent_with_interval
+from annotation.ui.markup import escape, paragraph, table
+from rlhf.evaluation.gate import Decision, Mode, Rule
+from rlhf.loop.controller import Stage, Standing
+from rlhf.tabs.runs import curves
+from rlhf.tabs.runs.curves import Curve, Line
+from rlhf.tabs.runs.job_cards import figure
+
+STAGES: Mapping[Stage, str] = {
+    "collecting": "Collecting judgements",
+    "training": "Training",
+    "checking": "Checking",
+    "deciding": "Decision",
+}
+STYLE = """
+.stages { display: flex; flex-wrap: wrap; gap: 0.25rem 1.5rem; list-style: none; padding: 0; margin: 0 0 0.5rem; }
+.stages li { color: var(--body-text-color-subdued); padding-bottom: 2px; margin: 0; }
+.stages li[aria-current] { color: var(--body-text-color); font-weight: 600;
+  border-bottom: 2px solid var(--color-accent); }
+"""
+
+
+CURRENT = ' aria-current="step"'
+
+
+def standing_card(standing: Standing) -> str:
+    """The stages of an iteration with the one it is in, what went wrong, what happens now, and what comes next."""
+    stages = "".join(
+        f"<li{CURRENT if stage == standing.stage else ''}>{escape(name)}</li>" for stage, name in STAGES.items()
+    )
+    troubles = "".join(paragraph(sentence, "warning") for sentence in standing.troubles)
+    return f'<ol class="stages">{stages}</ol>{troubles}{paragraph(standing.now)}{paragraph(standing.then, "quiet")}'
+
+
+# --------------------------------------------------------------------------------------------------------------- gate
+VERDICTS = {
+    "pass": "✓ met",
+    "fail": "✗ not met",
+    "open": "… not enough yet",
+    "few": "… too few",
+    "missing": "– not measured",
+    "inapplicable": "– does not apply",
+    "informs": "· informs only",
+}
+HEADINGS = {
+    "promote": "The rule says: promote.",
+    "reject": "The rule says: reject.",
+    "not enough evidence": "The rule says: not enough evidence yet.",
+}
+
+
+AS_IT_STANDS = "It was decided on against {}. These are its criteria, as the rule and the comparisons stand now."
+NOBODY_ADVISED = "The gate's mode is 'never', so nobody is advised. This is what was measured, for your own decision."
+
+
+def decision_card(decision: Decision, mode: Mode, decided_against: str = "", checking: str = "") -> str:
+    """What the rule makes of a candidate, with each criterion's number, threshold and verdict.
+
+    The criteria alone where the mode is 'never', and of a policy that was decided on, `decided_against` another.
+    `checking` says how its check stands.
+    """
+    check = checking_line(checking)
+    rows = [(one.name, one.value, one.threshold, VERDICTS[one.verdict], one.why) for one in decision.criteria]
+    headers = ("Criterion", "Found", "Asked for", "Verdict", "Why")
+    if decided_against:
+        return check + paragraph(AS_IT_STANDS.format(decided_against)) + table(headers, rows)
+    if mode == "never":
+        return check + paragraph(NOBODY_ADVISED) + table(headers, rows)
+    return f"<p><b>{HEADINGS[decision.verdict]}</b> {escape(decision.sentence)}</p>{check}{table(headers, rows)}"
+
+
+def checking_line(sentence: str) -> str:
+    """How the check of a policy stands, where there is something to say."""
+    return paragraph(sentence) if sentence else ""
+
+
+RUNNING = Curve(
+    "people",
+    "People on it against {}",
+    "share won, ties as half",
+    {},
+    "The running share that the candidate has won of people's blind comparisons, and an interval that holds at every "
+    "moment at once (a confidence sequence by betting, Waudby-Smith and Ramdas 2024), so that looking early is no "
+    "cheating.",
+    (0.0, 1.0),
+    (0.5, "even"),
+)
+
+
+def level_sentence(alpha: float) -> str:
+    """How sure the running interval is, and what of it decides."""
+    return (
+        f" Both limits hold together with {100 * (1 - 2 * alpha):.4g}%, the lower one by itself with "
+        f"{100 * (1 - alpha):.4g}%: once it is above one half, the candidate has passed the one-sided test at an alpha "
+        f"of {alpha:g}, which is what the rule asks of people's comparisons."
+    )
+
+
+def running_chart(people: Sequence[float], rule: Rule, alpha: float, against: str) -> str:
+    """People's running win rate `against` another policy, with the interval of their part `alpha`; or a sentence."""
+    if not people:
+        return paragraph(f"No annotator has compared its answers with those of {against}.", "quiet")
+    ends = running_interval(people, 2 * alpha).tolist()
+    shares = [sum(people[: count + 1]) / (count + 1) for count in range(len(people))]
+    lines = [
+        Line(name, [(float(place), value) for place, value in enumerate(values, 1)])
+        for name, values in (
+            ("won so far", shares),
+            ("lower limit", [low for low, _ in ends]),
+            ("upper limit", [high for _, high in ends]),
+        )
+    ]
+    label = RUNNING.label.format(against)
+    curve = replace(RUNNING, label=label, caption=RUNNING.caption + level_sentence(alpha))
+    return curves.plots(
+        [curves.plot("gate", curve, lines, max(len(people), rule.people_least), "comparison by people")]
+    )
+
+
+# ----------------------------------------------------------------------------------------------------- over iterations
+@dataclass(frozen=True)
+class Checked:
+    """A policy that was checked, as the figures over the iterations need it."""
+
+    revision: str
+    result: Mapping[str, Any]
+    """Of its newest check."""
+    people: Estimate | None
+    """How often people preferred it to the base."""
+    judged: int
+    """Comparisons judged up to its training."""
+
+    @property
+    def rates(self) -> Mapping[str, Estimate]:
+        """By judge, how often it was preferred to the base."""
+        given = self.result.get("win_rates", {}).get("base", {})
+        return {
+            judge: Estimate(*(rate[name] for name in ("value", "low", "high", "n")))
+            for judge, rate in given.items()
+            if rate["value"] is not None and rate["n"]
+        }
+
+    @property
+    def figures(self) -> Mapping[str, Any]:
+        """What was measured of its answers."""
+        return self.result["candidate"]  # type: ignore[no-any-return]
+
+
+OVER = (
+    Curve("kl", "KL to the base", "nats a token", {}, "How far each policy has moved from the base model."),
+    Curve("length", "Length", "words in an answer", {}, "Growing answers may please a judge without being better."),
+    Curve(
+        "judgements",
+        "Judgements spent",
+        "comparisons, in all",
+        {},
+        "What people or judges had judged up to each policy, each comparison once: a step that costs much and gains "
+        "little is a reason to stop.",
+    ),
+)
+
+
+def over_iterations(checked: Sequence[Checked], trust: Mapping[str, Estimate | None]) -> str:
+    """Charts over the policies that were checked, oldest first; `trust` is each judge's agreement with people."""
+    if not checked:
+        return paragraph("No check has finished yet: after the first one this shows how policies compare.", "quiet")
+    panel = most_trusted_first(checked, trust)
+    values: Mapping[str, Sequence[float | None]] = {
+        "kl": [one.figures.get("kl_to_base") for one in checked],
+        "length": [one.figures.get("mean_length") for one in checked],
+        "judgements": [one.judged for one in checked],
+    }
+    drawn = []
+    for curve in OVER:
+        points = [
+            (float(place), float(value)) for place, value in enumerate(values[curve.name], 1) if value is not None
+        ]
+        drawn.append(curves.plot("over", curve, [Line(curve.label, points)], len(checked), "checked policy"))
+    return win_rates(checked, panel, trust) + curves.plots(drawn) + over_table(checked, panel)
+
+
+def most_trusted_first(checked: Sequence[Checked], trust: Mapping[str, Estimate | None]) -> list[str]:
+    """The judges that were asked, first the one that surely agrees with people most; unknown ones last."""
+
+    def surely(judge: str) -> float:
+        found = trust.get(judge)
+        return -1.0 if found is None else found.low
+
+    return sorted(dict.fromkeys(judge for one in checked for judge in one.rates), key=surely, reverse=True)
+
+
+NO_RATES = (
+    "Nobody has compared these policies with the base, so there is no win rate to show: the AI judges tab has judges."
+)
+BY_PEOPLE = (
+    "Blind comparisons: people are asked about a candidate only against what serves, so after the first promotion this "
+    "goes on only where 'Let people compare' puts the serving policy beside the base."
+)
+INTERVALS = (
+    "Ties count half. Wilson's 95% intervals, each for a single look: the gate, which looks all the time, uses wider "
+    "ones. An interval that crosses the dashed line can't be told from the base."
+)
+
+
+def win_rates(checked: Sequence[Checked], panel: Sequence[str], trust: Mapping[str, Estimate | None]) -> str:
+    """Win rates against the base: people's first, then those of the most trusted judge; the table has the others'."""
+    drawn = rates_chart("people", "people", BY_PEOPLE, [(one.revision, one.people) for one in checked])
+    if panel:
+        best, agreement = panel[0], trust.get(panel[0])
+        known = (
+            "was not compared with people"
+            if agreement is None
+            else f"agrees with people in {percent_with_interval(agreement)}"
+        )
+        others = " The table has the other judges." if len(panel) > 1 else ""
+        sentence = f"The judge {known}; on the held-out prompts.{others}"
+        drawn += rates_chart("judge", best, sentence, [(one.revision, one.rates.get(best)) for one in checked])
+    return drawn or paragraph(NO_RATES, "quiet")
+
+
+def rates_chart(name: str, voice: str, sentence: str, rates: Sequence[tuple[str, Estimate | None]]) -> str:
+    """Win rates by one voice, with intervals; nothing without any."""
+    marks = [
+        Mark(revision, rate.value, rate.low, rate.high, f"{percent_with_interval(rate)} of {rate.n}")
+        for revision, rate in rates
+        if rate is not None
+    ]
+    frame = Frame(f"iterations-{name}", f"Win rate against the base, by {voice}", f"{sentence} {INTERVALS}")
+    return charts.intervals(frame, marks, "share of comparisons won", 0.5) if marks else ""
+
+
+def over_table(checked: Sequence[Checked], panel: Sequence[str]) -> str:
+    """The same figures as a table, which names the policies that the charts number, with every judge's win rate."""
+    figures = ("KL per token", "Mean words", "Comparisons judged")
+    rows = [
+        (
+            *(str(place), one.revision),
+            *(rate_text(rate) for rate in (one.people, *(one.rates.get(judge) for judge in panel))),
+            *(figure(one.figures.get("kl_to_base"), 3), figure(one.figures.get("mean_length"), 1)),
+            str(one.judged or NOTHING),
+        )
+        for place, one in enumerate(checked, 1)
+    ]
+    headers = ("", "Policy", "Won against the base, by people", *(f"by {judge}" for judge in panel), *figures)
+    return table(headers, rows, "", ("", *figures))
+
+
+def rate_text(rate: Estimate | None) -> str:
+    """A win rate with its interval and how many comparisons it rests on."""
+    return NOTHING if rate is None else f"{percent_with_interval(rate)} of {rate.n}"

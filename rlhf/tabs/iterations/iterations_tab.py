@@ -1,0 +1,433 @@
+"""The Iterations tab: where the loop stands, which policy serves, how each candidate did, the gate, and decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from annotation import store
+from annotation.database import Database
+from annotation.records import Annotator, UserError, now
+from annotation.tabs.components import QUIET, SPOKEN, html_box, opening_of, text_in
+from annotation.tabs.guard import Context, guarded
+from annotation.tabs.polling import poll, pulse
+from rlhf.data import held_out_sets
+from rlhf.evaluation import gate_decisions, win_rates
+from rlhf.evaluation.gate import Verdict, alphas
+from rlhf.evaluation.gate_decisions import Checking
+from rlhf.jobs import job_store
+from rlhf.jobs.job_store import Job
+from rlhf.jobs.specs import EvaluateSpec
+from rlhf.judges import judge_store
+from rlhf.loop import controller
+from rlhf.models import registry
+from rlhf.models.registry import Policy
+from rlhf.tabs.iterations import check_report, gate_form, iteration_card, policy_decisions
+from rlhf.tabs.iterations.iteration_card import Checked
+from rlhf.tabs.runs import job_cards
+
+PAGE_SIZE = 10
+POLL_SECONDS = 3
+ALL_JOBS = 1000
+
+literal = partial(html_box, job_cards.STYLE + iteration_card.STYLE)
+Update = dict[str, Any]
+Seen = dict[str, Any]
+
+
+# ------------------------------------------------------------------------------------------------ what the page shows
+def serving_part(db: Database) -> Update:
+    """The serving policy and the worker that answers with it."""
+    policy = registry.serving(db)
+    workers = job_store.recent(db, ("generate",), 1)
+    card = check_report.serving_card(
+        policy,
+        workers[0] if workers else None,
+        store.buffer_sizes(db, policy.id),
+        store.waiting_elsewhere(db, policy.id),
+        store.answer_counts(db),
+        now(),
+    )
+    return gr.update(value=card)
+
+
+def checks(db: Database) -> dict[str, Job]:
+    """The newest finished check of each candidate."""
+    return check_report.newest_evaluations(job_store.recent(db, ("evaluate",), ALL_JOBS))
+
+
+def history_part(db: Database, checked: Mapping[str, Job]) -> Update:
+    """Every policy with what it came from and how it did."""
+    made_by = {job.id: job for job in job_store.recent(db, job_store.TRAINING, ALL_JOBS)}
+    return gr.update(value=check_report.history_table(those_that_answer(db), made_by, checked))
+
+
+def those_that_answer(db: Database) -> list[Policy]:
+    """Every policy, oldest first; reward models score answers and can't give any."""
+    return [policy for policy in registry.everything(db) if policy.kind == "policy"]
+
+
+def selected_policy(db: Database, revision: str | None) -> Policy:
+    """The policy to look at: the chosen one, otherwise the newest candidate or, without one, the newest policy."""
+    if revision:
+        return registry.by_revision(db, revision)
+    serving = registry.serving(db)
+    first = check_report.policy_order(those_that_answer(db))[0]
+    return first if first.status == "candidate" else serving
+
+
+def answers_in(db: Database, data_dir: Path, policy: Policy, check: Job | None) -> list[dict[str, Any]]:
+    """A policy's answers to the held-out prompts of a check; none without a check."""
+    if check is None or not isinstance(check.spec, EvaluateSpec):
+        return []
+    if check.spec.prompt_set:
+        prompts = held_out_sets.prompts_of(data_dir, check.spec.prompt_set)
+    else:  # an earlier version's check
+        prompts = store.prompts(db, "held-out")[: check.spec.prompts]
+    return store.answers_of_check(db, policy.id, prompts, check.spec.seed, check.spec.sampling)
+
+
+def standing_part(db: Database) -> Update:
+    """Where the iteration stands and what comes next."""
+    return gr.update(value=iteration_card.standing_card(controller.standing(controller.state_of(db))))
+
+
+def gate_parts(db: Database, policy: Policy, stands: Checking) -> dict[str, Update]:
+    """What the gate makes of a candidate, or of what it was when it was decided on, and people's running verdict."""
+    against = "" if policy.status == "candidate" else decided_against(db, policy)
+    if policy.status != "candidate" and not against:
+        return {"gate": gr.update(value=iteration_card.checking_line(stands.sentence)), "running": gr.update(value="")}
+    rule = gate_decisions.rule(db)
+    found, decision = gate_decisions.decided(db, policy)
+    alpha, _ = alphas(rule, len(found.panel))
+    return {
+        "gate": gr.update(value=iteration_card.decision_card(decision, rule.mode, against, stands.sentence)),
+        "running": gr.update(
+            value=iteration_card.running_chart(found.people, rule, alpha, gate_decisions.rival(db, policy).revision)
+        ),
+    }
+
+
+def decided_against(db: Database, policy: Policy) -> str:
+    """The revision that a policy was promoted or rejected against; empty where it was not."""
+    found = registry.decided_against(db, policy)
+    return "" if found is None else found.revision
+
+
+def over_part(db: Database, checked: Mapping[str, Job]) -> Update:
+    """Figures over the policies that were checked."""
+    return gr.update(value=gate_decisions.kept(db, ("over", "the iterations"), lambda: over_iterations(db, checked)))
+
+
+def over_iterations(db: Database, checked: Mapping[str, Job]) -> str:
+    """The same, drawn."""
+    base = registry.by_revision(db, "base")
+    rows = [
+        Checked(
+            policy.revision,
+            check.result,
+            win_rates.by_people(db, policy, base) if policy.id != base.id else None,
+            win_rates.judged_for(db, policy),
+        )
+        for policy in registry.everything(db)
+        if (check := checked.get(policy.revision)) is not None and check.result is not None
+    ]
+    agreement = {judge.name: gate_decisions.agreement_of(db, judge) for judge in judge_store.judges(db)}
+    return iteration_card.over_iterations(rows, agreement)
+
+
+def report_parts(db: Database, data_dir: Path, policy: Policy, check: Job | None, page: int) -> dict[str, Update]:
+    """The check of a policy: figures, and a page of its answers beside those of the policy it was compared with."""
+    result = check.result if check is not None else None
+    against = check_report.figures_of(result, "against").get("revision", "base")
+    pairs = check_report.answer_pairs(
+        answers_in(db, data_dir, policy, check), answers_in(db, data_dir, registry.by_revision(db, against), check)
+    )
+    names = (f"{policy.revision} (this)", against)
+    return {
+        "report": gr.update(value=check_report.report(result)),
+        "answers": gr.update(value=check_report.answers_page(pairs, page, PAGE_SIZE, names)),
+        "where": gr.update(value=job_cards.notice(check_report.page_label(len(pairs), page, PAGE_SIZE))),
+        "previous": gr.update(interactive=page > 0),
+        "next": gr.update(interactive=(page + 1) * PAGE_SIZE < len(pairs)),
+    }
+
+
+def advised(db: Database, policy: Policy) -> Verdict | None:
+    """What the rule advises to do with a policy, if it advises anything."""
+    decision = gate_decisions.advice(db, policy)
+    return None if decision is None else decision.verdict
+
+
+WHY, WHY_INFO = "Why (for the record)", "Kept with the decision to promote or reject; may be left empty."
+WHY_AGAINST = "Why (needed to promote it against the rule)"
+WHY_AGAINST_INFO = "Kept with the decision and with what the rule says."
+
+
+def button_parts(db: Database, policy: Policy, checking: bool, checked: bool) -> dict[str, Update]:
+    """What can be decided about a policy; what the rule advises stands out, and against it a reason is asked for.
+
+    `checking`: a check of it waits or runs; `checked`: one has finished.
+    """
+    verdict, against = advised(db, policy), bool(gate_decisions.objection(db, policy))
+    return {
+        "promote": gr.update(
+            value=check_report.promote_label(policy, against),
+            interactive=check_report.can_serve(policy),
+            variant="primary" if verdict == "promote" else "secondary",
+        ),
+        "reject": gr.update(
+            interactive=policy.status == "candidate", variant="primary" if verdict == "reject" else "secondary"
+        ),
+        "check": gr.update(
+            value=check_report.check_label(checking, checked),
+            interactive=policy.path is not None and policy.deleted is None and not checking,
+        ),
+        "why": gr.update(label=WHY_AGAINST if against else WHY, info=WHY_AGAINST_INFO if against else WHY_INFO),
+    }
+
+
+def judges_part(db: Database) -> Update:
+    """The judges that a check can ask; all of them unless somebody chooses."""
+    names = [judge.name for judge in judge_store.judges(db, active=True)]
+    return gr.update(choices=names, value=names, visible=bool(names))
+
+
+def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple[dict[str, Update], Seen]:
+    """The parts of the page that differ from what this browser session was sent last, and what it has now."""
+    db = context.db
+    checked = checks(db)
+    policy = selected_policy(db, revision)
+    check, stands = checked.get(policy.revision), gate_decisions.checking(db, policy)
+    listed = [
+        (f"{entry.revision} · {'files deleted' if entry.deleted else entry.status}", entry.revision)
+        for entry in check_report.policy_order(those_that_answer(db))
+    ]
+    parts = {
+        "standing": standing_part(db),
+        "serving": serving_part(db),
+        "history": history_part(db, checked),
+        "decisions": gr.update(value=check_report.decisions_table(registry.decisions(db))),
+        "selector": gr.update(choices=listed, value=policy.revision),
+        **button_parts(db, policy, stands.active, check is not None),
+        "ask": gr.update(interactive=can_be_asked(db, policy, check)),
+        "judges": judges_part(db),
+        **gate_parts(db, policy, stands),
+        "over": over_part(db, checked),
+    }
+    marks: Seen = job_cards.fingerprints(parts)
+    # A page of answers is the one costly part; it changes only with what names it.
+    drawn = [policy.revision, None if check is None else check.id, page]
+    changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
+    if seen.get("drawn") != drawn:
+        changed |= report_parts(db, context.data_dir, policy, check, page)
+    return changed, {**marks, "drawn": drawn, "page": page}
+
+
+def page_of(seen: Seen) -> int:
+    """The page of answers that this session shows."""
+    page = seen.get("page", 0) if isinstance(seen, dict) else 0
+    return max(0, page) if isinstance(page, int) else 0
+
+
+def can_be_asked(db: Database, policy: Policy, check: Job | None) -> bool:
+    """Whether asking people would put comparisons before them: of the check of a candidate, or of what serves."""
+    against = check_report.figures_of(None if check is None else check.result, "against").get("revision")
+    if against is None or policy.status not in ("candidate", "serving"):
+        return False
+    return win_rates.left_to_judges(db, policy, registry.by_revision(db, against)) > 0
+
+
+def ask_people(db: Database, revision: str | None) -> str:
+    """Put the check's answers of the chosen policy and of what it was compared with before annotators, and say so.
+
+    Raises UserError where there is no check, or nothing new to compare.
+    """
+    policy = registry.by_revision(db, chosen(revision))
+    check = checks(db).get(policy.revision)
+    against = check_report.figures_of(check.result, "against").get("revision") if check is not None else None
+    if against is None:
+        raise UserError(
+            f"{policy.revision} has not been checked yet. Check it first: people compare the check's answers."
+        )
+    made = store.ask_people_of_candidate(db, policy.id, registry.by_revision(db, against).id)
+    if not made:
+        raise UserError(
+            f"All answers of {policy.revision} and {against} that differ are in the annotators' queue already."
+        )
+    return (
+        f"{made} comparisons of {policy.revision} with {against} take turns with the others in the annotators' queue, "
+        "blind. They are on held-out prompts, so nothing is trained on them; the Quality tab shows who wins."
+    )
+
+
+def chosen(revision: str | None) -> str:
+    """The chosen policy's revision. Raises UserError when none is chosen."""
+    if not revision:
+        raise UserError("Choose a policy first.")
+    return revision
+
+
+def asked(panel: Any) -> str:
+    """The chosen judges, as a check's spec names them; those that label comparisons where the browser sent no list."""
+    return ", ".join(map(str, panel)) if isinstance(panel, list) else EvaluateSpec.judges
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+@dataclass(frozen=True)
+class Page:
+    """The tab's components: `parts` by name follow the rows, `seen` is what this session was sent last."""
+
+    parts: Mapping[str, Any]
+    seen: gr.State
+    pulse: gr.HTML
+
+    @property
+    def selector(self) -> Any:
+        """The choice of a policy."""
+        return self.parts["selector"]
+
+    @property
+    def followed(self) -> list[Any]:
+        """The outputs of every handler that redraws what changed."""
+        return [*self.parts.values(), self.seen]
+
+    def sent(self, changed: Mapping[str, Any], seen: Seen) -> list[Any]:
+        """What goes to the browser: the changed parts, and nothing for the others."""
+        return [*(changed.get(name, gr.skip()) for name in self.parts), seen]
+
+
+def lay_out() -> Page:
+    """The components, top to bottom, without any value."""
+    parts: dict[str, Any] = {}
+    gr.Markdown("### Where the iteration stands")
+    parts["standing"] = literal()
+    gr.Markdown("### Serving now")
+    parts["serving"] = literal()
+    gr.Markdown("### All policies")
+    parts["history"] = literal()
+    gr.Markdown("### Check of one policy")
+    # A choice made before the app was restarted must still be accepted after it.
+    parts["selector"] = gr.Dropdown([], label="Policy", allow_custom_value=True)
+    parts["gate"] = literal()
+    parts["running"] = literal()
+    parts["report"] = literal()
+    with gr.Row():
+        parts["promote"] = gr.Button("Promote: let it serve", elem_id="promote", interactive=False, min_width=200)
+        parts["reject"] = gr.Button("Reject", elem_id="reject", interactive=False, min_width=200)
+        parts["check"] = gr.Button("Check it again", elem_id="check-again", interactive=False, min_width=200)
+        parts["ask"] = gr.Button("Let people compare", elem_id="ask-people", interactive=False, min_width=200)
+    with gr.Row():
+        parts["why"] = gr.Textbox(
+            label=WHY,
+            info=WHY_INFO,
+            max_length=gate_decisions.MOST_WHY,
+            elem_id="why",
+            min_width=300,
+        )
+        parts["judges"] = gr.Dropdown(
+            [],
+            label="Judges to ask in a check",
+            info="Without any, a check measures its answers and puts them before people alone.",
+            multiselect=True,
+            allow_custom_value=True,
+            visible=False,
+            elem_id="check-judges",
+            min_width=300,
+        )
+    parts["said"] = literal()
+    gr.Markdown("### Answers to held-out prompts, side by side")
+    parts["answers"] = literal()
+    with gr.Row():
+        parts["previous"] = gr.Button("Previous", size="sm", interactive=False)
+        parts["next"] = gr.Button("Next", size="sm", interactive=False)
+    parts["where"] = literal()
+    gr.Markdown("### Over the iterations")
+    parts["over"] = literal()
+    gr.Markdown("### Decisions")
+    parts["decisions"] = literal()
+    return Page(parts, gr.State({}), pulse(POLL_SECONDS))
+
+
+def build(demo: gr.Blocks, context: Context) -> None:
+    """Lay the tab out and wire it; every value comes from a guarded handler."""
+    page = lay_out()
+    gate_form.build(context, opening_of(demo))
+    wire_views(page, context, opening_of(demo))
+    wire_decisions(page, context)
+
+
+def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> None:
+    """Fill the page when it is opened, send what changes, and turn the pages of answers."""
+
+    @guarded(context, "admin")
+    def open_iterations(annotator: Annotator, revision: str | None) -> list[Any]:
+        return page.sent(*view(context, revision, 0, {}))
+
+    def poll_iterations(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
+        return page.sent(*view(context, revision, page_of(was), was))
+
+    @guarded(context, "admin")
+    def choose_policy(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
+        changed, seen = view(context, revision, 0, was)
+        return page.sent({"said": "", **changed, **policy_decisions.emptied(changed)}, seen)
+
+    @guarded(context, "admin")
+    def previous_page(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
+        return page.sent(*view(context, revision, max(0, page_of(was) - 1), was))
+
+    @guarded(context, "admin")
+    def next_page(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
+        return page.sent(*view(context, revision, page_of(was) + 1, was))
+
+    opening(open_iterations, [page.selector], page.followed, **QUIET)
+    poll(page.pulse, context, poll_iterations, [page.selector, page.seen], page.followed)
+    listeners = (
+        (page.selector.input, choose_policy),
+        (page.parts["previous"].click, previous_page),
+        (page.parts["next"].click, next_page),
+    )
+    for listen, handler in listeners:
+        listen(handler, [page.selector, page.seen], page.followed, **QUIET)
+
+
+def wire_decisions(page: Page, context: Context) -> None:
+    """Promote, reject, roll back, check again, and ask people."""
+
+    def said(sentence: str, revision: str | None, was: Seen) -> list[Any]:
+        changed, seen = view(context, revision, page_of(was), was)
+        return page.sent({**changed, "said": job_cards.notice(sentence)}, seen)
+
+    def decided(sentence: str, revision: str | None, was: Seen) -> list[Any]:
+        changed, seen = view(context, revision, page_of(was), was)
+        return page.sent({**changed, **policy_decisions.emptied(changed), "said": job_cards.done(sentence)}, seen)
+
+    @guarded(context, "admin")
+    def promote_policy(annotator: Annotator, revision: str | None, why: Any, was: Seen) -> list[Any]:
+        return decided(policy_decisions.promote(context, chosen(revision), annotator.name, text_in(why)), revision, was)
+
+    @guarded(context, "admin")
+    def reject_policy(annotator: Annotator, revision: str | None, why: Any, was: Seen) -> list[Any]:
+        return decided(policy_decisions.reject(context, chosen(revision), annotator.name, text_in(why)), revision, was)
+
+    @guarded(context, "admin")
+    def check_policy(annotator: Annotator, revision: str | None, panel: Any, was: Seen) -> list[Any]:
+        return said(policy_decisions.check(context, chosen(revision), annotator.name, asked(panel)), revision, was)
+
+    @guarded(context, "admin")
+    def ask_annotators(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
+        return said(ask_people(context.db, revision), revision, was)
+
+    parts = page.parts
+    for name, handler, given in (
+        ("promote", promote_policy, [parts["why"]]),
+        ("reject", reject_policy, [parts["why"]]),
+        ("check", check_policy, [parts["judges"]]),
+        ("ask", ask_annotators, []),
+    ):
+        parts[name].click(handler, [page.selector, *given, page.seen], page.followed, **SPOKEN)

@@ -1,0 +1,178 @@
+"""The form of a new AI judge on their tab: a chat model on this machine, a reward model, or an endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from annotation.database import Database
+from annotation.records import UserError
+from annotation.tabs.components import text_in
+from rlhf.judges import judge_store, openai_client
+from rlhf.judges.judge_store import Backend, Judge
+from rlhf.judges.openai_client import EndpointSettings
+from rlhf.models import registry
+from rlhf.submission import preflight
+
+Values = Mapping[str, Any]
+
+BACKENDS: Mapping[Backend, str] = {
+    "local": "A chat model on this machine",
+    "reward-model": "A reward model",
+    "endpoint": "An endpoint",
+}
+# Of an endpoint's settings those that are numbers, with their labels and what they mean.
+NUMBERS: Mapping[str, tuple[str, str]] = {
+    "timeout_seconds": ("Time-out, seconds", "For one call."),
+    "retries": ("Retries", "Of a call that failed for a reason that may pass."),
+    "concurrency": ("Calls at a time", "As many as the endpoint stands."),
+    "calls": ("Calls in a job, at most", "Repeated ones included."),
+    "total_calls": ("Calls in all jobs, at most", "Failed and repeated ones included; 0 for no limit."),
+    "max_tokens": ("Tokens of a reply, at most", "A model that thinks first needs thousands."),
+    "temperature": ("Temperature", "0 for the likeliest reply."),
+    "price_in": ("Price of a million tokens of prompts", "0 where it is not known."),
+    "price_out": ("Price of a million tokens of replies", "0 where it is not known."),
+}
+TEXTS = ("address", "endpoint_model", "key_variable")
+FIELDS = ("name", "backend", "model", "directory", "reward", *TEXTS, *NUMBERS)
+KEY_NOTE = (
+    "Name of the environment variable that holds the key where Prefloop runs: OPENAI_API_KEY, or one that begins with "
+    "PREFLOOP_JUDGE_. Never the key itself."
+)
+LOCAL_NOTE = (
+    "It is asked for one letter, and the probabilities of A and B are its chances. The base model is taken if none is "
+    "chosen."
+)
+
+
+# --------------------------------------------------------------------------------------------------- form and judge
+def add(db: Database, values: Values, created_by: str) -> Judge:
+    """Make the judge that the form describes. Raises UserError naming what can't be meant."""
+    backend, settings = settings_of(db, values)
+    return judge_store.add(db, text_in(values["name"]), backend, settings, created_by)
+
+
+def settings_of(db: Database, values: Values) -> tuple[Backend, dict[str, Any]]:
+    """A judge's backend and settings. Raises UserError naming what can't be meant."""
+    backend = values["backend"]
+    if backend == "endpoint":
+        return "endpoint", endpoint_settings(values)
+    if backend == "reward-model":
+        if not text_in(values["reward"]):
+            raise UserError("Choose a reward model. The Train tab makes them.")
+        return "reward-model", {"model": revision_of(db, values["reward"], "reward")}
+    if backend != "local":
+        raise UserError("Choose what judges: a chat model, a reward model, or an endpoint.")
+    directory = text_in(values["directory"]).strip()
+    if directory:
+        return "local", {"directory": str(checked_directory(directory))}
+    return "local", {"model": revision_of(db, text_in(values["model"]) or "base", "policy")}
+
+
+def revision_of(db: Database, revision: Any, kind: registry.Kind) -> str:
+    """The revision of a model of this kind. Raises UserError for another kind, and where its files were deleted."""
+    found = registry.by_revision(db, text_in(revision))
+    if found.kind != kind:
+        raise UserError(f"'{found.revision}' is no {'reward model' if kind == 'reward' else 'policy'}. Choose another.")
+    if found.deleted:
+        raise UserError(f"The files of '{found.revision}' were deleted on {found.deleted[:10]}. Choose another.")
+    return found.revision
+
+
+def checked_directory(text: str) -> Path:
+    """A local model's directory. Raises UserError if none is there."""
+    path = Path(text).expanduser()
+    if not path.is_absolute() or not (path / "config.json").is_file() or not any(path.glob("*.safetensors")):
+        raise UserError(
+            f"There is no model in '{text}'. Give the full path of a directory with config.json and safetensors files."
+        )
+    return path
+
+
+def endpoint_settings(values: Values) -> dict[str, Any]:
+    """An endpoint's settings. Raises UserError naming the one at fault."""
+    numbers = {name: whole_if_it_can(values[name]) for name in NUMBERS}
+    address, model, key = (text_in(values[name]).strip() for name in TEXTS)
+    settings = EndpointSettings(address=address, model=model, key_variable=key, **numbers)
+    openai_client.check(settings)
+    return asdict(settings)
+
+
+def whole_if_it_can(value: Any) -> Any:
+    """What a field for numbers sent; browsers know no difference between 4 and 4.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def what_it_is(judge: Judge) -> str:
+    """A judge's backend and settings in a few words."""
+    settings = judge.settings
+    if judge.backend == "reward-model":
+        return f"reward model {settings['model']}"
+    if judge.backend == "local":
+        return f"model in {settings['directory']}" if settings.get("directory") else f"model {settings['model']}"
+    known = EndpointSettings(**settings)
+    key = f"key from {known.key_variable}" if known.key_variable else "without a key"
+    return f"{known.model} at {known.host}, {key}"
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+@dataclass(frozen=True)
+class FormPage:
+    """The components: the fields by name, and the group of those that each backend has."""
+
+    fields: Mapping[str, Any]
+    groups: Mapping[Backend, gr.Column]
+
+    @property
+    def inputs(self) -> list[Any]:
+        """The fields in the order of FIELDS."""
+        return [self.fields[name] for name in FIELDS]
+
+
+def lay_out() -> FormPage:
+    """The components, top to bottom, without anything from the rows."""
+    fields: dict[str, Any] = {}
+    fields["name"] = gr.Textbox(label="Name", max_length=judge_store.MAXIMUM_NAME, elem_id="judge-name")
+    backends = [(label, backend) for backend, label in BACKENDS.items()]
+    fields["backend"] = gr.Radio(backends, value="local", label="What judges", elem_id="judge-backend")
+    # A choice made before the app was restarted must still be accepted after it.
+    with gr.Column() as local:
+        fields["model"] = gr.Dropdown([], label="Model", info=LOCAL_NOTE, allow_custom_value=True)
+        fields["directory"] = gr.Textbox(
+            label="Or a model's directory", info="Its full path where Prefloop runs.", max_length=500
+        )
+    with gr.Column(visible=False) as reward:
+        fields["reward"] = gr.Dropdown([], label="Reward model", allow_custom_value=True)
+    with gr.Column(visible=False) as remote:
+        fields |= lay_out_endpoint()
+    return FormPage(fields, {"local": local, "reward-model": reward, "endpoint": remote})
+
+
+def lay_out_endpoint() -> dict[str, Any]:
+    """The fields of an endpoint."""
+    fields: dict[str, Any] = {}
+    fields["address"] = gr.Textbox(
+        label="Address", placeholder="https://api.openai.com/v1", max_length=500, elem_id="judge-address"
+    )
+    with gr.Row():
+        fields["endpoint_model"] = gr.Textbox(
+            label="Its model", info="As the endpoint calls it.", max_length=200, min_width=240
+        )
+        fields["key_variable"] = gr.Textbox(label="Variable of the key", info=KEY_NOTE, max_length=100, min_width=240)
+    with gr.Row():
+        for name, (label, info) in NUMBERS.items():
+            fields[name] = gr.Number(getattr(EndpointSettings, name), label=label, info=info, min_width=220)
+    return fields
+
+
+def choice_parts(db: Database) -> dict[str, dict[str, Any]]:
+    """The models that there are to choose from."""
+    answering = [one for one in registry.everything(db) if one.kind == "policy" and not one.deleted]
+    return {
+        "model": gr.update(choices=[(preflight.words_of(db, one), one.revision) for one in answering]),
+        "reward": gr.update(choices=preflight.rewards(db)),
+    }

@@ -1,0 +1,567 @@
+"""The AI judges tab: who judges, the judges and how far each can be trusted, jobs that judge, the rubric, verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from annotation import store
+from annotation.database import Database
+from annotation.metrics.intervals_and_bias import Estimate
+from annotation.records import Annotator, Feedback, UserError, now
+from annotation.tabs.components import QUIET, SPOKEN, html_box, opening_of, text_in, whole_number
+from annotation.tabs.guard import Context, guarded
+from annotation.tabs.polling import poll, pulse
+from annotation.tabs.quality_report import some
+from annotation.ui.formatting import NOTHING, moment, percent, percent_with_interval
+from annotation.ui.markup import paragraph, status, table
+from rlhf.evaluation import gate_decisions
+from rlhf.jobs import job_store
+from rlhf.jobs.job_store import Job
+from rlhf.jobs.specs import JudgeSpec
+from rlhf.judges import judge_agreement, judge_history, judge_store
+from rlhf.judges.judge_agreement import Trust
+from rlhf.judges.judge_history import Spent, Standing, Stored
+from rlhf.judges.judge_store import Judge
+from rlhf.models import registry
+from rlhf.submission import job_submission
+from rlhf.tabs.judges import judge_form, rubric_form
+from rlhf.tabs.judges.judge_form import FormPage
+from rlhf.tabs.runs import job_cards
+
+POLL_SECONDS = 3
+SHOWN_VERDICTS = 20
+
+literal = partial(html_box, job_cards.STYLE)
+Update = dict[str, Any]
+Seen = dict[str, Any]
+
+MODES: Mapping[str, tuple[str, str]] = {
+    "people": ("People only", "Every comparison goes to people. AI judges judge only what they are told to, below."),
+    "ai": (
+        "AI only (RLAIF)",
+        "AI judges label the comparisons. People get only those that measure a candidate, and their own prompts.",
+    ),
+    "mixed": (
+        "Mixed",
+        "AI judges come first. People get what a judge contradicts itself on, what judges disagree on or are unsure "
+        "of, and of the rest a share drawn by lot, which shows whether the judges can be trusted.",
+    ),
+}
+NOBODY_DECIDES = (
+    "By the gate's rule judges inform and do not decide, so nothing is promoted by itself until people have compared a "
+    "candidate's answers. “The gate's rule” on the Iterations tab can let a trusted judge decide."
+)
+MODES_NOTE = (
+    "A change holds for comparisons that nobody has judged yet. Those that an annotator asked for go to people in "
+    "every mode."
+)
+WHY: Mapping[str, str] = {
+    "flip": "a judge contradicted itself",
+    "disagreement": "judges disagree",
+    "unsure": "a judge was unsure or could not judge",
+    "audit": "they were drawn by lot",
+}
+SCOPES: Mapping[str, str] = {
+    "open": "open comparisons",
+    "judged": "what people have judged",
+    "candidate": "the answers of",
+}
+JUDGES_NOTE = (
+    "All judges that are switched on judge every open comparison, each two answers in both orders. What a judge is "
+    "never changes, so that its figures stay those of one judge; for other settings make another one."
+)
+
+
+# ------------------------------------------------------------------------------------------------------- who judges
+def standing_card(
+    found: Standing, feedback: Feedback, active: int, judge_may_decide: bool, in_vain: Mapping[str, int]
+) -> str:
+    """What the mode means, who is asked about the comparisons now, and which judges they wait for in vain."""
+    label, meaning = MODES[feedback.mode]
+    lines = [f"{label}. {meaning}"]
+    if feedback.mode == "ai" and not judge_may_decide:
+        lines.append(NOBODY_DECIDES)
+    if feedback.mode != "people" and not active:
+        lines.append("No judge is switched on, so comparisons wait for judges in vain. Make one below.")
+    lines.append(
+        f"Waiting for AI judges: {found.judges:,}. Waiting for people: {found.people + sum(found.why.values()):,}. "
+        f"Settled by judges alone: {found.settled:,}."
+    )
+    why = [f"{found.why[reason]:,} because {words}" for reason, words in WHY.items() if found.why.get(reason)]
+    if why:
+        lines.append(
+            f"Of those that wait for people, judges have judged {sum(found.why.values()):,}: {', '.join(why)}."
+        )
+    if found.given_up:
+        lines.append(
+            f"Given up: {found.given_up:,}, because judges failed on each in {judge_store.MOST_FAILED_JOBS} jobs. "
+            "Nobody is asked about them."
+        )
+    warnings = [
+        f"{some(count, 'comparison')} {'waits' if count == 1 else 'wait'} for {name}, whose last job failed. Mend what "
+        "it says below, or switch the judge off."
+        for name, count in in_vain.items()
+    ]
+    said = "".join(map(paragraph, lines)) + "".join(paragraph(warning, "warning") for warning in warnings)
+    return said + paragraph(MODES_NOTE, "quiet")
+
+
+def feedback_of(mode: Any, audit: Any, unsure: Any) -> Feedback:
+    """Who judges, from the form's fields. Raises UserError naming the one at fault."""
+    if text_in(mode) not in MODES:
+        raise UserError("Choose who judges: people only, AI only, or mixed.")
+    audited = share_of(audit, "The audit share", 0)
+    return Feedback(mode, audited, share_of(unsure, "The chance below which a judge is unsure", 50))
+
+
+def share_of(value: Any, what: str, least: float) -> float:
+    """A percentage as a share. Raises UserError if it is none, or below `least` percent."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= 100:
+        raise UserError(f"{what} must be between {least:g} and 100 percent.")
+    return round(value / 100, 8)
+
+
+def form_of(feedback: Feedback) -> dict[str, Any]:
+    """Who judges, as the form's fields show it: shares in percent."""
+    audit, unsure = (round(100 * share, 6) for share in (feedback.audit_share, feedback.unsure_below))
+    return {"mode": feedback.mode, "audit": audit, "unsure": unsure}
+
+
+# ------------------------------------------------------------------------------------------------------- the judges
+HEADERS = (
+    *("Judge", "What it is", "Switched", "Agrees with people", "Contradicts itself", "Chose the first shown"),
+    *("Verdicts", "Tokens in · out", "Cost"),
+)
+NUMBERS = ("Verdicts", "Tokens in · out", "Cost")
+
+
+def judges_table(known: Sequence[tuple[Judge, Trust, Spent]]) -> str:
+    """A row for each judge: how it does, and what it has spent."""
+    rows = [
+        (
+            judge.name,
+            judge_form.what_it_is(judge) + calls_text(judge, spent),
+            "on" if judge.active else "off",
+            NOTHING
+            if found.with_people is None
+            else f"{share_text(found.with_people.share)} of {found.with_people.share.n:,}",
+            share_text(found.flips),
+            share_text(found.first_place),
+            f"{spent.verdicts:,}",
+            tokens_text(spent),
+            money(spent.cost),
+        )
+        for judge, found, spent in known
+    ]
+    return table(HEADERS, rows, "There is no AI judge yet. Make one below.", NUMBERS)
+
+
+def share_text(share: Estimate | None) -> str:
+    """A share with its interval, or a dash."""
+    return NOTHING if share is None else percent_with_interval(share)
+
+
+def calls_text(judge: Judge, spent: Spent) -> str:
+    """How many of the calls that it may make are made, where there is a limit over all jobs."""
+    total = judge.settings.get("total_calls")
+    return f", {spent.calls:,} of {total:,} calls made" if total else ""
+
+
+def tokens_text(spent: Spent) -> str:
+    """Tokens of prompts and of replies."""
+    return f"{spent.prompt_tokens:,} · {spent.completion_tokens:,}"
+
+
+def money(cost: float | None) -> str:
+    """A cost in the currency of the prices, whichever it is; a dash without prices."""
+    return NOTHING if cost is None else f"{cost:,.2f}" if cost >= 1 else f"{cost:.4f}"
+
+
+def verdicts_table(found: Sequence[Stored]) -> str:
+    """The latest verdicts, letter for letter."""
+    rows = [
+        (
+            f"#{one.comparison_id}",
+            f"{one.first + 1}, {one.second + 1}",
+            "tie" if one.choice == "tie" else f"answer {(one.first if one.choice == 'first' else one.second) + 1}",
+            NOTHING if one.chance is None else percent(one.chance),
+            one.reply or NOTHING,
+            str(one.rubric_version or 0),
+            moment(one.created),
+        )
+        for one in found
+    ]
+    headers = ("Comparison", "Answers as shown", "Chose", "Chance of the first shown", "Reply", "Rubric", "When (UTC)")
+    return table(headers, rows, "It has given no verdict yet.")
+
+
+# ------------------------------------------------------------------------------------------------- jobs that judge
+def submit(context: Context, judge: Judge, scope: Any, most: Any, requested_by: str, candidate: str = "") -> int:
+    """Queue a job that lets a judge judge. Raises UserError while one like it waits or runs."""
+    if isinstance(most, bool) or not isinstance(most, int | float) or not 1 <= most < 1e6 or most != int(most):
+        raise UserError("The number of comparisons must be a whole number of at least 1.")
+    for job in job_store.active(context.db, ("judge",)):
+        spec = job.spec
+        if isinstance(spec, JudgeSpec) and (spec.judge, spec.scope, spec.candidate) == (judge.name, scope, candidate):
+            raise UserError(f"{judge.name} is at that already: job {job.id} is {job.status}.")
+    spec = JudgeSpec(model=context.model, judge=judge.name, scope=scope, candidate=candidate, comparisons=int(most))
+    return job_submission.submit(context.db, context.data_dir, spec, requested_by)
+
+
+def judge_open(context: Context, most: Any, requested_by: str) -> str:
+    """Let every judge that is switched on judge the open comparisons, and say so. Raises UserError where none wait."""
+    active = judge_store.judges(context.db, active=True)
+    if not active:
+        raise UserError("No judge is switched on. Make one, or switch one on.")
+    waiting = [judge for judge in active if judge_store.to_judge(context.db, judge, "open", 1)]
+    if not waiting:
+        raise UserError(
+            "No comparison waits for AI judges. With “AI only” or “Mixed” they do, as soon as the model has answered."
+        )
+    with context.db.transaction():  # all of them or none
+        made = [submit(context, judge, "open", most, requested_by) for judge in waiting]
+    return f"{some(len(made), 'job')} queued: {', '.join(map(str, made))}."
+
+
+def judge_judged(context: Context, judge: Judge, most: Any, requested_by: str) -> str:
+    """Let a judge judge what people have judged, and say so. Raises UserError where there is nothing."""
+    if not judge_store.to_judge(context.db, judge, "judged", 1):
+        raise UserError(f"There is nothing that people have judged and {judge.name} has not.")
+    return f"Job {submit(context, judge, 'judged', most, requested_by)} is queued."
+
+
+def judge_candidate(context: Context, judge: Judge, revision: Any, most: Any, requested_by: str) -> str:
+    """Let a judge compare a candidate's answers with the others', and say so. Raises UserError where there is nothing.
+
+    A check does so too, with answers of its own; this one goes on where a judge gave up, and draws none.
+    """
+    if not text_in(revision):
+        raise UserError("Choose the candidate whose answers are to be judged.")
+    policy = registry.by_revision(context.db, text_in(revision))
+    if not judge_store.to_judge(context.db, judge, "candidate", 1, policy.id):
+        raise UserError(f"There is no comparison of {policy.revision} that {judge.name} has not judged.")
+    return f"Job {submit(context, judge, 'candidate', most, requested_by, policy.revision)} is queued."
+
+
+def job_to_show(db: Database) -> Job | None:
+    """The judging that runs, else the one that is next, else the last one."""
+    waiting = job_store.active(db, ("judge",))
+    running = [job for job in waiting if job.status != "queued"]
+    return next(iter([*running, *waiting, *job_store.recent(db, ("judge",), 1)]), None)
+
+
+def job_parts(db: Database, job: Job | None, known: Sequence[Judge], at: str) -> dict[str, Update]:
+    """How the judging stands, and whether it can be cancelled."""
+    if job is None:
+        return {"job": gr.update(value=""), "cancel": gr.update(visible=False)}
+    return {
+        "job": gr.update(value=job_card(db, job, known, at)),
+        "cancel": gr.update(visible=job.status in ("queued", "running")),
+    }
+
+
+def job_card(db: Database, job: Job, known: Sequence[Judge], at: str) -> str:
+    """A judging in words, with its progress, what it has cost so far, and what failed."""
+    assert isinstance(job.spec, JudgeSpec)
+    left = job_cards.seconds_left(job_store.step_times(db, job), job, at)
+    told = [("Judge", job.spec.judge), ("What", f"{SCOPES[job.spec.scope]} {job.spec.candidate}".strip())]
+    judge = next((one for one in known if one.name == job.spec.judge), None)
+    if judge is not None:
+        spent = judge_history.spent(db, judge, job.id)
+        told += [
+            ("Verdicts", f"{spent.verdicts:,}"),
+            ("Tokens in · out", tokens_text(spent)),
+            ("Cost", money(spent.cost)),
+        ]
+    result = job.result or {}
+    failed = ", ".join(f"{count:,} {reason}" for reason, count in sorted((result.get("failed") or {}).items()))
+    told += [("Failed verdicts", failed)] if failed else []
+    told += [("Comparisons left open", f"{result['left_open']:,}")] if result.get("left_open") else []
+    gave_up = paragraph(f"It gave up. {result['gave_up']}", "warning") if result.get("gave_up") else ""
+    return job_cards.job_card(job, left, None, at) + gave_up + job_cards.facts(told)
+
+
+def cancel(db: Database, seen: Any) -> str:
+    """Cancel the judging that this session was shown, and say so. Raises UserError where none is."""
+    job_id = seen.get("shown_job") if isinstance(seen, dict) else None
+    if not isinstance(job_id, int):
+        raise UserError("No job is shown; reload the page.")
+    job_store.cancel(db, job_id)
+    return f"Job {job_id} was asked to stop. Its verdicts stay, and are not asked for again."
+
+
+# ----------------------------------------------------------------------------------------------- what the page shows
+def chosen_judge(known: Sequence[Judge], selected: Any) -> Judge | None:
+    """The judge to look at: the selected one, else the first."""
+    return next((judge for judge in known if judge.name == selected), known[0] if known else None)
+
+
+def the_judge(db: Database, selected: Any) -> Judge:
+    """The judge to look at. Raises UserError where there is none."""
+    judge = chosen_judge(judge_store.judges(db), selected)
+    if judge is None:
+        raise UserError("There is no judge yet. Make one first.")
+    return judge
+
+
+def judge_parts(known: Sequence[Judge], judge: Judge | None) -> dict[str, Update]:
+    """The choice of a judge, and what can be done with it."""
+    switch = "Switch it off" if judge is not None and judge.active else "Switch it on"
+    return {
+        "selector": gr.update(choices=[one.name for one in known], value=None if judge is None else judge.name),
+        "switch": gr.update(value=switch, interactive=judge is not None),
+        "judge_judged": gr.update(interactive=judge is not None),
+        "judge_open": gr.update(interactive=any(one.active for one in known)),
+    }
+
+
+def figure_parts(db: Database, known: Sequence[Judge], judge: Judge | None) -> dict[str, Update]:
+    """What follows from verdicts and judgements: costly, and the same until one is added."""
+    found = {one.id: judge_history.trust_in(db, one) for one in known}
+    shown = {
+        "judges": judges_table([(one, found[one.id], judge_history.spent(db, one)) for one in known]),
+        "card": "" if judge is None else trust_card(db, judge, found[judge.id]),
+        "verdicts": "" if judge is None else verdicts_table(judge_history.latest(db, judge, SHOWN_VERDICTS)),
+    }
+    return {name: gr.update(value=html) for name, html in shown.items()}
+
+
+def trust_card(db: Database, judge: Judge, found: Trust) -> str:
+    """How far a judge can be trusted by the gate's rule."""
+    rule, basis = gate_decisions.rule(db), judge_history.basis(db, judge)
+    return judge_agreement.card(judge.name, found, rule.judge_trust, basis, may_decide=rule.judge_may_decide)
+
+
+def view(context: Context, selected: Any, seen: Any) -> tuple[dict[str, Update], Seen]:
+    """The parts of the page that differ from what this browser session was sent last, and what it has now."""
+    seen = seen if isinstance(seen, dict) else {}
+    db = context.db
+    known, job = judge_store.judges(db), job_to_show(db)
+    judge, active = chosen_judge(known, selected), sum(one.active for one in known)
+    decides, candidates = gate_decisions.rule(db).judge_may_decide, judge_history.candidates(db)
+    parts = {
+        "candidate": gr.update(choices=candidates),
+        "judge_candidate": gr.update(interactive=bool(known and candidates)),
+        "standing": gr.update(
+            value=standing_card(
+                judge_history.standing(db), store.feedback(db), active, decides, judge_history.waiting_in_vain(db)
+            )
+        ),
+        **judge_parts(known, judge),
+        **judge_form.choice_parts(db),
+        **job_parts(db, job, known, now()),
+    }
+    marks = job_cards.fingerprints(parts)
+    changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
+    figures = [*judge_history.stamp(db), None if judge is None else judge.id]
+    if seen.get("figures") != figures:
+        changed |= figure_parts(db, known, judge)
+    shown = None if job is None else job.id
+    return changed, {**marks, "figures": figures, "shown_job": shown, "sent": seen.get("sent", {})}
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+FEEDBACK = ("mode", "audit", "unsure")
+
+
+@dataclass(frozen=True)
+class Page:
+    """The tab's components: `parts` follow the rows, `said` is what the buttons beside it did.
+
+    `seen` is what this session was sent last: fields that differ from its "sent" are a draft.
+    """
+
+    parts: Mapping[str, Any]
+    said: Mapping[str, Any]
+    feedback: Mapping[str, Any]
+    form: FormPage
+    most: gr.Number
+    save: gr.Button
+    add: gr.Button
+    seen: gr.State
+    pulse: gr.HTML
+
+    @property
+    def looked(self) -> list[Any]:
+        """The inputs of every handler: the judge that is looked at, and what was sent."""
+        return [self.parts["selector"], self.seen]
+
+    @property
+    def followed(self) -> list[Any]:
+        """The outputs of every handler that redraws what changed."""
+        return [*self.parts.values(), *self.said.values(), self.seen]
+
+    def sent(self, changed: Mapping[str, Any], seen: Seen, where: str = "", sentence: str = "") -> list[Any]:
+        """What goes to the browser: the changed parts, and a sentence beside the button that was pressed, if any."""
+        words = {name: status(sentence, "quiet") if name == where else "" for name in self.said} if where else {}
+        return [
+            *(changed.get(name, gr.skip()) for name in self.parts),
+            *(words.get(name, gr.skip()) for name in self.said),
+            seen,
+        ]
+
+
+def build(demo: gr.Blocks, context: Context) -> None:
+    """Lay the tab out and wire it; every value comes from a guarded handler."""
+    opening = opening_of(demo)
+    page = lay_out()
+    rubric_form.build(context, opening, page.parts["selector"])
+    wire_views(page, context, opening)
+    wire_judges(page, context)
+    wire_jobs(page, context)
+
+
+def lay_out() -> Page:
+    """The components down to the rubric; nothing of the rows is in them."""
+    parts: dict[str, Any] = {}
+    said: dict[str, Any] = {}
+    gr.Markdown("### Who judges")
+    parts["standing"] = literal()
+    feedback = lay_out_feedback()
+    save = button("Save who judges", "judges-save", "primary")
+    said["save"] = literal()
+    gr.Markdown("### The judges")
+    parts["judges"] = literal()
+    literal(paragraph(JUDGES_NOTE, "quiet"))
+    with gr.Accordion("Make a judge", open=False):
+        form = judge_form.lay_out()
+        add = button("Make this judge", "judge-add", "primary")
+        said["add"] = literal()
+    parts |= {name: form.fields[name] for name in ("model", "reward")}
+    # A choice made before the app was restarted must still be accepted after it.
+    parts["selector"] = gr.Dropdown([], label="Judge to look at", allow_custom_value=True, elem_id="judge-selector")
+    most = whole_number("Comparisons to judge, at most", JudgeSpec.comparisons)
+    with gr.Row():
+        parts["judge_open"] = button("Judge the open comparisons now", "judge-open", "primary", interactive=False)
+        parts["judge_judged"] = button("Judge what people have judged", "judge-judged", interactive=False)
+        parts["switch"] = button("Switch it on", "judge-switch", interactive=False)
+    with gr.Row():
+        parts["candidate"] = gr.Dropdown([], label="Candidate", allow_custom_value=True, elem_id="judge-candidate-of")
+        parts["judge_candidate"] = button("Judge the candidate's answers", "judge-candidate", interactive=False)
+    said["jobs"] = literal()
+    parts["job"] = literal()
+    parts["cancel"] = button("Cancel", "judge-cancel", "stop", visible=False)
+    parts["card"] = literal()
+    gr.Markdown("### Its latest verdicts")
+    parts["verdicts"] = literal()
+    return Page(parts, said, feedback, form, most, save, add, gr.State({}), pulse(POLL_SECONDS))
+
+
+def button(label: str, name: str, variant: Any = "secondary", **options: Any) -> gr.Button:
+    """A button as wide as its label."""
+    return gr.Button(label, variant=variant, size="md", scale=0, min_width=9 * len(label) + 40, elem_id=name, **options)
+
+
+def lay_out_feedback() -> dict[str, Any]:
+    """The fields that say who judges."""
+    modes = [(label, mode) for mode, (label, _) in MODES.items()]
+    fields: dict[str, Any] = {"mode": gr.Radio(modes, label="Who judges", elem_id="judges-mode")}
+    with gr.Row():
+        fields["audit"] = gr.Number(
+            label="Audit share, %", info="Mixed: of what judges settle, how much people judge too.", min_width=240
+        )
+        fields["unsure"] = gr.Number(
+            label="Unsure below, %",
+            info="Mixed: a judge whose chance for its choice is lower is unsure. Endpoints give no chances.",
+            min_width=240,
+        )
+    return fields
+
+
+# Handlers are plain functions, which Gradio runs in threads of their own: figures keep no annotator waiting.
+def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> None:
+    """Fill the page when it is opened, send what changes, and store who judges."""
+    admin, fields = guarded(context, "admin"), [page.feedback[name] for name in FEEDBACK]
+
+    @admin
+    def open_judges(annotator: Annotator, selected: Any, was: Any, *here: Any) -> list[Any]:
+        changed, seen = view(context, selected, {})
+        sent, holds = was.get("sent", {}) if isinstance(was, dict) else {}, form_of(store.feedback(context.db))
+        fresh = {
+            name: holds[name]
+            for name, value in zip(FEEDBACK, here, strict=True)
+            if name not in sent or value == sent[name]
+        }
+        drafts = [fresh.get(name, gr.skip()) for name in FEEDBACK]
+        return [*page.sent(changed, {**seen, "sent": {**sent, **fresh}}), *drafts]
+
+    def look_at_judge(annotator: Annotator, selected: Any, was: Any) -> list[Any]:
+        return page.sent(*view(context, selected, was))
+
+    @admin
+    def save_feedback(annotator: Annotator, selected: Any, was: Any, *values: Any) -> list[Any]:
+        feedback = feedback_of(*values)
+        store.set_feedback(context.db, feedback)
+        changed, seen = view(context, selected, was)
+        said = f"Saved. {MODES[feedback.mode][1]}"
+        return page.sent(changed, {**seen, "sent": form_of(feedback)}, "save", said)
+
+    opening(open_judges, [*page.looked, *fields], [*page.followed, *fields], **QUIET)
+    page.parts["selector"].input(admin(look_at_judge), page.looked, page.followed, **QUIET)
+    poll(page.pulse, context, look_at_judge, page.looked, page.followed)
+    page.save.click(save_feedback, [*page.looked, *fields], page.followed, **SPOKEN)
+
+
+def wire_judges(page: Page, context: Context) -> None:
+    """Make judges, and switch them on and off."""
+    admin = guarded(context, "admin")
+
+    @admin
+    def choose_backend(annotator: Annotator, backend: Any) -> list[Any]:
+        return [gr.Column(visible=name == backend) for name in page.form.groups]
+
+    @admin
+    def add_judge(annotator: Annotator, selected: Any, was: Any, *values: Any) -> list[Any]:
+        judge = judge_form.add(context.db, dict(zip(judge_form.FIELDS, values, strict=True)), annotator.name)
+        said = (
+            f"{judge.name} is there and switched on. Let it judge what people have judged, to see how far to trust it."
+        )
+        return page.sent(*view(context, judge.name, was), "add", said)
+
+    @admin
+    def switch_judge(annotator: Annotator, selected: Any, was: Any) -> list[Any]:
+        judge = the_judge(context.db, selected)
+        judge_store.set_active(context.db, judge.name, not judge.active)
+        said = f"{judge.name} is switched {'off' if judge.active else 'on'}."
+        return page.sent(*view(context, judge.name, was), "jobs", said)
+
+    backend = page.form.fields["backend"]
+    backend.input(choose_backend, backend, [*page.form.groups.values()], **QUIET)
+    page.add.click(add_judge, [*page.looked, *page.form.inputs], page.followed, **SPOKEN)
+    page.parts["switch"].click(switch_judge, page.looked, page.followed, **SPOKEN)
+
+
+def wire_jobs(page: Page, context: Context) -> None:
+    """Let judges judge, and stop them."""
+    admin = guarded(context, "admin")
+
+    @admin
+    def start_open(annotator: Annotator, selected: Any, was: Any, most: Any) -> list[Any]:
+        said = judge_open(context, most, annotator.name)
+        return page.sent(*view(context, selected, was), "jobs", said)
+
+    @admin
+    def start_judged(annotator: Annotator, selected: Any, was: Any, most: Any) -> list[Any]:
+        said = judge_judged(context, the_judge(context.db, selected), most, annotator.name)
+        return page.sent(*view(context, selected, was), "jobs", said)
+
+    @admin
+    def start_candidate(annotator: Annotator, selected: Any, was: Any, most: Any, revision: Any) -> list[Any]:
+        said = judge_candidate(context, the_judge(context.db, selected), revision, most, annotator.name)
+        return page.sent(*view(context, selected, was), "jobs", said)
+
+    @admin
+    def cancel_judging(annotator: Annotator, selected: Any, was: Any) -> list[Any]:
+        said = cancel(context.db, was)
+        return page.sent(*view(context, selected, was), "jobs", said)
+
+    page.parts["judge_open"].click(start_open, [*page.looked, page.most], page.followed, **SPOKEN)
+    page.parts["judge_judged"].click(start_judged, [*page.looked, page.most], page.followed, **SPOKEN)
+    asked = [*page.looked, page.most, page.parts["candidate"]]
+    page.parts["judge_candidate"].click(start_candidate, asked, page.followed, **SPOKEN)
+    page.parts["cancel"].click(cancel_judging, page.looked, page.followed, **SPOKEN)

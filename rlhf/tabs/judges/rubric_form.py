@@ -1,0 +1,232 @@
+"""The rubric that AI judges go by, on their tab: its text in versions, and the prompt that it makes of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from annotation.database import Database
+from annotation.records import Annotator, UserError
+from annotation.tabs.components import QUIET, SPOKEN, html_box, row_number, text_in, whole_number
+from annotation.tabs.guard import Context, guarded
+from annotation.ui.markup import escape, paragraph, status
+from rlhf.judges import judge_history, judge_store, rubrics
+from rlhf.judges.judge_history import Judged
+from rlhf.judges.judge_store import Judge
+from rlhf.judges.rubrics import Rubric
+from rlhf.models import base_model
+from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
+from rlhf.models.tokenize import render
+from rlhf.tabs.runs import job_cards
+
+FIELDS = ("instruction", "principles", "drawn")
+
+literal = partial(html_box, job_cards.STYLE)
+Values = dict[str, Any]
+
+
+# ------------------------------------------------------------------------------------------------------- the versions
+def title_of(found: Rubric) -> str:
+    """A version in a few words."""
+    if not found.version:
+        return "Version 0, which ships with Prefloop"
+    return f"Version {found.version} of {found.created[:10]} by {found.written_by}"
+
+
+def text_of(found: Rubric) -> str:
+    """A version as plain text."""
+    drawn = f"Drawn for each comparison: {found.drawn or 'all'}"
+    return "\n\n".join([found.instruction, "\n".join(f"- {line}" for line in found.principles), drawn])
+
+
+def form_of(found: Rubric) -> Values:
+    """A rubric as the form's fields show it."""
+    return {"instruction": found.instruction, "principles": "\n".join(found.principles), "drawn": found.drawn}
+
+
+def versions(db: Database) -> list[Rubric]:
+    """Every version, the latest first and the one that ships with Prefloop last."""
+    return [*judge_store.rubrics(db), rubrics.DEFAULT]
+
+
+def write(db: Database, values: Mapping[str, Any], written_by: str) -> str:
+    """Add a version, and say so. Raises UserError naming what can't be meant."""
+    drawn = values["drawn"]
+    if isinstance(drawn, bool) or not isinstance(drawn, int | float) or not 0 <= drawn < 1e6 or drawn != int(drawn):
+        raise UserError("The number of principles drawn must be a whole number; 0 for all of them.")
+    asked = rubrics.parse_rubric(text_in(values["instruction"]), text_in(values["principles"]), int(drawn))
+    before = judge_store.rubric(db).version
+    version = judge_store.write_rubric(db, asked.instruction, asked.principles, asked.drawn, written_by)
+    if version == before:
+        return "This is the rubric that holds; no version was added."
+    return f"Version {version} holds from now on. Verdicts that are there stay; each says by which version it was made."
+
+
+# --------------------------------------------------------------------------------------------------------- the prompt
+def named(db: Database, name: Any) -> Judge | None:
+    """The judge of this name, if there is one."""
+    return next((judge for judge in judge_store.judges(db) if judge.name == name), None)
+
+
+def prompt_box(context: Context, judge: Judge | None, number: Any) -> str:
+    """What a judge is sent about two answers of a comparison, in both orders, letter for letter. Raises UserError."""
+    db = context.db
+    if judge is not None and judge.backend == "reward-model":
+        return status(f"{judge.name} is a reward model: it is sent no prompt, and scores each answer by itself.")
+    found, rubric = comparison_in(db, number), judge_store.rubric(db)
+    tokenizer = tokenizer_of(context, judge) if judge is not None and judge.backend == "local" else None
+    boxes = "".join(
+        f'<div><p class="label">Answer {pair[0] + 1} first</p>'
+        f'<pre class="log" tabindex="0">{escape(prompt_of(rubric, found, pair, tokenizer))}</pre></div>'
+        for pair in ((0, 1), (1, 0))
+    )
+    every = "" if len(found.answers) == 2 else " Every two of its answers are asked about; these are 1 and 2."
+    reader = "an endpoint" if judge is None else judge.name
+    template = "" if tokenizer is None else " Its chat template and special tokens stand around it."
+    said = f"Comparison {found.id} by version {rubric.version} of the rubric, as {reader} is sent it.{template}{every}"
+    return paragraph(said, "quiet") + f'<div class="sides">{boxes}</div>'
+
+
+def comparison_in(db: Database, number: Any) -> Judged:
+    """The comparison that was typed, or the latest. Raises UserError if there is none."""
+    typed = text_in(number).strip()
+    if typed and row_number(typed) is None:
+        raise UserError("Type the number of a comparison, or leave it empty for the latest.")
+    found = judge_history.comparison(db, row_number(typed))
+    if found is None:
+        raise UserError("There is no such comparison with complete answers. Leave the number empty for the latest.")
+    return found
+
+
+def tokenizer_of(context: Context, judge: Judge) -> ChatTokenizer:
+    """The tokenizer of a local judge. Raises UserError if it has none that can be read here."""
+    directory = judge.settings.get("directory")
+    return chat_tokenizer(Path(directory) if directory else base_model.locate(context.data_dir, context.model).path)
+
+
+def marks_of(tokenizer: ChatTokenizer) -> set[str]:
+    """The texts that a tokenizer reads as tokens of their own wherever they stand: special and added ones."""
+    added = (token.content for token in tokenizer.backend.get_added_tokens_decoder().values())
+    return {*tokenizer.special_tokens_map.values(), *tokenizer.extra_tokens, *added}
+
+
+def prompt_of(rubric: Rubric, found: Judged, pair: tuple[int, int], tokenizer: ChatTokenizer | None) -> str:
+    """The prompt about two answers in the order in which they are shown, to a local model or to an endpoint."""
+    first, second = (found.answers[place] for place in pair)
+    messages = rubrics.messages_for(
+        rubric,
+        rubrics.principles_for(rubric, found.id),
+        found.messages,
+        first,
+        second,
+        comparison_id=found.id,
+        style="line" if tokenizer is None else "letter",
+        tokens=() if tokenizer is None else marks_of(tokenizer),
+    )
+    if tokenizer is not None:
+        return render(tokenizer, messages)
+    return "\n\n".join(message["content"] for message in messages)
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+@dataclass(frozen=True)
+class Part:
+    """The components. `sent` is what this session was sent last: fields that differ from it are a draft."""
+
+    holding: gr.HTML
+    form: Mapping[str, Any]
+    save: gr.Button
+    said: gr.HTML
+    versions: gr.Dropdown
+    earlier: gr.Textbox
+    number: gr.Textbox
+    show: gr.Button
+    prompt: gr.HTML
+    sent: gr.State
+
+    @property
+    def fields(self) -> list[Any]:
+        """The rubric's fields, in the order of FIELDS."""
+        return [self.form[name] for name in FIELDS]
+
+
+def build(context: Context, opening: Callable[..., Any], selector: gr.Dropdown) -> None:
+    """Lay the part out inside the caller's tab and wire it; `selector` chooses the judge whose prompt is shown."""
+    wire(lay_out(), context, opening, selector)
+
+
+def lay_out() -> Part:
+    """The components, top to bottom, without any value."""
+    gr.Markdown("### The rubric")
+    holding = literal()
+    form: dict[str, Any] = {}
+    form["instruction"] = gr.Textbox(
+        label="Instruction", lines=3, max_lines=12, max_length=rubrics.MAXIMUM_INSTRUCTION, elem_id="rubric-instruction"
+    )
+    form["principles"] = gr.Textbox(
+        label="Principles, one a line",
+        lines=7,
+        max_lines=30,
+        max_length=rubrics.MAXIMUM_PRINCIPLES * (rubrics.MAXIMUM_PRINCIPLE + 1),
+        elem_id="rubric-principles",
+    )
+    form["drawn"] = whole_number("Principles drawn", info="By lot for each comparison; 0 for all.")
+    save = gr.Button(
+        "Save as a new version", variant="primary", size="md", scale=0, min_width=240, elem_id="rubric-save"
+    )
+    said = literal()
+    with gr.Accordion("Every version", open=False):
+        # A choice made before the app was restarted must still be accepted after it.
+        chosen = gr.Dropdown([], label="Version", allow_custom_value=True, elem_id="rubric-versions")
+        earlier = gr.Textbox(label="Its text", interactive=False, lines=6, max_lines=30, buttons=["copy"])
+    with gr.Accordion("The prompt as sent", open=False):
+        number = gr.Textbox(
+            label="Comparison", info="Its number; empty for the latest.", max_length=20, elem_id="rubric-comparison"
+        )
+        show = gr.Button("Show the prompt", size="md", scale=0, min_width=200, elem_id="rubric-prompt")
+        prompt = literal()
+    return Part(holding, form, save, said, chosen, earlier, number, show, prompt, gr.State({}))
+
+
+def held(db: Database) -> list[Any]:
+    """Which version holds, and the choice of versions."""
+    choices = [(title_of(one), one.version) for one in versions(db)]
+    return [status(f"{title_of(judge_store.rubric(db))} holds.", "quiet"), gr.update(choices=choices)]
+
+
+def wire(part: Part, context: Context, opening: Callable[..., Any], selector: gr.Dropdown) -> None:
+    """Fill the fields when the tab is opened, write versions and read them, and show the prompt."""
+    db, admin = context.db, guarded(context, "admin")
+
+    @admin
+    def open_rubric(annotator: Annotator, sent: Any, *here: Any) -> list[Any]:
+        was, holds = sent if isinstance(sent, dict) else {}, form_of(judge_store.rubric(db))
+        fresh = {
+            name: holds[name] for name, value in zip(FIELDS, here, strict=True) if name not in was or value == was[name]
+        }
+        return [*held(db), *(fresh.get(name, gr.skip()) for name in FIELDS), {**was, **fresh}]
+
+    @admin
+    def save_rubric(annotator: Annotator, *values: Any) -> list[Any]:
+        said = write(db, dict(zip(FIELDS, values, strict=True)), annotator.name)
+        holds = form_of(judge_store.rubric(db))
+        return [*held(db), *holds.values(), holds, status(said, "quiet")]
+
+    @admin
+    def read_rubric(annotator: Annotator, version: Any) -> str:
+        return next((text_of(one) for one in versions(db) if one.version == version), "")
+
+    @admin
+    def show_prompt(annotator: Annotator, selected: Any, number: Any) -> str:
+        return prompt_box(context, named(db, selected), number)
+
+    holding: Sequence[Any] = [part.holding, part.versions, *part.fields, part.sent]
+    opening(open_rubric, [part.sent, *part.fields], holding, **QUIET)
+    part.save.click(save_rubric, part.fields, [*holding, part.said], **SPOKEN)
+    part.versions.input(read_rubric, part.versions, part.earlier, **QUIET)
+    part.show.click(show_prompt, [selector, part.number], part.prompt, **SPOKEN)

@@ -1,0 +1,331 @@
+"""The Playground tab: chat with up to four policies side by side, and let one of them answer a whole set of prompts."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from annotation import store
+from annotation.database import Database
+from annotation.records import Annotator, Sampling, UserError, now, seconds_between
+from annotation.tabs.components import QUIET, SPOKEN, html_box, opening_of, text_in, whole_number
+from annotation.tabs.guard import Context, guarded
+from annotation.tabs.polling import again, poll, pulse
+from annotation.ui import markdown, markdown_process
+from annotation.ui.invisible import visible
+from annotation.ui.markup import escape, paragraph
+from rlhf.generation import playground_store, prompt_sets
+from rlhf.generation.playground_store import Chat
+from rlhf.models import registry
+from rlhf.models.registry import Policy
+from rlhf.tabs.playground import prompt_set_form
+from rlhf.tabs.runs import job_cards
+
+# How often the page asks while answers are being written, and otherwise.
+WRITING_SECONDS, RESTING_SECONDS = 0.25, 15
+# Whoever waits longer than this is told what keeps the answer from coming.
+PATIENCE_SECONDS = 3.0
+FIRST = Sampling(max_new_tokens=256)
+MODES = {"Literal text": False, "Rendered Markdown": True}
+WHO_JUDGES = {
+    "people": "It is in the annotators' queue.",
+    "ai": "AI judges judge it, and people do not.",
+    "mixed": "AI judges judge it first, and people where these don't settle it or a lot is drawn.",
+}
+ROLES = {"system": "System prompt", "user": "User", "assistant": "Answer"}
+STYLE = (
+    job_cards.STYLE
+    + """
+.talks { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 250px), 1fr)); gap: 12px; }
+.talk { border: 1px solid var(--border-color-primary); border-radius: var(--radius-md); padding: 10px; min-width: 0; }
+.talk h4 { margin: 0; font-size: var(--text-md); overflow-wrap: anywhere; }
+.turn { margin-top: 10px; overflow-wrap: anywhere; }
+.turn.user { border-left: 3px solid var(--border-color-primary); padding-left: 8px; }
+.turn .label { margin: 0 0 2px 0; }
+.turn pre { font-size: var(--text-md); }
+"""
+)
+literal = partial(html_box, STYLE)
+Update = dict[str, Any]
+
+
+# ------------------------------------------------------------------------------------------------ what the page shows
+def columns(asked: Sequence[Chat], rendered: bool, trouble: str) -> str:
+    """The conversations beside each other; `trouble` is what keeps the answering worker from answering."""
+    if not asked:
+        return paragraph("Choose one or more models and write a message. All of them answer it with the same seed.")
+    return f'<div class="talks">{"".join(column(chat, rendered, trouble) for chat in asked)}</div>'
+
+
+def column(chat: Chat, rendered: bool, trouble: str) -> str:
+    """One policy's conversation, and how its answer stands."""
+    turns = [turn(message["role"], message["content"], rendered) for message in chat.messages]
+    if chat.text:
+        turns.append(turn("assistant", chat.text, rendered))
+    style = "warning" if chat.state == "failed" else "quiet"
+    return (
+        f'<section class="talk" data-state="{chat.state}"><h4>{escape(chat.revision)}</h4>{"".join(turns)}'
+        f"{paragraph(standing(chat, trouble), style)}</section>"
+    )
+
+
+def turn(role: str, text: str, rendered: bool) -> str:
+    """What one side has said."""
+    shown = markdown_process.to_html(text) if rendered else markdown.literal(visible(text))
+    said = f'<p class="label">{escape(ROLES.get(role, role))}</p><div class="rendered">{shown}</div>'
+    return f'<div class="turn {escape(role)}">{said}</div>'
+
+
+ENDS = {"stop": "", "length": "cut off at the limit", "stopped": "stopped"}
+
+
+def standing(chat: Chat, trouble: str) -> str:
+    """How an answer stands, with its tokens and the seconds to the first one as far as they are known."""
+    if chat.state == "failed":
+        return chat.message
+    if chat.state == "asked":
+        return trouble or "Waits for its turn …"
+    first = chat.first_token_seconds
+    known = [] if first is None else [f"first token after {first:.2f} s"]
+    if chat.open:
+        word = "Stopping …" if chat.state == "stopping" else "Reads the conversation …" if first is None else "Writes …"
+        return " · ".join([word, *known])
+    count = [] if chat.tokens is None else [f"{chat.tokens} tokens"]
+    return " · ".join(filter(None, [*count, *known, ENDS.get(chat.finish_reason or "", "")]))
+
+
+def trouble_of(context: Context, asked: Sequence[Chat]) -> str:
+    """What keeps answers from coming, once somebody has waited for one."""
+    waiting = [chat for chat in asked if chat.state == "asked"]
+    late = any(seconds_between(chat.created, now()) > PATIENCE_SECONDS for chat in waiting)
+    return context.trouble() if late and not any(chat.state == "writing" for chat in asked) else ""
+
+
+def conversation(db: Database, annotator: Annotator, talk: Any) -> list[Chat]:
+    """What this session talks about: its own last chats; for a page that is new, what this person asked last."""
+    ids = talk.get("chats") if isinstance(talk, dict) else None
+    return playground_store.latest(db, annotator.name) if ids is None else playground_store.with_ids(db, ids)
+
+
+def view(context: Context, asked: Sequence[Chat], rendered: Any, seen: Any) -> tuple[dict[str, Update], dict[str, str]]:
+    """The parts of the page that differ from what this session was sent last, and what it has now."""
+    writing = any(chat.open for chat in asked)
+    shown = columns(asked, MODES.get(text_in(rendered), False), trouble_of(context, asked))
+    parts = {
+        "columns": gr.update(value=shown),
+        "send": gr.update(interactive=not writing),
+        "stop": gr.update(interactive=writing),
+        "compare": gr.update(interactive=len(asked) > 1 and not writing),
+        "files": gr.update(value=prompt_set_form.files_table(context)),
+    }
+    marks = job_cards.fingerprints(parts)
+    before = seen if isinstance(seen, dict) else {}
+    changed = {name: part for name, part in parts.items() if before.get(name) != marks[name]}
+    return {**changed, "pulse": gr.update(value=again(WRITING_SECONDS if writing else RESTING_SECONDS))}, marks
+
+
+# ----------------------------------------------------------------------------------------------------- what is asked
+def chosen(db: Database, revisions: Any) -> list[Policy]:
+    """The chosen policies, each once. Raises UserError for none, too many, or one that can't answer."""
+    names = [name for name in revisions if isinstance(name, str)] if isinstance(revisions, list) else []
+    found = {policy.id: policy for policy in (registry.by_revision(db, name) for name in names)}
+    if not 1 <= len(found) <= playground_store.COLUMNS:
+        raise UserError(f"Choose one to {playground_store.COLUMNS} models.")
+    for policy in found.values():
+        prompt_sets.refuse_mute(policy)
+    return list(found.values())
+
+
+def send(
+    db: Database, annotator: Annotator, before: Sequence[Chat], form: Mapping[str, Any], message: Any
+) -> tuple[list[int], int]:
+    """Ask the chosen policies, each after its own conversation so far; returns the chats' ids and the seed.
+
+    Raises UserError while answers are being written, and for a form that can't be meant.
+    """
+    asked = chosen(db, form["models"])
+    if any(chat.open for chat in before):
+        raise UserError("Wait until the answers are written, or stop them.")
+    sampling = prompt_set_form.sampling_of(form)
+    last = {chat.model_id: chat for chat in before}
+    system, text = text_in(form["system"]), text_in(message)
+    turns = {policy.id: playground_store.next_turn(last.get(policy.id), system, text) for policy in asked}
+    seed = secrets.randbelow(playground_store.SEEDS) if form["fresh"] else prompt_set_form.seed_of(form)
+    return playground_store.ask(db, turns, sampling, seed, annotator.name), seed
+
+
+def form_of(db: Database, asked: Sequence[Chat]) -> dict[str, Any]:
+    """The form as these chats were asked; as it is at first where there are none."""
+    if not asked:
+        return {"models": [registry.serving(db).revision]}
+    there = {revision for _, revision in prompt_set_form.choices(db)}
+    system = [message["content"] for message in asked[0].messages if message["role"] == "system"]
+    return {
+        "models": [chat.revision for chat in asked if chat.revision in there],
+        "system": system[0] if system else "",
+        "temperature": asked[0].sampling.temperature,
+        "min_p": asked[0].sampling.min_p,
+        "tokens": asked[0].sampling.max_new_tokens,
+        "seed": asked[0].seed,
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+FORM = ("models", "system", "temperature", "min_p", "tokens", "seed", "fresh")
+FOLLOWED = ("columns", "send", "stop", "compare", "files", "pulse")
+
+
+@dataclass(frozen=True)
+class Page:
+    """The tab's components. `talk` names the chats that are shown; `seen` is what this session was sent last.
+
+    Apart, because a poll that is late must not bring an earlier conversation back.
+    """
+
+    parts: Mapping[str, Any]
+    talk: gr.State
+    seen: gr.State
+
+    def some(self, names: Sequence[str]) -> list[Any]:
+        """Components by their names."""
+        return [self.parts[name] for name in names]
+
+    @property
+    def followed(self) -> list[Any]:
+        """The outputs of every handler that redraws what changed."""
+        return [*self.some(FOLLOWED), self.seen]
+
+    @staticmethod
+    def sent(changed: Mapping[str, Any], seen: Mapping[str, str]) -> list[Any]:
+        """What goes to the browser: the changed parts, and nothing for the others."""
+        return [*(changed.get(name, gr.skip()) for name in FOLLOWED), seen]
+
+
+def lay_out() -> Page:
+    """The components, top to bottom, without anything from the rows."""
+    parts: dict[str, Any] = {}
+    # A choice made before the app was restarted must still be accepted after it.
+    parts["models"] = gr.Dropdown(
+        [],
+        multiselect=True,
+        max_choices=playground_store.COLUMNS,
+        label="Models",
+        allow_custom_value=True,
+        elem_id="chat-models",
+    )
+    with gr.Accordion("System prompt, sampling and seed", open=False):
+        parts["system"] = gr.Textbox(
+            label="System prompt", lines=2, max_lines=8, max_length=playground_store.MAXIMUM_MESSAGE
+        )
+        with gr.Row():
+            parts["temperature"] = gr.Number(FIRST.temperature, label="Temperature", step=0.1, min_width=120)
+            parts["min_p"] = gr.Number(FIRST.min_p, label="min_p", step=0.05, min_width=120)
+            parts["tokens"] = whole_number("Tokens at most", FIRST.max_new_tokens, min_width=120)
+            parts["seed"] = whole_number("Seed", 0, min_width=120)
+        parts["fresh"] = gr.Checkbox(True, label="New seed each time")
+    parts["columns"] = literal()
+    parts["message"] = gr.Textbox(
+        label="Message",
+        info="Enter sends it, Shift and Enter make a new line.",
+        lines=1,
+        max_lines=10,
+        max_length=playground_store.MAXIMUM_MESSAGE,
+        elem_id="chat-message",
+    )
+    with gr.Row():
+        parts["send"] = button("Send", "send", 110, "primary")
+        parts["stop"] = button("Stop", "stop", 110, "stop")
+        parts["new"] = button("New conversation", "new", 180)
+        parts["compare"] = button("Send to annotation", "compare", 190)
+        parts["mode"] = gr.Radio(list(MODES), value="Literal text", show_label=False, container=False, min_width=280)
+    parts["said"] = literal()
+    parts |= prompt_set_form.lay_out()
+    parts["pulse"] = pulse()
+    return Page(parts, gr.State({}), gr.State({}))
+
+
+def button(label: str, name: str, width: int, variant: prompt_set_form.Variant = "secondary") -> gr.Button:
+    """A button wide enough for its label on one line."""
+    return gr.Button(label, variant=variant, size="md", scale=0, min_width=width, elem_id=f"chat-{name}")
+
+
+def build(demo: gr.Blocks, context: Context) -> None:
+    """Lay the tab out inside the caller's `with gr.Tab(...)` and wire it; every value comes from a guarded handler."""
+    page = lay_out()
+    wire_views(page, context, opening_of(demo))
+    wire_talk(page, context)
+    prompt_set_form.wire(page.parts, context)
+
+
+def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> None:
+    """Fill the page when it is opened, and from then on send what changes."""
+    db = context.db
+
+    @guarded(context, "admin")
+    def open_playground(annotator: Annotator, talk: Any, mode: Any) -> list[Any]:
+        known = isinstance(talk, dict) and "chats" in talk  # then what is in the form stays
+        asked = conversation(db, annotator, talk)
+        form = {} if known else form_of(db, asked)
+        updates = [gr.update(value=form[name]) if name in form else gr.skip() for name in FORM[1:]]
+        models = gr.update(choices=prompt_set_form.choices(db), **({"value": form["models"]} if form else {}))
+        held = {"chats": [chat.id for chat in asked]}
+        return [held, models, *updates, *prompt_set_form.opened(context), *page.sent(*view(context, asked, mode, {}))]
+
+    def poll_playground(annotator: Annotator, talk: Any, mode: Any, seen: Any) -> list[Any]:
+        return page.sent(*view(context, conversation(db, annotator, talk), mode, seen))
+
+    outputs = [page.talk, *page.some(FORM), *page.some(prompt_set_form.OPENED), *page.followed]
+    inputs = [page.talk, page.parts["mode"], page.seen]
+    opening(open_playground, inputs[:2], outputs, api_name="playground-open", **QUIET)
+    poll(page.parts["pulse"], context, poll_playground, inputs, page.followed, api_name="playground-poll")
+    redraw = guarded(context, "admin")(poll_playground)
+    page.parts["mode"].input(redraw, inputs, page.followed, api_name="playground-mode", **QUIET)
+
+
+def wire_talk(page: Page, context: Context) -> None:
+    """Send a message, stop the answers, begin anew, and send the answers to annotation."""
+    db = context.db
+
+    @guarded(context, "admin")
+    def send_message(annotator: Annotator, talk: Any, mode: Any, seen: Any, message: Any, *sent: Any) -> list[Any]:
+        form = dict(zip(FORM, sent, strict=True))
+        ids, seed = send(db, annotator, conversation(db, annotator, talk), form, message)
+        shown = page.sent(*view(context, playground_store.with_ids(db, ids), mode, seen))
+        return [{"chats": ids}, "", seed, "", *shown]
+
+    @guarded(context, "admin")
+    def stop_answers(annotator: Annotator, talk: Any, mode: Any, seen: Any) -> list[Any]:
+        asked = conversation(db, annotator, talk)
+        playground_store.stop(db, [chat.id for chat in asked])
+        return page.sent(*view(context, conversation(db, annotator, talk), mode, seen))
+
+    @guarded(context, "admin")
+    def new_conversation(annotator: Annotator, talk: Any, mode: Any, seen: Any) -> list[Any]:
+        playground_store.stop(
+            db, [chat.id for chat in conversation(db, annotator, talk)]
+        )  # nobody watches them any more
+        return [{"chats": []}, "", *page.sent(*view(context, [], mode, seen))]
+
+    @guarded(context, "admin")
+    def compare_answers(annotator: Annotator, talk: Any) -> str:
+        asked = conversation(db, annotator, talk)
+        number, count = playground_store.compare(db, [chat.id for chat in asked])
+        return job_cards.notice(
+            f"{count} answers are comparison {number}, blind. {WHO_JUDGES[store.feedback(db).mode]} Their prompt joins "
+            "those to train on, unless it is held out already."
+        )
+
+    inputs = [page.talk, page.parts["mode"], page.seen]
+    asked = [*inputs, page.parts["message"], *page.some(FORM)]
+    after = [page.talk, *page.some(("message", "seed", "said")), *page.followed]
+    page.parts["send"].click(send_message, asked, after, api_name="playground-send", **SPOKEN)
+    page.parts["message"].submit(send_message, asked, after, api_name="playground-enter", **SPOKEN)
+    page.parts["stop"].click(stop_answers, inputs, page.followed, api_name="playground-stop", **SPOKEN)
+    outputs = [page.talk, page.parts["said"], *page.followed]
+    page.parts["new"].click(new_conversation, inputs, outputs, api_name="playground-new", **SPOKEN)
+    page.parts["compare"].click(compare_answers, page.talk, page.parts["said"], api_name="playground-compare", **SPOKEN)

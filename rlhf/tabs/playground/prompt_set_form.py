@@ -1,0 +1,149 @@
+"""On the Playground tab: let one policy answer a set of prompts as a job, and fetch the files that came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Literal
+
+import gradio as gr
+
+from annotation import store
+from annotation.database import Database
+from annotation.records import Annotator, Sampling, UserError
+from annotation.tabs.components import SPOKEN, html_box, text_in, whole_number
+from annotation.tabs.guard import Context, guarded
+from annotation.ui.formatting import moment
+from annotation.ui.invisible import visible
+from annotation.ui.markup import Download, paragraph, table
+from rlhf.generation import playground_store, prompt_sets
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import AnswerSpec
+from rlhf.models import registry
+from rlhf.submission import job_submission
+from rlhf.tabs.iterations import check_report
+from rlhf.tabs.runs import job_cards
+
+SPLITS: Mapping[str, str] = {"held-out": "Held-out prompts", "train": "Prompts to train on", "all": "All prompts"}
+LISTED_FILES = 20
+MAXIMUM_EACH = 16
+literal = partial(html_box, job_cards.STYLE)
+Variant = Literal["primary", "secondary", "stop"]
+ASKED = ("revision", "split", "source", "each", "temperature", "min_p", "tokens", "seed")
+# What gets its choices when the tab is opened.
+OPENED = ("revision", "source")
+
+
+# ------------------------------------------------------------------------------------------------ what the page shows
+def files_table(context: Context) -> str:
+    """The answers that can be fetched, newest first; nothing before the first."""
+    rows = []
+    for job in job_store.recent(context.db, ("answer",), LISTED_FILES):
+        result, spec = job.result or {}, job.spec
+        there = job.status == "finished" and prompt_sets.file_of(context.data_dir, job.id).is_file()
+        if there and isinstance(spec, AnswerSpec):
+            fetched = Download(prompt_sets.address(job.id), f"job-{job.id}.jsonl")
+            prompts = f"{result['prompts']} {prompt_sets.described(spec)}"
+            rows.append((str(job.id), spec.revision, prompts, str(result["answers"]), moment(job.finished), fetched))
+    headers = ("Job", "Policy", "Prompts", "Answers", "Finished (UTC)", "File")
+    return table(headers, rows, "", ("Answers",)) if rows else ""
+
+
+def sources(db: Database) -> list[tuple[str, str]]:
+    """Where prompts have come from, to choose from."""
+    found = store.prompt_sources(db)
+    return [("Whatever source", ""), *((f"{visible(name)} ({count:,})", name) for name, count in sorted(found.items()))]
+
+
+def choices(db: Database) -> list[tuple[str, str]]:
+    """The policies to choose from, candidates first."""
+    found = [policy for policy in registry.everything(db) if policy.kind == "policy" and not policy.deleted]
+    return [(f"{policy.revision} · {policy.status}", policy.revision) for policy in check_report.policy_order(found)]
+
+
+def number_in(value: Any, low: float, high: float, label: str) -> float:
+    """A number within its limits. Raises UserError naming the field at fault."""
+    sound = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+    if not sound:
+        raise UserError(f"{label} must be a number from {low:,} to {high:,}.")
+    return float(value)
+
+
+def whole_in(value: Any, low: int, high: int, label: str) -> int:
+    """A whole number within its limits. Raises UserError naming the field at fault."""
+    number = number_in(value, low, high, label)
+    if number != int(number):
+        raise UserError(f"{label} must be a whole number from {low:,} to {high:,}.")
+    return int(number)
+
+
+def sampling_of(form: Mapping[str, Any]) -> Sampling:
+    """How answers are to be drawn. Raises UserError naming the field at fault."""
+    return Sampling(
+        number_in(form["temperature"], 0.01, 10, "Temperature"),
+        number_in(form["min_p"], 0, 0.99, "min_p"),
+        whole_in(form["tokens"], 1, playground_store.MAXIMUM_TOKENS, "Tokens at most"),
+    )
+
+
+def seed_of(form: Mapping[str, Any]) -> int:
+    """The seed in the form. Raises UserError where there is none."""
+    return whole_in(form["seed"], 0, playground_store.SEEDS - 1, "Seed")
+
+
+def submit(context: Context, form: Mapping[str, Any], requested_by: str) -> int:
+    """Queue a job that answers the chosen prompts; returns its id. Raises UserError for a form that can't be meant."""
+    if form["split"] not in SPLITS:
+        raise UserError("Choose which prompts are to be answered.")
+    spec = AnswerSpec(
+        model=context.model,
+        revision=text_in(form["revision"]) or "serving",
+        split=form["split"],
+        source=text_in(form["source"]),
+        each=whole_in(form["each"], 1, MAXIMUM_EACH, "Answers to each"),
+        seed=seed_of(form),
+        sampling=sampling_of(form),
+    )
+    return job_submission.submit(context.db, context.data_dir, spec, requested_by)
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+def lay_out() -> dict[str, Any]:
+    """The components, without anything from the rows."""
+    parts: dict[str, Any] = {}
+    with gr.Accordion("Let a policy answer a set of prompts", open=False):
+        with gr.Row():
+            parts["revision"] = gr.Dropdown(
+                [], label="Policy", info="Nothing chosen: the one that serves.", allow_custom_value=True, min_width=200
+            )
+            parts["split"] = gr.Dropdown(
+                [(label, split) for split, label in SPLITS.items()], value="held-out", label="Prompts", min_width=200
+            )
+            parts["source"] = gr.Dropdown(
+                [], label="Source", info="Nothing chosen: whatever source.", allow_custom_value=True, min_width=200
+            )
+            parts["each"] = whole_number("Answers to each", 1, min_width=140)
+        literal(paragraph("It draws with the sampling and the seed above, and waits in the queue like a training."))
+        parts["answer"] = gr.Button("Answer them", size="md", scale=0, min_width=150, elem_id="answer-start")
+        parts["queued"] = literal()
+        parts["files"] = literal()
+    return parts
+
+
+def opened(context: Context) -> list[Any]:
+    """What the part shows when the tab is opened."""
+    return [gr.update(choices=choices(context.db)), gr.update(choices=sources(context.db))]
+
+
+def wire(parts: Mapping[str, Any], context: Context) -> None:
+    """Queue the job that the form describes."""
+
+    @guarded(context, "admin")
+    def start_answers(annotator: Annotator, *sent: Any) -> str:
+        job_id = submit(context, dict(zip(ASKED, sent, strict=True)), annotator.name)
+        return job_cards.notice(
+            f"Job {job_id} is queued; Train → Runs shows how far it is. Its file can be fetched here when it is done."
+        )
+
+    inputs = [parts[name] for name in ASKED]
+    parts["answer"].click(start_answers, inputs, parts["queued"], api_name="answers-start", **SPOKEN)

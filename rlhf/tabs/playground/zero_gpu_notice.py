@@ -1,0 +1,36 @@
+"""What an admin is shown on ZeroGPU: what can't work there, and a button that writes answers on the lent GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from annotation.records import Annotator
+from annotation.tabs.components import SPOKEN
+from annotation.tabs.guard import Context, guarded
+from annotation.web.space import ZERO_GPU_NOTICE
+from rlhf.loop import zero_gpu
+
+
+def build(context: Context) -> None:
+    """Lay it out inside the caller's block."""
+    gr.Markdown(ZERO_GPU_NOTICE, elem_id="zero-gpu")
+    with gr.Row():
+        write = gr.Button("Write answers", size="md", min_width=130, scale=0)
+        outcome: Any = gr.Textbox(label="What was written", interactive=False)
+    # A GPU is lent to events that go through the queue.
+    write.click(guarded(context, "admin")(writing(context)), outputs=outcome, api_name="write-answers", **SPOKEN)
+
+
+def writing(context: Context) -> Any:
+    """The handler of "Write answers"."""
+
+    def write_answers(annotator: Annotator) -> str:
+        """Fill the stock of comparisons on the lent GPU."""
+        job = zero_gpu.write_answers(context.db, context.data_dir, annotator.name)
+        if job.status == "finished" and job.result is not None:
+            return f"{job.result['comparisons']} comparisons in {job.result['seconds']:.0f} s."
+        return job.message or f"The answers are {job.status}."
+
+    return write_answers

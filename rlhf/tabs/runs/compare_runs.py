@@ -1,0 +1,191 @@
+"""Two or more runs beside each other: the settings that differ, their curves overlaid, their figures. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from annotation.ui.formatting import NOTHING
+from annotation.ui.markup import paragraph, table
+from rlhf.jobs.job_store import Job
+from rlhf.jobs.specs import Spec
+from rlhf.tabs.runs.curves import CURVES, Curve, along, line_of, plot, plots, short_number
+from rlhf.tabs.runs.job_words import about, final_figures, megabytes, size
+
+FEWEST = 2
+CHOOSE = "Choose two or more runs above: the settings that differ, the curves that they share and their figures follow."
+SAME_SETTINGS = "These runs have the same settings."
+NO_SHARED_CURVES = "No two of these runs have reported the same metric."
+OTHER_LOSSES = "These runs minimise different losses: compare the shapes of the curves, not their heights."
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A run with what is known of it."""
+
+    job: Job
+    metrics: Sequence[Mapping[str, Any]]
+    made: str | None
+    """The revision that it made."""
+    check: Mapping[str, Any] | None
+    """The newest check of that policy."""
+
+    @property
+    def name(self) -> str:
+        """The run in tables and legends."""
+        return f"{self.job.id} · {self.made or about(self.job)}"
+
+
+# ----------------------------------------------------------------------------------------------------------- settings
+def flat(spec: Spec) -> dict[str, Any]:
+    """Every setting of a run by name; those of an object within it as 'sampling.temperature'."""
+    found: dict[str, Any] = {"kind": spec.kind}
+    for name, value in asdict(spec).items():
+        if isinstance(value, dict):
+            found |= {f"{name}.{inner}": entry for inner, entry in value.items()}
+        else:
+            found[name] = value
+    return found
+
+
+def differing(specs: Sequence[Spec]) -> list[tuple[str, list[Any]]]:
+    """(setting, its value in each run) where the values differ; None where a run has no such setting."""
+    settings = [flat(spec) for spec in specs]
+    names = dict.fromkeys(name for known in settings for name in known)
+    rows = [(name, [known.get(name) for known in settings]) for name in names]
+    return [(name, values) for name, values in rows if any(value != values[0] for value in values)]
+
+
+def settings_table(runs: Sequence[Compared]) -> str:
+    """The settings that differ, a run a column."""
+    if len(runs) < FEWEST:
+        return paragraph(CHOOSE, "quiet")
+    rows = [
+        (name.replace("_", " "), *(setting(name, value) for value in values))
+        for name, values in differing([run.job.spec for run in runs])
+    ]
+    return table(("Setting", *(run.name for run in runs)), rows, SAME_SETTINGS)
+
+
+def setting(name: str, value: Any) -> str:
+    """A setting's value in a cell."""
+    if value is None or value == "":
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return short_number(value)
+    return str(value)[:12] if name == "snapshot" else str(value)
+
+
+# ------------------------------------------------------------------------------------------------------------- curves
+def metric_curves() -> dict[str, Curve]:
+    """A plot of its own for each metric that any kind of run reports."""
+    found: dict[str, Curve] = {}
+    for curve in (curve for kind in CURVES.values() for curve in kind):
+        for name, metric in curve.series.items():
+            label = curve.label if len(curve.series) == 1 else f"{curve.label}: {name}"
+            slug = metric.replace("/", "-")
+            found.setdefault(metric, replace(curve, name=slug, label=label, series={label: metric}))
+    return found
+
+
+def overlaid(runs: Sequence[Compared]) -> str:
+    """One plot for each metric that two or more runs have, a line a run in the same hue everywhere."""
+    if len(runs) < FEWEST:
+        return ""
+    drawn = []
+    steps = max(run.job.steps for run in runs)
+    across = " or ".join(dict.fromkeys(along(run.job.spec) for run in runs))
+    for metric, curve in metric_curves().items():
+        lines = [line_of(run.name, run.metrics, metric) for run in runs]
+        if sum(bool(line.points) for line in lines) >= FEWEST:
+            drawn.append(plot("compare", of_kinds(curve, metric, runs), lines, steps, across))
+    return plots(drawn) or paragraph(NO_SHARED_CURVES, "quiet")
+
+
+def of_kinds(curve: Curve, metric: str, runs: Sequence[Compared]) -> Curve:
+    """The plot with a word of caution where the runs' losses are not the same thing."""
+    kinds = {run.job.kind for run in runs if any(entry.get(metric) is not None for entry in run.metrics)}
+    if metric != "loss" or len(kinds) == 1:
+        return curve
+    return replace(curve, axis="loss", caption=OTHER_LOSSES)
+
+
+# ------------------------------------------------------------------------------------------------------------ figures
+def figures_table(runs: Sequence[Compared]) -> str:
+    """The final metrics, held-out figures and costs, a run a column; figures that no run has are left out."""
+    if len(runs) < FEWEST:
+        return ""
+    columns = [figures(run) for run in runs]
+    known = [name for name in ORDER if any(name in column for column in columns)]
+    rows = [(name, *(column.get(name, NOTHING) for column in columns)) for name in known]
+    headers = tuple(run.name for run in runs)
+    return table(("Figure", *headers), rows, "No figures yet.", headers)
+
+
+def figures(run: Compared) -> dict[str, str]:
+    """A run's figures in words, by name."""
+    known = metric_curves()
+    final = final_figures(run.metrics)
+    found = {f"Final {lower_first(known[name].label)}": short_number(final[name]) for name in known if name in final}
+    return found | held_out(run) | costs(run)
+
+
+def lower_first(label: str) -> str:
+    """A label within a longer one; abbreviations stay as they are."""
+    return label if label[:2].isupper() else label[:1].lower() + label[1:]
+
+
+def held_out(run: Compared) -> dict[str, str]:
+    """What was measured on data that the run was not trained on."""
+    result, check = run.job.result or {}, run.check or {}
+    measured = result.get("held_out") or {}
+    health = result.get("health") or {}
+    candidate = check.get("candidate") or {}
+    numbers = {
+        "Held-out loss": measured.get("loss"),
+        "Held-out perplexity": measured.get("perplexity"),
+        "Held-out token accuracy": measured.get("token_accuracy"),
+        "Held-out accuracy of the reward model": health_accuracy(health),
+        "Held-out accuracy (check)": (check.get("implicit_accuracy") or {}).get("value"),
+        "KL to the base, nats a token (check)": candidate.get("kl_to_base"),
+        "Mean words of an answer (check)": candidate.get("mean_length"),
+        "Distinct-2 (check)": candidate.get("distinct_2"),
+    }
+    return {name: short_number(value) for name, value in numbers.items() if value is not None}
+
+
+def health_accuracy(health: Mapping[str, Any]) -> float | None:
+    """A reward model's accuracy on held-out comparisons, with or without its interval."""
+    accuracy = health.get("accuracy")
+    return accuracy.get("value") if isinstance(accuracy, Mapping) else accuracy
+
+
+def costs(run: Compared) -> dict[str, str]:
+    """What a run cost and what it left."""
+    result = run.job.result or {}
+    return {name: write(result[key]) for name, (key, write) in COSTS.items() if result.get(key) is not None}
+
+
+COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
+    "Trainable parameters": ("trainable", lambda count: f"{count:,}"),
+    "Trainable, % of all": ("trainable_percent", lambda percent: f"{percent:.3g}%"),
+    "Seconds a step": ("seconds_per_step", lambda seconds: f"{seconds:.2f}"),
+    "Peak memory": ("peak_rss_mb", megabytes),
+    "Size on disk": ("checkpoint_bytes", size),
+    "Seconds in all": ("seconds", lambda seconds: f"{seconds:.0f}"),
+}
+ORDER = (
+    *dict.fromkeys(f"Final {lower_first(curve.label)}" for curve in metric_curves().values()),
+    "Held-out loss",
+    "Held-out perplexity",
+    "Held-out token accuracy",
+    "Held-out accuracy of the reward model",
+    "Held-out accuracy (check)",
+    "KL to the base, nats a token (check)",
+    "Mean words of an answer (check)",
+    "Distinct-2 (check)",
+    *COSTS,
+)

@@ -1,0 +1,83 @@
+"""Comparing runs on the Runs page: the settings that differ, the curves overlaid, the figures side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from annotation.database import Database
+from annotation.tabs.components import html_box, row_number
+from rlhf.jobs import job_store
+from rlhf.jobs.job_store import Job
+from rlhf.models import registry
+from rlhf.tabs.runs import compare_runs, curves, job_cards, job_words
+from rlhf.tabs.runs.compare_runs import Compared
+
+literal = partial(html_box, job_cards.STYLE)
+Update = dict[str, Any]
+COMPARABLE = tuple(curves.CURVES)
+LISTED = 100
+# As many as there are hues to tell the curves apart.
+MOST = len(curves.HUES)
+
+
+def lay_out() -> dict[str, Any]:
+    """The components, without any value."""
+    gr.Markdown("### Compare runs")
+    return {
+        "compared": gr.Dropdown(
+            [],
+            label="Runs to compare",
+            info=f"Two or more, up to {MOST}.",
+            multiselect=True,
+            max_choices=MOST,
+            allow_custom_value=True,
+            elem_id="compare-runs",
+        ),
+        "settings": literal(),
+        "overlaid": literal(),
+        "figures": literal(),
+    }
+
+
+def chosen_jobs(db: Database, chosen: Any) -> list[Job]:
+    """The chosen runs, in the order in which they were chosen; what is no training run is passed over."""
+    typed = map(row_number, chosen if isinstance(chosen, list) else [])
+    numbers = [number for number in typed if number is not None]
+    known = {job.id: job for job in job_store.with_ids(db, numbers[:MOST])}
+    return [known[number] for number in numbers if number in known and known[number].kind in COMPARABLE]
+
+
+def choice_part(db: Database) -> Update:
+    """The runs that there are to choose from."""
+    return gr.update(choices=[(job_words.title(job), str(job.id)) for job in job_store.recent(db, COMPARABLE, LISTED)])
+
+
+def key_of(db: Database, chosen: Sequence[Job]) -> list[Any]:
+    """Changes whenever the comparison may."""
+    return [[job.id, job.status, job_store.newest_event(db, job.id)] for job in chosen]
+
+
+def parts_of(db: Database, chosen: Sequence[Job]) -> dict[str, Update]:
+    """The comparison of the chosen runs."""
+    runs = [compared(db, job) for job in chosen]
+    return {
+        "settings": gr.update(value=compare_runs.settings_table(runs)),
+        "overlaid": gr.update(value=compare_runs.overlaid(runs)),
+        "figures": gr.update(value=compare_runs.figures_table(runs)),
+    }
+
+
+def compared(db: Database, job: Job) -> Compared:
+    """A run with its curves, and the newest check of the policy that it made."""
+    made = registry.of_job(db, job.id)
+    check = None if made is None else job_store.newest_check(db, made.revision)
+    return Compared(
+        job,
+        job_store.metrics(db, job.id),
+        None if made is None else made.revision,
+        None if check is None else check.result,
+    )

@@ -1,0 +1,375 @@
+"""What the Train and Iterations tabs say, as pure functions: sentences, times, tables and cards from records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from math import isnan
+from typing import Any
+
+from annotation.records import seconds_between
+from annotation.ui.formatting import NOTHING, moment, percent
+from annotation.ui.markup import (
+    BAR_STYLE,
+    BOX_STYLE,
+    TABLE_STYLE,
+    WARNING_STYLE,
+    escape,
+    paragraph,
+    progress_bar,
+    status,
+    table,
+)
+from rlhf.hub.rental_store import CLEARED, Rental, dollars, most_dollars
+from rlhf.jobs.job_store import LOST_AFTER_SECONDS, Job
+from rlhf.models.registry import Policy
+from rlhf.tabs.runs import curves
+from rlhf.tabs.runs.job_words import NOT_MEASURED, about, data_facts, result_facts, spec_facts, spec_text
+
+# Reasons that leave out pairs of a comparison's answers; the others leave out judgements.
+PAIR_REASONS = ("tie", "identical", "too-long", "disagreement", "unreliable", "template")
+
+# Goes through Gradio's template engine: no backtick, no backslash, no double brace.
+STYLE = (
+    BOX_STYLE
+    + TABLE_STYLE
+    + BAR_STYLE
+    + WARNING_STYLE
+    + curves.STYLE
+    + """
+table { margin: 0; }
+th, td { white-space: nowrap; }
+td.wordy { white-space: normal; min-width: 18em; overflow-wrap: break-word; }
+.quiet, .label, dt { font-size: var(--text-sm); font-weight: normal; opacity: 0.75; margin: 4px 0; }
+.headline { font-size: var(--text-lg); margin: 0 0 4px 0; }
+.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 6px 16px; margin: 8px 0; }
+.facts > div { min-width: 0; overflow-wrap: anywhere; }
+.facts dt, .facts dd { margin: 0; }
+.figures { grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); }
+.figures dd { font-size: var(--text-xl); font-variant-numeric: tabular-nums; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: var(--text-sm); margin: 0; background: none; border: 0;
+  padding: 0; color: var(--body-text-color); }
+pre.log { max-height: 260px; overflow-y: auto; border: 1px solid var(--border-color-primary); padding: 8px;
+  font-family: var(--font-mono); }
+pre.tail { display: flex; flex-direction: column-reverse; }
+.pair { border-top: 1px solid var(--border-color-primary); padding: 10px 0; }
+.sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); gap: 12px; margin-top: 6px; }
+.sides > div { border: 1px solid var(--border-color-primary); border-radius: var(--radius-md); padding: 8px;
+  min-width: 0; }
+.sides pre { font-family: var(--font); font-size: var(--text-md); }
+.sides .label { margin: 0 0 4px 0; }
+.strip { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(min(100%, 260px), 1fr); overflow-x: auto; }
+details > summary { cursor: pointer; font-size: var(--text-sm); }
+a.button { display: inline-block; padding: 6px 14px; border: 1px solid var(--border-color-primary);
+  border-radius: var(--radius-md); color: var(--body-text-color); text-decoration: none; }
+a.button:hover { border-color: var(--color-accent); }
+pre.prompt { font-weight: bold; font-family: var(--font); font-size: var(--text-md); }
+"""
+)
+
+
+# ------------------------------------------------------------------------------------------------------------ pieces
+def duration(seconds: float) -> str:
+    """A span of time as people say it: '45 s', '3 min 20 s', '1 h 5 min'."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def figure(value: float | None, digits: int = 2) -> str:
+    """A measured number, or that it was not measured."""
+    return NOT_MEASURED if value is None or isnan(value) else f"{value:.{digits}f}"
+
+
+def share(value: float | None) -> str:
+    """A share as a percentage, or that it was not measured."""
+    return NOT_MEASURED if value is None or isnan(value) else percent(value)
+
+
+def facts(pairs: Sequence[tuple[str, str]], style: str = "facts") -> str:
+    """Labels with their values, as many beside each other as fit."""
+    cells = "".join(f"<div><dt>{escape(label)}</dt><dd>{escape(value)}</dd></div>" for label, value in pairs)
+    return f'<dl class="{style}">{cells}</dl>'
+
+
+def notice(sentence: str) -> str:
+    """What a button did, announced to screen readers as well."""
+    return status(sentence, "quiet")
+
+
+def done(sentence: str) -> str:
+    """What changed for everybody, so that nobody overlooks it."""
+    return status(sentence, "headline")
+
+
+def fingerprints(parts: Mapping[str, Any]) -> dict[str, str]:
+    """A short mark for each part of a page: the same mark means that it need not be sent again."""
+    return {
+        name: hashlib.sha256(json.dumps(part, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        for name, part in parts.items()
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------- one job
+def seconds_left(step_times: Sequence[tuple[int, str]], job: Job, at: str) -> float | None:
+    """Time left from the pace of this attempt's steps; None while there is no pace to go by.
+
+    `step_times` are (step, time) of the events of this attempt. A first attempt without events (a check reports
+    progress only) is judged by the time since it began.
+    """
+    if job.status != "running" or not job.steps or job.step >= job.steps or job.started is None:
+        return None
+    if len(step_times) >= 2 and step_times[-1][0] > step_times[0][0]:
+        (first, first_time), (last, last_time) = step_times[0], step_times[-1]
+        pace, since = seconds_between(first_time, last_time) / (last - first), seconds_between(last_time, at)
+        return pace * (job.steps - last) - min(since, pace)  # a step that takes longer than the others is still one
+    if not step_times and job.attempt == 1 and job.step:
+        return seconds_between(job.started, at) / job.step * (job.steps - job.step)
+    return None
+
+
+# How a job for rented hardware stands that does not run yet, or is to end.
+RENTED: Mapping[str, str] = {
+    "queued": "It is sent to the Hub, or looked for there, within seconds, if Prefloop has a token.",
+    "cancelling": "Cancelling: the rented machine is given back.",
+}
+
+
+def headline(job: Job, at: str) -> str:
+    """A job's state in a sentence."""
+    if job.flavor is not None and job.status in RENTED:
+        return f"{RENTED[job.status]} {job.message}".strip()
+    if job.status == "queued":
+        return f"Queued; it starts when it is first in the queue and its device is free. {job.message}".strip()
+    if job.status == "running":
+        silent = seconds_between(job.heartbeat or at, at)
+        if silent > LOST_AFTER_SECONDS / 2:
+            return f"Running, but the worker has said nothing for {duration(silent)}."
+        return f"Running: {job.message}." if job.message else "Running."
+    if job.status == "cancelling":
+        return "Cancelling: it stops within seconds and keeps a checkpoint."
+    if job.status == "finished":
+        return f"Finished in {duration(seconds_taken(job, at))}."
+    word = {"lost": "Lost", "failed": "Failed", "cancelled": "Cancelled"}[job.status]
+    return job.message if job.message.startswith(word) else f"{word}. {job.message}".strip()
+
+
+def seconds_taken(job: Job, at: str) -> float:
+    """How long the latest attempt has run."""
+    return 0.0 if job.started is None else seconds_between(job.started, job.finished or at)
+
+
+def progress_line(job: Job, left: float | None, at: str) -> str:
+    """Percent, step, time so far and time left."""
+    if job.status == "queued":
+        waited = duration(seconds_between(job.created, at))
+        return f"It waits to go on after step {job.step}." if job.attempt else f"Waiting for {waited}."
+    if not job.steps:
+        return f"Preparing for {duration(seconds_taken(job, at))}." if job.status == "running" else ""
+    pieces = [f"{100 * job.step // job.steps}%", f"step {job.step} of {job.steps}"]
+    if job.status == "running":
+        pieces.append(f"{duration(seconds_taken(job, at))} so far")
+        pieces.append("time left: not known yet" if left is None else f"about {duration(left)} left")
+    return " · ".join(pieces)
+
+
+def job_card(job: Job, left: float | None, made: Policy | None, at: str, retries: Sequence[str] = ()) -> str:
+    """One job's state in words, how far it is, what it has made, and what was made smaller for want of memory."""
+    sentence = f"{headline(job, at)} {made_sentence(made)}".strip()
+    said = f'<p class="headline" role="status"><b>Job {job.id}, {escape(about(job))}.</b> {escape(sentence)}</p>'
+    shrunk = "".join(paragraph(retry, "warning") for retry in retries if retry != job.message)
+    return said + shrunk + job_bar(job) + paragraph(progress_line(job, left, at), "quiet")
+
+
+def made_sentence(made: Policy | None) -> str:
+    """What came out of a job, and how that stands now."""
+    if made is None:
+        return ""
+    if made.deleted:
+        return f"It made {made.revision}, whose files were deleted."
+    if made.kind == "reward":
+        return f"It made the reward model {made.revision}."
+    return f"It made the policy {made.revision} ({made.status})."
+
+
+def job_facts(job: Job, data: Mapping[str, Any], rental: Rental | None = None) -> str:
+    """Who asked for a job and the settings that it runs with on `data`, its snapshot's counts, and where."""
+    asked = [("Requested by", job.requested_by), *([("Attempt", str(job.attempt))] if job.attempt > 1 else [])]
+    asked += [] if rental is None else rental_facts(job, rental)
+    every = escape(spec_text(job.spec))
+    return facts([*asked, *spec_facts(job.spec), *data_facts(job, data)]) + (
+        f'<details><summary>Every setting, as JSON</summary><pre class="log" tabindex="0">{every}</pre></details>'
+    )
+
+
+# What the Hub says of a job, where it says it in another way than people.
+STAGES: Mapping[str, str] = {"COMPLETED": "ended", CLEARED: "ended", "ERROR": "ended"}
+
+
+def rental_facts(job: Job, rental: Rental) -> list[tuple[str, str]]:
+    """The rented hardware of a job, what it has cost, and where it is watched on the Hub."""
+    most = f"{dollars(rental.cost)} of at most {most_dollars(rental.price_per_hour * rental.hours)}"
+    state = f", {STAGES.get(rental.stage, rental.stage.lower())} for {duration(rental.seconds)}" if rental.stage else ""
+    where = [("On the Hub", rental.url)] if rental.url else []
+    return [
+        ("Rented", f"{job.flavor} at {dollars(rental.price_per_hour)} an hour{state}"),
+        ("Spent", f"about {most}" if rental.hub_job else "nothing yet"),
+        *where,
+    ]
+
+
+def job_bar(job: Job) -> str:
+    """How far a job is."""
+    return progress_bar(f"Progress of job {job.id}", 100 * job.step // job.steps if job.steps else 0)
+
+
+def log_box(lines: Sequence[str]) -> str:
+    """The log's tail, literally."""
+    text = escape("\n".join(lines)) if lines else "The log is empty so far."
+    return f'<p class="label">Log (times in UTC)</p><pre class="log tail" tabindex="0"><span>{text}</span></pre>'
+
+
+# -------------------------------------------------------------------------------------------------------- the queue
+def queue_table(running: Sequence[Job], waiting: Sequence[Job], at: str, elsewhere: Sequence[Job] = ()) -> str:
+    """Who waits for what, in the order in which it starts, behind what runs now; beside it what runs elsewhere."""
+    if not running and not waiting and not elsewhere:
+        return paragraph("Nothing runs and nothing waits.", "quiet")
+    rows = [("now", *queue_row(job, f"{job.status} for {duration(seconds_taken(job, at))}")) for job in running]
+    for place, job in enumerate(waiting, start=1):
+        state = "waits to go on" if job.attempt else f"since {moment(job.created)} UTC"
+        rows.append((str(place), *queue_row(job, state)))
+    rows += [("rented", *queue_row(job, rented_state(job, at))) for job in elsewhere]
+    return table(("Order", "Job", "What", "Asked for by", "State"), rows)
+
+
+def rented_state(job: Job, at: str) -> str:
+    """How a job for rented hardware stands, which waits for nothing here but for somebody with a token."""
+    if job.status != "queued":
+        return f"{job.status} for {duration(seconds_taken(job, at))}"
+    return "is sent within seconds, if Prefloop has a token for the Hub"
+
+
+def queue_row(job: Job, state: str) -> tuple[str, str, str, str]:
+    """One job in the queue."""
+    return (str(job.id), about(job), job.requested_by, state)
+
+
+# ------------------------------------------------------------------------------------------------------ after the run
+def samples_box(samples: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
+    """What a run answered to its fixed prompts: a row for each prompt, a box for each recorded step, literally."""
+    if not samples:
+        return ""
+    rows = "".join(
+        f'<div class="pair"><pre class="prompt">{escape(prompt)}</pre><div class="sides strip" tabindex="0">'
+        + "".join(
+            answer_box(f"step {step}" if step else "before training", {**answer, "text": answer["answer"]})
+            for step, answer in by_step.items()
+        )
+        + "</div></div>"
+        for prompt, by_step in samples.items()
+    )
+    return (
+        '<p class="headline"><b>Sample answers</b></p>'
+        '<p class="quiet">The same prompts, answered with the same random numbers at each of these steps: '
+        f"what differs, training has changed.</p>{rows}"
+    )
+
+
+def answer_box(name: str, answer: Mapping[str, Any]) -> str:
+    """One answer, literally, with its length and whether it was cut off."""
+    cut = ", cut off at the limit" if answer["finish_reason"] == "length" else ""
+    label = f'<p class="label">{escape(name)} · {answer["tokens"]} tokens{cut}</p>'
+    return f"<div>{label}<pre>{escape(answer['text'])}</pre></div>"
+
+
+def outcome_card(job: Job, made: Policy | None, size_on_disk: str) -> str:
+    """What a finished job measured and cost, and what its policy is made of."""
+    if job.result is None:
+        return ""
+    entries = result_facts(job.result)
+    if made is not None:
+        entries = [*policy_facts(made, size_on_disk), *(entry for entry in entries if entry[0] != "Size on disk")]
+    return (facts(entries) if entries else "") + held_out_table(job.result)
+
+
+HELD_OUT: Sequence[tuple[str, str, Callable[[float], str], str]] = (
+    (
+        "Loss, nats a token",
+        "loss",
+        "{:.3f}".format,
+        "Surprise at held-out answers; lower is better. If it rises while the training loss falls, the run learnt its "
+        "data by heart.",
+    ),
+    ("Perplexity", "perplexity", "{:.2f}".format, "The same as a number of equally likely next tokens."),
+    ("Token accuracy", "token_accuracy", percent, "How often the most likely next token is the demonstrated one."),
+)
+
+
+def held_out_table(result: Mapping[str, Any]) -> str:
+    """How well a supervised training predicts held-out demonstrations, before and after; nothing for other jobs."""
+    after, before = result.get("held_out"), result.get("held_out_before") or {}
+    if after is None:
+        return ""
+    if not after.get("n"):
+        return paragraph("There were no held-out demonstrations to check it with.", "quiet")
+    rows = [
+        (label, *(NOT_MEASURED if side.get(key) is None else write(side[key]) for side in (before, after)), reading)
+        for label, key, write, reading in HELD_OUT
+    ]
+    headers = (f"On {after['n']} held-out demonstrations", "Before", "After", "How to read it")
+    why = "" if before else paragraph("Not scored before training: that would have cost over a tenth of it.", "quiet")
+    return table(headers, rows, "", ("Before", "After")) + why
+
+
+ADAPTERS = {"lora": "LoRA adapter", "prompt": "virtual tokens"}
+WEIGHTS = {"nf4": "4-bit (NF4)", "bf16": "bf16", "fp32": "fp32"}
+
+
+def policy_facts(policy: Policy, size_on_disk: str) -> list[tuple[str, str]]:
+    """What a policy or reward model is, and how large it is on disk."""
+    precision = WEIGHTS[policy.weights]
+    form = f"whole weights, {precision}" if policy.form == "full" else f"{ADAPTERS[policy.form]} on {precision} weights"
+    state = f"files deleted on {policy.deleted[:10]}" if policy.deleted else policy.status
+    # A reward model never serves, so it is no candidate either.
+    told = [("State", state)] if policy.kind == "policy" or policy.deleted else []
+    return [("Made", policy.revision), ("Form", form), *told, ("Size on disk", size_on_disk)]
+
+
+def delete_question(policy: Policy, size_on_disk: str) -> str:
+    """What is asked before files are deleted."""
+    return paragraph(
+        f"Delete {policy.revision} with its files ({size_on_disk})? Its row, its figures and its curves stay; the "
+        "weights can't be brought back.",
+        "warning",
+    )
+
+
+def checkpoints_question(job: Job, size_on_disk: str) -> str:
+    """What is asked before the checkpoints of a run that ended early are deleted."""
+    return paragraph(
+        f"Delete the checkpoints of job {job.id} ({size_on_disk})? Its row, its figures and its curves stay; resumed, "
+        "it would begin anew.",
+        "warning",
+    )
+
+
+def jobs_table(jobs: Sequence[Job], at: str) -> str:
+    """The last jobs, one a row."""
+    rows = [
+        (
+            str(job.id),
+            about(job),
+            job.status,
+            job.requested_by,
+            moment(job.started),
+            NOTHING if job.started is None else f"{seconds_taken(job, at) / 60:.1f}",
+            job.message or NOTHING,
+        )
+        for job in jobs
+    ]
+    headers = ("Job", "What", "Status", "Requested by", "Started (UTC)", "Minutes", "Message")
+    return table(headers, rows, "No job has been started yet.", ("Minutes",))

@@ -1,0 +1,84 @@
+"""The queue on the Runs page: who waits for what, and buttons to move a waiting job or take it out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from annotation.database import Database
+from annotation.records import UserError
+from annotation.tabs.components import html_box
+from rlhf.jobs import job_store
+from rlhf.jobs.job_store import Job
+from rlhf.tabs.runs import job_cards, job_words
+
+literal = partial(html_box, job_cards.STYLE)
+Update = dict[str, Any]
+BUTTONS = ("up", "down", "take_out")
+
+
+def lay_out() -> dict[str, Any]:
+    """The components, without any value."""
+    gr.Markdown("### Queue")
+    parts: dict[str, Any] = {"queue": literal()}
+    with gr.Column(visible=False) as choice:
+        parts["queued"] = gr.Dropdown([], label="A waiting job", allow_custom_value=True, elem_id="queue-job")
+        with gr.Row():
+            parts["up"] = button("Move up", "queue-up")
+            parts["down"] = button("Move down", "queue-down")
+            parts["take_out"] = button("Take it out", "queue-take-out")
+    parts["queue_choice"] = choice
+    parts["queue_said"] = literal()
+    return parts
+
+
+def button(label: str, name: str) -> gr.Button:
+    """A button that acts on the chosen job; none of them does what can't be undone."""
+    return gr.Button(label, size="md", scale=0, min_width=120, elem_id=name)
+
+
+def parts_of(db: Database, chosen: Any, at: str) -> dict[str, Update]:
+    """The queue as it stands, and what can be done with the chosen job."""
+    waiting = job_store.queue(db)
+    place = place_of(waiting, chosen)
+    choices = [(job_words.title(job), str(job.id)) for job in waiting]
+    if place is None:
+        choice, place = gr.update(choices=choices, value=str(waiting[0].id) if waiting else None), 0
+    else:
+        choice = gr.update(choices=choices)
+    return {
+        "queue": gr.update(value=job_cards.queue_table(job_store.at_work(db), waiting, at, job_store.elsewhere(db))),
+        "queue_choice": gr.update(visible=bool(waiting)),
+        "queued": choice,
+        "up": gr.update(interactive=place > 0),
+        "down": gr.update(interactive=place < len(waiting) - 1),
+        "take_out": gr.update(interactive=bool(waiting)),
+    }
+
+
+def order_of(db: Database) -> list[list[int]]:
+    """The jobs that are at work, and those that wait, in order."""
+    return [
+        [job.id for job in found] for found in (job_store.at_work(db), job_store.queue(db), job_store.elsewhere(db))
+    ]
+
+
+def place_of(waiting: Sequence[Job], chosen: Any) -> int | None:
+    """The place of the chosen job in the queue; None if it is not there (any more)."""
+    return next((place for place, job in enumerate(waiting) if str(job.id) == str(chosen)), None)
+
+
+def change(db: Database, chosen: Any, action: str) -> str:
+    """Move the chosen job or take it out, and say so. Raises UserError where it does not wait any more."""
+    job = next((job for job in job_store.queue(db) if str(job.id) == str(chosen)), None)
+    if job is None:
+        raise UserError("Choose a job that waits; this one has begun or is gone.")
+    if action == "take_out":
+        job_store.cancel(db, job.id)
+        return f"Job {job.id} is out of the queue. Resume puts it back."
+    job_store.move(db, job.id, up=action == "up")
+    place = place_of(job_store.queue(db), job.id)
+    return f"Job {job.id} has begun." if place is None else f"Job {job.id} is number {place + 1} in the queue."

@@ -1,0 +1,172 @@
+"""What came of a run, on the Runs page: figures, check or health card, and what can be done with the policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import gradio as gr
+
+from annotation.tabs.components import html_box
+from annotation.tabs.guard import Context
+from annotation.ui.markup import escape, paragraph
+from rlhf.evaluation import gate_decisions, reward_model_quality
+from rlhf.jobs import job_store
+from rlhf.jobs.artifacts import checkpoints_directory
+from rlhf.jobs.job_store import Job
+from rlhf.jobs.specs import EvaluateSpec
+from rlhf.models import registry
+from rlhf.models.registry import Policy
+from rlhf.tabs import downloads
+from rlhf.tabs.iterations import check_report, iteration_card
+from rlhf.tabs.runs import job_cards, job_words
+
+literal = partial(html_box, job_cards.STYLE)
+Update = dict[str, Any]
+Variant = Literal["primary", "secondary", "stop"]
+NEW_RUN_SENTENCE = (
+    "“Start a new run” fills in a form with this as the parent: a job of its own, with data, settings and a result of "
+    "its own."
+)
+
+
+def lay_out() -> dict[str, Any]:
+    """The components, without any value."""
+    parts: dict[str, Any] = {"outcome": literal(), "health": literal(), "report": literal()}
+    with gr.Column(visible=False) as actions:
+        with gr.Row():
+            parts["promote"] = button("Use it in the loop", "promote", 180, "primary")
+            parts["check"] = button("Check it now", "check", 140)
+            parts["new_run"] = button("Start a new run from this adapter", "new_run", 300)
+            parts["merge"] = button("Merge into 16-bit weights", "merge", 240)
+            parts["delete"] = button("Delete with its files", "delete", 210, "stop")
+        parts["objection"] = literal()
+        parts["why"] = gr.Textbox(
+            label="Why (needed to use it against the rule)",
+            info="Kept with the decision and with what the rule says.",
+            max_length=gate_decisions.MOST_WHY,
+            visible=False,
+            elem_id="run-why",
+        )
+        parts["acted"] = literal()
+        parts["download"] = literal()
+        with gr.Column(visible=False) as confirm:
+            parts["question"] = literal()
+            with gr.Row():
+                parts["really"] = button("Yes, delete the files", "really", 190, "stop")
+                parts["keep"] = button("No, keep them", "keep", 150)
+        parts["confirm"] = confirm
+    parts["actions"] = actions
+    return parts
+
+
+def button(label: str, name: str, width: int, variant: Variant = "secondary", visible: bool = True) -> gr.Button:
+    """A button that acts on a run or on what it made, wide enough for its label on one line."""
+    element = f"run-{name.replace('_', '-')}"
+    return gr.Button(label, variant=variant, size="md", scale=0, min_width=width, elem_id=element, visible=visible)
+
+
+def subject_of(context: Context, job: Job | None) -> Policy | None:
+    """The policy or reward model that a job made, or that it checks; the base model is nobody's to act on here."""
+    if job is None:
+        return None
+    if isinstance(job.spec, EvaluateSpec):
+        checked = registry.by_revision(context.db, job.spec.candidate)
+        return None if checked.path is None else checked
+    return registry.of_job(context.db, job.id)
+
+
+@dataclass(frozen=True)
+class Files:
+    """What can be deleted of a run: what it made, or the checkpoints of one that ended early."""
+
+    name: str
+    """As the page remembers what it asked about."""
+    question: str
+    size: str
+
+
+def files_of(context: Context, job: Job | None, subject: Policy | None) -> Files | None:
+    """What there is to delete; None for nothing."""
+    if subject is not None:
+        size = job_words.size(downloads.bytes_on_disk(context.data_dir, subject))
+        return None if subject.deleted else Files(subject.revision, job_cards.delete_question(subject, size), size)
+    if job is None or job.status not in job_store.ENDED:
+        return None
+    count = downloads.bytes_within(checkpoints_directory(context.data_dir, job.id))
+    size = job_words.size(count)
+    return Files(f"job {job.id}", job_cards.checkpoints_question(job, size), size) if count else None
+
+
+def parts_of(
+    context: Context, job: Job | None, subject: Policy | None, files: Files | None, confirming: str | None
+) -> dict[str, Update]:
+    """What a job measured and made, its check or health card, and the buttons that make sense now."""
+    result = (job.result if job is not None else None) or {}
+    on_disk = "nothing" if files is None else files.size
+    made = subject if subject is not None and job is not None and subject.job_id == job.id else None
+    asked = files is not None and confirming == files.name
+    against = gate_decisions.objection(context.db, subject) if subject is not None else ""
+    return {
+        "outcome": gr.update(value="" if job is None else job_cards.outcome_card(job, made, on_disk)),
+        "health": gr.update(value=reward_model_quality.card(result["health"]) if result.get("health") else ""),
+        "report": gr.update(value=report(context, job, subject)),
+        "actions": gr.update(visible=subject is not None or files is not None),
+        "download": gr.update(
+            value="" if subject is None else download_line(subject, on_disk, ground_of(context, subject))
+        ),
+        "confirm": gr.update(visible=asked),
+        "question": gr.update(value=files.question if files is not None and asked else ""),
+        **button_parts(subject, bool(against)),
+        "objection": gr.update(value=paragraph(against, "quiet") if against else ""),
+        "why": gr.update(visible=bool(against)),
+        "delete": gr.update(
+            value="Delete with its files" if subject is not None else "Delete its checkpoints",
+            interactive=files is not None,
+        ),
+    }
+
+
+def report(context: Context, job: Job | None, subject: Policy | None) -> str:
+    """The check of the job's policy; a job that is a check shows its own. Reward models have a health card instead."""
+    if job is None or subject is None or subject.kind == "reward":
+        return ""
+    if isinstance(job.spec, EvaluateSpec):
+        return check_report.report(job.result) if job.status == "finished" else ""
+    check = job_store.newest_check(context.db, subject.revision)
+    stands = iteration_card.checking_line(gate_decisions.checking(context.db, subject).sentence)
+    return stands + check_report.report(None if check is None else check.result)
+
+
+def button_parts(subject: Policy | None, against: bool) -> dict[str, Update]:
+    """Which of the buttons are there and can be pressed; `against`: the rule speaks against using what was made."""
+    if subject is None:
+        return {name: gr.update(visible=False) for name in ("promote", "check", "new_run", "merge")}
+    there, answers = subject.deleted is None, subject.kind == "policy"
+    use = "Use it against the rule" if against else "Use it in the loop"
+    label = use if subject.status in ("candidate", "rejected") else check_report.promote_label(subject)
+    start = "adapter" if subject.form in ("lora", "prompt") else "model"
+    return {
+        "promote": gr.update(value=label, visible=answers, interactive=check_report.can_serve(subject)),
+        "check": gr.update(visible=answers, interactive=there),
+        "new_run": gr.update(value=f"Start a new run from this {start}", visible=True, interactive=there),
+        "merge": gr.update(visible=answers and subject.form == "lora", interactive=there),
+    }
+
+
+def ground_of(context: Context, subject: Policy) -> str | None:
+    """The policy whose weights an adapter lies on; None for the base."""
+    return None if subject.ground_id is None else registry.by_id(context.db, subject.ground_id).revision
+
+
+def download_line(subject: Policy, on_disk: str, ground: str | None) -> str:
+    """The link that fetches the files, what they need (`ground`: not the base's weights), and what a new run is."""
+    if subject.deleted:
+        return ""
+    address = escape(downloads.address(subject.revision))
+    link = (
+        f'<p><a class="button" href="{address}" download>Download {escape(subject.revision)} ({on_disk}, zip)</a></p>'
+    )
+    below = f"It lies on the weights of {ground}: whoever uses it elsewhere needs those too." if ground else ""
+    return link + (paragraph(below, "quiet") if below else "") + paragraph(NEW_RUN_SENTENCE, "quiet")

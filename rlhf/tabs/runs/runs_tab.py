@@ -1,0 +1,412 @@
+"""The Runs page: the queue, one run live from its rows and what came of it, and runs compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from annotation.database import Database
+from annotation.records import Annotator, UserError, now
+from annotation.tabs.components import QUIET, SPOKEN, html_box, opening_of, row_number, text_in
+from annotation.tabs.guard import Context, guarded
+from annotation.tabs.polling import poll, pulse
+from annotation.ui.markup import paragraph
+from rlhf.data import snapshots
+from rlhf.hub import rental_store
+from rlhf.jobs import job_store
+from rlhf.jobs.job_store import Job
+from rlhf.jobs.specs import EvaluateSpec, TrainingSpec
+from rlhf.models import registry
+from rlhf.models.registry import Policy
+from rlhf.submission import preconditions
+from rlhf.tabs.iterations import policy_decisions
+from rlhf.tabs.runs import comparison_form, curves, job_cards, job_words, queue_view, run_outcome
+
+LATEST = "latest"
+LISTED_JOBS = 50
+TABLE_JOBS = 15
+LOG_LINES = 200
+POLL_SECONDS = 2
+RESUME_SENTENCE = (
+    "“Resume this run” puts the same job back in the queue: it goes on from its last checkpoint with the same data and "
+    "settings, to the end that it was given."
+)
+RENTED_SENTENCE = (
+    "“Resume this run” looks for the job on the Hub, follows it and fetches what it has made. Only one that was never "
+    "started there is rented now, on the terms that were agreed to."
+)
+SLOWER_SENTENCE = " Because its numbers were none any more, it goes on with half the learning rate."
+HALF_SENTENCE = (
+    " “Go on with half the batch” does so with half as many items in a forward pass and twice the passes in a step: "
+    "that takes less memory and learns the same."
+)
+CANCELLABLE, RESUMABLE = ("queued", "running"), ("lost", "cancelled", "failed")
+
+literal = partial(html_box, job_cards.STYLE)
+Update = dict[str, Any]
+Seen = dict[str, Any]
+
+
+# ------------------------------------------------------------------------------------------------ what the page shows
+def find_job(db: Database, selected: Any) -> Job | None:
+    """The job to look at: the chosen one; otherwise the one that runs, or the newest."""
+    number = row_number(selected)
+    found = [] if number is None else job_store.with_ids(db, [number])
+    if found and found[0].kind in job_store.TRAINING:
+        return found[0]
+    running = [*job_store.at_work(db), *job_store.elsewhere(db)]
+    newest = job_store.recent(db, job_store.TRAINING, 1)
+    return running[0] if running else newest[0] if newest else None
+
+
+def drawn_job(db: Database, job: Job | None) -> Job | None:
+    """Whose curves to draw: the job itself, or the training that made the candidate under check."""
+    if job is None or not isinstance(job.spec, EvaluateSpec):
+        return job
+    made_by = registry.by_revision(db, job.spec.candidate).job_id
+    return None if made_by is None else job_store.get(db, made_by)
+
+
+def job_parts(db: Database, job: Job | None, made: Policy | None, at: str) -> dict[str, Update]:
+    """How a job stands, what it runs with, and whether it can be cancelled or resumed."""
+    status = "" if job is None else job.status
+    resumable = status in RESUMABLE
+    halvable = job is not None and job_store.can_be_halved(job)
+    return {
+        "card": gr.update(value=job_card(db, job, made, at)),
+        "facts": gr.update(value="" if job is None else job_facts(db, job)),
+        "cancel": gr.update(visible=status in (*CANCELLABLE, "cancelling"), interactive=status in CANCELLABLE),
+        "resume": gr.update(visible=resumable, interactive=resumable),
+        "half": gr.update(visible=halvable, interactive=halvable),
+        "resume_note": gr.update(value=paragraph(resume_sentence(job), "quiet") if job and resumable else ""),
+    }
+
+
+def resume_sentence(job: Job) -> str:
+    """What the buttons that let a job go on do."""
+    if job.flavor is not None:
+        return RENTED_SENTENCE
+    slower = SLOWER_SENTENCE if job_store.diverged(job) else ""
+    return RESUME_SENTENCE + slower + (HALF_SENTENCE if job_store.can_be_halved(job) else "")
+
+
+def job_card(db: Database, job: Job | None, made: Policy | None, at: str) -> str:
+    """The job in words, with its progress."""
+    if job is None:
+        return job_cards.notice("Nothing has been run yet. Start a run on one of the other pages of this tab.")
+    left = job_cards.seconds_left(job_store.step_times(db, job), job, at)
+    return job_cards.job_card(job, left, made if job.status == "finished" else None, at, job_store.retries(db, job.id))
+
+
+def job_facts(db: Database, job: Job) -> str:
+    """The settings and data of a job."""
+    data = snapshots.snapshot_counts(db, job.spec.snapshot) if isinstance(job.spec, TrainingSpec) else {}
+    return job_cards.job_facts(job, data, rental_store.found(db, job.id))
+
+
+def list_parts(db: Database, at: str) -> dict[str, Update]:
+    """The table of the last jobs and the choice among them."""
+    recent = job_store.recent(db, job_store.TRAINING, LISTED_JOBS)
+    choices = [("What runs, or the latest", LATEST), *((job_words.title(job), str(job.id)) for job in recent)]
+    return {
+        "jobs": gr.update(value=job_cards.jobs_table(recent[:TABLE_JOBS], at)),
+        "selector": gr.update(choices=choices),
+    }
+
+
+def record_parts(db: Database, job: Job | None, drawn: Job | None) -> dict[str, Update]:
+    """The curves, samples and log of a job: costly, and the same until it reports again."""
+    metrics = [] if drawn is None else job_store.metrics(db, drawn.id)
+    other = drawn is not None and job is not None and drawn.id != job.id and bool(metrics)
+    heading = f"Curves and samples of job {drawn.id}, which made it" if drawn is not None and other else ""
+    return {
+        "heading": gr.update(value=job_cards.notice(heading)),
+        "plots": gr.update(value="" if drawn is None else curves.run_plots(drawn.spec, metrics, drawn.steps)),
+        "samples": gr.update(value="" if drawn is None else job_cards.samples_box(job_store.samples(db, drawn.id))),
+        "log": gr.update(value="" if job is None else job_cards.log_box(job_store.log_tail(db, job.id, LOG_LINES))),
+    }
+
+
+def record_key(db: Database, job: Job | None, drawn: Job | None) -> list[Any]:
+    """Changes whenever a job or the one whose curves are drawn has reported something."""
+    return [None if one is None else [one.id, one.steps, job_store.newest_event(db, one.id)] for one in (job, drawn)]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What this browser looks at: a job, a place in the queue, the runs to compare, whether to delete."""
+
+    job: Any = LATEST
+    queued: Any = None
+    compared: Any = None
+    confirming: str | None = None
+    """The files that a person was asked about and has not answered."""
+
+
+def live(context: Context, looked: Looked, seen: Seen) -> tuple[dict[str, Update], Seen]:
+    """The parts of the page that differ from what this browser session was sent last, and what it has now."""
+    db, at = context.db, now()
+    job = find_job(db, looked.job)
+    subject = run_outcome.subject_of(context, job)
+    files = run_outcome.files_of(context, job, subject)
+    parts = (
+        queue_view.parts_of(db, looked.queued, at)
+        | job_parts(db, job, None if job is None else registry.of_job(db, job.id), at)
+        | run_outcome.parts_of(context, job, subject, files, looked.confirming)
+        | list_parts(db, at)
+        | {"compared": comparison_form.choice_part(db)}
+    )
+    marks = job_cards.fingerprints(parts)
+    changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
+    drawn, chosen = drawn_job(db, job), comparison_form.chosen_jobs(db, looked.compared)
+    keys = {
+        "recorded": record_key(db, job, drawn),
+        "comparison": comparison_form.key_of(db, chosen),
+        "state": None if job is None else [job.id, job.status],
+        "order": queue_view.order_of(db),
+    }
+    if seen.get("recorded") != keys["recorded"]:
+        changed |= record_parts(db, job, drawn)
+    if seen.get("comparison") != keys["comparison"]:
+        changed |= comparison_form.parts_of(db, chosen)
+    changed |= overtaken(seen, keys)
+    there = subject is not None and subject.deleted is None
+    return changed, {
+        **marks,
+        **keys,
+        "job": None if job is None else job.id,
+        "revision": subject.revision if subject is not None and there else None,
+        "files": None if files is None else files.name,
+        "confirming": looked.confirming if files is not None and looked.confirming == files.name else None,
+    }
+
+
+def overtaken(seen: Seen, keys: Mapping[str, Any]) -> dict[str, Update]:
+    """What an earlier press of a button said and is not so any more, taken away."""
+    said = {"state": "said", "order": "queue_said"}
+    return {part: gr.update(value="") for key, part in said.items() if key in seen and seen[key] != keys[key]}
+
+
+def cancel_shown(db: Database, seen: Any) -> str:
+    """Cancel the job on the page: the one this session was shown, even if a newer one began since."""
+    job_id = shown_job(seen)
+    job_store.cancel(db, job_id)
+    kept = (
+        "its last checkpoint stays" if job_store.get(db, job_id).flavor is None else "the rented machine is given back"
+    )
+    return f"Job {job_id} was asked to stop; {kept}."
+
+
+def resume_shown(db: Database, seen: Any, half_batch: bool = False) -> str:
+    """Put the job on the page back in the queue. Raises UserError where it can't be resumed (in that way)."""
+    job_id = shown_job(seen)
+    changed = job_store.resume(db, job_id, half_batch)
+    if job_store.get(db, job_id).flavor is not None:
+        return f"Job {job_id} is looked for on the Hub again."
+    return f"Job {job_id} is queued again and goes on from its last checkpoint. {changed}".strip()
+
+
+def shown_job(seen: Any) -> int:
+    """The id of the job on the page. Raises UserError when there is none."""
+    if not isinstance(seen, dict) or not isinstance(seen.get("job"), int):
+        raise UserError("No job is shown; reload the page.")
+    return int(seen["job"])
+
+
+def shown_revision(seen: Any) -> str:
+    """The revision that the job on the page made or checks. Raises UserError when there is none."""
+    if not isinstance(seen, dict) or not isinstance(seen.get("revision"), str):
+        raise UserError("This job has made nothing that could be used (any more).")
+    return str(seen["revision"])
+
+
+def asked_about(context: Context, seen: Any) -> str:
+    """The files that a person is to be asked about. Raises UserError while they can't be deleted."""
+    if not isinstance(seen, dict) or not isinstance(seen.get("files"), str):
+        raise UserError("This job has left no files that could be deleted.")
+    if seen["revision"] is not None:
+        for sentence in preconditions.needed_by(context.db, registry.by_revision(context.db, seen["revision"])):
+            raise UserError(sentence)
+    return str(seen["files"])
+
+
+def delete_confirmed(context: Context, seen: Any, decided_by: str) -> str:
+    """Delete what the question named, if it is still what is shown."""
+    if asked_about(context, seen) != seen.get("confirming"):
+        raise UserError("Press “Delete” first; the question names what would be deleted.")
+    if seen["revision"] is None:
+        return policy_decisions.delete_checkpoints(context, shown_job(seen))
+    return policy_decisions.delete(context, seen["revision"], decided_by)
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+@dataclass(frozen=True)
+class RunsPage:
+    """The page's components: `parts` by name follow the rows, `seen` is what this session was sent last.
+
+    `seen` holds under "job" the id of the job that is shown, and under "revision" what it made or checks, or None.
+    """
+
+    parts: Mapping[str, Any]
+    seen: gr.State
+    pulse: gr.HTML
+
+    @property
+    def new_run(self) -> gr.Button:
+        """ "Start a new run from this adapter": the forms listen to it."""
+        button: gr.Button = self.parts["new_run"]
+        return button
+
+    @property
+    def looked(self) -> list[Any]:
+        """The inputs that say what is looked at, in the order of `Looked`."""
+        return [self.parts["selector"], self.parts["queued"], self.parts["compared"]]
+
+    @property
+    def followed(self) -> list[Any]:
+        """The outputs of a handler that redraws what changed."""
+        return [*self.parts.values(), self.seen]
+
+    def sent(self, changed: Mapping[str, Any], seen: Seen) -> list[Any]:
+        """What goes to the browser: the changed parts, and nothing for the others."""
+        return [*(changed.get(name, gr.skip()) for name in self.parts), seen]
+
+
+def lay_out() -> RunsPage:
+    """The components, top to bottom, without any value."""
+    parts = queue_view.lay_out()
+    with gr.Accordion("The last jobs", open=False):
+        parts["jobs"] = literal()
+    gr.Markdown("### One run")
+    parts["selector"] = gr.Dropdown(
+        # A choice made before the app was restarted must still be accepted after it.
+        [("What runs, or the latest", LATEST)],
+        value=LATEST,
+        label="Job",
+        allow_custom_value=True,
+        elem_id="run-job",
+    )
+    parts["card"] = literal()
+    with gr.Row():
+        parts["cancel"] = run_outcome.button("Cancel", "cancel", 130, "stop", visible=False)
+        parts["resume"] = run_outcome.button("Resume this run", "resume", 180, visible=False)
+        parts["half"] = run_outcome.button("Go on with half the batch", "half", 220, visible=False)
+    parts["resume_note"] = literal()
+    parts["said"] = literal()
+    parts["facts"] = literal()
+    parts |= run_outcome.lay_out()
+    for name in ("heading", "plots", "samples", "log"):
+        parts[name] = literal()
+    parts |= comparison_form.lay_out()
+    return RunsPage(parts, gr.State({}), pulse(POLL_SECONDS))
+
+
+def build(demo: gr.Blocks, context: Context) -> RunsPage:
+    """Lay the page out inside the caller's tab and wire it; every value comes from a guarded handler."""
+    page = lay_out()
+    wire_views(page, context, opening_of(demo))
+    wire_queue(page, context)
+    wire_actions(page, context)
+    wire_deleting(page, context)
+    return page
+
+
+def wire_views(page: RunsPage, context: Context, opening: Callable[..., Any]) -> None:
+    """Fill the page when it is opened, and from then on send what changes."""
+
+    @guarded(context, "admin")
+    def open_runs(annotator: Annotator, job: Any, queued: Any, compared: Any) -> list[Any]:
+        return page.sent(*live(context, Looked(job, queued, compared), {}))
+
+    def poll_runs(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
+        return page.sent(*live(context, Looked(job, queued, compared, was.get("confirming")), was))
+
+    @guarded(context, "admin")
+    def choose_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
+        changed, seen = live(context, Looked(job, queued, compared), was)
+        return page.sent({**changed, "said": "", "acted": "", **policy_decisions.emptied(changed)}, seen)
+
+    opening(open_runs, page.looked, page.followed, **QUIET)
+    inputs = [*page.looked, page.seen]
+    page.parts["selector"].input(choose_run, inputs, page.followed, **QUIET)
+    for name in ("queued", "compared"):
+        page.parts[name].input(guarded(context, "admin")(poll_runs), inputs, page.followed, **QUIET)
+    poll(page.pulse, context, poll_runs, inputs, page.followed)
+
+
+def wire_queue(page: RunsPage, context: Context) -> None:
+    """Move a waiting job up or down, or take it out."""
+
+    def changer(action: str) -> Callable[..., list[Any]]:
+        def change_queue(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
+            said = job_cards.notice(queue_view.change(context.db, queued, action))
+            changed, seen = live(context, Looked(job, queued, compared), was)
+            return page.sent({**changed, "queue_said": said}, seen)
+
+        change_queue.__name__ = f"queue_{action}"
+        return change_queue
+
+    for action in queue_view.BUTTONS:
+        handler = guarded(context, "admin")(changer(action))
+        page.parts[action].click(handler, [*page.looked, page.seen], page.followed, **SPOKEN)
+
+
+def wire_actions(page: RunsPage, context: Context) -> None:
+    """Cancel and resume the job that is shown; use, check and merge what it made."""
+
+    @guarded(context, "admin")
+    def run_promote(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen, why: Any) -> list[Any]:
+        said = policy_decisions.promote(context, shown_revision(was), annotator.name, text_in(why))
+        changed, seen = live(context, Looked(job, queued, compared), was)
+        return page.sent({**changed, **policy_decisions.emptied(changed), "acted": job_cards.done(said)}, seen)
+
+    def actor(name: str, act: Callable[[Seen, str], str], where: str) -> Callable[..., list[Any]]:
+        def act_on_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
+            said = job_cards.notice(act(was, annotator.name))
+            changed, seen = live(context, Looked(job, queued, compared), was)
+            return page.sent({**changed, where: said}, seen)
+
+        act_on_run.__name__ = f"run_{name}"
+        return act_on_run
+
+    actions: Mapping[str, Callable[[Seen, str], str]] = {
+        "cancel": lambda was, by: cancel_shown(context.db, was),
+        "resume": lambda was, by: resume_shown(context.db, was),
+        "half": lambda was, by: resume_shown(context.db, was, half_batch=True),
+        "check": lambda was, by: policy_decisions.check(context, shown_revision(was), by),
+        "merge": lambda was, by: policy_decisions.merge(context, shown_revision(was), by),
+    }
+    inputs = [*page.looked, page.seen]
+    page.parts["promote"].click(run_promote, [*inputs, page.parts["why"]], page.followed, **SPOKEN)
+    for name, act in actions.items():
+        where = "said" if name in ("cancel", "resume", "half") else "acted"
+        handler = guarded(context, "admin")(actor(name, act, where))
+        page.parts[name].click(handler, inputs, page.followed, **SPOKEN)
+
+
+def wire_deleting(page: RunsPage, context: Context) -> None:
+    """Ask before files are deleted, naming what and how large; then delete them, or not."""
+    inputs = [*page.looked, page.seen]
+
+    @guarded(context, "admin")
+    def ask_deletion(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
+        looked = Looked(job, queued, compared, confirming=asked_about(context, was))
+        return page.sent(*live(context, looked, was))
+
+    @guarded(context, "admin")
+    def delete_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
+        said = job_cards.notice(delete_confirmed(context, was, annotator.name))
+        changed, seen = live(context, Looked(job, queued, compared), was)
+        return page.sent({**changed, "acted": said}, seen)
+
+    @guarded(context, "admin")
+    def keep_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
+        return page.sent(*live(context, Looked(job, queued, compared), was))
+
+    page.parts["delete"].click(ask_deletion, inputs, page.followed, **SPOKEN)
+    page.parts["really"].click(delete_run, inputs, page.followed, **SPOKEN)
+    page.parts["keep"].click(keep_run, inputs, page.followed, **SPOKEN)

@@ -1,0 +1,66 @@
+"""Training without being asked: on or off, and after how many new judgements; a part of the Train tab."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from annotation import store
+from annotation.database import Database
+from annotation.project import whole
+from annotation.records import Annotator, UserError
+from annotation.tabs.components import QUIET, SPOKEN, html_box, whole_number
+from annotation.tabs.guard import Context, guarded
+from rlhf.loop import controller
+from rlhf.tabs.runs import job_cards
+
+EVERY = "After so many new judgements"
+METHODS: Mapping[str, str] = {"dpo": "DPO", "ppo": "a reward model, then PPO"}
+
+literal = partial(html_box, job_cards.STYLE)
+
+
+def sentence(db: Database, setting: Mapping[str, Any]) -> str:
+    """What the stored setting does, and what keeps it from being done now."""
+    if not setting["on"]:
+        return "Off: an iteration starts only when someone starts it."
+    trouble = controller.trouble(db)
+    stopped = f" At the moment none can start. {' '.join(trouble)}" if trouble else ""
+    how = METHODS[setting["method"]]
+    return f"On: an iteration ({how}, by the defaults) starts after every {setting['every']} new judgements.{stopped}"
+
+
+def save(db: Database, on: bool, every: float | None, method: str) -> str:
+    """Store when to train without being asked, and say so. Raises UserError for a number that can't be meant."""
+    number = whole(every, EVERY, 1, None)
+    if method not in METHODS:
+        raise UserError("Choose how to train: by DPO, or by a reward model and PPO.")
+    setting = {"on": bool(on), "every": number, "method": method}
+    store.set_setting(db, "auto_train", setting)
+    return f"Saved. {sentence(db, setting)}"
+
+
+def build(context: Context, opening: Callable[..., Any]) -> None:
+    """Lay the part out inside the caller's tab and wire it."""
+    gr.Markdown("### Automatic training")
+    with gr.Row(elem_classes=["fields", "typed"]):
+        on = gr.Checkbox(label="Train automatically", info="With the default settings, while the program runs.")
+        every = whole_number(EVERY)
+        method = gr.Radio([(label, name) for name, label in METHODS.items()], label="How")
+    button = gr.Button("Save", size="md", scale=0, min_width=140, elem_id="auto-save")
+    said = literal()
+
+    @guarded(context, "admin")
+    def open_auto_train(annotator: Annotator) -> list[Any]:
+        setting = {**controller.AUTO_TRAIN_DEFAULT, **store.setting(context.db, "auto_train", {})}
+        return [setting["on"], setting["every"], setting["method"], job_cards.notice(sentence(context.db, setting))]
+
+    @guarded(context, "admin")
+    def save_auto_train(annotator: Annotator, wanted: bool, number: float | None, how: str) -> str:
+        return job_cards.notice(save(context.db, wanted, number, how))
+
+    opening(open_auto_train, None, [on, every, method, said], **QUIET)
+    button.click(save_auto_train, [on, every, method], said, **SPOKEN)

@@ -1,0 +1,177 @@
+"""Under a training's form: rent hardware for it. What it costs is said, and agreed to, before anything is rented."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from annotation.database import Database
+from annotation.records import Annotator, UserError
+from annotation.tabs.components import QUIET, SPOKEN, html_box, text_in
+from annotation.tabs.guard import Context, guarded
+from annotation.ui.markup import paragraph
+from rlhf.hub import hub_requests, rental_store
+from rlhf.hub.rental_store import Terms
+from rlhf.hub.token_launcher import HELD
+from rlhf.tabs.runs import job_cards
+
+EXPLANATION = (
+    "This training can run on hardware that the Hub rents out by the minute (Hugging Face Jobs), with the same spec "
+    "and data. They go there, and what it makes comes back, through a private dataset that is deleted afterwards; its "
+    "progress is on the Runs page. Prefloop's token goes along as a secret of the job."
+)
+NO_TOKEN = (
+    "Nobody has a token for the Hub here, so nothing can be rented. Set HF_TOKEN to one that may write and start jobs, "
+    "then start Prefloop again."
+)
+ASKING = "The Hub was asked: open the list again in a few seconds."
+Update = dict[str, Any]
+Begin = Callable[..., tuple[int, Sequence[Any]]]
+
+literal = partial(html_box, job_cards.STYLE)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The components of one form. `agreed` holds the terms that a person is being asked about."""
+
+    flavor: gr.Dropdown
+    price: gr.Number
+    hours: gr.Number
+    payer: gr.Textbox
+    prices: gr.Button
+    rent: gr.Button
+    question: gr.HTML
+    answers: gr.Row
+    yes: gr.Button
+    no: gr.Button
+    said: gr.HTML
+    agreed: gr.State
+    section: gr.Accordion
+
+
+def lay_out(name: str) -> Asked:
+    """The components, without any value from the rows."""
+    with gr.Accordion("On rented hardware", open=False) as section:
+        literal(paragraph(EXPLANATION, "quiet"))
+        if HELD not in os.environ:
+            literal(paragraph(NO_TOKEN, "warning"))
+        with gr.Row():
+            flavor = gr.Dropdown(
+                [],
+                label="Hardware",
+                info="As the Hub names it; the list is what it has told.",
+                allow_custom_value=True,
+                min_width=220,
+                elem_id=f"{name}-flavor",
+            )
+            price = gr.Number(
+                label="Dollars an hour",
+                info="Filled in from the list. If the Hub asks for more, nothing is rented.",
+                min_width=160,
+                elem_id=f"{name}-price",
+            )
+            hours = gr.Number(
+                1,
+                label="Hours at most",
+                info="Then it is ended, with nothing kept. Installing takes the first few minutes.",
+                min_width=160,
+                elem_id=f"{name}-hours",
+            )
+            payer = gr.Textbox(
+                label="Who pays",
+                info="An organisation's name on the Hub, or empty for whose token it is.",
+                max_length=96,
+                min_width=160,
+            )
+        with gr.Row():
+            prices = gr.Button("Ask the Hub for its prices", size="md", scale=0, min_width=270)
+            rent = gr.Button("Rent and train", size="md", scale=0, min_width=160, elem_id=f"{name}-rent")
+        question = literal()
+        with gr.Row(visible=False) as answers:
+            yes = gr.Button("Spend it", variant="primary", size="md", scale=0, min_width=200, elem_id=f"{name}-spend")
+            no = gr.Button("Don't", size="md", scale=0, min_width=100)
+        said = literal()
+    return Asked(flavor, price, hours, payer, prices, rent, question, answers, yes, no, said, gr.State(None), section)
+
+
+def choices(db: Database) -> list[tuple[str, str]]:
+    """What the Hub rents, cheapest first, as it said last."""
+    known = sorted(hub_requests.prices(db), key=lambda one: one.price_per_hour)
+    return [
+        (f"{one.label} ({one.name}): {rental_store.dollars(one.price_per_hour)} an hour", one.name) for one in known
+    ]
+
+
+def price_known(db: Database, flavor: Any) -> float | None:
+    """The price of hardware, if the Hub has told it."""
+    return next((one.price_per_hour for one in hub_requests.prices(db) if one.name == flavor), None)
+
+
+def question_about(terms: Terms) -> str:
+    """What is asked before anything is spent."""
+    return paragraph(f"This spends {terms.sentence}. It is billed by the minute while it runs. Go ahead?", "warning")
+
+
+def wire(asked: Asked, name: str, context: Context, sent: Sequence[Any], begin: Begin, after: Sequence[Any]) -> None:
+    """Answer what is done in the section.
+
+    `begin(by, terms, *sent)` queues the job and returns its id, and what the components `after` are set to.
+    """
+    admin = guarded(context, "admin")
+    question = [asked.question, asked.answers, asked.yes, asked.agreed]
+
+    def no_question() -> list[Any]:
+        return ["", gr.update(visible=False), gr.skip(), None]
+
+    def opened(annotator: Annotator) -> Update:
+        return gr.update(choices=choices(context.db))
+
+    def chosen(annotator: Annotator, flavor: Any) -> list[Any]:
+        price = price_known(context.db, flavor)
+        return [gr.skip() if price is None else price, *no_question()]
+
+    def ask_prices(annotator: Annotator) -> str:
+        if HELD not in os.environ:
+            raise UserError(NO_TOKEN)
+        hub_requests.ask(context.db, hub_requests.AskPrices(), annotator.name)
+        return job_cards.notice(ASKING)
+
+    def ask(annotator: Annotator, flavor: Any, price: Any, hours: Any, payer: Any) -> list[Any]:
+        if HELD not in os.environ:
+            raise UserError(NO_TOKEN)
+        terms = rental_store.checked_terms(flavor, price, hours, text_in(payer))
+        spend = gr.update(value=f"Spend up to {rental_store.most_dollars(terms.most)}")
+        return [question_about(terms), gr.update(visible=True), spend, asdict(terms), ""]
+
+    def refuse(annotator: Annotator) -> list[Any]:
+        return no_question()
+
+    def spend(annotator: Annotator, agreed: Any, *values: Any) -> list[Any]:
+        job_id, then = begin(annotator.name, agreed_terms(agreed), *values)
+        said = job_cards.notice(f"Job {job_id} is for rented hardware. It is sent there within seconds.")
+        return [*no_question(), said, *then]
+
+    for handler, verb in ((opened, "list"), (chosen, "price"), (ask_prices, "ask_prices"), (ask, "ask_to_rent")):
+        handler.__name__ = f"{verb}_{name}"
+    refuse.__name__, spend.__name__ = f"refuse_to_rent_{name}", f"rent_{name}"
+    asked.section.expand(admin(opened), None, asked.flavor, **QUIET)
+    asked.flavor.focus(admin(opened), None, asked.flavor, **QUIET)
+    asked.flavor.input(admin(chosen), asked.flavor, [asked.price, *question], **QUIET)
+    asked.prices.click(admin(ask_prices), None, asked.said, **SPOKEN)
+    terms = [asked.flavor, asked.price, asked.hours, asked.payer]
+    asked.rent.click(admin(ask), terms, [*question, asked.said], **SPOKEN)
+    asked.no.click(admin(refuse), None, question, **QUIET)
+    asked.yes.click(admin(spend), [asked.agreed, *sent], [*question, asked.said, *after], **SPOKEN)
+
+
+def agreed_terms(agreed: Any) -> Terms:
+    """The terms that were shown. Raises UserError where none were."""
+    if not isinstance(agreed, Mapping):
+        raise UserError("Nothing was agreed to yet. Press “Rent and train” and read what it costs first.")
+    return Terms(**agreed)

@@ -1,0 +1,105 @@
+"""The rows that a form would train on: one of them token by token, and all of them looked through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from annotation.project import whole
+from annotation.records import Annotator, Split
+from annotation.tabs.components import SPOKEN, html_box, whole_number
+from annotation.tabs.guard import Context, guarded
+from annotation.ui.markup import paragraph
+from rlhf.jobs.specs import PPOSpec
+from rlhf.submission import form_fields
+from rlhf.submission.form_fields import Form
+from rlhf.submission.preflight import Prospects
+from rlhf.tabs.train import plan_card
+
+SPLITS: Sequence[tuple[str, Split]] = (("To train on", "train"), ("Held out", "held-out"))
+NUMBER = "Number of the row"
+# What each button adds to the number of the row.
+TURNS: Mapping[str, int] = {"Previous": -1, "Show": 0, "Next": 1}
+
+literal = partial(html_box, plan_card.PLAN_STYLE)
+Values = Callable[[Sequence[Any]], dict[str, Any]]
+
+
+# ------------------------------------------------------------------------------------------------ what the page shows
+def show(form: Form, prospects: Prospects, values: Mapping[str, Any], split: Any, number: Any, turn: int) -> list[Any]:
+    """The number of the row that is shown, and the row with its loss mask. Raises UserError where none can be shown."""
+    chosen: Split = "held-out" if split == "held-out" else "train"
+    wanted = 1 if number is None else whole(number, NUMBER, 1, None)
+    spec = form_fields.spec_of(form, prospects.model, values)
+    shown = prospects.show(spec, chosen, wanted + turn)
+    return [1 if shown is None else shown.number, plan_card.shown_card(shown, spec.kind, chosen)]
+
+
+def survey(form: Form, prospects: Prospects, values: Mapping[str, Any]) -> str:
+    """All rows looked through. Raises UserError where there are none to look at."""
+    spec = form_fields.spec_of(form, prospects.model, values)
+    return plan_card.survey_card(prospects.survey(spec), spec.kind)
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+@dataclass(frozen=True)
+class RowsPage:
+    """The components."""
+
+    accordion: gr.Accordion
+    split: gr.Radio
+    number: gr.Number
+    turns: Mapping[str, gr.Button]
+    row: gr.HTML
+    through: gr.Button
+    found: gr.HTML
+
+
+def lay_out(form: Form) -> RowsPage:
+    """The components, top to bottom, without anything from the rows."""
+    splits = SPLITS[:1] if form.spec_type is PPOSpec else SPLITS
+    with gr.Accordion("Show a row, token by token", open=False) as accordion:
+        with gr.Row():
+            split = gr.Radio(list(splits), value="train", label="Rows", min_width=240, visible=len(splits) > 1)
+            number = whole_number(NUMBER, 1, min_width=140, elem_id=f"{form.name}-number")
+        with gr.Row():
+            turns = {
+                label: gr.Button(label, scale=0, min_width=86, size="md", elem_id=f"{form.name}-{label.lower()}")
+                for label in TURNS
+            }
+        row = literal()
+    literal(paragraph(plan_card.THROUGH, "quiet"))
+    through = gr.Button("Look through all rows", scale=0, min_width=240, size="md", elem_id=f"{form.name}-through")
+    return RowsPage(accordion, split, number, turns, row, through, literal())
+
+
+def wire(page: RowsPage, form: Form, context: Context, prospects: Prospects, inputs: Sequence[Any]) -> Any:
+    """Show rows of what the form says; `inputs` are its fields in the order of their names.
+
+    Returns the event of looking through them, after which more is known of what a run takes.
+    """
+    admin = guarded(context, "admin")
+    looked, shown = [page.split, page.number, *inputs], [page.number, page.row]
+
+    def turner(label: str) -> Callable[..., list[Any]]:
+        def show_row(annotator: Annotator, split: Any, number: Any, *sent: Any) -> list[Any]:
+            values = dict(zip(form.names, sent, strict=True))
+            return show(form, prospects, values, split, number, TURNS[label])
+
+        show_row.__name__ = f"{label.lower()}_{form.name}"
+        return admin(show_row)
+
+    def look_through(annotator: Annotator, *sent: Any) -> str:
+        return survey(form, prospects, dict(zip(form.names, sent, strict=True)))
+
+    look_through.__name__ = f"through_{form.name}"
+    turners = {label: turner(label) for label in TURNS}
+    for label, button in page.turns.items():
+        button.click(turners[label], looked, shown, **SPOKEN)
+    for again in (page.accordion.expand, page.split.input, page.number.submit):
+        again(turners["Show"], looked, shown, **SPOKEN)
+    return page.through.click(admin(look_through), [*inputs], page.found, **SPOKEN)

@@ -1,0 +1,80 @@
+"""The Train tab: a form for each kind of training, and the runs that they have started."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from annotation.records import Annotator
+from annotation.tabs.components import SPOKEN, html_box, opening_of
+from annotation.tabs.guard import Context, guarded
+from rlhf.hub.rental_store import Terms
+from rlhf.submission import preflight
+from rlhf.submission.form_fields import FORMS
+from rlhf.submission.preflight import Prospects
+from rlhf.tabs.runs import job_cards, runs_tab
+from rlhf.tabs.runs.runs_tab import LATEST, RunsPage, shown_revision
+from rlhf.tabs.train import automatic_training, plan_card, rental_form, training_form
+from rlhf.tabs.train.training_form import FormPage
+
+RUNS = "runs"
+
+
+def build(demo: gr.Blocks, context: Context) -> list[FormPage]:
+    """Lay the tab out inside the caller's and wire it; every value comes from a guarded handler. Returns the forms."""
+    known = Prospects(context.db, context.data_dir, context.model)
+    pages: list[FormPage] = []
+    openings: list[Any] = []
+    html_box(plan_card.FIELDS_STYLE)
+    with gr.Tabs() as tabs:
+        for form in FORMS:
+            with gr.Tab(form.label, id=form.name):
+                openings.append(opening_of(demo))
+                pages.append(training_form.lay_out(form))
+                if form.name == "dpo":
+                    automatic_training.build(context, opening_of(demo))
+        with gr.Tab("Runs", id=RUNS):
+            runs_page = runs_tab.build(demo, context)
+    for page, opening in zip(pages, openings, strict=True):
+        training_form.wire(page, context, known, opening)
+        wire_start(page, context, known, tabs, runs_page)
+    wire_runs(pages, context, tabs, runs_page)
+    return pages
+
+
+def wire_start(page: FormPage, context: Context, known: Prospects, tabs: gr.Tabs, runs_page: RunsPage) -> None:
+    """Start the job that a form describes, and look at it."""
+
+    def start(annotator: Annotator, ticked: Any, seen: Any, *sent: Any) -> list[Any]:
+        job_id = training_form.begin(page, known, annotator.name, ticked, seen, sent)
+        said = job_cards.notice(f"Job {job_id} is queued. It starts in its turn, when its device is free.")
+        return [said, said, gr.update(value=LATEST), gr.Tabs(selected=RUNS)]
+
+    start.__name__ = "start_training" if page.form.name == "dpo" else f"start_{page.form.name}"
+    outputs = [page.said, runs_page.parts["queue_said"], runs_page.parts["selector"], tabs]
+    page.parts["start"].click(guarded(context, "admin")(start), page.asked, outputs, **SPOKEN)
+
+    def rent(by: str, terms: Terms, ticked: Any, seen: Any, *sent: Any) -> tuple[int, list[Any]]:
+        job_id = training_form.begin_rented(page, known, by, terms, ticked, seen, sent)
+        return job_id, [gr.update(value=LATEST), gr.Tabs(selected=RUNS)]
+
+    rental_form.wire(page.rented, page.form.name, context, page.asked, rent, [runs_page.parts["selector"], tabs])
+
+
+def wire_runs(pages: Sequence[FormPage], context: Context, tabs: gr.Tabs, runs_page: RunsPage) -> None:
+    """Fill a form in from what a run has made."""
+
+    @guarded(context, "admin")
+    def start_from(annotator: Annotator, seen: Any) -> list[Any]:
+        form, filled = preflight.continuing(context.db, shown_revision(seen))
+        updates = [
+            gr.update(value=filled[name]) if page.form is form and name in filled else gr.skip()
+            for page in pages
+            for name in page.inputs
+        ]
+        return [gr.Tabs(selected=form.name), *updates]
+
+    inputs = [component for page in pages for component in page.inputs.values()]
+    runs_page.new_run.click(start_from, runs_page.seen, [tabs, *inputs], **SPOKEN)

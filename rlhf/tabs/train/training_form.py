@@ -1,0 +1,328 @@
+"""One form of the Train tab, built from its fields: what a run would learn from and take, why it can't start, start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from annotation.database import Database
+from annotation.records import Annotator, UserError
+from annotation.tabs.components import QUIET, SPOKEN, html_box, whole_number
+from annotation.tabs.guard import Context, guarded
+from annotation.tabs.polling import poll, pulse
+from annotation.ui.markup import paragraph
+from rlhf.evaluation import reward_model_quality
+from rlhf.hub.rental_store import Terms
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import MeasureSpec, PPOSpec, to_json
+from rlhf.models import registry
+from rlhf.submission import form_fields, job_submission, preconditions, preflight
+from rlhf.submission.form_fields import Form, TrainingJob
+from rlhf.submission.preflight import Choices, Prospect, Prospects
+from rlhf.tabs.runs import job_cards, job_words
+from rlhf.tabs.train import plan_card, rental_form, row_views
+from rlhf.tabs.train.row_views import RowsPage
+
+FOLLOW_SECONDS = 4
+# Fields whose choices are policies, and where these come from.
+LISTS: Mapping[str, Callable[[Database, Form], Choices]] = {
+    "parent": preflight.parents,
+    "reward_model": lambda db, form: preflight.rewards(db),
+}
+
+# The shapes that fields have, in the order of the page.
+SHAPES = ("lists", "choices", "typed", "switches")
+
+literal = partial(html_box, plan_card.PLAN_STYLE)
+Update = dict[str, Any]
+Seen = dict[str, Any]
+Values = Mapping[str, Any]
+
+
+# ------------------------------------------------------------------------------------------------ what the form shows
+def spec_asked_for(form: Form, known: Prospects, values: Values, accepted: bool) -> TrainingJob:
+    """The form as a spec, with the person's word where one is needed. Raises UserError naming what can't be meant."""
+    spec = form_fields.spec_of(form, known.model, values)
+    word = preflight.accepting(known.db, spec) if accepted else None
+    return spec if word is None or not isinstance(spec, PPOSpec) else replace(spec, accepted_accuracy=word)
+
+
+def means_it(ticked: Any, seen: Any, values: Values) -> bool:
+    """Whether the confirmation is ticked for the reward model that it was shown with."""
+    return bool(ticked) and isinstance(seen, dict) and seen.get("judge") == values.get("reward_model")
+
+
+def live(form: Form, known: Prospects, values: Values, ticked: Any, seen: Any) -> tuple[dict[str, Update], Seen]:
+    """The parts of the form that differ from what this browser session was sent last, and what it has now.
+
+    Only what a person did not just choose is sent a value: they may have gone on while this is answered.
+    """
+    seen = seen if isinstance(seen, dict) else {}
+    filled = first_choices(form, known.db, values)
+    values = {**values, **filled}
+    accepted = means_it(ticked, seen, values)
+    parts = field_parts(form, known, values)
+    for name, choices in LISTS.items():
+        if name in form.names:
+            chosen = {"value": filled[name]} if name in filled else {}
+            parts[name] = gr.update(choices=choices(known.db, form), **chosen)
+    rows: Any = None
+    try:
+        spec = spec_asked_for(form, known, values, accepted)
+        run = known.of(spec)
+        rows = [*preflight.what_decides_lengths(run.spec)]
+        parts |= {"accept": accept_part(known.db, spec), **prospect_parts(known, run)}
+    except UserError as error:
+        parts |= refused_parts(str(error))
+    if ticked and not accepted:
+        parts["accept"] = {**parts["accept"], "value": False}
+    marks = job_cards.fingerprints(parts)
+    changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
+    if seen.get("rows", rows) != rows:
+        changed |= {"row": gr.update(value=""), "rows_found": gr.update(value="")}  # what is shown is of other rows
+    return changed, {**seen, **marks, "judge": values.get("reward_model"), "rows": rows}
+
+
+def first_choices(form: Form, db: Database, values: Values) -> dict[str, Any]:
+    """The newest reward model, where none has been chosen."""
+    if values.get("reward_model") or "reward_model" not in form.names:
+        return {}
+    known = preflight.rewards(db)
+    return {"reward_model": known[0][1]} if known else {}
+
+
+def field_parts(form: Form, known: Prospects, values: Values) -> dict[str, Update]:
+    """Which fields and groups mean something with what the others say."""
+    unseen = form_fields.hidden(form, values) | (set() if known.shares_steps() else {"processes"})
+    parts = {name: gr.update(visible=name not in unseen) for name in form.conditional}
+    groups = {title: gr.update(visible=not set(names) <= unseen) for title, names in form.groups.items()}
+    return parts | groups
+
+
+def accept_part(db: Database, spec: TrainingJob) -> Update:
+    """The confirmation that names the reward model's accuracy, where one is needed."""
+    if not isinstance(spec, PPOSpec) or preflight.accepting(db, spec) is None:
+        return gr.update(visible=False)
+    accuracy = preconditions.accuracy_of(db, registry.by_revision(db, spec.reward_model))
+    return gr.update(visible=True, label=plan_card.accept_label(accuracy))
+
+
+def prospect_parts(known: Prospects, run: Prospect) -> dict[str, Update]:
+    """All that is known of a run before it."""
+    return {
+        "troubles": gr.update(value=plan_card.trouble_box(run.troubles)),
+        "rate": gr.update(value=plan_card.rate_note(run.asked)),
+        "judged": gr.update(value=reward_card(known.db, run.spec)),
+        "data": gr.update(value=plan_card.data_card(run.data, run.spec.kind) if run.data else ""),
+        "cost": gr.update(value=plan_card.cost_card(run.cost) if run.cost else job_cards.notice(run.unknown)),
+        "spec": gr.update(value=job_words.spec_text(run.spec)),
+        "command": gr.update(value=plan_card.command_text(run.spec, known.data_dir)),
+        "start": gr.update(interactive=not run.troubles),
+        "measure": gr.update(interactive=not run.troubles),
+    }
+
+
+def refused_parts(sentence: str) -> dict[str, Update]:
+    """A form that makes no spec."""
+    return {
+        "accept": gr.update(visible=False),
+        "troubles": gr.update(value=plan_card.trouble_box([sentence])),
+        "rate": gr.update(value=""),
+        "spec": gr.update(value=""),
+        "command": gr.update(value=""),
+        "start": gr.update(interactive=False),
+        "measure": gr.update(interactive=False),
+    }
+
+
+def reward_card(db: Database, spec: TrainingJob) -> str:
+    """How good the chosen reward model is; nothing for jobs that have none."""
+    if not isinstance(spec, PPOSpec):
+        return ""
+    reward = preflight.reward_model(db, spec)
+    if reward is None:
+        return ""
+    result = None if reward.job_id is None else job_store.get(db, reward.job_id).result
+    if result and result.get("health"):
+        return reward_model_quality.card(result["health"])
+    return plan_card.reward_intro(reward.revision, result)
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+@dataclass(frozen=True)
+class FormPage:
+    """A form's components: `parts` by name follow the rows and the fields, `seen` is what this session was sent last.
+
+    What a field is sent goes to its input.
+    """
+
+    form: Form
+    inputs: Mapping[str, Any]
+    """By field, in the order of the form's names."""
+    parts: Mapping[str, Any]
+    rows: RowsPage
+    said: gr.HTML
+    seen: gr.State
+    pulse: gr.HTML
+    rented: rental_form.Asked
+
+    @property
+    def asked(self) -> list[Any]:
+        """What handlers are sent: the confirmation, what was seen, then the fields."""
+        return [self.parts["accept"], self.seen, *self.inputs.values()]
+
+    @property
+    def followed(self) -> list[Any]:
+        """The outputs of a handler that redraws what changed."""
+        return [*self.parts.values(), self.seen]
+
+    def values(self, sent: Sequence[Any]) -> dict[str, Any]:
+        """The fields as the browser sent them."""
+        return dict(zip(self.form.names, sent, strict=True))
+
+    def sent(self, changed: Mapping[str, Any], seen: Seen) -> list[Any]:
+        """What goes to the browser: the changed parts, and nothing for the others."""
+        return [*(changed.get(name, gr.skip()) for name in self.parts), seen]
+
+
+def lay_out(form: Form) -> FormPage:
+    """The components, top to bottom, without anything from the rows."""
+    parts: dict[str, Any] = {}
+    literal(paragraph(plan_card.INTRODUCTIONS[form.name]))
+    inputs = field_inputs(form, form.main)
+    parts["rate"] = literal()
+    parts["judged"] = literal()
+    for title, names in form.groups.items():
+        with gr.Accordion(f"More settings: {title}", open=False) as parts[title]:
+            inputs |= field_inputs(form, names)
+    parts["troubles"] = literal()
+    parts["accept"] = gr.Checkbox(label="Run it", visible=False, elem_id=f"{form.name}-accept")
+    with gr.Row():
+        start = "train-start" if form.name == "dpo" else f"{form.name}-start"
+        parts["start"] = gr.Button(
+            form.start, variant="primary", interactive=False, elem_id=start, scale=0, min_width=260
+        )
+        measure = f"{form.name}-measure"
+        parts["measure"] = gr.Button("Measure a step", interactive=False, elem_id=measure, scale=0, min_width=200)
+    literal(paragraph(plan_card.MEASURING, "quiet"))
+    said = literal()
+    rented = rental_form.lay_out(form.name)
+    gr.Markdown("### What it would learn from")
+    parts["data"] = literal()
+    rows = row_views.lay_out(form)
+    parts |= {"row": rows.row, "rows_found": rows.found}
+    gr.Markdown("### What it would take")
+    parts["cost"] = literal()
+    with gr.Accordion("As JSON, and on the command line", open=False):
+        parts["spec"] = to_copy("Spec", f"{form.name}-spec")
+        parts["command"] = to_copy("Commands that run it without the page", f"{form.name}-command")
+    parts |= {name: inputs[name] for name in (*LISTS, *form.conditional) if name in inputs}
+    ordered = {name: inputs[name] for name in form.names}
+    return FormPage(form, ordered, parts, rows, said, gr.State({}), pulse(FOLLOW_SECONDS), rented)
+
+
+def to_copy(label: str, element: str) -> gr.Textbox:
+    """A text to be copied."""
+    return gr.Textbox(
+        label=label,
+        lines=4,
+        max_lines=14,
+        interactive=False,
+        buttons=["copy"],
+        elem_id=element,
+        elem_classes=["code"],
+    )
+
+
+def field_inputs(form: Form, names: Sequence[str]) -> dict[str, Any]:
+    """The components that ask for some fields, those of one shape beside each other."""
+    inputs: dict[str, Any] = {}
+    shapes = {name: shape(form, name) for name in names}
+    for wanted in SHAPES:
+        if wanted in shapes.values():
+            with gr.Row(elem_classes=["fields", wanted]):
+                inputs |= {name: field_input(form, name) for name in names if shapes[name] == wanted}
+    return inputs
+
+
+def shape(form: Form, name: str) -> str:
+    """How a field looks: a list, choices to tick, something to type, or a switch."""
+    if name in LISTS or name == "source":
+        return "lists"
+    if form.choices(name):
+        return "choices"
+    return "switches" if isinstance(form.described[name][0], bool) else "typed"
+
+
+def field_input(form: Form, name: str) -> Any:
+    """The component that asks for a field; what it may be is checked when the form is read."""
+    default, sentence = form.described[name]
+    common: dict[str, Any] = {"label": form_fields.label(name), "info": sentence, "value": default, "min_width": 260}
+    if isinstance(default, bool):
+        return gr.Checkbox(**common)
+    if isinstance(default, int | float):
+        return whole_number(**common) if isinstance(default, int) else gr.Number(**common)
+    if name in LISTS or name == "source":
+        # A choice made before the app was restarted must still be accepted after it.
+        choices = form_fields.SOURCES if name == "source" else [(default, default)] if default else []
+        return gr.Dropdown(choices, allow_custom_value=True, **common)
+    choices = form.choices(name)
+    return gr.Radio(choices, **common) if choices else gr.Textbox(max_length=2_000, **common)
+
+
+# ------------------------------------------------------------------------------------------------------------- wiring
+def wire(page: FormPage, context: Context, known: Prospects, opening: Callable[..., Any]) -> None:
+    """Fill the form when it is opened, follow the rows, and answer what is changed in it."""
+    form, admin = page.form, guarded(context, "admin")
+
+    def view(annotator: Annotator, ticked: Any, seen: Any, *sent: Any) -> list[Any]:
+        return page.sent(*live(form, known, page.values(sent), ticked, seen))
+
+    def open_form(annotator: Annotator, ticked: Any, seen: Any, *sent: Any) -> list[Any]:
+        return [*view(annotator, ticked, seen, *sent), ""]
+
+    def measure(annotator: Annotator, ticked: Any, seen: Any, *sent: Any) -> str:
+        return job_cards.notice(begin_measuring(page, known, annotator.name, ticked, seen, sent))
+
+    for handler, name in ((view, "view"), (open_form, "open"), (measure, "measure")):
+        handler.__name__ = f"{name}_{form.name}"
+    opening(admin(open_form), page.asked, [*page.followed, page.said], **QUIET)
+    redraw = admin(view)
+    touched = [component.input for component in (*page.inputs.values(), page.parts["accept"])]
+    gr.on(touched, redraw, page.asked, page.followed, trigger_mode="always_last", **QUIET)
+    page.parts["measure"].click(admin(measure), page.asked, page.said, **SPOKEN)
+    looked = row_views.wire(page.rows, form, context, known, [*page.inputs.values()])
+    looked.then(redraw, page.asked, page.followed, **QUIET)
+    poll(page.pulse, context, view, page.asked, page.followed)
+
+
+def begin(page: FormPage, known: Prospects, by: str, ticked: Any, seen: Any, sent: Sequence[Any]) -> int:
+    """Queue the job that the form describes; returns its id. Raises UserError where it can't be started."""
+    values = page.values(sent)
+    spec = spec_asked_for(page.form, known, values, means_it(ticked, seen, values))
+    return job_submission.submit(known.db, known.data_dir, spec, by)
+
+
+def begin_rented(
+    page: FormPage, known: Prospects, by: str, terms: Terms, ticked: Any, seen: Any, sent: Sequence[Any]
+) -> int:
+    """Queue the job that the form describes for rented hardware; returns its id. Raises UserError."""
+    values = page.values(sent)
+    spec = spec_asked_for(page.form, known, values, means_it(ticked, seen, values))
+    return job_submission.submit(known.db, known.data_dir, spec, by, terms)
+
+
+def begin_measuring(page: FormPage, known: Prospects, by: str, ticked: Any, seen: Any, sent: Sequence[Any]) -> str:
+    """Queue a measurement of the job that the form describes, and say so. Raises UserError where it can't be run."""
+    values = page.values(sent)
+    spec = spec_asked_for(page.form, known, values, means_it(ticked, seen, values))
+    measuring = MeasureSpec(training=to_json(spec))
+    job_id = job_submission.submit(known.db, known.data_dir, measuring, by)
+    return (
+        f"Job {job_id} is queued: it runs {measuring.steps} steps and keeps nothing but their time and memory, which "
+        "are shown below when it has ended."
+    )

@@ -1,0 +1,930 @@
+"""Safe copies on a real Hub server and in a directory: made, restored, refused, and never written over each other."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import pytest
+
+from annotation import claims, store
+from annotation.api import Desk
+from annotation.backup import restoration, safe_copies
+from annotation.backup.safe_copies import Schedule
+from annotation.backup.targets import (
+    KEPT,
+    MANIFEST,
+    DirectoryPlace,
+    HubPlace,
+    Manifest,
+    Place,
+    copies_in,
+    create_whole,
+    refuse_shared_fate,
+)
+from annotation.database import FILE_NAME, Database, open_database
+from annotation.hub_client import Conflict, connect
+from annotation.imports import importing
+from annotation.records import Annotator, UserError
+from annotation.web import access
+from rlhf.hub import token_process
+from rlhf.hub.token_launcher import PLACE
+from rlhf.models import registry
+from rlhf.submission import preconditions, preflight
+from rlhf.submission.form_fields import FORMS
+from rlhf.tabs.iterations import check_report
+from tests.conftest import BASE_NAME, act, seed_comparisons
+from tests.fakes.hub_server import HubServer
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
+
+pytestmark = pytest.mark.slow
+
+REPO = "ann/project-copies"
+RUN, OTHER = "a" * 32, "b" * 32
+COMPARISONS = 30
+
+
+@pytest.fixture(autouse=True)
+def plain_client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The client in this process as `HubServer.environment` sets it for others; it reads these at each call."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+
+
+def on_hub(hub: HubServer, token: str | None = "hf_write_ann") -> HubPlace:
+    return HubPlace(connect(token, hub.url), REPO)
+
+
+@pytest.fixture(params=["directory", "hub"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, hub: HubServer) -> Place:
+    """Each kind of place."""
+    return DirectoryPlace(tmp_path / "bucket") if request.param == "directory" else on_hub(hub)
+
+
+@pytest.fixture
+def ann(db: Database) -> Annotator:
+    """Somebody with work to do."""
+    seed_comparisons(db, COMPARISONS)
+    return access.add_account(db, "ann", "annotator", "a long enough password")
+
+
+def judge(db: Database, annotator: Annotator, count: int) -> None:
+    for _ in range(count):
+        claim = claims.claim_next(db, annotator.id)
+        assert claim is not None
+        claims.judge(db, annotator.id, claim.nonce, act("left-clearly"))
+
+
+def judgements(data_dir: Path) -> int:
+    db = open_database(data_dir)
+    try:
+        return safe_copies.judged(db)[1]
+    finally:
+        db.close()
+
+
+def newest(place: Place) -> Manifest:
+    manifest = next(iter(copies_in(place, place.versions())))[1]
+    assert isinstance(manifest, Manifest)
+    return manifest
+
+
+def add_model(db: Database, data_dir: Path, revision: str, status: str = "candidate") -> Path:
+    """An adapter with its files."""
+    path = data_dir / "adapters" / revision
+    path.mkdir(parents=True)
+    (path / "adapter_model.safetensors").write_bytes(os.urandom(5000))
+    (path / "adapter_config.json").write_text("{}")
+    registry.add(
+        db, revision=revision, method="dpo", base=BASE_NAME, parent_id=1, job_id=None, path=f"adapters/{revision}",
+        sha256="0" * 64,
+    )  # fmt: skip
+    with db.transaction() as connection:
+        connection.execute("UPDATE model SET status = 'retired' WHERE status = ? AND ? = 'serving'", (status, status))
+        connection.execute("UPDATE model SET status = ? WHERE revision = ?", (status, revision))
+    return path
+
+
+def spoil(place: Place, hub: HubServer, path: str, content: bytes | None) -> None:
+    """Change a file of the newest copy behind the program's back, or take it away."""
+    if isinstance(place, DirectoryPlace):
+        version = place.head()
+        manifest = place.manifest(version)
+        assert manifest is not None
+        target = place.copies / f"{version}.json" if path == MANIFEST else place.contents / manifest.files[path].sha256
+        target.unlink()
+        if content is not None:
+            target.write_bytes(content)
+        return
+    repo = hub.repos["dataset", REPO]
+    tree = dict(repo.head.tree)
+    del tree[path]
+    if content is not None:
+        tree[path] = hub.keep(path, content)
+    repo.commits[repo.branches["main"]] = type(repo.head)(
+        repo.head.sha, repo.head.parent, repo.head.title, repo.head.created, tree
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- there and back
+def test_a_copy_comes_back_with_judgements_accounts_and_the_models_that_are_needed(
+    db: Database, data_dir: Path, ann: Annotator, place: Place, tmp_path: Path
+) -> None:
+    serving = add_model(db, data_dir, "serves", "serving")
+    add_model(db, data_dir, "was-turned-down", "rejected")
+    judge(db, ann, 4)
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
+    judge(db, ann, 2)
+
+    found = restoration.begin(place, tmp_path / "new")
+    assert "Restored 4 judgements" in found.message
+    restored = open_database(tmp_path / "new")
+    assert safe_copies.judged(restored)[1] == 4
+    assert access.check_password(restored, "ann", "a long enough password") is not None
+    name = "adapter_model.safetensors"
+    copied = tmp_path / "new" / "adapters" / "serves" / name
+    assert copied.read_bytes() == (serving / name).read_bytes()
+    assert registry.serving(restored).revision == "serves"
+    assert registry.by_revision(restored, "serves").deleted is None
+    gone = registry.by_revision(restored, "was-turned-down")
+    assert gone.deleted is not None
+    assert "without the files of was-turned-down: these count as deleted" in found.message
+    assert not check_report.can_serve(gone)
+    with pytest.raises(UserError, match="The files of 'was-turned-down' were deleted"):
+        registry.promote(restored, gone.revision, "kim")
+    for form in FORMS:
+        assert gone.revision not in [revision for _, revision in preflight.parents(restored, form)]
+        troubles = preconditions.check(restored, replace(form.spec_type(parent=gone.revision), **form.fixed))
+        assert any(f"The files of the parent {gone.revision} were deleted" in sentence for sentence in troubles)
+    assert not (tmp_path / "new" / "adapters" / "was-turned-down").exists()
+    assert [path.name for path in (tmp_path / "new").glob(".*")] == [], "nothing is left lying around"
+
+
+def test_the_page_counts_what_came_after_the_copy_that_was_confirmed(
+    db: Database, data_dir: Path, ann: Annotator, place: Place, tmp_path: Path
+) -> None:
+    assert safe_copies.standing(db, place.name) is None
+    restoration.begin(place, data_dir)
+    judge(db, ann, 2)
+    standing = safe_copies.standing(db, place.name)
+    assert standing is not None
+    assert (standing.copied, standing.judgements_since) == (None, 2)
+    safe_copies.keep(db, data_dir, place, RUN)
+    judge(db, ann, 3)
+    standing = safe_copies.standing(db, place.name)
+    assert standing is not None
+    assert standing.copied is not None
+    assert standing.judgements_since == 3
+    restoration.begin(place, tmp_path / "new")
+    restored = safe_copies.standing(open_database(tmp_path / "new"), place.name)
+    assert restored is not None
+    assert (restored.copied, restored.judgements_since) == (standing.copied, 0)
+
+
+def test_the_copy_is_a_private_dataset_and_holds_no_token(db: Database, data_dir: Path, hub: HubServer) -> None:
+    place = on_hub(hub)
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
+    assert hub.repos["dataset", REPO].private
+    files = hub.files("dataset", REPO)
+    assert set(files) == {MANIFEST, FILE_NAME, "README.md"}
+    assert not any(b"hf_write_ann" in content for content in files.values())
+
+
+def test_where_the_newest_copy_is_known_what_is_here_stays_with_all_that_came_after(
+    db: Database, data_dir: Path, ann: Annotator, place: Place
+) -> None:
+    restoration.begin(place, data_dir)
+    judge(db, ann, 2)
+    safe_copies.keep(db, data_dir, place, RUN)
+    judge(db, ann, 5)
+    assert restoration.begin(place, data_dir).manifest is None
+    assert judgements(data_dir) == 7
+    assert not (data_dir / restoration.ASIDE).exists()
+    safe_copies.keep(db, data_dir, place, OTHER)
+    assert newest(place).judgements == 7
+
+
+def test_what_nobody_changed_is_not_marked_as_changed(db: Database, ann: Annotator) -> None:
+    before = safe_copies.mark(db)
+    assert claims.claim_next(db, ann.id) is not None
+    assert safe_copies.mark(db) == before
+    judge(db, ann, 1)
+    after = safe_copies.mark(db)
+    assert after != before
+    access.set_role(db, "ann", "admin")
+    with_admin = safe_copies.mark(db)
+    assert with_admin != after
+    add_judge(db, {"model": "base"})
+    with_judge = safe_copies.mark(db)
+    db.connection.execute("UPDATE judge SET active = 0")
+    assert len({with_admin, with_judge, safe_copies.mark(db)}) == 3
+
+
+def add_judge(db: Database, settings: dict[str, str]) -> None:
+    with db.transaction() as connection:
+        connection.execute("INSERT INTO annotator (name, role, kind, created) VALUES ('j', 'annotator', 'ai', '')")
+        connection.execute(
+            "INSERT INTO judge (annotator_id, backend, settings, created_by, created) "
+            "SELECT max(id), 'local', ?, 'kim', '' FROM annotator",
+            (json.dumps(settings),),
+        )
+
+
+def test_what_judges_waiting_runs_and_the_way_back_need_is_copied_too(
+    db: Database, data_dir: Path, tmp_path: Path
+) -> None:
+    for revision in ("before", "serves", "judges", "is-continued", "was-turned-down"):
+        add_model(db, data_dir, revision, "rejected")
+    registry.promote(db, "before", "kim")
+    registry.promote(db, "serves", "kim")
+    add_judge(db, {"model": "judges"})
+    snapshot = data_dir / "snapshots" / "frozen.jsonl"
+    snapshot.parent.mkdir()
+    snapshot.write_text("{}")
+    with db.transaction() as connection:
+        connection.execute("INSERT INTO snapshot VALUES ('frozen', 'snapshots/frozen.jsonl', 1, '{}', 0, '')")
+        connection.execute(
+            "INSERT INTO job (kind, spec, status, requested_by, created) VALUES ('dpo', ?, 'queued', 'kim', '')",
+            (json.dumps({"parent": "is-continued", "snapshot": "frozen", "seed": 3}),),
+        )
+    place = DirectoryPlace(tmp_path / "bucket")
+    safe_copies.keep(db, data_dir, place, RUN)
+    restoration.begin(place, tmp_path / "new")
+    there = {path.name for path in (tmp_path / "new" / "adapters").iterdir()}
+    assert there == {"before", "serves", "judges", "is-continued"}
+    assert (tmp_path / "new" / "snapshots" / "frozen.jsonl").read_text() == "{}"
+
+
+# ------------------------------------------------------------------------------------------------- two running copies
+def test_two_running_copies_do_not_overwrite_each_other_and_both_can_be_restored(
+    db: Database, data_dir: Path, ann: Annotator, place: Place, tmp_path: Path
+) -> None:
+    restoration.begin(place, data_dir)
+    judge(db, ann, 2)
+    safe_copies.keep(db, data_dir, place, RUN)
+    restoration.begin(place, tmp_path / "twin")
+    twin = open_database(tmp_path / "twin")
+    judge(twin, ann, 3)
+    judge(db, ann, 1)
+    safe_copies.keep(twin, tmp_path / "twin", place, OTHER)
+    assert newest(place).judgements == 5
+
+    with pytest.raises(Conflict, match=r"Another running copy.*5 judgements.*Stop one of the two"):
+        safe_copies.keep(db, data_dir, place, RUN)
+    assert newest(place).judgements == 5
+    standing = safe_copies.standing(db, place.name)
+    assert standing is not None
+    assert standing.conflict
+    assert standing.judgements_since == 1
+
+    aside = place.aside(RUN)
+    safe_copies.keep(db, data_dir, aside, RUN, alone=True)
+    judge(db, ann, 1)
+    safe_copies.keep(db, data_dir, aside, RUN, alone=True)
+    standing = safe_copies.standing(db, place.name)
+    assert standing is not None
+    assert standing.conflict
+    assert standing.judgements_since == 0
+    assert (newest(place).judgements, newest(aside).judgements) == (5, 4)
+    restoration.begin(aside, tmp_path / "looked-at")
+    assert judgements(tmp_path / "looked-at") == 4
+
+
+def test_two_that_begin_with_nothing_are_told_apart_too(
+    db: Database, data_dir: Path, place: Place, tmp_path: Path
+) -> None:
+    restoration.begin(place, data_dir)
+    restoration.begin(place, tmp_path / "twin")
+    twin = open_database(tmp_path / "twin")
+    safe_copies.keep(twin, tmp_path / "twin", place, OTHER)
+    with pytest.raises(Conflict):
+        safe_copies.keep(db, data_dir, place, RUN)
+
+
+def test_a_database_that_never_began_there_does_not_replace_a_copy(
+    db: Database, data_dir: Path, place: Place, tmp_path: Path
+) -> None:
+    stranger = open_database(tmp_path / "stranger")
+    registry.ensure_base(stranger, BASE_NAME)
+    safe_copies.keep(db, data_dir, place, RUN)
+    with pytest.raises(Conflict):
+        safe_copies.keep(stranger, tmp_path / "stranger", place, OTHER)
+
+
+def test_where_both_sides_have_judgements_nothing_is_chosen_for_people(
+    db: Database, data_dir: Path, ann: Annotator, place: Place, tmp_path: Path
+) -> None:
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
+    restoration.begin(place, tmp_path / "twin")
+    twin = open_database(tmp_path / "twin")
+    judge(twin, ann, 3)
+    safe_copies.keep(twin, tmp_path / "twin", place, OTHER)
+    judge(db, ann, 2)
+    version = place.head()
+    with pytest.raises(UserError, match=rf"has 2 judgements that no copy.*3 judgements.*RESTORE=here.*={version}"):
+        restoration.begin(place, data_dir)
+    assert judgements(data_dir) == 2
+
+    restoration.begin(place, data_dir, "here")
+    safe_copies.keep(db, data_dir, place, RUN)
+    assert newest(place).judgements == 2
+    assert restoration.begin(place, tmp_path / "third", "here").manifest is not None, "a choice counts once"
+    assert judgements(tmp_path / "third") == 2
+
+    assert restoration.begin(place, data_dir, version).manifest is not None
+    assert judgements(data_dir) == 3
+    kept = next((data_dir / restoration.ASIDE).iterdir())
+    assert judgements(kept) == 2
+    back = open_database(data_dir)
+    judge(back, ann, 1)
+    assert restoration.begin(place, data_dir, version).manifest is None, "a choice counts once"
+    assert judgements(data_dir) == 4
+    safe_copies.keep(back, data_dir, place, OTHER)
+    assert newest(place).judgements == 4
+    restoration.begin(place, tmp_path / "fourth", version)
+    assert judgements(tmp_path / "fourth") == 4, "a choice counts once"
+
+
+def test_a_program_that_has_only_been_started_has_no_work_to_lose(tmp_path: Path) -> None:
+    db = open_database(tmp_path / "fresh")
+    registry.ensure_base(db, BASE_NAME)
+    store.add_prompts(db, importing.starter_prompts())
+    access.owner_link_token(db)
+    access.follow_rules(db, ["ann"])
+    assert not safe_copies.has_unsafe_work(db)
+    access.add_account(db, "ann", "annotator", "a long enough password")
+    assert safe_copies.has_unsafe_work(db)
+
+
+@pytest.mark.parametrize("follow", [True, False])
+def test_what_people_did_beside_judging_is_not_left_behind(
+    db: Database, data_dir: Path, ann: Annotator, tmp_path: Path, follow: bool
+) -> None:
+    place = DirectoryPlace(tmp_path / "bucket")
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
+    restoration.begin(place, tmp_path / "twin")
+    twin = open_database(tmp_path / "twin")
+    judge(db, ann, 3)
+    safe_copies.keep(db, data_dir, place, RUN)
+
+    successor = token_process.Keeper(twin, tmp_path / "twin", place, Schedule(), first=True, follow=True)
+    assert successor.may_begin_again()
+    access.add_account(twin, "bob", "annotator", "a long enough password")
+    assert not successor.may_begin_again()
+    if follow:
+        successor.keep()
+        assert successor.alone, "its copies go aside"
+        return
+    with pytest.raises(UserError, match=r"has accounts, imports, settings or decisions that no copy"):
+        restoration.begin(place, tmp_path / "twin")
+    assert access.check_password(twin, "bob", "a long enough password") is not None
+
+
+def test_another_place_is_another_matter(db: Database, data_dir: Path, ann: Annotator, tmp_path: Path) -> None:
+    place, other = DirectoryPlace(tmp_path / "bucket"), DirectoryPlace(tmp_path / "other")
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
+    judge(db, ann, 2)
+    twin = open_database(tmp_path / "twin")
+    safe_copies.keep(twin, tmp_path / "twin", other, OTHER)
+    with pytest.raises(Conflict):
+        safe_copies.keep(db, data_dir, other, RUN)
+    standing = safe_copies.standing(db, place.name)
+    assert standing is not None
+    assert (standing.conflict, standing.trouble, standing.judgements_since) == (False, "", 2)
+    assert not token_process.Keeper(db, data_dir, place, Schedule()).alone
+    assert token_process.Keeper(db, data_dir, other, Schedule()).alone
+    assert safe_copies.standing(db, "") is None, "nothing is copied any more"
+
+
+def test_the_database_of_a_program_that_runs_is_not_moved_away(
+    db: Database, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restoration, "LOCK_SECONDS", 0.2)
+    place = DirectoryPlace(tmp_path / "bucket")
+    safe_copies.keep(db, data_dir, place, RUN)
+    one, two = restoration.keep_open(data_dir), restoration.keep_open(data_dir)
+    one.close()
+    with pytest.raises(UserError, match="Stop it first"):
+        token_process.begin(data_dir, place, "embedded")
+    two.close()
+    token_process.begin(data_dir, place, "embedded")
+    closed = restoration.keep_closed(data_dir)
+    with pytest.raises(UserError, match="being restored"):
+        restoration.keep_open(data_dir)
+    closed.close()
+
+
+def test_what_a_lost_database_left_beside_it_is_not_replayed_onto_the_copy(
+    db: Database, data_dir: Path, ann: Annotator, tmp_path: Path
+) -> None:
+    place = DirectoryPlace(tmp_path / "bucket")
+    safe_copies.keep(db, data_dir, place, RUN)
+    judge(db, ann, 3)
+    left = tmp_path / "new" / f"{FILE_NAME}-wal"
+    left.parent.mkdir()
+    shutil.copy(data_dir / left.name, left)
+    restoration.begin(place, left.parent)
+    assert judgements(left.parent) == 0
+    assert [path.name for path in next((left.parent / restoration.ASIDE).iterdir()).iterdir()] == [left.name]
+
+
+def test_models_and_checkpoints_that_give_way_are_kept_whole_beside_their_database(
+    db: Database, data_dir: Path, ann: Annotator, tmp_path: Path
+) -> None:
+    place = DirectoryPlace(tmp_path / "bucket")
+    adapter = add_model(db, data_dir, "dpo-3", "serving")
+    copied = {path.name: path.read_bytes() for path in adapter.iterdir()}
+    safe_copies.keep(db, data_dir, place, RUN)
+    (adapter / "adapter_model.safetensors").write_bytes(b"of another run of that name")
+    (adapter / "tokens.json").write_text("[]")
+    checkpoint = data_dir / "checkpoints" / "job-3" / "trainer_state.json"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_text("{}")
+    judge(db, ann, 1)
+    db.close()
+
+    restoration.begin(place, data_dir, place.head())
+    assert {path.name: path.read_bytes() for path in adapter.iterdir()} == copied
+    assert not checkpoint.exists()
+    aside = next((data_dir / restoration.ASIDE).iterdir())
+    assert (aside / "adapters" / "dpo-3" / "adapter_model.safetensors").read_bytes() == b"of another run of that name"
+    assert (aside / "adapters" / "dpo-3" / "tokens.json").is_file()
+    assert (aside / "checkpoints" / "job-3" / "trainer_state.json").is_file()
+    assert judgements(aside) == 1
+
+
+def test_a_choice_counts_once_though_the_newest_copy_is_damaged(
+    db: Database, data_dir: Path, ann: Annotator, hub: HubServer, tmp_path: Path
+) -> None:
+    place = DirectoryPlace(tmp_path / "bucket")
+    restoration.begin(place, data_dir, "here")
+    judge(db, ann, 2)
+    safe_copies.keep(db, data_dir, place, RUN)
+    safe_copies.keep(db, data_dir, place, RUN)
+    spoil(place, hub, MANIFEST, b"half of i")
+    assert restoration.begin(place, tmp_path / "new", "here").manifest is not None
+    assert judgements(tmp_path / "new") == 2
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_manifest_is_there_whole_or_not_at_all_and_only_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    target = tmp_path / "000001.json"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OSError, match="large"):
+            create_whole(target, b"x" * 200)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+    create_whole(target, b"first")
+    with pytest.raises(FileExistsError):
+        create_whole(target, b"second")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {target.name: b"first"}
+
+
+class Breaking(DirectoryPlace):
+    """A place with a bug."""
+
+    def put(self, manifest: Manifest, files: Mapping[str, Path], parent: str) -> str:
+        """Fails as nobody foresaw."""
+        raise ZeroDivisionError("with hf_aaaaaaaaaaaaaaaaaaaaaaaa")
+
+
+def test_an_attempt_that_ends_in_a_bug_or_not_at_all_is_on_the_page(
+    db: Database, data_dir: Path, tmp_path: Path
+) -> None:
+    place = Breaking(tmp_path / "bucket")
+
+    def trouble() -> str:
+        standing = safe_copies.standing(db, place.name)
+        assert standing is not None
+        return standing.trouble
+
+    with pytest.raises(ZeroDivisionError):
+        safe_copies.keep(db, data_dir, place, RUN)
+    assert "ZeroDivisionError: with [token]" in trouble()
+    safe_copies.keep(db, data_dir, DirectoryPlace(place.path), RUN)
+    assert trouble() == ""
+    safe_copies.add_row(db, place.name, RUN)
+    assert trouble() == "", "it may be under way"
+    db.connection.execute("UPDATE safe_copy SET created = '2026-01-01T12:00:00.000000+00:00' WHERE state = 'taken'")
+    assert trouble() == safe_copies.UNFINISHED
+    safe_copies.keep(db, data_dir, DirectoryPlace(place.path), OTHER)
+    assert trouble() == ""
+    safe_copies.add_row(db, place.name, RUN)
+    safe_copies.add_row(db, place.name, OTHER)
+    assert trouble() == safe_copies.UNFINISHED, "another attempt has begun since"
+
+
+def test_what_is_here_gives_way_where_it_has_nothing_that_is_not_safe(
+    db: Database, data_dir: Path, ann: Annotator, place: Place, tmp_path: Path
+) -> None:
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
+    restoration.begin(place, tmp_path / "twin")
+    twin = open_database(tmp_path / "twin")
+    judge(twin, ann, 3)
+    safe_copies.keep(twin, tmp_path / "twin", place, OTHER)
+    db.close()
+    assert restoration.begin(place, data_dir).manifest is not None
+    assert judgements(data_dir) == 3
+    assert next((data_dir / restoration.ASIDE).iterdir()).is_dir()
+
+
+# --------------------------------------------------------------------------------------------------------- bad copies
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        (MANIFEST, b"not what it was"),
+        (FILE_NAME, None),
+        (FILE_NAME, b"not what it was"),
+        ("adapters/serves/adapter_model.safetensors", None),
+        ("adapters/serves/adapter_model.safetensors", b"not what it was"),
+    ],
+)
+def test_a_damaged_copy_is_passed_over_for_the_one_before_it_and_that_is_said(
+    db: Database, data_dir: Path, ann: Annotator, place: Place, hub: HubServer, tmp_path: Path, path: str,
+    content: bytes | None,
+) -> None:  # fmt: skip
+    add_model(db, data_dir, "serves", "serving")
+    restoration.begin(place, data_dir)
+    judge(db, ann, 2)
+    safe_copies.keep(db, data_dir, place, RUN)
+    (data_dir / "adapters" / "serves" / "adapter_model.safetensors").write_bytes(b"as if trained on")
+    judge(db, ann, 2)
+    safe_copies.keep(db, data_dir, place, RUN)
+    spoil(place, hub, path, content)
+
+    found = restoration.begin(place, tmp_path / "new")
+    assert found.message.startswith("Restored 2 judgements")
+    assert "is damaged" in found.message
+    assert "PREFLOOP_RESTORE=VERSION" in found.message
+    restored = open_database(tmp_path / "new")
+    assert safe_copies.beginning(restored) == found.message
+    assert not safe_copies.has_unsafe_work(restored)
+    restoration.begin(place, tmp_path / "new")
+    assert safe_copies.beginning(restored) == found.message, "nothing was copied since"
+    judge(restored, ann, 5)
+    safe_copies.keep(restored, tmp_path / "new", place, OTHER)
+    assert newest(place).judgements == 7
+    restoration.begin(place, tmp_path / "new")
+    assert safe_copies.beginning(restored) == ""
+
+
+def test_whoever_takes_an_older_copy_is_told_of_the_newer_one_and_so_are_admins(
+    db: Database, data_dir: Path, ann: Annotator, place: Place, tmp_path: Path
+) -> None:
+    restoration.begin(place, data_dir)
+    older = safe_copies.keep(db, data_dir, place, RUN)
+    judge(db, ann, 3)
+    newer = safe_copies.keep(db, data_dir, place, RUN)
+    found = restoration.begin(place, tmp_path / "new", older)
+    assert f"A newer copy there has 3 judgements ({newest(place).created[:16]} UTC)" in found.message
+    assert f"PREFLOOP_RESTORE={newer}" in found.message
+    back = open_database(tmp_path / "new")
+    desk = Desk(back, copies=place.name)
+    told = desk.safety(access.add_account(back, "kim", "admin", "a long enough password"), {})
+    assert found.message in told["text"]
+    assert told["trouble"]
+    assert "newer" not in desk.safety(ann, {})["text"]
+    assert restoration.begin(place, tmp_path / "new", newer).manifest is not None
+    assert judgements(tmp_path / "new") == 3
+    with closing(open_database(tmp_path / "new")) as taken:
+        assert safe_copies.beginning(taken) == ""
+
+
+def test_a_directory_that_would_be_lost_with_the_data_is_refused(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(data_dir)
+    for inside in (data_dir, data_dir / "copies", tmp_path / "link" / "copies"):
+        with pytest.raises(UserError, match=r"is inside the data directory.*another disk"):
+            token_process.begin(data_dir, DirectoryPlace(inside), "embedded")
+    place = DirectoryPlace(tmp_path / "bucket")
+    token_process.begin(data_dir, place, "embedded")
+    for name, value in (("SYSTEM", "spaces"), ("SPACE_ID", "ann/loop"), ("SPACE_HOST", "ann-loop.hf.space")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"on the same disk.*Attach a bucket.*private dataset"):
+        token_process.begin(data_dir, place, "embedded")
+    other = Path("/dev/shm")
+    if other.is_dir() and other.stat().st_dev != data_dir.stat().st_dev:
+        refuse_shared_fate(DirectoryPlace(other / "bucket" / "copies"), data_dir, on_space=True)
+
+
+def test_where_every_copy_is_damaged_nothing_starts_by_itself(
+    db: Database, data_dir: Path, place: Place, hub: HubServer, tmp_path: Path
+) -> None:
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
+    spoil(place, hub, FILE_NAME, b"zeros")
+    with pytest.raises(UserError, match=r"No safe copy could be restored.*is damaged.*PREFLOOP_RESTORE=here"):
+        restoration.begin(place, tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+    restoration.begin(place, tmp_path / "new", "here")
+    assert judgements(tmp_path / "new") == 0
+
+
+def test_a_database_whose_rows_do_not_fit_together_is_damaged(
+    db: Database, data_dir: Path, ann: Annotator, place: Place, tmp_path: Path
+) -> None:
+    restoration.begin(place, data_dir)
+    judge(db, ann, 1)
+    db.connection.execute("PRAGMA foreign_keys=OFF")
+    db.connection.execute("DELETE FROM comparison_response")
+    db.connection.execute("DELETE FROM response")
+    db.connection.execute("DELETE FROM prompt")
+    safe_copies.keep(db, data_dir, place, RUN)
+    with pytest.raises(UserError, match="rows refer to others that are not there"):
+        restoration.begin(place, tmp_path / "new")
+
+
+def test_a_copy_of_a_newer_program_is_refused_and_not_passed_over(
+    db: Database, data_dir: Path, ann: Annotator, place: Place, tmp_path: Path
+) -> None:
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
+    with db.transaction() as connection:
+        connection["_sqlite_migrations"].insert(
+            {"migration_set": "prefloop", "name": "m999_from_the_future", "applied_at": "2030-01-01"}
+        )
+    judge(db, ann, 1)
+    safe_copies.keep(db, data_dir, place, RUN)
+    with pytest.raises(UserError, match=r"newer Prefloop.*m999_from_the_future.*Nothing was changed"):
+        restoration.begin(place, tmp_path / "new")
+    assert not (tmp_path / "new" / FILE_NAME).exists()
+
+
+def test_a_broken_database_here_is_left_alone_until_a_copy_is_chosen_instead(
+    db: Database, data_dir: Path, ann: Annotator, place: Place
+) -> None:
+    restoration.begin(place, data_dir)
+    judge(db, ann, 2)
+    safe_copies.keep(db, data_dir, place, RUN)
+    db.close()
+    (data_dir / FILE_NAME).write_bytes(b"no database any more" * 100)
+    with pytest.raises(UserError, match="not a readable SQLite database"):
+        restoration.begin(place, data_dir)
+    restoration.begin(place, data_dir, place.head())
+    assert judgements(data_dir) == 2
+    kept = next((data_dir / restoration.ASIDE).iterdir())
+    assert (kept / FILE_NAME).read_bytes().startswith(b"no database any more")
+
+
+def test_an_unknown_version_is_refused(db: Database, data_dir: Path, place: Place, tmp_path: Path) -> None:
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
+    with pytest.raises(UserError):
+        restoration.begin(place, tmp_path / "new", "0123456789")
+    assert not (tmp_path / "new" / FILE_NAME).exists()
+
+
+# ---------------------------------------------------------------------------------------------------- what can go wrong
+def test_an_answer_that_never_arrived_is_no_conflict(
+    db: Database, data_dir: Path, ann: Annotator, hub: HubServer
+) -> None:
+    place = on_hub(hub)
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
+    judge(db, ann, 2)
+    hub.fail("POST", "/commit/", "cut-after")
+    with pytest.raises(UserError, match="connection"):
+        safe_copies.keep(db, data_dir, place, RUN)
+    standing = safe_copies.standing(db, place.name)
+    assert standing is not None
+    assert standing.judgements_since == 2, "what was not confirmed is not called safe"
+    assert "connection" in standing.trouble
+    judge(db, ann, 1)
+    safe_copies.keep(db, data_dir, place, RUN)
+    assert newest(place).judgements == 3
+
+
+def test_a_copy_cut_half_way_leaves_the_one_before_and_can_be_repeated(
+    db: Database, data_dir: Path, ann: Annotator, hub: HubServer
+) -> None:
+    place = on_hub(hub)
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
+    judge(db, ann, 2)
+    hub.fail("POST", "/commit/", "cut")
+    with pytest.raises(UserError, match="connection"):
+        safe_copies.keep(db, data_dir, place, RUN)
+    assert newest(place).judgements == 0
+    safe_copies.keep(db, data_dir, place, RUN)
+    assert newest(place).judgements == 2
+
+
+def test_a_page_changed_by_hand_beside_the_copies_is_no_conflict(
+    db: Database, data_dir: Path, ann: Annotator, hub: HubServer
+) -> None:
+    place = on_hub(hub)
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
+    hub.add_repo("dataset", REPO, {"notes.md": b"by hand"})
+    judge(db, ann, 2)
+    safe_copies.keep(db, data_dir, place, RUN)
+    assert newest(place).judgements == 2
+    assert hub.file("dataset", REPO, "notes.md") == b"by hand"
+
+
+@pytest.mark.parametrize(
+    ("token", "expected"),
+    [
+        (None, "no token|Without a token"),
+        ("hf_read_ann", "no right|may only read"),
+        ("hf_expired_one", "does not accept the token"),
+        ("hf_write_bob", "no right|no such repository"),
+    ],
+)
+def test_a_token_that_can_not_do_it_is_one_sentence_without_the_token(
+    db: Database, data_dir: Path, hub: HubServer, token: str | None, expected: str
+) -> None:
+    def attempt() -> None:
+        restoration.begin(on_hub(hub, token), data_dir)
+        safe_copies.keep(db, data_dir, on_hub(hub, token), RUN)
+
+    with pytest.raises(UserError, match=expected) as refused:
+        attempt()
+    assert token is None or token not in str(refused.value)
+
+
+def test_a_repository_that_others_can_see_is_refused(db: Database, data_dir: Path, hub: HubServer) -> None:
+    hub.add_repo("dataset", REPO, {"README.md": b"for all"})
+    with pytest.raises(UserError, match="public"):
+        restoration.begin(on_hub(hub), data_dir)
+
+
+def test_a_rate_limit_and_a_hub_in_trouble_are_recorded_and_repeated(
+    db: Database, data_dir: Path, ann: Annotator, hub: HubServer
+) -> None:
+    place = on_hub(hub)
+    restoration.begin(place, data_dir)
+    for status, words in ((429, "rate limit"), (503, "trouble")):
+        hub.fail("POST", "/commit/", status, headers={"Retry-After": "0"})
+        with pytest.raises(UserError, match=words):
+            safe_copies.keep(db, data_dir, place, RUN)
+    standing = safe_copies.standing(db, place.name)
+    assert standing is not None
+    assert "trouble" in standing.trouble
+    safe_copies.keep(db, data_dir, place, RUN)
+    standing = safe_copies.standing(db, place.name)
+    assert standing is not None
+    assert standing.trouble == ""
+
+
+def test_a_full_disk_while_copying_is_on_the_page(db: Database, data_dir: Path, tmp_path: Path) -> None:
+    place = DirectoryPlace(tmp_path / "bucket")
+    restoration.begin(place, data_dir)
+    db.value("PRAGMA wal_checkpoint(TRUNCATE)")  # so that the row about the attempt fits below the limit
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(UserError, match=r"can't be written|is full|could not be made"):
+            safe_copies.keep(db, data_dir, place, RUN)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    standing = safe_copies.standing(db, place.name)
+    assert standing is not None
+    assert standing.trouble
+    assert not list(data_dir.glob(f"{safe_copies.FOLDER}*"))
+    safe_copies.keep(db, data_dir, place, RUN)
+
+
+def test_a_directory_that_can_not_be_written_is_one_sentence(db: Database, data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"directory for safe copies .* can't be used"):
+        restoration.begin(DirectoryPlace(tmp_path / "file" / "copies"), data_dir)
+
+
+def test_a_directory_keeps_the_newest_copies_and_what_they_need(db: Database, data_dir: Path, tmp_path: Path) -> None:
+    place = DirectoryPlace(tmp_path / "bucket")
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, OTHER)
+    safe_copies.keep(db, data_dir, place, OTHER)
+    for _ in range(3):
+        safe_copies.keep(db, data_dir, place, RUN)
+    old = {path.name for path in place.contents.iterdir()}
+    for path in place.contents.iterdir():
+        os.utime(path, (1, 1))
+    for _ in range(KEPT):
+        safe_copies.keep(db, data_dir, place, RUN)
+    runs = [copy.run for _, copy in copies_in(place, place.versions()) if isinstance(copy, Manifest)]
+    assert runs == [RUN] * KEPT + [OTHER]
+    named = {
+        mark.sha256
+        for _, copy in copies_in(place, place.versions())
+        if isinstance(copy, Manifest)
+        for mark in copy.files.values()
+    }
+    assert {path.name for path in place.contents.iterdir()} == named
+    assert len(old & named) == 1
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+def command(
+    *arguments: str, environment: dict[str, str] | None = None, **extras: Any
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "annotation", "copies", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+        **extras,
+    )
+
+
+def test_the_command_line_lists_takes_and_restores(
+    db: Database, data_dir: Path, ann: Annotator, hub: HubServer, tmp_path: Path
+) -> None:
+    judge(db, ann, 2)
+    told = {**hub.environment("hf_write_ann"), PLACE: REPO}
+    taken = command("take", "--data", str(data_dir), environment=told)
+    assert taken.stdout.startswith(f"Copied 2 judgements to {REPO}"), taken.stderr
+    listed = command("list", environment=told)
+    assert "2 judgements" in listed.stdout, listed.stderr
+    version = listed.stdout.split()[0]
+
+    judge(db, ann, 1)
+    refused = command("restore", version, "--data", str(data_dir), environment=told)
+    assert refused.returncode == 2
+    assert "has a database with 3 judgements, and the copy has 2. The copy is older." in refused.stderr
+    assert "--data DIR" in refused.stderr
+    assert "--aside" in refused.stderr
+    assert judgements(data_dir) == 3
+
+    done = command("restore", "--data", str(tmp_path / "new"), environment=told)
+    assert done.returncode == 0, done.stderr
+    assert judgements(tmp_path / "new") == 2
+    db.close()
+    done = command("restore", version, "--data", str(data_dir), "--aside", environment=told)
+    assert done.returncode == 0, done.stderr
+    assert judgements(data_dir) == 2
+    assert judgements(next((data_dir / restoration.ASIDE).iterdir())) == 3
+
+
+def test_the_command_line_asks_for_a_place() -> None:
+    done = command("list", environment={PLACE: ""})
+    assert done.returncode == 2
+    assert "--place" in done.stderr
+
+
+def test_a_disk_that_fills_up_while_restoring_changes_nothing(
+    db: Database, data_dir: Path, ann: Annotator, place: Place, hub: HubServer, tmp_path: Path
+) -> None:
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
+    judge(db, ann, 1)
+    # Larger than the limit, which has to leave SQLite its shared memory of 32 KiB.
+    db.connection.execute("UPDATE response SET text = ?", ("long " * 20_000,))
+    safe_copies.keep(db, data_dir, place, RUN)
+    restoration.restore(place, tmp_path / "there", [place.versions()[1]], place.head(), "", None)
+    before = (tmp_path / "there" / FILE_NAME).read_bytes()
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+
+    where = ("--place", place.name, "--data", str(tmp_path / "there"), "--aside")
+    done = command("restore", *where, environment=hub.environment("hf_write_ann"), preexec_fn=limit)
+    assert done.returncode == 2, done.stderr
+    assert "MB are free or allowed there. Nothing was changed. Free disk space" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "there" / FILE_NAME).read_bytes() == before
+    assert not (tmp_path / "there" / restoration.ASIDE).exists()
+    assert not list((tmp_path / "there").glob(f"{restoration.FOLDER}*"))
+
+
+def test_a_disk_with_too_little_room_is_seen_before_anything_is_fetched(
+    db: Database, data_dir: Path, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restoration.begin(place, data_dir)
+    safe_copies.keep(db, data_dir, place, RUN)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(UserError, match=r"needs .* MB in .* and 0\.0 MB are free"):
+        restoration.begin(place, tmp_path / "new")

@@ -1,0 +1,195 @@
+"""When a safe copy is due, what the page says of it, and what a manifest must be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from annotation.backup.safe_copies import Pending, Schedule, Standing, ago, due, sentence
+from annotation.backup.targets import Damaged, DirectoryPlace, HubPlace, Manifest, Mark, place_of, read_manifest
+from annotation.environment import child_environment
+from annotation.hub_client import connect
+from annotation.records import UserError
+from rlhf.hub.token_launcher import HELD, LAUNCHER, PLACE, holds_token, wanted, web_environment
+from tests.machine_fixtures import ROOT
+
+SCHEDULE = Schedule(every=300, after=10, apart=60)
+NOON = "2026-11-01T12:00:00.000000+00:00"
+TEN_TO = "2026-11-01T11:50:00.000000+00:00"
+
+
+@pytest.mark.parametrize(
+    ("pending", "expected"),
+    [
+        (Pending(False, 0, None, 0), False),
+        (Pending(True, 0, None, 0), True),
+        (Pending(True, 0, 299, 0), False),
+        (Pending(True, 0, 300, 0), True),
+        (Pending(True, 9, 299, 0), False),
+        (Pending(True, 10, 59, 0), False),
+        (Pending(True, 10, 60, 0), True),
+        (Pending(False, 10, 9999, 0), False),
+        (Pending(True, 1, 119, 1), False),
+        (Pending(True, 1, 120, 1), True),
+        (Pending(True, 1, 299, 8), False),
+        (Pending(True, 1, 300, 8), True),
+    ],
+)
+def test_a_copy_is_due_at_the_start_on_schedule_after_judgements_and_again_after_a_failure(
+    pending: Pending, expected: bool
+) -> None:
+    assert due(pending, SCHEDULE) is expected
+
+
+def test_nothing_is_due_by_number_where_the_number_is_zero() -> None:
+    assert not due(Pending(True, 1000, 299, 0), Schedule(every=300, after=0, apart=0))
+
+
+def test_the_schedule_comes_from_the_environment() -> None:
+    assert Schedule.from_environment({}) == Schedule()
+    told = {"PREFLOOP_COPIES_EVERY": "20", "PREFLOOP_COPIES_AFTER": "3", "PREFLOOP_COPIES_APART": "0.5"}
+    assert Schedule.from_environment(told) == Schedule(20, 3, 0.5)
+    for nonsense in ("soon", "-1", "inf", "nan"):
+        with pytest.raises(UserError, match="PREFLOOP_COPIES_EVERY"):
+            Schedule.from_environment({"PREFLOOP_COPIES_EVERY": nonsense})
+
+
+@pytest.mark.parametrize(
+    ("standing", "role", "expected"),
+    [
+        (Standing(TEN_TO, 3), "annotator", "Last safe copy: 10 minutes ago, 3 judgements since."),
+        (Standing(NOON, 1), "annotator", "Last safe copy: a moment ago, 1 judgement since."),
+        (Standing(None, 2), "annotator", "No safe copy yet, 2 judgements so far."),
+        (
+            Standing(TEN_TO, 4, "The token /x may only read."),
+            "annotator",
+            "Last safe copy: 10 minutes ago, 4 judgements since; the latest attempt failed and is repeated.",
+        ),
+        (
+            Standing(TEN_TO, 4, "The token may only read."),
+            "admin",
+            "Last safe copy: 10 minutes ago, 4 judgements since; the latest attempt failed and is repeated. "
+            "The token may only read.",
+        ),
+        (
+            Standing(TEN_TO, 0, "Stop one.", conflict=True),
+            "admin",
+            "Last safe copy: 10 minutes ago, 0 judgements since; two copies of this project run. Stop one.",
+        ),
+    ],
+)
+def test_the_sentence_of_the_page(standing: Standing, role: str, expected: str) -> None:
+    assert sentence(standing, NOON, role) == expected  # type: ignore[arg-type]
+
+
+def test_times_ago() -> None:
+    spans = [
+        (-3, "a moment ago"),
+        (59, "a moment ago"),
+        (60, "1 minute ago"),
+        (7199, "1 hour ago"),
+        (2e5, "2 days ago"),
+    ]
+    assert [ago(seconds) for seconds, _ in spans] == [words for _, words in spans]
+
+
+MANIFEST = Manifest("a" * 32, 4, NOON, 17, 16, "here", {"prefloop.db": Mark("0" * 64, 12)})
+
+
+def test_a_manifest_comes_back_as_it_was() -> None:
+    assert read_manifest(MANIFEST.to_bytes(), "The copy") == MANIFEST
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../outside", "models/../../outside"])
+def test_a_manifest_that_names_a_file_outside_is_refused(path: str) -> None:
+    told = json.loads(MANIFEST.to_bytes()) | {"files": {path: {"sha256": "0" * 64, "size": 1}}}
+    with pytest.raises(Damaged, match="names"):
+        read_manifest(json.dumps(told).encode(), "The copy")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", MANIFEST.to_bytes()[:-9], b'{"format": "another"}'])
+def test_what_is_no_manifest_is_damaged(content: bytes) -> None:
+    with pytest.raises(Damaged, match=r"The copy is damaged"):
+        read_manifest(content, "The copy")
+
+
+def test_a_manifest_of_a_newer_program_is_not_called_damaged() -> None:
+    told = json.loads(MANIFEST.to_bytes()) | {"version": 2}
+    with pytest.raises(UserError, match="newer Prefloop") as refused:
+        read_manifest(json.dumps(told).encode(), "The copy")
+    assert not isinstance(refused.value, Damaged)
+
+
+def test_places_are_named_as_people_write_them() -> None:
+    hub = connect(None, "http://127.0.0.1:9")
+    assert place_of("/data/copies", hub) == DirectoryPlace(Path("/data/copies"))
+    assert place_of("ann/project-copies", hub) == HubPlace(hub, "ann/project-copies")
+    assert place_of("ann/project-copies@copy-1", hub).name == "ann/project-copies@copy-1"
+    with pytest.raises(UserError, match="OWNER/NAME"):
+        place_of("copies", hub)
+
+
+def test_a_launcher_is_wanted_for_a_token_or_copies_and_only_once(tmp_path: Path) -> None:
+    nowhere = {"HF_HOME": str(tmp_path)}
+    assert not wanted({**nowhere, "HF_TOKEN": ""})
+    assert wanted({**nowhere, "HF_TOKEN": "hf_x"})
+    assert wanted({**nowhere, PLACE: "/data/copies"})
+    assert not wanted({**nowhere, "HF_TOKEN": "hf_x", LAUNCHER: "17"})
+
+
+def test_the_web_server_gets_no_token(tmp_path: Path) -> None:
+    tokens = {name: "hf_x" for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "PREFLOOP_SPACE_TOKEN")}
+    told = web_environment({**tokens, "OAUTH_CLIENT_SECRET": "its own"})
+    hidden = {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_TOKEN_PATH": os.devnull}
+    assert told == {"OAUTH_CLIENT_SECRET": "its own", HELD: "1", **hidden}
+    assert HELD not in web_environment({"HF_HOME": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("variable", "path"),
+    [
+        ("HF_TOKEN_PATH", "token"),
+        ("HF_HOME", "home/token"),
+        ("XDG_CACHE_HOME", "cache/huggingface/token"),
+        ("HOME", ".cache/huggingface/token"),
+    ],
+)
+def test_a_stored_token_is_found_where_the_client_finds_it_and_hidden_from_the_web_server(
+    tmp_path: Path, variable: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = tmp_path / path
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    bare = {name: text for name, text in os.environ.items() if not name.startswith(("HF_", "HUGGING", "XDG"))}
+    roots = {"HF_TOKEN_PATH": stored, "HF_HOME": tmp_path / "home", "XDG_CACHE_HOME": tmp_path / "cache"}
+    told = {**bare, variable: str(roots.get(variable, tmp_path))}
+    if variable == "HOME":
+        monkeypatch.setenv("HOME", str(tmp_path))
+    look = [sys.executable, "-c", "from annotation.hub_client import token_here; print(token_here())"]
+    assert not holds_token(told)
+    stored.write_text("hf_stored\n", "utf-8")
+    assert holds_token(told)
+    looks = ((told, "hf_stored"), (web_environment(told), "None"))
+    for environment, found in looks if variable == "HOME" else looks[:1]:
+        done = subprocess.run(look, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == found
+
+
+def test_workers_imports_and_exports_get_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "PREFLOOP_SPACE_TOKEN", "OAUTH_CLIENT_SECRET"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("OPENAI_API_KEY", "a judge's")
+    told = child_environment()
+    assert "secret" not in told.values()
+    assert told["OPENAI_API_KEY"] == "a judge's"
+    root = Path(__file__).parents[3]
+    for module in (
+        "rlhf/loop/supervisor.py",
+        "annotation/imports/import_process.py",
+        "annotation/exports/export_files.py",
+    ):
+        assert "child_environment()" in (root / module).read_text("utf-8")

@@ -1,0 +1,469 @@
+"""Columns and rows to records: every shape that is understood, every reason why a row is not, and arbitrary rows."""
+
+from __future__ import annotations
+
+import json
+import math
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from annotation import store
+from annotation.imports import labels
+from annotation.imports.columns import ROLES, propose
+from annotation.imports.labels import Unusable
+from annotation.imports.mapping import TARGETS, Record, make_plan
+from annotation.imports.reading import Row
+from annotation.records import UserError
+
+
+def user(text: str) -> dict[str, str]:
+    """A turn of the user."""
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, str]:
+    """A turn of the assistant."""
+    return {"role": "assistant", "content": text}
+
+
+def system(text: str) -> dict[str, str]:
+    """A system message."""
+    return {"role": "system", "content": text}
+
+
+def rows(*values: dict[str, Any]) -> list[Row]:
+    """Raw rows as they come from a file."""
+    return [Row(number, value) for number, value in enumerate(values, 1)]
+
+
+def record(value: dict[str, Any], *more: Any, **named: Any) -> tuple[str, Record]:
+    """The target that is proposed for a row, and what the row becomes."""
+    plan = make_plan(rows(value), *more, **named)
+    return plan.target, plan.reader(value)
+
+
+def ranked(messages: list[dict[str, str]], answers: list[str], ranking: list[int], **more: Any) -> Record:
+    """A comparison with its verdict."""
+    return Record(tuple(messages), tuple(answers), "ranked", tuple(ranking), **more)
+
+
+TURNS = [user("Hi"), assistant("Hello."), user("Why?")]
+SHARE_GPT = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}, {"from": "human", "value": "Why?"}]
+HH = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Why?\n\nAssistant:"
+SHAPES: dict[str, tuple[dict[str, Any], str, Record]] = {
+    "plain prompt": ({"id": 7, "Question": "Why?"}, "prompts", Record((user("Why?"),))),
+    "text only": ({"text": "Why?"}, "prompts", Record((user("Why?"),))),
+    "messages": ({"messages": TURNS}, "prompts", Record(tuple(TURNS))),
+    "share gpt": ({"conversations": SHARE_GPT}, "prompts", Record(tuple(TURNS))),
+    "messages as JSON in a CSV field": ({"messages": json.dumps(TURNS)}, "prompts", Record(tuple(TURNS))),
+    "prompt as a transcript": ({"prompt": HH}, "prompts", Record(tuple(TURNS))),
+    "content in parts": (
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]},
+        "prompts",
+        Record((user("ab"),)),
+    ),
+    "system column": (
+        {"system": "Be brief.", "question": "Why?", "chosen": "a", "rejected": "b"},
+        "preferences",
+        ranked([system("Be brief."), user("Why?")], ["a", "b"], [1, 2]),
+    ),
+    "demonstration": ({"prompt": "Why?", "completion": "So."}, "demonstrations", Record((user("Why?"),), ("So.",))),
+    "alpaca": (
+        {"instruction": "Translate.", "input": "Katze", "output": "cat"},
+        "demonstrations",
+        Record((user("Translate.\n\nKatze"),), ("cat",)),
+    ),
+    "alpaca without input": (
+        {"instruction": "Say hi.", "input": "", "output": "hi"},
+        "demonstrations",
+        Record((user("Say hi."),), ("hi",)),
+    ),
+    "conversation that ends with an answer": (
+        {"messages": [system("Be kind."), *TURNS, assistant("Because.")]},
+        "demonstrations",
+        Record((system("Be kind."), *TURNS), ("Because.",)),
+    ),
+    "TRL plain": (
+        {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."},
+        "preferences",
+        ranked([user("The sky is")], [" blue.", " green."], [1, 2]),
+    ),
+    "TRL plain, implicit prompt": (
+        {"chosen": "The sky is blue.", "rejected": "The sky is bright green."},
+        "preferences",
+        ranked([user("The sky is")], ["blue.", "bright green."], [1, 2]),
+    ),
+    "TRL conversational": (
+        {"prompt": TURNS, "chosen": [assistant("a")], "rejected": [assistant("b")]},
+        "preferences",
+        ranked(TURNS, ["a", "b"], [1, 2]),
+    ),
+    "TRL conversational, implicit prompt": (
+        {"chosen": [*TURNS, assistant("a")], "rejected": [*TURNS, assistant("b")]},
+        "preferences",
+        ranked(TURNS, ["a", "b"], [1, 2]),
+    ),
+    "prompt beside whole conversations": (
+        {"prompt": "Why?", "chosen": [user("Why?"), assistant("a")], "rejected": [user("Why?"), assistant("b")]},
+        "preferences",
+        ranked([user("Why?")], ["a", "b"], [1, 2]),
+    ),
+    "conversation beside its last turn": (
+        {"prompt": "Why?", "conversation": json.dumps(TURNS), "chosen": "a", "rejected": "b"},
+        "preferences",
+        ranked(TURNS, ["a", "b"], [1, 2]),
+    ),
+    "prompt as a transcript, answers after its last word": (
+        {"prompt": HH, "chosen": " a ", "rejected": "b"},
+        "preferences",
+        ranked(TURNS, ["a ", "b"], [1, 2]),
+    ),
+    "conversation and its answer": (
+        {"messages": TURNS, "completion": "So."},
+        "demonstrations",
+        Record(tuple(TURNS), ("So.",)),
+    ),
+    "HH": (
+        {"chosen": f"{HH} Because.", "rejected": f"{HH} No idea. \n"},
+        "preferences",
+        ranked(TURNS, ["Because.", "No idea."], [1, 2]),
+    ),
+    "strength": (
+        {"prompt": "p", "chosen": "a", "rejected": "b", "strength": 3},
+        "preferences",
+        ranked([user("p")], ["a", "b"], [1, 2], strength=3),
+    ),
+    "our own margin": (
+        {"prompt": "p", "chosen": "a", "rejected": "b", "margin": 2 / 3},
+        "preferences",
+        ranked([user("p")], ["a", "b"], [1, 2], strength=2),
+    ),
+    "no margin": (
+        {"prompt": "p", "chosen": "a", "rejected": "b", "margin": 0.0},
+        "preferences",
+        ranked([user("p")], ["a", "b"], [1, 2]),
+    ),
+    "another margin": (
+        {"prompt": "p", "chosen": "a", "rejected": "b", "margin": 4.25},
+        "preferences",
+        ranked([user("p")], ["a", "b"], [1, 2], remark=labels.OTHER_MARGIN),
+    ),
+    "scores": (
+        {"prompt": "p", "responses": ["a", "b", "c"], "scores": [0.5, 9, 0.5]},
+        "preferences",
+        ranked([user("p")], ["a", "b", "c"], [2, 1, 2]),
+    ),
+    "scores as text in CSV fields": (
+        {"prompt": "p", "responses": '["a", "b", "c"]', "scores": '["1", "10", "9"]'},
+        "preferences",
+        ranked([user("p")], ["a", "b", "c"], [3, 1, 2]),
+    ),
+    "ranks": (
+        {"prompt": "p", "answers": ["a", "b", "c"], "rank": [3, 1, 7]},
+        "preferences",
+        ranked([user("p")], ["a", "b", "c"], [2, 1, 3]),
+    ),
+    "tied scores of two": (
+        {"prompt": "p", "responses": ["a", "b"], "scores": [4, 4.0]},
+        "preferences",
+        ranked([user("p")], ["a", "b"], [1, 1], strength=0),
+    ),
+    "answers with scores inside": (
+        {"instruction": "p", "completions": [{"response": "a", "rating": 2}, {"response": "b", "rating": 8}]},
+        "preferences",
+        ranked([user("p")], ["a", "b"], [2, 1]),
+    ),
+    "answers with ranks inside": (
+        {"prompt": "p", "responses": [{"text": "a", "rank": 2}, {"text": "b", "rank": 1}, {"text": "c", "rank": 2}]},
+        "preferences",
+        ranked([user("p")], ["a", "b", "c"], [2, 1, 2]),
+    ),
+    "answers that are messages": (
+        {"prompt": TURNS, "responses": [[assistant("a")], [*TURNS, assistant("b")]], "scores": [1, 2]},
+        "preferences",
+        ranked(TURNS, ["a", "b"], [2, 1]),
+    ),
+    "winner a": (
+        {"prompt": "p", "response_a": "x", "response_b": "y", "winner": "a"},
+        "preferences",
+        ranked([user("p")], ["x", "y"], [1, 2]),
+    ),
+    "winner by column": (
+        {"prompt": "p", "response_a": "x", "response_b": "y", "winner": "Response_B"},
+        "preferences",
+        ranked([user("p")], ["x", "y"], [2, 1]),
+    ),
+    "winner of the arena": (
+        {
+            "conversation_a": [user("p"), assistant("x")],
+            "conversation_b": [user("p"), assistant("y")],
+            "winner": "model_b",
+        },
+        "preferences",
+        ranked([user("p")], ["x", "y"], [2, 1]),
+    ),
+    "both bad": (
+        {"prompt": "p", "answer_a": "x", "answer_b": "y", "winner": "tie (bothbad)"},
+        "preferences",
+        Record((user("p"),), ("x", "y"), "all-bad"),
+    ),
+    "tie": (
+        {"prompt": "p", "output_1": "x", "output_2": "y", "preference": "Tie"},
+        "preferences",
+        ranked([user("p")], ["x", "y"], [1, 1], strength=0),
+    ),
+    "SHP, the first preferred": (
+        {"history": "p", "human_ref_A": "x", "human_ref_B": "y", "labels": 1, "score_A": 9, "score_B": 2},
+        "preferences",
+        ranked([user("p")], ["x", "y"], [1, 2]),
+    ),
+    "SHP, the second preferred": (
+        {"history": "p", "human_ref_A": "x", "human_ref_B": "y", "labels": 0, "score_A": 2, "score_B": 9},
+        "preferences",
+        ranked([user("p")], ["x", "y"], [2, 1]),
+    ),
+    "winner counted from 1": (
+        {"prompt": "p", "output_1": "x", "output_2": "y", "preference": 2.0},
+        "preferences",
+        ranked([user("p")], ["x", "y"], [2, 1]),
+    ),
+    "winner counted from 0": (
+        {"prompt": "p", "response_0": "x", "response_1": "y", "better_response_id": 1},
+        "preferences",
+        ranked([user("p")], ["x", "y"], [2, 1]),
+    ),
+    "KTO": (
+        {"prompt": "p", "completion": "x", "label": True},
+        "preferences",
+        Record((user("p"),), ("x",), label=True),
+    ),
+    "KTO conversational, from a CSV": (
+        {"prompt": json.dumps([user("p")]), "completion": json.dumps([assistant("x")]), "label": "False"},
+        "preferences",
+        Record((user("p"),), ("x",), label=False),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_each_shape_is_recognised_and_read(name: str) -> None:
+    value, target, expected = SHAPES[name]
+    assert record(value) == (target, expected)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in SHAPES if "chosen" in SHAPES[name][0] or "messages" in SHAPES[name][0]]
+)
+def test_prompts_can_be_taken_from_other_shapes(name: str) -> None:
+    value, _, expected = SHAPES[name]
+    assert record(value, "prompts") == ("prompts", Record(expected.messages))
+
+
+def test_an_answer_may_begin_with_a_bracket() -> None:
+    value = {"prompt": "p", "chosen": "[{not json", "rejected": '[{"x": 1}]'}
+    assert record(value)[1].answers == ("[{not json", '[{"x": 1}]')
+
+
+def test_text_is_kept_as_it_is() -> None:
+    """HTML, formulas and control characters are text; only what can't be stored is refused."""
+    odd = ' \x1b[31m<img src=x onerror=alert(1)>\u202e${1+1}\r\n=HYPERLINK("x") '
+    assert record({"prompt": odd, "completion": odd})[1] == Record((user(odd),), (odd,))
+
+
+# ----------------------------------------------------------------------------------------------------- the person's say
+def test_columns_can_be_given_and_left_out() -> None:
+    value = {"question": "q", "title": "t", "answer": "x", "notes": "n"}
+    assert propose(rows(value)) == {"prompt": "question", "completion": "answer"}
+    assert record(value, "auto", {"prompt": "title", "completion": "notes"})[1] == Record((user("t"),), ("n",))
+    assert record(value, "auto", {"completion": ""}) == ("prompts", Record((user("q"),)))
+
+
+@pytest.mark.parametrize(
+    ("columns", "target", "message"),
+    [
+        ({"promt": "x"}, "auto", "'promt' is no role of a column. There are: prompt, context"),
+        ({"prompt": "nothing"}, "auto", "There is no column 'nothing'. There are: 'x', 'y'"),
+        ({}, "auto", "No column with prompts was found"),
+        ({}, "demonstrations", "need the columns 'prompt' and 'completion'"),
+        ({"prompt": "x"}, "preferences", "No preferences in these columns"),
+        ({"prompt": "x", "a": "x", "b": "y"}, "preferences", "no column that says which is better"),
+    ],
+)
+def test_a_plan_that_cannot_work_is_refused(columns: dict[str, str], target: Any, message: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        make_plan(rows({"x": 1, "y": 2}), target, columns)
+    assert message in str(refusal.value)
+
+
+def test_answers_for_people_to_judge_need_no_verdict() -> None:
+    plan = make_plan(rows({"prompt": "p", "responses": ["a", "b"]}), verdict="open")
+    assert plan.reader({"prompt": "p", "responses": ["a", "b"]}) == Record((user("p"),), ("a", "b"))
+    with pytest.raises(UserError, match="can't be gold or judged"):
+        make_plan(rows({"prompt": "p", "completion": "c", "label": True}), verdict="open")
+    with pytest.raises(UserError, match="Only preference data"):
+        make_plan(rows({"prompt": "p"}), verdict="gold")
+
+
+def test_bad_answers_are_no_demonstrations() -> None:
+    plan = make_plan(rows({"prompt": "p", "completion": "c", "label": True}), "demonstrations")
+    assert plan.reader({"prompt": "p", "completion": "c", "label": 1}).answers == ("c",)
+    with pytest.raises(Unusable, match="says that the answer is bad"):
+        plan.reader({"prompt": "p", "completion": "c", "label": 0})
+
+
+# ------------------------------------------------------------------------------------------------------------- reasons
+PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
+DUEL = {"prompt": "p", "response_a": "x", "response_b": "y", "winner": "a"}
+SCORED = {"prompt": "p", "responses": ["a", "b"], "scores": [1, 2]}
+KTO = {"prompt": "p", "completion": "x", "label": True}
+TALK = {"messages": TURNS}
+
+
+@pytest.mark.parametrize(
+    ("shape", "changes", "column", "reason"),
+    [
+        (PAIR, {"prompt": None}, "prompt", "is empty (null), neither text nor messages"),
+        (PAIR, {"prompt": 12}, "prompt", "is a number, neither text nor messages"),
+        (PAIR, {"prompt": " \n "}, "prompt", "is empty"),
+        (PAIR, {"chosen": {"a": 1}}, "chosen", "is an object, neither text nor messages"),
+        (PAIR, {"chosen": []}, "chosen", "is an empty list"),
+        (PAIR, {"chosen": [None]}, "chosen", "holds empty (null) where a message belongs"),
+        (PAIR, {"chosen": [{"role": "tool", "content": "x"}]}, "chosen", "holds a message of the role 'tool'"),
+        (PAIR, {"chosen": [{"content": "x"}]}, "chosen", "holds a message of the role empty (null)"),
+        (PAIR, {"chosen": [assistant("a")]}, "rejected", "is plain text, unlike 'chosen'"),
+        (PAIR, {"rejected": "a "}, "rejected", "says the same as 'chosen'"),
+        (PAIR, {"chosen": "a\x00b"}, "chosen", "holds a NUL character"),
+        (PAIR, {"chosen": "a\ud800"}, "chosen", "holds half of a surrogate pair"),
+        (PAIR, {"chosen": "a" * 100_001}, "chosen", "is longer than 100,000 characters"),
+        (
+            PAIR,
+            {"chosen": [user("p"), assistant("a")], "rejected": [user("q"), assistant("b")]},
+            "rejected",
+            "parts from 'chosen' before the last answer",
+        ),
+        (
+            PAIR,
+            {"prompt": "z", "chosen": [user("p"), assistant("a")], "rejected": [user("p"), assistant("b")]},
+            "prompt",
+            "is not the question in 'chosen'",
+        ),
+        (PAIR, {"chosen": f"{HH} x", "rejected": HH}, "rejected", "does not end with the assistant's turn"),
+        (
+            PAIR,
+            {"prompt": [user("a"), user("b")]},
+            "prompt",
+            "has a turn of the user where one of the assistant belongs",
+        ),
+        (PAIR, {"prompt": [assistant("a")]}, "prompt", "has a turn of the assistant where one of the user belongs"),
+        (PAIR, {"prompt": [user("a"), assistant("b")]}, "prompt", "does not end with the user's turn"),
+        (PAIR, {"prompt": [system("a")]}, "prompt", "does not end with the user's turn"),
+        (DUEL, {"winner": "c"}, "winner", "is 'c': neither 'a' ('response_a') nor 'b' ('response_b') nor 'tie'"),
+        (DUEL, {"winner": 1}, "winner", "is 1: neither"),
+        (DUEL, {"winner": "-a"}, "winner", "is '-a': neither"),
+        (DUEL, {"winner": True}, "winner", "is true or false, which names no winner"),
+        (DUEL, {"winner": None}, "winner", "is empty (null), which names no winner"),
+        (SCORED, {"responses": ["a"]}, "responses", "holds 1 answers, not 2 to 8"),
+        (SCORED, {"responses": list("abcdefghi")}, "responses", "holds 9 answers, not 2 to 8"),
+        (SCORED, {"responses": ["a", "a"]}, "responses", "holds the same answer twice"),
+        (SCORED, {"responses": ["a", None]}, "responses", "is empty (null), neither text nor messages"),
+        (SCORED, {"responses": "a, b"}, "responses", "is text, not a list"),
+        (SCORED, {"responses": "[a"}, "responses", "is text that is not JSON"),
+        (SCORED, {"responses": [{"score": 1}, {"score": 2}]}, "responses", "holds an object without a text"),
+        (SCORED, {"scores": [1]}, "scores", "has 1 numbers for 2 answers"),
+        (SCORED, {"scores": [1, None]}, "scores", "holds empty (null) where a finite number belongs"),
+        (SCORED, {"scores": [1, math.nan]}, "scores", "holds a number where a finite number belongs"),
+        (SCORED, {"scores": [1, 10**400]}, "scores", "holds a number where a finite number belongs"),
+        (SCORED, {"scores": [1, True]}, "scores", "holds true or false where a finite number belongs"),
+        (SCORED, {"scores": [1, "good"]}, "scores", "holds text where a finite number belongs"),
+        (KTO, {"label": "maybe"}, "label", "is 'maybe', neither true nor false"),
+        (KTO, {"label": None}, "label", "is empty (null), neither true nor false"),
+        (TALK, {"messages": "hello"}, "messages", "is plain text, not a conversation"),
+        (TALK, {"messages": [user("x")] * 201}, "messages", "has more than 200 turns"),
+        (TALK, {"messages": [{"role": "user", "content": None}]}, "messages", "is empty (null), not text"),
+        (
+            TALK,
+            {"messages": [{**user(""), "content": [{"type": "image"}]}]},
+            "messages",
+            "holds a part of the type 'image'",
+        ),
+    ],
+)
+def test_a_row_that_cannot_be_used_says_which_column_and_why(
+    shape: dict[str, Any], changes: dict[str, Any], column: str, reason: str
+) -> None:
+    plan = make_plan(rows(shape))
+    with pytest.raises(Unusable) as refusal:
+        plan.reader({**shape, **changes})
+    assert refusal.value.column == column
+    assert refusal.value.reason.startswith(reason)
+
+
+def test_answers_without_a_prompt_or_a_common_beginning_are_refused() -> None:
+    plan = make_plan(rows({"chosen": "Yes.", "rejected": "No."}))
+    with pytest.raises(Unusable, match="don't begin alike"):
+        plan.reader({"chosen": "Yes.", "rejected": "No."})
+
+
+# ------------------------------------------------------------------------------------------------------------ arbitrary
+KEYS = st.sampled_from(
+    [alias for _, aliases in ROLES.values() for alias in aliases]
+    + ["response_a", "response_b", "a", "b", "role", "content", "from", "value", "text", "score", "rank", "type"]
+)
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(
+        ["user", "assistant", "human", "gpt", "system", "a", "b", "tie", HH, f"{HH} x", "[", "[{", '["x"]']
+    )
+)
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(KEYS, inner, max_size=4)
+        | st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "system"]), "content": inner})
+    ),
+    max_leaves=10,
+)
+ROWS = st.lists(st.dictionaries(KEYS, VALUES, max_size=5), min_size=1, max_size=4)
+
+
+@given(ROWS, st.sampled_from(["auto", *TARGETS]), st.sampled_from(["judged", "gold", "open"]))
+@settings(max_examples=500)
+def test_arbitrary_rows_give_records_or_the_error_for_people(values: list[Any], target: Any, verdict: Any) -> None:
+    found = rows(*values)
+    with suppress(UserError):
+        plan = make_plan(found, target, verdict=verdict)
+        for row in found:
+            with suppress(Unusable):
+                check_storable(plan.reader(row.values))
+
+
+@given(st.sampled_from(sorted(SHAPES)), st.data())
+@settings(max_examples=400)
+def test_a_changed_row_of_a_known_shape_gives_a_record_or_a_reason(name: str, data: st.DataObject) -> None:
+    value, _, _ = SHAPES[name]
+    plan = make_plan(rows(value))
+    column = data.draw(st.sampled_from(sorted(value)))
+    with suppress(Unusable):
+        check_storable(plan.reader({**value, column: data.draw(VALUES)}))
+
+
+def check_storable(found: Record) -> None:
+    """What the tables and their readers take for granted."""
+    _, messages = store.fingerprint_of(found.messages)
+    turns = [turn["role"] for turn in json.loads(messages) if turn["role"] != "system"]
+    assert turns == (["user", "assistant"] * len(turns))[: len(turns)]
+    assert turns[-1] == "user"
+    assert all(answer.strip() and answer.encode() and "\x00" not in answer for answer in found.answers)
+    if found.ranking is not None:
+        assert len(found.ranking) == len(found.answers) >= 2
+        assert set(found.ranking) == set(range(1, max(found.ranking) + 1))
+    assert found.strength in (None, 0, 1, 2, 3)

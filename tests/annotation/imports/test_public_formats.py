@@ -1,0 +1,572 @@
+"""Schemas of public data sets, with samples written here: what their rows become, with flags or without, or why not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from annotation.imports import labels
+from annotation.imports.columns import Met
+from annotation.imports.labels import Unusable
+from annotation.imports.mapping import EQUAL_SCORES, OTHER_SYSTEMS, SAID_TIE, Record, make_plan
+from annotation.imports.reading import Row
+from annotation.records import UserError
+
+
+def user(text: str) -> dict[str, str]:
+    """A turn of the user."""
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, str]:
+    """A turn of the assistant."""
+    return {"role": "assistant", "content": text}
+
+
+def system(text: str) -> dict[str, str]:
+    """A system message."""
+    return {"role": "system", "content": text}
+
+
+def said(who: str, text: str) -> dict[str, str]:
+    """A turn as ShareGPT writes it."""
+    return {"from": who, "value": text}
+
+
+def told(prompt: Any, *answers: str, ranking: tuple[int, ...] | None = None, **more: Any) -> Record:
+    """A record; a prompt that is text is the user's only turn."""
+    messages = (user(prompt),) if isinstance(prompt, str) else tuple(prompt)
+    outcome = {"outcome": "ranked", "ranking": ranking} if ranking else {}
+    return Record(messages, answers, **{**outcome, **more})
+
+
+FIRST, SECOND, TIE = (1, 2), (2, 1), (1, 1)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Rows of a format, how they are imported, and what they become: records, or the beginning of a reason."""
+
+    rows: list[dict[str, Any]]
+    becomes: list[Record | str]
+    target: str = "preferences"
+    columns: dict[str, str] = field(default_factory=dict)
+    telling: list[str] = field(default_factory=list)
+    """Columns that are named as not used though they may change the meaning."""
+    good_from: float | None = None
+    verdict: Any = "judged"
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Rows that are refused as a whole, with what the sentence says."""
+
+    rows: list[dict[str, Any]]
+    sentence: str
+    columns: dict[str, str] = field(default_factory=dict)
+
+
+HELPSTEER_2 = [
+    {"prompt": f"q{n}", "response": f"r{n}", "helpfulness": n, "correctness": n, "coherence": 4, "verbosity": 1}
+    for n in range(5)
+]
+STRENGTHS = [-3, -2, -1, 0, 1, 2, 3]
+HELPSTEER_2_PREFERENCE = [
+    {"split": "train", "prompt": "p", "response_1": f"x{n}", "response_2": f"y{n}", "preference_strength": n,
+     "preference_statement": "…"} for n in STRENGTHS
+]  # fmt: skip
+HELPSTEER_3 = [
+    {"domain": "general", "language": "english", "context": [user("Hi"), assistant("Hello."), user("Why?")],
+     "response1": f"x{n}", "response2": f"y{n}", "overall_preference": n, "individual_preference": []}
+    for n in STRENGTHS
+]  # fmt: skip
+SIGNED = {-3: (FIRST, 3), -2: (FIRST, 2), -1: (FIRST, 1), 0: (TIE, 0), 1: (SECOND, 1), 2: (SECOND, 2), 3: (SECOND, 3)}
+WEB_GPT = [
+    {"question": {"full_text": "Why?", "id": 1}, "answer_0": f"x{n}", "answer_1": f"y{n}", "score_0": score,
+     "score_1": -score} for n, score in enumerate((0.5, -0.5, 0.0))
+]  # fmt: skip
+KAGGLE = {"id": "1", "model_a": "m", "model_b": "n"}
+BAD_ANSWER = {"prompt": "q", "response": "x"}
+KTO_TURNS = [[user("q"), assistant("good")], [user("q"), assistant("bad")]]
+ULTRA = {"instruction": "Why?", "source": "evol"}
+OASST = {"lang": "en", "rank": None, "review_count": 3}
+
+CASES: dict[str, Case | Refused] = {
+    "HH-RLHF": Case(
+        [{"chosen": "\n\nHuman: Hi\n\nAssistant: Human: a: b", "rejected": "\n\nHuman: Hi\n\nAssistant: c"}],
+        [told("Hi", "Human: a: b", "c", ranking=FIRST)],
+    ),
+    "UltraFeedback binarized": Case(
+        [
+            {"prompt": "p", "prompt_id": "1", "chosen": [user("p"), assistant("x")], "score_chosen": a,
+             "rejected": [user("p"), assistant("y")], "score_rejected": b} for a, b in ((8, 3), (6.0, 6.0), (2, 5))
+        ],
+        [
+            told("p", "x", "y", ranking=FIRST),
+            told("p", "x", "y", ranking=TIE, strength=0, remark=EQUAL_SCORES),
+            "column 'score_chosen' is lower than 'score_rejected'",
+        ],
+    ),
+    "UltraFeedback": Case(
+        [
+            {**ULTRA, "completions": [{"response": "x", "overall_score": 8.0, "custom_system_prompt": "Be kind."},
+                                      {"response": "y", "overall_score": 8.5, "custom_system_prompt": "Be kind."}]},
+            {**ULTRA, "completions": [{"response": "x", "overall_score": 8.0, "custom_system_prompt": "Be kind."},
+                                      {"response": "y", "overall_score": 8.0, "custom_system_prompt": "Be short."}]},
+        ],
+        [
+            told([system("Be kind."), user("Why?")], "x", "y", ranking=SECOND),
+            told("Why?", "x", "y", ranking=TIE, strength=0, remark=OTHER_SYSTEMS),
+        ],
+    ),
+    "UltraFeedback, ratings inside annotations": Case(
+        [{**ULTRA, "completions": [{"response": "x", "annotations": {"helpfulness": {"Rating": "4"}}},
+                                   {"response": "y", "annotations": {"helpfulness": {"Rating": "5"}}}]}],
+        ["column 'completions' has answers without scores or ranks"],
+    ),
+    "SHP": Case(
+        [{"history": "p", "human_ref_A": f"x{n}", "human_ref_B": "y", "labels": n, "score_ratio": 2.0} for n in (1, 0)],
+        [told("p", "x1", "y", ranking=FIRST), told("p", "x0", "y", ranking=SECOND)],
+    ),
+    "PKU-SafeRLHF": Case(
+        [{"prompt": "p", "response_0": f"x{n}", "response_1": "y", "better_response_id": n, "safer_response_id": 1 - n}
+         for n in (0, 1)],
+        [told("p", "x0", "y", ranking=FIRST), told("p", "x1", "y", ranking=SECOND)],
+    ),
+    "PKU-SafeRLHF, the safer one": Case(
+        [{"prompt": "p", "response_0": f"x{n}", "response_1": "y", "better_response_id": n, "safer_response_id": 1 - n}
+         for n in (0, 1)],
+        [told("p", "x0", "y", ranking=SECOND), told("p", "x1", "y", ranking=FIRST)],
+        columns={"winner": "safer_response_id"},
+        telling=["better_response_id"],
+    ),
+    "WebGPT": Case(WEB_GPT, ["column 'question' is an object, neither text nor messages"] * 3),
+    "WebGPT with a path": Case(
+        WEB_GPT,
+        [
+            told("Why?", "x0", "y0", ranking=FIRST),
+            told("Why?", "x1", "y1", ranking=SECOND),
+            told("Why?", "x2", "y2", ranking=TIE, strength=0, remark=EQUAL_SCORES),
+        ],
+        columns={"prompt": "question.full_text"},
+    ),
+    "Nectar": Case(
+        [{"prompt": "\n\nHuman: Why?\n\nAssistant: ",
+          "answers": [{"answer": "x", "rank": 2.0}, {"answer": "y", "rank": 1.0}]}],
+        [told("Why?", "x", "y", ranking=SECOND)],
+    ),
+    "OASST1 messages": Case(
+        [
+            {"message_id": "1", "parent_id": None, "text": "Why?", "role": "prompter", **OASST},
+            {"message_id": "2", "parent_id": "1", "text": "So.", "role": "assistant", **OASST},
+            {"message_id": "3", "parent_id": "2", "text": "And?", "role": "prompter", **OASST, "rank": 0},
+        ],
+        [told("Why?"), "column 'role' says that this is a message of the assistant",
+         "column 'parent_id' names a message"],
+        "prompts",
+        telling=["rank"],
+    ),
+    "OASST1 trees": Case(
+        [{"message_tree_id": "1", "prompt": {"text": "Why?", "role": "prompter", "replies": []}}],
+        ["column 'prompt' is an object, neither text nor messages"],
+        "prompts",
+    ),
+    "OASST1 trees with a path": Case(
+        [{"message_tree_id": "1", "prompt": {"text": "Why?", "role": "prompter", "replies": []}}],
+        [told("Why?")],
+        "prompts",
+        {"prompt": "prompt.text"},
+    ),
+    "HelpSteer2": Refused(HELPSTEER_2, "The column 'helpfulness' rates the answers, and bad ones must not be learned"),
+    "HelpSteer2 with a threshold": Case(
+        HELPSTEER_2,
+        [told(f"q{n}", f"r{n}", label=n >= 3) for n in range(5)],
+        good_from=3,
+        telling=["correctness", "coherence"],
+    ),
+    "HelpSteer2, all of them": Case(
+        HELPSTEER_2,
+        [told(f"q{n}", f"r{n}") for n in range(5)],
+        "demonstrations",
+        {"rating": ""},
+        telling=["helpfulness", "correctness", "coherence"],
+    ),
+    "HelpSteer2 as labels": Refused(HELPSTEER_2, "numbers of a scale, not labels", {"label": "helpfulness"}),
+    "HelpSteer2 as labels, only 0 and 1": Refused(HELPSTEER_2[:2], "not labels", {"label": "helpfulness"}),
+    "HelpSteer2 preference": Case(
+        HELPSTEER_2_PREFERENCE,
+        [told("p", f"x{n}", f"y{n}", ranking=SIGNED[n][0], strength=SIGNED[n][1]) for n in STRENGTHS],
+        telling=["split"],
+    ),
+    "HelpSteer2 preference by --map winner": Refused(
+        HELPSTEER_2_PREFERENCE, "--map preference=preference_strength", {"winner": "preference_strength"}
+    ),
+    "HelpSteer3": Case(
+        HELPSTEER_3,
+        [
+            told([user("Hi"), assistant("Hello."), user("Why?")], f"x{n}", f"y{n}", ranking=SIGNED[n][0],
+                 strength=SIGNED[n][1]) for n in STRENGTHS
+        ],
+    ),
+    "HelpSteer3 by --map winner": Refused(
+        HELPSTEER_3[4:6], "--map preference=overall_preference", {"prompt": "context", "winner": "overall_preference"}
+    ),
+    "Chatbot Arena": Case(
+        [
+            {"model_a": "m", "model_b": "n", "winner": winner, "judge": "j", "turn": 1,
+             "conversation_a": [user("p"), assistant("x")], "conversation_b": [user("p"), assistant("y")]}
+            for winner in ("model_a", "model_b", "tie", "tie (bothbad)", "both_bad", "Model_B ")
+        ],
+        [
+            told("p", "x", "y", ranking=FIRST), told("p", "x", "y", ranking=SECOND),
+            told("p", "x", "y", ranking=TIE, strength=0), told("p", "x", "y", outcome="all-bad"),
+            told("p", "x", "y", outcome="all-bad"), told("p", "x", "y", ranking=SECOND),
+        ],
+    ),
+    "Arena 140k": Case(
+        [{"conversation_a": [{"role": "user", "content": [{"type": "text", "text": "p"}]}, assistant("x")],
+          "conversation_b": [{"role": "user", "content": [{"type": "text", "text": "p"}]}, assistant("y")],
+          "winner": "both_bad"}],
+        [told("p", "x", "y", outcome="all-bad")],
+    ),
+    "lmsys Kaggle": Case(
+        [
+            {**KAGGLE, "prompt": '["p"]', "response_a": '["x"]', "response_b": '["y"]', "winner_model_a": str(a),
+             "winner_model_b": str(b), "winner_tie": str(1 - a - b)} for a, b in ((1, 0), (0, 1), (0, 0))
+        ]
+        + [
+            {**KAGGLE, "prompt": '["p","q"]', "response_a": '["s","x"]', "response_b": '["t","y"]',
+             "winner_model_a": "1", "winner_model_b": "0", "winner_tie": "0"},
+            {**KAGGLE, "prompt": '["p","q"]', "response_a": '["s","x"]', "response_b": '["s",null]',
+             "winner_model_a": "1", "winner_model_b": "0", "winner_tie": "0"},
+        ],
+        [
+            told("p", "x", "y", ranking=FIRST), told("p", "x", "y", ranking=SECOND),
+            told("p", "x", "y", ranking=TIE, strength=0, remark=EQUAL_SCORES),
+            "column 'response_b' parts from 'response_a' before the last answer",
+            "column 'response_b' is empty (null), not text",
+        ],
+    ),
+    "lmsys Kaggle for people": Case(
+        [{**KAGGLE, "prompt": '["p","q"]', "response_a": '["s","x"]', "response_b": '["s","y"]', "winner_tie": "1"}],
+        [told([user("p"), assistant("s"), user("q")], "x", "y")],
+        verdict="open",
+    ),
+    "lmsys Kaggle, prompts only": Case(
+        [{**KAGGLE, "prompt": '["p","q"]'}], ["column 'prompt' is a list of texts in JSON"], "prompts"
+    ),
+    "Capybara DPO": Case(
+        [{"source": "s", **{side: [system("s"), user("p"), assistant(text)]
+                            for side, text in (("chosen", "x"), ("rejected", "y"))}}],
+        [told([system("s"), user("p")], "x", "y", ranking=FIRST)],
+    ),
+    "Distilabel Orca": Case(
+        [
+            {"system": "s", "input": "p", "chosen": "x", "rejected": "y", "rating": ratings, "status": status,
+             "chosen_score": ratings[0]}
+            for ratings, status in (([9, 7], "unchanged"), ([9, 9], "tie"), ([9, 8], "swapped"))
+        ],
+        [
+            told([system("s"), user("p")], "x", "y", ranking=FIRST),
+            told([system("s"), user("p")], "x", "y", ranking=TIE, strength=0, remark=SAID_TIE),
+            told([system("s"), user("p")], "x", "y", ranking=FIRST),
+        ],
+        telling=["rating", "chosen_score"],
+    ),
+    "Tulu 3 preference": Case(
+        [{"id": "1", "prompt": "p", "chosen": [user("p"), assistant("x")], "rejected": [user("p"), assistant("y")]}],
+        [told("p", "x", "y", ranking=FIRST)],
+    ),
+    "Stack Exchange paired": Case(
+        [{"qid": 1, "question": "p", "response_j": "x", "response_k": "y"}], [told("p", "x", "y", ranking=FIRST)]
+    ),
+    "summarize from feedback": Case(
+        [{"info": {"post": "p"}, "summaries": [{"text": "x"}, {"text": "y"}], "choice": n} for n in (0, 1)],
+        [told("p", "x", "y", ranking=FIRST), told("p", "x", "y", ranking=SECOND)],
+        columns={"prompt": "info.post", "responses": "summaries", "winner_from_0": "choice"},
+    ),
+    "Argilla records": Refused(
+        [{"id": "1", "fields": {"prompt": "p", "a": "x", "b": "y"}, "responses": {"better": [{"value": "a"}]}}],
+        "No column with prompts was found",
+    ),
+    "Argilla records with paths": Case(
+        [{"id": "1", "fields": {"prompt": "p", "a": "x", "b": "y"}, "responses": {"better": [{"value": "b"}]}}],
+        [told("p", "x", "y", ranking=SECOND)],
+        columns={"prompt": "fields.prompt", "a": "fields.a", "b": "fields.b", "winner": "responses.better[0].value"},
+    ),
+    "Label Studio with paths": Case(
+        [{"id": 1, "data": {"prompt": "p", "answer1": "x", "answer2": "y"},
+          "annotations": [{"result": [{"value": {"selected": "left"}}]}]}],
+        [told("p", "x", "y", ranking=FIRST)],
+        columns={"prompt": "data.prompt", "a": "data.answer1", "b": "data.answer2",
+                 "winner": "annotations[0].result[0].value.selected"},
+    ),
+    "LLaMA-Factory alpaca ranking": Case(
+        [{"instruction": "q", "input": "i", "system": "s", "history": [["a", "b"]], "chosen": "x", "rejected": "y"},
+         {"instruction": "q", "input": "", "history": [], "chosen": "x", "rejected": "y"},
+         {"instruction": "q", "input": "", "history": ["a"], "chosen": "x", "rejected": "y"}],
+        [
+            told([system("s"), user("a"), assistant("b"), user("q\n\ni")], "x", "y", ranking=FIRST),
+            told("q", "x", "y", ranking=FIRST),
+            "column 'history' holds something else than pairs",
+        ],
+    ),
+    "LLaMA-Factory sharegpt ranking": Case(
+        [{"conversations": [said("human", "p")], "tools": "[]", "chosen": said("gpt", "x"),
+          "rejected": said("gpt", "y")}],
+        [told("p", "x", "y", ranking=FIRST)],
+        telling=["tools"],
+    ),
+    "LLaMA-Factory KTO, messages": Case(
+        [{"messages": turns, "label": good} for turns, good in zip(KTO_TURNS, (True, False), strict=True)],
+        [told("q", "good", label=True), told("q", "bad", label=False)],
+    ),
+    "LLaMA-Factory KTO, good ones only": Case(
+        [{"messages": turns, "label": good} for turns, good in zip(KTO_TURNS, (True, False), strict=True)],
+        [told("q", "good"), "column 'label' says that the answer is bad"],
+        "demonstrations",
+    ),
+    "LLaMA-Factory KTO, alpaca": Case(
+        [{"instruction": "q", "input": "", "output": word, "kto_tag": word == "good"} for word in ("good", "bad")],
+        [told("q", "good", label=True), told("q", "bad", label=False)],
+    ),
+    "TRL KTO": Case(
+        [{"prompt": [user("q")], "completion": [assistant(word)], "label": word == "good"} for word in ("good", "bad")],
+        [told("q", "good", label=True), told("q", "bad", label=False)],
+    ),
+    "thumbs": Case(
+        [{"messages": KTO_TURNS[0], "thumbs": "👍"}, {"messages": KTO_TURNS[1], "thumbs": "👎"},
+         {"messages": KTO_TURNS[1], "thumbs": None}],
+        [told("q", "good", label=True), told("q", "bad", label=False), "column 'thumbs' is empty (null)"],
+    ),
+    "labels of which some say neither": Case(
+        [{"prompt": "q", "response": "x", "label": "good"}, {"prompt": "q", "response": "y", "label": "so-so"}],
+        [told("q", "x", label=True), "column 'label' is 'so-so', neither true nor false"],
+    ),
+    "labels that turn out to be stars": Refused(
+        [{"prompt": "q", "response": str(n), "label": n} for n in (0, 1, 2)], "rates the answers"
+    ),
+    "a category called label": Refused(
+        [{"prompt": "q", "response": "x", "label": "science"}], "'science', which says neither good nor bad"
+    ),
+    "a category called label, left out": Case(
+        [{"prompt": "q", "response": "x", "label": "science"}], [told("q", "x")], "demonstrations", {"label": ""},
+        telling=["label"],
+    ),
+    **{
+        f"{column}: {value}": Refused([{**BAD_ANSWER, column: value}], "bad answers must not be learned")
+        for column, value in (("label", "nein"), ("rating", "1,0"), ("rating", "1/5"), ("stars", "★"), ("grade", "F"),
+                              ("quality", "low"), ("feedback", "Wrong."), ("labels", {"quality": 0.1}))
+    },
+    **{
+        f"{column}: {value}": Refused([{**BAD_ANSWER, column: value}], "bad ones must not be learned")
+        for column, value in (("toxic", True), ("is_bad", 1), ("thumbs_down", "yes"), ("disliked", 1), ("upvotes", 0),
+                              ("is_accepted", "False"), ("preferred", False), ("final_label", "2_full_refusal"),
+                              ("chosen", False), ("is_safe", False), ("How good is it (1-5)?", 1),
+                              ("rating.responses", [1]))
+    },
+    **{
+        f"{column} as a label": Refused([{**BAD_ANSWER, column: 1}], "high for bad answers", {"label": column})
+        for column in ("toxic", "is_bad", "thumbs_down")
+    },
+    "WildChat": Refused(
+        [{"conversation": KTO_TURNS[1], "toxic": True, "turn": 1}], "'toxic' may say which answers are bad"
+    ),
+    "a scale with the middle 3": Refused(
+        [{"prompt": "p", "response_a": f"x{n}", "response_b": f"y{n}", "overall_preference": n} for n in range(1, 6)],
+        "nothing up to 0",
+    ),
+    "a margin below 0": Case(
+        [{"prompt": "p", "chosen": "x", "rejected": "y", "margin": -0.5}],
+        ["column 'margin' is below 0: which is better?"],
+    ),
+    "OpenAI's preferences": Case(
+        [{"input": {"messages": [system("s"), user("q")]}, "preferred_output": [assistant("x")],
+          "non_preferred_output": [assistant("y")]}],
+        [told([system("s"), user("q")], "x", "y", ranking=FIRST)], columns={"prompt": "input.messages"},
+    ),
+    "answers that are not to be learned": Case(
+        [{"messages": [user("q"), {**assistant("x"), key: off}]} for key, off in
+         (("weight", 0.0), ("weight", "0.0"), ("train", False), ("training", "false"), ("loss", False))],
+        [f"column 'messages' holds an answer that is not to be learned ('{key}' is off)" for key in
+         ("weight", "weight", "train", "training", "loss")], "demonstrations",
+    ),
+    "texts that a chat template has written": Case(
+        [{"text": text} for text in (
+            "### Human: Why?### Assistant: So.",
+            "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nSo.<|im_end|>",
+            "<s>[INST] Why? [/INST] So. </s>", "Do it.\n\n### Instruction:\nWhy?\n\n### Response:\nSo.",
+            "A chat. USER: Why? ASSISTANT: So.</s>", "Human: Why?\nAssistant: So.", "What does [INST] mean?")],
+        ["column 'text' has turns within its text"] * 6 + [told("What does [INST] mean?")], "prompts",
+    ),
+    "stars beside messages": Refused([{"messages": KTO_TURNS[1], "score": 1}], "The column 'score' rates the answers"),
+    "Alpaca": Case(
+        [{"instruction": "q", "input": "i", "output": "x", "text": "### q"}], [told("q\n\ni", "x")], "demonstrations",
+        telling=["text"],
+    ),
+    "Dolly": Case(
+        [{"instruction": "q", "context": "c", "response": "x", "category": "open_qa"}], [told("q\n\nc", "x")],
+        "demonstrations",
+    ),
+    "ShareGPT": Case(
+        [{"id": "1", "conversations": [said("human", "p"), said("gpt", "x")]},
+         {"id": "2", "conversations": [said("gpt", "p"), said("human", "x"), said("gpt", "y")]}],
+        [told("p", "x"), "column 'conversations' has a turn of the assistant where one of the user belongs"],
+        "demonstrations",
+    ),
+    "OpenAI's developer": Case([{"messages": [{"role": "developer", "content": "s"}, user("p")]}],
+                               [told([system("s"), user("p")])], "prompts"),
+    "tool calls beside text": Case(
+        [{"messages": [user("p"), {**assistant("?"), "tool_calls": [{"id": "1"}]}, assistant("x")], "tools": [{}]},
+         {"messages": [user("p"), {**assistant("x"), "tool_calls": None}]},
+         {"messages": [user("p"), {"role": "tool", "content": "4"}, assistant("x")]},
+         {"messages": [user("p"), {**assistant("x"), "weight": 0}]}],
+        ["column 'messages' holds a message with 'tool_calls'", told("p", "x"),
+         "column 'messages' holds a message of the role 'tool'",
+         "column 'messages' holds an answer that is not to be learned"],
+        "demonstrations", telling=["tools"],
+    ),
+    "pictures": Case(
+        [{"messages": [user("<image>What is it?"), assistant("x")], "images": ["a.png"]},
+         {"messages": [user("What is it?"), assistant("x")], "images": []},
+         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, assistant("x")]}],
+        ["column 'images' holds pictures or sound", told("What is it?", "x"),
+         "column 'messages' holds a part of the type 'image_url'"],
+        "demonstrations", telling=["images"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_public_format_becomes_what_it_says_or_is_refused(name: str) -> None:
+    case = CASES[name]
+    rows = [Row(number, values) for number, values in enumerate(case.rows, 1)]
+    if isinstance(case, Refused):
+        with pytest.raises(UserError) as refusal:
+            make_plan(rows, "auto", case.columns)
+        assert case.sentence in str(refusal.value)
+        return
+    plan = make_plan(
+        rows, "auto" if case.verdict == "judged" else "preferences", case.columns, case.verdict, case.good_from
+    )
+    if name.endswith("good ones only"):
+        plan = make_plan(rows, "demonstrations", case.columns)
+    assert plan.target == case.target
+    read, met = plan.reader, Met()
+    for row, expected in zip(rows, case.becomes, strict=True):
+        met.see(row.values)
+        if isinstance(expected, Record):
+            assert read(row.values) == expected
+        else:
+            with pytest.raises(Unusable) as refusal:
+                read(row.values)
+            assert str(refusal.value).startswith(expected)
+    assert list(met.unused(plan.used)[0]) == case.telling
+
+
+# ------------------------------------------------------------------------------------------------------- who is better
+def verdict(a: str, b: str, *values: Any, role: str = "winner") -> list[Any]:
+    """The rankings that values of a column come to, beside answers in columns of these names; None for both bad."""
+    rows = [Row(n, {"prompt": "p", a: f"x{n}", b: f"y{n}", "which": value}) for n, value in enumerate(values)]
+    plan = make_plan(rows, "preferences", {"a": a, "b": b, "winner": "", role: "which"})
+    read = plan.reader
+    return [read(row.values).ranking for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("word", "ranking"),
+    [
+        *((word, FIRST) for word in ("a", "A", " A ", "model_a", "model-a", "Model A", "response_a", "left", "first")),
+        *((word, FIRST) for word in ("[[A]]", "[A]", "A>B", "A >> B", "[[A>B]]", "B<A", "a_is_better", "A is better")),
+        *((word, SECOND) for word in ("b", "B", "assistant_b", "[[B]]", "B>A", "A<B", "A<<B", "second", "right")),
+        *((word, TIE) for word in ("tie", "TIE", "A=B", "[[A=B]]", "tie (bothgood)", "both good", "equal")),
+        *((word, None) for word in ("tie (bothbad)", "both bad", "both_bad", "neither", "Tie (both-bad)")),
+    ],
+)
+def test_words_for_the_better_answer(word: str, ranking: Any) -> None:
+    assert verdict("response_a", "response_b", word) == [ranking]
+
+
+@pytest.mark.parametrize(
+    "word", ["-a", "a-", "not a", "c", "[[C]]", "A>A", "A>C", ">", "", "ab", "model_c", True, None, [], "1"]
+)
+def test_words_that_name_no_answer(word: Any) -> None:
+    with pytest.raises(Unusable):
+        verdict("response_a", "response_b", word)
+
+
+@pytest.mark.parametrize(
+    ("names", "values", "rankings"),
+    [
+        (("response_1", "response_2"), [1, "2", 2.0, "1.0"], [FIRST, SECOND, SECOND, FIRST]),
+        (("response_0", "response_1"), [0, "1", 1.0, "0.0"], [FIRST, SECOND, SECOND, FIRST]),
+        (("output_1", "output_2"), ["output_2", "tie", 1], [SECOND, TIE, FIRST]),
+        (("answer10", "answer11"), [10, 11, "answer11"], [FIRST, SECOND, SECOND]),
+    ],
+)
+def test_numbers_are_names_only_where_the_columns_have_them(names: Any, values: Any, rankings: Any) -> None:
+    assert verdict(*names, *values) == rankings
+
+
+@pytest.mark.parametrize(
+    "names", [("response_1", "response_2"), ("response_0", "response_1"), ("response1", "response2")]
+)
+@pytest.mark.parametrize(
+    "values",
+    [[1, -1], ["1", "-2"], [-1, 0, 1], ["1", "−2"], ["1", "–1"], ["+1"], [0, 1, 2], [1, 2, 3], [1, 0.5], ["-1.0"]],
+)
+def test_a_column_whose_numbers_fit_no_names_is_refused_as_a_whole(names: Any, values: list[Any]) -> None:
+    with pytest.raises(UserError, match="--map preference=which") as refusal:
+        verdict(*names, *values)
+    assert not isinstance(refusal.value, Unusable)
+
+
+def test_a_number_that_fits_no_name_is_found_wherever_it_stands() -> None:
+    rows = [Row(n, {"prompt": "p", "response_1": "x", "response_2": "y", "winner": n % 2 + 1}) for n in range(5)]
+    read = make_plan(rows).reader
+    with pytest.raises(labels.Unclear, match="holds -2, so its numbers are no names"):
+        read({**rows[0].values, "winner": -2})
+
+
+@pytest.mark.parametrize(
+    ("role", "values", "rankings"),
+    [
+        ("winner_from_0", [0, 1, "1", 1.0], [FIRST, SECOND, SECOND, SECOND]),
+        ("winner_from_1", [1, 2, "2", "1.0"], [FIRST, SECOND, SECOND, FIRST]),
+        (
+            "preference",
+            [-2, "−1", "-0.5", 0, "0.0", "+1", 3, 40],
+            [FIRST, FIRST, FIRST, TIE, TIE, SECOND, SECOND, SECOND],
+        ),
+    ],
+)
+def test_a_person_says_what_numbers_mean(role: str, values: list[Any], rankings: list[Any]) -> None:
+    assert verdict("response_1", "response_2", *values, role=role) == rankings
+
+
+@pytest.mark.parametrize(
+    ("role", "value"),
+    [("winner_from_0", 2), ("winner_from_0", -1), ("winner_from_0", 0.5), ("winner_from_1", 0), ("winner_from_1", "+1"),
+     ("winner_from_0", True),
+     *(("preference", value) for value in ("a", True, None, float("nan")))],
+)  # fmt: skip
+def test_numbers_that_are_none_of_those(role: str, value: Any) -> None:
+    with pytest.raises(Unusable):
+        verdict("response_1", "response_2", value, role=role)
+
+
+def test_a_label_that_turns_out_to_be_a_scale_ends_the_import() -> None:
+    rows = [Row(n, {"prompt": "p", "completion": str(n), "label": n % 2}) for n in range(4)]
+    read = make_plan(rows).reader
+    assert read({**rows[0].values, "label": 0}).label is False
+    with pytest.raises(labels.Unclear, match="holds -1, 0: numbers of a scale"):
+        read({**rows[0].values, "label": -1})
+
+
+def test_answers_that_are_json_are_not_turns() -> None:
+    """Only where the prompt and both answers are lists of as many texts are these turns."""
+    row = {"prompt": "Give me a list.", "response_a": '["x"]', "response_b": json.dumps(["y"]), "winner": "a"}
+    assert make_plan([Row(1, row)]).reader(row).answers == ('["x"]', '["y"]')

@@ -1,0 +1,285 @@
+"""The Project tab on a real database: what it stores, shows and refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from annotation import claims, store
+from annotation.database import Database
+from annotation.records import Project, Tag, UserError, now
+from annotation.tabs import project as tab
+from annotation.tabs.guard import Context
+from annotation.web import access
+from tests.conftest import BASE_NAME, act, dump, make_response, seed_comparisons, seed_prompts
+
+pytestmark = pytest.mark.slow
+
+OWNER = gr.Request(username="owner")
+HOSTILE = (
+    "# Judge *with care*\n\n${window.ran = 1}\n\n`${window.ran = 1}` {{value}} \\` `\n\n\\${window.ran = 1}\n\n"
+    "<img src=x onerror='window.ran = 1'><script>window.ran = 1</script><form action=/logout><button>Go</button></form>"
+)
+
+
+@pytest.fixture
+def context(db: Database, data_dir: Path) -> Context:
+    """Two admins and an annotator who can judge, one account shut out, and one that only names an import."""
+    people = (("owner", "admin", 1, "person"), ("kim", "admin", 1, "person"), ("ann", "annotator", 1, "person"))
+    others = (
+        ("gone", "annotator", 0, "person"),
+        ("import-1", "annotator", 0, "import"),
+        ("judge", "annotator", 1, "ai"),
+    )
+    with db.transaction() as connection:
+        for person in (*people, *others):
+            connection.execute(
+                "INSERT INTO annotator (name, role, active, kind, created) VALUES (?, ?, ?, ?, ?)", (*person, now())
+            )
+    return Context(db, data_dir, BASE_NAME)
+
+
+@pytest.fixture
+def pages(context: Context) -> gr.Blocks:
+    """The tab, built as the app builds it."""
+    with gr.Blocks() as demo, gr.Tabs(), gr.Tab("Project"):
+        tab.build(demo, context)
+    return demo
+
+
+class Admin:
+    """An admin's open page: the fields, as the browser keeps them, and the buttons."""
+
+    def __init__(self, pages: gr.Blocks, name: str = "owner") -> None:
+        self.functions = {block.api_name: block.fn for block in pages.fns.values()}
+        self.request = gr.Request(username=name)
+        self.fields: dict[str, Any] = {**dict.fromkeys(tab.FIELDS), "text": ""}
+        self.interactive = True
+        self.sent: Any = {}
+        self.counts = ""
+
+    def call(self, name: str, *inputs: Any) -> Any:
+        return self.functions[name](self.request, *inputs)
+
+    def take(self, names: list[str], updates: list[Any]) -> None:
+        """What the browser does with updates of fields."""
+        for name, update in zip(names, updates, strict=True):
+            if isinstance(update, dict):
+                self.fields[name] = update.get("value", self.fields[name])
+                self.interactive = update.get("interactive", self.interactive)
+
+    def open(self) -> list[Any]:
+        """Select the tab; what is said of the guidelines comes back."""
+        self.counts, *updates, standing, versions, earlier, self.sent = self.call(
+            "project-open", self.sent, *self.fields.values()
+        )
+        self.take(list(self.fields), updates)
+        return [standing, versions, earlier]
+
+    def save(self) -> str:
+        """Press "Save the project"; what is said."""
+        values = [self.fields[name] for name in tab.FIELDS]
+        self.counts, *updates, said, self.sent = self.call("project-save", self.sent, *values)
+        self.take(list(tab.FIELDS), updates)
+        return str(said)
+
+    def write(self, text: str) -> list[Any]:
+        """Save guidelines; what is said of them and shown."""
+        self.fields["text"], *shown, self.sent = self.call("guidelines-save", self.sent, text)
+        return shown
+
+
+@pytest.fixture
+def admin(pages: gr.Blocks) -> Admin:
+    opened = Admin(pages)
+    opened.open()
+    return opened
+
+
+# -------------------------------------------------------------------------------------------------------------- guard
+def test_every_listener_is_for_admins_only(pages: gr.Blocks, context: Context) -> None:
+    before = dump(context.db)
+    assert len(pages.fns) == 6
+    for block in pages.fns.values():
+        assert block.fn.required_role == "admin"
+        with pytest.raises(gr.Error, match="Only an admin"):
+            block.fn(gr.Request(username="ann"), *(None for _ in block.inputs))
+    assert dump(context.db) == before
+
+
+def test_the_page_that_everyone_is_sent_holds_nothing_of_the_project(context: Context) -> None:
+    store.set_project(context.db, Project(tags=(Tag("z", "zebra"),), gold_share=0.4321))
+    store.write_guidelines(context.db, "Prefer the giraffe.", "owner")
+    with gr.Blocks() as demo, gr.Tabs(), gr.Tab("Project"):
+        tab.build(demo, context)
+    sent = str(demo.get_config_file())
+    assert [word for word in ("zebra", "43.21", "giraffe", "by owner") if word in sent] == []
+
+
+# ------------------------------------------------------------------------------------------------------------ the form
+def test_opening_shows_what_holds_and_what_there_is(context: Context, pages: gr.Blocks) -> None:
+    wanted = Project("best", 4, 2, 30, 0.125, 0.07, 0.25, True, False, (Tag("a", "accurate"), Tag("c", "clear")))
+    store.set_project(context.db, wanted)
+    admin = Admin(pages)
+    admin.open()
+    assert admin.fields == {
+        "kind": "best",
+        "answers": 4,
+        "overlap": 2,
+        "claim_minutes": 30,
+        "gold_share": 12.5,
+        "re_ask_share": 7.0,
+        "candidate_share": 25.0,
+        "rendered": "Rendered Markdown",
+        "own_prompts": False,
+        "tags": "a: accurate\nc: clear",
+        "text": "",
+    }
+    assert admin.interactive
+    assert "can judge: 3." in admin.counts
+
+
+def test_what_was_opened_is_stored_unchanged(context: Context, admin: Admin) -> None:
+    for share in (0.0, 0.05, 0.07, 0.29, 1 / 3):
+        wanted = replace(store.project(context.db), gold_share=round(share, 8))
+        store.set_project(context.db, wanted)
+        admin.open()
+        assert "Nothing was changed" in admin.save()
+        assert store.project(context.db) == wanted
+
+
+def test_open_comparisons_are_counted_by_size_until_their_annotators_are_full(context: Context, admin: Admin) -> None:
+    seed_comparisons(context.db, 3)
+    (prompt,) = seed_prompts(context.db, 1)[-1:]
+    store.add_comparison(context.db, [make_response(prompt, f"{letter} as such") for letter in "ABCD"], 4)
+    admin.open()
+    assert "wants: 3 with 2 answers, 1 with 4 answers." in admin.counts
+    for name in ("ann", "kim"):
+        person = access.authorise(context.db, name, "annotator").id
+        claim = claims.claim_next(context.db, person)
+        assert claim is not None
+        claims.judge(context.db, person, claim.nonce, act("tie"))
+    admin.open()
+    assert "wants: 1 with 2 answers, 1 with 4 answers." in admin.counts
+    admin.fields["overlap"] = 2
+    admin.save()
+    assert "wants: 3 with 2 answers, 1 with 4 answers." in admin.counts
+
+
+def test_a_saved_project_is_what_annotators_are_asked(context: Context, admin: Admin) -> None:
+    (prompt,) = seed_prompts(context.db, 1)[-1:]
+    store.add_comparison(context.db, [make_response(prompt, f"{letter} as such") for letter in "ABC"], 3)
+    admin.fields |= {"kind": "best", "answers": 3, "claim_minutes": 7, "tags": "accurate\nx: exact"}
+    assert "Saved" in admin.save()
+    assert admin.fields["tags"] == "a: accurate\nx: exact"
+    ann = access.authorise(context.db, "ann", "annotator").id
+    claim = claims.claim_next(context.db, ann)
+    assert claim is not None
+    assert (claim.kind, len(claim.answers)) == ("best", 3)
+    claims.judge(context.db, ann, claim.nonce, {"outcome": "ranked", "ranks": [2, 1, 2], "tags": ["exact"]})
+    (judged,) = store.judgements(context.db)
+    assert (judged.kind, judged.tags) == ("best", ("exact",))
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"overlap": 4}, "4 are too many, because there are 3"),
+        ({"kind": "rank", "answers": 9}, "Number of answers"),
+        ({"gold_share": 60}, "from 0 to 50%, not 60%"),
+        ({"gold_share": None}, "Share of gold"),
+        ({"re_ask_share": 10**400}, "Share of re-asks"),
+        ({"rendered": None}, "First view"),
+        ({"tags": "<b>a</b>: x"}, "Reasons, line 1"),
+    ],
+)
+def test_a_refused_form_stores_nothing(context: Context, admin: Admin, changed: dict[str, Any], sentence: str) -> None:
+    before = store.project(context.db)
+    admin.fields |= changed
+    with pytest.raises(gr.Error) as refusal:
+        admin.save()
+    assert sentence in str(refusal.value)
+    assert store.project(context.db) == before
+
+
+def test_the_number_of_answers_follows_the_kind(admin: Admin) -> None:
+    assert (admin.fields["answers"], admin.interactive) == (2, False)
+    assert admin.call("project-kind", "rank", 2) == gr.update(value=4, interactive=True)
+    assert admin.call("project-kind", "best", 6) == gr.update(value=6, interactive=True)
+    assert admin.call("project-kind", "pair", 6) == gr.update(value=2, interactive=False)
+
+
+def test_a_draft_stays_when_the_tab_is_opened_again_and_the_rest_follows(context: Context, admin: Admin) -> None:
+    admin.fields |= {"claim_minutes": 99, "text": "A draft."}
+    store.set_project(context.db, replace(store.project(context.db), overlap=3, claim_minutes=5))
+    admin.open()
+    assert (admin.fields["claim_minutes"], admin.fields["overlap"], admin.fields["text"]) == (99, 3, "A draft.")
+    admin.save()
+    assert (store.project(context.db).claim_minutes, store.project(context.db).overlap) == (99, 3)
+    store.set_project(context.db, replace(store.project(context.db), claim_minutes=6))
+    admin.open()
+    assert admin.fields["claim_minutes"] == 6
+
+
+# ---------------------------------------------------------------------------------------------------------- guidelines
+def test_guidelines_are_versioned_and_every_version_stays_readable(context: Context, pages: gr.Blocks) -> None:
+    owner, kim = Admin(pages), Admin(pages, "kim")
+    standing, versions, earlier = owner.open()
+    assert ("no guidelines yet" in standing, versions["choices"], earlier) == (True, [], "")
+    owner.write("Be *fair*.")
+    standing, versions, earlier, preview = kim.write("  Be **kind**.\r\n")
+    assert "Version 2 of " in standing
+    assert "by kim" in standing
+    assert [number for _, number in versions["choices"]] == [2, 1]
+    assert (versions["value"], earlier, kim.fields["text"]) == (2, "Be **kind**.", "Be **kind**.")
+    assert "<strong>kind</strong>" in preview
+    assert owner.call("guidelines-version", 1) == "Be *fair*."
+    assert owner.call("guidelines-version", "no such") == "Be **kind**."
+    owner.open()
+    assert owner.fields["text"] == "Be **kind**."
+
+
+def test_the_same_text_is_no_new_version(context: Context, admin: Admin) -> None:
+    admin.write("Be fair.")
+    standing, *_ = admin.write("Be fair. ")
+    assert "no version was added" in standing
+    assert store.guidelines(context.db).version == 1
+
+
+def test_a_judgement_names_the_version_that_held_when_it_was_handed_out(context: Context, admin: Admin) -> None:
+    seed_comparisons(context.db, 2)
+    ann = access.authorise(context.db, "ann", "annotator").id
+    for text in ("First.", "Second."):
+        admin.write(text)
+        claim = claims.claim_next(context.db, ann)
+        assert claim is not None
+        claims.judge(context.db, ann, claim.nonce, act("tie"))
+    assert [judged.guidelines_version for judged in store.judgements(context.db)] == [1, 2]
+
+
+@pytest.mark.parametrize("text", ["x" * 20_001, "null \x00", "half \ud800", None])
+def test_guidelines_that_cannot_be_kept_are_refused(context: Context, admin: Admin, text: Any) -> None:
+    for button in ("guidelines-save", "guidelines-preview"):
+        with pytest.raises(gr.Error, match="uidelines"):
+            admin.call(button, *([admin.sent] if button == "guidelines-save" else []), text)
+    assert store.guidelines(context.db).version == 0
+
+
+def test_the_preview_writes_nothing_and_escapes(context: Context, admin: Admin) -> None:
+    shown = admin.call("guidelines-preview", HOSTILE)
+    for opening in ("<script", "<img", "<form"):
+        assert opening not in shown
+    assert "<em>with care</em>" in shown
+    assert store.guidelines(context.db).version == 0
+    assert "no text yet" in admin.call("guidelines-preview", " ")
+
+
+def test_forms_of_a_project_are_read_back(context: Context) -> None:
+    for asked in (Project(), Project("rank", 8, 3, 1440, 0.5, 0.0, 0.5, True, False, ())):
+        assert tab.project_of(tab.form_of(asked), 3) == asked
+    with pytest.raises(UserError, match="First view"):
+        tab.project_of({**tab.form_of(Project()), "rendered": ["x"]}, 3)

@@ -1,0 +1,228 @@
+"""The Quality tab's words: what calls for attention, what is not known, and that strangers' text stays text."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from annotation.metrics.agreement import Agreement, Dispute, Period
+from annotation.metrics.bradley_terry import Strength, Strengths
+from annotation.metrics.intervals_and_bias import AnnotatorFigures, Bias, Estimate
+from annotation.metrics.quality import Case, Decision, Figures, FlaggedCase, Gold, Opinion
+from annotation.metrics.reliability import Reliability
+from annotation.records import Project
+from annotation.tabs import quality_report
+from annotation.ui.markup import paragraph
+
+HOSTILE = "<img src=x onerror='window.ran=1'>${window.ran=1}"
+SHARED = Project(overlap=3, gold_share=0.0)
+
+
+def annotator(name: str, **changes: object) -> AnnotatorFigures:
+    share = Estimate(0.5, 0.4, 0.6, 100)
+    plain = AnnotatorFigures(name, 100, share, share, share, 0.5, 9.1, 0, share, share)
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+EMPTY = Figures(
+    stamp=(), judgements=0, comparisons=0, shared=0, annotators=(), reliabilities={}, excluded={}, agreement=(),
+    over_time=(), position=(), length=(), policies=Strengths("base", (), (), 0), per_day=(), disputes=(), clear=(),
+    golds=(), gold_accuracy=None, flagged=(), decisions=(),
+)  # fmt: skip
+GOOD = replace(
+    EMPTY,
+    judgements=1204,
+    comparisons=430,
+    shared=400,
+    annotators=(annotator("ann"), annotator("bob")),
+    reliabilities={"ann": Reliability(0.85, 0.8, 0.9, 90, 5, 4), "bob": Reliability(0.8, 0.7, 0.9, 90, 5, 4)},
+    agreement=(
+        Agreement("Which of two is better, or neither", "nominal", 400, 1200, Estimate(0.74, 0.71, 0.77, 400),
+                  Estimate(0.48, 0.43, 0.54, 400)),
+        Agreement("How much better, from −3 to 3", "ordinal", 400, 1200, Estimate(0.3, 0.2, 0.4, 400), None),
+    ),
+)  # fmt: skip
+
+
+def words(html: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html)).strip()
+
+
+# ----------------------------------------------------------------------------------------------------------- standing
+def test_the_page_starts_with_how_the_labels_stand() -> None:
+    said = words(quality_report.standing(GOOD, SHARED))
+    assert said == (
+        "1,204 judgements by 2 annotators on 430 comparisons can train the model. Where several judged the same "
+        "comparison, they agree in 74% (71% to 77%); Krippendorff&#x27;s alpha is 0.48 (0.43 to 0.54): usual where "
+        "taste decides; more annotators for each comparison help. Nothing else calls for attention."
+    )
+
+
+def test_without_judgements_it_says_what_comes() -> None:
+    assert words(quality_report.standing(EMPTY, SHARED)) == quality_report.NO_JUDGEMENTS
+    assert quality_report.annotators_table(EMPTY) == paragraph(quality_report.NO_JUDGEMENTS, "quiet")
+    assert quality_report.reliability_chart(EMPTY) == ""
+    assert "Project tab" in quality_report.agreement_table(EMPTY.agreement)
+    assert "20 comparisons" in quality_report.over_time((), ())
+    assert "once somebody has preferred" in quality_report.bias_meters((), ())
+    assert "make it gold" in quality_report.gold_table((), None)
+    assert "Nothing to settle" in quality_report.disputes_table(())
+    assert "Nobody has flagged" in quality_report.flagged_table(())
+    assert "No decision" in quality_report.decisions_table(())
+
+
+def test_figures_of_few_comparisons_are_not_made_much_of() -> None:
+    few = replace(GOOD.agreement[0], comparisons=9)
+    assert "too few" in quality_report.standing(replace(GOOD, agreement=(few,)), SHARED)
+    assert "hardly to be relied on" in quality_report.agreement_table((few,))
+    assert "no two have judged" in quality_report.standing(replace(GOOD, agreement=()), SHARED)
+
+
+@pytest.mark.parametrize(
+    ("changes", "project", "expected"),
+    [
+        (
+            {"reliabilities": {**GOOD.reliabilities, "bob": Reliability(0.4, 0.3, 0.55, 9, 0, 0)}},
+            SHARED,
+            "bob: hardly more reliable than a coin",
+        ),
+        ({"disputes": (Dispute(1, 2, 1.0, 6),) * 3}, SHARED, "3 comparisons wait to be settled"),
+        (
+            {"length": (Bias("Chose the longer of two", Estimate(0.67, 0.63, 0.71, 500), 0.5),)},
+            SHARED,
+            "Chose the longer of two: 67% (63% to 71%), where 50% would be even.",
+        ),
+        (
+            {"position": (Bias("Chose the left of two", Estimate(0.4, 0.36, 0.44, 500), 0.5),)},
+            SHARED,
+            "Chose the left of two: 40%",
+        ),
+        ({"annotators": (annotator("ann", hasty=6), annotator("bob"))}, SHARED, "ann: more than one judgement in"),
+        ({"golds": (Gold(7, (0,), False, Estimate(0.1, 0.0, 0.4, 8), "o", ""),)}, SHARED, "Is the known answer right?"),
+        ({"flagged": (FlaggedCase(1, "broken", "", "ann", "", ""),)}, SHARED, "1 judgement carries a flag"),
+        ({}, replace(SHARED, overlap=1), "judged by one annotator"),
+        ({}, replace(SHARED, gold_share=0.05), "5% of what annotators see is meant to be gold"),
+    ],
+)
+def test_what_calls_for_attention_is_said(changes: dict[str, object], project: Project, expected: str) -> None:
+    figures = replace(GOOD, **changes)  # type: ignore[arg-type]
+    points = quality_report.to_look_at(figures, project)
+    assert len(points) == 1
+    assert expected in points[0]
+
+
+def test_what_is_well_calls_for_nothing() -> None:
+    fine = replace(
+        GOOD,
+        position=(Bias("Chose the left of two", Estimate(0.52, 0.49, 0.55, 900), 0.5),),
+        golds=(Gold(7, (0,), True, Estimate(0.1, 0.0, 0.4, 8), "o", ""),),  # retired: nobody gets it
+        excluded={"eve": "clicks"},
+        annotators=(*GOOD.annotators, annotator("eve", hasty=50)),
+        reliabilities={**GOOD.reliabilities, "eve": Reliability(0.3, 0.2, 0.4, 90, 0, 0)},
+    )
+    assert quality_report.to_look_at(fine, SHARED) == []
+
+
+@pytest.mark.parametrize("alpha", [-0.2, 0.05, 0.2, 0.5, 0.7, 0.9])
+def test_each_alpha_has_a_meaning_of_its_own(alpha: float) -> None:
+    levels = [-0.2, 0.05, 0.2, 0.5, 0.7, 0.9]
+    same = [other for other in levels if quality_report.meaning(other) == quality_report.meaning(alpha)]
+    assert same == ([-0.2, 0.05] if alpha < 0.1 else [alpha])
+
+
+# ------------------------------------------------------------------------------------------------------------- tables
+def test_an_annotator_has_a_row_with_intervals_and_evidence() -> None:
+    figures = replace(GOOD, excluded={"bob": "clicks without reading"})
+    table = quality_report.annotators_table(figures)
+    said = words(table)
+    assert "ann 85% 80% to 90% 90 shared, 5 gold, 4 again 100 50% 40% to 60% of 100" in said
+    assert "9.1 s 0 counts" in said
+    assert "left out clicks without reading" in said
+    assert table.count("<tr>") == 3
+    assert 'scope="row">ann<' in table
+    three = annotator("cat", first_place=Estimate(0.4, 0.3, 0.5, 50), fair=1 / 3, gold=None, seconds=None)
+    row = quality_report.annotator_row(three, Reliability(0.73, 0.4, 0.9, 0, 0, 0), None)
+    assert row[1] == "not measured\nno evidence yet"
+    nobody = replace(GOOD, reliabilities={name: Reliability(0.73, 0.4, 0.9, 0, 0, 0) for name in ("ann", "bob")})
+    assert words(quality_report.reliability_chart(nobody)) == quality_report.NO_EVIDENCE
+    one = replace(GOOD, reliabilities={**GOOD.reliabilities, "bob": Reliability(0.73, 0.4, 0.9, 0, 0, 0)})
+    assert "ann" in quality_report.reliability_chart(one)
+    assert "bob" not in quality_report.reliability_chart(one)
+    assert row[3] == "–"
+    assert "even 33%" in row[6]
+    assert row[8] == "–"
+
+
+def test_strangers_text_stays_text() -> None:
+    case = Case(
+        7, "preference", "ready", ({"role": "user", "content": HOSTILE},), (HOSTILE, "B"),
+        (Opinion("ann", "own", "ranked", (1, 2), 3),), 0,
+    )  # fmt: skip
+    pages = [
+        quality_report.case_view(case),
+        quality_report.flagged_table([FlaggedCase(7, "harmful", HOSTILE, "ann", "2026-11-01T10:00", HOSTILE)]),
+        quality_report.decisions_table([Decision("left out of training", "ann", HOSTILE, "owner", "2026-11-01T10:00")]),
+        quality_report.annotators_table(replace(GOOD, excluded={"ann": HOSTILE})),
+    ]
+    for page in pages:
+        assert "&lt;img" in page
+        assert "<img" not in page
+    assert "what the annotators agree on" in pages[0]
+    assert "1 &gt; 2, much" in pages[0]
+
+
+def test_rankings_are_written_by_the_answers_numbers() -> None:
+    def text(ranking: tuple[int, ...] | None, strength: int | None = None, outcome: str = "ranked") -> str:
+        return quality_report.opinion_text(Opinion("ann", "own", outcome, ranking, strength))
+
+    assert text((2, 1, 2)) == "2 > 1 = 3"
+    assert text((2, 1), 1) == "2 > 1, slightly"
+    assert text((1, 1), 0) == "1 = 2"
+    assert text(None, outcome="all-bad") == "all bad"
+
+
+def test_long_lists_say_that_they_go_on() -> None:
+    table = quality_report.disputes_table([Dispute(n, 2, 1.0, 0) for n in range(12)])
+    assert table.count("<tr>") == 11
+    assert "And 2 more comparisons." in table
+
+
+# ------------------------------------------------------------------------------------------------------------- charts
+def test_charts_have_ids_of_their_own_and_axes_with_units() -> None:
+    figures = replace(
+        GOOD,
+        position=(Bias("Chose the left of two", Estimate(0.5, 0.4, 0.6, 300), 0.5),
+                  Bias("Chose the first shown of several", Estimate(0.3, 0.2, 0.4, 90), 0.25)),
+        length=(Bias("Chose the longer of two", Estimate(0.6, 0.5, 0.7, 300), 0.5),),
+        over_time=tuple(Period(f"2026-11-0{n}", f"2026-11-0{n}", Estimate(0.7, 0.6, 0.8, 20)) for n in (1, 2, 3)),
+        per_day=(("2026-11-01", 30), ("2026-11-02", 20)),
+        policies=Strengths("base", (Strength("dpo-1", Estimate(0.5, 0.1, 0.9, 30)),
+                                    Strength("base", Estimate(0.0, 0.0, 0.0, 30))), ("dpo-2",), 30),
+    )  # fmt: skip
+    page = "".join(
+        [
+            quality_report.reliability_chart(figures),
+            quality_report.over_time(figures.over_time, figures.per_day),
+            quality_report.bias_meters(figures.position, figures.length),
+            quality_report.policies_chart(figures.policies),
+        ]
+    )
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids)) == 14
+    said = words(page)
+    for unit in ("log-odds; base is 0", "share of 90 decisive choices (even: 25%)", "each day (UTC)", "judgements"):
+        assert unit in said
+    assert "+0.50 (+0.10 to +0.90), 62% wins" in said
+    assert "dpo-2" in said
+
+
+def test_too_few_comparisons_of_policies_are_said_to_be_too_few() -> None:
+    assert "No judgement compares" in quality_report.policies_chart(Strengths("base", (), (), 0))
+    assert "4 comparisons" in quality_report.policies_chart(Strengths("base", (), ("base", "dpo-1"), 4))
+    assert "not enough" in quality_report.policies_chart(Strengths("base", (), ("base", "dpo-1"), 4))
+
+
+def test_the_style_passes_gradios_template() -> None:
+    assert not re.search(r"[`\\]|\{\{|\}\}", quality_report.STYLE)

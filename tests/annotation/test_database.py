@@ -1,0 +1,246 @@
+"""The database file: migrations, refusals in one sentence, and what a person's disk can do to it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from annotation import claims, store
+from annotation.database import FILE_NAME, Database, copy_database, migrate, open_database
+from annotation.records import Prompt, UserError
+from annotation.schema import migrations
+from annotation.sqlite import sqlite3, sqlite_utils
+from tests.conftest import act, seed_comparisons
+
+pytestmark = pytest.mark.slow
+
+
+def prompt(text: str) -> Prompt:
+    return Prompt(({"role": "user", "content": text},), "train", "test")
+
+
+def schema(db: Database) -> list[str]:
+    return [row["sql"] for row in db.rows("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name")]
+
+
+def test_wal_is_on_and_the_command_line_of_sqlite_utils_reads_the_file(db: Database, data_dir: Path) -> None:
+    assert db.value("PRAGMA journal_mode") == "wal"
+    assert db.value("PRAGMA foreign_keys") == 1
+    assert {"prompt", "judgement", "job", "model"} <= set(sqlite_utils.Database(data_dir / FILE_NAME).table_names())
+
+
+def test_migrating_again_changes_nothing(data_dir: Path) -> None:
+    first = open_database(data_dir)
+    before = schema(first)
+    store.add_prompts(first, [prompt("kept?")])
+    again = open_database(data_dir)
+    migrate(again)
+    assert schema(again) == before
+    assert [entry.text for entry in store.prompts(again, "train")] == ["kept?"]
+    assert again.value("PRAGMA integrity_check") == "ok"
+
+
+def old_file(data_dir: Path) -> None:
+    """A file as the first release left it: one comparison judged, one skipped, one in hand, one open."""
+    data_dir.mkdir()
+    old = sqlite_utils.Database(data_dir / FILE_NAME)
+    migrations.apply(old, stop_before="m003_many_annotators")
+    moment = "2026-01-01T00:00:00.000000+00:00"
+    old["annotator"].insert({"id": 1, "name": "ann", "role": "admin", "created": moment})
+    old["model"].insert(
+        {"id": 1, "revision": "base", "method": "base", "base": "b", "status": "serving", "created": moment}
+    )
+    for number, state in enumerate(("judged", "skipped", "held", ""), 1):
+        messages = json.dumps([{"content": f"Question {number}?", "role": "user"}])
+        old["prompt"].insert(
+            {"id": number, "fingerprint": str(number), "messages": messages, "source": "x", "split": "train",
+             "created": moment}
+        )  # fmt: skip
+        old["comparison"].insert(
+            {"id": number, "prompt_id": number, "model_id": 1, "purpose": "preference", "created": moment}
+        )
+        for position in (0, 1):
+            response = old["response"].insert(
+                {"prompt_id": number, "model_id": 1, "purpose": "compare", "text": f"{number}.{position}",
+                 "sampling": "{}", "seed": 3, "rendered_prompt": "p", "prompt_tokens": 2, "tokens": 3,
+                 "finish_reason": "stop", "created": moment}
+            ).last_pk  # fmt: skip
+            old["comparison_response"].insert({"comparison_id": number, "position": position, "response_id": response})
+        if state:
+            old["claim"].insert(
+                {"id": number, "nonce": f"n{number}", "comparison_id": number, "annotator_id": 1, "slot": 0,
+                 "shown_order": "[1, 0]", "state": state, "created": moment, "expires": "2100"}
+            )  # fmt: skip
+        if state in ("judged", "skipped"):
+            old["judgement"].insert(
+                {"id": number, "claim_id": number, "comparison_id": number, "annotator_id": 1,
+                 "outcome": "ranked" if state == "judged" else "skip", "strength": 2 if state == "judged" else None,
+                 "ranking": "[2, 1]" if state == "judged" else None, "shown_order": "[1, 0]", "seconds": 4.5,
+                 "created": moment}
+            )  # fmt: skip
+    old.close()
+
+
+def test_a_file_of_the_first_release_is_brought_up_to_date_and_loses_nothing(data_dir: Path) -> None:
+    old_file(data_dir)
+    db = open_database(data_dir)
+    assert db.value("PRAGMA foreign_keys") == 1
+    assert db.rows("PRAGMA foreign_key_check") == []
+    judged, skipped = store.judgements(db)
+    assert (judged.purpose, judged.kind, judged.ranking, judged.strength) == ("own", "pair", (2, 1), 2)
+    assert [response["text"] for response in judged.responses] == ["1.0", "1.1"]
+    assert (skipped.outcome, skipped.seconds) == ("skip", 4.5)
+    assert [row["taken"] for row in db.rows("SELECT taken FROM comparison ORDER BY id")] == [1, 0, 1, 0]
+    held = claims.claim_next(db, 1)
+    assert held is not None
+    assert (held.nonce, held.kind, held.shown_texts) == ("n3", "pair", ("3.1", "3.0"))
+    claims.judge(db, 1, held.nonce, act("left-much"))
+    assert store.judgement_count(db) == 2
+    last = claims.claim_next(db, 1)
+    assert last is not None
+    assert last.comparison_id == 4
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"), db.transaction() as connection:
+        connection.execute("DELETE FROM judgement")
+
+
+def test_comparisons_of_a_checked_policy_with_another_keep_which_is_the_candidate(data_dir: Path) -> None:
+    old_file(data_dir)
+    old = sqlite_utils.Database(data_dir / FILE_NAME)
+    migrations.apply(old, stop_before="m005_ai_feedback")
+    moment = "2026-02-01T00:00:00.000000+00:00"
+    old["model"].insert(
+        {"id": 2, "revision": "dpo-2", "method": "dpo", "base": "b", "status": "candidate", "created": moment}
+    )
+    for number, purpose in ((5, "evaluate"), (6, "compare")):
+        old["comparison"].insert({"id": number, "prompt_id": 1, "purpose": "preference", "created": moment})
+        for position, model in enumerate((2, 1)):
+            response = old["response"].insert(
+                {"prompt_id": 1, "model_id": model, "purpose": purpose, "origin": "policy", "text": f"by {model}",
+                 "sampling": "{}", "seed": 3, "rendered_prompt": "p", "prompt_tokens": 2, "tokens": 3,
+                 "finish_reason": "stop", "created": moment}
+            ).last_pk  # fmt: skip
+            old["comparison_response"].insert({"comparison_id": number, "position": position, "response_id": response})
+    old.close()
+    db = open_database(data_dir)
+    rows = db.rows("SELECT id, candidate_id, against_id, asks FROM comparison ORDER BY id")
+    assert [tuple(row.values()) for row in rows] == [
+        *((number, None, None, "people") for number in (1, 2, 3, 4)),
+        (5, 2, 1, "people"),
+        (6, None, None, "people"),
+    ]
+
+
+def test_two_processes_may_create_the_file_at_once(data_dir: Path) -> None:
+    failures: list[BaseException] = []
+
+    def create() -> None:
+        try:
+            open_database(data_dir)
+        except BaseException as error:  # reported by the assertion below
+            failures.append(error)
+
+    threads = [threading.Thread(target=create) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_a_newer_database_is_refused_and_left_alone(db: Database, data_dir: Path) -> None:
+    with db.transaction() as connection:
+        connection["_sqlite_migrations"].insert(
+            {"migration_set": "prefloop", "name": "m999_from_the_future", "applied_at": "2030-01-01"}
+        )
+    before = schema(db)
+    with pytest.raises(UserError, match=r"newer Prefloop.*m999_from_the_future"):
+        open_database(data_dir)
+    assert schema(db) == before
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(data_dir: Path) -> None:
+    data_dir.mkdir()
+    (data_dir / FILE_NAME).write_bytes(b"my only copy of something else" * 100)
+    with pytest.raises(UserError, match="not a readable SQLite database"):
+        open_database(data_dir)
+    assert (data_dir / FILE_NAME).read_bytes() == b"my only copy of something else" * 100
+
+
+def test_a_directory_that_can_not_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a directory")
+    with pytest.raises(UserError, match=r"can't be written.*--data DIR"):
+        open_database(tmp_path / "file" / "data")
+
+
+def test_a_full_disk_saves_nothing_of_the_transaction_and_says_so(db: Database) -> None:
+    seed_comparisons(db, 2)
+    before = db.value("SELECT count(*) FROM prompt")
+    db.connection.execute(f"PRAGMA max_page_count = {db.value('PRAGMA page_count')}")
+    with pytest.raises(UserError, match=r"disk .* is full\. Nothing was saved"):
+        store.add_prompts(db, [prompt(f"{number} " + "x" * 3000) for number in range(200)])
+    db.connection.execute("PRAGMA max_page_count = 1000000")
+    assert db.value("SELECT count(*) FROM prompt") == before
+    assert store.add_prompts(db, [prompt("after the disk was cleared")]) == 1
+
+
+def test_a_transaction_is_all_or_nothing_and_nests(db: Database) -> None:
+    def fail_half_way() -> None:
+        with db.transaction():
+            store.add_prompts(db, [prompt("half done")])
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        fail_half_way()
+    assert store.prompts(db, "train") == []
+
+
+def test_a_copy_of_the_live_file_is_whole(db: Database, tmp_path: Path) -> None:
+    seed_comparisons(db, 3)
+    copy_database(db, tmp_path / "copy.db")
+    with sqlite3.connect(tmp_path / "copy.db") as copy:
+        assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert copy.execute("SELECT count(*) FROM comparison").fetchone() == (3,)
+    copy.close()
+
+
+def test_no_commit_is_lost_where_connections_write_and_reset_the_log_at_the_same_moment(data_dir: Path) -> None:
+    """Each thread as a process of its own would: with a connection and a lock of its own."""
+    open_database(data_dir).close()
+    failures: list[BaseException] = []
+
+    def write(writer: int) -> None:
+        own = open_database(data_dir)
+        try:
+            own.connection.execute("PRAGMA wal_autocheckpoint = 1")
+            for number in range(100):
+                store.add_prompts(own, [prompt(f"{writer} {number}")])
+                if number % 5 == writer:
+                    own.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except BaseException as error:  # reported by the assertion below
+            failures.append(error)
+        finally:
+            own.close()
+
+    threads = [threading.Thread(target=write, args=(writer,)) for writer in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    db = open_database(data_dir)
+    written = {entry.text for entry in store.prompts(db, "train")}
+    assert written == {f"{writer} {number}" for writer in range(4) for number in range(100)}
+    assert db.value("PRAGMA integrity_check") == "ok"
+    db.close()
+
+
+def test_what_is_deleted_is_gone_from_the_file_and_so_from_its_copies(db: Database, tmp_path: Path) -> None:
+    with db.transaction() as connection:
+        connection.execute("CREATE TABLE secret (text)")
+        connection.execute("INSERT INTO secret VALUES (?)", ("of nobody's business",))
+        connection.execute("DELETE FROM secret")
+    copy_database(db, tmp_path / "copy.db")
+    assert b"nobody's business" not in (tmp_path / "copy.db").read_bytes()

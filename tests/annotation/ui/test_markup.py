@@ -1,0 +1,135 @@
+"""The HTML of the admin's pages: strangers' text stays text, cells and bars say what they are."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from html import unescape
+
+import pytest
+
+from annotation.metrics.quality import Case, Decision, FlaggedCase, Opinion
+from annotation.tabs import import_form, quality_report
+from annotation.ui import charts, invisible, markup
+from annotation.ui.markup import Download, progress_bar, table
+from rlhf.submission.inspect_rows import Passage, Strip
+from rlhf.tabs.iterations import check_report
+from rlhf.tabs.iterations.check_report import AnswerPair
+from rlhf.tabs.playground import playground_tab
+from rlhf.tabs.runs import job_cards
+from rlhf.tabs.train import plan_card
+from tests.machine_fixtures import ROOT
+
+MOMENT = "2026-01-02T03:04:05.000000+00:00"
+HOSTILE = '"><img src=x onerror=alert(1)> <think>hm</think>'
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        markup.paragraph(HOSTILE),
+        markup.status(HOSTILE, "warning"),
+        table((HOSTILE,), []),
+        table(("a",), [(HOSTILE,)]),
+        table(("a",), [], HOSTILE),
+        table(("a",), [(Download("files/x", HOSTILE),)]),
+        table(("a",), [(Download(HOSTILE, "x"),)]),
+        progress_bar(HOSTILE, 1),
+    ],
+)
+def test_whatever_was_written_is_shown_literally(html: str) -> None:
+    assert "&lt;img" in html
+    assert "&lt;think&gt;hm&lt;/think&gt;" in html
+    assert not re.search(r"<(img|think)", html)
+    assert '=""' not in html  # nor does a quote end an attribute
+
+
+def test_a_table_sets_numbers_to_the_right_and_lets_sentences_wrap() -> None:
+    html = table(("Why", "Number"), [("short", "7"), ("w" * 33, "1,204")], "nothing", ("Number",))
+    assert html == (
+        '<div class="scroll" tabindex="0"><table><thead><tr><th>Why</th><th class="number">Number</th></tr></thead>'
+        '<tbody><tr><td>short</td><td class="number">7</td></tr>'
+        f'<tr><td class="wordy">{"w" * 33}</td><td class="number">1,204</td></tr></tbody></table></div>'
+    )
+    assert table(("Why", "Number"), [], "nothing", ("Number",)) == '<p class="quiet">nothing</p>'
+
+
+def test_a_finished_file_can_be_fetched() -> None:
+    assert '<td><a href="files/a.zip" download>a.zip</a></td>' in table(
+        ("File",), [(Download("files/a.zip", "a.zip"),)]
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- what is unseen
+HIDING = "pay\u202eyap\u200b\U000e0041\ufe0f\u2028\u3164end"
+SAID = {"role": HIDING, "content": HIDING}
+ANSWER = {"text": HIDING, "answer": HIDING, "tokens": 3, "finish_reason": "stop", "cut": False}
+LOOK = {
+    "name": HIDING, "format": HIDING, "columns": [HIDING], "problem": "", "target": "preferences", "proposed": {},
+    "notes": [HIDING],
+    "rows": [{"number": 1, "cells": {HIDING: HIDING}}], "bad": [{"number": 2, "reason": HIDING}],
+    "records": [{"messages": [SAID, SAID], "answers": [HIDING], "ranking": None, "label": None, "outcome": "ranked",
+                 "remark": HIDING}],
+}  # fmt: skip
+OPINION = Opinion(HIDING, "own", "ranked", (1, 2), 1)
+PLACES = {
+    "quality, one comparison": lambda: quality_report.case_view(
+        Case(1, "preference", "ready", (SAID,), (HIDING, HIDING), (OPINION,), 0)
+    ),
+    "quality, flags": lambda: quality_report.flagged_table([FlaggedCase(1, "harmful", HIDING, HIDING, MOMENT, HIDING)]),
+    "quality, decisions": lambda: quality_report.decisions_table([Decision(HIDING, HIDING, HIDING, HIDING, MOMENT)]),
+    "iterations, side by side": lambda: check_report.answers_page(
+        [AnswerPair(HIDING, 1, ANSWER, ANSWER)], 0, 1, (HIDING, HIDING)
+    ),
+    "runs, samples": lambda: job_cards.samples_box({HIDING: {0: ANSWER}}),
+    "runs, log": lambda: job_cards.log_box([HIDING]),
+    "train, rows": lambda: plan_card.strip_box(Strip(HIDING, [Passage("raised", [(HIDING, 2)])])),
+    "playground, literal": lambda: playground_tab.turn(HIDING, HIDING, False),
+    "playground, rendered": lambda: playground_tab.turn(HIDING, HIDING, True),
+    "data, first rows": lambda: import_form.look_card(LOOK),
+    "data, what they become": lambda: import_form.meaning_card(LOOK),
+    "a table": lambda: table((HIDING,), [(HIDING,), (Download(HIDING, HIDING),)], HIDING),
+    "sentences": lambda: markup.paragraph(HIDING) + markup.status(HIDING) + progress_bar(HIDING, 1),
+    "a chart": lambda: charts.figure(charts.Frame(HIDING, HIDING, HIDING), "", 10, HIDING, "upright"),
+}
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+def test_what_can_not_be_seen_is_spelt_out_wherever_a_strangers_text_is_shown(place: Callable[[], str]) -> None:
+    html = place()
+    assert invisible.INVISIBLE.findall(unescape(html)) == []
+    assert "⟨U+202E⟩" in html
+
+
+def test_every_text_gets_into_markup_through_the_one_escape() -> None:
+    """A new page can't forget what can't be seen: nothing else here takes Python's own `escape`."""
+    allowed = {ROOT / "annotation/ui/markup.py", ROOT / "annotation/ui/markdown.py"}
+    found = set()
+    for path in [ROOT / "app.py", *(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            taken = isinstance(node, ast.ImportFrom) and node.module in ("html", "xml.sax.saxutils", "markupsafe")
+            called = isinstance(node, ast.Attribute) and node.attr == "escape" and ast.unparse(node.value) == "html"
+            if taken or called:
+                found.add(path)
+    assert found <= allowed
+
+
+def test_a_sentence_is_announced_and_none_is_nothing() -> None:
+    assert markup.status("Saved.") == '<p role="status">Saved.</p>'
+    assert markup.status("Saved.", "quiet") == '<p role="status" class="quiet">Saved.</p>'
+    assert markup.status("") == ""
+
+
+def test_a_bar_says_how_far_it_is_where_that_is_known() -> None:
+    known = progress_bar("Import", 40)
+    assert 'aria-label="Import" aria-valuemin="0" aria-valuemax="100" aria-valuenow="40"' in known
+    assert "width: 40%" in known
+    unknown = progress_bar("Import", None)
+    assert "aria-valuenow" not in unknown
+    assert "width: 0%" in unknown
+
+
+def test_the_styles_pass_gradios_template_engine() -> None:
+    for style in (markup.BOX_STYLE, markup.TABLE_STYLE, markup.BAR_STYLE, markup.WARNING_STYLE):
+        assert not re.search(r"[`\\]|\{\{|\}\}|\$\{", style)

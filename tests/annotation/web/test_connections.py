@@ -1,0 +1,129 @@
+"""Connections of a real server: what has begun and doesn't arrive is closed, what answers slowly is not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from annotation.web import connections
+
+pytestmark = pytest.mark.slow
+
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+POST = b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n"
+CHUNKED = b"POST /x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+class Program:
+    """Answers a POST when its body is there, a PUT at once, and a GET in two parts, the last when a test wants it."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+        self.ended: list[str] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "POST":
+            message = await receive()
+            while message.get("more_body"):
+                message = await receive()
+            self.ended.append(message["type"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        if scope["method"] == "GET":
+            await send({"type": "http.response.body", "body": b"first", "more_body": True})
+            await asyncio.to_thread(self.go_on.wait)
+        await send({"type": "http.response.body", "body": b"last"})
+
+
+@pytest.fixture
+def program() -> Program:
+    return Program()
+
+
+@pytest.fixture
+def address(program: Program, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
+    """Where it is served, by a server without patience."""
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(connections, "PART_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(program, http=connections.PunctualProtocol, lifespan="off", log_config=None)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            yield listener.getsockname()
+        finally:
+            server.should_exit = True
+            program.go_on.set()
+            thread.join()
+
+
+def rest(connection: socket.socket) -> bytes:
+    """All that comes until the server closes the connection."""
+    received = b""
+    while chunk := connection.recv(65536):
+        received += chunk
+    return received
+
+
+@pytest.mark.parametrize("sent", [b"", b"G", HEAD, HEAD + b"X: y", POST, POST + b"five", CHUNKED + b"5\r\nfi"])
+def test_a_request_that_does_not_arrive_is_given_up(address: tuple[str, int], sent: bytes) -> None:
+    with closing(socket.create_connection(address)) as connection:
+        connection.sendall(sent)
+        assert rest(connection) == b""
+
+
+def test_a_head_that_comes_byte_by_byte_gets_no_more_time(address: tuple[str, int]) -> None:
+    with closing(socket.create_connection(address)) as connection:
+        connection.sendall(HEAD)
+        connection.settimeout(0.05)
+        for _ in range(200):
+            try:
+                assert connection.recv(1) == b""
+                return
+            except TimeoutError:
+                connection.sendall(b"X: y\r\n")
+    raise AssertionError("it is still open")
+
+
+def test_a_second_request_that_does_not_arrive_is_given_up_too(address: tuple[str, int], program: Program) -> None:
+    with closing(socket.create_connection(address)) as connection:
+        connection.sendall(POST + b"0123456789" + HEAD)
+        assert rest(connection).endswith(b"last\r\n0\r\n\r\n")
+    assert program.ended == ["http.request"]
+
+
+def test_an_answer_may_take_as_long_as_it_likes(address: tuple[str, int], program: Program) -> None:
+    with closing(socket.create_connection(address)) as slow, closing(socket.create_connection(address)) as half:
+        slow.sendall(HEAD + b"Connection: close\r\n\r\n")
+        half.sendall(HEAD)
+        assert rest(half) == b"", "so much time has passed"
+        program.go_on.set()
+        assert b"last" in rest(slow)
+
+
+def test_no_request_becomes_a_websocket_or_fills_the_log(
+    address: tuple[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: eA==\r\nSec-WebSocket-Version: 13\r\n"
+    with socket.create_connection(address) as connection:
+        connection.sendall(b"PUT /x HTTP/1.1\r\nHost: localhost\r\n" + upgrade + b"\r\n")
+        assert rest(connection).startswith(b"HTTP/1.1 200")
+    assert caplog.records == []
+
+
+def test_what_turns_out_to_be_no_http_is_refused_once_and_fails_nothing(
+    address: tuple[str, int], program: Program, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "uvicorn"), closing(socket.create_connection(address)) as connection:
+        connection.sendall(CHUNKED.replace(b"POST", b"PUT") + b"zz\r\n")
+        assert rest(connection).startswith(b"HTTP/1.1 400 ")
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []

@@ -1,0 +1,658 @@
+"""DPO on a tiny real model: TRL's own loss, true gradients through 4-bit layers, references, resuming after SIGKILL."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from trl import DPOConfig, DPOTrainer
+
+from annotation import store
+from annotation.exports.preference_rows import PreferenceRow
+from annotation.records import UserError
+from rlhf.algorithms.checkpoints import COMPLETE, last_complete_checkpoint
+from rlhf.algorithms.dpo import PreferenceTrainer, answer_logps, build_trainer
+from rlhf.jobs import job_store
+from rlhf.jobs.artifacts import directory_sha256
+from rlhf.jobs.specs import DPOSpec, Precision, with_defaults
+from rlhf.jobs.worker import Run, perform
+from rlhf.models import hidden_states, packing, registry
+from rlhf.models.loading import (
+    Policies,
+    compute_dtype,
+    load_adapter,
+    load_for_answering,
+    load_quantised,
+    unpack_weights,
+)
+from rlhf.models.registry import Policy
+from rlhf.models.tokenize import load_snapshot, tokenise_pairs, with_noise
+from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def judged(machine: Machine) -> Machine:
+    """Twelve judged pairs to train on, the shorter answer preferred, and four held-out ones."""
+    machine.add_prompts(train=12, held_out=4)
+    machine.judge("train", 12)
+    machine.judge("held-out", 4)
+    return machine
+
+
+def frozen_rows(machine: Machine) -> list[PreferenceRow]:
+    """The train rows of the data frozen last."""
+    sha256 = machine.db.value("SELECT sha256 FROM snapshot ORDER BY created DESC LIMIT 1")
+    return [row for row in load_snapshot(machine.data_dir, sha256) if row["split"] == "train"]
+
+
+def trainer_of(machine: Machine, spec: DPOSpec, parent: str = "base") -> PreferenceTrainer:
+    """The trainer as the job builds it, on the machine's judgements."""
+    job_store.cancel(machine.db, machine.submit(replace(spec, parent=parent)))
+    pairs, _ = tokenise_pairs(machine.tokenizer, frozen_rows(machine), spec.max_length)
+    pairs = with_noise(pairs, spec.annotator_noise)
+    torch.manual_seed(spec.seed)
+    start = machine.start(parent)
+    return build_trainer(with_defaults(spec), start, machine.tokenizer, pairs, machine.data_dir / "checkpoints")
+
+
+def stock_trainer(machine: Machine, spec: DPOSpec, loss: Mapping[str, float]) -> DPOTrainer:
+    """TRL's own trainer on the text of the same rows."""
+    arguments = DPOConfig(
+        output_dir=str(machine.data_dir / "stock"),
+        use_cpu=not torch.cuda.is_available(),
+        bf16=compute_dtype() == torch.bfloat16,
+        gradient_checkpointing=False,
+        per_device_train_batch_size=4,
+        beta=spec.beta,
+        loss_type=list(loss),
+        loss_weights=list(loss.values()),
+        max_length=None,
+        precompute_ref_log_probs=True,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    texts = [
+        {"prompt": row["rendered_prompt"], "chosen": row["chosen"]["text"], "rejected": row["rejected"]["text"]}
+        for row in frozen_rows(machine)
+    ]
+    torch.manual_seed(spec.seed)
+    return DPOTrainer(
+        model=load_quantised(machine.model),
+        args=arguments,
+        train_dataset=Dataset.from_list(texts),
+        processing_class=machine.tokenizer,
+        peft_config=lora(spec),
+    )
+
+
+def lora(spec: DPOSpec) -> LoraConfig:
+    """The adapter that a spec asks for."""
+    return LoraConfig(r=spec.lora_r, lora_alpha=spec.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def first_batch(trainer: DPOTrainer, pairs: int = 4) -> dict[str, Any]:
+    """The first pairs of the data, collated by the trainer."""
+    batch = trainer.data_collator([trainer.train_dataset[number] for number in range(pairs)])
+    return {name: tensor.to(trainer.model.device) for name, tensor in batch.items()}
+
+
+def loss_of(trainer: DPOTrainer, batch: dict[str, Any]) -> torch.Tensor:
+    """The training loss of a batch, computed as in a training step."""
+    trainer.model.train()
+    with trainer.compute_loss_context_manager():
+        return trainer.compute_loss(trainer.model, dict(batch))
+
+
+def randomise(model: Any, scale: float = 0.1) -> None:
+    """Give every adapter matrix values, the same in every model: an adapter that does something."""
+    generator = torch.Generator().manual_seed(5)
+    for name, parameter in sorted(model.named_parameters()):
+        if "lora_" in name and ".default." in name:
+            drawn = torch.randn(parameter.shape, generator=generator) * scale
+            parameter.data = drawn.to(parameter.device)
+
+
+def adapter_gradients(model: Any) -> dict[str, torch.Tensor]:
+    """The gradient of every adapter matrix, by a name that is the same in every wrapping."""
+    found = {
+        name[name.index("layers.") :]: parameter.grad.float().flatten()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter.grad is not None
+    }
+    assert len(found) == 2 * 7 * 2  # A and B of seven linear layers in each of two blocks
+    return found
+
+
+def assert_same_gradients(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """None is zero, and all point the same way with the same length."""
+    assert actual.keys() == expected.keys()
+    for name, gradient in actual.items():
+        assert gradient.any(), f"the gradient of {name} is exactly zero"
+        assert torch.cosine_similarity(gradient, expected[name], dim=0) > 0.99, name
+        assert gradient.norm().item() == pytest.approx(expected[name].norm().item(), rel=0.15), name
+
+
+def add_parent(machine: Machine, revision: str = "earlier", scale: float = 0.1) -> Policy:
+    """A stored adapter with random weights, as an earlier training would have left it."""
+    model = get_peft_model(load_quantised(machine.model), lora(QUICK_DPO))
+    randomise(model, scale)
+    model.save_pretrained(machine.data_dir / "adapters" / revision)
+    path = f"adapters/{revision}"
+    with machine.db.transaction() as connection:
+        connection.execute(
+            """INSERT INTO model (revision, method, base, parent_id, path, sha256, status, created)
+               VALUES (?, 'dpo', ?, 1, ?, ?, 'candidate', '')""",
+            (revision, str(machine.model), path, directory_sha256(machine.data_dir / path)),
+        )
+    return registry.by_revision(machine.db, revision)
+
+
+# ---------------------------------------------------------------------------------------------------------- the loss
+@pytest.mark.parametrize("sft_weight", [0.0, 0.2])
+def test_the_first_loss_equals_that_of_trl_and_is_ln_2_from_a_fresh_adapter(judged: Machine, sft_weight: float) -> None:
+    """The same pairs through TRL's tokenisation, padding and loss, and through ours; also with an adapter that acts."""
+    spec = replace(QUICK_DPO, sft_weight=sft_weight)
+    ours = trainer_of(judged, spec)
+    stock = stock_trainer(judged, spec, {"sigmoid": 1.0, "sft": sft_weight} if sft_weight else {"sigmoid": 1.0})
+    our_batch, stock_batch = first_batch(ours), first_batch(stock)
+    for name in ("input_ids", "attention_mask", "completion_mask"):
+        assert torch.equal(our_batch[name], stock_batch[name])
+
+    fresh = loss_of(ours, our_batch).item()
+    chosen_tokens = our_batch["completion_mask"][:4].sum().item()
+    likelihood_term = -sft_weight * our_batch["ref_chosen_logps"].sum().item() / chosen_tokens
+    assert fresh == pytest.approx(math.log(2) + likelihood_term, abs=2e-3)
+    assert fresh == pytest.approx(loss_of(stock, stock_batch).item(), abs=2e-3)
+
+    randomise(ours.model)
+    randomise(stock.model)
+    moved = loss_of(ours, our_batch)
+    assert abs(moved.item() - fresh) > 0.1, "the adapter does nothing, so the comparison would prove nothing"
+    stock_moved = loss_of(stock, stock_batch)
+    assert moved.item() == pytest.approx(stock_moved.item(), rel=5e-3)
+    moved.backward()
+    stock_moved.backward()
+    assert_same_gradients(adapter_gradients(ours.model), adapter_gradients(stock.model))
+
+
+def test_pairs_packed_without_padding_give_the_log_probabilities_of_the_padded_batch(judged: Machine) -> None:
+    """Families that can't be packed take the padded path; both must agree, up to bfloat16."""
+    trainer = trainer_of(judged, QUICK_DPO)
+    batch = first_batch(trainer, 6)
+    with torch.no_grad():
+        packed = answer_logps(trainer.model, batch)
+        trainer.model.config._attn_implementation = "eager"
+        padded = answer_logps(trainer.model, batch)
+    assert packed.tolist() == pytest.approx(padded.tolist(), rel=5e-3)
+    assert len(set(packed.tolist())) == 12
+
+
+@pytest.mark.parametrize("method", ["lora", "prompt"])
+def test_pairs_in_several_packed_rows_give_what_they_give_in_one(
+    judged: Machine, monkeypatch: pytest.MonkeyPatch, method: Any
+) -> None:
+    """Answers come back in the order of the batch, and no row is longer than the limit, so the mask stays small."""
+    trainer = trainer_of(judged, replace(QUICK_DPO, method=method, precision="fp32", virtual_tokens=4))
+    randomise_all(trainer.model)
+    lengths: list[int] = []
+
+    def pack(*arguments: Any) -> packing.Packed:
+        row = packing.pack(*arguments)
+        lengths.append(row.ids_1L.shape[1])
+        return row
+
+    monkeypatch.setattr(hidden_states, "pack", pack)
+    batch = first_batch(trainer, 6)
+    found = []
+    for limit in (4096, 150):
+        monkeypatch.setattr(hidden_states, "ROW_TOKENS", limit)
+        lengths.clear()
+        trainer.model.zero_grad()
+        with torch.no_grad():
+            logps = answer_logps(trainer.model, batch)
+        assert (len(lengths) == 1, max(lengths) <= limit) == (limit == 4096, True)
+        loss = loss_of(trainer, batch)
+        loss.backward()
+        gradients = [p.grad.clone() for p in trainer.model.parameters() if p.requires_grad]
+        found.append([logps, loss.detach(), *gradients])
+    assert len(set(found[0][0].tolist())) == 12
+    assert all(part.any() for part in found[0])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-5)
+
+
+def randomise_all(model: Any) -> None:
+    """Give everything that is trained values: an adapter that does something."""
+    generator = torch.Generator().manual_seed(5)
+    for _, parameter in sorted(model.named_parameters()):
+        if parameter.requires_grad:
+            parameter.data = torch.randn(parameter.shape, generator=generator).to(parameter.device) * 0.1
+
+
+# ----------------------------------------------------------------------------------------------------- annotator noise
+RELIABILITY = {"ann": 0.95, "bob": 0.6}
+
+
+@pytest.fixture
+def mixed(machine: Machine) -> Machine:
+    """Twelve pairs judged rightly by one annotator, twelve wrongly on purpose by another, and six held-out ones."""
+    machine.add_prompts(train=12, held_out=6)
+    machine.judge("train", 12)
+    machine.judge("train", 12, "longer", by="bob")
+    machine.judge("held-out", 6)
+    return machine
+
+
+def noisy(machine: Machine, noise: Any, **changes: Any) -> DPOSpec:
+    """A spec on frozen data in which the annotators' reliability is known."""
+    return replace(QUICK_DPO, annotator_noise=noise, snapshot=machine.freeze(RELIABILITY), evaluate=False, **changes)
+
+
+def test_each_pair_keeps_its_own_chance_of_error_up_to_the_loss(mixed: Machine) -> None:
+    """Through the dataset, the shuffled loader, which drops columns it does not know, and the collator."""
+    trainer = trainer_of(mixed, noisy(mixed, "smooth"))
+    pairs, _ = tokenise_pairs(mixed.tokenizer, frozen_rows(mixed), QUICK_DPO.max_length)
+    expected = {tuple(pair["prompt_ids"] + pair["chosen_ids"]): pair["flip"] for pair in pairs}
+    assert sorted(set(expected.values())) == pytest.approx([0.05, 0.4])
+    seen = {}
+    for batch in trainer.get_train_dataloader():
+        lengths = batch["attention_mask"].sum(-1)
+        for row, (flip, weight) in enumerate(zip(batch["flip"].tolist(), batch["weight"].tolist(), strict=True)):
+            seen[tuple(batch["input_ids"][row, : lengths[row]].tolist())] = flip
+            assert weight == 1.0
+    assert seen == pytest.approx(expected)
+
+
+def test_the_first_gradient_of_a_doubted_pair_is_smaller_by_hand(mixed: Machine) -> None:
+    """At margin 0 the pull of a pair is 1/2 - flip under 'smooth': (1 - 2 flip) times what it is under 'ignore'.
+
+    So 'smooth' and 'weight' start in the same direction, which is 0.9 of the sure pair's and 0.2 of the doubted one's,
+    and 'weight' divides by their mean over the data, 0.55.
+    """
+    grads = {}
+    for noise in ("ignore", "weight", "smooth"):
+        trainer = trainer_of(mixed, noisy(mixed, noise, sft_weight=0.0))
+        for name, rows in (("both", [0, 12]), ("sure", [0]), ("doubted", [12])):
+            batch = trainer.data_collator([trainer.train_dataset[row] for row in rows])
+            trainer.model.zero_grad()
+            loss_of(trainer, {key: tensor.to(trainer.model.device) for key, tensor in batch.items()}).backward()
+            grads[noise, name] = b_gradient(trainer.model)
+    by_hand = (0.9 * grads["ignore", "sure"] + 0.2 * grads["ignore", "doubted"]) / 2
+    assert_close(grads["smooth", "both"], by_hand)
+    assert_close(grads["weight", "both"], by_hand / 0.55)
+    assert_close(grads["ignore", "both"], (grads["ignore", "sure"] + grads["ignore", "doubted"]) / 2)
+    assert torch.cosine_similarity(grads["smooth", "both"], grads["ignore", "both"], dim=0) < 0.95, "it matters here"
+
+
+def b_gradient(model: Any) -> torch.Tensor:
+    """The gradient of all B matrices; those of A are zero in a fresh adapter."""
+    found = [
+        parameter.grad.float().flatten().cpu()
+        for name, parameter in sorted(model.named_parameters())
+        if "lora_B" in name and parameter.requires_grad and parameter.grad is not None
+    ]
+    return torch.cat(found)
+
+
+def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    """Same direction and length, within bfloat16."""
+    assert torch.cosine_similarity(actual, expected, dim=0) > 0.995
+    assert actual.norm().item() == pytest.approx(expected.norm().item(), rel=0.03)
+
+
+def held_out_margin(machine: Machine, spec: DPOSpec) -> tuple[float, float]:
+    """Train, and measure on the held-out pairs: (share of pairs won, mean margin) of the implicit reward."""
+    job = machine.perform(machine.submit(spec))
+    assert job.status == "finished", job.message
+    assert job.result is not None
+    assert job.result["train_pairs"] == 24
+    trained = registry.by_revision(machine.db, job.result["revision"])
+    models = Policies(machine.db, machine.data_dir, machine.model)
+    rows = [row for row in load_snapshot(machine.data_dir, spec.snapshot) if row["split"] == "held-out"]
+    pairs, _ = tokenise_pairs(machine.tokenizer, rows, spec.max_length)
+    gained = {}
+    for policy in (trained, registry.by_revision(machine.db, "base")):
+        model = models.use(policy)
+        gained[policy.id] = [plain_logp(model, pair, "chosen") - plain_logp(model, pair, "rejected") for pair in pairs]
+    margins = [spec.beta * (new - old) for new, old in zip(gained[trained.id], gained[1], strict=True)]
+    return sum(margin > 0 for margin in margins) / len(margins), sum(margins) / len(margins)
+
+
+def test_what_is_known_of_the_annotators_helps_to_learn_what_is_right(mixed: Machine) -> None:
+    """Half of the pairs are the wrong way round. Taken at their word the annotators teach nothing; weighed they do."""
+    learned = {noise: held_out_margin(mixed, noisy(mixed, noise, epochs=3)) for noise in ("ignore", "weight", "smooth")}
+    print(learned)
+    ignored = learned.pop("ignore")
+    for share, margin in learned.values():
+        assert share >= 5 / 6
+        assert share >= ignored[0]
+        assert margin > ignored[1] + 0.2
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_passes_of_any_size_add_up_to_the_loss_of_the_whole_step(judged: Machine, precision: Precision) -> None:
+    trainer = trainer_of(judged, replace(QUICK_DPO, method="lora", precision=precision, sft_weight=0.5))
+    randomise(trainer.model)
+    whole = first_batch(trainer, 5)
+    parts = [
+        trainer.data_collator([trainer.train_dataset[place] for place in places]) for places in ((0, 1, 2), (3,), (4,))
+    ]
+    counts = trainer._get_num_items_in_batch(parts, trainer.accelerator.device)
+    with torch.no_grad(), trainer.compute_loss_context_manager():
+        expected = trainer.compute_loss(trainer.model, whole)
+        found = sum(trainer.compute_loss(trainer.model, part, num_items_in_batch=counts) for part in parts)
+    assert float(found) == pytest.approx(float(expected), rel=1e-5 if precision == "fp32" else 2e-2)
+
+
+def test_full_training_in_16_bits_begins_without_a_margin_because_policy_and_reference_are_one(judged: Machine) -> None:
+    trainer = trainer_of(judged, replace(QUICK_DPO, method="full", precision="bf16", sft_weight=0.0))
+    assert loss_of(trainer, first_batch(trainer)).item() == pytest.approx(math.log(2), abs=1e-6)
+
+
+# --------------------------------------------------------------------------- gradients through 4-bit layers on a CPU
+def independent_gradients(machine: Machine, batch: dict[str, Any], beta: float) -> dict[str, torch.Tensor]:
+    """Gradients of the DPO loss on a 16-bit copy of the 4-bit weights, one answer at a time, from full logits."""
+    model = get_peft_model(load_quantised(machine.model).dequantize(), lora(QUICK_DPO))
+    randomise(model)
+    logps = []
+    for ids, attention, completion in zip(
+        batch["input_ids"], batch["attention_mask"], batch["completion_mask"], strict=True
+    ):
+        length = int(attention.sum())
+        with torch.autocast(batch["input_ids"].device.type, dtype=torch.bfloat16):
+            logits = model(input_ids=ids[None, :length]).logits[0].float().log_softmax(-1)
+        logps.append(sum(logits[at - 1, ids[at]] for at in range(1, length) if completion[at]))
+    pairs = len(logps) // 2
+    losses = [
+        -torch.nn.functional.logsigmoid(
+            beta
+            * (
+                (logps[pair] - batch["ref_chosen_logps"][pair])
+                - (logps[pairs + pair] - batch["ref_rejected_logps"][pair])
+            )
+        )
+        for pair in range(pairs)
+    ]
+    (sum(losses) / pairs).backward()
+    return adapter_gradients(model)
+
+
+def test_the_trainer_has_true_gradients_after_the_reference_was_computed(judged: Machine) -> None:
+    """On CPUs with AVX512-BF16 one forward pass in eval mode, such as the reference's, silently breaks them."""
+    spec = replace(QUICK_DPO, sft_weight=0.0)
+    trainer = trainer_of(judged, spec)
+    batch = first_batch(trainer, 3)
+    randomise(trainer.model)
+    loss_of(trainer, batch).backward()
+    assert_same_gradients(adapter_gradients(trainer.model), independent_gradients(judged, batch, spec.beta))
+
+
+def test_unpacking_mends_the_gradients_after_a_generation(judged: Machine) -> None:
+    """The bug is silent: generate, train on, and most adapter matrices get a wrong gradient or none."""
+    spec = replace(QUICK_DPO, sft_weight=0.0)
+    trainer = trainer_of(judged, spec)
+    batch = first_batch(trainer, 3)
+    randomise(trainer.model)
+    trainer.model.eval()
+    with torch.no_grad():
+        trainer.model.generate(batch["input_ids"][:1, :8], max_new_tokens=2, do_sample=False)
+    unpack_weights(trainer.model)
+    loss_of(trainer, batch).backward()
+    assert_same_gradients(adapter_gradients(trainer.model), independent_gradients(judged, batch, spec.beta))
+
+
+# --------------------------------------------------------------------------------------------- reference and parent
+def plain_logp(model: Any, pair: Mapping[str, list[int]], side: str) -> float:
+    """log π(answer | prompt), a token at a time from full logits."""
+    ids = torch.tensor([[*pair["prompt_ids"], *pair[f"{side}_ids"]]], device=model.device)
+    with torch.no_grad():
+        logps = model(input_ids=ids).logits[0].float().log_softmax(-1)
+    start = len(pair["prompt_ids"])
+    return sum(logps[at - 1, ids[0, at]].item() for at in range(start, ids.shape[1]))
+
+
+def first_margin(trainer: PreferenceTrainer) -> float:
+    """The mean reward margin of the first batch, before any step."""
+    trainer._metrics["train"].clear()
+    loss_of(trainer, first_batch(trainer))
+    return float(trainer._metrics["train"]["rewards/margins"][0])
+
+
+def test_with_the_base_as_reference_a_continued_adapter_starts_with_the_margin_it_has_earned(judged: Machine) -> None:
+    """TRL alone would make the parent the reference, and the tie to the base would be lost."""
+    parent = add_parent(judged)
+    trainer = trainer_of(judged, replace(QUICK_DPO, reference="base"), parent.revision)
+    assert "ref" not in trainer.model.peft_config
+
+    assert parent.path is not None
+    policy = PeftModel.from_pretrained(load_for_answering(judged.model), judged.data_dir / parent.path).eval()
+    margins = []
+    for pair in list(trainer.train_dataset)[:4]:
+        gained = {side: plain_logp(policy, pair, side) for side in ("chosen", "rejected")}
+        with policy.disable_adapter():
+            gained = {side: logp - plain_logp(policy, pair, side) for side, logp in gained.items()}
+        margins.append(QUICK_DPO.beta * (gained["chosen"] - gained["rejected"]))
+    by_hand = sum(margins) / len(margins)
+    assert abs(by_hand) > 0.1
+    assert first_margin(trainer) == pytest.approx(by_hand, rel=0.03)
+
+
+def test_with_the_parent_as_reference_a_continued_adapter_starts_without_a_margin(judged: Machine) -> None:
+    parent = add_parent(judged)
+    trainer = trainer_of(judged, replace(QUICK_DPO, reference="parent"), parent.revision)
+    assert "ref" not in trainer.model.peft_config
+    assert first_margin(trainer) == pytest.approx(0.0, abs=0.02)  # bfloat16 in batches of another make-up
+    assert loss_of(trainer, first_batch(trainer)).item() > math.log(2)
+
+
+@pytest.mark.parametrize("reference", ["base", "parent"])
+def test_a_continued_adapter_starts_from_the_weights_of_its_parent_to_the_bit(judged: Machine, reference: Any) -> None:
+    """Rounded to bfloat16 on the way, each iteration would lose a little of what the last one learned."""
+    parent = add_parent(judged)
+    trainer = trainer_of(judged, replace(QUICK_DPO, reference=reference), parent.revision)
+    started = get_peft_model_state_dict(trainer.model, adapter_name="default")
+    stored = judged.adapter(parent.revision)
+    assert started.keys() == stored.keys()
+    assert all(torch.equal(started[name].cpu(), stored[name]) for name in stored)
+
+
+def test_a_parent_of_another_rank_is_refused_with_a_sentence(judged: Machine) -> None:
+    parent = add_parent(judged)
+    spec = replace(QUICK_DPO, parent="earlier", lora_r=8)
+    with pytest.raises(UserError, match=r"The parent earlier has lora_r 4\. Use the same"):
+        judged.submit(spec)
+    with pytest.raises(UserError, match="another shape"):
+        load_adapter(get_peft_model(load_quantised(judged.model), lora(spec)), judged.data_dir / str(parent.path))
+
+
+# ----------------------------------------------------------------------------------------------------- the whole job
+def test_training_raises_the_margin_and_the_candidate_prefers_what_was_preferred(judged: Machine) -> None:
+    """The learning test: the shorter answer is preferred, and its margin over the longer one must grow."""
+    job = judged.perform(judged.submit(replace(QUICK_DPO, epochs=3)))
+    assert (job.status, job.step, job.steps) == ("finished", 9, 9)
+    curve = job_store.metrics(judged.db, job.id)
+    assert [entry["step"] for entry in curve] == list(range(1, 10))
+    assert abs(curve[0]["rewards/margins"]) < 0.02
+    assert curve[-1]["rewards/margins"] > 0.5
+    assert curve[-1]["loss"] < curve[0]["loss"] - 0.1
+    assert job.result is not None
+    assert job.result["train_pairs"] == 12
+    candidate = registry.by_revision(judged.db, job.result["revision"])
+    assert (candidate.status, candidate.job_id) == ("candidate", job.id)
+    weights = judged.adapter(candidate.revision)
+    assert len(weights) == 28
+    assert all(tensor.dtype == torch.float32 and tensor.any() for tensor in weights.values())
+    assert not list((judged.data_dir / "checkpoints").iterdir())
+    asked = list(job_store.samples(judged.db, job.id))
+    assert asked == [prompt.text for prompt in store.prompts(judged.db, "held-out")[:3]]
+
+
+def test_pairs_beyond_the_length_limit_are_left_out_and_counted(judged: Machine) -> None:
+    """Once more after tokenising: the count at the freeze uses the tokens that were generated."""
+    lengths = sorted(
+        len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+        for row in tokenise_pairs(
+            judged.tokenizer, load_snapshot(judged.data_dir, snapshot_of(judged)), QUICK_DPO.max_length
+        )[0]
+    )
+    limit = lengths[-3] - 1
+    within = sum(length <= limit for length in lengths)
+    rows = load_snapshot(judged.data_dir, snapshot_of(judged))
+    pairs, left_out = tokenise_pairs(judged.tokenizer, rows, limit)
+    assert (len(pairs), left_out) == (within, {"too-long": len(lengths) - within})
+    spec = replace(QUICK_DPO, max_length=limit, epochs=1, snapshot=snapshot_of(judged))
+    job = judged.perform(judged.submit(spec))
+    assert job.result is not None
+    train = [row for row in rows if row["split"] == "train"]
+    fitting, left = tokenise_pairs(judged.tokenizer, train, limit)
+    assert left["too-long"] > 0
+    assert (job.result["train_pairs"], job.result["left_out"]) == (len(fitting), left)
+
+
+def snapshot_of(machine: Machine) -> str:
+    """Freeze today's judgements through a job that is then cancelled; returns the data's name."""
+    job_id = machine.submit(QUICK_DPO)
+    job_store.cancel(machine.db, job_id)
+    spec = job_store.get(machine.db, job_id).spec
+    assert isinstance(spec, DPOSpec)
+    return spec.snapshot
+
+
+def test_a_damaged_parent_fails_the_job_with_a_sentence_and_loses_nothing(judged: Machine) -> None:
+    parent = add_parent(judged)
+    assert parent.path is not None
+    weights = judged.data_dir / parent.path / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    job = judged.perform(judged.submit(replace(QUICK_DPO, parent="earlier")))
+    assert job.status == "failed"
+    assert "adapter earlier" in job.message
+    assert "sha256 differs" in job.message
+    assert registry.of_job(judged.db, job.id) is None
+
+
+# ------------------------------------------------------------------------------------------- killed, cancelled, resumed
+STEPS = 36
+
+
+@dataclass
+class Unbroken:
+    """A run that nobody disturbed, to measure the others by."""
+
+    machine: Machine
+    spec: DPOSpec
+    weights: dict[str, torch.Tensor]
+    curve: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Unbroken]:
+    """A machine with a finished job of STEPS steps."""
+    machine = make_machine(tmp_path_factory.mktemp("unbroken") / "data", tiny_model)
+    machine.add_prompts(train=12, held_out=1)
+    machine.judge("train", 12)
+    job = machine.perform(machine.submit(replace(QUICK_DPO, epochs=STEPS // 3, learning_rate=1e-3, evaluate=False)))
+    assert (job.status, job.steps) == ("finished", STEPS)
+    assert isinstance(job.spec, DPOSpec)
+    yield Unbroken(machine, job.spec, machine.adapter(f"dpo-{job.id}"), job_store.metrics(machine.db, job.id))
+    machine.db.close()
+
+
+def checkpoint_steps(machine: Machine, job_id: int) -> list[int]:
+    """The steps of a job's whole checkpoints."""
+    marks = (machine.data_dir / "checkpoints" / f"job-{job_id}").glob(f"checkpoint-*/{COMPLETE}")
+    return sorted(int(mark.parent.name.removeprefix("checkpoint-")) for mark in marks)
+
+
+def assert_as_if_unbroken(unbroken: Unbroken, job: job_store.Job) -> None:
+    """The same weights and the same loss curve, each step once."""
+    assert job.status == "finished", job.message
+    weights = unbroken.machine.adapter(f"dpo-{job.id}")
+    for name, expected in unbroken.weights.items():
+        torch.testing.assert_close(weights[name], expected, rtol=1e-3, atol=1e-5)
+    curve = job_store.metrics(unbroken.machine.db, job.id)
+    assert [entry["step"] for entry in curve] == [entry["step"] for entry in unbroken.curve]
+    assert [entry["loss"] for entry in curve] == pytest.approx([entry["loss"] for entry in unbroken.curve], rel=1e-3)
+
+
+def test_a_worker_killed_at_a_random_step_is_resumed_to_the_weights_of_an_unbroken_run(unbroken: Unbroken) -> None:
+    """SIGKILL, marked lost by its silence, resumed by another process from the last whole checkpoint."""
+    machine = unbroken.machine
+    job_id = machine.submit(unbroken.spec)
+    fatal_step = random.Random(os.urandom(8)).randint(2, STEPS // 2)
+    print(f"killing the worker at step {fatal_step}")
+    assert machine.kill_worker(job_id, fatal_step).status == "lost"
+    saved = checkpoint_steps(machine, job_id)
+    assert saved
+    assert saved[-1] <= fatal_step
+    # What a process killed while writing leaves: a newer directory without the mark.
+    half = machine.data_dir / "checkpoints" / f"job-{job_id}" / f"checkpoint-{STEPS - 1}"
+    half.mkdir()
+    (half / "adapter_model.safetensors").write_bytes(b"half")
+
+    job_store.resume(machine.db, job_id)
+    job = machine.perform(job_id)
+    assert job.attempt == 2
+    assert any(f"resuming from checkpoint-{saved[-1]}" in line for line in job_store.log_tail(machine.db, job_id))
+    assert_as_if_unbroken(unbroken, job)
+
+
+class CancelledAtStep3(Run):
+    """A run that somebody cancels."""
+
+    def report(self, step: int, steps: int, metrics: Mapping[str, float], message: str = "") -> None:
+        if step == 3:
+            job_store.cancel(self.db, self.job_id)
+        super().report(step, steps, metrics, message)
+
+
+def test_a_cancelled_run_stops_at_that_step_and_can_be_finished_later(unbroken: Unbroken) -> None:
+    machine = unbroken.machine
+    job_id = machine.submit(unbroken.spec)
+    claimed = job_store.claim(machine.db, job_id, "w")
+    assert claimed is not None
+    assert perform(CancelledAtStep3(machine.db, machine.data_dir, claimed, "w"), claimed.spec) == 0
+    job = job_store.get(machine.db, job_id)
+    assert (job.status, job.step) == ("cancelled", 3)
+    assert "Resume" in job.message
+    assert checkpoint_steps(machine, job_id)[-1] == 3
+    assert registry.of_job(machine.db, job_id) is None
+    job_store.resume(machine.db, job_id)
+    assert_as_if_unbroken(unbroken, machine.perform(job_id))
+
+
+def test_a_worker_killed_after_its_adapter_was_registered_is_resumed_to_that_adapter(judged: Machine) -> None:
+    """Training again would put other files under a name whose sha256 is recorded."""
+    job = judged.perform(judged.submit(replace(QUICK_DPO, epochs=1, evaluate=False)))
+    registered = registry.of_job(judged.db, job.id)
+    assert job.status == "finished"
+    with judged.db.transaction() as connection:  # the rows as the killed worker left them
+        connection.execute("UPDATE job SET status = 'lost', result = NULL WHERE id = ?", (job.id,))
+    job_store.resume(judged.db, job.id)
+    again = judged.perform(job.id)
+    assert (again.status, again.attempt) == ("finished", 2)
+    assert {**(again.result or {}), "seconds": 0} == {**(job.result or {}), "seconds": 0}
+    assert registry.of_job(judged.db, job.id) == registered
+    assert registered is not None
+    assert directory_sha256(judged.data_dir / (registered.path or "")) == registered.sha256
+
+
+def test_only_whole_checkpoints_are_resumed_from_and_broken_ones_are_removed(tmp_path: Path) -> None:
+    assert last_complete_checkpoint(tmp_path / "none") is None
+    for step, whole in ((2, True), (10, True), (12, False)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if whole:
+            (tmp_path / f"checkpoint-{step}" / COMPLETE).touch()
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert not (tmp_path / "checkpoint-12").exists()

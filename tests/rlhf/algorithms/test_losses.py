@@ -1,0 +1,227 @@
+"""Every loss against a number worked out by hand and an independent slow implementation."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlhf.algorithms.losses import conservative_dpo, dpo, exact_kl, implicit_reward, likelihood, sum_by_row, token_logps
+
+
+def slow_token_logp(hidden: list[float], head: list[list[float]], label: int) -> float:
+    """log softmax(head · hidden)[label] in plain Python."""
+    logits = [sum(h * w for h, w in zip(hidden, row, strict=True)) for row in head]
+    return logits[label] - math.log(sum(math.exp(logit) for logit in logits))
+
+
+def slow_kl(policy: list[float], base: list[float]) -> float:
+    """KL between the softmaxes of two rows of logits, from the definition."""
+    p, q = ([math.exp(logit) / sum(map(math.exp, row)) for logit in row] for row in (policy, base))
+    return sum(p_i * math.log(p_i / q_i) for p_i, q_i in zip(p, q, strict=True))
+
+
+def random_tensors(*shapes: tuple[int, ...]) -> list[Tensor]:
+    """Normal tensors from one seed."""
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randn(*shape, generator=generator) for shape in shapes]
+
+
+# ------------------------------------------------------------------------------------------------------- token_logps
+def test_a_token_log_probability_worked_out_by_hand() -> None:
+    # Logits ln 1, ln 2, ln 5: the probabilities are 1/8, 2/8 and 5/8.
+    head_VH = torch.tensor([[1.0], [2.0], [5.0]]).log()
+    logps_N = token_logps(torch.ones(3, 1), head_VH, torch.tensor([0, 1, 2]))
+    assert logps_N.tolist() == pytest.approx([math.log(1 / 8), math.log(2 / 8), math.log(5 / 8)])
+
+
+def test_token_log_probabilities_equal_a_loop_over_the_definition() -> None:
+    hidden_NH, head_VH = random_tensors((7, 5), (11, 5))
+    labels_N = torch.tensor([0, 10, 3, 3, 7, 1, 9])
+    expected = [slow_token_logp(hidden_NH[i].tolist(), head_VH.tolist(), int(labels_N[i])) for i in range(7)]
+    assert token_logps(hidden_NH, head_VH, labels_N).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("positions", [1, 3, 7, 9])
+def test_chunks_change_neither_the_values_nor_the_gradients(positions: int) -> None:
+    """Positions that fill chunks of three exactly, leave a rest, or fit into one."""
+    results = []
+    for chunk in (3, 512):
+        hidden_NH, head_VH, weights_N = random_tensors((positions, 5), (11, 5), (positions,))
+        hidden_NH.requires_grad_()
+        labels_N = torch.arange(positions) % 11
+        logps_N = token_logps(hidden_NH, head_VH, labels_N, chunk)
+        (logps_N * weights_N).sum().backward()
+        results.append((logps_N.detach(), hidden_NH.grad))
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_log_probabilities_of_16_bit_states_are_computed_in_float32() -> None:
+    """In bfloat16 a sum over a few hundred tokens would be off by whole nats."""
+    hidden_NH, head_VH = (tensor.bfloat16() for tensor in random_tensors((4, 64), (300, 64)))
+    logps_N = token_logps(hidden_NH, head_VH, torch.tensor([1, 2, 3, 4]))
+    assert logps_N.dtype == torch.float32
+    logits_NV = (hidden_NH.double() @ head_VH.double().T).bfloat16().double()
+    expected_N = logits_NV.log_softmax(-1)[range(4), [1, 2, 3, 4]]
+    # The logits themselves are rounded to bfloat16 (three digits); the normaliser must not be rounded again.
+    assert logps_N.tolist() == pytest.approx(expected_N.tolist(), abs=0.07)
+
+
+# -------------------------------------------------------------------------------------------------------- sum_by_row
+def test_values_are_summed_into_the_row_that_owns_them() -> None:
+    sums = sum_by_row(torch.tensor([1.0, 2.0, 4.0, 8.0]), torch.tensor([2, 0, 2, 0]), 4)
+    assert sums.tolist() == [10.0, 0.0, 5.0, 0.0]
+
+
+def test_the_gradient_of_a_row_sum_reaches_every_value_of_that_row_only() -> None:
+    values_N = torch.zeros(4, requires_grad=True)
+    sum_by_row(values_N, torch.tensor([0, 1, 1, 2]), 3)[1].backward()
+    assert values_N.grad is not None
+    assert values_N.grad.tolist() == [0.0, 1.0, 1.0, 0.0]
+
+
+# --------------------------------------------------------------------------------------------------------------- dpo
+def test_dpo_is_ln_2_where_policy_and_reference_agree() -> None:
+    chosen, rejected = torch.tensor([-12.0, -3.5]), torch.tensor([-40.0, -0.25])
+    assert dpo(chosen, rejected, chosen, rejected, 0.1).tolist() == pytest.approx([math.log(2)] * 2)
+
+
+def test_dpo_of_a_pair_worked_out_by_hand() -> None:
+    # The chosen answer gained 10 nats and the rejected one lost 5: margin 0.1 × 15 = 1.5, -ln σ(1.5) = 0.20141.
+    loss = dpo(torch.tensor([-20.0]), torch.tensor([-25.0]), torch.tensor([-30.0]), torch.tensor([-20.0]), 0.1)
+    assert loss.item() == pytest.approx(0.2014133, abs=1e-6)
+    # With the answers exchanged, -ln σ(-1.5) = 1.5 more.
+    loss = dpo(torch.tensor([-25.0]), torch.tensor([-20.0]), torch.tensor([-20.0]), torch.tensor([-30.0]), 0.1)
+    assert loss.item() == pytest.approx(1.7014133, abs=1e-6)
+
+
+def test_dpo_equals_the_definition_over_a_grid_and_stays_finite_far_out() -> None:
+    for chosen, rejected, ref_chosen, ref_rejected, beta in product(
+        (-3.0, 0.5), (-1.0, 2.0), (-2.0,), (1.5,), (0.05, 2)
+    ):
+        expected = -math.log(1 / (1 + math.exp(-beta * (chosen - ref_chosen - rejected + ref_rejected))))
+        terms = [torch.tensor([value]) for value in (chosen, rejected, ref_chosen, ref_rejected)]
+        assert dpo(*terms, beta).item() == pytest.approx(expected, rel=1e-5)
+    far = dpo(torch.tensor([-9000.0]), torch.tensor([0.0]), torch.zeros(1), torch.zeros(1), 0.1)
+    assert far.item() == pytest.approx(900.0)
+
+
+def test_the_gradient_of_dpo_is_that_of_the_paper() -> None:
+    """∇ = -β σ(-margin) (∇ log π(chosen) - ∇ log π(rejected)), the equation below equation 7."""
+    chosen, rejected = torch.tensor([-20.0], requires_grad=True), torch.tensor([-25.0], requires_grad=True)
+    dpo(chosen, rejected, torch.tensor([-30.0]), torch.tensor([-20.0]), 0.1).sum().backward()
+    weight = 0.1 / (1 + math.exp(1.5))
+    assert chosen.grad is not None
+    assert rejected.grad is not None
+    assert (chosen.grad.item(), rejected.grad.item()) == pytest.approx((-weight, weight), rel=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------------- conservative_dpo
+def pair_terms(margin: float) -> list[Tensor]:
+    """Log-probabilities whose margin at beta 0.1 is this one."""
+    return [torch.tensor([value]) for value in (-20.0 + 10 * margin, -25.0, -20.0, -25.0)]
+
+
+def slow_expected_loss(margin: float, flip: float) -> float:
+    """The loss of the label that is right, in expectation over which one that is, from Bradley-Terry's probability."""
+    probability = 1 / (1 + math.exp(-margin))
+    labels = ((1 - flip, probability), (flip, 1 - probability))
+    return sum(chance * -math.log(said) for chance, said in labels)
+
+
+def test_conservative_dpo_of_a_pair_worked_out_by_hand() -> None:
+    # Margin 1.5: 0.2014133 as said and 1.7014133 the other way round; 0.8 x 0.2014133 + 0.2 x 1.7014133 = 0.5014133.
+    loss = conservative_dpo(*pair_terms(1.5), 0.1, torch.tensor([0.2]))
+    assert loss.item() == pytest.approx(0.5014133, abs=1e-6)
+    # The same with the answers and the chance exchanged.
+    chosen, rejected, ref_chosen, ref_rejected = pair_terms(1.5)
+    turned = conservative_dpo(rejected, chosen, ref_rejected, ref_chosen, 0.1, torch.tensor([0.8]))
+    assert turned.item() == pytest.approx(0.5014133, abs=1e-6)
+
+
+def test_conservative_dpo_equals_the_expectation_over_a_grid() -> None:
+    for margin, flip in product((-4.0, -0.3, 0.0, 0.7, 5.0), (0.0, 0.01, 0.27, 0.5)):
+        loss = conservative_dpo(*pair_terms(margin), 0.1, torch.tensor([flip]))
+        assert loss.item() == pytest.approx(slow_expected_loss(margin, flip), rel=1e-4)
+
+
+def test_where_nothing_is_doubted_conservative_dpo_is_dpo_to_the_bit() -> None:
+    terms = [part[:, 0] for part in random_tensors((50, 1), (50, 1), (50, 1), (50, 1))]
+    assert torch.equal(conservative_dpo(*terms, 0.3, torch.zeros(50)), dpo(*terms, 0.3))
+
+
+def test_each_pair_has_its_own_chance_of_error() -> None:
+    terms = [part.repeat(2) for part in pair_terms(1.5)]
+    assert conservative_dpo(*terms, 0.1, torch.tensor([0.0, 0.5])).tolist() == pytest.approx([0.2014133, 0.9514133])
+
+
+@pytest.mark.parametrize(
+    ("margin", "flip", "pull"),
+    [
+        # -beta (σ(-margin) - flip): half of beta at the start for a sure pair, less for a doubted one, none for a coin.
+        (0.0, 0.0, -0.05),
+        (0.0, 0.2, -0.03),
+        (0.0, 0.5, 0.0),
+        # Where the policy is as sure as the annotators the pull ends; beyond, it turns. ln(0.8 / 0.2) = 1.3862944.
+        (1.3862944, 0.2, 0.0),
+        (3.0, 0.2, 0.1 * (0.2 - 0.0474259)),
+    ],
+)
+def test_the_pull_on_a_doubted_pair_worked_out_by_hand(margin: float, flip: float, pull: float) -> None:
+    chosen, *rest = pair_terms(margin)
+    chosen.requires_grad_()
+    conservative_dpo(chosen, *rest, 0.1, torch.tensor([flip])).sum().backward()
+    assert chosen.grad is not None
+    assert chosen.grad.item() == pytest.approx(pull, abs=1e-6)
+
+
+def test_the_likelihood_of_the_better_answer_worked_out_by_hand() -> None:
+    # With chance 0.25 the rejected answer is the better one: 0.75 x -8 + 0.25 x -20 = -11 over 0.75 x 4 + 0.25 x 8 = 5.
+    terms = [torch.tensor([value]) for value in (-8.0, -20.0, 4.0, 8.0)]
+    assert [part.item() for part in likelihood(*terms, torch.tensor([0.25]))] == [-11.0, 5.0]
+    assert [part.item() for part in likelihood(*terms, torch.tensor([0.0]))] == [-8.0, 4.0]
+
+
+# --------------------------------------------------------------------------------------------------- implicit_reward
+def test_implicit_reward_worked_out_by_hand_and_its_difference_is_the_dpo_margin() -> None:
+    chosen, rejected = torch.tensor([-20.0, -7.0]), torch.tensor([-25.0, -6.0])
+    ref_chosen, ref_rejected = torch.tensor([-30.0, -7.0]), torch.tensor([-20.0, -8.0])
+    reward_chosen, reward_rejected = (
+        implicit_reward(chosen, ref_chosen, 0.1),
+        implicit_reward(rejected, ref_rejected, 0.1),
+    )
+    assert reward_chosen.tolist() == pytest.approx([1.0, 0.0])
+    assert reward_rejected.tolist() == pytest.approx([-0.5, 0.2])
+    loss_P = dpo(chosen, rejected, ref_chosen, ref_rejected, 0.1)
+    expected = [math.log1p(math.exp(-margin)) for margin in (reward_chosen - reward_rejected).tolist()]
+    assert loss_P.tolist() == pytest.approx(expected)
+
+
+# ---------------------------------------------------------------------------------------------------------- exact_kl
+def test_kl_of_two_coins_worked_out_by_hand() -> None:
+    # KL(3/4, 1/4 || 1/2, 1/2) = 3/4 ln 3/2 + 1/4 ln 1/2.
+    policy_NV, base_NV = torch.tensor([[0.75, 0.25]]).log(), torch.tensor([[0.5, 0.5]]).log()
+    by_hand = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert exact_kl(policy_NV, base_NV).item() == pytest.approx(by_hand)
+    # The other direction is another number: 1/2 ln 2/3 + 1/2 ln 2.
+    assert exact_kl(base_NV, policy_NV).item() == pytest.approx(0.5 * math.log(2 / 3) + 0.5 * math.log(2))
+
+
+def test_kl_equals_a_loop_over_the_definition_and_is_zero_for_equal_policies() -> None:
+    policy_NV, base_NV = random_tensors((6, 9), (6, 9))
+    expected = [slow_kl(policy, base) for policy, base in zip(policy_NV.tolist(), base_NV.tolist(), strict=True)]
+    assert exact_kl(policy_NV, base_NV).tolist() == pytest.approx(expected, rel=1e-4)
+    # Adding a constant to the logits is the same policy.
+    assert exact_kl(policy_NV, policy_NV + 3.0).abs().max().item() < 1e-6
+
+
+def test_kl_is_the_expectation_of_the_sampled_log_ratio() -> None:
+    policy_NV, base_NV = random_tensors((1, 9), (1, 9))
+    draws = torch.multinomial(policy_NV.softmax(-1)[0], 200_000, True, generator=torch.Generator().manual_seed(0))
+    log_ratio = policy_NV.log_softmax(-1)[0] - base_NV.log_softmax(-1)[0]
+    sampled = log_ratio[draws]
+    standard_error = sampled.std().item() / math.sqrt(len(draws))
+    assert abs(sampled.mean().item() - exact_kl(policy_NV, base_NV).item()) < 4 * standard_error

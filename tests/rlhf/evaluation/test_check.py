@@ -1,0 +1,358 @@
+"""The check of a candidate, end to end on a tiny real model: train and check through `python -m rlhf run`."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from annotation import claims, store
+from annotation.metrics.intervals_and_bias import wilson_interval
+from annotation.records import Prompt, Sampling
+from rlhf.data import held_out_sets
+from rlhf.data.snapshots import Listing, store_snapshot
+from rlhf.jobs import job_store
+from rlhf.jobs.artifacts import directory_sha256
+from rlhf.jobs.specs import EvaluateSpec, to_json
+from rlhf.jobs.worker import Run, perform
+from rlhf.judges import judge_store
+from rlhf.models import registry
+from rlhf.models.loading import Policies, load_quantised
+from rlhf.models.tokenize import answer_ids, load_snapshot
+from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
+
+pytestmark = pytest.mark.slow
+
+SAMPLING = Sampling(max_new_tokens=16)
+CHECK = EvaluateSpec(candidate="dpo-1", prompts=6, prompts_per_batch=4, sampling=SAMPLING)
+
+
+@dataclass
+class Checked:
+    """A machine on which a candidate was trained and checked from the command line."""
+
+    machine: Machine
+    report: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any) -> Iterator[Checked]:
+    machine = make_machine(tmp_path_factory.mktemp("checked") / "data", tiny_model)
+    machine.add_prompts(train=12, held_out=6)
+    machine.judge("train", 12)
+    machine.judge("held-out", 6)
+    for spec in (QUICK_DPO, CHECK):
+        path = machine.data_dir / "spec.json"
+        path.write_text(to_json(spec), "utf-8")
+        done = machine.command("run", str(path))
+        assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout[done.stdout.index("\n{") :])
+    assert report == job_store.recent(machine.db, ("evaluate",), 1)[0].result
+    yield Checked(machine, report)
+    machine.db.close()
+
+
+def check(machine: Machine, spec: EvaluateSpec) -> dict[str, Any]:
+    """Run one more check and return its report."""
+    job = machine.perform(machine.submit(spec))
+    assert job.status == "finished", job.message
+    assert (job.step, job.result is not None) == (job.steps, True)
+    return dict(job.result or {})
+
+
+def answers(machine: Machine, revision: str) -> list[dict[str, Any]]:
+    """A policy's answers to held-out prompts."""
+    return store.evaluation_responses(machine.db, registry.by_revision(machine.db, revision).id)
+
+
+# -------------------------------------------------------------------------------------------------------- the report
+def test_the_report_says_what_the_page_shows(checked: Checked) -> None:
+    report = checked.report
+    assert report["prompts"] == 6
+    figures = {
+        "revision",
+        "mean_length",
+        "distinct_1",
+        "distinct_2",
+        "kl_to_base",
+        "nll_under_base",
+        "ended_share",
+        "perplexity",
+        "repetition",
+    }
+    assert [set(report[side]) for side in ("candidate", "against", "base")] == [figures] * 3
+    assert [report[side]["revision"] for side in ("candidate", "against", "base")] == ["dpo-1", "base", "base"]
+    assert report["against"] == report["base"]
+    assert report["base"]["kl_to_base"] == 0.0
+    assert report["candidate"]["kl_to_base"] > 0.01
+    rows = answers(checked.machine, "dpo-1")
+    assert report["candidate"]["mean_length"] == pytest.approx(fmean(len(row["text"].split()) for row in rows))
+    assert report["candidate"]["ended_share"] == pytest.approx(fmean(row["finish_reason"] == "stop" for row in rows))
+
+
+def test_every_policy_answers_every_held_out_prompt_with_the_same_seed(checked: Checked) -> None:
+    prompts = [prompt.id for prompt in store.prompts(checked.machine.db, "held-out")]
+    expected = [(prompt_id, CHECK.seed + number) for number, prompt_id in enumerate(prompts)]
+    for revision in ("dpo-1", "base"):
+        rows = answers(checked.machine, revision)
+        assert [(row["prompt_id"], row["seed"]) for row in rows] == expected
+        assert all(json.loads(row["sampling"])["max_new_tokens"] == 16 for row in rows)
+    texts = [[row["text"] for row in answers(checked.machine, revision)] for revision in ("dpo-1", "base")]
+    assert texts[0] != texts[1], "the candidate answers like the base, so the comparison would prove nothing"
+
+
+@torch.no_grad()
+def plain_logps(models: Policies, policy: registry.Policy, prompt: list[int], answer: list[int]) -> torch.Tensor:
+    """(answer tokens, vocabulary) log-probabilities from one plain forward pass."""
+    logits = models.use(policy)(input_ids=torch.tensor([prompt + answer])).logits[0].float()
+    return logits[len(prompt) - 1 : -1].log_softmax(-1)
+
+
+def test_kl_and_likelihood_of_each_answer_equal_the_definition(checked: Checked) -> None:
+    """One answer at a time without padding, the sums over the vocabulary written out; within bfloat16."""
+    machine = checked.machine
+    models = Policies(machine.db, machine.data_dir, machine.model)
+    candidate, base = (registry.by_revision(machine.db, revision) for revision in ("dpo-1", "base"))
+    rows = answers(machine, "dpo-1")
+    for row in rows:
+        prompt = machine.tokenizer(row["rendered_prompt"], add_special_tokens=False)["input_ids"]
+        answer = answer_ids(machine.tokenizer, row)
+        ours, theirs = (plain_logps(models, policy, prompt, answer) for policy in (candidate, base))
+        kl = sum((ours[at].exp() * (ours[at] - theirs[at])).sum().item() for at in range(len(answer))) / len(answer)
+        nll = -sum(theirs[at, token].item() for at, token in enumerate(answer)) / len(answer)
+        assert row["scores"]["kl_to_base"] == pytest.approx(kl, rel=0.03, abs=2e-3)
+        assert row["scores"]["nll_under_base"] == pytest.approx(nll, rel=0.01)
+    # In the report each answer weighs as much as it has tokens.
+    weighted = sum(row["scores"]["kl_to_base"] * row["tokens"] for row in rows) / sum(row["tokens"] for row in rows)
+    assert checked.report["candidate"]["kl_to_base"] == pytest.approx(weighted)
+
+
+def pairs_right(machine: Machine) -> dict[int, list[bool]]:
+    """By comparison: which pairs of the last check's held-out data the candidate gets right, one answer at a time."""
+    models = Policies(machine.db, machine.data_dir, machine.model)
+    candidate, base = (registry.by_revision(machine.db, revision) for revision in ("dpo-1", "base"))
+    spec = job_store.recent(machine.db, ("evaluate",), 1)[0].spec
+    assert isinstance(spec, EvaluateSpec)
+    rows = [row for row in load_snapshot(machine.data_dir, spec.snapshot) if row["split"] == "held-out"]
+    right: dict[int, list[bool]] = {}
+    for row in rows:
+        prompt = machine.tokenizer(row["rendered_prompt"], add_special_tokens=False)["input_ids"]
+        gained = {}
+        for side in ("chosen", "rejected"):
+            ids = answer_ids(machine.tokenizer, row[side])
+            logps = [plain_logps(models, policy, prompt, ids) for policy in (candidate, base)]
+            gained[side] = sum((logps[0][at, token] - logps[1][at, token]).item() for at, token in enumerate(ids))
+        right.setdefault(row["comparison"], []).append(gained["chosen"] > gained["rejected"])
+    return right
+
+
+def test_implicit_accuracy_counts_the_held_out_pairs_that_the_candidate_gets_right(checked: Checked) -> None:
+    right = sum(row for (row,) in pairs_right(checked.machine).values())
+    low, high = wilson_interval(right, 6)
+    assert checked.report["implicit_accuracy"] == {"value": right / 6, "low": low, "high": high, "n": 6, "left_out": {}}
+    assert right >= 5, "trained to prefer shorter answers, it must prefer them on prompts it has not seen"
+
+
+# ------------------------------------------------------------------------------------------------------ checked again
+def test_a_second_check_uses_the_answers_of_the_first(checked: Checked) -> None:
+    before = [row["id"] for revision in ("dpo-1", "base") for row in answers(checked.machine, revision)]
+    report = check(checked.machine, CHECK)
+    assert [row["id"] for revision in ("dpo-1", "base") for row in answers(checked.machine, revision)] == before
+    assert {**report, "seconds": 0} == {**checked.report, "seconds": 0}
+
+
+def test_an_untrained_adapter_answers_and_scores_exactly_like_the_base(checked: Checked) -> None:
+    """Equal seeds share their random numbers, so equal policies give equal answers: differences are the policies'."""
+    machine = checked.machine
+    add_fresh_adapter(machine, "untouched")
+    report = check(machine, replace(CHECK, candidate="untouched"))
+    assert [row["text"] for row in answers(machine, "untouched")] == [row["text"] for row in answers(machine, "base")]
+    assert report["candidate"]["kl_to_base"] == 0.0
+    assert {**report["candidate"], "revision": ""} == pytest.approx({**report["base"], "revision": ""})
+
+
+@pytest.mark.parametrize(
+    "change", [{"prompt_set": "three"}, {"seed": 7}, {"sampling": replace(SAMPLING, max_new_tokens=5)}]
+)
+def test_a_check_with_other_terms_reports_on_its_own_answers(checked: Checked, change: dict[str, Any]) -> None:
+    """Answers of an earlier check with more prompts, other seeds or another limit must not be mixed in."""
+    spec, prompts = replace(CHECK, **change), [prompt.id for prompt in store.prompts(checked.machine.db, "held-out")]
+    if "prompt_set" in change:
+        prompts = prompts[:3]
+        spec = replace(spec, prompt_set=frozen_prompts(checked.machine, prompts))
+    report = check(checked.machine, spec)
+    wanted = {(prompt_id, spec.seed + number) for number, prompt_id in enumerate(prompts)}
+    own = [
+        row
+        for row in answers(checked.machine, "dpo-1")
+        if (row["prompt_id"], row["seed"]) in wanted
+        and json.loads(row["sampling"])["max_new_tokens"] == spec.sampling.max_new_tokens
+    ]
+    assert len(own) == len(prompts)
+    assert all(row["tokens"] <= spec.sampling.max_new_tokens for row in own)
+    assert report["prompts"] == len(prompts)
+    weighted = sum(row["scores"]["nll_under_base"] * row["tokens"] for row in own) / sum(row["tokens"] for row in own)
+    assert report["candidate"]["nll_under_base"] == pytest.approx(weighted)
+
+
+def frozen_prompts(machine: Machine, ids: Sequence[int]) -> str:
+    """Some of the held-out prompts as frozen data."""
+    rows = [
+        {"prompt_id": prompt.id, "split": "held-out", "messages": [dict(message) for message in prompt.messages]}
+        for prompt in store.prompts(machine.db, "held-out")
+        if prompt.id in ids
+    ]
+    return store_snapshot(machine.db, machine.data_dir, Listing(rows))
+
+
+def test_perplexity_is_that_of_the_text_read_paragraph_by_paragraph(checked: Checked) -> None:
+    """Without batching or packing, token by token from plain forward passes."""
+    machine = checked.machine
+    models = Policies(machine.db, machine.data_dir, machine.model)
+    text = Path("annotation/examples/plain_text.txt").read_text("utf-8")
+    base, logps = registry.by_revision(machine.db, "base"), []
+    for paragraph in text.strip().split("\n\n"):
+        ids = machine.tokenizer(paragraph.strip(), add_special_tokens=False)["input_ids"]
+        table = plain_logps(models, base, [machine.tokenizer.eos_token_id], ids)
+        logps += [table[at, token].item() for at, token in enumerate(ids)]
+    assert checked.report["base"]["perplexity"] == pytest.approx(math.exp(-fmean(logps)), rel=0.01)
+    assert checked.report["candidate"]["perplexity"] != checked.report["base"]["perplexity"]
+
+
+def test_judges_compare_the_candidate_with_every_other_policy_and_identical_answers_are_ties(checked: Checked) -> None:
+    machine = checked.machine
+    judge_store.add(machine.db, "letters", "local", {"model": "base"}, "owner")
+    judge_store.write_rubric(machine.db, "Which is better?", ("Shorter is better.",), 0, "owner")
+    report = check(machine, replace(CHECK, judges="letters"))
+    rate = report["win_rates"]["base"]["letters"]
+    candidate, judge = registry.by_revision(machine.db, "dpo-1"), judge_store.by_name(machine.db, "letters")
+    prompts = store.prompts(machine.db, "held-out")
+    ids = {row["id"] for row in store.answers_of_check(machine.db, candidate.id, prompts, CHECK.seed, SAMPLING)}
+    everything = judge_store.faced(machine.db, candidate.id, 1, judge.id)
+    faced = [one for one in everything if one.response_id in ids]
+    own, other = (
+        [row["text"].strip() for row in store.answers_of_check(machine.db, number, prompts, CHECK.seed, SAMPLING)]
+        for number in (candidate.id, 1)
+    )
+    # Of an answer and none the answer is better, without asking anybody.
+    unasked = [
+        0.5 if one == two else float(bool(one))
+        for one, two in zip(own, other, strict=True)
+        if one == two or not (one and two)
+    ]
+    outcomes = [one.outcome for one in faced] + unasked
+    assert (rate["n"], rate["value"]) == (6, pytest.approx(fmean(outcomes)))
+    assert report["judged"]["letters"] == {"judged": len(everything), "left_open": 0, "failed": {}, "gave_up": ""}
+    again = check(machine, replace(CHECK, judges="letters"))
+    assert again["win_rates"] == report["win_rates"]
+    assert again["judged"]["letters"]["judged"] == 0
+
+
+def test_a_candidate_that_was_trained_on_held_out_prompts_is_not_measured(checked: Checked) -> None:
+    machine = checked.machine
+    trained = load_snapshot(machine.data_dir, job_store.recent(machine.db, ("dpo",), 1)[0].spec.snapshot)  # type: ignore[union-attr]
+    seen = next(row for row in trained if row["split"] == "train")
+    rows = [{"prompt_id": seen["prompt_id"], "split": "held-out", "messages": seen["messages"]}]
+    leaked = store_snapshot(machine.db, machine.data_dir, Listing(rows))
+    job = machine.perform(machine.submit(replace(CHECK, prompt_set=leaked)))
+    assert job.status == "failed"
+    assert "was trained on 1 of the 1 held-out prompts" in job.message
+
+
+def test_a_cancelled_check_keeps_its_answers_and_goes_on_from_them(checked: Checked) -> None:
+    machine = checked.machine
+    job_id = machine.submit(replace(CHECK, seed=500))
+    job = job_store.claim(machine.db, job_id, "w")
+    assert job is not None
+    run = Run(machine.db, machine.data_dir, job, "w")
+    real_report = run.report
+
+    def report_then_cancel(step: int, *rest: Any) -> None:
+        if step >= 4:
+            job_store.cancel(machine.db, job_id)
+        real_report(step, *rest)
+
+    run.report = report_then_cancel  # type: ignore[method-assign]
+    perform(run, job.spec)
+    assert job_store.get(machine.db, job_id).status == "cancelled"
+    drawn = [row["id"] for row in answers(machine, "dpo-1") if row["seed"] in range(500, 506)]
+    assert 0 < len(drawn) < 6
+    job_store.resume(machine.db, job_id)
+    assert machine.perform(job_id).status == "finished"
+    after = [row["id"] for row in answers(machine, "dpo-1") if row["seed"] in range(500, 506)]
+    assert after[: len(drawn)] == drawn
+    assert len(after) == 6
+
+
+def test_the_pairs_of_a_ranking_are_one_observation(checked: Checked) -> None:
+    """Three pairs of one comparison stand or fall together: as three observations they would narrow the interval."""
+    machine = checked.machine
+    store.set_project(machine.db, replace(store.project(machine.db), kind="rank", answers=3))
+    prompt = store.prompts(machine.db, "held-out")[0]
+    # From best to worst; the candidate, which prefers short answers, is to get the first pair wrong.
+    short, middle, long = ("sun rain", "sun rain stone river light bread quiet", "rain stone river light bread " * 4)
+    texts = (middle, short, long)
+    assert store.add_comparison(machine.db, [machine.response(prompt, text) for text in texts], 3) is not None
+    claim = claims.claim_next(machine.db, machine.annotator.id)
+    assert claim is not None
+    ranks = [texts.index(text) + 1 for text in claim.shown_texts]
+    claims.judge(machine.db, machine.annotator.id, claim.nonce, {"outcome": "ranked", "ranks": ranks})
+
+    accuracy = check(machine, CHECK)["implicit_accuracy"]
+    right = pairs_right(machine)
+    assert sorted(len(pairs) for pairs in right.values()) == [1] * 6 + [3]
+    total = sum(fmean(pairs) for pairs in right.values())
+    low, high = wilson_interval(total, 7)
+    assert total % 1 == pytest.approx(2 / 3)
+    assert [accuracy[key] for key in ("value", "low", "high", "n")] == pytest.approx([total / 7, low, high, 7])
+
+
+def test_held_out_prompts_that_the_model_can_not_be_given_are_left_out_and_logged(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """The others keep their place, and with it their seed."""
+    strict = tmp_path / "strict"
+    shutil.copytree(tiny_model, strict)
+    template = (strict / "chat_template.jinja").read_text("utf-8")
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    (strict / "chat_template.jinja").write_text(refusal + template, "utf-8")
+    machine = make_machine(tmp_path / "data", strict)
+    question, system = {"role": "user", "content": "Why?"}, {"role": "system", "content": "Be brief."}
+    store.add_prompts(
+        machine.db, [Prompt(messages, "held-out", "import") for messages in ((system, question), (question,))]
+    )
+    spec = replace(CHECK, candidate="base", against="base")
+    report = check(machine, spec)
+    assert report["prompts"] == 1
+    assert [(row["prompt_id"], row["seed"]) for row in answers(machine, "base")] == [(2, spec.seed + 1)]
+    assert any("1 of 2 held-out prompts can't be answered" in line for line in job_store.log_tail(machine.db, 1))
+
+    with machine.db.transaction() as connection:
+        connection.execute("UPDATE prompt SET split = 'train' WHERE id = 2")
+    held_out_sets.renew(machine.db, machine.data_dir, 6)
+    job = machine.perform(machine.submit(spec))
+    assert job.status == "failed"
+    assert "no held-out prompt that this model can answer" in job.message
+    machine.db.close()
+
+
+def add_fresh_adapter(machine: Machine, revision: str) -> None:
+    """Register an adapter that changes nothing: its B matrices are zero."""
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    get_peft_model(load_quantised(machine.model), config).save_pretrained(machine.data_dir / "adapters" / revision)
+    path = f"adapters/{revision}"
+    with machine.db.transaction() as connection:
+        connection.execute(
+            """INSERT INTO model (revision, method, base, parent_id, path, sha256, status, created)
+               VALUES (?, 'dpo', ?, 1, ?, ?, 'candidate', '')""",
+            (revision, str(machine.model), path, directory_sha256(machine.data_dir / path)),
+        )

@@ -1,0 +1,460 @@
+"""The gate's rules one by one, and what `benchmarks.gate` computes itself."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+
+from annotation.metrics.intervals_and_bias import Estimate, wilson_interval
+from annotation.metrics.sequential_test import evidence_for
+from annotation.records import UserError
+from benchmarks import gate as benchmark
+from rlhf.evaluation.gate import Criterion, Decision, Findings, JudgeFindings, Rule, alphas, decide, given_up
+
+SOUND = benchmark.SOUND
+ASKED = Rule()
+WITH_JUDGE = Rule(judge_may_decide=True)
+TRUSTED = Estimate(0.8, 0.7, 0.88, 100)
+AT_EQUAL_LENGTHS = Estimate(0.6, 0.5, 0.7, 60)
+
+
+def outcomes(won: int, lost: int, tied: int = 0) -> tuple[float, ...]:
+    """So many of each."""
+    return (1.0,) * won + (0.0,) * lost + (0.5,) * tied
+
+
+BETTER, WORSE, OPEN, FEW = outcomes(40, 15, 10), outcomes(15, 40, 10), outcomes(30, 25, 10), outcomes(4, 3)
+FIGURES = ("kl_per_token", "nll_ratio", "distinct_ratio", "truncated_more", "perplexity_ratio")
+
+
+def judge(says: tuple[float, ...] = BETTER, **changed: Any) -> JudgeFindings:
+    """A trusted judge."""
+    return replace(JudgeFindings("Ada", says, TRUSTED, AT_EQUAL_LENGTHS), **changed)
+
+
+def found(people: tuple[float, ...] = (), *judges: JudgeFindings, **changed: Any) -> Findings:
+    """A candidate with which all is in order."""
+    return replace(SOUND, people=people, judges=judges, **changed)
+
+
+def criterion(decision: Decision, name: str) -> Criterion:
+    (one,) = (one for one in decision.criteria if one.name == name)
+    return one
+
+
+# ------------------------------------------------------------------------------------------------------------- people
+def test_what_people_find_better_is_promoted() -> None:
+    decision = decide(ASKED, found(BETTER))
+    assert decision.verdict == "promote"
+    assert (decision.more, decision.more_by) == (None, None)
+    assert decision.sentence.startswith("People find it better: it won 69% of 65 (")
+    assert {one.verdict for one in decision.criteria} == {"pass"}
+
+
+def test_what_people_find_worse_is_rejected_whatever_judges_say() -> None:
+    for rule in (ASKED, WITH_JUDGE):
+        decision = decide(rule, found(WORSE, judge(outcomes(200, 10))))
+        assert decision.verdict == "reject"
+        assert decision.sentence.startswith("People find it worse: it won 31% of 65 (")
+
+
+def test_what_people_find_better_no_judge_can_stop() -> None:
+    assert decide(WITH_JUDGE, found(outcomes(60, 20), judge(WORSE))).verdict == "promote"
+
+
+def test_people_decide_as_soon_as_the_evidence_reaches_one_over_alpha() -> None:
+    for won in range(15, 60):
+        people = outcomes(won, 15, 5)
+        shown = evidence_for(people)[-1] >= 1 / ASKED.alpha
+        assert (decide(ASKED, found(people)).verdict == "promote") == shown
+
+
+def test_the_order_of_comparisons_changes_nothing() -> None:
+    shuffled = tuple(random.Random(1).sample(OPEN, len(OPEN)))
+    assert decide(ASKED, found(shuffled)) == decide(ASKED, found(OPEN))
+
+
+def test_before_the_fewest_comparisons_nothing_is_decided() -> None:
+    rule = Rule(people_least=30)
+    decision = decide(rule, found(outcomes(20, 0)))
+    assert (decision.verdict, decision.more) == ("not enough evidence", 10)
+    assert criterion(decision, "Preferred by people").verdict == "open"
+    assert decide(rule, found(outcomes(0, 20))).verdict == "not enough evidence"
+    assert decide(rule, found(outcomes(30, 0))).verdict == "promote"
+
+
+def test_after_the_most_comparisons_a_candidate_not_shown_to_be_better_is_rejected() -> None:
+    assert decide(ASKED, found(outcomes(105, 94))).verdict == "not enough evidence"
+    decision = decide(ASKED, found(outcomes(105, 95)))
+    assert decision.verdict == "reject"
+    assert decision.sentence.startswith("200 comparisons by people do not show that it is better")
+    assert criterion(decision, "Preferred by people").verdict == "fail"
+
+
+# -------------------------------------------------------------------------------------------------------- how many more
+def test_without_enough_evidence_the_number_that_is_missing_is_named() -> None:
+    ahead = decide(ASKED, found(outcomes(20, 8)))
+    assert ahead.verdict == "not enough evidence"
+    assert ahead.more is not None
+    assert ahead.sentence == (
+        f"Not enough evidence: it takes about {ahead.more} more comparisons by people (if they go on as they have)."
+    )
+    # With so many more of the same it is shown, and the estimate is careful: it is not shown before half of them.
+    later = outcomes(20 + round(ahead.more * 20 / 28), 8 + round(ahead.more * 8 / 28))
+    assert decide(ASKED, found(later)).verdict == "promote"
+    behind = decide(ASKED, found(outcomes(15, 17)))
+    assert behind.sentence == (
+        "Not enough evidence: it takes at most 168 more comparisons by people (it is not clearly ahead so far)."
+    )
+    none = decide(ASKED, found())
+    assert (none.more, criterion(none, "Preferred by people").verdict) == (10, "missing")
+    assert none.sentence == "Not enough evidence: it takes at least 10 more comparisons by people."
+    assert "1 more comparison by people" in decide(ASKED, found(outcomes(100, 99))).sentence
+
+
+def test_more_than_the_rule_allows_is_never_asked_for() -> None:
+    for won in range(80, 115):
+        decision = decide(ASKED, found(outcomes(won, 80)))
+        assert decision.more is None or 0 < decision.more <= 200 - won - 80
+
+
+def test_the_shorter_way_to_a_decision_is_named_first() -> None:
+    decision = decide(WITH_JUDGE, found(outcomes(11, 9), judge(outcomes(25, 8))))
+    assert decision.verdict == "not enough evidence"
+    assert decision.more_by == "Ada"
+    assert f"or about {decision.more} more comparisons by the judge Ada" in decision.sentence
+    assert decide(WITH_JUDGE, found((), judge(outcomes(20, 20)))).more_by is None
+
+
+# ------------------------------------------------------------------------------------------------------------- judges
+def test_a_trusted_judge_decides_where_it_may_and_people_have_not() -> None:
+    better, worse = found(FEW, judge()), found(FEW, judge(WORSE))
+    decision = decide(WITH_JUDGE, better)
+    assert decision.verdict == "promote"
+    assert decision.sentence.startswith("The judge Ada finds it better: it won 69% of 65 (")
+    assert decide(WITH_JUDGE, worse).verdict == "reject"
+    for findings in (better, worse):
+        decision = decide(ASKED, findings)
+        assert (decision.verdict, decision.more_by) == ("not enough evidence", None)
+        assert not any("Ada" in one.name for one in decision.criteria)
+
+
+@pytest.mark.parametrize("trust", [None, Estimate(0.9, 0.59, 0.99, 10), Estimate(0.62, 0.5999, 0.64, 2000)])
+def test_nothing_is_promoted_on_a_judge_that_is_not_trusted(trust: Estimate | None) -> None:
+    for says in (outcomes(400, 0), outcomes(0, 400)):
+        decision = decide(WITH_JUDGE, found(FEW, judge(says, trust=trust)))
+        assert (decision.verdict, decision.more_by) == ("not enough evidence", None)
+        assert "The judge Ada can't decide: it " in decision.sentence
+        assert criterion(decision, "Trust in the judge Ada").verdict == ("fail" if trust else "missing")
+
+
+def test_trust_is_its_lower_limit_at_or_above_the_threshold() -> None:
+    assert decide(WITH_JUDGE, found(FEW, judge(trust=Estimate(0.7, 0.6, 0.8, 99)))).verdict == "promote"
+
+
+@pytest.mark.parametrize("rate", [None, Estimate(0.5, 0.4, 0.6, 60), Estimate(0.45, 0.3, 0.6, 60)])
+def test_a_judge_that_may_only_prefer_length_promotes_nothing(rate: Estimate | None) -> None:
+    decision = decide(WITH_JUDGE, found(FEW, judge(length_controlled=rate)))
+    assert (decision.verdict, decision.more_by) == ("not enough evidence", None)
+    assert "The judge Ada can't decide: " in decision.sentence
+    # What it finds worse is worse whatever the lengths, and people are not bound by lengths.
+    assert decide(WITH_JUDGE, found(FEW, judge(WORSE, length_controlled=rate))).verdict == "reject"
+    assert decide(WITH_JUDGE, found(outcomes(60, 20), judge(length_controlled=rate))).verdict == "promote"
+
+
+def test_a_judge_does_not_decide_against_what_people_lean_to() -> None:
+    decision = decide(WITH_JUDGE, found(outcomes(20, 25), judge()))
+    assert decision.verdict == "not enough evidence"
+    assert "The judge Ada finds it better, against what people find so far." in decision.sentence
+    assert decide(WITH_JUDGE, found(outcomes(25, 20), judge())).verdict == "promote"
+    assert decide(WITH_JUDGE, found(outcomes(25, 20), judge(WORSE))).verdict == "not enough evidence"
+    assert decide(WITH_JUDGE, found(outcomes(3, 6), judge())).verdict == "promote"
+
+
+def test_judges_that_contradict_each_other_decide_nothing() -> None:
+    other = judge(WORSE, name="Bob")
+    decision = decide(WITH_JUDGE, found(FEW, judge(outcomes(60, 20)), other))
+    assert decision.verdict == "not enough evidence"
+    assert "The judge Ada finds it better and the judge Bob finds it worse, against each other." in decision.sentence
+    untrusted = replace(other, trust=None)
+    assert decide(WITH_JUDGE, found(FEW, judge(outcomes(60, 20)), untrusted)).verdict == "promote"
+
+
+def test_a_judge_without_evidence_at_its_most_ends_it_only_where_people_have_not_begun() -> None:
+    undecided = judge(outcomes(205, 195))
+    assert decide(WITH_JUDGE, found(FEW, undecided)).verdict == "reject"
+    begun = decide(WITH_JUDGE, found(outcomes(6, 5), undecided))
+    assert (begun.verdict, begun.more_by) == ("not enough evidence", None)
+    assert "Ada" not in begun.sentence
+    another = decide(WITH_JUDGE, found(FEW, undecided, judge(outcomes(60, 40), name="Bob")))
+    assert (another.verdict, another.more_by) == ("not enough evidence", "Bob")
+
+
+def test_one_alpha_is_spent_in_total() -> None:
+    assert alphas(ASKED, 3) == (0.05, 0.0)
+    for judges in range(4):
+        people, each = alphas(WITH_JUDGE, judges)
+        assert people + judges * each <= WITH_JUDGE.alpha + 1e-12
+    # People and two judges, each with its own part of it: a half, and a quarter.
+    for won in range(20, 60):
+        says = outcomes(won, 20)
+        evidence = evidence_for(says)[-1]
+        by_people = decide(WITH_JUDGE, found(says, judge(FEW), judge(FEW, name="Bob")))
+        by_judge = decide(WITH_JUDGE, found(FEW, judge(says), judge(FEW, name="Bob", trust=None)))
+        assert (by_people.verdict == "promote") == (evidence >= 2 / WITH_JUDGE.alpha)
+        assert (by_judge.verdict == "promote") == (evidence >= 4 / WITH_JUDGE.alpha)
+
+
+def test_a_judge_that_informs_decides_nothing_and_takes_no_part_of_alpha() -> None:
+    aside = judge(outcomes(400, 0), name="Bob", informs="It is the candidate itself.")
+    decision = decide(WITH_JUDGE, found(FEW, aside))
+    assert (decision.verdict, decision.more_by) == ("not enough evidence", None)
+    one = criterion(decision, "Preferred by the judge Bob")
+    assert (one.value, one.verdict, one.why) == ("100% of 400", "informs", "It is the candidate itself.")
+    worse = replace(aside, outcomes=outcomes(0, 400))
+    alone = decide(WITH_JUDGE, found(FEW, judge()))
+    beside = decide(WITH_JUDGE, found(FEW, judge(), worse))
+    assert (beside.verdict, beside.sentence) == (alone.verdict, alone.sentence) == ("promote", alone.sentence)
+    assert not any("Bob" in one.name for one in decide(ASKED, found(FEW, aside)).criteria)
+
+
+def test_what_no_check_will_add_to_is_rejected_with_that_reason() -> None:
+    waits = decide(ASKED, found(OPEN))
+    decision = given_up(waits, 8)
+    assert (decision.verdict, decision.more) == ("reject", None)
+    assert decision.sentence == f"Nothing is left to compare after 8 checks. {waits.sentence}"
+    assert decision.criteria == waits.criteria
+
+
+# ------------------------------------------------------------------------------------------------------------- limits
+NAMES = {
+    "kl_per_token": "KL to the base, nats a token",
+    "nll_ratio": "Surprise to the base, ratio",
+    "distinct_ratio": "Distinct-2, ratio",
+    "truncated_more": "Answers cut off, more than the base's",
+    "perplexity_ratio": "Perplexity of the fixed text, ratio",
+}
+BOUNDS = {
+    "kl_per_token": 0.5,
+    "nll_ratio": 1.15,
+    "distinct_ratio": 0.9,
+    "truncated_more": 0.1,
+    "perplexity_ratio": 1.15,
+}
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_a_criterions_verdict_agrees_with_its_number_and_its_threshold(figure: str) -> None:
+    """Also at the threshold itself and beside it, where as many digits are shown as it takes to see the difference."""
+    bound, least = BOUNDS[figure], figure == "distinct_ratio"
+    for value in (bound, math.nextafter(bound, -1), math.nextafter(bound, 9), bound - 0.04, bound + 0.00004, bound + 3):
+        decision = decide(ASKED, found(BETTER, **{figure: value}))
+        one = criterion(decision, NAMES[figure])
+        side, asked = one.threshold.rsplit(" ", 1)
+        assert side == ("at least" if least else "at most")
+        shown, threshold = float(one.value), float(asked)
+        assert threshold == bound
+        assert (one.verdict == "pass") == (shown >= threshold if least else shown <= threshold)
+        assert decision.verdict == ("promote" if one.verdict == "pass" else "reject")
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_a_limit_stops_even_what_people_find_better(figure: str) -> None:
+    past = 0.5 if figure == "distinct_ratio" else 5.0
+    decision = decide(ASKED, found(BETTER, **{figure: past}))
+    assert decision.verdict == "reject"
+    assert decision.sentence.startswith(f"It is past a limit. {NAMES[figure]}: {past:.2g}, asked for: ")
+    assert decision.sentence.endswith("People find it better all the same.")
+    assert decide(ASKED, found(OPEN, **{figure: past})).verdict == "reject"
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_what_is_not_a_number_fails(figure: str) -> None:
+    assert decide(ASKED, found(BETTER, **{figure: math.nan})).verdict == "reject"
+
+
+@pytest.mark.parametrize("figure", [*FIGURES, "reward_hacking", "identical_to_serving"])
+def test_a_missing_number_never_passes(figure: str) -> None:
+    for rule, people, judges in ((ASKED, BETTER, ()), (WITH_JUDGE, FEW, (judge(),))):
+        decision = decide(rule, found(people, *judges, **{figure: None}))
+        assert (decision.verdict, decision.more) == ("not enough evidence", None)
+        missing = [one for one in decision.criteria if one.verdict == "missing"]
+        assert [one.value for one in missing] == ["not measured"]
+        assert f"But not everything was measured ({missing[0].name}), and what is missing never" in decision.sentence
+        assert "check it again" not in decision.sentence, "a check may be running: who asks the rows says what to do"
+    undecided = decide(ASKED, found(OPEN, **{figure: None}))
+    assert "Not everything was measured" in undecided.sentence
+    assert undecided.more is not None
+
+
+def test_reward_hacking_that_can_not_be_told_yet_waits_for_comparisons() -> None:
+    for rule, people, judges in ((ASKED, BETTER, ()), (WITH_JUDGE, FEW, (judge(),))):
+        decision = decide(rule, found(people, *judges, reward_hacking="open"))
+        assert (decision.verdict, decision.more_by) == ("not enough evidence", None)
+        assert decision.more, "comparisons would help"
+        assert decision.sentence.endswith("But it takes more comparisons to tell: No reward hacking.")
+        assert criterion(decision, "No reward hacking").verdict == "open"
+
+
+def test_findings_without_anything_in_them_decide_nothing_and_say_so_once() -> None:
+    decision = decide(WITH_JUDGE, Findings())
+    assert decision.verdict == "not enough evidence"
+    assert {one.verdict for one in decision.criteria} == {"missing"}
+    assert decision.sentence.endswith("Nothing was measured of its answers, and what is missing never passes.")
+    assert not any("missing never passes" in one.why for one in decision.criteria)
+
+
+NOTHING_FOUND = {
+    "Preferred by people": (SOUND, "no comparison yet"),
+    "Preferred by the judge Ada": (found((), judge(())), "no comparison yet"),
+    "Trust in the judge Ada": (found((), judge(trust=None)), "not measured"),
+    "Preferred by the judge Ada at equal lengths": (found((), judge(length_controlled=None)), "not measured"),
+    "Held-out prompts": (found(prompts=None), "not measured"),
+    "Different from what serves": (found(identical_to_serving=None), "not measured"),
+    "No reward hacking": (found(reward_hacking=None), "not measured"),
+    **{NAMES[figure]: (found(**{figure: None}), "not measured") for figure in FIGURES},
+}
+
+
+def test_of_each_criterion_without_anything_measured_it_is_said_that_it_was_not() -> None:
+    """Neither yes nor no nor a number, and it never passes."""
+    every = {one.name for one in decide(WITH_JUDGE, found((), judge())).criteria}
+    assert every == set(NOTHING_FOUND)
+    for name, (nothing, said) in NOTHING_FOUND.items():
+        one = criterion(decide(WITH_JUDGE, nothing), name)
+        assert (one.value, one.verdict) == (said, "missing"), name
+        assert not any(word in one.why for word in ("interval is", "with 95%", "speaks for people often")), name
+
+
+def test_without_a_reward_there_is_nothing_to_hack_and_nothing_to_wait_for() -> None:
+    for state, said in (("no reward", "no reward took part"), ("made elsewhere", "it was not trained here")):
+        decision = decide(ASKED, found(BETTER, reward_hacking=state))
+        one = criterion(decision, "No reward hacking")
+        assert (one.value, one.verdict) == (f"not measured: {said}", "inapplicable")
+        assert decision.verdict == "promote", "it neither passes nor fails, and holds nothing up"
+        assert decide(ASKED, found(OPEN, reward_hacking=state)) == replace(
+            decide(ASKED, found(OPEN)), criteria=decide(ASKED, found(OPEN, reward_hacking=state)).criteria
+        )
+
+
+def test_too_few_prompts_are_said_to_be_few_and_not_to_be_missing() -> None:
+    decision = decide(ASKED, found(BETTER, prompts=12))
+    assert (decision.verdict, decision.more) == ("not enough evidence", None)
+    one = criterion(decision, "Held-out prompts")
+    assert (one.value, one.verdict) == ("12", "few")
+    assert "12 held-out prompts are too few to tell (asked for: at least 20): import more" in decision.sentence
+    assert "not everything was measured" not in decision.sentence.lower()
+
+
+def test_reward_hacking_and_a_copy_of_what_serves_are_rejected() -> None:
+    assert decide(ASKED, found(BETTER, reward_hacking=True)).sentence.startswith(
+        "It is past a limit. No reward hacking"
+    )
+    copy = decide(ASKED, found((), identical_to_serving=True))
+    assert copy.verdict == "reject"
+    assert criterion(copy, "Different from what serves").verdict == "fail"
+
+
+def test_the_mode_is_for_who_acts_on_the_decision() -> None:
+    for findings in (found(BETTER), found(WORSE), found(OPEN)):
+        decisions = {decide(Rule(mode=mode), findings) for mode in ("ask", "automatic", "never")}
+        assert len(decisions) == 1
+
+
+# --------------------------------------------------------------------------------------------------------------- rule
+def test_a_rule_comes_back_from_the_settings_as_it_was() -> None:
+    rule = Rule(mode="automatic", alpha=0.01, people_most=50, judge_may_decide=True, kl_most=2.0)
+    assert Rule.from_setting(json.loads(json.dumps(rule.to_setting()))) == rule
+    assert Rule.from_setting({}) == Rule()
+    assert Rule.from_setting({"people_most": 30.0, "kl_most": 1}) == Rule(people_most=30, kl_most=1.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"mode": "always"}, "mode must be one of: ask, automatic, never"),
+        ({"alpha": 0}, "Share of wrong promotions: it must be a number from 0.001 to 0.2"),
+        ({"alpha": "0.05"}, "Share of wrong promotions"),
+        ({"alpha": math.nan}, "Share of wrong promotions"),
+        ({"kl_most": math.inf}, "KL to the base"),
+        ({"kl_most": True}, "KL to the base"),
+        ({"kl_most": None}, "KL to the base"),
+        ({"judge_may_decide": 1}, "choose yes or no"),
+        ({"people_least": 0}, "Fewest comparisons by people: it must be a whole number from 1 to 10000, not 0"),
+        ({"people_most": 20.5}, "Most comparisons by people"),
+        ({"people_least": 50, "people_most": 20}, "Most comparisons by people: 20 are fewer than the 50"),
+        ({"judge_least": 500}, "Most comparisons by a judge: 400 are fewer than the 500"),
+        ({"judge_trust": 0.4}, "Agreement of a judge with people"),
+        ({"nll_ratio": 1.2}, "The gate's rule has these fields: mode, alpha, "),
+        ([], "The gate's rule has these fields"),
+    ],
+)
+def test_nonsense_in_the_settings_is_refused_by_name(values: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Rule.from_setting(values)
+
+
+def test_every_field_of_the_rule_can_be_set_and_is_heeded() -> None:
+    """Each default, changed, turns some decision over."""
+    cases: dict[str, tuple[Any, Findings]] = {
+        "alpha": (0.001, found(BETTER)),
+        "people_least": (66, found(BETTER)),
+        "people_most": (65, found(OPEN)),
+        "judge_may_decide": (True, found(FEW, judge())),
+        "prompts_least": (61, found(BETTER)),
+        "kl_most": (0.01, found(BETTER)),
+        "nll_ratio_most": (1.05, found(BETTER, nll_ratio=1.1)),
+        "distinct_ratio_least": (1.0, found(BETTER, distinct_ratio=0.95)),
+        "truncated_more_most": (0.0, found(BETTER, truncated_more=0.05)),
+        "perplexity_ratio_most": (1.05, found(BETTER, perplexity_ratio=1.1)),
+        "judge_trust": (0.75, found(FEW, judge())),
+        "judge_least": (66, found(FEW, judge())),
+        "judge_most": (65, found(FEW, judge(OPEN))),
+    }
+    assert {field.name for field in fields(Rule)} == {"mode", *cases}
+    for name, (value, findings) in cases.items():
+        rule = WITH_JUDGE if name.startswith("judge_t") or name in ("judge_least", "judge_most") else ASKED
+        changed = Rule.from_setting({**rule.to_setting(), name: value})
+        assert decide(changed, findings).verdict != decide(rule, findings).verdict, name
+
+
+# ---------------------------------------------------------------------------------------------------------- benchmark
+def test_the_benchmarks_shortcut_says_what_the_gate_says() -> None:
+    source = random.Random(2)
+    streams = [tuple(source.choices((0.0, 0.5, 1.0), (3, 2, 5), k=70)) for _ in range(4)]
+    for people, judged in zip(streams[:2], streams[2:], strict=True):
+        with benchmark.Remembered():
+            quick = [benchmark.decide(WITH_JUDGE, people[:count], judged[: 2 * count]) for count in range(1, 36)]
+        plain = [
+            decide(WITH_JUDGE, found(people[:count], judge(judged[: 2 * count]))).verdict for count in range(1, 36)
+        ]
+        assert quick == plain
+        assert len(set(plain)) > 1 or plain[0] == "not enough evidence"
+
+
+def test_the_benchmark_counts_what_is_right_at_each_win_rate() -> None:
+    decided = [("promote", 20), ("promote", 40), ("reject", 200), ("promote", 60)]
+    above, below = benchmark.summary(0.6, decided), benchmark.summary(0.5, decided)  # type: ignore[arg-type]
+    assert (above["promoted"], above["rejected"]) == (0.75, 0.25)
+    assert above["promoted_interval"] == pytest.approx(wilson_interval(3, 4), abs=1e-4)
+    assert (above["median_comparisons"], below["median_comparisons"]) == (40, 200)
+    assert above["median_to_any_decision"] == 50
+
+
+def test_the_benchmark_draws_the_win_rate_that_it_names() -> None:
+    for rate in benchmark.WIN_RATES:
+        drawn = [outcome for row in benchmark.drawn(rate, 200, 200, 0) for outcome in row]
+        assert sum(drawn) / len(drawn) == pytest.approx(rate, abs=4 * 0.45 / 200)
+        assert drawn.count(0.5) / len(drawn) == pytest.approx(benchmark.TIES, abs=0.01)
+
+
+def test_the_naive_look_believes_the_first_interval_that_leaves_a_half() -> None:
+    people = outcomes(0, 5) + (1.0,) * 40
+    first = next(count for count in range(10, 46) if wilson_interval(count - 5, count)[0] > 0.5)
+    assert benchmark.look_at_wilson(ASKED, people) == ("promote", first)
+    assert benchmark.look_at_wilson(ASKED, (0.5,) * 200) == ("reject", 200)

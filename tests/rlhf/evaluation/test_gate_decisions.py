@@ -1,0 +1,849 @@
+"""The gate on rows: what was measured of a candidate, what follows, and what is recorded of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from annotation import claims, store
+from annotation.database import Database
+from annotation.metrics.intervals_and_bias import Estimate
+from annotation.records import Prompt, UserError
+from annotation.web import access
+from rlhf.data import held_out_sets
+from rlhf.evaluation import gate_decisions, win_rates
+from rlhf.evaluation.gate import JudgeFindings
+from rlhf.jobs import job_store
+from rlhf.jobs.artifacts import directory_sha256
+from rlhf.jobs.specs import DPOSpec, EvaluateSpec, MergeSpec, PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec, to_json
+from rlhf.judges import judge_store
+from rlhf.judges.verdicts import Verdict
+from rlhf.loop import controller
+from rlhf.models import registry
+from rlhf.models.registry import Policy
+from rlhf.submission import job_submission
+from tests.conftest import BASE_NAME, act, make_response, seed_prompts
+
+pytestmark = pytest.mark.slow
+
+SOUND = {"kl_to_base": 0.05, "nll_under_base": 1.2, "distinct_2": 0.8, "ended_share": 0.9, "perplexity": 14.0}
+
+
+def make_candidate(
+    db: Database, data_dir: Path, revision: str = "sft-1", number: int = 40, *, checked: bool = False
+) -> Policy:
+    """A candidate of a finished training, and its and the base's answers to as many held-out prompts.
+
+    Its training may have asked to have it checked.
+    """
+    job_id = job_store.enqueue(db, SFTSpec(evaluate=checked), "ann")
+    job_store.claim(db, job_id, "w")
+    directory = data_dir / "adapters" / revision
+    directory.mkdir(parents=True)
+    (directory / "adapter.txt").write_text(revision)
+    made = registry.add(
+        db, revision=revision, method="sft", base=BASE_NAME, parent_id=1, job_id=job_id,
+        path=f"adapters/{revision}", sha256=directory_sha256(directory),
+    )  # fmt: skip
+    job_store.finish(db, job_id, "w", {"revision": revision})
+    for prompt in seed_prompts(db, number, "held-out")[-number:]:
+        for model_id in (1, made.id):
+            text = f"policy {model_id} answers {prompt.text}"
+            store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "evaluate")
+    store.compare_policies(db, made.id, registry.serving(db).id)
+    store.set_project(db, replace(store.project(db), candidate_share=0.5))
+    return made
+
+
+def finish_check(db: Database, data_dir: Path, policy: Policy, panel: str = "", **changed: Any) -> None:
+    """A finished check of a policy against what serves now, as its worker leaves it."""
+    job_id = job_submission.submit(db, data_dir, EvaluateSpec(candidate=policy.revision, judges=panel), "ann")
+    job_store.claim(db, job_id, "w")
+    serving = registry.serving(db).revision
+    result = {
+        "candidate": {"revision": policy.revision, **SOUND},
+        "against": {"revision": serving, **SOUND},
+        "base": {"revision": "base", **SOUND},
+        "win_rates": {serving: {}},
+        "same_answers": 0,
+        "judged": {},
+        "reward_hacking": None,
+        "prompts": 40,
+        **changed,
+    }
+    job_store.finish(db, job_id, "w", result)
+
+
+def people_say(db: Database, count: int, side: str) -> None:
+    """Annotators prefer one side's answers: 'candidate' or 'serving'."""
+    row = access.find(db, "ann")
+    ann = access.add_account(db, "ann", "annotator", "ann's password") if row is None else access.read_annotator(row)
+    for _ in range(count):
+        claim = claims.claim_next(db, ann.id)
+        assert claim is not None
+        first_is_candidate = claim.shown_order[0] == 0
+        left = first_is_candidate == (side == "candidate")
+        claims.judge(db, ann.id, claim.nonce, act("left-clearly" if left else "right-clearly"))
+
+
+def test_people_promote_and_the_record_says_who_and_why(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    finish_check(db, data_dir, made)
+    gate_decisions.set_rule(db, {"mode": "automatic"})
+    people_say(db, 5, "candidate")
+    assert gate_decisions.act(db, data_dir) is None
+    pending = gate_decisions.pending(db)
+    assert pending is not None
+    assert (pending.decision.verdict, pending.decision.more_by) == ("not enough evidence", None)
+    people_say(db, 10, "candidate")
+    assert controller.advance(db, data_dir) is None, "deciding makes no job"
+    assert registry.serving(db).revision == "sft-1"
+    (record,) = registry.decisions(db)
+    assert (record["action"], record["decided_by"]) == ("promote", "the gate")
+    assert record["reason"].startswith("People find it better: it won 100% of 15")
+    assert gate_decisions.pending(db) is None
+
+
+def test_people_reject_and_are_not_asked_about_it_any_more(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    finish_check(db, data_dir, made)
+    gate_decisions.set_rule(db, {"mode": "automatic"})
+    people_say(db, 15, "serving")
+    assert gate_decisions.act(db, data_dir) is not None
+    assert registry.by_revision(db, "sft-1").status == "rejected"
+    assert registry.decisions(db)[0]["reason"].startswith("People find it worse")
+    ann = access.find(db, "ann")
+    assert ann is not None
+    assert claims.claim_next(db, ann["id"]) is None
+
+
+@pytest.mark.parametrize("mode", ["ask", "never"])
+def test_the_gate_does_nothing_by_itself_unless_it_is_told_to(db: Database, data_dir: Path, mode: str) -> None:
+    made = make_candidate(db, data_dir)
+    finish_check(db, data_dir, made)
+    gate_decisions.set_rule(db, {"mode": mode})
+    people_say(db, 15, "candidate")
+    assert controller.advance(db, data_dir) is None
+    assert registry.serving(db).revision == "base"
+    pending = gate_decisions.pending(db)
+    assert pending is not None
+    assert pending.decision.verdict == "promote"
+
+
+def test_a_limit_stops_what_people_like_and_a_missing_figure_passes_nothing(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    people_say(db, 15, "candidate")
+    finish_check(db, data_dir, made, candidate={"revision": "sft-1", **SOUND, "nll_under_base": 1.2 * 1.3})
+    assert gate_decisions.decision_on(db, made).verdict == "reject"
+    missing = {name: value for name, value in SOUND.items() if name != "perplexity"}
+    finish_check(db, data_dir, made, candidate={"revision": "sft-1", **missing})
+    found = gate_decisions.decision_on(db, made)
+    assert found.verdict == "not enough evidence"
+    assert "Perplexity" in found.sentence
+
+
+def test_a_candidate_that_answers_like_what_serves_is_not_promoted(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    finish_check(db, data_dir, made, same_answers=40)
+    found = gate_decisions.decision_on(db, made)
+    assert found.verdict == "reject"
+    assert "Different from what serves" in found.sentence
+
+
+def test_a_check_against_what_served_before_counts_for_nothing(db: Database, data_dir: Path) -> None:
+    first = make_candidate(db, data_dir)
+    second = make_candidate(db, data_dir, "sft-2")
+    finish_check(db, data_dir, second)
+    people_say(db, 15, "candidate")
+    job_submission.promote(db, data_dir, first.revision, "ann")
+    assert gate_decisions.pending(db) is None
+    assert gate_decisions.findings(db, second).people == ()
+    assert gate_decisions.findings(db, second).kl_per_token is None
+
+
+def test_a_judge_decides_only_when_it_may_and_agrees_with_people(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
+    for comparison in judge_store.to_judge(db, judge, "candidate", 100, made.id):
+        for pair, choice in (((0, 1), "first"), ((1, 0), "second")):
+            verdict = Verdict(choice, None, "", 0, 0, 0.0)  # type: ignore[arg-type]
+            judge_store.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), None)
+        judge_store.judge_comparison(db, judge, comparison)
+    controlled = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 40}
+    rates = {"j": {"value": 1.0, "low": 0.9, "high": 1.0, "n": 40, "ties": 0, "length_controlled": controlled}}
+    finish_check(db, data_dir, made, "j", win_rates={"base": rates})
+    assert gate_decisions.decision_on(db, made).verdict == "not enough evidence", "it may not decide"
+    gate_decisions.set_rule(db, {"judge_may_decide": True})
+    found = gate_decisions.decision_on(db, made)
+    assert found.verdict == "not enough evidence", "nobody knows whether it speaks for people"
+    assert "not been compared with people" in found.sentence
+    agreeing_people(db, judge, 30)
+    assert gate_decisions.decision_on(db, made).verdict == "promote"
+
+
+def agreeing_people(db: Database, judge: judge_store.Judge, count: int) -> None:
+    """Comparisons on which a person and the judge say the same."""
+    bob = access.add_account(db, "bob", "annotator", "bob's password")
+    store.set_project(db, replace(store.project(db), candidate_share=0.0))
+    for prompt in seed_prompts(db, count)[-count:]:
+        made = store.add_comparison(db, [make_response(prompt, f"{word} to {prompt.text}") for word in ("yes", "no")])
+        claim = claims.claim_next(db, bob.id)
+        assert claim is not None
+        assert claim.comparison_id == made
+        left = claim.shown_order[0] == 0
+        claims.judge(db, bob.id, claim.nonce, act("left-clearly" if left else "right-clearly"))
+    for comparison in judge_store.to_judge(db, judge, "judged", count):
+        for pair, choice in (((0, 1), "first"), ((1, 0), "second")):
+            verdict = Verdict(choice, None, "", 0, 0, 0.0)  # type: ignore[arg-type]
+            judge_store.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), None)
+        judge_store.judge_comparison(db, judge, comparison)
+
+
+# -------------------------------------------------------------------------------------------------- held-out prompts
+def test_the_held_out_set_stays_what_it_was_until_a_new_version_is_made(db: Database, data_dir: Path) -> None:
+    with pytest.raises(UserError, match="no held-out prompt"):
+        held_out_sets.current(db, data_dir, 5)
+    seed_prompts(db, 3, "held-out")
+    first = held_out_sets.current(db, data_dir, 5)
+    seed_prompts(db, 4, "held-out")
+    assert held_out_sets.current(db, data_dir, 5) == first
+    second = held_out_sets.renew(db, data_dir, 5)
+    assert (first.version, first.prompts, second.version, second.prompts) == (1, 3, 2, 5)
+    assert held_out_sets.renew(db, data_dir, 5) == second == held_out_sets.current(db, data_dir, 5)
+    assert [prompt.id for prompt in held_out_sets.prompts_of(data_dir, first.sha256)] == [
+        prompt.id for prompt in store.prompts(db, "held-out")[:3]
+    ]
+    path = data_dir / "snapshots" / f"{first.sha256}.jsonl"
+    path.write_text(path.read_text() + "\n")
+    with pytest.raises(UserError, match="was changed"):
+        held_out_sets.prompts_of(data_dir, first.sha256)
+
+
+def test_training_on_a_held_out_prompt_is_found_by_its_content_through_the_lineage(
+    db: Database, data_dir: Path
+) -> None:
+    """The example set's first question is held out as well, under another source."""
+    from annotation.examples import read_example
+    from rlhf.data.snapshots import demonstrations, store_snapshot
+
+    shown = next(row for row in read_example("medical-answers") if row.split == "train")
+    store.add_prompts(db, [Prompt(shown.messages, "held-out", "import")])
+    seed_prompts(db, 1, "held-out")
+    prompts = held_out_sets.prompts_of(data_dir, held_out_sets.current(db, data_dir, 10).sha256)
+    snapshot = store_snapshot(db, data_dir, demonstrations(db, "example:medical-answers"))
+    job_id = job_store.enqueue(db, SFTSpec(snapshot=snapshot), "ann")
+    child = job_store.enqueue(db, SFTSpec(), "ann")
+    for number, parent in ((job_id, 1), (child, 2)):
+        registry.add(
+            db, revision=f"sft-{number}", method="sft", base=BASE_NAME, parent_id=parent, job_id=number, path="x",
+            sha256="x",
+        )  # fmt: skip
+    # The second one's, as a reward model, scored what a policy on the base was trained on.
+    scored = job_store.enqueue(db, PPOSpec(reward_model=f"sft-{child}"), "ann")
+    registry.add(
+        db, revision="ppo-1", method="ppo", base=BASE_NAME, parent_id=1, job_id=scored, path="x", sha256="x"
+    )  # fmt: skip
+    for revision in (f"sft-{job_id}", f"sft-{child}", "ppo-1"):
+        found = held_out_sets.trained_on(db, data_dir, registry.by_revision(db, revision), prompts)
+        assert [prompt.text for prompt in found] == [shown.messages[-1]["content"]]
+    assert held_out_sets.trained_on(db, data_dir, registry.by_revision(db, "base"), prompts) == []
+
+
+def test_when_all_has_been_compared_the_loop_draws_new_answers(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir, number=12)
+    finish_check(db, data_dir, made, prompts=24)
+    gate_decisions.set_rule(db, {"mode": "automatic"})
+    people_say(db, 6, "candidate")
+    pending = gate_decisions.pending(db)
+    assert pending is not None
+    assert not pending.exhausted
+    assert controller.advance(db, data_dir) is None, "six are still before people"
+    people_say(db, 6, "serving")
+    job_id = controller.advance(db, data_dir)
+    assert job_id is not None
+    spec = job_store.get(db, job_id).spec
+    assert isinstance(spec, EvaluateSpec)
+    assert (spec.candidate, spec.seed) == ("sft-1", EvaluateSpec.seed + controller.SEEDS_APART)
+
+
+@pytest.mark.parametrize(
+    ("rise", "people", "expected"),
+    [
+        (0.5, (1.0,) * 4, False),
+        (0.5, (1.0, 1.0, 0.0), "open"),
+        (0.5, (0.0, 1.0), "open"),
+        (0.5, (0.0,) * 4, True),
+        (-0.1, (0.0,), False),
+        (0.5, (), "open"),
+        (None, (1.0,), None),
+    ],
+)
+def test_a_reward_that_rises_while_nobody_finds_it_better_is_hacked(
+    rise: float | None, people: tuple[float, ...], expected: bool | str | None
+) -> None:
+    assert gate_decisions.hacking({"reward_hacking": {"rise": rise, "length": 0.1}}, people, ()) is expected
+    assert gate_decisions.hacking({"reward_hacking": None}, people, ()) == "no reward"
+    assert gate_decisions.hacking({}, people, ()) is None
+    not_a_number = {"reward_hacking": {"rise": math.nan, "length": None}}
+    assert gate_decisions.hacking(not_a_number, people, ()) is None, "nothing was measured"
+
+
+def test_people_are_heard_on_hacking_first_then_the_judge_that_surely_agrees_with_them_most() -> None:
+    hacked, better, worse = {"reward_hacking": {"rise": 0.5, "length": None}}, (1.0,) * 20, (0.0,) * 20
+    best = JudgeFindings("best", worse, Estimate(0.8, 0.7, 0.9, 60))
+    lucky = JudgeFindings("lucky", better, Estimate(0.9, 0.4, 1.0, 5))
+    assert gate_decisions.hacking(hacked, (), (lucky, best)) is True
+    assert gate_decisions.hacking(hacked, better, (lucky, best)) is False
+    assert gate_decisions.hacking(hacked, (), (replace(best, informs="It is asked for the reward."), lucky)) is False
+    assert gate_decisions.hacking(hacked, (), (replace(lucky, trust=None),)) == "open", (
+        "nobody knows for whom it speaks"
+    )
+
+
+def judge_says(db: Database, judge: judge_store.Judge, policy: Policy) -> None:
+    """A judge prefers every answer of a candidate."""
+    for comparison in judge_store.to_judge(db, judge, "candidate", 1000, policy.id):
+        for pair, choice in (((0, 1), "first"), ((1, 0), "second")):
+            verdict = Verdict(choice, None, "", 0, 0, 0.0)  # type: ignore[arg-type]
+            judge_store.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), None)
+        judge_store.judge_comparison(db, judge, comparison)
+
+
+def test_neither_the_reward_model_that_ppo_maximised_nor_the_candidate_decides(db: Database, data_dir: Path) -> None:
+    registry.add(
+        db, revision="rm-1", method="reward_model", base=BASE_NAME, parent_id=1,
+        job_id=job_store.enqueue(db, RewardModelSpec(), "a"), path="x", sha256="x", kind="reward",
+    )  # fmt: skip
+    made = make_candidate(db, data_dir)
+    with db.transaction() as connection:  # as if PPO had made it
+        spec = to_json(PPOSpec(reward_model="rm-1"))
+        connection.execute("UPDATE job SET kind = 'ppo', spec = ? WHERE id = ?", (spec, made.job_id))
+    panel = [
+        judge_store.add(db, "reward", "reward-model", {"model": "rm-1"}, "owner"),
+        judge_store.add(db, "itself", "local", {"model": made.revision}, "owner"),
+        judge_store.add(db, "other", "local", {"model": "base"}, "owner"),
+    ]
+    for judge in panel:
+        judge_says(db, judge, made)
+    finish_check(db, data_dir, made, "reward, itself, other", reward_hacking={"rise": 1.0, "length": None})
+    found = gate_decisions.findings(db, made)
+    assert {judge.name: judge.informs for judge in found.judges} == {
+        "reward": "It is the reward model that the candidate was trained to please.",
+        "itself": "It is the candidate itself.",
+        "other": "",
+    }
+    assert found.reward_hacking == "open", "the other judge has not been compared with people"
+    agreeing_people(db, panel[0], 30)
+    gate_decisions.set_rule(db, {"judge_may_decide": True})
+    assert gate_decisions.findings(db, made).reward_hacking == "open"
+    assert gate_decisions.decision_on(db, made).verdict == "not enough evidence"
+
+
+def test_who_may_decide_is_settled_by_the_first_check(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    early, late = (judge_store.add(db, name, "local", {"model": "base"}, "owner") for name in ("early", "late"))
+    finish_check(db, data_dir, made, "early")
+    finish_check(db, data_dir, made, "early, late")
+    for judge in (early, late):
+        judge_says(db, judge, made)
+    found = gate_decisions.findings(db, made)
+    assert [(judge.name, judge.informs) for judge in found.judges] == [("early", ""), ("late", gate_decisions.LATER)]
+    assert [judge.name for judge in found.panel] == ["early"]
+
+
+def test_length_is_controlled_on_all_comparisons_and_not_on_the_newest_checks(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
+    judge_says(db, judge, made)
+    stale = {"value": 0.2, "low": 0.1, "high": 0.3, "n": 12}
+    rates = {"j": {"value": 1.0, "low": 0.9, "high": 1.0, "n": 40, "ties": 0, "length_controlled": stale}}
+    finish_check(db, data_dir, made, "j", win_rates={"base": rates})
+    (found,) = gate_decisions.findings(db, made).judges
+    assert found.length_controlled is not None
+    assert found.length_controlled.n == len(found.outcomes) == 40
+    assert found.length_controlled.value > 0.5
+
+
+def test_after_the_most_checks_a_candidate_with_nothing_left_to_compare_is_rejected(
+    db: Database, data_dir: Path
+) -> None:
+    made = make_candidate(db, data_dir, number=12)
+    gate_decisions.set_rule(db, {"mode": "automatic"})
+    for _ in range(gate_decisions.MOST_CHECKS):
+        finish_check(db, data_dir, made, prompts=24)
+    people_say(db, 6, "candidate")
+    assert gate_decisions.act(db, data_dir) is None, "six are still before people"
+    people_say(db, 6, "serving")
+    found = controller.standing(controller.state_of(db))
+    assert found.now.startswith("Nothing is left to compare after 8 checks. Not enough evidence")
+    assert found.then == "The gate will reject sft-1 within seconds."
+    assert controller.advance(db, data_dir) is None, "deciding makes no job"
+    (record,) = registry.decisions(db)
+    assert (record["action"], record["decided_by"]) == ("reject", "the gate")
+    assert record["reason"] == found.now
+    assert gate_decisions.pending(db) is None
+
+
+def test_a_judge_that_nobody_helps_ends_it_after_the_most_checks_too(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir, number=12)
+    judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
+    agreeing_people(db, judge, 30)
+    gate_decisions.set_rule(db, {"mode": "automatic", "judge_may_decide": True})
+    judge_says(db, judge, made)
+    said = {"j": {"judged": 12, "left_open": 0, "failed": {}, "gave_up": ""}}
+    for number in range(1, gate_decisions.MOST_CHECKS + 1):
+        pending = gate_decisions.pending(db)
+        assert pending is None or pending.exhausted, number
+        finish_check(db, data_dir, made, "j", prompts=24, judged=said)
+    pending = gate_decisions.pending(db)
+    assert pending is not None
+    assert pending.decision.verdict == "reject", "nobody has begun to compare it"
+
+
+def test_what_was_decided_on_can_be_looked_at_afterwards(db: Database, data_dir: Path) -> None:
+    first = make_candidate(db, data_dir)
+    finish_check(db, data_dir, first)
+    people_say(db, 15, "candidate")
+    job_submission.promote(db, data_dir, first.revision, "ann")
+    found, decision = gate_decisions.decided(db, registry.by_revision(db, first.revision))
+    assert (len(found.people), found.kl_per_token, decision.verdict) == (15, SOUND["kl_to_base"], "promote")
+    job_submission.promote(db, data_dir, "base", "ann")
+    retired = registry.by_revision(db, first.revision)
+    assert registry.decided_against(db, retired) == registry.by_revision(db, "base")
+    assert registry.decided_against(db, registry.by_revision(db, "base")) is None, "a rollback is no such decision"
+
+
+# ------------------------------------------------------------------------------------------ what comes to nothing
+def come_to_nothing(db: Database, job_id: int, status: str, seconds_ago: float = 0.0) -> None:
+    """End a job as its worker or a person would, without a result."""
+    if status == "cancelled":
+        job_store.cancel(db, job_id)
+    else:
+        job_store.claim(db, job_id, "w")
+        job_store.stop(db, job_id, "w", status, "Memory ran out.")
+    let_pass(db, job_id, seconds_ago)
+
+
+def let_pass(db: Database, job_id: int, seconds: float) -> None:
+    """As if a job had ended so long ago."""
+    ended = (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec="microseconds")
+    with db.transaction() as connection:
+        connection.execute("UPDATE job SET finished = ? WHERE id = ?", (ended, job_id))
+
+
+@pytest.mark.parametrize("status", ["failed", "lost"])
+def test_a_check_that_failed_is_tried_once_more_after_a_while_and_then_no_more(
+    db: Database, data_dir: Path, status: str
+) -> None:
+    make_candidate(db, data_dir, checked=True)
+    first = controller.advance(db, data_dir)
+    assert first is not None
+    come_to_nothing(db, first, status)
+    assert controller.advance(db, data_dir) is None, "not at once"
+    found = controller.standing(controller.state_of(db))
+    assert found.stage == "checking"
+    assert "The loop tries it once more" in found.troubles[0]
+    let_pass(db, first, controller.RETRY_SECONDS)
+    second = controller.advance(db, data_dir)
+    assert second is not None
+    assert job_store.get(db, second).spec == job_store.get(db, first).spec
+    assert controller.standing(controller.state_of(db)).troubles == (), "it is being checked"
+    come_to_nothing(db, second, status, controller.RETRY_SECONDS)
+    assert controller.advance(db, data_dir) is None, "twice is enough"
+    found = controller.standing(controller.state_of(db))
+    assert found.stage == "collecting"
+    (trouble,) = found.troubles
+    assert trouble.startswith(f"Job {second} (check of sft-1) ")
+    assert "Memory ran out. 2 tries came to nothing" in trouble
+
+
+def test_a_check_that_a_person_cancelled_is_not_repeated_and_holds_up_no_other(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir, checked=True)
+    first = controller.advance(db, data_dir)
+    assert first is not None
+    come_to_nothing(db, first, "cancelled", controller.RETRY_SECONDS)
+    assert controller.advance(db, data_dir) is None
+    (trouble,) = controller.standing(controller.state_of(db)).troubles
+    assert "sft-1 waits: its check was cancelled" in trouble
+    make_candidate(db, data_dir, "sft-2", checked=True)
+    second = controller.advance(db, data_dir)
+    assert second is not None
+    assert getattr(job_store.get(db, second).spec, "candidate", "") == "sft-2"
+    come_to_nothing(db, second, "cancelled")
+    finish_check(db, data_dir, made)
+    found = controller.standing(controller.state_of(db))
+    assert found.stage == "deciding", "a person had it checked"
+    assert "sft-2 waits" in found.troubles[0]
+
+
+def test_the_check_that_draws_new_answers_is_not_repeated_for_ever(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir, number=12)
+    finish_check(db, data_dir, made, prompts=24)
+    gate_decisions.set_rule(db, {"mode": "automatic"})
+    people_say(db, 6, "candidate")
+    people_say(db, 6, "serving")
+    for _ in range(controller.MOST_FAILURES):
+        job_id = controller.advance(db, data_dir)
+        assert job_id is not None
+        come_to_nothing(db, job_id, "failed", controller.RETRY_SECONDS)
+    assert controller.advance(db, data_dir) is None
+    found = controller.standing(controller.state_of(db))
+    assert "2 tries came to nothing" in found.troubles[0]
+    assert "has to be checked again" in found.then
+
+
+def test_a_retry_asks_the_judges_that_were_chosen(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir, checked=True)
+    for name in ("i", "j"):
+        judge_store.add(db, name, "local", {"model": "base"}, "owner")
+    chosen = job_submission.submit(db, data_dir, EvaluateSpec(candidate=made.revision, judges="j"), "ann")
+    come_to_nothing(db, chosen, "failed", controller.RETRY_SECONDS)
+    job_id = controller.advance(db, data_dir)
+    assert job_id is not None
+    assert getattr(job_store.get(db, job_id).spec, "judges", "") == "j"
+
+
+@pytest.mark.parametrize("status", ["failed", "lost", "cancelled"])
+def test_a_training_that_came_to_nothing_is_named_until_the_next(db: Database, data_dir: Path, status: str) -> None:
+    job_id = job_store.enqueue(db, DPOSpec(), "ann")
+    come_to_nothing(db, job_id, status)
+    (trouble,) = controller.standing(controller.state_of(db)).troubles
+    assert trouble.startswith(f"Job {job_id} (preference training (DPO), QLoRA) {controller.ENDINGS[status]}: ")
+    assert trouble.endswith("resume it, or delete its checkpoints, on the Runs tab.")
+    job_store.resume(db, job_id)
+    assert controller.standing(controller.state_of(db)).troubles == ()
+
+
+# ------------------------------------------------------------------------------------------------- how a check stands
+def said_of(db: Database, policy: Policy) -> str:
+    """How its check stands, as every page and command says it."""
+    return gate_decisions.checking(db, registry.by_id(db, policy.id)).sentence
+
+
+def test_while_a_check_waits_or_runs_the_gate_says_so_and_asks_for_none(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    assert said_of(db, made) == "It has not been checked yet."
+    training = job_store.enqueue(db, SFTSpec(), "ann")
+    check = job_submission.submit(db, data_dir, EvaluateSpec(candidate=made.revision), "ann")
+    assert said_of(db, made) == f"It waits for its check (job {check}, second in the queue)."
+    assert gate_decisions.checking(db, made).active
+    job_store.claim(db, training, "w")
+    assert said_of(db, made) == f"It waits for its check (job {check}, first in the queue, behind job {training})."
+    job_store.stop(db, training, "w", "failed", "")
+    job_store.claim(db, check, "w")
+    assert said_of(db, made) == f"Job {check} is checking it."
+    job_store.report(db, check, "w", 40, 247, {}, "sft-1 answers")
+    assert said_of(db, made) == f"Job {check} is checking it: step 40 of 247."
+    job_store.cancel(db, check)
+    assert said_of(db, made) == f"Job {check}, its check, is being cancelled."
+    job_store.stop(db, check, "w", "cancelled", "Cancelled.")
+    assert said_of(db, made) == f"Its check (job {check}) was cancelled. Check it again, or resume job {check}."
+    assert not gate_decisions.checking(db, made).active
+
+
+@pytest.mark.parametrize(
+    ("status", "word"), [("failed", "failed"), ("lost", "was lost"), ("cancelled", "was cancelled")]
+)
+def test_a_check_that_came_to_nothing_says_how_and_how_to_go_on(
+    db: Database, data_dir: Path, status: str, word: str
+) -> None:
+    made = make_candidate(db, data_dir)
+    check = job_submission.submit(db, data_dir, EvaluateSpec(candidate=made.revision), "ann")
+    come_to_nothing(db, check, status)
+    why = "" if status == "cancelled" else ": Memory ran out"
+    assert said_of(db, made) == f"Its check (job {check}) {word}{why}. Check it again, or resume job {check}."
+    job_store.resume(db, check)
+    assert said_of(db, made) == f"It waits for its check (job {check}, first in the queue)."
+
+
+def test_an_older_check_is_named_beside_the_newer_one_that_runs_or_failed(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    finish_check(db, data_dir, made)
+    (old,) = gate_decisions.checks_of(db, made)
+    assert said_of(db, made) == ""
+    again = job_submission.submit(db, data_dir, controller.check_spec(db, made.revision), "ann")
+    job_store.claim(db, again, "w")
+    before = f"The figures are those of the check before (job {old.id})."
+    assert said_of(db, made) == f"Job {again} is checking it. {before}"
+    job_store.stop(db, again, "w", "failed", "Memory ran out.")
+    assert said_of(db, made).startswith(f"Its check (job {again}) failed: Memory ran out. ")
+    assert said_of(db, made).endswith(before)
+    job_store.resume(db, again)
+    job_store.claim(db, again, "w")
+    job_store.finish(db, again, "w", dict(old.result or {}))
+    assert said_of(db, made) == ""
+
+
+def test_a_check_against_what_serves_no_more_is_said_to_count_for_nothing(db: Database, data_dir: Path) -> None:
+    first, second = make_candidate(db, data_dir), make_candidate(db, data_dir, "sft-2")
+    finish_check(db, data_dir, second)
+    running = job_submission.submit(db, data_dir, controller.check_spec(db, second.revision), "ann")
+    job_submission.promote(db, data_dir, first.revision, "ann")
+    counts = f"The gate counts checks against {first.revision}, which serves now"
+    assert said_of(db, second) == (
+        f"It waits for its check (job {running}, first in the queue). {counts}; this one is against base."
+    )
+    assert not gate_decisions.checking(db, second).active, "one that counts can be asked for"
+    job_store.cancel(db, running)
+    let_pass(db, running, 3600)
+    assert said_of(db, second) == f"{counts}; its check (job {running - 1}) was against base. Check it again."
+
+
+def test_a_check_that_left_something_out_is_to_be_repeated_unless_one_runs(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    missing = {name: value for name, value in SOUND.items() if name != "perplexity"}
+    finish_check(db, data_dir, made, candidate={"revision": "sft-1", **missing})
+    assert said_of(db, made) == "Its check left that out: check it again."
+    job_submission.submit(db, data_dir, controller.check_spec(db, made.revision), "ann")
+    assert "heck it again" not in said_of(db, made)
+
+
+# ------------------------------------------------------------------------------------------- against what the rule says
+WHY = "I read twenty of its answers"
+
+
+def undecided(db: Database, data_dir: Path) -> Policy:
+    """Nobody has compared it yet."""
+    made = make_candidate(db, data_dir)
+    finish_check(db, data_dir, made)
+    return made
+
+
+def turned_down(db: Database, data_dir: Path) -> Policy:
+    """The rule says: reject."""
+    made = undecided(db, data_dir)
+    people_say(db, 15, "serving")
+    return made
+
+
+def unchecked(db: Database, data_dir: Path) -> Policy:
+    """Nothing was measured of it."""
+    return make_candidate(db, data_dir)
+
+
+def being_checked(db: Database, data_dir: Path) -> Policy:
+    """Its check runs."""
+    made = make_candidate(db, data_dir)
+    job_store.claim(db, job_submission.submit(db, data_dir, EvaluateSpec(candidate=made.revision), "ann"), "w")
+    return made
+
+
+def overtaken(db: Database, data_dir: Path) -> Policy:
+    """It was measured against what serves no more, and was better than that."""
+    other, made = make_candidate(db, data_dir, "sft-9"), undecided(db, data_dir)
+    people_say(db, 15, "candidate")
+    job_submission.promote(db, data_dir, other.revision, "ann")
+    return made
+
+
+def rejected(db: Database, data_dir: Path) -> Policy:
+    """It was better, and somebody rejected it all the same."""
+    made = undecided(db, data_dir)
+    people_say(db, 15, "candidate")
+    registry.reject(db, made.revision, "kim", "It swears.")
+    return made
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (undecided, "The rule says: not enough evidence. Not enough evidence: it takes at least 10 more comparisons"),
+        (turned_down, "The rule says: reject. People find it worse"),
+        (unchecked, "The rule says: not enough evidence. "),
+        (unchecked, "It has not been checked yet."),
+        (being_checked, "is checking it."),
+        (overtaken, "The gate counts checks against sft-9, which serves now"),
+        (rejected, "kim rejected it on "),
+    ],
+)
+def test_a_promotion_against_the_rule_takes_a_reason_which_is_kept_with_what_the_rule_said(
+    db: Database, data_dir: Path, make: Any, named: str
+) -> None:
+    made, before = make(db, data_dir), registry.serving(db).revision
+    for blank in ("", "  ", "\n\t", "\u200b\u2060\u3164", "\0"):
+        with pytest.raises(gate_decisions.AgainstTheRule) as refused:
+            gate_decisions.promote(db, data_dir, made.revision, "ann", blank)
+        assert named in str(refused.value)
+        assert "\n" not in str(refused.value)
+    with pytest.raises(UserError, match="at most 1000"):
+        gate_decisions.promote(db, data_dir, made.revision, "ann", "x" * 1001)
+    assert registry.serving(db).revision == before
+    assert [row["action"] for row in registry.decisions(db)].count("promote") == int(before != "base")
+    gate_decisions.promote(db, data_dir, made.revision, "ann", f"  {WHY}\ud800 ")
+    assert registry.serving(db).revision == made.revision
+    record = registry.decisions(db)[0]
+    assert (record["action"], record["revision"], record["decided_by"]) == ("promote", made.revision, "ann")
+    assert record["created"]
+    assert record["reason"].startswith(f"{WHY}\ufffd. ")
+    assert named.replace("The rule says", "The rule said") in record["reason"]
+
+
+def test_what_the_rule_says_to_promote_needs_no_reason_and_going_back_never_does(db: Database, data_dir: Path) -> None:
+    made = undecided(db, data_dir)
+    people_say(db, 15, "candidate")
+    assert gate_decisions.objection(db, made) == ""
+    gate_decisions.promote(db, data_dir, made.revision, "ann")
+    gate_decisions.promote(db, data_dir, "base", "ann")
+    gate_decisions.promote(db, data_dir, made.revision, "ann")
+    assert [row["action"] for row in registry.decisions(db)] == ["rollback", "rollback", "promote"]
+    assert [row["reason"] for row in registry.decisions(db)][:2] == ["no reason given"] * 2
+
+
+def test_where_nobody_is_to_be_advised_nothing_is_against_the_rule(db: Database, data_dir: Path) -> None:
+    made = undecided(db, data_dir)
+    gate_decisions.set_rule(db, {"mode": "never"})
+    assert not gate_decisions.promote(db, data_dir, made.revision, "ann").against
+    assert registry.serving(db).revision == made.revision
+
+
+def test_the_rule_is_asked_at_the_moment_of_the_promotion(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the click and the promotion the files are read: what is judged meanwhile counts."""
+    made = undecided(db, data_dir)
+    people_say(db, 15, "candidate")
+    assert gate_decisions.decision_on(db, made).verdict == "promote"
+    verify = job_submission.verify
+
+    def meanwhile(data_dir: Path, policy: Policy) -> None:
+        verify(data_dir, policy)
+        people_say(db, 15, "serving")
+
+    monkeypatch.setattr(job_submission, "verify", meanwhile)
+    with pytest.raises(gate_decisions.AgainstTheRule, match="The rule says: not enough evidence"):
+        gate_decisions.promote(db, data_dir, made.revision, "ann")
+    assert registry.serving(db).revision == "base"
+
+
+def test_the_loop_never_promotes_against_the_rule(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = undecided(db, data_dir)
+    people_say(db, 15, "candidate")
+    gate_decisions.set_rule(db, {"mode": "automatic"})
+    verify = job_submission.verify
+
+    def meanwhile(data_dir: Path, policy: Policy) -> None:
+        verify(data_dir, policy)
+        people_say(db, 15, "serving")
+
+    monkeypatch.setattr(job_submission, "verify", meanwhile)
+    assert gate_decisions.act(db, data_dir) is None
+    assert registry.serving(db).revision == "base"
+    assert registry.by_id(db, made.id).status == "candidate"
+    assert registry.decisions(db) == []
+
+
+def test_what_was_promoted_by_a_second_admin_meanwhile_is_not_undone_without_a_reason(
+    db: Database, data_dir: Path
+) -> None:
+    made, other = undecided(db, data_dir), make_candidate(db, data_dir, "sft-2")
+    people_say(db, 15, "candidate")
+    gate_decisions.promote(db, data_dir, other.revision, "kim", WHY)
+    with pytest.raises(gate_decisions.AgainstTheRule):
+        gate_decisions.promote(db, data_dir, made.revision, "ann")
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [(SFTSpec(), "no reward"), (DPOSpec(), "no reward"), (PPOSpec(reward_model="rm-1"), None)],
+)
+def test_whether_a_reward_took_part_is_told_from_the_training(
+    db: Database, data_dir: Path, spec: TrainingSpec, expected: str | None
+) -> None:
+    """Also of merged weights, whose own job is no training, and of checks of an earlier version."""
+    made = make_candidate(db, data_dir)
+    with db.transaction() as connection:
+        connection.execute("UPDATE job SET kind = ?, spec = ? WHERE id = ?", (spec.kind, to_json(spec), made.job_id))
+    merging = job_store.enqueue(db, MergeSpec(revision=made.revision), "ann")
+    merged = registry.add(
+        db, revision="merge-9", method="merge", base=BASE_NAME, parent_id=1, job_id=merging, path="x", sha256="x"
+    )
+    pulled = registry.add(
+        db, revision="pulled-9", method="pulled", base=BASE_NAME, parent_id=1, job_id=None, path="y", sha256="y",
+        source="a/b@c",
+    )  # fmt: skip
+    for policy, said in ((made, expected), (merged, expected), (pulled, "made elsewhere")):
+        finish_check(db, data_dir, policy)
+        assert gate_decisions.findings(db, policy).reward_hacking == said
+
+
+# ---------------------------------------------------------------------------------------------- reasons and figures
+def test_a_persons_reason_stands_before_the_rules_advice(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    finish_check(db, data_dir, made)
+    people_say(db, 15, "candidate")
+    said = gate_decisions.reason(db, made, gate_decisions.own_words("  I read twenty \n of them  "))
+    assert said.startswith("I read twenty of them. The rule said: promote. People find it better")
+    assert gate_decisions.reason(db, made, "").startswith("The rule said: promote.")
+    gate_decisions.set_rule(db, {"mode": "never"})
+    assert gate_decisions.reason(db, made, "My own choice!") == "My own choice!", "nobody was advised"
+    assert gate_decisions.reason(db, registry.by_revision(db, "base"), "") == "no reason given"
+    with pytest.raises(UserError, match="at most 1000"):
+        gate_decisions.own_words("x" * 1001)
+    for told in ("ok", "👍", "1", "لا", "not “safe”"):
+        assert gate_decisions.own_words(told) == told
+
+
+def test_findings_are_kept_until_something_changes(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    finish_check(db, data_dir, made)
+    people_say(db, 3, "candidate")
+    found, decision = gate_decisions.decided(db, made)
+    again = gate_decisions.decided(db, made)
+    assert again[0] is found
+    assert again[1] is decision is gate_decisions.decision_on(db, made)
+    people_say(db, 1, "candidate")
+    assert len(gate_decisions.decided(db, made)[0].people) == 4
+    found = gate_decisions.decided(db, made)[0]
+    # A judge's evidence is that of the rubric that holds.
+    judge_store.write_rubric(db, "Which answer is shorter?", ["It is short."], 0, "ann")
+    assert gate_decisions.decided(db, made)[0] is not found
+
+
+def test_people_and_what_was_judged_are_counted_once_whatever_the_scope(db: Database, data_dir: Path) -> None:
+    ann = access.add_account(db, "ann", "annotator", "ann's password")
+
+    def judge(count: int) -> None:
+        for prompt in seed_prompts(db, count)[-count:]:
+            store.add_comparison(db, [make_response(prompt, f"{word} to {prompt.text}") for word in ("yes", "no")])
+            claim = claims.claim_next(db, ann.id)
+            assert claim is not None
+            claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+
+    def train(spec: TrainingSpec, parent: str, kind: Any = "policy") -> Policy:
+        job_id = job_submission.submit(db, data_dir, replace(spec, parent=parent), "ann")
+        job_store.claim(db, job_id, "w")
+        job_store.finish(db, job_id, "w", {})
+        return registry.add(
+            db, revision=f"{spec.kind}-{job_id}", method=spec.kind, base=BASE_NAME, job_id=job_id, path="x", kind=kind,
+            parent_id=registry.by_revision(db, parent).id, sha256="x",
+        )  # fmt: skip
+
+    base = registry.by_revision(db, "base")
+    judge(10)
+    first = train(DPOSpec(scope="new"), "base")
+    judge(9)
+    second, whole = train(DPOSpec(scope="new"), first.revision), train(DPOSpec(scope="all"), first.revision)
+    assert [win_rates.judged_for(db, one) for one in (base, first, second, whole)] == [0, 10, 19, 19]
+    judge(2)
+    reward = train(RewardModelSpec(scope="all"), "base", "reward")
+    by_ppo = train(PPOSpec(reward_model=reward.revision, accepted_accuracy=0.01), first.revision)
+    assert win_rates.judged_for(db, by_ppo) == 21
+
+
+def test_people_rate_a_policy_against_the_base(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    base = registry.by_revision(db, "base")
+    assert win_rates.by_people(db, made, base) is None
+    people_say(db, 6, "candidate")
+    people_say(db, 2, "serving")
+    found = win_rates.by_people(db, made, base)
+    assert found is not None
+    assert (found.value, found.n) == (0.75, 8)
+    assert found.low < 0.5 < 0.75 < found.high

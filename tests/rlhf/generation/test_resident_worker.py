@@ -1,0 +1,636 @@
+"""The resident worker and the supervisor as real processes: stock in 5:1, swaps in seconds, ends when it should."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from annotation import claims, store
+from annotation.records import Claim, Prompt, Sampling, Split, UserError
+from app import answering_trouble
+from rlhf.generation import resident_worker
+from rlhf.generation.resident_worker import next_splits, seed_of
+from rlhf.jobs import job_store
+from rlhf.jobs.artifacts import directory_sha256
+from rlhf.jobs.specs import EvaluateSpec, GenerateSpec, SFTSpec
+from rlhf.jobs.worker import Run, perform
+from rlhf.loop.supervisor import Supervisor, family
+from rlhf.models import registry
+from rlhf.models.loading import load_quantised
+from tests.conftest import act
+from tests.machine_fixtures import PATIENCE_SECONDS, QUICK_DPO, ROOT, Machine, Pace, make_machine, wait_until
+from tests.run_fixtures import hold
+
+pytestmark = pytest.mark.slow
+
+RESIDENT = GenerateSpec(buffer=12, prompts_per_batch=4, sampling=Sampling(max_new_tokens=12))
+
+
+@pytest.fixture
+def stocked(machine: Machine) -> Machine:
+    """A machine with prompts of both splits."""
+    machine.add_prompts(train=12, held_out=4)
+    return machine
+
+
+def add_adapter(machine: Machine, revision: str) -> registry.Policy:
+    """A candidate whose adapter does something."""
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(load_quantised(machine.model), config)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in sorted(model.named_parameters()):
+        if "lora_" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
+    model.save_pretrained(machine.data_dir / "adapters" / revision)
+    path = f"adapters/{revision}"
+    with machine.db.transaction() as connection:
+        connection.execute(
+            """INSERT INTO model (revision, method, base, parent_id, path, sha256, status, created)
+               VALUES (?, 'dpo', ?, 1, ?, ?, 'candidate', '')""",
+            (revision, str(machine.model), path, directory_sha256(machine.data_dir / path)),
+        )
+    return registry.by_revision(machine.db, revision)
+
+
+def stock(machine: Machine, revision: str = "base") -> dict[Split, int]:
+    """Comparisons by a policy that wait for a judgement."""
+    return store.buffer_sizes(machine.db, registry.by_revision(machine.db, revision).id)
+
+
+def responses(machine: Machine, revision: str) -> list[dict[str, Any]]:
+    """Every answer that a policy drew for comparisons."""
+    return machine.db.rows(
+        """SELECT r.*, p.split FROM response r JOIN prompt p ON p.id = r.prompt_id JOIN model m ON m.id = r.model_id
+           WHERE r.purpose = 'compare' AND m.revision = ?""",
+        (revision,),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- one process
+@pytest.mark.parametrize(
+    ("made", "count", "expected"),
+    [
+        ({"train": 0, "held-out": 0}, 12, {"train": 10, "held-out": 2}),
+        ({"train": 5, "held-out": 0}, 1, {"train": 0, "held-out": 1}),
+        ({"train": 10, "held-out": 9}, 3, {"train": 3, "held-out": 0}),
+        ({"train": 3}, 4, {"train": 4}),
+        ({"held-out": 3}, 4, {"held-out": 4}),
+        ({}, 4, {}),
+    ],
+)
+def test_one_comparison_in_six_is_held_out(made: dict[Split, int], count: int, expected: dict[Split, int]) -> None:
+    """However the batches fall; a split without prompts gets none."""
+    assert next_splits(made, count) == expected
+
+
+def test_seeds_of_a_stream_never_meet(stocked: Machine) -> None:
+    seeds = {seed_of(start, prompt, attempt) for start in (0, 1) for prompt in range(1, 60) for attempt in range(30)}
+    assert len(seeds) == 2 * 59 * 30
+
+
+def test_a_buffer_is_filled_once_and_topped_up_with_new_answers(stocked: Machine) -> None:
+    """Comparisons of answers that differ, five to one by split, and no answer drawn twice."""
+    once = replace(RESIDENT, until_full=True)
+    job = stocked.perform(stocked.submit(once))
+    assert job.result is not None
+    assert (job.status, stock(stocked)) == ("finished", {"train": 10, "held-out": 2})
+    assert job.result["comparisons"] == 12
+    drawn = responses(stocked, "base")
+    counts = store.answer_counts(stocked.db)
+    # Two before people's eyes, as there was nothing to judge, and three to each other prompt, one of them to spare.
+    assert counts.total == len(drawn) >= 2 + 11 * 3
+    assert counts.ended == sum(row["finish_reason"] == "stop" for row in drawn) > 0
+    assert len({(row["prompt_id"], row["seed"]) for row in drawn}) == len(drawn)
+    for row in drawn:
+        messages = stocked.db.value("SELECT messages FROM prompt WHERE id = ?", (row["prompt_id"],))
+        assert row["rendered_prompt"] == stocked.render(json.loads(messages))
+        assert row["prompt_tokens"] == stocked.count(row["rendered_prompt"])
+        assert json.loads(row["sampling"]) == {"temperature": 1.0, "min_p": 0.1, "max_new_tokens": 12}
+
+    judged = 3
+    for _ in range(judged):
+        claim = claims.claim_next(stocked.db, stocked.annotator.id)
+        assert claim is not None
+        assert len({text.strip().casefold() for text in claim.shown_texts}) == 2
+        claims.judge(stocked.db, stocked.annotator.id, claim.nonce, act("tie"))
+    job = stocked.perform(stocked.submit(once))
+    assert job.result is not None
+    assert job.result["comparisons"] == judged
+    drawn = responses(stocked, "base")
+    assert len({(row["prompt_id"], row["seed"]) for row in drawn}) == len(drawn)
+
+
+def test_imported_and_failed_comparisons_do_not_shift_the_share_that_is_held_out(stocked: Machine) -> None:
+    """Sixty imported ones on train prompts would have ten in a row drawn on held-out prompts."""
+    prompt = store.prompts(stocked.db, "train")[0]
+    with stocked.db.transaction() as connection:
+        for model_id, state in ((None, "closed"), (1, "failed"), (1, "withdrawn")):
+            connection.conn.executemany(
+                """INSERT INTO comparison (prompt_id, model_id, purpose, state, created)
+                   VALUES (?, ?, 'preference', ?, '')""",
+                [(prompt.id, model_id, state)] * 20,
+            )
+    assert store.comparison_counts(stocked.db) == {"train": 0, "held-out": 0}
+    stocked.perform(stocked.submit(replace(RESIDENT, until_full=True)))
+    assert stock(stocked) == {"train": 10, "held-out": 2}
+
+
+def test_a_damaged_serving_adapter_fails_the_worker_with_a_sentence(stocked: Machine) -> None:
+    policy = add_adapter(stocked, "torn")
+    registry.promote(stocked.db, "torn", "ann")
+    (stocked.data_dir / (policy.path or "") / "adapter_config.json").write_text("{}")
+    job = stocked.perform(stocked.submit(RESIDENT))
+    assert job.status == "failed"
+    assert "sha256 differs" in job.message
+
+
+@pytest.mark.parametrize(
+    ("project", "spec", "expected"),
+    [
+        ({"kind": "rank", "answers": 4}, RESIDENT, 4),
+        ({"kind": "best", "answers": 3}, RESIDENT, 3),
+        ({"kind": "pair", "answers": 4}, RESIDENT, 2),
+        ({"kind": "rank", "answers": 4}, replace(RESIDENT, answers=3), 3),
+    ],
+    ids=["rank four", "best of three", "pairs are two", "the spec overrides"],
+)
+def test_a_comparison_has_as_many_answers_as_the_project_asks_for(
+    stocked: Machine, project: dict[str, Any], spec: GenerateSpec, expected: int
+) -> None:
+    store.set_project(stocked.db, replace(store.project(stocked.db), **project))
+    job = stocked.perform(stocked.submit(replace(spec, buffer=6, until_full=True)))
+    assert job.status == "finished", job.message
+    sizes = stocked.db.rows(
+        """SELECT count(*) AS n FROM comparison_response cr JOIN comparison c ON c.id = cr.comparison_id
+           WHERE c.state = 'ready' GROUP BY c.id"""
+    )
+    assert [row["n"] for row in sizes] == [expected] * 6
+
+
+def test_prompts_that_the_model_can_not_be_given_are_passed_over(tiny_model: Path, tmp_path: Path) -> None:
+    """Imported conversations may have roles that the template refuses, or fill the context: others are answered."""
+    strict = tmp_path / "strict"
+    shutil.copytree(tiny_model, strict)
+    template = (strict / "chat_template.jinja").read_text("utf-8")
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    (strict / "chat_template.jinja").write_text(refusal + template, "utf-8")
+    machine = make_machine(tmp_path / "data", strict)
+    system = {"role": "system", "content": "Be brief."}
+    questions = [({"role": "user", "content": f"Question {number}?"}) for number in range(4)]
+    conversations = [
+        *((system, question) for question in questions),
+        ({"role": "user", "content": "sun " * 1100},),
+        *((question,) for question in questions),
+    ]
+    store.add_prompts(machine.db, [Prompt(messages, "train", "import") for messages in conversations])
+    job = machine.perform(machine.submit(replace(RESIDENT, buffer=8, until_full=True)))
+    assert (job.status, stock(machine)) == ("finished", {"train": 8, "held-out": 0})
+    answered = machine.db.rows("SELECT DISTINCT p.messages FROM comparison c JOIN prompt p ON p.id = c.prompt_id")
+    asked_for = {message["content"] for row in answered for message in json.loads(row["messages"])}
+    assert asked_for == {question["content"] for question in questions}
+    (line,) = [line for line in job_store.log_tail(machine.db, job.id, 40) if "can't be answered: 1" in line]
+    assert "no system role" in line or "leaves no room for 12 more in a context of 1024" in line
+
+    asked = store.ask(machine.db, machine.annotator.id, conversations[4])
+    machine.perform(machine.submit(replace(RESIDENT, buffer=8, until_full=True)))
+    assert state_of(machine, asked) == "failed"
+    machine.db.close()
+
+
+# ------------------------------------------------------------------------------------------- before people's eyes
+@pytest.fixture(scope="module")
+def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model whose answers go on up to the limit, so that one can watch."""
+    from tests.tiny_model import build
+
+    return build(tmp_path_factory.mktemp("talkative"), end_bias=-60.0)
+
+
+@pytest.fixture
+def long(tmp_path: Path, talkative: Path) -> Iterator[Machine]:
+    """A machine whose answers are as long as they may be."""
+    made = make_machine(tmp_path / "long", talkative)
+    made.add_prompts(train=12, held_out=4)
+    yield made
+    made.db.close()
+
+
+LONG = replace(RESIDENT, prompts_per_batch=12, buffer=12, sampling=Sampling(max_new_tokens=24))
+
+
+@contextmanager
+def resident(machine: Machine, spec: GenerateSpec, *tokens: int) -> Iterator[Pace]:
+    """The answering worker on a thread of this process, whose draws are held at these tokens; told to stop at the end.
+
+    It looks for what people ask between any two tokens.
+    """
+    job = job_store.claim(machine.db, machine.submit(spec), "w")
+    assert job is not None
+    worker, pace = Run(machine.db, machine.data_dir, job, "w"), Pace(tokens)
+
+    def work() -> None:
+        perform(worker, job.spec)
+        machine.db.close()
+
+    thread = threading.Thread(target=work)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(resident_worker, "draw", pace.draw)
+        patched.setattr(resident_worker, "LOOK_SECONDS", 0.0)
+        patched.setattr(resident_worker, "GLANCE_SECONDS", 0.001)
+        thread.start()
+        try:
+            yield pace
+        finally:
+            worker.terminated.set()
+            pace.let_go()
+            thread.join(PATIENCE_SECONDS)
+    assert job_store.get(machine.db, job.id).status == "lost", "it ends as a worker that was told to stop"
+
+
+def state_of(machine: Machine, comparison_id: int) -> str:
+    """A comparison's state."""
+    return str(machine.db.value("SELECT state FROM comparison WHERE id = ?", (comparison_id,)))
+
+
+def answers_of(machine: Machine, comparison_id: int) -> list[dict[str, Any]]:
+    """A comparison's answers, in order."""
+    return machine.db.rows(
+        """SELECT r.* FROM comparison_response cr JOIN response r ON r.id = cr.response_id
+           WHERE cr.comparison_id = ? ORDER BY cr.position""",
+        (comparison_id,),
+    )
+
+
+def ask(machine: Machine, text: str = "Sing.", by: str = "ann") -> int:
+    """An annotator's own prompt."""
+    annotator = machine.annotator_named(by)
+    return store.ask(machine.db, annotator.id, [{"role": "user", "content": text}])
+
+
+def test_with_nothing_to_judge_the_first_comparison_is_written_before_peoples_eyes(long: Machine) -> None:
+    """The annotator who waits gets it at once and sees both answers grow; in the end it is what was drawn."""
+    shown: list[Claim] = []
+    with resident(long, replace(LONG, prompts_per_batch=6), 2, 6, 14) as pace:
+        for _ in range(3):
+            pace.until_held()
+            claim = claims.claim_next(long.db, long.annotator.id)
+            assert claim is not None
+            assert claim.comparison_state == "writing"
+            assert {answer.state for answer in claim.answers} == {"writing"}
+            shown.append(claim)
+            pace.go_on()
+        wait_until("its end", lambda: state_of(long, shown[0].comparison_id) == "ready")
+        whole = claims.claim_next(long.db, long.annotator.id)
+    assert whole is not None
+    assert {claim.nonce for claim in shown} == {whole.nonce}
+    for place, text in enumerate(whole.shown_texts):
+        texts = [claim.shown_texts[place] for claim in shown]
+        assert 0 < len(texts[0]) < len(texts[1]) < len(texts[2]) < len(text), "it is seen to grow"
+        assert all(later.startswith(earlier) for earlier, later in pairwise([*texts, text]))
+    for row in answers_of(long, whole.comparison_id):
+        assert (row["state"], row["finish_reason"], row["tokens"]) == ("done", "length", 24)
+        assert row["prompt_tokens"] == long.count(row["rendered_prompt"])
+    assert store.answer_counts(long.db).total >= 2
+
+
+def test_what_an_annotator_asks_is_answered_while_the_buffer_is_full(stocked: Machine) -> None:
+    with resident(stocked, RESIDENT):
+        wait_until("a full buffer", lambda: sum(stock(stocked).values()) == 12)
+        asked = ask(stocked, "What is a riddle?")
+        wait_until("its answers", lambda: state_of(stocked, asked) == "ready")
+        claim = claims.claim_next(stocked.db, stocked.annotator.id)
+        assert claim is not None
+        assert (claim.comparison_id, claim.messages[-1]["content"]) == (asked, "What is a riddle?")
+    rows = answers_of(stocked, asked)
+    assert [row["state"] for row in rows] == ["done", "done"]
+    assert sum(stock(stocked).values()) == 12 + 1 - 1, "the asked one is in hand"
+
+
+def test_what_is_asked_while_a_batch_is_drawn_comes_first_and_the_batch_loses_nothing(long: Machine) -> None:
+    """The asked answers begin between two tokens of a batch of eleven prompts, which goes on after them."""
+    store.add_comparison(long.db, [long.response(store.prompts(long.db, "train")[0], text) for text in ("a b", "c d")])
+    with resident(long, LONG, 3, 3, 20) as pace:
+        pace.until_held()
+        assert responses(long, "base")[2:] == [], "the batch is being drawn"
+        asked = ask(long)
+        pace.go_on()
+        for _ in range(2):
+            pace.until_held()
+            assert state_of(long, asked) == "writing"
+            assert responses(long, "base")[4:] == [], "the batch waits"
+            pace.go_on()
+        wait_until("the asked answers", lambda: state_of(long, asked) == "ready")
+        wait_until("the batch", lambda: sum(stock(long).values()) == 13)
+    drawn = responses(long, "base")[2:]
+    assert len({(row["prompt_id"], row["seed"]) for row in drawn}) == len(drawn) == 2 + 11 * 3
+    assert {(row["tokens"], row["state"]) for row in drawn} == {(24, "done")}
+
+
+def test_an_answer_that_is_broken_off_is_marked_and_leaves_the_annotators_hands(long: Machine) -> None:
+    with resident(long, LONG, 5) as pace:
+        pace.until_held()
+        claim = claims.claim_next(long.db, long.annotator.id)
+        assert claim is not None
+    assert state_of(long, claim.comparison_id) == "failed"
+    rows = answers_of(long, claim.comparison_id)
+    assert [(row["state"], row["finish_reason"]) for row in rows] == [("failed", None)] * 2
+    assert all(row["text"] for row in rows), "what was written stays in the record"
+    with pytest.raises(UserError, match="could not be written to its end"):
+        claims.judge(long.db, long.annotator.id, claim.nonce, act("tie"))
+    assert claims.claim_next(long.db, long.annotator.id) is None
+
+
+def test_what_a_killed_worker_was_writing_is_marked_by_the_next_one(stocked: Machine) -> None:
+    prompt = store.prompts(stocked.db, "train")[0]
+    orphan, _ = store.begin_answers(stocked.db, [stocked.response(prompt, "") for _ in range(2)])
+    job = stocked.perform(stocked.submit(replace(RESIDENT, until_full=True)))
+    assert job.status == "finished"
+    assert state_of(stocked, orphan) == "failed"
+    assert {row["state"] for row in answers_of(stocked, orphan)} == {"failed"}
+    assert sum(stock(stocked).values()) == 12
+
+
+def test_a_draw_that_fails_marks_its_comparison_and_the_job(stocked: Machine) -> None:
+    """With a limit that no draw can have, which a stored spec would have been refused for."""
+    job = job_store.claim(stocked.db, stocked.submit(RESIDENT), "w")
+    assert job is not None
+    impossible = replace(RESIDENT, model=str(stocked.model), sampling=Sampling(max_new_tokens=-1))
+    assert perform(Run(stocked.db, stocked.data_dir, job, "w"), impossible) == 1
+    assert job_store.get(stocked.db, job.id).status == "failed"
+    assert stocked.db.rows("SELECT state FROM comparison") == [{"state": "failed"}]
+    assert stocked.db.rows("SELECT DISTINCT state FROM response") == [{"state": "failed"}]
+
+
+def test_a_promotion_lets_the_answers_that_people_watch_end(long: Machine) -> None:
+    """They stay answers of the policy that began them, and the next ones come from the new policy."""
+    add_adapter(long, "next")
+    with resident(long, replace(LONG, prompts_per_batch=6), 3) as pace:
+        pace.until_held()
+        claim = claims.claim_next(long.db, long.annotator.id)
+        assert claim is not None
+        registry.promote(long.db, "next", "ann")
+        pace.go_on()
+        wait_until("its end", lambda: state_of(long, claim.comparison_id) == "ready")
+        assert {row["model_id"] for row in answers_of(long, claim.comparison_id)} == {1}
+        claims.judge(long.db, long.annotator.id, claim.nonce, act("tie"))
+        later = wait_until("the next policy's", lambda: claims.claim_next(long.db, long.annotator.id))
+        assert {row["model_id"] for row in answers_of(long, later.comparison_id)} == {2}
+
+
+def test_an_asked_prompt_whose_answers_are_the_same_is_drawn_again_and_then_left(stocked: Machine) -> None:
+    """At a temperature near zero every seed gives the likeliest answer, so that no draw can help."""
+    asked = ask(stocked)
+    spec = replace(RESIDENT, sampling=Sampling(temperature=1e-3, max_new_tokens=12))
+    with resident(stocked, spec):
+        wait_until("the draws", lambda: asked_states(stocked) == ["withdrawn"] * 3)
+        ask(stocked, "Dance.", by="bob")
+        wait_until("the draws of another", lambda: asked_states(stocked) == ["withdrawn"] * 6)
+    seeds = [row["seed"] for row in responses(stocked, "base") if row["prompt_id"] == prompt_of(stocked, asked)]
+    assert len(set(seeds)) == 6, "each draw has seeds of its own"
+
+
+def test_a_policy_that_always_says_the_same_is_waited_for_with_a_sentence(stocked: Machine) -> None:
+    """Drawn near temperature zero, three different answers are never to be had; the page says why nothing comes."""
+    store.set_project(stocked.db, replace(store.project(stocked.db), kind="best", answers=3))
+    assert "No model is writing" in answering_trouble(stocked.db)
+    with resident(stocked, replace(RESIDENT, sampling=Sampling(temperature=1e-3, max_new_tokens=6))):
+        wait_until("the sentence", lambda: "fewer different answers" in answering_trouble(stocked.db))
+    assert stock(stocked) == {"train": 0, "held-out": 0}
+
+
+def asked_states(machine: Machine) -> list[str]:
+    """The states of the comparisons that annotators asked for."""
+    return [row["state"] for row in machine.db.rows("SELECT state FROM comparison WHERE asked_by IS NOT NULL")]
+
+
+def prompt_of(machine: Machine, comparison_id: int) -> int:
+    """A comparison's prompt."""
+    return int(machine.db.value("SELECT prompt_id FROM comparison WHERE id = ?", (comparison_id,)))
+
+
+# ------------------------------------------------------------------------------------------------- a process of its own
+def test_the_resident_worker_fills_swaps_and_ends_when_told(stocked: Machine) -> None:
+    """From start to SIGTERM: the base's answers, a promotion, a rollback, each within seconds and without a restart."""
+    job_id = stocked.submit(RESIDENT)
+    with stocked.start_worker(job_id) as worker:
+        try:
+            wait_until("a full buffer", lambda: stock(stocked) == {"train": 10, "held-out": 2})
+            assert {row["split"] for row in responses(stocked, "base")} == {"train", "held-out"}
+
+            add_adapter(stocked, "next")
+            assert responses(stocked, "next") == []
+            registry.promote(stocked.db, "next", "ann")
+            wait_until("an answer by the promoted policy", lambda: responses(stocked, "next"))
+            wait_until("a buffer by it", lambda: stock(stocked, "next") == {"train": 10, "held-out": 2})
+            by_base = len(responses(stocked, "base"))
+
+            registry.promote(stocked.db, "base", "ann")
+            wait_until("the rollback", lambda: stocked.output(job_id).count("answering as base") == 2)
+            assert [line[10:] for line in job_store.log_tail(stocked.db, job_id)] == [
+                "answering as base",
+                "answering as next",
+                "answering as base",
+            ]
+            # The base's comparisons were still waiting, so nothing had to be drawn again.
+            assert len(responses(stocked, "base")) == by_base
+            assert job_store.get(stocked.db, job_id).status == "running"
+        finally:
+            worker.send_signal(signal.SIGTERM)
+            worker.wait(PATIENCE_SECONDS)
+    job = job_store.get(stocked.db, job_id)
+    assert (worker.returncode, job.status) == (0, "lost")
+    assert "Prefloop was stopped" in job.message
+
+
+# Stands in for a slow machine: the worker waits at one moment of its start until the test lets it go on.
+HALTED = """
+import os, sys, time
+
+def halt(event, arguments):
+    if os.environ["HALT_AT"] in (event, *map(str, arguments[:1])) and not os.path.exists("{there}"):
+        open("{there}", "w").close()
+        while not os.path.exists("{go}"):
+            time.sleep(0.01)
+
+if "rlhf.jobs.worker" in sys.orig_argv:
+    sys.addaudithook(halt)
+    sys.audit("start")
+"""
+# Starts a worker as the program does, says its process id, and lives until it is killed.
+PARENT = """
+import sys
+from pathlib import Path
+from annotation.database import open_database
+from rlhf import jobs
+from rlhf.loop.supervisor import start_worker
+
+data_dir, job_id = Path(sys.argv[1]), int(sys.argv[2])
+print(start_worker(jobs.get(open_database(data_dir), job_id), data_dir, "a worker", (), None).pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@dataclass
+class Started:
+    """A program that started a worker, the file that says how far that has come, and the one that lets it go on."""
+
+    there: Path
+    go: Path
+    program: subprocess.Popen[str] = field(init=False)
+    processes: list[psutil.Process] = field(default_factory=list)
+
+    def family(self) -> list[psutil.Process]:
+        """The worker's processes."""
+        return [process for process in family(self.program.pid) if process.pid != self.program.pid]
+
+    def outlived_by(self) -> list[psutil.Process]:
+        """Kill the program, let the worker go on, and wait for it; returns what does not end."""
+        self.processes = self.family()
+        assert self.processes
+        self.program.kill()
+        self.program.wait(PATIENCE_SECONDS)
+        self.go.touch()
+        return psutil.wait_procs(self.processes, PATIENCE_SECONDS)[1]
+
+
+@contextmanager
+def program_that_started(job_id: int, machine: Machine, halt_at: str, directory: Path) -> Iterator[Started]:
+    """A program with a worker for this job, which waits at a moment of its start; both are gone afterwards."""
+    started = Started(directory / "there", directory / "go")
+    (directory / "sitecustomize.py").write_text(HALTED.format(there=started.there, go=started.go), "utf-8")
+    path = os.pathsep.join(filter(None, [str(directory), os.environ.get("PYTHONPATH")]))
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(machine.data_dir), str(job_id)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path, "HALT_AT": halt_at},
+    ) as started.program:
+        assert started.program.stdout is not None
+        worker = int(started.program.stdout.readline())
+        try:
+            yield started
+        finally:
+            for process in (*family(worker), *started.processes):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            started.program.kill()
+
+
+@pytest.mark.parametrize(
+    "moment", ["start", "annotation.database", "rlhf.jobs.specs", "rlhf.algorithms", "torch", "work"]
+)
+def test_a_worker_ends_when_the_program_that_started_it_is_gone(stocked: Machine, tmp_path: Path, moment: str) -> None:
+    """Killed with SIGKILL, the program can tell nobody, however far the worker has come with its imports."""
+    job_id = stocked.submit(RESIDENT)
+    with program_that_started(job_id, stocked, moment, tmp_path) as started:
+        if moment == "work":
+            wait_until("the first comparisons", lambda: sum(stock(stocked).values()) > 0)
+        else:
+            wait_until(f"the worker at {moment}", started.there.exists)
+        assert started.outlived_by() == [], job_store.get(stocked.db, job_id)
+    job = job_store.get(stocked.db, job_id)
+    begun = moment in ("rlhf.algorithms", "torch", "work")
+    assert (job.status, job.attempt) == (("lost", 1) if begun else ("queued", 0))
+    assert not begun or "Prefloop was stopped" in job.message
+
+
+def test_a_worker_whose_program_is_gone_already_knows_it_at_once() -> None:
+    """Before a thread has had its turn: by then the worker may have claimed its job."""
+    code = (
+        "import threading; threading.Thread.start = lambda thread: None\n"
+        "from rlhf.worker import listen_for_the_end; print(listen_for_the_end(tied=True).is_set())"
+    )
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, cwd=ROOT, input="", capture_output=True, text=True).stdout == "True\n"
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as held:
+        assert held.stdout is not None
+        assert held.stdout.readline() == "False\n"
+
+
+def test_all_processes_of_a_job_end_when_the_program_that_started_them_is_gone(
+    stocked: Machine, tmp_path: Path
+) -> None:
+    job_id = job_store.enqueue(stocked.db, SFTSpec(processes=2), "a test")
+    with program_that_started(job_id, stocked, "rlhf.jobs.specs", tmp_path) as started:
+        wait_until("one of its processes", started.there.exists)
+        wait_until("the launcher and both processes", lambda: len(started.family()) == 3)
+        assert started.outlived_by() == []
+    assert job_store.get(stocked.db, job_id).status == "queued"
+
+
+# --------------------------------------------------------------------------------------------------------- supervisor
+def test_the_supervisor_runs_what_is_queued_checks_it_and_survives_killed_workers(
+    stocked: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Resident, training and check as rows and processes; both kinds of worker are killed on the way."""
+    stocked.judge("train", 12)
+    stocked.judge("held-out", 4)
+    db = stocked.db
+    going_on = hold(monkeypatch, tmp_path, "dpo")
+    supervisor = Supervisor(db, stocked.data_dir, str(stocked.model))
+    supervisor.start()
+
+    def running(kind: str) -> int | None:
+        return next((job.id for job in job_store.active(db, (kind,)) if job.status == "running"), None)
+
+    try:
+        resident = wait_until("the resident worker", lambda: running("generate"))
+        training = stocked.submit(QUICK_DPO)
+        wait_until("the training worker", lambda: running("dpo") == training)
+
+        for job_id in (training, resident):
+            supervisor.children[job_id].process.kill()
+        for job_id in (training, resident):
+            wait_until(f"job {job_id} marked lost", lambda job_id=job_id: job_store.get(db, job_id).status == "lost")
+            assert "The worker was killed" in job_store.get(db, job_id).message
+
+        going_on.touch()
+        job_store.resume(db, training)
+        wait_until("the resumed training", lambda: job_store.get(db, training).status == "finished")
+        check = wait_until("the check", lambda: job_store.recent(db, ("evaluate",), 1))[0]
+        assert isinstance(check.spec, EvaluateSpec)
+        assert (check.spec.candidate, check.requested_by) == (f"dpo-{training}", "the loop")
+        again = wait_until("another resident worker", lambda: running("generate"))
+        assert again != resident
+        wait_until("the check's end", lambda: job_store.get(db, check.id).status == "finished")
+        assert (stocked.data_dir / "logs" / f"job-{training}.log").stat().st_size > 0
+        children = dict(supervisor.children)
+    finally:
+        supervisor.stop()
+    assert children
+    assert all(child.process.returncode is not None for child in supervisor.children.values())
+    assert job_store.active(db, ("generate", "dpo", "evaluate")) == []
+
+
+def test_a_resident_worker_that_fails_again_and_again_is_started_ever_more_rarely(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """The waiting times after failures, by the supervisor's own clock."""
+    supervisor = Supervisor(machine.db, machine.data_dir, str(machine.model))
+    waits = []
+    for _ in range(8):
+        supervisor.resident_ended(1)
+        waits.append(supervisor._resident_not_before)
+    assert waits == [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0]
+    supervisor.resident_ended(0)
+    assert supervisor._resident_not_before == 0.0
+    supervisor.resident_ended(1)
+    assert supervisor._resident_not_before == 5.0

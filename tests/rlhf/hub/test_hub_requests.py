@@ -1,0 +1,359 @@
+"""What the page asks of whoever has the Hub's token: done, repeated where it was cut off, the token never shown."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as parquet
+import pytest
+from huggingface_hub import constants
+
+from annotation import claims, store
+from annotation.database import Database
+from annotation.imports.import_process import Importer, State
+from annotation.records import UserError
+from rlhf.data import snapshots
+from rlhf.data.snapshots import Listing
+from rlhf.hub import hub_requests, push_model, token_process
+from rlhf.hub.hub_requests import (
+    AskPrices,
+    CheckSpace,
+    CheckToken,
+    Errand,
+    Flavor,
+    ImportData,
+    ImportRun,
+    MakeSpace,
+    PublishModel,
+    PullModel,
+    PushData,
+)
+from rlhf.hub.token_launcher import HELD, LAUNCHER, PLACE
+from rlhf.hub.token_process import Desk
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import SFTSpec
+from rlhf.models import registry
+from rlhf.tabs.hub.hub_tab import publications_table
+from tests.conftest import BASE_NAME, act, seed_comparisons
+from tests.fakes.hub_server import HubServer
+from tests.fakes.hub_sign_in import CHAT_MODEL, SpaceHub
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, wait_until
+from tests.rlhf.hub.test_push_and_pull import safetensors
+from tests.rlhf.hub.test_token_process import TOKEN, environment_of, project, running
+from tests.run_fixtures import demonstration_rows
+
+pytestmark = pytest.mark.slow
+
+__all__ = ["project"]  # a fixture
+ADAPTER = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": f"HuggingFaceTB/{BASE_NAME}"}
+# Down from 16 values to 2, and up again, beside the first layer.
+LORA = {
+    f"base_model.model.model.layers.0.self_attn.q_proj.lora_{end}.weight": shape
+    for end, shape in (("A", (2, 16)), ("B", (16, 2)))
+}
+MODEL = "models/small"
+
+
+@pytest.fixture
+def hub() -> Iterator[SpaceHub]:
+    """A Hub with an adapter, a base for a Space, and private data."""
+    with SpaceHub() as server:
+        files = {"adapter_config.json": json.dumps(ADAPTER).encode(), "adapter_model.safetensors": safetensors(LORA)}
+        server.add_repo("model", "bob/adapter", files)
+        server.add_repo("model", "HuggingFaceTB/SmolLM2-135M-Instruct", CHAT_MODEL)
+        rows = b"".join(b'{"prompt": "Say %d.", "chosen": "a", "rejected": "b"}\n' % number for number in range(3))
+        server.add_repo("dataset", "ann/secret", {"train.jsonl": rows}, private=True)
+        yield server
+
+
+@pytest.fixture
+def with_token(hub: SpaceHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errands of this process go to that Hub."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants._HF_DEFAULT_ENDPOINT)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + template)
+
+
+def done(db: Database, request: hub_requests.Request) -> Errand:
+    """An errand, asked for and done in this process."""
+    number = hub_requests.ask(db, request, "kim")
+    assert hub_requests.do_next(db, db.path.parent)
+    return hub_requests.get(db, number)
+
+
+# ---------------------------------------------------------------------------------------------------------------- rows
+REQUESTS = [
+    CheckToken(),
+    AskPrices(),
+    PublishModel("dpo-7", "ann/x", False, "mit"),
+    PullModel("ann/x@main", "nf4"),
+    PushData("ann/x", "sft", False, True, "cc-by-4.0"),
+    CheckSpace("ann/loop", "cpu-upgrade", "ann", "nobody", "ann/copies", True),
+    MakeSpace("ann/loop", price=0.03),
+    ImportData(("--look", "--hub", "--", "ann/x")),
+]
+
+
+def test_every_kind_comes_back_as_it_was_asked_for_in_the_order_of_asking(db: Database) -> None:
+    numbers = [hub_requests.ask(db, request, "kim") for request in REQUESTS]
+    assert {hub_requests.get(db, number).kind for number in numbers} == set(hub_requests.KINDS)
+    taken = [hub_requests.take(db) for _ in REQUESTS]
+    assert [one.request for one in taken if one is not None] == REQUESTS
+    assert hub_requests.take(db) is None
+    assert [one.id for one in hub_requests.recent(db, 3)] == numbers[:-4:-1]
+    assert hub_requests.any_open(db)
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (PublishModel("dpo-7", "nowhere"), "can't be the name of a repository"),
+        (PublishModel("", "ann/x"), "Choose a model"),
+        (PublishModel("dpo-7", "ann/x", licence="My own!"), "is no licence"),
+        (PullModel("ann/x@a b"), "can't be a revision"),
+        (PullModel("ann/x", "int3"), "'int3' is no precision"),
+        (PushData("ann/x", "raw"), "is no dataset, and it names people"),
+        (PushData("ann/x", "odd"), "There is no format 'odd'"),
+        (CheckSpace("loop"), "can't be the name of a repository"),
+    ],
+)
+def test_what_cannot_be_meant_is_not_recorded(db: Database, request_: hub_requests.Request, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        hub_requests.ask(db, request_, "kim")
+    assert hub_requests.recent(db) == []
+
+
+def test_what_was_cut_off_is_done_again_but_not_without_end(db: Database) -> None:
+    number = hub_requests.ask(db, CheckToken(), "kim")
+    for _ in range(1 + hub_requests.MOST_REPETITIONS):
+        assert hub_requests.take(db) is not None
+        hub_requests.tell(db, number, {"rows": 1})
+        hub_requests.reopen(db)
+    ended = hub_requests.get(db, number)
+    assert (ended.state, hub_requests.take(db)) == ("failed", None)
+    assert "interrupted each time" in ended.message
+
+
+# ----------------------------------------------------------------------------------------------------------- doing them
+def test_a_model_is_pulled_and_published_and_the_record_says_who_asked(
+    db: Database, hub: SpaceHub, with_token: None
+) -> None:
+    pulled = done(db, PullModel("bob/adapter"))
+    assert pulled.state == "done", pulled.message
+    revision = pulled.result["revision"]
+    assert f"'{revision}' is in the registry" in pulled.message
+    published = done(db, PublishModel(revision, "ann/mine", licence="mit"))
+    assert published.message.startswith("Published ann/mine"), published.message
+    assert hub.repos["model", "ann/mine"].private
+    assert b"license: mit" in hub.file("model", "ann/mine", "README.md")
+    assert registry.publications(db)[0].published_by == "kim"
+
+
+def test_judgements_are_pushed_with_pseudonyms_or_names(
+    project: Path, db: Database, hub: SpaceHub, with_token: None
+) -> None:
+    ann = db.value("SELECT id FROM annotator WHERE name = 'ann'")
+    claim = claims.claim_next(db, ann)
+    assert claim is not None
+    claims.judge(db, ann, claim.nonce, act("left-clearly"))
+    for names, repo in ((False, "ann/data"), (True, "ann/named")):
+        pushed = done(db, PushData(repo, names=names, licence="cc-by-4.0"))
+        assert pushed.message.startswith(f"Published {repo}"), pushed.message
+        held = hub.files("dataset", repo)
+        assert b"license: cc-by-4.0" in held["README.md"]
+        (table,) = (parquet.read_table(io.BytesIO(held[path])) for path in held if path.startswith("data/train"))
+        assert ("'ann'" in str(table.to_pylist())) is names
+        assert hub.repos["dataset", repo].private
+
+
+def test_the_frozen_data_of_a_run_is_pushed(db: Database, data_dir: Path, hub: SpaceHub, with_token: None) -> None:
+    frozen = snapshots.store_snapshot(db, data_dir, Listing(demonstration_rows()))
+    run = job_store.enqueue(db, SFTSpec(snapshot=frozen), "kim")
+    pushed = done(db, PushData("ann/frozen", run=run))
+    assert pushed.message.startswith(f"Published ann/frozen, tag snapshot-{frozen[:12]}"), pushed.message
+    assert len(hub.file("dataset", "ann/frozen", "data/train.jsonl").splitlines()) == 12
+    assert done(db, PushData("ann/frozen", run=run)).message.startswith("There already: ann/frozen")
+    assert "frozen data" in publications_table(registry.publications(db), {})
+
+
+def test_the_token_and_the_prices(db: Database, hub: SpaceHub, with_token: None) -> None:
+    hub.organisations = {"ann": {"lab": "admin"}}
+    assert done(db, CheckToken()).message == "The token is ann's. It may write to repositories of ann and lab."
+    assert hub_requests.prices(db) == []
+    assert done(db, AskPrices()).result["flavors"][1]["accelerator"] == "1 × T4, 16 GB"
+    hub.fail("GET", "/api/jobs/hardware", 500)
+    assert "trouble of its own" in done(db, AskPrices()).message
+    basic, gpu = hub_requests.prices(db)
+    assert basic == Flavor("cpu-basic", "CPU Basic", pytest.approx(0.01))
+    assert gpu.price_per_hour == pytest.approx(0.4)
+
+
+def test_a_space_is_made_for_no_more_than_was_agreed_to(
+    db: Database, hub: SpaceHub, with_token: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = done(db, CheckSpace("ann/loop", "cpu-upgrade", public=True))
+    assert (checked.result["errors"], checked.result["public"]) == (0, True)
+    assert checked.result["price"] > 0
+    assert ["note", "ann/loop will be new."] in checked.result["findings"]
+    dear = done(db, MakeSpace("ann/loop", "cpu-upgrade", public=True, price=checked.result["price"] / 2))
+    assert "Nothing was uploaded or spent: cpu-upgrade costs" in dear.message
+    assert ("space", "ann/loop") not in hub.repos
+    monkeypatch.setenv("PREFLOOP_SPACE_TOKEN", "hf_of_the_space")
+    made = done(db, MakeSpace("ann/loop", "cpu-upgrade", public=True, price=checked.result["price"]))
+    assert made.message.startswith(f"{hub.url}/spaces/ann/loop is made at ")
+    assert hub.repos["space", "ann/loop"].secrets == {"HF_TOKEN": "hf_of_the_space"}
+    wrong = done(db, CheckSpace("ann/loop", "huge", public=True))
+    assert (wrong.state, wrong.result["errors"]) == ("done", 1)
+    assert "1 error to be mended first" in wrong.message
+
+
+def test_what_goes_wrong_is_a_sentence_without_the_token_and_the_desk_goes_on(
+    db: Database, data_dir: Path, hub: SpaceHub, with_token: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError(f"with {TOKEN}")
+
+    monkeypatch.setattr(push_model, "publish", broken)
+    refused = hub_requests.ask(db, PullModel("bob/nothing"), "kim")
+    bug = hub_requests.ask(db, PublishModel("x", "ann/x"), "kim")
+    last = hub_requests.ask(db, CheckToken(), "kim")
+    Desk(data_dir, partial(hub_requests.do_next, data_dir=data_dir)).start()
+    wait_until("the last", lambda: not hub_requests.get(db, last).is_open)
+    assert "there is no such repository" in hub_requests.get(db, refused).message
+    assert hub_requests.get(db, bug).message.startswith(
+        "An error of Prefloop's own ended it (ZeroDivisionError: with ["
+    )
+    assert hub_requests.get(db, last).state == "done"
+    assert not any(TOKEN in str(row) for row in db.rows("SELECT * FROM errand"))
+
+
+def test_two_desks_do_not_wait_for_each_other(db: Database, data_dir: Path) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def slow(own: Database) -> bool:
+        begun.set()
+        release.wait(PATIENCE_SECONDS)
+        return False
+
+    Desk(data_dir, slow).start()
+    assert begun.wait(PATIENCE_SECONDS)
+    assert len(token_process.desks(data_dir)) >= 2
+    quick = threading.Event()
+    Desk(data_dir, lambda own: bool(quick.set())).start()
+    assert quick.wait(PATIENCE_SECONDS)
+    release.set()
+
+
+# ---------------------------------------------------------------------------------------------- the program as it runs
+def told(hub: HubServer) -> dict[str, str]:
+    """The environment of a program that has a token and makes no copies."""
+    return {**hub.environment(TOKEN), PLACE: ""}
+
+
+def finished(importer: Importer) -> State:
+    """How a run of the import form ends."""
+    wait_until("the import", lambda: importer.state.status in ("finished", "failed"))
+    return importer.state
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_with_a_token_and_without_copies_what_the_web_server_asks_is_done_and_it_has_no_token(
+    project: Path, db: Database, hub: SpaceHub
+) -> None:
+    with running(project, told(hub)) as program:
+        web, holder = program.part("app.py"), program.part("rlhf.hub.token_process")
+        assert TOKEN.encode() not in environment_of(web)
+        assert f"{HELD}=1".encode() in environment_of(web)
+        number = hub_requests.ask(db, CheckToken(), "kim")
+        wait_until("the errand", lambda: hub_requests.get(db, number).state == "done")
+        assert "The token is ann's" in hub_requests.get(db, number).message
+
+        importer = Importer(db, ImportRun.start)
+        source = ["--hub", "--", "ann/secret"]
+        importer.start("look", source, [])
+        seen = children_until(holder, lambda: importer.state.status != "running")
+        look = finished(importer)
+        assert look.status == "finished", look.error
+        assert look.result["columns"] == ["prompt", "chosen", "rejected"]
+        assert seen, "the import ran in a process of the keeper's"
+        importer.start("import", source, ["--map=prompt=prompt", "--by=kim"])
+        assert finished(importer).result["counts"]["judged"] == 3
+        (entry,) = store.imports(db)
+        assert entry["name"] == f"ann/secret@{hub.repos['dataset', 'ann/secret'].head.sha}"
+        assert db.value("SELECT requested_by FROM import") == "kim"
+        assert TOKEN not in program.log.read_text()
+        hub.fail("GET", "/api/datasets/", "hang", times=9)
+        importer.start("look", source, [])
+        wait_until("its start", lambda: hub_requests.newest(db, "import", state="doing"))
+        importer.cancel()
+        assert "was cancelled. Nothing was imported" in finished(importer).error
+
+        hub.fail("GET", "/api/whoami-v2", "hang", times=9)
+        cut = hub_requests.ask(db, CheckToken(), "kim")
+        wait_until("its start", lambda: hub_requests.get(db, cut).state == "doing")
+        program.process.send_signal(signal.SIGTERM)
+        assert program.process.wait(PATIENCE_SECONDS) == 0
+        assert not any(process.is_running() for process in program.family)
+        assert "not finished" not in program.log.read_text()
+    assert hub_requests.get(db, cut).state == "doing"
+    hub_requests.reopen(db)
+    assert hub_requests.take(db) is not None
+
+
+def children_until(holder: psutil.Process, ended: Callable[[], bool]) -> set[int]:
+    """The processes that another has started until something has ended."""
+    seen: set[int] = set()
+    while not ended():
+        seen |= {child.pid for child in holder.children()}
+        time.sleep(0.05)
+    return seen
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a Linux call")
+def test_what_runs_an_import_with_the_token_keeps_others_from_reading_it(db: Database, data_dir: Path) -> None:
+    code = "import ctypes, sys; from rlhf import keeper; from annotation import __main__ as own"
+    code += (
+        "; own.main = lambda arguments: print(arguments, ctypes.CDLL(None).prctl(3)) or 0; keeper.main(sys.argv[1:])"
+    )
+    command = hub_requests.import_command(data_dir, ["--look", "--", "x"])
+    given = command[command.index("--data") :]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *given],
+        cwd=ROOT,
+        env={**os.environ, LAUNCHER: str(os.getpid())},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == f"['import', '--data={data_dir}', '--look', '--', 'x'] 0"
+
+
+def test_an_import_that_nobody_has_taken_up_ends_when_it_is_cancelled(db: Database) -> None:
+    seed_comparisons(db, 1)
+    importer = Importer(db, ImportRun.start)
+    importer.start("look", ["--hub", "--", "ann/secret"], [])
+    importer.cancel()
+    assert "was cancelled" in finished(importer).error
+    assert hub_requests.take(db) is None
+
+
+def test_a_file_on_this_server_needs_no_errand(db: Database, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "Say something."}\n', "utf-8")
+    importer = Importer(db, ImportRun.start)
+    importer.start("look", ["--", str(path)], [])
+    assert finished(importer).status == "finished"
+    assert hub_requests.recent(db) == []

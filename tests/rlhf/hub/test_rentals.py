@@ -1,0 +1,390 @@
+"""Training on rented hardware: sent through the Hub, run there as a process of this machine, back as a candidate."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from annotation import hub_client as hubs
+from annotation import store
+from annotation.database import Database, open_database
+from annotation.hub_client import Hub
+from annotation.records import UserError, now
+from rlhf.hub import job_bundle, rental_client, rental_store, rental_worker
+from rlhf.hub.rental_store import Terms
+from rlhf.hub.token_launcher import module
+from rlhf.jobs import job_store
+from rlhf.jobs.artifacts import directory_sha256
+from rlhf.jobs.specs import DPOSpec
+from rlhf.loop import controller
+from rlhf.models import registry
+from rlhf.submission import job_submission
+from tests.fakes.hub_jobs import JobHub
+from tests.machine_fixtures import PATIENCE_SECONDS, QUICK_DPO, ROOT, Machine, rlhf_command, wait_until, write_spec
+
+pytestmark = pytest.mark.slow
+
+TOKEN = "hf_write_ann"
+TERMS = Terms("cpu-basic", 0.02, 0.5)
+POLL = 0.2
+
+
+@pytest.fixture
+def hub() -> Iterator[JobHub]:
+    """A Hub that rents this machine out."""
+    with JobHub() as server:
+        server.lent["PREFLOOP_REPORT_SECONDS"] = "0.5"
+        yield server
+
+
+@pytest.fixture
+def judged(machine: Machine) -> Machine:
+    """A data directory with something to learn from."""
+    machine.add_prompts(4, 2)
+    machine.judge("train", 10)
+    return machine
+
+
+def rent(machine: Machine, spec: DPOSpec = QUICK_DPO, terms: Terms = TERMS) -> int:
+    """Queue a job for rented hardware."""
+    return job_submission.submit(machine.db, machine.data_dir, spec, "a test", terms)
+
+
+def api(hub: JobHub, token: str = TOKEN) -> Hub:
+    """A client of this Hub."""
+    return hubs.connect(token, hub.url)
+
+
+def follow(hub: JobHub, machine: Machine, job_id: int, ended: threading.Event | None = None) -> job_store.Job:
+    """Follow a job to its end, as the keeper does."""
+    rental_client.follow(api(hub), machine.db, machine.data_dir, job_id, ended or threading.Event(), POLL)
+    return job_store.get(machine.db, job_id)
+
+
+def in_background(hub: JobHub, machine: Machine, job_id: int, ended: threading.Event) -> threading.Thread:
+    """Follow a job in a thread."""
+    thread = threading.Thread(target=follow, args=(hub, machine, job_id, ended), daemon=True)
+    thread.start()
+    return thread
+
+
+def only_job(hub: JobHub) -> Any:
+    """The one job that was started on the Hub."""
+    (job,) = hub.jobs.values()
+    return job
+
+
+def test_a_training_goes_there_reports_and_comes_back_as_the_candidate_that_it_would_be_here(
+    judged: Machine, hub: JobHub
+) -> None:
+    here = judged.perform(judged.submit(QUICK_DPO))
+    job_id = rent(judged)
+    job = follow(hub, judged, job_id)
+    assert job.status == "finished", (job.message, only_job(hub).log.read_text())
+    made, twin = registry.of_job(judged.db, job_id), registry.of_job(judged.db, here.id)
+    assert made is not None
+    assert twin is not None
+    assert made.status == "candidate"
+    assert (made.base, made.form, made.weights, made.parent_id) == (twin.base, twin.form, twin.weights, twin.parent_id)
+    assert made.sha256 == directory_sha256(judged.data_dir / str(made.path))
+    assert json.loads((judged.data_dir / str(made.path) / "prefloop.json").read_text())["steps"] == here.steps
+    # The same spec, data and code: the same weights.
+    ours, theirs = judged.adapter(twin.revision), judged.adapter(made.revision)
+    assert ours.keys() == theirs.keys()
+    assert all((ours[name] - theirs[name]).abs().max() < 1e-5 for name in ours)
+    # What it reported there is in the record here, as if it had run here.
+    assert [one["loss"] for one in job_store.metrics(judged.db, job_id)] == pytest.approx(
+        [one["loss"] for one in job_store.metrics(judged.db, here.id)], rel=1e-4
+    )
+    assert job_store.samples(judged.db, job_id).keys() == job_store.samples(judged.db, here.id).keys()
+    assert job.result is not None
+    assert job.result["rented"]["flavor"] == "cpu-basic"
+    assert (job.step, job.steps) == (here.step, here.steps)
+    # One was started, on the terms; nothing is left on the Hub when somebody has looked.
+    rental_client.clear_up(api(hub), judged.db)
+    asked = only_job(hub).asked
+    assert (asked["flavor"], asked["timeoutSeconds"]) == ("cpu-basic", 1800)
+    assert asked["labels"]["prefloop"] == rental_store.get(judged.db, job_id).mark
+    assert not hub.repos
+
+
+def test_only_what_the_job_needs_goes_up_in_private_and_no_path_account_or_token(
+    judged: Machine, hub: JobHub, tmp_path: Path
+) -> None:
+    job_id = rent(judged)
+    ended = threading.Event()
+    thread = in_background(hub, judged, job_id, ended)
+    wait_until("the start", lambda: hub.jobs)
+    ended.set()
+    thread.join()
+    repo = hub.repos["dataset", rental_store.get(judged.db, job_id).repo]
+    revision = only_job(hub).asked["environment"]["PREFLOOP_REVISION"]
+    files = hub.files("dataset", repo.name, revision)
+    spec = job_store.get(judged.db, job_id).spec
+    assert isinstance(spec, DPOSpec)
+    assert repo.private
+    data = {name for name in files if not name.startswith("code/")}
+    assert data == {
+        *("README.md", "job.json", f"data/snapshots/{spec.snapshot}.jsonl"),
+        *(f"data/base/{path.name}" for path in judged.model.iterdir()),
+    }
+    assert "code/rlhf/rented.py" in files
+    assert not any("tests" in name for name in files)
+    everything = b"\n".join(files.values()) + json.dumps(only_job(hub).asked["command"]).encode()
+    for private in (str(judged.data_dir), str(judged.model), str(tmp_path), TOKEN):
+        assert private.encode() not in everything
+    assert not any(b"argon2" in content or b"SQLite" in content for name, content in files.items() if name in data)
+    assert only_job(hub).asked["secrets"] == {"HF_TOKEN": TOKEN}
+
+
+def test_who_follows_it_may_end_and_answers_may_be_lost_or_damaged_yet_nothing_is_rented_twice(
+    judged: Machine, hub: JobHub
+) -> None:
+    hub.fail("POST", "/api/jobs/ann$", "cut-after")
+    hub.fail("GET", "/api/jobs/ann/.+", 503, times=2)
+    job_id = rent(judged)
+    command = [*module("rlhf.hub.token_process"), "--data", str(judged.data_dir)]
+    environment = {**os.environ, **hub.environment(TOKEN), "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment) as keeper:
+        wait_until("a report", lambda: rental_store.get(judged.db, job_id).batches)
+        keeper.terminate()
+    assert any("Renting the hardware is tried again" in line for line in job_store.log_tail(judged.db, job_id, 40))
+    # It goes on there, whatever becomes of who follows it.
+    assert job_store.get(judged.db, job_id).status == "running"
+    job_store.mark_lost(judged.db, -1)
+    assert job_store.get(judged.db, job_id).status == "running"
+    assert rental_store.to_follow(judged.db) == [job_id]
+    wait_until("the end there", lambda: only_job(hub).stage == "COMPLETED")
+    name = rental_store.get(judged.db, job_id).repo
+    path = next(path for path in hub.files("dataset", name) if path.endswith("made/adapter_model.safetensors"))
+    whole = hub.file("dataset", name, path)
+    hub.add_repo("dataset", name, {path: whole[:-1] + b"?"})
+    job = follow(hub, judged, job_id)
+    assert job.status == "failed"
+    assert "arrived damaged. Nothing was kept" in job.message
+    assert registry.of_job(judged.db, job_id) is None
+    assert not list((judged.data_dir / "adapters").iterdir())
+    # What was made there is paid for: it can be fetched again.
+    hub.add_repo("dataset", name, {path: whole})
+    resumed = rlhf_command("--data", str(judged.data_dir), "resume", str(job_id), **hub.environment(TOKEN))
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"job {job_id} finished." in resumed.stdout
+    assert len(hub.jobs) == 1
+    events = judged.db.rows("SELECT step FROM event WHERE job_id = ? AND kind = 'metric'", (job_id,))
+    assert len(events) == len({event["step"] for event in events}) > 0
+
+
+def test_cancelling_gives_the_machine_back(judged: Machine, hub: JobHub) -> None:
+    job_id = rent(judged)
+    thread = in_background(hub, judged, job_id, threading.Event())
+    wait_until("the start", lambda: rental_store.get(judged.db, job_id).hub_job)
+    job_store.cancel(judged.db, job_id)
+    thread.join(PATIENCE_SECONDS)
+    job = job_store.get(judged.db, job_id)
+    assert (job.status, job.message) == ("cancelled", "Cancelled, and the rented machine was given back.")
+    assert only_job(hub).stage == "CANCELED"
+    assert not hub.repos
+    assert registry.of_job(judged.db, job_id) is None
+
+
+@pytest.mark.parametrize(
+    ("token", "terms", "says"),
+    [
+        ("hf_read_ann", TERMS, "may only read"),
+        (TOKEN, Terms("cpu-basic", 0.005, 0.5), "costs $0.01 an hour on the Hub, and $0.005 was agreed to"),
+        (TOKEN, Terms("h900", 1.0, 0.5), "The Hub rents no 'h900'. It has, with prices per hour: cpu-basic ($0.01)"),
+        (TOKEN, Terms("cpu-basic", 0.02, 0.5, "bob"), "no right to write to bob/x"),
+    ],
+)
+def test_what_can_not_be_rented_is_refused_in_a_sentence(
+    judged: Machine, hub: JobHub, token: str, terms: Terms, says: str
+) -> None:
+    job_id = rent(judged, terms=terms)
+    rental_client.follow(api(hub, token), judged.db, judged.data_dir, job_id, threading.Event(), POLL)
+    job = job_store.get(judged.db, job_id)
+    assert job.status == "failed"
+    assert says in job.message
+    assert not hub.jobs
+
+
+def test_an_end_without_a_result_says_its_last_words_and_what_was_spent(judged: Machine, hub: JobHub) -> None:
+    hub.fail("HEAD", r"/prefloop-job-\w+/resolve/\w+/job.json$", 404, times=99)
+    job = follow(hub, judged, rent(judged))
+    assert job.status == "failed"
+    assert job.message.startswith("The rented job ended without a result: error (Job failed with exit code:")
+    assert "Its last words: " in job.message
+    assert "404" in job.message
+    assert only_job(hub).id in job.message
+
+
+def test_time_that_is_nearly_over_ends_it_before_the_hub_does_and_it_says_so(
+    judged: Machine, hub: JobHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_store.get(judged.db, rent(judged, replace(QUICK_DPO, epochs=100_000)))
+    hubs.ensure_repo(api(hub), "ann/job", "dataset", private=True)
+    for name, content in job_bundle.pack(judged.db, judged.data_dir, job).items():
+        for target in (tmp_path / "first" / name, tmp_path / "there" / name):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+    made, end = tmp_path / "made", time.time() + 3600
+
+    @cache
+    def there() -> Database:
+        return open_database(made)
+
+    def clock() -> float:
+        """By which the time is over as soon as something has been learnt."""
+        return end if job_store.get(there(), 1).step else end - 3600
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # what it changes is put back
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert (
+            rental_worker.run(api(hub), "ann/job", tmp_path / "first", made, end, rental_worker.SPARE_SECONDS, clock)
+            == 1
+        )
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert job_store.get(there(), 1).step
+    there().close()
+    ending = json.loads(hub.file("dataset", "ann/job", "result.json"))
+    assert (ending["status"], ending["message"]) == ("lost", rental_worker.OVER)
+    # The same where it is over before the worker could begin.
+    command = [
+        sys.executable,
+        "-m",
+        "rlhf.hub.rental_worker",
+        str(tmp_path / "there"),
+        "--data",
+        str(tmp_path / "again"),
+    ]
+    command += ["--repo", "ann/job", "--began", str(time.time() - 3600), "--hours", "1"]
+    done = subprocess.run(command, cwd=tmp_path / "there" / "code", env={**os.environ, **hub.environment(TOKEN)})
+    assert done.returncode == 1
+    ending = json.loads(hub.file("dataset", "ann/job", "result.json"))
+    assert (ending["status"], ending["message"]) == ("lost", rental_worker.OVER)
+    # What the machine can't do, and a file that did not arrive as it was sent, end it at once.
+    (tmp_path / "there" / "job.json").write_text(json.dumps({"sha256": {"code/app.py": "0"}}))
+    assert subprocess.run(command, cwd=ROOT, env={**os.environ, **hub.environment(TOKEN)}).returncode == 1
+    ending = json.loads(hub.file("dataset", "ann/job", "result.json"))
+    assert ending["message"] == "code/app.py did not arrive as it was sent. Start the job again."
+
+
+def test_whatever_the_hub_says_meanwhile_the_job_is_followed_and_bad_reports_are_left_out(
+    judged: Machine, hub: JobHub
+) -> None:
+    hub.fail("GET", "/api/whoami-v2", 503)
+    hub.fail("GET", "/api/jobs/hardware", 429)
+    job_id = rent(judged)
+    ended = threading.Event()
+    thread = in_background(hub, judged, job_id, ended)
+    wait_until("the start", lambda: rental_store.get(judged.db, job_id).hub_job)
+    hub.fail("GET", "/api/datasets/ann/prefloop-job-.*/tree", 401, times=2)
+    hub.fail("GET", "/api/jobs/ann/.+", 403, times=2)
+    wait_until("the end there", lambda: only_job(hub).stage == "COMPLETED", every=0.01)
+    thread.join(PATIENCE_SECONDS)
+    assert job_store.get(judged.db, job_id).status == "finished"
+    # What can be shown of a report is shown; what can't breaks no page.
+    rental = rental_store.get(judged.db, job_id)
+    for bad in ([1], {"step": 0, "steps": 0, "message": "", "events": [{"kind": "metric", "data": [1]}]}, {"step": -1}):
+        assert "is left out" in rental_store.readable(bad, 3)["events"][0]["data"]
+    for bad in (None, {"status": 1, "message": ""}, {"status": "finished", "message": ""}):
+        with pytest.raises(rental_client.Over, match="can't be read"):
+            rental_client.checked_ending(bad)
+    files = {"../x.safetensors": "0", "training_args.bin": "0"}
+    told = {"status": "finished", "message": "", "result": {}, "spec": {"batch_size": 2}, "files": files}
+    with pytest.raises(rental_client.Over, match="no model has here"):
+        rental_client.checked_ending({**told, "model": {"weights": "nf4", "sha256": "0"}})
+    # Nothing is left on the Hub, once a safe copy, where such are made, has what was made.
+    with judged.db.transaction() as connection:
+        values = {"place": "x", "run": "r", "number": 1, "last_judgement_id": 0, "judgements": 0, "state": "safe"}
+        connection.table("safe_copy").insert({**values, "created": "2000-01-01"})
+        assert rental_store.to_clear(judged.db) == []
+        connection.table("safe_copy").insert({**values, "created": now()})
+    assert rental_store.to_clear(judged.db) == [job_id]
+    assert hub.repos
+    rental_client.clear_up(api(hub), judged.db)
+    assert not hub.repos
+    assert rental_store.to_clear(judged.db) == []
+    assert rental.cost <= rental.price_per_hour * rental.hours
+
+
+def test_a_machine_is_given_back_however_the_job_was_left(judged: Machine, hub: JobHub) -> None:
+    job_id = rent(judged, replace(QUICK_DPO, epochs=100_000))
+    ended = threading.Event()
+    thread = in_background(hub, judged, job_id, ended)
+    wait_until("the start", lambda: rental_store.get(judged.db, job_id).hub_job)
+    ended.set()
+    thread.join()
+    with judged.db.transaction() as connection:  # failed here by an error, and to be resumed
+        connection.execute("UPDATE job SET status = 'failed' WHERE id = ?", (job_id,))
+    job_store.resume(judged.db, job_id)
+    # A token that may not cancel: the job stays one that is to end, and says where to end it by hand.
+    hub.fail("POST", "/cancel$", 403, times=2)
+    cancelled = rlhf_command("--data", str(judged.data_dir), "cancel", str(job_id), **hub.environment(TOKEN))
+    assert cancelled.returncode == 1
+    assert f"job {job_id} cancelled. Cancelled, and the rented machine was given back." in cancelled.stdout
+    assert only_job(hub).stage == "CANCELED"
+    assert any("end it by hand: http" in line for line in job_store.log_tail(judged.db, job_id, 40))
+    assert not hub.repos
+
+
+def test_the_loop_goes_on_beside_a_rented_training_but_trains_nothing_itself(judged: Machine) -> None:
+    auto = {"on": True, "every": 8, "method": "dpo"}
+    store.set_setting(judged.db, "auto_train", auto)
+    job_id = rent(judged)
+    judged.judge("train", 10, by="bob")
+    state = controller.state_of(judged.db)
+    assert [job.id for job in state.rented] == [job_id]
+    assert state.active == ()
+    assert controller.next_step(state) is None
+    assert controller.next_step(replace(state, rented=())) is not None
+    assert "trains on rented hardware (cpu-basic)" in controller.standing(state).now
+    # Without a token nobody follows it: when its time is over for sure, it is lost.
+    with judged.db.transaction() as connection:
+        connection.execute("UPDATE job SET status = 'running', started = '2026-01-01', heartbeat = ''")
+    rental_store.give_up(judged.db)
+    assert job_store.get(judged.db, job_id).status == "lost"
+
+
+def test_a_batch_that_was_halved_there_is_in_the_record_here() -> None:
+    spec = replace(QUICK_DPO, batch_size=4, accumulation=1)
+    assert rental_client.as_trained(spec, 2) == replace(spec, batch_size=2, accumulation=2)
+    assert rental_client.as_trained(spec, 4) == rental_client.as_trained(spec, 3) == spec
+
+
+def test_the_command_line_says_the_price_and_rents_nothing_unasked(
+    judged: Machine, hub: JobHub, tmp_path: Path
+) -> None:
+    spec = write_spec(tmp_path / "spec.json", {"kind": "dpo"})
+    ask = ("--data", str(judged.data_dir), "run", str(spec), "--rent", "t4-small", "--hours", "2")
+    asked = rlhf_command(*ask, **hub.environment(TOKEN))
+    assert asked.returncode == 2
+    assert asked.stderr.startswith("This would spend up to $0.80: t4-small at $0.40 an hour, ended after 2 hours")
+    without = rlhf_command(*ask, "--yes", **hub.environment(None))
+    assert without.returncode == 2
+    assert "no token for the Hub is set" in without.stderr
+    assert not judged.db.rows("SELECT id FROM job")
+    assert not hub.jobs
+
+
+def test_terms_that_can_not_be_meant_are_refused() -> None:
+    for wrong in (("", 1, 1), ("a10g small", 1, 1), ("x", -1, 1), ("x", float("nan"), 1), ("x", 1, 0), ("x", 1, 1e9)):
+        with pytest.raises(UserError):
+            rental_store.checked_terms(*wrong)
+    with pytest.raises(UserError):
+        rental_store.checked_terms("x", 1, 1, "no/name")
+    said = rental_store.checked_terms("a10g-small", 1.0, 1.5, "acme").sentence
+    assert said == "up to $1.50: a10g-small at $1.00 an hour, ended after 1.5 hours at the latest, paid by acme"

@@ -1,0 +1,179 @@
+"""Specs: the same text for the same spec, back again unchanged, and one sentence for every mistake."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import fields, replace
+from typing import Any, get_args
+
+import pytest
+
+from annotation.records import Sampling, UserError
+from rlhf.jobs.specs import (
+    BETAS,
+    LEARNING_RATES,
+    METHODS,
+    SPECS,
+    DPOSpec,
+    EvaluateSpec,
+    GenerateSpec,
+    PPOSpec,
+    PreferenceLoss,
+    RewardModelSpec,
+    SFTSpec,
+    Spec,
+    TrainingSpec,
+    describe,
+    filled,
+    from_json,
+    impossible,
+    target_layers,
+    to_json,
+    with_defaults,
+)
+
+CHANGED: list[Spec] = [
+    GenerateSpec(seed=3, buffer=5, answers=4, until_full=True, sampling=Sampling(1.1, 0.0, 7)),
+    DPOSpec(snapshot="ab", scope="all", parent="dpo-1", reference="parent", beta=0.3, sft_weight=0.0, evaluate=False),
+    DPOSpec(annotator_noise="smooth"),
+    EvaluateSpec(candidate="dpo-2", against="base", prompts=9, sampling=Sampling(0.5, 0.1, 12)),
+]
+
+
+@pytest.mark.parametrize("spec", [*(kind() for kind in SPECS.values()), *CHANGED], ids=repr)
+def test_a_spec_comes_back_from_its_json_as_it_was(spec: Spec) -> None:
+    assert from_json(to_json(spec)) == spec
+    assert to_json(from_json(to_json(spec))) == to_json(spec)
+
+
+def test_fields_left_out_keep_their_defaults_and_whole_numbers_pass_for_floats() -> None:
+    spec = from_json('{"kind": "dpo", "beta": 1}')
+    assert spec == replace(DPOSpec(), beta=1.0)
+    assert isinstance(spec, DPOSpec)
+    assert isinstance(spec.beta, float)
+    nested = from_json('{"kind": "generate", "sampling": {"temperature": 1}}')
+    assert isinstance(nested, GenerateSpec)
+    assert nested.sampling == Sampling(temperature=1.0)
+
+
+def test_the_text_of_a_spec_does_not_depend_on_the_order_of_its_fields() -> None:
+    assert to_json(from_json('{"kind":"dpo","seed":1,"beta":0.5}')) == to_json(
+        from_json('{"beta":0.5,"seed":1,"kind":"dpo"}')
+    )
+
+
+MISTAKES: list[tuple[Any, str]] = [
+    ("{", "not JSON"),
+    ([], '"kind"'),
+    ({"beta": 0.1}, '"kind"'),
+    ({"kind": "nothing"}, "generate, sft, reward_model, dpo, ppo, evaluate"),
+    ({"kind": "dpo", "betta": 0.1}, "no field 'betta'"),
+    ({"kind": "generate", "sampling": {"temprature": 1}}, "no field 'sampling.temprature'"),
+    ({"kind": "generate", "sampling": 1}, "'sampling' must be an object"),
+    ({"kind": "dpo", "beta": "0.1"}, "'beta' must be of type float"),
+    ({"kind": "dpo", "beta": None}, "'beta' must be of type float"),
+    ({"kind": "dpo", "epochs": 1.5}, "'epochs' must be of type int"),
+    ({"kind": "dpo", "epochs": True}, "'epochs' must be of type int"),
+    ({"kind": "dpo", "beta": True}, "'beta' must be of type float"),
+    ({"kind": "dpo", "evaluate": 1}, "'evaluate' must be of type bool"),
+    ({"kind": "dpo", "snapshot": 5}, "'snapshot' must be of type str"),
+    ({"kind": "dpo", "reference": "copy"}, "'reference' must be one of base, parent"),
+    ({"kind": "dpo", "scope": "old"}, "'scope' must be one of new, all"),
+    ({"kind": "dpo", "epochs": 0}, "'epochs' must be above zero"),
+    ({"kind": "dpo", "learning_rate": -1e-4}, "'learning_rate' must not be negative"),
+    ({"kind": "dpo", "beta": -0.1}, "'beta' must not be negative"),
+    ({"kind": "dpo", "seed": -1}, "'seed' must not be negative"),
+    ({"kind": "dpo", "sft_weight": float("nan")}, "'sft_weight' must not be negative"),
+    ({"kind": "dpo", "beta": float("inf")}, "'beta' must not be negative"),
+    ({"kind": "generate", "sampling": {"min_p": 1}}, "'sampling.min_p' must be below 1"),
+    ({"kind": "generate", "sampling": {"temperature": 0}}, "'sampling.temperature' must be above zero"),
+    ({"kind": "generate", "sampling": {"max_new_tokens": 0}}, "'sampling.max_new_tokens' must be above zero"),
+    ({"kind": "dpo", "annotator_noise": "flip"}, "'annotator_noise' must be one of ignore, weight, smooth"),
+    ({"kind": "generate", "answers": 1}, "between 2 and 8, or 0 for the project's"),
+    ({"kind": "generate", "answers": 9}, "between 2 and 8"),
+    ({"kind": "evaluate", "prompts": 0}, "'prompts' must be above zero"),
+]
+
+
+@pytest.mark.parametrize(("spec", "sentence"), MISTAKES, ids=[sentence for _, sentence in MISTAKES])
+def test_a_mistake_is_named_with_its_field_in_one_sentence(spec: Any, sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        from_json(spec if isinstance(spec, str) else json.dumps(spec))
+    message = str(caught.value)
+    assert sentence in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_every_field_is_described_with_its_default(kind: str) -> None:
+    described = describe(SPECS[kind])
+    assert [name for name, _, _ in described] == [entry.name for entry in fields(SPECS[kind])]
+    for name, default, sentence in described:
+        assert default == getattr(SPECS[kind](), name)
+        assert len(sentence.split()) > 2, name
+        assert sentence.endswith("."), name
+
+
+# ------------------------------------------------------------------------------------------------------------ defaults
+def test_zeros_stand_for_the_defaults_of_the_method_and_of_the_loss() -> None:
+    assert BETAS.keys() == set(get_args(PreferenceLoss))
+    for loss, (beta, source) in BETAS.items():
+        found = with_defaults(DPOSpec(loss=loss, method="lora"))
+        assert (found.beta, found.learning_rate) == (beta, LEARNING_RATES["dpo"]["lora"])
+        assert source
+    assert BETAS["length-normalised"][0] > 10 * BETAS["sigmoid"][0], "log-ratios per token are smaller"
+    assert filled(SFTSpec(learning_rate=3e-4)) == SFTSpec(learning_rate=3e-4)
+
+
+def test_a_beta_that_was_stored_keeps_its_meaning() -> None:
+    stored = from_json('{"kind": "dpo", "beta": 0.1, "loss": "length-normalised"}')
+    assert isinstance(stored, DPOSpec)
+    assert with_defaults(stored).beta == 0.1
+
+
+# Numbers that are no part of a recipe: what is random, how much memory a pass takes, when what is looked at and kept.
+NO_RECIPE = {"seed", "checkpoint_steps", "samples", "processes", "accepted_accuracy", "learning_rate", "flip_rate"}
+# Said with another field, and by whom.
+SAID_WITH = {
+    "accumulation": "batch_size", "rollouts": "steps", "epochs": "minibatches", "batch_size": "minibatches"
+}  # fmt: skip
+SOURCE = re.compile(r"[A-Z]\w+ (et al\. )?\(?(19|20)\d\d|Our choice|TRL|Alpaca|DPO paper")
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_every_number_of_a_recipe_says_where_it_comes_from(kind: str) -> None:
+    said = {name: sentence for name, _, sentence in describe(SPECS[kind])}
+    for name, default, sentence in describe(SPECS[kind]):
+        if isinstance(default, bool) or not isinstance(default, int | float) or name in NO_RECIPE:
+            continue
+        assert SOURCE.search(sentence) or SOURCE.search(said.get(SAID_WITH.get(name, ""), "")), name
+
+
+# ---------------------------------------------------------------------------------------------------- what can't work
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        (SFTSpec(method="prompt", virtual_text=""), "virtual_text is empty"),
+        (DPOSpec(method="prompt", virtual_text=" \n"), "virtual_text is empty"),
+        (SFTSpec(lora_targets="named"), "put them into lora_layers"),
+        (PPOSpec(lora_targets="named", lora_layers=" , "), "put them into lora_layers"),
+        (RewardModelSpec(lora_layers="q_proj"), "lora_layers are used with lora_targets 'named' only"),
+        (PPOSpec(kl_coefficient=0.0), "kl_coefficient is 0, which stays 0"),
+    ],
+)
+def test_what_cannot_work_whatever_the_data_is_refused(spec: TrainingSpec, reason: str) -> None:
+    assert any(reason in sentence for sentence in impossible(spec))
+    with pytest.raises(UserError, match=re.escape(impossible(spec)[0])):
+        with_defaults(spec)
+
+
+def test_without_a_text_virtual_tokens_can_start_from_the_vocabulary() -> None:
+    assert impossible(SFTSpec(method="prompt", virtual_text="", virtual_init="random")) == []
+    assert impossible(SFTSpec(method="lora", virtual_text="")) == []
+
+
+def test_layers_are_named_by_how_they_end() -> None:
+    assert target_layers(SFTSpec()) == ()
+    assert target_layers(SFTSpec(lora_targets="attention")) == ("q_proj", "k_proj", "v_proj", "o_proj")
+    assert target_layers(SFTSpec(lora_targets="named", lora_layers=" c_attn,mlp.c_proj , ")) == ("c_attn", "mlp.c_proj")

@@ -1,0 +1,315 @@
+"""The trust card of a judge: its figures against published and hand-worked numbers, and what it says of them."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from itertools import combinations
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from annotation.metrics.intervals_and_bias import Z_95
+from annotation.metrics.sequential_test import kappas
+from rlhf.judges.judge_agreement import Basis, Case, Opinion, Swapped, Trust, both_orders, card, trust
+
+FIRST, SECOND, TIE = (1, 2), (2, 1), (1, 1)
+NAMES = ("ann", "bob", "carla")
+
+
+def case(number: int, judged: tuple[int, ...], *people: tuple[int, ...], **changes: Any) -> Case:
+    """A comparison with a judge's ranking and one by each person; all answers are equally long."""
+    opinions = tuple(Opinion(name, ranking) for name, ranking in zip(NAMES, people, strict=False))
+    return Case(number, judged, opinions, **{"chances": {}, "lengths": (10,) * len(judged), **changes})
+
+
+def cases(*groups: tuple[int, tuple[int, ...], tuple[int, ...]]) -> list[Case]:
+    """So many comparisons of each kind: (times, the judge's ranking, a person's)."""
+    every = [(judged, said) for times, judged, said in groups for _ in range(times)]
+    return [case(number, judged, said) for number, (judged, said) in enumerate(every)]
+
+
+# ----------------------------------------------------------------------------------------------------------- agreement
+def test_a_tie_against_a_preference_counts_half_and_two_ties_agree() -> None:
+    """Three the same, one of them two ties; two halves; one opposite: (3 + 1) / 6."""
+    found = trust(cases((2, FIRST, FIRST), (1, TIE, TIE), (1, TIE, SECOND), (1, FIRST, TIE), (1, FIRST, SECOND)))
+    assert found.with_people is not None
+    share = found.with_people.share
+    assert (share.value, share.n) == (pytest.approx(4 / 6), 6)
+    for bound in (share.low, share.high):  # where the score test at 95% just rejects (Wilson 1927)
+        assert abs(share.value - bound) == pytest.approx(Z_95 * math.sqrt(bound * (1 - bound) / 6))
+    assert found.lower == share.low
+
+
+def test_kappa_is_that_of_a_published_table() -> None:
+    """Fleiss, Cohen and Everitt 1969, table 1: 200 cases in three categories, kappa 0.429."""
+    published = (
+        *((106, FIRST, FIRST), (10, FIRST, TIE), (4, FIRST, SECOND)),
+        *((22, TIE, FIRST), (28, TIE, TIE), (10, TIE, SECOND)),
+        *((2, SECOND, FIRST), (12, SECOND, TIE), (6, SECOND, SECOND)),
+    )
+    found = trust(cases(*published))
+    assert found.with_people is not None
+    kappa = found.with_people.kappa
+    assert kappa is not None
+    assert kappa.value == pytest.approx(0.429, abs=5e-4)
+    # Their standard error for it (equation 13) is the root of 0.002885.
+    deviation = math.sqrt(0.002885)
+    assert (kappa.high - kappa.low) / 2 == pytest.approx(Z_95 * deviation, rel=0.1)
+
+
+def test_kappa_of_pairs_that_one_person_judged_is_that_of_two_labellings_and_scipys_bootstrap() -> None:
+    source = random.Random(7)
+    drawn = [(source.choice((FIRST, SECOND, TIE)), source.choice((FIRST, FIRST, SECOND))) for _ in range(60)]
+    found = trust([case(number, *rankings) for number, rankings in enumerate(drawn)])
+    judged, said = (np.array([(FIRST, TIE, SECOND).index(one) for one in side]) for side in zip(*drawn, strict=True))
+
+    def of_labels(judged: Any, said: Any) -> float:
+        table = np.zeros((3, 3))
+        np.add.at(table, (judged, said), 1)
+        return float(kappas(table))
+
+    resampled = stats.bootstrap(
+        (judged, said), of_labels, paired=True, vectorized=False, n_resamples=4000, method="percentile", rng=1
+    )
+    assert found.with_people is not None
+    kappa = found.with_people.kappa
+    assert kappa is not None
+    assert kappa.value == pytest.approx(of_labels(judged, said))
+    assert (kappa.low, kappa.high) == pytest.approx(tuple(resampled.confidence_interval), abs=0.02)
+
+
+def test_a_comparison_has_one_say_however_many_answers_and_people_it_has() -> None:
+    """One ranking of eight wholly agreed on by three people, and one pair the other way round: one half of two."""
+    ranking = tuple(range(1, 9))
+    found = trust([case(1, ranking, ranking, ranking, ranking), case(2, FIRST, SECOND)])
+    assert found.with_people is not None
+    assert (found.with_people.share.value, found.with_people.share.n) == (0.5, 2)
+
+
+def test_three_comparisons_that_all_agree_promise_little() -> None:
+    """Wilson's lower bound where all of n agree is n / (n + z²)."""
+    found = trust(cases((2, FIRST, FIRST), (1, SECOND, SECOND)))
+    assert found.lower == pytest.approx(3 / (3 + Z_95**2))
+    assert found.with_people is not None
+    assert found.with_people.kappa is not None
+    assert (found.with_people.kappa.value, found.with_people.kappa.low) == (1.0, pytest.approx(3 / (3 + Z_95**2)))
+
+
+@pytest.mark.parametrize("group", [(9, FIRST, FIRST), (9, FIRST, SECOND)])
+def test_kappa_is_none_where_nothing_tells_it(group: tuple[int, Any, Any]) -> None:
+    found = trust(cases(group))
+    assert found.with_people is not None
+    assert found.with_people.kappa is None
+
+
+def test_a_best_of_several_says_nothing_about_the_others() -> None:
+    """Answer 1 is best of three: two orders are told. The judge has one of them right and ties the other."""
+    opinion = Opinion("ann", (1, 2, 2), "best")
+    found = trust([Case(1, (1, 1, 2), (opinion,), {}, (10, 10, 10))])
+    assert found.with_people is not None
+    assert found.with_people.share.value == pytest.approx(1.5 / 2)
+    ranked = trust([case(1, (1, 1, 2), (1, 2, 2))])  # the same numbers, but meant as a tie of the last two
+    assert ranked.with_people is not None
+    assert ranked.with_people.share.value == pytest.approx((1 + 0.5 + 0.5) / 3)
+
+
+def test_people_are_compared_with_each_other_on_the_same_comparisons() -> None:
+    """Of three people two agree: one pair of three. Of two, one ties: a half. One alone says nothing."""
+    found = trust([case(1, TIE, FIRST, FIRST, SECOND), case(2, FIRST, FIRST, TIE), case(3, FIRST, FIRST)])
+    assert found.each_other is not None
+    assert found.each_other.share.value == pytest.approx((1 / 3 + 1 / 2) / 2)
+    assert found.each_other.share.n == 2
+
+
+def test_nothing_judged_by_people_leaves_no_figures_of_trust() -> None:
+    found = trust([], [Swapped(1, "first", "second")])
+    assert (found.with_people, found.each_other, found.calibration, found.longer, found.lower) == (None,) * 5
+    assert found.flips is not None
+
+
+# --------------------------------------------------------------------------------------------------------- calibration
+def test_both_orders_make_one_chance() -> None:
+    """0.9 for a shown first, and 0.6 for b shown first: (0.9 + 0.4) / 2. One order alone tells nothing."""
+    chances = {(0, 1): 0.9, (1, 0): 0.6, (0, 2): 0.8, (1, 2): 0.5, (2, 1): None}
+    assert both_orders(chances) == {(0, 1): pytest.approx(0.65)}
+
+
+def test_calibration_worked_out_by_hand() -> None:
+    """Sure to 65% and right on 1 of 2, to 95% (for the second answer) and right on 3 of 4; a tie says nothing."""
+    low = [case(1, FIRST, FIRST, chances={(0, 1): 0.65}), case(2, FIRST, SECOND, chances={(0, 1): 0.65})]
+    high = [case(3 + n, SECOND, SECOND if n else FIRST, chances={(0, 1): 0.05}) for n in range(4)]
+    tied = [case(9, SECOND, TIE, chances={(0, 1): 0.05})]
+    found = trust([*low, *high, *tied, case(10, FIRST, SECOND)]).calibration
+    assert found is not None
+    assert [(entry["from"], entry["pairs"]) for entry in found["bins"]] == [(0.6, 2), (0.9, 4)]
+    assert [entry["predicted"] for entry in found["bins"]] == pytest.approx([0.65, 0.95])
+    assert [entry["value"] for entry in found["bins"]] == pytest.approx([0.5, 0.75])
+    assert found["error"] == pytest.approx((2 * 0.15 + 4 * 0.20) / 6)
+
+
+def test_chances_of_one_and_nought_do_not_overflow() -> None:
+    found = trust([case(1, FIRST, FIRST, chances={(0, 1): 1.0}), case(2, FIRST, FIRST, chances={(0, 1): 0.0})])
+    assert found.calibration is not None
+    assert found.calibration["bins"][0]["value"] == pytest.approx(0.5)
+
+
+# -------------------------------------------------------------------------------------------------- position and length
+def test_flips_and_first_places_by_hand() -> None:
+    """A judge that names the first twice flips; the two places together are named five times of six, ties apart."""
+    verdicts = [Swapped(1, "first", "first"), Swapped(2, "first", "first"), Swapped(3, "first", "tie")]
+    found = trust([], [*verdicts, Swapped(4, "tie", "tie"), Swapped(5, "second", "first")])
+    assert found.flips is not None
+    assert found.first_place is not None
+    assert (found.flips.value, found.flips.n) == (pytest.approx(2 / 5), 5)
+    assert (found.first_place.value, found.first_place.n) == (pytest.approx((1 + 1 + 1 + 0.5) / 4), 4)
+
+
+def test_many_pairs_of_one_comparison_do_not_shorten_the_interval() -> None:
+    several = trust([], [Swapped(1, "first", "first") for _ in combinations(range(8), 2)])
+    assert several.flips == trust([], [Swapped(1, "first", "first")]).flips
+
+
+def test_the_longer_answer_is_counted_on_the_same_pairs_for_judge_and_people() -> None:
+    """Four pairs count: the judge takes the longer in three, people in one. Ties and equal lengths are left out."""
+    longer_first = {"lengths": (9, 3)}
+    counted = [case(n, FIRST, SECOND, **longer_first) for n in range(3)] + [case(3, SECOND, FIRST, **longer_first)]
+    left_out = [case(4, TIE, FIRST, **longer_first), case(5, FIRST, TIE, **longer_first), case(6, FIRST, FIRST)]
+    found = trust([*counted, *left_out])
+    assert found.longer is not None
+    assert found.longer_people is not None
+    assert (found.longer.value, found.longer.n) == (0.75, 4)
+    assert (found.longer_people.value, found.longer_people.n) == (0.25, 4)
+
+
+# ---------------------------------------------------------------------------------------------------------------- card
+def tree(html: str) -> ElementTree.Element:
+    """The card as a tree: it must be well-formed."""
+    return ElementTree.fromstring(f"<div>{html}</div>")
+
+
+def full() -> Trust:
+    """A judge of whom everything is known."""
+    rows = [(FIRST, FIRST, 0.9, (9, 3)), (SECOND, SECOND, 0.2, (3, 9)), (FIRST, SECOND, 0.7, (9, 3))] * 10
+    known = [
+        case(number, judged, said, said, chances={(0, 1): chance}, lengths=lengths, picked=number < 4)
+        for number, (judged, said, chance, lengths) in enumerate(rows)
+    ]
+    return trust(known, [Swapped(number, "first", "second" if number % 4 else "first") for number in range(40)])
+
+
+@pytest.mark.parametrize(
+    ("right", "of", "words"),
+    [
+        (95, 100, "Even the lower end reaches the 60% that the gate asks for"),
+        (7, 10, "below the 60% that the gate asks for, so the gate does not go by it. With more comparisons"),
+        (40, 100, "agrees with people in 40% (31% to 50%) of 100 comparisons. The lower end is below"),
+    ],
+)
+def test_the_card_says_in_words_whether_the_gate_may_go_by_it(right: int, of: int, words: str) -> None:
+    said = card("tester", trust(cases((right, FIRST, FIRST), (of - right, FIRST, SECOND))), 0.6)
+    assert words in said
+    assert ("With more comparisons" in said) == (right / of >= 0.6 and "below" in words)
+
+
+def test_the_card_does_not_say_that_the_gate_goes_by_a_judge_where_its_rule_lets_none_decide() -> None:
+    trusted = trust(cases((95, FIRST, FIRST), (5, FIRST, SECOND)))
+    said = card("tester", trusted, 0.6, may_decide=False)
+    assert "reaches the 60% that the gate asks for, but by its rule judges inform and do not decide." in said
+    assert "may go by it" not in said
+
+
+@pytest.mark.parametrize(
+    ("basis", "words"),
+    [
+        (Basis(0, 0), "These are its figures by version 0 of the rubric.</p>"),
+        (Basis(3, 1), "by version 3 of the rubric. Left out: 1 verdict by earlier versions"),
+        (Basis(3, 2000), "Left out: 2,000 verdicts by earlier versions"),
+        (Basis(None, 0), ""),
+    ],
+)
+def test_the_card_says_which_verdicts_it_rests_on(basis: Basis, words: str) -> None:
+    said = card("tester", full(), 0.6, basis)
+    assert words in said
+    assert ("of the rubric" in said) == (basis.version is not None)
+
+
+def test_the_card_says_that_what_the_model_was_trained_on_does_not_count() -> None:
+    basis = Basis(None, 0, "dpo-1", "2026-05-04T03:02:01.000000+00:00", 12)
+    said = card("tester", full(), 0.6, basis)
+    assert "Only what the model has not been trained on counts" in said
+    assert "after the data of dpo-1 were frozen (2026-05-04 03:02). Left out: 12 comparisons" in said
+    assert "Let people judge more" in card("tester", trust([]), 0.6, basis)
+
+
+def test_a_judge_of_whom_nothing_is_known_is_not_trusted() -> None:
+    said = card("tester", trust([]), 0.6)
+    assert "No comparison has been judged both by tester and by people" in said
+    assert "<svg" not in said
+
+
+def test_the_card_shows_people_beside_the_judge_and_says_when_comparisons_are_hard() -> None:
+    said = card("tester", full(), 0.6)
+    assert "On the 30 that several people judged, they agree in 100%" in said
+    assert "People were asked about 4 of these 30 because judges contradicted themselves" in said
+    assert "it contradicted itself on 25%" in said
+    assert [title.text for title in tree(said).iter("b")][1:] == ["Agreement", "Calibration", "Position", "Length"]
+    cells = [cell.text for cell in tree(said).iter("td")]
+    assert cells[0:3] == ["With people", "30", "67% (49% to 81%)"]
+    assert cells[4:7] == ["People with each other", "30", "100% (89% to 100%)"]
+
+
+def test_a_judge_that_ties_everything_has_no_position() -> None:
+    said = card("tester", trust(cases((3, TIE, FIRST)), [Swapped(1, "tie", "tie")]), 0.6)
+    assert "it has called everything a tie, over 1 comparison" in said
+
+
+def test_a_hostile_name_stays_text_and_the_ids_of_two_cards_differ() -> None:
+    hostile = "<img src=x onerror='window.ran=1'>${window.ran=1}\"{{value}}"
+    both = card(hostile, full(), 0.6) + card("other", full(), 0.6)
+    assert {element.tag for element in tree(both).iter()}.isdisjoint({"img", "script", "form"})
+    assert hostile in "".join(tree(both).itertext())
+    ids = [element.get("id") for element in tree(both).iter() if element.get("id")]
+    assert len(ids) == len(set(ids)) == 16
+    named = [name for svg in tree(both).iter("svg") for name in str(svg.get("aria-labelledby", "")).split()]
+    assert sorted(named) == sorted(filter(None, ids))
+
+
+def test_the_card_names_no_style_that_the_pages_lack() -> None:
+    from rlhf.tabs.runs.job_cards import STYLE
+
+    said = card("tester", full(), 0.6)
+    classes = {name for element in tree(said).iter() for name in str(element.get("class", "")).split()}
+    assert all(f".{name}" in STYLE for name in classes if name != "number")
+    assert not re.search(r"style=|<script|on\w+=", said)
+
+
+rankings = st.lists(st.integers(1, 3), min_size=3, max_size=3).map(tuple)
+judged_cases = st.lists(
+    st.builds(
+        lambda judged, people, chance, lengths: case(
+            0, judged, *people, chances={(0, 1): chance, (1, 2): 1 - chance}, lengths=tuple(lengths)
+        ),
+        rankings,
+        st.lists(rankings, min_size=1, max_size=3),
+        st.floats(0, 1),
+        st.lists(st.integers(0, 3), min_size=3, max_size=3),
+    ),
+    max_size=6,
+)
+
+
+@given(found=judged_cases)
+def test_any_judge_can_be_shown_and_no_figure_leaves_its_range(found: list[Case]) -> None:
+    known = trust(found)
+    said = card("tester", known, 0.6)
+    tree(said)
+    assert "nan" not in said
+    shares = [known.with_people and known.with_people.share, known.each_other and known.each_other.share, known.longer]
+    assert all(0 <= one.low <= one.value <= one.high <= 1 for one in shares if one is not None)

@@ -1,0 +1,546 @@
+"""AI judges' rows: verdicts become judgements once, and who is asked next follows from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from annotation import claims, store
+from annotation.database import Database
+from annotation.exports.preference_rows import Freezing
+from annotation.metrics.aggregation import people_first
+from annotation.records import Annotator, Feedback, UserError
+from annotation.web import access
+from rlhf.__main__ import main as command_line
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import JudgeSpec
+from rlhf.judges import judge_history, judge_store
+from rlhf.judges.judge_agreement import Basis
+from rlhf.judges.judge_store import Judge, Said
+from rlhf.judges.openai_client import Failure
+from rlhf.judges.verdicts import Verdict
+from rlhf.models import registry
+from tests.conftest import act, make_response, seed_comparisons, seed_prompts
+
+pytestmark = pytest.mark.slow
+
+MIXED = Feedback(mode="mixed", audit_share=0.0)
+FIRST_BETTER = {(0, 1): ("first", 0.9), (1, 0): ("second", 0.1)}
+FLIPPED = {(0, 1): ("first", 0.9), (1, 0): ("first", 0.9)}
+UNSURE = {(0, 1): ("first", 0.55), (1, 0): ("second", 0.45)}
+SECOND_BETTER = {(0, 1): ("second", 0.2), (1, 0): ("first", 0.8)}
+Said_of = Mapping[tuple[int, int], tuple[str, float]]
+
+
+@pytest.fixture
+def ann(db: Database) -> Annotator:
+    return access.add_account(db, "ann", "annotator", "ann's password")
+
+
+def panel(db: Database, *names: str) -> list[Judge]:
+    """Local judges that label open comparisons."""
+    return [judge_store.add(db, name, "local", {"model": "base"}, "owner") for name in names]
+
+
+def say(
+    db: Database, judge: Judge, comparison_id: int, said: Said_of, scope: judge_store.Scope = "open", version: int = 0
+) -> bool:
+    """Let a judge say this of a comparison that it is to judge; whether that makes a judgement."""
+    found = [one for one in judge_store.to_judge(db, judge, scope, 1000) if one.id == comparison_id]
+    for pair, (choice, chance) in said.items():
+        verdict = Verdict(choice, chance, "because", 10, 1, 0.5)  # type: ignore[arg-type]
+        judge_store.add_verdict(db, judge, comparison_id, pair, verdict, version, (), None)
+    return judge_store.judge_comparison(db, judge, found[0])
+
+
+def asks(db: Database, comparison_id: int) -> tuple[str, str | None]:
+    row = db.row("SELECT asks, asks_why FROM comparison WHERE id = ?", (comparison_id,))
+    assert row is not None
+    return row["asks"], row["asks_why"]
+
+
+# -------------------------------------------------------------------------------------------------------------- judges
+def test_a_judge_is_an_annotator_who_can_not_sign_in_and_whose_name_is_its_own(db: Database) -> None:
+    (judge,) = panel(db, "  careful   judge ")
+    assert judge.name == "careful judge"
+    assert {"name": "careful judge", "kind": "ai", "id": judge.id} in store.annotators(db)
+    assert "careful judge" not in [account.name for account in access.accounts(db)]
+    for name, expected in (
+        ("Careful Judge", "already"),
+        ("  ", "1 to 60"),
+        ("one, two", "comma"),
+        ("x" * 61, "1 to 60"),
+        ("Active", "stands for all judges"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            judge_store.add(db, name, "local", {}, "owner")
+    assert [one.name for one in judge_store.named(db, "careful judge")] == ["careful judge"]
+    with pytest.raises(UserError, match="no judge 'other'"):
+        judge_store.named(db, "careful judge, other")
+
+
+def test_a_judge_whose_models_files_are_deleted_can_not_be_switched_on(db: Database) -> None:
+    with db.transaction() as connection:
+        connection["model"].insert(
+            {"id": 2, "revision": "dpo-1", "method": "dpo", "base": "b", "status": "candidate", "created": ""}
+        )
+    judge_store.add(db, "gone", "local", {"model": "dpo-1"}, "owner")
+    judge_store.add(db, "far", "endpoint", {"address": "http://x", "model": "dpo-1"}, "owner")
+    for name in ("gone", "far"):
+        judge_store.set_active(db, name, False)
+    registry.mark_deleted(db, 2)
+    with pytest.raises(UserError, match="gone judges with dpo-1, whose files were deleted"):
+        judge_store.set_active(db, "gone", True)
+    judge_store.set_active(db, "far", True)  # the endpoint's model only has the same name
+    judge_store.set_active(db, "gone", False)
+
+
+def test_a_rubric_is_a_new_version_only_when_it_says_something_else(db: Database) -> None:
+    assert judge_store.rubric(db).version == 0
+    assert judge_store.write_rubric(db, "Judge.", ["Be kind.", "Be brief."], 1, "owner") == 1
+    assert judge_store.write_rubric(db, "Judge.", ["Be kind.", "Be brief."], 1, "other") == 1
+    assert judge_store.write_rubric(db, "Judge.", ["Be kind."], 0, "other") == 2
+    assert judge_store.rubric(db).principles == ("Be kind.",)
+    assert (judge_store.rubric(db, 1).principles, judge_store.rubric(db, 1).drawn) == (("Be kind.", "Be brief."), 1)
+    assert [rubric.version for rubric in judge_store.rubrics(db)] == [2, 1]
+
+
+# ------------------------------------------------------------------------------------------------------------- verdicts
+def test_both_orders_make_one_judgement_and_a_resumed_job_makes_no_second(db: Database) -> None:
+    store.set_feedback(db, MIXED)
+    (judge,) = panel(db, "j")
+    (comparison,) = seed_comparisons(db, 1)
+    assert not say(db, judge, comparison, {(0, 1): ("first", 0.9)})
+    waiting = judge_store.to_judge(db, judge, "open", 10)
+    assert [one.missing for one in waiting] == [[(1, 0)]], "only what was not asked is asked again"
+    assert say(db, judge, comparison, {(1, 0): ("second", 0.2)})
+    assert judge_store.to_judge(db, judge, "open", 10) == []
+    assert judge_store.judge_comparison(db, judge, waiting[0])
+    (judgement,) = store.judgements(db)
+    assert (judgement.ranking, judgement.purpose, judgement.annotator_kind) == ((1, 2), "judge", "ai")
+    assert judgement.seconds == 1.0
+
+
+def test_both_orders_go_by_one_version_of_the_rubric(db: Database) -> None:
+    """One order was asked before a change: it is asked again, and no late verdict by the old rubric comes between."""
+    store.set_feedback(db, MIXED)
+    (judge,) = panel(db, "j")
+    (comparison,) = seed_comparisons(db, 1)
+    assert not say(db, judge, comparison, {(0, 1): ("first", 0.9)})
+    judge_store.write_rubric(db, "Judge.", [], 0, "owner")
+    waiting = judge_store.to_judge(db, judge, "open", 10)
+    assert [one.missing for one in waiting] == [[(0, 1), (1, 0)]]
+    assert not say(db, judge, comparison, {(1, 0): ("second", 0.2)}, version=1), "two rubrics make no judgement"
+    assert list(store.judgements(db)) == []
+    assert say(db, judge, comparison, {(0, 1): ("second", 0.3), (1, 0): ("first", 0.6)}, version=1)
+    late = Verdict("first", 0.9, "", 1, 1, 0.5)
+    judge_store.add_verdict(db, judge, comparison, (0, 1), late, 0, (), None)
+    assert {(one.choice, one.rubric_version) for one in judge_store.verdicts_on(db, judge, comparison)} == {
+        ("second", 1),
+    }
+    assert [one.ranking for one in store.judgements(db)] == [(1, 1)]
+
+
+def test_trust_and_the_word_on_a_candidate_go_by_the_present_rubric(db: Database, ann: Annotator) -> None:
+    """After a change it is another judge, until it has judged the same again; its first word is taken back then."""
+    (judge,) = panel(db, "j")
+    (comparison,) = seed_comparisons(db, 1)
+    claim = claims.claim_next(db, ann.id)
+    assert claim is not None
+    claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+    assert say(db, judge, comparison, FIRST_BETTER, "judged")
+    duel(db, [("new", "old")])
+    (dueled,) = judge_store.to_judge(db, judge, "candidate", 10, 2)
+    for pair, (choice, chance) in FIRST_BETTER.items():
+        verdict = Verdict(choice, chance, "", 0, 0, 0.0)  # type: ignore[arg-type]
+        judge_store.add_verdict(db, judge, dueled.id, pair, verdict, 0, (), None)
+    assert judge_store.judge_comparison(db, judge, dueled)
+    assert [one.outcome for one in judge_store.faced(db, 2, 1, judge.id)] == [1.0]
+    assert [case.judged for case in judge_store.cases(db, judge)] == [(1, 2)]
+    assert len(judge_history.swapped(db, judge)) == 2
+    judge_store.write_rubric(db, "Judge.", [], 0, "owner")
+    assert judge_store.cases(db, judge) == judge_history.swapped(db, judge) == []
+    assert judge_store.faced(db, 2, 1, judge.id) == []
+    assert judge_history.basis(db, judge) == Basis(1, 4)
+    assert say(db, judge, comparison, SECOND_BETTER, "judged", 1)
+    assert [case.judged for case in judge_store.cases(db, judge)] == [(2, 1)]
+    assert [one.id for one in judge_store.to_judge(db, judge, "candidate", 10, 2)] == [dueled.id]
+    outcomes = db.rows("SELECT outcome FROM judgement WHERE purpose = 'judge' AND comparison_id = ?", (comparison,))
+    assert [row["outcome"] for row in outcomes] == ["ranked", "undone", "ranked"]
+    assert judge_history.basis(db, judge) == Basis(1, 2)
+
+
+def test_a_reward_model_goes_by_no_rubric(db: Database, ann: Annotator) -> None:
+    judge = judge_store.add(db, "scores", "reward-model", {"model": "reward_model-1"}, "owner")
+    (comparison,) = seed_comparisons(db, 1)
+    claim = claims.claim_next(db, ann.id)
+    assert claim is not None
+    claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+    assert not say(db, judge, comparison, {(0, 1): ("first", 0.9)}, "judged")
+    judge_store.write_rubric(db, "Judge.", [], 0, "owner")
+    assert say(db, judge, comparison, {(1, 0): ("second", 0.1)}, "judged", 1)
+    assert len(judge_store.cases(db, judge)) == len(judge_history.swapped(db, judge)) == 1
+    assert judge_history.basis(db, judge) == Basis(None, 0)
+
+
+def test_what_made_room_for_another_verdict_keeps_its_text_and_its_cost(db: Database) -> None:
+    store.set_feedback(db, MIXED)
+    (judge,) = panel(db, "j")
+    (comparison,) = seed_comparisons(db, 1)
+    old, new = (
+        job_store.enqueue(db, JudgeSpec(judge="j"), "owner"),
+        job_store.enqueue(db, JudgeSpec(judge="j"), "owner"),
+    )
+    judge_store.add_verdict(db, judge, comparison, (0, 1), Verdict("tie", 0.5, "before", 10, 1, 0.5), 0, (), old)
+    judge_store.write_rubric(db, "Judge.", [], 0, "owner")
+    judge_store.add_verdict(db, judge, comparison, (0, 1), Verdict("tie", 0.5, "after", 20, 2, 0.5), 1, (), new)
+    assert [judge_history.spent(db, judge, job).prompt_tokens for job in (old, new, None)] == [10, 20, 30]
+    assert "before" in db.value("SELECT data FROM event WHERE job_id = ?", (old,))
+    assert not judge_store.fails_on(db, judge, comparison)
+
+
+# ------------------------------------------------------------------------------------------------- verdicts that failed
+def fail(db: Database, judge: Judge, comparison: int, times: int, reason: str = "no verdict") -> None:
+    """A judge that gave verdicts before fails on a comparison in so many jobs."""
+    (other,) = seed_comparisons(db, 1)
+    judge_store.add_verdict(db, judge, other, (0, 1), Verdict("first", 0.9, "", 1, 1, 0.5), 0, (), None)
+    with db.transaction() as connection:
+        connection.execute("UPDATE comparison SET state = 'withdrawn' WHERE id = ?", (other,))
+    for _ in range(times):
+        job_id = job_store.enqueue(db, JudgeSpec(judge=judge.name), "owner")
+        for _ in range(2):  # both orders
+            judge_store.add_failure(db, judge, comparison, Failure(reason, "why", 10, 5), job_id)
+        judge_store.pass_over(db, [comparison])
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("mixed", ("people", "unsure")), ("ai", ("nobody", "unsure"))])
+def test_a_comparison_on_which_a_judge_fails_in_three_jobs_is_waited_for_no_more(
+    db: Database, mode: Any, expected: tuple[str, str]
+) -> None:
+    store.set_feedback(db, Feedback(mode=mode, audit_share=0.0))
+    (judge,) = panel(db, "j")
+    stuck, other = seed_comparisons(db, 2)
+    fail(db, judge, stuck, 2)
+    assert asks(db, stuck) == ("judges", None)
+    fail(db, judge, stuck, 1)
+    assert (asks(db, stuck), asks(db, other)) == (expected, ("judges", None))
+    assert judge_store.count_open(db, judge) == 1
+
+
+def test_a_judge_that_never_gave_a_verdict_fails_by_itself(db: Database) -> None:
+    """Say one whose model is the wrong one: what it can't judge stays for a judge that can."""
+    store.set_feedback(db, Feedback(mode="ai"))
+    (judge,) = panel(db, "j")
+    (comparison,) = seed_comparisons(db, 1)
+    for _ in range(5):
+        job_id = job_store.enqueue(db, JudgeSpec(judge="j"), "owner")
+        judge_store.add_failure(db, judge, comparison, Failure("no verdict", ""), job_id)
+        judge_store.pass_over(db, [comparison])
+    assert asks(db, comparison) == ("judges", None)
+
+
+def test_another_judges_word_settles_it_where_people_are_not_asked(db: Database) -> None:
+    store.set_feedback(db, Feedback(mode="ai"))
+    one, two = panel(db, "one", "two")
+    (comparison,) = seed_comparisons(db, 1)
+    fail(db, two, comparison, 3)
+    assert asks(db, comparison) == ("judges", None), "the other judge has not judged yet"
+    say(db, one, comparison, FIRST_BETTER)
+    assert asks(db, comparison) == ("nobody", None)
+
+
+def test_a_refusal_is_the_comparisons_fault_only_where_the_service_answered_others(db: Database) -> None:
+    store.set_feedback(db, MIXED)
+    (judge,) = panel(db, "j")
+    refused, *fine = seed_comparisons(db, 4)
+    fail(db, judge, refused, 3, "refused")
+    assert asks(db, refused) == ("judges", None)
+    for job, other in zip(job_store.recent(db, ("judge",)), fine, strict=True):  # each gave a verdict on another one
+        assert asks(db, refused) == ("judges", None)
+        judge_store.add_verdict(db, judge, other, (0, 1), Verdict("first", 0.9, "", 1, 1, 0.5), 0, (), job.id)
+        judge_store.pass_over(db, [refused])
+    assert asks(db, refused) == ("people", "unsure")
+
+
+def test_a_flip_is_a_tie_and_gives_no_pair_to_train_on(db: Database) -> None:
+    store.set_feedback(db, MIXED)
+    (judge,) = panel(db, "j")
+    (comparison,) = seed_comparisons(db, 1)
+    say(db, judge, comparison, FLIPPED)
+    (judgement,) = store.judgements(db)
+    assert judgement.ranking == (1, 1)
+
+
+def test_a_comparison_of_three_is_ranked_by_all_its_pairs_in_both_orders(db: Database) -> None:
+    store.set_feedback(db, MIXED)
+    (judge,) = panel(db, "j")
+    prompt = seed_prompts(db, 1)[0]
+    made = store.add_comparison(db, [make_response(prompt, text) for text in ("one", "two", "three")], 3)
+    assert made is not None
+    order = (2, 0, 1)  # the third is best, then the first
+    better = {
+        (a, b): ("first" if order.index(a) < order.index(b) else "second", 0.5)
+        for a in range(3)
+        for b in range(3)
+        if a != b
+    }
+    assert say(db, judge, made, better)
+    (judgement,) = store.judgements(db)
+    assert (judgement.ranking, judgement.kind) == ((2, 3, 1), "rank")
+
+
+def test_sureness_is_that_of_both_orders_together() -> None:
+    def of(said: Said_of) -> float | None:
+        return judge_store.sureness([Said(a, b, choice, chance, 0.0) for (a, b), (choice, chance) in said.items()])  # type: ignore[arg-type]
+
+    assert of(FIRST_BETTER) == pytest.approx(0.9)
+    assert of(FLIPPED) == pytest.approx(0.5)
+    assert of(SECOND_BETTER) == pytest.approx(0.8)
+    assert judge_store.sureness([Said(0, 1, "first", None, 0.0), Said(1, 0, "second", None, 0.0)]) is None
+
+
+# -------------------------------------------------------------------------------------------------------- who is asked
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (FIRST_BETTER, FIRST_BETTER, ("nobody", None)),
+        (FIRST_BETTER, FLIPPED, ("people", "flip")),
+        (FIRST_BETTER, SECOND_BETTER, ("people", "disagreement")),
+        (FIRST_BETTER, UNSURE, ("people", "unsure")),
+    ],
+)
+def test_people_get_what_judges_can_not_settle(
+    db: Database, ann: Annotator, first: Said_of, second: Said_of, expected: tuple[str, str | None]
+) -> None:
+    store.set_feedback(db, MIXED)
+    one, two = panel(db, "one", "two")
+    (comparison,) = seed_comparisons(db, 1)
+    assert asks(db, comparison) == ("judges", None)
+    assert claims.claim_next(db, ann.id) is None
+    say(db, one, comparison, first)
+    assert asks(db, comparison) == ("judges", None), "the other judge has not judged yet"
+    say(db, two, comparison, second)
+    assert asks(db, comparison) == expected
+    assert (claims.claim_next(db, ann.id) is not None) == (expected[0] == "people")
+
+
+def test_people_are_asked_about_a_share_of_what_judges_settle(db: Database) -> None:
+    (judge,) = panel(db, "j")
+    store.set_feedback(db, Feedback(mode="mixed", audit_share=0.25))
+    made = seed_comparisons(db, 200)
+    for comparison in made:
+        say(db, judge, comparison, FIRST_BETTER)
+    audited = [comparison for comparison in made if asks(db, comparison) == ("people", "audit")]
+    assert 30 <= len(audited) <= 70  # 50 on average, five standard deviations of 6 or so on either side
+    store.set_feedback(db, Feedback(mode="ai", audit_share=0.25))
+
+
+def test_with_judges_only_people_are_asked_nothing_and_back_again_everything(db: Database, ann: Annotator) -> None:
+    (judge,) = panel(db, "j")
+    before = seed_comparisons(db, 2)
+    store.set_feedback(db, Feedback(mode="ai"))
+    after = seed_comparisons(db, 1)
+    assert [asks(db, comparison)[0] for comparison in (*before, *after)] == ["judges"] * 3
+    assert claims.claim_next(db, ann.id) is None
+    say(db, judge, before[0], FLIPPED)
+    assert asks(db, before[0]) == ("nobody", None)
+    assert sum(store.buffer_sizes(db, 1).values()) == 2, "what judges have settled makes room for new ones"
+    store.set_feedback(db, Feedback(mode="people"))
+    claim = claims.claim_next(db, ann.id)
+    assert claim is not None
+    assert claim.comparison_id == before[1]
+
+
+def test_a_prompt_of_an_annotators_own_is_always_theirs(db: Database, ann: Annotator) -> None:
+    store.set_feedback(db, Feedback(mode="ai"))
+    assert asks(db, store.ask(db, ann.id, [{"role": "user", "content": "Mine?"}])) == ("people", None)
+
+
+def test_a_judge_that_is_put_aside_is_waited_for_no_more(db: Database) -> None:
+    store.set_feedback(db, MIXED)
+    one, _ = panel(db, "one", "two")
+    (comparison,) = seed_comparisons(db, 1)
+    say(db, one, comparison, FIRST_BETTER)
+    judge_store.set_active(db, "two", False)
+    assert asks(db, comparison) == ("nobody", None)
+
+
+def test_what_people_have_judged_is_there_to_measure_a_judge_by_the_newest_first(db: Database, ann: Annotator) -> None:
+    (judge,) = panel(db, "j")
+    made = seed_comparisons(db, 3)
+    for _ in made[:2]:
+        claim = claims.claim_next(db, ann.id)
+        assert claim is not None
+        claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+    assert [one.id for one in judge_store.to_judge(db, judge, "judged", 10)] == [made[1], made[0]]
+    assert judge_store.to_judge(db, judge, "open", 10) == []
+    say(db, judge, made[0], FIRST_BETTER, "judged")
+    assert asks(db, made[0])[0] == "people", "measuring a judge settles nothing"
+    (case,) = judge_store.cases(db, judge)
+    assert (case.comparison_id, case.judged, case.chances) == (made[0], (1, 2), {(0, 1): pytest.approx(0.9)})
+
+
+# ---------------------------------------------------------------------------------------------------------- candidates
+def duel(db: Database, texts: Sequence[tuple[str, str]]) -> int:
+    """A candidate (id 2) and the base have answered as many held-out prompts; returns the comparisons made."""
+    with db.transaction() as connection:
+        connection["model"].insert(
+            {"id": 2, "revision": "dpo-1", "method": "dpo", "base": "b", "status": "candidate", "created": ""}
+        )
+    store.set_project(db, replace(store.project(db), candidate_share=0.2))
+    for prompt, pair in zip(seed_prompts(db, len(texts), "held-out"), texts, strict=True):
+        for model_id, text in zip((2, 1), pair, strict=True):
+            store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "evaluate")
+    return store.compare_policies(db, 2, 1)
+
+
+def test_people_compare_a_candidate_blind_and_the_outcome_is_seen_from_its_side(db: Database, ann: Annotator) -> None:
+    assert duel(db, [("longer new text", "old"), ("new", "old one")]) == 2
+    sides = set()
+    for word in ("left-much", "tie"):
+        claim = claims.claim_next(db, ann.id)
+        assert claim is not None
+        sides.add(claim.shown_order)
+        claims.judge(db, ann.id, claim.nonce, act(word))
+        judged = claim.shown_order
+        if word == "left-much":
+            expected = 1.0 if judged[0] == 0 else 0.0
+    assert [one.outcome for one in judge_store.faced(db, 2, 1)] == [expected, 0.5]
+    lengths = {(one.length, one.other_length) for one in judge_store.faced(db, 2, 1)}
+    assert lengths == {(15, 3), (3, 7)}
+    other = judge_store.faced(db, 1, 2)
+    assert [one.outcome for one in other] == [1 - expected, 0.5], (
+        "from the other side it is the same the other way round"
+    )
+    assert {(one.length, one.other_length) for one in other} == {(3, 15), (7, 3)}
+
+
+def test_a_decided_candidate_is_asked_about_no_more(db: Database, ann: Annotator) -> None:
+    duel(db, [("new", "old"), ("new one", "old one")])
+    held = claims.claim_next(db, ann.id)
+    assert held is not None
+    registry.reject(db, "dpo-1", "owner", "worse")
+    claims.judge(db, ann.id, held.nonce, act("tie"))
+    assert claims.claim_next(db, ann.id) is None
+    assert registry.decisions(db)[0]["reason"] == "worse"
+
+
+def test_a_candidate_takes_its_share_of_what_annotators_see(db: Database, ann: Annotator) -> None:
+    duel(db, [(f"new {number}", f"old {number}") for number in range(60)])
+    seed_comparisons(db, 60)
+    purposes = []
+    for _ in range(60):
+        claim = claims.claim_next(db, ann.id)
+        assert claim is not None
+        claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+        row = db.row("SELECT candidate_id FROM comparison WHERE id = ?", (claim.comparison_id,))
+        purposes.append(row is not None and row["candidate_id"] == 2)
+    assert 2 <= sum(purposes) <= 26  # 12 on average; three standard deviations are 9
+
+
+def test_the_ranking_is_stored_as_json_by_position(db: Database) -> None:
+    store.set_feedback(db, MIXED)
+    (judge,) = panel(db, "j")
+    (comparison,) = seed_comparisons(db, 1)
+    say(db, judge, comparison, SECOND_BETTER)
+    row = db.row("SELECT ranking, shown_order, claim_id FROM judgement")
+    assert row is not None
+    assert (json.loads(row["ranking"]), json.loads(row["shown_order"]), row["claim_id"]) == ([2, 1], [0, 1], None)
+
+
+# ---------------------------------------------------------------------------------------------------- the command line
+def test_judges_are_made_and_listed_from_the_command_line(
+    db: Database, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["--data", str(data_dir)]
+    settings = {"address": "http://127.0.0.1:9/v1", "model": "m", "retries": 1}
+    assert command_line([*run, "add-judge", "far", "endpoint", json.dumps(settings)]) == 0
+    assert command_line([*run, "add-judge", "near", "local", '{"model": "serving"}']) == 0
+    assert judge_store.by_name(db, "near").settings == {"model": "base"}
+    assert judge_store.by_name(db, "far").settings["timeout_seconds"] == 60.0
+    capsys.readouterr()
+    assert command_line([*run, "judges"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["far", "near"]
+    for backend, wrong, expected in (
+        ("endpoint", '{"address": "ftp://x", "model": "m"}', "http"),
+        ("endpoint", '{"addres": "http://x"}', "no field 'addres'"),
+        ("endpoint", '{"address": "http://x", "model": "m", "key_variable": "HF_TOKEN"}', "PREFLOOP_JUDGE_"),
+        ("local", "{}", "one setting"),
+        ("reward-model", '{"model": "base"}', "no reward model"),
+        ("local", "nothing", "not JSON"),
+    ):
+        assert command_line([*run, "add-judge", "other", backend, wrong]) == 2
+        assert expected in capsys.readouterr().err
+    assert command_line([*run, "gate"]) == 2
+    assert "No candidate was checked" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------- what a training could learn
+def test_only_what_a_training_could_learn_from_counts_towards_the_next(db: Database, ann: Annotator) -> None:
+    """People's and judges' verdicts on candidates, held-out prompts and, where people alone judge, judges' do not."""
+    (judge,) = panel(db, "j")
+    assert duel(db, [("new", "old"), ("newer", "older")]) == 2
+    claim = claims.claim_next(db, ann.id)
+    assert claim is not None
+    claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+    for comparison in judge_store.to_judge(db, judge, "candidate", 10, 2):
+        for pair, (choice, chance) in FIRST_BETTER.items():
+            verdict = Verdict(choice, chance, "", 0, 0, 0.0)  # type: ignore[arg-type]
+            judge_store.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), None)
+        assert judge_store.judge_comparison(db, judge, comparison)
+    seed_comparisons(db, 1, "held-out")
+    assert store.new_to_train_on(db, "") == 0
+    store.set_project(db, replace(store.project(db), candidate_share=0.0))
+    (by_person,) = seed_comparisons(db, 1)
+    while (claim := claims.claim_next(db, ann.id)) is not None:
+        claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+    assert store.new_to_train_on(db, "") == 1
+    say(db, judge, by_person, FIRST_BETTER, "judged")
+    store.set_feedback(db, MIXED)
+    assert store.new_to_train_on(db, "") == 1, "a judge's word beside a person's is no second one"
+    (by_judge,) = seed_comparisons(db, 1)
+    say(db, judge, by_judge, FIRST_BETTER)
+    assert store.new_to_train_on(db, "") == 2
+    store.set_feedback(db, Feedback(mode="people"))
+    assert store.new_to_train_on(db, "") == 1
+
+
+def test_where_people_have_judged_a_judge_does_not_vote(db: Database, ann: Annotator) -> None:
+    (judge,) = panel(db, "j")
+    (comparison,) = seed_comparisons(db, 1)
+    claim = claims.claim_next(db, ann.id)
+    assert claim is not None
+    left = "left-much" if claim.shown_order[0] == 0 else "right-much"
+    claims.judge(db, ann.id, claim.nonce, act(left))
+    say(db, judge, comparison, SECOND_BETTER, "judged")
+    (group,) = store.judged_comparisons(db)
+    counted, reasons = people_first(group)
+    assert ([one.annotator for one in counted], reasons) == (["ann"], ["judge"])
+    frozen = Freezing(store.judged_comparisons(db), 512)
+    (row,) = list(frozen)
+    assert (row["annotators"], frozen.left_out) == (["ann"], {"judge": 1})
+
+
+def test_a_change_back_to_people_hands_over_what_one_of_two_judges_has_judged(db: Database, ann: Annotator) -> None:
+    store.set_feedback(db, MIXED)
+    one, _ = panel(db, "one", "two")
+    (comparison,) = seed_comparisons(db, 1)
+    say(db, one, comparison, FIRST_BETTER)
+    assert claims.claim_next(db, ann.id) is None
+    store.set_feedback(db, Feedback(mode="people"))
+    assert claims.claim_next(db, ann.id) is not None
+
+
+def test_when_another_policy_comes_to_serve_nobody_is_asked_about_the_one_before(db: Database, ann: Annotator) -> None:
+    duel(db, [("new", "old"), ("newer", "older")])
+    with db.transaction() as connection:
+        connection["model"].insert(
+            {"id": 3, "revision": "dpo-2", "method": "dpo", "base": "b", "status": "candidate", "created": ""}
+        )
+    registry.promote(db, "dpo-2", "owner")
+    assert claims.claim_next(db, ann.id) is None

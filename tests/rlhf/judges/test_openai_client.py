@@ -1,0 +1,443 @@
+"""The endpoint client against a real chat server on loopback with the tiny model behind it, sound and in trouble."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import threading
+import traceback
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain, repeat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from annotation.records import Message, UserError
+from rlhf.judges import openai_client
+from rlhf.judges.openai_client import Endpoint, EndpointError, EndpointSettings, Failure, Halted, Reply, check
+from rlhf.judges.rubrics import DEFAULT, messages_for
+from rlhf.judges.verdicts import parse_verdict
+from tests.fakes.chat_server import ChatModel, ChatServer, serving
+from tests.machine_fixtures import PATIENCE_SECONDS, wait_until
+
+pytestmark = pytest.mark.slow
+
+KEY = "sk-loopback-7hQ2vN9xLw3RtZ8k"
+VARIABLE = "PREFLOOP_JUDGE_KEY"
+HELLO: list[Message] = [{"role": "user", "content": "Say hello."}]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> ChatModel:
+    """The tiny model, loaded once."""
+    return ChatModel(tiny_model)
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries that do not wait long, and a key in the environment."""
+    monkeypatch.setattr(openai_client, "FIRST_WAIT", 0.02)
+    monkeypatch.setenv(VARIABLE, KEY)
+
+
+def settings_for(server: ChatServer, **changes: Any) -> EndpointSettings:
+    """Settings that fit a server of a test."""
+    sound = EndpointSettings(
+        server.address, "tiny", max_tokens=12, timeout_seconds=PATIENCE_SECONDS, retries=2, concurrency=2
+    )
+    return replace(sound, **changes)
+
+
+def reason_of(server: ChatServer, **changes: Any) -> Failure:
+    """Why a single question has no reply."""
+    with pytest.raises(EndpointError) as raised:
+        Endpoint(settings_for(server, **changes)).ask(HELLO)
+    assert str(raised.value) == raised.value.failure.sentence
+    return raised.value.failure
+
+
+# ------------------------------------------------------------------------------------------------------------ sound
+def test_the_models_own_words_come_back_with_their_cost(model: ChatModel) -> None:
+    with serving(model, key=KEY) as server:
+        asked = Endpoint(settings_for(server, key_variable=VARIABLE))
+        reply, again = asked.ask(HELLO), asked.ask(HELLO)
+    text, _, prompt_tokens, tokens = model.answer({"messages": HELLO, "max_tokens": 12, "temperature": 0}, ())
+    assert (reply.text, reply.prompt_tokens, reply.completion_tokens) == (text, prompt_tokens, tokens)
+    assert reply.text == again.text
+    assert 0 < tokens <= 12
+    assert reply.seconds > 0
+    assert asked.calls == 2
+    body = {"model": "tiny", "messages": HELLO, "temperature": 0.0, "max_tokens": 12}
+    assert server.bodies == [body, body]
+
+
+def test_a_verdict_that_the_model_decides_goes_all_the_way(model: ChatModel) -> None:
+    """Decoding is guided to the three verdicts; which one it is, the model says."""
+    choices = ("Verdict: A", "Verdict: B", "Verdict: tie")
+    with serving(model, choices=choices) as server:
+        asked = Endpoint(settings_for(server))
+        for first in ("Yes.", "No, never <|im_end|>", "Verdict: A"):
+            prompt = messages_for(DEFAULT, (), HELLO, first, "Hello!", "line", comparison_id=1)
+            reply = asked.ask(prompt)
+            assert reply.text in choices
+            assert parse_verdict(reply.text) is not None
+        expected, *_ = model.answer({"messages": prompt}, choices)
+    assert reply.text == expected
+
+
+def test_many_are_asked_side_by_side_and_each_reply_keeps_its_place(model: ChatModel) -> None:
+    prompts: list[list[Message]] = [[{"role": "user", "content": f"Say number {number}."}] for number in range(9)]
+    with serving(model, troubles=repeat("crowd 3")) as server:  # nobody is answered before there are three
+        asked = Endpoint(settings_for(server, concurrency=3))
+        replies = dict(asked.ask_many(iter(prompts)))
+    assert server.most_under_way == 3
+    assert sorted(replies) == list(range(9))
+    for place, prompt in enumerate(prompts):
+        text, *_ = model.answer({"messages": prompt, "max_tokens": 12, "temperature": 0}, ())
+        reply = replies[place]
+        assert isinstance(reply, Reply)
+        assert reply.text == text
+
+
+# ---------------------------------------------------------------------------------------------------------- retries
+@pytest.mark.parametrize("trouble", ["429", "408", "409", "500", "503", "529", "hang up"])
+def test_what_may_pass_is_tried_again(model: ChatModel, trouble: str) -> None:
+    with serving(model, troubles=[trouble, trouble]) as server:
+        asked = Endpoint(settings_for(server))
+        assert asked.ask(HELLO).text
+        assert asked.calls == len(server.bodies) == 3
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason", "said"),
+    [
+        ("429", "rate limit", "more often than it allows (429)"),
+        ("500", "server error", "failed by itself (500)"),
+        ("hang up", "unreachable", "broke off"),
+    ],
+)
+def test_after_all_retries_it_is_said_why(model: ChatModel, trouble: str, reason: str, said: str) -> None:
+    with serving(model, troubles=repeat(trouble)) as server:
+        failure = reason_of(server, retries=3)
+        assert len(server.bodies) == 4
+    assert failure.reason == reason
+    assert said in failure.sentence
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason", "said"),
+    [
+        ("401", "refused", "wants a key"),
+        ("403", "refused", "wants a key"),
+        ("404", "refused", "the address or the model 'tiny'"),
+        ("413", "refused", "too large (413)"),
+        ("400", "refused", "fit its context (400)"),
+        ("quota", "refused", "no quota left (429)"),
+        ("redirect", "refused", "redirect, which is not followed"),
+        ("page", "unreadable", "an HTML page"),
+        ("nothing", "unreadable", "with nothing"),
+        ("huge", "unreadable", "more than 1,000,000 bytes"),
+        ("nested", "unreadable", "JSON of another shape"),
+        ("mangled", "unreadable", "can't be unpacked"),
+        ('{"error": {"message": "overloaded"}}', "unreadable", "JSON of another shape"),
+        ('{"choices": []}', "unreadable", "JSON of another shape"),
+        ('{"choices": [{"message": {"role": "assistant"}}]}', "unreadable", "JSON of another shape"),
+        ('{"choices": [{"message": {"content": null}}]}', "no verdict", "holds no text"),
+        ('{"choices": [{"message": {"content": ["x"]}}]}', "no verdict", "holds no text"),
+        ('{"choices": [{"message": {"content": " "}, "finish_reason": "length"}]}', "no verdict", "raise max_tokens"),
+        ('{"choices": "data: not', "unreadable", "JSON of another shape"),
+    ],
+)
+def test_what_will_not_pass_is_not_tried_again(model: ChatModel, trouble: str, reason: str, said: str) -> None:
+    with serving(model, troubles=[trouble]) as server:
+        failure = reason_of(server)
+        assert len(server.bodies) == 1, "neither repeated nor followed"
+    assert failure.reason == reason
+    assert said in failure.sentence
+    assert "Please sign in" not in failure.sentence
+
+
+def test_counts_that_can_not_be_are_taken_for_none(model: ChatModel) -> None:
+    body = {"choices": [{"message": {"content": "half \ud83d"}}], "usage": {"prompt_tokens": 10**30}}
+    with serving(model, troubles=[json.dumps(body), json.dumps({**body, "usage": None})]) as server:
+        asked = Endpoint(settings_for(server))
+        for reply in (asked.ask(HELLO), asked.ask(HELLO)):
+            assert (reply.prompt_tokens, reply.completion_tokens) == (0, 0)
+            assert reply.text == "half \ufffd", "what neither a database nor a file can hold is replaced"
+
+
+def test_a_server_that_asks_for_time_gets_it(model: ChatModel) -> None:
+    with serving(model, troubles=["429 after 1"]) as server:
+        Endpoint(settings_for(server)).ask(HELLO)
+        first, second = server.times
+    assert second - first >= 1
+
+
+def test_a_server_may_give_a_date_or_nonsense_or_ask_for_too_much(
+    model: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai_client, "LONGEST_WAIT", 0.5)
+    monkeypatch.setattr(openai_client, "FIRST_WAIT", 0.002)
+    waits: list[float] = []
+    monkeypatch.setattr(openai_client, "sleep", lambda seconds, stopped: waits.append(seconds))
+    past, future = "Wed, 21 Oct 2015 07:28:00 GMT", "Fri, 31 Dec 2100 23:59:59 GMT"
+    troubles = [f"503 after {when}" for when in (past, future, "soon", "-5", "nan", "9" * 9)]
+    with serving(model, troubles=troubles) as server:
+        Endpoint(settings_for(server, retries=6)).ask(HELLO)
+    most = [0.002 * 2**attempt for attempt in range(6)]  # what it waits by itself
+    assert [wait <= own for wait, own in zip(waits, most, strict=True)] == [True, False, True, True, True, False]
+    assert waits[1] == waits[-1] == 0.5
+
+
+def test_waits_grow_with_each_attempt_and_differ() -> None:
+    for attempt in range(6):
+        waits = {openai_client.pause_before(attempt) for _ in range(200)}
+        assert len(waits) > 100
+        assert 0.01 * 2**attempt <= min(waits) < max(waits) <= 0.02 * 2**attempt
+
+
+@pytest.mark.parametrize("trouble", ["hang", "trickle"])
+def test_a_server_that_does_not_finish_is_given_up(model: ChatModel, trouble: str) -> None:
+    with serving(model, troubles=repeat(trouble)) as server:
+        failure = reason_of(server, timeout_seconds=1, retries=1)
+        wait_until("both calls", lambda: len(server.bodies) == 2)
+    assert failure.reason == "timeout"
+    assert "within 1 seconds" in failure.sentence
+
+
+def test_a_port_on_which_nobody_listens_is_unreachable() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening, so that nobody else gets it
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        asked = Endpoint(EndpointSettings(address, "tiny", retries=2))
+        with pytest.raises(EndpointError, match=r"can't be reached.*refused") as raised:
+            asked.ask(HELLO)
+    assert raised.value.failure.reason == "unreachable"
+    assert asked.calls == 3
+
+
+def test_what_newer_models_do_not_take_is_left_out(model: ChatModel) -> None:
+    """As OpenAI's reasoning models refuse it, one thing after the other."""
+    troubles = ["unsupported max_tokens", "unsupported temperature"]
+    with serving(model, troubles=chain(troubles, repeat("unsupported temperature"))) as server:
+        asked = Endpoint(settings_for(server))
+        assert asked.ask(HELLO).text
+        assert asked.ask(HELLO).text
+    keys = [sorted(set(body) - {"model", "messages"}) for body in server.bodies]
+    newest = ["max_completion_tokens"]
+    assert keys == [["max_tokens", "temperature"], ["max_completion_tokens", "temperature"], newest, newest]
+
+
+# --------------------------------------------------------------------------------------------------- budget, stopping
+def test_the_budget_counts_every_attempt_and_ends_the_asking(model: ChatModel) -> None:
+    """Seven calls: two for the first prompt, one each for the next five; the others are not asked."""
+    with serving(model, troubles=["503"]) as server:
+        asked = Endpoint(settings_for(server, calls=7, concurrency=1))
+        replies = dict(asked.ask_many([HELLO] * 20))
+        assert len(server.bodies) == asked.calls == 7
+        assert asked.exhausted
+        with pytest.raises(Halted, match="budget of 7 calls"):
+            asked.ask(HELLO)
+        assert len(server.bodies) == 7
+    assert sorted(replies) == list(range(6))
+    assert all(isinstance(reply, Reply) for reply in replies.values())
+
+
+def test_callers_side_by_side_never_pass_the_budget(model: ChatModel) -> None:
+    with serving(model, troubles=repeat("503")) as server:
+        asked = Endpoint(settings_for(server, calls=25, concurrency=8))
+        list(asked.ask_many([HELLO] * 50))
+        assert len(server.bodies) == asked.calls == 25
+
+
+def test_one_failure_does_not_end_the_others(model: ChatModel) -> None:
+    with serving(model, troubles=["", "page", "400", ""]) as server:
+        asked = Endpoint(settings_for(server, concurrency=1))
+        replies = dict(asked.ask_many([HELLO] * 5))
+    reasons = [getattr(replies[place], "reason", None) for place in range(5)]
+    assert reasons == [None, "unreadable", "refused", None, None]
+
+
+def test_told_to_stop_it_gives_out_what_is_under_way_and_asks_no_more(model: ChatModel) -> None:
+    stop = threading.Event()
+    with serving(model, troubles=repeat("slow")) as server:
+        asked = Endpoint(settings_for(server), stop.is_set)
+        replies = []
+        for reply in asked.ask_many([HELLO] * 50):
+            replies.append(reply)
+            stop.set()
+        assert len(replies) == len(server.bodies) <= 4
+        with pytest.raises(Halted, match="told to stop"):
+            asked.ask(HELLO)
+
+
+def test_told_to_stop_it_does_not_wait_for_the_next_attempt(model: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which would be longer than the tests wait."""
+    monkeypatch.setattr(openai_client, "LONGEST_WAIT", 9 * PATIENCE_SECONDS)
+    with serving(model, troubles=repeat(f"429 after {9 * PATIENCE_SECONDS}")) as server:
+        asked = Endpoint(settings_for(server), lambda: len(server.bodies) >= 2)
+        assert list(asked.ask_many([HELLO] * 4)) == []
+        assert len(server.bodies) == 2
+
+
+def test_who_stops_listening_leaves_nothing_running(model: ChatModel) -> None:
+    with serving(model) as server:
+        for _ in Endpoint(settings_for(server)).ask_many([HELLO] * 50):
+            break
+        assert len(server.bodies) <= 4
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("endpoint")]
+
+
+def test_stopped_is_asked_by_the_asking_thread_only(model: ChatModel) -> None:
+    """So that it may look into a database connection of that thread."""
+    threads = set()
+
+    def stopped() -> bool:
+        threads.add(threading.current_thread())
+        return False
+
+    with serving(model, troubles=["503", "503"]) as server:
+        list(Endpoint(settings_for(server), stopped).ask_many([HELLO] * 4))
+    assert threads == {threading.current_thread()}
+
+
+# ------------------------------------------------------------------------------------------------------------ secrets
+@pytest.fixture
+def everything_logged(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """Every log line at every level."""
+    with caplog.at_level(logging.DEBUG):
+        yield caplog
+
+
+def test_the_key_is_sent_and_is_nowhere_else(
+    model: ChatModel, everything_logged: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Not even where a server sends it back: in its refusal, in the reply, or after breaking off."""
+    troubles = ["", "echo", "hang up", "page", "500", "redirect", "mangled", "hang"]
+    traces: list[str] = []
+    with serving(model, key=KEY, troubles=troubles) as server:
+        settings = settings_for(server, key_variable=VARIABLE, retries=0)
+        asked = Endpoint(settings)
+        replies = [reply for _, reply in asked.ask_many([HELLO] * 2)]
+        server.choices = ()
+        assert "Your key is Bearer [key]" in {reply.text for reply in replies if isinstance(reply, Reply)}
+        impatient = Endpoint(replace(settings, timeout_seconds=1))
+        for one in [asked] * 5 + [impatient]:
+            with pytest.raises(EndpointError) as raised:
+                one.ask(HELLO)
+            error: BaseException | None = raised.value
+            while error is not None:  # the whole chain, shown or not
+                traces += [*traceback.format_exception(error, chain=True), repr(vars(error))]
+                error = error.__cause__ or error.__context__
+        server.key = "another-key-altogether"
+        failure = reason_of(server, key_variable=VARIABLE)
+        assert f"refuses the key in {VARIABLE}" in failure.sentence
+    held = (settings, vars(settings), asked, vars(asked), replies, failure)
+    shown = [*map(repr, held), *traces]
+    logged = [record.getMessage() for record in everything_logged.records]
+    printed = capfd.readouterr()
+    assert not [text for text in (*shown, *logged, printed.out, printed.err) if KEY in text]
+    assert not [line for line in logged if "/chat/completions" in line], "addresses are not logged either"
+
+
+@pytest.mark.parametrize("value", ["", "  ", "sk-with a space", "sk-line\nbreak", "sk-ümlaut", "sk-bell\x07"])
+def test_a_key_that_can_not_be_sent_is_refused_without_being_shown(
+    model: ChatModel, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv(VARIABLE, value)
+    with serving(model) as server:
+        failure = reason_of(server, key_variable=VARIABLE)
+        assert server.bodies == []
+    assert failure.reason == "refused"
+    assert VARIABLE in failure.sentence
+    assert "sk-" not in failure.sentence
+
+
+def test_a_key_is_read_anew_for_each_call(model: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(model, key=KEY) as server:
+        asked = Endpoint(settings_for(server, key_variable=VARIABLE))
+        monkeypatch.setenv(VARIABLE, "sk-an-older-key-12345")
+        with pytest.raises(EndpointError, match="refuses the key"):
+            asked.ask(HELLO)
+        monkeypatch.setenv(VARIABLE, f" {KEY}\n")
+        assert asked.ask(HELLO).text
+
+
+# ----------------------------------------------------------------------------------------------------------- settings
+SOUND = EndpointSettings("https://api.example.com/v1", "judge-1", "PREFLOOP_JUDGE_KEY")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://api.openai.com/v1",
+        "https://api.example.com/v1/chat/completions",
+        "http://127.0.0.1:8000/v1",
+        "http://localhost:11434/v1/",
+        "http://[::1]:8000/v1",
+        "http://192.168.1.20:8000/v1",
+        "http://vllm:8000/v1",
+        "https://例え.jp/v1",
+    ],
+)
+def test_sound_addresses_are_taken_and_lead_to_chat_completions(address: str) -> None:
+    settings = replace(SOUND, address=address)
+    check(settings)
+    assert settings.url.endswith("/chat/completions")
+    assert settings.url.count("/chat/completions") == 1
+    assert "//chat" not in settings.url
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"address": ""}, "needs http:// or https://"),
+        ({"address": "api.example.com/v1"}, "needs http:// or https://"),
+        ({"address": "ftp://example.com"}, "needs http:// or https://"),
+        ({"address": "file:///etc/passwd"}, "needs http:// or https://"),
+        ({"address": "https://"}, "needs http:// or https://"),
+        ({"address": "https://" + "x" * 500}, "needs http:// or https://"),
+        ({"address": "https://example.com:99999/v1"}, "can't be read"),
+        ({"address": "https://[::1/v1"}, "can't be read"),
+        ({"address": "https://exa\nmple.com/v1"}, "can't be read"),
+        ({"address": "https://me:hush@example.com/v1"}, "no name, password, query"),
+        ({"address": "https://example.com/v1?key=hush"}, "no name, password, query"),
+        ({"address": "https://example.com/v1#hush"}, "no name, password, query"),
+        ({"address": "https://example.com/v1 hush"}, "no name, password, query"),
+        ({"address": "http://api.example.com/v1"}, "unencrypted"),
+        ({"address": "http://8.8.8.8/v1"}, "unencrypted"),
+        ({"model": " "}, "Name the model"),
+        ({"model": "x" * 201}, "Name the model"),
+        ({"key_variable": "HF_TOKEN"}, "begin with PREFLOOP_JUDGE_"),
+        ({"key_variable": "PREFLOOP_JUDGE_KEY\n"}, "begin with PREFLOOP_JUDGE_"),
+        ({"key_variable": "prefloop_judge_key"}, "begin with PREFLOOP_JUDGE_"),
+        ({"key_variable": "MY_OPENAI_API_KEY"}, "begin with PREFLOOP_JUDGE_"),
+        ({"key_variable": "sk-hush"}, "never the key"),
+        ({"temperature": -0.1}, "temperature must be a number between 0 and 2"),
+        ({"temperature": float("nan")}, "temperature must be a number"),
+        ({"max_tokens": 0}, "max_tokens must be a whole number between 1 and 100,000"),
+        ({"concurrency": 2.5}, "concurrency must be a whole number"),
+        ({"concurrency": 33}, "between 1 and 32"),
+        ({"total_calls": -1}, "total_calls must be a whole number between 0 and"),
+        ({"timeout_seconds": 0.5}, "timeout_seconds must be a number between 1 and 600"),
+        ({"timeout_seconds": float("inf")}, "between 1 and 600"),
+        ({"retries": True}, "retries must be a whole number"),
+        ({"calls": "many"}, "calls must be a whole number"),
+        ({"price_in": -1}, "price_in must be a number"),
+    ],
+)
+def test_settings_that_can_not_work_or_would_leak_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError) as raised:
+        check(replace(SOUND, **changes))
+    assert said in str(raised.value)
+    assert "hush" not in str(raised.value)
+    with pytest.raises(UserError):
+        Endpoint(replace(SOUND, **changes))
+
+
+def test_without_a_key_any_http_address_will_do() -> None:
+    check(replace(SOUND, address="http://judge.example.com/v1", key_variable=""))
+    check(replace(SOUND, key_variable="OPENAI_API_KEY", temperature=1, price_in=3))

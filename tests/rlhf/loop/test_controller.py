@@ -1,0 +1,220 @@
+"""The iteration: what comes next by itself, where it stands, and why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from rlhf.data.snapshots import MIN_PAIRS
+from rlhf.evaluation.gate import Decision
+from rlhf.evaluation.gate_decisions import Pending
+from rlhf.jobs.job_store import Job
+from rlhf.jobs.specs import DPOSpec, EvaluateSpec, JudgeSpec, MergeSpec, RewardModelSpec, Spec
+from rlhf.loop.controller import Fruitless, State, Step, next_step, standing
+from rlhf.models.registry import Policy
+
+QUIET = State({"on": False, "every": 20, "method": "dpo"}, 0, (), None, {}, None, "ask", None, False)
+ON = {"on": True, "every": 20, "method": "dpo"}
+PPO = {**ON, "method": "ppo"}
+
+
+def candidate(verdict: Any, sentence: str = "People find it so.") -> Pending:
+    """A candidate with a decision."""
+    policy = Policy(2, "dpo-7", "dpo", "b", 1, 7, "x", "x", "candidate", "", "policy", "lora", "nf4", None, None)
+    return Pending(policy, Decision(verdict, sentence, ()))
+
+
+def exhausted() -> Pending:
+    """A candidate of which everything has been compared, without enough evidence."""
+    return replace(candidate("not enough evidence"), exhausted=True)
+
+
+def job(spec: Spec, status: str = "running") -> Job:
+    """A job that waits or runs."""
+    return Job(9, spec.kind, spec, status, 1, "w", "ann", "", "", "", None, 0, 0, "", None)
+
+
+def tried(status: str, failures: int, rested: bool = True) -> dict[str, Fruitless]:
+    """A check of dpo-7 that came to nothing."""
+    check = replace(job(EvaluateSpec(candidate="dpo-7"), status), message="Memory ran out.")
+    return {"dpo-7": Fruitless(check, failures, rested)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, None),
+        ({"new": 1000}, None),
+        ({"auto_train": ON, "new": 19}, None),
+        ({"auto_train": ON, "new": 20}, Step("train")),
+        ({"auto_train": ON, "new": 100, "active": (job(DPOSpec()),)}, None),
+        ({"auto_train": ON, "new": 100, "unchecked": "dpo-3"}, Step("evaluate", "dpo-3")),
+        ({"unchecked": "dpo-3"}, Step("evaluate", "dpo-3")),
+        ({"unchecked": "dpo-3", "active": (job(DPOSpec()),)}, None),
+        # a check that came to nothing
+        ({"unchecked": "dpo-7", "fruitless": tried("failed", 1)}, Step("evaluate", "dpo-7")),
+        ({"unchecked": "dpo-7", "fruitless": tried("lost", 1)}, Step("evaluate", "dpo-7")),
+        ({"unchecked": "dpo-7", "fruitless": tried("failed", 1, rested=False)}, None),
+        ({"unchecked": "dpo-7", "fruitless": tried("failed", 2)}, None),
+        ({"unchecked": "dpo-7", "fruitless": tried("cancelled", 0)}, None),
+        ({"unchecked": "dpo-7", "fruitless": tried("cancelled", 0), "auto_train": ON, "new": 20}, Step("train")),
+        (
+            {"unchecked": "dpo-7", "fruitless": tried("failed", 1, rested=False), "auto_train": ON, "new": 20}
+            | {"gate": "automatic"},
+            None,
+        ),
+        ({"auto_train": {**ON, "every": 1}, "new": MIN_PAIRS - 1}, None),
+        ({"auto_train": {**ON, "every": 1}, "new": MIN_PAIRS}, Step("train")),
+        # judges
+        ({"waiting": {"j": 7}}, None),
+        ({"waiting": {"i": 7, "j": 8}}, Step("judge", "j")),
+        ({"waiting": {"j": 8}, "auto_train": ON, "new": 39}, Step("judge", "j")),
+        ({"waiting": {"j": 8}, "auto_train": ON, "new": 40}, Step("train")),  # no labels that nothing will use
+        ({"waiting": {"j": 8}, "new": 4000}, Step("judge", "j")),  # people train when they want to
+        (
+            {"waiting": {"j": 8}, "auto_train": ON, "new": 40, "pending": candidate("not enough evidence")}
+            | {"gate": "automatic"},
+            None,
+        ),
+        ({"waiting": {"j": 8}, "unchecked": "dpo-3"}, Step("evaluate", "dpo-3")),
+        # the gate
+        ({"pending": candidate("promote")}, None),
+        ({"pending": candidate("promote"), "gate": "automatic"}, Step("decide", "dpo-7")),
+        ({"pending": candidate("reject"), "gate": "automatic"}, Step("decide", "dpo-7")),
+        ({"pending": candidate("promote"), "gate": "never"}, None),
+        ({"pending": candidate("not enough evidence"), "gate": "automatic"}, None),
+        ({"pending": exhausted(), "gate": "automatic"}, Step("evaluate", "dpo-7")),
+        ({"pending": exhausted(), "gate": "automatic", "fruitless": tried("failed", 2)}, None),
+        ({"pending": exhausted(), "gate": "automatic", "fruitless": tried("cancelled", 0)}, None),
+        ({"pending": exhausted(), "gate": "ask"}, None),
+        ({"pending": candidate("not enough evidence"), "gate": "automatic", "auto_train": ON, "new": 50}, None),
+        ({"pending": candidate("not enough evidence"), "gate": "ask", "auto_train": ON, "new": 50}, Step("train")),
+        # reward model and PPO
+        ({"auto_train": PPO, "new": 20}, Step("train the reward model")),
+        ({"auto_train": PPO, "new": 20, "reward_tried": True}, None),
+        ({"auto_train": PPO, "new": 20, "reward_model": "rm-4", "reward_tried": True}, Step("train", "rm-4")),
+        ({"auto_train": ON, "new": 20, "reward_model": "rm-4"}, Step("train")),
+    ],
+)
+def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
+    assert next_step(replace(QUIET, **changed)) == expected
+
+
+@pytest.mark.parametrize(
+    ("changed", "stage", "said"),
+    [
+        ({"auto_train": {**ON, "every": 100}, "new": 37}, "collecting", ("37 of 100", "After 63 more")),
+        ({"new": 37}, "collecting", ("37 of 20", "Automatic training is off")),
+        ({"auto_train": PPO, "new": 25}, "collecting", ("a reward model, then PPO",)),
+        ({"active": (job(DPOSpec()),)}, "training", ("Job 9 trains", "its candidate is checked")),
+        ({"active": (job(EvaluateSpec(candidate="dpo-7")),)}, "checking", ("checks dpo-7", "the rule advises")),
+        (
+            {"active": (job(EvaluateSpec(candidate="dpo-7")),), "gate": "automatic"},
+            "checking",
+            ("checks dpo-7", "the gate decides"),
+        ),
+        ({"active": (job(EvaluateSpec(candidate="dpo-7")),), "gate": "never"}, "checking", ("nobody is advised",)),
+        ({"active": (job(EvaluateSpec(candidate="dpo-7"), "queued"),)}, "checking", ("Job 9 waits to check dpo-7",)),
+        ({"active": (job(DPOSpec(), "queued"),)}, "training", ("Job 9 waits to train.",)),
+        ({"active": (job(DPOSpec(evaluate=False)),)}, "training", ("Its candidate is not checked by itself.",)),
+        ({"active": (job(RewardModelSpec()),)}, "training", ("It makes a reward model, which never serves.",)),
+        ({"active": (job(JudgeSpec(judge="j"), "queued"),)}, "collecting", ("The judge j is to judge",)),
+        (
+            {"active": (job(MergeSpec(revision="dpo-3")),), "unchecked": "dpo-7"},
+            "checking",
+            ("The check starts after job 9 (merging dpo-3).",),
+        ),
+        ({"active": (job(JudgeSpec(judge="j")),)}, "collecting", ("The judge j judges",)),
+        ({"unchecked": "dpo-7"}, "checking", ("dpo-7 is to be checked",)),
+        ({"pending": candidate("promote")}, "deciding", ("People find it so.", "promote dpo-7", "'ask'")),
+        ({"pending": candidate("reject"), "gate": "automatic"}, "deciding", ("The gate will reject dpo-7",)),
+        (
+            {"pending": candidate("not enough evidence"), "gate": "automatic", "auto_train": ON},
+            "deciding",
+            ("People compare dpo-7", "The next training waits"),
+        ),
+        ({"pending": exhausted(), "gate": "automatic"}, "deciding", ("is checked again within seconds",)),
+        (
+            {"pending": candidate("not enough evidence"), "gate": "automatic", "auto_train": ON, "new": 40}
+            | {"waiting": {"j": 8}},
+            "deciding",
+            ("Judges label no more until the next training: 40 judgements wait for it already.",),
+        ),
+        ({"pending": candidate("promote"), "gate": "never"}, "deciding", ("what was measured", "nobody is advised")),
+        ({"unchecked": "dpo-7", "fruitless": tried("failed", 1, False)}, "checking", ("starts within 5 minutes",)),
+        ({"unchecked": "dpo-7", "fruitless": tried("failed", 2)}, "collecting", ("Collecting",)),
+        (
+            {"pending": exhausted(), "gate": "automatic", "fruitless": tried("cancelled", 0)},
+            "deciding",
+            ("dpo-7 has to be checked again",),
+        ),
+    ],
+)
+def test_where_it_stands_and_what_comes_next(changed: dict[str, Any], stage: str, said: tuple[str, ...]) -> None:
+    found = standing(replace(QUIET, **changed))
+    assert found.stage == stage
+    assert all(words in f"{found.now} {found.then}" for words in said), found
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, ()),
+        (
+            {"broken": (replace(job(DPOSpec(), "failed"), message="The disk is full."),)},
+            (
+                "Job 9 (preference training (DPO), QLoRA) failed: The disk is full. The loop does not repeat "
+                "it: resume it, or delete its checkpoints, on the Runs tab.",
+            ),
+        ),
+        (
+            {"broken": (job(DPOSpec(), "lost"),)},
+            (
+                "Job 9 (preference training (DPO), QLoRA) was lost. The loop does not repeat it: resume it, "
+                "or delete its checkpoints, on the Runs tab.",
+            ),
+        ),
+        (
+            {"broken": (tried("cancelled", 0)["dpo-7"].job,)},
+            (
+                "Job 9 (check of dpo-7) was cancelled: Memory ran out. The loop does not repeat it: check dpo-7 again "
+                "below.",
+            ),
+        ),
+        (
+            {"unchecked": "dpo-7", "fruitless": tried("failed", 1), "broken": (tried("failed", 1)["dpo-7"].job,)},
+            ("Job 9 (check of dpo-7) failed: Memory ran out. The loop tries it once more, 5 minutes after that.",),
+        ),
+        (
+            {"unchecked": "dpo-7", "fruitless": tried("lost", 2)},
+            (
+                "Job 9 (check of dpo-7) was lost: Memory ran out. 2 tries came to nothing, so the loop makes no "
+                "further one. Check dpo-7 again below, or reject it.",
+            ),
+        ),
+        (
+            {"unchecked": "dpo-7", "fruitless": tried("cancelled", 0)},
+            (
+                "dpo-7 waits: its check was cancelled (job 9), so the loop does not repeat it. Check dpo-7 again "
+                "below, or reject it.",
+            ),
+        ),
+        ({"pending": exhausted(), "gate": "ask", "fruitless": tried("failed", 1)}, ()),
+    ],
+)
+def test_what_went_wrong_is_named_with_what_follows(changed: dict[str, Any], said: tuple[str, ...]) -> None:
+    assert standing(replace(QUIET, **changed)).troubles == said
+
+
+def test_judges_that_go_on_are_not_said_to_rest() -> None:
+    state = replace(QUIET, auto_train=ON, new=39, waiting={"j": 8})
+    for changed in ({}, {"new": 40, "waiting": {"j": 7}}, {"new": 40, "auto_train": QUIET.auto_train}):
+        assert "label no more" not in standing(replace(state, **changed)).then
+
+
+def test_who_is_not_to_be_advised_is_not_told_what_the_rule_makes_of_it() -> None:
+    found = standing(replace(QUIET, pending=candidate("promote", "People find it better."), gate="never"))
+    assert "promote" not in f"{found.now} {found.then}"
+    assert "better" not in f"{found.now} {found.then}"

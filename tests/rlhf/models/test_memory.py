@@ -1,0 +1,467 @@
+"""Estimates before a run: parameters against PEFT's count, memory against what autograd keeps, time against jobs."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from annotation.database import Database
+from annotation.records import UserError
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import (
+    DPOSpec,
+    EvaluateSpec,
+    MeasureSpec,
+    PPOSpec,
+    RewardModelSpec,
+    SFTSpec,
+    Spec,
+    TrainingSpec,
+    to_json,
+)
+from rlhf.models import memory
+from rlhf.models.memory import NOTHING_KNOWN, Load, Machine, Shapes
+from tests.machine_fixtures import ROOT
+
+PROCESSOR = Machine("8 processors", 16_000_000_000, 12_000_000_000, bf16=True)
+# Hidden 8, MLP 16, 2 layers, 2 heads of which 1 for keys and values, 10 tokens, an output embedding of its own.
+LAYER = {
+    "self_attn.q_proj.weight": (8, 8),
+    "self_attn.k_proj.weight": (4, 8),
+    "self_attn.v_proj.weight": (4, 8),
+    "self_attn.o_proj.weight": (8, 8),
+    "mlp.gate_proj.weight": (16, 8),
+    "mlp.up_proj.weight": (16, 8),
+    "mlp.down_proj.weight": (8, 16),
+    "input_layernorm.weight": (8,),
+}
+SMALL = Shapes(
+    tensors={
+        "model.embed_tokens.weight": (10, 8),
+        **{f"model.layers.{number}.{name}": shape for number in range(2) for name, shape in LAYER.items()},
+        "model.norm.weight": (8,),
+        "lm_head.weight": (10, 8),
+    },
+    hidden=8,
+    layers=2,
+    inner=16,
+    key_value=4,
+    vocabulary=10,
+    context=64,
+)
+
+
+# ---------------------------------------------------------------------------------------------------------- parameters
+def counted(model: Any) -> tuple[int, int]:
+    """(trainable, all) parameters, as PEFT counts them; of a model without an adapter as torch does."""
+    if hasattr(model, "get_nb_trainable_parameters"):
+        trainable, total = model.get_nb_trainable_parameters()
+        return int(trainable), int(total)
+    own = list(model.parameters())
+    return sum(one.numel() for one in own if one.requires_grad), sum(one.numel() for one in own)
+
+
+METHODS: list[TrainingSpec] = [
+    SFTSpec(),
+    SFTSpec(lora_r=3, lora_targets="attention"),
+    SFTSpec(dora=True),
+    SFTSpec(dora=True, rslora=True, lora_targets="attention"),
+    SFTSpec(lora_targets="named", lora_layers="q_proj, mlp.down_proj"),
+    SFTSpec(lora_targets="named", lora_layers="model.layers.1.self_attn.v_proj"),
+    DPOSpec(method="qlora"),
+    SFTSpec(method="prompt", virtual_tokens=7),
+    SFTSpec(method="prompt", virtual_init="random"),
+    SFTSpec(method="full"),
+]
+
+
+@pytest.mark.parametrize(
+    "spec", METHODS, ids=lambda spec: f"{spec.method}-{spec.lora_targets}{spec.lora_layers}-{spec.dora}"
+)
+def test_parameters_are_those_that_peft_reports(tiny_model: Path, spec: TrainingSpec) -> None:
+    from peft import get_peft_model
+
+    from rlhf.models.loading import adapter_config, load_for_training
+
+    model = load_for_training(tiny_model, spec)
+    config = adapter_config(spec, tiny_model)
+    found = memory.parameters(memory.read_shapes(tiny_model), spec)
+    assert (found.trainable, found.total) == counted(model if config is None else get_peft_model(model, config))
+    assert found.percent == pytest.approx(100 * found.trainable / found.total)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_base_that_is_quantised_already_has_the_parameters_of_the_plain_one(
+    tiny_model: Path, tmp_path: Path, bits: int
+) -> None:
+    """Its files hold packed weights, and what unpacks them; in memory it takes what its files take."""
+    from tests.quantised_model import build
+
+    plain, packed = (
+        memory.read_shapes(tiny_model),
+        memory.read_shapes(build(tmp_path / "packed", tiny_model, bits)),
+    )
+    assert packed.tensors == plain.tensors
+    stored = sum(file.stat().st_size for file in (tmp_path / "packed").glob("*.safetensors"))
+    for method in ("lora", "qlora", "prompt"):
+        parts = memory.memory(packed, SFTSpec(method=method), PROCESSOR)
+        assert {part.size for part in parts if part.name == "Frozen weights"} == {stored}
+    assert memory.read_shapes(tiny_model).stored == 0
+
+
+def gpt2(directory: Path) -> Any:
+    """A tiny GPT-2: its attention has other names, and its layers hold their weights the other way round."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64, vocab_size=50))
+    model.save_pretrained(directory)
+    return model
+
+
+def test_layers_with_other_names_are_missed_and_can_be_named(tmp_path: Path) -> None:
+    from peft import get_peft_model
+
+    from rlhf.models.loading import adapter_config
+
+    model, shapes = gpt2(tmp_path), memory.read_shapes(tmp_path)
+    assert memory.missing_targets(shapes, SFTSpec()) == []
+    attention = SFTSpec(lora_targets="attention")
+    assert memory.missing_targets(shapes, attention) == ["q_proj", "k_proj", "v_proj", "o_proj"]
+    assert memory.parameters(shapes, attention).trainable == 0
+    named = SFTSpec(lora_targets="named", lora_layers="c_attn, mlp.c_proj, attn", lora_r=2)
+    assert memory.missing_targets(shapes, named) == ["attn"], "a module, but no layer with a weight"
+    named = replace(named, lora_layers="c_attn, mlp.c_proj")
+    assert memory.missing_targets(shapes, named) == []
+    found = memory.parameters(shapes, named)
+    assert (found.trainable, found.total) == counted(get_peft_model(model, adapter_config(named, tmp_path)))
+
+
+def test_a_reward_models_head_is_counted(tiny_model: Path) -> None:
+    from peft import get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    from rlhf.models.loading import adapter_config, load_for_training
+
+    spec = RewardModelSpec(method="lora", lora_r=5)
+    model = load_for_training(tiny_model, spec, AutoModelForSequenceClassification, num_labels=1)
+    found = memory.parameters(memory.read_shapes(tiny_model), spec)
+    assert (found.trainable, found.total) == counted(get_peft_model(model, adapter_config(spec, tiny_model, "SEQ_CLS")))
+
+
+def test_ppo_trains_a_policy_and_a_critic_of_the_reward_models_shape(tiny_model: Path) -> None:
+    from peft import get_peft_model
+
+    from rlhf.models.loading import adapter_config, load_for_training
+
+    spec, reward = PPOSpec(method="lora", lora_r=4), RewardModelSpec(method="lora", lora_r=6, lora_targets="attention")
+    model = get_peft_model(load_for_training(tiny_model, spec), adapter_config(spec, tiny_model))
+    model.add_adapter("critic", adapter_config(reward, tiny_model))
+    model.add_adapter("reward", adapter_config(reward, tiny_model))
+    names = ("default", "critic")
+    own = [value.numel() for name, value in model.named_parameters() if any(f".{part}." in name for part in names)]
+    found = memory.parameters(memory.read_shapes(tiny_model), spec, reward)
+    assert found.trainable == sum(own) + 64 + 1  # and the critic's head: a weight for each hidden unit, and a bias
+    assert found.total == sum(value.numel() for value in model.parameters())
+
+
+def test_a_tied_embedding_is_counted_once(tiny_model: Path, tmp_path: Path) -> None:
+    """Whether its file holds it once or twice."""
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForCausalLM
+
+    config = json.loads((tiny_model / "config.json").read_text("utf-8")) | {"tie_word_embeddings": True}
+    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+    shutil.copy(tiny_model / "model.safetensors", tmp_path)
+    twice = memory.read_shapes(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    once = memory.read_shapes(tmp_path)
+    assert counted(AutoModelForCausalLM.from_pretrained(tmp_path)) == (once.total, once.total)
+    assert twice.tensors.keys() == once.tensors.keys()
+    assert memory.read_shapes(tiny_model).total == once.total + 320 * 64
+
+
+def test_weights_in_several_files_are_read_by_their_index(tiny_model: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    model.save_pretrained(tmp_path, max_shard_size="100KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    (tmp_path / "consolidated.safetensors").write_bytes(b"another copy, in another form")
+    assert memory.read_shapes(tmp_path).tensors == memory.read_shapes(tiny_model).tensors
+
+
+def test_files_that_changed_are_read_again_and_missing_ones_named(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no safetensors"):
+        memory.read_shapes(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes((tiny_model / "model.safetensors").read_bytes())
+    (tmp_path / "config.json").write_text('{"vocab_size": 320}', "utf-8")
+    with pytest.raises(UserError, match="hidden_size"):
+        memory.read_shapes(tmp_path)
+
+
+# -------------------------------------------------------------------------------------------------------------- memory
+def sizes(spec: TrainingSpec, machine: Machine = PROCESSOR, load: Load = NOTHING_KNOWN) -> dict[str, float]:
+    """Bytes by component."""
+    return {part.name: part.size for part in memory.memory(SMALL, spec, machine, load)}
+
+
+def test_memory_is_worked_out_by_component() -> None:
+    """A LoRA of rank 2 on attention: 2 layers x 2 x (16 + 12 + 12 + 16) = 224 weights in 32 bits, AdamW twice that."""
+    spec = SFTSpec(lora_r=2, lora_targets="attention", batch_size=3, max_length=5)
+    assert SMALL.total == 80 + 2 * (64 + 32 + 32 + 64 + 3 * 128 + 8) + 8 + 80
+    found = sizes(spec)
+    assert found["Frozen weights"] == 2 * SMALL.total
+    assert (found["Trained weights"], found["Gradients"], found["Optimiser state"]) == (896, 896, 1792)
+    assert found["Activations"] == pytest.approx(2 * 15 * (22.3 * 8 + 6.6 * 16 + 2 * 15))
+    assert found["Scores of the vocabulary"] == 15 * 10 * 14
+    assert "Weights in 16 bits" not in found
+    shorter = sizes(spec, load=Load(item_tokens=2))
+    assert shorter["Scores of the vocabulary"] == 6 * 10 * 14
+    in_fp32 = sizes(replace(spec, precision="fp32"))
+    assert in_fp32["Frozen weights"] == 4 * SMALL.total
+    assert sizes(spec, replace(PROCESSOR, bf16=False)) == in_fp32
+
+
+def test_four_bits_hold_the_linear_layers_and_full_training_everything_several_times() -> None:
+    linear = 2 * (64 + 32 + 32 + 64 + 3 * 128)
+    quantised = sizes(SFTSpec(method="qlora"))
+    assert quantised["Frozen weights"] == pytest.approx(0.51587 * linear + 2 * (SMALL.total - linear), rel=1e-4)
+    full = sizes(SFTSpec(method="full"))
+    assert "Frozen weights" not in full
+    assert full["Trained weights"] == full["Gradients"] == 4 * SMALL.total
+    assert (full["Optimiser state"], full["Weights in 16 bits"]) == (8 * SMALL.total, 2 * SMALL.total)
+    assert sizes(SFTSpec(method="full", optimiser="adamw-8bit"))["Optimiser state"] < 2.1 * SMALL.total
+    assert "Weights in 16 bits" not in sizes(SFTSpec(method="full", precision="fp32"))
+
+
+def test_both_answers_count_and_a_reward_model_meets_no_vocabulary() -> None:
+    single, pair = sizes(SFTSpec(method="qlora", batch_size=2)), sizes(DPOSpec(batch_size=1))
+    assert pair["Activations"] == single["Activations"]
+    assert "Scores of the vocabulary" not in sizes(RewardModelSpec())
+
+
+def test_a_reward_model_reads_all_answers_of_a_comparison_together() -> None:
+    """As many as the largest has; where that is not known, as many as a comparison can have."""
+    spec = RewardModelSpec(batch_size=1, max_length=100)
+    by_answers = {answers: sizes(spec, load=Load(answers=answers))["Activations"] for answers in (2, 4, 8)}
+    for answers, found in by_answers.items():
+        tokens = answers * 100
+        assert found == pytest.approx(2 * tokens * (26.3 * 8 + 8.6 * 16 + 2 * tokens))
+    assert sizes(spec)["Activations"] == by_answers[8]
+    assert sizes(spec, load=Load(item_tokens=200, answers=8))["Activations"] == by_answers[2], "what is known counts"
+    pairs = sizes(DPOSpec(batch_size=1, max_length=100), load=Load(answers=8))["Activations"]
+    assert pairs == by_answers[2], "DPO takes rankings apart"
+
+
+def test_what_sees_what_is_kept_for_rows_of_bounded_length() -> None:
+    """In one row, 8 items of 1024 tokens would take 8192 x 8192 numbers a layer."""
+    spec = SFTSpec(batch_size=8, max_length=1024)
+    per_token = 26.3 * 8 + 8.6 * 16
+    assert sizes(spec)["Activations"] == pytest.approx(2 * 8192 * (per_token + 2 * 1024))
+    long = replace(spec, batch_size=1, max_length=3000)
+    assert sizes(long)["Activations"] == pytest.approx(2 * 3000 * (per_token + 2 * 3000)), "an item is not cut"
+
+
+def test_the_rows_are_as_long_as_those_that_are_computed() -> None:
+    import torch
+
+    from rlhf.models import hidden_states
+
+    known = memory.ROW_TOKENS_GPU if torch.cuda.is_available() else memory.ROW_TOKENS
+    assert known == hidden_states.ROW_TOKENS
+
+
+def test_ppo_holds_four_roles() -> None:
+    found = sizes(PPOSpec(method="lora"))
+    alone = sizes(SFTSpec())
+    head = 4 * (8 + 1)
+    assert found["Reward model"] == alone["Trained weights"]
+    assert found["Trained weights"] == 2 * alone["Trained weights"] + head
+    wide = replace(SMALL, key_value=4000)
+    drawing = {part.name: part for part in memory.memory(wide, PPOSpec(method="lora"), PROCESSOR)}
+    assert drawing["Keys and values"].size == 4 * 4 * 512 * 2 * 2 * 4000 * 2
+
+
+def test_a_gpu_keeps_less_and_holds_one_process() -> None:
+    gpu = Machine("A card", 80_000_000_000, 70_000_000_000, bf16=True, devices=2, gpu=True)
+    short = SFTSpec(max_length=128)
+    assert sizes(short, gpu)["Activations"] < sizes(short)["Activations"]
+    spec = SFTSpec(processes=2)
+    assert memory.fit(SMALL, spec, gpu).processes == 1
+    both = memory.fit(SMALL, spec, PROCESSOR)
+    assert both.total == pytest.approx(2 * sum(part.size for part in both.components))
+
+
+def test_activations_are_about_what_autograd_keeps(tiny_model: Path) -> None:
+    """Counted on the tiny model for each method and precision, without the tensors that are weights."""
+    shapes = memory.read_shapes(tiny_model)
+    for method, targets in (("lora", "all-linear"), ("lora", "attention"), ("prompt", "all-linear"), ("full", "")):
+        for precision in ("bf16", "fp32"):
+            spec = replace(SFTSpec(method=method, precision=precision), lora_targets=targets or "all-linear")
+            kept = kept_by_autograd(tiny_model, spec, rows=2, tokens=100)
+            load = Load(item_tokens=100)
+            named = memory.activations(shapes, replace(spec, batch_size=2), PROCESSOR, load).size
+            assert 0.6 < named / kept < 1.7, f"{method} {targets} {precision}: {named:.0f} named, {kept} kept"
+
+
+def kept_by_autograd(model_path: Path, spec: TrainingSpec, rows: int, tokens: int) -> int:
+    """Bytes that a forward pass over so many rows of so many tokens keeps for the backward pass."""
+    import torch
+    from peft import get_peft_model
+
+    from rlhf.models.hidden_states import completions
+    from rlhf.models.loading import adapter_config, dtype_of, hold_in_float32, load_for_training
+
+    model = load_for_training(model_path, spec)
+    config = adapter_config(spec, model_path)
+    model = model if config is None else get_peft_model(model, config)
+    hold_in_float32(model)
+    model.train()
+    weights = {one.untyped_storage().data_ptr() for one in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        # Rounded copies of weights are held for the forward pass only; they have a weight's shape.
+        if storage.data_ptr() not in weights and tensor.shape not in {one.shape for one in model.parameters()}:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids_BT = torch.randint(0, 300, (rows, tokens))
+    completion_BT = torch.zeros_like(ids_BT)
+    completion_BT[:, tokens // 2 :] = 1
+    bf16 = dtype_of(spec.precision) == torch.bfloat16
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        states = completions(model, ids_BT, torch.ones_like(ids_BT), completion_BT)
+    assert states.before_NH.requires_grad
+    return sum(kept.values())
+
+
+def test_what_does_not_fit_is_said_with_what_to_lower() -> None:
+    tight = replace(PROCESSOR, free=700_000_000)
+    fits = memory.fit(SMALL, SFTSpec(batch_size=1, max_length=64), tight)
+    assert fits.fits
+    assert "0.6 GB of the 0.7 GB" in fits.sentence
+    wide = memory.fit(SMALL, SFTSpec(batch_size=64), tight)
+    assert not wide.fits
+    assert "does not fit" in wide.sentence
+    assert "lower batch_size (64) or max_length (512) and raise accumulation as much" in wide.sentence
+    big = replace(SMALL, tensors={**SMALL.tensors, "model.layers.0.mlp.big.weight": (10_000, 100_000)})
+    assert "use the method qlora" in memory.fit(big, SFTSpec(), tight).sentence
+    assert "train an adapter" in memory.fit(big, SFTSpec(method="full"), tight).sentence
+    assert "a smaller base model" in memory.fit(big, DPOSpec(lora_r=1), tight).sentence
+    close = memory.fit(SMALL, SFTSpec(), replace(PROCESSOR, free=math.ceil(1.01 * fit_total(SFTSpec()))))
+    assert "may not fit" in close.sentence
+
+
+def fit_total(spec: TrainingSpec) -> float:
+    """Bytes that a spec takes."""
+    return memory.fit(SMALL, spec, PROCESSOR).total
+
+
+def test_this_machine_is_described_as_torch_sees_it() -> None:
+    import torch
+
+    from rlhf.models.loading import compute_dtype
+
+    machine = memory.this_machine()
+    assert 0 < machine.free <= machine.total
+    assert machine.bf16 == (compute_dtype() == torch.bfloat16)
+    assert machine.gpu == torch.cuda.is_available()
+
+
+def test_the_graphics_driver_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real program of that name that answers like the driver's, and one that fails."""
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\necho 'Some Card, 81559, 80994, 9.0'\necho 'Some Card, 81559, 80994, 9.0'\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    machine = memory.this_machine()
+    assert (machine.name, machine.devices, machine.gpu, machine.bf16) == ("Some Card", 2, True, True)
+    assert machine.total == 81559 * 1024**2
+    driver.write_text("#!/bin/sh\necho 'No devices were found'\nexit 6\n")
+    assert not memory.this_machine().gpu
+
+
+# ---------------------------------------------------------------------------------------------------------------- time
+@pytest.mark.parametrize(
+    ("spec", "items", "steps"),
+    [
+        (DPOSpec(batch_size=2, accumulation=2, epochs=3), 9, 9),
+        (SFTSpec(batch_size=8, epochs=1), 288, 36),
+        (SFTSpec(batch_size=8, epochs=1, processes=2), 289, 19),
+        (RewardModelSpec(batch_size=4, epochs=2), 4, 2),
+        (PPOSpec(steps=60), 5, 60),
+    ],
+)
+def test_steps_follow_from_the_items(spec: TrainingSpec, items: int, steps: int) -> None:
+    assert memory.steps_of(spec, items) == steps
+
+
+def finish(db: Database, spec: Spec, result: dict[str, Any]) -> int:
+    """A finished job."""
+    job_id = job_store.enqueue(db, spec, "a test")
+    assert job_store.claim(db, job_id, "w") is not None
+    assert job_store.finish(db, job_id, "w", result)
+    return job_id
+
+
+def pace(db: Database, spec: TrainingSpec) -> memory.Pace | None:
+    """What is known of the pace of a training."""
+    return memory.pace_of(spec, memory.finished_jobs(db, spec))
+
+
+def test_the_pace_is_the_newest_one_measured_with_the_same_settings(db: Database) -> None:
+    spec = DPOSpec(seed=3, scope="all")
+    assert pace(db, spec) is None
+    finish(db, DPOSpec(batch_size=4), {"seconds_per_step": 9.0})
+    finish(db, SFTSpec(), {"seconds_per_step": 8.0})
+    assert pace(db, spec) is None, "other settings say nothing"
+    run = finish(db, DPOSpec(parent="base", snapshot="a" * 64, epochs=7, learning_rate=7e-5), {"seconds_per_step": 2.0})
+    by_run = pace(db, spec)
+    assert by_run is not None
+    assert (by_run.seconds_per_step, by_run.job_id, by_run.peak_rss_mb) == (2.0, run, None)
+    measure = MeasureSpec(training=to_json(DPOSpec(parent="base", snapshot="b" * 64)))
+    finish(db, measure, {"seconds_per_step": 1.5, "peak_rss_mb": 900.0})
+    finish(db, DPOSpec(), {"seconds_per_step": 3.0})
+    finish(db, EvaluateSpec(), {"seconds": 3.0})
+    found = pace(db, spec)
+    assert found is not None
+    assert (found.seconds_per_step, found.peak_rss_mb) == (1.5, 900.0), "a measurement goes before a run"
+    assert found.measured.startswith("20")
+    job_store.enqueue(db, measure, "a test")
+    assert pace(db, spec) == found, "one that has not ended says nothing yet"
+    assert pace(db, replace(spec, lora_r=32)) is None
+
+
+def test_a_method_changes_the_pace_and_data_does_not() -> None:
+    for spec in (SFTSpec(), DPOSpec(), RewardModelSpec(), PPOSpec()):
+        same = memory.comparable(spec)
+        free = replace(spec, seed=9, parent="x", snapshot="y", model="z", samples=9, learning_rate=1.0, warmup_steps=5)
+        assert memory.comparable(free) == same
+        assert memory.comparable(replace(spec, batch_size=99)) != same
+        assert memory.comparable(replace(spec, precision="fp32")) != same
+    assert memory.comparable(DPOSpec(beta=0.5)) == memory.comparable(DPOSpec())
+    assert memory.comparable(SFTSpec(source="example:x", epochs=9)) == memory.comparable(SFTSpec())
+    assert memory.comparable(PPOSpec(epochs=9)) != memory.comparable(PPOSpec()), "epochs are within a PPO round"
+    assert memory.comparable(PPOSpec(steps=9)) == memory.comparable(PPOSpec())
+
+
+def test_the_page_estimates_without_torch() -> None:
+    code = "import sys, rlhf.models.memory, rlhf.models.chat_template\n"
+    code += "print(*({'torch', 'transformers'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -1,0 +1,184 @@
+"""A model's files, which may be anybody's: headers that lie, weights that are not whole, architectures unknown."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from annotation.records import UserError
+from rlhf.models.model_files import (
+    INDEX,
+    LONGEST_NAME,
+    WEIGHTS,
+    causal_models,
+    check_architecture,
+    check_weights,
+    read_header,
+    read_object,
+    weight_files,
+)
+
+
+def entry(shape: list[int], *offsets: int, dtype: str = "F32") -> dict[str, Any]:
+    """A tensor in a header."""
+    return {"dtype": dtype, "shape": shape, "data_offsets": list(offsets)}
+
+
+def written(path: Path, header: Any, data: bytes = b"", size: int | None = None) -> Path:
+    """A safetensors file with this header; `size` is what it says of the header's length."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text) if size is None else size) + text + data)
+    return path
+
+
+ONE = entry([1], 0, 4)
+
+
+def test_a_sound_file_is_read(tmp_path: Path) -> None:
+    tensors = {"a": entry([2, 1], 0, 8), "b": entry([], 8, 12), "c": entry([0], 12, 12)}
+    path = written(tmp_path / WEIGHTS, {"__metadata__": {"format": "pt"}, **tensors}, b"x" * 8 + b"yyyy")
+    found = read_header(path)
+    assert {name: tensor.shape for name, tensor in found.items()} == {"a": (2, 1), "b": (), "c": (0,)}
+    assert path.read_bytes()[found["b"].begin : found["b"].end] == b"yyyy"
+
+
+@pytest.mark.parametrize(
+    ("header", "data", "size"),
+    [
+        ({"a": ONE}, b"1234", 2**60),
+        ({"a": ONE}, b"1234", 2**63),
+        ({"a": ONE}, b"1234", 10_000_000),
+        ({"a": ONE}, b"1234", 20),
+        ({"a": ONE}, b"1234", 0),
+        ({"a": ONE}, b"12", None),
+        ({"a": ONE}, b"12345", None),
+        ({"a": entry([2], 0, 4)}, b"1234", None),
+        ({"a": entry([-1], 0, 4)}, b"1234", None),
+        ({"a": entry([1], -4, 0)}, b"1234", None),
+        ({"a": entry([1], 4, 0)}, b"1234", None),
+        ({"a": entry([2**62, 8], 0, 4)}, b"1234", None),
+        ({"a": entry([1], 0, 4, dtype="F33")}, b"1234", None),
+        ({"a": ONE, "b": ONE}, b"1234", None),
+        ({"a": entry([2], 0, 8), "b": entry([2], 4, 12)}, b"x" * 12, None),
+        ({"a": ONE, "b": entry([1], 8, 12)}, b"x" * 12, None),
+        (b'{"a": %(one)b, "a": %(one)b}' % {b"one": json.dumps(ONE).encode()}, b"1234", None),
+        ({}, b"", None),
+        ({"__metadata__": {"format": "pt"}}, b"", None),
+        ({"__metadata__": {"format": 3}, "a": ONE}, b"1234", None),
+        ({"a" * (LONGEST_NAME + 1): ONE}, b"1234", None),
+        ({"a": {"shape": ["x"]}}, b"1234", None),
+        ([ONE], b"1234", None),
+        (b"[" * 100_000, b"", None),
+        (b"no header", b"", None),
+        (b"\xff\xfe", b"", None),
+    ],
+)
+def test_a_header_that_lies_is_refused(tmp_path: Path, header: Any, data: bytes, size: int | None) -> None:
+    with pytest.raises(UserError, match=r"^model\.safetensors is no safetensors file that .*Fetch it again"):
+        read_header(written(tmp_path / WEIGHTS, header, data, size))
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", b"\x80\x04pickle and more"])
+def test_what_is_no_safetensors_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / WEIGHTS).write_bytes(content)
+    with pytest.raises(UserError, match="is no safetensors file"):
+        read_header(tmp_path / WEIGHTS)
+
+
+# --------------------------------------------------------------------------------------------------------- whole models
+def sharded(directory: Path, **places: Any) -> Path:
+    """Weights in two files with their index; `places` change in which file it says that a tensor is."""
+    for place, name in enumerate("ab", 1):
+        written(directory / f"model-0000{place}-of-00002.safetensors", {name: ONE}, b"1234")
+    weight_map = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors", **places}
+    (directory / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return directory
+
+
+def test_weights_in_several_files_are_those_of_the_index(tmp_path: Path) -> None:
+    assert sorted(check_weights(sharded(tmp_path))) == ["a", "b"]
+    written(tmp_path / "consolidated.safetensors", b"another form of the same weights")
+    assert sorted(check_weights(tmp_path)) == ["a", "b"]
+    written(tmp_path / WEIGHTS, {"whole": ONE}, b"1234")
+    assert weight_files(tmp_path) == [tmp_path / WEIGHTS], "as transformers prefers it"
+
+
+@pytest.mark.parametrize(
+    ("places", "sentence"),
+    [
+        ({"b": "model-00003-of-00003.safetensors"}, "lacks model-00003-of-00003.safetensors of its weights"),
+        ({"c": "model-00001-of-00002.safetensors"}, "has no tensor c, which model.safetensors.index.json says"),
+        ({"b": "../outside.safetensors"}, "is no name of a file in this directory"),
+        ({"b": "/etc/passwd"}, "is no name of a file in this directory"),
+        ({"b": 7}, "can't be read"),
+    ],
+)
+def test_an_index_that_does_not_hold_is_refused(tmp_path: Path, places: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        check_weights(sharded(tmp_path, **places))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": []}', '{"weight_map": {}}', "{}", '{"weight_map": 1}'])
+def test_an_index_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    (sharded(tmp_path) / INDEX).write_text(text)
+    with pytest.raises(UserError, match=r"index\.json can't be read"):
+        check_weights(tmp_path)
+
+
+def test_half_a_file_is_refused(tmp_path: Path) -> None:
+    half = sharded(tmp_path) / "model-00002-of-00002.safetensors"
+    half.write_bytes(half.read_bytes()[:-2])
+    with pytest.raises(UserError, match=r"model-00002-of-00002\.safetensors is no safetensors file that can be used"):
+        check_weights(tmp_path)
+
+
+def test_weights_under_another_name_are_named(tmp_path: Path) -> None:
+    written(tmp_path / "weights.safetensors", {"a": ONE}, b"1234")
+    with pytest.raises(UserError, match=r"has weights\.safetensors, and no model\.safetensors nor"):
+        weight_files(tmp_path)
+    (tmp_path / "weights.safetensors").rename(tmp_path / "model.gguf")
+    with pytest.raises(UserError, match=r"is a GGUF file, and Prefloop loads safetensors weights only\. Convert it"):
+        weight_files(tmp_path)
+
+
+# --------------------------------------------------------------------------------------------------------- architecture
+def test_the_models_that_transformers_knows_are_read_without_loading_it() -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    assert causal_models() == set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({"model_type": "my-own", "auto_map": {"AutoModelForCausalLM": "x.Y"}}, "'my-own' .*: it needs code that"),
+        ({"model_type": "my-own"}, "can't load a 'my-own' model as a causal language model: it has none"),
+        ({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}, "can't load a 't5' model"),
+        ({"architectures": ["LlamaForCausalLM"]}, "names no model_type"),
+        ({"model_type": ["llama"]}, "names no model_type"),
+        ([], "is no JSON object"),
+    ],
+)
+def test_an_architecture_that_transformers_does_not_have_is_refused(tmp_path: Path, config: Any, sentence: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=sentence):
+        check_architecture(tmp_path)
+
+
+@pytest.mark.parametrize("config", [{"model_type": "llama"}, {"model_type": "phi3", "auto_map": {"AutoModel": "x.Y"}}])
+def test_an_architecture_of_transformers_own_is_taken(tmp_path: Path, config: Any) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    check_architecture(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[" * 100_000, b"1", b"", b" " * 17_000_000])
+def test_texts_that_are_no_objects_are_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"config\.json can't be read"):
+        read_object(tmp_path / "config.json")
+    with pytest.raises(UserError, match=r"none\.json can't be read"):
+        read_object(tmp_path / "none.json")

@@ -1,0 +1,225 @@
+"""Token ids and batches: answers end where the policy ended them; padded and packed tokens see what they should."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from annotation.records import UserError
+from rlhf.models.packing import pack, pad, rows_of
+from rlhf.models.tokenize import answer_ids, load_snapshot, snapshot_path, tokenise_pairs, with_noise
+from tests.tiny_model import build_tokenizer
+
+TOKENIZER = build_tokenizer()
+END = TOKENIZER.eos_token_id
+
+
+RENDERED = "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def row(chosen: str, rejected: str, finish_reason: str | None = "stop", **changes: Any) -> dict[str, Any]:
+    """A snapshot row as far as tokenising reads it."""
+    answers = {
+        side: {"text": text, "finish_reason": finish_reason}
+        for side, text in (("chosen", chosen), ("rejected", rejected))
+    }
+    messages = [{"role": "user", "content": "Why?"}]
+    return {"comparison": 3, "messages": messages, "rendered_prompt": RENDERED, "flip": 0.27, **answers, **changes}
+
+
+# --------------------------------------------------------------------------------------------------------- tokenising
+def test_an_answer_that_was_cut_off_gets_no_end_token() -> None:
+    """Training must not teach that an answer ends where only the limit ended it."""
+    ids = TOKENIZER("sun rain", add_special_tokens=False)["input_ids"]
+    assert answer_ids(TOKENIZER, {"text": "sun rain", "finish_reason": "stop"}) == [*ids, END]
+    assert answer_ids(TOKENIZER, {"text": "sun rain", "finish_reason": "length"}) == ids
+
+
+def test_what_a_person_wrote_or_an_import_brought_is_a_whole_answer() -> None:
+    """Nobody knows how such an answer ended, and it is there because it is complete: training teaches its end."""
+    ids = TOKENIZER("sun rain", add_special_tokens=False)["input_ids"]
+    assert answer_ids(TOKENIZER, {"text": "sun rain", "finish_reason": None}) == [*ids, END]
+
+
+def test_a_prompt_that_no_policy_was_fed_is_put_into_the_models_template() -> None:
+    fed, imported = row("a", "b"), row("a", "b", None, rendered_prompt=None)
+    (from_policy, from_import), left_out = tokenise_pairs(TOKENIZER, [fed, imported], 100)
+    assert left_out == {}
+    assert from_import == from_policy
+    assert (from_import["comparison"], from_import["flip"]) == (3, 0.27)
+
+
+def test_a_conversation_that_the_template_refuses_is_counted_and_the_others_are_kept() -> None:
+    strict = build_tokenizer()
+    strict.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        + str(strict.chat_template)
+    )
+    refused = row("a", "b", rendered_prompt=None, messages=[{"role": "system", "content": "Be brief."}])
+    pairs, left_out = tokenise_pairs(strict, [refused, row("a", "b"), refused], 100)
+    assert (len(pairs), left_out) == (1, {"template": 2})
+
+
+def test_special_tokens_of_the_rendered_prompt_become_one_token_each() -> None:
+    ((pair,), left_out) = tokenise_pairs(TOKENIZER, [row("a", "b")], 100)
+    assert left_out == {}
+    assert pair["prompt_ids"].count(END) == 1
+    assert TOKENIZER.decode(pair["prompt_ids"]) == row("a", "b")["rendered_prompt"]
+    assert pair["chosen_ids"] == [*TOKENIZER("a")["input_ids"], END]
+
+
+def test_pairs_beyond_the_limit_are_counted_whichever_answer_is_the_long_one() -> None:
+    prompt = len(TOKENIZER(row("a", "b")["rendered_prompt"])["input_ids"])
+    rows = [row("a", "b"), row("a" * 40, "b"), row("a", "b" * 40)]
+    pairs, left_out = tokenise_pairs(TOKENIZER, rows, prompt + 2)
+    assert (len(pairs), left_out) == (1, {"too-long": 2})
+    assert tokenise_pairs(TOKENIZER, rows, prompt + 1) == ([], {"too-long": 3})
+
+
+# ----------------------------------------------------------------------------------------------------- annotator noise
+FLIPS = ({"flip": 0.1}, {"flip": 0.3}, {"flip": 0.5})
+
+
+def test_weights_worked_out_by_hand() -> None:
+    """1 - 2 flip is 0.8, 0.4 and 0, on average 0.4; a coin's pair weighs nothing, and the mean weight is 1."""
+    pairs = with_noise(FLIPS, "weight")
+    assert [pair["weight"] for pair in pairs] == pytest.approx([2.0, 1.0, 0.0])
+    assert [pair["flip"] for pair in pairs] == [0.0, 0.0, 0.0], "a pair that is weighed is not smoothed as well"
+
+
+def test_pairs_that_are_equally_sure_weigh_the_same() -> None:
+    assert [pair["weight"] for pair in with_noise([{"flip": 0.27}] * 3, "weight")] == pytest.approx([1.0] * 3)
+
+
+def test_smoothing_leaves_weights_alone_and_ignoring_leaves_both() -> None:
+    smoothed, ignored = with_noise(FLIPS, "smooth"), with_noise(FLIPS, "ignore")
+    assert [(pair["flip"], pair["weight"]) for pair in smoothed] == [(0.1, 1.0), (0.3, 1.0), (0.5, 1.0)]
+    assert [(pair["flip"], pair["weight"]) for pair in ignored] == [(0.0, 1.0)] * 3
+
+
+def test_data_without_an_estimate_or_without_a_sure_pair_is_refused_in_words() -> None:
+    """Data frozen by an earlier version has no estimate; where noise is ignored it needs none."""
+    old = [{"prompt_ids": [1]}]
+    assert with_noise(old, "ignore") == [{"prompt_ids": [1], "flip": 0.0, "weight": 1.0}]
+    for noise in ("weight", "smooth"):
+        with pytest.raises(UserError, match="says nothing of annotators' reliability"):
+            with_noise(old, noise)
+    with pytest.raises(UserError, match="every pair is a coin's"):
+        with_noise([{"flip": 0.5}], "weight")
+
+
+def test_a_snapshot_of_an_earlier_version_can_still_be_trained_on() -> None:
+    """A run that was lost before the update is resumed after it."""
+    old = {key: value for key, value in row("a", "b").items() if key != "flip"}
+    (pairs, left_out) = tokenise_pairs(TOKENIZER, [old], 100)
+    assert (len(pairs), left_out) == (1, {})
+    assert with_noise(pairs, "ignore")[0]["weight"] == 1.0
+
+
+def test_what_ai_judges_alone_prefer_weighs_as_much_as_the_spec_says() -> None:
+    """Weights 1, 1 and 1/2, on average 5/6; with noise 0.8, 0.4 and 0 / 2, on average 0.4."""
+    pairs = [{"flip": 0.1}, {"flip": 0.3, "ai": False}, {"flip": 0.5, "ai": True}]
+    assert [pair["weight"] for pair in with_noise(pairs, "ignore", 0.5)] == pytest.approx([1.2, 1.2, 0.6])
+    assert [pair["weight"] for pair in with_noise(pairs, "weight", 0.5)] == pytest.approx([2.0, 1.0, 0.0])
+    assert all("ai" not in pair for pair in (*with_noise(pairs, "ignore"), *with_noise(pairs, "ignore", 0.5)))
+    with pytest.raises(UserError, match="All pairs are AI judges'"):
+        with_noise([{"ai": True}], "ignore", 0.0)
+
+
+# ---------------------------------------------------------------------------------------------------- frozen data
+def test_frozen_data_that_is_gone_or_changed_is_refused(tmp_path: Path) -> None:
+    content = json.dumps({"a": 1}).encode() + b"\n"
+    name = sha256(content).hexdigest()
+    with pytest.raises(UserError, match="is gone"):
+        load_snapshot(tmp_path, name)
+    snapshot_path(tmp_path, name).parent.mkdir()
+    snapshot_path(tmp_path, name).write_bytes(content)
+    assert load_snapshot(tmp_path, name) == [{"a": 1}]
+    snapshot_path(tmp_path, name).write_bytes(content.replace(b"1", b"2"))
+    with pytest.raises(UserError, match="sha256 differs"):
+        load_snapshot(tmp_path, name)
+
+
+# ---------------------------------------------------------------------------------------------------------- batches
+def test_padding_worked_out_by_hand() -> None:
+    ids, attention, completions = pad([([5, 6, 7], [8]), ([5], [9, 10])], pad_id=1)
+    assert ids.tolist() == [[5, 6, 7, 8], [5, 9, 10, 1]]
+    assert attention.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+    assert completions.tolist() == [[0, 0, 0, 1], [0, 1, 1, 0]]
+
+
+def padded_pairs(pairs: Sequence[tuple[list[int], list[int], list[int]]]) -> tuple[torch.Tensor, ...]:
+    """All chosen answers of (prompt, chosen, rejected), then all rejected ones, padded."""
+    chosen, rejected = [(p, c) for p, c, _ in pairs], [(p, r) for p, _, r in pairs]
+    return pad([*chosen, *rejected], pad_id=0)
+
+
+def test_a_packed_pair_worked_out_by_hand() -> None:
+    packed = pack(*padded_pairs([([11, 12], [13, 14], [15])]), [0, 0])
+    assert packed.ids_1L.tolist() == [[11, 12, 13, 14, 15]]
+    assert packed.positions_1L.tolist() == [[0, 1, 2, 3, 2]]
+    assert packed.sources_N.tolist() == [1, 2, 1]  # 12 → 13, 13 → 14 and, again after the prompt, 12 → 15
+    assert packed.labels_N.tolist() == [13, 14, 15]
+    assert packed.rows_N.tolist() == [0, 0, 1]
+    assert packed.allowed_11LL[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0],
+        [1, 1, 0, 0, 1],
+    ]
+
+
+def test_no_token_sees_another_pair_or_the_other_answer() -> None:
+    pairs = [([1, 2, 3], [4], [5, 6]), ([7], [8, 9], [10]), ([1, 2], [3, 4, 5], [6])]
+    packed = pack(*padded_pairs(pairs), [0, 1, 2, 0, 1, 2])
+    seen = [packed.ids_1L[0][packed.allowed_11LL[0, 0, at]].tolist() for at in packed.sources_N.tolist()]
+    expected = {
+        (row, label): [*prompt, *answer[:place]]
+        for pair, (prompt, *answers) in enumerate(pairs)
+        for row, answer in zip((pair, 3 + pair), answers, strict=True)
+        for place, label in enumerate(answer)
+    }
+    assert dict(zip(zip(packed.rows_N.tolist(), packed.labels_N.tolist(), strict=True), seen, strict=True)) == expected
+
+
+@pytest.mark.parametrize(
+    ("lengths", "rows"),
+    [
+        ([5, 5, 1], [[0, 1], [2]]),
+        ([30, 2, 8, 30], [[0], [1, 2], [3]]),
+        ([10], [[0]]),
+        ([4, 4, 4, 4], [[0, 1], [2, 3]]),
+    ],
+)
+def test_packed_rows_take_neighbours_up_to_their_limit_and_a_longer_one_alone(
+    lengths: list[int], rows: list[list[int]]
+) -> None:
+    _, attention_BT, completion_BT = pad([([1], [2] * (length - 1)) for length in lengths], 0)
+    assert rows_of(attention_BT, completion_BT, range(len(lengths)), 10) == rows
+
+
+def test_a_group_stays_in_one_row_its_prompt_and_virtual_tokens_counted_once() -> None:
+    """Pairs of 3 + 1 + 2, 1 + 2 + 1 and 2 + 3 + 1 tokens, all chosen answers first."""
+    pairs = [([1, 2, 3], [4], [5, 6]), ([7], [8, 9], [10]), ([1, 2], [3, 4, 5], [6])]
+    _, attention_BT, completion_BT = padded_pairs(pairs)
+    groups = [0, 1, 2, 0, 1, 2]
+    assert rows_of(attention_BT, completion_BT, groups, 10) == [[0, 1, 3, 4], [2, 5]]
+    assert rows_of(attention_BT, completion_BT, groups, 10, virtual=1) == [[0, 3], [1, 4], [2, 5]]
+    assert rows_of(attention_BT, completion_BT, groups, 16) == [[0, 1, 2, 3, 4, 5]]
+    assert rows_of(attention_BT, completion_BT, groups, 1) == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_virtual_tokens_stand_once_before_each_prompt_and_shift_what_follows() -> None:
+    packed = pack(*padded_pairs([([11, 12], [13, 14], [15])]), [0, 0], [90, 91])
+    assert packed.ids_1L.tolist() == [[90, 91, 11, 12, 13, 14, 15]]
+    assert packed.positions_1L.tolist() == [[0, 1, 2, 3, 4, 5, 4]]
+    assert packed.sources_N.tolist() == [3, 4, 3]
+    assert packed.last_B.tolist() == [5, 6]
+    assert packed.allowed_11LL[0, 0, 6].int().tolist() == [1, 1, 1, 1, 0, 0, 1]

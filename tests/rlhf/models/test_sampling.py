@@ -1,0 +1,297 @@
+"""Sampling from a tiny real model: the shared prefill, one seed an answer, true frequencies, how an answer ended."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections import Counter
+from dataclasses import replace
+from itertools import count, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from annotation import claims, store
+from annotation.records import Response, Sampling
+from rlhf.models import registry
+from rlhf.models.loading import load_for_answering, load_tokenizer
+from rlhf.models.sampling import Draw, SeededSampler, Show, draw, end_token_ids, read_draw
+from rlhf.models.tokenize import render
+from tests.machine_fixtures import Machine
+
+pytestmark = pytest.mark.slow
+
+SAMPLING = Sampling(max_new_tokens=16)
+# Of different lengths, so that a batch of them is padded.
+QUESTIONS = ("Name a fruit.", "Describe the smell of coffee in the morning, in one sentence.", "Why?")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model: Path) -> Any:
+    return load_tokenizer(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> Any:
+    """In float32, where the make-up of a batch changes no digit that could change a sample."""
+    return load_for_answering(tiny_model).float()
+
+
+@pytest.fixture(scope="module")
+def prompts(tokenizer: Any) -> list[str]:
+    return [render(tokenizer, [{"role": "user", "content": question}]) for question in QUESTIONS]
+
+
+def uniform(seed: int, step: int, token: int) -> float:
+    """A number in (0, 1) from the seed, the step and the token: SplitMix64 on Python's integers."""
+    golden, limit = 0x9E3779B97F4A7C15, 2**64
+
+    def mixed(x: int) -> int:
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % limit
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % limit
+        return x ^ (x >> 31)
+
+    bits = mixed((mixed((seed + step * golden) % limit) + token * golden) % limit)
+    return ((bits >> 11) + 0.5) / 2**53
+
+
+@torch.no_grad()
+def slow_draw(model: Any, tokenizer: Any, prompt: str, seed: int, sampling: Sampling) -> Draw:
+    """One answer from the definition: the whole sequence through the model for each token, no cache, no batch."""
+    prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    answer: list[int] = []
+    ended = False
+    while not ended and len(answer) < sampling.max_new_tokens:
+        logits = model(input_ids=torch.tensor([prompt_ids + answer]), use_cache=False).logits[0, -1]
+        probabilities = (logits / sampling.temperature).softmax(-1)
+        allowed = probabilities >= sampling.min_p * probabilities.max()
+        exponential = torch.tensor([-math.log(uniform(seed, len(answer), token)) for token in range(len(logits))])
+        # The token whose exponential clock of rate p rings first is a sample from p.
+        token = int(torch.where(allowed, exponential / probabilities, torch.inf).argmin())
+        ended = token == tokenizer.eos_token_id
+        if not ended:
+            answer.append(token)
+    text = tokenizer.decode(answer, skip_special_tokens=True)
+    ids = (*answer, *([tokenizer.eos_token_id] if ended else []))
+    return Draw(text, seed, len(answer) + ended, len(prompt_ids), "stop" if ended else "length", ids)
+
+
+def test_shared_prefill_padding_and_batching_change_nothing(model: Any, tokenizer: Any, prompts: list[str]) -> None:
+    """Text, length, prompt length and finish reason of every answer are those of a loop over the definition."""
+    seeds = [[1, 2, 3], [4, 5, 6], [7, 8, 1]]
+    draws = draw(model, tokenizer, prompts, seeds, SAMPLING)
+    expected = [
+        [slow_draw(model, tokenizer, prompt, seed, SAMPLING) for seed in row]
+        for prompt, row in zip(prompts, seeds, strict=True)
+    ]
+    assert draws == expected
+    reasons = {entry.finish_reason for row in draws for entry in row}
+    assert reasons == {"stop", "length"}, "both ways to end must be among the answers, or the test proves too little"
+
+
+def test_an_answer_can_be_drawn_again_alone(model: Any, tokenizer: Any, prompts: list[str]) -> None:
+    together = draw(model, tokenizer, prompts, [[11, 12], [13, 14], [15, 16]], SAMPLING)
+    assert draw(model, tokenizer, prompts[1:2], [[14]], SAMPLING) == [[together[1][1]]]
+
+
+def test_seeds_make_the_difference_and_nothing_else_does(model: Any, tokenizer: Any, prompts: list[str]) -> None:
+    torch.manual_seed(1)
+    ((first, other, again),) = draw(model, tokenizer, prompts[1:2], [[21, 22, 21]], SAMPLING)
+    assert first == again
+    assert first.text != other.text
+    torch.manual_seed(2)
+    assert draw(model, tokenizer, prompts[1:2], [[21]], SAMPLING) == [[first]]
+
+
+def test_a_batch_whose_prompts_ask_for_different_numbers_is_a_mistake(model: Any, tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match="same number of seeds"):
+        draw(model, tokenizer, ["a", "b"], [[1, 2], [3]], SAMPLING)
+
+
+# ------------------------------------------------------------------------------------------------------- frequencies
+def sampled(logits: list[float], sampling: Sampling, draws: int, steps: int = 1) -> list[list[int]]:
+    """Tokens drawn by `draws` rows of the same logits, step by step."""
+    sampler = SeededSampler(range(draws), sampling)
+    scores = torch.tensor([logits] * draws)
+    return [sampler(torch.zeros(draws, 1), scores).argmax(-1).tolist() for _ in range(steps)]
+
+
+def chi_square(observed: Counter[Any], expected: dict[Any, float]) -> float:
+    """Pearson's statistic of counts against expected counts."""
+    return sum((observed[key] - count) ** 2 / count for key, count in expected.items())
+
+
+def test_frequencies_are_those_of_the_softmax_at_this_temperature() -> None:
+    """Chi-square over five tokens stays below its 99.9% quantile; so do consecutive draws, which are independent."""
+    logits, temperature, draws = [1.0, 0.2, -0.5, 0.0, 2.0], 0.7, 8000
+    weights = [math.exp(logit / temperature) for logit in logits]
+    share = [weight / sum(weights) for weight in weights]
+    first, second = sampled(logits, Sampling(temperature=temperature, min_p=0.0), draws, steps=2)
+    for tokens in (first, second):
+        assert chi_square(Counter(tokens), {token: draws * share[token] for token in range(5)}) < 18.47  # 4 degrees
+    both = {(a, b): draws * share[a] * share[b] for a in range(5) for b in range(5)}
+    assert chi_square(Counter(zip(first, second, strict=True)), both) < 51.18  # 24 degrees
+    # The statistic would notice another temperature.
+    cold = sampled(logits, Sampling(temperature=0.6, min_p=0.0), draws)[0]
+    assert chi_square(Counter(cold), {token: draws * share[token] for token in range(5)}) > 100
+
+
+def test_min_p_keeps_tokens_of_at_least_that_share_of_the_likeliest_and_no_others() -> None:
+    # At temperature 1 the shares of the likeliest are 1, 0.5, 0.11, 0.09 and 0.01.
+    logits = [math.log(share) for share in (1.0, 0.5, 0.11, 0.09, 0.01)]
+    counts = Counter(sampled(logits, Sampling(temperature=1.0, min_p=0.1), 4000)[0])
+    assert set(counts) == {0, 1, 2}
+    expected = {token: 4000 * share / 1.61 for token, share in enumerate((1.0, 0.5, 0.11))}
+    assert chi_square(counts, expected) < 13.82  # 2 degrees
+    # The filter looks at the tempered distribution: at temperature 2, shares go to their square roots.
+    assert set(Counter(sampled(logits, Sampling(temperature=2.0, min_p=0.2), 4000)[0])) == {0, 1, 2, 3}
+
+
+def test_rows_do_not_depend_on_their_neighbours() -> None:
+    scores = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    sampling = Sampling(temperature=1.0)
+    together = SeededSampler([5, 6, 7], sampling)(torch.zeros(3, 1), scores)
+    alone = SeededSampler([6], sampling)(torch.zeros(1, 1), scores[1:2])
+    assert torch.equal(together[1:2], alone)
+
+
+# ------------------------------------------------------------------------------------------------------------ endings
+def test_the_end_token_is_counted_but_is_no_text(model: Any, tokenizer: Any, prompts: list[str]) -> None:
+    rows = draw(model, tokenizer, prompts, [list(range(30))] * 3, replace(SAMPLING, max_new_tokens=24))
+    by_reason = {reason: [e for row in rows for e in row if e.finish_reason == reason] for reason in ("stop", "length")}
+    assert all(entry.tokens == 24 for entry in by_reason["length"])
+    assert {entry.tokens for entry in by_reason["stop"]} > {1, 5}
+    assert all((entry.text == "") == (entry.tokens == 1) for entry in by_reason["stop"])
+    assert [row[0].prompt_tokens for row in rows] == [len(tokenizer(text)["input_ids"]) for text in prompts]
+
+
+def test_a_row_is_cut_at_its_first_end_token(tokenizer: Any) -> None:
+    """What follows it in a batch is padding, or the answer of another row going on."""
+    word = tokenizer("sun rain")["input_ids"]
+    end = tokenizer.eos_token_id
+    whole = Draw("sun rain", 3, len(word) + 1, 7, "stop", (*word, end))
+    assert read_draw(tokenizer, [*word, end, *word, end], 3, 7, {end}) == whole
+    assert read_draw(tokenizer, word, 3, 7, {end}) == Draw("sun rain", 3, len(word), 7, "length", tuple(word))
+    assert read_draw(tokenizer, [end], 3, 7, {end}) == Draw("", 3, 1, 7, "stop", (end,))
+
+
+def test_a_model_may_have_several_end_tokens(model: Any, tokenizer: Any) -> None:
+    assert end_token_ids(model, tokenizer) == {tokenizer.eos_token_id}
+    configured = copy.copy(model)
+    configured.generation_config = GenerationConfig(eos_token_id=[7, 9])
+    assert end_token_ids(configured, tokenizer) == {7, 9, tokenizer.eos_token_id}
+
+
+def test_a_worker_told_to_stop_ends_its_generation_at_once(model: Any, tokenizer: Any, prompts: list[str]) -> None:
+    asked = iter([False, False, True, True, True])
+    assert draw(model, tokenizer, prompts, [[1], [2], [3]], replace(SAMPLING, max_new_tokens=500), asked.__next__) == []
+    assert len(list(asked)) <= 1
+
+
+# ------------------------------------------------------------------------------------------------- while it is written
+def test_watching_a_draw_changes_nothing_of_it(model: Any, tokenizer: Any, prompts: list[str]) -> None:
+    seeds = [[1, 2, 3], [4, 5, 6], [7, 8, 1]]
+    seen: list[list[list[str]]] = []
+    watched = draw(model, tokenizer, prompts, seeds, SAMPLING, written=seen.append, show_seconds=0.0)
+    assert watched == draw(model, tokenizer, prompts, seeds, SAMPLING)
+    assert 2 <= len(seen) <= SAMPLING.max_new_tokens
+    assert {len(texts) for texts in seen} == {3}
+    assert {len(row) for texts in seen for row in texts} == {3}
+
+
+def test_what_is_shown_grows_to_the_answer(model: Any, tokenizer: Any, prompts: list[str]) -> None:
+    """Each text begins with the one shown before; answers that have ended stand still, and none has end tokens."""
+    sampling = replace(SAMPLING, max_new_tokens=24)
+    seen: list[list[str]] = []
+    (row,) = draw(
+        model, tokenizer, prompts[:1], [list(range(12))], sampling, written=lambda t: seen.append(t[0]), show_seconds=0
+    )
+    assert len({entry.tokens for entry in row if entry.finish_reason == "stop"}) > 2, "they must end at different times"
+    for place, drawn in enumerate(row):
+        texts = [shown[place] for shown in seen]
+        assert all(later.startswith(earlier) for earlier, later in pairwise([*texts, drawn.text]))
+        assert texts[-1] == drawn.text
+        written = drawn.tokens - (drawn.finish_reason == "stop")
+        assert len(set(texts)) == max(written, 1), "each token was shown when it had come"
+
+
+def test_a_character_is_shown_when_its_last_byte_has_come(tokenizer: Any) -> None:
+    """The tokenizer has a token for each byte of é, 語 and the emoji; half a character would be a replacement mark."""
+    text = "é 語 😀"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert len(ids) == 2 + 1 + 3 + 1 + 4
+    assert "\ufffd" in tokenizer.decode(ids[:1])
+    seen: list[str] = []
+    show = Show(tokenizer, 2, {tokenizer.eos_token_id}, 1, lambda texts: seen.append(texts[0][0]), 0.0)
+    for end in range(1, len(ids) + 1):
+        assert not show(torch.tensor([[5, 6, *ids[:end]]]), None).any()
+    assert seen == ["", "é", "é ", "é ", "é ", "é 語", "é 語 ", "é 語 ", "é 語 ", "é 語 ", "é 語 😀"]
+
+
+def test_texts_are_told_at_most_so_often(model: Any, tokenizer: Any, prompts: list[str]) -> None:
+    times: list[float] = []
+
+    def slowly() -> bool:
+        time.sleep(0.01)
+        return False
+
+    draw(model, tokenizer, prompts, [[1], [2], [3]], SAMPLING, slowly, lambda _: times.append(time.monotonic()), 0.05)
+    assert len(times) >= 2
+    assert min(later - earlier for earlier, later in pairwise(times)) >= 0.05
+
+
+def test_a_draw_between_two_tokens_of_another_changes_neither(model: Any, tokenizer: Any, prompts: list[str]) -> None:
+    """So a batch can wait for an answer that somebody asked for, and go on."""
+    outer_alone = draw(model, tokenizer, prompts, [[1, 2], [3, 4], [5, 6]], SAMPLING)
+    inner_alone = draw(model, tokenizer, prompts[2:], [[9, 10, 11]], SAMPLING)
+    steps = count()
+    inner: list[Any] = []
+
+    def stop() -> bool:
+        if next(steps) == 3:
+            inner.extend(draw(model, tokenizer, prompts[2:], [[9, 10, 11]], SAMPLING))
+        return False
+
+    assert draw(model, tokenizer, prompts, [[1, 2], [3, 4], [5, 6]], SAMPLING, stop) == outer_alone
+    assert inner == inner_alone
+
+
+# --------------------------------------------------------------------------------------------- what becomes of answers
+def test_empty_and_identical_answers_are_dropped_and_counted(model: Any, machine: Machine) -> None:
+    """Drawn twice with one seed, an answer is its own duplicate; one that ends at once is empty."""
+    machine.add_prompts(train=1, held_out=0)
+    prompt = store.prompts(machine.db, "train")[0]
+    rendered = machine.render(prompt.messages)
+    seeds = list(range(40))
+    (drawn,) = draw(model, machine.tokenizer, [rendered], [seeds], SAMPLING)
+    empty = next(entry for entry in drawn if not entry.text.strip())
+    ended = [entry for entry in drawn if entry.text.strip() and entry.finish_reason == "stop"]
+    cut = next(entry for entry in drawn if entry.finish_reason == "length")
+    (again,) = draw(model, machine.tokenizer, [rendered], [[ended[0].seed]], SAMPLING)
+    chosen = [empty, ended[0], again[0], cut]
+
+    serving = registry.serving(machine.db)
+    responses = [entry.response(prompt, serving, rendered, SAMPLING) for entry in chosen]
+    assert responses[1] == Response(
+        prompt_id=prompt.id,
+        model_id=serving.id,
+        text=ended[0].text,
+        sampling=SAMPLING,
+        seed=ended[0].seed,
+        rendered_prompt=rendered,
+        prompt_tokens=machine.count(rendered),
+        tokens=machine.count(ended[0].text) + 1,
+        finish_reason="stop",
+    )
+    assert store.add_comparison(machine.db, responses) is not None
+    assert store.answer_counts(machine.db) == store.AnswerCounts(total=4, ended=3, empty=1, duplicate=1)
+    claim = claims.claim_next(machine.db, machine.annotator.id)
+    assert claim is not None
+    assert sorted(claim.shown_texts) == sorted([ended[0].text, cut.text])
+    # With nothing left to compare, no comparison is made, and the answers are still counted.
+    assert store.add_comparison(machine.db, responses[:3]) is None
+    assert store.answer_counts(machine.db).total == 7

@@ -1,0 +1,171 @@
+"""The forms of the training jobs: every field of a spec is asked once, in words, and the form makes that spec."""
+
+from __future__ import annotations
+
+from dataclasses import fields as fields_of
+from dataclasses import replace
+from typing import Any, get_args
+
+import pytest
+
+from annotation.examples import EXAMPLES
+from annotation.records import UserError
+from rlhf.jobs import specs
+from rlhf.jobs.specs import METHODS, DPOSpec, PPOSpec, SFTSpec
+from rlhf.submission import form_fields
+from rlhf.submission.form_fields import BY_NAME, FORMS, Form
+
+EVERY_FORM = pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+
+
+def first_values(form: Form) -> dict[str, Any]:
+    """What the form shows at first."""
+    return {name: form.described[name][0] for name in form.names}
+
+
+def test_every_kind_of_training_has_a_form() -> None:
+    assert {form.spec_type.kind for form in FORMS} == set(METHODS)
+    assert [form.label for form in FORMS] == [
+        "Preferences (DPO)", "Supervised", "Full fine-tuning", "Reward model", "PPO"
+    ]  # fmt: skip
+
+
+@EVERY_FORM
+def test_every_field_of_the_spec_is_asked_once_with_its_sentence(form: Form) -> None:
+    asked = set(form.names)
+    assert len(form.names) == len(asked)
+    assert asked == {*form.main, *(name for names in form.groups.values() for name in names)}
+    known = {entry.name for entry in fields_of(form.spec_type)} - set(form_fields.UNASKED)
+    unasked = known - asked
+    assert all(name in form.fixed or form.never(name) for name in unasked), unasked
+    assert all(form.described[name][1].endswith(".") for name in form.names)
+    assert len({form_fields.label(name) for name in form.names}) == len(form.names)
+    assert {"parent", "seed", "learning_rate"} <= set(form.main)
+
+
+def test_the_fields_that_one_method_alone_uses_are_not_asked_by_forms_without_it() -> None:
+    assert not {"lora_r", "virtual_tokens", "method"} & set(BY_NAME["full"].names)
+    assert "virtual_text" not in BY_NAME["reward_model"].names
+    assert {"lora_r", "virtual_text", "method"} <= set(BY_NAME["dpo"].names)
+    assert "samples" not in BY_NAME["reward_model"].names
+
+
+@EVERY_FORM
+def test_a_form_as_it_is_makes_the_default_spec(form: Form) -> None:
+    assert form_fields.spec_of(form, "base", first_values(form)) == form.spec_type(**form.fixed)
+
+
+@EVERY_FORM
+def test_every_choice_has_words_and_the_default_is_marked(form: Form) -> None:
+    hints = specs.types_of(form.spec_type)
+    for name in form.names:
+        choices, allowed = form.choices(name), get_args(hints.get(name, object))
+        expected = form.methods if name == "method" else allowed
+        assert {value for _, value in choices} == set(expected)
+        marked = [value for words, value in choices if words.endswith("(default)")]
+        assert marked == ([form.described[name][0]] if choices else [])
+
+
+def test_every_field_that_is_asked_gets_into_the_spec() -> None:
+    """Changed one by one, with what makes it meaningful."""
+    for form in FORMS:
+        for name in form.names:
+            default = form.described[name][0]
+            others = [value for _, value in form.choices(name) if value != default]
+            changed = others[0] if others else another(default)
+            meaningful = what_makes_meaningful(form, name)
+            made = form_fields.spec_of(form, "base", {**first_values(form), **meaningful, name: changed})
+            found = made.sampling if name.startswith("sampling.") and isinstance(made, PPOSpec) else made
+            assert getattr(found, name.removeprefix("sampling.")) == changed, f"{form.name}: {name}"
+
+
+def what_makes_meaningful(form: Form, name: str) -> dict[str, Any]:
+    """Values of other fields with which this one is asked."""
+    if name not in form_fields.ONLY_WITH:
+        return {}
+    other, needed = form_fields.ONLY_WITH[name]
+    return {**what_makes_meaningful(form, other), **({} if other in form.fixed else {other: needed[0]})}
+
+
+def another(value: Any) -> Any:
+    """Another value of the same type."""
+    if isinstance(value, bool):
+        return not value
+    return f"{value}x" if isinstance(value, str) else value + (1 if isinstance(value, int) else 0.25)
+
+
+def test_what_is_hidden_keeps_its_default() -> None:
+    form = BY_NAME["dpo"]
+    values = {**first_values(form), "lora_r": 99, "dora": True, "flip_rate": 0.3, "virtual_tokens": 7}
+    assert form_fields.hidden(form, values) >= {"virtual_tokens", "flip_rate"}
+    assert form_fields.spec_of(form, "base", values) == DPOSpec(lora_r=99, dora=True)
+    tuned = {**values, "method": "prompt", "loss": "robust"}
+    assert form_fields.hidden(form, tuned) == set(form_fields.LORA)
+    assert form_fields.spec_of(form, "base", tuned) == DPOSpec(
+        method="prompt", loss="robust", flip_rate=0.3, virtual_tokens=7
+    )
+    assert "kl_target" in form_fields.hidden(BY_NAME["ppo"], {"kl_control": "fixed", "method": "lora"})
+
+
+def test_a_field_of_a_choice_that_is_itself_hidden_is_hidden_too() -> None:
+    form = BY_NAME["sft"]
+    values = {**first_values(form), "lora_targets": "named", "lora_layers": "c_attn"}
+    assert form_fields.spec_of(form, "base", values) == SFTSpec(lora_targets="named", lora_layers="c_attn")
+    assert "lora_layers" in form_fields.hidden(form, {**values, "lora_targets": "attention"})
+    tuned = {**values, "method": "prompt", "virtual_init": "random", "virtual_text": "unused"}
+    assert {"lora_layers", "virtual_text"} <= form_fields.hidden(form, tuned)
+    assert form_fields.spec_of(form, "base", tuned) == SFTSpec(method="prompt", virtual_init="random")
+    assert not {"lora_layers", "virtual_text"} & set(BY_NAME["full"].names)
+
+
+@EVERY_FORM
+def test_the_help_of_the_method_explains_what_is_offered_and_nothing_else(form: Form) -> None:
+    if "method" in form.names:
+        words = form.described["method"][1]
+        assert {value for value in get_args(specs.Method) if f"'{value}'" in words} == set(form.methods)
+
+
+def test_ppo_draws_from_the_policys_own_distribution() -> None:
+    form = BY_NAME["ppo"]
+    values = {**first_values(form), "sampling.temperature": 0.7, "sampling.max_new_tokens": 12}
+    drawn = replace(PPOSpec().sampling, temperature=0.7, max_new_tokens=12)
+    assert form_fields.spec_of(form, "base", values) == PPOSpec(sampling=drawn)
+    assert drawn.min_p == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("annotator_noise", "flip"),
+        ("annotator_noise", None),
+        ("beta", -0.1),
+        ("epochs", None),
+        ("learning_rate", -1.0),
+        ("learning_rate", float("inf")),
+        ("seed", 1.5),
+        ("method", ["lora"]),
+        ("evaluate", 1),
+        ("parent", None),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_is_named(name: str, value: Any) -> None:
+    with pytest.raises(UserError, match=name):
+        form_fields.spec_of(BY_NAME["dpo"], "base", {**first_values(BY_NAME["dpo"]), name: value})
+
+
+def test_the_full_form_is_full_whatever_it_is_sent() -> None:
+    form = BY_NAME["full"]
+    assert form_fields.spec_of(form, "base", first_values(form)) == SFTSpec(method="full")
+    assert form.methods == ("full",)
+
+
+def test_the_form_that_goes_on_from_a_run() -> None:
+    expected = {
+        ("sft", "lora"): "sft", ("sft", "full"): "full", ("dpo", "full"): "dpo", ("ppo", "lora"): "ppo",
+        ("reward_model", "qlora"): "reward_model", ("merge", ""): "dpo", ("base", ""): "dpo",
+    }  # fmt: skip
+    assert {key: form_fields.form_for(*key).name for key in expected} == expected
+
+
+def test_the_shipped_examples_can_be_chosen() -> None:
+    assert {value for _, value in form_fields.SOURCES} == {"demonstrations", *(f"example:{name}" for name in EXAMPLES)}

@@ -1,0 +1,456 @@
+"""What is known of a run before it: read again only when it may have changed, and the same that submitting says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from annotation import claims, store
+from annotation.database import Database
+from annotation.metrics import quality
+from annotation.records import UserError, now
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import DPOSpec, MergeSpec, PPOSpec, RewardModelSpec, SFTSpec, Spec, TrainingSpec
+from rlhf.models import registry
+from rlhf.models.registry import Form, Kind, Policy
+from rlhf.submission import job_submission, preconditions, preflight
+from rlhf.submission.form_fields import BY_NAME, TrainingJob
+from rlhf.submission.preflight import Prospects
+from tests import quantised_model
+from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
+
+
+@pytest.fixture
+def judged(db: Database) -> Database:
+    """Twelve pairs to train on, and a tie."""
+    with db.transaction() as connection:
+        connection.execute("INSERT INTO annotator (name, role, created) VALUES ('ann', 'annotator', ?)", (now(),))
+    judge(db, 12)
+    judge(db, 1, "tie")
+    return db
+
+
+@pytest.fixture
+def known(judged: Database, data_dir: Path, tiny_model: Path) -> Prospects:
+    """Of a data directory whose base model is the tiny one, under the usual name."""
+    (data_dir / "models").mkdir()
+    (data_dir / "models" / BASE_NAME).symlink_to(tiny_model)
+    return Prospects(judged, data_dir, BASE_NAME)
+
+
+def judge(db: Database, count: int, word: str = "left-clearly") -> None:
+    """Make comparisons and judge them all with one word."""
+    annotator = db.value("SELECT id FROM annotator WHERE name = 'ann'")
+    seed_comparisons(db, count)
+    for _ in range(count):
+        claim = claims.claim_next(db, annotator)
+        assert claim is not None
+        claims.judge(db, annotator, claim.nonce, act(word))
+
+
+def made(
+    db: Database,
+    spec: Spec,
+    result: dict[str, Any] | None = None,
+    kind: Kind = "policy",
+    form: Form = "lora",
+    ground: Policy | None = None,
+) -> Policy:
+    """What a finished job has made, without files."""
+    job_id = job_store.enqueue(db, spec, "ann")
+    assert job_store.claim(db, job_id, "w") is not None
+    assert job_store.finish(db, job_id, "w", result or {})
+    revision = f"{spec.kind.replace('_', '-')}-{job_id}"
+    return registry.add(
+        db,
+        revision=revision,
+        method=spec.kind,
+        base=BASE_NAME,
+        parent_id=1,
+        job_id=job_id,
+        path=f"adapters/{revision}",
+        sha256="0" * 64,
+        kind=kind,
+        form=form,
+        weights="bf16",
+        ground_id=None if ground is None else ground.id,
+    )
+
+
+def reward(db: Database, accuracy: float | None) -> Policy:
+    """A reward model that is right so often."""
+    health = {"health": {"accuracy": {"value": accuracy, "low": 0.0, "high": 1.0, "n": 40}}}
+    return made(db, RewardModelSpec(method="lora"), health, "reward")
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+def test_data_is_counted_again_only_when_it_may_have_changed(known: Prospects, judged: Database) -> None:
+    first = known.data(DPOSpec(parent="base"))
+    assert (first.items, first.found.left_out) == (12, {"tie": 1})
+    assert known.data(replace(DPOSpec(parent="base"), epochs=9, beta=0.7, method="lora", seed=4)) is first
+    assert known.data(DPOSpec(parent="base", scope="all")) is not first, "another choice is answered at once"
+    judge(judged, 2)
+    again = known.data(DPOSpec(parent="base"))
+    assert again.items == 14
+    quality.leave_out(judged, "ann", "a test", "ann")
+    assert known.data(DPOSpec(parent="base")).items == 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "change"),
+    [
+        (PPOSpec(parent="base"), lambda db: seed_prompts(db, 3)),
+        (RewardModelSpec(), lambda db: judge(db, 3)),
+    ],
+    ids=["prompts", "judgements"],
+)
+def test_what_each_kind_learns_from_is_counted_anew(
+    known: Prospects, judged: Database, spec: TrainingSpec, change: Callable[[Database], Any]
+) -> None:
+    before = known.data(spec).items
+    change(judged)
+    assert known.data(spec).items == before + 3
+
+
+def test_data_that_takes_long_to_count_rests_before_it_is_counted_again(
+    known: Prospects, judged: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert preflight.rest_after(100.0, 100.05) == 100.05
+    assert preflight.rest_after(100.0, 103.0) == 163.0
+    monkeypatch.setattr(preflight, "QUICK_SECONDS", 0.0)
+    monkeypatch.setattr(preflight, "REST_FACTOR", 1e9)
+    first = known.data(DPOSpec(parent="base"))
+    judge(judged, 1)
+    assert known.data(DPOSpec(parent="base")) is first
+    assert known.data(RewardModelSpec()).found.train == 13, "other data does not rest"
+
+
+def test_only_so_much_is_kept() -> None:
+    kept: dict[Any, Any] = {}
+    for number in (1, 2, 3, 1, 4):
+        preflight.remember(kept, number, str(number), 3)
+    assert kept == {3: "3", 1: "1", 4: "4"}
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        (SFTSpec(), "There are 0 demonstrations to train on, and at least 8 are needed"),
+        (DPOSpec(method="qlora", lora_init="pissa"), "PiSSA"),
+        (DPOSpec(parent="dpo-99"), "There is no policy 'dpo-99'"),
+        (PPOSpec(), "PPO needs a reward model"),
+        (SFTSpec(source="example:poems"), "example"),
+    ],
+)
+def test_a_run_is_refused_as_submitting_it_would_be(known: Prospects, spec: TrainingJob, reason: str) -> None:
+    said = known.of(spec).troubles
+    assert any(reason in sentence for sentence in said)
+    with pytest.raises(UserError) as refused:
+        job_submission.submit(known.db, known.data_dir, spec, "ann")
+    assert str(refused.value) in said
+
+
+@pytest.fixture
+def on(known: Prospects) -> Callable[[Path], None]:
+    """Put another model into the place of the base."""
+
+    def put(model: Path) -> None:
+        place = known.data_dir / "models" / BASE_NAME
+        place.unlink()
+        place.symlink_to(model)
+
+    return put
+
+
+def refusal(db: Database, spec: TrainingSpec) -> str:
+    """Why a job is refused, in one text; empty if it is not."""
+    return " ".join(preconditions.check(db, spec))
+
+
+def test_what_a_base_in_four_bits_cannot_do_is_refused(
+    judged: Database, on: Callable[[Path], None], tiny_model: Path, tmp_path: Path
+) -> None:
+    assert refusal(judged, SFTSpec(method="full")) == ""
+    on(quantised_model.build(tmp_path / "nf4", tiny_model))
+    for full in (SFTSpec(method="full"), DPOSpec(method="full"), SFTSpec(method="full", precision="fp32")):
+        assert "quantised already (in 4 bits), and only those in 16 or 32 bits can be trained" in refusal(judged, full)
+    assert "PiSSA" in refusal(judged, SFTSpec(lora_init="pissa"))
+    for method in ("lora", "qlora", "prompt"):
+        assert refusal(judged, DPOSpec(method=method)) == ""
+    assert refusal(judged, RewardModelSpec(dora=True)) == ""
+
+
+def test_what_a_base_in_eight_bits_cannot_do_is_refused(
+    judged: Database, on: Callable[[Path], None], tiny_model: Path, tmp_path: Path
+) -> None:
+    on(quantised_model.build(tmp_path / "int8", tiny_model, bits=8))
+    assert "quantised already (in 8 bits), and can't be held in 4 bits" in refusal(judged, DPOSpec(method="qlora"))
+    assert "DoRA needs them in" in refusal(judged, DPOSpec(method="lora", dora=True))
+    assert "only those in 16 or 32 bits" in refusal(judged, SFTSpec(method="full"))
+    assert refusal(judged, DPOSpec(method="lora")) == refusal(judged, SFTSpec(method="prompt")) == ""
+
+
+def test_it_is_the_weights_under_the_parent_that_count(
+    known: Prospects, judged: Database, on: Callable[[Path], None], tiny_model: Path, tmp_path: Path
+) -> None:
+    """Weights of their own in 16 bits can be trained also where the base is quantised, and the other way round."""
+    full = made(judged, SFTSpec(method="full"), form="full")
+    adapter = made(judged, DPOSpec(method="lora"), ground=full)
+    on_base = made(judged, DPOSpec(method="lora"))
+    (known.data_dir / "adapters").mkdir()
+    (known.data_dir / str(full.path)).symlink_to(tiny_model)
+    on(quantised_model.build(tmp_path / "nf4", tiny_model))
+    spec = DPOSpec(method="full", parent=full.revision, reference="parent")
+    assert refusal(judged, spec) == ""
+    assert "quantised" in refusal(judged, replace(spec, parent="base"))
+    assert preconditions.merge_trouble(judged, adapter) == []
+    assert "quantised (in 4 bits), and there are none in 16 bits" in preconditions.merge_trouble(judged, on_base)[0]
+    with pytest.raises(UserError, match="none in 16 bits"):
+        job_submission.submit(judged, known.data_dir, MergeSpec(revision=on_base.revision), "ann")
+    said = refusal(judged, RewardModelSpec(parent=on_base.revision))
+    assert said.endswith("is an adapter: start from the base."), "nobody is sent to merge what can't be merged"
+
+
+def test_a_configuration_that_cannot_be_read_is_named(
+    judged: Database, on: Callable[[Path], None], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text("{", "utf-8")
+    on(tmp_path)
+    assert "config.json can't be read" in refusal(judged, DPOSpec())
+
+
+def test_layers_that_the_model_has_not_are_refused_with_those_that_it_has(
+    judged: Database, on: Callable[[Path], None], tmp_path: Path
+) -> None:
+    """PEFT would train nothing, or half of what was meant."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    named = SFTSpec(lora_targets="named", lora_layers="c_attn, q_proj")
+    assert "needs layers named c_attn, and this model has none" in refusal(judged, named)
+    config = GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64, vocab_size=50)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    on(tmp_path)
+    said = refusal(judged, SFTSpec(lora_targets="attention"))
+    assert "needs layers named q_proj, k_proj, v_proj, o_proj" in said
+    assert "its linear layers are c_attn, c_fc, c_proj" in said
+    assert "needs layers named q_proj" in refusal(judged, named)
+    assert refusal(judged, replace(named, lora_layers="c_attn")) == refusal(judged, SFTSpec()) == ""
+    assert refusal(judged, SFTSpec(method="full", lora_targets="attention")) == ""
+
+
+def test_no_more_processes_than_there_are_gpus(
+    judged: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program in the place of the driver's, with one card, two, or none that answers."""
+    driver = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    card = "echo 'Some Card, 81559, 80994, 9.0'\n"
+    for cards, most in ((1, 1), (2, 2), (0, 64)):
+        driver.write_text("#!/bin/sh\n" + card * cards + f"exit {0 if cards else 6}\n")
+        driver.chmod(0o755)
+        assert refusal(judged, DPOSpec(processes=most)) == ""
+        said = refusal(judged, DPOSpec(processes=most + 1))
+        assert (
+            f"{most + 1} processes are more than this machine has {'GPUs' if cards else 'processors'} ({most})" in said
+        )
+        assert ("needs a GPU" in refusal(judged, DPOSpec(optimiser="adamw-8bit"))) == (cards == 0)
+
+
+@pytest.mark.parametrize(
+    "spec", [SFTSpec(method="lora"), DPOSpec(method="full"), RewardModelSpec(), PPOSpec(method="lora")],
+    ids=lambda spec: spec.kind,
+)  # fmt: skip
+def test_nobody_is_told_to_merge_virtual_tokens(judged: Database, spec: TrainingSpec) -> None:
+    tuned = made(judged, SFTSpec(method="prompt", virtual_tokens=6), form="prompt")
+    said = refusal(judged, replace(spec, parent=tuned.revision))
+    assert "its virtual tokens can't be merged into weights" in said
+    assert "start from the base" in said
+    assert "merge it" not in said
+    assert ("continue with prompt tuning of 6, or" in said) == (spec.kind in ("sft", "dpo"))
+
+
+def test_few_pairs_are_refused_with_their_count_until_there_are_enough(known: Prospects, judged: Database) -> None:
+    quality.leave_out(judged, "ann", "a test", "ann")
+    (few,) = known.of(DPOSpec()).troubles
+    assert "There are 0 preference pairs to train on, and at least 8 are needed" in few
+    with pytest.raises(UserError) as refused:
+        job_submission.submit(judged, known.data_dir, DPOSpec(), "ann")
+    assert str(refused.value) == few
+    quality.take_back(judged, "ann", "a mistake", "ann")
+    assert known.of(DPOSpec()).troubles == []
+
+
+# ---------------------------------------------------------------------------------------------------------------- cost
+def test_the_spec_is_the_one_that_would_be_queued(known: Prospects, judged: Database) -> None:
+    for asked in (DPOSpec(model=BASE_NAME), SFTSpec(model=BASE_NAME, source="example:financial-sentiment")):
+        prospect = known.of(asked)
+        queued = job_store.get(judged, job_submission.submit(judged, known.data_dir, asked, "ann")).spec
+        assert isinstance(queued, TrainingSpec)
+        assert replace(queued, snapshot="") == prospect.spec
+        assert prospect.asked == asked
+        assert prospect.spec.learning_rate > 0
+        assert getattr(prospect.spec, "beta", 0.1) == 0.1
+
+
+def test_a_reward_models_memory_is_that_of_the_largest_ranking(known: Prospects, judged: Database) -> None:
+    annotator, prompt = judged.value("SELECT id FROM annotator WHERE name = 'ann'"), seed_prompts(judged, 1)[-1]
+    pairs = known.of(RewardModelSpec())
+    store.set_project(judged, replace(store.project(judged), kind="rank", answers=5))
+    assert store.add_comparison(judged, [make_response(prompt, f"Answer {place}") for place in "ABCDE"], 5) is not None
+    claim = claims.claim_next(judged, annotator)
+    assert claim is not None
+    claims.judge(judged, annotator, claim.nonce, {"outcome": "ranked", "ranks": [2, 1, 3, 4, 5]})
+    ranked = known.of(RewardModelSpec())
+    assert pairs.data is not None
+    assert ranked.data is not None
+    assert (pairs.data.answers, ranked.data.answers) == (2, 5)
+    small, large = ({part.name: part.size for part in one.cost.fit.components} for one in (pairs, ranked) if one.cost)
+    assert large["Activations"] > 2.5 * small["Activations"]
+
+
+def test_steps_time_and_the_queue_are_known(known: Prospects, judged: Database) -> None:
+    fresh = known.of(DPOSpec()).cost
+    assert fresh is not None
+    assert (fresh.steps, fresh.unit, fresh.pace, fresh.waiting) == (9, "optimiser steps", None, 0)
+    made(judged, replace(known.of(DPOSpec()).spec, epochs=1), {"seconds_per_step": 1.5})
+    job_store.enqueue(judged, SFTSpec(), "ann")
+    now_known = Prospects(judged, known.data_dir, known.model).of(DPOSpec()).cost
+    assert now_known is not None
+    assert now_known.pace is not None
+    assert (now_known.pace.seconds_per_step, now_known.waiting) == (1.5, 1)
+
+
+def test_looking_through_all_rows_sharpens_the_memory(known: Prospects) -> None:
+    before = known.of(DPOSpec()).cost
+    found = known.survey(DPOSpec())
+    after = known.of(replace(DPOSpec(), epochs=7)).cost
+    assert before is not None
+    assert after is not None
+    assert (before.longest, after.longest) == (0, found.largest)
+    assert 0 < after.fit.total < before.fit.total
+    other = known.of(DPOSpec(method="prompt", virtual_tokens=3)).cost
+    assert other is not None
+    assert other.longest == 0, "virtual tokens make rows longer"
+
+
+def test_without_the_models_files_the_cost_is_unknown_and_the_data_is_not(judged: Database, data_dir: Path) -> None:
+    prospect = Prospects(judged, data_dir, BASE_NAME).of(DPOSpec())
+    assert prospect.data is not None
+    assert prospect.cost is None
+    assert "no safetensors weights" in prospect.unknown
+
+
+def test_the_weights_under_a_parent_are_the_ones_that_are_measured(
+    known: Prospects, judged: Database, tiny_model: Path
+) -> None:
+    full = made(judged, SFTSpec(method="full"), form="full")
+    (known.data_dir / "adapters").mkdir()
+    (known.data_dir / str(full.path)).symlink_to(tiny_model)
+    (known.data_dir / "models" / BASE_NAME).unlink()
+    on_it = made(judged, DPOSpec(), ground=full)
+    for parent in (full.revision, on_it.revision):
+        assert known.shapes(DPOSpec(parent=parent)).hidden == 64
+    with pytest.raises(UserError, match="no safetensors"):
+        known.shapes(DPOSpec(parent="base"))
+
+
+# ---------------------------------------------------------------------------------------------------- a person's word
+@pytest.mark.parametrize(
+    ("accuracy", "word"), [(0.531, 0.531), (0.0, preflight.SOME_ACCURACY), (None, preflight.SOME_ACCURACY), (0.7, None)]
+)
+def test_a_word_is_needed_for_a_reward_model_below_the_threshold(
+    known: Prospects, judged: Database, accuracy: float | None, word: float | None
+) -> None:
+    spec = PPOSpec(method="lora", reward_model=reward(judged, accuracy).revision)
+    assert preflight.accepting(judged, spec) == word
+    assert bool(known.of(spec).troubles) == (word is not None)
+    if word is not None:
+        accepted = replace(spec, accepted_accuracy=word)
+        assert known.of(accepted).troubles == []
+        assert preflight.accepting(judged, accepted) == word, "it is still asked for, so that it can be taken back"
+
+
+def test_no_word_helps_where_other_things_are_wrong_too(judged: Database) -> None:
+    bad = reward(judged, 0.5)
+    assert preflight.accepting(judged, PPOSpec(method="qlora", reward_model=bad.revision)) is None
+    assert preflight.accepting(judged, PPOSpec(method="lora", reward_model="base")) is None
+    assert preflight.accepting(judged, PPOSpec(method="lora", reward_model="nothing")) is None
+    assert preflight.accepting(judged, DPOSpec()) is None
+
+
+# ------------------------------------------------------------------------------------------------------------- choices
+def test_parents_are_named_so_that_people_know_them(judged: Database) -> None:
+    first, second = made(judged, DPOSpec(method="lora")), made(judged, SFTSpec(method="full"), form="full")
+    judge_model, merged = reward(judged, 0.62), made(judged, MergeSpec(revision=first.revision), form="full")
+    gone = made(judged, DPOSpec())
+    registry.mark_deleted(judged, gone.id)
+    registry.promote(judged, first.revision, "ann")
+    day = "2026-01-02"
+    with judged.transaction() as connection:
+        connection.execute("UPDATE model SET created = ?", (f"{day}T10:00:00.000000+00:00",))
+    serving = f"{first.revision} · LoRA · serving · {day}"
+    base = f"base · {BASE_NAME}"
+    expected = {
+        serving: first.revision,
+        f"{second.revision} · Full · candidate · {day}": second.revision,
+        f"{merged.revision} · merged · candidate · {day}": merged.revision,
+        base: "base",
+    }
+    found = preflight.parents(judged, BY_NAME["dpo"])
+    assert found[0] == (f"What serves now: {serving}", "serving")
+    assert found[1] == (base, "base")
+    assert dict(found[1:]) == expected
+    assert [revision for _, revision in found[2:]] == [merged.revision, second.revision, first.revision]
+    judges = {f"{judge_model.revision} · LoRA · right on 62% · {day}": judge_model.revision}
+    assert dict(preflight.rewards(judged)) == judges
+    grown = dict(preflight.parents(judged, BY_NAME["reward_model"]))
+    assert grown.keys() == expected.keys() - {serving} | judges.keys()
+    assert first.revision not in dict(preflight.parents(judged, BY_NAME["full"])).values()
+
+
+def test_going_on_from_a_run_takes_its_parent_and_its_shape(judged: Database) -> None:
+    adapter = made(judged, DPOSpec(method="lora", lora_r=4, lora_targets="attention", dora=True, beta=0.7, epochs=9))
+    form, filled = preflight.continuing(judged, adapter.revision)
+    assert form.name == "dpo"
+    assert filled == {
+        "parent": adapter.revision, "method": "lora", "lora_r": 4, "lora_alpha": 32, "lora_targets": "attention",
+        "lora_layers": "", "dora": True, "rslora": False, "lora_init": "default",
+    }  # fmt: skip
+    tuned = made(judged, SFTSpec(method="prompt", virtual_tokens=6), form="prompt")
+    form, filled = preflight.continuing(judged, tuned.revision)
+    assert (form.name, filled) == ("sft", {"parent": tuned.revision, "method": "prompt", "virtual_tokens": 6})
+    full = made(judged, SFTSpec(method="full"), form="full")
+    form, filled = preflight.continuing(judged, full.revision)
+    assert (form.name, filled) == ("full", {"parent": full.revision})
+    merged = made(judged, MergeSpec(revision=adapter.revision), form="full")
+    form, filled = preflight.continuing(judged, merged.revision)
+    assert (form.name, filled) == ("dpo", {"parent": merged.revision})
+    assert preflight.continuing(judged, reward(judged, 0.6).revision)[0].name == "reward_model"
+
+
+def test_what_is_filled_in_can_be_continued(judged: Database) -> None:
+    runs: list[tuple[TrainingJob, Form]] = [
+        (DPOSpec(method="qlora", lora_r=3, rslora=True), "lora"),
+        (SFTSpec(method="prompt", virtual_tokens=5), "prompt"),
+    ]
+    for spec, form in runs:
+        policy = made(judged, spec, form=form)
+        _, filled = preflight.continuing(judged, policy.revision)
+        assert preconditions.check(judged, replace(type(spec)(), **filled)) == []
+
+
+def test_prompts_of_both_splits_are_shown_and_the_store_says_when_to_look_again(known: Prospects) -> None:
+    mark = store.data_mark(known.db)
+    shown = known.show(RewardModelSpec(), "train", 2)
+    assert shown is not None
+    assert (shown.number, shown.total, len(shown.strips)) == (2, 12, 2)
+    assert known.show(DPOSpec(), "held-out", 1) is None
+    assert store.data_mark(known.db) == mark
+    seed_prompts(known.db, 1, "held-out")
+    assert store.data_mark(known.db) != mark

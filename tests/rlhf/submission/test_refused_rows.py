@@ -1,0 +1,156 @@
+"""Rows that the model's chat template refuses: counted and named, never taken for too few judgements."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from annotation.__main__ import main as annotation_main
+from annotation.records import UserError
+from rlhf.__main__ import main as rlhf_main
+from rlhf.data import snapshots
+from rlhf.jobs.specs import DPOSpec, PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec
+from rlhf.models import registry
+from rlhf.models.chat_template import chat_tokenizer
+from rlhf.models.tokenize import LeftOut
+from rlhf.submission import inspect_rows, job_submission
+from rlhf.submission.preflight import Prospects
+from rlhf.tabs.train import plan_card
+from tests.machine_fixtures import QUICK_DPO, Machine, make_machine, write_spec
+
+pytestmark = pytest.mark.slow
+
+REFUSING = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+ALL_PAIRS = "All 16 pairs were refused by the model's chat template: System role not supported. "
+
+
+@pytest.fixture
+def strict(tmp_path: Path, tiny_model: Path) -> Iterator[Machine]:
+    """A data directory whose model takes no system messages."""
+    model = Path(shutil.copytree(tiny_model, tmp_path / "strict"))
+    template = model / "chat_template.jinja"
+    template.write_text(REFUSING + template.read_text("utf-8"), "utf-8")
+    made = make_machine(tmp_path / "data", model)
+    yield made
+    made.db.close()
+
+
+def bring(machine: Machine, count: int, *, system: bool, kind: str = "pairs", split: str = "train") -> None:
+    """Import pairs or demonstrations, whose prompts have a system message or not."""
+    path = machine.data_dir / f"{kind}-{system}-{split}.jsonl"
+    rows = []
+    for number in range(count):
+        asked: list[Any] = [{"role": "user", "content": f"Is {number} {split} odd{system}{kind}?"}]
+        prompt = [{"role": "system", "content": "Be brief."}, *asked] if system else asked
+        answer = [{"role": "assistant", "content": f"Yes, {number}."}]
+        if kind == "pairs":
+            rows.append({"prompt": prompt, "chosen": answer, "rejected": [{**answer[0], "content": "No."}]})
+        else:
+            rows.append({"messages": [*prompt, *answer]})
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+    assert annotation_main(["import", str(path), "--split", split, "--data", str(machine.data_dir)]) == 0
+
+
+def test_pairs_that_are_all_refused_are_counted_and_named_before_the_freeze(
+    strict: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bring(strict, 16, system=True)
+    found = job_submission.preview(strict.db, strict.data_dir, DPOSpec())
+    assert (found.train, found.left_out, found.left_out.refusal) == (0, {"template": 16}, "System role not supported")
+    prospects = Prospects(strict.db, strict.data_dir, str(strict.model))
+    for spec in (DPOSpec(), RewardModelSpec()):
+        with pytest.raises(UserError) as raised:
+            strict.submit(spec)
+        assert str(raised.value).startswith(ALL_PAIRS)
+        assert "judge" not in str(raised.value).lower(), "more judgements would be refused as well"
+        prospect = prospects.of(spec)
+        assert str(raised.value) in prospect.troubles
+        assert prospect.data is not None
+        card = plan_card.data_card(prospect.data, spec.kind)
+        assert "refused by the model&#x27;s chat template (System role not supported)" in card
+    capsys.readouterr()
+    assert rlhf_main(["--data", str(strict.data_dir), "run", str(write_spec(tmp_path / "s", {"kind": "dpo"}))]) == 2
+    assert capsys.readouterr().err.startswith(ALL_PAIRS)
+
+
+def test_some_that_are_refused_are_left_out_of_the_frozen_data_and_shown_by_name(strict: Machine) -> None:
+    bring(strict, 10, system=False)
+    bring(strict, 5, system=True)
+    job_id = strict.submit(QUICK_DPO)
+    counts = strict.db.value("SELECT counts FROM snapshot")
+    assert json.loads(counts) == {"train": 10, "held-out": 0, "left_out": {"template": 5}}
+    spec = replace(QUICK_DPO, parent=registry.serving(strict.db).revision)
+    survey = inspect_rows.survey(chat_tokenizer(strict.model), spec, inspect_rows.items_of(strict.db, spec))
+    assert (survey.items["train"], survey.left_out, survey.left_out.refusal) == (
+        10,
+        {"template": 5},
+        "System role not supported",
+    )
+    assert len(survey.examples["template"]) == 3
+    assert "(System role not supported)" in plan_card.survey_card(survey, "dpo")
+    assert job_id
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind", "said"),
+    [
+        (SFTSpec(), "demonstrations", "All 16 demonstrations were refused by the model's chat template: System role"),
+        (PPOSpec(), "prompts", "All 16 prompts were refused by the model's chat template: System role not supported."),
+    ],
+)
+def test_demonstrations_and_prompts_are_counted_too(strict: Machine, spec: TrainingSpec, kind: str, said: str) -> None:
+    if kind == "prompts":
+        bring(strict, 16, system=True)
+    else:
+        bring(strict, 16, system=True, kind="demonstrations")
+    found = job_submission.preview(strict.db, strict.data_dir, spec)
+    assert (found.train, found.left_out["template"]) == (0, 16)
+    few = snapshots.shortage(found.unit, found.train, snapshots.AT_LEAST[spec.kind], found.left_out)
+    assert few.startswith(said)
+    shown = [item.left_out or item.asked for item in inspect_rows.items_of(strict.db, spec)]
+    assert len(shown) == 16, "the rows are shown, with why they would be left out"
+
+
+@pytest.mark.parametrize("spec", [QUICK_DPO, RewardModelSpec(parent="base"), SFTSpec(parent="base")])
+def test_data_that_was_frozen_before_the_template_refused_it_fails_with_the_reason(
+    strict: Machine, spec: TrainingSpec
+) -> None:
+    bring(strict, 16, system=True, kind="demonstrations" if spec.kind == "sft" else "pairs")
+    rows = snapshots.data_of(strict.db, spec, registry.serving(strict.db))
+    snapshot = snapshots.store_snapshot(strict.db, strict.data_dir, rows)
+    job = strict.perform(strict.submit(replace(spec, snapshot=snapshot)))
+    assert job.status == "failed"
+    what = "demonstrations" if spec.kind == "sft" else "pairs"
+    assert f"All 16 {what} were refused by the model's chat template: System role not supported." in job.message
+    assert "Judge more" not in job.message
+
+
+@pytest.mark.parametrize(
+    ("found", "left_out", "said"),
+    [
+        (8, {"template": 50}, ""),
+        (0, {}, "There are 0 preference pairs to train on, and at least 8 are needed. Judge more comparisons first."),
+        (0, {"too-long": 16}, "All 16 pairs are longer than max_length. Raise max_length."),
+        (0, {"too-long": 16, "tie": 2}, "All 16 pairs are longer than max_length. Raise max_length. Left out: 2 tie."),
+        (0, {"identical": 9}, "In all 9 pairs the two answers are the same text."),
+        (0, {"tie": 20}, "Judge more comparisons first. Left out: 20 tie."),
+        (3, {"template": 4, "too-long": 4}, "Change what it refuses in the prompts"),
+        (3, {"template": 4, "too-long": 4}, "Raise max_length. Left out: 4 refused by the model's chat template (No!)"),
+        (0, {"template": 3}, "Judge more comparisons first. Left out: 3 refused by the model's chat template (No!)."),
+        (2, {"earlier": 30}, 'Train on all judgements (scope "all"), or judge more comparisons first. Left out: 30'),
+        (0, {"excluded": 30}, "Let the annotators who are left out count again"),
+    ],
+)
+def test_what_is_said_of_too_little_data_is_its_cause(found: int, left_out: dict[str, int], said: str) -> None:
+    told = LeftOut(left_out)
+    told.refusal = "No!"
+    sentence = snapshots.shortage("pairs", found, 8, told)
+    assert said in sentence
+    assert bool(sentence) is (found < 8)
+    assert found == 0 or "Judge more comparisons first" not in sentence or "earlier" in left_out

@@ -1,0 +1,145 @@
+"""The sentences and tables of the Iterations tab."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from annotation.store import AnswerCounts
+from rlhf.jobs.job_store import Job
+from rlhf.jobs.specs import DPOSpec, EvaluateSpec, GenerateSpec, MergeSpec, PPOSpec, SFTSpec, Spec
+from rlhf.tabs.iterations import check_report
+from tests.rlhf.tabs.test_job_cards import ADAPTER, AT, BASE, EVALUATION, FIGURES, JOB
+
+
+def test_few_held_out_judgements_are_said_to_tell_nothing() -> None:
+    assert check_report.held_out_accuracy(EVALUATION) == "66% (50% to 80%, n = 40)"
+    few = EVALUATION | {"implicit_accuracy": {"value": 0.66, "low": 0.35, "high": 0.88, "n": 12}}
+    assert "too few held-out judgements to tell" in check_report.held_out_accuracy(few)
+    for missing in (None, {}, {"implicit_accuracy": None}, {"implicit_accuracy": {"value": None, "n": 0}}):
+        assert check_report.held_out_accuracy(missing) == "not measured"
+
+
+def test_a_report_bears_missing_figures_and_names_each_policy_once() -> None:
+    html = check_report.report(EVALUATION | {"base": None, "candidate": {"revision": "dpo-7", "kl_to_base": None}})
+    assert "not measured" in html
+    assert html.count(">base<") == 1
+    assert check_report.report(None) == "", "why there is none, the rows say"
+    three = check_report.report(EVALUATION | {"against": {"revision": "dpo-3", **FIGURES}})
+    assert "dpo-3 (compared with)" in three
+
+
+def test_a_policy_that_loses_the_language_is_warned_of() -> None:
+    assert check_report.warnings(EVALUATION) == []
+    worse = EVALUATION | {"candidate": {**FIGURES, "nll_under_base": 1.5, "distinct_2": 0.6}}
+    surprise, repetition = check_report.warnings(worse)
+    assert "25% more" in surprise
+    assert "75% of the base's" in repetition
+
+
+def test_history_is_newest_first_and_bears_a_policy_without_a_check() -> None:
+    trained = replace(
+        JOB, status="finished", result={"train_pairs": 21, "final": {"loss": 0.6123}, "snapshot": "f" * 64}
+    )
+    html = check_report.history_table([BASE, ADAPTER], {7: trained}, {})
+    assert html.index(">dpo-7<") < html.index("<td>base</td>")
+    for words in ("0.612", "f" * 12, "21", "the base model", "not measured", "candidate"):
+        assert words in html
+    assert "f" * 13 not in html
+
+
+def test_every_method_has_its_row() -> None:
+    def row(spec: Spec, result: dict[str, Any], **changes: Any) -> tuple[str, ...]:
+        trained = replace(JOB, kind=spec.kind, spec=spec, status="finished", result=result)
+        policy = replace(ADAPTER, method=spec.kind, **changes)
+        return check_report.history_row(policy, {1: "base", 2: "dpo-7"}, trained, None)
+
+    sft = row(SFTSpec(method="full"), {"train_items": 300, "final": {"loss": 0.5}})
+    assert (sft[1], sft[2], sft[6], sft[7], sft[8]) == ("SFT, full", "base", "300 demonstrations", "–", "0.500")
+    ppo = row(PPOSpec(reference="parent"), {"train_prompts": 40, "final": {"reward": 1.5}})
+    assert (ppo[1], ppo[6], ppo[7], ppo[8]) == ("PPO, QLoRA", "40 prompts", "the parent adapter", "–")
+    merged = row(MergeSpec(revision="dpo-7"), {}, parent_id=2, form="full")
+    assert (merged[1], merged[2], merged[6]) == ("merged", "dpo-7", "–")
+    gone = row(DPOSpec(), {"train_pairs": 21}, deleted=AT)
+    assert (gone[3], gone[6]) == ("candidate, files deleted", "21 pairs")
+
+
+def test_only_a_policy_whose_files_are_there_can_serve() -> None:
+    assert check_report.can_serve(ADAPTER)
+    assert check_report.can_serve(BASE), "to go back to"
+    reward = replace(ADAPTER, kind="reward")
+    for policy in (replace(ADAPTER, status="serving"), replace(ADAPTER, deleted=AT), reward):
+        assert not check_report.can_serve(policy)
+
+
+def test_the_newest_finished_check_counts() -> None:
+    def check(number: int, status: str, result: dict[str, Any] | None) -> Job:
+        return replace(
+            JOB, id=number, kind="evaluate", spec=EvaluateSpec(candidate="dpo-7"), status=status, result=result
+        )
+
+    found = check_report.newest_evaluations(
+        [check(9, "running", None), check(8, "finished", {}), check(6, "finished", {})]
+    )
+    assert found["dpo-7"].id == 8
+
+
+def test_candidates_come_first_and_promotion_is_called_what_it_is() -> None:
+    serving = replace(ADAPTER, id=3, revision="dpo-9", status="serving")
+    assert [policy.id for policy in check_report.policy_order([BASE, ADAPTER, serving])] == [2, 3, 1]
+    assert check_report.promote_label(ADAPTER) == "Promote: let it serve"
+    assert check_report.promote_label(BASE) == "Roll back to this one"
+    assert check_report.promote_label(serving) == "Serves now"
+
+
+def test_answers_are_paired_by_prompt_and_seed_and_the_newest_count() -> None:
+    def row(prompt_id: int, seed: int, text: str) -> dict[str, Any]:
+        message = {"role": "user", "content": f"prompt {prompt_id}"}
+        return {
+            "prompt_id": prompt_id,
+            "seed": seed,
+            "text": text,
+            "messages": [message],
+            "tokens": 1,
+            "finish_reason": "stop",
+        }
+
+    left = [row(1, 10, "old"), row(1, 10, "new"), row(2, 11, "alone"), row(3, 12, "third")]
+    pairs = check_report.answer_pairs(left, [row(1, 10, "base 1"), row(3, 12, "base 3"), row(3, 13, "other seed")])
+    assert [(pair.prompt, pair.left["text"], pair.right["text"]) for pair in pairs] == [
+        ("prompt 1", "new", "base 1"),
+        ("prompt 3", "third", "base 3"),
+    ]
+    assert check_report.page_label(len(pairs), 0, 10) == "Prompts 1 to 2 of 2"
+    assert check_report.page_label(23, 2, 10) == "Prompts 21 to 23 of 23"
+    assert check_report.page_label(0, 0, 10) == ""
+
+
+def test_a_conversation_says_who_said_what() -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    assert check_report.conversation(turns) == "user: Hi\nassistant: Hello"
+    assert check_report.conversation(turns[:1]) == "Hi"
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [("running", "runs (heard of 1 s ago)"), ("queued", "starting"), ("failed", "does not run (failed)")],
+)
+def test_the_answering_workers_state(status: str, words: str) -> None:
+    worker = replace(JOB, kind="generate", spec=GenerateSpec(), status=status)
+    assert words in check_report.worker_sentence(worker, AT)
+    assert "not been started" in check_report.worker_sentence(None, AT)
+
+
+def test_the_serving_card_counts_answers() -> None:
+    card = check_report.serving_card(BASE, None, {"train": 20, "held-out": 4}, 9, AnswerCounts(200, 170, 3, 5), AT)
+    for words in (
+        *("20 for training, 4 held-out", "9 by earlier policies or imported"),
+        *("85%", "200", "<dd>3</dd>", "<dd>5</dd>"),
+    ):
+        assert words in card
+    assert "not measured" in check_report.serving_card(
+        BASE, None, {"train": 0, "held-out": 0}, 0, AnswerCounts(0, 0, 0, 0), AT
+    )

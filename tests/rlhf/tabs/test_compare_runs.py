@@ -1,0 +1,137 @@
+"""Runs beside each other: exactly the settings that differ, shared curves, figures that either has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from rlhf.jobs.specs import DPOSpec, PPOSpec, SFTSpec, Spec
+from rlhf.tabs.runs import compare_runs
+from rlhf.tabs.runs.compare_runs import Compared
+from tests.rlhf.tabs.test_job_cards import JOB
+
+
+def run(number: int, spec: Spec, losses: Sequence[float] = (), **known: Any) -> Compared:
+    """A finished run with a loss at each of its steps."""
+    metrics = [{"step": step, "loss": loss} for step, loss in enumerate(losses, 1)]
+    job = replace(JOB, id=number, kind=spec.kind, spec=spec, steps=len(losses), result=known.pop("result", {}))
+    return Compared(job, metrics, known.pop("made", f"{spec.kind}-{number}"), known.pop("check", None))
+
+
+def rows_of(html: str) -> list[list[str]]:
+    """A table's cells, row by row, its head first."""
+    return [re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", row) for row in html.split("<tr>")[1:]]
+
+
+def test_exactly_the_settings_that_differ_are_listed() -> None:
+    first, second = SFTSpec(seed=1, learning_rate=1e-4), SFTSpec(seed=2, learning_rate=1e-4, packing=False)
+    assert compare_runs.differing([first, second]) == [("seed", [1, 2]), ("packing", [True, False])]
+    assert rows_of(compare_runs.settings_table([run(3, first), run(4, second)])) == [
+        ["Setting", "3 · sft-3", "4 · sft-4"],
+        ["seed", "1", "2"],
+        ["packing", "yes", "no"],
+    ]
+
+
+def test_a_setting_within_the_sampling_has_a_name_of_its_own() -> None:
+    cooler = replace(PPOSpec(), sampling=replace(PPOSpec().sampling, temperature=0.5))
+    assert compare_runs.differing([PPOSpec(), cooler]) == [
+        ("sampling.temperature", [PPOSpec().sampling.temperature, 0.5])
+    ]
+
+
+def test_a_setting_that_only_one_kind_has_is_a_difference() -> None:
+    found = dict(compare_runs.differing([SFTSpec(), DPOSpec(beta=0.1)]))
+    assert found["kind"] == ["sft", "dpo"]
+    assert found["beta"] == [None, 0.1]
+    assert found["source"] == ["demonstrations", None]
+    assert "seed" not in found
+    assert ["beta", "–", "0.1"] in rows_of(compare_runs.settings_table([run(1, SFTSpec()), run(2, DPOSpec(beta=0.1))]))
+
+
+def test_three_runs_are_compared_at_once_and_equal_ones_are_called_so() -> None:
+    specs = [DPOSpec(beta=0.1), DPOSpec(beta=0.1), DPOSpec(beta=0.5)]
+    assert compare_runs.differing(specs) == [("beta", [0.1, 0.1, 0.5])]
+    assert compare_runs.SAME_SETTINGS in compare_runs.settings_table([run(1, DPOSpec()), run(2, DPOSpec())])
+
+
+def test_snapshots_are_shortened() -> None:
+    specs = [DPOSpec(snapshot="a" * 64), DPOSpec(snapshot="b" * 64)]
+    table = compare_runs.settings_table([run(1, specs[0]), run(2, specs[1])])
+    assert ["snapshot", "a" * 12, "b" * 12] in rows_of(table)
+
+
+def test_one_run_is_not_a_comparison() -> None:
+    assert "Choose two or more" in compare_runs.settings_table([run(1, SFTSpec())])
+    assert compare_runs.overlaid([run(1, SFTSpec(), [1.0])]) == ""
+    assert compare_runs.figures_table([run(1, SFTSpec(), [1.0])]) == ""
+
+
+def test_curves_that_two_runs_have_are_overlaid_on_the_longest_ones_axis() -> None:
+    html = compare_runs.overlaid([run(1, SFTSpec(), [2.0, 1.0]), run(2, SFTSpec(), [2.0, 1.5, 1.0, 0.5])])
+    assert html.count("<figure") == 1
+    lines = re.findall(r'<polyline points="([^"]*)" class="curve hue(\d)"', html)
+    assert [hue for _, hue in lines] == ["0", "1"]
+    assert [points.split()[-1].split(",")[0] for points, _ in lines] == ["500.0", "1000.0"]
+    for name in ("1 · sft-1: 1", "2 · sft-2: 0.5"):
+        assert name in html
+    assert compare_runs.NO_SHARED_CURVES in compare_runs.overlaid([run(1, SFTSpec(), [2.0]), run(2, SFTSpec())])
+
+
+def test_losses_of_different_kinds_are_not_to_be_compared_by_height() -> None:
+    mixed = compare_runs.overlaid([run(1, SFTSpec(), [2.0, 1.0]), run(2, DPOSpec(), [0.7, 0.6])])
+    assert compare_runs.OTHER_LOSSES in mixed
+    alike = compare_runs.overlaid([run(1, SFTSpec(), [2.0, 1.0]), run(2, SFTSpec(), [0.7, 0.6])])
+    assert compare_runs.OTHER_LOSSES not in alike
+
+
+def test_figures_stand_side_by_side_and_missing_ones_are_dashes() -> None:
+    first = run(
+        1,
+        SFTSpec(),
+        [2.0, 1.0],
+        result={
+            "held_out": {"loss": 0.52, "perplexity": 1.68, "token_accuracy": 0.9, "n": 9},
+            "trainable": 4800,
+            "checkpoint_bytes": 19_600_000,
+            "peak_rss_mb": 640.0,
+        },
+    )
+    check = {"implicit_accuracy": {"value": 0.75}, "candidate": {"kl_to_base": 0.0712, "mean_length": 20.0}}
+    second = run(2, DPOSpec(), [0.7, 0.6], result={"trainable": 9600}, check=check)
+    rows = {row[0]: row[1:] for row in rows_of(compare_runs.figures_table([first, second]))}
+    assert rows["Figure"] == ["1 · sft-1", "2 · dpo-2"]
+    assert rows["Final loss"] == ["1", "0.6"]
+    assert rows["Held-out perplexity"] == ["1.68", "–"]
+    assert rows["Held-out accuracy (check)"] == ["–", "0.75"]
+    assert rows["KL to the base, nats a token (check)"] == ["–", "0.0712"]
+    assert rows["Trainable parameters"] == ["4,800", "9,600"]
+    assert rows["Size on disk"] == ["19.6 MB", "–"]
+    assert rows["Peak memory"] == ["640 MB", "–"]
+    assert "Seconds in all" not in rows
+
+
+def test_every_figure_has_its_place_in_the_order() -> None:
+    """A figure that is computed and not in the order would never be shown."""
+    everything = run(
+        1,
+        SFTSpec(),
+        [1.0],
+        result={
+            "held_out": {"loss": 1.0, "perplexity": 2.7, "token_accuracy": 0.5},
+            "health": {"accuracy": {"value": 0.7}},
+            **dict.fromkeys(key for key, _ in compare_runs.COSTS.values()),
+        },
+        check={"implicit_accuracy": {"value": 0.5}, "candidate": {"kl_to_base": 0, "mean_length": 1, "distinct_2": 1}},
+    )
+    assert set(compare_runs.figures(everything)) <= set(compare_runs.ORDER)
+    assert len(set(compare_runs.ORDER)) == len(compare_runs.ORDER)
+
+
+def test_names_are_shown_literally() -> None:
+    nasty = [run(number, DPOSpec(seed=number), [1.0, 2.0], made="<script>") for number in (1, 2)]
+    for html in (compare_runs.settings_table(nasty), compare_runs.overlaid(nasty), compare_runs.figures_table(nasty)):
+        assert "<script>" not in html
+        assert "&lt;script&gt;" in html

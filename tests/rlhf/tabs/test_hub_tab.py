@@ -1,0 +1,224 @@
+"""The Hub tab on a real database: who may use it, what each form asks for, what is shown of what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from annotation import store
+from annotation.backup import safe_copies
+from annotation.backup.targets import DirectoryPlace
+from annotation.database import Database
+from annotation.records import now
+from annotation.tabs.guard import Context
+from rlhf.hub import hub_requests
+from rlhf.hub.hub_requests import CheckSpace, CheckToken, ImportRun, MakeSpace, PublishModel, PullModel, PushData
+from rlhf.hub.token_launcher import PLACE
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import SFTSpec
+from rlhf.models import registry
+from rlhf.tabs.hub import hub_tab as tab
+from tests.conftest import BASE_NAME
+
+pytestmark = pytest.mark.slow
+
+OWNER = gr.Request(username="owner")
+HOSTILE = "<img src=x onerror='window.ran=1'>${window.ran=1}{{value}}"
+SPACE = ["ann/loop", "cpu-upgrade", "", "", "ann/copies", "ann/chat", True]
+
+
+@pytest.fixture
+def context(db: Database, data_dir: Path) -> Context:
+    """An admin and an annotator, a candidate with files and one without, where somebody has a token."""
+    with db.transaction() as connection:
+        for name, role in (("owner", "admin"), ("ann", "annotator")):
+            connection.execute("INSERT INTO annotator (name, role, created) VALUES (?, ?, ?)", (name, role, now()))
+    for revision in ("dpo-1", "dpo-2"):
+        registry.add(
+            db,
+            revision=revision,
+            method="dpo",
+            base=BASE_NAME,
+            parent_id=1,
+            job_id=None,
+            path=f"adapters/{revision}",
+            sha256="0" * 64,
+        )
+    registry.mark_deleted(db, registry.by_revision(db, "dpo-2").id)
+    return Context(db, data_dir, BASE_NAME, from_hub=ImportRun.start)
+
+
+def built(context: Context) -> gr.Blocks:
+    """The tab, built as the app builds it."""
+    with gr.Blocks() as demo, gr.Tabs(), gr.Tab("Hub"):
+        tab.build(demo, context)
+    return demo
+
+
+@pytest.fixture
+def pages(context: Context) -> gr.Blocks:
+    return built(context)
+
+
+def press(pages: gr.Blocks, name: str, *inputs: Any) -> Any:
+    """Call a registered function as Gradio calls it, for the owner."""
+    return next(block.fn for block in pages.fns.values() if block.api_name == f"hub-{name}")(OWNER, *inputs)
+
+
+def end(db: Database, message: str, state: hub_requests.State = "done", **result: Any) -> None:
+    """What whoever has the token does with the next errand."""
+    errand = hub_requests.take(db)
+    assert errand is not None
+    hub_requests.finish(db, errand.id, state, message, result)
+
+
+def shown(context: Context, name: str) -> str:
+    """A box of the tab."""
+    return str(tab.view(context, {})[0][name]["value"])
+
+
+def test_every_listener_is_for_admins_only_and_refuses_an_annotator(pages: gr.Blocks, context: Context) -> None:
+    assert len(pages.fns) >= 8
+    for block in pages.fns.values():
+        assert getattr(block.fn, "required_role", None) == "admin"
+        with pytest.raises(gr.Error, match="Only an admin"):
+            block.fn(gr.Request(username="ann"), *(None for _ in block.inputs))
+    assert hub_requests.recent(context.db) == []
+
+
+def test_the_page_that_everyone_is_sent_holds_no_rows(context: Context) -> None:
+    hub_requests.ask(context.db, PullModel("secret/model"), "owner")
+    demo = built(context)
+    sent = str(demo.get_config_file())
+    assert "secret" not in sent
+    assert "dpo-1" not in sent
+
+
+def test_each_form_asks_for_what_it_says_and_is_private_unless_told_otherwise(
+    pages: gr.Blocks, context: Context
+) -> None:
+    press(pages, "token", {})
+    press(pages, "publish", {}, "dpo-1", " ann/x ", None, "mit")
+    press(pages, "pull", {}, "ann/x@main", "nf4")
+    press(pages, "push", {}, "judgements", "ann/data", "sft", False, True, "")
+    press(pages, "push", {}, "3", "ann/data", "sft", True, False, "")
+    press(pages, "check", {}, *SPACE)
+    assert [one.request for one in reversed(hub_requests.recent(context.db))] == [
+        CheckToken(),
+        PublishModel("dpo-1", "ann/x", True, "mit"),
+        PullModel("ann/x@main", "nf4"),
+        PushData("ann/data", "sft", False, True),
+        PushData("ann/data", "sft", run=3),
+        CheckSpace("ann/loop", "cpu-upgrade", copies="ann/copies", public=True, model="ann/chat"),
+    ]
+    assert {one.requested_by for one in hub_requests.recent(context.db)} == {"owner"}
+    with pytest.raises(gr.Error, match="has been asked already"):
+        press(pages, "check", {}, *SPACE)
+    with pytest.raises(gr.Error, match="Choose what to push from the list"):
+        press(pages, "push", {}, "the frozen data", "ann/data", "sft", True, False, "")
+    with pytest.raises(gr.Error, match="can't be the name of a repository"):
+        press(pages, "publish", {}, "dpo-1", "x", True, "")
+
+
+def test_the_page_asks_often_while_something_is_open_and_what_came_of_it_is_at_its_form(
+    pages: gr.Blocks, context: Context
+) -> None:
+    *_, seen, pulse = press(pages, "pull", {}, "ann/x", "")
+    assert float(pulse.split()[1]) == tab.POLL_SECONDS
+    assert "Waits for its turn: Pull a model: ann/x" in shown(context, "said pull")
+    end(context.db, f"{HOSTILE} was refused", "failed")
+    *sent, seen, pulse = press(pages, "follow", seen)
+    assert float(pulse.split()[1]) == tab.RESTING_SECONDS
+    changed = [part for part in sent if part != gr.skip()]
+    assert len(changed) == 2, "the form and the list of what was asked"
+    assert "&lt;img" in shown(context, "said pull")
+    assert "<img" not in str(sent)
+    assert shown(context, "said push") == ""
+
+
+def test_models_with_files_can_be_chosen_and_what_is_published_is_listed(context: Context) -> None:
+    parts, _ = tab.view(context, {})
+    assert parts["revision"]["choices"] == [("dpo-1 (dpo, candidate)", "dpo-1")]
+    assert "Nothing has been published" in parts["published"]["value"]
+    run = job_store.enqueue(context.db, SFTSpec(snapshot="a" * 64), "owner")
+    assert tab.view(context, {})[0]["data"]["choices"] == [
+        ("All judgements of a format", "judgements"),
+        (f"The frozen data of run {run} (sft, queued)", str(run)),
+    ]
+    model = registry.by_revision(context.db, "dpo-1")
+    registry.record_publication(context.db, "model", model.id, f"ann/{HOSTILE}", "dpo-1", "a" * 40, True, "owner")
+    registry.record_publication(context.db, "dataset", None, "ann/data", "", "b" * 40, False, "owner")
+    card = shown(context, "published")
+    assert "<td>dpo-1</td>" in card
+    assert "<td>ann/data</td>" in card
+    assert "<img" not in card
+    assert "<a " not in card
+
+
+def test_without_a_token_the_tab_says_how_to_get_one_and_asks_for_nothing(context: Context) -> None:
+    without = replace(context, from_hub=None)
+    parts, _ = tab.view(without, {})
+    assert not parts["forms"]["visible"]
+    for word in ("HF_TOKEN", "hf auth login", "python -m rlhf publish"):
+        assert word in parts["held"]["value"]
+    with pytest.raises(gr.Error, match="Nobody has a token"):
+        press(built(without), "token", {})
+    assert hub_requests.recent(context.db) == []
+
+
+def test_a_space_is_asked_for_only_after_a_check_and_with_consent(pages: gr.Blocks, context: Context) -> None:
+    with pytest.raises(gr.Error, match="Check the Space"):
+        press(pages, "make", {}, *SPACE, True)
+    press(pages, "check", {}, *SPACE)
+    end(context.db, "1 error", findings=[["error", f"{HOSTILE} fails"]], errors=1, price=0.0, public=True, hardware="x")
+    parts, _ = tab.view(context, {})
+    assert not parts["make"]["interactive"]
+    assert "<img" not in parts["said space"]["value"]
+    with pytest.raises(gr.Error, match="Check the Space"):
+        press(pages, "make", {}, *SPACE, True)
+    press(pages, "check", {}, *SPACE)
+    end(context.db, "Nothing would fail.", findings=[], errors=0, price=0.03, public=True, hardware="cpu-upgrade")
+    agreed = tab.view(context, {})[0]["agreed"]
+    assert agreed["visible"]
+    assert agreed["value"] is False
+    for words in ("ann/loop will be public", "cpu-upgrade costs $0.03 an hour"):
+        assert words in agreed["label"]
+    closed = {"public": False, "shuts_out": "PREFLOOP_ANNOTATORS"}
+    told = replace(hub_requests.recent(context.db)[0], result={**hub_requests.recent(context.db)[0].result, **closed})
+    assert "only its owner, or the members of its organisation, can open it, though PREFLOOP_ANN" in tab.agreement(told)
+    with pytest.raises(gr.Error, match="Tick that you agree"):
+        press(pages, "make", {}, *SPACE, False)
+    with pytest.raises(gr.Error, match="Check it again first"):
+        press(pages, "make", {}, *SPACE[:-1], False, True)
+    press(pages, "make", {}, *SPACE, True)
+    made = hub_requests.recent(context.db)[0].request
+    assert made == MakeSpace("ann/loop", "cpu-upgrade", copies="ann/copies", public=True, model="ann/chat", price=0.03)
+    assert not tab.view(context, {})[0]["make"]["interactive"]
+    assert press(pages, "open", "", *SPACE[1:])[-7:] == SPACE, "as it was checked last"
+    assert press(pages, "open", "ann/other", *SPACE[1:])[-7:] == [gr.skip()] * 7
+
+
+def test_how_safe_copies_stand(
+    pages: gr.Blocks, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(PLACE, raising=False)
+    assert "No place for safe copies is set" in shown(context, "copies")
+    place = DirectoryPlace(tmp_path / "bucket")
+    monkeypatch.setenv(PLACE, place.name)
+    assert "No copy has been begun yet" in shown(context, "copies")
+    safe_copies.keep(context.db, context.data_dir, place, "a" * 32)
+    assert "Last safe copy: a moment ago, 0 judgements since." in shown(context, "copies")
+    row, _ = safe_copies.add_row(context.db, place.name, "a" * 32)
+    safe_copies.record_failure(context.db, row, "failed", "The disk is full.")
+    *_, seen, _ = press(pages, "open", *SPACE)[: -len(SPACE)]
+    safe_copies.keep(context.db, context.data_dir, place, "a" * 32)
+    *sent, _, _ = press(pages, "follow", seen)
+    changed = [part for part in sent if part != gr.skip()]
+    assert len(changed) == 1, "nothing else is redrawn"
+    assert "failed" not in str(changed)
+    store.set_setting(context.db, safe_copies.BEGINNING, f"{HOSTILE} was passed over.")
+    assert "&lt;img" in shown(context, "copies")

@@ -1,0 +1,80 @@
+"""What the Iterations tab says of the loop: troubles, the running interval, and win rates by whoever was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from annotation.metrics.intervals_and_bias import Estimate
+from rlhf.evaluation.gate import Criterion, Decision, Rule, alphas
+from rlhf.loop.controller import Standing
+from rlhf.tabs.iterations import iteration_card
+from rlhf.tabs.iterations.iteration_card import Checked
+
+SURE, UNSURE = Estimate(0.8, 0.7, 0.9, 60), Estimate(0.9, 0.4, 1.0, 5)
+
+
+def checked(revision: str, people: Estimate | None = None, judges: Sequence[str] = (), judged: int = 20) -> Checked:
+    """A policy that was checked by these judges."""
+    rate = {"value": 0.61, "low": 0.5, "high": 0.7, "n": 60, "ties": 3, "length_controlled": None}
+    result: dict[str, Any] = {
+        "candidate": {"kl_to_base": 0.05, "mean_length": 20.0},
+        "win_rates": {"base": {judge: rate for judge in judges}},
+    }
+    return Checked(revision, result, people, judged)
+
+
+def test_what_went_wrong_is_shown_and_escaped() -> None:
+    card = iteration_card.standing_card(Standing("collecting", "Now.", "Then.", ("Job 3 failed: <b>.",)))
+    assert '<p class="warning">Job 3 failed: &lt;b&gt;.</p>' in card
+    assert "warning" not in iteration_card.standing_card(Standing("collecting", "Now.", "Then."))
+
+
+@pytest.mark.parametrize(
+    ("rule", "both", "one"),
+    [(Rule(), "90%", "95%"), (Rule(judge_may_decide=True), "95%", "97.5%"), (Rule(alpha=0.01), "98%", "99%")],
+)
+def test_the_running_interval_says_how_sure_it_is(rule: Rule, both: str, one: str) -> None:
+    chart = iteration_card.running_chart([1.0, 0.5, 1.0], rule, alphas(rule, 1)[0], "dpo-3")
+    assert "People on it against dpo-3" in chart
+    assert f"hold together with {both}, the lower one by itself with {one}" in chart
+    assert "one-sided test" in chart
+
+
+def test_people_come_first_then_the_most_trusted_judge_and_the_table_has_all() -> None:
+    rows = [
+        checked("dpo-1", judges=("new", "best", "few")),
+        checked("dpo-2", Estimate(0.75, 0.47, 0.91, 12), ("best",), 45),
+    ]
+    drawn = iteration_card.over_iterations(rows, {"best": SURE, "few": UNSURE, "new": None})
+    assert drawn.index("against the base, by people") < drawn.index("against the base, by best")
+    assert "The judge agrees with people in 80% (70% to 90%)" in drawn
+    assert "against the base, by few" not in drawn
+    heads = ("by people", "by best", "by few", "by new", "KL per token")
+    places = [drawn.index(f"{head}</th>") for head in heads]
+    assert places == sorted(places)
+    assert "75% (47% to 91%) of 12" in drawn
+    assert drawn.count("61% (50% to 70%) of 60</td>") == 4
+    assert "Wilson&#x27;s 95% intervals, each for a single look" in drawn
+    assert '<td class="number">45</td>' in drawn
+
+
+def test_the_chart_by_people_says_why_it_ends() -> None:
+    drawn = iteration_card.over_iterations([checked("dpo-1", SURE, ("j",))], {})
+    assert drawn.count("only against what serves, so after the first promotion") == 1
+
+
+def test_the_criteria_of_what_was_decided_on_are_shown_without_advice() -> None:
+    criteria = (Criterion("KL", "0.1", "at most 0.5", "pass", "Near."), Criterion("J", "1", "nothing", "informs", "."))
+    card = iteration_card.decision_card(Decision("promote", "Better.", criteria), "ask", "sft-<1>")
+    assert "decided on against sft-&lt;1&gt;. These are its criteria, as the rule and the comparisons stand now" in card
+    assert "at most 0.5" in card
+    assert "· informs only" in card
+    assert "The rule says" not in card
+
+
+def test_without_people_or_judges_there_is_no_chart_of_win_rates() -> None:
+    assert "Nobody has compared these policies" in iteration_card.over_iterations([checked("dpo-1")], {})
+    assert "No check has finished yet" in iteration_card.over_iterations([], {})

@@ -1,0 +1,473 @@
+"""The Iterations tab on a real data directory, and that every handler of it and of the Train tab is guarded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from annotation import claims, store
+from annotation.database import Database
+from annotation.metrics import quality
+from annotation.records import UserError, now
+from annotation.tabs.guard import Context
+from rlhf.data import held_out_sets
+from rlhf.evaluation import gate_decisions
+from rlhf.evaluation.gate import COUNTS, Rule
+from rlhf.jobs import job_store
+from rlhf.jobs.artifacts import directory_sha256
+from rlhf.jobs.specs import DPOSpec, EvaluateSpec
+from rlhf.judges import judge_store
+from rlhf.models import registry
+from rlhf.models.registry import Policy
+from rlhf.submission import job_submission
+from rlhf.tabs.iterations import gate_form, iterations_tab
+from rlhf.tabs.train import automatic_training, train_tab
+from tests.conftest import BASE_NAME, act, make_response, seed_comparisons
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def context(db: Database, data_dir: Path) -> Context:
+    """A data directory with an admin, an annotator, and 14 judgements: 12 pairs to train on, a tie and a skip."""
+    with db.transaction() as connection:
+        for name, role in (("owner", "admin"), ("ann", "annotator")):
+            connection.execute("INSERT INTO annotator (name, role, created) VALUES (?, ?, ?)", (name, role, now()))
+    judge(db, 12, "left-clearly")
+    judge(db, 1, "tie")
+    judge(db, 1, "skip")
+    return Context(db, data_dir, BASE_NAME)
+
+
+@pytest.fixture
+def pages(context: Context) -> gr.Blocks:
+    """Both tabs, built as the app builds them."""
+    with gr.Blocks() as demo, gr.Tabs():
+        with gr.Tab("Train"):
+            train_tab.build(demo, context)
+        with gr.Tab("Iterations"):
+            iterations_tab.build(demo, context)
+    return demo
+
+
+def judge(db: Database, count: int, word: str) -> None:
+    """Make comparisons and judge them all with one word."""
+    owner = db.value("SELECT id FROM annotator WHERE name = 'owner'")
+    seed_comparisons(db, count)
+    for _ in range(count):
+        claim = claims.claim_next(db, owner)
+        assert claim is not None
+        claims.judge(db, owner, claim.nonce, act(word))
+
+
+def run_job(context: Context, job_id: int, steps: int, total: int = 20) -> None:
+    """Claim a job and report its first steps, as a worker would."""
+    assert job_store.claim(context.db, job_id, "w") is not None
+    for step in range(1, steps + 1):
+        metrics = {"loss": 1 / step, "rewards/margins": step / 10, "rewards/accuracies": 0.5, "rewards/chosen": 0.1}
+        assert job_store.report(context.db, job_id, "w", step, total, metrics, "Training")
+    job_store.log(context.db, job_id, "step <b>done</b>")
+
+
+def make_candidate(context: Context) -> Policy:
+    """A finished training with its adapter."""
+    job_id = job_submission.submit(context.db, context.data_dir, DPOSpec(), requested_by="owner")
+    run_job(context, job_id, 20)
+    spec = job_store.get(context.db, job_id).spec
+    assert isinstance(spec, DPOSpec)
+    files = context.data_dir / "adapters" / f"dpo-{job_id}"
+    files.mkdir(parents=True)
+    (files / "adapter_model.safetensors").write_bytes(b"weights")
+    policy = registry.add(
+        context.db,
+        revision=f"dpo-{job_id}",
+        method="dpo",
+        base=BASE_NAME,
+        parent_id=registry.by_revision(context.db, spec.parent).id,
+        job_id=job_id,
+        path=f"adapters/dpo-{job_id}",
+        sha256=directory_sha256(files),
+    )
+    result = {"train_pairs": 12, "left_out": {"too-long": 2}, "final": {"loss": 0.6125}, "snapshot": spec.snapshot}
+    assert job_store.finish(context.db, job_id, "w", result)
+    return policy
+
+
+def check_candidate(context: Context, policy: Policy, prompts: int = 12) -> int:
+    """A finished check of a candidate against the serving policy, with the answers of both."""
+    spec = EvaluateSpec(candidate=policy.revision)
+    job_id = job_submission.submit(context.db, context.data_dir, spec, requested_by="the loop")
+    assert job_store.claim(context.db, job_id, "e") is not None
+    against = registry.serving(context.db)
+    seed_comparisons(context.db, prompts, "held-out")
+    for number, prompt in enumerate(store.prompts(context.db, "held-out")):
+        for side in (policy, against):
+            answer = make_response(prompt, f"<think>{side.revision}</think> answers {number}", side.id, 20_000 + number)
+            store.add_response(context.db, answer, "evaluate")
+    figures = {"mean_length": 20.0, "distinct_1": 0.3, "distinct_2": 0.8, "kl_to_base": 0.0712, "nll_under_base": 1.2}
+    result = {
+        "candidate": {"revision": policy.revision, **figures, "ended_share": 0.9},
+        "against": {"revision": against.revision, **figures},
+        "base": {"revision": "base", **figures},
+        "implicit_accuracy": {"value": 0.75, "low": 0.6, "high": 0.86, "n": 40},
+        "prompts": prompts,
+        "seconds": 3.0,
+    }
+    assert job_store.finish(context.db, job_id, "e", result)
+    return job_id
+
+
+def handler(pages: gr.Blocks, name: str) -> Any:
+    """A registered function, as Gradio calls it."""
+    return next(block.fn for block in pages.fns.values() if block.fn.__name__ == name)
+
+
+# -------------------------------------------------------------------------------------------------------------- guard
+def test_every_listener_is_for_admins_only(pages: gr.Blocks) -> None:
+    assert len(pages.fns) >= 16
+    assert {getattr(block.fn, "required_role", None) for block in pages.fns.values()} == {"admin"}
+
+
+def test_an_annotator_is_refused_by_every_listener(pages: gr.Blocks, context: Context) -> None:
+    for block in pages.fns.values():
+        with pytest.raises(gr.Error, match="Only an admin"):
+            block.fn(gr.Request(username="ann"), *(None for _ in block.inputs))
+    assert job_store.recent(context.db, job_store.TRAINING) == []
+
+
+def test_the_page_that_everyone_is_sent_holds_no_rows(context: Context) -> None:
+    policy = make_candidate(context)
+    check_candidate(context, policy)
+    with gr.Blocks() as demo:
+        with gr.Tab("Train"):
+            train_tab.build(demo, context)
+        with gr.Tab("Iterations"):
+            iterations_tab.build(demo, context)
+    sent = str(demo.get_config_file())
+    for secret in (policy.revision, "owner", "answers 0", "0.0712"):
+        assert secret not in sent
+
+
+# --------------------------------------------------------------------------------------------------------- iterations
+def test_before_the_first_training_the_base_serves_unmeasured(context: Context) -> None:
+    parts, _ = iterations_tab.view(context, None, 0, {})
+    assert "<b>base</b>" in parts["serving"]["value"]
+    assert parts["promote"] == gr.update(value="Serves now", interactive=False, variant="secondary")
+    assert not parts["check"]["interactive"]
+    assert "It is what others are checked against." in parts["gate"]["value"]
+    assert parts["report"]["value"] == ""
+    assert "No decision yet" in parts["decisions"]["value"]
+
+
+def test_a_checked_candidate_is_reported_with_answers_side_by_side(context: Context) -> None:
+    policy = make_candidate(context)
+    check_candidate(context, policy)
+    parts, seen = iterations_tab.view(context, None, 0, {})
+    assert parts["selector"]["value"] == policy.revision
+    assert "75% (60% to 86%, n = 40)" in parts["report"]["value"]
+    for words in ("0.613", "0.071", "75% (60% to 86%, n = 40)", "20.0", policy.revision):
+        assert words in parts["history"]["value"]
+    page = parts["answers"]["value"]
+    assert page.count('class="pair"') == 10
+    assert f"&lt;think&gt;{policy.revision}&lt;/think&gt; answers 0" in page
+    assert "&lt;think&gt;base&lt;/think&gt; answers 0" in page
+    assert parts["next"]["interactive"]
+    again, seen = iterations_tab.view(context, policy.revision, 0, seen)
+    assert {"answers", "report", "history", "selector"}.isdisjoint(again)
+    turned, seen = iterations_tab.view(context, policy.revision, 1, seen)
+    assert turned["answers"]["value"].count('class="pair"') == 2
+    assert not turned["next"]["interactive"]
+    assert iterations_tab.page_of(seen) == 1
+
+
+def test_what_waits_is_told_by_who_wrote_it(context: Context) -> None:
+    """After a promotion the earlier policy's comparisons wait behind the new one's."""
+    seed_comparisons(context.db, 3)
+    policy = make_candidate(context)
+    registry.promote(context.db, policy.revision, "owner")
+    seed_comparisons(context.db, 2, model_id=policy.id)
+    card = iterations_tab.view(context, None, 0, {})[0]["serving"]["value"]
+    assert "2 for training, 0 held-out" in card
+    assert "<dd>3 by earlier policies or imported</dd>" in card
+
+
+def test_an_unchecked_candidate_is_not_measured(context: Context) -> None:
+    make_candidate(context)
+    parts, _ = iterations_tab.view(context, None, 0, {})
+    assert "not measured" in parts["history"]["value"]
+    assert parts["gate"]["value"].count("not been checked") == 1
+    assert parts["gate"]["value"].count("missing never passes") == 1
+    assert "check it again" not in str(parts).lower(), "it has not been checked once"
+    assert parts["check"] == gr.update(value="Check it", interactive=True)
+
+
+def test_while_a_check_runs_the_page_says_how_far_it_is_and_asks_for_no_other(context: Context) -> None:
+    policy = make_candidate(context)
+    job_id = job_submission.submit(context.db, context.data_dir, EvaluateSpec(candidate=policy.revision), "the loop")
+    parts, seen = iterations_tab.view(context, None, 0, {})
+    assert f"It waits for its check (job {job_id}, first in the queue)." in parts["gate"]["value"]
+    run_job(context, job_id, 4, 247)
+    parts, seen = iterations_tab.view(context, None, 0, seen)
+    assert f"Job {job_id} is checking it: step 4 of 247." in parts["gate"]["value"]
+    shown = iterations_tab.view(context, None, 0, {})[0]
+    assert shown["check"] == gr.update(value="Being checked", interactive=False)
+    for untrue in ("not been checked", "check it again", "checked yet"):
+        assert untrue not in str(shown).lower()
+    job_store.stop(context.db, job_id, "w", "failed", "Memory <b>ran out</b>.")
+    parts, _ = iterations_tab.view(context, None, 0, seen)
+    said = (
+        f"Its check (job {job_id}) failed: Memory &lt;b&gt;ran out&lt;/b&gt;. Check it again, or resume job {job_id}."
+    )
+    assert said in parts["gate"]["value"]
+    assert parts["check"] == gr.update(value="Check it", interactive=True)
+
+
+def test_a_promotion_against_the_rule_is_asked_for_its_reason_and_refused_without(
+    pages: gr.Blocks, context: Context
+) -> None:
+    policy, owner = make_candidate(context), gr.Request(username="owner")
+    check_candidate(context, policy)
+    shown, seen = iterations_tab.view(context, policy.revision, 0, {})
+    assert shown["promote"]["value"] == "Promote against the rule"
+    assert shown["why"]["label"] == "Why (needed to promote it against the rule)"
+    assert "The rule says: not enough evidence yet." in shown["gate"]["value"]
+    promote = handler(pages, "promote_policy")
+    for sent in ("", "   ", None, 7, ["it is good"], {"why": "x"}):
+        with pytest.raises(gr.Error, match=r"The rule says: not enough evidence.*Say why in the field below"):
+            promote(owner, policy.revision, sent, seen)
+    assert registry.serving(context.db).revision == "base"
+    said = str(promote(owner, policy.revision, "I read <b>ten</b> of them", seen))
+    assert f"{policy.revision} serves now, against the rule." in said
+    assert "To go back, choose base under “Policy”" in said
+    assert registry.serving(context.db).revision == policy.revision
+    shown, _ = iterations_tab.view(context, "base", 0, {})
+    assert "I read &lt;b&gt;ten&lt;/b&gt; of them. The rule said: not enough evidence." in shown["decisions"]["value"]
+    assert (shown["promote"]["value"], shown["why"]["label"]) == ("Roll back to this one", "Why (for the record)")
+    assert "serves now." in str(promote(owner, "base", "", {})), "going back needs no reason"
+
+
+def test_a_promotion_by_the_rule_needs_no_reason_and_what_is_typed_stays_until_another_is_chosen(
+    pages: gr.Blocks, context: Context
+) -> None:
+    policy, owner = make_candidate(context), gr.Request(username="owner")
+    check_candidate(context, policy)
+    shown, seen = iterations_tab.view(context, policy.revision, 0, {})
+    assert "value" not in shown["why"], "what somebody types is not taken away by a poll"
+    choose = handler(pages, "choose_policy")
+    with gr.Blocks():
+        page = iterations_tab.lay_out()
+    for revision, was in ((policy.revision, {}), ("base", seen)):
+        sent = dict(zip(page.parts, choose(owner, revision, was), strict=False))
+        assert sent["why"]["value"] == ""
+    gate_decisions.set_rule(context.db, {"mode": "never"})
+    shown, _ = iterations_tab.view(context, policy.revision, 0, seen)
+    assert (shown["promote"]["value"], shown["why"]["label"]) == ("Promote: let it serve", "Why (for the record)")
+    assert "serves now." in str(handler(pages, "promote_policy")(owner, policy.revision, "", {}))
+
+
+def test_promote_roll_back_and_reject_through_their_handlers(pages: gr.Blocks, context: Context) -> None:
+    policy, owner = make_candidate(context), gr.Request(username="owner")
+    promote, reject = handler(pages, "promote_policy"), handler(pages, "reject_policy")
+    sent = str(promote(owner, policy.revision, "It reads better", {}))
+    assert "switches within seconds, and its comparisons come first" in sent
+    assert registry.serving(context.db).revision == policy.revision
+    base = registry.by_revision(context.db, "base")
+    assert iterations_tab.button_parts(context.db, base, False, False)["promote"]["value"] == "Roll back to this one"
+    promote(owner, "base", "", {})
+    assert [row["action"] for row in registry.decisions(context.db)] == ["rollback", "promote"]
+    assert {row["decided_by"] for row in registry.decisions(context.db)} == {"owner"}
+    with pytest.raises(gr.Error, match="serves already"):
+        promote(owner, "base", "", {})
+    with pytest.raises(gr.Error, match="not a candidate"):
+        reject(owner, policy.revision, "", {})
+    second = make_candidate_from_all(context)
+    assert "was rejected" in str(reject(owner, second.revision, "Two <b>lies</b>", {}))
+    assert registry.by_revision(context.db, second.revision).status == "rejected"
+    rejected, _, promoted = registry.decisions(context.db)
+    assert rejected["reason"].startswith("Two <b>lies</b>. The rule said: ")
+    assert promoted["reason"].startswith("It reads better. The rule said: ")
+    shown = iterations_tab.view(context, None, 0, {})[0]["decisions"]["value"]
+    assert "Two &lt;b&gt;lies&lt;/b&gt;." in shown
+    assert "<b>lies" not in shown
+
+
+def test_what_was_decided_on_keeps_its_criteria_and_a_rollback_without_words_says_so(
+    pages: gr.Blocks, context: Context
+) -> None:
+    policy, owner = make_candidate(context), gr.Request(username="owner")
+    check_candidate(context, policy)
+    assert "The rule says: " in iterations_tab.view(context, policy.revision, 0, {})[0]["gate"]["value"]
+    promote = handler(pages, "promote_policy")
+    promote(owner, policy.revision, "It reads better", {})
+    card = iterations_tab.view(context, policy.revision, 0, {})[0]["gate"]["value"]
+    assert "It was decided on against base." in card
+    assert "Surprise to the base" in card
+    assert "The rule says: " not in card
+    promote(owner, "base", "", {})
+    assert registry.decisions(context.db)[0]["reason"] == "no reason given"
+    assert (
+        iterations_tab.view(context, "base", 0, {})[0]["gate"]["value"]
+        == "<p>It is what others are checked against.</p>"
+    )
+
+
+def test_people_can_be_asked_where_there_are_comparisons_to_open(context: Context) -> None:
+    policy = make_candidate(context)
+    check_candidate(context, policy)
+
+    def ask(revision: str) -> bool:
+        return bool(iterations_tab.view(context, revision, 0, {})[0]["ask"]["interactive"])
+
+    store.compare_policies(context.db, policy.id, 1, "nobody")
+    assert ask(policy.revision)
+    iterations_tab.ask_people(context.db, policy.revision)
+    assert not ask(policy.revision), "they are before people already"
+    store.withdraw_candidate(context.db, policy.id)
+    assert ask(policy.revision)
+    registry.promote(context.db, policy.revision, "owner")
+    assert ask(policy.revision), "what serves, beside the base"
+    registry.promote(context.db, "base", "owner")
+    assert not ask(policy.revision), "it is retired"
+
+
+@pytest.mark.parametrize("wrong", [math.inf, math.nan, -math.inf, 1e300, "x", None, 2.5])
+def test_no_number_that_can_be_sent_is_a_bug(pages: gr.Blocks, context: Context, wrong: Any) -> None:
+    owner, save, renew = gr.Request(username="owner"), handler(pages, "save_rule"), handler(pages, "renew_held_out")
+    saved = [getattr(Rule(), name) for name in gate_form.NAMES]
+    for block in pages.fns.values():
+        if block.fn.__name__ in ("save_rule", "renew_held_out", "save_auto_train") and wrong in (math.inf, 1e300, 2.5):
+            given = [field.preprocess(wrong) for field in block.inputs if isinstance(field, gr.Number)]
+            assert given == [wrong] * len(given), "nothing fails before the handler says what is wrong"
+    for name in COUNTS:
+        values = [wrong if name == field else value for field, value in zip(gate_form.NAMES, saved, strict=True)]
+        with pytest.raises(gr.Error, match=f"{COUNTS[name]}: it must be a whole number"):
+            save(owner, *values)
+    with pytest.raises(gr.Error, match="Held-out prompts in a new version: it must be a whole number"):
+        renew(owner, wrong)
+    with pytest.raises(UserError, match="After so many new judgements: it must be a whole number"):
+        automatic_training.save(context.db, True, wrong, "dpo")
+    save(
+        owner, *(float(value) if name in COUNTS else value for name, value in zip(gate_form.NAMES, saved, strict=True))
+    )
+    assert gate_decisions.rule(context.db) == Rule()
+
+
+def test_the_rule_in_a_sentence_rounds_nothing_away() -> None:
+    said = gate_form.summary(Rule(alpha=0.001, judge_may_decide=True, judge_trust=0.675))
+    assert "By this rule at most 0.1% of candidates" in said
+    assert "at least 67.5% agreement" in said
+
+
+def test_a_new_version_of_the_held_out_prompts_has_as_many_as_are_asked_for(pages: gr.Blocks, context: Context) -> None:
+    seed_comparisons(context.db, 70, "held-out")
+    owner, renew, opened = gr.Request(username="owner"), handler(pages, "renew_held_out"), handler(pages, "open_rule")
+    assert opened(owner)[-1] == EvaluateSpec.prompts
+    for number, offered in ((65, 65), (5.0, EvaluateSpec.prompts)):
+        sent = renew(owner, number)
+        assert sent[-2] == offered
+        assert held_out_sets.versions(context.db)[-1].prompts == number
+
+
+def make_candidate_from_all(context: Context) -> Policy:
+    """Another candidate, whatever serves."""
+    judge(context.db, 10, "left-clearly")
+    return make_candidate(context)
+
+
+def test_people_are_asked_to_compare_a_checks_answers_and_their_verdicts_give_strengths(context: Context) -> None:
+    """From the button to the Bradley–Terry figure: the candidate's answers win two times in three."""
+    policy = make_candidate(context)
+    with pytest.raises(UserError, match="not been checked"):
+        iterations_tab.ask_people(context.db, policy.revision)
+    check_candidate(context, policy)
+    store.set_project(context.db, replace(store.project(context.db), candidate_share=0.5))
+    asked = iterations_tab.ask_people(context.db, policy.revision)
+    made = context.db.value("SELECT count(*) FROM comparison WHERE model_id IS NULL")
+    assert made >= 12
+    assert asked.startswith(f"{made} comparisons of {policy.revision} with base")
+    with pytest.raises(UserError, match="in the annotators' queue already"):
+        iterations_tab.ask_people(context.db, policy.revision)
+    owner = context.db.value("SELECT id FROM annotator WHERE name = 'owner'")
+    judged = 0
+    while (claim := claims.claim_next(context.db, owner)) is not None:
+        by_policy = [policy.revision in text for text in claim.shown_texts]
+        wins = judged % 3 != 0
+        judged += any(by_policy)
+        claims.judge(context.db, owner, claim.nonce, act("left-much" if by_policy[0] == wins else "right-much"))
+    assert judged == made
+    strength = {placed.policy: placed.estimate.value for placed in quality.figures(context.db).policies.placed}
+    assert strength[policy.revision] > strength["base"]
+
+
+def test_a_policy_is_checked_again_against_the_serving_one_or_the_base(pages: gr.Blocks, context: Context) -> None:
+    first, second = make_candidate(context), make_candidate_from_all(context)
+    check, owner = handler(pages, "check_policy"), gr.Request(username="owner")
+    registry.promote(context.db, first.revision, "owner")
+    assert f"is to check {second.revision}" in str(check(owner, second.revision, [], {}))
+    check(owner, first.revision, [], {})
+    specs = [job.spec for job in job_store.queue(context.db)]
+    assert [(spec.candidate, spec.against) for spec in specs if isinstance(spec, EvaluateSpec)] == [
+        (second.revision, first.revision),
+        (first.revision, "base"),
+    ]
+    with pytest.raises(gr.Error, match="Choose a policy"):
+        check(owner, None, [], {})
+
+
+def test_a_check_asks_the_judges_that_were_chosen(pages: gr.Blocks, context: Context) -> None:
+    policy, owner = make_candidate(context), gr.Request(username="owner")
+    assert not iterations_tab.view(context, None, 0, {})[0]["judges"]["visible"]
+    for name in ("i", "j", "k"):
+        judge_store.add(context.db, name, "local", {"model": "base"}, "owner")
+    judge_store.set_active(context.db, "k", False)
+    offered = iterations_tab.view(context, None, 0, {})[0]["judges"]
+    assert (offered["choices"], offered["value"]) == (["i", "j"], ["i", "j"])
+    check = handler(pages, "check_policy")
+    for given in (offered["value"], ["j"], [], None):
+        check(owner, policy.revision, given, {})
+    specs = [job.spec for job in job_store.queue(context.db)]
+    assert [spec.judges for spec in specs if isinstance(spec, EvaluateSpec)] == ["i, j", "j", "", "i, j"]
+    with pytest.raises(gr.Error, match="no judge 'x'"):
+        check(owner, policy.revision, ["x"], {})
+
+
+def test_what_the_rule_advises_stands_out_and_never_means_that_nobody_is_advised(context: Context) -> None:
+    policy = make_candidate(context)
+    check_candidate(context, policy)
+    with context.db.transaction() as connection:  # all answers alike: there is nothing to promote
+        connection.execute("UPDATE job SET result = json_set(result, '$.same_answers', 12) WHERE kind = 'evaluate'")
+
+    def shown() -> tuple[str, str, str]:
+        parts = iterations_tab.view(context, policy.revision, 0, {})[0]
+        return parts["promote"]["variant"], parts["reject"]["variant"], parts["gate"]["value"]
+
+    promote, reject, card = shown()
+    assert (promote, reject) == ("secondary", "primary")
+    assert "The rule says: reject." in card
+    gate_decisions.set_rule(context.db, {"mode": "never"})
+    promote, reject, card = shown()
+    assert (promote, reject) == ("secondary", "secondary")
+    assert "nobody is advised" in card
+    assert "Different from what serves" in card
+    assert "The rule says" not in card
+
+
+def test_reward_models_are_no_policies_and_deleted_files_are_told_of(context: Context) -> None:
+    policy = make_candidate(context)
+    with context.db.transaction() as connection:
+        connection.execute("UPDATE model SET kind = 'reward' WHERE id = ?", (policy.id,))
+    parts, _ = iterations_tab.view(context, None, 0, {})
+    assert policy.revision not in str(parts)
+    with context.db.transaction() as connection:
+        connection.execute("UPDATE model SET kind = 'policy' WHERE id = ?", (policy.id,))
+    job_submission.delete_policy(context.db, context.data_dir, policy.revision, "owner")
+    parts, _ = iterations_tab.view(context, policy.revision, 0, {})
+    assert (f"{policy.revision} · files deleted", policy.revision) in parts["selector"]["choices"]
+    assert "candidate, files deleted" in parts["history"]["value"]
+    assert not any(parts[name]["interactive"] for name in ("promote", "check"))
+    assert "<td>delete</td>" in parts["decisions"]["value"]

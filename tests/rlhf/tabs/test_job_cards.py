@@ -1,0 +1,299 @@
+"""The sentences, times and tables of the Runs page."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from annotation.metrics.aggregation import REASONS
+from rlhf.jobs.job_store import Job
+from rlhf.jobs.specs import DPOSpec, EvaluateSpec, MergeSpec, SFTSpec
+from rlhf.models.registry import Policy
+from rlhf.tabs.iterations import check_report
+from rlhf.tabs.runs import job_cards
+
+AT = "2026-01-02T10:10:00.000000+00:00"
+JOB = Job(
+    id=7,
+    kind="dpo",
+    spec=DPOSpec(parent="base", snapshot="abcdef0123456789"),
+    status="running",
+    attempt=1,
+    worker="w",
+    requested_by="owner",
+    created="2026-01-02T09:59:00.000000+00:00",
+    started="2026-01-02T10:00:00.000000+00:00",
+    heartbeat="2026-01-02T10:09:59.000000+00:00",
+    finished=None,
+    step=4,
+    steps=10,
+    message="",
+    result=None,
+)
+BASE = Policy(
+    id=1,
+    revision="base",
+    method="base",
+    base="SmolLM2",
+    parent_id=None,
+    job_id=None,
+    path=None,
+    sha256=None,
+    status="retired",
+    created=AT,
+    kind="policy",
+    form="base",
+    weights="bf16",
+    ground_id=None,
+    deleted=None,
+)
+ADAPTER = replace(
+    BASE,
+    id=2,
+    revision="dpo-7",
+    method="dpo",
+    parent_id=1,
+    job_id=7,
+    path="adapters/dpo-7",
+    sha256="0" * 64,
+    status="candidate",
+    form="lora",
+    weights="nf4",
+)
+FIGURES = {
+    "mean_length": 20.0,
+    "distinct_1": 0.3,
+    "distinct_2": 0.8,
+    "kl_to_base": 0.1,
+    "nll_under_base": 1.2,
+    "ended_share": 0.9,
+}
+EVALUATION: dict[str, Any] = {
+    "candidate": {"revision": "dpo-7", **FIGURES},
+    "against": {"revision": "base", **FIGURES},
+    "base": {"revision": "base", **FIGURES},
+    "implicit_accuracy": {"value": 0.66, "low": 0.5, "high": 0.8, "n": 40},
+    "prompts": 60,
+    "seconds": 1.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-3, "0 s"), (45.4, "45 s"), (59.7, "1 min"), (200, "3 min 20 s"), (3600, "1 h 0 min"), (3900, "1 h 5 min")],
+)
+def test_durations_read_as_people_say_them(seconds: float, text: str) -> None:
+    assert job_cards.duration(seconds) == text
+
+
+def test_time_left_follows_the_pace_of_this_attempt() -> None:
+    times = [(2, "2026-01-02T10:08:00.000000+00:00"), (4, "2026-01-02T10:09:40.000000+00:00")]
+    # 50 s a step, 6 steps to go, 20 s of them gone.
+    assert job_cards.seconds_left(times, JOB, AT) == pytest.approx(280)
+
+
+def test_time_left_is_unknown_before_there_is_a_pace() -> None:
+    one = [(4, "2026-01-02T10:09:40.000000+00:00")]
+    assert job_cards.seconds_left(one, JOB, AT) is None
+    assert job_cards.seconds_left([], replace(JOB, attempt=2), AT) is None
+    assert job_cards.seconds_left([], replace(JOB, status="lost"), AT) is None
+    assert job_cards.seconds_left([], replace(JOB, steps=0), AT) is None
+
+
+def test_a_first_attempt_without_events_is_judged_by_its_age() -> None:
+    assert job_cards.seconds_left([], JOB, AT) == pytest.approx(900)
+
+
+def test_time_left_is_never_negative() -> None:
+    times = [(1, "2026-01-02T10:00:00.000000+00:00"), (9, "2026-01-02T10:00:08.000000+00:00")]
+    assert job_cards.seconds_left(times, replace(JOB, step=9), AT) == 0
+    assert job_cards.seconds_left(times, replace(JOB, step=9, steps=12), AT) == pytest.approx(2), "after this one"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"status": "queued"}, "Queued"),
+        ({"message": "dpo-7 answers"}, "Running: dpo-7 answers."),
+        ({"heartbeat": "2026-01-02T10:09:40.000000+00:00"}, "said nothing for 20 s"),
+        ({"status": "cancelling"}, "Cancelling"),
+        ({"status": "lost", "message": "The worker stopped without a word."}, "Lost. The worker stopped"),
+        ({"status": "failed", "message": "No memory."}, "Failed. No memory."),
+        ({"status": "cancelled"}, "Cancelled."),
+        ({"status": "cancelled", "message": "Cancelled before it began."}, "Cancelled before it began."),
+        ({"status": "finished", "finished": AT}, "Finished in 10 min."),
+    ],
+)
+def test_every_status_has_its_sentence(changes: dict[str, Any], words: str) -> None:
+    said = job_cards.headline(replace(JOB, **changes), AT)
+    assert words in said
+    assert said.count("Cancelled") < 2
+
+
+def test_progress_line() -> None:
+    assert job_cards.progress_line(JOB, 280, AT) == "40% · step 4 of 10 · 10 min so far · about 4 min 40 s left"
+    assert "not known yet" in job_cards.progress_line(JOB, None, AT)
+    assert job_cards.progress_line(replace(JOB, steps=0), None, AT) == "Preparing for 10 min."
+    assert job_cards.progress_line(replace(JOB, status="queued", attempt=0), None, AT) == "Waiting for 11 min."
+    resumed = replace(JOB, status="queued")
+    assert job_cards.progress_line(resumed, None, AT) == "It waits to go on after step 4."
+
+
+def test_a_jobs_facts_name_its_reference_data_and_what_was_left_out() -> None:
+    finished = replace(JOB, status="finished", finished=AT, result={"train_pairs": 21, "left_out": {"too-long": 2}})
+    counts = {"train": 23, "held-out": 9, "left_out": {"tie": 3, "too-long": 1}}
+    facts, _, every = job_cards.job_facts(finished, counts).partition("<details>")
+    for words in ("the base model", "abcdef012345", "owner", "21 to train, 9 held-out", "3 tie", "3 too long"):
+        assert words in facts
+    assert "<dt>Seed</dt><dd>0</dd>" in facts
+    assert "<dt>Annotator noise</dt><dd>ignored</dd>" in facts
+    assert "abcdef0123456789" not in facts
+    assert "&quot;snapshot&quot;: &quot;abcdef0123456789&quot;" in every, "the spec to copy names it whole"
+    assert "Attempt" not in facts, "that it is the first goes without saying"
+    assert "<dt>Attempt</dt><dd>2</dd>" in job_cards.job_facts(replace(JOB, attempt=2), {})
+    noisy = job_cards.job_facts(replace(JOB, spec=DPOSpec(annotator_noise="smooth")), {})
+    assert "<dd>smooths labels</dd>" in noisy
+
+
+def test_a_job_card_says_what_it_made_and_how_that_stands() -> None:
+    finished = replace(JOB, status="finished", finished=AT)
+    assert "It made the policy dpo-7 (candidate)." in job_cards.job_card(finished, None, ADAPTER, AT)
+    reward = replace(ADAPTER, revision="reward-model-7", kind="reward")
+    assert "It made the reward model reward-model-7." in job_cards.job_card(finished, None, reward, AT)
+    gone = replace(ADAPTER, deleted=AT)
+    assert "It made dpo-7, whose files were deleted." in job_cards.job_card(finished, None, gone, AT)
+    assert "It made" not in job_cards.job_card(JOB, None, None, AT)
+    assert 'aria-valuenow="40"' in job_cards.job_card(JOB, None, None, AT)
+
+
+def test_a_job_that_was_made_smaller_says_so_once() -> None:
+    retry = "Memory ran out. Queued again with a smaller batch: batch_size 8 → 4, accumulation 1 → 2."
+    running = job_cards.job_card(JOB, None, None, AT, [retry])
+    assert f'<p class="warning">{retry}</p>' in running
+    waiting = job_cards.job_card(replace(JOB, status="queued", message=retry), None, None, AT, [retry])
+    assert waiting.count(retry) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------- the queue
+def test_the_queue_tells_what_runs_and_who_waits_in_order() -> None:
+    waiting = [
+        replace(JOB, id=9, kind="sft", spec=SFTSpec(method="full"), status="queued", attempt=0),
+        replace(JOB, id=8, kind="evaluate", spec=EvaluateSpec(candidate="dpo-3"), status="queued"),
+    ]
+    html = job_cards.queue_table([JOB], waiting, AT)
+    rows = html.split("<tr>")[2:]
+    for row, words in zip(
+        rows,
+        (
+            ("<td>now</td><td>7</td>", "preference training (DPO), QLoRA", "running for 10 min"),
+            ("<td>1</td><td>9</td>", "supervised training, full", "since 2026-01-02 09:59 UTC"),
+            ("<td>2</td><td>8</td>", "check of dpo-3", "owner", "waits to go on"),
+        ),
+        strict=True,
+    ):
+        assert [word for word in words if word not in row] == []
+    assert "Nothing runs and nothing waits" in job_cards.queue_table([], [], AT)
+
+
+# ------------------------------------------------------------------------------------------------------- what came out
+BEFORE = {"loss": 1.8, "perplexity": 6.05, "token_accuracy": 0.61, "n": 60}
+AFTER = {"loss": 0.4321, "perplexity": 1.54, "token_accuracy": 0.884, "n": 60}
+
+
+def test_held_out_figures_stand_before_and_after() -> None:
+    html = job_cards.held_out_table({"held_out": AFTER, "held_out_before": BEFORE})
+    assert "On 60 held-out demonstrations" in html
+    for before, after in (("1.800", "0.432"), ("6.05", "1.54"), ("61%", "88%")):
+        assert f'<td class="number">{before}</td><td class="number">{after}</td>' in html
+    alone = job_cards.held_out_table({"held_out": AFTER, "held_out_before": None})
+    assert alone.count("not measured") == 3
+    assert "would have cost" in alone
+    assert "no held-out demonstrations" in job_cards.held_out_table({"held_out": {**AFTER, "n": 0, "loss": None}})
+    assert job_cards.held_out_table({"train_pairs": 12}) == ""
+
+
+def test_an_outcome_says_what_was_made_and_what_it_cost() -> None:
+    result = {
+        "trainable": 460_800,
+        "trainable_percent": 0.3414,
+        "seconds_per_step": 1.234,
+        "peak_rss_mb": 1234.0,
+        "checkpoint_bytes": 1_900_000,
+    }
+    finished = replace(JOB, status="finished", result=result)
+    html = job_cards.outcome_card(finished, ADAPTER, "1.9 MB")
+    for label, text in (
+        ("Made", "dpo-7"),
+        ("Form", "LoRA adapter on 4-bit (NF4) weights"),
+        ("State", "candidate"),
+        ("Trainable parameters", "460,800 (0.341% of all)"),
+        ("Time for a step", "1.23 s"),
+        ("Peak memory", "1.2 GB"),
+    ):
+        assert f"<dt>{label}</dt><dd>{text}</dd>" in html
+    assert html.count("Size on disk") == 1
+    reward = job_cards.outcome_card(finished, replace(ADAPTER, kind="reward"), "1.9 MB")
+    assert "State" not in reward, "it never serves"
+    gone = job_cards.outcome_card(finished, replace(ADAPTER, deleted=AT), "0 bytes")
+    assert "<dd>files deleted on 2026-01-02</dd>" in gone
+    assert job_cards.outcome_card(replace(JOB, status="failed"), None, "") == ""
+    whole = replace(ADAPTER, revision="merge-9", form="full", weights="bf16")
+    merged = replace(finished, kind="merge", spec=MergeSpec(revision="dpo-7"), result={})
+    assert "<dt>Form</dt><dd>whole weights, bf16</dd>" in job_cards.outcome_card(merged, whole, "0.27 GB")
+
+
+def test_what_would_be_deleted_is_named_with_its_size() -> None:
+    question = job_cards.delete_question(ADAPTER, "1.9 MB")
+    assert "Delete dpo-7 with its files (1.9 MB)?" in question
+
+
+def test_samples_stand_side_by_side_over_the_steps() -> None:
+    def answer(text: str, reason: str = "stop") -> dict[str, Any]:
+        return {"prompt": "Why?", "answer": text, "finish_reason": reason, "tokens": 5}
+
+    html = job_cards.samples_box({"Why?": {0: answer("So."), 10: answer("Because", "length")}})
+    assert html.index("before training · 5 tokens") < html.index("step 10 · 5 tokens, cut off at the limit")
+    assert html.count('class="pair"') == 1
+    assert job_cards.samples_box({}) == ""
+
+
+def test_whatever_was_written_is_shown_literally() -> None:
+    nasty = "<img src=x onerror=alert(1)> <think>hm</think> ${alert(1)} {{value}}"
+    row = {"text": nasty, "answer": nasty, "tokens": 3, "finish_reason": "length", "prompt_id": 1, "seed": 5}
+    pair = check_report.AnswerPair(nasty, 5, row, row)
+    spec = DPOSpec(virtual_text=nasty)
+    for html in (
+        job_cards.log_box([nasty]),
+        job_cards.samples_box({nasty: {3: row}}),
+        check_report.answers_page([pair], 0, 10, (nasty, nasty)),
+        job_cards.jobs_table([replace(JOB, message=nasty)], AT),
+        job_cards.queue_table([], [replace(JOB, requested_by=nasty)], AT),
+        job_cards.job_card(replace(JOB, message=nasty), None, replace(ADAPTER, revision=nasty), AT, [nasty + nasty]),
+        job_cards.job_facts(replace(JOB, requested_by=nasty, spec=spec), {}),
+        job_cards.outcome_card(replace(JOB, result={}), replace(ADAPTER, revision=nasty), nasty),
+        job_cards.delete_question(replace(ADAPTER, revision=nasty), nasty),
+    ):
+        assert "<img" not in html
+        assert "<think>" not in html
+        assert "&lt;think&gt;hm&lt;/think&gt;" in html
+
+
+def test_the_style_survives_gradios_template_engine() -> None:
+    assert [part for part in ("`", "\\", "{{", "${") if part in job_cards.STYLE] == []
+
+
+def test_fingerprints_tell_what_changed() -> None:
+    first, second = job_cards.fingerprints({"a": 1, "b": [2]}), job_cards.fingerprints({"a": 1, "b": [3]})
+    assert first["a"] == second["a"]
+    assert first["b"] != second["b"]
+
+
+def test_reasons_that_count_pairs_are_reasons() -> None:
+    assert set(job_cards.PAIR_REASONS) < set(REASONS)
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan")])
+def test_what_was_not_measured_is_no_number(nothing: float | None) -> None:
+    assert job_cards.figure(nothing, 3) == job_cards.share(nothing) == "not measured"

@@ -1,0 +1,121 @@
+"""Jobs in words: every kind of spec has a name and the settings that make it the run it is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from rlhf.jobs.specs import (
+    SPECS,
+    DPOSpec,
+    EvaluateSpec,
+    GenerateSpec,
+    MeasureSpec,
+    MergeSpec,
+    PPOSpec,
+    RewardModelSpec,
+    SFTSpec,
+    Spec,
+    from_json,
+    to_json,
+)
+from rlhf.tabs.runs import job_words
+from tests.rlhf.tabs.test_job_cards import JOB
+
+# What a spec by default leaves to whoever submits it.
+UNNAMED = ("Adapter", "Candidate", "Judge")
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_every_kind_has_its_word_and_its_facts(kind: str) -> None:
+    assert kind in job_words.KIND_WORDS
+    spec: Spec = SPECS[kind]()
+    assert all(label and text for label, text in job_words.spec_facts(spec) if label not in UNNAMED)
+    assert from_json(job_words.spec_text(spec)) == spec, "what is shown can be run"
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (SFTSpec(), "supervised training, LoRA"),
+        (RewardModelSpec(), "reward model training, QLoRA"),
+        (DPOSpec(method="prompt"), "preference training (DPO), prompt tuning"),
+        (PPOSpec(), "PPO, QLoRA"),
+        (EvaluateSpec(candidate="dpo-3"), "check of dpo-3"),
+        (MergeSpec(revision="dpo-3"), "merging dpo-3"),
+        (MeasureSpec(), "measuring"),
+        (MeasureSpec(training=to_json(SFTSpec())), "measuring supervised training, LoRA"),
+        (GenerateSpec(), "answering"),
+    ],
+)
+def test_a_job_is_named_by_what_it_does(spec: Spec, words: str) -> None:
+    job = replace(JOB, kind=spec.kind, spec=spec)
+    assert job_words.about(job) == words
+    assert job_words.title(job) == f"7 · {words} · running"
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (SFTSpec(batch_size=4, accumulation=3, processes=2), {"Epochs · demonstrations a step": "3 · 24"}),
+        (SFTSpec(processes=2), {"Processes": "2"}),
+        (SFTSpec(source="example:x", packing=False), {"Data": "example:x", "Packing": "no"}),
+        (SFTSpec(precision="fp32"), {"Precision": "fp32"}),
+        (SFTSpec(learning_rate=2e-4), {"Learning rate": "0.0002"}),
+        (SFTSpec(learning_rate=7e-5), {"Learning rate": "7e-5"}),
+        (SFTSpec(), {"Learning rate": "the method's default", "Data snapshot": "frozen at the start"}),
+        (SFTSpec(dora=True, rslora=True), {"LoRA rank · alpha · layers": "16 · 32 · all-linear · DoRA · rsLoRA"}),
+        (SFTSpec(method="lora", lora_init="pissa"), {"LoRA rank · alpha · layers": "16 · 32 · all-linear · pissa"}),
+        (SFTSpec(method="prompt", virtual_init="random"), {"Virtual tokens": "20, from random"}),
+        (DPOSpec(loss="robust", flip_rate=0.1), {"Loss": "robust, flip rate 0.1"}),
+        (DPOSpec(reference="parent", seed=4), {"Reference": "the parent adapter", "Seed": "4"}),
+        (RewardModelSpec(margin=False), {"Margin by strength": "no", "Epochs · comparisons a step": "2 · 4"}),
+        (PPOSpec(reward_model="reward-model-3"), {"Reward model": "reward-model-3"}),
+        (PPOSpec(steps=9), {"Rounds · answers a round": "9 · 16"}),
+        (PPOSpec(), {"KL penalty": "adaptive, from 0.1, target 6 nats"}),
+        (PPOSpec(kl_control="fixed"), {"KL penalty": "fixed, from 0.1"}),
+        (MeasureSpec(training=to_json(DPOSpec())), {"Of": "preference training (DPO)"}),
+    ],
+)  # fmt: skip
+def test_settings_are_told_in_words(spec: Spec, expected: dict[str, str]) -> None:
+    facts = dict(job_words.spec_facts(spec))
+    assert {label: facts.get(label) for label in expected} == expected
+
+
+def test_full_fine_tuning_has_no_adapter_to_describe() -> None:
+    assert not [label for label, _ in job_words.spec_facts(SFTSpec(method="full")) if "LoRA" in label]
+
+
+def test_the_data_is_what_was_trained_on_once_that_is_known() -> None:
+    counts = {"train": 30, "held-out": 8, "left_out": {"tie": 2}}
+    assert job_words.data_facts(JOB, counts) == [("Pairs", "30 to train, 8 held-out"), ("Left out", "2 tie")]
+    sft = replace(JOB, kind="sft", spec=SFTSpec(), result={"train_items": 28, "left_out": {"too-long": 2}})
+    assert dict(job_words.data_facts(sft, counts)) == {
+        "Demonstrations": "28 to train, 8 held-out",
+        "Left out": "2 tie, 2 too long",
+    }
+    ppo = replace(JOB, kind="ppo", spec=PPOSpec())
+    assert job_words.data_facts(ppo, {"train": 40, "held-out": 0}) == [("Prompts", "40"), ("Left out", "nothing")]
+    assert job_words.data_facts(replace(JOB, kind="evaluate", spec=EvaluateSpec()), counts) == []
+    assert job_words.data_facts(JOB, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 bytes"), (812, "812 bytes"), (4_200, "4.2 kB"), (19_600_000, "19.6 MB"), (538_000_000, "0.54 GB")],
+)
+def test_sizes_read_as_people_say_them(count: int, text: str) -> None:
+    assert job_words.size(count) == text
+
+
+def test_the_final_figures_are_the_last_that_were_reported() -> None:
+    metrics: list[dict[str, Any]] = [{"step": 1, "loss": 2.0, "kl": 0.1}, {"step": 2, "loss": 1.0, "kl": None}]
+    assert job_words.final_figures(metrics) == {"loss": 1.0, "kl": 0.1}
+
+
+def test_the_spec_to_copy_is_the_jobs_spec() -> None:
+    spec = DPOSpec(beta=0.3, snapshot="ab")
+    assert json.loads(job_words.spec_text(spec)) == json.loads(to_json(spec))

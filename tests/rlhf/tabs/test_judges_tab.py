@@ -1,0 +1,647 @@
+"""The AI judges tab on a real database: who judges, making judges, their jobs, trust cards, the rubric, verdicts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from annotation import claims, store
+from annotation.database import Database
+from annotation.metrics import quality
+from annotation.metrics.intervals_and_bias import wilson_interval
+from annotation.records import Feedback, UserError, now
+from annotation.tabs.guard import Context
+from annotation.ui.formatting import percent
+from rlhf.evaluation import gate_decisions
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import JudgeSpec
+from rlhf.judges import judge_history, judge_store, rubrics
+from rlhf.judges.judge_agreement import Opinion
+from rlhf.judges.judge_store import Judge
+from rlhf.judges.openai_client import EndpointSettings, Failure
+from rlhf.judges.verdicts import Choice, Verdict
+from rlhf.models import registry
+from rlhf.models.tokenize import render
+from rlhf.tabs.judges import judge_form
+from rlhf.tabs.judges import judges_tab as tab
+from rlhf.tabs.judges import rubric_form as rubric_part
+from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
+from tests.machine_fixtures import Machine
+
+pytestmark = pytest.mark.slow
+
+OWNER = gr.Request(username="owner")
+HOSTILE = "<img src=x onerror='window.ran=1'>${window.ran=1}{{value}}</pre><script>window.ran=1</script>"
+ENDPOINT = {"address": "http://127.0.0.1:8000/v1", "endpoint_model": "tiny", "key_variable": "PREFLOOP_JUDGE_KEY"}
+
+
+@pytest.fixture
+def context(db: Database, data_dir: Path) -> Context:
+    """An admin and three people who judge."""
+    people = (("owner", "admin"), ("ann", "annotator"), ("bob", "annotator"), ("carla", "annotator"))
+    with db.transaction() as connection:
+        for name, role in people:
+            connection.execute("INSERT INTO annotator (name, role, created) VALUES (?, ?, ?)", (name, role, now()))
+    return Context(db, data_dir, BASE_NAME)
+
+
+@pytest.fixture
+def pages(context: Context) -> gr.Blocks:
+    """The tab, built as the app builds it."""
+    with gr.Blocks() as demo, gr.Tabs(), gr.Tab("AI judges"):
+        tab.build(demo, context)
+    return demo
+
+
+@pytest.fixture
+def local(db: Database, context: Context) -> Judge:
+    """A judge that gives chances."""
+    return judge_store.add(db, "local", "local", {"model": "base"}, "owner")
+
+
+def remote(db: Database, name: str = "remote", **settings: Any) -> Judge:
+    """A judge behind an endpoint, with prices."""
+    known = {"address": "http://127.0.0.1:8000/v1", "model": "tiny", "price_in": 2.0, "price_out": 10.0, **settings}
+    return judge_store.add(db, name, "endpoint", known, "owner")
+
+
+def press(pages: gr.Blocks, name: str, *inputs: Any) -> Any:
+    """Call a registered function as Gradio calls it, for the owner."""
+    return next(block.fn for block in pages.fns.values() if block.fn.__name__ == name)(OWNER, *inputs)
+
+
+def form(**changes: Any) -> list[Any]:
+    """The form of a new judge as the browser sends it."""
+    numbers = {name: getattr(EndpointSettings, name) for name in judge_form.NUMBERS}
+    empty = dict.fromkeys(judge_form.FIELDS, "")
+    return list({**empty, **numbers, "name": "judge", "backend": "local", **changes}.values())
+
+
+def say(
+    db: Database, judge: Judge, number: int, both: tuple[Choice, Choice], chance: float | None = None, **extras: Any
+) -> None:
+    """A judge's verdicts on a pair in both orders, and the judgement that they come to; as its worker records them.
+
+    `chance` is that of answer 1 to be better than answer 2.
+    """
+    comparison = next(
+        one for scope in ("open", "judged") for one in judge_store.to_judge(db, judge, scope, 1000) if one.id == number
+    )
+    spent = {"reply": "", "prompt_tokens": 100, "completion_tokens": 10, "seconds": 0.5}
+    job_id, version = extras.pop("job_id", None), extras.pop("version", 0)
+    for pair, choice, first in (((0, 1), both[0], chance), ((1, 0), both[1], chance and 1 - chance)):
+        verdict = Verdict(choice, first, **{**spent, **extras})
+        judge_store.add_verdict(db, judge, number, pair, verdict, version, (0, 1), job_id)
+    assert judge_store.judge_comparison(db, judge, comparison)
+
+
+def prefer(db: Database, name: str, position: int) -> int:
+    """A person judges the next comparison for the answer at a position; returns its number."""
+    annotator = db.value("SELECT id FROM annotator WHERE name = ?", (name,))
+    claim = claims.claim_next(db, annotator)
+    assert claim is not None
+    side = "left" if claim.shown_order[0] == position else "right"
+    claims.judge(db, annotator, claim.nonce, act(f"{side}-clearly"))
+    return claim.comparison_id
+
+
+# ------------------------------------------------------------------------------------------------------------ standing
+def test_the_page_warns_of_comparisons_that_wait_for_a_judge_whose_last_job_failed(
+    db: Database, context: Context, local: Judge
+) -> None:
+    store.set_feedback(db, Feedback(mode="mixed"))
+    seed_comparisons(db, 2)
+    warning = "2 comparisons wait for local, whose last job failed."
+    assert warning not in tab.view(context, None, {})[0]["standing"]["value"]
+    job_id = job_store.enqueue(db, JudgeSpec(judge="local"), "owner")
+    job_store.claim(db, job_id, "w")
+    job_store.stop(db, job_id, "w", "failed", "The service is down.")
+    assert warning in tab.view(context, None, {})[0]["standing"]["value"]
+
+
+# -------------------------------------------------------------------------------------------------------------- guard
+def test_every_listener_is_for_admins_only_and_refuses_an_annotator(pages: gr.Blocks, context: Context) -> None:
+    assert len(pages.fns) >= 14
+    for block in pages.fns.values():
+        assert getattr(block.fn, "required_role", None) == "admin"
+        with pytest.raises(gr.Error, match="Only an admin"):
+            block.fn(gr.Request(username="ann"), *(None for _ in block.inputs))
+    assert judge_store.judges(context.db) == []
+    assert judge_store.rubric(context.db).version == 0
+
+
+def test_the_page_that_everyone_is_sent_holds_no_rows(context: Context, local: Judge) -> None:
+    remote(context.db, "secret judge", address="https://secret.example/v1")
+    judge_store.write_rubric(context.db, "Secret instruction", ["Secret principle"], 0, "owner")
+    with gr.Blocks() as demo:
+        tab.build(demo, context)
+    sent = str(demo.get_config_file()).lower()
+    assert "secret" not in sent
+
+
+# --------------------------------------------------------------------------------------------------------- who judges
+def test_without_judges_the_page_says_what_is_missing(context: Context) -> None:
+    parts, _ = tab.view(context, None, {})
+    assert "There is no AI judge yet" in parts["judges"]["value"]
+    assert parts["card"]["value"] == parts["verdicts"]["value"] == ""
+    assert not any(parts[name]["interactive"] for name in ("switch", "judge_judged", "judge_open"))
+    store.set_feedback(context.db, Feedback("ai"))
+    assert "No judge is switched on" in tab.view(context, None, {})[0]["standing"]["value"]
+
+
+def test_who_judges_is_stored_and_the_comparisons_are_handed_to_them(pages: gr.Blocks, context: Context) -> None:
+    seed_comparisons(context.db, 3)
+    assert "Waiting for people: 3." in tab.view(context, None, {})[0]["standing"]["value"]
+    said = str(press(pages, "save_feedback", None, {}, "mixed", 12.5, 70))
+    assert store.feedback(context.db) == Feedback("mixed", 0.125, 0.7)
+    assert "Saved. AI judges come first." in said
+    assert "Waiting for AI judges: 3. Waiting for people: 0." in said
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (("everyone", 10, 60), "Choose who judges"),
+        (("mixed", 101, 60), "The audit share must be between 0 and 100"),
+        (("mixed", None, 60), "The audit share must be between 0 and 100"),
+        (("mixed", 10, 49), "unsure must be between 50 and 100"),
+        (("mixed", 10, float("nan")), "unsure must be between 50 and 100"),
+        (([], 10, 60), "Choose who judges"),
+    ],
+)
+def test_who_judges_is_refused_where_it_means_nothing(
+    pages: gr.Blocks, context: Context, values: tuple[Any, ...], words: str
+) -> None:
+    with pytest.raises(gr.Error, match=words):
+        press(pages, "save_feedback", None, {}, *values)
+    assert store.feedback(context.db) == Feedback()
+
+
+def test_the_page_counts_what_waits_for_whom_and_why(context: Context, local: Judge) -> None:
+    """Of five: one flipped, one unsure, one settled, one audited (its number draws it), one that waits."""
+    db = context.db
+    store.set_feedback(db, Feedback("mixed", audit_share=0.0, unsure_below=0.7))
+    flipped, unsure, settled, audited, _ = seed_comparisons(db, 5)
+    say(db, local, flipped, ("first", "first"), 0.5)
+    say(db, local, unsure, ("first", "second"), 0.65)
+    say(db, local, settled, ("first", "second"), 0.9)
+    store.set_feedback(db, Feedback("mixed", audit_share=1.0, unsure_below=0.7))
+    say(db, local, audited, ("first", "second"), 0.9)
+    card = tab.view(context, None, {})[0]["standing"]["value"]
+    assert "Waiting for AI judges: 1. Waiting for people: 3. Settled by judges alone: 1." in card
+    assert "judges have judged 3: 1 because a judge contradicted itself, 1 because a judge was unsure or could" in card
+    assert prefer(db, "ann", 0) in (flipped, unsure, audited)
+    assert "Waiting for people: 2." in tab.view(context, None, {})[0]["standing"]["value"]
+
+
+# --------------------------------------------------------------------------------------------------------- the judges
+def test_judges_of_every_kind_are_made_and_described(pages: gr.Blocks, context: Context, tmp_path: Path) -> None:
+    db = context.db
+    with db.transaction() as connection:
+        connection.execute(
+            """INSERT INTO model (revision, method, base, parent_id, path, kind, status, created)
+               VALUES ('reward_model-1', 'reward_model', ?, 1, 'adapters/r', 'reward', 'candidate', ?)""",
+            (BASE_NAME, now()),
+        )
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text("{}")
+    (tmp_path / "other" / "model.safetensors").write_bytes(b"")
+    press(pages, "add_judge", None, {}, *form(name="by letters"))
+    press(pages, "add_judge", None, {}, *form(name="elsewhere", directory=str(tmp_path / "other")))
+    press(pages, "add_judge", None, {}, *form(name="scores", backend="reward-model", reward="reward_model-1"))
+    sent = press(pages, "add_judge", None, {}, *form(name="remote", backend="endpoint", **ENDPOINT, calls=50.0))
+    assert "remote is there and switched on" in str(sent)
+    made = {judge.name: (judge.backend, dict(judge.settings)) for judge in judge_store.judges(db)}
+    assert made["by letters"] == ("local", {"model": "base"})
+    assert made["elsewhere"] == ("local", {"directory": str(tmp_path / "other")})
+    assert made["scores"] == ("reward-model", {"model": "reward_model-1"})
+    settings = EndpointSettings("http://127.0.0.1:8000/v1", "tiny", "PREFLOOP_JUDGE_KEY", calls=50)
+    assert made["remote"] == ("endpoint", json.loads(json.dumps(vars(settings))))
+    parts, _ = tab.view(context, "remote", {})
+    assert parts["selector"] == gr.update(choices=["by letters", "elsewhere", "scores", "remote"], value="remote")
+    for words in ("reward model reward_model-1", "tiny at 127.0.0.1:8000, key from PREFLOOP_JUDGE_KEY", "model base"):
+        assert f"{words}</td>" in parts["judges"]["value"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"name": ""}, "name of 1 to 60"),
+        ({"name": "ANN"}, "an annotator 'ANN' already"),
+        ({"backend": "oracle"}, "Choose what judges"),
+        ({"backend": ["local"]}, "Choose what judges"),
+        ({"model": "dpo-9"}, "no policy 'dpo-9'"),
+        ({"directory": "models/x"}, "no model in 'models/x'. Give the full path"),
+        ({"directory": "/proc"}, "no model in '/proc'"),
+        ({"backend": "reward-model"}, "Choose a reward model"),
+        ({"backend": "reward-model", "reward": "base"}, "'base' is no reward model"),
+        ({"backend": "endpoint"}, "needs http:// or https://"),
+        ({"backend": "endpoint", **ENDPOINT, "address": "http://me:hunter2@host/v1"}, "must hold no name, password"),
+        (
+            {"backend": "endpoint", **ENDPOINT, "key_variable": "HF_TOKEN"},
+            "OPENAI_API_KEY or begin with PREFLOOP_JUDGE",
+        ),
+        ({"backend": "endpoint", **ENDPOINT, "key_variable": "sk-12345678"}, "never the key"),
+        ({"backend": "endpoint", **ENDPOINT, "endpoint_model": " "}, "Name the model"),
+        ({"backend": "endpoint", **ENDPOINT, "retries": 2.5}, "retries must be a whole number between 0 and 10"),
+        ({"backend": "endpoint", **ENDPOINT, "calls": None}, "calls must be a whole number"),
+        ({"backend": "endpoint", **ENDPOINT, "price_in": float("inf")}, "price_in must be a number"),
+        (
+            {"backend": "endpoint", **ENDPOINT, "concurrency": 1000},
+            "concurrency must be a whole number between 1 and 32",
+        ),
+    ],
+)
+def test_a_judge_that_can_not_work_is_refused(
+    pages: gr.Blocks, context: Context, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(gr.Error) as refused:
+        press(pages, "add_judge", None, {}, *form(**changes))
+    assert words in str(refused.value.message)
+    assert "hunter2" not in str(refused.value.message)
+    assert judge_store.judges(context.db) == []
+
+
+def test_the_form_shows_the_fields_of_the_chosen_backend(pages: gr.Blocks) -> None:
+    shown = [column.visible for column in press(pages, "choose_backend", "endpoint")]
+    assert shown == [False, False, True]
+
+
+def test_a_judge_is_switched_off_and_on_again(pages: gr.Blocks, context: Context, local: Judge) -> None:
+    assert "local is switched off" in str(press(pages, "switch_judge", "local", {}))
+    assert [judge.active for judge in judge_store.judges(context.db)] == [False]
+    parts, _ = tab.view(context, "local", {})
+    assert parts["switch"]["value"] == "Switch it on"
+    assert not parts["judge_open"]["interactive"]
+    press(pages, "switch_judge", "local", {})
+    assert [judge.active for judge in judge_store.judges(context.db)] == [True]
+
+
+# ------------------------------------------------------------------------------------------------------------ figures
+def test_the_card_and_the_table_have_the_figures_of_the_rows(context: Context) -> None:
+    """The judge agrees with a person on 6 of 8, and on a ninth named the first shown twice: (6 + 1/2) / 9."""
+    db, judge = context.db, remote(context.db)
+    seed_comparisons(db, 9)
+    judged = [prefer(db, "ann", 0 if number % 2 else 1) for number in range(9)]
+    for number, comparison in enumerate(judged):
+        right: tuple[Choice, Choice] = ("first", "second") if number % 2 else ("second", "first")
+        say(db, judge, comparison, ("first", "first") if number == 8 else right if number < 6 else right[::-1])
+    parts, _ = tab.view(context, None, {})
+    low, high = wilson_interval(6.5, 9)
+    agreed = f"{percent(6.5 / 9)} ({percent(low)} to {percent(high)})"
+    assert f"remote agrees with people in {agreed} of 9 comparisons." in parts["card"]["value"]
+    threshold = gate_decisions.rule(db).judge_trust
+    assert f"below the {percent(threshold)} that the gate asks for" in parts["card"]["value"]
+    row = parts["judges"]["value"]
+    assert f"<td>{agreed} of 9</td>" in row
+    assert "<td>11% (2% to 43%)</td>" in row  # contradicts itself: Wilson's interval of 1 in 9
+    for number in ("18", "1,800 · 180"):
+        assert f'<td class="number">{number}</td>' in row
+    assert '<td class="number">0.0054</td>' in row  # 1,800 tokens at 2 and 180 at 10 a million
+
+
+def test_the_card_says_by_which_rubric_and_what_is_left_out(context: Context) -> None:
+    db, judge = context.db, remote(context.db)
+    first, second = seed_comparisons(db, 2)
+    for _ in range(2):
+        prefer(db, "ann", 0)
+    say(db, judge, first, ("first", "second"))
+    judge_store.write_rubric(db, "Be fair.", [], 0, "owner")
+    parts, seen = tab.view(context, None, {})
+    assert "by version 1 of the rubric. Left out: 2 verdicts by earlier versions" in parts["card"]["value"]
+    assert "No comparison has been judged both by remote and by people" in parts["card"]["value"]
+    say(db, judge, second, ("first", "second"), version=1)
+    changed, _ = tab.view(context, None, seen)
+    assert "of 1 comparison." in changed["card"]["value"]
+    assert "Left out: 2 verdicts" in changed["card"]["value"]
+
+
+def test_the_card_and_the_mode_say_whether_judges_may_decide(context: Context) -> None:
+    db, judge = context.db, remote(context.db)
+    for number in seed_comparisons(db, 9):
+        assert prefer(db, "ann", 0) == number
+        say(db, judge, number, ("first", "second"))
+    store.set_feedback(db, Feedback("ai"))
+    parts, seen = tab.view(context, None, {})
+    assert "reaches the 60% that the gate asks for, but by its rule judges inform" in parts["card"]["value"]
+    assert "nothing is promoted by itself until people have compared" in parts["standing"]["value"]
+    gate_decisions.set_rule(db, {"judge_may_decide": True})
+    changed, _ = tab.view(context, None, seen)
+    assert "so the gate may go by it" in changed["card"]["value"]
+    assert "nothing is promoted by itself" not in changed["standing"]["value"]
+
+
+def test_replies_in_vain_and_calls_are_part_of_what_is_spent(context: Context) -> None:
+    db, judge = context.db, remote(context.db, total_calls=50)
+    number = seed_comparisons(db, 1)[0]
+    prefer(db, "ann", 0)
+    job_id = job_store.enqueue(db, JudgeSpec(model=BASE_NAME, judge="remote", scope="judged"), "owner")
+    _, seen = tab.view(context, None, {})
+    judge_store.add_failure(db, judge, number, Failure("no verdict", "Nothing clear.", 1000, 200), job_id)
+    judge_store.count_calls(db, judge, 7)
+    changed, _ = tab.view(context, None, seen)
+    assert '<td class="number">1,000 · 200</td><td class="number">0.0040</td>' in changed["judges"]["value"]
+    assert "7 of 50 calls made" in changed["judges"]["value"]
+    assert "<dd>1,000 · 200</dd>" in changed["job"]["value"]
+    assert job_store.samples(db, job_id) == {}, "the Runs page shows a training's answers only"
+
+
+def test_what_no_judge_could_judge_is_counted_apart(context: Context, local: Judge) -> None:
+    db = context.db
+    store.set_feedback(db, Feedback("ai"))
+    number, other = seed_comparisons(db, 2)
+    say(db, local, other, ("first", "second"), 0.9)
+    for _ in range(judge_store.MOST_FAILED_JOBS):
+        job_id = job_store.enqueue(db, JudgeSpec(model=BASE_NAME, judge="local"), "owner")
+        judge_store.add_failure(db, local, number, Failure("no verdict", ""), job_id)
+    judge_store.pass_over(db, [number])
+    card = tab.view(context, None, {})[0]["standing"]["value"]
+    assert "Waiting for AI judges: 0. Waiting for people: 0. Settled by judges alone: 1." in card
+    assert "Given up: 1, because judges failed on each in 3 jobs." in card
+
+
+def test_a_case_holds_what_people_said_independently(context: Context, local: Judge) -> None:
+    db = context.db
+    store.set_project(db, replace(store.project(db), overlap=3))
+    number = seed_comparisons(db, 1)[0]
+    assert [prefer(db, name, place) for name, place in (("ann", 0), ("bob", 1))] == [number] * 2
+    say(db, local, number, ("second", "first"), 0.2)
+    case = judge_store.cases(db, local)[0]
+    assert (case.comparison_id, case.judged, case.picked) == (number, (2, 1), False)
+    assert case.people == (Opinion("ann", (1, 2), "pair"), Opinion("bob", (2, 1), "pair"))
+    assert case.chances == {(0, 1): pytest.approx(0.2)}
+    texts = db.rows("SELECT text FROM response ORDER BY id")
+    assert case.lengths == tuple(len(row["text"]) for row in texts)
+
+    quality.leave_out(db, "bob", "careless", "owner")
+    quality.make_gold(db, number, 0, "owner")
+    store.set_project(db, replace(store.project(db), gold_share=1.0))
+    assert prefer(db, "carla", 1) == number  # to measure her, not for her opinion
+    with db.transaction() as connection:
+        connection.execute(
+            """INSERT INTO judgement (comparison_id, annotator_id, purpose, kind, outcome, ranking, shown_order, early,
+                   created) SELECT ?, id, 'import', 'pair', 'ranked', '[2, 1]', '[0, 1]', 1, ? FROM annotator
+               WHERE name = 'owner'""",
+            (number, now()),
+        )
+    assert judge_store.cases(db, local)[0].people == (Opinion("ann", (1, 2), "pair"),)
+
+
+def test_what_judges_could_not_settle_is_told_from_what_was_drawn_by_lot(context: Context, local: Judge) -> None:
+    db = context.db
+    store.set_feedback(db, Feedback("mixed", audit_share=1.0))
+    flipped, audited = seed_comparisons(db, 2)
+    say(db, local, flipped, ("second", "second"), 0.5)
+    say(db, local, audited, ("first", "second"), 0.9)
+    assert {prefer(db, "ann", 0), prefer(db, "ann", 0)} == {flipped, audited}
+    assert {case.comparison_id: case.picked for case in judge_store.cases(db, local)} == {flipped: True, audited: False}
+    assert judge_history.trust_in(db, local).picked == 1
+
+
+def test_only_what_changed_is_sent_again(context: Context, local: Judge) -> None:
+    number = seed_comparisons(context.db, 1)[0]
+    prefer(context.db, "ann", 0)
+    _, seen = tab.view(context, "local", {})
+    again, seen = tab.view(context, "local", seen)
+    assert again == {}
+    say(context.db, local, number, ("first", "second"), 0.9)
+    changed, seen = tab.view(context, "local", seen)
+    assert {"judges", "card", "verdicts"} <= set(changed)
+    assert not {"selector", "model", "switch"} & set(changed)
+
+
+# --------------------------------------------------------------------------------------------------------------- jobs
+def test_every_judge_that_is_on_is_given_the_open_comparisons(pages: gr.Blocks, context: Context, local: Judge) -> None:
+    db = context.db
+    press_open = ("start_open", None, {}, 50)
+    with pytest.raises(gr.Error, match="No comparison waits"):
+        press(pages, *press_open)
+    store.set_feedback(db, Feedback("ai"))
+    seed_comparisons(db, 2)
+    remote(db)
+    judge_store.set_active(db, remote(db, "off").name, False)
+    assert "2 jobs queued: 1, 2." in str(press(pages, *press_open))
+    specs = [job.spec for job in job_store.queue(db)]
+    wanted = JudgeSpec(model=BASE_NAME, scope="open", comparisons=50)
+    assert specs == [replace(wanted, judge="local"), replace(wanted, judge="remote")]
+    with pytest.raises(gr.Error, match="local is at that already: job 1 is queued"):
+        press(pages, *press_open)
+    assert len(job_store.queue(db)) == 2
+
+
+@pytest.mark.parametrize("most", [0, -1, 1.5, None, True, float("nan"), "many"])
+def test_a_number_of_comparisons_that_means_nothing_is_refused(
+    pages: gr.Blocks, context: Context, local: Judge, most: Any
+) -> None:
+    seed_comparisons(context.db, 1)
+    prefer(context.db, "ann", 0)
+    with pytest.raises(gr.Error, match="whole number of at least 1"):
+        press(pages, "start_judged", "local", {}, most)
+    assert job_store.queue(context.db) == []
+
+
+def test_what_people_have_judged_is_given_to_the_chosen_judge(pages: gr.Blocks, context: Context, local: Judge) -> None:
+    remote(context.db)
+    with pytest.raises(gr.Error, match="nothing that people have judged and remote has not"):
+        press(pages, "start_judged", "remote", {}, 200)
+    seed_comparisons(context.db, 1)
+    prefer(context.db, "ann", 0)
+    assert "Job 1 is queued" in str(press(pages, "start_judged", "remote", {}, 200))
+    assert job_store.get(context.db, 1).spec == JudgeSpec(
+        model=BASE_NAME, judge="remote", scope="judged", comparisons=200
+    )
+
+
+def test_a_judge_is_put_to_a_candidates_answers(pages: gr.Blocks, context: Context, local: Judge) -> None:
+    db = context.db
+    with pytest.raises(gr.Error, match="Choose the candidate"):
+        press(pages, "start_candidate", "local", {}, 200, None)
+    with db.transaction() as connection:
+        connection["model"].insert(
+            {"id": 2, "revision": "dpo-1", "method": "dpo", "base": "b", "status": "candidate", "created": ""}
+        )
+    assert not tab.view(context, None, {})[0]["judge_candidate"]["interactive"]
+    with pytest.raises(gr.Error, match="no comparison of dpo-1"):
+        press(pages, "start_candidate", "local", {}, 200, "dpo-1")
+    prompt = seed_prompts(db, 1, "held-out")[0]
+    for model_id, text in ((2, "new"), (1, "old")):
+        store.add_response(db, make_response(prompt, text, model_id, seed=1), "evaluate")
+    assert store.compare_policies(db, 2, 1) == 1
+    parts, _ = tab.view(context, None, {})
+    assert (parts["candidate"]["choices"], parts["judge_candidate"]["interactive"]) == (["dpo-1"], True)
+    sent = str(press(pages, "start_candidate", "local", {}, 200, "dpo-1"))
+    assert "Job 1 is queued" in sent
+    assert "the answers of dpo-1" in sent
+    assert job_store.get(db, 1).spec == JudgeSpec(
+        model=BASE_NAME, judge="local", scope="candidate", candidate="dpo-1", comparisons=200
+    )
+    with pytest.raises(gr.Error, match="at that already"):
+        press(pages, "start_candidate", "local", {}, 200, "dpo-1")
+
+
+def test_a_job_is_followed_with_its_cost_and_cancelled(pages: gr.Blocks, context: Context) -> None:
+    db, judge = context.db, remote(context.db)
+    numbers = seed_comparisons(db, 4)
+    for _ in numbers:
+        prefer(db, "ann", 0)
+    press(pages, "start_judged", "remote", {}, 200)
+    assert job_store.claim(db, 1, "w") is not None
+    say(db, judge, numbers[0], ("first", "second"), job_id=1)
+    job_store.report(db, 1, "w", 1, 4, {"verdicts": 2.0}, "2 of 8 verdicts")
+    parts, seen = tab.view(context, "remote", {})
+    for words in ("25%", "step 1 of 4", "2 of 8 verdicts", "200 · 20", "0.0006", "what people have judged"):
+        assert words in parts["job"]["value"]
+    assert parts["cancel"]["visible"]
+    assert "was asked to stop" in str(press(pages, "cancel_judging", "remote", seen))
+    assert job_store.get(db, 1).status == "cancelling"
+    with pytest.raises(gr.Error, match="No job is shown"):
+        press(pages, "cancel_judging", "remote", {})
+
+
+def test_a_job_that_gave_up_says_what_failed(context: Context) -> None:
+    remote(context.db)
+    job_id = job_store.enqueue(context.db, JudgeSpec(model=BASE_NAME, judge="remote"), "owner")
+    job_store.claim(context.db, job_id, "w")
+    failed = {"timeout": 7, "unreadable": 3}
+    result = {"failed": failed, "gave_up": "10 verdicts failed one after the other.", "left_open": 5}
+    job_store.finish(context.db, job_id, "w", result)
+    parts, _ = tab.view(context, None, {})
+    for words in ("It gave up. 10 verdicts failed", "7 timeout, 3 unreadable", "<dd>5</dd>"):
+        assert words in parts["job"]["value"]
+    assert not parts["cancel"]["visible"]
+
+
+def test_a_job_of_a_judge_that_there_is_not_is_shown_all_the_same(context: Context) -> None:
+    job_store.enqueue(context.db, JudgeSpec(model=BASE_NAME, judge=HOSTILE), "owner")
+    parts, _ = tab.view(context, None, {})
+    assert "&lt;img src=x" in parts["job"]["value"]
+    assert "<img" not in parts["job"]["value"]
+
+
+# ------------------------------------------------------------------------------------------------- rubric and verdicts
+def test_the_rubric_is_kept_in_versions(pages: gr.Blocks, context: Context) -> None:
+    opened = press(pages, "open_rubric", {}, None, None, None)
+    assert "Version 0, which ships with Prefloop holds." in opened[0]
+    assert opened[2] == rubrics.DEFAULT.instruction
+    saved = press(pages, "save_rubric", "Be fair.", "Short\n\n- Correct\n", 1)
+    assert "Version 1 holds from now on" in saved[-1]
+    assert saved[2:5] == ["Be fair.", "Short\nCorrect", 1]
+    assert "no version was added" in press(pages, "save_rubric", "Be fair.", "Short\nCorrect", 1)[-1]
+    latest = judge_store.rubric(context.db)
+    assert (latest.version, latest.principles, latest.drawn, latest.written_by) == (1, ("Short", "Correct"), 1, "owner")
+    assert press(pages, "read_rubric", 1) == "Be fair.\n\n- Short\n- Correct\n\nDrawn for each comparison: 1"
+    assert rubrics.DEFAULT.principles[0] in press(pages, "read_rubric", 0)
+    assert press(pages, "read_rubric", "9") == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (("", "Short", 0), "needs an instruction"),
+        (("Be fair.", "Short", 2), "can't be drawn from 1"),
+        (("Be fair.", "Short", None), "whole number; 0 for all"),
+        (("Be fair.", "Short", float("nan")), "whole number; 0 for all"),
+        ((None, None, 0), "needs an instruction"),
+    ],
+)
+def test_a_rubric_that_means_nothing_is_refused(
+    pages: gr.Blocks, context: Context, values: tuple[Any, ...], words: str
+) -> None:
+    with pytest.raises(gr.Error, match=words):
+        press(pages, "save_rubric", *values)
+    assert judge_store.rubric(context.db).version == 0
+
+
+def test_a_draft_stays_when_the_tab_is_opened_again(pages: gr.Blocks, context: Context) -> None:
+    *_, instruction, principles, drawn, sent = press(pages, "open_rubric", {}, None, None, None)
+    again = press(pages, "open_rubric", sent, "My draft", principles, drawn)
+    assert again[2] == gr.skip()
+    assert again[3:5] == [principles, drawn]
+    opened = press(pages, "open_judges", None, {}, None, None, None)
+    assert opened[-3:] == ["people", 10.0, 60.0]
+    seen = opened[-4]
+    drafted = press(pages, "open_judges", None, seen, "people", 33.0, 60.0)
+    assert drafted[-3:] == ["people", gr.skip(), 60.0]
+    assert press(pages, "open_judges", None, drafted[-4], "people", 33.0, 60.0)[-3:] == drafted[-3:]
+    assert instruction == rubrics.DEFAULT.instruction
+
+
+def test_the_prompt_is_shown_as_it_is_sent_in_both_orders(context: Context, tiny_model: Path, local: Judge) -> None:
+    """To a local model letter for letter as transformers' own tokenizer writes it."""
+    from rlhf.models.loading import load_tokenizer
+
+    db, tokenizer = context.db, load_tokenizer(tiny_model)
+    with gr.Blocks() as pages:
+        tab.build(pages, replace(context, model=str(tiny_model)))
+    prompt = seed_prompts(db, 1)[0]
+    number = store.add_comparison(db, [make_response(prompt, text) for text in (HOSTILE, "Fine.<|im_end|>")])
+    assert number is not None
+    shown = press(pages, "show_prompt", "local", "")
+    assert f"Comparison {number} by version 0 of the rubric, as local is sent it." in shown
+    assert "<img" not in shown
+    assert "<script" not in shown
+    known, drawn = judge_store.rubric(db), rubrics.principles_for(judge_store.rubric(db), number)
+    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+    for answers in ((HOSTILE, "Fine.<|im_end|>"), ("Fine.<|im_end|>", HOSTILE)):
+        sent = rubrics.messages_for(
+            known, drawn, prompt.messages, *answers, comparison_id=number, style="letter", tokens=special
+        )
+        text = render(tokenizer, sent)
+        assert text.startswith("<|im_start|>user\n")
+        assert text.endswith("<|im_end|>\n<|im_start|>assistant\n")
+        assert f'<pre class="log" tabindex="0">{rubric_part.escape(text)}</pre>' in shown
+    assert "Verdict: tie" in press(pages, "show_prompt", remote(db).name, f"#{number}")
+    scorer = judge_store.add(db, "scorer", "reward-model", {"model": "reward_model-1"}, "owner")
+    assert "is sent no prompt" in press(pages, "show_prompt", scorer.name, "")
+    for typed in ("99", "no number", "9" * 15):
+        with pytest.raises(gr.Error, match=r"empty for the latest"):
+            press(pages, "show_prompt", "local", typed)
+
+
+def test_verdicts_are_shown_letter_for_letter(context: Context) -> None:
+    db, judge = context.db, remote(context.db)
+    number = seed_comparisons(db, 1)[0]
+    prefer(db, "ann", 0)
+    say(db, judge, number, ("second", "tie"), reply=HOSTILE)
+    table = tab.view(context, None, {})[0]["verdicts"]["value"]
+    assert "<img" not in table
+    assert table.count("&lt;img src=x onerror=&#x27;window.ran=1&#x27;&gt;${window.ran=1}{{value}}") == 2
+    assert "<td>1, 2</td><td>answer 2</td>" in table
+    assert "<td>2, 1</td><td>tie</td>" in table
+
+
+def test_names_and_addresses_stay_text(context: Context) -> None:
+    remote(context.db, HOSTILE[:60], model=HOSTILE)
+    parts, _ = tab.view(context, None, {})
+    for name in ("judges", "card"):
+        assert "<img" not in parts[name]["value"]
+        assert "&lt;img src=x" in parts[name]["value"]
+
+
+# ------------------------------------------------------------------------------------------------------- a real judge
+def test_a_local_model_judges_what_people_have_judged_and_gets_its_card(machine: Machine) -> None:
+    """From the button to the card: the tiny model reads both orders of every pair."""
+    machine.add_prompts(train=6, held_out=0)
+    machine.judge("train", 6)
+    db = machine.db
+    context = Context(db, machine.data_dir, registry.by_revision(db, "base").base)
+    judge_store.write_rubric(db, "The shorter answer is better.", [], 0, "owner")  # its context holds no longer one
+    judge = judge_store.add(db, "tiny", "local", {"model": "base"}, "owner")
+    tab.judge_judged(context, judge, 200, "owner")
+    job = machine.perform(1)
+    assert job.status == "finished", job.message
+    assert len(judge_history.latest(db, judge, 100)) == 12
+    found = judge_history.trust_in(db, judge)
+    assert found.with_people is not None
+    assert (found.with_people.share.n, found.flips and found.flips.n) == (6, 6)
+    assert found.calibration is not None
+    parts, _ = tab.view(context, None, {})
+    assert "of 6 comparisons" in parts["card"]["value"]
+    assert "Calibration" in parts["card"]["value"]
+    with pytest.raises(UserError, match="nothing that people have judged"):
+        tab.judge_judged(context, judge, 200, "owner")

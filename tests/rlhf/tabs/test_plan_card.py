@@ -1,0 +1,295 @@
+"""What the Train tab says before a run: data, tokens with their marks, memory, time, commands; all of it inert."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections import Counter
+from dataclasses import replace
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from annotation.metrics.aggregation import REASONS
+from rlhf.data.label_noise import Evidence, Noise
+from rlhf.jobs.specs import BETAS, LEARNING_RATES, METHODS, DPOSpec, PPOSpec, RewardModelSpec, SFTSpec, from_json
+from rlhf.models.memory import Component, Fit, Machine, Pace, Parameters
+from rlhf.submission.inspect_rows import Item, Passage, Shown, Strip, Survey
+from rlhf.submission.job_submission import Preview
+from rlhf.submission.preflight import Cost, Data
+from rlhf.tabs.runs.curves import short_number
+from rlhf.tabs.runs.job_words import SHORT_METHODS
+from rlhf.tabs.train import plan_card
+
+HOSTILE = "<script>alert(1)</script> {{x}} ${y} `z` \\"
+ITEM = Item("Comparison 7", "train", [{}], {}, "Why?")
+
+
+class Text(HTMLParser):
+    """The text of a page and the elements in it, by class."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.by_class: dict[str, list[str]] = {}
+        self.open: list[str] = []
+        self.said: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.open.append(dict(attrs).get("class") or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.said.append(data)
+        if self.open and self.open[-1]:
+            self.by_class.setdefault(self.open[-1], []).append(data)
+
+
+def shown(*strips: Strip, left_out: dict[str, int] | None = None, used: bool = True) -> Shown:
+    """An item."""
+    return Shown(ITEM, 2, 30, [("Preferred", "clearly")], strips, left_out or {}, used)
+
+
+PAIR = (
+    Strip("Chosen", [Passage("context", [("Why", 1), ("?\n", 1)]), Passage("raised", [("So", 1), (HOSTILE, 3)])]),
+    Strip("Rejected", [Passage("context", [("Why", 1)]), Passage("lowered", [("No", 1)])]),
+)
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+def preview(unit: str = "pairs", train: int = 1200, **values: object) -> Preview:
+    """Counts."""
+    found = Preview(train, 9, {"tie": 3, "skip": 2, "flagged": 0}, "dpo-3", unit, Noise(train))
+    return replace(found, **values)  # type: ignore[arg-type]
+
+
+def test_the_data_is_counted_with_what_is_left_out_and_of_what() -> None:
+    said = " ".join(Text(plan_card.data_card(Data(preview(), 1200), "dpo")).said)
+    for words in ("dpo-3", "1,200", "Held-out pairs", REASONS["tie"], "pairs", REASONS["skip"], "judgements"):
+        assert words in said
+    assert "Pairs in them" not in said
+    assert REASONS["flagged"] not in said
+
+
+def test_how_many_are_labelled_wrong_is_a_figure_only_where_it_was_measured() -> None:
+    nothing = Text(plan_card.data_card(Data(preview(), 1200), "dpo")).said
+    assert not any(number in nothing for number in ("26%", "27%")), "what is assumed is no figure"
+    assert "labelled wrong is not known" in " ".join(nothing)
+    assert "it assumes 27% after one annotator of whom nothing is known" in " ".join(nothing)
+    some = Noise(1200, 900, 0.18, Evidence(40, 5, 12))
+    said = " ".join(Text(plan_card.data_card(Data(preview(noise=some), 1200), "dpo")).said)
+    assert "Labelled wrong, estimated 18%" in said
+    assert "from 40 judgements of comparisons that others judged too, 5 of gold ones and 12 asked again" in said
+    assert "for 900 of the 1,200 pairs" in said
+    every = " ".join(Text(plan_card.data_card(Data(preview(noise=replace(some, measured=1200)), 1200), "dpo")).said)
+    assert "of the 1,200 pairs" not in every
+
+
+@pytest.mark.parametrize("kind", ["dpo", "reward_model", "sft", "ppo"])
+def test_a_form_says_that_nothing_is_held_out(kind: str) -> None:
+    found = preview("prompts", noise=None) if kind == "ppo" else preview()
+    said = " ".join(Text(plan_card.data_card(Data(found, 1200, unchecked="Nothing is held out."), kind)).said)
+    assert "Nothing is held out." in said
+
+
+def test_a_reward_model_counts_comparisons_and_the_pairs_in_them() -> None:
+    said = " ".join(Text(plan_card.data_card(Data(preview(), 400), "reward_model")).said)
+    for words in ("Comparisons to train on", "400", "Pairs in them", "1,200"):
+        assert words in said
+
+
+def test_prompts_have_no_held_out_ones_and_demonstrations_no_chance_of_error() -> None:
+    prompts = " ".join(Text(plan_card.data_card(Data(preview("prompts", noise=None, left_out={}), 1200), "ppo")).said)
+    assert "Held-out" not in prompts
+    shown_to = " ".join(Text(plan_card.data_card(Data(preview("demonstrations", noise=None), 1200), "sft")).said)
+    assert "labelled wrong" not in shown_to
+    assert "Held-out demonstrations" in shown_to
+
+
+def test_all_rows_looked_through_are_told_with_examples() -> None:
+    found = Survey(Counter({"train": 2100, "held-out": 4}), Counter({"too-long": 2}), seen=2106, tokenised=1998)
+    found.examples["too-long"] = [("Comparison 5", HOSTILE + " and so on" * 20)]
+    found.largest, found.tokens = 1234, 1998 * 50
+    page = Text(plan_card.survey_card(found, "dpo"))
+    said = " ".join(page.said)
+    for words in ("2,100", "1,234", "50", "Comparison 5 (“<script>", "…”", "first 2,000 of 2,106"):
+        assert words in said
+    assert not page.tags["script"]
+    few = replace(found, seen=100)
+    assert "the first" not in plan_card.survey_card(few, "dpo")
+    assert "Held-out" in said
+    assert "Held-out" not in plan_card.survey_card(found, "ppo"), "prompts to answer have no such part"
+
+
+# ------------------------------------------------------------------------------------------------------------ one item
+def test_every_token_has_its_own_box_with_its_part_in_the_loss() -> None:
+    html = plan_card.shown_card(shown(*PAIR), "dpo", "train")
+    page = Text(html)
+    assert page.by_class["context"] == ["Why", "?↵\n", "Why"]
+    assert page.by_class["raised"] == ["So", HOSTILE]
+    assert page.by_class["lowered"] == ["No"]
+    assert page.by_class["key raised"] == [plan_card.LEGEND["raised"]]
+    assert "key scored" not in page.by_class
+    assert 'title="3 tokens"' in html
+    said = " ".join(page.said)
+    for words in ("Row 2 of 30 to train on · Comparison 7", "Chosen · 6 tokens, 4 of them trained on", "clearly"):
+        assert words in said
+
+
+def test_no_text_of_a_row_becomes_part_of_the_page() -> None:
+    page = Text(plan_card.shown_card(shown(*PAIR), "dpo", "train"))
+    assert not page.tags["script"]
+    assert HOSTILE in page.said
+
+
+def test_the_mask_is_told_by_more_than_colour() -> None:
+    """Each part that is in the loss is underlined, each in a style of its own, and has a background."""
+    styles = []
+    for part in ("raised", "lowered", "scored", "virtual"):
+        rules = "".join(re.findall(rf"[^}}]*\.{part}\b[^{{]*{{([^}}]*)}}", plan_card.PLAN_STYLE))
+        assert "text-decoration-line: underline" in rules
+        assert "background: #" in rules
+        styles += re.findall(r"text-decoration-style: (\w+)", rules)
+    assert len(set(styles)) == 4
+
+
+@pytest.mark.parametrize("style", [plan_card.PLAN_STYLE, plan_card.FIELDS_STYLE], ids=["plan", "fields"])
+def test_the_styles_can_go_through_gradios_templates(style: str) -> None:
+    for forbidden in ("`", "\\", "{{", "}}"):
+        assert forbidden not in style
+
+
+def test_what_cannot_be_seen_is_written_out() -> None:
+    assert plan_card.visible("a\n\tb") == "a↵\n\tb"
+    assert plan_card.visible("\x00\u202e\u200b\u2066") == "⟨U+0000⟩⟨U+202E⟩⟨U+200B⟩⟨U+2066⟩"
+    assert plan_card.visible("👩\u200d🚀") == "👩\u200d🚀", "what joins a letter's parts stays"
+
+
+def test_a_row_that_is_left_out_says_why() -> None:
+    gone = plan_card.shown_card(shown(PAIR[1], left_out={"too-long": 1}, used=False), "dpo", "train")
+    assert f"This would be left out: {REASONS['too-long']} (1)." in unescape(gone)
+    partly = plan_card.shown_card(shown(PAIR[1], left_out={"too-long": 2}), "reward_model", "train")
+    assert "Of this, left out" in partly
+    assert "There are no prompts held out" in plan_card.shown_card(None, "ppo", "held-out")
+
+
+# ------------------------------------------------------------------------------------------------------ memory and time
+MACHINE = Machine("8 processors", 16_000_000_000, 10_000_000_000, bf16=True)
+PARTS = [Component("Frozen weights", 2e9, "they stay"), Component("Activations", 13e9, "many")]
+COST = Cost(
+    counted=Parameters(4_884_480, 139_399_488),
+    fit=Fit(PARTS, 15e9, 1, False, "It does not fit."),
+    machine=MACHINE,
+    pace=Pace(2.5, "2026-03-01T10:00:00.000000+00:00", 7, 1500.0),
+    steps=1200,
+    unit="optimiser steps",
+    waiting=2,
+    longest=0,
+)
+
+
+def test_the_cost_names_parameters_memory_by_component_and_what_there_is() -> None:
+    page = Text(plan_card.cost_card(COST))
+    said = " ".join(page.said)
+    for words in (
+        *("4,884,480 (3.5% of 139,399,488)", "15.00 GB", "10.00 GB of 16.00 GB", "8 processors", "1.50 GB"),
+        *("Frozen weights", "2.00 GB", "they stay", "Activations", "13.00 GB", "Together"),
+    ):
+        assert words in said
+    assert page.by_class["warning"] == ["It does not fit."]
+
+
+def test_bars_are_as_long_as_the_share_of_what_is_free() -> None:
+    html = plan_card.memory_table(COST.fit, MACHINE)
+    assert re.findall(r"width: ([\d.]+)%", html) == ["20.0", "100.0", "100.0"]
+    assert [row.startswith("<tr class") for row in html.split("<tbody>")[1].split("</tr>")[:3]] == [False, True, True]
+    doubled = plan_card.memory_table(replace(COST.fit, processes=2, total=30e9), MACHINE)
+    assert "4.00 GB" in doubled, "each process holds all of it"
+
+
+def test_the_time_comes_from_a_measured_step() -> None:
+    assert plan_card.time_sentence(COST) == (
+        "Time: about 50 min for 1,200 optimiser steps (2.5 s each, measured on 2026-03-01 10:00 UTC by job 7). "
+        "2 jobs run or wait before it."
+    )
+    unmeasured = replace(COST, pace=None, steps=1, unit="rounds", waiting=0)
+    assert plan_card.time_sentence(unmeasured) == (
+        "Time: 1 round. How long a step takes with these settings has not been measured yet."
+    )
+
+
+def test_without_data_no_time_is_claimed() -> None:
+    assert "nothing to train on" in plan_card.time_sentence(replace(COST, steps=0))
+
+
+def test_the_length_that_rows_are_taken_to_have_is_said() -> None:
+    assert "max_length" in plan_card.length_sentence(COST)
+    assert "1,234 tokens" in plan_card.length_sentence(replace(COST, longest=1234))
+
+
+# ------------------------------------------------------------------------------------------------------------ settings
+@pytest.mark.parametrize("spec", [SFTSpec(), DPOSpec(), RewardModelSpec(), PPOSpec()], ids=lambda spec: spec.kind)
+def test_a_default_learning_rate_is_named_with_its_source(spec: SFTSpec) -> None:
+    for method in METHODS[spec.kind]:
+        note = unescape(plan_card.rate_note(replace(spec, method=method)))
+        rate = short_number(LEARNING_RATES[spec.kind][method])
+        assert f"means {rate}, the default for {SHORT_METHODS[method]}" in note
+        assert plan_card.RATE_SOURCES[spec.kind][method] in note
+    assert "learning rate" not in plan_card.rate_note(replace(spec, learning_rate=1e-3))
+
+
+def test_the_beta_that_a_loss_has_by_default_is_named_with_its_source() -> None:
+    spec = DPOSpec(learning_rate=1e-3)
+    for loss, (beta, source) in BETAS.items():
+        note = unescape(plan_card.rate_note(replace(spec, loss=loss)))
+        assert f"A beta of 0 means {beta:g}, the default of the {loss} loss ({source})" in note
+    assert plan_card.rate_note(replace(spec, beta=0.3)) == ""
+
+
+def test_a_method_that_the_kind_has_not_has_no_rate() -> None:
+    assert plan_card.rate_note(PPOSpec(method="full")) == ""
+
+
+def test_why_a_run_cannot_be_started_is_a_list_for_all_to_hear() -> None:
+    assert plan_card.trouble_box([]) == ""
+    page = Text(plan_card.trouble_box(["One & only.", HOSTILE]))
+    assert page.tags["li"] == 2
+    assert HOSTILE in page.said
+    assert 'role="status"' in plan_card.trouble_box(["One."])
+
+
+def test_the_commands_run_the_very_same_spec(tmp_path: Path) -> None:
+    """A shell is given them, with a program in the place of Python that says what it was called with."""
+    spec = SFTSpec(method="prompt", virtual_text='It\'s $HOME `x` \\ "SPEC"\nSPEC\n', learning_rate=3e-2)
+    data_dir = tmp_path / "it's my data"
+    stand_in = tmp_path / "python"
+    stand_in.write_text('#!/bin/sh\nfor one in "$@"; do echo "$one"; done\n')
+    stand_in.chmod(0o755)
+    done = subprocess.run(
+        ["sh", "-c", plan_card.command_text(spec, data_dir)],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == ["-m", "rlhf", "--data", str(data_dir), "run", "spec.json"]
+    written = (tmp_path / "spec.json").read_text("utf-8")
+    assert from_json(written) == spec
+    assert json.loads(written)["kind"] == "sft"
+
+
+def test_the_confirmation_names_the_number() -> None:
+    assert "only 53.1% of held-out comparisons" in plan_card.accept_label(0.5312)
+    assert "never checked" in plan_card.accept_label(None)
+    assert "no finished training here" in plan_card.reward_intro("reward-model-4", None)
+    assert "not checked" in plan_card.reward_intro("reward-model-4", {})

@@ -1,0 +1,588 @@
+"""The Train tab's forms through their registered handlers: what is shown before a run is what is run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from annotation import store
+from annotation.metrics import quality
+from annotation.records import Prompt, UserError, now
+from annotation.tabs.guard import Context
+from rlhf.hub import hub_requests, rental_store
+from rlhf.hub.token_launcher import HELD
+from rlhf.jobs import job_store
+from rlhf.jobs.specs import DPOSpec, MeasureSpec, PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec, from_json
+from rlhf.models import registry
+from rlhf.models.registry import Policy
+from rlhf.models.tokenize import tokenise_pairs
+from rlhf.submission import job_submission, preflight
+from rlhf.submission.form_fields import FORMS
+from rlhf.tabs.runs.curves import short_number
+from rlhf.tabs.train import automatic_training, train_tab
+from rlhf.tabs.train.training_form import FormPage
+from tests.demonstrations import demonstrate
+from tests.machine_fixtures import Machine, make_machine
+
+pytestmark = pytest.mark.slow
+
+OWNER = "kim"
+EVERY_FORM = pytest.mark.parametrize("name", [form.name for form in FORMS])
+NO_GPU = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a GPU")
+# What makes each form's job a run of seconds on the tiny model, that can be started.
+QUICK: dict[str, dict[str, Any]] = {
+    "dpo": {"method": "lora", "dora": True, "lora_r": 4, "epochs": 1},
+    "sft": {"method": "prompt", "virtual_tokens": 6, "epochs": 1},
+    "full": {"epochs": 1},
+    "reward_model": {"method": "lora", "lora_r": 4, "lora_targets": "attention", "epochs": 1},
+    "ppo": {
+        **{"method": "lora", "lora_r": 4, "steps": 2, "rollouts": 4, "batch_size": 2, "max_length": 256},
+        "sampling.max_new_tokens": 12,
+    },
+}
+
+
+# --------------------------------------------------------------------------------------------------------- the browser
+@dataclass
+class Session:
+    """One browser session on one form: what is in its fields, and what each part of it shows now."""
+
+    context: Context
+    demo: gr.Blocks
+    page: FormPage
+    values: dict[str, Any]
+    ticked: bool = False
+    seen: Any = None
+    shown: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def call(self, name: str, *inputs: Any, person: str = OWNER) -> Any:
+        """Call a registered handler."""
+        block = next(one for one in self.demo.fns.values() if handler_of(one).__name__ == name)
+        assert len(inputs) == len(block.inputs)
+        sent = handler_of(block)(gr.Request(username=person), *inputs)
+        assert len(block.outputs) == 1 or len(sent) == len(block.outputs)
+        return sent
+
+    @property
+    def asked(self) -> list[Any]:
+        """What the form's handlers are sent."""
+        return [self.ticked, self.seen, *self.values.values()]
+
+    def take(self, sent: Any) -> dict[str, Any]:
+        """Show what was sent; returns the parts that were."""
+        changed = {name: update for name, update in zip(self.page.parts, sent, strict=False) if update != gr.skip()}
+        self.seen = sent[len(self.page.parts)]
+        for name, update in changed.items():
+            self.shown[name] = {**self.shown.get(name, {}), **update}
+            if name in self.values and "value" in update:
+                self.values[name] = update["value"]
+        self.ticked = changed.get("accept", {}).get("value", self.ticked)
+        return changed
+
+    def open(self) -> Session:
+        """Open the form's tab."""
+        self.take(self.call(f"open_{self.page.form.name}", *self.asked))
+        return self
+
+    def change(self, values: dict[str, Any] | None = None, ticked: bool | None = None) -> dict[str, Any]:
+        """Change fields, or the confirmation; returns the parts that were sent."""
+        self.values |= values or {}
+        self.ticked = self.ticked if ticked is None else ticked
+        return self.take(self.call(f"view_{self.page.form.name}", *self.asked))
+
+    def start(self) -> job_store.Job:
+        """Press the button that starts; returns the queued job."""
+        name = self.page.form.name
+        self.call("start_training" if name == "dpo" else f"start_{name}", *self.asked)
+        return job_store.queue(self.context.db)[-1]
+
+    def text(self, part: str) -> str:
+        """What a part shows."""
+        return str(self.shown[part].get("value") or "")
+
+    def spec(self) -> Any:
+        """The spec that is shown to be copied."""
+        return from_json(self.text("spec"))
+
+    @property
+    def can_start(self) -> bool:
+        """Whether the button can be pressed."""
+        return bool(self.shown["start"]["interactive"])
+
+    def there(self, part: str) -> bool:
+        """Whether a part is visible."""
+        return bool(self.shown[part]["visible"])
+
+
+def handler_of(block: Any) -> Any:
+    """A registered function, as Gradio calls it."""
+    return block.fn
+
+
+def sessions_of(context: Context) -> dict[str, Session]:
+    """A person's session on each form of a page that was just loaded."""
+    with gr.Blocks() as demo, gr.Tabs(), gr.Tab("Train"):
+        pages = train_tab.build(demo, context)
+    first = {page.form.name: {name: page.form.described[name][0] for name in page.form.names} for page in pages}
+    return {page.form.name: Session(context, demo, page, first[page.form.name]) for page in pages}
+
+
+def opened(machine: Machine, name: str) -> Session:
+    """A person at a form."""
+    return sessions_of(Context(machine.db, machine.data_dir, str(machine.model)))[name].open()
+
+
+# ------------------------------------------------------------------------------------------------------------- the data
+def filled(data_dir: Path, model: Path) -> Machine:
+    """Judged comparisons of both splits, some of which give no pair, demonstrations, and an admin."""
+    machine = make_machine(data_dir, model)
+    with machine.db.transaction() as connection:
+        connection.execute("INSERT INTO annotator (name, role, created) VALUES (?, 'admin', ?)", (OWNER, now()))
+    demonstrate(machine, train=16, held_out=6)
+    machine.judge("train", 12)
+    machine.judge("train", 2, "tie")
+    machine.judge("held-out", 4)
+    return machine
+
+
+@pytest.fixture
+def machine(tmp_path: Path, tiny_model: Path) -> Iterator[Machine]:
+    """A data directory that a test may change."""
+    made = filled(tmp_path / "data", tiny_model)
+    yield made
+    made.db.close()
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Machine]:
+    """A data directory in which tests only queue jobs, and into which a reward model without held-out figures goes."""
+    made = filled(tmp_path_factory.mktemp("forms") / "data", tiny_model)
+    assert add_reward(made, None)
+    yield made
+    made.db.close()
+
+
+def add_reward(machine: Machine, accuracy: float | None, method: str = "lora") -> Policy:
+    """A reward model that is right so often on held-out comparisons; it has no files."""
+    health = {
+        "accuracy": {"value": accuracy, "low": 0.4, "high": 0.7, "n": 0 if accuracy is None else 40},
+        "train_accuracy": {"value": 0.9, "low": 0.8, "high": 0.95, "n": 40},
+    }
+    spec = replace(RewardModelSpec(), method="qlora" if method == "qlora" else "lora", lora_r=4)
+    job_id = machine.submit(spec)
+    assert job_store.claim(machine.db, job_id, "w") is not None
+    assert job_store.finish(machine.db, job_id, "w", {"health": health})
+    return registry.add(
+        machine.db,
+        revision=f"reward-model-{job_id}",
+        method="reward_model",
+        base=str(machine.model),
+        parent_id=1,
+        job_id=job_id,
+        path=f"adapters/reward-model-{job_id}",
+        sha256="0" * 64,
+        kind="reward",
+        weights="nf4" if method == "qlora" else "bf16",
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ what is shown
+@EVERY_FORM
+def test_an_opened_form_says_what_it_would_learn_from_and_take(ready: Machine, name: str) -> None:
+    session = opened(ready, name)
+    session.change(QUICK[name], ticked=True)
+    assert session.can_start
+    assert session.text("troubles") == ""
+    count = {"sft": 16, "full": 16, "ppo": 16}.get(name, 12)
+    assert f"<dd>{count}</dd>" in session.text("data")
+    for words in ("Trainable parameters", "Activations", "Together", "has not been measured yet"):
+        assert words in session.text("cost")
+    assert f"means {short_number(session.spec().learning_rate)}" in session.text("rate")
+    assert session.spec().parent == "base"
+    assert str(ready.data_dir) in session.text("command")
+
+
+def test_only_what_changed_is_sent_again(ready: Machine) -> None:
+    session = opened(ready, "dpo")
+    assert session.change() == {}
+    assert session.change({"beta": 0.2}).keys() == {"spec", "command", "rate"}, "0 meant the loss's default"
+    assert session.change({"beta": 0.3}).keys() == {"spec", "command"}
+    assert session.change({"epochs": 4}).keys() == {"spec", "command", "cost"}
+    changed = session.change({"scope": "all"})
+    assert changed.keys() == {"spec", "command", "row", "rows_found"}, "the same number of pairs is counted"
+
+
+def test_a_session_that_the_server_has_forgotten_is_sent_everything(ready: Machine) -> None:
+    session = opened(ready, "sft")
+    session.seen = None
+    assert {"troubles", "data", "cost", "spec", "start", "parent"} <= session.change().keys()
+
+
+def test_fields_without_meaning_are_not_there(ready: Machine) -> None:
+    session = opened(ready, "dpo")
+    assert session.there("lora_r")
+    assert session.there("LoRA")
+    assert not session.there("virtual_tokens")
+    assert not session.there("Prompt tuning")
+    assert not session.there("flip_rate")
+    several = preflight.Prospects(ready.db, ready.data_dir, str(ready.model)).shares_steps()
+    assert session.there("processes") == several
+    changed = session.change({"method": "prompt", "loss": "robust"})
+    assert [changed[name]["visible"] for name in ("virtual_tokens", "Prompt tuning", "flip_rate")] == [True] * 3
+    assert not session.there("LoRA")
+    assert "virtual_tokens" not in session.text("troubles")
+    session.change({"virtual_tokens": 9})
+    assert session.spec() == replace(
+        DPOSpec(method="prompt", loss="robust", virtual_tokens=9), model=str(ready.model), parent="base",
+        learning_rate=3e-3, beta=0.1,
+    )  # fmt: skip
+
+
+def test_the_preview_follows_judgements_and_who_is_left_out(machine: Machine) -> None:
+    session = opened(machine, "dpo")
+    assert "<dd>12</dd>" in session.text("data")
+    assert "labelled wrong is not known" in session.text("data")
+    assert "<td>tie</td>" in session.text("data")
+    machine.judge("train", 3)
+    assert "data" in session.change()
+    assert "<dd>15</dd>" in session.text("data")
+    quality.leave_out(machine.db, "ann", "a test", OWNER)
+    session.change()
+    assert "<td>annotator left out</td>" in session.text("data")
+    assert not session.can_start
+    assert "There are 0 preference pairs to train on, and at least 8 are needed" in session.text("troubles")
+
+
+def test_what_a_parent_has_seen_is_not_new_to_it(machine: Machine) -> None:
+    job = machine.perform(machine.submit(DPOSpec(**{**QUICK["dpo"], "evaluate": False, "samples": 0})))
+    assert job.status == "finished", job.message
+    revision = str((job.result or {})["revision"])
+    session = opened(machine, "dpo")
+    assert revision in [value for _, value in session.shown["parent"]["choices"]]
+    session.change({**QUICK["dpo"], "parent": revision})
+    assert "already trained on" in session.text("data")
+    assert not session.can_start
+    session.change({"scope": "all"})
+    assert "already trained on" not in session.text("data")
+    assert session.can_start
+
+
+# ------------------------------------------------------------------------------------------------------------ the start
+@EVERY_FORM
+def test_what_is_started_is_the_spec_that_was_shown(ready: Machine, name: str) -> None:
+    session = opened(ready, name)
+    session.change({**QUICK[name], "seed": 5}, ticked=True)
+    shown = session.spec()
+    job = session.start()
+    assert isinstance(job.spec, TrainingSpec)
+    assert job.spec.snapshot
+    assert replace(job.spec, snapshot="") == shown
+    assert (job.kind, job.requested_by, shown.seed) == (session.page.form.spec_type.kind, OWNER, 5)
+
+
+def test_after_the_start_the_runs_are_looked_at(ready: Machine) -> None:
+    session = opened(ready, "dpo")
+    said, in_runs, selector, tabs = session.call("start_training", *session.asked)
+    assert f"Job {job_store.queue(ready.db)[-1].id} is queued" in said
+    assert in_runs == said
+    assert selector["value"] == "latest"
+    assert tabs.selected == "runs"
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "reason"),
+    [
+        ("dpo", {"loss": "ipo", "annotator_noise": "smooth"}, "a form of the sigmoid loss"),
+        ("dpo", {"lora_init": "pissa", "method": "lora"}, "PiSSA changes the base weights"),
+        ("dpo", {"epochs": None}, "'epochs' must be of type int"),
+        ("dpo", {"beta": -0.1}, "'beta' must not be negative"),
+        ("dpo", {"parent": "dpo-99"}, "There is no policy 'dpo-99'"),
+        ("sft", {"lora_init": "pissa", "method": "qlora"}, "4-bit weights can't be changed"),
+        ("sft", {"source": "example:poems"}, "example"),
+        pytest.param("full", {"optimiser": "adamw-8bit"}, "needs a GPU", marks=NO_GPU),
+        ("reward_model", {"processes": 999}, "999 processes are more than this machine has"),
+        ("ppo", {"method": "qlora"}, "was trained on bf16 weights: use the method lora"),
+        ("ppo", {"rollouts": 5}, "must divide evenly into 2 minibatches"),
+    ],
+)
+def test_what_cannot_work_is_said_and_the_start_is_off(
+    ready: Machine, name: str, values: dict[str, Any], reason: str
+) -> None:
+    session = opened(ready, name)
+    session.change(QUICK[name] | values, ticked=True)
+    assert reason in unescape(session.text("troubles"))
+    assert not session.can_start
+    assert not session.shown["measure"]["interactive"]
+    before = job_store.recent(ready.db, job_store.TRAINING)
+    for press in (session.start, lambda: session.call(f"measure_{name}", *session.asked)):
+        with pytest.raises(gr.Error):
+            press()
+    assert job_store.recent(ready.db, job_store.TRAINING) == before
+    session.change({name: session.page.form.described[name][0] for name in values} | QUICK[name])
+    assert session.can_start, "mended, it can be started"
+
+
+def test_a_form_that_makes_no_spec_shows_none_to_copy(ready: Machine) -> None:
+    session = opened(ready, "sft")
+    session.change({"batch_size": None})
+    assert session.text("spec") == session.text("command") == ""
+
+
+def test_a_reward_model_grows_on_whole_weights_only(machine: Machine) -> None:
+    job = machine.perform(machine.submit(DPOSpec(**{**QUICK["dpo"], "evaluate": False, "samples": 0})))
+    adapter = str((job.result or {})["revision"])
+    session = opened(machine, "reward_model")
+    assert [revision for _, revision in session.shown["parent"]["choices"]] == ["serving", "base"]
+    session.change({"parent": adapter})
+    assert "merge it into 16-bit weights" in session.text("troubles")
+
+
+# ------------------------------------------------------------------------------------------------------------------ ppo
+def test_ppo_without_a_reward_model_waits_for_one(machine: Machine) -> None:
+    session = opened(machine, "ppo")
+    assert "train one first" in session.text("troubles")
+    assert not session.can_start
+    assert not session.there("accept")
+    good = add_reward(machine, 0.71)
+    session.change()
+    assert session.values["reward_model"] == good.revision, "the only one is chosen"
+    session.change({"method": "lora"})
+    assert session.can_start
+    assert "71.0% of 40 held-out comparisons" in session.text("judged")
+    assert not session.there("accept")
+
+
+def test_a_doubtful_reward_model_needs_a_confirmation_that_names_its_accuracy(machine: Machine) -> None:
+    bad, worse = add_reward(machine, 0.553), add_reward(machine, 0.421)
+    session = opened(machine, "ppo")
+    assert session.values["reward_model"] == worse.revision, "the newest"
+    session.change({"method": "lora", "reward_model": bad.revision})
+    assert session.there("accept")
+    assert "only 55.3%" in session.shown["accept"]["label"]
+    assert "is right on 55.3% of held-out comparisons" in session.text("troubles")
+    assert "55.3% of 40 held-out comparisons" in session.text("judged")
+    assert not session.can_start
+    with pytest.raises(gr.Error, match="accepted_accuracy"):
+        session.start()
+    session.change(ticked=True)
+    assert session.can_start
+    assert session.spec().accepted_accuracy == pytest.approx(0.553)
+
+    session.change({"reward_model": worse.revision})
+    assert not session.ticked, "a word holds for the model that it was given for"
+    assert "only 42.1%" in session.shown["accept"]["label"]
+    assert not session.can_start
+    session.change(ticked=True)
+    started = session.start().spec
+    assert isinstance(started, PPOSpec)
+    assert (started.reward_model, started.accepted_accuracy) == (worse.revision, pytest.approx(0.421))
+    session.change(ticked=False)
+    assert not session.can_start
+
+
+def test_a_word_given_for_another_reward_model_does_not_count_at_the_start(machine: Machine) -> None:
+    """As if the button was pressed before the page had answered the other choice."""
+    bad, worse = add_reward(machine, 0.553), add_reward(machine, 0.421)
+    session = opened(machine, "ppo")
+    session.change({"method": "lora", "reward_model": bad.revision})
+    session.change(ticked=True)
+    session.values["reward_model"] = worse.revision
+    with pytest.raises(gr.Error, match=r"42\.1%"):
+        session.start()
+    assert job_store.queue(machine.db) == []
+
+
+# ----------------------------------------------------------------------------------------------------------------- rows
+def test_a_row_is_shown_as_the_worker_is_fed_it(ready: Machine) -> None:
+    session = opened(ready, "dpo")
+    rows = [row for row in job_submission.rows_of(ready.db, DPOSpec()) if row["split"] == "held-out"]
+    items, _ = tokenise_pairs(ready.tokenizer, rows, 512)
+    number, html = session.call("show_dpo", "held-out", 2, *session.values.values())
+    assert number == 2
+    chosen = ready.tokenizer.convert_ids_to_tokens(items[1]["chosen_ids"])
+    assert html.count('<span class="raised"') == len(chosen)
+    assert html.count('<span class="lowered"') == len(items[1]["rejected_ids"])
+    assert html.count('<span class="context"') == 2 * len(items[1]["prompt_ids"])
+    assert "&lt;|im_end|&gt;</span></pre>" in html
+    assert session.call("show_dpo", "held-out", 99, *session.values.values())[0] == 4
+    assert session.call("show_dpo", "train", None, *session.values.values())[0] == 1
+
+
+def test_a_row_that_other_settings_would_change_is_not_left_standing(machine: Machine) -> None:
+    session = opened(machine, "dpo")
+    assert {"row", "rows_found"}.isdisjoint(session.change({"epochs": 5, "beta": 0.4}))
+    for values in ({"max_length": 300}, {"method": "prompt"}, {"virtual_tokens": 5}):
+        changed = session.change(values)
+        assert (changed["row"]["value"], changed["rows_found"]["value"]) == ("", "")
+    assert {"row", "rows_found"}.isdisjoint(session.change())
+
+
+def test_previous_and_next_turn_to_other_rows(ready: Machine) -> None:
+    session = opened(ready, "sft")
+    places = [session.call(f"{turn}_sft", "train", 3, *session.values.values())[0] for turn in ("previous", "next")]
+    assert places == [2, 4]
+
+
+def test_a_rows_text_can_do_nothing_to_the_page(machine: Machine) -> None:
+    hostile = "<script>alert(1)</script> <img src=x onerror=alert(1)>"
+    store.add_prompts(machine.db, [Prompt(({"role": "user", "content": hostile},), "train", "test")])
+    session = opened(machine, "ppo")
+    last = len(store.prompts(machine.db, "train"))
+    html = session.call("show_ppo", "train", last, *session.values.values())[1]
+    assert "<script" not in html
+    assert "<img" not in html
+
+
+def test_all_rows_are_looked_through_and_the_longest_is_estimated_with(machine: Machine) -> None:
+    session = opened(machine, "dpo")
+    assert "as long as max_length allows" in session.text("cost")
+    found = session.call("through_dpo", *session.values.values())
+    assert "<td>tie</td>" in found
+    assert "Comparison 13" in found
+    assert "cost" in session.change()
+    assert "the longest, which has" in session.text("cost")
+
+
+# -------------------------------------------------------------------------------------------------------------- measure
+@EVERY_FORM
+def test_a_measured_step_has_the_parameters_that_were_estimated_and_gives_the_time(machine: Machine, name: str) -> None:
+    if name == "ppo":
+        judge = machine.perform(machine.submit(RewardModelSpec(method="lora", lora_r=4, epochs=1)))
+        assert judge.status == "finished", judge.message
+    session = opened(machine, name)
+    session.change(QUICK[name])
+    session.change(ticked=session.there("accept"))
+    said = session.call(f"measure_{name}", *session.asked)
+    job = job_store.queue(machine.db)[-1]
+    assert f"Job {job.id} is queued" in said
+    assert isinstance(job.spec, MeasureSpec)
+    measured = from_json(job.spec.training)
+    assert isinstance(measured, SFTSpec | DPOSpec | RewardModelSpec | PPOSpec)
+    assert replace(measured, snapshot="") == session.spec()
+    done = machine.perform(job.id)
+    assert done.status == "finished", done.message
+    result = done.result or {}
+    fresh = opened(machine, name)
+    fresh.change(QUICK[name])
+    fresh.change(ticked=fresh.there("accept"))
+    assert f"{result['trainable']:,} ({result['trainable_percent']:.3g}% of" in fresh.text("cost")
+    assert f"by job {job.id})" in fresh.text("cost")
+    assert "Peak of memory, measured" in fresh.text("cost")
+
+
+# ---------------------------------------------------------------------------------------- a new run from what was made
+def test_a_new_run_from_an_adapter_fills_in_its_parent_and_shape(machine: Machine) -> None:
+    spec = SFTSpec(method="lora", lora_r=4, lora_targets="attention", epochs=1, samples=0)
+    job = machine.perform(machine.submit(spec))
+    revision = str((job.result or {})["revision"])
+    sessions = sessions_of(Context(machine.db, machine.data_dir, str(machine.model)))
+    session = sessions["sft"]
+    tabs, *updates = session.call("start_from", {"job": job.id, "revision": revision})
+    assert tabs.selected == "sft"
+    fields = [(page.page.form.name, name) for page in sessions.values() for name in page.values]
+    filled = {key: update["value"] for key, update in zip(fields, updates, strict=True) if update != gr.skip()}
+    assert {form for form, _ in filled} == {"sft"}
+    session.values |= {name: value for (_, name), value in filled.items()}
+    session.open()
+    assert session.can_start, session.text("troubles")
+    assert (session.spec().parent, session.spec().lora_r, session.spec().lora_targets) == (revision, 4, "attention")
+    with pytest.raises(gr.Error, match="could be used"):
+        session.call("start_from", {"job": job.id, "revision": None})
+
+
+# ----------------------------------------------------------------------------------------------------------- the rest
+def test_the_automatic_training_is_stored(machine: Machine) -> None:
+    assert "after every 30" in automatic_training.save(machine.db, True, 30, "dpo")
+    assert store.setting(machine.db, "auto_train", None) == {"on": True, "every": 30, "method": "dpo"}
+    for wrong in (None, 0, 2.5):
+        with pytest.raises(UserError, match="whole number"):
+            automatic_training.save(machine.db, True, wrong, "dpo")
+    session = opened(machine, "dpo")
+    on, every, method, said = session.call("open_auto_train")
+    assert (on, every, method) == (True, 30, "dpo")
+    with pytest.raises(UserError, match="Choose how to train"):
+        automatic_training.save(machine.db, True, 30, "luck")
+    assert "after every 30" in said
+    assert "Off" in session.call("save_auto_train", False, 30, "ppo")
+
+
+def test_automatic_training_that_can_not_start_says_why(machine: Machine) -> None:
+    automatic_training.save(machine.db, True, 30, "dpo")
+    assert "At the moment none can start" not in opened(machine, "dpo").call("open_auto_train")[3]
+    job_id = machine.submit(SFTSpec(method="lora", lora_init="pissa"))
+    made = registry.add(
+        machine.db,
+        revision="sft-1",
+        method="sft",
+        base=str(machine.model),
+        parent_id=1,
+        job_id=job_id,
+        path="adapters/sft-1",
+        sha256="0",
+    )
+    registry.promote(machine.db, made.revision, OWNER)
+    said = opened(machine, "dpo").call("open_auto_train")[3]
+    assert "At the moment none can start" in said
+    assert "The parent sft-1 began with PiSSA" in said
+    assert "none can start" not in opened(machine, "dpo").call("save_auto_train", False, 30, "dpo")
+
+
+def test_hardware_is_rented_only_on_terms_that_were_shown(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = opened(machine, "sft")
+    with pytest.raises(gr.Error, match="Nobody has a token for the Hub here"):
+        session.call("ask_to_rent_sft", "t4-small", 0.4, 2, "")
+    monkeypatch.setenv(HELD, "1")
+    errand = hub_requests.ask(machine.db, hub_requests.AskPrices(), "kim")
+    flavor = {"name": "t4-small", "label": "Nvidia T4 - small", "price_per_hour": 0.4}
+    hub_requests.take(machine.db)
+    hub_requests.finish(machine.db, errand, "done", "", {"flavors": [flavor]})
+    assert session.call("list_sft")["choices"] == [("Nvidia T4 - small (t4-small): $0.40 an hour", "t4-small")]
+    assert session.call("price_sft", "t4-small")[0] == 0.4
+    for wrong in (float("nan"), -1, None, "1"):
+        with pytest.raises(gr.Error, match="The price must be in dollars an hour"):
+            session.call("ask_to_rent_sft", "t4-small", wrong, 2, "")
+    question, answers, spend, agreed, _ = session.call("ask_to_rent_sft", "t4-small", 0.4, 2, "acme")
+    assert "up to $0.80: t4-small at $0.40 an hour, ended after 2 hours at the latest, paid by acme" in question
+    assert (answers["visible"], spend["value"]) == (True, "Spend up to $0.80")
+    with pytest.raises(gr.Error, match="Nothing was agreed to yet"):
+        session.call("rent_sft", None, *session.asked)
+    assert not job_store.elsewhere(machine.db)
+    cleared = session.call("rent_sft", agreed, *session.asked)
+    assert (cleared[1]["visible"], cleared[3], cleared[-1].selected) == (False, None, train_tab.RUNS)
+    (job,) = job_store.elsewhere(machine.db)
+    assert (job.flavor, job.kind, job_store.queue(machine.db)) == ("t4-small", "sft", [])
+    rental = rental_store.get(machine.db, job.id)
+    assert (rental.price_per_hour, rental.hours, rental.namespace) == (0.4, 2.0, "acme")
+    # Nothing here waits for it.
+    here = session.start()
+    assert job_store.ahead(machine.db, here) == []
+
+
+def test_annotators_are_refused_and_the_page_they_are_sent_tells_nothing(ready: Machine) -> None:
+    session = opened(ready, "dpo")
+    before = job_store.recent(ready.db, job_store.TRAINING)
+    for block in session.demo.fns.values():
+        with pytest.raises(gr.Error, match="Only an admin"):
+            handler_of(block)(gr.Request(username="ann"), *(None for _ in block.inputs))
+    assert job_store.recent(ready.db, job_store.TRAINING) == before
+    sent = str(session.demo.get_config_file())
+    judge = preflight.rewards(ready.db)[0][1]
+    for secret in (judge, str(ready.data_dir), str(ready.model), OWNER):
+        assert secret not in sent
+
+
+def test_whatever_an_admins_browser_sends_is_answered(ready: Machine) -> None:
+    """A handler is an address that anyone who is signed in can call with anything; a bug would be an error of ours."""
+    session = opened(ready, "dpo")
+    everything: list[Any] = [None, [], {}, "x", -1, True, 1e300]
+    for junk in everything:
+        values = [junk for _ in session.values]
+        sent = session.call("view_dpo", junk, junk, *values)
+        assert len(sent) == len(session.page.parts) + 1

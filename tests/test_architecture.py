@@ -1,0 +1,152 @@
+"""The two import worlds, and what belongs together: pages without torch, workers without gradio, a runner a spec."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from rlhf.algorithms import RUNNERS, runner
+from rlhf.jobs.specs import SPECS
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
+
+MACHINERY = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "rlhf.algorithms",
+    "rlhf.models.loading",
+)
+
+
+def loaded_by(module: str, candidates: tuple[str, ...]) -> list[str]:
+    """Which of the candidates a fresh process has loaded after importing the module."""
+    code = f"import sys, {module}; print([name for name in {candidates!r} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return list(ast.literal_eval(done.stdout.strip().splitlines()[-1]))
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Every module that a file imports, inside functions too, as dotted names."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def offenders(files: Iterator[Path], forbidden: tuple[str, ...]) -> list[str]:
+    """'file: module' for each forbidden import."""
+    return [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in files
+        for name in imports_of(path)
+        if any(name == module or name.startswith(f"{module}.") for module in forbidden)
+    ]
+
+
+def test_modules_load_in_an_order() -> None:
+    """None needs itself, whichever is imported first."""
+    paths = [*(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+    needs = {name: {one for one in loaded_at_once(path) if one in names} - {name} for name, path in names.items()}
+    TopologicalSorter(needs).prepare()  # raises CycleError with the circle
+
+
+def loaded_at_once(path: Path) -> Iterator[str]:
+    """Every module that a file imports when it is loaded itself."""
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from [*modules, node.module or ""]
+
+
+def test_the_program_starts_without_torch() -> None:
+    assert loaded_by("app", ("gradio", *MACHINERY)) == ["gradio"]
+
+
+@pytest.mark.parametrize("module", ["rlhf.jobs.worker", "rlhf.__main__"])
+def test_a_worker_starts_without_gradio_and_before_it_has_a_job_without_torch(module: str) -> None:
+    assert loaded_by(module, ("gradio", "fastapi", "torch", "transformers", "rlhf.jobs.job_store")) == [
+        "rlhf.jobs.job_store"
+    ]
+
+
+def test_training_loads_no_gradio() -> None:
+    """With every algorithm in one process."""
+    algorithms = ", ".join(RUNNERS.values())
+    assert loaded_by(algorithms, ("torch", "gradio", "fastapi", "app")) == ["torch"]
+
+
+def test_annotation_never_imports_the_machinery() -> None:
+    assert offenders((ROOT / "annotation").rglob("*.py"), MACHINERY) == []
+
+
+def test_only_pages_import_gradio() -> None:
+    pages = [ROOT / "annotation" / "tabs", ROOT / "rlhf" / "tabs"]
+    files = [path for package in ("annotation", "rlhf") for path in (ROOT / package).rglob("*.py")]
+    assert offenders((path for path in files if path.parent not in pages), ("gradio",)) == []
+
+
+def test_one_module_chooses_the_sqlite_of_all_and_only_the_database_and_its_schema_use_it() -> None:
+    """Tests and benchmarks too: two SQLites in one process undo each other's locks on a file."""
+    own = [path for package in ("annotation", "rlhf") for path in (ROOT / package).rglob("*.py")]
+    others = [path for package in ("tests", "benchmarks") for path in (ROOT / package).rglob("*.py")]
+    chooser = ROOT / "annotation" / "sqlite.py"
+    others = [path for path in others if path.name != "test_sqlite.py"]
+    files = (path for path in [ROOT / "app.py", *own, *others] if path != chooser)
+    assert offenders(files, ("sqlite3", "pysqlite3", "sqlite_utils")) == []
+    users = [ROOT / "annotation" / name for name in ("sqlite.py", "database.py", "schema.py")]
+    names = ("annotation.sqlite.sqlite3", "annotation.sqlite.sqlite_utils")
+    assert offenders((path for path in own if path not in users), names) == []
+
+
+def test_every_program_makes_files_for_its_user_alone() -> None:
+    """Whatever can be started calls `keep_private`, which its children inherit."""
+    paths = [ROOT / "app.py", *(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]
+    programs = [path for path in paths if 'if __name__ == "__main__"' in path.read_text("utf-8")]
+    assert len(programs) > 5
+    assert [path for path in programs if "    keep_private()\n" not in path.read_text("utf-8")] == []
+
+
+def test_algorithms_never_import_each_other_or_the_pages() -> None:
+    for path in (ROOT / "rlhf" / "algorithms").glob("*.py"):
+        assert offenders(iter([path]), ("rlhf.algorithms", "rlhf.tabs", "rlhf.loop.supervisor", "app")) == []
+
+
+def test_the_web_side_never_imports_the_machinery() -> None:
+    """A machine that only serves pages needs no torch: not even inside a function."""
+    web_side = ["__init__", "jobs", "loop", "policies", "presenting", "specs", "supervisor", "artifacts"]
+    web_side += ["launching", "keeper", "errands", "publishing", "pulling", "pushing", "spaces"]
+    files = [ROOT / "app.py", *(ROOT / "rlhf" / f"{name}.py" for name in web_side), *(ROOT / "rlhf/tabs").glob("*.py")]
+    assert offenders(iter(files), MACHINERY) == []
+
+
+def test_every_spec_has_a_runner_and_every_runner_a_spec() -> None:
+    assert set(RUNNERS) == set(SPECS)
+    assert {path.stem for path in (ROOT / "rlhf" / "algorithms").glob("*.py")} == {"__init__", *RUNNERS}
+    for kind in SPECS:
+        assert callable(runner(kind))
+
+
+def test_every_module_says_in_one_line_what_it_is_for() -> None:
+    """The line is used in docs/reference/modules.md."""
+    for path in [ROOT / "app.py", *(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]:
+        described = ast.get_docstring(ast.parse(path.read_text("utf-8")))
+        assert described, path
+        assert described.splitlines()[0].endswith("."), path

@@ -1,0 +1,196 @@
+"""Bad input ends the app and the command line alike: exit code 2, one sentence that says what to do, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import app
+from annotation import store
+from annotation.database import FILE_NAME, Database, open_database
+from annotation.records import UserError
+from rlhf.__main__ import main as rlhf_main
+from rlhf.models import registry
+from tests.conftest import seed_prompts
+from tests.machine_fixtures import Machine
+
+pytestmark = pytest.mark.slow
+
+Start = Callable[[Path, str], int]
+
+
+def start_app(data_dir: Path, model: str) -> int:
+    """The program; bad input ends it before it serves."""
+    return app.main(["--data", str(data_dir), "--model", model, "--port", "0", "--no-browser"])
+
+
+def prepare(data_dir: Path, model: str) -> int:
+    """The command line's way to set a model up."""
+    return rlhf_main(["--data", str(data_dir), "prepare", "--model", model])
+
+
+both = pytest.mark.parametrize("start", [start_app, prepare])
+
+
+def one_sentence(capsys: pytest.CaptureFixture[str]) -> str:
+    """What stands on standard error: no traceback, and an end."""
+    said = capsys.readouterr().err.strip()
+    assert "Traceback" not in said
+    assert len(said.splitlines()) == 1
+    assert said.endswith(".")
+    return said
+
+
+@both
+def test_a_model_that_is_not_there(
+    start: Start, data_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert start(data_dir, "nobody/no-such-model") == 2
+    said = one_sentence(capsys)
+    assert "There is no model 'nobody/no-such-model'" in said
+    assert "--model" in said
+
+
+@both
+def test_a_model_without_a_chat_template(
+    start: Start, data_dir: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "plain"))
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    config.pop("chat_template", None)
+    (model / "tokenizer_config.json").write_text(json.dumps(config))
+    assert start(data_dir, str(model)) == 2
+    assert "no chat template" in one_sentence(capsys)
+
+
+@both
+def test_a_model_that_does_not_fit_in_memory(
+    start: Start, data_dir: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "huge"))
+    os.truncate(model / "model.safetensors", 2_000_000_000_000)  # a sparse file takes no room
+    assert start(data_dir, str(model)) == 2
+    assert "GB of memory" in one_sentence(capsys)
+
+
+@both
+def test_a_directory_that_can_not_be_written(
+    start: Start, tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("not a directory")
+    assert start(tmp_path / "file" / "data", str(tiny_model)) == 2
+    assert "can't be written" in one_sentence(capsys)
+
+
+@both
+def test_a_database_from_a_newer_version(
+    start: Start, data_dir: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    db = open_database(data_dir)
+    with db.transaction() as connection:
+        connection["_sqlite_migrations"].insert(
+            {"migration_set": "prefloop", "name": "m999_from_the_future", "applied_at": "2030-01-01"}
+        )
+    db.close()
+    before = (data_dir / FILE_NAME).read_bytes()
+    assert start(data_dir, str(tiny_model)) == 2
+    said = one_sentence(capsys)
+    assert "newer Prefloop (step 'm999_from_the_future')" in said
+    assert (data_dir / FILE_NAME).read_bytes() == before
+
+
+def test_a_busy_port(data_dir: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert app.main(["--data", str(data_dir), "--model", str(tiny_model), "--port", port, "--no-browser"]) == 2
+    assert "choose another with --port" in one_sentence(capsys)
+
+
+def test_a_second_program_on_the_same_directory(
+    data_dir: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data_dir.mkdir(parents=True)
+    lock = app.hold_data_directory(data_dir)
+    assert start_app(data_dir, str(tiny_model)) == 2
+    assert "Another Prefloop is at work" in one_sentence(capsys)
+    lock.release()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 400 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", place], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a file system of its own can't be mounted here (needs root): the full disk is tested elsewhere")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_full_disk(small_disk: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was saved before stays; the app and the command line say that the disk is full."""
+    data_dir = small_disk / "data"
+    db = open_database(data_dir)
+    registry.ensure_base(db, str(tiny_model))
+    kept = len(seed_prompts(db, 5))
+    with pytest.raises(UserError, match="is full"):
+        fill_with_prompts(db)
+    saved = len(store.prompts(db, "train"))
+    assert saved >= kept
+    fill(data_dir / "rest")
+    for start in (start_app, prepare):
+        assert start(data_dir, str(tiny_model)) == 2
+        assert "free disk space" in one_sentence(capsys)
+    db.close()
+    subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)
+    assert len(store.prompts(open_database(data_dir), "train")) == saved
+
+
+def fill_with_prompts(db: Database) -> None:
+    """Save until the disk refuses."""
+    while True:
+        seed_prompts(db, 200)
+
+
+def fill(path: Path) -> None:
+    """Write until nothing more fits."""
+    with path.open("wb", buffering=0) as handle:
+        try:
+            while True:
+                handle.write(b"x" * 512)
+        except OSError:
+            return
+
+
+def test_a_damaged_adapter_is_not_promoted(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    machine.add_prompts(train=12, held_out=2)
+    machine.judge("train", 10)
+    directory = machine.data_dir / "adapters" / "torn"
+    directory.mkdir(parents=True)
+    (directory / "adapter_model.safetensors").write_bytes(b"weights")
+    base = registry.serving(machine.db)
+    with machine.db.transaction() as connection:
+        connection.execute(
+            "INSERT INTO model (revision, method, base, parent_id, path, sha256, status, created) "
+            "VALUES ('torn', 'dpo', ?, ?, 'adapters/torn', 'another', 'candidate', '')",
+            (base.base, base.id),
+        )
+    assert rlhf_main(["--data", str(machine.data_dir), "promote", "torn"]) == 2
+    said = one_sentence(capsys)
+    assert "damaged" in said
+    assert "sha256 differs" in said
+    assert registry.serving(machine.db) == base
