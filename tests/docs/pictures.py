@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +18,50 @@ from playwright.sync_api import sync_playwright
 from tests.docs.reference import ROOT
 from tests.e2e.conftest import FLAGS, FOUND, running_app
 
-WIDTH, HEIGHT = 1280, 760
-# Of each picture: the tabs to open, what is there once the page is filled, and the heading at its top.
-PICTURES: Mapping[str, tuple[tuple[str, ...], str, str]] = {
-    "annotate": (("Annotate",), "text=Which answer is better", ""),
-    "run": (("Train", "Runs"), "svg[preserveAspectRatio=none] >> visible=true", "One run"),
-    "iteration": (("Iterations",), "text=Held-out prompts >> visible=true", "Check of one policy"),
+WIDTH = 1280
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What to open, what is there once the page is filled, and what part of it is taken."""
+
+    tabs: tuple[str, ...]
+    filled: str
+    height: int
+    top: str = ""
+    """What stands at its top; empty for the page's own."""
+    choice: tuple[str, str] | None = None
+    """The label of a choice, and words of what is chosen."""
+
+
+PICTURES: Mapping[str, Picture] = {
+    "annotate": Picture(("Annotate",), "text=Which answer is better", 760),
+    "run": Picture(
+        ("Train", "Runs"),
+        "svg[preserveAspectRatio=none] >> visible=true",
+        760,
+        "figure >> visible=true",
+        ("Job", "training"),
+    ),
+    "iteration": Picture(("Iterations",), "text=Held-out prompts >> visible=true", 500, "text=Check of one policy"),
 }
 
 
 def take(page: Any, name: str) -> None:
-    """Open a page, wait until its charts and cards stand there, and take it from the heading on."""
-    tabs, filled, top = PICTURES[name]
-    for tab in tabs:
+    """Open a page, wait until its charts and cards stand there, and take it."""
+    picture = PICTURES[name]
+    for tab in picture.tabs:
         page.get_by_role("tab", name=tab, exact=True).click()
-    page.wait_for_selector(filled)
+    if picture.choice is not None:
+        label, words = picture.choice
+        page.get_by_label(label, exact=True).locator("visible=true").click()
+        page.get_by_role("option").filter(has_text=words).first.click()
+    page.wait_for_selector(picture.filled)
     page.wait_for_timeout(3000)  # what lies below it comes with the same timer
-    if top:
-        heading = page.get_by_role("heading", name=top, exact=True)
-        heading.evaluate("it => window.scrollTo(0, it.getBoundingClientRect().top + window.scrollY - 12)")
+    page.set_viewport_size({"width": WIDTH, "height": picture.height})
+    if picture.top:
+        first = page.locator(picture.top).first
+        first.evaluate("it => window.scrollTo(0, it.getBoundingClientRect().top + window.scrollY - 12)")
     page.screenshot(path=ROOT / "docs" / f"{name}.png")
 
 
@@ -49,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _, link = stack.enter_context(running_app(options.data, "--no-workers"))
         playwright = stack.enter_context(sync_playwright())
         browser = stack.enter_context(playwright.chromium.launch(executable_path=FOUND, args=list(FLAGS)))
-        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+        page = browser.new_page(viewport={"width": WIDTH, "height": 900})
         page.set_default_timeout(0)  # however busy the machine is
         page.goto(link)
         for name in options.only or PICTURES:
