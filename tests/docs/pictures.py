@@ -39,7 +39,7 @@ PICTURES: Mapping[str, Picture] = {
     "run": Picture(
         ("Train", "Runs"),
         "svg[preserveAspectRatio=none] >> visible=true",
-        760,
+        690,
         "figure >> visible=true",
         ("Job", "training"),
     ),
