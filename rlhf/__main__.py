@@ -264,11 +264,13 @@ def read_text(path: Path) -> str:
 
 def print_spec(kind: str, explain: bool) -> int:
     """Print a spec's defaults, or what its fields mean."""
+    spec = kinds()[kind]
     if explain:
-        for name, default, sentence in describe(kinds()[kind]):
+        print(f"# {spec.title}{f' ({spec.paper})' if spec.paper else ''}")
+        for name, default, sentence in describe(spec):
             print(f"{name} = {default!r}\n    {sentence}")
     else:
-        print(json.dumps(json.loads(to_json(kinds()[kind]())), indent=2))
+        print(json.dumps(json.loads(to_json(spec())), indent=2))
     return 0
 
 

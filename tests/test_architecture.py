@@ -97,6 +97,10 @@ def test_a_worker_starts_without_gradio_and_before_it_has_a_job_without_torch(mo
     ]
 
 
+def test_what_kinds_of_job_say_of_themselves_is_known_without_torch_and_gradio() -> None:
+    assert loaded_by("rlhf.kinds", ("gradio", *MACHINERY)) == []
+
+
 def test_training_loads_no_gradio() -> None:
     """With every algorithm in one process."""
     algorithms = ", ".join(spec.runner() for spec in KINDS.values())

@@ -56,6 +56,8 @@ class JobSpec:
     kind: ClassVar[str] = ""
     title: ClassVar[str] = ""
     """What it does, in a word or two."""
+    paper: ClassVar[str] = ""
+    """Where that is described, if it is in a paper."""
     short: ClassVar[str] = ""
     """How it is said of a policy that it came of this, in a table; empty: the kind itself."""
     waits: ClassVar[bool] = True
@@ -104,8 +106,6 @@ class TrainingSpec(JobSpec):
     """What every training job says: data, parent, how the weights are changed, and how fast."""
 
     # ------------------------------------------------------------------------------------------------------ in words
-    paper: ClassVar[str] = ""
-    """Where it is described."""
     trained_by: ClassVar[str] = ""
     """How what it made was trained, on a model's card: 'trained by …'."""
     last_step: ClassVar[Mapping[str, str]] = {}
@@ -152,6 +152,8 @@ class TrainingSpec(JobSpec):
     """Fields that stand under 'Loss' on the form, in this order."""
     lists: ClassVar[Mapping[str, Made]] = {}
     """Fields beside the parent that name a model, with the kind of model."""
+    unasked: ClassVar[tuple[str, ...]] = ()
+    """Fields that no form asks, because a confirmation stands for them."""
     sampling_fields: ClassVar[Mapping[str, str]] = {}
     """What the form asks of how it draws answers, with a sentence each."""
 

@@ -15,7 +15,7 @@ from rlhf.jobs.specs import TrainingSpec
 Values = Mapping[str, Any]
 
 # Filled by what submits a job, or by a question of the form's own.
-UNASKED = ("model", "snapshot", "accepted_accuracy", "sampling")
+UNASKED = ("model", "snapshot", "sampling")
 LORA = ("lora_r", "lora_alpha", "lora_targets", "lora_layers", "dora", "rslora", "lora_init")
 PROMPT = ("virtual_tokens", "virtual_init", "virtual_text")
 RUN = ("samples", "evaluate", "checkpoint_steps", "processes", "halve_batch")
@@ -90,7 +90,8 @@ class Form:
     @cached_property
     def described(self) -> dict[str, tuple[Any, str]]:
         """(default, sentence) of each field of the spec that a form may ask, the sampling's apart."""
-        found = {name: (value, said) for name, value, said in specs.describe(self.spec_type) if name not in UNASKED}
+        unasked = (*UNASKED, *self.spec_type.unasked)
+        found = {name: (value, said) for name, value, said in specs.describe(self.spec_type) if name not in unasked}
         drawn = self.drawn
         return found | {
             f"sampling.{name}": (drawn[name], said) for name, said in self.spec_type.sampling_fields.items()

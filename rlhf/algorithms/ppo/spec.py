@@ -141,6 +141,7 @@ class PPOSpec(TrainingSpec):
         *("steps", "accepted_accuracy", "reward_model"),
     )
     lists: ClassVar = {"reward_model": "reward"}
+    unasked: ClassVar = ("accepted_accuracy",)
     labels: ClassVar = {
         "kl_control": "KL control",
         "kl_coefficient": "KL coefficient",

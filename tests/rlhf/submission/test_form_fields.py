@@ -40,7 +40,7 @@ def test_every_field_of_the_spec_is_asked_once_with_its_sentence(form: Form) -> 
     asked = set(form.names)
     assert len(form.names) == len(asked)
     assert asked == {*form.layout.main, *(name for names in form.groups.values() for name in names)}
-    known = {entry.name for entry in fields_of(form.spec_type)} - set(form_fields.UNASKED)
+    known = {entry.name for entry in fields_of(form.spec_type)} - {*form_fields.UNASKED, *form.spec_type.unasked}
     unasked = known - asked
     assert all(name in form.layout.fixed or form.never(name) for name in unasked), unasked
     assert all(form.described[name][1].endswith(".") for name in form.names)
