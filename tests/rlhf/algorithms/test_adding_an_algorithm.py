@@ -13,7 +13,7 @@ from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
 
 PAGE = ROOT / "docs" / "adding-an-algorithm.md"
 # What the program and its tests consist of.
-COPIED = ("app.py", "annotation", "rlhf", "tests", "pyproject.toml")
+COPIED = ("app.py", "annotation", "rlhf", "tests", "pyproject.toml", "requirements.txt")
 JOURNEY = "tests/rlhf/algorithms/journey_of_an_added_algorithm.py"
 
 
