@@ -38,7 +38,7 @@ def claim_next(db: Database, annotator_id: int, source: random.Random | None = N
         show_todays_guidelines(db, held)
         return held
     source = source or secrets.SystemRandom()
-    with db.transaction() as connection:
+    with db.transaction():
         release_unfit(db)
         held = held_claim(db, annotator_id)
         if held is not None:
@@ -47,7 +47,7 @@ def claim_next(db: Database, annotator_id: int, source: random.Random | None = N
         chosen = choose(db, annotator_id, project, source)
         if chosen is None:
             return None
-        insert_claim(connection, project, annotator_id, chosen)
+        insert_claim(db, project, annotator_id, chosen)
     return held_claim(db, annotator_id)
 
 
@@ -180,25 +180,25 @@ def free_slot(db: Database, comparison_id: int) -> int:
     return next(slot for slot in range(len(taken) + 1) if slot not in taken)
 
 
-def insert_claim(connection: Any, project: Project, annotator_id: int, chosen: Chosen) -> None:
+def insert_claim(db: Database, project: Project, annotator_id: int, chosen: Chosen) -> None:
     """Put a comparison into an annotator's hands, inside the caller's transaction."""
     created = datetime.now(UTC)
-    connection.execute(
-        """INSERT INTO claim (nonce, comparison_id, annotator_id, purpose, kind, slot, re_ask_of, guidelines_version,
-               shown_order, state, created, expires)
-           VALUES (?, ?, ?, ?, ?, ?, ?, (SELECT max(version) FROM guidelines), ?, 'held', ?, ?)""",
-        (
-            secrets.token_urlsafe(16),
-            chosen.comparison_id,
-            annotator_id,
-            chosen.purpose,
-            selection.kind_of(project, len(chosen.order)),
-            chosen.slot,
-            chosen.re_ask_of,
-            json.dumps(list(chosen.order)),
-            created.isoformat(timespec="microseconds"),
-            (created + timedelta(minutes=project.claim_minutes)).isoformat(timespec="microseconds"),
-        ),
+    db.insert(
+        "claim",
+        {
+            "nonce": secrets.token_urlsafe(16),
+            "comparison_id": chosen.comparison_id,
+            "annotator_id": annotator_id,
+            "purpose": chosen.purpose,
+            "kind": selection.kind_of(project, len(chosen.order)),
+            "slot": chosen.slot,
+            "re_ask_of": chosen.re_ask_of,
+            "guidelines_version": db.value("SELECT max(version) FROM guidelines"),
+            "shown_order": json.dumps(list(chosen.order)),
+            "state": "held",
+            "created": created.isoformat(timespec="microseconds"),
+            "expires": (created + timedelta(minutes=project.claim_minutes)).isoformat(timespec="microseconds"),
+        },
     )
 
 
@@ -326,6 +326,10 @@ def parse_for(db: Database, claim: Mapping[str, Any], value: Any) -> Act:
     return act
 
 
+# What a judgement takes over from the claim that it is on, and the row that takes it back from the judgement.
+OF_CLAIM = ("comparison_id", "annotator_id", "purpose", "kind", "re_ask_of", "shown_order")
+
+
 def insert_judgement(
     db: Database, claim: Mapping[str, Any], act: Act, seconds: float, supersedes: int | None = None
 ) -> int:
@@ -338,34 +342,24 @@ def insert_judgement(
            WHERE cr.comparison_id = ? AND r.state = 'writing'""",
         (claim["comparison_id"],),
     )
-    return int(
-        db.connection.execute(
-            """INSERT INTO judgement (claim_id, comparison_id, annotator_id, purpose, kind, outcome, ranking, strength,
-                   tags, note, flag, edited_response_id, early, guidelines_version, re_ask_of, shown_order, seconds,
-                   supersedes, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
-            (
-                claim["id"],
-                claim["comparison_id"],
-                claim["annotator_id"],
-                claim["purpose"],
-                claim["kind"],
-                act.outcome,
-                None if ranking is None else json.dumps(ranking),
-                act.strength,
-                json.dumps(act.tags, ensure_ascii=False),
-                act.note,
-                act.flag,
-                edited,
-                int(early > 0 and act.outcome != "skip"),
-                claim["guidelines_version"],
-                claim["re_ask_of"],
-                claim["shown_order"],
-                seconds,
-                supersedes,
-                now(),
-            ),
-        ).lastrowid
-        or 0
+    return db.insert(
+        "judgement",
+        {
+            "claim_id": claim["id"],
+            **{column: claim[column] for column in OF_CLAIM},
+            "guidelines_version": claim["guidelines_version"],
+            "outcome": act.outcome,
+            "ranking": None if ranking is None else json.dumps(ranking),
+            "strength": act.strength,
+            "tags": json.dumps(act.tags, ensure_ascii=False),
+            "note": act.note,
+            "flag": act.flag,
+            "edited_response_id": edited,
+            "early": int(early > 0 and act.outcome != "skip"),
+            "seconds": seconds,
+            "supersedes": supersedes,
+            "created": now(),
+        },
     )
 
 
@@ -379,13 +373,17 @@ def insert_edit(db: Database, claim: Mapping[str, Any], position: int, text: str
     assert mended is not None
     if mended["text"].strip() == text:
         raise UserError("The edited answer is the same as before. Change it, or judge without an edit.")
-    return int(
-        db.connection.execute(
-            """INSERT INTO response (prompt_id, origin, annotator_id, edited_from, purpose, text, created)
-               VALUES (?, 'person', ?, ?, 'demonstrate', ?, ?)""",
-            (mended["prompt_id"], claim["annotator_id"], mended["id"], text, now()),
-        ).lastrowid
-        or 0
+    return db.insert(
+        "response",
+        {
+            "prompt_id": mended["prompt_id"],
+            "origin": "person",
+            "annotator_id": claim["annotator_id"],
+            "edited_from": mended["id"],
+            "purpose": "demonstrate",
+            "text": text,
+            "created": now(),
+        },
     )
 
 
@@ -419,7 +417,7 @@ def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
         again = Chosen(
             claim["comparison_id"], claim["purpose"], json.loads(claim["shown_order"]), slot, claim["re_ask_of"]
         )
-        insert_claim(connection, project, annotator_id, again)
+        insert_claim(db, project, annotator_id, again)
     held = held_claim(db, annotator_id)
     assert held is not None
     return held
@@ -470,15 +468,16 @@ def told(db: Database, row: Mapping[str, Any], order: Sequence[int] | None = Non
 
 def insert_undone(db: Database, last: Mapping[str, Any]) -> None:
     """The row that takes a judgement back."""
-    db.connection.execute(
-        """INSERT INTO judgement (claim_id, comparison_id, annotator_id, purpose, kind, outcome, re_ask_of, shown_order,
-               seconds, supersedes, created) VALUES (?, ?, ?, ?, ?, 'undone', ?, ?, 0, ?, ?)""",
-        (
-            *(last[key] for key in ("claim_id", "comparison_id", "annotator_id", "purpose", "kind", "re_ask_of")),
-            last["shown_order"],
-            last["id"],
-            now(),
-        ),
+    db.insert(
+        "judgement",
+        {
+            "claim_id": last["claim_id"],
+            **{column: last[column] for column in OF_CLAIM},
+            "outcome": "undone",
+            "seconds": 0,
+            "supersedes": last["id"],
+            "created": now(),
+        },
     )
 
 
@@ -645,7 +644,7 @@ def adjudicate(db: Database, annotator_id: int, comparison_id: int) -> Claim:
             "UPDATE claim SET state = 'released' WHERE annotator_id = ? AND state = 'held'", (annotator_id,)
         )
         order = selection.draw_order(size_of(db, comparison_id), secrets.SystemRandom())
-        insert_claim(connection, store.project(db), annotator_id, Chosen(comparison_id, "adjudication", order))
+        insert_claim(db, store.project(db), annotator_id, Chosen(comparison_id, "adjudication", order))
     held = held_claim(db, annotator_id)
     assert held is not None
     return held

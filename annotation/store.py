@@ -39,8 +39,15 @@ def add_prompts(db: Database, prompts: Iterable[Prompt]) -> int:
         for prompt in prompts:
             fingerprint, messages = fingerprint_of(prompt.messages)
             cursor = connection.execute(
-                "INSERT OR IGNORE INTO prompt (fingerprint, messages, source, split, created) VALUES (?, ?, ?, ?, ?)",
-                (fingerprint, messages, prompt.source, prompt.split, now()),
+                """INSERT OR IGNORE INTO prompt (fingerprint, messages, source, split, created)
+                   VALUES (:fingerprint, :messages, :source, :split, :created)""",
+                {
+                    "fingerprint": fingerprint,
+                    "messages": messages,
+                    "source": prompt.source,
+                    "split": prompt.split,
+                    "created": now(),
+                },
             )
             added += cursor.rowcount
     return added
@@ -85,29 +92,24 @@ def read_prompt(row: dict[str, Any]) -> Prompt:
 # ------------------------------------------------------------------------------------------- answers and comparisons
 def add_response(db: Database, response: Response, purpose: str, dropped: str | None = None) -> int:
     """Store one answer and return its id. `dropped` says why it will not be offered: 'empty' or 'duplicate'."""
-    with db.transaction() as connection:
-        return int(
-            connection.execute(
-                """INSERT INTO response (prompt_id, origin, model_id, purpose, text, sampling, seed, rendered_prompt,
-                       prompt_tokens, tokens, finish_reason, dropped, created)
-                   VALUES (?, 'policy', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
-                (
-                    response.prompt_id,
-                    response.model_id,
-                    purpose,
-                    response.text,
-                    json.dumps(asdict(response.sampling)),
-                    response.seed,
-                    response.rendered_prompt,
-                    response.prompt_tokens,
-                    response.tokens,
-                    response.finish_reason,
-                    dropped,
-                    now(),
-                ),
-            ).lastrowid
-            or 0
-        )
+    return db.insert(
+        "response",
+        {
+            "prompt_id": response.prompt_id,
+            "origin": "policy",
+            "model_id": response.model_id,
+            "purpose": purpose,
+            "text": response.text,
+            "sampling": json.dumps(asdict(response.sampling)),
+            "seed": response.seed,
+            "rendered_prompt": response.rendered_prompt,
+            "prompt_tokens": response.prompt_tokens,
+            "tokens": response.tokens,
+            "finish_reason": response.finish_reason,
+            "dropped": dropped,
+            "created": now(),
+        },
+    )
 
 
 def add_comparison(db: Database, responses: Sequence[Response], wanted: int = 2) -> int | None:
@@ -118,7 +120,7 @@ def add_comparison(db: Database, responses: Sequence[Response], wanted: int = 2)
     """
     seen: set[str] = set()
     offered: list[int] = []
-    with db.transaction() as connection:
+    with db.transaction():
         for response in responses:
             folded = " ".join(response.text.split()).casefold()
             dropped = "empty" if not folded else "duplicate" if folded in seen else None
@@ -128,11 +130,8 @@ def add_comparison(db: Database, responses: Sequence[Response], wanted: int = 2)
                 offered.append(response_id)
         if len(offered) < wanted:
             return None
-        comparison_id = connection.execute(
-            "INSERT INTO comparison (prompt_id, model_id, purpose, created) VALUES (?, ?, 'preference', ?)",
-            (responses[0].prompt_id, responses[0].model_id, now()),
-        ).lastrowid
-        place_responses(db, int(comparison_id or 0), offered)
+        comparison_id = insert_comparison(db, responses[0].prompt_id, model_id=responses[0].model_id)
+        place_responses(db, comparison_id, offered)
     return comparison_id
 
 
@@ -141,7 +140,7 @@ def add_mixed_comparison(db: Database, prompt: Prompt, responses: Sequence[Respo
 
     Returns the comparison's id, or None where all of these answers have been compared before.
     """
-    with db.transaction() as connection:
+    with db.transaction():
         add_prompts(db, [prompt])
         prompt_id = int(db.value("SELECT id FROM prompt WHERE fingerprint = ?", (fingerprint_of(prompt.messages)[0],)))
         rows = db.rows(
@@ -152,12 +151,15 @@ def add_mixed_comparison(db: Database, prompt: Prompt, responses: Sequence[Respo
         compared = {(row["model_id"], row["seed"], row["text"]) for row in rows}
         if all((response.model_id, response.seed, response.text) in compared for response in responses):
             return None
-        comparison_id = connection.execute(
-            "INSERT INTO comparison (prompt_id, purpose, created) VALUES (?, 'preference', ?)", (prompt_id, now())
-        ).lastrowid
+        comparison_id = insert_comparison(db, prompt_id)
         answers = [replace(response, prompt_id=prompt_id) for response in responses]
-        place_responses(db, int(comparison_id or 0), [add_response(db, answer, "compare") for answer in answers])
+        place_responses(db, comparison_id, [add_response(db, answer, "compare") for answer in answers])
     return comparison_id
+
+
+def insert_comparison(db: Database, prompt_id: int | None, **columns: Any) -> int:
+    """A comparison of answers to a prompt, still without them, inside the caller's transaction; returns its id."""
+    return db.insert("comparison", {"prompt_id": prompt_id, "purpose": "preference", **columns, "created": now()})
 
 
 def place_responses(db: Database, comparison_id: int, response_ids: Sequence[int]) -> None:
@@ -181,7 +183,7 @@ def ask(db: Database, annotator_id: int, messages: Sequence[Message]) -> int:
     this annotator has MOST_UNANSWERED waiting, or has asked MOST_A_DAY in the last 24 hours.
     """
     fingerprint = fingerprint_of(messages)[0]
-    with db.transaction() as connection:
+    with db.transaction():
         waiting = db.rows(
             """SELECT c.id, p.fingerprint FROM comparison c JOIN prompt p ON p.id = c.prompt_id
                WHERE c.asked_by = ? AND c.purpose = 'preference' AND c.state IN ('asked', 'writing')""",
@@ -198,14 +200,7 @@ def ask(db: Database, annotator_id: int, messages: Sequence[Message]) -> int:
             raise UserError(f"You have asked {today} prompts in the last 24 hours. That is enough; ask again later.")
         add_prompts(db, [Prompt(tuple(messages), "train", "own prompt")])
         prompt_id = db.value("SELECT id FROM prompt WHERE fingerprint = ?", (fingerprint,))
-        return int(
-            connection.execute(
-                """INSERT INTO comparison (prompt_id, purpose, state, asked_by, created)
-                   VALUES (?, 'preference', 'asked', ?, ?)""",
-                (prompt_id, annotator_id, now()),
-            ).lastrowid
-            or 0
-        )
+        return insert_comparison(db, prompt_id, state="asked", asked_by=annotator_id)
 
 
 def asked(db: Database) -> list[tuple[int, Prompt]]:
@@ -220,15 +215,10 @@ def asked(db: Database) -> list[tuple[int, Prompt]]:
 
 def ask_again(db: Database, comparison_id: int) -> int:
     """Ask anew for what an annotator asked in this comparison, and got the same or no answers to."""
-    with db.transaction() as connection:
-        return int(
-            connection.execute(
-                """INSERT INTO comparison (prompt_id, purpose, state, asked_by, created)
-                   SELECT prompt_id, purpose, 'asked', asked_by, ? FROM comparison WHERE id = ?""",
-                (now(), comparison_id),
-            ).lastrowid
-            or 0
-        )
+    with db.transaction():
+        before = db.row("SELECT prompt_id, purpose, asked_by FROM comparison WHERE id = ?", (comparison_id,))
+        assert before is not None
+        return insert_comparison(db, **before, state="asked")
 
 
 def refuse_asked(db: Database, comparison_id: int) -> None:
@@ -247,14 +237,7 @@ def begin_answers(
     first = responses[0]
     with db.transaction() as connection:
         if comparison_id is None:
-            comparison_id = int(
-                connection.execute(
-                    """INSERT INTO comparison (prompt_id, model_id, purpose, state, created)
-                       VALUES (?, ?, 'preference', 'writing', ?)""",
-                    (first.prompt_id, first.model_id, now()),
-                ).lastrowid
-                or 0
-            )
+            comparison_id = insert_comparison(db, first.prompt_id, model_id=first.model_id, state="writing")
         else:
             connection.execute(
                 "UPDATE comparison SET state = 'writing', model_id = ? WHERE id = ?", (first.model_id, comparison_id)
@@ -288,9 +271,16 @@ def finish_answers(db: Database, comparison_id: int, responses: Mapping[int, Res
             dropped = "empty" if not folded else "duplicate" if folded in seen else None
             seen.add(folded)
             connection.execute(
-                """UPDATE response SET text = ?, tokens = ?, prompt_tokens = ?, finish_reason = ?, dropped = ?,
-                       state = 'done' WHERE id = ?""",
-                (response.text, response.tokens, response.prompt_tokens, response.finish_reason, dropped, response_id),
+                """UPDATE response SET text = :text, tokens = :tokens, prompt_tokens = :prompt_tokens,
+                       finish_reason = :finish_reason, dropped = :dropped, state = 'done' WHERE id = :id""",
+                {
+                    "text": response.text,
+                    "tokens": response.tokens,
+                    "prompt_tokens": response.prompt_tokens,
+                    "finish_reason": response.finish_reason,
+                    "dropped": dropped,
+                    "id": response_id,
+                },
             )
         state = "ready" if len(seen) == len(responses) and "" not in seen else "withdrawn"
         connection.execute("UPDATE comparison SET state = ? WHERE id = ? AND state = 'writing'", (state, comparison_id))
@@ -319,31 +309,60 @@ def marks(values: Sequence[Any]) -> str:
     return ", ".join("?" * len(values))
 
 
+@dataclass(frozen=True)
+class PairedAnswers:
+    """What two policies answered to the same held-out prompt with the same seed."""
+
+    prompt_id: int
+    first: int
+    """The response of the one policy."""
+    second: int
+    texts: tuple[str, str]
+    compared: bool
+    """Whether they make a comparison already, in whatever order."""
+
+    @property
+    def settled(self) -> float | None:
+        """Whether the first won, where nobody has to be asked: the same text ties, and an answer beats none."""
+        own, other = (text.strip() for text in self.texts)
+        if own == other:
+            return 0.5
+        return None if own and other else float(bool(own))
+
+
+def paired_answers(db: Database, model_id: int, other_id: int) -> list[PairedAnswers]:
+    """What two policies answered to the same held-out prompts with the same seeds, by prompt and seed."""
+    rows = db.rows(
+        """SELECT a.prompt_id, a.id AS first, b.id AS second, a.text AS own, b.text AS other,
+               EXISTS (SELECT 1 FROM comparison_response x JOIN comparison_response y
+                   ON y.comparison_id = x.comparison_id WHERE x.response_id = a.id AND y.response_id = b.id) AS compared
+           FROM response a JOIN response b
+               ON b.prompt_id = a.prompt_id AND b.seed = a.seed AND b.sampling = a.sampling
+           WHERE a.purpose = 'evaluate' AND b.purpose = 'evaluate' AND a.model_id = ? AND b.model_id = ?
+           ORDER BY a.prompt_id, a.seed""",
+        (model_id, other_id),
+    )
+    return [
+        PairedAnswers(row["prompt_id"], row["first"], row["second"], (row["own"], row["other"]), bool(row["compared"]))
+        for row in rows
+    ]
+
+
 def compare_policies(db: Database, candidate_id: int, against_id: int, asks: Asks = "people") -> int:
     """Put what two policies answered to the same held-out prompts with the same seeds before people or judges, blind.
 
     Each pair of answers that differ and have not been compared yet makes a comparison, in an order that says nothing
     about the prompts, so that the first results stand for all; returns how many.
     """
-    with db.transaction() as connection:
-        pairs = db.rows(
-            """SELECT a.prompt_id, a.id AS first, b.id AS second FROM response a JOIN response b
-                   ON b.prompt_id = a.prompt_id AND b.seed = a.seed AND b.sampling = a.sampling
-               WHERE a.purpose = 'evaluate' AND b.purpose = 'evaluate' AND a.model_id = ? AND b.model_id = ?
-                 AND trim(a.text) != '' AND trim(b.text) != '' AND trim(a.text) != trim(b.text)
-                 AND NOT EXISTS (SELECT 1 FROM comparison_response x JOIN comparison_response y
-                     ON y.comparison_id = x.comparison_id WHERE x.response_id = a.id AND y.response_id = b.id)
-               ORDER BY a.prompt_id, a.seed""",
-            (candidate_id, against_id),
-        )
+    with db.transaction():
+        answered = paired_answers(db, candidate_id, against_id)
+        pairs = [pair for pair in answered if pair.settled is None and not pair.compared]
         random.Random(candidate_id).shuffle(pairs)
         for pair in pairs:
-            comparison_id = connection.execute(
-                """INSERT INTO comparison (prompt_id, purpose, candidate_id, against_id, asks, created)
-                   VALUES (?, 'preference', ?, ?, ?, ?)""",
-                (pair["prompt_id"], candidate_id, against_id, asks, now()),
-            ).lastrowid
-            place_responses(db, int(comparison_id or 0), [pair["first"], pair["second"]])
+            comparison_id = insert_comparison(
+                db, pair.prompt_id, candidate_id=candidate_id, against_id=against_id, asks=asks
+            )
+            place_responses(db, comparison_id, [pair.first, pair.second])
     return len(pairs)
 
 
@@ -675,15 +694,12 @@ def guidelines_versions(db: Database) -> list[Guidelines]:
 
 def write_guidelines(db: Database, text: str, written_by: str) -> int:
     """Add a version of the guidelines unless the text is that of the latest; returns the version that holds now."""
-    with db.transaction() as connection:
+    with db.transaction():
         latest = guidelines(db)
         if latest.text == text.strip():
             return latest.version
-        connection.execute(
-            "INSERT INTO guidelines (version, text, written_by, created) VALUES (?, ?, ?, ?)",
-            (latest.version + 1, text.strip(), written_by, now()),
-        )
-    return latest.version + 1
+        row = {"version": latest.version + 1, "text": text.strip(), "written_by": written_by, "created": now()}
+        return db.insert("guidelines", row)
 
 
 # Neither asked by an annotator, who waits for it, nor there to measure a candidate.

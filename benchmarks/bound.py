@@ -44,8 +44,15 @@ class Plain:
             connection.execute(
                 """INSERT INTO judgement (claim_id, comparison_id, annotator_id, purpose, kind, outcome, ranking,
                        strength, shown_order, seconds, created)
-                   VALUES (?, ?, ?, 'own', 'pair', 'ranked', ?, 2, ?, 0.0, ?)""",
-                (claim, comparison, annotator, json.dumps(ranks), ORDER, now()),
+                   VALUES (:claim, :comparison, :annotator, 'own', 'pair', 'ranked', :ranking, 2, :order, 0.0, :now)""",
+                {
+                    "claim": claim,
+                    "comparison": comparison,
+                    "annotator": annotator,
+                    "ranking": json.dumps(ranks),
+                    "order": ORDER,
+                    "now": now(),
+                },
             )
         found = connection.execute(
             """SELECT id FROM comparison WHERE purpose = 'preference' AND state = 'ready' AND model_id = 1
@@ -54,8 +61,16 @@ class Plain:
         if found is not None:
             connection.execute(
                 """INSERT INTO claim (nonce, comparison_id, annotator_id, purpose, kind, slot, shown_order, state,
-                       created, expires) VALUES (?, ?, ?, 'own', 'pair', 0, ?, 'held', ?, ?)""",
-                (following, found[0], annotator, ORDER, now(), LATER),
+                       created, expires)
+                   VALUES (:nonce, :comparison, :annotator, 'own', 'pair', 0, :order, 'held', :now, :later)""",
+                {
+                    "nonce": following,
+                    "comparison": found[0],
+                    "annotator": annotator,
+                    "order": ORDER,
+                    "now": now(),
+                    "later": LATER,
+                },
             )
         connection.execute("COMMIT")
         if found is None:

@@ -129,7 +129,7 @@ def answers_to(
 def small_snapshot(lab: Laboratory, items: int) -> str:
     """The first rows of each split as frozen data, for a smoke run."""
     rows = list(demonstrations(lab.db, f"example:{EXAMPLE}"))
-    kept = [row for split in ("train", "held-out") for row in [row for row in rows if row["split"] == split][:items]]
+    kept = [row for split in ("train", "held-out") for row in [row for row in rows if row.split == split][:items]]
     return store_snapshot(lab.db, lab.directory, Listing(kept))
 
 

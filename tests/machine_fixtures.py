@@ -155,10 +155,9 @@ class Machine:
         from rlhf.models.loading import ground_path, verified
 
         policy = registry.by_revision(self.db, parent)
-        ground_id = policy.id if policy.form == "full" else policy.ground_id
-        ground = ground_path(self.db, self.data_dir, self.model, ground_id)
+        ground = ground_path(self.db, self.data_dir, self.model, policy.lies_on)
         adapter = verified(self.data_dir, policy) if policy.form in ("lora", "prompt") else None
-        return Start(BaseModel(str(self.model), self.model), policy, ground, ground_id, adapter)
+        return Start(BaseModel(str(self.model), self.model), policy, ground, policy.lies_on, adapter)
 
     def submit(self, spec: JobSpec) -> int:
         """Freeze and queue a job."""

@@ -189,12 +189,21 @@ def knows(db: Database, place: str, version: str, manifest: Manifest | None) -> 
 
 def begin_from(db: Database, place: str, version: str, manifest: Manifest | None, message: str = "") -> None:
     """Record what this database goes on from, which the next copy follows. Without a manifest nothing is safe yet."""
-    with db.transaction() as connection:
-        connection.execute(
-            """INSERT INTO safe_copy (place, version, run, number, last_judgement_id, judgements, state, created,
-                   message)
-               VALUES (?, ?, ?, ?, ?, ?, 'begun', ?, ?)""",
-            (place, version, *record_of(manifest), manifest.created if manifest else now(), message),
+    run, number, last_judgement_id, judgements = record_of(manifest)
+    with db.transaction():
+        db.insert(
+            "safe_copy",
+            {
+                "place": place,
+                "version": version,
+                "run": run,
+                "number": number,
+                "last_judgement_id": last_judgement_id,
+                "judgements": judgements,
+                "state": "begun",
+                "created": manifest.created if manifest else now(),
+                "message": message,
+            },
         )
         if message == RESTORED or manifest is None:
             store.set_setting(db, SAFE_WORK, work(db) if manifest else "")
@@ -362,14 +371,20 @@ def known_head(db: Database, place: Place) -> str:
 
 def add_row(db: Database, place: str, run: str) -> tuple[int, int]:
     """Record that a copy is begun; its row's id and its number in this run."""
-    with db.transaction() as connection:
+    with db.transaction():
         number = int(db.value("SELECT coalesce(max(number), 0) + 1 FROM safe_copy WHERE run = ?", (run,)))
-        row_id = connection.execute(
-            """INSERT INTO safe_copy (place, run, number, last_judgement_id, judgements, state, created)
-               VALUES (?, ?, ?, 0, 0, 'taken', ?)""",
-            (place, run, number, now()),
-        ).lastrowid
-    assert row_id is not None
+        row_id = db.insert(
+            "safe_copy",
+            {
+                "place": place,
+                "run": run,
+                "number": number,
+                "last_judgement_id": 0,
+                "judgements": 0,
+                "state": "taken",
+                "created": now(),
+            },
+        )
     return row_id, number
 
 
@@ -385,9 +400,15 @@ def record_safe(db: Database, row_id: int, version: str, copy: Copy) -> None:
     with db.transaction() as connection:
         store.set_setting(db, SAFE_WORK, copy.work)
         connection.execute(
-            """UPDATE safe_copy SET state = 'safe', version = ?, created = ?, last_judgement_id = ?, judgements = ?
-               WHERE id = ?""",
-            (version, manifest.created, manifest.last_judgement_id, manifest.judgements, row_id),
+            """UPDATE safe_copy SET state = 'safe', version = :version, created = :created,
+                   last_judgement_id = :last_judgement_id, judgements = :judgements WHERE id = :id""",
+            {
+                "version": version,
+                "created": manifest.created,
+                "last_judgement_id": manifest.last_judgement_id,
+                "judgements": manifest.judgements,
+                "id": row_id,
+            },
         )
         connection.execute(
             "DELETE FROM safe_copy WHERE id < ? AND state NOT IN ('begun', 'conflict')", (row_id - KEPT_ROWS,)

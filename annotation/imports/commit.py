@@ -113,11 +113,8 @@ class Move:
     def insert_import(self) -> None:
         """The row of the import itself."""
         counts = {name: value for name, value in vars(self.staging.counts).items() if value}
-        self.import_id = self.sql.execute(
-            """INSERT INTO main.import (name, sha256, format, counts, requested_by, created)
-               VALUES (:name, :sha256, :format, :counts, :requested_by, :created)""",
-            {**self.about, "counts": json.dumps(counts), "created": self.created},
-        ).lastrowid
+        row = {**self.about, "counts": json.dumps(counts), "created": self.created}
+        self.import_id = self.db.insert("main.import", row)
 
     def find_late_prompts(self) -> None:
         """Prompts that others have added since the comparison with the database."""
@@ -134,9 +131,9 @@ class Move:
         self.prompt_offset = self.highest("main.prompt") - first + 1
         self.sql.execute(
             """INSERT OR IGNORE INTO main.prompt (id, fingerprint, messages, source, split, import_id, created)
-               SELECT ? + id, fingerprint, messages, ?, split, ?, ? FROM staged.prompt
-               WHERE known IS NULL AND id BETWEEN ? AND ? ORDER BY id""",
-            (self.prompt_offset, source, self.import_id, self.created, first, last),
+               SELECT :prompt + id, fingerprint, messages, :source, split, :import, :created FROM staged.prompt
+               WHERE known IS NULL AND id BETWEEN :first AND :last ORDER BY id""",
+            self.values(source=source, first=first, last=last),
         )
 
     def insert_answers(self, first: int, last: int) -> None:
@@ -159,11 +156,16 @@ class Move:
         for first, last, offset in self.pieces:
             self.sql.execute(PLACE_ANSWERS, self.values(comparison=comparison, first=first, last=last, offset=offset))
         if self.staging.counts.judged:
-            annotator = self.sql.execute(
-                """INSERT INTO main.annotator (name, role, kind, active, created)
-                   VALUES (?, 'annotator', 'import', 0, ?)""",
-                (self.annotator_name(), self.created),
-            ).lastrowid
+            annotator = self.db.insert(
+                "main.annotator",
+                {
+                    "name": self.annotator_name(),
+                    "role": "annotator",
+                    "kind": "import",
+                    "active": 0,
+                    "created": self.created,
+                },
+            )
             self.sql.execute(
                 INSERT_JUDGEMENTS, self.values(comparison=comparison, judgement=judgement, annotator=annotator)
             )

@@ -128,18 +128,20 @@ class Staging:
     def skip(self, row: int, column: str, reason: str) -> None:
         """Note a row that can't be imported."""
         self.counts.skipped += 1
-        self.sql.execute("INSERT INTO skipped VALUES (?, ?, ?)", (row, display_name(column), reason))
+        self.sql.execute(
+            "INSERT INTO skipped (row, column_name, reason) VALUES (?, ?, ?)", (row, display_name(column), reason)
+        )
 
     def prompt_id(self, record: Record) -> tuple[int, str, bool]:
         """The staged prompt's id and fingerprint, and whether it is new in this file."""
         fingerprint, messages = store.fingerprint_of(record.messages)
         added = self.sql.execute(
-            "INSERT OR IGNORE INTO prompt (fingerprint, messages, split) VALUES (?, ?, ?)",
+            "INSERT OR IGNORE INTO prompt (fingerprint, messages, split) VALUES (?, ?, ?) RETURNING id",
             (fingerprint, messages, split_of(fingerprint, self.split)),
-        )
-        if added.rowcount:
+        ).fetchone()
+        if added is not None:
             self.grow(0, messages)
-            return int(added.lastrowid or 0), fingerprint, True
+            return int(added[0]), fingerprint, True
         row = self.sql.execute("SELECT id FROM prompt WHERE fingerprint = ?", (fingerprint,)).fetchone()
         return int(row[0]), fingerprint, False
 
@@ -154,14 +156,18 @@ class Staging:
         strength: int | None = None,
     ) -> bool:
         """Gather a comparison or a demonstration; False if the same one has been gathered."""
-        ranks = None if ranking is None else json.dumps(list(ranking))
         added = self.sql.execute(
             """INSERT OR IGNORE INTO item (content, prompt, form, outcome, ranking, strength, size)
-               VALUES (?, ?, ?, ?, ?, ?, ?)""",
-            (
-                *(content_key(form, fingerprint, answers, outcome, ranking), prompt, form, outcome, ranks, strength),
-                len(answers),
-            ),
+               VALUES (:content, :prompt, :form, :outcome, :ranking, :strength, :size)""",
+            {
+                "content": content_key(form, fingerprint, answers, outcome, ranking),
+                "prompt": prompt,
+                "form": form,
+                "outcome": outcome,
+                "ranking": None if ranking is None else json.dumps(list(ranking)),
+                "strength": strength,
+                "size": len(answers),
+            },
         )
         if not added.rowcount:
             return False
@@ -175,8 +181,15 @@ class Staging:
     def add_labelled(self, row: int, prompt: int, fingerprint: str, text: str, good: bool) -> None:
         """Gather a good or bad answer, to be put beside others to its prompt at the end."""
         added = self.sql.execute(
-            "INSERT OR IGNORE INTO labelled (content, prompt, row, good, text) VALUES (?, ?, ?, ?, ?)",
-            (content_key("label", fingerprint, [text], str(good)), prompt, row, good, text),
+            """INSERT OR IGNORE INTO labelled (content, prompt, row, good, text)
+               VALUES (:content, :prompt, :row, :good, :text)""",
+            {
+                "content": content_key("label", fingerprint, [text], str(good)),
+                "prompt": prompt,
+                "row": row,
+                "good": good,
+                "text": text,
+            },
         )
         self.counts.repeated += not added.rowcount
         self.grow(0, text)

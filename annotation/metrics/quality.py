@@ -335,16 +335,22 @@ def decide_on(db: Database, name: str, excluded: bool, reason: str, decided_by: 
     """Record whether an annotator's judgements are left out of training."""
     if len(reason) > MAXIMUM_REASON:
         raise UserError(f"A reason can have up to {MAXIMUM_REASON} characters. Shorten it; nothing was changed.")
-    with db.transaction() as connection:
+    with db.transaction():
         row = db.row("SELECT id, name FROM annotator WHERE name = ?", (name,))
         if row is None:
             raise UserError("Choose an annotator from the list. Nothing was changed.")
         if excluded == (row["name"] in excluded_annotators(db)):
             state = "left out of training already" if excluded else "not left out of training"
             raise UserError(f"{row['name']} is {state}. Nothing was changed.")
-        connection.execute(
-            "INSERT INTO exclusion (annotator_id, excluded, reason, decided_by, created) VALUES (?, ?, ?, ?, ?)",
-            (row["id"], int(excluded), reason.strip(), decided_by, now()),
+        db.insert(
+            "exclusion",
+            {
+                "annotator_id": row["id"],
+                "excluded": int(excluded),
+                "reason": reason.strip(),
+                "decided_by": decided_by,
+                "created": now(),
+            },
         )
 
 
@@ -489,10 +495,16 @@ def gold_row(db: Database, comparison_id: int) -> dict[str, Any]:
 
 def record_gold(db: Database, comparison_id: int, action: str, expected: str, before: str, decided_by: str) -> None:
     """Keep what was decided about a gold comparison, inside the caller's transaction."""
-    db.connection.execute(
-        """INSERT INTO gold_decision (comparison_id, action, expected, previous_state, decided_by, created)
-           VALUES (?, ?, ?, ?, ?, ?)""",
-        (comparison_id, action, expected, before, decided_by, now()),
+    db.insert(
+        "gold_decision",
+        {
+            "comparison_id": comparison_id,
+            "action": action,
+            "expected": expected,
+            "previous_state": before,
+            "decided_by": decided_by,
+            "created": now(),
+        },
     )
 
 

@@ -60,13 +60,10 @@ def add_account(db: Database, name: str, role: str, password: str) -> Annotator:
     if not NAME.fullmatch(name):
         raise UserError(f"'{name}' can't be a name: use 1 to 40 letters, digits, dots, dashes or underscores.")
     checked_role, hashed = check_role(role), hash_password(name, password)
-    with db.transaction() as connection:
+    with db.transaction():
         if find(db, name) is not None:
             raise UserError(f"There is an account '{name}' already. Choose another name, or reset its password.")
-        connection.execute(
-            "INSERT INTO annotator (name, role, password_hash, created) VALUES (?, ?, ?, ?)",
-            (name, checked_role, hashed, now()),
-        )
+        db.insert("annotator", {"name": name, "role": checked_role, "password_hash": hashed, "created": now()})
         return read_annotator(existing(db, name))
 
 
@@ -152,9 +149,7 @@ def hub_account(db: Database, user: HubUser, role: Role) -> Annotator:
         row = db.row("SELECT * FROM annotator WHERE hub_id = ?", (user.id,))
         if row is None:
             name = free_name(db, user.name)
-            connection.execute(
-                "INSERT INTO annotator (name, role, hub_id, created) VALUES (?, ?, ?, ?)", (name, role, user.id, now())
-            )
+            db.insert("annotator", {"name": name, "role": role, "hub_id": user.id, "created": now()})
             return read_annotator(existing(db, name))
         if not row["active"]:
             raise UserError("Your account here was deactivated. Ask one of the admins.")
@@ -296,12 +291,11 @@ def decoy_hash() -> str:
 def open_session(db: Database, annotator: Annotator, days: int = SESSION_DAYS) -> str:
     """Start a session and return its token; only the token's hash is stored."""
     token = secrets.token_urlsafe(32)
+    expires = later(timedelta(days=days))
     with db.transaction() as connection:
         connection.execute("DELETE FROM session WHERE expires <= ?", (now(),))
-        connection.execute(
-            "INSERT INTO session (token_sha256, annotator_id, created, expires) VALUES (?, ?, ?, ?)",
-            (digest(token), annotator.id, now(), later(timedelta(days=days))),
-        )
+        row = {"token_sha256": digest(token), "annotator_id": annotator.id, "created": now(), "expires": expires}
+        db.insert("session", row)
     return token
 
 
@@ -354,10 +348,8 @@ def owner_link_token(db: Database) -> str:
             "SELECT id FROM annotator WHERE active AND role = 'admin' ORDER BY name != ?, id LIMIT 1", (OWNER,)
         )
         connection.execute("DELETE FROM sign_in_link")
-        connection.execute(
-            "INSERT INTO sign_in_link (token_sha256, annotator_id, expires) VALUES (?, ?, ?)",
-            (digest(token), owner_id, later(timedelta(hours=LINK_HOURS))),
-        )
+        expires = later(timedelta(hours=LINK_HOURS))
+        db.insert("sign_in_link", {"token_sha256": digest(token), "annotator_id": owner_id, "expires": expires})
     return token
 
 

@@ -17,8 +17,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from rlhf.algorithms.merge_spec import MergeSpec
+from rlhf.algorithms.model_card import Made
 from rlhf.algorithms.trainer import store_made, stored_result
-from rlhf.hub.model_card import Made
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.base_model import ready
@@ -36,8 +36,8 @@ def run(run: Run, spec: MergeSpec) -> dict[str, Any]:
     adapter = registry.by_revision(run.db, spec.frozen(run.db, run.data_dir).revision)
     base = ready(run.data_dir, spec.model)
     path = verified(run.data_dir, adapter)
-    ground = ground_path(run.db, run.data_dir, base.path, adapter.ground_id)
-    on = "base" if adapter.ground_id is None else registry.by_id(run.db, adapter.ground_id).revision
+    ground = ground_path(run.db, run.data_dir, base.path, adapter.lies_on)
+    on = registry.ground(run.db, adapter).revision
     run.log(f"merging {adapter.revision}, which was trained on {adapter.weights} weights, into those of {on}")
     model, rounding = merged(ground, path, run)
 

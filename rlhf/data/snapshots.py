@@ -12,10 +12,11 @@ from typing import Any
 from annotation import store
 from annotation.database import Database
 from annotation.examples import EXAMPLES, read_example
-from annotation.exports.preference_rows import Freezing, line_of
+from annotation.exports.frozen_rows import DemonstrationRow, FrozenRow, PromptRow, line_of
+from annotation.exports.preference_rows import Freezing
 from annotation.metrics import quality
 from annotation.metrics.aggregation import REASONS, UNKNOWN_RELIABILITY
-from annotation.records import UserError, now
+from annotation.records import Split, UserError, now
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import write_lines
 from rlhf.jobs.descriptions import LeftOut, Rows
@@ -32,7 +33,7 @@ from rlhf.models.tokenize import render
 MIN_PAIRS = 8
 MIN_DEMONSTRATIONS = 8
 MIN_PROMPTS = 4
-Frozen = Iterable[Mapping[str, Any]]
+Frozen = Iterable[FrozenRow]
 
 
 def data_of(db: Database, spec: TrainingSpec, chat: ChatFormat | None = None) -> Rows:
@@ -65,10 +66,10 @@ class Listing:
     left_out: Counter[str] = field(default_factory=Counter)
     last_judgement_id: int = 0
 
-    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+    def __iter__(self) -> Iterator[FrozenRow]:
         """The rows, once."""
         for row in self.rows:
-            self.counts[row["split"]] += 1
+            self.counts[row.split] += 1
             yield row
 
 
@@ -81,16 +82,16 @@ class Renderable:
     counts: Counter[str] = field(default_factory=Counter)
     refused: LeftOut = field(default_factory=LeftOut)
 
-    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+    def __iter__(self) -> Iterator[FrozenRow]:
         """The rows, once."""
         for row in self.rows:
             try:
-                if not row.get("rendered_prompt"):
-                    render(self.chat, row["messages"])
+                if not row.fed:
+                    render(self.chat, row.messages)
             except Refused as error:
                 self.refused.refused(error)
                 continue
-            self.counts[row["split"]] += 1
+            self.counts[row.split] += 1
             yield row
 
     @property
@@ -113,20 +114,13 @@ def demonstrations(db: Database, source: str) -> Listing:
     if source.startswith("example:"):
         shown = read_example(source.removeprefix("example:"))
         return Listing(
-            {
-                "split": row.split,
-                "messages": [dict(message) for message in row.messages],
-                "text": row.completion,
-                "origin": "example",
-                **({"label": row.label} if row.label is not None else {}),
-            }
-            for row in shown
+            DemonstrationRow(row.split, row.messages, row.completion, "example", label=row.label) for row in shown
         )
     known = ", ".join(["demonstrations", *(f"example:{name}" for name in EXAMPLES)])
     raise UserError(f"There is no data '{source}' to learn from. Known: {known}.")
 
 
-def demonstration_rows(db: Database) -> Iterator[Mapping[str, Any]]:
+def demonstration_rows(db: Database) -> Iterator[DemonstrationRow]:
     """Imported and written demonstrations, then mended answers, each answer of an imported conversation by itself.
 
     Conversations may begin alike: what they share is learned once, in the split of the first of them. What answers a
@@ -139,18 +133,18 @@ def demonstration_rows(db: Database) -> Iterator[Mapping[str, Any]]:
         answers = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
         turns.append({"role": "assistant", "content": shown.text})
         for place in (*(answers if shown.origin == "import" else ()), len(turns) - 1):
-            row = {"messages": turns[:place], "text": turns[place]["content"]}
-            content = hash(line_of(row))
+            before, text = tuple(turns[:place]), turns[place]["content"]
+            content = hash(json.dumps([before, text], sort_keys=True))
             if content not in known:
                 known.add(content)
-                split = "held-out" if json.dumps(turns[:place]) in held_out else shown.split
-                yield {"split": split, **row, "origin": shown.origin, "response": shown.id}
+                split: Split = "held-out" if json.dumps(before) in held_out else shown.split
+                yield DemonstrationRow(split, before, text, shown.origin, shown.id)
 
 
-def prompt_rows(db: Database) -> Iterator[Mapping[str, Any]]:
+def prompt_rows(db: Database) -> Iterator[PromptRow]:
     """Every prompt to train on."""
     for prompt in store.prompts(db, "train"):
-        yield {"prompt_id": prompt.id, "split": "train", "messages": [dict(message) for message in prompt.messages]}
+        yield PromptRow("train", prompt.messages, prompt.id)
 
 
 def collect(db: Database, parent: Policy, scope: Scope, max_length: int, *, judges_too: bool = True) -> Freezing:
@@ -181,15 +175,15 @@ def judges_reliability(found: Agreement | None) -> float:
 
 
 def trained_until(db: Database, policy: Policy) -> int:
-    """The last judgement that the policy, or one that it grew from, has seen; 0 for the base."""
-    if policy.job_id is None:
-        return 0
-    spec = job_store.get(db, policy.job_id).spec
-    snapshot = spec.snapshot if isinstance(spec, TrainingSpec) else ""
-    seen = last_judgement(db, snapshot)
-    if seen or policy.parent_id is None:
-        return seen
-    return trained_until(db, registry.by_id(db, policy.parent_id))  # it learnt from no judgement, or was merged
+    """The last judgement that the policy, or the nearest that it grew from, was trained on; 0 without any."""
+    line = (policy, *registry.ancestors(db, policy))
+    return next((seen for seen in (seen_until(db, one) for one in line) if seen), 0)
+
+
+def seen_until(db: Database, policy: Policy) -> int:
+    """The last judgement that the training of this very policy saw; 0 where it saw none, or was none."""
+    spec = None if policy.job_id is None else job_store.get(db, policy.job_id).spec
+    return last_judgement(db, spec.snapshot) if isinstance(spec, TrainingSpec) else 0
 
 
 def last_judgement(db: Database, snapshot: str) -> int:

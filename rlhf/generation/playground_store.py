@@ -105,22 +105,18 @@ def ask(
 ) -> list[int]:
     """Ask policies, by id, to answer a conversation each; returns the chats' ids in that order."""
     created = now()
-    with db.transaction() as connection:
+    with db.transaction():
         return [
-            int(
-                connection.execute(
-                    """INSERT INTO chat (model_id, messages, sampling, seed, requested_by, created)
-                       VALUES (?, ?, ?, ?, ?, ?)""",
-                    (
-                        model_id,
-                        json.dumps([dict(message) for message in messages], ensure_ascii=False),
-                        json.dumps(asdict(sampling)),
-                        seed,
-                        requested_by,
-                        created,
-                    ),
-                ).lastrowid
-                or 0
+            db.insert(
+                "chat",
+                {
+                    "model_id": model_id,
+                    "messages": json.dumps([dict(message) for message in messages], ensure_ascii=False),
+                    "sampling": json.dumps(asdict(sampling)),
+                    "seed": seed,
+                    "requested_by": requested_by,
+                    "created": created,
+                },
             )
             for model_id, messages in conversations.items()
         ]
@@ -255,19 +251,19 @@ def finish(db: Database, chat_id: int, answer: Answered) -> None:
     """Store how an answer ended; one that has ended before stays as it is."""
     with db.transaction() as connection:
         connection.execute(
-            """UPDATE chat SET state = 'done', text = ?, rendered_prompt = ?, prompt_tokens = ?, tokens = ?,
-                   finish_reason = ?, begun = coalesce(begun, ?), finished = ?
-               WHERE id = ? AND state IN ('writing', 'stopping')""",
-            (
-                answer.text,
-                answer.rendered_prompt,
-                answer.prompt_tokens,
-                answer.tokens,
-                answer.finish_reason,
-                now(),
-                now(),
-                chat_id,
-            ),
+            """UPDATE chat SET state = 'done', text = :text, rendered_prompt = :rendered_prompt,
+                   prompt_tokens = :prompt_tokens, tokens = :tokens, finish_reason = :finish_reason,
+                   begun = coalesce(begun, :now), finished = :now
+               WHERE id = :id AND state IN ('writing', 'stopping')""",
+            {
+                "text": answer.text,
+                "rendered_prompt": answer.rendered_prompt,
+                "prompt_tokens": answer.prompt_tokens,
+                "tokens": answer.tokens,
+                "finish_reason": answer.finish_reason,
+                "now": now(),
+                "id": chat_id,
+            },
         )
 
 

@@ -213,12 +213,8 @@ def ask(db: Database, request: Request, by: str) -> int:
     with db.transaction() as connection:
         if kind in IMPORTS:  # first rows of somebody's data, which nobody looks at any more
             connection.execute("UPDATE errand SET result = NULL WHERE kind = ? AND finished IS NOT NULL", (kind,))
-        made = connection.execute(
-            "INSERT INTO errand (kind, request, requested_by, created) VALUES (?, ?, ?, ?)",
-            (kind, json.dumps(asdict(request)), by, now()),
-        ).lastrowid
-    assert made is not None
-    return made
+        told = json.dumps(asdict(request))
+        return db.insert("errand", {"kind": kind, "request": told, "requested_by": by, "created": now()})
 
 
 def get(db: Database, errand_id: int) -> Errand:
@@ -282,8 +278,9 @@ def finish(db: Database, errand_id: int, state: State, message: str, result: Map
     """Record how an errand ended."""
     with db.transaction() as connection:
         connection.execute(
-            "UPDATE errand SET state = ?, message = ?, result = ?, finished = ? WHERE id = ? AND state = 'doing'",
-            (state, message, json.dumps(result), now(), errand_id),
+            """UPDATE errand SET state = :state, message = :message, result = :result, finished = :now
+               WHERE id = :id AND state = 'doing'""",
+            {"state": state, "message": message, "result": json.dumps(result), "now": now(), "id": errand_id},
         )
 
 

@@ -78,9 +78,8 @@ def needed(db: Database, spec: TrainingSpec) -> list[Policy]:
     """The base, then what the job starts from and is scored by, each after the weights that it lies on."""
     found = {registry.by_revision(db, "base").id: registry.by_revision(db, "base")}
     for policy in (registry.by_revision(db, name) for name in spec.depends_on()):
-        if policy.ground_id is not None:
-            found.setdefault(policy.ground_id, registry.by_id(db, policy.ground_id))
-        found.setdefault(policy.id, policy)
+        for one in (registry.ground(db, policy), policy):
+            found.setdefault(one.id, one)
     return list(found.values())
 
 
@@ -171,7 +170,14 @@ def fill(db: Database, manifest: Mapping[str, Any], base: str) -> None:
         for row in manifest["models"]:
             connection.table("model").insert({**row, "base": base})
         connection.table("snapshot").insert(manifest["snapshot"])
-        connection.execute(
-            "INSERT INTO job (id, kind, spec, status, requested_by, created) VALUES (?, ?, ?, 'queued', ?, ?)",
-            (manifest["job"], spec.kind, to_json(spec), "rented", now()),
+        db.insert(
+            "job",
+            {
+                "id": manifest["job"],
+                "kind": spec.kind,
+                "spec": to_json(spec),
+                "status": "queued",
+                "requested_by": "rented",
+                "created": now(),
+            },
         )

@@ -397,7 +397,7 @@ class Errand:
             for weights in directory.glob("*.safetensors"):
                 read_header(weights)
         parent = registry.by_revision(self.db, spec.parent)
-        under = parent.id if parent.form == "full" else parent.ground_id
+        under = parent.lies_on
         rental_store.trained_with(self.db, self.job.id, as_trained(self.job.spec, ending.batch))
         registry.add(
             self.db,

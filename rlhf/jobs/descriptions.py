@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from annotation.exports.frozen_rows import FrozenRow
+
 Facts = list[tuple[str, str]]
-Row = Mapping[str, Any]
 Item = dict[str, Any]
 # The formats of frozen rows.
 Unit = Literal["pairs", "demonstrations", "prompts"]
@@ -107,7 +108,7 @@ class Rows(Protocol):
     def last_judgement_id(self) -> int:
         """The last judgement that was looked at; 0 where none was."""
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[FrozenRow]:
         """The rows."""
 
 

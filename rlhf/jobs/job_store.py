@@ -66,14 +66,18 @@ def read_job(row: Mapping[str, Any]) -> Job:
 
 def enqueue(db: Database, spec: JobSpec, requested_by: str, flavor: str | None = None) -> int:
     """Put a job at the end of the queue and return its id; one for rented hardware waits for nobody."""
-    with db.transaction() as connection:
-        return int(
-            connection.execute(
-                f"""INSERT INTO job (kind, spec, status, requested_by, created, flavor, position)
-                    VALUES (?, ?, 'queued', ?, ?, ?, {LAST_PLACE})""",
-                (spec.kind, to_json(spec), requested_by, now(), flavor),
-            ).lastrowid
-            or 0
+    with db.transaction():
+        return db.insert(
+            "job",
+            {
+                "kind": spec.kind,
+                "spec": to_json(spec),
+                "status": "queued",
+                "requested_by": requested_by,
+                "created": now(),
+                "flavor": flavor,
+                "position": db.value(f"SELECT {LAST_PLACE}"),
+            },
         )
 
 
@@ -137,9 +141,10 @@ def claim(db: Database, job_id: int, worker: str) -> Job | None:
         row = next(
             iter(
                 connection.query(
-                    """UPDATE job SET status = 'running', worker = ?, attempt = attempt + 1, started = ?, heartbeat = ?,
-                           finished = NULL, message = '' WHERE id = ? AND status = 'queued' RETURNING *""",
-                    (worker, now(), now(), job_id),
+                    """UPDATE job SET status = 'running', worker = :worker, attempt = attempt + 1, started = :now,
+                           heartbeat = :now, finished = NULL, message = ''
+                       WHERE id = :id AND status = 'queued' RETURNING *""",
+                    {"worker": worker, "now": now(), "id": job_id},
                 )
             ),
             None,
@@ -174,10 +179,17 @@ def report(
         row = next(
             iter(
                 connection.query(
-                    """UPDATE job SET heartbeat = ?, step = ?, steps = ?,
-                           message = CASE WHEN ? = '' THEN message ELSE ? END
-                       WHERE id = ? AND worker = ? AND status IN ('running', 'cancelling') RETURNING status""",
-                    (now(), step, steps, message, message, job_id, worker),
+                    """UPDATE job SET heartbeat = :now, step = :step, steps = :steps,
+                           message = coalesce(nullif(:message, ''), message)
+                       WHERE id = :id AND worker = :worker AND status IN ('running', 'cancelling') RETURNING status""",
+                    {
+                        "now": now(),
+                        "step": step,
+                        "steps": steps,
+                        "message": message,
+                        "id": job_id,
+                        "worker": worker,
+                    },
                 )
             ),
             None,
@@ -195,10 +207,8 @@ def log(db: Database, job_id: int, text: str) -> None:
 
 def add_event(db: Database, job_id: int, kind: str, step: int, data: Any) -> None:
     """Append to a job's record."""
-    db.connection.execute(
-        "INSERT INTO event (job_id, kind, step, data, created) VALUES (?, ?, ?, ?, ?)",
-        (job_id, kind, step, json.dumps(data), now()),
-    )
+    row = {"job_id": job_id, "kind": kind, "step": step, "data": json.dumps(data), "created": now()}
+    db.insert("event", row)
 
 
 def finish(db: Database, job_id: int, worker: str, result: Mapping[str, Any]) -> bool:
@@ -206,9 +216,9 @@ def finish(db: Database, job_id: int, worker: str, result: Mapping[str, Any]) ->
     with db.transaction() as connection:
         return (
             connection.execute(
-                """UPDATE job SET status = 'finished', finished = ?, step = steps, result = ?, message = ''
-                   WHERE id = ? AND worker = ? AND status IN ('running', 'cancelling')""",
-                (now(), json.dumps(result), job_id, worker),
+                """UPDATE job SET status = 'finished', finished = :now, step = steps, result = :result, message = ''
+                   WHERE id = :id AND worker = :worker AND status IN ('running', 'cancelling')""",
+                {"now": now(), "result": json.dumps(result), "id": job_id, "worker": worker},
             ).rowcount
             == 1
         )
@@ -219,9 +229,9 @@ def stop(db: Database, job_id: int, worker: str, status: str, message: str) -> b
     with db.transaction() as connection:
         return (
             connection.execute(
-                """UPDATE job SET status = ?, finished = ?, message = ?
-                   WHERE id = ? AND worker = ? AND status IN ('running', 'cancelling')""",
-                (status, now(), message, job_id, worker),
+                """UPDATE job SET status = :status, finished = :now, message = :message
+                   WHERE id = :id AND worker = :worker AND status IN ('running', 'cancelling')""",
+                {"status": status, "now": now(), "message": message, "id": job_id, "worker": worker},
             ).rowcount
             == 1
         )
@@ -242,9 +252,9 @@ def died(db: Database, job_id: int, worker: str, message: str) -> bool:
         return (
             connection.execute(
                 """UPDATE job SET status = CASE status WHEN 'cancelling' THEN 'cancelled' ELSE 'lost' END,
-                       finished = ?, message = ?
-                   WHERE id = ? AND worker = ? AND status IN ('running', 'cancelling', 'lost')""",
-                (now(), message, job_id, worker),
+                       finished = :now, message = :message
+                   WHERE id = :id AND worker = :worker AND status IN ('running', 'cancelling', 'lost')""",
+                {"now": now(), "message": message, "id": job_id, "worker": worker},
             ).rowcount
             == 1
         )
@@ -286,9 +296,9 @@ def give_up(db: Database, job_id: int, attempt: int, message: str) -> None:
     """Mark a queued job failed whose worker could not even begin: nobody has claimed it since its `attempt`."""
     with db.transaction() as connection:
         connection.execute(
-            "UPDATE job SET status = 'failed', finished = ?, message = ? "
-            "WHERE id = ? AND status = 'queued' AND attempt = ?",
-            (now(), message, job_id, attempt),
+            """UPDATE job SET status = 'failed', finished = :now, message = :message
+               WHERE id = :id AND status = 'queued' AND attempt = :attempt""",
+            {"now": now(), "message": message, "id": job_id, "attempt": attempt},
         )
 
 
@@ -422,23 +432,19 @@ def active(db: Database, kinds: Sequence[str]) -> list[Job]:
     ]
 
 
-def newest_check(db: Database, revision: str) -> Job | None:
-    """The last finished check of this policy."""
-    row = db.row(
-        "SELECT * FROM job WHERE kind = 'evaluate' AND status = 'finished' AND json_extract(spec, '$.candidate') = ? "
-        "ORDER BY id DESC LIMIT 1",
-        (revision,),
-    )
-    return None if row is None else read_job(row)
-
-
-def checks(db: Database, revision: str) -> list[Job]:
-    """Every check of this policy, newest first."""
+def checks(db: Database, revision: str | None = None) -> list[Job]:
+    """Every check of this policy, or of all, in whatever state; the last to be asked for first."""
     rows = db.rows(
-        "SELECT * FROM job WHERE kind = 'evaluate' AND json_extract(spec, '$.candidate') = ? ORDER BY id DESC",
-        (revision,),
+        """SELECT * FROM job WHERE kind = 'evaluate' AND (:revision IS NULL OR json_extract(spec, '$.candidate')
+           = :revision) ORDER BY id DESC""",
+        {"revision": revision},
     )
     return [read_job(row) for row in rows]
+
+
+def ended_at(job: Job) -> str:
+    """When a job ended; one that was resumed ends after those that were made later."""
+    return job.finished or job.created
 
 
 def newest_event(db: Database, job_id: int) -> int:

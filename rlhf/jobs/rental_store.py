@@ -112,11 +112,17 @@ def number_within(value: Any, low: float, high: float, wanted: str) -> float:
 
 def enqueue(db: Database, spec: JobSpec, requested_by: str, terms: Terms) -> int:
     """Queue a job for rented hardware on these terms; returns its id."""
-    with db.transaction() as connection:
+    with db.transaction():
         job_id = job_store.enqueue(db, spec, requested_by, terms.flavor)
-        connection.execute(
-            "INSERT INTO rental (job_id, mark, price_per_hour, hours, namespace) VALUES (?, ?, ?, ?, ?)",
-            (job_id, uuid.uuid4().hex, terms.price_per_hour, terms.hours, terms.namespace),
+        db.insert(
+            "rental",
+            {
+                "job_id": job_id,
+                "mark": uuid.uuid4().hex,
+                "price_per_hour": terms.price_per_hour,
+                "hours": terms.hours,
+                "namespace": terms.namespace,
+            },
         )
     return job_id
 
@@ -242,20 +248,23 @@ def replay(db: Database, job_id: int, worker: str, number: int, batch: Mapping[s
     batch = readable(batch, number)
     with db.transaction() as connection:
         mine = connection.execute(
-            """UPDATE job SET step = ?, steps = ?, message = ?, heartbeat = ?
-               WHERE id = ? AND worker = ? AND status IN ('running', 'cancelling')
-                   AND EXISTS (SELECT 1 FROM rental WHERE job_id = job.id AND batches = ?)""",
-            (batch["step"], batch["steps"], batch["message"], now(), job_id, worker, number - 1),
+            """UPDATE job SET step = :step, steps = :steps, message = :message, heartbeat = :now
+               WHERE id = :id AND worker = :worker AND status IN ('running', 'cancelling')
+                   AND EXISTS (SELECT 1 FROM rental WHERE job_id = job.id AND batches = :before)""",
+            {
+                "step": batch["step"],
+                "steps": batch["steps"],
+                "message": batch["message"],
+                "now": now(),
+                "id": job_id,
+                "worker": worker,
+                "before": number - 1,
+            },
         ).rowcount
         if mine:
             connection.execute("UPDATE rental SET batches = ? WHERE job_id = ?", (number, job_id))
-            connection.conn.executemany(
-                "INSERT INTO event (job_id, kind, step, data, created) VALUES (?, ?, ?, ?, ?)",
-                [
-                    (job_id, event["kind"], event["step"], json.dumps(event["data"]), event["created"])
-                    for event in batch["events"]
-                ],
-            )
+            for event in batch["events"]:
+                db.insert("event", {**event, "job_id": job_id, "data": json.dumps(event["data"])})
     return get(db, job_id)
 
 

@@ -25,7 +25,6 @@ from rlhf.jobs.descriptions import (
     Passage,
     Rate,
     Role,
-    Row,
     Rows,
     Strip,
     Tokenised,
@@ -281,8 +280,8 @@ class TrainingSpec(JobSpec):
         """The settings that decide which rows these are."""
         return self.kind, self.parent, getattr(self, "scope", ""), self.max_length
 
-    def tokenise(self, tokenizer: Any, rows: Sequence[Row]) -> Tokenised:
-        """Rows as the worker takes them, and what it leaves out."""
+    def tokenise(self, tokenizer: Any, rows: Sequence[Any]) -> Tokenised:
+        """Its own kind of rows as the worker takes them, and what it leaves out."""
         raise NotImplementedError
 
     def answers_of(self, item: Item) -> list[Sequence[int]]:
@@ -293,7 +292,7 @@ class TrainingSpec(JobSpec):
         """The sequences of an item, each token with its part in the loss."""
         raise NotImplementedError
 
-    def item_facts(self, rows: Sequence[Row]) -> Facts:
+    def item_facts(self, rows: Sequence[Any]) -> Facts:
         """What is known of an item beside its text."""
         return []
 

@@ -88,15 +88,19 @@ def add(db: Database, name: str, backend: Backend, settings: Mapping[str, Any], 
         raise UserError(f"'{ACTIVE}' stands for all judges that are switched on. Choose another name for the judge.")
     if not 0 < len(name) <= MAXIMUM_NAME or "," in name:
         raise UserError(f"A judge has a name of 1 to {MAXIMUM_NAME} characters, without a comma.")
-    with db.transaction() as connection:
+    with db.transaction():
         if db.value("SELECT 1 FROM annotator WHERE name = ?", (name,)):
             raise UserError(f"There is an annotator '{name}' already. Choose another name for the judge.")
-        annotator_id = connection.execute(
-            "INSERT INTO annotator (name, role, kind, created) VALUES (?, 'annotator', 'ai', ?)", (name, now())
-        ).lastrowid
-        connection.execute(
-            "INSERT INTO judge (annotator_id, backend, settings, created_by, created) VALUES (?, ?, ?, ?, ?)",
-            (annotator_id, backend, json.dumps(dict(settings), sort_keys=True), created_by, now()),
+        annotator_id = db.insert("annotator", {"name": name, "role": "annotator", "kind": "ai", "created": now()})
+        db.insert(
+            "judge",
+            {
+                "annotator_id": annotator_id,
+                "backend": backend,
+                "settings": json.dumps(dict(settings), sort_keys=True),
+                "created_by": created_by,
+                "created": now(),
+            },
         )
     return by_name(db, name)
 
@@ -177,16 +181,21 @@ def rubrics(db: Database) -> list[Rubric]:
 
 def write_rubric(db: Database, instruction: str, principles: Sequence[str], drawn: int, written_by: str) -> int:
     """Add a version of the rubric unless it says what the latest does; returns the version that holds now."""
-    with db.transaction() as connection:
+    with db.transaction():
         latest = rubric(db)
         if (latest.instruction, latest.principles, latest.drawn) == (instruction, tuple(principles), drawn):
             return latest.version
-        connection.execute(
-            "INSERT INTO rubric (version, instruction, principles, drawn, written_by, created) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            (latest.version + 1, instruction, json.dumps(list(principles)), drawn, written_by, now()),
+        return db.insert(
+            "rubric",
+            {
+                "version": latest.version + 1,
+                "instruction": instruction,
+                "principles": json.dumps(list(principles)),
+                "drawn": drawn,
+                "written_by": written_by,
+                "created": now(),
+            },
         )
-    return latest.version + 1
 
 
 # Of a verdict `v`: that its judge gave it by another version of the rubric than holds. A reward model goes by none.
@@ -318,12 +327,19 @@ def add_verdict(
         connection.execute(
             """INSERT OR IGNORE INTO verdict (annotator_id, comparison_id, first, second, rubric_version, principles,
                    choice, chance, reply, prompt_tokens, completion_tokens, seconds, job_id, created)
-               VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
-            (
-                *(judge.id, comparison_id, *pair, rubric_version or None, json.dumps(list(principles))),
-                *(verdict.choice, verdict.chance, verdict.reply, verdict.prompt_tokens, verdict.completion_tokens),
-                *(verdict.seconds, job_id, now()),
-            ),
+               VALUES (:annotator_id, :comparison_id, :first, :second, :rubric_version, :principles,
+                   :choice, :chance, :reply, :prompt_tokens, :completion_tokens, :seconds, :job_id, :created)""",
+            {
+                **asdict(verdict),
+                "annotator_id": judge.id,
+                "comparison_id": comparison_id,
+                "first": pair[0],
+                "second": pair[1],
+                "rubric_version": rubric_version or None,
+                "principles": json.dumps(list(principles)),
+                "job_id": job_id,
+                "created": now(),
+            },
         )
 
 
@@ -480,7 +496,7 @@ def judge_comparison(db: Database, judge: Judge, comparison: Comparison) -> bool
     in one transaction.
     """
     size = len(comparison.answers)
-    with db.transaction() as connection:
+    with db.transaction():
         said = verdicts_on(db, judge, comparison.id)
         mixed = judge.backend != "reward-model" and len({one.rubric_version for one in said}) > 1
         if len(said) < size * (size - 1) or mixed:
@@ -491,14 +507,20 @@ def judge_comparison(db: Database, judge: Judge, comparison: Comparison) -> bool
             (comparison.id, judge.id),
         )
         if last is None or last["outcome"] == "undone":
-            connection.execute(
-                """INSERT INTO judgement (comparison_id, annotator_id, purpose, kind, outcome, ranking, shown_order,
-                       seconds, supersedes, created) VALUES (?, ?, 'judge', ?, 'ranked', ?, ?, ?, ?, ?)""",
-                (
-                    *(comparison.id, judge.id, "pair" if size == 2 else "rank"),
-                    *(json.dumps(ranking_of(size, outcomes_of(said))), json.dumps(list(range(size)))),
-                    *(sum(one.seconds for one in said), None if last is None else last["id"], now()),
-                ),
+            db.insert(
+                "judgement",
+                {
+                    "comparison_id": comparison.id,
+                    "annotator_id": judge.id,
+                    "purpose": "judge",
+                    "kind": "pair" if size == 2 else "rank",
+                    "outcome": "ranked",
+                    "ranking": json.dumps(ranking_of(size, outcomes_of(said))),
+                    "shown_order": json.dumps(list(range(size))),
+                    "seconds": sum(one.seconds for one in said),
+                    "supersedes": None if last is None else last["id"],
+                    "created": now(),
+                },
             )
         settle(db, comparison.id)
     return True

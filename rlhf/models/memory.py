@@ -46,7 +46,7 @@ LAYER_BYTES: Mapping[str, Mapping[str, tuple[float, float]]] = {
 # DoRA also keeps its direction and magnitude.
 DORA_FACTOR = 2.0
 # A position's logits in the backward pass: in float32, rounded, their softmax and its gradient; and how many positions
-# meet the vocabulary at once (rlhf.algorithms.losses.CHUNK, which can't be imported without torch).
+# meet the vocabulary at once (rlhf.models.log_probabilities.CHUNK, which can't be imported without torch).
 LOGIT_BYTES, LOGIT_POSITIONS = 14, 512
 # A batch is computed in packed rows of about so many tokens (rlhf.models.hidden_states.ROW_TOKENS), on a processor
 # and on a GPU.

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from annotation.database import Database
+from annotation.exports.frozen_rows import FrozenRow, PreferenceRow, PromptRow
 from annotation.exports.preference_rows import Freezing
 from annotation.records import Split
-from rlhf.jobs.descriptions import Facts, LeftOut, Row, Strip, passage
+from rlhf.jobs.descriptions import Facts, LeftOut, Strip, passage
 from rlhf.jobs.specs import TrainingSpec
 from rlhf.models.chat_template import ChatTokenizer
 from rlhf.models.tokenize import render, text_ids
@@ -32,7 +33,7 @@ class Item:
 
     name: str
     split: Split
-    rows: Sequence[Row]
+    rows: Sequence[FrozenRow]
     left_out: Mapping[str, int]
     """What of it was left out before it became rows, by reason."""
     asked: str
@@ -63,8 +64,8 @@ def items_of(db: Database, spec: TrainingSpec) -> Iterator[Item]:
         return
     with db.reading():
         for number, row in enumerate(rows, 1):
-            name = f"Prompt {row['prompt_id']}" if spec.unit == "prompts" else f"Demonstration {number}"
-            yield Item(name, row["split"], [row], {}, question_of(row["messages"]))
+            name = f"Prompt {row.prompt_id}" if isinstance(row, PromptRow) else f"Demonstration {number}"
+            yield Item(name, row.split, [row], {}, question_of(row.messages))
 
 
 def compared_items(db: Database, whole: Freezing, together: bool) -> Iterator[Item]:
@@ -94,14 +95,15 @@ def items_to_train(db: Database, spec: TrainingSpec, found: Preview) -> tuple[in
     """
     if spec.items != "comparisons":
         return found.train, 0
-    rows = (row for row in job_submission.rows_of(db, spec) if row["split"] == "train")
-    answers = [answers_in(pairs) for _, pairs in groupby(rows, key=lambda row: row["comparison"])]
+    rows = job_submission.rows_of(db, spec)
+    pairs = (row for row in rows if isinstance(row, PreferenceRow) and row.split == "train")
+    answers = [answers_in(own) for _, own in groupby(pairs, key=lambda row: row.comparison)]
     return len(answers), max(answers, default=0)
 
 
-def answers_in(pairs: Iterable[Row]) -> int:
+def answers_in(pairs: Iterable[PreferenceRow]) -> int:
     """The different answers of a comparison's pairs."""
-    return len({pair[side]["id"] for pair in pairs for side in ("chosen", "rejected")})
+    return len({answer.id for pair in pairs for answer in pair.sides})
 
 
 # ------------------------------------------------------------------------------------------------------------- one item
@@ -127,7 +129,7 @@ def unread(tokenizer: ChatTokenizer, item: Item, left_out: LeftOut) -> list[Stri
     """The prompt of an item that is too long, to see why; nothing where the template refuses it."""
     if "template" in left_out:
         return []
-    rendered = item.rows[0].get("rendered_prompt") or render(tokenizer, item.rows[0]["messages"])
+    rendered = item.rows[0].fed or render(tokenizer, item.rows[0].messages)
     ids = text_ids(tokenizer, rendered)
     return [Strip("Prompt", [passage(tokenizer, "context", ids)])]
 

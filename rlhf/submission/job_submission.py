@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from annotation.database import Database
+from annotation.exports.frozen_rows import FrozenRow
 from annotation.records import UserError
 from rlhf.data import snapshots
 from rlhf.data.label_noise import Noise, noise_of, voices_in
 from rlhf.jobs import job_store, rental_store
-from rlhf.jobs.artifacts import verify_directory
 from rlhf.jobs.descriptions import LeftOut
 from rlhf.jobs.rental_store import Terms
 from rlhf.jobs.specs import JobSpec, Training, TrainingSpec, with_defaults
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED, EMBEDDED_NAME
-from rlhf.models.registry import Policy
 from rlhf.submission import preconditions
 
 
@@ -49,7 +46,7 @@ def preview(db: Database, data_dir: Path, spec: TrainingSpec) -> Preview:
     return Preview(counts["train"], counts["held-out"], left_out, parent.revision, spec.unit, noise_of(db, voices))
 
 
-def rows_of(db: Database, spec: TrainingSpec) -> Iterator[Mapping[str, Any]]:
+def rows_of(db: Database, spec: TrainingSpec) -> Iterator[FrozenRow]:
     """The rows that `submit` would freeze for this spec, and those that the chat template refuses, one by one."""
     with db.reading():
         yield from snapshots.data_of(db, spec)
@@ -108,25 +105,5 @@ def delete_policy(db: Database, data_dir: Path, revision: str, decided_by: str) 
         policy = registry.by_revision(db, revision)
         for sentence in preconditions.needed_by(db, policy):
             raise UserError(sentence)
-        registry.mark_deleted(db, policy.id)
-        registry.record_decision(db, policy.id, registry.serving(db).id, "delete", decided_by)
-    directory = data_dir / str(policy.path)
-    size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
-    shutil.rmtree(directory, ignore_errors=True)
-    return size
-
-
-def promote(db: Database, data_dir: Path, revision: str, decided_by: str, reason: str = "") -> Policy:
-    """Let a policy serve, whatever the rule says, if its files are whole. Raises UserError; then nothing has changed.
-
-    People and the gate decide by `rlhf.evaluation.gate_decisions`.
-    """
-    policy = registry.by_revision(db, revision)
-    verify(data_dir, policy)
-    return registry.promote(db, policy.revision, decided_by, reason)
-
-
-def verify(data_dir: Path, policy: Policy) -> None:
-    """Read a policy's files through. Raises UserError where they are damaged or missing."""
-    if policy.path is not None and policy.sha256 is not None and not policy.deleted:
-        verify_directory(data_dir / policy.path, policy.sha256, f"adapter {policy.revision}")
+        registry.mark_deleted(db, policy, decided_by)
+    return registry.remove_files(data_dir, policy)

@@ -16,6 +16,7 @@ from rlhf.jobs.specs import ATTENTION, TrainingSpec
 from rlhf.judges import judge_store
 from rlhf.models import base_model, memory, registry
 from rlhf.models.registry import Policy
+from rlhf.models.reward_model_quality import quality_of
 
 
 def check(db: Database, spec: TrainingSpec, here: bool = True) -> list[str]:
@@ -96,7 +97,7 @@ def quantised_trouble(spec: TrainingSpec, how: str) -> list[str]:
 def ground_directory(db: Database, policy: Policy) -> Path | None:
     """Where the weights are that a policy lies on, or is; None where they are not on this machine."""
     data_dir = db.path.parent
-    ground = registry.by_id(db, policy.ground_id) if policy.ground_id is not None else policy
+    ground = registry.ground(db, policy)
     if ground.form == "full":
         directory = data_dir / str(ground.path)
         return directory if (directory / "config.json").is_file() else None
@@ -271,9 +272,8 @@ def same_setting(name: str, value: Any, spec: TrainingSpec) -> bool:
 
 def accuracy_of(db: Database, reward: Policy) -> float | None:
     """How often a reward model is right on held-out comparisons; None where that was not measured."""
-    result = (job_store.get(db, reward.job_id).result if reward.job_id is not None else None) or {}
-    value = ((result.get("health") or {}).get("accuracy") or {}).get("value")
-    return None if value is None else float(value)
+    quality = quality_of(db, reward)
+    return None if quality is None else quality.accuracy.value
 
 
 NOT_MERGED: Mapping[str, str] = {

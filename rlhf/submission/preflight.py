@@ -165,11 +165,8 @@ class Prospects:
 
     def shapes(self, spec: TrainingSpec) -> Shapes:
         """The model that the run's parent lies on, or is."""
-        parent = registry.by_revision(self.db, spec.parent)
-        ground = parent if parent.form == "full" else None
-        if parent.ground_id is not None:
-            ground = registry.by_id(self.db, parent.ground_id)
-        return memory.read_shapes(self.base_directory() if ground is None else self.data_dir / str(ground.path))
+        ground = registry.ground(self.db, registry.by_revision(self.db, spec.parent))
+        return memory.read_shapes(self.base_directory() if ground.path is None else self.data_dir / ground.path)
 
     def base_directory(self) -> Path:
         """Where the base model is; a name on the Hub is looked up once."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 from annotation.database import Database
+from annotation.exports.frozen_rows import PreferenceRow
 from rlhf.algorithms.pair_facts import pair_facts
 from rlhf.data.snapshots import MIN_PAIRS, collect
-from rlhf.jobs.descriptions import Curve, Facts, Item, Layout, Rate, Row, Rows, Strip, Tokenised, passage
+from rlhf.jobs.descriptions import Curve, Facts, Item, Layout, Rate, Rows, Strip, Tokenised, passage
 from rlhf.jobs.specs import NOISE, REFERENCES, SCOPES, Noise, Reference, Scope, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.tokenize import tokenise_pairs
@@ -180,7 +181,7 @@ class DPOSpec(TrainingSpec):
         parent = registry.by_revision(db, self.parent)
         return collect(db, parent, self.scope, self.max_length, judges_too=self.ai_weight > 0)
 
-    def tokenise(self, tokenizer: Any, rows: Sequence[Row]) -> Tokenised:
+    def tokenise(self, tokenizer: Any, rows: Sequence[PreferenceRow]) -> Tokenised:
         """Prompts with a chosen and a rejected answer."""
         return tokenise_pairs(tokenizer, rows, self.max_length)
 
@@ -196,6 +197,6 @@ class DPOSpec(TrainingSpec):
             Strip("Rejected", [*prompt, passage(tokenizer, "lowered", item["rejected_ids"])]),
         ]
 
-    def item_facts(self, rows: Sequence[Row]) -> Facts:
+    def item_facts(self, rows: Sequence[PreferenceRow]) -> Facts:
         """How sure the preference is."""
         return pair_facts(rows[0])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from annotation.database import Database
+from annotation.exports.frozen_rows import PromptRow
 from annotation.records import Sampling, UserError
 from rlhf.data.snapshots import MIN_PROMPTS, Listing, prompt_rows
 from rlhf.jobs.descriptions import (
@@ -18,7 +19,6 @@ from rlhf.jobs.descriptions import (
     Layout,
     Rate,
     Role,
-    Row,
     Rows,
     Strip,
     Tokenised,
@@ -26,7 +26,8 @@ from rlhf.jobs.descriptions import (
 )
 from rlhf.jobs.specs import REFERENCES, Method, Reference, TrainingSpec
 from rlhf.models import registry
-from rlhf.models.registry import REWARD_THRESHOLD, Policy
+from rlhf.models.registry import Policy
+from rlhf.models.reward_model_quality import REWARD_THRESHOLD
 from rlhf.models.tokenize import tokenise_prompts
 from rlhf.submission.preconditions import accuracy_of
 
@@ -332,7 +333,7 @@ class PPOSpec(TrainingSpec):
         """Nothing decides which prompts there are."""
         return (self.kind,)
 
-    def tokenise(self, tokenizer: Any, rows: Sequence[Row]) -> Tokenised:
+    def tokenise(self, tokenizer: Any, rows: Sequence[PromptRow]) -> Tokenised:
         """Prompts that leave room for an answer."""
         return tokenise_prompts(tokenizer, rows, self.max_length - self.sampling.max_new_tokens)
 

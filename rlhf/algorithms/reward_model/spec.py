@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from annotation.database import Database
+from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import MAXIMUM_ANSWERS
 from rlhf.algorithms.pair_facts import places_of, strength_word
 from rlhf.data.snapshots import MIN_PAIRS, collect
-from rlhf.jobs.descriptions import Curve, Facts, Item, Layout, Made, Rate, Row, Rows, Strip, Tokenised, passage
+from rlhf.jobs.descriptions import Curve, Facts, Item, Layout, Made, Rate, Rows, Strip, Tokenised, passage
 from rlhf.jobs.specs import NOISE, SCOPES, Method, Noise, Scope, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.tokenize import tokenise_comparisons
@@ -127,7 +128,7 @@ class RewardModelSpec(TrainingSpec):
         parent = registry.by_revision(db, self.parent)
         return collect(db, parent, self.scope, self.max_length, judges_too=self.ai_weight > 0)
 
-    def tokenise(self, tokenizer: Any, rows: Sequence[Row]) -> Tokenised:
+    def tokenise(self, tokenizer: Any, rows: Sequence[PreferenceRow]) -> Tokenised:
         """Comparisons with all their pairs together."""
         return tokenise_comparisons(tokenizer, rows, self.max_length)
 
@@ -146,8 +147,8 @@ class RewardModelSpec(TrainingSpec):
             for place, ids in enumerate(item["answers"], 1)
         ]
 
-    def item_facts(self, rows: Sequence[Row]) -> Facts:
+    def item_facts(self, rows: Sequence[PreferenceRow]) -> Facts:
         """Which answers are better than which, and how strongly."""
         places = places_of(rows)
-        orders = [f"{places[pair['chosen']['id']]} over {places[pair['rejected']['id']]}" for pair in rows]
+        orders = [f"{places[row.chosen.id]} over {places[row.rejected.id]}" for row in rows]
         return [("Better", ", ".join(orders)), ("Preferred", ", ".join(map(strength_word, rows)))]

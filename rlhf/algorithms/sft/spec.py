@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from annotation.database import Database
+from annotation.exports.frozen_rows import DemonstrationRow
 from rlhf.data.snapshots import MIN_DEMONSTRATIONS, demonstrations
-from rlhf.jobs.descriptions import Curve, Facts, Item, Layout, Rate, Row, Rows, Strip, Tokenised, Unit, passage
+from rlhf.jobs.descriptions import Curve, Facts, Item, Layout, Rate, Rows, Strip, Tokenised, Unit, passage
 from rlhf.jobs.specs import Method, TrainingSpec
 from rlhf.models.tokenize import tokenise_demonstrations
 
@@ -117,7 +118,7 @@ class SFTSpec(TrainingSpec):
         """Its source: whatever the parent, the demonstrations are the same."""
         return self.kind, self.source
 
-    def tokenise(self, tokenizer: Any, rows: Sequence[Row]) -> Tokenised:
+    def tokenise(self, tokenizer: Any, rows: Sequence[DemonstrationRow]) -> Tokenised:
         """Prompts with the answers to imitate."""
         return tokenise_demonstrations(tokenizer, rows, self.max_length)
 
@@ -130,8 +131,8 @@ class SFTSpec(TrainingSpec):
         answer = passage(tokenizer, "raised", item["completion_ids"])
         return [Strip("Demonstration", [*self.prompt_passages(tokenizer, item), answer])]
 
-    def item_facts(self, rows: Sequence[Row]) -> Facts:
+    def item_facts(self, rows: Sequence[DemonstrationRow]) -> Facts:
         """Where the demonstration comes from, and its label."""
         row = rows[0]
-        label = [("Label", str(row["label"]))] if "label" in row else []
-        return [("Comes from", str(row.get("origin", ""))), *label]
+        label = [] if row.label is None else [("Label", row.label)]
+        return [("Comes from", row.origin), *label]

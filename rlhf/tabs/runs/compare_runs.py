@@ -8,9 +8,11 @@ from typing import Any
 
 from annotation.ui.formatting import NOTHING
 from annotation.ui.markup import paragraph, table
+from rlhf.evaluation.report import AnswerFigures, CheckReport
 from rlhf.jobs.descriptions import Curve
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.specs import JobSpec, kinds
+from rlhf.models.reward_model_quality import quality_in
 from rlhf.tabs.runs.curves import along, line_of, plot, plots, plots_of, short_number
 from rlhf.tabs.runs.job_words import about, final_figures, megabytes, size
 
@@ -29,7 +31,7 @@ class Compared:
     metrics: Sequence[Mapping[str, Any]]
     made: str | None
     """The revision that it made."""
-    check: Mapping[str, Any] | None
+    check: CheckReport | None
     """The newest check of that policy."""
 
     @property
@@ -141,27 +143,22 @@ def lower_first(label: str) -> str:
 
 def held_out(run: Compared) -> dict[str, str]:
     """What was measured on data that the run was not trained on."""
-    result, check = run.job.result or {}, run.check or {}
+    result, check = run.job.result or {}, run.check
     measured = result.get("held_out") or {}
-    health = result.get("health") or {}
-    candidate = check.get("candidate") or {}
+    quality = quality_in(result)
+    accuracy = None if check is None else check.implicit_accuracy
+    own = AnswerFigures() if check is None else check.candidate
     numbers = {
         "Held-out loss": measured.get("loss"),
         "Held-out perplexity": measured.get("perplexity"),
         "Held-out token accuracy": measured.get("token_accuracy"),
-        "Held-out accuracy of the reward model": health_accuracy(health),
-        "Held-out accuracy (check)": (check.get("implicit_accuracy") or {}).get("value"),
-        "KL to the base, nats a token (check)": candidate.get("kl_to_base"),
-        "Mean words of an answer (check)": candidate.get("mean_length"),
-        "Distinct-2 (check)": candidate.get("distinct_2"),
+        "Held-out accuracy of the reward model": None if quality is None else quality.accuracy.value,
+        "Held-out accuracy (check)": None if accuracy is None else accuracy.value,
+        "KL to the base, nats a token (check)": own.kl_to_base,
+        "Mean words of an answer (check)": own.mean_length,
+        "Distinct-2 (check)": own.distinct_2,
     }
     return {name: short_number(value) for name, value in numbers.items() if value is not None}
-
-
-def health_accuracy(health: Mapping[str, Any]) -> float | None:
-    """A reward model's accuracy on held-out comparisons, with or without its interval."""
-    accuracy = health.get("accuracy")
-    return accuracy.get("value") if isinstance(accuracy, Mapping) else accuracy
 
 
 def costs(run: Compared) -> dict[str, str]:

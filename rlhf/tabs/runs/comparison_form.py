@@ -10,6 +10,7 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.tabs.components import html_box, row_number
+from rlhf.evaluation.finished_checks import newest_check
 from rlhf.jobs import job_store, specs
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
@@ -75,10 +76,10 @@ def parts_of(db: Database, chosen: Sequence[Job]) -> dict[str, Update]:
 def compared(db: Database, job: Job) -> Compared:
     """A run with its curves, and the newest check of the policy that it made."""
     made = registry.of_job(db, job.id)
-    check = None if made is None else job_store.newest_check(db, made.revision)
+    check = None if made is None else newest_check(db, made.revision)
     return Compared(
         job,
         job_store.metrics(db, job.id),
         None if made is None else made.revision,
-        None if check is None else check.result,
+        None if check is None else check.report,
     )

@@ -16,14 +16,14 @@ from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.ui.markup import paragraph
 from rlhf.algorithms.measure_spec import MeasureSpec
-from rlhf.evaluation import reward_model_quality
 from rlhf.jobs import job_store
 from rlhf.jobs.rental_store import Terms
 from rlhf.jobs.specs import TrainingSpec, to_json
+from rlhf.models.reward_model_quality import quality_in
 from rlhf.submission import form_fields, job_submission, preflight
 from rlhf.submission.form_fields import Form
 from rlhf.submission.preflight import Choices, Prospect, Prospects
-from rlhf.tabs.runs import job_cards, job_words
+from rlhf.tabs.runs import job_cards, job_words, reward_model_card
 from rlhf.tabs.train import plan_card, rental_form, row_views
 from rlhf.tabs.train.row_views import RowsPage
 
@@ -145,8 +145,9 @@ def reward_card(db: Database, spec: TrainingSpec) -> str:
     if reward is None:
         return ""
     result = None if reward.job_id is None else job_store.get(db, reward.job_id).result
-    if result and result.get("health"):
-        return reward_model_quality.card(result["health"])
+    quality = quality_in(result)
+    if quality is not None:
+        return reward_model_card.card(quality)
     return plan_card.reward_intro(reward.revision, result)
 
 

@@ -393,18 +393,6 @@ def test_the_newest_event_tells_whether_a_job_has_said_anything(db: Database, jo
     assert job_store.newest_event(db, job) == before > 0
 
 
-def test_the_newest_finished_check_of_a_policy(db: Database) -> None:
-    first, second, other = (job_store.enqueue(db, EvaluateSpec(candidate=name), "ann") for name in ("x", "x", "y"))
-    assert job_store.newest_check(db, "x") is None
-    for number in (first, second, other):
-        job_store.claim(db, number, "w")
-    for number in (second, first, other):
-        job_store.finish(db, number, "w", {})
-    found = job_store.newest_check(db, "x")
-    assert found is not None
-    assert found.id == second
-
-
 def test_a_finished_job_keeps_its_result(db: Database, job: int) -> None:
     job_store.claim(db, job, "w")
     job_store.report(db, job, "w", 7, 10, {}, "nearly")

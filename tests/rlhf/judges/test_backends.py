@@ -207,8 +207,8 @@ def test_a_reward_models_chance_is_the_logistic_of_the_difference_of_scores(
         prompt = text_ids(machine.tokenizer, render(machine.tokenizer, request.comparison.messages))
         scores = []
         for place in request.pair:
-            answer = {"text": request.comparison.answers[place], "finish_reason": "stop"}
-            ids = torch.tensor([[*prompt, *answer_ids(machine.tokenizer, answer)]])
+            answer = answer_ids(machine.tokenizer, request.comparison.answers[place], "stop")
+            ids = torch.tensor([[*prompt, *answer]])
             with torch.no_grad():
                 hidden = model.base_model.model.model(input_ids=ids).last_hidden_state[0, -1]
                 head = model.base_model.model.score.modules_to_save["default"].weight[0]

@@ -93,7 +93,7 @@ def test_a_judge_whose_models_files_are_deleted_can_not_be_switched_on(db: Datab
     judge_store.add(db, "far", "endpoint", {"address": "http://x", "model": "dpo-1"}, "owner")
     for name in ("gone", "far"):
         judge_store.set_active(db, name, False)
-    registry.mark_deleted(db, 2)
+    registry.mark_deleted(db, registry.by_revision(db, "dpo-1"), "owner")
     with pytest.raises(UserError, match="gone judges with dpo-1, whose files were deleted"):
         judge_store.set_active(db, "gone", True)
     judge_store.set_active(db, "far", True)  # the endpoint's model only has the same name

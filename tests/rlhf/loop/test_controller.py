@@ -17,8 +17,9 @@ from rlhf.evaluation.gate_decisions import Pending
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.specs import JobSpec
 from rlhf.judges.judge_spec import JudgeSpec
-from rlhf.loop.controller import Fruitless, State, Step, next_step, standing
+from rlhf.loop.controller import Fruitless, State, Step, next_step
 from rlhf.models.registry import Policy
+from rlhf.tabs.iterations.loop_standing import standing
 
 QUIET = State({"on": False, "every": 20, "method": "dpo"}, 0, (), None, {}, None, "ask", None, False)
 ON = {"on": True, "every": 20, "method": "dpo"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -450,20 +449,20 @@ def test_a_run_whose_loss_was_no_number_goes_on_more_slowly_from_the_last_good_c
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its weights are spoiled before the fourth step, so that the loss is none."""
-    from rlhf.algorithms.trainer import Progress
+    from rlhf.algorithms.trl_trainer import Steps
 
     spec = replace(QUICK_SFT, samples=0, snapshot=demonstrations(machine))
     unbroken = finished_run(machine, spec)
     job_id = machine.submit(spec)
 
     def spoil(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.began = time.monotonic()
+        self.progress.step_begins()
         if state.global_step == 3:
             trained = [weight for weight in self.trainer.model.parameters() if weight.requires_grad]
             trained[0].data.fill_(float("nan"))
 
     with monkeypatch.context() as patched:
-        patched.setattr(Progress, "on_step_begin", spoil)
+        patched.setattr(Steps, "on_step_begin", spoil)
         failed = machine.perform(job_id)
     assert failed.status == "failed"
     for words in ("became not a number at step 4", "checkpoint-2, is kept: Resume goes on", "half the learning_rate"):

@@ -51,7 +51,7 @@ def tokenizer_of(machine: Machine) -> ChatTokenizer:
 
 def by_worker(machine: Machine, spec: TrainingSpec, split: str) -> tuple[list[dict[str, Any]], LeftOut]:
     """What the worker makes of the frozen rows, with transformers' tokenizer."""
-    rows = [row for row in job_submission.rows_of(machine.db, spec) if row["split"] == split]
+    rows: list[Any] = [row for row in job_submission.rows_of(machine.db, spec) if row.split == split]
     if isinstance(spec, SFTSpec):
         return tokenise_demonstrations(machine.tokenizer, rows, spec.max_length)
     if isinstance(spec, PPOSpec):

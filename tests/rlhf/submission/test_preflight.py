@@ -401,7 +401,7 @@ def test_parents_are_named_so_that_people_know_them(judged: Database) -> None:
     first, second = made(judged, DPOSpec(method="lora")), made(judged, SFTSpec(method="full"), form="full")
     judge_model, merged = reward(judged, 0.62), made(judged, MergeSpec(revision=first.revision), form="full")
     gone = made(judged, DPOSpec())
-    registry.mark_deleted(judged, gone.id)
+    registry.mark_deleted(judged, gone, "ann")
     registry.promote(judged, first.revision, "ann")
     day = "2026-01-02"
     with judged.transaction() as connection:

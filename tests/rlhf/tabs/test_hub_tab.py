@@ -48,7 +48,7 @@ def context(db: Database, data_dir: Path) -> Context:
             path=f"adapters/{revision}",
             sha256="0" * 64,
         )
-    registry.mark_deleted(db, registry.by_revision(db, "dpo-2").id)
+    registry.mark_deleted(db, registry.by_revision(db, "dpo-2"), "owner")
     return Context(db, data_dir, BASE_NAME, from_hub=ImportRun.start)
 
 

@@ -458,6 +458,21 @@ def test_what_the_rule_advises_stands_out_and_never_means_that_nobody_is_advised
     assert "The rule says" not in card
 
 
+def test_the_warnings_follow_the_rule_on_a_page_that_is_open(context: Context) -> None:
+    """KL to the base is 0.0712 nats a token: the rule as it is lets that pass, a stricter one does not."""
+    policy = make_candidate(context)
+    check_candidate(context, policy)
+    parts, seen = iterations_tab.view(context, policy.revision, 0, {})
+    assert "is a bad sign" not in parts["report"]["value"]
+    parts, seen = iterations_tab.view(context, policy.revision, 0, seen)
+    assert "report" not in parts, "nothing has changed"
+    gate_decisions.set_rule(context.db, {"kl_most": 0.05})
+    parts, _ = iterations_tab.view(context, policy.revision, 0, seen)
+    assert "moved 0.0712 nats a token from the base (more than 0.05 is a bad sign)" in parts["report"]["value"]
+    assert "KL to the base, nats a token" in parts["gate"]["value"]
+    assert "✗ not met" in parts["gate"]["value"]
+
+
 def test_reward_models_are_no_policies_and_deleted_files_are_told_of(context: Context) -> None:
     policy = make_candidate(context)
     with context.db.transaction() as connection:

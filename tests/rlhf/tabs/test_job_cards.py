@@ -65,22 +65,6 @@ ADAPTER = replace(
     form="lora",
     weights="nf4",
 )
-FIGURES = {
-    "mean_length": 20.0,
-    "distinct_1": 0.3,
-    "distinct_2": 0.8,
-    "kl_to_base": 0.1,
-    "nll_under_base": 1.2,
-    "ended_share": 0.9,
-}
-EVALUATION: dict[str, Any] = {
-    "candidate": {"revision": "dpo-7", **FIGURES},
-    "against": {"revision": "base", **FIGURES},
-    "base": {"revision": "base", **FIGURES},
-    "implicit_accuracy": {"value": 0.66, "low": 0.5, "high": 0.8, "n": 40},
-    "prompts": 60,
-    "seconds": 1.0,
-}
 
 
 @pytest.mark.parametrize(

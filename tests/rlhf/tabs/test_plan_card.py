@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from annotation.exports.frozen_rows import FrozenRow
 from annotation.metrics.aggregation import REASONS
 from rlhf.algorithms import ALGORITHMS
 from rlhf.algorithms.dpo.spec import BETAS, DPOSpec
@@ -31,7 +32,7 @@ from rlhf.tabs.runs.curves import short_number
 from rlhf.tabs.train import plan_card
 
 HOSTILE = "<script>alert(1)</script> {{x}} ${y} `z` \\"
-ITEM = Item("Comparison 7", "train", [{}], {}, "Why?")
+ITEM = Item("Comparison 7", "train", [FrozenRow("train", ())], {}, "Why?")
 
 
 class Text(HTMLParser):

@@ -13,6 +13,7 @@ import gradio as gr
 import pytest
 
 from annotation import store
+from annotation.exports.frozen_rows import PreferenceRow
 from annotation.metrics import quality
 from annotation.records import Prompt, UserError, now
 from annotation.tabs.guard import Context
@@ -407,7 +408,11 @@ def test_a_word_given_for_another_reward_model_does_not_count_at_the_start(machi
 # ----------------------------------------------------------------------------------------------------------------- rows
 def test_a_row_is_shown_as_the_worker_is_fed_it(ready: Machine) -> None:
     session = opened(ready, "dpo")
-    rows = [row for row in job_submission.rows_of(ready.db, DPOSpec()) if row["split"] == "held-out"]
+    rows = [
+        row
+        for row in job_submission.rows_of(ready.db, DPOSpec())
+        if isinstance(row, PreferenceRow) and row.split == "held-out"
+    ]
     items, _ = tokenise_pairs(ready.tokenizer, rows, 512)
     number, html = session.call("show_dpo", "held-out", 2, *session.values.values())
     assert number == 2

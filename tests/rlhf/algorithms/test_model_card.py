@@ -25,9 +25,9 @@ from annotation import hub_client as hubs
 from annotation.records import Sampling
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
+from rlhf.algorithms.ppo.roles import Answer, load_roles
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
-from rlhf.algorithms.roles import Answer, load_roles, read_reward_model
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.hub import push_model
 from rlhf.jobs import job_store
@@ -37,6 +37,7 @@ from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.loading import Policies
 from rlhf.models.registry import Policy
+from rlhf.models.stored_reward_model import read_reward_model
 from tests.demonstrations import demonstrate
 from tests.fakes.hub_server import HubServer
 from tests.machine_fixtures import PATIENCE_SECONDS, Machine, make_machine

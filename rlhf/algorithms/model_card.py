@@ -14,13 +14,15 @@ from typing import Any, Final
 from annotation.database import Database
 from annotation.exports.dataset_card import code, table
 from annotation.metrics.intervals_and_bias import Estimate
-from annotation.ui.formatting import percent, percent_with_interval
+from annotation.ui.formatting import percent_with_interval
 from rlhf.data.snapshots import snapshot_counts
+from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
 from rlhf.jobs.specs import TrainingSpec
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED_NAME, EMBEDDED_PACKAGE
 from rlhf.models.registry import Form, Kind, Policy, Weights
+from rlhf.models.reward_model_quality import quality_in
 
 EMBEDDED_HUB_NAME: Final = f"HuggingFaceTB/{EMBEDDED_NAME}"
 METHODS: Final[Mapping[str, str]] = {
@@ -66,21 +68,6 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What its newest check says of its answers to held-out prompts; None is what was not measured."""
-
-    prompts: int
-    kl: float | None = None
-    """To the base, nats a token."""
-    surprise: float | None = None
-    """Negative log-likelihood under the base, over that of the base's own answers."""
-    perplexity: float | None = None
-    """Of a fixed plain text, over the base's."""
-    accuracy: Estimate | None = None
-    """How often the implicit reward prefers what people preferred, by comparison."""
-
-
-@dataclass(frozen=True)
 class Record:
     """What only a published card says: where it is and lies on, whose licence holds, how it did, what it grew from."""
 
@@ -91,7 +78,7 @@ class Record:
     """The Hub's word for it; empty where whoever publishes has not said."""
     base_licence: str = ""
     evaluation: Sequence[Compared] = ()
-    check: Measured | None = None
+    check: CheckReport | None = None
     agreement: str = ""
     """How far the people agreed on whose judgements it was trained, as Markdown."""
     lineage: Sequence[Sequence[str]] = ()
@@ -403,11 +390,10 @@ def figures(about: Subject, result: Mapping[str, Any]) -> str:
         for key, name in names.items():
             earlier = f" (before: {before[key]:.3f})" if before else ""
             rows.append([f"{name}, on {after['n']:,} held-out demonstrations", f"{after[key]:.3f}{earlier}"])
-    accuracy = (result.get("health") or {}).get("accuracy") or {}
-    if accuracy.get("value") is not None:
-        interval = f"{percent(accuracy['low'])} to {percent(accuracy['high'])}"
-        name = f"right on {accuracy['n']:,} held-out comparisons (95% interval)"
-        rows.append([name, f"{percent(accuracy['value'])} ({interval})"])
+    quality = quality_in(result)
+    accuracy = None if quality is None else quality.accuracy.estimate
+    if accuracy is not None:
+        rows.append([f"right on {accuracy.n:,} held-out comparisons (95% interval)", percent_with_interval(accuracy)])
     if result.get("rounding") is not None:
         rows.append(["rounding to bfloat16, as a share of what the adapter changes", f"{result['rounding']:.4f}"])
     last = result.get("final") or {}
@@ -443,14 +429,14 @@ def evaluation(about: Subject, record: Record) -> Sequence[str]:
 KEPT_OUT: Final = "On prompts that were kept out of the training."
 
 
-def check_rows(check: Measured) -> list[list[str]]:
+def check_rows(check: CheckReport) -> list[list[str]]:
     """The figures of a check, those that there are."""
-    accuracy = check.accuracy
+    accuracy = None if check.implicit_accuracy is None else check.implicit_accuracy.estimate
     known: list[tuple[str, str | None]] = [
         ("held-out prompts that it answered", f"{check.prompts:,}"),
-        ("KL to the base, nats a token", None if check.kl is None else f"{check.kl:.4f}"),
-        ("how much its answers surprise the base, by the base's own", times(check.surprise)),
-        ("perplexity of a plain text, by the base's", times(check.perplexity)),
+        ("KL to the base, nats a token", None if check.kl_per_token is None else f"{check.kl_per_token:.4f}"),
+        ("how much its answers surprise the base, by the base's own", times(check.nll_ratio)),
+        ("perplexity of a plain text, by the base's", times(check.perplexity_ratio)),
         (
             f"implicit accuracy on {0 if accuracy is None else accuracy.n:,} held-out comparisons (95% interval)",
             None if accuracy is None else percent_with_interval(accuracy),
