@@ -18,6 +18,7 @@ check: $(VENV)/test-ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(VENV)/test-ready
 	$(BIN)/ruff check --fix .

@@ -44,7 +44,8 @@ from annotation.web.gradio_allowlist import Function, GradioDoor
 from annotation.web.space import LOOPBACK_NAMES, PROXIES, SPACE_MODEL, Space
 from rlhf.hub import hub_requests, token_launcher
 from rlhf.jobs import job_store
-from rlhf.loop.supervisor import VISIBLE, Supervisor
+from rlhf.jobs.devices import VISIBLE
+from rlhf.loop.supervisor import Supervisor
 from rlhf.models import base_model, registry
 from rlhf.models.base_model import BaseModel
 from rlhf.tabs import downloads

@@ -19,11 +19,14 @@ from benchmarks.gold import gold
 from benchmarks.intervals import crossed
 from benchmarks.laboratory import Laboratory
 from benchmarks.sentiment import revision_of
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.ppo.spec import PPOSpec
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
 from rlhf.data.snapshots import Listing, store_snapshot
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import DPOSpec, PPOSpec, RewardModelSpec, SFTSpec
 
 NEVER = 100_000
 PREFERENCE_SEED, TEST_SEED = 1_000, 500_000

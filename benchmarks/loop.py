@@ -47,10 +47,11 @@ from benchmarks.driver import (
     Tally,
     say,
 )
+from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data.snapshots import snapshot_counts
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import DPOSpec, EvaluateSpec
 from rlhf.models import registry
 
 # No comparison for this long means that the answering worker is dead or stuck.

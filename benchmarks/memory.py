@@ -12,9 +12,12 @@ from annotation.records import Sampling
 from benchmarks.driver import BenchmarkError
 from benchmarks.frontier import Ground, accepted
 from benchmarks.laboratory import Laboratory
+from rlhf.algorithms.measure_spec import MeasureSpec
+from rlhf.algorithms.ppo.spec import PPOSpec
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.snapshots import Listing, store_snapshot
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import MeasureSpec, PPOSpec, SFTSpec, to_json
+from rlhf.jobs.specs import to_json
 
 SFT, PPO = "memory sft", "memory ppo"
 ROWS = 16

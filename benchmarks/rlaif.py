@@ -43,9 +43,11 @@ from benchmarks.driver import BenchmarkError, act_of, say
 from benchmarks.gold import gold
 from benchmarks.intervals import crossed
 from benchmarks.laboratory import Laboratory
+from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data.snapshots import TooFew
-from rlhf.jobs.specs import DPOSpec, GenerateSpec, JudgeSpec
+from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.judges import judge_store
+from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Judge
 from rlhf.judges.verdicts import Choice, Verdict
 from rlhf.models import registry

@@ -11,9 +11,10 @@ from annotation.examples import label_of, read_example
 from benchmarks.driver import say
 from benchmarks.intervals import Interval, crossed
 from benchmarks.laboratory import Laboratory
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.snapshots import Listing, demonstrations, store_snapshot
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import Method, SFTSpec
+from rlhf.jobs.specs import Method
 
 EXAMPLE = "financial-sentiment"
 METHODS: tuple[Method, ...] = ("full", "lora", "qlora", "prompt")

@@ -27,9 +27,10 @@ from annotation.exports.preference_rows import Freezing
 from annotation.imports.importing import starter_prompts
 from annotation.records import Annotator, Message, Prompt, Response, Sampling, Split
 from annotation.web import access
+from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data import snapshots
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import DPOSpec, Spec
+from rlhf.jobs.specs import JobSpec
 from rlhf.models import registry
 from rlhf.submission import job_submission
 from tests.conftest import act, measure_nobody
@@ -159,7 +160,7 @@ class Machine:
         adapter = verified(self.data_dir, policy) if policy.form in ("lora", "prompt") else None
         return Start(BaseModel(str(self.model), self.model), policy, ground, ground_id, adapter)
 
-    def submit(self, spec: Spec) -> int:
+    def submit(self, spec: JobSpec) -> int:
         """Freeze and queue a job."""
         return job_submission.submit(self.db, self.data_dir, spec, "a test")
 
@@ -178,7 +179,7 @@ class Machine:
 
         `beforehand` is Python that it runs first, as to kill itself at a certain point.
         """
-        code = f"import sys\n{beforehand}\nfrom rlhf import worker\nsys.exit(worker.main())"
+        code = f"import sys\n{beforehand}\nfrom rlhf.jobs import worker\nsys.exit(worker.main())"
         command = [sys.executable, "-c", code, "--data", str(self.data_dir), "--job", str(job_id)]
         with (self.data_dir / f"worker-{job_id}.log").open("ab") as log:
             return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)

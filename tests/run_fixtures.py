@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
 from rlhf.data.snapshots import Listing
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import SFTSpec
-from rlhf.loop.supervisor import worker_command
+from rlhf.jobs.worker_process import worker_command
 from tests.machine_fixtures import Machine
 
 # Six optimiser steps.
@@ -48,9 +48,9 @@ def finished_run(machine: Machine, spec: SFTSpec = QUICK_SFT) -> job_store.Job:
 STARVED = """
 import os
 import torch
-from rlhf import training
+from rlhf.algorithms import trl_trainer
 
-step = training.JobTrainer.training_step
+step = trl_trainer.JobTrainer.training_step
 
 def starved(self, *arguments, **keywords):
     here = os.environ.get("RANK", "0") == "{rank}" and self.args.per_device_train_batch_size > {rows}
@@ -58,7 +58,7 @@ def starved(self, *arguments, **keywords):
         torch.empty(1 << 46)
     return step(self, *arguments, **keywords)
 
-training.JobTrainer.training_step = starved
+trl_trainer.JobTrainer.training_step = starved
 """
 # A worker of this kind comes no further than its first step before there is this file.
 HELD = """
@@ -91,7 +91,7 @@ def hold(monkeypatch: pytest.MonkeyPatch, directory: Path, kind: str) -> Path:
 def run_beforehand(monkeypatch: pytest.MonkeyPatch, directory: Path, code: str) -> None:
     """From now on workers run this Python first."""
     script = directory / "beforehand.py"
-    worker = "from rlhf import worker\nsys.exit(worker.main())"
+    worker = "from rlhf.jobs import worker\nsys.exit(worker.main())"
     script.write_text(f"import os, sys\nsys.path.insert(0, os.getcwd())\n{code}\n{worker}\n", "utf-8")
 
     def command(*arguments: Any) -> list[str]:
@@ -99,4 +99,4 @@ def run_beforehand(monkeypatch: pytest.MonkeyPatch, directory: Path, code: str) 
         module = made.index("rlhf.jobs.worker")
         return [*made[: module - 1], str(script), *made[module + 1 :]]
 
-    monkeypatch.setattr("rlhf.loop.supervisor.worker_command", command)
+    monkeypatch.setattr("rlhf.jobs.worker_process.worker_command", command)

@@ -7,12 +7,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from rlhf.algorithms import RUNNERS, runner
-from rlhf.jobs.specs import SPECS
+from rlhf.algorithms import ALGORITHMS
+from rlhf.kinds import KINDS
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
 
 MACHINERY = (
@@ -22,7 +23,8 @@ MACHINERY = (
     "peft",
     "bitsandbytes",
     "accelerate",
-    "rlhf.algorithms",
+    "rlhf.algorithms.trainer",
+    *(f"rlhf.algorithms.{kind}.train" for kind in ALGORITHMS),
     "rlhf.models.loading",
 )
 
@@ -58,6 +60,14 @@ def offenders(files: Iterator[Path], forbidden: tuple[str, ...]) -> list[str]:
     ]
 
 
+def test_packages_hold_what_one_can_grasp() -> None:
+    """At most fourteen modules each, besides the docstring that says what belongs there and what does not."""
+    for package in (ROOT / "annotation", ROOT / "rlhf"):
+        for directory in {path.parent for path in package.rglob("*.py")}:
+            assert len([path for path in directory.glob("*.py") if path.name != "__init__.py"]) <= 14, directory
+            assert (directory / "__init__.py").exists(), directory
+
+
 def test_modules_load_in_an_order() -> None:
     """None needs itself, whichever is imported first."""
     paths = [*(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]
@@ -89,18 +99,8 @@ def test_a_worker_starts_without_gradio_and_before_it_has_a_job_without_torch(mo
 
 def test_training_loads_no_gradio() -> None:
     """With every algorithm in one process."""
-    algorithms = ", ".join(RUNNERS.values())
+    algorithms = ", ".join(spec.runner() for spec in KINDS.values())
     assert loaded_by(algorithms, ("torch", "gradio", "fastapi", "app")) == ["torch"]
-
-
-def test_annotation_never_imports_the_machinery() -> None:
-    assert offenders((ROOT / "annotation").rglob("*.py"), MACHINERY) == []
-
-
-def test_only_pages_import_gradio() -> None:
-    pages = [ROOT / "annotation" / "tabs", ROOT / "rlhf" / "tabs"]
-    files = [path for package in ("annotation", "rlhf") for path in (ROOT / package).rglob("*.py")]
-    assert offenders((path for path in files if path.parent not in pages), ("gradio",)) == []
 
 
 def test_one_module_chooses_the_sqlite_of_all_and_only_the_database_and_its_schema_use_it() -> None:
@@ -125,23 +125,18 @@ def test_every_program_makes_files_for_its_user_alone() -> None:
 
 
 def test_algorithms_never_import_each_other_or_the_pages() -> None:
-    for path in (ROOT / "rlhf" / "algorithms").glob("*.py"):
-        assert offenders(iter([path]), ("rlhf.algorithms", "rlhf.tabs", "rlhf.loop.supervisor", "app")) == []
-
-
-def test_the_web_side_never_imports_the_machinery() -> None:
-    """A machine that only serves pages needs no torch: not even inside a function."""
-    web_side = ["__init__", "jobs", "loop", "policies", "presenting", "specs", "supervisor", "artifacts"]
-    web_side += ["launching", "keeper", "errands", "publishing", "pulling", "pushing", "spaces"]
-    files = [ROOT / "app.py", *(ROOT / "rlhf" / f"{name}.py" for name in web_side), *(ROOT / "rlhf/tabs").glob("*.py")]
-    assert offenders(iter(files), MACHINERY) == []
+    for kind in ALGORITHMS:
+        others = tuple(f"rlhf.algorithms.{other}" for other in ALGORITHMS if other != kind)
+        files = (ROOT / "rlhf" / "algorithms" / kind).glob("*.py")
+        assert offenders(files, (*others, "rlhf.tabs", "rlhf.loop.supervisor", "app")) == []
 
 
 def test_every_spec_has_a_runner_and_every_runner_a_spec() -> None:
-    assert set(RUNNERS) == set(SPECS)
-    assert {path.stem for path in (ROOT / "rlhf" / "algorithms").glob("*.py")} == {"__init__", *RUNNERS}
-    for kind in SPECS:
-        assert callable(runner(kind))
+    packages = {path.parent.name for path in (ROOT / "rlhf" / "algorithms").glob("*/spec.py")}
+    assert packages == set(ALGORITHMS)
+    for kind, spec in KINDS.items():
+        assert spec.kind == kind
+        assert callable(import_module(spec.runner()).run)
 
 
 def test_every_module_says_in_one_line_what_it_is_for() -> None:
@@ -150,3 +145,31 @@ def test_every_module_says_in_one_line_what_it_is_for() -> None:
         described = ast.get_docstring(ast.parse(path.read_text("utf-8")))
         assert described, path
         assert described.splitlines()[0].endswith("."), path
+
+
+# What other modules call by a name that is an algorithm's too: an export format, a tag on the Hub, a form.
+OTHER_MEANINGS = {
+    "annotation/exports/dataset_card.py": {"sft", "dpo"},
+    "annotation/exports/formats.py": {"sft"},
+    "annotation/exports/writing.py": {"sft"},
+    "rlhf/hub/snapshot_card.py": {"sft"},
+}
+
+
+def test_nobody_outside_names_an_algorithm() -> None:
+    """Neither its spec nor, as a whole text, its kind: what others ask they ask of the spec."""
+    classes = {spec.__name__ for spec in ALGORITHMS.values()}
+    packages = tuple(f"rlhf.algorithms.{kind}" for kind in ALGORITHMS)
+    own = ROOT / "rlhf" / "algorithms"
+    files = [ROOT / "app.py", *(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]
+    found = []
+    for path in (path for path in files if own not in path.parents):
+        place = path.relative_to(ROOT).as_posix()
+        allowed = OTHER_MEANINGS.get(place, set())
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            named = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+            said = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            if named in classes or (said in ALGORITHMS and said not in allowed) or said.startswith(packages):
+                found.append(f"{place}:{node.lineno} {named or said}")
+    assert found == []
+    assert offenders((path for path in files if own not in path.parents), packages) == []

@@ -15,7 +15,7 @@ from annotation.database import Database
 from annotation.records import Prompt, UserError, now
 from rlhf.data.snapshots import Listing, snapshot_counts, store_snapshot
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import PPOSpec, RewardModelSpec, Spec, TrainingSpec
+from rlhf.jobs.specs import JobSpec, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.models.tokenize import load_snapshot
@@ -89,12 +89,12 @@ def renew(db: Database, data_dir: Path, most: int) -> HeldOut:
 
 def nothing_to_check(db: Database, spec: TrainingSpec, held_out: int) -> str:
     """What is said before a training that nothing is held out for; empty if there is. `held_out`: items of its data."""
-    if isinstance(spec, RewardModelSpec):
+    if spec.makes == "reward":
         return "" if held_out else NO_PAIRS_TO_CHECK
     return "" if db.value("SELECT 1 FROM prompt WHERE split = 'held-out' LIMIT 1") else NOTHING_TO_CHECK
 
 
-def missing_for(db: Database, spec: Spec) -> str:
+def missing_for(db: Database, spec: JobSpec) -> str:
     """`nothing_to_check` of a job as it is queued; empty for jobs that train nothing."""
     if not isinstance(spec, TrainingSpec):
         return ""
@@ -123,9 +123,9 @@ def prompts_of(data_dir: Path, sha256: str) -> list[Prompt]:
 def trained_on(db: Database, data_dir: Path, policy: Policy, prompts: Sequence[Prompt]) -> list[Prompt]:
     """Those of the prompts that the policy, or what it grew from, was trained on, by their content.
 
-    It grew from its parent and, by PPO, from the reward model that scored its answers; what a judge was trained on is
-    not followed. Training data takes training prompts only; this would catch an example set or an import that repeats
-    them. Raises UserError where the frozen data is gone.
+    It grew from its parent and from what else its training read, as the reward model that scored its answers; what a
+    judge was trained on is not followed. Training data takes training prompts only; this would catch an example set or
+    an import that repeats them. Raises UserError where the frozen data is gone.
     """
     held_out = {store.fingerprint_of(prompt.messages)[0]: prompt for prompt in prompts}
     found: dict[int, Prompt] = {}
@@ -139,7 +139,7 @@ def trained_on(db: Database, data_dir: Path, policy: Policy, prompts: Sequence[P
 
 
 def lineage(db: Database, policy: Policy) -> list[Policy]:
-    """A policy, its ancestors, and the reward models by which these were trained with their ancestors; each once."""
+    """A policy, its ancestors, and the models with which these were trained, with theirs; each once."""
     found: dict[int, Policy] = {}
     waiting = [policy]
     while waiting:
@@ -150,6 +150,6 @@ def lineage(db: Database, policy: Policy) -> list[Policy]:
         if one.parent_id is not None:
             waiting.append(registry.by_id(db, one.parent_id))
         spec = None if one.job_id is None else job_store.get(db, one.job_id).spec
-        if isinstance(spec, PPOSpec) and spec.reward_model:
-            waiting.append(registry.by_revision(db, spec.reward_model))
+        if isinstance(spec, TrainingSpec):
+            waiting += [registry.by_revision(db, name) for name in spec.depends_on() if name != spec.parent]
     return list(found.values())

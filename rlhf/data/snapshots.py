@@ -18,7 +18,8 @@ from annotation.metrics.aggregation import REASONS, UNKNOWN_RELIABILITY
 from annotation.records import UserError, now
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import write_lines
-from rlhf.jobs.specs import DPOSpec, PPOSpec, RewardModelSpec, Scope, SFTSpec, TrainingSpec
+from rlhf.jobs.descriptions import LeftOut, Rows
+from rlhf.jobs.specs import Scope, TrainingSpec
 from rlhf.judges import judge_store
 from rlhf.judges.judge_agreement import Agreement, trust
 from rlhf.models import registry
@@ -26,33 +27,20 @@ from rlhf.models.base_model import on_this_machine
 from rlhf.models.chat_template import ChatFormat, read_format
 from rlhf.models.registry import Policy
 from rlhf.models.template_process import Refused, ended
-from rlhf.models.tokenize import LeftOut, render
+from rlhf.models.tokenize import render
 
 MIN_PAIRS = 8
 MIN_DEMONSTRATIONS = 8
 MIN_PROMPTS = 4
-AT_LEAST = {"sft": MIN_DEMONSTRATIONS, "reward_model": MIN_PAIRS, "dpo": MIN_PAIRS, "ppo": MIN_PROMPTS}
 Frozen = Iterable[Mapping[str, Any]]
 
 
-def unit_of(spec: TrainingSpec) -> str:
-    """What a kind of job trains on, in the plural."""
-    return {"sft": "demonstrations", "ppo": "prompts"}.get(spec.kind, "pairs")
-
-
-def data_of(db: Database, spec: TrainingSpec, parent: Policy, chat: ChatFormat | None = None) -> Data:
+def data_of(db: Database, spec: TrainingSpec, chat: ChatFormat | None = None) -> Rows:
     """The rows that a job trains on and is checked with, read as they are iterated over.
 
     With the base's chat format those that its template refuses are left out, as the worker would.
     """
-    rows: Freezing | Listing
-    if isinstance(spec, SFTSpec):
-        rows = demonstrations(db, spec.source)
-    elif isinstance(spec, PPOSpec):
-        rows = Listing(prompt_rows(db))
-    else:
-        assert isinstance(spec, DPOSpec | RewardModelSpec)
-        rows = collect(db, parent, spec.scope, spec.max_length, judges_too=spec.ai_weight > 0)
+    rows = spec.rows(db)
     return rows if chat is None else Renderable(rows, chat)
 
 
@@ -88,7 +76,7 @@ class Listing:
 class Renderable:
     """The rows of others whose conversation the model's chat template takes; the rest is counted as left out."""
 
-    rows: Freezing | Listing
+    rows: Rows
     chat: ChatFormat
     counts: Counter[str] = field(default_factory=Counter)
     refused: LeftOut = field(default_factory=LeftOut)
@@ -116,9 +104,6 @@ class Renderable:
     def last_judgement_id(self) -> int:
         """The last judgement that was looked at; 0 where none was."""
         return self.rows.last_judgement_id
-
-
-Data = Freezing | Listing | Renderable
 
 
 def demonstrations(db: Database, source: str) -> Listing:
@@ -212,7 +197,7 @@ def last_judgement(db: Database, snapshot: str) -> int:
     return int(db.value("SELECT last_judgement_id FROM snapshot WHERE sha256 = ?", (snapshot,)) or 0)
 
 
-def store_snapshot(db: Database, data_dir: Path, freezing: Data, at_least: int = 0, unit: str = "pairs") -> str:
+def store_snapshot(db: Database, data_dir: Path, freezing: Rows, at_least: int = 0, unit: str = "pairs") -> str:
     """Write data to its file and row as it is frozen; returns its sha256. The same data is stored once.
 
     Raises TooFew, and keeps nothing, if there is less to train on than `at_least`.
@@ -242,7 +227,7 @@ class TooFew(UserError):
     """There is less to train on than a kind of job needs."""
 
 
-def enough(lines: Iterable[bytes], freezing: Data, at_least: int, unit: str = "pairs") -> Iterator[bytes]:
+def enough(lines: Iterable[bytes], freezing: Rows, at_least: int, unit: str = "pairs") -> Iterator[bytes]:
     """The same lines. Raises TooFew at their end if they hold less to train on than `at_least`."""
     yield from lines
     few = shortage(unit, freezing.counts["train"], at_least, freezing.left_out)

@@ -23,11 +23,11 @@ from annotation.database import Database
 from annotation.exports.preference_rows import PreferenceRow
 from annotation.metrics.intervals_and_bias import distinct_n, wilson_interval
 from annotation.records import Prompt, UserError
-from rlhf.algorithms.losses import exact_kl, sum_by_row
 from rlhf.data import held_out_sets
 from rlhf.evaluation import win_rates
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import DPOSpec, EvaluateSpec
+from rlhf.jobs.specs import TrainingSpec
 from rlhf.jobs.worker import Run
 from rlhf.judges import judge_store
 from rlhf.judges.backends import Tally, bench_of, let_judge
@@ -35,6 +35,7 @@ from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.hidden_states import completions, inner_model, logps_of
 from rlhf.models.loading import Policies
+from rlhf.models.log_probabilities import exact_kl, sum_by_row
 from rlhf.models.packing import pad
 from rlhf.models.registry import Policy
 from rlhf.models.sampling import draw
@@ -262,9 +263,10 @@ def training_terms(progress: Steps, candidate: Policy) -> tuple[Policy, int]:
     db = progress.run.db
     base = registry.by_revision(db, "base")
     spec = None if candidate.job_id is None else job_store.get(db, candidate.job_id).spec
-    if not isinstance(spec, DPOSpec):
-        return base, DPOSpec.max_length
-    from_parent = spec.reference == "parent" or spec.method == "full"
+    to = spec.implicit_reference() if isinstance(spec, TrainingSpec) else None
+    if not isinstance(spec, TrainingSpec) or to is None:
+        return base, TrainingSpec.max_length
+    from_parent = to == "parent" or spec.method == "full"
     reference = registry.by_revision(db, spec.parent) if from_parent else ground_of(db, candidate)
     return reference, spec.max_length
 

@@ -16,10 +16,11 @@ from annotation.metrics.intervals_and_bias import Estimate, wilson_interval
 from annotation.metrics.sequential_test import length_controlled
 from annotation.records import UserError, storable
 from rlhf.evaluation import win_rates
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.gate import Criterion, Decision, Findings, Hacked, JudgeFindings, Rule, decide, given_up, limits_of
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import EvaluateSpec, PPOSpec
+from rlhf.jobs.specs import TrainingSpec
 from rlhf.judges import judge_store
 from rlhf.judges.judge_agreement import trust
 from rlhf.models import registry
@@ -100,7 +101,7 @@ def same_as(same: int | None, prompts: int) -> bool | None:
 
 
 def hacking(result: Mapping[str, Any], people: Sequence[float], asked: Sequence[JudgeFindings]) -> Hacked:
-    """Whether PPO's reward rose while its answers are not clearly found better (Gao et al. 2023).
+    """Whether the reward of its training rose while its answers are not clearly found better (Gao et al. 2023).
 
     People are heard first; without them the judge of the panel that surely agrees with people most. 'open' where their
     comparisons are too few to tell, None where it can't be told: too few rounds were made, or a check is too old.
@@ -128,7 +129,7 @@ def rewarded(db: Database, policy: Policy, hacked: Hacked) -> Hacked:
     if trained is None:
         return "made elsewhere"
     # An earlier version's check did not look at what merged weights come from.
-    return None if isinstance(trained.spec, PPOSpec) else hacked
+    return None if pleases(trained) else hacked
 
 
 def difference(value: float | None, less: float | None) -> float | None:
@@ -160,10 +161,14 @@ def prejudiced(db: Database, judge: judge_store.Judge, policy: Policy) -> str:
     if judge.backend != "endpoint" and model == policy.revision:
         return "It is the candidate itself."
     trained = win_rates.training_of(db, policy)
-    spec = None if trained is None else trained.spec
-    if judge.backend == "reward-model" and isinstance(spec, PPOSpec) and model == spec.reward_model:
+    if judge.backend == "reward-model" and trained is not None and model in pleases(trained):
         return "It is the reward model that the candidate was trained to please."
     return ""
+
+
+def pleases(trained: Job) -> tuple[str, ...]:
+    """The revisions of the models that a training was to please."""
+    return trained.spec.trained_against() if isinstance(trained.spec, TrainingSpec) else ()
 
 
 def judge_findings(

@@ -19,13 +19,12 @@ from annotation.ui import charts
 from annotation.ui.charts import HEIGHT, Frame, Mark
 from annotation.ui.formatting import percent, percent_with_interval
 from annotation.ui.markup import paragraph
+from rlhf.models.registry import REWARD_THRESHOLD
 from rlhf.tabs.runs import curves
 from rlhf.tabs.runs.curves import Line, short_number
 
 Figures = Mapping[str, Any]
 Array = NDArray[np.float64]
-# PPO against a reward model that is right less often than this on held-out comparisons needs a person's word.
-REWARD_THRESHOLD = 0.6
 # With fewer held-out comparisons even a model that is right on all of them has an interval that reaches below the
 # threshold of 60%: 6 / (6 + 1.96²) = 0.61, 5 / (5 + 1.96²) = 0.57.
 FEWEST = 6

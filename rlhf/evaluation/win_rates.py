@@ -13,7 +13,7 @@ from annotation.metrics.sequential_test import length_controlled
 from rlhf.data import snapshots
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import MergeSpec, PPOSpec
+from rlhf.jobs.specs import TrainingSpec
 from rlhf.judges import judge_store
 from rlhf.models import registry
 from rlhf.models.registry import Policy
@@ -59,22 +59,23 @@ def win_rates(
     return found
 
 
-# Rounds of PPO whose mean reward is called that of its start and of its end.
+# Rounds whose mean reward is called that of its start and of its end.
 ROUNDS_AT_AN_END = 5
 
 
 def reward_gain(db: Database, candidate: Policy) -> dict[str, Any] | None:
-    """How much PPO's reward rose; None without PPO. `rise` is None where there were too few rounds to tell.
+    """How much the reward of its training rose; None without one. `rise` is None after too few rounds to tell.
 
     `length` is how the reward model's scores go with length (Spearman) on the comparisons that it was checked with: a
     reward that is mostly length is soon hacked (Gao et al. 2023; Singhal et al. 2023).
     """
     job = training_of(db, candidate)
-    if job is None or not isinstance(job.spec, PPOSpec):
+    pleased = job.spec.trained_against() if job is not None and isinstance(job.spec, TrainingSpec) else ()
+    if job is None or not pleased:
         return None
     rewards = [entry["reward"] for entry in job_store.metrics(db, job.id) if "reward" in entry]
     ends = min(ROUNDS_AT_AN_END, len(rewards) // 2)
-    scorer = registry.by_revision(db, job.spec.reward_model)
+    scorer = registry.by_revision(db, pleased[0])
     health = None if scorer.job_id is None else (job_store.get(db, scorer.job_id).result or {}).get("health")
     return {
         "rise": fmean(rewards[-ends:]) - fmean(rewards[:ends]) if ends else None,
@@ -86,9 +87,10 @@ def training_of(db: Database, policy: Policy) -> Job | None:
     """The job that trained a policy, or the adapter that it was merged from; None where that was not done here."""
     while policy.job_id is not None:
         job = job_store.get(db, policy.job_id)
-        if not isinstance(job.spec, MergeSpec):
+        continued = job.spec.continues()
+        if not continued:
             return job
-        policy = registry.by_revision(db, job.spec.revision)
+        policy = registry.by_revision(db, continued)
     return None
 
 
@@ -132,8 +134,8 @@ def learnt_until(db: Database, policy: Policy) -> int:
     until, seen = snapshots.trained_until(db, policy), policy
     while seen.job_id is not None:
         spec = job_store.get(db, seen.job_id).spec
-        if isinstance(spec, PPOSpec):
-            until = max(until, snapshots.trained_until(db, registry.by_revision(db, spec.reward_model)))
+        for name in spec.trained_against() if isinstance(spec, TrainingSpec) else ():
+            until = max(until, snapshots.trained_until(db, registry.by_revision(db, name)))
         if seen.parent_id is None:
             break
         seen = registry.by_id(db, seen.parent_id)

@@ -23,9 +23,10 @@ from annotation.exports.formats import check_licence, is_licence
 from annotation.hub_client import Hub, RepoKind
 from annotation.metrics.intervals_and_bias import share_of
 from annotation.records import UserError
+from rlhf.algorithms.model_card import EMBEDDED_HUB_NAME, Address, Compared, Made, Measured, Record, card, subject_of
 from rlhf.data.snapshots import last_judgement
 from rlhf.evaluation import gate_decisions
-from rlhf.hub.model_card import EMBEDDED_HUB_NAME, Address, Compared, Made, Measured, Record, card, subject_of
+from rlhf.evaluation.gate_decisions import ratio
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import file_sha256, verify_directory
 from rlhf.jobs.job_store import Job
@@ -34,7 +35,6 @@ from rlhf.judges import judge_store
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED_NAME, on_this_machine
 from rlhf.models.registry import Policy
-from rlhf.tabs.iterations.check_report import ratio
 
 # What may go up, by form. Never training_args.bin, an optimiser's state, or what a job says of itself (prefloop.json).
 ADAPTER: Final = ("adapter_config.json", "adapter_model.safetensors", "reward.json")

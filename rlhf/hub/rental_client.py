@@ -25,15 +25,14 @@ from annotation import hub_client as hubs
 from annotation.database import Database
 from annotation.hub_client import Hub
 from annotation.records import UserError, now, seconds_between
-from rlhf.hub import job_bundle, rental_store
+from rlhf.hub import job_bundle
 from rlhf.hub.job_bundle import CODE, MADE, RESULT, digest, report_name
 from rlhf.hub.push_model import ADAPTER, CARD, WHOLE
-from rlhf.hub.rental_store import Rental, Terms
-from rlhf.jobs import job_store
+from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.artifacts import directory_sha256, new_directory
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.out_of_memory import smaller
-from rlhf.jobs.specs import Spec, TrainingSpec
+from rlhf.jobs.rental_store import Rental, Terms
+from rlhf.jobs.specs import JobSpec, TrainingSpec
 from rlhf.jobs.worker import Run, keep_beating
 from rlhf.models import registry
 from rlhf.models.model_files import read_header
@@ -409,7 +408,7 @@ class Errand:
             job_id=self.job.id,
             path=relative,
             sha256=ending.sha256,
-            kind="reward" if self.job.kind == "reward_model" else "policy",
+            kind=spec.makes,
             form=registry.FORM_OF[spec.method],
             weights=ending.weights,
             ground_id=None if spec.method == "full" else under,
@@ -562,11 +561,11 @@ def text_of(value: Any) -> str:
     return value
 
 
-def as_trained(spec: Spec, batch: Any) -> Spec:
+def as_trained(spec: JobSpec, batch: Any) -> JobSpec:
     """The spec with the batch that it ended with: there memory may have run out, and the batch been halved."""
-    found: Spec | None = spec
+    found: JobSpec | None = spec
     while found is not None and getattr(found, "batch_size", batch) != batch:
-        found = smaller(found)
+        found = found.halved()
     return spec if found is None else found
 
 

@@ -25,15 +25,14 @@ from annotation.environment import keep_private
 from annotation.hub_client import Hub
 from annotation.records import UserError
 from annotation.ui.invisible import visible
-from rlhf.hub import rental_store
 from rlhf.hub.job_bundle import MADE, RESULT, digest, report_name, unpack
 from rlhf.hub.push_model import Files
-from rlhf.jobs import job_store
+from rlhf.jobs import job_store, rental_store
+from rlhf.jobs.devices import query_graphics
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import Spec, TrainingSpec, to_json
-from rlhf.loop.supervisor import run_to_end
+from rlhf.jobs.specs import JobSpec, TrainingSpec, to_json
+from rlhf.jobs.worker_process import run_to_end
 from rlhf.models import registry
-from rlhf.models.memory import query_graphics
 from rlhf.submission.preconditions import machine_trouble
 
 # Each report is a commit. The first come sooner, for people who wait to see that it works.
@@ -197,7 +196,7 @@ def run(
     return 0 if job.status == "finished" else 1
 
 
-def refuse_machine(spec: Spec) -> None:
+def refuse_machine(spec: JobSpec) -> None:
     """Raises UserError where the machine is not what the job needs, before time is spent on it."""
     import torch
 

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from annotation.database import Database
 from annotation.records import Message, UserError
-from rlhf.algorithms.roles import read_reward_model
 from rlhf.jobs.worker import Run
 from rlhf.judges import judge_store, rubrics
 from rlhf.judges.judge_store import TOO_LONG, Comparison, Judge
@@ -30,6 +29,7 @@ from rlhf.models.hidden_states import completions, embed, inner_model, virtual_i
 from rlhf.models.loading import Policies, ground_key, ground_path, load_for_answering
 from rlhf.models.model_files import check_architecture, check_weights
 from rlhf.models.packing import pad
+from rlhf.models.reward_model import read_reward_model
 from rlhf.models.sampling import left_padded
 from rlhf.models.tokenize import answer_ids, text_ids
 

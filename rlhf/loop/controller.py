@@ -15,19 +15,20 @@ from annotation.database import Database
 from annotation.records import now, seconds_between
 from rlhf.data import snapshots
 from rlhf.evaluation import gate_decisions
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.gate import Mode
 from rlhf.evaluation.gate_decisions import ENDINGS, Pending
-from rlhf.jobs import job_store
+from rlhf.jobs import job_store, specs
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import DPOSpec, EvaluateSpec, JudgeSpec, PPOSpec, RewardModelSpec, TrainingSpec
+from rlhf.jobs.specs import TrainingSpec
 from rlhf.judges import judge_store
+from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import job_submission, preconditions
 from rlhf.tabs.runs import job_words
 
 THE_LOOP = "the loop"
-AUTO_TRAIN_DEFAULT: Mapping[str, Any] = {"on": False, "every": 60, "method": "dpo"}
 # A judge loads a model, which is not worth while for fewer comparisons.
 JUDGE_AT_LEAST = 8
 # What failed without being asked for is tried again after a while, not at once.
@@ -61,7 +62,7 @@ class State:
     """What the next step depends on."""
 
     auto_train: Mapping[str, Any]
-    """'on', 'every' so many new judgements, and by which 'method': 'dpo' or 'ppo'."""
+    """'on', 'every' so many new judgements, and by which 'method', a kind of training."""
     new: int
     """Judgements since the last training."""
     active: tuple[Job, ...]
@@ -87,10 +88,10 @@ class State:
 
 def state_of(db: Database, counted: bool = True) -> State:
     """What the rows say now; judgements need not be `counted` where nothing starts by them."""
-    auto_train = {**AUTO_TRAIN_DEFAULT, **store.setting(db, "auto_train", {})}
-    latest = next(iter(job_store.recent(db, ("dpo", "ppo"), 1)), None)
+    auto_train = auto_train_setting(db)
+    latest = next(iter(job_store.recent(db, tuple(automatic_kinds()), 1)), None)
     since = latest.created if latest else ""
-    tried = next((job.created for job in job_store.recent(db, ("reward_model",), 1) if job.created > since), None)
+    tried = next((job.created for job in job_store.recent(db, (reward_kind().kind,), 1) if job.created > since), None)
     every = max(int(auto_train["every"]), snapshots.MIN_PAIRS)
     checks = job_store.recent(db, ("evaluate",), 1000)
     fruitless = fruitless_checks(checks)
@@ -161,7 +162,7 @@ def asked_for_check(db: Database, policy: Policy) -> bool:
 
 def broken_jobs(db: Database, checks: Sequence[Job]) -> tuple[Job, ...]:
     """The newest training, and the newest check if its policy is still a candidate, where they came to nothing."""
-    trainings = job_store.recent(db, ("sft", "reward_model", "dpo", "ppo"), 1)
+    trainings = job_store.recent(db, tuple(specs.trainings()), 1)
     newest = [*trainings, *(check for check in checks[:1] if is_candidate(db, candidate_of(check)))]
     return tuple(job for job in newest if job.status in ENDINGS)
 
@@ -206,6 +207,27 @@ class Step:
     subject: str = ""
 
 
+def automatic_kinds() -> Mapping[str, type[TrainingSpec]]:
+    """The kinds of training that the loop can start by itself, the usual one first."""
+    return {kind: spec for kind, spec in specs.trainings().items() if spec.automatic}
+
+
+def reward_kind() -> type[TrainingSpec]:
+    """The kind of training that makes a reward model where one is needed first."""
+    return next(spec for spec in specs.trainings().values() if spec.makes == "reward")
+
+
+def auto_train_setting(db: Database) -> Mapping[str, Any]:
+    """Whether, how often and by which kind of training the loop trains without being asked."""
+    usual = {"on": False, "every": 60, "method": next(iter(automatic_kinds()))}
+    return {**usual, **store.setting(db, "auto_train", {})}
+
+
+def method_of(state: State) -> type[TrainingSpec]:
+    """The kind of training that is started without being asked."""
+    return automatic_kinds()[state.auto_train["method"]]
+
+
 def next_step(state: State) -> Step | None:
     """The next step of the iteration, if one is due. Pure.
 
@@ -229,10 +251,10 @@ def next_step(state: State) -> Step | None:
     awaited = state.pending is not None or (state.unchecked is not None and checked_by_loop(state, state.unchecked))
     if state.rented or not due(state) or (awaited and state.gate == "automatic"):
         return None
-    if state.auto_train["method"] == "ppo" and state.reward_model is None:
+    if method_of(state).lists and state.reward_model is None:
         # One that failed would fail again on the same judgements.
         return None if state.reward_tried else Step("train the reward model")
-    return Step("train", (state.reward_model or "") if state.auto_train["method"] == "ppo" else "")
+    return Step("train", (state.reward_model or "") if method_of(state).lists else "")
 
 
 def checked_by_loop(state: State, revision: str) -> bool:
@@ -264,7 +286,7 @@ def advance(db: Database, data_dir: Path) -> int | None:
     """Do the step that is due, if any; returns the id of the job that it made, if it made one."""
     if job_store.at_work(db) or job_store.queue(db):  # the common case, without reading the rest
         return None
-    counted = store.setting(db, "auto_train", AUTO_TRAIN_DEFAULT)["on"] or store.feedback(db).mode != "people"
+    counted = auto_train_setting(db)["on"] or store.feedback(db).mode != "people"
     state = state_of(db, counted)
     step = next_step(state)
     if step is None:
@@ -278,7 +300,7 @@ def advance(db: Database, data_dir: Path) -> int | None:
         return None
     if step.action == "judge":
         return job_submission.submit(db, data_dir, JudgeSpec(judge=step.subject), THE_LOOP)
-    spec = automatic_spec(db, step)
+    spec = automatic_spec(db, step, method_of(state))
     if preconditions.check(db, spec):
         return None  # the page says why, where automatic training is switched on
     try:
@@ -305,13 +327,13 @@ def next_check(db: Database, revision: str, failed: Fruitless | None) -> Evaluat
     return replace(spec, judges=before.judges) if isinstance(before, EvaluateSpec) else spec
 
 
-def automatic_spec(db: Database, step: Step) -> RewardModelSpec | PPOSpec | DPOSpec:
+def automatic_spec(db: Database, step: Step, method: type[TrainingSpec]) -> TrainingSpec:
     """What is trained without being asked, by the defaults: on from the policy that serves, in its own shape."""
     serving = registry.serving(db)
     if step.action == "train the reward model":
-        return RewardModelSpec(parent=ground_name(db, serving))
-    spec = PPOSpec(reward_model=step.subject) if step.subject else DPOSpec()
-    return replace(spec, **preconditions.shape_of(db, serving))
+        return reward_kind()(parent=ground_name(db, serving))
+    scored_by: dict[str, Any] = dict.fromkeys(method.lists, step.subject)
+    return replace(method(**scored_by), **preconditions.shape_of(db, serving))
 
 
 def ground_name(db: Database, policy: Policy) -> str:
@@ -383,7 +405,7 @@ AFTER_CHECK: Mapping[Mode, str] = {
 
 def made_of(spec: TrainingSpec) -> str:
     """What follows a training."""
-    if isinstance(spec, RewardModelSpec):
+    if spec.makes == "reward":
         return "It makes a reward model, which never serves."
     checked = getattr(spec, "evaluate", False)
     return "When it ends, its candidate is checked." if checked else "Its candidate is not checked by itself."
@@ -461,7 +483,7 @@ def after(state: State) -> str:
     """What collecting leads to."""
     if not state.auto_train["on"]:
         return "Automatic training is off: a training starts when somebody starts it on the Train tab."
-    method = "a reward model, then PPO" if state.auto_train["method"] == "ppo" else "DPO"
+    method = method_of(state).automatic
     missing = max(wanted(state) - state.new, 0)
     return f"After {missing} more a training starts: {method}." if missing else f"A training is due: {method}."
 
@@ -469,10 +491,10 @@ def after(state: State) -> str:
 def trouble(db: Database) -> list[str]:
     """Why automatic training can't start, as things are, a sentence each."""
     state = state_of(db)
-    if state.auto_train["method"] != "ppo":
+    if not method_of(state).lists:
         step = Step("train")
     elif state.reward_model is None:
         step = Step("train the reward model")
     else:
         step = Step("train", state.reward_model)
-    return preconditions.check(db, automatic_spec(db, step))
+    return preconditions.check(db, automatic_spec(db, step, method_of(state)))

@@ -15,6 +15,9 @@ Form = Literal["base", "lora", "prompt", "full"]
 Weights = Literal["nf4", "bf16", "fp32"]
 # What each method of training leaves behind.
 FORM_OF: Mapping[str, Form] = {"qlora": "lora", "lora": "lora", "prompt": "prompt", "full": "full"}
+# A policy is trained against a reward model that is right less often than this on held-out comparisons only where a
+# person says so.
+REWARD_THRESHOLD = 0.6
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -10,26 +9,9 @@ from typing import Any
 
 from annotation.exports.preference_rows import PreferenceRow, read_rows
 from annotation.records import UserError
+from rlhf.jobs.descriptions import LeftOut, Row
 from rlhf.jobs.specs import Noise
 from rlhf.models.template_process import Refused, conversation
-
-Row = Mapping[str, Any]
-
-
-class LeftOut(Counter[str]):
-    """How much is left out, by reason, and what a chat template said when it first refused something."""
-
-    refusal: str = ""
-
-    def refused(self, error: Refused) -> None:
-        """Count what the template refuses."""
-        self["template"] += 1
-        self.refusal = self.refusal or error.reason
-
-    def take(self, other: Mapping[str, int]) -> None:
-        """Count what is left out elsewhere too."""
-        self.update(other)
-        self.refusal = self.refusal or getattr(other, "refusal", "")
 
 
 def load_snapshot(data_dir: Path, sha256: str) -> list[PreferenceRow]:
@@ -43,6 +25,11 @@ def load_snapshot(data_dir: Path, sha256: str) -> list[PreferenceRow]:
     if hash_of(content).hexdigest() != sha256:
         raise UserError(f"The frozen data {path} was changed (its sha256 differs). Restore it, or start a new run.")
     return read_rows(content)
+
+
+def of_split(rows: Sequence[Any], split: str) -> list[Any]:
+    """The rows of a split."""
+    return [row for row in rows if row["split"] == split]
 
 
 def snapshot_path(data_dir: Path, sha256: str) -> Path:

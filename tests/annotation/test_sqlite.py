@@ -71,11 +71,11 @@ import tempfile
 from pathlib import Path
 from annotation import sqlite
 from annotation.database import open_database
-from rlhf import jobs
-from rlhf.jobs.specs import GenerateSpec
+from rlhf.generation.resident_spec import GenerateSpec
+from rlhf.jobs import job_store
 with tempfile.TemporaryDirectory() as directory:
     db = open_database(Path(directory))
-    claimed = jobs.claim(db, jobs.enqueue(db, GenerateSpec(), "a test"), "worker")
+    claimed = job_store.claim(db, job_store.enqueue(db, GenerateSpec(), "a test"), "worker")
     import sqlite_utils.utils
     print(sqlite.IN_USE, "|", sqlite.TROUBLE[:10], "|", claimed.status, "|", sqlite_utils.utils.sqlite3.__name__)
     db.close()

@@ -19,10 +19,12 @@ from benchmarks import answers, frontier, gold, learning, memory, methods, rates
 from benchmarks.driver import BenchmarkError
 from benchmarks.intervals import crossed
 from benchmarks.laboratory import Laboratory
-from rlhf.algorithms.roles import Answer
+from rlhf.algorithms.measure_spec import MeasureSpec
+from rlhf.algorithms.ppo.roles import Answer
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.snapshots import Listing, store_snapshot
 from rlhf.jobs import job_store, worker
-from rlhf.jobs.specs import MeasureSpec, SFTSpec, to_json
+from rlhf.jobs.specs import to_json
 from rlhf.models.tokenize import load_snapshot, tokenise_demonstrations, tokenise_prompts
 from tests.machine_fixtures import QUICK_DPO, Machine
 

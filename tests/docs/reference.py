@@ -13,7 +13,8 @@ from typing import Any
 from annotation.database import open_database
 from annotation.records import Project
 from rlhf.evaluation.gate import Rule
-from rlhf.jobs.specs import SPECS, TrainingSpec, describe
+from rlhf.jobs.specs import TrainingSpec, describe
+from rlhf.kinds import KINDS
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -95,8 +96,8 @@ Further variables of the environment: those of [a Space](../space.md#settings-of
 
 def settings() -> str:
     """The program's flags, the project's settings, then every kind of job."""
-    trainings = [spec for spec in SPECS.values() if issubclass(spec, TrainingSpec)]
-    others = [spec for spec in SPECS.values() if not issubclass(spec, TrainingSpec)]
+    trainings = [spec for spec in KINDS.values() if issubclass(spec, TrainingSpec)]
+    others = [spec for spec in KINDS.values() if not issubclass(spec, TrainingSpec)]
     sections = [
         SETTINGS.format(heading=HEADING),
         f"## The program\n\n{flags()}",

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from rlhf.loop.supervisor import family
+from rlhf.jobs.worker_process import family
 from tests.fakes.hub_server import Ask, HubServer, Refused, Reply, route
 
 

@@ -11,12 +11,15 @@ from annotation.records import Split, seconds_between
 from annotation.store import AnswerCounts
 from annotation.ui.formatting import NOTHING, moment, percent_with_interval
 from annotation.ui.markup import escape, paragraph, table
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.gate import Rule
+from rlhf.jobs import specs
+from rlhf.jobs.descriptions import NOT_MEASURED
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import DPOSpec, EvaluateSpec, PPOSpec, TrainingSpec
+from rlhf.jobs.specs import REFERENCES, SHORT_METHODS, TrainingSpec
 from rlhf.models.registry import Policy
 from rlhf.tabs.runs.job_cards import answer_box, duration, facts, figure, share
-from rlhf.tabs.runs.job_words import NOT_MEASURED, REFERENCES, SHORT_METHODS, trained_on
+from rlhf.tabs.runs.job_words import trained_on
 
 # Below this the interval spans most of what is possible, so the figure would only mislead.
 FEW_HELD_OUT = 20
@@ -96,10 +99,6 @@ def history_table(policies: Sequence[Policy], training: Mapping[int, Job], check
     return table(HISTORY, rows, "No policy yet.", ("Job", "Final loss", "KL per token", "Mean words"))
 
 
-METHODS = {"base": "base", "sft": "SFT", "dpo": "DPO", "ppo": "PPO", "merge": "merged"}
-UNITS = {"sft": "demonstrations", "ppo": "prompts"}
-
-
 def history_row(policy: Policy, names: Mapping[int, str], job: Job | None, check: Job | None) -> tuple[str, ...]:
     """One policy's row."""
     spec = job.spec if job is not None and isinstance(job.spec, TrainingSpec) else None
@@ -110,20 +109,20 @@ def history_row(policy: Policy, names: Mapping[int, str], job: Job | None, check
     missing = NOTHING if policy.path is None else NOT_MEASURED
     loss = (result.get("final") or {}).get("loss")
     measured = (
-        NOTHING if loss is None and not isinstance(spec, DPOSpec) else figure(loss, 3),
+        NOTHING if loss is None and not (spec and "loss" in spec.last_step) else figure(loss, 3),
         held_out_accuracy(evaluation),
         figure(candidate.get("kl_to_base"), 3),
         figure(candidate.get("mean_length"), 1),
     )
     return (
         policy.revision,
-        METHODS.get(policy.method, policy.method) + (f", {SHORT_METHODS[spec.method]}" if spec else ""),
+        specs.short_of(policy.method) + (f", {SHORT_METHODS[spec.method]}" if spec else ""),
         names.get(policy.parent_id or 0, NOTHING),
         f"{policy.status}, files deleted" if policy.deleted else policy.status,
         str(policy.job_id or NOTHING),
         snapshot[:12] or NOTHING,
-        NOTHING if trained_on(result) is None else f"{trained_on(result)} {UNITS.get(policy.method, 'pairs')}",
-        REFERENCES[spec.reference] if isinstance(spec, DPOSpec | PPOSpec) else NOTHING,
+        NOTHING if trained_on(result) is None else f"{trained_on(result)} {spec.unit if spec else 'pairs'}",
+        REFERENCES.get(getattr(spec, "reference", ""), NOTHING),
         *(missing if text == NOT_MEASURED else text for text in measured),
         moment(policy.created),
     )

@@ -13,9 +13,10 @@ from annotation.ui.charts import Frame, Mark
 from annotation.ui.formatting import NOTHING, percent_with_interval
 from annotation.ui.markup import escape, paragraph, table
 from rlhf.evaluation.gate import Decision, Mode, Rule
+from rlhf.jobs.descriptions import Curve
 from rlhf.loop.controller import Stage, Standing
 from rlhf.tabs.runs import curves
-from rlhf.tabs.runs.curves import Curve, Line
+from rlhf.tabs.runs.curves import Line
 from rlhf.tabs.runs.job_cards import figure
 
 STAGES: Mapping[Stage, str] = {

@@ -18,11 +18,11 @@ from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions, win_rates
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.gate import Verdict, alphas
 from rlhf.evaluation.gate_decisions import Checking
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import EvaluateSpec
 from rlhf.judges import judge_store
 from rlhf.loop import controller
 from rlhf.models import registry
@@ -63,7 +63,7 @@ def checks(db: Database) -> dict[str, Job]:
 
 def history_part(db: Database, checked: Mapping[str, Job]) -> Update:
     """Every policy with what it came from and how it did."""
-    made_by = {job.id: job for job in job_store.recent(db, job_store.TRAINING, ALL_JOBS)}
+    made_by = {job.id: job for job in job_store.recent(db, job_store.waiting_kinds(), ALL_JOBS)}
     return gr.update(value=check_report.history_table(those_that_answer(db), made_by, checked))
 
 

@@ -22,10 +22,10 @@ from annotation.ui.markup import paragraph, status, table
 from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import JudgeSpec
 from rlhf.judges import judge_agreement, judge_history, judge_store
 from rlhf.judges.judge_agreement import Trust
 from rlhf.judges.judge_history import Spent, Standing, Stored
+from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Judge
 from rlhf.models import registry
 from rlhf.submission import job_submission

@@ -8,9 +8,10 @@ from typing import Any
 
 from annotation.ui.formatting import NOTHING
 from annotation.ui.markup import paragraph, table
+from rlhf.jobs.descriptions import Curve
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import Spec
-from rlhf.tabs.runs.curves import CURVES, Curve, along, line_of, plot, plots, short_number
+from rlhf.jobs.specs import JobSpec, kinds
+from rlhf.tabs.runs.curves import along, line_of, plot, plots, plots_of, short_number
 from rlhf.tabs.runs.job_words import about, final_figures, megabytes, size
 
 FEWEST = 2
@@ -38,7 +39,7 @@ class Compared:
 
 
 # ----------------------------------------------------------------------------------------------------------- settings
-def flat(spec: Spec) -> dict[str, Any]:
+def flat(spec: JobSpec) -> dict[str, Any]:
     """Every setting of a run by name; those of an object within it as 'sampling.temperature'."""
     found: dict[str, Any] = {"kind": spec.kind}
     for name, value in asdict(spec).items():
@@ -49,7 +50,7 @@ def flat(spec: Spec) -> dict[str, Any]:
     return found
 
 
-def differing(specs: Sequence[Spec]) -> list[tuple[str, list[Any]]]:
+def differing(specs: Sequence[JobSpec]) -> list[tuple[str, list[Any]]]:
     """(setting, its value in each run) where the values differ; None where a run has no such setting."""
     settings = [flat(spec) for spec in specs]
     names = dict.fromkeys(name for known in settings for name in known)
@@ -83,7 +84,7 @@ def setting(name: str, value: Any) -> str:
 def metric_curves() -> dict[str, Curve]:
     """A plot of its own for each metric that any kind of run reports."""
     found: dict[str, Curve] = {}
-    for curve in (curve for kind in CURVES.values() for curve in kind):
+    for curve in (curve for kind in kinds().values() for curve in plots_of(kind)):
         for name, metric in curve.series.items():
             label = curve.label if len(curve.series) == 1 else f"{curve.label}: {name}"
             slug = metric.replace("/", "-")

@@ -12,10 +12,10 @@ from annotation.tabs.components import html_box
 from annotation.tabs.guard import Context
 from annotation.ui.markup import escape, paragraph
 from rlhf.evaluation import gate_decisions, reward_model_quality
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import checkpoints_directory
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import EvaluateSpec
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.tabs import downloads

@@ -15,9 +15,10 @@ from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUIET, SPOKEN, html_box, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.ui.markup import paragraph
-from rlhf.hub import hub_requests, rental_store
-from rlhf.hub.rental_store import Terms
+from rlhf.hub import hub_requests
 from rlhf.hub.token_launcher import HELD
+from rlhf.jobs import rental_store
+from rlhf.jobs.rental_store import Terms
 from rlhf.tabs.runs import job_cards
 
 EXPLANATION = (

@@ -188,7 +188,7 @@ def test_workers_imports_and_exports_get_no_secret(monkeypatch: pytest.MonkeyPat
     assert told["OPENAI_API_KEY"] == "a judge's"
     root = Path(__file__).parents[3]
     for module in (
-        "rlhf/loop/supervisor.py",
+        "rlhf/jobs/worker_process.py",
         "annotation/imports/import_process.py",
         "annotation/exports/export_files.py",
     ):

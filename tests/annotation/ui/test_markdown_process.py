@@ -84,7 +84,8 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_process_ends_with_the_one_that_asks(tmp_path: Path) -> None:
-    script = "from annotation import renderer as r; r.to_html('a'); print(r.shared._idle.queue[-1].process.pid)"
+    script = "from annotation.ui import markdown_process as r; r.to_html('a')"
+    script += "; print(r.shared._idle.queue[-1].process.pid)"
     with subprocess.Popen(
         [sys.executable, "-c", f"{script}; import sys; sys.stdout.flush(); import time; time.sleep(600)"],
         stdout=subprocess.PIPE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,11 +20,12 @@ from trl import DPOConfig, DPOTrainer
 from annotation import store
 from annotation.exports.preference_rows import PreferenceRow
 from annotation.records import UserError
-from rlhf.algorithms.checkpoints import COMPLETE, last_complete_checkpoint
-from rlhf.algorithms.dpo import PreferenceTrainer, answer_logps, build_trainer
+from rlhf.algorithms.checkpoints import MANIFEST, forget_broken_checkpoints, newest_checkpoint, write_checkpoint
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.dpo.train import PreferenceTrainer, answer_logps, build_trainer
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import DPOSpec, Precision, with_defaults
+from rlhf.jobs.specs import Precision, with_defaults
 from rlhf.jobs.worker import Run, perform
 from rlhf.models import hidden_states, packing, registry
 from rlhf.models.loading import (
@@ -347,7 +349,8 @@ def test_passes_of_any_size_add_up_to_the_loss_of_the_whole_step(judged: Machine
     parts = [
         trainer.data_collator([trainer.train_dataset[place] for place in places]) for places in ((0, 1, 2), (3,), (4,))
     ]
-    counts = trainer._get_num_items_in_batch(parts, trainer.accelerator.device)
+    batches, counts = trainer.get_batch_samples(iter(parts), len(parts), trainer.accelerator.device)
+    assert batches == parts
     with torch.no_grad(), trainer.compute_loss_context_manager():
         expected = trainer.compute_loss(trainer.model, whole)
         found = sum(trainer.compute_loss(trainer.model, part, num_items_in_batch=counts) for part in parts)
@@ -423,9 +426,10 @@ def plain_logp(model: Any, pair: Mapping[str, list[int]], side: str) -> float:
 
 def first_margin(trainer: PreferenceTrainer) -> float:
     """The mean reward margin of the first batch, before any step."""
-    trainer._metrics["train"].clear()
+    trainer.noted.clear()
     loss_of(trainer, first_batch(trainer))
-    return float(trainer._metrics["train"]["rewards/margins"][0])
+    total, pairs = trainer.noted["rewards/margins"]
+    return float(total / pairs)
 
 
 def test_with_the_base_as_reference_a_continued_adapter_starts_with_the_margin_it_has_earned(judged: Machine) -> None:
@@ -571,7 +575,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iter
 
 def checkpoint_steps(machine: Machine, job_id: int) -> list[int]:
     """The steps of a job's whole checkpoints."""
-    marks = (machine.data_dir / "checkpoints" / f"job-{job_id}").glob(f"checkpoint-*/{COMPLETE}")
+    marks = (machine.data_dir / "checkpoints" / f"job-{job_id}").glob(f"checkpoint-*/{MANIFEST}")
     return sorted(int(mark.parent.name.removeprefix("checkpoint-")) for mark in marks)
 
 
@@ -649,10 +653,36 @@ def test_a_worker_killed_after_its_adapter_was_registered_is_resumed_to_that_ada
 
 
 def test_only_whole_checkpoints_are_resumed_from_and_broken_ones_are_removed(tmp_path: Path) -> None:
-    assert last_complete_checkpoint(tmp_path / "none") is None
-    for step, whole in ((2, True), (10, True), (12, False)):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        if whole:
-            (tmp_path / f"checkpoint-{step}" / COMPLETE).touch()
-    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
-    assert not (tmp_path / "checkpoint-12").exists()
+    """What was killed while it was written has no manifest, or not yet its name."""
+    weight = torch.nn.Parameter(torch.tensor([1.0]))
+    optimiser = torch.optim.AdamW([weight])
+    assert newest_checkpoint(tmp_path / "none") is None
+    for step in (2, 9, 10):
+        with torch.no_grad():
+            weight.fill_(step)
+        write_checkpoint(tmp_path, "dpo", step, 20, {"w": weight}, optimiser, {"seen": [step]})
+    (tmp_path / "checkpoint-12").mkdir()
+    (tmp_path / "checkpoint-10").rename(tmp_path / "checkpoint-10.part")
+    forget_broken_checkpoints(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-9"]
+    newest = newest_checkpoint(tmp_path)
+    assert newest is not None
+    assert newest.restore({"w": weight}, optimiser, torch.device("cpu")) == {"seen": [9]}
+    assert weight.item() == 9
+
+
+def test_a_run_with_checkpoints_of_an_earlier_version_is_refused_until_they_are_deleted(judged: Machine) -> None:
+    job_id = judged.submit(replace(QUICK_DPO, epochs=1, evaluate=False))
+    directory = judged.data_dir / "checkpoints" / f"job-{job_id}"
+    earlier = directory / "checkpoint-2"
+    earlier.mkdir(parents=True)
+    (earlier / "adapter_model.safetensors").write_bytes(b"weights")
+    (earlier / "complete").touch()
+    job = judged.perform(job_id)
+    assert job.status == "failed"
+    assert f"checkpoints in checkpoints/job-{job_id} were written by an earlier version" in job.message
+    assert "Delete them on the Runs tab, then resume" in job.message
+    assert (earlier / "adapter_model.safetensors").read_bytes() == b"weights"
+    shutil.rmtree(directory)
+    job_store.resume(judged.db, job_id)
+    assert judged.perform(job_id).status == "finished"

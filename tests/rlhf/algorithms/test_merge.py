@@ -14,10 +14,12 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from annotation.records import Sampling, UserError
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.merge_spec import MergeSpec
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.algorithms.trainer import RESULT
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import DPOSpec, MergeSpec, SFTSpec
 from rlhf.jobs.worker import Run, perform
 from rlhf.models import registry
 from rlhf.models.loading import Policies, load_plain

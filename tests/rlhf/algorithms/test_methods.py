@@ -11,8 +11,11 @@ import pytest
 import torch
 
 from annotation.records import Sampling, UserError
-from rlhf.algorithms import dpo, sft
-from rlhf.jobs.specs import METHODS, DPOSpec, MergeSpec, Precision, SFTSpec, TrainingSpec
+from rlhf.algorithms.dpo import train as dpo
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.sft import train as sft
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.jobs.specs import MergeSpec, Precision, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.hidden_states import completions, inner_model, virtual_tokens
@@ -31,7 +34,7 @@ QUICK_SFT = SFTSpec(source="example:medical-answers", lora_r=4, lora_alpha=8, vi
 EVERY: list[TrainingSpec] = [
     replace(quick, method=method, precision=precision)
     for quick in (QUICK, QUICK_SFT)
-    for method in METHODS[quick.kind]
+    for method in quick.methods
     for precision in PRECISIONS
 ]
 EVERY.append(replace(QUICK_SFT, lora_init="pissa", precision="fp32"))

@@ -21,11 +21,14 @@ from annotation.database import Database
 from annotation.imports.importing import Order, run_import
 from annotation.imports.reading import open_path
 from annotation.records import Prompt, UserError
-from rlhf.algorithms.sft import DemonstrationTrainer, build_trainer, score
+from rlhf.algorithms.checkpoints import WEIGHTS
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.algorithms.sft.train import DemonstrationTrainer, build_trainer, score
 from rlhf.data import snapshots
 from rlhf.data.snapshots import Listing
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import DPOSpec, EvaluateSpec, SFTSpec
 from rlhf.jobs.worker import Run, perform
 from rlhf.loop import controller
 from rlhf.models import hidden_states, registry
@@ -416,15 +419,15 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     assert registry.of_job(taught.db, job.id) is None
     directory = taught.data_dir / "checkpoints" / f"job-{job.id}"
     assert {path.name for path in directory.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
-    kept = load_file(directory / "checkpoint-2" / "adapter_model.safetensors")
+    kept = load_file(directory / "checkpoint-2" / WEIGHTS)
     assert all(weight.isfinite().all() for weight in kept.values())
 
 
 # ------------------------------------------------------------------------------------------- killed, cancelled, resumed
 class CancelledAt(Run):
-    """A worker whose job is cancelled, by somebody, just before it reports this step: it ends after the next one."""
+    """A worker whose job is cancelled, by somebody, just before it reports this step: it ends with it."""
 
-    step = 2
+    step = 3
 
     def report(self, step: int, steps: int, metrics: Mapping[str, float], message: str = "") -> None:
         if step == self.step:

@@ -20,9 +20,10 @@ from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import Prompt, Sampling
 from rlhf.data import held_out_sets
 from rlhf.data.snapshots import Listing, store_snapshot
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import EvaluateSpec, to_json
+from rlhf.jobs.specs import to_json
 from rlhf.jobs.worker import Run, perform
 from rlhf.judges import judge_store
 from rlhf.models import registry

@@ -15,12 +15,18 @@ from annotation.database import Database
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import Prompt, UserError
 from annotation.web import access
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.merge_spec import MergeSpec
+from rlhf.algorithms.ppo.spec import PPOSpec
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions, win_rates
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.gate import JudgeFindings
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import DPOSpec, EvaluateSpec, MergeSpec, PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec, to_json
+from rlhf.jobs.specs import TrainingSpec, to_json
 from rlhf.judges import judge_store
 from rlhf.judges.verdicts import Verdict
 from rlhf.loop import controller

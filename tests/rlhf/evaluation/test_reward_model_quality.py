@@ -17,7 +17,6 @@ from annotation.metrics.intervals_and_bias import Z_95
 from annotation.ui.charts import HEIGHT
 from rlhf.evaluation.reward_model_quality import (
     FEWEST,
-    REWARD_THRESHOLD,
     SIDES,
     Scored,
     card,
@@ -26,6 +25,7 @@ from rlhf.evaluation.reward_model_quality import (
     outline,
     ranks,
 )
+from rlhf.models.registry import REWARD_THRESHOLD
 
 
 def pair(difference: float, lengths: tuple[int, int] = (5, 5), middle: float = 0.0) -> Scored:

@@ -24,10 +24,11 @@ from annotation.records import Message, Prompt, Sampling
 from annotation.web import access
 from rlhf.generation import playground_store, prompt_sets, resident_worker
 from rlhf.generation.playground_store import Chat
+from rlhf.generation.prompt_sets import AnswerSpec
+from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.generation.resident_worker import Resident, kept
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import AnswerSpec, GenerateSpec
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.loading import Policies, load_plain, load_quantised
@@ -340,16 +341,16 @@ def test_what_can_not_be_answered_says_why_and_the_worker_goes_on(stocked: Machi
 # Run in a worker beforehand: killed when the first words of a chat are there.
 KILLED_WRITING = """
 import os, signal
-from rlhf import chats
+from rlhf.generation import playground_store
 
-show = chats.show
+show = playground_store.show
 
 def show_and_die(db, texts):
     show(db, texts)
     if any(texts.values()):
         os.kill(os.getpid(), signal.SIGKILL)
 
-chats.show = show_and_die
+playground_store.show = show_and_die
 """
 
 
@@ -478,15 +479,15 @@ def test_every_prompt_is_answered_as_often_as_asked_by_the_chosen_policy(stocked
 # Run in a worker beforehand: killed when the first batch is in the file.
 KILLED_AFTER_A_BATCH = """
 import os, signal
-from rlhf import answers
+from rlhf.generation import prompt_sets
 
-add = answers.add_to_draft
+add = prompt_sets.add_to_draft
 
 def add_and_die(*given):
     add(*given)
     os.kill(os.getpid(), signal.SIGKILL)
 
-answers.add_to_draft = add_and_die
+prompt_sets.add_to_draft = add_and_die
 """
 
 

@@ -24,13 +24,16 @@ from peft import LoraConfig, get_peft_model
 from annotation import claims, store
 from annotation.records import Claim, Prompt, Sampling, Split, UserError
 from app import answering_trouble
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.generation import resident_worker
+from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.generation.resident_worker import next_splits, seed_of
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import EvaluateSpec, GenerateSpec, SFTSpec
 from rlhf.jobs.worker import Run, perform
-from rlhf.loop.supervisor import Supervisor, family
+from rlhf.jobs.worker_process import family
+from rlhf.loop.supervisor import Supervisor
 from rlhf.models import registry
 from rlhf.models.loading import load_quantised
 from tests.conftest import act
@@ -477,11 +480,11 @@ PARENT = """
 import sys
 from pathlib import Path
 from annotation.database import open_database
-from rlhf import jobs
-from rlhf.loop.supervisor import start_worker
+from rlhf.jobs import job_store
+from rlhf.jobs.worker_process import start_worker
 
 data_dir, job_id = Path(sys.argv[1]), int(sys.argv[2])
-print(start_worker(jobs.get(open_database(data_dir), job_id), data_dir, "a worker", (), None).pid, flush=True)
+print(start_worker(job_store.get(open_database(data_dir), job_id), data_dir, "a worker", (), None).pid, flush=True)
 sys.stdin.read()
 """
 
@@ -556,7 +559,7 @@ def test_a_worker_whose_program_is_gone_already_knows_it_at_once() -> None:
     """Before a thread has had its turn: by then the worker may have claimed its job."""
     code = (
         "import threading; threading.Thread.start = lambda thread: None\n"
-        "from rlhf.worker import listen_for_the_end; print(listen_for_the_end(tied=True).is_set())"
+        "from rlhf.jobs.worker import listen_for_the_end; print(listen_for_the_end(tied=True).is_set())"
     )
     command = [sys.executable, "-c", code]
     assert subprocess.run(command, cwd=ROOT, input="", capture_output=True, text=True).stdout == "True\n"

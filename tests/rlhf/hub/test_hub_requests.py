@@ -24,6 +24,7 @@ from annotation import claims, store
 from annotation.database import Database
 from annotation.imports.import_process import Importer, State
 from annotation.records import UserError
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
 from rlhf.data.snapshots import Listing
 from rlhf.hub import hub_requests, push_model, token_process
@@ -43,7 +44,6 @@ from rlhf.hub.hub_requests import (
 from rlhf.hub.token_launcher import HELD, LAUNCHER, PLACE
 from rlhf.hub.token_process import Desk
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import SFTSpec
 from rlhf.models import registry
 from rlhf.tabs.hub.hub_tab import publications_table
 from tests.conftest import BASE_NAME, act, seed_comparisons
@@ -324,10 +324,9 @@ def children_until(holder: psutil.Process, ended: Callable[[], bool]) -> set[int
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a Linux call")
 def test_what_runs_an_import_with_the_token_keeps_others_from_reading_it(db: Database, data_dir: Path) -> None:
-    code = "import ctypes, sys; from rlhf import keeper; from annotation import __main__ as own"
-    code += (
-        "; own.main = lambda arguments: print(arguments, ctypes.CDLL(None).prctl(3)) or 0; keeper.main(sys.argv[1:])"
-    )
+    code = "import ctypes, sys; from rlhf.hub import token_process; from annotation import __main__ as own"
+    code += "; own.main = lambda arguments: print(arguments, ctypes.CDLL(None).prctl(3)) or 0"
+    code += "; token_process.main(sys.argv[1:])"
     command = hub_requests.import_command(data_dir, ["--look", "--", "x"])
     given = command[command.index("--data") :]
     done = subprocess.run(

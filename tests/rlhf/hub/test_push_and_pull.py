@@ -30,16 +30,18 @@ from annotation.exports.formats import Filters, Request
 from annotation.records import UserError
 from annotation.web import access
 from rlhf import __main__ as rlhf_commands
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.merge_spec import MergeSpec
+from rlhf.algorithms.model_card import Address
+from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.hub import pull_model, push_dataset, push_model
-from rlhf.hub.model_card import Address
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import DPOSpec, MergeSpec, PPOSpec
 from rlhf.models import registry
 from rlhf.models.loading import Policies
 from rlhf.models.registry import Policy
 from rlhf.models.tokenize import load_snapshot
-from rlhf.submission import job_submission, preconditions, preflight
+from rlhf.submission import job_submission, preconditions
 from tests.demonstrations import demonstrate
 from tests.fakes.hub_server import HubServer
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, Machine, make_machine
@@ -456,9 +458,9 @@ def test_a_pulled_reward_model_needs_a_word_and_says_where_its_figures_are(
     spec = PPOSpec(parent="base", method="lora", reward_model=pull(hub, fresh).revision)
     (sentence,) = preconditions.check(fresh, spec)
     assert f"comes from {REPO}@{sha}, and how often it is right was not measured here" in sentence
-    word = preflight.accepting(fresh, spec)
-    assert word is not None
-    assert preconditions.check(fresh, replace(spec, accepted_accuracy=word)) == []
+    asked = spec.confirmation(fresh)
+    assert asked is not None
+    assert preconditions.check(fresh, replace(spec, **asked.settings)) == []
 
 
 def test_a_revision_that_moves_brings_another_policy_and_changes_none(

@@ -22,12 +22,12 @@ from annotation import store
 from annotation.database import Database, open_database
 from annotation.hub_client import Hub
 from annotation.records import UserError, now
-from rlhf.hub import job_bundle, rental_client, rental_store, rental_worker
-from rlhf.hub.rental_store import Terms
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.hub import job_bundle, rental_client, rental_worker
 from rlhf.hub.token_launcher import module
-from rlhf.jobs import job_store
+from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import DPOSpec
+from rlhf.jobs.rental_store import Terms
 from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.submission import job_submission

@@ -19,10 +19,10 @@ from annotation.database import Database
 from annotation.hub_client import Hub, connect
 from annotation.records import UserError
 from annotation.web import access
+from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.hub import space_upload
 from rlhf.hub.space_upload import Plan
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import GenerateSpec
 from rlhf.loop import zero_gpu
 from tests.fakes.hub_sign_in import CHAT_MODEL, SECRET, SpaceHub, uploaded
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, Machine, free_port
@@ -397,7 +397,7 @@ import sys
 from pathlib import Path
 import rlhf, rlhf.models.loading, transformers.models.llama.modeling_llama
 from annotation.database import open_database
-from rlhf import zero_gpu
+from rlhf.loop import zero_gpu
 folder = Path(sys.argv[1])
 assert Path(rlhf.__file__).is_relative_to(Path.cwd()), rlhf.__file__
 print(zero_gpu.write_answers(open_database(folder), folder, "ann"))

@@ -224,7 +224,8 @@ def test_a_private_base_model_is_fetched_for_the_processes_without_a_token(
     data_dir: Path, hub: HubServer, tmp_path: Path
 ) -> None:
     hub.add_repo("model", "ann/tiny", {"config.json": b"{}", "model.safetensors": b"weights"}, private=True)
-    code = "from pathlib import Path; from rlhf import base_model; print(base_model.locate(Path(), 'ann/tiny').path)"
+    code = "from pathlib import Path; from rlhf.models import base_model"
+    code += "; print(base_model.locate(Path(), 'ann/tiny').path)"
     without = {**os.environ, **hub.environment(None), "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
     look = [sys.executable, "-c", code]
     assert subprocess.run(look, cwd=ROOT, env=without, capture_output=True, check=False).returncode != 0

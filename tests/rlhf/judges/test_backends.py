@@ -14,12 +14,13 @@ import torch
 
 from annotation import store
 from annotation.records import Feedback
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import JudgeSpec, RewardModelSpec
 from rlhf.jobs.worker import Run, perform
 from rlhf.judges import backends, judge_history, judge_store, rubrics
 from rlhf.judges.backends import LocalModel, Request, RewardScorer
+from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Comparison, Judge
 from rlhf.judges.openai_client import EndpointSettings
 from rlhf.models import registry

@@ -18,9 +18,9 @@ from annotation.records import Annotator, Feedback, UserError
 from annotation.web import access
 from rlhf.__main__ import main as command_line
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import JudgeSpec
 from rlhf.judges import judge_history, judge_store
 from rlhf.judges.judge_agreement import Basis
+from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Judge, Said
 from rlhf.judges.openai_client import Failure
 from rlhf.judges.verdicts import Verdict

@@ -11,17 +11,16 @@ import pytest
 
 from annotation import claims, store
 from annotation.records import Prompt
-from rlhf.jobs.specs import DPOSpec, PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.ppo.spec import PPOSpec
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.jobs.descriptions import LeftOut, Strip
+from rlhf.jobs.specs import TrainingSpec
 from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
-from rlhf.models.tokenize import (
-    LeftOut,
-    tokenise_comparisons,
-    tokenise_demonstrations,
-    tokenise_pairs,
-    tokenise_prompts,
-)
+from rlhf.models.tokenize import tokenise_comparisons, tokenise_demonstrations, tokenise_pairs, tokenise_prompts
 from rlhf.submission import inspect_rows, job_submission
-from rlhf.submission.inspect_rows import Item, Shown, Strip
+from rlhf.submission.inspect_rows import Item, Shown
 from tests.conftest import act
 from tests.demonstrations import demonstrate
 from tests.machine_fixtures import Machine, make_machine

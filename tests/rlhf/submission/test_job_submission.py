@@ -15,11 +15,14 @@ from annotation.database import Database
 from annotation.metrics import quality
 from annotation.records import Annotator, UserError
 from annotation.web import access
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
 from rlhf.data.label_noise import Evidence, Noise
 from rlhf.data.snapshots import MIN_PAIRS
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import DPOSpec, EvaluateSpec, SFTSpec, TrainingSpec
+from rlhf.jobs.specs import TrainingSpec
 from rlhf.loop import controller
 from rlhf.loop.controller import advance
 from rlhf.models import registry

@@ -8,8 +8,14 @@ from typing import Any
 import pytest
 
 from annotation.store import AnswerCounts
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.merge_spec import MergeSpec
+from rlhf.algorithms.ppo.spec import PPOSpec
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import DPOSpec, EvaluateSpec, GenerateSpec, MergeSpec, PPOSpec, SFTSpec, Spec
+from rlhf.jobs.specs import JobSpec
 from rlhf.tabs.iterations import check_report
 from tests.rlhf.tabs.test_job_cards import ADAPTER, AT, BASE, EVALUATION, FIGURES, JOB
 
@@ -51,7 +57,7 @@ def test_history_is_newest_first_and_bears_a_policy_without_a_check() -> None:
 
 
 def test_every_method_has_its_row() -> None:
-    def row(spec: Spec, result: dict[str, Any], **changes: Any) -> tuple[str, ...]:
+    def row(spec: JobSpec, result: dict[str, Any], **changes: Any) -> tuple[str, ...]:
         trained = replace(JOB, kind=spec.kind, spec=spec, status="finished", result=result)
         policy = replace(ADAPTER, method=spec.kind, **changes)
         return check_report.history_row(policy, {1: "base", 2: "dpo-7"}, trained, None)

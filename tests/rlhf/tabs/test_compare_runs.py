@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from rlhf.jobs.specs import DPOSpec, PPOSpec, SFTSpec, Spec
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.ppo.spec import PPOSpec
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.jobs.specs import JobSpec
 from rlhf.tabs.runs import compare_runs
 from rlhf.tabs.runs.compare_runs import Compared
 from tests.rlhf.tabs.test_job_cards import JOB
 
 
-def run(number: int, spec: Spec, losses: Sequence[float] = (), **known: Any) -> Compared:
+def run(number: int, spec: JobSpec, losses: Sequence[float] = (), **known: Any) -> Compared:
     """A finished run with a loss at each of its steps."""
     metrics = [{"step": step, "loss": loss} for step, loss in enumerate(losses, 1)]
     job = replace(JOB, id=number, kind=spec.kind, spec=spec, steps=len(losses), result=known.pop("result", {}))

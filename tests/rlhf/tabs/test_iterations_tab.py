@@ -15,12 +15,13 @@ from annotation.database import Database
 from annotation.metrics import quality
 from annotation.records import UserError, now
 from annotation.tabs.guard import Context
+from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.gate import COUNTS, Rule
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import DPOSpec, EvaluateSpec
 from rlhf.judges import judge_store
 from rlhf.models import registry
 from rlhf.models.registry import Policy
@@ -137,7 +138,7 @@ def test_an_annotator_is_refused_by_every_listener(pages: gr.Blocks, context: Co
     for block in pages.fns.values():
         with pytest.raises(gr.Error, match="Only an admin"):
             block.fn(gr.Request(username="ann"), *(None for _ in block.inputs))
-    assert job_store.recent(context.db, job_store.TRAINING) == []
+    assert job_store.recent(context.db, job_store.waiting_kinds()) == []
 
 
 def test_the_page_that_everyone_is_sent_holds_no_rows(context: Context) -> None:

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from annotation.metrics.aggregation import REASONS
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.merge_spec import MergeSpec
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import DPOSpec, EvaluateSpec, MergeSpec, SFTSpec
 from rlhf.models.registry import Policy
 from rlhf.tabs.iterations import check_report
 from rlhf.tabs.runs import job_cards

@@ -15,32 +15,19 @@ from annotation.database import Database
 from annotation.exports.dataset_card import code, table
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.ui.formatting import percent, percent_with_interval
-from rlhf.data.snapshots import snapshot_counts, unit_of
+from rlhf.data.snapshots import snapshot_counts
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import MergeSpec, TrainingSpec
+from rlhf.jobs.specs import TrainingSpec
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED_NAME, EMBEDDED_PACKAGE
 from rlhf.models.registry import Form, Kind, Policy, Weights
 
 EMBEDDED_HUB_NAME: Final = f"HuggingFaceTB/{EMBEDDED_NAME}"
-KINDS: Final[Mapping[str, str]] = {
-    "sft": "supervised fine-tuning",
-    "reward_model": "comparing answers (Bradley and Terry 1952)",
-    "dpo": "direct preference optimisation",
-    "ppo": "proximal policy optimisation",
-}
 METHODS: Final[Mapping[str, str]] = {
     "qlora": "low-rank adapters on the base in 4 bits (QLoRA)",
     "lora": "low-rank adapters (LoRA)",
     "prompt": "virtual tokens before the prompt (prompt tuning)",
     "full": "every weight (full fine-tuning)",
-}
-# Figures of the last step of training, by what trains.
-LAST_STEP: Final[Mapping[str, Mapping[str, str]]] = {
-    "sft": {"loss": "loss", "token_accuracy": "token accuracy"},
-    "reward_model": {"loss": "loss", "accuracy": "accuracy"},
-    "dpo": {"loss": "loss", "rewards/accuracies": "implicit accuracy", "rewards/margins": "implicit margin"},
-    "ppo": {"reward": "reward", "kl": "KL to the reference, nats an answer", "length": "tokens of an answer"},
 }
 
 
@@ -155,7 +142,8 @@ def public_name(base: str) -> str:
 def subject_of(db: Database, job_id: int | None, revision: str, made: Made, source: str | None = None) -> Subject:
     """What the card of a policy is about that a job made, or that comes from `source`."""
     spec = None if job_id is None else job_store.get(db, job_id).spec
-    merged = registry.by_revision(db, spec.revision) if isinstance(spec, MergeSpec) else None
+    continued = "" if spec is None else spec.continues()
+    merged = registry.by_revision(db, continued) if continued else None
     if merged is not None and merged.job_id is not None:
         spec = job_store.get(db, merged.job_id).spec
     training = spec if isinstance(spec, TrainingSpec) else None
@@ -268,7 +256,7 @@ def introduction(about: Subject) -> str:
         return f"{what}: the adapter {code(about.merged.revision)}, added by Prefloop to the weights it belongs to."
     if about.source is not None:
         return f"{what} that comes from {code(about.source)}."
-    how = "" if about.training is None else f", trained by {KINDS[about.training.kind]} with Prefloop"
+    how = "" if about.training is None else f", trained by {about.training.trained_by} with Prefloop"
     return f"{what} {'that began as' if about.form == 'full' else 'for'} {code(about.base)}{how}."
 
 
@@ -381,7 +369,7 @@ def origin(about: Subject, record: Record | None = None) -> str:
     made = "it was trained " if about.merged is not None else ""
     rows += [
         [f"{made}from", code(training.parent)],
-        [f"{made}by", KINDS[training.kind]],
+        [f"{made}by", training.trained_by],
         ["what was trained", METHODS[training.method]],
         ["data", data_text(about)],
         ["sha256 of the data", code(training.snapshot)],
@@ -403,7 +391,7 @@ def data_text(about: Subject) -> str:
     left_out = sum(counts.get("left_out", {}).values())
     held_out = f", {counts['held-out']:,} held out" if counts.get("held-out") else ""
     rest = f", {left_out:,} left out" if left_out else ""
-    return f"{counts.get('train', 0):,} {unit_of(about.training)}{held_out}{rest}"
+    return f"{counts.get('train', 0):,} {about.training.unit}{held_out}{rest}"
 
 
 def figures(about: Subject, result: Mapping[str, Any]) -> str:
@@ -424,7 +412,7 @@ def figures(about: Subject, result: Mapping[str, Any]) -> str:
         rows.append(["rounding to bfloat16, as a share of what the adapter changes", f"{result['rounding']:.4f}"])
     last = result.get("final") or {}
     if about.training is not None and about.merged is None:
-        for key, name in LAST_STEP[about.training.kind].items():
+        for key, name in about.training.last_step.items():
             if key in last:
                 rows.append([f"{name}, at the last step of training", f"{last[key]:.3f}"])
     if result.get("trainable"):

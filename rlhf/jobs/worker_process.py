@@ -1,0 +1,146 @@
+"""A worker as a process: its command line, starting it so that it ends with this program, how it died."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from annotation.database import Database
+from annotation.environment import child_environment
+from rlhf.jobs import job_store
+from rlhf.jobs.devices import PROCESSORS, VISIBLE, devices_here
+from rlhf.jobs.job_store import Job
+from rlhf.jobs.out_of_memory import KILLED, advice
+from rlhf.jobs.specs import TrainingSpec
+
+
+@dataclass(frozen=True)
+class Child:
+    """A worker that this program started."""
+
+    process: subprocess.Popen[bytes]
+    worker: str
+    """The id under which it claims its job."""
+    attempt: int = 0
+    """How often the job had been claimed before."""
+    said_from: int = 0
+    """Where its words begin in the job's log file, in bytes."""
+    devices: Sequence[str] = ()
+    """What it trains on; the answering worker has no device of its own."""
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal the worker and all that it started: a run on several devices has a launcher and a process for each.
+
+        Those have groups of their own, so signalling the launcher's group would miss them.
+        """
+        if self.process.poll() is not None:
+            return
+        for process in family(self.process.pid):
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """A process and its descendants, the youngest generation first; none where it has ended."""
+    try:
+        leader = psutil.Process(pid)
+        return [*reversed(leader.children(recursive=True)), leader]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def worker_command(job: Job, data_dir: Path, worker: str) -> list[str]:
+    """The command line of a job's worker; where the spec asks for several processes, of their launcher.
+
+    accelerate starts several processes through torch.distributed only with --multi_gpu, which works without a GPU too
+    (the processes then speak gloo); its --cpu starts one process, unless there is mpirun. All get the same worker id.
+    """
+    program = ["rlhf.jobs.worker", "--data", str(data_dir), "--job", str(job.id), "--worker", worker]
+    processes = processes_of(job)
+    if processes == 1:
+        return [sys.executable, "-m", *program]
+    # Everything that accelerate would otherwise take from a configuration file of the user, or warn about.
+    threads = max((os.cpu_count() or 1) // processes, 1)
+    settings = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    settings += ["--num_cpu_threads_per_process", str(threads)]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+    return [*launcher, *settings, "-m", *program]
+
+
+def processes_of(job: Job) -> int:
+    """How many processes share a job's work."""
+    return job.spec.processes if isinstance(job.spec, TrainingSpec) else 1
+
+
+@cache
+def life_line() -> int:
+    """The end to read from of a pipe that nobody writes to and that no other process holds open for writing."""
+    reading, writing = os.pipe()
+    os.register_at_fork(after_in_child=lambda: os.close(writing))
+    return reading
+
+
+def start_worker(
+    job: Job, data_dir: Path, worker: str, devices: Sequence[str], output: IO[bytes] | None
+) -> subprocess.Popen[bytes]:
+    """Start the processes of a queued job so that they see these GPUs only. They print to `output`, or as this one.
+
+    They end with this program, however it ends: their standard input is its life line.
+    """
+    seen = {} if set(devices) <= {PROCESSORS} else {VISIBLE: ",".join(devices)}
+    if seen and VISIBLE not in os.environ:
+        seen["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the driver's order, whose numbers these are
+    return subprocess.Popen(
+        [*worker_command(job, data_dir, worker), "--tied"],
+        stdout=output,
+        stderr=None if output is None else subprocess.STDOUT,
+        stdin=life_line(),
+        cwd=Path(__file__).parents[2],
+        env={**child_environment(), **seen},
+        start_new_session=True,
+    )
+
+
+def record_death(db: Database, job: Job, child: Child, code: int, killed: bool, see: str) -> None:
+    """Say in a job's row how its worker ended. Rows that it ended well, or that another holds, stay as they are."""
+    if killed and job_store.requeue_smaller(db, job.id, child.worker, KILLED):
+        return
+    obituary = KILLED if killed else f"The worker died (exit code {code})."
+    said = f"{obituary} Resume goes on from the last checkpoint."
+    if killed:
+        said += f" If it is killed again: {advice(job.spec)}"
+    if code or job.status != "lost":  # one that was told to stop has said why by itself
+        job_store.died(db, job.id, child.worker, said)
+    if code:
+        job_store.give_up(db, job.id, child.attempt, f"{obituary} {see}".strip())
+
+
+def run_to_end(db: Database, data_dir: Path, job: job_store.Job, told: Callable[[], bool] = lambda: False) -> None:
+    """Run a queued job to its end in processes of its own, and stop them when this one is told to stop.
+
+    Nothing else runs, as far as training goes, so it may have the first devices. `told` says whether this process was
+    told before it could hear it here.
+    """
+    worker, devices = uuid.uuid4().hex, devices_here()[: processes_of(job)]
+    child = Child(start_worker(job, data_dir, worker, devices, None), worker, job.attempt)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: child.signal(signal.SIGTERM)) for number in numbers]
+    if told():
+        child.signal(signal.SIGTERM)
+    try:
+        code = child.process.wait()
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    record_death(db, job_store.get(db, job.id), child, code, code == -signal.SIGKILL, "What it printed is above.")
