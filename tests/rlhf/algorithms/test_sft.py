@@ -263,7 +263,7 @@ def test_sample_answers_show_the_task_that_the_data_teaches(machine: Machine, he
     machine.add_prompts(train=4, held_out=4)
     rows = [row for row in demonstration_rows() if held_out or row.split == "train"]
     long = {"role": "user", "content": "Is this odd or even? " + "12 " * 200}
-    rows.insert(0, {**rows[-1], "messages": [long]})
+    rows.insert(0, replace(rows[-1], messages=(long,)))
     snapshot = snapshots.store_snapshot(machine.db, machine.data_dir, Listing(rows))
     job = finished(machine, replace(QUICK, snapshot=snapshot, samples=2, max_length=128))
     first = 12 if held_out else 0
