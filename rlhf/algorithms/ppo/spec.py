@@ -278,8 +278,7 @@ class PPOSpec(TrainingSpec):
             return [f"{reward.revision} is no reward model. Train one, then choose it."]
         if reward.deleted:
             return [f"The files of the reward model {reward.revision} were deleted on {reward.deleted[:10]}."]
-        ground = parent.id if parent.form == "full" else parent.ground_id
-        if reward.ground_id != ground:
+        if reward.lies_on != parent.lies_on:
             return [
                 f"The reward model {reward.revision} and the parent {parent.revision} lie on different weights, and "
                 "PPO holds one copy for both: train the reward model from the weights that the parent lies on."

@@ -98,7 +98,7 @@ def test_preferences_become_judgements_that_training_uses(db: Database, bring: C
         ("import", "pair", "import-1", "import", "ranked", (1, 2))
     }
     frozen = freeze(judged, max_length=1024)
-    assert [(row["messages"][0]["content"], row["chosen"]["text"], row["rejected"]["text"]) for row in frozen.rows] == [
+    assert [(row.messages[0]["content"], row.chosen.text, row.rejected.text) for row in frozen.rows] == [
         (pair["prompt"], pair["chosen"], pair["rejected"]) for pair in PAIRS
     ]
     row = db.row("SELECT * FROM import")
@@ -428,9 +428,9 @@ def test_our_own_exports_are_read_back(db: Database, tmp_path: Path, format: str
 
     def verdicts(database: Database) -> list[Any]:
         rows = freeze(store.judgements(database), 1024).rows
-        strengths = [row["strength"] if format != "kto" else None for row in rows]
+        strengths = [row.strength if format != "kto" else None for row in rows]
         return sorted(
-            [json.dumps(row["messages"]), row["chosen"]["text"], row["rejected"]["text"], strength]
+            [json.dumps(row.messages), row.chosen.text, row.rejected.text, strength]
             for row, strength in zip(rows, strengths, strict=True)
         )
 

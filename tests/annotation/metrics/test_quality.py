@@ -178,14 +178,14 @@ def test_reliabilities_follow_the_annotators(simulated: Database) -> None:
 def test_training_gets_its_chances_of_error_from_them(simulated: Database) -> None:
     chances = {name: one.estimate for name, one in quality.reliabilities(simulated).items()}
     plain, weighed = frozen(simulated), frozen(simulated, reliability=chances)
-    by_comparison = {row["comparison"]: row for row in weighed.rows}
-    alone = [row for row in plain.rows if row["annotators"] == ["ann"]]
-    assert {row["flip"] for row in alone} == {0.27} or not alone
-    sure = [row for row in weighed.rows if set(row["annotators"]) == {"ann", "bob", "carla"}]
+    by_comparison = {row.comparison: row for row in weighed.rows}
+    alone = [row for row in plain.rows if row.annotators == ("ann",)]
+    assert {row.flip for row in alone} == {0.27} or not alone
+    sure = [row for row in weighed.rows if set(row.annotators) == {"ann", "bob", "carla"}]
     assert sure
-    assert max(row["flip"] for row in sure) < 0.1
+    assert max(row.flip or 0.0 for row in sure) < 0.1
     # Whoever is believed to be worse than a coin decides nothing.
-    assert not [row for row in by_comparison.values() if row["annotators"] == ["eve"]]
+    assert not [row for row in by_comparison.values() if row.annotators == ("eve",)]
 
 
 def test_no_gold_judgement_is_trained_on_and_all_own_ones_are(simulated: Database) -> None:
@@ -319,7 +319,7 @@ def test_leaving_out_is_recorded_reversible_and_deletes_nothing(db: Database) ->
     assert len(frozen(db).rows) == 2
     quality.leave_out(db, "Ann", " clicks without reading ", "owner")
     assert store.excluded_annotators(db) == {"ann": "clicks without reading"}
-    assert [row["annotators"] for row in frozen(db).rows] == [["bob"]]
+    assert [row.annotators for row in frozen(db).rows] == [("bob",)]
     assert frozen(db).left_out["excluded"] == 1
     assert db.value("SELECT count(*) FROM judgement") == 2
     quality.take_back(db, "ann", "", "second")
@@ -369,7 +369,7 @@ def test_a_comparison_becomes_gold_and_measures_those_who_have_not_seen_it(db: D
     assert figures.gold_accuracy is not None
     assert figures.gold_accuracy.value == 0.0
     # Ann's own judgement is still trained on; bob's only measures him.
-    assert [row["annotators"] for row in frozen(db).rows] == [["ann"]]
+    assert [row.annotators for row in frozen(db).rows] == [("ann",)]
     assert frozen(db).left_out["gold"] == 1
     ann, bob = figures.annotators
     assert (ann.gold, bob.judgements) == (None, 0)
@@ -501,8 +501,8 @@ def test_the_most_disputed_is_settled_first_and_stands(db: Database, owner: Anno
     assert prefer(db, owner.id, 1, "slightly").nonce == claim.nonce
     figures = quality.figures(db)
     assert [dispute.comparison_id for dispute in figures.disputes] == [numbers[2], numbers[0]]
-    row = next(row for row in frozen(db).rows if row["comparison"] == numbers[1])
-    assert (row["annotators"], row["chosen"]["text"][:8]) == (["owner"], "Answer B")
+    row = next(row for row in frozen(db).rows if row.comparison == numbers[1])
+    assert (row.annotators, row.chosen.text[:8]) == (("owner",), "Answer B")
     assert db.value("SELECT count(*) FROM current_judgement WHERE comparison_id = ?", (numbers[1],)) == 3
 
 

@@ -523,7 +523,7 @@ def test_where_people_have_judged_a_judge_does_not_vote(db: Database, ann: Annot
     assert ([one.annotator for one in counted], reasons) == (["ann"], ["judge"])
     frozen = Freezing(store.judged_comparisons(db), 512)
     (row,) = list(frozen)
-    assert (row["annotators"], frozen.left_out) == (["ann"], {"judge": 1})
+    assert (row.annotators, frozen.left_out) == (("ann",), {"judge": 1})
 
 
 def test_a_change_back_to_people_hands_over_what_one_of_two_judges_has_judged(db: Database, ann: Annotator) -> None:
