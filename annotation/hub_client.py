@@ -244,6 +244,13 @@ def front_matter(text: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def to_front_matter(fields: Mapping[str, Any]) -> str:
+    """Fields as the YAML at the head of a card, between its dashes."""
+    import yaml
+
+    return f"---\n{yaml.safe_dump(dict(fields), sort_keys=False)}---"
+
+
 def split_address(address: str) -> tuple[str, str | None]:
     """OWNER/NAME and the revision of OWNER/NAME@REVISION, if it has one. Raises UserError for what can't be either."""
     repo, _, revision = address.partition("@")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
@@ -29,6 +28,7 @@ from annotation.hub_client import (
     hourly_price,
     is_passing,
     split_address,
+    to_front_matter,
 )
 from annotation.records import UserError
 from annotation.web.space import ADMINS, ANNOTATORS, SPACE_MODEL, checked_rule
@@ -219,12 +219,8 @@ def front_matter(plan: Plan) -> dict[str, Any]:
 
 def readme(plan: Plan) -> str:
     """The Space's README.md."""
-    # What is JSON is YAML too.
-    fields = "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front_matter(plan).items())
     rows = "\n".join(f"| `{name}` | {text} |" for name, text in VARIABLES.items())
-    return f"""---
-{fields}
----
+    return f"""{to_front_matter(front_matter(plan))}
 
 # Prefloop
 
