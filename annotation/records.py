@@ -33,6 +33,16 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
+def ancestors_of(parents: Mapping[int, int | None], model_id: int) -> list[int]:
+    """The ids of what a model grew from, nearest first; `parents` has each model's own."""
+    found: list[int] = []
+    parent = parents.get(model_id)
+    while parent is not None and parent not in found:  # rows that were written by hand may go round in circles
+        found.append(parent)
+        parent = parents.get(parent)
+    return found
+
+
 def seconds_between(earlier: str, later: str) -> float:
     """Seconds from one `now()` text to another."""
     return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()

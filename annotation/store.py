@@ -309,6 +309,45 @@ def marks(values: Sequence[Any]) -> str:
     return ", ".join("?" * len(values))
 
 
+@dataclass(frozen=True)
+class PairedAnswers:
+    """What two policies answered to the same held-out prompt with the same seed."""
+
+    prompt_id: int
+    first: int
+    """The response of the one policy."""
+    second: int
+    texts: tuple[str, str]
+    compared: bool
+    """Whether they make a comparison already, in whatever order."""
+
+    @property
+    def settled(self) -> float | None:
+        """Whether the first won, where nobody has to be asked: the same text ties, and an answer beats none."""
+        own, other = (text.strip() for text in self.texts)
+        if own == other:
+            return 0.5
+        return None if own and other else float(bool(own))
+
+
+def paired_answers(db: Database, model_id: int, other_id: int) -> list[PairedAnswers]:
+    """What two policies answered to the same held-out prompts with the same seeds, by prompt and seed."""
+    rows = db.rows(
+        """SELECT a.prompt_id, a.id AS first, b.id AS second, a.text AS own, b.text AS other,
+               EXISTS (SELECT 1 FROM comparison_response x JOIN comparison_response y
+                   ON y.comparison_id = x.comparison_id WHERE x.response_id = a.id AND y.response_id = b.id) AS compared
+           FROM response a JOIN response b
+               ON b.prompt_id = a.prompt_id AND b.seed = a.seed AND b.sampling = a.sampling
+           WHERE a.purpose = 'evaluate' AND b.purpose = 'evaluate' AND a.model_id = ? AND b.model_id = ?
+           ORDER BY a.prompt_id, a.seed""",
+        (model_id, other_id),
+    )
+    return [
+        PairedAnswers(row["prompt_id"], row["first"], row["second"], (row["own"], row["other"]), bool(row["compared"]))
+        for row in rows
+    ]
+
+
 def compare_policies(db: Database, candidate_id: int, against_id: int, asks: Asks = "people") -> int:
     """Put what two policies answered to the same held-out prompts with the same seeds before people or judges, blind.
 
@@ -316,22 +355,14 @@ def compare_policies(db: Database, candidate_id: int, against_id: int, asks: Ask
     about the prompts, so that the first results stand for all; returns how many.
     """
     with db.transaction():
-        pairs = db.rows(
-            """SELECT a.prompt_id, a.id AS first, b.id AS second FROM response a JOIN response b
-                   ON b.prompt_id = a.prompt_id AND b.seed = a.seed AND b.sampling = a.sampling
-               WHERE a.purpose = 'evaluate' AND b.purpose = 'evaluate' AND a.model_id = ? AND b.model_id = ?
-                 AND trim(a.text) != '' AND trim(b.text) != '' AND trim(a.text) != trim(b.text)
-                 AND NOT EXISTS (SELECT 1 FROM comparison_response x JOIN comparison_response y
-                     ON y.comparison_id = x.comparison_id WHERE x.response_id = a.id AND y.response_id = b.id)
-               ORDER BY a.prompt_id, a.seed""",
-            (candidate_id, against_id),
-        )
+        answered = paired_answers(db, candidate_id, against_id)
+        pairs = [pair for pair in answered if pair.settled is None and not pair.compared]
         random.Random(candidate_id).shuffle(pairs)
         for pair in pairs:
             comparison_id = insert_comparison(
-                db, pair["prompt_id"], candidate_id=candidate_id, against_id=against_id, asks=asks
+                db, pair.prompt_id, candidate_id=candidate_id, against_id=against_id, asks=asks
             )
-            place_responses(db, comparison_id, [pair["first"], pair["second"]])
+            place_responses(db, comparison_id, [pair.first, pair.second])
     return len(pairs)
 
 

@@ -85,8 +85,9 @@ def sequence_kl(models: Any, policy: Any, reference: Any, answers: Sequence[Mapp
     """KL(policy || reference) summed over the tokens of each answer, in nats."""
     import torch
 
-    from rlhf.algorithms.losses import compare_policies, sum_by_row
+    from rlhf.algorithms.losses import compare_policies
     from rlhf.models.hidden_states import completions, inner_model
+    from rlhf.models.log_probabilities import sum_by_row
     from rlhf.models.packing import pad
     from rlhf.models.tokenize import text_ids
 

@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from annotation import store
+from annotation.exports.frozen_rows import FrozenAnswer, PreferenceRow
 from annotation.imports.importing import starter_prompts
 from annotation.records import Prompt, Sampling
 from benchmarks.driver import say
@@ -19,11 +20,15 @@ from benchmarks.gold import gold
 from benchmarks.intervals import crossed
 from benchmarks.laboratory import Laboratory
 from benchmarks.sentiment import revision_of
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.ppo.spec import PPOSpec
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
 from rlhf.data.snapshots import Listing, store_snapshot
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import DPOSpec, PPOSpec, RewardModelSpec, SFTSpec
+from rlhf.models.reward_model_quality import RewardModelQuality, quality_in
 
 NEVER = 100_000
 PREFERENCE_SEED, TEST_SEED = 1_000, 500_000
@@ -85,7 +90,7 @@ class Ground:
     preferences: str
     """The frozen preferences."""
     reward_model: str
-    health: Mapping[str, Any]
+    quality: RewardModelQuality
 
 
 def reward_model(lab: Laboratory, sizes: Sizes) -> Ground:
@@ -113,9 +118,10 @@ def reward_model(lab: Laboratory, sizes: Sizes) -> Ground:
             checkpoint_steps=NEVER,
         ),
     )
-    health = (trained.result or {})["health"]
-    say(f"reward model: accuracy {health['accuracy']}")
-    return Ground(sft, preferences, revision_of(trained), health)
+    quality = quality_in(trained.result)
+    assert quality is not None
+    say(f"reward model: accuracy {quality.accuracy}")
+    return Ground(sft, preferences, revision_of(trained), quality)
 
 
 def held_out_prompts(lab: Laboratory, sizes: Sizes) -> list[Prompt]:
@@ -151,39 +157,34 @@ def drawing(lab: Laboratory, sizes: Sizes) -> dict[str, Any]:
     return {"sampling": asdict(sampling), "model": lab.base.name, "reference": None}
 
 
-def judged(prompt: Prompt, pair: Sequence[Mapping[str, Any]], comparison: int) -> list[dict[str, Any]]:
+def judged(prompt: Prompt, pair: Sequence[Mapping[str, Any]], comparison: int) -> list[PreferenceRow]:
     """A comparison as a frozen row with the better answer as the chosen one; none where the two are as good."""
     worths = [gold(answer["text"]) for answer in pair]
     if worths[0] == worths[1]:
         return []
     sides = [
-        {
-            "id": 2 * comparison + place,
-            "origin": "model",
-            "model_id": None,
-            "text": answer["text"],
-            "finish_reason": "stop" if answer["ended"] else "length",
-            "tokens": len(answer["ids"]),
-        }
+        FrozenAnswer(
+            2 * comparison + place,
+            answer["text"],
+            "stop" if answer["ended"] else "length",
+            len(answer["ids"]),
+            origin="model",
+        )
         for place, answer in enumerate(pair)
     ]
     better = int(worths[1] > worths[0])
-    return [
-        {
-            "comparison": comparison,
-            "prompt_id": prompt.id,
-            "split": prompt.split,
-            "judgements": [],
-            "annotators": [],
-            "messages": [dict(message) for message in prompt.messages],
-            "rendered_prompt": pair[0]["prompt"],
-            "chosen": sides[better],
-            "rejected": sides[1 - better],
-            "strength": None,
-            "agreement": 1.0,
-            "flip": 0.0,
-        }
-    ]
+    row = PreferenceRow(
+        split=prompt.split,
+        messages=prompt.messages,
+        comparison=comparison,
+        prompt_id=prompt.id,
+        chosen=sides[better],
+        rejected=sides[1 - better],
+        rendered_prompt=pair[0]["prompt"],
+        agreement=1.0,
+        flip=0.0,
+    )
+    return [row]
 
 
 # ------------------------------------------------------------------------------------------------------- the frontier
@@ -209,7 +210,7 @@ def ppo_spec(ground: Ground, sizes: Sizes, beta: float) -> PPOSpec:
 
 def accepted(ground: Ground) -> float:
     """The reward model's accuracy, which PPO wants to hear named where it is low."""
-    value = ground.health["accuracy"]["value"]
+    value = ground.quality.accuracy.value
     return 0.01 if value is None else max(round(value, 3), 0.001)
 
 
@@ -255,7 +256,7 @@ def measure(lab: Laboratory, sizes: Sizes) -> dict[str, Any]:
     for (kind, beta, job), answers in zip(trained.values(), others, strict=True):
         curve = rewards(lab, job) if kind == "ppo" else {}
         found[kind].append({"beta": beta, **point(answers), **curve})
-    accuracy = {name: ground.health["accuracy"][name] for name in ("value", "low", "high", "n")}
+    accuracy = ground.quality.accuracy.to_json()
     return {"frontier": found, "frontier_start": point(sft), "reward_model_accuracy": accuracy}
 
 

@@ -32,8 +32,8 @@ from benchmarks import driver
 from benchmarks.driver import BenchmarkError
 from benchmarks.intervals import Interval, crossed
 from benchmarks.laboratory import Laboratory
-from rlhf.jobs.specs import JudgeSpec
 from rlhf.judges import judge_store
+from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Said, outcomes_of
 from rlhf.models.base_model import EMBEDDED
 

@@ -20,7 +20,7 @@ from benchmarks import driver
 from benchmarks.driver import BenchmarkError, say
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import Spec
+from rlhf.jobs.specs import JobSpec
 from rlhf.jobs.worker_process import worker_command
 from rlhf.models import base_model, registry
 from rlhf.submission import job_submission
@@ -52,7 +52,7 @@ class Laboratory:
         registry.ensure_base(self.db, self.base.name)
 
     # ---- jobs
-    def run(self, name: str, spec: Spec) -> Job:
+    def run(self, name: str, spec: JobSpec) -> Job:
         """The finished job of this name: from an earlier start, or run now to its end. Raises BenchmarkError."""
         return self.finish(name, self.job_of(name) or job_submission.submit(self.db, self.directory, spec, name))
 

@@ -25,9 +25,9 @@ from annotation.imports.importing import starter_prompts
 from annotation.records import Sampling
 from benchmarks.driver import say
 from benchmarks.laboratory import Laboratory
+from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.data.snapshots import Listing, prompt_rows, store_snapshot
 from rlhf.jobs import job_store, worker
-from rlhf.jobs.specs import PPOSpec
 from rlhf.jobs.worker import Run
 
 TARGET_TOKENS = 12
@@ -88,7 +88,7 @@ def spec_of(seed: int, sizes: Sizes) -> PPOSpec:
 def measure(lab: Laboratory, sizes: Sizes) -> dict[str, Any]:
     """Train with every seed. What came of each, and on how many it was learnt."""
     store.add_prompts(lab.db, starter_prompts())
-    rows = [{**row, "messages": [SYSTEM, *row["messages"]]} for row in prompt_rows(lab.db)]
+    rows = [replace(row, messages=(SYSTEM, *row.messages)) for row in prompt_rows(lab.db)]
     snapshot = store_snapshot(lab.db, lab.directory, Listing(rows))
     found = []
     for seed in range(1, sizes.seeds + 1):
@@ -169,8 +169,8 @@ def describe(found: Mapping[str, Any]) -> str:
 # --------------------------------------------------------------------------------------------------------- the worker
 def learn(data_dir: Path, job_id: int, worker_id: str) -> None:
     """Work on a PPO job with our reward in the place of its reward model."""
-    from rlhf.algorithms.ppo import Learner, prompts_of
-    from rlhf.algorithms.roles import load_roles
+    from rlhf.algorithms.ppo.roles import load_roles
+    from rlhf.algorithms.ppo.train import Learner, read_data
     from rlhf.algorithms.trainer import start_of
     from rlhf.models.loading import load_tokenizer
 
@@ -181,7 +181,7 @@ def learn(data_dir: Path, job_id: int, worker_id: str) -> None:
     run, spec = Run(db, data_dir, job, worker_id), job.spec
     start = start_of(run, spec)
     tokenizer = load_tokenizer(start.base.path)
-    prompts, _ = prompts_of(run, spec, tokenizer)
+    prompts, _ = read_data(run, spec, tokenizer)
     roles = load_roles(spec, start, None, tokenizer.pad_token_id)
     figures = Learner(run, spec, roles, tokenizer, prompts, closeness).learn()
     job_store.finish(db, job_id, worker_id, figures.result())

@@ -47,10 +47,12 @@ from benchmarks.driver import (
     Tally,
     say,
 )
+from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data.snapshots import snapshot_counts
+from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import DPOSpec, EvaluateSpec
 from rlhf.models import registry
 
 # No comparison for this long means that the answering worker is dead or stuck.
@@ -348,24 +350,25 @@ def measure(db: Database, rule: str, collected: Collected, trained: Trained, pro
     """The figures of an iteration from its rows."""
     assert trained.check.result is not None
     assert isinstance(trained.training.spec, DPOSpec)
-    result = trained.check.result
-    candidate, base, implicit = result["candidate"], result["base"], result["implicit_accuracy"]
-    win_rate, low, high = gold_win_rate(db, rule, str(candidate["revision"]))
+    report = CheckReport.from_json(trained.check.result)
+    own, implicit = report.candidate, report.implicit_accuracy
+    assert implicit is not None
+    win_rate, low, high = gold_win_rate(db, rule, own.revision)
     counts = snapshot_counts(db, trained.training.spec.snapshot)
     return Iteration(
-        revision=str(candidate["revision"]),
+        revision=own.revision,
         win_rate=round(win_rate, 4),
         low=round(low, 4),
         high=round(high, 4),
-        mean_length=round(candidate["mean_length"], 1),
-        base_mean_length=round(base["mean_length"], 1),
-        nll_ratio=round(candidate["nll_under_base"] / base["nll_under_base"], 4),
-        distinct_ratio=round(candidate["distinct_2"] / base["distinct_2"], 4),
-        kl_to_base=round(candidate["kl_to_base"], 4),
-        implicit_accuracy=None if implicit["value"] is None else round(implicit["value"], 4),
-        implicit_low=round(implicit["low"], 4),
-        implicit_high=round(implicit["high"], 4),
-        implicit_judgements=implicit["n"],
+        mean_length=rounded(own.mean_length, 1),
+        base_mean_length=rounded(report.base.mean_length, 1),
+        nll_ratio=rounded(report.nll_ratio, 4),
+        distinct_ratio=rounded(report.distinct_ratio, 4),
+        kl_to_base=rounded(own.kl_to_base, 4),
+        implicit_accuracy=None if implicit.value is None else round(implicit.value, 4),
+        implicit_low=rounded(implicit.low, 4),
+        implicit_high=rounded(implicit.high, 4),
+        implicit_judgements=implicit.n,
         pairs=counts["train"],
         left_out=counts["left_out"],
         on_policy=collected.on_policy,
@@ -377,6 +380,12 @@ def measure(db: Database, rule: str, collected: Collected, trained: Trained, pro
         collecting=collected.latency,
         training=driver.latency_of(probed),
     )
+
+
+def rounded(value: float | None, digits: int) -> float:
+    """A figure of a check, which must have been measured."""
+    assert value is not None
+    return round(value, digits)
 
 
 def gold_win_rate(db: Database, rule: str, revision: str) -> tuple[float, float, float]:

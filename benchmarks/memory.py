@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from annotation.exports.frozen_rows import DemonstrationRow
 from annotation.imports.importing import starter_prompts
 from annotation.records import Sampling
 from benchmarks.driver import BenchmarkError
 from benchmarks.frontier import Ground, accepted
 from benchmarks.laboratory import Laboratory
+from rlhf.algorithms.measure_spec import MeasureSpec
+from rlhf.algorithms.ppo.spec import PPOSpec
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.snapshots import Listing, store_snapshot
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import MeasureSpec, PPOSpec, SFTSpec, to_json
+from rlhf.jobs.specs import to_json
 
 SFT, PPO = "memory sft", "memory ppo"
 ROWS = 16
@@ -77,6 +81,17 @@ def compare(lab: Laboratory, ground: Ground, sizes: Sizes) -> dict[str, Any]:
     return {"ppo_memory_ratio": round(peaks[PPO] / peaks[SFT], 3), "memory": memory}
 
 
+@dataclass(frozen=True)
+class AskedAndAnswered(DemonstrationRow):
+    """A row that supervised training reads as a demonstration and PPO as a prompt."""
+
+    prompt_id: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as it is stored."""
+        return {**super().to_json(), "prompt_id": self.prompt_id}
+
+
 def frozen(lab: Laboratory, sizes: Sizes) -> str:
     """Demonstrations that fill max_length to the last token, whose prompts leave PPO new_tokens for its answers."""
     from rlhf.models.loading import load_tokenizer
@@ -91,8 +106,7 @@ def frozen(lab: Laboratory, sizes: Sizes) -> str:
     # The end-of-text token is one of the answer's.
     answer = of_length(sizes.new_tokens - 1, lambda text: len(text_ids(tokenizer, text)))
     rows = [
-        {"split": "train", "prompt_id": place, "messages": asking(prompt), "text": answer, "origin": "written"}
-        for place in range(ROWS)
+        AskedAndAnswered("train", tuple(asking(prompt)), answer, "written", prompt_id=place) for place in range(ROWS)
     ]
     return store_snapshot(lab.db, lab.directory, Listing(rows))
 

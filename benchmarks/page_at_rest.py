@@ -25,8 +25,8 @@ from annotation.imports.importing import starter_prompts
 from annotation.records import Response, Sampling, UserError
 from benchmarks import driver
 from benchmarks.driver import App, BenchmarkError, say
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import SFTSpec
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED_NAME
 

@@ -28,7 +28,7 @@ from benchmarks import driver
 from benchmarks.driver import App, BenchmarkError, Page, say
 from rlhf.generation import playground_store
 from rlhf.generation.playground_store import Chat
-from rlhf.jobs.specs import GenerateSpec
+from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.models import base_model, registry
 from rlhf.tabs.playground.playground_tab import WRITING_SECONDS
 

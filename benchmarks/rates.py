@@ -8,7 +8,7 @@ QLoRA takes what LoRA takes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -66,8 +66,8 @@ def answers_name(method: Method) -> str:
 
 def split(lab: Laboratory, sizes: Sizes) -> Split:
     """Hold every fourth training headline back, as the frozen data's held-out rows."""
-    rows = [row for row in demonstrations(lab.db, f"example:{EXAMPLE}") if row["split"] == "train"][: sizes.items]
-    kept = [{**row, "split": "train" if place % HELD_BACK else "held-out"} for place, row in enumerate(rows)]
+    rows = [row for row in demonstrations(lab.db, f"example:{EXAMPLE}") if row.split == "train"][: sizes.items]
+    kept = [replace(row, split="train" if place % HELD_BACK else "held-out") for place, row in enumerate(rows)]
     held_back = [row for row in read_example(EXAMPLE) if row.split == "train"][: sizes.items][::HELD_BACK]
     return Split(
         store_snapshot(lab.db, lab.directory, Listing(kept)),

@@ -35,6 +35,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from annotation import claims, store
+from annotation.exports.frozen_rows import PreferenceRow
 from annotation.imports.importing import starter_prompts
 from annotation.records import Feedback, Sampling, UserError
 from annotation.web import access
@@ -43,15 +44,16 @@ from benchmarks.driver import BenchmarkError, act_of, say
 from benchmarks.gold import gold
 from benchmarks.intervals import crossed
 from benchmarks.laboratory import Laboratory
+from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data.snapshots import TooFew
-from rlhf.jobs.specs import DPOSpec, GenerateSpec, JudgeSpec
+from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.judges import judge_store
+from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Judge
 from rlhf.judges.verdicts import Choice, Verdict
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED
-from rlhf.models.tokenize import load_snapshot
-from rlhf.submission import job_submission
+from rlhf.models.tokenize import load_snapshot, of_split
 
 Mode = Literal["people", "ai", "mixed"]
 AGREEMENTS = ("0.65", "0.75", "0.90")
@@ -220,9 +222,9 @@ def train(lab: Laboratory, sizes: Sizes, iteration: int, seed: int) -> dict[str,
     assert job.result is not None
     revision = str(job.result["revision"])
     if registry.serving(lab.db).revision != revision:
-        job_submission.promote(lab.db, lab.directory, revision, "the benchmark")
-    rows = [row for row in load_snapshot(lab.directory, job.result["snapshot"]) if row["split"] == "train"]
-    right = sum(gold(row["chosen"]["text"]) > gold(row["rejected"]["text"]) for row in rows)
+        registry.promote(lab.db, revision, "the benchmark")
+    rows = of_split(load_snapshot(lab.directory, job.result["snapshot"], PreferenceRow), "train")
+    right = sum(gold(row.chosen.text) > gold(row.rejected.text) for row in rows)
     return {"revision": revision, "trained": True, "pairs": len(rows), "right": right}
 
 

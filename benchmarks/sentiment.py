@@ -11,9 +11,10 @@ from annotation.examples import label_of, read_example
 from benchmarks.driver import say
 from benchmarks.intervals import Interval, crossed
 from benchmarks.laboratory import Laboratory
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.snapshots import Listing, demonstrations, store_snapshot
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import Method, SFTSpec
+from rlhf.jobs.specs import Method
 
 EXAMPLE = "financial-sentiment"
 METHODS: tuple[Method, ...] = ("full", "lora", "qlora", "prompt")
@@ -128,7 +129,7 @@ def answers_to(
 def small_snapshot(lab: Laboratory, items: int) -> str:
     """The first rows of each split as frozen data, for a smoke run."""
     rows = list(demonstrations(lab.db, f"example:{EXAMPLE}"))
-    kept = [row for split in ("train", "held-out") for row in [row for row in rows if row["split"] == split][:items]]
+    kept = [row for split in ("train", "held-out") for row in [row for row in rows if row.split == split][:items]]
     return store_snapshot(lab.db, lab.directory, Listing(kept))
 
 

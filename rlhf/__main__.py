@@ -20,7 +20,7 @@ from rlhf.cli import hub_command, rent_command, space_command
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import SPECS, describe, from_json, to_json
+from rlhf.jobs.specs import describe, from_json, kinds, to_json
 from rlhf.jobs.worker_process import run_to_end
 from rlhf.judges import judge_store
 from rlhf.models import base_model, registry
@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="the data directory (default: %(default)s)")
     commands = parser.add_subparsers(dest="command", required=True)
     spec = commands.add_parser("spec", help="print the default spec of a kind of job, or explain its fields")
-    spec.add_argument("kind", choices=sorted(SPECS))
+    spec.add_argument("kind", choices=sorted(kinds()))
     spec.add_argument("--explain", action="store_true", help="print each field with its default and meaning")
     run = commands.add_parser("run", help="queue a job from a spec file, run it when its turn comes, and wait for it")
     run.add_argument("spec", type=Path, help="a JSON file as `spec` prints it; fields left out keep their defaults")
@@ -130,7 +130,7 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
         if job_store.get(db, options.job).status == "cancelling" and job_store.get(db, options.job).flavor is not None:
             return rent_command.follow(db, options.data, options.job)
     elif options.command == "jobs":
-        for job in job_store.recent(db, tuple(SPECS), 30):
+        for job in job_store.recent(db, tuple(kinds()), 30):
             print(
                 f"{job.id:>5}  {job.kind:<9} {job.status:<10} {job.step}/{job.steps}  {job.created[:19]}  {job.message}"
             )
@@ -264,11 +264,13 @@ def read_text(path: Path) -> str:
 
 def print_spec(kind: str, explain: bool) -> int:
     """Print a spec's defaults, or what its fields mean."""
+    spec = kinds()[kind]
     if explain:
-        for name, default, sentence in describe(SPECS[kind]):
+        print(f"# {spec.title}{f' ({spec.paper})' if spec.paper else ''}")
+        for name, default, sentence in describe(spec):
             print(f"{name} = {default!r}\n    {sentence}")
     else:
-        print(json.dumps(json.loads(to_json(SPECS[kind]())), indent=2))
+        print(json.dumps(json.loads(to_json(spec())), indent=2))
     return 0
 
 

@@ -79,7 +79,7 @@ def add_adapter(db: Database) -> None:
         db, revision="reward-model-3", method="reward_model", base=BASE_NAME, parent_id=1, job_id=1,
         path="adapters/reward-model-3", sha256="ef", kind="reward", weights="bf16", ground_id=3,
     )  # fmt: skip
-    registry.mark_deleted(db, judge.id)
+    registry.mark_deleted(db, judge, "kim")
 
 
 def add_prompts(db: Database, source: random.Random, texts: Sequence[str]) -> list[Prompt]:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from annotation.exports.preference_rows import Freezing, PreferenceRow, line_of
+from annotation.exports.frozen_rows import PreferenceRow, line_of
+from annotation.exports.preference_rows import Freezing
 from annotation.records import Judgement
 
 

@@ -27,9 +27,10 @@ from annotation.exports.preference_rows import Freezing
 from annotation.imports.importing import starter_prompts
 from annotation.records import Annotator, Message, Prompt, Response, Sampling, Split
 from annotation.web import access
+from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data import snapshots
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import DPOSpec, Spec
+from rlhf.jobs.specs import JobSpec
 from rlhf.models import registry
 from rlhf.submission import job_submission
 from tests.conftest import act, measure_nobody
@@ -154,12 +155,11 @@ class Machine:
         from rlhf.models.loading import ground_path, verified
 
         policy = registry.by_revision(self.db, parent)
-        ground_id = policy.id if policy.form == "full" else policy.ground_id
-        ground = ground_path(self.db, self.data_dir, self.model, ground_id)
+        ground = ground_path(self.db, self.data_dir, self.model, policy.lies_on)
         adapter = verified(self.data_dir, policy) if policy.form in ("lora", "prompt") else None
-        return Start(BaseModel(str(self.model), self.model), policy, ground, ground_id, adapter)
+        return Start(BaseModel(str(self.model), self.model), policy, ground, policy.lies_on, adapter)
 
-    def submit(self, spec: Spec) -> int:
+    def submit(self, spec: JobSpec) -> int:
         """Freeze and queue a job."""
         return job_submission.submit(self.db, self.data_dir, spec, "a test")
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from annotation.database import open_database
 from annotation.records import Project
-from rlhf.jobs.specs import SPECS, TrainingSpec, describe
+from rlhf.jobs.specs import TrainingSpec, describe
+from rlhf.kinds import KINDS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -71,9 +72,9 @@ def settings() -> str:
         shown = ", ".join(f"{tag.key}: {tag.label}" for tag in default) if name == "tags" else f"`{default!r}`"
         asked.append(f"| {name} | {shown} | {sentence} |")
     jobs = [spec_table("every training job", TrainingSpec)]
-    trainings = [spec for spec in SPECS.values() if issubclass(spec, TrainingSpec)]
+    trainings = [spec for spec in KINDS.values() if issubclass(spec, TrainingSpec)]
     jobs += [spec_table(f"{TITLES[spec.kind]}, beside or instead", spec, TrainingSpec) for spec in trainings]
-    others = [spec for spec in SPECS.values() if not issubclass(spec, TrainingSpec)]
+    others = [spec for spec in KINDS.values() if not issubclass(spec, TrainingSpec)]
     jobs += [spec_table(TITLES[spec.kind], spec) for spec in others]
     return "\n\n".join(("\n".join(flags), "\n".join(asked), *jobs))
 

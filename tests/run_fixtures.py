@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from annotation.exports.frozen_rows import DemonstrationRow
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
 from rlhf.data.snapshots import Listing
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import SFTSpec
 from rlhf.jobs.worker_process import worker_command
 from tests.machine_fixtures import Machine
 
@@ -27,13 +28,12 @@ def demonstrations(machine: Machine) -> str:
     return snapshots.store_snapshot(machine.db, machine.data_dir, Listing(demonstration_rows()))
 
 
-def demonstration_rows() -> Iterator[Mapping[str, Any]]:
+def demonstration_rows() -> Iterator[DemonstrationRow]:
     """What there is to learn: to answer with the number's parity."""
     for number in range(16):
         question = {"role": "user", "content": f"Is {number} odd or even?"}
         answer = "It is odd." if number % 2 else "It is even."
-        split = "held-out" if number >= 12 else "train"
-        yield {"split": split, "messages": [question], "text": answer, "origin": "example"}
+        yield DemonstrationRow("held-out" if number >= 12 else "train", (question,), answer, "example")
 
 
 def finished_run(machine: Machine, spec: SFTSpec = QUICK_SFT) -> job_store.Job:
@@ -48,9 +48,9 @@ def finished_run(machine: Machine, spec: SFTSpec = QUICK_SFT) -> job_store.Job:
 STARVED = """
 import os
 import torch
-from rlhf.algorithms import trainer
+from rlhf.algorithms import trl_trainer
 
-step = trainer.JobTrainer.training_step
+step = trl_trainer.JobTrainer.training_step
 
 def starved(self, *arguments, **keywords):
     here = os.environ.get("RANK", "0") == "{rank}" and self.args.per_device_train_batch_size > {rows}
@@ -58,7 +58,7 @@ def starved(self, *arguments, **keywords):
         torch.empty(1 << 46)
     return step(self, *arguments, **keywords)
 
-trainer.JobTrainer.training_step = starved
+trl_trainer.JobTrainer.training_step = starved
 """
 # A worker of this kind comes no further than its first step before there is this file.
 HELD = """

@@ -7,12 +7,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from rlhf.algorithms import RUNNERS, runner
-from rlhf.jobs.specs import SPECS
+from rlhf.algorithms import ALGORITHMS
+from rlhf.kinds import KINDS
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
 
 MACHINERY = (
@@ -22,7 +23,8 @@ MACHINERY = (
     "peft",
     "bitsandbytes",
     "accelerate",
-    "rlhf.algorithms",
+    "rlhf.algorithms.trainer",
+    *(f"rlhf.algorithms.{kind}.train" for kind in ALGORITHMS),
     "rlhf.models.loading",
 )
 
@@ -95,9 +97,13 @@ def test_a_worker_starts_without_gradio_and_before_it_has_a_job_without_torch(mo
     ]
 
 
+def test_what_kinds_of_job_say_of_themselves_is_known_without_torch_and_gradio() -> None:
+    assert loaded_by("rlhf.kinds", ("gradio", *MACHINERY)) == []
+
+
 def test_training_loads_no_gradio() -> None:
     """With every algorithm in one process."""
-    algorithms = ", ".join(RUNNERS.values())
+    algorithms = ", ".join(spec.runner() for spec in KINDS.values())
     assert loaded_by(algorithms, ("torch", "gradio", "fastapi", "app")) == ["torch"]
 
 
@@ -122,11 +128,19 @@ def test_every_program_makes_files_for_its_user_alone() -> None:
     assert [path for path in programs if "    keep_private()\n" not in path.read_text("utf-8")] == []
 
 
+def test_algorithms_never_import_each_other_or_the_pages() -> None:
+    for kind in ALGORITHMS:
+        others = tuple(f"rlhf.algorithms.{other}" for other in ALGORITHMS if other != kind)
+        files = (ROOT / "rlhf" / "algorithms" / kind).glob("*.py")
+        assert offenders(files, (*others, "rlhf.tabs", "rlhf.loop.supervisor", "app")) == []
+
+
 def test_every_spec_has_a_runner_and_every_runner_a_spec() -> None:
-    assert set(RUNNERS) == set(SPECS)
-    assert {path.stem for path in (ROOT / "rlhf" / "algorithms").glob("*.py")} == {"__init__", *RUNNERS}
-    for kind in SPECS:
-        assert callable(runner(kind))
+    packages = {path.parent.name for path in (ROOT / "rlhf" / "algorithms").glob("*/spec.py")}
+    assert packages == set(ALGORITHMS)
+    for kind, spec in KINDS.items():
+        assert spec.kind == kind
+        assert callable(import_module(spec.runner()).run)
 
 
 def test_every_module_says_in_one_line_what_it_is_for() -> None:
@@ -135,3 +149,31 @@ def test_every_module_says_in_one_line_what_it_is_for() -> None:
         described = ast.get_docstring(ast.parse(path.read_text("utf-8")))
         assert described, path
         assert described.splitlines()[0].endswith("."), path
+
+
+# What other modules call by a name that is an algorithm's too: an export format, a tag on the Hub, a form.
+OTHER_MEANINGS = {
+    "annotation/exports/dataset_card.py": {"sft", "dpo"},
+    "annotation/exports/formats.py": {"sft"},
+    "annotation/exports/writing.py": {"sft"},
+    "rlhf/hub/snapshot_card.py": {"sft"},
+}
+
+
+def test_nobody_outside_names_an_algorithm() -> None:
+    """Neither its spec nor, as a whole text, its kind: what others ask they ask of the spec."""
+    classes = {spec.__name__ for spec in ALGORITHMS.values()}
+    packages = tuple(f"rlhf.algorithms.{kind}" for kind in ALGORITHMS)
+    own = ROOT / "rlhf" / "algorithms"
+    files = [ROOT / "app.py", *(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]
+    found = []
+    for path in (path for path in files if own not in path.parents):
+        place = path.relative_to(ROOT).as_posix()
+        allowed = OTHER_MEANINGS.get(place, set())
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            named = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+            said = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            if named in classes or (said in ALGORITHMS and said not in allowed) or said.startswith(packages):
+                found.append(f"{place}:{node.lineno} {named or said}")
+    assert found == []
+    assert offenders((path for path in files if own not in path.parents), packages) == []

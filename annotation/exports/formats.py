@@ -12,7 +12,15 @@ from typing import Any, Final, Literal, get_args
 
 from annotation.exports.transcripts import can_be_told, transcript
 from annotation.metrics.aggregation import REASONS, Pair, edit_pairs, pairs_of, usable, vote
-from annotation.records import MAXIMUM_ANSWERS, Demonstration, Judgement, Message, Split, UserError
+from annotation.records import (
+    MAXIMUM_ANSWERS,
+    Demonstration,
+    Judgement,
+    Message,
+    Split,
+    UserError,
+    ancestors_of,
+)
 
 Source = Literal["human", "ai", "edited", "imported"]
 Column = Literal["text", "number", "whole", "truth", "texts", "messages"]
@@ -160,16 +168,10 @@ def check_day(text: str) -> None:
         raise UserError(f"'{text}' is no day. Write days as 2026-01-31, or leave the field empty.")
 
 
-def lineage(models: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def iterations_of(models: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """How many ancestors each policy has, by revision, from rows with id, revision and parent_id."""
     parents = {row["id"]: row["parent_id"] for row in models}
-    iterations = {}
-    for row in models:
-        iteration, parent = 0, row["parent_id"]
-        while parent is not None and iteration < len(parents):
-            iteration, parent = iteration + 1, parents.get(parent)
-        iterations[row["revision"]] = iteration
-    return iterations
+    return {row["revision"]: len(ancestors_of(parents, row["id"])) for row in models}
 
 
 def pseudonyms(annotators: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from annotation.exports.frozen_rows import FrozenAnswer, PreferenceRow
 from annotation.metrics.aggregation import Pair, pairs_of, people_first, usable
 from annotation.records import Judgement
-
-PreferenceRow = Mapping[str, Any]
 
 
 @dataclass
@@ -58,11 +55,6 @@ class Freezing:
                     yield preference_row(counted[0], pair)
 
 
-def line_of(row: PreferenceRow) -> bytes:
-    """A row as a line of a snapshot; the same row always gives the same bytes."""
-    return json.dumps(row, sort_keys=True, ensure_ascii=False).encode() + b"\n"
-
-
 def why_left_out(pair: Pair, max_length: int) -> str | None:
     """The reason why a pair can't be trained on, if there is one."""
     if pair.better["text"].strip() == pair.worse["text"].strip():
@@ -74,25 +66,19 @@ def why_left_out(pair: Pair, max_length: int) -> str | None:
 
 
 def preference_row(judgement: Judgement, pair: Pair) -> PreferenceRow:
-    """One line of a snapshot. Answers that no policy drew have no token counts, and their prompt may be unrendered."""
-    keep = ("id", "origin", "model_id", "text", "finish_reason", "tokens")
-    return {
-        "comparison": judgement.comparison_id,
-        "prompt_id": judgement.prompt_id,
-        "split": judgement.split,
-        "judgements": list(pair.judgements),
-        "annotators": list(pair.annotators),
-        "messages": [dict(message) for message in judgement.messages],
-        "rendered_prompt": pair.better["rendered_prompt"] or pair.worse["rendered_prompt"],
-        "chosen": {key: pair.better[key] for key in keep},
-        "rejected": {key: pair.worse[key] for key in keep},
-        "strength": pair.strength,
-        "agreement": pair.agreement,
-        "flip": round(pair.flip, 6),
-        **({"ai": True} if pair.ai else {}),
-    }
-
-
-def read_rows(content: bytes) -> list[PreferenceRow]:
-    """The rows of a snapshot file."""
-    return [json.loads(line) for line in content.splitlines()]
+    """One row of frozen data. Answers that no policy drew have no token counts, and their prompt may be unrendered."""
+    return PreferenceRow(
+        split=judgement.split,
+        messages=judgement.messages,
+        comparison=judgement.comparison_id,
+        prompt_id=judgement.prompt_id,
+        chosen=FrozenAnswer.from_json(pair.better),
+        rejected=FrozenAnswer.from_json(pair.worse),
+        rendered_prompt=pair.better["rendered_prompt"] or pair.worse["rendered_prompt"],
+        judgements=pair.judgements,
+        annotators=pair.annotators,
+        strength=pair.strength,
+        agreement=pair.agreement,
+        flip=round(pair.flip, 6),
+        ai=pair.ai,
+    )

@@ -33,7 +33,7 @@ from annotation.exports.formats import (
     check_request,
     demonstration,
     harmless,
-    lineage,
+    iterations_of,
     make,
     pseudonyms,
     settle,
@@ -235,7 +235,7 @@ def what_is_known(db: Database, request: Request) -> Known:
     names = {row["name"]: row["name"] for row in annotators} if request.names else pseudonyms(annotators)
     estimated = {} if request.format == "raw" else quality.reliabilities(db)
     reliability = {name: measured.estimate for name, measured in estimated.items()}
-    return Known(lineage(store.models(db)), names, frozenset(store.excluded_annotators(db)), reliability)
+    return Known(iterations_of(store.models(db)), names, frozenset(store.excluded_annotators(db)), reliability)
 
 
 def rows(db: Database, request: Request, known: Known, figures: Figures, report: Report) -> Iterator[tuple[str, Row]]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from math import log, sqrt
 from statistics import fmean, median
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,32 @@ class Estimate:
     low: float
     high: float
     n: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share that is stored with its 95% interval; None where too little was there to tell it from `n` trials."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """The share where it was measured."""
+        if self.value is None or self.low is None or self.high is None:
+            return None
+        return Estimate(self.value, self.low, self.high, self.n)
+
+    def to_json(self) -> dict[str, Any]:
+        """The share as it is stored."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """A stored share; those of early versions have no interval."""
+        return cls(values["value"], values.get("low"), values.get("high"), values.get("n", 0))
 
 
 def share_of(successes: float, trials: int) -> Estimate | None:

@@ -24,7 +24,7 @@ from annotation.exports.formats import (
     Known,
     Request,
     check_request,
-    lineage,
+    iterations_of,
 )
 from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUIET, SPOKEN, html_box, licence_choice, opening_of, row_number, text_in
@@ -85,7 +85,7 @@ def request_of(db: Database, *values: Any) -> Request:
     if request.format == "raw":
         request = Request("raw")
     people = {row["name"]: row["name"] for row in store.annotators(db)}
-    check_request(request, Known(lineage(store.models(db)), people))
+    check_request(request, Known(iterations_of(store.models(db)), people))
     return request
 
 
@@ -281,7 +281,7 @@ def opener(context: Context, exporter: Exporter) -> Any:
 
     def open_exports(annotator: Annotator) -> list[Any]:
         """Fill the choices and show the exports that are there."""
-        policies = lineage(store.models(context.db))
+        policies = iterations_of(store.models(context.db))
         filters = [
             gr.update(choices=list(policies)),
             gr.update(choices=[str(number) for number in sorted(set(policies.values()))]),

@@ -1,27 +1,27 @@
-"""One file per kind of job; they never import each other. `runner` maps a kind to its function."""
+"""One package per algorithm: `spec.py` says all that others ask, without torch; `train.py` reads like the paper.
+
+Algorithms never import each other, and nobody outside names one: what others ask they ask of `ALGORITHMS`. Beside them
+stands what they share (losses, the trainer, checkpoints), and jobs on what they make (measure, merge).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
-from typing import Any
 
-# The modules import torch and TRL, so each is loaded only in the worker that runs it.
-RUNNERS = {
-    "generate": "rlhf.generation.resident_worker",
-    "sft": "rlhf.algorithms.sft",
-    "reward_model": "rlhf.algorithms.reward_model",
-    "dpo": "rlhf.algorithms.dpo",
-    "ppo": "rlhf.algorithms.ppo",
-    "evaluate": "rlhf.evaluation.check",
-    "judge": "rlhf.judges.judge_job",
-    "answer": "rlhf.generation.answer_job",
-    "measure": "rlhf.algorithms.measure",
-    "merge": "rlhf.algorithms.merge",
-}
+from rlhf.jobs.specs import TrainingSpec
 
 
-def runner(kind: str) -> Callable[[Any, Any], dict[str, Any]]:
-    """The function that does a job of this kind: (run, spec) → result."""
-    function: Callable[[Any, Any], dict[str, Any]] = import_module(RUNNERS[kind]).run
-    return function
+def spec_in(package: str) -> type[TrainingSpec]:
+    """The class in an algorithm's `spec.py` that describes it: its kind is the package's name."""
+    found = vars(import_module(f"{__name__}.{package}.spec")).values()
+    return next(one for one in found if isinstance(one, type) and issubclass(one, TrainingSpec) and one.kind == package)
+
+
+# In the order of menus.
+PACKAGES = (
+    "dpo",
+    "sft",
+    "reward_model",
+    "ppo",
+)
+ALGORITHMS: dict[str, type[TrainingSpec]] = {package: spec_in(package) for package in PACKAGES}

@@ -1,9 +1,21 @@
-"""Checkpoints of the runs that can be resumed: where they lie, which of them are whole, and when they are removed."""
+"""Checkpoints of the runs that can be resumed, in one format: what is in one, which are whole, when they are removed.
+
+    checkpoints/job-12/checkpoint-40/
+        checkpoint.json       the manifest: format, kind of job, step and steps
+        weights.safetensors   what is trained, by its name in the model, in float32
+        state.pt              the optimiser's state, and what else decides how the run goes on, as plain values
+
+A directory gets its name when all of it is on disk, so one with this name and a manifest is whole. No class is pickled:
+a renamed one makes no checkpoint unreadable.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,67 +23,113 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from annotation.records import UserError
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import checkpoints_directory, new_directory
+from rlhf.jobs.specs import TrainingSpec
 from rlhf.jobs.worker import Run
 
-# The mark in a checkpoint that was written to its end.
-COMPLETE = "complete"
+FORMAT = 1
+MANIFEST = "checkpoint.json"
+WEIGHTS = "weights.safetensors"
+STATE = "state.pt"
 KEPT_CHECKPOINTS = 2
 RESUMABLE_RUNS = 3
-KINDS = ("sft", "reward_model", "dpo", "ppo")
+# The mark of a whole checkpoint before there was a manifest.
+EARLIER_MARK = "complete"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint, and the step after which it was written."""
+
+    path: Path
+    step: int
+
+    @torch.no_grad()
+    def restore(self, weights: Mapping[str, Tensor], optimiser: Any, device: torch.device) -> dict[str, Any]:
+        """Put weights and optimiser back as they were; returns what else was written, its tensors on this device."""
+        stored = load_file(self.path / WEIGHTS)
+        for name, value in weights.items():
+            value.copy_(stored[name])
+        state = torch.load(self.path / STATE, map_location="cpu", weights_only=True)
+        optimiser.load_state_dict(state["optimiser"])
+        further: dict[str, Any] = moved(state["further"], device)
+        return further
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """Plain values with the tensors among them on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {name: moved(part, device) for name, part in value.items()}
+    return type(value)(moved(part, device) for part in value) if isinstance(value, list | tuple) else value
+
+
+def write_checkpoint(
+    checkpoints: Path,
+    kind: str,
+    step: int,
+    steps: int,
+    weights: Mapping[str, Tensor],
+    optimiser: Any,
+    further: Mapping[str, Any],
+) -> None:
+    """Write a checkpoint, whole or not at all, and remove all but the newest two."""
+    with new_directory(checkpoints / f"checkpoint-{step}") as directory:
+        values = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+        save_file(values, directory / WEIGHTS)
+        torch.save({"optimiser": optimiser.state_dict(), "further": dict(further)}, directory / STATE)
+        manifest = {"format": FORMAT, "kind": kind, "step": step, "steps": steps}
+        (directory / MANIFEST).write_text(json.dumps(manifest), "utf-8")
+    for old in sorted(whole(checkpoints), key=lambda one: one.step)[:-KEPT_CHECKPOINTS]:
+        shutil.rmtree(old.path)
+
+
+def whole(checkpoints: Path) -> Iterator[Checkpoint]:
+    """A run's whole checkpoints, in no order."""
+    for path in checkpoints.glob("checkpoint-*"):
+        step = re.fullmatch(r"checkpoint-(\d+)", path.name)
+        if step and (path / MANIFEST).is_file():
+            yield Checkpoint(path, int(step[1]))
+
+
+def newest_checkpoint(checkpoints: Path) -> Checkpoint | None:
+    """The newest whole checkpoint of a run, if there is one."""
+    return max(whole(checkpoints), key=lambda one: one.step, default=None)
+
+
+def refuse_earlier_format(checkpoints: Path) -> None:
+    """Raises UserError where a run has checkpoints of an earlier version: to begin anew is for a person to decide."""
+    if any(checkpoints.glob(f"checkpoint-*/{EARLIER_MARK}")):
+        raise UserError(
+            f"The checkpoints in checkpoints/{checkpoints.name} were written by an earlier version of this program, "
+            "and this one can't go on from them. Delete them on the Runs tab, then resume: the run begins anew with "
+            "the same data."
+        )
+
+
+def forget_broken_checkpoints(checkpoints: Path) -> None:
+    """Remove what a process that was killed while it wrote has left."""
+    kept = {one.path for one in whole(checkpoints)}
+    for path in checkpoints.glob("checkpoint-*"):
+        if path not in kept and not (path / EARLIER_MARK).is_file():
+            shutil.rmtree(path)
 
 
 def checkpoints_of(run: Run) -> Path:
-    """Where a run's checkpoints lie until its policy is registered."""
+    """Where a run's checkpoints lie until what it makes is registered."""
     return checkpoints_directory(run.data_dir, run.job_id)
 
 
 def forget_old_checkpoints(run: Run) -> None:
     """Keep the checkpoints of the last few runs that ended early, and remove older ones."""
     directories = {int(path.name.removeprefix("job-")): path for path in (run.data_dir / "checkpoints").glob("job-*")}
-    known = {job.id: job for job in job_store.recent(run.db, KINDS, 1000) if job.id in directories}
-    ended = [job.id for job in known.values() if job.status in job_store.ENDED and job.status != "finished"]
-    at_work = [job.id for job in known.values() if job.status not in job_store.ENDED]  # or waiting to go on
+    found = job_store.with_ids(run.db, sorted(directories))
+    known = sorted((job for job in found if isinstance(job.spec, TrainingSpec)), key=lambda job: job.id, reverse=True)
+    ended = [job.id for job in known if job.status in job_store.ENDED and job.status != "finished"]
+    at_work = [job.id for job in known if job.status not in job_store.ENDED]  # or waiting to go on
     for job_id, directory in directories.items():
         if job_id not in {run.job_id, *at_work, *ended[:RESUMABLE_RUNS]}:
             shutil.rmtree(directory)
-
-
-def last_complete_checkpoint(checkpoints: Path, clean: bool = True) -> str | None:
-    """The newest checkpoint that was written to its end; half-written ones are removed, unless not `clean`."""
-    complete: list[Path] = []
-    for directory in checkpoints.glob("checkpoint-*"):
-        if (directory / COMPLETE).exists():
-            complete.append(directory)
-        elif clean:
-            shutil.rmtree(directory)
-    return str(max(complete, key=step_of)) if complete else None
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step after which a checkpoint was written."""
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def write_checkpoint(checkpoints: Path, step: int, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write a checkpoint of weights by name and a state, whole or not at all, and remove all but the newest two."""
-    with new_directory(checkpoints / f"checkpoint-{step}") as directory:
-        save_file({name: value.detach().cpu() for name, value in weights.items()}, directory / "trained.safetensors")
-        torch.save(dict(state), directory / "state.pt")
-        (directory / COMPLETE).touch()
-    for old in sorted(checkpoints.glob("checkpoint-*"), key=step_of)[:-KEPT_CHECKPOINTS]:
-        shutil.rmtree(old)
-
-
-@torch.no_grad()
-def read_checkpoint(
-    checkpoint: Path, weights: Mapping[str, Tensor], classes: list[Any], device: torch.device
-) -> dict[str, Any]:
-    """Put a checkpoint's values into weights, and return its state, which may hold objects of these classes."""
-    stored = load_file(checkpoint / "trained.safetensors")
-    for name, value in weights.items():
-        value.copy_(stored[name])
-    with torch.serialization.safe_globals(classes):
-        state: dict[str, Any] = torch.load(checkpoint / "state.pt", map_location=device, weights_only=True)
-    return state

@@ -1,4 +1,7 @@
-"""The mathematics of preference training: tensors in, tensors out; shapes in the names, equations beside the lines."""
+"""The mathematics of training: tensors in, tensors out; shapes in the names, equations beside the lines.
+
+By algorithm: preferences (DPO); comparisons (reward model); policies compared; PPO.
+"""
 
 from __future__ import annotations
 
@@ -7,154 +10,12 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from rlhf.jobs.specs import PreferenceLoss
-
-# Positions projected onto the vocabulary at once; bounds memory at CHUNK x vocabulary x 4 bytes.
-CHUNK = 512
+from rlhf.algorithms.dpo.spec import PreferenceLoss
+from rlhf.models.log_probabilities import CHUNK, scaled_logits
 
 
-def token_logps(
-    hidden_NH: Tensor, head_VH: Tensor, labels_N: Tensor, chunk: int = CHUNK, temperature: float = 1.0
-) -> Tensor:
-    """log p(label) at N positions, from the last hidden states and the output embedding. Returns (N,), float32.
-
-    Only these positions meet the vocabulary, and their logits are recomputed in the backward pass instead of kept. At
-    a temperature, p is the distribution that answers are drawn from at it.
-    """
-    if len(labels_N) <= chunk:
-        return chunk_logps(hidden_NH, head_VH, labels_N, temperature)
-    parts = [
-        checkpoint(
-            chunk_logps, hidden_NH[i : i + chunk], head_VH, labels_N[i : i + chunk], temperature, use_reentrant=False
-        )
-        for i in range(0, len(labels_N), chunk)
-    ]
-    return torch.cat(parts)
-
-
-def chunk_logps(hidden_NH: Tensor, head_VH: Tensor, labels_N: Tensor, temperature: float = 1.0) -> Tensor:
-    """`token_logps` of one chunk."""
-    logits_NV = scaled_logits(hidden_NH, head_VH, temperature)
-    return logits_NV.gather(-1, labels_N[:, None])[:, 0] - logits_NV.logsumexp(-1)
-
-
-def scaled_logits(hidden_NH: Tensor, head_VH: Tensor, temperature: float) -> Tensor:
-    """Logits over the temperature, float32. Returns (N, V)."""
-    logits_NV = F.linear(hidden_NH.to(head_VH.dtype), head_VH).float()
-    return logits_NV if temperature == 1 else logits_NV / temperature
-
-
-def sum_by_row(values_N: Tensor, rows_N: Tensor, rows: int) -> Tensor:
-    """Sum N values into `rows` sums, each value into the row that rows_N names. Returns (rows,)."""
-    return torch.zeros(rows, dtype=values_N.dtype, device=values_N.device).index_add(0, rows_N, values_N)
-
-
-def dpo(chosen_P: Tensor, rejected_P: Tensor, ref_chosen_P: Tensor, ref_rejected_P: Tensor, beta: float) -> Tensor:
-    """DPO loss of each pair from summed log-probabilities (Rafailov et al. 2023, equation 7). Returns (P,)."""
-    margin_P = beta * ((chosen_P - ref_chosen_P) - (rejected_P - ref_rejected_P))  # r(x, y_w) - r(x, y_l), eq. 5
-    return -F.logsigmoid(margin_P)
-
-
-def conservative_dpo(
-    chosen_P: Tensor, rejected_P: Tensor, ref_chosen_P: Tensor, ref_rejected_P: Tensor, beta: float, flip_P: Tensor
-) -> Tensor:
-    """DPO loss of pairs that are the wrong way round with chance `flip` (Mitchell 2023, equation 3). Returns (P,).
-
-    "A note on DPO with noisy preferences & relationship to IPO", with an epsilon for each pair: the expected loss of
-    the right label, given what the annotators said. It pulls the margin to log((1 - flip) / flip) and no further, and
-    from zero by 1/2 - flip: unsure pairs pull less. The unbiased estimator of Chowdhury et al. 2024 ("Provably Robust
-    DPO") divides by 1 - 2 flip: right for one error rate of many pairs, but here pairs that are nearly a coin's would
-    pull the hardest, and without an end.
-    """
-    as_said_P = dpo(chosen_P, rejected_P, ref_chosen_P, ref_rejected_P, beta)
-    flipped_P = dpo(rejected_P, chosen_P, ref_rejected_P, ref_chosen_P, beta)
-    return (1 - flip_P) * as_said_P + flip_P * flipped_P
-
-
-def likelihood(
-    chosen_P: Tensor, rejected_P: Tensor, chosen_tokens_P: Tensor, rejected_tokens_P: Tensor, flip_P: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Expected log-probability and length of each pair's better answer: the chosen one but for `flip`. (P,) and (P,).
-
-    The ratio of their sums is what the likelihood term beside the DPO loss raises (Pang et al. 2024, equation 1).
-    """
-    expected_P = (1 - flip_P) * chosen_P + flip_P * rejected_P
-    return expected_P, (1 - flip_P) * chosen_tokens_P + flip_P * rejected_tokens_P
-
-
-def implicit_reward(policy_P: Tensor, reference_P: Tensor, beta: float) -> Tensor:
-    """beta log(pi(y|x) / pi_ref(y|x)), the reward a DPO policy implies up to a term of x (equation 5). Returns (P,)."""
-    return beta * (policy_P - reference_P)
-
-
-def exact_kl(policy_logits_NV: Tensor, base_logits_NV: Tensor) -> Tensor:
-    """KL(policy || base) over the whole vocabulary at each position, in nats. Returns (N,).
-
-    Averaged over the policy's own samples this estimates the per-token KL with less variance than the sampled
-    log-ratio, whose expectation it is (Rao-Blackwell).
-    """
-    policy_NV, base_NV = policy_logits_NV.float().log_softmax(-1), base_logits_NV.float().log_softmax(-1)
-    return (policy_NV.exp() * (policy_NV - base_NV)).sum(-1)
-
-
-# ------------------------------------------------------------------------------------------- other preference losses
-def ipo(
-    chosen_P: Tensor,
-    rejected_P: Tensor,
-    ref_chosen_P: Tensor,
-    ref_rejected_P: Tensor,
-    chosen_tokens_P: Tensor,
-    rejected_tokens_P: Tensor,
-    beta: float,
-) -> Tensor:
-    """IPO loss of each pair (Azar et al. 2024, equation 17, with beta for their tau). Returns (P,).
-
-    Log-ratios are averaged over an answer's tokens, as in TRL and, by what its authors told TRL's, in the paper's own
-    experiments: sums would make the square grow with the length of the answers.
-    """
-    chosen_mean_P = (chosen_P - ref_chosen_P) / chosen_tokens_P
-    rejected_mean_P = (rejected_P - ref_rejected_P) / rejected_tokens_P
-    return (chosen_mean_P - rejected_mean_P - 1 / (2 * beta)) ** 2
-
-
-def robust_dpo(
-    chosen_P: Tensor, rejected_P: Tensor, ref_chosen_P: Tensor, ref_rejected_P: Tensor, beta: float, flip_rate: float
-) -> Tensor:
-    """DPO loss that wrong labels, at one rate below 1/2, leave unbiased (Chowdhury et al. 2024, eq. 11). Returns (P,).
-
-    Its expectation over flipped labels is the DPO loss of the right ones. It has no lower bound: past a margin of
-    log((1 - flip_rate) / flip_rate) a single pair would still be pushed on, more slowly.
-    """
-    as_said_P = dpo(chosen_P, rejected_P, ref_chosen_P, ref_rejected_P, beta)
-    flipped_P = dpo(rejected_P, chosen_P, ref_rejected_P, ref_chosen_P, beta)
-    return ((1 - flip_rate) * as_said_P - flip_rate * flipped_P) / (1 - 2 * flip_rate)
-
-
-def length_normalised_dpo(
-    chosen_P: Tensor,
-    rejected_P: Tensor,
-    ref_chosen_P: Tensor,
-    ref_rejected_P: Tensor,
-    chosen_tokens_P: Tensor,
-    rejected_tokens_P: Tensor,
-    beta: float,
-) -> Tensor:
-    """DPO loss on log-ratios per token, so that a longer answer has no larger say (TRL's 'sigmoid_norm'). (P,).
-
-    The normalisation is that of Meng et al. 2024 (SimPO, equation 4), which has no reference; beta must be larger than
-    for sums by about an answer's length.
-    """
-    return dpo(
-        chosen_P / chosen_tokens_P,
-        rejected_P / rejected_tokens_P,
-        ref_chosen_P / chosen_tokens_P,
-        ref_rejected_P / rejected_tokens_P,
-        beta,
-    )
-
-
+# ----------------------------------------------------------------------------------------- preferences: DPO and its kin
 @dataclass(frozen=True)
 class PairLogps:
     """Summed log-probabilities of P pairs under policy and reference, and the lengths of their answers in tokens."""
@@ -166,6 +27,27 @@ class PairLogps:
     chosen_tokens_P: Tensor
     rejected_tokens_P: Tensor
 
+    def swapped(self) -> PairLogps:
+        """The same answers, the other ones chosen."""
+        return PairLogps(
+            self.rejected_P,
+            self.chosen_P,
+            self.ref_rejected_P,
+            self.ref_chosen_P,
+            self.rejected_tokens_P,
+            self.chosen_tokens_P,
+        )
+
+    def per_token(self) -> PairLogps:
+        """Their means over an answer's tokens."""
+        return replace(
+            self,
+            chosen_P=self.chosen_P / self.chosen_tokens_P,
+            rejected_P=self.rejected_P / self.rejected_tokens_P,
+            ref_chosen_P=self.ref_chosen_P / self.chosen_tokens_P,
+            ref_rejected_P=self.ref_rejected_P / self.rejected_tokens_P,
+        )
+
 
 def preference_loss(name: PreferenceLoss, pairs: PairLogps, beta: float, flip_P: Tensor, flip_rate: float) -> Tensor:
     """The loss of this name for each pair. Returns (P,).
@@ -173,17 +55,78 @@ def preference_loss(name: PreferenceLoss, pairs: PairLogps, beta: float, flip_P:
     `flip_P` is each pair's own chance of a wrong label, which 'sigmoid' smooths by; `flip_rate` is the one rate that
     'robust' expects. The other losses use neither.
     """
-    sums = (pairs.chosen_P, pairs.rejected_P, pairs.ref_chosen_P, pairs.ref_rejected_P)
-    tokens = (pairs.chosen_tokens_P, pairs.rejected_tokens_P)
     match name:
         case "sigmoid":
-            return conservative_dpo(*sums, beta, flip_P)
+            return conservative_dpo(pairs, beta, flip_P)
         case "ipo":
-            return ipo(*sums, *tokens, beta)
+            return ipo(pairs, beta)
         case "robust":
-            return robust_dpo(*sums, beta, flip_rate)
+            return robust_dpo(pairs, beta, flip_rate)
         case "length-normalised":
-            return length_normalised_dpo(*sums, *tokens, beta)
+            return length_normalised_dpo(pairs, beta)
+
+
+def dpo(pairs: PairLogps, beta: float) -> Tensor:
+    """DPO loss of each pair (Rafailov et al. 2023, equation 7). Returns (P,)."""
+    # r(x, y_w) - r(x, y_l), equation 5
+    margin_P = beta * ((pairs.chosen_P - pairs.ref_chosen_P) - (pairs.rejected_P - pairs.ref_rejected_P))
+    return -F.logsigmoid(margin_P)
+
+
+def conservative_dpo(pairs: PairLogps, beta: float, flip_P: Tensor) -> Tensor:
+    """DPO loss of pairs that are the wrong way round with chance `flip` (Mitchell 2023, equation 3). Returns (P,).
+
+    "A note on DPO with noisy preferences & relationship to IPO", with an epsilon for each pair: the expected loss of
+    the right label, given what the annotators said. It pulls the margin to log((1 - flip) / flip) and no further, and
+    from zero by 1/2 - flip: unsure pairs pull less. The unbiased estimator of Chowdhury et al. 2024 ("Provably Robust
+    DPO") divides by 1 - 2 flip: right for one error rate of many pairs, but here pairs that are nearly a coin's would
+    pull the hardest, and without an end.
+    """
+    return (1 - flip_P) * dpo(pairs, beta) + flip_P * dpo(pairs.swapped(), beta)
+
+
+def ipo(pairs: PairLogps, beta: float) -> Tensor:
+    """IPO loss of each pair (Azar et al. 2024, equation 17, with beta for their tau). Returns (P,).
+
+    Log-ratios are averaged over an answer's tokens, as in TRL and, by what its authors told TRL's, in the paper's own
+    experiments: sums would make the square grow with the length of the answers.
+    """
+    chosen_mean_P = (pairs.chosen_P - pairs.ref_chosen_P) / pairs.chosen_tokens_P
+    rejected_mean_P = (pairs.rejected_P - pairs.ref_rejected_P) / pairs.rejected_tokens_P
+    return (chosen_mean_P - rejected_mean_P - 1 / (2 * beta)) ** 2
+
+
+def robust_dpo(pairs: PairLogps, beta: float, flip_rate: float) -> Tensor:
+    """DPO loss that wrong labels, at one rate below 1/2, leave unbiased (Chowdhury et al. 2024, eq. 11). Returns (P,).
+
+    Its expectation over flipped labels is the DPO loss of the right ones. It has no lower bound: past a margin of
+    log((1 - flip_rate) / flip_rate) a single pair would still be pushed on, more slowly.
+    """
+    as_said_P, flipped_P = dpo(pairs, beta), dpo(pairs.swapped(), beta)
+    return ((1 - flip_rate) * as_said_P - flip_rate * flipped_P) / (1 - 2 * flip_rate)
+
+
+def length_normalised_dpo(pairs: PairLogps, beta: float) -> Tensor:
+    """DPO loss on log-ratios per token, so that a longer answer has no larger say (TRL's 'sigmoid_norm'). (P,).
+
+    The normalisation is that of Meng et al. 2024 (SimPO, equation 4), which has no reference; beta must be larger than
+    for sums by about an answer's length.
+    """
+    return dpo(pairs.per_token(), beta)
+
+
+def expected_better(chosen_P: Tensor, rejected_P: Tensor, flip_P: Tensor) -> Tensor:
+    """What each pair's better answer has, be it log-probability or length: the chosen one's but for `flip`. (P,).
+
+    Log-probabilities over lengths, summed, are what the likelihood term beside the DPO loss raises (Pang et al. 2024,
+    equation 1).
+    """
+    return (1 - flip_P) * chosen_P + flip_P * rejected_P
+
+
+def implicit_reward(policy_P: Tensor, reference_P: Tensor, beta: float) -> Tensor:
+    """beta log(pi(y|x) / pi_ref(y|x)), the reward a DPO policy implies up to a term of x (equation 5). Returns (P,)."""
+    return beta * (policy_P - reference_P)
 
 
 def implicit_rewards(name: PreferenceLoss, pairs: PairLogps, beta: float) -> tuple[Tensor, Tensor]:
@@ -215,39 +158,12 @@ def centring(better_P: Tensor, worse_P: Tensor) -> Tensor:
     return (better_P + worse_P) ** 2
 
 
-# ---------------------------------------------------------------------------------------------------------------- KL
+# ---------------------------------------------------------------------------------------------------- policies compared
+
+
 def k1(logps_N: Tensor, ref_logps_N: Tensor) -> Tensor:
     """log(p / q) of samples of p: estimates KL(p || q) without bias, may be negative (Schulman 2020). (N,)."""
     return logps_N - ref_logps_N
-
-
-def k2(logps_N: Tensor, ref_logps_N: Tensor) -> Tensor:
-    """log(p / q)^2 / 2: biased, little variance, never negative (Schulman 2020). (N,)."""
-    return (logps_N - ref_logps_N) ** 2 / 2
-
-
-def k3(logps_N: Tensor, ref_logps_N: Tensor) -> Tensor:
-    """(q / p - 1) - log(q / p): without bias, less variance where p and q are close, never negative. (N,)."""
-    log_ratio_N = ref_logps_N - logps_N
-    return log_ratio_N.expm1() - log_ratio_N
-
-
-def entropy(logits_NV: Tensor) -> Tensor:
-    """Entropy of the softmax of N rows of logits, in nats. Returns (N,)."""
-    logps_NV = logits_NV.float().log_softmax(-1)
-    return -(logps_NV.exp() * logps_NV).sum(-1)
-
-
-def token_entropy(hidden_NH: Tensor, head_VH: Tensor, temperature: float, chunk: int = CHUNK) -> Tensor:
-    """Entropy at N positions from the last hidden states and the output embedding, chunk by chunk. Returns (N,)."""
-
-    def of_chunk(part_NH: Tensor) -> Tensor:
-        return entropy(scaled_logits(part_NH, head_VH, temperature))
-
-    parts = [
-        checkpoint(of_chunk, hidden_NH[i : i + chunk], use_reentrant=False) for i in range(0, len(hidden_NH), chunk)
-    ]
-    return torch.cat(parts)
 
 
 @dataclass(frozen=True)

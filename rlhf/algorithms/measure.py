@@ -7,7 +7,8 @@ from typing import Any
 
 from annotation.records import UserError
 from rlhf.algorithms.checkpoints import checkpoints_of
-from rlhf.jobs.specs import MeasureSpec, TrainingSpec, from_json
+from rlhf.algorithms.measure_spec import MeasureSpec
+from rlhf.jobs.specs import TrainingSpec, from_json
 from rlhf.jobs.worker import Run, run_algorithm
 
 FIGURES = ("seconds_per_step", "steps", "peak_rss_mb", "trainable", "trainable_percent")

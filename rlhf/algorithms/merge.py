@@ -16,14 +16,13 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
+from rlhf.algorithms.merge_spec import MergeSpec
+from rlhf.algorithms.model_card import Made
 from rlhf.algorithms.trainer import store_made, stored_result
-from rlhf.hub.model_card import Made
-from rlhf.jobs.specs import MergeSpec
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.loading import ground_path, load_tokenizer, load_whole, verified
-from rlhf.submission.job_submission import freeze_merge
 
 
 def run(run: Run, spec: MergeSpec) -> dict[str, Any]:
@@ -34,11 +33,11 @@ def run(run: Run, spec: MergeSpec) -> dict[str, Any]:
     known = registry.of_job(run.db, run.job_id)  # by a worker that was killed before it could say so
     if known is not None:
         return {"revision": known.revision, **stored_result(run, known), "seconds": run.seconds()}
-    adapter = registry.by_revision(run.db, freeze_merge(run.db, spec).revision)
+    adapter = registry.by_revision(run.db, spec.frozen(run.db, run.data_dir).revision)
     base = ready(run.data_dir, spec.model)
     path = verified(run.data_dir, adapter)
-    ground = ground_path(run.db, run.data_dir, base.path, adapter.ground_id)
-    on = "base" if adapter.ground_id is None else registry.by_id(run.db, adapter.ground_id).revision
+    ground = ground_path(run.db, run.data_dir, base.path, adapter.lies_on)
+    on = registry.ground(run.db, adapter).revision
     run.log(f"merging {adapter.revision}, which was trained on {adapter.weights} weights, into those of {on}")
     model, rounding = merged(ground, path, run)
 

@@ -1,7 +1,6 @@
-"""What every training job shares: where it starts, checkpoints, progress, samples, memory, and storing the result.
+"""What every training run shares: where it starts, how it goes on, what it reports and stores, whatever trains in it.
 
-TRL's trainers bring batching, optimiser, checkpoints and resuming; `JobTrainer` is mixed into them, and each algorithm
-adds its data and its loss.
+`Progress` is the one way of a run: TRL's trainers go through it (`rlhf.algorithms.trl_trainer`) as PPO's own loop does.
 """
 
 from __future__ import annotations
@@ -13,33 +12,33 @@ import shutil
 import statistics
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 import torch
-from transformers import TrainerCallback
+from torch import Tensor
 
 from annotation.records import Prompt, Sampling, UserError
 from rlhf.algorithms.checkpoints import (
-    COMPLETE,
-    KEPT_CHECKPOINTS,
     checkpoints_of,
+    forget_broken_checkpoints,
     forget_old_checkpoints,
-    last_complete_checkpoint,
+    newest_checkpoint,
+    refuse_earlier_format,
+    write_checkpoint,
 )
+from rlhf.algorithms.model_card import Made, describe_directory, subject_of
 from rlhf.data.held_out_sets import sample_prompts
-from rlhf.hub.model_card import Made, describe_directory, subject_of
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256, new_directory
 from rlhf.jobs.specs import TrainingSpec
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.base_model import BaseModel, ready
-from rlhf.models.loading import dtype_of, ground_path, hold_in_float32, load_adapter, verified, weights_of
+from rlhf.models.loading import ground_path, verified, weights_of
 from rlhf.models.registry import Kind, Policy
 from rlhf.models.sampling import draw
 from rlhf.models.tokenize import render
@@ -68,69 +67,13 @@ def start_of(run: Run, spec: TrainingSpec) -> Start:
     base = ready(run.data_dir, spec.model)
     parent = registry.by_revision(run.db, spec.parent)
     adapter = verified(run.data_dir, parent) if parent.form in ("lora", "prompt") else None
-    ground_id = parent.id if parent.form == "full" else parent.ground_id
-    ground = ground_path(run.db, run.data_dir, base.path, ground_id)
-    return Start(base, parent, ground, ground_id, adapter)
+    ground = ground_path(run.db, run.data_dir, base.path, parent.lies_on)
+    return Start(base, parent, ground, parent.lies_on, adapter)
 
 
-# -------------------------------------------------------------------------------------------------------- the trainer
+# ---------------------------------------------------------------------------------------------------------- gradients
 class Diverged(UserError):
     """The loss or a gradient is no number any more."""
-
-
-class JobTrainer:
-    """Mixed into a TRL trainer, before it: tokenised rows, averaged and checked gradients, resumed adapters."""
-
-    args: Any
-    model: Any
-    optimizer: Any
-    lr_scheduler: Any
-    accelerator: Any
-    state: Any
-    _metrics: Any
-
-    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        """The rows as they are: they come tokenised, by `rlhf.models.tokenize`, which the preview uses too."""
-        return dataset
-
-    def training_step(self, *arguments: Any, **keywords: Any) -> Any:
-        """One forward and backward pass. Raises Diverged where the loss is no number."""
-        loss = super().training_step(*arguments, **keywords)  # type: ignore[misc]
-        if not torch.isfinite(loss):
-            raise Diverged(diverged_sentence("loss", self.state.global_step, self.args.output_dir))
-        if self.accelerator.sync_gradients:
-            average_gradients(self.accelerator, self.model.parameters())
-        return loss
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Put a checkpoint's adapter into the model's; transformers can't for virtual tokens."""
-        if (Path(resume_from_checkpoint) / "adapter_config.json").exists():
-            load_adapter(self.model if model is None else model, Path(resume_from_checkpoint))
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Go on with the spec's learning rate, also where the checkpoint was written with another."""
-        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
-        groups, schedule, peak = self.optimizer.param_groups, self.lr_scheduler, self.args.learning_rate
-        for group, before in zip(groups, schedule.base_lrs, strict=True):
-            group["lr"] *= peak / before
-        schedule.base_lrs = [peak for _ in groups]
-        schedule._last_lr = [group["lr"] for group in groups]  # what the coming step reports
-
-    def compute_loss_context_manager(self) -> Any:
-        """In 16 bits where the spec says so: the loss goes around the wrapping that would see to it."""
-        return self.accelerator.autocast()
-
-    def note_part(self, name: str, total: torch.Tensor, items: torch.Tensor) -> None:
-        """Add this pass's part of a mean over all items of the optimiser step to the metrics of the coming log.
-
-        `total` is the sum over the items of this pass, `items` how many the step has, per process. The log takes the
-        mean over the step's passes, so each part counts as often as there are passes.
-        """
-        passes = getattr(self, "current_gradient_accumulation_steps", 1)
-        part = self.accelerator.reduce(total.detach().float(), "mean") / items * passes
-        self._metrics["train"][name].append(part.item())
 
 
 def average_gradients(accelerator: Any, parameters: Iterable[torch.nn.Parameter]) -> None:
@@ -147,13 +90,13 @@ def average_gradients(accelerator: Any, parameters: Iterable[torch.nn.Parameter]
             parameter.grad = accelerator.reduce(parameter.grad, "mean")
 
 
-def diverged_sentence(what: str, step: int, checkpoints: Path | str) -> str:
+def diverged_sentence(what: str, step: int, checkpoints: Path) -> str:
     """What to do about a loss or gradient that is no number."""
-    last = last_complete_checkpoint(Path(checkpoints), clean=False)
+    last = newest_checkpoint(checkpoints)
     if last is None:
         kept = "There is no checkpoint yet: Resume begins anew"
     else:
-        kept = f"The last good checkpoint, {Path(last).name}, is kept: Resume goes on from it"
+        kept = f"The last good checkpoint, {last.path.name}, is kept: Resume goes on from it"
     return (
         f"The {what} {job_store.NO_NUMBER} at step {step + 1}, so the run was stopped. {kept} with half the "
         "learning_rate. Or start a new run with a lower learning_rate (a third is a good try), or with precision fp32."
@@ -164,49 +107,6 @@ def refuse_missing_optimiser(spec: TrainingSpec) -> None:
     """Raises UserError for an optimiser that this machine has not."""
     if spec.optimiser == "adamw-8bit" and not torch.cuda.is_available():
         raise UserError("The optimiser adamw-8bit needs a GPU, and there is none here. Use adamw.")
-
-
-def arguments(spec: TrainingSpec, checkpoints: Path, run: Run | None = None) -> dict[str, Any]:
-    """What TRL's configurations have in common. Raises UserError for an optimiser that this machine has not."""
-    refuse_missing_optimiser(spec)
-    gpu = torch.cuda.is_available()
-    measuring = run is not None and run.measured_steps > 0
-    return {
-        "output_dir": str(checkpoints),
-        "use_cpu": not gpu,
-        "bf16": dtype_of(spec.precision) == torch.bfloat16,
-        "gradient_checkpointing": gpu,
-        "learning_rate": spec.learning_rate,
-        "warmup_steps": spec.warmup_steps,
-        "num_train_epochs": spec.epochs,
-        "max_steps": run.measured_steps if run is not None and measuring else -1,
-        "per_device_train_batch_size": spec.batch_size,
-        "gradient_accumulation_steps": getattr(spec, "accumulation", 1),
-        "optim": "adamw_bnb_8bit" if spec.optimiser == "adamw-8bit" else "adamw_torch",
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,
-        "save_strategy": "no" if measuring else "steps",
-        "save_steps": spec.checkpoint_steps,
-        "save_total_limit": KEPT_CHECKPOINTS,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "seed": spec.seed,
-    }
-
-
-def prepared(trainer: Any, start: Start) -> Any:
-    """The trainer with what it trains in float32 and the parent's adapter in it. Call it once it is built."""
-    hold_in_float32(trainer.model)
-    if start.adapter is not None:
-        load_adapter(trainer.model, start.adapter)
-    return trainer
-
-
-def quietly(build: Callable[[], Any]) -> Any:
-    """Build a trainer without the warnings on names whose new ones TRL and PEFT do not know yet."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
-        return build()
 
 
 # ------------------------------------------------------------------------------------------------------------ one run
@@ -230,16 +130,15 @@ class Figures:
         }
 
 
-def count_parameters(model: Any) -> tuple[int, int]:
-    """(trainable, all) weights; 4-bit ones are counted unpacked."""
-    trainable = total = 0
+def count_parameters(model: Any) -> int:
+    """All weights of a model; 4-bit ones are counted unpacked."""
+    total = 0
     for parameter in model.parameters():
         number = parameter.numel()
         if parameter.__class__.__name__ == "Params4bit":
             number = math.prod(parameter.quant_state.shape) if parameter.quant_state is not None else 2 * number
         total += number
-        trainable += number if parameter.requires_grad else 0
-    return trainable, total
+    return total
 
 
 def memory_gb() -> float:
@@ -265,39 +164,14 @@ class Trained:
     result: dict[str, Any]
 
 
-def train(
-    run: Run,
-    spec: TrainingSpec,
-    start: Start,
-    build: Callable[[Path], Any],
-    finish: Callable[[Any, Path], dict[str, Any]],
-    *,
-    kind: Kind = "policy",
-    asked: Sequence[Prompt] | None = None,
-) -> Trained:
-    """Train from the last checkpoint or from the beginning, store the result, and register it as a candidate.
-
-    `build` makes the trainer that keeps its checkpoints in the directory it is given; `finish` gets the trained trainer
-    and a directory to save into, and returns further entries of the job's result. `asked` are the prompts of the sample
-    answers, if not the project's.
-    """
-    earlier = stored_before(run)
-    if earlier is not None:
-        return earlier
-    checkpoints = checkpoints_of(run)
+def begin(run: Run, spec: TrainingSpec) -> None:
+    """Say that the run begins, and clear away what no run goes on from. Raises UserError where this one can't go on."""
     if run.rank == 0:
         forget_old_checkpoints(run)
+        forget_broken_checkpoints(checkpoints_of(run))
+    refuse_earlier_format(checkpoints_of(run))
     run.report(0, 0, {}, "loading the model")
     torch.manual_seed(spec.seed)
-    trainer = build(checkpoints)
-    progress = Progress(run, trainer, Samples(run, spec, asked))
-    run.report(0, trainer.state.max_steps, {}, "training")
-    trainer.add_callback(progress)
-    checkpoint = None if run.measured_steps else last_complete_checkpoint(checkpoints, clean=run.rank == 0)
-    if checkpoint:
-        run.log(f"resuming from {Path(checkpoint).name}")
-    trainer.train(resume_from_checkpoint=checkpoint)
-    return conclude(run, spec, start, lambda directory: finish(trainer, directory), progress.figures, kind)
 
 
 def stored_before(run: Run) -> Trained | None:
@@ -386,81 +260,103 @@ def last_metrics(run: Run) -> dict[str, Any]:
     return {"final": {name: value for name, value in last.items() if name != "step"}, "seconds": run.seconds()}
 
 
-def save_policy(trainer: Any, spec: TrainingSpec, directory: Path, tokenizer: Any) -> None:
-    """Write an adapter, or a whole model that can be loaded like the base."""
-    if spec.method != "full":
-        trainer.model.save_pretrained(directory, selected_adapters=["default"], safe_serialization=True)
-        return
-    # What it computes in is what it is: the float32 copies served only to take small steps.
-    trainer.model.to(dtype_of(spec.precision)).save_pretrained(directory, safe_serialization=True)
-    tokenizer.save_pretrained(directory)
+# ----------------------------------------------------------------------------------------------------- the way of a run
+class Trainable(Protocol):
+    """What `Progress` asks of whatever is trained: a TRL trainer, or PPO's loop."""
+
+    @property
+    def model(self) -> Any:
+        """All weights."""
+
+    @property
+    def accelerator(self) -> Any:
+        """The processes and their devices."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's."""
+
+    @property
+    def optimiser(self) -> Any:
+        """What moves the weights."""
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """What is trained, by its name in the model."""
+
+    def further(self) -> Mapping[str, Any]:
+        """What else decides how the run goes on after this step, as plain values."""
+
+    def policy(self) -> Any:
+        """The model as it answers."""
 
 
-class Progress(TrainerCallback):
-    """Carries the trainer's steps to the job's row, its cancellation to the trainer, and sample answers to the page."""
+class Progress:
+    """The way of a run, step by step: what it reports and answers, when it writes a checkpoint, and when it ends."""
 
-    def __init__(self, run: Run, trainer: Any, samples: Samples) -> None:
-        self.run, self.trainer, self.samples = run, trainer, samples
-        self.figures = Figures()
-        self.figures.trainable, self.figures.total = count_parameters(trainer.model)
+    def __init__(self, run: Run, spec: TrainingSpec, learner: Trainable, asked: Sequence[Prompt] | None = None) -> None:
+        self.run, self.spec, self.learner = run, spec, learner
+        self.checkpoints = checkpoints_of(run)
+        self.checkpoint = None if run.measured_steps else newest_checkpoint(self.checkpoints)
+        self.samples = Samples(run, spec, asked)
+        trainable = sum(value.numel() for value in learner.weights().values())
+        self.figures = Figures(trainable=trainable, total=count_parameters(learner.model))
         self.began = time.monotonic()
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.draw_samples(state)
+    def restore(self) -> dict[str, Any] | None:
+        """Go on from the last checkpoint; returns what else it holds, or None where the run begins."""
+        if self.checkpoint is None:
+            return None
+        self.run.log(f"resuming from {self.checkpoint.path.name}")
+        learner = self.learner
+        return self.checkpoint.restore(learner.weights(), learner.optimiser, learner.accelerator.device)
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def begin(self, step: int, steps: int) -> None:
+        """The run goes on after this step."""
+        self.run.report(step, steps, {}, "training")
+        self.samples.draw_at(step, steps, self.learner)
+        self.step_begins()
+
+    def step_begins(self) -> None:
+        """Time is taken from here on."""
         self.began = time.monotonic()
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # A gradient that is no number would be in the weights, and in the next checkpoint, before the loss shows it.
-        gradients = [parameter.grad for parameter in self.trainer.model.parameters() if parameter.grad is not None]
-        if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
-            raise Diverged(diverged_sentence("gradient", state.global_step, args.output_dir))
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        numbers = {key: float(value) for key, value in (logs or {}).items() if key != "epoch"}
-        if "loss" in numbers:
-            self.run.report(state.global_step, state.max_steps, {**numbers, "memory_gb": memory_gb()})
-
-    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer.accelerator.num_processes == 1:
-            self.stop_if_asked(control)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def step_ends(self) -> None:
+        """The weights were moved."""
         self.figures.step_seconds.append(time.monotonic() - self.began)
-        self.stop_if_asked(control)
-        if not control.should_training_stop or state.global_step >= state.max_steps:
-            self.draw_samples(state)
 
-    def draw_samples(self, state: Any) -> None:
-        """Let the model answer the sample prompts, if it is time."""
-        trainer = self.trainer
-        self.samples.draw_at(
-            state.global_step, state.max_steps, trainer.model, trainer.processing_class, trainer.accelerator
-        )
+    def report(self, step: int, steps: int, metrics: Mapping[str, float]) -> bool:
+        """Say what a step gave, and where it is time let the policy answer and keep a checkpoint; whether to end."""
+        self.run.report(step, steps, {**metrics, "memory_gb": memory_gb()})
+        told = self.told_to_stop()
+        if not told or step >= steps:
+            self.samples.draw_at(step, steps, self.learner)
+        if told or step >= steps or step % self.spec.checkpoint_steps == 0:
+            self.save(step, steps)
+        return told
 
-    def stop_if_asked(self, control: Any) -> None:
-        """A cancelled run writes a checkpoint and ends after this step, in all its processes."""
-        if any_process(self.trainer.accelerator, self.run.stopped):
-            control.should_training_stop = True
-            # Not over a whole checkpoint of this step, which would be broken until the new one is whole.
-            control.should_save = not self.run.measured_steps and not (self.checkpoint() / COMPLETE).exists()
+    def told_to_stop(self) -> bool:
+        """Whether any of the processes was told to stop; all of them must ask."""
+        return any_process(self.learner.accelerator, self.run.stopped)
 
-    def checkpoint(self) -> Path:
-        """Where the checkpoint of the current step lies."""
-        return Path(self.trainer.args.output_dir) / f"checkpoint-{self.trainer.state.global_step}"
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # A process killed while it writes leaves half a checkpoint: only one with this mark is resumed from.
-        if self.run.rank == 0:
-            (self.checkpoint() / COMPLETE).touch()
+    def save(self, step: int, steps: int) -> None:
+        """Write a checkpoint, whole or not at all; nothing while measuring or in a further process."""
+        if not self.run.measured_steps and not self.run.rank:
+            learner = self.learner
+            write_checkpoint(
+                self.checkpoints, self.spec.kind, step, steps, learner.weights(), learner.optimiser, learner.further()
+            )
 
 
 def any_process(accelerator: Any, flag: bool) -> bool:
     """Whether the flag is set in any of the processes; all of them must ask."""
+    return mean_of_processes(accelerator, float(flag)) > 0
+
+
+def mean_of_processes(accelerator: Any, number: float) -> float:
+    """The mean of what each process has; all of them must ask."""
     if accelerator.num_processes == 1:
-        return flag
-    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum").item())
+        return number
+    return float(accelerator.reduce(torch.tensor(number, device=accelerator.device), "mean").item())
 
 
 class Samples:
@@ -474,10 +370,10 @@ class Samples:
         self.count = 0 if run.measured_steps or run.rank else spec.samples
         self.prompts = (sample_prompts(run.db) if prompts is None else prompts) if self.count else []
 
-    def draw_at(self, step: int, steps: int, model: Any, tokenizer: Any, accelerator: Any) -> None:
+    def draw_at(self, step: int, steps: int, learner: Trainable) -> None:
         """Answer and record, if it is time."""
         if step in sample_steps(steps, self.count):
-            record_samples(self.run, model, tokenizer, self.prompts, step, accelerator)
+            record_samples(self.run, learner.policy(), learner.tokenizer, self.prompts, step, learner.accelerator)
 
 
 def sample_steps(steps: int, count: int) -> set[int]:
@@ -490,7 +386,7 @@ def sample_steps(steps: int, count: int) -> set[int]:
 def record_samples(
     run: Run, model: Any, tokenizer: Any, prompts: Sequence[Prompt], step: int, accelerator: Any
 ) -> None:
-    """Answer prompts with a model that is being trained, in train mode (see `loading.load_quantised`)."""
+    """Answer prompts with a model that is being trained, in train mode (see `models.load_quantised`)."""
     asked = []
     for prompt in prompts:
         try:

@@ -16,7 +16,7 @@ from rlhf.data import held_out_sets
 from rlhf.hub import rental_client
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.rental_store import Terms
-from rlhf.jobs.specs import Spec
+from rlhf.jobs.specs import JobSpec
 from rlhf.submission import job_submission
 
 LOOK_SECONDS = 1.0
@@ -30,17 +30,23 @@ def add_arguments(run: argparse.ArgumentParser) -> None:
     run.add_argument("--yes", action="store_true", help="agree to the price without being asked")
 
 
-def run(options: argparse.Namespace, db: Database, spec: Spec) -> int:
+def run(options: argparse.Namespace, db: Database, spec: JobSpec) -> int:
     """Ask, queue the job, and follow it to its end; the exit status. Raises UserError."""
     hub = hubs.connect(hubs.token_here())
     hubs.check_token(hub)
     terms = rental_client.offered(hub, options.rent, options.hours, options.payer)
-    if spec.kind != "reward_model" and (missing := held_out_sets.missing_for(db, spec)):
+    if makes_policy(spec) and (missing := held_out_sets.missing_for(db, spec)):
         print(missing)
     if not options.yes and not agreed(terms):
         print("Nothing was rented.")
         return 1
     return follow(db, options.data, job_submission.submit(db, options.data, spec, "the command line", terms))
+
+
+def makes_policy(spec: JobSpec) -> bool:
+    """Whether a job makes something that answers; a reward model is checked with comparisons, while it is made."""
+    training = spec.trains()
+    return training is not None and training.makes == "policy"
 
 
 def agreed(terms: Terms) -> bool:

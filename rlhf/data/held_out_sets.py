@@ -12,13 +12,14 @@ from pathlib import Path
 
 from annotation import store
 from annotation.database import Database
+from annotation.exports.frozen_rows import FrozenRow, PromptRow
 from annotation.records import Prompt, UserError, now
 from rlhf.data.snapshots import Listing, snapshot_counts, store_snapshot
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import PPOSpec, RewardModelSpec, Spec, TrainingSpec
+from rlhf.jobs.specs import JobSpec, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.registry import Policy
-from rlhf.models.tokenize import load_snapshot
+from rlhf.models.tokenize import load_snapshot, of_split
 
 SETTING = "held_out_sets"
 # Below this an interval of a win rate spans more than two fifths of what is possible.
@@ -73,10 +74,7 @@ def renew(db: Database, data_dir: Path, most: int) -> HeldOut:
     found = store.prompts(db, "held-out")[:most]
     if not found:
         raise UserError(NONE)
-    rows = [
-        {"prompt_id": prompt.id, "split": "held-out", "messages": [dict(message) for message in prompt.messages]}
-        for prompt in found
-    ]
+    rows = [PromptRow("held-out", prompt.messages, prompt.id) for prompt in found]
     sha256 = store_snapshot(db, data_dir, Listing(rows))
     with db.transaction():
         made = versions(db)
@@ -89,12 +87,12 @@ def renew(db: Database, data_dir: Path, most: int) -> HeldOut:
 
 def nothing_to_check(db: Database, spec: TrainingSpec, held_out: int) -> str:
     """What is said before a training that nothing is held out for; empty if there is. `held_out`: items of its data."""
-    if isinstance(spec, RewardModelSpec):
+    if spec.makes == "reward":
         return "" if held_out else NO_PAIRS_TO_CHECK
     return "" if db.value("SELECT 1 FROM prompt WHERE split = 'held-out' LIMIT 1") else NOTHING_TO_CHECK
 
 
-def missing_for(db: Database, spec: Spec) -> str:
+def missing_for(db: Database, spec: JobSpec) -> str:
     """`nothing_to_check` of a job as it is queued; empty for jobs that train nothing."""
     if not isinstance(spec, TrainingSpec):
         return ""
@@ -115,41 +113,26 @@ def prompts_of(data_dir: Path, sha256: str) -> list[Prompt]:
     if not sha256:
         raise UserError(NONE)
     return [
-        Prompt(tuple(row["messages"]), "held-out", "held-out set", row["prompt_id"])
-        for row in load_snapshot(data_dir, sha256)
+        Prompt(row.messages, "held-out", "held-out set", row.prompt_id)
+        for row in load_snapshot(data_dir, sha256, PromptRow)
     ]
 
 
 def trained_on(db: Database, data_dir: Path, policy: Policy, prompts: Sequence[Prompt]) -> list[Prompt]:
     """Those of the prompts that the policy, or what it grew from, was trained on, by their content.
 
-    It grew from its parent and, by PPO, from the reward model that scored its answers; what a judge was trained on is
-    not followed. Training data takes training prompts only; this would catch an example set or an import that repeats
-    them. Raises UserError where the frozen data is gone.
+    It grew from its parent and from what else its training read, as the reward model that scored its answers; what a
+    judge was trained on is not followed. Training data takes training prompts only; this would catch an example set or
+    an import that repeats them. Raises UserError where the frozen data is gone.
     """
     held_out = {store.fingerprint_of(prompt.messages)[0]: prompt for prompt in prompts}
     found: dict[int, Prompt] = {}
-    for one in lineage(db, policy):
+    for one in registry.family(db, policy):
         spec = None if one.job_id is None else job_store.get(db, one.job_id).spec
-        for row in load_snapshot(data_dir, spec.snapshot) if isinstance(spec, TrainingSpec) and spec.snapshot else ():
-            prompt = held_out.get(store.fingerprint_of(row["messages"])[0]) if row["split"] == "train" else None
+        if not isinstance(spec, TrainingSpec) or not spec.snapshot:
+            continue
+        for row in of_split(load_snapshot(data_dir, spec.snapshot, FrozenRow), "train"):
+            prompt = held_out.get(store.fingerprint_of(row.messages)[0])
             if prompt is not None:
                 found[prompt.id] = prompt
-    return list(found.values())
-
-
-def lineage(db: Database, policy: Policy) -> list[Policy]:
-    """A policy, its ancestors, and the reward models by which these were trained with their ancestors; each once."""
-    found: dict[int, Policy] = {}
-    waiting = [policy]
-    while waiting:
-        one = waiting.pop()
-        if one.id in found:
-            continue
-        found[one.id] = one
-        if one.parent_id is not None:
-            waiting.append(registry.by_id(db, one.parent_id))
-        spec = None if one.job_id is None else job_store.get(db, one.job_id).spec
-        if isinstance(spec, PPOSpec) and spec.reward_model:
-            waiting.append(registry.by_revision(db, spec.reward_model))
     return list(found.values())

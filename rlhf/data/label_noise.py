@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from annotation.database import Database
+from annotation.exports.frozen_rows import FrozenRow, PreferenceRow
 from annotation.metrics import quality
 from annotation.metrics.reliability import PRIOR_WEIGHT
 from rlhf.judges import judge_store
@@ -55,9 +55,13 @@ class Noise:
 Voices = tuple[float, frozenset[str]]
 
 
-def voices_in(rows: Iterable[Mapping[str, Any]]) -> list[Voices]:
+def voices_in(rows: Iterable[FrozenRow]) -> list[Voices]:
     """Of each pair to train on the chance that it is the wrong way round, and who judged it; goes through all rows."""
-    return [(row["flip"], frozenset(row["annotators"])) for row in rows if row["split"] == "train" and "flip" in row]
+    return [
+        (row.flip, frozenset(row.annotators))
+        for row in rows
+        if isinstance(row, PreferenceRow) and row.split == "train" and row.flip is not None
+    ]
 
 
 def noise_of(db: Database, pairs: Sequence[Voices]) -> Noise | None:

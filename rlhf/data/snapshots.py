@@ -12,13 +12,15 @@ from typing import Any
 from annotation import store
 from annotation.database import Database
 from annotation.examples import EXAMPLES, read_example
-from annotation.exports.preference_rows import Freezing, line_of
+from annotation.exports.frozen_rows import DemonstrationRow, FrozenRow, PromptRow, line_of
+from annotation.exports.preference_rows import Freezing
 from annotation.metrics import quality
 from annotation.metrics.aggregation import REASONS, UNKNOWN_RELIABILITY
-from annotation.records import UserError, now
+from annotation.records import Split, UserError, now
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import write_lines
-from rlhf.jobs.specs import DPOSpec, PPOSpec, RewardModelSpec, Scope, SFTSpec, TrainingSpec
+from rlhf.jobs.descriptions import LeftOut, Rows
+from rlhf.jobs.specs import Scope, TrainingSpec
 from rlhf.judges import judge_store
 from rlhf.judges.judge_agreement import Agreement, trust
 from rlhf.models import registry
@@ -26,33 +28,20 @@ from rlhf.models.base_model import on_this_machine
 from rlhf.models.chat_template import ChatFormat, read_format
 from rlhf.models.registry import Policy
 from rlhf.models.template_process import Refused, ended
-from rlhf.models.tokenize import LeftOut, render
+from rlhf.models.tokenize import render
 
 MIN_PAIRS = 8
 MIN_DEMONSTRATIONS = 8
 MIN_PROMPTS = 4
-AT_LEAST = {"sft": MIN_DEMONSTRATIONS, "reward_model": MIN_PAIRS, "dpo": MIN_PAIRS, "ppo": MIN_PROMPTS}
-Frozen = Iterable[Mapping[str, Any]]
+Frozen = Iterable[FrozenRow]
 
 
-def unit_of(spec: TrainingSpec) -> str:
-    """What a kind of job trains on, in the plural."""
-    return {"sft": "demonstrations", "ppo": "prompts"}.get(spec.kind, "pairs")
-
-
-def data_of(db: Database, spec: TrainingSpec, parent: Policy, chat: ChatFormat | None = None) -> Data:
+def data_of(db: Database, spec: TrainingSpec, chat: ChatFormat | None = None) -> Rows:
     """The rows that a job trains on and is checked with, read as they are iterated over.
 
     With the base's chat format those that its template refuses are left out, as the worker would.
     """
-    rows: Freezing | Listing
-    if isinstance(spec, SFTSpec):
-        rows = demonstrations(db, spec.source)
-    elif isinstance(spec, PPOSpec):
-        rows = Listing(prompt_rows(db))
-    else:
-        assert isinstance(spec, DPOSpec | RewardModelSpec)
-        rows = collect(db, parent, spec.scope, spec.max_length, judges_too=spec.ai_weight > 0)
+    rows = spec.rows(db)
     return rows if chat is None else Renderable(rows, chat)
 
 
@@ -77,10 +66,10 @@ class Listing:
     left_out: Counter[str] = field(default_factory=Counter)
     last_judgement_id: int = 0
 
-    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+    def __iter__(self) -> Iterator[FrozenRow]:
         """The rows, once."""
         for row in self.rows:
-            self.counts[row["split"]] += 1
+            self.counts[row.split] += 1
             yield row
 
 
@@ -88,21 +77,21 @@ class Listing:
 class Renderable:
     """The rows of others whose conversation the model's chat template takes; the rest is counted as left out."""
 
-    rows: Freezing | Listing
+    rows: Rows
     chat: ChatFormat
     counts: Counter[str] = field(default_factory=Counter)
     refused: LeftOut = field(default_factory=LeftOut)
 
-    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+    def __iter__(self) -> Iterator[FrozenRow]:
         """The rows, once."""
         for row in self.rows:
             try:
-                if not row.get("rendered_prompt"):
-                    render(self.chat, row["messages"])
+                if not row.fed:
+                    render(self.chat, row.messages)
             except Refused as error:
                 self.refused.refused(error)
                 continue
-            self.counts[row["split"]] += 1
+            self.counts[row.split] += 1
             yield row
 
     @property
@@ -118,9 +107,6 @@ class Renderable:
         return self.rows.last_judgement_id
 
 
-Data = Freezing | Listing | Renderable
-
-
 def demonstrations(db: Database, source: str) -> Listing:
     """Demonstrations as rows: messages, text, split. Raises UserError for a source that there is not."""
     if source == "demonstrations":
@@ -128,20 +114,13 @@ def demonstrations(db: Database, source: str) -> Listing:
     if source.startswith("example:"):
         shown = read_example(source.removeprefix("example:"))
         return Listing(
-            {
-                "split": row.split,
-                "messages": [dict(message) for message in row.messages],
-                "text": row.completion,
-                "origin": "example",
-                **({"label": row.label} if row.label is not None else {}),
-            }
-            for row in shown
+            DemonstrationRow(row.split, row.messages, row.completion, "example", label=row.label) for row in shown
         )
     known = ", ".join(["demonstrations", *(f"example:{name}" for name in EXAMPLES)])
     raise UserError(f"There is no data '{source}' to learn from. Known: {known}.")
 
 
-def demonstration_rows(db: Database) -> Iterator[Mapping[str, Any]]:
+def demonstration_rows(db: Database) -> Iterator[DemonstrationRow]:
     """Imported and written demonstrations, then mended answers, each answer of an imported conversation by itself.
 
     Conversations may begin alike: what they share is learned once, in the split of the first of them. What answers a
@@ -154,18 +133,18 @@ def demonstration_rows(db: Database) -> Iterator[Mapping[str, Any]]:
         answers = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
         turns.append({"role": "assistant", "content": shown.text})
         for place in (*(answers if shown.origin == "import" else ()), len(turns) - 1):
-            row = {"messages": turns[:place], "text": turns[place]["content"]}
-            content = hash(line_of(row))
+            before, text = tuple(turns[:place]), turns[place]["content"]
+            content = hash(json.dumps([before, text], sort_keys=True))
             if content not in known:
                 known.add(content)
-                split = "held-out" if json.dumps(turns[:place]) in held_out else shown.split
-                yield {"split": split, **row, "origin": shown.origin, "response": shown.id}
+                split: Split = "held-out" if json.dumps(before) in held_out else shown.split
+                yield DemonstrationRow(split, before, text, shown.origin, shown.id)
 
 
-def prompt_rows(db: Database) -> Iterator[Mapping[str, Any]]:
+def prompt_rows(db: Database) -> Iterator[PromptRow]:
     """Every prompt to train on."""
     for prompt in store.prompts(db, "train"):
-        yield {"prompt_id": prompt.id, "split": "train", "messages": [dict(message) for message in prompt.messages]}
+        yield PromptRow("train", prompt.messages, prompt.id)
 
 
 def collect(db: Database, parent: Policy, scope: Scope, max_length: int, *, judges_too: bool = True) -> Freezing:
@@ -196,15 +175,15 @@ def judges_reliability(found: Agreement | None) -> float:
 
 
 def trained_until(db: Database, policy: Policy) -> int:
-    """The last judgement that the policy, or one that it grew from, has seen; 0 for the base."""
-    if policy.job_id is None:
-        return 0
-    spec = job_store.get(db, policy.job_id).spec
-    snapshot = spec.snapshot if isinstance(spec, TrainingSpec) else ""
-    seen = last_judgement(db, snapshot)
-    if seen or policy.parent_id is None:
-        return seen
-    return trained_until(db, registry.by_id(db, policy.parent_id))  # it learnt from no judgement, or was merged
+    """The last judgement that the policy, or the nearest that it grew from, was trained on; 0 without any."""
+    line = (policy, *registry.ancestors(db, policy))
+    return next((seen for seen in (seen_until(db, one) for one in line) if seen), 0)
+
+
+def seen_until(db: Database, policy: Policy) -> int:
+    """The last judgement that the training of this very policy saw; 0 where it saw none, or was none."""
+    spec = None if policy.job_id is None else job_store.get(db, policy.job_id).spec
+    return last_judgement(db, spec.snapshot) if isinstance(spec, TrainingSpec) else 0
 
 
 def last_judgement(db: Database, snapshot: str) -> int:
@@ -212,7 +191,7 @@ def last_judgement(db: Database, snapshot: str) -> int:
     return int(db.value("SELECT last_judgement_id FROM snapshot WHERE sha256 = ?", (snapshot,)) or 0)
 
 
-def store_snapshot(db: Database, data_dir: Path, freezing: Data, at_least: int = 0, unit: str = "pairs") -> str:
+def store_snapshot(db: Database, data_dir: Path, freezing: Rows, at_least: int = 0, unit: str = "pairs") -> str:
     """Write data to its file and row as it is frozen; returns its sha256. The same data is stored once.
 
     Raises TooFew, and keeps nothing, if there is less to train on than `at_least`.
@@ -242,7 +221,7 @@ class TooFew(UserError):
     """There is less to train on than a kind of job needs."""
 
 
-def enough(lines: Iterable[bytes], freezing: Data, at_least: int, unit: str = "pairs") -> Iterator[bytes]:
+def enough(lines: Iterable[bytes], freezing: Rows, at_least: int, unit: str = "pairs") -> Iterator[bytes]:
     """The same lines. Raises TooFew at their end if they hold less to train on than `at_least`."""
     yield from lines
     few = shortage(unit, freezing.counts["train"], at_least, freezing.left_out)

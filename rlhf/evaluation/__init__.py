@@ -1,4 +1,4 @@
-"""Which model is better: the check of a candidate, win rates, the gate and its decision, reward models' quality.
+"""Which model is better: the check of a candidate and its report, win rates, the gate and its decision.
 
 Not here: asking judges (`rlhf.judges`) and people (`annotation`), and pages about it (`rlhf.tabs.iterations`).
 """

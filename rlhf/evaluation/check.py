@@ -11,7 +11,7 @@ It goes on where it was broken off: answers, scores and verdicts are kept one by
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,14 +20,15 @@ import torch
 
 from annotation import store
 from annotation.database import Database
-from annotation.exports.preference_rows import PreferenceRow
+from annotation.exports.frozen_rows import PreferenceRow
 from annotation.metrics.intervals_and_bias import distinct_n, wilson_interval
 from annotation.records import Prompt, UserError
-from rlhf.algorithms.losses import exact_kl, sum_by_row
 from rlhf.data import held_out_sets
-from rlhf.evaluation import win_rates
+from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy, JudgeCalls, WinRate
+from rlhf.evaluation.win_rates import outcomes_by, reward_change
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import DPOSpec, EvaluateSpec
+from rlhf.jobs.specs import TrainingSpec
 from rlhf.jobs.worker import Run
 from rlhf.judges import judge_store
 from rlhf.judges.backends import Tally, bench_of, let_judge
@@ -35,10 +36,11 @@ from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.hidden_states import completions, inner_model, logps_of
 from rlhf.models.loading import Policies
+from rlhf.models.log_probabilities import exact_kl, sum_by_row
 from rlhf.models.packing import pad
 from rlhf.models.registry import Policy
 from rlhf.models.sampling import draw
-from rlhf.models.tokenize import answer_ids, load_snapshot, text_ids, tokenise_pairs
+from rlhf.models.tokenize import answer_ids, load_snapshot, of_split, text_ids, tokenise_pairs
 
 SCORING_BATCH = 4
 
@@ -53,49 +55,43 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     refuse_leaked(run, candidate, prompts)
     fed = what_to_feed(run, spec, models, prompts)
     compared = list({policy.id: policy for policy in (candidate, against, base)}.values())
-    held_out = [row for row in load_snapshot(run.data_dir, spec.snapshot) if row["split"] == "held-out"]
+    held_out = of_split(load_snapshot(run.data_dir, spec.snapshot, PreferenceRow), "held-out")
     progress = Steps(run, len(compared) * len(fed) * 2 + len(held_out))
     for policy in compared:
         answer_prompts(progress, spec, models, policy, prompts, fed)
         score_answers(progress, spec, models, policy, base, prompts)
     accuracy = implicit_accuracy(progress, models, candidate, held_out)
     answers = {policy.revision: answers_of(run, spec, policy, prompts) for policy in compared}
-    reports = {
-        policy.revision: {
-            **summarise(policy, answers[policy.revision]),
-            "perplexity": perplexity(models.use(policy), models.tokenizer),
-        }
+    figures = {
+        policy.revision: summarise(policy, answers[policy.revision], perplexity(models.use(policy), models.tokenizer))
         for policy in compared
     }
     del models  # a judge may need the memory
     others = [policy for policy in compared if policy.id != candidate.id]
-    same = {
-        other.revision: win_rates.same_answers(answers[candidate.revision], answers[other.revision]) for other in others
-    }
-    with run.db.transaction():  # nobody decides meanwhile
-        pending = registry.by_id(run.db, candidate.id).status == "candidate"
+    put_before_people(run.db, candidate, others)
+    judged, own = ask_judges(run, spec, candidate), {row["id"] for row in answers[candidate.revision]}
+    report = CheckReport(
+        candidate=figures[candidate.revision],
+        against=figures[against.revision],
+        base=figures[base.revision],
+        prompts=len(fed),
+        implicit_accuracy=accuracy,
+        win_rates={other.revision: win_rates(run.db, spec, candidate, other, own) for other in others},
+        judged=judged,
+        same_answers=same_answers(run.db, candidate, against, own) if against.id != candidate.id else len(fed),
+        reward=reward_change(run.db, candidate),
+        seconds=run.seconds(),
+    )
+    return report.to_json()
+
+
+def put_before_people(db: Database, candidate: Policy, others: Sequence[Policy]) -> None:
+    """Make comparisons of the answers: people are asked about what the candidate would replace, judges about all."""
+    with db.transaction():  # nobody decides meanwhile
+        pending = registry.by_id(db, candidate.id).status == "candidate"
         for other in others:
-            # People are asked about what the candidate would replace; that it beats the base is left to judges.
-            wanted = pending and other.id == registry.serving(run.db).id
-            store.compare_policies(run.db, candidate.id, other.id, "people" if wanted else "nobody")
-    judged = ask_judges(run, spec, candidate)
-    return {
-        "win_rates": {
-            other.revision: win_rates.win_rates(
-                run.db, spec.judges, candidate, other, answers[candidate.revision], same[other.revision]
-            )
-            for other in others
-        },
-        "same_answers": same[against.revision]["same"] if against.id != candidate.id else len(fed),
-        "judged": judged,
-        "reward_hacking": win_rates.reward_gain(run.db, candidate),
-        "candidate": reports[candidate.revision],
-        "against": reports[against.revision],
-        "base": reports[base.revision],
-        "implicit_accuracy": accuracy,
-        "prompts": len(fed),
-        "seconds": run.seconds(),
-    }
+            wanted = pending and other.id == registry.serving(db).id
+            store.compare_policies(db, candidate.id, other.id, "people" if wanted else "nobody")
 
 
 def refuse_leaked(run: Run, candidate: Policy, prompts: Sequence[Prompt]) -> None:
@@ -190,7 +186,7 @@ def score(
     sequences = [
         (
             models.tokenizer(row["rendered_prompt"], add_special_tokens=False)["input_ids"],
-            answer_ids(models.tokenizer, row),
+            answer_ids(models.tokenizer, row["text"], row["finish_reason"]),
         )
         for row in rows
     ]
@@ -219,7 +215,7 @@ def completion_logits(
 
 def implicit_accuracy(
     progress: Steps, models: Policies, candidate: Policy, rows: Sequence[PreferenceRow]
-) -> dict[str, Any]:
+) -> ImplicitAccuracy:
     """How often the candidate's implicit reward prefers the answer that annotators preferred, with its interval.
 
     The reward is beta times a log-ratio (equation 5 of the DPO paper), and which of two is larger beta does not change.
@@ -238,13 +234,7 @@ def implicit_accuracy(
         progress.advance(1, "implicit reward on held-out judgements")
     total = sum(fmean(values) for values in scores.values())
     low, high = wilson_interval(total, len(scores))
-    return {
-        "value": total / len(scores) if scores else None,
-        "low": low,
-        "high": high,
-        "n": len(scores),
-        "left_out": left_out,
-    }
+    return ImplicitAccuracy(total / len(scores) if scores else None, low, high, len(scores), dict(left_out))
 
 
 @torch.no_grad()
@@ -262,20 +252,16 @@ def training_terms(progress: Steps, candidate: Policy) -> tuple[Policy, int]:
     db = progress.run.db
     base = registry.by_revision(db, "base")
     spec = None if candidate.job_id is None else job_store.get(db, candidate.job_id).spec
-    if not isinstance(spec, DPOSpec):
-        return base, DPOSpec.max_length
-    from_parent = spec.reference == "parent" or spec.method == "full"
-    reference = registry.by_revision(db, spec.parent) if from_parent else ground_of(db, candidate)
+    to = spec.implicit_reference() if isinstance(spec, TrainingSpec) else None
+    if not isinstance(spec, TrainingSpec) or to is None:
+        return base, TrainingSpec.max_length
+    from_parent = to == "parent" or spec.method == "full"
+    reference = registry.by_revision(db, spec.parent) if from_parent else registry.ground(db, candidate)
     return reference, spec.max_length
 
 
-def ground_of(db: Database, policy: Policy) -> Policy:
-    """The policy that an adapter computes as when it is switched off."""
-    return registry.by_revision(db, "base") if policy.ground_id is None else registry.by_id(db, policy.ground_id)
-
-
-def summarise(policy: Policy, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The figures of one policy's answers."""
+def summarise(policy: Policy, rows: Sequence[Mapping[str, Any]], perplexity: float) -> AnswerFigures:
+    """The figures of one policy's answers, with its perplexity on the fixed text."""
     texts = [row["text"] for row in rows]
     weights = [max(row["tokens"], 1) for row in rows]
 
@@ -283,18 +269,19 @@ def summarise(policy: Policy, rows: Sequence[Mapping[str, Any]]) -> dict[str, An
         total = sum(row["scores"][scorer] * weight for row, weight in zip(rows, weights, strict=True))
         return float(total / sum(weights))
 
-    return {
-        "revision": policy.revision,
-        "mean_length": fmean(len(text.split()) for text in texts),
+    return AnswerFigures(
+        revision=policy.revision,
+        mean_length=fmean(len(text.split()) for text in texts),
         # Of answers of one word there are no pairs of words to count.
-        "distinct_1": distinct_n(texts, 1) or None,
-        "distinct_2": distinct_n(texts, 2) or None,
-        "kl_to_base": per_token("kl_to_base"),
-        "nll_under_base": per_token("nll_under_base"),
+        distinct_1=distinct_n(texts, 1) or None,
+        distinct_2=distinct_n(texts, 2) or None,
+        kl_to_base=per_token("kl_to_base"),
+        nll_under_base=per_token("nll_under_base"),
         # An empty answer has not ended well, however it ended.
-        "ended_share": fmean(row["finish_reason"] == "stop" and bool(row["text"].strip()) for row in rows),
-        "repetition": fmean(repetition(text) for text in texts),
-    }
+        ended_share=fmean(row["finish_reason"] == "stop" and bool(row["text"].strip()) for row in rows),
+        repetition=fmean(repetition(text) for text in texts),
+        perplexity=perplexity,
+    )
 
 
 def repetition(text: str) -> float:
@@ -324,9 +311,9 @@ def perplexity(model: Any, tokenizer: Any) -> float:
 
 
 # ------------------------------------------------------------------------------------------------- who is found better
-def ask_judges(run: Run, spec: EvaluateSpec, candidate: Policy) -> dict[str, Any]:
+def ask_judges(run: Run, spec: EvaluateSpec, candidate: Policy) -> dict[str, JudgeCalls]:
     """Let each judge compare the candidate's answers with the others'; how many verdicts failed, and why."""
-    rubric, found = judge_store.rubric(run.db), {}
+    rubric, found = judge_store.rubric(run.db), dict[str, JudgeCalls]()
     for judge in judge_store.named(run.db, spec.judges):
         waiting = judge_store.to_judge(run.db, judge, "candidate", 100_000, candidate.id)
         tally = Tally()
@@ -340,10 +327,20 @@ def ask_judges(run: Run, spec: EvaluateSpec, candidate: Policy) -> dict[str, Any
                 tally = let_judge(run, judge, rubric, bench, waiting, spec.failures, progress)
             except UserError as error:  # its model is gone, say: the others' verdicts and the figures still count
                 tally.gave_up = str(error)
-        found[judge.name] = {
-            "judged": tally.judged,
-            "left_open": len(waiting) - tally.judged,
-            "failed": dict(tally.failed),
-            "gave_up": tally.gave_up,
-        }
+        left_open = len(waiting) - tally.judged
+        found[judge.name] = JudgeCalls(tally.judged, left_open, dict(tally.failed), tally.gave_up)
     return found
+
+
+def win_rates(
+    db: Database, spec: EvaluateSpec, candidate: Policy, other: Policy, own: Collection[int]
+) -> dict[str, WinRate]:
+    """By judge: how often the candidate's `own` answers of this check won against another policy's."""
+    panel = judge_store.named(db, spec.judges)
+    return {judge.name: outcomes_by(db, judge, candidate, other, own).rate() for judge in panel}
+
+
+def same_answers(db: Database, candidate: Policy, against: Policy, own: Collection[int]) -> int:
+    """On how many prompts of this check the two policies gave the same answer."""
+    pairs = store.paired_answers(db, candidate.id, against.id)
+    return sum(pair.first in own and pair.settled == 0.5 for pair in pairs)

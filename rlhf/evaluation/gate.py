@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from math import isnan
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.metrics.sequential_test import anytime_mean, more_needed
@@ -390,6 +390,15 @@ class Limit:
     bound: str
     why: str
 
+    @property
+    def least(self) -> bool:
+        """Whether the bound is what the figure must reach; otherwise it must not exceed it."""
+        return self.bound.endswith("_least")
+
+    def holds(self, value: float, bound: float) -> bool:
+        """Whether a figure keeps within it. NaN is on neither side and does not: its answers could not be scored."""
+        return value >= bound if self.least else value <= bound
+
 
 LIMITS = (
     Limit("KL to the base, nats a token", "kl_per_token", "kl_most", "How far it has moved from the base."),
@@ -415,20 +424,39 @@ def limits_of(rule: Rule, findings: Findings) -> list[Criterion]:
     return [enough_prompts(rule, findings), different(findings), *within_limits(rule, findings), no_hacking(findings)]
 
 
-def within_limits(rule: Rule, findings: Findings) -> list[Criterion]:
+class Measured(Protocol):
+    """What the limits bound; None is what was not measured. Ratios are to the base model's figures."""
+
+    @property
+    def kl_per_token(self) -> float | None: ...
+    @property
+    def nll_ratio(self) -> float | None: ...
+    @property
+    def distinct_ratio(self) -> float | None: ...
+    @property
+    def truncated_more(self) -> float | None: ...
+    @property
+    def perplexity_ratio(self) -> float | None: ...
+
+
+def past_limits(rule: Rule, measured: Measured) -> list[tuple[Limit, float, float]]:
+    """The limits that are not kept, with figure and bound: the gate rejects for them, and pages warn of them."""
+    known = [(limit, getattr(measured, limit.figure), getattr(rule, limit.bound)) for limit in LIMITS]
+    return [found for found in known if found[1] is not None and not found[0].holds(found[1], found[2])]
+
+
+def within_limits(rule: Rule, measured: Measured) -> list[Criterion]:
     """Whether the candidate has kept its language."""
     found = []
     for limit in LIMITS:
-        value, bound = getattr(findings, limit.figure), getattr(rule, limit.bound)
-        least = limit.bound.endswith("_least")
-        threshold = f"{'at least' if least else 'at most'} {number(bound, 6)}"
+        value, bound = getattr(measured, limit.figure), getattr(rule, limit.bound)
+        threshold = f"{'at least' if limit.least else 'at most'} {number(bound, 6)}"
         if value is None:
             found.append(Criterion(limit.name, NOT_MEASURED, threshold, "missing", limit.why))
             continue
-        # What is not a number (NaN) is on neither side, and fails: its answers could not be scored.
-        passed = value >= bound if least else value <= bound
         shown = "not a number" if isnan(value) else beside(value, bound, number)
-        found.append(Criterion(limit.name, shown, threshold, "pass" if passed else "fail", limit.why))
+        verdict: Passed = "pass" if limit.holds(value, bound) else "fail"
+        found.append(Criterion(limit.name, shown, threshold, verdict, limit.why))
     return found
 
 

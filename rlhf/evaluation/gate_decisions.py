@@ -13,18 +13,19 @@ from weakref import WeakKeyDictionary
 from annotation import store
 from annotation.database import Database
 from annotation.metrics.intervals_and_bias import Estimate, wilson_interval
-from annotation.metrics.sequential_test import length_controlled
 from annotation.records import UserError, storable
 from rlhf.evaluation import win_rates
+from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.finished_checks import Check, finished_checks
 from rlhf.evaluation.gate import Criterion, Decision, Findings, Hacked, JudgeFindings, Rule, decide, given_up, limits_of
+from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import EvaluateSpec, PPOSpec
+from rlhf.jobs.specs import TrainingSpec
 from rlhf.judges import judge_store
 from rlhf.judges.judge_agreement import trust
 from rlhf.models import registry
 from rlhf.models.registry import Policy
-from rlhf.submission import job_submission
 
 SETTING = "gate"
 THE_GATE = "the gate"
@@ -43,29 +44,16 @@ def set_rule(db: Database, values: Mapping[str, Any]) -> Rule:
 
 
 # ----------------------------------------------------------------------------------------------------------- findings
-def finished_checks(db: Database) -> list[Job]:
-    """All finished checks, newest first."""
-    return [
-        job
-        for job in job_store.recent(db, ("evaluate",), 1000)
-        if job.status == "finished" and job.result is not None and isinstance(job.spec, EvaluateSpec)
-    ]
-
-
 def rival(db: Database, policy: Policy) -> Policy:
     """What a policy is weighed against: what serves now, or what served when it was last promoted or rejected."""
     decided_against = None if policy.status == "candidate" else registry.decided_against(db, policy)
     return decided_against or registry.serving(db)
 
 
-def checks_of(db: Database, policy: Policy, known: Sequence[Job] | None = None) -> list[Job]:
+def checks_of(db: Database, policy: Policy) -> list[Check]:
     """The finished checks of a policy against its rival, newest first; others tell nothing about a promotion."""
     against = rival(db, policy).revision
-    return [
-        job
-        for job in (finished_checks(db) if known is None else known)
-        if isinstance(job.spec, EvaluateSpec) and (job.spec.candidate, job.spec.against) == (policy.revision, against)
-    ]
+    return [check for check in finished_checks(db, policy.revision) if check.spec.against == against]
 
 
 def findings(db: Database, policy: Policy) -> Findings:
@@ -75,47 +63,40 @@ def findings(db: Database, policy: Policy) -> Findings:
     """
     against, checks = rival(db, policy), checks_of(db, policy)
     people = tuple(one.outcome for one in judge_store.faced(db, policy.id, against.id))
-    if not checks or checks[0].result is None:
+    if not checks:
         return Findings(people)
-    result = checks[0].result
-    candidate, base = result["candidate"], result["base"]
-    heard = judges_heard(db, policy, against, checks)
+    report, heard = checks[0].report, judges_heard(db, policy, against, checks)
     return Findings(
         people,
         heard,
-        prompts=result["prompts"],
-        kl_per_token=candidate.get("kl_to_base"),
-        nll_ratio=ratio(candidate.get("nll_under_base"), base.get("nll_under_base")),
-        distinct_ratio=ratio(candidate.get("distinct_2"), base.get("distinct_2")),
-        truncated_more=difference(base.get("ended_share"), candidate.get("ended_share")),
-        perplexity_ratio=ratio(candidate.get("perplexity"), base.get("perplexity")),
-        reward_hacking=rewarded(db, policy, hacking(result, people, heard)),
-        identical_to_serving=same_as(result.get("same_answers"), result["prompts"]),
+        prompts=report.prompts,
+        kl_per_token=report.kl_per_token,
+        nll_ratio=report.nll_ratio,
+        distinct_ratio=report.distinct_ratio,
+        truncated_more=report.truncated_more,
+        perplexity_ratio=report.perplexity_ratio,
+        reward_hacking=rewarded(db, policy, hacking(report, people, heard)),
+        identical_to_serving=report.identical,
     )
 
 
-def same_as(same: int | None, prompts: int) -> bool | None:
-    """Whether two policies gave the same answer to every prompt; None where that was not counted."""
-    return None if same is None or not prompts else same == prompts
-
-
-def hacking(result: Mapping[str, Any], people: Sequence[float], asked: Sequence[JudgeFindings]) -> Hacked:
-    """Whether PPO's reward rose while its answers are not clearly found better (Gao et al. 2023).
+def hacking(report: CheckReport, people: Sequence[float], asked: Sequence[JudgeFindings]) -> Hacked:
+    """Whether the reward of its training rose while its answers are not clearly found better (Gao et al. 2023).
 
     People are heard first; without them the judge of the panel that surely agrees with people most. 'open' where their
     comparisons are too few to tell, None where it can't be told: too few rounds were made, or a check is too old.
     """
-    if "reward_hacking" not in result:
-        return None  # an earlier version's check
-    found = result["reward_hacking"]
+    if not report.reward_known:
+        return None
+    found = report.reward
     if found is None:
         return "no reward"
-    if found["rise"] is None or isnan(found["rise"]):
+    if found.rise is None or isnan(found.rise):
         return None
     known = [(one.trust.low, one.outcomes) for one in asked if one.outcomes and one.trust and not one.informs]
     heard = people or max(known, default=(0.0, ()))[1]
     low, high = wilson_interval(sum(heard), len(heard))
-    if found["rise"] <= 0 or low > 0.5:
+    if found.rise <= 0 or low > 0.5:
         return False
     return True if high < 0.5 else "open"
 
@@ -124,28 +105,19 @@ def rewarded(db: Database, policy: Policy, hacked: Hacked) -> Hacked:
     """The same, but that a check found no reward is believed only where the training says so too."""
     if hacked != "no reward":
         return hacked
-    trained = win_rates.training_of(db, policy)
+    trained = registry.training_of(db, policy)
     if trained is None:
         return "made elsewhere"
     # An earlier version's check did not look at what merged weights come from.
-    return None if isinstance(trained.spec, PPOSpec) else hacked
-
-
-def difference(value: float | None, less: float | None) -> float | None:
-    """One figure less another; None where either is missing."""
-    return None if value is None or less is None else value - less
+    return None if pleases(trained) else hacked
 
 
 LATER = "It was asked after the first check, which settles who may decide."
 
 
-def judges_heard(db: Database, policy: Policy, against: Policy, checks: Sequence[Job]) -> tuple[JudgeFindings, ...]:
+def judges_heard(db: Database, policy: Policy, against: Policy, checks: Sequence[Check]) -> tuple[JudgeFindings, ...]:
     """What each judge says that was asked in any of the checks (newest first); only those of the first may decide."""
-    asked = [
-        judge_store.named(db, getattr(job.spec, "judges", ""))
-        for job in reversed(checks)
-        if "win_rates" in (job.result or {})
-    ]
+    asked = [judge_store.named(db, check.spec.judges) for check in reversed(checks) if check.asked_judges]
     first = {judge.name for panel in asked[:1] for judge in panel}
     different = {judge.name: judge for panel in asked for judge in panel}
     return tuple(
@@ -159,32 +131,29 @@ def prejudiced(db: Database, judge: judge_store.Judge, policy: Policy) -> str:
     model = judge.settings.get("model")
     if judge.backend != "endpoint" and model == policy.revision:
         return "It is the candidate itself."
-    trained = win_rates.training_of(db, policy)
-    spec = None if trained is None else trained.spec
-    if judge.backend == "reward-model" and isinstance(spec, PPOSpec) and model == spec.reward_model:
+    trained = registry.training_of(db, policy)
+    if judge.backend == "reward-model" and trained is not None and model in pleases(trained):
         return "It is the reward model that the candidate was trained to please."
     return ""
+
+
+def pleases(trained: Job) -> tuple[str, ...]:
+    """The revisions of the models that a training was to please."""
+    return trained.spec.trained_against() if isinstance(trained.spec, TrainingSpec) else ()
 
 
 def judge_findings(
     db: Database, judge: judge_store.Judge, policy: Policy, against: Policy, informs: str = ""
 ) -> JudgeFindings:
     """What a judge says of a policy; its agreement with people is that of today."""
-    faced = judge_store.faced(db, policy.id, against.id, judge.id)
-    outcomes = [one.outcome for one in faced]
-    controlled = length_controlled(outcomes, [one.length for one in faced], [one.other_length for one in faced])
-    return JudgeFindings(judge.name, tuple(outcomes), agreement_of(db, judge), controlled, informs)
+    found = win_rates.outcomes_by(db, judge, policy, against)
+    return JudgeFindings(judge.name, found.values, agreement_of(db, judge), found.at_equal_lengths, informs)
 
 
 def agreement_of(db: Database, judge: judge_store.Judge) -> Estimate | None:
     """How often a judge agrees with people, as of today; None before both have judged the same."""
     found = kept(db, ("trust", judge.name), lambda: trust(judge_store.cases(db, judge)).with_people)
     return None if found is None else found.share
-
-
-def ratio(value: float | None, to: float | None) -> float | None:
-    """One figure over another; None where either is missing or the second is zero."""
-    return None if value is None or not to else value / to
 
 
 # ----------------------------------------------------------------------------------------------------------- decisions
@@ -250,9 +219,8 @@ def pending(db: Database) -> Pending | None:
     Only the newest: an older one that was not decided on has been overtaken by what was learnt since.
     """
     candidates = [one for one in registry.everything(db) if one.status == "candidate" and one.kind == "policy"]
-    known = finished_checks(db) if candidates else []
     for policy in reversed([one for one in candidates if one.deleted is None]):
-        checks = checks_of(db, policy, known)
+        checks = checks_of(db, policy)
         if checks:
             decision = decision_on(db, policy)
             return Pending(policy, decision, exhausted(db, policy, decision, checks))
@@ -263,26 +231,26 @@ def pending(db: Database) -> Pending | None:
 MOST_CHECKS = 8
 
 
-def exhausted(db: Database, policy: Policy, decision: Decision, checks: Sequence[Job]) -> bool:
+def exhausted(db: Database, policy: Policy, decision: Decision, checks: Sequence[Check]) -> bool:
     """Whether comparisons are wanted of a candidate and none are left; a further check would make some."""
     if decision.verdict != "not enough evidence" or decision.more is None or len(checks) >= MOST_CHECKS:
         return False
     return to_be_drawn(decision, checks) or nothing_open(db, policy)
 
 
-def hopeless(db: Database, policy: Policy, decision: Decision, checks: Sequence[Job], begun: bool) -> bool:
+def hopeless(db: Database, policy: Policy, decision: Decision, checks: Sequence[Check], begun: bool) -> bool:
     """Whether nothing more will come of a candidate without a further check; people are awaited who have `begun`."""
     if decision.verdict != "not enough evidence":
         return False
     return nothing_open(db, policy) or (to_be_drawn(decision, checks) and not begun)
 
 
-def to_be_drawn(decision: Decision, checks: Sequence[Job]) -> bool:
+def to_be_drawn(decision: Decision, checks: Sequence[Check]) -> bool:
     """Whether it takes a judge that has judged everything there was; checks come newest first."""
     if decision.more_by is None:
         return False
-    said = ((checks[0].result or {}).get("judged") or {}).get(decision.more_by) or {}
-    return bool(said.get("judged"))  # one that judged nothing would judge nothing again
+    calls = checks[0].report.judged.get(decision.more_by)
+    return calls is not None and calls.judged > 0  # one that judged nothing would judge nothing again
 
 
 def nothing_open(db: Database, policy: Policy) -> bool:
@@ -306,7 +274,9 @@ def checking(db: Database, policy: Policy) -> Checking:
     every = [(job, job.spec) for job in job_store.checks(db, policy.revision) if isinstance(job.spec, EvaluateSpec)]
     against = registry.serving(db).revision if policy.status == "candidate" else None
     active = [one for one in every if one[0].status not in job_store.ENDED]
-    ended = sorted((one for one in every if one[0].status in job_store.ENDED), key=lambda one: ended_at(one[0]))
+    ended = sorted(
+        (one for one in every if one[0].status in job_store.ENDED), key=lambda one: job_store.ended_at(one[0])
+    )
     counting = [job for job, spec in ended if job.status == "finished" and against in (None, spec.against)]
     before = f"The figures are those of the check before (job {counting[-1].id})." if counting else ""
     counts = f"The gate counts checks against {against}, which serves now"
@@ -326,11 +296,6 @@ def checking(db: Database, policy: Policy) -> Checking:
         return Checking(f"{counts}; its check (job {job.id}) was against {spec.against}. Check it again.", False)
     left_out = policy.status == "candidate" and any(one.verdict == "missing" for one in figures_in(db, policy))
     return Checking("Its check left that out: check it again." if left_out else "", False)
-
-
-def ended_at(job: Job) -> str:
-    """When a job ended; a job that was resumed ends after those that were made later."""
-    return job.finished or job.created
 
 
 def figures_in(db: Database, policy: Policy) -> Sequence[Criterion]:
@@ -423,7 +388,7 @@ def promote(db: Database, data_dir: Path, revision: str, decided_by: str, why: s
     The rule is asked in the transaction that promotes: what was judged since the person looked counts.
     Raises AgainstTheRule without a reason, and UserError where it can't serve; then nothing has changed.
     """
-    job_submission.verify(data_dir, registry.by_revision(db, revision))  # before: reading the files takes a while
+    registry.verify(data_dir, registry.by_revision(db, revision))  # before: reading the files takes a while
     own = own_words(why)
     with db.transaction():
         policy = registry.by_revision(db, revision)
@@ -495,7 +460,7 @@ def to_act_on(db: Database) -> Pending | None:
 def damage(data_dir: Path, policy: Policy) -> str:
     """Why a policy's files can't be used, as a sentence; empty where they can."""
     try:
-        job_submission.verify(data_dir, policy)
+        registry.verify(data_dir, policy)
     except UserError as error:
         return str(error)
     return ""

@@ -2,102 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection
+from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
+from annotation import store
 from annotation.database import Database
-from annotation.metrics.intervals_and_bias import Estimate, wilson_interval
+from annotation.metrics.intervals_and_bias import Estimate, share_of, wilson_interval
 from annotation.metrics.sequential_test import length_controlled
 from rlhf.data import snapshots
+from rlhf.evaluation.report import RewardChange, WinRate
 from rlhf.jobs import job_store
-from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import MergeSpec, PPOSpec
+from rlhf.jobs.specs import TrainingSpec
 from rlhf.judges import judge_store
+from rlhf.judges.judge_store import Faced, Judge
 from rlhf.models import registry
 from rlhf.models.registry import Policy
+from rlhf.models.reward_model_quality import quality_of
 
 
-def same_answers(own: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Prompts on which two policies' answers need no judge: `same` text, or one of them `empty_own`, `empty_other`."""
-    texts = {row["prompt_id"]: row["text"].strip() for row in other}
-    pairs = [(row["text"].strip(), texts[row["prompt_id"]]) for row in own if row["prompt_id"] in texts]
-    return {
-        "same": sum(one == two for one, two in pairs),
-        "empty_own": sum(not one and bool(two) for one, two in pairs),
-        "empty_other": sum(bool(one) and not two for one, two in pairs),
-    }
+# ----------------------------------------------------------------------------------------------------------- win rates
+@dataclass(frozen=True)
+class Outcomes:
+    """What came of a policy's answers beside another's to the same prompts with the same seeds, by one judge.
+
+    A policy's win rate is the mean of these: 1 for an answer that won, 0 for one that lost, a half for a tie. What
+    needs nobody to compare counts as it is: the same text ties, and an answer beats none. So it speaks of all prompts
+    that both answered, and not only of those on which they differ. A check's report has it of the check's own answers,
+    the gate of the answers of all checks of the two, pages and cards from either.
+    """
+
+    compared: tuple[Faced, ...]
+    """What the judge has said."""
+    settled: tuple[float, ...]
+    """What came of answers that nobody has to compare."""
+    answered: int
+    """Prompts and seeds that both have answered."""
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """All of them; none where the judge has said nothing and there was something to say."""
+        if not self.compared and len(self.settled) < self.answered:
+            return ()
+        return (*(one.outcome for one in self.compared), *self.settled)
+
+    @property
+    def at_equal_lengths(self) -> Estimate | None:
+        """The win rate if the answers that were compared had been of equal lengths (Dubois et al. 2024)."""
+        faced = self.compared
+        return length_controlled(
+            [one.outcome for one in faced], [one.length for one in faced], [one.other_length for one in faced]
+        )
+
+    def rate(self) -> WinRate:
+        """The win rate with Wilson's interval, which is for a single look."""
+        values = self.values
+        low, high = wilson_interval(sum(values), len(values))
+        ties = sum(value == 0.5 for value in values)
+        return WinRate(fmean(values) if values else None, low, high, len(values), ties, self.at_equal_lengths)
 
 
-def win_rates(
-    db: Database,
-    names: str,
-    candidate: Policy,
-    other: Policy,
-    own: Sequence[Mapping[str, Any]],
-    same: Mapping[str, int],
-) -> dict[str, dict[str, Any]]:
-    """By judge: how often the candidate's `own` answers beat another policy's, ties as half, and at equal lengths."""
-    ids = {row["id"] for row in own}
-    found = {}
-    for judge in judge_store.named(db, names):
-        faced = [one for one in judge_store.faced(db, candidate.id, other.id, judge.id) if one.response_id in ids]
-        unasked = [0.5] * same["same"] + [0.0] * same["empty_own"] + [1.0] * same["empty_other"]
-        outcomes = [one.outcome for one in faced]
-        all_outcomes = [*outcomes, *unasked]
-        low, high = wilson_interval(sum(all_outcomes), len(all_outcomes))
-        controlled = length_controlled(outcomes, [one.length for one in faced], [one.other_length for one in faced])
-        found[judge.name] = {
-            "value": fmean(all_outcomes) if faced or len(unasked) == len(own) else None,
-            "low": low,
-            "high": high,
-            "n": len(all_outcomes),
-            "ties": sum(outcome == 0.5 for outcome in all_outcomes),
-            "length_controlled": None if controlled is None else asdict(controlled),
-        }
-    return found
+def outcomes_by(
+    db: Database, judge: Judge, policy: Policy, other: Policy, responses: Collection[int] | None = None
+) -> Outcomes:
+    """What came of a policy's answers beside another's, by an AI judge; of all, or of these `responses` of its own."""
+    wanted = [
+        pair for pair in store.paired_answers(db, policy.id, other.id) if responses is None or pair.first in responses
+    ]
+    faced = judge_store.faced(db, policy.id, other.id, judge.id)
+    return Outcomes(
+        tuple(one for one in faced if responses is None or one.response_id in responses),
+        tuple(pair.settled for pair in wanted if pair.settled is not None and not pair.compared),
+        len(wanted),
+    )
 
 
-# Rounds of PPO whose mean reward is called that of its start and of its end.
+def by_people(db: Database, policy: Policy, other: Policy) -> Estimate | None:
+    """How often people preferred a policy's answers to another's, ties as half; None where they compared none.
+
+    Of what they have compared alone: they are asked about some of the answers, and a verdict that nobody gave is not
+    laid in people's mouths.
+    """
+    outcomes = [one.outcome for one in judge_store.faced(db, policy.id, other.id)]
+    return share_of(sum(outcomes), len(outcomes))
+
+
+# Rounds whose mean reward is called that of its start and of its end.
 ROUNDS_AT_AN_END = 5
 
 
-def reward_gain(db: Database, candidate: Policy) -> dict[str, Any] | None:
-    """How much PPO's reward rose; None without PPO. `rise` is None where there were too few rounds to tell.
+def reward_change(db: Database, candidate: Policy) -> RewardChange | None:
+    """How much the reward of its training rose; None without one. `rise` is None after too few rounds to tell.
 
     `length` is how the reward model's scores go with length (Spearman) on the comparisons that it was checked with: a
     reward that is mostly length is soon hacked (Gao et al. 2023; Singhal et al. 2023).
     """
-    job = training_of(db, candidate)
-    if job is None or not isinstance(job.spec, PPOSpec):
+    job = registry.training_of(db, candidate)
+    pleased = job.spec.trained_against() if job is not None and isinstance(job.spec, TrainingSpec) else ()
+    if job is None or not pleased:
         return None
     rewards = [entry["reward"] for entry in job_store.metrics(db, job.id) if "reward" in entry]
     ends = min(ROUNDS_AT_AN_END, len(rewards) // 2)
-    scorer = registry.by_revision(db, job.spec.reward_model)
-    health = None if scorer.job_id is None else (job_store.get(db, scorer.job_id).result or {}).get("health")
-    return {
-        "rise": fmean(rewards[-ends:]) - fmean(rewards[:ends]) if ends else None,
-        "length": ((health or {}).get("length") or {}).get("spearman"),
-    }
-
-
-def training_of(db: Database, policy: Policy) -> Job | None:
-    """The job that trained a policy, or the adapter that it was merged from; None where that was not done here."""
-    while policy.job_id is not None:
-        job = job_store.get(db, policy.job_id)
-        if not isinstance(job.spec, MergeSpec):
-            return job
-        policy = registry.by_revision(db, job.spec.revision)
-    return None
-
-
-def by_people(db: Database, policy: Policy, other: Policy) -> Estimate | None:
-    """How often people preferred a policy's answers to another's, ties as half; None where they compared none."""
-    outcomes = [one.outcome for one in judge_store.faced(db, policy.id, other.id)]
-    if not outcomes:
-        return None
-    return Estimate(fmean(outcomes), *wilson_interval(sum(outcomes), len(outcomes)), len(outcomes))
+    quality = quality_of(db, registry.by_revision(db, pleased[0]))
+    return RewardChange(
+        rise=fmean(rewards[-ends:]) - fmean(rewards[:ends]) if ends else None,
+        length=None if quality is None or quality.length is None else quality.length.spearman,
+    )
 
 
 def left_to_judges(db: Database, policy: Policy, other: Policy) -> int:
@@ -129,12 +139,4 @@ def judged_for(db: Database, policy: Policy) -> int:
 
 def learnt_until(db: Database, policy: Policy) -> int:
     """The last judgement that a policy, its reward model, or one that it grew from, has learnt from; 0 without any."""
-    until, seen = snapshots.trained_until(db, policy), policy
-    while seen.job_id is not None:
-        spec = job_store.get(db, seen.job_id).spec
-        if isinstance(spec, PPOSpec):
-            until = max(until, snapshots.trained_until(db, registry.by_revision(db, spec.reward_model)))
-        if seen.parent_id is None:
-            break
-        seen = registry.by_id(db, seen.parent_id)
-    return until
+    return max(snapshots.seen_until(db, one) for one in registry.family(db, policy))

@@ -8,7 +8,7 @@ from typing import Any
 
 from annotation.records import Prompt, UserError
 from rlhf.generation import prompt_sets
-from rlhf.jobs.specs import AnswerSpec
+from rlhf.generation.prompt_sets import AnswerSpec
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.base_model import ready

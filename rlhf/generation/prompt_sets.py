@@ -6,32 +6,72 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Literal, Self
 
 from annotation import store
 from annotation.database import Database
 from annotation.records import Prompt, Sampling, Split, UserError
 from rlhf.jobs.artifacts import explain_write_errors
-from rlhf.jobs.specs import AnswerSpec
+from rlhf.jobs.descriptions import Facts
+from rlhf.jobs.specs import JobSpec
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 
+Answered = Literal["all", "train", "held-out"]
 DIRECTORY: Final = "answers"
 # No separators, and nothing but a job's number.
 NAME: Final = re.compile(r"job-(\d{1,18})\.jsonl")
 SPLITS: Final[tuple[Split, ...]] = ("train", "held-out")
 
 
-def freeze(db: Database, spec: AnswerSpec) -> AnswerSpec:
-    """The spec with a revision for a name. Raises UserError for what gives no answers, and where there is no prompt."""
-    policy = registry.by_revision(db, spec.revision)
-    refuse_mute(policy)
-    if not prompts_of(db, spec):
-        raise UserError(f"There are no prompts {described(spec)}. Import some, or choose others.")
-    return replace(spec, revision=policy.revision)
+@dataclass(frozen=True)
+class AnswerSpec(JobSpec):
+    """Let a policy answer a set of prompts, and write the answers to a file, a JSON object a line."""
+
+    kind: ClassVar = "answer"
+    title: ClassVar = "answers to a prompt set"
+    revision: str = "serving"
+    """Revision of the policy that answers: 'base', 'serving' or another revision."""
+    split: Answered = "held-out"
+    """Which prompts to answer: the 'held-out' ones, those to 'train' on, or 'all'."""
+    source: str = ""
+    """Only prompts of this source, say the name of an import; empty for whatever source."""
+    each: int = 1
+    """Answers to each prompt."""
+    seed: int = 0
+    """Start of the seeds; answer j to the prompt with id i draws with seed + i * each + j, under every policy."""
+    prompts_per_batch: int = 12
+    """Prompts answered together."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """How answers are drawn: temperature, then min_p against unlikely tokens, up to max_new_tokens."""
+
+    @classmethod
+    def runner(cls) -> str:
+        """Beside the prompt sets."""
+        return "rlhf.generation.answer_job"
+
+    def about(self) -> str:
+        """Who answers which prompts."""
+        return f"answers by {self.revision} to prompts {described(self)}"
+
+    def facts(self) -> Facts:
+        """Who answers which prompts, and how often."""
+        return [("Policy", self.revision), ("Prompts", described(self)), ("Answers", f"{self.each} to each prompt")]
+
+    def depends_on(self) -> tuple[str, ...]:
+        """The policy that answers."""
+        return (self.revision,)
+
+    def frozen(self, db: Database, data_dir: Path) -> Self:
+        """The spec with a revision for a name. Raises UserError for what answers nothing, or where nothing is asked."""
+        policy = registry.by_revision(db, self.revision)
+        refuse_mute(policy)
+        if not prompts_of(db, self):
+            raise UserError(f"There are no prompts {described(self)}. Import some, or choose others.")
+        return replace(self, revision=policy.revision)
 
 
 def refuse_mute(policy: Policy) -> None:

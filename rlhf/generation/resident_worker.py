@@ -17,8 +17,8 @@ from annotation.records import Prompt, Response, Split, UserError
 from annotation.selection import HELD_OUT_SHARE
 from rlhf.generation import playground_store
 from rlhf.generation.playground_store import Answered, Chat
+from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import GenerateSpec
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.base_model import ready

@@ -23,7 +23,7 @@ from rlhf.hub import space_upload
 from rlhf.hub.push_model import WHOLE, Files
 from rlhf.jobs.artifacts import verify_directory
 from rlhf.jobs.job_store import Job, get
-from rlhf.jobs.specs import PPOSpec, TrainingSpec, from_json, to_json
+from rlhf.jobs.specs import TrainingSpec, from_json, to_json
 from rlhf.models import base_model, registry
 from rlhf.models.registry import Policy
 
@@ -77,11 +77,9 @@ def pack(db: Database, data_dir: Path, job: Job) -> Files:
 def needed(db: Database, spec: TrainingSpec) -> list[Policy]:
     """The base, then what the job starts from and is scored by, each after the weights that it lies on."""
     found = {registry.by_revision(db, "base").id: registry.by_revision(db, "base")}
-    names = [spec.parent, *([spec.reward_model] if isinstance(spec, PPOSpec) else [])]
-    for policy in (registry.by_revision(db, name) for name in names):
-        if policy.ground_id is not None:
-            found.setdefault(policy.ground_id, registry.by_id(db, policy.ground_id))
-        found.setdefault(policy.id, policy)
+    for policy in (registry.by_revision(db, name) for name in spec.depends_on()):
+        for one in (registry.ground(db, policy), policy):
+            found.setdefault(one.id, one)
     return list(found.values())
 
 

@@ -17,7 +17,7 @@ from annotation import hub_client as hubs
 from annotation.database import Database
 from annotation.hub_client import Hub
 from annotation.records import UserError
-from rlhf.hub.model_card import BASE_SHA256, FACTS, public_name
+from rlhf.algorithms.model_card import BASE_SHA256, FACTS, public_name
 from rlhf.hub.push_model import ADAPTER, CARD, WHOLE, base_sha256
 from rlhf.jobs.artifacts import directory_sha256, file_sha256, new_directory
 from rlhf.models import base_model, registry

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,9 +17,9 @@ from annotation.exports import writing
 from annotation.exports.formats import FORMATS, ONE_FILE, SPLIT_NAMES, Request, check_licence, pseudonyms
 from annotation.hub_client import Hub
 from annotation.records import Split, UserError
-from rlhf.data.snapshots import snapshot_counts, unit_of
+from rlhf.algorithms.model_card import Address, public_name
+from rlhf.data.snapshots import snapshot_counts
 from rlhf.hub import snapshot_card
-from rlhf.hub.model_card import Address, public_name
 from rlhf.hub.push_model import (
     CARD,
     Files,
@@ -32,11 +33,12 @@ from rlhf.hub.push_model import (
     snapshot_tag,
     tags,
 )
-from rlhf.hub.snapshot_card import Frozen, Unit
+from rlhf.hub.snapshot_card import Frozen
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import SFTSpec, TrainingSpec
+from rlhf.jobs.descriptions import Unit
+from rlhf.jobs.specs import TrainingSpec
 from rlhf.models import registry
-from rlhf.models.tokenize import load_snapshot
+from rlhf.models.tokenize import snapshot_content
 
 PATHS: Final[Mapping[Split, str]] = {"train": "data/train.jsonl", "held-out": "data/held-out.jsonl"}
 
@@ -104,7 +106,7 @@ class Snapshot:
     @property
     def unit(self) -> Unit:
         """What its rows are."""
-        return cast(Unit, unit_of(self.spec))
+        return self.spec.unit
 
 
 def push_snapshot(
@@ -145,7 +147,8 @@ def push_snapshot(
 def snapshot_files(db: Database, data_dir: Path, pushed: Snapshot) -> Files:
     """The rows by split, and the card. Raises UserError where the data is gone, or names nobody though it should."""
     spec, unit = pushed.spec, pushed.unit
-    rows: Sequence[Mapping[str, Any]] = load_snapshot(data_dir, spec.snapshot)
+    lines = snapshot_content(data_dir, spec.snapshot).splitlines()
+    rows: Sequence[Mapping[str, Any]] = [json.loads(line) for line in lines]
     if pushed.names and unit != "pairs":
         raise UserError(f"The frozen data of run {pushed.job.id} names no annotator. Leave the names out.")
     if not pushed.names:
@@ -189,7 +192,7 @@ def frozen(db: Database, pushed: Snapshot, rows: Sequence[Mapping[str, Any]], fi
         job=pushed.job.id,
         made=spec.kind,
         base=public_name(base),
-        source=spec.source if isinstance(spec, SFTSpec) else "",
+        source=getattr(spec, "source", ""),
         rows=counts,
         files={split: (path, sha256(cast(bytes, files[path])).hexdigest()) for split, path in named.items()},
         left_out=snapshot_counts(db, spec.snapshot).get("left_out", {}),

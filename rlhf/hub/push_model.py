@@ -8,7 +8,7 @@ import re
 import socket
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from hashlib import sha1, sha256
@@ -21,17 +21,15 @@ from annotation.database import Database
 from annotation.exports.dataset_card import AGREEMENT_UNKNOWN, MARK, agreement_table, vote_of
 from annotation.exports.formats import check_licence, is_licence
 from annotation.hub_client import Hub, RepoKind
-from annotation.metrics.intervals_and_bias import share_of
 from annotation.records import UserError
+from rlhf.algorithms.model_card import EMBEDDED_HUB_NAME, Address, Compared, Made, Record, card, subject_of
 from rlhf.data.snapshots import last_judgement
-from rlhf.evaluation import gate_decisions
-from rlhf.evaluation.gate_decisions import ratio
-from rlhf.hub.model_card import EMBEDDED_HUB_NAME, Address, Compared, Made, Measured, Record, card, subject_of
+from rlhf.evaluation import win_rates
+from rlhf.evaluation.finished_checks import Check, finished_checks, newest_check
+from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import file_sha256, verify_directory
-from rlhf.jobs.job_store import Job
 from rlhf.jobs.specs import TrainingSpec
-from rlhf.judges import judge_store
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED_NAME, on_this_machine
 from rlhf.models.registry import Policy
@@ -261,51 +259,30 @@ def compared(db: Database, policy: Policy) -> list[Compared]:
     if policy.kind == "reward" or policy.parent_id is None:
         return []
     known = [registry.by_revision(db, "base"), registry.by_id(db, policy.parent_id)]
-    rivals = {name for job in checks_of(db, policy) for name in (job.result or {}).get("win_rates", {})}
+    checks = finished_checks(db, policy.revision)
+    rivals = {name for check in checks for name in check.report.win_rates or {}}
     known += [one for one in registry.everything(db) if one.revision in rivals]
     others = {one.revision: one for one in known}
     found = []
     for other in others.values():
-        outcomes = [one.outcome for one in judge_store.faced(db, policy.id, other.id)]
-        by_people = share_of(sum(outcomes), len(outcomes))
+        by_people = win_rates.by_people(db, policy, other)
         found += [] if by_people is None else [Compared(other.revision, "people", by_people)]
-        found += judged(db, policy, other)
+        found += judged(checks, other)
     return found
 
 
-def checks_of(db: Database, policy: Policy) -> list[Job]:
-    """The finished checks of a policy against whatever, newest first."""
-    return [job for job in gate_decisions.finished_checks(db) if getattr(job.spec, "candidate", "") == policy.revision]
+def measured(db: Database, policy: Policy) -> CheckReport | None:
+    """The report of a policy's newest check; None where it was not checked."""
+    check = newest_check(db, policy.revision)
+    return None if policy.kind == "reward" or check is None else check.report
 
 
-def measured(db: Database, policy: Policy) -> Measured | None:
-    """The figures of a policy's newest check; None where it was not checked."""
-    checks = checks_of(db, policy)
-    if policy.kind == "reward" or not checks:
-        return None
-    result = checks[0].result or {}
-    own, base = result.get("candidate") or {}, result.get("base") or {}
-    accuracy = result.get("implicit_accuracy") or {}
-    right = share_of(accuracy["value"] * accuracy["n"], accuracy["n"]) if accuracy.get("value") is not None else None
-    return Measured(
-        prompts=result.get("prompts", 0),
-        kl=own.get("kl_to_base"),
-        surprise=ratio(own.get("nll_under_base"), base.get("nll_under_base")),
-        perplexity=ratio(own.get("perplexity"), base.get("perplexity")),
-        accuracy=right,
-    )
-
-
-def judged(db: Database, policy: Policy, other: Policy) -> Iterator[Compared]:
-    """Win rates of the newest check that compared these two."""
-    for job in checks_of(db, policy):
-        rates = (job.result or {}).get("win_rates", {}).get(other.revision, {})
-        if rates:
-            for name, rate in rates.items():
-                share = None if rate["value"] is None else share_of(rate["value"] * rate["n"], rate["n"])
-                if share is not None:
-                    yield Compared(other.revision, f"the AI judge {name}", share)
-            return
+def judged(checks: Sequence[Check], other: Policy) -> Iterator[Compared]:
+    """Win rates of the newest check that compared a policy with another; `checks` come newest first."""
+    rates = next((found for check in checks if (found := check.report.rates_against(other.revision))), {})
+    for name, rate in rates.items():
+        if rate.estimate is not None:
+            yield Compared(other.revision, f"the AI judge {name}", rate.estimate)
 
 
 def agreement(db: Database, policy: Policy) -> str:
@@ -327,13 +304,10 @@ def agreement_on(db: Database, snapshot: str) -> str:
 def ancestors(db: Database, policy: Policy) -> list[list[str]]:
     """A row for each policy that it grew from, nearest first."""
     rows = []
-    following = policy.parent_id
-    while following is not None:
-        parent = registry.by_id(db, following)
+    for parent in registry.ancestors(db, policy):
         address = address_of(db, parent) if parent.path else base_address(parent.base)
         place = "" if address is None else f"{address.repo}{'@' if address.revision else ''}{address.revision}"
         rows.append([f"`{parent.revision}`", parent.method, f"`{parent.sha256}`" if parent.sha256 else "", place])
-        following = parent.parent_id
     return rows
 
 

@@ -31,9 +31,8 @@ from rlhf.hub.push_model import ADAPTER, CARD, WHOLE
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.artifacts import directory_sha256, new_directory
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.out_of_memory import smaller
 from rlhf.jobs.rental_store import Rental, Terms
-from rlhf.jobs.specs import Spec, TrainingSpec
+from rlhf.jobs.specs import JobSpec, TrainingSpec
 from rlhf.jobs.worker import Run, keep_beating
 from rlhf.models import registry
 from rlhf.models.model_files import read_header
@@ -398,7 +397,7 @@ class Errand:
             for weights in directory.glob("*.safetensors"):
                 read_header(weights)
         parent = registry.by_revision(self.db, spec.parent)
-        under = parent.id if parent.form == "full" else parent.ground_id
+        under = parent.lies_on
         rental_store.trained_with(self.db, self.job.id, as_trained(self.job.spec, ending.batch))
         registry.add(
             self.db,
@@ -409,7 +408,7 @@ class Errand:
             job_id=self.job.id,
             path=relative,
             sha256=ending.sha256,
-            kind="reward" if self.job.kind == "reward_model" else "policy",
+            kind=spec.makes,
             form=registry.FORM_OF[spec.method],
             weights=ending.weights,
             ground_id=None if spec.method == "full" else under,
@@ -562,11 +561,11 @@ def text_of(value: Any) -> str:
     return value
 
 
-def as_trained(spec: Spec, batch: Any) -> Spec:
+def as_trained(spec: JobSpec, batch: Any) -> JobSpec:
     """The spec with the batch that it ended with: there memory may have run out, and the batch been halved."""
-    found: Spec | None = spec
+    found: JobSpec | None = spec
     while found is not None and getattr(found, "batch_size", batch) != batch:
-        found = smaller(found)
+        found = found.halved()
     return spec if found is None else found
 
 

@@ -30,7 +30,7 @@ from rlhf.hub.push_model import Files
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.devices import query_graphics
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import Spec, TrainingSpec, to_json
+from rlhf.jobs.specs import JobSpec, TrainingSpec, to_json
 from rlhf.jobs.worker_process import run_to_end
 from rlhf.models import registry
 from rlhf.submission.preconditions import machine_trouble
@@ -196,7 +196,7 @@ def run(
     return 0 if job.status == "finished" else 1
 
 
-def refuse_machine(spec: Spec) -> None:
+def refuse_machine(spec: JobSpec) -> None:
     """Raises UserError where the machine is not what the job needs, before time is spent on it."""
     import torch
 

@@ -11,8 +11,8 @@ from typing import Any, Final, Literal
 from annotation.exports.dataset_card import NOTES, code, dataset_head, feature, licence_text, table
 from annotation.exports.formats import Column
 from annotation.metrics.aggregation import REASONS
+from rlhf.jobs.descriptions import Unit
 
-Unit = Literal["pairs", "demonstrations", "prompts"]
 Type = Column | Literal["numbers", "answer"]
 ANSWER: Final[Mapping[str, Column]] = {
     "id": "whole",

@@ -11,14 +11,12 @@ from typing import Any
 
 from annotation.database import Database
 from annotation.records import UserError, now
-from rlhf.jobs.out_of_memory import KILLED, MEMORY_RAN_OUT, difference, smaller
-from rlhf.jobs.specs import Spec, TrainingSpec, from_json, to_json
+from rlhf.jobs.out_of_memory import KILLED, MEMORY_RAN_OUT, difference
+from rlhf.jobs.specs import JobSpec, TrainingSpec, from_json, kinds, to_json
 
 # A worker beats every 5 s; one silent for this long is gone.
 LOST_AFTER_SECONDS = 30.0
 ENDED = ("cancelled", "finished", "failed", "lost")
-# Kinds of job that wait in the queue for a device; the answering worker has none of its own.
-TRAINING = ("sft", "reward_model", "dpo", "ppo", "evaluate", "judge", "answer", "measure", "merge")
 # A job waits where its position puts it; one from before there were positions, where its id does.
 PLACE = "coalesce(position, id)"
 LAST_PLACE = f"(SELECT coalesce(max({PLACE}), 0) + 1 FROM job)"
@@ -39,7 +37,7 @@ class Job:
 
     id: int
     kind: str
-    spec: Spec
+    spec: JobSpec
     status: str
     attempt: int
     worker: str | None
@@ -66,7 +64,7 @@ def read_job(row: Mapping[str, Any]) -> Job:
     return Job(**values)
 
 
-def enqueue(db: Database, spec: Spec, requested_by: str, flavor: str | None = None) -> int:
+def enqueue(db: Database, spec: JobSpec, requested_by: str, flavor: str | None = None) -> int:
     """Put a job at the end of the queue and return its id; one for rented hardware waits for nobody."""
     with db.transaction():
         return db.insert(
@@ -83,29 +81,38 @@ def enqueue(db: Database, spec: Spec, requested_by: str, flavor: str | None = No
         )
 
 
+def waiting_kinds() -> tuple[str, ...]:
+    """The kinds of job that wait in the queue for a device."""
+    return tuple(kind for kind, spec in kinds().items() if spec.waits)
+
+
 def queue(db: Database) -> list[Job]:
     """The jobs that wait for this machine, the next one first; the answering worker waits for nobody."""
+    kinds_that_wait = waiting_kinds()
+    marks = ", ".join("?" for _ in kinds_that_wait)
     return [
         read_job(row)
         for row in db.rows(
-            f"SELECT * FROM job WHERE status = 'queued' AND kind != 'generate' AND flavor IS NULL ORDER BY {PLACE}, id"
+            f"""SELECT * FROM job WHERE status = 'queued' AND kind IN ({marks}) AND flavor IS NULL
+                ORDER BY {PLACE}, id""",
+            kinds_that_wait,
         )
     ]
 
 
 def at_work(db: Database) -> list[Job]:
     """The jobs that run here or are about to end, the answering worker's apart."""
-    return [job for job in active(db, TRAINING) if job.status != "queued" and job.flavor is None]
+    return [job for job in active(db, waiting_kinds()) if job.status != "queued" and job.flavor is None]
 
 
 def elsewhere(db: Database) -> list[Job]:
     """The jobs for rented hardware that have not ended."""
-    return [job for job in active(db, TRAINING) if job.flavor is not None]
+    return [job for job in active(db, waiting_kinds()) if job.flavor is not None]
 
 
 def ahead(db: Database, job: Job) -> list[Job]:
     """The jobs that one which waits has to wait for: those at work, then those before it in the queue."""
-    if job.kind not in TRAINING or job.flavor is not None:
+    if not job.spec.waits or job.flavor is not None:
         return []
     return [*at_work(db), *takewhile(lambda other: other.id != job.id, queue(db))]
 
@@ -230,10 +237,10 @@ def stop(db: Database, job_id: int, worker: str, status: str, message: str) -> b
         )
 
 
-def ended_with_program(kind: str, saved: bool) -> str:
+def ended_with_program(spec: JobSpec, saved: bool) -> str:
     """What is said of a job that ended because the program did; `saved` where its worker could save how far it was."""
     resumed = "Resume goes on from where it was." if saved else "Resume goes on from the last checkpoint."
-    return f"Prefloop was stopped while this ran. {'It starts anew with Prefloop.' if kind == 'generate' else resumed}"
+    return f"Prefloop was stopped while this ran. {resumed if spec.waits else 'It starts anew with Prefloop.'}"
 
 
 def died(db: Database, job_id: int, worker: str, message: str) -> bool:
@@ -264,7 +271,7 @@ def requeue_smaller(db: Database, job_id: int, worker: str, reason: str) -> bool
             "SELECT spec FROM job WHERE id = ? AND worker = ? AND status IN ('running', 'lost')", (job_id, worker)
         )
         old = None if row is None else from_json(row["spec"])
-        new = smaller(old) if isinstance(old, TrainingSpec) and old.halve_batch else None
+        new = old.halved() if isinstance(old, TrainingSpec) and old.halve_batch else None
         if old is None or new is None:
             return False
         message = f"{reason} {SMALLER}: {difference(old, new)}."
@@ -353,9 +360,9 @@ def resume(db: Database, job_id: int, half_batch: bool = False) -> str:
     return message
 
 
-def halved(job: Job) -> Spec:
+def halved(job: Job) -> JobSpec:
     """The spec of a job that goes on with half the batch. Raises UserError where there is nothing to halve."""
-    spec = smaller(job.spec)
+    spec = job.spec.halved()
     if spec is None:
         raise UserError(f"Job {job.id} has no batch that could be halved.")
     return spec
@@ -369,7 +376,7 @@ def diverged(job: Job) -> bool:
 def can_be_halved(job: Job) -> bool:
     """Whether a job ended because memory ran out, and could go on with half the batch."""
     ran_out = job.status in ("failed", "lost") and job.message.startswith((MEMORY_RAN_OUT, KILLED))
-    return ran_out and job.flavor is None and smaller(job.spec) is not None
+    return ran_out and job.flavor is None and job.spec.halved() is not None
 
 
 def mark_lost(db: Database, silent_seconds: float = LOST_AFTER_SECONDS) -> list[int]:
@@ -425,23 +432,19 @@ def active(db: Database, kinds: Sequence[str]) -> list[Job]:
     ]
 
 
-def newest_check(db: Database, revision: str) -> Job | None:
-    """The last finished check of this policy."""
-    row = db.row(
-        "SELECT * FROM job WHERE kind = 'evaluate' AND status = 'finished' AND json_extract(spec, '$.candidate') = ? "
-        "ORDER BY id DESC LIMIT 1",
-        (revision,),
-    )
-    return None if row is None else read_job(row)
-
-
-def checks(db: Database, revision: str) -> list[Job]:
-    """Every check of this policy, newest first."""
+def checks(db: Database, revision: str | None = None) -> list[Job]:
+    """Every check of this policy, or of all, in whatever state; the last to be asked for first."""
     rows = db.rows(
-        "SELECT * FROM job WHERE kind = 'evaluate' AND json_extract(spec, '$.candidate') = ? ORDER BY id DESC",
-        (revision,),
+        """SELECT * FROM job WHERE kind = 'evaluate' AND (:revision IS NULL OR json_extract(spec, '$.candidate')
+           = :revision) ORDER BY id DESC""",
+        {"revision": revision},
     )
     return [read_job(row) for row in rows]
+
+
+def ended_at(job: Job) -> str:
+    """When a job ended; one that was resumed ends after those that were made later."""
+    return job.finished or job.created
 
 
 def newest_event(db: Database, job_id: int) -> int:

@@ -16,7 +16,7 @@ from annotation.hub_client import check_name
 from annotation.records import UserError, now
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import LOST_AFTER_SECONDS, Job
-from rlhf.jobs.specs import Spec, to_json
+from rlhf.jobs.specs import JobSpec, to_json
 
 FLAVOR = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 LONGEST_HOURS = 72.0
@@ -110,7 +110,7 @@ def number_within(value: Any, low: float, high: float, wanted: str) -> float:
     return float(value)
 
 
-def enqueue(db: Database, spec: Spec, requested_by: str, terms: Terms) -> int:
+def enqueue(db: Database, spec: JobSpec, requested_by: str, terms: Terms) -> int:
     """Queue a job for rented hardware on these terms; returns its id."""
     with db.transaction():
         job_id = job_store.enqueue(db, spec, requested_by, terms.flavor)
@@ -308,7 +308,7 @@ SHAPES: Mapping[str, Callable[[Any], bool]] = {
 }
 
 
-def trained_with(db: Database, job_id: int, spec: Spec) -> None:
+def trained_with(db: Database, job_id: int, spec: JobSpec) -> None:
     """Record the settings that a job ended with."""
     with db.transaction() as connection:
         connection.execute("UPDATE job SET spec = ? WHERE id = ?", (to_json(spec), job_id))

@@ -1,13 +1,36 @@
-"""One frozen dataclass per kind of job: the spec is the identity of a run and its defaults are the recipe."""
+"""One frozen dataclass per kind of job: the spec is the identity of a run and its defaults are the recipe.
+
+A spec also answers what other modules ask about its kind, so that none of them has to know which kinds there are.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, TypeVar, get_args, get_type_hints
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from importlib import import_module
+from math import ceil
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, TypeVar, cast, get_args, get_type_hints
 
+from annotation.database import Database
 from annotation.records import MAXIMUM_ANSWERS, Sampling, UserError
+from rlhf.jobs.descriptions import (
+    Confirmation,
+    Curve,
+    Facts,
+    Item,
+    Layout,
+    Made,
+    Passage,
+    Rate,
+    Role,
+    Rows,
+    Strip,
+    Tokenised,
+    Unit,
+    passage,
+)
 
 Reference = Literal["base", "parent"]
 Scope = Literal["new", "all"]
@@ -18,42 +41,122 @@ Targets = Literal["all-linear", "attention", "named"]
 LoraInit = Literal["default", "pissa"]
 VirtualInit = Literal["text", "random"]
 Optimiser = Literal["adamw", "adamw-8bit"]
-PreferenceLoss = Literal["sigmoid", "ipo", "robust", "length-normalised"]
-KLControl = Literal["adaptive", "fixed"]
-Judged = Literal["open", "judged", "candidate"]
-Answered = Literal["all", "train", "held-out"]
+
+# What the values that several kinds share mean on the page.
+REFERENCES = {"base": "the base model", "parent": "the parent adapter"}
+SCOPES = {"new": "judgements since the parent's data", "all": "all judgements"}
+NOISE = {"ignore": "ignored", "weight": "weighs pairs", "smooth": "smooths labels"}
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 @dataclass(frozen=True)
-class GenerateSpec:
-    """Keep a buffer of comparisons ahead of the annotators (the resident worker), or fill it once and end."""
-
-    kind: ClassVar[str] = "generate"
-    model: str = "base"
-    """Name of the data directory's base model; 'base' for whichever it is."""
-    seed: int = 0
-    """Start of the stream of seeds; each answer's own seed is stored with it."""
-    buffer: int = 24
-    """Open comparisons by the serving policy to keep in stock, one in six of them on held-out prompts."""
-    answers: int = 0
-    """Different answers in a comparison; 0 for as many as the project asks for."""
-    spare: int = 1
-    """Answers drawn beyond those, in case some are empty or the same."""
-    prompts_per_batch: int = 12
-    """Prompts answered together."""
-    until_full: bool = False
-    """End when the buffer is full, instead of waiting for it to empty."""
-    sampling: Sampling = field(default_factory=Sampling)
-    """How answers are drawn: temperature, then min_p against unlikely tokens, up to max_new_tokens."""
-
-
-@dataclass(frozen=True)
-class TrainingSpec:
-    """What every training job says: data, parent, how the weights are changed, and how fast."""
+class JobSpec:
+    """What every job says; its class variables and methods are what other modules ask about its kind."""
 
     kind: ClassVar[str] = ""
+    title: ClassVar[str] = ""
+    """What it does, in a word or two."""
+    paper: ClassVar[str] = ""
+    """Where that is described, if it is in a paper."""
+    short: ClassVar[str] = ""
+    """How it is said of a policy that it came of this, in a table; empty: the kind itself."""
+    waits: ClassVar[bool] = True
+    """Whether it waits in the queue for a device; the worker that answers for annotators has none of its own."""
+    curves: ClassVar[Sequence[Curve]] = ()
+    """The plots of its metrics, beside those that every training has."""
     model: str = "base"
     """Name of the data directory's base model; 'base' for whichever it is."""
+
+    @classmethod
+    def runner(cls) -> str:
+        """The module whose `run` does it, in the worker: `train` beside the module that defines the spec."""
+        return cls.__module__.rpartition(".")[0] + ".train"
+
+    def about(self) -> str:
+        """What it does and with which policy, for lists."""
+        return self.title
+
+    def facts(self) -> Facts:
+        """The settings that tell it from others of its kind, for the page."""
+        return []
+
+    def depends_on(self) -> tuple[str, ...]:
+        """The revisions that it reads."""
+        return ()
+
+    def continues(self) -> str:
+        """The revision whose training what it makes carries on; empty where it trains itself, or makes nothing."""
+        return ""
+
+    def trains(self) -> TrainingSpec | None:
+        """The training that it does, all of it or its first steps."""
+        return None
+
+    def halved(self) -> Self | None:
+        """The same job with fewer items in memory at once; None where there is none."""
+        return None
+
+    def frozen(self, db: Database, data_dir: Path) -> Self:
+        """The spec with revisions for names, and with its data's sha256. Raises UserError for what can't be done."""
+        return self
+
+
+@dataclass(frozen=True)
+class TrainingSpec(JobSpec):
+    """What every training job says: data, parent, how the weights are changed, and how fast."""
+
+    # ------------------------------------------------------------------------------------------------------ in words
+    trained_by: ClassVar[str] = ""
+    """How what it made was trained, on a model's card: 'trained by …'."""
+    last_step: ClassVar[Mapping[str, str]] = {}
+    """Its metrics of the last step that belong on a model's card, with their names there."""
+    step_word: ClassVar[str] = "optimiser step"
+    """What its steps are, on the axis of a plot."""
+    steps_word: ClassVar[str] = "optimiser steps"
+    """What its steps are called in the plural."""
+    automatic: ClassVar[str] = ""
+    """How the loop would train by it without being asked, in words; empty where it does not."""
+    # ---------------------------------------------------------------------------------------------------------- data
+    unit: ClassVar[Unit] = "pairs"
+    """The format of the rows that it is frozen with."""
+    items: ClassVar[str] = "pairs"
+    """What a batch counts, in the plural; 'comparisons' take all pairs of one together."""
+    at_least: ClassVar[int] = 8
+    """Rows below which it is not begun."""
+    # ------------------------------------------------------------------------------------------------ model and memory
+    makes: ClassVar[Made] = "policy"
+    """A policy, which answers, or a reward model, which has a scalar head instead of the vocabulary's."""
+    methods: ClassVar[Mapping[Method, Rate]] = {}
+    """The methods that it can use, in the order of the form, with the learning rate that 0 stands for."""
+    base_may_change: ClassVar[bool] = False
+    """Whether nothing needs the base as it was under the adapter: no reference, no other adapter."""
+    answers_per_item: ClassVar[int] = 1
+    """Answers that one item has at most, each as long as max_length allows."""
+    beside: ClassVar[tuple[Role, ...]] = ()
+    """What is held in memory beside the policy."""
+    pace_free: ClassVar[tuple[str, ...]] = (
+        *("model", "snapshot", "parent", "seed", "learning_rate", "epochs", "warmup_steps", "checkpoint_steps"),
+        *("samples", "evaluate"),
+    )
+    """Fields that change nothing about the time of a step."""
+    # ---------------------------------------------------------------------------------------------------------- form
+    forms: ClassVar[Sequence[Layout]] = ()
+    """Its forms, one a tab."""
+    labels: ClassVar[Mapping[str, str]] = {}
+    """Names of its own fields on the page where they are not the field's name with a capital."""
+    words: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    """What the values of its own fields mean on the page."""
+    only_with: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {}
+    """Fields that mean something only with some values of another one."""
+    loss_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields that stand under 'Loss' on the form, in this order."""
+    lists: ClassVar[Mapping[str, Made]] = {}
+    """Fields beside the parent that name a model, with the kind of model."""
+    unasked: ClassVar[tuple[str, ...]] = ()
+    """Fields that no form asks, because a confirmation stands for them."""
+    sampling_fields: ClassVar[Mapping[str, str]] = {}
+    """What the form asks of how it draws answers, with a sentence each."""
+
     snapshot: str = ""
     """sha256 of the frozen data; empty: freeze the data as it is when the job is made."""
     parent: str = "serving"
@@ -115,345 +218,133 @@ class TrainingSpec:
     halve_batch: bool = False
     """When memory runs out, go on with half the batch and twice the accumulation instead of failing."""
 
+    # -------------------------------------------------------------------------------------------------- what it says
+    def about(self) -> str:
+        """What it does and with which method."""
+        return f"{self.title}, {SHORT_METHODS[self.method]}"
 
-@dataclass(frozen=True)
-class SFTSpec(TrainingSpec):
-    """Supervised fine-tuning: learn to give the demonstrated answers; the loss is on the answers only."""
+    def pace_fact(self) -> tuple[str, str]:
+        """How much it works through, in how large steps, for the page."""
+        step = self.batch_size * self.accumulated() * self.processes
+        return f"Epochs · {self.items} a step", f"{self.epochs} · {step}"
 
-    kind: ClassVar[str] = "sft"
-    parent: str = "base"
-    """Revision to start from: 'base', 'serving' or another revision. An adapter of the same shape is continued; fully
-    trained or merged weights carry a new adapter."""
-    method: Method = "lora"
-    """What is trained: 'qlora' low-rank adapters on the base in 4 bits (Dettmers et al. 2023), 'lora' the same on the
-    base in 16 or 32 bits (Hu et al. 2022), 'prompt' virtual tokens before the prompt (Lester et al. 2021), 'full' every
-    weight."""
-    source: str = "demonstrations"
-    """What to learn from: 'demonstrations' (imported ones and mended answers), or 'example:NAME' for a shipped set."""
-    epochs: int = 3
-    """Passes over the demonstrations; 3 as Alpaca (Taori et al. 2023), and TRL's default."""
-    batch_size: int = 8
-    """Demonstrations in one forward pass. Our choice: half of what QLoRA takes (Dettmers et al. 2023, table 9), because
-    a few hundred demonstrations should still make a hundred steps."""
-    accumulation: int = 1
-    """Forward passes in one optimiser step."""
-    packing: bool = True
-    """Put a batch's demonstrations into rows without padding, each seeing only itself; where the model allows it."""
-    checkpoint_steps: int = 20
-    """Optimiser steps between checkpoints, of which the last two are kept; a killed run resumes from the last one."""
-    evaluate: bool = False
-    """Check the candidate against the serving policy when training ends."""
+    def default_notes(self) -> list[str]:
+        """What those of its own settings stand for that are left to a default, with the source."""
+        return []
 
+    def references(self) -> Mapping[str, tuple[float, str]]:
+        """Values to compare with, and their names, by the name of the curve that they are drawn in."""
+        return {}
 
-@dataclass(frozen=True)
-class RewardModelSpec(TrainingSpec):
-    """A reward model: a scalar head on adapted weights, trained on comparisons (Bradley and Terry 1952; Ouyang et al.
-    2022, equation 1)."""
+    # ------------------------------------------------------------------------------------------ what it can be run with
+    def filled(self) -> Self:
+        """The spec with the learning rate that 0 stands for, where its method has one."""
+        rate = self.methods.get(self.method)
+        return replace(self, learning_rate=self.learning_rate or (rate.value if rate else 0.0))
 
-    kind: ClassVar[str] = "reward_model"
-    scope: Scope = "all"
-    """Train on judgements made since the parent's data was frozen ('new') or on every judgement ('all')."""
-    parent: str = "base"
-    """Revision whose weights carry the reward model: 'base', fully trained or merged weights, or a reward model to
-    continue."""
-    method: Method = "qlora"
-    """What is trained: 'qlora' low-rank adapters on the base in 4 bits (Dettmers et al. 2023), 'lora' the same on the
-    base in 16 or 32 bits (Hu et al. 2022)."""
-    margin: bool = True
-    """Ask for a larger difference where people prefer more strongly: by 1/3, 2/3 or 1 (Touvron et al. 2023, equation 2,
-    the smaller margins of table 27)."""
-    centre: float = 0.01
-    """Weight of the squared sum of a pair's rewards, which keeps rewards about zero (Eisenstein et al. 2023); TRL
-    recommends 0.01."""
-    annotator_noise: Noise = "ignore"
-    """What a pair's estimated chance of being the wrong way round (flip) does to its loss: 'ignore' nothing; 'weight'
-    multiplies it by 1 - 2 flip, over the data's mean of that; 'smooth' smooths the label by it."""
-    ai_weight: float = 1.0
-    """Weight of a pair that AI judges alone prefer, beside 1 for people's; 0 leaves their judgements out. As much as
-    people's in RLAIF (Lee et al. 2023)."""
-    batch_size: int = 4
-    """Comparisons in one forward pass; all pairs of one are in the same batch (Ouyang et al. 2022, section 3.5). Our
-    choice, with the learning rates: a hundred comparisons should make some fifty steps."""
-    accumulation: int = 1
-    """Forward passes in one optimiser step."""
-    epochs: int = 2
-    """Passes over the comparisons; more tends to learn them by heart (Ouyang et al. 2022, appendix C.2, who take one).
-    Two are what our learning rates were measured with."""
-    samples: int = 0
-    """A reward model answers nothing."""
+    def impossible(self) -> list[str]:
+        """Why these settings can't work together whatever the data, a sentence each; empty if they can."""
+        return impossible_methods(self)
 
+    def refusals(self, db: Database) -> list[str]:
+        """Why it can't be run with the models that it names beside its parent."""
+        return []
 
-@dataclass(frozen=True)
-class DPOSpec(TrainingSpec):
-    """Direct preference optimisation (Rafailov et al. 2023)."""
+    def confirmation(self, db: Database) -> Confirmation | None:
+        """What a person has to confirm first, where that helps; None where nothing is to be confirmed."""
+        return None
 
-    kind: ClassVar[str] = "dpo"
-    scope: Scope = "new"
-    """Train on judgements made since the parent's data was frozen ('new') or on every judgement ('all')."""
-    reference: Reference = "base"
-    """The policy that the KL penalty ties to: the weights under the adapter (the base model, or the fully trained ones
-    that carry it), or the parent."""
-    loss: PreferenceLoss = "sigmoid"
-    """'sigmoid' (Rafailov et al. 2023, equation 7), 'ipo' (Azar et al. 2024, equation 17), 'robust' to one rate of
-    wrong labels (Chowdhury et al. 2024, equation 11), 'length-normalised' log-ratios per token (Meng et al. 2024)."""
-    beta: float = 0.0
-    """Strength of the tie to the reference (equation 7 of the DPO paper). 0 for the default of the loss: 0.1, and 5
-    where it is length-normalised, because log-ratios per token are smaller by about an answer's length."""
-    sft_weight: float = 0.2
-    """Weight of the likelihood of the chosen answer beside the DPO loss; counters degeneration (Pang et al. 2024, who
-    take 1). Our choice: with 0.2 answers stay the model's language (benchmarks/loop.py) and follow the preferences."""
-    epochs: int = 3
-    """Passes over the pairs; three as Zephyr (Tunstall et al. 2023, section 4.3)."""
-    flip_rate: float = 0.0
-    """Share of wrong labels that the robust loss expects; 0 for the mean that annotators' reliability suggests."""
-    annotator_noise: Noise = "ignore"
-    """What a pair's estimated chance of being the wrong way round (flip) does to its loss: 'ignore' nothing; 'weight'
-    multiplies it by 1 - 2 flip, over the data's mean of that; 'smooth' is conservative DPO (Mitchell 2023)."""
-    ai_weight: float = 1.0
-    """Weight of a pair that AI judges alone prefer, beside 1 for people's; 0 leaves their judgements out. As much as
-    people's in RLAIF (Lee et al. 2023)."""
-    batch_size: int = 2
-    """Pairs in one forward pass. Our choice, with accumulation: four pairs a step, so that sixty make 45 steps."""
-    accumulation: int = 2
-    """Forward passes in one optimiser step."""
-    evaluate: bool = True
-    """Check the candidate against the serving policy when training ends."""
+    # ------------------------------------------------------------------------------------------------- which models
+    def trains(self) -> TrainingSpec | None:
+        """Itself."""
+        return self
 
+    def depends_on(self) -> tuple[str, ...]:
+        """The revisions that it reads: the parent, and what it is scored by."""
+        return self.parent, *self.trained_against()
 
-@dataclass(frozen=True)
-class PPOSpec(TrainingSpec):
-    """Proximal policy optimisation against a reward model (Schulman et al. 2017; Ouyang et al. 2022, equation 2).
+    def trained_against(self) -> tuple[str, ...]:
+        """The revisions of the models that it is trained to please: none of them may judge what it makes."""
+        return ()
 
-    The code of Ziegler et al. 2019 is github.com/openai/lm-human-preferences.
-    """
+    def implicit_reference(self) -> Reference | None:
+        """What its implicit rewards are log-ratios to; None where its loss has none."""
+        return None
 
-    kind: ClassVar[str] = "ppo"
-    reward_model: str = ""
-    """Revision of the reward model that scores the answers."""
-    method: Method = "qlora"
-    """What is trained: 'qlora' low-rank adapters on the base in 4 bits (Dettmers et al. 2023), 'lora' the same on the
-    base in 16 or 32 bits (Hu et al. 2022)."""
-    reference: Reference = "base"
-    """The policy that the KL penalty ties to: the weights under the adapter, or the parent adapter."""
-    steps: int = 60
-    """Rounds of answering and learning. Our choice, with rollouts: a thousand answers, which small machines can draw;
-    the code of Ziegler et al. 2019 draws a million."""
-    rollouts: int = 16
-    """Answers drawn in each round, to as many prompts, in all processes together."""
-    batch_size: int = 4
-    """Answers in one forward pass; an optimiser step takes a minibatch, in as many passes as this makes of it."""
-    minibatches: int = 2
-    """Optimiser steps in one pass over a round's answers. With two epochs four a round, as in the code of Ziegler et
-    al. 2019, which makes four epochs of one minibatch."""
-    epochs: int = 2
-    """Passes over a round's answers."""
-    kl_control: KLControl = "adaptive"
-    """'adaptive' moves the KL penalty so that the KL of an answer comes to kl_target (Ziegler et al. 2019, section
-    2.2); 'fixed' keeps it at kl_coefficient."""
-    kl_coefficient: float = 0.1
-    """Penalty for each nat of KL to the reference, at first. Our choice, between the 0.15 with a target and the 0.03
-    without in the code of Ziegler et al. 2019; rewards vary by 1 there too."""
-    kl_target: float = 6.0
-    """KL to the reference of a whole answer that the adaptive penalty aims at, in nats; 6 as in the code of
-    Ziegler et al. 2019."""
-    gamma: float = 1.0
-    """Discount of later rewards; none, as in the code of Ziegler et al. 2019."""
-    lam: float = 0.95
-    """Lambda of generalised advantage estimation (Schulman et al. 2016); 0.95 as in the code of Ziegler et al. 2019."""
-    clip: float = 0.2
-    """How far the policy's ratio may move in a round before its gradient is cut (Schulman et al. 2017, equation 7; 0.2
-    was best in its table 1)."""
-    value_clip: float = 0.2
-    """How far the critic's value may move in a round before its gradient is cut; 0.2 as in the code of Ziegler et al.
-    2019."""
-    value_weight: float = 0.1
-    """Weight of the critic's loss beside the policy's; 0.1 as in the code of Ziegler et al. 2019."""
-    whiten_rewards: bool = False
-    """Scale each round's rewards to unit variance before advantages are computed. Our choice: scores are scaled
-    already, and a round's few answers say little of their variance."""
-    no_end_penalty: float = 1.0
-    """Taken from the reward of an answer that was cut off at the limit, in standard deviations of the reward model's
-    scores on its training data. Our choice; in the code of Ziegler et al. 2019 it gets -1 instead of its reward."""
-    entropy_weight: float = 0.0
-    """Weight of the policy's entropy beside its loss; none, as in the code of Ziegler et al. 2019."""
-    warmup_steps: int = 0
-    """Optimiser steps until the peak; none, as in the code of Ziegler et al. 2019."""
-    checkpoint_steps: int = 5
-    """Rounds between checkpoints, of which the last two are kept; a killed run resumes from the last one."""
-    accepted_accuracy: float = 0.0
-    """The reward model's held-out accuracy that the person accepted although it is below the threshold; 0: none."""
-    sampling: Sampling = field(default_factory=lambda: Sampling(min_p=0.0))
-    """How answers are drawn. PPO needs the policy's own distribution: temperature as is, no min_p."""
-    evaluate: bool = True
-    """Check the candidate against the serving policy when training ends."""
+    # ---------------------------------------------------------------------------------------------------------- data
+    def rows(self, db: Database) -> Rows:
+        """The rows of today that it trains on and is checked with. Raises UserError where there can be none."""
+        raise NotImplementedError
+
+    def data_key(self) -> tuple[Any, ...]:
+        """The settings that decide which rows these are."""
+        return self.kind, self.parent, getattr(self, "scope", ""), self.max_length
+
+    def tokenise(self, tokenizer: Any, rows: Sequence[Any]) -> Tokenised:
+        """Its own kind of rows as the worker takes them, and what it leaves out."""
+        raise NotImplementedError
+
+    def answers_of(self, item: Item) -> list[Sequence[int]]:
+        """The token ids of an item's answers."""
+        return []
+
+    def strips(self, tokenizer: Any, item: Item) -> list[Strip]:
+        """The sequences of an item, each token with its part in the loss."""
+        raise NotImplementedError
+
+    def item_facts(self, rows: Sequence[Any]) -> Facts:
+        """What is known of an item beside its text."""
+        return []
+
+    def prompt_passages(self, tokenizer: Any, item: Item) -> list[Passage]:
+        """An item's prompt; the virtual tokens that prompt tuning puts first have no text."""
+        virtual = [Passage("virtual", [("", self.virtual_tokens)])] if self.method == "prompt" else []
+        return [*virtual, passage(tokenizer, "context", item["prompt_ids"])]
+
+    def tokens_of(self, item: Item) -> int:
+        """Tokens that an item puts into a forward pass, virtual ones and the answers that are drawn included."""
+        virtual = self.virtual_tokens if self.method == "prompt" else 0
+        return virtual + len(item["prompt_ids"]) + sum(map(len, self.answers_of(item))) + self.drawn_tokens()
+
+    def drawn_tokens(self) -> int:
+        """Tokens of the longest answer that it draws itself; 0 where it draws none."""
+        return 0
+
+    # ---------------------------------------------------------------------------------------------------------- pace
+    def accumulated(self) -> int:
+        """Forward passes in one optimiser step, where it has a field for them."""
+        return int(getattr(self, "accumulation", 1))
+
+    def steps_over(self, items: int) -> int:
+        """Steps of a run over so many items."""
+        return self.epochs * ceil(items / (self.batch_size * self.accumulated() * self.processes))
+
+    def comparable(self) -> Self:
+        """The spec without what does not change its pace: data, seed, parent, length of the run, what follows it."""
+        default = type(self)()
+        return replace(self, **{name: getattr(default, name) for name in self.pace_free if hasattr(default, name)})
+
+    def halved(self) -> Self | None:
+        """The same training with fewer items in a forward pass; None where there is but one.
+
+        What the batch loses the accumulation gains, so an optimiser step sees as many items as before; without one,
+        minibatches are cut into passes anyway.
+        """
+        if self.batch_size < 2:
+            return None
+        if not hasattr(self, "accumulation"):
+            return replace(self, batch_size=self.batch_size // 2)
+        batch = largest_part(self.batch_size)
+        more: dict[str, Any] = {"accumulation": self.accumulated() * (self.batch_size // batch)}
+        return replace(self, batch_size=batch, **more)
 
 
-@dataclass(frozen=True)
-class EvaluateSpec:
-    """Let a candidate, the serving policy and the base answer the held-out prompts with the same seeds, and compare."""
-
-    kind: ClassVar[str] = "evaluate"
-    model: str = "base"
-    """Name of the data directory's base model; 'base' for whichever it is."""
-    candidate: str = ""
-    """Revision of the policy to check."""
-    against: str = "serving"
-    """Revision to compare with: 'base', 'serving' or another revision."""
-    snapshot: str = ""
-    """sha256 of the frozen data whose held-out judgements measure the implicit reward; empty: freeze them now."""
-    prompt_set: str = ""
-    """sha256 of the frozen held-out prompts to answer; empty for the set that every check uses."""
-    prompts: int = 60
-    """How many held-out prompts that set takes when the first check makes it, the first ones."""
-    judges: str = "active"
-    """AI judges that compare the candidate's answers with the others', by name, separated by commas; 'active' for
-    those that label comparisons, empty for none."""
-    failures: int = 10
-    """Verdicts that fail one after the other until a judge is given up."""
-    seed: int = 20_000
-    """Start of the seeds; prompt i draws with seed + i under every policy."""
-    prompts_per_batch: int = 30
-    """Prompts answered together."""
-    sampling: Sampling = field(default_factory=Sampling)
-    """How answers are drawn: temperature, then min_p against unlikely tokens, up to max_new_tokens."""
+SHORT_METHODS = {"qlora": "QLoRA", "lora": "LoRA", "prompt": "prompt tuning", "full": "full"}
 
 
-@dataclass(frozen=True)
-class JudgeSpec:
-    """Let an AI judge judge comparisons, each pair of answers in both orders; what it has judged is not asked again."""
-
-    kind: ClassVar[str] = "judge"
-    model: str = "base"
-    """Name of the data directory's base model; 'base' for whichever it is."""
-    judge: str = ""
-    """Name of the judge."""
-    scope: Judged = "open"
-    """'open' comparisons that wait for judges; those that people have 'judged', the newest first, to see how far the
-    judge can be trusted; or those of a 'candidate' with what it would replace."""
-    candidate: str = ""
-    """Revision of the candidate, for that scope."""
-    comparisons: int = 200
-    """How many comparisons to judge, at most."""
-    failures: int = 10
-    """Verdicts that fail one after the other until it gives up; the comparisons stay open."""
-    batch_size: int = 8
-    """Prompts that a local judge reads together."""
-
-
-@dataclass(frozen=True)
-class AnswerSpec:
-    """Let a policy answer a set of prompts, and write the answers to a file, a JSON object a line."""
-
-    kind: ClassVar[str] = "answer"
-    model: str = "base"
-    """Name of the data directory's base model; 'base' for whichever it is."""
-    revision: str = "serving"
-    """Revision of the policy that answers: 'base', 'serving' or another revision."""
-    split: Answered = "held-out"
-    """Which prompts to answer: the 'held-out' ones, those to 'train' on, or 'all'."""
-    source: str = ""
-    """Only prompts of this source, say the name of an import; empty for whatever source."""
-    each: int = 1
-    """Answers to each prompt."""
-    seed: int = 0
-    """Start of the seeds; answer j to the prompt with id i draws with seed + i * each + j, under every policy."""
-    prompts_per_batch: int = 12
-    """Prompts answered together."""
-    sampling: Sampling = field(default_factory=Sampling)
-    """How answers are drawn: temperature, then min_p against unlikely tokens, up to max_new_tokens."""
-
-
-@dataclass(frozen=True)
-class MeasureSpec:
-    """Run a few steps of a training job and keep nothing but its figures: seconds, memory, parameters."""
-
-    kind: ClassVar[str] = "measure"
-    model: str = "base"
-    """Name of the data directory's base model; 'base' for whichever it is."""
-    training: str = ""
-    """The training job's spec, as JSON."""
-    steps: int = 3
-    """Optimiser steps to run; the first is not counted, because it warms up."""
-
-
-@dataclass(frozen=True)
-class MergeSpec:
-    """Add an adapter to the 16-bit weights that it belongs to, as a policy of its own that needs no adapter."""
-
-    kind: ClassVar[str] = "merge"
-    model: str = "base"
-    """Name of the data directory's base model; 'base' for whichever it is."""
-    revision: str = ""
-    """Revision of the adapter."""
-
-
-Spec = (
-    GenerateSpec | SFTSpec | RewardModelSpec | DPOSpec | PPOSpec | EvaluateSpec | JudgeSpec | AnswerSpec | MeasureSpec
-    | MergeSpec
-)  # fmt: skip
-SPECS: dict[str, type[Spec]] = {
-    spec.kind: spec
-    for spec in (
-        GenerateSpec,
-        SFTSpec,
-        RewardModelSpec,
-        DPOSpec,
-        PPOSpec,
-        EvaluateSpec,
-        JudgeSpec,
-        AnswerSpec,
-        MeasureSpec,
-        MergeSpec,
-    )
-}
-
-# The step sizes we stand behind, by kind and method, for models of SmolLM2's size; a model of several billion weights
-# wants a third or less (Schulman et al. 2025, "LoRA Without Regret": less the wider a model is, and LoRA's is about ten
-# times full fine-tuning's). SFT: our own measurements on the sentiment example (`benchmarks.rates`: 180 headlines once,
-# one seed, right on 60 others; full 60% at 2e-5, 68% at 1e-4, 55% at 3e-4; LoRA 62% at 2e-4 and 1e-3, 63% at 3e-3, of
-# which we take the middle one; prompt tuning 53% at 1e-2, 43% at 3e-2, 45% at 1e-1: far larger steps than the others',
-# as Lester et al. 2021 find, who take 0.3 with Adafactor). DPO: our own (benchmarks/loop.py): much more costs
-# language within two iterations; full: Tunstall et al. 2023 (Zephyr). Reward model: our own (64 comparisons twice:
-# right on 65% of held-out ones at 1e-4, TRL's default for adapters, 75% at 3e-4, 92% at 1e-3). PPO: ten times and more
-# the 3e-6 that Huang et al. 2024 take for full fine-tuning.
-LEARNING_RATES: Mapping[str, Mapping[str, float]] = {
-    "sft": {"qlora": 1e-3, "lora": 1e-3, "prompt": 1e-2, "full": 1e-4},
-    "dpo": {"qlora": 7e-5, "lora": 7e-5, "prompt": 3e-3, "full": 1e-6},
-    "reward_model": {"qlora": 1e-3, "lora": 1e-3},
-    "ppo": {"qlora": 5e-5, "lora": 5e-5},
-}
-# DPO's beta by loss, with its source. IPO's log-ratios are per token too, but its loss aims at 1 / (2 beta) of them.
-BETAS: Mapping[PreferenceLoss, tuple[float, str]] = {
-    "sigmoid": (0.1, "Rafailov et al. 2023, appendix B"),
-    "robust": (0.1, "as the sigmoid loss, which it estimates"),
-    "ipo": (0.1, "TRL's default, for log-ratios per token as here"),
-    "length-normalised": (5.0, "Lambert et al. 2024, Tülu 3, for log-ratios per token as here"),
-}
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-# Which methods a kind of job can use; the form offers no other.
-METHODS: Mapping[str, tuple[Method, ...]] = {
-    "sft": ("lora", "qlora", "prompt", "full"),
-    "dpo": ("qlora", "lora", "prompt", "full"),
-    "reward_model": ("qlora", "lora"),
-    "ppo": ("qlora", "lora"),
-}
-
-
-Training = TypeVar("Training", bound=TrainingSpec)
-
-
-def with_defaults(spec: Training) -> Training:
-    """The spec with what it leaves to its method and loss. Raises UserError for what can't work together."""
-    refuse_impossible(spec)
-    return filled(spec)
-
-
-def filled(spec: Training) -> Training:
-    """The spec with the learning rate and beta that 0 stands for, where its method has them."""
-    values: dict[str, Any] = {"learning_rate": spec.learning_rate or LEARNING_RATES[spec.kind].get(spec.method, 0.0)}
-    if isinstance(spec, DPOSpec):
-        values["beta"] = spec.beta or BETAS[spec.loss][0]
-    return replace(spec, **values)
+def largest_part(number: int) -> int:
+    """The largest whole part of a number: its half if it is even, a third of 9, 1 of a prime."""
+    return next(part for part in range(number // 2, 0, -1) if number % part == 0)
 
 
 def target_layers(spec: TrainingSpec) -> tuple[str, ...]:
@@ -463,20 +354,24 @@ def target_layers(spec: TrainingSpec) -> tuple[str, ...]:
     return ATTENTION if spec.lora_targets == "attention" else ()
 
 
-def refuse_impossible(spec: TrainingSpec) -> None:
-    """Raises UserError, with the reason, for settings that can't work together whatever the data."""
-    for sentence in impossible(spec):
+def with_defaults(spec: Training) -> Training:
+    """The spec with what it leaves to its method and loss. Raises UserError for what can't work together."""
+    for sentence in spec.impossible():
         raise UserError(sentence)
+    return spec.filled()
 
 
-def impossible(spec: TrainingSpec) -> list[str]:
-    """Why these settings can't work together, a sentence each; empty if they can."""
+Training = TypeVar("Training", bound=TrainingSpec)
+
+
+def impossible_methods(spec: TrainingSpec) -> list[str]:
+    """Why a training's settings of what is trained can't work together."""
     found: list[str] = []
     lora = spec.method in ("lora", "qlora")
-    if spec.method not in METHODS[spec.kind]:
+    if spec.method not in spec.methods:
         found.append(
             f"A job of the kind '{spec.kind}' can't be trained with the method '{spec.method}': "
-            f"choose {' or '.join(METHODS[spec.kind])}."
+            f"choose {' or '.join(spec.methods)}."
         )
     if spec.lora_init != "default" and not lora:
         found.append(f"lora_init '{spec.lora_init}' belongs to LoRA; the method is '{spec.method}'.")
@@ -484,7 +379,7 @@ def impossible(spec: TrainingSpec) -> list[str]:
         found.append(f"dora and rslora belong to LoRA; the method is '{spec.method}'.")
     if spec.lora_init == "pissa" and spec.method == "qlora":
         found.append("PiSSA takes directions out of the base weights, and 4-bit weights can't be changed: use lora.")
-    if spec.lora_init == "pissa" and spec.kind != "sft":
+    if spec.lora_init == "pissa" and not spec.base_may_change:
         found.append(
             "PiSSA changes the base weights, so switching the adapter off no longer gives the reference (or the base "
             "that several adapters share). Use the default init here; PiSSA works for supervised fine-tuning."
@@ -497,63 +392,43 @@ def impossible(spec: TrainingSpec) -> list[str]:
         found.append(f"lora_layers are used with lora_targets 'named' only; it is '{spec.lora_targets}'.")
     if spec.method == "prompt" and spec.virtual_init == "text" and not spec.virtual_text.strip():
         found.append("virtual_text is empty: write what the virtual tokens start from, or set virtual_init to random.")
-    if isinstance(spec, DPOSpec):
-        found += impossible_dpo(spec)
-    if isinstance(spec, PPOSpec):
-        found += impossible_ppo(spec)
     return found
 
 
-def impossible_dpo(spec: DPOSpec) -> list[str]:
-    """Why a DPO job's settings can't work together."""
-    found: list[str] = []
-    if spec.annotator_noise == "smooth" and spec.loss != "sigmoid":
-        found.append(
-            f"annotator_noise 'smooth' is a form of the sigmoid loss; with '{spec.loss}' use weight or ignore."
-        )
-    if spec.flip_rate >= 0.5:
-        found.append(f"flip_rate must be below 0.5, not {spec.flip_rate}: at half the labels say nothing.")
-    if spec.flip_rate and spec.loss != "robust":
-        found.append(f"flip_rate belongs to the robust loss; the loss is '{spec.loss}'.")
-    return found
+# ------------------------------------------------------------------------------------------------------- every kind
+def kinds() -> Mapping[str, type[JobSpec]]:
+    """Every kind of job by its name, in the order of menus.
+
+    Found by name and late: a job's row can't be read without its kind, and kinds ask data, models and judges, which
+    lie above this package.
+    """
+    return cast(Mapping[str, type[JobSpec]], import_module("rlhf.kinds").KINDS)
 
 
-def impossible_ppo(spec: PPOSpec) -> list[str]:
-    """Why a PPO job's settings can't work together."""
-    found: list[str] = []
-    if spec.rollouts % (spec.minibatches * spec.processes):
-        found.append(
-            f"rollouts ({spec.rollouts}) must divide evenly into {spec.minibatches} minibatches"
-            + (f" for each of {spec.processes} processes." if spec.processes > 1 else ".")
-        )
-    if spec.sampling.min_p:
-        found.append(
-            "PPO learns from the policy's own probabilities, and min_p draws from others: set sampling.min_p to 0."
-        )
-    if spec.kl_control == "adaptive" and not spec.kl_coefficient:
-        found.append(
-            "kl_control 'adaptive' multiplies the coefficient, and kl_coefficient is 0, which stays 0: give it a start "
-            "(0.05), or set kl_control to fixed for no penalty at all."
-        )
-    if not spec.gamma <= 1 or not spec.lam <= 1:
-        found.append("gamma and lam must not be above 1.")
-    return found
+def trainings() -> Mapping[str, type[TrainingSpec]]:
+    """The kinds that train something."""
+    return {kind: spec for kind, spec in kinds().items() if issubclass(spec, TrainingSpec)}
 
 
-def to_json(spec: Spec) -> str:
+def short_of(kind: str) -> str:
+    """How it is said of a policy in a table that it came of a job of this kind; a kind of elsewhere as it is."""
+    return (kinds()[kind].short if kind in kinds() else "") or kind
+
+
+def to_json(spec: JobSpec) -> str:
     """A spec as JSON, its kind included; the same spec always gives the same text."""
     return json.dumps({"kind": spec.kind, **asdict(spec)}, sort_keys=True)
 
 
-def from_json(text: str) -> Spec:
+def from_json(text: str) -> JobSpec:
     """Read a spec. Raises UserError naming the field that is unknown, of the wrong type or out of range."""
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"The spec is not JSON: {error}. See `python -m rlhf spec dpo` for one that works.") from error
-    if not isinstance(values, dict) or values.get("kind") not in SPECS:
-        raise UserError(f'The spec needs a field "kind", one of: {", ".join(SPECS)}.')
-    spec: Spec = build(SPECS[values.pop("kind")], values)
+    if not isinstance(values, dict) or values.get("kind") not in kinds():
+        raise UserError(f'The spec needs a field "kind", one of: {", ".join(kinds())}.')
+    spec: JobSpec = build(kinds()[values.pop("kind")], values)
     return spec
 
 
@@ -640,7 +515,7 @@ def check_range(name: str, value: float) -> None:
         )
 
 
-def describe(spec_type: type[Spec]) -> list[tuple[str, Any, str]]:
+def describe(spec_type: type[JobSpec]) -> list[tuple[str, Any, str]]:
     """(field, default, sentence) of a spec, read from its source: the one place where fields are documented."""
     import ast
     import inspect

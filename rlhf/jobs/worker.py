@@ -13,6 +13,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from annotation.records import UserError
 from annotation.ui.invisible import visible
 from rlhf.jobs import job_store
 from rlhf.jobs.out_of_memory import MEMORY_RAN_OUT, advice
-from rlhf.jobs.specs import Spec
+from rlhf.jobs.specs import JobSpec
 
 BEAT_SECONDS = 3.0
 # How long a process may take to save and end once the program that started it is gone.
@@ -164,7 +165,7 @@ def work(db: Database, data_dir: Path, job_id: int, worker: str, terminated: thr
     return attend(Run(db, data_dir, job, worker, terminated), job.spec)
 
 
-def attend(run: Run, spec: Spec) -> int:
+def attend(run: Run, spec: JobSpec) -> int:
     """Run a claimed job to its end, beating all the while; returns the process's exit code."""
     ended = threading.Event()
     heart = threading.Thread(target=keep_beating, args=(run, ended), daemon=True)
@@ -198,14 +199,13 @@ def follow(run: Follower) -> int:
     return 0
 
 
-def run_algorithm(run: Run, spec: Spec) -> dict[str, Any]:
-    """Do what a spec says; returns the job's result. Algorithms don't import each other: measuring asks here."""
-    from rlhf.algorithms import runner
+def run_algorithm(run: Run, spec: JobSpec) -> dict[str, Any]:
+    """Do what a spec says, by its module's `run`, which may load torch; returns the job's result."""
+    result: dict[str, Any] = import_module(spec.runner()).run(run, spec)
+    return result
 
-    return runner(spec.kind)(run, spec)
 
-
-def perform(run: Run, spec: Spec) -> int:
+def perform(run: Run, spec: JobSpec) -> int:
     """Run the algorithm and record how it ended, in words a person can use."""
     try:
         result = run_algorithm(run, spec)
@@ -213,7 +213,7 @@ def perform(run: Run, spec: Spec) -> int:
         return 0
     except Stopped:
         if run.terminated.is_set():
-            job_store.stop(run.db, run.job_id, run.worker, "lost", job_store.ended_with_program(spec.kind, saved=True))
+            job_store.stop(run.db, run.job_id, run.worker, "lost", job_store.ended_with_program(spec, saved=True))
         else:
             job_store.stop(
                 run.db, run.job_id, run.worker, "cancelled", "Cancelled. Resume goes on from the last checkpoint."
@@ -223,7 +223,7 @@ def perform(run: Run, spec: Spec) -> int:
         return record_failure(run, spec, error)
 
 
-def record_failure(run: Run, spec: Spec, error: BaseException) -> int:
+def record_failure(run: Run, spec: JobSpec, error: BaseException) -> int:
     """Say in the job's row how it failed, in words a person can use; returns the process's exit code.
 
     Whichever of several processes fails first says it, and no other can change it. The code is an error even where the
@@ -257,7 +257,7 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
-def sentence_for(error: BaseException, spec: Spec) -> str:
+def sentence_for(error: BaseException, spec: JobSpec) -> str:
     """What a library's error means for a person: a full disk, too little memory, or a bug."""
     text = str(error)
     if any(sign in text for sign in ("No space left", "os error 28", "file write failed", "PytorchStreamWriter")):

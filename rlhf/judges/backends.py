@@ -17,7 +17,6 @@ from torch import Tensor
 
 from annotation.database import Database
 from annotation.records import Message, UserError
-from rlhf.algorithms.roles import read_reward_model
 from rlhf.jobs.worker import Run
 from rlhf.judges import judge_store, rubrics
 from rlhf.judges.judge_store import TOO_LONG, Comparison, Judge
@@ -31,6 +30,7 @@ from rlhf.models.loading import Policies, ground_key, ground_path, load_for_answ
 from rlhf.models.model_files import check_architecture, check_weights
 from rlhf.models.packing import pad
 from rlhf.models.sampling import left_padded
+from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.models.tokenize import answer_ids, text_ids
 
 LETTERS = ("A", "B")
@@ -185,7 +185,7 @@ class RewardScorer:
         tokenizer = self.models.tokenizer
         prompt = text_ids(tokenizer, self.models.feed(comparison.messages, 1))
         answers = [
-            answer_ids(tokenizer, {"text": text, "finish_reason": reason})
+            answer_ids(tokenizer, text, reason)
             for text, reason in zip(comparison.answers, comparison.finish_reasons, strict=True)
         ]
         device = inner_model(self.model).device

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from annotation.records import UserError
-from rlhf.jobs.specs import JudgeSpec
 from rlhf.jobs.worker import Run
 from rlhf.judges import judge_store
 from rlhf.judges.backends import Tally, bench_of, let_judge
+from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.models import registry
 
 

@@ -1,6 +1,6 @@
-"""The iteration: collect, train, check, decide; where it stands, what is due next, and doing that unasked. Torch-free.
+"""The iteration: collect, train, check, decide; what is due next, and doing that unasked. Torch-free.
 
-`State` is what the rows say, `next_step` and `standing` are pure functions of it, and `advance` does the step.
+`State` is what the rows say, `next_step` is a pure function of it, and `advance` does the step.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from annotation.database import Database
 from annotation.records import now, seconds_between
 from rlhf.data import snapshots
 from rlhf.evaluation import gate_decisions
+from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.finished_checks import finished_checks
 from rlhf.evaluation.gate import Mode
 from rlhf.evaluation.gate_decisions import ENDINGS, Pending
-from rlhf.jobs import job_store
+from rlhf.jobs import job_store, specs
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import DPOSpec, EvaluateSpec, JudgeSpec, PPOSpec, RewardModelSpec, TrainingSpec
+from rlhf.jobs.specs import TrainingSpec
 from rlhf.judges import judge_store
+from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import job_submission, preconditions
-from rlhf.tabs.runs import job_words
 
 THE_LOOP = "the loop"
-AUTO_TRAIN_DEFAULT: Mapping[str, Any] = {"on": False, "every": 60, "method": "dpo"}
 # A judge loads a model, which is not worth while for fewer comparisons.
 JUDGE_AT_LEAST = 8
 # What failed without being asked for is tried again after a while, not at once.
@@ -36,7 +37,6 @@ RETRY_SECONDS = 300.0
 MOST_FAILURES = 2
 
 Action = Literal["evaluate", "decide", "judge", "train", "train the reward model"]
-Stage = Literal["collecting", "training", "checking", "deciding"]
 
 
 # -------------------------------------------------------------------------------------------------------------- state
@@ -61,7 +61,7 @@ class State:
     """What the next step depends on."""
 
     auto_train: Mapping[str, Any]
-    """'on', 'every' so many new judgements, and by which 'method': 'dpo' or 'ppo'."""
+    """'on', 'every' so many new judgements, and by which 'method', a kind of training."""
     new: int
     """Judgements since the last training."""
     active: tuple[Job, ...]
@@ -87,12 +87,12 @@ class State:
 
 def state_of(db: Database, counted: bool = True) -> State:
     """What the rows say now; judgements need not be `counted` where nothing starts by them."""
-    auto_train = {**AUTO_TRAIN_DEFAULT, **store.setting(db, "auto_train", {})}
-    latest = next(iter(job_store.recent(db, ("dpo", "ppo"), 1)), None)
+    auto_train = auto_train_setting(db)
+    latest = next(iter(job_store.recent(db, tuple(automatic_kinds()), 1)), None)
     since = latest.created if latest else ""
-    tried = next((job.created for job in job_store.recent(db, ("reward_model",), 1) if job.created > since), None)
+    tried = next((job.created for job in job_store.recent(db, (reward_kind().kind,), 1) if job.created > since), None)
     every = max(int(auto_train["every"]), snapshots.MIN_PAIRS)
-    checks = job_store.recent(db, ("evaluate",), 1000)
+    checks = job_store.checks(db)
     fruitless = fruitless_checks(checks)
     return State(
         auto_train,
@@ -161,7 +161,7 @@ def asked_for_check(db: Database, policy: Policy) -> bool:
 
 def broken_jobs(db: Database, checks: Sequence[Job]) -> tuple[Job, ...]:
     """The newest training, and the newest check if its policy is still a candidate, where they came to nothing."""
-    trainings = job_store.recent(db, ("sft", "reward_model", "dpo", "ppo"), 1)
+    trainings = job_store.recent(db, tuple(specs.trainings()), 1)
     newest = [*trainings, *(check for check in checks[:1] if is_candidate(db, candidate_of(check)))]
     return tuple(job for job in newest if job.status in ENDINGS)
 
@@ -206,6 +206,27 @@ class Step:
     subject: str = ""
 
 
+def automatic_kinds() -> Mapping[str, type[TrainingSpec]]:
+    """The kinds of training that the loop can start by itself, the usual one first."""
+    return {kind: spec for kind, spec in specs.trainings().items() if spec.automatic}
+
+
+def reward_kind() -> type[TrainingSpec]:
+    """The kind of training that makes a reward model where one is needed first."""
+    return next(spec for spec in specs.trainings().values() if spec.makes == "reward")
+
+
+def auto_train_setting(db: Database) -> Mapping[str, Any]:
+    """Whether, how often and by which kind of training the loop trains without being asked."""
+    usual = {"on": False, "every": 60, "method": next(iter(automatic_kinds()))}
+    return {**usual, **store.setting(db, "auto_train", {})}
+
+
+def method_of(state: State) -> type[TrainingSpec]:
+    """The kind of training that is started without being asked."""
+    return automatic_kinds()[state.auto_train["method"]]
+
+
 def next_step(state: State) -> Step | None:
     """The next step of the iteration, if one is due. Pure.
 
@@ -229,10 +250,10 @@ def next_step(state: State) -> Step | None:
     awaited = state.pending is not None or (state.unchecked is not None and checked_by_loop(state, state.unchecked))
     if state.rented or not due(state) or (awaited and state.gate == "automatic"):
         return None
-    if state.auto_train["method"] == "ppo" and state.reward_model is None:
+    if method_of(state).lists and state.reward_model is None:
         # One that failed would fail again on the same judgements.
         return None if state.reward_tried else Step("train the reward model")
-    return Step("train", (state.reward_model or "") if state.auto_train["method"] == "ppo" else "")
+    return Step("train", (state.reward_model or "") if method_of(state).lists else "")
 
 
 def checked_by_loop(state: State, revision: str) -> bool:
@@ -264,7 +285,7 @@ def advance(db: Database, data_dir: Path) -> int | None:
     """Do the step that is due, if any; returns the id of the job that it made, if it made one."""
     if job_store.at_work(db) or job_store.queue(db):  # the common case, without reading the rest
         return None
-    counted = store.setting(db, "auto_train", AUTO_TRAIN_DEFAULT)["on"] or store.feedback(db).mode != "people"
+    counted = auto_train_setting(db)["on"] or store.feedback(db).mode != "people"
     state = state_of(db, counted)
     step = next_step(state)
     if step is None:
@@ -278,7 +299,7 @@ def advance(db: Database, data_dir: Path) -> int | None:
         return None
     if step.action == "judge":
         return job_submission.submit(db, data_dir, JudgeSpec(judge=step.subject), THE_LOOP)
-    spec = automatic_spec(db, step)
+    spec = automatic_spec(db, step, method_of(state))
     if preconditions.check(db, spec):
         return None  # the page says why, where automatic training is switched on
     try:
@@ -293,8 +314,7 @@ SEEDS_APART = 1000
 
 def check_spec(db: Database, revision: str, against: str = "serving") -> EvaluateSpec:
     """A check of a policy, with seeds that none of its finished checks had: it makes new comparisons."""
-    before = [job for job in gate_decisions.finished_checks(db) if getattr(job.spec, "candidate", "") == revision]
-    seed = EvaluateSpec.seed + SEEDS_APART * len(before)
+    seed = EvaluateSpec.seed + SEEDS_APART * len(finished_checks(db, revision))
     return EvaluateSpec(candidate=revision, against=against, seed=seed)
 
 
@@ -305,174 +325,22 @@ def next_check(db: Database, revision: str, failed: Fruitless | None) -> Evaluat
     return replace(spec, judges=before.judges) if isinstance(before, EvaluateSpec) else spec
 
 
-def automatic_spec(db: Database, step: Step) -> RewardModelSpec | PPOSpec | DPOSpec:
+def automatic_spec(db: Database, step: Step, method: type[TrainingSpec]) -> TrainingSpec:
     """What is trained without being asked, by the defaults: on from the policy that serves, in its own shape."""
     serving = registry.serving(db)
     if step.action == "train the reward model":
-        return RewardModelSpec(parent=ground_name(db, serving))
-    spec = PPOSpec(reward_model=step.subject) if step.subject else DPOSpec()
-    return replace(spec, **preconditions.shape_of(db, serving))
-
-
-def ground_name(db: Database, policy: Policy) -> str:
-    """The revision of the weights that a policy is, or lies on: PPO's reward model has to lie on the same."""
-    if policy.form == "full":
-        return policy.revision
-    return "base" if policy.ground_id is None else registry.by_id(db, policy.ground_id).revision
-
-
-# ------------------------------------------------------------------------------------------------------ where it stands
-@dataclass(frozen=True)
-class Standing:
-    """Where the iteration stands, what comes next, and why."""
-
-    stage: Stage
-    now: str
-    then: str
-    troubles: tuple[str, ...] = ()
-    """What failed, was lost or was cancelled, and what follows from it."""
-
-
-def standing(state: State) -> Standing:
-    """Where the iteration stands, and what has gone wrong on the way. Pure."""
-    stage = stage_of(state)
-    return replace(stage, then=f"{stage.then} {judges_rest(state)}".strip(), troubles=troubles(state))
-
-
-def judges_rest(state: State) -> str:
-    """That judges label no more although something waits for them, and until when; empty where they go on."""
-    waits = any(count >= JUDGE_AT_LEAST for count in state.waiting.values())
-    if state.active or not waits or not enough_labels(state):
-        return ""
-    return f"Judges label no more until the next training: {state.new} judgements wait for it already."
-
-
-def stage_of(state: State) -> Standing:
-    """The stage that the iteration is in, what happens now, and what comes next."""
-    known = (*state.active, *state.rented)
-    at_work = next((job for job in known if job.status != "queued"), next(iter(known), None))
-    collected = f"{state.new} of {wanted(state)} new judgements"
-    if at_work is not None:
-        waits = at_work.status == "queued" and at_work.flavor is None
-        if isinstance(at_work.spec, TrainingSpec):
-            where = f" on rented hardware ({at_work.flavor})" if at_work.flavor else ""
-            return Standing(
-                "training", f"Job {at_work.id} {'waits to train' if waits else 'trains'}{where}.", made_of(at_work.spec)
-            )
-        if isinstance(at_work.spec, EvaluateSpec):
-            does = "waits to check" if waits else "checks"
-            now = f"Job {at_work.id} {does} {at_work.spec.candidate} on the held-out prompts."
-            return Standing("checking", now, AFTER_CHECK[state.gate])
-        if isinstance(at_work.spec, JudgeSpec):
-            does = "is to judge" if waits else "judges"
-            return Standing("collecting", f"The judge {at_work.spec.judge} {does}: {collected}.", after(state))
-    if state.unchecked and checked_by_loop(state, state.unchecked):
-        then = f"The check starts {soon(state, state.unchecked)}."
-        return Standing("checking", f"{state.unchecked} is to be checked.", then)
-    if state.pending is not None:
-        return Standing("deciding", found_of(state, state.pending), consequence(state, state.pending))
-    return Standing("collecting", f"Collecting: {collected}.", after(state))
-
-
-AFTER_CHECK: Mapping[Mode, str] = {
-    "ask": "Then the rule advises, once there are enough comparisons.",
-    "automatic": "Then the gate decides, once there are enough comparisons.",
-    "never": "Then what it measured is shown below: nobody is advised.",
-}
-
-
-def made_of(spec: TrainingSpec) -> str:
-    """What follows a training."""
-    if isinstance(spec, RewardModelSpec):
-        return "It makes a reward model, which never serves."
-    checked = getattr(spec, "evaluate", False)
-    return "When it ends, its candidate is checked." if checked else "Its candidate is not checked by itself."
-
-
-def soon(state: State, revision: str) -> str:
-    """When the loop checks a candidate."""
-    if state.active:
-        return f"after job {state.active[0].id} ({job_words.about(state.active[0])})"
-    return "within seconds" if ready(state, revision) else f"within {RETRY_SECONDS / 60:.0f} minutes"
-
-
-def troubles(state: State) -> tuple[str, ...]:
-    """What failed, was lost or was cancelled, each with what the loop does then or a person can do. Pure."""
-    needed = [state.unchecked] if state.unchecked else []
-    if state.pending is not None and state.pending.exhausted and state.gate == "automatic":
-        needed.append(state.pending.policy.revision)
-    held_up = {revision: state.fruitless[revision] for revision in needed if revision in state.fruitless}
-    told = {fruitless.job.id for fruitless in held_up.values()}
-    others = [f"{how_it_ended(job)} {repair(job)}" for job in state.broken if job.id not in told]
-    return (*(check_trouble(revision, fruitless) for revision, fruitless in held_up.items()), *others)
-
-
-def repair(job: Job) -> str:
-    """What a person can do about a job that came to nothing; a check leaves no checkpoints."""
-    if isinstance(job.spec, EvaluateSpec):
-        return f"The loop does not repeat it: check {job.spec.candidate} again below."
-    return "The loop does not repeat it: resume it, or delete its checkpoints, on the Runs tab."
-
-
-def check_trouble(revision: str, fruitless: Fruitless) -> str:
-    """What came of a check that a candidate needs, and what follows."""
-    by_hand = f"Check {revision} again below, or reject it."
-    if fruitless.job.status == "cancelled":
-        cancelled = f"{revision} waits: its check was cancelled (job {fruitless.job.id})"
-        return f"{cancelled}, so the loop does not repeat it. {by_hand}"
-    ended = how_it_ended(fruitless.job)
-    if fruitless.to_be_repeated:
-        return f"{ended} The loop tries it once more, {RETRY_SECONDS / 60:.0f} minutes after that."
-    return f"{ended} {fruitless.failures} tries came to nothing, so the loop makes no further one. {by_hand}"
-
-
-def how_it_ended(job: Job) -> str:
-    """How a job ended that came to nothing, with its message, as a sentence."""
-    message = job.message.strip().rstrip(".")
-    return f"Job {job.id} ({job_words.about(job)}) {ENDINGS[job.status]}{f': {message}' if message else ''}."
-
-
-def found_of(state: State, pending: Pending) -> str:
-    """What the rule makes of a candidate that was checked; nothing where nobody is to be advised."""
-    if state.gate == "never":
-        return f"{pending.policy.revision} was checked: what was measured is below."
-    return pending.decision.sentence
-
-
-def consequence(state: State, pending: Pending) -> str:
-    """What happens to a candidate that was checked."""
-    revision, decided = pending.policy.revision, pending.decision.verdict != "not enough evidence"
-    if pending.exhausted:
-        by_itself = state.gate == "automatic" and checked_by_loop(state, revision)
-        again = f"is checked again {soon(state, revision)}" if by_itself else "has to be checked again"
-        return f"Everything that there was has been compared: {revision} {again}, which draws new answers."
-    if not decided:
-        waiting = " The next training waits for it." if state.gate == "automatic" and state.auto_train["on"] else ""
-        return f"People compare {revision} with what serves, blind, among their other comparisons.{waiting}"
-    if state.gate == "never":
-        return f"Whether {revision} serves is for you to decide. The gate's mode is 'never', so nobody is advised."
-    verb = "promote" if pending.decision.verdict == "promote" else "reject"
-    if state.gate == "automatic":
-        return f"The gate will {verb} {revision} within seconds."
-    return f"The rule says: {verb} {revision}. It is for you to do so, because the gate's mode is 'ask'."
-
-
-def after(state: State) -> str:
-    """What collecting leads to."""
-    if not state.auto_train["on"]:
-        return "Automatic training is off: a training starts when somebody starts it on the Train tab."
-    method = "a reward model, then PPO" if state.auto_train["method"] == "ppo" else "DPO"
-    missing = max(wanted(state) - state.new, 0)
-    return f"After {missing} more a training starts: {method}." if missing else f"A training is due: {method}."
+        return reward_kind()(parent=registry.ground(db, serving).revision)
+    scored_by: dict[str, Any] = dict.fromkeys(method.lists, step.subject)
+    return replace(method(**scored_by), **preconditions.shape_of(db, serving))
 
 
 def trouble(db: Database) -> list[str]:
     """Why automatic training can't start, as things are, a sentence each."""
     state = state_of(db)
-    if state.auto_train["method"] != "ppo":
+    if not method_of(state).lists:
         step = Step("train")
     elif state.reward_model is None:
         step = Step("train the reward model")
     else:
         step = Step("train", state.reward_model)
-    return preconditions.check(db, automatic_spec(db, step))
+    return preconditions.check(db, automatic_spec(db, step, method_of(state)))

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from annotation.database import Database
+from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.devices import devices_here
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import GenerateSpec
 from rlhf.jobs.worker_process import Child, processes_of, record_death, start_worker
 from rlhf.loop import controller
 from rlhf.models import registry
@@ -71,7 +71,7 @@ class Supervisor:
                 child.process.wait()
             job = job_store.get(self.db, job_id)
             if job.status != "lost":  # it could not say so itself
-                job_store.died(self.db, job_id, child.worker, job_store.ended_with_program(job.kind, saved=False))
+                job_store.died(self.db, job_id, child.worker, job_store.ended_with_program(job.spec, saved=False))
 
     def _loop(self) -> None:
         while not self._ended.wait(POLL_SECONDS):
@@ -124,7 +124,7 @@ class Supervisor:
             del self.children[job_id]
             job = job_store.get(self.db, job_id)
             self.record_death(job, child, code)
-            if job.kind == "generate":
+            if not job.spec.waits:
                 self.resident_ended(code)
 
     def record_death(self, job: Job, child: Child, code: int) -> None:

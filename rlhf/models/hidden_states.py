@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from rlhf.algorithms.losses import sum_by_row, token_logps
+from rlhf.models.log_probabilities import sum_by_row, token_logps
 from rlhf.models.packing import pack, rows_of
 
 # Families whose attention is plain causal attention under a mask that is given whole. Others are padded.

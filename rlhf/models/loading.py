@@ -309,7 +309,7 @@ class Policies:
 
 def ground_key(policy: Policy) -> tuple[int | None, Weights]:
     """What identifies the weights under a policy: whose they are (None: the base's), and in which precision."""
-    return (policy.id if policy.form == "full" else policy.ground_id), policy.weights
+    return policy.lies_on, policy.weights
 
 
 def ground_path(db: Database, data_dir: Path, base_path: Path, ground_id: int | None) -> Path:

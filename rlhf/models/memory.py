@@ -11,28 +11,18 @@ import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from annotation.records import MAXIMUM_ANSWERS, UserError
+from annotation.records import UserError
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import query_graphics
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import (
-    ATTENTION,
-    DPOSpec,
-    MeasureSpec,
-    PPOSpec,
-    RewardModelSpec,
-    SFTSpec,
-    TrainingSpec,
-    from_json,
-    target_layers,
-)
+from rlhf.jobs.specs import ATTENTION, TrainingSpec, target_layers
 from rlhf.models.model_files import read_header, weight_files
 
 GB = 1e9
@@ -56,14 +46,16 @@ LAYER_BYTES: Mapping[str, Mapping[str, tuple[float, float]]] = {
 # DoRA also keeps its direction and magnitude.
 DORA_FACTOR = 2.0
 # A position's logits in the backward pass: in float32, rounded, their softmax and its gradient; and how many positions
-# meet the vocabulary at once (rlhf.algorithms.losses.CHUNK, which can't be imported without torch).
+# meet the vocabulary at once (rlhf.models.log_probabilities.CHUNK, which can't be imported without torch).
 LOGIT_BYTES, LOGIT_POSITIONS = 14, 512
 # A batch is computed in packed rows of about so many tokens (rlhf.models.hidden_states.ROW_TOKENS), on a processor
 # and on a GPU.
 ROW_TOKENS, ROW_TOKENS_GPU = 1024, 4096
-# PPO draws so many times the answers of a pass together (rlhf.algorithms.ppo.DRAWN_TOGETHER).
+# PPO draws so many times the answers of a pass together (rlhf.algorithms.ppo.train.DRAWN_TOGETHER).
 DRAWN_TOGETHER = 4
 CACHE = "Keys and values"
+# The kind of job that runs a few steps of a training.
+MEASURING = "measure"
 # Python, torch, transformers, and the buffers of an idle process; more where a GPU has its own.
 LIBRARIES = 600_000_000
 # What is estimated may be off by this much before it is said to fit.
@@ -185,19 +177,18 @@ class Parameters:
 def parameters(shapes: Shapes, spec: TrainingSpec, reward: TrainingSpec | None = None) -> Parameters:
     """What a run trains, counted as PEFT counts it: the total includes what the method adds.
 
-    PPO's critic has the shape of its reward model, which was trained as `reward` says; without that, the policy's.
+    A critic has the shape of the reward model, which was trained as `reward` says; without that, the policy's.
     """
     adapter = adapter_parameters(shapes, spec)
     if spec.method == "full":
         return Parameters(shapes.total, shapes.total)
-    if isinstance(spec, RewardModelSpec):
+    if spec.makes == "reward":
         # The scalar head takes the place of the output embedding; PEFT keeps an untouched copy of it beside.
         return Parameters(adapter + shapes.hidden, shapes.total - shapes.own_head + adapter + 2 * shapes.hidden)
-    if isinstance(spec, PPOSpec):
-        judge = adapter_parameters(shapes, reward or spec)
-        critic_head = shapes.hidden + 1  # held beside the model, as is the reward model's
-        return Parameters(adapter + judge + critic_head, shapes.total + adapter + 2 * judge)
-    return Parameters(adapter, shapes.total + adapter)
+    judge = adapter_parameters(shapes, reward or spec)
+    # The critic's head is held beside the model, as is the reward model's.
+    critic = judge + shapes.hidden + 1 if "critic" in spec.beside else 0
+    return Parameters(adapter + critic, shapes.total + adapter + len(spec.beside) * judge)
 
 
 def adapter_parameters(shapes: Shapes, spec: TrainingSpec) -> int:
@@ -334,8 +325,8 @@ def memory(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Load = NO
 
 
 def reward_model(shapes: Shapes, spec: TrainingSpec, load: Load) -> Component:
-    """The reward model beside PPO's policy and critic."""
-    weights = adapter_parameters(shapes, load.reward or spec) if isinstance(spec, PPOSpec) else 0
+    """The reward model beside the policy that is trained against it."""
+    weights = adapter_parameters(shapes, load.reward or spec) if "reward model" in spec.beside else 0
     return Component("Reward model", weights * FP32_BYTES, "an adapter on the same base, in 32 bits")
 
 
@@ -366,7 +357,7 @@ def frozen_weights(shapes: Shapes, spec: TrainingSpec, precision: str) -> Compon
 
 
 def activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Load) -> Component:
-    """What a forward pass keeps for the backward pass; for PPO at least the keys and values of answers being drawn.
+    """What a forward pass keeps for the backward pass; at least the keys and values of answers being drawn.
 
     On a GPU each layer is computed again in the backward pass, and only what goes into it is kept.
     """
@@ -378,7 +369,7 @@ def activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Load
     row = min(tokens, max(ROW_TOKENS_GPU if machine.gpu else ROW_TOKENS, tokens // spec.batch_size))
     layer = tokens * (per_token + width * row)
     size = layer + shapes.layers * tokens * shapes.hidden * width if machine.gpu else shapes.layers * layer
-    if isinstance(spec, PPOSpec):
+    if spec.drawn_tokens():
         drawn = DRAWN_TOGETHER * spec.batch_size
         cache = drawn * spec.max_length * shapes.layers * 2 * shapes.key_value * width
         if cache > size:
@@ -396,15 +387,13 @@ def trained_part(spec: TrainingSpec) -> str:
 
 def batch_tokens(spec: TrainingSpec, load: Load) -> int:
     """Tokens in one forward pass if every item were as large as the largest, or as max_length allows."""
-    answers = 2 if isinstance(spec, DPOSpec) else 1
-    if isinstance(spec, RewardModelSpec):
-        answers = load.answers or MAXIMUM_ANSWERS
+    answers = (load.answers if spec.items == "comparisons" else 0) or spec.answers_per_item
     return spec.batch_size * (load.item_tokens or answers * spec.max_length)
 
 
 def logits(shapes: Shapes, spec: TrainingSpec, load: Load) -> Component:
     """The part of the vocabulary's scores that is in memory at once; a reward model has none."""
-    positions = 0 if isinstance(spec, RewardModelSpec) else min(LOGIT_POSITIONS, batch_tokens(spec, load))
+    positions = 0 if spec.makes == "reward" else min(LOGIT_POSITIONS, batch_tokens(spec, load))
     why = f"{positions} positions at a time, {shapes.vocabulary:,} tokens in the vocabulary"
     return Component("Scores of the vocabulary", positions * shapes.vocabulary * LOGIT_BYTES, why)
 
@@ -443,11 +432,11 @@ def what_to_lower(components: Sequence[Component], spec: TrainingSpec) -> str:
         return f"Most of it is the answers that are drawn together: lower {lower}."
     if largest.name not in weights:
         batch = f"batch_size ({spec.batch_size}) or " if spec.batch_size > 1 else ""
-        raised = " and raise accumulation as much" if spec.batch_size > 1 and not isinstance(spec, PPOSpec) else ""
+        raised = " and raise accumulation as much" if spec.batch_size > 1 and hasattr(spec, "accumulation") else ""
         return f"Most of it is {largest.name.lower()}: lower {batch}max_length ({spec.max_length}){raised}."
     if spec.method == "full":
         return "Most of it is the weights with their gradients and optimiser: train an adapter (lora or qlora) instead."
-    if spec.method != "qlora" and isinstance(spec, RewardModelSpec | DPOSpec | SFTSpec | PPOSpec):
+    if spec.method != "qlora" and "qlora" in spec.methods:
         return "Most of it is the base's weights: use the method qlora, which holds them in 4 bits, or a smaller model."
     return "Most of it is the base's weights: close other programs, or take a smaller base model."
 
@@ -463,35 +452,12 @@ class Pace:
     peak_rss_mb: float | None
 
 
-def steps_of(spec: TrainingSpec, items: int) -> int:
-    """Optimiser steps (for PPO: rounds) of a run over so many items."""
-    if isinstance(spec, PPOSpec):
-        return spec.steps
-    accumulation = spec.accumulation if isinstance(spec, SFTSpec | DPOSpec | RewardModelSpec) else 1
-    return spec.epochs * math.ceil(items / (spec.batch_size * accumulation * spec.processes))
-
-
-def comparable(spec: TrainingSpec) -> TrainingSpec:
-    """The spec without what does not change the pace: data, seed, parent, length of the run and what follows it."""
-    same: dict[str, Any] = {"model": "base", "snapshot": "", "parent": "base", "seed": 0, "learning_rate": 0.0}
-    same |= {"epochs": 1, "warmup_steps": 0, "checkpoint_steps": 1, "samples": 0}
-    if isinstance(spec, PPOSpec):
-        same |= {"steps": 1, "evaluate": False, "accepted_accuracy": 0.0, "reward_model": "", "epochs": spec.epochs}
-    if isinstance(spec, SFTSpec):
-        same |= {"source": "demonstrations", "evaluate": False}
-    if isinstance(spec, DPOSpec):
-        same |= {"scope": "new", "beta": 0.0, "evaluate": False}
-    if isinstance(spec, RewardModelSpec):
-        same |= {"scope": "new"}
-    return replace(spec, **same)
-
-
 def pace_of(spec: TrainingSpec, finished: Sequence[Job]) -> Pace | None:
     """The newest pace measured with these settings: by a measurement, else by a run. `finished` has newest first."""
-    wanted = comparable(spec)
-    measured = [job for job in finished if isinstance(job.spec, MeasureSpec) and measures(job.spec, wanted)]
-    runs = [job for job in finished if isinstance(job.spec, TrainingSpec) and comparable(job.spec) == wanted]
-    for job in (*measured, *runs):
+    wanted = spec.comparable()
+    like = [job for job in finished if (own := job.spec.trains()) is not None and own.comparable() == wanted]
+    measured = [job for job in like if job.kind != spec.kind]
+    for job in (*measured, *(job for job in like if job.kind == spec.kind)):
         result = job.result or {}
         if job.status == "finished" and result.get("seconds_per_step"):
             return Pace(
@@ -500,12 +466,7 @@ def pace_of(spec: TrainingSpec, finished: Sequence[Job]) -> Pace | None:
     return None
 
 
-def measures(spec: MeasureSpec, wanted: TrainingSpec) -> bool:
-    """Whether a measurement was of a training like this one."""
-    training = from_json(spec.training)
-    return isinstance(training, TrainingSpec) and comparable(training) == wanted
-
-
 def finished_jobs(db: Any, spec: TrainingSpec, limit: int = 200) -> list[Job]:
     """Jobs whose pace on this machine may be that of this spec, newest first."""
-    return [job for job in job_store.recent(db, ("measure", spec.kind), limit) if job.flavor is None]
+    kinds = (MEASURING, spec.kind)
+    return [job for job in job_store.recent(db, kinds, limit) if job.flavor is None]

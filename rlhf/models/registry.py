@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from annotation import store
 from annotation.database import Database
-from annotation.records import UserError, now
+from annotation.records import UserError, ancestors_of, now
+from rlhf.jobs import job_store
+from rlhf.jobs.artifacts import verify_directory
+from rlhf.jobs.job_store import Job
+from rlhf.jobs.specs import TrainingSpec
 
 Kind = Literal["policy", "reward"]
 Form = Literal["base", "lora", "prompt", "full"]
@@ -42,6 +48,11 @@ class Policy:
     ground_id: int | None
     deleted: str | None
     source: str | None = None
+
+    @property
+    def lies_on(self) -> int | None:
+        """Whose weights it computes with when its adapter is off: its own where they are whole; None for the base's."""
+        return self.id if self.form == "full" else self.ground_id
 
 
 def ensure_base(db: Database, base: str) -> Policy:
@@ -137,10 +148,63 @@ def of_job(db: Database, job_id: int) -> Policy | None:
     return None if row is None else Policy(**row)
 
 
+# ------------------------------------------------------------------------------------------------------------- lineage
+def ground(db: Database, policy: Policy) -> Policy:
+    """The policy whose weights this one lies on, or is."""
+    return by_revision(db, "base") if policy.lies_on is None else by_id(db, policy.lies_on)
+
+
+def ancestors(db: Database, policy: Policy) -> list[Policy]:
+    """The policies that this one grew from, nearest first."""
+    known = {one.id: one for one in everything(db)}
+    parents = {one.id: one.parent_id for one in known.values()}
+    return [known[number] for number in ancestors_of(parents, policy.id)]
+
+
+def family(db: Database, policy: Policy) -> list[Policy]:
+    """A policy, its ancestors, and the models with which any of them was trained, with theirs; each once."""
+    found: dict[int, Policy] = {}
+    waiting = [policy]
+    while waiting:
+        one = waiting.pop()
+        if one.id in found:
+            continue
+        line = [one, *ancestors(db, one)]
+        found |= {member.id: member for member in line}
+        waiting += [scorer for member in line for scorer in trained_with(db, member)]
+    return list(found.values())
+
+
+def trained_with(db: Database, policy: Policy) -> list[Policy]:
+    """The models beside its parent with which a policy was trained, such as the one that scored its answers."""
+    spec = None if policy.job_id is None else job_store.get(db, policy.job_id).spec
+    names = spec.depends_on() if isinstance(spec, TrainingSpec) else ()
+    return [by_revision(db, name) for name in names if isinstance(spec, TrainingSpec) and name != spec.parent]
+
+
+def training_of(db: Database, policy: Policy) -> Job | None:
+    """The job that trained a policy, or the adapter that it was merged from; None where that was not done here."""
+    while policy.job_id is not None:
+        job = job_store.get(db, policy.job_id)
+        continued = job.spec.continues()
+        if not continued:
+            return job
+        policy = by_revision(db, continued)
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------------- decisions
+def verify(data_dir: Path, policy: Policy) -> None:
+    """Read a policy's files through. Raises UserError where they are damaged or missing."""
+    if policy.path is not None and policy.sha256 is not None and not policy.deleted:
+        verify_directory(data_dir / policy.path, policy.sha256, f"adapter {policy.revision}")
+
+
 def promote(db: Database, revision: str, decided_by: str, reason: str = "") -> Policy:
     """Let a policy serve; the one that served is retired. Going back to an earlier one is recorded as a rollback.
 
-    Raises UserError if it serves already, can't serve, or there is none of that name.
+    People and the gate decide by `rlhf.evaluation.gate_decisions`, which has its files verified before. Raises
+    UserError if it serves already, can't serve, or there is none of that name.
     """
     with db.transaction() as connection:
         policy, current = by_revision(db, revision), serving(db)
@@ -171,10 +235,19 @@ def reject(db: Database, revision: str, decided_by: str, reason: str = "") -> Po
     return by_revision(db, policy.revision)
 
 
-def mark_deleted(db: Database, model_id: int) -> None:
-    """Record that a model's files are about to be deleted."""
+def mark_deleted(db: Database, policy: Policy, decided_by: str) -> None:
+    """Record that a policy's files are about to be deleted, and by whom."""
     with db.transaction() as connection:
-        connection.execute("UPDATE model SET deleted = ? WHERE id = ?", (now(), model_id))
+        connection.execute("UPDATE model SET deleted = ? WHERE id = ?", (now(), policy.id))
+        record_decision(db, policy.id, serving(db).id, "delete", decided_by)
+
+
+def remove_files(data_dir: Path, policy: Policy) -> int:
+    """Remove the files of a policy that are marked as deleted; returns the bytes that are free now."""
+    directory = data_dir / str(policy.path)
+    size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+    shutil.rmtree(directory, ignore_errors=True)
+    return size
 
 
 def record_decision(

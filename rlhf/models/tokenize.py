@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from annotation.exports.preference_rows import PreferenceRow, read_rows
+from annotation.exports.frozen_rows import DemonstrationRow, PreferenceRow, PromptRow, Row, read_rows
 from annotation.records import UserError
+from rlhf.jobs.descriptions import LeftOut
 from rlhf.jobs.specs import Noise
 from rlhf.models.template_process import Refused, conversation
 
-Row = Mapping[str, Any]
 
-
-class LeftOut(Counter[str]):
-    """How much is left out, by reason, and what a chat template said when it first refused something."""
-
-    refusal: str = ""
-
-    def refused(self, error: Refused) -> None:
-        """Count what the template refuses."""
-        self["template"] += 1
-        self.refusal = self.refusal or error.reason
-
-    def take(self, other: Mapping[str, int]) -> None:
-        """Count what is left out elsewhere too."""
-        self.update(other)
-        self.refusal = self.refusal or getattr(other, "refusal", "")
-
-
-def load_snapshot(data_dir: Path, sha256: str) -> list[PreferenceRow]:
+def load_snapshot(data_dir: Path, sha256: str, kind: type[Row]) -> list[Row]:
     """The rows of the frozen data of this name. Raises UserError if the file is gone or is not what its name says."""
+    return read_rows(snapshot_content(data_dir, sha256), kind)
+
+
+def snapshot_content(data_dir: Path, sha256: str) -> bytes:
+    """The file of frozen data, after checking its hash. Raises UserError."""
     from hashlib import sha256 as hash_of
 
     path = snapshot_path(data_dir, sha256)
@@ -42,7 +29,12 @@ def load_snapshot(data_dir: Path, sha256: str) -> list[PreferenceRow]:
     content = path.read_bytes()
     if hash_of(content).hexdigest() != sha256:
         raise UserError(f"The frozen data {path} was changed (its sha256 differs). Restore it, or start a new run.")
-    return read_rows(content)
+    return content
+
+
+def of_split(rows: Sequence[Row], split: str) -> list[Row]:
+    """The rows of a split."""
+    return [row for row in rows if row.split == split]
 
 
 def snapshot_path(data_dir: Path, sha256: str) -> Path:
@@ -64,13 +56,13 @@ def text_ids(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
-def answer_ids(tokenizer: Any, answer: Mapping[str, Any]) -> list[int]:
+def answer_ids(tokenizer: Any, text: str, finish_reason: str | None) -> list[int]:
     """Token ids of an answer and the end-of-text token, which an answer cut off at the limit does not get.
 
     That one did not end, and training must not teach that it did. What a person wrote or an import brought is whole.
     """
-    ids = text_ids(tokenizer, answer["text"])
-    return ids if answer["finish_reason"] == "length" else [*ids, tokenizer.eos_token_id]
+    ids = text_ids(tokenizer, text)
+    return ids if finish_reason == "length" else [*ids, tokenizer.eos_token_id]
 
 
 def tokenise_pairs(
@@ -84,23 +76,23 @@ def tokenise_pairs(
     left_out = LeftOut()
     for row in rows:
         try:
-            rendered = row["rendered_prompt"] or render(tokenizer, row["messages"])
+            rendered = row.rendered_prompt or render(tokenizer, row.messages)
         except Refused as error:
             left_out.refused(error)
             continue
         prompt = text_ids(tokenizer, rendered)
-        chosen, rejected = answer_ids(tokenizer, row["chosen"]), answer_ids(tokenizer, row["rejected"])
+        chosen, rejected = (answer_ids(tokenizer, side.text, side.finish_reason) for side in row.sides)
         if len(prompt) + max(len(chosen), len(rejected)) > max_length:
             left_out["too-long"] += 1
             continue
         # Data frozen before annotators were measured has no chance of error, and is trained on without it.
-        noise = {name: row[name] for name in ("flip", "ai") if name in row}
+        noise = {**({} if row.flip is None else {"flip": row.flip}), **({"ai": True} if row.ai else {})}
         ids = {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
-        pairs.append({**ids, "comparison": row["comparison"], **noise})
+        pairs.append({**ids, "comparison": row.comparison, **noise})
     return pairs, left_out
 
 
-def with_noise(pairs: Sequence[Row], noise: Noise, ai_weight: float = 1.0) -> list[dict[str, Any]]:
+def with_noise(pairs: Sequence[Mapping[str, Any]], noise: Noise, ai_weight: float = 1.0) -> list[dict[str, Any]]:
     """The pairs with the columns `flip` and `weight` as the loss is to use them: 0 and 1 where noise is ignored.
 
     Weights are 1 - 2 flip over their mean: what a coin would have said weighs nothing, and the mean is 1, so that the
@@ -117,7 +109,7 @@ def with_noise(pairs: Sequence[Row], noise: Noise, ai_weight: float = 1.0) -> li
     return [{**pair, "weight": weight / mean} for pair, weight in zip(made, weights, strict=True)]
 
 
-def noisy(pairs: Sequence[Row], noise: Noise) -> list[dict[str, Any]]:
+def noisy(pairs: Sequence[Mapping[str, Any]], noise: Noise) -> list[dict[str, Any]]:
     """`with_noise` for judgements of people and judges alike."""
     if noise == "ignore":
         return [{**pair, "flip": 0.0, "weight": 1.0} for pair in pairs]
@@ -146,33 +138,32 @@ def tokenise_comparisons(
         tokenised, reasons = tokenise_pairs(tokenizer, [row], max_length)
         left_out.take(reasons)
         for pair in tokenised:
-            known = places.setdefault(row["comparison"], {})
+            known = places.setdefault(row.comparison, {})
             item = items.setdefault(
-                row["comparison"],
-                {"prompt_ids": pair["prompt_ids"], "answers": [], "comparison": row["comparison"], "pairs": []},
+                row.comparison,
+                {"prompt_ids": pair["prompt_ids"], "answers": [], "comparison": row.comparison, "pairs": []},
             )
-            for side in ("chosen", "rejected"):
-                if row[side]["id"] not in known:
-                    known[row[side]["id"]] = len(item["answers"])
-                    item["answers"].append(pair[f"{side}_ids"])
-            better, worse = known[row["chosen"]["id"]], known[row["rejected"]["id"]]
-            item["pairs"].append((better, worse, row.get("strength"), pair.get("flip"), pair.get("ai", False)))
+            for answer, ids in ((row.chosen, pair["chosen_ids"]), (row.rejected, pair["rejected_ids"])):
+                if answer.id not in known:
+                    known[answer.id] = len(item["answers"])
+                    item["answers"].append(ids)
+            item["pairs"].append((known[row.chosen.id], known[row.rejected.id], row.strength, row.flip, row.ai))
     return list(items.values()), left_out
 
 
 def tokenise_demonstrations(
-    tokenizer: Any, rows: Sequence[Row], max_length: int
+    tokenizer: Any, rows: Sequence[DemonstrationRow], max_length: int
 ) -> tuple[list[dict[str, Any]], LeftOut]:
     """Demonstrations as `prompt_ids` and `completion_ids`, and how many are left out and why."""
     items: list[dict[str, Any]] = []
     left_out = LeftOut()
     for row in rows:
         try:
-            prompt = text_ids(tokenizer, render(tokenizer, row["messages"]))
+            prompt = text_ids(tokenizer, render(tokenizer, row.messages))
         except Refused as error:
             left_out.refused(error)
             continue
-        completion = answer_ids(tokenizer, {"text": row["text"], "finish_reason": "stop"})
+        completion = answer_ids(tokenizer, row.text, "stop")
         if len(prompt) + len(completion) > max_length:
             left_out["too-long"] += 1
             continue
@@ -181,14 +172,14 @@ def tokenise_demonstrations(
 
 
 def tokenise_prompts(
-    tokenizer: Any, rows: Sequence[Row], max_prompt_length: int
+    tokenizer: Any, rows: Sequence[PromptRow], max_prompt_length: int
 ) -> tuple[list[dict[str, Any]], LeftOut]:
     """Prompts to answer as `prompt_id`, `text` (as fed) and `prompt_ids`, and how many are left out and why."""
     items: list[dict[str, Any]] = []
     left_out = LeftOut()
     for row in rows:
         try:
-            text = render(tokenizer, row["messages"])
+            text = render(tokenizer, row.messages)
         except Refused as error:
             left_out.refused(error)
             continue
@@ -196,5 +187,5 @@ def tokenise_prompts(
         if len(ids) > max_prompt_length:
             left_out["too-long"] += 1
             continue
-        items.append({"prompt_id": row["prompt_id"], "text": text, "prompt_ids": ids})
+        items.append({"prompt_id": row.prompt_id, "text": text, "prompt_ids": ids})
     return items, left_out

@@ -10,13 +10,13 @@ from typing import Any
 
 from annotation.database import Database
 from annotation.records import UserError
-from rlhf.evaluation.reward_model_quality import REWARD_THRESHOLD
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import query_graphics
-from rlhf.jobs.specs import ATTENTION, METHODS, DPOSpec, MeasureSpec, PPOSpec, Spec, TrainingSpec, from_json, impossible
+from rlhf.jobs.specs import ATTENTION, TrainingSpec
 from rlhf.judges import judge_store
 from rlhf.models import base_model, memory, registry
 from rlhf.models.registry import Policy
+from rlhf.models.reward_model_quality import quality_of
 
 
 def check(db: Database, spec: TrainingSpec, here: bool = True) -> list[str]:
@@ -24,12 +24,11 @@ def check(db: Database, spec: TrainingSpec, here: bool = True) -> list[str]:
 
     `here`: it is to run on this machine.
     """
-    found = [*impossible(spec), *(machine_trouble(spec) if here else ())]
+    found = [*spec.impossible(), *(machine_trouble(spec) if here else ())]
     try:
         parent = registry.by_revision(db, spec.parent)
         found += parent_trouble(db, spec, parent) or ground_trouble(db, spec, parent)
-        if isinstance(spec, PPOSpec):
-            found += reward_trouble(db, spec, parent)
+        found += spec.refusals(db)
     except UserError as error:
         found.append(str(error))
     return found
@@ -98,7 +97,7 @@ def quantised_trouble(spec: TrainingSpec, how: str) -> list[str]:
 def ground_directory(db: Database, policy: Policy) -> Path | None:
     """Where the weights are that a policy lies on, or is; None where they are not on this machine."""
     data_dir = db.path.parent
-    ground = registry.by_id(db, policy.ground_id) if policy.ground_id is not None else policy
+    ground = registry.ground(db, policy)
     if ground.form == "full":
         directory = data_dir / str(ground.path)
         return directory if (directory / "config.json").is_file() else None
@@ -109,14 +108,14 @@ def parent_trouble(db: Database, spec: TrainingSpec, parent: Policy) -> list[str
     """Why a job can't start from this parent."""
     if parent.deleted:
         return [f"The files of the parent {parent.revision} were deleted on {parent.deleted[:10]}: choose another."]
-    if (parent.kind == "reward") != (spec.kind == "reward_model") and parent.kind == "reward":
+    if parent.kind == "reward" and spec.makes == "policy":
         return [f"{parent.revision} is a reward model; choose a policy as the parent."]
-    if spec.kind == "reward_model" and parent.kind == "policy" and parent.form not in ("base", "full"):
+    if spec.makes == "reward" and parent.kind == "policy" and parent.form not in ("base", "full"):
         return [
             f"A reward model grows on whole weights, and {parent.revision} is an adapter: {instead(db, spec, parent)}."
         ]
     if parent.form in ("base", "full"):
-        full_reference = isinstance(spec, DPOSpec) and spec.method == "full" and spec.reference == "base"
+        full_reference = spec.method == "full" and spec.implicit_reference() == "base"
         if full_reference and parent.form == "full":
             return [
                 f"Full fine-tuning from {parent.revision} keeps no copy of the base to be the reference: take the "
@@ -135,7 +134,7 @@ def instead(db: Database, spec: TrainingSpec, parent: Policy) -> str:
     """What else can be done than what its parent's adapter does not let a job do."""
     if parent.form == "prompt":
         tokens = shape_of(db, parent).get("virtual_tokens", "as many")
-        going_on = f"continue with prompt tuning of {tokens}, or " if "prompt" in METHODS[spec.kind] else ""
+        going_on = f"continue with prompt tuning of {tokens}, or " if "prompt" in spec.methods else ""
         return f"its virtual tokens can't be merged into weights, so {going_on}start from the base"
     return f"{'' if merge_trouble(db, parent) else 'merge it into 16-bit weights first, or '}start from the base"
 
@@ -271,61 +270,10 @@ def same_setting(name: str, value: Any, spec: TrainingSpec) -> bool:
     return bool(value == getattr(spec, name))
 
 
-def reward_trouble(db: Database, spec: PPOSpec, parent: Policy) -> list[str]:
-    """Why PPO can't be run against the reward model that the spec names, or not without a person's word."""
-    if not spec.reward_model:
-        return ["PPO needs a reward model: train one first, then choose it."]
-    reward = registry.by_revision(db, spec.reward_model)
-    if reward.kind != "reward":
-        return [f"{reward.revision} is no reward model. Train one, then choose it."]
-    if reward.deleted:
-        return [f"The files of the reward model {reward.revision} were deleted on {reward.deleted[:10]}."]
-    ground = parent.id if parent.form == "full" else parent.ground_id
-    if reward.ground_id != ground:
-        return [
-            f"The reward model {reward.revision} and the parent {parent.revision} lie on different weights, and PPO "
-            "holds one copy for both: train the reward model from the weights that the parent lies on."
-        ]
-    if (reward.weights == "nf4") != (spec.method == "qlora"):
-        return [
-            f"The reward model {reward.revision} was trained on {reward.weights} weights: use the method "
-            f"{'qlora' if reward.weights == 'nf4' else 'lora'} here, so that it judges with the weights it knows."
-        ]
-    accuracy = accuracy_of(db, reward)
-    if accuracy is None:
-        if spec.accepted_accuracy:
-            return []
-        return [unmeasured(reward)]
-    accepted = spec.accepted_accuracy > 0 and abs(spec.accepted_accuracy - accuracy) < 0.005
-    if accuracy >= REWARD_THRESHOLD or accepted:
-        return []
-    return [
-        f"The reward model {reward.revision} is right on {accuracy:.1%} of held-out comparisons, and under "
-        f"{REWARD_THRESHOLD:.0%} PPO mostly learns its mistakes. Collect more judgements, or confirm that you accept "
-        f"it (accepted_accuracy {max(round(accuracy, 3), 0.001)})."
-    ]
-
-
-def unmeasured(reward: Policy) -> str:
-    """That it is not known here how often a reward model is right, and what to do about that."""
-    learns = "PPO mostly learns the mistakes of one that is seldom right"
-    if reward.source:
-        return (
-            f"The reward model {reward.revision} comes from {reward.source}, and how often it is right was not "
-            f"measured here: {learns}. Read on its card how often it was right on held-out comparisons; if that is "
-            "enough, confirm it (tick “Run it although …”, or give that share as accepted_accuracy, say 0.7)."
-        )
-    return (
-        f"Too few held-out comparisons tell how often the reward model {reward.revision} is right, and {learns}. "
-        "Collect more judgements, or confirm that you accept it (any accepted_accuracy, say 0.01)."
-    )
-
-
 def accuracy_of(db: Database, reward: Policy) -> float | None:
     """How often a reward model is right on held-out comparisons; None where that was not measured."""
-    result = (job_store.get(db, reward.job_id).result if reward.job_id is not None else None) or {}
-    value = ((result.get("health") or {}).get("accuracy") or {}).get("value")
-    return None if value is None else float(value)
+    quality = quality_of(db, reward)
+    return None if quality is None else quality.accuracy.value
 
 
 NOT_MERGED: Mapping[str, str] = {
@@ -367,7 +315,9 @@ def needed_by(db: Database, policy: Policy) -> list[str]:
     panel = [judge.name for judge in judge_store.judges(db, active=True) if judge_store.model_of(db, judge) == policy]
     if panel:
         return [f"The judge {panel[0]} judges with {policy.revision}: put the judge aside first, on the AI judges tab."]
-    users = [job.id for job in job_store.active(db, job_store.TRAINING) if policy.revision in named_in(job.spec)]
+    users = [
+        job.id for job in job_store.active(db, job_store.waiting_kinds()) if policy.revision in job.spec.depends_on()
+    ]
     return [f"Job {users[0]} needs {policy.revision}: wait for it, or cancel it."] if users else []
 
 
@@ -376,11 +326,6 @@ def is_reference(db: Database, policy: Policy, candidate: Policy) -> bool:
     if candidate.status != "candidate" or candidate.deleted or candidate.job_id is None:
         return False
     spec = job_store.get(db, candidate.job_id).spec
-    return isinstance(spec, DPOSpec) and spec.reference == "parent" and spec.parent == policy.revision
-
-
-def named_in(spec: Spec) -> set[str]:
-    """The revisions that a job reads."""
-    inner = from_json(spec.training) if isinstance(spec, MeasureSpec) else spec
-    names = ("parent", "reward_model", "candidate", "against", "revision")
-    return {getattr(inner, name) for name in names if hasattr(inner, name)}
+    if not isinstance(spec, TrainingSpec):
+        return False
+    return spec.implicit_reference() == "parent" and spec.parent == policy.revision

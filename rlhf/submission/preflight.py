@@ -18,13 +18,13 @@ from annotation.database import Database
 from annotation.records import Split, UserError
 from rlhf.data import held_out_sets, snapshots
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec, filled
+from rlhf.jobs.specs import Training, TrainingSpec
 from rlhf.models import base_model, memory, registry
 from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
 from rlhf.models.memory import Fit, Load, Machine, Pace, Parameters, Shapes
-from rlhf.models.registry import Policy
+from rlhf.models.registry import Kind, Policy
 from rlhf.submission import form_fields, inspect_rows, job_submission, preconditions
-from rlhf.submission.form_fields import Form, TrainingJob
+from rlhf.submission.form_fields import Form
 from rlhf.submission.inspect_rows import Shown, Survey
 from rlhf.submission.job_submission import Preview
 
@@ -33,8 +33,6 @@ QUICK_SECONDS, REST_FACTOR = 0.1, 20
 # How old what is known of the machine and of finished jobs may be.
 MACHINE_SECONDS, JOBS_SECONDS = 30.0, 3.0
 KEPT_DATA, KEPT_LENGTHS = 16, 64
-# What a confirmation stands for where the reward model's accuracy was not measured, or is 0.
-SOME_ACCURACY = 0.001
 
 Choices = list[tuple[str, str]]
 Kept = TypeVar("Kept")
@@ -74,8 +72,8 @@ class Cost:
 class Prospect:
     """A run as it would be queued, but for its data, which is frozen then."""
 
-    spec: TrainingJob
-    asked: TrainingJob
+    spec: TrainingSpec
+    asked: TrainingSpec
     """The spec as the form has it: names such as 'serving', and a learning rate of 0 for the method's."""
     troubles: Sequence[str]
     """Why it can't be started; empty if it can."""
@@ -95,7 +93,7 @@ class Prospects:
         self._lengths: dict[Any, int] = {}
         self._recent: dict[Any, tuple[float, Any]] = {}
 
-    def of(self, asked: TrainingJob) -> Prospect:
+    def of(self, asked: TrainingSpec) -> Prospect:
         """All that is known of this run now."""
         spec = resolved(self.db, asked)
         troubles, data, cost, unknown = preconditions.check(self.db, spec), None, None, ""
@@ -117,7 +115,7 @@ class Prospects:
 
         Raises UserError where there is nothing to count.
         """
-        key = what_decides_data(spec)
+        key = spec.data_key()
         with self._counting:
             mark = store.data_mark(self.db)
             counted, rests_until, data = self._data.get(key, (None, 0.0, None))
@@ -148,7 +146,7 @@ class Prospects:
         return found
 
     # ------------------------------------------------------------------------------------------------------------ cost
-    def cost(self, spec: TrainingJob, data: Data | None) -> Cost:
+    def cost(self, spec: TrainingSpec, data: Data | None) -> Cost:
         """Parameters, memory and time. Raises UserError where the model's files don't tell."""
         shapes, machine = self.shapes(spec), self.machine()
         reward = self.reward_spec(spec)
@@ -159,19 +157,16 @@ class Prospects:
             memory.fit(shapes, spec, machine, Load(longest, answers, reward)),
             machine,
             memory.pace_of(spec, self.finished_jobs(spec)),
-            memory.steps_of(spec, items),
-            "rounds" if isinstance(spec, PPOSpec) else "optimiser steps",
+            spec.steps_over(items),
+            spec.steps_word,
             len(job_store.at_work(self.db)) + len(job_store.queue(self.db)),
             longest,
         )
 
     def shapes(self, spec: TrainingSpec) -> Shapes:
         """The model that the run's parent lies on, or is."""
-        parent = registry.by_revision(self.db, spec.parent)
-        ground = parent if parent.form == "full" else None
-        if parent.ground_id is not None:
-            ground = registry.by_id(self.db, parent.ground_id)
-        return memory.read_shapes(self.base_directory() if ground is None else self.data_dir / str(ground.path))
+        ground = registry.ground(self.db, registry.by_revision(self.db, spec.parent))
+        return memory.read_shapes(self.base_directory() if ground.path is None else self.data_dir / ground.path)
 
     def base_directory(self) -> Path:
         """Where the base model is; a name on the Hub is looked up once."""
@@ -192,10 +187,9 @@ class Prospects:
         return self._keep(("jobs", spec.kind), JOBS_SECONDS, lambda: memory.finished_jobs(self.db, spec))
 
     def reward_spec(self, spec: TrainingSpec) -> TrainingSpec | None:
-        """How PPO's reward model was trained; None for other jobs, and where that is not known."""
-        if not isinstance(spec, PPOSpec) or not spec.reward_model:
-            return None
-        return preconditions.trained_as(self.db, registry.by_revision(self.db, spec.reward_model))
+        """How the reward model was trained that scores its answers; None without one, and where that is not known."""
+        scorers = [registry.by_revision(self.db, name) for name in spec.trained_against()]
+        return next((preconditions.trained_as(self.db, scorer) for scorer in scorers), None)
 
     def _keep(self, key: Any, seconds: float, find: Callable[[], Kept]) -> Kept:
         """What was found less than so many seconds ago, or is found now."""
@@ -221,55 +215,30 @@ def rest_after(began: float, ended: float) -> float:
 
 
 # -------------------------------------------------------------------------------------------------------------- a spec
-def resolved(db: Database, spec: TrainingJob | Any) -> Any:
-    """The spec with its parent's revision and what it leaves to its method, as `job_submission.submit` will queue
-    it."""
+def resolved(db: Database, spec: Training) -> Training:
+    """The spec with its parent's revision and what it leaves to its method, as it will be queued."""
     parent = registry.serving(db).revision if spec.parent == "serving" else spec.parent
-    return replace(filled(spec), parent=parent)
+    return replace(spec.filled(), parent=parent)
 
 
 def shortage(spec: TrainingSpec, found: Preview) -> list[str]:
     """Why there is too little data, as `job_submission.submit` would say it."""
-    few = snapshots.shortage(found.unit, found.train, snapshots.AT_LEAST[spec.kind], found.left_out)
+    few = snapshots.shortage(found.unit, found.train, spec.at_least, found.left_out)
     return [few] if few else []
-
-
-def what_decides_data(spec: TrainingSpec) -> tuple[Any, ...]:
-    """The settings that decide what a run learns from."""
-    if isinstance(spec, SFTSpec):
-        return (spec.kind, spec.source)
-    if isinstance(spec, PPOSpec):
-        return (spec.kind,)
-    return (spec.kind, spec.parent, getattr(spec, "scope", ""), spec.max_length)
 
 
 def what_decides_lengths(spec: TrainingSpec) -> tuple[Any, ...]:
     """The settings that decide how long the longest item is."""
     virtual = spec.virtual_tokens if spec.method == "prompt" else 0
-    drawn = spec.sampling.max_new_tokens if isinstance(spec, PPOSpec) else 0
-    return (*what_decides_data(spec), spec.max_length, virtual, drawn)
+    return *spec.data_key(), spec.max_length, virtual, spec.drawn_tokens()
 
 
-def reward_model(db: Database, spec: PPOSpec) -> Policy | None:
-    """The reward model that a PPO job names; None if there is none of this name."""
+def scorer_of(db: Database, spec: TrainingSpec) -> Policy | None:
+    """The reward model that a job names to be trained against; None if it names none that there is."""
     return next(
-        (one for one in registry.everything(db) if one.revision == spec.reward_model and one.kind == "reward"), None
+        (one for one in registry.everything(db) if one.revision in spec.trained_against() and one.kind == "reward"),
+        None,
     )
-
-
-def accepting(db: Database, spec: TrainingJob) -> float | None:
-    """The `accepted_accuracy` with which a person's word would let PPO run against its reward model.
-
-    None where no word is needed, or none would help.
-    """
-    if not isinstance(spec, PPOSpec):
-        return None
-    reward = reward_model(db, spec)
-    if reward is None:
-        return None
-    word = max(round(preconditions.accuracy_of(db, reward) or 0.0, 4), SOME_ACCURACY)
-    without, with_word = (preconditions.check(db, replace(spec, accepted_accuracy=number)) for number in (0.0, word))
-    return word if len(with_word) < len(without) else None
 
 
 # ------------------------------------------------------------------------------------------------- parents to choose
@@ -286,14 +255,14 @@ def fits(form: Form, policy: Policy) -> bool:
     if policy.deleted:
         return False
     whole = policy.form in ("base", "full")
-    if form.spec_type is RewardModelSpec:
+    if form.spec_type.makes == "reward":
         return policy.kind == "reward" or whole
     return policy.kind == "policy" and (whole or form.methods != ("full",))
 
 
-def rewards(db: Database) -> Choices:
-    """(words, revision) of the reward models, newest first."""
-    known = [policy for policy in registry.everything(db) if policy.kind == "reward" and not policy.deleted]
+def models_of(db: Database, kind: Kind) -> Choices:
+    """(words, revision) of the policies or reward models, newest first."""
+    known = [policy for policy in registry.everything(db) if policy.kind == kind and not policy.deleted]
     return [(words_of(db, policy), policy.revision) for policy in reversed(known)]
 
 

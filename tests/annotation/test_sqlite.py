@@ -71,8 +71,8 @@ import tempfile
 from pathlib import Path
 from annotation import sqlite
 from annotation.database import open_database
+from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import GenerateSpec
 with tempfile.TemporaryDirectory() as directory:
     db = open_database(Path(directory))
     claimed = job_store.claim(db, job_store.enqueue(db, GenerateSpec(), "a test"), "worker")

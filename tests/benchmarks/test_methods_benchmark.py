@@ -14,15 +14,18 @@ import pytest
 import torch
 
 from annotation.database import open_database
+from annotation.exports.frozen_rows import DemonstrationRow, PromptRow
 from annotation.records import Prompt
 from benchmarks import answers, frontier, gold, learning, memory, methods, rates, sentiment
 from benchmarks.driver import BenchmarkError
 from benchmarks.intervals import crossed
 from benchmarks.laboratory import Laboratory
-from rlhf.algorithms.roles import Answer
+from rlhf.algorithms.measure_spec import MeasureSpec
+from rlhf.algorithms.ppo.roles import Answer
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.snapshots import Listing, store_snapshot
 from rlhf.jobs import job_store, worker
-from rlhf.jobs.specs import MeasureSpec, SFTSpec, to_json
+from rlhf.jobs.specs import to_json
 from rlhf.models.tokenize import load_snapshot, tokenise_demonstrations, tokenise_prompts
 from tests.machine_fixtures import QUICK_DPO, Machine
 
@@ -82,9 +85,9 @@ def test_the_better_answer_by_the_gold_is_the_chosen_one_on_either_side() -> Non
     good, bad = drawn("The sun is hot, so it gives off light in the day."), drawn("no")
     for pair in ([good, bad], [bad, good]):
         (row,) = frontier.judged(prompt, pair, 3)
-        assert (row["chosen"]["text"], row["rejected"]["text"]) == (good["text"], bad["text"])
-        assert (row["split"], row["comparison"]) == ("held-out", 3)
-        assert row["chosen"]["id"] != row["rejected"]["id"]
+        assert (row.chosen.text, row.rejected.text) == (good["text"], bad["text"])
+        assert (row.split, row.comparison) == ("held-out", 3)
+        assert row.chosen.id != row.rejected.id
     assert frontier.judged(prompt, [good, good], 3) == []
 
 
@@ -175,10 +178,10 @@ def test_what_is_finished_is_not_done_again_and_other_settings_are_refused(machi
         start({"seeds": 2})
 
 
-def rows_for(machine: Machine) -> list[dict[str, Any]]:
+def rows_for(machine: Machine) -> list[DemonstrationRow]:
     """Demonstrations of different lengths."""
-    messages = [{"role": "user", "content": "Say a word"}]
-    return [{"split": "train", "messages": messages, "text": "word " * n, "origin": "written"} for n in range(1, 13)]
+    messages = ({"role": "user", "content": "Say a word"},)
+    return [DemonstrationRow("train", messages, "word " * n, "written") for n in range(1, 13)]
 
 
 def test_a_job_that_fails_is_an_error_with_the_end_of_its_log(machine: Machine) -> None:
@@ -190,12 +193,17 @@ def test_a_job_that_fails_is_an_error_with_the_end_of_its_log(machine: Machine) 
 
 def test_rows_for_the_memory_of_ppo_and_sft_fill_their_length_to_the_token(machine: Machine) -> None:
     lab = Laboratory(machine.data_dir, str(machine.model), {}, {})
-    rows = load_snapshot(machine.data_dir, memory.frozen(lab, memory.QUICK))
+    frozen = memory.frozen(lab, memory.QUICK)
+    rows = load_snapshot(machine.data_dir, frozen, DemonstrationRow)
     (item, *_), left_out = tokenise_demonstrations(machine.tokenizer, rows, memory.QUICK.max_length)
     assert left_out == {}
     assert len(item["completion_ids"]) == memory.QUICK.new_tokens
     assert len(item["prompt_ids"]) + len(item["completion_ids"]) == memory.QUICK.max_length
-    prompts, left_out = tokenise_prompts(machine.tokenizer, rows, memory.QUICK.max_length - memory.QUICK.new_tokens)
+    prompts, left_out = tokenise_prompts(
+        machine.tokenizer,
+        load_snapshot(machine.data_dir, frozen, PromptRow),
+        memory.QUICK.max_length - memory.QUICK.new_tokens,
+    )
     assert (len(prompts), left_out) == (memory.ROWS, {})
 
 

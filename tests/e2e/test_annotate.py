@@ -18,8 +18,8 @@ from annotation import claims, store
 from annotation.database import Database, open_database
 from annotation.records import Judgement, Kind, Project, Prompt
 from annotation.web import access
+from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import GenerateSpec
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, make_response
 from tests.e2e.conftest import running_app, wait_for

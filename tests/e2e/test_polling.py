@@ -10,10 +10,10 @@ import pytest
 
 from annotation.database import Database, open_database
 from annotation.web import access
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import SFTSpec
 from rlhf.models import registry
-from rlhf.submission.form_fields import FORMS
+from rlhf.submission.form_fields import forms
 from tests.conftest import BASE_NAME
 from tests.e2e.conftest import running_app
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.browser
 PATIENCE_MS = 180_000
 # More than any pulse waits between two beats, and than it waits for an answer.
 LONG_MS = 20_000
-WITHIN = (*(form.label for form in FORMS), "Runs")
+WITHIN = (*(form.layout.label for form in forms()), "Runs")
 PASSWORD = "correct horse battery"
 
 

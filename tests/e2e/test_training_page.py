@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import PPOSpec
 from rlhf.models import registry
 from tests.e2e.conftest import running_app
 from tests.machine_fixtures import Machine, make_machine, wait_until

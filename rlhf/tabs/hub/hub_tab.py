@@ -29,7 +29,7 @@ from rlhf.hub.pull_model import WEIGHTS
 from rlhf.hub.token_launcher import PLACE
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import SPECS, TrainingSpec
+from rlhf.jobs.specs import TrainingSpec, trainings
 from rlhf.models import registry
 from rlhf.models.registry import Policy, Publication
 from rlhf.tabs.runs import job_cards
@@ -84,7 +84,6 @@ FORMS: Mapping[str, tuple[str, ...]] = {
     "space": ("check-space", "make-space"),
 }
 FORMAT_CHOICES = [(entry.title, name) for name, entry in FORMATS.items() if name not in ONE_FILE]
-TRAININGS = [kind for kind, spec in SPECS.items() if issubclass(spec, TrainingSpec)]
 literal = partial(html_box, job_cards.STYLE + "p { overflow-wrap: anywhere; }")
 Update = dict[str, Any]
 Seen = dict[str, Any]
@@ -234,7 +233,7 @@ def view(context: Context, seen: Any) -> tuple[dict[str, Update], Seen]:
         "forms": gr.update(visible=held),
         "held": gr.update(value="" if held else paragraph(NO_TOKEN, "warning")),
         "revision": gr.update(choices=model_choices(known)),
-        "data": gr.update(choices=[JUDGEMENTS, *run_choices(job_store.recent(db, TRAININGS))]),
+        "data": gr.update(choices=[JUDGEMENTS, *run_choices(job_store.recent(db, tuple(trainings())))]),
         "published": gr.update(value=publications_table(registry.publications(db), revisions)),
         "copies": gr.update(value=copies_card(db, os.environ)),
         "errands": gr.update(value=errands_table(hub_requests.recent(db, SHOWN_ERRANDS))),

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
-from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import Split, seconds_between
 from annotation.store import AnswerCounts
 from annotation.ui.formatting import NOTHING, moment, percent_with_interval
 from annotation.ui.markup import escape, paragraph, table
-from rlhf.evaluation.gate import Rule
+from rlhf.evaluation.finished_checks import Check
+from rlhf.evaluation.gate import Limit, Rule, past_limits
+from rlhf.evaluation.report import AnswerFigures, CheckReport, RewardChange
+from rlhf.jobs import specs
+from rlhf.jobs.descriptions import NOT_MEASURED
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import DPOSpec, EvaluateSpec, PPOSpec, TrainingSpec
+from rlhf.jobs.specs import REFERENCES, SHORT_METHODS, TrainingSpec
 from rlhf.models.registry import Policy
 from rlhf.tabs.runs.job_cards import answer_box, duration, facts, figure, share
-from rlhf.tabs.runs.job_words import NOT_MEASURED, REFERENCES, SHORT_METHODS, trained_on
+from rlhf.tabs.runs.job_words import trained_on
 
 # Below this the interval spans most of what is possible, so the figure would only mislead.
 FEW_HELD_OUT = 20
-# The limits between "learned the preference" and "lost the language"; the loop's benchmark uses the same.
-NLL_LIMIT, DISTINCT_LIMIT = Rule.nll_ratio_most, Rule.distinct_ratio_least
 
 
 def serving_card(
@@ -56,28 +58,13 @@ def worker_sentence(worker: Job | None, at: str) -> str:
     return f"The answering worker does not run ({worker.status}). {worker.message}".strip()
 
 
-def held_out_accuracy(evaluation: Mapping[str, Any] | None) -> str:
+def held_out_accuracy(report: CheckReport | None) -> str:
     """Implicit-reward accuracy with its 95% interval, or why there is none."""
-    accuracy = (evaluation or {}).get("implicit_accuracy")
-    if not accuracy or accuracy.get("value") is None:
+    accuracy = None if report is None else report.implicit_accuracy
+    if accuracy is None or accuracy.value is None:
         return NOT_MEASURED
-    low, high, number = share(accuracy.get("low")), share(accuracy.get("high")), accuracy["n"]
-    interval = f"{share(accuracy['value'])} ({low} to {high}, n = {number})"
-    return f"{interval}; too few held-out judgements to tell" if number < FEW_HELD_OUT else interval
-
-
-def newest_evaluations(evaluations: Sequence[Job]) -> dict[str, Job]:
-    """The newest finished check of each candidate; `evaluations` come newest first."""
-    found: dict[str, Job] = {}
-    for job in evaluations:
-        if job.status == "finished" and job.result is not None and isinstance(job.spec, EvaluateSpec):
-            found.setdefault(job.spec.candidate, job)
-    return found
-
-
-def figures_of(evaluation: Mapping[str, Any] | None, side: str) -> Mapping[str, Any]:
-    """One policy's figures in a check; empty where it was not measured."""
-    return (evaluation or {}).get(side) or {}
+    interval = f"{share(accuracy.value)} ({share(accuracy.low)} to {share(accuracy.high)}, n = {accuracy.n})"
+    return f"{interval}; too few held-out judgements to tell" if accuracy.n < FEW_HELD_OUT else interval
 
 
 HISTORY = (
@@ -86,7 +73,7 @@ HISTORY = (
 )  # fmt: skip
 
 
-def history_table(policies: Sequence[Policy], training: Mapping[int, Job], checks: Mapping[str, Job]) -> str:
+def history_table(policies: Sequence[Policy], training: Mapping[int, Job], checks: Mapping[str, Check]) -> str:
     """Every policy, newest first, with what it came from and how it did."""
     names = {policy.id: policy.revision for policy in policies}
     rows = [
@@ -96,34 +83,30 @@ def history_table(policies: Sequence[Policy], training: Mapping[int, Job], check
     return table(HISTORY, rows, "No policy yet.", ("Job", "Final loss", "KL per token", "Mean words"))
 
 
-METHODS = {"base": "base", "sft": "SFT", "dpo": "DPO", "ppo": "PPO", "merge": "merged"}
-UNITS = {"sft": "demonstrations", "ppo": "prompts"}
-
-
-def history_row(policy: Policy, names: Mapping[int, str], job: Job | None, check: Job | None) -> tuple[str, ...]:
+def history_row(policy: Policy, names: Mapping[int, str], job: Job | None, check: Check | None) -> tuple[str, ...]:
     """One policy's row."""
     spec = job.spec if job is not None and isinstance(job.spec, TrainingSpec) else None
     result = (job.result if job is not None else None) or {}
-    evaluation = check.result if check is not None else None
-    candidate = figures_of(evaluation, "candidate")
+    report = None if check is None else check.report
+    own = AnswerFigures() if report is None else report.candidate
     snapshot = result.get("snapshot") or (spec.snapshot if spec else "")
     missing = NOTHING if policy.path is None else NOT_MEASURED
     loss = (result.get("final") or {}).get("loss")
     measured = (
-        NOTHING if loss is None and not isinstance(spec, DPOSpec) else figure(loss, 3),
-        held_out_accuracy(evaluation),
-        figure(candidate.get("kl_to_base"), 3),
-        figure(candidate.get("mean_length"), 1),
+        NOTHING if loss is None and not (spec and "loss" in spec.last_step) else figure(loss, 3),
+        held_out_accuracy(report),
+        figure(own.kl_to_base, 3),
+        figure(own.mean_length, 1),
     )
     return (
         policy.revision,
-        METHODS.get(policy.method, policy.method) + (f", {SHORT_METHODS[spec.method]}" if spec else ""),
+        specs.short_of(policy.method) + (f", {SHORT_METHODS[spec.method]}" if spec else ""),
         names.get(policy.parent_id or 0, NOTHING),
         f"{policy.status}, files deleted" if policy.deleted else policy.status,
         str(policy.job_id or NOTHING),
         snapshot[:12] or NOTHING,
-        NOTHING if trained_on(result) is None else f"{trained_on(result)} {UNITS.get(policy.method, 'pairs')}",
-        REFERENCES[spec.reference] if isinstance(spec, DPOSpec | PPOSpec) else NOTHING,
+        NOTHING if trained_on(result) is None else f"{trained_on(result)} {spec.unit if spec else 'pairs'}",
+        REFERENCES.get(getattr(spec, "reference", ""), NOTHING),
         *(missing if text == NOT_MEASURED else text for text in measured),
         moment(policy.created),
     )
@@ -207,35 +190,37 @@ FIGURES = (
 )
 
 
-def report(evaluation: Mapping[str, Any] | None) -> str:
-    """The check of a candidate: its figures beside those of the policy it was compared with and of the base."""
-    if not evaluation:
+def report_card(report: CheckReport | None, rule: Rule) -> str:
+    """The check of a candidate: its figures beside those of the policy it was compared with and of the base.
+
+    It warns of what is past a limit of the project's rule.
+    """
+    if report is None:
         return ""  # why there is none, `gate_decisions.checking` says
-    sides = report_sides(evaluation)
+    sides = report_sides(report)
     headers = ("Figure", *(name for name, _ in sides), "How to read it")
     rows = [
-        (entry.label, *(figure(values.get(entry.key), entry.digits) for _, values in sides), entry.reading)
+        (entry.label, *(figure(getattr(values, entry.key), entry.digits) for _, values in sides), entry.reading)
         for entry in FIGURES
     ]
-    warned = "".join(paragraph(sentence, "warning") for sentence in warnings(evaluation))
+    warned = "".join(paragraph(sentence, "warning") for sentence in warnings(report, rule))
     return (
-        f"<p><b>Accuracy on held-out judgements: {escape(held_out_accuracy(evaluation))}.</b> "
+        f"<p><b>Accuracy on held-out judgements: {escape(held_out_accuracy(report))}.</b> "
         "How often the candidate gives the answer that people chose the higher implicit reward, with its 95% interval: "
         "an interval that holds 50% says that it can't be told from a coin.</p>"
-        f"{warned}{win_rates(evaluation)}{reward_sentence(evaluation)}"
+        f"{warned}{win_rates(report)}{reward_sentence(report.reward)}"
         f"{table(headers, rows, '', tuple(name for name, _ in sides))}"
-        f'<p class="quiet">{escape(str(evaluation.get("prompts", NOT_MEASURED)))} held-out prompts, the same seeds for '
+        f'<p class="quiet">{report.prompts} held-out prompts, the same seeds for '
         "every policy.</p>"
     )
 
 
-def reward_sentence(evaluation: Mapping[str, Any]) -> str:
+def reward_sentence(found: RewardChange | None) -> str:
     """How much PPO's reward rose, and how it goes with length; nothing without PPO."""
-    found = evaluation.get("reward_hacking")
-    if not found:
+    if found is None:
         return ""
-    rise = "can't be told from so few rounds" if found["rise"] is None else f"{found['rise']:+.2f}"
-    length = "not measured" if found["length"] is None else f"{found['length']:.2f}"
+    rise = "can't be told from so few rounds" if found.rise is None else f"{found.rise:+.2f}"
+    length = "not measured" if found.length is None else f"{found.length:.2f}"
     return paragraph(
         f"Change of the reward in its PPO training: {rise}, in standard deviations of the reward model's scores; "
         f"correlation of the reward with length: {length}. A reward that rises while nobody finds the answers better "
@@ -243,63 +228,80 @@ def reward_sentence(evaluation: Mapping[str, Any]) -> str:
     )
 
 
-def win_rates(evaluation: Mapping[str, Any]) -> str:
+def win_rates(report: CheckReport) -> str:
     """How often judges find the candidate's answers better, against each other policy; a sentence without judges."""
     rows = []
-    for other, judged in evaluation.get("win_rates", {}).items():
+    for other, judged in (report.win_rates or {}).items():
         for judge, rate in judged.items():
-            if rate["value"] is None:
-                continue
-            controlled = rate["length_controlled"]
-            at_equal = percent_with_interval(Estimate(**controlled)) if controlled else NOT_MEASURED
-            found = percent_with_interval(Estimate(rate["value"], rate["low"], rate["high"], rate["n"]))
-            rows.append((other, judge, found, at_equal, str(rate["n"]), str(rate["ties"])))
-    open_ones = {judge: said["left_open"] for judge, said in evaluation.get("judged", {}).items() if said["left_open"]}
+            if rate.estimate is not None:
+                controlled = rate.length_controlled
+                at_equal = NOT_MEASURED if controlled is None else percent_with_interval(controlled)
+                found = percent_with_interval(rate.estimate)
+                rows.append((other, judge, found, at_equal, str(rate.n), str(rate.ties)))
     missing = "".join(
-        paragraph(f"{judge} left {count} comparisons open. {evaluation['judged'][judge]['gave_up']}", "warning")
-        for judge, count in open_ones.items()
+        paragraph(f"{judge} left {calls.left_open} comparisons open. {calls.gave_up}", "warning")
+        for judge, calls in report.judged.items()
+        if calls.left_open
     )
     headers = ("Against", "Judge", "Won (95%)", "Won at equal lengths (95%)", "Answers", "Ties")
     none = "No AI judge has compared its answers with others: the AI judges tab has them."
     return table(headers, rows, none, ("Answers", "Ties")) + missing
 
 
-def report_sides(evaluation: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+def report_sides(report: CheckReport) -> list[tuple[str, AnswerFigures]]:
     """(column title, figures): candidate, the policy it was compared with, and the base, each named once."""
-    against = figures_of(evaluation, "against")
-    sides = [
-        (
-            f"{figures_of(evaluation, 'candidate').get('revision', 'candidate')} (this)",
-            figures_of(evaluation, "candidate"),
-        )
-    ]
-    if against and against.get("revision") != "base":
-        sides.append((f"{against.get('revision')} (compared with)", against))
-    return [*sides, ("base", figures_of(evaluation, "base") or against)]
+    base = report.base if report.base.revision else report.against
+    sides = [(f"{report.candidate.revision or 'candidate'} (this)", report.candidate)]
+    if report.against.revision not in ("", "base"):
+        sides.append((f"{report.against.revision} (compared with)", report.against))
+    return [*sides, ("base", base)]
 
 
-def warnings(evaluation: Mapping[str, Any]) -> list[str]:
-    """Sentences on figures that passed the limit between learning a preference and losing the language."""
-    candidate, base = figures_of(evaluation, "candidate"), figures_of(evaluation, "base")
-    found = []
-    nll = ratio(candidate.get("nll_under_base"), base.get("nll_under_base"))
-    if nll is not None and nll > NLL_LIMIT:
-        found.append(
-            f"Its answers surprise the base model {100 * (nll - 1):.0f}% more than the base's own do (more than "
-            f"{100 * (NLL_LIMIT - 1):.0f}% is a bad sign). Read some of them before you promote it."
-        )
-    distinct = ratio(candidate.get("distinct_2"), base.get("distinct_2"))
-    if distinct is not None and distinct < DISTINCT_LIMIT:
-        found.append(
-            f"Its answers repeat themselves: distinct-2 is {100 * distinct:.0f}% of the base's (under "
-            f"{100 * DISTINCT_LIMIT:.0f}% is a bad sign). Read some of them before you promote it."
-        )
-    return found
+# What is said of a figure that is past its limit, by the figure's name.
+WARNINGS: Mapping[str, str] = {
+    "kl_per_token": (
+        "It has moved {value} nats a token from the base (more than {bound} is a bad sign). Read some of its answers "
+        "before you promote it."
+    ),
+    "nll_ratio": (
+        "Its answers surprise the base model {value} more than the base's own do (more than {bound} is a bad sign). "
+        "Read some of them before you promote it."
+    ),
+    "distinct_ratio": (
+        "Its answers repeat themselves: distinct-2 is {value} of the base's (under {bound} is a bad sign). Read some "
+        "of them before you promote it."
+    ),
+    "truncated_more": (
+        "Its answers are cut off at the length limit {value} more often than the base's (more than {bound} is a bad "
+        "sign). Read some of them before you promote it."
+    ),
+    "perplexity_ratio": (
+        "It finds a plain text {value} more perplexing than the base does (more than {bound} is a bad sign): it "
+        "forgets what it was not trained on. Read some of its answers before you promote it."
+    ),
+}
+# Of whatever limit.
+NO_NUMBER = "{name}: not a number, so some of its answers could not be scored. Read them before you promote it."
 
 
-def ratio(value: float | None, to: float | None) -> float | None:
-    """One figure over another; None where either is missing or the second is zero."""
-    return None if value is None or not to else value / to
+def warnings(report: CheckReport, rule: Rule) -> list[str]:
+    """Sentences on figures that are past a limit of the project's rule, which the gate goes by."""
+    return [warning(limit, value, bound) for limit, value, bound in past_limits(rule, report)]
+
+
+def warning(limit: Limit, value: float, bound: float) -> str:
+    """What a figure that is past its limit says of a policy."""
+    if isnan(value):
+        return NO_NUMBER.format(name=limit.name)
+    shown = [in_its_unit(limit, number) for number in (value, bound)]
+    return WARNINGS[limit.figure].format(value=shown[0], bound=shown[1])
+
+
+def in_its_unit(limit: Limit, value: float) -> str:
+    """A figure as its warning says it: a ratio to the base's as what it has more."""
+    if limit.figure == "kl_per_token":
+        return f"{value:.3g}"
+    return f"{100 * (value - 1 if limit.bound.endswith('ratio_most') else value):.3g}%"
 
 
 @dataclass(frozen=True)

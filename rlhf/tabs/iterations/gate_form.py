@@ -15,8 +15,8 @@ from annotation.tabs.components import QUIET, SPOKEN, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.gate import COUNTS, MOST, NUMBERS, Rule, percentage
-from rlhf.jobs.specs import EvaluateSpec
 from rlhf.tabs.runs import job_cards
 
 literal = partial(html_box, job_cards.STYLE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.metrics.sequential_test import running_interval
@@ -13,9 +12,11 @@ from annotation.ui.charts import Frame, Mark
 from annotation.ui.formatting import NOTHING, percent_with_interval
 from annotation.ui.markup import escape, paragraph, table
 from rlhf.evaluation.gate import Decision, Mode, Rule
-from rlhf.loop.controller import Stage, Standing
+from rlhf.evaluation.report import CheckReport
+from rlhf.jobs.descriptions import Curve
+from rlhf.tabs.iterations.loop_standing import LoopStanding, Stage
 from rlhf.tabs.runs import curves
-from rlhf.tabs.runs.curves import Curve, Line
+from rlhf.tabs.runs.curves import Line
 from rlhf.tabs.runs.job_cards import figure
 
 STAGES: Mapping[Stage, str] = {
@@ -35,7 +36,7 @@ STYLE = """
 CURRENT = ' aria-current="step"'
 
 
-def standing_card(standing: Standing) -> str:
+def standing_card(standing: LoopStanding) -> str:
     """The stages of an iteration with the one it is in, what went wrong, what happens now, and what comes next."""
     stages = "".join(
         f"<li{CURRENT if stage == standing.stage else ''}>{escape(name)}</li>" for stage, name in STAGES.items()
@@ -135,7 +136,7 @@ class Checked:
     """A policy that was checked, as the figures over the iterations need it."""
 
     revision: str
-    result: Mapping[str, Any]
+    report: CheckReport
     """Of its newest check."""
     people: Estimate | None
     """How often people preferred it to the base."""
@@ -145,17 +146,8 @@ class Checked:
     @property
     def rates(self) -> Mapping[str, Estimate]:
         """By judge, how often it was preferred to the base."""
-        given = self.result.get("win_rates", {}).get("base", {})
-        return {
-            judge: Estimate(*(rate[name] for name in ("value", "low", "high", "n")))
-            for judge, rate in given.items()
-            if rate["value"] is not None and rate["n"]
-        }
-
-    @property
-    def figures(self) -> Mapping[str, Any]:
-        """What was measured of its answers."""
-        return self.result["candidate"]  # type: ignore[no-any-return]
+        rates = self.report.rates_against("base")
+        return {judge: rate.estimate for judge, rate in rates.items() if rate.estimate is not None and rate.n}
 
 
 OVER = (
@@ -178,8 +170,8 @@ def over_iterations(checked: Sequence[Checked], trust: Mapping[str, Estimate | N
         return paragraph("No check has finished yet: after the first one this shows how policies compare.", "quiet")
     panel = most_trusted_first(checked, trust)
     values: Mapping[str, Sequence[float | None]] = {
-        "kl": [one.figures.get("kl_to_base") for one in checked],
-        "length": [one.figures.get("mean_length") for one in checked],
+        "kl": [one.report.candidate.kl_to_base for one in checked],
+        "length": [one.report.candidate.mean_length for one in checked],
         "judgements": [one.judged for one in checked],
     }
     drawn = []
@@ -248,7 +240,7 @@ def over_table(checked: Sequence[Checked], panel: Sequence[str]) -> str:
         (
             *(str(place), one.revision),
             *(rate_text(rate) for rate in (one.people, *(one.rates.get(judge) for judge in panel))),
-            *(figure(one.figures.get("kl_to_base"), 3), figure(one.figures.get("mean_length"), 1)),
+            *(figure(one.report.candidate.kl_to_base, 3), figure(one.report.candidate.mean_length, 1)),
             str(one.judged or NOTHING),
         )
         for place, one in enumerate(checked, 1)

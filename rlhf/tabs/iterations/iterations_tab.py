@@ -18,16 +18,16 @@ from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions, win_rates
+from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.finished_checks import Check, newest_check, newest_checks
 from rlhf.evaluation.gate import Verdict, alphas
 from rlhf.evaluation.gate_decisions import Checking
 from rlhf.jobs import job_store
-from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import EvaluateSpec
 from rlhf.judges import judge_store
 from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.models.registry import Policy
-from rlhf.tabs.iterations import check_report, gate_form, iteration_card, policy_decisions
+from rlhf.tabs.iterations import check_report, gate_form, iteration_card, loop_standing, policy_decisions
 from rlhf.tabs.iterations.iteration_card import Checked
 from rlhf.tabs.runs import job_cards
 
@@ -56,14 +56,9 @@ def serving_part(db: Database) -> Update:
     return gr.update(value=card)
 
 
-def checks(db: Database) -> dict[str, Job]:
-    """The newest finished check of each candidate."""
-    return check_report.newest_evaluations(job_store.recent(db, ("evaluate",), ALL_JOBS))
-
-
-def history_part(db: Database, checked: Mapping[str, Job]) -> Update:
+def history_part(db: Database, checked: Mapping[str, Check]) -> Update:
     """Every policy with what it came from and how it did."""
-    made_by = {job.id: job for job in job_store.recent(db, job_store.TRAINING, ALL_JOBS)}
+    made_by = {job.id: job for job in job_store.recent(db, job_store.waiting_kinds(), ALL_JOBS)}
     return gr.update(value=check_report.history_table(those_that_answer(db), made_by, checked))
 
 
@@ -81,9 +76,9 @@ def selected_policy(db: Database, revision: str | None) -> Policy:
     return first if first.status == "candidate" else serving
 
 
-def answers_in(db: Database, data_dir: Path, policy: Policy, check: Job | None) -> list[dict[str, Any]]:
+def answers_in(db: Database, data_dir: Path, policy: Policy, check: Check | None) -> list[dict[str, Any]]:
     """A policy's answers to the held-out prompts of a check; none without a check."""
-    if check is None or not isinstance(check.spec, EvaluateSpec):
+    if check is None:
         return []
     if check.spec.prompt_set:
         prompts = held_out_sets.prompts_of(data_dir, check.spec.prompt_set)
@@ -94,7 +89,7 @@ def answers_in(db: Database, data_dir: Path, policy: Policy, check: Job | None) 
 
 def standing_part(db: Database) -> Update:
     """Where the iteration stands and what comes next."""
-    return gr.update(value=iteration_card.standing_card(controller.standing(controller.state_of(db))))
+    return gr.update(value=iteration_card.standing_card(loop_standing.standing(controller.state_of(db))))
 
 
 def gate_parts(db: Database, policy: Policy, stands: Checking) -> dict[str, Update]:
@@ -119,38 +114,38 @@ def decided_against(db: Database, policy: Policy) -> str:
     return "" if found is None else found.revision
 
 
-def over_part(db: Database, checked: Mapping[str, Job]) -> Update:
+def over_part(db: Database, checked: Mapping[str, Check]) -> Update:
     """Figures over the policies that were checked."""
     return gr.update(value=gate_decisions.kept(db, ("over", "the iterations"), lambda: over_iterations(db, checked)))
 
 
-def over_iterations(db: Database, checked: Mapping[str, Job]) -> str:
+def over_iterations(db: Database, checked: Mapping[str, Check]) -> str:
     """The same, drawn."""
     base = registry.by_revision(db, "base")
     rows = [
         Checked(
             policy.revision,
-            check.result,
+            check.report,
             win_rates.by_people(db, policy, base) if policy.id != base.id else None,
             win_rates.judged_for(db, policy),
         )
         for policy in registry.everything(db)
-        if (check := checked.get(policy.revision)) is not None and check.result is not None
+        if (check := checked.get(policy.revision)) is not None
     ]
     agreement = {judge.name: gate_decisions.agreement_of(db, judge) for judge in judge_store.judges(db)}
     return iteration_card.over_iterations(rows, agreement)
 
 
-def report_parts(db: Database, data_dir: Path, policy: Policy, check: Job | None, page: int) -> dict[str, Update]:
+def report_parts(db: Database, data_dir: Path, policy: Policy, check: Check | None, page: int) -> dict[str, Update]:
     """The check of a policy: figures, and a page of its answers beside those of the policy it was compared with."""
-    result = check.result if check is not None else None
-    against = check_report.figures_of(result, "against").get("revision", "base")
+    report = None if check is None else check.report
+    against = compared_with(check) or "base"
     pairs = check_report.answer_pairs(
         answers_in(db, data_dir, policy, check), answers_in(db, data_dir, registry.by_revision(db, against), check)
     )
     names = (f"{policy.revision} (this)", against)
     return {
-        "report": gr.update(value=check_report.report(result)),
+        "report": gr.update(value=check_report.report_card(report, gate_decisions.rule(db))),
         "answers": gr.update(value=check_report.answers_page(pairs, page, PAGE_SIZE, names)),
         "where": gr.update(value=job_cards.notice(check_report.page_label(len(pairs), page, PAGE_SIZE))),
         "previous": gr.update(interactive=page > 0),
@@ -201,7 +196,7 @@ def judges_part(db: Database) -> Update:
 def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple[dict[str, Update], Seen]:
     """The parts of the page that differ from what this browser session was sent last, and what it has now."""
     db = context.db
-    checked = checks(db)
+    checked = newest_checks(db)
     policy = selected_policy(db, revision)
     check, stands = checked.get(policy.revision), gate_decisions.checking(db, policy)
     listed = [
@@ -221,8 +216,8 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
         "over": over_part(db, checked),
     }
     marks: Seen = job_cards.fingerprints(parts)
-    # A page of answers is the one costly part; it changes only with what names it.
-    drawn = [policy.revision, None if check is None else check.id, page]
+    # A page of answers is the one costly part; it changes only with what names it, the warnings only with the rule.
+    drawn = [policy.revision, None if check is None else check.job_id, page, gate_decisions.rule(db).to_setting()]
     changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
     if seen.get("drawn") != drawn:
         changed |= report_parts(db, context.data_dir, policy, check, page)
@@ -235,9 +230,14 @@ def page_of(seen: Seen) -> int:
     return max(0, page) if isinstance(page, int) else 0
 
 
-def can_be_asked(db: Database, policy: Policy, check: Job | None) -> bool:
+def compared_with(check: Check | None) -> str | None:
+    """The policy that a check compared its candidate with; None without a check."""
+    return None if check is None else check.report.against.revision or None
+
+
+def can_be_asked(db: Database, policy: Policy, check: Check | None) -> bool:
     """Whether asking people would put comparisons before them: of the check of a candidate, or of what serves."""
-    against = check_report.figures_of(None if check is None else check.result, "against").get("revision")
+    against = compared_with(check)
     if against is None or policy.status not in ("candidate", "serving"):
         return False
     return win_rates.left_to_judges(db, policy, registry.by_revision(db, against)) > 0
@@ -249,8 +249,7 @@ def ask_people(db: Database, revision: str | None) -> str:
     Raises UserError where there is no check, or nothing new to compare.
     """
     policy = registry.by_revision(db, chosen(revision))
-    check = checks(db).get(policy.revision)
-    against = check_report.figures_of(check.result, "against").get("revision") if check is not None else None
+    against = compared_with(newest_check(db, policy.revision))
     if against is None:
         raise UserError(
             f"{policy.revision} has not been checked yet. Check it first: people compare the check's answers."

@@ -11,10 +11,11 @@ import gradio as gr
 
 from annotation.records import UserError
 from annotation.tabs.guard import Context
+from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.evaluation import gate_decisions
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import checkpoints_directory
-from rlhf.jobs.specs import EvaluateSpec, MergeSpec
 from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.submission import job_submission

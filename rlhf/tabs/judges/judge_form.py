@@ -174,5 +174,5 @@ def choice_parts(db: Database) -> dict[str, dict[str, Any]]:
     answering = [one for one in registry.everything(db) if one.kind == "policy" and not one.deleted]
     return {
         "model": gr.update(choices=[(preflight.words_of(db, one), one.revision) for one in answering]),
-        "reward": gr.update(choices=preflight.rewards(db)),
+        "reward": gr.update(choices=preflight.models_of(db, "reward")),
     }

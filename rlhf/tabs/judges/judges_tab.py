@@ -22,14 +22,14 @@ from annotation.ui.markup import paragraph, status, table
 from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import JudgeSpec
-from rlhf.judges import judge_agreement, judge_history, judge_store
+from rlhf.judges import judge_history, judge_store
 from rlhf.judges.judge_agreement import Trust
 from rlhf.judges.judge_history import Spent, Standing, Stored
+from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Judge
 from rlhf.models import registry
 from rlhf.submission import job_submission
-from rlhf.tabs.judges import judge_form, rubric_form
+from rlhf.tabs.judges import judge_card, judge_form, rubric_form
 from rlhf.tabs.judges.judge_form import FormPage
 from rlhf.tabs.runs import job_cards
 
@@ -334,7 +334,7 @@ def figure_parts(db: Database, known: Sequence[Judge], judge: Judge | None) -> d
 def trust_card(db: Database, judge: Judge, found: Trust) -> str:
     """How far a judge can be trusted by the gate's rule."""
     rule, basis = gate_decisions.rule(db), judge_history.basis(db, judge)
-    return judge_agreement.card(judge.name, found, rule.judge_trust, basis, may_decide=rule.judge_may_decide)
+    return judge_card.card(judge.name, found, rule.judge_trust, basis, may_decide=rule.judge_may_decide)
 
 
 def view(context: Context, selected: Any, seen: Any) -> tuple[dict[str, Update], Seen]:

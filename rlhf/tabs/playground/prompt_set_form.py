@@ -17,8 +17,8 @@ from annotation.ui.formatting import moment
 from annotation.ui.invisible import visible
 from annotation.ui.markup import Download, paragraph, table
 from rlhf.generation import playground_store, prompt_sets
+from rlhf.generation.prompt_sets import AnswerSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import AnswerSpec
 from rlhf.models import registry
 from rlhf.submission import job_submission
 from rlhf.tabs.iterations import check_report

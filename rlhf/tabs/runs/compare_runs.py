@@ -8,9 +8,12 @@ from typing import Any
 
 from annotation.ui.formatting import NOTHING
 from annotation.ui.markup import paragraph, table
+from rlhf.evaluation.report import AnswerFigures, CheckReport
+from rlhf.jobs.descriptions import Curve
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import Spec
-from rlhf.tabs.runs.curves import CURVES, Curve, along, line_of, plot, plots, short_number
+from rlhf.jobs.specs import JobSpec, kinds
+from rlhf.models.reward_model_quality import quality_in
+from rlhf.tabs.runs.curves import along, line_of, plot, plots, plots_of, short_number
 from rlhf.tabs.runs.job_words import about, final_figures, megabytes, size
 
 FEWEST = 2
@@ -28,7 +31,7 @@ class Compared:
     metrics: Sequence[Mapping[str, Any]]
     made: str | None
     """The revision that it made."""
-    check: Mapping[str, Any] | None
+    check: CheckReport | None
     """The newest check of that policy."""
 
     @property
@@ -38,7 +41,7 @@ class Compared:
 
 
 # ----------------------------------------------------------------------------------------------------------- settings
-def flat(spec: Spec) -> dict[str, Any]:
+def flat(spec: JobSpec) -> dict[str, Any]:
     """Every setting of a run by name; those of an object within it as 'sampling.temperature'."""
     found: dict[str, Any] = {"kind": spec.kind}
     for name, value in asdict(spec).items():
@@ -49,7 +52,7 @@ def flat(spec: Spec) -> dict[str, Any]:
     return found
 
 
-def differing(specs: Sequence[Spec]) -> list[tuple[str, list[Any]]]:
+def differing(specs: Sequence[JobSpec]) -> list[tuple[str, list[Any]]]:
     """(setting, its value in each run) where the values differ; None where a run has no such setting."""
     settings = [flat(spec) for spec in specs]
     names = dict.fromkeys(name for known in settings for name in known)
@@ -83,7 +86,7 @@ def setting(name: str, value: Any) -> str:
 def metric_curves() -> dict[str, Curve]:
     """A plot of its own for each metric that any kind of run reports."""
     found: dict[str, Curve] = {}
-    for curve in (curve for kind in CURVES.values() for curve in kind):
+    for curve in (curve for kind in kinds().values() for curve in plots_of(kind)):
         for name, metric in curve.series.items():
             label = curve.label if len(curve.series) == 1 else f"{curve.label}: {name}"
             slug = metric.replace("/", "-")
@@ -140,27 +143,22 @@ def lower_first(label: str) -> str:
 
 def held_out(run: Compared) -> dict[str, str]:
     """What was measured on data that the run was not trained on."""
-    result, check = run.job.result or {}, run.check or {}
+    result, check = run.job.result or {}, run.check
     measured = result.get("held_out") or {}
-    health = result.get("health") or {}
-    candidate = check.get("candidate") or {}
+    quality = quality_in(result)
+    accuracy = None if check is None else check.implicit_accuracy
+    own = AnswerFigures() if check is None else check.candidate
     numbers = {
         "Held-out loss": measured.get("loss"),
         "Held-out perplexity": measured.get("perplexity"),
         "Held-out token accuracy": measured.get("token_accuracy"),
-        "Held-out accuracy of the reward model": health_accuracy(health),
-        "Held-out accuracy (check)": (check.get("implicit_accuracy") or {}).get("value"),
-        "KL to the base, nats a token (check)": candidate.get("kl_to_base"),
-        "Mean words of an answer (check)": candidate.get("mean_length"),
-        "Distinct-2 (check)": candidate.get("distinct_2"),
+        "Held-out accuracy of the reward model": None if quality is None else quality.accuracy.value,
+        "Held-out accuracy (check)": None if accuracy is None else accuracy.value,
+        "KL to the base, nats a token (check)": own.kl_to_base,
+        "Mean words of an answer (check)": own.mean_length,
+        "Distinct-2 (check)": own.distinct_2,
     }
     return {name: short_number(value) for name, value in numbers.items() if value is not None}
-
-
-def health_accuracy(health: Mapping[str, Any]) -> float | None:
-    """A reward model's accuracy on held-out comparisons, with or without its interval."""
-    accuracy = health.get("accuracy")
-    return accuracy.get("value") if isinstance(accuracy, Mapping) else accuracy
 
 
 def costs(run: Compared) -> dict[str, str]:

@@ -10,7 +10,8 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.tabs.components import html_box, row_number
-from rlhf.jobs import job_store
+from rlhf.evaluation.finished_checks import newest_check
+from rlhf.jobs import job_store, specs
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
 from rlhf.tabs.runs import compare_runs, curves, job_cards, job_words
@@ -18,7 +19,6 @@ from rlhf.tabs.runs.compare_runs import Compared
 
 literal = partial(html_box, job_cards.STYLE)
 Update = dict[str, Any]
-COMPARABLE = tuple(curves.CURVES)
 LISTED = 100
 # As many as there are hues to tell the curves apart.
 MOST = len(curves.HUES)
@@ -48,12 +48,14 @@ def chosen_jobs(db: Database, chosen: Any) -> list[Job]:
     typed = map(row_number, chosen if isinstance(chosen, list) else [])
     numbers = [number for number in typed if number is not None]
     known = {job.id: job for job in job_store.with_ids(db, numbers[:MOST])}
-    return [known[number] for number in numbers if number in known and known[number].kind in COMPARABLE]
+    return [known[number] for number in numbers if number in known and known[number].kind in specs.trainings()]
 
 
 def choice_part(db: Database) -> Update:
     """The runs that there are to choose from."""
-    return gr.update(choices=[(job_words.title(job), str(job.id)) for job in job_store.recent(db, COMPARABLE, LISTED)])
+    return gr.update(
+        choices=[(job_words.title(job), str(job.id)) for job in job_store.recent(db, tuple(specs.trainings()), LISTED)]
+    )
 
 
 def key_of(db: Database, chosen: Sequence[Job]) -> list[Any]:
@@ -74,10 +76,10 @@ def parts_of(db: Database, chosen: Sequence[Job]) -> dict[str, Update]:
 def compared(db: Database, job: Job) -> Compared:
     """A run with its curves, and the newest check of the policy that it made."""
     made = registry.of_job(db, job.id)
-    check = None if made is None else job_store.newest_check(db, made.revision)
+    check = None if made is None else newest_check(db, made.revision)
     return Compared(
         job,
         job_store.metrics(db, job.id),
         None if made is None else made.revision,
-        None if check is None else check.result,
+        None if check is None else check.report,
     )

@@ -10,7 +10,8 @@ from typing import Any
 from annotation.ui import charts
 from annotation.ui.charts import HEIGHT, Frame
 from annotation.ui.markup import escape
-from rlhf.jobs.specs import DPOSpec, PPOSpec, Spec
+from rlhf.jobs.descriptions import Curve
+from rlhf.jobs.specs import JobSpec, TrainingSpec
 
 # The hues can be told apart on white and on the dark theme's background, each with a contrast of at least 3 to 1.
 # Captions, plots and legends of neighbours share rows (subgrid), so that plots stand in line whatever their captions.
@@ -42,24 +43,6 @@ MOST_POINTS = 240
 MOST_DOTS = 24
 # Above and below a curve, at least: `charts.nice_ticks` rounds to ten decimals.
 LEAST_AIR = 1e-8
-STEP, ROUND = "optimiser step", "round of answering and learning"
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One plot of a run: which metrics, on which axis, and the sentence that tells what to look for."""
-
-    name: str
-    label: str
-    axis: str
-    """What is measured, with its unit."""
-    series: Mapping[str, str]
-    """The metric of each line, by the line's name."""
-    caption: str
-    limits: tuple[float | None, float | None] = (None, None)
-    """The ends of the upright axis where they are known; what lies beyond is drawn at the edge."""
-    reference: tuple[float, str] | None = None
-    """A value to compare with, and its name."""
 
 
 # ----------------------------------------------------------------------------------------------- what each kind shows
@@ -89,175 +72,18 @@ MEMORY = Curve(
     (0.0, None),
 )
 COMMON = (RATE, NORM, MEMORY)
-SFT = (
-    Curve(
-        "loss",
-        "Loss",
-        "nats a token",
-        {"loss": "loss"},
-        "Surprise at the demonstrated answers, which training minimises. It should fall and then flatten; near zero "
-        "means that they are learnt by heart.",
-    ),
-    Curve(
-        "token-accuracy",
-        "Token accuracy",
-        "share of tokens",
-        {"token accuracy": "token_accuracy"},
-        "How often the most likely next token is the demonstrated one. It should rise with the loss falling.",
-        (0.0, 1.0),
-    ),
-)
-REWARD_MODEL = (
-    Curve(
-        "loss",
-        "Loss",
-        "nats a pair",
-        {"loss": "loss"},
-        "What training minimises: 0.69 at the start, when it can't tell the answers apart; more with a margin. It "
-        "should fall.",
-    ),
-    Curve(
-        "accuracy",
-        "Accuracy",
-        "share of pairs",
-        {"accuracy": "accuracy"},
-        "Share of the step's pairs in which the answer that people chose gets the higher reward; one half is a coin. "
-        "The health card says how it does on pairs that it was not trained on.",
-        (0.0, 1.0),
-    ),
-    Curve(
-        "margin",
-        "Reward margin",
-        "reward",
-        {"margin": "margin"},
-        "How much more reward the chosen answer gets than the rejected one; it should rise from zero.",
-    ),
-    Curve(
-        "score",
-        "Mean reward",
-        "reward",
-        {"mean reward": "score"},
-        "Of chosen and rejected answers together. Only differences between rewards mean anything; centring keeps their "
-        "mean about zero.",
-    ),
-)
-DPO = (
-    Curve(
-        "loss",
-        "Loss",
-        "loss",
-        {"loss": "loss"},
-        "What training minimises: the preference loss plus the weighted likelihood of the chosen answers. It should "
-        "fall.",
-    ),
-    Curve(
-        "margin",
-        "Reward margin",
-        "implicit reward",
-        {"margin": "rewards/margins", "chosen answer": "rewards/chosen"},
-        "Margin: how much more the new policy favours the chosen answer than the reference does; it should rise. "
-        "The chosen answer's own reward should not sink far below zero.",
-    ),
-    Curve(
-        "accuracy",
-        "Accuracy",
-        "share of pairs",
-        {"accuracy": "rewards/accuracies"},
-        "Share of the step's training pairs in which the chosen answer has the higher reward; it starts near one half "
-        "and should rise. Near 1 for long means that the pairs are learnt by heart.",
-        (0.0, 1.0),
-    ),
-)
-PPO = (
-    Curve(
-        "reward",
-        "Reward",
-        "reward of an answer",
-        {"reward": "reward"},
-        "What the reward model gives the round's answers, before the KL penalty. It should rise; read the samples, "
-        "because a policy can learn to please the model without being better.",
-    ),
-    Curve(
-        "kl",
-        "KL to the reference",
-        "nats an answer",
-        {"KL": "kl"},
-        "How far the policy has moved from its reference. With the adaptive penalty it should settle at the target; "
-        "far above it the language goes.",
-    ),
-    Curve(
-        "entropy",
-        "Entropy",
-        "nats a token",
-        {"entropy": "entropy"},
-        "How undecided the policy is about the next token. A slow fall is learning; near zero it says one thing only.",
-    ),
-    Curve(
-        "value-loss",
-        "Value loss",
-        "squared reward",
-        {"value loss": "loss/value"},
-        "How far the critic's forecasts are from what came. It should fall early on and stay low.",
-    ),
-    Curve(
-        "length",
-        "Length",
-        "tokens an answer",
-        {"length": "length"},
-        "Mean length of the round's answers. A climb together with the reward often means that length is what the "
-        "reward model likes.",
-    ),
-    Curve(
-        "policy-loss",
-        "Policy loss",
-        "advantage",
-        {"policy loss": "loss/policy"},
-        "The clipped objective, with its sign turned. It hovers about zero in a healthy run and tells little by "
-        "itself; spikes say that an update was too large.",
-    ),
-    Curve(
-        "shares",
-        "Ended, and clipped",
-        "share",
-        {"ended by themselves": "ended_share", "clipped": "clip_share"},
-        "Share of answers that ended before the limit, which should be high; and share of tokens at which the clip "
-        "held the policy back: above about 0.3 the steps are too large.",
-        (0.0, 1.0),
-    ),
-    Curve(
-        "explained",
-        "Explained by the critic",
-        "share of variance",
-        {"explained": "value_explained"},
-        "How much of the returns' variance the critic foresees: 1 is all, 0 no more than their mean, below zero worse "
-        "than that (drawn down to -1).",
-        (-1.0, 1.0),
-    ),
-    Curve(
-        "coefficient",
-        "KL penalty",
-        "reward for a nat",
-        {"penalty": "kl_coefficient"},
-        "What a nat of KL costs now. The adaptive penalty rises while the KL is above its target.",
-    ),
-)
-CURVES: Mapping[str, tuple[Curve, ...]] = {
-    "sft": (*SFT, *COMMON),
-    "reward_model": (*REWARD_MODEL, *COMMON),
-    "dpo": (*DPO, *COMMON),
-    "ppo": (*PPO, *COMMON),
-}
 
 
-def curves_of(spec: Spec) -> tuple[Curve, ...]:
-    """The plots of a run; a PPO run's target and the start of DPO's plain loss are drawn where they are known."""
-    found = CURVES.get(spec.kind, ())
-    known: dict[str, tuple[float, str]] = {}
-    if isinstance(spec, PPOSpec) and spec.kl_control == "adaptive":
-        known["kl"] = (spec.kl_target, f"target {spec.kl_target:g}")
-    if isinstance(spec, DPOSpec) and spec.loss == "sigmoid" and not spec.sft_weight:
-        known["loss"] = (0.693, "0.69: no preference")
-    return tuple(with_reference(curve, known.get(curve.name)) for curve in found)
+def curves_of(spec: JobSpec) -> tuple[Curve, ...]:
+    """The plots of a run; values to compare with are drawn where they are known."""
+    training = spec.trains()
+    references = {} if training is None else training.references()
+    return tuple(with_reference(curve, references.get(curve.name)) for curve in plots_of(type(spec)))
+
+
+def plots_of(kind: type[JobSpec]) -> tuple[Curve, ...]:
+    """The plots of a kind of job: its own, then those of every training."""
+    return (*kind.curves, *COMMON) if kind.curves else ()
 
 
 def with_reference(curve: Curve, reference: tuple[float, str] | None) -> Curve:
@@ -265,9 +91,10 @@ def with_reference(curve: Curve, reference: tuple[float, str] | None) -> Curve:
     return curve if reference is None else replace(curve, reference=reference)
 
 
-def along(spec: Spec) -> str:
+def along(spec: JobSpec) -> str:
     """What a run's steps are."""
-    return ROUND if isinstance(spec, PPOSpec) else STEP
+    training = spec.trains()
+    return TrainingSpec.step_word if training is None else training.step_word
 
 
 # ------------------------------------------------------------------------------------------------------------ drawing
@@ -289,7 +116,7 @@ def line_of(name: str, metrics: Sequence[Mapping[str, Any]], metric: str) -> Lin
     return Line(name, points)
 
 
-def run_plots(spec: Spec, metrics: Sequence[Mapping[str, Any]], steps: int) -> str:
+def run_plots(spec: JobSpec, metrics: Sequence[Mapping[str, Any]], steps: int) -> str:
     """Every plot of a run that has data, on an axis as long as the whole run; nothing before the first step."""
     drawn = []
     for curve in curves_of(spec):

@@ -21,11 +21,12 @@ from annotation.ui.markup import (
     status,
     table,
 )
+from rlhf.jobs.descriptions import NOT_MEASURED
 from rlhf.jobs.job_store import LOST_AFTER_SECONDS, Job
 from rlhf.jobs.rental_store import CLEARED, Rental, dollars, most_dollars
 from rlhf.models.registry import Policy
 from rlhf.tabs.runs import curves
-from rlhf.tabs.runs.job_words import NOT_MEASURED, about, data_facts, result_facts, spec_facts, spec_text
+from rlhf.tabs.runs.job_words import about, data_facts, result_facts, spec_facts, spec_text
 
 # Reasons that leave out pairs of a comparison's answers; the others leave out judgements.
 PAIR_REASONS = ("tie", "identical", "too-long", "disagreement", "unreliable", "template")

@@ -8,73 +8,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from annotation.metrics.aggregation import REASONS
-from rlhf.generation import prompt_sets
+from rlhf.jobs.descriptions import NOT_MEASURED, Facts
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import (
-    AnswerSpec,
-    DPOSpec,
-    EvaluateSpec,
-    GenerateSpec,
-    JudgeSpec,
-    MeasureSpec,
-    MergeSpec,
-    PPOSpec,
-    RewardModelSpec,
-    SFTSpec,
-    Spec,
-    TrainingSpec,
-    to_json,
-)
+from rlhf.jobs.specs import JobSpec, TrainingSpec, to_json
 from rlhf.tabs.runs.curves import short_number
 
-NOT_MEASURED = "not measured"
-Facts = list[tuple[str, str]]
-
-KIND_WORDS = {
-    "sft": "supervised training",
-    "reward_model": "reward model training",
-    "dpo": "preference training (DPO)",
-    "ppo": "PPO",
-    "evaluate": "check",
-    "judge": "judging",
-    "answer": "answers to a prompt set",
-    "measure": "measuring",
-    "merge": "merging",
-    "generate": "answering",
-}
 METHOD_WORDS = {
     "qlora": "QLoRA (adapter on 4-bit weights)",
     "lora": "LoRA (adapter)",
     "prompt": "prompt tuning (virtual tokens)",
     "full": "full (every weight)",
 }
-SHORT_METHODS = {"qlora": "QLoRA", "lora": "LoRA", "prompt": "prompt tuning", "full": "full"}
-REFERENCES = {"base": "the base model", "parent": "the parent adapter"}
-SCOPES = {"new": "judgements since the parent's data", "all": "all judgements"}
-NOISE = {"ignore": "ignored", "weight": "weighs pairs", "smooth": "smooths labels"}
-
-
-def kind_word(job: Job) -> str:
-    """What a job does, in a word or two."""
-    return KIND_WORDS.get(job.kind, job.kind)
 
 
 def about(job: Job) -> str:
     """What a job does and with which method or policy, for lists: 'preference training (DPO), QLoRA'."""
-    spec = job.spec
-    if isinstance(spec, TrainingSpec):
-        where = f", on rented {job.flavor}" if job.flavor else ""
-        return f"{kind_word(job)}, {SHORT_METHODS[spec.method]}{where}"
-    if isinstance(spec, MeasureSpec):
-        kind, method = measured(spec)
-        return ", ".join(filter(None, (f"measuring {KIND_WORDS.get(kind, '')}".strip(), SHORT_METHODS.get(method))))
-    if isinstance(spec, EvaluateSpec):
-        return f"check of {spec.candidate}"
-    if isinstance(spec, JudgeSpec):
-        return f"judging by {spec.judge}"
-    if isinstance(spec, AnswerSpec):
-        return f"answers by {spec.revision} to prompts {prompt_sets.described(spec)}"
-    return f"merging {spec.revision}" if isinstance(spec, MergeSpec) else kind_word(job)
+    return f"{job.spec.about()}, on rented {job.flavor}" if job.flavor else job.spec.about()
 
 
 def title(job: Job) -> str:
@@ -83,31 +32,12 @@ def title(job: Job) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- settings
-def spec_facts(spec: Spec) -> Facts:
+def spec_facts(spec: JobSpec) -> Facts:
     """What identifies a run, for the page; `spec_text` has every setting."""
     if isinstance(spec, TrainingSpec):
-        return [*origin_facts(spec), *kind_facts(spec), *pace_facts(spec), *adapter_facts(spec)]
-    if isinstance(spec, EvaluateSpec):
-        return [
-            ("Candidate", spec.candidate),
-            ("Against", spec.against),
-            ("Held-out prompts", spec.prompt_set[:12] or f"up to {spec.prompts}"),
-            ("Judges", spec.judges or "none"),
-            ("Data snapshot", spec.snapshot[:12] or "frozen at the start"),
-            ("First seed", str(spec.seed)),
-        ]
-    if isinstance(spec, JudgeSpec):
-        judged = {"open": "open comparisons", "judged": "what people have judged", "candidate": spec.candidate}
-        return [("Judge", spec.judge), ("Judges", judged[spec.scope]), ("At most", str(spec.comparisons))]
-    if isinstance(spec, AnswerSpec):
-        count = f"{spec.each} to each prompt"
-        return [("Policy", spec.revision), ("Prompts", prompt_sets.described(spec)), ("Answers", count)]
-    if isinstance(spec, MergeSpec):
-        return [("Adapter", spec.revision)]
-    if isinstance(spec, MeasureSpec):
-        return [("Steps", str(spec.steps)), *measured_facts(spec)]
-    assert isinstance(spec, GenerateSpec)
-    return [("Buffer", str(spec.buffer)), ("Seed", str(spec.seed))]
+        return [*origin_facts(spec), *spec.facts(), *pace_facts(spec), *adapter_facts(spec)]
+    training = spec.trains()
+    return spec.facts() if training is None else [*spec.facts(), *measured_facts(training)]
 
 
 def origin_facts(spec: TrainingSpec) -> Facts:
@@ -120,47 +50,10 @@ def origin_facts(spec: TrainingSpec) -> Facts:
     ]
 
 
-def kind_facts(spec: TrainingSpec) -> Facts:
-    """The settings that only this kind of training has."""
-    if isinstance(spec, DPOSpec):
-        loss = spec.loss if not spec.flip_rate else f"{spec.loss}, flip rate {spec.flip_rate:g}"
-        beta = f"{spec.beta:g}" if spec.beta else "the loss's default"
-        return [
-            ("Reference", REFERENCES[spec.reference]),
-            ("Data", SCOPES[spec.scope]),
-            ("Loss", loss),
-            ("β · SFT weight", f"{beta} · {spec.sft_weight:g}"),
-            ("Annotator noise", NOISE[spec.annotator_noise]),
-        ]
-    if isinstance(spec, RewardModelSpec):
-        return [
-            ("Data", SCOPES[spec.scope]),
-            ("Margin by strength", "yes" if spec.margin else "no"),
-            ("Centring weight", f"{spec.centre:g}"),
-            ("Annotator noise", NOISE[spec.annotator_noise]),
-        ]
-    if isinstance(spec, PPOSpec):
-        target = f", target {spec.kl_target:g} nats" if spec.kl_control == "adaptive" else ""
-        return [
-            ("Reward model", spec.reward_model or NOT_MEASURED),
-            ("Reference", REFERENCES[spec.reference]),
-            ("KL penalty", f"{spec.kl_control}, from {spec.kl_coefficient:g}{target}"),
-            ("Clip: policy · value", f"{spec.clip:g} · {spec.value_clip:g}"),
-            ("γ · λ", f"{spec.gamma:g} · {spec.lam:g}"),
-        ]
-    return [("Data", spec.source), ("Packing", "yes" if spec.packing else "no")] if isinstance(spec, SFTSpec) else []
-
-
 def pace_facts(spec: TrainingSpec) -> Facts:
     """How fast a training goes, and in what precision."""
-    if isinstance(spec, PPOSpec):
-        pace = ("Rounds · answers a round", f"{spec.steps} · {spec.rollouts}")
-    else:
-        step = spec.batch_size * getattr(spec, "accumulation", 1) * spec.processes
-        items = {"sft": "demonstrations", "reward_model": "comparisons"}.get(spec.kind, "pairs")
-        pace = (f"Epochs · {items} a step", f"{spec.epochs} · {step}")
     rate = short_number(spec.learning_rate) if spec.learning_rate else "the method's default"
-    found = [("Learning rate", rate), pace]
+    found = [("Learning rate", rate), spec.pace_fact()]
     if spec.precision != "auto":
         found.append(("Precision", spec.precision))
     return [*found, ("Processes", str(spec.processes))] if spec.processes > 1 else found
@@ -179,20 +72,12 @@ def adapter_facts(spec: TrainingSpec) -> Facts:
     return [("LoRA rank · alpha · layers", shape)]
 
 
-def measured_facts(spec: MeasureSpec) -> Facts:
+def measured_facts(training: TrainingSpec) -> Facts:
     """What is measured, for the page."""
-    kind, method = measured(spec)
-    words = (("Of", KIND_WORDS.get(kind, "")), ("Method", METHOD_WORDS.get(method, "")))
-    return [(label, text) for label, text in words if text]
+    return [("Of", training.title), ("Method", METHOD_WORDS[training.method])]
 
 
-def measured(spec: MeasureSpec) -> tuple[str, str]:
-    """The kind and method of the training whose first steps are measured; empty where it does not say them."""
-    training = json.loads(spec.training or "{}")
-    return training.get("kind", ""), training.get("method", "")
-
-
-def spec_text(spec: Spec) -> str:
+def spec_text(spec: JobSpec) -> str:
     """Every setting of a run, as the JSON that `python -m rlhf run` takes."""
     return json.dumps(json.loads(to_json(spec)), indent=2)
 
@@ -208,12 +93,11 @@ def data_facts(job: Job, data: Mapping[str, Any]) -> Facts:
     result = job.result or {}
     left_out = Counter(data.get("left_out", {})) + Counter(result.get("left_out", {}))
     named = ", ".join(f"{count} {REASONS.get(reason, reason)}" for reason, count in sorted(left_out.items()))
-    items = {"sft": "Demonstrations", "ppo": "Prompts"}.get(job.kind, "Pairs")
     trained = trained_on(result)
     counted = str(data.get("train", NOT_MEASURED) if trained is None else trained)
-    if job.kind != "ppo":  # prompts to answer; what is held out is asked in the check
+    if job.spec.unit != "prompts":  # prompts to answer; what is held out is asked in the check
         counted += f" to train, {data.get('held-out', NOT_MEASURED)} held-out"
-    return [(items, counted), ("Left out", named or "nothing")]
+    return [(job.spec.unit.capitalize(), counted), ("Left out", named or "nothing")]
 
 
 # The name under which each kind of training says how much it was trained on.

@@ -11,16 +11,18 @@ import gradio as gr
 from annotation.tabs.components import html_box
 from annotation.tabs.guard import Context
 from annotation.ui.markup import escape, paragraph
-from rlhf.evaluation import gate_decisions, reward_model_quality
+from rlhf.evaluation import gate_decisions
+from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.finished_checks import check_of, newest_check
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import checkpoints_directory
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import EvaluateSpec
 from rlhf.models import registry
 from rlhf.models.registry import Policy
+from rlhf.models.reward_model_quality import quality_in
 from rlhf.tabs import downloads
 from rlhf.tabs.iterations import check_report, iteration_card
-from rlhf.tabs.runs import job_cards, job_words
+from rlhf.tabs.runs import job_cards, job_words, reward_model_card
 
 literal = partial(html_box, job_cards.STYLE)
 Update = dict[str, Any]
@@ -103,18 +105,18 @@ def parts_of(
     context: Context, job: Job | None, subject: Policy | None, files: Files | None, confirming: str | None
 ) -> dict[str, Update]:
     """What a job measured and made, its check or health card, and the buttons that make sense now."""
-    result = (job.result if job is not None else None) or {}
+    quality = quality_in(None if job is None else job.result)
     on_disk = "nothing" if files is None else files.size
     made = subject if subject is not None and job is not None and subject.job_id == job.id else None
     asked = files is not None and confirming == files.name
     against = gate_decisions.objection(context.db, subject) if subject is not None else ""
     return {
         "outcome": gr.update(value="" if job is None else job_cards.outcome_card(job, made, on_disk)),
-        "health": gr.update(value=reward_model_quality.card(result["health"]) if result.get("health") else ""),
+        "health": gr.update(value="" if quality is None else reward_model_card.card(quality)),
         "report": gr.update(value=report(context, job, subject)),
         "actions": gr.update(visible=subject is not None or files is not None),
         "download": gr.update(
-            value="" if subject is None else download_line(subject, on_disk, ground_of(context, subject))
+            value="" if subject is None else download_line(subject, on_disk, registry.ground(context.db, subject))
         ),
         "confirm": gr.update(visible=asked),
         "question": gr.update(value=files.question if files is not None and asked else ""),
@@ -133,10 +135,11 @@ def report(context: Context, job: Job | None, subject: Policy | None) -> str:
     if job is None or subject is None or subject.kind == "reward":
         return ""
     if isinstance(job.spec, EvaluateSpec):
-        return check_report.report(job.result) if job.status == "finished" else ""
-    check = job_store.newest_check(context.db, subject.revision)
+        own = check_of(job)
+        return "" if own is None else check_report.report_card(own.report, gate_decisions.rule(context.db))
+    check = newest_check(context.db, subject.revision)
     stands = iteration_card.checking_line(gate_decisions.checking(context.db, subject).sentence)
-    return stands + check_report.report(None if check is None else check.result)
+    return stands + check_report.report_card(None if check is None else check.report, gate_decisions.rule(context.db))
 
 
 def button_parts(subject: Policy | None, against: bool) -> dict[str, Update]:
@@ -155,18 +158,14 @@ def button_parts(subject: Policy | None, against: bool) -> dict[str, Update]:
     }
 
 
-def ground_of(context: Context, subject: Policy) -> str | None:
-    """The policy whose weights an adapter lies on; None for the base."""
-    return None if subject.ground_id is None else registry.by_id(context.db, subject.ground_id).revision
-
-
-def download_line(subject: Policy, on_disk: str, ground: str | None) -> str:
-    """The link that fetches the files, what they need (`ground`: not the base's weights), and what a new run is."""
+def download_line(subject: Policy, on_disk: str, ground: Policy) -> str:
+    """The link that fetches the files, what they need (the weights of `ground`), and what a new run is."""
     if subject.deleted:
         return ""
     address = escape(downloads.address(subject.revision))
     link = (
         f'<p><a class="button" href="{address}" download>Download {escape(subject.revision)} ({on_disk}, zip)</a></p>'
     )
-    below = f"It lies on the weights of {ground}: whoever uses it elsewhere needs those too." if ground else ""
+    alone = ground.path is None or ground.id == subject.id
+    below = "" if alone else f"It lies on the weights of {ground.revision}: whoever uses it elsewhere needs those too."
     return link + (paragraph(below, "quiet") if below else "") + paragraph(NEW_RUN_SENTENCE, "quiet")

@@ -16,9 +16,10 @@ from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.ui.markup import paragraph
 from rlhf.data import snapshots
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import EvaluateSpec, TrainingSpec
+from rlhf.jobs.specs import TrainingSpec
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import preconditions
@@ -55,10 +56,10 @@ def find_job(db: Database, selected: Any) -> Job | None:
     """The job to look at: the chosen one; otherwise the one that runs, or the newest."""
     number = row_number(selected)
     found = [] if number is None else job_store.with_ids(db, [number])
-    if found and found[0].kind in job_store.TRAINING:
+    if found and found[0].spec.waits:
         return found[0]
     running = [*job_store.at_work(db), *job_store.elsewhere(db)]
-    newest = job_store.recent(db, job_store.TRAINING, 1)
+    newest = job_store.recent(db, job_store.waiting_kinds(), 1)
     return running[0] if running else newest[0] if newest else None
 
 
@@ -109,7 +110,7 @@ def job_facts(db: Database, job: Job) -> str:
 
 def list_parts(db: Database, at: str) -> dict[str, Update]:
     """The table of the last jobs and the choice among them."""
-    recent = job_store.recent(db, job_store.TRAINING, LISTED_JOBS)
+    recent = job_store.recent(db, job_store.waiting_kinds(), LISTED_JOBS)
     choices = [("What runs, or the latest", LATEST), *((job_words.title(job), str(job.id)) for job in recent)]
     return {
         "jobs": gr.update(value=job_cards.jobs_table(recent[:TABLE_JOBS], at)),

@@ -18,7 +18,6 @@ from rlhf.loop import controller
 from rlhf.tabs.runs import job_cards
 
 EVERY = "After so many new judgements"
-METHODS: Mapping[str, str] = {"dpo": "DPO", "ppo": "a reward model, then PPO"}
 
 literal = partial(html_box, job_cards.STYLE)
 
@@ -29,15 +28,16 @@ def sentence(db: Database, setting: Mapping[str, Any]) -> str:
         return "Off: an iteration starts only when someone starts it."
     trouble = controller.trouble(db)
     stopped = f" At the moment none can start. {' '.join(trouble)}" if trouble else ""
-    how = METHODS[setting["method"]]
+    how = controller.automatic_kinds()[setting["method"]].automatic
     return f"On: an iteration ({how}, by the defaults) starts after every {setting['every']} new judgements.{stopped}"
 
 
 def save(db: Database, on: bool, every: float | None, method: str) -> str:
     """Store when to train without being asked, and say so. Raises UserError for a number that can't be meant."""
     number = whole(every, EVERY, 1, None)
-    if method not in METHODS:
-        raise UserError("Choose how to train: by DPO, or by a reward model and PPO.")
+    if method not in controller.automatic_kinds():
+        known = ", or ".join(f"by {spec.automatic}" for spec in controller.automatic_kinds().values())
+        raise UserError(f"Choose how to train: {known}.")
     setting = {"on": bool(on), "every": number, "method": method}
     store.set_setting(db, "auto_train", setting)
     return f"Saved. {sentence(db, setting)}"
@@ -49,13 +49,13 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
     with gr.Row(elem_classes=["fields", "typed"]):
         on = gr.Checkbox(label="Train automatically", info="With the default settings, while the program runs.")
         every = whole_number(EVERY)
-        method = gr.Radio([(label, name) for name, label in METHODS.items()], label="How")
+        method = gr.Radio([(spec.automatic, kind) for kind, spec in controller.automatic_kinds().items()], label="How")
     button = gr.Button("Save", size="md", scale=0, min_width=140, elem_id="auto-save")
     said = literal()
 
     @guarded(context, "admin")
     def open_auto_train(annotator: Annotator) -> list[Any]:
-        setting = {**controller.AUTO_TRAIN_DEFAULT, **store.setting(context.db, "auto_train", {})}
+        setting = controller.auto_train_setting(context.db)
         return [setting["on"], setting["every"], setting["method"], job_cards.notice(sentence(context.db, setting))]
 
     @guarded(context, "admin")

@@ -14,13 +14,14 @@ from annotation.ui.formatting import moment, percent
 from annotation.ui.markup import BOX_STYLE, class_of, escape, paragraph, table
 from rlhf.data.label_noise import FEWEST_EVIDENCE, Noise
 from rlhf.data.snapshots import reason_text
-from rlhf.jobs.specs import BETAS, LEARNING_RATES, DPOSpec, Spec, TrainingSpec
+from rlhf.jobs.descriptions import Part, Passage, Strip
+from rlhf.jobs.specs import SHORT_METHODS, JobSpec, TrainingSpec
 from rlhf.models.memory import GB, Fit, Machine
-from rlhf.submission.inspect_rows import TOKENISED_ITEMS, Part, Passage, Shown, Strip, Survey
+from rlhf.submission.inspect_rows import TOKENISED_ITEMS, Shown, Survey
 from rlhf.submission.preflight import Cost, Data
 from rlhf.tabs.runs.curves import short_number
 from rlhf.tabs.runs.job_cards import PAIR_REASONS, STYLE, duration, facts, notice, share
-from rlhf.tabs.runs.job_words import SHORT_METHODS, size, spec_text
+from rlhf.tabs.runs.job_words import size, spec_text
 
 # Goes through Gradio's template engine: no backtick, no backslash, no double brace.
 PLAN_STYLE = (
@@ -69,25 +70,11 @@ body:has(&) .code textarea { font-family: var(--font-mono); font-size: var(--tex
 """
 )
 
-# What each form is for, in the words of someone who sees it for the first time; by the form's name.
-INTRODUCTIONS = {
-    "dpo": "Direct preference optimisation: from judged comparisons the policy learns to make preferred answers "
-    "likelier and the others less likely. Its adapter can then be checked, compared and put to use in the loop.",
-    "sft": "Supervised fine-tuning: the policy learns to give demonstrated answers word for word. It needs "
-    "demonstrations: imported ones, answers that annotators have mended, or one of the example sets.",
-    "full": "Supervised fine-tuning of every weight, where the other forms train a small adapter. It takes the most "
-    "memory, and each run leaves a whole model on the disk instead of megabytes.",
-    "reward_model": "A reward model learns from judged comparisons to give preferred answers the higher score. PPO "
-    "trains a policy against it; its health card, shown when it is done, says whether it is good enough for that.",
-    "ppo": "Proximal policy optimisation: the policy answers prompts, a reward model scores the answers, and the "
-    "policy learns to score higher without going far from its reference. It takes the longest.",
-}
 MEASURING = (
     "“Measure a step” runs three steps of exactly this and keeps nothing but their time and memory, from which the "
     "time below is worked out."
 )
 THROUGH = "“Look through all rows” names those that would be left out, with the reason, and finds the longest."
-UNITS = {"sft": "demonstrations", "dpo": "pairs", "reward_model": "comparisons", "ppo": "prompts"}
 LEGEND: Mapping[Part, str] = {
     "context": "read, not trained on",
     "raised": "trained on: made likelier",
@@ -99,41 +86,18 @@ PAIRS_SENTENCE = (
     "A comparison gives a pair for every two of its answers of which one is found better. What several annotators say "
     "of them is one pair, the surer the more they agree."
 )
-# Where the step sizes of specs.LEARNING_RATES come from, in a few words beside the field.
-RATE_SOURCES: Mapping[str, Mapping[str, str]] = {
-    "sft": {
-        "qlora": "our own measurements with SmolLM2; take a third for a model of billions of weights",
-        "lora": "our own measurements with SmolLM2; take a third for a model of billions of weights",
-        "prompt": "our own measurements with SmolLM2; virtual tokens need far larger steps, Lester et al. 2021",
-        "full": "our own measurements with SmolLM2; take a third for a model of billions of weights",
-    },
-    "dpo": {
-        "qlora": "our own measurements: much more costs language within two iterations",
-        "lora": "our own measurements: much more costs language within two iterations",
-        "prompt": "a third of supervised prompt tuning's",
-        "full": "Tunstall et al. 2023 (Zephyr) take about as much",
-    },
-    "reward_model": {
-        "qlora": "our own measurements: a smaller one learns little from a few hundred comparisons",
-        "lora": "our own measurements: a smaller one learns little from a few hundred comparisons",
-    },
-    "ppo": {
-        "qlora": "over ten times the 3e-6 of Huang et al. 2024 for every weight",
-        "lora": "over ten times the 3e-6 of Huang et al. 2024 for every weight",
-    },
-}
 
 
 # ---------------------------------------------------------------------------------------------------------------- data
-def data_card(data: Data, kind: str) -> str:
+def data_card(data: Data, spec: TrainingSpec) -> str:
     """What a run would learn from, and what of the judgements is left out and why."""
-    unit, found, items = UNITS[kind], data.found, data.items
+    unit, found, items = spec.items, data.found, data.items
     numbers = [("Parent", found.parent), (f"{unit.capitalize()} to train on", f"{items:,}")]
     if items != found.train:
         numbers.append(("Pairs in them", f"{found.train:,}"))
     if found.noise is not None and found.noise.share is not None:
         numbers.append(("Labelled wrong, estimated", share(found.noise.share)))
-    if kind != "ppo":
+    if spec.unit != "prompts":
         held_out = unit if items == found.train else found.unit
         numbers.append((f"Held-out {held_out} to check with", f"{found.held_out:,}"))
     known = facts(numbers, "facts figures") + (paragraph(data.unchecked, "warning") if data.unchecked else "")
@@ -172,13 +136,13 @@ def left_out_table(left_out: Mapping[str, int], unit: str = "pairs") -> str:
     return table(("Left out, because", "How many", "Of what"), rows, "Nothing is left out.", ("How many",))
 
 
-def survey_card(found: Survey, kind: str) -> str:
+def survey_card(found: Survey, spec: TrainingSpec) -> str:
     """All rows looked at: how long they are, and what is left out and why, with examples."""
-    unit = UNITS[kind]
-    answered = " with an answer at the limit" if kind == "ppo" else ""
+    unit = spec.items
+    answered = " with an answer at the limit" if spec.drawn_tokens() else ""
     numbers = [
         (f"{unit.capitalize()} to train on", f"{found.items['train']:,}"),
-        *([] if kind == "ppo" else [("Held-out", f"{found.items['held-out']:,}")]),
+        *([] if spec.unit == "prompts" else [("Held-out", f"{found.items['held-out']:,}")]),
         (f"Tokens of the longest{answered}", f"{found.largest:,}"),
         (f"Tokens on average{answered}", f"{found.mean_tokens:.0f}"),
     ]
@@ -208,11 +172,11 @@ def beginning(text: str, length: int = 60) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------ one item
-def shown_card(shown: Shown | None, kind: str, split: Split) -> str:
+def shown_card(shown: Shown | None, spec: TrainingSpec, split: Split) -> str:
     """One item as it would be trained on: every token, with its part in the loss."""
     where = "to train on" if split == "train" else "held out"
     if shown is None:
-        return notice(f"There are no {UNITS[kind]} {where}, so there is nothing to show.")
+        return notice(f"There are no {spec.items} {where}, so there is nothing to show.")
     headline = f"Row {shown.number:,} of {shown.total:,} {where} · {shown.item.name}"
     head = f'<p class="headline" role="status"><b>{escape(headline)}</b></p>'
     trouble = "".join(paragraph(sentence, "warning") for sentence in left_out_sentences(shown))
@@ -330,15 +294,15 @@ def time_sentence(cost: Cost) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ settings
 def rate_note(spec: TrainingSpec) -> str:
-    """The learning rate and beta that 0 stands for, with their sources; nothing where others were given."""
+    """The learning rate, and what else 0 stands for, with their sources; nothing where others were given."""
     said = []
-    if not spec.learning_rate and spec.method in LEARNING_RATES[spec.kind]:
-        rate, source = LEARNING_RATES[spec.kind][spec.method], RATE_SOURCES[spec.kind][spec.method]
+    rate = spec.methods.get(spec.method)
+    if not spec.learning_rate and rate is not None:
         method = SHORT_METHODS[spec.method]
-        said.append(f"A learning rate of 0 means {short_number(rate)}, the default for {method} here ({source}).")
-    if isinstance(spec, DPOSpec) and not spec.beta:
-        beta, source = BETAS[spec.loss]
-        said.append(f"A beta of 0 means {short_number(beta)}, the default of the {spec.loss} loss ({source}).")
+        said.append(
+            f"A learning rate of 0 means {short_number(rate.value)}, the default for {method} here ({rate.source})."
+        )
+    said += spec.default_notes()
     return "".join(paragraph(sentence, "quiet") for sentence in said)
 
 
@@ -350,19 +314,12 @@ def trouble_box(sentences: Sequence[str]) -> str:
     return f'<div class="warning" role="status"><p>This can’t be run:</p><ul class="trouble">{entries}</ul></div>'
 
 
-def command_text(spec: Spec, data_dir: Path) -> str:
+def command_text(spec: JobSpec, data_dir: Path) -> str:
     """The commands that run the very same spec without the page."""
     return (
         f"cat > spec.json <<'SPEC'\n{spec_text(spec)}\nSPEC\n"
         f"python -m rlhf --data {shlex.quote(str(data_dir))} run spec.json"
     )
-
-
-def accept_label(accuracy: float | None) -> str:
-    """What a person confirms before PPO with a reward model that is not known to be good; it names the number."""
-    if accuracy is None:
-        return "Run it although the reward model was never checked on held-out comparisons here"
-    return f"Run it although the reward model is right on only {100 * accuracy:.1f}% of held-out comparisons"
 
 
 def reward_intro(revision: str, result: Mapping[str, Any] | None) -> str:

@@ -14,7 +14,6 @@ from annotation.records import Annotator, Split
 from annotation.tabs.components import SPOKEN, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.ui.markup import paragraph
-from rlhf.jobs.specs import PPOSpec
 from rlhf.submission import form_fields
 from rlhf.submission.form_fields import Form
 from rlhf.submission.preflight import Prospects
@@ -36,13 +35,13 @@ def show(form: Form, prospects: Prospects, values: Mapping[str, Any], split: Any
     wanted = 1 if number is None else whole(number, NUMBER, 1, None)
     spec = form_fields.spec_of(form, prospects.model, values)
     shown = prospects.show(spec, chosen, wanted + turn)
-    return [1 if shown is None else shown.number, plan_card.shown_card(shown, spec.kind, chosen)]
+    return [1 if shown is None else shown.number, plan_card.shown_card(shown, spec, chosen)]
 
 
 def survey(form: Form, prospects: Prospects, values: Mapping[str, Any]) -> str:
     """All rows looked through. Raises UserError where there are none to look at."""
     spec = form_fields.spec_of(form, prospects.model, values)
-    return plan_card.survey_card(prospects.survey(spec), spec.kind)
+    return plan_card.survey_card(prospects.survey(spec), spec)
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
@@ -61,7 +60,7 @@ class RowsPage:
 
 def lay_out(form: Form) -> RowsPage:
     """The components, top to bottom, without anything from the rows."""
-    splits = SPLITS[:1] if form.spec_type is PPOSpec else SPLITS
+    splits = SPLITS[:1] if form.spec_type.unit == "prompts" else SPLITS
     with gr.Accordion("Show a row, token by token", open=False) as accordion:
         with gr.Row():
             split = gr.Radio(list(splits), value="train", label="Rows", min_width=240, visible=len(splits) > 1)

@@ -12,7 +12,7 @@ from annotation.tabs.components import SPOKEN, html_box, opening_of
 from annotation.tabs.guard import Context, guarded
 from rlhf.jobs.rental_store import Terms
 from rlhf.submission import preflight
-from rlhf.submission.form_fields import FORMS
+from rlhf.submission.form_fields import forms
 from rlhf.submission.preflight import Prospects
 from rlhf.tabs.runs import job_cards, runs_tab
 from rlhf.tabs.runs.runs_tab import LATEST, RunsPage, shown_revision
@@ -29,11 +29,11 @@ def build(demo: gr.Blocks, context: Context) -> list[FormPage]:
     openings: list[Any] = []
     html_box(plan_card.FIELDS_STYLE)
     with gr.Tabs() as tabs:
-        for form in FORMS:
-            with gr.Tab(form.label, id=form.name):
+        for form in forms():
+            with gr.Tab(form.layout.label, id=form.name):
                 openings.append(opening_of(demo))
                 pages.append(training_form.lay_out(form))
-                if form.name == "dpo":
+                if form is forms()[0]:
                     automatic_training.build(context, opening_of(demo))
         with gr.Tab("Runs", id=RUNS):
             runs_page = runs_tab.build(demo, context)
@@ -52,7 +52,7 @@ def wire_start(page: FormPage, context: Context, known: Prospects, tabs: gr.Tabs
         said = job_cards.notice(f"Job {job_id} is queued. It starts in its turn, when its device is free.")
         return [said, said, gr.update(value=LATEST), gr.Tabs(selected=RUNS)]
 
-    start.__name__ = "start_training" if page.form.name == "dpo" else f"start_{page.form.name}"
+    start.__name__ = f"start_{page.form.name}"
     outputs = [page.said, runs_page.parts["queue_said"], runs_page.parts["selector"], tabs]
     page.parts["start"].click(guarded(context, "admin")(start), page.asked, outputs, **SPOKEN)
 

@@ -15,25 +15,19 @@ from annotation.tabs.components import QUIET, SPOKEN, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.ui.markup import paragraph
-from rlhf.evaluation import reward_model_quality
+from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.rental_store import Terms
-from rlhf.jobs.specs import MeasureSpec, PPOSpec, to_json
-from rlhf.models import registry
-from rlhf.submission import form_fields, job_submission, preconditions, preflight
-from rlhf.submission.form_fields import Form, TrainingJob
+from rlhf.jobs.specs import TrainingSpec, to_json
+from rlhf.models.reward_model_quality import quality_in
+from rlhf.submission import form_fields, job_submission, preflight
+from rlhf.submission.form_fields import Form
 from rlhf.submission.preflight import Choices, Prospect, Prospects
-from rlhf.tabs.runs import job_cards, job_words
+from rlhf.tabs.runs import job_cards, job_words, reward_model_card
 from rlhf.tabs.train import plan_card, rental_form, row_views
 from rlhf.tabs.train.row_views import RowsPage
 
 FOLLOW_SECONDS = 4
-# Fields whose choices are policies, and where these come from.
-LISTS: Mapping[str, Callable[[Database, Form], Choices]] = {
-    "parent": preflight.parents,
-    "reward_model": lambda db, form: preflight.rewards(db),
-}
-
 # The shapes that fields have, in the order of the page.
 SHAPES = ("lists", "choices", "typed", "switches")
 
@@ -44,16 +38,27 @@ Values = Mapping[str, Any]
 
 
 # ------------------------------------------------------------------------------------------------ what the form shows
-def spec_asked_for(form: Form, known: Prospects, values: Values, accepted: bool) -> TrainingJob:
+def spec_asked_for(form: Form, known: Prospects, values: Values, accepted: bool) -> TrainingSpec:
     """The form as a spec, with the person's word where one is needed. Raises UserError naming what can't be meant."""
     spec = form_fields.spec_of(form, known.model, values)
-    word = preflight.accepting(known.db, spec) if accepted else None
-    return spec if word is None or not isinstance(spec, PPOSpec) else replace(spec, accepted_accuracy=word)
+    confirmed = spec.confirmation(known.db) if accepted else None
+    return spec if confirmed is None else replace(spec, **confirmed.settings)
 
 
-def means_it(ticked: Any, seen: Any, values: Values) -> bool:
-    """Whether the confirmation is ticked for the reward model that it was shown with."""
-    return bool(ticked) and isinstance(seen, dict) and seen.get("judge") == values.get("reward_model")
+def lists_of(db: Database, form: Form) -> dict[str, Choices]:
+    """The choices of the fields that name a model."""
+    others = {name: preflight.models_of(db, kind) for name, kind in form.spec_type.lists.items()}
+    return {"parent": preflight.parents(db, form), **others}
+
+
+def named_models(form: Form, values: Values) -> list[Any]:
+    """The models that a form names beside the parent."""
+    return [values.get(name) for name in form.spec_type.lists]
+
+
+def means_it(form: Form, ticked: Any, seen: Any, values: Values) -> bool:
+    """Whether the confirmation is ticked for the models that it was shown with."""
+    return bool(ticked) and isinstance(seen, dict) and seen.get("named") == named_models(form, values)
 
 
 def live(form: Form, known: Prospects, values: Values, ticked: Any, seen: Any) -> tuple[dict[str, Update], Seen]:
@@ -64,12 +69,11 @@ def live(form: Form, known: Prospects, values: Values, ticked: Any, seen: Any) -
     seen = seen if isinstance(seen, dict) else {}
     filled = first_choices(form, known.db, values)
     values = {**values, **filled}
-    accepted = means_it(ticked, seen, values)
+    accepted = means_it(form, ticked, seen, values)
     parts = field_parts(form, known, values)
-    for name, choices in LISTS.items():
-        if name in form.names:
-            chosen = {"value": filled[name]} if name in filled else {}
-            parts[name] = gr.update(choices=choices(known.db, form), **chosen)
+    for name, choices in lists_of(known.db, form).items():
+        chosen = {"value": filled[name]} if name in filled else {}
+        parts[name] = gr.update(choices=choices, **chosen)
     rows: Any = None
     try:
         spec = spec_asked_for(form, known, values, accepted)
@@ -84,15 +88,13 @@ def live(form: Form, known: Prospects, values: Values, ticked: Any, seen: Any) -
     changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
     if seen.get("rows", rows) != rows:
         changed |= {"row": gr.update(value=""), "rows_found": gr.update(value="")}  # what is shown is of other rows
-    return changed, {**seen, **marks, "judge": values.get("reward_model"), "rows": rows}
+    return changed, {**seen, **marks, "named": named_models(form, values), "rows": rows}
 
 
 def first_choices(form: Form, db: Database, values: Values) -> dict[str, Any]:
-    """The newest reward model, where none has been chosen."""
-    if values.get("reward_model") or "reward_model" not in form.names:
-        return {}
-    known = preflight.rewards(db)
-    return {"reward_model": known[0][1]} if known else {}
+    """The newest model of each list beside the parent from which none has been chosen."""
+    known = {name: preflight.models_of(db, kind) for name, kind in form.spec_type.lists.items() if not values.get(name)}
+    return {name: choices[0][1] for name, choices in known.items() if choices}
 
 
 def field_parts(form: Form, known: Prospects, values: Values) -> dict[str, Update]:
@@ -103,12 +105,10 @@ def field_parts(form: Form, known: Prospects, values: Values) -> dict[str, Updat
     return parts | groups
 
 
-def accept_part(db: Database, spec: TrainingJob) -> Update:
-    """The confirmation that names the reward model's accuracy, where one is needed."""
-    if not isinstance(spec, PPOSpec) or preflight.accepting(db, spec) is None:
-        return gr.update(visible=False)
-    accuracy = preconditions.accuracy_of(db, registry.by_revision(db, spec.reward_model))
-    return gr.update(visible=True, label=plan_card.accept_label(accuracy))
+def accept_part(db: Database, spec: TrainingSpec) -> Update:
+    """The confirmation that says what is doubtful, where one is needed."""
+    wanted = spec.confirmation(db)
+    return gr.update(visible=False) if wanted is None else gr.update(visible=True, label=wanted.label)
 
 
 def prospect_parts(known: Prospects, run: Prospect) -> dict[str, Update]:
@@ -117,7 +117,7 @@ def prospect_parts(known: Prospects, run: Prospect) -> dict[str, Update]:
         "troubles": gr.update(value=plan_card.trouble_box(run.troubles)),
         "rate": gr.update(value=plan_card.rate_note(run.asked)),
         "judged": gr.update(value=reward_card(known.db, run.spec)),
-        "data": gr.update(value=plan_card.data_card(run.data, run.spec.kind) if run.data else ""),
+        "data": gr.update(value=plan_card.data_card(run.data, run.spec) if run.data else ""),
         "cost": gr.update(value=plan_card.cost_card(run.cost) if run.cost else job_cards.notice(run.unknown)),
         "spec": gr.update(value=job_words.spec_text(run.spec)),
         "command": gr.update(value=plan_card.command_text(run.spec, known.data_dir)),
@@ -139,16 +139,15 @@ def refused_parts(sentence: str) -> dict[str, Update]:
     }
 
 
-def reward_card(db: Database, spec: TrainingJob) -> str:
+def reward_card(db: Database, spec: TrainingSpec) -> str:
     """How good the chosen reward model is; nothing for jobs that have none."""
-    if not isinstance(spec, PPOSpec):
-        return ""
-    reward = preflight.reward_model(db, spec)
+    reward = preflight.scorer_of(db, spec)
     if reward is None:
         return ""
     result = None if reward.job_id is None else job_store.get(db, reward.job_id).result
-    if result and result.get("health"):
-        return reward_model_quality.card(result["health"])
+    quality = quality_in(result)
+    if quality is not None:
+        return reward_model_card.card(quality)
     return plan_card.reward_intro(reward.revision, result)
 
 
@@ -192,8 +191,8 @@ class FormPage:
 def lay_out(form: Form) -> FormPage:
     """The components, top to bottom, without anything from the rows."""
     parts: dict[str, Any] = {}
-    literal(paragraph(plan_card.INTRODUCTIONS[form.name]))
-    inputs = field_inputs(form, form.main)
+    literal(paragraph(form.layout.introduction))
+    inputs = field_inputs(form, form.layout.main)
     parts["rate"] = literal()
     parts["judged"] = literal()
     for title, names in form.groups.items():
@@ -202,9 +201,9 @@ def lay_out(form: Form) -> FormPage:
     parts["troubles"] = literal()
     parts["accept"] = gr.Checkbox(label="Run it", visible=False, elem_id=f"{form.name}-accept")
     with gr.Row():
-        start = "train-start" if form.name == "dpo" else f"{form.name}-start"
+        start = f"{form.name}-start"
         parts["start"] = gr.Button(
-            form.start, variant="primary", interactive=False, elem_id=start, scale=0, min_width=260
+            form.layout.start, variant="primary", interactive=False, elem_id=start, scale=0, min_width=260
         )
         measure = f"{form.name}-measure"
         parts["measure"] = gr.Button("Measure a step", interactive=False, elem_id=measure, scale=0, min_width=200)
@@ -220,7 +219,7 @@ def lay_out(form: Form) -> FormPage:
     with gr.Accordion("As JSON, and on the command line", open=False):
         parts["spec"] = to_copy("Spec", f"{form.name}-spec")
         parts["command"] = to_copy("Commands that run it without the page", f"{form.name}-command")
-    parts |= {name: inputs[name] for name in (*LISTS, *form.conditional) if name in inputs}
+    parts |= {name: inputs[name] for name in (*named_fields(form), *form.conditional)}
     ordered = {name: inputs[name] for name in form.names}
     return FormPage(form, ordered, parts, rows, said, gr.State({}), pulse(FOLLOW_SECONDS), rented)
 
@@ -249,9 +248,14 @@ def field_inputs(form: Form, names: Sequence[str]) -> dict[str, Any]:
     return inputs
 
 
+def named_fields(form: Form) -> tuple[str, ...]:
+    """The fields whose choices are policies or reward models."""
+    return "parent", *form.spec_type.lists
+
+
 def shape(form: Form, name: str) -> str:
     """How a field looks: a list, choices to tick, something to type, or a switch."""
-    if name in LISTS or name == "source":
+    if name in (*named_fields(form), "source"):
         return "lists"
     if form.choices(name):
         return "choices"
@@ -261,12 +265,12 @@ def shape(form: Form, name: str) -> str:
 def field_input(form: Form, name: str) -> Any:
     """The component that asks for a field; what it may be is checked when the form is read."""
     default, sentence = form.described[name]
-    common: dict[str, Any] = {"label": form_fields.label(name), "info": sentence, "value": default, "min_width": 260}
+    common: dict[str, Any] = {"label": form.label(name), "info": sentence, "value": default, "min_width": 260}
     if isinstance(default, bool):
         return gr.Checkbox(**common)
     if isinstance(default, int | float):
         return whole_number(**common) if isinstance(default, int) else gr.Number(**common)
-    if name in LISTS or name == "source":
+    if name in (*named_fields(form), "source"):
         # A choice made before the app was restarted must still be accepted after it.
         choices = form_fields.SOURCES if name == "source" else [(default, default)] if default else []
         return gr.Dropdown(choices, allow_custom_value=True, **common)
@@ -303,7 +307,7 @@ def wire(page: FormPage, context: Context, known: Prospects, opening: Callable[.
 def begin(page: FormPage, known: Prospects, by: str, ticked: Any, seen: Any, sent: Sequence[Any]) -> int:
     """Queue the job that the form describes; returns its id. Raises UserError where it can't be started."""
     values = page.values(sent)
-    spec = spec_asked_for(page.form, known, values, means_it(ticked, seen, values))
+    spec = spec_asked_for(page.form, known, values, means_it(page.form, ticked, seen, values))
     return job_submission.submit(known.db, known.data_dir, spec, by)
 
 
@@ -312,14 +316,14 @@ def begin_rented(
 ) -> int:
     """Queue the job that the form describes for rented hardware; returns its id. Raises UserError."""
     values = page.values(sent)
-    spec = spec_asked_for(page.form, known, values, means_it(ticked, seen, values))
+    spec = spec_asked_for(page.form, known, values, means_it(page.form, ticked, seen, values))
     return job_submission.submit(known.db, known.data_dir, spec, by, terms)
 
 
 def begin_measuring(page: FormPage, known: Prospects, by: str, ticked: Any, seen: Any, sent: Sequence[Any]) -> str:
     """Queue a measurement of the job that the form describes, and say so. Raises UserError where it can't be run."""
     values = page.values(sent)
-    spec = spec_asked_for(page.form, known, values, means_it(ticked, seen, values))
+    spec = spec_asked_for(page.form, known, values, means_it(page.form, ticked, seen, values))
     measuring = MeasureSpec(training=to_json(spec))
     job_id = job_submission.submit(known.db, known.data_dir, measuring, by)
     return (

@@ -42,7 +42,7 @@ from rlhf.hub import token_process
 from rlhf.hub.token_launcher import PLACE
 from rlhf.models import registry
 from rlhf.submission import preconditions, preflight
-from rlhf.submission.form_fields import FORMS
+from rlhf.submission.form_fields import forms
 from rlhf.tabs.iterations import check_report
 from tests.conftest import BASE_NAME, act, seed_comparisons
 from tests.fakes.hub_server import HubServer
@@ -164,7 +164,7 @@ def test_a_copy_comes_back_with_judgements_accounts_and_the_models_that_are_need
     assert not check_report.can_serve(gone)
     with pytest.raises(UserError, match="The files of 'was-turned-down' were deleted"):
         registry.promote(restored, gone.revision, "kim")
-    for form in FORMS:
+    for form in forms():
         assert gone.revision not in [revision for _, revision in preflight.parents(restored, form)]
         troubles = preconditions.check(restored, replace(form.spec_type(parent=gone.revision), **form.fixed))
         assert any(f"The files of the parent {gone.revision} were deleted" in sentence for sentence in troubles)

@@ -31,7 +31,7 @@ from annotation.exports.formats import (
     demonstration,
     harmless,
     iteration_of,
-    lineage,
+    iterations_of,
     make,
     margin,
     original,
@@ -488,9 +488,9 @@ def test_iterations_count_ancestors_and_a_damaged_lineage_ends() -> None:
         {"id": 3, "revision": "dpo-2", "parent_id": 2},
         {"id": 4, "revision": "dpo-3", "parent_id": 1},
     ]
-    assert lineage(models) == {"base": 0, "dpo-1": 1, "dpo-2": 2, "dpo-3": 1}
+    assert iterations_of(models) == {"base": 0, "dpo-1": 1, "dpo-2": 2, "dpo-3": 1}
     circle = [{"id": 1, "revision": "a", "parent_id": 2}, {"id": 2, "revision": "b", "parent_id": 1}]
-    assert set(lineage(circle)) == {"a", "b"}
+    assert set(iterations_of(circle)) == {"a", "b"}
 
 
 def test_pseudonyms_say_nothing_but_the_kind_and_stay_the_same() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from annotation.exports.preference_rows import line_of, read_rows
+from annotation.exports.frozen_rows import PreferenceRow, line_of, read_rows
 from annotation.metrics.aggregation import REASONS
 from annotation.records import Judgement, UserError
 from rlhf.jobs.artifacts import write_lines
@@ -49,7 +49,7 @@ def judged(
 
 def sides(judgement: Judgement) -> list[tuple[str, str]]:
     """(chosen, rejected) texts of a judgement's pairs."""
-    return [(row["chosen"]["text"], row["rejected"]["text"]) for row in freeze([judgement], 100).rows]
+    return [(row.chosen.text, row.rejected.text) for row in freeze([judgement], 100).rows]
 
 
 # ------------------------------------------------------------------------------------------------------------- pairs
@@ -61,7 +61,7 @@ def test_the_answer_of_the_better_rank_is_chosen_wherever_it_stands() -> None:
 def test_a_row_carries_what_training_and_tracing_need() -> None:
     frozen = freeze([judged(number=4)], 100, reliability={"ann": 0.9})
     assert frozen.left_out == {}
-    assert frozen.rows[0] == {
+    assert frozen.rows[0].to_json() == {
         "comparison": 104,
         "prompt_id": 7,
         "split": "train",
@@ -80,7 +80,7 @@ def test_a_row_carries_what_training_and_tracing_need() -> None:
 def test_answers_that_nobody_drew_have_no_length_to_be_too_long_by() -> None:
     imported = [answer(1, "first", None, None), answer(2, "second", None, None)]
     (row,) = freeze([judged(answers=imported)], 10).rows
-    assert row["rendered_prompt"] is None
+    assert row.rendered_prompt is None
 
 
 def test_the_pairs_of_a_comparison_stay_together() -> None:
@@ -94,8 +94,8 @@ def test_the_pairs_of_a_comparison_stay_together() -> None:
         for number in range(4)
     ]
     frozen = freeze(rows, 100)
-    assert [row["comparison"] for row in frozen.rows] == [0, 0, 0, 1, 1, 1]
-    assert frozen.rows[0]["judgements"] == [0, 2]
+    assert [row.comparison for row in frozen.rows] == [0, 0, 0, 1, 1, 1]
+    assert frozen.rows[0].judgements == (0, 2)
 
 
 def test_annotators_who_are_left_out_give_no_pairs() -> None:
@@ -140,10 +140,10 @@ def test_a_length_of_exactly_the_limit_fits_whichever_answer_is_the_long_one() -
 def test_what_the_parent_has_seen_is_left_out_of_training_but_never_of_the_held_out_pairs() -> None:
     judgements = [judged(1), judged(2), judged(3), judged(5, split="held-out"), judged(6, split="held-out")]
     frozen = freeze(judgements, 100, trained_until=2)
-    assert [(row["judgements"], row["split"]) for row in frozen.rows] == [
-        ([3], "train"),
-        ([5], "held-out"),
-        ([6], "held-out"),
+    assert [(row.judgements, row.split) for row in frozen.rows] == [
+        ((3,), "train"),
+        ((5,), "held-out"),
+        ((6,), "held-out"),
     ]
     assert frozen.left_out == {"earlier": 2}
     assert frozen.last_judgement_id == 6
@@ -170,7 +170,7 @@ def test_the_name_is_the_sha256_of_the_file_and_rows_survive_the_file(tmp_path: 
     name = write_lines(tmp_path, map(line_of, frozen.rows), ".jsonl")
     content = (tmp_path / f"{name}.jsonl").read_bytes()
     assert (name, content) == (sha256(frozen.content).hexdigest(), frozen.content)
-    assert tuple(read_rows(content)) == frozen.rows
+    assert tuple(read_rows(content, PreferenceRow)) == frozen.rows
     assert all(json.loads(line) for line in content.decode().split("\n") if line)
 
 

@@ -13,7 +13,7 @@ from annotation.metrics.quality import Case, Decision, FlaggedCase, Opinion
 from annotation.tabs import import_form, quality_report
 from annotation.ui import charts, invisible, markup
 from annotation.ui.markup import Download, progress_bar, table
-from rlhf.submission.inspect_rows import Passage, Strip
+from rlhf.jobs.descriptions import Passage, Strip
 from rlhf.tabs.iterations import check_report
 from rlhf.tabs.iterations.check_report import AnswerPair
 from rlhf.tabs.playground import playground_tab

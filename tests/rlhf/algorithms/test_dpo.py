@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +18,14 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from trl import DPOConfig, DPOTrainer
 
 from annotation import store
-from annotation.exports.preference_rows import PreferenceRow
+from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
-from rlhf.algorithms.checkpoints import COMPLETE, last_complete_checkpoint
-from rlhf.algorithms.dpo import PreferenceTrainer, answer_logps, build_trainer
+from rlhf.algorithms.checkpoints import MANIFEST, forget_broken_checkpoints, newest_checkpoint, write_checkpoint
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.dpo.train import PreferenceTrainer, answer_logps, build_trainer
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import DPOSpec, Precision, with_defaults
+from rlhf.jobs.specs import Precision, with_defaults
 from rlhf.jobs.worker import Run, perform
 from rlhf.models import hidden_states, packing, registry
 from rlhf.models.loading import (
@@ -35,7 +37,7 @@ from rlhf.models.loading import (
     unpack_weights,
 )
 from rlhf.models.registry import Policy
-from rlhf.models.tokenize import load_snapshot, tokenise_pairs, with_noise
+from rlhf.models.tokenize import load_snapshot, of_split, tokenise_pairs, with_noise
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
 
 pytestmark = pytest.mark.slow
@@ -53,7 +55,7 @@ def judged(machine: Machine) -> Machine:
 def frozen_rows(machine: Machine) -> list[PreferenceRow]:
     """The train rows of the data frozen last."""
     sha256 = machine.db.value("SELECT sha256 FROM snapshot ORDER BY created DESC LIMIT 1")
-    return [row for row in load_snapshot(machine.data_dir, sha256) if row["split"] == "train"]
+    return of_split(load_snapshot(machine.data_dir, sha256, PreferenceRow), "train")
 
 
 def trainer_of(machine: Machine, spec: DPOSpec, parent: str = "base") -> PreferenceTrainer:
@@ -83,7 +85,7 @@ def stock_trainer(machine: Machine, spec: DPOSpec, loss: Mapping[str, float]) ->
         disable_tqdm=True,
     )
     texts = [
-        {"prompt": row["rendered_prompt"], "chosen": row["chosen"]["text"], "rejected": row["rejected"]["text"]}
+        {"prompt": row.rendered_prompt, "chosen": row.chosen.text, "rejected": row.rejected.text}
         for row in frozen_rows(machine)
     ]
     torch.manual_seed(spec.seed)
@@ -318,7 +320,7 @@ def held_out_margin(machine: Machine, spec: DPOSpec) -> tuple[float, float]:
     assert job.result["train_pairs"] == 24
     trained = registry.by_revision(machine.db, job.result["revision"])
     models = Policies(machine.db, machine.data_dir, machine.model)
-    rows = [row for row in load_snapshot(machine.data_dir, spec.snapshot) if row["split"] == "held-out"]
+    rows = of_split(load_snapshot(machine.data_dir, spec.snapshot, PreferenceRow), "held-out")
     pairs, _ = tokenise_pairs(machine.tokenizer, rows, spec.max_length)
     gained = {}
     for policy in (trained, registry.by_revision(machine.db, "base")):
@@ -347,7 +349,8 @@ def test_passes_of_any_size_add_up_to_the_loss_of_the_whole_step(judged: Machine
     parts = [
         trainer.data_collator([trainer.train_dataset[place] for place in places]) for places in ((0, 1, 2), (3,), (4,))
     ]
-    counts = trainer._get_num_items_in_batch(parts, trainer.accelerator.device)
+    batches, counts = trainer.get_batch_samples(iter(parts), len(parts), trainer.accelerator.device)
+    assert batches == parts
     with torch.no_grad(), trainer.compute_loss_context_manager():
         expected = trainer.compute_loss(trainer.model, whole)
         found = sum(trainer.compute_loss(trainer.model, part, num_items_in_batch=counts) for part in parts)
@@ -423,9 +426,10 @@ def plain_logp(model: Any, pair: Mapping[str, list[int]], side: str) -> float:
 
 def first_margin(trainer: PreferenceTrainer) -> float:
     """The mean reward margin of the first batch, before any step."""
-    trainer._metrics["train"].clear()
+    trainer.noted.clear()
     loss_of(trainer, first_batch(trainer))
-    return float(trainer._metrics["train"]["rewards/margins"][0])
+    total, pairs = trainer.noted["rewards/margins"]
+    return float(total / pairs)
 
 
 def test_with_the_base_as_reference_a_continued_adapter_starts_with_the_margin_it_has_earned(judged: Machine) -> None:
@@ -502,18 +506,18 @@ def test_pairs_beyond_the_length_limit_are_left_out_and_counted(judged: Machine)
     lengths = sorted(
         len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
         for row in tokenise_pairs(
-            judged.tokenizer, load_snapshot(judged.data_dir, snapshot_of(judged)), QUICK_DPO.max_length
+            judged.tokenizer, load_snapshot(judged.data_dir, snapshot_of(judged), PreferenceRow), QUICK_DPO.max_length
         )[0]
     )
     limit = lengths[-3] - 1
     within = sum(length <= limit for length in lengths)
-    rows = load_snapshot(judged.data_dir, snapshot_of(judged))
+    rows = load_snapshot(judged.data_dir, snapshot_of(judged), PreferenceRow)
     pairs, left_out = tokenise_pairs(judged.tokenizer, rows, limit)
     assert (len(pairs), left_out) == (within, {"too-long": len(lengths) - within})
     spec = replace(QUICK_DPO, max_length=limit, epochs=1, snapshot=snapshot_of(judged))
     job = judged.perform(judged.submit(spec))
     assert job.result is not None
-    train = [row for row in rows if row["split"] == "train"]
+    train = of_split(rows, "train")
     fitting, left = tokenise_pairs(judged.tokenizer, train, limit)
     assert left["too-long"] > 0
     assert (job.result["train_pairs"], job.result["left_out"]) == (len(fitting), left)
@@ -571,7 +575,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iter
 
 def checkpoint_steps(machine: Machine, job_id: int) -> list[int]:
     """The steps of a job's whole checkpoints."""
-    marks = (machine.data_dir / "checkpoints" / f"job-{job_id}").glob(f"checkpoint-*/{COMPLETE}")
+    marks = (machine.data_dir / "checkpoints" / f"job-{job_id}").glob(f"checkpoint-*/{MANIFEST}")
     return sorted(int(mark.parent.name.removeprefix("checkpoint-")) for mark in marks)
 
 
@@ -649,10 +653,36 @@ def test_a_worker_killed_after_its_adapter_was_registered_is_resumed_to_that_ada
 
 
 def test_only_whole_checkpoints_are_resumed_from_and_broken_ones_are_removed(tmp_path: Path) -> None:
-    assert last_complete_checkpoint(tmp_path / "none") is None
-    for step, whole in ((2, True), (10, True), (12, False)):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        if whole:
-            (tmp_path / f"checkpoint-{step}" / COMPLETE).touch()
-    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
-    assert not (tmp_path / "checkpoint-12").exists()
+    """What was killed while it was written has no manifest, or not yet its name."""
+    weight = torch.nn.Parameter(torch.tensor([1.0]))
+    optimiser = torch.optim.AdamW([weight])
+    assert newest_checkpoint(tmp_path / "none") is None
+    for step in (2, 9, 10):
+        with torch.no_grad():
+            weight.fill_(step)
+        write_checkpoint(tmp_path, "dpo", step, 20, {"w": weight}, optimiser, {"seen": [step]})
+    (tmp_path / "checkpoint-12").mkdir()
+    (tmp_path / "checkpoint-10").rename(tmp_path / "checkpoint-10.part")
+    forget_broken_checkpoints(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-9"]
+    newest = newest_checkpoint(tmp_path)
+    assert newest is not None
+    assert newest.restore({"w": weight}, optimiser, torch.device("cpu")) == {"seen": [9]}
+    assert weight.item() == 9
+
+
+def test_a_run_with_checkpoints_of_an_earlier_version_is_refused_until_they_are_deleted(judged: Machine) -> None:
+    job_id = judged.submit(replace(QUICK_DPO, epochs=1, evaluate=False))
+    directory = judged.data_dir / "checkpoints" / f"job-{job_id}"
+    earlier = directory / "checkpoint-2"
+    earlier.mkdir(parents=True)
+    (earlier / "adapter_model.safetensors").write_bytes(b"weights")
+    (earlier / "complete").touch()
+    job = judged.perform(job_id)
+    assert job.status == "failed"
+    assert f"checkpoints in checkpoints/job-{job_id} were written by an earlier version" in job.message
+    assert "Delete them on the Runs tab, then resume" in job.message
+    assert (earlier / "adapter_model.safetensors").read_bytes() == b"weights"
+    shutil.rmtree(directory)
+    job_store.resume(judged.db, job_id)
+    assert judged.perform(job_id).status == "finished"

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf.algorithms.losses import conservative_dpo, dpo, exact_kl, implicit_reward, likelihood, sum_by_row, token_logps
-
-
-def slow_token_logp(hidden: list[float], head: list[list[float]], label: int) -> float:
-    """log softmax(head · hidden)[label] in plain Python."""
-    logits = [sum(h * w for h, w in zip(hidden, row, strict=True)) for row in head]
-    return logits[label] - math.log(sum(math.exp(logit) for logit in logits))
+from rlhf.algorithms.losses import (
+    PairLogps,
+    conservative_dpo,
+    dpo,
+    expected_better,
+    implicit_reward,
+)
+from rlhf.models.log_probabilities import exact_kl
 
 
 def slow_kl(policy: list[float], base: list[float]) -> float:
@@ -30,71 +31,28 @@ def random_tensors(*shapes: tuple[int, ...]) -> list[Tensor]:
     return [torch.randn(*shape, generator=generator) for shape in shapes]
 
 
-# ------------------------------------------------------------------------------------------------------- token_logps
-def test_a_token_log_probability_worked_out_by_hand() -> None:
-    # Logits ln 1, ln 2, ln 5: the probabilities are 1/8, 2/8 and 5/8.
-    head_VH = torch.tensor([[1.0], [2.0], [5.0]]).log()
-    logps_N = token_logps(torch.ones(3, 1), head_VH, torch.tensor([0, 1, 2]))
-    assert logps_N.tolist() == pytest.approx([math.log(1 / 8), math.log(2 / 8), math.log(5 / 8)])
-
-
-def test_token_log_probabilities_equal_a_loop_over_the_definition() -> None:
-    hidden_NH, head_VH = random_tensors((7, 5), (11, 5))
-    labels_N = torch.tensor([0, 10, 3, 3, 7, 1, 9])
-    expected = [slow_token_logp(hidden_NH[i].tolist(), head_VH.tolist(), int(labels_N[i])) for i in range(7)]
-    assert token_logps(hidden_NH, head_VH, labels_N).tolist() == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize("positions", [1, 3, 7, 9])
-def test_chunks_change_neither_the_values_nor_the_gradients(positions: int) -> None:
-    """Positions that fill chunks of three exactly, leave a rest, or fit into one."""
-    results = []
-    for chunk in (3, 512):
-        hidden_NH, head_VH, weights_N = random_tensors((positions, 5), (11, 5), (positions,))
-        hidden_NH.requires_grad_()
-        labels_N = torch.arange(positions) % 11
-        logps_N = token_logps(hidden_NH, head_VH, labels_N, chunk)
-        (logps_N * weights_N).sum().backward()
-        results.append((logps_N.detach(), hidden_NH.grad))
-    torch.testing.assert_close(results[0], results[1])
-
-
-def test_log_probabilities_of_16_bit_states_are_computed_in_float32() -> None:
-    """In bfloat16 a sum over a few hundred tokens would be off by whole nats."""
-    hidden_NH, head_VH = (tensor.bfloat16() for tensor in random_tensors((4, 64), (300, 64)))
-    logps_N = token_logps(hidden_NH, head_VH, torch.tensor([1, 2, 3, 4]))
-    assert logps_N.dtype == torch.float32
-    logits_NV = (hidden_NH.double() @ head_VH.double().T).bfloat16().double()
-    expected_N = logits_NV.log_softmax(-1)[range(4), [1, 2, 3, 4]]
-    # The logits themselves are rounded to bfloat16 (three digits); the normaliser must not be rounded again.
-    assert logps_N.tolist() == pytest.approx(expected_N.tolist(), abs=0.07)
-
-
-# -------------------------------------------------------------------------------------------------------- sum_by_row
-def test_values_are_summed_into_the_row_that_owns_them() -> None:
-    sums = sum_by_row(torch.tensor([1.0, 2.0, 4.0, 8.0]), torch.tensor([2, 0, 2, 0]), 4)
-    assert sums.tolist() == [10.0, 0.0, 5.0, 0.0]
-
-
-def test_the_gradient_of_a_row_sum_reaches_every_value_of_that_row_only() -> None:
-    values_N = torch.zeros(4, requires_grad=True)
-    sum_by_row(values_N, torch.tensor([0, 1, 1, 2]), 3)[1].backward()
-    assert values_N.grad is not None
-    assert values_N.grad.tolist() == [0.0, 1.0, 1.0, 0.0]
-
-
 # --------------------------------------------------------------------------------------------------------------- dpo
+def pairs_of(*sums: Tensor) -> PairLogps:
+    """Pairs of these log-probabilities (chosen, rejected, and under the reference); their answers have one token."""
+    return PairLogps(*sums, torch.ones_like(sums[0]), torch.ones_like(sums[0]))
+
+
+def pair(chosen: float, rejected: float, ref_chosen: float, ref_rejected: float) -> PairLogps:
+    """One pair."""
+    return pairs_of(*(torch.tensor([value]) for value in (chosen, rejected, ref_chosen, ref_rejected)))
+
+
 def test_dpo_is_ln_2_where_policy_and_reference_agree() -> None:
     chosen, rejected = torch.tensor([-12.0, -3.5]), torch.tensor([-40.0, -0.25])
-    assert dpo(chosen, rejected, chosen, rejected, 0.1).tolist() == pytest.approx([math.log(2)] * 2)
+    assert dpo(pairs_of(chosen, rejected, chosen, rejected), 0.1).tolist() == pytest.approx([math.log(2)] * 2)
 
 
 def test_dpo_of_a_pair_worked_out_by_hand() -> None:
     # The chosen answer gained 10 nats and the rejected one lost 5: margin 0.1 × 15 = 1.5, -ln σ(1.5) = 0.20141.
-    loss = dpo(torch.tensor([-20.0]), torch.tensor([-25.0]), torch.tensor([-30.0]), torch.tensor([-20.0]), 0.1)
+    loss = dpo(pair(-20.0, -25.0, -30.0, -20.0), 0.1)
     assert loss.item() == pytest.approx(0.2014133, abs=1e-6)
     # With the answers exchanged, -ln σ(-1.5) = 1.5 more.
-    loss = dpo(torch.tensor([-25.0]), torch.tensor([-20.0]), torch.tensor([-20.0]), torch.tensor([-30.0]), 0.1)
+    loss = dpo(pair(-20.0, -25.0, -30.0, -20.0).swapped(), 0.1)
     assert loss.item() == pytest.approx(1.7014133, abs=1e-6)
 
 
@@ -103,16 +61,15 @@ def test_dpo_equals_the_definition_over_a_grid_and_stays_finite_far_out() -> Non
         (-3.0, 0.5), (-1.0, 2.0), (-2.0,), (1.5,), (0.05, 2)
     ):
         expected = -math.log(1 / (1 + math.exp(-beta * (chosen - ref_chosen - rejected + ref_rejected))))
-        terms = [torch.tensor([value]) for value in (chosen, rejected, ref_chosen, ref_rejected)]
-        assert dpo(*terms, beta).item() == pytest.approx(expected, rel=1e-5)
-    far = dpo(torch.tensor([-9000.0]), torch.tensor([0.0]), torch.zeros(1), torch.zeros(1), 0.1)
+        assert dpo(pair(chosen, rejected, ref_chosen, ref_rejected), beta).item() == pytest.approx(expected, rel=1e-5)
+    far = dpo(pair(-9000.0, 0.0, 0.0, 0.0), 0.1)
     assert far.item() == pytest.approx(900.0)
 
 
 def test_the_gradient_of_dpo_is_that_of_the_paper() -> None:
     """∇ = -β σ(-margin) (∇ log π(chosen) - ∇ log π(rejected)), the equation below equation 7."""
     chosen, rejected = torch.tensor([-20.0], requires_grad=True), torch.tensor([-25.0], requires_grad=True)
-    dpo(chosen, rejected, torch.tensor([-30.0]), torch.tensor([-20.0]), 0.1).sum().backward()
+    dpo(pairs_of(chosen, rejected, torch.tensor([-30.0]), torch.tensor([-20.0])), 0.1).sum().backward()
     weight = 0.1 / (1 + math.exp(1.5))
     assert chosen.grad is not None
     assert rejected.grad is not None
@@ -120,9 +77,9 @@ def test_the_gradient_of_dpo_is_that_of_the_paper() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- conservative_dpo
-def pair_terms(margin: float) -> list[Tensor]:
-    """Log-probabilities whose margin at beta 0.1 is this one."""
-    return [torch.tensor([value]) for value in (-20.0 + 10 * margin, -25.0, -20.0, -25.0)]
+def with_margin(margin: float) -> PairLogps:
+    """A pair whose margin at beta 0.1 is this one."""
+    return pair(-20.0 + 10 * margin, -25.0, -20.0, -25.0)
 
 
 def slow_expected_loss(margin: float, flip: float) -> float:
@@ -134,28 +91,27 @@ def slow_expected_loss(margin: float, flip: float) -> float:
 
 def test_conservative_dpo_of_a_pair_worked_out_by_hand() -> None:
     # Margin 1.5: 0.2014133 as said and 1.7014133 the other way round; 0.8 x 0.2014133 + 0.2 x 1.7014133 = 0.5014133.
-    loss = conservative_dpo(*pair_terms(1.5), 0.1, torch.tensor([0.2]))
+    loss = conservative_dpo(with_margin(1.5), 0.1, torch.tensor([0.2]))
     assert loss.item() == pytest.approx(0.5014133, abs=1e-6)
     # The same with the answers and the chance exchanged.
-    chosen, rejected, ref_chosen, ref_rejected = pair_terms(1.5)
-    turned = conservative_dpo(rejected, chosen, ref_rejected, ref_chosen, 0.1, torch.tensor([0.8]))
+    turned = conservative_dpo(pair(-25.0, -5.0, -25.0, -20.0), 0.1, torch.tensor([0.8]))
     assert turned.item() == pytest.approx(0.5014133, abs=1e-6)
 
 
 def test_conservative_dpo_equals_the_expectation_over_a_grid() -> None:
     for margin, flip in product((-4.0, -0.3, 0.0, 0.7, 5.0), (0.0, 0.01, 0.27, 0.5)):
-        loss = conservative_dpo(*pair_terms(margin), 0.1, torch.tensor([flip]))
+        loss = conservative_dpo(with_margin(margin), 0.1, torch.tensor([flip]))
         assert loss.item() == pytest.approx(slow_expected_loss(margin, flip), rel=1e-4)
 
 
 def test_where_nothing_is_doubted_conservative_dpo_is_dpo_to_the_bit() -> None:
-    terms = [part[:, 0] for part in random_tensors((50, 1), (50, 1), (50, 1), (50, 1))]
-    assert torch.equal(conservative_dpo(*terms, 0.3, torch.zeros(50)), dpo(*terms, 0.3))
+    pairs = pairs_of(*(part[:, 0] for part in random_tensors((50, 1), (50, 1), (50, 1), (50, 1))))
+    assert torch.equal(conservative_dpo(pairs, 0.3, torch.zeros(50)), dpo(pairs, 0.3))
 
 
 def test_each_pair_has_its_own_chance_of_error() -> None:
-    terms = [part.repeat(2) for part in pair_terms(1.5)]
-    assert conservative_dpo(*terms, 0.1, torch.tensor([0.0, 0.5])).tolist() == pytest.approx([0.2014133, 0.9514133])
+    pairs = pairs_of(*(torch.tensor([value, value]) for value in (-5.0, -25.0, -20.0, -25.0)))
+    assert conservative_dpo(pairs, 0.1, torch.tensor([0.0, 0.5])).tolist() == pytest.approx([0.2014133, 0.9514133])
 
 
 @pytest.mark.parametrize(
@@ -171,18 +127,18 @@ def test_each_pair_has_its_own_chance_of_error() -> None:
     ],
 )
 def test_the_pull_on_a_doubted_pair_worked_out_by_hand(margin: float, flip: float, pull: float) -> None:
-    chosen, *rest = pair_terms(margin)
-    chosen.requires_grad_()
-    conservative_dpo(chosen, *rest, 0.1, torch.tensor([flip])).sum().backward()
-    assert chosen.grad is not None
-    assert chosen.grad.item() == pytest.approx(pull, abs=1e-6)
+    pairs = with_margin(margin)
+    pairs.chosen_P.requires_grad_()
+    conservative_dpo(pairs, 0.1, torch.tensor([flip])).sum().backward()
+    assert pairs.chosen_P.grad is not None
+    assert pairs.chosen_P.grad.item() == pytest.approx(pull, abs=1e-6)
 
 
 def test_the_likelihood_of_the_better_answer_worked_out_by_hand() -> None:
     # With chance 0.25 the rejected answer is the better one: 0.75 x -8 + 0.25 x -20 = -11 over 0.75 x 4 + 0.25 x 8 = 5.
-    terms = [torch.tensor([value]) for value in (-8.0, -20.0, 4.0, 8.0)]
-    assert [part.item() for part in likelihood(*terms, torch.tensor([0.25]))] == [-11.0, 5.0]
-    assert [part.item() for part in likelihood(*terms, torch.tensor([0.0]))] == [-8.0, 4.0]
+    logps, tokens = torch.tensor([[-8.0], [-20.0]]), torch.tensor([[4.0], [8.0]])
+    for flip, found in ((0.25, (-11.0, 5.0)), (0.0, (-8.0, 4.0))):
+        assert tuple(expected_better(*sides, torch.tensor([flip])).item() for sides in (logps, tokens)) == found
 
 
 # --------------------------------------------------------------------------------------------------- implicit_reward
@@ -195,7 +151,7 @@ def test_implicit_reward_worked_out_by_hand_and_its_difference_is_the_dpo_margin
     )
     assert reward_chosen.tolist() == pytest.approx([1.0, 0.0])
     assert reward_rejected.tolist() == pytest.approx([-0.5, 0.2])
-    loss_P = dpo(chosen, rejected, ref_chosen, ref_rejected, 0.1)
+    loss_P = dpo(pairs_of(chosen, rejected, ref_chosen, ref_rejected), 0.1)
     expected = [math.log1p(math.exp(-margin)) for margin in (reward_chosen - reward_rejected).tolist()]
     assert loss_P.tolist() == pytest.approx(expected)
 

@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 
 from annotation.records import UserError
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.measure_spec import MeasureSpec
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import DPOSpec, EvaluateSpec, MeasureSpec, SFTSpec, to_json
+from rlhf.jobs.specs import to_json
 from rlhf.models import registry
 from tests.demonstrations import demonstrate
 from tests.machine_fixtures import Machine

@@ -14,10 +14,12 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from annotation.records import Sampling, UserError
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.merge_spec import MergeSpec
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.algorithms.trainer import RESULT
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import DPOSpec, MergeSpec, SFTSpec
 from rlhf.jobs.worker import Run, perform
 from rlhf.models import registry
 from rlhf.models.loading import Policies, load_plain
@@ -175,7 +177,8 @@ def test_an_adapter_on_fully_trained_weights_is_merged_into_those(taught: Machin
 def test_a_merged_policy_serves_and_is_trained_on(taught: Machine) -> None:
     adapter = made(taught, QUICK)
     merged = made(taught, MergeSpec(revision=adapter.revision))
-    assert job_submission.promote(taught.db, taught.data_dir, merged.revision, "a test").status == "serving"
+    registry.verify(taught.data_dir, merged)
+    assert registry.promote(taught.db, merged.revision, "a test").status == "serving"
     models = Policies(taught.db, taught.data_dir, taught.model)
     text = taught.render([{"role": "user", "content": "Sing."}])
     drawn = draw(models.use(merged), models.tokenizer, [text], [[1, 2]], Sampling(1.0, 0.0, 8))[0]

@@ -10,15 +10,20 @@ from typing import Any
 import pytest
 import torch
 
+from annotation.exports.frozen_rows import DemonstrationRow, PreferenceRow
 from annotation.records import Sampling, UserError
-from rlhf.algorithms import dpo, sft
-from rlhf.jobs.specs import METHODS, DPOSpec, MergeSpec, Precision, SFTSpec, TrainingSpec
+from rlhf.algorithms.dpo import train as dpo
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.merge_spec import MergeSpec
+from rlhf.algorithms.sft import train as sft
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.jobs.specs import Precision, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.hidden_states import completions, inner_model, virtual_tokens
 from rlhf.models.loading import Policies, load_plain
 from rlhf.models.sampling import draw
-from rlhf.models.tokenize import load_snapshot, tokenise_demonstrations, tokenise_pairs, with_noise
+from rlhf.models.tokenize import load_snapshot, of_split, tokenise_demonstrations, tokenise_pairs, with_noise
 from rlhf.submission import job_submission, preconditions
 from tests import quantised_model
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
@@ -31,7 +36,7 @@ QUICK_SFT = SFTSpec(source="example:medical-answers", lora_r=4, lora_alpha=8, vi
 EVERY: list[TrainingSpec] = [
     replace(quick, method=method, precision=precision)
     for quick in (QUICK, QUICK_SFT)
-    for method in METHODS[quick.kind]
+    for method in quick.methods
     for precision in PRECISIONS
 ]
 EVERY.append(replace(QUICK_SFT, lora_init="pissa", precision="fp32"))
@@ -50,13 +55,14 @@ def judged(machine: Machine) -> Machine:
 def trainer_of(machine: Machine, spec: TrainingSpec) -> Any:
     """The trainer as the job builds it."""
     frozen = job_submission.freeze_training(machine.db, machine.data_dir, spec)
-    rows = [row for row in load_snapshot(machine.data_dir, frozen.snapshot) if row["split"] == "train"]
     torch.manual_seed(spec.seed)
     start, checkpoints = machine.start(frozen.parent), machine.data_dir / "checkpoints"
     if isinstance(frozen, SFTSpec):
-        items, _ = tokenise_demonstrations(machine.tokenizer, rows, spec.max_length)
+        shown = of_split(load_snapshot(machine.data_dir, frozen.snapshot, DemonstrationRow), "train")
+        items, _ = tokenise_demonstrations(machine.tokenizer, shown, spec.max_length)
         return sft.build_trainer(frozen, start, machine.tokenizer, items, checkpoints)
     assert isinstance(frozen, DPOSpec)
+    rows = of_split(load_snapshot(machine.data_dir, frozen.snapshot, PreferenceRow), "train")
     pairs, _ = tokenise_pairs(machine.tokenizer, rows, spec.max_length)
     return dpo.build_trainer(frozen, start, machine.tokenizer, with_noise(pairs, "ignore"), checkpoints)
 
@@ -291,4 +297,4 @@ def test_deleted_files_are_gone_and_the_row_says_so(judged: Machine) -> None:
     with pytest.raises(UserError, match="were deleted"):
         judged.submit(replace(QUICK, parent=policy.revision, scope="all"))
     with pytest.raises(UserError, match="were deleted"):
-        job_submission.promote(judged.db, judged.data_dir, policy.revision, "a test")
+        registry.promote(judged.db, policy.revision, "a test")

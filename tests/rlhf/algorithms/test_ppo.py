@@ -24,19 +24,22 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from annotation import store
 from annotation.records import Sampling, UserError
-from rlhf.algorithms import ppo
-from rlhf.algorithms.checkpoints import COMPLETE, checkpoints_of
-from rlhf.algorithms.ppo import Learner, Rollouts, Score, minibatch, prompt_of, prompts_of, seed_of, targets
-from rlhf.algorithms.roles import Answer, load_roles, read_reward_model
+from rlhf.algorithms.checkpoints import MANIFEST, STATE, WEIGHTS, checkpoints_of
+from rlhf.algorithms.ppo import train as ppo
+from rlhf.algorithms.ppo.roles import Answer, load_roles
+from rlhf.algorithms.ppo.spec import PPOSpec
+from rlhf.algorithms.ppo.train import Learner, Rollouts, Score, minibatch, prompt_of, read_data, seed_of, targets
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import METHODS, Method, PPOSpec, Precision, RewardModelSpec
+from rlhf.jobs.specs import Method, Precision
 from rlhf.jobs.worker import Run, perform
 from rlhf.jobs.worker_process import worker_command
 from rlhf.models import hidden_states, registry
 from rlhf.models.loading import weights_of
 from rlhf.models.sampling import end_token_ids
-from rlhf.tabs.runs.curves import CURVES
+from rlhf.models.stored_reward_model import read_reward_model
+from rlhf.tabs.runs.curves import plots_of
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, Machine, make_machine
 
 pytestmark = pytest.mark.slow
@@ -59,7 +62,7 @@ QUICK = PPOSpec(
     sampling=Sampling(temperature=0.8, min_p=0.0, max_new_tokens=16),
     evaluate=False,
 )
-METHOD_AND_PRECISION = list(product(METHODS["ppo"], ("bf16", "fp32")))
+METHOD_AND_PRECISION = list(product(PPOSpec.methods, ("bf16", "fp32")))
 # Whatever the form offers of adapters.
 VARIANTS: list[dict[str, Any]] = [
     *({"method": method, "precision": precision} for method, precision in METHOD_AND_PRECISION),
@@ -132,7 +135,7 @@ def learner_of(machine: Machine, spec: PPOSpec, score: Score | None = None, run:
     spec = spec_of(run)
     reward_model = None if score else read_reward_model(run, spec.reward_model)
     roles = load_roles(spec, machine.start(spec.parent), reward_model, machine.tokenizer.pad_token_id)
-    prompts, _ = prompts_of(run, spec, machine.tokenizer)
+    prompts, _ = read_data(run, spec, machine.tokenizer)
     return Learner(run, spec, roles, machine.tokenizer, prompts, score or roles.score)
 
 
@@ -189,7 +192,7 @@ def test_a_reward_model_that_was_trained_on_judgements_is_followed(machine: Mach
     curve = job_store.metrics(machine.db, job.id)
     assert curve[-1]["reward"] > curve[0]["reward"] + 0.4, "in standard deviations of the scores in training"
     assert curve[-1]["length"] < curve[0]["length"] - 3
-    expected = {name for curve in CURVES["ppo"] for name in curve.series.values()}
+    expected = {name for curve in plots_of(PPOSpec) for name in curve.series.values()}
     assert all(expected <= entry.keys() for entry in curve)
 
 
@@ -509,8 +512,8 @@ def test_a_reward_that_is_no_number_ends_the_run_and_the_last_good_checkpoint_is
     with pytest.raises(UserError, match=r"not a number at step 3.*checkpoint-2, is kept"):
         learner.learn()
     last = checkpoints_of(learner.run) / "checkpoint-2"
-    assert (last / COMPLETE).exists()
-    assert all(value.isfinite().all() for value in load_file(last / "trained.safetensors").values())
+    assert (last / MANIFEST).exists()
+    assert all(value.isfinite().all() for value in load_file(last / WEIGHTS).values())
     assert all(value.isfinite().all() for value in weights_now(learner).values())
 
 
@@ -573,8 +576,8 @@ def test_a_run_that_is_stopped_again_and_again_anywhere_ends_with_the_very_same_
         assert perform(run, unbroken.spec) == 0
         if job_store.get(machine.db, job_id).status == "cancelled":
             last = max(checkpoints_of(run).glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
-            state = torch.load(last / "state.pt", weights_only=False)["state"]
-            places["learning" if state.updates else "answering" if state.rollouts is None else "between"] += 1
+            state = torch.load(last / STATE, weights_only=True)["further"]
+            places["learning" if state["updates"] else "answering" if state["rollouts"] is None else "between"] += 1
             assert len(list(checkpoints_of(run).glob("checkpoint-*"))) <= 2
             job_store.resume(machine.db, job_id)
     assert places["learning"] >= 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rlhf.algorithms.dpo.spec import BETAS, PreferenceLoss
 from rlhf.algorithms.losses import (
     PairLogps,
     bradley_terry,
@@ -23,12 +25,9 @@ from rlhf.algorithms.losses import (
     preference_loss,
     robust_dpo,
 )
-from rlhf.jobs.specs import BETAS, PreferenceLoss
 
 # The chosen answer gained 10 nats over 5 tokens, the rejected one lost 5 over 10: log-ratios 10 and -5, or 2 and -0.5.
-SUMS = [torch.tensor([value]) for value in (-20.0, -25.0, -30.0, -20.0)]
-TOKENS = [torch.tensor([5.0]), torch.tensor([10.0])]
-PAIR = PairLogps(*SUMS, *TOKENS)
+PAIR = PairLogps(*(torch.tensor([value]) for value in (-20.0, -25.0, -30.0, -20.0, 5.0, 10.0)))
 
 logps = st.floats(-60, -0.1)
 lengths = st.integers(1, 40)
@@ -80,7 +79,7 @@ def test_every_named_loss_is_trls(
 
 def test_the_sigmoid_loss_smooths_by_each_pairs_own_chance_and_the_others_do_not() -> None:
     flip_P = torch.tensor([0.2])
-    assert preference_loss("sigmoid", PAIR, 0.1, flip_P, 0.3).equal(conservative_dpo(*SUMS, 0.1, flip_P))
+    assert preference_loss("sigmoid", PAIR, 0.1, flip_P, 0.3).equal(conservative_dpo(PAIR, 0.1, flip_P))
     for name in get_args(PreferenceLoss):
         changed = not preference_loss(name, PAIR, 0.1, flip_P, 0.3).equal(
             preference_loss(name, PAIR, 0.1, torch.zeros(1), 0.3)
@@ -114,13 +113,13 @@ def test_the_default_betas_pull_about_alike_on_answers_of_the_usual_length() -> 
 # --------------------------------------------------------------------------------------------------------------- ipo
 def test_ipo_of_a_pair_worked_out_by_hand() -> None:
     # Per token 2 - (-0.5) = 2.5; the aim is 1 / (2 x 0.25) = 2; (2.5 - 2)^2.
-    assert ipo(*SUMS, *TOKENS, 0.25).item() == pytest.approx(0.25)
+    assert ipo(PAIR, 0.25).item() == pytest.approx(0.25)
 
 
 def test_ipo_pulls_to_its_aim_from_both_sides_and_rests_there() -> None:
     for chosen, pull in ((-25.0, -1), (-20.0, 0), (-15.0, 1)):
         chosen_P = torch.tensor([chosen], requires_grad=True)
-        ipo(chosen_P, *SUMS[1:], *TOKENS, 0.2).sum().backward()  # aim 2.5, which -20 has
+        ipo(replace(PAIR, chosen_P=chosen_P), 0.2).sum().backward()  # aim 2.5, which -20 has
         assert chosen_P.grad is not None
         assert chosen_P.grad.sign().item() == pull
 
@@ -128,28 +127,28 @@ def test_ipo_pulls_to_its_aim_from_both_sides_and_rests_there() -> None:
 # ------------------------------------------------------------------------------------------------------------ robust
 def test_robust_dpo_of_a_pair_worked_out_by_hand() -> None:
     # Margin 1.5: 0.2014133 as said, 1.7014133 the other way round; (0.8 x 0.2014133 - 0.2 x 1.7014133) / 0.6.
-    assert robust_dpo(*SUMS, 0.1, 0.2).item() == pytest.approx(-0.2985867, abs=1e-6)
+    assert robust_dpo(PAIR, 0.1, 0.2).item() == pytest.approx(-0.2985867, abs=1e-6)
 
 
 @given(margin=st.floats(-6, 6), flip_rate=st.floats(0, 0.45))
 def test_wrong_labels_leave_the_robust_loss_unbiased(margin: float, flip_rate: float) -> None:
-    right = [torch.tensor([value], dtype=torch.float64) for value in (margin, 0.0, 0.0, 0.0)]
-    turned = [right[1], right[0], right[3], right[2]]
-    expected = (1 - flip_rate) * robust_dpo(*right, 1.0, flip_rate) + flip_rate * robust_dpo(*turned, 1.0, flip_rate)
-    assert expected.item() == pytest.approx(dpo(*right, 1.0).item(), abs=1e-9)
+    right = PairLogps(*(torch.tensor([value], dtype=torch.float64) for value in (margin, 0.0, 0.0, 0.0, 1.0, 1.0)))
+    turned = PairLogps(*(torch.tensor([value], dtype=torch.float64) for value in (0.0, margin, 0.0, 0.0, 1.0, 1.0)))
+    expected = (1 - flip_rate) * robust_dpo(right, 1.0, flip_rate) + flip_rate * robust_dpo(turned, 1.0, flip_rate)
+    assert expected.item() == pytest.approx(dpo(right, 1.0).item(), abs=1e-9)
 
 
 # ------------------------------------------------------------------------------------------------- length-normalised
 def test_length_normalised_dpo_of_a_pair_worked_out_by_hand() -> None:
     # 0.4 x 2.5 = 1 and -ln sigmoid(1) = 0.3132617.
-    assert length_normalised_dpo(*SUMS, *TOKENS, 0.4).item() == pytest.approx(0.3132617, abs=1e-6)
+    assert length_normalised_dpo(PAIR, 0.4).item() == pytest.approx(0.3132617, abs=1e-6)
 
 
 def test_an_answer_twice_as_long_with_twice_the_log_ratio_has_no_larger_say() -> None:
-    doubled = [2 * value for value in SUMS]
-    longer = length_normalised_dpo(*doubled, *(2 * count for count in TOKENS), 0.4)
-    assert longer.item() == pytest.approx(length_normalised_dpo(*SUMS, *TOKENS, 0.4).item())
-    assert dpo(*doubled, 0.1).item() < dpo(*SUMS, 0.1).item()
+    doubled = PairLogps(*(2 * value for value in vars(PAIR).values()))
+    longer = length_normalised_dpo(doubled, 0.4)
+    assert longer.item() == pytest.approx(length_normalised_dpo(PAIR, 0.4).item())
+    assert dpo(doubled, 0.1).item() < dpo(PAIR, 0.1).item()
 
 
 # ------------------------------------------------------------------------------------------------------ bradley_terry

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from annotation.database import open_database
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store, worker
-from rlhf.jobs.specs import DPOSpec, RewardModelSpec, SFTSpec, TrainingSpec, to_json
+from rlhf.jobs.specs import TrainingSpec, to_json
 from rlhf.models import registry
 from rlhf.submission import job_submission
 from tests.machine_fixtures import make_machine, rlhf_command, write_spec

@@ -19,18 +19,21 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from annotation import claims, store
+from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
-from rlhf.algorithms.checkpoints import COMPLETE, checkpoints_of
-from rlhf.algorithms.reward_model import ComparisonTrainer, build_trainer, score, scores_of, with_targets
-from rlhf.algorithms.roles import Answer, load_roles, read_reward_model
+from rlhf.algorithms.checkpoints import MANIFEST, checkpoints_of
+from rlhf.algorithms.ppo.roles import Answer, load_roles
+from rlhf.algorithms.ppo.spec import PPOSpec
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
+from rlhf.algorithms.reward_model.train import ComparisonTrainer, build_trainer, score, scores_of, with_targets
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import METHODS, PPOSpec, RewardModelSpec
 from rlhf.jobs.worker import Run, perform
 from rlhf.models import hidden_states, registry
 from rlhf.models.hidden_states import inner_model
 from rlhf.models.loading import load_for_training
-from rlhf.models.tokenize import load_snapshot, tokenise_comparisons
+from rlhf.models.stored_reward_model import read_reward_model
+from rlhf.models.tokenize import load_snapshot, of_split, tokenise_comparisons
 from rlhf.submission import job_submission, preconditions
 from tests.machine_fixtures import WORDS, Machine, make_machine
 
@@ -46,7 +49,7 @@ QUICK = RewardModelSpec(
     lora_alpha=8,
     checkpoint_steps=1,
 )
-METHOD_AND_PRECISION = list(product(METHODS["reward_model"], ("bf16", "fp32")))
+METHOD_AND_PRECISION = list(product(RewardModelSpec.methods, ("bf16", "fp32")))
 # Whatever the form offers of adapters.
 VARIANTS: list[dict[str, Any]] = [
     *({"method": method, "precision": precision} for method, precision in METHOD_AND_PRECISION),
@@ -79,7 +82,7 @@ def rank(machine: Machine, count: int) -> None:
 
 def items_of(machine: Machine, sha256: str, split: str = "train") -> list[dict[str, Any]]:
     """The comparisons of frozen data as the job tokenises them."""
-    rows = [row for row in load_snapshot(machine.data_dir, sha256) if row["split"] == split]
+    rows = of_split(load_snapshot(machine.data_dir, sha256, PreferenceRow), split)
     return tokenise_comparisons(machine.tokenizer, rows, QUICK.max_length)[0]
 
 
@@ -436,7 +439,7 @@ def test_a_worker_killed_in_the_middle_is_resumed_to_the_weights_of_an_unbroken_
     job_id = machine.submit(unbroken.spec)
     machine.kill_worker(job_id, 8)
     checkpoints = machine.data_dir / "checkpoints" / f"job-{job_id}"
-    saved = sorted(int(mark.parent.name.split("-")[1]) for mark in checkpoints.glob(f"checkpoint-*/{COMPLETE}"))
+    saved = sorted(int(mark.parent.name.split("-")[1]) for mark in checkpoints.glob(f"checkpoint-*/{MANIFEST}"))
     assert saved
     assert saved[-1] < 23
     job_store.resume(machine.db, job_id)
@@ -471,6 +474,6 @@ def test_a_cancelled_run_is_resumed_to_the_weights_of_an_unbroken_run(
     perform(run, job.spec)
     assert job_store.get(machine.db, job.id).status == "cancelled"
     assert registry.of_job(machine.db, job.id) is None
-    assert (checkpoints_of(run) / f"checkpoint-{when[0]}" / COMPLETE).exists()
+    assert (checkpoints_of(run) / f"checkpoint-{when[0]}" / MANIFEST).exists()
     job_store.resume(machine.db, job.id)
     assert_as_if_unbroken(unbroken, machine.perform(job.id))

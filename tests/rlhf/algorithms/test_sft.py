@@ -18,19 +18,23 @@ from safetensors.torch import load_file
 
 from annotation import store
 from annotation.database import Database
+from annotation.exports.frozen_rows import DemonstrationRow
 from annotation.imports.importing import Order, run_import
 from annotation.imports.reading import open_path
 from annotation.records import Prompt, UserError
-from rlhf.algorithms.sft import DemonstrationTrainer, build_trainer, score
+from rlhf.algorithms.checkpoints import WEIGHTS
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.algorithms.sft.train import DemonstrationTrainer, build_trainer, score
 from rlhf.data import snapshots
 from rlhf.data.snapshots import Listing
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import DPOSpec, EvaluateSpec, SFTSpec
 from rlhf.jobs.worker import Run, perform
 from rlhf.loop import controller
 from rlhf.models import hidden_states, registry
 from rlhf.models.loading import Policies, load_plain
-from rlhf.models.tokenize import load_snapshot, tokenise_demonstrations
+from rlhf.models.tokenize import load_snapshot, of_split, tokenise_demonstrations
 from rlhf.submission import job_submission
 from tests.demonstrations import demonstrate
 from tests.machine_fixtures import Machine, make_machine
@@ -54,7 +58,7 @@ def taught(machine: Machine) -> Machine:
 
 def items_of(machine: Machine, spec: SFTSpec, split: str) -> list[dict[str, Any]]:
     """The demonstrations of a split, tokenised as the job does it; the spec must name its snapshot."""
-    rows = [row for row in load_snapshot(machine.data_dir, spec.snapshot) if row["split"] == split]
+    rows = of_split(load_snapshot(machine.data_dir, spec.snapshot, DemonstrationRow), split)
     items, left_out = tokenise_demonstrations(machine.tokenizer, rows, spec.max_length)
     assert not left_out
     return items
@@ -250,14 +254,14 @@ def test_an_answer_to_a_held_out_prompt_is_held_out_wherever_it_stands(db: Datab
     path.write_text(json.dumps({"messages": [*turns, {"role": "assistant", "content": "Cat Bells."}]}), "utf-8")
     run_import(db, open_path(path), Order(split="train"), "a test", lambda what, rows, share: None)
     rows = snapshots.demonstration_rows(db)
-    assert {row["text"]: row["split"] for row in rows} == {"Ben Nevis.": "held-out", "Cat Bells.": "train"}
+    assert {row.text: row.split for row in rows} == {"Ben Nevis.": "held-out", "Cat Bells.": "train"}
 
 
 @pytest.mark.parametrize("held_out", [True, False])
 def test_sample_answers_show_the_task_that_the_data_teaches(machine: Machine, held_out: bool) -> None:
     """Whatever the project asks: its own first held-out prompts that fit, or without any the first it is trained on."""
     machine.add_prompts(train=4, held_out=4)
-    rows = [row for row in demonstration_rows() if held_out or row["split"] == "train"]
+    rows = [row for row in demonstration_rows() if held_out or row.split == "train"]
     long = {"role": "user", "content": "Is this odd or even? " + "12 " * 200}
     rows.insert(0, {**rows[-1], "messages": [long]})
     snapshot = snapshots.store_snapshot(machine.db, machine.data_dir, Listing(rows))
@@ -279,8 +283,8 @@ def test_every_answer_of_an_imported_conversation_is_learned_and_what_two_share_
         run_import(machine.db, open_path(path), Order(split=split), "a test", lambda what, rows, share: None)
     path.write_text(json.dumps({"messages": other}) + "\n", "utf-8")
     run_import(machine.db, open_path(path), Order(split="train"), "a test", lambda what, rows, share: None)
-    rows = list(job_submission.rows_of(machine.db, QUICK))
-    assert [(row["split"], len(row["messages"]), row["text"]) for row in rows] == [
+    rows = [row for row in job_submission.rows_of(machine.db, QUICK) if isinstance(row, DemonstrationRow)]
+    assert [(row.split, len(row.messages), row.text) for row in rows] == [
         ("held-out", 1, "Answer 0"),
         ("held-out", 3, "Answer 1"),
         ("held-out", 5, "Answer 2"),
@@ -288,8 +292,8 @@ def test_every_answer_of_an_imported_conversation_is_learned_and_what_two_share_
         ("train", 4, "So."),
         ("train", 3, "So."),
     ]
-    assert [row["messages"][-1]["role"] for row in rows] == ["user"] * 6
-    assert [row["messages"] for row in rows[:3]] == [turns[:1], turns[:3], turns[:5]]
+    assert [row.messages[-1]["role"] for row in rows] == ["user"] * 6
+    assert [list(row.messages) for row in rows[:3]] == [turns[:1], turns[:3], turns[:5]]
 
 
 def test_a_finished_run_is_checked_next_if_it_asked_for_that(taught: Machine) -> None:
@@ -416,15 +420,15 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     assert registry.of_job(taught.db, job.id) is None
     directory = taught.data_dir / "checkpoints" / f"job-{job.id}"
     assert {path.name for path in directory.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
-    kept = load_file(directory / "checkpoint-2" / "adapter_model.safetensors")
+    kept = load_file(directory / "checkpoint-2" / WEIGHTS)
     assert all(weight.isfinite().all() for weight in kept.values())
 
 
 # ------------------------------------------------------------------------------------------- killed, cancelled, resumed
 class CancelledAt(Run):
-    """A worker whose job is cancelled, by somebody, just before it reports this step: it ends after the next one."""
+    """A worker whose job is cancelled, by somebody, just before it reports this step: it ends with it."""
 
-    step = 2
+    step = 3
 
     def report(self, step: int, steps: int, metrics: Mapping[str, float], message: str = "") -> None:
         if step == self.step:

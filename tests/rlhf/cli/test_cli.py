@@ -22,9 +22,12 @@ import app
 from annotation.database import Database, open_database
 from annotation.records import UserError
 from rlhf.data import held_out_sets
+from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import SPECS, EvaluateSpec, GenerateSpec, from_json, to_json
+from rlhf.jobs.specs import from_json, to_json
+from rlhf.kinds import KINDS
 from rlhf.models import base_model, registry
 from rlhf.models.base_model import BaseModel
 from rlhf.models.template_process import Renderer
@@ -62,22 +65,22 @@ def test_help_names_every_command_and_the_exit_codes() -> None:
     assert "Exit codes" in done.stdout
 
 
-@pytest.mark.parametrize("kind", SPECS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_printed_spec_is_the_default_and_can_be_run(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     from rlhf.__main__ import main
 
     assert main(["spec", kind]) == 0
-    assert from_json(capsys.readouterr().out) == SPECS[kind]()
+    assert from_json(capsys.readouterr().out) == KINDS[kind]()
     assert main(["spec", kind, "--explain"]) == 0
     explained = capsys.readouterr().out
-    assert all(f"{name} = " in explained for name in json.loads(to_json(SPECS[kind]())) if name != "kind")
+    assert all(f"{name} = " in explained for name in json.loads(to_json(KINDS[kind]())) if name != "kind")
 
 
 def test_a_bad_spec_ends_with_2_and_one_sentence(machine: Machine, tmp_path: Path) -> None:
     done = machine.command("run", str(write_spec(tmp_path / "spec.json", {"kind": "dpo", "betta": 0.1})))
     assert (done.returncode, done.stdout) == (2, "")
     assert "no field 'betta'" in sentence(done.stderr)
-    assert job_store.recent(machine.db, tuple(SPECS)) == []
+    assert job_store.recent(machine.db, tuple(KINDS)) == []
 
 
 @pytest.mark.parametrize(

@@ -16,18 +16,20 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from annotation import claims, store
+from annotation.exports.frozen_rows import PreferenceRow, PromptRow
 from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import Prompt, Sampling
 from rlhf.data import held_out_sets
 from rlhf.data.snapshots import Listing, store_snapshot
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import EvaluateSpec, to_json
+from rlhf.jobs.specs import to_json
 from rlhf.jobs.worker import Run, perform
 from rlhf.judges import judge_store
 from rlhf.models import registry
 from rlhf.models.loading import Policies, load_quantised
-from rlhf.models.tokenize import answer_ids, load_snapshot
+from rlhf.models.tokenize import answer_ids, load_snapshot, of_split
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
 
 pytestmark = pytest.mark.slow
@@ -125,7 +127,7 @@ def test_kl_and_likelihood_of_each_answer_equal_the_definition(checked: Checked)
     rows = answers(machine, "dpo-1")
     for row in rows:
         prompt = machine.tokenizer(row["rendered_prompt"], add_special_tokens=False)["input_ids"]
-        answer = answer_ids(machine.tokenizer, row)
+        answer = answer_ids(machine.tokenizer, row["text"], row["finish_reason"])
         ours, theirs = (plain_logps(models, policy, prompt, answer) for policy in (candidate, base))
         kl = sum((ours[at].exp() * (ours[at] - theirs[at])).sum().item() for at in range(len(answer))) / len(answer)
         nll = -sum(theirs[at, token].item() for at, token in enumerate(answer)) / len(answer)
@@ -142,16 +144,16 @@ def pairs_right(machine: Machine) -> dict[int, list[bool]]:
     candidate, base = (registry.by_revision(machine.db, revision) for revision in ("dpo-1", "base"))
     spec = job_store.recent(machine.db, ("evaluate",), 1)[0].spec
     assert isinstance(spec, EvaluateSpec)
-    rows = [row for row in load_snapshot(machine.data_dir, spec.snapshot) if row["split"] == "held-out"]
+    rows = of_split(load_snapshot(machine.data_dir, spec.snapshot, PreferenceRow), "held-out")
     right: dict[int, list[bool]] = {}
     for row in rows:
-        prompt = machine.tokenizer(row["rendered_prompt"], add_special_tokens=False)["input_ids"]
-        gained = {}
-        for side in ("chosen", "rejected"):
-            ids = answer_ids(machine.tokenizer, row[side])
+        prompt = machine.tokenizer(row.rendered_prompt, add_special_tokens=False)["input_ids"]
+        gained = []
+        for side in row.sides:
+            ids = answer_ids(machine.tokenizer, side.text, side.finish_reason)
             logps = [plain_logps(models, policy, prompt, ids) for policy in (candidate, base)]
-            gained[side] = sum((logps[0][at, token] - logps[1][at, token]).item() for at, token in enumerate(ids))
-        right.setdefault(row["comparison"], []).append(gained["chosen"] > gained["rejected"])
+            gained.append(sum((logps[0][at, token] - logps[1][at, token]).item() for at, token in enumerate(ids)))
+        right.setdefault(row.comparison, []).append(gained[0] > gained[1])
     return right
 
 
@@ -207,7 +209,7 @@ def test_a_check_with_other_terms_reports_on_its_own_answers(checked: Checked, c
 def frozen_prompts(machine: Machine, ids: Sequence[int]) -> str:
     """Some of the held-out prompts as frozen data."""
     rows = [
-        {"prompt_id": prompt.id, "split": "held-out", "messages": [dict(message) for message in prompt.messages]}
+        PromptRow("held-out", prompt.messages, prompt.id)
         for prompt in store.prompts(machine.db, "held-out")
         if prompt.id in ids
     ]
@@ -259,9 +261,9 @@ def test_judges_compare_the_candidate_with_every_other_policy_and_identical_answ
 
 def test_a_candidate_that_was_trained_on_held_out_prompts_is_not_measured(checked: Checked) -> None:
     machine = checked.machine
-    trained = load_snapshot(machine.data_dir, job_store.recent(machine.db, ("dpo",), 1)[0].spec.snapshot)  # type: ignore[union-attr]
-    seen = next(row for row in trained if row["split"] == "train")
-    rows = [{"prompt_id": seen["prompt_id"], "split": "held-out", "messages": seen["messages"]}]
+    snapshot = job_store.recent(machine.db, ("dpo",), 1)[0].spec.snapshot  # type: ignore[attr-defined]
+    seen = of_split(load_snapshot(machine.data_dir, snapshot, PreferenceRow), "train")[0]
+    rows = [PromptRow("held-out", seen.messages, seen.prompt_id)]
     leaked = store_snapshot(machine.db, machine.data_dir, Listing(rows))
     job = machine.perform(machine.submit(replace(CHECK, prompt_set=leaked)))
     assert job.status == "failed"

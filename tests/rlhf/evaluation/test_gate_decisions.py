@@ -15,18 +15,26 @@ from annotation.database import Database
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import Prompt, UserError
 from annotation.web import access
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.merge_spec import MergeSpec
+from rlhf.algorithms.ppo.spec import PPOSpec
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions, win_rates
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.gate import JudgeFindings
+from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import DPOSpec, EvaluateSpec, MergeSpec, PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec, to_json
+from rlhf.jobs.specs import TrainingSpec, to_json
 from rlhf.judges import judge_store
 from rlhf.judges.verdicts import Verdict
 from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import job_submission
+from rlhf.tabs.iterations import loop_standing
 from tests.conftest import BASE_NAME, act, make_response, seed_prompts
 
 pytestmark = pytest.mark.slow
@@ -62,11 +70,19 @@ def make_candidate(
 
 def finish_check(db: Database, data_dir: Path, policy: Policy, panel: str = "", **changed: Any) -> None:
     """A finished check of a policy against what serves now, as its worker leaves it."""
-    job_id = job_submission.submit(db, data_dir, EvaluateSpec(candidate=policy.revision, judges=panel), "ann")
-    job_store.claim(db, job_id, "w")
+    finish_job(
+        db, job_submission.submit(db, data_dir, EvaluateSpec(candidate=policy.revision, judges=panel), "ann"), **changed
+    )
+
+
+def finish_job(db: Database, job_id: int, **changed: Any) -> None:
+    """End a check well that waits, as its worker does; `changed` is what it measured otherwise."""
+    job = job_store.claim(db, job_id, "w")
+    assert job is not None
+    assert isinstance(job.spec, EvaluateSpec)
     serving = registry.serving(db).revision
     result = {
-        "candidate": {"revision": policy.revision, **SOUND},
+        "candidate": {"revision": job.spec.candidate, **SOUND},
         "against": {"revision": serving, **SOUND},
         "base": {"revision": "base", **SOUND},
         "win_rates": {serving: {}},
@@ -160,7 +176,7 @@ def test_a_check_against_what_served_before_counts_for_nothing(db: Database, dat
     second = make_candidate(db, data_dir, "sft-2")
     finish_check(db, data_dir, second)
     people_say(db, 15, "candidate")
-    job_submission.promote(db, data_dir, first.revision, "ann")
+    registry.promote(db, first.revision, "ann")
     assert gate_decisions.pending(db) is None
     assert gate_decisions.findings(db, second).people == ()
     assert gate_decisions.findings(db, second).kl_per_token is None
@@ -271,6 +287,11 @@ def test_when_all_has_been_compared_the_loop_draws_new_answers(db: Database, dat
     assert (spec.candidate, spec.seed) == ("sft-1", EvaluateSpec.seed + controller.SEEDS_APART)
 
 
+def rewarded(rise: float | None) -> CheckReport:
+    """The check of a candidate whose reward rose by so much."""
+    return CheckReport.from_json({"reward_hacking": {"rise": rise, "length": 0.1}})
+
+
 @pytest.mark.parametrize(
     ("rise", "people", "expected"),
     [
@@ -286,15 +307,14 @@ def test_when_all_has_been_compared_the_loop_draws_new_answers(db: Database, dat
 def test_a_reward_that_rises_while_nobody_finds_it_better_is_hacked(
     rise: float | None, people: tuple[float, ...], expected: bool | str | None
 ) -> None:
-    assert gate_decisions.hacking({"reward_hacking": {"rise": rise, "length": 0.1}}, people, ()) is expected
-    assert gate_decisions.hacking({"reward_hacking": None}, people, ()) == "no reward"
-    assert gate_decisions.hacking({}, people, ()) is None
-    not_a_number = {"reward_hacking": {"rise": math.nan, "length": None}}
-    assert gate_decisions.hacking(not_a_number, people, ()) is None, "nothing was measured"
+    assert gate_decisions.hacking(rewarded(rise), people, ()) is expected
+    assert gate_decisions.hacking(CheckReport.from_json({"reward_hacking": None}), people, ()) == "no reward"
+    assert gate_decisions.hacking(CheckReport.from_json({}), people, ()) is None
+    assert gate_decisions.hacking(rewarded(math.nan), people, ()) is None, "nothing was measured"
 
 
 def test_people_are_heard_on_hacking_first_then_the_judge_that_surely_agrees_with_them_most() -> None:
-    hacked, better, worse = {"reward_hacking": {"rise": 0.5, "length": None}}, (1.0,) * 20, (0.0,) * 20
+    hacked, better, worse = rewarded(0.5), (1.0,) * 20, (0.0,) * 20
     best = JudgeFindings("best", worse, Estimate(0.8, 0.7, 0.9, 60))
     lucky = JudgeFindings("lucky", better, Estimate(0.9, 0.4, 1.0, 5))
     assert gate_decisions.hacking(hacked, (), (lucky, best)) is True
@@ -356,6 +376,25 @@ def test_who_may_decide_is_settled_by_the_first_check(db: Database, data_dir: Pa
     assert [judge.name for judge in found.panel] == ["early"]
 
 
+def test_a_check_that_is_resumed_after_a_later_one_gives_the_figures_and_settles_nothing(
+    db: Database, data_dir: Path
+) -> None:
+    """Its judges were not asked before the other's had answered; its figures are the newest, as the page says."""
+    made = make_candidate(db, data_dir)
+    for name in ("early", "late"):
+        judge_store.add(db, name, "local", {"model": "base"}, "owner")
+    resumed = job_submission.submit(db, data_dir, EvaluateSpec(candidate=made.revision, judges="late"), "ann")
+    come_to_nothing(db, resumed, "failed")
+    finish_check(db, data_dir, made, "early", candidate={"revision": made.revision, **SOUND, "kl_to_base": 0.3})
+    job_store.resume(db, resumed)
+    finish_job(db, resumed)
+    found = gate_decisions.findings(db, made)
+    assert found.kl_per_token == SOUND["kl_to_base"]
+    assert [(judge.name, judge.informs) for judge in found.judges] == [("early", ""), ("late", gate_decisions.LATER)]
+    job_submission.submit(db, data_dir, controller.check_spec(db, made.revision), "ann")
+    assert f"The figures are those of the check before (job {resumed})." in said_of(db, made)
+
+
 def test_length_is_controlled_on_all_comparisons_and_not_on_the_newest_checks(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir)
     judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
@@ -379,7 +418,7 @@ def test_after_the_most_checks_a_candidate_with_nothing_left_to_compare_is_rejec
     people_say(db, 6, "candidate")
     assert gate_decisions.act(db, data_dir) is None, "six are still before people"
     people_say(db, 6, "serving")
-    found = controller.standing(controller.state_of(db))
+    found = loop_standing.standing(controller.state_of(db))
     assert found.now.startswith("Nothing is left to compare after 8 checks. Not enough evidence")
     assert found.then == "The gate will reject sft-1 within seconds."
     assert controller.advance(db, data_dir) is None, "deciding makes no job"
@@ -409,10 +448,10 @@ def test_what_was_decided_on_can_be_looked_at_afterwards(db: Database, data_dir:
     first = make_candidate(db, data_dir)
     finish_check(db, data_dir, first)
     people_say(db, 15, "candidate")
-    job_submission.promote(db, data_dir, first.revision, "ann")
+    registry.promote(db, first.revision, "ann")
     found, decision = gate_decisions.decided(db, registry.by_revision(db, first.revision))
     assert (len(found.people), found.kl_per_token, decision.verdict) == (15, SOUND["kl_to_base"], "promote")
-    job_submission.promote(db, data_dir, "base", "ann")
+    registry.promote(db, "base", "ann")
     retired = registry.by_revision(db, first.revision)
     assert registry.decided_against(db, retired) == registry.by_revision(db, "base")
     assert registry.decided_against(db, registry.by_revision(db, "base")) is None, "a rollback is no such decision"
@@ -445,17 +484,17 @@ def test_a_check_that_failed_is_tried_once_more_after_a_while_and_then_no_more(
     assert first is not None
     come_to_nothing(db, first, status)
     assert controller.advance(db, data_dir) is None, "not at once"
-    found = controller.standing(controller.state_of(db))
+    found = loop_standing.standing(controller.state_of(db))
     assert found.stage == "checking"
     assert "The loop tries it once more" in found.troubles[0]
     let_pass(db, first, controller.RETRY_SECONDS)
     second = controller.advance(db, data_dir)
     assert second is not None
     assert job_store.get(db, second).spec == job_store.get(db, first).spec
-    assert controller.standing(controller.state_of(db)).troubles == (), "it is being checked"
+    assert loop_standing.standing(controller.state_of(db)).troubles == (), "it is being checked"
     come_to_nothing(db, second, status, controller.RETRY_SECONDS)
     assert controller.advance(db, data_dir) is None, "twice is enough"
-    found = controller.standing(controller.state_of(db))
+    found = loop_standing.standing(controller.state_of(db))
     assert found.stage == "collecting"
     (trouble,) = found.troubles
     assert trouble.startswith(f"Job {second} (check of sft-1) ")
@@ -468,7 +507,7 @@ def test_a_check_that_a_person_cancelled_is_not_repeated_and_holds_up_no_other(d
     assert first is not None
     come_to_nothing(db, first, "cancelled", controller.RETRY_SECONDS)
     assert controller.advance(db, data_dir) is None
-    (trouble,) = controller.standing(controller.state_of(db)).troubles
+    (trouble,) = loop_standing.standing(controller.state_of(db)).troubles
     assert "sft-1 waits: its check was cancelled" in trouble
     make_candidate(db, data_dir, "sft-2", checked=True)
     second = controller.advance(db, data_dir)
@@ -476,7 +515,7 @@ def test_a_check_that_a_person_cancelled_is_not_repeated_and_holds_up_no_other(d
     assert getattr(job_store.get(db, second).spec, "candidate", "") == "sft-2"
     come_to_nothing(db, second, "cancelled")
     finish_check(db, data_dir, made)
-    found = controller.standing(controller.state_of(db))
+    found = loop_standing.standing(controller.state_of(db))
     assert found.stage == "deciding", "a person had it checked"
     assert "sft-2 waits" in found.troubles[0]
 
@@ -492,7 +531,7 @@ def test_the_check_that_draws_new_answers_is_not_repeated_for_ever(db: Database,
         assert job_id is not None
         come_to_nothing(db, job_id, "failed", controller.RETRY_SECONDS)
     assert controller.advance(db, data_dir) is None
-    found = controller.standing(controller.state_of(db))
+    found = loop_standing.standing(controller.state_of(db))
     assert "2 tries came to nothing" in found.troubles[0]
     assert "has to be checked again" in found.then
 
@@ -512,11 +551,11 @@ def test_a_retry_asks_the_judges_that_were_chosen(db: Database, data_dir: Path) 
 def test_a_training_that_came_to_nothing_is_named_until_the_next(db: Database, data_dir: Path, status: str) -> None:
     job_id = job_store.enqueue(db, DPOSpec(), "ann")
     come_to_nothing(db, job_id, status)
-    (trouble,) = controller.standing(controller.state_of(db)).troubles
+    (trouble,) = loop_standing.standing(controller.state_of(db)).troubles
     assert trouble.startswith(f"Job {job_id} (preference training (DPO), QLoRA) {controller.ENDINGS[status]}: ")
     assert trouble.endswith("resume it, or delete its checkpoints, on the Runs tab.")
     job_store.resume(db, job_id)
-    assert controller.standing(controller.state_of(db)).troubles == ()
+    assert loop_standing.standing(controller.state_of(db)).troubles == ()
 
 
 # ------------------------------------------------------------------------------------------------- how a check stands
@@ -568,14 +607,14 @@ def test_an_older_check_is_named_beside_the_newer_one_that_runs_or_failed(db: Da
     assert said_of(db, made) == ""
     again = job_submission.submit(db, data_dir, controller.check_spec(db, made.revision), "ann")
     job_store.claim(db, again, "w")
-    before = f"The figures are those of the check before (job {old.id})."
+    before = f"The figures are those of the check before (job {old.job_id})."
     assert said_of(db, made) == f"Job {again} is checking it. {before}"
     job_store.stop(db, again, "w", "failed", "Memory ran out.")
     assert said_of(db, made).startswith(f"Its check (job {again}) failed: Memory ran out. ")
     assert said_of(db, made).endswith(before)
     job_store.resume(db, again)
     job_store.claim(db, again, "w")
-    job_store.finish(db, again, "w", dict(old.result or {}))
+    job_store.finish(db, again, "w", old.report.to_json())
     assert said_of(db, made) == ""
 
 
@@ -583,7 +622,7 @@ def test_a_check_against_what_serves_no_more_is_said_to_count_for_nothing(db: Da
     first, second = make_candidate(db, data_dir), make_candidate(db, data_dir, "sft-2")
     finish_check(db, data_dir, second)
     running = job_submission.submit(db, data_dir, controller.check_spec(db, second.revision), "ann")
-    job_submission.promote(db, data_dir, first.revision, "ann")
+    registry.promote(db, first.revision, "ann")
     counts = f"The gate counts checks against {first.revision}, which serves now"
     assert said_of(db, second) == (
         f"It waits for its check (job {running}, first in the queue). {counts}; this one is against base."
@@ -637,7 +676,7 @@ def overtaken(db: Database, data_dir: Path) -> Policy:
     """It was measured against what serves no more, and was better than that."""
     other, made = make_candidate(db, data_dir, "sft-9"), undecided(db, data_dir)
     people_say(db, 15, "candidate")
-    job_submission.promote(db, data_dir, other.revision, "ann")
+    registry.promote(db, other.revision, "ann")
     return made
 
 
@@ -708,13 +747,13 @@ def test_the_rule_is_asked_at_the_moment_of_the_promotion(
     made = undecided(db, data_dir)
     people_say(db, 15, "candidate")
     assert gate_decisions.decision_on(db, made).verdict == "promote"
-    verify = job_submission.verify
+    verify = registry.verify
 
     def meanwhile(data_dir: Path, policy: Policy) -> None:
         verify(data_dir, policy)
         people_say(db, 15, "serving")
 
-    monkeypatch.setattr(job_submission, "verify", meanwhile)
+    monkeypatch.setattr(registry, "verify", meanwhile)
     with pytest.raises(gate_decisions.AgainstTheRule, match="The rule says: not enough evidence"):
         gate_decisions.promote(db, data_dir, made.revision, "ann")
     assert registry.serving(db).revision == "base"
@@ -726,13 +765,13 @@ def test_the_loop_never_promotes_against_the_rule(
     made = undecided(db, data_dir)
     people_say(db, 15, "candidate")
     gate_decisions.set_rule(db, {"mode": "automatic"})
-    verify = job_submission.verify
+    verify = registry.verify
 
     def meanwhile(data_dir: Path, policy: Policy) -> None:
         verify(data_dir, policy)
         people_say(db, 15, "serving")
 
-    monkeypatch.setattr(job_submission, "verify", meanwhile)
+    monkeypatch.setattr(registry, "verify", meanwhile)
     assert gate_decisions.act(db, data_dir) is None
     assert registry.serving(db).revision == "base"
     assert registry.by_id(db, made.id).status == "candidate"

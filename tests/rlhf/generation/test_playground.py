@@ -24,10 +24,11 @@ from annotation.records import Message, Prompt, Sampling
 from annotation.web import access
 from rlhf.generation import playground_store, prompt_sets, resident_worker
 from rlhf.generation.playground_store import Chat
+from rlhf.generation.prompt_sets import AnswerSpec
+from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.generation.resident_worker import Resident, kept
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import AnswerSpec, GenerateSpec
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.loading import Policies, load_plain, load_quantised

@@ -13,7 +13,7 @@ from annotation import store
 from annotation.database import Database
 from annotation.records import Prompt, Sampling, UserError
 from rlhf.generation import prompt_sets
-from rlhf.jobs.specs import AnswerSpec
+from rlhf.generation.prompt_sets import AnswerSpec
 from rlhf.models import registry
 from tests.conftest import seed_prompts
 
@@ -51,9 +51,9 @@ def test_no_two_answers_have_the_same_seed_and_later_imports_change_none(db: Dat
     assert {number: later[number] for number in seeds} == seeds
 
 
-def test_a_job_names_the_revision_that_serves_when_it_is_made(db: Database) -> None:
+def test_a_job_names_the_revision_that_serves_when_it_is_made(db: Database, data_dir: Path) -> None:
     seed_prompts(db, 1, "held-out")
-    assert prompt_sets.freeze(db, AnswerSpec()).revision == "base"
+    assert AnswerSpec().frozen(db, data_dir).revision == "base"
 
 
 @pytest.mark.parametrize(
@@ -67,14 +67,14 @@ def test_a_job_names_the_revision_that_serves_when_it_is_made(db: Database) -> N
     ],
 )
 def test_what_gives_no_answers_is_refused_before_it_is_queued(
-    db: Database, spec: AnswerSpec, changed: dict[str, str], sentence: str
+    db: Database, data_dir: Path, spec: AnswerSpec, changed: dict[str, str], sentence: str
 ) -> None:
     seed_prompts(db, 1, "held-out")
     with db.transaction() as connection:
         for name, value in changed.items():
             connection.execute(f"UPDATE model SET {name} = ?", (value,))
     with pytest.raises(UserError, match=sentence):
-        prompt_sets.freeze(db, spec)
+        spec.frozen(db, data_dir)
 
 
 # --------------------------------------------------------------------------------------------------------------- files

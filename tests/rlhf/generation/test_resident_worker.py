@@ -24,11 +24,13 @@ from peft import LoraConfig, get_peft_model
 from annotation import claims, store
 from annotation.records import Claim, Prompt, Sampling, Split, UserError
 from app import answering_trouble
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.generation import resident_worker
+from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.generation.resident_worker import next_splits, seed_of
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import EvaluateSpec, GenerateSpec, SFTSpec
 from rlhf.jobs.worker import Run, perform
 from rlhf.jobs.worker_process import family
 from rlhf.loop.supervisor import Supervisor

@@ -24,6 +24,7 @@ from annotation import claims, store
 from annotation.database import Database
 from annotation.imports.import_process import Importer, State
 from annotation.records import UserError
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
 from rlhf.data.snapshots import Listing
 from rlhf.hub import hub_requests, push_model, token_process
@@ -43,7 +44,6 @@ from rlhf.hub.hub_requests import (
 from rlhf.hub.token_launcher import HELD, LAUNCHER, PLACE
 from rlhf.hub.token_process import Desk
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import SFTSpec
 from rlhf.models import registry
 from rlhf.tabs.hub.hub_tab import publications_table
 from tests.conftest import BASE_NAME, act, seed_comparisons

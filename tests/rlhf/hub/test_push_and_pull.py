@@ -30,16 +30,18 @@ from annotation.exports.formats import Filters, Request
 from annotation.records import UserError
 from annotation.web import access
 from rlhf import __main__ as rlhf_commands
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.merge_spec import MergeSpec
+from rlhf.algorithms.model_card import Address
+from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.hub import pull_model, push_dataset, push_model
-from rlhf.hub.model_card import Address
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import DPOSpec, MergeSpec, PPOSpec
 from rlhf.models import registry
 from rlhf.models.loading import Policies
 from rlhf.models.registry import Policy
-from rlhf.models.tokenize import load_snapshot
-from rlhf.submission import job_submission, preconditions, preflight
+from rlhf.models.tokenize import snapshot_content
+from rlhf.submission import preconditions
 from tests.demonstrations import demonstrate
 from tests.fakes.hub_server import HubServer
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, Machine, make_machine
@@ -394,7 +396,8 @@ def test_what_was_pulled_computes_as_what_was_pushed(hub: HubServer, kitchen: Ma
     there = logits(fresh, kitchen.model, policy)
     assert torch.equal(there, logits(kitchen.db, kitchen.model, original))
     assert not torch.equal(there, logits(fresh, kitchen.model, registry.by_revision(fresh, "base")))
-    assert job_submission.promote(fresh, fresh.path.parent, policy.revision, "a test").status == "serving"
+    registry.verify(fresh.path.parent, policy)
+    assert registry.promote(fresh, policy.revision, "a test").status == "serving"
     assert pull(hub, fresh).id == policy.id, "the same commit is there already"
 
 
@@ -456,9 +459,9 @@ def test_a_pulled_reward_model_needs_a_word_and_says_where_its_figures_are(
     spec = PPOSpec(parent="base", method="lora", reward_model=pull(hub, fresh).revision)
     (sentence,) = preconditions.check(fresh, spec)
     assert f"comes from {REPO}@{sha}, and how often it is right was not measured here" in sentence
-    word = preflight.accepting(fresh, spec)
-    assert word is not None
-    assert preconditions.check(fresh, replace(spec, accepted_accuracy=word)) == []
+    asked = spec.confirmation(fresh)
+    assert asked is not None
+    assert preconditions.check(fresh, replace(spec, **asked.settings)) == []
 
 
 def test_a_revision_that_moves_brings_another_policy_and_changes_none(
@@ -843,7 +846,7 @@ def test_frozen_data_loads_from_the_hub_as_it_was_trained_on_and_the_models_card
     card = hub.file("dataset", "ann/frozen", "README.md").decode()
     assert DatasetCard(card).data.license == "cc-by-4.0"
     assert snapshot in card
-    rows = load_snapshot(kitchen.data_dir, snapshot)
+    rows = lines_of(kitchen, snapshot)
     found = loaded(hub, done)
     assert found == {
         name: [row for row in rows if row["split"] == split]
@@ -853,6 +856,11 @@ def test_frozen_data_loads_from_the_hub_as_it_was_trained_on_and_the_models_card
     text = hub.file("model", REPO, "README.md").decode()
     assert ModelCard(text).data.datasets == ["ann/frozen"]
     assert f"[ann/frozen]({hub.url}/datasets/ann/frozen/tree/snapshot-{snapshot[:12]})" in text
+
+
+def lines_of(machine: Machine, snapshot: str) -> list[dict[str, Any]]:
+    """The lines of frozen data as they are stored."""
+    return [json.loads(line) for line in snapshot_content(machine.data_dir, snapshot).splitlines()]
 
 
 def test_frozen_pairs_go_up_with_pseudonyms_and_what_was_left_out(hub: HubServer, machine: Machine) -> None:
@@ -866,7 +874,7 @@ def test_frozen_pairs_go_up_with_pseudonyms_and_what_was_left_out(hub: HubServer
     found = loaded(hub, push_run(hub, machine, run, "ann/frozen"))
     names = {split: {name for row in rows for name in row["annotators"]} for split, rows in found.items()}
     assert names == {"train": {f"annotator-{machine.annotator.id}"}, "test": {"former-1"}}
-    rows = [said(row) for row in load_snapshot(machine.data_dir, snapshot)]
+    rows = [said(row) for row in lines_of(machine, snapshot)]
     assert [{**row, "annotators": []} for split in found.values() for row in split] == [
         {**row, "annotators": []} for row in sorted(rows, key=lambda row: row["split"] != "train")
     ]

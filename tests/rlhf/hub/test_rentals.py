@@ -22,15 +22,16 @@ from annotation import store
 from annotation.database import Database, open_database
 from annotation.hub_client import Hub
 from annotation.records import UserError, now
+from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.hub import job_bundle, rental_client, rental_worker
 from rlhf.hub.token_launcher import module
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.rental_store import Terms
-from rlhf.jobs.specs import DPOSpec
 from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.submission import job_submission
+from rlhf.tabs.iterations import loop_standing
 from tests.fakes.hub_jobs import JobHub
 from tests.machine_fixtures import PATIENCE_SECONDS, QUICK_DPO, ROOT, Machine, rlhf_command, wait_until, write_spec
 
@@ -351,7 +352,7 @@ def test_the_loop_goes_on_beside_a_rented_training_but_trains_nothing_itself(jud
     assert state.active == ()
     assert controller.next_step(state) is None
     assert controller.next_step(replace(state, rented=())) is not None
-    assert "trains on rented hardware (cpu-basic)" in controller.standing(state).now
+    assert "trains on rented hardware (cpu-basic)" in loop_standing.standing(state).now
     # Without a token nobody follows it: when its time is over for sure, it is lost.
     with judged.db.transaction() as connection:
         connection.execute("UPDATE job SET status = 'running', started = '2026-01-01', heartbeat = ''")

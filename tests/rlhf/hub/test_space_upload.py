@@ -19,10 +19,10 @@ from annotation.database import Database
 from annotation.hub_client import Hub, connect
 from annotation.records import UserError
 from annotation.web import access
+from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.hub import space_upload
 from rlhf.hub.space_upload import Plan
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import GenerateSpec
 from rlhf.loop import zero_gpu
 from tests.fakes.hub_sign_in import CHAT_MODEL, SECRET, SpaceHub, uploaded
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, Machine, free_port

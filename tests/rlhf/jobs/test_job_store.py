@@ -12,9 +12,15 @@ import pytest
 
 from annotation.database import Database, open_database
 from annotation.records import UserError
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.ppo.spec import PPOSpec
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.out_of_memory import KILLED, smaller
-from rlhf.jobs.specs import DPOSpec, EvaluateSpec, GenerateSpec, PPOSpec, RewardModelSpec, SFTSpec, Spec, to_json
+from rlhf.jobs.out_of_memory import KILLED
+from rlhf.jobs.specs import JobSpec, to_json
 from tests.machine_fixtures import PATIENCE_SECONDS
 
 
@@ -196,19 +202,19 @@ BIG = DPOSpec(batch_size=8, accumulation=2, halve_batch=True)
         (SFTSpec(batch_size=5, halve_batch=True), 1, 5),
     ],
 )
-def test_half_the_batch_takes_twice_the_accumulation(spec: Spec, batch: int, accumulation: int) -> None:
+def test_half_the_batch_takes_twice_the_accumulation(spec: JobSpec, batch: int, accumulation: int) -> None:
     """An optimiser step sees as many items as before, whatever the number."""
     assert isinstance(spec, SFTSpec | DPOSpec | RewardModelSpec)
-    made = smaller(spec)
+    made = spec.halved()
     assert made == replace(spec, batch_size=batch, accumulation=accumulation)
     assert batch * accumulation == spec.batch_size * spec.accumulation
 
 
 def test_ppo_cuts_its_minibatches_by_itself_and_others_are_left_alone() -> None:
     ppo = PPOSpec(batch_size=4, halve_batch=True)
-    assert smaller(ppo) == replace(ppo, batch_size=2)
+    assert ppo.halved() == replace(ppo, batch_size=2)
     for spec in (replace(BIG, batch_size=1), EvaluateSpec(), GenerateSpec()):
-        assert smaller(spec) is None
+        assert spec.halved() is None
 
 
 def test_after_memory_ran_out_a_job_waits_with_half_the_batch_and_its_log_says_so(db: Database) -> None:
@@ -232,7 +238,7 @@ def test_after_memory_ran_out_a_job_waits_with_half_the_batch_and_its_log_says_s
 
 
 @pytest.mark.parametrize("spec", [DPOSpec(batch_size=8), replace(BIG, batch_size=1), EvaluateSpec()])
-def test_without_being_told_to_a_job_is_not_changed(db: Database, spec: Spec) -> None:
+def test_without_being_told_to_a_job_is_not_changed(db: Database, spec: JobSpec) -> None:
     job = job_store.enqueue(db, spec, "ann")
     job_store.claim(db, job, "w")
     before = job_store.get(db, job)
@@ -281,13 +287,13 @@ def test_a_job_that_ended_for_memory_goes_on_with_half_the_batch_when_asked(
     ],
 )
 def test_what_did_not_end_for_memory_or_has_no_batch_is_not_offered_to_be_halved(
-    db: Database, spec: Spec, status: str, said: str
+    db: Database, spec: JobSpec, status: str, said: str
 ) -> None:
     job = job_store.enqueue(db, spec, "ann")
     job_store.claim(db, job, "w")
     job_store.stop(db, job, "w", status, said)
     assert not job_store.can_be_halved(job_store.get(db, job))
-    if smaller(spec) is None:
+    if spec.halved() is None:
         with pytest.raises(UserError, match="no batch that could be halved"):
             job_store.resume(db, job, half_batch=True)
         assert job_store.get(db, job).status == status
@@ -385,18 +391,6 @@ def test_the_newest_event_tells_whether_a_job_has_said_anything(db: Database, jo
     before = job_store.newest_event(db, job)
     job_store.log(db, job_store.enqueue(db, DPOSpec(), "ann"), "another job's")
     assert job_store.newest_event(db, job) == before > 0
-
-
-def test_the_newest_finished_check_of_a_policy(db: Database) -> None:
-    first, second, other = (job_store.enqueue(db, EvaluateSpec(candidate=name), "ann") for name in ("x", "x", "y"))
-    assert job_store.newest_check(db, "x") is None
-    for number in (first, second, other):
-        job_store.claim(db, number, "w")
-    for number in (second, first, other):
-        job_store.finish(db, number, "w", {})
-    found = job_store.newest_check(db, "x")
-    assert found is not None
-    assert found.id == second
 
 
 def test_a_finished_job_keeps_its_result(db: Database, job: int) -> None:

@@ -10,30 +10,17 @@ from typing import Any, get_args
 import pytest
 
 from annotation.records import Sampling, UserError
-from rlhf.jobs.specs import (
-    BETAS,
-    LEARNING_RATES,
-    METHODS,
-    SPECS,
-    DPOSpec,
-    EvaluateSpec,
-    GenerateSpec,
-    PPOSpec,
-    PreferenceLoss,
-    RewardModelSpec,
-    SFTSpec,
-    Spec,
-    TrainingSpec,
-    describe,
-    filled,
-    from_json,
-    impossible,
-    target_layers,
-    to_json,
-    with_defaults,
-)
+from rlhf.algorithms import ALGORITHMS
+from rlhf.algorithms.dpo.spec import BETAS, DPOSpec, PreferenceLoss
+from rlhf.algorithms.ppo.spec import PPOSpec
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.generation.resident_spec import GenerateSpec
+from rlhf.jobs.specs import JobSpec, TrainingSpec, describe, from_json, target_layers, to_json, with_defaults
+from rlhf.kinds import KINDS
 
-CHANGED: list[Spec] = [
+CHANGED: list[JobSpec] = [
     GenerateSpec(seed=3, buffer=5, answers=4, until_full=True, sampling=Sampling(1.1, 0.0, 7)),
     DPOSpec(snapshot="ab", scope="all", parent="dpo-1", reference="parent", beta=0.3, sft_weight=0.0, evaluate=False),
     DPOSpec(annotator_noise="smooth"),
@@ -41,8 +28,8 @@ CHANGED: list[Spec] = [
 ]
 
 
-@pytest.mark.parametrize("spec", [*(kind() for kind in SPECS.values()), *CHANGED], ids=repr)
-def test_a_spec_comes_back_from_its_json_as_it_was(spec: Spec) -> None:
+@pytest.mark.parametrize("spec", [*(kind() for kind in KINDS.values()), *CHANGED], ids=repr)
+def test_a_spec_comes_back_from_its_json_as_it_was(spec: JobSpec) -> None:
     assert from_json(to_json(spec)) == spec
     assert to_json(from_json(to_json(spec))) == to_json(spec)
 
@@ -67,7 +54,7 @@ MISTAKES: list[tuple[Any, str]] = [
     ("{", "not JSON"),
     ([], '"kind"'),
     ({"beta": 0.1}, '"kind"'),
-    ({"kind": "nothing"}, "generate, sft, reward_model, dpo, ppo, evaluate"),
+    ({"kind": "nothing"}, "generate, dpo, sft, reward_model, ppo, evaluate"),
     ({"kind": "dpo", "betta": 0.1}, "no field 'betta'"),
     ({"kind": "generate", "sampling": {"temprature": 1}}, "no field 'sampling.temprature'"),
     ({"kind": "generate", "sampling": 1}, "'sampling' must be an object"),
@@ -105,12 +92,12 @@ def test_a_mistake_is_named_with_its_field_in_one_sentence(spec: Any, sentence: 
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("kind", SPECS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_field_is_described_with_its_default(kind: str) -> None:
-    described = describe(SPECS[kind])
-    assert [name for name, _, _ in described] == [entry.name for entry in fields(SPECS[kind])]
+    described = describe(KINDS[kind])
+    assert [name for name, _, _ in described] == [entry.name for entry in fields(KINDS[kind])]
     for name, default, sentence in described:
-        assert default == getattr(SPECS[kind](), name)
+        assert default == getattr(KINDS[kind](), name)
         assert len(sentence.split()) > 2, name
         assert sentence.endswith("."), name
 
@@ -120,10 +107,10 @@ def test_zeros_stand_for_the_defaults_of_the_method_and_of_the_loss() -> None:
     assert BETAS.keys() == set(get_args(PreferenceLoss))
     for loss, (beta, source) in BETAS.items():
         found = with_defaults(DPOSpec(loss=loss, method="lora"))
-        assert (found.beta, found.learning_rate) == (beta, LEARNING_RATES["dpo"]["lora"])
+        assert (found.beta, found.learning_rate) == (beta, DPOSpec.methods["lora"].value)
         assert source
     assert BETAS["length-normalised"][0] > 10 * BETAS["sigmoid"][0], "log-ratios per token are smaller"
-    assert filled(SFTSpec(learning_rate=3e-4)) == SFTSpec(learning_rate=3e-4)
+    assert SFTSpec(learning_rate=3e-4).filled() == SFTSpec(learning_rate=3e-4)
 
 
 def test_a_beta_that_was_stored_keeps_its_meaning() -> None:
@@ -141,10 +128,10 @@ SAID_WITH = {
 SOURCE = re.compile(r"[A-Z]\w+ (et al\. )?\(?(19|20)\d\d|Our choice|TRL|Alpaca|DPO paper")
 
 
-@pytest.mark.parametrize("kind", METHODS)
+@pytest.mark.parametrize("kind", ALGORITHMS)
 def test_every_number_of_a_recipe_says_where_it_comes_from(kind: str) -> None:
-    said = {name: sentence for name, _, sentence in describe(SPECS[kind])}
-    for name, default, sentence in describe(SPECS[kind]):
+    said = {name: sentence for name, _, sentence in describe(KINDS[kind])}
+    for name, default, sentence in describe(KINDS[kind]):
         if isinstance(default, bool) or not isinstance(default, int | float) or name in NO_RECIPE:
             continue
         assert SOURCE.search(sentence) or SOURCE.search(said.get(SAID_WITH.get(name, ""), "")), name
@@ -163,14 +150,14 @@ def test_every_number_of_a_recipe_says_where_it_comes_from(kind: str) -> None:
     ],
 )
 def test_what_cannot_work_whatever_the_data_is_refused(spec: TrainingSpec, reason: str) -> None:
-    assert any(reason in sentence for sentence in impossible(spec))
-    with pytest.raises(UserError, match=re.escape(impossible(spec)[0])):
+    assert any(reason in sentence for sentence in spec.impossible())
+    with pytest.raises(UserError, match=re.escape(spec.impossible()[0])):
         with_defaults(spec)
 
 
 def test_without_a_text_virtual_tokens_can_start_from_the_vocabulary() -> None:
-    assert impossible(SFTSpec(method="prompt", virtual_text="", virtual_init="random")) == []
-    assert impossible(SFTSpec(method="lora", virtual_text="")) == []
+    assert SFTSpec(method="prompt", virtual_text="", virtual_init="random").impossible() == []
+    assert SFTSpec(method="lora", virtual_text="").impossible() == []
 
 
 def test_layers_are_named_by_how_they_end() -> None:

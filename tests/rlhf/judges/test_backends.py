@@ -14,12 +14,13 @@ import torch
 
 from annotation import store
 from annotation.records import Feedback
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import JudgeSpec, RewardModelSpec
 from rlhf.jobs.worker import Run, perform
 from rlhf.judges import backends, judge_history, judge_store, rubrics
 from rlhf.judges.backends import LocalModel, Request, RewardScorer
+from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Comparison, Judge
 from rlhf.judges.openai_client import EndpointSettings
 from rlhf.models import registry
@@ -206,8 +207,8 @@ def test_a_reward_models_chance_is_the_logistic_of_the_difference_of_scores(
         prompt = text_ids(machine.tokenizer, render(machine.tokenizer, request.comparison.messages))
         scores = []
         for place in request.pair:
-            answer = {"text": request.comparison.answers[place], "finish_reason": "stop"}
-            ids = torch.tensor([[*prompt, *answer_ids(machine.tokenizer, answer)]])
+            answer = answer_ids(machine.tokenizer, request.comparison.answers[place], "stop")
+            ids = torch.tensor([[*prompt, *answer]])
             with torch.no_grad():
                 hidden = model.base_model.model.model(input_ids=ids).last_hidden_state[0, -1]
                 head = model.base_model.model.score.modules_to_save["default"].weight[0]

@@ -17,7 +17,8 @@ from scipy import stats
 
 from annotation.metrics.intervals_and_bias import Z_95
 from annotation.metrics.sequential_test import kappas
-from rlhf.judges.judge_agreement import Basis, Case, Opinion, Swapped, Trust, both_orders, card, trust
+from rlhf.judges.judge_agreement import Basis, Case, Opinion, Swapped, Trust, both_orders, trust
+from rlhf.tabs.judges.judge_card import card
 
 FIRST, SECOND, TIE = (1, 2), (2, 1), (1, 1)
 NAMES = ("ann", "bob", "carla")
@@ -148,16 +149,16 @@ def test_calibration_worked_out_by_hand() -> None:
     tied = [case(9, SECOND, TIE, chances={(0, 1): 0.05})]
     found = trust([*low, *high, *tied, case(10, FIRST, SECOND)]).calibration
     assert found is not None
-    assert [(entry["from"], entry["pairs"]) for entry in found["bins"]] == [(0.6, 2), (0.9, 4)]
-    assert [entry["predicted"] for entry in found["bins"]] == pytest.approx([0.65, 0.95])
-    assert [entry["value"] for entry in found["bins"]] == pytest.approx([0.5, 0.75])
-    assert found["error"] == pytest.approx((2 * 0.15 + 4 * 0.20) / 6)
+    assert [(one.start, one.pairs) for one in found.bins] == [(0.6, 2), (0.9, 4)]
+    assert [one.predicted for one in found.bins] == pytest.approx([0.65, 0.95])
+    assert [one.observed.value for one in found.bins] == pytest.approx([0.5, 0.75])
+    assert found.error == pytest.approx((2 * 0.15 + 4 * 0.20) / 6)
 
 
 def test_chances_of_one_and_nought_do_not_overflow() -> None:
     found = trust([case(1, FIRST, FIRST, chances={(0, 1): 1.0}), case(2, FIRST, FIRST, chances={(0, 1): 0.0})])
     assert found.calibration is not None
-    assert found.calibration["bins"][0]["value"] == pytest.approx(0.5)
+    assert found.calibration.bins[0].observed.value == pytest.approx(0.5)
 
 
 # -------------------------------------------------------------------------------------------------- position and length

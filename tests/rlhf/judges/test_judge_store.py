@@ -18,9 +18,9 @@ from annotation.records import Annotator, Feedback, UserError
 from annotation.web import access
 from rlhf.__main__ import main as command_line
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import JudgeSpec
 from rlhf.judges import judge_history, judge_store
 from rlhf.judges.judge_agreement import Basis
+from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Judge, Said
 from rlhf.judges.openai_client import Failure
 from rlhf.judges.verdicts import Verdict
@@ -93,7 +93,7 @@ def test_a_judge_whose_models_files_are_deleted_can_not_be_switched_on(db: Datab
     judge_store.add(db, "far", "endpoint", {"address": "http://x", "model": "dpo-1"}, "owner")
     for name in ("gone", "far"):
         judge_store.set_active(db, name, False)
-    registry.mark_deleted(db, 2)
+    registry.mark_deleted(db, registry.by_revision(db, "dpo-1"), "owner")
     with pytest.raises(UserError, match="gone judges with dpo-1, whose files were deleted"):
         judge_store.set_active(db, "gone", True)
     judge_store.set_active(db, "far", True)  # the endpoint's model only has the same name

@@ -7,13 +7,19 @@ from typing import Any
 
 import pytest
 
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.merge_spec import MergeSpec
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.data.snapshots import MIN_PAIRS
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.gate import Decision
 from rlhf.evaluation.gate_decisions import Pending
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import DPOSpec, EvaluateSpec, JudgeSpec, MergeSpec, RewardModelSpec, Spec
-from rlhf.loop.controller import Fruitless, State, Step, next_step, standing
+from rlhf.jobs.specs import JobSpec
+from rlhf.judges.judge_spec import JudgeSpec
+from rlhf.loop.controller import Fruitless, State, Step, next_step
 from rlhf.models.registry import Policy
+from rlhf.tabs.iterations.loop_standing import standing
 
 QUIET = State({"on": False, "every": 20, "method": "dpo"}, 0, (), None, {}, None, "ask", None, False)
 ON = {"on": True, "every": 20, "method": "dpo"}
@@ -31,7 +37,7 @@ def exhausted() -> Pending:
     return replace(candidate("not enough evidence"), exhausted=True)
 
 
-def job(spec: Spec, status: str = "running") -> Job:
+def job(spec: JobSpec, status: str = "running") -> Job:
     """A job that waits or runs."""
     return Job(9, spec.kind, spec, status, 1, "w", "ann", "", "", "", None, 0, 0, "", None)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +14,16 @@ import pytest
 import torch
 
 from annotation.database import Database
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.measure_spec import MeasureSpec
+from rlhf.algorithms.ppo.spec import PPOSpec
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import PROCESSORS, VISIBLE, devices_here
 from rlhf.jobs.out_of_memory import KILLED, advice
-from rlhf.jobs.specs import DPOSpec, EvaluateSpec, GenerateSpec, MeasureSpec, PPOSpec, SFTSpec, Spec, to_json
+from rlhf.jobs.specs import JobSpec, to_json
 from rlhf.jobs.worker import Run, perform
 from rlhf.jobs.worker_process import Child, family, worker_command
 from rlhf.loop.supervisor import Supervisor
@@ -64,7 +69,7 @@ def supervising(supervisor: Supervisor) -> Iterator[Supervisor]:
         child.process.wait(PATIENCE_SECONDS)
 
 
-def queue(db: Database, spec: Spec = DPO) -> int:
+def queue(db: Database, spec: JobSpec = DPO) -> int:
     """A queued job."""
     return job_store.enqueue(db, spec, "ann")
 
@@ -444,20 +449,20 @@ def test_a_run_whose_loss_was_no_number_goes_on_more_slowly_from_the_last_good_c
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its weights are spoiled before the fourth step, so that the loss is none."""
-    from rlhf.algorithms.trainer import Progress
+    from rlhf.algorithms.trl_trainer import Steps
 
     spec = replace(QUICK_SFT, samples=0, snapshot=demonstrations(machine))
     unbroken = finished_run(machine, spec)
     job_id = machine.submit(spec)
 
     def spoil(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.began = time.monotonic()
+        self.progress.step_begins()
         if state.global_step == 3:
             trained = [weight for weight in self.trainer.model.parameters() if weight.requires_grad]
             trained[0].data.fill_(float("nan"))
 
     with monkeypatch.context() as patched:
-        patched.setattr(Progress, "on_step_begin", spoil)
+        patched.setattr(Steps, "on_step_begin", spoil)
         failed = machine.perform(job_id)
     assert failed.status == "failed"
     for words in ("became not a number at step 4", "checkpoint-2, is kept: Resume goes on", "half the learning_rate"):
@@ -498,7 +503,7 @@ def test_a_run_whose_loss_was_no_number_goes_on_more_slowly_from_the_last_good_c
     ],
 )
 def test_advice_names_what_can_be_lowered_and_nothing_else(
-    spec: Spec, words: tuple[str, ...], absent: tuple[str, ...]
+    spec: JobSpec, words: tuple[str, ...], absent: tuple[str, ...]
 ) -> None:
     said = advice(spec)
     assert [word for word in words if word not in said] == []

@@ -15,18 +15,14 @@ import pytest
 
 from annotation.database import Database
 from annotation.records import UserError
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.measure_spec import MeasureSpec
+from rlhf.algorithms.ppo.spec import PPOSpec
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import (
-    DPOSpec,
-    EvaluateSpec,
-    MeasureSpec,
-    PPOSpec,
-    RewardModelSpec,
-    SFTSpec,
-    Spec,
-    TrainingSpec,
-    to_json,
-)
+from rlhf.jobs.specs import JobSpec, TrainingSpec, to_json
 from rlhf.models import memory
 from rlhf.models.memory import NOTHING_KNOWN, Load, Machine, Shapes
 from tests.machine_fixtures import ROOT
@@ -408,10 +404,10 @@ def test_the_graphics_driver_is_asked(tmp_path: Path, monkeypatch: pytest.Monkey
     ],
 )
 def test_steps_follow_from_the_items(spec: TrainingSpec, items: int, steps: int) -> None:
-    assert memory.steps_of(spec, items) == steps
+    assert spec.steps_over(items) == steps
 
 
-def finish(db: Database, spec: Spec, result: dict[str, Any]) -> int:
+def finish(db: Database, spec: JobSpec, result: dict[str, Any]) -> int:
     """A finished job."""
     job_id = job_store.enqueue(db, spec, "a test")
     assert job_store.claim(db, job_id, "w") is not None
@@ -449,15 +445,15 @@ def test_the_pace_is_the_newest_one_measured_with_the_same_settings(db: Database
 
 def test_a_method_changes_the_pace_and_data_does_not() -> None:
     for spec in (SFTSpec(), DPOSpec(), RewardModelSpec(), PPOSpec()):
-        same = memory.comparable(spec)
+        same = spec.comparable()
         free = replace(spec, seed=9, parent="x", snapshot="y", model="z", samples=9, learning_rate=1.0, warmup_steps=5)
-        assert memory.comparable(free) == same
-        assert memory.comparable(replace(spec, batch_size=99)) != same
-        assert memory.comparable(replace(spec, precision="fp32")) != same
-    assert memory.comparable(DPOSpec(beta=0.5)) == memory.comparable(DPOSpec())
-    assert memory.comparable(SFTSpec(source="example:x", epochs=9)) == memory.comparable(SFTSpec())
-    assert memory.comparable(PPOSpec(epochs=9)) != memory.comparable(PPOSpec()), "epochs are within a PPO round"
-    assert memory.comparable(PPOSpec(steps=9)) == memory.comparable(PPOSpec())
+        assert free.comparable() == same
+        assert replace(spec, batch_size=99).comparable() != same
+        assert replace(spec, precision="fp32").comparable() != same
+    assert DPOSpec(beta=0.5).comparable() == DPOSpec().comparable()
+    assert SFTSpec(source="example:x", epochs=9).comparable() == SFTSpec().comparable()
+    assert PPOSpec(epochs=9).comparable() != PPOSpec().comparable(), "epochs are within a PPO round"
+    assert PPOSpec(steps=9).comparable() == PPOSpec().comparable()
 
 
 def test_the_page_estimates_without_torch() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from annotation.exports.frozen_rows import FrozenAnswer, PreferenceRow, line_of
 from annotation.records import UserError
 from rlhf.models.packing import pack, pad, rows_of
 from rlhf.models.tokenize import answer_ids, load_snapshot, snapshot_path, tokenise_pairs, with_noise
@@ -23,28 +24,25 @@ END = TOKENIZER.eos_token_id
 RENDERED = "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
 
 
-def row(chosen: str, rejected: str, finish_reason: str | None = "stop", **changes: Any) -> dict[str, Any]:
+def row(chosen: str, rejected: str, finish_reason: str | None = "stop", **changes: Any) -> PreferenceRow:
     """A snapshot row as far as tokenising reads it."""
-    answers = {
-        side: {"text": text, "finish_reason": finish_reason}
-        for side, text in (("chosen", chosen), ("rejected", rejected))
-    }
-    messages = [{"role": "user", "content": "Why?"}]
-    return {"comparison": 3, "messages": messages, "rendered_prompt": RENDERED, "flip": 0.27, **answers, **changes}
+    better, worse = FrozenAnswer(1, chosen, finish_reason), FrozenAnswer(2, rejected, finish_reason)
+    made = PreferenceRow("train", ({"role": "user", "content": "Why?"},), 3, 7, better, worse, RENDERED, flip=0.27)
+    return replace(made, **changes)
 
 
 # --------------------------------------------------------------------------------------------------------- tokenising
 def test_an_answer_that_was_cut_off_gets_no_end_token() -> None:
     """Training must not teach that an answer ends where only the limit ended it."""
     ids = TOKENIZER("sun rain", add_special_tokens=False)["input_ids"]
-    assert answer_ids(TOKENIZER, {"text": "sun rain", "finish_reason": "stop"}) == [*ids, END]
-    assert answer_ids(TOKENIZER, {"text": "sun rain", "finish_reason": "length"}) == ids
+    assert answer_ids(TOKENIZER, "sun rain", "stop") == [*ids, END]
+    assert answer_ids(TOKENIZER, "sun rain", "length") == ids
 
 
 def test_what_a_person_wrote_or_an_import_brought_is_a_whole_answer() -> None:
     """Nobody knows how such an answer ended, and it is there because it is complete: training teaches its end."""
     ids = TOKENIZER("sun rain", add_special_tokens=False)["input_ids"]
-    assert answer_ids(TOKENIZER, {"text": "sun rain", "finish_reason": None}) == [*ids, END]
+    assert answer_ids(TOKENIZER, "sun rain", None) == [*ids, END]
 
 
 def test_a_prompt_that_no_policy_was_fed_is_put_into_the_models_template() -> None:
@@ -61,7 +59,7 @@ def test_a_conversation_that_the_template_refuses_is_counted_and_the_others_are_
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
         + str(strict.chat_template)
     )
-    refused = row("a", "b", rendered_prompt=None, messages=[{"role": "system", "content": "Be brief."}])
+    refused = row("a", "b", rendered_prompt=None, messages=({"role": "system", "content": "Be brief."},))
     pairs, left_out = tokenise_pairs(strict, [refused, row("a", "b"), refused], 100)
     assert (len(pairs), left_out) == (1, {"template": 2})
 
@@ -70,12 +68,12 @@ def test_special_tokens_of_the_rendered_prompt_become_one_token_each() -> None:
     ((pair,), left_out) = tokenise_pairs(TOKENIZER, [row("a", "b")], 100)
     assert left_out == {}
     assert pair["prompt_ids"].count(END) == 1
-    assert TOKENIZER.decode(pair["prompt_ids"]) == row("a", "b")["rendered_prompt"]
+    assert TOKENIZER.decode(pair["prompt_ids"]) == RENDERED
     assert pair["chosen_ids"] == [*TOKENIZER("a")["input_ids"], END]
 
 
 def test_pairs_beyond_the_limit_are_counted_whichever_answer_is_the_long_one() -> None:
-    prompt = len(TOKENIZER(row("a", "b")["rendered_prompt"])["input_ids"])
+    prompt = len(TOKENIZER(RENDERED)["input_ids"])
     rows = [row("a", "b"), row("a" * 40, "b"), row("a", "b" * 40)]
     pairs, left_out = tokenise_pairs(TOKENIZER, rows, prompt + 2)
     assert (len(pairs), left_out) == (1, {"too-long": 2})
@@ -116,8 +114,12 @@ def test_data_without_an_estimate_or_without_a_sure_pair_is_refused_in_words() -
 
 def test_a_snapshot_of_an_earlier_version_can_still_be_trained_on() -> None:
     """A run that was lost before the update is resumed after it."""
-    old = {key: value for key, value in row("a", "b").items() if key != "flip"}
-    (pairs, left_out) = tokenise_pairs(TOKENIZER, [old], 100)
+    stored = {key: value for key, value in row("a", "b").to_json().items() if key not in ("flip", "agreement")}
+    first = {**stored, "judgement": 5, "annotator": "ann"}
+    del first["judgements"], first["annotators"]
+    old = [PreferenceRow.from_json(values) for values in (stored, first)]
+    assert (old[1].judgements, old[1].annotators, old[1].agreement) == ((5,), ("ann",), None)
+    (pairs, left_out) = tokenise_pairs(TOKENIZER, old[:1], 100)
     assert (len(pairs), left_out) == (1, {})
     assert with_noise(pairs, "ignore")[0]["weight"] == 1.0
 
@@ -134,16 +136,16 @@ def test_what_ai_judges_alone_prefer_weighs_as_much_as_the_spec_says() -> None:
 
 # ---------------------------------------------------------------------------------------------------- frozen data
 def test_frozen_data_that_is_gone_or_changed_is_refused(tmp_path: Path) -> None:
-    content = json.dumps({"a": 1}).encode() + b"\n"
+    content = line_of(row("a", "b"))
     name = sha256(content).hexdigest()
     with pytest.raises(UserError, match="is gone"):
-        load_snapshot(tmp_path, name)
+        load_snapshot(tmp_path, name, PreferenceRow)
     snapshot_path(tmp_path, name).parent.mkdir()
     snapshot_path(tmp_path, name).write_bytes(content)
-    assert load_snapshot(tmp_path, name) == [{"a": 1}]
-    snapshot_path(tmp_path, name).write_bytes(content.replace(b"1", b"2"))
+    assert load_snapshot(tmp_path, name, PreferenceRow) == [row("a", "b")]
+    snapshot_path(tmp_path, name).write_bytes(content.replace(b"Why", b"How"))
     with pytest.raises(UserError, match="sha256 differs"):
-        load_snapshot(tmp_path, name)
+        load_snapshot(tmp_path, name, PreferenceRow)
 
 
 # ---------------------------------------------------------------------------------------------------------- batches

@@ -13,8 +13,8 @@ from peft import LoraConfig, get_peft_model
 
 from annotation.imports.importing import starter_prompts
 from annotation.records import Sampling
+from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import DPOSpec
 from rlhf.models import base_model
 from rlhf.models.base_model import EMBEDDED, EMBEDDED_NAME
 from rlhf.models.loading import load_for_answering, load_quantised, load_tokenizer, unpack_weights

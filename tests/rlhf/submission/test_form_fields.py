@@ -10,11 +10,16 @@ import pytest
 
 from annotation.examples import EXAMPLES
 from annotation.records import UserError
+from rlhf.algorithms import ALGORITHMS
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.ppo.spec import PPOSpec
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import specs
-from rlhf.jobs.specs import METHODS, DPOSpec, PPOSpec, SFTSpec
 from rlhf.submission import form_fields
-from rlhf.submission.form_fields import BY_NAME, FORMS, Form
+from rlhf.submission.form_fields import Form
 
+FORMS = form_fields.forms()
+BY_NAME = {form.name: form for form in FORMS}
 EVERY_FORM = pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 
 
@@ -24,8 +29,8 @@ def first_values(form: Form) -> dict[str, Any]:
 
 
 def test_every_kind_of_training_has_a_form() -> None:
-    assert {form.spec_type.kind for form in FORMS} == set(METHODS)
-    assert [form.label for form in FORMS] == [
+    assert {form.spec_type.kind for form in FORMS} == set(ALGORITHMS)
+    assert [form.layout.label for form in FORMS] == [
         "Preferences (DPO)", "Supervised", "Full fine-tuning", "Reward model", "PPO"
     ]  # fmt: skip
 
@@ -34,13 +39,13 @@ def test_every_kind_of_training_has_a_form() -> None:
 def test_every_field_of_the_spec_is_asked_once_with_its_sentence(form: Form) -> None:
     asked = set(form.names)
     assert len(form.names) == len(asked)
-    assert asked == {*form.main, *(name for names in form.groups.values() for name in names)}
-    known = {entry.name for entry in fields_of(form.spec_type)} - set(form_fields.UNASKED)
+    assert asked == {*form.layout.main, *(name for names in form.groups.values() for name in names)}
+    known = {entry.name for entry in fields_of(form.spec_type)} - {*form_fields.UNASKED, *form.spec_type.unasked}
     unasked = known - asked
-    assert all(name in form.fixed or form.never(name) for name in unasked), unasked
+    assert all(name in form.layout.fixed or form.never(name) for name in unasked), unasked
     assert all(form.described[name][1].endswith(".") for name in form.names)
-    assert len({form_fields.label(name) for name in form.names}) == len(form.names)
-    assert {"parent", "seed", "learning_rate"} <= set(form.main)
+    assert len({form.label(name) for name in form.names}) == len(form.names)
+    assert {"parent", "seed", "learning_rate"} <= set(form.layout.main)
 
 
 def test_the_fields_that_one_method_alone_uses_are_not_asked_by_forms_without_it() -> None:
@@ -52,7 +57,7 @@ def test_the_fields_that_one_method_alone_uses_are_not_asked_by_forms_without_it
 
 @EVERY_FORM
 def test_a_form_as_it_is_makes_the_default_spec(form: Form) -> None:
-    assert form_fields.spec_of(form, "base", first_values(form)) == form.spec_type(**form.fixed)
+    assert form_fields.spec_of(form, "base", first_values(form)) == form.spec_type(**form.layout.fixed)
 
 
 @EVERY_FORM
@@ -81,10 +86,10 @@ def test_every_field_that_is_asked_gets_into_the_spec() -> None:
 
 def what_makes_meaningful(form: Form, name: str) -> dict[str, Any]:
     """Values of other fields with which this one is asked."""
-    if name not in form_fields.ONLY_WITH:
+    if name not in form.only_with:
         return {}
-    other, needed = form_fields.ONLY_WITH[name]
-    return {**what_makes_meaningful(form, other), **({} if other in form.fixed else {other: needed[0]})}
+    other, needed = form.only_with[name]
+    return {**what_makes_meaningful(form, other), **({} if other in form.layout.fixed else {other: needed[0]})}
 
 
 def another(value: Any) -> Any:

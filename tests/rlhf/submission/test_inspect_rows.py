@@ -11,17 +11,16 @@ import pytest
 
 from annotation import claims, store
 from annotation.records import Prompt
-from rlhf.jobs.specs import DPOSpec, PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.ppo.spec import PPOSpec
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.jobs.descriptions import LeftOut, Strip
+from rlhf.jobs.specs import TrainingSpec
 from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
-from rlhf.models.tokenize import (
-    LeftOut,
-    tokenise_comparisons,
-    tokenise_demonstrations,
-    tokenise_pairs,
-    tokenise_prompts,
-)
+from rlhf.models.tokenize import tokenise_comparisons, tokenise_demonstrations, tokenise_pairs, tokenise_prompts
 from rlhf.submission import inspect_rows, job_submission
-from rlhf.submission.inspect_rows import Item, Shown, Strip
+from rlhf.submission.inspect_rows import Item, Shown
 from tests.conftest import act
 from tests.demonstrations import demonstrate
 from tests.machine_fixtures import Machine, make_machine
@@ -52,7 +51,7 @@ def tokenizer_of(machine: Machine) -> ChatTokenizer:
 
 def by_worker(machine: Machine, spec: TrainingSpec, split: str) -> tuple[list[dict[str, Any]], LeftOut]:
     """What the worker makes of the frozen rows, with transformers' tokenizer."""
-    rows = [row for row in job_submission.rows_of(machine.db, spec) if row["split"] == split]
+    rows: list[Any] = [row for row in job_submission.rows_of(machine.db, spec) if row.split == split]
     if isinstance(spec, SFTSpec):
         return tokenise_demonstrations(machine.tokenizer, rows, spec.max_length)
     if isinstance(spec, PPOSpec):

@@ -12,14 +12,18 @@ import pytest
 
 from annotation import claims, store
 from annotation.database import Database
+from annotation.exports.frozen_rows import FrozenRow, PreferenceRow
 from annotation.metrics import quality
 from annotation.records import Annotator, UserError
 from annotation.web import access
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
 from rlhf.data.label_noise import Evidence, Noise
 from rlhf.data.snapshots import MIN_PAIRS
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import DPOSpec, EvaluateSpec, SFTSpec, TrainingSpec
+from rlhf.jobs.specs import TrainingSpec
 from rlhf.loop import controller
 from rlhf.loop.controller import advance
 from rlhf.models import registry
@@ -92,8 +96,8 @@ def test_the_preview_counts_what_submit_freezes(db: Database, data_dir: Path, ju
 
     spec = spec_of(db, submit(db, data_dir, DPOSpec(), "ann"))
     assert (spec.parent, spec.model) == ("base", BASE_NAME)
-    rows = load_snapshot(data_dir, spec.snapshot)
-    assert [row["split"] for row in rows].count("train") == 9
+    rows = load_snapshot(data_dir, spec.snapshot, FrozenRow)
+    assert [row.split for row in rows].count("train") == 9
     assert snapshots.snapshot_counts(db, spec.snapshot) == {
         "train": 9,
         "held-out": 3,
@@ -137,8 +141,8 @@ def test_a_ranking_of_three_is_frozen_as_its_pairs_together(db: Database, data_d
     assert preview(db, data_dir, DPOSpec()) == job_submission.Preview(
         MIN_PAIRS + 5, 0, {"tie": 1}, "base", "pairs", Noise(MIN_PAIRS + 5)
     )
-    rows = load_snapshot(data_dir, spec_of(db, submit(db, data_dir, DPOSpec(), "ann")).snapshot)
-    groups = [row["comparison"] for row in rows]
+    rows = load_snapshot(data_dir, spec_of(db, submit(db, data_dir, DPOSpec(), "ann")).snapshot, PreferenceRow)
+    groups = [row.comparison for row in rows]
     assert [number for number, _ in itertools.groupby(groups)] == sorted(set(groups)), "its pairs stay together"
     assert [groups.count(number) for number in sorted(set(groups))[-2:]] == [3, 2]
 
@@ -162,17 +166,17 @@ def test_what_overlap_tells_of_the_annotators_goes_into_the_frozen_pairs(db: Dat
     judge_all(6, ("eve",))
     found = preview(db, data_dir, DPOSpec())
     assert (found.train, found.left_out) == (28, {"unreliable": 6})
-    rows = load_snapshot(data_dir, spec_of(db, submit(db, data_dir, DPOSpec(), "ann")).snapshot)
+    rows = load_snapshot(data_dir, spec_of(db, submit(db, data_dir, DPOSpec(), "ann")).snapshot, PreferenceRow)
     reliability = quality.reliabilities(db)
     assert reliability["ann"].estimate > 0.85
-    alone = [row for row in rows if row["annotators"] == ["ann"]]
-    assert [row["flip"] for row in alone] == [pytest.approx(1 - reliability["ann"].estimate, abs=1e-6)] * 8
-    together = [row["flip"] for row in rows if row["annotators"] == ["ann", "bob"]]
+    alone = [row for row in rows if row.annotators == ("ann",)]
+    assert [row.flip for row in alone] == [pytest.approx(1 - reliability["ann"].estimate, abs=1e-6)] * 8
+    together = [row.flip or 0.0 for row in rows if row.annotators == ("ann", "bob")]
     assert len(together) == 20
-    assert max(together) < alone[0]["flip"] / 2
-    assert all(row["chosen"]["text"].startswith("Answer A") for row in rows)
+    assert max(together) < (alone[0].flip or 0.0) / 2
+    assert all(row.chosen.text.startswith("Answer A") for row in rows)
     assert found.noise is not None
-    assert found.noise.share == pytest.approx(fmean(row["flip"] for row in rows), abs=1e-6)
+    assert found.noise.share == pytest.approx(fmean(row.flip or 0.0 for row in rows), abs=1e-6)
     assert (found.noise.pairs, found.noise.measured) == (28, 28)
     assert found.noise.evidence == Evidence(sum(reliability[name].overlap for name in ("ann", "bob")))
 
@@ -202,9 +206,9 @@ def test_what_is_only_assumed_of_the_annotators_is_no_estimate(db: Database, dat
 def test_judgements_made_later_do_not_change_frozen_data(db: Database, data_dir: Path, judge: Judge) -> None:
     judge(MIN_PAIRS)
     spec = spec_of(db, submit(db, data_dir, DPOSpec(), "ann"))
-    before = load_snapshot(data_dir, spec.snapshot)
+    before = load_snapshot(data_dir, spec.snapshot, FrozenRow)
     judge(5)
-    assert load_snapshot(data_dir, spec.snapshot) == before
+    assert load_snapshot(data_dir, spec.snapshot, FrozenRow) == before
 
 
 def test_too_few_pairs_are_refused_with_their_number_and_nothing_is_queued(
@@ -258,7 +262,7 @@ def test_a_continued_training_uses_the_new_judgements_or_all(db: Database, data_
 
     spec = spec_of(db, submit(db, data_dir, DPOSpec(), "ann"))
     assert spec.parent == "dpo-1"
-    assert len([row for row in load_snapshot(data_dir, spec.snapshot) if row["split"] == "train"]) == 9
+    assert len([row for row in load_snapshot(data_dir, spec.snapshot, FrozenRow) if row.split == "train"]) == 9
 
 
 def test_a_candidate_that_was_not_promoted_takes_no_judgements_with_it(
@@ -293,7 +297,7 @@ def test_a_finished_training_is_checked_once_against_the_serving_policy(
     spec = job_store.get(db, check).spec
     assert isinstance(spec, EvaluateSpec)
     assert (spec.candidate, spec.against) == (revision, "base")
-    assert load_snapshot(data_dir, spec.snapshot) == []
+    assert load_snapshot(data_dir, spec.snapshot, FrozenRow) == []
     assert advance(db, data_dir) is None
     job_store.claim(db, check, "w")
     job_store.stop(db, check, "w", "failed", "why")

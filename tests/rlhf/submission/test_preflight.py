@@ -13,15 +13,21 @@ from annotation import claims, store
 from annotation.database import Database
 from annotation.metrics import quality
 from annotation.records import UserError, now
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.merge_spec import MergeSpec
+from rlhf.algorithms.ppo.spec import SOME_ACCURACY, PPOSpec
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import DPOSpec, MergeSpec, PPOSpec, RewardModelSpec, SFTSpec, Spec, TrainingSpec
+from rlhf.jobs.specs import JobSpec, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.registry import Form, Kind, Policy
-from rlhf.submission import job_submission, preconditions, preflight
-from rlhf.submission.form_fields import BY_NAME, TrainingJob
+from rlhf.submission import form_fields, job_submission, preconditions, preflight
 from rlhf.submission.preflight import Prospects
 from tests import quantised_model
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
+
+BY_NAME = {form.name: form for form in form_fields.forms()}
 
 
 @pytest.fixture
@@ -54,7 +60,7 @@ def judge(db: Database, count: int, word: str = "left-clearly") -> None:
 
 def made(
     db: Database,
-    spec: Spec,
+    spec: JobSpec,
     result: dict[str, Any] | None = None,
     kind: Kind = "policy",
     form: Form = "lora",
@@ -147,7 +153,7 @@ def test_only_so_much_is_kept() -> None:
         (SFTSpec(source="example:poems"), "example"),
     ],
 )
-def test_a_run_is_refused_as_submitting_it_would_be(known: Prospects, spec: TrainingJob, reason: str) -> None:
+def test_a_run_is_refused_as_submitting_it_would_be(known: Prospects, spec: TrainingSpec, reason: str) -> None:
     said = known.of(spec).troubles
     assert any(reason in sentence for sentence in said)
     with pytest.raises(UserError) as refused:
@@ -361,27 +367,33 @@ def test_the_weights_under_a_parent_are_the_ones_that_are_measured(
 
 
 # ---------------------------------------------------------------------------------------------------- a person's word
+def word_of(db: Database, spec: TrainingSpec) -> float | None:
+    """The accuracy that a person would accept, where that is asked."""
+    asked = spec.confirmation(db)
+    return None if asked is None else asked.settings["accepted_accuracy"]
+
+
 @pytest.mark.parametrize(
-    ("accuracy", "word"), [(0.531, 0.531), (0.0, preflight.SOME_ACCURACY), (None, preflight.SOME_ACCURACY), (0.7, None)]
+    ("accuracy", "word"), [(0.531, 0.531), (0.0, SOME_ACCURACY), (None, SOME_ACCURACY), (0.7, None)]
 )
 def test_a_word_is_needed_for_a_reward_model_below_the_threshold(
     known: Prospects, judged: Database, accuracy: float | None, word: float | None
 ) -> None:
     spec = PPOSpec(method="lora", reward_model=reward(judged, accuracy).revision)
-    assert preflight.accepting(judged, spec) == word
+    assert word_of(judged, spec) == word
     assert bool(known.of(spec).troubles) == (word is not None)
     if word is not None:
         accepted = replace(spec, accepted_accuracy=word)
         assert known.of(accepted).troubles == []
-        assert preflight.accepting(judged, accepted) == word, "it is still asked for, so that it can be taken back"
+        assert word_of(judged, accepted) == word, "it is still asked for, so that it can be taken back"
 
 
 def test_no_word_helps_where_other_things_are_wrong_too(judged: Database) -> None:
     bad = reward(judged, 0.5)
-    assert preflight.accepting(judged, PPOSpec(method="qlora", reward_model=bad.revision)) is None
-    assert preflight.accepting(judged, PPOSpec(method="lora", reward_model="base")) is None
-    assert preflight.accepting(judged, PPOSpec(method="lora", reward_model="nothing")) is None
-    assert preflight.accepting(judged, DPOSpec()) is None
+    assert word_of(judged, PPOSpec(method="qlora", reward_model=bad.revision)) is None
+    assert word_of(judged, PPOSpec(method="lora", reward_model="base")) is None
+    assert word_of(judged, PPOSpec(method="lora", reward_model="nothing")) is None
+    assert word_of(judged, DPOSpec()) is None
 
 
 # ------------------------------------------------------------------------------------------------------------- choices
@@ -389,7 +401,7 @@ def test_parents_are_named_so_that_people_know_them(judged: Database) -> None:
     first, second = made(judged, DPOSpec(method="lora")), made(judged, SFTSpec(method="full"), form="full")
     judge_model, merged = reward(judged, 0.62), made(judged, MergeSpec(revision=first.revision), form="full")
     gone = made(judged, DPOSpec())
-    registry.mark_deleted(judged, gone.id)
+    registry.mark_deleted(judged, gone, "ann")
     registry.promote(judged, first.revision, "ann")
     day = "2026-01-02"
     with judged.transaction() as connection:
@@ -408,7 +420,7 @@ def test_parents_are_named_so_that_people_know_them(judged: Database) -> None:
     assert dict(found[1:]) == expected
     assert [revision for _, revision in found[2:]] == [merged.revision, second.revision, first.revision]
     judges = {f"{judge_model.revision} · LoRA · right on 62% · {day}": judge_model.revision}
-    assert dict(preflight.rewards(judged)) == judges
+    assert dict(preflight.models_of(judged, "reward")) == judges
     grown = dict(preflight.parents(judged, BY_NAME["reward_model"]))
     assert grown.keys() == expected.keys() - {serving} | judges.keys()
     assert first.revision not in dict(preflight.parents(judged, BY_NAME["full"])).values()
@@ -435,7 +447,7 @@ def test_going_on_from_a_run_takes_its_parent_and_its_shape(judged: Database) ->
 
 
 def test_what_is_filled_in_can_be_continued(judged: Database) -> None:
-    runs: list[tuple[TrainingJob, Form]] = [
+    runs: list[tuple[TrainingSpec, Form]] = [
         (DPOSpec(method="qlora", lora_r=3, rslora=True), "lora"),
         (SFTSpec(method="prompt", virtual_tokens=5), "prompt"),
     ]

@@ -14,11 +14,15 @@ import pytest
 from annotation.__main__ import main as annotation_main
 from annotation.records import UserError
 from rlhf.__main__ import main as rlhf_main
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.ppo.spec import PPOSpec
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
-from rlhf.jobs.specs import DPOSpec, PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec
+from rlhf.jobs.descriptions import LeftOut
+from rlhf.jobs.specs import TrainingSpec
 from rlhf.models import registry
 from rlhf.models.chat_template import chat_tokenizer
-from rlhf.models.tokenize import LeftOut
 from rlhf.submission import inspect_rows, job_submission
 from rlhf.submission.preflight import Prospects
 from rlhf.tabs.train import plan_card
@@ -111,7 +115,7 @@ def test_demonstrations_and_prompts_are_counted_too(strict: Machine, spec: Train
         bring(strict, 16, system=True, kind="demonstrations")
     found = job_submission.preview(strict.db, strict.data_dir, spec)
     assert (found.train, found.left_out["template"]) == (0, 16)
-    few = snapshots.shortage(found.unit, found.train, snapshots.AT_LEAST[spec.kind], found.left_out)
+    few = snapshots.shortage(found.unit, found.train, spec.at_least, found.left_out)
     assert few.startswith(said)
     shown = [item.left_out or item.asked for item in inspect_rows.items_of(strict.db, spec)]
     assert len(shown) == 16, "the rows are shown, with why they would be left out"
@@ -122,7 +126,7 @@ def test_data_that_was_frozen_before_the_template_refused_it_fails_with_the_reas
     strict: Machine, spec: TrainingSpec
 ) -> None:
     bring(strict, 16, system=True, kind="demonstrations" if spec.kind == "sft" else "pairs")
-    rows = snapshots.data_of(strict.db, spec, registry.serving(strict.db))
+    rows = snapshots.data_of(strict.db, spec)
     snapshot = snapshots.store_snapshot(strict.db, strict.data_dir, rows)
     job = strict.perform(strict.submit(replace(spec, snapshot=snapshot)))
     assert job.status == "failed"

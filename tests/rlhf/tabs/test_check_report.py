@@ -2,41 +2,98 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from annotation.store import AnswerCounts
-from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import DPOSpec, EvaluateSpec, GenerateSpec, MergeSpec, PPOSpec, SFTSpec, Spec
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.merge_spec import MergeSpec
+from rlhf.algorithms.ppo.spec import PPOSpec
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.evaluation.gate import Rule, within_limits
+from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy
+from rlhf.generation.resident_spec import GenerateSpec
+from rlhf.jobs.specs import JobSpec
 from rlhf.tabs.iterations import check_report
-from tests.rlhf.tabs.test_job_cards import ADAPTER, AT, BASE, EVALUATION, FIGURES, JOB
+from tests.rlhf.tabs.test_job_cards import ADAPTER, AT, BASE, JOB
+
+FIGURES = AnswerFigures(
+    "base", mean_length=20.0, distinct_1=0.3, distinct_2=0.8, kl_to_base=0.1, nll_under_base=1.2, ended_share=0.9
+)
+REPORT = CheckReport(
+    candidate=replace(FIGURES, revision="dpo-7"),
+    against=FIGURES,
+    base=FIGURES,
+    prompts=60,
+    implicit_accuracy=ImplicitAccuracy(0.66, 0.5, 0.8, 40),
+    seconds=1.0,
+)
+
+
+def worse(**changed: float) -> CheckReport:
+    """The same check of a candidate that answers otherwise."""
+    return replace(REPORT, candidate=replace(REPORT.candidate, **changed))
 
 
 def test_few_held_out_judgements_are_said_to_tell_nothing() -> None:
-    assert check_report.held_out_accuracy(EVALUATION) == "66% (50% to 80%, n = 40)"
-    few = EVALUATION | {"implicit_accuracy": {"value": 0.66, "low": 0.35, "high": 0.88, "n": 12}}
+    assert check_report.held_out_accuracy(REPORT) == "66% (50% to 80%, n = 40)"
+    few = replace(REPORT, implicit_accuracy=ImplicitAccuracy(0.66, 0.35, 0.88, 12))
     assert "too few held-out judgements to tell" in check_report.held_out_accuracy(few)
-    for missing in (None, {}, {"implicit_accuracy": None}, {"implicit_accuracy": {"value": None, "n": 0}}):
+    none = replace(REPORT, implicit_accuracy=None)
+    for missing in (None, none, replace(REPORT, implicit_accuracy=ImplicitAccuracy(None, 0.0, 1.0, 0))):
         assert check_report.held_out_accuracy(missing) == "not measured"
 
 
 def test_a_report_bears_missing_figures_and_names_each_policy_once() -> None:
-    html = check_report.report(EVALUATION | {"base": None, "candidate": {"revision": "dpo-7", "kl_to_base": None}})
+    html = check_report.report_card(replace(REPORT, base=AnswerFigures(), candidate=AnswerFigures("dpo-7")), Rule())
     assert "not measured" in html
     assert html.count(">base<") == 1
-    assert check_report.report(None) == "", "why there is none, the rows say"
-    three = check_report.report(EVALUATION | {"against": {"revision": "dpo-3", **FIGURES}})
+    assert check_report.report_card(None, Rule()) == "", "why there is none, the rows say"
+    three = check_report.report_card(replace(REPORT, against=replace(FIGURES, revision="dpo-3")), Rule())
     assert "dpo-3 (compared with)" in three
 
 
 def test_a_policy_that_loses_the_language_is_warned_of() -> None:
-    assert check_report.warnings(EVALUATION) == []
-    worse = EVALUATION | {"candidate": {**FIGURES, "nll_under_base": 1.5, "distinct_2": 0.6}}
-    surprise, repetition = check_report.warnings(worse)
+    assert check_report.warnings(REPORT, Rule()) == []
+    surprise, repetition = check_report.warnings(worse(nll_under_base=1.5, distinct_2=0.6), Rule())
     assert "25% more" in surprise
     assert "75% of the base's" in repetition
+
+
+LOST: Mapping[str, float] = {
+    "kl_to_base": 0.7, "nll_under_base": 1.5, "distinct_2": 0.6, "ended_share": 0.7, "perplexity": 18.0
+}  # fmt: skip
+
+
+RULES = (
+    *(Rule(), Rule(nll_ratio_most=1.3), Rule(distinct_ratio_least=0.7), Rule(kl_most=0.05)),
+    *(Rule(perplexity_ratio_most=1.6), Rule(truncated_more_most=0.3)),
+)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("figure", [None, *LOST])
+def test_the_page_warns_of_what_the_projects_rule_rejects_and_of_nothing_else(rule: Rule, figure: str | None) -> None:
+    """At another bound too: what one half of a page calls a bad sign, the other must not call met."""
+    fixed = replace(REPORT, base=replace(FIGURES, perplexity=12.0))
+    lost = {} if figure is None else {figure: LOST[figure]}
+    report = replace(fixed, candidate=replace(fixed.base, revision="dpo-7", **lost))
+    failed = [one for one in within_limits(rule, report) if one.verdict == "fail"]
+    said = check_report.warnings(report, rule)
+    assert len(said) == len(failed)
+    assert all(sentence.startswith(tuple(start for start in STARTS.values())) for sentence in said)
+
+
+STARTS = {name: text.partition("{")[0] for name, text in check_report.WARNINGS.items()}
+
+
+def test_what_could_not_be_scored_is_warned_of_as_the_gate_rejects_it() -> None:
+    (said,) = check_report.warnings(worse(nll_under_base=math.nan), Rule())
+    assert said.startswith("Surprise to the base, ratio: not a number")
 
 
 def test_history_is_newest_first_and_bears_a_policy_without_a_check() -> None:
@@ -51,7 +108,7 @@ def test_history_is_newest_first_and_bears_a_policy_without_a_check() -> None:
 
 
 def test_every_method_has_its_row() -> None:
-    def row(spec: Spec, result: dict[str, Any], **changes: Any) -> tuple[str, ...]:
+    def row(spec: JobSpec, result: dict[str, Any], **changes: Any) -> tuple[str, ...]:
         trained = replace(JOB, kind=spec.kind, spec=spec, status="finished", result=result)
         policy = replace(ADAPTER, method=spec.kind, **changes)
         return check_report.history_row(policy, {1: "base", 2: "dpo-7"}, trained, None)
@@ -72,18 +129,6 @@ def test_only_a_policy_whose_files_are_there_can_serve() -> None:
     reward = replace(ADAPTER, kind="reward")
     for policy in (replace(ADAPTER, status="serving"), replace(ADAPTER, deleted=AT), reward):
         assert not check_report.can_serve(policy)
-
-
-def test_the_newest_finished_check_counts() -> None:
-    def check(number: int, status: str, result: dict[str, Any] | None) -> Job:
-        return replace(
-            JOB, id=number, kind="evaluate", spec=EvaluateSpec(candidate="dpo-7"), status=status, result=result
-        )
-
-    found = check_report.newest_evaluations(
-        [check(9, "running", None), check(8, "finished", {}), check(6, "finished", {})]
-    )
-    assert found["dpo-7"].id == 8
 
 
 def test_candidates_come_first_and_promotion_is_called_what_it_is() -> None:

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from rlhf.jobs.specs import DPOSpec, PPOSpec, SFTSpec, Spec
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.ppo.spec import PPOSpec
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy
+from rlhf.jobs.specs import JobSpec
 from rlhf.tabs.runs import compare_runs
 from rlhf.tabs.runs.compare_runs import Compared
 from tests.rlhf.tabs.test_job_cards import JOB
 
 
-def run(number: int, spec: Spec, losses: Sequence[float] = (), **known: Any) -> Compared:
+def run(number: int, spec: JobSpec, losses: Sequence[float] = (), **known: Any) -> Compared:
     """A finished run with a loss at each of its steps."""
     metrics = [{"step": step, "loss": loss} for step, loss in enumerate(losses, 1)]
     job = replace(JOB, id=number, kind=spec.kind, spec=spec, steps=len(losses), result=known.pop("result", {}))
@@ -99,7 +103,9 @@ def test_figures_stand_side_by_side_and_missing_ones_are_dashes() -> None:
             "peak_rss_mb": 640.0,
         },
     )
-    check = {"implicit_accuracy": {"value": 0.75}, "candidate": {"kl_to_base": 0.0712, "mean_length": 20.0}}
+    check = CheckReport.from_json(
+        {"implicit_accuracy": {"value": 0.75}, "candidate": {"kl_to_base": 0.0712, "mean_length": 20.0}}
+    )
     second = run(2, DPOSpec(), [0.7, 0.6], result={"trainable": 9600}, check=check)
     rows = {row[0]: row[1:] for row in rows_of(compare_runs.figures_table([first, second]))}
     assert rows["Figure"] == ["1 · sft-1", "2 · dpo-2"]
@@ -124,7 +130,13 @@ def test_every_figure_has_its_place_in_the_order() -> None:
             "health": {"accuracy": {"value": 0.7}},
             **dict.fromkeys(key for key, _ in compare_runs.COSTS.values()),
         },
-        check={"implicit_accuracy": {"value": 0.5}, "candidate": {"kl_to_base": 0, "mean_length": 1, "distinct_2": 1}},
+        check=CheckReport(
+            AnswerFigures("dpo-1", mean_length=1, distinct_2=1, kl_to_base=0),
+            AnswerFigures(),
+            AnswerFigures(),
+            20,
+            ImplicitAccuracy(0.5, 0.4, 0.6, 20),
+        ),
     )
     assert set(compare_runs.figures(everything)) <= set(compare_runs.ORDER)
     assert len(set(compare_runs.ORDER)) == len(compare_runs.ORDER)

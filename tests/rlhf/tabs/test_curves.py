@@ -8,9 +8,14 @@ from typing import Any
 
 import pytest
 
-from rlhf.jobs.specs import DPOSpec, EvaluateSpec, PPOSpec, SFTSpec
+from rlhf.algorithms import ALGORITHMS
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.ppo.spec import PPOSpec
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.jobs.descriptions import Curve
 from rlhf.tabs.runs import curves
-from rlhf.tabs.runs.curves import CURVES, Curve, Line
+from rlhf.tabs.runs.curves import Line, plots_of
 
 PLAIN = Curve("loss", "Loss", "nats a token", {"loss": "loss"}, "It should fall.")
 
@@ -28,15 +33,15 @@ def points_of(html: str) -> list[list[tuple[float, float]]]:
     ]
 
 
-@pytest.mark.parametrize("kind", CURVES)
+@pytest.mark.parametrize("kind", ALGORITHMS)
 def test_every_plot_says_what_it_measures_and_what_to_see(kind: str) -> None:
-    names = [curve.name for curve in CURVES[kind]]
+    names = [curve.name for curve in plots_of(ALGORITHMS[kind])]
     assert len(set(names)) == len(names), "they are parts of ids"
-    for curve in CURVES[kind]:
+    for curve in plots_of(ALGORITHMS[kind]):
         assert curve.axis
         assert curve.caption.endswith((".", ")."))
         assert curve.series
-    metrics_of_kind = {metric for curve in CURVES[kind] for metric in curve.series.values()}
+    metrics_of_kind = {metric for curve in plots_of(ALGORITHMS[kind]) for metric in curve.series.values()}
     assert {"learning_rate", "grad_norm", "memory_gb"} < metrics_of_kind
 
 
@@ -67,7 +72,7 @@ def test_steps_without_the_metric_and_values_that_are_no_numbers_are_left_out() 
 
 
 def test_what_lies_beyond_known_limits_is_drawn_at_the_edge() -> None:
-    explained = next(curve for curve in CURVES["ppo"] if curve.name == "explained")
+    explained = next(curve for curve in PPOSpec.curves if curve.name == "explained")
     line = Line("explained", [(0.0, -5000.0), (1.0, 0.0), (2.0, 1.0)])
     (points,) = points_of(curves.plot("run", explained, [line], 2, "round"))
     assert [y for _, y in points] == [150.0, 75.0, 0.0]

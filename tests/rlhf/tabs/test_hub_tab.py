@@ -15,11 +15,11 @@ from annotation.backup.targets import DirectoryPlace
 from annotation.database import Database
 from annotation.records import now
 from annotation.tabs.guard import Context
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.hub import hub_requests
 from rlhf.hub.hub_requests import CheckSpace, CheckToken, ImportRun, MakeSpace, PublishModel, PullModel, PushData
 from rlhf.hub.token_launcher import PLACE
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import SFTSpec
 from rlhf.models import registry
 from rlhf.tabs.hub import hub_tab as tab
 from tests.conftest import BASE_NAME
@@ -48,7 +48,7 @@ def context(db: Database, data_dir: Path) -> Context:
             path=f"adapters/{revision}",
             sha256="0" * 64,
         )
-    registry.mark_deleted(db, registry.by_revision(db, "dpo-2").id)
+    registry.mark_deleted(db, registry.by_revision(db, "dpo-2"), "owner")
     return Context(db, data_dir, BASE_NAME, from_hub=ImportRun.start)
 
 

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 
 from annotation.metrics.intervals_and_bias import Estimate
 from rlhf.evaluation.gate import Criterion, Decision, Rule, alphas
-from rlhf.loop.controller import Standing
+from rlhf.evaluation.report import AnswerFigures, CheckReport, WinRate
 from rlhf.tabs.iterations import iteration_card
 from rlhf.tabs.iterations.iteration_card import Checked
+from rlhf.tabs.iterations.loop_standing import LoopStanding
 
 SURE, UNSURE = Estimate(0.8, 0.7, 0.9, 60), Estimate(0.9, 0.4, 1.0, 5)
 
 
 def checked(revision: str, people: Estimate | None = None, judges: Sequence[str] = (), judged: int = 20) -> Checked:
     """A policy that was checked by these judges."""
-    rate = {"value": 0.61, "low": 0.5, "high": 0.7, "n": 60, "ties": 3, "length_controlled": None}
-    result: dict[str, Any] = {
-        "candidate": {"kl_to_base": 0.05, "mean_length": 20.0},
-        "win_rates": {"base": {judge: rate for judge in judges}},
-    }
-    return Checked(revision, result, people, judged)
+    rate = WinRate(0.61, 0.5, 0.7, 60, ties=3)
+    own = AnswerFigures(revision, kl_to_base=0.05, mean_length=20.0)
+    rates = {"base": dict.fromkeys(judges, rate)}
+    base = AnswerFigures("base")
+    return Checked(revision, CheckReport(own, base, base, 60, None, rates), people, judged)
 
 
 def test_what_went_wrong_is_shown_and_escaped() -> None:
-    card = iteration_card.standing_card(Standing("collecting", "Now.", "Then.", ("Job 3 failed: <b>.",)))
+    card = iteration_card.standing_card(LoopStanding("collecting", "Now.", "Then.", ("Job 3 failed: <b>.",)))
     assert '<p class="warning">Job 3 failed: &lt;b&gt;.</p>' in card
-    assert "warning" not in iteration_card.standing_card(Standing("collecting", "Now.", "Then."))
+    assert "warning" not in iteration_card.standing_card(LoopStanding("collecting", "Now.", "Then."))
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,13 @@ from annotation.database import Database
 from annotation.metrics import quality
 from annotation.records import UserError, now
 from annotation.tabs.guard import Context
+from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.gate import COUNTS, Rule
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import DPOSpec, EvaluateSpec
 from rlhf.judges import judge_store
 from rlhf.models import registry
 from rlhf.models.registry import Policy
@@ -137,7 +138,7 @@ def test_an_annotator_is_refused_by_every_listener(pages: gr.Blocks, context: Co
     for block in pages.fns.values():
         with pytest.raises(gr.Error, match="Only an admin"):
             block.fn(gr.Request(username="ann"), *(None for _ in block.inputs))
-    assert job_store.recent(context.db, job_store.TRAINING) == []
+    assert job_store.recent(context.db, job_store.waiting_kinds()) == []
 
 
 def test_the_page_that_everyone_is_sent_holds_no_rows(context: Context) -> None:
@@ -455,6 +456,21 @@ def test_what_the_rule_advises_stands_out_and_never_means_that_nobody_is_advised
     assert "nobody is advised" in card
     assert "Different from what serves" in card
     assert "The rule says" not in card
+
+
+def test_the_warnings_follow_the_rule_on_a_page_that_is_open(context: Context) -> None:
+    """KL to the base is 0.0712 nats a token: the rule as it is lets that pass, a stricter one does not."""
+    policy = make_candidate(context)
+    check_candidate(context, policy)
+    parts, seen = iterations_tab.view(context, policy.revision, 0, {})
+    assert "is a bad sign" not in parts["report"]["value"]
+    parts, seen = iterations_tab.view(context, policy.revision, 0, seen)
+    assert "report" not in parts, "nothing has changed"
+    gate_decisions.set_rule(context.db, {"kl_most": 0.05})
+    parts, _ = iterations_tab.view(context, policy.revision, 0, seen)
+    assert "moved 0.0712 nats a token from the base (more than 0.05 is a bad sign)" in parts["report"]["value"]
+    assert "KL to the base, nats a token" in parts["gate"]["value"]
+    assert "✗ not met" in parts["gate"]["value"]
 
 
 def test_reward_models_are_no_policies_and_deleted_files_are_told_of(context: Context) -> None:

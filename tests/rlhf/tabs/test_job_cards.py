@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from annotation.metrics.aggregation import REASONS
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.merge_spec import MergeSpec
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import DPOSpec, EvaluateSpec, MergeSpec, SFTSpec
 from rlhf.models.registry import Policy
 from rlhf.tabs.iterations import check_report
 from rlhf.tabs.runs import job_cards
@@ -62,22 +65,6 @@ ADAPTER = replace(
     form="lora",
     weights="nf4",
 )
-FIGURES = {
-    "mean_length": 20.0,
-    "distinct_1": 0.3,
-    "distinct_2": 0.8,
-    "kl_to_base": 0.1,
-    "nll_under_base": 1.2,
-    "ended_share": 0.9,
-}
-EVALUATION: dict[str, Any] = {
-    "candidate": {"revision": "dpo-7", **FIGURES},
-    "against": {"revision": "base", **FIGURES},
-    "base": {"revision": "base", **FIGURES},
-    "implicit_accuracy": {"value": 0.66, "low": 0.5, "high": 0.8, "n": 40},
-    "prompts": 60,
-    "seconds": 1.0,
-}
 
 
 @pytest.mark.parametrize(

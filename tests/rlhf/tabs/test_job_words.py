@@ -8,20 +8,16 @@ from typing import Any
 
 import pytest
 
-from rlhf.jobs.specs import (
-    SPECS,
-    DPOSpec,
-    EvaluateSpec,
-    GenerateSpec,
-    MeasureSpec,
-    MergeSpec,
-    PPOSpec,
-    RewardModelSpec,
-    SFTSpec,
-    Spec,
-    from_json,
-    to_json,
-)
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.measure_spec import MeasureSpec
+from rlhf.algorithms.merge_spec import MergeSpec
+from rlhf.algorithms.ppo.spec import PPOSpec
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.generation.resident_spec import GenerateSpec
+from rlhf.jobs.specs import JobSpec, from_json, to_json
+from rlhf.kinds import KINDS
 from rlhf.tabs.runs import job_words
 from tests.rlhf.tabs.test_job_cards import JOB
 
@@ -29,10 +25,10 @@ from tests.rlhf.tabs.test_job_cards import JOB
 UNNAMED = ("Adapter", "Candidate", "Judge")
 
 
-@pytest.mark.parametrize("kind", SPECS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_has_its_word_and_its_facts(kind: str) -> None:
-    assert kind in job_words.KIND_WORDS
-    spec: Spec = SPECS[kind]()
+    spec: JobSpec = KINDS[kind]()
+    assert spec.title
     assert all(label and text for label, text in job_words.spec_facts(spec) if label not in UNNAMED)
     assert from_json(job_words.spec_text(spec)) == spec, "what is shown can be run"
 
@@ -51,7 +47,7 @@ def test_every_kind_has_its_word_and_its_facts(kind: str) -> None:
         (GenerateSpec(), "answering"),
     ],
 )
-def test_a_job_is_named_by_what_it_does(spec: Spec, words: str) -> None:
+def test_a_job_is_named_by_what_it_does(spec: JobSpec, words: str) -> None:
     job = replace(JOB, kind=spec.kind, spec=spec)
     assert job_words.about(job) == words
     assert job_words.title(job) == f"7 · {words} · running"
@@ -80,7 +76,7 @@ def test_a_job_is_named_by_what_it_does(spec: Spec, words: str) -> None:
         (MeasureSpec(training=to_json(DPOSpec())), {"Of": "preference training (DPO)"}),
     ],
 )  # fmt: skip
-def test_settings_are_told_in_words(spec: Spec, expected: dict[str, str]) -> None:
+def test_settings_are_told_in_words(spec: JobSpec, expected: dict[str, str]) -> None:
     facts = dict(job_words.spec_facts(spec))
     assert {label: facts.get(label) for label in expected} == expected
 

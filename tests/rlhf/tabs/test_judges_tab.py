@@ -19,9 +19,9 @@ from annotation.tabs.guard import Context
 from annotation.ui.formatting import percent
 from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import JudgeSpec
 from rlhf.judges import judge_history, judge_store, rubrics
 from rlhf.judges.judge_agreement import Opinion
+from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Judge
 from rlhf.judges.openai_client import EndpointSettings, Failure
 from rlhf.judges.verdicts import Choice, Verdict

@@ -14,19 +14,25 @@ from pathlib import Path
 
 import pytest
 
+from annotation.exports.frozen_rows import FrozenRow
 from annotation.metrics.aggregation import REASONS
+from rlhf.algorithms import ALGORITHMS
+from rlhf.algorithms.dpo.spec import BETAS, DPOSpec
+from rlhf.algorithms.ppo.spec import PPOSpec, accept_label
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.label_noise import Evidence, Noise
-from rlhf.jobs.specs import BETAS, LEARNING_RATES, METHODS, DPOSpec, PPOSpec, RewardModelSpec, SFTSpec, from_json
+from rlhf.jobs.descriptions import Passage, Strip
+from rlhf.jobs.specs import SHORT_METHODS, from_json
 from rlhf.models.memory import Component, Fit, Machine, Pace, Parameters
-from rlhf.submission.inspect_rows import Item, Passage, Shown, Strip, Survey
+from rlhf.submission.inspect_rows import Item, Shown, Survey
 from rlhf.submission.job_submission import Preview
 from rlhf.submission.preflight import Cost, Data
 from rlhf.tabs.runs.curves import short_number
-from rlhf.tabs.runs.job_words import SHORT_METHODS
 from rlhf.tabs.train import plan_card
 
 HOSTILE = "<script>alert(1)</script> {{x}} ${y} `z` \\"
-ITEM = Item("Comparison 7", "train", [{}], {}, "Why?")
+ITEM = Item("Comparison 7", "train", [FrozenRow("train", ())], {}, "Why?")
 
 
 class Text(HTMLParser):
@@ -73,7 +79,7 @@ def preview(unit: str = "pairs", train: int = 1200, **values: object) -> Preview
 
 
 def test_the_data_is_counted_with_what_is_left_out_and_of_what() -> None:
-    said = " ".join(Text(plan_card.data_card(Data(preview(), 1200), "dpo")).said)
+    said = " ".join(Text(plan_card.data_card(Data(preview(), 1200), DPOSpec())).said)
     for words in ("dpo-3", "1,200", "Held-out pairs", REASONS["tie"], "pairs", REASONS["skip"], "judgements"):
         assert words in said
     assert "Pairs in them" not in said
@@ -81,36 +87,40 @@ def test_the_data_is_counted_with_what_is_left_out_and_of_what() -> None:
 
 
 def test_how_many_are_labelled_wrong_is_a_figure_only_where_it_was_measured() -> None:
-    nothing = Text(plan_card.data_card(Data(preview(), 1200), "dpo")).said
+    nothing = Text(plan_card.data_card(Data(preview(), 1200), DPOSpec())).said
     assert not any(number in nothing for number in ("26%", "27%")), "what is assumed is no figure"
     assert "labelled wrong is not known" in " ".join(nothing)
     assert "it assumes 27% after one annotator of whom nothing is known" in " ".join(nothing)
     some = Noise(1200, 900, 0.18, Evidence(40, 5, 12))
-    said = " ".join(Text(plan_card.data_card(Data(preview(noise=some), 1200), "dpo")).said)
+    said = " ".join(Text(plan_card.data_card(Data(preview(noise=some), 1200), DPOSpec())).said)
     assert "Labelled wrong, estimated 18%" in said
     assert "from 40 judgements of comparisons that others judged too, 5 of gold ones and 12 asked again" in said
     assert "for 900 of the 1,200 pairs" in said
-    every = " ".join(Text(plan_card.data_card(Data(preview(noise=replace(some, measured=1200)), 1200), "dpo")).said)
+    every = " ".join(Text(plan_card.data_card(Data(preview(noise=replace(some, measured=1200)), 1200), DPOSpec())).said)
     assert "of the 1,200 pairs" not in every
 
 
 @pytest.mark.parametrize("kind", ["dpo", "reward_model", "sft", "ppo"])
 def test_a_form_says_that_nothing_is_held_out(kind: str) -> None:
     found = preview("prompts", noise=None) if kind == "ppo" else preview()
-    said = " ".join(Text(plan_card.data_card(Data(found, 1200, unchecked="Nothing is held out."), kind)).said)
+    said = " ".join(
+        Text(plan_card.data_card(Data(found, 1200, unchecked="Nothing is held out."), ALGORITHMS[kind]())).said
+    )
     assert "Nothing is held out." in said
 
 
 def test_a_reward_model_counts_comparisons_and_the_pairs_in_them() -> None:
-    said = " ".join(Text(plan_card.data_card(Data(preview(), 400), "reward_model")).said)
+    said = " ".join(Text(plan_card.data_card(Data(preview(), 400), RewardModelSpec())).said)
     for words in ("Comparisons to train on", "400", "Pairs in them", "1,200"):
         assert words in said
 
 
 def test_prompts_have_no_held_out_ones_and_demonstrations_no_chance_of_error() -> None:
-    prompts = " ".join(Text(plan_card.data_card(Data(preview("prompts", noise=None, left_out={}), 1200), "ppo")).said)
+    prompts = " ".join(
+        Text(plan_card.data_card(Data(preview("prompts", noise=None, left_out={}), 1200), PPOSpec())).said
+    )
     assert "Held-out" not in prompts
-    shown_to = " ".join(Text(plan_card.data_card(Data(preview("demonstrations", noise=None), 1200), "sft")).said)
+    shown_to = " ".join(Text(plan_card.data_card(Data(preview("demonstrations", noise=None), 1200), SFTSpec())).said)
     assert "labelled wrong" not in shown_to
     assert "Held-out demonstrations" in shown_to
 
@@ -119,20 +129,20 @@ def test_all_rows_looked_through_are_told_with_examples() -> None:
     found = Survey(Counter({"train": 2100, "held-out": 4}), Counter({"too-long": 2}), seen=2106, tokenised=1998)
     found.examples["too-long"] = [("Comparison 5", HOSTILE + " and so on" * 20)]
     found.largest, found.tokens = 1234, 1998 * 50
-    page = Text(plan_card.survey_card(found, "dpo"))
+    page = Text(plan_card.survey_card(found, DPOSpec()))
     said = " ".join(page.said)
     for words in ("2,100", "1,234", "50", "Comparison 5 (“<script>", "…”", "first 2,000 of 2,106"):
         assert words in said
     assert not page.tags["script"]
     few = replace(found, seen=100)
-    assert "the first" not in plan_card.survey_card(few, "dpo")
+    assert "the first" not in plan_card.survey_card(few, DPOSpec())
     assert "Held-out" in said
-    assert "Held-out" not in plan_card.survey_card(found, "ppo"), "prompts to answer have no such part"
+    assert "Held-out" not in plan_card.survey_card(found, PPOSpec()), "prompts to answer have no such part"
 
 
 # ------------------------------------------------------------------------------------------------------------ one item
 def test_every_token_has_its_own_box_with_its_part_in_the_loss() -> None:
-    html = plan_card.shown_card(shown(*PAIR), "dpo", "train")
+    html = plan_card.shown_card(shown(*PAIR), DPOSpec(), "train")
     page = Text(html)
     assert page.by_class["context"] == ["Why", "?↵\n", "Why"]
     assert page.by_class["raised"] == ["So", HOSTILE]
@@ -146,7 +156,7 @@ def test_every_token_has_its_own_box_with_its_part_in_the_loss() -> None:
 
 
 def test_no_text_of_a_row_becomes_part_of_the_page() -> None:
-    page = Text(plan_card.shown_card(shown(*PAIR), "dpo", "train"))
+    page = Text(plan_card.shown_card(shown(*PAIR), DPOSpec(), "train"))
     assert not page.tags["script"]
     assert HOSTILE in page.said
 
@@ -175,11 +185,11 @@ def test_what_cannot_be_seen_is_written_out() -> None:
 
 
 def test_a_row_that_is_left_out_says_why() -> None:
-    gone = plan_card.shown_card(shown(PAIR[1], left_out={"too-long": 1}, used=False), "dpo", "train")
+    gone = plan_card.shown_card(shown(PAIR[1], left_out={"too-long": 1}, used=False), DPOSpec(), "train")
     assert f"This would be left out: {REASONS['too-long']} (1)." in unescape(gone)
-    partly = plan_card.shown_card(shown(PAIR[1], left_out={"too-long": 2}), "reward_model", "train")
+    partly = plan_card.shown_card(shown(PAIR[1], left_out={"too-long": 2}), RewardModelSpec(), "train")
     assert "Of this, left out" in partly
-    assert "There are no prompts held out" in plan_card.shown_card(None, "ppo", "held-out")
+    assert "There are no prompts held out" in plan_card.shown_card(None, PPOSpec(), "held-out")
 
 
 # ------------------------------------------------------------------------------------------------------ memory and time
@@ -239,11 +249,10 @@ def test_the_length_that_rows_are_taken_to_have_is_said() -> None:
 # ------------------------------------------------------------------------------------------------------------ settings
 @pytest.mark.parametrize("spec", [SFTSpec(), DPOSpec(), RewardModelSpec(), PPOSpec()], ids=lambda spec: spec.kind)
 def test_a_default_learning_rate_is_named_with_its_source(spec: SFTSpec) -> None:
-    for method in METHODS[spec.kind]:
+    for method, rate in spec.methods.items():
         note = unescape(plan_card.rate_note(replace(spec, method=method)))
-        rate = short_number(LEARNING_RATES[spec.kind][method])
-        assert f"means {rate}, the default for {SHORT_METHODS[method]}" in note
-        assert plan_card.RATE_SOURCES[spec.kind][method] in note
+        assert f"means {short_number(rate.value)}, the default for {SHORT_METHODS[method]}" in note
+        assert rate.source in note
     assert "learning rate" not in plan_card.rate_note(replace(spec, learning_rate=1e-3))
 
 
@@ -289,7 +298,7 @@ def test_the_commands_run_the_very_same_spec(tmp_path: Path) -> None:
 
 
 def test_the_confirmation_names_the_number() -> None:
-    assert "only 53.1% of held-out comparisons" in plan_card.accept_label(0.5312)
-    assert "never checked" in plan_card.accept_label(None)
+    assert "only 53.1% of held-out comparisons" in accept_label(0.5312)
+    assert "never checked" in accept_label(None)
     assert "no finished training here" in plan_card.reward_intro("reward-model-4", None)
     assert "not checked" in plan_card.reward_intro("reward-model-4", {})

@@ -16,14 +16,19 @@ from annotation import store
 from annotation.database import Database
 from annotation.records import UserError, now
 from annotation.tabs.guard import Context
+from rlhf.algorithms import ALGORITHMS
+from rlhf.algorithms.merge_spec import MergeSpec
+from rlhf.algorithms.ppo.spec import PPOSpec
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
+from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import EvaluateSpec, GenerateSpec, MergeSpec, PPOSpec, RewardModelSpec
 from rlhf.jobs.worker import Run, perform
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import preconditions
 from rlhf.tabs.runs import comparison_form, curves, runs_tab
-from rlhf.tabs.runs.curves import CURVES
+from rlhf.tabs.runs.curves import plots_of
 from rlhf.tabs.runs.runs_tab import RunsPage
 from tests.conftest import BASE_NAME
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
@@ -211,7 +216,7 @@ def test_every_listener_is_for_admins_only(browser: Browser, place: Context) -> 
             with pytest.raises(gr.Error, match=r"Only an admin|Sign in"):
                 handler(gr.Request(username=person), *(None for _ in block.inputs))
     assert (place.data_dir / str(made.path)).is_dir()
-    assert job_store.active(place.db, job_store.TRAINING) == []
+    assert job_store.active(place.db, job_store.waiting_kinds()) == []
 
 
 def test_the_page_that_everyone_is_sent_holds_no_rows(trained: Machine) -> None:
@@ -223,7 +228,15 @@ def test_the_page_that_everyone_is_sent_holds_no_rows(trained: Machine) -> None:
 def test_whatever_a_browser_sends_is_answered_in_words(browser: Browser, place: Context) -> None:
     job_id = begin(place, steps=2)
     selected: Any
-    for selected in (None, "", "x", "9" * 30, ["1"], {}, str(job_store.recent(place.db, job_store.TRAINING)[0].id)):
+    for selected in (
+        None,
+        "",
+        "x",
+        "9" * 30,
+        ["1"],
+        {},
+        str(job_store.recent(place.db, job_store.waiting_kinds())[0].id),
+    ):
         browser.chosen = {"selector": selected, "queued": selected, "compared": selected}
         browser.open()
         assert f"Job {job_id}" in browser.text("card")
@@ -244,15 +257,15 @@ def test_the_answering_workers_job_is_none_of_this_page(browser: Browser, place:
 
 
 # --------------------------------------------------------------------------------------------------------- real runs
-@pytest.mark.parametrize("kind", CURVES)
+@pytest.mark.parametrize("kind", ALGORITHMS)
 def test_a_real_run_of_every_kind_shows_each_of_its_plots(trained: Machine, kind: str) -> None:
     """The names of the metrics are those that the algorithms report."""
     job = newest(trained, kind)
     browser = browser_of(context_of(trained)).open().look_at(job.id)
     plots = browser.text("plots")
     drawn = re.findall(r"<figcaption><b>([^<]*)</b>", plots)
-    assert drawn == [curve.label for curve in CURVES[kind]]
-    lines = sum(len(curve.series) for curve in CURVES[kind])
+    assert drawn == [curve.label for curve in plots_of(ALGORITHMS[kind])]
+    lines = sum(len(curve.series) for curve in plots_of(ALGORITHMS[kind]))
     assert plots.count("<polyline") == plots.count('<i class="hue') == lines
     assert len(job_store.metrics(trained.db, job.id)) == job.steps
     assert f"Job {job.id}, " in browser.text("card")
@@ -319,7 +332,7 @@ def test_comparing_two_real_runs_lists_exactly_the_settings_that_differ(trained:
 
 def test_runs_of_every_kind_can_be_compared_at_once(trained: Machine) -> None:
     browser = browser_of(context_of(trained))
-    browser.chosen["compared"] = [str(job.id) for job in job_store.recent(trained.db, comparison_form.COMPARABLE)]
+    browser.chosen["compared"] = [str(job.id) for job in job_store.recent(trained.db, tuple(ALGORITHMS))]
     browser.open()
     assert "<td>kind</td><td>ppo</td><td>reward_model</td><td>dpo</td>" in browser.text("settings")
     assert browser.text("overlaid").count("<figure") >= 5

@@ -13,18 +13,24 @@ import gradio as gr
 import pytest
 
 from annotation import store
+from annotation.exports.frozen_rows import PreferenceRow
 from annotation.metrics import quality
 from annotation.records import Prompt, UserError, now
 from annotation.tabs.guard import Context
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.measure_spec import MeasureSpec
+from rlhf.algorithms.ppo.spec import PPOSpec
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.hub import hub_requests
 from rlhf.hub.token_launcher import HELD
 from rlhf.jobs import job_store, rental_store
-from rlhf.jobs.specs import DPOSpec, MeasureSpec, PPOSpec, RewardModelSpec, SFTSpec, TrainingSpec, from_json
+from rlhf.jobs.specs import TrainingSpec, from_json
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.models.tokenize import tokenise_pairs
 from rlhf.submission import job_submission, preflight
-from rlhf.submission.form_fields import FORMS
+from rlhf.submission.form_fields import forms
 from rlhf.tabs.runs.curves import short_number
 from rlhf.tabs.train import automatic_training, train_tab
 from rlhf.tabs.train.training_form import FormPage
@@ -34,7 +40,7 @@ from tests.machine_fixtures import Machine, make_machine
 pytestmark = pytest.mark.slow
 
 OWNER = "kim"
-EVERY_FORM = pytest.mark.parametrize("name", [form.name for form in FORMS])
+EVERY_FORM = pytest.mark.parametrize("name", [form.name for form in forms()])
 NO_GPU = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a GPU")
 # What makes each form's job a run of seconds on the tiny model, that can be started.
 QUICK: dict[str, dict[str, Any]] = {
@@ -100,7 +106,7 @@ class Session:
     def start(self) -> job_store.Job:
         """Press the button that starts; returns the queued job."""
         name = self.page.form.name
-        self.call("start_training" if name == "dpo" else f"start_{name}", *self.asked)
+        self.call(f"start_{name}", *self.asked)
         return job_store.queue(self.context.db)[-1]
 
     def text(self, part: str) -> str:
@@ -289,7 +295,7 @@ def test_what_is_started_is_the_spec_that_was_shown(ready: Machine, name: str) -
 
 def test_after_the_start_the_runs_are_looked_at(ready: Machine) -> None:
     session = opened(ready, "dpo")
-    said, in_runs, selector, tabs = session.call("start_training", *session.asked)
+    said, in_runs, selector, tabs = session.call("start_dpo", *session.asked)
     assert f"Job {job_store.queue(ready.db)[-1].id} is queued" in said
     assert in_runs == said
     assert selector["value"] == "latest"
@@ -320,11 +326,11 @@ def test_what_cannot_work_is_said_and_the_start_is_off(
     assert reason in unescape(session.text("troubles"))
     assert not session.can_start
     assert not session.shown["measure"]["interactive"]
-    before = job_store.recent(ready.db, job_store.TRAINING)
+    before = job_store.recent(ready.db, job_store.waiting_kinds())
     for press in (session.start, lambda: session.call(f"measure_{name}", *session.asked)):
         with pytest.raises(gr.Error):
             press()
-    assert job_store.recent(ready.db, job_store.TRAINING) == before
+    assert job_store.recent(ready.db, job_store.waiting_kinds()) == before
     session.change({name: session.page.form.described[name][0] for name in values} | QUICK[name])
     assert session.can_start, "mended, it can be started"
 
@@ -402,7 +408,11 @@ def test_a_word_given_for_another_reward_model_does_not_count_at_the_start(machi
 # ----------------------------------------------------------------------------------------------------------------- rows
 def test_a_row_is_shown_as_the_worker_is_fed_it(ready: Machine) -> None:
     session = opened(ready, "dpo")
-    rows = [row for row in job_submission.rows_of(ready.db, DPOSpec()) if row["split"] == "held-out"]
+    rows = [
+        row
+        for row in job_submission.rows_of(ready.db, DPOSpec())
+        if isinstance(row, PreferenceRow) and row.split == "held-out"
+    ]
     items, _ = tokenise_pairs(ready.tokenizer, rows, 512)
     number, html = session.call("show_dpo", "held-out", 2, *session.values.values())
     assert number == 2
@@ -567,13 +577,13 @@ def test_hardware_is_rented_only_on_terms_that_were_shown(machine: Machine, monk
 
 def test_annotators_are_refused_and_the_page_they_are_sent_tells_nothing(ready: Machine) -> None:
     session = opened(ready, "dpo")
-    before = job_store.recent(ready.db, job_store.TRAINING)
+    before = job_store.recent(ready.db, job_store.waiting_kinds())
     for block in session.demo.fns.values():
         with pytest.raises(gr.Error, match="Only an admin"):
             handler_of(block)(gr.Request(username="ann"), *(None for _ in block.inputs))
-    assert job_store.recent(ready.db, job_store.TRAINING) == before
+    assert job_store.recent(ready.db, job_store.waiting_kinds()) == before
     sent = str(session.demo.get_config_file())
-    judge = preflight.rewards(ready.db)[0][1]
+    judge = preflight.models_of(ready.db, "reward")[0][1]
     for secret in (judge, str(ready.data_dir), str(ready.model), OWNER):
         assert secret not in sent
 

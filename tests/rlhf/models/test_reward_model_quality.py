@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -13,19 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotation.metrics.intervals_and_bias import Z_95
+from annotation.metrics.calibration import calibration
+from annotation.metrics.intervals_and_bias import Z_95, Share
 from annotation.ui.charts import HEIGHT
-from rlhf.evaluation.reward_model_quality import (
+from rlhf.models.reward_model_quality import (
     FEWEST,
     REWARD_THRESHOLD,
-    SIDES,
+    RewardModelQuality,
     Scored,
-    card,
     correlation,
+    duels_of,
     measure,
-    outline,
     ranks,
 )
+from rlhf.tabs.runs.reward_model_card import calibration_sentence, card, outline
 
 
 def pair(difference: float, lengths: tuple[int, int] = (5, 5), middle: float = 0.0) -> Scored:
@@ -38,8 +38,8 @@ def sure(chance: float) -> float:
     return math.log(chance / (1 - chance))
 
 
-def measured(held_out: list[Scored]) -> dict[str, Any]:
-    """The health of a model with some training data."""
+def measured(held_out: list[Scored]) -> RewardModelQuality:
+    """The quality of a model with some training data."""
     return measure([pair(1.0), pair(-1.0)], held_out)
 
 
@@ -47,39 +47,44 @@ def measured(held_out: list[Scored]) -> dict[str, Any]:
 def test_a_comparison_has_one_say_however_many_pairs_it_has() -> None:
     """Four right, one with 2 of 3 pairs right, one undecided: (4 + 2/3 + 1/2) / 6."""
     ranking = Scored((1.0, 3.0, 2.0), (5, 5, 5), ((0, 1), (1, 2), (2, 0)))
-    found = measured([*[pair(1.0)] * 4, ranking, pair(0.0)])["accuracy"]
-    assert found["value"] == pytest.approx((4 + 2 / 3 + 1 / 2) / 6)
-    assert found["n"] == 6
-    for bound in (found["low"], found["high"]):  # where the score test at 95% just rejects (Wilson 1927)
-        assert abs(found["value"] - bound) == pytest.approx(Z_95 * math.sqrt(bound * (1 - bound) / 6))
+    found = measured([*[pair(1.0)] * 4, ranking, pair(0.0)]).accuracy.estimate
+    assert found is not None
+    assert found.value == pytest.approx((4 + 2 / 3 + 1 / 2) / 6)
+    assert found.n == 6
+    for bound in (found.low, found.high):  # where the score test at 95% just rejects (Wilson 1927)
+        assert abs(found.value - bound) == pytest.approx(Z_95 * math.sqrt(bound * (1 - bound) / 6))
 
 
 def test_many_pairs_of_few_comparisons_do_not_shorten_the_interval() -> None:
     """Eight answers ranked rightly are 28 pairs, and tell no more than two answers do."""
     every = tuple((better, worse) for better in range(8) for worse in range(better + 1, 8))
     ranking = Scored(tuple(range(8, 0, -1)), (5,) * 8, every)
-    assert measured([ranking] * 7)["accuracy"] == pytest.approx(measured([pair(1.0)] * 7)["accuracy"])
+    many, few = (measured([one] * 7).accuracy.to_json() for one in (ranking, pair(1.0)))
+    assert many == pytest.approx(few)
 
 
 def test_training_data_are_counted_apart() -> None:
-    health = measure([pair(1.0)] * 3 + [pair(-1.0)], [pair(1.0)] * 6)
-    assert (health["train_accuracy"]["value"], health["train_accuracy"]["n"]) == (0.75, 4)
-    assert health["accuracy"]["value"] == 1.0
+    quality = measure([pair(1.0)] * 3 + [pair(-1.0)], [pair(1.0)] * 6)
+    assert quality.train_accuracy is not None
+    assert (quality.train_accuracy.value, quality.train_accuracy.n) == (0.75, 4)
+    assert quality.accuracy.value == 1.0
 
 
 @pytest.mark.parametrize("number", [0, 1, FEWEST - 1])
 def test_few_held_out_comparisons_give_no_figures_and_the_card_says_so(number: int) -> None:
-    health = measured([pair(1.0)] * number)
-    assert health["accuracy"] == {"value": None, "low": None, "high": None, "n": number}
-    assert health["calibration"] is health["length"] is health["scores"] is None
-    said = card(health)
+    quality = measured([pair(1.0)] * number)
+    assert quality.accuracy == Share(None, None, None, number)
+    assert quality.calibration is quality.length is quality.scores is None
+    said = card(quality)
     assert ("No held-out" if number == 0 else f"only {'one' if number == 1 else number} held-out") in said
     assert "On held-out comparisons" not in said
     assert "On its training data" in said
 
 
 def test_the_fewest_comparisons_are_those_with_which_a_perfect_model_is_told_from_the_threshold() -> None:
-    assert measured([pair(1.0)] * FEWEST)["accuracy"]["low"] >= REWARD_THRESHOLD
+    found = measured([pair(1.0)] * FEWEST).accuracy.estimate
+    assert found is not None
+    assert found.low >= REWARD_THRESHOLD
     with_one_less = (FEWEST - 1) / (FEWEST - 1 + Z_95**2)  # Wilson's lower bound where all are right
     assert with_one_less < REWARD_THRESHOLD
 
@@ -88,23 +93,27 @@ def test_the_fewest_comparisons_are_those_with_which_a_perfect_model_is_told_fro
 def test_calibration_worked_out_by_hand() -> None:
     """Sure to 55% and right on 1 of 2, sure to 95% and right on 3 of 4: distances of 0.05 and 0.2."""
     low, high = sure(0.55), sure(0.95)
-    found = measured([pair(low), pair(-low), *[pair(high)] * 3, pair(-high)])["calibration"]
-    assert [(entry["from"], entry["to"], entry["pairs"]) for entry in found["bins"]] == [(0.5, 0.6, 2), (0.9, 1.0, 4)]
-    assert [entry["predicted"] for entry in found["bins"]] == pytest.approx([0.55, 0.95])
-    assert [entry["value"] for entry in found["bins"]] == pytest.approx([0.5, 0.75])
-    assert found["error"] == pytest.approx((2 * 0.05 + 4 * 0.2) / 6)
-    assert found["surplus"] == pytest.approx(found["error"])
+    found = measured([pair(low), pair(-low), *[pair(high)] * 3, pair(-high)]).calibration
+    assert found is not None
+    assert [(one.start, one.end, one.pairs) for one in found.bins] == [(0.5, 0.6, 2), (0.9, 1.0, 4)]
+    assert [one.predicted for one in found.bins] == pytest.approx([0.55, 0.95])
+    assert [one.observed.value for one in found.bins] == pytest.approx([0.5, 0.75])
+    assert found.error == pytest.approx((2 * 0.05 + 4 * 0.2) / 6)
+    assert found.surplus == pytest.approx(found.error)
     assert "surer than it should be" in card(measured([*[pair(high)] * 3, *[pair(-high)] * 3]))
 
 
 def test_a_model_that_is_less_sure_than_right_has_a_negative_surplus() -> None:
-    found = measured([pair(sure(0.65))] * 8)["calibration"]
-    assert found["surplus"] == pytest.approx(-0.35)
-    assert found["error"] == pytest.approx(0.35)
+    found = measured([pair(sure(0.65))] * 8).calibration
+    assert found is not None
+    assert found.surplus == pytest.approx(-0.35)
+    assert found.error == pytest.approx(0.35)
 
 
 def test_scores_far_apart_do_not_overflow() -> None:
-    assert measured([pair(5000.0)] * 6)["calibration"]["bins"][0]["predicted"] == 1.0
+    found = measured([pair(5000.0)] * 6).calibration
+    assert found is not None
+    assert found.bins[0].predicted == 1.0
 
 
 # -------------------------------------------------------------------------------------------------------------- length
@@ -117,23 +126,26 @@ def test_ranks_share_the_mean_of_ties_and_spearman_is_as_by_hand() -> None:
 
 def test_correlations_take_every_answer_once_and_pearson_is_as_by_hand() -> None:
     """Scores 1, 0, 1, 0 ... and lengths 2, 6, 2, 6 ... lie on a falling line."""
-    found = measured([pair(1.0, (2, 6), 0.5)] * 6)["length"]
-    assert found["answers"] == 12
-    assert (found["pearson"], found["spearman"]) == pytest.approx((-1.0, -1.0))
-    assert found["longer_wins"]["value"] == 0.0
+    found = measured([pair(1.0, (2, 6), 0.5)] * 6).length
+    assert found is not None
+    assert found.answers == 12
+    assert (found.pearson, found.spearman) == pytest.approx((-1.0, -1.0))
+    assert found.longer_wins.value == 0.0
 
 
 def test_the_longer_answer_wins_in_two_of_eight_and_ties_in_one() -> None:
     lengths = [(9, 3)] * 2 + [(3, 9)] * 5 + [(4, 4)]
-    health = measured([pair(1.0, own) for own in lengths])
-    assert health["length"]["longer_wins"]["value"] == pytest.approx(2.5 / 8)
-    assert "the rule “the shorter answer wins” alone on 68.8%." in card(health)
+    quality = measured([pair(1.0, own) for own in lengths])
+    assert quality.length is not None
+    assert quality.length.longer_wins.value == pytest.approx(2.5 / 8)
+    assert "the rule “the shorter answer wins” alone on 68.8%." in card(quality)
 
 
 def test_answers_of_one_length_have_no_correlation() -> None:
-    health = measured([pair(1.0)] * 6)
-    assert health["length"]["spearman"] is health["length"]["pearson"] is None
-    assert "compared with length" in card(health)
+    quality = measured([pair(1.0)] * 6)
+    assert quality.length is not None
+    assert quality.length.spearman is quality.length.pearson is None
+    assert "compared with length" in card(quality)
 
 
 @pytest.mark.parametrize(
@@ -156,12 +168,13 @@ def test_a_model_that_beats_the_rules_is_not_suspected() -> None:
 
 # -------------------------------------------------------------------------------------------------------------- scores
 def test_histograms_count_each_side_of_each_pair() -> None:
-    found = measured([pair(2.0)] * 3 + [pair(-2.0)] * 3)["scores"]
-    assert (found["edges"][0], found["edges"][-1]) == (-1.0, 1.0)
-    for side in SIDES:
-        assert (found[side][0], found[side][-1]) == pytest.approx((0.5, 0.5))
-        assert sum(found[side]) == pytest.approx(1.0)
-    assert (found["mean"], found["std"]) == (0.0, 1.0)
+    found = measured([pair(2.0)] * 3 + [pair(-2.0)] * 3).scores
+    assert found is not None
+    assert (found.edges[0], found.edges[-1]) == (-1.0, 1.0)
+    for shares in (found.chosen, found.rejected):
+        assert (shares[0], shares[-1]) == pytest.approx((0.5, 0.5))
+        assert sum(shares) == pytest.approx(1.0)
+    assert (found.mean, found.std) == (0.0, 1.0)
 
 
 def test_an_outline_covers_the_area_of_its_histogram() -> None:
@@ -227,24 +240,25 @@ scored = st.lists(
 @given(train=scored, held_out=scored)
 def test_any_health_can_be_stored_and_shown(train: list[Scored], held_out: list[Scored]) -> None:
     """Through JSON without a number that is none, and back."""
-    stored = json.loads(json.dumps(measure(train, held_out), allow_nan=False))
+    quality = measure(train, held_out)
+    stored = RewardModelQuality.from_json(json.loads(json.dumps(quality.to_json(), allow_nan=False)))
+    assert stored == quality
     said = card(stored)
     tree(said)
     assert "nan" not in said
 
 
 def test_where_no_two_answers_differ_in_length_nothing_is_said_of_length() -> None:
-    health = measured([pair(1.0), *[pair(-1.0)] * 6])
-    assert health["length"]["longer_wins"]["value"] is None
-    said = card(health)
+    quality = measured([pair(1.0), *[pair(-1.0)] * 6])
+    assert quality.length is not None
+    assert quality.length.longer_wins.value is None
+    said = card(quality)
     assert "No two answers that people compared differ in length." in said
     assert "Rule: the" not in said
     assert "50.0%" not in said
 
 
 def test_of_few_pairs_it_is_not_said_how_sure_a_model_should_be() -> None:
-    from rlhf.evaluation.reward_model_quality import calibration, calibration_sentence, duels_of
-
     one = calibration_sentence(calibration(duels_of([pair(3.0)])))
     assert "1 pair is too few to tell" in one
     assert "On the whole" not in one

@@ -15,33 +15,22 @@ from annotation.database import Database
 from annotation.exports.dataset_card import code, table
 from annotation.hub_client import to_front_matter
 from annotation.metrics.intervals_and_bias import Estimate
-from annotation.ui.formatting import percent, percent_with_interval
-from rlhf.data.snapshots import snapshot_counts, unit_of
+from annotation.ui.formatting import percent_with_interval
+from rlhf.data.snapshots import snapshot_counts
+from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import MergeSpec, TrainingSpec
+from rlhf.jobs.specs import TrainingSpec
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED_NAME, EMBEDDED_PACKAGE
 from rlhf.models.registry import Form, Kind, Policy, Weights
+from rlhf.models.reward_model_quality import quality_in
 
 EMBEDDED_HUB_NAME: Final = f"HuggingFaceTB/{EMBEDDED_NAME}"
-KINDS: Final[Mapping[str, str]] = {
-    "sft": "supervised fine-tuning",
-    "reward_model": "comparing answers (Bradley and Terry 1952)",
-    "dpo": "direct preference optimisation",
-    "ppo": "proximal policy optimisation",
-}
 METHODS: Final[Mapping[str, str]] = {
     "qlora": "low-rank adapters on the base in 4 bits (QLoRA)",
     "lora": "low-rank adapters (LoRA)",
     "prompt": "virtual tokens before the prompt (prompt tuning)",
     "full": "every weight (full fine-tuning)",
-}
-# Figures of the last step of training, by what trains.
-LAST_STEP: Final[Mapping[str, Mapping[str, str]]] = {
-    "sft": {"loss": "loss", "token_accuracy": "token accuracy"},
-    "reward_model": {"loss": "loss", "accuracy": "accuracy"},
-    "dpo": {"loss": "loss", "rewards/accuracies": "implicit accuracy", "rewards/margins": "implicit margin"},
-    "ppo": {"reward": "reward", "kl": "KL to the reference, nats an answer", "length": "tokens of an answer"},
 }
 
 
@@ -80,21 +69,6 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What its newest check says of its answers to held-out prompts; None is what was not measured."""
-
-    prompts: int
-    kl: float | None = None
-    """To the base, nats a token."""
-    surprise: float | None = None
-    """Negative log-likelihood under the base, over that of the base's own answers."""
-    perplexity: float | None = None
-    """Of a fixed plain text, over the base's."""
-    accuracy: Estimate | None = None
-    """How often the implicit reward prefers what people preferred, by comparison."""
-
-
-@dataclass(frozen=True)
 class Record:
     """What only a published card says: where it is and lies on, whose licence holds, how it did, what it grew from."""
 
@@ -105,7 +79,7 @@ class Record:
     """The Hub's word for it; empty where whoever publishes has not said."""
     base_licence: str = ""
     evaluation: Sequence[Compared] = ()
-    check: Measured | None = None
+    check: CheckReport | None = None
     agreement: str = ""
     """How far the people agreed on whose judgements it was trained, as Markdown."""
     lineage: Sequence[Sequence[str]] = ()
@@ -156,7 +130,8 @@ def public_name(base: str) -> str:
 def subject_of(db: Database, job_id: int | None, revision: str, made: Made, source: str | None = None) -> Subject:
     """What the card of a policy is about that a job made, or that comes from `source`."""
     spec = None if job_id is None else job_store.get(db, job_id).spec
-    merged = registry.by_revision(db, spec.revision) if isinstance(spec, MergeSpec) else None
+    continued = "" if spec is None else spec.continues()
+    merged = registry.by_revision(db, continued) if continued else None
     if merged is not None and merged.job_id is not None:
         spec = job_store.get(db, merged.job_id).spec
     training = spec if isinstance(spec, TrainingSpec) else None
@@ -269,7 +244,7 @@ def introduction(about: Subject) -> str:
         return f"{what}: the adapter {code(about.merged.revision)}, added by Prefloop to the weights it belongs to."
     if about.source is not None:
         return f"{what} that comes from {code(about.source)}."
-    how = "" if about.training is None else f", trained by {KINDS[about.training.kind]} with Prefloop"
+    how = "" if about.training is None else f", trained by {about.training.trained_by} with Prefloop"
     return f"{what} {'that began as' if about.form == 'full' else 'for'} {code(about.base)}{how}."
 
 
@@ -382,7 +357,7 @@ def origin(about: Subject, record: Record | None = None) -> str:
     made = "it was trained " if about.merged is not None else ""
     rows += [
         [f"{made}from", code(training.parent)],
-        [f"{made}by", KINDS[training.kind]],
+        [f"{made}by", training.trained_by],
         ["what was trained", METHODS[training.method]],
         ["data", data_text(about)],
         ["sha256 of the data", code(training.snapshot)],
@@ -404,7 +379,7 @@ def data_text(about: Subject) -> str:
     left_out = sum(counts.get("left_out", {}).values())
     held_out = f", {counts['held-out']:,} held out" if counts.get("held-out") else ""
     rest = f", {left_out:,} left out" if left_out else ""
-    return f"{counts.get('train', 0):,} {unit_of(about.training)}{held_out}{rest}"
+    return f"{counts.get('train', 0):,} {about.training.unit}{held_out}{rest}"
 
 
 def figures(about: Subject, result: Mapping[str, Any]) -> str:
@@ -416,16 +391,15 @@ def figures(about: Subject, result: Mapping[str, Any]) -> str:
         for key, name in names.items():
             earlier = f" (before: {before[key]:.3f})" if before else ""
             rows.append([f"{name}, on {after['n']:,} held-out demonstrations", f"{after[key]:.3f}{earlier}"])
-    accuracy = (result.get("health") or {}).get("accuracy") or {}
-    if accuracy.get("value") is not None:
-        interval = f"{percent(accuracy['low'])} to {percent(accuracy['high'])}"
-        name = f"right on {accuracy['n']:,} held-out comparisons (95% interval)"
-        rows.append([name, f"{percent(accuracy['value'])} ({interval})"])
+    quality = quality_in(result)
+    accuracy = None if quality is None else quality.accuracy.estimate
+    if accuracy is not None:
+        rows.append([f"right on {accuracy.n:,} held-out comparisons (95% interval)", percent_with_interval(accuracy)])
     if result.get("rounding") is not None:
         rows.append(["rounding to bfloat16, as a share of what the adapter changes", f"{result['rounding']:.4f}"])
     last = result.get("final") or {}
     if about.training is not None and about.merged is None:
-        for key, name in LAST_STEP[about.training.kind].items():
+        for key, name in about.training.last_step.items():
             if key in last:
                 rows.append([f"{name}, at the last step of training", f"{last[key]:.3f}"])
     if result.get("trainable"):
@@ -456,14 +430,14 @@ def evaluation(about: Subject, record: Record) -> Sequence[str]:
 KEPT_OUT: Final = "On prompts that were kept out of the training."
 
 
-def check_rows(check: Measured) -> list[list[str]]:
+def check_rows(check: CheckReport) -> list[list[str]]:
     """The figures of a check, those that there are."""
-    accuracy = check.accuracy
+    accuracy = None if check.implicit_accuracy is None else check.implicit_accuracy.estimate
     known: list[tuple[str, str | None]] = [
         ("held-out prompts that it answered", f"{check.prompts:,}"),
-        ("KL to the base, nats a token", None if check.kl is None else f"{check.kl:.4f}"),
-        ("how much its answers surprise the base, by the base's own", times(check.surprise)),
-        ("perplexity of a plain text, by the base's", times(check.perplexity)),
+        ("KL to the base, nats a token", None if check.kl_per_token is None else f"{check.kl_per_token:.4f}"),
+        ("how much its answers surprise the base, by the base's own", times(check.nll_ratio)),
+        ("perplexity of a plain text, by the base's", times(check.perplexity_ratio)),
         (
             f"implicit accuracy on {0 if accuracy is None else accuracy.n:,} held-out comparisons (95% interval)",
             None if accuracy is None else percent_with_interval(accuracy),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,18 +11,15 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
-from safetensors.torch import load_file
+from peft import get_peft_model, set_peft_model_state_dict
 from torch import Tensor, nn
 
-from annotation.records import UserError
+from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.trainer import Start
-from rlhf.jobs.specs import PPOSpec
-from rlhf.jobs.worker import Run
-from rlhf.models import registry
 from rlhf.models.hidden_states import Completions, completions, inner_model
-from rlhf.models.loading import adapter_config, dtype_of, hold_in_float32, load_adapter, load_for_training, verified
+from rlhf.models.loading import adapter_config, dtype_of, hold_in_float32, load_adapter, load_for_training
 from rlhf.models.packing import pad
+from rlhf.models.stored_reward_model import RewardModel, scalar_head
 
 Role = Literal["policy", "reference", "reward", "critic"]
 ADAPTERS: Mapping[Role, str] = {"policy": "default", "reference": "reference", "reward": "reward", "critic": "critic"}
@@ -38,48 +34,6 @@ class Answer:
     ids: tuple[int, ...]
     text: str
     ended: bool
-
-
-# ------------------------------------------------------------------------------------------------------- reward model
-@dataclass(frozen=True)
-class RewardModel:
-    """A stored reward model: its adapter and its head, (H,) and a bias.
-
-    The head is shifted and scaled so that the answers it was trained on score 0 on average with a variance of 1.
-    """
-
-    config: Any
-    weights: dict[str, Tensor]
-    head_H: Tensor
-    bias: float
-
-
-def read_reward_model(run: Run, revision: str) -> RewardModel:
-    """A reward model's files. Raises UserError if it is of no use, there is none of this name, or files are damaged."""
-    path = verified(run.data_dir, registry.by_revision(run.db, revision))
-    weights = load_file(path / "adapter_model.safetensors")
-    head_H = weights.pop(next(name for name in weights if name.endswith("score.weight")))[0].float()
-    figures = json.loads((path / "reward.json").read_text("utf-8"))
-    mean, std = figures["mean"], figures["std"]
-    if not std > 0:
-        raise UserError(f"The reward model {revision} scores all answers alike. Train another one, on more judgements.")
-    return RewardModel(as_causal(PeftConfig.from_pretrained(path)), weights, head_H / std, -mean / std)
-
-
-def as_causal(config: Any) -> Any:
-    """A reward model's adapter configuration for a language model: the layers are the same, the head is held apart."""
-    return replace(config, task_type="CAUSAL_LM", modules_to_save=None, inference_mode=False, lora_dropout=0.0)
-
-
-@torch.no_grad()
-def scalar_head(width: int, reward_model: RewardModel | None) -> nn.Linear:
-    """A head like the reward model's; without one, of zeros."""
-    head = nn.Linear(width, 1)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    if reward_model is not None:
-        head.weight[0], head.bias[0] = reward_model.head_H, reward_model.bias
-    return head
 
 
 # --------------------------------------------------------------------------------------------------------- four roles

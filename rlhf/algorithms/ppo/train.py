@@ -2,8 +2,8 @@
 
 Schulman et al. 2017, "Proximal Policy Optimization Algorithms", equation 7; Ziegler et al. 2019, "Fine-Tuning Language
 Models from Human Preferences", section 2.2; Ouyang et al. 2022, equation 2. One base model in memory carries four
-roles (`rlhf.algorithms.roles`): the policy (an adapter), the reference (no adapter, or the parent's), the reward model
-and the critic (adapters with a scalar head). The losses are those of `rlhf.algorithms.losses`.
+roles (`rlhf.algorithms.ppo.roles`): the policy (an adapter), the reference (no adapter, or the parent's), the reward
+model and the critic (adapters with a scalar head). The losses are those of `rlhf.algorithms.losses`.
 
 Of the details that Huang et al. 2024 list in "The N Implementation Details of RLHF with PPO", these are kept:
 
@@ -38,22 +38,20 @@ These are not:
 - Shuffling in the first epoch: it goes through the answers in the order, and in the very passes, in which their
   probabilities were noted, so that the ratio is exactly 1 until the first optimiser step.
 
-How a reward model is trained, and so the start of its head, is the business of `rlhf.algorithms.reward_model`. What
-else stands apart: the four roles of one model (`rlhf.algorithms.roles`), which can be tested one by one and read stored
-reward models without a loop; the mathematics, tensors in and out (`rlhf.algorithms.losses`), tested by hand and against
-slow versions; drawing answers (`rlhf.models.sampling`), as everywhere; and writing checkpoints whole or not at all
-(`rlhf.algorithms.checkpoints`).
+How a reward model is trained, and so the start of its head, is the business of
+`rlhf.algorithms.reward_model.train`. What else stands apart: the four roles of one model (`rlhf.algorithms.ppo.roles`),
+which can be tested one by one and read stored reward models without a loop; the mathematics, tensors in and out
+(`rlhf.algorithms.losses`), tested by hand and against slow versions; drawing answers (`rlhf.models.sampling`), as
+everywhere; and the way of a run, with its checkpoints (`rlhf.algorithms.trainer`).
 """
 
 from __future__ import annotations
 
 import math
 import random
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -61,42 +59,39 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from annotation.exports.frozen_rows import PromptRow
 from annotation.records import UserError
 from rlhf.algorithms import losses
-from rlhf.algorithms.checkpoints import (
-    checkpoints_of,
-    forget_old_checkpoints,
-    last_complete_checkpoint,
-    read_checkpoint,
-    write_checkpoint,
-)
 from rlhf.algorithms.losses import AdaptiveKL
-from rlhf.algorithms.roles import TRAINED, Answer, Role, Roles, load_roles, read_reward_model
+from rlhf.algorithms.ppo.roles import TRAINED, Answer, Role, Roles, load_roles
+from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.trainer import (
     Diverged,
     Figures,
-    Samples,
-    any_process,
+    Progress,
+    Start,
     average_gradients,
+    begin,
     conclude,
-    count_parameters,
     diverged_sentence,
-    memory_gb,
     refuse_missing_optimiser,
     start_of,
     stored_before,
 )
 from rlhf.data.snapshots import left_out_sentence, shortage
-from rlhf.jobs.specs import PPOSpec
+from rlhf.jobs.descriptions import LeftOut
 from rlhf.jobs.worker import Run, Stopped
 from rlhf.models.loading import load_tokenizer
+from rlhf.models.log_probabilities import token_entropy, token_logps
 from rlhf.models.sampling import draw
-from rlhf.models.tokenize import LeftOut, load_snapshot, tokenise_prompts
+from rlhf.models.stored_reward_model import read_reward_model
+from rlhf.models.tokenize import load_snapshot, of_split, tokenise_prompts
 
 # Answers drawn together, as a multiple of those in a pass with gradients, which takes several times the memory.
 DRAWN_TOGETHER = 4
 MAX_GRAD_NORM = 1.0
 
+Item = dict[str, Any]
 # The reward of answers, (B,): a reward model's scores, or a test's own idea of a good answer.
 Score = Callable[[Sequence[Answer]], Tensor]
 
@@ -105,31 +100,31 @@ def run(run: Run, spec: PPOSpec) -> dict[str, Any]:
     """Train a policy against a reward model and register it as a candidate. Returns the job's result."""
     start = start_of(run, spec)
     tokenizer = load_tokenizer(start.base.path)
-    prompts, left_out = prompts_of(run, spec, tokenizer)
+    items, left_out = read_data(run, spec, tokenizer)
+    run.log(f"{len(items)} prompts; reward model {spec.reward_model}.{left_out_sentence(left_out)}")
     trained = stored_before(run)
     if trained is None:
-        run.report(0, spec.steps, {}, "loading the model")
-        reward_model = read_reward_model(run, spec.reward_model)
-        roles = load_roles(spec, start, reward_model, tokenizer.pad_token_id)
-        figures = Learner(run, spec, roles, tokenizer, prompts, roles.score).learn()
-        trained = conclude(run, spec, start, roles.save_policy, figures)
-    return {"snapshot": spec.snapshot, "train_prompts": len(prompts), "left_out": left_out, **trained.result}
+        begin(run, spec)
+        learner = build_learner(spec, start, tokenizer, items, run)
+        figures = learner.learn()
+        trained = conclude(run, spec, start, learner.roles.save_policy, figures)
+    return {"snapshot": spec.snapshot, "train_prompts": len(items), "left_out": left_out, **trained.result}
 
 
-def prompts_of(run: Run, spec: PPOSpec, tokenizer: Any) -> tuple[list[dict[str, Any]], LeftOut]:
-    """The prompts to answer, and how many are left out and why. Raises UserError if there is none."""
+# ------------------------------------------------------------------------------------------------------------ the data
+def read_data(run: Run, spec: PPOSpec, tokenizer: Any) -> tuple[list[Item], LeftOut]:
+    """The prompts to answer, and what is left out. Raises UserError if there is none."""
     room = spec.max_length - spec.sampling.max_new_tokens
-    rows = [row for row in load_snapshot(run.data_dir, spec.snapshot) if row["split"] == "train"]
-    prompts, left_out = tokenise_prompts(tokenizer, rows, room)
-    if not prompts and left_out["template"]:
+    rows = of_split(load_snapshot(run.data_dir, spec.snapshot, PromptRow), "train")
+    items, left_out = tokenise_prompts(tokenizer, rows, room)
+    if not items and left_out["template"]:
         raise UserError(shortage("prompts", 0, 1, left_out))
-    if not prompts:
+    if not items:
         raise UserError(
             f"None of {len(rows)} prompts can be answered in {spec.sampling.max_new_tokens} tokens within a max_length "
             f"of {spec.max_length}. Add prompts, raise max_length, or lower sampling.max_new_tokens."
         )
-    run.log(f"{len(prompts)} prompts; reward model {spec.reward_model}.{left_out_sentence(left_out)}")
-    return prompts, left_out
+    return items, left_out
 
 
 # ------------------------------------------------------------------------------------------------------------ a round
@@ -204,6 +199,13 @@ def targets(rollouts: Rollouts, spec: PPOSpec, coefficient: float) -> tuple[Tens
 
 
 # -------------------------------------------------------------------------------------------------------- the learner
+def build_learner(spec: PPOSpec, start: Start, tokenizer: Any, items: Sequence[Item], run: Run) -> Learner:
+    """The loop with its four roles on one model."""
+    reward_model = read_reward_model(run, spec.reward_model)
+    roles = load_roles(spec, start, reward_model, tokenizer.pad_token_id)
+    return Learner(run, spec, roles, tokenizer, items, roles.score)
+
+
 @dataclass
 class State:
     """Where a run is: after `step` rounds and `updates` optimiser steps of the next one. With the weights and the
@@ -215,6 +217,14 @@ class State:
     rollouts: Rollouts | None = None
     tallies: list[dict[str, float]] = field(default_factory=list)
 
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> State:
+        """A state from its plain values, as `asdict` gives them."""
+        drawn = values["rollouts"]
+        answers = [] if drawn is None else [Answer(**answer) for answer in drawn["answers"]]
+        rollouts = None if drawn is None else Rollouts(**{**drawn, "answers": answers})
+        return cls(**{**values, "controller": AdaptiveKL(**values["controller"]), "rollouts": rollouts})
+
 
 class Learner:
     """The loop: answer, score, and learn from it, round by round."""
@@ -225,35 +235,31 @@ class Learner:
         spec: PPOSpec,
         roles: Roles,
         tokenizer: Any,
-        prompts: Sequence[Mapping[str, Any]],
+        prompts: Sequence[Item],
         score: Score,
     ) -> None:
         self.run, self.spec, self.roles, self.accelerator = run, spec, roles, roles.accelerator
         self.tokenizer, self.prompts, self.score = tokenizer, prompts, score
+        self.model = roles.model
         self.trained = {role: roles.parameters_of(role) for role in TRAINED}
         self.optimiser = optimiser_of(spec, list(self.weights().values()))
         self.state = State(AdaptiveKL(spec.kl_coefficient, spec.kl_target))
-        self.checkpoints = checkpoints_of(run)
         self.steps = run.measured_steps or spec.steps
-        self.samples = Samples(run, spec)
-        trainable = sum(value.numel() for value in self.weights().values())
-        self.figures = Figures(trainable=trainable, total=count_parameters(roles.model)[1])
+        self.progress = Progress(run, spec, self)
 
     def learn(self) -> Figures:
         """All rounds, from the last checkpoint or from the beginning. Raises Stopped when told to stop."""
-        self.resume()
-        self.run.report(self.state.step, self.steps, {}, "training")
-        self.sample()
+        values = self.progress.restore()
+        if values is not None:
+            self.state = State.from_values(values)
+        self.progress.begin(self.state.step, self.steps)
         while self.state.step < self.steps:
-            began = time.monotonic()
+            self.progress.step_begins()
             metrics = self.round()
-            self.figures.step_seconds.append(time.monotonic() - began)
-            self.run.report(self.state.step, self.steps, {**metrics, "memory_gb": memory_gb()})
-            self.sample()
-            if self.state.step % self.spec.checkpoint_steps == 0 and self.state.step < self.steps:
-                self.save()
-            self.leave_if_stopped()
-        return self.figures
+            self.progress.step_ends()
+            if self.progress.report(self.state.step, self.steps, metrics):
+                raise Stopped
+        return self.progress.figures
 
     def round(self) -> dict[str, float]:
         """Draw answers, then learn from them in epochs of minibatches. Returns the round's metrics."""
@@ -287,14 +293,14 @@ class Learner:
         mine = [index for share in shares for index in share]
         drawn: dict[int, Answer] = {}
         for indices in pieces(mine, DRAWN_TOGETHER * spec.batch_size):
-            drawn.update(zip(indices, self.answer(indices), strict=False))
-        noted: dict[int, tuple[Answer, dict[str, Tensor]]] = {}
+            drawn.update(zip(indices, self.draw_answers(indices), strict=False))
+        assessed: dict[int, tuple[Answer, dict[str, Tensor]]] = {}
         for share in shares:
             for indices in pieces(share, spec.batch_size):
                 if not self.run.stopped:
-                    noted.update(zip(indices, self.note([drawn[index] for index in indices]), strict=True))
+                    assessed.update(zip(indices, self.assess([drawn[index] for index in indices]), strict=True))
         self.leave_if_stopped()
-        everybodys = dict(gather_object(list(noted.items())))
+        everybodys = dict(gather_object(list(assessed.items())))
         return collate([everybodys[index] for index in range(spec.rollouts)], self.accelerator.device)
 
     def share(self, rows: Sequence[int]) -> list[int]:
@@ -302,7 +308,7 @@ class Learner:
         size = len(rows) // self.accelerator.num_processes
         return list(rows[self.accelerator.process_index * size :][:size])
 
-    def answer(self, indices: Sequence[int]) -> list[Answer]:
+    def draw_answers(self, indices: Sequence[int]) -> list[Answer]:
         """The policy's answers at these places of the round; none when told to stop."""
         spec, step = self.spec, self.state.step
         prompts = [self.prompts[prompt_of(len(self.prompts), spec, step, index)] for index in indices]
@@ -317,7 +323,7 @@ class Learner:
         ]
 
     @torch.no_grad()
-    def note(self, answers: Sequence[Answer]) -> list[tuple[Answer, dict[str, Tensor]]]:
+    def assess(self, answers: Sequence[Answer]) -> list[tuple[Answer, dict[str, Tensor]]]:
         """What the roles say of a batch of answers, for `collate`."""
         policy, reference = self.roles.states("policy", answers), self.roles.states("reference", answers)
         terms = losses.compare_policies(
@@ -374,14 +380,14 @@ class Learner:
         """
         states = self.roles.states("policy", [rollouts.answers[row] for row in rows])
         head_VH, temperature = self.roles.head_VH(), self.spec.sampling.temperature
-        logps_N = losses.token_logps(states.before_NH, head_VH, states.labels_N, temperature=temperature)
+        logps_N = token_logps(states.before_NH, head_VH, states.labels_N, temperature=temperature)
         log_ratio_N = logps_N - rollouts.tokens(rollouts.logps_BT, rows)
         loss_N, cut_N = losses.clipped_policy_loss(
             log_ratio_N.exp(), rollouts.tokens(advantages_BT, rows), self.spec.clip
         )
         total = loss_N.sum()
         if self.spec.entropy_weight:
-            entropy_N = losses.token_entropy(states.before_NH, head_VH, temperature)
+            entropy_N = token_entropy(states.before_NH, head_VH, temperature)
             total = total - self.spec.entropy_weight * entropy_N.sum()
         self.backward(total / tokens)
         return loss_N.detach().sum(), cut_N.sum(), log_ratio_N.detach().abs().max()
@@ -405,7 +411,7 @@ class Learner:
             average_gradients(self.accelerator, own.values())
             norms[role] = float(nn.utils.clip_grad_norm_(own.values(), MAX_GRAD_NORM))
         if not all(math.isfinite(norm) for norm in norms.values()):
-            raise Diverged(diverged_sentence("gradient", self.state.step, self.checkpoints))
+            raise Diverged(diverged_sentence("gradient", self.state.step, self.progress.checkpoints))
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate()
         self.optimiser.step()
@@ -419,41 +425,24 @@ class Learner:
         falling = (total - done) / max(total - spec.warmup_steps, 1)
         return spec.learning_rate * min((done + 1) / max(spec.warmup_steps, 1), falling)
 
-    # ---- stopping and going on
-    def leave_if_stopped(self) -> None:
-        """Save a checkpoint and end, in all processes, where one of them was told to stop."""
-        if any_process(self.accelerator, self.run.stopped):
-            self.save()
-            raise Stopped
-
-    def sample(self) -> None:
-        """Let the policy answer the sample prompts, if it is time."""
-        model = self.roles.act_as("policy")
-        self.samples.draw_at(self.state.step, self.steps, model, self.tokenizer, self.accelerator)
-
-    def save(self) -> None:
-        """Write a checkpoint, whole or not at all."""
-        if not self.run.measured_steps and not self.run.rank:
-            state = {"state": self.state, "optimiser": self.optimiser.state_dict()}
-            write_checkpoint(self.checkpoints, self.state.step, self.weights(), state)
-
-    def resume(self) -> None:
-        """Go on from the last checkpoint, if there is one."""
-        if self.run.measured_steps:
-            return
-        if self.run.rank == 0:
-            forget_old_checkpoints(self.run)
-        checkpoint = last_complete_checkpoint(self.checkpoints, clean=self.run.rank == 0)
-        if checkpoint is not None:
-            self.run.log(f"resuming from {Path(checkpoint).name}")
-            classes = [State, AdaptiveKL, Rollouts, Answer]
-            saved = read_checkpoint(Path(checkpoint), self.weights(), classes, self.accelerator.device)
-            self.optimiser.load_state_dict(saved["optimiser"])
-            self.state = saved["state"]
-
+    # ---- as `Progress` asks
     def weights(self) -> dict[str, nn.Parameter]:
         """What is trained, by name."""
         return {name: value for own in self.trained.values() for name, value in own.items()}
+
+    def further(self) -> dict[str, Any]:
+        """The state, as plain values."""
+        return asdict(self.state)
+
+    def policy(self) -> Any:
+        """The model as the policy."""
+        return self.roles.act_as("policy")
+
+    def leave_if_stopped(self) -> None:
+        """Save a checkpoint and end, in all processes, where one of them was told to stop."""
+        if self.progress.told_to_stop():
+            self.progress.save(self.state.step, self.steps)
+            raise Stopped
 
 
 def pieces(items: Sequence[Any], size: int) -> list[Sequence[Any]]:

@@ -1,0 +1,181 @@
+"""The lines of frozen data as records: a preference, a demonstration, a prompt. Pure.
+
+A file of them is named by its sha256, so a row always gives the same bytes, and one that was frozen by an earlier
+version is read as what it was: what came later has its default.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self, TypeVar, cast
+
+from annotation.records import Message, Split
+
+
+@dataclass(frozen=True)
+class FrozenRow:
+    """What every line says: a conversation, and whether it is trained on or held out."""
+
+    split: Split
+    messages: tuple[Message, ...]
+
+    @property
+    def fed(self) -> str | None:
+        """The conversation as a policy was fed it; None where no policy was, or it was not kept."""
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as it is stored."""
+        return {"split": self.split, "messages": [dict(message) for message in self.messages]}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """A stored row."""
+        return cls(**shared(values))
+
+
+def shared(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of every row."""
+    return {"split": cast(Split, values["split"]), "messages": tuple(values["messages"])}
+
+
+@dataclass(frozen=True)
+class FrozenAnswer:
+    """One of the two answers of a preference. What no policy drew has no finish reason and no count of tokens."""
+
+    id: int
+    text: str
+    finish_reason: str | None = None
+    tokens: int | None = None
+    model_id: int | None = None
+    origin: str = "policy"
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> FrozenAnswer:
+        """A stored answer, or the row of a response."""
+        return cls(**{name: values[name] for name in cls.__dataclass_fields__ if name in values})
+
+
+@dataclass(frozen=True)
+class PreferenceRow(FrozenRow):
+    """A preference between two answers of one comparison."""
+
+    comparison: int
+    prompt_id: int
+    chosen: FrozenAnswer
+    rejected: FrozenAnswer
+    rendered_prompt: str | None = None
+    """The prompt as a policy was fed it; None where no policy was."""
+    judgements: tuple[int, ...] = ()
+    annotators: tuple[str, ...] = ()
+    """Who prefers it, beside their `judgements`."""
+    strength: float | None = None
+    """Mean strength, 1 to 3, of those who gave one."""
+    agreement: float | None = None
+    """Share of those who preferred one of the two that prefer this one."""
+    flip: float | None = None
+    """Estimated chance of being the wrong way round; None in data from before annotators were measured."""
+    ai: bool = False
+    """Whether AI judges alone say so."""
+
+    @property
+    def fed(self) -> str | None:
+        """The prompt as a policy was fed it; None where no policy was."""
+        return self.rendered_prompt
+
+    @property
+    def sides(self) -> tuple[FrozenAnswer, FrozenAnswer]:
+        """Both answers, the better one first."""
+        return self.chosen, self.rejected
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as it is stored."""
+        return {
+            **super().to_json(),
+            "comparison": self.comparison,
+            "prompt_id": self.prompt_id,
+            "chosen": asdict(self.chosen),
+            "rejected": asdict(self.rejected),
+            "rendered_prompt": self.rendered_prompt,
+            "judgements": list(self.judgements),
+            "annotators": list(self.annotators),
+            "strength": self.strength,
+            "agreement": self.agreement,
+            **({} if self.flip is None else {"flip": self.flip}),
+            **({"ai": True} if self.ai else {}),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> PreferenceRow:
+        """A stored row; the first version had one judgement in each."""
+        judgements = values.get("judgements") or [values[name] for name in ("judgement",) if name in values]
+        annotators = values.get("annotators") or [values[name] for name in ("annotator",) if name in values]
+        return cls(
+            **shared(values),
+            comparison=values["comparison"],
+            prompt_id=values["prompt_id"],
+            chosen=FrozenAnswer.from_json(values["chosen"]),
+            rejected=FrozenAnswer.from_json(values["rejected"]),
+            rendered_prompt=values.get("rendered_prompt"),
+            judgements=tuple(judgements),
+            annotators=tuple(annotators),
+            strength=values.get("strength"),
+            agreement=values.get("agreement"),
+            flip=values.get("flip"),
+            ai=values.get("ai", False),
+        )
+
+
+@dataclass(frozen=True)
+class DemonstrationRow(FrozenRow):
+    """An answer to be imitated."""
+
+    text: str
+    origin: str = ""
+    """Who wrote it: 'person', 'import', 'policy', or 'example' for one of an example set."""
+    response: int | None = None
+    label: str | None = None
+    """What an example set says of it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as it is stored."""
+        beside = {"response": self.response, "label": self.label}
+        known = {name: value for name, value in beside.items() if value is not None}
+        return {**super().to_json(), "text": self.text, "origin": self.origin, **known}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> DemonstrationRow:
+        """A stored row."""
+        beside = {name: values[name] for name in ("origin", "response", "label") if name in values}
+        return cls(**shared(values), text=values["text"], **beside)
+
+
+@dataclass(frozen=True)
+class PromptRow(FrozenRow):
+    """A prompt to answer."""
+
+    prompt_id: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as it is stored."""
+        return {**super().to_json(), "prompt_id": self.prompt_id}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> PromptRow:
+        """A stored row."""
+        return cls(**shared(values), prompt_id=values["prompt_id"])
+
+
+Row = TypeVar("Row", bound=FrozenRow)
+
+
+def line_of(row: FrozenRow) -> bytes:
+    """A row as a line of a file; the same row always gives the same bytes."""
+    return json.dumps(row.to_json(), sort_keys=True, ensure_ascii=False).encode() + b"\n"
+
+
+def read_rows(content: bytes, kind: type[Row]) -> list[Row]:
+    """The rows of a file."""
+    return [kind.from_json(json.loads(line)) for line in content.splitlines()]

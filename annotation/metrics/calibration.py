@@ -1,0 +1,123 @@
+"""Calibration: how often the answer that a model or a judge favours is the one that people prefer. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import exp
+from typing import Any
+
+from annotation.metrics.intervals_and_bias import Estimate, Share, wilson_interval
+
+# Lower ends of the bins: the chance that is given to the answer that is favoured.
+CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+@dataclass(frozen=True)
+class Duel:
+    """A pair by what its better answer has more than its worse one; all pairs of a comparison weigh 1 together."""
+
+    score: float
+    length: float
+    weight: float
+
+
+def credit(difference: float) -> float:
+    """1 for a pair that is told rightly, 0 for the other way round, and a half for no difference."""
+    return 1.0 if difference > 0 else 0.5 if difference == 0 else 0.0
+
+
+def weighted_share(credits: Sequence[tuple[float, float]]) -> Share:
+    """The mean of (credit, weight) with Wilson's 95% interval; the sum of weights is the number of trials.
+
+    A comparison of several pairs is one trial, whose credit may lie between 0 and 1. That varies at most as much as a
+    trial that is right or wrong, so the interval is not too short.
+    """
+    trials = sum(weight for _, weight in credits)
+    right = sum(value * weight for value, weight in credits)
+    low, high = wilson_interval(min(right, trials), trials)
+    return Share(right / trials if trials else None, low, high, round(trials))
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Pairs of which it is about as sure."""
+
+    start: float
+    end: float
+    predicted: float
+    """The mean chance that it gives to the answer that it favours."""
+    pairs: int
+    observed: Estimate
+    """How often people prefer that answer."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The bin as it is stored."""
+        own = {"from": self.start, "to": self.end, "predicted": self.predicted, "pairs": self.pairs}
+        return own | asdict(self.observed)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Bin:
+        """A stored bin."""
+        observed = Estimate(values["value"], values["low"], values["high"], values["n"])
+        return cls(values["from"], values["to"], values["predicted"], values["pairs"], observed)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How sure it is against how often it is right."""
+
+    bins: tuple[Bin, ...]
+    error: float
+    """The expected calibration error (Naeini et al. 2015): the mean distance of both over the bins, by weight."""
+    surplus: float
+    """By how much it is surer than it is right."""
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs it rests on."""
+        return sum(one.pairs for one in self.bins)
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as they are stored."""
+        return {"bins": [one.to_json() for one in self.bins], "error": self.error, "surplus": self.surplus}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Calibration:
+        """Stored figures."""
+        return cls(tuple(Bin.from_json(one) for one in values["bins"]), values["error"], values["surplus"])
+
+
+def calibration(duels: Sequence[Duel]) -> Calibration:
+    """How often the answer that is favoured is the one that people prefer, by the chance that it is given.
+
+    That chance is sigmoid(|difference of scores|) (Bradley and Terry 1952), from 1/2 on.
+    """
+    total = sum(duel.weight for duel in duels)
+    bins, error, surplus = [], 0.0, 0.0
+    for number, (low, members) in enumerate(zip(CONFIDENCES, by_confidence(duels), strict=True)):
+        if not members:
+            continue
+        weight = sum(duel.weight for duel in members)
+        predicted = sum(confidence(duel) * duel.weight for duel in members) / weight
+        observed = weighted_share([(credit(duel.score), duel.weight) for duel in members]).estimate
+        assert observed is not None
+        high = (*CONFIDENCES, 1.0)[number + 1]
+        bins.append(Bin(low, high, predicted, len(members), observed))
+        error += abs(observed.value - predicted) * weight / total
+        surplus += (predicted - observed.value) * weight / total
+    return Calibration(tuple(bins), error, surplus)
+
+
+def confidence(duel: Duel) -> float:
+    """The chance that is given to the answer that is favoured."""
+    return 1 / (1 + exp(-min(abs(duel.score), 700.0)))
+
+
+def by_confidence(duels: Iterable[Duel]) -> list[list[Duel]]:
+    """The pairs in each of the bins."""
+    bins: list[list[Duel]] = [[] for _ in CONFIDENCES]
+    for duel in duels:
+        bins[bisect_right(CONFIDENCES, confidence(duel)) - 1].append(duel)
+    return bins

@@ -1,0 +1,1 @@
+"""Direct preference optimisation: learn from which of two answers people prefer."""

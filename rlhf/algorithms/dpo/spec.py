@@ -1,0 +1,202 @@
+"""Direct preference optimisation, described: its data, settings, form and words, without torch; `train` does it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
+
+from annotation.database import Database
+from annotation.exports.frozen_rows import PreferenceRow
+from rlhf.algorithms.pair_facts import pair_facts
+from rlhf.data.snapshots import MIN_PAIRS, collect
+from rlhf.jobs.descriptions import Curve, Facts, Item, Layout, Rate, Rows, Strip, Tokenised, passage
+from rlhf.jobs.specs import NOISE, REFERENCES, SCOPES, Noise, Reference, Scope, TrainingSpec
+from rlhf.models import registry
+from rlhf.models.tokenize import tokenise_pairs
+
+PreferenceLoss = Literal["sigmoid", "ipo", "robust", "length-normalised"]
+# Beta by loss, with its source. IPO's log-ratios are per token too, but its loss aims at 1 / (2 beta) of them.
+BETAS: Mapping[PreferenceLoss, tuple[float, str]] = {
+    "sigmoid": (0.1, "Rafailov et al. 2023, appendix B"),
+    "robust": (0.1, "as the sigmoid loss, which it estimates"),
+    "ipo": (0.1, "TRL's default, for log-ratios per token as here"),
+    "length-normalised": (5.0, "Lambert et al. 2024, Tülu 3, for log-ratios per token as here"),
+}
+# Our own (benchmarks/loop.py); full: Tunstall et al. 2023 (Zephyr).
+MEASURED = "our own measurements: much more costs language within two iterations"
+CURVES = (
+    Curve(
+        "loss",
+        "Loss",
+        "loss",
+        {"loss": "loss"},
+        "What training minimises: the preference loss plus the weighted likelihood of the chosen answers. It should "
+        "fall.",
+    ),
+    Curve(
+        "margin",
+        "Reward margin",
+        "implicit reward",
+        {"margin": "rewards/margins", "chosen answer": "rewards/chosen"},
+        "Margin: how much more the new policy favours the chosen answer than the reference does; it should rise. "
+        "The chosen answer's own reward should not sink far below zero.",
+    ),
+    Curve(
+        "accuracy",
+        "Accuracy",
+        "share of pairs",
+        {"accuracy": "rewards/accuracies"},
+        "Share of the step's training pairs in which the chosen answer has the higher reward; it starts near one half "
+        "and should rise. Near 1 for long means that the pairs are learnt by heart.",
+        (0.0, 1.0),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class DPOSpec(TrainingSpec):
+    """Direct preference optimisation (Rafailov et al. 2023)."""
+
+    kind: ClassVar = "dpo"
+    title: ClassVar = "preference training (DPO)"
+    short: ClassVar = "DPO"
+    paper: ClassVar = "Rafailov et al. 2023"
+    trained_by: ClassVar = "direct preference optimisation"
+    last_step: ClassVar = {
+        "loss": "loss",
+        "rewards/accuracies": "implicit accuracy",
+        "rewards/margins": "implicit margin",
+    }
+    automatic: ClassVar = "DPO"
+    at_least: ClassVar = MIN_PAIRS
+    methods: ClassVar = {
+        "qlora": Rate(7e-5, MEASURED),
+        "lora": Rate(7e-5, MEASURED),
+        "prompt": Rate(3e-3, "a third of supervised prompt tuning's"),
+        "full": Rate(1e-6, "Tunstall et al. 2023 (Zephyr) take about as much"),
+    }
+    answers_per_item: ClassVar = 2
+    pace_free: ClassVar = (*TrainingSpec.pace_free, "scope", "beta")
+    labels: ClassVar = {"sft_weight": "SFT weight"}
+    words: ClassVar = {
+        "loss": {"sigmoid": "Sigmoid", "ipo": "IPO", "robust": "Robust", "length-normalised": "Length-normalised"}
+    }
+    only_with: ClassVar = {"flip_rate": ("loss", ("robust",))}
+    loss_fields: ClassVar = ("sft_weight", "flip_rate", "ai_weight")
+    curves: ClassVar = CURVES
+    forms: ClassVar = (
+        Layout(
+            "dpo",
+            "Preferences (DPO)",
+            (
+                *("parent", "reference", "scope", "method", "loss", "beta", "annotator_noise", "epochs"),
+                *("learning_rate", "seed"),
+            ),
+            "Train on preferences",
+            "Direct preference optimisation: from judged comparisons the policy learns to make preferred answers "
+            "likelier and the others less likely. Its adapter can then be checked, compared and put to use in the "
+            "loop.",
+        ),
+    )
+
+    scope: Scope = "new"
+    """Train on judgements made since the parent's data was frozen ('new') or on every judgement ('all')."""
+    reference: Reference = "base"
+    """The policy that the KL penalty ties to: the weights under the adapter (the base model, or the fully trained ones
+    that carry it), or the parent."""
+    loss: PreferenceLoss = "sigmoid"
+    """'sigmoid' (Rafailov et al. 2023, equation 7), 'ipo' (Azar et al. 2024, equation 17), 'robust' to one rate of
+    wrong labels (Chowdhury et al. 2024, equation 11), 'length-normalised' log-ratios per token (Meng et al. 2024)."""
+    beta: float = 0.0
+    """Strength of the tie to the reference (equation 7 of the DPO paper). 0 for the default of the loss: 0.1, and 5
+    where it is length-normalised, because log-ratios per token are smaller by about an answer's length."""
+    sft_weight: float = 0.2
+    """Weight of the likelihood of the chosen answer beside the DPO loss; counters degeneration (Pang et al. 2024, who
+    take 1). Our choice: with 0.2 answers stay the model's language (benchmarks/loop.py) and follow the preferences."""
+    epochs: int = 3
+    """Passes over the pairs; three as Zephyr (Tunstall et al. 2023, section 4.3)."""
+    flip_rate: float = 0.0
+    """Share of wrong labels that the robust loss expects; 0 for the mean that annotators' reliability suggests."""
+    annotator_noise: Noise = "ignore"
+    """What a pair's estimated chance of being the wrong way round (flip) does to its loss: 'ignore' nothing; 'weight'
+    multiplies it by 1 - 2 flip, over the data's mean of that; 'smooth' is conservative DPO (Mitchell 2023)."""
+    ai_weight: float = 1.0
+    """Weight of a pair that AI judges alone prefer, beside 1 for people's; 0 leaves their judgements out. As much as
+    people's in RLAIF (Lee et al. 2023)."""
+    batch_size: int = 2
+    """Pairs in one forward pass. Our choice, with accumulation: four pairs a step, so that sixty make 45 steps."""
+    accumulation: int = 2
+    """Forward passes in one optimiser step."""
+    evaluate: bool = True
+    """Check the candidate against the serving policy when training ends."""
+
+    def facts(self) -> Facts:
+        """What it is tied to, what it learns from, and by which loss."""
+        loss = self.loss if not self.flip_rate else f"{self.loss}, flip rate {self.flip_rate:g}"
+        beta = f"{self.beta:g}" if self.beta else "the loss's default"
+        return [
+            ("Reference", REFERENCES[self.reference]),
+            ("Data", SCOPES[self.scope]),
+            ("Loss", loss),
+            ("β · SFT weight", f"{beta} · {self.sft_weight:g}"),
+            ("Annotator noise", NOISE[self.annotator_noise]),
+        ]
+
+    def filled(self) -> Self:
+        """The spec with its learning rate, and the beta of its loss."""
+        return replace(super().filled(), beta=self.beta or BETAS[self.loss][0])
+
+    def default_notes(self) -> list[str]:
+        """What a beta of 0 stands for."""
+        if self.beta:
+            return []
+        beta, source = BETAS[self.loss]
+        return [f"A beta of 0 means {beta:g}, the default of the {self.loss} loss ({source})."]
+
+    def impossible(self) -> list[str]:
+        """Why its settings can't work together."""
+        found = super().impossible()
+        if self.annotator_noise == "smooth" and self.loss != "sigmoid":
+            found.append(
+                f"annotator_noise 'smooth' is a form of the sigmoid loss; with '{self.loss}' use weight or ignore."
+            )
+        if self.flip_rate >= 0.5:
+            found.append(f"flip_rate must be below 0.5, not {self.flip_rate}: at half the labels say nothing.")
+        if self.flip_rate and self.loss != "robust":
+            found.append(f"flip_rate belongs to the robust loss; the loss is '{self.loss}'.")
+        return found
+
+    def references(self) -> Mapping[str, tuple[float, str]]:
+        """Where the plain loss starts."""
+        plain = self.loss == "sigmoid" and not self.sft_weight
+        return {"loss": (0.693, "0.69: no preference")} if plain else {}
+
+    def implicit_reference(self) -> Reference:
+        """What its loss compares the policy with."""
+        return self.reference
+
+    def rows(self, db: Database) -> Rows:
+        """The pairs of today's judgements."""
+        parent = registry.by_revision(db, self.parent)
+        return collect(db, parent, self.scope, self.max_length, judges_too=self.ai_weight > 0)
+
+    def tokenise(self, tokenizer: Any, rows: Sequence[PreferenceRow]) -> Tokenised:
+        """Prompts with a chosen and a rejected answer."""
+        return tokenise_pairs(tokenizer, rows, self.max_length)
+
+    def answers_of(self, item: Item) -> list[Sequence[int]]:
+        """The chosen and the rejected answer."""
+        return [item["chosen_ids"], item["rejected_ids"]]
+
+    def strips(self, tokenizer: Any, item: Item) -> list[Strip]:
+        """Two sequences: the chosen answer is made likelier, the rejected one less likely."""
+        prompt = self.prompt_passages(tokenizer, item)
+        return [
+            Strip("Chosen", [*prompt, passage(tokenizer, "raised", item["chosen_ids"])]),
+            Strip("Rejected", [*prompt, passage(tokenizer, "lowered", item["rejected_ids"])]),
+        ]
+
+    def item_facts(self, rows: Sequence[PreferenceRow]) -> Facts:
+        """How sure the preference is."""
+        return pair_facts(rows[0])

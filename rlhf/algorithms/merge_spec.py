@@ -1,0 +1,53 @@
+"""Adding an adapter to the weights that it lies on, described; `merge` does it. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Self
+
+from annotation.database import Database
+from annotation.records import UserError
+from rlhf.jobs.descriptions import Facts
+from rlhf.jobs.specs import JobSpec
+from rlhf.models import registry
+from rlhf.submission.preconditions import merge_trouble
+
+
+@dataclass(frozen=True)
+class MergeSpec(JobSpec):
+    """Add an adapter to the 16-bit weights that it belongs to, as a policy of its own that needs no adapter."""
+
+    kind: ClassVar = "merge"
+    title: ClassVar = "merging"
+    short: ClassVar = "merged"
+    revision: str = ""
+    """Revision of the adapter."""
+
+    @classmethod
+    def runner(cls) -> str:
+        """Beside the trainings."""
+        return "rlhf.algorithms.merge"
+
+    def about(self) -> str:
+        """Which adapter is merged."""
+        return f"merging {self.revision}"
+
+    def facts(self) -> Facts:
+        """The adapter."""
+        return [("Adapter", self.revision)]
+
+    def depends_on(self) -> tuple[str, ...]:
+        """The adapter."""
+        return (self.revision,)
+
+    def continues(self) -> str:
+        """The adapter: what it is merged into was trained as it was."""
+        return self.revision
+
+    def frozen(self, db: Database, data_dir: Path) -> Self:
+        """The spec with the adapter's revision. Raises UserError for what can't be merged."""
+        policy = registry.by_revision(db, self.revision)
+        for sentence in merge_trouble(db, policy):
+            raise UserError(sentence)
+        return replace(self, revision=policy.revision)

@@ -1,0 +1,1 @@
+"""Proximal policy optimisation: learn to score higher by a reward model."""

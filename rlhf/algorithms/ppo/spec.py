@@ -1,0 +1,372 @@
+"""Proximal policy optimisation, described: its data, settings, form and words, without torch; `train` does it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+from annotation.database import Database
+from annotation.exports.frozen_rows import PromptRow
+from annotation.records import Sampling, UserError
+from rlhf.data.snapshots import MIN_PROMPTS, Listing, prompt_rows
+from rlhf.jobs.descriptions import (
+    NOT_MEASURED,
+    Confirmation,
+    Curve,
+    Facts,
+    Item,
+    Layout,
+    Rate,
+    Role,
+    Rows,
+    Strip,
+    Tokenised,
+    Unit,
+)
+from rlhf.jobs.specs import REFERENCES, Method, Reference, TrainingSpec
+from rlhf.models import registry
+from rlhf.models.registry import Policy
+from rlhf.models.reward_model_quality import REWARD_THRESHOLD
+from rlhf.models.tokenize import tokenise_prompts
+from rlhf.submission.preconditions import accuracy_of
+
+KLControl = Literal["adaptive", "fixed"]
+# Ten times and more the 3e-6 that Huang et al. 2024 take for full fine-tuning.
+HUANG = "over ten times the 3e-6 of Huang et al. 2024 for every weight"
+# What a confirmation stands for where the reward model's accuracy was not measured, or is 0.
+SOME_ACCURACY = 0.001
+CURVES = (
+    Curve(
+        "reward",
+        "Reward",
+        "reward of an answer",
+        {"reward": "reward"},
+        "What the reward model gives the round's answers, before the KL penalty. It should rise; read the samples, "
+        "because a policy can learn to please the model without being better.",
+    ),
+    Curve(
+        "kl",
+        "KL to the reference",
+        "nats an answer",
+        {"KL": "kl"},
+        "How far the policy has moved from its reference. With the adaptive penalty it should settle at the target; "
+        "far above it the language goes.",
+    ),
+    Curve(
+        "entropy",
+        "Entropy",
+        "nats a token",
+        {"entropy": "entropy"},
+        "How undecided the policy is about the next token. A slow fall is learning; near zero it says one thing only.",
+    ),
+    Curve(
+        "value-loss",
+        "Value loss",
+        "squared reward",
+        {"value loss": "loss/value"},
+        "How far the critic's forecasts are from what came. It should fall early on and stay low.",
+    ),
+    Curve(
+        "length",
+        "Length",
+        "tokens an answer",
+        {"length": "length"},
+        "Mean length of the round's answers. A climb together with the reward often means that length is what the "
+        "reward model likes.",
+    ),
+    Curve(
+        "policy-loss",
+        "Policy loss",
+        "advantage",
+        {"policy loss": "loss/policy"},
+        "The clipped objective, with its sign turned. It hovers about zero in a healthy run and tells little by "
+        "itself; spikes say that an update was too large.",
+    ),
+    Curve(
+        "shares",
+        "Ended, and clipped",
+        "share",
+        {"ended by themselves": "ended_share", "clipped": "clip_share"},
+        "Share of answers that ended before the limit, which should be high; and share of tokens at which the clip "
+        "held the policy back: above about 0.3 the steps are too large.",
+        (0.0, 1.0),
+    ),
+    Curve(
+        "explained",
+        "Explained by the critic",
+        "share of variance",
+        {"explained": "value_explained"},
+        "How much of the returns' variance the critic foresees: 1 is all, 0 no more than their mean, below zero worse "
+        "than that (drawn down to -1).",
+        (-1.0, 1.0),
+    ),
+    Curve(
+        "coefficient",
+        "KL penalty",
+        "reward for a nat",
+        {"penalty": "kl_coefficient"},
+        "What a nat of KL costs now. The adaptive penalty rises while the KL is above its target.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class PPOSpec(TrainingSpec):
+    """Proximal policy optimisation against a reward model (Schulman et al. 2017; Ouyang et al. 2022, equation 2).
+
+    The code of Ziegler et al. 2019 is github.com/openai/lm-human-preferences.
+    """
+
+    kind: ClassVar = "ppo"
+    title: ClassVar = "PPO"
+    short: ClassVar = "PPO"
+    paper: ClassVar = "Schulman et al. 2017; Ouyang et al. 2022, equation 2"
+    trained_by: ClassVar = "proximal policy optimisation"
+    last_step: ClassVar = {
+        "reward": "reward",
+        "kl": "KL to the reference, nats an answer",
+        "length": "tokens of an answer",
+    }
+    step_word: ClassVar = "round of answering and learning"
+    steps_word: ClassVar = "rounds"
+    automatic: ClassVar = "a reward model, then PPO"
+    unit: ClassVar[Unit] = "prompts"
+    items: ClassVar = "prompts"
+    at_least: ClassVar = MIN_PROMPTS
+    methods: ClassVar = {"qlora": Rate(5e-5, HUANG), "lora": Rate(5e-5, HUANG)}
+    beside: ClassVar[tuple[Role, ...]] = ("reward model", "critic")
+    pace_free: ClassVar = (
+        *(name for name in TrainingSpec.pace_free if name != "epochs"),  # they are passes over a round's answers
+        *("steps", "accepted_accuracy", "reward_model"),
+    )
+    lists: ClassVar = {"reward_model": "reward"}
+    unasked: ClassVar = ("accepted_accuracy",)
+    labels: ClassVar = {
+        "kl_control": "KL control",
+        "kl_coefficient": "KL coefficient",
+        "kl_target": "KL target",
+        "lam": "Lambda (lam)",
+    }
+    words: ClassVar = {"kl_control": {"adaptive": "Adaptive", "fixed": "Fixed"}}
+    only_with: ClassVar = {"kl_target": ("kl_control", ("adaptive",))}
+    loss_fields: ClassVar = (
+        *("kl_coefficient", "kl_target", "gamma", "lam", "clip", "value_clip", "value_weight", "whiten_rewards"),
+        *("no_end_penalty", "entropy_weight"),
+    )
+    # min_p has to stay 0.
+    sampling_fields: ClassVar = {
+        "temperature": "1 draws from the policy's own distribution; lower than that is safer and explores less.",
+        "max_new_tokens": "Tokens after which an answer is cut off.",
+    }
+    curves: ClassVar = CURVES
+    forms: ClassVar = (
+        Layout(
+            "ppo",
+            "PPO",
+            (
+                *("reward_model", "parent", "reference", "method", "kl_control", "steps", "rollouts"),
+                *("learning_rate", "seed"),
+            ),
+            "Train with PPO",
+            "Proximal policy optimisation: the policy answers prompts, a reward model scores the answers, and the "
+            "policy learns to score higher without going far from its reference. It takes the longest.",
+        ),
+    )
+
+    reward_model: str = ""
+    """Revision of the reward model that scores the answers."""
+    method: Method = "qlora"
+    """What is trained: 'qlora' low-rank adapters on the base in 4 bits (Dettmers et al. 2023), 'lora' the same on the
+    base in 16 or 32 bits (Hu et al. 2022)."""
+    reference: Reference = "base"
+    """The policy that the KL penalty ties to: the weights under the adapter, or the parent adapter."""
+    steps: int = 60
+    """Rounds of answering and learning. Our choice, with rollouts: a thousand answers, which small machines can draw;
+    the code of Ziegler et al. 2019 draws a million."""
+    rollouts: int = 16
+    """Answers drawn in each round, to as many prompts, in all processes together."""
+    batch_size: int = 4
+    """Answers in one forward pass; an optimiser step takes a minibatch, in as many passes as this makes of it."""
+    minibatches: int = 2
+    """Optimiser steps in one pass over a round's answers. With two epochs four a round, as in the code of Ziegler et
+    al. 2019, which makes four epochs of one minibatch."""
+    epochs: int = 2
+    """Passes over a round's answers."""
+    kl_control: KLControl = "adaptive"
+    """'adaptive' moves the KL penalty so that the KL of an answer comes to kl_target (Ziegler et al. 2019, section
+    2.2); 'fixed' keeps it at kl_coefficient."""
+    kl_coefficient: float = 0.1
+    """Penalty for each nat of KL to the reference, at first. Our choice, between the 0.15 with a target and the 0.03
+    without in the code of Ziegler et al. 2019; rewards vary by 1 there too."""
+    kl_target: float = 6.0
+    """KL to the reference of a whole answer that the adaptive penalty aims at, in nats; 6 as in the code of
+    Ziegler et al. 2019."""
+    gamma: float = 1.0
+    """Discount of later rewards; none, as in the code of Ziegler et al. 2019."""
+    lam: float = 0.95
+    """Lambda of generalised advantage estimation (Schulman et al. 2016); 0.95 as in the code of Ziegler et al. 2019."""
+    clip: float = 0.2
+    """How far the policy's ratio may move in a round before its gradient is cut (Schulman et al. 2017, equation 7; 0.2
+    was best in its table 1)."""
+    value_clip: float = 0.2
+    """How far the critic's value may move in a round before its gradient is cut; 0.2 as in the code of Ziegler et al.
+    2019."""
+    value_weight: float = 0.1
+    """Weight of the critic's loss beside the policy's; 0.1 as in the code of Ziegler et al. 2019."""
+    whiten_rewards: bool = False
+    """Scale each round's rewards to unit variance before advantages are computed. Our choice: scores are scaled
+    already, and a round's few answers say little of their variance."""
+    no_end_penalty: float = 1.0
+    """Taken from the reward of an answer that was cut off at the limit, in standard deviations of the reward model's
+    scores on its training data. Our choice; in the code of Ziegler et al. 2019 it gets -1 instead of its reward."""
+    entropy_weight: float = 0.0
+    """Weight of the policy's entropy beside its loss; none, as in the code of Ziegler et al. 2019."""
+    warmup_steps: int = 0
+    """Optimiser steps until the peak; none, as in the code of Ziegler et al. 2019."""
+    checkpoint_steps: int = 5
+    """Rounds between checkpoints, of which the last two are kept; a killed run resumes from the last one."""
+    accepted_accuracy: float = 0.0
+    """The reward model's held-out accuracy that the person accepted although it is below the threshold; 0: none."""
+    sampling: Sampling = field(default_factory=lambda: Sampling(min_p=0.0))
+    """How answers are drawn. PPO needs the policy's own distribution: temperature as is, no min_p."""
+    evaluate: bool = True
+    """Check the candidate against the serving policy when training ends."""
+
+    def facts(self) -> Facts:
+        """What scores it, what it is tied to and how."""
+        target = f", target {self.kl_target:g} nats" if self.kl_control == "adaptive" else ""
+        return [
+            ("Reward model", self.reward_model or NOT_MEASURED),
+            ("Reference", REFERENCES[self.reference]),
+            ("KL penalty", f"{self.kl_control}, from {self.kl_coefficient:g}{target}"),
+            ("Clip: policy · value", f"{self.clip:g} · {self.value_clip:g}"),
+            ("γ · λ", f"{self.gamma:g} · {self.lam:g}"),
+        ]
+
+    def pace_fact(self) -> tuple[str, str]:
+        """Its rounds, and how many answers each takes."""
+        return "Rounds · answers a round", f"{self.steps} · {self.rollouts}"
+
+    def impossible(self) -> list[str]:
+        """Why its settings can't work together."""
+        found = super().impossible()
+        if self.rollouts % (self.minibatches * self.processes):
+            found.append(
+                f"rollouts ({self.rollouts}) must divide evenly into {self.minibatches} minibatches"
+                + (f" for each of {self.processes} processes." if self.processes > 1 else ".")
+            )
+        if self.sampling.min_p:
+            found.append(
+                "PPO learns from the policy's own probabilities, and min_p draws from others: set sampling.min_p to 0."
+            )
+        if self.kl_control == "adaptive" and not self.kl_coefficient:
+            found.append(
+                "kl_control 'adaptive' multiplies the coefficient, and kl_coefficient is 0, which stays 0: give it a "
+                "start (0.05), or set kl_control to fixed for no penalty at all."
+            )
+        if not self.gamma <= 1 or not self.lam <= 1:
+            found.append("gamma and lam must not be above 1.")
+        return found
+
+    def refusals(self, db: Database) -> list[str]:
+        """Why it can't be run against the reward model that it names, or not without a person's word."""
+        if not self.reward_model:
+            return ["PPO needs a reward model: train one first, then choose it."]
+        reward, parent = registry.by_revision(db, self.reward_model), registry.by_revision(db, self.parent)
+        if reward.kind != "reward":
+            return [f"{reward.revision} is no reward model. Train one, then choose it."]
+        if reward.deleted:
+            return [f"The files of the reward model {reward.revision} were deleted on {reward.deleted[:10]}."]
+        ground = parent.id if parent.form == "full" else parent.ground_id
+        if reward.ground_id != ground:
+            return [
+                f"The reward model {reward.revision} and the parent {parent.revision} lie on different weights, and "
+                "PPO holds one copy for both: train the reward model from the weights that the parent lies on."
+            ]
+        if (reward.weights == "nf4") != (self.method == "qlora"):
+            return [
+                f"The reward model {reward.revision} was trained on {reward.weights} weights: use the method "
+                f"{'qlora' if reward.weights == 'nf4' else 'lora'} here, so that it judges with the weights it knows."
+            ]
+        return self.doubts(reward, accuracy_of(db, reward))
+
+    def doubts(self, reward: Policy, accuracy: float | None) -> list[str]:
+        """Why its reward model is not good enough, as far as that is known, without a person's word."""
+        if accuracy is None:
+            return [] if self.accepted_accuracy else [unmeasured(reward)]
+        accepted = self.accepted_accuracy > 0 and abs(self.accepted_accuracy - accuracy) < 0.005
+        if accuracy >= REWARD_THRESHOLD or accepted:
+            return []
+        return [
+            f"The reward model {reward.revision} is right on {accuracy:.1%} of held-out comparisons, and under "
+            f"{REWARD_THRESHOLD:.0%} PPO mostly learns its mistakes. Collect more judgements, or confirm that you "
+            f"accept it (accepted_accuracy {max(round(accuracy, 3), 0.001)})."
+        ]
+
+    def confirmation(self, db: Database) -> Confirmation | None:
+        """A person's word for its reward model, where one is needed and would help; it names the accuracy."""
+        try:
+            reward = registry.by_revision(db, self.reward_model)
+            accuracy = accuracy_of(db, reward)
+            word = max(round(accuracy or 0.0, 4), SOME_ACCURACY)
+            without, with_word = (replace(self, accepted_accuracy=number).refusals(db) for number in (0.0, word))
+        except UserError:
+            return None
+        if len(with_word) >= len(without):
+            return None
+        return Confirmation(accept_label(accuracy), {"accepted_accuracy": word})
+
+    def trained_against(self) -> tuple[str, ...]:
+        """Its reward model."""
+        return (self.reward_model,) if self.reward_model else ()
+
+    def references(self) -> Mapping[str, tuple[float, str]]:
+        """The KL that the adaptive penalty aims at."""
+        return {"kl": (self.kl_target, f"target {self.kl_target:g}")} if self.kl_control == "adaptive" else {}
+
+    def rows(self, db: Database) -> Rows:
+        """Every prompt to train on; what is held out is asked in the check."""
+        return Listing(prompt_rows(db))
+
+    def data_key(self) -> tuple[Any, ...]:
+        """Nothing decides which prompts there are."""
+        return (self.kind,)
+
+    def tokenise(self, tokenizer: Any, rows: Sequence[PromptRow]) -> Tokenised:
+        """Prompts that leave room for an answer."""
+        return tokenise_prompts(tokenizer, rows, self.max_length - self.sampling.max_new_tokens)
+
+    def strips(self, tokenizer: Any, item: Item) -> list[Strip]:
+        """The prompt, which the policy answers."""
+        return [Strip("Prompt as it is fed; the policy answers it", self.prompt_passages(tokenizer, item))]
+
+    def drawn_tokens(self) -> int:
+        """Its answers' limit."""
+        return self.sampling.max_new_tokens
+
+    def steps_over(self, items: int) -> int:
+        """Its rounds, however many prompts there are."""
+        return self.steps
+
+
+def unmeasured(reward: Policy) -> str:
+    """That it is not known here how often a reward model is right, and what to do about that."""
+    learns = "PPO mostly learns the mistakes of one that is seldom right"
+    if reward.source:
+        return (
+            f"The reward model {reward.revision} comes from {reward.source}, and how often it is right was not "
+            f"measured here: {learns}. Read on its card how often it was right on held-out comparisons; if that is "
+            "enough, confirm it (tick “Run it although …”, or give that share as accepted_accuracy, say 0.7)."
+        )
+    return (
+        f"Too few held-out comparisons tell how often the reward model {reward.revision} is right, and {learns}. "
+        "Collect more judgements, or confirm that you accept it (any accepted_accuracy, say 0.01)."
+    )
+
+
+def accept_label(accuracy: float | None) -> str:
+    """What a person confirms before PPO with a reward model that is not known to be good; it names the number."""
+    if accuracy is None:
+        return "Run it although the reward model was never checked on held-out comparisons here"
+    return f"Run it although the reward model is right on only {100 * accuracy:.1f}% of held-out comparisons"

@@ -1,0 +1,1 @@
+"""A reward model: learn to score answers as people prefer them."""

@@ -1,0 +1,222 @@
+"""A reward model on TRL and PEFT: a scalar head on adapted weights, trained on comparisons with LoRA or QLoRA.
+
+Bradley and Terry 1952; Ouyang et al. 2022, "Training language models to follow instructions with human feedback",
+equation 1; LoRA: Hu et al. 2022, QLoRA: Dettmers et al. 2023. Departures, besides those of all our TRL trainers
+(`rlhf.algorithms.trl_trainer`):
+
+- All pairs of a comparison are in one batch and each of its answers is computed once (Ouyang et al., section 3.5),
+  after one pass over the prompt that they share, without padding. A comparison's loss is the mean over its pairs: over
+  those that people told apart, where the paper's 1 / (K choose 2) has no ties. Passes and processes are weighted by
+  their comparisons, so that each comparison has one say in an optimiser step.
+- The score is that of an answer's last token, wherever padding is; the head computes in 32 bits.
+- The head begins at zero, so all answers score the same and the loss, but for margins, begins at ln 2. TRL's is random.
+- A margin for stronger preferences (Touvron et al. 2023, "Llama 2", equation 2, with the smaller values of its table
+  27), a chance of being the wrong way round for each pair (`annotator_noise`), and a centring term on every pair
+  (Eisenstein et al. 2023, "Helping or Herding?"), which is TRL's, but is not weighted by that chance.
+- A continued reward model gets its parent's head too.
+
+What it leaves: PEFT's files, the head in them, and `reward.json` with mean and standard deviation of the scores of the
+answers it was trained on, by which PPO shifts and scales them. All scoring is in train mode: on some processors a pass
+in eval mode computes with other 4-bit weights (see `models.load_quantised`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification
+from trl import RewardConfig, RewardTrainer
+
+from annotation.exports.frozen_rows import PreferenceRow
+from annotation.records import UserError
+from rlhf.algorithms.checkpoints import checkpoints_of
+from rlhf.algorithms.losses import bradley_terry, centring
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
+from rlhf.algorithms.trainer import Start, begin, conclude, start_of, stored_before
+from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
+from rlhf.data.snapshots import MIN_PAIRS, left_out_sentence, shortage
+from rlhf.jobs.descriptions import LeftOut
+from rlhf.jobs.worker import Run
+from rlhf.models.hidden_states import completions, inner_model
+from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
+from rlhf.models.packing import pad
+from rlhf.models.reward_model_quality import Scored, measure
+from rlhf.models.tokenize import load_snapshot, of_split, tokenise_comparisons, with_noise
+
+Item = dict[str, Any]
+# The margin of a preference: 1/3 slightly, 2/3 clearly, 1 much; 0 where nobody said how strongly.
+MUCH = 3
+
+
+def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
+    """Train a reward model on frozen comparisons and register it. Returns the job's result, with its health."""
+    start = start_of(run, spec)
+    tokenizer = load_tokenizer(start.base.path)
+    items, held_out, left_out = read_data(run, spec, tokenizer)
+    pairs = sum(len(item["better"]) for item in items)
+    run.log(
+        f"{pairs} pairs in {len(items)} comparisons, {len(held_out)} comparisons held out; parent "
+        f"{start.parent.revision}; {spec.method}; margin: {'yes' if spec.margin else 'no'}; annotator noise: "
+        f"{spec.annotator_noise}.{left_out_sentence(left_out)}"
+    )
+    trained = stored_before(run)
+    if trained is None:
+        begin(run, spec)
+        trainer = build_trainer(spec, start, tokenizer, items, checkpoints_of(run), run)
+        figures = learn(run, spec, trainer)
+        save_it = partial(save, trainer, items=items, held_out=held_out, run=run)
+        trained = conclude(run, spec, start, save_it, figures, kind="reward")
+    return {"snapshot": spec.snapshot, "train_pairs": pairs, "left_out": left_out, **trained.result}
+
+
+# ------------------------------------------------------------------------------------------------------------ the data
+def read_data(run: Run, spec: RewardModelSpec, tokenizer: Any) -> tuple[list[Item], list[Item], LeftOut]:
+    """Comparisons to train on, held-out ones, and what is left out. Raises UserError for too few pairs."""
+    rows = load_snapshot(run.data_dir, spec.snapshot, PreferenceRow)
+    found, left_out = tokenise_comparisons(tokenizer, of_split(rows, "train"), spec.max_length)
+    held_out, _ = tokenise_comparisons(tokenizer, of_split(rows, "held-out"), spec.max_length)
+    pairs = sum(len(item["pairs"]) for item in found)
+    if pairs < MIN_PAIRS:
+        raise UserError(shortage("pairs", pairs, MIN_PAIRS, left_out))
+    return with_targets(found, spec), with_targets(held_out), left_out
+
+
+def with_targets(items: Sequence[Item], spec: RewardModelSpec | None = None) -> list[Item]:
+    """Comparisons with their pairs as columns: `better` and `worse` place in `answers`, `margin`, `flip`, `weight`.
+
+    Without a spec (held-out comparisons, which are only scored) the last three are neutral. Raises UserError where the
+    data has not the chances of error that the spec wants to use.
+    """
+    margins = spec is not None and spec.margin
+    known: list[dict[str, Any]] = [
+        {"ai": ai} if flip is None else {"flip": flip, "ai": ai} for item in items for *_, flip, ai in item["pairs"]
+    ]
+    noise = iter(
+        with_noise(known, "ignore") if spec is None else with_noise(known, spec.annotator_noise, spec.ai_weight)
+    )
+    made = []
+    for item in items:
+        better, worse, strengths, *_ = zip(*item["pairs"], strict=True)
+        margin = [(strength or 0) / MUCH if margins else 0.0 for strength in strengths]
+        own = [next(noise) for _ in better]
+        columns = {name: [float(pair[name]) for pair in own] for name in ("flip", "weight")}
+        kept = {name: item[name] for name in ("prompt_ids", "answers")}
+        made.append({**kept, "better": list(better), "worse": list(worse), "margin": margin, **columns})
+    return made
+
+
+def collate(items: Sequence[Item], pad_id: int) -> dict[str, Tensor]:
+    """Ids, attention mask and completion mask of a right-padded batch of all answers, each (B, T), and the comparison
+    of each as `group`, (B,). Of each pair among them, (P,): `better` and `worse` (rows of the batch), `margin`, `flip`,
+    `weight`, and `share` of its comparison."""
+    parts = pad([(item["prompt_ids"], ids) for item in items for ids in item["answers"]], pad_id)
+    batch = dict(zip(("input_ids", "attention_mask", "completion_mask"), parts, strict=True))
+    batch["group"] = torch.tensor([place for place, item in enumerate(items) for _ in item["answers"]])
+    starts = torch.tensor([0, *(len(item["answers"]) for item in items[:-1])]).cumsum(0).tolist()
+    for side in ("better", "worse"):
+        rows = [start + place for start, item in zip(starts, items, strict=True) for place in item[side]]
+        batch[side] = torch.tensor(rows)
+    for name in ("margin", "flip", "weight"):
+        batch[name] = torch.tensor([value for item in items for value in item[name]])
+    batch["share"] = torch.tensor([1 / len(item["better"]) for item in items for _ in item["better"]])
+    return batch
+
+
+# --------------------------------------------------------------------------------------------------------- the trainer
+def build_trainer(
+    spec: RewardModelSpec,
+    start: Start,
+    tokenizer: Any,
+    items: Sequence[Item],
+    checkpoints: Path,
+    run: Run | None = None,
+) -> ComparisonTrainer:
+    """The trainer with its adapter and head, which hold the parent's weights where it is a reward model."""
+    head = {"num_labels": 1, "pad_token_id": tokenizer.pad_token_id}
+    model = load_for_training(start.ground, spec, AutoModelForSequenceClassification, **head)
+    torch.nn.init.zeros_(model.score.weight)
+    trainer = ComparisonTrainer(
+        spec,
+        model=model,
+        args=RewardConfig(**arguments(spec, checkpoints, run)),
+        data_collator=partial(collate, pad_id=tokenizer.pad_token_id),
+        train_dataset=Dataset.from_list(list(items)),
+        processing_class=tokenizer,
+        peft_config=adapter_config(spec, start.base.path, "SEQ_CLS"),
+    )
+    trainer.start_from(start)
+    return trainer
+
+
+class ComparisonTrainer(JobTrainer, RewardTrainer):
+    """TRL's trainer with our loss, on whole comparisons."""
+
+    def items_in(self, batch: Any) -> Tensor:
+        """Comparisons: the shares of a comparison's pairs add up to 1."""
+        comparisons: Tensor = batch["share"].sum().round()
+        return comparisons
+
+    def loss(self, model: Any, batch: Any, items: Tensor) -> Tensor:
+        """The loss of each comparison's pairs."""
+        scores_B = scores_of(model, batch)
+        better_P, worse_P, share_P = scores_B[batch["better"]], scores_B[batch["worse"]], batch["share"]
+        loss_P = batch["weight"] * bradley_terry(better_P, worse_P, batch["margin"], batch["flip"])
+        loss_P = loss_P + self.spec.centre * centring(better_P, worse_P)
+        margin_P = better_P - worse_P
+        self.note("accuracy", (share_P * (margin_P.sign() + 1) / 2).sum(), items)
+        self.note("margin", (share_P * margin_P).sum(), items)
+        self.note("score", (share_P * (better_P + worse_P) / 2).sum(), items)
+        loss: Tensor = (share_P * loss_P).sum() / items
+        return loss
+
+
+def scores_of(model: Any, batch: Any) -> Tensor:
+    """The score of each answer in a batch, (B,), float32."""
+    ids_BT, attention_BT, completion_BT = (batch[name] for name in ("input_ids", "attention_mask", "completion_mask"))
+    states = completions(model, ids_BT, attention_BT, completion_BT, batch["group"].tolist())
+    # A sum of products, because autocast would compute a matrix product in bfloat16.
+    scores_B: Tensor = (states.last_BH.float() * head_of(model)).sum(-1)
+    return scores_B
+
+
+def head_of(model: Any) -> Tensor:
+    """The weights of the scalar head, (H,): those that are trained; PEFT keeps an untouched copy beside them."""
+    head_H: Tensor = inner_model(model).score.modules_to_save["default"].weight[0]
+    return head_H
+
+
+# ---------------------------------------------------------------------------------------------- scored, and stored
+@torch.no_grad()
+def score(trainer: ComparisonTrainer, items: Iterable[Item], run: Run | None = None) -> list[Scored]:
+    """Comparisons with the scores of their answers. Raises Stopped when the job is told to stop."""
+    found = []
+    for item in items:
+        if run is not None:
+            run.raise_if_stopped()
+        inputs = {name: part.to(trainer.accelerator.device) for name, part in trainer.data_collator([item]).items()}
+        with trainer.accelerator.autocast():
+            scores = scores_of(trainer.model, inputs).tolist()
+        lengths = tuple(len(ids) for ids in item["answers"])
+        found.append(Scored(tuple(scores), lengths, tuple(zip(item["better"], item["worse"], strict=True))))
+    return found
+
+
+def save(
+    trainer: ComparisonTrainer, directory: Path, items: Sequence[Item], held_out: Sequence[Item], run: Run
+) -> dict[str, Any]:
+    """Write the adapter with its head, and how it scores what it was trained on. Returns its health."""
+    run.report(trainer.state.global_step, trainer.state.max_steps, {}, "scoring the comparisons")
+    trained_on, checked_on = score(trainer, items, run), score(trainer, held_out, run)
+    trainer.save(directory)
+    scores = [value for one in trained_on for value in one.scores]
+    figures = {"mean": fmean(scores), "std": pstdev(scores), "pairs": sum(len(one.pairs) for one in trained_on)}
+    (directory / "reward.json").write_text(json.dumps(figures), "utf-8")
+    return {"health": measure(trained_on, checked_on).to_json()}

@@ -1,0 +1,1 @@
+"""Supervised fine-tuning: learn to give demonstrated answers."""

@@ -1,0 +1,138 @@
+"""Supervised fine-tuning, described: its data, settings, form and words, without torch; `train` does it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from annotation.database import Database
+from annotation.exports.frozen_rows import DemonstrationRow
+from rlhf.data.snapshots import MIN_DEMONSTRATIONS, demonstrations
+from rlhf.jobs.descriptions import Curve, Facts, Item, Layout, Rate, Rows, Strip, Tokenised, Unit, passage
+from rlhf.jobs.specs import Method, TrainingSpec
+from rlhf.models.tokenize import tokenise_demonstrations
+
+# Our own measurements on the sentiment example (`benchmarks.rates`: 180 headlines once, one seed, right on 60 others;
+# full 60% at 2e-5, 68% at 1e-4, 55% at 3e-4; LoRA 62% at 2e-4 and 1e-3, 63% at 3e-3, of which we take the middle one;
+# prompt tuning 53% at 1e-2, 43% at 3e-2, 45% at 1e-1: far larger steps than the others', as Lester et al. 2021 find,
+# who take 0.3 with Adafactor). A model of several billion weights wants a third or less (Schulman et al. 2025, "LoRA
+# Without Regret": less the wider a model is, and LoRA's is about ten times full fine-tuning's).
+MEASURED = "our own measurements with SmolLM2; take a third for a model of billions of weights"
+VIRTUAL = "our own measurements with SmolLM2; virtual tokens need far larger steps, Lester et al. 2021"
+CURVES = (
+    Curve(
+        "loss",
+        "Loss",
+        "nats a token",
+        {"loss": "loss"},
+        "Surprise at the demonstrated answers, which training minimises. It should fall and then flatten; near zero "
+        "means that they are learnt by heart.",
+    ),
+    Curve(
+        "token-accuracy",
+        "Token accuracy",
+        "share of tokens",
+        {"token accuracy": "token_accuracy"},
+        "How often the most likely next token is the demonstrated one. It should rise with the loss falling.",
+        (0.0, 1.0),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class SFTSpec(TrainingSpec):
+    """Supervised fine-tuning: learn to give the demonstrated answers; the loss is on the answers only."""
+
+    kind: ClassVar = "sft"
+    title: ClassVar = "supervised training"
+    short: ClassVar = "SFT"
+    paper: ClassVar = "Ouyang et al. 2022, section 3.5"
+    trained_by: ClassVar = "supervised fine-tuning"
+    last_step: ClassVar = {"loss": "loss", "token_accuracy": "token accuracy"}
+    unit: ClassVar[Unit] = "demonstrations"
+    items: ClassVar = "demonstrations"
+    at_least: ClassVar = MIN_DEMONSTRATIONS
+    methods: ClassVar = {
+        "lora": Rate(1e-3, MEASURED),
+        "qlora": Rate(1e-3, MEASURED),
+        "prompt": Rate(1e-2, VIRTUAL),
+        "full": Rate(1e-4, MEASURED),
+    }
+    base_may_change: ClassVar = True
+    pace_free: ClassVar = (*TrainingSpec.pace_free, "source")
+    labels: ClassVar = {"source": "Data (source)"}
+    curves: ClassVar = CURVES
+    forms: ClassVar = (
+        Layout(
+            "sft",
+            "Supervised",
+            ("source", "parent", "method", "epochs", "learning_rate", "batch_size", "seed"),
+            "Train on demonstrations",
+            "Supervised fine-tuning: the policy learns to give demonstrated answers word for word. It needs "
+            "demonstrations: imported ones, answers that annotators have mended, or one of the example sets.",
+        ),
+        Layout(
+            "full",
+            "Full fine-tuning",
+            ("source", "parent", "precision", "epochs", "learning_rate", "batch_size", "seed"),
+            "Train every weight",
+            "Supervised fine-tuning of every weight, where the other forms train a small adapter. It takes the most "
+            "memory, and each run leaves a whole model on the disk instead of megabytes.",
+            {"method": "full"},
+        ),
+    )
+
+    parent: str = "base"
+    """Revision to start from: 'base', 'serving' or another revision. An adapter of the same shape is continued; fully
+    trained or merged weights carry a new adapter."""
+    method: Method = "lora"
+    """What is trained: 'qlora' low-rank adapters on the base in 4 bits (Dettmers et al. 2023), 'lora' the same on the
+    base in 16 or 32 bits (Hu et al. 2022), 'prompt' virtual tokens before the prompt (Lester et al. 2021), 'full' every
+    weight."""
+    source: str = "demonstrations"
+    """What to learn from: 'demonstrations' (imported ones and mended answers), or 'example:NAME' for a shipped set."""
+    epochs: int = 3
+    """Passes over the demonstrations; 3 as Alpaca (Taori et al. 2023), and TRL's default."""
+    batch_size: int = 8
+    """Demonstrations in one forward pass. Our choice: half of what QLoRA takes (Dettmers et al. 2023, table 9), because
+    a few hundred demonstrations should still make a hundred steps."""
+    accumulation: int = 1
+    """Forward passes in one optimiser step."""
+    packing: bool = True
+    """Put a batch's demonstrations into rows without padding, each seeing only itself; where the model allows it."""
+    checkpoint_steps: int = 20
+    """Optimiser steps between checkpoints, of which the last two are kept; a killed run resumes from the last one."""
+    evaluate: bool = False
+    """Check the candidate against the serving policy when training ends."""
+
+    def facts(self) -> Facts:
+        """What it learns from."""
+        return [("Data", self.source), ("Packing", "yes" if self.packing else "no")]
+
+    def rows(self, db: Database) -> Rows:
+        """Demonstrations of its source."""
+        return demonstrations(db, self.source)
+
+    def data_key(self) -> tuple[Any, ...]:
+        """Its source: whatever the parent, the demonstrations are the same."""
+        return self.kind, self.source
+
+    def tokenise(self, tokenizer: Any, rows: Sequence[DemonstrationRow]) -> Tokenised:
+        """Prompts with the answers to imitate."""
+        return tokenise_demonstrations(tokenizer, rows, self.max_length)
+
+    def answers_of(self, item: Item) -> list[Sequence[int]]:
+        """The demonstrated answer."""
+        return [item["completion_ids"]]
+
+    def strips(self, tokenizer: Any, item: Item) -> list[Strip]:
+        """One sequence, whose answer is made likelier."""
+        answer = passage(tokenizer, "raised", item["completion_ids"])
+        return [Strip("Demonstration", [*self.prompt_passages(tokenizer, item), answer])]
+
+    def item_facts(self, rows: Sequence[DemonstrationRow]) -> Facts:
+        """Where the demonstration comes from, and its label."""
+        row = rows[0]
+        label = [] if row.label is None else [("Label", row.label)]
+        return [("Comes from", row.origin), *label]

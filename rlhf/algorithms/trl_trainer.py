@@ -1,0 +1,248 @@
+"""What supervised, reward and preference training share: TRL's trainers with an algorithm's own loss, on a run's way.
+
+TRL brings batching, data order, optimiser and schedule, through what it and transformers promise; the little that they
+don't is in `rlhf.algorithms.trl_private`. Departures from it, in all three:
+
+- An algorithm says how many items a batch has and what their loss is; that is divided by the items of a whole optimiser
+  step, in all its passes and processes.
+- Rows come tokenised, by the code that the preview uses too.
+- What is trained stays in float32 (TRL casts adapters to bfloat16 on a quantised base): AdamW's steps at these learning
+  rates are below bfloat16's resolution and would be lost. There is no dropout.
+- A continued adapter is a fresh one that gets its parent's weights.
+- Checkpoints are the run's (`rlhf.algorithms.checkpoints`); transformers is only told at which step to go on.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback, TrainerState
+
+from annotation.records import Prompt
+from rlhf.algorithms.checkpoints import Checkpoint
+from rlhf.algorithms.trainer import (
+    Diverged,
+    Figures,
+    Progress,
+    Start,
+    average_gradients,
+    diverged_sentence,
+    mean_of_processes,
+    refuse_missing_optimiser,
+)
+from rlhf.algorithms.trl_private import WithoutPreparation
+from rlhf.jobs.specs import TrainingSpec
+from rlhf.jobs.worker import Run
+from rlhf.models.loading import dtype_of, hold_in_float32, load_adapter
+
+
+class JobTrainer(WithoutPreparation):
+    """Mixed into a TRL trainer, before it. An algorithm adds `items_in` and `loss`."""
+
+    args: Any
+    model: Any
+    optimizer: Any
+    accelerator: Any
+    state: Any
+    processing_class: Any
+    # The loss is divided by the items of the whole optimiser step.
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, spec: Any, **arguments: Any) -> None:
+        self.spec = spec
+        self.noted: dict[str, tuple[Any, Tensor]] = {}
+        with warnings.catch_warnings():  # names whose new ones TRL and PEFT do not know yet
+            warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
+            super().__init__(**arguments)
+
+    def start_from(self, start: Start) -> None:
+        """Hold what is trained in float32, and put the parent's weights into a continued adapter."""
+        hold_in_float32(self.model)
+        if start.adapter is not None:
+            load_adapter(self.model, start.adapter)
+
+    # ---- the loss
+    def items_in(self, batch: Any) -> Tensor:
+        """How many items a batch has: what the loss is divided by."""
+        raise NotImplementedError
+
+    def loss(self, model: Any, batch: Any, items: Tensor) -> Tensor:
+        """The sum of the items' losses in a batch over `items`, those of the whole optimiser step."""
+        raise NotImplementedError
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Tensor | None = None
+    ) -> Any:
+        """The mean loss of a batch, or its part of an optimiser step's."""
+        loss = self.loss(model, inputs, self.items_in(inputs) if num_items_in_batch is None else num_items_in_batch)
+        return (loss, {}) if return_outputs else loss
+
+    def get_batch_samples(self, *arguments: Any, **keywords: Any) -> tuple[list[Any], Tensor]:
+        """The batches of an optimiser step and their items, per process: gradients are averaged over the processes."""
+        batches, _ = super().get_batch_samples(*arguments, **keywords)  # type: ignore[misc]
+        items = torch.stack([self.items_in(batch) for batch in batches]).sum(0).to(self.accelerator.device)
+        return batches, self.accelerator.reduce(items, "mean")
+
+    def compute_loss_context_manager(self) -> Any:
+        """In 16 bits where the spec says so: the loss goes around the wrapping that would see to it."""
+        return self.accelerator.autocast()
+
+    def training_step(self, *arguments: Any, **keywords: Any) -> Tensor:
+        """One forward and backward pass. Raises Diverged where the loss is no number."""
+        loss: Tensor = super().training_step(*arguments, **keywords)  # type: ignore[misc]
+        if not torch.isfinite(loss):
+            raise Diverged(diverged_sentence("loss", self.state.global_step, Path(self.args.output_dir)))
+        if self.accelerator.sync_gradients:
+            average_gradients(self.accelerator, self.model.parameters())
+        return loss
+
+    # ---- figures
+    def note(self, name: str, total: Tensor, items: Tensor) -> None:
+        """Add a batch's part of a mean over the items of an optimiser step to the coming log."""
+        before, _ = self.noted.get(name, (0.0, items))
+        self.noted[name] = (before + total.detach().float(), items)
+
+    def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
+        """What TRL says of a step, and what was noted in it."""
+        means = {
+            name: mean_of_processes(self.accelerator, (total / items).item())
+            for name, (total, items) in self.noted.items()
+        }
+        self.noted.clear()
+        super().log({**logs, **means}, *arguments, **keywords)  # type: ignore[misc]
+
+    # ---- as `Progress` asks
+    @property
+    def tokenizer(self) -> Any:
+        """The model's."""
+        return self.processing_class
+
+    @property
+    def optimiser(self) -> Any:
+        """TRL's."""
+        return self.optimizer
+
+    def weights(self) -> dict[str, Tensor]:
+        """What is trained, by its name in the model."""
+        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+
+    def further(self) -> Mapping[str, Any]:
+        """Nothing: rates follow from the step, the order of the data from seed and epoch, and nothing is drawn."""
+        return {}
+
+    def policy(self) -> Any:
+        """The model."""
+        return self.model
+
+    def save(self, directory: Path) -> dict[str, Any]:
+        """Write an adapter, or a whole model that can be loaded like the base. The job's result says no more of it."""
+        if self.spec.method != "full":
+            self.model.save_pretrained(directory, selected_adapters=["default"], safe_serialization=True)
+            return {}
+        # What it computes in is what it is: the float32 copies served only to take small steps.
+        self.model.to(dtype_of(self.spec.precision)).save_pretrained(directory, safe_serialization=True)
+        self.tokenizer.save_pretrained(directory)
+        return {}
+
+
+def arguments(spec: TrainingSpec, checkpoints: Path, run: Run | None = None) -> dict[str, Any]:
+    """What TRL's configurations have in common. Raises UserError for an optimiser that this machine has not."""
+    refuse_missing_optimiser(spec)
+    gpu = torch.cuda.is_available()
+    return {
+        "output_dir": str(checkpoints),
+        "use_cpu": not gpu,
+        "bf16": dtype_of(spec.precision) == torch.bfloat16,
+        "gradient_checkpointing": gpu,
+        "learning_rate": spec.learning_rate,
+        "warmup_steps": spec.warmup_steps,
+        "num_train_epochs": spec.epochs,
+        "max_steps": run.measured_steps if run is not None and run.measured_steps else -1,
+        "per_device_train_batch_size": spec.batch_size,
+        "gradient_accumulation_steps": getattr(spec, "accumulation", 1),
+        "optim": "adamw_bnb_8bit" if spec.optimiser == "adamw-8bit" else "adamw_torch",
+        "max_length": None,
+        "remove_unused_columns": False,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": spec.seed,
+    }
+
+
+# ----------------------------------------------------------------------------------------------------- the way of a run
+def learn(run: Run, spec: TrainingSpec, trainer: Any, asked: Sequence[Prompt] | None = None) -> Figures:
+    """Train from the last checkpoint or from the beginning; returns what it cost.
+
+    `asked` are the prompts of the sample answers, if not the project's.
+    """
+    progress = Progress(run, spec, trainer, asked)
+    trainer.add_callback(Steps(progress, trainer))
+    with resumed_at(progress.checkpoint, trainer.args) as directory:
+        trainer.train(resume_from_checkpoint=directory)
+    return progress.figures
+
+
+@contextmanager
+def resumed_at(checkpoint: Checkpoint | None, arguments: Any) -> Iterator[str | None]:
+    """A directory that tells transformers at which step to go on; None where a run begins."""
+    if checkpoint is None:
+        yield None
+        return
+    with TemporaryDirectory() as directory:
+        state = TrainerState(global_step=checkpoint.step, train_batch_size=arguments.train_batch_size)
+        state.compute_steps(arguments, arguments.max_steps)
+        state.save_to_json(str(Path(directory) / "trainer_state.json"))
+        yield directory
+
+
+class Steps(TrainerCallback):
+    """Carries TRL's steps to the run's progress, and its word to stop to TRL."""
+
+    def __init__(self, progress: Progress, trainer: Any) -> None:
+        self.progress, self.trainer = progress, trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.progress.restore() is not None:
+            go_on_after(state.global_step, self.trainer.lr_scheduler)
+        self.progress.begin(state.global_step, state.max_steps)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.progress.step_begins()
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.accelerator.num_processes == 1 and self.progress.told_to_stop():
+            self.progress.save(state.global_step, state.max_steps)
+            control.should_training_stop = True
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # A gradient that is no number would be in the weights, and in the next checkpoint, before the loss shows it.
+        gradients = [parameter.grad for parameter in self.trainer.model.parameters() if parameter.grad is not None]
+        if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+            raise Diverged(diverged_sentence("gradient", state.global_step, Path(args.output_dir)))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.progress.step_ends()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        numbers = {key: float(value) for key, value in (logs or {}).items() if key != "epoch"}
+        if "loss" in numbers and self.progress.report(state.global_step, state.max_steps, numbers):
+            control.should_training_stop = True
+
+
+def go_on_after(step: int, schedule: Any) -> None:
+    """Put a fresh schedule where a run goes on: at the spec's learning rate, also where the checkpoint had another."""
+    if step:
+        schedule.last_epoch = step - 1
+        with warnings.catch_warnings():  # the optimiser has made its steps, in an earlier process
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            schedule.step()

@@ -1,0 +1,54 @@
+"""Checks that have ended well, as records, and which of them is a policy's newest. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from annotation.database import Database
+from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.report import CheckReport
+from rlhf.jobs import job_store
+from rlhf.jobs.job_store import Job, ended_at
+
+
+@dataclass(frozen=True)
+class Check:
+    """A finished check: what was asked, and what was measured."""
+
+    job_id: int
+    spec: EvaluateSpec
+    report: CheckReport
+
+    @property
+    def asked_judges(self) -> bool:
+        """Whether judges could be asked at all; those of the first version asked none."""
+        return self.report.win_rates is not None
+
+
+def check_of(job: Job | None) -> Check | None:
+    """What a job measured, if it is a check that has ended well."""
+    if job is None or not isinstance(job.spec, EvaluateSpec) or job.status != "finished" or job.result is None:
+        return None
+    return Check(job.id, job.spec, CheckReport.from_json(job.result))
+
+
+def finished_checks(db: Database, revision: str | None = None) -> list[Check]:
+    """The finished checks, of one policy or of all, the last to end first: one that was resumed ends after later ones.
+
+    Whoever looks at a policy sees the first of them; who may decide on it is settled by the last.
+    """
+    ended = sorted(job_store.checks(db, revision), key=ended_at, reverse=True)
+    return [check for job in ended if (check := check_of(job)) is not None]
+
+
+def newest_check(db: Database, revision: str) -> Check | None:
+    """The newest check of a policy, against whatever it was."""
+    return next(iter(finished_checks(db, revision)), None)
+
+
+def newest_checks(db: Database) -> dict[str, Check]:
+    """The newest check of each policy, by revision."""
+    found: dict[str, Check] = {}
+    for check in finished_checks(db):
+        found.setdefault(check.spec.candidate, check)
+    return found

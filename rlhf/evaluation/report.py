@@ -1,0 +1,210 @@
+"""The report of a check as a record: a candidate's figures beside those of what it may replace and of the base. Pure.
+
+The gate, the pages and the card on the Hub read these fields. Reports are stored as JSON in the job's row; those of
+earlier versions are read too: what they did not measure is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from annotation.metrics.intervals_and_bias import Estimate, Share
+
+
+@dataclass(frozen=True)
+class AnswerFigures:
+    """What one policy's answers to the held-out prompts are like; None is what was not measured."""
+
+    revision: str = ""
+    mean_length: float | None = None
+    """Words in an answer."""
+    distinct_1: float | None = None
+    """Different words as a share of all words (Li et al. 2016)."""
+    distinct_2: float | None = None
+    """The same of pairs of words."""
+    kl_to_base: float | None = None
+    """Nats a token."""
+    nll_under_base: float | None = None
+    """Negative log-likelihood under the base, nats a token."""
+    ended_share: float | None = None
+    """Share of answers that ended by themselves and said something."""
+    repetition: float | None = None
+    """Share of an answer's groups of four words that it has said before (Welleck et al. 2020)."""
+    perplexity: float | None = None
+    """Of a fixed plain text."""
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> AnswerFigures:
+        """Stored figures."""
+        return cls(**{entry.name: values[entry.name] for entry in fields(cls) if entry.name in values})
+
+
+@dataclass(frozen=True)
+class WinRate(Share):
+    """How often a policy's answers won against another's by one judge, as `rlhf.evaluation.win_rates` counts it.
+
+    The value is None where the judge has said nothing and there was something to say.
+    """
+
+    ties: int = 0
+    length_controlled: Estimate | None = None
+    """What it would be if the answers were of equal lengths."""
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> WinRate:
+        """A stored rate."""
+        controlled = values.get("length_controlled")
+        return cls(
+            value=values["value"],
+            low=values["low"],
+            high=values["high"],
+            n=values["n"],
+            ties=values["ties"],
+            length_controlled=None if controlled is None else Estimate(**controlled),
+        )
+
+
+@dataclass(frozen=True)
+class JudgeCalls:
+    """What came of asking one judge in a check."""
+
+    judged: int = 0
+    left_open: int = 0
+    failed: Mapping[str, int] = field(default_factory=dict)
+    """Verdicts that failed, by reason."""
+    gave_up: str = ""
+    """Why it gave up, as a sentence; empty where it did not."""
+
+
+@dataclass(frozen=True)
+class RewardChange:
+    """What became of the reward that a policy was trained to raise."""
+
+    rise: float | None
+    """None where there were too few rounds to tell."""
+    length: float | None
+    """How the reward goes with an answer's length (Spearman)."""
+
+
+@dataclass(frozen=True)
+class ImplicitAccuracy(Share):
+    """How often the implicit reward prefers what people preferred, by held-out comparison."""
+
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Pairs that were not looked at, by reason."""
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What a check measured."""
+
+    candidate: AnswerFigures
+    against: AnswerFigures
+    """Of the policy that it was compared with."""
+    base: AnswerFigures
+    prompts: int
+    """Held-out prompts that were answered."""
+    implicit_accuracy: ImplicitAccuracy | None = None
+    win_rates: Mapping[str, Mapping[str, WinRate]] | None = None
+    """By the other policy's revision, then by judge; None of a version that asked no judges."""
+    judged: Mapping[str, JudgeCalls] = field(default_factory=dict)
+    same_answers: int | None = None
+    """Prompts that candidate and `against` answered in the same words; None where that was not counted."""
+    reward: RewardChange | None = None
+    """None where no reward took part in its training, or `reward_known` is false."""
+    reward_known: bool = True
+    """Whether the check looked for a reward at all."""
+    seconds: float | None = None
+
+    # What the gate's limits bound: ratios are to the base's own figures, so that no step is too small to be seen.
+    @property
+    def kl_per_token(self) -> float | None:
+        """How far it has moved from the base, in nats a token."""
+        return self.candidate.kl_to_base
+
+    @property
+    def nll_ratio(self) -> float | None:
+        """How much its answers surprise the base, over how much the base's own do."""
+        return ratio(self.candidate.nll_under_base, self.base.nll_under_base)
+
+    @property
+    def distinct_ratio(self) -> float | None:
+        """Distinct-2 of its answers, over the base's."""
+        return ratio(self.candidate.distinct_2, self.base.distinct_2)
+
+    @property
+    def truncated_more(self) -> float | None:
+        """Share of its answers that were cut off, less the base's."""
+        own, base = self.candidate.ended_share, self.base.ended_share
+        return None if own is None or base is None else base - own
+
+    @property
+    def perplexity_ratio(self) -> float | None:
+        """Perplexity of the fixed text, over the base's."""
+        return ratio(self.candidate.perplexity, self.base.perplexity)
+
+    @property
+    def identical(self) -> bool | None:
+        """Whether it answers every prompt in the same words as what it was compared with; None if not counted."""
+        return None if self.same_answers is None or not self.prompts else self.same_answers == self.prompts
+
+    def rates_against(self, revision: str) -> Mapping[str, WinRate]:
+        """By judge, how often it won against another policy."""
+        return (self.win_rates or {}).get(revision, {})
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as it is stored and printed."""
+        stored = {name: value for name, value in asdict(self).items() if name not in RENAMED and value is not None}
+        return stored | ({"reward_hacking": stored_change(self)} if self.reward_known else {})
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> CheckReport:
+        """A stored report, whatever version wrote it."""
+        candidate, against, base = (values.get(side) or {} for side in ("candidate", "against", "base"))
+        reward = values.get("reward_hacking")
+        return cls(
+            candidate=AnswerFigures.from_json(candidate),
+            against=AnswerFigures.from_json(against),
+            base=AnswerFigures.from_json(base),
+            prompts=values.get("prompts", 0),
+            implicit_accuracy=read_accuracy(values.get("implicit_accuracy")),
+            win_rates=read_rates(values["win_rates"]) if "win_rates" in values else None,
+            judged={name: JudgeCalls(**calls) for name, calls in values.get("judged", {}).items()},
+            same_answers=values.get("same_answers"),
+            reward=None if reward is None else RewardChange(reward["rise"], reward["length"]),
+            reward_known="reward_hacking" in values,
+            seconds=values.get("seconds"),
+        )
+
+
+# Stored under a name of its own, or not at all.
+RENAMED = ("reward", "reward_known")
+
+
+def stored_change(report: CheckReport) -> dict[str, Any] | None:
+    """What became of the reward, as it is stored."""
+    return None if report.reward is None else asdict(report.reward)
+
+
+def read_accuracy(values: Mapping[str, Any] | None) -> ImplicitAccuracy | None:
+    """A stored accuracy; the first version counted only pairs that were too long."""
+    if values is None:
+        return None
+    left_out = values.get("left_out", {"too-long": values["too_long"]} if values.get("too_long") else {})
+    share = Share.from_json(values)
+    return ImplicitAccuracy(share.value, share.low, share.high, share.n, left_out)
+
+
+def read_rates(values: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, WinRate]]:
+    """Stored win rates."""
+    return {
+        other: {judge: WinRate.from_json(rate) for judge, rate in by_judge.items()}
+        for other, by_judge in values.items()
+    }
+
+
+def ratio(value: float | None, to: float | None) -> float | None:
+    """One figure over another; None where either is missing or the second is zero."""
+    return None if value is None or not to else value / to

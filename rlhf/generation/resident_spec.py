@@ -1,0 +1,42 @@
+"""The job that answers for annotators, described; `resident_worker` does it. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from annotation.records import Sampling
+from rlhf.jobs.descriptions import Facts
+from rlhf.jobs.specs import JobSpec
+
+
+@dataclass(frozen=True)
+class GenerateSpec(JobSpec):
+    """Keep a buffer of comparisons ahead of the annotators (the resident worker), or fill it once and end."""
+
+    kind: ClassVar = "generate"
+    title: ClassVar = "answering"
+    waits: ClassVar = False
+    seed: int = 0
+    """Start of the stream of seeds; each answer's own seed is stored with it."""
+    buffer: int = 24
+    """Open comparisons by the serving policy to keep in stock, one in six of them on held-out prompts."""
+    answers: int = 0
+    """Different answers in a comparison; 0 for as many as the project asks for."""
+    spare: int = 1
+    """Answers drawn beyond those, in case some are empty or the same."""
+    prompts_per_batch: int = 12
+    """Prompts answered together."""
+    until_full: bool = False
+    """End when the buffer is full, instead of waiting for it to empty."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """How answers are drawn: temperature, then min_p against unlikely tokens, up to max_new_tokens."""
+
+    @classmethod
+    def runner(cls) -> str:
+        """The worker that stays."""
+        return "rlhf.generation.resident_worker"
+
+    def facts(self) -> Facts:
+        """How much it keeps in stock."""
+        return [("Buffer", str(self.buffer)), ("Seed", str(self.seed))]

@@ -1,0 +1,146 @@
+"""The records in which a kind of job describes itself: its form, rates, curves and rows. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from annotation.exports.frozen_rows import FrozenRow
+
+Facts = list[tuple[str, str]]
+Item = dict[str, Any]
+# The formats of frozen rows.
+Unit = Literal["pairs", "demonstrations", "prompts"]
+# What a training holds in memory beside what it trains as a policy.
+Role = Literal["reward model", "critic"]
+# What a training makes, as a model's row says it.
+Made = Literal["policy", "reward"]
+Part = Literal["virtual", "context", "raised", "lowered", "scored"]
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Rate:
+    """The peak learning rate that we stand behind for a method, and where it comes from, in a few words."""
+
+    value: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A form that makes jobs of a kind: its words, what is on top of it, and what is fixed."""
+
+    name: str
+    label: str
+    """The title of its tab."""
+    main: Sequence[str]
+    """The fields on top; all others are grouped below."""
+    start: str
+    """What its button says."""
+    introduction: str
+    """What it is for, in the words of someone who sees it for the first time."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What a person has to confirm before a job is made, and the settings that stand for the confirmation."""
+
+    label: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One plot of a run: which metrics, on which axis, and the sentence that tells what to look for."""
+
+    name: str
+    label: str
+    axis: str
+    """What is measured, with its unit."""
+    series: Mapping[str, str]
+    """The metric of each line, by the line's name."""
+    caption: str
+    limits: tuple[float | None, float | None] = (None, None)
+    """The ends of the upright axis where they are known; what lies beyond is drawn at the edge."""
+    reference: tuple[float, str] | None = None
+    """A value to compare with, and its name."""
+
+
+# --------------------------------------------------------------------------------------------------------------- rows
+class Refusal(Protocol):
+    """What a chat template says when it refuses a conversation."""
+
+    reason: str
+
+
+class LeftOut(Counter[str]):
+    """How much is left out, by reason, and what a chat template said when it first refused something."""
+
+    refusal: str = ""
+
+    def refused(self, error: Refusal) -> None:
+        """Count what the template refuses."""
+        self["template"] += 1
+        self.refusal = self.refusal or error.reason
+
+    def take(self, other: Mapping[str, int]) -> None:
+        """Count what is left out elsewhere too."""
+        self.update(other)
+        self.refusal = self.refusal or getattr(other, "refusal", "")
+
+
+class Rows(Protocol):
+    """Rows with a split, counted as they are iterated over, once."""
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Rows by split."""
+
+    @property
+    def left_out(self) -> Counter[str]:
+        """What gave no row, by reason."""
+
+    @property
+    def last_judgement_id(self) -> int:
+        """The last judgement that was looked at; 0 where none was."""
+
+    def __iter__(self) -> Iterator[FrozenRow]:
+        """The rows."""
+
+
+Tokenised = tuple[list[Item], LeftOut]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Successive tokens with the same part in the loss: the text of each with how many tokens it takes."""
+
+    part: Part
+    pieces: Sequence[tuple[str, int]]
+
+    @property
+    def tokens(self) -> int:
+        """Its length."""
+        return sum(tokens for _, tokens in self.pieces)
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One sequence as the model is fed it."""
+
+    title: str
+    passages: Sequence[Passage]
+
+    @property
+    def tokens(self) -> int:
+        """Its length."""
+        return sum(passage.tokens for passage in self.passages)
+
+
+def passage(tokenizer: Any, part: Part, ids: Sequence[int]) -> Passage:
+    """Token ids with one part in the loss; the tokenizer says which text they are."""
+    return Passage(part, tokenizer.pieces(ids))

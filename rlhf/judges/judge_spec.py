@@ -1,0 +1,59 @@
+"""The job that lets an AI judge judge comparisons, described; `judge_job` does it. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Literal, Self
+
+from annotation.database import Database
+from rlhf.jobs.descriptions import Facts
+from rlhf.jobs.specs import JobSpec
+from rlhf.judges import judge_store
+from rlhf.models import registry
+
+Judged = Literal["open", "judged", "candidate"]
+
+
+@dataclass(frozen=True)
+class JudgeSpec(JobSpec):
+    """Let an AI judge judge comparisons, each pair of answers in both orders; what it has judged is not asked again."""
+
+    kind: ClassVar = "judge"
+    title: ClassVar = "judging"
+    judge: str = ""
+    """Name of the judge."""
+    scope: Judged = "open"
+    """'open' comparisons that wait for judges; those that people have 'judged', the newest first, to see how far the
+    judge can be trusted; or those of a 'candidate' with what it would replace."""
+    candidate: str = ""
+    """Revision of the candidate, for that scope."""
+    comparisons: int = 200
+    """How many comparisons to judge, at most."""
+    failures: int = 10
+    """Verdicts that fail one after the other until it gives up; the comparisons stay open."""
+    batch_size: int = 8
+    """Prompts that a local judge reads together."""
+
+    @classmethod
+    def runner(cls) -> str:
+        """Beside the judges."""
+        return "rlhf.judges.judge_job"
+
+    def about(self) -> str:
+        """Who judges."""
+        return f"judging by {self.judge}"
+
+    def facts(self) -> Facts:
+        """Who judges what."""
+        judged = {"open": "open comparisons", "judged": "what people have judged", "candidate": self.candidate}
+        return [("Judge", self.judge), ("Judges", judged[self.scope]), ("At most", str(self.comparisons))]
+
+    def depends_on(self) -> tuple[str, ...]:
+        """The candidate whose comparisons are judged."""
+        return (self.candidate,)
+
+    def frozen(self, db: Database, data_dir: Path) -> Self:
+        """The spec with the judge's name and the candidate's revision. Raises UserError for unknown ones."""
+        candidate = registry.by_revision(db, self.candidate).revision if self.scope == "candidate" else ""
+        return replace(self, judge=judge_store.by_name(db, self.judge).name, candidate=candidate)

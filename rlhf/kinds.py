@@ -1,0 +1,22 @@
+"""Every kind of job: the algorithms, and what else workers do. `rlhf.jobs.specs.kinds` finds it."""
+
+from __future__ import annotations
+
+from rlhf.algorithms import ALGORITHMS
+from rlhf.algorithms.measure_spec import MeasureSpec
+from rlhf.algorithms.merge_spec import MergeSpec
+from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.generation.prompt_sets import AnswerSpec
+from rlhf.generation.resident_spec import GenerateSpec
+from rlhf.jobs.specs import JobSpec
+from rlhf.judges.judge_spec import JudgeSpec
+
+KINDS: dict[str, type[JobSpec]] = {
+    "generate": GenerateSpec,
+    **ALGORITHMS,
+    "evaluate": EvaluateSpec,
+    "judge": JudgeSpec,
+    "answer": AnswerSpec,
+    "measure": MeasureSpec,
+    "merge": MergeSpec,
+}

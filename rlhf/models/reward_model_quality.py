@@ -1,0 +1,185 @@
+"""The quality of a reward model: how it does on held-out comparisons, before a policy learns to please it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from annotation.database import Database
+from annotation.metrics.calibration import Calibration, Duel, calibration, credit, weighted_share
+from annotation.metrics.intervals_and_bias import Share
+from rlhf.jobs import job_store
+from rlhf.models.registry import Policy
+
+Array = NDArray[np.float64]
+# PPO against a reward model that is right less often than this on held-out comparisons needs a person's word.
+REWARD_THRESHOLD = 0.6
+# With fewer held-out comparisons even a model that is right on all of them has an interval that reaches below the
+# threshold of 60%: 6 / (6 + 1.96²) = 0.61, 5 / (5 + 1.96²) = 0.57.
+FEWEST = 6
+SCORE_BINS = 12
+
+
+# ------------------------------------------------------------------------------------------------------------- records
+@dataclass(frozen=True)
+class LengthFigures:
+    """How scores go with length over all answers, and how often the longer of two answers is the preferred one."""
+
+    spearman: float | None
+    pearson: float | None
+    """None where all scores, or all lengths, are the same."""
+    answers: int
+    longer_wins: Share
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> LengthFigures:
+        """Stored figures."""
+        longer_wins = Share.from_json(values["longer_wins"])
+        return cls(values["spearman"], values["pearson"], values["answers"], longer_wins)
+
+
+@dataclass(frozen=True)
+class ScoreHistogram:
+    """The scores of chosen and of rejected answers, as shares by bin; each comparison weighs the same."""
+
+    edges: tuple[float, ...]
+    chosen: tuple[float, ...]
+    rejected: tuple[float, ...]
+    mean: float
+    std: float
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ScoreHistogram:
+        """Stored figures."""
+        edges, chosen, rejected = (tuple(values[name]) for name in ("edges", "chosen", "rejected"))
+        return cls(edges, chosen, rejected, values["mean"], values["std"])
+
+
+@dataclass(frozen=True)
+class RewardModelQuality:
+    """What is known of a reward model; figures of fewer than FEWEST held-out comparisons are None."""
+
+    accuracy: Share
+    """On held-out comparisons: how often it prefers what people preferred."""
+    train_accuracy: Share | None = None
+    calibration: Calibration | None = None
+    length: LengthFigures | None = None
+    scores: ScoreHistogram | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as it is stored in a job's result."""
+        found = self.calibration
+        return {**asdict(self), "calibration": None if found is None else found.to_json()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> RewardModelQuality:
+        """A stored record."""
+        train, sure, length, scores = (
+            values.get(name) for name in ("train_accuracy", "calibration", "length", "scores")
+        )
+        return cls(
+            Share.from_json(values["accuracy"]),
+            None if train is None else Share.from_json(train),
+            None if sure is None else Calibration.from_json(sure),
+            None if length is None else LengthFigures.from_json(length),
+            None if scores is None else ScoreHistogram.from_json(scores),
+        )
+
+
+def quality_in(result: Mapping[str, Any] | None) -> RewardModelQuality | None:
+    """What the result of a job says of the reward model that it made; None where that was not measured."""
+    found = (result or {}).get("health")
+    return RewardModelQuality.from_json(found) if found else None
+
+
+def quality_of(db: Database, reward: Policy) -> RewardModelQuality | None:
+    """What was measured of a reward model; None of one that was not trained here, or not checked."""
+    return None if reward.job_id is None else quality_in(job_store.get(db, reward.job_id).result)
+
+
+# ----------------------------------------------------------------------------------------------------------- measuring
+@dataclass(frozen=True)
+class Scored:
+    """A comparison under a reward model: each answer's score and length in tokens, and its (better, worse) pairs."""
+
+    scores: tuple[float, ...]
+    lengths: tuple[int, ...]
+    pairs: tuple[tuple[int, int], ...]
+
+
+def measure(train: Sequence[Scored], held_out: Sequence[Scored]) -> RewardModelQuality:
+    """The quality of a reward model by how it scores the comparisons that it was trained on, and others.
+
+    Held-out comparisons are taken to be independent; pairs of one comparison are not, and have one say together.
+    """
+    duels = duels_of(held_out) if len(held_out) >= FEWEST else []
+    learnt = weighted_share([(credit(duel.score), duel.weight) for duel in duels_of(train)])
+    if not duels:
+        return RewardModelQuality(Share(None, None, None, len(held_out)), learnt)
+    return RewardModelQuality(
+        weighted_share([(credit(duel.score), duel.weight) for duel in duels]),
+        learnt,
+        calibration(duels),
+        length_figures(held_out, duels),
+        histogram(held_out),
+    )
+
+
+def duels_of(comparisons: Iterable[Scored]) -> list[Duel]:
+    """Every pair of some comparisons."""
+    return [
+        Duel(one.scores[better] - one.scores[worse], one.lengths[better] - one.lengths[worse], 1 / len(one.pairs))
+        for one in comparisons
+        for better, worse in one.pairs
+    ]
+
+
+def length_figures(comparisons: Sequence[Scored], duels: Sequence[Duel]) -> LengthFigures:
+    """How scores go with length over all answers, and how often the longer of two answers is the preferred one."""
+    scores = np.array([score for one in comparisons for score in one.scores])
+    lengths = np.array([float(length) for one in comparisons for length in one.lengths])
+    differ = any(duel.length for duel in duels)
+    return LengthFigures(
+        correlation(ranks(scores), ranks(lengths)),
+        correlation(scores, lengths),
+        len(scores),
+        # Where no two answers differ in length, the rule was never put to use.
+        weighted_share([(credit(duel.length), duel.weight) for duel in duels] if differ else []),
+    )
+
+
+def correlation(one: Array, other: Array) -> float | None:
+    """Pearson's correlation; None where either is the same throughout."""
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return None
+    return float(np.corrcoef(one, other)[0, 1])
+
+
+def ranks(values: Array) -> Array:
+    """Ranks from 1 on; equal values share the mean of theirs."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    means: Array = (ends - (counts - 1) / 2)[places]
+    return means
+
+
+def histogram(comparisons: Sequence[Scored]) -> ScoreHistogram:
+    """Histograms of the scores of chosen and of rejected answers, as shares; each comparison weighs the same."""
+    chosen, rejected, weights = [], [], []
+    for one in comparisons:
+        for better, worse in one.pairs:
+            chosen.append(one.scores[better])
+            rejected.append(one.scores[worse])
+            weights.append(1 / len(one.pairs) / len(comparisons))
+    every = [score for one in comparisons for score in one.scores]
+    edges = np.histogram_bin_edges(every, SCORE_BINS)
+
+    def counted(values: list[float]) -> tuple[float, ...]:
+        return tuple(np.histogram(values, edges, weights=weights)[0].tolist())
+
+    mean, std = float(np.mean(every)), float(np.std(every))
+    return ScoreHistogram(tuple(edges.tolist()), counted(chosen), counted(rejected), mean, std)

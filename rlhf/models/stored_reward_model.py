@@ -1,0 +1,58 @@
+"""Stored reward models as others use them: an adapter for a language model, and a head that scores its last state."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from annotation.records import UserError
+from rlhf.jobs.worker import Run
+from rlhf.models import registry
+from rlhf.models.loading import verified
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """A stored reward model: its adapter and its head, (H,) and a bias.
+
+    The head is shifted and scaled so that the answers it was trained on score 0 on average with a variance of 1.
+    """
+
+    config: Any
+    weights: dict[str, Tensor]
+    head_H: Tensor
+    bias: float
+
+
+def read_reward_model(run: Run, revision: str) -> RewardModel:
+    """A reward model's files. Raises UserError if it is of no use, there is none of this name, or files are damaged."""
+    path = verified(run.data_dir, registry.by_revision(run.db, revision))
+    weights = load_file(path / "adapter_model.safetensors")
+    head_H = weights.pop(next(name for name in weights if name.endswith("score.weight")))[0].float()
+    figures = json.loads((path / "reward.json").read_text("utf-8"))
+    mean, std = figures["mean"], figures["std"]
+    if not std > 0:
+        raise UserError(f"The reward model {revision} scores all answers alike. Train another one, on more judgements.")
+    return RewardModel(as_causal(PeftConfig.from_pretrained(path)), weights, head_H / std, -mean / std)
+
+
+def as_causal(config: Any) -> Any:
+    """A reward model's adapter configuration for a language model: the layers are the same, the head is held apart."""
+    return replace(config, task_type="CAUSAL_LM", modules_to_save=None, inference_mode=False, lora_dropout=0.0)
+
+
+@torch.no_grad()
+def scalar_head(width: int, reward_model: RewardModel | None) -> nn.Linear:
+    """A head like the reward model's; without one, of zeros."""
+    head = nn.Linear(width, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    if reward_model is not None:
+        head.weight[0], head.bias[0] = reward_model.head_H, reward_model.bias
+    return head

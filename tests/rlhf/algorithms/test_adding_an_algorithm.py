@@ -1,0 +1,55 @@
+"""docs/adding-an-algorithm.md, followed to the letter in a copy of the tree; there people use what was added."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
+
+PAGE = ROOT / "docs" / "adding-an-algorithm.md"
+# What the program and its tests consist of.
+COPIED = ("app.py", "annotation", "rlhf", "tests", "pyproject.toml")
+JOURNEY = "tests/rlhf/algorithms/journey_of_an_added_algorithm.py"
+
+
+def follow(page: str, root: Path) -> list[str]:
+    """Do what the page says in this tree: its files, and its line; returns what was written and changed."""
+    files = re.findall(r"^`(rlhf/[^`]+)`:\n\n```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (package,) = {Path(name).parent for name, _ in files}
+    (root / package).mkdir()
+    (root / package / "__init__.py").touch()
+    for name, text in files:
+        (root / name).write_text(text, "utf-8")
+    ((tuple_name, registry, line),) = re.findall(
+        r"^In `(\w+)` of `(rlhf/[^`]+)`.*?```\n(.*?)\n```$", page, re.MULTILINE | re.DOTALL
+    )
+    before = (root / registry).read_text("utf-8")
+    after = re.sub(rf"(^{tuple_name} = \(\n.*?)(^\)$)", rf"\g<1>{line}\n\g<2>", before, flags=re.MULTILINE | re.DOTALL)
+    assert after.count("\n") == before.count("\n") + 1
+    (root / registry).write_text(after, "utf-8")
+    return [*(name for name, _ in files), registry]
+
+
+def test_two_files_and_one_line_add_an_algorithm(tmp_path: Path) -> None:
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, tmp_path / name)
+    assert len(follow(PAGE.read_text("utf-8"), tmp_path)) == 3
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", JOURNEY],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,108 @@
+"""One definition of a win rate: the check's report, the gate, the page and the card show the same number."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from annotation import store
+from annotation.database import Database
+from annotation.records import Prompt
+from annotation.ui.formatting import percent_with_interval
+from rlhf.evaluation import gate_decisions, win_rates
+from rlhf.evaluation.finished_checks import newest_check
+from rlhf.evaluation.gate import Rule, decide
+from rlhf.hub import push_model
+from rlhf.judges import judge_store
+from rlhf.models import registry
+from rlhf.models.registry import Policy
+from rlhf.tabs.iterations import check_report
+from tests.conftest import make_response, seed_prompts
+from tests.rlhf.evaluation.test_gate_decisions import finish_check, judge_says, make_candidate
+
+# (the candidate's answer, the other's): three ties by the text, a loss and a win by an answer that is none.
+SETTLED = (("Yes.", "Yes."), ("Yes.", "Yes.\n"), ("", " "), (" ", "Yes."), ("Yes.", ""))
+
+
+def answer(db: Database, prompt: Prompt, policy: Policy, text: str) -> None:
+    """A policy's answer in a check."""
+    store.add_response(db, make_response(prompt, text, policy.id, seed=prompt.id), "evaluate")
+
+
+@pytest.fixture
+def checked(db: Database, data_dir: Path) -> Policy:
+    """A candidate that a judge prefers on eight prompts, on five of which nobody has to be asked."""
+    made, base = make_candidate(db, data_dir, number=8), registry.by_revision(db, "base")
+    for prompt, (own, other) in zip(seed_prompts(db, 5, "held-out")[-5:], SETTLED, strict=True):
+        answer(db, prompt, made, own)
+        answer(db, prompt, base, other)
+    assert store.compare_policies(db, made.id, base.id) == 0, "nobody is asked about them"
+    judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
+    judge_says(db, judge, made)
+    rate = win_rates.outcomes_by(db, judge, made, base).rate()
+    finish_check(db, data_dir, made, "j", win_rates={"base": {"j": asdict(rate)}}, prompts=13, same_answers=3)
+    return made
+
+
+def test_the_report_the_gate_the_page_and_the_card_show_one_win_rate(
+    db: Database, data_dir: Path, checked: Policy
+) -> None:
+    """Eight won, one more without asking, three ties and a loss: (8 + 1 + 3 / 2) of 13."""
+    check = newest_check(db, checked.revision)
+    assert check is not None
+    rate = check.report.rates_against("base")["j"]
+    assert (rate.n, rate.ties, rate.value) == (13, 3, pytest.approx(10.5 / 13))
+    (judge,) = gate_decisions.findings(db, checked).judges
+    assert (len(judge.outcomes), sum(judge.outcomes) / len(judge.outcomes)) == (rate.n, rate.value)
+    decision = decide(Rule(judge_may_decide=True), gate_decisions.findings(db, checked))
+    (weighed,) = [one for one in decision.criteria if one.name == "Preferred by the judge j"]
+    assert weighed.value.startswith("81% of 13 (")
+    assert rate.estimate is not None
+    page = check_report.report_card(check.report, Rule())
+    assert f"<td>{percent_with_interval(rate.estimate)}</td>" in page
+    assert percent_with_interval(rate.estimate).startswith("81% (")
+    (on_card,) = push_model.compared(db, checked)
+    assert (on_card.against, on_card.judge, on_card.share) == ("base", "the AI judge j", rate.estimate)
+
+
+def test_answers_that_differ_in_blanks_alone_are_the_same_and_count_once(db: Database, checked: Policy) -> None:
+    """SQLite's trim leaves newlines, so such a pair was compared, and counted as a tie beside its verdict."""
+    judge, base = judge_store.by_name(db, "j"), registry.by_revision(db, "base")
+    found = win_rates.outcomes_by(db, judge, checked, base)
+    assert (len(found.compared), len(found.settled), found.answered) == (8, 5, 13)
+
+
+def test_a_pair_that_an_earlier_version_let_a_judge_compare_counts_by_its_verdict(
+    db: Database, checked: Policy
+) -> None:
+    judge, base = judge_store.by_name(db, "j"), registry.by_revision(db, "base")
+    pair = next(one for one in store.paired_answers(db, checked.id, base.id) if one.texts == SETTLED[1])
+    with db.transaction() as connection:
+        connection.execute(
+            "INSERT INTO comparison (prompt_id, purpose, candidate_id, against_id, asks, created) "
+            "VALUES (?, 'preference', ?, ?, 'nobody', '')",
+            (pair.prompt_id, checked.id, base.id),
+        )
+        store.place_responses(db, db.value("SELECT max(id) FROM comparison"), [pair.first, pair.second])
+    judge_says(db, judge, checked)
+    found = win_rates.outcomes_by(db, judge, checked, base)
+    assert (len(found.compared), len(found.settled), len(found.values)) == (9, 4, 13)
+
+
+def test_a_judge_that_said_nothing_has_no_win_rate_unless_there_was_nothing_to_say(
+    db: Database, data_dir: Path
+) -> None:
+    made, base = make_candidate(db, data_dir, number=2), registry.by_revision(db, "base")
+    silent = judge_store.add(db, "silent", "local", {"model": "base"}, "owner")
+    (prompt,) = seed_prompts(db, 1, "held-out")[-1:]
+    answer(db, prompt, made, "Yes.")
+    answer(db, prompt, base, "Yes.")
+    assert win_rates.outcomes_by(db, silent, made, base).rate().value is None
+    own = {pair.first for pair in store.paired_answers(db, made.id, base.id) if pair.settled is not None}
+    assert win_rates.outcomes_by(db, silent, made, base, own).rate().value == 0.5
+
+
+def test_people_are_counted_by_what_they_have_compared(db: Database, checked: Policy) -> None:
+    assert win_rates.by_people(db, checked, registry.by_revision(db, "base")) is None
