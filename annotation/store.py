@@ -14,7 +14,6 @@ from typing import Any
 
 from annotation.database import Database
 from annotation.records import (
-    Annotator,
     Asks,
     Demonstration,
     Feedback,
@@ -600,21 +599,6 @@ def read_judgement(row: Mapping[str, Any]) -> Judgement:
         edited=None if row["edited"] is None else json.loads(row["edited"]),
         tags=tuple(json.loads(row["tags"])),
         early=bool(row["early"]),
-    )
-
-
-def judgement_count(db: Database, annotator: Annotator | None = None) -> int:
-    """Current judgements (skips aside) of one annotator or of all.
-
-    What is there to measure annotators (gold, re-asks) and what was imported does not count.
-    """
-    return int(
-        db.value(
-            """SELECT count(*) FROM current_judgement
-               WHERE outcome != 'skip' AND purpose IN ('own', 'adjudication')
-                 AND (:annotator IS NULL OR annotator_id = :annotator)""",
-            {"annotator": annotator.id if annotator else None},
-        )
     )
 
 

@@ -45,7 +45,6 @@ PYTHON: Final = "3.12"
 # ZeroGPU has these versions only; our own pins a newer torch.
 ZERO_PYTHON: Final = "3.12.12"
 ZERO_TORCH: Final = "torch>=2.8,<2.12"
-ZERO_GPU: Final = "zero-a10g"
 FREE: Final = "cpu-basic"
 CPU_TORCH: Final = "--extra-index-url https://download.pytorch.org/whl/cpu"
 GIVEN_TOKEN: Final = SPACE_TOKEN

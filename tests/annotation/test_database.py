@@ -13,7 +13,7 @@ from annotation.database import FILE_NAME, Database, copy_database, migrate, ope
 from annotation.records import Prompt, UserError
 from annotation.schema import migrations
 from annotation.sqlite import sqlite3, sqlite_utils
-from tests.conftest import act, seed_comparisons
+from tests.conftest import act, judgement_count, seed_comparisons
 
 pytestmark = pytest.mark.slow
 
@@ -98,7 +98,7 @@ def test_a_file_of_the_first_release_is_brought_up_to_date_and_loses_nothing(dat
     assert held is not None
     assert (held.nonce, held.kind, held.shown_texts) == ("n3", "pair", ("3.1", "3.0"))
     claims.judge(db, 1, held.nonce, act("left-much"))
-    assert store.judgement_count(db) == 2
+    assert judgement_count(db) == 2
     last = claims.claim_next(db, 1)
     assert last is not None
     assert last.comparison_id == 4
