@@ -214,7 +214,6 @@ def is_passing(error: UserError) -> bool:
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status of a refusal."""
     status: int | None = getattr(getattr(error, "response", None), "status_code", None)
     return status
 

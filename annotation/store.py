@@ -84,7 +84,6 @@ def prompts_to_answer(db: Database, model_id: int, split: Split, limit: int) -> 
 
 
 def read_prompt(row: dict[str, Any]) -> Prompt:
-    """A prompt row as a record."""
     return Prompt(tuple(json.loads(row["messages"])), row["split"], row["source"], row["id"])
 
 
@@ -304,7 +303,6 @@ def fail_answers(db: Database, comparison_id: int | None = None) -> int:
 
 
 def marks(values: Sequence[Any]) -> str:
-    """As many question marks."""
     return ", ".join("?" * len(values))
 
 
@@ -691,7 +689,6 @@ ORDINARY = "asked_by IS NULL AND candidate_id IS NULL"
 
 
 def feedback(db: Database) -> Feedback:
-    """Who judges."""
     return Feedback(**setting(db, "feedback", {}))
 
 
@@ -710,12 +707,10 @@ def set_feedback(db: Database, feedback: Feedback) -> None:
 
 # --------------------------------------------------------------------------------------------------------- settings
 def setting(db: Database, key: str, default: Any) -> Any:
-    """A stored setting, or its default."""
     stored = db.value("SELECT value FROM setting WHERE key = ?", (key,))
     return default if stored is None else json.loads(stored)
 
 
 def set_setting(db: Database, key: str, value: Any) -> None:
-    """Store a setting."""
     with db.transaction() as connection:
         connection.execute("INSERT OR REPLACE INTO setting (key, value) VALUES (?, ?)", (key, json.dumps(value)))

@@ -69,7 +69,6 @@ class Figures:
         self.votes.append(vote_of(judgement))
 
     def see_day(self, moment: str) -> None:
-        """Widen the range of days."""
         day = moment[:10]
         self.first_day = min(self.first_day or day, day)
         self.last_day = max(self.last_day, day)
@@ -85,7 +84,6 @@ class Figures:
 
     @property
     def total(self) -> int:
-        """All rows."""
         return sum(self.rows.values())
 
 
@@ -351,7 +349,6 @@ WHOLE_CONVERSATIONS: Final[Mapping[str, str]] = {
 
 
 def columns_table(request: Request) -> str:
-    """Every column with its meaning."""
     notes = {**NOTES, **(WHOLE_CONVERSATIONS if request.format == "reward" else {})}
     return table(["column", "meaning"], [[f"`{name}`", notes[name]] for name in FORMATS[request.format].columns])
 
@@ -467,5 +464,4 @@ def fenced(text: str) -> str:
 
 
 def longest_run(text: str) -> int:
-    """The length of the longest run of backticks."""
     return max((len(run) for run in re.findall("`+", text)), default=0)

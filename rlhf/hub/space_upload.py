@@ -80,7 +80,6 @@ class Plan:
 
     @property
     def owner(self) -> str:
-        """Whose Space it is."""
         return self.repo.split("/")[0]
 
     @property

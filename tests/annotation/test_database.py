@@ -32,6 +32,18 @@ def test_wal_is_on_and_the_command_line_of_sqlite_utils_reads_the_file(db: Datab
     assert {"prompt", "judgement", "job", "model"} <= set(sqlite_utils.Database(data_dir / FILE_NAME).table_names())
 
 
+def test_a_row_is_inserted_by_column_within_the_transaction_around_it(db: Database) -> None:
+    row = {"created": "2026-01-01", "written_by": "ann", "text": "Be kind.", "version": 7}  # in no table's order
+    assert db.insert("guidelines", row) == 7
+    assert db.row("SELECT * FROM guidelines") == row
+    with pytest.raises(RuntimeError, match="later"), db.transaction():
+        assert db.insert("guidelines", {**row, "version": 8}) == 8
+        raise RuntimeError("later")
+    with pytest.raises(sqlite3.OperationalError, match="no column named author"):
+        db.insert("guidelines", {**row, "version": 9, "author": "ann"})
+    assert db.value("SELECT max(version) FROM guidelines") == 7
+
+
 def test_migrating_again_changes_nothing(data_dir: Path) -> None:
     first = open_database(data_dir)
     before = schema(first)
