@@ -45,4 +45,4 @@ $(VENV)/test-ready: $(VENV)/run-ready tests/requirements.txt
 	@touch $@
 
 docs: $(VENV)/test-ready
-	$(BIN)/python -m tests.readme_sections
+	$(BIN)/python -m tests.docs.reference

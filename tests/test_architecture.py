@@ -144,7 +144,7 @@ def test_every_spec_has_a_runner_and_every_runner_a_spec() -> None:
 
 
 def test_every_module_says_in_one_line_what_it_is_for() -> None:
-    """The line is used in the README."""
+    """The line is used in docs/reference/modules.md."""
     for path in [ROOT / "app.py", *(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]:
         described = ast.get_docstring(ast.parse(path.read_text("utf-8")))
         assert described, path

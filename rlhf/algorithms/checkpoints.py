@@ -15,7 +15,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,16 @@ KEPT_CHECKPOINTS = 2
 RESUMABLE_RUNS = 3
 # The mark of a whole checkpoint before there was a manifest.
 EARLIER_MARK = "complete"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint says of itself: of which kind of training it is, and after which of how many steps."""
+
+    kind: str
+    step: int
+    steps: int
+    format: int = FORMAT
 
 
 @dataclass(frozen=True)
@@ -68,21 +78,14 @@ def moved(value: Any, device: torch.device) -> Any:
 
 
 def write_checkpoint(
-    checkpoints: Path,
-    kind: str,
-    step: int,
-    steps: int,
-    weights: Mapping[str, Tensor],
-    optimiser: Any,
-    further: Mapping[str, Any],
+    checkpoints: Path, manifest: Manifest, weights: Mapping[str, Tensor], optimiser: Any, further: Mapping[str, Any]
 ) -> None:
     """Write a checkpoint, whole or not at all, and remove all but the newest two."""
-    with new_directory(checkpoints / f"checkpoint-{step}") as directory:
+    with new_directory(checkpoints / f"checkpoint-{manifest.step}") as directory:
         values = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
         save_file(values, directory / WEIGHTS)
         torch.save({"optimiser": optimiser.state_dict(), "further": dict(further)}, directory / STATE)
-        manifest = {"format": FORMAT, "kind": kind, "step": step, "steps": steps}
-        (directory / MANIFEST).write_text(json.dumps(manifest), "utf-8")
+        (directory / MANIFEST).write_text(json.dumps(asdict(manifest)), "utf-8")
     for old in sorted(whole(checkpoints), key=lambda one: one.step)[:-KEPT_CHECKPOINTS]:
         shutil.rmtree(old.path)
 
@@ -100,11 +103,12 @@ def newest_checkpoint(checkpoints: Path) -> Checkpoint | None:
     return max(whole(checkpoints), key=lambda one: one.step, default=None)
 
 
-def refuse_earlier_format(checkpoints: Path) -> None:
-    """Raises UserError where a run has checkpoints of an earlier version: to begin anew is for a person to decide."""
-    if any(checkpoints.glob(f"checkpoint-*/{EARLIER_MARK}")):
+def refuse_other_formats(checkpoints: Path) -> None:
+    """Raises UserError where a run has checkpoints of another version: to begin anew is for a person to decide."""
+    formats = {json.loads((one.path / MANIFEST).read_text("utf-8"))["format"] for one in whole(checkpoints)}
+    if formats - {FORMAT} or any(checkpoints.glob(f"checkpoint-*/{EARLIER_MARK}")):
         raise UserError(
-            f"The checkpoints in checkpoints/{checkpoints.name} were written by an earlier version of this program, "
+            f"The checkpoints in checkpoints/{checkpoints.name} were written by another version of this program, "
             "and this one can't go on from them. Delete them on the Runs tab, then resume: the run begins anew with "
             "the same data."
         )

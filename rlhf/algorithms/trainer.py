@@ -23,11 +23,12 @@ from torch import Tensor
 
 from annotation.records import Prompt, Sampling, UserError
 from rlhf.algorithms.checkpoints import (
+    Manifest,
     checkpoints_of,
     forget_broken_checkpoints,
     forget_old_checkpoints,
     newest_checkpoint,
-    refuse_earlier_format,
+    refuse_other_formats,
     write_checkpoint,
 )
 from rlhf.algorithms.model_card import Made, describe_directory, subject_of
@@ -169,7 +170,7 @@ def begin(run: Run, spec: TrainingSpec) -> None:
     if run.rank == 0:
         forget_old_checkpoints(run)
         forget_broken_checkpoints(checkpoints_of(run))
-    refuse_earlier_format(checkpoints_of(run))
+    refuse_other_formats(checkpoints_of(run))
     run.report(0, 0, {}, "loading the model")
     torch.manual_seed(spec.seed)
 
@@ -342,9 +343,8 @@ class Progress:
         """Write a checkpoint, whole or not at all; nothing while measuring or in a further process."""
         if not self.run.measured_steps and not self.run.rank:
             learner = self.learner
-            write_checkpoint(
-                self.checkpoints, self.spec.kind, step, steps, learner.weights(), learner.optimiser, learner.further()
-            )
+            manifest = Manifest(self.spec.kind, step, steps)
+            write_checkpoint(self.checkpoints, manifest, learner.weights(), learner.optimiser, learner.further())
 
 
 def any_process(accelerator: Any, flag: bool) -> bool:

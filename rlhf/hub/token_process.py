@@ -199,7 +199,7 @@ def begin(data_dir: Path, place: Place | None, model: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The keeper's command line, used by the launcher. What it reads from the environment is in the README."""
+    """The keeper's command line, used by the launcher. What it reads from the environment: docs/safe-copies.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the data directory")
     parser.add_argument("--begin", action="store_true", help="restore what is to be restored, fetch the model, and end")

@@ -18,6 +18,8 @@ from annotation import hub_client
 from annotation.records import UserError
 from rlhf.algorithms import ALGORITHMS
 from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.finished_checks import newest_check
+from rlhf.evaluation.gate import Rule
 from rlhf.hub import job_bundle, push_model
 from rlhf.jobs import job_store
 from rlhf.models import registry
@@ -122,11 +124,13 @@ def test_it_is_checked(place: Machine) -> None:
     assert made is not None
     done = place.perform(place.submit(EvaluateSpec(candidate=made.revision, prompts=2)))
     assert done.status == "finished", done.message
-    assert made.revision in check_report.report(done.result)
-    rows = check_report.history_table(
-        registry.everything(place.db), {job.id: job for job in job_store.recent(place.db, (KIND,))}, {}
-    )
-    assert "unpaired, LoRA" in rows
+    check = newest_check(place.db, made.revision)
+    assert check is not None
+    assert made.revision in check_report.report_card(check.report, Rule())
+    runs = {job.id: job for job in job_store.recent(place.db, (KIND,))}
+    history = check_report.history_table(registry.everything(place.db), runs, {made.revision: check})
+    assert "unpaired, LoRA" in history
+    assert "12 pairs" in history
 
 
 def test_it_is_exported(place: Machine) -> None:

@@ -20,7 +20,13 @@ from trl import DPOConfig, DPOTrainer
 from annotation import store
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
-from rlhf.algorithms.checkpoints import MANIFEST, forget_broken_checkpoints, newest_checkpoint, write_checkpoint
+from rlhf.algorithms.checkpoints import (
+    MANIFEST,
+    Manifest,
+    forget_broken_checkpoints,
+    newest_checkpoint,
+    write_checkpoint,
+)
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.dpo.train import PreferenceTrainer, answer_logps, build_trainer
 from rlhf.jobs import job_store
@@ -659,7 +665,7 @@ def test_only_whole_checkpoints_are_resumed_from_and_broken_ones_are_removed(tmp
     for step in (2, 9, 10):
         with torch.no_grad():
             weight.fill_(step)
-        write_checkpoint(tmp_path, "dpo", step, 20, {"w": weight}, optimiser, {"seen": [step]})
+        write_checkpoint(tmp_path, Manifest("dpo", step, 20), {"w": weight}, optimiser, {"seen": [step]})
     (tmp_path / "checkpoint-12").mkdir()
     (tmp_path / "checkpoint-10").rename(tmp_path / "checkpoint-10.part")
     forget_broken_checkpoints(tmp_path)
@@ -670,18 +676,21 @@ def test_only_whole_checkpoints_are_resumed_from_and_broken_ones_are_removed(tmp
     assert weight.item() == 9
 
 
-def test_a_run_with_checkpoints_of_an_earlier_version_is_refused_until_they_are_deleted(judged: Machine) -> None:
+@pytest.mark.parametrize(("name", "content"), [("complete", ""), (MANIFEST, '{"format": 2}')])
+def test_a_run_with_checkpoints_of_another_version_is_refused_until_they_are_deleted(
+    judged: Machine, name: str, content: str
+) -> None:
     job_id = judged.submit(replace(QUICK_DPO, epochs=1, evaluate=False))
     directory = judged.data_dir / "checkpoints" / f"job-{job_id}"
-    earlier = directory / "checkpoint-2"
-    earlier.mkdir(parents=True)
-    (earlier / "adapter_model.safetensors").write_bytes(b"weights")
-    (earlier / "complete").touch()
+    other = directory / "checkpoint-2"
+    other.mkdir(parents=True)
+    (other / "adapter_model.safetensors").write_bytes(b"weights")
+    (other / name).write_text(content, "utf-8")
     job = judged.perform(job_id)
     assert job.status == "failed"
-    assert f"checkpoints in checkpoints/job-{job_id} were written by an earlier version" in job.message
+    assert f"checkpoints in checkpoints/job-{job_id} were written by another version" in job.message
     assert "Delete them on the Runs tab, then resume" in job.message
-    assert (earlier / "adapter_model.safetensors").read_bytes() == b"weights"
+    assert (other / "adapter_model.safetensors").read_bytes() == b"weights"
     shutil.rmtree(directory)
     job_store.resume(judged.db, job_id)
     assert judged.perform(job_id).status == "finished"

@@ -76,7 +76,7 @@ def test_pairs_that_are_all_refused_are_counted_and_named_before_the_freeze(
         prospect = prospects.of(spec)
         assert str(raised.value) in prospect.troubles
         assert prospect.data is not None
-        card = plan_card.data_card(prospect.data, spec.kind)
+        card = plan_card.data_card(prospect.data, spec)
         assert "refused by the model&#x27;s chat template (System role not supported)" in card
     capsys.readouterr()
     assert rlhf_main(["--data", str(strict.data_dir), "run", str(write_spec(tmp_path / "s", {"kind": "dpo"}))]) == 2
@@ -97,7 +97,7 @@ def test_some_that_are_refused_are_left_out_of_the_frozen_data_and_shown_by_name
         "System role not supported",
     )
     assert len(survey.examples["template"]) == 3
-    assert "(System role not supported)" in plan_card.survey_card(survey, "dpo")
+    assert "(System role not supported)" in plan_card.survey_card(survey, spec)
     assert job_id
 
 
