@@ -129,7 +129,6 @@ class Desk:
         return self.saved(annotator, asked, card, made)
 
     def latest(self, annotator: Annotator, asked: Asked) -> dict[str, Any]:
-        """This annotator's latest judgements."""
         rows = claims.latest(self.db, annotator.id)
         return {"judgements": [listed(row) for row in rows]}
 
@@ -144,7 +143,6 @@ class Desk:
         return self.next_card(annotator, asked, "Your prompt is answered next.")
 
     def guidelines(self, annotator: Annotator, asked: Asked) -> dict[str, Any]:
-        """The guidelines that hold today."""
         latest = store.guidelines(self.db)
         return {"version": latest.version, "html": Source(latest.text) if latest.text else ""}
 

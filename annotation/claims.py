@@ -117,10 +117,12 @@ def choose_from_pool(db: Database, annotator_id: int, overlap: int, source: rand
     """
     models = db.rows("SELECT id FROM model ORDER BY status = 'serving' DESC, id DESC")
     order: list[int | None] = [row["id"] for row in models]
-    order.insert(source.randrange(2), None)
+    order.insert(source.randrange(2), None)  # None: of no single policy; before or after the serving one's, by a coin
     for state in ("ready", "writing"):
         for model_id in order:
             for taken in reversed(range(overlap)):
+                # One that an annotator asked for is first theirs to judge. `min(id)` of each prompt, out of the oldest
+                # CANDIDATES only, so that a press costs no more where thousands wait.
                 candidates = db.rows(
                     f"""SELECT min(open.id) AS id,
                             (SELECT sum(o.taken) FROM comparison o WHERE o.prompt_id = open.prompt_id) AS judged

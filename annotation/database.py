@@ -276,7 +276,6 @@ def migrate(database: Database) -> None:
 
 
 def known_steps() -> set[str]:
-    """The names of all migrations."""
     return {step.name for step in migrations._migrations}
 
 

@@ -13,7 +13,6 @@ SECRETS: Final = (*TOKENS, SPACE_TOKEN, "OAUTH_CLIENT_SECRET")
 
 
 def without(names: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment without some variables."""
     return {name: value for name, value in environment.items() if name not in names}
 
 

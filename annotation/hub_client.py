@@ -214,7 +214,6 @@ def is_passing(error: UserError) -> bool:
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status of a refusal."""
     status: int | None = getattr(getattr(error, "response", None), "status_code", None)
     return status
 
@@ -242,6 +241,13 @@ def front_matter(text: str) -> dict[str, Any]:
     except (yaml.YAMLError, RecursionError, ValueError):  # of a date that is none
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def to_front_matter(fields: Mapping[str, Any]) -> str:
+    """Fields as the YAML at the head of a card, between its dashes."""
+    import yaml
+
+    return f"---\n{yaml.safe_dump(dict(fields), sort_keys=False)}---"
 
 
 def split_address(address: str) -> tuple[str, str | None]:

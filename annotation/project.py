@@ -75,7 +75,6 @@ def check(values: Mapping[str, Any], annotators: int) -> Project:
 
 
 def check_kind(value: Any) -> Kind:
-    """A kind of comparison."""
     if not isinstance(value, str) or value not in KINDS:
         raise UserError(f"The kind of comparison must be one of: {', '.join(KINDS)}.")
     return cast(Kind, value)
@@ -102,7 +101,6 @@ def check_share(value: Any, field: str) -> float:
 
 
 def check_switch(value: Any, field: str) -> bool:
-    """Yes or no."""
     if not isinstance(value, bool):
         raise UserError(f"{field}: choose one of the two.")
     return value

@@ -176,12 +176,10 @@ class Claim:
 
     @property
     def shown(self) -> tuple[Answer, ...]:
-        """The answers in the order in which they are shown."""
         return tuple(self.answers[position] for position in self.shown_order)
 
     @property
     def shown_texts(self) -> tuple[str, ...]:
-        """The answers' texts in the order in which they are shown."""
         return tuple(answer.text for answer in self.shown)
 
 
@@ -268,7 +266,6 @@ def storable(text: str) -> str:
 
 
 def parse_note(value: Any) -> str:
-    """A note of bounded length."""
     if not isinstance(value, str) or len(value) > MAXIMUM_NOTE:
         raise UserError(f"A note can have up to {MAXIMUM_NOTE:,} characters. Shorten it; nothing was recorded.")
     return storable(value).strip()

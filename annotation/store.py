@@ -14,7 +14,6 @@ from typing import Any
 
 from annotation.database import Database
 from annotation.records import (
-    Annotator,
     Asks,
     Demonstration,
     Feedback,
@@ -85,7 +84,6 @@ def prompts_to_answer(db: Database, model_id: int, split: Split, limit: int) -> 
 
 
 def read_prompt(row: dict[str, Any]) -> Prompt:
-    """A prompt row as a record."""
     return Prompt(tuple(json.loads(row["messages"])), row["split"], row["source"], row["id"])
 
 
@@ -305,7 +303,6 @@ def fail_answers(db: Database, comparison_id: int | None = None) -> int:
 
 
 def marks(values: Sequence[Any]) -> str:
-    """As many question marks."""
     return ", ".join("?" * len(values))
 
 
@@ -603,21 +600,6 @@ def read_judgement(row: Mapping[str, Any]) -> Judgement:
     )
 
 
-def judgement_count(db: Database, annotator: Annotator | None = None) -> int:
-    """Current judgements (skips aside) of one annotator or of all.
-
-    What is there to measure annotators (gold, re-asks) and what was imported does not count.
-    """
-    return int(
-        db.value(
-            """SELECT count(*) FROM current_judgement
-               WHERE outcome != 'skip' AND purpose IN ('own', 'adjudication')
-                 AND (:annotator IS NULL OR annotator_id = :annotator)""",
-            {"annotator": annotator.id if annotator else None},
-        )
-    )
-
-
 def new_to_train_on(db: Database, since: str) -> int:
     """Judgements made after `since` that a training could learn from: people's, and comparisons that judges alone have.
 
@@ -707,7 +689,6 @@ ORDINARY = "asked_by IS NULL AND candidate_id IS NULL"
 
 
 def feedback(db: Database) -> Feedback:
-    """Who judges."""
     return Feedback(**setting(db, "feedback", {}))
 
 
@@ -726,12 +707,10 @@ def set_feedback(db: Database, feedback: Feedback) -> None:
 
 # --------------------------------------------------------------------------------------------------------- settings
 def setting(db: Database, key: str, default: Any) -> Any:
-    """A stored setting, or its default."""
     stored = db.value("SELECT value FROM setting WHERE key = ?", (key,))
     return default if stored is None else json.loads(stored)
 
 
 def set_setting(db: Database, key: str, value: Any) -> None:
-    """Store a setting."""
     with db.transaction() as connection:
         connection.execute("INSERT OR REPLACE INTO setting (key, value) VALUES (?, ?)", (key, json.dumps(value)))

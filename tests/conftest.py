@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, settings
 
 from annotation import store
 from annotation.database import Database, open_database
-from annotation.records import Prompt, Response, Sampling, Split
+from annotation.records import Annotator, Prompt, Response, Sampling, Split
 from rlhf.models import registry
 from tests.fakes.hub_server import HubServer
 
@@ -121,6 +121,21 @@ def act(word: str, **extras: Any) -> dict[str, Any]:
         return {"outcome": "ranked", "ranks": [1, 1], "strength": 0, **extras}
     side, degree = word.split("-")
     return {"outcome": "ranked", "ranks": LEFT_TO_RIGHT[side], "strength": STRENGTH[degree], **extras}
+
+
+def judgement_count(db: Database, annotator: Annotator | None = None) -> int:
+    """Current judgements (skips aside) of one annotator or of all.
+
+    What is there to measure annotators (gold, re-asks) and what was imported does not count.
+    """
+    return int(
+        db.value(
+            """SELECT count(*) FROM current_judgement
+               WHERE outcome != 'skip' AND purpose IN ('own', 'adjudication')
+                 AND (:annotator IS NULL OR annotator_id = :annotator)""",
+            {"annotator": annotator.id if annotator else None},
+        )
+    )
 
 
 def measure_nobody(db: Database) -> None:

@@ -33,7 +33,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.specs import JobSpec
 from rlhf.models import registry
 from rlhf.submission import job_submission
-from tests.conftest import act, measure_nobody
+from tests.conftest import act, judgement_count, measure_nobody
 
 # As in rlhf.jobs.worker.prepare_process; it must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -98,7 +98,7 @@ class Machine:
         prompts = store.prompts(self.db, split)
         for number in range(count):
             prompt = prompts[number % len(prompts)]
-            source = random.Random(f"{split} {number} {store.judgement_count(self.db)}")
+            source = random.Random(f"{split} {number} {judgement_count(self.db)}")
             texts = answers or (
                 " ".join(source.choices(WORDS, k=3)),
                 " ".join(source.choices(WORDS, k=source.randint(8, 12))),

@@ -66,7 +66,6 @@ def show(place: Place) -> None:
 
 
 def in_short(copy: Manifest) -> str:
-    """A copy in a line."""
     size = f"{copy.size / 1e6:,.1f} MB"
     return f"{copy.created[:19]} UTC  {copy.judgements:>7} judgements  {size:>10}  run {copy.run[:8]}"
 

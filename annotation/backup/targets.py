@@ -71,7 +71,6 @@ class Manifest:
     """By path within the data directory."""
 
     def to_bytes(self) -> bytes:
-        """As it is stored."""
         return json.dumps({"format": FORMAT, "version": 1, **asdict(self)}, indent=1, sort_keys=True).encode()
 
     @property
@@ -195,7 +194,6 @@ class DirectoryPlace:
 
     @property
     def name(self) -> str:
-        """The path."""
         return str(self.path)
 
     @property

@@ -147,7 +147,6 @@ def lines(db: Database) -> Iterator[bytes]:
 
 
 def encode(value: Mapping[str, Any]) -> bytes:
-    """One line."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
@@ -274,7 +273,6 @@ def before(table: str, row: Row) -> dict[str, Any]:
 
 
 def declared_types(db: Database, table: str) -> dict[str, str]:
-    """The type of each column."""
     return {row["name"]: row["type"] for row in db.rows(f'PRAGMA table_info("{table}")')}
 
 
@@ -329,7 +327,6 @@ def is_messages(text: str) -> bool:
 
 
 def is_ranking(text: str) -> bool:
-    """Whether it is a list of ranks."""
     value = parsed(text)
     return isinstance(value, list) and all(type(rank) is int and 1 <= rank <= len(value) for rank in value)
 
@@ -343,19 +340,16 @@ def is_order(text: str) -> bool:
 
 
 def is_tags(text: str) -> bool:
-    """Whether it is a list of texts."""
     value = parsed(text)
     return isinstance(value, list) and all(isinstance(tag, str) for tag in value)
 
 
 def is_places(text: str) -> bool:
-    """Whether it is a list of places in a list."""
     value = parsed(text)
     return isinstance(value, list) and all(type(place) is int and place >= 0 for place in value)
 
 
 def is_object(text: str) -> bool:
-    """Whether it is a JSON object."""
     return isinstance(parsed(text), dict)
 
 

@@ -21,6 +21,7 @@ from annotation.exports.formats import (
     Settled,
     written_by,
 )
+from annotation.hub_client import to_front_matter
 from annotation.metrics.agreement import agreements
 from annotation.metrics.intervals_and_bias import Estimate, Vote, length_biases, position_biases
 from annotation.records import Demonstration, Judgement, Project
@@ -68,7 +69,6 @@ class Figures:
         self.votes.append(vote_of(judgement))
 
     def see_day(self, moment: str) -> None:
-        """Widen the range of days."""
         day = moment[:10]
         self.first_day = min(self.first_day or day, day)
         self.last_day = max(self.last_day, day)
@@ -84,7 +84,6 @@ class Figures:
 
     @property
     def total(self) -> int:
-        """All rows."""
         return sum(self.rows.values())
 
 
@@ -124,48 +123,57 @@ class Provenance:
 
 
 def front_matter(request: Request, figures: Figures, files: Mapping[str, str]) -> str:
-    """The YAML between the dashes, by which `datasets` and the Hub know files, splits and types."""
-    columns = FORMATS[request.format].columns
-    lines = [
-        "---",
-        f"pretty_name: Prefloop {request.format} export",
-        *([f"license: {request.licence}"] if request.licence else []),
-        "task_categories:",
-        "- text-generation",
-        "tags:",
-        *(f"- {tag}" for tag in ("preference", "human-feedback", "trl", "prefloop")),
-        format_mark(request.format),
-        "size_categories:",
-        f"- {size_category(figures.total)}",
-        "dataset_info:",
-        "  features:",
-        *(line for name, kind in columns.items() for line in feature(name, kind)),
-        "configs:",
-        "- config_name: default",
-        "  data_files:",
-        *(line for split, path in files.items() for line in (f"  - split: {split}", f"    path: {path}")),
-        "---",
-    ]
-    return "\n".join(lines)
+    """The head of the card of an export."""
+    return dataset_head(
+        f"Prefloop {request.format} export",
+        request.licence,
+        ("preference", "human-feedback", "trl", "prefloop"),
+        {"format": request.format},
+        figures.total,
+        [feature(name, kind) for name, kind in FORMATS[request.format].columns.items()],
+        files,
+    )
+
+
+def dataset_head(
+    title: str,
+    licence: str,
+    tags: Sequence[str],
+    mark: Mapping[str, str],
+    rows: int,
+    features: Sequence[Mapping[str, Any]],
+    files: Mapping[str, str],
+) -> str:
+    """The YAML between the dashes, by which `datasets` and the Hub know files (by split), splits and types.
+
+    `mark` is what Prefloop knows the repository by, so that no other format takes its place.
+    """
+    parts = [{"split": split, "path": path} for split, path in files.items()]
+    return to_front_matter(
+        {
+            "pretty_name": title,
+            **({"license": licence} if licence else {}),
+            "task_categories": ["text-generation"],
+            "tags": list(tags),
+            MARK: dict(mark),
+            "size_categories": [size_category(rows)],
+            "dataset_info": {"features": list(features)},
+            "configs": [{"config_name": "default", "data_files": parts}],
+        }
+    )
 
 
 MARK: Final = "prefloop"
 
 
-def format_mark(name: str, **more: str) -> str:
-    """The line by which Prefloop knows what a repository holds, so that no other format takes its place."""
-    return f"{MARK}: {json.dumps({'format': name, **more})}"
-
-
 TYPES: Final[Mapping[Column, str]] = {"text": "string", "number": "float64", "whole": "int64", "truth": "bool"}
 
 
-def feature(name: str, kind: Column) -> list[str]:
+def feature(name: str, kind: Column) -> dict[str, Any]:
     """A column's type as `datasets` writes it."""
     if kind == "messages":
-        parts = [f"    - name: {part}\n      dtype: string" for part in ("role", "content")]
-        return [f"  - name: {name}", "    list:", *parts]
-    return [f"  - name: {name}", "    list: string" if kind == "texts" else f"    dtype: {TYPES[kind]}"]
+        return {"name": name, "list": [{"name": part, "dtype": "string"} for part in ("role", "content")]}
+    return {"name": name, "list": "string"} if kind == "texts" else {"name": name, "dtype": TYPES[kind]}
 
 
 def size_category(rows: int) -> str:
@@ -341,7 +349,6 @@ WHOLE_CONVERSATIONS: Final[Mapping[str, str]] = {
 
 
 def columns_table(request: Request) -> str:
-    """Every column with its meaning."""
     notes = {**NOTES, **(WHOLE_CONVERSATIONS if request.format == "reward" else {})}
     return table(["column", "meaning"], [[f"`{name}`", notes[name]] for name in FORMATS[request.format].columns])
 
@@ -457,5 +464,4 @@ def fenced(text: str) -> str:
 
 
 def longest_run(text: str) -> int:
-    """The length of the longest run of backticks."""
     return max((len(run) for run in re.findall("`+", text)), default=0)

@@ -137,7 +137,6 @@ class Exporter:
 
 
 def file_name(request: Request) -> str:
-    """A name for an export that is made now."""
     moment = datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
     return f"{request.format}-{moment}{ONE_FILE.get(request.format, '.zip')}"
 

@@ -597,7 +597,6 @@ def unflattened(row: Mapping[str, str]) -> Row:
 
 
 def as_json(value: Any) -> str:
-    """A list in one cell."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -708,7 +707,6 @@ FORMATS: Final[Mapping[str, Format]] = {
 
 
 def make(settled: Settled, request: Request, known: Known) -> Made:
-    """The rows of one comparison in the asked format."""
     if not settled.judgements:
         return Made([], [*settled.reasons, *settled.pair_reasons])
     return FORMATS[request.format].rows(settled, request.filters, known)

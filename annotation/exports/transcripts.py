@@ -21,7 +21,6 @@ def transcript(messages: Sequence[Message]) -> str:
 
 
 def is_transcript(text: str) -> bool:
-    """Whether a text is a transcript."""
     return BEGINNING.match(text) is not None and "\n\nAssistant:" in text
 
 

@@ -65,7 +65,6 @@ class JsonLines:
         self.columns = list(columns)
 
     def write(self, row: Row) -> None:
-        """Add a row."""
         self.file.write(json.dumps({name: row[name] for name in self.columns}, ensure_ascii=False) + "\n")
 
     def close(self) -> None:
@@ -119,7 +118,6 @@ class Parquet:
         self.rows: list[Row] = []
 
     def write(self, row: Row) -> None:
-        """Add a row."""
         self.rows.append(row)
         if len(self.rows) == ROW_GROUP:
             self.flush()

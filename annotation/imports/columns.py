@@ -252,7 +252,6 @@ def is_turned_round(column: str) -> bool:
 
 
 def words_of(column: str) -> list[str]:
-    """The words of a column's name."""
     return re.split(r"[\W_]+", column.casefold())
 
 

@@ -111,7 +111,6 @@ class Move:
 
     # ---------------------------------------------------------------------------------------------------- statements
     def insert_import(self) -> None:
-        """The row of the import itself."""
         counts = {name: value for name, value in vars(self.staging.counts).items() if value}
         row = {**self.about, "counts": json.dumps(counts), "created": self.created}
         self.import_id = self.db.insert("main.import", row)

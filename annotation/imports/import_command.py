@@ -212,7 +212,6 @@ class Printer:
         self.bar = sys.stderr.isatty()
 
     def progress(self, what: str, rows: int, share: float | None) -> None:
-        """Say how far it is."""
         if self.bar:
             done = "" if share is None else f"[{'#' * round(BAR * share):<{BAR}}] {share:4.0%} "
             print(f"\r\x1b[K{done}{what}, {rows:,} rows", end="", file=sys.stderr, flush=True)
@@ -262,11 +261,9 @@ class JsonPrinter(Printer):
         super().__init__(0)
 
     def say(self, kind: str, value: Any) -> None:
-        """One line."""
         print(json.dumps({kind: value}), flush=True)
 
     def progress(self, what: str, rows: int, share: float | None) -> None:
-        """Say how far it is."""
         self.say("progress", {"what": what, "rows": rows, "share": share})
 
     def look(self, found: Look) -> None:
@@ -299,7 +296,6 @@ def columns_line(columns: Mapping[str, str]) -> str:
 
 
 def with_column(column: str, reason: str) -> str:
-    """A reason with the column that it is about."""
     return f"column '{column}' {reason}" if column else reason
 
 

@@ -82,7 +82,6 @@ class LocalRun:
         )
 
     def lines(self) -> Iterator[str]:
-        """What it says."""
         assert self.process.stdout is not None
         yield from self.process.stdout
 
@@ -94,7 +93,6 @@ class LocalRun:
             return status, errors.read().decode("utf-8", "replace").strip()
 
     def stop(self) -> None:
-        """Ask it to end."""
         self.process.terminate()
 
 

@@ -181,7 +181,6 @@ class Outcome:
 
     @property
     def nothing_usable(self) -> bool:
-        """Whether nothing could be made of any row."""
         return self.counts.skipped == self.counts.rows
 
 
@@ -303,7 +302,6 @@ NAMES: Mapping[str, tuple[str, str]] = {
 
 
 def counted(name: str, count: int) -> str:
-    """A count with its noun."""
     return f"{count:,} {NAMES[name][count != 1]}"
 
 

@@ -19,6 +19,5 @@ def printable(text: str) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names in a sentence."""
     shown = ", ".join(f"'{display_name(name)}'" for name in names[:30])
     return f"{shown} and {len(names) - 30} more" if len(names) > 30 else shown or "none"

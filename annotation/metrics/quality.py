@@ -280,7 +280,6 @@ def golds(db: Database, everything: Sequence[Vote], known: Mapping[int, tuple[in
 
 
 def flagged_comparisons(db: Database) -> set[int]:
-    """Comparisons that somebody flagged."""
     return {row["comparison_id"] for row in db.rows("SELECT comparison_id FROM current_judgement WHERE flag NOT NULL")}
 
 

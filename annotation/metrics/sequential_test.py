@@ -29,24 +29,16 @@ ROOTS: Array = (np.arange(24) + 0.5) / 24
 BETS: Array = ROOTS**2
 # Of the density (1 - f²)³ of f = 2q - 1, where q is Beta(4, 4) above 1/2; each bet stands for 2 u du of it.
 LOG_WEIGHTS: Array = np.log(ROOTS * (1 - BETS**2) ** 3) - log(float(np.sum(ROOTS * (1 - BETS**2) ** 3)))
-LARGEST_LOG = 690.0
 TINY = 1e-9
 HALVINGS = 20
 
 
 # ------------------------------------------------------------------------------------------------------------ betting
-def evidence_for(outcomes: ArrayLike, null: float = 0.5) -> Array:
-    """The e-value against "the mean is at most `null`" (between 0 and 1) after each outcome, (N,); up to e^690."""
-    values, counts_NV = tallies(outcomes)
-    capital: Array = np.exp(np.minimum(log_sums(LOG_WEIGHTS + counts_NV @ growth(values, null)), LARGEST_LOG))
-    return capital
-
-
 def running_interval(outcomes: ArrayLike, alpha: float = 0.05) -> Array:
     """The interval of the mean after each outcome, (N, 2): all of them hold it together with a chance of 1 - alpha.
 
     The hedged capital process: half of alpha is bet on the mean being more, half on its being less. The lower end is
-    over m where `evidence_for(outcomes, m)` is 2 / alpha or more.
+    over m where the capital that bets against a mean of at most m has grown to 2 / alpha or more.
     """
     values, counts_NV = tallies(outcomes)
     return both_limits(counts_NV, values, alpha)

@@ -132,7 +132,6 @@ def deactivating(db: Database) -> Any:
     """The handler of "Deactivate"."""
 
     def shut_out(annotator: Annotator, account: str | None) -> Any:
-        """Deactivate an account."""
         access.deactivate(db, account or "")
         return page_of(db, f"{account} can't sign in any more. Judgements stay.", account)
 
@@ -143,7 +142,6 @@ def activating(db: Database) -> Any:
     """The handler of "Reactivate"."""
 
     def let_in(annotator: Annotator, account: str | None) -> Any:
-        """Reactivate an account."""
         access.activate(db, account or "")
         return page_of(db, f"{account} can sign in again.", account)
 

@@ -163,7 +163,6 @@ class Page:
 
     @property
     def fields(self) -> list[Any]:
-        """The form's fields."""
         return list(self.form.values())
 
     @property
@@ -325,7 +324,6 @@ def writer(context: Context, exporter: Exporter) -> Any:
     """The handler of "Write the export"."""
 
     def write_export(annotator: Annotator, *values: Any) -> list[Any]:
-        """Begin to write."""
         exporter.start(request_of(context.db, *values))
         return standing(context, exporter)
 
@@ -336,7 +334,6 @@ def follower(context: Context, exporter: Exporter) -> Any:
     """The handler of polls."""
 
     def follow_export(annotator: Annotator) -> list[Any]:
-        """How far it is."""
         return standing(context, exporter)
 
     return follow_export
@@ -346,7 +343,6 @@ def deleter(context: Context, exporter: Exporter) -> Any:
     """The handler of "Delete"."""
 
     def delete_export(annotator: Annotator, name: Any) -> list[Any]:
-        """Delete a finished export."""
         export_files.remove(context.data_dir, text_in(name))
         return standing(context, exporter)
 

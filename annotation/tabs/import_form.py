@@ -84,13 +84,11 @@ def order_of(target: Any, verdict: Any, split: Any, share: Any, rows: Any, good_
 
 
 def is_number(value: Any) -> bool:
-    """Whether a field holds a number."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 # ------------------------------------------------------------------------------------------------------ what is shown
 def cut(text: str) -> str:
-    """The beginning of a long text."""
     return text if len(text) <= SHOWN_CELL else f"{text[:SHOWN_CELL]} …"
 
 
@@ -281,7 +279,6 @@ def wire(page: Page, context: Context, importer: Importer, opening: Any) -> None
 
 # ------------------------------------------------------------------------------------------------------------ handlers
 def choose_source(annotator: Annotator, kind: Any) -> list[Any]:
-    """Show the fields of a kind of source."""
     hub = kind == HUB
     return [gr.update(visible=kind == UPLOAD), gr.update(visible=kind == SERVER), gr.update(visible=hub),
             gr.update(visible=hub), gr.update(visible=kind in (SERVER, HUB))]  # fmt: skip
@@ -296,7 +293,6 @@ def looker(page: Page, importer: Importer) -> Any:
     """The handler of an upload and of "Look": another source, so the columns are proposed anew."""
 
     def look(annotator: Annotator, *source: Any) -> list[Any]:
-        """Begin to look."""
         importer.start("look", source_of(*source), [])
         return standing_parts(page, importer.state, 0)
 
@@ -330,7 +326,6 @@ def follower(page: Page, importer: Importer) -> Any:
     """The handler of polls and of the opened tab."""
 
     def follow(annotator: Annotator, seen: Any) -> list[Any]:
-        """How the run stands."""
         return standing_parts(page, importer.state, seen if isinstance(seen, int) else 0)
 
     return follow

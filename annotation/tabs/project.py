@@ -99,12 +99,10 @@ def preview_of(text: Any) -> str:
 
 
 def title_of(version: Guidelines) -> str:
-    """A version in a few words."""
     return f"Version {version.version} of {version.created[:10]} by {version.written_by}"
 
 
 def standing(latest: Guidelines) -> str:
-    """Which guidelines hold."""
     if not latest.version:
         return status("There are no guidelines yet. Annotators see none.")
     return status(f"{title_of(latest)} holds. Each judgement records the version it was made under.")
@@ -301,7 +299,6 @@ def saver(db: Database) -> Any:
 
 
 def preview_guidelines(annotator: Annotator, text: Any) -> str:
-    """The text as annotators would see it."""
     return preview_of(text)
 
 
@@ -324,7 +321,6 @@ def reader(db: Database) -> Any:
     """The handler of the choice of a version."""
 
     def read_version(annotator: Annotator, version: Any) -> str:
-        """The text of a version."""
         return choose_version(db, version)[1]
 
     return read_version

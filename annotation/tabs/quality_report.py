@@ -235,7 +235,6 @@ def reliability_text(reliability: Reliability) -> str:
 
 
 def evidence_text(reliability: Reliability) -> str:
-    """What the number is estimated from."""
     if not reliability.evidence:
         return "no evidence yet"
     return f"{reliability.overlap:,} shared, {reliability.known:,} gold, {reliability.repeats:,} again"
@@ -269,7 +268,6 @@ RELIABILITY_EXPLANATION = (
 
 
 def reliability_explained() -> str:
-    """What the reliability number is, in plain words."""
     words = "".join(paragraph(sentence) for sentence in RELIABILITY_EXPLANATION)
     return f"<details><summary>What the reliability number means</summary>{words}</details>"
 
@@ -393,7 +391,6 @@ def meter(name: str, title: str, biases: Sequence[Bias], sentence: str) -> str:
 
 
 def bias_text(bias: Bias) -> str:
-    """A bias in words."""
     return percent_with_interval(bias.share)
 
 

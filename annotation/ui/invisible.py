@@ -53,5 +53,4 @@ def is_symbol(character: str) -> bool:
 
 
 def within(character: str, ranges: Sequence[tuple[int, int]]) -> bool:
-    """Whether a character lies in one of these ranges."""
     return any(low <= ord(character) <= high for low, high in ranges)

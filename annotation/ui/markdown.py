@@ -83,7 +83,6 @@ class Renderer(RendererHTML):
         return html.escape(shown, quote=False)
 
     def text(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
-        """Plain words."""
         return self.leaf(env, tokens[idx].content)
 
     def text_special(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
@@ -91,11 +90,9 @@ class Renderer(RendererHTML):
         return self.leaf(env, tokens[idx].content)
 
     def code_inline(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
-        """Code within a line."""
         return f"<code>{self.leaf(env, tokens[idx].content)}</code>"
 
     def code_block(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
-        """Indented code."""
         return f"<pre><code>{self.leaf(env, tokens[idx].content)}</code></pre>\n"
 
     def fence(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
@@ -114,7 +111,6 @@ class Renderer(RendererHTML):
         return f"<{lowered(tokens[idx].tag)}>"
 
     def heading_close(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
-        """The end of a heading."""
         return f"</{lowered(tokens[idx].tag)}>\n"
 
     def list_item_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
@@ -126,7 +122,6 @@ class Renderer(RendererHTML):
         return f'<li value="{int(number)}">'
 
     def ordered_list_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
-        """A numbered list."""
         return "<ol>\n"
 
     def th_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
@@ -134,7 +129,6 @@ class Renderer(RendererHTML):
         return cell(tokens[idx])
 
     def td_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
-        """A cell of a table, aligned."""
         return cell(tokens[idx])
 
     def softbreak(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
@@ -166,11 +160,9 @@ class Renderer(RendererHTML):
         return f' <span class="address">({pointed}{quoted})</span>'
 
     def math_inline(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
-        """A formula within a line."""
         return self.formula(env, tokens[idx])
 
     def math_block(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
-        """A formula of its own line."""
         return f'<div class="formula">{self.formula(env, tokens[idx])}</div>\n'
 
     def formula(self, env: MutableMapping[str, Any], token: Token) -> str:
@@ -202,6 +194,9 @@ def opening_of(tokens: Sequence[Token], closing: int) -> Token:
 
 
 # ------------------------------------------------------------------------------------------------- formulas in Markdown
+# Not mdit-py-plugins: its rules for \( and \begin take time with the square of the length (texmath needs 5 s for
+# 30,000 characters of "\(", amsmath 2 s for as many of "\begin{align}"), dollarmath makes a formula of "From $the shop
+# to A$", and amsmath knows no cases, split or aligned.
 ENVIRONMENT = re.compile(r"\\begin\{((?:equation|align|aligned|alignat|gather|gathered|multline|split|cases)\*?)\}")
 DISPLAY_PAIRS = {"$$": "$$", r"\[": r"\]"}
 INLINE_PAIRS = {**DISPLAY_PAIRS, r"\(": r"\)", "$": "$"}
@@ -293,11 +288,9 @@ class Markdown(MarkdownIt):
         self.block.ruler.before("fence", "math_block", math_block, {"alt": ["paragraph", "blockquote", "list"]})
 
     def normalizeLink(self, url: str) -> str:
-        """An address as it was written."""
         return url
 
     def normalizeLinkText(self, link: str) -> str:
-        """An address as it was written."""
         return link
 
     def validateLink(self, url: str) -> bool:
@@ -307,7 +300,6 @@ class Markdown(MarkdownIt):
 
 # ----------------------------------------------------------------------------------------------------------------- code
 def names(text: str) -> frozenset[str]:
-    """The words of a text."""
     return frozenset(text.split())
 
 

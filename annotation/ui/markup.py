@@ -51,7 +51,6 @@ def escape(text: str, quote: bool = True) -> str:
 
 
 def paragraph(sentence: str, style: str = "") -> str:
-    """A sentence."""
     return f"<p{class_of(style)}>{escape(sentence)}</p>"
 
 

@@ -135,7 +135,6 @@ def active_people(db: Database) -> int:
 
 
 def has_password_accounts(db: Database) -> bool:
-    """Whether anyone can sign in with a password."""
     return any(account.active and account.has_password for account in accounts(db))
 
 
@@ -197,7 +196,6 @@ def existing(db: Database, name: str) -> dict[str, Any]:
 
 
 def read_annotator(row: dict[str, Any]) -> Annotator:
-    """An annotator row as a record."""
     return Annotator(row["id"], row["name"], row["role"])
 
 
@@ -310,7 +308,6 @@ def session_annotator(db: Database, token: str) -> Annotator | None:
 
 
 def close_session(db: Database, token: str) -> None:
-    """End a session, if it lives."""
     with db.transaction() as connection:
         connection.execute("DELETE FROM session WHERE token_sha256 = ?", (digest(token),))
 
@@ -505,5 +502,4 @@ def seal(row: dict[str, Any], number: str) -> bytes:
 
 
 def bytes_of(text: str) -> bytes:
-    """Whatever was sent, as bytes."""
     return text.encode("utf-8", "surrogatepass")

@@ -256,13 +256,11 @@ class SignIn:
         return routes if self.space is None else [*routes, Route("/recorded", self.show_notice, methods=["GET"])]
 
     def page(self, problem: str = "", status: int = 200) -> HTMLResponse:
-        """The sign-in page, with what went wrong."""
         author = None if self.space is None else self.space.author
         passwords = not self.hub or access.has_password_accounts(self.db)
         return HTMLResponse(sign_in_pages.login_page(problem, author, self.hub, passwords), status, NOT_STORED)
 
     async def show_form(self, request: Request) -> Response:
-        """The sign-in page."""
         return self.page()
 
     async def show_notice(self, request: Request) -> Response:

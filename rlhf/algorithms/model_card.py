@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from annotation.database import Database
 from annotation.exports.dataset_card import code, table
+from annotation.hub_client import to_front_matter
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.ui.formatting import percent_with_interval
 from rlhf.data.snapshots import snapshot_counts
@@ -190,18 +191,18 @@ def front_matter(about: Subject, record: Record | None = None) -> str:
     """The YAML between the dashes, by which the Hub knows what it is and what it belongs to."""
     tags = ["prefloop", *([about.training.kind, about.training.method] if about.training is not None else [])]
     base = about.base if record is None else record.ground and record.ground.repo
-    named = [f"base_model: {json.dumps(base)}", f"base_model_relation: {'adapter' if about.adapter else 'finetune'}"]
-    lines = [
-        *(named if base else []),
-        *([f"license: {record.licence}"] if record is not None and record.licence else []),
-        *(["datasets:", f"- {record.data.repo}"] if record is not None and record.data is not None else []),
-        f"library_name: {'peft' if about.adapter else 'transformers'}",
-        f"pipeline_tag: {'text-classification' if about.kind == 'reward' else 'text-generation'}",
-        "tags:",
-        *(f"- {tag}" for tag in tags),
-        *([] if record is None else [f"{FACTS}: {json.dumps(facts(about, record))}", *model_index(about, record)]),
-    ]
-    return "\n".join(["---", *lines, "---"])
+    named = {"base_model": base, "base_model_relation": "adapter" if about.adapter else "finetune"}
+    return to_front_matter(
+        {
+            **(named if base else {}),
+            **({"license": record.licence} if record is not None and record.licence else {}),
+            **({"datasets": [record.data.repo]} if record is not None and record.data is not None else {}),
+            "library_name": "peft" if about.adapter else "transformers",
+            "pipeline_tag": "text-classification" if about.kind == "reward" else "text-generation",
+            "tags": tags,
+            **({} if record is None else {FACTS: facts(about, record), **model_index(about, record)}),
+        }
+    )
 
 
 FACTS: Final = "prefloop"
@@ -216,22 +217,22 @@ def facts(about: Subject, record: Record) -> dict[str, str]:
     return {**known, **({BASE_SHA256: record.base_sha256} if record.base_sha256 else {})}
 
 
-def model_index(about: Subject, record: Record) -> list[str]:
+def model_index(about: Subject, record: Record) -> dict[str, Any]:
     """The evaluation as the Hub shows it beside the card."""
     if not record.evaluation:
-        return []
+        return {}
     metrics = [
         {
             "type": "win_rate",
-            "value": round(one.share.value, 4),
+            "value": round(float(one.share.value), 4),
             "name": f"win rate against {one.against}, {one.judge}, 95% interval {one.share.low:.3f} to "
             f"{one.share.high:.3f}",
         }
         for one in record.evaluation
     ]
     task, data = {"type": "text-generation"}, {"name": "held-out prompts of the project", "type": "prefloop-held-out"}
-    found = [{"name": about.revision, "results": [{"task": task, "dataset": data, "metrics": metrics}]}]
-    return [f"model-index: {json.dumps(found)}"]
+    results = [{"task": task, "dataset": data, "metrics": metrics}]
+    return {"model-index": [{"name": about.revision, "results": results}]}
 
 
 def introduction(about: Subject) -> str:

@@ -78,7 +78,6 @@ CHATS = "SELECT c.*, m.revision FROM chat c JOIN model m ON m.id = c.model_id"
 
 
 def read_chat(row: Mapping[str, Any]) -> Chat:
-    """A row of CHATS as a record."""
     messages, sampling = tuple(json.loads(row["messages"])), Sampling(**json.loads(row["sampling"]))
     return Chat(**{**row, "messages": messages, "sampling": sampling})
 

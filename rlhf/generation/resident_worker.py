@@ -344,7 +344,6 @@ class Resident:
         return [seed_of(self.spec.seed, task.prompt.id, task.attempts + index) for index in range(count)]
 
     def response(self, task: Task, drawn: Draw) -> Response:
-        """An answer as a record."""
         return drawn.response(task.prompt, self.serving, task.text, self.spec.sampling)
 
 

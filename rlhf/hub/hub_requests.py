@@ -193,7 +193,6 @@ class Errand:
 
     @property
     def is_open(self) -> bool:
-        """Whether it waits or is at work."""
         return self.state in ("asked", "doing")
 
 
@@ -539,7 +538,6 @@ class ImportRun:
 
     @classmethod
     def start(cls, db: Database, arguments: Sequence[str]) -> ImportRun:
-        """Ask for it."""
         return cls(db, ask(db, ImportData(tuple(arguments)), requested_by(arguments)))
 
     def lines(self) -> Iterator[str]:
@@ -564,5 +562,4 @@ class ImportRun:
         return int(self.errand.result.get("status", -signal.SIGTERM if cancelled else REFUSED)), self.errand.message
 
     def stop(self) -> None:
-        """Ask it to end."""
         stop(self.db, self.errand_id)

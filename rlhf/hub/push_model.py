@@ -358,7 +358,6 @@ def is_ours(name: str) -> bool:
 
 # ------------------------------------------------------------------------------------------------------ what is there
 def tags(hub: Hub, repo: str, kind: RepoKind) -> dict[str, str]:
-    """The commit of each tag."""
     with hubs.explained(f"Reading the tags of {repo}"):
         return {tag.name: tag.target_commit for tag in hub.api.list_repo_refs(repo, repo_type=kind).tags}
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from annotation.exports.dataset_card import NOTES, code, feature, format_mark, licence_text, size_category, table
+from annotation.exports.dataset_card import NOTES, code, dataset_head, feature, licence_text, table
 from annotation.exports.formats import Column
 from annotation.metrics.aggregation import REASONS
 from rlhf.jobs.descriptions import Unit
@@ -134,38 +134,25 @@ def card(about: Frozen) -> str:
 
 
 def front_matter(about: Frozen) -> str:
-    """The YAML between the dashes, by which `datasets` and the Hub know files, splits and types."""
+    """The head of the card of frozen rows."""
     tags = {"pairs": ("preference", "human-feedback"), "demonstrations": ("sft",), "prompts": ("prompts",)}[about.unit]
-    lines = [
-        "---",
-        f"pretty_name: Prefloop frozen {about.unit}",
-        *([f"license: {about.licence}"] if about.licence else []),
-        "task_categories:",
-        "- text-generation",
-        "tags:",
-        *(f"- {tag}" for tag in (*tags, "trl", "prefloop")),
-        format_mark(mark(about.unit), sha256=about.sha256),
-        "size_categories:",
-        f"- {size_category(sum(about.rows.values()))}",
-        "dataset_info:",
-        "  features:",
-        *(line for name, kind in COLUMNS[about.unit].items() for line in typed(name, kind)),
-        "configs:",
-        "- config_name: default",
-        "  data_files:",
-        *(line for split, (path, _) in about.files.items() for line in (f"  - split: {split}", f"    path: {path}")),
-        "---",
-    ]
-    return "\n".join(lines)
+    return dataset_head(
+        f"Prefloop frozen {about.unit}",
+        about.licence,
+        (*tags, "trl", "prefloop"),
+        {"format": mark(about.unit), "sha256": about.sha256},
+        sum(about.rows.values()),
+        [typed(name, kind) for name, kind in COLUMNS[about.unit].items()],
+        {split: path for split, (path, _) in about.files.items()},
+    )
 
 
-def typed(name: str, kind: Type) -> list[str]:
+def typed(name: str, kind: Type) -> dict[str, Any]:
     """A column's type as `datasets` writes it."""
     if kind == "numbers":
-        return [f"  - name: {name}", "    list: int64"]
+        return {"name": name, "list": "int64"}
     if kind == "answer":
-        parts = [f"  {line}" for part, inner in ANSWER.items() for line in feature(part, inner)]
-        return [f"  - name: {name}", "    struct:", *parts]
+        return {"name": name, "struct": [feature(part, inner) for part, inner in ANSWER.items()]}
     return feature(name, kind)
 
 

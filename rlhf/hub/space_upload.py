@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
@@ -29,6 +28,7 @@ from annotation.hub_client import (
     hourly_price,
     is_passing,
     split_address,
+    to_front_matter,
 )
 from annotation.records import UserError
 from annotation.web.space import ADMINS, ANNOTATORS, SPACE_MODEL, checked_rule
@@ -45,7 +45,6 @@ PYTHON: Final = "3.12"
 # ZeroGPU has these versions only; our own pins a newer torch.
 ZERO_PYTHON: Final = "3.12.12"
 ZERO_TORCH: Final = "torch>=2.8,<2.12"
-ZERO_GPU: Final = "zero-a10g"
 FREE: Final = "cpu-basic"
 CPU_TORCH: Final = "--extra-index-url https://download.pytorch.org/whl/cpu"
 GIVEN_TOKEN: Final = SPACE_TOKEN
@@ -81,7 +80,6 @@ class Plan:
 
     @property
     def owner(self) -> str:
-        """Whose Space it is."""
         return self.repo.split("/")[0]
 
     @property
@@ -219,12 +217,8 @@ def front_matter(plan: Plan) -> dict[str, Any]:
 
 def readme(plan: Plan) -> str:
     """The Space's README.md."""
-    # What is JSON is YAML too.
-    fields = "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front_matter(plan).items())
     rows = "\n".join(f"| `{name}` | {text} |" for name, text in VARIABLES.items())
-    return f"""---
-{fields}
----
+    return f"""{to_front_matter(front_matter(plan))}
 
 # Prefloop
 

@@ -157,7 +157,6 @@ class Desk:
     do_next: Callable[[Database], bool]
 
     def start(self) -> None:
-        """Begin."""
         threading.Thread(target=self.work, daemon=True).start()
 
     def work(self) -> None:

@@ -200,7 +200,6 @@ def report(
 
 
 def log(db: Database, job_id: int, text: str) -> None:
-    """Add a line to a job's log."""
     with db.transaction():
         add_event(db, job_id, "log", 0, text)
 
@@ -416,7 +415,6 @@ def recent(db: Database, kinds: Sequence[str], limit: int = 50) -> list[Job]:
 
 
 def with_ids(db: Database, job_ids: Sequence[int]) -> list[Job]:
-    """The jobs of these ids that there are."""
     job_ids = [job_id for job_id in job_ids if job_id < 2**63]  # SQLite holds no larger number
     marks = ", ".join("?" for _ in job_ids)
     return [read_job(row) for row in db.rows(f"SELECT * FROM job WHERE id IN ({marks})", job_ids)]

@@ -58,7 +58,6 @@ JUDGES = """SELECT j.annotator_id AS id, a.name, j.backend, j.settings, j.active
 
 
 def read_judge(row: Mapping[str, Any]) -> Judge:
-    """A row of JUDGES as a record."""
     return Judge(**{**row, "settings": json.loads(row["settings"]), "active": bool(row["active"])})
 
 

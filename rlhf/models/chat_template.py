@@ -77,7 +77,6 @@ class ChatTokenizer:
 
     @property
     def eos_token_id(self) -> int:
-        """Its id."""
         found = self.backend.token_to_id(self.eos_token)
         assert found is not None, f"the tokenizer does not know its own end of text {self.eos_token!r}"
         return int(found)

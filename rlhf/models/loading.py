@@ -200,11 +200,6 @@ def load_for_answering(path: Path, weights: Weights = "nf4") -> Any:
     return model.eval().requires_grad_(False)
 
 
-def unpack_weights(model: Any) -> None:
-    """Undo bitsandbytes' repacking after a forward pass in eval mode, so that gradients flow again (a known trap)."""
-    model.state_dict()
-
-
 @dataclass
 class Ground:
     """Weights in memory, and the adapters that have been loaded onto them."""

@@ -97,12 +97,13 @@ def pack(
 
     prompts: dict[int, tuple[int, int]] = {}  # by group: where it starts, and its length
     for row, group in enumerate(group_B):
-        if group not in prompts:
+        if group not in prompts:  # the first completion of a group brings its prompt, which the others share
             own = int((attention_BT[row] - completion_BT[row]).sum())
             prompt = torch.cat([prefix.to(ids_BT.device), ids_BT[row, :own]])
             prompts[group] = (append(group, 0, prompt, 0), len(prompt))
         start, prompt_length = prompts[group]
         completion = ids_BT[row][completion_BT[row].bool()]
+        # Its positions go on from its prompt's, however far from it in the row it lies.
         here = append(group, row + 1, completion, prompt_length)
         # The prompt's last token predicts the completion's first, and each completion token the next one.
         sources.append(torch.tensor([start + prompt_length - 1, *range(here, here + len(completion) - 1)]))
@@ -110,6 +111,7 @@ def pack(
         rows.append(torch.full((len(completion),), row))
         last.append(here + len(completion) - 1)
     group_L, part_L = torch.cat(group_of), torch.cat(part_of)
+    # A token attends to what is earlier in its own group: to the prompt (part 0) and within its own completion.
     same_group = group_L[:, None] == group_L[None, :]
     visible = (part_L[None, :] == 0) | (part_L[:, None] == part_L[None, :])
     earlier = torch.ones(len(group_L), len(group_L), dtype=torch.bool).tril()

@@ -182,11 +182,13 @@ def draw(
     if any(len(row) != samples for row in seeds):
         raise ValueError("Every prompt of one batch needs the same number of seeds.")
     causal, virtual_KH = inner_model(model), virtual_tokens(model)
+    # Padded on the left, so that every answer begins at the same column.
     ids_PT, mask_PT = left_padded(tokenizer, rendered_prompts, virtual_ids(causal, virtual_KH), causal.device)
     cache = DynamicCache(config=causal.config)
-    # The last prompt token is left to generate(), which needs one uncached position to start from.
+    # Positions count a prompt's own tokens: its padding must not move it.
     position_PT = (mask_PT.cumsum(-1) - 1).clamp(min=0)
-    # Without the output embedding, whose logits nobody reads.
+    # Without the output embedding, whose logits nobody reads. The last prompt token is left to generate(), which needs
+    # one uncached position to start from.
     causal.base_model(
         **embed(causal, ids_PT[:, :-1], virtual_KH),
         attention_mask=mask_PT[:, :-1],
@@ -196,6 +198,7 @@ def draw(
     )
     if virtual_KH is not None:  # they are in the cache; what stands for them is never looked up again
         ids_PT = ids_PT.where(ids_PT < causal.get_input_embeddings().weight.shape[0], tokenizer.pad_token_id)
+    # Sample s of prompt p is row p * samples + s: in the cache, in the ids and among the seeds alike.
     cache.batch_repeat_interleave(samples)
     ids_BT, mask_BT = ids_PT.repeat_interleave(samples, 0), mask_PT.repeat_interleave(samples, 0)
     ends = end_token_ids(causal, tokenizer)
@@ -210,14 +213,14 @@ def draw(
         # The model's own settings (a repetition penalty, say) would shape answers without being recorded.
         generation_config=GenerationConfig(
             max_new_tokens=sampling.max_new_tokens,
-            do_sample=False,
+            do_sample=False,  # the sampler's noise is in the scores already: their largest is the draw
             eos_token_id=sorted(ends),
             pad_token_id=tokenizer.pad_token_id,
         ),
         logits_processor=LogitsProcessorList([SeededSampler(flat_seeds, sampling)]),
         stopping_criteria=StoppingCriteriaList(criteria),
     )
-    if stop():
+    if stop():  # what was cut off would be taken for answers that ran into the limit
         return []
     prompt_tokens = (mask_PT.sum(-1) - (0 if virtual_KH is None else len(virtual_KH))).tolist()
     draws = [

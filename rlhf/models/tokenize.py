@@ -33,7 +33,6 @@ def snapshot_content(data_dir: Path, sha256: str) -> bytes:
 
 
 def of_split(rows: Sequence[Row], split: str) -> list[Row]:
-    """The rows of a split."""
     return [row for row in rows if row.split == split]
 
 

@@ -19,7 +19,7 @@ from annotation.records import Annotator, Claim, UserError
 from annotation.sqlite import sqlite3
 from annotation.web import access
 from rlhf.models import registry
-from tests.conftest import act, make_response, seed_comparisons, seed_prompts
+from tests.conftest import act, judgement_count, make_response, seed_comparisons, seed_prompts
 
 pytestmark = pytest.mark.slow
 
@@ -199,7 +199,7 @@ def test_a_skip_gives_the_comparison_to_others_only(db: Database, ann: Annotator
     claims.judge(db, ann.id, skipped.nonce, act("skip"))
     assert claims.claim_next(db, ann.id) is None
     assert in_hand(db, bob).comparison_id == skipped.comparison_id
-    assert store.judgement_count(db) == 0
+    assert judgement_count(db) == 0
 
 
 def test_many_threads_of_two_annotators_judge_each_comparison_once(
@@ -245,10 +245,10 @@ def test_undo_brings_the_comparison_back_as_it_was_shown(db: Database, ann: Anno
     claims.judge(db, ann.id, first.nonce, act("left-clearly"))
     again = claims.undo(db, ann.id, in_hand(db, ann).nonce)
     assert (again.comparison_id, again.shown_texts) == (first.comparison_id, first.shown_texts)
-    assert store.judgement_count(db, ann) == 0
+    assert judgement_count(db, ann) == 0
     claims.judge(db, ann.id, again.nonce, act("right-clearly"))
     assert [row["outcome"] for row in judgements(db)] == ["ranked", "undone", "ranked"]
-    assert store.judgement_count(db, ann) == 1
+    assert judgement_count(db, ann) == 1
 
 
 def test_a_repeated_undo_takes_back_one_judgement_only(db: Database, ann: Annotator) -> None:
@@ -259,7 +259,7 @@ def test_a_repeated_undo_takes_back_one_judgement_only(db: Database, ann: Annota
     claims.undo(db, ann.id, shown)
     with pytest.raises(UserError, match="Nothing was undone"):
         claims.undo(db, ann.id, shown)
-    assert store.judgement_count(db, ann) == 1
+    assert judgement_count(db, ann) == 1
 
 
 def test_undo_from_the_waiting_card(db: Database, ann: Annotator) -> None:
@@ -277,7 +277,7 @@ def test_a_press_on_what_was_taken_back_is_refused(db: Database, ann: Annotator)
     claims.undo(db, ann.id, "")
     with pytest.raises(UserError, match="took this judgement back"):
         claims.judge(db, ann.id, claim.nonce, act("tie"))
-    assert store.judgement_count(db) == 0
+    assert judgement_count(db) == 0
 
 
 def test_nothing_to_undo_and_a_skip_that_someone_took(db: Database, ann: Annotator, bob: Annotator) -> None:
@@ -414,7 +414,7 @@ def test_gold_is_shown_to_everybody_once_and_fills_no_slot(db: Database, ann: An
     rows = db.rows("SELECT annotator_id, comparison_id FROM judgement WHERE purpose = 'gold'")
     assert sorted((row["annotator_id"], row["comparison_id"]) for row in rows) == [(ann.id, gold), (bob.id, gold)]
     assert db.value("SELECT taken FROM comparison WHERE id = ?", (gold,)) == 0
-    assert store.judgement_count(db) == 22
+    assert judgement_count(db) == 22
 
 
 def test_a_re_ask_shows_an_own_earlier_comparison_in_the_opposite_order(db: Database, ann: Annotator) -> None:
@@ -436,7 +436,7 @@ def test_a_re_ask_shows_an_own_earlier_comparison_in_the_opposite_order(db: Data
     assert all(row["between_them"] >= 10 for row in again)
     assert len({row["first"] for row in again}) == len(again)
     # Measuring does not count as collecting, and does not take the place of the first judgement.
-    assert store.judgement_count(db) == 40 - len(again)
+    assert judgement_count(db) == 40 - len(again)
 
 
 def test_a_comparison_is_asked_again_once_even_if_its_judgement_was_changed(db: Database, ann: Annotator) -> None:
@@ -559,7 +559,7 @@ def test_a_change_supersedes_and_nothing_is_deleted(db: Database, ann: Annotator
     assert (done["outcome"], done["ranks"], done["strength"], done["note"]) == ("ranked", [1, 2], 3, "first thought")
     second = claims.revise(db, ann.id, first, act("right-slightly", edit={"place": 1, "text": "Mended."}))
     assert [row["id"] for row in judgements(db)][-1] == second
-    assert store.judgement_count(db, ann) == 3
+    assert judgement_count(db, ann) == 3
     _, again = claims.reopen(db, ann.id, second)
     assert again["ranks"] == [2, 1]
     assert again["edit"] == {"place": 1, "text": "Mended."}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from annotation.database import FILE_NAME, Database, copy_database, migrate, ope
 from annotation.records import Prompt, UserError
 from annotation.schema import migrations
 from annotation.sqlite import sqlite3, sqlite_utils
-from tests.conftest import act, seed_comparisons
+from tests.conftest import act, judgement_count, seed_comparisons
 
 pytestmark = pytest.mark.slow
 
@@ -30,6 +31,18 @@ def test_wal_is_on_and_the_command_line_of_sqlite_utils_reads_the_file(db: Datab
     assert db.value("PRAGMA journal_mode") == "wal"
     assert db.value("PRAGMA foreign_keys") == 1
     assert {"prompt", "judgement", "job", "model"} <= set(sqlite_utils.Database(data_dir / FILE_NAME).table_names())
+
+
+def test_a_row_is_inserted_by_column_within_the_transaction_around_it(db: Database) -> None:
+    row = {"created": "2026-01-01", "written_by": "ann", "text": "Be kind.", "version": 7}  # in no table's order
+    assert db.insert("guidelines", row) == 7
+    assert db.row("SELECT * FROM guidelines") == row
+    with suppress(UserError), db.transaction():
+        assert db.insert("guidelines", {**row, "version": 8}) == 8
+        raise UserError("What follows in the transaction is refused.")
+    with pytest.raises(sqlite3.OperationalError, match="no column named author"):
+        db.insert("guidelines", {**row, "version": 9, "author": "ann"})
+    assert db.value("SELECT max(version) FROM guidelines") == 7
 
 
 def test_migrating_again_changes_nothing(data_dir: Path) -> None:
@@ -98,7 +111,7 @@ def test_a_file_of_the_first_release_is_brought_up_to_date_and_loses_nothing(dat
     assert held is not None
     assert (held.nonce, held.kind, held.shown_texts) == ("n3", "pair", ("3.1", "3.0"))
     claims.judge(db, 1, held.nonce, act("left-much"))
-    assert store.judgement_count(db) == 2
+    assert judgement_count(db) == 2
     last = claims.claim_next(db, 1)
     assert last is not None
     assert last.comparison_id == 4

@@ -14,7 +14,7 @@ from annotation.database import Database, open_database
 from annotation.imports import importing
 from rlhf.jobs import job_store
 from rlhf.models import registry
-from tests.conftest import measure_nobody
+from tests.conftest import judgement_count, measure_nobody
 from tests.e2e.conftest import running_app, wait_for
 
 pytestmark = pytest.mark.browser
@@ -34,7 +34,7 @@ class Site:
 
     def judged(self) -> int:
         """Judgements that count."""
-        return store.judgement_count(self.db)
+        return judgement_count(self.db)
 
     def judge(self, key: str) -> None:
         """Press a key when a comparison is on the page, and wait for the row."""

@@ -14,10 +14,9 @@ from typing import Any
 import psutil
 import pytest
 
-from annotation import store
 from annotation.database import Database, open_database
 from rlhf.models import registry
-from tests.conftest import measure_nobody, seed_comparisons
+from tests.conftest import judgement_count, measure_nobody, seed_comparisons
 from tests.e2e.conftest import wait_for
 from tests.fakes.hub_sign_in import SECRET, SpaceHub, uploaded
 from tests.machine_fixtures import PATIENCE_SECONDS, free_port, wait_until
@@ -74,9 +73,9 @@ def judge(running: Running, page: Any, key: str) -> None:
     """Press a key when a comparison is on the page, and wait for the row."""
     page.wait_for_selector(".judging[data-state=comparing]:not([aria-busy])")
     page.wait_for_timeout(400)  # a comparison that has only just appeared takes no press
-    before = store.judgement_count(running.db)
+    before = judgement_count(running.db)
     page.keyboard.press(key)
-    wait_for(page, f"judgement from key {key}", lambda: store.judgement_count(running.db) == before + 1)
+    wait_for(page, f"judgement from key {key}", lambda: judgement_count(running.db) == before + 1)
 
 
 def test_from_the_spaces_page_to_a_judgement(running: Running, browser: Any) -> None:

@@ -116,7 +116,6 @@ def about(errand: Errand) -> str:
 
 
 def errands_table(found: Sequence[Errand]) -> str:
-    """The latest errands."""
     rows = [(moment(one.created), about(one), one.requested_by, STATES[one.state], one.message or "") for one in found]
     headers = ("When (UTC)", "What", "Asked by", "State", "What came of it")
     return table(headers, rows, "Nothing has been asked yet.")
@@ -215,7 +214,6 @@ def space_to_make(db: Database, asked: CheckSpace, agreed: Any) -> MakeSpace:
 
 
 def space_of(*values: Any) -> CheckSpace:
-    """The form's Space."""
     *texts, public = values
     repo, hardware, admins, annotators, copies, model = (text_in(text).strip() for text in texts)
     return CheckSpace(repo, hardware, admins, annotators, copies, public is True, model)
@@ -450,7 +448,6 @@ def publish_of(revision: Any, repo: Any, private: Any, licence: Any) -> PublishM
 
 
 def pull_of(source: Any, weights: Any) -> PullModel:
-    """The form that pulls a model."""
     return PullModel(text_in(source).strip(), text_in(weights))
 
 

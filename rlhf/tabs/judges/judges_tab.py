@@ -162,7 +162,6 @@ def judges_table(known: Sequence[tuple[Judge, Trust, Spent]]) -> str:
 
 
 def share_text(share: Estimate | None) -> str:
-    """A share with its interval, or a dash."""
     return NOTHING if share is None else percent_with_interval(share)
 
 
@@ -173,7 +172,6 @@ def calls_text(judge: Judge, spent: Spent) -> str:
 
 
 def tokens_text(spent: Spent) -> str:
-    """Tokens of prompts and of replies."""
     return f"{spent.prompt_tokens:,} · {spent.completion_tokens:,}"
 
 

@@ -32,14 +32,12 @@ Values = dict[str, Any]
 
 # ------------------------------------------------------------------------------------------------------- the versions
 def title_of(found: Rubric) -> str:
-    """A version in a few words."""
     if not found.version:
         return "Version 0, which ships with Prefloop"
     return f"Version {found.version} of {found.created[:10]} by {found.written_by}"
 
 
 def text_of(found: Rubric) -> str:
-    """A version as plain text."""
     drawn = f"Drawn for each comparison: {found.drawn or 'all'}"
     return "\n\n".join([found.instruction, "\n".join(f"- {line}" for line in found.principles), drawn])
 
@@ -69,7 +67,6 @@ def write(db: Database, values: Mapping[str, Any], written_by: str) -> str:
 
 # --------------------------------------------------------------------------------------------------------- the prompt
 def named(db: Database, name: Any) -> Judge | None:
-    """The judge of this name, if there is one."""
     return next((judge for judge in judge_store.judges(db) if judge.name == name), None)
 
 

@@ -588,17 +588,17 @@ def test_a_process_killed_at_any_moment_leaves_all_or_nothing(db: Database, tmp_
 
 KILLED_BETWEEN_PIECES = """
 import os, signal, sys
-from annotation.imports import moving
+from annotation.imports import commit
 from annotation.__main__ import main
-moving.ONE_PIECE, moving.PIECE = 0, 200
-insert_piece = moving.Move.insert_piece
+commit.ONE_PIECE, moving.PIECE = 0, 200
+insert_piece = commit.Move.insert_piece
 
 def insert_and_die(self, insert, *rest):
     insert_piece(self, insert, *rest)
     if insert.__name__ == "insert_answers":
         os.kill(os.getpid(), signal.SIGKILL)
 
-moving.Move.insert_piece = insert_and_die
+commit.Move.insert_piece = insert_and_die
 main(sys.argv[1:])
 """
 

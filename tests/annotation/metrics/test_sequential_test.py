@@ -14,12 +14,12 @@ from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.metrics.sequential_test import (
     IMAGINED,
     anytime_mean,
-    evidence_for,
     kappas,
     length_controlled,
     more_needed,
     running_interval,
 )
+from tests.e_values import evidence_for
 
 ALPHA = 0.05
 

@@ -31,7 +31,16 @@ from annotation.web import access
 from annotation.web.middleware import SECURITY_HEADERS, SignIn
 from annotation.web.space import PROXIES
 from rlhf.models import registry
-from tests.conftest import BASE_NAME, act, dump, make_response, measure_nobody, seed_comparisons, seed_prompts
+from tests.conftest import (
+    BASE_NAME,
+    act,
+    dump,
+    judgement_count,
+    make_response,
+    measure_nobody,
+    seed_comparisons,
+    seed_prompts,
+)
 from tests.machine_fixtures import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.slow
@@ -340,7 +349,7 @@ def test_the_nonce_of_someone_else_records_nothing_and_shows_the_own_comparison(
 def test_undo_over_http_is_not_repeated_by_a_retry(site: Site) -> None:
     with site.client("bob") as bob:
         shown = [judge(bob, show(bob), "tie") for _ in range(2)][-1]
-        before = store.judgement_count(site.db, access.authorise(site.db, "bob", "annotator"))
+        before = judgement_count(site.db, access.authorise(site.db, "bob", "annotator"))
         undone = [post(bob, "undo", nonce=shown["nonce"]).json() for _ in range(3)]
         assert undone[0]["progress"]["yours"] == undone[2]["progress"]["yours"] == before - 1
         assert {card["nonce"] for card in undone} == {show(bob)["nonce"]}

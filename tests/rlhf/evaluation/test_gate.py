@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from annotation.metrics.intervals_and_bias import Estimate, wilson_interval
-from annotation.metrics.sequential_test import evidence_for
 from annotation.records import UserError
 from benchmarks import gate as benchmark
 from rlhf.evaluation.gate import Criterion, Decision, Findings, JudgeFindings, Rule, alphas, decide, given_up
+from tests.e_values import evidence_for
 
 SOUND = benchmark.SOUND
 ASKED = Rule()

@@ -17,7 +17,7 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.jobs import job_store
 from rlhf.models import base_model
 from rlhf.models.base_model import EMBEDDED, EMBEDDED_NAME
-from rlhf.models.loading import load_for_answering, load_quantised, load_tokenizer, unpack_weights
+from rlhf.models.loading import load_for_answering, load_quantised, load_tokenizer
 from rlhf.models.sampling import draw
 from rlhf.models.tokenize import render
 from tests.machine_fixtures import make_machine
@@ -85,7 +85,7 @@ def test_no_gradient_is_zero_after_a_generation(smollm: Path) -> None:
     batch = tokenizer("The capital of France is Paris.", return_tensors="pt").to(model.device)
     with torch.no_grad():
         model.eval().generate(**batch, max_new_tokens=2, do_sample=False)
-    unpack_weights(model)
+    model.state_dict()  # unpacks what a forward pass in eval mode has packed
     model.train()
     model(**batch, labels=batch["input_ids"]).loss.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if "lora_B" in name}
