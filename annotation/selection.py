@@ -1,4 +1,4 @@
-"""How comparisons are handed out: gold and re-asks now and then, prompts evenly, answers in a drawn order. Pure."""
+"""The draws behind handing out: gold and re-asks now and then, prompts evenly, answers in a drawn order. Pure."""
 
 from __future__ import annotations
 

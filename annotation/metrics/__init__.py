@@ -1,4 +1,4 @@
-"""How good labels are: agreement, biases, reliability, strengths, and tests that may be looked at at any time.
+"""How good labels are: agreement, biases, reliability, strengths, and tests that hold however often one looks.
 
 Not here: sentences and charts about these figures (`annotation.tabs`), and what is measured of models
 (`rlhf.evaluation`).

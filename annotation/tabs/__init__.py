@@ -1,4 +1,4 @@
-"""The pages for people, and the parts all pages are built from: the only place on this side that imports gradio.
+"""The pages for people, and the parts all pages are built from: the only package of `annotation` that imports gradio.
 
-Not here: HTML and charts (`annotation.ui`), and anything that writes a row.
+Not here: what HTML and charts are built from (`annotation.ui`), and anything that writes a row.
 """

@@ -1,6 +1,6 @@
 // The Annotate tab: asks the server for comparisons, shows them, and sends what the annotator did with them.
 // Gradio calls this once with `element`. What strangers wrote goes into text nodes; as HTML only what the server's
-// `rendering.to_html` made of it (the `html` of a text).
+// `markdown.to_html` in annotation/ui made of it (the `html` of a text).
 
 // A comparison that has only just appeared can't have been read: a press meant for the one before must not count.
 const UNREAD_MS = 300;

@@ -159,8 +159,6 @@ def centring(better_P: Tensor, worse_P: Tensor) -> Tensor:
 
 
 # ---------------------------------------------------------------------------------------------------- policies compared
-
-
 def k1(logps_N: Tensor, ref_logps_N: Tensor) -> Tensor:
     """log(p / q) of samples of p: estimates KL(p || q) without bias, may be negative (Schulman 2020). (N,)."""
     return logps_N - ref_logps_N

@@ -1,4 +1,4 @@
-"""Jobs and decisions asked for: what would be trained, freezing a spec into a job, promotion, deletion. Torch-free."""
+"""Jobs asked for: what would be trained, freezing a spec into a job, deleting what a job made. Torch-free."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The Hub page: models and data to and fro, this program as a Space, how safe copies stand."""
+"""The Hub page: models and data sent and fetched, this program as a Space, how safe copies stand."""

@@ -1,4 +1,4 @@
-"""What the Train and Iterations tabs say, as pure functions: sentences, times, tables and cards from records."""
+"""What pages say of jobs, as pure functions: sentences, times, tables and cards from records."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ RENTED_SENTENCE = (
     "“Resume this run” looks for the job on the Hub, follows it and fetches what it has made. Only one that was never "
     "started there is rented now, on the terms that were agreed to."
 )
-SLOWER_SENTENCE = " Because its numbers were none any more, it goes on with half the learning rate."
+SLOWER_SENTENCE = " Because its loss was no number any more, it goes on with half the learning rate."
 HALF_SENTENCE = (
     " “Go on with half the batch” does so with half as many items in a forward pass and twice the passes in a step: "
     "that takes less memory and learns the same."
