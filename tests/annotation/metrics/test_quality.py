@@ -192,7 +192,7 @@ def test_no_gold_judgement_is_trained_on_and_all_own_ones_are(simulated: Databas
     golds = {row["id"] for row in simulated.rows("SELECT id FROM comparison WHERE purpose = 'gold'")}
     found = frozen(simulated)
     assert found.left_out["gold"] == simulated.value("SELECT count(*) FROM judgement WHERE purpose = 'gold'")
-    assert not golds & {row["comparison"] for row in found.rows}
+    assert not golds & {row.comparison for row in found.rows}
 
 
 def test_figures_are_kept_until_something_changes(simulated: Database) -> None:
