@@ -166,7 +166,7 @@ def test_a_copy_comes_back_with_judgements_accounts_and_the_models_that_are_need
         registry.promote(restored, gone.revision, "kim")
     for form in forms():
         assert gone.revision not in [revision for _, revision in preflight.parents(restored, form)]
-        troubles = preconditions.check(restored, replace(form.spec_type(parent=gone.revision), **form.fixed))
+        troubles = preconditions.check(restored, replace(form.spec_type(parent=gone.revision), **form.layout.fixed))
         assert any(f"The files of the parent {gone.revision} were deleted" in sentence for sentence in troubles)
     assert not (tmp_path / "new" / "adapters" / "was-turned-down").exists()
     assert [path.name for path in (tmp_path / "new").glob(".*")] == [], "nothing is left lying around"
