@@ -590,7 +590,7 @@ KILLED_BETWEEN_PIECES = """
 import os, signal, sys
 from annotation.imports import commit
 from annotation.__main__ import main
-commit.ONE_PIECE, moving.PIECE = 0, 200
+commit.ONE_PIECE, commit.PIECE = 0, 200
 insert_piece = commit.Move.insert_piece
 
 def insert_and_die(self, insert, *rest):

@@ -141,7 +141,7 @@ def test_only_what_the_job_needs_goes_up_in_private_and_no_path_account_or_token
         *("README.md", "job.json", f"data/snapshots/{spec.snapshot}.jsonl"),
         *(f"data/base/{path.name}" for path in judged.model.iterdir()),
     }
-    assert "code/rlhf/rented.py" in files
+    assert "code/rlhf/hub/rental_worker.py" in files
     assert not any("tests" in name for name in files)
     everything = b"\n".join(files.values()) + json.dumps(only_job(hub).asked["command"]).encode()
     for private in (str(judged.data_dir), str(judged.model), str(tmp_path), TOKEN):
