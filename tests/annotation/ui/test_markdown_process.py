@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from annotation.ui.markdown_process import Renderer
 from annotation.web import access
 from annotation.web.middleware import SignedIn
 from tests.conftest import act, make_response, measure_nobody, seed_comparisons
-from tests.machine_fixtures import PATIENCE_SECONDS
+from tests.machine_fixtures import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -38,8 +39,10 @@ SLOW_TABLE = "|a" * 500 + "|\n" + "|-" * 500 + "|\n" + ("|" * 500 + "\n") * 50
 @contextmanager
 def opened(seconds: float = 30.0, patience: float = 60.0) -> Iterator[Renderer]:
     made = Renderer(seconds, patience)
-    yield made
-    made.close()
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 @pytest.mark.parametrize(
@@ -52,13 +55,19 @@ def test_it_gives_what_rendering_gives(text: str) -> None:
 
 
 def test_code_that_takes_too_long_loses_its_colours_only_and_what_still_does_is_shown_letter_for_letter() -> None:
+    quick = (f"```python\nreturn {number}\n```" for number in count())
     with opened(SHORT) as tested:
+
+        def coloured_in_time() -> bool:
+            text = next(quick)
+            return tested.to_html(text) == markdown.to_html(text)
+
+        wait_until("a process that has loaded what colours Python", coloured_in_time)
         page = tested.to_html(SLOW_CODE)
         assert page == markdown.to_html(SLOW_CODE, coloured=False)
         assert "<em>so</em>" in page
         assert tested.to_html(SLOW_TABLE) == markdown.literal(SLOW_TABLE)
-        quick = "```python\nreturn 1\n```"
-        assert tested.to_html(quick) == markdown.to_html(quick), "the next text has its own time"
+        assert coloured_in_time(), "the next text has its own time"
 
 
 def test_a_process_that_hangs_or_was_killed_is_replaced() -> None:
