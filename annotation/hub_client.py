@@ -247,7 +247,7 @@ def to_front_matter(fields: Mapping[str, Any]) -> str:
     """Fields as the YAML at the head of a card, between its dashes."""
     import yaml
 
-    return f"---\n{yaml.safe_dump(dict(fields), sort_keys=False)}---"
+    return f"---\n{yaml.safe_dump(dict(fields), sort_keys=False, allow_unicode=True)}---"
 
 
 def split_address(address: str) -> tuple[str, str | None]:

@@ -13,6 +13,7 @@ from types import ModuleType
 
 import httpx
 import pytest
+from huggingface_hub import SpaceCard
 
 from annotation import store
 from annotation.database import Database
@@ -207,9 +208,9 @@ def test_a_model_at_a_commit(hub: SpaceHub, client: Hub) -> None:
     assert "no such revision" in errors(replace(PLAN, model=f"{MODEL}@absent"), client)
     space_upload.create(replace(PLAN, model=pinned), client)
     assert hub.repos["space", "ann/loop"].variables["PREFLOOP_MODEL"] == pinned
-    card = hub.files("space", "ann/loop")["README.md"].decode()
-    assert f'models: ["{MODEL}"]' in card
-    assert "preload_from_hub" not in card
+    head = SpaceCard(hub.files("space", "ann/loop")["README.md"].decode()).data.to_dict()
+    assert head["models"] == [MODEL]
+    assert "preload_from_hub" not in head
 
 
 def test_a_model_that_does_not_fit_into_the_hardware_is_warned_of(client: Hub) -> None:
