@@ -17,6 +17,7 @@ from playwright.sync_api import sync_playwright
 
 from tests.docs.reference import ROOT
 from tests.e2e.conftest import FLAGS, FOUND, running_app
+from tests.machine_fixtures import PATIENCE_SECONDS
 
 WIDTH = 1280
 
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         playwright = stack.enter_context(sync_playwright())
         browser = stack.enter_context(playwright.chromium.launch(executable_path=FOUND, args=list(FLAGS)))
         page = browser.new_page(viewport={"width": WIDTH, "height": 900})
-        page.set_default_timeout(0)  # however busy the machine is
+        page.set_default_timeout(PATIENCE_SECONDS * 1000)
         page.goto(link)
         for name in options.only or PICTURES:
             take(page, name)
