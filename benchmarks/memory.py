@@ -16,7 +16,7 @@ from benchmarks.laboratory import Laboratory
 from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.data.snapshots import Listing, store_snapshot
+from rlhf.data.snapshots import CountedRows, store_snapshot
 from rlhf.jobs import job_store
 from rlhf.jobs.specs import to_json
 
@@ -108,7 +108,7 @@ def frozen(lab: Laboratory, sizes: Sizes) -> str:
     rows = [
         AskedAndAnswered("train", tuple(asking(prompt)), answer, "written", prompt_id=place) for place in range(ROWS)
     ]
-    return store_snapshot(lab.db, lab.directory, Listing(rows))
+    return store_snapshot(lab.db, lab.directory, CountedRows(rows))
 
 
 def asking(text: str) -> list[dict[str, str]]:

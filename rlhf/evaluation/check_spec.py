@@ -73,7 +73,11 @@ class EvaluateSpec(JobSpec):
         snapshot = self.snapshot or snapshots.store_snapshot(
             db, data_dir, snapshots.collect(db, candidate, "new", 100_000, judges_too=False)
         )
-        panel = judge_store.judges(db, active=True) if self.judges == "active" else judge_store.named(db, self.judges)
+        panel = (
+            judge_store.judges(db, active=True)
+            if self.judges == "active"
+            else judge_store.judges_named(db, self.judges)
+        )
         return replace(
             self,
             candidate=candidate.revision,

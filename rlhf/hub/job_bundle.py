@@ -52,7 +52,7 @@ def pack(db: Database, data_dir: Path, job: Job) -> Files:
     models = needed(db, spec)
     base = models[0]
     files: Files = {f"{CODE}/{path.as_posix()}": space_upload.ROOT / path for path in space_upload.files()}
-    wanted = space_upload.Plan("prefloop/job", hardware=job.flavor or "")
+    wanted = space_upload.SpacePlan("prefloop/job", hardware=job.flavor or "")
     text = (space_upload.ROOT / "requirements.txt").read_text("utf-8")
     files[f"{CODE}/requirements.txt"] = space_upload.requirements(wanted, text).encode()
     files |= base_files(base)

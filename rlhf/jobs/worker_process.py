@@ -26,7 +26,7 @@ from rlhf.jobs.specs import TrainingSpec
 
 
 @dataclass(frozen=True)
-class Child:
+class WorkerProcess:
     """A worker that this program started."""
 
     process: subprocess.Popen[bytes]
@@ -46,12 +46,12 @@ class Child:
         """
         if self.process.poll() is not None:
             return
-        for process in family(self.process.pid):
+        for process in process_tree(self.process.pid):
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
 
 
-def family(pid: int) -> list[psutil.Process]:
+def process_tree(pid: int) -> list[psutil.Process]:
     """A process and its descendants, the youngest generation first; none where it has ended."""
     try:
         leader = psutil.Process(pid)
@@ -112,7 +112,7 @@ def start_worker(
     )
 
 
-def record_death(db: Database, job: Job, child: Child, code: int, killed: bool, see: str) -> None:
+def record_death(db: Database, job: Job, child: WorkerProcess, code: int, killed: bool, see: str) -> None:
     """Say in a job's row how its worker ended. Rows that it ended well, or that another holds, stay as they are."""
     if killed and job_store.requeue_smaller(db, job.id, child.worker, KILLED):
         return
@@ -133,7 +133,7 @@ def run_to_end(db: Database, data_dir: Path, job: job_store.Job, told: Callable[
     told before it could hear it here.
     """
     worker, devices = uuid.uuid4().hex, devices_here()[: processes_of(job)]
-    child = Child(start_worker(job, data_dir, worker, devices, None), worker, job.attempt)
+    child = WorkerProcess(start_worker(job, data_dir, worker, devices, None), worker, job.attempt)
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, lambda *_: child.signal(signal.SIGTERM)) for number in numbers]
     if told():

@@ -251,7 +251,7 @@ class Ground:
                 self.lora.delete_adapter(name)
 
 
-class Policies:
+class LoadedPolicies:
     """Policies in memory, one of them active at a time; those with the same weights under them share these.
 
     For one thread.

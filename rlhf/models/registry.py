@@ -137,7 +137,7 @@ def by_id(db: Database, model_id: int) -> Policy:
     return Policy(**row)
 
 
-def everything(db: Database) -> list[Policy]:
+def all_policies(db: Database) -> list[Policy]:
     """All policies, oldest first."""
     return [Policy(**row) for row in db.rows("SELECT * FROM model ORDER BY id")]
 
@@ -156,7 +156,7 @@ def ground(db: Database, policy: Policy) -> Policy:
 
 def ancestors(db: Database, policy: Policy) -> list[Policy]:
     """The policies that this one grew from, nearest first."""
-    known = {one.id: one for one in everything(db)}
+    known = {one.id: one for one in all_policies(db)}
     parents = {one.id: one.parent_id for one in known.values()}
     return [known[number] for number in ancestors_of(parents, policy.id)]
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from annotation.examples import EXAMPLES
 from rlhf.jobs import specs
-from rlhf.jobs.descriptions import Layout
+from rlhf.jobs.descriptions import FormLayout
 from rlhf.jobs.specs import TrainingSpec
 
 Values = Mapping[str, Any]
@@ -64,7 +64,7 @@ class Form:
     """One form: its kind of job, and how it is laid out."""
 
     spec_type: type[TrainingSpec]
-    layout: Layout
+    layout: FormLayout
 
     @property
     def name(self) -> str:

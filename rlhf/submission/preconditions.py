@@ -305,11 +305,11 @@ def needed_by(db: Database, policy: Policy) -> list[str]:
     if policy.status == "serving":
         return [f"{policy.revision} serves now: promote another policy first."]
     grounded = [
-        other.revision for other in registry.everything(db) if other.ground_id == policy.id and not other.deleted
+        other.revision for other in registry.all_policies(db) if other.ground_id == policy.id and not other.deleted
     ]
     if grounded:
         return [f"{', '.join(grounded)} lie on the weights of {policy.revision}: delete them first."]
-    judged = [other.revision for other in registry.everything(db) if is_reference(db, policy, other)]
+    judged = [other.revision for other in registry.all_policies(db) if is_reference(db, policy, other)]
     if judged:
         return [f"{judged[0]} is compared with {policy.revision}, its reference, in its check: decide on it first."]
     panel = [judge.name for judge in judge_store.judges(db, active=True) if judge_store.model_of(db, judge) == policy]

@@ -13,7 +13,7 @@ import gradio as gr
 from annotation import store
 from annotation.database import Database
 from annotation.records import Annotator, Sampling, UserError, now, seconds_between
-from annotation.tabs.components import QUIET, SPOKEN, html_box, opening_of, text_in, whole_number
+from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
 from annotation.ui import markdown, markdown_process
@@ -181,7 +181,7 @@ FOLLOWED = ("columns", "send", "stop", "compare", "files", "pulse")
 
 
 @dataclass(frozen=True)
-class Page:
+class PlaygroundPage:
     """The tab's components. `talk` names the chats that are shown; `seen` is what this session was sent last.
 
     Apart, because a poll that is late must not bring an earlier conversation back.
@@ -206,7 +206,7 @@ class Page:
         return [*(changed.get(name, gr.skip()) for name in FOLLOWED), seen]
 
 
-def lay_out() -> Page:
+def lay_out() -> PlaygroundPage:
     """The components, top to bottom, without anything from the rows."""
     parts: dict[str, Any] = {}
     # A choice made before the app was restarted must still be accepted after it.
@@ -246,7 +246,7 @@ def lay_out() -> Page:
     parts["said"] = literal()
     parts |= prompt_set_form.lay_out()
     parts["pulse"] = pulse()
-    return Page(parts, gr.State({}), gr.State({}))
+    return PlaygroundPage(parts, gr.State({}), gr.State({}))
 
 
 def button(label: str, name: str, width: int, variant: prompt_set_form.Variant = "secondary") -> gr.Button:
@@ -262,7 +262,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
     prompt_set_form.wire(page.parts, context)
 
 
-def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> None:
+def wire_views(page: PlaygroundPage, context: Context, opening: Callable[..., Any]) -> None:
     """Fill the page when it is opened, and from then on send what changes."""
     db = context.db
 
@@ -287,7 +287,7 @@ def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> Non
     page.parts["mode"].input(redraw, inputs, page.followed, api_name="playground-mode", **QUIET)
 
 
-def wire_talk(page: Page, context: Context) -> None:
+def wire_talk(page: PlaygroundPage, context: Context) -> None:
     """Send a message, stop the answers, begin anew, and send the answers to annotation."""
     db = context.db
 
@@ -323,9 +323,9 @@ def wire_talk(page: Page, context: Context) -> None:
     inputs = [page.talk, page.parts["mode"], page.seen]
     asked = [*inputs, page.parts["message"], *page.some(FORM)]
     after = [page.talk, *page.some(("message", "seed", "said")), *page.followed]
-    page.parts["send"].click(send_message, asked, after, api_name="playground-send", **SPOKEN)
-    page.parts["message"].submit(send_message, asked, after, api_name="playground-enter", **SPOKEN)
-    page.parts["stop"].click(stop_answers, inputs, page.followed, api_name="playground-stop", **SPOKEN)
+    page.parts["send"].click(send_message, asked, after, api_name="playground-send", **QUEUED)
+    page.parts["message"].submit(send_message, asked, after, api_name="playground-enter", **QUEUED)
+    page.parts["stop"].click(stop_answers, inputs, page.followed, api_name="playground-stop", **QUEUED)
     outputs = [page.talk, page.parts["said"], *page.followed]
-    page.parts["new"].click(new_conversation, inputs, outputs, api_name="playground-new", **SPOKEN)
-    page.parts["compare"].click(compare_answers, page.talk, page.parts["said"], api_name="playground-compare", **SPOKEN)
+    page.parts["new"].click(new_conversation, inputs, outputs, api_name="playground-new", **QUEUED)
+    page.parts["compare"].click(compare_answers, page.talk, page.parts["said"], api_name="playground-compare", **QUEUED)

@@ -15,7 +15,7 @@ from rlhf.jobs import job_store, specs
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
 from rlhf.tabs.runs import compare_runs, curves, job_cards, job_words
-from rlhf.tabs.runs.compare_runs import Compared
+from rlhf.tabs.runs.compare_runs import RunSummary
 
 literal = partial(html_box, job_cards.STYLE)
 Update = dict[str, Any]
@@ -73,11 +73,11 @@ def parts_of(db: Database, chosen: Sequence[Job]) -> dict[str, Update]:
     }
 
 
-def compared(db: Database, job: Job) -> Compared:
+def compared(db: Database, job: Job) -> RunSummary:
     """A run with its curves, and the newest check of the policy that it made."""
     made = registry.of_job(db, job.id)
     check = None if made is None else newest_check(db, made.revision)
-    return Compared(
+    return RunSummary(
         job,
         job_store.metrics(db, job.id),
         None if made is None else made.revision,

@@ -14,11 +14,11 @@ from annotation.ui.formatting import moment, percent
 from annotation.ui.markup import BOX_STYLE, class_of, escape, paragraph, table
 from rlhf.data.label_noise import FEWEST_EVIDENCE, Noise
 from rlhf.data.snapshots import reason_text
-from rlhf.jobs.descriptions import Part, Passage, Strip
+from rlhf.jobs.descriptions import Part, TokenSequence, TokenSpan
 from rlhf.jobs.specs import SHORT_METHODS, JobSpec, TrainingSpec
 from rlhf.models.memory import GB, Fit, Machine
-from rlhf.submission.inspect_rows import TOKENISED_ITEMS, Shown, Survey
-from rlhf.submission.preflight import Cost, Data
+from rlhf.submission.inspect_rows import TOKENISED_ITEMS, DataSummary, InspectedItem
+from rlhf.submission.preflight import CostEstimate, TrainingData
 from rlhf.tabs.runs.curves import short_number
 from rlhf.tabs.runs.job_cards import PAIR_REASONS, STYLE, duration, facts, notice, share
 from rlhf.tabs.runs.job_words import size, spec_text
@@ -89,7 +89,7 @@ PAIRS_SENTENCE = (
 
 
 # ---------------------------------------------------------------------------------------------------------------- data
-def data_card(data: Data, spec: TrainingSpec) -> str:
+def data_card(data: TrainingData, spec: TrainingSpec) -> str:
     """What a run would learn from, and what of the judgements is left out and why."""
     unit, found, items = spec.items, data.found, data.items
     numbers = [("Parent", found.parent), (f"{unit.capitalize()} to train on", f"{items:,}")]
@@ -136,7 +136,7 @@ def left_out_table(left_out: Mapping[str, int], unit: str = "pairs") -> str:
     return table(("Left out, because", "How many", "Of what"), rows, "Nothing is left out.", ("How many",))
 
 
-def survey_card(found: Survey, spec: TrainingSpec) -> str:
+def survey_card(found: DataSummary, spec: TrainingSpec) -> str:
     """All rows looked at: how long they are, and what is left out and why, with examples."""
     unit = spec.items
     answered = " with an answer at the limit" if spec.drawn_tokens() else ""
@@ -160,7 +160,7 @@ def survey_card(found: Survey, spec: TrainingSpec) -> str:
     )
 
 
-def examples_of(found: Survey, reason: str) -> str:
+def examples_of(found: DataSummary, reason: str) -> str:
     """A few items that are left out for a reason, with how their questions begin."""
     return "; ".join(f"{name} (“{beginning(asked)}”)" for name, asked in found.examples.get(reason, []))
 
@@ -172,7 +172,7 @@ def beginning(text: str, length: int = 60) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------ one item
-def shown_card(shown: Shown | None, spec: TrainingSpec, split: Split) -> str:
+def shown_card(shown: InspectedItem | None, spec: TrainingSpec, split: Split) -> str:
     """One item as it would be trained on: every token, with its part in the loss."""
     where = "to train on" if split == "train" else "held out"
     if shown is None:
@@ -184,13 +184,13 @@ def shown_card(shown: Shown | None, spec: TrainingSpec, split: Split) -> str:
     return head + trouble + known + legend(shown.strips) + "".join(strip_box(strip) for strip in shown.strips)
 
 
-def left_out_sentences(shown: Shown) -> list[str]:
+def left_out_sentences(shown: InspectedItem) -> list[str]:
     """What of an item would be left out."""
     what = "Of this, left out" if shown.used else "This would be left out"
     return [f"{what}: {reason_text(reason, shown.left_out)} ({count})." for reason, count in shown.left_out.items()]
 
 
-def legend(strips: Sequence[Strip]) -> str:
+def legend(strips: Sequence[TokenSequence]) -> str:
     """What the marks of tokens mean, for those that occur."""
     used = {passage.part for strip in strips for passage in strip.passages if passage.tokens}
     entries = "".join(
@@ -201,7 +201,7 @@ def legend(strips: Sequence[Strip]) -> str:
     return f'<ul class="legend">{entries}</ul>' if entries else ""
 
 
-def strip_box(strip: Strip) -> str:
+def strip_box(strip: TokenSequence) -> str:
     """One sequence, token by token."""
     trained = sum(passage.tokens for passage in strip.passages if passage.part in ("raised", "lowered"))
     counts = f"{strip.tokens:,} tokens" + (f", {trained:,} of them trained on" if trained else "")
@@ -213,7 +213,7 @@ def strip_box(strip: Strip) -> str:
     )
 
 
-def passage_html(passage: Passage) -> str:
+def passage_html(passage: TokenSpan) -> str:
     """Successive tokens, each in a box of its own, literally."""
     if passage.part == "virtual":
         return f'<span class="virtual">[{passage.tokens} virtual tokens]</span>'
@@ -234,7 +234,7 @@ def visible(text: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------ memory and time
-def cost_card(cost: Cost) -> str:
+def cost_card(cost: CostEstimate) -> str:
     """What is trained, how long it takes, and its memory by component against what the machine has."""
     fit, machine, counted, pace = cost.fit, cost.machine, cost.counted, cost.pace
     numbers = [
@@ -251,7 +251,7 @@ def cost_card(cost: Cost) -> str:
     return facts(numbers, "facts costs") + paragraph(time_sentence(cost)) + fits + memory_table(fit, machine)
 
 
-def length_sentence(cost: Cost) -> str:
+def length_sentence(cost: CostEstimate) -> str:
     """What length the rows are taken to have."""
     if cost.longest:
         return f"Estimated as if every row were as long as the longest, which has {cost.longest:,} tokens."
@@ -279,7 +279,7 @@ def memory_row(name: str, amount: float, why: str, free: float, style: str = "")
     )
 
 
-def time_sentence(cost: Cost) -> str:
+def time_sentence(cost: CostEstimate) -> str:
     """How long a run would take, from a measured step."""
     pace, steps, waiting = cost.pace, cost.steps, cost.waiting
     if not steps:

@@ -32,7 +32,7 @@ from rlhf.generation.resident_worker import next_splits, seed_of
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.worker import Run, perform
-from rlhf.jobs.worker_process import family
+from rlhf.jobs.worker_process import process_tree
 from rlhf.loop.supervisor import Supervisor
 from rlhf.models import registry
 from rlhf.models.loading import load_quantised
@@ -500,7 +500,7 @@ class Started:
 
     def family(self) -> list[psutil.Process]:
         """The worker's processes."""
-        return [process for process in family(self.program.pid) if process.pid != self.program.pid]
+        return [process for process in process_tree(self.program.pid) if process.pid != self.program.pid]
 
     def outlived_by(self) -> list[psutil.Process]:
         """Kill the program, let the worker go on, and wait for it; returns what does not end."""
@@ -531,7 +531,7 @@ def program_that_started(job_id: int, machine: Machine, halt_at: str, directory:
         try:
             yield started
         finally:
-            for process in (*family(worker), *started.processes):
+            for process in (*process_tree(worker), *started.processes):
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
             started.program.kill()

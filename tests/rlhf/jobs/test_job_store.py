@@ -136,7 +136,7 @@ def test_what_is_ahead_of_a_job_is_what_runs_and_what_waits_before_it(db: Databa
     answering = job_store.enqueue(db, GenerateSpec(), "the program")
 
     def ahead(number: int) -> list[int]:
-        return [other.id for other in job_store.ahead(db, job_store.get(db, number))]
+        return [other.id for other in job_store.jobs_ahead(db, job_store.get(db, number))]
 
     assert [ahead(number) for number in (job, second, third, answering)] == [[], [job], [job, second], []]
     job_store.claim(db, second, "w")

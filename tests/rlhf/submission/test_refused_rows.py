@@ -24,7 +24,7 @@ from rlhf.jobs.specs import TrainingSpec
 from rlhf.models import registry
 from rlhf.models.chat_template import chat_tokenizer
 from rlhf.submission import inspect_rows, job_submission
-from rlhf.submission.preflight import Prospects
+from rlhf.submission.preflight import Preflight
 from rlhf.tabs.train import plan_card
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine, write_spec
 
@@ -67,7 +67,7 @@ def test_pairs_that_are_all_refused_are_counted_and_named_before_the_freeze(
     bring(strict, 16, system=True)
     found = job_submission.preview(strict.db, strict.data_dir, DPOSpec())
     assert (found.train, found.left_out, found.left_out.refusal) == (0, {"template": 16}, "System role not supported")
-    prospects = Prospects(strict.db, strict.data_dir, str(strict.model))
+    prospects = Preflight(strict.db, strict.data_dir, str(strict.model))
     for spec in (DPOSpec(), RewardModelSpec()):
         with pytest.raises(UserError) as raised:
             strict.submit(spec)
@@ -90,7 +90,7 @@ def test_some_that_are_refused_are_left_out_of_the_frozen_data_and_shown_by_name
     counts = strict.db.value("SELECT counts FROM snapshot")
     assert json.loads(counts) == {"train": 10, "held-out": 0, "left_out": {"template": 5}}
     spec = replace(QUICK_DPO, parent=registry.serving(strict.db).revision)
-    survey = inspect_rows.survey(chat_tokenizer(strict.model), spec, inspect_rows.items_of(strict.db, spec))
+    survey = inspect_rows.summarise(chat_tokenizer(strict.model), spec, inspect_rows.items_of(strict.db, spec))
     assert (survey.items["train"], survey.left_out, survey.left_out.refusal) == (
         10,
         {"template": 5},
