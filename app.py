@@ -271,7 +271,7 @@ def build_app(settings: Settings) -> FastAPI:
         db,
         settings.data_dir,
         prepare_model(settings, db, known=fresh),
-        lambda: answering_trouble(db),
+        lambda: answering_problem(db),
         hub_requests.ImportRun.start if token_launcher.HELD in os.environ else None,
     )
     if not store.prompts(db, "train") and not store.prompts(db, "held-out"):
@@ -297,7 +297,7 @@ def build_app(settings: Settings) -> FastAPI:
     sign_in = middleware.SignIn(db, settings.cookie, here, provider is not None)
     from_hub = [] if here is None or provider is None else oauth.HubSignIn(db, here, provider, sign_in).routes()
     copies = targets.target_name(os.environ.get(token_launcher.PLACE, "").strip())
-    desk = api.AnnotationApi(db, context.trouble, "" if here is None else safe_copies.NOT_COPIED, copies)
+    desk = api.AnnotationApi(db, context.problem, "" if here is None else safe_copies.NOT_COPIED, copies)
     app = FastAPI(
         openapi_url=None,
         lifespan=lifespan,
@@ -324,7 +324,7 @@ def build_app(settings: Settings) -> FastAPI:
     return mount_pages(app, build_pages(context, here), settings, uploads)
 
 
-def answering_trouble(db: Database) -> str:
+def answering_problem(db: Database) -> str:
     """What keeps the answering worker from answering, for people who wait for it; empty while nothing does."""
     latest = latest_answering_job(db)
     if latest and latest[0].status in ("failed", "lost"):

@@ -56,7 +56,7 @@ class AnnotationApi:
     """Where annotators work: each public method answers one endpoint `POST /annotate/NAME` with a card or a list."""
 
     db: Database
-    trouble: Callable[[], str] = no_problem
+    problem: Callable[[], str] = no_problem
     """Says what keeps new answers from coming, empty while nothing does."""
     unsafe: str = ""
     """What is said where nothing is copied although this machine's disk may be lost."""
@@ -153,7 +153,7 @@ class AnnotationApi:
             return {"text": self.unsafe, "trouble": bool(self.unsafe)}
         beginning = safe_copies.start_notice(self.db) if annotator.role == "admin" else ""
         said = safe_copies.sentence(standing, now(), annotator.role)
-        return {"text": f"{said} {beginning}".strip(), "trouble": bool(standing.trouble or beginning)}
+        return {"text": f"{said} {beginning}".strip(), "trouble": bool(standing.problem or beginning)}
 
     # ------------------------------------------------------------------------------------------------------- cards
     def saved(self, annotator: Annotator, asked: RequestBody, card: Card, judgement_id: int) -> Card:
@@ -187,7 +187,7 @@ class AnnotationApi:
             "me": annotator.name,
             "nonce": "",
             "notice": notice,
-            "trouble": self.trouble() if claim is None else "",
+            "trouble": self.problem() if claim is None else "",
             "tags": [{"key": tag.key, "label": tag.label} for tag in project.tags],
             "rendered": project.rendered,
             "own_prompts": project.own_prompts,

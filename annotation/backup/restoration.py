@@ -235,8 +235,8 @@ def restore_version(
 ) -> list[str]:
     """Download a copy, check all of it, and only then put it in place of what is here, which is moved aside.
 
-    Returns the models whose files did not come along. Raises DamagedBackup for a copy that is not whole, UserError where the
-    disk is full or a newer Prefloop made it.
+    Returns the models whose files did not come along. Raises DamagedBackup for a copy that is not whole, UserError
+    where the disk is full or a newer Prefloop made it.
     """
     with explained_disk(data_dir, manifest):
         check_space(data_dir, manifest)

@@ -423,7 +423,7 @@ class BackupStatus:
     copied: str | None
     """When the newest safe copy was made; None if there is none."""
     judgements_since: int
-    trouble: str = ""
+    problem: str = ""
     """Why the latest attempt came to nothing; empty if it did not."""
     conflict: bool = False
     """Whether copies go to a place aside because two programs run."""
@@ -470,10 +470,10 @@ def sentence(standing: BackupStatus, moment: str, role: Role) -> str:
         said = f"No safe copy yet, {count} so far"
     else:
         said = f"Last safe copy: {ago(seconds_between(standing.copied, moment))}, {count} since"
-    if not standing.trouble:
+    if not standing.problem:
         return f"{said}."
-    trouble = "two copies of this project run" if standing.conflict else "the latest attempt failed and is repeated"
-    return f"{said}; {trouble}." + (f" {standing.trouble}" if role == "admin" else "")
+    problem = "two copies of this project run" if standing.conflict else "the latest attempt failed and is repeated"
+    return f"{said}; {problem}." + (f" {standing.problem}" if role == "admin" else "")
 
 
 def ago(seconds: float) -> str:

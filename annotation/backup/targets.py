@@ -127,7 +127,7 @@ class BackupTarget(Protocol):
         """What a version says of itself; None where it is no copy. Raises DamagedBackup."""
 
     def fetch(self, version: str, path: str, mark: FileDigest, target: Path) -> None:
-        """Download a copy's file to `target`, which need not be what the mark says. Raises DamagedBackup if it is gone."""
+        """Download a copy's file to `target`, unchecked. Raises DamagedBackup if it is gone."""
 
     def put(self, manifest: BackupManifest, files: Mapping[str, Path], parent: str) -> str:
         """Add a copy and return its version. Raises Conflict if the newest version is not `parent` (any more)."""

@@ -357,7 +357,7 @@ def read_last_turn(plan: ImportPlan) -> Reader:
 
 
 def label_of(plan: ImportPlan) -> Callable[[Mapping[str, Any]], bool]:
-    """Whether a row's answer is good; all are where nothing says so. Raises UnclearColumn for ratings without a threshold."""
+    """Whether a row's answer is good; all are where nothing says so. Raises UnclearColumn for ratings alone."""
     return label_reader(plan.columns, plan.good_from) if plan.columns.keys() & {"label", "rating"} else lambda _: True
 
 

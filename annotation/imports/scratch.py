@@ -107,7 +107,7 @@ class Staging:
 
     # ------------------------------------------------------------------------------------------------------ gathering
     def add(self, number: int, record: MappedRow) -> None:
-        """Gather what a row says. Raises UnusableRow if it can't be gold; UserError if it gets too much for one import."""
+        """Gather what a row says. Raises UnusableRow if it can't be gold; UserError if there is too much."""
         if self.verdict == "gold" and (record.ranking is None or len(set(record.ranking)) == 1):
             raise UnusableRow("", "has no better answer, so it can't be gold")
         if record.remark:

@@ -21,7 +21,7 @@ Rows = list[list[str]]
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay out the tab inside the caller's `with gr.Tab(...)`."""
     db = context.db
-    trouble = gr.Markdown(visible=False)
+    problem = gr.Markdown(visible=False)
     table: Any = gr.Dataframe(headers=HEADERS, datatype="str", interactive=False, label="Accounts", wrap=True)
     with gr.Row():
         with gr.Column(min_width=320):
@@ -48,7 +48,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
     page, admin = [table, account, outcome], guarded(context, "admin")
     common: dict[str, Any] = {"outputs": page, **QUEUED}
     # Not when the page is loaded: everybody's page would ask, and Gradio keeps a queue for each that did.
-    opening_of(demo)(admin(opening(db)), outputs=[*page, trouble], api_name="accounts", **QUIET)
+    opening_of(demo)(admin(opening(db)), outputs=[*page, problem], api_name="accounts", **QUIET)
     add.click(admin(adding(db)), [name, role, password], api_name="account-add", **common)
     reset.click(admin(resetting(db)), account, api_name="account-reset", **common)
     make_admin.click(admin(changing_role(db, "admin")), account, api_name="account-make-admin", **common)

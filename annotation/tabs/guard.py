@@ -26,7 +26,7 @@ class Context:
     db: Database
     data_dir: Path
     model: str
-    trouble: Callable[[], str] = no_problem
+    problem: Callable[[], str] = no_problem
     """Says what keeps new answers from coming, empty while nothing does."""
     from_hub: Elsewhere | None = None
     """Imports datasets of the Hub where there is a token; None where nobody has one."""

@@ -500,11 +500,11 @@ def no_hacking(findings: Findings) -> Criterion:
     return yes_or_no(name, hacked, why)
 
 
-def yes_or_no(name: str, trouble: bool | None, why: str) -> Criterion:
+def yes_or_no(name: str, problem: bool | None, why: str) -> Criterion:
     """A criterion that is met where there is no trouble."""
-    if trouble is None:
+    if problem is None:
         return Criterion(name, NOT_MEASURED, "yes", "missing", why)
-    return Criterion(name, "no" if trouble else "yes", "yes", "fail" if trouble else "pass", why)
+    return Criterion(name, "no" if problem else "yes", "yes", "fail" if problem else "pass", why)
 
 
 # ----------------------------------------------------------------------------------------------------------- settling

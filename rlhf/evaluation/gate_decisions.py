@@ -454,13 +454,13 @@ def act(db: Database, data_dir: Path) -> PendingDecision | None:
     found = to_act_on(db)
     if found is None:
         return None
-    trouble = damage(data_dir, found.policy) if found.decision.verdict == "promote" else ""
+    problem = damage(data_dir, found.policy) if found.decision.verdict == "promote" else ""
     with db.transaction():
         again = to_act_on(db)
         if again is None or (again.policy, again.decision.verdict) != (found.policy, found.decision.verdict):
             return None
-        revision, why = again.policy.revision, trouble or again.decision.sentence
-        if again.decision.verdict == "promote" and not trouble:
+        revision, why = again.policy.revision, problem or again.decision.sentence
+        if again.decision.verdict == "promote" and not problem:
             registry.promote(db, revision, THE_GATE, why)
         else:
             registry.reject(db, revision, THE_GATE, why)

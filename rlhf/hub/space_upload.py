@@ -75,7 +75,7 @@ class SpacePlan:
     public: bool = False
     organisation: bool = False
     """Whether it is an organisation's: there the rule 'owner' asks whether somebody is still a member."""
-    trouble: str = ""
+    problem: str = ""
     """Why the Hub did not say what the Space has, so that what was not asked for may be wrong here."""
 
     @property
@@ -145,19 +145,19 @@ def planned(
     A token or name of no use is the plan's trouble. Raises UserError where the Hub does not say what the Space has.
     """
     there: dict[str, str] = {}
-    trouble, is_public = "", False
+    problem, is_public = "", False
     if hub is not None:
         try:
             check_token(hub, repo)
         except UserError as error:
             if is_passing(error):
                 raise
-            trouble = str(error)
+            problem = str(error)
         else:
             there, is_public = settings_there(hub, repo)
     chosen = {name: there.get(key) if asked.get(name) is None else asked[name] for name, key in SETTINGS.items()}
     given: dict[str, Any] = {name: value for name, value in chosen.items() if value}
-    return SpacePlan(repo, hardware, public=is_public if public is None else public, trouble=trouble, **given)
+    return SpacePlan(repo, hardware, public=is_public if public is None else public, problem=problem, **given)
 
 
 def settings_there(hub: Hub, repo: str) -> tuple[dict[str, str], bool]:
@@ -265,8 +265,8 @@ def check(plan: SpacePlan, hub: Hub | None, root: Path = ROOT) -> list[SpaceFind
         return [*found, SpaceFinding("note", "The Hub was not asked: what depends on the account is not known.")]
     looks = [partial(check_hardware, plan, hub), partial(check_model, plan, hub)]
     try:
-        if plan.trouble:
-            raise UserError(plan.trouble)
+        if plan.problem:
+            raise UserError(plan.problem)
         who = check_token(hub, plan.repo)
         looks[:0] = [partial(check_account, plan, who), partial(check_space, plan, hub)]
         looks.append(partial(check_copies, plan, hub))
@@ -530,7 +530,7 @@ def bytes_in(text: str) -> float | None:
 
 def hardware_of(plan: SpacePlan, hub: Hub) -> str:
     """The hardware that is asked for, else what the Space has, else the free one. Raises UserError."""
-    if plan.hardware or plan.trouble or space_info(hub, plan.repo) is None:
+    if plan.hardware or plan.problem or space_info(hub, plan.repo) is None:
         return plan.hardware or FREE
     with explained(f"Reading the hardware of {plan.repo}"):
         runtime = hub.api.get_space_runtime(plan.repo)

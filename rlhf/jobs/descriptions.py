@@ -133,12 +133,12 @@ class TokenSequence:
     """One sequence as the model is fed it."""
 
     title: str
-    passages: Sequence[TokenSpan]
+    spans: Sequence[TokenSpan]
 
     @property
     def tokens(self) -> int:
         """Its length."""
-        return sum(passage.tokens for passage in self.passages)
+        return sum(span.tokens for span in self.spans)
 
 
 def token_span(tokenizer: Any, part: Part, ids: Sequence[int]) -> TokenSpan:

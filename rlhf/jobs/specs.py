@@ -288,7 +288,7 @@ class TrainingSpec(JobSpec):
         """The token ids of an item's answers."""
         return []
 
-    def strips(self, tokenizer: Any, item: Item) -> list[TokenSequence]:
+    def sequences(self, tokenizer: Any, item: Item) -> list[TokenSequence]:
         """The sequences of an item, each token with its part in the loss."""
         raise NotImplementedError
 
@@ -296,7 +296,7 @@ class TrainingSpec(JobSpec):
         """What is known of an item beside its text."""
         return []
 
-    def prompt_passages(self, tokenizer: Any, item: Item) -> list[TokenSpan]:
+    def prompt_spans(self, tokenizer: Any, item: Item) -> list[TokenSpan]:
         """An item's prompt; the virtual tokens that prompt tuning puts first have no text."""
         virtual = [TokenSpan("virtual", [("", self.virtual_tokens)])] if self.method == "prompt" else []
         return [*virtual, token_span(tokenizer, "context", item["prompt_ids"])]

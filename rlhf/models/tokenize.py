@@ -44,7 +44,7 @@ def snapshot_path(data_dir: Path, sha256: str) -> Path:
 def render(tokenizer: Any, messages: Any) -> str:
     """The exact text a policy is fed: the conversation in the model's template, up to where its answer begins.
 
-    Raises TemplateRefused if the template refuses the conversation: many want user and assistant in turns, or no system.
+    Raises TemplateRefused if it refuses the conversation: many want user and assistant in turns, or no system.
     """
     return conversation(tokenizer, messages, begins=True)
 

@@ -48,11 +48,11 @@ class InspectedItem:
     number: int
     total: int
     facts: Facts
-    strips: Sequence[TokenSequence]
+    sequences: Sequence[TokenSequence]
     left_out: LeftOut
     """What of it is left out when it becomes tokens, by reason."""
     used: bool
-    """Whether anything of it is trained on; else the strips show only its prompt, if that much can be shown."""
+    """Whether anything of it is trained on; else the sequences show only its prompt, if that much can be shown."""
 
 
 # --------------------------------------------------------------------------------------------------------------- items
@@ -121,8 +121,8 @@ def inspect(
     if last is None:
         return None
     tokenised, left_out = spec.tokenise(tokenizer, last.rows)
-    strips = spec.strips(tokenizer, tokenised[0]) if tokenised else unread(tokenizer, last, left_out)
-    return InspectedItem(last, place, total, spec.item_facts(last.rows), strips, left_out, used=bool(tokenised))
+    sequences = spec.sequences(tokenizer, tokenised[0]) if tokenised else unread(tokenizer, last, left_out)
+    return InspectedItem(last, place, total, spec.item_facts(last.rows), sequences, left_out, used=bool(tokenised))
 
 
 def unread(tokenizer: ChatTokenizer, item: Item, left_out: LeftOut) -> list[TokenSequence]:

@@ -75,7 +75,7 @@ class PlannedRun:
     spec: TrainingSpec
     asked: TrainingSpec
     """The spec as the form has it: names such as 'serving', and a learning rate of 0 for the method's."""
-    troubles: Sequence[str]
+    problems: Sequence[str]
     """Why it can't be started; empty if it can."""
     data: TrainingData | None
     cost: CostEstimate | None
@@ -96,18 +96,18 @@ class Preflight:
     def of(self, asked: TrainingSpec) -> PlannedRun:
         """All that is known of this run now."""
         spec = resolved(self.db, asked)
-        troubles, data, cost, unknown = preconditions.check(self.db, spec), None, None, ""
+        problems, data, cost, unknown = preconditions.check(self.db, spec), None, None, ""
         try:
             data = self.data(spec)
-            troubles += shortage(spec, data.found)
+            problems += shortage(spec, data.found)
         except UserError as error:
-            if str(error) not in troubles:
-                troubles.append(str(error))
+            if str(error) not in problems:
+                problems.append(str(error))
         try:
             cost = self.cost(spec, data)
         except UserError as error:
             unknown = str(error)
-        return PlannedRun(spec, asked, troubles, data, cost, unknown)
+        return PlannedRun(spec, asked, problems, data, cost, unknown)
 
     # ------------------------------------------------------------------------------------------------------------ data
     def data(self, spec: TrainingSpec) -> TrainingData:

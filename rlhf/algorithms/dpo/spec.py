@@ -199,9 +199,9 @@ class DPOSpec(TrainingSpec):
         """The chosen and the rejected answer."""
         return [item["chosen_ids"], item["rejected_ids"]]
 
-    def strips(self, tokenizer: Any, item: Item) -> list[TokenSequence]:
+    def sequences(self, tokenizer: Any, item: Item) -> list[TokenSequence]:
         """Two sequences: the chosen answer is made likelier, the rejected one less likely."""
-        prompt = self.prompt_passages(tokenizer, item)
+        prompt = self.prompt_spans(tokenizer, item)
         return [
             TokenSequence("Chosen", [*prompt, token_span(tokenizer, "raised", item["chosen_ids"])]),
             TokenSequence("Rejected", [*prompt, token_span(tokenizer, "lowered", item["rejected_ids"])]),

@@ -336,9 +336,9 @@ class PPOSpec(TrainingSpec):
         """Prompts that leave room for an answer."""
         return tokenise_prompts(tokenizer, rows, self.max_length - self.sampling.max_new_tokens)
 
-    def strips(self, tokenizer: Any, item: Item) -> list[TokenSequence]:
+    def sequences(self, tokenizer: Any, item: Item) -> list[TokenSequence]:
         """The prompt, which the policy answers."""
-        return [TokenSequence("Prompt as it is fed; the policy answers it", self.prompt_passages(tokenizer, item))]
+        return [TokenSequence("Prompt as it is fed; the policy answers it", self.prompt_spans(tokenizer, item))]
 
     def drawn_tokens(self) -> int:
         """Its answers' limit."""

@@ -147,9 +147,9 @@ class RewardModelSpec(TrainingSpec):
         """All answers of a comparison, each once."""
         return list(item["answers"])
 
-    def strips(self, tokenizer: Any, item: Item) -> list[TokenSequence]:
+    def sequences(self, tokenizer: Any, item: Item) -> list[TokenSequence]:
         """A sequence an answer; the state of its last token gives the score."""
-        prompt = self.prompt_passages(tokenizer, item)
+        prompt = self.prompt_spans(tokenizer, item)
         return [
             TokenSequence(
                 f"Answer {place}",

@@ -137,10 +137,10 @@ class SFTSpec(TrainingSpec):
         """The demonstrated answer."""
         return [item["completion_ids"]]
 
-    def strips(self, tokenizer: Any, item: Item) -> list[TokenSequence]:
+    def sequences(self, tokenizer: Any, item: Item) -> list[TokenSequence]:
         """One sequence, whose answer is made likelier."""
         answer = token_span(tokenizer, "raised", item["completion_ids"])
-        return [TokenSequence("Demonstration", [*self.prompt_passages(tokenizer, item), answer])]
+        return [TokenSequence("Demonstration", [*self.prompt_spans(tokenizer, item), answer])]
 
     def item_facts(self, rows: Sequence[DemonstrationRow]) -> Facts:
         """Where the demonstration comes from, and its label."""

@@ -149,7 +149,7 @@ def copies_card(db: Database, environment: Mapping[str, str]) -> str:
     found = safe_copies.status(db, place)
     said = "No copy has been begun yet." if found is None else safe_copies.sentence(found, now(), "admin")
     began = safe_copies.start_notice(db)
-    card = paragraph(f"To {place}. {said}", "warning" if found is not None and found.trouble else "")
+    card = paragraph(f"To {place}. {said}", "warning" if found is not None and found.problem else "")
     return card + (paragraph(began, "warning") if began else "")
 
 

@@ -41,8 +41,8 @@ def standing_card(standing: LoopStatus) -> str:
     stages = "".join(
         f"<li{CURRENT if stage == standing.stage else ''}>{escape(name)}</li>" for stage, name in STAGES.items()
     )
-    troubles = "".join(paragraph(sentence, "warning") for sentence in standing.troubles)
-    return f'<ol class="stages">{stages}</ol>{troubles}{paragraph(standing.now)}{paragraph(standing.then, "quiet")}'
+    problems = "".join(paragraph(sentence, "warning") for sentence in standing.problems)
+    return f'<ol class="stages">{stages}</ol>{problems}{paragraph(standing.now)}{paragraph(standing.then, "quiet")}'
 
 
 # --------------------------------------------------------------------------------------------------------------- gate

@@ -35,14 +35,14 @@ class LoopStatus:
     stage: Stage
     now: str
     then: str
-    troubles: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
     """What failed, was lost or was cancelled, and what follows from it."""
 
 
 def loop_status(state: LoopState) -> LoopStatus:
     """Where the iteration stands, and what has gone wrong on the way. Pure."""
     stage = stage_of(state)
-    return replace(stage, then=f"{stage.then} {judges_rest(state)}".strip(), troubles=troubles(state))
+    return replace(stage, then=f"{stage.then} {judges_rest(state)}".strip(), problems=problems(state))
 
 
 def judges_rest(state: LoopState) -> str:
@@ -102,7 +102,7 @@ def soon(state: LoopState, revision: str) -> str:
     return "within seconds" if ready(state, revision) else f"within {RETRY_SECONDS / 60:.0f} minutes"
 
 
-def troubles(state: LoopState) -> tuple[str, ...]:
+def problems(state: LoopState) -> tuple[str, ...]:
     """What failed, was lost or was cancelled, each with what the loop does then or a person can do. Pure."""
     needed = [state.unchecked] if state.unchecked else []
     if state.pending is not None and state.pending.exhausted and state.gate == "automatic":
@@ -110,7 +110,7 @@ def troubles(state: LoopState) -> tuple[str, ...]:
     held_up = {revision: state.fruitless[revision] for revision in needed if revision in state.fruitless}
     told = {fruitless.job.id for fruitless in held_up.values()}
     others = [f"{how_it_ended(job)} {repair(job)}" for job in state.broken if job.id not in told]
-    return (*(check_trouble(revision, fruitless) for revision, fruitless in held_up.items()), *others)
+    return (*(check_problem(revision, fruitless) for revision, fruitless in held_up.items()), *others)
 
 
 def repair(job: Job) -> str:
@@ -120,7 +120,7 @@ def repair(job: Job) -> str:
     return "The loop does not repeat it: resume it, or delete its checkpoints, on the Runs tab."
 
 
-def check_trouble(revision: str, fruitless: FailedCheck) -> str:
+def check_problem(revision: str, fruitless: FailedCheck) -> str:
     """What came of a check that a candidate needs, and what follows."""
     by_hand = f"Check {revision} again below, or reject it."
     if fruitless.job.status == "cancelled":

@@ -55,14 +55,14 @@ Update = dict[str, Any]
 
 
 # ------------------------------------------------------------------------------------------------ what the page shows
-def columns(asked: Sequence[Chat], rendered: bool, trouble: str) -> str:
-    """The conversations beside each other; `trouble` is what keeps the answering worker from answering."""
+def columns(asked: Sequence[Chat], rendered: bool, problem: str) -> str:
+    """The conversations beside each other; `problem` is what keeps the answering worker from answering."""
     if not asked:
         return paragraph("Choose one or more models and write a message. All of them answer it with the same seed.")
-    return f'<div class="talks">{"".join(column(chat, rendered, trouble) for chat in asked)}</div>'
+    return f'<div class="talks">{"".join(column(chat, rendered, problem) for chat in asked)}</div>'
 
 
-def column(chat: Chat, rendered: bool, trouble: str) -> str:
+def column(chat: Chat, rendered: bool, problem: str) -> str:
     """One policy's conversation, and how its answer stands."""
     turns = [turn(message["role"], message["content"], rendered) for message in chat.messages]
     if chat.text:
@@ -70,7 +70,7 @@ def column(chat: Chat, rendered: bool, trouble: str) -> str:
     style = "warning" if chat.state == "failed" else "quiet"
     return (
         f'<section class="talk" data-state="{chat.state}"><h4>{escape(chat.revision)}</h4>{"".join(turns)}'
-        f"{paragraph(standing(chat, trouble), style)}</section>"
+        f"{paragraph(standing(chat, problem), style)}</section>"
     )
 
 
@@ -84,12 +84,12 @@ def turn(role: str, text: str, rendered: bool) -> str:
 ENDS = {"stop": "", "length": "cut off at the limit", "stopped": "stopped"}
 
 
-def standing(chat: Chat, trouble: str) -> str:
+def standing(chat: Chat, problem: str) -> str:
     """How an answer stands, with its tokens and the seconds to the first one as far as they are known."""
     if chat.state == "failed":
         return chat.message
     if chat.state == "asked":
-        return trouble or "Waits for its turn …"
+        return problem or "Waits for its turn …"
     first = chat.first_token_seconds
     known = [] if first is None else [f"first token after {first:.2f} s"]
     if chat.open:
@@ -99,11 +99,11 @@ def standing(chat: Chat, trouble: str) -> str:
     return " · ".join(filter(None, [*count, *known, ENDS.get(chat.finish_reason or "", "")]))
 
 
-def trouble_of(context: Context, asked: Sequence[Chat]) -> str:
+def problem_of(context: Context, asked: Sequence[Chat]) -> str:
     """What keeps answers from coming, once somebody has waited for one."""
     waiting = [chat for chat in asked if chat.state == "asked"]
     late = any(seconds_between(chat.created, now()) > PATIENCE_SECONDS for chat in waiting)
-    return context.trouble() if late and not any(chat.state == "writing" for chat in asked) else ""
+    return context.problem() if late and not any(chat.state == "writing" for chat in asked) else ""
 
 
 def conversation(db: Database, annotator: Annotator, talk: Any) -> list[Chat]:
@@ -115,7 +115,7 @@ def conversation(db: Database, annotator: Annotator, talk: Any) -> list[Chat]:
 def view(context: Context, asked: Sequence[Chat], rendered: Any, seen: Any) -> tuple[dict[str, Update], dict[str, str]]:
     """The parts of the page that differ from what this session was sent last, and what it has now."""
     writing = any(chat.open for chat in asked)
-    shown = columns(asked, MODES.get(text_in(rendered), False), trouble_of(context, asked))
+    shown = columns(asked, MODES.get(text_in(rendered), False), problem_of(context, asked))
     parts = {
         "columns": gr.update(value=shown),
         "send": gr.update(interactive=not writing),

@@ -26,8 +26,8 @@ def sentence(db: Database, setting: Mapping[str, Any]) -> str:
     """What the stored setting does, and what keeps it from being done now."""
     if not setting["on"]:
         return "Off: an iteration starts only when someone starts it."
-    trouble = controller.automatic_problems(db)
-    stopped = f" At the moment none can start. {' '.join(trouble)}" if trouble else ""
+    problem = controller.automatic_problems(db)
+    stopped = f" At the moment none can start. {' '.join(problem)}" if problem else ""
     how = controller.automatic_kinds()[setting["method"]].automatic
     return f"On: an iteration ({how}, by the defaults) starts after every {setting['every']} new judgements.{stopped}"
 

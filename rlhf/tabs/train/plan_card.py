@@ -179,9 +179,10 @@ def shown_card(shown: InspectedItem | None, spec: TrainingSpec, split: Split) ->
         return notice(f"There are no {spec.items} {where}, so there is nothing to show.")
     headline = f"Row {shown.number:,} of {shown.total:,} {where} · {shown.item.name}"
     head = f'<p class="headline" role="status"><b>{escape(headline)}</b></p>'
-    trouble = "".join(paragraph(sentence, "warning") for sentence in left_out_sentences(shown))
+    problem = "".join(paragraph(sentence, "warning") for sentence in left_out_sentences(shown))
     known = facts(shown.facts) if shown.facts else ""
-    return head + trouble + known + legend(shown.strips) + "".join(strip_box(strip) for strip in shown.strips)
+    boxes = "".join(sequence_box(sequence) for sequence in shown.sequences)
+    return head + problem + known + legend(shown.sequences) + boxes
 
 
 def left_out_sentences(shown: InspectedItem) -> list[str]:
@@ -190,9 +191,9 @@ def left_out_sentences(shown: InspectedItem) -> list[str]:
     return [f"{what}: {reason_text(reason, shown.left_out)} ({count})." for reason, count in shown.left_out.items()]
 
 
-def legend(strips: Sequence[TokenSequence]) -> str:
+def legend(sequences: Sequence[TokenSequence]) -> str:
     """What the marks of tokens mean, for those that occur."""
-    used = {passage.part for strip in strips for passage in strip.passages if passage.tokens}
+    used = {span.part for sequence in sequences for span in sequence.spans if span.tokens}
     entries = "".join(
         f'<li><span class="key {part}">{escape(meaning)}</span></li>'
         for part, meaning in LEGEND.items()
@@ -201,25 +202,24 @@ def legend(strips: Sequence[TokenSequence]) -> str:
     return f'<ul class="legend">{entries}</ul>' if entries else ""
 
 
-def strip_box(strip: TokenSequence) -> str:
+def sequence_box(sequence: TokenSequence) -> str:
     """One sequence, token by token."""
-    trained = sum(passage.tokens for passage in strip.passages if passage.part in ("raised", "lowered"))
-    counts = f"{strip.tokens:,} tokens" + (f", {trained:,} of them trained on" if trained else "")
-    label = f"{strip.title} · {counts}"
-    body = "".join(passage_html(passage) for passage in strip.passages)
+    trained = sum(span.tokens for span in sequence.spans if span.part in ("raised", "lowered"))
+    counts = f"{sequence.tokens:,} tokens" + (f", {trained:,} of them trained on" if trained else "")
+    label = f"{sequence.title} · {counts}"
+    body = "".join(span_html(span) for span in sequence.spans)
     return (
         f'<p class="label">{escape(label)}</p>'
         f'<pre class="tokens" tabindex="0" role="group" aria-label="{escape(label)}">{body}</pre>'
     )
 
 
-def passage_html(passage: TokenSpan) -> str:
+def span_html(span: TokenSpan) -> str:
     """Successive tokens, each in a box of its own, literally."""
-    if passage.part == "virtual":
-        return f'<span class="virtual">[{passage.tokens} virtual tokens]</span>'
+    if span.part == "virtual":
+        return f'<span class="virtual">[{span.tokens} virtual tokens]</span>'
     return "".join(
-        f"<span{class_of(passage.part)}{several(tokens)}>{escape(visible(text))}</span>"
-        for text, tokens in passage.pieces
+        f"<span{class_of(span.part)}{several(tokens)}>{escape(visible(text))}</span>" for text, tokens in span.pieces
     )
 
 
@@ -306,7 +306,7 @@ def rate_note(spec: TrainingSpec) -> str:
     return "".join(paragraph(sentence, "quiet") for sentence in said)
 
 
-def trouble_box(sentences: Sequence[str]) -> str:
+def problem_box(sentences: Sequence[str]) -> str:
     """Why a run can't be started with these settings; nothing if it can."""
     if not sentences:
         return ""

@@ -114,15 +114,15 @@ def accept_part(db: Database, spec: TrainingSpec) -> Update:
 def prospect_parts(known: Preflight, run: PlannedRun) -> dict[str, Update]:
     """All that is known of a run before it."""
     return {
-        "troubles": gr.update(value=plan_card.trouble_box(run.troubles)),
+        "troubles": gr.update(value=plan_card.problem_box(run.problems)),
         "rate": gr.update(value=plan_card.rate_note(run.asked)),
         "judged": gr.update(value=reward_card(known.db, run.spec)),
         "data": gr.update(value=plan_card.data_card(run.data, run.spec) if run.data else ""),
         "cost": gr.update(value=plan_card.cost_card(run.cost) if run.cost else job_cards.notice(run.unknown)),
         "spec": gr.update(value=job_words.spec_text(run.spec)),
         "command": gr.update(value=plan_card.command_text(run.spec, known.data_dir)),
-        "start": gr.update(interactive=not run.troubles),
-        "measure": gr.update(interactive=not run.troubles),
+        "start": gr.update(interactive=not run.problems),
+        "measure": gr.update(interactive=not run.problems),
     }
 
 
@@ -130,7 +130,7 @@ def refused_parts(sentence: str) -> dict[str, Update]:
     """A form that makes no spec."""
     return {
         "accept": gr.update(visible=False),
-        "troubles": gr.update(value=plan_card.trouble_box([sentence])),
+        "troubles": gr.update(value=plan_card.problem_box([sentence])),
         "rate": gr.update(value=""),
         "spec": gr.update(value=""),
         "command": gr.update(value=""),

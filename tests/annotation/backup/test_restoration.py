@@ -406,7 +406,7 @@ def test_another_place_is_another_matter(db: Database, data_dir: Path, ann: Anno
         safe_copies.back_up(db, data_dir, other, RUN)
     standing = safe_copies.status(db, place.name)
     assert standing is not None
-    assert (standing.conflict, standing.trouble, standing.judgements_since) == (False, "", 2)
+    assert (standing.conflict, standing.problem, standing.judgements_since) == (False, "", 2)
     assert not token_process.Keeper(db, data_dir, place, Schedule()).alone
     assert token_process.Keeper(db, data_dir, other, Schedule()).alone
     assert safe_copies.status(db, "") is None, "nothing is copied any more"
@@ -522,7 +522,7 @@ def test_an_attempt_that_ends_in_a_bug_or_not_at_all_is_on_the_page(
     def trouble() -> str:
         standing = safe_copies.status(db, place.name)
         assert standing is not None
-        return standing.trouble
+        return standing.problem
 
     with pytest.raises(ZeroDivisionError):
         safe_copies.back_up(db, data_dir, place, RUN)
@@ -716,7 +716,7 @@ def test_an_answer_that_never_arrived_is_no_conflict(
     standing = safe_copies.status(db, place.name)
     assert standing is not None
     assert standing.judgements_since == 2, "what was not confirmed is not called safe"
-    assert "connection" in standing.trouble
+    assert "connection" in standing.problem
     judge(db, ann, 1)
     safe_copies.back_up(db, data_dir, place, RUN)
     assert newest(place).judgements == 3
@@ -788,11 +788,11 @@ def test_a_rate_limit_and_a_hub_in_trouble_are_recorded_and_repeated(
             safe_copies.back_up(db, data_dir, place, RUN)
     standing = safe_copies.status(db, place.name)
     assert standing is not None
-    assert "trouble" in standing.trouble
+    assert "trouble" in standing.problem
     safe_copies.back_up(db, data_dir, place, RUN)
     standing = safe_copies.status(db, place.name)
     assert standing is not None
-    assert standing.trouble == ""
+    assert standing.problem == ""
 
 
 def test_a_full_disk_while_copying_is_on_the_page(db: Database, data_dir: Path, tmp_path: Path) -> None:
@@ -808,7 +808,7 @@ def test_a_full_disk_while_copying_is_on_the_page(db: Database, data_dir: Path, 
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     standing = safe_copies.status(db, place.name)
     assert standing is not None
-    assert standing.trouble
+    assert standing.problem
     assert not list(data_dir.glob(f"{safe_copies.FOLDER}*"))
     safe_copies.back_up(db, data_dir, place, RUN)
 

@@ -86,7 +86,7 @@ PLACES = {
     ),
     "runs, samples": lambda: job_cards.samples_box({HIDING: {0: ANSWER}}),
     "runs, log": lambda: job_cards.log_box([HIDING]),
-    "train, rows": lambda: plan_card.strip_box(TokenSequence(HIDING, [TokenSpan("raised", [(HIDING, 2)])])),
+    "train, rows": lambda: plan_card.sequence_box(TokenSequence(HIDING, [TokenSpan("raised", [(HIDING, 2)])])),
     "playground, literal": lambda: playground_tab.turn(HIDING, HIDING, False),
     "playground, rendered": lambda: playground_tab.turn(HIDING, HIDING, True),
     "data, first rows": lambda: import_form.look_card(LOOK),

@@ -486,17 +486,17 @@ def test_a_check_that_failed_is_tried_once_more_after_a_while_and_then_no_more(
     assert controller.advance(db, data_dir) is None, "not at once"
     found = loop_standing.loop_status(controller.state_of(db))
     assert found.stage == "checking"
-    assert "The loop tries it once more" in found.troubles[0]
+    assert "The loop tries it once more" in found.problems[0]
     let_pass(db, first, controller.RETRY_SECONDS)
     second = controller.advance(db, data_dir)
     assert second is not None
     assert job_store.get(db, second).spec == job_store.get(db, first).spec
-    assert loop_standing.loop_status(controller.state_of(db)).troubles == (), "it is being checked"
+    assert loop_standing.loop_status(controller.state_of(db)).problems == (), "it is being checked"
     come_to_nothing(db, second, status, controller.RETRY_SECONDS)
     assert controller.advance(db, data_dir) is None, "twice is enough"
     found = loop_standing.loop_status(controller.state_of(db))
     assert found.stage == "collecting"
-    (trouble,) = found.troubles
+    (trouble,) = found.problems
     assert trouble.startswith(f"Job {second} (check of sft-1) ")
     assert "Memory ran out. 2 tries came to nothing" in trouble
 
@@ -507,7 +507,7 @@ def test_a_check_that_a_person_cancelled_is_not_repeated_and_holds_up_no_other(d
     assert first is not None
     come_to_nothing(db, first, "cancelled", controller.RETRY_SECONDS)
     assert controller.advance(db, data_dir) is None
-    (trouble,) = loop_standing.loop_status(controller.state_of(db)).troubles
+    (trouble,) = loop_standing.loop_status(controller.state_of(db)).problems
     assert "sft-1 waits: its check was cancelled" in trouble
     make_candidate(db, data_dir, "sft-2", checked=True)
     second = controller.advance(db, data_dir)
@@ -517,7 +517,7 @@ def test_a_check_that_a_person_cancelled_is_not_repeated_and_holds_up_no_other(d
     finish_check(db, data_dir, made)
     found = loop_standing.loop_status(controller.state_of(db))
     assert found.stage == "deciding", "a person had it checked"
-    assert "sft-2 waits" in found.troubles[0]
+    assert "sft-2 waits" in found.problems[0]
 
 
 def test_the_check_that_draws_new_answers_is_not_repeated_for_ever(db: Database, data_dir: Path) -> None:
@@ -532,7 +532,7 @@ def test_the_check_that_draws_new_answers_is_not_repeated_for_ever(db: Database,
         come_to_nothing(db, job_id, "failed", controller.RETRY_SECONDS)
     assert controller.advance(db, data_dir) is None
     found = loop_standing.loop_status(controller.state_of(db))
-    assert "2 tries came to nothing" in found.troubles[0]
+    assert "2 tries came to nothing" in found.problems[0]
     assert "has to be checked again" in found.then
 
 
@@ -551,11 +551,11 @@ def test_a_retry_asks_the_judges_that_were_chosen(db: Database, data_dir: Path) 
 def test_a_training_that_came_to_nothing_is_named_until_the_next(db: Database, data_dir: Path, status: str) -> None:
     job_id = job_store.enqueue(db, DPOSpec(), "ann")
     come_to_nothing(db, job_id, status)
-    (trouble,) = loop_standing.loop_status(controller.state_of(db)).troubles
+    (trouble,) = loop_standing.loop_status(controller.state_of(db)).problems
     assert trouble.startswith(f"Job {job_id} (preference training (DPO), QLoRA) {controller.ENDINGS[status]}: ")
     assert trouble.endswith("resume it, or delete its checkpoints, on the Runs tab.")
     job_store.resume(db, job_id)
-    assert loop_standing.loop_status(controller.state_of(db)).troubles == ()
+    assert loop_standing.loop_status(controller.state_of(db)).problems == ()
 
 
 # ------------------------------------------------------------------------------------------------- how a check stands

@@ -23,7 +23,7 @@ from peft import LoraConfig, get_peft_model
 
 from annotation import claims, store
 from annotation.records import Claim, Prompt, Sampling, Split, UserError
-from app import answering_trouble
+from app import answering_problem
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.generation import resident_worker
@@ -411,9 +411,9 @@ def test_an_asked_prompt_whose_answers_are_the_same_is_drawn_again_and_then_left
 def test_a_policy_that_always_says_the_same_is_waited_for_with_a_sentence(stocked: Machine) -> None:
     """Drawn near temperature zero, three different answers are never to be had; the page says why nothing comes."""
     store.set_project(stocked.db, replace(store.project(stocked.db), kind="best", answers=3))
-    assert "No model is writing" in answering_trouble(stocked.db)
+    assert "No model is writing" in answering_problem(stocked.db)
     with resident(stocked, replace(RESIDENT, sampling=Sampling(temperature=1e-3, max_new_tokens=6))):
-        wait_until("the sentence", lambda: "fewer different answers" in answering_trouble(stocked.db))
+        wait_until("the sentence", lambda: "fewer different answers" in answering_problem(stocked.db))
     assert stock(stocked) == {"train": 0, "held-out": 0}
 
 

@@ -211,7 +211,7 @@ def test_where_it_stands_and_what_comes_next(changed: dict[str, Any], stage: str
     ],
 )
 def test_what_went_wrong_is_named_with_what_follows(changed: dict[str, Any], said: tuple[str, ...]) -> None:
-    assert loop_status(replace(QUIET, **changed)).troubles == said
+    assert loop_status(replace(QUIET, **changed)).problems == said
 
 
 def test_judges_that_go_on_are_not_said_to_rest() -> None:

@@ -76,15 +76,11 @@ def shown_items(machine: Machine, spec: TrainingSpec, split: Any) -> Iterator[In
 
 
 def parts_of(strip: TokenSequence) -> list[tuple[str, str, int]]:
-    """(part, text, tokens) of a strip's passages that have tokens."""
-    return [
-        (passage.part, "".join(text for text, _ in passage.pieces), passage.tokens)
-        for passage in strip.passages
-        if passage.tokens
-    ]
+    """(part, text, tokens) of a sequence's spans that have tokens."""
+    return [(span.part, "".join(text for text, _ in span.pieces), span.tokens) for span in strip.spans if span.tokens]
 
 
-def expected_strips(machine: Machine, spec: TrainingSpec, item: dict[str, Any]) -> list[list[tuple[str, str, int]]]:
+def expected_sequences(machine: Machine, spec: TrainingSpec, item: dict[str, Any]) -> list[list[tuple[str, str, int]]]:
     """The parts of an item's sequences, from the worker's ids."""
 
     def part(name: str, ids: list[int]) -> tuple[str, str, int]:
@@ -113,7 +109,7 @@ def test_what_is_shown_are_the_workers_tokens_and_its_loss_mask(ready: Machine, 
     assert len(used) == (len(items) if spec is not EXAMPLE else 3)
     assert sum(sum(one.left_out.values()) for one in shown) == (0 if spec is EXAMPLE else sum(left_out.values()))
     for one, item in zip(used, items, strict=spec is not EXAMPLE):
-        assert [parts_of(strip) for strip in one.strips] == expected_strips(ready, spec, item)
+        assert [parts_of(sequence) for sequence in one.sequences] == expected_sequences(ready, spec, item)
 
 
 def first_of(machine: Machine, spec: TrainingSpec, split: Any) -> list[InspectedItem]:
@@ -126,11 +122,11 @@ def first_of(machine: Machine, spec: TrainingSpec, split: Any) -> list[Inspected
 def test_virtual_tokens_come_first_and_are_counted(ready: Machine) -> None:
     spec = SFTSpec(method="prompt", virtual_tokens=7)
     shown = next(shown_items(ready, spec, "train"))
-    virtual, *rest = parts_of(shown.strips[0])
+    virtual, *rest = parts_of(shown.sequences[0])
     assert virtual == ("virtual", "", 7)
     assert [part for part, _, _ in rest] == ["context", "raised"]
     plain = next(shown_items(ready, SFTSpec(), "train"))
-    assert shown.strips[0].tokens == plain.strips[0].tokens + 7
+    assert shown.sequences[0].tokens == plain.sequences[0].tokens + 7
 
 
 def test_an_answer_that_was_cut_off_is_not_taught_to_end(machine: Machine) -> None:
@@ -143,7 +139,7 @@ def test_an_answer_that_was_cut_off_is_not_taught_to_end(machine: Machine) -> No
     assert store.add_comparison(machine.db, [whole, cut]) is not None
     judge_first(machine)
     shown = next(shown_items(machine, DPOSpec(), "train"))
-    texts = [parts_of(strip)[1][1] for strip in shown.strips]
+    texts = [parts_of(strip)[1][1] for strip in shown.sequences]
     assert sorted(texts) == ["It ends.<|im_end|>", "It goes"]
 
 
@@ -160,8 +156,8 @@ def test_a_row_that_is_too_long_says_so_and_shows_its_prompt(ready: Machine) -> 
     shown = next(shown_items(ready, spec, "train"))
     assert not shown.used
     assert shown.left_out == {"too-long": 1}
-    assert [strip.title for strip in shown.strips] == ["Prompt"]
-    assert shown.strips[0].tokens > 8
+    assert [strip.title for strip in shown.sequences] == ["Prompt"]
+    assert shown.sequences[0].tokens > 8
 
 
 def test_a_number_beyond_the_last_shows_the_last_and_none_where_there_are_none(ready: Machine) -> None:
@@ -187,7 +183,7 @@ def test_the_facts_of_a_pair_and_of_a_comparison(ready: Machine) -> None:
     assert dict(comparison.facts)["Better"] == "1 over 2"
     example = first_of(ready, EXAMPLE, "train")[0]
     assert dict(example.facts)["Label"] in ("positive", "negative", "neutral")
-    assert parts_of(example.strips[0])[1][1] == f"{dict(example.facts)['Label']}<|im_end|>"
+    assert parts_of(example.sequences[0])[1][1] == f"{dict(example.facts)['Label']}<|im_end|>"
 
 
 # -------------------------------------------------------------------------------------------------------------- survey

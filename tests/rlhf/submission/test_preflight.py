@@ -154,7 +154,7 @@ def test_only_so_much_is_kept() -> None:
     ],
 )
 def test_a_run_is_refused_as_submitting_it_would_be(known: Preflight, spec: TrainingSpec, reason: str) -> None:
-    said = known.of(spec).troubles
+    said = known.of(spec).problems
     assert any(reason in sentence for sentence in said)
     with pytest.raises(UserError) as refused:
         job_submission.submit(known.db, known.data_dir, spec, "ann")
@@ -214,8 +214,8 @@ def test_it_is_the_weights_under_the_parent_that_count(
     spec = DPOSpec(method="full", parent=full.revision, reference="parent")
     assert refusal(judged, spec) == ""
     assert "quantised" in refusal(judged, replace(spec, parent="base"))
-    assert preconditions.merge_trouble(judged, adapter) == []
-    assert "quantised (in 4 bits), and there are none in 16 bits" in preconditions.merge_trouble(judged, on_base)[0]
+    assert preconditions.merge_problem(judged, adapter) == []
+    assert "quantised (in 4 bits), and there are none in 16 bits" in preconditions.merge_problem(judged, on_base)[0]
     with pytest.raises(UserError, match="none in 16 bits"):
         job_submission.submit(judged, known.data_dir, MergeSpec(revision=on_base.revision), "ann")
     said = refusal(judged, RewardModelSpec(parent=on_base.revision))
@@ -283,13 +283,13 @@ def test_nobody_is_told_to_merge_virtual_tokens(judged: Database, spec: Training
 
 def test_few_pairs_are_refused_with_their_count_until_there_are_enough(known: Preflight, judged: Database) -> None:
     quality.leave_out(judged, "ann", "a test", "ann")
-    (few,) = known.of(DPOSpec()).troubles
+    (few,) = known.of(DPOSpec()).problems
     assert "There are 0 preference pairs to train on, and at least 8 are needed" in few
     with pytest.raises(UserError) as refused:
         job_submission.submit(judged, known.data_dir, DPOSpec(), "ann")
     assert str(refused.value) == few
     quality.take_back(judged, "ann", "a mistake", "ann")
-    assert known.of(DPOSpec()).troubles == []
+    assert known.of(DPOSpec()).problems == []
 
 
 # ---------------------------------------------------------------------------------------------------------------- cost
@@ -381,10 +381,10 @@ def test_a_word_is_needed_for_a_reward_model_below_the_threshold(
 ) -> None:
     spec = PPOSpec(method="lora", reward_model=reward(judged, accuracy).revision)
     assert word_of(judged, spec) == word
-    assert bool(known.of(spec).troubles) == (word is not None)
+    assert bool(known.of(spec).problems) == (word is not None)
     if word is not None:
         accepted = replace(spec, accepted_accuracy=word)
-        assert known.of(accepted).troubles == []
+        assert known.of(accepted).problems == []
         assert word_of(judged, accepted) == word, "it is still asked for, so that it can be taken back"
 
 
@@ -461,7 +461,7 @@ def test_prompts_of_both_splits_are_shown_and_the_store_says_when_to_look_again(
     mark = store.data_mark(known.db)
     shown = known.show(RewardModelSpec(), "train", 2)
     assert shown is not None
-    assert (shown.number, shown.total, len(shown.strips)) == (2, 12, 2)
+    assert (shown.number, shown.total, len(shown.sequences)) == (2, 12, 2)
     assert known.show(DPOSpec(), "held-out", 1) is None
     assert store.data_mark(known.db) == mark
     seed_prompts(known.db, 1, "held-out")

@@ -74,7 +74,7 @@ def test_pairs_that_are_all_refused_are_counted_and_named_before_the_freeze(
         assert str(raised.value).startswith(ALL_PAIRS)
         assert "judge" not in str(raised.value).lower(), "more judgements would be refused as well"
         prospect = prospects.of(spec)
-        assert str(raised.value) in prospect.troubles
+        assert str(raised.value) in prospect.problems
         assert prospect.data is not None
         card = plan_card.data_card(prospect.data, spec)
         assert "refused by the model&#x27;s chat template (System role not supported)" in card

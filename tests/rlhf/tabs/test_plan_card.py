@@ -60,9 +60,9 @@ class Text(HTMLParser):
             self.by_class.setdefault(self.open[-1], []).append(data)
 
 
-def shown(*strips: TokenSequence, left_out: dict[str, int] | None = None, used: bool = True) -> InspectedItem:
+def shown(*sequences: TokenSequence, left_out: dict[str, int] | None = None, used: bool = True) -> InspectedItem:
     """An item."""
-    return InspectedItem(ITEM, 2, 30, [("Preferred", "clearly")], strips, left_out or {}, used)
+    return InspectedItem(ITEM, 2, 30, [("Preferred", "clearly")], sequences, left_out or {}, used)
 
 
 PAIR = (
@@ -275,11 +275,11 @@ def test_a_method_that_the_kind_has_not_has_no_rate() -> None:
 
 
 def test_why_a_run_cannot_be_started_is_a_list_for_all_to_hear() -> None:
-    assert plan_card.trouble_box([]) == ""
-    page = Text(plan_card.trouble_box(["One & only.", HOSTILE]))
+    assert plan_card.problem_box([]) == ""
+    page = Text(plan_card.problem_box(["One & only.", HOSTILE]))
     assert page.tags["li"] == 2
     assert HOSTILE in page.said
-    assert 'role="status"' in plan_card.trouble_box(["One."])
+    assert 'role="status"' in plan_card.problem_box(["One."])
 
 
 def test_the_commands_run_the_very_same_spec(tmp_path: Path) -> None:
