@@ -233,7 +233,7 @@ def shown(text: str, rendered: bool) -> dict[str, str]:
 
 
 class MarkdownSource(str):
-    """A text in an answer that is sent as HTML: `endpoint` has it rendered, outside of the desk's thread."""
+    """A text in an answer that is sent as HTML: `endpoint` has it rendered, outside of the API thread."""
 
 
 def has_source(part: Any) -> bool:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from importlib import import_module
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,38 @@ def loaded_at_once(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             modules = [f"{node.module}.{alias.name}" for alias in node.names]
             yield from [*modules, node.module or ""]
+
+
+# Their classes get names of their own when these modules are rewritten.
+REWRITTEN = {
+    "annotation/exports/export_files.py",
+    "annotation/imports/import_process.py",
+    "rlhf/hub/hub_requests.py",
+    "rlhf/hub/rental_client.py",
+    "rlhf/hub/token_process.py",
+}
+
+
+def test_no_class_name_stands_twice() -> None:
+    places: dict[str, list[str]] = {}
+    for path in [*(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]:
+        place = path.relative_to(ROOT).as_posix()
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef) and place not in REWRITTEN:
+                places.setdefault(node.name, []).append(f"{place}:{node.lineno}")
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def test_no_two_modules_are_one_letter_apart() -> None:
+    """Neither a letter more nor another one; modules of one name are siblings in different packages."""
+    names = {path.stem for package in ("annotation", "rlhf") for path in (ROOT / package).rglob("*.py")}
+    without_one = {name: {name[:at] + name[at + 1 :] for at in range(len(name))} for name in names}
+    another = {name: {f"{name[:at]}?{name[at + 1:]}" for at in range(len(name))} for name in names}
+    assert [
+        (one, other)
+        for one, other in combinations(sorted(names), 2)
+        if one in without_one[other] or other in without_one[one] or another[one] & another[other]
+    ] == []
 
 
 def test_the_program_starts_without_torch() -> None:

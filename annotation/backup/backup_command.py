@@ -46,21 +46,21 @@ def run(options: argparse.Namespace) -> None:
     """Do what the verb says and print what was done. Raises UserError."""
     if not options.place:
         raise UserError("Say where the copies are: --place OWNER/NAME or a directory, or set PREFLOOP_COPIES.")
-    place = target_of(options.place, hub_client.connect(hub_client.token_here()))
+    target = target_of(options.place, hub_client.connect(hub_client.token_here()))
     match options.verb:
         case "list":
-            show(place)
+            show(target)
         case "take":
-            take(place, options.data)
+            take(target, options.data)
         case "restore":
-            restore(place, options.data, options.version, options.aside)
+            restore(target, options.data, options.version, options.aside)
 
 
-def show(place: BackupTarget) -> None:
+def show(target: BackupTarget) -> None:
     """Print the newest copies."""
-    found = list(islice(copies_in(place, place.versions()), LISTED))
+    found = list(islice(copies_in(target, target.versions()), LISTED))
     if not found:
-        print(f"There is no copy in {place.name}.")
+        print(f"There is no copy in {target.name}.")
     for version, copy in found:
         print(f"{version}  {copy if isinstance(copy, DamagedBackup) else in_short(copy)}")
 
@@ -70,26 +70,26 @@ def in_short(copy: BackupManifest) -> str:
     return f"{copy.created[:19]} UTC  {copy.judgements:>7} judgements  {size:>10}  run {copy.run[:8]}"
 
 
-def take(place: BackupTarget, data_dir: Path) -> None:
+def take(target: BackupTarget, data_dir: Path) -> None:
     """Make a copy, of a database that may be in use."""
     db = existing_database(data_dir)
-    version = safe_copies.back_up(db, data_dir, place, uuid.uuid4().hex)
-    print(f"Copied {safe_copies.judged(db)[1]} judgements to {place.name} as {version}.")
+    version = safe_copies.back_up(db, data_dir, target, uuid.uuid4().hex)
+    print(f"Copied {safe_copies.judged(db)[1]} judgements to {target.name} as {version}.")
 
 
-def restore(place: BackupTarget, data_dir: Path, version: str | None, aside: bool) -> None:
+def restore(target: BackupTarget, data_dir: Path, version: str | None, aside: bool) -> None:
     """Put a copy into a data directory. Raises UserError where something is there, or the copy is damaged."""
     data_dir.mkdir(parents=True, exist_ok=True)
     with hold_data_directory(data_dir), closing(restoration.exclusive_lock(data_dir)):
-        versions = [version] if version else place.versions()
+        versions = [version] if version else target.versions()
         if (data_dir / FILE_NAME).exists() and not aside:
-            refuse_to_replace(place, data_dir, versions)
-        print(restoration.restore(place, data_dir, versions, place.head(), version or "", None).message)
+            refuse_to_replace(target, data_dir, versions)
+        print(restoration.restore(target, data_dir, versions, target.head(), version or "", None).message)
 
 
-def refuse_to_replace(place: BackupTarget, data_dir: Path, versions: list[str]) -> None:
+def refuse_to_replace(target: BackupTarget, data_dir: Path, versions: list[str]) -> None:
     """Raises UserError: a database is there. Says how many judgements it and the copy have."""
-    wanted = next((copy for _, copy in copies_in(place, versions) if isinstance(copy, BackupManifest)), None)
+    wanted = next((copy for _, copy in copies_in(target, versions) if isinstance(copy, BackupManifest)), None)
     db = open_database(data_dir)
     there = safe_copies.judged(db)[1]
     db.close()

@@ -307,16 +307,16 @@ def files_below(path: Path) -> Iterator[Path]:
 
 
 # ----------------------------------------------------------------------------------------------------- putting it away
-def back_up(db: Database, data_dir: Path, place: BackupTarget, run: str, alone: bool = False) -> str:
+def back_up(db: Database, data_dir: Path, target: BackupTarget, run: str, alone: bool = False) -> str:
     """Make a safe copy and record how it went; returns its version. `alone`: nobody else can write to this place.
 
     Raises Conflict where another running copy of this program was there first, UserError where the place refuses.
     """
-    row_id, number = add_row(db, place.name, run)
+    row_id, number = add_row(db, target.name, run)
     try:
         with explained_local(data_dir), tempfile.TemporaryDirectory(prefix=FOLDER, dir=data_dir) as folder:
             copy = take(db, data_dir, run, number, Path(folder))
-            version = put(db, place, copy, alone)
+            version = put(db, target, copy, alone)
     except UserError as error:
         record_failure(db, row_id, "conflict" if isinstance(error, Conflict) else "failed", str(error))
         raise
@@ -339,32 +339,32 @@ def explained_local(data_dir: Path) -> Iterator[None]:
         ) from error
 
 
-def put(db: Database, place: BackupTarget, copy: Backup, alone: bool) -> str:
+def put(db: Database, target: BackupTarget, copy: Backup, alone: bool) -> str:
     """Add a copy to a place on top of the one that this database builds on. Raises Conflict, UserError."""
-    before = last_safe(db, place.name)
+    before = last_safe(db, target.name)
     if before is None:
-        place.prepare()
+        target.prepare()
     elif not alone:
         with suppress(Conflict):
-            return place.put(copy.manifest, copy.files, before.version)
+            return target.put(copy.manifest, copy.files, before.version)
         # Perhaps only the answer to an earlier copy was lost, or somebody changed a page beside the copies.
-    return place.put(copy.manifest, copy.files, place.head() if alone else known_head(db, place))
+    return target.put(copy.manifest, copy.files, target.head() if alone else known_head(db, target))
 
 
-def known_head(db: Database, place: BackupTarget) -> str:
+def known_head(db: Database, target: BackupTarget) -> str:
     """The version that the next copy may follow. Raises Conflict where the place has a copy that is none of ours."""
-    head = place.head()
+    head = target.head()
     try:
-        newest = place.manifest(head) if head else None
+        newest = target.manifest(head) if head else None
     except DamagedBackup:
         newest = None
-        ours = knows(db, place.name, head, None)
+        ours = knows(db, target.name, head, None)
     else:
-        ours = newest is None or knows(db, place.name, head, newest)
+        ours = newest is None or knows(db, target.name, head, newest)
     if not ours:
         has = f"{newest.judgements} judgements, {newest.created[:16]} UTC" if newest else "damaged"
         raise Conflict(
-            f"Another running copy of this project has put a safe copy into {place.name} ({has}). Stop one of the two."
+            f"Another running copy of this project has put a safe copy into {target.name} ({has}). Stop one of the two."
         )
     return head
 

@@ -152,11 +152,11 @@ def target_name(text: str) -> str:
     return text.removesuffix("@main")
 
 
-def refuse_shared_fate(place: BackupTarget, data_dir: Path, on_space: bool) -> None:
+def refuse_shared_fate(target: BackupTarget, data_dir: Path, on_space: bool) -> None:
     """Raises UserError for a directory that is lost with the data directory: within it, or on a Space's own disk."""
-    if not isinstance(place, DirectoryTarget):
+    if not isinstance(target, DirectoryTarget):
         return
-    where, data = place.path.resolve(), data_dir.resolve()
+    where, data = target.path.resolve(), data_dir.resolve()
     if where.is_relative_to(data):
         raise UserError(
             f"The directory for safe copies {where} is inside the data directory {data} and would be lost with it. "
@@ -410,11 +410,11 @@ class HubTarget:
         return HubTarget(self.hub, self.repo, f"copy-{run}")
 
 
-def copies_in(place: BackupTarget, versions: Iterable[str]) -> Iterator[tuple[str, BackupManifest | DamagedBackup]]:
+def copies_in(target: BackupTarget, versions: Iterable[str]) -> Iterator[tuple[str, BackupManifest | DamagedBackup]]:
     """What these versions say of themselves, without those that are no copies."""
     for version in versions:
         try:
-            manifest = place.manifest(version)
+            manifest = target.manifest(version)
         except DamagedBackup as error:
             yield version, error
             continue

@@ -342,10 +342,10 @@ def standing_parts(page: ImportFormPage, state: State, seen: int) -> list[Any]:
     rest = unchanged
     if state.status == "finished" and state.kind == "look" and state.number != seen:
         rest = look_parts(page, state)
-    return [standing_card(state), again(POLL_SECONDS if running else None), *buttons, *rest]
+    return [status_card(state), again(POLL_SECONDS if running else None), *buttons, *rest]
 
 
-def standing_card(state: State) -> str:
+def status_card(state: State) -> str:
     """A run in words: how far it is, what came of it, or why it failed."""
     if state.status == "running":
         return progress_card(state)

@@ -39,7 +39,7 @@ def parts_of(db: Database, figures: QualityReport) -> dict[str, Update]:
     """Every part of the page that follows the figures."""
     project = store.project(db)
     shown = {
-        "standing": quality_report.standing(figures, project),
+        "standing": quality_report.status_sentence(figures, project),
         "annotators": quality_report.annotators_table(figures),
         "reliability": quality_report.reliability_chart(figures),
         "agreement": quality_report.agreement_table(figures.agreement),

@@ -109,7 +109,7 @@ def cell(words: str) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------- standing
-def standing(figures: QualityReport, project: Project) -> str:
+def status_sentence(figures: QualityReport, project: Project) -> str:
     """How the labels stand, in a sentence, and what calls for attention."""
     if not figures.annotators:
         return paragraph(NO_JUDGEMENTS, "headline")

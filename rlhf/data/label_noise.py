@@ -72,8 +72,8 @@ def noise_of(db: Database, pairs: Sequence[Voices]) -> Noise | None:
     measured = [(flip, names) for flip, names in pairs if names and all(known[name].enough for name in names)]
     if not measured:
         return Noise(len(pairs))
-    heard = sorted({name for _, names in measured for name in names})
-    evidence = sum((known[name] for name in heard), NoiseEvidence(0))
+    judged_by = sorted({name for _, names in measured for name in names})
+    evidence = sum((known[name] for name in judged_by), NoiseEvidence(0))
     return Noise(len(pairs), len(measured), fmean(flip for flip, _ in measured), evidence)
 
 

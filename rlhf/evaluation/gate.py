@@ -202,14 +202,14 @@ def decide(rule: Rule, findings: Findings) -> GateDecision:
     """
     people_alpha, judge_alpha = alphas(rule, len(findings.panel))
     people = weigh(None, findings.people, people_alpha, rule.people_least, rule.people_most)
-    seats = [judge_evidence(rule, judge, judge_alpha) for judge in findings.panel] if rule.judge_may_decide else []
+    panel = [judge_evidence(rule, judge, judge_alpha) for judge in findings.panel] if rule.judge_may_decide else []
     others = [informing(judge) for judge in findings.judges if judge.informs] if rule.judge_may_decide else []
     limits = limits_of(rule, findings)
-    verdict, sentence, needed = ruling(rule, people, seats, limits)
+    verdict, sentence, needed = ruling(rule, people, panel, limits)
     return GateDecision(
         verdict,
         sentence,
-        (people.criterion(), *(one for seat in seats for one in seat.criteria()), *others, *limits),
+        (people.criterion(), *(one for voter in panel for one in voter.criteria()), *others, *limits),
         needed.more if needed else None,
         needed.judge if needed else None,
     )
@@ -425,7 +425,7 @@ LIMITS = (
 
 def limits_of(rule: Rule, findings: Findings) -> list[Criterion]:
     """What a check answers of the rule, whoever prefers the candidate."""
-    return [enough_prompts(rule, findings), different(findings), *within_limits(rule, findings), no_hacking(findings)]
+    return [enough_prompts(rule, findings), differs(findings), *within_limits(rule, findings), no_hacking(findings)]
 
 
 class Measured(Protocol):
@@ -477,7 +477,7 @@ def enough_prompts(rule: Rule, findings: Findings) -> Criterion:
 MORE_PROMPTS = "import more, and make a new version of the held-out set."
 
 
-def different(findings: Findings) -> Criterion:
+def differs(findings: Findings) -> Criterion:
     """Whether there is anything to promote."""
     name, same = "Different from what serves", findings.identical_to_serving
     return yes_or_no(name, same, "Whether promoting it would change anything.")
@@ -511,11 +511,11 @@ def yes_or_no(name: str, problem: bool | None, why: str) -> Criterion:
 Ruling = tuple[GateVerdict, str, EvidenceSource | None]
 
 
-def ruling(rule: Rule, people: EvidenceSource, seats: Sequence[JudgeEvidence], limits: Sequence[Criterion]) -> Ruling:
+def ruling(rule: Rule, people: EvidenceSource, panel: Sequence[JudgeEvidence], limits: Sequence[Criterion]) -> Ruling:
     """The verdict, its sentence, and of whom more comparisons are needed, first things first."""
     failed = [one for one in limits if one.verdict == "fail"]
-    better = [seat.source for seat in seats if seat.says == "better"]
-    worse = [seat.source for seat in seats if seat.says == "worse"]
+    better = [voter.source for voter in panel if voter.says == "better"]
+    worse = [voter.source for voter in panel if voter.says == "worse"]
     if people.standing == "worse":
         return "reject", preferred(people, "worse"), None
     if failed:
@@ -529,11 +529,11 @@ def ruling(rule: Rule, people: EvidenceSource, seats: Sequence[JudgeEvidence], l
     if worse and not better and people.leaning != "better":
         return "reject", preferred(worse[0], "worse"), None
     if people.standing == "spent":
-        return "reject", spent(people), None
-    heard = [seat.source for seat in seats if seat.says is not None]
-    if heard and all(source.standing == "spent" for source in heard) and people.count < rule.people_least:
-        return "reject", spent(heard[0]), None
-    return waiting(people, seats, limits)
+        return "reject", enough_shown(people), None
+    deciding = [voter.source for voter in panel if voter.says is not None]
+    if deciding and all(source.standing == "spent" for source in deciding) and people.count < rule.people_least:
+        return "reject", enough_shown(deciding[0]), None
+    return waiting(people, panel, limits)
 
 
 def promoted(source: EvidenceSource, people: EvidenceSource, limits: Sequence[Criterion]) -> Ruling:
@@ -553,7 +553,7 @@ def preferred(source: EvidenceSource, word: str) -> str:
     return f"{upper_first(source.name)} {finds} it {word}: it won {source.score()}."
 
 
-def spent(source: EvidenceSource) -> str:
+def enough_shown(source: EvidenceSource) -> str:
     """That there were enough comparisons to show it, as a sentence."""
     return f"{source.count} comparisons by {source.name} do not show that it is better: it won {source.score()}."
 
@@ -575,16 +575,16 @@ def unmeasured(limits: Sequence[Criterion]) -> str:
     return " ".join([*said[:1], *map(upper_first, said[1:])])
 
 
-def waiting(people: EvidenceSource, seats: Sequence[JudgeEvidence], limits: Sequence[Criterion]) -> Ruling:
+def waiting(people: EvidenceSource, panel: Sequence[JudgeEvidence], limits: Sequence[Criterion]) -> Ruling:
     """Why nothing is decided, and what it takes."""
-    sources = [people, *(seat.source for seat in seats if seat.says == "open")]
+    sources = [people, *(voter.source for voter in panel if voter.says == "open")]
     sentences = [f"Not enough evidence: it takes {', or '.join(source.needs() for source in sources)}."]
-    decided = [seat.source for seat in seats if seat.says in ("better", "worse")]
+    decided = [voter.source for voter in panel if voter.says in ("better", "worse")]
     if decided:
         said = " and ".join(f"{source.name} finds it {source.standing}" for source in decided)
         others = "each other" if len({source.standing for source in decided}) > 1 else "what people find so far"
         sentences.append(f"{upper_first(said)}, against {others}.")
-    sentences += [objection for objection in (seat.objection() for seat in seats) if objection]
+    sentences += [objection for objection in (voter.objection() for voter in panel) if objection]
     missing = unmeasured(limits)
     if missing:
         sentences.append(upper_first(missing))

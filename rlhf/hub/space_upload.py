@@ -404,7 +404,7 @@ def check_space(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
             variables = {key: one.value for key, one in hub.api.get_space_variables(plan.repo).items()}
             runtime = hub.api.get_space_runtime(plan.repo)
         yield from changes(plan, variables, runtime)
-        if plan.copies_in_directory and not [one for one in mounted(runtime, plan.copies) if keeps(one)]:
+        if plan.copies_in_directory and not [one for one in mounted(runtime, plan.copies) if is_persistent(one)]:
             yield SpaceFinding(
                 "error",
                 f"No bucket that can be written is mounted at {plan.copies} in {plan.repo}, and the Space's own disk "
@@ -432,7 +432,7 @@ def mounted(runtime: Any, path: str) -> list[Any]:
     return [volume for volume in runtime.volumes or [] if where.is_relative_to(volume.mount_path)]
 
 
-def keeps(volume: Any) -> bool:
+def is_persistent(volume: Any) -> bool:
     """Whether what is written to a volume is there after a restart; those of repositories are read-only."""
     return volume.type == "bucket" and not volume.read_only
 

@@ -116,14 +116,14 @@ def record_death(db: Database, job: Job, child: WorkerProcess, code: int, killed
     """Say in a job's row how its worker ended. Rows that it ended well, or that another holds, stay as they are."""
     if killed and job_store.requeue_smaller(db, job.id, child.worker, KILLED):
         return
-    obituary = KILLED if killed else f"The worker died (exit code {code})."
-    said = f"{obituary} Resume goes on from the last checkpoint."
+    cause = KILLED if killed else f"The worker died (exit code {code})."
+    said = f"{cause} Resume goes on from the last checkpoint."
     if killed:
         said += f" If it is killed again: {advice(job.spec)}"
     if code or job.status != "lost":  # one that was told to stop has said why by itself
         job_store.died(db, job.id, child.worker, said)
     if code:
-        job_store.give_up(db, job.id, child.attempt, f"{obituary} {see}".strip())
+        job_store.give_up(db, job.id, child.attempt, f"{cause} {see}".strip())
 
 
 def run_to_end(db: Database, data_dir: Path, job: job_store.Job, told: Callable[[], bool] = lambda: False) -> None:

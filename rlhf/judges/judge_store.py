@@ -543,13 +543,13 @@ def settle(db: Database, comparison_id: int, without: int | None = None) -> None
             (comparison_id,),
         )
     }
-    heard = [judge for judge in panel if judge.id in rankings]
+    answered = [judge for judge in panel if judge.id in rankings]
     missing = [judge for judge in panel if judge.id not in rankings]
     if not panel or any(judge.id != without and not fails_on(db, judge, comparison_id) for judge in missing):
         return
     feedback = store.feedback(db)
-    said = [verdicts_on(db, judge, comparison_id) for judge in heard]
-    rows = [tuple(json.loads(rankings[judge.id])) for judge in heard]
+    said = [verdicts_on(db, judge, comparison_id) for judge in answered]
+    rows = [tuple(json.loads(rankings[judge.id])) for judge in answered]
     why = why_not_settled(feedback, comparison_id, said, rows, len(missing))
     db.connection.execute(
         "UPDATE comparison SET asks = ?, asks_why = ? WHERE id = ?",

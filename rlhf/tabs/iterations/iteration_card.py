@@ -36,7 +36,7 @@ STYLE = """
 CURRENT = ' aria-current="step"'
 
 
-def standing_card(standing: LoopStatus) -> str:
+def status_card(standing: LoopStatus) -> str:
     """The stages of an iteration with the one it is in, what went wrong, what happens now, and what comes next."""
     stages = "".join(
         f"<li{CURRENT if stage == standing.stage else ''}>{escape(name)}</li>" for stage, name in STAGES.items()

@@ -89,7 +89,7 @@ def answers_in(db: Database, data_dir: Path, policy: Policy, check: FinishedChec
 
 def standing_part(db: Database) -> Update:
     """Where the iteration stands and what comes next."""
-    return gr.update(value=iteration_card.standing_card(loop_standing.loop_status(controller.state_of(db))))
+    return gr.update(value=iteration_card.status_card(loop_standing.loop_status(controller.state_of(db))))
 
 
 def gate_parts(db: Database, policy: Policy, stands: CheckStatus) -> dict[str, Update]:

@@ -78,7 +78,7 @@ JUDGES_NOTE = (
 
 
 # ------------------------------------------------------------------------------------------------------- who judges
-def standing_card(
+def status_card(
     found: JudgingStatus, feedback: Feedback, active: int, judge_may_decide: bool, in_vain: Mapping[str, int]
 ) -> str:
     """What the mode means, who is asked about the comparisons now, and which judges they wait for in vain."""
@@ -346,7 +346,7 @@ def view(context: Context, selected: Any, seen: Any) -> tuple[dict[str, Update],
         "candidate": gr.update(choices=candidates),
         "judge_candidate": gr.update(interactive=bool(known and candidates)),
         "standing": gr.update(
-            value=standing_card(
+            value=status_card(
                 judge_history.judging_status(db),
                 store.feedback(db),
                 active,

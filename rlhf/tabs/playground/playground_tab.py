@@ -70,7 +70,7 @@ def column(chat: Chat, rendered: bool, problem: str) -> str:
     style = "warning" if chat.state == "failed" else "quiet"
     return (
         f'<section class="talk" data-state="{chat.state}"><h4>{escape(chat.revision)}</h4>{"".join(turns)}'
-        f"{paragraph(standing(chat, problem), style)}</section>"
+        f"{paragraph(status_sentence(chat, problem), style)}</section>"
     )
 
 
@@ -84,7 +84,7 @@ def turn(role: str, text: str, rendered: bool) -> str:
 ENDS = {"stop": "", "length": "cut off at the limit", "stopped": "stopped"}
 
 
-def standing(chat: Chat, problem: str) -> str:
+def status_sentence(chat: Chat, problem: str) -> str:
     """How an answer stands, with its tokens and the seconds to the first one as far as they are known."""
     if chat.state == "failed":
         return chat.message

@@ -59,7 +59,7 @@ def words(html: str) -> str:
 
 # ----------------------------------------------------------------------------------------------------------- standing
 def test_the_page_starts_with_how_the_labels_stand() -> None:
-    said = words(quality_report.standing(GOOD, SHARED))
+    said = words(quality_report.status_sentence(GOOD, SHARED))
     assert said == (
         "1,204 judgements by 2 annotators on 430 comparisons can train the model. Where several judged the same "
         "comparison, they agree in 74% (71% to 77%); Krippendorff&#x27;s alpha is 0.48 (0.43 to 0.54): usual where "
@@ -68,7 +68,7 @@ def test_the_page_starts_with_how_the_labels_stand() -> None:
 
 
 def test_without_judgements_it_says_what_comes() -> None:
-    assert words(quality_report.standing(EMPTY, SHARED)) == quality_report.NO_JUDGEMENTS
+    assert words(quality_report.status_sentence(EMPTY, SHARED)) == quality_report.NO_JUDGEMENTS
     assert quality_report.annotators_table(EMPTY) == paragraph(quality_report.NO_JUDGEMENTS, "quiet")
     assert quality_report.reliability_chart(EMPTY) == ""
     assert "Project tab" in quality_report.agreement_table(EMPTY.agreement)
@@ -82,9 +82,9 @@ def test_without_judgements_it_says_what_comes() -> None:
 
 def test_figures_of_few_comparisons_are_not_made_much_of() -> None:
     few = replace(GOOD.agreement[0], comparisons=9)
-    assert "too few" in quality_report.standing(replace(GOOD, agreement=(few,)), SHARED)
+    assert "too few" in quality_report.status_sentence(replace(GOOD, agreement=(few,)), SHARED)
     assert "hardly to be relied on" in quality_report.agreement_table((few,))
-    assert "no two have judged" in quality_report.standing(replace(GOOD, agreement=()), SHARED)
+    assert "no two have judged" in quality_report.status_sentence(replace(GOOD, agreement=()), SHARED)
 
 
 @pytest.mark.parametrize(

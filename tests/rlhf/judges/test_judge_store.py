@@ -297,8 +297,9 @@ def test_a_comparison_of_three_is_ranked_by_all_its_pairs_in_both_orders(db: Dat
 def test_sureness_is_that_of_both_orders_together() -> None:
     def of(said: Said_of) -> float | None:
         return judge_store.sureness(
-            [StoredVerdict(a, b, choice, chance, 0.0) for (a, b), (choice, chance) in said.items()]
-        )  # type: ignore[arg-type]
+            StoredVerdict(a, b, choice, chance, 0.0)  # type: ignore[arg-type]
+            for (a, b), (choice, chance) in said.items()
+        )
 
     assert of(FIRST_BETTER) == pytest.approx(0.9)
     assert of(FLIPPED) == pytest.approx(0.5)
