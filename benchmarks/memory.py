@@ -18,7 +18,7 @@ from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.snapshots import CountedRows, store_snapshot
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import to_json
+from rlhf.jobs.job_spec import to_json
 
 SFT, PPO = "memory sft", "memory ppo"
 ROWS = 16

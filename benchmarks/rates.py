@@ -17,7 +17,7 @@ from benchmarks.driver import say
 from benchmarks.laboratory import Laboratory
 from benchmarks.sentiment import EXAMPLE, NAMES, WEIGHTS, Sizes, answers_to, graded, revision_of, spec_of
 from rlhf.data.snapshots import CountedRows, demonstrations, store_snapshot
-from rlhf.jobs.specs import Method
+from rlhf.jobs.job_spec import Method
 
 RATES: Mapping[Method, tuple[float, ...]] = {
     "full": (2e-5, 1e-4, 3e-4),

@@ -13,8 +13,8 @@ from benchmarks.intervals import Interval, crossed
 from benchmarks.laboratory import Laboratory
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.snapshots import CountedRows, demonstrations, store_snapshot
+from rlhf.jobs.job_spec import Method
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import Method
 
 EXAMPLE = "financial-sentiment"
 METHODS: tuple[Method, ...] = ("full", "lora", "qlora", "prompt")

@@ -30,7 +30,7 @@ from annotation.web import access
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data import snapshots
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import JobSpec
+from rlhf.jobs.job_spec import JobSpec
 from rlhf.models import registry
 from rlhf.submission import job_submission
 from tests.conftest import act, judgement_count, measure_nobody

@@ -111,7 +111,7 @@ def test_no_two_modules_are_one_letter_apart() -> None:
     """Neither a letter more nor another one; modules of one name are siblings in different packages."""
     names = {path.stem for package in ("annotation", "rlhf") for path in (ROOT / package).rglob("*.py")}
     without_one = {name: {name[:at] + name[at + 1 :] for at in range(len(name))} for name in names}
-    another = {name: {f"{name[:at]}?{name[at + 1:]}" for at in range(len(name))} for name in names}
+    another = {name: {f"{name[:at]}?{name[at + 1 :]}" for at in range(len(name))} for name in names}
     assert [
         (one, other)
         for one, other in combinations(sorted(names), 2)

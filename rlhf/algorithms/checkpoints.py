@@ -26,7 +26,7 @@ from torch import Tensor
 from annotation.records import UserError
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import checkpoints_directory, new_directory
-from rlhf.jobs.specs import TrainingSpec
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.worker import Run
 
 FORMAT = 1

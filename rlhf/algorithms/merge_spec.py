@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 from annotation.database import Database
 from annotation.records import UserError
 from rlhf.jobs.descriptions import Facts
-from rlhf.jobs.specs import JobSpec
+from rlhf.jobs.job_spec import JobSpec
 from rlhf.models import registry
 from rlhf.submission.preconditions import merge_problem
 

@@ -38,7 +38,7 @@ from rlhf.algorithms.trainer import (
     refuse_missing_optimiser,
 )
 from rlhf.algorithms.trl_private import WithoutPreparation
-from rlhf.jobs.specs import TrainingSpec
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.worker import Run
 from rlhf.models.loading import dtype_of, hold_in_float32, load_adapter
 

@@ -20,7 +20,7 @@ from annotation.records import Split, UserError, now
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import write_lines
 from rlhf.jobs.descriptions import LeftOut, Rows
-from rlhf.jobs.specs import Scope, TrainingSpec
+from rlhf.jobs.job_spec import Scope, TrainingSpec
 from rlhf.judges import judge_store
 from rlhf.judges.judge_agreement import PairAgreement, trust
 from rlhf.models import registry

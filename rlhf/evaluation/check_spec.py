@@ -10,7 +10,7 @@ from annotation.database import Database
 from annotation.records import Sampling
 from rlhf.data import held_out_sets, snapshots
 from rlhf.jobs.descriptions import Facts
-from rlhf.jobs.specs import JobSpec
+from rlhf.jobs.job_spec import JobSpec
 from rlhf.judges import judge_store
 from rlhf.models import registry
 

@@ -13,7 +13,7 @@ from annotation.metrics.sequential_test import length_controlled
 from rlhf.data import snapshots
 from rlhf.evaluation.report import RewardChange, WinRate
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import TrainingSpec
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.judges import judge_store
 from rlhf.judges.judge_store import Judge, PairOutcome
 from rlhf.models import registry

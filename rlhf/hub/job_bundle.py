@@ -22,8 +22,8 @@ from rlhf.data.held_out_sets import sample_prompts
 from rlhf.hub import space_upload
 from rlhf.hub.push_model import WHOLE, Files
 from rlhf.jobs.artifacts import verify_directory
+from rlhf.jobs.job_spec import TrainingSpec, from_json, to_json
 from rlhf.jobs.job_store import Job, get
-from rlhf.jobs.specs import TrainingSpec, from_json, to_json
 from rlhf.models import base_model, registry
 from rlhf.models.registry import Policy
 

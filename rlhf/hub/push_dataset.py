@@ -36,7 +36,7 @@ from rlhf.hub.push_model import (
 from rlhf.hub.snapshot_card import SnapshotFacts
 from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import Unit
-from rlhf.jobs.specs import TrainingSpec
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import registry
 from rlhf.models.tokenize import snapshot_content
 

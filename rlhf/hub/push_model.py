@@ -37,7 +37,7 @@ from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks, newe
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import file_sha256, verify_directory
-from rlhf.jobs.specs import TrainingSpec
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED_NAME, on_this_machine
 from rlhf.models.registry import Policy

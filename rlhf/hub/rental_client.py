@@ -30,9 +30,9 @@ from rlhf.hub.job_bundle import CODE, MADE, RESULT, digest, report_name
 from rlhf.hub.push_model import ADAPTER, CARD, WHOLE
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.artifacts import directory_sha256, new_directory
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.rental_store import Rental, Terms
-from rlhf.jobs.specs import JobSpec, TrainingSpec
 from rlhf.jobs.worker import Run, keep_beating
 from rlhf.models import registry
 from rlhf.models.model_files import read_header

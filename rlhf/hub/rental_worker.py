@@ -29,8 +29,8 @@ from rlhf.hub.job_bundle import MADE, RESULT, digest, report_name, unpack
 from rlhf.hub.push_model import Files
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.devices import query_graphics
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec, to_json
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import JobSpec, TrainingSpec, to_json
 from rlhf.jobs.worker_process import run_to_end
 from rlhf.models import registry
 from rlhf.submission.preconditions import machine_problem

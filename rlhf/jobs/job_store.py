@@ -11,8 +11,8 @@ from typing import Any
 
 from annotation.database import Database
 from annotation.records import UserError, now
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_json, kinds, to_json
 from rlhf.jobs.out_of_memory import KILLED, MEMORY_RAN_OUT, difference
-from rlhf.jobs.specs import JobSpec, TrainingSpec, from_json, kinds, to_json
 
 # A worker beats every 5 s; one silent for this long is gone.
 LOST_AFTER_SECONDS = 30.0

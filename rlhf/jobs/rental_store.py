@@ -15,8 +15,8 @@ from annotation.database import Database
 from annotation.hub_client import check_name
 from annotation.records import UserError, now
 from rlhf.jobs import job_store
+from rlhf.jobs.job_spec import JobSpec, to_json
 from rlhf.jobs.job_store import LOST_AFTER_SECONDS, Job
-from rlhf.jobs.specs import JobSpec, to_json
 
 FLAVOR = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 LONGEST_HOURS = 72.0

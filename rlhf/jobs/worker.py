@@ -22,8 +22,8 @@ from annotation.environment import keep_private
 from annotation.records import UserError
 from annotation.ui.invisible import visible
 from rlhf.jobs import job_store
+from rlhf.jobs.job_spec import JobSpec
 from rlhf.jobs.out_of_memory import MEMORY_RAN_OUT, advice
-from rlhf.jobs.specs import JobSpec
 
 BEAT_SECONDS = 3.0
 # How long a process may take to save and end once the program that started it is gone.

@@ -20,9 +20,9 @@ from annotation.database import Database
 from annotation.environment import child_environment
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import PROCESSORS, VISIBLE, devices_here
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.out_of_memory import KILLED, advice
-from rlhf.jobs.specs import TrainingSpec
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from annotation import store
 from annotation.database import Database
 from annotation.records import Feedback, Message, UserError, now
-from rlhf.jobs import job_store, specs
+from rlhf.jobs import job_spec, job_store
 from rlhf.jobs.job_store import Job
 from rlhf.judges import openai_client
 from rlhf.judges.judge_agreement import JudgedComparison, PersonRanking, both_orders
@@ -107,7 +107,7 @@ def add(db: Database, name: str, backend: Backend, settings: Mapping[str, Any], 
 def checked_settings(db: Database, backend: Backend, settings: Mapping[str, Any]) -> dict[str, Any]:
     """A judge's settings as they are kept, with defaults. Raises UserError naming what is unknown or can't be meant."""
     if backend == "endpoint":
-        made: EndpointSettings = specs.build(EndpointSettings, dict(settings))
+        made: EndpointSettings = job_spec.build(EndpointSettings, dict(settings))
         openai_client.check(made)
         return asdict(made)
     known = {"model", "directory"} if backend == "local" else {"model"}

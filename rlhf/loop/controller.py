@@ -19,9 +19,9 @@ from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.finished_checks import finished_checks
 from rlhf.evaluation.gate import Mode
 from rlhf.evaluation.gate_decisions import ENDINGS, PendingDecision
-from rlhf.jobs import job_store, specs
+from rlhf.jobs import job_spec, job_store
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import TrainingSpec
 from rlhf.judges import judge_store
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.models import registry
@@ -161,7 +161,7 @@ def asked_for_check(db: Database, policy: Policy) -> bool:
 
 def broken_jobs(db: Database, checks: Sequence[Job]) -> tuple[Job, ...]:
     """The newest training, and the newest check if its policy is still a candidate, where they came to nothing."""
-    trainings = job_store.recent(db, tuple(specs.trainings()), 1)
+    trainings = job_store.recent(db, tuple(job_spec.trainings()), 1)
     newest = [*trainings, *(check for check in checks[:1] if is_candidate(db, candidate_of(check)))]
     return tuple(job for job in newest if job.status in ENDINGS)
 
@@ -208,12 +208,12 @@ class Step:
 
 def automatic_kinds() -> Mapping[str, type[TrainingSpec]]:
     """The kinds of training that the loop can start by itself, the usual one first."""
-    return {kind: spec for kind, spec in specs.trainings().items() if spec.automatic}
+    return {kind: spec for kind, spec in job_spec.trainings().items() if spec.automatic}
 
 
 def reward_kind() -> type[TrainingSpec]:
     """The kind of training that makes a reward model where one is needed first."""
-    return next(spec for spec in specs.trainings().values() if spec.makes == "reward")
+    return next(spec for spec in job_spec.trainings().values() if spec.makes == "reward")
 
 
 def auto_train_setting(db: Database) -> Mapping[str, Any]:

@@ -21,8 +21,8 @@ import psutil
 from annotation.records import UserError
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import query_graphics
+from rlhf.jobs.job_spec import ATTENTION, TrainingSpec, target_layers
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import ATTENTION, TrainingSpec, target_layers
 from rlhf.models.model_files import read_header, weight_files
 
 GB = 1e9

@@ -13,8 +13,8 @@ from annotation.database import Database
 from annotation.records import UserError, ancestors_of, now
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import verify_directory
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import TrainingSpec
 
 Kind = Literal["policy", "reward"]
 Form = Literal["base", "lora", "prompt", "full"]

@@ -10,7 +10,7 @@ from typing import Any
 from annotation.exports.frozen_rows import DemonstrationRow, PreferenceRow, PromptRow, Row, read_rows
 from annotation.records import UserError
 from rlhf.jobs.descriptions import LeftOut
-from rlhf.jobs.specs import Noise
+from rlhf.jobs.job_spec import Noise
 from rlhf.models.template_process import TemplateRefused, conversation
 
 

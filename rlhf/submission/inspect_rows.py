@@ -16,7 +16,7 @@ from annotation.exports.frozen_rows import FrozenRow, PreferenceRow, PromptRow
 from annotation.exports.preference_rows import PreferenceRows
 from annotation.records import Split
 from rlhf.jobs.descriptions import Facts, LeftOut, TokenSequence, token_span
-from rlhf.jobs.specs import TrainingSpec
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models.chat_template import ChatTokenizer
 from rlhf.models.tokenize import render, text_ids
 from rlhf.submission import job_submission

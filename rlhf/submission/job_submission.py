@@ -13,8 +13,8 @@ from rlhf.data import snapshots
 from rlhf.data.label_noise import Noise, noise_of, voices_in
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.descriptions import LeftOut
+from rlhf.jobs.job_spec import JobSpec, Training, TrainingSpec, with_defaults
 from rlhf.jobs.rental_store import Terms
-from rlhf.jobs.specs import JobSpec, Training, TrainingSpec, with_defaults
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED, EMBEDDED_NAME
 from rlhf.submission import preconditions

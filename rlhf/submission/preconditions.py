@@ -12,7 +12,7 @@ from annotation.database import Database
 from annotation.records import UserError
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import query_graphics
-from rlhf.jobs.specs import ATTENTION, TrainingSpec
+from rlhf.jobs.job_spec import ATTENTION, TrainingSpec
 from rlhf.judges import judge_store
 from rlhf.models import base_model, memory, registry
 from rlhf.models.registry import Policy

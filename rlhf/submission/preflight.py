@@ -18,7 +18,7 @@ from annotation.database import Database
 from annotation.records import Split, UserError
 from rlhf.data import held_out_sets, snapshots
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import Training, TrainingSpec
+from rlhf.jobs.job_spec import Training, TrainingSpec
 from rlhf.models import base_model, memory, registry
 from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
 from rlhf.models.memory import Fit, Machine, Pace, Parameters, Shapes, Workload

@@ -25,7 +25,7 @@ from rlhf.algorithms.ppo.roles import SampledResponse
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.snapshots import CountedRows, store_snapshot
 from rlhf.jobs import job_store, worker
-from rlhf.jobs.specs import to_json
+from rlhf.jobs.job_spec import to_json
 from rlhf.models.tokenize import load_snapshot, tokenise_demonstrations, tokenise_prompts
 from tests.machine_fixtures import QUICK_DPO, Machine
 

@@ -21,7 +21,7 @@ from rlhf.jobs.descriptions import (
     TokenSequence,
     token_span,
 )
-from rlhf.jobs.specs import NOISE, REFERENCES, SCOPES, Noise, Reference, Scope, TrainingSpec
+from rlhf.jobs.job_spec import NOISE, REFERENCES, SCOPES, Noise, Reference, Scope, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.tokenize import tokenise_pairs
 

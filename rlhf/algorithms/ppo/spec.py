@@ -24,7 +24,7 @@ from rlhf.jobs.descriptions import (
     TokenSequence,
     Unit,
 )
-from rlhf.jobs.specs import REFERENCES, Method, Reference, TrainingSpec
+from rlhf.jobs.job_spec import REFERENCES, Method, Reference, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.models.reward_model_quality import REWARD_THRESHOLD

@@ -23,7 +23,7 @@ from rlhf.jobs.descriptions import (
     TokenSequence,
     token_span,
 )
-from rlhf.jobs.specs import NOISE, SCOPES, Method, Noise, Scope, TrainingSpec
+from rlhf.jobs.job_spec import NOISE, SCOPES, Method, Noise, Scope, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.tokenize import tokenise_comparisons
 

@@ -21,7 +21,7 @@ from rlhf.jobs.descriptions import (
     Unit,
     token_span,
 )
-from rlhf.jobs.specs import Method, TrainingSpec
+from rlhf.jobs.job_spec import Method, TrainingSpec
 from rlhf.models.tokenize import tokenise_demonstrations
 
 # Our own measurements on the sentiment example (`benchmarks.rates`: 180 headlines once, one seed, right on 60 others;

@@ -28,8 +28,8 @@ from rlhf.hub.hub_requests import CheckSpace, CheckToken, Errand, MakeSpace, Pub
 from rlhf.hub.pull_model import WEIGHTS
 from rlhf.hub.token_launcher import PLACE
 from rlhf.jobs import job_store
+from rlhf.jobs.job_spec import TrainingSpec, trainings
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import TrainingSpec, trainings
 from rlhf.models import registry
 from rlhf.models.registry import Policy, Publication
 from rlhf.tabs.runs import job_cards

@@ -14,10 +14,10 @@ from annotation.ui.markup import escape, paragraph, table
 from rlhf.evaluation.finished_checks import FinishedCheck
 from rlhf.evaluation.gate import MetricLimit, Rule, past_limits
 from rlhf.evaluation.report import AnswerFigures, CheckReport, RewardChange
-from rlhf.jobs import specs
+from rlhf.jobs import job_spec
 from rlhf.jobs.descriptions import NOT_MEASURED
+from rlhf.jobs.job_spec import REFERENCES, SHORT_METHODS, TrainingSpec
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import REFERENCES, SHORT_METHODS, TrainingSpec
 from rlhf.models.registry import Policy
 from rlhf.tabs.runs.job_cards import answer_box, duration, facts, figure, share
 from rlhf.tabs.runs.job_words import trained_on
@@ -102,7 +102,7 @@ def history_row(
     )
     return (
         policy.revision,
-        specs.short_of(policy.method) + (f", {SHORT_METHODS[spec.method]}" if spec else ""),
+        job_spec.short_of(policy.method) + (f", {SHORT_METHODS[spec.method]}" if spec else ""),
         names.get(policy.parent_id or 0, NOTHING),
         f"{policy.status}, files deleted" if policy.deleted else policy.status,
         str(policy.job_id or NOTHING),

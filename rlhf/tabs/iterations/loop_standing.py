@@ -9,8 +9,8 @@ from typing import Literal
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.gate import Mode
 from rlhf.evaluation.gate_decisions import ENDINGS, PendingDecision
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import TrainingSpec
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.loop.controller import (
     JUDGE_AT_LEAST,

@@ -10,8 +10,8 @@ from annotation.ui.formatting import NOTHING
 from annotation.ui.markup import paragraph, table
 from rlhf.evaluation.report import AnswerFigures, CheckReport
 from rlhf.jobs.descriptions import Curve
+from rlhf.jobs.job_spec import JobSpec, kinds
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import JobSpec, kinds
 from rlhf.models.reward_model_quality import quality_in
 from rlhf.tabs.runs.curves import along, line_of, plot, plots, plots_of, short_number
 from rlhf.tabs.runs.job_words import about, final_figures, megabytes, size

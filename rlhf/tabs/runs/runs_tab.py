@@ -18,8 +18,8 @@ from annotation.ui.markup import paragraph
 from rlhf.data import snapshots
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs import job_store, rental_store
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import TrainingSpec
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import preconditions

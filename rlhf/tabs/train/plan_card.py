@@ -15,7 +15,7 @@ from annotation.ui.markup import BOX_STYLE, class_of, escape, paragraph, table
 from rlhf.data.label_noise import FEWEST_EVIDENCE, Noise
 from rlhf.data.snapshots import reason_text
 from rlhf.jobs.descriptions import Part, TokenSequence, TokenSpan
-from rlhf.jobs.specs import SHORT_METHODS, JobSpec, TrainingSpec
+from rlhf.jobs.job_spec import SHORT_METHODS, JobSpec, TrainingSpec
 from rlhf.models.memory import GB, Fit, Machine
 from rlhf.submission.inspect_rows import TOKENISED_ITEMS, DataSummary, InspectedItem
 from rlhf.submission.preflight import CostEstimate, TrainingData

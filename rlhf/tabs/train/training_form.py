@@ -17,8 +17,8 @@ from annotation.tabs.polling import poll, pulse
 from annotation.ui.markup import paragraph
 from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.jobs import job_store
+from rlhf.jobs.job_spec import TrainingSpec, to_json
 from rlhf.jobs.rental_store import Terms
-from rlhf.jobs.specs import TrainingSpec, to_json
 from rlhf.models.reward_model_quality import quality_in
 from rlhf.submission import form_fields, job_submission, preflight
 from rlhf.submission.form_fields import Form

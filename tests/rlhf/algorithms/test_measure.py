@@ -13,7 +13,7 @@ from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import to_json
+from rlhf.jobs.job_spec import to_json
 from rlhf.models import registry
 from tests.demonstrations import demonstrate
 from tests.machine_fixtures import Machine

@@ -17,7 +17,7 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.sft import train as sft
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.jobs.specs import Precision, TrainingSpec
+from rlhf.jobs.job_spec import Precision, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.hidden_states import completions, inner_model, virtual_tokens

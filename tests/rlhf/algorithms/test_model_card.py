@@ -32,7 +32,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.hub import push_model
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import JobSpec
+from rlhf.jobs.job_spec import JobSpec
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.loading import LoadedPolicies

@@ -32,7 +32,7 @@ from rlhf.algorithms.ppo.train import Learner, Rollouts, Score, minibatch, promp
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import Method, Precision
+from rlhf.jobs.job_spec import Method, Precision
 from rlhf.jobs.worker import Run, perform
 from rlhf.jobs.worker_process import worker_command
 from rlhf.models import hidden_states, registry

@@ -26,7 +26,7 @@ from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import from_json, to_json
+from rlhf.jobs.job_spec import from_json, to_json
 from rlhf.kinds import KINDS
 from rlhf.models import base_model, registry
 from rlhf.models.base_model import BaseModel

@@ -24,7 +24,7 @@ from rlhf.data.snapshots import CountedRows, store_snapshot
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import to_json
+from rlhf.jobs.job_spec import to_json
 from rlhf.jobs.worker import Run, perform
 from rlhf.judges import judge_store
 from rlhf.models import registry

@@ -27,7 +27,7 @@ from rlhf.evaluation.gate import JudgeFindings
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import TrainingSpec, to_json
+from rlhf.jobs.job_spec import TrainingSpec, to_json
 from rlhf.judges import judge_store
 from rlhf.judges.verdicts import Verdict
 from rlhf.loop import controller

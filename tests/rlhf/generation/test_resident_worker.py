@@ -538,7 +538,7 @@ def program_that_started(job_id: int, machine: Machine, halt_at: str, directory:
 
 
 @pytest.mark.parametrize(
-    "moment", ["start", "annotation.database", "rlhf.jobs.specs", "rlhf.algorithms", "torch", "work"]
+    "moment", ["start", "annotation.database", "rlhf.jobs.job_spec", "rlhf.algorithms", "torch", "work"]
 )
 def test_a_worker_ends_when_the_program_that_started_it_is_gone(stocked: Machine, tmp_path: Path, moment: str) -> None:
     """Killed with SIGKILL, the program can tell nobody, however far the worker has come with its imports."""
@@ -572,7 +572,7 @@ def test_all_processes_of_a_job_end_when_the_program_that_started_them_is_gone(
     stocked: Machine, tmp_path: Path
 ) -> None:
     job_id = job_store.enqueue(stocked.db, SFTSpec(processes=2), "a test")
-    with program_that_started(job_id, stocked, "rlhf.jobs.specs", tmp_path) as started:
+    with program_that_started(job_id, stocked, "rlhf.jobs.job_spec", tmp_path) as started:
         wait_until("one of its processes", started.there.exists)
         wait_until("the launcher and both processes", lambda: len(started.family()) == 3)
         assert started.outlived_by() == []

@@ -19,8 +19,8 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.jobs import job_store
+from rlhf.jobs.job_spec import JobSpec, to_json
 from rlhf.jobs.out_of_memory import KILLED
-from rlhf.jobs.specs import JobSpec, to_json
 from tests.machine_fixtures import PATIENCE_SECONDS
 
 

@@ -14,8 +14,8 @@ from rlhf.data.snapshots import MIN_PAIRS
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.gate import GateDecision
 from rlhf.evaluation.gate_decisions import PendingDecision
+from rlhf.jobs.job_spec import JobSpec
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import JobSpec
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.loop.controller import FailedCheck, LoopState, Step, next_step
 from rlhf.models.registry import Policy

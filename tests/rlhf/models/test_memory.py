@@ -22,7 +22,7 @@ from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import JobSpec, TrainingSpec, to_json
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec, to_json
 from rlhf.models import memory
 from rlhf.models.memory import NOTHING_KNOWN, Machine, Shapes, Workload
 from tests.machine_fixtures import ROOT

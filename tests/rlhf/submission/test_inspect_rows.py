@@ -16,7 +16,7 @@ from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs.descriptions import LeftOut, TokenSequence
-from rlhf.jobs.specs import TrainingSpec
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
 from rlhf.models.tokenize import tokenise_comparisons, tokenise_demonstrations, tokenise_pairs, tokenise_prompts
 from rlhf.submission import inspect_rows, job_submission

@@ -23,7 +23,7 @@ from rlhf.data.label_noise import Noise, NoiseEvidence
 from rlhf.data.snapshots import MIN_PAIRS
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import TrainingSpec
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.loop import controller
 from rlhf.loop.controller import advance
 from rlhf.models import registry

@@ -19,7 +19,7 @@ from rlhf.algorithms.ppo.spec import SOME_ACCURACY, PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import JobSpec, TrainingSpec
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.registry import Form, Kind, Policy
 from rlhf.submission import form_fields, job_submission, preconditions, preflight

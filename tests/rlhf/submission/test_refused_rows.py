@@ -20,7 +20,7 @@ from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
 from rlhf.jobs.descriptions import LeftOut
-from rlhf.jobs.specs import TrainingSpec
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import registry
 from rlhf.models.chat_template import chat_tokenizer
 from rlhf.submission import inspect_rows, job_submission

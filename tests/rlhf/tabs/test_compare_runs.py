@@ -11,7 +11,7 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy
-from rlhf.jobs.specs import JobSpec
+from rlhf.jobs.job_spec import JobSpec
 from rlhf.tabs.runs import compare_runs
 from rlhf.tabs.runs.compare_runs import RunSummary
 from tests.rlhf.tabs.test_job_cards import JOB

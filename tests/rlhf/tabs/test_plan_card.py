@@ -23,7 +23,7 @@ from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.label_noise import Noise, NoiseEvidence
 from rlhf.jobs.descriptions import TokenSequence, TokenSpan
-from rlhf.jobs.specs import SHORT_METHODS, from_json
+from rlhf.jobs.job_spec import SHORT_METHODS, from_json
 from rlhf.models.memory import Component, Fit, Machine, Pace, Parameters
 from rlhf.submission.inspect_rows import DataSummary, InspectedItem, Item
 from rlhf.submission.job_submission import TrainingPreview

@@ -25,7 +25,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.hub import hub_requests
 from rlhf.hub.token_launcher import HELD
 from rlhf.jobs import job_store, rental_store
-from rlhf.jobs.specs import TrainingSpec, from_json
+from rlhf.jobs.job_spec import TrainingSpec, from_json
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.models.tokenize import tokenise_pairs
