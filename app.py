@@ -297,7 +297,7 @@ def build_app(settings: Settings) -> FastAPI:
     sign_in = middleware.SignIn(db, settings.cookie, here, provider is not None)
     from_hub = [] if here is None or provider is None else oauth.HubSignIn(db, here, provider, sign_in).routes()
     copies = targets.target_name(os.environ.get(token_launcher.PLACE, "").strip())
-    desk = api.AnnotationApi(db, context.problem, "" if here is None else safe_copies.NOT_COPIED, copies)
+    annotation_api = api.AnnotationApi(db, context.problem, "" if here is None else safe_copies.NOT_COPIED, copies)
     app = FastAPI(
         openapi_url=None,
         lifespan=lifespan,
@@ -305,7 +305,7 @@ def build_app(settings: Settings) -> FastAPI:
             Route("/healthz", health_route(settings, db)),
             *sign_in.routes(),
             *from_hub,
-            *desk.routes(),
+            *annotation_api.routes(),
             *export_files.Downloads(settings.data_dir).routes(),
             *downloads.ModelDownloads(db, settings.data_dir).routes(),
         ],

@@ -34,7 +34,7 @@ MAXIMUM_PROMPT = 4_000
 COUNT_SECONDS = 5.0
 # One thread for all: judgements are written one at a time anyway, and many threads would mostly wait for the
 # interpreter's lock (with fifty annotators at once they cost half as much again, and twice the 95th percentile).
-API_THREAD = ThreadPoolExecutor(1, thread_name_prefix="desk")
+API_THREAD = ThreadPoolExecutor(1, thread_name_prefix="annotation-api")
 # These only wait for the processes that render, so that a text that takes long delays nobody's judgement.
 RENDERING_THREADS = ThreadPoolExecutor(8, thread_name_prefix="rendering")
 # What the list of one's own judgements is told of each, beside the prompt's beginning.

@@ -30,8 +30,8 @@ Ask = Callable[..., Card]
 @pytest.fixture
 def person(db: Database) -> Iterator[Callable[[str], Ask]]:
     """Somebody signed in, as a function that asks an endpoint and returns its JSON, with a status that is not 200."""
-    desk = api.AnnotationApi(db, lambda: "The model sleeps.")
-    app = Starlette(routes=list(desk.routes()))
+    own = api.AnnotationApi(db, lambda: "The model sleeps.")
+    app = Starlette(routes=list(own.routes()))
     app.add_middleware(SignedIn, db=db, cookie=COOKIE)
 
     with TestClient(app) as client:
