@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ import pytest
 from rlhf.algorithms import ALGORITHMS
 from rlhf.kinds import KINDS
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
+
+SOURCE = [ROOT / "app.py", *(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]
 
 MACHINERY = (
     "torch",
@@ -155,8 +158,7 @@ def test_one_module_chooses_the_sqlite_of_all_and_only_the_database_and_its_sche
 
 def test_every_program_makes_files_for_its_user_alone() -> None:
     """Whatever can be started calls `keep_private`, which its children inherit."""
-    paths = [ROOT / "app.py", *(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]
-    programs = [path for path in paths if 'if __name__ == "__main__"' in path.read_text("utf-8")]
+    programs = [path for path in SOURCE if 'if __name__ == "__main__"' in path.read_text("utf-8")]
     assert len(programs) > 5
     assert [path for path in programs if "    keep_private()\n" not in path.read_text("utf-8")] == []
 
@@ -178,7 +180,7 @@ def test_every_spec_has_a_runner_and_every_runner_a_spec() -> None:
 
 def test_every_module_says_in_one_line_what_it_is_for() -> None:
     """The line is used in docs/reference/modules.md."""
-    for path in [ROOT / "app.py", *(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]:
+    for path in SOURCE:
         described = ast.get_docstring(ast.parse(path.read_text("utf-8")))
         assert described, path
         assert described.splitlines()[0].endswith("."), path
@@ -198,9 +200,8 @@ def test_nobody_outside_names_an_algorithm() -> None:
     classes = {spec.__name__ for spec in ALGORITHMS.values()}
     packages = tuple(f"rlhf.algorithms.{kind}" for kind in ALGORITHMS)
     own = ROOT / "rlhf" / "algorithms"
-    files = [ROOT / "app.py", *(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]
     found = []
-    for path in (path for path in files if own not in path.parents):
+    for path in (path for path in SOURCE if own not in path.parents):
         place = path.relative_to(ROOT).as_posix()
         allowed = OTHER_MEANINGS.get(place, set())
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -209,4 +210,20 @@ def test_nobody_outside_names_an_algorithm() -> None:
             if named in classes or (said in ALGORITHMS and said not in allowed) or said.startswith(packages):
                 found.append(f"{place}:{node.lineno} {named or said}")
     assert found == []
-    assert offenders((path for path in files if own not in path.parents), packages) == []
+    assert offenders((path for path in SOURCE if own not in path.parents), packages) == []
+
+
+def test_every_row_names_its_columns() -> None:
+    """Two values of one type that change places still fit a positional statement, so only short ones may be such."""
+    statements = [
+        (path.relative_to(ROOT), " ".join(node.value.split()))
+        for path in SOURCE
+        if path.name != "schema.py"
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if re.match(r"(INSERT|REPLACE|UPDATE) ", node.value.lstrip())
+    ]
+    assert len(statements) > 20
+    assert [found for found in statements if found[1].count("?") > 3] == []
+    nameless = r"(INSERT|REPLACE) (OR \w+ )?(INTO )?[\w.]+ (VALUES|SELECT)"
+    assert [found for found in statements if re.match(nameless, found[1])] == []

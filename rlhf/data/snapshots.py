@@ -203,18 +203,19 @@ def store_snapshot(db: Database, data_dir: Path, freezing: Rows, at_least: int =
         name = write_lines(directory, enough(map(line_of, freezing), freezing, at_least, unit), ".jsonl")
     counts = {"train": freezing.counts["train"], "held-out": freezing.counts["held-out"], "left_out": freezing.left_out}
     with db.transaction() as connection:
+        # Judgements that give no pair may have come since: the rows are the same, what was left out is not.
         connection.execute(
-            "INSERT INTO snapshot (sha256, path, rows, counts, last_judgement_id, created) VALUES (?, ?, ?, ?, ?, ?) "
-            # Judgements that give no pair may have come since: the rows are the same, what was left out is not.
-            "ON CONFLICT DO UPDATE SET counts = excluded.counts, last_judgement_id = excluded.last_judgement_id",
-            (
-                name,
-                f"snapshots/{name}.jsonl",
-                freezing.counts.total(),
-                json.dumps(counts),
-                freezing.last_judgement_id,
-                now(),
-            ),
+            """INSERT INTO snapshot (sha256, path, rows, counts, last_judgement_id, created)
+               VALUES (:sha256, :path, :rows, :counts, :last_judgement_id, :created)
+               ON CONFLICT DO UPDATE SET counts = excluded.counts, last_judgement_id = excluded.last_judgement_id""",
+            {
+                "sha256": name,
+                "path": f"snapshots/{name}.jsonl",
+                "rows": freezing.counts.total(),
+                "counts": json.dumps(counts),
+                "last_judgement_id": freezing.last_judgement_id,
+                "created": now(),
+            },
         )
     return name
 
