@@ -19,13 +19,17 @@ from typing import Any
 
 import gradio as gr
 import httpx
+import psutil
 import pytest
 
 import app
 from annotation import claims, store
 from annotation.database import Database, open_database
 from annotation.exports import export_command, export_files, writing
+from annotation.exports.export_files import EXPORTS, WriteExport
 from annotation.exports.formats import CONTAINERS, FORMATS, LICENCES, Filters, Request, original
+from annotation.jobs.job_table import Job
+from annotation.jobs.lane_runner import LaneRunner
 from annotation.records import Prompt, UserError, now
 from annotation.tabs import export_form as tab
 from annotation.tabs.guard import Context
@@ -455,12 +459,20 @@ print([name for name in ("datasets", "torch", "transformers", "trl", "pyarrow.pa
 # ------------------------------------------------------------------------------------------------------------ the page
 @pytest.fixture
 def context(tmp_path: Path) -> Iterator[Context]:
-    """A data directory of its own, with an admin."""
+    """A data directory of its own, with an admin, and what writes exports."""
     db = open_database(tmp_path / "data")
     judge_all(db)
     access.add_account(db, "kim", "admin", "a long enough password")
+    runner = runner_of(tmp_path / "data")
+    runner.start()
     yield Context(db, tmp_path / "data", BASE_NAME)
+    runner.stop(PATIENCE_SECONDS)
     db.close()
+
+
+def runner_of(data_dir: Path) -> LaneRunner[WriteExport]:
+    """What writes exports in this process."""
+    return LaneRunner(data_dir, EXPORTS, export_files.perform)
 
 
 class Page:
@@ -594,23 +606,30 @@ def test_an_export_that_failed_says_why_on_the_page(context: Context, monkeypatc
 
 
 def test_a_killed_export_leaves_no_file_and_the_next_one_works(context: Context) -> None:
-    exporter = export_files.Exporter(context.data_dir)
-    exporter.start(Request())
-    assert exporter.process is not None
-    exporter.process.kill()
-    exporter.process.wait()
-    progress = exporter.progress()
-    assert progress is not None
-    assert progress.state == "failed"
-    assert "ended without finishing" in progress.said
+    export_files.start(context.db, Request(), "kim")
+    writing_ = wait_until("its start", lambda: (job := newest(context)) and job.status == "running" and job)
+    wait_until("its process", lambda: child_writing(writing_.spec.file)).kill()
+    ended = wait_until("its end", lambda: (job := newest(context)) and not job.is_open and job)
+    assert ended.status == "failed"
+    assert "ended without finishing" in ended.message
     assert export_files.files(context.data_dir) == []
     leftover = context.data_dir / "exports" / ".old.part"
     leftover.write_bytes(b"half")
     os.utime(leftover, (0, 0))
-    exporter.start(Request("csv"))
+    export_files.start(context.db, Request("csv"), "kim")
+    wait_until("its end", lambda: (job := newest(context)) and job.status == "finished")
     assert not leftover.exists()
-    exporter.process.wait(PATIENCE_SECONDS)
     assert [entry.name[:4] for entry in export_files.files(context.data_dir)] == ["csv-"]
+
+
+def child_writing(file: str) -> psutil.Process | None:
+    """The process of this one that writes an export."""
+    return next((one for one in psutil.Process().children() if file in " ".join(one.cmdline())), None)
+
+
+def newest(context: Context) -> Job[WriteExport] | None:
+    """The latest export."""
+    return EXPORTS.newest(context.db)
 
 
 def test_the_command_line_that_the_page_shows_is_the_one_that_is_run(context: Context) -> None:
