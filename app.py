@@ -27,7 +27,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
-from annotation import api, sqlite, store
+from annotation import api, sqlite, store, web_lane
 from annotation.backup import restoration, safe_copies, targets
 from annotation.database import FILE_NAME, Database, explain_disk_errors, hold_data_directory, open_database
 from annotation.environment import keep_private
@@ -285,7 +285,7 @@ def build_app(settings: Settings) -> FastAPI:
     # With a lent GPU nothing keeps answers in stock: the page has a button for that.
     supervisor = Supervisor(db, settings.data_dir, context.model, resident=not lent_gpu) if settings.workers else None
 
-    runners = data.runners(settings.data_dir)
+    runners = web_lane.runners(settings.data_dir)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
