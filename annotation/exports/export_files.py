@@ -23,6 +23,7 @@ from annotation.database import Database
 from annotation.environment import child_environment
 from annotation.exports.export_command import PROGRAM, arguments_of
 from annotation.exports.formats import ONE_FILE, Request
+from annotation.jobs import job_table
 from annotation.jobs.attempt import Attempt
 from annotation.jobs.job_process import REFUSED, ROOT, TIED, niced, run_command
 from annotation.jobs.job_queue import JobQueue, JobRequest, named
@@ -91,6 +92,14 @@ def start(db: Database, request: Request, by: str) -> None:
         if EXPORTS.open(db):
             raise UserError("An export is being written already. Wait until it is there.")
         EXPORTS.enqueue(db, WriteExport(request, file_name(request)), by)
+
+
+def cancel(db: Database) -> None:
+    """Have the export that is being written end without a file. Raises UserError where none is."""
+    latest = EXPORTS.newest(db)
+    if latest is None or not latest.is_open:
+        raise UserError("No export is being written.")
+    job_table.cancel(db, latest.id)
 
 
 def perform(attempt: Attempt, job: Job[WriteExport]) -> JobOutcome:

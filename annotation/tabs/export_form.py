@@ -156,6 +156,7 @@ class Page:
     count: gr.HTML
     command: gr.Textbox
     write: gr.Button
+    cancel: gr.Button
     progress: gr.HTML
     files: gr.HTML
     chosen: gr.Dropdown
@@ -169,7 +170,7 @@ class Page:
     @property
     def shown(self) -> list[Any]:
         """What says how the exports stand."""
-        return [self.progress, self.files, self.chosen, self.pulse]
+        return [self.progress, self.files, self.chosen, self.pulse, self.cancel]
 
 
 def build_form() -> dict[str, Any]:
@@ -230,12 +231,14 @@ def build(demo: gr.Blocks, context: Context) -> None:
     form = build_form()
     count = literal()
     command = gr.Textbox(label="The same on the command line", interactive=False, buttons=["copy"], lines=2)
-    write = gr.Button("Write the export", variant="primary", scale=0, min_width=240, elem_id="export-write")
+    with gr.Row():
+        write = gr.Button("Write the export", variant="primary", scale=0, min_width=240, elem_id="export-write")
+        cancel = gr.Button("Cancel", variant="stop", visible=False, scale=0, min_width=160, elem_id="export-cancel")
     progress, files = literal(), literal()
     with gr.Accordion("Delete an export", open=False), gr.Row():
         chosen = gr.Dropdown([], label="Export", allow_custom_value=True, min_width=240)
         delete = gr.Button("Delete", variant="stop", scale=0, min_width=160)
-    page = Page(form, count, command, write, progress, files, chosen, delete, pulse())
+    page = Page(form, count, command, write, cancel, progress, files, chosen, delete, pulse())
     wire(page, context, opening_of(demo))
 
 
@@ -262,6 +265,7 @@ def wire(page: Page, context: Context, opening: Any) -> None:
     for event, name in ((opening, "export-count"), (changed, "export-recount")):
         event(admin(counter(context)), page.fields, counted, api_name=name, **counting)
     page.write.click(admin(writer(context)), page.fields, page.shown, api_name="export-write", **SPOKEN)
+    page.cancel.click(admin(canceller(context)), None, page.shown, api_name="export-cancel", **SPOKEN)
     poll(page.pulse, context, follower(context), [], page.shown, api_name="export-follow")
     page.delete.click(admin(deleter(context)), page.chosen, page.shown, api_name="export-delete", **SPOKEN)
 
@@ -273,7 +277,8 @@ def standing(context: Context) -> list[Any]:
     running = latest is not None and latest.is_open
     names = [entry.name for entry in export_files.files(context.data_dir)]
     choice = gr.skip() if running else gr.update(choices=names, value=None)
-    return [progress_card(latest), files_card(context), choice, again(POLL_SECONDS if running else None)]
+    return [progress_card(latest), files_card(context), choice, again(POLL_SECONDS if running else None),
+            gr.update(visible=running)]  # fmt: skip
 
 
 def opener(context: Context) -> Any:
@@ -329,6 +334,16 @@ def writer(context: Context) -> Any:
         return standing(context)
 
     return write_export
+
+
+def canceller(context: Context) -> Any:
+    """The handler of "Cancel"."""
+
+    def cancel_export(annotator: Annotator) -> list[Any]:
+        export_files.cancel(context.db)
+        return standing(context)
+
+    return cancel_export
 
 
 def follower(context: Context) -> Any:

@@ -532,7 +532,7 @@ def test_the_licence_that_is_chosen_or_typed_goes_into_the_command(context: Cont
 
 def test_the_page_counts_writes_offers_and_deletes(context: Context, tmp_path: Path) -> None:
     page = Page(context)
-    policies_, iterations, people, progress, files, _, pulse = page.call("export-open")
+    policies_, iterations, people, progress, files, _, pulse, _ = page.call("export-open")
     assert (policies_["choices"], iterations["choices"]) == (["base"], ["0"])
     assert people["choices"] == ["ann", "bob", "zoe", "kim"]
     assert (progress, resting(pulse)) == ("", True)
@@ -545,12 +545,14 @@ def test_the_page_counts_writes_offers_and_deletes(context: Context, tmp_path: P
     assert "5 rows would be exported" in said
     assert "agreement below the minimum" in said
     assert "--iteration=0 --source=human --min-agreement=0.9" in command
-    progress, _, _, pulse = page.call("export-write", *page.values.values())
+    progress, _, _, pulse, cancel = page.call("export-write", *page.values.values())
     assert not resting(pulse)
     assert "progressbar" in progress
+    assert cancel["visible"]
     with pytest.raises(gr.Error, match="being written already"):
         page.call("export-write", *page.values.values())
-    progress, files, choice, _ = page.finished()
+    progress, files, choice, _, cancel = page.finished()
+    assert not cancel["visible"]
     (made,) = export_files.files(context.data_dir)
     assert f'<a href="exports/{made.name}" download>' in files
     assert "5 rows (" in progress
@@ -558,10 +560,21 @@ def test_the_page_counts_writes_offers_and_deletes(context: Context, tmp_path: P
     assert choice["choices"] == [made.name]
     with zipfile.ZipFile(export_files.find(context.data_dir, made.name)) as packed:
         assert packed.testzip() is None
-    _, files, _, _ = page.call("export-delete", made.name)
+    _, files, *_ = page.call("export-delete", made.name)
     assert "no exports yet" in files
     with pytest.raises(gr.Error, match="no such export"):
         page.call("export-delete", made.name)
+
+
+def test_an_export_is_cancelled_on_the_page(context: Context) -> None:
+    page = Page(context)
+    with pytest.raises(gr.Error, match="No export is being written"):
+        page.call("export-cancel")
+    page.call("export-write", *page.values.values())
+    page.call("export-cancel")
+    progress, *_ = page.finished()
+    assert "It was cancelled." in progress
+    assert export_files.files(context.data_dir) == []
 
 
 @pytest.mark.parametrize("name", ["kto", "csv", "raw"])
@@ -570,7 +583,7 @@ def test_the_page_writes_directories_and_single_files(context: Context, name: st
     said, _, writable = page.count(format=name, container="jsonl")
     assert writable, said
     page.call("export-write", *page.values.values())
-    progress, _, _, _ = page.finished()
+    progress, *_ = page.finished()
     (made,) = export_files.files(context.data_dir)
     assert made.name.startswith(f"{name}-20")
     assert "Wrote " in progress
@@ -601,7 +614,7 @@ def test_an_export_that_failed_says_why_on_the_page(context: Context, monkeypatc
     (context.data_dir / "exports").mkdir()
     (context.data_dir / "exports" / "taken.zip").write_bytes(b"x")
     page.call("export-write", *page.values.values())
-    progress, _, _, _ = page.finished()
+    progress, *_ = page.finished()
     assert "is there already" in progress
 
 
