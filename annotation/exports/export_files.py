@@ -22,7 +22,7 @@ from starlette.routing import Route
 from annotation.database import Database
 from annotation.environment import child_environment
 from annotation.exports.export_command import PROGRAM, arguments_of
-from annotation.exports.formats import ONE_FILE, Request
+from annotation.exports.formats import ONE_FILE, ExportRequest
 from annotation.jobs import job_table
 from annotation.jobs.attempt import Attempt
 from annotation.jobs.job_process import REFUSED, ROOT, TIED, niced, run_command
@@ -79,14 +79,14 @@ class WriteExport(JobRequest):
     """Write an export into a file of the data directory."""
 
     kind = "export"
-    request: Request
+    request: ExportRequest
     file: str
 
 
 EXPORTS: Final[JobQueue[WriteExport]] = JobQueue("web", named(WriteExport))
 
 
-def start(db: Database, request: Request, by: str) -> None:
+def start(db: Database, request: ExportRequest, by: str) -> None:
     """Have an export written. Raises UserError while one is."""
     with db.transaction():
         if EXPORTS.open(db):
@@ -125,12 +125,12 @@ def progress_of(told: Any) -> tuple[int, int, str]:
     return told["done"], told["total"], f"{told['done']:,} of {told['total']:,} {told['unit']}"
 
 
-def file_name(request: Request) -> str:
+def file_name(request: ExportRequest) -> str:
     moment = datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
     return f"{request.format}-{moment}{ONE_FILE.get(request.format, '.zip')}"
 
 
-def command_of(data_dir: Path, request: Request, *more: str) -> list[str]:
+def command_of(data_dir: Path, request: ExportRequest, *more: str) -> list[str]:
     """The command line of an export."""
     return [sys.executable, *PROGRAM, *arguments_of(request), f"--data={data_dir}", *more]
 
@@ -146,7 +146,7 @@ def remove_leftovers(directory: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def count(data_dir: Path, request: Request) -> Mapping[str, Mapping[str, int]]:
+def count(data_dir: Path, request: ExportRequest) -> Mapping[str, Mapping[str, int]]:
     """What an export would hold (`rows` by split) and leave out (`left_out` by reason), counted in another process.
 
     Raises UserError with what that process says where it refuses, and where it takes too long.

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from annotation.api import untroubled
+from annotation.api import no_problem
 from annotation.database import Database
 from annotation.records import Role, UserError
 from annotation.ui.markup import escape
@@ -25,7 +25,7 @@ class Context:
     db: Database
     data_dir: Path
     model: str
-    trouble: Callable[[], str] = untroubled
+    problem: Callable[[], str] = no_problem
     """Says what keeps new answers from coming, empty while nothing does."""
     token_held: bool = False
     """Whether a process beside this one has a token for the Hub, and does the jobs of the Hub's lane."""

@@ -16,8 +16,8 @@ from annotation.jobs import job_table
 from annotation.jobs.job_table import AT_WORK, stale_before
 from annotation.records import UserError, now
 from rlhf.jobs import job_store
+from rlhf.jobs.job_spec import JobSpec, to_json
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import JobSpec, to_json
 
 FLAVOR = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 LONGEST_HOURS = 72.0
@@ -190,7 +190,7 @@ UNFOLLOWED = (
 GRACE_HOURS = 1.0
 
 
-def take_up(db: Database, job_id: int, worker: str) -> Job | None:
+def acquire(db: Database, job_id: int, worker: str) -> Job | None:
     """Claim a queued job for rented hardware, or follow one further whose follower is silent; None if neither is so."""
     claimed = job_store.claim(db, job_id, worker)
     if claimed is not None:
@@ -198,7 +198,7 @@ def take_up(db: Database, job_id: int, worker: str) -> Job | None:
     return job_store.get(db, job_id) if job_table.take_over(db, job_id, worker) else None
 
 
-def settle(db: Database, job_id: int, namespace: str) -> Rental:
+def record_payer(db: Database, job_id: int, namespace: str) -> Rental:
     """Record who pays, once that is known."""
     with db.transaction() as connection:
         connection.execute("UPDATE rental SET namespace = ? WHERE job_id = ?", (namespace, job_id))

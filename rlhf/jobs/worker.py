@@ -24,8 +24,8 @@ from annotation.jobs.attempt import Attempt, Stopped, beating
 from annotation.records import UserError
 from annotation.ui.invisible import visible
 from rlhf.jobs import job_store
+from rlhf.jobs.job_spec import JobSpec
 from rlhf.jobs.out_of_memory import MEMORY_RAN_OUT, advice
-from rlhf.jobs.specs import JobSpec
 
 # How long a process may take to save and end once the program that started it is gone.
 GRACE_SECONDS = 300.0
@@ -45,7 +45,7 @@ class Run(Attempt):
         job_store.sample(self.db, self.job_id, step, answers)
 
 
-class Follower(Run):
+class ReplicaRun(Run):
     """A further process of a job with several: it computes its share and leaves the rows to the first one."""
 
     def __init__(
@@ -103,7 +103,9 @@ def work(db: Database, data_dir: Path, job_id: int, worker: str, terminated: thr
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         claimed = agreed(job is not None)
         if rank:
-            return follow(Follower(db, data_dir, job_store.get(db, job_id), worker, terminated, rank)) if claimed else 0
+            return (
+                follow(ReplicaRun(db, data_dir, job_store.get(db, job_id), worker, terminated, rank)) if claimed else 0
+            )
     if job is None:
         print(f"Job {job_id} is not queued, or Prefloop was stopped; nothing to do.", flush=True)
         return 0
@@ -126,7 +128,7 @@ def agreed(first: bool) -> bool:
     return bool(broadcast_object_list([first])[0])
 
 
-def follow(run: Follower) -> int:
+def follow(run: ReplicaRun) -> int:
     """Compute a further process's share of a job; the first one records how it ended, unless this one fails."""
     spec = job_store.get(run.db, run.job_id).spec
     try:

@@ -19,7 +19,7 @@ from annotation import web_lane
 from annotation.database import Database, open_database
 from annotation.exports import export_files
 from annotation.exports.export_files import EXPORTS
-from annotation.exports.formats import Filters, Request
+from annotation.exports.formats import ExportRequest, Filters
 from annotation.imports import import_process
 from annotation.imports.import_process import HERE, ImportData, Importer
 from annotation.jobs import job_table
@@ -176,7 +176,7 @@ FILTERS = Filters(iterations=(0,), annotators=("ann",), since="2020-01-01", agre
 
 
 def test_the_spec_of_an_export_comes_back_from_its_row(db: Database) -> None:
-    asked = export_files.WriteExport(Request("kto", "jsonl", FILTERS, True, "mit"), "kto.zip")
+    asked = export_files.WriteExport(ExportRequest("kto", "jsonl", FILTERS, True, "mit"), "kto.zip")
     assert EXPORTS.get(db, EXPORTS.enqueue(db, asked, "kim")).spec == asked
 
 
@@ -184,7 +184,7 @@ def test_an_export_is_cancelled_and_leaves_no_file(
     db: Database, data_dir: Path, started: list[LaneRunner[Any]]
 ) -> None:
     judge_all(db)
-    export_files.start(db, Request(), "kim")
+    export_files.start(db, ExportRequest(), "kim")
     (job,) = EXPORTS.recent(db, 9)
     started.append(LaneRunner(data_dir, EXPORTS, export_files.perform))
     started[0].start()
@@ -192,7 +192,7 @@ def test_an_export_is_cancelled_and_leaves_no_file(
     job_table.cancel(db, job.id)
     wait_until("its end", lambda: status_of(db, job.id) == "cancelled")
     assert export_files.files(data_dir) == []
-    export_files.start(db, Request("csv"), "kim")
+    export_files.start(db, ExportRequest("csv"), "kim")
     wait_until("the next", lambda: EXPORTS.recent(db, 1)[0].status == "finished")
 
 
@@ -205,7 +205,7 @@ def writing(parent: psutil.Process, file: str) -> psutil.Process | None:
 @pytest.mark.skipif(sys.platform == "win32", reason="ends a process without a word")
 def test_an_export_whose_program_was_killed_is_written_by_the_next(db: Database, data_dir: Path) -> None:
     judge_all(db)
-    export_files.start(db, Request(), "kim")
+    export_files.start(db, ExportRequest(), "kim")
     (job,) = EXPORTS.recent(db, 9)
     code = "import sys, time, pathlib; from annotation import web_lane\n"
     code += "for one in web_lane.runners(pathlib.Path(sys.argv[1])): one.start()\n"
@@ -230,7 +230,7 @@ def test_an_export_whose_program_was_killed_is_written_by_the_next(db: Database,
 def test_an_export_that_was_there_when_its_program_was_killed_is_not_written_again(
     db: Database, data_dir: Path
 ) -> None:
-    export_files.start(db, Request(), "kim")
+    export_files.start(db, ExportRequest(), "kim")
     job = EXPORTS.claim_next(db, "w")
     assert job is not None
     (data_dir / "exports").mkdir()
