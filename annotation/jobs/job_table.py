@@ -235,17 +235,25 @@ def requeue_stale(db: Database, lane: Lane, kinds: Sequence[str]) -> None:
 
     One that was to stop has stopped.
     """
-    marks, values = ", ".join("?" * len(kinds)), (lane, *kinds, stale_before())
-    gone = f"lane = ? AND kind IN ({marks}) AND {AT_WORK} AND heartbeat < ?"
+    gone = f"lane = :lane AND kind IN (SELECT value FROM json_each(:kinds)) AND {AT_WORK} AND heartbeat < :before"
+    values = {
+        "lane": lane,
+        "kinds": json.dumps(list(kinds)),
+        "before": stale_before(),
+        "now": now(),
+        "cancelled": CANCELLED,
+        "interrupted": INTERRUPTED,
+        "most": MOST_REPETITIONS,
+    }
     if db.row(f"SELECT id FROM job WHERE {gone}", values) is None:  # as nearly always; nothing is written
         return
     with db.transaction() as connection:
         connection.execute(
-            f"""UPDATE job SET worker = NULL, finished = ?,
+            f"""UPDATE job SET worker = NULL, finished = :now,
                     status = iif(status = 'cancelling', 'cancelled', 'failed'),
-                    message = iif(status = 'cancelling', ?, ?)
-                WHERE {gone} AND (status = 'cancelling' OR attempt > ?)""",
-            (now(), CANCELLED, INTERRUPTED, *values, MOST_REPETITIONS),
+                    message = iif(status = 'cancelling', :cancelled, :interrupted)
+                WHERE {gone} AND (status = 'cancelling' OR attempt > :most)""",
+            values,
         )
         connection.execute(
             f"UPDATE job SET status = 'queued', worker = NULL, step = 0, steps = 0, message = '' WHERE {gone}", values

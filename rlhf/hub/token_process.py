@@ -40,7 +40,7 @@ POLL_SECONDS = 1.0
 # A program that is being replaced ends within minutes.
 FOLLOW_SECONDS = 180.0
 LOOK_SECONDS = 5.0
-# To leave jobs to the next keeper, which otherwise waits until this one is known to be silent.
+# To leave jobs to the next process with a token, which otherwise waits until this one is known to be silent.
 LEAVE_SECONDS = 2.0
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class LeftBehind(Exception):
     """Another running copy of this program was quicker, and nothing has been done here: begin again from its copy."""
 
 
-class Keeper:
+class BackupLoop:
     """One loop: look whether a copy is due, and make it.
 
     `first`: nothing can have been changed since the program began. `follow`: to begin again is better than to step
@@ -88,9 +88,9 @@ class Keeper:
             pending = self.pending()
             if safe_copies.due(pending, self.schedule) or (self.hurried.is_set() and pending.changed):
                 self.hurried.clear()
-                self.keep()
+                self.back_up()
         if self.pending().changed:
-            self.keep()
+            self.back_up()
 
     def pending(self) -> PendingBackup:
         """What a copy now would add."""
@@ -103,7 +103,7 @@ class Keeper:
             self.failures,
         )
 
-    def keep(self) -> None:
+    def back_up(self) -> None:
         """One copy. What goes wrong is in its row, which the page shows, and in the log."""
         mark = safe_copies.state_mark(self.db)
         try:
@@ -112,7 +112,7 @@ class Keeper:
             if self.may_begin_again():
                 raise LeftBehind(str(error)) from error
             logger.error("%s From now on copies of this one go to %s.", error, self.step_aside())
-            self.keep()
+            self.back_up()
             return
         except UserError as error:
             logger.warning("No safe copy was made. %s", error)
@@ -185,7 +185,7 @@ def begin(data_dir: Path, place: BackupTarget | None, model: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The keeper's command line, used by the launcher. What it reads from the environment: docs/safe-copies.md."""
+    """The command line, used by the launcher. What it reads from the environment: docs/safe-copies.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the data directory")
     parser.add_argument("--begin", action="store_true", help="restore what is to be restored, fetch the model, and end")
@@ -208,7 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
             begin(options.data, place, options.model)
         else:
             with closing(restoration.shared_lock(options.data)):
-                keep(options, place, schedule)
+                work(options, place, schedule)
     except LeftBehind as error:
         print(f"{error} Nobody has done anything here, so Prefloop begins again from that copy.", file=sys.stderr)
         return BEGIN_AGAIN
@@ -218,7 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def keep(options: argparse.Namespace, place: BackupTarget | None, schedule: Schedule) -> None:
+def work(options: argparse.Namespace, place: BackupTarget | None, schedule: Schedule) -> None:
     """Work until told to end; a copy in hand is finished first. Raises LeftBehind, UserError."""
     ended, hurried = threading.Event(), threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: ended.set())
@@ -238,9 +238,9 @@ def keep(options: argparse.Namespace, place: BackupTarget | None, schedule: Sche
     if place is None:
         ended.wait()
     else:
-        keeper = Keeper(open_database(options.data), options.data, place, schedule, options.first, options.follow)
-        keeper.ended, keeper.hurried = ended, hurried
-        keeper.watch()
+        backups = BackupLoop(open_database(options.data), options.data, place, schedule, options.first, options.follow)
+        backups.ended, backups.hurried = ended, hurried
+        backups.watch()
     if rented is not None:
         rented.stop(LEAVE_SECONDS)
     for runner in working:
