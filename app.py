@@ -27,12 +27,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
-from annotation import api, sqlite, store
+from annotation import api, sqlite, store, web_lane
 from annotation.backup import restoration, safe_copies, targets
 from annotation.database import FILE_NAME, Database, explain_disk_errors, hold_data_directory, open_database
 from annotation.environment import keep_private
 from annotation.exports import export_files
 from annotation.imports import importing
+from annotation.jobs import job_table
 from annotation.records import Annotator, UserError, now, seconds_between
 from annotation.tabs import accounts, annotate, data, project, quality
 from annotation.tabs.components import QUIET
@@ -42,7 +43,7 @@ from annotation.ui.invisible import visible
 from annotation.web import access, connections, middleware, oauth
 from annotation.web.gradio_allowlist import Function, GradioGuard
 from annotation.web.space import LOOPBACK_NAMES, PROXIES, SPACE_MODEL, Space
-from rlhf.hub import hub_requests, token_launcher
+from rlhf.hub import token_launcher
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import VISIBLE
 from rlhf.loop.supervisor import Supervisor
@@ -56,6 +57,8 @@ from rlhf.tabs.playground import playground_tab
 from rlhf.tabs.train import train_tab
 
 DEFAULT_DATA_DIR = Path(__file__).resolve().parent / "data"
+# For an import or export that is at work when the program ends, to be told and leave; another program does it again.
+LEAVE_SECONDS = 5.0
 PAGE_CSS = (Path(__file__).resolve().parent / "annotation" / "ui" / "style.css").read_text(encoding="utf-8")
 ADMIN_TABS: dict[str, ModuleType] = {
     "Train": train_tab,
@@ -272,7 +275,7 @@ def build_app(settings: Settings) -> FastAPI:
         settings.data_dir,
         prepare_model(settings, db, known=fresh),
         lambda: answering_problem(db),
-        hub_requests.ImportRun.start if token_launcher.HELD in os.environ else None,
+        token_launcher.HELD in os.environ,
     )
     if not store.prompts(db, "train") and not store.prompts(db, "held-out"):
         store.add_prompts(db, importing.starter_prompts())
@@ -282,11 +285,17 @@ def build_app(settings: Settings) -> FastAPI:
     # With a lent GPU nothing keeps answers in stock: the page has a button for that.
     supervisor = Supervisor(db, settings.data_dir, context.model, resident=not lent_gpu) if settings.workers else None
 
+    runners = web_lane.runners(settings.data_dir)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if supervisor is not None:
             supervisor.start()
+        for runner in runners:
+            runner.start()
         yield
+        for runner in runners:
+            await asyncio.to_thread(runner.stop, LEAVE_SECONDS)
         if supervisor is not None:
             await asyncio.to_thread(supervisor.stop)
         clear_uploads()
@@ -338,7 +347,7 @@ def answering_problem(db: Database) -> str:
             "Admins can ask for fewer on the Project tab."
         )
     beat = latest[0].heartbeat if latest and latest[0].status in ("running", "cancelling") else None
-    if beat is None or seconds_between(beat, now()) > job_store.LOST_AFTER_SECONDS:
+    if beat is None or seconds_between(beat, now()) > job_table.LOST_AFTER_SECONDS:
         return "No model is writing answers at the moment. When one does, they appear here by themselves."
     return ""
 
@@ -388,7 +397,7 @@ def health_route(settings: Settings, db: Database) -> Callable[[Request], Awaita
         beat = latest[0].heartbeat if latest and latest[0].status == "running" else None
         silent = None if beat is None else round(seconds_between(beat, now()), 1)
         failed = bool(latest) and latest[0].status in ("failed", "lost")
-        fresh = not failed and (silent is None or silent < job_store.LOST_AFTER_SECONDS)
+        fresh = not failed and (silent is None or silent < job_table.LOST_AFTER_SECONDS)
         ok = not settings.workers or fresh
         told = {"ok": ok, "database": "ok", "sqlite": sqlite.IN_USE, "worker_silent_seconds": silent}
         return JSONResponse(told, 200 if ok else 503)

@@ -225,7 +225,7 @@ def wait_for(db: Database, data_dir: Path, job_id: int) -> int:
 def follow(db: Database, data_dir: Path, job: job_store.Job) -> job_store.Job:
     """A job at its end: run here when nothing is ahead of it, unless a running app was quicker and has it."""
     said = ""
-    while job.status not in job_store.ENDED:
+    while job.is_open:
         ahead = job_store.jobs_ahead(db, job) if job.status == "queued" else []
         if job.status == "queued" and not ahead:
             if job.message:  # it goes on, with other settings

@@ -20,6 +20,7 @@ from annotation.imports.columns import ROLES
 from annotation.imports.importing import ImportPreview, ImportRequest, ImportResult
 from annotation.imports.mapping import TARGETS, MappedRow, VerdictUse
 from annotation.imports.names import display_name, listed
+from annotation.jobs.job_process import TIED, end_with_starter
 from annotation.records import Split, UserError
 from annotation.ui.invisible import visible
 
@@ -82,6 +83,7 @@ def add_parser(topics: Topics, shared: argparse.ArgumentParser) -> None:
     only.add_argument("--look", action="store_true", help="show the first rows and what their columns are taken for")
     command.add_argument("--show", type=int, default=20, metavar="N", help="bad rows to print (default: %(default)s)")
     command.add_argument("--json-progress", action="store_true", help="print progress and outcome as JSON lines")
+    command.add_argument(TIED, action="store_true", help=argparse.SUPPRESS)
     command.add_argument("--by", default="command line", metavar="NAME", help=argparse.SUPPRESS)
 
 
@@ -140,6 +142,8 @@ def run(options: argparse.Namespace, db: Database) -> int:
     """Look, check or import, and print what came of it; 1 where no row can be used. Raises UserError on refusal."""
     order = order_of(options)
     order.check()
+    if options.tied:
+        end_with_starter()
     printer: Printer = JsonPrinter() if options.json_progress else Printer(options.show)
     with bounded():
         try:

@@ -24,6 +24,8 @@ from typing import Any, Final, TypeVar, get_args
 from annotation import hub_client as hubs
 from annotation.database import Database
 from annotation.hub_client import Hub
+from annotation.jobs import job_table
+from annotation.jobs.attempt import beating
 from annotation.records import UserError, now, seconds_between
 from rlhf.hub import job_bundle
 from rlhf.hub.job_bundle import CODE, MADE, RESULT, digest, report_name
@@ -33,7 +35,7 @@ from rlhf.jobs.artifacts import directory_sha256, new_directory
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.rental_store import Rental, Terms
-from rlhf.jobs.worker import Run, keep_beating
+from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.model_files import read_header
 from rlhf.models.registry import Weights
@@ -164,32 +166,36 @@ def follow(
     if job is None:
         return
     run = Run(db, data_dir, job, worker)
-    over = threading.Event()
-    heart = threading.Thread(target=keep_beating, args=(run, over), daemon=True)
-    heart.start()
-    errand = Errand(hub, run, job, ended, poll_seconds, changed)
+    rented = RentedRun(hub, run, job, ended, poll_seconds, changed)
     try:
-        job_store.finish(db, job_id, worker, errand.result())
-        changed()
-    except Left:
-        rental_store.release(db, job_id, worker)
-    except Cancelled:
-        job_store.stop(db, job_id, worker, "cancelled", "Cancelled, and the rented machine was given back.")
-    except UserError as error:
-        run.log(str(error))
-        job_store.stop(db, job_id, worker, "failed", str(error))
-    except Exception as error:
-        traceback.print_exception(error)
-        errand.try_to_give_back()
-        told = hubs.without_tokens(f"Failed ({type(error).__name__}: {error}).")
-        job_store.stop(db, job_id, worker, "failed", f"{told} Resume looks for it on the Hub again.")
+        with beating(run):
+            see_through(rented, changed)
     finally:
-        over.set()
-        heart.join()
         db.close()
 
 
-class Errand:
+def see_through(rented: RentedRun, changed: Callable[[], None]) -> None:
+    """Take a job that nobody else follows to its end, and say in its row how it ended."""
+    run = rented.run
+    db, job_id, worker = run.db, run.job_id, run.worker
+    try:
+        job_table.finish(db, job_id, worker, rented.result())
+        changed()
+    except Left:
+        job_table.release(db, job_id, worker)
+    except Cancelled:
+        job_table.stop(db, job_id, worker, "cancelled", "Cancelled, and the rented machine was given back.")
+    except UserError as error:
+        run.log(str(error))
+        job_table.stop(db, job_id, worker, "failed", str(error))
+    except Exception as error:
+        traceback.print_exception(error)
+        rented.try_to_give_back()
+        told = hubs.without_tokens(f"Failed ({type(error).__name__}: {error}).")
+        job_table.stop(db, job_id, worker, "failed", f"{told} Resume looks for it on the Hub again.")
+
+
+class RentedRun:
     """One job's way: pack, start, follow, take in. Every step looks first whether it was done already."""
 
     def __init__(
@@ -583,8 +589,8 @@ def clear(hub: Hub, db: Database, rental: Rental) -> None:
     except UserError as error:
         if hubs.is_passing(error):
             return  # the next look tries again
-        job_store.log(db, rental.job_id, f"{error} It is private, and no use any more.")
-    rental_store.seen(db, rental.job_id, rental_store.CLEARED, rental.seconds)
+        job_table.log(db, rental.job_id, f"{error} It is private, and no use any more.")
+    rental_store.cleared(db, rental.job_id)
 
 
 def price_of(hub: Hub, flavor: str) -> float:

@@ -27,7 +27,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 PLACE: Final = "PREFLOOP_COPIES"
 # Set by the launcher for its children, to its process id.
 LAUNCHER: Final = "PREFLOOP_LAUNCHER"
-# Tells the web server that somebody with a token takes up errands.
+# Tells the web server that somebody with a token does the jobs of the Hub's lane.
 HELD: Final = "PREFLOOP_TOKEN_HELD"
 # How the keeper says that a later attempt may succeed, and that there is a newer copy to begin from.
 TRY_AGAIN: Final = 75

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from annotation import store
 from annotation.database import Database
+from annotation.jobs import job_table
 from annotation.records import Feedback, Message, UserError, now
 from rlhf.jobs import job_spec, job_store
 from rlhf.jobs.job_store import Job
@@ -355,7 +356,7 @@ def make_room(db: Database, judge: Judge, where: tuple[int, int, int], version: 
         return
     known_job = old["job_id"] or job_id
     if known_job is not None:
-        job_store.add_event(db, known_job, "sample", 0, {**old, "judge": judge.id, "comparison": where[0]})
+        job_table.add_event(db, known_job, "sample", 0, {**old, "judge": judge.id, "comparison": where[0]})
     db.connection.execute("DELETE FROM verdict WHERE id = ?", (old["id"],))
     db.connection.execute(
         """INSERT INTO judgement (comparison_id, annotator_id, purpose, kind, outcome, shown_order, supersedes, created)
@@ -377,7 +378,7 @@ def add_failure(db: Database, judge: Judge, comparison_id: int, failure: Failure
     """Keep in a job's record that a verdict failed, why, and what its reply cost."""
     with db.transaction():
         told = {"judge": judge.id, "comparison": comparison_id, **asdict(failure)}
-        job_store.add_event(db, job_id, "sample", 0, told)
+        job_table.add_event(db, job_id, "sample", 0, told)
 
 
 def fails_on(db: Database, judge: Judge, comparison_id: int) -> bool:

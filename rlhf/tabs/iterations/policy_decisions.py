@@ -74,7 +74,7 @@ def delete_checkpoints(context: Context, job_id: int) -> str:
     """Delete the checkpoints of a run that ended early. Raises UserError for one that waits or runs."""
     with context.db.transaction():  # nobody resumes it meanwhile
         job = job_store.get(context.db, job_id)
-        if job.status not in job_store.ENDED:
+        if job.is_open:
             raise UserError(f"Job {job_id} is {job.status} and needs its checkpoints: cancel it first.")
         directory = checkpoints_directory(context.data_dir, job_id)
         freed = downloads.bytes_within(directory)

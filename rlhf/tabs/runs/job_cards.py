@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import isnan
 from typing import Any
 
+from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.records import seconds_between
 from annotation.ui.formatting import NOTHING, moment, percent
 from annotation.ui.markup import (
@@ -22,8 +23,8 @@ from annotation.ui.markup import (
     table,
 )
 from rlhf.jobs.descriptions import NOT_MEASURED
-from rlhf.jobs.job_store import LOST_AFTER_SECONDS, Job
-from rlhf.jobs.rental_store import CLEARED, Rental, dollars, most_dollars
+from rlhf.jobs.job_store import Job
+from rlhf.jobs.rental_store import Rental, dollars, most_dollars
 from rlhf.models.registry import Policy
 from rlhf.tabs.runs import curves
 from rlhf.tabs.runs.job_words import about, data_facts, result_facts, spec_facts, spec_text
@@ -207,14 +208,15 @@ def job_facts(job: Job, data: Mapping[str, Any], rental: Rental | None = None) -
     )
 
 
-# What the Hub says of a job, where it says it in another way than people.
-STAGES: Mapping[str, str] = {"COMPLETED": "ended", CLEARED: "ended", "ERROR": "ended"}
+# The Hub's words for a job that has ended there.
+ENDED_THERE = ("COMPLETED", "CANCELED", "ERROR", "DELETED")
 
 
 def rental_facts(job: Job, rental: Rental) -> list[tuple[str, str]]:
     """The rented hardware of a job, what it has cost, and where it is watched on the Hub."""
     most = f"{dollars(rental.cost)} of at most {most_dollars(rental.price_per_hour * rental.hours)}"
-    state = f", {STAGES.get(rental.stage, rental.stage.lower())} for {duration(rental.seconds)}" if rental.stage else ""
+    word = "ended" if rental.stage in ENDED_THERE else rental.stage.lower()
+    state = f", {word} for {duration(rental.seconds)}" if rental.stage else ""
     where = [("On the Hub", rental.url)] if rental.url else []
     return [
         ("Rented", f"{job.flavor} at {dollars(rental.price_per_hour)} an hour{state}"),
