@@ -86,8 +86,12 @@ def loaded_at_once(path: Path) -> Iterator[str]:
             yield from [*modules, node.module or ""]
 
 
-def test_the_program_starts_without_torch() -> None:
-    assert loaded_by("app", ("gradio", *MACHINERY)) == ["gradio"]
+def test_what_decides_who_holds_the_token_loads_nothing_of_the_web_process() -> None:
+    assert loaded_by("app", ("gradio", "uvicorn", "fastapi", "starlette", "sqlite_utils", "httpx", *MACHINERY)) == []
+
+
+def test_the_web_process_starts_without_torch() -> None:
+    assert loaded_by("rlhf.web_server", ("gradio", *MACHINERY)) == ["gradio"]
 
 
 @pytest.mark.parametrize("module", ["rlhf.jobs.worker", "rlhf.__main__"])

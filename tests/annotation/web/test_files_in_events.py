@@ -21,6 +21,7 @@ from annotation.database import Database, open_database
 from annotation.web import access
 from annotation.web.gradio_allowlist import GradioDoor
 from annotation.web.middleware import ANNOTATOR_KEY
+from rlhf import web_server
 from rlhf.models import registry
 from tests.attack.target import META, SECRET, spellings, ways_in
 from tests.conftest import BASE_NAME
@@ -62,7 +63,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     secret = folder / "secret.txt"
     secret.write_text(SECRET, "utf-8")
     settings = app.Settings(data_dir=folder / "data", workers=False)
-    asgi = app.build_app(settings)
+    asgi = web_server.build_app(settings)
     route = asgi.routes[-1]
     assert isinstance(route, Mount)
     assert isinstance(route.app, GradioDoor)
