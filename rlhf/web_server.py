@@ -13,14 +13,17 @@ import weakref
 import webbrowser
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI
-from fastapi.middleware.cors import CORSMiddleware
+from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
+from starlette.types import Lifespan
 
 from annotation import api, sqlite, store
 from annotation.backup import restoration, safe_copies, targets
@@ -28,8 +31,8 @@ from annotation.database import FILE_NAME, Database, explain_disk_errors, hold_d
 from annotation.exports import export_files
 from annotation.imports import importing
 from annotation.records import UserError, now, seconds_between
-from annotation.tabs.guard import Context
 from annotation.web import access, connections, middleware, oauth
+from annotation.web.deferred_app import Built, DeferredApp
 from annotation.web.settings import Settings
 from annotation.web.space import LOOPBACK_NAMES, PROXIES
 from rlhf.hub import hub_requests, token_launcher
@@ -39,11 +42,50 @@ from rlhf.loop.supervisor import Supervisor
 from rlhf.models import base_model, registry
 from rlhf.models.base_model import BaseModel
 from rlhf.tabs import downloads
-from rlhf.tabs.pages import build_pages, mount_pages
 
 
-def build_app(settings: Settings) -> FastAPI:
+@dataclass(frozen=True)
+class Opened:
+    """The data directory, ready to be worked on."""
+
+    db: Database
+    model: str
+    held: tuple[object, ...]
+    """Locks, for as long as the program runs."""
+
+
+def build_app(settings: Settings) -> Starlette:
     """The whole program behind one ASGI app. Raises UserError for what a person has to mend first."""
+    opened, here = open_data(settings), settings.space
+    db = opened.db
+    lent_gpu = here is not None and here.zero_gpu
+    if lent_gpu:
+        os.environ[VISIBLE] = ""  # workers must not look for the GPU that the driver knows of
+    # With a lent GPU nothing keeps answers in stock: the page has a button for that.
+    supervisor = Supervisor(db, settings.data_dir, opened.model, resident=not lent_gpu) if settings.workers else None
+    # Gradio's own directory is one for all programs and users of the machine; only this user can look into this one.
+    uploads = Path(tempfile.mkdtemp(prefix="prefloop-")).resolve()
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+    pages = DeferredApp(partial(build_pages, opened, settings, uploads))
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        if supervisor is not None:
+            supervisor.start()
+        async with pages.running():
+            yield
+        if supervisor is not None:
+            await asyncio.to_thread(supervisor.stop)
+        clear_uploads()
+
+    app = guarded_app(db, settings, pages, lifespan)
+    clear_uploads = weakref.finalize(app, shutil.rmtree, uploads, ignore_errors=True)
+    app.state.db, app.state.held, app.state.pages = db, opened.held, pages
+    return app
+
+
+def open_data(settings: Settings) -> Opened:
+    """Take the data directory and get ready what is in it. Raises UserError for what a person has to mend first."""
     fresh = not (settings.data_dir / FILE_NAME).is_file()
     if fresh and not settings.workers:
         find_model(settings)  # or nothing is begun
@@ -52,57 +94,54 @@ def build_app(settings: Settings) -> FastAPI:
     if fresh and settings.workers:
         find_model(settings)
     db, here = open_database(settings.data_dir), settings.space
-    provider = None if here is None else oauth.Provider.from_environment(os.environ, here)
-    if provider is None:
+    if provider_of(settings) is None:
         refuse_open_door(settings, db)
     if here is not None:
         access.follow_rules(db, here.rules)
     importing.clear_leftovers(db)
-    context = Context(
-        db,
-        settings.data_dir,
-        prepare_model(settings, db, known=fresh),
-        lambda: answering_trouble(db),
-        hub_requests.ImportRun.start if token_launcher.HELD in os.environ else None,
-    )
+    model = prepare_model(settings, db, known=fresh)
     if not store.prompts(db, "train") and not store.prompts(db, "held-out"):
         store.add_prompts(db, importing.starter_prompts())
-    lent_gpu = here is not None and here.zero_gpu
-    if lent_gpu:
-        os.environ[VISIBLE] = ""  # workers must not look for the GPU that the driver knows of
-    # With a lent GPU nothing keeps answers in stock: the page has a button for that.
-    supervisor = Supervisor(db, settings.data_dir, context.model, resident=not lent_gpu) if settings.workers else None
+    return Opened(db, model, (in_use, lock))
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        if supervisor is not None:
-            supervisor.start()
-        yield
-        if supervisor is not None:
-            await asyncio.to_thread(supervisor.stop)
-        clear_uploads()
 
-    # Gradio's own directory is one for all programs and users of the machine; only this user can look into this one.
-    uploads = Path(tempfile.mkdtemp(prefix="prefloop-")).resolve()
-    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+def build_pages(opened: Opened, settings: Settings, uploads: Path) -> Built:
+    """What admins and annotators see, made while judgements are taken already."""
+    # Not at the top: Gradio takes seconds to load, and whoever judges does not need it.
+    from annotation.tabs.guard import Context
+    from rlhf.tabs import pages
+
+    db = opened.db
+    from_hub = hub_requests.ImportRun.start if token_launcher.HELD in os.environ else None
+    built = pages.build(
+        Context(db, settings.data_dir, opened.model, lambda: answering_trouble(db), from_hub), settings, uploads
+    )
+    if settings.space is not None and settings.space.zero_gpu:
+        from rlhf.loop import zero_gpu
+
+        zero_gpu.start_up()
+    return built
+
+
+def guarded_app(db: Database, settings: Settings, pages: DeferredApp, lifespan: Lifespan[Starlette]) -> Starlette:
+    """The endpoints, and the pages behind them, with all around them that a request passes."""
+    here, provider = settings.space, provider_of(settings)
     sign_in = middleware.SignIn(db, settings.cookie, here, provider is not None)
     from_hub = [] if here is None or provider is None else oauth.HubSignIn(db, here, provider, sign_in).routes()
     copies = targets.name_of(os.environ.get(token_launcher.PLACE, "").strip())
-    desk = api.Desk(db, context.trouble, "" if here is None else safe_copies.NOT_COPIED, copies)
-    app = FastAPI(
-        openapi_url=None,
+    desk = api.Desk(db, lambda: answering_trouble(db), "" if here is None else safe_copies.NOT_COPIED, copies)
+    app = Starlette(
         lifespan=lifespan,
         routes=[
-            Route("/healthz", health_route(settings, db)),
+            Route("/healthz", health_route(settings, db, pages)),
             *sign_in.routes(),
             *from_hub,
             *desk.routes(),
             *export_files.Downloads(settings.data_dir).routes(),
             *downloads.ModelDownloads(db, settings.data_dir).routes(),
+            Mount("/", pages),
         ],
     )
-    clear_uploads = weakref.finalize(app, shutil.rmtree, uploads, ignore_errors=True)
-    app.state.db, app.state.lock, app.state.in_use = db, lock, in_use
     # Each call wraps the ones before it: the last is the first that a request meets.
     open_paths = (*middleware.OPEN_PATHS, *(route.path for route in from_hub))
     app.add_middleware(middleware.SignedIn, db=db, cookie=settings.cookie, open_paths=open_paths)
@@ -112,7 +151,12 @@ def build_app(settings: Settings) -> FastAPI:
         app.add_middleware(middleware.OutOfFrames, address=here.address)
     app.add_middleware(middleware.KnownHost, names=LOOPBACK_NAMES if settings.on_loopback else (), space=here)
     app.add_middleware(middleware.SecurityHeaders, frames=() if here is None else (here.framed_by,))
-    return mount_pages(app, build_pages(context, here), settings, uploads)
+    return app
+
+
+def provider_of(settings: Settings) -> oauth.Provider | None:
+    """Where people sign in with their account on the Hub; None where they can't."""
+    return None if settings.space is None else oauth.Provider.from_environment(os.environ, settings.space)
 
 
 def answering_trouble(db: Database) -> str:
@@ -167,7 +211,7 @@ def find_model(settings: Settings, known: bool = False) -> BaseModel:
     return base_model.present(settings.data_dir, settings.model)
 
 
-def health_route(settings: Settings, db: Database) -> Callable[[Request], Awaitable[Response]]:
+def health_route(settings: Settings, db: Database, pages: DeferredApp) -> Callable[[Request], Awaitable[Response]]:
     """`/healthz`: 200 while the database answers and the answering worker, once it runs, is heard of."""
 
     async def health(request: Request) -> Response:
@@ -182,6 +226,7 @@ def health_route(settings: Settings, db: Database) -> Callable[[Request], Awaita
         fresh = not failed and (silent is None or silent < job_store.LOST_AFTER_SECONDS)
         ok = not settings.workers or fresh
         told = {"ok": ok, "database": "ok", "sqlite": sqlite.IN_USE, "worker_silent_seconds": silent}
+        told["pages"] = "ready" if pages.ready else "starting"  # which keeps nobody from judging
         return JSONResponse(told, 200 if ok else 503)
 
     return health
@@ -218,7 +263,7 @@ def not_an_open_page(record: logging.LogRecord) -> bool:
     return not cancelled and "timeout graceful shutdown exceeded" not in record.getMessage()
 
 
-def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
+def serve(app: Starlette, settings: Settings, listener: socket.socket) -> None:
     """Serve on the bound socket. Open pages keep a stream alive, so shutting down waits for them only so long."""
     config = uvicorn.Config(
         app,
@@ -233,9 +278,9 @@ def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
         forwarded_allow_ips=None if settings.space is None else list(PROXIES),
     )
     logging.getLogger("uvicorn.error").addFilter(not_an_open_page)
-    if settings.space is not None and settings.space.zero_gpu:
-        from rlhf.loop import zero_gpu
-
-        zero_gpu.start_up()
     announce(settings, app.state.db)
-    uvicorn.Server(config).run(sockets=[listener])
+    server, pages = uvicorn.Server(config), app.state.pages
+    pages.on_failure = lambda: setattr(server, "should_exit", True)
+    server.run(sockets=[listener])
+    if pages.failure is not None:
+        raise pages.failure

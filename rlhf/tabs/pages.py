@@ -9,6 +9,8 @@ from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
+from fastapi.middleware import Middleware
+from fastapi.middleware.cors import CORSMiddleware
 from starlette.routing import Mount
 
 from annotation.records import Annotator
@@ -17,6 +19,7 @@ from annotation.tabs.components import QUIET
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.import_form import MAXIMUM_UPLOAD
 from annotation.web import middleware
+from annotation.web.deferred_app import Built
 from annotation.web.gradio_allowlist import Function, GradioDoor
 from annotation.web.settings import Settings
 from annotation.web.space import Space
@@ -100,11 +103,14 @@ def theme() -> gr.themes.Base:
     return fonts.set(**readable)
 
 
-def mount_pages(app: FastAPI, pages: gr.Blocks, settings: Settings, uploads: Path) -> FastAPI:
-    """Gradio at the root behind its door, with everything off that would call out, keep inputs in browsers or show
-    errors' insides."""
-    mounted: FastAPI = gr.mount_gradio_app(
-        app,
+def build(context: Context, settings: Settings, uploads: Path) -> Built:
+    """The pages behind their door, with everything off that would call out, keep inputs in browsers or show errors'
+    insides."""
+    pages = build_pages(context, settings.space)
+    # It is not served: Gradio leaves its own start and end with it, and sees by its middleware that CORS is seen to.
+    host = FastAPI(openapi_url=None, middleware=[Middleware(CORSMiddleware)])
+    gr.mount_gradio_app(
+        host,
         pages,
         path="/",
         server_name=settings.host,
@@ -126,10 +132,9 @@ def mount_pages(app: FastAPI, pages: gr.Blocks, settings: Settings, uploads: Pat
     )
     # Only launch() says so, and Gradio takes files from anywhere on this machine until it is said.
     pages.has_launched = True
-    route = mounted.routes[-1]
+    route = host.routes[-1]
     assert isinstance(route, Mount), "Gradio was mounted last"
-    route.app = GradioDoor(route.app, functions_of(pages))
-    return mounted
+    return Built(GradioDoor(route.app, functions_of(pages)), host.router.lifespan_context(host))
 
 
 def functions_of(pages: gr.Blocks) -> list[Function]:
