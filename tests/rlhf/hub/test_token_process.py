@@ -26,6 +26,7 @@ from rlhf.hub.token_launcher import PLACE, module
 from tests.conftest import act, seed_comparisons
 from tests.fakes.hub_server import HubServer
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, free_port, wait_until
+from tests.page_gate import PageGate
 from tests.test_architecture import loaded_by
 
 pytestmark = pytest.mark.slow
@@ -248,36 +249,16 @@ def test_a_keeper_that_dies_is_started_again_and_goes_on_from_what_is_safe(proje
         assert "two copies" not in page.safety()
 
 
-# Runs in every process: who loads Gradio writes its number down, and waits where there is a gate until it is opened.
-WATCH = """
-import os, sys
-
-class Watch:
-    def find_spec(self, name, path=None, target=None):
-        if name == "gradio":
-            sys.meta_path.remove(self)
-            with open({who!r}, "a") as who:
-                print(os.getpid(), file=who)
-            if os.path.exists({gate!r}):
-                open({gate!r}).close()
-
-sys.meta_path.insert(0, Watch())
-"""
-
-
 def test_a_killed_web_server_is_started_again_and_takes_judgements_before_it_has_pages(
     project: Path, tmp_path: Path
 ) -> None:
-    gate, who = tmp_path / "gate", tmp_path / "who"
-    (tmp_path / "watch").mkdir()
-    (tmp_path / "watch" / "sitecustomize.py").write_text(WATCH.format(who=str(who), gate=str(gate)))
-    watch = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path / "watch")])}
-    told = {"HF_TOKEN": "", PLACE: str(tmp_path / "bucket"), **ONLY_AT_THE_ENDS, **watch}
+    gate = PageGate(tmp_path)
+    told = {"HF_TOKEN": "", PLACE: str(tmp_path / "bucket"), **ONLY_AT_THE_ENDS, **gate.environment}
     with free_port() as port, running(project, told, as_typed=True, port=port) as program, program.page() as page:
         card = page.client.post("/annotate/card", json={}).json()
         assert page.client.get("/config").status_code == 200
         killed = program.part("app.py")
-        os.mkfifo(gate)
+        gate.close()
         killed.kill()
         program.wait_for_address(starts=2)
         done = page.client.post("/annotate/judge", json={"nonce": card["nonce"], "act": act("left-clearly")})
@@ -287,12 +268,11 @@ def test_a_killed_web_server_is_started_again_and_takes_judgements_before_it_has
         waiting = page.client.get("/", headers={"accept": "text/html"})
         assert waiting.status_code == 503
         assert "Prefloop is starting" in waiting.text
-        gate.open("w").close()
+        gate.open()
         assert page.client.get("/config").status_code == 200
         assert "gradio" in page.client.get("/", headers={"accept": "text/html"}).text
         assert page.client.get("/healthz").json()["pages"] == "ready"
-        loaded = [int(line) for line in who.read_text().splitlines()]
-        assert loaded == [killed.pid, program.part("app.py").pid], "Gradio is loaded by what serves pages, and once"
+        assert gate.loaders() == [killed.pid, program.part("app.py").pid], "only what serves pages loads Gradio, once"
         program.process.terminate()
         assert program.process.wait(PATIENCE_SECONDS) == 0
     assert "died of signal 9" in program.log.read_text()
