@@ -38,6 +38,7 @@ from annotation.web.space import LOOPBACK_NAMES, PROXIES
 from rlhf.hub import hub_requests, token_launcher
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import VISIBLE
+from rlhf.jobs.specs import kinds
 from rlhf.loop.supervisor import Supervisor
 from rlhf.models import base_model, registry
 from rlhf.models.base_model import BaseModel
@@ -56,6 +57,7 @@ class Opened:
 
 def build_app(settings: Settings) -> Starlette:
     """The whole program behind one ASGI app. Raises UserError for what a person has to mend first."""
+    kinds()  # loads them: while the pages' thread loads modules, nothing that serves has to
     opened, here = open_data(settings), settings.space
     db = opened.db
     lent_gpu = here is not None and here.zero_gpu
