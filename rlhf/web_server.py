@@ -91,7 +91,7 @@ def open_data(settings: Settings) -> Opened:
     fresh = not (settings.data_dir / FILE_NAME).is_file()
     if fresh and not settings.workers:
         find_model(settings)  # or nothing is begun
-    in_use = restoration.keep_open(settings.data_dir)
+    in_use = restoration.shared_lock(settings.data_dir)
     lock = hold_data_directory(settings.data_dir) if settings.workers else None
     if fresh and settings.workers:
         find_model(settings)
@@ -116,7 +116,7 @@ def build_pages(opened: Opened, settings: Settings, uploads: Path) -> Built:
     db = opened.db
     from_hub = hub_requests.ImportRun.start if token_launcher.HELD in os.environ else None
     built = pages.build(
-        Context(db, settings.data_dir, opened.model, lambda: answering_trouble(db), from_hub), settings, uploads
+        Context(db, settings.data_dir, opened.model, lambda: answering_problem(db), from_hub), settings, uploads
     )
     if settings.space is not None and settings.space.zero_gpu:
         from rlhf.loop import zero_gpu
@@ -130,15 +130,17 @@ def guarded_app(db: Database, settings: Settings, pages: DeferredApp, lifespan: 
     here, provider = settings.space, provider_of(settings)
     sign_in = middleware.SignIn(db, settings.cookie, here, provider is not None)
     from_hub = [] if here is None or provider is None else oauth.HubSignIn(db, here, provider, sign_in).routes()
-    copies = targets.name_of(os.environ.get(token_launcher.PLACE, "").strip())
-    desk = api.Desk(db, lambda: answering_trouble(db), "" if here is None else safe_copies.NOT_COPIED, copies)
+    copies = targets.target_name(os.environ.get(token_launcher.PLACE, "").strip())
+    annotation_api = api.AnnotationApi(
+        db, lambda: answering_problem(db), "" if here is None else safe_copies.NOT_COPIED, copies
+    )
     app = Starlette(
         lifespan=lifespan,
         routes=[
             Route("/healthz", health_route(settings, db, pages)),
             *sign_in.routes(),
             *from_hub,
-            *desk.routes(),
+            *annotation_api.routes(),
             *export_files.Downloads(settings.data_dir).routes(),
             *downloads.ModelDownloads(db, settings.data_dir).routes(),
             Mount("/", pages),
@@ -161,7 +163,7 @@ def provider_of(settings: Settings) -> oauth.Provider | None:
     return None if settings.space is None else oauth.Provider.from_environment(os.environ, settings.space)
 
 
-def answering_trouble(db: Database) -> str:
+def answering_problem(db: Database) -> str:
     """What keeps the answering worker from answering, for people who wait for it; empty while nothing does."""
     latest = latest_answering_job(db)
     if latest and latest[0].status in ("failed", "lost"):
@@ -197,7 +199,7 @@ def refuse_open_door(settings: Settings, db: Database) -> None:
 
 def prepare_model(settings: Settings, db: Database, known: bool) -> str:
     """Get the base model ready and return its name; a server without workers takes the one that is recorded."""
-    recorded = bool(registry.everything(db))
+    recorded = bool(registry.all_policies(db))
     if not settings.workers and recorded:
         return registry.by_revision(db, "base").base
     base = find_model(settings, known or recorded)
@@ -252,8 +254,8 @@ def announce(settings: Settings, db: Database) -> None:
     if link:
         print(f"Sign in as the owner (this link works once): {link}", flush=True)
     print(f"SQLite {sqlite.IN_USE}", flush=True)
-    if sqlite.TROUBLE:
-        print(sqlite.TROUBLE, file=sys.stderr, flush=True)
+    if sqlite.PROBLEM:
+        print(sqlite.PROBLEM, file=sys.stderr, flush=True)
     has_display = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if link and settings.open_browser and has_display:
         webbrowser.open(link)

@@ -20,7 +20,7 @@ from annotation.tabs.guard import Context, guarded
 from annotation.tabs.import_form import MAXIMUM_UPLOAD
 from annotation.web import middleware
 from annotation.web.deferred_app import Built
-from annotation.web.gradio_allowlist import Function, GradioDoor
+from annotation.web.gradio_allowlist import Function, GradioGuard
 from annotation.web.settings import Settings
 from annotation.web.space import Space
 from rlhf.tabs.hub import hub_tab
@@ -134,7 +134,7 @@ def build(context: Context, settings: Settings, uploads: Path) -> Built:
     pages.has_launched = True
     route = host.routes[-1]
     assert isinstance(route, Mount), "Gradio was mounted last"
-    return Built(GradioDoor(route.app, functions_of(pages)), host.router.lifespan_context(host))
+    return Built(GradioGuard(route.app, functions_of(pages)), host.router.lifespan_context(host))
 
 
 def functions_of(pages: gr.Blocks) -> list[Function]:

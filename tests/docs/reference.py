@@ -14,7 +14,7 @@ from annotation.database import open_database
 from annotation.records import Project
 from annotation.web.settings import Settings
 from rlhf.evaluation.gate import Rule
-from rlhf.jobs.specs import TrainingSpec, describe
+from rlhf.jobs.job_spec import TrainingSpec, describe
 from rlhf.kinds import KINDS
 
 ROOT = Path(__file__).parents[2]

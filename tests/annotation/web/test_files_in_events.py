@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import app
 from annotation.database import Database, open_database
 from annotation.web import access
-from annotation.web.gradio_allowlist import GradioDoor
+from annotation.web.gradio_allowlist import GradioGuard
 from annotation.web.middleware import ANNOTATOR_KEY
 from rlhf import web_server
 from rlhf.models import registry
@@ -35,7 +35,7 @@ class Program:
     """The program without a server around it."""
 
     asgi: ASGIApp
-    door: GradioDoor
+    door: GradioGuard
     cookie: str
     db: Database
     functions: list[dict[str, Any]]
@@ -63,7 +63,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     settings = app.Settings(data_dir=folder / "data", workers=False)
     asgi = web_server.build_app(settings)
     door = asgi.state.pages.build().app
-    assert isinstance(door, GradioDoor)
+    assert isinstance(door, GradioGuard)
     asgi.state.pages.open(door)
     pages: gr.Blocks = door.app.get_blocks()  # type: ignore[attr-defined]
     functions = [
