@@ -35,10 +35,10 @@ from annotation.web import access, connections, middleware, oauth
 from annotation.web.deferred_app import Built, DeferredApp
 from annotation.web.settings import Settings
 from annotation.web.space import LOOPBACK_NAMES, PROXIES
-from rlhf.hub import hub_requests, token_launcher
+from rlhf.hub import token_launcher
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import VISIBLE
-from rlhf.jobs.specs import kinds
+from rlhf.jobs.job_spec import kinds
 from rlhf.loop.supervisor import Supervisor
 from rlhf.models import base_model, registry
 from rlhf.models.base_model import BaseModel
@@ -111,6 +111,7 @@ def build_pages(opened: Opened, settings: Settings, uploads: Path) -> Built:
     """What admins and annotators see, made while judgements are taken already."""
     # Not at the top: Gradio takes seconds to load, and whoever judges does not need it.
     from annotation.tabs.guard import Context
+    from rlhf.hub import hub_requests
     from rlhf.tabs import pages
 
     db = opened.db
