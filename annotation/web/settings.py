@@ -52,7 +52,7 @@ def read_settings(arguments: Sequence[str] | None = None) -> Settings:
     usual = Settings() if here is None else Settings(host="0.0.0.0", model=SPACE_MODEL, open_browser=False)
     parser = argparse.ArgumentParser(prog="python app.py", description=__doc__)
     environment = os.environ.get
-    gradio = environment if here is not None else {}.get
+    gradio = environment if here is not None else dict[str, str]().get
     host, port = gradio("GRADIO_SERVER_NAME") or usual.host, gradio("GRADIO_SERVER_PORT") or str(usual.port)
     parser.add_argument(
         "--data",

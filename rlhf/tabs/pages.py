@@ -140,6 +140,10 @@ def build(context: Context, settings: Settings, uploads: Path) -> Built:
 def functions_of(pages: gr.Blocks) -> list[Function]:
     """Every function that the pages call, with the role that its guard asks for; all are guarded."""
     return [
-        Function(number, block.api_name if isinstance(block.api_name, str) else "", block.fn.required_role)
+        Function(
+            number,
+            block.api_name if isinstance(block.api_name, str) else "",
+            block.fn.required_role,  # type: ignore[union-attr]
+        )
         for number, block in pages.fns.items()
     ]
