@@ -112,8 +112,13 @@ def test_no_two_modules_are_one_letter_apart() -> None:
     ] == []
 
 
-def test_the_program_starts_without_torch() -> None:
-    assert loaded_by("app", ("gradio", *MACHINERY)) == ["gradio"]
+def test_what_decides_who_holds_the_token_loads_nothing_of_the_web_process() -> None:
+    assert loaded_by("app", ("gradio", "uvicorn", "fastapi", "starlette", "sqlite_utils", "httpx", *MACHINERY)) == []
+
+
+def test_the_web_process_listens_without_gradio_and_builds_its_pages_without_torch() -> None:
+    assert loaded_by("rlhf.web_server", ("gradio", "fastapi", "pandas", *MACHINERY)) == []
+    assert loaded_by("rlhf.tabs.pages", ("gradio", *MACHINERY)) == ["gradio"]
 
 
 @pytest.mark.parametrize("module", ["rlhf.jobs.worker", "rlhf.__main__"])

@@ -1,4 +1,4 @@
-"""What people see before they are signed in, as plain HTML: it loads nothing and works without JavaScript."""
+"""What people see before the pages: signing in, what is recorded, and while the program starts. Plain HTML."""
 
 from __future__ import annotations
 
@@ -29,6 +29,19 @@ otherwise. One cookie keeps you signed in for a day. If you sign in with a passw
 those of people who guess at it, for half a year.</p>
 <p>{author} runs this Space and answers questions about it. Don't write anything here that is to stay private.</p>"""
 
+# The request that it makes is answered when the pages are there, and before that only where the line is dead.
+STARTING: Final = """<div role="status"><p>Prefloop is starting. Its pages open here by themselves in a few seconds.</p>
+<p class="hint">In a tab that is open already you can go on judging.</p></div>
+<p><a class="button" href="">Try again</a></p>
+<script>
+async function goOn() {
+  const answer = await fetch(location.href, { method: "HEAD", cache: "no-store" }).catch(() => null);
+  if (answer && answer.status !== 503) location.reload();
+  else setTimeout(goOn, 1000);
+}
+goOn();
+</script>"""
+
 
 def login_page(problem: str = "", author: str | None = None, hub: bool = False, passwords: bool = True) -> str:
     """The sign-in page: with a password, or on a Space (whose author is named) with Hugging Face, or both."""
@@ -51,6 +64,11 @@ def recorded(author: str) -> str:
 def notice_page(author: str) -> str:
     """The notice by itself, for those who are signed in."""
     return page("What is recorded", "<h1>Prefloop</h1>", recorded(author), '<p><a href="/">Back to the program</a></p>')
+
+
+def starting_page() -> str:
+    """What stands where the pages will be while they are built."""
+    return page("Starting", "<h1>Prefloop</h1>", STARTING)
 
 
 def frame_page(address: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from annotation.database import open_database
 from annotation.records import Project
+from annotation.web.settings import Settings
 from rlhf.evaluation.gate import Rule
 from rlhf.jobs.job_spec import TrainingSpec, describe
 from rlhf.kinds import KINDS
@@ -121,14 +122,12 @@ def table(rows: list[tuple[str, str, str]]) -> str:
 
 def flags() -> str:
     """The settings of app.py, which are documented below each field."""
-    import app
-
-    source = ast.parse((ROOT / "app.py").read_text("utf-8"))
+    source = ast.parse((ROOT / "annotation" / "web" / "settings.py").read_text("utf-8"))
     body = next(node for node in source.body if isinstance(node, ast.ClassDef) and node.name == "Settings").body
     rows = []
     for entry, sentence in pairwise(body):
         if isinstance(entry, ast.AnnAssign) and isinstance(sentence, ast.Expr) and isinstance(entry.target, ast.Name):
-            value = getattr(app.Settings(), entry.target.id)
+            value = getattr(Settings(), entry.target.id)
             shown = "`data` beside app.py" if isinstance(value, Path) else f"`{value}`"
             rows.append((entry.target.id, shown, str(ast.literal_eval(sentence.value))))
     return table(rows)
