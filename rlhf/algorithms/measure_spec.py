@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
+from pydantic import PositiveInt
+
 from annotation.database import Database
 from annotation.records import UserError
 from rlhf.jobs.descriptions import Facts
@@ -21,7 +23,7 @@ class MeasureSpec(JobSpec):
     title: ClassVar = "measuring"
     training: str = ""
     """The training job's spec, as JSON."""
-    steps: int = 3
+    steps: PositiveInt = 3
     """Optimiser steps to run; the first is not counted, because it warms up."""
 
     @classmethod

@@ -15,12 +15,15 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import httpx
+from annotated_types import Interval
+from pydantic import model_validator
 
 from annotation.records import Message, UserError, storable
+from annotation.validation import read
 
 Reason = Literal["timeout", "rate limit", "server error", "unreachable", "unreadable", "no verdict", "refused"]
 PATH = "/chat/completions"
@@ -40,6 +43,9 @@ for name in ("httpx", "httpcore"):
 
 
 # --------------------------------------------------------------------------------------------------------- settings
+Price = Annotated[float, Interval(ge=0, le=1_000_000)]
+
+
 @dataclass(frozen=True)
 class EndpointSettings:
     """Where a judge answers and what may be asked of it. Holds no secret: the key is named, not given."""
@@ -49,22 +55,36 @@ class EndpointSettings:
     model: str
     key_variable: str = ""
     """The environment variable, where Prefloop runs, that holds the key; empty for none."""
-    temperature: float = 0.0
-    max_tokens: int = 400
+    temperature: Annotated[float, Interval(ge=0, le=2)] = 0.0
+    max_tokens: Annotated[int, Interval(ge=1, le=100_000)] = 400
     """Tokens of a reply. A model that thinks before it answers needs thousands."""
-    timeout_seconds: float = 60.0
-    retries: int = 4
+    timeout_seconds: Annotated[float, Interval(ge=1, le=600)] = 60.0
+    retries: Annotated[int, Interval(ge=0, le=10)] = 4
     """How often a call is repeated that failed for a reason that may pass."""
-    concurrency: int = 4
+    concurrency: Annotated[int, Interval(ge=1, le=32)] = 4
     """Calls under way at the same time."""
-    calls: int = 2_000
+    calls: Annotated[int, Interval(ge=1, le=1_000_000)] = 2_000
     """The most calls of one job, repeated ones included."""
-    total_calls: int = 0
+    total_calls: Annotated[int, Interval(ge=0, le=1_000_000_000)] = 0
     """The most calls of all jobs together; 0 for no limit."""
-    price_in: float = 0.0
+    price_in: Price = 0.0
     """Price of a million tokens of prompts; 0 where it is not known."""
-    price_out: float = 0.0
+    price_out: Price = 0.0
     """Price of a million tokens of replies."""
+
+    @model_validator(mode="after")
+    def name_what_may_be_asked(self) -> Self:
+        """Raises UserError where a text can't be meant, or a secret would go where it should not."""
+        check_address(self.address, bool(self.key_variable))
+        if not 0 < len(self.model.strip()) <= 200:
+            raise UserError("Name the model that the endpoint is to answer with, in up to 200 characters.")
+        if self.key_variable and not KEY_VARIABLE.fullmatch(self.key_variable):
+            # Whoever may name an address could have any secret of this process sent to it.
+            raise UserError(
+                "The key's environment variable must be OPENAI_API_KEY or begin with PREFLOOP_JUDGE_, so that no other "
+                "secret can be sent to an endpoint. Give the variable's name here, never the key."
+            )
+        return self
 
     @property
     def url(self) -> str:
@@ -77,36 +97,14 @@ class EndpointSettings:
         return urlsplit(self.address).netloc
 
 
-RANGES: Mapping[str, tuple[float, float]] = {
-    "temperature": (0, 2),
-    "max_tokens": (1, 100_000),
-    "timeout_seconds": (1, 600),
-    "retries": (0, 10),
-    "concurrency": (1, 32),
-    "calls": (1, 1_000_000),
-    "total_calls": (0, 1_000_000_000),
-    "price_in": (0, 1_000_000),
-    "price_out": (0, 1_000_000),
-}
+def settings_of(values: Mapping[str, Any]) -> EndpointSettings:
+    """Stored or given settings. Raises UserError where an endpoint can't work, or a secret would go astray."""
+    return read(EndpointSettings, values, "The endpoint", quote="")
 
 
 def check(settings: EndpointSettings) -> None:
-    """Raises UserError where an endpoint can't work, or a secret would go where it should not."""
-    check_address(settings.address, bool(settings.key_variable))
-    if not 0 < len(settings.model.strip()) <= 200:
-        raise UserError("Name the model that the endpoint is to answer with, in up to 200 characters.")
-    if settings.key_variable and not KEY_VARIABLE.fullmatch(settings.key_variable):
-        # Whoever may name an address could have any secret of this process sent to it.
-        raise UserError(
-            "The key's environment variable must be OPENAI_API_KEY or begin with PREFLOOP_JUDGE_, so that no other "
-            "secret can be sent to an endpoint. Give the variable's name here, never the key."
-        )
-    for name, (low, high) in RANGES.items():
-        value, kind = getattr(settings, name), type(getattr(EndpointSettings, name))
-        sound = type(value) in (kind, int) and low <= value <= high
-        if not sound:
-            which = "a whole number" if kind is int else "a number"
-            raise UserError(f"The endpoint's {name} must be {which} between {low:,} and {high:,}, not {value!r}.")
+    """Raises UserError as `settings_of` does."""
+    settings_of(vars(settings))
 
 
 def check_address(address: str, has_key: bool) -> None:
