@@ -46,15 +46,19 @@ LISTED = (
 SHORT = 300
 
 
-def or_nothing(value: Any, checked: ValidatorFunctionWrapHandler) -> Any:
-    """A wish about the view, which is no reason to refuse a judgement where it can't be meant."""
-    try:
-        return checked(value)
-    except ValidationError:
-        return None
+def otherwise(default: Any) -> WrapValidator:
+    """Takes this for what can't be meant, where that is no reason to refuse a judgement."""
+
+    def checked(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return check(value)
+        except ValidationError:
+            return default
+
+    return WrapValidator(checked)
 
 
-Text = Annotated[str, AfterValidator(storable)]
+Text = Annotated[str, AfterValidator(storable), otherwise("")]
 Offset = Annotated[int, Interval(ge=-14 * 60, le=14 * 60)]
 
 
@@ -67,8 +71,8 @@ class Asked:
     id: Annotated[int, Interval(ge=1, le=2**63 - 1)] = 0  # what SQLite can hold
     act: Any = None
     prompt: Text = ""
-    rendered: Annotated[bool | None, WrapValidator(or_nothing)] = None
-    utc_offset_minutes: Annotated[Offset | None, WrapValidator(or_nothing)] = None
+    rendered: Annotated[bool | None, otherwise(None)] = None
+    utc_offset_minutes: Annotated[Offset | None, otherwise(None)] = None
 
 
 def untroubled() -> str:

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Final, Literal, TypeVar, cast, get_args, get_
 
 from annotated_types import Interval
 from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError, with_config
-from pydantic_core import CoreSchema
 
 from annotation.records import PERCENT, UserError
 
@@ -28,7 +27,7 @@ shown = SHORT.repr
 class FromMapping:
     """Marks a dataclass that is made of a mapping; where fields are strict, pydantic would take instances only."""
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
         schema = handler(source)
         inner = cast(dict[str, Any], handler.resolve_ref_schema(schema))
         while inner["type"] != "dataclass":  # the dataclass's own validators stand around it

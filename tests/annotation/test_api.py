@@ -134,7 +134,7 @@ def test_a_comparison_to_settle_says_so(db: Database, ann: Ask) -> None:
     ann("judge", nonce=ann("card")["nonce"], act=act("tie"))
     claims.adjudicate(db, access.add_account(db, "kim", "admin", "a long enough password").id, comparison_id)
     kim = access.authorise(db, "kim", "admin")
-    assert "annotators disagree" in api.Desk(db).card(kim, {})["notice"]
+    assert "annotators disagree" in api.Desk(db).card(kim, api.Asked())["notice"]
 
 
 def test_without_a_comparison_the_card_says_what_is_waited_for(db: Database, ann: Ask) -> None:
@@ -664,7 +664,7 @@ def test_who_asked_is_told_when_a_prompt_came_to_nothing(db: Database, person: C
 
 def test_a_desk_without_a_look_at_the_workers_knows_of_no_trouble(db: Database) -> None:
     ann = access.add_account(db, "ann", "annotator", "a long enough password")
-    card = api.Desk(db).card(ann, {})
+    card = api.Desk(db).card(ann, api.Asked())
     assert (card["trouble"], card["me"]) == ("", "ann")
 
 
