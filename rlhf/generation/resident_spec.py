@@ -9,7 +9,7 @@ from pydantic import AfterValidator, NonNegativeInt, PositiveInt
 
 from annotation.records import MAXIMUM_ANSWERS, Sampling
 from rlhf.jobs.descriptions import Facts
-from rlhf.jobs.specs import Drawing, JobSpec
+from rlhf.jobs.job_spec import Drawing, JobSpec
 
 
 def can_be_compared(answers: int) -> int:

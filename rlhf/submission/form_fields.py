@@ -9,9 +9,9 @@ from typing import Any, get_args
 
 from annotation.examples import EXAMPLES
 from annotation.validation import describe, hint_at, read
-from rlhf.jobs import specs
-from rlhf.jobs.descriptions import Layout
-from rlhf.jobs.specs import TrainingSpec
+from rlhf.jobs import job_spec
+from rlhf.jobs.descriptions import FormLayout
+from rlhf.jobs.job_spec import TrainingSpec
 
 Values = Mapping[str, Any]
 
@@ -65,7 +65,7 @@ class Form:
     """One form: its kind of job, and how it is laid out."""
 
     spec_type: type[TrainingSpec]
-    layout: Layout
+    layout: FormLayout
 
     @property
     def name(self) -> str:
@@ -154,7 +154,7 @@ def plain_words(name: str) -> str:
 @cache
 def forms() -> tuple[Form, ...]:
     """Every form, in the order of the page."""
-    return tuple(Form(spec, layout) for spec in specs.trainings().values() for layout in spec.forms)
+    return tuple(Form(spec, layout) for spec in job_spec.trainings().values() for layout in spec.forms)
 
 
 SOURCES = [

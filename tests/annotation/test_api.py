@@ -31,8 +31,8 @@ Ask = Callable[..., Card]
 @pytest.fixture
 def person(db: Database) -> Iterator[Callable[[str], Ask]]:
     """Somebody signed in, as a function that asks an endpoint and returns its JSON, with a status that is not 200."""
-    desk = api.Desk(db, lambda: "The model sleeps.")
-    app = Starlette(routes=list(desk.routes()))
+    own = api.AnnotationApi(db, lambda: "The model sleeps.")
+    app = Starlette(routes=list(own.routes()))
     app.add_middleware(SignedIn, db=db, cookie=COOKIE)
 
     with TestClient(app) as client:
@@ -134,7 +134,7 @@ def test_a_comparison_to_settle_says_so(db: Database, ann: Ask) -> None:
     ann("judge", nonce=ann("card")["nonce"], act=act("tie"))
     claims.adjudicate(db, access.add_account(db, "kim", "admin", "a long enough password").id, comparison_id)
     kim = access.authorise(db, "kim", "admin")
-    assert "annotators disagree" in api.Desk(db).card(kim, api.Asked())["notice"]
+    assert "annotators disagree" in api.AnnotationApi(db).card(kim, api.RequestBody())["notice"]
 
 
 def test_without_a_comparison_the_card_says_what_is_waited_for(db: Database, ann: Ask) -> None:
@@ -159,8 +159,8 @@ def test_progress_counts_today_in_the_annotators_own_day(
     yesterday = datetime.now(UTC) - timedelta(hours=25)
     with db.transaction() as connection:
         connection.execute("UPDATE claim SET created = ? WHERE id = 1", (yesterday.isoformat(timespec="microseconds"),))
-    fresh = api.Desk(db)
-    shown = fresh.card(access.authorise(db, "ann", "annotator"), api.Asked(utc_offset_minutes=0))["progress"]
+    fresh = api.AnnotationApi(db)
+    shown = fresh.card(access.authorise(db, "ann", "annotator"), api.RequestBody(utc_offset_minutes=0))["progress"]
     assert {key: shown[key] for key in ("yours", "everyone")} == {"yours": 3, "everyone": 4}
     assert shown["today"] == 2
 
@@ -169,7 +169,7 @@ def test_the_day_begins_at_the_annotators_midnight() -> None:
     moments = [datetime(2026, 3, 29, hour, minute, tzinfo=UTC) for hour in range(24) for minute in (0, 59)]
     for offset, now in itertools.product((0, 120, -330, 14 * 60, "x", None, True, 10**9), moments):
         minutes = offset if type(offset) is int and abs(offset) <= 14 * 60 else 0
-        asked = read(api.Asked, {"utc_offset_minutes": offset}, "The request")
+        asked = read(api.RequestBody, {"utc_offset_minutes": offset}, "The request")
         start = datetime.fromisoformat(api.day_start(asked.utc_offset_minutes, now))
         local = start + timedelta(minutes=minutes)
         assert (local.hour, local.minute, local.second) == (0, 0, 0)
@@ -664,7 +664,7 @@ def test_who_asked_is_told_when_a_prompt_came_to_nothing(db: Database, person: C
 
 def test_a_desk_without_a_look_at_the_workers_knows_of_no_trouble(db: Database) -> None:
     ann = access.add_account(db, "ann", "annotator", "a long enough password")
-    card = api.Desk(db).card(ann, api.Asked())
+    card = api.AnnotationApi(db).card(ann, api.RequestBody())
     assert (card["trouble"], card["me"]) == ("", "ann")
 
 

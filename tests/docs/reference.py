@@ -14,7 +14,7 @@ from annotation.database import open_database
 from annotation.records import Project
 from annotation.validation import describe
 from rlhf.evaluation.gate import Rule
-from rlhf.jobs.specs import TrainingSpec
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.kinds import KINDS
 
 ROOT = Path(__file__).parents[2]

@@ -22,7 +22,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.gate import Rule
 from rlhf.generation.resident_spec import GenerateSpec
-from rlhf.jobs.specs import JobSpec, TrainingSpec, from_json, target_layers, to_json, with_defaults
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_json, target_layers, to_json, with_defaults
 from rlhf.judges.openai_client import EndpointSettings
 from rlhf.kinds import KINDS
 
