@@ -1,21 +1,32 @@
-"""Values from outside made into frozen dataclasses by pydantic, and its errors into a sentence for a person."""
+"""Values from outside made into frozen dataclasses by pydantic, and its errors into a sentence for a person.
+
+Pydantic is imported when values are read: a worker takes its job's spec from a row, and would begin a tenth of a second
+later with it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from reprlib import Repr
-from typing import Annotated, Any, Final, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from annotated_types import Interval
-from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError, with_config
+from annotated_types import Ge, Gt, Interval
 
 from annotation.records import PERCENT, UserError
 
+if TYPE_CHECKING:
+    from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
+
 T = TypeVar("T")
 # A whole number passes for any number; nothing else passes for what it is not.
-CONFIG: Final = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+CONFIG: Final[ConfigDict] = {
+    "strict": True,
+    "extra": "forbid",
+    "allow_inf_nan": False,
+    "use_attribute_docstrings": True,
+}
 # Numbers that no form means; where there is no other limit.
 ENDLESS: Final = 10**9
 SHORT: Final = Repr()
@@ -24,23 +35,47 @@ SHORT.maxstring = SHORT.maxother = 80
 shown = SHORT.repr
 
 
+# As pydantic's of these names.
+PositiveInt = Annotated[int, Gt(0)]
+PositiveFloat = Annotated[float, Gt(0)]
+NonNegativeInt = Annotated[int, Ge(0)]
+NonNegativeFloat = Annotated[float, Ge(0)]
+
+
+@dataclass(frozen=True)
+class Must:
+    """Marks a type whose values have more to pass than limits; `be` is what a sentence says after 'must be'."""
+
+    passes: Callable[[Any], bool]
+    be: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        from pydantic import AfterValidator
+
+        return AfterValidator(self.passed).__get_pydantic_core_schema__(source, handler)
+
+    def passed(self, value: Any) -> Any:
+        if not self.passes(value):
+            raise ValueError(f"be {self.be}")
+        return value
+
+
 class FromMapping:
     """Marks a dataclass that is made of a mapping; where fields are strict, pydantic would take instances only."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
         schema = handler(source)
-        inner = cast(dict[str, Any], handler.resolve_ref_schema(schema))
-        while inner["type"] != "dataclass":  # the dataclass's own validators stand around it
-            inner = inner["schema"]
-        inner["strict"] = False
+        cast(dict[str, Any], handler.resolve_ref_schema(schema))["strict"] = False
         return schema
 
 
 def read(kind: type[T], values: Any, whole: str, quote: str = "'") -> T:
     """Values as a dataclass (or another type), with defaults for what is left out; sentences call it `whole`.
 
-    Raises UserError with the first thing that is wrong; a dataclass's own validators raise it themselves.
+    Raises UserError with the first thing that is wrong.
     """
+    from pydantic import ValidationError
+
     try:
         return cast(T, adapter(cast(Any, kind)).validate_python(values))
     except ValidationError as error:
@@ -50,6 +85,8 @@ def read(kind: type[T], values: Any, whole: str, quote: str = "'") -> T:
 @cache
 def adapter(kind: Any) -> TypeAdapter[Any]:
     """What checks values of a type: made when it is first needed, because that takes milliseconds."""
+    from pydantic import TypeAdapter, with_config
+
     if not is_dataclass(kind):
         return TypeAdapter(kind, config=CONFIG)
     if not hasattr(kind, "__pydantic_config__"):

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
-from pydantic import PositiveInt
-
 from annotation.database import Database
 from annotation.records import UserError
+from annotation.validation import PositiveInt
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_json, to_json
 from rlhf.submission.job_submission import freeze_training

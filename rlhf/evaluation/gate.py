@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import isnan
-from typing import Annotated, Any, Literal, Protocol, Self, cast
+from typing import Annotated, Any, Literal, Protocol, cast
 
 from annotated_types import Interval
-from pydantic import model_validator
 
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.metrics.sequential_test import anytime_mean, more_needed
@@ -82,18 +81,14 @@ class Rule:
     @classmethod
     def from_setting(cls, values: Any) -> Rule:
         """The rule that stored or given values describe; what is left out has its default. Raises UserError."""
-        return read(cls, from_form(values), "The gate's rule")
-
-    @model_validator(mode="after")
-    def leave_room(self) -> Self:
-        """Raises UserError where comparisons would be over before they could decide."""
+        rule = read(cls, from_form(values), "The gate's rule")
         for most, least in (("people_most", "people_least"), ("judge_most", "judge_least")):
-            if getattr(self, most) < getattr(self, least):
+            if getattr(rule, most) < getattr(rule, least):
                 raise UserError(
-                    f"{COUNTS[most]}: {getattr(self, most)} are fewer than the {getattr(self, least)} before which "
+                    f"{COUNTS[most]}: {getattr(rule, most)} are fewer than the {getattr(rule, least)} before which "
                     "nothing is decided. Raise the one or lower the other."
                 )
-        return self
+        return rule
 
 
 COUNTS = {name: label_of(hint) for name, hint in hints_of(Rule).items() if bare(hint) is int}

@@ -11,11 +11,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Self
 
-from pydantic import NonNegativeInt, PositiveInt
-
 from annotation import store
 from annotation.database import Database
 from annotation.records import Prompt, Sampling, Split, UserError
+from annotation.validation import NonNegativeInt, PositiveInt
 from rlhf.jobs.artifacts import explain_write_errors
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import Drawing, JobSpec

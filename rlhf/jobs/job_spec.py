@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import import_module
 from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
-
 from annotation.database import Database
 from annotation.records import Sampling, UserError
-from annotation.validation import FromMapping, read
+from annotation.validation import FromMapping, NonNegativeFloat, NonNegativeInt, PositiveInt, read
 from rlhf.jobs.descriptions import (
     Confirmation,
     Curve,
@@ -422,6 +420,16 @@ def short_of(kind: str) -> str:
 def to_json(spec: JobSpec) -> str:
     """A spec as JSON, its kind included; the same spec always gives the same text."""
     return json.dumps({"kind": spec.kind, **asdict(spec)}, sort_keys=True)
+
+
+def from_row(text: str) -> JobSpec:
+    """The spec in a job's row, as `to_json` wrote it; where its kind has changed since, `from_json` says how."""
+    values = json.loads(text)
+    spec_type = kinds().get(values.pop("kind"))
+    if "sampling" in values:
+        values["sampling"] = Sampling(**values["sampling"])
+    known = {entry.name for entry in fields(spec_type)} if spec_type else set()
+    return spec_type(**values) if spec_type and values.keys() <= known else from_json(text)
 
 
 def from_json(text: str) -> JobSpec:

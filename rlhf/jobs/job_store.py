@@ -11,7 +11,7 @@ from typing import Any
 
 from annotation.database import Database
 from annotation.records import UserError, now
-from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_json, kinds, to_json
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_row, kinds, to_json
 from rlhf.jobs.out_of_memory import KILLED, MEMORY_RAN_OUT, difference
 
 # A worker beats every 5 s; one silent for this long is gone.
@@ -59,7 +59,7 @@ class Job:
 def read_job(row: Mapping[str, Any]) -> Job:
     """A job row as a record."""
     values = dict(row)
-    values["spec"] = from_json(values["spec"])
+    values["spec"] = from_row(values["spec"])
     values["result"] = None if values["result"] is None else json.loads(values["result"])
     return Job(**values)
 
@@ -269,7 +269,7 @@ def requeue_smaller(db: Database, job_id: int, worker: str, reason: str) -> bool
         row = db.row(
             "SELECT spec FROM job WHERE id = ? AND worker = ? AND status IN ('running', 'lost')", (job_id, worker)
         )
-        old = None if row is None else from_json(row["spec"])
+        old = None if row is None else from_row(row["spec"])
         new = old.halved() if isinstance(old, TrainingSpec) and old.halve_batch else None
         if old is None or new is None:
             return False

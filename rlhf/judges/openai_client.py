@@ -15,12 +15,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import httpx
 from annotated_types import Interval
-from pydantic import model_validator
 
 from annotation.records import Message, UserError, storable
 from annotation.validation import read
@@ -72,20 +71,6 @@ class EndpointSettings:
     price_out: Price = 0.0
     """Price of a million tokens of replies."""
 
-    @model_validator(mode="after")
-    def name_what_may_be_asked(self) -> Self:
-        """Raises UserError where a text can't be meant, or a secret would go where it should not."""
-        check_address(self.address, bool(self.key_variable))
-        if not 0 < len(self.model.strip()) <= 200:
-            raise UserError("Name the model that the endpoint is to answer with, in up to 200 characters.")
-        if self.key_variable and not KEY_VARIABLE.fullmatch(self.key_variable):
-            # Whoever may name an address could have any secret of this process sent to it.
-            raise UserError(
-                "The key's environment variable must be OPENAI_API_KEY or begin with PREFLOOP_JUDGE_, so that no other "
-                "secret can be sent to an endpoint. Give the variable's name here, never the key."
-            )
-        return self
-
     @property
     def url(self) -> str:
         """Where calls go."""
@@ -98,8 +83,18 @@ class EndpointSettings:
 
 
 def settings_of(values: Mapping[str, Any]) -> EndpointSettings:
-    """Stored or given settings. Raises UserError where an endpoint can't work, or a secret would go astray."""
-    return read(EndpointSettings, values, "The endpoint", quote="")
+    """Given settings. Raises UserError where an endpoint can't work, or a secret would go where it should not."""
+    settings = read(EndpointSettings, values, "The endpoint", quote="")
+    check_address(settings.address, bool(settings.key_variable))
+    if not 0 < len(settings.model.strip()) <= 200:
+        raise UserError("Name the model that the endpoint is to answer with, in up to 200 characters.")
+    if settings.key_variable and not KEY_VARIABLE.fullmatch(settings.key_variable):
+        # Whoever may name an address could have any secret of this process sent to it.
+        raise UserError(
+            "The key's environment variable must be OPENAI_API_KEY or begin with PREFLOOP_JUDGE_, so that no other "
+            "secret can be sent to an endpoint. Give the variable's name here, never the key."
+        )
+    return settings
 
 
 def check(settings: EndpointSettings) -> None:

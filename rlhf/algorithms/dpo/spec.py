@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import NonNegativeFloat, PositiveInt
-
 from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
+from annotation.validation import NonNegativeFloat, PositiveInt
 from rlhf.algorithms.pair_facts import pair_facts
 from rlhf.data.snapshots import MIN_PAIRS, collect
 from rlhf.jobs.descriptions import (

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-
 from annotation.database import Database
 from annotation.exports.frozen_rows import PromptRow
 from annotation.records import Sampling, UserError
+from annotation.validation import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from rlhf.data.snapshots import MIN_PROMPTS, CountedRows, prompt_rows
 from rlhf.jobs.descriptions import (
     NOT_MEASURED,

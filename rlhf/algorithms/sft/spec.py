@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pydantic import PositiveInt
-
 from annotation.database import Database
 from annotation.exports.frozen_rows import DemonstrationRow
+from annotation.validation import PositiveInt
 from rlhf.data.snapshots import MIN_DEMONSTRATIONS, demonstrations
 from rlhf.jobs.descriptions import (
     Curve,

@@ -22,7 +22,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.gate import Rule
 from rlhf.generation.resident_spec import GenerateSpec
-from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_json, target_layers, to_json, with_defaults
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_json, from_row, target_layers, to_json, with_defaults
 from rlhf.judges.openai_client import EndpointSettings
 from rlhf.kinds import KINDS
 
@@ -36,8 +36,9 @@ CHANGED: list[JobSpec] = [
 
 @pytest.mark.parametrize("spec", [*(kind() for kind in KINDS.values()), *CHANGED], ids=repr)
 def test_a_spec_comes_back_from_its_json_as_it_was(spec: JobSpec) -> None:
-    assert from_json(to_json(spec)) == spec
-    assert to_json(from_json(to_json(spec))) == to_json(spec)
+    for read_back in (from_json, from_row):
+        assert read_back(to_json(spec)) == spec
+        assert to_json(read_back(to_json(spec))) == to_json(spec)
 
 
 def test_fields_left_out_keep_their_defaults_and_whole_numbers_pass_for_floats() -> None:
@@ -224,6 +225,14 @@ def assert_a_sentence(said: str, name: str) -> None:
         assert said.isprintable(), said
         assert said.endswith(".")
         assert len(said) < 400
+
+
+def test_a_row_of_another_version_says_what_is_not_known_of_it() -> None:
+    with pytest.raises(UserError, match="There is no field 'gone'"):
+        from_row('{"kind": "dpo", "gone": 1}')
+    with pytest.raises(UserError, match='needs a field "kind", one of: generate'):
+        from_row('{"kind": "gone"}')
+    assert from_row('{"kind": "generate", "sampling": {"min_p": 0.2}}') == GenerateSpec(sampling=Sampling(min_p=0.2))
 
 
 def test_what_is_no_json_or_no_kind_is_refused_in_a_sentence() -> None:
