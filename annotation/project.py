@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from string import ascii_lowercase
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from annotation.records import MAXIMUM_ANSWERS, Kind, Project, Tag, UserError
+from annotation.records import MAXIMUM_SHARE, Kind, Project, Tag, UserError
+from annotation.validation import from_form, read, shown
 
 KINDS: Final[Mapping[Kind, str]] = {
     "pair": "Two answers: which is better, and by how much",
@@ -33,8 +33,6 @@ FREE_KEYS: Final = tuple(letter for letter in ascii_lowercase if letter not in R
 MAXIMUM_TAGS: Final = len(FREE_KEYS)
 MAXIMUM_LABEL: Final = 40
 MAXIMUM_TAGS_TEXT: Final = 10_000
-MAXIMUM_SHARE: Final = 0.5
-MAXIMUM_MINUTES: Final = 1440
 MAXIMUM_GUIDELINES: Final = 20_000
 # Joiners are part of ordinary words in Persian or Hindi, and of emoji; the other invisible characters only mislead.
 JOINERS: Final = "\u200c\u200d"
@@ -48,23 +46,13 @@ def check(values: Mapping[str, Any], annotators: int) -> Project:
     `annotators` are the active people who can judge. Tags are given as for `parse_tags`; a pair always has two answers.
     Raises UserError with one sentence that names the field at fault and what it may be.
     """
-    known = {field.name: field.default for field in fields(Project)}
-    if not isinstance(values, Mapping) or set(values) - set(known):
-        raise UserError(f"A project is described by these fields: {', '.join(known)}.")
-    given = {**known, **values}
-    kind = check_kind(given["kind"])
-    project = Project(
-        kind=kind,
-        answers=2 if kind == "pair" else whole(given["answers"], "Number of answers", 2, MAXIMUM_ANSWERS),
-        overlap=check_overlap(given["overlap"], annotators),
-        claim_minutes=whole(given["claim_minutes"], "Minutes to judge", 1, MAXIMUM_MINUTES),
-        gold_share=check_share(given["gold_share"], "Share of gold comparisons"),
-        re_ask_share=check_share(given["re_ask_share"], "Share of re-asks"),
-        candidate_share=check_share(given["candidate_share"], "Share of candidate against serving"),
-        rendered=check_switch(given["rendered"], "First view"),
-        own_prompts=check_switch(given["own_prompts"], "Own prompts"),
-        tags=parse_tags(given["tags"]),
-    )
+    given = from_form(values)
+    if given.get("kind", Project.kind) == "pair":
+        given["answers"] = 2
+    if "tags" in given:
+        given["tags"] = parse_tags(given["tags"])
+    project = read(Project, given, "A project")
+    check_overlap(project.overlap, annotators)
     measuring = round(project.gold_share + project.re_ask_share, 9)
     if measuring > MAXIMUM_SHARE:
         raise UserError(
@@ -74,54 +62,14 @@ def check(values: Mapping[str, Any], annotators: int) -> Project:
     return project
 
 
-def check_kind(value: Any) -> Kind:
-    if not isinstance(value, str) or value not in KINDS:
-        raise UserError(f"The kind of comparison must be one of: {', '.join(KINDS)}.")
-    return cast(Kind, value)
-
-
-def check_overlap(value: Any, annotators: int) -> int:
-    """How many annotators judge each comparison: no more than there are, or it would never be judged in full."""
-    overlap = whole(value, "Annotators for each comparison", 1, None)
+def check_overlap(overlap: int, annotators: int) -> None:
+    """No more annotators for each comparison than there are, or it would never be judged in full."""
     if overlap > max(annotators, 1):
         there_are = "is 1 active account" if annotators == 1 else f"are {annotators} active accounts"
         raise UserError(
-            f"Annotators for each comparison: {overlap} are too many, because there {there_are} that can judge. "
+            f"Annotators for each comparison: {shown(overlap)} are too many, because there {there_are} that can judge. "
             "Lower the number, or add accounts first."
         )
-    return overlap
-
-
-def check_share(value: Any, field: str) -> float:
-    """A share of what is handed out, from 0 to a half."""
-    sound = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAXIMUM_SHARE
-    if not sound:
-        raise UserError(f"{field}: it must be from 0 to {exact_percent(MAXIMUM_SHARE)}{but_is(value, exact_percent)}.")
-    return float(value)
-
-
-def check_switch(value: Any, field: str) -> bool:
-    if not isinstance(value, bool):
-        raise UserError(f"{field}: choose one of the two.")
-    return value
-
-
-def whole(value: Any, field: str, lowest: int, highest: int | None) -> int:
-    """A whole number from `lowest` to `highest`."""
-    number = value if isinstance(value, int | float) and not isinstance(value, bool) else None
-    # An infinite number and one that is none (NaN) fail the comparison with its own whole part.
-    sound = number is not None and abs(number) < 1e9 and number == int(number)
-    if number is None or not sound or number < lowest or (highest is not None and number > highest):
-        allowed = f"a whole number from {lowest} to {highest}" if highest else f"a whole number from {lowest} up"
-        raise UserError(f"{field}: it must be {allowed}{but_is(value, str)}.")
-    return int(number)
-
-
-def but_is(value: Any, show: Any) -> str:
-    """What was given, for the end of a sentence, where it is a number that can be shown."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
-        return ""
-    return f", not {show(value)}"
 
 
 def exact_percent(share: float) -> str:

@@ -16,11 +16,12 @@ from annotation.database import Database, existing_database, open_database
 from annotation.environment import keep_private
 from annotation.records import UserError
 from annotation.ui.invisible import visible
+from annotation.validation import describe
 from rlhf.cli import hub_command, rent_command, space_command
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
-from rlhf.jobs.job_spec import describe, from_json, kinds, to_json
+from rlhf.jobs.job_spec import from_json, kinds, to_json
 from rlhf.jobs.worker_process import run_to_end
 from rlhf.judges import judge_store
 from rlhf.models import base_model, registry

@@ -15,7 +15,7 @@ from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.jobs.job_table import AT_WORK, LAST_PLACE, LOST_AFTER_SECONDS, PLACE
 from annotation.records import UserError, now
-from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_json, kinds, to_json
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_row, kinds, to_json
 from rlhf.jobs.out_of_memory import KILLED, MEMORY_RAN_OUT, difference
 
 Job: TypeAlias = job_table.Job[JobSpec]
@@ -32,7 +32,7 @@ NO_NUMBER = "became not a number"
 
 def read_job(row: Mapping[str, Any]) -> Job:
     """A job row as a record."""
-    return job_table.as_job(row, from_json(row["spec"]))
+    return job_table.as_job(row, from_row(row["spec"]))
 
 
 def enqueue(db: Database, spec: JobSpec, requested_by: str, flavor: str | None = None) -> int:
@@ -134,7 +134,7 @@ def requeue_smaller(db: Database, job_id: int, worker: str, reason: str) -> bool
         row = db.row(
             "SELECT spec FROM job WHERE id = ? AND worker = ? AND status IN ('running', 'lost')", (job_id, worker)
         )
-        old = None if row is None else from_json(row["spec"])
+        old = None if row is None else from_row(row["spec"])
         new = old.halved() if isinstance(old, TrainingSpec) and old.halve_batch else None
         if old is None or new is None:
             return False

@@ -19,11 +19,11 @@ from annotation import store
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.records import Feedback, Message, UserError, now
-from rlhf.jobs import job_spec, job_store
+from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
 from rlhf.judges import openai_client
 from rlhf.judges.judge_agreement import JudgedComparison, PersonRanking, both_orders
-from rlhf.judges.openai_client import EndpointSettings, Failure
+from rlhf.judges.openai_client import Failure
 from rlhf.judges.rubrics import DEFAULT, Rubric
 from rlhf.judges.verdicts import Choice, CombinedVerdict, Verdict, combine, ranking_of
 from rlhf.models import registry
@@ -108,9 +108,7 @@ def add(db: Database, name: str, backend: Backend, settings: Mapping[str, Any], 
 def checked_settings(db: Database, backend: Backend, settings: Mapping[str, Any]) -> dict[str, Any]:
     """A judge's settings as they are kept, with defaults. Raises UserError naming what is unknown or can't be meant."""
     if backend == "endpoint":
-        made: EndpointSettings = job_spec.build(EndpointSettings, dict(settings))
-        openai_client.check(made)
-        return asdict(made)
+        return asdict(openai_client.settings_of(settings))
     known = {"model", "directory"} if backend == "local" else {"model"}
     if len(settings) != 1 or not set(settings) <= known:
         raise UserError(f"A judge of the kind '{backend}' has one setting: {' or '.join(sorted(known))}.")

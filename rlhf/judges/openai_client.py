@@ -15,12 +15,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import httpx
+from annotated_types import Interval
 
 from annotation.records import Message, UserError, storable
+from annotation.validation import read
 
 Reason = Literal["timeout", "rate limit", "server error", "unreachable", "unreadable", "no verdict", "refused"]
 PATH = "/chat/completions"
@@ -40,6 +42,9 @@ for name in ("httpx", "httpcore"):
 
 
 # --------------------------------------------------------------------------------------------------------- settings
+Price = Annotated[float, Interval(ge=0, le=1_000_000)]
+
+
 @dataclass(frozen=True)
 class EndpointSettings:
     """Where a judge answers and what may be asked of it. Holds no secret: the key is named, not given."""
@@ -49,21 +54,21 @@ class EndpointSettings:
     model: str
     key_variable: str = ""
     """The environment variable, where Prefloop runs, that holds the key; empty for none."""
-    temperature: float = 0.0
-    max_tokens: int = 400
+    temperature: Annotated[float, Interval(ge=0, le=2)] = 0.0
+    max_tokens: Annotated[int, Interval(ge=1, le=100_000)] = 400
     """Tokens of a reply. A model that thinks before it answers needs thousands."""
-    timeout_seconds: float = 60.0
-    retries: int = 4
+    timeout_seconds: Annotated[float, Interval(ge=1, le=600)] = 60.0
+    retries: Annotated[int, Interval(ge=0, le=10)] = 4
     """How often a call is repeated that failed for a reason that may pass."""
-    concurrency: int = 4
+    concurrency: Annotated[int, Interval(ge=1, le=32)] = 4
     """Calls under way at the same time."""
-    calls: int = 2_000
+    calls: Annotated[int, Interval(ge=1, le=1_000_000)] = 2_000
     """The most calls of one job, repeated ones included."""
-    total_calls: int = 0
+    total_calls: Annotated[int, Interval(ge=0, le=1_000_000_000)] = 0
     """The most calls of all jobs together; 0 for no limit."""
-    price_in: float = 0.0
+    price_in: Price = 0.0
     """Price of a million tokens of prompts; 0 where it is not known."""
-    price_out: float = 0.0
+    price_out: Price = 0.0
     """Price of a million tokens of replies."""
 
     @property
@@ -77,21 +82,9 @@ class EndpointSettings:
         return urlsplit(self.address).netloc
 
 
-RANGES: Mapping[str, tuple[float, float]] = {
-    "temperature": (0, 2),
-    "max_tokens": (1, 100_000),
-    "timeout_seconds": (1, 600),
-    "retries": (0, 10),
-    "concurrency": (1, 32),
-    "calls": (1, 1_000_000),
-    "total_calls": (0, 1_000_000_000),
-    "price_in": (0, 1_000_000),
-    "price_out": (0, 1_000_000),
-}
-
-
-def check(settings: EndpointSettings) -> None:
-    """Raises UserError where an endpoint can't work, or a secret would go where it should not."""
+def settings_of(values: Mapping[str, Any]) -> EndpointSettings:
+    """Given settings. Raises UserError where an endpoint can't work, or a secret would go where it should not."""
+    settings = read(EndpointSettings, values, "The endpoint", quote="")
     check_address(settings.address, bool(settings.key_variable))
     if not 0 < len(settings.model.strip()) <= 200:
         raise UserError("Name the model that the endpoint is to answer with, in up to 200 characters.")
@@ -101,12 +94,12 @@ def check(settings: EndpointSettings) -> None:
             "The key's environment variable must be OPENAI_API_KEY or begin with PREFLOOP_JUDGE_, so that no other "
             "secret can be sent to an endpoint. Give the variable's name here, never the key."
         )
-    for name, (low, high) in RANGES.items():
-        value, kind = getattr(settings, name), type(getattr(EndpointSettings, name))
-        sound = type(value) in (kind, int) and low <= value <= high
-        if not sound:
-            which = "a whole number" if kind is int else "a number"
-            raise UserError(f"The endpoint's {name} must be {which} between {low:,} and {high:,}, not {value!r}.")
+    return settings
+
+
+def check(settings: EndpointSettings) -> None:
+    """Raises UserError as `settings_of` does."""
+    settings_of(vars(settings))
 
 
 def check_address(address: str, has_key: bool) -> None:

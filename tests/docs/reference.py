@@ -12,9 +12,10 @@ from typing import Any
 
 from annotation.database import open_database
 from annotation.records import Project
+from annotation.validation import describe
 from annotation.web.settings import Settings
 from rlhf.evaluation.gate import Rule
-from rlhf.jobs.job_spec import TrainingSpec, describe
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.kinds import KINDS
 
 ROOT = Path(__file__).parents[2]
