@@ -30,7 +30,7 @@ from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUIET, SPOKEN, html_box, licence_choice, opening_of, row_number, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
-from annotation.ui.formatting import moment
+from annotation.ui.formatting import moment, size
 from annotation.ui.markup import BAR_STYLE, BOX_STYLE, TABLE_STYLE, Download, Row, progress_bar, status, table
 
 POLL_SECONDS = 1
@@ -134,16 +134,11 @@ def files_card(context: Context) -> str:
         [
             Download(f"{DIRECTORY}/{entry.name}", entry.name),
             f"{moment(entry.made)} UTC",
-            size_text(entry.size),
+            size(entry.size),
         ]
         for entry in found
     ]
     return table(("File", "Made", "Size"), rows, numbers=("Size",))
-
-
-def size_text(size: int) -> str:
-    """A file's size as people say it."""
-    return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{max(1, round(size / 1e3)):,} kB"
 
 
 # ------------------------------------------------------------------------------------------------------------ the page

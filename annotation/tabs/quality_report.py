@@ -13,7 +13,7 @@ from annotation.metrics.reliability import Reliability
 from annotation.records import STRENGTHS, Project
 from annotation.ui import charts
 from annotation.ui.charts import Frame, Mark
-from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval
+from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval, some
 from annotation.ui.markup import BOX_STYLE, escape, paragraph
 
 # Goes through Gradio's template engine: no backtick, no backslash, no double brace.
@@ -59,11 +59,6 @@ COIN = 0.5
 
 
 # ------------------------------------------------------------------------------------------------------------- pieces
-def some(count: int, one: str, several: str = "") -> str:
-    """'1 comparison', '1,204 comparisons'."""
-    return f"{count:,} {one if count == 1 else several or one + 's'}"
-
-
 def in_hand(comparison_id: int) -> str:
     """Says that a comparison waits to be judged; the link loads the page anew, which opens on the Annotate tab."""
     return (

@@ -93,3 +93,19 @@ def progress_bar(label: str, percent: int | None) -> str:
 def class_of(style: str) -> str:
     """The attribute that gives an element its style."""
     return f' class="{style}"' if style else ""
+
+
+def facts(pairs: Sequence[tuple[str, str]], style: str = "facts") -> str:
+    """Labels with their values, as many beside each other as fit."""
+    cells = "".join(f"<div><dt>{escape(label)}</dt><dd>{escape(value)}</dd></div>" for label, value in pairs)
+    return f'<dl class="{style}">{cells}</dl>'
+
+
+def notice(sentence: str) -> str:
+    """What a button did, announced to screen readers as well."""
+    return status(sentence, "quiet")
+
+
+def done(sentence: str) -> str:
+    """What changed for everybody, so that nobody overlooks it."""
+    return status(sentence, "headline")

@@ -22,7 +22,7 @@ from annotation.exports.formats import check_licence
 from annotation.hub_client import Hub
 from annotation.imports.import_command import NOTHING_USABLE
 from annotation.records import UserError, now
-from annotation.tabs.quality_report import some
+from annotation.ui.formatting import some
 from rlhf.hub import pull_model, push_dataset, push_model, space_upload
 from rlhf.hub.space_upload import Finding
 from rlhf.hub.token_launcher import LAUNCHER, module

@@ -9,21 +9,9 @@ from typing import Any, ClassVar, Literal
 from annotation.database import Database
 from annotation.exports.frozen_rows import PromptRow
 from annotation.records import Sampling, UserError
+from annotation.ui.formatting import NOT_MEASURED
 from rlhf.data.snapshots import MIN_PROMPTS, Listing, prompt_rows
-from rlhf.jobs.descriptions import (
-    NOT_MEASURED,
-    Confirmation,
-    Curve,
-    Facts,
-    Item,
-    Layout,
-    Rate,
-    Role,
-    Rows,
-    Strip,
-    Tokenised,
-    Unit,
-)
+from rlhf.jobs.descriptions import Confirmation, Curve, Facts, Item, Layout, Rate, Role, Rows, Strip, Tokenised, Unit
 from rlhf.jobs.specs import REFERENCES, Method, Reference, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.registry import Policy

@@ -9,17 +9,16 @@ from typing import Any
 
 from annotation.records import Split, seconds_between
 from annotation.store import AnswerCounts
-from annotation.ui.formatting import NOTHING, moment, percent_with_interval
-from annotation.ui.markup import escape, paragraph, table
+from annotation.ui.formatting import NOT_MEASURED, NOTHING, duration, figure, moment, percent_with_interval, share
+from annotation.ui.markup import escape, facts, paragraph, table
 from rlhf.evaluation.finished_checks import Check
 from rlhf.evaluation.gate import Limit, Rule, past_limits
 from rlhf.evaluation.report import AnswerFigures, CheckReport, RewardChange
 from rlhf.jobs import specs
-from rlhf.jobs.descriptions import NOT_MEASURED
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.specs import REFERENCES, SHORT_METHODS, TrainingSpec
 from rlhf.models.registry import Policy
-from rlhf.tabs.runs.job_cards import answer_box, duration, facts, figure, share
+from rlhf.tabs.runs.job_cards import answer_box
 from rlhf.tabs.runs.job_words import trained_on
 
 # Below this the interval spans most of what is possible, so the figure would only mislead.

@@ -13,6 +13,7 @@ from annotation.project import whole
 from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUIET, SPOKEN, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
+from annotation.ui import markup
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import EvaluateSpec
@@ -87,7 +88,7 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
 
     def filled(rule: Rule) -> list[Any]:
         sentences = f"{summary(rule)} {held_out_sentence(context)}"
-        return [job_cards.notice(sentences), *(getattr(rule, name) for name in NAMES), offered(context)]
+        return [markup.notice(sentences), *(getattr(rule, name) for name in NAMES), offered(context)]
 
     @guarded(context, "admin")
     def open_rule(annotator: Annotator) -> list[Any]:
@@ -96,7 +97,7 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
     @guarded(context, "admin")
     def save_rule(annotator: Annotator, *values: Any) -> list[Any]:
         given = dict(zip(NAMES, values, strict=True))
-        return [*filled(gate_decisions.set_rule(context.db, given)), job_cards.notice("The rule is saved.")]
+        return [*filled(gate_decisions.set_rule(context.db, given)), markup.notice("The rule is saved.")]
 
     @guarded(context, "admin")
     def renew_held_out(annotator: Annotator, number: Any) -> list[Any]:
@@ -108,7 +109,7 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
             f"Version {made.version} has {made.prompts} prompts. Figures of earlier checks can't be compared with "
             "those to come: check again what you want to compare."
         )
-        return [*filled(gate_decisions.rule(context.db)), job_cards.notice(sentence)]
+        return [*filled(gate_decisions.rule(context.db)), markup.notice(sentence)]
 
     filled_in = [said_of, *shown, prompts]
     opening(open_rule, None, filled_in, **QUIET)

@@ -9,7 +9,7 @@ from annotation.metrics.intervals_and_bias import Estimate
 from annotation.metrics.sequential_test import running_interval
 from annotation.ui import charts
 from annotation.ui.charts import Frame, Mark
-from annotation.ui.formatting import NOTHING, percent_with_interval
+from annotation.ui.formatting import NOTHING, figure, percent_with_interval
 from annotation.ui.markup import escape, paragraph, table
 from rlhf.evaluation.gate import Decision, Mode, Rule
 from rlhf.evaluation.report import CheckReport
@@ -17,7 +17,6 @@ from rlhf.jobs.descriptions import Curve
 from rlhf.tabs.iterations.loop_standing import LoopStanding, Stage
 from rlhf.tabs.runs import curves
 from rlhf.tabs.runs.curves import Line
-from rlhf.tabs.runs.job_cards import figure
 
 STAGES: Mapping[Stage, str] = {
     "collecting": "Collecting judgements",

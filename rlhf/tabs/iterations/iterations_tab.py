@@ -16,6 +16,7 @@ from annotation.records import Annotator, UserError, now
 from annotation.tabs.components import QUIET, SPOKEN, html_box, opening_of, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
+from annotation.ui import markup
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions, win_rates
 from rlhf.evaluation.check_spec import EvaluateSpec
@@ -147,7 +148,7 @@ def report_parts(db: Database, data_dir: Path, policy: Policy, check: Check | No
     return {
         "report": gr.update(value=check_report.report_card(report, gate_decisions.rule(db))),
         "answers": gr.update(value=check_report.answers_page(pairs, page, PAGE_SIZE, names)),
-        "where": gr.update(value=job_cards.notice(check_report.page_label(len(pairs), page, PAGE_SIZE))),
+        "where": gr.update(value=markup.notice(check_report.page_label(len(pairs), page, PAGE_SIZE))),
         "previous": gr.update(interactive=page > 0),
         "next": gr.update(interactive=(page + 1) * PAGE_SIZE < len(pairs)),
     }
@@ -400,11 +401,11 @@ def wire_decisions(page: Page, context: Context) -> None:
 
     def said(sentence: str, revision: str | None, was: Seen) -> list[Any]:
         changed, seen = view(context, revision, page_of(was), was)
-        return page.sent({**changed, "said": job_cards.notice(sentence)}, seen)
+        return page.sent({**changed, "said": markup.notice(sentence)}, seen)
 
     def decided(sentence: str, revision: str | None, was: Seen) -> list[Any]:
         changed, seen = view(context, revision, page_of(was), was)
-        return page.sent({**changed, **policy_decisions.emptied(changed), "said": job_cards.done(sentence)}, seen)
+        return page.sent({**changed, **policy_decisions.emptied(changed), "said": markup.done(sentence)}, seen)
 
     @guarded(context, "admin")
     def promote_policy(annotator: Annotator, revision: str | None, why: Any, was: Seen) -> list[Any]:

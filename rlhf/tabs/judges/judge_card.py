@@ -5,10 +5,10 @@ from __future__ import annotations
 from hashlib import sha256
 
 from annotation.metrics.intervals_and_bias import Estimate
-from annotation.tabs.quality_report import COIN, FEW, some
+from annotation.tabs.quality_report import COIN, FEW
 from annotation.ui import charts
 from annotation.ui.charts import Frame, Mark
-from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval
+from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval, some
 from annotation.ui.markup import escape, paragraph, table
 from rlhf.judges.judge_agreement import Basis, Trust
 from rlhf.tabs.runs import curves, reward_model_card

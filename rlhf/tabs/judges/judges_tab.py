@@ -16,8 +16,8 @@ from annotation.records import Annotator, Feedback, UserError, now
 from annotation.tabs.components import QUIET, SPOKEN, html_box, opening_of, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
-from annotation.tabs.quality_report import some
-from annotation.ui.formatting import NOTHING, moment, percent, percent_with_interval
+from annotation.ui import markup
+from annotation.ui.formatting import NOTHING, moment, money, percent, percent_with_interval, some
 from annotation.ui.markup import paragraph, status, table
 from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
@@ -175,11 +175,6 @@ def tokens_text(spent: Spent) -> str:
     return f"{spent.prompt_tokens:,} · {spent.completion_tokens:,}"
 
 
-def money(cost: float | None) -> str:
-    """A cost in the currency of the prices, whichever it is; a dash without prices."""
-    return NOTHING if cost is None else f"{cost:,.2f}" if cost >= 1 else f"{cost:.4f}"
-
-
 def verdicts_table(found: Sequence[Stored]) -> str:
     """The latest verdicts, letter for letter."""
     rows = [
@@ -281,7 +276,7 @@ def job_card(db: Database, job: Job, known: Sequence[Judge], at: str) -> str:
     told += [("Failed verdicts", failed)] if failed else []
     told += [("Comparisons left open", f"{result['left_open']:,}")] if result.get("left_open") else []
     gave_up = paragraph(f"It gave up. {result['gave_up']}", "warning") if result.get("gave_up") else ""
-    return job_cards.job_card(job, left, None, at) + gave_up + job_cards.facts(told)
+    return job_cards.job_card(job, left, None, at) + gave_up + markup.facts(told)
 
 
 def cancel(db: Database, seen: Any) -> str:

@@ -16,7 +16,7 @@ from annotation.records import Annotator, Sampling, UserError, now, seconds_betw
 from annotation.tabs.components import QUIET, SPOKEN, html_box, opening_of, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
-from annotation.ui import markdown, markdown_process
+from annotation.ui import markdown, markdown_process, markup
 from annotation.ui.invisible import visible
 from annotation.ui.markup import escape, paragraph
 from rlhf.generation import playground_store, prompt_sets
@@ -315,7 +315,7 @@ def wire_talk(page: Page, context: Context) -> None:
     def compare_answers(annotator: Annotator, talk: Any) -> str:
         asked = conversation(db, annotator, talk)
         number, count = playground_store.compare(db, [chat.id for chat in asked])
-        return job_cards.notice(
+        return markup.notice(
             f"{count} answers are comparison {number}, blind. {WHO_JUDGES[store.feedback(db).mode]} Their prompt joins "
             "those to train on, unless it is held out already."
         )

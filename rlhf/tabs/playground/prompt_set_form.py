@@ -13,6 +13,7 @@ from annotation.database import Database
 from annotation.records import Annotator, Sampling, UserError
 from annotation.tabs.components import SPOKEN, html_box, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
+from annotation.ui import markup
 from annotation.ui.formatting import moment
 from annotation.ui.invisible import visible
 from annotation.ui.markup import Download, paragraph, table
@@ -141,7 +142,7 @@ def wire(parts: Mapping[str, Any], context: Context) -> None:
     @guarded(context, "admin")
     def start_answers(annotator: Annotator, *sent: Any) -> str:
         job_id = submit(context, dict(zip(ASKED, sent, strict=True)), annotator.name)
-        return job_cards.notice(
+        return markup.notice(
             f"Job {job_id} is queued; Train → Runs shows how far it is. Its file can be fetched here when it is done."
         )
 

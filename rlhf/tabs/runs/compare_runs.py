@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from annotation.ui.formatting import NOTHING
+from annotation.ui.formatting import NOTHING, short_number, size
 from annotation.ui.markup import paragraph, table
 from rlhf.evaluation.report import AnswerFigures, CheckReport
 from rlhf.jobs.descriptions import Curve
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.specs import JobSpec, kinds
 from rlhf.models.reward_model_quality import quality_in
-from rlhf.tabs.runs.curves import along, line_of, plot, plots, plots_of, short_number
-from rlhf.tabs.runs.job_words import about, final_figures, megabytes, size
+from rlhf.tabs.runs.curves import along, line_of, plot, plots, plots_of
+from rlhf.tabs.runs.job_words import about, final_figures
 
 FEWEST = 2
 CHOOSE = "Choose two or more runs above: the settings that differ, the curves that they share and their figures follow."
@@ -171,7 +171,7 @@ COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "Trainable parameters": ("trainable", lambda count: f"{count:,}"),
     "Trainable, % of all": ("trainable_percent", lambda percent: f"{percent:.3g}%"),
     "Seconds a step": ("seconds_per_step", lambda seconds: f"{seconds:.2f}"),
-    "Peak memory": ("peak_rss_mb", megabytes),
+    "Peak memory": ("peak_rss_mb", lambda megabytes: size(1e6 * megabytes)),
     "Size on disk": ("checkpoint_bytes", size),
     "Seconds in all": ("seconds", lambda seconds: f"{seconds:.0f}"),
 }

@@ -9,6 +9,7 @@ from typing import Any
 
 from annotation.ui import charts
 from annotation.ui.charts import HEIGHT, Frame
+from annotation.ui.formatting import short_number, with_power
 from annotation.ui.markup import escape
 from rlhf.jobs.descriptions import Curve
 from rlhf.jobs.specs import JobSpec, TrainingSpec
@@ -239,15 +240,3 @@ def span(line: Line) -> str:
     """A line in words, for those who can't see it."""
     first, last = line.points[0][1], line.points[-1][1]
     return f"from {short_number(first)} to {short_number(last)} in {len(line.points)} points"
-
-
-def with_power(value: float, digits: int) -> str:
-    """A number with its power of ten: '1.5e-4'; 0 as it is."""
-    mantissa, power = f"{value:.{digits - 1}e}".split("e")
-    return f"{mantissa.rstrip('0').rstrip('.')}e{int(power)}" if value else "0"
-
-
-def short_number(value: float, digits: int = 4) -> str:
-    """A number in a few digits: '0.1234', '12.3', '1235', '7e-5', '5e29'."""
-    text = f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.{digits}g}"
-    return text.replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")

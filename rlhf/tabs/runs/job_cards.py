@@ -5,25 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from math import isnan
 from typing import Any
 
 from annotation.records import seconds_between
-from annotation.ui.formatting import NOTHING, moment, percent
+from annotation.ui.formatting import NOT_MEASURED, NOTHING, dollars, duration, moment, most_dollars, percent
 from annotation.ui.markup import (
     BAR_STYLE,
     BOX_STYLE,
     TABLE_STYLE,
     WARNING_STYLE,
     escape,
+    facts,
     paragraph,
     progress_bar,
-    status,
     table,
 )
-from rlhf.jobs.descriptions import NOT_MEASURED
 from rlhf.jobs.job_store import LOST_AFTER_SECONDS, Job
-from rlhf.jobs.rental_store import CLEARED, Rental, dollars, most_dollars
+from rlhf.jobs.rental_store import CLEARED, Rental
 from rlhf.models.registry import Policy
 from rlhf.tabs.runs import curves
 from rlhf.tabs.runs.job_words import about, data_facts, result_facts, spec_facts, spec_text
@@ -71,42 +69,6 @@ pre.prompt { font-weight: bold; font-family: var(--font); font-size: var(--text-
 
 
 # ------------------------------------------------------------------------------------------------------------ pieces
-def duration(seconds: float) -> str:
-    """A span of time as people say it: '45 s', '3 min 20 s', '1 h 5 min'."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def figure(value: float | None, digits: int = 2) -> str:
-    """A measured number, or that it was not measured."""
-    return NOT_MEASURED if value is None or isnan(value) else f"{value:.{digits}f}"
-
-
-def share(value: float | None) -> str:
-    """A share as a percentage, or that it was not measured."""
-    return NOT_MEASURED if value is None or isnan(value) else percent(value)
-
-
-def facts(pairs: Sequence[tuple[str, str]], style: str = "facts") -> str:
-    """Labels with their values, as many beside each other as fit."""
-    cells = "".join(f"<div><dt>{escape(label)}</dt><dd>{escape(value)}</dd></div>" for label, value in pairs)
-    return f'<dl class="{style}">{cells}</dl>'
-
-
-def notice(sentence: str) -> str:
-    """What a button did, announced to screen readers as well."""
-    return status(sentence, "quiet")
-
-
-def done(sentence: str) -> str:
-    """What changed for everybody, so that nobody overlooks it."""
-    return status(sentence, "headline")
-
-
 def fingerprints(parts: Mapping[str, Any]) -> dict[str, str]:
     """A short mark for each part of a page: the same mark means that it need not be sent again."""
     return {

@@ -11,17 +11,11 @@ from annotation.metrics.calibration import CONFIDENCES, Calibration
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.ui import charts
 from annotation.ui.charts import HEIGHT, Frame, Mark
-from annotation.ui.formatting import percent, percent_with_interval
+from annotation.ui.formatting import percent, percent_with_interval, short_number
 from annotation.ui.markup import paragraph
-from rlhf.models.reward_model_quality import (
-    FEWEST,
-    REWARD_THRESHOLD,
-    LengthFigures,
-    RewardModelQuality,
-    ScoreHistogram,
-)
+from rlhf.models.reward_model_quality import FEWEST, REWARD_THRESHOLD, LengthFigures, RewardModelQuality, ScoreHistogram
 from rlhf.tabs.runs import curves
-from rlhf.tabs.runs.curves import Line, short_number
+from rlhf.tabs.runs.curves import Line
 
 # Which correlations are called weak and strong, and which accuracies are called close.
 WEAK, STRONG, CLOSE = 0.2, 0.5, 0.05

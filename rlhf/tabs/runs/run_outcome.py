@@ -10,6 +10,7 @@ import gradio as gr
 
 from annotation.tabs.components import html_box
 from annotation.tabs.guard import Context
+from annotation.ui import formatting
 from annotation.ui.markup import escape, paragraph
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import EvaluateSpec
@@ -22,7 +23,7 @@ from rlhf.models.registry import Policy
 from rlhf.models.reward_model_quality import quality_in
 from rlhf.tabs import downloads
 from rlhf.tabs.iterations import check_report, iteration_card
-from rlhf.tabs.runs import job_cards, job_words, reward_model_card
+from rlhf.tabs.runs import job_cards, reward_model_card
 
 literal = partial(html_box, job_cards.STYLE)
 Update = dict[str, Any]
@@ -92,12 +93,12 @@ class Files:
 def files_of(context: Context, job: Job | None, subject: Policy | None) -> Files | None:
     """What there is to delete; None for nothing."""
     if subject is not None:
-        size = job_words.size(downloads.bytes_on_disk(context.data_dir, subject))
+        size = formatting.size(downloads.bytes_on_disk(context.data_dir, subject))
         return None if subject.deleted else Files(subject.revision, job_cards.delete_question(subject, size), size)
     if job is None or job.status not in job_store.ENDED:
         return None
     count = downloads.bytes_within(checkpoints_directory(context.data_dir, job.id))
-    size = job_words.size(count)
+    size = formatting.size(count)
     return Files(f"job {job.id}", job_cards.checkpoints_question(job, size), size) if count else None
 
 

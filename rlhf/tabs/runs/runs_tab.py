@@ -14,6 +14,7 @@ from annotation.records import Annotator, UserError, now
 from annotation.tabs.components import QUIET, SPOKEN, html_box, opening_of, row_number, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
+from annotation.ui import markup
 from annotation.ui.markup import paragraph
 from rlhf.data import snapshots
 from rlhf.evaluation.check_spec import EvaluateSpec
@@ -97,7 +98,7 @@ def resume_sentence(job: Job) -> str:
 def job_card(db: Database, job: Job | None, made: Policy | None, at: str) -> str:
     """The job in words, with its progress."""
     if job is None:
-        return job_cards.notice("Nothing has been run yet. Start a run on one of the other pages of this tab.")
+        return markup.notice("Nothing has been run yet. Start a run on one of the other pages of this tab.")
     left = job_cards.seconds_left(job_store.step_times(db, job), job, at)
     return job_cards.job_card(job, left, made if job.status == "finished" else None, at, job_store.retries(db, job.id))
 
@@ -124,7 +125,7 @@ def record_parts(db: Database, job: Job | None, drawn: Job | None) -> dict[str, 
     other = drawn is not None and job is not None and drawn.id != job.id and bool(metrics)
     heading = f"Curves and samples of job {drawn.id}, which made it" if drawn is not None and other else ""
     return {
-        "heading": gr.update(value=job_cards.notice(heading)),
+        "heading": gr.update(value=markup.notice(heading)),
         "plots": gr.update(value="" if drawn is None else curves.run_plots(drawn.spec, metrics, drawn.steps)),
         "samples": gr.update(value="" if drawn is None else job_cards.samples_box(job_store.samples(db, drawn.id))),
         "log": gr.update(value="" if job is None else job_cards.log_box(job_store.log_tail(db, job.id, LOG_LINES))),
@@ -343,7 +344,7 @@ def wire_queue(page: RunsPage, context: Context) -> None:
 
     def changer(action: str) -> Callable[..., list[Any]]:
         def change_queue(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
-            said = job_cards.notice(queue_view.change(context.db, queued, action))
+            said = markup.notice(queue_view.change(context.db, queued, action))
             changed, seen = live(context, Looked(job, queued, compared), was)
             return page.sent({**changed, "queue_said": said}, seen)
 
@@ -362,11 +363,11 @@ def wire_actions(page: RunsPage, context: Context) -> None:
     def run_promote(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen, why: Any) -> list[Any]:
         said = policy_decisions.promote(context, shown_revision(was), annotator.name, text_in(why))
         changed, seen = live(context, Looked(job, queued, compared), was)
-        return page.sent({**changed, **policy_decisions.emptied(changed), "acted": job_cards.done(said)}, seen)
+        return page.sent({**changed, **policy_decisions.emptied(changed), "acted": markup.done(said)}, seen)
 
     def actor(name: str, act: Callable[[Seen, str], str], where: str) -> Callable[..., list[Any]]:
         def act_on_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
-            said = job_cards.notice(act(was, annotator.name))
+            said = markup.notice(act(was, annotator.name))
             changed, seen = live(context, Looked(job, queued, compared), was)
             return page.sent({**changed, where: said}, seen)
 
@@ -399,7 +400,7 @@ def wire_deleting(page: RunsPage, context: Context) -> None:
 
     @guarded(context, "admin")
     def delete_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
-        said = job_cards.notice(delete_confirmed(context, was, annotator.name))
+        said = markup.notice(delete_confirmed(context, was, annotator.name))
         changed, seen = live(context, Looked(job, queued, compared), was)
         return page.sent({**changed, "acted": said}, seen)
 

@@ -14,6 +14,7 @@ from annotation.project import whole
 from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUIET, SPOKEN, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
+from annotation.ui import markup
 from rlhf.loop import controller
 from rlhf.tabs.runs import job_cards
 
@@ -56,11 +57,11 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
     @guarded(context, "admin")
     def open_auto_train(annotator: Annotator) -> list[Any]:
         setting = controller.auto_train_setting(context.db)
-        return [setting["on"], setting["every"], setting["method"], job_cards.notice(sentence(context.db, setting))]
+        return [setting["on"], setting["every"], setting["method"], markup.notice(sentence(context.db, setting))]
 
     @guarded(context, "admin")
     def save_auto_train(annotator: Annotator, wanted: bool, number: float | None, how: str) -> str:
-        return job_cards.notice(save(context.db, wanted, number, how))
+        return markup.notice(save(context.db, wanted, number, how))
 
     opening(open_auto_train, None, [on, every, method, said], **QUIET)
     button.click(save_auto_train, [on, every, method], said, **SPOKEN)

@@ -10,8 +10,8 @@ from typing import Any
 from annotation.metrics.aggregation import UNKNOWN_RELIABILITY
 from annotation.records import Split
 from annotation.ui import invisible
-from annotation.ui.formatting import moment, percent
-from annotation.ui.markup import BOX_STYLE, class_of, escape, paragraph, table
+from annotation.ui.formatting import duration, moment, percent, share, short_number, size
+from annotation.ui.markup import BOX_STYLE, class_of, escape, facts, notice, paragraph, table
 from rlhf.data.label_noise import FEWEST_EVIDENCE, Noise
 from rlhf.data.snapshots import reason_text
 from rlhf.jobs.descriptions import Part, Passage, Strip
@@ -19,9 +19,8 @@ from rlhf.jobs.specs import SHORT_METHODS, JobSpec, TrainingSpec
 from rlhf.models.memory import GB, Fit, Machine
 from rlhf.submission.inspect_rows import TOKENISED_ITEMS, Shown, Survey
 from rlhf.submission.preflight import Cost, Data
-from rlhf.tabs.runs.curves import short_number
-from rlhf.tabs.runs.job_cards import PAIR_REASONS, STYLE, duration, facts, notice, share
-from rlhf.tabs.runs.job_words import size, spec_text
+from rlhf.tabs.runs.job_cards import PAIR_REASONS, STYLE
+from rlhf.tabs.runs.job_words import spec_text
 
 # Goes through Gradio's template engine: no backtick, no backslash, no double brace.
 PLAN_STYLE = (

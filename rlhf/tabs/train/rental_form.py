@@ -14,6 +14,7 @@ from annotation.database import Database
 from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUIET, SPOKEN, html_box, text_in
 from annotation.tabs.guard import Context, guarded
+from annotation.ui import formatting, markup
 from annotation.ui.markup import paragraph
 from rlhf.hub import hub_requests
 from rlhf.hub.token_launcher import HELD
@@ -104,9 +105,7 @@ def lay_out(name: str) -> Asked:
 def choices(db: Database) -> list[tuple[str, str]]:
     """What the Hub rents, cheapest first, as it said last."""
     known = sorted(hub_requests.prices(db), key=lambda one: one.price_per_hour)
-    return [
-        (f"{one.label} ({one.name}): {rental_store.dollars(one.price_per_hour)} an hour", one.name) for one in known
-    ]
+    return [(f"{one.label} ({one.name}): {formatting.dollars(one.price_per_hour)} an hour", one.name) for one in known]
 
 
 def price_known(db: Database, flavor: Any) -> float | None:
@@ -141,13 +140,13 @@ def wire(asked: Asked, name: str, context: Context, sent: Sequence[Any], begin: 
         if HELD not in os.environ:
             raise UserError(NO_TOKEN)
         hub_requests.ask(context.db, hub_requests.AskPrices(), annotator.name)
-        return job_cards.notice(ASKING)
+        return markup.notice(ASKING)
 
     def ask(annotator: Annotator, flavor: Any, price: Any, hours: Any, payer: Any) -> list[Any]:
         if HELD not in os.environ:
             raise UserError(NO_TOKEN)
         terms = rental_store.checked_terms(flavor, price, hours, text_in(payer))
-        spend = gr.update(value=f"Spend up to {rental_store.most_dollars(terms.most)}")
+        spend = gr.update(value=f"Spend up to {formatting.most_dollars(terms.most)}")
         return [question_about(terms), gr.update(visible=True), spend, asdict(terms), ""]
 
     def refuse(annotator: Annotator) -> list[Any]:
@@ -155,7 +154,7 @@ def wire(asked: Asked, name: str, context: Context, sent: Sequence[Any], begin: 
 
     def spend(annotator: Annotator, agreed: Any, *values: Any) -> list[Any]:
         job_id, then = begin(annotator.name, agreed_terms(agreed), *values)
-        said = job_cards.notice(f"Job {job_id} is for rented hardware. It is sent there within seconds.")
+        said = markup.notice(f"Job {job_id} is for rented hardware. It is sent there within seconds.")
         return [*no_question(), said, *then]
 
     for handler, verb in ((opened, "list"), (chosen, "price"), (ask_prices, "ask_prices"), (ask, "ask_to_rent")):

@@ -10,11 +10,12 @@ import gradio as gr
 from annotation.records import Annotator
 from annotation.tabs.components import SPOKEN, html_box, opening_of
 from annotation.tabs.guard import Context, guarded
+from annotation.ui import markup
 from rlhf.jobs.rental_store import Terms
 from rlhf.submission import preflight
 from rlhf.submission.form_fields import forms
 from rlhf.submission.preflight import Prospects
-from rlhf.tabs.runs import job_cards, runs_tab
+from rlhf.tabs.runs import runs_tab
 from rlhf.tabs.runs.runs_tab import LATEST, RunsPage, shown_revision
 from rlhf.tabs.train import automatic_training, plan_card, rental_form, training_form
 from rlhf.tabs.train.training_form import FormPage
@@ -49,7 +50,7 @@ def wire_start(page: FormPage, context: Context, known: Prospects, tabs: gr.Tabs
 
     def start(annotator: Annotator, ticked: Any, seen: Any, *sent: Any) -> list[Any]:
         job_id = training_form.begin(page, known, annotator.name, ticked, seen, sent)
-        said = job_cards.notice(f"Job {job_id} is queued. It starts in its turn, when its device is free.")
+        said = markup.notice(f"Job {job_id} is queued. It starts in its turn, when its device is free.")
         return [said, said, gr.update(value=LATEST), gr.Tabs(selected=RUNS)]
 
     start.__name__ = f"start_{page.form.name}"

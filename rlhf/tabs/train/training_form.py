@@ -14,6 +14,7 @@ from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUIET, SPOKEN, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
+from annotation.ui import markup
 from annotation.ui.markup import paragraph
 from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.jobs import job_store
@@ -118,7 +119,7 @@ def prospect_parts(known: Prospects, run: Prospect) -> dict[str, Update]:
         "rate": gr.update(value=plan_card.rate_note(run.asked)),
         "judged": gr.update(value=reward_card(known.db, run.spec)),
         "data": gr.update(value=plan_card.data_card(run.data, run.spec) if run.data else ""),
-        "cost": gr.update(value=plan_card.cost_card(run.cost) if run.cost else job_cards.notice(run.unknown)),
+        "cost": gr.update(value=plan_card.cost_card(run.cost) if run.cost else markup.notice(run.unknown)),
         "spec": gr.update(value=job_words.spec_text(run.spec)),
         "command": gr.update(value=plan_card.command_text(run.spec, known.data_dir)),
         "start": gr.update(interactive=not run.troubles),
@@ -290,7 +291,7 @@ def wire(page: FormPage, context: Context, known: Prospects, opening: Callable[.
         return [*view(annotator, ticked, seen, *sent), ""]
 
     def measure(annotator: Annotator, ticked: Any, seen: Any, *sent: Any) -> str:
-        return job_cards.notice(begin_measuring(page, known, annotator.name, ticked, seen, sent))
+        return markup.notice(begin_measuring(page, known, annotator.name, ticked, seen, sent))
 
     for handler, name in ((view, "view"), (open_form, "open"), (measure, "measure")):
         handler.__name__ = f"{name}_{form.name}"

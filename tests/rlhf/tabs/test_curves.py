@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from annotation.ui import formatting
 from rlhf.algorithms import ALGORITHMS
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
@@ -174,7 +175,7 @@ def test_names_are_shown_literally() -> None:
     ],
 )
 def test_numbers_are_short(value: float, text: str) -> None:
-    assert curves.short_number(value) == text
+    assert formatting.short_number(value) == text
 
 
 def test_there_is_a_hue_for_every_line() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from annotation.metrics.aggregation import REASONS
+from annotation.ui import formatting
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.sft.spec import SFTSpec
@@ -72,7 +73,7 @@ ADAPTER = replace(
     [(-3, "0 s"), (45.4, "45 s"), (59.7, "1 min"), (200, "3 min 20 s"), (3600, "1 h 0 min"), (3900, "1 h 5 min")],
 )
 def test_durations_read_as_people_say_them(seconds: float, text: str) -> None:
-    assert job_cards.duration(seconds) == text
+    assert formatting.duration(seconds) == text
 
 
 def test_time_left_follows_the_pace_of_this_attempt() -> None:
@@ -283,4 +284,4 @@ def test_reasons_that_count_pairs_are_reasons() -> None:
 
 @pytest.mark.parametrize("nothing", [None, float("nan")])
 def test_what_was_not_measured_is_no_number(nothing: float | None) -> None:
-    assert job_cards.figure(nothing, 3) == job_cards.share(nothing) == "not measured"
+    assert formatting.figure(nothing, 3) == formatting.share(nothing) == "not measured"

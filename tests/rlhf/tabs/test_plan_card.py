@@ -16,6 +16,7 @@ import pytest
 
 from annotation.exports.frozen_rows import FrozenRow
 from annotation.metrics.aggregation import REASONS
+from annotation.ui.formatting import short_number
 from rlhf.algorithms import ALGORITHMS
 from rlhf.algorithms.dpo.spec import BETAS, DPOSpec
 from rlhf.algorithms.ppo.spec import PPOSpec, accept_label
@@ -28,7 +29,6 @@ from rlhf.models.memory import Component, Fit, Machine, Pace, Parameters
 from rlhf.submission.inspect_rows import Item, Shown, Survey
 from rlhf.submission.job_submission import Preview
 from rlhf.submission.preflight import Cost, Data
-from rlhf.tabs.runs.curves import short_number
 from rlhf.tabs.train import plan_card
 
 HOSTILE = "<script>alert(1)</script> {{x}} ${y} `z` \\"
