@@ -31,7 +31,7 @@ from annotation.tabs.components import QUIET, SPOKEN, html_box, licence_choice, 
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
 from annotation.ui.formatting import moment, size
-from annotation.ui.markup import BAR_STYLE, BOX_STYLE, TABLE_STYLE, Download, Row, progress_bar, status, table
+from annotation.ui.markup import Download, Row, progress_bar, status, table
 
 POLL_SECONDS = 1
 EXPLANATION = (
@@ -50,17 +50,6 @@ SOURCE_CHOICES = [
     ("edited answers", "edited"),
     ("imported", "imported"),
 ]
-STYLE = (
-    BOX_STYLE
-    + TABLE_STYLE
-    + BAR_STYLE
-    + """
-p { margin: 0.25rem 0; }
-.headline { font-size: var(--text-lg); }
-td a { color: var(--link-text-color); text-decoration: underline; overflow-wrap: anywhere; padding: 0; margin: 0; }
-"""
-)
-literal = partial(html_box, STYLE)
 
 
 # ------------------------------------------------------------------------------------------------------ form to request
@@ -222,10 +211,10 @@ def build(demo: gr.Blocks, context: Context) -> None:
     gr.Markdown("### Export")
     gr.Markdown(EXPLANATION)
     form = build_form()
-    count = literal()
+    count = html_box()
     command = gr.Textbox(label="The same on the command line", interactive=False, buttons=["copy"], lines=2)
     write = gr.Button("Write the export", variant="primary", scale=0, min_width=240, elem_id="export-write")
-    progress, files = literal(), literal()
+    progress, files = html_box(), html_box()
     with gr.Accordion("Delete an export", open=False), gr.Row():
         chosen = gr.Dropdown([], label="Export", allow_custom_value=True, min_width=240)
         delete = gr.Button("Delete", variant="stop", scale=0, min_width=160)

@@ -11,25 +11,6 @@ from math import ceil, floor, log10
 from annotation.ui.formatting import percent
 from annotation.ui.markup import escape
 
-# Goes through Gradio's template engine: no backtick, no backslash, no double brace. Marks have the accent colour of the
-# theme; text and axes have the colour of the text around them, so that they are readable in light and dark.
-STYLE = """
-figure.chart { margin: 0.5rem 0 1rem; max-width: 44rem; min-width: 0; }
-figure.chart figcaption { margin-bottom: 0.6rem; font-size: var(--text-md); }
-figure.chart figcaption b { display: block; font-weight: 600; }
-figure.chart svg { display: block; width: 100%; overflow: visible; color: var(--body-text-color); }
-figure.chart .across { padding: 0 0.75rem; }
-figure.chart .upright { padding: 1.25rem 0.75rem 0 3.25rem; }
-figure.chart text { fill: currentColor; font-size: 13px; font-family: var(--font); }
-figure.chart .small { font-size: 12px; opacity: 0.85; }
-figure.chart .grid { stroke: currentColor; opacity: 0.15; }
-figure.chart .axis { stroke: currentColor; opacity: 0.5; }
-figure.chart .reference { stroke: currentColor; stroke-dasharray: 4 4; opacity: 0.8; }
-figure.chart .interval { stroke: var(--color-accent); stroke-width: 4; stroke-linecap: round; opacity: 0.55; }
-figure.chart .line { stroke: var(--color-accent); stroke-width: 1.5; }
-figure.chart .dot { fill: var(--color-accent); }
-figure.chart .column { fill: var(--color-accent); }
-"""
 Write = Callable[[float], str]
 
 

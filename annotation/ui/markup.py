@@ -8,28 +8,6 @@ from dataclasses import dataclass
 
 from annotation.ui.invisible import visible
 
-# Each goes through Gradio's template engine: no backtick, no backslash, no double brace.
-BOX_STYLE = """
-.html-container:has(> &) { padding: 0; }
-.block:has(> .html-container > &:empty) { display: none; }
-"""
-TABLE_STYLE = """
-.scroll { overflow-x: auto; max-width: 100%; }
-.scroll + .scroll { margin-top: 1rem; }
-table { border-collapse: collapse; width: 100%; font-size: var(--text-sm); margin: 0.25rem 0; border: 0; }
-tr, thead, tbody { border: 0; }
-th { text-align: left; font-weight: normal; opacity: 0.8; }
-th, td { padding: 4px 14px 4px 0; border: 0; border-bottom: 1px solid var(--border-color-primary);
-  vertical-align: top; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-"""
-BAR_STYLE = """
-.bar { height: 12px; border-radius: 6px; background: var(--border-color-primary); overflow: hidden; margin: 6px 0; }
-.bar > div { height: 100%; background: var(--color-accent); }
-"""
-WARNING_STYLE = """
-.warning { border-left: 4px solid var(--color-accent); padding: 4px 10px; margin: 6px 0; }
-"""
 # Characters from which a table's cell is a sentence and may wrap.
 WORDY = 32
 
@@ -42,7 +20,16 @@ class Download:
     name: str
 
 
-Row = Sequence[str | Download]
+@dataclass(frozen=True)
+class Bar:
+    """A table's cell that shows a share as a bar; one above the whole is full and striped."""
+
+    share: float
+    said: str
+
+
+Cell = str | Download | Bar
+Row = Sequence[Cell]
 
 
 def escape(text: str, quote: bool = True) -> str:
@@ -59,26 +46,83 @@ def status(sentence: str, style: str = "") -> str:
     return f'<p role="status"{class_of(style)}>{escape(sentence)}</p>' if sentence else ""
 
 
-def table(headers: Sequence[str], rows: Sequence[Row], empty: str = "", numbers: Sequence[str] = ()) -> str:
-    """A table that scrolls in its own box; `numbers` names columns set to the right, `empty` stands for no rows."""
+def card_title(title: str, sentence: str = "") -> str:
+    """What a card is about, and what is to be said of it first."""
+    return f'<p class="headline"><b>{escape(title)}</b>{escape(f" {sentence}" if sentence else "")}</p>'
+
+
+def label(words: str) -> str:
+    """What stands above a text or a box."""
+    return paragraph(words, "label")
+
+
+def points(sentences: Sequence[str]) -> str:
+    """Sentences below each other; nothing for none."""
+    entries = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    return f'<ul class="points">{entries}</ul>' if entries else ""
+
+
+def log(text: str) -> str:
+    """A long text, letter for letter, which scrolls in its own box."""
+    # Only what has the focus scrolls by keyboard.
+    return f'<pre class="log" tabindex="0">{escape(text)}</pre>'
+
+
+def unfold(summary: str, inside: str) -> str:
+    """HTML that is shown when asked for."""
+    return f"<details><summary>{escape(summary)}</summary>{inside}</details>"
+
+
+def download_button(address: str, words: str) -> str:
+    """A link that fetches a file and looks like a button."""
+    return f'<p><a class="button" href="{escape(address)}" download>{escape(words)}</a></p>'
+
+
+def table(
+    headers: Sequence[str],
+    rows: Sequence[Row],
+    empty: str = "",
+    numbers: Sequence[str] = (),
+    caption: str = "",
+    data: bool = False,
+) -> str:
+    """A table that scrolls in its own box; `numbers` names columns set to the right, `empty` stands for no rows.
+
+    Lines of a cell after its first are set small, but for somebody's `data`, which stays as it is. With a caption the
+    first column names the rows and stays in sight.
+    """
     if empty and not rows:
         return paragraph(empty, "quiet")
     right = [header in numbers for header in headers]
+    first = "th" if caption else "td"
     head = "".join(table_cell("th", text, number) for text, number in zip(headers, right, strict=True))
+    tags = [first, *("td" for _ in headers[1:])]
     body = "".join(
-        "<tr>" + "".join(table_cell("td", entry, number) for entry, number in zip(row, right, strict=True)) + "</tr>"
+        f"<tr>{''.join(table_cell(*column, data) for column in zip(tags, row, right, strict=True))}</tr>"
         for row in rows
     )
+    style = " ".join(["scroll", *(["captioned"] if caption else []), *(["data"] if data else [])])
+    region = f' role="region" aria-label="{escape(caption)}"' if caption else ""
+    named = f"<caption>{escape(caption)}</caption>" if caption else ""
     # Only what has the focus scrolls by keyboard.
-    return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (
+        f'<div class="{style}" tabindex="0"{region}><table>{named}<thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
 
 
-def table_cell(tag: str, entry: str | Download, number: bool) -> str:
+def table_cell(tag: str, entry: Cell, number: bool, data: bool = False) -> str:
     """One cell of a table; a sentence is marked as one that may wrap."""
     if isinstance(entry, Download):
         return f'<{tag}><a href="{escape(entry.address)}" download>{escape(entry.name)}</a></{tag}>'
-    style = "number" if number else "wordy" if len(entry) > WORDY else ""
-    return f"<{tag}{class_of(style)}>{escape(entry)}</{tag}>"
+    if isinstance(entry, Bar):
+        over = " over" if entry.share > 1 else ""
+        filled = f'<div style="width: {min(entry.share, 1):.1%}"></div>'
+        return f'<{tag}><div class="bar{over}" title="{escape(entry.said)}">{filled}</div></{tag}>'
+    first, *others = [entry] if data else entry.split("\n")
+    style = "number" if number else "wordy" if max(map(len, (first, *others))) > WORDY else ""
+    small = "".join(f'<span class="quiet">{escape(other)}</span>' for other in others)
+    return f"<{tag}{class_of(style)}>{escape(first)}{small}</{tag}>"
 
 
 def progress_bar(label: str, percent: int | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from annotation.records import Split, seconds_between
 from annotation.store import AnswerCounts
 from annotation.ui.formatting import NOT_MEASURED, NOTHING, duration, figure, moment, percent_with_interval, share
-from annotation.ui.markup import escape, facts, paragraph, table
+from annotation.ui.markup import card_title, escape, facts, paragraph, table
 from rlhf.evaluation.finished_checks import Check
 from rlhf.evaluation.gate import Limit, Rule, past_limits
 from rlhf.evaluation.report import AnswerFigures, CheckReport, RewardChange
@@ -30,7 +30,7 @@ def serving_card(
 ) -> str:
     """The serving policy, the worker that answers with it, and what it has produced so far."""
     return (
-        f'<p class="headline"><b>{escape(policy.revision)}</b> on {escape(policy.base)}</p>'
+        card_title(policy.revision, f"on {policy.base}")
         + paragraph(worker_sentence(worker, at))
         + facts(
             (

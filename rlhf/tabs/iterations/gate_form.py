@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -18,9 +17,7 @@ from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.gate import COUNTS, MOST, NUMBERS, Rule, percentage
-from rlhf.tabs.runs import job_cards
 
-literal = partial(html_box, job_cards.STYLE)
 PROMPTS = "Held-out prompts in a new version"
 NAMES = tuple(field.name for field in fields(Rule))
 MODES = [
@@ -67,7 +64,7 @@ def offered(context: Context) -> int:
 def build(context: Context, opening: Callable[..., Any]) -> None:
     """Lay the part out inside the caller's tab and wire it."""
     with gr.Accordion("The gate's rule", open=False):
-        said_of = literal()
+        said_of = html_box()
         form: dict[str, Any] = {"mode": gr.Radio(MODES, label="What is done with a decision")}
         form["judge_may_decide"] = gr.Checkbox(
             label="A trusted AI judge may decide", info="While people's comparisons have not decided."
@@ -83,7 +80,7 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
         with gr.Row(elem_classes=["fields", "typed"]):
             prompts = whole_number(PROMPTS, min_width=220)
             renew = gr.Button("New version of the held-out prompts", size="md", scale=0, min_width=280)
-        said = literal()
+        said = html_box()
     shown = [form[name] for name in NAMES]
 
     def filled(rule: Rule) -> list[Any]:

@@ -24,12 +24,6 @@ STAGES: Mapping[Stage, str] = {
     "checking": "Checking",
     "deciding": "Decision",
 }
-STYLE = """
-.stages { display: flex; flex-wrap: wrap; gap: 0.25rem 1.5rem; list-style: none; padding: 0; margin: 0 0 0.5rem; }
-.stages li { color: var(--body-text-color-subdued); padding-bottom: 2px; margin: 0; }
-.stages li[aria-current] { color: var(--body-text-color); font-weight: 600;
-  border-bottom: 2px solid var(--color-accent); }
-"""
 
 
 CURRENT = ' aria-current="step"'

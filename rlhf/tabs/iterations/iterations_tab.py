@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,6 @@ PAGE_SIZE = 10
 POLL_SECONDS = 3
 ALL_JOBS = 1000
 
-literal = partial(html_box, job_cards.STYLE + iteration_card.STYLE)
 Update = dict[str, Any]
 Seen = dict[str, Any]
 
@@ -306,17 +304,17 @@ def lay_out() -> Page:
     """The components, top to bottom, without any value."""
     parts: dict[str, Any] = {}
     gr.Markdown("### Where the iteration stands")
-    parts["standing"] = literal()
+    parts["standing"] = html_box()
     gr.Markdown("### Serving now")
-    parts["serving"] = literal()
+    parts["serving"] = html_box()
     gr.Markdown("### All policies")
-    parts["history"] = literal()
+    parts["history"] = html_box()
     gr.Markdown("### Check of one policy")
     # A choice made before the app was restarted must still be accepted after it.
     parts["selector"] = gr.Dropdown([], label="Policy", allow_custom_value=True)
-    parts["gate"] = literal()
-    parts["running"] = literal()
-    parts["report"] = literal()
+    parts["gate"] = html_box()
+    parts["running"] = html_box()
+    parts["report"] = html_box()
     with gr.Row():
         parts["promote"] = gr.Button("Promote: let it serve", elem_id="promote", interactive=False, min_width=200)
         parts["reject"] = gr.Button("Reject", elem_id="reject", interactive=False, min_width=200)
@@ -340,17 +338,17 @@ def lay_out() -> Page:
             elem_id="check-judges",
             min_width=300,
         )
-    parts["said"] = literal()
+    parts["said"] = html_box()
     gr.Markdown("### Answers to held-out prompts, side by side")
-    parts["answers"] = literal()
+    parts["answers"] = html_box()
     with gr.Row():
         parts["previous"] = gr.Button("Previous", size="sm", interactive=False)
         parts["next"] = gr.Button("Next", size="sm", interactive=False)
-    parts["where"] = literal()
+    parts["where"] = html_box()
     gr.Markdown("### Over the iterations")
-    parts["over"] = literal()
+    parts["over"] = html_box()
     gr.Markdown("### Decisions")
-    parts["decisions"] = literal()
+    parts["decisions"] = html_box()
     return Page(parts, gr.State({}), pulse(POLL_SECONDS))
 
 

@@ -9,7 +9,7 @@ from annotation.tabs.quality_report import COIN, FEW
 from annotation.ui import charts
 from annotation.ui.charts import Frame, Mark
 from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval, some
-from annotation.ui.markup import escape, paragraph, table
+from annotation.ui.markup import card_title, paragraph, table
 from rlhf.judges.judge_agreement import Basis, Trust
 from rlhf.tabs.runs import curves, reward_model_card
 
@@ -17,12 +17,12 @@ NO_RUBRIC = Basis(None, 0)
 
 
 def card(name: str, found: Trust, threshold: float, basis: Basis = NO_RUBRIC, *, may_decide: bool = True) -> str:
-    """How far a judge can be trusted, in words and plots; `rlhf.tabs.runs.job_cards.STYLE` has its style.
+    """How far a judge can be trusted, in words and plots.
 
     `may_decide`: whether the gate's rule lets trusted judges decide.
     """
     own = "trust-" + sha256(name.encode()).hexdigest()[:8]
-    said = f'<p class="headline"><b>Trust card of {escape(name)}.</b></p>'
+    said = card_title(f"Trust card of {name}.")
     said += paragraph(verdict(name, found, threshold, may_decide, bool(basis.seen))) + basis_sentence(basis)
     if found.with_people is not None and found.picked:
         said += paragraph(picked_sentence(found.picked, found.with_people.share.n))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -36,7 +35,6 @@ from rlhf.tabs.runs import job_cards
 POLL_SECONDS = 3
 SHOWN_VERDICTS = 20
 
-literal = partial(html_box, job_cards.STYLE)
 Update = dict[str, Any]
 Seen = dict[str, Any]
 
@@ -414,17 +412,17 @@ def lay_out() -> Page:
     parts: dict[str, Any] = {}
     said: dict[str, Any] = {}
     gr.Markdown("### Who judges")
-    parts["standing"] = literal()
+    parts["standing"] = html_box()
     feedback = lay_out_feedback()
     save = button("Save who judges", "judges-save", "primary")
-    said["save"] = literal()
+    said["save"] = html_box()
     gr.Markdown("### The judges")
-    parts["judges"] = literal()
-    literal(paragraph(JUDGES_NOTE, "quiet"))
+    parts["judges"] = html_box()
+    html_box(paragraph(JUDGES_NOTE, "quiet"))
     with gr.Accordion("Make a judge", open=False):
         form = judge_form.lay_out()
         add = button("Make this judge", "judge-add", "primary")
-        said["add"] = literal()
+        said["add"] = html_box()
     parts |= {name: form.fields[name] for name in ("model", "reward")}
     # A choice made before the app was restarted must still be accepted after it.
     parts["selector"] = gr.Dropdown([], label="Judge to look at", allow_custom_value=True, elem_id="judge-selector")
@@ -436,12 +434,12 @@ def lay_out() -> Page:
     with gr.Row():
         parts["candidate"] = gr.Dropdown([], label="Candidate", allow_custom_value=True, elem_id="judge-candidate-of")
         parts["judge_candidate"] = button("Judge the candidate's answers", "judge-candidate", interactive=False)
-    said["jobs"] = literal()
-    parts["job"] = literal()
+    said["jobs"] = html_box()
+    parts["job"] = html_box()
     parts["cancel"] = button("Cancel", "judge-cancel", "stop", visible=False)
-    parts["card"] = literal()
+    parts["card"] = html_box()
     gr.Markdown("### Its latest verdicts")
-    parts["verdicts"] = literal()
+    parts["verdicts"] = html_box()
     return Page(parts, said, feedback, form, most, save, add, gr.State({}), pulse(POLL_SECONDS))
 
 

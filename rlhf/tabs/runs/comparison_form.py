@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -14,10 +13,9 @@ from rlhf.evaluation.finished_checks import newest_check
 from rlhf.jobs import job_store, specs
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
-from rlhf.tabs.runs import compare_runs, curves, job_cards, job_words
+from rlhf.tabs.runs import compare_runs, curves, job_words
 from rlhf.tabs.runs.compare_runs import Compared
 
-literal = partial(html_box, job_cards.STYLE)
 Update = dict[str, Any]
 LISTED = 100
 # As many as there are hues to tell the curves apart.
@@ -37,9 +35,9 @@ def lay_out() -> dict[str, Any]:
             allow_custom_value=True,
             elem_id="compare-runs",
         ),
-        "settings": literal(),
-        "overlaid": literal(),
-        "figures": literal(),
+        "settings": html_box(),
+        "overlaid": html_box(),
+        "figures": html_box(),
     }
 
 

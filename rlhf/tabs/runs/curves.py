@@ -17,27 +17,6 @@ from rlhf.jobs.specs import JobSpec, TrainingSpec
 # The hues can be told apart on white and on the dark theme's background, each with a contrast of at least 3 to 1.
 # Captions, plots and legends of neighbours share rows (subgrid), so that plots stand in line whatever their captions.
 HUES = ("#2f7de1", "#d9542b", "#12914a", "#a855f7", "#b4660b", "#d6307f", "#0d9488", "#6b7280")
-# Goes through Gradio's template engine: no backtick, no backslash, no double brace.
-STYLE = (
-    charts.STYLE
-    + """
-.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); gap: 0 28px; }
-.plots > div { display: grid; grid-row: span 3; grid-template: subgrid / minmax(0, 1fr); row-gap: 0;
-  min-width: 0; margin: 6px 0 16px; }
-.plots figure.chart { display: grid; grid-row: span 2; grid-template: subgrid / minmax(0, 1fr); margin: 0; }
-.plots figure.chart figcaption { font-size: var(--text-sm); margin-bottom: 0.6rem; }
-.plots figcaption b { font-size: var(--text-md); }
-.plots .curve { fill: none; stroke-width: 1.75px; vector-effect: non-scaling-stroke; }
-.legend { display: flex; flex-wrap: wrap; gap: 2px 14px; font-size: var(--text-sm); padding-left: 3.25rem; }
-.legend span { overflow-wrap: anywhere; }
-.legend i { display: inline-block; width: 14px; height: 3px; margin-right: 6px; vertical-align: middle; }
-"""
-    + "".join(
-        f".legend i.hue{number} {{ background: {hue}; }} .plots .hue{number} {{ stroke: {hue}; }}"
-        f" .plots circle.hue{number} {{ fill: {hue}; stroke: none; }}\n"
-        for number, hue in enumerate(HUES)
-    )
-)
 # A longer curve is thinned, keeping the lowest and highest point of each stretch.
 MOST_POINTS = 240
 # Points that say their figure when pointed at.

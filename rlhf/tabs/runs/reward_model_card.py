@@ -12,7 +12,7 @@ from annotation.metrics.intervals_and_bias import Estimate
 from annotation.ui import charts
 from annotation.ui.charts import HEIGHT, Frame, Mark
 from annotation.ui.formatting import percent, percent_with_interval, short_number
-from annotation.ui.markup import paragraph
+from annotation.ui.markup import card_title, paragraph
 from rlhf.models.reward_model_quality import FEWEST, REWARD_THRESHOLD, LengthFigures, RewardModelQuality, ScoreHistogram
 from rlhf.tabs.runs import curves
 from rlhf.tabs.runs.curves import Line
@@ -22,14 +22,14 @@ WEAK, STRONG, CLOSE = 0.2, 0.5, 0.05
 
 
 def card(quality: RewardModelQuality) -> str:
-    """Whether a reward model can be trusted, in words and plots; `rlhf.tabs.runs.job_cards.STYLE` has its style."""
+    """Whether a reward model can be trusted, in words and plots."""
     name = "health-" + sha256(json.dumps(quality.to_json(), sort_keys=True).encode()).hexdigest()[:8]
     drawn = [accuracy_plot(name, quality)]
     if quality.calibration is not None:
         drawn.append(calibration_plot(name, quality.calibration))
     if quality.scores is not None:
         drawn.append(scores_plot(name, quality.scores))
-    said = f'<p class="headline"><b>Health of the reward model.</b></p>{paragraph(verdict(quality))}'
+    said = card_title("Health of the reward model.") + paragraph(verdict(quality))
     if quality.length is not None and quality.accuracy.value is not None:
         said += paragraph(length_sentence(quality.length, quality.accuracy.value))
     return said + curves.plots([f"<div>{one}</div>" for one in drawn if one])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import gradio as gr
@@ -11,7 +10,7 @@ import gradio as gr
 from annotation.tabs.components import html_box
 from annotation.tabs.guard import Context
 from annotation.ui import formatting
-from annotation.ui.markup import escape, paragraph
+from annotation.ui.markup import download_button, paragraph
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.finished_checks import check_of, newest_check
@@ -25,7 +24,6 @@ from rlhf.tabs import downloads
 from rlhf.tabs.iterations import check_report, iteration_card
 from rlhf.tabs.runs import job_cards, reward_model_card
 
-literal = partial(html_box, job_cards.STYLE)
 Update = dict[str, Any]
 Variant = Literal["primary", "secondary", "stop"]
 NEW_RUN_SENTENCE = (
@@ -36,7 +34,7 @@ NEW_RUN_SENTENCE = (
 
 def lay_out() -> dict[str, Any]:
     """The components, without any value."""
-    parts: dict[str, Any] = {"outcome": literal(), "health": literal(), "report": literal()}
+    parts: dict[str, Any] = {"outcome": html_box(), "health": html_box(), "report": html_box()}
     with gr.Column(visible=False) as actions:
         with gr.Row():
             parts["promote"] = button("Use it in the loop", "promote", 180, "primary")
@@ -44,7 +42,7 @@ def lay_out() -> dict[str, Any]:
             parts["new_run"] = button("Start a new run from this adapter", "new_run", 300)
             parts["merge"] = button("Merge into 16-bit weights", "merge", 240)
             parts["delete"] = button("Delete with its files", "delete", 210, "stop")
-        parts["objection"] = literal()
+        parts["objection"] = html_box()
         parts["why"] = gr.Textbox(
             label="Why (needed to use it against the rule)",
             info="Kept with the decision and with what the rule says.",
@@ -52,10 +50,10 @@ def lay_out() -> dict[str, Any]:
             visible=False,
             elem_id="run-why",
         )
-        parts["acted"] = literal()
-        parts["download"] = literal()
+        parts["acted"] = html_box()
+        parts["download"] = html_box()
         with gr.Column(visible=False) as confirm:
-            parts["question"] = literal()
+            parts["question"] = html_box()
             with gr.Row():
                 parts["really"] = button("Yes, delete the files", "really", 190, "stop")
                 parts["keep"] = button("No, keep them", "keep", 150)
@@ -163,10 +161,8 @@ def download_line(subject: Policy, on_disk: str, ground: Policy) -> str:
     """The link that fetches the files, what they need (the weights of `ground`), and what a new run is."""
     if subject.deleted:
         return ""
-    address = escape(downloads.address(subject.revision))
-    link = (
-        f'<p><a class="button" href="{address}" download>Download {escape(subject.revision)} ({on_disk}, zip)</a></p>'
-    )
+    words = f"Download {subject.revision} ({on_disk}, zip)"
+    link = download_button(downloads.address(subject.revision), words)
     alone = ground.path is None or ground.id == subject.id
     below = "" if alone else f"It lies on the weights of {ground.revision}: whoever uses it elsewhere needs those too."
     return link + (paragraph(below, "quiet") if below else "") + paragraph(NEW_RUN_SENTENCE, "quiet")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -47,7 +46,6 @@ HALF_SENTENCE = (
 )
 CANCELLABLE, RESUMABLE = ("queued", "running"), ("lost", "cancelled", "failed")
 
-literal = partial(html_box, job_cards.STYLE)
 Update = dict[str, Any]
 Seen = dict[str, Any]
 
@@ -281,7 +279,7 @@ def lay_out() -> RunsPage:
     """The components, top to bottom, without any value."""
     parts = queue_view.lay_out()
     with gr.Accordion("The last jobs", open=False):
-        parts["jobs"] = literal()
+        parts["jobs"] = html_box()
     gr.Markdown("### One run")
     parts["selector"] = gr.Dropdown(
         # A choice made before the app was restarted must still be accepted after it.
@@ -291,17 +289,17 @@ def lay_out() -> RunsPage:
         allow_custom_value=True,
         elem_id="run-job",
     )
-    parts["card"] = literal()
+    parts["card"] = html_box()
     with gr.Row():
         parts["cancel"] = run_outcome.button("Cancel", "cancel", 130, "stop", visible=False)
         parts["resume"] = run_outcome.button("Resume this run", "resume", 180, visible=False)
         parts["half"] = run_outcome.button("Go on with half the batch", "half", 220, visible=False)
-    parts["resume_note"] = literal()
-    parts["said"] = literal()
-    parts["facts"] = literal()
+    parts["resume_note"] = html_box()
+    parts["said"] = html_box()
+    parts["facts"] = html_box()
     parts |= run_outcome.lay_out()
     for name in ("heading", "plots", "samples", "log"):
-        parts[name] = literal()
+        parts[name] = html_box()
     parts |= comparison_form.lay_out()
     return RunsPage(parts, gr.State({}), pulse(POLL_SECONDS))
 

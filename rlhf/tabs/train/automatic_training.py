@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -16,11 +15,8 @@ from annotation.tabs.components import QUIET, SPOKEN, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.ui import markup
 from rlhf.loop import controller
-from rlhf.tabs.runs import job_cards
 
 EVERY = "After so many new judgements"
-
-literal = partial(html_box, job_cards.STYLE)
 
 
 def sentence(db: Database, setting: Mapping[str, Any]) -> str:
@@ -52,7 +48,7 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
         every = whole_number(EVERY)
         method = gr.Radio([(spec.automatic, kind) for kind, spec in controller.automatic_kinds().items()], label="How")
     button = gr.Button("Save", size="md", scale=0, min_width=140, elem_id="auto-save")
-    said = literal()
+    said = html_box()
 
     @guarded(context, "admin")
     def open_auto_train(annotator: Annotator) -> list[Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -20,7 +19,6 @@ from rlhf.hub import hub_requests
 from rlhf.hub.token_launcher import HELD
 from rlhf.jobs import rental_store
 from rlhf.jobs.rental_store import Terms
-from rlhf.tabs.runs import job_cards
 
 EXPLANATION = (
     "This training can run on hardware that the Hub rents out by the minute (Hugging Face Jobs), with the same spec "
@@ -34,8 +32,6 @@ NO_TOKEN = (
 ASKING = "The Hub was asked: open the list again in a few seconds."
 Update = dict[str, Any]
 Begin = Callable[..., tuple[int, Sequence[Any]]]
-
-literal = partial(html_box, job_cards.STYLE)
 
 
 @dataclass(frozen=True)
@@ -60,9 +56,9 @@ class Asked:
 def lay_out(name: str) -> Asked:
     """The components, without any value from the rows."""
     with gr.Accordion("On rented hardware", open=False) as section:
-        literal(paragraph(EXPLANATION, "quiet"))
+        html_box(paragraph(EXPLANATION, "quiet"))
         if HELD not in os.environ:
-            literal(paragraph(NO_TOKEN, "warning"))
+            html_box(paragraph(NO_TOKEN, "warning"))
         with gr.Row():
             flavor = gr.Dropdown(
                 [],
@@ -94,11 +90,11 @@ def lay_out(name: str) -> Asked:
         with gr.Row():
             prices = gr.Button("Ask the Hub for its prices", size="md", scale=0, min_width=270)
             rent = gr.Button("Rent and train", size="md", scale=0, min_width=160, elem_id=f"{name}-rent")
-        question = literal()
+        question = html_box()
         with gr.Row(visible=False) as answers:
             yes = gr.Button("Spend it", variant="primary", size="md", scale=0, min_width=200, elem_id=f"{name}-spend")
             no = gr.Button("Don't", size="md", scale=0, min_width=100)
-        said = literal()
+        said = html_box()
     return Asked(flavor, price, hours, payer, prices, rent, question, answers, yes, no, said, gr.State(None), section)
 
 

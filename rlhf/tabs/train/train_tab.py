@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from annotation.records import Annotator
-from annotation.tabs.components import SPOKEN, html_box, opening_of
+from annotation.tabs.components import SPOKEN, opening_of
 from annotation.tabs.guard import Context, guarded
 from annotation.ui import markup
 from rlhf.jobs.rental_store import Terms
@@ -17,7 +17,7 @@ from rlhf.submission.form_fields import forms
 from rlhf.submission.preflight import Prospects
 from rlhf.tabs.runs import runs_tab
 from rlhf.tabs.runs.runs_tab import LATEST, RunsPage, shown_revision
-from rlhf.tabs.train import automatic_training, plan_card, rental_form, training_form
+from rlhf.tabs.train import automatic_training, rental_form, training_form
 from rlhf.tabs.train.training_form import FormPage
 
 RUNS = "runs"
@@ -28,7 +28,6 @@ def build(demo: gr.Blocks, context: Context) -> list[FormPage]:
     known = Prospects(context.db, context.data_dir, context.model)
     pages: list[FormPage] = []
     openings: list[Any] = []
-    html_box(plan_card.FIELDS_STYLE)
     with gr.Tabs() as tabs:
         for form in forms():
             with gr.Tab(form.layout.label, id=form.name):

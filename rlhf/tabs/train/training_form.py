@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -32,7 +31,6 @@ FOLLOW_SECONDS = 4
 # The shapes that fields have, in the order of the page.
 SHAPES = ("lists", "choices", "typed", "switches")
 
-literal = partial(html_box, plan_card.PLAN_STYLE)
 Update = dict[str, Any]
 Seen = dict[str, Any]
 Values = Mapping[str, Any]
@@ -192,14 +190,14 @@ class FormPage:
 def lay_out(form: Form) -> FormPage:
     """The components, top to bottom, without anything from the rows."""
     parts: dict[str, Any] = {}
-    literal(paragraph(form.layout.introduction))
+    html_box(paragraph(form.layout.introduction))
     inputs = field_inputs(form, form.layout.main)
-    parts["rate"] = literal()
-    parts["judged"] = literal()
+    parts["rate"] = html_box()
+    parts["judged"] = html_box()
     for title, names in form.groups.items():
         with gr.Accordion(f"More settings: {title}", open=False) as parts[title]:
             inputs |= field_inputs(form, names)
-    parts["troubles"] = literal()
+    parts["troubles"] = html_box()
     parts["accept"] = gr.Checkbox(label="Run it", visible=False, elem_id=f"{form.name}-accept")
     with gr.Row():
         start = f"{form.name}-start"
@@ -208,15 +206,15 @@ def lay_out(form: Form) -> FormPage:
         )
         measure = f"{form.name}-measure"
         parts["measure"] = gr.Button("Measure a step", interactive=False, elem_id=measure, scale=0, min_width=200)
-    literal(paragraph(plan_card.MEASURING, "quiet"))
-    said = literal()
+    html_box(paragraph(plan_card.MEASURING, "quiet"))
+    said = html_box()
     rented = rental_form.lay_out(form.name)
     gr.Markdown("### What it would learn from")
-    parts["data"] = literal()
+    parts["data"] = html_box()
     rows = row_views.lay_out(form)
     parts |= {"row": rows.row, "rows_found": rows.found}
     gr.Markdown("### What it would take")
-    parts["cost"] = literal()
+    parts["cost"] = html_box()
     with gr.Accordion("As JSON, and on the command line", open=False):
         parts["spec"] = to_copy("Spec", f"{form.name}-spec")
         parts["command"] = to_copy("Commands that run it without the page", f"{form.name}-command")

@@ -128,8 +128,3 @@ def test_a_bar_says_how_far_it_is_where_that_is_known() -> None:
     unknown = progress_bar("Import", None)
     assert "aria-valuenow" not in unknown
     assert "width: 0%" in unknown
-
-
-def test_the_styles_pass_gradios_template_engine() -> None:
-    for style in (markup.BOX_STYLE, markup.TABLE_STYLE, markup.BAR_STYLE, markup.WARNING_STYLE):
-        assert not re.search(r"[`\\]|\{\{|\}\}|\$\{", style)
