@@ -7,16 +7,15 @@ from dataclasses import dataclass, replace
 
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.metrics.sequential_test import running_interval
-from annotation.ui import charts
+from annotation.ui import charts, line_plots
 from annotation.ui.charts import Frame, Mark
 from annotation.ui.formatting import NOTHING, figure, percent_with_interval
+from annotation.ui.line_plots import Line
 from annotation.ui.markup import escape, paragraph, table
 from rlhf.evaluation.gate import Decision, Mode, Rule
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs.descriptions import Curve
 from rlhf.tabs.iterations.loop_standing import LoopStanding, Stage
-from rlhf.tabs.runs import curves
-from rlhf.tabs.runs.curves import Line
 
 STAGES: Mapping[Stage, str] = {
     "collecting": "Collecting judgements",
@@ -118,8 +117,8 @@ def running_chart(people: Sequence[float], rule: Rule, alpha: float, against: st
     ]
     label = RUNNING.label.format(against)
     curve = replace(RUNNING, label=label, caption=RUNNING.caption + level_sentence(alpha))
-    return curves.plots(
-        [curves.plot("gate", curve, lines, max(len(people), rule.people_least), "comparison by people")]
+    return line_plots.plots(
+        [line_plots.plot("gate", curve, lines, max(len(people), rule.people_least), "comparison by people")]
     )
 
 
@@ -172,8 +171,8 @@ def over_iterations(checked: Sequence[Checked], trust: Mapping[str, Estimate | N
         points = [
             (float(place), float(value)) for place, value in enumerate(values[curve.name], 1) if value is not None
         ]
-        drawn.append(curves.plot("over", curve, [Line(curve.label, points)], len(checked), "checked policy"))
-    return win_rates(checked, panel, trust) + curves.plots(drawn) + over_table(checked, panel)
+        drawn.append(line_plots.plot("over", curve, [Line(curve.label, points)], len(checked), "checked policy"))
+    return win_rates(checked, panel, trust) + line_plots.plots(drawn) + over_table(checked, panel)
 
 
 def most_trusted_first(checked: Sequence[Checked], trust: Mapping[str, Estimate | None]) -> list[str]:

@@ -6,12 +6,12 @@ from hashlib import sha256
 
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.tabs.quality_report import COIN, FEW
-from annotation.ui import charts
+from annotation.ui import charts, line_plots
 from annotation.ui.charts import Frame, Mark
 from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval, some
 from annotation.ui.markup import card_title, paragraph, table
 from rlhf.judges.judge_agreement import Basis, Trust
-from rlhf.tabs.runs import curves, reward_model_card
+from rlhf.tabs.runs import reward_model_card
 
 NO_RUBRIC = Basis(None, 0)
 
@@ -32,7 +32,7 @@ def card(name: str, found: Trust, threshold: float, basis: Basis = NO_RUBRIC, *,
         position_plot(own, found),
         length_plot(own, found),
     ]
-    return said + agreement_table(found) + curves.plots([f"<div>{one}</div>" for one in drawn if one])
+    return said + agreement_table(found) + line_plots.plots([f"<div>{one}</div>" for one in drawn if one])
 
 
 def basis_sentence(basis: Basis) -> str:

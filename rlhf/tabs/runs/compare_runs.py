@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from annotation.ui.formatting import NOTHING, short_number, size
+from annotation.ui.line_plots import plot, plots
 from annotation.ui.markup import paragraph, table
 from rlhf.evaluation.report import AnswerFigures, CheckReport
 from rlhf.jobs.descriptions import Curve
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.specs import JobSpec, kinds
 from rlhf.models.reward_model_quality import quality_in
-from rlhf.tabs.runs.curves import along, line_of, plot, plots, plots_of
+from rlhf.tabs.runs.curves import along, line_of, plots_of
 from rlhf.tabs.runs.job_words import about, final_figures
 
 FEWEST = 2

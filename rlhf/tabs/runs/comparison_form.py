@@ -9,17 +9,18 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.tabs.components import html_box, row_number
+from annotation.ui import line_plots
 from rlhf.evaluation.finished_checks import newest_check
 from rlhf.jobs import job_store, specs
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
-from rlhf.tabs.runs import compare_runs, curves, job_words
+from rlhf.tabs.runs import compare_runs, job_words
 from rlhf.tabs.runs.compare_runs import Compared
 
 Update = dict[str, Any]
 LISTED = 100
 # As many as there are hues to tell the curves apart.
-MOST = len(curves.HUES)
+MOST = len(line_plots.HUES)
 
 
 def lay_out() -> dict[str, Any]:
