@@ -14,7 +14,7 @@ WORDY = 32
 
 @dataclass(frozen=True)
 class Download:
-    """A table's cell that fetches a file."""
+    """A file to be fetched, and what its link says."""
 
     address: str
     name: str
@@ -76,6 +76,12 @@ def unfold(summary: str, inside: str) -> str:
 def download_button(address: str, words: str) -> str:
     """A link that fetches a file and looks like a button."""
     return f'<p><a class="button" href="{escape(address)}" download>{escape(words)}</a></p>'
+
+
+def links(files: Sequence[Download]) -> str:
+    """Links that fetch files."""
+    shown = "".join(f'<a href="{escape(one.address)}" download>{escape(one.name)}</a>' for one in files)
+    return f'<p class="links">{shown}</p>' if shown else ""
 
 
 def table(

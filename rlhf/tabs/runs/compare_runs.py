@@ -14,6 +14,7 @@ from rlhf.jobs.descriptions import Curve
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.specs import JobSpec, kinds
 from rlhf.models.reward_model_quality import quality_in
+from rlhf.tabs.closer_look import Subject
 from rlhf.tabs.runs.curves import along, line_of, plots_of
 from rlhf.tabs.runs.job_words import about, final_figures
 
@@ -95,17 +96,23 @@ def metric_curves() -> dict[str, Curve]:
     return found
 
 
-def overlaid(runs: Sequence[Compared]) -> str:
-    """One plot for each metric that two or more runs have, a line a run in the same hue everywhere."""
-    if len(runs) < FEWEST:
-        return ""
-    drawn = []
-    steps = max(run.job.steps for run in runs)
+def shared(runs: Sequence[Compared]) -> list[Subject]:
+    """One plot for each metric that two or more runs have, a line a run, in the same hue everywhere."""
     across = " or ".join(dict.fromkeys(along(run.job.spec) for run in runs))
+    found = []
     for metric, curve in metric_curves().items():
         lines = [line_of(run.name, run.metrics, metric) for run in runs]
         if sum(bool(line.points) for line in lines) >= FEWEST:
-            drawn.append(plot("compare", of_kinds(curve, metric, runs), lines, steps, across))
+            found.append(Subject(of_kinds(curve, metric, runs), lines, across))
+    return found
+
+
+def overlaid(runs: Sequence[Compared]) -> str:
+    """The plots that runs share."""
+    if len(runs) < FEWEST:
+        return ""
+    steps = max(run.job.steps for run in runs)
+    drawn = [plot("compare", one.axes, one.lines, steps, one.across) for one in shared(runs)]
     return plots(drawn) or paragraph(NO_SHARED_CURVES, "quiet")
 
 
