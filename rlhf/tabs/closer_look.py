@@ -81,19 +81,25 @@ def updates(
     all values.
     """
     if not subjects:
-        return {f"{name}_box": gr.update(visible=False)}, []
+        return nothing(name)
     wanted = chosen if chosen is not None else look[0] if look else ""
     subject = next((one for one in subjects if one.axes.name == wanted), subjects[0])
     choices = [(one.axes.label, one.axes.name) for one in subjects]
     lines = [line.name for line in subject.lines if line.points]
-    now = [subject.axes.name, subject.axes.label, *(file.address for file in files), *lines]
+    now = [subject.axes.name, subject.axes.label, *(file.address for file in files), *lines, *map(str, choices)]
     frame = {} if look == now else frame_of(subject)
+    chosen_now = {} if look == now else {f"{name}_choice": gr.update(choices=choices, value=subject.axes.name)}
     return {
         f"{name}_box": gr.update(visible=True),
-        f"{name}_choice": gr.update(choices=choices, value=subject.axes.name),
+        **chosen_now,
         f"{name}_plot": gr.update(value=data_of(subject), **frame),
         f"{name}_values": gr.update(value=links(files) + values_table(subject)),
     }, now
+
+
+def nothing(name: str) -> tuple[dict[str, Update], Look]:
+    """The same where there is no plot."""
+    return {f"{name}_box": gr.update(visible=False)}, []
 
 
 def frame_of(subject: Subject) -> dict[str, Any]:
@@ -114,7 +120,9 @@ def frame_of(subject: Subject) -> dict[str, Any]:
 
 def data_of(subject: Subject) -> dict[str, Any]:
     """The points as the browser takes them."""
-    points = [[step, value, line.name] for line in subject.lines for step, value in thinned(line.points, MOST_POINTS)]
+    points: list[list[Any]] = [
+        [step, value, line.name] for line in subject.lines for step, value in thinned(line.points, MOST_POINTS)
+    ]
     if subject.axes.reference is not None:
         value, name = subject.axes.reference
         steps = [step for step, *_ in points]

@@ -24,6 +24,7 @@ from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import preconditions
 from rlhf.tabs import closer_look, downloads
+from rlhf.tabs.closer_look import Look
 from rlhf.tabs.iterations import policy_decisions
 from rlhf.tabs.runs import comparison_form, curves, job_cards, job_words, queue_view, run_outcome
 
@@ -122,14 +123,12 @@ def list_parts(db: Database, at: str) -> dict[str, Update]:
     }
 
 
-def record_parts(
-    db: Database, job: Job | None, drawn: Job | None, look: Any
-) -> tuple[dict[str, Update], closer_look.Look]:
+def record_parts(db: Database, job: Job | None, drawn: Job | None, look: Any) -> tuple[dict[str, Update], Look]:
     """The curves, samples and log of a job: costly, and the same until it reports again; and what is looked at."""
     metrics = [] if drawn is None else job_store.metrics(db, drawn.id)
     other = drawn is not None and job is not None and drawn.id != job.id and bool(metrics)
     heading = f"Curves and samples of job {drawn.id}, which made it" if drawn is not None and other else ""
-    close, look = ({}, []) if drawn is None else look_at(drawn, metrics, look)
+    close, look = closer_look.nothing(LOOK) if drawn is None else look_at(drawn, metrics, look)
     return {
         "heading": gr.update(value=markup.notice(heading)),
         "plots": gr.update(value="" if drawn is None else curves.run_plots(drawn.spec, metrics, drawn.steps)),
@@ -139,9 +138,7 @@ def record_parts(
     }, look
 
 
-def look_at(
-    drawn: Job, metrics: Metrics, look: Any, chosen: str | None = None
-) -> tuple[dict[str, Update], closer_look.Look]:
+def look_at(drawn: Job, metrics: Metrics, look: Any, chosen: str | None = None) -> tuple[dict[str, Update], Look]:
     """One plot of a run closely, and where all its values are fetched."""
     files = [Download(downloads.metrics_address(drawn.id), f"All values of job {drawn.id} (CSV)")]
     return closer_look.updates(LOOK, curves.subjects_of(drawn.spec, metrics), files, look, chosen)
