@@ -1,4 +1,4 @@
-"""A curve looked at closely in a real browser: values, a part drawn out, all of it again, a picture, a file; a phone."""
+"""A curve looked at closely in a real browser: values, a part drawn out, all of it, a picture, a file; a phone."""
 
 from __future__ import annotations
 
@@ -77,18 +77,10 @@ def open_runs(running: tuple[Database, str], browser: Any) -> Iterator[Callable[
         context.close()
 
 
-def ticks(page: Any) -> list[float]:
-    """The numbers below the plot."""
-    words = page.locator(f"{PLOT} svg .role-axis-label text").all_inner_texts()
-    return [float(word.replace("−", "-")) for word in words if word.strip()]
-
-
 def steps_shown(page: Any) -> list[float]:
     """The numbers of the axis along the steps, which is the first."""
-    texts = page.evaluate(
-        f"[...document.querySelectorAll('{PLOT} svg .role-axis')].filter((axis) => axis.querySelector('.role-axis-title'))"
-        ".map((axis) => [...axis.querySelectorAll('.role-axis-label text')].map((text) => text.textContent))[0]"
-    )
+    axes = f"[...document.querySelectorAll('{PLOT} .role-axis')].filter((one) => one.querySelector('.role-axis-title'))"
+    texts = page.evaluate(f"[...{axes}[0].querySelectorAll('.role-axis-label text')].map((one) => one.textContent)")
     return [float(text.replace(",", "")) for text in texts]
 
 
@@ -139,7 +131,7 @@ def test_another_curve_can_be_looked_at_and_saved(run: int, open_runs: Callable[
     with page.expect_download() as file:
         page.get_by_role("link", name=f"All values of job {run} (CSV)").first.click()
     assert file.value.suggested_filename == f"job-{run}.csv"
-    rows = list(csv.DictReader(Path(file.value.path()).open()))
+    rows = list(csv.DictReader(Path(file.value.path()).read_text(encoding="utf-8").splitlines()))
     assert [float(row["loss"]) for row in rows] == [1 / step for step in range(1, STEPS + 1)]
     assert list(rows[0]) == ["step", "loss", "grad_norm"]
 

@@ -15,6 +15,7 @@ from annotation.ui.markup import escape, paragraph, table
 from rlhf.evaluation.gate import Decision, Mode, Rule
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs.descriptions import Curve
+from rlhf.tabs.closer_look import Subject
 from rlhf.tabs.iterations.loop_standing import LoopStanding, Stage
 
 STAGES: Mapping[Stage, str] = {
@@ -161,18 +162,25 @@ def over_iterations(checked: Sequence[Checked], trust: Mapping[str, Estimate | N
     if not checked:
         return paragraph("No check has finished yet: after the first one this shows how policies compare.", "quiet")
     panel = most_trusted_first(checked, trust)
+    drawn = [line_plots.plot("over", one.axes, one.lines, len(checked), one.across) for one in over_subjects(checked)]
+    return win_rates(checked, panel, trust) + line_plots.plots(drawn) + over_table(checked, panel)
+
+
+def over_subjects(checked: Sequence[Checked]) -> list[Subject]:
+    """The figures over the policies that were checked, oldest first, as far as they are known."""
     values: Mapping[str, Sequence[float | None]] = {
         "kl": [one.report.candidate.kl_to_base for one in checked],
         "length": [one.report.candidate.mean_length for one in checked],
         "judgements": [one.judged for one in checked],
     }
-    drawn = []
+    found = []
     for curve in OVER:
         points = [
             (float(place), float(value)) for place, value in enumerate(values[curve.name], 1) if value is not None
         ]
-        drawn.append(line_plots.plot("over", curve, [Line(curve.label, points)], len(checked), "checked policy"))
-    return win_rates(checked, panel, trust) + line_plots.plots(drawn) + over_table(checked, panel)
+        if points:
+            found.append(Subject(curve, [Line(curve.label, points)], "checked policy"))
+    return found
 
 
 def most_trusted_first(checked: Sequence[Checked], trust: Mapping[str, Estimate | None]) -> list[str]:

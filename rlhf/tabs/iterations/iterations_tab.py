@@ -27,11 +27,15 @@ from rlhf.judges import judge_store
 from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.models.registry import Policy
+from rlhf.tabs import closer_look
+from rlhf.tabs.closer_look import Look, Subject
 from rlhf.tabs.iterations import check_report, gate_form, iteration_card, loop_standing, policy_decisions
 from rlhf.tabs.iterations.iteration_card import Checked
 from rlhf.tabs.runs import job_cards
 
 PAGE_SIZE = 10
+# The figure over the iterations that is looked at closely.
+LOOK = "figure"
 POLL_SECONDS = 3
 ALL_JOBS = 1000
 
@@ -113,13 +117,17 @@ def decided_against(db: Database, policy: Policy) -> str:
     return "" if found is None else found.revision
 
 
-def over_part(db: Database, checked: Mapping[str, Check]) -> Update:
-    """Figures over the policies that were checked."""
-    return gr.update(value=gate_decisions.kept(db, ("over", "the iterations"), lambda: over_iterations(db, checked)))
+def over_parts(
+    db: Database, checked: Mapping[str, Check], look: Any, name: str | None = None
+) -> tuple[dict[str, Update], Look]:
+    """Figures over the policies that were checked, and one of them closely."""
+    drawn, subjects = gate_decisions.kept(db, ("over", "the iterations"), lambda: over_iterations(db, checked))
+    close, look = closer_look.updates(LOOK, subjects, (), look, name)
+    return {"over": gr.update(value=drawn), **close}, look
 
 
-def over_iterations(db: Database, checked: Mapping[str, Check]) -> str:
-    """The same, drawn."""
+def over_iterations(db: Database, checked: Mapping[str, Check]) -> tuple[str, list[Subject]]:
+    """The same, drawn, and to be looked at closely."""
     base = registry.by_revision(db, "base")
     rows = [
         Checked(
@@ -132,7 +140,7 @@ def over_iterations(db: Database, checked: Mapping[str, Check]) -> str:
         if (check := checked.get(policy.revision)) is not None
     ]
     agreement = {judge.name: gate_decisions.agreement_of(db, judge) for judge in judge_store.judges(db)}
-    return iteration_card.over_iterations(rows, agreement)
+    return iteration_card.over_iterations(rows, agreement), iteration_card.over_subjects(rows)
 
 
 def report_parts(db: Database, data_dir: Path, policy: Policy, check: Check | None, page: int) -> dict[str, Update]:
@@ -202,6 +210,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
         (f"{entry.revision} · {'files deleted' if entry.deleted else entry.status}", entry.revision)
         for entry in check_report.policy_order(those_that_answer(db))
     ]
+    over, look = over_parts(db, checked, seen.get(LOOK))
     parts = {
         "standing": standing_part(db),
         "serving": serving_part(db),
@@ -212,7 +221,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
         "ask": gr.update(interactive=can_be_asked(db, policy, check)),
         "judges": judges_part(db),
         **gate_parts(db, policy, stands),
-        "over": over_part(db, checked),
+        **over,
     }
     marks: Seen = job_cards.fingerprints(parts)
     # A page of answers is the one costly part; it changes only with what names it, the warnings only with the rule.
@@ -220,7 +229,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
     changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
     if seen.get("drawn") != drawn:
         changed |= report_parts(db, context.data_dir, policy, check, page)
-    return changed, {**marks, "drawn": drawn, "page": page}
+    return changed, {**marks, "drawn": drawn, "page": page, LOOK: look}
 
 
 def page_of(seen: Seen) -> int:
@@ -347,6 +356,7 @@ def lay_out() -> Page:
     parts["where"] = html_box()
     gr.Markdown("### Over the iterations")
     parts["over"] = html_box()
+    parts |= closer_look.lay_out(LOOK, "Look closer")
     gr.Markdown("### Decisions")
     parts["decisions"] = html_box()
     return Page(parts, gr.State({}), pulse(POLL_SECONDS))
@@ -392,6 +402,20 @@ def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> Non
     )
     for listen, handler in listeners:
         listen(handler, [page.selector, page.seen], page.followed, **QUIET)
+    wire_look(page, context)
+
+
+def wire_look(page: Page, context: Context) -> None:
+    """Look closely at another figure over the iterations."""
+
+    @guarded(context, "admin")
+    def choose_figure(annotator: Annotator, choice: Any, was: Seen) -> list[Any]:
+        changed, look = over_parts(context.db, newest_checks(context.db), was.get(LOOK), text_in(choice))
+        return page.sent(changed, {**was, LOOK: look})
+
+    choice = page.parts[f"{LOOK}_choice"]
+    choice.input(choose_figure, [choice, page.seen], page.followed, **QUIET)
+    closer_look.wire(LOOK, context, page.parts)
 
 
 def wire_decisions(page: Page, context: Context) -> None:
