@@ -12,16 +12,16 @@ import gradio as gr
 from annotation import store
 from annotation.database import Database
 from annotation.records import Annotator, UserError, now
-from annotation.tabs.components import QUIET, SPOKEN, html_box, opening_of, text_in
+from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.ui import markup
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions, win_rates
 from rlhf.evaluation.check_spec import EvaluateSpec
-from rlhf.evaluation.finished_checks import Check, newest_check, newest_checks
-from rlhf.evaluation.gate import Verdict, alphas
-from rlhf.evaluation.gate_decisions import Checking
+from rlhf.evaluation.finished_checks import FinishedCheck, newest_check, newest_checks
+from rlhf.evaluation.gate import GateVerdict, alphas
+from rlhf.evaluation.gate_decisions import CheckStatus
 from rlhf.jobs import job_store
 from rlhf.judges import judge_store
 from rlhf.loop import controller
@@ -30,7 +30,7 @@ from rlhf.models.registry import Policy
 from rlhf.tabs import closer_look
 from rlhf.tabs.closer_look import Look, Subject
 from rlhf.tabs.iterations import check_report, gate_form, iteration_card, loop_standing, policy_decisions
-from rlhf.tabs.iterations.iteration_card import Checked
+from rlhf.tabs.iterations.iteration_card import CheckedPolicy
 from rlhf.tabs.runs import job_cards
 
 PAGE_SIZE = 10
@@ -59,7 +59,7 @@ def serving_part(db: Database) -> Update:
     return gr.update(value=card)
 
 
-def history_part(db: Database, checked: Mapping[str, Check]) -> Update:
+def history_part(db: Database, checked: Mapping[str, FinishedCheck]) -> Update:
     """Every policy with what it came from and how it did."""
     made_by = {job.id: job for job in job_store.recent(db, job_store.waiting_kinds(), ALL_JOBS)}
     return gr.update(value=check_report.history_table(those_that_answer(db), made_by, checked))
@@ -67,7 +67,7 @@ def history_part(db: Database, checked: Mapping[str, Check]) -> Update:
 
 def those_that_answer(db: Database) -> list[Policy]:
     """Every policy, oldest first; reward models score answers and can't give any."""
-    return [policy for policy in registry.everything(db) if policy.kind == "policy"]
+    return [policy for policy in registry.all_policies(db) if policy.kind == "policy"]
 
 
 def selected_policy(db: Database, revision: str | None) -> Policy:
@@ -79,7 +79,7 @@ def selected_policy(db: Database, revision: str | None) -> Policy:
     return first if first.status == "candidate" else serving
 
 
-def answers_in(db: Database, data_dir: Path, policy: Policy, check: Check | None) -> list[dict[str, Any]]:
+def answers_in(db: Database, data_dir: Path, policy: Policy, check: FinishedCheck | None) -> list[dict[str, Any]]:
     """A policy's answers to the held-out prompts of a check; none without a check."""
     if check is None:
         return []
@@ -92,10 +92,10 @@ def answers_in(db: Database, data_dir: Path, policy: Policy, check: Check | None
 
 def standing_part(db: Database) -> Update:
     """Where the iteration stands and what comes next."""
-    return gr.update(value=iteration_card.standing_card(loop_standing.standing(controller.state_of(db))))
+    return gr.update(value=iteration_card.status_card(loop_standing.loop_status(controller.state_of(db))))
 
 
-def gate_parts(db: Database, policy: Policy, stands: Checking) -> dict[str, Update]:
+def gate_parts(db: Database, policy: Policy, stands: CheckStatus) -> dict[str, Update]:
     """What the gate makes of a candidate, or of what it was when it was decided on, and people's running verdict."""
     against = "" if policy.status == "candidate" else decided_against(db, policy)
     if policy.status != "candidate" and not against:
@@ -106,7 +106,7 @@ def gate_parts(db: Database, policy: Policy, stands: Checking) -> dict[str, Upda
     return {
         "gate": gr.update(value=iteration_card.decision_card(decision, rule.mode, against, stands.sentence)),
         "running": gr.update(
-            value=iteration_card.running_chart(found.people, rule, alpha, gate_decisions.rival(db, policy).revision)
+            value=iteration_card.running_chart(found.people, rule, alpha, gate_decisions.opponent(db, policy).revision)
         ),
     }
 
@@ -118,32 +118,34 @@ def decided_against(db: Database, policy: Policy) -> str:
 
 
 def over_parts(
-    db: Database, checked: Mapping[str, Check], look: Any, name: str | None = None
+    db: Database, checked: Mapping[str, FinishedCheck], look: Any, name: str | None = None
 ) -> tuple[dict[str, Update], Look]:
     """Figures over the policies that were checked, and one of them closely."""
-    drawn, subjects = gate_decisions.kept(db, ("over", "the iterations"), lambda: over_iterations(db, checked))
+    drawn, subjects = gate_decisions.cached(db, ("over", "the iterations"), lambda: over_iterations(db, checked))
     close, look = closer_look.updates(LOOK, subjects, (), look, name)
     return {"over": gr.update(value=drawn), **close}, look
 
 
-def over_iterations(db: Database, checked: Mapping[str, Check]) -> tuple[str, list[Subject]]:
+def over_iterations(db: Database, checked: Mapping[str, FinishedCheck]) -> tuple[str, list[Subject]]:
     """The same, drawn, and to be looked at closely."""
     base = registry.by_revision(db, "base")
     rows = [
-        Checked(
+        CheckedPolicy(
             policy.revision,
             check.report,
             win_rates.by_people(db, policy, base) if policy.id != base.id else None,
             win_rates.judged_for(db, policy),
         )
-        for policy in registry.everything(db)
+        for policy in registry.all_policies(db)
         if (check := checked.get(policy.revision)) is not None
     ]
     agreement = {judge.name: gate_decisions.agreement_of(db, judge) for judge in judge_store.judges(db)}
     return iteration_card.over_iterations(rows, agreement), iteration_card.over_subjects(rows)
 
 
-def report_parts(db: Database, data_dir: Path, policy: Policy, check: Check | None, page: int) -> dict[str, Update]:
+def report_parts(
+    db: Database, data_dir: Path, policy: Policy, check: FinishedCheck | None, page: int
+) -> dict[str, Update]:
     """The check of a policy: figures, and a page of its answers beside those of the policy it was compared with."""
     report = None if check is None else check.report
     against = compared_with(check) or "base"
@@ -160,7 +162,7 @@ def report_parts(db: Database, data_dir: Path, policy: Policy, check: Check | No
     }
 
 
-def advised(db: Database, policy: Policy) -> Verdict | None:
+def advised(db: Database, policy: Policy) -> GateVerdict | None:
     """What the rule advises to do with a policy, if it advises anything."""
     decision = gate_decisions.advice(db, policy)
     return None if decision is None else decision.verdict
@@ -205,7 +207,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
     db = context.db
     checked = newest_checks(db)
     policy = selected_policy(db, revision)
-    check, stands = checked.get(policy.revision), gate_decisions.checking(db, policy)
+    check, stands = checked.get(policy.revision), gate_decisions.check_status(db, policy)
     listed = [
         (f"{entry.revision} · {'files deleted' if entry.deleted else entry.status}", entry.revision)
         for entry in check_report.policy_order(those_that_answer(db))
@@ -238,12 +240,12 @@ def page_of(seen: Seen) -> int:
     return max(0, page) if isinstance(page, int) else 0
 
 
-def compared_with(check: Check | None) -> str | None:
+def compared_with(check: FinishedCheck | None) -> str | None:
     """The policy that a check compared its candidate with; None without a check."""
     return None if check is None else check.report.against.revision or None
 
 
-def can_be_asked(db: Database, policy: Policy, check: Check | None) -> bool:
+def can_be_asked(db: Database, policy: Policy, check: FinishedCheck | None) -> bool:
     """Whether asking people would put comparisons before them: of the check of a candidate, or of what serves."""
     against = compared_with(check)
     if against is None or policy.status not in ("candidate", "serving"):
@@ -287,7 +289,7 @@ def asked(panel: Any) -> str:
 
 # ---------------------------------------------------------------------------------------------------------- the page
 @dataclass(frozen=True)
-class Page:
+class IterationsPage:
     """The tab's components: `parts` by name follow the rows, `seen` is what this session was sent last."""
 
     parts: Mapping[str, Any]
@@ -309,7 +311,7 @@ class Page:
         return [*(changed.get(name, gr.skip()) for name in self.parts), seen]
 
 
-def lay_out() -> Page:
+def lay_out() -> IterationsPage:
     """The components, top to bottom, without any value."""
     parts: dict[str, Any] = {}
     gr.Markdown("### Where the iteration stands")
@@ -359,7 +361,7 @@ def lay_out() -> Page:
     parts |= closer_look.lay_out(LOOK, "Look closer")
     gr.Markdown("### Decisions")
     parts["decisions"] = html_box()
-    return Page(parts, gr.State({}), pulse(POLL_SECONDS))
+    return IterationsPage(parts, gr.State({}), pulse(POLL_SECONDS))
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
@@ -370,7 +372,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
     wire_decisions(page, context)
 
 
-def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> None:
+def wire_views(page: IterationsPage, context: Context, opening: Callable[..., Any]) -> None:
     """Fill the page when it is opened, send what changes, and turn the pages of answers."""
 
     @guarded(context, "admin")
@@ -405,7 +407,7 @@ def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> Non
     wire_look(page, context)
 
 
-def wire_look(page: Page, context: Context) -> None:
+def wire_look(page: IterationsPage, context: Context) -> None:
     """Look closely at another figure over the iterations."""
 
     @guarded(context, "admin")
@@ -418,7 +420,7 @@ def wire_look(page: Page, context: Context) -> None:
     closer_look.wire(LOOK, context, page.parts)
 
 
-def wire_decisions(page: Page, context: Context) -> None:
+def wire_decisions(page: IterationsPage, context: Context) -> None:
     """Promote, reject, roll back, check again, and ask people."""
 
     def said(sentence: str, revision: str | None, was: Seen) -> list[Any]:
@@ -452,4 +454,4 @@ def wire_decisions(page: Page, context: Context) -> None:
         ("check", check_policy, [parts["judges"]]),
         ("ask", ask_annotators, []),
     ):
-        parts[name].click(handler, [page.selector, *given, page.seen], page.followed, **SPOKEN)
+        parts[name].click(handler, [page.selector, *given, page.seen], page.followed, **QUEUED)

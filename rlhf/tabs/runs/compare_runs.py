@@ -11,8 +11,8 @@ from annotation.ui.line_plots import plot, plots
 from annotation.ui.markup import paragraph, table
 from rlhf.evaluation.report import AnswerFigures, CheckReport
 from rlhf.jobs.descriptions import Curve
+from rlhf.jobs.job_spec import JobSpec, kinds
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import JobSpec, kinds
 from rlhf.models.reward_model_quality import quality_in
 from rlhf.tabs.closer_look import Subject
 from rlhf.tabs.runs.curves import along, line_of, plots_of
@@ -26,7 +26,7 @@ OTHER_LOSSES = "These runs minimise different losses: compare the shapes of the 
 
 
 @dataclass(frozen=True)
-class Compared:
+class RunSummary:
     """A run with what is known of it."""
 
     job: Job
@@ -62,7 +62,7 @@ def differing(specs: Sequence[JobSpec]) -> list[tuple[str, list[Any]]]:
     return [(name, values) for name, values in rows if any(value != values[0] for value in values)]
 
 
-def settings_table(runs: Sequence[Compared]) -> str:
+def settings_table(runs: Sequence[RunSummary]) -> str:
     """The settings that differ, a run a column."""
     if len(runs) < FEWEST:
         return paragraph(CHOOSE, "quiet")
@@ -96,7 +96,7 @@ def metric_curves() -> dict[str, Curve]:
     return found
 
 
-def shared(runs: Sequence[Compared]) -> list[Subject]:
+def shared(runs: Sequence[RunSummary]) -> list[Subject]:
     """One plot for each metric that two or more runs have, a line a run, in the same hue everywhere."""
     across = " or ".join(dict.fromkeys(along(run.job.spec) for run in runs))
     found = []
@@ -107,7 +107,7 @@ def shared(runs: Sequence[Compared]) -> list[Subject]:
     return found
 
 
-def overlaid(runs: Sequence[Compared]) -> str:
+def overlaid(runs: Sequence[RunSummary]) -> str:
     """The plots that runs share."""
     if len(runs) < FEWEST:
         return ""
@@ -116,7 +116,7 @@ def overlaid(runs: Sequence[Compared]) -> str:
     return plots(drawn) or paragraph(NO_SHARED_CURVES, "quiet")
 
 
-def of_kinds(curve: Curve, metric: str, runs: Sequence[Compared]) -> Curve:
+def of_kinds(curve: Curve, metric: str, runs: Sequence[RunSummary]) -> Curve:
     """The plot with a word of caution where the runs' losses are not the same thing."""
     kinds = {run.job.kind for run in runs if any(entry.get(metric) is not None for entry in run.metrics)}
     if metric != "loss" or len(kinds) == 1:
@@ -125,7 +125,7 @@ def of_kinds(curve: Curve, metric: str, runs: Sequence[Compared]) -> Curve:
 
 
 # ------------------------------------------------------------------------------------------------------------ figures
-def figures_table(runs: Sequence[Compared]) -> str:
+def figures_table(runs: Sequence[RunSummary]) -> str:
     """The final metrics, held-out figures and costs, a run a column; figures that no run has are left out."""
     if len(runs) < FEWEST:
         return ""
@@ -136,7 +136,7 @@ def figures_table(runs: Sequence[Compared]) -> str:
     return table(("Figure", *headers), rows, "No figures yet.", headers)
 
 
-def figures(run: Compared) -> dict[str, str]:
+def figures(run: RunSummary) -> dict[str, str]:
     """A run's figures in words, by name."""
     known = metric_curves()
     final = final_figures(run.metrics)
@@ -149,7 +149,7 @@ def lower_first(label: str) -> str:
     return label if label[:2].isupper() else label[:1].lower() + label[1:]
 
 
-def held_out(run: Compared) -> dict[str, str]:
+def held_out(run: RunSummary) -> dict[str, str]:
     """What was measured on data that the run was not trained on."""
     result, check = run.job.result or {}, run.check
     measured = result.get("held_out") or {}
@@ -169,7 +169,7 @@ def held_out(run: Compared) -> dict[str, str]:
     return {name: short_number(value) for name, value in numbers.items() if value is not None}
 
 
-def costs(run: Compared) -> dict[str, str]:
+def costs(run: RunSummary) -> dict[str, str]:
     """What a run cost and what it left."""
     result = run.job.result or {}
     return {name: write(result[key]) for name, (key, write) in COSTS.items() if result.get(key) is not None}

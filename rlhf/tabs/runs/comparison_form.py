@@ -12,13 +12,13 @@ from annotation.tabs.components import html_box, row_number
 from annotation.ui import line_plots
 from annotation.ui.markup import Download
 from rlhf.evaluation.finished_checks import newest_check
-from rlhf.jobs import job_store, specs
+from rlhf.jobs import job_spec, job_store
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
 from rlhf.tabs import closer_look, downloads
 from rlhf.tabs.closer_look import Look
 from rlhf.tabs.runs import compare_runs, job_words
-from rlhf.tabs.runs.compare_runs import Compared
+from rlhf.tabs.runs.compare_runs import RunSummary
 
 Update = dict[str, Any]
 LISTED = 100
@@ -52,13 +52,15 @@ def chosen_jobs(db: Database, chosen: Any) -> list[Job]:
     typed = map(row_number, chosen if isinstance(chosen, list) else [])
     numbers = [number for number in typed if number is not None]
     known = {job.id: job for job in job_store.with_ids(db, numbers[:MOST])}
-    return [known[number] for number in numbers if number in known and known[number].kind in specs.trainings()]
+    return [known[number] for number in numbers if number in known and known[number].kind in job_spec.trainings()]
 
 
 def choice_part(db: Database) -> Update:
     """The runs that there are to choose from."""
     return gr.update(
-        choices=[(job_words.title(job), str(job.id)) for job in job_store.recent(db, tuple(specs.trainings()), LISTED)]
+        choices=[
+            (job_words.title(job), str(job.id)) for job in job_store.recent(db, tuple(job_spec.trainings()), LISTED)
+        ]
     )
 
 
@@ -84,17 +86,17 @@ def look_at(db: Database, chosen: Sequence[Job], look: Any, name: str) -> tuple[
     return looks_at([compared(db, job) for job in chosen], look, name)
 
 
-def looks_at(runs: Sequence[Compared], look: Any, name: str | None = None) -> tuple[dict[str, Update], Look]:
+def looks_at(runs: Sequence[RunSummary], look: Any, name: str | None = None) -> tuple[dict[str, Update], Look]:
     """One of the plots that runs share, closely, and where all their values are fetched."""
     files = [Download(downloads.metrics_address(run.job.id), f"All values of {run.name} (CSV)") for run in runs]
     return closer_look.updates(LOOK, compare_runs.shared(runs), files, look, name)
 
 
-def compared(db: Database, job: Job) -> Compared:
+def compared(db: Database, job: Job) -> RunSummary:
     """A run with its curves, and the newest check of the policy that it made."""
     made = registry.of_job(db, job.id)
     check = None if made is None else newest_check(db, made.revision)
-    return Compared(
+    return RunSummary(
         job,
         job_store.metrics(db, job.id),
         None if made is None else made.revision,

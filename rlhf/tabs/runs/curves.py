@@ -9,7 +9,7 @@ from typing import Any
 
 from annotation.ui.line_plots import Line, plot, plots
 from rlhf.jobs.descriptions import Curve
-from rlhf.jobs.specs import JobSpec, TrainingSpec
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 from rlhf.tabs.closer_look import Subject
 
 # ----------------------------------------------------------------------------------------------- what each kind shows

@@ -10,8 +10,8 @@ from typing import Any
 from annotation.metrics.aggregation import REASONS
 from annotation.ui.formatting import NOT_MEASURED, short_number, size
 from rlhf.jobs.descriptions import Facts
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec, to_json
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import JobSpec, TrainingSpec, to_json
 
 METHOD_WORDS = {
     "qlora": "QLoRA (adapter on 4-bit weights)",

@@ -8,7 +8,7 @@ from hashlib import sha256
 from annotation.metrics.calibration import Calibration
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.ui import charts, line_plots
-from annotation.ui.charts import Frame, Mark
+from annotation.ui.charts import ChartMark, Frame
 from annotation.ui.formatting import percent, percent_with_interval, short_number
 from annotation.ui.markup import card_title, paragraph
 from rlhf.models.reward_model_quality import FEWEST, REWARD_THRESHOLD, LengthFigures, RewardModelQuality, ScoreHistogram
@@ -112,9 +112,9 @@ def accuracy_plot(name: str, quality: RewardModelQuality) -> str:
     return charts.intervals(frame, marks, "share of comparisons", reference=REWARD_THRESHOLD)
 
 
-def mark(label: str, found: Estimate) -> Mark:
+def mark(label: str, found: Estimate) -> ChartMark:
     """A share with its interval, for a chart."""
-    return Mark(label, found.value, found.low, found.high, percent_with_interval(found))
+    return ChartMark(label, found.value, found.low, found.high, percent_with_interval(found))
 
 
 def calibration_plot(name: str, found: Calibration) -> str:
