@@ -30,7 +30,7 @@ REFERENCE_HUE = HUES[-1]
 
 
 @dataclass(frozen=True)
-class Subject:
+class CurveData:
     """A plot that can be looked at closely."""
 
     axes: Axes
@@ -72,7 +72,7 @@ def lay_out(name: str, label: str) -> dict[str, Any]:
 
 
 def updates(
-    name: str, subjects: Sequence[Subject], files: Sequence[Download], look: Any, chosen: str | None = None
+    name: str, curves: Sequence[CurveData], files: Sequence[Download], look: Any, chosen: str | None = None
 ) -> tuple[dict[str, Update], Look]:
     """What follows the data, and what is looked at now. A part that somebody has drawn out stays.
 
@@ -80,20 +80,20 @@ def updates(
     now, because the browser begins the plot anew with it. `chosen` is what somebody has chosen just now; `files` have
     all values.
     """
-    if not subjects:
+    if not curves:
         return nothing(name)
     wanted = chosen if chosen is not None else look[0] if look else ""
-    subject = next((one for one in subjects if one.axes.name == wanted), subjects[0])
-    choices = [(one.axes.label, one.axes.name) for one in subjects]
-    lines = [line.name for line in subject.lines if line.points]
-    now = [subject.axes.name, subject.axes.label, *(file.address for file in files), *lines, *map(str, choices)]
-    frame = {} if look == now else frame_of(subject)
-    chosen_now = {} if look == now else {f"{name}_choice": gr.update(choices=choices, value=subject.axes.name)}
+    curve = next((one for one in curves if one.axes.name == wanted), curves[0])
+    choices = [(one.axes.label, one.axes.name) for one in curves]
+    lines = [line.name for line in curve.lines if line.points]
+    now = [curve.axes.name, curve.axes.label, *(file.address for file in files), *lines, *map(str, choices)]
+    frame = {} if look == now else frame_of(curve)
+    chosen_now = {} if look == now else {f"{name}_choice": gr.update(choices=choices, value=curve.axes.name)}
     return {
         f"{name}_box": gr.update(visible=True),
         **chosen_now,
-        f"{name}_plot": gr.update(value=data_of(subject), **frame),
-        f"{name}_values": gr.update(value=links(files) + values_table(subject)),
+        f"{name}_plot": gr.update(value=data_of(curve), **frame),
+        f"{name}_values": gr.update(value=links(files) + values_table(curve)),
     }, now
 
 
@@ -102,45 +102,45 @@ def nothing(name: str) -> tuple[dict[str, Update], Look]:
     return {f"{name}_box": gr.update(visible=False)}, []
 
 
-def frame_of(subject: Subject) -> dict[str, Any]:
+def frame_of(curve: CurveData) -> dict[str, Any]:
     """What the plot is about, with all of it in view."""
-    colours = {line.name: HUES[number % len(HUES)] for number, line in enumerate(subject.lines)}
-    if subject.axes.reference is not None:
-        colours[subject.axes.reference[1]] = REFERENCE_HUE
-    low, high = subject.axes.limits
+    colours = {line.name: HUES[number % len(HUES)] for number, line in enumerate(curve.lines)}
+    if curve.axes.reference is not None:
+        colours[curve.axes.reference[1]] = REFERENCE_HUE
+    low, high = curve.axes.limits
     return {
         "color_map": colours,
-        "x_title": subject.across,
-        "y_title": subject.axes.axis,
-        "caption": subject.axes.caption,
+        "x_title": curve.across,
+        "y_title": curve.axes.axis,
+        "caption": curve.axes.caption,
         "x_lim": None,
         "y_lim": None if low is None and high is None else [low, high],
     }
 
 
-def data_of(subject: Subject) -> dict[str, Any]:
+def data_of(curve: CurveData) -> dict[str, Any]:
     """The points as the browser takes them."""
     points: list[list[Any]] = [
-        [step, value, line.name] for line in subject.lines for step, value in thinned(line.points, MOST_POINTS)
+        [step, value, line.name] for line in curve.lines for step, value in thinned(line.points, MOST_POINTS)
     ]
-    if subject.axes.reference is not None:
-        value, name = subject.axes.reference
+    if curve.axes.reference is not None:
+        value, name = curve.axes.reference
         steps = [step for step, *_ in points]
         points += [[step, value, name] for step in (min(steps), max(steps))]
     return {"columns": [STEP, VALUE, LINE], "data": points, "datatypes": KINDS, "mark": "line"}
 
 
-def values_table(subject: Subject) -> str:
+def values_table(curve: CurveData) -> str:
     """The values for those who can't see the plot, or want to read them off."""
-    known = [dict(line.points) for line in subject.lines]
+    known = [dict(line.points) for line in curve.lines]
     steps = sorted({step for points in known for step in points})
     stride = -(-len(steps) // MOST_ROWS)
     rows = [
         (f"{step:.0f}", *(short_number(points[step]) if step in points else NOTHING for points in known))
         for step in reversed(steps[::-1][::stride])
     ]
-    headers = (subject.across, *(line.name for line in subject.lines))
-    caption = f"{subject.axes.label}: {subject.axes.axis}"
+    headers = (curve.across, *(line.name for line in curve.lines))
+    caption = f"{curve.axes.label}: {curve.axes.axis}"
     return unfold("The values as a table", table(headers, rows, "", headers, caption=caption))
 
 

@@ -15,7 +15,7 @@ from annotation.ui.markup import escape, paragraph, table
 from rlhf.evaluation.gate import GateDecision, Mode, Rule
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs.descriptions import Curve
-from rlhf.tabs.closer_look import Subject
+from rlhf.tabs.closer_look import CurveData
 from rlhf.tabs.iterations.loop_standing import LoopStatus, Stage
 
 STAGES: Mapping[Stage, str] = {
@@ -162,11 +162,11 @@ def over_iterations(checked: Sequence[CheckedPolicy], trust: Mapping[str, Estima
     if not checked:
         return paragraph("No check has finished yet: after the first one this shows how policies compare.", "quiet")
     panel = most_trusted_first(checked, trust)
-    drawn = [line_plots.plot("over", one.axes, one.lines, len(checked), one.across) for one in over_subjects(checked)]
+    drawn = [line_plots.plot("over", one.axes, one.lines, len(checked), one.across) for one in over_curves(checked)]
     return win_rates(checked, panel, trust) + line_plots.plots(drawn) + over_table(checked, panel)
 
 
-def over_subjects(checked: Sequence[CheckedPolicy]) -> list[Subject]:
+def over_curves(checked: Sequence[CheckedPolicy]) -> list[CurveData]:
     """The figures over the policies that were checked, oldest first, as far as they are known."""
     values: Mapping[str, Sequence[float | None]] = {
         "kl": [one.report.candidate.kl_to_base for one in checked],
@@ -179,7 +179,7 @@ def over_subjects(checked: Sequence[CheckedPolicy]) -> list[Subject]:
             (float(place), float(value)) for place, value in enumerate(values[curve.name], 1) if value is not None
         ]
         if points:
-            found.append(Subject(curve, [Line(curve.label, points)], "checked policy"))
+            found.append(CurveData(curve, [Line(curve.label, points)], "checked policy"))
     return found
 
 

@@ -28,7 +28,7 @@ from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.tabs import closer_look
-from rlhf.tabs.closer_look import Look, Subject
+from rlhf.tabs.closer_look import CurveData, Look
 from rlhf.tabs.iterations import check_report, gate_form, iteration_card, loop_standing, policy_decisions
 from rlhf.tabs.iterations.iteration_card import CheckedPolicy
 from rlhf.tabs.runs import job_cards
@@ -121,12 +121,12 @@ def over_parts(
     db: Database, checked: Mapping[str, FinishedCheck], look: Any, name: str | None = None
 ) -> tuple[dict[str, Update], Look]:
     """Figures over the policies that were checked, and one of them closely."""
-    drawn, subjects = gate_decisions.cached(db, ("over", "the iterations"), lambda: over_iterations(db, checked))
-    close, look = closer_look.updates(LOOK, subjects, (), look, name)
+    drawn, over = gate_decisions.cached(db, ("over", "the iterations"), lambda: over_iterations(db, checked))
+    close, look = closer_look.updates(LOOK, over, (), look, name)
     return {"over": gr.update(value=drawn), **close}, look
 
 
-def over_iterations(db: Database, checked: Mapping[str, FinishedCheck]) -> tuple[str, list[Subject]]:
+def over_iterations(db: Database, checked: Mapping[str, FinishedCheck]) -> tuple[str, list[CurveData]]:
     """The same, drawn, and to be looked at closely."""
     base = registry.by_revision(db, "base")
     rows = [
@@ -140,7 +140,7 @@ def over_iterations(db: Database, checked: Mapping[str, FinishedCheck]) -> tuple
         if (check := checked.get(policy.revision)) is not None
     ]
     agreement = {judge.name: gate_decisions.agreement_of(db, judge) for judge in judge_store.judges(db)}
-    return iteration_card.over_iterations(rows, agreement), iteration_card.over_subjects(rows)
+    return iteration_card.over_iterations(rows, agreement), iteration_card.over_curves(rows)
 
 
 def report_parts(

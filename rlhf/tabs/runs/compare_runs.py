@@ -14,7 +14,7 @@ from rlhf.jobs.descriptions import Curve
 from rlhf.jobs.job_spec import JobSpec, kinds
 from rlhf.jobs.job_store import Job
 from rlhf.models.reward_model_quality import quality_in
-from rlhf.tabs.closer_look import Subject
+from rlhf.tabs.closer_look import CurveData
 from rlhf.tabs.runs.curves import along, line_of, plots_of
 from rlhf.tabs.runs.job_words import about, final_figures
 
@@ -96,14 +96,14 @@ def metric_curves() -> dict[str, Curve]:
     return found
 
 
-def shared(runs: Sequence[RunSummary]) -> list[Subject]:
+def shared(runs: Sequence[RunSummary]) -> list[CurveData]:
     """One plot for each metric that two or more runs have, a line a run, in the same hue everywhere."""
     across = " or ".join(dict.fromkeys(along(run.job.spec) for run in runs))
     found = []
     for metric, curve in metric_curves().items():
         lines = [line_of(run.name, run.metrics, metric) for run in runs]
         if sum(bool(line.points) for line in lines) >= FEWEST:
-            found.append(Subject(of_kinds(curve, metric, runs), lines, across))
+            found.append(CurveData(of_kinds(curve, metric, runs), lines, across))
     return found
 
 

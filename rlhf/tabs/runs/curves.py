@@ -10,7 +10,7 @@ from typing import Any
 from annotation.ui.line_plots import Line, plot, plots
 from rlhf.jobs.descriptions import Curve
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
-from rlhf.tabs.closer_look import Subject
+from rlhf.tabs.closer_look import CurveData
 
 # ----------------------------------------------------------------------------------------------- what each kind shows
 RATE = Curve(
@@ -80,10 +80,10 @@ def lines_of(curve: Curve, metrics: Sequence[Mapping[str, Any]]) -> list[Line]:
     return [line_of(name, metrics, metric) for name, metric in curve.series.items()]
 
 
-def subjects_of(spec: JobSpec, metrics: Sequence[Mapping[str, Any]]) -> list[Subject]:
+def curve_data_of(spec: JobSpec, metrics: Sequence[Mapping[str, Any]]) -> list[CurveData]:
     """The plots of a run that have data, to be looked at closely."""
     drawn = [(curve, [line for line in lines_of(curve, metrics) if line.points]) for curve in curves_of(spec)]
-    return [Subject(curve, lines, along(spec)) for curve, lines in drawn if lines]
+    return [CurveData(curve, lines, along(spec)) for curve, lines in drawn if lines]
 
 
 def run_plots(spec: JobSpec, metrics: Sequence[Mapping[str, Any]], steps: int) -> str:

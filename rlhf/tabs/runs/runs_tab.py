@@ -141,7 +141,7 @@ def record_parts(db: Database, job: Job | None, drawn: Job | None, look: Any) ->
 def look_at(drawn: Job, metrics: Metrics, look: Any, chosen: str | None = None) -> tuple[dict[str, Update], Look]:
     """One plot of a run closely, and where all its values are fetched."""
     files = [Download(downloads.metrics_address(drawn.id), f"All values of job {drawn.id} (CSV)")]
-    return closer_look.updates(LOOK, curves.subjects_of(drawn.spec, metrics), files, look, chosen)
+    return closer_look.updates(LOOK, curves.curve_data_of(drawn.spec, metrics), files, look, chosen)
 
 
 def record_key(db: Database, job: Job | None, drawn: Job | None) -> list[Any]:
