@@ -100,9 +100,8 @@ def table(
     if empty and not rows:
         return paragraph(empty, "quiet")
     right = [header in numbers for header in headers]
-    first = "th" if caption else "td"
-    head = "".join(table_cell("th", text, number) for text, number in zip(headers, right, strict=True))
-    tags = [first, *("td" for _ in headers[1:])]
+    head = "".join(table_cell('th scope="col"', text, number) for text, number in zip(headers, right, strict=True))
+    tags = ['th scope="row"' if caption else "td", *("td" for _ in headers[1:])]
     body = "".join(
         f"<tr>{''.join(table_cell(*column, data) for column in zip(tags, row, right, strict=True))}</tr>"
         for row in rows
@@ -119,16 +118,18 @@ def table(
 
 def table_cell(tag: str, entry: Cell, number: bool, data: bool = False) -> str:
     """One cell of a table; a sentence is marked as one that may wrap."""
+    style, inside = "", ""
     if isinstance(entry, Download):
-        return f'<{tag}><a href="{escape(entry.address)}" download>{escape(entry.name)}</a></{tag}>'
-    if isinstance(entry, Bar):
+        inside = f'<a href="{escape(entry.address)}" download>{escape(entry.name)}</a>'
+    elif isinstance(entry, Bar):
         over = " over" if entry.share > 1 else ""
         filled = f'<div style="width: {min(entry.share, 1):.1%}"></div>'
-        return f'<{tag}><div class="bar{over}" title="{escape(entry.said)}">{filled}</div></{tag}>'
-    first, *others = [entry] if data else entry.split("\n")
-    style = "number" if number else "wordy" if max(map(len, (first, *others))) > WORDY else ""
-    small = "".join(f'<span class="quiet">{escape(other)}</span>' for other in others)
-    return f"<{tag}{class_of(style)}>{escape(first)}{small}</{tag}>"
+        inside = f'<div class="bar{over}" title="{escape(entry.said)}">{filled}</div>'
+    else:
+        first, *others = [entry] if data else entry.split("\n")
+        style = "number" if number else "wordy" if max(map(len, (first, *others))) > WORDY else ""
+        inside = escape(first) + "".join(f'<span class="quiet">{escape(other)}</span>' for other in others)
+    return f"<{tag}{class_of(style)}>{inside}</{tag[:2]}>"
 
 
 def progress_bar(label: str, percent: int | None) -> str:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from annotation.metrics.calibration import calibration
 from annotation.metrics.intervals_and_bias import Z_95, Share
 from annotation.ui.charts import HEIGHT
+from annotation.ui.line_plots import outline
 from rlhf.models.reward_model_quality import (
     FEWEST,
     REWARD_THRESHOLD,
@@ -25,7 +26,7 @@ from rlhf.models.reward_model_quality import (
     pair_margins,
     ranks,
 )
-from rlhf.tabs.runs.reward_model_card import calibration_sentence, card, outline
+from rlhf.tabs.runs.reward_model_card import calibration_sentence, card
 
 
 def pair(difference: float, lengths: tuple[int, int] = (5, 5), middle: float = 0.0) -> ScoredComparison:

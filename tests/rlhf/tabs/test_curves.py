@@ -136,7 +136,10 @@ def test_some_points_tell_their_figure_and_the_last_one_always_does() -> None:
     line = Line("loss", [(float(step), step / 100) for step in range(1, 101)])
     html = line_plots.plot("run", PLAIN, [line], 100, "step")
     assert html.count("<circle") <= line_plots.MOST_PLACES
-    assert "<title>loss, 100: 1</title>" in html
+    assert html.count('class="place"') <= line_plots.MOST_PLACES
+    said = html.split('<g class="said">')[-1]
+    assert ">step 100<" in said
+    assert ">loss: 1<" in said
     assert '<i class="hue0"></i>loss: 1<' in html, "the legend has the last value"
     assert "loss: from 0.01 to 1 in 100 points" in html, "and those who can't see it are told"
 

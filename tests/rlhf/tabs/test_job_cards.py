@@ -218,7 +218,7 @@ def test_an_outcome_says_what_was_made_and_what_it_cost() -> None:
         ("State", "candidate"),
         ("Trainable parameters", "460,800 (0.341% of all)"),
         ("Time for a step", "1.23 s"),
-        ("Peak memory", "1.2 GB"),
+        ("Peak memory", "1.23 GB"),
     ):
         assert f"<dt>{label}</dt><dd>{text}</dd>" in html
     assert html.count("Size on disk") == 1
