@@ -13,7 +13,7 @@ from annotation.tabs.components import QUIET, html_box
 from annotation.tabs.guard import Context, guarded, guarded_event
 from annotation.ui.formatting import NOTHING, short_number
 from annotation.ui.line_plots import HUES, Axes, Line, thinned
-from annotation.ui.markup import Download, links, table, unfold
+from annotation.ui.markup import Download, links, paragraph, table, unfold
 
 Update = dict[str, Any]
 # What is looked at: the name and the label of a plot, whose values they are, and its lines.
@@ -93,7 +93,7 @@ def updates(
         f"{name}_box": gr.update(visible=True),
         **chosen_now,
         f"{name}_plot": gr.update(value=data_of(curve), **frame),
-        f"{name}_values": gr.update(value=links(files) + values_table(curve)),
+        f"{name}_values": gr.update(value=paragraph(curve.axes.caption) + links(files) + values_table(curve)),
     }, now
 
 
@@ -112,7 +112,6 @@ def frame_of(curve: CurveData) -> dict[str, Any]:
         "color_map": colours,
         "x_title": curve.across,
         "y_title": curve.axes.axis,
-        "caption": curve.axes.caption,
         "x_lim": None,
         "y_lim": None if low is None and high is None else [low, high],
     }

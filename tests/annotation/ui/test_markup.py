@@ -48,7 +48,8 @@ def test_whatever_was_written_is_shown_literally(html: str) -> None:
 def test_a_table_sets_numbers_to_the_right_and_lets_sentences_wrap() -> None:
     html = table(("Why", "Number"), [("short", "7"), ("w" * 33, "1,204")], "nothing", ("Number",))
     assert html == (
-        '<div class="scroll" tabindex="0"><table><thead><tr><th scope="col">Why</th><th scope="col" class="number">Number</th></tr></thead>'
+        '<div class="scroll" tabindex="0"><table><thead><tr><th scope="col">Why</th>'
+        '<th scope="col" class="number">Number</th></tr></thead>'
         '<tbody><tr><td>short</td><td class="number">7</td></tr>'
         f'<tr><td class="wordy">{"w" * 33}</td><td class="number">1,204</td></tr></tbody></table></div>'
     )
