@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -20,7 +19,7 @@ from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, text
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
 from annotation.ui.invisible import visible
-from annotation.ui.markup import BAR_STYLE, BOX_STYLE, TABLE_STYLE, WARNING_STYLE, progress_bar, status, table
+from annotation.ui.markup import progress_bar, status, table
 
 POLL_SECONDS = 1
 MAXIMUM_UPLOAD = "500mb"
@@ -37,20 +36,6 @@ VERDICT_CHOICES = [
 SPLIT_CHOICES = [("To train on", "train"), ("Held out, to check with", "held-out"), ("A share held out", "share")]
 EXPLANATION = f"""Prompts, demonstrations and preferences from {FORMATS}; also packed with gzip.
 Look at the first rows, check what would be imported, then import. What is there already is not imported again."""
-STYLE = (
-    BOX_STYLE
-    + TABLE_STYLE
-    + BAR_STYLE
-    + WARNING_STYLE
-    + """
-p { margin: 0.25rem 0; }
-.headline { font-size: var(--text-lg); }
-.scroll { max-height: 22rem; overflow-y: auto; }
-th { white-space: nowrap; }
-td { min-width: 4rem; max-width: 24rem; overflow-wrap: anywhere; white-space: pre-wrap; }
-"""
-)
-literal = partial(html_box, STYLE)
 
 
 # ----------------------------------------------------------------------------------------------- form to command line
@@ -100,7 +85,8 @@ def look_card(look: Mapping[str, Any]) -> str:
     heads = ["row", *columns]
     rows = [[str(row["number"]), *(cut(row["cells"].get(column, "")) for column in columns)] for row in look["rows"]]
     bad = "".join(status(f"Row {entry['number']} can't be read: {entry['reason']}", "warning") for entry in look["bad"])
-    return status(f"{look['name']}: {look['format']}. The first rows:", "headline") + table(heads, rows) + bad
+    said = status(f"{look['name']}: {look['format']}. The first rows:", "headline")
+    return said + table(heads, rows, data=True) + bad
 
 
 def meaning_card(look: Mapping[str, Any]) -> str:
@@ -112,7 +98,7 @@ def meaning_card(look: Mapping[str, Any]) -> str:
     pairs = zip(look["rows"], look["records"], strict=True)
     rows = [[str(row["number"]), *record_cells(record)] for row, record in pairs]
     headline = status(f"Read as {look['target']}, with {proposed}. They become:", "headline")
-    return headline + table(("row", "prompt", "answers"), rows) + notes
+    return headline + table(("row", "prompt", "answers"), rows, data=True) + notes
 
 
 def record_cells(record: Any) -> tuple[str, str]:
@@ -245,13 +231,13 @@ def build(demo: gr.Blocks, context: Context) -> None:
     source = build_source()
     look = gr.Button("Look at the first rows", variant="primary", scale=0, min_width=240, elem_id="import-look")
     with gr.Column(visible=False) as group:
-        first_rows, meaning = literal(), literal()
+        first_rows, meaning = html_box(), html_box()
         form, columns = build_form(), build_columns()
         with gr.Row():
             again = gr.Button("Read the first rows again so", min_width=200, elem_id="import-again")
             check = gr.Button("Check all rows", min_width=200, elem_id="import-check")
             bring = gr.Button("Import", variant="primary", min_width=200, elem_id="import-import")
-    standing = literal()
+    standing = html_box()
     cancel = gr.Button("Cancel", variant="stop", visible=False, scale=0, min_width=160, elem_id="import-cancel")
     buttons = {"look": look, "again": again, "check": check, "import": bring, "cancel": cancel}
     page = ImportFormPage(source, form, columns, buttons, group, first_rows, meaning, standing, gr.State(0),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -16,7 +15,7 @@ from annotation.store import Guidelines
 from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of
 from annotation.tabs.guard import Context, guarded
 from annotation.ui import markdown_process
-from annotation.ui.markup import BOX_STYLE, paragraph, status
+from annotation.ui.markup import paragraph, status
 from annotation.web import access
 
 FIELDS = tuple(field.name for field in fields(Project))
@@ -25,16 +24,7 @@ EACH_CAN_SWITCH = "How answers are first shown; each annotator can switch."
 EXPLANATION = """What you save here holds for comparisons handed out from then on; what is in somebody's hands stays as
 it was shown. Comparisons already made keep their number of answers: with a new number, those that the model makes from
 then on have it."""
-STYLE = (
-    BOX_STYLE
-    + """
-p { margin: 0.25rem 0; }
-.guidelines-preview { border: 1px solid var(--border-color-primary); border-radius: var(--block-radius);
-  padding: 0.75rem 1rem; max-height: 60vh; overflow: auto; }
-"""
-)
 # The previewed guidelines come from `rendering`, which lets nothing through that runs.
-literal = partial(html_box, STYLE)
 Values = dict[str, Any]
 
 
@@ -182,11 +172,11 @@ def number(label: str, info: str) -> gr.Number:
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out inside the caller's `with gr.Tab(...)` and wire it."""
     gr.Markdown("### What annotators are asked")
-    asked: dict[str, Any] = {"counts": literal(), "form": build_form()}
+    asked: dict[str, Any] = {"counts": html_box(), "form": build_form()}
     gr.Markdown(EXPLANATION)
     asked |= {
         "save": gr.Button("Save the project", variant="primary", scale=0, min_width=240, elem_id="project-save"),
-        "saved": literal(),
+        "saved": html_box(),
     }
     gr.Markdown("### Guidelines")
     page = ProjectPage(**asked, **build_guidelines(), sent=gr.State({}))
@@ -195,7 +185,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
 
 def build_guidelines() -> dict[str, Any]:
     """The guidelines' editor and what was there before."""
-    parts: dict[str, Any] = {"standing": literal()}
+    parts: dict[str, Any] = {"standing": html_box()}
     parts["text"] = gr.Textbox(
         label="Text, in Markdown",
         lines=10,
@@ -208,7 +198,7 @@ def build_guidelines() -> dict[str, Any]:
         parts["write"] = gr.Button(
             "Save as a new version", variant="primary", scale=0, min_width=240, elem_id="guidelines-save"
         )
-    parts["preview_box"] = literal()
+    parts["preview_box"] = html_box()
     with gr.Accordion("Every version", open=False):
         # A choice made before the app was restarted must still be accepted after it.
         parts["versions"] = gr.Dropdown([], label="Version", allow_custom_value=True, elem_id="guidelines-versions")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -20,7 +19,6 @@ from annotation.tabs.components import QUEUED, html_box, opening_of, row_number
 from annotation.tabs.guard import Context, guarded
 from annotation.ui.markup import paragraph, status
 
-literal = partial(html_box, quality_report.STYLE)
 Update = dict[str, Any]
 CONSENSUS = "What its annotators agree on"
 GOLD_EXPLANATION = """A gold comparison has a known answer. It is handed out now and then, looking like any other, to
@@ -115,13 +113,13 @@ def lay_out() -> QualityPage:
     buttons: dict[str, gr.Button] = {}
     with gr.Row():
         with gr.Column(scale=5, min_width=320):
-            parts["standing"] = literal("<p>Reading the judgements …</p>")
+            parts["standing"] = html_box("<p>Reading the judgements …</p>")
         buttons["refresh"] = gr.Button("Refresh", size="md", scale=1, min_width=120)
 
     gr.Markdown("### Annotators")
-    parts["annotators"] = literal()
-    literal(quality_report.reliability_explained() + paragraph(quality_report.TABLE_EXPLANATION, "quiet"))
-    parts["reliability"] = literal()
+    parts["annotators"] = html_box()
+    html_box(quality_report.reliability_explained() + paragraph(quality_report.TABLE_EXPLANATION, "quiet"))
+    parts["reliability"] = html_box()
     with gr.Accordion("Leave someone out of training, or take them back in", open=False):
         gr.Markdown(EXCLUSION_EXPLANATION)
         with gr.Row():
@@ -131,23 +129,23 @@ def lay_out() -> QualityPage:
         with gr.Row():
             buttons["leave_out"] = gr.Button("Leave out of training", variant="stop", min_width=180)
             buttons["take_back"] = gr.Button("Take back in", min_width=180)
-        said["exclusion"] = literal()
+        said["exclusion"] = html_box()
 
     gr.Markdown("### Agreement")
-    parts["agreement"] = literal()
-    parts["over_time"] = literal()
+    parts["agreement"] = html_box()
+    parts["over_time"] = html_box()
     gr.Markdown("### Biases")
-    parts["biases"] = literal()
+    parts["biases"] = html_box()
 
     gr.Markdown("### To settle")
     gr.Markdown(SETTLE_EXPLANATION)
-    parts["disputes"] = literal()
+    parts["disputes"] = html_box()
     with gr.Row():
         parts["settle"] = gr.Button("Settle the next one", variant="primary", scale=0, min_width=240, interactive=False)
-    said["settle"] = literal()
+    said["settle"] = html_box()
 
     gr.Markdown("### Gold comparisons")
-    parts["golds"] = literal()
+    parts["golds"] = html_box()
     with gr.Accordion("Make a comparison gold, or change one", open=False):
         gr.Markdown(GOLD_EXPLANATION)
         with gr.Row():
@@ -162,21 +160,21 @@ def lay_out() -> QualityPage:
         with gr.Row():
             buttons["look"] = gr.Button("Look at it", min_width=140)
             buttons["make"] = gr.Button("Make it gold", variant="primary", min_width=140)
-        said["make"] = literal()
-        view = literal()
+        said["make"] = html_box()
+        view = html_box()
         parts["gold"] = gr.Dropdown([], label="Gold comparison", allow_custom_value=True, min_width=240)
         with gr.Row():
             buttons["retire"] = gr.Button("Retire", min_width=140)
             buttons["reinstate"] = gr.Button("Hand out again", min_width=140)
             buttons["release"] = gr.Button("No longer gold", variant="stop", min_width=140)
-        said["gold"] = literal()
+        said["gold"] = html_box()
 
     gr.Markdown("### Policies")
-    parts["policies"] = literal()
+    parts["policies"] = html_box()
     gr.Markdown("### Flagged")
-    parts["flagged"] = literal()
+    parts["flagged"] = html_box()
     gr.Markdown("### Decisions")
-    parts["decisions"] = literal()
+    parts["decisions"] = html_box()
     return QualityPage(parts, said, reason, best, view, buttons)
 
 

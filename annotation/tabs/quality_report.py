@@ -20,45 +20,9 @@ from annotation.metrics.reliability import Reliability
 from annotation.records import STRENGTHS, Project
 from annotation.ui import charts
 from annotation.ui.charts import ChartMark, Frame
-from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval
-from annotation.ui.markup import BOX_STYLE, escape, paragraph
+from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval, some
+from annotation.ui.markup import Row, escape, paragraph, points, table, unfold
 
-# Goes through Gradio's template engine: no backtick, no backslash, no double brace.
-STYLE = (
-    BOX_STYLE
-    + """
-p { margin: 0.35rem 0; }
-.headline { font-size: var(--text-lg); }
-.quiet { opacity: 0.85; font-size: var(--text-sm); }
-ul.look { margin: 0.4rem 0; padding-left: 1.2rem; list-style: disc; }
-ul.look li { margin: 0.2rem 0; }
-.scroll { overflow: auto; max-width: 100%; max-height: 28rem; border: 1px solid var(--border-color-primary);
-  border-radius: var(--radius-md); }
-.scroll:focus-visible { outline: 3px solid var(--color-accent); outline-offset: 2px; }
-table { border-collapse: collapse; width: 100%; font-size: var(--text-sm); margin: 0; border: 0; }
-caption { text-align: left; padding: 6px 8px; font-weight: 600; color: var(--body-text-color); }
-tr, thead, tbody { border: 0; }
-th, td { padding: 5px 8px; border: 0; border-top: 1px solid var(--border-color-primary); text-align: left;
-  vertical-align: top; white-space: nowrap; color: var(--body-text-color); }
-thead th { font-weight: 600; border-top: 0; white-space: normal; vertical-align: bottom; }
-tbody th { font-weight: 600; position: sticky; left: 0; background: var(--body-background-fill); }
-thead th { position: sticky; top: 0; background: var(--body-background-fill); z-index: 1; }
-td.wordy { white-space: normal; min-width: 16em; overflow-wrap: anywhere; }
-td .quiet { display: block; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 0 2rem; }
-details { margin: 0.6rem 0; }
-a { text-decoration: underline; font-weight: 600; }
-summary { cursor: pointer; font-weight: 600; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; font-family: var(--font); font-size: var(--text-md); margin: 0;
-  background: none; border: 0; padding: 0; color: var(--body-text-color); max-height: 16rem; overflow-y: auto; }
-.answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); gap: 0.75rem;
-  margin: 0.6rem 0; }
-.answers > div { border: 1px solid var(--border-color-primary); border-radius: var(--radius-md); padding: 0.6rem 0.8rem;
-  min-width: 0; }
-h4 { font-size: var(--text-sm); font-weight: 600; margin: 0 0 0.3rem; }
-"""
-    + charts.STYLE
-)
 NO_JUDGEMENTS = "Nobody has judged anything yet. Figures appear here with the first judgements."
 # Below so many comparisons an interval over them says little, and the page says so.
 FEW = 10
@@ -66,46 +30,12 @@ COIN = 0.5
 
 
 # ------------------------------------------------------------------------------------------------------------- pieces
-def some(count: int, one: str, several: str = "") -> str:
-    """'1 comparison', '1,204 comparisons'."""
-    return f"{count:,} {one if count == 1 else several or one + 's'}"
-
-
 def in_hand(comparison_id: int) -> str:
     """Says that a comparison waits to be judged; the link loads the page anew, which opens on the Annotate tab."""
     return (
         f'<p role="status">Comparison {comparison_id} is in your hands, to settle. '
         '<a href="./">Judge it on the Annotate tab</a>.</p>'
     )
-
-
-Row = Sequence[str]
-
-
-def table(caption: str, headers: Row, rows: Sequence[Row], empty: str) -> str:
-    """A table of literal text that scrolls sideways in its own box; the first column stays in sight.
-
-    Further lines of a cell (after a line break) are set small; a long line may wrap.
-    """
-    if not rows:
-        return paragraph(empty, "quiet")
-    head = "".join(f'<th scope="col">{escape(header)}</th>' for header in headers)
-    body = "".join(f'<tr><th scope="row">{escape(row[0])}</th>{"".join(map(cell, row[1:]))}</tr>' for row in rows)
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-WORDY = 36
-
-
-def cell(words: str) -> str:
-    """One cell of a table."""
-    first, *others = words.split("\n")
-    small = "".join(f'<span class="quiet">{escape(other)}</span>' for other in others)
-    style = ' class="wordy"' if any(len(line) > WORDY for line in (first, *others)) else ""
-    return f"<td{style}>{escape(first)}{small}</td>"
 
 
 # ----------------------------------------------------------------------------------------------------------- standing
@@ -118,8 +48,7 @@ def status_sentence(figures: QualityReport, project: Project) -> str:
         f"{some(figures.judgements, 'judgement')} by {some(people, 'annotator')} on "
         f"{some(figures.comparisons, 'comparison')} can train the model. {agreement_sentence(figures)}"
     )
-    points = "".join(f"<li>{escape(point)}</li>" for point in to_look_at(figures, project))
-    looked = f'<ul class="look">{points}</ul>' if points else paragraph("Nothing else calls for attention.")
+    looked = points(to_look_at(figures, project)) or paragraph("Nothing else calls for attention.")
     return paragraph(sentence, "headline") + looked
 
 
@@ -207,7 +136,7 @@ def annotators_table(figures: QualityReport) -> str:
         annotator_row(one, figures.reliabilities[one.name], figures.excluded.get(one.name))
         for one in figures.annotators
     ]
-    return table("Annotators, each share with its 95% interval", ANNOTATOR_HEADERS, rows, NO_JUDGEMENTS)
+    return table(ANNOTATOR_HEADERS, rows, NO_JUDGEMENTS, caption="Annotators, each share with its 95% interval")
 
 
 def annotator_row(one: AnnotatorFigures, reliability: Reliability, left_out: str | None) -> Row:
@@ -276,7 +205,7 @@ RELIABILITY_EXPLANATION = (
 
 def reliability_explained() -> str:
     words = "".join(paragraph(sentence) for sentence in RELIABILITY_EXPLANATION)
-    return f"<details><summary>What the reliability number means</summary>{words}</details>"
+    return unfold("What the reliability number means", words)
 
 
 NO_EVIDENCE = (
@@ -334,12 +263,12 @@ def agreement_table(found: Sequence[Agreement]) -> str:
         "“all bad”, none made before the answers were complete, none of annotators who are left out.",
         "quiet",
     )
-    return table("Agreement between annotators", headers, rows, NO_OVERLAP) + (note if rows else "")
+    return table(headers, rows, NO_OVERLAP, caption="Agreement between annotators") + (note if rows else "")
 
 
 def over_time(periods: Sequence[Period], per_day: Sequence[tuple[str, int]]) -> str:
     """Agreement and judgements over time, beside each other where there is room."""
-    return f'<div class="figures">{agreement_chart(periods)}{days_chart(per_day)}</div>'
+    return f'<div class="beside">{agreement_chart(periods)}{days_chart(per_day)}</div>'
 
 
 def agreement_chart(periods: Sequence[Period]) -> str:
@@ -373,7 +302,7 @@ def bias_meters(position: Sequence[Bias], length: Sequence[Bias]) -> str:
         meter("position", "Position bias", position, POSITION_SENTENCE),
         meter("length", "Length bias", length, LENGTH_SENTENCE),
     ]
-    return f'<div class="figures">{"".join(parts)}</div>'
+    return f'<div class="beside">{"".join(parts)}</div>'
 
 
 POSITION_SENTENCE = (
@@ -493,7 +422,7 @@ def disputes_table(disputes: Sequence[Dispute], limit: int = 10) -> str:
     more = len(disputes) - len(rows)
     note = paragraph(f"And {some(more, 'more comparison')}.", "quiet") if more > 0 else ""
     empty = "Nothing to settle: no two annotators contradict each other."
-    return table("Comparisons to settle, the most disagreement first", headers, rows, empty) + note
+    return table(headers, rows, empty, caption="Comparisons to settle, the most disagreement first") + note
 
 
 def gold_table(golds: Sequence[Gold], accuracy: Estimate | None) -> str:
@@ -514,7 +443,7 @@ def gold_table(golds: Sequence[Gold], accuracy: Estimate | None) -> str:
         "and then without knowing, and the table above shows who is right."
     )
     over_all = "" if accuracy is None else f": {percent_with_interval(accuracy)} judged right"
-    return table(f"Gold comparisons{over_all}", headers, rows, empty)
+    return table(headers, rows, empty, caption=f"Gold comparisons{over_all}")
 
 
 def flagged_table(cases: Sequence[FlaggedCase]) -> str:
@@ -525,7 +454,7 @@ def flagged_table(cases: Sequence[FlaggedCase]) -> str:
         for one in cases
     ]  # fmt: skip
     headers = ("Comparison", "Flag", "Note", "Prompt", "By", "When")
-    return table("Flagged; these comparisons are not trained on", headers, rows, "Nobody has flagged anything.")
+    return table(headers, rows, "Nobody has flagged anything.", caption="Flagged; these comparisons are not trained on")
 
 
 def decisions_table(decisions: Sequence[AdminDecision]) -> str:
@@ -534,7 +463,7 @@ def decisions_table(decisions: Sequence[AdminDecision]) -> str:
         (one.about, one.what, one.reason or NOTHING, one.decided_by, moment(one.created)) for one in decisions
     ]  # fmt: skip
     headers = ("About", "Decision", "Reason", "By", "When")
-    return table("Decisions", headers, rows, "No decision about annotators or gold comparisons yet.")
+    return table(headers, rows, "No decision about annotators or gold comparisons yet.", caption="Decisions")
 
 
 def shortened(words: str, most: int = 200) -> str:
@@ -552,12 +481,12 @@ def case_view(case: ComparisonReview) -> str:
     )
     rows = [(one.annotator, opinion_text(one), one.purpose) for one in case.opinions]
     said_of_it = table(
-        f"Judgements on comparison {case.comparison_id}",
         ("Annotator", "Judgement", "Purpose"),
         rows,
         "Nobody has judged it yet.",
+        caption=f"Judgements on comparison {case.comparison_id}",
     )
-    return f'{asked}<div class="answers">{answers}</div>{said_of_it}'
+    return f'{asked}<div class="sides">{answers}</div>{said_of_it}'
 
 
 def opinion_text(opinion: ReviewedJudgement) -> str:

@@ -19,7 +19,7 @@ from annotated_types import Interval
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.metrics.sequential_test import anytime_mean, more_needed
 from annotation.records import UserError
-from annotation.ui.formatting import percent
+from annotation.ui.formatting import NOT_MEASURED, percent
 from annotation.validation import bare, from_form, hints_of, label_of, read
 
 Mode = Literal["ask", "automatic", "never"]
@@ -352,7 +352,6 @@ def preferred_at_equal_lengths(judge: JudgeFindings) -> Criterion:
 
 
 # ------------------------------------------------------------------------------------------------------------- limits
-NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from annotation.jobs.job_queue import JobQueue, JobRequest, named
 from annotation.jobs.job_table import Job
 from annotation.jobs.lane_runner import JobOutcome
 from annotation.records import UserError
-from annotation.tabs.quality_report import some
+from annotation.ui.formatting import some
 from rlhf.hub import pull_model, push_dataset, push_model, space_upload
 from rlhf.hub.space_upload import SpaceFinding
 from rlhf.models.registry import Weights

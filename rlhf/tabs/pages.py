@@ -18,6 +18,7 @@ from annotation.tabs import accounts, annotate, data, project, quality
 from annotation.tabs.components import QUIET
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.import_form import MAXIMUM_UPLOAD
+from annotation.ui import stylesheet
 from annotation.web import middleware
 from annotation.web.deferred_app import Built
 from annotation.web.gradio_allowlist import Function, GradioGuard
@@ -29,7 +30,6 @@ from rlhf.tabs.judges import judges_tab
 from rlhf.tabs.playground import playground_tab
 from rlhf.tabs.train import train_tab
 
-PAGE_CSS = (Path(__file__).resolve().parents[2] / "annotation" / "ui" / "style.css").read_text(encoding="utf-8")
 ADMIN_TABS: dict[str, ModuleType] = {
     "Train": train_tab,
     "Iterations": iterations_tab,
@@ -118,7 +118,7 @@ def build(context: Context, settings: Settings, uploads: Path) -> Built:
         auth_dependency=middleware.signed_in_name,
         app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None},
         theme=theme(),
-        css=PAGE_CSS,
+        css=stylesheet.FOR_GRADIO,
         # What is blocked is so wherever it lies: in a data directory around that of the uploads, these as well.
         blocked_paths=[] if uploads.is_relative_to(settings.data_dir) else [str(settings.data_dir)],
         max_file_size=MAXIMUM_UPLOAD,  # and only from admins: gradio_door.WAYS

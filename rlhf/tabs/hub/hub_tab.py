@@ -106,7 +106,6 @@ FORMS: Mapping[str, tuple[str, ...]] = {
     "space": ("check-space", "make-space"),
 }
 FORMAT_CHOICES = [(entry.title, name) for name, entry in FORMATS.items() if name not in ONE_FILE]
-literal = partial(html_box, job_cards.STYLE + "p { overflow-wrap: anywhere; }")
 Update = dict[str, Any]
 Seen = dict[str, Any]
 
@@ -301,11 +300,11 @@ def lay_out() -> HubPage:
     parts: dict[str, Any] = {}
     forms: dict[str, Sequence[Any]] = {}
     buttons: dict[str, gr.Button] = {}
-    parts["held"] = literal()
+    parts["held"] = html_box()
     with gr.Column(visible=False) as parts["forms"]:
-        literal(paragraph(EXPLANATION, "quiet"))
+        html_box(paragraph(EXPLANATION, "quiet"))
         buttons["token"] = button("Check the token", "hub-token")
-        forms["token"], parts["said token"] = [], literal()
+        forms["token"], parts["said token"] = [], html_box()
         with gr.Accordion("Publish a model", open=False, elem_id="hub-publish"):
             lay_out_publish(parts, forms, buttons)
         with gr.Accordion("Pull a model", open=False, elem_id="hub-pull"):
@@ -315,11 +314,11 @@ def lay_out() -> HubPage:
         with gr.Accordion("This program as a Space", open=False, elem_id="hub-space"):
             lay_out_space(parts, forms, buttons)
         gr.Markdown("### What was asked")
-        parts["requests"] = literal()
+        parts["requests"] = html_box()
     gr.Markdown("### Published from here")
-    parts["published"] = literal()
+    parts["published"] = html_box()
     gr.Markdown("### Safe copies")
-    parts["copies"] = literal()
+    parts["copies"] = html_box()
     return HubPage(parts, forms, buttons, gr.State({}), pulse())
 
 
@@ -335,13 +334,13 @@ def lay_out_publish(parts: dict[str, Any], forms: dict[str, Sequence[Any]], butt
         licence = licence_choice()
     private = gr.Checkbox(True, label="Private", info="Of a repository that is there already this is never changed.")
     buttons["publish"] = button("Publish", "hub-publish-go", "primary")
-    parts["said publish"] = literal()
+    parts["said publish"] = html_box()
     forms["publish"] = [parts["revision"], repo, private, licence]
 
 
 def lay_out_pull(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
     """The form that pulls a model."""
-    literal(paragraph(PULL_NOTE, "quiet"))
+    html_box(paragraph(PULL_NOTE, "quiet"))
     with gr.Row():
         source = address("Repository", "hub-pull-repo", "OWNER/NAME, or OWNER/NAME@REVISION")
         weights = gr.Radio(
@@ -349,13 +348,13 @@ def lay_out_pull(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons
             label="Precision of the weights that an adapter lies on",
         )  # fmt: skip
     buttons["pull"] = button("Pull", "hub-pull-go", "primary")
-    parts["said pull"] = literal()
+    parts["said pull"] = html_box()
     forms["pull"] = [source, weights]
 
 
 def lay_out_push(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
     """The form that pushes data."""
-    literal(paragraph(PUSH_NOTE, "quiet"))
+    html_box(paragraph(PUSH_NOTE, "quiet"))
     parts["data"] = gr.Dropdown(
         [JUDGEMENTS], value=JUDGEMENTS[1], label="What", allow_custom_value=True, elem_id="hub-push-what"
     )
@@ -366,13 +365,13 @@ def lay_out_push(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons
     private = gr.Checkbox(True, label="Private", info="Of a repository that is there already this is never changed.")
     names = gr.Checkbox(label="Name the annotators (otherwise each has a pseudonym)")
     buttons["push"] = button("Push the data", "hub-push-go", "primary")
-    parts["said push"] = literal()
+    parts["said push"] = html_box()
     forms["push"] = [parts["data"], repo, chosen, private, names, licence]
 
 
 def lay_out_space(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
     """The form that makes a Space."""
-    literal(paragraph(SPACE_NOTE, "quiet"))
+    html_box(paragraph(SPACE_NOTE, "quiet"))
     with gr.Row():
         repo = address("Name of the Space", "hub-space-repo")
         hardware = gr.Textbox(
@@ -393,7 +392,7 @@ def lay_out_space(parts: dict[str, Any], forms: dict[str, Sequence[Any]], button
         )
     public = gr.Checkbox(label="Public: everybody can open it")
     buttons["check"] = button("Check", "hub-space-check", "primary")
-    parts["said space"] = literal()
+    parts["said space"] = html_box()
     parts["agreed"] = gr.Checkbox(label="I agree", visible=False, elem_id="hub-space-agreed")
     parts["make"] = buttons["make"] = button("Create or update", "hub-space-make", interactive=False)
     forms["space"] = [repo, hardware, admins, annotators, copies, model, public]

@@ -9,17 +9,16 @@ from typing import Any
 
 from annotation.records import Split, seconds_between
 from annotation.store import AnswerCounts
-from annotation.ui.formatting import NOTHING, moment, percent_with_interval
-from annotation.ui.markup import escape, paragraph, table
+from annotation.ui.formatting import NOT_MEASURED, NOTHING, duration, figure, moment, percent_with_interval, share
+from annotation.ui.markup import card_title, escape, facts, paragraph, table
 from rlhf.evaluation.finished_checks import FinishedCheck
 from rlhf.evaluation.gate import MetricLimit, Rule, past_limits
 from rlhf.evaluation.report import AnswerFigures, CheckReport, RewardChange
 from rlhf.jobs import job_spec
-from rlhf.jobs.descriptions import NOT_MEASURED
 from rlhf.jobs.job_spec import REFERENCES, SHORT_METHODS, TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.models.registry import Policy
-from rlhf.tabs.runs.job_cards import answer_box, duration, facts, figure, share
+from rlhf.tabs.runs.job_cards import answer_box
 from rlhf.tabs.runs.job_words import trained_on
 
 # Below this the interval spans most of what is possible, so the figure would only mislead.
@@ -31,7 +30,7 @@ def serving_card(
 ) -> str:
     """The serving policy, the worker that answers with it, and what it has produced so far."""
     return (
-        f'<p class="headline"><b>{escape(policy.revision)}</b> on {escape(policy.base)}</p>'
+        card_title(policy.revision, f"on {policy.base}")
         + paragraph(worker_sentence(worker, at))
         + facts(
             (

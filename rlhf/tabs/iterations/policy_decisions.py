@@ -11,6 +11,7 @@ import gradio as gr
 
 from annotation.records import UserError
 from annotation.tabs.guard import Context
+from annotation.ui import formatting
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import EvaluateSpec
@@ -20,7 +21,6 @@ from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.submission import job_submission
 from rlhf.tabs import downloads
-from rlhf.tabs.runs import job_words
 
 
 def promote(context: Context, revision: str, decided_by: str, why: str = "") -> str:
@@ -67,7 +67,7 @@ def merge(context: Context, revision: str, requested_by: str) -> str:
 def delete(context: Context, revision: str, decided_by: str) -> str:
     """Delete a policy's files. Raises UserError while something needs them."""
     freed = job_submission.delete_policy(context.db, context.data_dir, revision, decided_by)
-    return f"The files of {revision} are deleted; {job_words.size(freed)} are free again."
+    return f"The files of {revision} are deleted; {formatting.size(freed)} are free again."
 
 
 def delete_checkpoints(context: Context, job_id: int) -> str:
@@ -79,4 +79,4 @@ def delete_checkpoints(context: Context, job_id: int) -> str:
         directory = checkpoints_directory(context.data_dir, job_id)
         freed = downloads.bytes_within(directory)
         shutil.rmtree(directory, ignore_errors=True)
-    return f"The checkpoints of job {job_id} are deleted; {job_words.size(freed)} are free again."
+    return f"The checkpoints of job {job_id} are deleted; {formatting.size(freed)} are free again."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -16,8 +15,8 @@ from annotation.records import Annotator, Feedback, UserError, now
 from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
-from annotation.tabs.quality_report import some
-from annotation.ui.formatting import NOTHING, moment, percent, percent_with_interval
+from annotation.ui import markup
+from annotation.ui.formatting import NOTHING, moment, money, percent, percent_with_interval, some
 from annotation.ui.markup import paragraph, status, table
 from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
@@ -36,7 +35,6 @@ from rlhf.tabs.runs import job_cards
 POLL_SECONDS = 3
 SHOWN_VERDICTS = 20
 
-literal = partial(html_box, job_cards.STYLE)
 Update = dict[str, Any]
 Seen = dict[str, Any]
 
@@ -175,11 +173,6 @@ def tokens_text(spent: JudgeUsage) -> str:
     return f"{spent.prompt_tokens:,} · {spent.completion_tokens:,}"
 
 
-def money(cost: float | None) -> str:
-    """A cost in the currency of the prices, whichever it is; a dash without prices."""
-    return NOTHING if cost is None else f"{cost:,.2f}" if cost >= 1 else f"{cost:.4f}"
-
-
 def verdicts_table(found: Sequence[VerdictView]) -> str:
     """The latest verdicts, letter for letter."""
     rows = [
@@ -281,7 +274,7 @@ def job_card(db: Database, job: Job, known: Sequence[Judge], at: str) -> str:
     told += [("Failed verdicts", failed)] if failed else []
     told += [("Comparisons left open", f"{result['left_open']:,}")] if result.get("left_open") else []
     gave_up = paragraph(f"It gave up. {result['gave_up']}", "warning") if result.get("gave_up") else ""
-    return job_cards.job_card(job, left, None, at) + gave_up + job_cards.facts(told)
+    return job_cards.job_card(job, left, None, at) + gave_up + markup.facts(told)
 
 
 def cancel(db: Database, seen: Any) -> str:
@@ -423,17 +416,17 @@ def lay_out() -> JudgesPage:
     parts: dict[str, Any] = {}
     said: dict[str, Any] = {}
     gr.Markdown("### Who judges")
-    parts["standing"] = literal()
+    parts["standing"] = html_box()
     feedback = lay_out_feedback()
     save = button("Save who judges", "judges-save", "primary")
-    said["save"] = literal()
+    said["save"] = html_box()
     gr.Markdown("### The judges")
-    parts["judges"] = literal()
-    literal(paragraph(JUDGES_NOTE, "quiet"))
+    parts["judges"] = html_box()
+    html_box(paragraph(JUDGES_NOTE, "quiet"))
     with gr.Accordion("Make a judge", open=False):
         form = judge_form.lay_out()
         add = button("Make this judge", "judge-add", "primary")
-        said["add"] = literal()
+        said["add"] = html_box()
     parts |= {name: form.fields[name] for name in ("model", "reward")}
     # A choice made before the app was restarted must still be accepted after it.
     parts["selector"] = gr.Dropdown([], label="Judge to look at", allow_custom_value=True, elem_id="judge-selector")
@@ -445,12 +438,12 @@ def lay_out() -> JudgesPage:
     with gr.Row():
         parts["candidate"] = gr.Dropdown([], label="Candidate", allow_custom_value=True, elem_id="judge-candidate-of")
         parts["judge_candidate"] = button("Judge the candidate's answers", "judge-candidate", interactive=False)
-    said["jobs"] = literal()
-    parts["job"] = literal()
+    said["jobs"] = html_box()
+    parts["job"] = html_box()
     parts["cancel"] = button("Cancel", "judge-cancel", "stop", visible=False)
-    parts["card"] = literal()
+    parts["card"] = html_box()
     gr.Markdown("### Its latest verdicts")
-    parts["verdicts"] = literal()
+    parts["verdicts"] = html_box()
     return JudgesPage(parts, said, feedback, form, most, save, add, gr.State({}), pulse(POLL_SECONDS))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from annotation.database import Database
 from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, html_box, row_number, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
-from annotation.ui.markup import escape, paragraph, status
+from annotation.ui.markup import label, log, paragraph, status
 from rlhf.judges import judge_history, judge_store, rubrics
 from rlhf.judges.judge_history import PromptComparison
 from rlhf.judges.judge_store import Judge
@@ -22,11 +21,9 @@ from rlhf.judges.rubrics import Rubric
 from rlhf.models import base_model
 from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
 from rlhf.models.tokenize import render
-from rlhf.tabs.runs import job_cards
 
 FIELDS = ("instruction", "principles", "drawn")
 
-literal = partial(html_box, job_cards.STYLE)
 Values = dict[str, Any]
 
 
@@ -78,8 +75,7 @@ def prompt_box(context: Context, judge: Judge | None, number: Any) -> str:
     found, rubric = comparison_in(db, number), judge_store.rubric(db)
     tokenizer = tokenizer_of(context, judge) if judge is not None and judge.backend == "local" else None
     boxes = "".join(
-        f'<div><p class="label">Answer {pair[0] + 1} first</p>'
-        f'<pre class="log" tabindex="0">{escape(prompt_of(rubric, found, pair, tokenizer))}</pre></div>'
+        f"<div>{label(f'Answer {pair[0] + 1} first')}{log(prompt_of(rubric, found, pair, tokenizer))}</div>"
         for pair in ((0, 1), (1, 0))
     )
     every = "" if len(found.answers) == 2 else " Every two of its answers are asked about; these are 1 and 2."
@@ -160,7 +156,7 @@ def build(context: Context, opening: Callable[..., Any], selector: gr.Dropdown) 
 def lay_out() -> RubricFormPage:
     """The components, top to bottom, without any value."""
     gr.Markdown("### The rubric")
-    holding = literal()
+    holding = html_box()
     form: dict[str, Any] = {}
     form["instruction"] = gr.Textbox(
         label="Instruction", lines=3, max_lines=12, max_length=rubrics.MAXIMUM_INSTRUCTION, elem_id="rubric-instruction"
@@ -176,7 +172,7 @@ def lay_out() -> RubricFormPage:
     save = gr.Button(
         "Save as a new version", variant="primary", size="md", scale=0, min_width=240, elem_id="rubric-save"
     )
-    said = literal()
+    said = html_box()
     with gr.Accordion("Every version", open=False):
         # A choice made before the app was restarted must still be accepted after it.
         chosen = gr.Dropdown([], label="Version", allow_custom_value=True, elem_id="rubric-versions")
@@ -186,7 +182,7 @@ def lay_out() -> RubricFormPage:
             label="Comparison", info="Its number; empty for the latest.", max_length=20, elem_id="rubric-comparison"
         )
         show = gr.Button("Show the prompt", size="md", scale=0, min_width=200, elem_id="rubric-prompt")
-        prompt = literal()
+        prompt = html_box()
     return RubricFormPage(holding, form, save, said, chosen, earlier, number, show, prompt, gr.State({}))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -16,9 +15,9 @@ from annotation.records import Annotator, Sampling, UserError, now, seconds_betw
 from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
-from annotation.ui import markdown, markdown_process
+from annotation.ui import markdown, markdown_process, markup
 from annotation.ui.invisible import visible
-from annotation.ui.markup import escape, paragraph
+from annotation.ui.markup import escape, label, paragraph
 from rlhf.generation import playground_store, prompt_sets
 from rlhf.generation.playground_store import Chat
 from rlhf.models import registry
@@ -38,19 +37,6 @@ WHO_JUDGES = {
     "mixed": "AI judges judge it first, and people where these don't settle it or a lot is drawn.",
 }
 ROLES = {"system": "System prompt", "user": "User", "assistant": "Answer"}
-STYLE = (
-    job_cards.STYLE
-    + """
-.talks { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 250px), 1fr)); gap: 12px; }
-.talk { border: 1px solid var(--border-color-primary); border-radius: var(--radius-md); padding: 10px; min-width: 0; }
-.talk h4 { margin: 0; font-size: var(--text-md); overflow-wrap: anywhere; }
-.turn { margin-top: 10px; overflow-wrap: anywhere; }
-.turn.user { border-left: 3px solid var(--border-color-primary); padding-left: 8px; }
-.turn .label { margin: 0 0 2px 0; }
-.turn pre { font-size: var(--text-md); }
-"""
-)
-literal = partial(html_box, STYLE)
 Update = dict[str, Any]
 
 
@@ -77,7 +63,7 @@ def column(chat: Chat, rendered: bool, problem: str) -> str:
 def turn(role: str, text: str, rendered: bool) -> str:
     """What one side has said."""
     shown = markdown_process.to_html(text) if rendered else markdown.literal(visible(text))
-    said = f'<p class="label">{escape(ROLES.get(role, role))}</p><div class="rendered">{shown}</div>'
+    said = f'{label(ROLES.get(role, role))}<div class="rendered">{shown}</div>'
     return f'<div class="turn {escape(role)}">{said}</div>'
 
 
@@ -228,7 +214,7 @@ def lay_out() -> PlaygroundPage:
             parts["tokens"] = whole_number("Tokens at most", FIRST.max_new_tokens, min_width=120)
             parts["seed"] = whole_number("Seed", 0, min_width=120)
         parts["fresh"] = gr.Checkbox(True, label="New seed each time")
-    parts["columns"] = literal()
+    parts["columns"] = html_box()
     parts["message"] = gr.Textbox(
         label="Message",
         info="Enter sends it, Shift and Enter make a new line.",
@@ -243,7 +229,7 @@ def lay_out() -> PlaygroundPage:
         parts["new"] = button("New conversation", "new", 180)
         parts["compare"] = button("Send to annotation", "compare", 190)
         parts["mode"] = gr.Radio(list(MODES), value="Literal text", show_label=False, container=False, min_width=280)
-    parts["said"] = literal()
+    parts["said"] = html_box()
     parts |= prompt_set_form.lay_out()
     parts["pulse"] = pulse()
     return PlaygroundPage(parts, gr.State({}), gr.State({}))
@@ -315,7 +301,7 @@ def wire_talk(page: PlaygroundPage, context: Context) -> None:
     def compare_answers(annotator: Annotator, talk: Any) -> str:
         asked = conversation(db, annotator, talk)
         number, count = playground_store.compare(db, [chat.id for chat in asked])
-        return job_cards.notice(
+        return markup.notice(
             f"{count} answers are comparison {number}, blind. {WHO_JUDGES[store.feedback(db).mode]} Their prompt joins "
             "those to train on, unless it is held out already."
         )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import gradio as gr
 
 from annotation.tabs.components import html_box
 from annotation.tabs.guard import Context
-from annotation.ui.markup import escape, paragraph
+from annotation.ui import formatting
+from annotation.ui.markup import download_button, paragraph
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.finished_checks import check_of, newest_check
@@ -21,9 +21,8 @@ from rlhf.models.registry import Policy
 from rlhf.models.reward_model_quality import quality_in
 from rlhf.tabs import downloads
 from rlhf.tabs.iterations import check_report, iteration_card
-from rlhf.tabs.runs import job_cards, job_words, reward_model_card
+from rlhf.tabs.runs import job_cards, reward_model_card
 
-literal = partial(html_box, job_cards.STYLE)
 Update = dict[str, Any]
 Variant = Literal["primary", "secondary", "stop"]
 NEW_RUN_SENTENCE = (
@@ -34,7 +33,7 @@ NEW_RUN_SENTENCE = (
 
 def lay_out() -> dict[str, Any]:
     """The components, without any value."""
-    parts: dict[str, Any] = {"outcome": literal(), "health": literal(), "report": literal()}
+    parts: dict[str, Any] = {"outcome": html_box(), "health": html_box(), "report": html_box()}
     with gr.Column(visible=False) as actions:
         with gr.Row():
             parts["promote"] = button("Use it in the loop", "promote", 180, "primary")
@@ -42,7 +41,7 @@ def lay_out() -> dict[str, Any]:
             parts["new_run"] = button("Start a new run from this adapter", "new_run", 300)
             parts["merge"] = button("Merge into 16-bit weights", "merge", 240)
             parts["delete"] = button("Delete with its files", "delete", 210, "stop")
-        parts["objection"] = literal()
+        parts["objection"] = html_box()
         parts["why"] = gr.Textbox(
             label="Why (needed to use it against the rule)",
             info="Kept with the decision and with what the rule says.",
@@ -50,10 +49,10 @@ def lay_out() -> dict[str, Any]:
             visible=False,
             elem_id="run-why",
         )
-        parts["acted"] = literal()
-        parts["download"] = literal()
+        parts["acted"] = html_box()
+        parts["download"] = html_box()
         with gr.Column(visible=False) as confirm:
-            parts["question"] = literal()
+            parts["question"] = html_box()
             with gr.Row():
                 parts["really"] = button("Yes, delete the files", "really", 190, "stop")
                 parts["keep"] = button("No, keep them", "keep", 150)
@@ -91,12 +90,12 @@ class RunFiles:
 def files_of(context: Context, job: Job | None, subject: Policy | None) -> RunFiles | None:
     """What there is to delete; None for nothing."""
     if subject is not None:
-        size = job_words.size(downloads.bytes_on_disk(context.data_dir, subject))
+        size = formatting.size(downloads.bytes_on_disk(context.data_dir, subject))
         return None if subject.deleted else RunFiles(subject.revision, job_cards.delete_question(subject, size), size)
     if job is None or job.is_open:
         return None
     count = downloads.bytes_within(checkpoints_directory(context.data_dir, job.id))
-    size = job_words.size(count)
+    size = formatting.size(count)
     return RunFiles(f"job {job.id}", job_cards.checkpoints_question(job, size), size) if count else None
 
 
@@ -161,10 +160,8 @@ def download_line(subject: Policy, on_disk: str, ground: Policy) -> str:
     """The link that fetches the files, what they need (the weights of `ground`), and what a new run is."""
     if subject.deleted:
         return ""
-    address = escape(downloads.address(subject.revision))
-    link = (
-        f'<p><a class="button" href="{address}" download>Download {escape(subject.revision)} ({on_disk}, zip)</a></p>'
-    )
+    words = f"Download {subject.revision} ({on_disk}, zip)"
+    link = download_button(downloads.address(subject.revision), words)
     alone = ground.path is None or ground.id == subject.id
     below = "" if alone else f"It lies on the weights of {ground.revision}: whoever uses it elsewhere needs those too."
     return link + (paragraph(below, "quiet") if below else "") + paragraph(NEW_RUN_SENTENCE, "quiet")

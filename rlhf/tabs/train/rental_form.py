@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -14,12 +13,12 @@ from annotation.database import Database
 from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, html_box, text_in
 from annotation.tabs.guard import Context, guarded
+from annotation.ui import formatting, markup
 from annotation.ui.markup import paragraph
 from rlhf.hub import hub_requests
 from rlhf.hub.token_launcher import HELD
 from rlhf.jobs import rental_store
 from rlhf.jobs.rental_store import Terms
-from rlhf.tabs.runs import job_cards
 
 EXPLANATION = (
     "This training can run on hardware that the Hub rents out by the minute (Hugging Face Jobs), with the same spec "
@@ -33,8 +32,6 @@ NO_TOKEN = (
 ASKING = "The Hub was asked: open the list again in a few seconds."
 Update = dict[str, Any]
 Begin = Callable[..., tuple[int, Sequence[Any]]]
-
-literal = partial(html_box, job_cards.STYLE)
 
 
 @dataclass(frozen=True)
@@ -59,9 +56,9 @@ class RentalFormPage:
 def lay_out(name: str) -> RentalFormPage:
     """The components, without any value from the rows."""
     with gr.Accordion("On rented hardware", open=False) as section:
-        literal(paragraph(EXPLANATION, "quiet"))
+        html_box(paragraph(EXPLANATION, "quiet"))
         if HELD not in os.environ:
-            literal(paragraph(NO_TOKEN, "warning"))
+            html_box(paragraph(NO_TOKEN, "warning"))
         with gr.Row():
             flavor = gr.Dropdown(
                 [],
@@ -93,11 +90,11 @@ def lay_out(name: str) -> RentalFormPage:
         with gr.Row():
             prices = gr.Button("Ask the Hub for its prices", size="md", scale=0, min_width=270)
             rent = gr.Button("Rent and train", size="md", scale=0, min_width=160, elem_id=f"{name}-rent")
-        question = literal()
+        question = html_box()
         with gr.Row(visible=False) as answers:
             yes = gr.Button("Spend it", variant="primary", size="md", scale=0, min_width=200, elem_id=f"{name}-spend")
             no = gr.Button("Don't", size="md", scale=0, min_width=100)
-        said = literal()
+        said = html_box()
     return RentalFormPage(
         flavor, price, hours, payer, prices, rent, question, answers, yes, no, said, gr.State(None), section
     )
@@ -106,9 +103,7 @@ def lay_out(name: str) -> RentalFormPage:
 def choices(db: Database) -> list[tuple[str, str]]:
     """What the Hub rents, cheapest first, as it said last."""
     known = sorted(hub_requests.prices(db), key=lambda one: one.price_per_hour)
-    return [
-        (f"{one.label} ({one.name}): {rental_store.dollars(one.price_per_hour)} an hour", one.name) for one in known
-    ]
+    return [(f"{one.label} ({one.name}): {formatting.dollars(one.price_per_hour)} an hour", one.name) for one in known]
 
 
 def price_known(db: Database, flavor: Any) -> float | None:
@@ -145,13 +140,13 @@ def wire(
         if HELD not in os.environ:
             raise UserError(NO_TOKEN)
         hub_requests.REQUESTS.enqueue(context.db, hub_requests.AskPrices(), annotator.name)
-        return job_cards.notice(ASKING)
+        return markup.notice(ASKING)
 
     def ask(annotator: Annotator, flavor: Any, price: Any, hours: Any, payer: Any) -> list[Any]:
         if HELD not in os.environ:
             raise UserError(NO_TOKEN)
         terms = rental_store.checked_terms(flavor, price, hours, text_in(payer))
-        spend = gr.update(value=f"Spend up to {rental_store.most_dollars(terms.most)}")
+        spend = gr.update(value=f"Spend up to {formatting.most_dollars(terms.most)}")
         return [question_about(terms), gr.update(visible=True), spend, asdict(terms), ""]
 
     def refuse(annotator: Annotator) -> list[Any]:
@@ -159,7 +154,7 @@ def wire(
 
     def spend(annotator: Annotator, agreed: Any, *values: Any) -> list[Any]:
         job_id, then = begin(annotator.name, agreed_terms(agreed), *values)
-        said = job_cards.notice(f"Job {job_id} is for rented hardware. It is sent there within seconds.")
+        said = markup.notice(f"Job {job_id} is for rented hardware. It is sent there within seconds.")
         return [*no_question(), said, *then]
 
     for handler, verb in ((opened, "list"), (chosen, "price"), (ask_prices, "ask_prices"), (ask, "ask_to_rent")):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -24,7 +23,6 @@ NUMBER = "Number of the row"
 # What each button adds to the number of the row.
 TURNS: Mapping[str, int] = {"Previous": -1, "Show": 0, "Next": 1}
 
-literal = partial(html_box, plan_card.PLAN_STYLE)
 Values = Callable[[Sequence[Any]], dict[str, Any]]
 
 
@@ -70,10 +68,10 @@ def lay_out(form: Form) -> RowsPage:
                 label: gr.Button(label, scale=0, min_width=86, size="md", elem_id=f"{form.name}-{label.lower()}")
                 for label in TURNS
             }
-        row = literal()
-    literal(paragraph(plan_card.THROUGH, "quiet"))
+        row = html_box()
+    html_box(paragraph(plan_card.THROUGH, "quiet"))
     through = gr.Button("Look through all rows", scale=0, min_width=240, size="md", elem_id=f"{form.name}-through")
-    return RowsPage(accordion, split, number, turns, row, through, literal())
+    return RowsPage(accordion, split, number, turns, row, through, html_box())
 
 
 def wire(page: RowsPage, form: Form, context: Context, prospects: Preflight, inputs: Sequence[Any]) -> Any:
