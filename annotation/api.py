@@ -59,6 +59,7 @@ def otherwise(default: Any) -> WrapValidator:
 
 
 Text = Annotated[str, AfterValidator(storable), otherwise("")]
+Row = Annotated[int, Interval(ge=1, le=2**63 - 1)]  # what SQLite can hold
 Offset = Annotated[int, Interval(ge=-14 * 60, le=14 * 60)]
 
 
@@ -68,11 +69,18 @@ class RequestBody:
 
     __pydantic_config__: ClassVar = ConfigDict(strict=True)
     nonce: Text = ""
-    id: Annotated[int, Interval(ge=1, le=2**63 - 1)] = 0  # what SQLite can hold
+    id: Annotated[Row, otherwise(0)] = 0
     act: Any = None
     prompt: Text = ""
     rendered: Annotated[bool | None, otherwise(None)] = None
     utc_offset_minutes: Annotated[Offset | None, otherwise(None)] = None
+
+    @property
+    def row(self) -> int:
+        """The row that it is about. Raises UserError where it names none, or one that there can't be."""
+        if not self.id:
+            raise UserError("The request names no 'id'. Reload the page.")
+        return self.id
 
 
 def no_problem() -> str:
@@ -139,9 +147,9 @@ class AnnotationApi:
 
     def reopen(self, annotator: Annotator, asked: RequestBody) -> Card:
         """The comparison of an own judgement `id`, with what was done, to change it."""
-        claim, act = claims.reopen(self.db, annotator.id, asked.id)
+        claim, act = claims.reopen(self.db, annotator.id, asked.row)
         card = self.card_of(annotator, asked, claim, "You are changing an earlier judgement.")
-        return {**card, "nonce": "", "revising": {"id": asked.id, "act": act}}
+        return {**card, "nonce": "", "revising": {"id": asked.row, "act": act}}
 
     def revise(self, annotator: Annotator, asked: RequestBody) -> Card:
         """Replace the own judgement `id` by the one in `act`, and go back to the comparison in hand.
@@ -149,7 +157,7 @@ class AnnotationApi:
         `act` is about the answers as `nonce` showed them, if there is one. `saved` and `judged` as for `judge`.
         """
         try:
-            made = claims.revise(self.db, annotator.id, asked.id, asked.act, asked.nonce)
+            made = claims.revise(self.db, annotator.id, asked.row, asked.act, asked.nonce)
         except claims.JudgementConflict as refused:
             return self.refused(annotator, asked, refused)
         card = self.next_card(annotator, asked, "The earlier judgement is kept in the record.")
