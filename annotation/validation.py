@@ -6,13 +6,13 @@ later with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from functools import cache
 from reprlib import Repr
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Gt, Interval
+from annotated_types import DocInfo, Ge, Gt, Interval
 
 from annotation.records import PERCENT, UserError
 
@@ -21,12 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 # A whole number passes for any number; nothing else passes for what it is not.
-CONFIG: Final[ConfigDict] = {
-    "strict": True,
-    "extra": "forbid",
-    "allow_inf_nan": False,
-    "use_attribute_docstrings": True,
-}
+CONFIG: ConfigDict = {"strict": True, "extra": "forbid", "allow_inf_nan": False, "use_attribute_docstrings": True}
 # Numbers that no form means; where there is no other limit.
 ENDLESS: Final = 10**9
 SHORT: Final = Repr()
@@ -40,24 +35,6 @@ PositiveInt = Annotated[int, Gt(0)]
 PositiveFloat = Annotated[float, Gt(0)]
 NonNegativeInt = Annotated[int, Ge(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
-
-
-@dataclass(frozen=True)
-class Must:
-    """Marks a type whose values have more to pass than limits; `be` is what a sentence says after 'must be'."""
-
-    passes: Callable[[Any], bool]
-    be: str
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
-        from pydantic import AfterValidator
-
-        return AfterValidator(self.passed).__get_pydantic_core_schema__(source, handler)
-
-    def passed(self, value: Any) -> Any:
-        if not self.passes(value):
-            raise ValueError(f"be {self.be}")
-        return value
 
 
 class FromMapping:
@@ -131,8 +108,7 @@ def sentence(error: ValidationError, kind: Any, whole: str, quote: str) -> str:
     subject = f"{label}: it" if label else f"{whole}'s {quote}{'.'.join(path)}{quote}"
     if problem == "missing":
         return f"{subject} is missing."
-    must = str(found["ctx"]["error"]) if problem == "value_error" else demand(hint, problem)
-    return f"{subject} must {must}{but_is(found['input'], hint)}."
+    return f"{subject} must {demand(hint, problem)}{but_is(found['input'], hint)}."
 
 
 def demand(hint: Any, problem: str) -> str:
@@ -151,6 +127,8 @@ def demand(hint: Any, problem: str) -> str:
         return f"be {number} from {limits['ge']} up"
     if problem.endswith("_type"):
         return f"be of type {kind.__name__}"
+    if problem == "predicate_failed":
+        return next(mark.documentation for mark in hint.__metadata__ if isinstance(mark, DocInfo))
     if problem == "less_than":
         return f"be below {limits['lt']}"
     return "be above zero" if "gt" in limits else "not be negative"

@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
+from annotated_types import Predicate, doc
+
 from annotation.records import MAXIMUM_ANSWERS, Sampling
-from annotation.validation import Must, NonNegativeInt, PositiveInt
+from annotation.validation import NonNegativeInt, PositiveInt
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import Drawing, JobSpec
 
-COMPARABLE = Must(
-    lambda answers: answers == 0 or 2 <= answers <= MAXIMUM_ANSWERS,
-    f"between 2 and {MAXIMUM_ANSWERS}, or 0 for the project's",
-)
+Comparable = Annotated[
+    NonNegativeInt,
+    Predicate(lambda answers: answers == 0 or 2 <= answers <= MAXIMUM_ANSWERS),
+    doc(f"be between 2 and {MAXIMUM_ANSWERS}, or 0 for the project's"),
+]
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class GenerateSpec(JobSpec):
     """Start of the stream of seeds; each answer's own seed is stored with it."""
     buffer: PositiveInt = 24
     """Open comparisons by the serving policy to keep in stock, one in six of them on held-out prompts."""
-    answers: Annotated[NonNegativeInt, COMPARABLE] = 0
+    answers: Comparable = 0
     """Different answers in a comparison; 0 for as many as the project asks for."""
     spare: NonNegativeInt = 1
     """Answers drawn beyond those, in case some are empty or the same."""
