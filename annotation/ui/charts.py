@@ -9,7 +9,8 @@ from itertools import pairwise
 from math import ceil, floor, log10
 
 from annotation.metrics.calibration import CONFIDENCES, Calibration
-from annotation.ui.formatting import percent, some
+from annotation.metrics.intervals_and_bias import Estimate
+from annotation.ui.formatting import percent, percent_with_interval, some
 from annotation.ui.markup import escape
 
 Write = Callable[[float], str]
@@ -25,6 +26,11 @@ class ChartMark:
     high: float
     text: str
     """The figure in words, as it stands beside the mark."""
+
+
+def share_mark(label: str, share: Estimate) -> ChartMark:
+    """A share with its interval."""
+    return ChartMark(label, share.value, share.low, share.high, percent_with_interval(share))
 
 
 @dataclass(frozen=True)

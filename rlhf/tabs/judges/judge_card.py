@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from annotation.metrics.intervals_and_bias import Estimate
 from annotation.tabs.quality_report import COIN, FEW
 from annotation.ui import charts, line_plots
-from annotation.ui.charts import ChartMark, Frame
+from annotation.ui.charts import Frame
 from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval, some
 from annotation.ui.markup import card_title, paragraph, table
 from rlhf.judges.judge_agreement import Basis, Trust
@@ -119,7 +118,7 @@ def agreement_table(found: Trust) -> str:
 def agreement_plot(own: str, found: Trust, threshold: float) -> str:
     """Agreement with people beside that of people with each other, which is as much as can be asked of a judge."""
     sides = (("With people", found.with_people), ("People with each other", found.each_other))
-    marks = [mark(label, side.share) for label, side in sides if side is not None]
+    marks = [charts.share_mark(label, side.share) for label, side in sides if side is not None]
     sentence = (
         f"Dashed: the {percent(threshold)} that the gate asks for at the lower end; one half is a coin. People's "
         "agreement with each other is as much as can be asked of a judge."
@@ -139,7 +138,9 @@ def position_plot(own: str, found: Trust) -> str:
     frame = Frame(f"{own}-position", "Position", sentence)
     if found.first_place is None:
         return paragraph(f"Position: it has called everything a tie, over {some(found.flips.n, 'comparison')}.")
-    return charts.intervals(frame, [mark("Chose the first shown", found.first_place)], "share of its verdicts", COIN)
+    return charts.intervals(
+        frame, [charts.share_mark("Chose the first shown", found.first_place)], "share of its verdicts", COIN
+    )
 
 
 def length_plot(own: str, found: Trust) -> str:
@@ -151,10 +152,5 @@ def length_plot(own: str, found: Trust) -> str:
         "longer as the shorter answer."
     )
     frame = Frame(f"{own}-length", "Length", sentence)
-    marks = [mark("The judge", found.longer), mark("People, same pairs", found.longer_people)]
+    marks = [charts.share_mark("The judge", found.longer), charts.share_mark("People, same pairs", found.longer_people)]
     return charts.intervals(frame, marks, "share of preferences for the longer answer", COIN)
-
-
-def mark(label: str, share: Estimate) -> ChartMark:
-    """A share with its interval, for a chart."""
-    return ChartMark(label, share.value, share.low, share.high, percent_with_interval(share))
