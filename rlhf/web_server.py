@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -31,6 +32,7 @@ from annotation.database import FILE_NAME, Database, explain_disk_errors, hold_d
 from annotation.exports import export_files
 from annotation.imports import import_process, importing
 from annotation.jobs import job_table
+from annotation.jobs.lane_runner import LaneRunner
 from annotation.records import UserError, now, seconds_between
 from annotation.web import access, connections, middleware, oauth
 from annotation.web.deferred_app import Built, DeferredApp
@@ -73,10 +75,11 @@ def build_app(settings: Settings) -> Starlette:
     uploads = Path(tempfile.mkdtemp(prefix="prefloop-")).resolve()
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     pages = DeferredApp(partial(build_pages, opened, settings, uploads))
-    runners = [
+    # Neither waits for the other.
+    runners: list[LaneRunner[Any]] = [
         export_files.runner(settings.data_dir),
         import_process.runner(settings.data_dir),
-    ]  # neither waits for the other
+    ]
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
