@@ -5,9 +5,9 @@ again, as whatever looks after it would; with `--launcher` under the launcher, w
 judgement of the comparison in hand is then sent until it is acknowledged, and others after it until pages are there.
 
 How to read it. `judged` and `pages` are seconds from the kill to the first acknowledged judgement and to the answer of
-Gradio's configuration; `meanwhile` is how long judgements took between the two, in milliseconds. `web CPU` and `launcher
-CPU` are the processor seconds of either process up to the first judgement, which say the same on a busy machine.
-`--program DIR` measures another version of the program, one start of each by turns.
+Gradio's configuration; `meanwhile` is how long judgements took between the two, in milliseconds. `web CPU` and
+`launcher CPU` are the processor seconds of either process up to the first judgement, which say the same on a busy
+machine. `--program DIR` measures another version of the program, one start of each by turns.
 """
 
 from __future__ import annotations
