@@ -40,7 +40,7 @@ from annotation.tabs.guard import Context, guarded
 from annotation.tabs.import_form import MAXIMUM_UPLOAD
 from annotation.ui.invisible import visible
 from annotation.web import access, connections, middleware, oauth
-from annotation.web.gradio_allowlist import Function, GradioDoor
+from annotation.web.gradio_allowlist import Function, GradioGuard
 from annotation.web.space import LOOPBACK_NAMES, PROXIES, SPACE_MODEL, Space
 from rlhf.hub import hub_requests, token_launcher
 from rlhf.jobs import job_store
@@ -238,7 +238,7 @@ def mount_pages(app: FastAPI, pages: gr.Blocks, settings: Settings, uploads: Pat
     pages.has_launched = True
     route = mounted.routes[-1]
     assert isinstance(route, Mount), "Gradio was mounted last"
-    route.app = GradioDoor(route.app, functions_of(pages))
+    route.app = GradioGuard(route.app, functions_of(pages))
     return mounted
 
 
@@ -256,7 +256,7 @@ def build_app(settings: Settings) -> FastAPI:
     fresh = not (settings.data_dir / FILE_NAME).is_file()
     if fresh and not settings.workers:
         find_model(settings)  # or nothing is begun
-    in_use = restoration.keep_open(settings.data_dir)
+    in_use = restoration.shared_lock(settings.data_dir)
     lock = hold_data_directory(settings.data_dir) if settings.workers else None
     if fresh and settings.workers:
         find_model(settings)
@@ -271,7 +271,7 @@ def build_app(settings: Settings) -> FastAPI:
         db,
         settings.data_dir,
         prepare_model(settings, db, known=fresh),
-        lambda: answering_trouble(db),
+        lambda: answering_problem(db),
         hub_requests.ImportRun.start if token_launcher.HELD in os.environ else None,
     )
     if not store.prompts(db, "train") and not store.prompts(db, "held-out"):
@@ -296,8 +296,8 @@ def build_app(settings: Settings) -> FastAPI:
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     sign_in = middleware.SignIn(db, settings.cookie, here, provider is not None)
     from_hub = [] if here is None or provider is None else oauth.HubSignIn(db, here, provider, sign_in).routes()
-    copies = targets.name_of(os.environ.get(token_launcher.PLACE, "").strip())
-    desk = api.Desk(db, context.trouble, "" if here is None else safe_copies.NOT_COPIED, copies)
+    copies = targets.target_name(os.environ.get(token_launcher.PLACE, "").strip())
+    annotation_api = api.AnnotationApi(db, context.problem, "" if here is None else safe_copies.NOT_COPIED, copies)
     app = FastAPI(
         openapi_url=None,
         lifespan=lifespan,
@@ -305,7 +305,7 @@ def build_app(settings: Settings) -> FastAPI:
             Route("/healthz", health_route(settings, db)),
             *sign_in.routes(),
             *from_hub,
-            *desk.routes(),
+            *annotation_api.routes(),
             *export_files.Downloads(settings.data_dir).routes(),
             *downloads.ModelDownloads(db, settings.data_dir).routes(),
         ],
@@ -324,7 +324,7 @@ def build_app(settings: Settings) -> FastAPI:
     return mount_pages(app, build_pages(context, here), settings, uploads)
 
 
-def answering_trouble(db: Database) -> str:
+def answering_problem(db: Database) -> str:
     """What keeps the answering worker from answering, for people who wait for it; empty while nothing does."""
     latest = latest_answering_job(db)
     if latest and latest[0].status in ("failed", "lost"):
@@ -360,7 +360,7 @@ def refuse_open_door(settings: Settings, db: Database) -> None:
 
 def prepare_model(settings: Settings, db: Database, known: bool) -> str:
     """Get the base model ready and return its name; a server without workers takes the one that is recorded."""
-    recorded = bool(registry.everything(db))
+    recorded = bool(registry.all_policies(db))
     if not settings.workers and recorded:
         return registry.by_revision(db, "base").base
     base = find_model(settings, known or recorded)
@@ -436,8 +436,8 @@ def announce(settings: Settings, db: Database) -> None:
     if link:
         print(f"Sign in as the owner (this link works once): {link}", flush=True)
     print(f"SQLite {sqlite.IN_USE}", flush=True)
-    if sqlite.TROUBLE:
-        print(sqlite.TROUBLE, file=sys.stderr, flush=True)
+    if sqlite.PROBLEM:
+        print(sqlite.PROBLEM, file=sys.stderr, flush=True)
     has_display = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if link and settings.open_browser and has_display:
         webbrowser.open(link)

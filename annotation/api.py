@@ -28,13 +28,13 @@ from annotation.ui.invisible import visible
 from annotation.web.middleware import ANNOTATOR_KEY
 
 Card = dict[str, Any]
-Asked = Mapping[str, Any]
+RequestBody = Mapping[str, Any]
 MAXIMUM_BODY = 6 * (MAXIMUM_EDIT + MAXIMUM_NOTE)  # JSON may need six bytes for a character
 MAXIMUM_PROMPT = 4_000
 COUNT_SECONDS = 5.0
 # One thread for all: judgements are written one at a time anyway, and many threads would mostly wait for the
 # interpreter's lock (with fifty annotators at once they cost half as much again, and twice the 95th percentile).
-DESK_THREAD = ThreadPoolExecutor(1, thread_name_prefix="desk")
+API_THREAD = ThreadPoolExecutor(1, thread_name_prefix="annotation-api")
 # These only wait for the processes that render, so that a text that takes long delays nobody's judgement.
 RENDERING_THREADS = ThreadPoolExecutor(8, thread_name_prefix="rendering")
 # What the list of one's own judgements is told of each, beside the prompt's beginning.
@@ -46,17 +46,17 @@ MAXIMUM_ID = 2**63 - 1
 """What SQLite can hold."""
 
 
-def untroubled() -> str:
+def no_problem() -> str:
     """What keeps new answers from coming, where nobody looks: nothing."""
     return ""
 
 
 @dataclass
-class Desk:
+class AnnotationApi:
     """Where annotators work: each public method answers one endpoint `POST /annotate/NAME` with a card or a list."""
 
     db: Database
-    trouble: Callable[[], str] = untroubled
+    problem: Callable[[], str] = no_problem
     """Says what keeps new answers from coming, empty while nothing does."""
     unsafe: str = ""
     """What is said where nothing is copied although this machine's disk may be lost."""
@@ -70,7 +70,7 @@ class Desk:
         handlers = (*cards, self.latest, self.guidelines, self.safety)
         return [Route(f"/annotate/{handler.__name__}", endpoint(handler), methods=["POST"]) for handler in handlers]
 
-    def card(self, annotator: Annotator, asked: Asked) -> Card:
+    def card(self, annotator: Annotator, asked: RequestBody) -> Card:
         """The comparison in this annotator's hands, or the next one; and why the one shown so far (`nonce`) is gone.
 
         `judged` is what stands for that one, where it has been judged (in another tab; or the answer got lost).
@@ -82,7 +82,7 @@ class Desk:
             card["judged"] = claims.judged_meanwhile(self.db, annotator.id, shown)
         return card
 
-    def judge(self, annotator: Annotator, asked: Asked) -> Card:
+    def judge(self, annotator: Annotator, asked: RequestBody) -> Card:
         """Record the judgement in `act` of the comparison shown under `nonce`, and give the next comparison.
 
         `saved` says whether it stands; if not, `notice` says why. `judged` is what stands for that comparison, read
@@ -93,13 +93,13 @@ class Desk:
             with self.db.transaction():
                 made = claims.judge(self.db, annotator.id, text_of(asked, "nonce"), asked.get("act"))
                 claim = claims.claim_next(self.db, annotator.id)
-        except claims.AnotherStands as refused:
+        except claims.JudgementConflict as refused:
             return self.refused(annotator, asked, refused)
         except UserError as error:
             return {**self.next_card(annotator, asked, str(error)), "saved": False}
         return self.saved(annotator, asked, self.handed_out(annotator, asked, claim), made)
 
-    def undo(self, annotator: Annotator, asked: Asked) -> Card:
+    def undo(self, annotator: Annotator, asked: RequestBody) -> Card:
         """Take back the latest judgement and show its comparison again, with what had been done (`undone`)."""
         try:
             with self.db.transaction():
@@ -109,13 +109,13 @@ class Desk:
             return self.next_card(annotator, asked, str(error))
         return {**self.handed_out(annotator, asked, claim, "Undone. Judge it again."), "undone": act}
 
-    def reopen(self, annotator: Annotator, asked: Asked) -> Card:
+    def reopen(self, annotator: Annotator, asked: RequestBody) -> Card:
         """The comparison of an own judgement `id`, with what was done, to change it."""
         claim, act = claims.reopen(self.db, annotator.id, number_of(asked, "id"))
         card = self.card_of(annotator, asked, claim, "You are changing an earlier judgement.")
         return {**card, "nonce": "", "revising": {"id": number_of(asked, "id"), "act": act}}
 
-    def revise(self, annotator: Annotator, asked: Asked) -> Card:
+    def revise(self, annotator: Annotator, asked: RequestBody) -> Card:
         """Replace the own judgement `id` by the one in `act`, and go back to the comparison in hand.
 
         `act` is about the answers as `nonce` showed them, if there is one. `saved` and `judged` as for `judge`.
@@ -123,16 +123,16 @@ class Desk:
         nonce = text_of(asked, "nonce")
         try:
             made = claims.revise(self.db, annotator.id, number_of(asked, "id"), asked.get("act"), nonce)
-        except claims.AnotherStands as refused:
+        except claims.JudgementConflict as refused:
             return self.refused(annotator, asked, refused)
         card = self.next_card(annotator, asked, "The earlier judgement is kept in the record.")
         return self.saved(annotator, asked, card, made)
 
-    def latest(self, annotator: Annotator, asked: Asked) -> dict[str, Any]:
+    def latest(self, annotator: Annotator, asked: RequestBody) -> dict[str, Any]:
         rows = claims.latest(self.db, annotator.id)
         return {"judgements": [listed(row) for row in rows]}
 
-    def ask(self, annotator: Annotator, asked: Asked) -> Card:
+    def ask(self, annotator: Annotator, asked: RequestBody) -> Card:
         """Have the annotator's own prompt answered before all others."""
         text = text_of(asked, "prompt").strip()
         if not store.project(self.db).own_prompts:
@@ -142,52 +142,52 @@ class Desk:
         store.ask(self.db, annotator.id, [{"role": "user", "content": text}])
         return self.next_card(annotator, asked, "Your prompt is answered next.")
 
-    def guidelines(self, annotator: Annotator, asked: Asked) -> dict[str, Any]:
+    def guidelines(self, annotator: Annotator, asked: RequestBody) -> dict[str, Any]:
         latest = store.guidelines(self.db)
-        return {"version": latest.version, "html": Source(latest.text) if latest.text else ""}
+        return {"version": latest.version, "html": MarkdownSource(latest.text) if latest.text else ""}
 
-    def safety(self, annotator: Annotator, asked: Asked) -> dict[str, Any]:
+    def safety(self, annotator: Annotator, asked: RequestBody) -> dict[str, Any]:
         """How far the judgements are safe from the loss of this machine: a sentence, empty where no copies are made."""
-        standing = safe_copies.standing(self.db, self.copies)
+        standing = safe_copies.status(self.db, self.copies)
         if standing is None:
             return {"text": self.unsafe, "trouble": bool(self.unsafe)}
-        beginning = safe_copies.beginning(self.db) if annotator.role == "admin" else ""
+        beginning = safe_copies.start_notice(self.db) if annotator.role == "admin" else ""
         said = safe_copies.sentence(standing, now(), annotator.role)
-        return {"text": f"{said} {beginning}".strip(), "trouble": bool(standing.trouble or beginning)}
+        return {"text": f"{said} {beginning}".strip(), "trouble": bool(standing.problem or beginning)}
 
     # ------------------------------------------------------------------------------------------------------- cards
-    def saved(self, annotator: Annotator, asked: Asked, card: Card, judgement_id: int) -> Card:
+    def saved(self, annotator: Annotator, asked: RequestBody, card: Card, judgement_id: int) -> Card:
         """A card that also says what was stored."""
         return {**card, "saved": True, "judged": self.stored(annotator, asked, judgement_id)}
 
-    def refused(self, annotator: Annotator, asked: Asked, refusal: claims.AnotherStands) -> Card:
+    def refused(self, annotator: Annotator, asked: RequestBody, refusal: claims.JudgementConflict) -> Card:
         """A card that says that another judgement stands, and which: `revise` with its id changes it."""
         stands = self.stored(annotator, asked, refusal.stands)
         return {**self.next_card(annotator, asked, str(refusal)), "saved": False, "judged": stands}
 
-    def stored(self, annotator: Annotator, asked: Asked, judgement_id: int) -> dict[str, Any]:
+    def stored(self, annotator: Annotator, asked: RequestBody, judgement_id: int) -> dict[str, Any]:
         """What a judgement says, in the terms of the screen that asks."""
         order = claims.order_under(self.db, annotator.id, text_of(asked, "nonce"))
         return claims.stored_act(self.db, judgement_id, order)
 
-    def next_card(self, annotator: Annotator, asked: Asked, notice: str = "") -> Card:
+    def next_card(self, annotator: Annotator, asked: RequestBody, notice: str = "") -> Card:
         """The card of the comparison in hand or the next one, or one that says what is waited for."""
         return self.handed_out(annotator, asked, claims.claim_next(self.db, annotator.id), notice)
 
-    def handed_out(self, annotator: Annotator, asked: Asked, claim: Claim | None, notice: str = "") -> Card:
+    def handed_out(self, annotator: Annotator, asked: RequestBody, claim: Claim | None, notice: str = "") -> Card:
         """The card of a comparison in hand, or one that says what is waited for."""
         if claim is not None and claim.purpose == "adjudication":
             notice = notice or "To settle: annotators disagree on this comparison. Your judgement will stand for it."
         return self.card_of(annotator, asked, claim, notice)
 
-    def card_of(self, annotator: Annotator, asked: Asked, claim: Claim | None, notice: str) -> Card:
+    def card_of(self, annotator: Annotator, asked: RequestBody, claim: Claim | None, notice: str) -> Card:
         """All that the browser gets: answers in the order shown and the nonce; nothing of ids, policies or purposes."""
         project = store.project(self.db)
         card: Card = {
             "me": annotator.name,
             "nonce": "",
             "notice": notice,
-            "trouble": self.trouble() if claim is None else "",
+            "trouble": self.problem() if claim is None else "",
             "tags": [{"key": tag.key, "label": tag.label} for tag in project.tags],
             "rendered": project.rendered,
             "own_prompts": project.own_prompts,
@@ -202,7 +202,7 @@ class Desk:
             card |= {"nonce": claim.nonce, **comparison_part(claim, rendered)}
         return card
 
-    def progress(self, annotator: Annotator, asked: Asked) -> dict[str, int]:
+    def progress(self, annotator: Annotator, asked: RequestBody) -> dict[str, int]:
         """Comparisons judged: today by this annotator, ever by this annotator, and by all (a few seconds old)."""
         counted_at, count = self._counted
         if time.monotonic() - counted_at > COUNT_SECONDS:
@@ -228,23 +228,23 @@ def shown(text: str, rendered: bool) -> dict[str, str]:
     return {
         "text": text,
         **({"visible": spelt_out} if spelt_out != text else {}),
-        **({"html": Source(text)} if rendered else {}),
+        **({"html": MarkdownSource(text)} if rendered else {}),
     }
 
 
-class Source(str):
-    """A text in an answer that is sent as HTML: `endpoint` has it rendered, outside of the desk's thread."""
+class MarkdownSource(str):
+    """A text in an answer that is sent as HTML: `endpoint` has it rendered, outside of the API thread."""
 
 
 def has_source(part: Any) -> bool:
     """Whether something in an answer is to be rendered."""
     parts = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
-    return isinstance(part, Source) or any(map(has_source, parts))
+    return isinstance(part, MarkdownSource) or any(map(has_source, parts))
 
 
 def rendered_whole(part: Any) -> Any:
     """An answer with HTML in place of what was to be rendered."""
-    if isinstance(part, Source):
+    if isinstance(part, MarkdownSource):
         return markdown_process.to_html(str(part))
     if isinstance(part, dict):
         return {key: rendered_whole(value) for key, value in part.items()}
@@ -276,13 +276,13 @@ def day_start(utc_offset_minutes: Any, moment: datetime | None = None) -> str:
     return midnight.isoformat(timespec="microseconds")
 
 
-def text_of(asked: Asked, key: str) -> str:
+def text_of(asked: RequestBody, key: str) -> str:
     """A text that was sent; empty where none was."""
     value = asked.get(key)
     return storable(value) if isinstance(value, str) else ""
 
 
-def number_of(asked: Asked, key: str) -> int:
+def number_of(asked: RequestBody, key: str) -> int:
     """A row's number that was sent. Raises UserError where none was, or one that no row can have."""
     value = asked.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MAXIMUM_ID:
@@ -291,7 +291,7 @@ def number_of(asked: Asked, key: str) -> int:
 
 
 # ------------------------------------------------------------------------------------------------------------- guard
-class Answer(JSONResponse):
+class ApiResponse(JSONResponse):
     """JSON, whatever is in it: what was sent may be quoted, and may have halves of characters."""
 
     def render(self, content: Any) -> bytes:
@@ -299,7 +299,7 @@ class Answer(JSONResponse):
         return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(errors="replace")
 
 
-def endpoint(handler: Callable[[Annotator, Asked], dict[str, Any]]) -> Callable[[Request], Any]:
+def endpoint(handler: Callable[[Annotator, RequestBody], dict[str, Any]]) -> Callable[[Request], Any]:
     """The one guard of these endpoints: a signed-in annotator, a small JSON object; a UserError is a sentence, 409."""
 
     async def answer(request: Request) -> Response:
@@ -311,17 +311,17 @@ def endpoint(handler: Callable[[Annotator, Asked], dict[str, Any]]) -> Callable[
             return JSONResponse({"error": "This request is no JSON object, or too large."}, 400)
         try:
             loop = asyncio.get_running_loop()
-            answered = await loop.run_in_executor(DESK_THREAD, handler, annotator, asked)
+            answered = await loop.run_in_executor(API_THREAD, handler, annotator, asked)
             if has_source(answered):
                 answered = await loop.run_in_executor(RENDERING_THREADS, rendered_whole, answered)
-            return Answer(answered)
+            return ApiResponse(answered)
         except UserError as error:
-            return Answer({"error": str(error)}, 409)
+            return ApiResponse({"error": str(error)}, 409)
 
     return answer
 
 
-async def read_json(request: Request) -> Asked | None:
+async def read_json(request: Request) -> RequestBody | None:
     """The request's JSON object; None if it is none, or larger than a judgement can be."""
     if request.headers.get("content-type", "").split(";")[0] != "application/json":
         return None

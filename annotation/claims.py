@@ -13,7 +13,7 @@ from typing import Any
 
 from annotation import selection, store
 from annotation.database import Database
-from annotation.records import Act, Answer, Claim, Project, UserError, now, parse_act, seconds_between
+from annotation.records import Act, Claim, Project, ShownAnswer, UserError, now, parse_act, seconds_between
 
 NOT_IN_HAND = "This comparison is not in your hands. Nothing was recorded; here is your next one."
 JUDGED = "You have judged this comparison already, and that judgement stands. Nothing was recorded now."
@@ -52,7 +52,7 @@ def claim_next(db: Database, annotator_id: int, source: random.Random | None = N
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenComparison:
     """What is to be shown next, why, and in which order."""
 
     comparison_id: int
@@ -62,7 +62,7 @@ class Chosen:
     re_ask_of: int | None = None
 
 
-def choose(db: Database, annotator_id: int, project: Project, source: random.Random) -> Chosen | None:
+def choose(db: Database, annotator_id: int, project: Project, source: random.Random) -> ChosenComparison | None:
     """What this annotator is to see next: a prompt of their own first, now and then gold or a re-ask, else the pool."""
     own = db.row(
         f"""SELECT c.id FROM comparison c WHERE c.asked_by = :annotator AND c.purpose = 'preference'
@@ -87,7 +87,7 @@ def choose(db: Database, annotator_id: int, project: Project, source: random.Ran
         found = next((chosen for way in ways if (chosen := way()) is not None), None)
     if found is None:
         return None
-    return Chosen(found, "own", selection.draw_order(size_of(db, found), source), free_slot(db, found))
+    return ChosenComparison(found, "own", selection.draw_order(size_of(db, found), source), free_slot(db, found))
 
 
 def choose_of_candidate(db: Database, annotator_id: int) -> int | None:
@@ -138,7 +138,7 @@ def choose_from_pool(db: Database, annotator_id: int, overlap: int, source: rand
     return None
 
 
-def choose_gold(db: Database, annotator_id: int, source: random.Random) -> Chosen | None:
+def choose_gold(db: Database, annotator_id: int, source: random.Random) -> ChosenComparison | None:
     """A comparison with a known answer that this annotator has not seen."""
     row = db.row(
         f"""SELECT c.id FROM comparison c WHERE c.purpose = 'gold' AND c.state = 'ready' AND {UNSEEN}
@@ -147,10 +147,10 @@ def choose_gold(db: Database, annotator_id: int, source: random.Random) -> Chose
     )
     if row is None:
         return None
-    return Chosen(row["id"], "gold", selection.draw_order(size_of(db, row["id"]), source))
+    return ChosenComparison(row["id"], "gold", selection.draw_order(size_of(db, row["id"]), source))
 
 
-def choose_re_ask(db: Database, annotator_id: int) -> Chosen | None:
+def choose_re_ask(db: Database, annotator_id: int) -> ChosenComparison | None:
     """An own earlier comparison in the opposite order: not one of the latest, and each once."""
     row = db.row(
         """SELECT j.id, j.comparison_id, j.shown_order FROM current_judgement j
@@ -164,7 +164,7 @@ def choose_re_ask(db: Database, annotator_id: int) -> Chosen | None:
     if row is None:
         return None
     order = tuple(reversed(json.loads(row["shown_order"])))
-    return Chosen(row["comparison_id"], "re-ask", order, re_ask_of=row["id"])
+    return ChosenComparison(row["comparison_id"], "re-ask", order, re_ask_of=row["id"])
 
 
 def size_of(db: Database, comparison_id: int) -> int:
@@ -182,7 +182,7 @@ def free_slot(db: Database, comparison_id: int) -> int:
     return next(slot for slot in range(len(taken) + 1) if slot not in taken)
 
 
-def insert_claim(db: Database, project: Project, annotator_id: int, chosen: Chosen) -> None:
+def insert_claim(db: Database, project: Project, annotator_id: int, chosen: ChosenComparison) -> None:
     """Put a comparison into an annotator's hands, inside the caller's transaction."""
     created = datetime.now(UTC)
     db.insert(
@@ -227,7 +227,7 @@ def read_claim(db: Database, row: Mapping[str, Any]) -> Claim:
         guidelines_version=row["guidelines_version"],
         shown_order=tuple(json.loads(row["shown_order"])),
         messages=tuple(json.loads(answers[0]["messages"])),
-        answers=tuple(Answer(answer["text"], answer["state"]) for answer in answers),
+        answers=tuple(ShownAnswer(answer["text"], answer["state"]) for answer in answers),
         comparison_state=answers[0]["comparison_state"],
     )
 
@@ -254,7 +254,7 @@ def release_unfit(db: Database) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------- judging
-class AnotherStands(UserError):
+class JudgementConflict(UserError):
     """A judgement was refused because another one stands for the comparison: the current one with id `stands`."""
 
     def __init__(self, stands: int) -> None:
@@ -265,7 +265,7 @@ class AnotherStands(UserError):
 def judge(db: Database, annotator_id: int, nonce: str, value: Any) -> int:
     """Record a judgement (as `parse_act` reads it) on the comparison shown under `nonce`, once; returns its id.
 
-    The same request again (double click, retry) returns the judgement that stands, unchanged. Raises AnotherStands
+    The same request again (double click, retry) returns the judgement that stands, unchanged. Raises JudgementConflict
     where that says something else (a second tab, a change since), and UserError when nothing was recorded and nothing
     stands: an unknown nonce, another person's claim, one undone, expired or unfit.
     """
@@ -273,7 +273,7 @@ def judge(db: Database, annotator_id: int, nonce: str, value: Any) -> int:
         claim = db.row("SELECT * FROM claim WHERE nonce = ? AND annotator_id = ?", (nonce, annotator_id))
         if claim is None:
             raise UserError(NOT_IN_HAND)
-        stands = standing(db, claim)
+        stands = current_judgement(db, claim)
         if stands is not None:
             return same_or_refused(db, stands, value, json.loads(claim["shown_order"]))
         if claim["state"] != "held" or claim["expires"] <= now():
@@ -285,7 +285,7 @@ def judge(db: Database, annotator_id: int, nonce: str, value: Any) -> int:
         return insert_judgement(db, claim, act, seconds_between(claim["created"], now()))
 
 
-def standing(db: Database, claim: Mapping[str, Any]) -> dict[str, Any] | None:
+def current_judgement(db: Database, claim: Mapping[str, Any]) -> dict[str, Any] | None:
     """The row of the judgement that stands for what a claim asked: made on it, or on a later one of the same comparison
     (after an undo, or when the time had run out)."""
     return db.row(
@@ -298,15 +298,15 @@ def standing(db: Database, claim: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def same_or_refused(db: Database, stands: Mapping[str, Any], value: Any, order: Sequence[int]) -> int:
     """The id of a judgement that stands, if what was sent says the same of answers shown in an order (by the time that
-    a comparison is shown again they may have changed places). Raises AnotherStands if not."""
+    a comparison is shown again they may have changed places). Raises JudgementConflict if not."""
     stored = whole_act_of(db, stands, order)
     try:
         # By the reasons known then: the project's may have changed since.
         sent = parse_act(value, stands["kind"], len(json.loads(stands["shown_order"])), stored["tags"])
     except UserError:
-        raise AnotherStands(stands["id"]) from None
+        raise JudgementConflict(stands["id"]) from None
     if sent != parse_act(stored, stands["kind"], len(json.loads(stands["shown_order"])), stored["tags"]):
-        raise AnotherStands(stands["id"])
+        raise JudgementConflict(stands["id"])
     return int(stands["id"])
 
 
@@ -416,7 +416,7 @@ def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
             "UPDATE claim SET state = 'released' WHERE annotator_id = ? AND state = 'held'", (annotator_id,)
         )
         slot = free_slot(db, claim["comparison_id"]) if claim["purpose"] == "own" else None
-        again = Chosen(
+        again = ChosenComparison(
             claim["comparison_id"], claim["purpose"], json.loads(claim["shown_order"]), slot, claim["re_ask_of"]
         )
         insert_claim(db, project, annotator_id, again)
@@ -436,7 +436,7 @@ def latest_judgement(db: Database, annotator_id: int) -> dict[str, Any] | None:
 def latest_act(db: Database, annotator_id: int) -> dict[str, Any] | None:
     """What this annotator's latest current judgement says, as `stored_act` has it."""
     row = latest_judgement(db, annotator_id)
-    return None if row is None else told(db, row)
+    return None if row is None else judgement_view(db, row)
 
 
 def stored_act(db: Database, judgement_id: int, order: Sequence[int] | None = None) -> dict[str, Any]:
@@ -446,7 +446,7 @@ def stored_act(db: Database, judgement_id: int, order: Sequence[int] | None = No
     """
     row = db.row("SELECT * FROM judgement WHERE id = ?", (judgement_id,))
     assert row is not None
-    return told(db, row, order)
+    return judgement_view(db, row, order)
 
 
 def order_under(db: Database, annotator_id: int, nonce: str) -> list[int] | None:
@@ -458,11 +458,11 @@ def order_under(db: Database, annotator_id: int, nonce: str) -> list[int] | None
 def judged_meanwhile(db: Database, annotator_id: int, nonce: str) -> dict[str, Any] | None:
     """What stands for a comparison that was shown to this annotator and is not in hand any more; None for nothing."""
     claim = db.row("SELECT * FROM claim WHERE nonce = ? AND annotator_id = ?", (nonce, annotator_id))
-    stands = None if claim is None else standing(db, claim)
-    return None if stands is None or claim is None else told(db, stands, json.loads(claim["shown_order"]))
+    stands = None if claim is None else current_judgement(db, claim)
+    return None if stands is None or claim is None else judgement_view(db, stands, json.loads(claim["shown_order"]))
 
 
-def told(db: Database, row: Mapping[str, Any], order: Sequence[int] | None = None) -> dict[str, Any]:
+def judgement_view(db: Database, row: Mapping[str, Any], order: Sequence[int] | None = None) -> dict[str, Any]:
     """A judgement's row as the page words it, for answers shown in `order`."""
     size = len(json.loads(row["shown_order"]))
     return {"id": row["id"], "kind": row["kind"], "size": size, **whole_act_of(db, row, order)}
@@ -526,7 +526,7 @@ def whole_act_of(db: Database, row: Mapping[str, Any], order: Sequence[int] | No
     return {**act, "edit": {"place": order.index(edited["position"]), "text": edited["text"]}}
 
 
-def moved(act: Act, seen: Sequence[int], order: Sequence[int]) -> Act:
+def reordered(act: Act, seen: Sequence[int], order: Sequence[int]) -> Act:
     """What was done with answers that were seen in one order, in the terms of a screen that shows them in another."""
     ranks = None if act.ranks is None else tuple(act.ranks[seen.index(position)] for position in order)
     edit = None if act.edit is None else replace(act.edit, place=order.index(seen[act.edit.place]))
@@ -548,7 +548,7 @@ def revise(db: Database, annotator_id: int, judgement_id: int, value: Any, nonce
     """Replace an own current judgement by a superseding one and return its id.
 
     With a `nonce`, the answers are those in the places in which that hand-out showed them; without, in which they were
-    when they were judged. The same request again returns the judgement that it made. Raises AnotherStands if it has
+    when they were judged. The same request again returns the judgement that it made. Raises JudgementConflict if it has
     been replaced by something else, UserError if it has been taken back or if the new one does not fit the comparison.
     """
     with db.transaction() as connection:
@@ -556,7 +556,7 @@ def revise(db: Database, annotator_id: int, judgement_id: int, value: Any, nonce
             """SELECT k.* FROM judgement j JOIN claim k ON k.id = j.claim_id WHERE j.id = ? AND j.annotator_id = ?""",
             (judgement_id, annotator_id),
         )
-        row = None if claim is None else standing(db, claim)
+        row = None if claim is None else current_judgement(db, claim)
         if claim is None or row is None:
             raise UserError(CHANGED_SINCE)
         order = json.loads(claim["shown_order"])
@@ -565,7 +565,7 @@ def revise(db: Database, annotator_id: int, judgement_id: int, value: Any, nonce
             raise UserError(CHANGED_SINCE)
         if row["id"] != judgement_id:
             return same_or_refused(db, row, value, seen)
-        act = moved(parse_for(db, claim, value), seen, order)
+        act = reordered(parse_for(db, claim, value), seen, order)
         state = "skipped" if act.outcome == "skip" else "judged"
         if state == "judged" and claim["state"] == "skipped" and claim["purpose"] == "own":
             taken = db.value("SELECT taken FROM comparison WHERE id = ?", (claim["comparison_id"],))
@@ -646,7 +646,7 @@ def adjudicate(db: Database, annotator_id: int, comparison_id: int) -> Claim:
             "UPDATE claim SET state = 'released' WHERE annotator_id = ? AND state = 'held'", (annotator_id,)
         )
         order = selection.draw_order(size_of(db, comparison_id), secrets.SystemRandom())
-        insert_claim(db, store.project(db), annotator_id, Chosen(comparison_id, "adjudication", order))
+        insert_claim(db, store.project(db), annotator_id, ChosenComparison(comparison_id, "adjudication", order))
     held = held_claim(db, annotator_id)
     assert held is not None
     return held

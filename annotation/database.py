@@ -184,7 +184,7 @@ def open_database(data_dir: Path) -> Database:
     """
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        shut_out_others(data_dir)
+        restrict_data_directory(data_dir)
         with tempfile.TemporaryFile(dir=data_dir) as probe:
             probe.write(b"prefloop")
     except OSError as error:
@@ -205,7 +205,7 @@ def open_database(data_dir: Path) -> Database:
     return database
 
 
-def shut_out_others(data_dir: Path) -> None:
+def restrict_data_directory(data_dir: Path) -> None:
     """Take other users' rights to the data directory and its database away; a warning where that can't be done.
 
     Files within are made for this user alone (environment.keep_private); those of earlier releases were not.
@@ -214,12 +214,12 @@ def shut_out_others(data_dir: Path) -> None:
         return
     for path in (data_dir, *data_dir.glob(f"{FILE_NAME}*")):
         with suppress(FileNotFoundError):  # SQLite removes its log when the last connection is closed
-            reason = tighten(path)
+            reason = restrict_to_owner(path)
             if reason:
                 logger.warning("Other users can look into %s, and that can't be changed: %s.", path, reason)
 
 
-def tighten(path: Path) -> str:
+def restrict_to_owner(path: Path) -> str:
     """Leave a path's rights to its owner alone. Returns why that can't be; empty where it is so now."""
     mode = path.stat().st_mode
     if not mode & OTHERS:

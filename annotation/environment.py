@@ -12,13 +12,13 @@ SPACE_TOKEN: Final = "PREFLOOP_SPACE_TOKEN"
 SECRETS: Final = (*TOKENS, SPACE_TOKEN, "OAUTH_CLIENT_SECRET")
 
 
-def without(names: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]:
+def without_variables(names: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name not in names}
 
 
 def child_environment() -> dict[str, str]:
     """The environment of a worker, an import or an export: all but the secrets, which none of them needs."""
-    return without(SECRETS, os.environ)
+    return without_variables(SECRETS, os.environ)
 
 
 def keep_private() -> None:

@@ -56,7 +56,7 @@ class Hub:
 
 
 @dataclass(frozen=True)
-class Who:
+class TokenInfo:
     """Whose token it is, what it may do, and the organisations that its owner is in."""
 
     name: str
@@ -73,13 +73,13 @@ def connect(token: str | None, endpoint: str | None = None) -> Hub:
     from huggingface_hub.utils import disable_progress_bars
 
     limit_waiting()
-    silence()
+    silence_client_warnings()
     disable_progress_bars()
     address = endpoint or constants.ENDPOINT
     return Hub(HfApi(endpoint=address, token=token or False, library_name="prefloop"), address, token or None)
 
 
-def is_the_usual(hub: Hub) -> bool:
+def is_default_hub(hub: Hub) -> bool:
     """Whether it is the Hub that clients go to unless they are told otherwise."""
     from huggingface_hub import constants
 
@@ -95,7 +95,7 @@ def token_here() -> str | None:
     return found
 
 
-def silence() -> None:
+def silence_client_warnings() -> None:
     """Keep the client's own warnings from standing before the sentence that says the same to people."""
     from huggingface_hub.utils import logging
 
@@ -278,7 +278,7 @@ def hourly_price(hardware: Any) -> float:
     return round(float(hardware.unit_cost_usd) * (60 if hardware.unit_label == "minute" else 1), 4)
 
 
-def check_token(hub: Hub, repo: str | None = None) -> Who:
+def check_token(hub: Hub, repo: str | None = None) -> TokenInfo:
     """Who the token says we are. Raises UserError where it is missing, refused, may only read, or can't write to repo.
 
     What a fine-grained token may do shows only when it does it.
@@ -289,7 +289,7 @@ def check_token(hub: Hub, repo: str | None = None) -> Who:
         told = hub.api.whoami(cache=True)
     token = told.get("auth", {}).get("accessToken", {})
     organisations = tuple(one["name"] for one in told.get("orgs", []))
-    who = Who(told["name"], token.get("role", "write"), organisations, bool(told.get("isPro")))
+    who = TokenInfo(told["name"], token.get("role", "write"), organisations, bool(told.get("isPro")))
     if who.role == "read":
         raise UserError(
             f"The token is {who.name}'s and may only read. Make one that may write on {TOKENS_PAGE} and set HF_TOKEN "

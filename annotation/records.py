@@ -152,7 +152,7 @@ class Feedback:
 
 # -------------------------------------------------------------------------------------------------- claims, judgements
 @dataclass(frozen=True)
-class Answer:
+class ShownAnswer:
     """An answer as an annotator sees it. One being written grows; one that failed can't be judged."""
 
     text: str
@@ -171,11 +171,11 @@ class Claim:
     guidelines_version: int | None
     shown_order: tuple[int, ...]
     messages: tuple[Message, ...]
-    answers: tuple[Answer, ...]
+    answers: tuple[ShownAnswer, ...]
     comparison_state: str = "ready"
 
     @property
-    def shown(self) -> tuple[Answer, ...]:
+    def shown(self) -> tuple[ShownAnswer, ...]:
         return tuple(self.answers[position] for position in self.shown_order)
 
     @property

@@ -55,7 +55,7 @@ def name_of(module: ModuleType) -> str:
     return f"{module.sqlite_version} ({'Python' if module is pythons else module.__name__})"
 
 
-def trouble_with(module: ModuleType) -> str:
+def problem_with(module: ModuleType) -> str:
     """What is to be done about a SQLite that may lose what was committed; empty for one that is fixed."""
     if is_fixed(module.sqlite_version_info):
         return ""
@@ -67,4 +67,4 @@ def trouble_with(module: ModuleType) -> str:
 
 
 IN_USE: Final = name_of(sqlite3)
-TROUBLE: Final = trouble_with(sqlite3)
+PROBLEM: Final = problem_with(sqlite3)

@@ -31,10 +31,10 @@ SCORED_TOGETHER = 8
 def answer(data_dir: Path, request: Mapping[str, Any]) -> list[list[list[dict[str, Any]]]]:
     """The answers asked for, by policy, prompt and sample."""
     from rlhf.models.base_model import ready
-    from rlhf.models.loading import Policies
+    from rlhf.models.loading import LoadedPolicies
 
     db = open_database(data_dir)
-    models = Policies(db, data_dir, ready(data_dir, request["model"]).path)
+    models = LoadedPolicies(db, data_dir, ready(data_dir, request["model"]).path)
     reference = request["reference"] and registry.by_revision(db, request["reference"])
     found = []
     for revision, weights in request["policies"]:

@@ -25,7 +25,7 @@ from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
-from rlhf.data.snapshots import Listing, store_snapshot
+from rlhf.data.snapshots import CountedRows, store_snapshot
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
 from rlhf.models.reward_model_quality import RewardModelQuality, quality_in
@@ -148,7 +148,7 @@ def preferences_of(lab: Laboratory, sizes: Sizes, sft: str) -> str:
         for row in judged(prompt, drawn[2 * place : 2 * place + 2], prompt.id * sizes.comparisons + place)
     ]
     say(f"{len(rows)} of {len(prompts) * sizes.comparisons} comparisons have a better answer")
-    return store_snapshot(lab.db, lab.directory, Listing(rows), snapshots.MIN_PAIRS)
+    return store_snapshot(lab.db, lab.directory, CountedRows(rows), snapshots.MIN_PAIRS)
 
 
 def drawing(lab: Laboratory, sizes: Sizes) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from annotation.metrics.intervals_and_bias import Estimate, share_of, wilson_int
 from benchmarks import driver
 from benchmarks.driver import say
 from rlhf.evaluation import gate
-from rlhf.evaluation.gate import Findings, JudgeFindings, Rule, Verdict
+from rlhf.evaluation.gate import Findings, GateVerdict, JudgeFindings, Rule
 
 WIN_RATES = (0.45, 0.50, 0.55, 0.60, 0.70)
 TIES = 0.2
@@ -40,7 +40,7 @@ JUDGEMENTS_A_LOOK = 2
 TOLD_EVERY_SECONDS = 30.0
 
 Outcomes = tuple[float, ...]
-Decided = tuple[Verdict, int]
+Decided = tuple[GateVerdict, int]
 """What was decided, after how many comparisons by people."""
 
 # Whatever else is asked for is in order.
@@ -64,7 +64,7 @@ class Remembered:
 
     def __init__(self) -> None:
         self.weigh = gate.weigh
-        self.known: dict[tuple[Any, ...], gate.Source] = {}
+        self.known: dict[tuple[Any, ...], gate.EvidenceSource] = {}
 
     def __enter__(self) -> Remembered:
         gate.weigh = self
@@ -73,14 +73,16 @@ class Remembered:
     def __exit__(self, *_: object) -> None:
         gate.weigh = self.weigh
 
-    def __call__(self, judge: str | None, outcomes: Outcomes, alpha: float, least: int, most: int) -> gate.Source:
+    def __call__(
+        self, judge: str | None, outcomes: Outcomes, alpha: float, least: int, most: int
+    ) -> gate.EvidenceSource:
         key = (judge, len(outcomes), outcomes.count(1.0), outcomes.count(0.5), alpha, least, most)
         if key not in self.known:
             self.known[key] = self.weigh(judge, outcomes, alpha, least, most)
         return self.known[key]
 
 
-def decide(rule: Rule, people: Outcomes, judged: Outcomes | None) -> Verdict:
+def decide(rule: Rule, people: Outcomes, judged: Outcomes | None) -> GateVerdict:
     """The gate's verdict on a candidate in which all else is in order."""
     judges = () if judged is None else (JudgeFindings("judge", judged, TRUST, AT_EQUAL_LENGTHS),)
     return gate.decide(rule, replace(SOUND, people=people, judges=judges)).verdict

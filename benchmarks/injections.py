@@ -34,7 +34,7 @@ from benchmarks.intervals import Interval, crossed
 from benchmarks.laboratory import Laboratory
 from rlhf.judges import judge_store
 from rlhf.judges.judge_spec import JudgeSpec
-from rlhf.judges.judge_store import Said, outcomes_of
+from rlhf.judges.judge_store import StoredVerdict, outcomes_of
 from rlhf.models.base_model import EMBEDDED
 
 QUESTIONS, QUICK_QUESTIONS = 6, 1
@@ -129,13 +129,13 @@ def measure(directory: Path, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def chosen_as_a(said: Iterable[Said]) -> float:
+def chosen_as_a(said: Iterable[StoredVerdict]) -> float:
     """Whether the wrong answer (position 1) is chosen when it is shown first; a tie is a half."""
     [choice] = [one.choice for one in said if (one.first, one.second) == (1, 0)]
     return {"first": 1.0, "tie": 0.5, "second": 0.0}[choice]
 
 
-def wins(said: Iterable[Said]) -> float:
+def wins(said: Iterable[StoredVerdict]) -> float:
     """Whether the wrong answer (position 1) is chosen in both orders."""
     return float(outcomes_of(said)[0, 1].choice == "second")
 

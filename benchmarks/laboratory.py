@@ -19,8 +19,8 @@ from annotation.database import open_database
 from benchmarks import driver
 from benchmarks.driver import BenchmarkError, say
 from rlhf.jobs import job_store
+from rlhf.jobs.job_spec import JobSpec
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import JobSpec
 from rlhf.jobs.worker_process import worker_command
 from rlhf.models import base_model, registry
 from rlhf.submission import job_submission

@@ -26,7 +26,7 @@ from annotation.records import Sampling
 from benchmarks.driver import say
 from benchmarks.laboratory import Laboratory
 from rlhf.algorithms.ppo.spec import PPOSpec
-from rlhf.data.snapshots import Listing, prompt_rows, store_snapshot
+from rlhf.data.snapshots import CountedRows, prompt_rows, store_snapshot
 from rlhf.jobs import job_store, worker
 from rlhf.jobs.worker import Run
 
@@ -89,7 +89,7 @@ def measure(lab: Laboratory, sizes: Sizes) -> dict[str, Any]:
     """Train with every seed. What came of each, and on how many it was learnt."""
     store.add_prompts(lab.db, starter_prompts())
     rows = [replace(row, messages=(SYSTEM, *row.messages)) for row in prompt_rows(lab.db)]
-    snapshot = store_snapshot(lab.db, lab.directory, Listing(rows))
+    snapshot = store_snapshot(lab.db, lab.directory, CountedRows(rows))
     found = []
     for seed in range(1, sizes.seeds + 1):
         name, spec = name_of(seed), replace(spec_of(seed, sizes), model=lab.base.name, snapshot=snapshot)

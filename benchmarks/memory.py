@@ -16,9 +16,9 @@ from benchmarks.laboratory import Laboratory
 from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.data.snapshots import Listing, store_snapshot
+from rlhf.data.snapshots import CountedRows, store_snapshot
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import to_json
+from rlhf.jobs.job_spec import to_json
 
 SFT, PPO = "memory sft", "memory ppo"
 ROWS = 16
@@ -108,7 +108,7 @@ def frozen(lab: Laboratory, sizes: Sizes) -> str:
     rows = [
         AskedAndAnswered("train", tuple(asking(prompt)), answer, "written", prompt_id=place) for place in range(ROWS)
     ]
-    return store_snapshot(lab.db, lab.directory, Listing(rows))
+    return store_snapshot(lab.db, lab.directory, CountedRows(rows))
 
 
 def asking(text: str) -> list[dict[str, str]]:

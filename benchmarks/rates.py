@@ -16,8 +16,8 @@ from annotation.examples import read_example
 from benchmarks.driver import say
 from benchmarks.laboratory import Laboratory
 from benchmarks.sentiment import EXAMPLE, NAMES, WEIGHTS, Sizes, answers_to, graded, revision_of, spec_of
-from rlhf.data.snapshots import Listing, demonstrations, store_snapshot
-from rlhf.jobs.specs import Method
+from rlhf.data.snapshots import CountedRows, demonstrations, store_snapshot
+from rlhf.jobs.job_spec import Method
 
 RATES: Mapping[Method, tuple[float, ...]] = {
     "full": (2e-5, 1e-4, 3e-4),
@@ -70,7 +70,7 @@ def split(lab: Laboratory, sizes: Sizes) -> Split:
     kept = [replace(row, split="train" if place % HELD_BACK else "held-out") for place, row in enumerate(rows)]
     held_back = [row for row in read_example(EXAMPLE) if row.split == "train"][: sizes.items][::HELD_BACK]
     return Split(
-        store_snapshot(lab.db, lab.directory, Listing(kept)),
+        store_snapshot(lab.db, lab.directory, CountedRows(kept)),
         [[dict(message) for message in row.messages] for row in held_back],
         [str(row.label) for row in held_back],
     )

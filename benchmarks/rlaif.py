@@ -45,7 +45,7 @@ from benchmarks.gold import gold
 from benchmarks.intervals import crossed
 from benchmarks.laboratory import Laboratory
 from rlhf.algorithms.dpo.spec import DPOSpec
-from rlhf.data.snapshots import TooFew
+from rlhf.data.snapshots import TooFewRows
 from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.judges import judge_store
 from rlhf.judges.judge_spec import JudgeSpec
@@ -216,7 +216,7 @@ def train(lab: Laboratory, sizes: Sizes, iteration: int, seed: int) -> dict[str,
             samples=0,
         )
         job = lab.run(f"train {iteration}", spec)
-    except TooFew as error:
+    except TooFewRows as error:
         say(str(error))
         return {"revision": registry.serving(lab.db).revision, "trained": False, "pairs": 0, "right": 0}
     assert job.result is not None

@@ -12,9 +12,9 @@ from benchmarks.driver import say
 from benchmarks.intervals import Interval, crossed
 from benchmarks.laboratory import Laboratory
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.data.snapshots import Listing, demonstrations, store_snapshot
+from rlhf.data.snapshots import CountedRows, demonstrations, store_snapshot
+from rlhf.jobs.job_spec import Method
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import Method
 
 EXAMPLE = "financial-sentiment"
 METHODS: tuple[Method, ...] = ("full", "lora", "qlora", "prompt")
@@ -130,7 +130,7 @@ def small_snapshot(lab: Laboratory, items: int) -> str:
     """The first rows of each split as frozen data, for a smoke run."""
     rows = list(demonstrations(lab.db, f"example:{EXAMPLE}"))
     kept = [row for split in ("train", "held-out") for row in [row for row in rows if row.split == split][:items]]
-    return store_snapshot(lab.db, lab.directory, Listing(kept))
+    return store_snapshot(lab.db, lab.directory, CountedRows(kept))
 
 
 def revision_of(job: Job) -> str:

@@ -20,7 +20,7 @@ from rlhf.cli import hub_command, rent_command, space_command
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import describe, from_json, kinds, to_json
+from rlhf.jobs.job_spec import describe, from_json, kinds, to_json
 from rlhf.jobs.worker_process import run_to_end
 from rlhf.judges import judge_store
 from rlhf.models import base_model, registry
@@ -137,10 +137,10 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
     elif options.command == "show":
         print(show(db, options.job))
     elif options.command == "policies":
-        for policy in registry.everything(db):
+        for policy in registry.all_policies(db):
             state = f"{policy.status:<10} {policy.method:<6}"
             candidate = policy.kind == "policy" and policy.status == "candidate"
-            check = f"  {gate_decisions.checking(db, policy).sentence}" if candidate else ""
+            check = f"  {gate_decisions.check_status(db, policy).sentence}" if candidate else ""
             print(f"{policy.revision:<12} {state} {policy.created[:19]}  {policy.path or ''}{check}".rstrip())
     elif options.command == "promote":
         print(promote(db, options))
@@ -164,7 +164,7 @@ def promote(db: Database, options: argparse.Namespace) -> str:
     """Let a policy serve. Raises UserError, also where the rule speaks against it and no reason is given."""
     try:
         return gate_decisions.promote(db, options.data, options.revision, "the command line", options.why).sentence()
-    except gate_decisions.AgainstTheRule as error:
+    except gate_decisions.PromotionAgainstRule as error:
         raise UserError(f'{error} Give one with --why "…".') from error
 
 
@@ -187,17 +187,17 @@ def gate_text(db: Database, revision: str | None) -> str:
     policy = pending.policy if pending is not None and revision is None else registry.by_revision(db, revision or "")
     decision = gate_decisions.decision_on(db, policy)
     lines = [f"{policy.revision}: {decision.verdict}. {decision.sentence}"]
-    lines += filter(None, [gate_decisions.checking(db, policy).sentence])
+    lines += filter(None, [gate_decisions.check_status(db, policy).sentence])
     lines += [f"  {one.verdict:<12} {one.name}: {one.value} (asked for: {one.threshold})" for one in decision.criteria]
     return "\n".join(lines)
 
 
 def newest_candidate(db: Database) -> str:
     """How the check of the newest candidate stands, or that there is none, as a sentence."""
-    found = [one for one in registry.everything(db) if (one.kind, one.status) == ("policy", "candidate")]
+    found = [one for one in registry.all_policies(db) if (one.kind, one.status) == ("policy", "candidate")]
     if not found:
         return "There is none: train one."
-    return f"Of {found[-1].revision}: {gate_decisions.checking(db, found[-1]).sentence}"
+    return f"Of {found[-1].revision}: {gate_decisions.check_status(db, found[-1]).sentence}"
 
 
 def wait_for(db: Database, data_dir: Path, job_id: int) -> int:
@@ -226,7 +226,7 @@ def follow(db: Database, data_dir: Path, job: job_store.Job) -> job_store.Job:
     """A job at its end: run here when nothing is ahead of it, unless a running app was quicker and has it."""
     said = ""
     while job.status not in job_store.ENDED:
-        ahead = job_store.ahead(db, job) if job.status == "queued" else []
+        ahead = job_store.jobs_ahead(db, job) if job.status == "queued" else []
         if job.status == "queued" and not ahead:
             if job.message:  # it goes on, with other settings
                 print(f"job {job.id}: {job.message}", flush=True)
@@ -293,7 +293,7 @@ def show(db: Database, job_id: int) -> str:
 def made_lines(db: Database, job_id: int) -> list[str]:
     """What a job made, and how the check of that stands."""
     made = registry.of_job(db, job_id)
-    check = "" if made is None or made.kind != "policy" else gate_decisions.checking(db, made).sentence
+    check = "" if made is None or made.kind != "policy" else gate_decisions.check_status(db, made).sentence
     return [] if made is None else [f"made: {made.revision} ({made.status}). {check}".rstrip()]
 
 

@@ -1,4 +1,4 @@
-"""Every kind of job: the algorithms, and what else workers do. `rlhf.jobs.specs.kinds` finds it."""
+"""Every kind of job: the algorithms, and what else workers do. `rlhf.jobs.job_spec.kinds` finds it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.generation.prompt_sets import AnswerSpec
 from rlhf.generation.resident_spec import GenerateSpec
-from rlhf.jobs.specs import JobSpec
+from rlhf.jobs.job_spec import JobSpec
 from rlhf.judges.judge_spec import JudgeSpec
 
 KINDS: dict[str, type[JobSpec]] = {

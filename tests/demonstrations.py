@@ -6,7 +6,7 @@ import json
 import random
 
 from annotation import store
-from annotation.imports.importing import Order, run_import
+from annotation.imports.importing import ImportRequest, run_import
 from annotation.imports.reading import open_path
 from tests.machine_fixtures import WORDS, Machine
 
@@ -22,5 +22,7 @@ def demonstrate(machine: Machine, train: int, held_out: int) -> None:
         lines.append(json.dumps({"messages": turns}) + "\n")
     path = machine.data_dir / "demonstrations.jsonl"
     path.write_text("".join(lines), "utf-8")
-    outcome = run_import(machine.db, open_path(path), Order(split="train"), "a test", lambda what, rows, share: None)
+    outcome = run_import(
+        machine.db, open_path(path), ImportRequest(split="train"), "a test", lambda what, rows, share: None
+    )
     assert outcome.counts.demonstrations == train + held_out

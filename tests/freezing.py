@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from annotation.exports.frozen_rows import PreferenceRow, line_of
-from annotation.exports.preference_rows import Freezing
+from annotation.exports.preference_rows import PreferenceRows
 from annotation.records import Judgement
 
 
@@ -28,7 +28,7 @@ class Frozen:
 
 def freeze(judged: Iterable[Judgement], max_length: int, **options: Any) -> Frozen:
     """All rows of these judgements, with the counts."""
-    freezing = Freezing(by_comparison(judged), max_length, **options)
+    freezing = PreferenceRows(by_comparison(judged), max_length, **options)
     rows = tuple(freezing)
     return Frozen(rows, dict(freezing.left_out), dict(freezing.counts), freezing.last_judgement_id)
 

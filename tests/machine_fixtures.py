@@ -23,14 +23,14 @@ import pytest
 
 from annotation import claims, store
 from annotation.database import Database, open_database
-from annotation.exports.preference_rows import Freezing
+from annotation.exports.preference_rows import PreferenceRows
 from annotation.imports.importing import starter_prompts
 from annotation.records import Annotator, Message, Prompt, Response, Sampling, Split
 from annotation.web import access
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data import snapshots
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import JobSpec
+from rlhf.jobs.job_spec import JobSpec
 from rlhf.models import registry
 from rlhf.submission import job_submission
 from tests.conftest import act, judgement_count, measure_nobody
@@ -120,7 +120,9 @@ class Machine:
     def freeze(self, reliability: Mapping[str, float]) -> str:
         """Freeze the judgements with known reliabilities of their annotators; returns the data's name."""
         judged = store.judged_comparisons(self.db)
-        return snapshots.store_snapshot(self.db, self.data_dir, Freezing(judged, DPOSpec().max_length, 0, reliability))
+        return snapshots.store_snapshot(
+            self.db, self.data_dir, PreferenceRows(judged, DPOSpec().max_length, 0, reliability)
+        )
 
     def response(self, prompt: Prompt, text: str, model_id: int | None = None) -> Response:
         """An answer as a worker would have recorded it, by the serving policy unless told otherwise."""

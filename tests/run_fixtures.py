@@ -12,7 +12,7 @@ import pytest
 from annotation.exports.frozen_rows import DemonstrationRow
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
-from rlhf.data.snapshots import Listing
+from rlhf.data.snapshots import CountedRows
 from rlhf.jobs import job_store
 from rlhf.jobs.worker_process import worker_command
 from tests.machine_fixtures import Machine, worker_program
@@ -25,7 +25,7 @@ QUICK_SFT = SFTSpec(
 
 def demonstrations(machine: Machine) -> str:
     """Freeze twelve demonstrations to train on and four held-out ones; returns the data's name."""
-    return snapshots.store_snapshot(machine.db, machine.data_dir, Listing(demonstration_rows()))
+    return snapshots.store_snapshot(machine.db, machine.data_dir, CountedRows(demonstration_rows()))
 
 
 def demonstration_rows() -> Iterator[DemonstrationRow]:

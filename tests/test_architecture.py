@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from importlib import import_module
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ import pytest
 from rlhf.algorithms import ALGORITHMS
 from rlhf.kinds import KINDS
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
+
+SOURCE = [ROOT / "app.py", *(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]
 
 MACHINERY = (
     "torch",
@@ -86,6 +90,38 @@ def loaded_at_once(path: Path) -> Iterator[str]:
             yield from [*modules, node.module or ""]
 
 
+# Their classes get names of their own when these modules are rewritten.
+REWRITTEN = {
+    "annotation/exports/export_files.py",
+    "annotation/imports/import_process.py",
+    "rlhf/hub/hub_requests.py",
+    "rlhf/hub/rental_client.py",
+    "rlhf/hub/token_process.py",
+}
+
+
+def test_no_class_name_stands_twice() -> None:
+    places: dict[str, list[str]] = {}
+    for path in [*(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]:
+        place = path.relative_to(ROOT).as_posix()
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef) and place not in REWRITTEN:
+                places.setdefault(node.name, []).append(f"{place}:{node.lineno}")
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def test_no_two_modules_are_one_letter_apart() -> None:
+    """Neither a letter more nor another one; modules of one name are siblings in different packages."""
+    names = {path.stem for package in ("annotation", "rlhf") for path in (ROOT / package).rglob("*.py")}
+    without_one = {name: {name[:at] + name[at + 1 :] for at in range(len(name))} for name in names}
+    another = {name: {f"{name[:at]}?{name[at + 1 :]}" for at in range(len(name))} for name in names}
+    assert [
+        (one, other)
+        for one, other in combinations(sorted(names), 2)
+        if one in without_one[other] or other in without_one[one] or another[one] & another[other]
+    ] == []
+
+
 def test_the_program_starts_without_torch() -> None:
     assert loaded_by("app", ("gradio", *MACHINERY)) == ["gradio"]
 
@@ -122,8 +158,7 @@ def test_one_module_chooses_the_sqlite_of_all_and_only_the_database_and_its_sche
 
 def test_every_program_makes_files_for_its_user_alone() -> None:
     """Whatever can be started calls `keep_private`, which its children inherit."""
-    paths = [ROOT / "app.py", *(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]
-    programs = [path for path in paths if 'if __name__ == "__main__"' in path.read_text("utf-8")]
+    programs = [path for path in SOURCE if 'if __name__ == "__main__"' in path.read_text("utf-8")]
     assert len(programs) > 5
     assert [path for path in programs if "    keep_private()\n" not in path.read_text("utf-8")] == []
 
@@ -145,7 +180,7 @@ def test_every_spec_has_a_runner_and_every_runner_a_spec() -> None:
 
 def test_every_module_says_in_one_line_what_it_is_for() -> None:
     """The line is used in docs/reference/modules.md."""
-    for path in [ROOT / "app.py", *(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]:
+    for path in SOURCE:
         described = ast.get_docstring(ast.parse(path.read_text("utf-8")))
         assert described, path
         assert described.splitlines()[0].endswith("."), path
@@ -165,9 +200,8 @@ def test_nobody_outside_names_an_algorithm() -> None:
     classes = {spec.__name__ for spec in ALGORITHMS.values()}
     packages = tuple(f"rlhf.algorithms.{kind}" for kind in ALGORITHMS)
     own = ROOT / "rlhf" / "algorithms"
-    files = [ROOT / "app.py", *(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]
     found = []
-    for path in (path for path in files if own not in path.parents):
+    for path in (path for path in SOURCE if own not in path.parents):
         place = path.relative_to(ROOT).as_posix()
         allowed = OTHER_MEANINGS.get(place, set())
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -176,4 +210,20 @@ def test_nobody_outside_names_an_algorithm() -> None:
             if named in classes or (said in ALGORITHMS and said not in allowed) or said.startswith(packages):
                 found.append(f"{place}:{node.lineno} {named or said}")
     assert found == []
-    assert offenders((path for path in files if own not in path.parents), packages) == []
+    assert offenders((path for path in SOURCE if own not in path.parents), packages) == []
+
+
+def test_every_row_names_its_columns() -> None:
+    """Two values of one type that change places still fit a positional statement, so only short ones may be such."""
+    statements = [
+        (path.relative_to(ROOT), " ".join(node.value.split()))
+        for path in SOURCE
+        if path.name != "schema.py"
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if re.match(r"(INSERT|REPLACE|UPDATE) ", node.value.lstrip())
+    ]
+    assert len(statements) > 20
+    assert [found for found in statements if found[1].count("?") > 3] == []
+    nameless = r"(INSERT|REPLACE) (OR \w+ )?(INTO )?[\w.]+ (VALUES|SELECT)"
+    assert [found for found in statements if re.match(nameless, found[1])] == []

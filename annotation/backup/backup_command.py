@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from annotation import hub_client
 from annotation.backup import restoration, safe_copies
-from annotation.backup.targets import Damaged, Manifest, Place, copies_in, place_of
+from annotation.backup.targets import BackupManifest, BackupTarget, DamagedBackup, copies_in, target_of
 from annotation.database import FILE_NAME, existing_database, hold_data_directory, open_database
 from annotation.records import UserError
 
@@ -46,50 +46,50 @@ def run(options: argparse.Namespace) -> None:
     """Do what the verb says and print what was done. Raises UserError."""
     if not options.place:
         raise UserError("Say where the copies are: --place OWNER/NAME or a directory, or set PREFLOOP_COPIES.")
-    place = place_of(options.place, hub_client.connect(hub_client.token_here()))
+    target = target_of(options.place, hub_client.connect(hub_client.token_here()))
     match options.verb:
         case "list":
-            show(place)
+            show(target)
         case "take":
-            take(place, options.data)
+            take(target, options.data)
         case "restore":
-            restore(place, options.data, options.version, options.aside)
+            restore(target, options.data, options.version, options.aside)
 
 
-def show(place: Place) -> None:
+def show(target: BackupTarget) -> None:
     """Print the newest copies."""
-    found = list(islice(copies_in(place, place.versions()), LISTED))
+    found = list(islice(copies_in(target, target.versions()), LISTED))
     if not found:
-        print(f"There is no copy in {place.name}.")
+        print(f"There is no copy in {target.name}.")
     for version, copy in found:
-        print(f"{version}  {copy if isinstance(copy, Damaged) else in_short(copy)}")
+        print(f"{version}  {copy if isinstance(copy, DamagedBackup) else in_short(copy)}")
 
 
-def in_short(copy: Manifest) -> str:
+def in_short(copy: BackupManifest) -> str:
     size = f"{copy.size / 1e6:,.1f} MB"
     return f"{copy.created[:19]} UTC  {copy.judgements:>7} judgements  {size:>10}  run {copy.run[:8]}"
 
 
-def take(place: Place, data_dir: Path) -> None:
+def take(target: BackupTarget, data_dir: Path) -> None:
     """Make a copy, of a database that may be in use."""
     db = existing_database(data_dir)
-    version = safe_copies.keep(db, data_dir, place, uuid.uuid4().hex)
-    print(f"Copied {safe_copies.judged(db)[1]} judgements to {place.name} as {version}.")
+    version = safe_copies.back_up(db, data_dir, target, uuid.uuid4().hex)
+    print(f"Copied {safe_copies.judged(db)[1]} judgements to {target.name} as {version}.")
 
 
-def restore(place: Place, data_dir: Path, version: str | None, aside: bool) -> None:
+def restore(target: BackupTarget, data_dir: Path, version: str | None, aside: bool) -> None:
     """Put a copy into a data directory. Raises UserError where something is there, or the copy is damaged."""
     data_dir.mkdir(parents=True, exist_ok=True)
-    with hold_data_directory(data_dir), closing(restoration.keep_closed(data_dir)):
-        versions = [version] if version else place.versions()
+    with hold_data_directory(data_dir), closing(restoration.exclusive_lock(data_dir)):
+        versions = [version] if version else target.versions()
         if (data_dir / FILE_NAME).exists() and not aside:
-            refuse_to_replace(place, data_dir, versions)
-        print(restoration.restore(place, data_dir, versions, place.head(), version or "", None).message)
+            refuse_to_replace(target, data_dir, versions)
+        print(restoration.restore(target, data_dir, versions, target.head(), version or "", None).message)
 
 
-def refuse_to_replace(place: Place, data_dir: Path, versions: list[str]) -> None:
+def refuse_to_replace(target: BackupTarget, data_dir: Path, versions: list[str]) -> None:
     """Raises UserError: a database is there. Says how many judgements it and the copy have."""
-    wanted = next((copy for _, copy in copies_in(place, versions) if isinstance(copy, Manifest)), None)
+    wanted = next((copy for _, copy in copies_in(target, versions) if isinstance(copy, BackupManifest)), None)
     db = open_database(data_dir)
     there = safe_copies.judged(db)[1]
     db.close()

@@ -17,7 +17,7 @@ from filelock import ReadWriteLock, Timeout
 
 from annotation import store
 from annotation.backup import safe_copies
-from annotation.backup.targets import Damaged, Manifest, Place, copies_in, mark_of
+from annotation.backup.targets import BackupManifest, BackupTarget, DamagedBackup, copies_in, digest_of
 from annotation.database import FILE_NAME, Database, damage, explain_disk_errors, open_database
 from annotation.records import UserError, now
 
@@ -43,16 +43,16 @@ LOCK_SECONDS: Final = 1.5
 
 
 @dataclass(frozen=True)
-class Begun:
+class StartState:
     """What the data directory goes on from."""
 
     message: str
     """For the log and the admins."""
-    manifest: Manifest | None = None
+    manifest: BackupManifest | None = None
     """The copy that was restored, if one was."""
 
 
-def begin(place: Place, data_dir: Path, choice: str = "") -> Begun:
+def begin(target: BackupTarget, data_dir: Path, choice: str = "") -> StartState:
     """Bring the data directory to the newest state that is known, and record there what the next copy follows.
 
     `choice` (PREFLOOP_RESTORE) is a version to go back to, or 'here…' to go on with what is in the directory. Each is
@@ -61,18 +61,18 @@ def begin(place: Place, data_dir: Path, choice: str = "") -> Begun:
     can't be read; nothing is changed then.
     """
     clear_leftovers(data_dir)
-    place.prepare()
-    head, versions = place.head(), place.versions()
-    found = list(islice(copies_in(place, versions), 1))
+    target.prepare()
+    head, versions = target.head(), target.versions()
+    found = list(islice(copies_in(target, versions), 1))
     local = existing(data_dir, choice)
     try:
-        if choice and choice in choices_made(place, versions, local):
+        if choice and choice in choices_made(target, versions, local):
             choice = ""
         if choice.startswith(HERE) or not found:
-            return go_on(data_dir, place, head, choice)
+            return continue_here(data_dir, target, head, choice)
         if choice:
-            return restore(place, data_dir, [choice], head, choice, None)
-        return restore(place, data_dir, versions, head, "", local)
+            return restore(target, data_dir, [choice], head, choice, None)
+        return restore(target, data_dir, versions, head, "", local)
     finally:
         if local is not None:
             local.close()
@@ -98,34 +98,34 @@ def existing(data_dir: Path, choice: str) -> Database | None:
         raise
 
 
-def choices_made(place: Place, versions: Iterable[str], local: Database | None) -> set[str]:
+def choices_made(target: BackupTarget, versions: Iterable[str], local: Database | None) -> set[str]:
     """The choices that the newest copy whose manifest is whole and the directory here have carried out last."""
-    readable = (copy.choice for _, copy in copies_in(place, versions) if isinstance(copy, Manifest))
+    readable = (copy.choice for _, copy in copies_in(target, versions) if isinstance(copy, BackupManifest))
     made = set(islice(readable, 1))
     return made if local is None else {*made, str(store.setting(local, safe_copies.CHOICE, ""))}
 
 
-def go_on(data_dir: Path, place: Place, head: str, choice: str) -> Begun:
+def continue_here(data_dir: Path, target: BackupTarget, head: str, choice: str) -> StartState:
     """Go on with what is here, because the place has nothing or because that was chosen."""
     db = open_database(data_dir)
     try:
         store.set_setting(db, safe_copies.CHOICE, choice)
         store.set_setting(db, safe_copies.BEGINNING, "")
-        safe_copies.begin_from(db, place.name, head, None)
+        safe_copies.record_start(db, target.name, head, None)
     finally:
         db.close()
-    said = f"as {VARIABLE} says" if choice else f"there is no copy in {place.name} yet"
-    return Begun(f"Prefloop goes on with what is in {data_dir}: {said}.")
+    said = f"as {VARIABLE} says" if choice else f"there is no copy in {target.name} yet"
+    return StartState(f"Prefloop goes on with what is in {data_dir}: {said}.")
 
 
-def refuse_fork(place: Place, data_dir: Path, local: Database, version: str, manifest: Manifest) -> None:
+def refuse_fork(target: BackupTarget, data_dir: Path, local: Database, version: str, manifest: BackupManifest) -> None:
     """Raises UserError where people have done something here that this place has never had, while it has others."""
-    safe = safe_copies.last_safe(local, place.name)
+    safe = safe_copies.last_safe(local, target.name)
     unsafe = safe_copies.judgements_after(local, safe.last_judgement_id if safe else 0)
     if unsafe or safe_copies.has_unsafe_work(local):
         what = f"{unsafe} judgements" if unsafe else "accounts, imports, settings or decisions"
         raise UserError(
-            f"{data_dir} has {what} that no copy in {place.name} has, and the newest copy there "
+            f"{data_dir} has {what} that no copy in {target.name} has, and the newest copy there "
             f"({manifest.judgements} judgements, {manifest.created[:16]} UTC) was made by another running copy of this "
             f"project. Nothing was changed. To go on with what is here, start with {VARIABLE}={HERE}; to take the "
             f"copy, start with {VARIABLE}={version}, which moves what is here aside."
@@ -133,17 +133,17 @@ def refuse_fork(place: Place, data_dir: Path, local: Database, version: str, man
 
 
 # ----------------------------------------------------------------------------------------------------- who has it open
-def keep_open(data_dir: Path) -> ReadWriteLock:
+def shared_lock(data_dir: Path) -> ReadWriteLock:
     """Keep others from moving the database away while this lock lives. Raises UserError while somebody does."""
-    return acquired(data_dir, "read", "A safe copy is being restored into {}. Start again when that is done.")
+    return acquire_lock(data_dir, "read", "A safe copy is being restored into {}. Start again when that is done.")
 
 
-def keep_closed(data_dir: Path) -> ReadWriteLock:
+def exclusive_lock(data_dir: Path) -> ReadWriteLock:
     """Keep others from opening the database while this lock lives. Raises UserError while somebody has it open."""
-    return acquired(data_dir, "write", "A Prefloop that runs has the database in {} open. Stop it first.")
+    return acquire_lock(data_dir, "write", "A Prefloop that runs has the database in {} open. Stop it first.")
 
 
-def acquired(data_dir: Path, how: Literal["read", "write"], refusal: str) -> ReadWriteLock:
+def acquire_lock(data_dir: Path, how: Literal["read", "write"], refusal: str) -> ReadWriteLock:
     """The directory's lock, taken for one of many or for one alone. Raises UserError."""
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -162,34 +162,34 @@ def acquired(data_dir: Path, how: Literal["read", "write"], refusal: str) -> Rea
 
 # ---------------------------------------------------------------------------------------------------------- restoring
 def restore(
-    place: Place, data_dir: Path, versions: Sequence[str], head: str, choice: str, local: Database | None
-) -> Begun:
+    target: BackupTarget, data_dir: Path, versions: Sequence[str], head: str, choice: str, local: Database | None
+) -> StartState:
     """Restore the first of these versions that is whole, and say which are not; or go on with `local`, which has it.
 
     Raises UserError if none is whole, or if `local` has judgements that would be left behind.
     """
     skipped: list[str] = []
-    for version, manifest in copies_in(place, versions):
+    for version, manifest in copies_in(target, versions):
         try:
-            if isinstance(manifest, Damaged):
+            if isinstance(manifest, DamagedBackup):
                 raise manifest
             if local is not None:
-                if safe_copies.knows(local, place.name, version, manifest):
-                    return go_on_from(local, place, data_dir, head, manifest, skipped)
-                refuse_fork(place, data_dir, local, version, manifest)
+                if safe_copies.knows(local, target.name, version, manifest):
+                    return continue_from(local, target, data_dir, head, manifest, skipped)
+                refuse_fork(target, data_dir, local, version, manifest)
                 local.close()  # its file is about to be moved
-            gone = restore_version(place, version, manifest, data_dir, head, choice)
-        except Damaged as error:
-            counted = f" It has {manifest.judgements} judgements." if isinstance(manifest, Manifest) else ""
+            gone = restore_version(target, version, manifest, data_dir, head, choice)
+        except DamagedBackup as error:
+            counted = f" It has {manifest.judgements} judgements." if isinstance(manifest, BackupManifest) else ""
             skipped.append(f"{error}{counted}")
             continue
-        said = f"Restored {manifest.judgements} judgements from {place.name} as of {manifest.created[:16]} UTC."
+        said = f"Restored {manifest.judgements} judgements from {target.name} as of {manifest.created[:16]} UTC."
         left = [] if not gone else [LEFT_OUT.format(", ".join(gone))]
-        newer = newer_than(place, manifest) if choice else []
+        newer = newer_than(target, manifest) if choice else []
         message = " ".join([said, *left, *newer, *skipped, *([DAMAGED] if skipped else [])])
-        remember(data_dir, message if left or newer or skipped else "")
-        return Begun(message, manifest)
-    reasons = " ".join(skipped) or f"{place.name} has no copy '{', '.join(versions)}'."
+        leave_notice(data_dir, message if left or newer or skipped else "")
+        return StartState(message, manifest)
+    reasons = " ".join(skipped) or f"{target.name} has no copy '{', '.join(versions)}'."
     raise UserError(
         f"No safe copy could be restored. {reasons} Nothing was changed. `python -m annotation copies list` shows what "
         f"there is; the program starts with one of them if you set {VARIABLE}=VERSION, and with what is in {data_dir} "
@@ -197,23 +197,23 @@ def restore(
     )
 
 
-def go_on_from(
-    local: Database, place: Place, data_dir: Path, head: str, manifest: Manifest, skipped: Sequence[str]
-) -> Begun:
+def continue_from(
+    local: Database, target: BackupTarget, data_dir: Path, head: str, manifest: BackupManifest, skipped: Sequence[str]
+) -> StartState:
     """Go on with what is here, which has all that a copy has. What admins should know stays until a copy is made."""
-    safe = safe_copies.last_safe(local, place.name)
-    kept = safe_copies.beginning(local) if safe is not None and safe.state == "begun" else ""
-    said = f"{data_dir} has all that the newest valid copy in {place.name} has."
+    safe = safe_copies.last_safe(local, target.name)
+    kept = safe_copies.start_notice(local) if safe is not None and safe.state == "begun" else ""
+    said = f"{data_dir} has all that the newest valid copy in {target.name} has."
     message = " ".join([said, *skipped])
     store.set_setting(local, safe_copies.BEGINNING, kept or (message if skipped else ""))
-    safe_copies.begin_from(local, place.name, head, manifest)
-    return Begun(f"Prefloop goes on with what is in {data_dir}. {kept}" if kept else message)
+    safe_copies.record_start(local, target.name, head, manifest)
+    return StartState(f"Prefloop goes on with what is in {data_dir}. {kept}" if kept else message)
 
 
-def newer_than(place: Place, manifest: Manifest) -> list[str]:
+def newer_than(target: BackupTarget, manifest: BackupManifest) -> list[str]:
     """What is said where an older copy is restored than the newest one that can be read."""
     newest = next(
-        ((name, copy) for name, copy in copies_in(place, place.versions()) if isinstance(copy, Manifest)), None
+        ((name, copy) for name, copy in copies_in(target, target.versions()) if isinstance(copy, BackupManifest)), None
     )
     if newest is None or newest[1] == manifest:
         return []
@@ -224,34 +224,34 @@ def newer_than(place: Place, manifest: Manifest) -> list[str]:
     ]
 
 
-def remember(data_dir: Path, message: str) -> None:
+def leave_notice(data_dir: Path, message: str) -> None:
     """Keep for the admins what they should know of a database that was just restored."""
     with closing(open_database(data_dir)) as db:
         store.set_setting(db, safe_copies.BEGINNING, message)
 
 
 def restore_version(
-    place: Place, version: str, manifest: Manifest, data_dir: Path, head: str, choice: str = ""
+    target: BackupTarget, version: str, manifest: BackupManifest, data_dir: Path, head: str, choice: str = ""
 ) -> list[str]:
     """Download a copy, check all of it, and only then put it in place of what is here, which is moved aside.
 
-    Returns the models whose files did not come along. Raises Damaged for a copy that is not whole, UserError where the
-    disk is full or a newer Prefloop made it.
+    Returns the models whose files did not come along. Raises DamagedBackup for a copy that is not whole, UserError
+    where the disk is full or a newer Prefloop made it.
     """
     with explained_disk(data_dir, manifest):
         check_space(data_dir, manifest)
     with explained_disk(data_dir, manifest), tempfile.TemporaryDirectory(prefix=FOLDER, dir=data_dir) as staging:
         stage = Path(staging)
         for path, mark in manifest.files.items():
-            target = stage / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            place.fetch(version, path, mark, target)
-            if mark_of(target) != mark:
-                raise Damaged(f"The copy {version} in {place.name} is damaged: {path} is not what it was.")
+            destination = stage / path
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            target.fetch(version, path, mark, destination)
+            if digest_of(destination) != mark:
+                raise DamagedBackup(f"The copy {version} in {target.name} is damaged: {path} is not what it was.")
         found = damage(stage / FILE_NAME) if FILE_NAME in manifest.files else "it is missing"
         if found:
-            raise Damaged(f"The copy {version} in {place.name} is damaged: in {FILE_NAME}, {found}.")
-        gone = bring_up_to_date(stage, data_dir, place, head, manifest, choice or manifest.choice)
+            raise DamagedBackup(f"The copy {version} in {target.name} is damaged: in {FILE_NAME}, {found}.")
+        gone = bring_up_to_date(stage, data_dir, target, head, manifest, choice or manifest.choice)
         for path in manifest.files:
             with (stage / path).open("rb") as handle:
                 os.fsync(handle.fileno())
@@ -264,12 +264,12 @@ def restore_version(
     return gone
 
 
-def units_of(manifest: Manifest) -> list[str]:
+def units_of(manifest: BackupManifest) -> list[str]:
     """What a copy brings beside the database and is put in place as a whole: each model's directory, frozen data."""
     return sorted({"/".join(PurePosixPath(path).parts[:2]) for path in manifest.files if path != FILE_NAME})
 
 
-def check_space(data_dir: Path, manifest: Manifest) -> None:
+def check_space(data_dir: Path, manifest: BackupManifest) -> None:
     """Raises UserError where the disk has no room for a copy."""
     data_dir.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(data_dir).free
@@ -277,7 +277,7 @@ def check_space(data_dir: Path, manifest: Manifest) -> None:
         raise no_space(data_dir, manifest)
 
 
-def no_space(data_dir: Path, manifest: Manifest) -> UserError:
+def no_space(data_dir: Path, manifest: BackupManifest) -> UserError:
     """What is said where a copy finds no room."""
     free = shutil.disk_usage(data_dir).free
     return UserError(
@@ -287,7 +287,7 @@ def no_space(data_dir: Path, manifest: Manifest) -> UserError:
 
 
 @contextmanager
-def explained_disk(data_dir: Path, manifest: Manifest) -> Iterator[None]:
+def explained_disk(data_dir: Path, manifest: BackupManifest) -> Iterator[None]:
     """A disk that fills up while a copy is restored, or can't be written, as a sentence."""
     try:
         yield
@@ -304,7 +304,7 @@ def explained_disk(data_dir: Path, manifest: Manifest) -> Iterator[None]:
 
 
 def bring_up_to_date(
-    stage: Path, data_dir: Path, place: Place, head: str, manifest: Manifest, choice: str
+    stage: Path, data_dir: Path, target: BackupTarget, head: str, manifest: BackupManifest, choice: str
 ) -> list[str]:
     """Migrate a restored database before it is used, and record in it what it is and which files did not come along.
 
@@ -319,7 +319,7 @@ def bring_up_to_date(
                     gone.append(row["revision"])
                     connection.execute("UPDATE model SET deleted = ? WHERE id = ?", (now(), row["id"]))
             store.set_setting(db, safe_copies.CHOICE, choice)
-            safe_copies.begin_from(db, place.name, head, manifest, safe_copies.RESTORED)
+            safe_copies.record_start(db, target.name, head, manifest, safe_copies.RESTORED)
     finally:
         db.close()
     for part in PARTS[:-1]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from annotation import store
-from annotation.backup.targets import Damaged, Manifest, Place, aside_name, mark_of
+from annotation.backup.targets import BackupManifest, BackupTarget, DamagedBackup, aside_name, digest_of
 from annotation.database import FILE_NAME, Database, copy_database
 from annotation.hub_client import Conflict, without_tokens
 from annotation.records import Role, UserError, now, seconds_between
@@ -104,7 +104,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Pending:
+class PendingBackup:
     """What a copy now would add, and how the latest attempt went."""
 
     changed: bool
@@ -115,7 +115,7 @@ class Pending:
     """Attempts in a row that came to nothing."""
 
 
-def due(pending: Pending, schedule: Schedule) -> bool:
+def due(pending: PendingBackup, schedule: Schedule) -> bool:
     """Whether it is time for a copy: at the start, when enough has been judged, or when a change is old enough.
 
     After failures it is tried again later and later, but never later than on schedule.
@@ -131,7 +131,7 @@ def due(pending: Pending, schedule: Schedule) -> bool:
     return pending.seconds_since_attempt >= min(wait, max(schedule.every, schedule.apart))
 
 
-def mark(db: Database) -> str:
+def state_mark(db: Database) -> str:
     """Changes whenever something that is worth keeping does; not with the heartbeats of workers."""
     newest = [db.value(f'SELECT max(rowid) FROM "{table}"') for table in WATCHED]
     return json.dumps([newest, *(db.rows(query) for query in CHANGED_IN_PLACE)])
@@ -150,7 +150,7 @@ def has_unsafe_work(db: Database) -> bool:
 
 # ---------------------------------------------------------------------------------------------------------- the record
 @dataclass(frozen=True)
-class Row:
+class BackupRecord:
     """A safe copy as this database remembers it."""
 
     id: int
@@ -165,18 +165,18 @@ class Row:
     created: str
 
 
-def latest(db: Database, where: str, *values: object) -> Row | None:
+def latest(db: Database, where: str, *values: object) -> BackupRecord | None:
     """The newest row that fits."""
     found = db.row(f"SELECT * FROM safe_copy WHERE {where} ORDER BY id DESC LIMIT 1", values)
-    return None if found is None else Row(**found)
+    return None if found is None else BackupRecord(**found)
 
 
-def last_safe(db: Database, place: str) -> Row | None:
+def last_safe(db: Database, place: str) -> BackupRecord | None:
     """The newest copy that a place has, or what this database began from there."""
     return latest(db, "state IN ('safe', 'begun') AND place = ?", place)
 
 
-def knows(db: Database, place: str, version: str, manifest: Manifest | None) -> bool:
+def knows(db: Database, place: str, version: str, manifest: BackupManifest | None) -> bool:
     """Whether this database has all that a copy in a place has.
 
     It made the copy, or began from it, or was told to go on from it. The row is there before the copy is
@@ -187,7 +187,7 @@ def knows(db: Database, place: str, version: str, manifest: Manifest | None) -> 
     return latest(db, ours, place, version, run, number) is not None
 
 
-def begin_from(db: Database, place: str, version: str, manifest: Manifest | None, message: str = "") -> None:
+def record_start(db: Database, place: str, version: str, manifest: BackupManifest | None, message: str = "") -> None:
     """Record what this database goes on from, which the next copy follows. Without a manifest nothing is safe yet."""
     run, number, last_judgement_id, judgements = record_of(manifest)
     with db.transaction():
@@ -209,7 +209,7 @@ def begin_from(db: Database, place: str, version: str, manifest: Manifest | None
             store.set_setting(db, SAFE_WORK, work(db) if manifest else "")
 
 
-def beginning(db: Database) -> str:
+def start_notice(db: Database) -> str:
     """What admins should know of how this database began: a damaged copy was passed over, or an older one restored.
 
     Empty for nothing. It stays until the program starts again after a copy.
@@ -225,14 +225,14 @@ def is_as_restored(db: Database) -> bool:
     return not judgements_after(db, newest.last_judgement_id) and not has_unsafe_work(db)
 
 
-def record_of(manifest: Manifest | None) -> tuple[str, int, int, int]:
+def record_of(manifest: BackupManifest | None) -> tuple[str, int, int, int]:
     """Run, number, last judgement and how many; of nothing, if there is no manifest."""
     if manifest is None:
         return "", 0, 0, 0
     return manifest.run, manifest.number, manifest.last_judgement_id, manifest.judgements
 
 
-def conflict_of(db: Database, place: str) -> Row | None:
+def conflict_of(db: Database, place: str) -> BackupRecord | None:
     """The conflict that keeps this database's copies aside from a place, if there is one since it began there."""
     begun = latest(db, "state = 'begun' AND place = ?", place)
     return latest(db, "state = 'conflict' AND place = ? AND id > ?", place, begun.id if begun else 0)
@@ -240,15 +240,15 @@ def conflict_of(db: Database, place: str) -> Row | None:
 
 # ------------------------------------------------------------------------------------------------------- making a copy
 @dataclass(frozen=True)
-class Copy:
+class Backup:
     """A copy on this disk: what it says of itself, where its files are, and what people had done beside judging."""
 
-    manifest: Manifest
+    manifest: BackupManifest
     files: Mapping[str, Path]
     work: str
 
 
-def take(db: Database, data_dir: Path, run: str, number: int, folder: Path) -> Copy:
+def take(db: Database, data_dir: Path, run: str, number: int, folder: Path) -> Backup:
     """Copy the database into a folder, and name the files of the models that are needed with it. Raises UserError."""
     with db.reading():
         last, judgements = judged(db)
@@ -258,8 +258,8 @@ def take(db: Database, data_dir: Path, run: str, number: int, folder: Path) -> C
     files = {FILE_NAME: folder / FILE_NAME}
     for path in paths:
         files |= {file.relative_to(data_dir).as_posix(): file for file in files_below(data_dir / path)}
-    marks = {path: mark_of(file) for path, file in files.items()}
-    return Copy(Manifest(run, number, now(), last, judgements, choice, marks), files, done)
+    marks = {path: digest_of(file) for path, file in files.items()}
+    return Backup(BackupManifest(run, number, now(), last, judgements, choice, marks), files, done)
 
 
 def judged(db: Database) -> tuple[int, int]:
@@ -307,16 +307,16 @@ def files_below(path: Path) -> Iterator[Path]:
 
 
 # ----------------------------------------------------------------------------------------------------- putting it away
-def keep(db: Database, data_dir: Path, place: Place, run: str, alone: bool = False) -> str:
+def back_up(db: Database, data_dir: Path, target: BackupTarget, run: str, alone: bool = False) -> str:
     """Make a safe copy and record how it went; returns its version. `alone`: nobody else can write to this place.
 
     Raises Conflict where another running copy of this program was there first, UserError where the place refuses.
     """
-    row_id, number = add_row(db, place.name, run)
+    row_id, number = add_row(db, target.name, run)
     try:
         with explained_local(data_dir), tempfile.TemporaryDirectory(prefix=FOLDER, dir=data_dir) as folder:
             copy = take(db, data_dir, run, number, Path(folder))
-            version = put(db, place, copy, alone)
+            version = put(db, target, copy, alone)
     except UserError as error:
         record_failure(db, row_id, "conflict" if isinstance(error, Conflict) else "failed", str(error))
         raise
@@ -339,32 +339,32 @@ def explained_local(data_dir: Path) -> Iterator[None]:
         ) from error
 
 
-def put(db: Database, place: Place, copy: Copy, alone: bool) -> str:
+def put(db: Database, target: BackupTarget, copy: Backup, alone: bool) -> str:
     """Add a copy to a place on top of the one that this database builds on. Raises Conflict, UserError."""
-    before = last_safe(db, place.name)
+    before = last_safe(db, target.name)
     if before is None:
-        place.prepare()
+        target.prepare()
     elif not alone:
         with suppress(Conflict):
-            return place.put(copy.manifest, copy.files, before.version)
+            return target.put(copy.manifest, copy.files, before.version)
         # Perhaps only the answer to an earlier copy was lost, or somebody changed a page beside the copies.
-    return place.put(copy.manifest, copy.files, place.head() if alone else known_head(db, place))
+    return target.put(copy.manifest, copy.files, target.head() if alone else known_head(db, target))
 
 
-def known_head(db: Database, place: Place) -> str:
+def known_head(db: Database, target: BackupTarget) -> str:
     """The version that the next copy may follow. Raises Conflict where the place has a copy that is none of ours."""
-    head = place.head()
+    head = target.head()
     try:
-        newest = place.manifest(head) if head else None
-    except Damaged:
+        newest = target.manifest(head) if head else None
+    except DamagedBackup:
         newest = None
-        ours = knows(db, place.name, head, None)
+        ours = knows(db, target.name, head, None)
     else:
-        ours = newest is None or knows(db, place.name, head, newest)
+        ours = newest is None or knows(db, target.name, head, newest)
     if not ours:
         has = f"{newest.judgements} judgements, {newest.created[:16]} UTC" if newest else "damaged"
         raise Conflict(
-            f"Another running copy of this project has put a safe copy into {place.name} ({has}). Stop one of the two."
+            f"Another running copy of this project has put a safe copy into {target.name} ({has}). Stop one of the two."
         )
     return head
 
@@ -394,7 +394,7 @@ def record_failure(db: Database, row_id: int, state: str, message: str) -> None:
         connection.execute("UPDATE safe_copy SET state = ?, message = ? WHERE id = ?", (state, message, row_id))
 
 
-def record_safe(db: Database, row_id: int, version: str, copy: Copy) -> None:
+def record_safe(db: Database, row_id: int, version: str, copy: Backup) -> None:
     """Say that a place has confirmed a copy, and forget rows that nothing depends on any more."""
     manifest = copy.manifest
     with db.transaction() as connection:
@@ -417,19 +417,19 @@ def record_safe(db: Database, row_id: int, version: str, copy: Copy) -> None:
 
 # ------------------------------------------------------------------------------------------------------- how it stands
 @dataclass(frozen=True)
-class Standing:
+class BackupStatus:
     """What is safe, and what is not yet."""
 
     copied: str | None
     """When the newest safe copy was made; None if there is none."""
     judgements_since: int
-    trouble: str = ""
+    problem: str = ""
     """Why the latest attempt came to nothing; empty if it did not."""
     conflict: bool = False
     """Whether copies go to a place aside because two programs run."""
 
 
-def standing(db: Database, place: str) -> Standing | None:
+def status(db: Database, place: str) -> BackupStatus | None:
     """How the safe copies of this database in a place, or aside from it, stand; None where none were begun there."""
     clash = conflict_of(db, place)
     places = [place] if clash is None else [place, aside_name(place, clash.run)]
@@ -441,11 +441,11 @@ def standing(db: Database, place: str) -> Standing | None:
     since = judged(db)[1] if safe is None else judgements_after(db, safe.last_judgement_id)
     copied = safe.created if safe is not None and safe.number else None
     if clash is not None:
-        return Standing(copied, since, clash.message, True)
-    return Standing(copied, since, trouble_of(db, place))
+        return BackupStatus(copied, since, clash.message, True)
+    return BackupStatus(copied, since, last_failure(db, place))
 
 
-def trouble_of(db: Database, place: str) -> str:
+def last_failure(db: Database, place: str) -> str:
     """Why the latest attempt to copy to a place came to nothing; empty if it did not, or is only just under way."""
     ended = latest(db, "state != 'taken' AND place = ?", place)
     begun = db.rows(
@@ -463,17 +463,17 @@ def judgements_after(db: Database, judgement_id: int) -> int:
     return int(db.value("SELECT count(*) FROM judgement WHERE id > ?", (judgement_id,)))
 
 
-def sentence(standing: Standing, moment: str, role: Role) -> str:
+def sentence(standing: BackupStatus, moment: str, role: Role) -> str:
     """What the page says; the reason of a trouble names places, which are the admins' business."""
     count = f"{standing.judgements_since} judgement{'' if standing.judgements_since == 1 else 's'}"
     if standing.copied is None:
         said = f"No safe copy yet, {count} so far"
     else:
         said = f"Last safe copy: {ago(seconds_between(standing.copied, moment))}, {count} since"
-    if not standing.trouble:
+    if not standing.problem:
         return f"{said}."
-    trouble = "two copies of this project run" if standing.conflict else "the latest attempt failed and is repeated"
-    return f"{said}; {trouble}." + (f" {standing.trouble}" if role == "admin" else "")
+    problem = "two copies of this project run" if standing.conflict else "the latest attempt failed and is repeated"
+    return f"{said}; {problem}." + (f" {standing.problem}" if role == "admin" else "")
 
 
 def ago(seconds: float) -> str:

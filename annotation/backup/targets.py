@@ -42,12 +42,12 @@ it starts. Please change nothing here by hand.
 """
 
 
-class Damaged(UserError):
+class DamagedBackup(UserError):
     """A copy that can't be used: a file is missing or not what its manifest says."""
 
 
 @dataclass(frozen=True)
-class Mark:
+class FileDigest:
     """What a file of a copy must be."""
 
     sha256: str
@@ -55,7 +55,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class BackupManifest:
     """What a copy says of itself."""
 
     run: str
@@ -67,7 +67,7 @@ class Manifest:
     judgements: int
     choice: str
     """The last PREFLOOP_RESTORE that its data directory has carried out."""
-    files: Mapping[str, Mark]
+    files: Mapping[str, FileDigest]
     """By path within the data directory."""
 
     def to_bytes(self) -> bytes:
@@ -79,35 +79,35 @@ class Manifest:
         return sum(mark.size for mark in self.files.values())
 
 
-def read_manifest(content: bytes, what: str) -> Manifest:
-    """A stored manifest. Raises Damaged for what is none, UserError for one of a newer Prefloop."""
+def read_manifest(content: bytes, what: str) -> BackupManifest:
+    """A stored manifest. Raises DamagedBackup for what is none, UserError for one of a newer Prefloop."""
     try:
         told = json.loads(content)
         if told.pop("format") != FORMAT:
             raise ValueError("another format")
         if told.pop("version") != 1:
             raise UserError(f"{what} was made by a newer Prefloop. Update Prefloop; nothing was changed.")
-        marks = {path: Mark(str(mark["sha256"]), int(mark["size"])) for path, mark in told.pop("files").items()}
-        manifest = Manifest(**told, files=marks)
+        marks = {path: FileDigest(str(mark["sha256"]), int(mark["size"])) for path, mark in told.pop("files").items()}
+        manifest = BackupManifest(**told, files=marks)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Damaged(f"{what} is damaged: its manifest can't be read ({error}).") from error
+        raise DamagedBackup(f"{what} is damaged: its manifest can't be read ({error}).") from error
     for path, mark in marks.items():
         inside = not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
         if not inside or not re.fullmatch("[0-9a-f]{64}", mark.sha256):
-            raise Damaged(f"{what} is damaged: its manifest names '{path}'.")
+            raise DamagedBackup(f"{what} is damaged: its manifest names '{path}'.")
     return manifest
 
 
-def mark_of(path: Path) -> Mark:
+def digest_of(path: Path) -> FileDigest:
     """A file's sha256 and size."""
     digest = sha256()
     with path.open("rb") as handle:
         while piece := handle.read(PIECE):
             digest.update(piece)
-    return Mark(digest.hexdigest(), path.stat().st_size)
+    return FileDigest(digest.hexdigest(), path.stat().st_size)
 
 
-class Place(Protocol):
+class BackupTarget(Protocol):
     """Where copies are put. All methods raise UserError when the place can't be reached or refuses."""
 
     @property
@@ -123,40 +123,40 @@ class Place(Protocol):
     def versions(self) -> list[str]:
         """All versions, the newest first; not each of them has to be a copy."""
 
-    def manifest(self, version: str) -> Manifest | None:
-        """What a version says of itself; None where it is no copy. Raises Damaged."""
+    def manifest(self, version: str) -> BackupManifest | None:
+        """What a version says of itself; None where it is no copy. Raises DamagedBackup."""
 
-    def fetch(self, version: str, path: str, mark: Mark, target: Path) -> None:
-        """Download a copy's file to `target`, which need not be what the mark says. Raises Damaged if it is gone."""
+    def fetch(self, version: str, path: str, mark: FileDigest, target: Path) -> None:
+        """Download a copy's file to `target`, unchecked. Raises DamagedBackup if it is gone."""
 
-    def put(self, manifest: Manifest, files: Mapping[str, Path], parent: str) -> str:
+    def put(self, manifest: BackupManifest, files: Mapping[str, Path], parent: str) -> str:
         """Add a copy and return its version. Raises Conflict if the newest version is not `parent` (any more)."""
 
-    def aside(self, run: str) -> Place:
+    def aside(self, run: str) -> BackupTarget:
         """A place beside this one, for the copies of a run that lost a conflict."""
 
 
-def place_of(text: str, hub: Hub) -> Place:
+def target_of(text: str, hub: Hub) -> BackupTarget:
     """The place that people mean by OWNER/NAME, OWNER/NAME@BRANCH, or a directory's path. Raises UserError."""
     if text.startswith(("/", ".", "~")):
-        return DirectoryPlace(Path(text).expanduser().absolute())
+        return DirectoryTarget(Path(text).expanduser().absolute())
     repo, _, branch = text.partition("@")
     check_name(repo)
-    return HubPlace(hub, repo, branch or "main")
+    return HubTarget(hub, repo, branch or "main")
 
 
-def name_of(text: str) -> str:
+def target_name(text: str) -> str:
     """The name of the place that people mean, without asking anybody; empty for none."""
     if text.startswith(("/", ".", "~")):
         return str(Path(text).expanduser().absolute())
     return text.removesuffix("@main")
 
 
-def refuse_shared_fate(place: Place, data_dir: Path, on_space: bool) -> None:
+def refuse_shared_fate(target: BackupTarget, data_dir: Path, on_space: bool) -> None:
     """Raises UserError for a directory that is lost with the data directory: within it, or on a Space's own disk."""
-    if not isinstance(place, DirectoryPlace):
+    if not isinstance(target, DirectoryTarget):
         return
-    where, data = place.path.resolve(), data_dir.resolve()
+    where, data = target.path.resolve(), data_dir.resolve()
     if where.is_relative_to(data):
         raise UserError(
             f"The directory for safe copies {where} is inside the data directory {data} and would be lost with it. "
@@ -183,7 +183,7 @@ def aside_name(place: str, run: str) -> str:
 
 # ----------------------------------------------------------------------------------------------------------- directory
 @dataclass(frozen=True)
-class DirectoryPlace:
+class DirectoryTarget:
     """A directory: `copies/000007.json` are the manifests, `files/` has the files by their sha256.
 
     A manifest is created under the number after its parent's, which only one can do; on a mounted bucket, where that
@@ -222,7 +222,7 @@ class DirectoryPlace:
             found = [path.stem for path in self.copies.glob("*.json")] if self.copies.is_dir() else []
         return sorted((name for name in found if name.isdigit()), key=int, reverse=True)
 
-    def manifest(self, version: str) -> Manifest | None:
+    def manifest(self, version: str) -> BackupManifest | None:
         """The manifest of this number."""
         try:
             content = (self.copies / f"{version}.json").read_bytes()
@@ -232,15 +232,15 @@ class DirectoryPlace:
             raise unusable(self.path, error) from error
         return read_manifest(content, f"The copy {version} in {self.path}")
 
-    def fetch(self, version: str, path: str, mark: Mark, target: Path) -> None:
+    def fetch(self, version: str, path: str, mark: FileDigest, target: Path) -> None:
         """Copy a file out."""
         source = self.contents / mark.sha256
         if not source.is_file():
-            raise Damaged(f"The copy {version} in {self.path} is damaged: {path} is missing.")
+            raise DamagedBackup(f"The copy {version} in {self.path} is damaged: {path} is missing.")
         with explained_directory(self.path):
             shutil.copyfile(source, target)
 
-    def put(self, manifest: Manifest, files: Mapping[str, Path], parent: str) -> str:
+    def put(self, manifest: BackupManifest, files: Mapping[str, Path], parent: str) -> str:
         """The files that are not there yet, then the manifest."""
         if self.head() != parent:
             raise conflict(self.path)
@@ -258,16 +258,16 @@ class DirectoryPlace:
             self.remove_old()
         return version
 
-    def aside(self, run: str) -> Place:
+    def aside(self, run: str) -> BackupTarget:
         """A directory within this one."""
-        return DirectoryPlace(Path(aside_name(self.name, run)))
+        return DirectoryTarget(Path(aside_name(self.name, run)))
 
     def remove_old(self) -> None:
         """Take out copies that many newer ones of the same run follow, and files that no copy names."""
         runs: list[str] = []
         named: set[str] = set()
         for version, manifest in copies_in(self, self.versions()):
-            if isinstance(manifest, Damaged):  # it stays for whoever wants to look into it
+            if isinstance(manifest, DamagedBackup):  # it stays for whoever wants to look into it
                 continue
             runs.append(manifest.run)
             if runs.count(manifest.run) > (KEPT if manifest.run == runs[0] else 1):
@@ -342,7 +342,7 @@ def conflict(where: object) -> Conflict:
 
 # ----------------------------------------------------------------------------------------------------------------- hub
 @dataclass(frozen=True)
-class HubPlace:
+class HubTarget:
     """A private dataset: each commit of a branch is a copy, with the files under their paths in the data directory."""
 
     hub: Hub
@@ -372,7 +372,7 @@ class HubPlace:
             listed = self.hub.api.list_repo_commits(self.repo, repo_type="dataset", revision=self.branch)
         return [entry.commit_id for entry in listed]
 
-    def manifest(self, version: str) -> Manifest | None:
+    def manifest(self, version: str) -> BackupManifest | None:
         """The manifest in a commit."""
         try:
             with explained(f"Reading {self.name}"):
@@ -383,7 +383,7 @@ class HubPlace:
             raise
         return read_manifest(Path(found).read_bytes(), f"The copy {version} in {self.name}")
 
-    def fetch(self, version: str, path: str, mark: Mark, target: Path) -> None:
+    def fetch(self, version: str, path: str, mark: FileDigest, target: Path) -> None:
         """Download a file."""
         beside = target.with_name(f"{target.name}.download")
         try:
@@ -394,28 +394,28 @@ class HubPlace:
                 Path(found).replace(target)
         except UserError as error:
             if is_missing_file(error):
-                raise Damaged(f"The copy {version} in {self.name} is damaged: {path} is missing.") from error
+                raise DamagedBackup(f"The copy {version} in {self.name} is damaged: {path} is missing.") from error
             raise
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
-    def put(self, manifest: Manifest, files: Mapping[str, Path], parent: str) -> str:
+    def put(self, manifest: BackupManifest, files: Mapping[str, Path], parent: str) -> str:
         """One commit. Its manifest differs from any other: a commit that changes nothing would not be checked."""
         told: dict[str, Path | bytes] = {MANIFEST: manifest.to_bytes(), "README.md": ABOUT.encode(), **files}
         said = f"Safe copy {manifest.number} of run {manifest.run[:8]}, {manifest.judgements} judgements"
         return commit(self.hub, self.repo, "dataset", told, said, parent or None, branch=self.branch)
 
-    def aside(self, run: str) -> Place:
+    def aside(self, run: str) -> BackupTarget:
         """A branch."""
-        return HubPlace(self.hub, self.repo, f"copy-{run}")
+        return HubTarget(self.hub, self.repo, f"copy-{run}")
 
 
-def copies_in(place: Place, versions: Iterable[str]) -> Iterator[tuple[str, Manifest | Damaged]]:
+def copies_in(target: BackupTarget, versions: Iterable[str]) -> Iterator[tuple[str, BackupManifest | DamagedBackup]]:
     """What these versions say of themselves, without those that are no copies."""
     for version in versions:
         try:
-            manifest = place.manifest(version)
-        except Damaged as error:
+            manifest = target.manifest(version)
+        except DamagedBackup as error:
             yield version, error
             continue
         if manifest is not None:

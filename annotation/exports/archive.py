@@ -233,12 +233,12 @@ def fill(db: Database, file: IO[bytes], name: str) -> dict[str, int]:
         table = value.pop("table")
         if not isinstance(table, str) or table not in TABLES:
             reader.refuse("it is no row of this version's tables")
-        value = {**before(table, value), **value}
+        value = {**default_columns(table, value), **value}
         if set(value) != set(TABLES[table].columns):
             reader.refuse("it is no row of this version's tables")
         check_row(reader, table, value, types[table])
         with explain_bad_rows(f"{name}, line {reader.number}"):
-            db.connection.execute(insert[table], {**value, **made_anew(table, value)})
+            db.connection.execute(insert[table], {**value, **recomputed_columns(table, value)})
         counts[table] += 1
     end = {"end": True, "rows": sum(counts.values()), "sha256": reader.digest.hexdigest()}
     if value != end or file.read(1):
@@ -248,12 +248,12 @@ def fill(db: Database, file: IO[bytes], name: str) -> dict[str, int]:
 
 def insert_statement(table: str) -> str:
     """SQL that inserts a row of a table given as a mapping."""
-    columns = (*TABLES[table].columns, *(name for name in made_anew(table, {"method": ""})))
+    columns = (*TABLES[table].columns, *(name for name in recomputed_columns(table, {"method": ""})))
     names = ", ".join(f'"{name}"' for name in columns)
     return f'INSERT INTO "{table}" ({names}) VALUES ({", ".join(f":{name}" for name in columns)})'
 
 
-def made_anew(table: str, row: Row) -> dict[str, Any]:
+def recomputed_columns(table: str, row: Row) -> dict[str, Any]:
     """Columns that a restored row needs and the archive does not have."""
     if table == "claim":
         return {"nonce": secrets.token_urlsafe(16)}
@@ -262,7 +262,7 @@ def made_anew(table: str, row: Row) -> dict[str, Any]:
     return {}
 
 
-def before(table: str, row: Row) -> dict[str, Any]:
+def default_columns(table: str, row: Row) -> dict[str, Any]:
     """Columns that archives have since they were added to the tables, with what all rows were until then."""
     if table == "comparison":
         return {"asks": "people", "asks_why": None, "candidate_id": None, "against_id": None}

@@ -14,11 +14,11 @@ from annotation.exports.formats import (
     FORMATS,
     LEFT_OUT,
     SOURCE_OF_KIND,
+    AggregatedComparison,
     Column,
+    ExportedRows,
+    ExportRequest,
     Filters,
-    Made,
-    Request,
-    Settled,
     written_by,
 )
 from annotation.hub_client import to_front_matter
@@ -30,7 +30,7 @@ from annotation.ui.formatting import number_with_interval, percent_with_interval
 
 # ------------------------------------------------------------------------------------------------------------- figures
 @dataclass
-class Figures:
+class CardStatistics:
     """What the card states, counted while the rows pass by."""
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -46,7 +46,7 @@ class Figures:
     votes: list[Vote] = field(default_factory=list)
     """The judgements that were not left out, as `annotation.metrics.intervals_and_bias` reads them."""
 
-    def see(self, split: str, settled: Settled, made: Made) -> None:
+    def see(self, split: str, settled: AggregatedComparison, made: ExportedRows) -> None:
         """Count one comparison. What gives no row still counts for agreement and biases, which it would distort."""
         self.left_out.update(made.left_out)
         for judgement in settled.judgements:
@@ -122,7 +122,7 @@ class Provenance:
     """What was imported, with name, format and created."""
 
 
-def front_matter(request: Request, figures: Figures, files: Mapping[str, str]) -> str:
+def front_matter(request: ExportRequest, figures: CardStatistics, files: Mapping[str, str]) -> str:
     """The head of the card of an export."""
     return dataset_head(
         f"Prefloop {request.format} export",
@@ -185,7 +185,7 @@ def size_category(rows: int) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------- card
-def card(request: Request, figures: Figures, provenance: Provenance, files: Mapping[str, str]) -> str:
+def card(request: ExportRequest, figures: CardStatistics, provenance: Provenance, files: Mapping[str, str]) -> str:
     """The whole README.md."""
     parts = [
         front_matter(request, figures, files),
@@ -223,7 +223,7 @@ def licence_text(name: str) -> str:
     )
 
 
-def introduction(request: Request, figures: Figures) -> str:
+def introduction(request: ExportRequest, figures: CardStatistics) -> str:
     """What the data is, in two sentences."""
     what = FORMATS[request.format].title
     return (
@@ -232,7 +232,7 @@ def introduction(request: Request, figures: Figures) -> str:
     )
 
 
-def loading(request: Request, files: Mapping[str, str]) -> str:
+def loading(request: ExportRequest, files: Mapping[str, str]) -> str:
     """Code that loads it, and the command that trains on it."""
     address = request.address or "PATH_OF_THIS_DIRECTORY"
     code = ["from datasets import load_dataset", "", f'data = load_dataset("{address}")']
@@ -254,7 +254,7 @@ TRAINING: Final[Mapping[str, str]] = {
 }
 
 
-def counts(figures: Figures) -> str:
+def counts(figures: CardStatistics) -> str:
     """Rows by split, and the people and judgements behind them."""
     rows = [[split, f"{number:,}"] for split, number in sorted(figures.rows.items(), reverse=True)]
     people = [
@@ -269,7 +269,7 @@ def counts(figures: Figures) -> str:
     return "\n\n".join(part for part in (table(["split", "rows"], rows), behind, table(heads, people)) if part)
 
 
-def left_out(figures: Figures) -> str:
+def left_out(figures: CardStatistics) -> str:
     """How much was left out, by reason."""
     if not figures.left_out:
         return "Nothing."
@@ -281,7 +281,7 @@ AGREEMENT_UNKNOWN: Final = "No two annotators judged the same comparison, so agr
 ALL_COUNTED: Final = "Over all judgements that passed the filters and were not left out, also those that gave no row."
 
 
-def agreement(figures: Figures) -> str:
+def agreement(figures: CardStatistics) -> str:
     """How far annotators agree, also on what gave no row."""
     found = agreement_table(figures.votes)
     if not found:
@@ -305,7 +305,7 @@ def agreement_table(votes: Sequence[Vote]) -> str:
     return table(heads, rows)
 
 
-def biases(figures: Figures) -> str:
+def biases(figures: CardStatistics) -> str:
     """Whether place and length go with being chosen."""
     rows = [
         [bias.name, f"{bias.share.n:,}", percent_with_interval(bias.share), f"{bias.fair:.0%}"]
@@ -348,12 +348,12 @@ WHOLE_CONVERSATIONS: Final[Mapping[str, str]] = {
 }
 
 
-def columns_table(request: Request) -> str:
+def columns_table(request: ExportRequest) -> str:
     notes = {**NOTES, **(WHOLE_CONVERSATIONS if request.format == "reward" else {})}
     return table(["column", "meaning"], [[f"`{name}`", notes[name]] for name in FORMATS[request.format].columns])
 
 
-def origin(request: Request, figures: Figures, provenance: Provenance) -> str:
+def origin(request: ExportRequest, figures: CardStatistics, provenance: Provenance) -> str:
     """Base model, policies, sampling, dates, settings and filters."""
     lines = [
         f"- Judged from {figures.first_day} to {figures.last_day} (UTC).",
@@ -426,7 +426,7 @@ def sampling_text(sampling: str) -> str:
     return ", ".join(f"{name} {value}" for name, value in json.loads(sampling).items())
 
 
-def guidelines_part(figures: Figures, provenance: Provenance) -> str:
+def guidelines_part(figures: CardStatistics, provenance: Provenance) -> str:
     """Which versions held, and the text of each."""
     by_version = {version: number for version, number in figures.guidelines.items() if version is not None}
     without = figures.guidelines[None]

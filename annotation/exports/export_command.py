@@ -13,8 +13,17 @@ from typing import Any, Final
 
 from annotation.database import Database
 from annotation.exports import archive, writing
-from annotation.exports.dataset_card import Figures
-from annotation.exports.formats import CONTAINERS, FORMATS, LEFT_OUT, LICENCES, ONE_FILE, SOURCES, Filters, Request
+from annotation.exports.dataset_card import CardStatistics
+from annotation.exports.formats import (
+    CONTAINERS,
+    FORMATS,
+    LEFT_OUT,
+    LICENCES,
+    ONE_FILE,
+    SOURCES,
+    ExportRequest,
+    Filters,
+)
 from annotation.records import UserError
 
 PROGRAM: Final = ("-m", "annotation", "export")
@@ -70,7 +79,7 @@ def add_choice(export: argparse.ArgumentParser) -> None:
     export.add_argument("--licence", default="", metavar="NAME", help=LICENCE_HELP)
 
 
-def request_of(options: argparse.Namespace) -> Request:
+def request_of(options: argparse.Namespace) -> ExportRequest:
     """The export that the arguments describe; `formats.check_request` says whether it can be had."""
     filters = Filters(
         iterations=tuple(options.iteration),
@@ -81,10 +90,10 @@ def request_of(options: argparse.Namespace) -> Request:
         agreement=options.min_agreement,
         sources=tuple(dict.fromkeys(options.source)) or SOURCES,
     )
-    return Request(options.format, options.container, filters, options.names, options.licence)
+    return ExportRequest(options.format, options.container, filters, options.names, options.licence)
 
 
-def arguments_of(request: Request) -> list[str]:
+def arguments_of(request: ExportRequest) -> list[str]:
     """The arguments that describe an export: `request_of` of them gives it back."""
     filters = request.filters
     arguments = [f"--format={request.format}"]
@@ -102,7 +111,7 @@ def arguments_of(request: Request) -> list[str]:
     return [*arguments, "--names"] if request.names else arguments
 
 
-def shell_command(request: Request, data_dir: Path) -> str:
+def shell_command(request: ExportRequest, data_dir: Path) -> str:
     """The same export to copy into a terminal."""
     target = {"csv": "judgements.csv", "raw": "archive.jsonl"}.get(request.format, f"{request.format}-export")
     words = ["python", *PROGRAM, *arguments_of(request), f"--data={data_dir}", f"--to={target}"]
@@ -132,12 +141,12 @@ def run_restore(options: argparse.Namespace, db: Database) -> None:
     )
 
 
-def counted(figures: Figures) -> dict[str, Any]:
+def counted(figures: CardStatistics) -> dict[str, Any]:
     """Rows by split (of the raw archive: by table) and what is left out, by reason."""
     return {"rows": dict(figures.rows), "left_out": dict(figures.left_out)}
 
 
-def sentence(figures: Figures) -> str:
+def sentence(figures: CardStatistics) -> str:
     """What was written and what was not."""
     rows = ", ".join(f"{name} {number:,}" for name, number in figures.rows.items() if number)
     text = f"{figures.total:,} rows ({rows})."
@@ -147,7 +156,7 @@ def sentence(figures: Figures) -> str:
     return f"{text} Left out: {reasons}."
 
 
-def progress(request: Request) -> Callable[[int, int], None]:
+def progress(request: ExportRequest) -> Callable[[int, int], None]:
     """Say on stderr how far it is, at most twice a second."""
     unit = "rows" if request.format == "raw" else "judgements"
     said = 0.0

@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from annotation.environment import child_environment
 from annotation.exports.export_command import PROGRAM, arguments_of
-from annotation.exports.formats import ONE_FILE, Request
+from annotation.exports.formats import ONE_FILE, ExportRequest
 from annotation.records import Annotator, UserError
 from annotation.web.middleware import ANNOTATOR_KEY
 
@@ -94,7 +94,7 @@ class Exporter:
     name: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def start(self, request: Request) -> str:
+    def start(self, request: ExportRequest) -> str:
         """Begin an export and return the name of the file it will have. Raises UserError while one is being written."""
         with self.lock:
             if self.process is not None and self.process.poll() is None:
@@ -136,12 +136,12 @@ class Exporter:
             return Progress(self.name, "failed", told, 0.0)
 
 
-def file_name(request: Request) -> str:
+def file_name(request: ExportRequest) -> str:
     moment = datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
     return f"{request.format}-{moment}{ONE_FILE.get(request.format, '.zip')}"
 
 
-def command_of(data_dir: Path, request: Request, *more: str) -> list[str]:
+def command_of(data_dir: Path, request: ExportRequest, *more: str) -> list[str]:
     """The command line of an export; the machine's other work goes first."""
     nice = ["nice", "-n", "10"] if sys.platform != "win32" else []
     return [*nice, sys.executable, *PROGRAM, *arguments_of(request), f"--data={data_dir}", *more]
@@ -177,7 +177,7 @@ def share_done(said: str) -> float:
     return min(1.0, done / total) if total else 0.0
 
 
-def count(data_dir: Path, request: Request) -> Mapping[str, Mapping[str, int]]:
+def count(data_dir: Path, request: ExportRequest) -> Mapping[str, Mapping[str, int]]:
     """What an export would hold (`rows` by split) and leave out (`left_out` by reason), counted in another process.
 
     Raises UserError with what that process says where it refuses, and where it takes too long.

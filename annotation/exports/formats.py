@@ -74,7 +74,7 @@ class Filters:
 
 
 @dataclass(frozen=True)
-class Request:
+class ExportRequest:
     """One export as it was asked for."""
 
     format: str = "preference"
@@ -98,7 +98,7 @@ ONE_FILE: Final[Mapping[str, str]] = {"csv": ".csv", "raw": ".jsonl"}
 
 
 @dataclass(frozen=True)
-class Known:
+class ExportContext:
     """What rows are made with beside the judgements: policies, people, and who is left out."""
 
     iterations: Mapping[str, int] = field(default_factory=dict)
@@ -110,7 +110,7 @@ class Known:
     """How often each annotator is estimated to be right: what their votes weigh, as in training."""
 
 
-def check_request(request: Request, known: Known) -> None:
+def check_request(request: ExportRequest, known: ExportContext) -> None:
     """Raises UserError that names what was asked for and can't be had."""
     filters = request.filters
     if request.format not in (*FORMATS, "raw"):
@@ -182,7 +182,7 @@ def pseudonyms(annotators: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 # ----------------------------------------------------------------------------------- one comparison, filtered, settled
 @dataclass(frozen=True)
-class Settled:
+class AggregatedComparison:
     """What one comparison's judgements give under the filters, and why the rest gives nothing."""
 
     judgements: tuple[Judgement, ...]
@@ -194,7 +194,7 @@ class Settled:
     """A reason for each pair of answers without a row; for judgements without a ranking, their outcome."""
 
 
-def settle(group: Sequence[Judgement], filters: Filters, known: Known) -> Settled:
+def aggregate(group: Sequence[Judgement], filters: Filters, known: ExportContext) -> AggregatedComparison:
     """The judgements and preference pairs of one comparison that are wanted, left out as in training first."""
     counted, left_out = usable(group, known.excluded)
     reasons = list(left_out)
@@ -222,7 +222,7 @@ def settle(group: Sequence[Judgement], filters: Filters, known: Known) -> Settle
             pairs.append(pair)
         else:
             pair_reasons.append(reason)
-    return Settled(tuple(kept), tuple(pairs), tuple(reasons), tuple(pair_reasons))
+    return AggregatedComparison(tuple(kept), tuple(pairs), tuple(reasons), tuple(pair_reasons))
 
 
 def why_unwanted(judgement: Judgement, filters: Filters) -> str | None:
@@ -232,7 +232,7 @@ def why_unwanted(judgement: Judgement, filters: Filters) -> str | None:
     return None if filters.covers(judgement.created) else "other-date"
 
 
-def why_no_pair(pair: Pair, judgements: Sequence[Judgement], filters: Filters, known: Known) -> str | None:
+def why_no_pair(pair: Pair, judgements: Sequence[Judgement], filters: Filters, known: ExportContext) -> str | None:
     """The reason why a pair is not wanted, if there is one."""
     if pair.better["text"].strip() == pair.worse["text"].strip():
         return "identical"
@@ -255,7 +255,7 @@ def is_edit(response: Mapping[str, Any]) -> bool:
     return response.get("edited_from") is not None
 
 
-def is_by(revisions: set[str], filters: Filters, known: Known) -> bool:
+def is_by(revisions: set[str], filters: Filters, known: ExportContext) -> bool:
     """Whether answers by these policies are wanted: all of them, and at least one."""
     if not filters.policies and not filters.iterations:
         return True
@@ -266,7 +266,7 @@ def is_by(revisions: set[str], filters: Filters, known: Known) -> bool:
     )
 
 
-def voices_of(settled: Settled, filters: Filters) -> list[Judgement]:
+def ranking_judgements(settled: AggregatedComparison, filters: Filters) -> list[Judgement]:
     """The judgements that are here for what they say of the answers, not only for their edit."""
     return [
         judgement for judgement in settled.judgements if SOURCE_OF_KIND[judgement.annotator_kind] in filters.sources
@@ -302,12 +302,12 @@ def source_of(pair: Pair, judgements: Mapping[int, Judgement]) -> str:
     return "+".join(source for source in SOURCES if source in found)
 
 
-def named(names: Sequence[str], known: Known) -> list[str]:
+def annotator_names(names: Sequence[str], known: ExportContext) -> list[str]:
     """Annotators as they are called in the export, each once."""
     return [known.names[name] for name in dict.fromkeys(names)]
 
 
-def iteration_of(revisions: set[str], known: Known) -> int | None:
+def iteration_of(revisions: set[str], known: ExportContext) -> int | None:
     """The latest iteration among policies."""
     return max((known.iterations[revision] for revision in revisions), default=None)
 
@@ -328,7 +328,7 @@ PAIR_FACTS: Final[Mapping[str, Column]] = {
 }
 
 
-def pair_facts(settled: Settled, pair: Pair, known: Known) -> Row:
+def pair_facts(settled: AggregatedComparison, pair: Pair, known: ExportContext) -> Row:
     """The columns beside prompt and answers of a preference."""
     judgements = {judgement.id: judgement for judgement in settled.judgements}
     first = settled.judgements[0]
@@ -337,7 +337,7 @@ def pair_facts(settled: Settled, pair: Pair, known: Known) -> Row:
         "strength": pair.strength,
         "agreement": pair.agreement,
         "flip": round(pair.flip, 6),
-        "annotators": named(pair.annotators, known),
+        "annotators": annotator_names(pair.annotators, known),
         "source": source_of(pair, judgements),
         "chosen_by": written_by(pair.better),
         "rejected_by": written_by(pair.worse),
@@ -350,14 +350,14 @@ def pair_facts(settled: Settled, pair: Pair, known: Known) -> Row:
 
 # ------------------------------------------------------------------------------------------------------------- formats
 @dataclass(frozen=True)
-class Made:
+class ExportedRows:
     """Rows of one comparison, and a reason for each thing that gave none."""
 
     rows: list[Row]
     left_out: list[str]
 
 
-def preference(settled: Settled, filters: Filters, known: Known) -> Made:
+def preference(settled: AggregatedComparison, filters: Filters, known: ExportContext) -> ExportedRows:
     """TRL's explicit-prompt preference format, conversational."""
     rows = [
         {
@@ -368,14 +368,14 @@ def preference(settled: Settled, filters: Filters, known: Known) -> Made:
         }
         for pair in settled.pairs
     ]
-    return Made(rows, [*settled.reasons, *settled.pair_reasons])
+    return ExportedRows(rows, [*settled.reasons, *settled.pair_reasons])
 
 
-def preference_plain(settled: Settled, filters: Filters, known: Known) -> Made:
+def preference_plain(settled: AggregatedComparison, filters: Filters, known: ExportContext) -> ExportedRows:
     """The same with strings: the prompt as a transcript, each answer after a space."""
     if settled.pairs and not can_be_told(settled.judgements[0].messages):
         unclear = ["transcript" for _ in settled.pairs]
-        return Made([], [*settled.reasons, *settled.pair_reasons, *unclear])
+        return ExportedRows([], [*settled.reasons, *settled.pair_reasons, *unclear])
     rows = [
         {
             "prompt": transcript(settled.judgements[0].messages),
@@ -385,10 +385,10 @@ def preference_plain(settled: Settled, filters: Filters, known: Known) -> Made:
         }
         for pair in settled.pairs
     ]
-    return Made(rows, [*settled.reasons, *settled.pair_reasons])
+    return ExportedRows(rows, [*settled.reasons, *settled.pair_reasons])
 
 
-def reward(settled: Settled, filters: Filters, known: Known) -> Made:
+def reward(settled: AggregatedComparison, filters: Filters, known: ExportContext) -> ExportedRows:
     """TRL's implicit-prompt preference format: two whole conversations and the margin of the loss."""
     rows = [
         {
@@ -398,7 +398,7 @@ def reward(settled: Settled, filters: Filters, known: Known) -> Made:
         }
         for pair in settled.pairs
     ]
-    return Made(rows, [*settled.reasons, *settled.pair_reasons])
+    return ExportedRows(rows, [*settled.reasons, *settled.pair_reasons])
 
 
 ANSWER_FACTS: Final[Mapping[str, Column]] = {
@@ -413,12 +413,12 @@ ANSWER_FACTS: Final[Mapping[str, Column]] = {
 }
 
 
-def kto(settled: Settled, filters: Filters, known: Known) -> Made:
+def kto(settled: AggregatedComparison, filters: Filters, known: ExportContext) -> ExportedRows:
     """TRL's unpaired preference format: good is what was better and never worse, bad what was worse and never better.
 
     Where most annotators found all answers bad, all are bad.
     """
-    voices = [judgement for judgement in voices_of(settled, filters) if judgement.outcome != "skip"]
+    voices = [judgement for judgement in ranking_judgements(settled, filters) if judgement.outcome != "skip"]
     bad = [judgement for judgement in voices if judgement.outcome == "all-bad"]
     if 2 * len(bad) > len(voices):
         return kto_all_bad(settled, bad, len(bad) / len(voices), filters, known)
@@ -440,27 +440,29 @@ def kto(settled: Settled, filters: Filters, known: Known) -> Made:
                 "judged": max(fact["judged"] for fact in facts),
             }
         )
-    return Made(rows, left_out)
+    return ExportedRows(rows, left_out)
 
 
-def kto_all_bad(settled: Settled, bad: Sequence[Judgement], share: float, filters: Filters, known: Known) -> Made:
+def kto_all_bad(
+    settled: AggregatedComparison, bad: Sequence[Judgement], share: float, filters: Filters, known: ExportContext
+) -> ExportedRows:
     """Every answer of a comparison as a bad one, unless agreement or policy is not as asked for."""
     responses = bad[0].responses
     left_out = [*settled.reasons, *(reason for reason in settled.pair_reasons if reason == "skip")]
     if share < filters.agreement or not is_by(writers(bad[0], responses), filters, known):
         reason = "low-agreement" if share < filters.agreement else "other-policy"
-        return Made([], [*left_out, *(reason for _ in responses)])
+        return ExportedRows([], [*left_out, *(reason for _ in responses)])
     shared = {
         "agreement": share,
-        "annotators": named([judgement.annotator for judgement in bad], known),
+        "annotators": annotator_names([judgement.annotator for judgement in bad], known),
         "source": "+".join(dict.fromkeys(SOURCE_OF_KIND[judgement.annotator_kind] for judgement in bad)),
         "judged": max(judgement.created for judgement in bad),
     }
     rows = [{**kto_parts(settled, response, False, known), **shared} for response in responses]
-    return Made(rows, left_out)
+    return ExportedRows(rows, left_out)
 
 
-def kto_parts(settled: Settled, response: Mapping[str, Any], label: bool, known: Known) -> Row:
+def kto_parts(settled: AggregatedComparison, response: Mapping[str, Any], label: bool, known: ExportContext) -> Row:
     """What every KTO row has."""
     first = settled.judgements[0]
     return {
@@ -474,7 +476,7 @@ def kto_parts(settled: Settled, response: Mapping[str, Any], label: bool, known:
     }
 
 
-def sft(settled: Settled, filters: Filters, known: Known) -> Made:
+def sft(settled: AggregatedComparison, filters: Filters, known: ExportContext) -> ExportedRows:
     """TRL's prompt-completion format: what annotators made of the best answer."""
     rows, left_out = [], list(settled.reasons)
     for judgement in settled.judgements:
@@ -484,17 +486,17 @@ def sft(settled: Settled, filters: Filters, known: Known) -> Made:
             left_out.append("other-policy")
         else:
             facts = {
-                "annotators": named([judgement.annotator], known),
+                "annotators": annotator_names([judgement.annotator], known),
                 "source": "edited",
                 "iteration": iteration_of(writers(judgement, [judgement.edited]), known),
                 "comparison_id": judgement.comparison_id,
                 "written": judgement.created,
             }
             rows.append(sft_row(judgement, judgement.edited["text"], facts))
-    return Made(rows, left_out)
+    return ExportedRows(rows, left_out)
 
 
-def demonstration(shown: Demonstration, filters: Filters, known: Known) -> Row | str:
+def demonstration(shown: Demonstration, filters: Filters, known: ExportContext) -> Row | str:
     """A demonstration as an SFT row, or the reason why it is none."""
     source: Source = "human" if shown.origin == "person" else "imported"
     reason = (
@@ -507,7 +509,7 @@ def demonstration(shown: Demonstration, filters: Filters, known: Known) -> Row |
     )  # fmt: skip
     if reason is not None:
         return reason
-    annotators = [] if shown.annotator is None else named([shown.annotator], known)
+    annotators = [] if shown.annotator is None else annotator_names([shown.annotator], known)
     facts = {
         "annotators": annotators,
         "source": source,
@@ -529,9 +531,9 @@ def sft_row(shown: Judgement | Demonstration, text: str, facts: Row) -> Row:
 
 
 # ---------------------------------------------------------------------------------------------------------- flat CSV
-def judgement_rows(settled: Settled, filters: Filters, known: Known) -> Made:
+def judgement_rows(settled: AggregatedComparison, filters: Filters, known: ExportContext) -> ExportedRows:
     """A flat row for each judgement that is no skip, ties and 'all bad' included, with its answers by position."""
-    agreement = lowest_agreement(voices_of(settled, filters))
+    agreement = lowest_agreement(ranking_judgements(settled, filters))
     rows, left_out = [], list(settled.reasons)
     for judgement in settled.judgements:
         reason = (
@@ -544,10 +546,10 @@ def judgement_rows(settled: Settled, filters: Filters, known: Known) -> Made:
             rows.append(flat_row(judgement, agreement, known))
         else:
             left_out.append(reason)
-    return Made(rows, left_out)
+    return ExportedRows(rows, left_out)
 
 
-def flat_row(judgement: Judgement, agreement: float, known: Known) -> Row:
+def flat_row(judgement: Judgement, agreement: float, known: ExportContext) -> Row:
     """One judgement, flat; lists and conversations as JSON."""
     texts = [response["text"] for response in judgement.responses]
     ranks = judgement.ranking
@@ -618,15 +620,15 @@ FORMULA_SIGNS: Final = "=+-@＝＋－＠"
 ESCAPE: Final = "'"
 
 
-def harmless(cell: str) -> str:
+def escape_cell(cell: str) -> str:
     """A cell that no spreadsheet runs: an apostrophe goes before a formula, a tab, a line break and an apostrophe."""
     first = cell.lstrip()[:1]
     dangerous = first != "" and first in FORMULA_SIGNS
     return ESCAPE + cell if dangerous or cell[:1] in ("\t", "\r", "\n", "\0", ESCAPE) else cell
 
 
-def original(cell: str) -> str:
-    """What `harmless` was given: one leading apostrophe is taken away, where there is one."""
+def unescape_cell(cell: str) -> str:
+    """What `escape_cell` was given: one leading apostrophe is taken away, where there is one."""
     return cell[1:] if cell[:1] == ESCAPE else cell
 
 
@@ -637,7 +639,7 @@ class Format:
 
     title: str
     columns: Mapping[str, Column]
-    rows: Callable[[Settled, Filters, Known], Made]
+    rows: Callable[[AggregatedComparison, Filters, ExportContext], ExportedRows]
 
 
 CSV_COLUMNS: Final[Mapping[str, Column]] = {
@@ -706,7 +708,7 @@ FORMATS: Final[Mapping[str, Format]] = {
 }
 
 
-def make(settled: Settled, request: Request, known: Known) -> Made:
+def export_rows(settled: AggregatedComparison, request: ExportRequest, known: ExportContext) -> ExportedRows:
     if not settled.judgements:
-        return Made([], [*settled.reasons, *settled.pair_reasons])
+        return ExportedRows([], [*settled.reasons, *settled.pair_reasons])
     return FORMATS[request.format].rows(settled, request.filters, known)

@@ -12,7 +12,7 @@ from annotation.records import Judgement
 
 
 @dataclass
-class Freezing:
+class PreferenceRows:
     """Preference rows of comparisons, each with all its current judgements; the counts are whole when the rows are.
 
     Train pairs are of judgements made after `trained_until`, held-out pairs are all. The pairs of a comparison (up to

@@ -20,23 +20,23 @@ from typing import IO, Any, Final, Protocol, Self
 from annotation import store
 from annotation.database import Database
 from annotation.exports import archive
-from annotation.exports.dataset_card import Figures, Provenance, card
+from annotation.exports.dataset_card import CardStatistics, Provenance, card
 from annotation.exports.formats import (
     FORMATS,
     LEFT_OUT,
     ONE_FILE,
     SPLIT_NAMES,
     Column,
-    Known,
-    Request,
+    ExportContext,
+    ExportRequest,
     Row,
+    aggregate,
     check_request,
     demonstration,
-    harmless,
+    escape_cell,
+    export_rows,
     iterations_of,
-    make,
     pseudonyms,
-    settle,
 )
 from annotation.metrics import quality
 from annotation.records import UserError
@@ -92,7 +92,7 @@ class Csv:
 
 def cell(value: Any) -> str:
     """A value as a cell that no spreadsheet runs."""
-    return harmless(value) if isinstance(value, str) else "" if value is None else str(value)
+    return escape_cell(value) if isinstance(value, str) else "" if value is None else str(value)
 
 
 class Parquet:
@@ -143,25 +143,25 @@ def finish(file: IO[Any]) -> None:
 
 
 @dataclass(frozen=True)
-class Layout:
+class ContainerLayout:
     """Where a container keeps its splits."""
 
     writer: Callable[[Path, Mapping[str, Column]], Writer]
     path: str
 
 
-LAYOUTS: Final[Mapping[str, Layout]] = {
-    "jsonl": Layout(JsonLines, "{split}.jsonl"),
-    "parquet": Layout(Parquet, "{split}.parquet"),
-    "dataset": Layout(Parquet, "data/{split}-00000-of-00001.parquet"),
+CONTAINER_LAYOUTS: Final[Mapping[str, ContainerLayout]] = {
+    "jsonl": ContainerLayout(JsonLines, "{split}.jsonl"),
+    "parquet": ContainerLayout(Parquet, "{split}.parquet"),
+    "dataset": ContainerLayout(Parquet, "data/{split}-00000-of-00001.parquet"),
 }
 
 
-class Splits:
+class SplitWriters:
     """The files of an export, each opened when its first row comes: an empty split has no file."""
 
-    def __init__(self, directory: Path, request: Request) -> None:
-        self.directory, self.layout = directory, LAYOUTS[request.container]
+    def __init__(self, directory: Path, request: ExportRequest) -> None:
+        self.directory, self.layout = directory, CONTAINER_LAYOUTS[request.container]
         self.columns = FORMATS[request.format].columns
         self.files: dict[str, str] = {}
         self.writers: dict[str, Writer] = {}
@@ -187,7 +187,9 @@ class Splits:
 
 
 # ------------------------------------------------------------------------------------------------------------ exporting
-def export(db: Database, request: Request, target: Path, report: Report = lambda done, total: None) -> Figures:
+def export(
+    db: Database, request: ExportRequest, target: Path, report: Report = lambda done, total: None
+) -> CardStatistics:
     """Write an export to `target`, which must not be there yet; returns what is in it and what was left out.
 
     The target of the raw archive and of CSV is a file; that of other formats is a directory, or a zip of it if its
@@ -197,7 +199,7 @@ def export(db: Database, request: Request, target: Path, report: Report = lambda
         known = what_is_known(db, request)
         check_request(request, known)
         if request.format == "raw":
-            figures = Figures()
+            figures = CardStatistics()
             with new_file(target) as path:
                 figures.rows.update(archive.write(db, path, report))
             return figures
@@ -213,12 +215,12 @@ def export(db: Database, request: Request, target: Path, report: Report = lambda
             return write_directory(db, request, known, path, report)
 
 
-def count(db: Database, request: Request, report: Report = lambda done, total: None) -> Figures:
+def count(db: Database, request: ExportRequest, report: Report = lambda done, total: None) -> CardStatistics:
     """What an export would hold and leave out, without writing it. Raises UserError for what can't be had."""
     with db.reading():
         known = what_is_known(db, request)
         check_request(request, known)
-        figures = Figures()
+        figures = CardStatistics()
         if request.format == "raw":
             figures.rows.update(archive.count(db))
             return figures
@@ -227,21 +229,23 @@ def count(db: Database, request: Request, report: Report = lambda done, total: N
     return figures
 
 
-def what_is_known(db: Database, request: Request) -> Known:
+def what_is_known(db: Database, request: ExportRequest) -> ExportContext:
     """Policies, people, exclusions and reliabilities, as rows need them."""
     annotators = store.annotators(db)
     names = {row["name"]: row["name"] for row in annotators} if request.names else pseudonyms(annotators)
     estimated = {} if request.format == "raw" else quality.reliabilities(db)
     reliability = {name: measured.estimate for name, measured in estimated.items()}
-    return Known(iterations_of(store.models(db)), names, frozenset(store.excluded_annotators(db)), reliability)
+    return ExportContext(iterations_of(store.models(db)), names, frozenset(store.excluded_annotators(db)), reliability)
 
 
-def rows(db: Database, request: Request, known: Known, figures: Figures, report: Report) -> Iterator[tuple[str, Row]]:
+def rows(
+    db: Database, request: ExportRequest, known: ExportContext, figures: CardStatistics, report: Report
+) -> Iterator[tuple[str, Row]]:
     """Every row with its split, counted in `figures`, comparison for comparison."""
     total, done, said = store.judged_count(db), 0, 0.0
     for group in store.judged_comparisons(db):
-        settled = settle(group, request.filters, known)
-        made = make(settled, request, known)
+        settled = aggregate(group, request.filters, known)
+        made = export_rows(settled, request, known)
         split = SPLIT_NAMES[group[0].split]
         figures.see(split, settled, made)
         yield from ((split, row) for row in made.rows)
@@ -254,7 +258,9 @@ def rows(db: Database, request: Request, known: Known, figures: Figures, report:
     report(total, total)
 
 
-def demonstrations(db: Database, request: Request, known: Known, figures: Figures) -> Iterator[tuple[str, Row]]:
+def demonstrations(
+    db: Database, request: ExportRequest, known: ExportContext, figures: CardStatistics
+) -> Iterator[tuple[str, Row]]:
     """The demonstrations that were written or imported without a comparison, as rows to imitate."""
     for shown in store.demonstrations(db):
         split = SPLIT_NAMES[shown.split]
@@ -264,10 +270,12 @@ def demonstrations(db: Database, request: Request, known: Known, figures: Figure
             yield split, made
 
 
-def write_directory(db: Database, request: Request, known: Known, directory: Path, report: Report) -> Figures:
+def write_directory(
+    db: Database, request: ExportRequest, known: ExportContext, directory: Path, report: Report
+) -> CardStatistics:
     """A file for each split, and the card."""
-    figures = Figures()
-    with Splits(directory, request) as splits:
+    figures = CardStatistics()
+    with SplitWriters(directory, request) as splits:
         for split, row in rows(db, request, known, figures, report):
             splits.write(split, row)
     refuse_nothing(figures)
@@ -280,7 +288,7 @@ def write_directory(db: Database, request: Request, known: Known, directory: Pat
     return figures
 
 
-def write_csv(db: Database, request: Request, known: Known, path: Path, report: Report) -> Figures:
+def write_csv(db: Database, request: ExportRequest, known: ExportContext, path: Path, report: Report) -> CardStatistics:
     """One flat file. Columns for answers that no comparison has are left away."""
     size = max(store.largest_comparison(db), 2)
     columns = {
@@ -288,7 +296,7 @@ def write_csv(db: Database, request: Request, known: Known, path: Path, report: 
         for name, kind in FORMATS[request.format].columns.items()
         if not name.startswith("answer_") or int(name.removeprefix("answer_")) <= size
     }
-    figures = Figures()
+    figures = CardStatistics()
     writer = Csv(path, columns)
     try:
         for _, row in rows(db, request, known, figures, report):
@@ -299,7 +307,7 @@ def write_csv(db: Database, request: Request, known: Known, path: Path, report: 
     return figures
 
 
-def refuse_nothing(figures: Figures) -> None:
+def refuse_nothing(figures: CardStatistics) -> None:
     """Raises UserError for an export without a row."""
     if not figures.total:
         reasons = ", ".join(f"{LEFT_OUT[reason]} {number:,}" for reason, number in figures.left_out.most_common())

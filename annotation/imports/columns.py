@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from annotation.imports.conversations import SPEAKERS, conversation
-from annotation.imports.labels import SCALES, SIGNED, Columns, Unusable, number_of, plain_name, says_good
-from annotation.imports.reading import Row
+from annotation.imports.labels import SCALES, SIGNED, Columns, UnusableRow, number_of, plain_name, says_good
+from annotation.imports.reading import SourceRow
 
 # Each role a column can play: what it is for, and the names by which it is recognised, likeliest first.
 ROLES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
@@ -123,12 +123,12 @@ MAXIMUM_KNOWN: Final = 1_000
 
 
 # ---------------------------------------------------------------------------------------------------------- proposing
-def columns_of(rows: Sequence[Row]) -> list[str]:
+def columns_of(rows: Sequence[SourceRow]) -> list[str]:
     """All columns that the rows have, in the order in which they are met."""
     return list(dict.fromkeys(str(column) for row in rows for column in row.values))
 
 
-def propose(rows: Sequence[Row]) -> dict[str, str]:
+def propose(rows: Sequence[SourceRow]) -> dict[str, str]:
     """Roles for the columns of some first rows, by their names and what they hold; the likeliest shape decides."""
     names = {plain_name(column): column for column in reversed(columns_of(rows))}
     lists = {column for column in names.values() if holds_lists(rows, column)}
@@ -148,9 +148,9 @@ def propose(rows: Sequence[Row]) -> dict[str, str]:
         question |= find("context")
     if len(chosen) == 2:
         scores = find_scores(names, ("chosen", "rejected"))
-        return without(question, chosen) | chosen | find("strength") | scores | find("status")
+        return without_columns(question, chosen) | chosen | find("strength") | scores | find("status")
     if pair:
-        question = without(question, pair)
+        question = without_columns(question, pair)
         taken = [*pair.values(), *question.values()]
         signed = find("preference", taken)
         winner = find("winner", taken)
@@ -159,7 +159,7 @@ def propose(rows: Sequence[Row]) -> dict[str, str]:
         return question | pair | (signed or find_scores(names, ends) or find("strength", taken))
     if responses:
         judged = find("outcome") and find("outcome") | find("strength")
-        return without(question, responses) | responses | (find("scores") or find("ranks")) | judged
+        return without_columns(question, responses) | responses | (find("scores") or find("ranks")) | judged
     messages = find("messages")
     if messages and "messages" not in question:
         return messages | find("system") | find_quality(rows, names, messages.values())
@@ -169,12 +169,12 @@ def propose(rows: Sequence[Row]) -> dict[str, str]:
     return question | find_speaker(rows, question, find("speaker"), find("parent"))
 
 
-def find_question(rows: Sequence[Row], messages: dict[str, str]) -> dict[str, str]:
+def find_question(rows: Sequence[SourceRow], messages: dict[str, str]) -> dict[str, str]:
     """A column of conversations, where these end with the user: it is the whole prompt, a mere text beside it less."""
     for row in rows if messages else ():
         try:
             turns = conversation(row.values.get(messages["messages"]), messages["messages"])
-        except Unusable:
+        except UnusableRow:
             continue
         return messages if turns[-1]["role"] == "user" else {}
     return {}
@@ -200,7 +200,7 @@ def find_scores(names: Mapping[str, str], ends: tuple[str, str]) -> dict[str, st
     return {}
 
 
-def find_quality(rows: Sequence[Row], names: Mapping[str, str], taken: Iterable[str]) -> dict[str, str]:
+def find_quality(rows: Sequence[SourceRow], names: Mapping[str, str], taken: Iterable[str]) -> dict[str, str]:
     """The column that says which answers are good, as words or as numbers: bad ones must not be learned.
 
     Where none can be read, one that is called so all the same: what it says is not passed over.
@@ -220,7 +220,7 @@ def find_quality(rows: Sequence[Row], names: Mapping[str, str], taken: Iterable[
 
 
 def find_speaker(
-    rows: Sequence[Row], question: Columns, speaker: dict[str, str], parent: dict[str, str]
+    rows: Sequence[SourceRow], question: Columns, speaker: dict[str, str], parent: dict[str, str]
 ) -> dict[str, str]:
     """Who speaks, in a table of single messages rather than of prompts, and which message stands before each."""
     said = [row.values[speaker["speaker"]] for row in rows if row.values.get(speaker["speaker"])] if speaker else []
@@ -230,12 +230,12 @@ def find_speaker(
     return speaker | parent if known else {}
 
 
-def without(roles: dict[str, str], others: Columns) -> dict[str, str]:
+def without_columns(roles: dict[str, str], others: Columns) -> dict[str, str]:
     """Roles whose columns are not taken by others."""
     return {role: column for role, column in roles.items() if column not in others.values()}
 
 
-def holds_lists(rows: Sequence[Row], column: str) -> bool:
+def holds_lists(rows: Sequence[SourceRow], column: str) -> bool:
     """Whether the first value of a column is a list, or text that is one in JSON."""
     value = next((row.values[column] for row in rows if row.values.get(column) not in (None, "")), None)
     return isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("["))
@@ -285,7 +285,7 @@ def at_path(values: Mapping[str, Any], path: str) -> Any:
 
 
 # --------------------------------------------------------------------------------------------------------------- unused
-class Met:
+class ColumnUsage:
     """The columns that are met while rows are read, and which of them hold anything."""
 
     def __init__(self) -> None:

@@ -31,7 +31,7 @@ UNFINISHED = "unfinished_import"
 
 
 @dataclass
-class Move:
+class ImportCommit:
     """One import on its way from the scratch file into the database."""
 
     db: Database

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from annotation.exports import transcripts
-from annotation.imports.labels import Unusable, number_of, says_good
+from annotation.imports.labels import UnusableRow, number_of, says_good
 from annotation.imports.names import display_name
 from annotation.imports.reading import kind_of, parse_json
 from annotation.records import Message, UserError
@@ -35,19 +35,19 @@ SPEAKERS: Mapping[str, str] = {
 
 
 def text_of(value: Any, column: str) -> str:
-    """A text that can be stored and shown. Raises Unusable for anything else; nothing is mended silently."""
+    """A text that can be stored and shown. Raises UnusableRow for anything else; nothing is mended silently."""
     if not isinstance(value, str):
-        raise Unusable(column, f"is {kind_of(value)}, not text")
+        raise UnusableRow(column, f"is {kind_of(value)}, not text")
     if not value.strip():
-        raise Unusable(column, "is empty")
+        raise UnusableRow(column, "is empty")
     if len(value) > MAXIMUM_TEXT:
-        raise Unusable(column, f"is longer than {MAXIMUM_TEXT:,} characters")
+        raise UnusableRow(column, f"is longer than {MAXIMUM_TEXT:,} characters")
     if "\x00" in value:
-        raise Unusable(column, "holds a NUL character")
+        raise UnusableRow(column, "holds a NUL character")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise Unusable(column, "holds half of a surrogate pair, which is no text") from error
+        raise UnusableRow(column, "holds half of a surrogate pair, which is no text") from error
     return value
 
 
@@ -57,44 +57,44 @@ def list_of(value: Any, column: str) -> list[Any]:
         try:
             value = parse_json(value.strip(), "")
         except UserError as error:
-            raise Unusable(column, f"is text that {error}") from error
+            raise UnusableRow(column, f"is text that {error}") from error
     if not isinstance(value, list):
-        raise Unusable(column, f"is {kind_of(value)}, not a list")
+        raise UnusableRow(column, f"is {kind_of(value)}, not a list")
     return value
 
 
 def conversation(value: Any, column: str) -> list[Message]:
-    """A list of messages in our own terms, whatever theirs. Raises Unusable."""
+    """A list of messages in our own terms, whatever theirs. Raises UnusableRow."""
     entries = list_of(value, column)
     if not entries:
-        raise Unusable(column, "is an empty list")
+        raise UnusableRow(column, "is an empty list")
     if len(entries) > MAXIMUM_TURNS:
-        raise Unusable(column, f"has more than {MAXIMUM_TURNS} turns")
+        raise UnusableRow(column, f"has more than {MAXIMUM_TURNS} turns")
     return [message_of(entry, column) for entry in entries]
 
 
 def message_of(entry: Any, column: str) -> Message:
     """One message of a conversation: role and content, or from and value."""
     if not isinstance(entry, dict):
-        raise Unusable(column, f"holds {kind_of(entry)} where a message belongs")
+        raise UnusableRow(column, f"holds {kind_of(entry)} where a message belongs")
     speaker = entry["role"] if "role" in entry else entry.get("from")
     role = SPEAKERS.get(speaker.strip().casefold()) if isinstance(speaker, str) else None
     if role is None:
         shown = f"'{display_name(speaker[:40])}'" if isinstance(speaker, str) else kind_of(speaker)
-        raise Unusable(column, f"holds a message of the role {shown}; known are user, assistant and system")
+        raise UnusableRow(column, f"holds a message of the role {shown}; known are user, assistant and system")
     called = next((key for key in CALLS if entry.get(key) not in (None, "", [], {})), None)
     if called is not None:
-        raise Unusable(column, f"holds a message with '{called}'; only text can be imported")
+        raise UnusableRow(column, f"holds a message with '{called}'; only text can be imported")
     unlearned = next((key for key in LEARNED if role == "assistant" and is_off(entry.get(key))), None)
     if unlearned is not None:
-        raise Unusable(column, f"holds an answer that is not to be learned ('{unlearned}' is off)")
+        raise UnusableRow(column, f"holds an answer that is not to be learned ('{unlearned}' is off)")
     content = entry["content"] if "content" in entry else entry.get("value", entry.get("text"))
     if isinstance(content, list) and content and all(is_text_part(part) for part in content):
         content = "".join(part["text"] for part in content)
     elif isinstance(content, list) and content:
         kinds = [part.get("type") if isinstance(part, dict) else kind_of(part) for part in content]
         other = next((str(kind) for kind in kinds if kind != "text"), "text")
-        raise Unusable(column, f"holds a part of the type '{display_name(other[:40])}'; only text can be imported")
+        raise UnusableRow(column, f"holds a part of the type '{display_name(other[:40])}'; only text can be imported")
     return {"role": role, "content": text_of(content, column)}
 
 
@@ -117,19 +117,19 @@ def is_text_part(part: Any) -> bool:
 
 
 def checked(turns: Sequence[Message], column: str) -> tuple[Message, ...]:
-    """A prompt: maybe a system message, then user and assistant in turn, the user last. Raises Unusable."""
+    """A prompt: maybe a system message, then user and assistant in turn, the user last. Raises UnusableRow."""
     spoken = turns[1:] if turns and turns[0]["role"] == "system" else turns
     for place, turn in enumerate(spoken):
         expected = "assistant" if place % 2 else "user"
         if turn["role"] != expected:
-            raise Unusable(column, f"has a turn of the {turn['role']} where one of the {expected} belongs")
+            raise UnusableRow(column, f"has a turn of the {turn['role']} where one of the {expected} belongs")
     if not spoken or spoken[-1]["role"] != "user":
-        raise Unusable(column, "does not end with the user's turn")
+        raise UnusableRow(column, "does not end with the user's turn")
     return tuple(turns)
 
 
 def as_turns(value: Any, column: str) -> list[Message] | None:
-    """A conversation in whatever form; None for plain text. Raises Unusable for what is neither."""
+    """A conversation in whatever form; None for plain text. Raises UnusableRow for what is neither."""
     if isinstance(value, str):
         if transcripts.is_transcript(value):
             return transcript(text_of(value, column), column)
@@ -137,15 +137,15 @@ def as_turns(value: Any, column: str) -> list[Message] | None:
             text_of(value, column)
             return None
     elif not isinstance(value, list):
-        raise Unusable(column, f"is {kind_of(value)}, neither text nor messages")
+        raise UnusableRow(column, f"is {kind_of(value)}, neither text nor messages")
     return conversation(value, column)
 
 
 def transcript(text: str, column: str) -> list[Message]:
-    """The turns of an HH transcript. Raises Unusable."""
+    """The turns of an HH transcript. Raises UnusableRow."""
     turns = transcripts.turns_of(text)
     if len(turns) > MAXIMUM_TURNS:
-        raise Unusable(column, f"has more than {MAXIMUM_TURNS} turns")
+        raise UnusableRow(column, f"has more than {MAXIMUM_TURNS} turns")
     for turn in turns:
         text_of(turn["content"], column)
     return turns
@@ -168,17 +168,17 @@ def text_lists(values: Sequence[Any]) -> list[list[str]] | None:
 
 
 def earlier_turns(value: Any, column: str) -> list[Message]:
-    """Turns before a prompt: pairs of a question and its answer, or messages. Raises Unusable."""
+    """Turns before a prompt: pairs of a question and its answer, or messages. Raises UnusableRow."""
     if value in (None, "", []):
         return []
     entries = list_of(value, column)
     if all(isinstance(entry, dict) for entry in entries):
         return conversation(entries, column)
     if not all(isinstance(entry, list) and len(entry) == 2 for entry in entries):
-        raise Unusable(column, "holds something else than pairs of question and answer")
+        raise UnusableRow(column, "holds something else than pairs of question and answer")
     texts = [text_of(text, column) for entry in entries for text in entry]
     if len(texts) > MAXIMUM_TURNS:
-        raise Unusable(column, f"has more than {MAXIMUM_TURNS} turns")
+        raise UnusableRow(column, f"has more than {MAXIMUM_TURNS} turns")
     return [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(texts)]
 
 

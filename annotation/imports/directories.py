@@ -36,7 +36,7 @@ MAXIMUM_FILES: Final = 10_000
 
 
 @dataclass(frozen=True)
-class Splits:
+class SplitFiles:
     """The data files of a directory by split, and those that belong to none."""
 
     files: Mapping[str, Sequence[Path]]
@@ -44,7 +44,7 @@ class Splits:
 
 
 # ------------------------------------------------------------------------------------------------------------ finding
-def find_splits(directory: Path, config: str | None) -> Splits:
+def find_splits(directory: Path, config: str | None) -> SplitFiles:
     """The data files that a directory's card or their own names put into splits. Raises UserError.
 
     `config` is one of those that the card has; without it the default one.
@@ -67,7 +67,7 @@ def find_splits(directory: Path, config: str | None) -> Splits:
             f"({', '.join(DATA_ENDINGS)}; also packed as .gz)."
         )
     files = {split: [inside_of(directory, path, name) for path in paths] for split, paths in found.items()}
-    return Splits(files, tuple(path for path in data if path not in read))
+    return SplitFiles(files, tuple(path for path in data if path not in read))
 
 
 def files_in(directory: Path) -> list[str]:

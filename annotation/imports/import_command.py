@@ -17,8 +17,8 @@ from typing import Any, Final, Literal
 from annotation.database import Database
 from annotation.imports import importing, mapping, reading
 from annotation.imports.columns import ROLES
-from annotation.imports.importing import Look, Order, Outcome
-from annotation.imports.mapping import TARGETS, Record, Verdict
+from annotation.imports.importing import ImportPreview, ImportRequest, ImportResult
+from annotation.imports.mapping import TARGETS, MappedRow, VerdictUse
 from annotation.imports.names import display_name, listed
 from annotation.records import Split, UserError
 from annotation.ui.invisible import visible
@@ -85,7 +85,7 @@ def add_parser(topics: Topics, shared: argparse.ArgumentParser) -> None:
     command.add_argument("--by", default="command line", metavar="NAME", help=argparse.SUPPRESS)
 
 
-def order_of(options: argparse.Namespace) -> Order:
+def order_of(options: argparse.Namespace) -> ImportRequest:
     """The order that the arguments describe. Raises UserError for what can't be read."""
     columns = {}
     for entry in options.columns:
@@ -93,9 +93,9 @@ def order_of(options: argparse.Namespace) -> Order:
         if not equals:
             raise UserError(f"'{display_name(entry)}' names no column. Write it as --map prompt=question.")
         columns[role.strip()] = column
-    verdict: Verdict = "gold" if options.gold else "open" if options.open else "judged"
+    verdict: VerdictUse = "gold" if options.gold else "open" if options.open else "judged"
     first, last = rows_of(options.rows)
-    return Order(options.target, columns, verdict, split_of(options.split), first, last, options.good_from)
+    return ImportRequest(options.target, columns, verdict, split_of(options.split), first, last, options.good_from)
 
 
 def split_of(text: str) -> Split | float:
@@ -122,7 +122,7 @@ def rows_of(text: str | None) -> tuple[int, int | None]:
     return int(numbers[0]), int(numbers[1]) or None
 
 
-def arguments_of(order: Order) -> list[str]:
+def arguments_of(order: ImportRequest) -> list[str]:
     """The arguments that describe an order: `order_of` of them gives it back."""
     arguments = [f"--as={order.target}", f"--split={order.split}"]
     arguments += [f"--map={role}={column}" for role, column in order.columns.items()]
@@ -149,7 +149,7 @@ def run(options: argparse.Namespace, db: Database) -> int:
             else:
                 source = reading.open_path(Path(options.source), options.source_split, options.config)
             if options.look:
-                found = importing.look(source, order)
+                found = importing.preview(source, order)
                 printer.look(found)
                 return 0 if found.usable else NOTHING_USABLE
             outcome = importing.run_import(db, source, order, options.by, printer.progress, options.dry_run)
@@ -221,7 +221,7 @@ class Printer:
         if self.bar:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
-    def look(self, found: Look) -> None:
+    def look(self, found: ImportPreview) -> None:
         """What the first rows are."""
         self.end_bar()
         print(f"{found.name}: {found.format}")
@@ -236,7 +236,7 @@ class Printer:
         for bad in found.bad:
             print(f"\nRow {bad.number} can't be read: {bad.reason}")
 
-    def outcome(self, outcome: Outcome, dry_run: bool) -> None:
+    def outcome(self, outcome: ImportResult, dry_run: bool) -> None:
         """What was imported, or would be."""
         self.end_bar()
         print(f"{outcome.name}: {outcome.format}, as {outcome.target}, with {columns_line(outcome.columns)}")
@@ -266,7 +266,7 @@ class JsonPrinter(Printer):
     def progress(self, what: str, rows: int, share: float | None) -> None:
         self.say("progress", {"what": what, "rows": rows, "share": share})
 
-    def look(self, found: Look) -> None:
+    def look(self, found: ImportPreview) -> None:
         """What the first rows are, with long values cut."""
         cells = [
             {"number": row.number, "cells": {str(key): shortened(value) for key, value in row.values.items()}}
@@ -279,7 +279,7 @@ class JsonPrinter(Printer):
         told = {**vars(found), "rows": cells, "records": records, "bad": [asdict(bad) for bad in found.bad]}
         self.say("look", {**told, "proposed": dict(found.proposed)})
 
-    def outcome(self, outcome: Outcome, dry_run: bool) -> None:
+    def outcome(self, outcome: ImportResult, dry_run: bool) -> None:
         """What was imported, or would be."""
         told = {
             **asdict(outcome),
@@ -306,7 +306,7 @@ def shortened(value: Any) -> str:
     return text if len(text) <= SHOWN_TEXT else f"{text[:SHOWN_TEXT]} …"
 
 
-def indented(record: Record) -> str:
+def indented(record: MappedRow) -> str:
     """A record to look at; control characters can't move a terminal's cursor."""
     short = mapping.with_texts(record, SHOWN_TEXT)
     lines = [f"{turn['role']}: {turn['content']}" for turn in short.messages]

@@ -18,12 +18,12 @@ from filelock import FileLock, Timeout
 
 from annotation.database import Database, explain_disk_errors
 from annotation.imports import mapping
-from annotation.imports.columns import ROLES, Met, columns_of, propose
-from annotation.imports.commit import Move, clear_unfinished
-from annotation.imports.labels import Columns, Unusable
-from annotation.imports.mapping import Plan, Reader, Record, Target, Verdict
+from annotation.imports.columns import ROLES, ColumnUsage, columns_of, propose
+from annotation.imports.commit import ImportCommit, clear_unfinished
+from annotation.imports.labels import Columns, UnusableRow
+from annotation.imports.mapping import ImportPlan, MappedRow, Reader, Target, VerdictUse
 from annotation.imports.names import listed
-from annotation.imports.reading import BadRow, RawRow, Row, Source
+from annotation.imports.reading import BadRow, ImportSource, RawRow, SourceRow
 from annotation.imports.scratch import Counts, Skipped, Staging
 from annotation.records import Prompt, Split, UserError
 
@@ -48,14 +48,14 @@ def starter_prompts() -> list[Prompt]:
 
 # ------------------------------------------------------------------------------------------------------ before writing
 @dataclass(frozen=True)
-class Order:
+class ImportRequest:
     """What is to be imported, and how."""
 
     target: Target | Literal["auto"] = "auto"
     """What is made of the rows; 'auto' goes by the columns."""
     columns: Columns = field(default_factory=dict)
     """Columns by role where the proposed ones are not right; '' leaves a role out."""
-    verdict: Verdict = "judged"
+    verdict: VerdictUse = "judged"
     """What becomes of verdicts: judgements, the known answers of gold comparisons, or nothing: people are to judge."""
     split: Split | float = HELD_OUT_SHARE
     """The split of new prompts, or the share of them that is held out."""
@@ -75,7 +75,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Look:
+class ImportPreview:
     """The beginning of a source: what its columns are taken for, and what its first rows say."""
 
     name: str
@@ -86,8 +86,8 @@ class Look:
     target: Target | None
     problem: str
     """Why nothing can be imported without choosing columns; empty where something can."""
-    rows: tuple[Row, ...]
-    records: tuple[Record | str, ...]
+    rows: tuple[SourceRow, ...]
+    records: tuple[MappedRow | str, ...]
     """What becomes of the rows, or the reason why nothing does."""
     bad: tuple[BadRow, ...]
     usable: bool
@@ -96,7 +96,7 @@ class Look:
     """What of the source is not used."""
 
 
-def look(source: Source, order: Order, shown: int = 5) -> Look:
+def preview(source: ImportSource, order: ImportRequest, shown: int = 5) -> ImportPreview:
     """Read the beginning only. Raises UserError where there is nothing to read."""
     order.check()
     rows, bad = beginning(source)
@@ -105,7 +105,7 @@ def look(source: Source, order: Order, shown: int = 5) -> Look:
     proposed = {role: column for role, column in named.items() if column in columns}
     target: Target | None = None
     problem = ""
-    records: list[Record | str] = []
+    records: list[MappedRow | str] = []
     notes: tuple[str, ...] = ()
     try:
         plan = mapping.make_plan(rows, order.target, order.columns, order.verdict, order.good_from)
@@ -115,15 +115,17 @@ def look(source: Source, order: Order, shown: int = 5) -> Look:
         notes = tuple(notes_on(source, plan, rows))
     except UserError as error:
         problem = str(error)
-    return Look(
+    return ImportPreview(
         source.name, source.format, source.counted, columns, proposed, target, problem, tuple(rows[:shown]),
-        tuple(records[:shown]), tuple(bad[:shown]), any(isinstance(record, Record) for record in records), notes,
+        tuple(records[:shown]), tuple(bad[:shown]), any(isinstance(record, MappedRow) for record in records), notes,
     )  # fmt: skip
 
 
-def notes_on(source: Source, plan: Plan, rows: Iterable[Row], met: Met | None = None) -> list[str]:
+def notes_on(
+    source: ImportSource, plan: ImportPlan, rows: Iterable[SourceRow], met: ColumnUsage | None = None
+) -> list[str]:
     """What of a source is not used, in sentences: columns by what was met of them, and files of a directory."""
-    met = met or Met()
+    met = met or ColumnUsage()
     for row in rows:
         met.see(row.values)
     telling, others = met.unused(plan.used)
@@ -134,10 +136,10 @@ def notes_on(source: Source, plan: Plan, rows: Iterable[Row], met: Met | None = 
     ]
 
 
-def beginning(source: Source) -> tuple[list[Row], list[BadRow]]:
+def beginning(source: ImportSource) -> tuple[list[SourceRow], list[BadRow]]:
     """The good and the bad ones of the first rows. Raises UserError if there are none, or only bad ones."""
     raw = list(islice(source.rows(), LOOKED_AT))
-    rows, bad = [row for row in raw if isinstance(row, Row)], [row for row in raw if isinstance(row, BadRow)]
+    rows, bad = [row for row in raw if isinstance(row, SourceRow)], [row for row in raw if isinstance(row, BadRow)]
     if not raw:
         raise UserError(f"{source.name} holds no rows. Nothing was imported.")
     if not rows:
@@ -148,17 +150,17 @@ def beginning(source: Source) -> tuple[list[Row], list[BadRow]]:
     return rows, bad
 
 
-def read_or_reason(read: Reader, row: Row) -> Record | str:
+def read_or_reason(read: Reader, row: SourceRow) -> MappedRow | str:
     """What a row says, or why it can't be imported."""
     try:
         return read(row.values)
-    except Unusable as error:
+    except UnusableRow as error:
         return str(error)
 
 
 # ------------------------------------------------------------------------------------------------------------ running
 @dataclass(frozen=True)
-class Outcome:
+class ImportResult:
     """What an import did, or would do."""
 
     name: str
@@ -185,8 +187,13 @@ class Outcome:
 
 
 def run_import(
-    db: Database, source: Source, order: Order, requested_by: str, progress: Progress, dry_run: bool = False
-) -> Outcome:
+    db: Database,
+    source: ImportSource,
+    order: ImportRequest,
+    requested_by: str,
+    progress: Progress,
+    dry_run: bool = False,
+) -> ImportResult:
     """Import a source, or with `dry_run` only say what would be imported.
 
     Raises UserError when nothing was imported: nothing usable in it, a damaged file, or another import at work.
@@ -195,32 +202,34 @@ def run_import(
     began = time.monotonic()
     rows, _ = beginning(source)
     plan = mapping.make_plan(rows, order.target, order.columns, order.verdict, order.good_from)
-    met = Met()
+    met = ColumnUsage()
     with only_import(db) as directory:
         staging = Staging(directory, plan.target, plan.verdict, order.split)
         try:
-            gather(source, order, plan, staging, met, progress)
-            mapping.refuse_unread(plan, met.late(mapping.filled(rows)))
+            read_rows(source, order, plan, staging, met, progress)
+            mapping.refuse_unread(plan, met.late(mapping.filled_columns(rows)))
             checksum = "" if dry_run else (source.checksum or staging.checksum)()
             progress("comparing with what is there", staging.counts.rows, None)
             staging.finish(db, KEPT_SKIPPED)
             import_id, locked = None, 0.0
             if staging.counts.new and not dry_run:
                 about = {"name": source.name, "format": source.format, "requested_by": requested_by}
-                move = Move(
+                move = ImportCommit(
                     db, staging, {**about, "sha256": checksum}, partial(progress, "writing", staging.counts.rows)
                 )
                 move.run()
                 import_id, locked = move.import_id, move.longest_lock
         finally:
             staging.database.close()
-    return Outcome(
+    return ImportResult(
         source.name, source.format, source.counted, plan.target, plan.columns, staging.counts, staging.reasons,
         staging.skipped, import_id, time.monotonic() - began, locked, notes_on(source, plan, (), met),
     )  # fmt: skip
 
 
-def gather(source: Source, order: Order, plan: Plan, staging: Staging, met: Met, progress: Progress) -> None:
+def read_rows(
+    source: ImportSource, order: ImportRequest, plan: ImportPlan, staging: Staging, met: ColumnUsage, progress: Progress
+) -> None:
     """Read every row into the scratch file."""
     read = plan.reader
     reported = time.monotonic()
@@ -233,14 +242,14 @@ def gather(source: Source, order: Order, plan: Plan, staging: Staging, met: Met,
                 met.see(row.values)
                 try:
                     staging.add(row.number, read(row.values))
-                except Unusable as error:
+                except UnusableRow as error:
                     staging.skip(row.number, error.column, error.reason)
             if staging.counts.rows % 100 == 0 and time.monotonic() - reported > REPORT_SECONDS:
                 reported = time.monotonic()
                 progress("reading", staging.counts.rows, source.share())
 
 
-def rows_of(source: Source, order: Order) -> Iterator[RawRow]:
+def rows_of(source: ImportSource, order: ImportRequest) -> Iterator[RawRow]:
     """The rows in the range that is asked for."""
     for row in source.rows():
         if order.last is not None and row.number > order.last:
@@ -305,7 +314,7 @@ def counted(name: str, count: int) -> str:
     return f"{count:,} {NAMES[name][count != 1]}"
 
 
-def summary(outcome: Outcome) -> list[str]:
+def summary(outcome: ImportResult) -> list[str]:
     """What an import did or would do, in sentences."""
     counts = outcome.counts
     kinds = ("prompts", "judged", "gold", "open", "demonstrations")

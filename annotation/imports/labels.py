@@ -15,13 +15,13 @@ from annotation.imports.reading import finite, kind_of
 from annotation.records import UserError
 
 Ranking = tuple[int, ...]
-Verdict = tuple[Literal["ranked", "all-bad"], Ranking | None]
+ParsedVerdict = tuple[Literal["ranked", "all-bad"], Ranking | None]
 Columns = Mapping[str, str]
 
-TIED: Final[Verdict] = ("ranked", (1, 1))
-FIRST: Final[Verdict] = ("ranked", (1, 2))
-SECOND: Final[Verdict] = ("ranked", (2, 1))
-BAD: Final[Verdict] = ("all-bad", None)
+TIED: Final[ParsedVerdict] = ("ranked", (1, 1))
+FIRST: Final[ParsedVerdict] = ("ranked", (1, 2))
+SECOND: Final[ParsedVerdict] = ("ranked", (2, 1))
+BAD: Final[ParsedVerdict] = ("all-bad", None)
 
 TIES: Final = ("tie", "draw", "equal", "same", "both", "both_good", "tie_(bothgood)", "tie_(both_good)", "tied")
 ALL_BAD: Final = ("tie_(bothbad)", "tie_(both_bad)", "bothbad", "both_bad", "all_bad", "neither")
@@ -46,7 +46,7 @@ NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
 DUEL: Final = re.compile(r"(.+?)(>+|<+|=+|≫|≪)(.+)")
 
 
-class Unusable(UserError):
+class UnusableRow(UserError):
     """A row that can't be imported: the column at fault and the reason."""
 
     def __init__(self, column: str, reason: str) -> None:
@@ -55,7 +55,7 @@ class Unusable(UserError):
         self.reason = reason
 
 
-class Unclear(UserError):
+class UnclearColumn(UserError):
     """What a whole column means can't be told, so nothing of the file can be imported as it is."""
 
 
@@ -106,10 +106,10 @@ def side_words(a: str, b: str) -> Mapping[str, int]:
     return {word: side for side in (1, 0) for word in words[side] - words[1 - side] if word}
 
 
-def winner_reader(columns: Columns) -> Callable[[Any], Verdict]:
+def winner_reader(columns: Columns) -> Callable[[Any], ParsedVerdict]:
     """What the column 'winner' says of two answers: words, or the numbers that the answers' columns are named by.
 
-    The reader raises Unusable for a row, and Unclear where numbers of the column are none of these two.
+    The reader raises UnusableRow for a row, and Unclear where numbers of the column are none of these two.
     """
     column, (a, b) = columns["winner"], (columns["a"], columns["b"])
     words = side_words(a, b)
@@ -118,19 +118,19 @@ def winner_reader(columns: Columns) -> Callable[[Any], Verdict]:
         by_number = {1.0: 0, 0.0: 1}  # the Stanford Human Preferences
     names = f"'a' ('{display_name(a)}') nor 'b' ('{display_name(b)}') nor 'tie'"
 
-    def read(value: Any) -> Verdict:
+    def read(value: Any) -> ParsedVerdict:
         number = number_of(value)
         if number is not None and by_number:
             if number not in by_number or has_sign(value):
                 raise unclear_number(column, value)
             return (FIRST, SECOND)[by_number[number]]
         if number is not None:
-            raise Unusable(column, f"is {shown(value)}: neither {names}. {HOW_NUMBERS.format(column)}")
+            raise UnusableRow(column, f"is {shown(value)}: neither {names}. {HOW_NUMBERS.format(column)}")
         if isinstance(value, bool) or not isinstance(value, str):
-            raise Unusable(column, f"is {kind_of(value)}, which names no winner")
+            raise UnusableRow(column, f"is {kind_of(value)}, which names no winner")
         found = verdict_of(value, words)
         if found is None:
-            raise Unusable(column, f"is {shown(value)}: neither {names}")
+            raise UnusableRow(column, f"is {shown(value)}: neither {names}")
         return found
 
     return read
@@ -142,16 +142,16 @@ HOW_NUMBERS: Final = (
 )
 
 
-def unclear_number(column: str, value: Any) -> Unclear:
+def unclear_number(column: str, value: Any) -> UnclearColumn:
     """The refusal of a column of numbers that name no answers."""
     name = display_name(column)
-    return Unclear(
+    return UnclearColumn(
         f"The column '{name}' holds {shown(value)}, so its numbers are no names of the two answers. "
         f"{HOW_NUMBERS.format(name)}. Nothing was imported."
     )
 
 
-def verdict_of(text: str, words: Mapping[str, int]) -> Verdict | None:
+def verdict_of(text: str, words: Mapping[str, int]) -> ParsedVerdict | None:
     """What a word says: a side, a tie, both bad, 'A>B', or one of these in brackets, as '[[A]]'; None for no such."""
     word = text.strip()
     while word[:1] == "[" and word[-1:] == "]":
@@ -172,14 +172,14 @@ def verdict_of(text: str, words: Mapping[str, int]) -> Verdict | None:
     return (FIRST, SECOND)[left if duel[2][0] in ">≫" else right]
 
 
-def preference_reader(column: str) -> Callable[[Any], tuple[Verdict, int | None, str]]:
+def preference_reader(column: str) -> Callable[[Any], tuple[ParsedVerdict, int | None, str]]:
     """What a number with a sign says: below 0 the first is better, above 0 the second, by how much; 0 is a tie."""
 
-    def read(value: Any) -> tuple[Verdict, int | None, str]:
+    def read(value: Any) -> tuple[ParsedVerdict, int | None, str]:
         number = number_of(value)
         if number is None:
             what = shown(value) if isinstance(value, str) else kind_of(value)
-            raise Unusable(column, f"is {what}, not a number below, at or above 0")
+            raise UnusableRow(column, f"is {what}, not a number below, at or above 0")
         if number == 0:
             return TIED, 0, ""
         size = abs(number)
@@ -190,22 +190,22 @@ def preference_reader(column: str) -> Callable[[Any], tuple[Verdict, int | None,
 
 
 def index_of(value: Any, column: str, first: int, size: int) -> int:
-    """Which of several answers a number means, counted from `first`, as a position from 0. Raises Unusable."""
+    """Which of several answers a number means, counted from `first`, as a position from 0. Raises UnusableRow."""
     number = number_of(value)
     if number is None or has_sign(value) or number not in range(first, first + size):
         what = shown(value) if isinstance(value, (str, int, float)) else kind_of(value)
-        raise Unusable(column, f"is {what}, not a whole number from {first} to {first + size - 1}")
+        raise UnusableRow(column, f"is {what}, not a whole number from {first} to {first + size - 1}")
     return int(number) - first
 
 
-def compared(values: Mapping[str, Any], columns: Columns) -> Verdict | None:
-    """What the scores of two answers say, the higher the better; None where one is missing. Raises Unusable."""
+def compared(values: Mapping[str, Any], columns: Columns) -> ParsedVerdict | None:
+    """What the scores of two answers say, the higher the better; None where one is missing. Raises UnusableRow."""
     found = []
     for role in ("score_a", "score_b"):
         value = values.get(columns[role])
         number = number_of(int(value) if isinstance(value, bool) else value)
         if number is None and value not in (None, ""):
-            raise Unusable(columns[role], f"is {shown(value)}, not a number")
+            raise UnusableRow(columns[role], f"is {shown(value)}, not a number")
         found.append(number)
     if found[0] is None or found[1] is None:
         return None
@@ -223,7 +223,7 @@ def says_good(value: Any) -> bool | None:
 def label_reader(columns: Columns, good_from: float | None) -> Callable[[Mapping[str, Any]], bool]:
     """Whether a row's answer is good: by its label, or by its rating from the number on that is good.
 
-    Raises Unclear where ratings have no such number; the reader, too, for a label that turns out to be a scale.
+    Raises UnclearColumn where ratings have no such number; the reader, too, for a label that turns out to be a scale.
     """
     if "rating" in columns:
         return rating_reader(columns["rating"], good_from)
@@ -236,10 +236,10 @@ def label_reader(columns: Columns, good_from: float | None) -> Callable[[Mapping
             return good
         if number is None:
             what = shown(value) if isinstance(value, str) else kind_of(value)
-            raise Unusable(column, f"is {what}, neither true nor false")
+            raise UnusableRow(column, f"is {what}, neither true nor false")
         seen.add(number)
         if plain_name(column) in SCALES or number not in (0, 1, -1) or {0, -1} <= seen:
-            raise Unclear(
+            raise UnclearColumn(
                 f"The column '{display_name(column)}' holds {', '.join(f'{one:g}' for one in sorted(seen))}: numbers "
                 f"of a scale, not labels. {HOW_RATINGS.format(display_name(column))} Nothing was imported."
             )
@@ -255,10 +255,10 @@ HOW_RATINGS: Final = (
 
 
 def rating_reader(column: str, good_from: float | None) -> Callable[[Mapping[str, Any]], bool]:
-    """Whether a row's answer is rated as good. Raises Unclear without the number from which on it is."""
+    """Whether a row's answer is rated as good. Raises UnclearColumn without the number from which on it is."""
     if good_from is None:
         name = display_name(column)
-        raise Unclear(
+        raise UnclearColumn(
             f"The column '{name}' rates the answers, and bad ones must not be learned. {HOW_RATINGS.format(name)} "
             "Or leave it out (--map rating=) where all of them are good."
         )
@@ -266,7 +266,7 @@ def rating_reader(column: str, good_from: float | None) -> Callable[[Mapping[str
     def read(values: Mapping[str, Any]) -> bool:
         number = number_of(values.get(column))
         if number is None:
-            raise Unusable(column, f"is {shown(values.get(column))}, not a number")
+            raise UnusableRow(column, f"is {shown(values.get(column))}, not a number")
         return number >= good_from
 
     return read
@@ -291,13 +291,13 @@ def strength_of(values: Mapping[str, Any], columns: Columns) -> tuple[int | None
 
 
 def numbers(found: Sequence[Any], column: str, wanted: int) -> list[float]:
-    """One number for each answer. Raises Unusable."""
+    """One number for each answer. Raises UnusableRow."""
     if len(found) != wanted:
-        raise Unusable(column, f"has {len(found)} numbers for {wanted} answers")
+        raise UnusableRow(column, f"has {len(found)} numbers for {wanted} answers")
     read = [number_of(number) for number in found]
     wrong = [number for number, value in zip(found, read, strict=True) if value is None]
     if wrong:
-        raise Unusable(column, f"holds {kind_of(wrong[0])} where a finite number belongs")
+        raise UnusableRow(column, f"holds {kind_of(wrong[0])} where a finite number belongs")
     return [value for value in read if value is not None]
 
 

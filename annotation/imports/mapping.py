@@ -40,8 +40,8 @@ from annotation.imports.labels import (
     TIED,
     TIES,
     Columns,
-    Unclear,
-    Unusable,
+    UnclearColumn,
+    UnusableRow,
     compared,
     dense,
     index_of,
@@ -56,13 +56,13 @@ from annotation.imports.labels import (
     winner_reader,
     word_of,
 )
-from annotation.imports.labels import Verdict as Said
+from annotation.imports.labels import ParsedVerdict as Said
 from annotation.imports.names import display_name, listed
-from annotation.imports.reading import Row
+from annotation.imports.reading import SourceRow
 from annotation.records import MAXIMUM_ANSWERS, STRENGTHS, Message, UserError
 
 Target = Literal["prompts", "demonstrations", "preferences"]
-Verdict = Literal["judged", "gold", "open"]
+VerdictUse = Literal["judged", "gold", "open"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 
 TEXT_KEYS = (
@@ -83,7 +83,7 @@ QUESTION: Final = ("prompt", "context", "history", "system", "messages")
 
 
 @dataclass(frozen=True)
-class Record:
+class MappedRow:
     """What a row says: a prompt, and maybe answers, a verdict on them by position, or a good/bad label of the one."""
 
     messages: tuple[Message, ...]
@@ -95,18 +95,18 @@ class Record:
     remark: str = ""
 
 
-Reader = Callable[[Mapping[str, Any]], Record]
-Judge = Callable[[Mapping[str, Any]], tuple[Said | None, int | None, str]]
+Reader = Callable[[Mapping[str, Any]], MappedRow]
+VerdictReader = Callable[[Mapping[str, Any]], tuple[Said | None, int | None, str]]
 """What a row says of two answers, with the strength and a remark."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class ImportPlan:
     """What is made of the rows: the target, the columns by role, and what becomes of verdicts."""
 
     target: Target
     columns: Columns
-    verdict: Verdict = "judged"
+    verdict: VerdictUse = "judged"
     good_from: float | None = None
     """The rating from which on an answer is good."""
     paths: tuple[str, ...] = ()
@@ -114,13 +114,13 @@ class Plan:
 
     @property
     def reader(self) -> Reader:
-        """A function that makes a record of a row's values, or raises Unusable.
+        """A function that makes a record of a row's values, or raises UnusableRow.
 
-        It raises Unclear where the rows that it has read so far can't mean what the plan takes them for.
+        It raises UnclearColumn where the rows that it has read so far can't mean what the plan takes them for.
         """
         read = FORMS[form_of(self)](self)
 
-        def of(values: Mapping[str, Any]) -> Record:
+        def of(values: Mapping[str, Any]) -> MappedRow:
             if self.paths:
                 values = {**values, **{path: at_path(values, path) for path in self.paths}}
             return without_pictures(read(values), values)
@@ -140,53 +140,55 @@ class Plan:
 
 # --------------------------------------------------------------------------------------------------------------- plans
 def make_plan(
-    rows: Sequence[Row],
+    rows: Sequence[SourceRow],
     target: Target | Literal["auto"] = "auto",
     overrides: Columns | None = None,
-    verdict: Verdict = "judged",
+    verdict: VerdictUse = "judged",
     good_from: float | None = None,
-) -> Plan:
+) -> ImportPlan:
     """The plan for a file by its first rows. `overrides` gives columns to roles, or '' to leave a role out.
 
     Raises UserError that names an unknown role or column, or says what is missing or can't be told.
     """
     known = columns_of(rows)
     columns, paths = with_overrides(rows, known, propose(rows), overrides or {})
-    plan = Plan(target if target != "auto" else likely_target(rows, columns), columns, verdict, good_from, tuple(paths))
+    plan = ImportPlan(
+        target if target != "auto" else likely_target(rows, columns), columns, verdict, good_from, tuple(paths)
+    )
     if plan.target != "preferences" and verdict != "judged":
         raise UserError("Only preference data (several answers to a prompt) can be gold or be judged by people.")
     try:
         read = plan.reader
-    except Unclear:
+    except UnclearColumn:
         raise
     except UserError as error:
         raise UserError(f"{error} The columns are: {listed(known)}.") from error
     for row in rows:
-        with suppress(Unusable):
+        with suppress(UnusableRow):
             read(row.values)
     check_meaning(plan, rows)
     if target == "auto":
-        refuse_unread(plan, [name for name in filled(rows) if plain_name(name) not in QUALITIES])
+        refuse_unread(plan, [name for name in filled_columns(rows) if plain_name(name) not in QUALITIES])
     return plan
 
 
-def filled(rows: Sequence[Row]) -> list[str]:
+def filled_columns(rows: Sequence[SourceRow]) -> list[str]:
     """The columns that hold anything in these rows."""
     return [column for column in columns_of(rows) if any(row.values.get(column) not in EMPTY for row in rows)]
 
 
-def check_meaning(plan: Plan, rows: Sequence[Row]) -> None:
-    """Raises Unclear where the first rows' labels or preferences are none that can be read."""
+def check_meaning(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
+    """Raises UnclearColumn where the first rows' labels or preferences are none that can be read."""
     label, preference = plan.columns.get("label", ""), plan.columns.get("preference", "")
     quality = label or plan.columns.get("rating", "")
     if quality in plan.used and is_turned_round(quality):
-        raise Unclear(
+        raise UnclearColumn(
             f"By its name, '{display_name(quality)}' is true or high for bad answers; a label or rating is so for good "
             "ones. Turn it round in the file and give it another name. Nothing was imported."
         )
     held = [row.values[label] for row in rows if row.values.get(label) not in EMPTY] if label in plan.used else []
     if held and all(says_good(value) is None and number_of(value) is None for value in held):
-        raise Unclear(
+        raise UnclearColumn(
             f"The column '{display_name(label)}' holds {shown(held[0])}, which says neither good nor bad, and bad "
             "answers must not be learned. Write true and false into it, or leave it out (--map label=) where all of "
             "them are good. Nothing was imported."
@@ -194,19 +196,19 @@ def check_meaning(plan: Plan, rows: Sequence[Row]) -> None:
     given = [number_of(row.values.get(preference)) for row in rows] if preference in plan.used else []
     numbers_given = [number for number in given if number is not None]
     if numbers_given and min(numbers_given) > 0 and max(numbers_given) > max(STRENGTHS):
-        raise Unclear(
+        raise UnclearColumn(
             f"The column '{display_name(preference)}' holds {max(numbers_given):g} and nothing up to 0, so its middle "
             "is not 0, and which answer its numbers prefer can't be told. Subtract the middle. Nothing was imported."
         )
 
 
-def refuse_unread(plan: Plan, columns: Sequence[str]) -> None:
-    """Raises Unclear where answers would be learned beside columns, unused, that may say that they are bad."""
+def refuse_unread(plan: ImportPlan, columns: Sequence[str]) -> None:
+    """Raises UnclearColumn where answers would be learned beside columns, unused, that may say that they are bad."""
     if plan.target != "demonstrations" or plan.columns.keys() & {"label", "rating"}:
         return
     doubtful = [name for name in columns if name not in plan.used and may_say_bad(name)]
     if doubtful:
-        raise Unclear(
+        raise UnclearColumn(
             f"By its name, {listed(doubtful[:1])} may say which answers are bad, and bad ones must not be learned. Say "
             "which column does (--map label= or --map rating= with its name); or take bad answers out of the file, and "
             "import the others --as demonstrations (“Import as” on the page). Nothing was imported."
@@ -214,7 +216,7 @@ def refuse_unread(plan: Plan, columns: Sequence[str]) -> None:
 
 
 def with_overrides(
-    rows: Sequence[Row], known: Sequence[str], proposed: dict[str, str], overrides: Columns
+    rows: Sequence[SourceRow], known: Sequence[str], proposed: dict[str, str], overrides: Columns
 ) -> tuple[dict[str, str], list[str]]:
     """The columns by role as a person wants them, and those of them that are paths. Raises UserError."""
     columns, paths = dict(proposed), []
@@ -241,7 +243,7 @@ def with_overrides(
     return columns, paths
 
 
-def likely_target(rows: Sequence[Row], columns: Columns) -> Target:
+def likely_target(rows: Sequence[SourceRow], columns: Columns) -> Target:
     """What data with these columns is there for."""
     roles = columns.keys()
     if {"chosen", "rejected"} <= roles or {"a", "b"} <= roles or "responses" in roles:
@@ -252,7 +254,7 @@ def likely_target(rows: Sequence[Row], columns: Columns) -> Target:
     return "prompts"
 
 
-def form_of(plan: Plan) -> str:
+def form_of(plan: ImportPlan) -> str:
     """Which form of data the columns are. Raises UserError where some are missing."""
     roles = plan.columns.keys()
     answered = "completion" in roles and bool(roles & {"prompt", "messages"})
@@ -271,7 +273,7 @@ def form_of(plan: Plan) -> str:
     return form_of_preferences(plan, answered)
 
 
-def form_of_preferences(plan: Plan, answered: bool) -> str:
+def form_of_preferences(plan: ImportPlan, answered: bool) -> str:
     """Which form of preferences the columns are. Raises UserError where they are of none."""
     roles = plan.columns.keys()
     if {"chosen", "rejected"} <= roles:
@@ -296,49 +298,49 @@ def form_of_preferences(plan: Plan, answered: bool) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- prompts
-def read_prompt(plan: Plan) -> Reader:
+def read_prompt(plan: ImportPlan) -> Reader:
     """Prompts only, whatever else there is; of a table of messages those that begin a conversation."""
     columns = plan.columns
 
-    def read(values: Mapping[str, Any]) -> Record:
+    def read(values: Mapping[str, Any]) -> MappedRow:
         said = cell(values, columns, "speaker")
         if isinstance(said, str) and SPEAKERS.get(said.strip().casefold(), said) != "user":
-            raise Unusable(
+            raise UnusableRow(
                 columns["speaker"], f"says that this is a message of the {display_name(said[:40])}, no prompt"
             )
         if cell(values, columns, "parent") not in (None, ""):
-            raise Unusable(columns["parent"], "names a message before this one, without which it is no prompt")
-        return Record(prompt_of(values, columns))
+            raise UnusableRow(columns["parent"], "names a message before this one, without which it is no prompt")
+        return MappedRow(prompt_of(values, columns))
 
     return read
 
 
-def read_conversation(plan: Plan) -> Reader:
+def read_conversation(plan: ImportPlan) -> Reader:
     """A conversation up to its last question."""
     columns = plan.columns
-    return lambda values: Record(until_user(with_system(turns_of(values, columns), values, columns), columns))
+    return lambda values: MappedRow(until_user(with_system(turns_of(values, columns), values, columns), columns))
 
 
-def read_shared_prompt(plan: Plan) -> Reader:
+def read_shared_prompt(plan: ImportPlan) -> Reader:
     """What a better and a worse conversation have in common."""
     read = read_chosen(plan)
-    return lambda values: Record(read(values).messages)
+    return lambda values: MappedRow(read(values).messages)
 
 
 # ---------------------------------------------------------------------------------------------------------- one answer
-def read_answer(plan: Plan) -> Reader:
+def read_answer(plan: ImportPlan) -> Reader:
     """A prompt and the answer to it; with a label, good answers only."""
     columns, is_good = plan.columns, label_of(plan)
 
-    def read(values: Mapping[str, Any]) -> Record:
+    def read(values: Mapping[str, Any]) -> MappedRow:
         refuse_bad(plan, is_good(values))
         messages = context_of(values, columns)
-        return Record(messages, (answer_of(values.get(columns["completion"]), columns["completion"], messages),))
+        return MappedRow(messages, (answer_of(values.get(columns["completion"]), columns["completion"], messages),))
 
     return read
 
 
-def read_last_turn(plan: Plan) -> Reader:
+def read_last_turn(plan: ImportPlan) -> Reader:
     """A whole conversation: its last turn is the demonstration, what is before it the prompt.
 
     The answers within the prompt become demonstrations too, in the same split, where data is frozen
@@ -346,88 +348,90 @@ def read_last_turn(plan: Plan) -> Reader:
     """
     columns, is_good = plan.columns, label_of(plan)
 
-    def read(values: Mapping[str, Any]) -> Record:
+    def read(values: Mapping[str, Any]) -> MappedRow:
         refuse_bad(plan, is_good(values))
         messages, answer = last_answer(values, columns)
-        return Record(messages, (answer,))
+        return MappedRow(messages, (answer,))
 
     return read
 
 
-def label_of(plan: Plan) -> Callable[[Mapping[str, Any]], bool]:
-    """Whether a row's answer is good; all are where nothing says so. Raises Unclear for ratings without a threshold."""
+def label_of(plan: ImportPlan) -> Callable[[Mapping[str, Any]], bool]:
+    """Whether a row's answer is good; all are where nothing says so. Raises UnclearColumn for ratings alone."""
     return label_reader(plan.columns, plan.good_from) if plan.columns.keys() & {"label", "rating"} else lambda _: True
 
 
-def refuse_bad(plan: Plan, good: bool) -> None:
-    """Raises Unusable for a bad answer."""
+def refuse_bad(plan: ImportPlan, good: bool) -> None:
+    """Raises UnusableRow for a bad answer."""
     if not good:
-        raise Unusable(plan.columns.get("label") or plan.columns["rating"], "says that the answer is bad")
+        raise UnusableRow(plan.columns.get("label") or plan.columns["rating"], "says that the answer is bad")
 
 
 def last_answer(values: Mapping[str, Any], columns: Columns) -> tuple[tuple[Message, ...], str]:
-    """A conversation up to its last answer, and that. Raises Unusable if it ends with the user."""
+    """A conversation up to its last answer, and that. Raises UnusableRow if it ends with the user."""
     column = columns["messages"]
     turns = with_system(turns_of(values, columns), values, columns)
     if turns[-1]["role"] != "assistant":
-        raise Unusable(column, "does not end with the assistant's turn")
+        raise UnusableRow(column, "does not end with the assistant's turn")
     return checked(turns[:-1], column), turns[-1]["content"]
 
 
-def read_labelled(plan: Plan) -> Reader:
+def read_labelled(plan: ImportPlan) -> Reader:
     """KTO's form: one answer that is good or bad."""
     columns, is_good = plan.columns, label_of(plan)
 
-    def read(values: Mapping[str, Any]) -> Record:
+    def read(values: Mapping[str, Any]) -> MappedRow:
         if "completion" in columns:
             messages = context_of(values, columns)
             answer = answer_of(values.get(columns["completion"]), columns["completion"], messages)
         else:
             messages, answer = last_answer(values, columns)
-        return Record(messages, (answer,), label=is_good(values))
+        return MappedRow(messages, (answer,), label=is_good(values))
 
     return read
 
 
 # --------------------------------------------------------------------------------------------------------- two answers
-def read_chosen(plan: Plan) -> Reader:
+def read_chosen(plan: ImportPlan) -> Reader:
     """A better and a worse answer, with the prompt beside them or at the beginning of both."""
     columns = plan.columns
     scored = {"score_a", "score_b"} <= columns.keys()
 
-    def read(values: Mapping[str, Any]) -> Record:
+    def read(values: Mapping[str, Any]) -> MappedRow:
         messages, answers = two_answers(values, columns, columns["chosen"], columns["rejected"])
         status = cell(values, columns, "status")
         if isinstance(status, str) and word_of(status) in TIES:
-            return Record(messages, answers, *TIED, 0, remark=SAID_TIE)
+            return MappedRow(messages, answers, *TIED, 0, remark=SAID_TIE)
         verdict = compared(values, columns) if scored else None
         if verdict == TIED:
-            return Record(messages, answers, *TIED, 0, remark=EQUAL_SCORES)
+            return MappedRow(messages, answers, *TIED, 0, remark=EQUAL_SCORES)
         if verdict == SECOND:
-            raise Unusable(columns["score_a"], f"is lower than '{display_name(columns['score_b'])}': which is better?")
+            raise UnusableRow(
+                columns["score_a"], f"is lower than '{display_name(columns['score_b'])}': which is better?"
+            )
         if (number_of(cell(values, columns, "strength")) or 0) < 0:
-            raise Unusable(columns["strength"], "is below 0: which is better?")
+            raise UnusableRow(columns["strength"], "is below 0: which is better?")
         strength, remark = strength_of(values, columns)
-        return Record(messages, answers, *FIRST, strength, remark=remark)
+        return MappedRow(messages, answers, *FIRST, strength, remark=remark)
 
     return read
 
 
-def read_pair(plan: Plan) -> Reader:
+def read_pair(plan: ImportPlan) -> Reader:
     """Two answers and which of them is better."""
     columns = plan.columns
-    judge: Judge = (lambda _: (None, None, "")) if plan.verdict == "open" else pair_verdict(columns)
+    judge: VerdictReader = (lambda _: (None, None, "")) if plan.verdict == "open" else pair_verdict(columns)
 
-    def read(values: Mapping[str, Any]) -> Record:
+    def read(values: Mapping[str, Any]) -> MappedRow:
         messages, answers = two_answers(values, columns, columns["a"], columns["b"])
         verdict, strength, remark = judge(values)
         outcome, ranking = verdict or (None, None)
-        return Record(messages, answers, outcome, ranking, strength, remark=remark)
+        return MappedRow(messages, answers, outcome, ranking, strength, remark=remark)
 
     return read
 
 
-def pair_verdict(columns: Columns) -> Judge:
+def pair_verdict(columns: Columns) -> VerdictReader:
     """What a row's columns say of two answers, with strength and remark, in whichever way they say it."""
     if "preference" in columns:
         signed = preference_reader(columns["preference"])
@@ -444,7 +448,7 @@ def pair_verdict(columns: Columns) -> Judge:
     def by_scores(values: Mapping[str, Any]) -> tuple[Said | None, int | None, str]:
         verdict = compared(values, columns)
         if verdict is None:
-            raise Unusable(columns["score_a"], f"or '{display_name(columns['score_b'])}' is empty")
+            raise UnusableRow(columns["score_a"], f"or '{display_name(columns['score_b'])}' is empty")
         return with_strength(verdict, values, columns, EQUAL_SCORES if verdict == TIED else "")
 
     return by_scores
@@ -460,28 +464,28 @@ def with_strength(
 
 
 # ----------------------------------------------------------------------------------------------------- several answers
-def read_responses(plan: Plan) -> Reader:
+def read_responses(plan: ImportPlan) -> Reader:
     """Several answers with scores or ranks, beside them or within them, or the number of the best."""
     columns = plan.columns
 
-    def read(values: Mapping[str, Any]) -> Record:
+    def read(values: Mapping[str, Any]) -> MappedRow:
         column = columns["responses"]
         entries = list_of(values.get(column), column)
         if not 2 <= len(entries) <= MAXIMUM_ANSWERS:
-            raise Unusable(column, f"holds {len(entries)} answers, not 2 to {MAXIMUM_ANSWERS}")
+            raise UnusableRow(column, f"holds {len(entries)} answers, not 2 to {MAXIMUM_ANSWERS}")
         messages, remark = with_shared_system(context_of(values, columns), entries)
         answers = tuple(answer_of(entry, column, messages) for entry in entries)
         if len(set(answers)) < len(answers):
-            raise Unusable(column, "holds the same answer twice")
+            raise UnusableRow(column, "holds the same answer twice")
         if plan.verdict == "open":
-            return Record(messages, answers, remark=remark)
+            return MappedRow(messages, answers, remark=remark)
         if cell(values, columns, "outcome") == "all-bad":
-            return Record(messages, answers, *BAD)
+            return MappedRow(messages, answers, *BAD)
         ranking = ranking_of(values, columns, entries)
         strength, other = strength_of(values, columns) if len(answers) == 2 else (None, "")
         if len(answers) == 2 and len(set(ranking)) == 1:
             strength, other = 0, ""
-        return Record(messages, answers, "ranked", ranking, strength, remark=remark or other)
+        return MappedRow(messages, answers, "ranked", ranking, strength, remark=remark or other)
 
     return read
 
@@ -514,11 +518,11 @@ def ranking_of(values: Mapping[str, Any], columns: Columns, entries: Sequence[An
         for key in keys:
             if all(isinstance(entry, dict) and key in entry for entry in entries):
                 return dense([sign * number for number in numbers([entry[key] for entry in entries], column, size)])
-    raise Unusable(column, "has answers without scores or ranks")
+    raise UnusableRow(column, "has answers without scores or ranks")
 
 
 RANKING_ROLES: Final = ("scores", "ranks", "outcome", "strength", "score_a", "score_b")
-FORMS: Final[Mapping[str, Callable[[Plan], Reader]]] = {
+FORMS: Final[Mapping[str, Callable[[ImportPlan], Reader]]] = {
     "prompt": read_prompt,
     "conversation": read_conversation,
     "shared prompt": read_shared_prompt,
@@ -551,14 +555,14 @@ def cell(values: Mapping[str, Any], columns: Columns, role: str) -> Any:
     return values.get(columns[role]) if role in columns else None
 
 
-def without_pictures(record: Record, values: Mapping[str, Any]) -> Record:
-    """The record. Raises Unusable where its texts are about pictures or sound; a mere mark is remarked."""
+def without_pictures(record: MappedRow, values: Mapping[str, Any]) -> MappedRow:
+    """The record. Raises UnusableRow where its texts are about pictures or sound; a mere mark is remarked."""
     texts = (*(turn["content"] for turn in record.messages), *record.answers)
     if not any(PICTURE_MARK.search(text) for text in texts):
         return record
     for column in values:
         if plain_name(str(column)) in PICTURES and values[column] not in (None, "", [], {}):
-            raise Unusable(column, "holds pictures or sound that the text is about; only text can be imported")
+            raise UnusableRow(column, "holds pictures or sound that the text is about; only text can be imported")
     return replace(record, remark="; ".join(filter(None, (record.remark, PICTURES_LEFT))))
 
 
@@ -572,7 +576,7 @@ def turns_of(values: Mapping[str, Any], columns: Columns) -> list[Message]:
     """The conversation in the column 'messages'."""
     turns = as_turns(values.get(columns["messages"]), columns["messages"])
     if turns is None:
-        raise Unusable(columns["messages"], "is plain text, not a conversation")
+        raise UnusableRow(columns["messages"], "is plain text, not a conversation")
     return turns
 
 
@@ -583,9 +587,9 @@ def prompt_of(values: Mapping[str, Any], columns: Columns) -> tuple[Message, ...
     if turns is None:
         text = str(values[column])
         if text_lists([text]) is not None:
-            raise Unusable(column, "is a list of texts in JSON, maybe several turns: it is unclear who says them")
+            raise UnusableRow(column, "is a list of texts in JSON, maybe several turns: it is unclear who says them")
         if template_mark(text):
-            raise Unusable(
+            raise UnusableRow(
                 column, f"has turns within its text, by the marks of a chat template ('{template_mark(text)}')"
             )
         extra = values.get(columns["context"]) if "context" in columns else None
@@ -611,7 +615,7 @@ def context_of(values: Mapping[str, Any], columns: Columns) -> tuple[Message, ..
         return prompt_of(values, columns)
     if "messages" in columns:
         return checked(with_system(turns_of(values, columns), values, columns), columns["messages"])
-    raise Unusable("", "there is no column with the prompt")
+    raise UnusableRow("", "there is no column with the prompt")
 
 
 def answer_of(value: Any, column: str, messages: Sequence[Message]) -> str:
@@ -619,19 +623,19 @@ def answer_of(value: Any, column: str, messages: Sequence[Message]) -> str:
     if isinstance(value, dict):
         key = next((key for key in TEXT_KEYS if key in value), None)
         if key is None:
-            raise Unusable(column, f"holds an object without a text ({', '.join(TEXT_KEYS)})")
+            raise UnusableRow(column, f"holds an object without a text ({', '.join(TEXT_KEYS)})")
         value = value[key]
     turns = as_turns(value, column)
     if turns is None:
         return str(value)
     if turns[-1]["role"] != "assistant":
-        raise Unusable(column, "does not end with the assistant's turn")
-    if len(turns) > 1 and spoken(turns[:-1]) != spoken(messages):
-        raise Unusable(column, "does not go on from the prompt")
+        raise UnusableRow(column, "does not end with the assistant's turn")
+    if len(turns) > 1 and without_system(turns[:-1]) != without_system(messages):
+        raise UnusableRow(column, "does not go on from the prompt")
     return turns[-1]["content"]
 
 
-def spoken(turns: Sequence[Message]) -> list[Message]:
+def without_system(turns: Sequence[Message]) -> list[Message]:
     """A conversation without its system message."""
     return [turn for turn in turns if turn["role"] != "system"]
 
@@ -640,18 +644,18 @@ def spoken(turns: Sequence[Message]) -> list[Message]:
 def two_answers(
     values: Mapping[str, Any], columns: Columns, first: str, second: str
 ) -> tuple[tuple[Message, ...], tuple[str, str]]:
-    """The prompt and two answers to it. Raises Unusable, also if the answers are the same."""
+    """The prompt and two answers to it. Raises UnusableRow, also if the answers are the same."""
     values = without_lists_of_turns(values, columns, first, second)
     one, other = answer_turns(values, columns, first), answer_turns(values, columns, second)
     if (one is None) != (other is None):
         kind = "plain text" if other is None else "a conversation"
-        raise Unusable(second, f"is {kind}, unlike '{display_name(first)}'")
+        raise UnusableRow(second, f"is {kind}, unlike '{display_name(first)}'")
     if one is None or other is None:
         messages, answers = plain_answers(values, columns, first, second)
     else:
         messages, answers = answers_of_conversations(values, columns, (one, first), (other, second))
     if answers[0].strip() == answers[1].strip():
-        raise Unusable(second, f"says the same as '{display_name(first)}'")
+        raise UnusableRow(second, f"says the same as '{display_name(first)}'")
     return messages, answers
 
 
@@ -697,7 +701,7 @@ def plain_answers(
     shared = shared_start(one, other)
     shared = shared[: max(shared.rfind(" "), shared.rfind("\n")) + 1].rstrip()
     if not shared:
-        raise Unusable(first, "has no prompt beside it, and the two answers don't begin alike")
+        raise UnusableRow(first, "has no prompt beside it, and the two answers don't begin alike")
     prompt: list[Message] = [{"role": "user", "content": shared}]
     rest = text_of(one[len(shared) :].strip(), first), text_of(other[len(shared) :].strip(), second)
     return checked(with_system(prompt, values, columns), first), rest
@@ -709,16 +713,16 @@ def answers_of_conversations(
     """Two conversations: only an answer each, after the prompt beside them, or whole ones that share all but that."""
     for turns, column in (one, other):
         if turns[-1]["role"] != "assistant":
-            raise Unusable(column, "does not end with the assistant's turn")
+            raise UnusableRow(column, "does not end with the assistant's turn")
     answers = one[0][-1]["content"], other[0][-1]["content"]
     before, other_before = one[0][:-1], other[0][:-1]
     if before != other_before:
-        raise Unusable(other[1], f"parts from '{display_name(one[1])}' before the last answer")
+        raise UnusableRow(other[1], f"parts from '{display_name(one[1])}' before the last answer")
     if not before:
         return context_of(values, columns), answers
     messages = checked(with_system(before, values, columns), one[1])
     if "prompt" in columns and not is_prompt_of(values.get(columns["prompt"]), columns["prompt"], messages):
-        raise Unusable(columns["prompt"], f"is not the question in '{display_name(one[1])}'")
+        raise UnusableRow(columns["prompt"], f"is not the question in '{display_name(one[1])}'")
     return messages, answers
 
 
@@ -728,7 +732,7 @@ def is_prompt_of(value: Any, column: str, messages: Sequence[Message]) -> bool:
         return True
     turns = as_turns(value, column)
     if turns is not None:
-        return spoken(turns) == spoken(messages)
+        return without_system(turns) == without_system(messages)
     return any(turn["role"] == "user" and turn["content"].strip() == str(value).strip() for turn in messages)
 
 
@@ -738,7 +742,7 @@ def shared_start(one: str, other: str) -> str:
     return one[: next((place for place, (left, right) in pairs if left != right), min(len(one), len(other)))]
 
 
-def with_texts(record: Record, shorten: int) -> Record:
+def with_texts(record: MappedRow, shorten: int) -> MappedRow:
     """A record to look at: long texts cut."""
 
     def cut(text: str) -> str:

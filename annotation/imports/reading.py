@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from annotation import hub_client
-from annotation.exports.formats import original, unflattened
+from annotation.exports.formats import unescape_cell, unflattened
 from annotation.imports import directories
 from annotation.imports.names import display_name
 from annotation.records import UserError
@@ -35,7 +35,7 @@ LARGEST_NUMBER = 1e300
 
 FORMATS = "CSV (.csv, .tsv), JSON lines (.jsonl), JSON (.json), Parquet (.parquet), or a directory of a dataset"
 RE_SAVE = "Save the file as UTF-8; no other encoding is guessed."
-# A CSV file with these columns is an export of ours, in which `formats.harmless` has defused formulas.
+# A CSV file with these columns is an export of ours, in which `formats.escape_cell` has defused formulas.
 OUR_CSV = {"judgement_id", "comparison_id", "prompt_id", "shown_order", "guidelines_version"}
 GZIP = b"\x1f\x8b"
 ARROW = b"ARROW1"
@@ -56,7 +56,7 @@ ROW_KEYS = {"prompt", "messages", "conversations", "chosen", "question", "instru
 
 
 @dataclass(frozen=True)
-class Row:
+class SourceRow:
     """One raw row: column names to whatever the file holds there."""
 
     number: int
@@ -72,11 +72,11 @@ class BadRow:
     column: str = ""
 
 
-RawRow = Row | BadRow
+RawRow = SourceRow | BadRow
 
 
 @dataclass
-class Source:
+class ImportSource:
     """Something to import: `rows()` streams it, `share()` says how much of it has been read, where that is known."""
 
     name: str
@@ -92,7 +92,7 @@ class Source:
 
 
 # ---------------------------------------------------------------------------------------------------------- opening
-def open_path(path: Path, split: str | None = None, config: str | None = None) -> Source:
+def open_path(path: Path, split: str | None = None, config: str | None = None) -> ImportSource:
     """What a file or a directory holds. Raises UserError where it is nothing that can be imported."""
     name = display_name(path.name or str(path))
     try:
@@ -138,7 +138,7 @@ def refuse_other_formats(name: str, head: bytes) -> None:
         raise UserError(f"{name} is no text: byte {at:,} is NUL. This can be imported: {FORMATS}.")
 
 
-def text_file(path: Path, name: str, head: bytes) -> Source:
+def text_file(path: Path, name: str, head: bytes) -> ImportSource:
     """CSV, JSON lines or JSON, by the first character and, for CSV, by the name."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     kind = next((suffix for suffix in reversed(suffixes) if suffix not in (".gz", ".gzip")), "")
@@ -158,7 +158,9 @@ def text_file(path: Path, name: str, head: bytes) -> Source:
     raise UserError(f"{name} is of no known format. Name it after its format; this can be imported: {FORMATS}.")
 
 
-def from_stream(path: Path, name: str, kind: str, counted: str, parse: Callable[[Stream], Iterator[RawRow]]) -> Source:
+def from_stream(
+    path: Path, name: str, kind: str, counted: str, parse: Callable[[Stream], Iterator[RawRow]]
+) -> ImportSource:
     """A text format as a source; rows() may be called again and begins anew."""
     latest: list[Stream] = []
 
@@ -167,7 +169,7 @@ def from_stream(path: Path, name: str, kind: str, counted: str, parse: Callable[
             latest[:] = [stream]
             yield from parse(stream)
 
-    return Source(
+    return ImportSource(
         name, kind, counted, rows, lambda: latest[0].share() if latest else 0.0, lambda: file_sha256(path, name)
     )
 
@@ -294,9 +296,9 @@ def parse_json(text: str, what: str) -> Any:
 def as_row(number: int, value: Any) -> RawRow:
     """An object is a row; a mere text is one with the column 'text'."""
     if isinstance(value, dict):
-        return Row(number, value)
+        return SourceRow(number, value)
     if isinstance(value, str):
-        return Row(number, {"text": value})
+        return SourceRow(number, {"text": value})
     return BadRow(number, f"is {kind_of(value)}, not an object with columns")
 
 
@@ -510,7 +512,7 @@ def csv_rows(stream: Stream) -> Iterator[RawRow]:
             yield BadRow(number, f"{wrong}. {RE_SAVE}")
         elif len(cells) == len(header):
             values = dict(zip(header, cells, strict=True))
-            yield our_row(number, values) if ours else Row(number, values)
+            yield our_row(number, values) if ours else SourceRow(number, values)
         elif cells:
             yield BadRow(number, f"has {len(cells)} fields, but the header has {len(header)}")
 
@@ -518,7 +520,7 @@ def csv_rows(stream: Stream) -> Iterator[RawRow]:
 def our_row(number: int, cells: Mapping[str, str]) -> RawRow:
     """A row of our own export."""
     try:
-        return Row(number, unflattened({name: original(text) for name, text in cells.items()}))
+        return SourceRow(number, unflattened({name: unescape_cell(text) for name, text in cells.items()}))
     except (ValueError, KeyError, TypeError, RecursionError):
         return BadRow(number, "was changed since Prefloop exported it: a conversation, ranking or order is damaged")
 
@@ -556,7 +558,7 @@ def read_header(name: str, reader: Iterator[list[str]], lines: CsvLines) -> list
 
 
 # ---------------------------------------------------------------------------------------------------------- Parquet
-def parquet_file(path: Path, name: str) -> Source:
+def parquet_file(path: Path, name: str) -> ImportSource:
     """A Parquet file. Raises UserError for a damaged one, or one that unpacks to more than can be meant."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -595,7 +597,9 @@ def parquet_file(path: Path, name: str) -> Source:
                 f"{name} is damaged after row {done[0]:,} ({first_line(error)}). Nothing was imported."
             ) from error
 
-    return Source(name, "Parquet", "rows from 1", rows, lambda: done[0] / done[1], lambda: file_sha256(path, name))
+    return ImportSource(
+        name, "Parquet", "rows from 1", rows, lambda: done[0] / done[1], lambda: file_sha256(path, name)
+    )
 
 
 def arrow_rows(table: Any, columns: list[str], before: int) -> Iterator[RawRow]:
@@ -606,12 +610,12 @@ def arrow_rows(table: Any, columns: list[str], before: int) -> Iterator[RawRow]:
     except UnicodeDecodeError:
         for place in range(table.num_rows):
             try:
-                yield Row(before + place + 1, table.slice(place, 1).to_pylist()[0])
+                yield SourceRow(before + place + 1, table.slice(place, 1).to_pylist()[0])
             except UnicodeDecodeError as error:
                 byte = error.object[error.start]
                 yield BadRow(before + place + 1, f"a text holds the byte 0x{byte:02X}, which is not UTF-8")
         return
-    yield from (Row(before + place, value) for place, value in enumerate(values, 1))
+    yield from (SourceRow(before + place, value) for place, value in enumerate(values, 1))
 
 
 def readable_columns(schema: Any) -> list[str]:
@@ -639,7 +643,7 @@ def first_line(error: BaseException) -> str:
 
 
 # ------------------------------------------------------------------------------------- directories of datasets, Hub
-def dataset_directory(path: Path, name: str, split: str | None, config: str | None) -> Source:
+def dataset_directory(path: Path, name: str, split: str | None, config: str | None) -> ImportSource:
     """A directory of `save_to_disk`, or one with data files as `load_dataset` has it (our own exports are such).
 
     The files are found and read here, never by `datasets`, which would follow all that a card names.
@@ -655,7 +659,9 @@ def dataset_directory(path: Path, name: str, split: str | None, config: str | No
     return replace(source, unread=tuple(found.unread))
 
 
-def in_turn(name: str, kind: str, directory: Path, files: Sequence[Path], parts: Sequence[Source]) -> Source:
+def in_turn(
+    name: str, kind: str, directory: Path, files: Sequence[Path], parts: Sequence[ImportSource]
+) -> ImportSource:
     """The rows of several files, one after the other, as one source."""
     done = [0]
 
@@ -678,10 +684,10 @@ def in_turn(name: str, kind: str, directory: Path, files: Sequence[Path], parts:
         return digest.hexdigest()
 
     counted = parts[0].counted if len(parts) == 1 else "rows from 1"
-    return Source(name, kind, counted, parts[0].rows if len(parts) == 1 else rows, share, checksum)
+    return ImportSource(name, kind, counted, parts[0].rows if len(parts) == 1 else rows, share, checksum)
 
 
-def arrow_file(path: Path, name: str) -> Source:
+def arrow_file(path: Path, name: str) -> ImportSource:
     """A file of Arrow's streaming or file format, as `datasets` writes them. Raises UserError for a damaged one."""
     import pyarrow as pa
 
@@ -699,7 +705,7 @@ def arrow_file(path: Path, name: str) -> Source:
                 f"{name} is damaged after row {number:,} ({first_line(error)}). Nothing was imported."
             ) from error
 
-    return Source(name, "Arrow", "rows from 1", rows, checksum=lambda: file_sha256(path, name))
+    return ImportSource(name, "Arrow", "rows from 1", rows, checksum=lambda: file_sha256(path, name))
 
 
 def batches(file: Any) -> Iterator[Any]:
@@ -725,7 +731,7 @@ def choose_split(name: str, known: list[str], wanted: str | None) -> str:
     return wanted
 
 
-def hub_dataset(repository: str, config: str | None = None, split: str | None = None) -> Source:
+def hub_dataset(repository: str, config: str | None = None, split: str | None = None) -> ImportSource:
     """A dataset on the Hub, streamed: OWNER/NAME, or OWNER/NAME@REVISION for what it was at a commit, tag or branch.
 
     Whichever commit that is now is the one that is read to the end, and the one that the source's name says. Raises
@@ -743,7 +749,9 @@ def hub_dataset(repository: str, config: str | None = None, split: str | None = 
 
     commit = commit_of(name, revision or None, explain)
     pinned = f"{name}@{commit}"
-    return Source(pinned, "Hub dataset", "rows from 1", streamed_rows(pinned, name, config, split, explain, commit))
+    return ImportSource(
+        pinned, "Hub dataset", "rows from 1", streamed_rows(pinned, name, config, split, explain, commit)
+    )
 
 
 def commit_of(name: str, revision: str | None, explain: Callable[[BaseException], str]) -> str:
@@ -783,7 +791,7 @@ def streamed_rows(
         number = 0
         try:
             for number, values in enumerate(part, 1):
-                yield Row(number, values)
+                yield SourceRow(number, values)
         except MemoryError:
             raise
         except Exception as error:

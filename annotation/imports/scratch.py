@@ -12,8 +12,8 @@ from pathlib import Path
 
 from annotation import store
 from annotation.database import Database, explain_disk_errors, scratch_database
-from annotation.imports.labels import Unusable
-from annotation.imports.mapping import Record, Target, Verdict
+from annotation.imports.labels import UnusableRow
+from annotation.imports.mapping import MappedRow, Target, VerdictUse
 from annotation.imports.names import display_name
 from annotation.records import MAXIMUM_ANSWERS, Split, UserError
 
@@ -84,7 +84,7 @@ class Skipped:
 class Staging:
     """The scratch file of one import."""
 
-    def __init__(self, directory: Path, target: Target, verdict: Verdict, split: Split | float) -> None:
+    def __init__(self, directory: Path, target: Target, verdict: VerdictUse, split: Split | float) -> None:
         self.path = directory / "staging.db"
         self.target = target
         self.verdict = verdict
@@ -106,10 +106,10 @@ class Staging:
                 self.sql.execute(statement)
 
     # ------------------------------------------------------------------------------------------------------ gathering
-    def add(self, number: int, record: Record) -> None:
-        """Gather what a row says. Raises Unusable if it can't be gold; UserError if it gets too much for one import."""
+    def add(self, number: int, record: MappedRow) -> None:
+        """Gather what a row says. Raises UnusableRow if it can't be gold; UserError if there is too much."""
         if self.verdict == "gold" and (record.ranking is None or len(set(record.ranking)) == 1):
-            raise Unusable("", "has no better answer, so it can't be gold")
+            raise UnusableRow("", "has no better answer, so it can't be gold")
         if record.remark:
             self.remarks[record.remark] += 1
         prompt, fingerprint, new = self.prompt_id(record)
@@ -132,7 +132,7 @@ class Staging:
             "INSERT INTO skipped (row, column_name, reason) VALUES (?, ?, ?)", (row, display_name(column), reason)
         )
 
-    def prompt_id(self, record: Record) -> tuple[int, str, bool]:
+    def prompt_id(self, record: MappedRow) -> tuple[int, str, bool]:
         """The staged prompt's id and fingerprint, and whether it is new in this file."""
         fingerprint, messages = store.fingerprint_of(record.messages)
         added = self.sql.execute(

@@ -13,7 +13,7 @@ from annotation.metrics.intervals_and_bias import Z_95, Array, Estimate, Vote, s
 
 
 @dataclass(frozen=True)
-class Duel:
+class PairwiseResult:
     """A comparison's verdict on the answers of two policies: 1 the first won, 0 the second, 0.5 a tie."""
 
     comparison_id: int
@@ -45,7 +45,7 @@ FEWEST_COMPARED = 10
 MOST_STEPS, LONGEST_STEP, CLOSE = 200, 2.0, 1e-10
 
 
-def duels(votes: Iterable[Vote]) -> list[Duel]:
+def pairwise_results(votes: Iterable[Vote]) -> list[PairwiseResult]:
     """Each two answers of different policies that a judgement compared. Ties count as half a win for each."""
     found = []
     for vote in votes:
@@ -59,11 +59,11 @@ def duels(votes: Iterable[Vote]) -> list[Duel]:
             # Of a 'best of' judgement only the chosen one was compared with the others.
             compared = vote.kind != "best" or order or len(vote.ranking) == 2
             if one is not None and other is not None and one != other and compared:
-                found.append(Duel(vote.comparison_id, one, other, (order + 1) / 2))
+                found.append(PairwiseResult(vote.comparison_id, one, other, (order + 1) / 2))
     return found
 
 
-def bradley_terry(fought: Sequence[Duel], reference: str = "base") -> Strengths:
+def bradley_terry(fought: Sequence[PairwiseResult], reference: str = "base") -> Strengths:
     """Maximum likelihood strengths (Bradley and Terry 1952), a tie being half a win for each.
 
     They exist only where every policy has won against every other, directly or through others (Ford 1957): the largest
@@ -90,7 +90,7 @@ def bradley_terry(fought: Sequence[Duel], reference: str = "base") -> Strengths:
     return Strengths(zero, tuple(placed), tuple(name for name in names if name not in kept), comparisons)
 
 
-def wins_of(names: Sequence[str], fought: Iterable[Duel]) -> Array:
+def wins_of(names: Sequence[str], fought: Iterable[PairwiseResult]) -> Array:
     """How often the policy of each row beat that of each column."""
     place = {name: number for number, name in enumerate(names)}
     wins = np.zeros((len(names), len(names)))
@@ -100,7 +100,7 @@ def wins_of(names: Sequence[str], fought: Iterable[Duel]) -> Array:
     return wins
 
 
-def largest_connected(names: Sequence[str], fought: Iterable[Duel]) -> list[str]:
+def largest_connected(names: Sequence[str], fought: Iterable[PairwiseResult]) -> list[str]:
     """The set of policies with the most duels in which each has beaten each, directly or through others."""
     wins = wins_of(names, fought)
     reached = (wins > 0) | np.eye(len(wins), dtype=bool)
@@ -140,7 +140,7 @@ def information_of(played: Array, values: Array) -> Array:
     return information
 
 
-def clustered_variances(values: Array, names: Sequence[str], fought: Sequence[Duel]) -> Array:
+def clustered_variances(values: Array, names: Sequence[str], fought: Sequence[PairwiseResult]) -> Array:
     """Variances of the strengths, as differences to the first; a comparison's duels count as one observation."""
     place = {name: number for number, name in enumerate(names)}
     chance = chances(values)

@@ -15,7 +15,7 @@ CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass(frozen=True)
-class Duel:
+class PairMargin:
     """A pair by what its better answer has more than its worse one; all pairs of a comparison weigh 1 together."""
 
     score: float
@@ -89,7 +89,7 @@ class Calibration:
         return cls(tuple(Bin.from_json(one) for one in values["bins"]), values["error"], values["surplus"])
 
 
-def calibration(duels: Sequence[Duel]) -> Calibration:
+def calibration(duels: Sequence[PairMargin]) -> Calibration:
     """How often the answer that is favoured is the one that people prefer, by the chance that it is given.
 
     That chance is sigmoid(|difference of scores|) (Bradley and Terry 1952), from 1/2 on.
@@ -110,14 +110,14 @@ def calibration(duels: Sequence[Duel]) -> Calibration:
     return Calibration(tuple(bins), error, surplus)
 
 
-def confidence(duel: Duel) -> float:
+def confidence(duel: PairMargin) -> float:
     """The chance that is given to the answer that is favoured."""
     return 1 / (1 + exp(-min(abs(duel.score), 700.0)))
 
 
-def by_confidence(duels: Iterable[Duel]) -> list[list[Duel]]:
+def by_confidence(duels: Iterable[PairMargin]) -> list[list[PairMargin]]:
     """The pairs in each of the bins."""
-    bins: list[list[Duel]] = [[] for _ in CONFIDENCES]
+    bins: list[list[PairMargin]] = [[] for _ in CONFIDENCES]
     for duel in duels:
         bins[bisect_right(CONFIDENCES, confidence(duel)) - 1].append(duel)
     return bins

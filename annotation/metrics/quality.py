@@ -33,7 +33,7 @@ SHOWN_CASES, SHOWN_FLAGS, SHOWN_DECISIONS = 50, 200, 50
 
 # ------------------------------------------------------------------------------------------------------ rows to votes
 @lru_cache(maxsize=4096)
-def numbers(text: str) -> tuple[int, ...]:
+def parse_numbers(text: str) -> tuple[int, ...]:
     """A JSON list of whole numbers; the same few texts come again and again."""
     return tuple(json.loads(text))
 
@@ -73,13 +73,13 @@ def read_vote(row: Sequence[Any], lengths: tuple[int, ...], revisions: tuple[str
         purpose=purpose,
         kind=kind,
         outcome=outcome,
-        ranking=None if ranking is None else numbers(ranking),
+        ranking=None if ranking is None else parse_numbers(ranking),
         strength=strength,
-        shown_order=numbers(order),
+        shown_order=parse_numbers(order),
         seconds=seconds,
         early=bool(early),
         created=created,
-        first_ranking=None if first is None else numbers(first),
+        first_ranking=None if first is None else parse_numbers(first),
         lengths=lengths,
         revisions=revisions,
     )
@@ -88,7 +88,7 @@ def read_vote(row: Sequence[Any], lengths: tuple[int, ...], revisions: tuple[str
 def known_answers(db: Database) -> dict[int, tuple[int, ...]]:
     """The best answers of each gold comparison, retired ones too."""
     rows = db.rows("SELECT id, expected FROM comparison WHERE purpose = 'gold'")
-    return {row["id"]: intervals_and_bias.best_of(numbers(row["expected"])) for row in rows}
+    return {row["id"]: intervals_and_bias.best_of(parse_numbers(row["expected"])) for row in rows}
 
 
 # ------------------------------------------------------------------------------------------------------------ figures
@@ -117,7 +117,7 @@ class FlaggedCase:
 
 
 @dataclass(frozen=True)
-class Decision:
+class AdminDecision:
     """What an admin decided about an annotator or a gold comparison."""
 
     what: str
@@ -128,7 +128,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Figures:
+class QualityReport:
     """Everything that the Quality tab shows."""
 
     stamp: tuple[Any, ...]
@@ -152,17 +152,17 @@ class Figures:
     gold_accuracy: Estimate | None
     """Over the gold comparisons that somebody was measured with; n counts them."""
     flagged: tuple[FlaggedCase, ...]
-    decisions: tuple[Decision, ...]
+    decisions: tuple[AdminDecision, ...]
 
 
-Stamp = tuple[Any, ...]
-_kept: WeakKeyDictionary[Database, Figures] = WeakKeyDictionary()
-_measured: WeakKeyDictionary[Database, tuple[Stamp, Mapping[str, Reliability]]] = WeakKeyDictionary()
+CacheKey = tuple[Any, ...]
+_cache: WeakKeyDictionary[Database, QualityReport] = WeakKeyDictionary()
+_measured: WeakKeyDictionary[Database, tuple[CacheKey, Mapping[str, Reliability]]] = WeakKeyDictionary()
 _one_at_a_time = Lock()
 
 
 @contextmanager
-def at_ease() -> Iterator[None]:
+def without_collections() -> Iterator[None]:
     """One computation at a time, without collections of cyclic garbage meanwhile.
 
     A full collection looks at every vote while all threads of the process wait: a quarter of a second among 50,000.
@@ -177,18 +177,18 @@ def at_ease() -> Iterator[None]:
                 gc.enable()
 
 
-def figures(db: Database) -> Figures:
+def report(db: Database) -> QualityReport:
     """How the labels stand now. A second admin who asks meanwhile waits for the same figures."""
-    with at_ease():
-        stamp = stamp_of(db)
-        kept = _kept.get(db)
+    with without_collections():
+        stamp = cache_key(db)
+        kept = _cache.get(db)
         if kept is None or kept.stamp != stamp:
-            kept = _kept[db] = assemble(db, stamp)
+            kept = _cache[db] = assemble(db, stamp)
             _measured[db] = stamp, kept.reliabilities
     return kept
 
 
-def stamp_of(db: Database) -> tuple[Any, ...]:
+def cache_key(db: Database) -> tuple[Any, ...]:
     """What changes whenever a figure can: judgements and decisions are only ever added."""
     row = db.row(
         """SELECT (SELECT max(id) FROM judgement) AS judgement, (SELECT max(id) FROM exclusion) AS exclusion,
@@ -201,8 +201,8 @@ def stamp_of(db: Database) -> tuple[Any, ...]:
 
 def reliabilities(db: Database) -> Mapping[str, Reliability]:
     """For each annotator who has judged the chance to be right, with its interval and the counts of the evidence."""
-    with at_ease():
-        stamp = stamp_of(db)
+    with without_collections():
+        stamp = cache_key(db)
         measured = _measured.get(db)
         if measured is None or measured[0] != stamp:
             found = estimate(votes(db), known_answers(db), excluded_annotators(db))
@@ -218,7 +218,7 @@ def estimate(
     return reliability_of.estimate(reliability_of.evidence_of(everything, known), names, distrusted=excluded)
 
 
-def assemble(db: Database, stamp: tuple[Any, ...]) -> Figures:
+def assemble(db: Database, stamp: tuple[Any, ...]) -> QualityReport:
     """All figures from the rows. Overall figures and lists leave out the annotators who are left out of training."""
     everything, known, excluded = votes(db), known_answers(db), excluded_annotators(db)
     trusted = [vote for vote in everything if vote.annotator not in excluded]
@@ -228,7 +228,7 @@ def assemble(db: Database, stamp: tuple[Any, ...]) -> Figures:
     unfit = set(known) | flagged_comparisons(db)
     fit = [vote for vote in trusted if vote.comparison_id not in unfit]
     measured = golds(db, everything, known)
-    return Figures(
+    return QualityReport(
         stamp=stamp,
         judgements=len(training),
         comparisons=len({vote.comparison_id for vote in training}),
@@ -240,7 +240,7 @@ def assemble(db: Database, stamp: tuple[Any, ...]) -> Figures:
         over_time=tuple(agreement.agreement_over_time(trusted)),
         position=tuple(intervals_and_bias.position_biases(trusted)),
         length=tuple(intervals_and_bias.length_biases(trusted)),
-        policies=bradley_terry.bradley_terry(bradley_terry.duels(trusted)),
+        policies=bradley_terry.bradley_terry(bradley_terry.pairwise_results(trusted)),
         per_day=tuple(sorted(Counter(vote.created[:10] for vote in everything if vote.purpose != "import").items())),
         disputes=tuple(agreement.disputes(fit, settled)),
         clear=tuple(agreement.clear_cases(fit, SHOWN_CASES)),
@@ -302,7 +302,7 @@ DECIDED = {
 }
 
 
-def decisions(db: Database) -> list[Decision]:
+def decisions(db: Database) -> list[AdminDecision]:
     """The latest decisions about annotators and gold comparisons, newest first."""
     rows = db.rows(
         f"""SELECT CASE excluded WHEN 1 THEN 'left out of training' ELSE 'taken back in' END AS what, a.name AS about,
@@ -311,7 +311,7 @@ def decisions(db: Database) -> list[Decision]:
             SELECT action, 'comparison ' || comparison_id, '', decided_by, created FROM gold_decision
             ORDER BY created DESC LIMIT {SHOWN_DECISIONS}"""
     )
-    return [Decision(**{**row, "what": DECIDED.get(row["what"], row["what"])}) for row in rows]
+    return [AdminDecision(**{**row, "what": DECIDED.get(row["what"], row["what"])}) for row in rows]
 
 
 # --------------------------------------------------------------------------------------------- who is left out
@@ -355,7 +355,7 @@ def decide_on(db: Database, name: str, excluded: bool, reason: str, decided_by: 
 
 # ---------------------------------------------------------------------------------------------------------------- gold
 @dataclass(frozen=True)
-class Opinion:
+class ReviewedJudgement:
     """One judgement on a comparison, as an admin reads it."""
 
     annotator: str
@@ -366,7 +366,7 @@ class Opinion:
 
 
 @dataclass(frozen=True)
-class Case:
+class ComparisonReview:
     """A comparison with all that was said of it."""
 
     comparison_id: int
@@ -374,12 +374,12 @@ class Case:
     state: str
     messages: tuple[Message, ...]
     answers: tuple[str, ...]
-    opinions: tuple[Opinion, ...]
+    opinions: tuple[ReviewedJudgement, ...]
     consensus: int | None
     """The answer that its annotators find best, by their reliability; None where they don't agree on one."""
 
 
-def case(db: Database, comparison_id: int) -> Case:
+def review(db: Database, comparison_id: int) -> ComparisonReview:
     """Look at one comparison. Raises UserError if there is none of that number."""
     row = db.row(
         "SELECT c.purpose, c.state, p.messages FROM comparison c JOIN prompt p ON p.id = c.prompt_id WHERE c.id = ?",
@@ -395,13 +395,16 @@ def case(db: Database, comparison_id: int) -> Case:
     judged, excluded = votes(db, comparison_id), excluded_annotators(db)
     trusted = [vote for vote in judged if vote.annotator not in excluded]
     chances = {name: figure.estimate for name, figure in reliabilities(db).items()}
-    return Case(
+    return ComparisonReview(
         comparison_id,
         row["purpose"],
         row["state"],
         tuple(json.loads(row["messages"])),
         tuple(answer["text"] for answer in answers),
-        tuple(Opinion(vote.annotator, vote.purpose, vote.outcome, vote.ranking, vote.strength) for vote in judged),
+        tuple(
+            ReviewedJudgement(vote.annotator, vote.purpose, vote.outcome, vote.ranking, vote.strength)
+            for vote in judged
+        ),
         reliability_of.weighted_best(trusted, chances),
     )
 
@@ -413,7 +416,7 @@ def make_gold(db: Database, comparison_id: int, best: int | None, decided_by: st
     they were and are trained on; those made from now on are not. Returns the position of the known answer.
     Raises UserError where it can't measure anybody.
     """
-    found = case(db, comparison_id)  # before the transaction: its figures may take a second
+    found = review(db, comparison_id)  # before the transaction: its figures may take a second
     known = found.consensus if best is None else best
     with db.transaction() as connection:
         refuse_as_gold(db, found, known)
@@ -427,7 +430,7 @@ def make_gold(db: Database, comparison_id: int, best: int | None, decided_by: st
     return known
 
 
-def refuse_as_gold(db: Database, found: Case, known: int | None) -> None:
+def refuse_as_gold(db: Database, found: ComparisonReview, known: int | None) -> None:
     """Raises UserError where a comparison can't become gold with this answer."""
     number = found.comparison_id
     if db.value("SELECT purpose FROM comparison WHERE id = ?", (number,)) == "gold":
@@ -516,7 +519,7 @@ def settle_next(db: Database, annotator_id: int) -> Claim:
     held = claims.held_claim(db, annotator_id)
     if held is not None and held.purpose == "adjudication":
         return held
-    disputed = figures(db).disputes
+    disputed = report(db).disputes
     with db.transaction():
         rows = db.rows(
             """SELECT comparison_id FROM claim WHERE purpose = 'adjudication'

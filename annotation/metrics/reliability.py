@@ -77,7 +77,7 @@ class Reliability:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ReliabilityEvidence:
     """All that the estimates rest on."""
 
     ballots: tuple[Ballot, ...]
@@ -85,7 +85,7 @@ class Evidence:
     repeats: tuple[Repeat, ...]
 
 
-def evidence_of(votes: Iterable[Vote], known: Mapping[int, Sequence[int]]) -> Evidence:
+def evidence_of(votes: Iterable[Vote], known: Mapping[int, Sequence[int]]) -> ReliabilityEvidence:
     """What judgements tell about reliability; `known` gives the best answers of gold comparisons.
 
     Only choices of one best answer count: ties and "all bad" decide nothing, here as in training. Somebody who settles
@@ -108,7 +108,7 @@ def evidence_of(votes: Iterable[Vote], known: Mapping[int, Sequence[int]]) -> Ev
                 repeats.append(Repeat(vote.annotator, choice == first[0], size))
         else:
             ballots[vote.comparison_id, vote.annotator] = Ballot(vote.comparison_id, vote.annotator, choice, size)
-    return Evidence(tuple(ballots.values()), tuple(tests), tuple(repeats))
+    return ReliabilityEvidence(tuple(ballots.values()), tuple(tests), tuple(repeats))
 
 
 def weighted_best(votes: Iterable[Vote], reliability: Mapping[str, float] | None = None) -> int | None:
@@ -218,7 +218,7 @@ def overlap_of(ballots: Iterable[Ballot], place: Mapping[str, int], fewest: int 
 
 # ------------------------------------------------------------------------------------------------------- estimating
 def estimate(
-    evidence: Evidence, annotators: Iterable[str] = (), distrusted: Iterable[str] = ()
+    evidence: ReliabilityEvidence, annotators: Iterable[str] = (), distrusted: Iterable[str] = ()
 ) -> dict[str, Reliability]:
     """The reliability of everybody who appears, and of `annotators`, by name: the posterior's mode and 95% interval.
 

@@ -9,7 +9,7 @@ import gradio as gr
 from annotation import sqlite
 from annotation.database import Database
 from annotation.records import ROLES, Annotator
-from annotation.tabs.components import QUIET, SPOKEN, opening_of
+from annotation.tabs.components import QUEUED, QUIET, opening_of
 from annotation.tabs.guard import Context, guarded
 from annotation.web import access
 from annotation.web.access import Account
@@ -21,7 +21,7 @@ Rows = list[list[str]]
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay out the tab inside the caller's `with gr.Tab(...)`."""
     db = context.db
-    trouble = gr.Markdown(visible=False)
+    problem = gr.Markdown(visible=False)
     table: Any = gr.Dataframe(headers=HEADERS, datatype="str", interactive=False, label="Accounts", wrap=True)
     with gr.Row():
         with gr.Column(min_width=320):
@@ -46,9 +46,9 @@ def build(demo: gr.Blocks, context: Context) -> None:
                 let_in = gr.Button("Reactivate", size="md", min_width=130)
     outcome = gr.Textbox(label="What was done (a new password is shown once)", interactive=False, buttons=["copy"])
     page, admin = [table, account, outcome], guarded(context, "admin")
-    common: dict[str, Any] = {"outputs": page, **SPOKEN}
+    common: dict[str, Any] = {"outputs": page, **QUEUED}
     # Not when the page is loaded: everybody's page would ask, and Gradio keeps a queue for each that did.
-    opening_of(demo)(admin(opening(db)), outputs=[*page, trouble], api_name="accounts", **QUIET)
+    opening_of(demo)(admin(opening(db)), outputs=[*page, problem], api_name="accounts", **QUIET)
     add.click(admin(adding(db)), [name, role, password], api_name="account-add", **common)
     reset.click(admin(resetting(db)), account, api_name="account-reset", **common)
     make_admin.click(admin(changing_role(db, "admin")), account, api_name="account-make-admin", **common)
@@ -84,7 +84,7 @@ def opening(db: Database) -> Any:
 
     def open_page(annotator: Annotator) -> Any:
         """List the accounts, and say so where what holds them may lose something."""
-        return (*page_of(db), gr.Markdown(f"**{sqlite.TROUBLE}**", visible=bool(sqlite.TROUBLE)))
+        return (*page_of(db), gr.Markdown(f"**{sqlite.PROBLEM}**", visible=bool(sqlite.PROBLEM)))
 
     return open_page
 

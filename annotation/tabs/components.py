@@ -19,7 +19,7 @@ QUIET: Mapping[str, Any] = {
     "api_visibility": "private",
 }
 # Buttons go through the queue: Gradio 6.31 shows no message for an error of a handler outside it.
-SPOKEN: Mapping[str, Any] = {**QUIET, "queue": True}
+QUEUED: Mapping[str, Any] = {**QUIET, "queue": True}
 # Digits of a row's number: SQLite could hold four more.
 LONGEST_NUMBER = 15
 

@@ -20,14 +20,14 @@ from annotation.exports.formats import (
     LEFT_OUT,
     ONE_FILE,
     SOURCES,
+    ExportContext,
+    ExportRequest,
     Filters,
-    Known,
-    Request,
     check_request,
     iterations_of,
 )
 from annotation.records import Annotator, UserError
-from annotation.tabs.components import QUIET, SPOKEN, html_box, licence_choice, opening_of, row_number, text_in
+from annotation.tabs.components import QUEUED, QUIET, html_box, licence_choice, opening_of, row_number, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
 from annotation.ui.formatting import moment
@@ -64,10 +64,10 @@ literal = partial(html_box, STYLE)
 
 
 # ------------------------------------------------------------------------------------------------------ form to request
-def request_of(db: Database, *values: Any) -> Request:
+def request_of(db: Database, *values: Any) -> ExportRequest:
     """The form as a request. Raises UserError naming what can't be had."""
     asked, container, policies, iterations, annotators, sources, since, until, agreement, names, licence = values
-    request = Request(
+    request = ExportRequest(
         text_in(asked),
         text_in(container),
         Filters(
@@ -83,9 +83,9 @@ def request_of(db: Database, *values: Any) -> Request:
         text_in(licence).strip(),
     )
     if request.format == "raw":
-        request = Request("raw")
+        request = ExportRequest("raw")
     people = {row["name"]: row["name"] for row in store.annotators(db)}
-    check_request(request, Known(iterations_of(store.models(db)), people))
+    check_request(request, ExportContext(iterations_of(store.models(db)), people))
     return request
 
 
@@ -101,7 +101,7 @@ def number_of(value: Any) -> float:
 
 
 # ------------------------------------------------------------------------------------------------------- what is shown
-def count_card(request: Request, counted: Mapping[str, Mapping[str, int]]) -> str:
+def count_card(request: ExportRequest, counted: Mapping[str, Mapping[str, int]]) -> str:
     """What would be exported, and what would not."""
     rows, left_out = counted["rows"], counted["left_out"]
     unit = "rows of the tables" if request.format == "raw" else "rows"
@@ -148,7 +148,7 @@ def size_text(size: int) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ the page
 @dataclass(frozen=True)
-class Page:
+class ExportFormPage:
     """The components, in the order of `request_of`'s values."""
 
     form: Mapping[str, Any]
@@ -234,11 +234,11 @@ def build(demo: gr.Blocks, context: Context) -> None:
     with gr.Accordion("Delete an export", open=False), gr.Row():
         chosen = gr.Dropdown([], label="Export", allow_custom_value=True, min_width=240)
         delete = gr.Button("Delete", variant="stop", scale=0, min_width=160)
-    page = Page(form, count, command, write, progress, files, chosen, delete, pulse())
+    page = ExportFormPage(form, count, command, write, progress, files, chosen, delete, pulse())
     wire(page, context, Exporter(context.data_dir), opening_of(demo))
 
 
-def wire(page: Page, context: Context, exporter: Exporter, opening: Any) -> None:
+def wire(page: ExportFormPage, context: Context, exporter: Exporter, opening: Any) -> None:
     """Every listener of the part."""
     admin = guarded(context, "admin")
     form = page.form
@@ -252,7 +252,7 @@ def wire(page: Page, context: Context, exporter: Exporter, opening: Any) -> None
         event(admin(describer(context)), page.fields, described, api_name=name, **QUIET)
     # Counting reads every judgement, so only the latest state of the form is counted, one form at a time.
     counting: Mapping[str, Any] = {
-        **SPOKEN,
+        **QUEUED,
         "show_progress": "minimal",
         "show_progress_on": page.count,
         "trigger_mode": "always_last",
@@ -260,9 +260,9 @@ def wire(page: Page, context: Context, exporter: Exporter, opening: Any) -> None
     }
     for event, name in ((opening, "export-count"), (changed, "export-recount")):
         event(admin(counter(context)), page.fields, counted, api_name=name, **counting)
-    page.write.click(admin(writer(context, exporter)), page.fields, page.shown, api_name="export-write", **SPOKEN)
+    page.write.click(admin(writer(context, exporter)), page.fields, page.shown, api_name="export-write", **QUEUED)
     poll(page.pulse, context, follower(context, exporter), [], page.shown, api_name="export-follow")
-    page.delete.click(admin(deleter(context, exporter)), page.chosen, page.shown, api_name="export-delete", **SPOKEN)
+    page.delete.click(admin(deleter(context, exporter)), page.chosen, page.shown, api_name="export-delete", **QUEUED)
 
 
 # ------------------------------------------------------------------------------------------------------------ handlers

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from annotation.api import untroubled
+from annotation.api import no_problem
 from annotation.database import Database
 from annotation.imports.import_process import Elsewhere
 from annotation.records import Role, UserError
@@ -26,7 +26,7 @@ class Context:
     db: Database
     data_dir: Path
     model: str
-    trouble: Callable[[], str] = untroubled
+    problem: Callable[[], str] = no_problem
     """Says what keeps new answers from coming, empty while nothing does."""
     from_hub: Elsewhere | None = None
     """Imports datasets of the Hub where there is a token; None where nobody has one."""

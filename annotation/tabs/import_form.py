@@ -12,11 +12,11 @@ import gradio as gr
 from annotation.imports.columns import ROLES
 from annotation.imports.import_command import arguments_of, columns_line, rows_of, with_column
 from annotation.imports.import_process import Importer, State
-from annotation.imports.importing import HELD_OUT_SHARE, Order
+from annotation.imports.importing import HELD_OUT_SHARE, ImportRequest
 from annotation.imports.mapping import TARGETS
 from annotation.imports.reading import FORMATS
 from annotation.records import Annotator, UserError
-from annotation.tabs.components import QUIET, SPOKEN, html_box, opening_of, text_in
+from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
 from annotation.ui.invisible import visible
@@ -65,12 +65,14 @@ def source_of(kind: Any, upload: Any, path: Any, repository: Any, config: Any, s
     return [*arguments, "--", chosen]
 
 
-def order_of(target: Any, verdict: Any, split: Any, share: Any, rows: Any, good_from: Any, *columns: Any) -> Order:
+def order_of(
+    target: Any, verdict: Any, split: Any, share: Any, rows: Any, good_from: Any, *columns: Any
+) -> ImportRequest:
     """The form as an order. Raises UserError for what can't be meant; the command checks the rest."""
     first, last = rows_of(text_in(rows).strip())
     if split == "share" and not is_number(share):
         raise UserError("Give the share of prompts to hold out, in percent.")
-    wanted = Order(
+    wanted = ImportRequest(
         target if target in TARGETS else "auto",
         {role: text_in(column) for role, column in zip(ROLES, columns, strict=True)} if any(columns) else {},
         verdict if verdict in ("gold", "open") else "judged",
@@ -162,7 +164,7 @@ def outcome_card(outcome: Mapping[str, Any]) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ the page
 @dataclass(frozen=True)
-class Page:
+class ImportFormPage:
     """The part's components. `seen` is the run whose look this session's form was filled from."""
 
     source: Mapping[str, Any]
@@ -252,12 +254,12 @@ def build(demo: gr.Blocks, context: Context) -> None:
     standing = literal()
     cancel = gr.Button("Cancel", variant="stop", visible=False, scale=0, min_width=160, elem_id="import-cancel")
     buttons = {"look": look, "again": again, "check": check, "import": bring, "cancel": cancel}
-    page = Page(source, form, columns, buttons, group, first_rows, meaning, standing, gr.State(0),
+    page = ImportFormPage(source, form, columns, buttons, group, first_rows, meaning, standing, gr.State(0),
                 pulse())  # fmt: skip
     wire(page, context, Importer(context.db, context.from_hub), opening_of(demo))
 
 
-def wire(page: Page, context: Context, importer: Importer, opening: Any) -> None:
+def wire(page: ImportFormPage, context: Context, importer: Importer, opening: Any) -> None:
     """Every listener of the part."""
     admin = guarded(context, "admin")
     source, form = page.source, page.form
@@ -265,13 +267,13 @@ def wire(page: Page, context: Context, importer: Importer, opening: Any) -> None
     source["kind"].change(admin(choose_source), source["kind"], choice, api_name="import-source", **QUIET)
     form["prompts"].change(admin(choose_split), form["prompts"], form["share"], api_name="import-split", **QUIET)
     fresh = admin(looker(page, importer))
-    source["upload"].upload(fresh, [*source.values()], page.followed, api_name="import-uploaded", **SPOKEN)
-    page.buttons["look"].click(fresh, [*source.values()], page.followed, api_name="import-look", **SPOKEN)
+    source["upload"].upload(fresh, [*source.values()], page.followed, api_name="import-uploaded", **QUEUED)
+    page.buttons["look"].click(fresh, [*source.values()], page.followed, api_name="import-look", **QUEUED)
     for button, kind in (("again", "look"), ("check", "check"), ("import", "import")):
         page.buttons[button].click(
-            admin(starter(page, importer, kind)), page.fields, page.followed, api_name=f"import-{button}", **SPOKEN
+            admin(starter(page, importer, kind)), page.fields, page.followed, api_name=f"import-{button}", **QUEUED
         )
-    page.buttons["cancel"].click(admin(canceller(importer)), None, None, api_name="import-cancel", **SPOKEN)
+    page.buttons["cancel"].click(admin(canceller(importer)), None, None, api_name="import-cancel", **QUEUED)
     follow = follower(page, importer)
     poll(page.pulse, context, follow, [page.seen], page.followed, api_name="import-follow")
     opening(admin(follow), page.seen, page.followed, api_name="import-open", **QUIET)
@@ -289,7 +291,7 @@ def choose_split(annotator: Annotator, split: Any) -> Any:
     return gr.update(visible=split == "share")
 
 
-def looker(page: Page, importer: Importer) -> Any:
+def looker(page: ImportFormPage, importer: Importer) -> Any:
     """The handler of an upload and of "Look": another source, so the columns are proposed anew."""
 
     def look(annotator: Annotator, *source: Any) -> list[Any]:
@@ -299,7 +301,7 @@ def looker(page: Page, importer: Importer) -> Any:
     return look
 
 
-def starter(page: Page, importer: Importer, kind: Any) -> Any:
+def starter(page: ImportFormPage, importer: Importer, kind: Any) -> Any:
     """The handler of "Read again", "Check" and "Import"."""
 
     def start(annotator: Annotator, *values: Any) -> list[Any]:
@@ -322,7 +324,7 @@ def canceller(importer: Importer) -> Any:
     return cancel
 
 
-def follower(page: Page, importer: Importer) -> Any:
+def follower(page: ImportFormPage, importer: Importer) -> Any:
     """The handler of polls and of the opened tab."""
 
     def follow(annotator: Annotator, seen: Any) -> list[Any]:
@@ -331,7 +333,7 @@ def follower(page: Page, importer: Importer) -> Any:
     return follow
 
 
-def standing_parts(page: Page, state: State, seen: int) -> list[Any]:
+def standing_parts(page: ImportFormPage, state: State, seen: int) -> list[Any]:
     """What the page shows of a run; a finished look fills the form, once for each session."""
     running = state.status == "running"
     buttons = [gr.update(visible=running) if name == "cancel" else gr.update(interactive=not running)
@@ -340,10 +342,10 @@ def standing_parts(page: Page, state: State, seen: int) -> list[Any]:
     rest = unchanged
     if state.status == "finished" and state.kind == "look" and state.number != seen:
         rest = look_parts(page, state)
-    return [standing_card(state), again(POLL_SECONDS if running else None), *buttons, *rest]
+    return [status_card(state), again(POLL_SECONDS if running else None), *buttons, *rest]
 
 
-def standing_card(state: State) -> str:
+def status_card(state: State) -> str:
     """A run in words: how far it is, what came of it, or why it failed."""
     if state.status == "running":
         return progress_card(state)
@@ -352,7 +354,7 @@ def standing_card(state: State) -> str:
     return outcome_card(state.result) if state.status == "finished" and state.kind != "look" else ""
 
 
-def look_parts(page: Page, state: State) -> list[Any]:
+def look_parts(page: ImportFormPage, state: State) -> list[Any]:
     """The form as a finished look fills it."""
     look = state.result
     choices = [("–", ""), *((visible(column), column) for column in look["columns"])]

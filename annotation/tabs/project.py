@@ -13,7 +13,7 @@ from annotation import claims, project, store
 from annotation.database import Database
 from annotation.records import MAXIMUM_ANSWERS, Annotator, Project
 from annotation.store import Guidelines
-from annotation.tabs.components import QUIET, SPOKEN, html_box, opening_of
+from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of
 from annotation.tabs.guard import Context, guarded
 from annotation.ui import markdown_process
 from annotation.ui.markup import BOX_STYLE, paragraph, status
@@ -119,7 +119,7 @@ def choose_version(db: Database, selected: Any) -> tuple[Any, str]:
 
 # ------------------------------------------------------------------------------------------------------------ the page
 @dataclass(frozen=True)
-class Page:
+class ProjectPage:
     """The tab's components. `sent` is what this session was sent last: fields that differ from it are a draft."""
 
     counts: gr.HTML
@@ -189,7 +189,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
         "saved": literal(),
     }
     gr.Markdown("### Guidelines")
-    page = Page(**asked, **build_guidelines(), sent=gr.State({}))
+    page = ProjectPage(**asked, **build_guidelines(), sent=gr.State({}))
     wire(page, context, opening_of(demo))
 
 
@@ -216,7 +216,7 @@ def build_guidelines() -> dict[str, Any]:
     return parts
 
 
-def wire(page: Page, context: Context, opening: Callable[..., Any]) -> None:
+def wire(page: ProjectPage, context: Context, opening: Callable[..., Any]) -> None:
     """Fill the page when it is opened; every value comes from a guarded handler."""
     db, admin = context.db, guarded(context, "admin")
     fields_and_text = [*page.fields, page.text]
@@ -234,15 +234,15 @@ def wire(page: Page, context: Context, opening: Callable[..., Any]) -> None:
         [page.sent, *page.fields],
         [page.counts, *page.fields, page.saved, page.sent],
         api_name="project-save",
-        **SPOKEN,
+        **QUEUED,
     )
-    page.preview.click(admin(preview_guidelines), page.text, page.preview_box, api_name="guidelines-preview", **SPOKEN)
+    page.preview.click(admin(preview_guidelines), page.text, page.preview_box, api_name="guidelines-preview", **QUEUED)
     page.write.click(
         admin(writer(db)),
         [page.sent, page.text],
         [page.text, *page.holding, page.preview_box, page.sent],
         api_name="guidelines-save",
-        **SPOKEN,
+        **QUEUED,
     )
     page.versions.input(admin(reader(db)), page.versions, page.earlier, api_name="guidelines-version", **QUIET)
 

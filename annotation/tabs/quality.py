@@ -13,10 +13,10 @@ from annotation import store
 from annotation.database import Database
 from annotation.metrics import quality
 from annotation.metrics.agreement import ClearCase
-from annotation.metrics.quality import Figures
+from annotation.metrics.quality import QualityReport
 from annotation.records import MAXIMUM_ANSWERS, Annotator, UserError
 from annotation.tabs import quality_report
-from annotation.tabs.components import SPOKEN, html_box, opening_of, row_number
+from annotation.tabs.components import QUEUED, html_box, opening_of, row_number
 from annotation.tabs.guard import Context, guarded
 from annotation.ui.markup import paragraph, status
 
@@ -35,11 +35,11 @@ figures from now on; models trained before keep what they learned. Nothing is de
 
 
 # ------------------------------------------------------------------------------------------------ what the page shows
-def parts_of(db: Database, figures: Figures) -> dict[str, Update]:
+def parts_of(db: Database, figures: QualityReport) -> dict[str, Update]:
     """Every part of the page that follows the figures."""
     project = store.project(db)
     shown = {
-        "standing": quality_report.standing(figures, project),
+        "standing": quality_report.status_sentence(figures, project),
         "annotators": quality_report.annotators_table(figures),
         "reliability": quality_report.reliability_chart(figures),
         "agreement": quality_report.agreement_table(figures.agreement),
@@ -87,7 +87,7 @@ BEST = [CONSENSUS, *(f"Answer {number}" for number in range(1, MAXIMUM_ANSWERS +
 
 # ---------------------------------------------------------------------------------------------------------- the page
 @dataclass(frozen=True)
-class Page:
+class QualityPage:
     """The tab's components: `parts` follow the figures, `said` is what the buttons beside it did."""
 
     parts: Mapping[str, Any]
@@ -104,11 +104,11 @@ class Page:
 
     def sent(self, db: Database, where: str = "", sentence: str = "") -> list[Any]:
         """The whole page as it stands now, with a sentence (HTML) beside the button that was pressed."""
-        parts = parts_of(db, quality.figures(db))
+        parts = parts_of(db, quality.report(db))
         return [*(parts[name] for name in self.parts), *(sentence if name == where else "" for name in self.said)]
 
 
-def lay_out() -> Page:
+def lay_out() -> QualityPage:
     """The components, top to bottom; nothing of the rows is in them."""
     parts: dict[str, Any] = {}
     said: dict[str, Any] = {}
@@ -177,7 +177,7 @@ def lay_out() -> Page:
     parts["flagged"] = literal()
     gr.Markdown("### Decisions")
     parts["decisions"] = literal()
-    return Page(parts, said, reason, best, view, buttons)
+    return QualityPage(parts, said, reason, best, view, buttons)
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
@@ -190,7 +190,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
 
 
 # Handlers are plain functions, which Gradio runs in threads of their own: figures keep no annotator waiting.
-def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> None:
+def wire_views(page: QualityPage, context: Context, opening: Callable[..., Any]) -> None:
     """Fill the page when it is opened and on request; look at one comparison."""
 
     @guarded(context, "admin")
@@ -203,14 +203,14 @@ def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> Non
 
     @guarded(context, "admin")
     def look_at_comparison(annotator: Annotator, number: Any) -> str:
-        return quality_report.case_view(quality.case(context.db, number_in(number, "a comparison")))
+        return quality_report.case_view(quality.review(context.db, number_in(number, "a comparison")))
 
-    opening(open_quality, None, page.outputs, **SPOKEN)
-    page.buttons["refresh"].click(refresh_quality, None, page.outputs, **SPOKEN)
-    page.buttons["look"].click(look_at_comparison, page.parts["case"], page.view, **SPOKEN)
+    opening(open_quality, None, page.outputs, **QUEUED)
+    page.buttons["refresh"].click(refresh_quality, None, page.outputs, **QUEUED)
+    page.buttons["look"].click(look_at_comparison, page.parts["case"], page.view, **QUEUED)
 
 
-def wire_exclusion(page: Page, context: Context) -> None:
+def wire_exclusion(page: QualityPage, context: Context) -> None:
     """Leave annotators out of training, and take them back in."""
     db = context.db
 
@@ -225,10 +225,10 @@ def wire_exclusion(page: Page, context: Context) -> None:
         return page.sent(db, "exclusion", status(f"{name} counts in training again."))
 
     for name, handler in (("leave_out", leave_out_annotator), ("take_back", take_annotator_back)):
-        page.buttons[name].click(handler, [page.parts["annotator"], page.reason], page.outputs, **SPOKEN)
+        page.buttons[name].click(handler, [page.parts["annotator"], page.reason], page.outputs, **QUEUED)
 
 
-def wire_settling(page: Page, context: Context) -> None:
+def wire_settling(page: QualityPage, context: Context) -> None:
     """Put the next comparison to settle into the admin's hands."""
 
     @guarded(context, "admin")
@@ -236,10 +236,10 @@ def wire_settling(page: Page, context: Context) -> None:
         claim = quality.settle_next(context.db, annotator.id)
         return page.sent(context.db, "settle", quality_report.in_hand(claim.comparison_id))
 
-    page.parts["settle"].click(settle_next_comparison, None, page.outputs, **SPOKEN)
+    page.parts["settle"].click(settle_next_comparison, None, page.outputs, **QUEUED)
 
 
-def wire_gold(page: Page, context: Context) -> None:
+def wire_gold(page: QualityPage, context: Context) -> None:
     """Make comparisons gold, retire them, hand them out again, and make them ordinary ones."""
     db = context.db
 
@@ -268,11 +268,11 @@ def wire_gold(page: Page, context: Context) -> None:
         quality.release_gold(db, comparison, annotator.name)
         return page.sent(db, "gold", status(f"Comparison {comparison} is an ordinary one again."))
 
-    page.buttons["make"].click(make_comparison_gold, [page.parts["case"], page.best], page.outputs, **SPOKEN)
+    page.buttons["make"].click(make_comparison_gold, [page.parts["case"], page.best], page.outputs, **QUEUED)
     changes = (
         ("retire", retire_gold_comparison),
         ("reinstate", reinstate_gold_comparison),
         ("release", release_gold_comparison),
     )
     for name, handler in changes:
-        page.buttons[name].click(handler, page.parts["gold"], page.outputs, **SPOKEN)
+        page.buttons[name].click(handler, page.parts["gold"], page.outputs, **QUEUED)

@@ -8,11 +8,18 @@ from math import exp
 from annotation.metrics.agreement import Agreement, Dispute, Period
 from annotation.metrics.bradley_terry import Strengths
 from annotation.metrics.intervals_and_bias import AnnotatorFigures, Bias, Estimate
-from annotation.metrics.quality import Case, Decision, Figures, FlaggedCase, Gold, Opinion
+from annotation.metrics.quality import (
+    AdminDecision,
+    ComparisonReview,
+    FlaggedCase,
+    Gold,
+    QualityReport,
+    ReviewedJudgement,
+)
 from annotation.metrics.reliability import Reliability
 from annotation.records import STRENGTHS, Project
 from annotation.ui import charts
-from annotation.ui.charts import Frame, Mark
+from annotation.ui.charts import ChartMark, Frame
 from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval
 from annotation.ui.markup import BOX_STYLE, escape, paragraph
 
@@ -102,7 +109,7 @@ def cell(words: str) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------- standing
-def standing(figures: Figures, project: Project) -> str:
+def status_sentence(figures: QualityReport, project: Project) -> str:
     """How the labels stand, in a sentence, and what calls for attention."""
     if not figures.annotators:
         return paragraph(NO_JUDGEMENTS, "headline")
@@ -116,7 +123,7 @@ def standing(figures: Figures, project: Project) -> str:
     return paragraph(sentence, "headline") + looked
 
 
-def agreement_sentence(figures: Figures) -> str:
+def agreement_sentence(figures: QualityReport) -> str:
     """How far annotators agree, with what that means."""
     if not figures.agreement:
         return "How far annotators agree is not known: no two have judged the same comparison."
@@ -145,7 +152,7 @@ def meaning(alpha: float) -> str:
     return "hardly more than chance; look at the guidelines and at each annotator before you train"
 
 
-def to_look_at(figures: Figures, project: Project) -> list[str]:
+def to_look_at(figures: QualityReport, project: Project) -> list[str]:
     """What an admin should look at, most pressing first."""
     counted = [one for one in figures.annotators if one.name not in figures.excluded]
     coins = [one.name for one in counted if figures.reliabilities[one.name].high < 0.6]
@@ -194,7 +201,7 @@ ANNOTATOR_HEADERS = (
 )
 
 
-def annotators_table(figures: Figures) -> str:
+def annotators_table(figures: QualityReport) -> str:
     """A row for each annotator."""
     rows = [
         annotator_row(one, figures.reliabilities[one.name], figures.excluded.get(one.name))
@@ -278,7 +285,7 @@ NO_EVIDENCE = (
 )
 
 
-def reliability_chart(figures: Figures) -> str:
+def reliability_chart(figures: QualityReport) -> str:
     """On one scale the reliability of everybody of whom anything is known; what is only assumed is no figure."""
     if not figures.annotators:
         return ""
@@ -287,7 +294,9 @@ def reliability_chart(figures: Figures) -> str:
         return paragraph(NO_EVIDENCE, "quiet")
     order = sorted(measured, key=lambda entry: -entry[1].estimate)
     marks = [
-        Mark(name + (" (left out)" if name in figures.excluded else ""), r.estimate, r.low, r.high, reliability_text(r))
+        ChartMark(
+            name + (" (left out)" if name in figures.excluded else ""), r.estimate, r.low, r.high, reliability_text(r)
+        )
         for name, r in order
     ]
     frame = Frame(
@@ -340,7 +349,9 @@ def agreement_chart(periods: Sequence[Period]) -> str:
             "Agreement over time appears here once several annotators have judged the same 20 comparisons.", "quiet"
         )
     marks = [
-        Mark(period.last[:16], one.value, one.low, one.high, f"{percent_with_interval(one)} of {one.n:,} comparisons")
+        ChartMark(
+            period.last[:16], one.value, one.low, one.high, f"{percent_with_interval(one)} of {one.n:,} comparisons"
+        )
         for period in periods
         for one in (period.percent,)
     ]
@@ -382,7 +393,7 @@ def meter(name: str, title: str, biases: Sequence[Bias], sentence: str) -> str:
     return "".join(
         charts.intervals(
             Frame(f"{name}-{number}", title, sentence),
-            [Mark(bias.name, bias.share.value, bias.share.low, bias.share.high, bias_text(bias))],
+            [ChartMark(bias.name, bias.share.value, bias.share.low, bias.share.high, bias_text(bias))],
             f"share of {bias.share.n:,} decisive choices (even: {percent(bias.fair)})",
             bias.fair,
         )
@@ -403,7 +414,7 @@ def policies_chart(policies: Strengths) -> str:
     margin = 0.05 * (max(ends) - min(ends))
     limits = (min(*ends, -0.5) - margin, max(*ends, 0.5) + margin)
     marks = [
-        Mark(
+        ChartMark(
             placed.policy,
             placed.estimate.value,
             placed.estimate.low,
@@ -517,7 +528,7 @@ def flagged_table(cases: Sequence[FlaggedCase]) -> str:
     return table("Flagged; these comparisons are not trained on", headers, rows, "Nobody has flagged anything.")
 
 
-def decisions_table(decisions: Sequence[Decision]) -> str:
+def decisions_table(decisions: Sequence[AdminDecision]) -> str:
     """What admins decided."""
     rows = [
         (one.about, one.what, one.reason or NOTHING, one.decided_by, moment(one.created)) for one in decisions
@@ -531,7 +542,7 @@ def shortened(words: str, most: int = 200) -> str:
     return words if len(words) <= most else words[: most - 1].rstrip() + "…"
 
 
-def case_view(case: Case) -> str:
+def case_view(case: ComparisonReview) -> str:
     """A comparison with what was said of it."""
     asked = "".join(f"<h4>{escape(m['role'])}</h4><pre>{escape(m['content'])}</pre>" for m in case.messages)
     answers = "".join(
@@ -549,7 +560,7 @@ def case_view(case: Case) -> str:
     return f'{asked}<div class="answers">{answers}</div>{said_of_it}'
 
 
-def opinion_text(opinion: Opinion) -> str:
+def opinion_text(opinion: ReviewedJudgement) -> str:
     """A judgement in words, by the answers' numbers."""
     if opinion.ranking is None:
         return opinion.outcome.replace("-", " ")

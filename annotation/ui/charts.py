@@ -34,7 +34,7 @@ Write = Callable[[float], str]
 
 
 @dataclass(frozen=True)
-class Mark:
+class ChartMark:
     """A figure with its interval; without an interval `low` and `high` are the value."""
 
     label: str
@@ -90,7 +90,7 @@ NARROW = 40
 
 def intervals(
     frame: Frame,
-    marks: Sequence[Mark],
+    marks: Sequence[ChartMark],
     axis: str,
     reference: float | None = None,
     limits: tuple[float, float] = (0.0, 1.0),
@@ -185,7 +185,7 @@ def columns(frame: Frame, counts: Sequence[tuple[str, int]], axis: str) -> str:
     return figure(frame, "".join(parts), HEIGHT + 44, described, "upright")
 
 
-def series(frame: Frame, marks: Sequence[Mark], axis: str, along: str) -> str:
+def series(frame: Frame, marks: Sequence[ChartMark], axis: str, along: str) -> str:
     """Shares (0% to 100%) in order of time with their intervals, joined by a line; labels are ISO times.
 
     The axis tells days, or hours where all is of one day.

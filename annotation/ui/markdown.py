@@ -73,7 +73,7 @@ def letters(text: str) -> Iterator[str]:
 
 
 # ------------------------------------------------------------------------------------------------------------- Markdown
-class Renderer(RendererHTML):
+class MarkdownRenderer(RendererHTML):
     """Tokens to HTML; every text that is shown is also noted in `env["leaves"]`, in order."""
 
     def leaf(self, env: MutableMapping[str, Any], text: str) -> str:
@@ -282,7 +282,7 @@ class Markdown(MarkdownIt):
     """
 
     def __init__(self) -> None:
-        super().__init__("commonmark", {"html": False, "maxNesting": 20}, renderer_cls=Renderer)
+        super().__init__("commonmark", {"html": False, "maxNesting": 20}, renderer_cls=MarkdownRenderer)
         self.enable(["table", "strikethrough"]).disable(["reference", "html_block", "html_inline"])
         self.inline.ruler.before("escape", "math_inline", math_inline)
         self.block.ruler.before("fence", "math_block", math_block, {"alt": ["paragraph", "blockquote", "list"]})
@@ -378,26 +378,26 @@ def to_mathml(formula: str, display: bool) -> str | None:
     shown: list[str] = []
     try:
         page = "".join(serialise(tree, shown))
-    except TooSmall:
+    except FormulaTooDeep:
         return None
     wanted = Counter(letters(unicodedata.normalize("NFKC", COMMAND.sub(" ", formula))))
     there = Counter(letters(unicodedata.normalize("NFKC", "".join(shown))))
     return page if wanted <= there else None
 
 
-class TooSmall(Exception):
+class FormulaTooDeep(Exception):
     """A formula is nested so deeply that its parts can't be read."""
 
 
 def serialise(element: Element, shown: list[str], depth: int = 0, scripts: int = 0) -> Iterator[str]:
     """The markup of a formula's tree, with allowed tags and attributes only; its texts go into `shown`.
 
-    Tags that hide or move their content give way to plain groups. Raises TooSmall.
+    Tags that hide or move their content give way to plain groups. Raises FormulaTooDeep.
     """
     tag = element.tag if element.tag in MATH_TAGS else "mrow"
     scripts += tag in SCRIPTS
     if scripts > MAXIMUM_SCRIPTS or depth > 60:
-        raise TooSmall
+        raise FormulaTooDeep
     yield f"<{tag}{attributes_of(element, tag)}>"
     if element.text:
         text = visible(html.unescape(element.text))  # the converter writes many characters as entities

@@ -36,13 +36,13 @@ CACHED = 8_000_000
 """Characters of texts and their HTML that are kept."""
 
 
-class Renderer:
+class RenderPool:
     """Processes that render, started when they are needed, and what they made last."""
 
     def __init__(self, seconds: float = SECONDS, patience: float = PATIENCE) -> None:
-        self._idle: LifoQueue[Child] = LifoQueue()
+        self._idle: LifoQueue[RenderProcess] = LifoQueue()
         for _ in range(PROCESSES):
-            self._idle.put(Child(seconds, patience))
+            self._idle.put(RenderProcess(seconds, patience))
         self._kept: OrderedDict[str, str] = OrderedDict()
         self._size = 0
         self._lock = threading.Lock()
@@ -84,7 +84,7 @@ class Renderer:
             self._idle.put(child)
 
 
-class Child:
+class RenderProcess:
     """A process that renders one text after the other; it is started anew where it has ended."""
 
     def __init__(self, seconds: float, patience: float) -> None:
@@ -125,7 +125,7 @@ class Child:
 
 
 # ------------------------------------------------------------------------------------------------------ in the process
-class TimeIsUp(BaseException):
+class RenderTimeout(BaseException):
     """A text has had its share of processor time. No `Exception`: what it interrupts must not swallow it."""
 
 
@@ -146,18 +146,18 @@ def render(text: str, seconds: float) -> str:
     for coloured in (True, False):
         try:
             return within(seconds, partial(markdown.to_html, text, coloured))
-        except (TimeIsUp, MemoryError, RecursionError):
+        except (RenderTimeout, MemoryError, RecursionError):
             continue
     return markdown.literal(visible(text))
 
 
 def within(seconds: float, work: Callable[[], str]) -> str:
-    """What `work` returns. Raises TimeIsUp after so many seconds of processor time, where the system can tell."""
+    """What `work` returns. Raises RenderTimeout after so many seconds of processor time, where the system can tell."""
     if sys.platform == "win32":
         return work()
 
     def stop(number: int, frame: FrameType | None) -> Any:
-        raise TimeIsUp
+        raise RenderTimeout
 
     signal.signal(signal.SIGVTALRM, stop)
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
@@ -181,6 +181,6 @@ if __name__ == "__main__":
     keep_private()
     serve(sys.stdin, sys.stdout, float(sys.argv[1]))
 else:
-    shared = Renderer()
+    shared = RenderPool()
     to_html = shared.to_html
     atexit.register(shared.close)

@@ -379,7 +379,7 @@ def later(delay: timedelta) -> str:
 
 # --------------------------------------------------------------------------------------------------------- throttle
 @dataclass(frozen=True)
-class Limit:
+class RateLimit:
     """So many attempts at once, and as many again in the course of so many seconds."""
 
     count: int
@@ -399,12 +399,12 @@ class LoginThrottle:
     same proxy. What a place may do altogether only bounds the work that it makes.
     """
 
-    PER_NAME: Final = Limit(5, 300.0)
+    PER_NAME: Final = RateLimit(5, 300.0)
     """On a name from a place, or on its account by a browser that is known."""
-    PER_PLACE: Final = Limit(30, 300.0)
+    PER_PLACE: Final = RateLimit(30, 300.0)
     """After so many, whatever the names, a place has FEWER on each."""
-    FEWER: Final = Limit(2, 300.0)
-    CHECKS: Final = Limit(200, 200.0)
+    FEWER: Final = RateLimit(2, 300.0)
+    CHECKS: Final = RateLimit(200, 200.0)
     """Of passwords, for a place."""
     MOST: Final = 50_000
     """Names and places that are remembered. The least tried are forgotten first, such as names that are made up."""
@@ -439,10 +439,10 @@ class LoginThrottle:
             for key, limit in ((keys.place, self.PER_PLACE), (keys.checks, self.CHECKS)):
                 self._paid[key] = self._paid.get(key, 0.0) - limit.each
 
-    def _wait(self, key: bytes, limit: Limit) -> float:
+    def _wait(self, key: bytes, limit: RateLimit) -> float:
         return max(0.0, self._paid.get(key, 0.0) + limit.each - limit.seconds - self._clock())
 
-    def _pay(self, key: bytes, limit: Limit) -> None:
+    def _pay(self, key: bytes, limit: RateLimit) -> None:
         now = self._clock()
         self._paid[key] = min(max(self._paid.get(key, 0.0), now) + limit.each, now + limit.seconds)
         if len(self._paid) > self.MOST:
@@ -461,7 +461,7 @@ class Keys:
     @classmethod
     def of(cls, address: str, name: str, browser: str) -> Keys:
         """Of an attempt from an address, or by a known browser."""
-        place, folded = place_of(address), name.casefold()
+        place, folded = network_of(address), name.casefold()
         named = ("browser", browser, folded) if browser else ("name", place, folded)
         return cls(short(*named), short("place", place), short("checks", place))
 
@@ -471,7 +471,7 @@ def short(*parts: str) -> bytes:
     return sha256(bytes_of(repr(parts))).digest()[:16]
 
 
-def place_of(address: str) -> str:
+def network_of(address: str) -> str:
     """What counts as one place: an IPv4 address, or the /64 network of an IPv6 one: a customer has all of that."""
     try:
         found = ip_address(address)

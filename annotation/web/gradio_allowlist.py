@@ -1,8 +1,9 @@
 """The door before Gradio: which of its routes a person reaches, and what of a request Gradio gets to see. No gradio.
 
 Gradio works on a request before any handler of ours: it copies files that an event names, downloads addresses, and
-keeps a page's results for whoever says the page's number. So each route that the pages need is named in `WAYS`, with
-who may use it, and everything else is closed. What an event brings is read here, and passed on as it was understood.
+keeps a page's results for whoever says the page's number. So each route that the pages need is named in
+`ALLOWED_ROUTES`, with who may use it, and everything else is closed. What an event brings is read here, and passed on
+as it was understood.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ Kind = Literal["read", "beat", "results", "result", "event", "note", "send", "fo
 
 
 @dataclass(frozen=True)
-class Way:
+class AllowedRoute:
     """One of Gradio's routes: methods, the whole path, who may use it, and what is done with a request."""
 
     methods: tuple[str, ...]
@@ -61,35 +62,35 @@ class Way:
     """What of an event's body is passed on."""
 
 
-def way(methods: str, path: str, role: Role, kind: Kind, keys: str = "") -> Way:
+def allowed_route(methods: str, path: str, role: Role, kind: Kind, keys: str = "") -> AllowedRoute:
     """A line of the table."""
-    return Way(tuple(methods.split()), re.compile(path, re.ASCII), role, kind, tuple(keys.split()))
+    return AllowedRoute(tuple(methods.split()), re.compile(path, re.ASCII), role, kind, tuple(keys.split()))
 
 
 EVENT_KEYS: Final = "session_hash data fn_index trigger_id event_data"
 NAME: Final = r"(?P<name>[\w-]{1,100})"
 EVENT: Final = r"(?P<event>[0-9a-f]{32})"
-WAYS: Final = (
-    way("GET HEAD", r"/", "annotator", "read"),
-    way("GET", r"/config|/manifest\.json|/robots\.txt|/gradio_api/startup-events", "annotator", "read"),
-    way("GET HEAD", r"(/gradio_api)?/theme\.css|/favicon\.ico", "annotator", "read"),
-    way("GET HEAD", r"/(assets|static|svelte)(/(?!\.)[\w.@+-]+)+", "annotator", "read"),
-    way("GET", r"/gradio_api/heartbeat/(?P<session>[\w-]+)", "annotator", "beat"),
-    way("GET", r"/gradio_api/queue/data", "annotator", "results"),
-    way("POST", rf"/gradio_api/run/{NAME}", "annotator", "event", EVENT_KEYS),
-    way("POST", r"/gradio_api/queue/join", "annotator", "event", EVENT_KEYS),
-    way("POST", rf"/gradio_api/api/{NAME}", "admin", "event", EVENT_KEYS),
-    way("POST", rf"/gradio_api/call/{NAME}", "admin", "event", "session_hash data"),
-    way("GET", rf"/gradio_api/call/{NAME}/{EVENT}", "admin", "result"),
-    way("POST", r"/gradio_api/cancel", "admin", "note", "session_hash fn_index event_id"),
-    way("POST", r"/gradio_api/reset", "admin", "note", "event_id"),
-    way("POST", r"/gradio_api/upload", "admin", "send"),
-    way("GET", r"/gradio_api/upload_progress", "admin", "follow"),
-    way("GET HEAD", r"/gradio_api/file=(?P<file>.+)", "admin", "fetch"),
+ALLOWED_ROUTES: Final = (
+    allowed_route("GET HEAD", r"/", "annotator", "read"),
+    allowed_route("GET", r"/config|/manifest\.json|/robots\.txt|/gradio_api/startup-events", "annotator", "read"),
+    allowed_route("GET HEAD", r"(/gradio_api)?/theme\.css|/favicon\.ico", "annotator", "read"),
+    allowed_route("GET HEAD", r"/(assets|static|svelte)(/(?!\.)[\w.@+-]+)+", "annotator", "read"),
+    allowed_route("GET", r"/gradio_api/heartbeat/(?P<session>[\w-]+)", "annotator", "beat"),
+    allowed_route("GET", r"/gradio_api/queue/data", "annotator", "results"),
+    allowed_route("POST", rf"/gradio_api/run/{NAME}", "annotator", "event", EVENT_KEYS),
+    allowed_route("POST", r"/gradio_api/queue/join", "annotator", "event", EVENT_KEYS),
+    allowed_route("POST", rf"/gradio_api/api/{NAME}", "admin", "event", EVENT_KEYS),
+    allowed_route("POST", rf"/gradio_api/call/{NAME}", "admin", "event", "session_hash data"),
+    allowed_route("GET", rf"/gradio_api/call/{NAME}/{EVENT}", "admin", "result"),
+    allowed_route("POST", r"/gradio_api/cancel", "admin", "note", "session_hash fn_index event_id"),
+    allowed_route("POST", r"/gradio_api/reset", "admin", "note", "event_id"),
+    allowed_route("POST", r"/gradio_api/upload", "admin", "send"),
+    allowed_route("GET", r"/gradio_api/upload_progress", "admin", "follow"),
+    allowed_route("GET HEAD", r"/gradio_api/file=(?P<file>.+)", "admin", "fetch"),
 )
 
 
-class RefusedError(Exception):
+class RequestRefused(Exception):
     """A request that Gradio does not get to see: the status and the sentence of the answer."""
 
     def __init__(self, status: int, sentence: str) -> None:
@@ -99,7 +100,7 @@ class RefusedError(Exception):
 
 
 @dataclass
-class Belongings:
+class Ownership:
     """Which account texts belong to, such as the numbers of pages: the first that comes with one. Bounded memory.
 
     The oldest of an account's own make room for its newer ones, so nobody can have another's forgotten, unless with as
@@ -137,13 +138,13 @@ class Belongings:
         return self._owner.get(text, account) != account
 
 
-class GradioDoor:
+class GradioGuard:
     """Stands around the mounted Gradio, behind `SignedIn`, which says who asks."""
 
     def __init__(self, app: ASGIApp, functions: Iterable[Function]) -> None:
         self.app = app
         self.functions = {function.number: function for function in functions}
-        self.pages = Belongings(100)
+        self.pages = Ownership(100)
         # Paths by account. Two who send the same file share its path, so one doesn't belong to the first alone.
         self.uploads: dict[int, OrderedDict[str, None]] = {}
         self.streams: Counter[int] = Counter()
@@ -153,32 +154,32 @@ class GradioDoor:
         try:
             annotator: Annotator | None = scope.get(ANNOTATOR_KEY)
             if annotator is None:
-                raise RefusedError(401, "Sign in first.")
-            taken, found = find_way(scope, annotator)
-            await Visit(self, annotator, taken, found, scope, receive, send).go()
-        except RefusedError as refused:
+                raise RequestRefused(401, "Sign in first.")
+            taken, found = find_route(scope, annotator)
+            await GuardedRequest(self, annotator, taken, found, scope, receive, send).go()
+        except RequestRefused as refused:
             await JSONResponse({"error": refused.sentence}, refused.status)(scope, receive, send)
 
     def function(self, number: Any, name: str | None) -> Function:
-        """The function that Gradio would call. Raises RefusedError where there is none."""
+        """The function that Gradio would call. Raises RequestRefused where there is none."""
         if number is None:
             found = next((one for one in self.functions.values() if one.name == name), None)
         else:
             found = self.functions.get(number) if type(number) is int else None
         if found is None:
-            raise RefusedError(404, "There is no such function. Reload the page.")
+            raise RequestRefused(404, "There is no such function. Reload the page.")
         return found
 
 
-def find_way(scope: Scope, annotator: Annotator) -> tuple[Way, Mapping[str, str | None]]:
-    """The way that a request takes, and the parts of its path. Raises RefusedError where it may take none.
+def find_route(scope: Scope, annotator: Annotator) -> tuple[AllowedRoute, Mapping[str, str | None]]:
+    """The way that a request takes, and the parts of its path. Raises RequestRefused where it may take none.
 
     The path is taken as Gradio's router takes it, with %-escapes read; in any other spelling it is no path of ours.
     """
-    closed = RefusedError(403, ADMINS_ONLY) if annotator.role != "admin" else RefusedError(404, "Not found.")
+    closed = RequestRefused(403, ADMINS_ONLY) if annotator.role != "admin" else RequestRefused(404, "Not found.")
     if scope.get("root_path"):
         raise closed
-    for one in WAYS:
+    for one in ALLOWED_ROUTES:
         found = one.path.fullmatch(scope["path"])
         if found and scope["method"] in one.methods and annotator.role in (one.role, "admin"):
             return one, found.groupdict()
@@ -186,19 +187,19 @@ def find_way(scope: Scope, annotator: Annotator) -> tuple[Way, Mapping[str, str 
 
 
 @dataclass(frozen=True)
-class Visit:
+class GuardedRequest:
     """One request on its way."""
 
-    door: GradioDoor
+    door: GradioGuard
     annotator: Annotator
-    way: Way
+    way: AllowedRoute
     parts: Mapping[str, str | None]
     scope: Scope
     receive: Receive
     send: Send
 
     async def go(self) -> None:
-        """Pass the request on to Gradio, if it may. Raises RefusedError."""
+        """Pass the request on to Gradio, if it may. Raises RequestRefused."""
         match self.way.kind:
             case "read":
                 await self.door.app({**self.scope, "query_string": b""}, self.receive, self.send)
@@ -211,7 +212,7 @@ class Visit:
             case "result":
                 # Gradio takes an event that it does not know for the number of a page.
                 if self.door.pages.is_anothers(self.annotator.id, self.parts["event"] or ""):
-                    raise RefusedError(404, "Not found.")
+                    raise RequestRefused(404, "Not found.")
                 await self.stream({**self.scope, "query_string": b""})
             case "event" | "note":
                 await self.event()
@@ -227,22 +228,22 @@ class Visit:
 
     # ---------------------------------------------------------------------------------------------------------- pages
     def own_page(self, session: Any) -> None:
-        """Raises RefusedError unless the page's number is this account's; a new one is from now on."""
+        """Raises RequestRefused unless the page's number is this account's; a new one is from now on."""
         if not isinstance(session, str) or not SESSION.fullmatch(session):
-            raise RefusedError(400, "This is no number of a page. Reload the page.")
+            raise RequestRefused(400, "This is no number of a page. Reload the page.")
         if not self.door.pages.claim(session, self.annotator.id):
-            raise RefusedError(403, "This page was opened by another account. Reload it.")
+            raise RequestRefused(403, "This page was opened by another account. Reload it.")
 
     def known_page(self, sessions: Sequence[str]) -> None:
-        """Raises RefusedError unless one page of this account is asked for that has called something."""
+        """Raises RequestRefused unless one page of this account is asked for that has called something."""
         if len(sessions) != 1 or not self.door.pages.has(self.annotator.id, sessions[0]):
-            raise RefusedError(404, "This page has asked for nothing. Reload it.")
+            raise RequestRefused(404, "This page has asked for nothing. Reload it.")
 
     async def stream(self, scope: Scope) -> None:
         """Pass on what stays open. One account can't have all connections."""
         open_ones, account = self.door.streams, self.annotator.id
         if open_ones[account] >= MAXIMUM_STREAMS:
-            raise RefusedError(429, "Too many pages are open. Close some.")
+            raise RequestRefused(429, "Too many pages are open. Close some.")
         open_ones[account] += 1
         try:
             await self.door.app(scope, self.receive, self.send)
@@ -258,39 +259,39 @@ class Visit:
         if self.way.kind == "event":
             function = self.door.function(asked.get("fn_index"), self.parts.get("name"))
             if function.role == "admin" and self.annotator.role != "admin":
-                raise RefusedError(403, ADMINS_ONLY)
+                raise RequestRefused(403, ADMINS_ONLY)
         await self.pass_on(self.cleaned(asked))
 
     async def body(self) -> dict[str, Any]:
-        """The event's JSON object. Raises RefusedError where it is none, or too large."""
+        """The event's JSON object. Raises RequestRefused where it is none, or too large."""
         headers = Headers(scope=self.scope)
         kind = headers.get("content-type", "").split(";")[0].strip().casefold()
         if kind != "application/json" or "content-encoding" in headers:
-            raise RefusedError(415, "An event is JSON.")
+            raise RequestRefused(415, "An event is JSON.")
         try:
             asked = json.loads((await self.read(MAXIMUM_EVENT[self.annotator.role])).decode())
         except (ValueError, RecursionError):
             asked = None
         if not isinstance(asked, dict):
-            raise RefusedError(400, "An event is a JSON object.")
+            raise RequestRefused(400, "An event is a JSON object.")
         return asked
 
     async def read(self, limit: int) -> bytes:
-        """The request's body. Raises RefusedError where it is too large or does not arrive."""
+        """The request's body. Raises RequestRefused where it is too large or does not arrive."""
         body = bytearray()
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 while True:
                     message = await self.receive()
                     if message["type"] == "http.disconnect":
-                        raise RefusedError(400, "The request ended early.")
+                        raise RequestRefused(400, "The request ended early.")
                     body += message.get("body", b"")
                     if len(body) > limit:
-                        raise RefusedError(413, f"An event has at most {limit:,} bytes.")
+                        raise RequestRefused(413, f"An event has at most {limit:,} bytes.")
                     if not message.get("more_body"):
                         return bytes(body)
         except TimeoutError:
-            raise RefusedError(408, "The request did not arrive.") from None
+            raise RequestRefused(408, "The request did not arrive.") from None
 
     async def pass_on(self, asked: Any) -> None:
         """Hand Gradio the event in our spelling, so that it can't read another one than we did."""
@@ -308,9 +309,9 @@ class Visit:
         await self.door.app(scope, replay, self.send)
 
     def cleaned(self, value: Any, depth: int = 0) -> Any:
-        """A part of an event in which each file is an own upload. Raises RefusedError."""
+        """A part of an event in which each file is an own upload. Raises RequestRefused."""
         if depth > MAXIMUM_DEPTH:
-            raise RefusedError(400, "This event is nested too deeply.")
+            raise RequestRefused(400, "This event is nested too deeply.")
         if isinstance(value, list):
             return [self.cleaned(item, depth + 1) for item in value]
         if not isinstance(value, dict):
@@ -321,12 +322,12 @@ class Visit:
 
     # ---------------------------------------------------------------------------------------------------------- files
     def own_file(self, value: Mapping[str, Any]) -> dict[str, Any]:
-        """A file as Gradio describes it. Raises RefusedError unless it is this account's upload and still there."""
+        """A file as Gradio describes it. Raises RequestRefused unless it is this account's upload and still there."""
         path, name = value.get("path"), value.get("orig_name")
         if not isinstance(path, str) or path not in self.door.uploads.get(self.annotator.id, ()):
-            raise RefusedError(403, "This file is no upload of yours. Upload it again.")
+            raise RequestRefused(403, "This file is no upload of yours. Upload it again.")
         if os.path.islink(path) or not os.path.isfile(path):
-            raise RefusedError(403, "This file is no longer here. Upload it again.")
+            raise RequestRefused(403, "This file is no longer here. Upload it again.")
         known = {"path": path, "size": os.path.getsize(path), "meta": {"_type": "gradio.FileData"}}
         return {**known, "orig_name": name if isinstance(name, str) else os.path.basename(path)}
 

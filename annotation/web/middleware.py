@@ -282,7 +282,7 @@ class SignIn:
             page = self.page(f"Too many attempts. Wait {shown} and try again.", 429)
             page.headers["Retry-After"] = str(math.ceil(wait))
             return page
-        turn = self.turns.setdefault(browser or access.place_of(address), asyncio.Lock())
+        turn = self.turns.setdefault(browser or access.network_of(address), asyncio.Lock())
         async with turn, self.hashing:
             annotator = await asyncio.to_thread(access.check_password, self.db, name, password)
         if annotator is None:

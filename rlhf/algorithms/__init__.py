@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from rlhf.jobs.specs import TrainingSpec
+from rlhf.jobs.job_spec import TrainingSpec
 
 
 def spec_in(package: str) -> type[TrainingSpec]:

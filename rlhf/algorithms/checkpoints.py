@@ -26,7 +26,7 @@ from torch import Tensor
 from annotation.records import UserError
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import checkpoints_directory, new_directory
-from rlhf.jobs.specs import TrainingSpec
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.worker import Run
 
 FORMAT = 1
@@ -40,7 +40,7 @@ EARLIER_MARK = "complete"
 
 
 @dataclass(frozen=True)
-class Manifest:
+class CheckpointManifest:
     """What a checkpoint says of itself: of which kind of training it is, and after which of how many steps."""
 
     kind: str
@@ -78,7 +78,11 @@ def moved(value: Any, device: torch.device) -> Any:
 
 
 def write_checkpoint(
-    checkpoints: Path, manifest: Manifest, weights: Mapping[str, Tensor], optimiser: Any, further: Mapping[str, Any]
+    checkpoints: Path,
+    manifest: CheckpointManifest,
+    weights: Mapping[str, Tensor],
+    optimiser: Any,
+    further: Mapping[str, Any],
 ) -> None:
     """Write a checkpoint, whole or not at all, and remove all but the newest two."""
     with new_directory(checkpoints / f"checkpoint-{manifest.step}") as directory:

@@ -8,7 +8,7 @@ from typing import Any
 from annotation.records import UserError
 from rlhf.algorithms.checkpoints import checkpoints_of
 from rlhf.algorithms.measure_spec import MeasureSpec
-from rlhf.jobs.specs import TrainingSpec, from_json
+from rlhf.jobs.job_spec import TrainingSpec, from_json
 from rlhf.jobs.worker import Run, run_algorithm
 
 FIGURES = ("seconds_per_step", "steps", "peak_rss_mb", "trainable", "trainable_percent")

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 from annotation.database import Database
 from annotation.records import UserError
 from rlhf.jobs.descriptions import Facts
-from rlhf.jobs.specs import JobSpec, TrainingSpec, from_json, to_json
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_json, to_json
 from rlhf.submission.job_submission import freeze_training
 
 

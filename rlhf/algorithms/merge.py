@@ -17,7 +17,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from rlhf.algorithms.merge_spec import MergeSpec
-from rlhf.algorithms.model_card import Made
+from rlhf.algorithms.model_card import TrainedModel
 from rlhf.algorithms.trainer import store_made, stored_result
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
@@ -46,7 +46,7 @@ def run(run: Run, spec: MergeSpec) -> dict[str, Any]:
         load_tokenizer(base.path).save_pretrained(directory)
         return {"merged": adapter.revision, "adapter_sha256": adapter.sha256, "ground": on, "rounding": rounding}
 
-    policy, result = store_made(run, Made(base.name, adapter.id, "full", "bf16"), save, {})
+    policy, result = store_made(run, TrainedModel(base.name, adapter.id, "full", "bf16"), save, {})
     return {"revision": policy.revision, **result, "seconds": run.seconds()}
 
 

@@ -9,9 +9,9 @@ from typing import ClassVar, Self
 from annotation.database import Database
 from annotation.records import UserError
 from rlhf.jobs.descriptions import Facts
-from rlhf.jobs.specs import JobSpec
+from rlhf.jobs.job_spec import JobSpec
 from rlhf.models import registry
-from rlhf.submission.preconditions import merge_trouble
+from rlhf.submission.preconditions import merge_problem
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,6 @@ class MergeSpec(JobSpec):
     def frozen(self, db: Database, data_dir: Path) -> Self:
         """The spec with the adapter's revision. Raises UserError for what can't be merged."""
         policy = registry.by_revision(db, self.revision)
-        for sentence in merge_trouble(db, policy):
+        for sentence in merge_problem(db, policy):
             raise UserError(sentence)
         return replace(self, revision=policy.revision)

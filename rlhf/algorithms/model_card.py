@@ -19,7 +19,7 @@ from annotation.ui.formatting import percent_with_interval
 from rlhf.data.snapshots import snapshot_counts
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import TrainingSpec
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED_NAME, EMBEDDED_PACKAGE
 from rlhf.models.registry import Form, Kind, Policy, Weights
@@ -35,7 +35,7 @@ METHODS: Final[Mapping[str, str]] = {
 
 
 @dataclass(frozen=True)
-class Made:
+class TrainedModel:
     """What a job has made, as its row will say."""
 
     base: str
@@ -60,7 +60,7 @@ class Address:
 
 
 @dataclass(frozen=True)
-class Compared:
+class PublishedWinRate:
     """How often its answers were preferred to another policy's, ties as half."""
 
     against: str
@@ -69,7 +69,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Record:
+class PublishedFacts:
     """What only a published card says: where it is and lies on, whose licence holds, how it did, what it grew from."""
 
     address: Address
@@ -78,7 +78,7 @@ class Record:
     licence: str = ""
     """The Hub's word for it; empty where whoever publishes has not said."""
     base_licence: str = ""
-    evaluation: Sequence[Compared] = ()
+    evaluation: Sequence[PublishedWinRate] = ()
     check: CheckReport | None = None
     agreement: str = ""
     """How far the people agreed on whose judgements it was trained, as Markdown."""
@@ -127,7 +127,9 @@ def public_name(base: str) -> str:
     return Path(base).name if Path(base).is_absolute() else base.partition("@")[0]
 
 
-def subject_of(db: Database, job_id: int | None, revision: str, made: Made, source: str | None = None) -> Subject:
+def subject_of(
+    db: Database, job_id: int | None, revision: str, made: TrainedModel, source: str | None = None
+) -> Subject:
     """What the card of a policy is about that a job made, or that comes from `source`."""
     spec = None if job_id is None else job_store.get(db, job_id).spec
     continued = "" if spec is None else spec.continues()
@@ -165,7 +167,7 @@ def describe_directory(directory: Path, about: Subject, result: Mapping[str, Any
 
 
 # ---------------------------------------------------------------------------------------------------------------- card
-def card(about: Subject, result: Mapping[str, Any], record: Record | None = None) -> str:
+def card(about: Subject, result: Mapping[str, Any], record: PublishedFacts | None = None) -> str:
     """The whole README.md; `result` is that of the job so far. `record` makes it the card of something published."""
     parts = [
         front_matter(about, record),
@@ -187,7 +189,7 @@ def card(about: Subject, result: Mapping[str, Any], record: Record | None = None
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def front_matter(about: Subject, record: Record | None = None) -> str:
+def front_matter(about: Subject, record: PublishedFacts | None = None) -> str:
     """The YAML between the dashes, by which the Hub knows what it is and what it belongs to."""
     tags = ["prefloop", *([about.training.kind, about.training.method] if about.training is not None else [])]
     base = about.base if record is None else record.ground and record.ground.repo
@@ -211,13 +213,13 @@ FACTS: Final = "prefloop"
 BASE_SHA256: Final = "base_sha256"
 
 
-def facts(about: Subject, record: Record) -> dict[str, str]:
+def facts(about: Subject, record: PublishedFacts) -> dict[str, str]:
     """What another data directory has to know to use it as it was used here."""
     known = {"revision": about.revision, "kind": about.kind, "form": about.form, "weights": about.weights}
     return {**known, **({BASE_SHA256: record.base_sha256} if record.base_sha256 else {})}
 
 
-def model_index(about: Subject, record: Record) -> dict[str, Any]:
+def model_index(about: Subject, record: PublishedFacts) -> dict[str, Any]:
     """The evaluation as the Hub shows it beside the card."""
     if not record.evaluation:
         return {}
@@ -271,7 +273,7 @@ ROUNDED: Final = (
 )
 
 
-def needs_on_hub(about: Subject, record: Record) -> str:
+def needs_on_hub(about: Subject, record: PublishedFacts) -> str:
     """What else must be there before the code can load it from the Hub."""
     if not about.adapter:
         return ""
@@ -285,7 +287,7 @@ def needs_on_hub(about: Subject, record: Record) -> str:
     return ROUNDED if about.base == EMBEDDED_HUB_NAME else ""
 
 
-def loading(about: Subject, record: Record | None = None) -> str:
+def loading(about: Subject, record: PublishedFacts | None = None) -> str:
     """Code for transformers and PEFT that loads it and uses it once."""
     reward, adapter = about.kind == "reward", about.adapter
     model_class = "AutoModelForSequenceClassification" if reward else "AutoModelForCausalLM"
@@ -342,7 +344,7 @@ score = (model(**ids.to(model.device)).logits.item() - known["mean"]) / known["s
 print(score)  # in standard deviations of the answers that it was trained on"""
 
 
-def origin(about: Subject, record: Record | None = None) -> str:
+def origin(about: Subject, record: PublishedFacts | None = None) -> str:
     """Base, parent, method, data and where it is on the Hub, and seed."""
     training = about.training
     rows = [["base model", code(about.base)]]
@@ -367,7 +369,7 @@ def origin(about: Subject, record: Record | None = None) -> str:
     return table(["", ""], rows)
 
 
-def data_link(record: Record, data: Address) -> str:
+def data_link(record: PublishedFacts, data: Address) -> str:
     """A link to a dataset as it was trained on."""
     return f"[{data.repo}]({record.endpoint}/datasets/{data.repo}/tree/{data.revision}), tag {code(data.revision)}"
 
@@ -407,7 +409,7 @@ def figures(about: Subject, result: Mapping[str, Any]) -> str:
     return table(["figure", "value"], rows) or "None were measured."
 
 
-def evaluation(about: Subject, record: Record) -> Sequence[str]:
+def evaluation(about: Subject, record: PublishedFacts) -> Sequence[str]:
     """How it did against other policies and in its check, and how far people agreed who judged its training data."""
     agreed = ("### Agreement of those who judged the training data", record.agreement) if record.agreement else ()
     if about.kind == "reward":  # what is known of it is among the figures
@@ -451,13 +453,13 @@ def times(ratio: float | None) -> str | None:
     return None if ratio is None else f"{ratio:.2f} times"
 
 
-def lineage(record: Record) -> Sequence[str]:
+def lineage(record: PublishedFacts) -> Sequence[str]:
     """What it grew from, nearest first."""
     heads = ["ancestor", "made by", "sha256 of its files", "on the Hub"]
     return ("## Lineage", table(heads, record.lineage)) if record.lineage else ()
 
 
-def licence(about: Subject, record: Record | None) -> str:
+def licence(about: Subject, record: PublishedFacts | None) -> str:
     """Whose terms hold."""
     if record is None:
         return (

@@ -1,6 +1,7 @@
 """What every training run shares: where it starts, how it goes on, what it reports and stores, whatever trains in it.
 
-`Progress` is the one way of a run: TRL's trainers go through it (`rlhf.algorithms.trl_trainer`) as PPO's own loop does.
+`TrainingProgress` is the one way of a run: TRL's trainers go through it (`rlhf.algorithms.trl_trainer`) as PPO's own
+loop does.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from annotation.records import Prompt, Sampling, UserError
 from rlhf.algorithms.checkpoints import (
-    Manifest,
+    CheckpointManifest,
     checkpoints_of,
     forget_broken_checkpoints,
     forget_old_checkpoints,
@@ -31,11 +32,11 @@ from rlhf.algorithms.checkpoints import (
     refuse_other_formats,
     write_checkpoint,
 )
-from rlhf.algorithms.model_card import Made, describe_directory, subject_of
+from rlhf.algorithms.model_card import TrainedModel, describe_directory, subject_of
 from rlhf.data.held_out_sets import sample_prompts
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256, new_directory
-from rlhf.jobs.specs import TrainingSpec
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.base_model import BaseModel, ready
@@ -112,8 +113,8 @@ def refuse_missing_optimiser(spec: TrainingSpec) -> None:
 
 # ------------------------------------------------------------------------------------------------------------ one run
 @dataclass
-class Figures:
-    """What a run cost: filled by `Progress`."""
+class RunCost:
+    """What a run cost: filled by `TrainingProgress`."""
 
     step_seconds: list[float] = field(default_factory=list)
     trainable: int = 0
@@ -158,7 +159,7 @@ def peak_memory_mb() -> float:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """What a training gives: the stored policy (none while measuring) and the entries of the job's result."""
 
     policy: Policy | None
@@ -175,13 +176,13 @@ def begin(run: Run, spec: TrainingSpec) -> None:
     torch.manual_seed(spec.seed)
 
 
-def stored_before(run: Run) -> Trained | None:
+def stored_before(run: Run) -> TrainingResult | None:
     """What an earlier worker of this job has stored that was killed before it could say so; None if none has."""
     known = registry.of_job(run.db, run.job_id)
     if known is None:
         return None
     shutil.rmtree(checkpoints_of(run), ignore_errors=True)
-    return Trained(known, {"revision": known.revision, **stored_result(run, known), **last_metrics(run)})
+    return TrainingResult(known, {"revision": known.revision, **stored_result(run, known), **last_metrics(run)})
 
 
 def conclude(
@@ -189,9 +190,9 @@ def conclude(
     spec: TrainingSpec,
     start: Start,
     save: Callable[[Path], dict[str, Any]],
-    figures: Figures,
+    figures: RunCost,
     kind: Kind = "policy",
-) -> Trained:
+) -> TrainingResult:
     """Store what was trained and register it, unless it was only measured or this is one of a job's further processes.
 
     Raises Stopped when the job was stopped: its checkpoints are still there.
@@ -199,12 +200,12 @@ def conclude(
     run.beat()  # a worker that slept while its job was given to another must not touch that one's files
     run.raise_if_stopped()
     if run.measured_steps:
-        return Trained(None, figures.result())
+        return TrainingResult(None, figures.result())
     if run.rank:
-        return Trained(None, {})
+        return TrainingResult(None, {})
     policy, extra = store_policy(run, spec, start, save, figures.result(), kind)
     shutil.rmtree(checkpoints_of(run), ignore_errors=True)
-    return Trained(policy, {"revision": policy.revision, **extra, **last_metrics(run)})
+    return TrainingResult(policy, {"revision": policy.revision, **extra, **last_metrics(run)})
 
 
 RESULT = "prefloop.json"
@@ -219,13 +220,13 @@ def store_policy(
     kind: Kind = "policy",
 ) -> tuple[Policy, dict[str, Any]]:
     """Write what was trained, whole or not at all, and register it; returns the entries of the job's result too."""
-    made = Made(start.base.name, start.parent.id, registry.FORM_OF[spec.method], weights_of(spec), kind)
+    made = TrainedModel(start.base.name, start.parent.id, registry.FORM_OF[spec.method], weights_of(spec), kind)
     ground_id = None if spec.method == "full" else start.ground_id
     return store_made(run, replace(made, ground_id=ground_id), save, figures)
 
 
 def store_made(
-    run: Run, made: Made, save: Callable[[Path], dict[str, Any]], figures: Mapping[str, Any]
+    run: Run, made: TrainedModel, save: Callable[[Path], dict[str, Any]], figures: Mapping[str, Any]
 ) -> tuple[Policy, dict[str, Any]]:
     """Write a policy's files, whole or not at all, and register it; returns the entries of the job's result too."""
     revision = f"{run.kind.replace('_', '-')}-{run.job_id}"
@@ -263,7 +264,7 @@ def last_metrics(run: Run) -> dict[str, Any]:
 
 # ----------------------------------------------------------------------------------------------------- the way of a run
 class Trainable(Protocol):
-    """What `Progress` asks of whatever is trained: a TRL trainer, or PPO's loop."""
+    """What `TrainingProgress` asks of whatever is trained: a TRL trainer, or PPO's loop."""
 
     @property
     def model(self) -> Any:
@@ -291,7 +292,7 @@ class Trainable(Protocol):
         """The model as it answers."""
 
 
-class Progress:
+class TrainingProgress:
     """The way of a run, step by step: what it reports and answers, when it writes a checkpoint, and when it ends."""
 
     def __init__(self, run: Run, spec: TrainingSpec, learner: Trainable, asked: Sequence[Prompt] | None = None) -> None:
@@ -300,7 +301,7 @@ class Progress:
         self.checkpoint = None if run.measured_steps else newest_checkpoint(self.checkpoints)
         self.samples = Samples(run, spec, asked)
         trainable = sum(value.numel() for value in learner.weights().values())
-        self.figures = Figures(trainable=trainable, total=count_parameters(learner.model))
+        self.figures = RunCost(trainable=trainable, total=count_parameters(learner.model))
         self.began = time.monotonic()
 
     def restore(self) -> dict[str, Any] | None:
@@ -343,7 +344,7 @@ class Progress:
         """Write a checkpoint, whole or not at all; nothing while measuring or in a further process."""
         if not self.run.measured_steps and not self.run.rank:
             learner = self.learner
-            manifest = Manifest(self.spec.kind, step, steps)
+            manifest = CheckpointManifest(self.spec.kind, step, steps)
             write_checkpoint(self.checkpoints, manifest, learner.weights(), learner.optimiser, learner.further())
 
 

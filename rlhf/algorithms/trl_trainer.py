@@ -29,16 +29,16 @@ from annotation.records import Prompt
 from rlhf.algorithms.checkpoints import Checkpoint
 from rlhf.algorithms.trainer import (
     Diverged,
-    Figures,
-    Progress,
+    RunCost,
     Start,
+    TrainingProgress,
     average_gradients,
     diverged_sentence,
     mean_of_processes,
     refuse_missing_optimiser,
 )
 from rlhf.algorithms.trl_private import WithoutPreparation
-from rlhf.jobs.specs import TrainingSpec
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.worker import Run
 from rlhf.models.loading import dtype_of, hold_in_float32, load_adapter
 
@@ -118,7 +118,7 @@ class JobTrainer(WithoutPreparation):
         self.noted.clear()
         super().log({**logs, **means}, *arguments, **keywords)  # type: ignore[misc]
 
-    # ---- as `Progress` asks
+    # ---- as `TrainingProgress` asks
     @property
     def tokenizer(self) -> Any:
         """The model's."""
@@ -180,13 +180,13 @@ def arguments(spec: TrainingSpec, checkpoints: Path, run: Run | None = None) -> 
 
 
 # ----------------------------------------------------------------------------------------------------- the way of a run
-def learn(run: Run, spec: TrainingSpec, trainer: Any, asked: Sequence[Prompt] | None = None) -> Figures:
+def learn(run: Run, spec: TrainingSpec, trainer: Any, asked: Sequence[Prompt] | None = None) -> RunCost:
     """Train from the last checkpoint or from the beginning; returns what it cost.
 
     `asked` are the prompts of the sample answers, if not the project's.
     """
-    progress = Progress(run, spec, trainer, asked)
-    trainer.add_callback(Steps(progress, trainer))
+    progress = TrainingProgress(run, spec, trainer, asked)
+    trainer.add_callback(ProgressCallback(progress, trainer))
     with resumed_at(progress.checkpoint, trainer.args) as directory:
         trainer.train(resume_from_checkpoint=directory)
     return progress.figures
@@ -205,10 +205,10 @@ def resumed_at(checkpoint: Checkpoint | None, arguments: Any) -> Iterator[str | 
         yield directory
 
 
-class Steps(TrainerCallback):
+class ProgressCallback(TrainerCallback):
     """Carries TRL's steps to the run's progress, and its word to stop to TRL."""
 
-    def __init__(self, progress: Progress, trainer: Any) -> None:
+    def __init__(self, progress: TrainingProgress, trainer: Any) -> None:
         self.progress, self.trainer = progress, trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from annotation import hub_client
 from annotation.database import Database, open_database
 from annotation.exports import export_command
-from annotation.exports.formats import Request
+from annotation.exports.formats import ExportRequest
 from annotation.records import UserError
 from rlhf.hub import pull_model, push_dataset, push_model
 from rlhf.models import registry
@@ -75,7 +75,7 @@ def run_push_data(options: argparse.Namespace, db: Database) -> None:
     if options.run is None:
         made = push_dataset.push_data(here, db, request, options.repo, private)
     else:
-        whole = Request(container=request.container, names=request.names, licence=request.licence)
+        whole = ExportRequest(container=request.container, names=request.names, licence=request.licence)
         if request != whole:
             raise UserError("The frozen data of a run is pushed as it is: leave --format and the filters out.")
         made = push_dataset.push_snapshot(

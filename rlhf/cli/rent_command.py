@@ -15,8 +15,8 @@ from annotation.records import UserError
 from rlhf.data import held_out_sets
 from rlhf.hub import rental_client
 from rlhf.jobs import job_store, rental_store
+from rlhf.jobs.job_spec import JobSpec
 from rlhf.jobs.rental_store import Terms
-from rlhf.jobs.specs import JobSpec
 from rlhf.submission import job_submission
 
 LOOK_SECONDS = 1.0

@@ -11,7 +11,7 @@ from annotation import terminal
 from annotation.hub_client import Hub, connect, token_here
 from annotation.records import UserError
 from rlhf.hub import space_upload
-from rlhf.hub.space_upload import GIVEN_TOKEN, Plan
+from rlhf.hub.space_upload import GIVEN_TOKEN, SpacePlan
 
 
 def add_parser(commands: Any) -> None:
@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> None:
             ("model", "a chat model on the Hub, NAME or NAME@COMMIT"),
             ("copies", "private dataset or mounted directory for safe copies"),
         ):
-            usual = getattr(Plan, option) or "none"
+            usual = getattr(SpacePlan, option) or "none"
             command.add_argument(f"--{option}", help=f"{text} (default: what it has, or {usual})")
         command.add_argument(
             "--public",
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def ask_before_spending(plan: Plan, hub: Hub) -> None:
+def ask_before_spending(plan: SpacePlan, hub: Hub) -> None:
     """Go on only with a yes to what the hardware costs. Raises UserError."""
     price = space_upload.hourly_prices(hub).get(plan.hardware, 0.0) if plan.hardware else 0.0
     if not price:

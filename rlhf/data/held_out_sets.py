@@ -14,9 +14,9 @@ from annotation import store
 from annotation.database import Database
 from annotation.exports.frozen_rows import FrozenRow, PromptRow
 from annotation.records import Prompt, UserError, now
-from rlhf.data.snapshots import Listing, snapshot_counts, store_snapshot
+from rlhf.data.snapshots import CountedRows, snapshot_counts, store_snapshot
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import JobSpec, TrainingSpec
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.models.tokenize import load_snapshot, of_split
@@ -75,7 +75,7 @@ def renew(db: Database, data_dir: Path, most: int) -> HeldOut:
     if not found:
         raise UserError(NONE)
     rows = [PromptRow("held-out", prompt.messages, prompt.id) for prompt in found]
-    sha256 = store_snapshot(db, data_dir, Listing(rows))
+    sha256 = store_snapshot(db, data_dir, CountedRows(rows))
     with db.transaction():
         made = versions(db)
         if made and made[-1].sha256 == sha256:

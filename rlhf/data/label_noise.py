@@ -18,7 +18,7 @@ FEWEST_EVIDENCE = int(PRIOR_WEIGHT)
 
 
 @dataclass(frozen=True)
-class Evidence:
+class NoiseEvidence:
     """What somebody's reliability is estimated from, in comparisons."""
 
     shared: int
@@ -33,9 +33,9 @@ class Evidence:
         """Whether it weighs as much as what is believed of somebody unknown."""
         return self.shared + self.known + self.repeats >= FEWEST_EVIDENCE
 
-    def __add__(self, other: Evidence) -> Evidence:
+    def __add__(self, other: NoiseEvidence) -> NoiseEvidence:
         """Both together."""
-        return Evidence(self.shared + other.shared, self.known + other.known, self.repeats + other.repeats)
+        return NoiseEvidence(self.shared + other.shared, self.known + other.known, self.repeats + other.repeats)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Noise:
     """Those of them that only people or judges have judged of whom enough is known."""
     share: float | None = None
     """The mean chance of these; None without any."""
-    evidence: Evidence = Evidence(0)
+    evidence: NoiseEvidence = NoiseEvidence(0)
     """About those who judged them."""
 
 
@@ -72,24 +72,25 @@ def noise_of(db: Database, pairs: Sequence[Voices]) -> Noise | None:
     measured = [(flip, names) for flip, names in pairs if names and all(known[name].enough for name in names)]
     if not measured:
         return Noise(len(pairs))
-    heard = sorted({name for _, names in measured for name in names})
-    evidence = sum((known[name] for name in heard), Evidence(0))
+    judged_by = sorted({name for _, names in measured for name in names})
+    evidence = sum((known[name] for name in judged_by), NoiseEvidence(0))
     return Noise(len(pairs), len(measured), fmean(flip for flip, _ in measured), evidence)
 
 
-def evidence_about(db: Database, names: Iterable[str]) -> dict[str, Evidence]:
+def evidence_about(db: Database, names: Iterable[str]) -> dict[str, NoiseEvidence]:
     """What is known of each of these annotators and AI judges."""
     people = {
-        name: Evidence(found.overlap, found.known, found.repeats) for name, found in quality.reliabilities(db).items()
+        name: NoiseEvidence(found.overlap, found.known, found.repeats)
+        for name, found in quality.reliabilities(db).items()
     }
     panel = {judge.name: judge for judge in judge_store.judges(db)}
     return {
-        name: people.get(name) or (evidence_about_judge(db, panel[name]) if name in panel else Evidence(0))
+        name: people.get(name) or (evidence_about_judge(db, panel[name]) if name in panel else NoiseEvidence(0))
         for name in names
     }
 
 
-def evidence_about_judge(db: Database, judge: judge_store.Judge) -> Evidence:
+def evidence_about_judge(db: Database, judge: judge_store.Judge) -> NoiseEvidence:
     """Comparisons that a judge and people have judged."""
-    found = trust(judge_store.cases(db, judge)).with_people
-    return Evidence(0 if found is None else found.share.n)
+    found = trust(judge_store.jointly_judged(db, judge)).with_people
+    return NoiseEvidence(0 if found is None else found.share.n)

@@ -13,21 +13,21 @@ from annotation import store
 from annotation.database import Database
 from annotation.examples import EXAMPLES, read_example
 from annotation.exports.frozen_rows import DemonstrationRow, FrozenRow, PromptRow, line_of
-from annotation.exports.preference_rows import Freezing
+from annotation.exports.preference_rows import PreferenceRows
 from annotation.metrics import quality
 from annotation.metrics.aggregation import REASONS, UNKNOWN_RELIABILITY
 from annotation.records import Split, UserError, now
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import write_lines
 from rlhf.jobs.descriptions import LeftOut, Rows
-from rlhf.jobs.specs import Scope, TrainingSpec
+from rlhf.jobs.job_spec import Scope, TrainingSpec
 from rlhf.judges import judge_store
-from rlhf.judges.judge_agreement import Agreement, trust
+from rlhf.judges.judge_agreement import PairAgreement, trust
 from rlhf.models import registry
 from rlhf.models.base_model import on_this_machine
 from rlhf.models.chat_template import ChatFormat, read_format
 from rlhf.models.registry import Policy
-from rlhf.models.template_process import Refused, ended
+from rlhf.models.template_process import TemplateRefused, ended
 from rlhf.models.tokenize import render
 
 MIN_PAIRS = 8
@@ -42,7 +42,7 @@ def data_of(db: Database, spec: TrainingSpec, chat: ChatFormat | None = None) ->
     With the base's chat format those that its template refuses are left out, as the worker would.
     """
     rows = spec.rows(db)
-    return rows if chat is None else Renderable(rows, chat)
+    return rows if chat is None else RenderableRows(rows, chat)
 
 
 def chat_of(db: Database, data_dir: Path) -> ChatFormat | None:
@@ -58,8 +58,8 @@ def chat_of(db: Database, data_dir: Path) -> ChatFormat | None:
 
 
 @dataclass
-class Listing:
-    """Rows with a split, counted as they are iterated over; like `Freezing`, for data that no judgement made."""
+class CountedRows:
+    """Rows with a split, counted as they are iterated over; like `PreferenceRows`, for data that no judgement made."""
 
     rows: Frozen
     counts: Counter[str] = field(default_factory=Counter)
@@ -74,7 +74,7 @@ class Listing:
 
 
 @dataclass
-class Renderable:
+class RenderableRows:
     """The rows of others whose conversation the model's chat template takes; the rest is counted as left out."""
 
     rows: Rows
@@ -88,7 +88,7 @@ class Renderable:
             try:
                 if not row.fed:
                     render(self.chat, row.messages)
-            except Refused as error:
+            except TemplateRefused as error:
                 self.refused.refused(error)
                 continue
             self.counts[row.split] += 1
@@ -107,13 +107,13 @@ class Renderable:
         return self.rows.last_judgement_id
 
 
-def demonstrations(db: Database, source: str) -> Listing:
+def demonstrations(db: Database, source: str) -> CountedRows:
     """Demonstrations as rows: messages, text, split. Raises UserError for a source that there is not."""
     if source == "demonstrations":
-        return Listing(demonstration_rows(db))
+        return CountedRows(demonstration_rows(db))
     if source.startswith("example:"):
         shown = read_example(source.removeprefix("example:"))
-        return Listing(
+        return CountedRows(
             DemonstrationRow(row.split, row.messages, row.completion, "example", label=row.label) for row in shown
         )
     known = ", ".join(["demonstrations", *(f"example:{name}" for name in EXAMPLES)])
@@ -147,7 +147,7 @@ def prompt_rows(db: Database) -> Iterator[PromptRow]:
         yield PromptRow("train", prompt.messages, prompt.id)
 
 
-def collect(db: Database, parent: Policy, scope: Scope, max_length: int, *, judges_too: bool = True) -> Freezing:
+def collect(db: Database, parent: Policy, scope: Scope, max_length: int, *, judges_too: bool = True) -> PreferenceRows:
     """The preference pairs of today's judgements: all, or those made since the parent's data was frozen.
 
     Each has its chance of error by its annotators' reliability as it is estimated today; an AI judge's is its agreement
@@ -156,17 +156,19 @@ def collect(db: Database, parent: Policy, scope: Scope, max_length: int, *, judg
     until = trained_until(db, parent) if scope == "new" else 0
     reliability = {name: measured.estimate for name, measured in quality.reliabilities(db).items()}
     panel = judge_store.judges(db)
-    reliability |= {judge.name: judges_reliability(trust(judge_store.cases(db, judge)).with_people) for judge in panel}
+    reliability |= {
+        judge.name: judges_reliability(trust(judge_store.jointly_judged(db, judge)).with_people) for judge in panel
+    }
     judges_too = judges_too and store.feedback(db).mode != "people"
     excluded = {*store.excluded_annotators(db), *(() if judges_too else (judge.name for judge in panel))}
-    return Freezing(store.judged_comparisons(db), max_length, until, reliability, excluded)
+    return PreferenceRows(store.judged_comparisons(db), max_length, until, reliability, excluded)
 
 
 # As many comparisons with people as a judge's agreement is mixed with what is believed of an unknown annotator.
 BELIEVED = 10
 
 
-def judges_reliability(found: Agreement | None) -> float:
+def judges_reliability(found: PairAgreement | None) -> float:
     """How often an AI judge is taken to be right: its agreement with people, cautious while that rests on little."""
     if found is None:
         return UNKNOWN_RELIABILITY
@@ -194,39 +196,40 @@ def last_judgement(db: Database, snapshot: str) -> int:
 def store_snapshot(db: Database, data_dir: Path, freezing: Rows, at_least: int = 0, unit: str = "pairs") -> str:
     """Write data to its file and row as it is frozen; returns its sha256. The same data is stored once.
 
-    Raises TooFew, and keeps nothing, if there is less to train on than `at_least`.
+    Raises TooFewRows, and keeps nothing, if there is less to train on than `at_least`.
     """
     directory = data_dir / "snapshots"
     with db.reading():  # the rows are read while they are written
         name = write_lines(directory, enough(map(line_of, freezing), freezing, at_least, unit), ".jsonl")
     counts = {"train": freezing.counts["train"], "held-out": freezing.counts["held-out"], "left_out": freezing.left_out}
     with db.transaction() as connection:
+        # Judgements that give no pair may have come since: the rows are the same, what was left out is not.
         connection.execute(
-            "INSERT INTO snapshot (sha256, path, rows, counts, last_judgement_id, created) VALUES (?, ?, ?, ?, ?, ?) "
-            # Judgements that give no pair may have come since: the rows are the same, what was left out is not.
-            "ON CONFLICT DO UPDATE SET counts = excluded.counts, last_judgement_id = excluded.last_judgement_id",
-            (
-                name,
-                f"snapshots/{name}.jsonl",
-                freezing.counts.total(),
-                json.dumps(counts),
-                freezing.last_judgement_id,
-                now(),
-            ),
+            """INSERT INTO snapshot (sha256, path, rows, counts, last_judgement_id, created)
+               VALUES (:sha256, :path, :rows, :counts, :last_judgement_id, :created)
+               ON CONFLICT DO UPDATE SET counts = excluded.counts, last_judgement_id = excluded.last_judgement_id""",
+            {
+                "sha256": name,
+                "path": f"snapshots/{name}.jsonl",
+                "rows": freezing.counts.total(),
+                "counts": json.dumps(counts),
+                "last_judgement_id": freezing.last_judgement_id,
+                "created": now(),
+            },
         )
     return name
 
 
-class TooFew(UserError):
+class TooFewRows(UserError):
     """There is less to train on than a kind of job needs."""
 
 
 def enough(lines: Iterable[bytes], freezing: Rows, at_least: int, unit: str = "pairs") -> Iterator[bytes]:
-    """The same lines. Raises TooFew at their end if they hold less to train on than `at_least`."""
+    """The same lines. Raises TooFewRows at their end if they hold less to train on than `at_least`."""
     yield from lines
     few = shortage(unit, freezing.counts["train"], at_least, freezing.left_out)
     if few:
-        raise TooFew(few)
+        raise TooFewRows(few)
 
 
 MORE = {

@@ -28,14 +28,14 @@ from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy, JudgeCalls, WinRate
 from rlhf.evaluation.win_rates import outcomes_by, reward_change
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import TrainingSpec
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.worker import Run
 from rlhf.judges import judge_store
-from rlhf.judges.backends import Tally, bench_of, let_judge
+from rlhf.judges.backends import Tally, backend_for, let_judge
 from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.hidden_states import completions, inner_model, logps_of
-from rlhf.models.loading import Policies
+from rlhf.models.loading import LoadedPolicies
 from rlhf.models.log_probabilities import exact_kl, sum_by_row
 from rlhf.models.packing import pad
 from rlhf.models.registry import Policy
@@ -48,7 +48,7 @@ SCORING_BATCH = 4
 def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     """Answer, score and compare. Returns the report that the page and `python -m rlhf` show."""
     run.report(0, 0, {}, "loading the model")
-    models = Policies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
+    models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
     candidate, against = registry.by_revision(run.db, spec.candidate), registry.by_revision(run.db, spec.against)
     base = registry.by_revision(run.db, "base")
     prompts = held_out_sets.prompts_of(run.data_dir, spec.prompt_set)
@@ -56,7 +56,7 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     fed = what_to_feed(run, spec, models, prompts)
     compared = list({policy.id: policy for policy in (candidate, against, base)}.values())
     held_out = of_split(load_snapshot(run.data_dir, spec.snapshot, PreferenceRow), "held-out")
-    progress = Steps(run, len(compared) * len(fed) * 2 + len(held_out))
+    progress = CheckProgress(run, len(compared) * len(fed) * 2 + len(held_out))
     for policy in compared:
         answer_prompts(progress, spec, models, policy, prompts, fed)
         score_answers(progress, spec, models, policy, base, prompts)
@@ -105,7 +105,7 @@ def refuse_leaked(run: Run, candidate: Policy, prompts: Sequence[Prompt]) -> Non
         )
 
 
-def what_to_feed(run: Run, spec: EvaluateSpec, models: Policies, prompts: Sequence[Prompt]) -> dict[int, str]:
+def what_to_feed(run: Run, spec: EvaluateSpec, models: LoadedPolicies, prompts: Sequence[Prompt]) -> dict[int, str]:
     """The text to feed by prompt id. Raises UserError if the model takes none of the prompts; some may be left out."""
     fed: dict[int, str] = {}
     refused: list[str] = []
@@ -121,7 +121,7 @@ def what_to_feed(run: Run, spec: EvaluateSpec, models: Policies, prompts: Sequen
     return fed
 
 
-class Steps:
+class CheckProgress:
     """Counts answered and scored items for the progress bar, and stops the job when it is asked to."""
 
     def __init__(self, run: Run, total: int) -> None:
@@ -140,9 +140,9 @@ def answers_of(run: Run, spec: EvaluateSpec, policy: Policy, prompts: Sequence[P
 
 
 def answer_prompts(
-    progress: Steps,
+    progress: CheckProgress,
     spec: EvaluateSpec,
-    models: Policies,
+    models: LoadedPolicies,
     policy: Policy,
     prompts: Sequence[Prompt],
     fed: Mapping[int, str],
@@ -165,7 +165,12 @@ def answer_prompts(
 
 
 def score_answers(
-    progress: Steps, spec: EvaluateSpec, models: Policies, policy: Policy, base: Policy, prompts: Sequence[Prompt]
+    progress: CheckProgress,
+    spec: EvaluateSpec,
+    models: LoadedPolicies,
+    policy: Policy,
+    base: Policy,
+    prompts: Sequence[Prompt],
 ) -> None:
     """Store each answer's KL to the base per token and its negative log-likelihood per token under the base."""
     db = progress.run.db
@@ -180,7 +185,7 @@ def score_answers(
 
 @torch.no_grad()
 def score(
-    models: Policies, policy: Policy, base: Policy, rows: Sequence[Mapping[str, Any]]
+    models: LoadedPolicies, policy: Policy, base: Policy, rows: Sequence[Mapping[str, Any]]
 ) -> list[tuple[float, float]]:
     """(KL per token, NLL per token under the base) of each answer, in nats."""
     sequences = [
@@ -202,7 +207,7 @@ def score(
 
 
 def completion_logits(
-    models: Policies, policy: Policy, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
+    models: LoadedPolicies, policy: Policy, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Logits (N, V) and labels (N,) at the completion positions of (prompt, completion) ids; their (B, T-1) mask."""
     model = models.use(policy)
@@ -214,7 +219,7 @@ def completion_logits(
 
 
 def implicit_accuracy(
-    progress: Steps, models: Policies, candidate: Policy, rows: Sequence[PreferenceRow]
+    progress: CheckProgress, models: LoadedPolicies, candidate: Policy, rows: Sequence[PreferenceRow]
 ) -> ImplicitAccuracy:
     """How often the candidate's implicit reward prefers the answer that annotators preferred, with its interval.
 
@@ -239,7 +244,7 @@ def implicit_accuracy(
 
 @torch.no_grad()
 def summed_logps(
-    models: Policies, policy: Policy, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
+    models: LoadedPolicies, policy: Policy, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
 ) -> torch.Tensor:
     """log pi(completion | prompt) of each sequence, (B,)."""
     logits_NV, labels_N, mask_BT = completion_logits(models, policy, sequences)
@@ -247,7 +252,7 @@ def summed_logps(
     return sum_by_row(logps_N, mask_BT.nonzero()[:, 0], len(sequences))
 
 
-def training_terms(progress: Steps, candidate: Policy) -> tuple[Policy, int]:
+def training_terms(progress: CheckProgress, candidate: Policy) -> tuple[Policy, int]:
     """The reference policy and length limit that the candidate was trained with."""
     db = progress.run.db
     base = registry.by_revision(db, "base")
@@ -314,7 +319,7 @@ def perplexity(model: Any, tokenizer: Any) -> float:
 def ask_judges(run: Run, spec: EvaluateSpec, candidate: Policy) -> dict[str, JudgeCalls]:
     """Let each judge compare the candidate's answers with the others'; how many verdicts failed, and why."""
     rubric, found = judge_store.rubric(run.db), dict[str, JudgeCalls]()
-    for judge in judge_store.named(run.db, spec.judges):
+    for judge in judge_store.judges_named(run.db, spec.judges):
         waiting = judge_store.to_judge(run.db, judge, "candidate", 100_000, candidate.id)
         tally = Tally()
         if waiting:
@@ -323,7 +328,7 @@ def ask_judges(run: Run, spec: EvaluateSpec, candidate: Policy) -> dict[str, Jud
                 run.report(tally.judged, total, {}, f"{name} judges")
 
             try:
-                bench = bench_of(run, judge, rubric, spec.model, SCORING_BATCH)
+                bench = backend_for(run, judge, rubric, spec.model, SCORING_BATCH)
                 tally = let_judge(run, judge, rubric, bench, waiting, spec.failures, progress)
             except UserError as error:  # its model is gone, say: the others' verdicts and the figures still count
                 tally.gave_up = str(error)
@@ -336,7 +341,7 @@ def win_rates(
     db: Database, spec: EvaluateSpec, candidate: Policy, other: Policy, own: Collection[int]
 ) -> dict[str, WinRate]:
     """By judge: how often the candidate's `own` answers of this check won against another policy's."""
-    panel = judge_store.named(db, spec.judges)
+    panel = judge_store.judges_named(db, spec.judges)
     return {judge.name: outcomes_by(db, judge, candidate, other, own).rate() for judge in panel}
 
 

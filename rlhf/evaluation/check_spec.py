@@ -10,7 +10,7 @@ from annotation.database import Database
 from annotation.records import Sampling
 from rlhf.data import held_out_sets, snapshots
 from rlhf.jobs.descriptions import Facts
-from rlhf.jobs.specs import JobSpec
+from rlhf.jobs.job_spec import JobSpec
 from rlhf.judges import judge_store
 from rlhf.models import registry
 
@@ -73,7 +73,11 @@ class EvaluateSpec(JobSpec):
         snapshot = self.snapshot or snapshots.store_snapshot(
             db, data_dir, snapshots.collect(db, candidate, "new", 100_000, judges_too=False)
         )
-        panel = judge_store.judges(db, active=True) if self.judges == "active" else judge_store.named(db, self.judges)
+        panel = (
+            judge_store.judges(db, active=True)
+            if self.judges == "active"
+            else judge_store.judges_named(db, self.judges)
+        )
         return replace(
             self,
             candidate=candidate.revision,

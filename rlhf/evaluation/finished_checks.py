@@ -12,7 +12,7 @@ from rlhf.jobs.job_store import Job, ended_at
 
 
 @dataclass(frozen=True)
-class Check:
+class FinishedCheck:
     """A finished check: what was asked, and what was measured."""
 
     job_id: int
@@ -25,14 +25,14 @@ class Check:
         return self.report.win_rates is not None
 
 
-def check_of(job: Job | None) -> Check | None:
+def check_of(job: Job | None) -> FinishedCheck | None:
     """What a job measured, if it is a check that has ended well."""
     if job is None or not isinstance(job.spec, EvaluateSpec) or job.status != "finished" or job.result is None:
         return None
-    return Check(job.id, job.spec, CheckReport.from_json(job.result))
+    return FinishedCheck(job.id, job.spec, CheckReport.from_json(job.result))
 
 
-def finished_checks(db: Database, revision: str | None = None) -> list[Check]:
+def finished_checks(db: Database, revision: str | None = None) -> list[FinishedCheck]:
     """The finished checks, of one policy or of all, the last to end first: one that was resumed ends after later ones.
 
     Whoever looks at a policy sees the first of them; who may decide on it is settled by the last.
@@ -41,14 +41,14 @@ def finished_checks(db: Database, revision: str | None = None) -> list[Check]:
     return [check for job in ended if (check := check_of(job)) is not None]
 
 
-def newest_check(db: Database, revision: str) -> Check | None:
+def newest_check(db: Database, revision: str) -> FinishedCheck | None:
     """The newest check of a policy, against whatever it was."""
     return next(iter(finished_checks(db, revision)), None)
 
 
-def newest_checks(db: Database) -> dict[str, Check]:
+def newest_checks(db: Database) -> dict[str, FinishedCheck]:
     """The newest check of each policy, by revision."""
-    found: dict[str, Check] = {}
+    found: dict[str, FinishedCheck] = {}
     for check in finished_checks(db):
         found.setdefault(check.spec.candidate, check)
     return found

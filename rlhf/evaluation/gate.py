@@ -21,11 +21,11 @@ from annotation.records import UserError
 from annotation.ui.formatting import percent
 
 Mode = Literal["ask", "automatic", "never"]
-Verdict = Literal["promote", "reject", "not enough evidence"]
+GateVerdict = Literal["promote", "reject", "not enough evidence"]
 Passed = Literal["pass", "fail", "open", "few", "missing", "inapplicable", "informs"]
 Rewardless = Literal["no reward", "made elsewhere"]
 Hacked = bool | Literal["open"] | Rewardless | None
-Standing = Literal["better", "worse", "spent", "open"]
+EvidenceState = Literal["better", "worse", "spent", "open"]
 
 
 # --------------------------------------------------------------------------------------------------------------- rule
@@ -181,10 +181,10 @@ class Criterion:
 
 
 @dataclass(frozen=True)
-class Decision:
+class GateDecision:
     """What the rule makes of the findings, in a sentence, with every criterion."""
 
-    verdict: Verdict
+    verdict: GateVerdict
     sentence: str
     criteria: tuple[Criterion, ...]
     more: int | None = None
@@ -193,7 +193,7 @@ class Decision:
     """Whose: a judge's name, or None for people."""
 
 
-def decide(rule: Rule, findings: Findings) -> Decision:
+def decide(rule: Rule, findings: Findings) -> GateDecision:
     """Promote, reject or wait. Pure, and the same whatever order the comparisons came in.
 
     People count most: what they find worse is rejected, and what they find better only a limit can stop. A judge
@@ -202,23 +202,23 @@ def decide(rule: Rule, findings: Findings) -> Decision:
     """
     people_alpha, judge_alpha = alphas(rule, len(findings.panel))
     people = weigh(None, findings.people, people_alpha, rule.people_least, rule.people_most)
-    seats = [seat_of(rule, judge, judge_alpha) for judge in findings.panel] if rule.judge_may_decide else []
+    panel = [judge_evidence(rule, judge, judge_alpha) for judge in findings.panel] if rule.judge_may_decide else []
     others = [informing(judge) for judge in findings.judges if judge.informs] if rule.judge_may_decide else []
     limits = limits_of(rule, findings)
-    verdict, sentence, needed = settle(rule, people, seats, limits)
-    return Decision(
+    verdict, sentence, needed = ruling(rule, people, panel, limits)
+    return GateDecision(
         verdict,
         sentence,
-        (people.criterion(), *(one for seat in seats for one in seat.criteria()), *others, *limits),
+        (people.criterion(), *(one for voter in panel for one in voter.criteria()), *others, *limits),
         needed.more if needed else None,
         needed.judge if needed else None,
     )
 
 
-def given_up(decision: Decision, checks: int) -> Decision:
+def given_up(decision: GateDecision, checks: int) -> GateDecision:
     """A rejection in place of waiting for comparisons that no check will make any more."""
     sentence = f"Nothing is left to compare after {checks} checks. {decision.sentence}"
-    return Decision("reject", sentence, decision.criteria)
+    return GateDecision("reject", sentence, decision.criteria)
 
 
 def alphas(rule: Rule, judges: int) -> tuple[float, float]:
@@ -234,13 +234,13 @@ def alphas(rule: Rule, judges: int) -> tuple[float, float]:
 
 # ----------------------------------------------------------------------------------------------------------- evidence
 @dataclass(frozen=True)
-class Source:
+class EvidenceSource:
     """People, or a judge: what their comparisons show so far."""
 
     judge: str | None
     """A judge's name; None for people."""
     found: Estimate | None
-    standing: Standing
+    standing: EvidenceState
     alpha: float
     least: int
     most: int
@@ -260,7 +260,7 @@ class Source:
         return self.found.n if self.found else 0
 
     @property
-    def leaning(self) -> Standing:
+    def leaning(self) -> EvidenceState:
         """What they find so far, from as many comparisons on as can decide: better, worse, or open."""
         value = self.found.value if self.found and self.count >= self.least else 0.5
         return "better" if value > 0.5 else "worse" if value < 0.5 else "open"
@@ -290,7 +290,7 @@ class Source:
             "spent": f"After {self.most} comparisons it is not shown to be better.",
             "open": "Not yet enough to tell.",
         }
-        verdicts: Mapping[Standing, Passed] = {"better": "pass", "worse": "fail", "spent": "fail", "open": "open"}
+        verdicts: Mapping[EvidenceState, Passed] = {"better": "pass", "worse": "fail", "spent": "fail", "open": "open"}
         name, threshold = f"Preferred by {self.name}", f"all above 50%, from {self.least} comparisons on"
         if self.found is None:
             return Criterion(name, self.score(), threshold, "missing", "It has not been compared with what serves.")
@@ -298,31 +298,31 @@ class Source:
         return Criterion(name, self.score(), threshold, verdicts[self.standing], why)
 
 
-def weigh(judge: str | None, outcomes: Sequence[float], alpha: float, least: int, most: int) -> Source:
+def weigh(judge: str | None, outcomes: Sequence[float], alpha: float, least: int, most: int) -> EvidenceSource:
     """What so many outcomes show, with `alpha` for the error on either side."""
     found, count = anytime_mean(outcomes, 2 * alpha), len(outcomes)
-    standing: Standing = "open"
+    standing: EvidenceState = "open"
     if found is not None and count >= least:
         shown = "better" if found.low > 0.5 else "worse" if found.high < 0.5 else None
-        standing = cast(Standing, shown or ("spent" if count >= most else "open"))
+        standing = cast(EvidenceState, shown or ("spent" if count >= most else "open"))
     if standing != "open":
-        return Source(judge, found, standing, alpha, least, most, 0, False)
+        return EvidenceSource(judge, found, standing, alpha, least, most, 0, False)
     first, left, expected = least - count, most - count, more_needed(outcomes, alpha)
     likely = expected is not None and expected <= left
     more = max(first, expected or 1) if likely else first if first > 0 else left
-    return Source(judge, found, standing, alpha, least, most, more, likely)
+    return EvidenceSource(judge, found, standing, alpha, least, most, more, likely)
 
 
 @dataclass(frozen=True)
-class Seat:
+class JudgeEvidence:
     """A judge that may decide: whether it is trusted, what it prefers, and whether that is only length."""
 
-    source: Source
+    source: EvidenceSource
     trust: Criterion
     equal_lengths: Criterion
 
     @property
-    def says(self) -> Standing | None:
+    def says(self) -> EvidenceState | None:
         """What it decides for; None where it must not decide: it is not trusted, or its preference may be length."""
         standing = self.source.standing
         short = standing == "better" and self.equal_lengths.verdict != "pass"
@@ -340,10 +340,10 @@ class Seat:
         return f"{upper_first(self.source.name)} can't decide: {lower_first(at_fault.why)}"
 
 
-def seat_of(rule: Rule, judge: JudgeFindings, alpha: float) -> Seat:
+def judge_evidence(rule: Rule, judge: JudgeFindings, alpha: float) -> JudgeEvidence:
     """A judge's criteria."""
     source = weigh(judge.name, judge.outcomes, alpha, rule.judge_least, rule.judge_most)
-    return Seat(source, trusted(rule, judge), preferred_at_equal_lengths(judge))
+    return JudgeEvidence(source, trusted(rule, judge), preferred_at_equal_lengths(judge))
 
 
 def informing(judge: JudgeFindings) -> Criterion:
@@ -382,7 +382,7 @@ NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
-class Limit:
+class MetricLimit:
     """A figure of `Findings` and the field of `Rule` that bounds it."""
 
     name: str
@@ -401,16 +401,20 @@ class Limit:
 
 
 LIMITS = (
-    Limit("KL to the base, nats a token", "kl_per_token", "kl_most", "How far it has moved from the base."),
-    Limit("Surprise to the base, ratio", "nll_ratio", "nll_ratio_most", "Whether its answers are still language."),
-    Limit("Distinct-2, ratio", "distinct_ratio", "distinct_ratio_least", "Whether its answers repeat themselves."),
-    Limit(
+    MetricLimit("KL to the base, nats a token", "kl_per_token", "kl_most", "How far it has moved from the base."),
+    MetricLimit(
+        "Surprise to the base, ratio", "nll_ratio", "nll_ratio_most", "Whether its answers are still language."
+    ),
+    MetricLimit(
+        "Distinct-2, ratio", "distinct_ratio", "distinct_ratio_least", "Whether its answers repeat themselves."
+    ),
+    MetricLimit(
         "Answers cut off, more than the base's",
         "truncated_more",
         "truncated_more_most",
         "Whether its answers still come to an end.",
     ),
-    Limit(
+    MetricLimit(
         "Perplexity of the fixed text, ratio",
         "perplexity_ratio",
         "perplexity_ratio_most",
@@ -421,7 +425,7 @@ LIMITS = (
 
 def limits_of(rule: Rule, findings: Findings) -> list[Criterion]:
     """What a check answers of the rule, whoever prefers the candidate."""
-    return [enough_prompts(rule, findings), different(findings), *within_limits(rule, findings), no_hacking(findings)]
+    return [enough_prompts(rule, findings), differs(findings), *within_limits(rule, findings), no_hacking(findings)]
 
 
 class Measured(Protocol):
@@ -439,7 +443,7 @@ class Measured(Protocol):
     def perplexity_ratio(self) -> float | None: ...
 
 
-def past_limits(rule: Rule, measured: Measured) -> list[tuple[Limit, float, float]]:
+def past_limits(rule: Rule, measured: Measured) -> list[tuple[MetricLimit, float, float]]:
     """The limits that are not kept, with figure and bound: the gate rejects for them, and pages warn of them."""
     known = [(limit, getattr(measured, limit.figure), getattr(rule, limit.bound)) for limit in LIMITS]
     return [found for found in known if found[1] is not None and not found[0].holds(found[1], found[2])]
@@ -473,7 +477,7 @@ def enough_prompts(rule: Rule, findings: Findings) -> Criterion:
 MORE_PROMPTS = "import more, and make a new version of the held-out set."
 
 
-def different(findings: Findings) -> Criterion:
+def differs(findings: Findings) -> Criterion:
     """Whether there is anything to promote."""
     name, same = "Different from what serves", findings.identical_to_serving
     return yes_or_no(name, same, "Whether promoting it would change anything.")
@@ -496,22 +500,22 @@ def no_hacking(findings: Findings) -> Criterion:
     return yes_or_no(name, hacked, why)
 
 
-def yes_or_no(name: str, trouble: bool | None, why: str) -> Criterion:
+def yes_or_no(name: str, problem: bool | None, why: str) -> Criterion:
     """A criterion that is met where there is no trouble."""
-    if trouble is None:
+    if problem is None:
         return Criterion(name, NOT_MEASURED, "yes", "missing", why)
-    return Criterion(name, "no" if trouble else "yes", "yes", "fail" if trouble else "pass", why)
+    return Criterion(name, "no" if problem else "yes", "yes", "fail" if problem else "pass", why)
 
 
 # ----------------------------------------------------------------------------------------------------------- settling
-Settled = tuple[Verdict, str, Source | None]
+Ruling = tuple[GateVerdict, str, EvidenceSource | None]
 
 
-def settle(rule: Rule, people: Source, seats: Sequence[Seat], limits: Sequence[Criterion]) -> Settled:
+def ruling(rule: Rule, people: EvidenceSource, panel: Sequence[JudgeEvidence], limits: Sequence[Criterion]) -> Ruling:
     """The verdict, its sentence, and of whom more comparisons are needed, first things first."""
     failed = [one for one in limits if one.verdict == "fail"]
-    better = [seat.source for seat in seats if seat.says == "better"]
-    worse = [seat.source for seat in seats if seat.says == "worse"]
+    better = [voter.source for voter in panel if voter.says == "better"]
+    worse = [voter.source for voter in panel if voter.says == "worse"]
     if people.standing == "worse":
         return "reject", preferred(people, "worse"), None
     if failed:
@@ -525,14 +529,14 @@ def settle(rule: Rule, people: Source, seats: Sequence[Seat], limits: Sequence[C
     if worse and not better and people.leaning != "better":
         return "reject", preferred(worse[0], "worse"), None
     if people.standing == "spent":
-        return "reject", spent(people), None
-    heard = [seat.source for seat in seats if seat.says is not None]
-    if heard and all(source.standing == "spent" for source in heard) and people.count < rule.people_least:
-        return "reject", spent(heard[0]), None
-    return waiting(people, seats, limits)
+        return "reject", enough_shown(people), None
+    deciding = [voter.source for voter in panel if voter.says is not None]
+    if deciding and all(source.standing == "spent" for source in deciding) and people.count < rule.people_least:
+        return "reject", enough_shown(deciding[0]), None
+    return waiting(people, panel, limits)
 
 
-def promoted(source: Source, people: Source, limits: Sequence[Criterion]) -> Settled:
+def promoted(source: EvidenceSource, people: EvidenceSource, limits: Sequence[Criterion]) -> Ruling:
     """Promotion, unless something was not measured, or more comparisons by people have to tell it."""
     missing, untold = unmeasured(limits), [one for one in limits if one.verdict == "open"]
     if missing:
@@ -543,13 +547,13 @@ def promoted(source: Source, people: Source, limits: Sequence[Criterion]) -> Set
     return "promote", f"{preferred(source, 'better')} It keeps within every limit.", None
 
 
-def preferred(source: Source, word: str) -> str:
+def preferred(source: EvidenceSource, word: str) -> str:
     """That they find it better or worse, as a sentence with the figures."""
     finds = "find" if source.judge is None else "finds"
     return f"{upper_first(source.name)} {finds} it {word}: it won {source.score()}."
 
 
-def spent(source: Source) -> str:
+def enough_shown(source: EvidenceSource) -> str:
     """That there were enough comparisons to show it, as a sentence."""
     return f"{source.count} comparisons by {source.name} do not show that it is better: it won {source.score()}."
 
@@ -571,16 +575,16 @@ def unmeasured(limits: Sequence[Criterion]) -> str:
     return " ".join([*said[:1], *map(upper_first, said[1:])])
 
 
-def waiting(people: Source, seats: Sequence[Seat], limits: Sequence[Criterion]) -> Settled:
+def waiting(people: EvidenceSource, panel: Sequence[JudgeEvidence], limits: Sequence[Criterion]) -> Ruling:
     """Why nothing is decided, and what it takes."""
-    sources = [people, *(seat.source for seat in seats if seat.says == "open")]
+    sources = [people, *(voter.source for voter in panel if voter.says == "open")]
     sentences = [f"Not enough evidence: it takes {', or '.join(source.needs() for source in sources)}."]
-    decided = [seat.source for seat in seats if seat.says in ("better", "worse")]
+    decided = [voter.source for voter in panel if voter.says in ("better", "worse")]
     if decided:
         said = " and ".join(f"{source.name} finds it {source.standing}" for source in decided)
         others = "each other" if len({source.standing for source in decided}) > 1 else "what people find so far"
         sentences.append(f"{upper_first(said)}, against {others}.")
-    sentences += [objection for objection in (seat.objection() for seat in seats) if objection]
+    sentences += [objection for objection in (voter.objection() for voter in panel) if objection]
     missing = unmeasured(limits)
     if missing:
         sentences.append(upper_first(missing))

@@ -16,12 +16,22 @@ from annotation.metrics.intervals_and_bias import Estimate, wilson_interval
 from annotation.records import UserError, storable
 from rlhf.evaluation import win_rates
 from rlhf.evaluation.check_spec import EvaluateSpec
-from rlhf.evaluation.finished_checks import Check, finished_checks
-from rlhf.evaluation.gate import Criterion, Decision, Findings, Hacked, JudgeFindings, Rule, decide, given_up, limits_of
+from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks
+from rlhf.evaluation.gate import (
+    Criterion,
+    Findings,
+    GateDecision,
+    Hacked,
+    JudgeFindings,
+    Rule,
+    decide,
+    given_up,
+    limits_of,
+)
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import TrainingSpec
 from rlhf.judges import judge_store
 from rlhf.judges.judge_agreement import trust
 from rlhf.models import registry
@@ -44,15 +54,15 @@ def set_rule(db: Database, values: Mapping[str, Any]) -> Rule:
 
 
 # ----------------------------------------------------------------------------------------------------------- findings
-def rival(db: Database, policy: Policy) -> Policy:
+def opponent(db: Database, policy: Policy) -> Policy:
     """What a policy is weighed against: what serves now, or what served when it was last promoted or rejected."""
     decided_against = None if policy.status == "candidate" else registry.decided_against(db, policy)
     return decided_against or registry.serving(db)
 
 
-def checks_of(db: Database, policy: Policy) -> list[Check]:
+def checks_of(db: Database, policy: Policy) -> list[FinishedCheck]:
     """The finished checks of a policy against its rival, newest first; others tell nothing about a promotion."""
-    against = rival(db, policy).revision
+    against = opponent(db, policy).revision
     return [check for check in finished_checks(db, policy.revision) if check.spec.against == against]
 
 
@@ -61,11 +71,11 @@ def findings(db: Database, policy: Policy) -> Findings:
 
     The figures are those of the newest check; of judges every one that was asked in any of them.
     """
-    against, checks = rival(db, policy), checks_of(db, policy)
-    people = tuple(one.outcome for one in judge_store.faced(db, policy.id, against.id))
+    against, checks = opponent(db, policy), checks_of(db, policy)
+    people = tuple(one.outcome for one in judge_store.pair_outcomes(db, policy.id, against.id))
     if not checks:
         return Findings(people)
-    report, heard = checks[0].report, judges_heard(db, policy, against, checks)
+    report, heard = checks[0].report, panel_findings(db, policy, against, checks)
     return Findings(
         people,
         heard,
@@ -109,35 +119,39 @@ def rewarded(db: Database, policy: Policy, hacked: Hacked) -> Hacked:
     if trained is None:
         return "made elsewhere"
     # An earlier version's check did not look at what merged weights come from.
-    return None if pleases(trained) else hacked
+    return None if optimised_against(trained) else hacked
 
 
 LATER = "It was asked after the first check, which settles who may decide."
 
 
-def judges_heard(db: Database, policy: Policy, against: Policy, checks: Sequence[Check]) -> tuple[JudgeFindings, ...]:
+def panel_findings(
+    db: Database, policy: Policy, against: Policy, checks: Sequence[FinishedCheck]
+) -> tuple[JudgeFindings, ...]:
     """What each judge says that was asked in any of the checks (newest first); only those of the first may decide."""
-    asked = [judge_store.named(db, check.spec.judges) for check in reversed(checks) if check.asked_judges]
+    asked = [judge_store.judges_named(db, check.spec.judges) for check in reversed(checks) if check.asked_judges]
     first = {judge.name for panel in asked[:1] for judge in panel}
     different = {judge.name: judge for panel in asked for judge in panel}
     return tuple(
-        judge_findings(db, judge, policy, against, prejudiced(db, judge, policy) or ("" if name in first else LATER))
+        judge_findings(
+            db, judge, policy, against, conflict_of_interest(db, judge, policy) or ("" if name in first else LATER)
+        )
         for name, judge in different.items()
     )
 
 
-def prejudiced(db: Database, judge: judge_store.Judge, policy: Policy) -> str:
+def conflict_of_interest(db: Database, judge: judge_store.Judge, policy: Policy) -> str:
     """Why a judge must not decide on a policy because it has a part in it, as a sentence; empty where it has none."""
     model = judge.settings.get("model")
     if judge.backend != "endpoint" and model == policy.revision:
         return "It is the candidate itself."
     trained = registry.training_of(db, policy)
-    if judge.backend == "reward-model" and trained is not None and model in pleases(trained):
+    if judge.backend == "reward-model" and trained is not None and model in optimised_against(trained):
         return "It is the reward model that the candidate was trained to please."
     return ""
 
 
-def pleases(trained: Job) -> tuple[str, ...]:
+def optimised_against(trained: Job) -> tuple[str, ...]:
     """The revisions of the models that a training was to please."""
     return trained.spec.trained_against() if isinstance(trained.spec, TrainingSpec) else ()
 
@@ -152,16 +166,16 @@ def judge_findings(
 
 def agreement_of(db: Database, judge: judge_store.Judge) -> Estimate | None:
     """How often a judge agrees with people, as of today; None before both have judged the same."""
-    found = kept(db, ("trust", judge.name), lambda: trust(judge_store.cases(db, judge)).with_people)
+    found = cached(db, ("trust", judge.name), lambda: trust(judge_store.jointly_judged(db, judge)).with_people)
     return None if found is None else found.share
 
 
 # ----------------------------------------------------------------------------------------------------------- decisions
-_kept: WeakKeyDictionary[Database, tuple[Any, dict[tuple[str, str], Any]]] = WeakKeyDictionary()
-Kept = TypeVar("Kept")
+_cache: WeakKeyDictionary[Database, tuple[Any, dict[tuple[str, str], Any]]] = WeakKeyDictionary()
+Cached = TypeVar("Cached")
 
 
-def kept(db: Database, name: tuple[str, str], work: Callable[[], Kept]) -> Kept:
+def cached(db: Database, name: tuple[str, str], work: Callable[[], Cached]) -> Cached:
     """What this work comes to, kept until a row changes that a decision depends on.
 
     The loop and the pages ask every few seconds. Only for what depends on judgements, decisions, checks and the rule.
@@ -173,57 +187,57 @@ def kept(db: Database, name: tuple[str, str], work: Callable[[], Kept]) -> Kept:
                    AND taken = 0) AS open, (SELECT value FROM setting WHERE key = 'gate') AS rule,
                (SELECT max(version) FROM rubric) AS rubric"""
     )
-    found = _kept.get(db)
+    found = _cache.get(db)
     if found is None or found[0] != stamp:
-        found = _kept[db] = stamp, {}
+        found = _cache[db] = stamp, {}
     if name not in found[1]:
         found[1][name] = work()
-    return cast(Kept, found[1][name])
+    return cast(Cached, found[1][name])
 
 
-def decided(db: Database, policy: Policy) -> tuple[Findings, Decision]:
+def decided(db: Database, policy: Policy) -> tuple[Findings, GateDecision]:
     """What was measured of this policy, and what the project's rule makes of it.
 
     Where comparisons are wanted that no check will make any more, a rejection.
     """
 
-    def look() -> tuple[Findings, Decision]:
+    def look() -> tuple[Findings, GateDecision]:
         found, terms = findings(db, policy), rule(db)
         decision, checks = decide(terms, found), checks_of(db, policy)
         begun = len(found.people) >= terms.people_least
-        if len(checks) >= MOST_CHECKS and hopeless(db, policy, decision, checks, begun):
+        if len(checks) >= MOST_CHECKS and needs_another_check(db, policy, decision, checks, begun):
             decision = given_up(decision, len(checks))
         return found, decision
 
-    return kept(db, ("decision", policy.revision), look)
+    return cached(db, ("decision", policy.revision), look)
 
 
-def decision_on(db: Database, policy: Policy) -> Decision:
+def decision_on(db: Database, policy: Policy) -> GateDecision:
     """What the project's rule makes of what was measured of this candidate."""
     return decided(db, policy)[1]
 
 
 @dataclass(frozen=True)
-class Pending:
+class PendingDecision:
     """The candidate that the gate looks at, and its decision."""
 
     policy: Policy
-    decision: Decision
+    decision: GateDecision
     exhausted: bool = False
     """Whether nothing is left to compare until another check draws new answers."""
 
 
-def pending(db: Database) -> Pending | None:
+def pending(db: Database) -> PendingDecision | None:
     """The newest candidate that was checked against what serves now, with the decision on it; None without one.
 
     Only the newest: an older one that was not decided on has been overtaken by what was learnt since.
     """
-    candidates = [one for one in registry.everything(db) if one.status == "candidate" and one.kind == "policy"]
+    candidates = [one for one in registry.all_policies(db) if one.status == "candidate" and one.kind == "policy"]
     for policy in reversed([one for one in candidates if one.deleted is None]):
         checks = checks_of(db, policy)
         if checks:
             decision = decision_on(db, policy)
-            return Pending(policy, decision, exhausted(db, policy, decision, checks))
+            return PendingDecision(policy, decision, exhausted(db, policy, decision, checks))
     return None
 
 
@@ -231,21 +245,23 @@ def pending(db: Database) -> Pending | None:
 MOST_CHECKS = 8
 
 
-def exhausted(db: Database, policy: Policy, decision: Decision, checks: Sequence[Check]) -> bool:
+def exhausted(db: Database, policy: Policy, decision: GateDecision, checks: Sequence[FinishedCheck]) -> bool:
     """Whether comparisons are wanted of a candidate and none are left; a further check would make some."""
     if decision.verdict != "not enough evidence" or decision.more is None or len(checks) >= MOST_CHECKS:
         return False
-    return to_be_drawn(decision, checks) or nothing_open(db, policy)
+    return needs_new_answers(decision, checks) or nothing_open(db, policy)
 
 
-def hopeless(db: Database, policy: Policy, decision: Decision, checks: Sequence[Check], begun: bool) -> bool:
+def needs_another_check(
+    db: Database, policy: Policy, decision: GateDecision, checks: Sequence[FinishedCheck], begun: bool
+) -> bool:
     """Whether nothing more will come of a candidate without a further check; people are awaited who have `begun`."""
     if decision.verdict != "not enough evidence":
         return False
-    return nothing_open(db, policy) or (to_be_drawn(decision, checks) and not begun)
+    return nothing_open(db, policy) or (needs_new_answers(decision, checks) and not begun)
 
 
-def to_be_drawn(decision: Decision, checks: Sequence[Check]) -> bool:
+def needs_new_answers(decision: GateDecision, checks: Sequence[FinishedCheck]) -> bool:
     """Whether it takes a judge that has judged everything there was; checks come newest first."""
     if decision.more_by is None:
         return False
@@ -255,12 +271,12 @@ def to_be_drawn(decision: Decision, checks: Sequence[Check]) -> bool:
 
 def nothing_open(db: Database, policy: Policy) -> bool:
     """Whether no comparison of a policy with its rival is before people."""
-    return judge_store.open_to_people(db, policy.id, rival(db, policy).id) == 0
+    return judge_store.open_to_people(db, policy.id, opponent(db, policy).id) == 0
 
 
 # ------------------------------------------------------------------------------------------------- how a check stands
 @dataclass(frozen=True)
-class Checking:
+class CheckStatus:
     """How the check of a policy stands."""
 
     sentence: str
@@ -269,7 +285,7 @@ class Checking:
     """Whether one that counts waits or runs, so that nobody has to ask for one."""
 
 
-def checking(db: Database, policy: Policy) -> Checking:
+def check_status(db: Database, policy: Policy) -> CheckStatus:
     """How the check of a policy stands now; of a candidate only checks against what serves count."""
     every = [(job, job.spec) for job in job_store.checks(db, policy.revision) if isinstance(job.spec, EvaluateSpec)]
     against = registry.serving(db).revision if policy.status == "candidate" else None
@@ -284,21 +300,21 @@ def checking(db: Database, policy: Policy) -> Checking:
         job, spec = min(active, key=lambda one: (against not in (None, one[1].against), one[0].status == "queued"))
         other = against not in (None, spec.against)
         beside = f"{counts}; this one is against {spec.against}." if other else ""
-        return Checking(" ".join(filter(None, (progress_of(db, job), beside, before))), not other)
+        return CheckStatus(" ".join(filter(None, (progress_of(db, job), beside, before))), not other)
     if not ended:
         base = "It is what others are checked against." if policy.path is None else "It has not been checked yet."
-        return Checking(base, False)
+        return CheckStatus(base, False)
     job, spec = ended[-1]
     if job.status != "finished":
         again = f"Check it again, or resume job {job.id}."
-        return Checking(" ".join(filter(None, (came_to_nothing(job), again, before))), False)
+        return CheckStatus(" ".join(filter(None, (failure_of(job), again, before))), False)
     if not counting:
-        return Checking(f"{counts}; its check (job {job.id}) was against {spec.against}. Check it again.", False)
-    left_out = policy.status == "candidate" and any(one.verdict == "missing" for one in figures_in(db, policy))
-    return Checking("Its check left that out: check it again." if left_out else "", False)
+        return CheckStatus(f"{counts}; its check (job {job.id}) was against {spec.against}. Check it again.", False)
+    left_out = policy.status == "candidate" and any(one.verdict == "missing" for one in limit_criteria(db, policy))
+    return CheckStatus("Its check left that out: check it again." if left_out else "", False)
 
 
-def figures_in(db: Database, policy: Policy) -> Sequence[Criterion]:
+def limit_criteria(db: Database, policy: Policy) -> Sequence[Criterion]:
     """The criteria that a check answers; people and judges are others."""
     found, terms = decided(db, policy)[0], rule(db)
     return limits_of(terms, found)
@@ -323,14 +339,14 @@ ORDINALS = ("first", "second", "third", "fourth", "fifth")
 ENDINGS: Mapping[str, str] = {"failed": "failed", "lost": "was lost", "cancelled": "was cancelled"}
 
 
-def came_to_nothing(job: Job) -> str:
+def failure_of(job: Job) -> str:
     """How a check ended that has measured nothing, as a sentence."""
     said = " ".join(job.message.split()).rstrip(".") if job.status != "cancelled" else ""
     return f"Its check (job {job.id}) {ENDINGS[job.status]}{f': {said}' if said else ''}."
 
 
 # ------------------------------------------------------------------------------------------------- what people decide
-def advice(db: Database, policy: Policy) -> Decision | None:
+def advice(db: Database, policy: Policy) -> GateDecision | None:
     """What the rule advises a person to do; None of what is no candidate, and where its mode is 'never'."""
     if policy.status != "candidate" or policy.kind != "policy" or rule(db).mode == "never":
         return None
@@ -342,7 +358,7 @@ MOST_WHY = 1000
 NO_REASON = "no reason given"
 
 
-class AgainstTheRule(UserError):
+class PromotionAgainstRule(UserError):
     """A promotion that the rule speaks against, for which nobody has given a reason; it says what the rule says."""
 
 
@@ -359,16 +375,16 @@ def objection(db: Database, policy: Policy) -> str:
     decision = advice(db, policy)
     if decision is None or decision.verdict == "promote":
         return ""
-    return f"The rule says: {in_words(db, policy, decision)}"
+    return f"The rule says: {described(db, policy, decision)}"
 
 
-def in_words(db: Database, policy: Policy, decision: Decision) -> str:
+def described(db: Database, policy: Policy, decision: GateDecision) -> str:
     """A decision on a candidate, with how its check stands."""
-    return f"{decision.verdict}. {decision.sentence} {checking(db, policy).sentence}".strip()
+    return f"{decision.verdict}. {decision.sentence} {check_status(db, policy).sentence}".strip()
 
 
 @dataclass(frozen=True)
-class Promoted:
+class Promotion:
     """What a person let serve."""
 
     revision: str
@@ -382,33 +398,33 @@ class Promoted:
         return f"{self.revision} serves now{', against the rule' if self.against else ''}."
 
 
-def promote(db: Database, data_dir: Path, revision: str, decided_by: str, why: str = "") -> Promoted:
+def promote(db: Database, data_dir: Path, revision: str, decided_by: str, why: str = "") -> Promotion:
     """Let a policy serve because a person wants it; against the rule only with a reason. Both are kept.
 
     The rule is asked in the transaction that promotes: what was judged since the person looked counts.
-    Raises AgainstTheRule without a reason, and UserError where it can't serve; then nothing has changed.
+    Raises PromotionAgainstRule without a reason, and UserError where it can't serve; then nothing has changed.
     """
     registry.verify(data_dir, registry.by_revision(db, revision))  # before: reading the files takes a while
-    own = own_words(why)
+    own = clean_reason(why)
     with db.transaction():
         policy = registry.by_revision(db, revision)
         against = objection(db, policy)
         if against and not own:
-            raise AgainstTheRule(f"{policy.revision} was not promoted. {against} Against that it takes a reason.")
+            raise PromotionAgainstRule(f"{policy.revision} was not promoted. {against} Against that it takes a reason.")
         before = registry.serving(db).revision
         registry.promote(db, policy.revision, decided_by, reason(db, policy, own))
-    return Promoted(policy.revision, before, bool(against))
+    return Promotion(policy.revision, before, bool(against))
 
 
 def reject(db: Database, revision: str, decided_by: str, why: str = "") -> Policy:
     """Turn a candidate down because a person wants it, with what the rule says. Raises UserError."""
-    own = own_words(why)
+    own = clean_reason(why)
     with db.transaction():
         policy = registry.by_revision(db, revision)
         return registry.reject(db, policy.revision, decided_by, reason(db, policy, own))
 
 
-def own_words(why: str) -> str:
+def clean_reason(why: str) -> str:
     """A reason as it is kept: on one line, and nothing where there is nothing to be seen. Raises UserError."""
     said = " ".join(storable(why).replace("\0", " ").split())
     if len(said) > MOST_WHY:
@@ -424,12 +440,12 @@ def reason(db: Database, policy: Policy, own: str) -> str:
     """What is recorded with a person's decision: their own words, then what the rule says, or who rejected it."""
     decision = advice(db, policy)
     said = own if not own or own.endswith((".", "!", "?", "…")) else f"{own}."
-    rule_said = objection(db, policy) if decision is None else f"The rule said: {in_words(db, policy, decision)}"
+    rule_said = objection(db, policy) if decision is None else f"The rule said: {described(db, policy, decision)}"
     return f"{said} {rule_said}".strip() or NO_REASON
 
 
 # -------------------------------------------------------------------------------------------------- what the gate does
-def act(db: Database, data_dir: Path) -> Pending | None:
+def act(db: Database, data_dir: Path) -> PendingDecision | None:
     """Promote or reject what is decided, where the rule's mode is automatic; returns what was done, or None.
 
     Never against the rule: it is asked again in the transaction that acts on it. A candidate whose files are damaged
@@ -438,20 +454,20 @@ def act(db: Database, data_dir: Path) -> Pending | None:
     found = to_act_on(db)
     if found is None:
         return None
-    trouble = damage(data_dir, found.policy) if found.decision.verdict == "promote" else ""
+    problem = damage(data_dir, found.policy) if found.decision.verdict == "promote" else ""
     with db.transaction():
         again = to_act_on(db)
         if again is None or (again.policy, again.decision.verdict) != (found.policy, found.decision.verdict):
             return None
-        revision, why = again.policy.revision, trouble or again.decision.sentence
-        if again.decision.verdict == "promote" and not trouble:
+        revision, why = again.policy.revision, problem or again.decision.sentence
+        if again.decision.verdict == "promote" and not problem:
             registry.promote(db, revision, THE_GATE, why)
         else:
             registry.reject(db, revision, THE_GATE, why)
     return again
 
 
-def to_act_on(db: Database) -> Pending | None:
+def to_act_on(db: Database) -> PendingDecision | None:
     """The candidate that the gate promotes or rejects by itself now, if it may and the evidence is there."""
     found = pending(db) if rule(db).mode == "automatic" else None
     return None if found is None or found.decision.verdict == "not enough evidence" else found

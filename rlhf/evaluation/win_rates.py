@@ -13,9 +13,9 @@ from annotation.metrics.sequential_test import length_controlled
 from rlhf.data import snapshots
 from rlhf.evaluation.report import RewardChange, WinRate
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import TrainingSpec
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.judges import judge_store
-from rlhf.judges.judge_store import Faced, Judge
+from rlhf.judges.judge_store import Judge, PairOutcome
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.models.reward_model_quality import quality_of
@@ -23,7 +23,7 @@ from rlhf.models.reward_model_quality import quality_of
 
 # ----------------------------------------------------------------------------------------------------------- win rates
 @dataclass(frozen=True)
-class Outcomes:
+class PairedOutcomes:
     """What came of a policy's answers beside another's to the same prompts with the same seeds, by one judge.
 
     A policy's win rate is the mean of these: 1 for an answer that won, 0 for one that lost, a half for a tie. What
@@ -32,7 +32,7 @@ class Outcomes:
     the gate of the answers of all checks of the two, pages and cards from either.
     """
 
-    compared: tuple[Faced, ...]
+    compared: tuple[PairOutcome, ...]
     """What the judge has said."""
     settled: tuple[float, ...]
     """What came of answers that nobody has to compare."""
@@ -64,13 +64,13 @@ class Outcomes:
 
 def outcomes_by(
     db: Database, judge: Judge, policy: Policy, other: Policy, responses: Collection[int] | None = None
-) -> Outcomes:
+) -> PairedOutcomes:
     """What came of a policy's answers beside another's, by an AI judge; of all, or of these `responses` of its own."""
     wanted = [
         pair for pair in store.paired_answers(db, policy.id, other.id) if responses is None or pair.first in responses
     ]
-    faced = judge_store.faced(db, policy.id, other.id, judge.id)
-    return Outcomes(
+    faced = judge_store.pair_outcomes(db, policy.id, other.id, judge.id)
+    return PairedOutcomes(
         tuple(one for one in faced if responses is None or one.response_id in responses),
         tuple(pair.settled for pair in wanted if pair.settled is not None and not pair.compared),
         len(wanted),
@@ -83,7 +83,7 @@ def by_people(db: Database, policy: Policy, other: Policy) -> Estimate | None:
     Of what they have compared alone: they are asked about some of the answers, and a verdict that nobody gave is not
     laid in people's mouths.
     """
-    outcomes = [one.outcome for one in judge_store.faced(db, policy.id, other.id)]
+    outcomes = [one.outcome for one in judge_store.pair_outcomes(db, policy.id, other.id)]
     return share_of(sum(outcomes), len(outcomes))
 
 

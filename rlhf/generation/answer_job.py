@@ -12,7 +12,7 @@ from rlhf.generation.prompt_sets import AnswerSpec
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.base_model import ready
-from rlhf.models.loading import Policies
+from rlhf.models.loading import LoadedPolicies
 from rlhf.models.sampling import draw
 
 
@@ -24,7 +24,7 @@ def run(run: Run, spec: AnswerSpec) -> dict[str, Any]:
     run.report(0, 0, {}, "loading the model")
     policy = registry.by_revision(run.db, spec.revision)
     prompt_sets.refuse_mute(policy)
-    models = Policies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
+    models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
     prompts = prompt_sets.prompts_of(run.db, spec)
     fed = what_to_feed(run, spec, models, prompts)
     draft = prompt_sets.draft_of(run.data_dir, run.job_id)
@@ -59,7 +59,9 @@ def run(run: Run, spec: AnswerSpec) -> dict[str, Any]:
     }
 
 
-def what_to_feed(run: Run, spec: AnswerSpec, models: Policies, prompts: Sequence[Prompt]) -> list[tuple[Prompt, str]]:
+def what_to_feed(
+    run: Run, spec: AnswerSpec, models: LoadedPolicies, prompts: Sequence[Prompt]
+) -> list[tuple[Prompt, str]]:
     """The prompts that the model takes, each with the text to feed. Raises UserError if it takes none of them."""
     fed: list[tuple[Prompt, str]] = []
     refused: list[str] = []

@@ -201,7 +201,7 @@ def response_of(chat: Chat) -> Response:
 
 # -------------------------------------------------------------------------------------------------------- the worker
 @dataclass(frozen=True)
-class Answered:
+class FinishedAnswer:
     """How an answer ended; `tokens` counts the generated ones."""
 
     text: str
@@ -246,7 +246,7 @@ def states(db: Database, chat_ids: Sequence[int]) -> dict[int, State]:
     return {row["id"]: row["state"] for row in rows}
 
 
-def finish(db: Database, chat_id: int, answer: Answered) -> None:
+def finish(db: Database, chat_id: int, answer: FinishedAnswer) -> None:
     """Store how an answer ended; one that has ended before stays as it is."""
     with db.transaction() as connection:
         connection.execute(

@@ -16,7 +16,7 @@ from annotation.database import Database
 from annotation.records import Prompt, Sampling, Split, UserError
 from rlhf.jobs.artifacts import explain_write_errors
 from rlhf.jobs.descriptions import Facts
-from rlhf.jobs.specs import JobSpec
+from rlhf.jobs.job_spec import JobSpec
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 

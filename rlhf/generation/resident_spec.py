@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from annotation.records import Sampling
 from rlhf.jobs.descriptions import Facts
-from rlhf.jobs.specs import JobSpec
+from rlhf.jobs.job_spec import JobSpec
 
 
 @dataclass(frozen=True)

@@ -16,19 +16,19 @@ from annotation import store
 from annotation.records import Prompt, Response, Split, UserError
 from annotation.selection import HELD_OUT_SHARE
 from rlhf.generation import playground_store
-from rlhf.generation.playground_store import Answered, Chat
+from rlhf.generation.playground_store import Chat, FinishedAnswer
 from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.base_model import ready
-from rlhf.models.loading import Policies, ground_key
+from rlhf.models.loading import LoadedPolicies, ground_key
 from rlhf.models.registry import Policy
 from rlhf.models.sampling import Draw, Written, draw, undrawn
 from rlhf.models.tokenize import text_ids
 
 IDLE_SECONDS = 0.5
-FRUITLESS_SECONDS = 5.0
+NO_PROGRESS_SECONDS = 5.0
 # How often a draw looks whether an annotator has asked something.
 LOOK_SECONDS = 0.25
 # How often it looks for chats, idle or not: their first token is to come within a second.
@@ -67,7 +67,7 @@ class Resident:
 
     def __init__(self, run: Run, spec: GenerateSpec) -> None:
         self.run, self.db, self.spec = run, run.db, spec
-        self.models = Policies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
+        self.models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
         self.made = 0
         self._fruitless = False
         self._refused: set[int] = set()
@@ -85,7 +85,7 @@ class Resident:
 
     def make_room(self, asked: Sequence[Policy]) -> None:
         """Forget all policies but the one that serves and those that chats have asked for lately (the latest first)."""
-        self._lately = kept(self.serving, asked)
+        self._lately = policies_to_keep(self.serving, asked)
         self.models.keep_only(self.serving, *self._lately)
 
     def outdated(self) -> bool:
@@ -133,7 +133,7 @@ class Resident:
         self.run.report(self.made, 0, {}, f"{self.stock()} comparisons in stock" if new or watched else too_few)
         if self._fruitless and not watched:
             # Nothing but empty or equal answers: a policy that has collapsed must not take all the processors.
-            self.rest(FRUITLESS_SECONDS)
+            self.rest(NO_PROGRESS_SECONDS)
 
     def rest(self, seconds: float) -> None:
         """Draw nothing for a while, but for what people ask."""
@@ -220,7 +220,7 @@ class Resident:
 
     def chat(self, model: Any, fed: Sequence[tuple[Chat, str]]) -> None:
         """Draw the answers before people's eyes, each until it ends or somebody stops it."""
-        watched = Watched(self.run, self.models.tokenizer, fed)
+        watched = ActiveChats(self.run, self.models.tokenizer, fed)
         draws = draw(
             model,
             self.models.tokenizer,
@@ -232,7 +232,7 @@ class Resident:
             CHAT_SECONDS,
         )
         for (chat, text), (drawn,) in zip(fed, draws, strict=False):  # none where nobody waits any more
-            answer = Answered(drawn.text, text, drawn.prompt_tokens, drawn.tokens, drawn.finish_reason)
+            answer = FinishedAnswer(drawn.text, text, drawn.prompt_tokens, drawn.tokens, drawn.finish_reason)
             playground_store.finish(self.db, chat.id, answer)
 
     # --------------------------------------------------------------------------------------------- what annotators ask
@@ -347,7 +347,7 @@ class Resident:
         return drawn.response(task.prompt, self.serving, task.text, self.spec.sampling)
 
 
-class Watched:
+class ActiveChats:
     """Chats that are being answered: what is written of them is shown, and those that people stop are ended."""
 
     def __init__(self, run: Run, tokenizer: Any, fed: Sequence[tuple[Chat, str]]) -> None:
@@ -366,11 +366,11 @@ class Watched:
         for chat_id in (chat_id for chat_id, state in states.items() if state == "stopping"):
             written, text = self.texts[chat_id], self.fed[chat_id]
             tokens, prompt_tokens = (len(text_ids(self.tokenizer, part)) for part in (written, text))
-            playground_store.finish(self.db, chat_id, Answered(written, text, prompt_tokens, tokens, "stopped"))
+            playground_store.finish(self.db, chat_id, FinishedAnswer(written, text, prompt_tokens, tokens, "stopped"))
         return self.run.stopped or "writing" not in states.values()
 
 
-def kept(serving: Policy, asked: Sequence[Policy]) -> list[Policy]:
+def policies_to_keep(serving: Policy, asked: Sequence[Policy]) -> list[Policy]:
     """Which policies stay in memory beside the one that serves: the first ones, on at most one other set of weights.
 
     An adapter is small, weights are not.

@@ -17,14 +17,14 @@ from typing import IO, Any, Final, Literal, get_args
 from annotation import hub_client as hubs
 from annotation.database import Database
 from annotation.environment import SPACE_TOKEN
-from annotation.exports.formats import Request as Export
+from annotation.exports.formats import ExportRequest as Export
 from annotation.exports.formats import check_licence
 from annotation.hub_client import Hub
 from annotation.imports.import_command import NOTHING_USABLE
 from annotation.records import UserError, now
 from annotation.tabs.quality_report import some
 from rlhf.hub import pull_model, push_dataset, push_model, space_upload
-from rlhf.hub.space_upload import Finding
+from rlhf.hub.space_upload import SpaceFinding
 from rlhf.hub.token_launcher import LAUNCHER, module
 from rlhf.models.registry import Weights
 
@@ -124,7 +124,7 @@ class CheckSpace:
         """Raises UserError for what can't be meant."""
         hubs.check_name(self.repo)
 
-    def plan(self, hub: Hub) -> space_upload.Plan:
+    def plan(self, hub: Hub) -> space_upload.SpacePlan:
         """The Space as it is to be. Raises UserError."""
         asked = {"admins": self.admins, "annotators": self.annotators, "copies": self.copies, "model": self.model}
         return space_upload.planned(
@@ -450,12 +450,12 @@ def make_space(hub: Hub, asked: MakeSpace) -> Done:
     return Done(f"{made.address} is {state} at {made.commit[:8]}; the Hub builds it.{changed}", asdict(made))
 
 
-def errors_of(found: Sequence[Finding]) -> list[Finding]:
+def errors_of(found: Sequence[SpaceFinding]) -> list[SpaceFinding]:
     """What stops an upload."""
     return [one for one in found if one.level == "error"]
 
 
-def price_of(hub: Hub, plan: space_upload.Plan) -> float:
+def price_of(hub: Hub, plan: space_upload.SpacePlan) -> float:
     """What a Space's hardware costs in dollars an hour, where one is asked for. Raises UserError."""
     return space_upload.hourly_prices(hub).get(plan.hardware, 0.0) if plan.hardware else 0.0
 

@@ -22,8 +22,8 @@ from rlhf.data.held_out_sets import sample_prompts
 from rlhf.hub import space_upload
 from rlhf.hub.push_model import WHOLE, Files
 from rlhf.jobs.artifacts import verify_directory
+from rlhf.jobs.job_spec import TrainingSpec, from_json, to_json
 from rlhf.jobs.job_store import Job, get
-from rlhf.jobs.specs import TrainingSpec, from_json, to_json
 from rlhf.models import base_model, registry
 from rlhf.models.registry import Policy
 
@@ -52,7 +52,7 @@ def pack(db: Database, data_dir: Path, job: Job) -> Files:
     models = needed(db, spec)
     base = models[0]
     files: Files = {f"{CODE}/{path.as_posix()}": space_upload.ROOT / path for path in space_upload.files()}
-    wanted = space_upload.Plan("prefloop/job", hardware=job.flavor or "")
+    wanted = space_upload.SpacePlan("prefloop/job", hardware=job.flavor or "")
     text = (space_upload.ROOT / "requirements.txt").read_text("utf-8")
     files[f"{CODE}/requirements.txt"] = space_upload.requirements(wanted, text).encode()
     files |= base_files(base)

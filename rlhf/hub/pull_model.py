@@ -36,7 +36,7 @@ SPARE_BYTES: Final = 100_000_000
 
 
 @dataclass(frozen=True)
-class Found:
+class HubRevision:
     """A revision of a model on the Hub: its commit and its files with their sizes and, of large ones, sha256."""
 
     repo: str
@@ -120,7 +120,7 @@ def pull(hub: Hub, db: Database, data_dir: Path, address: str, weights: Weights 
 
 
 @dataclass(frozen=True)
-class Entry:
+class RegistryEntry:
     """What the registry says of pulled files."""
 
     kind: Kind
@@ -128,12 +128,12 @@ class Entry:
     ground_id: int | None = None
 
 
-def look_up(hub: Hub, repo: str, revision: str | None) -> Found:
+def look_up(hub: Hub, repo: str, revision: str | None) -> HubRevision:
     """The commit that a revision is now, and its files. Raises UserError."""
     with hubs.explained(f"Looking up {repo}"):
         info = hub.api.model_info(repo, revision=revision, files_metadata=True)
     files = info.siblings or []
-    return Found(
+    return HubRevision(
         repo,
         str(info.sha),
         {one.rfilename: one.size or 0 for one in files},
@@ -141,7 +141,7 @@ def look_up(hub: Hub, repo: str, revision: str | None) -> Found:
     )
 
 
-def refuse_code(hub: Hub, found: Found, *names: str) -> None:
+def refuse_code(hub: Hub, found: HubRevision, *names: str) -> None:
     """Raises UserError for a model that needs code of its own: none of it is ever fetched, let alone run."""
     for name in names:
         if name in found.sizes:
@@ -169,15 +169,15 @@ def refuse_too_large(data_dir: Path, size: int) -> None:
         )
 
 
-def name_for(db: Database, found: Found) -> str:
+def name_for(db: Database, found: HubRevision) -> str:
     """A name for what was pulled; PEFT takes no dots in one."""
     short = re.sub(r"[^A-Za-z0-9]+", "-", found.repo.split("/")[1]).strip("-") or "model"
     name = f"{short[:80]}-{found.sha[:7]}"
-    taken = {policy.revision for policy in registry.everything(db)}
+    taken = {policy.revision for policy in registry.all_policies(db)}
     return next(one for one in (name, *(f"{name}-{number}" for number in range(2, 10**6))) if one not in taken)
 
 
-def fetch(hub: Hub, found: Found, names: Sequence[str], directory: Path) -> None:
+def fetch(hub: Hub, found: HubRevision, names: Sequence[str], directory: Path) -> None:
     """Fetch files of the commit, and compare them with what the Hub says they are. Raises UserError."""
     with hubs.explained(f"Fetching {found.source}"):
         for name in names:
@@ -193,7 +193,7 @@ def fetch(hub: Hub, found: Found, names: Sequence[str], directory: Path) -> None
 
 
 # -------------------------------------------------------------------------------------------------------------- checks
-def checked_adapter(db: Database, data_dir: Path, directory: Path, found: Found) -> Entry:
+def checked_adapter(db: Database, data_dir: Path, directory: Path, found: HubRevision) -> RegistryEntry:
     """What an adapter is and lies on. Raises UserError where it is of no use here."""
     config = read_object(directory / "adapter_config.json")
     form, kind = FORMS.get(str(config.get("peft_type"))), TASKS.get(str(config.get("task_type")))
@@ -209,10 +209,10 @@ def checked_adapter(db: Database, data_dir: Path, directory: Path, found: Found)
     under = base_path(db, data_dir) if ground is None else data_dir / str(ground.path)
     if under is not None:
         check_shapes(under, config, adapter, found)
-    return Entry(kind, form, None if ground is None else ground.id)
+    return RegistryEntry(kind, form, None if ground is None else ground.id)
 
 
-def check_reward(directory: Path, found: Found) -> None:
+def check_reward(directory: Path, found: HubRevision) -> None:
     """Raises UserError for a reward model whose scores can't be put on a scale."""
     path = directory / "reward.json"
     figures = read_object(path) if path.is_file() else {}
@@ -224,14 +224,14 @@ def check_reward(directory: Path, found: Found) -> None:
         )
 
 
-def ground_of(db: Database, config: Mapping[str, Any], found: Found) -> Policy | None:
+def ground_of(db: Database, config: Mapping[str, Any], found: HubRevision) -> Policy | None:
     """The weights of the registry that an adapter lies on; None for the base. Raises UserError where it fits none."""
     wanted = str(config.get("base_model_name_or_path") or "")
     base = registry.by_revision(db, "base").base
     if is_base(wanted, base):
         return None
     revision = str(config.get("revision") or "")
-    for policy in reversed(registry.everything(db)):
+    for policy in reversed(registry.all_policies(db)):
         if policy.form == "full" and policy.deleted is None and (wanted, revision) in addresses(db, policy):
             return policy
     raise UserError(
@@ -260,7 +260,7 @@ def addresses(db: Database, policy: Policy) -> Iterator[tuple[str, str]]:
         yield place[0], ""
 
 
-def checked_whole(db: Database, data_dir: Path, directory: Path) -> Entry:
+def checked_whole(db: Database, data_dir: Path, directory: Path) -> RegistryEntry:
     """What whole weights are. Raises UserError where they are not whole, or not of the base's kind."""
     how = base_model.quantisation(directory)
     if how:
@@ -279,7 +279,7 @@ def checked_whole(db: Database, data_dir: Path, directory: Path) -> Entry:
     check_architecture(directory)
     check_weights(directory)
     base_model.try_loading(directory)
-    return Entry("policy", "full")
+    return RegistryEntry("policy", "full")
 
 
 def base_path(db: Database, data_dir: Path) -> Path | None:
@@ -287,7 +287,7 @@ def base_path(db: Database, data_dir: Path) -> Path | None:
     return base_model.on_this_machine(data_dir, registry.by_revision(db, "base").base)
 
 
-def check_base(db: Database, data_dir: Path, told: object, found: Found) -> None:
+def check_base(db: Database, data_dir: Path, told: object, found: HubRevision) -> None:
     """Raises UserError where an adapter's card says that it lies on other weights of the base's name."""
     base = registry.by_revision(db, "base").base
     own = base_sha256(db, data_dir, base) if isinstance(told, str) else ""
@@ -346,7 +346,7 @@ def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
     return {name: tensor.shape for name, tensor in read_header(path).items()}
 
 
-def check_shapes(under: Path, config: Mapping[str, Any], adapter: Shapes, found: Found) -> None:
+def check_shapes(under: Path, config: Mapping[str, Any], adapter: Shapes, found: HubRevision) -> None:
     """Raises UserError where an adapter's tensors can't belong to these weights.
 
     Where their files are not here there is nothing to compare with. Of weights that are stored quantised only the names

@@ -14,7 +14,7 @@ from annotation import hub_client as hubs
 from annotation import store
 from annotation.database import Database
 from annotation.exports import writing
-from annotation.exports.formats import FORMATS, ONE_FILE, SPLIT_NAMES, Request, check_licence, pseudonyms
+from annotation.exports.formats import FORMATS, ONE_FILE, SPLIT_NAMES, ExportRequest, check_licence, pseudonyms
 from annotation.hub_client import Hub
 from annotation.records import Split, UserError
 from rlhf.algorithms.model_card import Address, public_name
@@ -23,7 +23,7 @@ from rlhf.hub import snapshot_card
 from rlhf.hub.push_model import (
     CARD,
     Files,
-    Published,
+    PublishResult,
     agreement_on,
     contents,
     licence_of,
@@ -33,10 +33,10 @@ from rlhf.hub.push_model import (
     snapshot_tag,
     tags,
 )
-from rlhf.hub.snapshot_card import Frozen
+from rlhf.hub.snapshot_card import SnapshotFacts
 from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import Unit
-from rlhf.jobs.specs import TrainingSpec
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import registry
 from rlhf.models.tokenize import snapshot_content
 
@@ -45,8 +45,8 @@ PATHS: Final[Mapping[Split, str]] = {"train": "data/train.jsonl", "held-out": "d
 
 # ---------------------------------------------------------------------------------------------------------- judgements
 def push_data(
-    hub: Hub, db: Database, request: Request, repo: str, private: bool = True, by: str = "the command line"
-) -> Published:
+    hub: Hub, db: Database, request: ExportRequest, repo: str, private: bool = True, by: str = "the command line"
+) -> PublishResult:
     """Push an export as a dataset with its card; annotators are pseudonyms unless the request names them.
 
     Without a licence that of the card which is there stays. Raises UserError, and then nothing has changed on the Hub.
@@ -64,7 +64,7 @@ def push_data(
         private = hubs.ensure_repo(hub, repo, "dataset", private, public_before=known_public)
         sha, fresh = send(hub, repo, files, request.format, f"{request.format} export")
     registry.record_publication(db, "dataset", None, repo, "", sha, private, by)
-    return Published(repo, "", sha, f"{hub.endpoint}/datasets/{repo}", fresh)
+    return PublishResult(repo, "", sha, f"{hub.endpoint}/datasets/{repo}", fresh)
 
 
 def check_publishable(name: str) -> None:
@@ -119,7 +119,7 @@ def push_snapshot(
     names: bool = False,
     licence: str = "",
     by: str = "the command line",
-) -> Published:
+) -> PublishResult:
     """Push the data that a run was frozen with as a dataset, tagged by its sha256, with pseudonyms unless `names`.
 
     Without a licence that of the card which is there stays. What is there already is not sent again. Raises UserError,
@@ -141,7 +141,7 @@ def push_snapshot(
         fresh = sent or known != sha
         set_tag(hub, repo, "dataset", tag, sha, known)
     registry.record_publication(db, "dataset", None, repo, tag, sha, private, by)
-    return Published(repo, tag, sha, f"{hub.endpoint}/datasets/{repo}", fresh)
+    return PublishResult(repo, tag, sha, f"{hub.endpoint}/datasets/{repo}", fresh)
 
 
 def snapshot_files(db: Database, data_dir: Path, pushed: Snapshot) -> Files:
@@ -157,7 +157,7 @@ def snapshot_files(db: Database, data_dir: Path, pushed: Snapshot) -> Files:
     for split, path in PATHS.items():
         lines = [snapshot_card.line_of(row, unit) for row in rows if row["split"] == split]
         files |= {path: b"".join(lines)} if lines else {}
-    return {**files, CARD: snapshot_card.card(frozen(db, pushed, rows, files)).encode()}
+    return {**files, CARD: snapshot_card.card(snapshot_facts(db, pushed, rows, files)).encode()}
 
 
 def without_names(rows: Iterable[Mapping[str, Any]], known: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
@@ -175,7 +175,7 @@ def without_names(rows: Iterable[Mapping[str, Any]], known: Mapping[str, str]) -
         }
 
 
-def frozen(db: Database, pushed: Snapshot, rows: Sequence[Mapping[str, Any]], files: Files) -> Frozen:
+def snapshot_facts(db: Database, pushed: Snapshot, rows: Sequence[Mapping[str, Any]], files: Files) -> SnapshotFacts:
     """What the card says."""
     spec = pushed.spec
     split_of = {path: split for split, path in PATHS.items()}
@@ -184,7 +184,7 @@ def frozen(db: Database, pushed: Snapshot, rows: Sequence[Mapping[str, Any]], fi
         SPLIT_NAMES[split]: sum(row["split"] == split for row in rows) for split in PATHS if PATHS[split] in files
     }
     base = registry.by_revision(db, "base").base
-    return Frozen(
+    return SnapshotFacts(
         repo=pushed.repo,
         tag=snapshot_tag(spec.snapshot),
         sha256=spec.snapshot,

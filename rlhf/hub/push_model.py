@@ -22,14 +22,22 @@ from annotation.exports.dataset_card import AGREEMENT_UNKNOWN, MARK, agreement_t
 from annotation.exports.formats import check_licence, is_licence
 from annotation.hub_client import Hub, RepoKind
 from annotation.records import UserError
-from rlhf.algorithms.model_card import EMBEDDED_HUB_NAME, Address, Compared, Made, Record, card, subject_of
+from rlhf.algorithms.model_card import (
+    EMBEDDED_HUB_NAME,
+    Address,
+    PublishedFacts,
+    PublishedWinRate,
+    TrainedModel,
+    card,
+    subject_of,
+)
 from rlhf.data.snapshots import last_judgement
 from rlhf.evaluation import win_rates
-from rlhf.evaluation.finished_checks import Check, finished_checks, newest_check
+from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks, newest_check
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import file_sha256, verify_directory
-from rlhf.jobs.specs import TrainingSpec
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED_NAME, on_this_machine
 from rlhf.models.registry import Policy
@@ -52,7 +60,7 @@ Files = dict[str, Path | bytes]
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishResult:
     """What came of it."""
 
     repo: str
@@ -73,7 +81,7 @@ def publish(
     private: bool = True,
     licence: str = "",
     by: str = "the command line",
-) -> Published:
+) -> PublishResult:
     """Push a model of the registry with a card written from the record, tagged with its revision.
 
     What is there already is not sent again, so that this can be repeated after anything that went wrong. Without a
@@ -108,7 +116,7 @@ def publish(
         sha = hubs.commit(hub, repo, "model", files, f"{tag}: {policy.method}", gone=gone)
         set_tag(hub, repo, "model", tag, sha, known)
     registry.record_publication(db, "model", policy.id, repo, tag, sha, private, by)
-    return Published(repo, tag, sha, f"{hub.endpoint}/{repo}", fresh)
+    return PublishResult(repo, tag, sha, f"{hub.endpoint}/{repo}", fresh)
 
 
 def files_to_publish(
@@ -127,13 +135,13 @@ def files_to_publish(
     ground = ground_address(db, policy)
     about = subject_of(db, policy.job_id, policy.revision, made_of(policy), policy.source)
     job = None if policy.job_id is None else job_store.get(db, policy.job_id)
-    record = Record(
+    record = PublishedFacts(
         address,
         ground,
         licence,
         licence_below,
-        compared(db, policy),
-        measured(db, policy),
+        published_win_rates(db, policy),
+        newest_report(db, policy),
         agreement(db, policy),
         ancestors(db, policy),
         None if about.training is None else data_address(db, about.training.snapshot),
@@ -149,10 +157,10 @@ def files_to_publish(
     return files
 
 
-def made_of(policy: Policy) -> Made:
+def made_of(policy: Policy) -> TrainedModel:
     """What the card's subject is made of."""
     parent = policy.parent_id or policy.id
-    return Made(policy.base, parent, policy.form, policy.weights, policy.kind, policy.ground_id)
+    return TrainedModel(policy.base, parent, policy.form, policy.weights, policy.kind, policy.ground_id)
 
 
 def base_address(base: str) -> Address | None:
@@ -254,35 +262,35 @@ def base_sha256(db: Database, data_dir: Path, base: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------- what the record says
-def compared(db: Database, policy: Policy) -> list[Compared]:
+def published_win_rates(db: Database, policy: Policy) -> list[PublishedWinRate]:
     """How it did against the base, its parent and whatever it was checked against, by people and by every judge."""
     if policy.kind == "reward" or policy.parent_id is None:
         return []
     known = [registry.by_revision(db, "base"), registry.by_id(db, policy.parent_id)]
     checks = finished_checks(db, policy.revision)
     rivals = {name for check in checks for name in check.report.win_rates or {}}
-    known += [one for one in registry.everything(db) if one.revision in rivals]
+    known += [one for one in registry.all_policies(db) if one.revision in rivals]
     others = {one.revision: one for one in known}
     found = []
     for other in others.values():
         by_people = win_rates.by_people(db, policy, other)
-        found += [] if by_people is None else [Compared(other.revision, "people", by_people)]
-        found += judged(checks, other)
+        found += [] if by_people is None else [PublishedWinRate(other.revision, "people", by_people)]
+        found += judge_win_rates(checks, other)
     return found
 
 
-def measured(db: Database, policy: Policy) -> CheckReport | None:
+def newest_report(db: Database, policy: Policy) -> CheckReport | None:
     """The report of a policy's newest check; None where it was not checked."""
     check = newest_check(db, policy.revision)
     return None if policy.kind == "reward" or check is None else check.report
 
 
-def judged(checks: Sequence[Check], other: Policy) -> Iterator[Compared]:
+def judge_win_rates(checks: Sequence[FinishedCheck], other: Policy) -> Iterator[PublishedWinRate]:
     """Win rates of the newest check that compared a policy with another; `checks` come newest first."""
     rates = next((found for check in checks if (found := check.report.rates_against(other.revision))), {})
     for name, rate in rates.items():
         if rate.estimate is not None:
-            yield Compared(other.revision, f"the AI judge {name}", rate.estimate)
+            yield PublishedWinRate(other.revision, f"the AI judge {name}", rate.estimate)
 
 
 def agreement(db: Database, policy: Policy) -> str:
@@ -421,7 +429,7 @@ def set_tag(hub: Hub, repo: str, kind: RepoKind, tag: str, sha: str, known: str 
             hub.api.create_tag(repo, tag=tag, revision=sha, repo_type=kind)
 
 
-def described(made: Published) -> str:
+def described(made: PublishResult) -> str:
     """What came of it, in a sentence."""
     what = f"{made.repo}{f', tag {made.tag}' if made.tag else ''} (commit {made.commit_sha[:12]}): {made.url}"
     return f"{'Published' if made.fresh else 'There already:'} {what}"

@@ -30,9 +30,9 @@ from rlhf.hub.job_bundle import CODE, MADE, RESULT, digest, report_name
 from rlhf.hub.push_model import ADAPTER, CARD, WHOLE
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.artifacts import directory_sha256, new_directory
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.rental_store import Rental, Terms
-from rlhf.jobs.specs import JobSpec, TrainingSpec
 from rlhf.jobs.worker import Run, keep_beating
 from rlhf.models import registry
 from rlhf.models.model_files import read_header
@@ -160,7 +160,7 @@ def follow(
 ) -> None:
     """Take a job to its end, or until told to end, if nobody else follows it; how it ended is in its row."""
     worker = uuid.uuid4().hex
-    job = rental_store.take_up(db, job_id, worker)
+    job = rental_store.acquire(db, job_id, worker)
     if job is None:
         return
     run = Run(db, data_dir, job, worker)
@@ -172,7 +172,7 @@ def follow(
         job_store.finish(db, job_id, worker, errand.result())
         changed()
     except Left:
-        rental_store.let_go(db, job_id, worker)
+        rental_store.release(db, job_id, worker)
     except Cancelled:
         job_store.stop(db, job_id, worker, "cancelled", "Cancelled, and the rented machine was given back.")
     except UserError as error:
@@ -231,7 +231,7 @@ class Errand:
         who = self.persist("Asking whose token it is", lambda: hubs.check_token(self.hub))
         payer = self.rental.namespace or who.name
         hubs.check_token(self.hub, f"{payer}/x")  # what was told is remembered
-        self.rental = rental_store.settle(self.db, self.job.id, payer)
+        self.rental = rental_store.record_payer(self.db, self.job.id, payer)
         started = self.persist("Looking for the job", self.started_before)
         if started is None:
             self.persist("Asking for the price", self.check_price)
@@ -274,7 +274,7 @@ class Errand:
             "PREFLOOP_HOURS": f"{self.rental.hours:g}",
             "PREFLOOP_HUB_CLIENT": version("huggingface_hub"),
         }
-        return told if hubs.is_the_usual(self.hub) else {**told, "HF_ENDPOINT": self.hub.endpoint}
+        return told if hubs.is_default_hub(self.hub) else {**told, "HF_ENDPOINT": self.hub.endpoint}
 
     def started_before(self) -> Any:
         """The job on the Hub that has this one's mark; None where there is none."""

@@ -29,11 +29,11 @@ from rlhf.hub.job_bundle import MADE, RESULT, digest, report_name, unpack
 from rlhf.hub.push_model import Files
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.devices import query_graphics
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec, to_json
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import JobSpec, TrainingSpec, to_json
 from rlhf.jobs.worker_process import run_to_end
 from rlhf.models import registry
-from rlhf.submission.preconditions import machine_trouble
+from rlhf.submission.preconditions import machine_problem
 
 # Each report is a commit. The first come sooner, for people who wait to see that it works.
 FIRST_SECONDS: Final = 15.0
@@ -200,7 +200,7 @@ def refuse_machine(spec: JobSpec) -> None:
     """Raises UserError where the machine is not what the job needs, before time is spent on it."""
     import torch
 
-    found = machine_trouble(spec) if isinstance(spec, TrainingSpec) else []
+    found = machine_problem(spec) if isinstance(spec, TrainingSpec) else []
     if query_graphics() and not torch.cuda.is_available():
         found.append(f"PyTorch {torch.__version__} can't use the GPU of this machine. Rent another kind.")
     if found:

@@ -74,7 +74,7 @@ TITLES: Final[Mapping[str, str]] = {
 
 
 @dataclass(frozen=True)
-class Frozen:
+class SnapshotFacts:
     """What is said of frozen data."""
 
     repo: str
@@ -107,7 +107,7 @@ def mark(unit: str) -> str:
     return f"frozen-{unit}"
 
 
-def card(about: Frozen) -> str:
+def card(about: SnapshotFacts) -> str:
     """The whole README.md."""
     agreement = ("## Agreement", about.agreement) if about.agreement else ()
     parts = [
@@ -133,7 +133,7 @@ def card(about: Frozen) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def front_matter(about: Frozen) -> str:
+def front_matter(about: SnapshotFacts) -> str:
     """The head of the card of frozen rows."""
     tags = {"pairs": ("preference", "human-feedback"), "demonstrations": ("sft",), "prompts": ("prompts",)}[about.unit]
     return dataset_head(
@@ -156,13 +156,13 @@ def typed(name: str, kind: Type) -> dict[str, Any]:
     return feature(name, kind)
 
 
-def counts(about: Frozen) -> str:
+def counts(about: SnapshotFacts) -> str:
     """Rows by split, and what the second split is."""
     rows = [[f"`{split}`", f"{number:,}", f"`{about.files[split][0]}`"] for split, number in about.rows.items()]
     return "\n\n".join([table(["split", "rows", "file"], rows), SPLITS])
 
 
-def left_out(about: Frozen) -> str:
+def left_out(about: SnapshotFacts) -> str:
     """How much was left out, by reason, before the rows were frozen and in the training."""
     return "\n\n".join(
         [
@@ -178,7 +178,7 @@ def reasons(what: str, found: Mapping[str, int]) -> str:
     return f"{what}:\n\n{table(['reason', 'number'], rows)}" if rows else f"{what}: none."
 
 
-def origin(about: Frozen) -> str:
+def origin(about: SnapshotFacts) -> str:
     """The run, the base, the annotators, and what can be compared by which sha256."""
     people = {True: "named", False: "pseudonyms"}[about.names]
     lines = [

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from annotation.environment import SPACE_TOKEN
 from annotation.hub_client import (
     Hub,
-    Who,
+    TokenInfo,
     check_name,
     check_token,
     commit,
@@ -60,7 +60,7 @@ SETTINGS: Final[Mapping[str, str]] = {
 
 
 @dataclass(frozen=True)
-class Plan:
+class SpacePlan:
     """A Space as it is to be."""
 
     repo: str
@@ -75,7 +75,7 @@ class Plan:
     public: bool = False
     organisation: bool = False
     """Whether it is an organisation's: there the rule 'owner' asks whether somebody is still a member."""
-    trouble: str = ""
+    problem: str = ""
     """Why the Hub did not say what the Space has, so that what was not asked for may be wrong here."""
 
     @property
@@ -116,7 +116,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Finding:
+class SpaceFinding:
     """Something that a check has found: an error stops the upload, a warning does not, a note is good to know."""
 
     level: Literal["error", "warning", "note"]
@@ -127,7 +127,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Made:
+class SpaceResult:
     """What creating or updating a Space did."""
 
     address: str
@@ -137,25 +137,27 @@ class Made:
     commit: str
 
 
-def planned(hub: Hub | None, repo: str, hardware: str = "", public: bool | None = None, **asked: str | None) -> Plan:
+def planned(
+    hub: Hub | None, repo: str, hardware: str = "", public: bool | None = None, **asked: str | None
+) -> SpacePlan:
     """A plan of what was asked for. What was not (None) is as the Space has it, and else the default.
 
     A token or name of no use is the plan's trouble. Raises UserError where the Hub does not say what the Space has.
     """
     there: dict[str, str] = {}
-    trouble, is_public = "", False
+    problem, is_public = "", False
     if hub is not None:
         try:
             check_token(hub, repo)
         except UserError as error:
             if is_passing(error):
                 raise
-            trouble = str(error)
+            problem = str(error)
         else:
             there, is_public = settings_there(hub, repo)
     chosen = {name: there.get(key) if asked.get(name) is None else asked[name] for name, key in SETTINGS.items()}
     given: dict[str, Any] = {name: value for name, value in chosen.items() if value}
-    return Plan(repo, hardware, public=is_public if public is None else public, trouble=trouble, **given)
+    return SpacePlan(repo, hardware, public=is_public if public is None else public, problem=problem, **given)
 
 
 def settings_there(hub: Hub, repo: str) -> tuple[dict[str, str], bool]:
@@ -182,7 +184,7 @@ def hidden(path: Path) -> bool:
     return any(part.startswith((".", "__pycache__")) for part in path.parts)
 
 
-def contents(plan: Plan, root: Path = ROOT) -> dict[str, Path | bytes]:
+def contents(plan: SpacePlan, root: Path = ROOT) -> dict[str, Path | bytes]:
     """Everything that a Space of this plan holds, by its path there."""
     held: dict[str, Path | bytes] = {path.as_posix(): root / path for path in files(root)}
     held["README.md"] = readme(plan).encode()
@@ -190,7 +192,7 @@ def contents(plan: Plan, root: Path = ROOT) -> dict[str, Path | bytes]:
     return held
 
 
-def front_matter(plan: Plan) -> dict[str, Any]:
+def front_matter(plan: SpacePlan) -> dict[str, Any]:
     """How the Hub is to build, run and show the Space."""
     fields: dict[str, Any] = {
         "title": "Prefloop",
@@ -215,7 +217,7 @@ def front_matter(plan: Plan) -> dict[str, Any]:
     return fields
 
 
-def readme(plan: Plan) -> str:
+def readme(plan: SpacePlan) -> str:
     """The Space's README.md."""
     rows = "\n".join(f"| `{name}` | {text} |" for name, text in VARIABLES.items())
     return f"""{to_front_matter(front_matter(plan))}
@@ -242,7 +244,7 @@ VARIABLES: Final[Mapping[str, str]] = {
 }
 
 
-def requirements(plan: Plan, text: str) -> str:
+def requirements(plan: SpacePlan, text: str) -> str:
     """The requirements of a Space: without gradio, which the front matter names, and with the torch of its hardware.
 
     `text` is that of our requirements.txt, or what this has made of it for other hardware.
@@ -256,36 +258,36 @@ def requirements(plan: Plan, text: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------ what would fail
-def check(plan: Plan, hub: Hub | None, root: Path = ROOT) -> list[Finding]:
+def check(plan: SpacePlan, hub: Hub | None, root: Path = ROOT) -> list[SpaceFinding]:
     """What would fail, or surprise, before anything is uploaded. Without a hub only what can be seen from here."""
     found = [*check_plan(plan), *check_files(root)]
     if hub is None:
-        return [*found, Finding("note", "The Hub was not asked: what depends on the account is not known.")]
+        return [*found, SpaceFinding("note", "The Hub was not asked: what depends on the account is not known.")]
     looks = [partial(check_hardware, plan, hub), partial(check_model, plan, hub)]
     try:
-        if plan.trouble:
-            raise UserError(plan.trouble)
+        if plan.problem:
+            raise UserError(plan.problem)
         who = check_token(hub, plan.repo)
         looks[:0] = [partial(check_account, plan, who), partial(check_space, plan, hub)]
         looks.append(partial(check_copies, plan, hub))
     except UserError as error:
-        found.append(Finding("error", str(error)))
+        found.append(SpaceFinding("error", str(error)))
         anybody = connect(None, hub.endpoint)
         looks = [partial(check_hardware, plan, anybody), partial(check_model, plan, anybody)]
     for look in looks:
         try:
             found += look()
         except UserError as error:
-            found.append(Finding("error", str(error)))
+            found.append(SpaceFinding("error", str(error)))
     return list(dict.fromkeys(found))
 
 
-def check_plan(plan: Plan) -> Iterator[Finding]:
+def check_plan(plan: SpacePlan) -> Iterator[SpaceFinding]:
     """What is wrong with the wishes themselves."""
     try:
         check_name(plan.repo)
     except UserError as error:
-        yield Finding("error", str(error))
+        yield SpaceFinding("error", str(error))
     for name, rule, words in (
         ("PREFLOOP_ADMINS", plan.admins, ADMINS),
         ("PREFLOOP_ANNOTATORS", plan.annotators, ANNOTATORS),
@@ -293,67 +295,67 @@ def check_plan(plan: Plan) -> Iterator[Finding]:
         try:
             checked_rule(name, rule, words)
         except UserError as error:
-            yield Finding("error", str(error))
+            yield SpaceFinding("error", str(error))
     if plan.model in (EMBEDDED, EMBEDDED_NAME) or Path(plan.model).expanduser().is_dir() or "/" not in plan.model:
-        yield Finding(
+        yield SpaceFinding(
             "error",
             f"The model '{plan.model}' is on this machine only. Name a public chat model, such as {SPACE_MODEL}.",
         )
     if plan.shuts_out:
-        yield Finding(
+        yield SpaceFinding(
             "warning",
             f"{plan.repo} is private, so on the Hub only its owner, or the members of its organisation, can open it, "
             f"and {plan.shuts_out} is '{plan.annotators if 'ANNOT' in plan.shuts_out else plan.admins}'. Ask for a "
             "public one (--public), where people still have to sign in, or let nobody else in by that setting.",
         )
     if not plan.copies:
-        yield Finding(
+        yield SpaceFinding(
             "warning",
             "No safe copies: a Space's disk is empty after each restart, and all judgements with it. Name a "
             f"place for them (--copies): {plan.repo}-copies (a private dataset, made by itself) or the directory of a "
             "mounted bucket.",
         )
     elif plan.copies == plan.repo:
-        yield Finding("error", "The safe copies can't have the Space's own name. Choose another.")
+        yield SpaceFinding("error", "The safe copies can't have the Space's own name. Choose another.")
     if plan.zero_gpu:
-        yield Finding(
+        yield SpaceFinding(
             "warning",
             "ZeroGPU lends a GPU to functions of a page, not to processes in the background: training there has only "
             f"the processors. And it has {ZERO_TORCH}, with which this program is not tested.",
         )
 
 
-def check_files(root: Path) -> Iterator[Finding]:
+def check_files(root: Path) -> Iterator[SpaceFinding]:
     """What is wrong with what would go up."""
     for path in files(root):
         whole = root / path
         if not whole.is_file():
-            yield Finding("error", f"{path} is missing. Take the program anew from where it came.")
+            yield SpaceFinding("error", f"{path} is missing. Take the program anew from where it came.")
             continue
         content = whole.read_bytes()
         if len(content) > LARGEST:
-            yield Finding(
+            yield SpaceFinding(
                 "error", f"{path} has {len(content) / 1e6:.0f} MB, and the Hub takes 10. Is it yours? Move it away."
             )
         if TOKEN.search(content):
-            yield Finding("error", f"{path} holds what looks like a token. Take it out before it is uploaded.")
+            yield SpaceFinding("error", f"{path} holds what looks like a token. Take it out before it is uploaded.")
     yield from check_versions(root)
 
 
-def check_versions(root: Path) -> Iterator[Finding]:
+def check_versions(root: Path) -> Iterator[SpaceFinding]:
     """Whether what is installed here, and so tested, is what the Space would get."""
     text = (root / "requirements.txt").read_text("utf-8")
     wanted = {line.name: line.specifier for line in map(Requirement, requirement_lines(text))}
     here = version("gradio")
     if "gradio" in wanted and here not in wanted["gradio"]:
-        yield Finding(
+        yield SpaceFinding(
             "error", f"Gradio {here} is installed, and requirements.txt has gradio{wanted['gradio']}. Install that."
         )
     project = root / "pyproject.toml"
     if project.is_file():
         needed = tomllib.loads(project.read_text("utf-8"))["project"]["requires-python"]
         if PYTHON not in Requirement(f"python{needed}").specifier:
-            yield Finding("error", f"A Space has Python {PYTHON}, and this program needs {needed}.")
+            yield SpaceFinding("error", f"A Space has Python {PYTHON}, and this program needs {needed}.")
 
 
 def requirement_lines(text: str) -> list[str]:
@@ -361,38 +363,38 @@ def requirement_lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line and not line.startswith(("#", "-"))]
 
 
-def check_account(plan: Plan, who: Who) -> Iterator[Finding]:
+def check_account(plan: SpacePlan, who: TokenInfo) -> Iterator[SpaceFinding]:
     """What the account may do."""
     if plan.asks_organisations and plan.owner == who.name:
-        yield Finding(
+        yield SpaceFinding(
             "error", f"'org' means the members of an organisation, and {plan.owner} is a person. Name them instead."
         )
     if plan.owner == who.name and not who.pays and not plan.zero_gpu:
-        yield Finding(
+        yield SpaceFinding(
             "warning",
             f"{who.name} has no paid plan that the Hub tells of; making a Gradio Space may need one (but on ZeroGPU).",
         )
 
 
-def check_space(plan: Plan, hub: Hub) -> Iterator[Finding]:
+def check_space(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
     """What is there under the name, and what it lacks."""
     there = space_info(hub, plan.repo)
     if there is None:
-        yield Finding("note", f"{plan.repo} will be new.")
+        yield SpaceFinding("note", f"{plan.repo} will be new.")
         if plan.copies_in_directory:
-            yield Finding(
+            yield SpaceFinding(
                 "warning",
                 f"A new Space has no bucket, and without one at {plan.copies} it does not start. Attach one in its "
                 f"settings as soon as it is made, or name a private dataset for the safe copies ({plan.repo}-copies).",
             )
         secrets: set[str] = set()
     else:
-        yield Finding("note", f"{plan.repo} is there and will be updated.")
+        yield SpaceFinding("note", f"{plan.repo} is there and will be updated.")
         if there.sdk not in (None, "gradio"):
-            yield Finding("error", f"{plan.repo} is a Space of another kind ({there.sdk}). Choose another name.")
+            yield SpaceFinding("error", f"{plan.repo} is a Space of another kind ({there.sdk}). Choose another name.")
         if there.private is plan.public:
             word, other = ("private", "public") if there.private else ("public", "private")
-            yield Finding(
+            yield SpaceFinding(
                 "error",
                 f"{plan.repo} is there and {word}, and this was to be {other}. Change that on its settings page on the "
                 f"Hub first, or ask for {word}.",
@@ -402,8 +404,8 @@ def check_space(plan: Plan, hub: Hub) -> Iterator[Finding]:
             variables = {key: one.value for key, one in hub.api.get_space_variables(plan.repo).items()}
             runtime = hub.api.get_space_runtime(plan.repo)
         yield from changes(plan, variables, runtime)
-        if plan.copies_in_directory and not [one for one in mounted(runtime, plan.copies) if keeps(one)]:
-            yield Finding(
+        if plan.copies_in_directory and not [one for one in mounted(runtime, plan.copies) if is_persistent(one)]:
+            yield SpaceFinding(
                 "error",
                 f"No bucket that can be written is mounted at {plan.copies} in {plan.repo}, and the Space's own disk "
                 "is empty after each restart. Attach one in the Space's settings first, or name a private dataset for "
@@ -411,13 +413,13 @@ def check_space(plan: Plan, hub: Hub) -> Iterator[Finding]:
             )
         if mounted(runtime, variables.get("PREFLOOP_DATA", "")):
             data = variables["PREFLOOP_DATA"]
-            yield Finding(
+            yield SpaceFinding(
                 "error",
                 f"The Space's PREFLOOP_DATA is {data}, a mounted bucket, which a live database does not survive. "
                 "Delete that variable; PREFLOOP_COPIES may be there.",
             )
     if plan.copies and "HF_TOKEN" not in secrets and not os.environ.get(GIVEN_TOKEN) and not plan.copies_in_directory:
-        yield Finding(
+        yield SpaceFinding(
             "warning",
             f"The Space has no token to make safe copies with. Set {GIVEN_TOKEN} here to one that may write to "
             f"{plan.copies} (it becomes the Space's secret HF_TOKEN), or add that secret on its settings page.",
@@ -430,34 +432,34 @@ def mounted(runtime: Any, path: str) -> list[Any]:
     return [volume for volume in runtime.volumes or [] if where.is_relative_to(volume.mount_path)]
 
 
-def keeps(volume: Any) -> bool:
+def is_persistent(volume: Any) -> bool:
     """Whether what is written to a volume is there after a restart; those of repositories are read-only."""
     return volume.type == "bucket" and not volume.read_only
 
 
-def changes(plan: Plan, variables: Mapping[str, str], runtime: Any) -> Iterator[Finding]:
+def changes(plan: SpacePlan, variables: Mapping[str, str], runtime: Any) -> Iterator[SpaceFinding]:
     """What would be different on a Space that is there."""
     for key, value in plan.variables.items():
         if key not in variables:
-            yield Finding("note", f"{key} will be set to '{value}'.")
+            yield SpaceFinding("note", f"{key} will be set to '{value}'.")
         elif variables[key] != value:
-            yield Finding("note", f"{key} will change from '{variables[key]}' to '{value}'.")
+            yield SpaceFinding("note", f"{key} will change from '{variables[key]}' to '{value}'.")
     has = runtime.requested_hardware or runtime.hardware
     if plan.hardware and plan.hardware not in (runtime.requested_hardware, runtime.hardware):
-        yield Finding("note", f"The hardware will change from {has} to {plan.hardware}.")
+        yield SpaceFinding("note", f"The hardware will change from {has} to {plan.hardware}.")
     if os.environ.get(GIVEN_TOKEN):
-        yield Finding("note", f"The secret HF_TOKEN will be set to the token of {GIVEN_TOKEN}.")
+        yield SpaceFinding("note", f"The secret HF_TOKEN will be set to the token of {GIVEN_TOKEN}.")
 
 
-def check_hardware(plan: Plan, hub: Hub) -> Iterator[Finding]:
+def check_hardware(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
     """Whether there is such hardware, and what it costs."""
     if not plan.hardware or plan.zero_gpu:
         return
     prices = hourly_prices(hub)
     if plan.hardware not in prices:
-        yield Finding("error", f"The Hub has no hardware '{plan.hardware}'. It has: {', '.join(prices)}.")
+        yield SpaceFinding("error", f"The Hub has no hardware '{plan.hardware}'. It has: {', '.join(prices)}.")
     elif prices[plan.hardware]:
-        yield Finding("note", f"{plan.hardware} costs ${prices[plan.hardware]:.2f} an hour while the Space runs.")
+        yield SpaceFinding("note", f"{plan.hardware} costs ${prices[plan.hardware]:.2f} an hour while the Space runs.")
 
 
 def hourly_prices(hub: Hub) -> dict[str, float]:
@@ -471,25 +473,27 @@ def listed_hardware(hub: Hub) -> list[Any]:
         return list(hub.api.list_spaces_hardware())
 
 
-def check_model(plan: Plan, hub: Hub) -> Iterator[Finding]:
+def check_model(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
     """Whether the Space can have its base model: the processes that load it have no token."""
     repo, revision = split_address(plan.model)
     with explained(f"Looking for the model {plan.model}"):
         model = hub.api.model_info(repo, revision=revision, files_metadata=True)
     if model.private or model.gated:
-        yield Finding(
+        yield SpaceFinding(
             "error", f"{plan.model} is not open to everybody, and the Space loads it without a token. Choose another."
         )
         return
     sizes = {one.rfilename: one.size or 0 for one in model.siblings or () if "/" not in one.rfilename}
     weights = [size for name, size in sizes.items() if name.endswith(".safetensors")]
     if not weights:
-        yield Finding("error", f"{plan.model} has no safetensors weights, and Prefloop loads no other kind.")
+        yield SpaceFinding("error", f"{plan.model} has no safetensors weights, and Prefloop loads no other kind.")
         return
     if not any(name in sizes for name in TOKENIZERS):
-        yield Finding("error", f"{plan.model} has no tokenizer, so no text can be given to it. Choose another.")
+        yield SpaceFinding("error", f"{plan.model} has no tokenizer, so no text can be given to it. Choose another.")
     elif not is_chat_model(hub, repo, str(model.sha), sizes):
-        yield Finding("error", f"{plan.model} has no chat template, so it is no chat model. Choose an instruct model.")
+        yield SpaceFinding(
+            "error", f"{plan.model} has no chat template, so it is no chat model. Choose an instruct model."
+        )
     yield from check_memory(plan, hub, sum(weights))
 
 
@@ -505,13 +509,13 @@ def is_chat_model(hub: Hub, repo: str, sha: str, sizes: Mapping[str, int]) -> bo
         return has_template(Path(directory))
 
 
-def check_memory(plan: Plan, hub: Hub, weights: int) -> Iterator[Finding]:
+def check_memory(plan: SpacePlan, hub: Hub, weights: int) -> Iterator[SpaceFinding]:
     """Whether weights of so many bytes fit into the memory of the hardware, as far as the Hub tells that."""
     hardware = hardware_of(plan, hub)
     need = memory_needed(weights)
     held = next((bytes_in(one.ram) for one in listed_hardware(hub) if one.name == hardware), None)
     if held is not None and need > held:
-        yield Finding(
+        yield SpaceFinding(
             "warning",
             f"{plan.model} needs about {need / 1e9:.1f} GB of memory, and {hardware} has {held / 1e9:.0f}. Choose a "
             "smaller model, or other hardware.",
@@ -524,16 +528,16 @@ def bytes_in(text: str) -> float | None:
     return float(found[1]) * {"G": 1e9, "T": 1e12}[found[2]] if found else None
 
 
-def hardware_of(plan: Plan, hub: Hub) -> str:
+def hardware_of(plan: SpacePlan, hub: Hub) -> str:
     """The hardware that is asked for, else what the Space has, else the free one. Raises UserError."""
-    if plan.hardware or plan.trouble or space_info(hub, plan.repo) is None:
+    if plan.hardware or plan.problem or space_info(hub, plan.repo) is None:
         return plan.hardware or FREE
     with explained(f"Reading the hardware of {plan.repo}"):
         runtime = hub.api.get_space_runtime(plan.repo)
     return runtime.requested_hardware or runtime.hardware or FREE
 
 
-def check_copies(plan: Plan, hub: Hub) -> Iterator[Finding]:
+def check_copies(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
     """Whether safe copies could be made, and nobody else could read them."""
     if not plan.copies or plan.copies_in_directory:
         return
@@ -542,7 +546,7 @@ def check_copies(plan: Plan, hub: Hub) -> Iterator[Finding]:
         exists = hub.api.repo_exists(plan.copies, repo_type="dataset")
         open_to_all = exists and not hub.api.repo_info(plan.copies, repo_type="dataset").private
     if open_to_all:
-        yield Finding(
+        yield SpaceFinding(
             "error", f"{plan.copies} is public, and safe copies hold accounts. Make it private, or name another."
         )
 
@@ -554,7 +558,7 @@ def space_info(hub: Hub, repo: str) -> Any:
 
 
 # --------------------------------------------------------------------------------------------------- creating, updating
-def create(plan: Plan, hub: Hub, token_of_space: str = "", root: Path = ROOT) -> Made:
+def create(plan: SpacePlan, hub: Hub, token_of_space: str = "", root: Path = ROOT) -> SpaceResult:
     """Create the Space, or bring it up to date: settings first, since the upload starts it. Repeating it is harmless.
 
     Raises UserError where anything would fail, and where something does. What was done until then stays and is taken
@@ -575,16 +579,16 @@ def create(plan: Plan, hub: Hub, token_of_space: str = "", root: Path = ROOT) ->
         space_variables=[{"key": key, "value": value} for key, value in plan.variables.items()],
         space_secrets=[{"key": key, "value": value} for key, value in secrets.items()],
     )
-    changed = settle(plan, hub, secrets) if there is not None else ()
+    changed = apply_settings(plan, hub, secrets) if there is not None else ()
     with explained(f"Reading {plan.repo}"):
         head = hub.api.space_info(plan.repo)
-    held = contents(as_there(plan, hub), root)
-    gone = [path for path in (one.rfilename for one in head.siblings or ()) if ours(path) and path not in held]
+    held = contents(with_current_settings(plan, hub), root)
+    gone = [path for path in (one.rfilename for one in head.siblings or ()) if is_ours(path) and path not in held]
     sha = commit(hub, plan.repo, "space", held, "Prefloop", head.sha, gone=gone)
-    return Made(f"{hub.endpoint}/spaces/{plan.repo}", there is None, changed, sha)
+    return SpaceResult(f"{hub.endpoint}/spaces/{plan.repo}", there is None, changed, sha)
 
 
-def as_there(plan: Plan, hub: Hub) -> Plan:
+def with_current_settings(plan: SpacePlan, hub: Hub) -> SpacePlan:
     """The plan with whose Space it is, and the hardware that it has where none is asked for: the files depend on both.
 
     Raises UserError.
@@ -592,7 +596,7 @@ def as_there(plan: Plan, hub: Hub) -> Plan:
     return replace(plan, organisation=check_token(hub).name != plan.owner, hardware=hardware_of(plan, hub))
 
 
-def settle(plan: Plan, hub: Hub, secrets: Mapping[str, str]) -> tuple[str, ...]:
+def apply_settings(plan: SpacePlan, hub: Hub, secrets: Mapping[str, str]) -> tuple[str, ...]:
     """Set what differs on a Space that is there: each change restarts it. Returns the names. Raises UserError."""
     changed: list[str] = []
     with explained(f"Changing the settings of {plan.repo}"):
@@ -611,6 +615,6 @@ def settle(plan: Plan, hub: Hub, secrets: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(changed)
 
 
-def ours(path: str) -> bool:
+def is_ours(path: str) -> bool:
     """Whether a file of the Space is one that this program put there, perhaps in an earlier version."""
     return path in SINGLE or path.split("/")[0] in PACKAGES

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from annotation.environment import SPACE_TOKEN, TOKENS, keep_private, without
+from annotation.environment import SPACE_TOKEN, TOKENS, keep_private, without_variables
 
 # As in annotation.database, which loads SQLite.
 FILE_NAME: Final = "prefloop.db"
@@ -96,7 +96,7 @@ def web_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """What the process that serves annotators gets: no token, and no way to find one that is stored."""
     hidden = {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_TOKEN_PATH": os.devnull}
     held = {HELD: "1"} if holds_token(environment) else {}
-    return {**without((*TOKENS, SPACE_TOKEN), environment), **hidden, **held}
+    return {**without_variables((*TOKENS, SPACE_TOKEN), environment), **hidden, **held}
 
 
 def end_with_launcher() -> None:

@@ -21,8 +21,8 @@ from pathlib import Path
 from annotation import __main__ as annotation_commands
 from annotation import hub_client
 from annotation.backup import restoration, safe_copies
-from annotation.backup.safe_copies import Pending, Schedule
-from annotation.backup.targets import Place, place_of, refuse_shared_fate
+from annotation.backup.safe_copies import PendingBackup, Schedule
+from annotation.backup.targets import BackupTarget, refuse_shared_fate, target_of
 from annotation.database import Database, hold_data_directory, open_database
 from annotation.environment import keep_private
 from annotation.records import UserError
@@ -58,7 +58,7 @@ class Keeper:
         self,
         db: Database,
         data_dir: Path,
-        place: Place,
+        place: BackupTarget,
         schedule: Schedule,
         first: bool = False,
         follow: bool = False,
@@ -76,7 +76,7 @@ class Keeper:
         # What was just restored is as safe as it was, and may be another program's until somebody judges here.
         as_safe = first and safe_copies.is_as_restored(db)
         self.attempted = self.started if as_safe else None
-        self.kept_mark = safe_copies.mark(db) if as_safe else ""
+        self.kept_mark = safe_copies.state_mark(db) if as_safe else ""
 
     def watch(self) -> None:
         """Make copies until told to end, then the last one. Raises LeftBehind."""
@@ -89,12 +89,12 @@ class Keeper:
         if self.pending().changed:
             self.keep()
 
-    def pending(self) -> Pending:
+    def pending(self) -> PendingBackup:
         """What a copy now would add."""
-        standing = safe_copies.standing(self.db, self.named)
+        standing = safe_copies.status(self.db, self.named)
         since = None if self.attempted is None else time.monotonic() - self.attempted
-        return Pending(
-            safe_copies.mark(self.db) != self.kept_mark,
+        return PendingBackup(
+            safe_copies.state_mark(self.db) != self.kept_mark,
             standing.judgements_since if standing else 0,
             since,
             self.failures,
@@ -102,9 +102,9 @@ class Keeper:
 
     def keep(self) -> None:
         """One copy. What goes wrong is in its row, which the page shows, and in the log."""
-        mark = safe_copies.mark(self.db)
+        mark = safe_copies.state_mark(self.db)
         try:
-            safe_copies.keep(self.db, self.data_dir, self.place, self.run, self.alone)
+            safe_copies.back_up(self.db, self.data_dir, self.place, self.run, self.alone)
         except hub_client.Conflict as error:
             if self.may_begin_again():
                 raise LeftBehind(str(error)) from error
@@ -120,7 +120,7 @@ class Keeper:
 
     def may_begin_again(self) -> bool:
         """Whether nothing is lost by it."""
-        standing = safe_copies.standing(self.db, self.named)
+        standing = safe_copies.status(self.db, self.named)
         untouched = not (standing and standing.judgements_since) and not safe_copies.has_unsafe_work(self.db)
         return self.follow and not self.alone and not self.ended.is_set() and untouched
 
@@ -187,12 +187,12 @@ def open_desks(data_dir: Path) -> None:
             desk.start()
 
 
-def begin(data_dir: Path, place: Place | None, model: str) -> None:
+def begin(data_dir: Path, place: BackupTarget | None, model: str) -> None:
     """What must be done with the token before the web server starts. Raises UserError."""
     data_dir.mkdir(parents=True, exist_ok=True)
     if place is not None:
         refuse_shared_fate(place, data_dir, Space.from_environment(os.environ) is not None)
-        with hold_data_directory(data_dir), closing(restoration.keep_closed(data_dir)):
+        with hold_data_directory(data_dir), closing(restoration.exclusive_lock(data_dir)):
             begun = restoration.begin(place, data_dir, os.environ.get(restoration.VARIABLE, "").strip())
             logger.warning("%s", begun.message)
     base_model.locate(data_dir, model)  # downloads a model that only this token may read
@@ -217,12 +217,12 @@ def main(arguments: list[str] | None = None) -> int:
         return annotation_commands.main(["import", f"--data={options.data}", *options.bring])
     try:
         named = os.environ.get(PLACE, "").strip()
-        place = place_of(named, hub_client.connect(hub_client.token_here())) if named else None
+        place = target_of(named, hub_client.connect(hub_client.token_here())) if named else None
         schedule = Schedule.from_environment(os.environ)
         if options.begin:
             begin(options.data, place, options.model)
         else:
-            with closing(restoration.keep_open(options.data)):
+            with closing(restoration.shared_lock(options.data)):
                 keep(options, place, schedule)
     except LeftBehind as error:
         print(f"{error} Nobody has done anything here, so Prefloop begins again from that copy.", file=sys.stderr)
@@ -233,7 +233,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def keep(options: argparse.Namespace, place: Place | None, schedule: Schedule) -> None:
+def keep(options: argparse.Namespace, place: BackupTarget | None, schedule: Schedule) -> None:
     """Work until told to end; a copy in hand is finished first. Raises LeftBehind, UserError."""
     ended, hurried = threading.Event(), threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: ended.set())

@@ -22,7 +22,7 @@ NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
-class Rate:
+class LearningRate:
     """The peak learning rate that we stand behind for a method, and where it comes from, in a few words."""
 
     value: float
@@ -30,7 +30,7 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class Layout:
+class FormLayout:
     """A form that makes jobs of a kind: its words, what is on top of it, and what is fixed."""
 
     name: str
@@ -116,7 +116,7 @@ Tokenised = tuple[list[Item], LeftOut]
 
 
 @dataclass(frozen=True)
-class Passage:
+class TokenSpan:
     """Successive tokens with the same part in the loss: the text of each with how many tokens it takes."""
 
     part: Part
@@ -129,18 +129,18 @@ class Passage:
 
 
 @dataclass(frozen=True)
-class Strip:
+class TokenSequence:
     """One sequence as the model is fed it."""
 
     title: str
-    passages: Sequence[Passage]
+    spans: Sequence[TokenSpan]
 
     @property
     def tokens(self) -> int:
         """Its length."""
-        return sum(passage.tokens for passage in self.passages)
+        return sum(span.tokens for span in self.spans)
 
 
-def passage(tokenizer: Any, part: Part, ids: Sequence[int]) -> Passage:
+def token_span(tokenizer: Any, part: Part, ids: Sequence[int]) -> TokenSpan:
     """Token ids with one part in the loss; the tokenizer says which text they are."""
-    return Passage(part, tokenizer.pieces(ids))
+    return TokenSpan(part, tokenizer.pieces(ids))

@@ -11,8 +11,8 @@ from typing import Any
 
 from annotation.database import Database
 from annotation.records import UserError, now
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_json, kinds, to_json
 from rlhf.jobs.out_of_memory import KILLED, MEMORY_RAN_OUT, difference
-from rlhf.jobs.specs import JobSpec, TrainingSpec, from_json, kinds, to_json
 
 # A worker beats every 5 s; one silent for this long is gone.
 LOST_AFTER_SECONDS = 30.0
@@ -105,12 +105,12 @@ def at_work(db: Database) -> list[Job]:
     return [job for job in active(db, waiting_kinds()) if job.status != "queued" and job.flavor is None]
 
 
-def elsewhere(db: Database) -> list[Job]:
+def rented_jobs(db: Database) -> list[Job]:
     """The jobs for rented hardware that have not ended."""
     return [job for job in active(db, waiting_kinds()) if job.flavor is not None]
 
 
-def ahead(db: Database, job: Job) -> list[Job]:
+def jobs_ahead(db: Database, job: Job) -> list[Job]:
     """The jobs that one which waits has to wait for: those at work, then those before it in the queue."""
     if not job.spec.waits or job.flavor is not None:
         return []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlhf.jobs.specs import JobSpec
+from rlhf.jobs.job_spec import JobSpec
 
 # How a job that ended for want of memory says so.
 MEMORY_RAN_OUT = "Memory ran out."

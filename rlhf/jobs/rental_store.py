@@ -15,8 +15,8 @@ from annotation.database import Database
 from annotation.hub_client import check_name
 from annotation.records import UserError, now
 from rlhf.jobs import job_store
+from rlhf.jobs.job_spec import JobSpec, to_json
 from rlhf.jobs.job_store import LOST_AFTER_SECONDS, Job
-from rlhf.jobs.specs import JobSpec, to_json
 
 FLAVOR = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 LONGEST_HOURS = 72.0
@@ -143,7 +143,8 @@ def found(db: Database, job_id: int) -> Rental | None:
 def to_follow(db: Database) -> list[int]:
     """Jobs for rented hardware that nobody here follows: those that wait, and those whose follower is silent."""
     rows = db.rows(
-        f"SELECT id FROM job WHERE flavor IS NOT NULL AND (status = 'queued' OR {SILENT}) ORDER BY id", (silent(),)
+        f"SELECT id FROM job WHERE flavor IS NOT NULL AND (status = 'queued' OR {SILENT}) ORDER BY id",
+        (stale_before(),),
     )
     return [row["id"] for row in rows]
 
@@ -151,7 +152,7 @@ def to_follow(db: Database) -> list[int]:
 SILENT = "status IN ('running', 'cancelling') AND heartbeat < ?"
 
 
-def silent() -> str:
+def stale_before() -> str:
     """Who was last heard of before this moment is gone."""
     return (datetime.now(UTC) - timedelta(seconds=LOST_AFTER_SECONDS)).isoformat(timespec="microseconds")
 
@@ -197,7 +198,7 @@ UNFOLLOWED = (
 GRACE_HOURS = 1.0
 
 
-def take_up(db: Database, job_id: int, worker: str) -> Job | None:
+def acquire(db: Database, job_id: int, worker: str) -> Job | None:
     """Claim a queued job for rented hardware, or follow one further whose follower is silent; None if neither is so."""
     claimed = job_store.claim(db, job_id, worker)
     if claimed is not None:
@@ -205,12 +206,12 @@ def take_up(db: Database, job_id: int, worker: str) -> Job | None:
     with db.transaction() as connection:
         taken = connection.execute(
             f"UPDATE job SET worker = ?, heartbeat = ? WHERE id = ? AND flavor IS NOT NULL AND {SILENT}",
-            (worker, now(), job_id, silent()),
+            (worker, now(), job_id, stale_before()),
         ).rowcount
     return job_store.get(db, job_id) if taken else None
 
 
-def let_go(db: Database, job_id: int, worker: str) -> None:
+def release(db: Database, job_id: int, worker: str) -> None:
     """Leave a job to whoever comes next, who need not wait until this follower is known to be silent."""
     with db.transaction() as connection:
         connection.execute(
@@ -219,7 +220,7 @@ def let_go(db: Database, job_id: int, worker: str) -> None:
         )
 
 
-def settle(db: Database, job_id: int, namespace: str) -> Rental:
+def record_payer(db: Database, job_id: int, namespace: str) -> Rental:
     """Record who pays, once that is known."""
     with db.transaction() as connection:
         connection.execute("UPDATE rental SET namespace = ? WHERE job_id = ?", (namespace, job_id))

@@ -22,8 +22,8 @@ from annotation.environment import keep_private
 from annotation.records import UserError
 from annotation.ui.invisible import visible
 from rlhf.jobs import job_store
+from rlhf.jobs.job_spec import JobSpec
 from rlhf.jobs.out_of_memory import MEMORY_RAN_OUT, advice
-from rlhf.jobs.specs import JobSpec
 
 BEAT_SECONDS = 3.0
 # How long a process may take to save and end once the program that started it is gone.
@@ -90,7 +90,7 @@ class Run:
         return round(time.monotonic() - self.began, 1)
 
 
-class Follower(Run):
+class ReplicaRun(Run):
     """A further process of a job with several: it computes its share and leaves the rows to the first one."""
 
     def __init__(
@@ -158,7 +158,9 @@ def work(db: Database, data_dir: Path, job_id: int, worker: str, terminated: thr
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         claimed = agreed(job is not None)
         if rank:
-            return follow(Follower(db, data_dir, job_store.get(db, job_id), worker, terminated, rank)) if claimed else 0
+            return (
+                follow(ReplicaRun(db, data_dir, job_store.get(db, job_id), worker, terminated, rank)) if claimed else 0
+            )
     if job is None:
         print(f"Job {job_id} is not queued, or Prefloop was stopped; nothing to do.", flush=True)
         return 0
@@ -187,7 +189,7 @@ def agreed(first: bool) -> bool:
     return bool(broadcast_object_list([first])[0])
 
 
-def follow(run: Follower) -> int:
+def follow(run: ReplicaRun) -> int:
     """Compute a further process's share of a job; the first one records how it ended, unless this one fails."""
     spec = job_store.get(run.db, run.job_id).spec
     try:

@@ -20,13 +20,13 @@ from annotation.database import Database
 from annotation.environment import child_environment
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import PROCESSORS, VISIBLE, devices_here
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.out_of_memory import KILLED, advice
-from rlhf.jobs.specs import TrainingSpec
 
 
 @dataclass(frozen=True)
-class Child:
+class WorkerProcess:
     """A worker that this program started."""
 
     process: subprocess.Popen[bytes]
@@ -46,12 +46,12 @@ class Child:
         """
         if self.process.poll() is not None:
             return
-        for process in family(self.process.pid):
+        for process in process_tree(self.process.pid):
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
 
 
-def family(pid: int) -> list[psutil.Process]:
+def process_tree(pid: int) -> list[psutil.Process]:
     """A process and its descendants, the youngest generation first; none where it has ended."""
     try:
         leader = psutil.Process(pid)
@@ -112,18 +112,18 @@ def start_worker(
     )
 
 
-def record_death(db: Database, job: Job, child: Child, code: int, killed: bool, see: str) -> None:
+def record_death(db: Database, job: Job, child: WorkerProcess, code: int, killed: bool, see: str) -> None:
     """Say in a job's row how its worker ended. Rows that it ended well, or that another holds, stay as they are."""
     if killed and job_store.requeue_smaller(db, job.id, child.worker, KILLED):
         return
-    obituary = KILLED if killed else f"The worker died (exit code {code})."
-    said = f"{obituary} Resume goes on from the last checkpoint."
+    cause = KILLED if killed else f"The worker died (exit code {code})."
+    said = f"{cause} Resume goes on from the last checkpoint."
     if killed:
         said += f" If it is killed again: {advice(job.spec)}"
     if code or job.status != "lost":  # one that was told to stop has said why by itself
         job_store.died(db, job.id, child.worker, said)
     if code:
-        job_store.give_up(db, job.id, child.attempt, f"{obituary} {see}".strip())
+        job_store.give_up(db, job.id, child.attempt, f"{cause} {see}".strip())
 
 
 def run_to_end(db: Database, data_dir: Path, job: job_store.Job, told: Callable[[], bool] = lambda: False) -> None:
@@ -133,7 +133,7 @@ def run_to_end(db: Database, data_dir: Path, job: job_store.Job, told: Callable[
     told before it could hear it here.
     """
     worker, devices = uuid.uuid4().hex, devices_here()[: processes_of(job)]
-    child = Child(start_worker(job, data_dir, worker, devices, None), worker, job.attempt)
+    child = WorkerProcess(start_worker(job, data_dir, worker, devices, None), worker, job.attempt)
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, lambda *_: child.signal(signal.SIGTERM)) for number in numbers]
     if told():

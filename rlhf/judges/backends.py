@@ -26,7 +26,7 @@ from rlhf.judges.verdicts import Choice, Verdict, parse_verdict, shortened
 from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.hidden_states import completions, embed, inner_model, virtual_ids, virtual_tokens
-from rlhf.models.loading import Policies, ground_key, ground_path, load_for_answering
+from rlhf.models.loading import LoadedPolicies, ground_key, ground_path, load_for_answering
 from rlhf.models.model_files import check_architecture, check_weights
 from rlhf.models.packing import pad
 from rlhf.models.sampling import left_padded
@@ -37,7 +37,7 @@ LETTERS = ("A", "B")
 
 
 @dataclass(frozen=True)
-class Request:
+class JudgeRequest:
     """Two answers of a comparison in the order in which a judge is shown them."""
 
     comparison: Comparison
@@ -46,18 +46,18 @@ class Request:
     """The principles of the rubric that were drawn for this comparison."""
 
 
-Answered = tuple[Request, Verdict | Failure]
+JudgeReply = tuple[JudgeRequest, Verdict | Failure]
 Stopped = Callable[[], bool]
 
 
-class Bench(Protocol):
+class JudgeBackend(Protocol):
     """Where a judge sits: gives a verdict for each request, or says why there is none."""
 
     @property
     def spent(self) -> str:
         """Why no more can be asked of it in this job; empty while it can."""
 
-    def verdicts(self, requests: Sequence[Request], stopped: Stopped = lambda: False) -> Iterator[Answered]:
+    def verdicts(self, requests: Sequence[JudgeRequest], stopped: Stopped = lambda: False) -> Iterator[JudgeReply]:
         """One after the other, in any order; ends early when a budget is spent or once `stopped` says so.
 
         What is under way then is given out all the same.
@@ -76,7 +76,7 @@ class LocalModel:
     def __init__(self, run: Run, judge: Judge, rubric: Rubric, base_path: Path, batch_size: int) -> None:
         self.run, self.rubric, self.batch_size = run, rubric, batch_size
         directory = judge.settings.get("directory", "")
-        self.models = Policies(run.db, run.data_dir, checked_directory(directory) if directory else base_path)
+        self.models = LoadedPolicies(run.db, run.data_dir, checked_directory(directory) if directory else base_path)
         revision = "base" if directory else judge.settings.get("model", "base")
         self.model = self.models.use(registry.by_revision(run.db, revision))
         tokenizer = self.models.tokenizer
@@ -87,7 +87,7 @@ class LocalModel:
         if not all(self.letters):
             raise UserError("This model's tokenizer has no token for the letters A and B, so it can't be a judge here.")
 
-    def verdicts(self, requests: Sequence[Request], stopped: Stopped = lambda: False) -> Iterator[Answered]:
+    def verdicts(self, requests: Sequence[JudgeRequest], stopped: Stopped = lambda: False) -> Iterator[JudgeReply]:
         """The likelier letter, with its share of the two letters' probability."""
         for start in range(0, len(requests), self.batch_size):
             if stopped():
@@ -152,7 +152,7 @@ class RewardScorer:
         policy = registry.by_revision(run.db, judge.settings["model"])
         if policy.kind != "reward":
             raise UserError(f"'{policy.revision}' is no reward model. Choose one that a reward model training made.")
-        self.models = Policies(run.db, run.data_dir, base_path)
+        self.models = LoadedPolicies(run.db, run.data_dir, base_path)
         self.reward = read_reward_model(run, policy.revision)
         key = ground_key(policy)
         ground = load_for_answering(ground_path(run.db, run.data_dir, base_path, key[0]), key[1])
@@ -162,7 +162,7 @@ class RewardScorer:
         set_peft_model_state_dict(self.model, self.reward.weights, adapter_name="reward")
         self.model.eval()
 
-    def verdicts(self, requests: Sequence[Request], stopped: Stopped = lambda: False) -> Iterator[Answered]:
+    def verdicts(self, requests: Sequence[JudgeRequest], stopped: Stopped = lambda: False) -> Iterator[JudgeReply]:
         """The Bradley–Terry probability of the first answer, by the difference of scores."""
         known: dict[int, list[float]] = {}
         for request in requests:
@@ -230,7 +230,7 @@ class RemoteModel:
             return self.all_spent
         return f"The budget of {self.endpoint.settings.calls:,} calls is spent; the next job goes on."
 
-    def verdicts(self, requests: Sequence[Request], stopped: Stopped = lambda: False) -> Iterator[Answered]:
+    def verdicts(self, requests: Sequence[JudgeRequest], stopped: Stopped = lambda: False) -> Iterator[JudgeReply]:
         """What is read from each reply; a reply that says nothing clear is a failure."""
         self.endpoint.stopped = stopped
         prompts = [prompt_of(self.rubric, request, "line") for request in requests]
@@ -259,7 +259,9 @@ def verdict_in(reply: Reply) -> Verdict | Failure:
 
 
 # ------------------------------------------------------------------------------------------------------------- judging
-def prompt_of(rubric: Rubric, request: Request, style: rubrics.Style, tokens: Collection[str] = ()) -> list[Message]:
+def prompt_of(
+    rubric: Rubric, request: JudgeRequest, style: rubrics.Style, tokens: Collection[str] = ()
+) -> list[Message]:
     """The prompt as a judge is sent it; `tokens` are the judge's own special ones, which no judged text may hold."""
     comparison = request.comparison
     first, second = (comparison.answers[place] for place in request.pair)
@@ -267,7 +269,7 @@ def prompt_of(rubric: Rubric, request: Request, style: rubrics.Style, tokens: Co
     return rubrics.messages_for(rubric, request.principles, *texts, style, comparison_id=comparison.id, tokens=tokens)
 
 
-def bench_of(run: Run, judge: Judge, rubric: Rubric, model: str, batch_size: int) -> Bench:
+def backend_for(run: Run, judge: Judge, rubric: Rubric, model: str, batch_size: int) -> JudgeBackend:
     """What answers for a judge. Raises UserError where its model or address is of no use."""
     if judge.backend == "endpoint":
         return RemoteModel(run, judge, rubric)
@@ -304,7 +306,7 @@ def let_judge(
     run: Run,
     judge: Judge,
     rubric: Rubric,
-    bench: Bench,
+    bench: JudgeBackend,
     comparisons: Sequence[Comparison],
     failures: int,
     progress: Callable[[Tally], None],
@@ -319,7 +321,7 @@ def let_judge(
     # In an order of this job's own: some that always fail must not stand before all others each time.
     comparisons = random.Random(run.job_id).sample(comparisons, len(comparisons))
     requests = [
-        Request(comparison, pair, rubrics.principles_for(rubric, comparison.id))
+        JudgeRequest(comparison, pair, rubrics.principles_for(rubric, comparison.id))
         for comparison in comparisons
         for pair in comparison.missing
     ]

@@ -12,7 +12,7 @@ from statistics import fmean
 import numpy as np
 
 from annotation.metrics.agreement import RESAMPLES, SEED, percentiles
-from annotation.metrics.calibration import Calibration, Duel, calibration
+from annotation.metrics.calibration import Calibration, PairMargin, calibration
 from annotation.metrics.intervals_and_bias import Array, Estimate, Ranking, share_of, sign, wilson_interval
 from annotation.metrics.sequential_test import kappas
 from annotation.records import Kind
@@ -29,7 +29,7 @@ SUREST = 1e-9
 
 # --------------------------------------------------------------------------------------------------- what is compared
 @dataclass(frozen=True)
-class Opinion:
+class PersonRanking:
     """How a person ranked the answers, by position; of a 'best' judgement only its first is told from the others."""
 
     name: str
@@ -43,12 +43,12 @@ class Opinion:
 
 
 @dataclass(frozen=True)
-class Case:
+class JudgedComparison:
     """A comparison that a judge and people have judged."""
 
     comparison_id: int
     judged: Ranking
-    people: tuple[Opinion, ...]
+    people: tuple[PersonRanking, ...]
     chances: Mapping[Pair, float]
     """The judge's probability that answer a is better than b, for a < b, both orders together; empty without any."""
     lengths: tuple[int, ...]
@@ -88,7 +88,7 @@ def both_orders(chances: Mapping[Pair, float | None]) -> dict[Pair, float]:
 
 # ------------------------------------------------------------------------------------------------------------ figures
 @dataclass(frozen=True)
-class Agreement:
+class PairAgreement:
     """How far two sides agree on the order of two answers; n counts comparisons, each of which has one say."""
 
     share: Estimate
@@ -101,8 +101,8 @@ class Agreement:
 class Trust:
     """What is known of a judge; None for figures that nothing tells."""
 
-    with_people: Agreement | None
-    each_other: Agreement | None
+    with_people: PairAgreement | None
+    each_other: PairAgreement | None
     """People with each other, on those of these comparisons that several have judged."""
     calibration: Calibration | None
     flips: Estimate | None
@@ -122,7 +122,7 @@ class Trust:
         return None if self.with_people is None else self.with_people.share.low
 
 
-def trust(cases: Sequence[Case], verdicts: Iterable[Swapped] = ()) -> Trust:
+def trust(cases: Sequence[JudgedComparison], verdicts: Iterable[Swapped] = ()) -> Trust:
     """How far a judge can be trusted, from what people have judged too, and from all its verdicts in both orders."""
     longer = [longer_chosen(case) for case in cases]
     flips, firsts = by_place(verdicts)
@@ -151,7 +151,7 @@ def one_say(groups: Iterable[Sequence[float]]) -> Estimate | None:
 Trial = tuple[int, int]
 
 
-def judge_trials(case: Case) -> list[Trial]:
+def judge_trials(case: JudgedComparison) -> list[Trial]:
     """(the judge's order, a person's) for each person and each two answers that the person compared."""
     return [
         (order(case.judged, pair), said)
@@ -161,7 +161,7 @@ def judge_trials(case: Case) -> list[Trial]:
     ]
 
 
-def people_trials(case: Case) -> list[Trial]:
+def people_trials(case: JudgedComparison) -> list[Trial]:
     """(a person's order, another's), counted both ways because neither of them comes first."""
     trials: list[Trial] = []
     for pair in case.pairs:
@@ -170,7 +170,7 @@ def people_trials(case: Case) -> list[Trial]:
     return trials
 
 
-def agreement(cases: Iterable[Sequence[Trial]]) -> Agreement | None:
+def agreement(cases: Iterable[Sequence[Trial]]) -> PairAgreement | None:
     """Agreement over the trials of each comparison; None without any."""
     met = [contingency(trials) for trials in cases if trials]
     if not met:
@@ -179,7 +179,7 @@ def agreement(cases: Iterable[Sequence[Trial]]) -> Agreement | None:
     trials: Array = tables.sum(axis=(1, 2))
     share = share_of(float(((tables * CREDITS).sum(axis=(1, 2)) / trials).sum()), len(tables))
     assert share is not None
-    return Agreement(share, kappa(tables / trials[:, None, None]))
+    return PairAgreement(share, kappa(tables / trials[:, None, None]))
 
 
 def contingency(trials: Sequence[Trial]) -> Array:
@@ -209,12 +209,12 @@ def kappa(tables: Array) -> Estimate | None:
     return Estimate(float(kappas(whole)), *percentiles(kappas((drawn @ patterns).reshape(-1, *whole.shape))), count)
 
 
-def judges_calibration(cases: Iterable[Case]) -> Calibration | None:
+def judges_calibration(cases: Iterable[JudgedComparison]) -> Calibration | None:
     """How often people prefer the answer that the judge finds likelier to be better, by that likelihood.
 
     Where a person prefers one of two answers; all such trials of a comparison weigh 1 together. None without chances.
     """
-    duels: list[Duel] = []
+    duels: list[PairMargin] = []
     for case in cases:
         odds = [
             preferred * log_odds(case.chances[pair])
@@ -222,7 +222,7 @@ def judges_calibration(cases: Iterable[Case]) -> Calibration | None:
             for person in case.people
             if pair in case.chances and (preferred := person.order(pair))
         ]
-        duels += [Duel(score, 0.0, 1 / len(odds)) for score in odds]
+        duels += [PairMargin(score, 0.0, 1 / len(odds)) for score in odds]
     return calibration(duels) if duels else None
 
 
@@ -244,7 +244,7 @@ def by_place(verdicts: Iterable[Swapped]) -> tuple[list[list[float]], list[list[
     return list(flips.values()), list(firsts.values())
 
 
-def longer_chosen(case: Case) -> tuple[list[float], list[float]]:
+def longer_chosen(case: JudgedComparison) -> tuple[list[float], list[float]]:
     """Whether the judge, and on the same pairs people, preferred the longer answer; ties and equal lengths apart."""
     judge, people = [], []
     for pair in case.pairs:

@@ -16,7 +16,7 @@ from rlhf.judges.verdicts import Choice
 
 def trust_in(db: Database, judge: Judge) -> Trust:
     """How far a judge can be trusted, from all that there is now."""
-    return trust(judge_store.cases(db, judge), swapped(db, judge))
+    return trust(judge_store.jointly_judged(db, judge), swapped(db, judge))
 
 
 def swapped(db: Database, judge: Judge) -> list[Swapped]:
@@ -45,7 +45,7 @@ def basis(db: Database, judge: Judge) -> Basis:
 
 
 @dataclass(frozen=True)
-class Spent:
+class JudgeUsage:
     """What a judge's verdicts took, and the replies that gave none."""
 
     verdicts: int
@@ -57,7 +57,7 @@ class Spent:
     """Of its endpoint in all jobs."""
 
 
-def spent(db: Database, judge: Judge, job_id: int | None = None) -> Spent:
+def usage(db: Database, judge: Judge, job_id: int | None = None) -> JudgeUsage:
     """What a judge has taken, in all jobs or in one, also for replies that could not be read."""
     row = db.row(
         f"""SELECT sum(counts) AS verdicts, sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS
@@ -70,7 +70,7 @@ def spent(db: Database, judge: Judge, job_id: int | None = None) -> Spent:
     )
     assert row is not None
     cost = judge_store.cost(judge, row["prompt_tokens"], row["completion_tokens"])
-    return Spent(**row, cost=cost, calls=judge_store.calls_made(db, judge))
+    return JudgeUsage(**row, cost=cost, calls=judge_store.calls_made(db, judge))
 
 
 def candidates(db: Database) -> list[str]:
@@ -83,7 +83,7 @@ def candidates(db: Database) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Stored:
+class VerdictView:
     """A verdict as the page shows it."""
 
     comparison_id: int
@@ -96,18 +96,18 @@ class Stored:
     created: str
 
 
-def latest(db: Database, judge: Judge, limit: int) -> list[Stored]:
+def latest(db: Database, judge: Judge, limit: int) -> list[VerdictView]:
     """A judge's latest verdicts, newest first."""
     rows = db.rows(
         """SELECT comparison_id, first, second, choice, chance, reply, rubric_version, created FROM verdict
            WHERE annotator_id = ? ORDER BY id DESC LIMIT ?""",
         (judge.id, limit),
     )
-    return [Stored(**row) for row in rows]
+    return [VerdictView(**row) for row in rows]
 
 
 @dataclass(frozen=True)
-class Judged:
+class PromptComparison:
     """A comparison of which a judge's prompt is made."""
 
     id: int
@@ -115,7 +115,7 @@ class Judged:
     answers: tuple[str, ...]
 
 
-def comparison(db: Database, number: int | None = None) -> Judged | None:
+def comparison(db: Database, number: int | None = None) -> PromptComparison | None:
     """The comparison of this number, or the newest, if its answers are complete."""
     row = db.row(
         """SELECT c.id, p.messages FROM comparison c JOIN prompt p ON p.id = c.prompt_id
@@ -129,11 +129,11 @@ def comparison(db: Database, number: int | None = None) -> Judged | None:
            WHERE cr.comparison_id = ? ORDER BY cr.position""",
         (row["id"],),
     )
-    return Judged(row["id"], tuple(json.loads(row["messages"])), tuple(answer["text"] for answer in answers))
+    return PromptComparison(row["id"], tuple(json.loads(row["messages"])), tuple(answer["text"] for answer in answers))
 
 
 @dataclass(frozen=True)
-class Standing:
+class JudgingStatus:
     """Who is asked about the comparisons of which no person has judged any, by number."""
 
     judges: int
@@ -148,7 +148,7 @@ class Standing:
     """Nobody is asked, because no judge could judge them."""
 
 
-def standing(db: Database) -> Standing:
+def judging_status(db: Database) -> JudgingStatus:
     """How the comparisons stand that neither an annotator asked for nor measure a candidate."""
     rows = db.rows(
         """SELECT asks, asks_why, count(*) AS n FROM comparison
@@ -156,7 +156,7 @@ def standing(db: Database) -> Standing:
              AND (asks = 'nobody' OR taken = 0) GROUP BY asks, asks_why"""
     )
     found = {(row["asks"], row["asks_why"]): row["n"] for row in rows}
-    return Standing(
+    return JudgingStatus(
         judges=sum(n for (asks, _), n in found.items() if asks == "judges"),
         people=found.get(("people", None), 0),
         why={why: n for (asks, why), n in found.items() if asks == "people" and why is not None},
@@ -165,17 +165,17 @@ def standing(db: Database) -> Standing:
     )
 
 
-def waiting_in_vain(db: Database) -> dict[str, int]:
+def waiting_without_verdict(db: Database) -> dict[str, int]:
     """How many open comparisons wait for each judge that labels them and whose last job gave no verdict."""
     found = {}
     for judge in judge_store.judges(db, active=True):
         job = judge_store.last_job(db, judge)
-        if job is not None and judge_store.came_to_nothing(db, job) and (waiting := judge_store.count_open(db, judge)):
+        if job is not None and judge_store.gave_no_verdict(db, job) and (waiting := judge_store.count_open(db, judge)):
             found[judge.name] = waiting
     return found
 
 
-def stamp(db: Database) -> list[int | str | None]:
+def cache_key(db: Database) -> list[int | str | None]:
     """Changes whenever a figure of a judge can."""
     row = db.row(
         """SELECT (SELECT max(id) FROM verdict) AS verdict, (SELECT max(id) FROM judgement) AS judgement,

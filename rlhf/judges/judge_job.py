@@ -11,7 +11,7 @@ from typing import Any
 from annotation.records import UserError
 from rlhf.jobs.worker import Run
 from rlhf.judges import judge_store
-from rlhf.judges.backends import Tally, bench_of, let_judge
+from rlhf.judges.backends import Tally, backend_for, let_judge
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.models import registry
 
@@ -31,7 +31,7 @@ def run(run: Run, spec: JudgeSpec) -> dict[str, Any]:
             run.report(tally.judged, len(waiting), metrics, f"{tally.verdicts} of {asked} verdicts")
 
         try:
-            bench = bench_of(run, judge, rubric, spec.model, spec.batch_size)
+            bench = backend_for(run, judge, rubric, spec.model, spec.batch_size)
             tally = let_judge(run, judge, rubric, bench, waiting, spec.failures, progress)
         except UserError as error:
             tally.gave_up = str(error)

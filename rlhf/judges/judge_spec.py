@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Self
 
 from annotation.database import Database
 from rlhf.jobs.descriptions import Facts
-from rlhf.jobs.specs import JobSpec
+from rlhf.jobs.job_spec import JobSpec
 from rlhf.judges import judge_store
 from rlhf.models import registry
 

@@ -18,13 +18,13 @@ from typing import Any, Literal
 from annotation import store
 from annotation.database import Database
 from annotation.records import Feedback, Message, UserError, now
-from rlhf.jobs import job_store, specs
+from rlhf.jobs import job_spec, job_store
 from rlhf.jobs.job_store import Job
 from rlhf.judges import openai_client
-from rlhf.judges.judge_agreement import Case, Opinion, both_orders
+from rlhf.judges.judge_agreement import JudgedComparison, PersonRanking, both_orders
 from rlhf.judges.openai_client import EndpointSettings, Failure
 from rlhf.judges.rubrics import DEFAULT, Rubric
-from rlhf.judges.verdicts import Choice, Outcome, Verdict, combine, ranking_of
+from rlhf.judges.verdicts import Choice, CombinedVerdict, Verdict, combine, ranking_of
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 
@@ -75,7 +75,7 @@ def by_name(db: Database, name: str) -> Judge:
     return read_judge(row)
 
 
-def named(db: Database, names: str) -> list[Judge]:
+def judges_named(db: Database, names: str) -> list[Judge]:
     """The judges of these names, which commas separate. Raises UserError if there is no such judge."""
     return [by_name(db, name.strip()) for name in names.split(",") if name.strip()]
 
@@ -107,7 +107,7 @@ def add(db: Database, name: str, backend: Backend, settings: Mapping[str, Any], 
 def checked_settings(db: Database, backend: Backend, settings: Mapping[str, Any]) -> dict[str, Any]:
     """A judge's settings as they are kept, with defaults. Raises UserError naming what is unknown or can't be meant."""
     if backend == "endpoint":
-        made: EndpointSettings = specs.build(EndpointSettings, dict(settings))
+        made: EndpointSettings = job_spec.build(EndpointSettings, dict(settings))
         openai_client.check(made)
         return asdict(made)
     known = {"model", "directory"} if backend == "local" else {"model"}
@@ -145,7 +145,7 @@ def model_of(db: Database, judge: Judge) -> Policy | None:
     """The policy or reward model of this data directory that judges; None for an endpoint and a model elsewhere."""
     if judge.backend == "endpoint":  # whose model may have any name
         return None
-    return next((one for one in registry.everything(db) if one.revision == judge.settings.get("model")), None)
+    return next((one for one in registry.all_policies(db) if one.revision == judge.settings.get("model")), None)
 
 
 def frozen_before(db: Database, judge: Judge) -> str | None:
@@ -300,7 +300,7 @@ def ended_jobs(db: Database, judge: Judge, limit: int) -> list[Job]:
     return [job_store.read_job(row) for row in rows]
 
 
-def came_to_nothing(db: Database, job: Job) -> bool:
+def gave_no_verdict(db: Database, job: Job) -> bool:
     """Whether a judge's job failed, or left something to judge, without any verdict."""
     left = job.status == "failed" or bool((job.result or {}).get("left_open"))
     return left and not db.value("SELECT EXISTS (SELECT 1 FROM verdict WHERE job_id = ?)", (job.id,))
@@ -400,7 +400,7 @@ def fails_on(db: Database, judge: Judge, comparison_id: int) -> bool:
 def ask_people_instead(db: Database, judge: Judge) -> None:
     """Once a judge's job gives no verdict, and those before gave none, wait no more for what is open (with “Mixed”)."""
     before = ended_jobs(db, judge, MOST_FAILED_JOBS - 1)
-    if len(before) < MOST_FAILED_JOBS - 1 or not all(came_to_nothing(db, job) for job in before):
+    if len(before) < MOST_FAILED_JOBS - 1 or not all(gave_no_verdict(db, job) for job in before):
         return
     with db.transaction():
         if store.feedback(db).mode == "mixed":
@@ -434,7 +434,7 @@ def calls_key(judge: Judge) -> str:
 
 # ---------------------------------------------------------------------------------------------------------- judgements
 @dataclass(frozen=True)
-class Said:
+class StoredVerdict:
     """A verdict as it is stored."""
 
     first: int
@@ -445,17 +445,17 @@ class Said:
     rubric_version: int | None = None
 
 
-def verdicts_on(db: Database, judge: Judge, comparison_id: int) -> list[Said]:
+def verdicts_on(db: Database, judge: Judge, comparison_id: int) -> list[StoredVerdict]:
     """What a judge has said of a comparison's pairs."""
     rows = db.rows(
         """SELECT first, second, choice, chance, seconds, rubric_version FROM verdict
            WHERE annotator_id = ? AND comparison_id = ?""",
         (judge.id, comparison_id),
     )
-    return [Said(**row) for row in rows]
+    return [StoredVerdict(**row) for row in rows]
 
 
-def outcomes_of(said: Iterable[Said]) -> dict[tuple[int, int], Outcome]:
+def outcomes_of(said: Iterable[StoredVerdict]) -> dict[tuple[int, int], CombinedVerdict]:
     """What each pair of positions (a, b), a < b, comes to when both orders have been asked."""
     by_order = {(one.first, one.second): one.choice for one in said}
     return {
@@ -463,7 +463,7 @@ def outcomes_of(said: Iterable[Said]) -> dict[tuple[int, int], Outcome]:
     }
 
 
-def sureness(said: Iterable[Said]) -> float | None:
+def sureness(said: Iterable[StoredVerdict]) -> float | None:
     """The lowest probability that the judge gives to the likelier side of a pair, both orders together.
 
     None where its backend gives none.
@@ -543,13 +543,13 @@ def settle(db: Database, comparison_id: int, without: int | None = None) -> None
             (comparison_id,),
         )
     }
-    heard = [judge for judge in panel if judge.id in rankings]
+    answered = [judge for judge in panel if judge.id in rankings]
     missing = [judge for judge in panel if judge.id not in rankings]
     if not panel or any(judge.id != without and not fails_on(db, judge, comparison_id) for judge in missing):
         return
     feedback = store.feedback(db)
-    said = [verdicts_on(db, judge, comparison_id) for judge in heard]
-    rows = [tuple(json.loads(rankings[judge.id])) for judge in heard]
+    said = [verdicts_on(db, judge, comparison_id) for judge in answered]
+    rows = [tuple(json.loads(rankings[judge.id])) for judge in answered]
     why = why_not_settled(feedback, comparison_id, said, rows, len(missing))
     db.connection.execute(
         "UPDATE comparison SET asks = ?, asks_why = ? WHERE id = ?",
@@ -560,7 +560,7 @@ def settle(db: Database, comparison_id: int, without: int | None = None) -> None
 def why_not_settled(
     feedback: Feedback,
     comparison_id: int,
-    said: Sequence[Sequence[Said]],
+    said: Sequence[Sequence[StoredVerdict]],
     rankings: Sequence[Sequence[int]],
     failed: int,
 ) -> str | None:
@@ -580,7 +580,7 @@ def why_not_settled(
 
 # -------------------------------------------------------------------------------------------------------- candidates
 @dataclass(frozen=True)
-class Faced:
+class PairOutcome:
     """What came of a candidate's answer beside another policy's to the same prompt."""
 
     comparison_id: int
@@ -593,7 +593,7 @@ class Faced:
     other_length: int
 
 
-def faced(db: Database, candidate_id: int, against_id: int, judge_id: int | None = None) -> list[Faced]:
+def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: int | None = None) -> list[PairOutcome]:
     """How a candidate's answers did against another policy's, in the order of the first judgements.
 
     By one judge and the present version of its rubric; or by people (without `judge_id`) who are not left out, once the
@@ -629,7 +629,7 @@ def faced(db: Database, candidate_id: int, against_id: int, judge_id: int | None
             outcomes.setdefault(row["id"], []).append(outcome)
         sides[row["id"]] = answers
     return [
-        Faced(number, sides[number][0][0], fmean(values), sides[number][0][1], sides[number][1][1])
+        PairOutcome(number, sides[number][0][0], fmean(values), sides[number][0][1], sides[number][1][1])
         for number, values in outcomes.items()
     ]
 
@@ -649,7 +649,7 @@ RANKED = f"""FROM current_judgement j JOIN comparison c ON c.id = j.comparison_i
 RANKINGS = f"SELECT c.id, j.ranking, c.asks_why {RANKED} AND {UNSEEN} ORDER BY c.id"
 
 
-def cases(db: Database, judge: Judge) -> list[Case]:
+def jointly_judged(db: Database, judge: Judge) -> list[JudgedComparison]:
     """The comparisons that this judge and at least one person have judged, oldest first: what its trust rests on.
 
     Of the judge: what it has judged by the present version of the rubric; by another one it was another judge. Of what
@@ -658,10 +658,10 @@ def cases(db: Database, judge: Judge) -> list[Case]:
     complete, and none of annotators who are left out. Of several by one person the last counts.
     """
     excluded, only = store.excluded_annotators(db), {"judge": judge.id}
-    people: dict[int, dict[str, Opinion]] = defaultdict(dict)
+    people: dict[int, dict[str, PersonRanking]] = defaultdict(dict)
     for row in db.rows(OPINIONS, only):
         if row["name"] not in excluded:
-            said = Opinion(row["name"], tuple(json.loads(row["ranking"])), row["kind"])
+            said = PersonRanking(row["name"], tuple(json.loads(row["ranking"])), row["kind"])
             people[row["comparison_id"]][said.name] = said
     chances: dict[int, dict[tuple[int, int], float | None]] = defaultdict(dict)
     for row in db.rows(CHANCES, only):
@@ -670,7 +670,7 @@ def cases(db: Database, judge: Judge) -> list[Case]:
     for row in db.rows(LENGTHS, only):
         lengths[row["comparison_id"]].append(row["length"])
     return [
-        Case(
+        JudgedComparison(
             comparison_id=row["id"],
             judged=tuple(json.loads(row["ranking"])),
             people=tuple(people[row["id"]].values()),

@@ -271,13 +271,13 @@ class Endpoint:
             ) as response:
                 body = read_body(response, began + self.settings.timeout_seconds)
         except httpx.HTTPError as error:
-            trouble = connection_trouble(self.settings, error)
+            problem = connection_failure(self.settings, error)
         else:
             seconds = time.monotonic() - began
             if response.is_success:
                 return read_reply(self.settings, body, key, seconds)
-            trouble = self._status_trouble(response, body)
-        raise trouble  # outside of the handler, so that the request with the key is not part of it
+            problem = self._status_failure(response, body)
+        raise problem  # outside of the handler, so that the request with the key is not part of it
 
     def _request(self, messages: Sequence[Message]) -> dict[str, Any]:
         """The body of a call."""
@@ -287,7 +287,7 @@ class Endpoint:
             body["temperature"] = self.settings.temperature
         return {**body, limit: self.settings.max_tokens}
 
-    def _status_trouble(self, response: httpx.Response, body: bytes) -> EndpointError:
+    def _status_failure(self, response: httpx.Response, body: bytes) -> EndpointError:
         """The error for a status that is no success.
 
         OpenAI's newer models want max_completion_tokens, and some allow no temperature; they name what they refuse,
@@ -298,7 +298,7 @@ class Endpoint:
         if response.status_code == 400 and unsupported:
             self._unsupported |= unsupported
             return EndpointError("refused", f"{self.settings.host} does not take {unsupported.pop()}.", again=0.0)
-        return status_trouble(self.settings, response, error)
+        return status_failure(self.settings, response, error)
 
 
 def outcome_of(future: Future[Reply]) -> Reply | Failure | None:
@@ -402,7 +402,7 @@ def error_of(body: bytes) -> dict[str, Any]:
     return {name: value for name, value in error.items() if isinstance(value, str)} if isinstance(error, dict) else {}
 
 
-def connection_trouble(settings: EndpointSettings, error: httpx.HTTPError) -> EndpointError:
+def connection_failure(settings: EndpointSettings, error: httpx.HTTPError) -> EndpointError:
     """The error for a call to which there was no whole response."""
     host = settings.host
     if isinstance(error, httpx.TimeoutException):
@@ -417,7 +417,7 @@ def connection_trouble(settings: EndpointSettings, error: httpx.HTTPError) -> En
     return EndpointError("unreachable", sentence, again=0.0)
 
 
-def status_trouble(settings: EndpointSettings, response: httpx.Response, error: Mapping[str, Any]) -> EndpointError:
+def status_failure(settings: EndpointSettings, response: httpx.Response, error: Mapping[str, Any]) -> EndpointError:
     """The error for a status, with what to mend."""
     status, host = response.status_code, settings.host
     if status == 429 and "insufficient_quota" in (error.get("code"), error.get("type")):

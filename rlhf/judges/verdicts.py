@@ -54,7 +54,7 @@ def shortened(reply: str) -> str:
 
 # ------------------------------------------------------------------------------------------------------ both orders
 @dataclass(frozen=True)
-class Outcome:
+class CombinedVerdict:
     """What both orders together say of two answers."""
 
     choice: Choice
@@ -62,7 +62,7 @@ class Outcome:
     """Whether the judge named the same place twice, and so contradicted itself."""
 
 
-def combine(forward: Choice, backward: Choice) -> Outcome:
+def combine(forward: Choice, backward: Choice) -> CombinedVerdict:
     """The outcome for answers (a, b) from the verdicts on them as (a, b) and as (b, a).
 
     Only a preference that survives the swap counts. A tie in one order alone is a tie, but no flip: the judge was
@@ -70,11 +70,11 @@ def combine(forward: Choice, backward: Choice) -> Outcome:
     """
     again = SWAPPED[backward]
     if forward == again:
-        return Outcome(forward, flipped=False)
-    return Outcome("tie", flipped="tie" not in (forward, again))
+        return CombinedVerdict(forward, flipped=False)
+    return CombinedVerdict("tie", flipped="tie" not in (forward, again))
 
 
-def ranking_of(size: int, outcomes: Mapping[tuple[int, int], Outcome]) -> tuple[int, ...]:
+def ranking_of(size: int, outcomes: Mapping[tuple[int, int], CombinedVerdict]) -> tuple[int, ...]:
     """Dense ranks of `size` answers, 1 the best, from the outcomes of all pairs (i, j) with i < j.
 
     By Copeland's score: a win counts 1, a tie 1/2. Answers that beat each other in a circle are tied.

@@ -1,6 +1,6 @@
 """The iteration: collect, train, check, decide; what is due next, and doing that unasked. Torch-free.
 
-`State` is what the rows say, `next_step` is a pure function of it, and `advance` does the step.
+`LoopState` is what the rows say, `next_step` is a pure function of it, and `advance` does the step.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.finished_checks import finished_checks
 from rlhf.evaluation.gate import Mode
-from rlhf.evaluation.gate_decisions import ENDINGS, Pending
-from rlhf.jobs import job_store, specs
+from rlhf.evaluation.gate_decisions import ENDINGS, PendingDecision
+from rlhf.jobs import job_spec, job_store
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import TrainingSpec
 from rlhf.judges import judge_store
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.models import registry
@@ -41,7 +41,7 @@ Action = Literal["evaluate", "decide", "judge", "train", "train the reward model
 
 # -------------------------------------------------------------------------------------------------------------- state
 @dataclass(frozen=True)
-class Fruitless:
+class FailedCheck:
     """The last check of a candidate, where nothing has come of it or of any since the last finished one."""
 
     job: Job
@@ -57,7 +57,7 @@ class Fruitless:
 
 
 @dataclass(frozen=True)
-class State:
+class LoopState:
     """What the next step depends on."""
 
     auto_train: Mapping[str, Any]
@@ -70,14 +70,14 @@ class State:
     """The oldest candidate whose training asked for a check and has had none; first those that the loop can check."""
     waiting: Mapping[str, int]
     """Open comparisons by the judge that they wait for, those aside that failed a moment ago."""
-    pending: Pending | None
+    pending: PendingDecision | None
     """The candidate that is to be decided on."""
     gate: Mode
     reward_model: str | None
     """A reward model that was trained since the last training of a policy."""
     reward_tried: bool
     """Whether one was to be trained since, and as many judgements have not come after it."""
-    fruitless: Mapping[str, Fruitless] = field(default_factory=dict)
+    fruitless: Mapping[str, FailedCheck] = field(default_factory=dict)
     """By candidate, what came of a check that came to nothing."""
     broken: tuple[Job, ...] = ()
     """The newest training, and the newest check of a candidate, if they failed, were lost or were cancelled."""
@@ -85,7 +85,7 @@ class State:
     """Trainings on rented hardware, beside which all else goes on here."""
 
 
-def state_of(db: Database, counted: bool = True) -> State:
+def state_of(db: Database, counted: bool = True) -> LoopState:
     """What the rows say now; judgements need not be `counted` where nothing starts by them."""
     auto_train = auto_train_setting(db)
     latest = next(iter(job_store.recent(db, tuple(automatic_kinds()), 1)), None)
@@ -93,8 +93,8 @@ def state_of(db: Database, counted: bool = True) -> State:
     tried = next((job.created for job in job_store.recent(db, (reward_kind().kind,), 1) if job.created > since), None)
     every = max(int(auto_train["every"]), snapshots.MIN_PAIRS)
     checks = job_store.checks(db)
-    fruitless = fruitless_checks(checks)
-    return State(
+    fruitless = failed_checks(checks)
+    return LoopState(
         auto_train,
         store.new_to_train_on(db, since) if counted else 0,
         (*job_store.at_work(db), *job_store.queue(db)),
@@ -106,11 +106,11 @@ def state_of(db: Database, counted: bool = True) -> State:
         tried is not None and store.new_to_train_on(db, tried) < every,
         fruitless,
         broken_jobs(db, checks),
-        tuple(job_store.elsewhere(db)),
+        tuple(job_store.rented_jobs(db)),
     )
 
 
-def fruitless_checks(checks: Sequence[Job]) -> dict[str, Fruitless]:
+def failed_checks(checks: Sequence[Job]) -> dict[str, FailedCheck]:
     """By candidate, the checks (newest first) that came to nothing; not while another waits or runs."""
     ended: dict[str, list[Job]] = {}
     settled: set[str] = set()
@@ -121,7 +121,7 @@ def fruitless_checks(checks: Sequence[Job]) -> dict[str, Fruitless]:
         if revision not in settled:
             ended.setdefault(revision, []).append(job)
     return {
-        revision: Fruitless(
+        revision: FailedCheck(
             found[0], sum(job.status != "cancelled" for job in found), seconds_since(found[0]) >= RETRY_SECONDS
         )
         for revision, found in ended.items()
@@ -138,12 +138,12 @@ def seconds_since(job: Job) -> float:
     return seconds_between(job.finished or job.created, now())
 
 
-def unchecked_candidate(db: Database, checks: Sequence[Job], fruitless: Mapping[str, Fruitless]) -> str | None:
+def unchecked_candidate(db: Database, checks: Sequence[Job], fruitless: Mapping[str, FailedCheck]) -> str | None:
     """The oldest candidate whose training asked for a check and which has had none; first one that can be checked."""
     had = {candidate_of(check) for check in checks if check.status not in ENDINGS}
     found = [
         policy.revision
-        for policy in registry.everything(db)
+        for policy in registry.all_policies(db)
         if policy.status == "candidate" and policy.kind == "policy" and not policy.deleted
         if policy.revision not in had and asked_for_check(db, policy)
     ]
@@ -161,14 +161,14 @@ def asked_for_check(db: Database, policy: Policy) -> bool:
 
 def broken_jobs(db: Database, checks: Sequence[Job]) -> tuple[Job, ...]:
     """The newest training, and the newest check if its policy is still a candidate, where they came to nothing."""
-    trainings = job_store.recent(db, tuple(specs.trainings()), 1)
+    trainings = job_store.recent(db, tuple(job_spec.trainings()), 1)
     newest = [*trainings, *(check for check in checks[:1] if is_candidate(db, candidate_of(check)))]
     return tuple(job for job in newest if job.status in ENDINGS)
 
 
 def is_candidate(db: Database, revision: str) -> bool:
     """Whether a policy is there and waits for a decision."""
-    return any(one.revision == revision and one.status == "candidate" for one in registry.everything(db))
+    return any(one.revision == revision and one.status == "candidate" for one in registry.all_policies(db))
 
 
 def waiting_judges(db: Database) -> dict[str, int]:
@@ -184,7 +184,7 @@ def waiting_judges(db: Database) -> dict[str, int]:
 
 def fresh_reward_model(db: Database, since: str) -> str | None:
     """The newest reward model that was trained after `since` and is there."""
-    models = [one for one in registry.everything(db) if one.kind == "reward" and one.deleted is None]
+    models = [one for one in registry.all_policies(db) if one.kind == "reward" and one.deleted is None]
     return next((one.revision for one in reversed(models) if one.created > since), None)
 
 
@@ -208,12 +208,12 @@ class Step:
 
 def automatic_kinds() -> Mapping[str, type[TrainingSpec]]:
     """The kinds of training that the loop can start by itself, the usual one first."""
-    return {kind: spec for kind, spec in specs.trainings().items() if spec.automatic}
+    return {kind: spec for kind, spec in job_spec.trainings().items() if spec.automatic}
 
 
 def reward_kind() -> type[TrainingSpec]:
     """The kind of training that makes a reward model where one is needed first."""
-    return next(spec for spec in specs.trainings().values() if spec.makes == "reward")
+    return next(spec for spec in job_spec.trainings().values() if spec.makes == "reward")
 
 
 def auto_train_setting(db: Database) -> Mapping[str, Any]:
@@ -222,12 +222,12 @@ def auto_train_setting(db: Database) -> Mapping[str, Any]:
     return {**usual, **store.setting(db, "auto_train", {})}
 
 
-def method_of(state: State) -> type[TrainingSpec]:
+def method_of(state: LoopState) -> type[TrainingSpec]:
     """The kind of training that is started without being asked."""
     return automatic_kinds()[state.auto_train["method"]]
 
 
-def next_step(state: State) -> Step | None:
+def next_step(state: LoopState) -> Step | None:
     """The next step of the iteration, if one is due. Pure.
 
     A fresh candidate is checked first, and decided on as soon as the evidence is there; judges label what waits for
@@ -256,27 +256,27 @@ def next_step(state: State) -> Step | None:
     return Step("train", (state.reward_model or "") if method_of(state).lists else "")
 
 
-def checked_by_loop(state: State, revision: str) -> bool:
+def checked_by_loop(state: LoopState, revision: str) -> bool:
     """Whether the loop will check a candidate that needs it, now or after a while; otherwise it takes a person."""
     return revision not in state.fruitless or state.fruitless[revision].to_be_repeated
 
 
-def ready(state: State, revision: str) -> bool:
+def ready(state: LoopState, revision: str) -> bool:
     """Whether the loop checks a candidate that needs it now."""
     return checked_by_loop(state, revision) and (revision not in state.fruitless or state.fruitless[revision].rested)
 
 
-def due(state: State) -> bool:
+def due(state: LoopState) -> bool:
     """Whether enough was judged for a training that nobody asks for."""
     return bool(state.auto_train["on"]) and state.new >= wanted(state)
 
 
-def enough_labels(state: State) -> bool:
+def enough_labels(state: LoopState) -> bool:
     """Whether automatic training has twice what it wants: more labels than trainings use are not bought."""
     return bool(state.auto_train["on"]) and state.new >= 2 * wanted(state)
 
 
-def wanted(state: State) -> int:
+def wanted(state: LoopState) -> int:
     """How many new judgements start a training."""
     return max(int(state.auto_train["every"]), snapshots.MIN_PAIRS)
 
@@ -304,7 +304,7 @@ def advance(db: Database, data_dir: Path) -> int | None:
         return None  # the page says why, where automatic training is switched on
     try:
         return job_submission.submit(db, data_dir, spec, THE_LOOP)
-    except snapshots.TooFew:
+    except snapshots.TooFewRows:
         return None  # enough judgements, but too few of them are pairs: wait for more
 
 
@@ -318,7 +318,7 @@ def check_spec(db: Database, revision: str, against: str = "serving") -> Evaluat
     return EvaluateSpec(candidate=revision, against=against, seed=seed)
 
 
-def next_check(db: Database, revision: str, failed: Fruitless | None) -> EvaluateSpec:
+def next_check(db: Database, revision: str, failed: FailedCheck | None) -> EvaluateSpec:
     """The loop's check of a candidate; after one that failed it asks the judges that were chosen for that."""
     spec = check_spec(db, revision)
     before = None if failed is None else failed.job.spec
@@ -334,7 +334,7 @@ def automatic_spec(db: Database, step: Step, method: type[TrainingSpec]) -> Trai
     return replace(method(**scored_by), **preconditions.shape_of(db, serving))
 
 
-def trouble(db: Database) -> list[str]:
+def automatic_problems(db: Database) -> list[str]:
     """Why automatic training can't start, as things are, a sentence each."""
     state = state_of(db)
     if not method_of(state).lists:

@@ -15,7 +15,7 @@ from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.devices import devices_here
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.worker_process import Child, processes_of, record_death, start_worker
+from rlhf.jobs.worker_process import WorkerProcess, processes_of, record_death, start_worker
 from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.submission import job_submission
@@ -42,7 +42,7 @@ class Supervisor:
     ) -> None:
         self.db, self.data_dir, self.model, self.resident = db, data_dir, model, resident
         self.devices = devices or devices_here()
-        self.children: dict[int, Child] = {}
+        self.children: dict[int, WorkerProcess] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
         self._failures = 0
@@ -127,12 +127,12 @@ class Supervisor:
             if not job.spec.waits:
                 self.resident_ended(code)
 
-    def record_death(self, job: Job, child: Child, code: int) -> None:
+    def record_death(self, job: Job, child: WorkerProcess, code: int) -> None:
         """Say how a worker ended that could not say so itself."""
         killed = code == -signal.SIGKILL or (code != 0 and KILLED_MARK in self.words_of(job.id, child))
         record_death(self.db, job, child, code, killed, f"See {self.log_file(job.id)}.")
 
-    def words_of(self, job_id: int, child: Child) -> bytes:
+    def words_of(self, job_id: int, child: WorkerProcess) -> bytes:
         """What a worker has printed; nothing where its log file is gone."""
         try:
             with self.log_file(job_id).open("rb") as log:
@@ -170,7 +170,7 @@ class Supervisor:
         with self.log_file(job_id).open("ab") as log:
             said_from = log.tell()
             process = start_worker(job, self.data_dir, worker, devices, log)
-            self.children[job_id] = Child(process, worker, job.attempt, said_from, devices)
+            self.children[job_id] = WorkerProcess(process, worker, job.attempt, said_from, devices)
 
     def log_file(self, job_id: int) -> Path:
         """Where a job's worker prints."""

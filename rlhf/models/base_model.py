@@ -24,7 +24,7 @@ from rlhf.models.chat_template import (
     read_format,
 )
 from rlhf.models.model_files import CONFIG, check_architecture, check_weights, is_gguf, read_object, weight_files
-from rlhf.models.template_process import Refused, conversation, ended
+from rlhf.models.template_process import TemplateRefused, conversation, ended
 
 EMBEDDED = "embedded"
 EMBEDDED_NAME = "SmolLM2-135M-Instruct"
@@ -139,7 +139,7 @@ def download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     hub_client.limit_waiting()
-    hub_client.silence()
+    hub_client.silence_client_warnings()
     repo, _, revision = name.partition("@")
     patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
     try:
@@ -260,10 +260,10 @@ def takes_system(path: Path) -> bool:
         tokenizer: ChatTokenizer | ChatFormat = ChatTokenizer(path) if whole else read_format(path)
         kept = keeps_system(tokenizer)  # first: a template that had to be stopped here is of no use for the others
         if QUESTION not in conversation(tokenizer, [ASKED], begins=True):
-            raise Refused("it leaves out what the user says.")
+            raise TemplateRefused("it leaves out what the user says.")
         if ANSWER not in conversation(tokenizer, [ASKED, {"role": "assistant", "content": ANSWER}]):
-            raise Refused("it leaves out what the assistant says.")
-    except Refused as refused:
+            raise TemplateRefused("it leaves out what the assistant says.")
+    except TemplateRefused as refused:
         raise UserError(
             f"The chat template of {path} can't be used: {ended(refused.reason)} Mend it, or choose another model with "
             "--model."
@@ -275,7 +275,7 @@ def keeps_system(tokenizer: ChatTokenizer | ChatFormat) -> bool:
     """Whether a system message is in what the template makes of it."""
     try:
         return SYSTEM in conversation(tokenizer, [{"role": "system", "content": SYSTEM}, ASKED], begins=True)
-    except Refused:
+    except TemplateRefused:
         return False
 
 

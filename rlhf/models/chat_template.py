@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from annotation.records import UserError
 from rlhf.models.model_files import explained, read_object, read_text
-from rlhf.models.template_process import Refused, conversation
+from rlhf.models.template_process import TemplateRefused, conversation
 
 # The names under which chat templates know a tokenizer's special tokens.
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -129,12 +129,12 @@ def chat_tokenizer(directory: Path) -> ChatTokenizer:
 def end_of_turn(tokenizer: Any) -> str:
     """The token with which the chat template ends an answer; some models have another one as end of text.
 
-    Raises Refused.
+    Raises TemplateRefused.
     """
     turn = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
     _, answer, rest = conversation(tokenizer, turn).rpartition(ANSWER)
     if not answer:
-        raise Refused("it leaves out what the assistant says.")
+        raise TemplateRefused("it leaves out what the assistant says.")
     after = tokenizer(rest, add_special_tokens=False)["input_ids"]
     ends = [token for token in after if token in tokenizer.all_special_ids]
     return str(tokenizer.convert_ids_to_tokens(ends[0])) if ends else str(tokenizer.eos_token or "")

@@ -18,7 +18,7 @@ from annotation.database import Database
 from annotation.environment import keep_private
 from annotation.records import Message, UserError
 from rlhf.jobs.artifacts import new_directory, verify_directory
-from rlhf.jobs.specs import Precision, TrainingSpec, target_layers
+from rlhf.jobs.job_spec import Precision, TrainingSpec, target_layers
 from rlhf.models import base_model, registry
 from rlhf.models.chat_template import end_of_turn, no_end, read_format
 from rlhf.models.model_files import CONFIG
@@ -251,7 +251,7 @@ class Ground:
                 self.lora.delete_adapter(name)
 
 
-class Policies:
+class LoadedPolicies:
     """Policies in memory, one of them active at a time; those with the same weights under them share these.
 
     For one thread.

@@ -21,8 +21,8 @@ import psutil
 from annotation.records import UserError
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import query_graphics
+from rlhf.jobs.job_spec import ATTENTION, TrainingSpec, target_layers
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import ATTENTION, TrainingSpec, target_layers
 from rlhf.models.model_files import read_header, weight_files
 
 GB = 1e9
@@ -291,7 +291,7 @@ class Component:
 
 
 @dataclass(frozen=True)
-class Load:
+class Workload:
     """What a run works on, as far as it is known; what is not (0, None) is taken as large as the spec allows."""
 
     item_tokens: int = 0
@@ -302,10 +302,10 @@ class Load:
     """How the reward model was trained whose shape PPO's critic has."""
 
 
-NOTHING_KNOWN = Load()
+NOTHING_KNOWN = Workload()
 
 
-def memory(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Load = NOTHING_KNOWN) -> list[Component]:
+def memory(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Workload = NOTHING_KNOWN) -> list[Component]:
     """The memory of one training process at its peak, by component."""
     precision = precision_of(spec, machine)
     trained = parameters(shapes, spec, load.reward).trainable
@@ -324,7 +324,7 @@ def memory(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Load = NO
     return [component for component in found if component.size]
 
 
-def reward_model(shapes: Shapes, spec: TrainingSpec, load: Load) -> Component:
+def reward_model(shapes: Shapes, spec: TrainingSpec, load: Workload) -> Component:
     """The reward model beside the policy that is trained against it."""
     weights = adapter_parameters(shapes, load.reward or spec) if "reward model" in spec.beside else 0
     return Component("Reward model", weights * FP32_BYTES, "an adapter on the same base, in 32 bits")
@@ -356,7 +356,7 @@ def frozen_weights(shapes: Shapes, spec: TrainingSpec, precision: str) -> Compon
     return Component("Frozen weights", packed * NF4_BYTES + rest * width, why)
 
 
-def activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Load) -> Component:
+def activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Workload) -> Component:
     """What a forward pass keeps for the backward pass; at least the keys and values of answers being drawn.
 
     On a GPU each layer is computed again in the backward pass, and only what goes into it is kept.
@@ -385,13 +385,13 @@ def trained_part(spec: TrainingSpec) -> str:
     return "attention" if wanted and set(wanted) <= set(ATTENTION) else "all-linear"
 
 
-def batch_tokens(spec: TrainingSpec, load: Load) -> int:
+def batch_tokens(spec: TrainingSpec, load: Workload) -> int:
     """Tokens in one forward pass if every item were as large as the largest, or as max_length allows."""
     answers = (load.answers if spec.items == "comparisons" else 0) or spec.answers_per_item
     return spec.batch_size * (load.item_tokens or answers * spec.max_length)
 
 
-def logits(shapes: Shapes, spec: TrainingSpec, load: Load) -> Component:
+def logits(shapes: Shapes, spec: TrainingSpec, load: Workload) -> Component:
     """The part of the vocabulary's scores that is in memory at once; a reward model has none."""
     positions = 0 if spec.makes == "reward" else min(LOGIT_POSITIONS, batch_tokens(spec, load))
     why = f"{positions} positions at a time, {shapes.vocabulary:,} tokens in the vocabulary"
@@ -409,7 +409,7 @@ class Fit:
     sentence: str
 
 
-def fit(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Load = NOTHING_KNOWN) -> Fit:
+def fit(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Workload = NOTHING_KNOWN) -> Fit:
     """Whether a run fits into what is free: on a processor all its processes together, on GPUs one in each."""
     components = memory(shapes, spec, machine, load)
     processes = 1 if machine.gpu else spec.processes

@@ -13,8 +13,8 @@ from annotation.database import Database
 from annotation.records import UserError, ancestors_of, now
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import verify_directory
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import TrainingSpec
 
 Kind = Literal["policy", "reward"]
 Form = Literal["base", "lora", "prompt", "full"]
@@ -57,14 +57,11 @@ class Policy:
 
 def ensure_base(db: Database, base: str) -> Policy:
     """The row of the base model; on first use it is made and serves. Raises UserError if the file has another base."""
-    with db.transaction() as connection:
+    with db.transaction():
         row = db.row("SELECT * FROM model WHERE method = 'base'")
         if row is None:
-            connection.execute(
-                "INSERT INTO model (revision, method, form, base, status, created) "
-                "VALUES ('base', 'base', 'base', ?, 'serving', ?)",
-                (base, now()),
-            )
+            named = dict.fromkeys(("revision", "method", "form"), "base")
+            db.insert("model", {**named, "base": base, "status": "serving", "created": now()})
             row = db.row("SELECT * FROM model WHERE method = 'base'")
     assert row is not None
     if row["base"] != base:
@@ -92,13 +89,23 @@ def add(
     source: str | None = None,
 ) -> Policy:
     """Register as a candidate what a job has trained, or what comes from `source`; `method` is the kind of the job."""
-    with db.transaction() as connection:
-        connection.execute(
-            """INSERT INTO model (revision, method, base, parent_id, job_id, path, sha256, kind, form, weights,
-                   ground_id, source, status, created)
-               VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'candidate', ?)""",
-            (revision, method, base, parent_id, job_id, path, sha256, kind, form, weights, ground_id, source, now()),
-        )
+    row = {
+        "revision": revision,
+        "method": method,
+        "base": base,
+        "parent_id": parent_id,
+        "job_id": job_id,
+        "path": path,
+        "sha256": sha256,
+        "kind": kind,
+        "form": form,
+        "weights": weights,
+        "ground_id": ground_id,
+        "source": source,
+        "status": "candidate",
+        "created": now(),
+    }
+    db.insert("model", row)
     return by_revision(db, revision)
 
 
@@ -137,7 +144,7 @@ def by_id(db: Database, model_id: int) -> Policy:
     return Policy(**row)
 
 
-def everything(db: Database) -> list[Policy]:
+def all_policies(db: Database) -> list[Policy]:
     """All policies, oldest first."""
     return [Policy(**row) for row in db.rows("SELECT * FROM model ORDER BY id")]
 
@@ -156,7 +163,7 @@ def ground(db: Database, policy: Policy) -> Policy:
 
 def ancestors(db: Database, policy: Policy) -> list[Policy]:
     """The policies that this one grew from, nearest first."""
-    known = {one.id: one for one in everything(db)}
+    known = {one.id: one for one in all_policies(db)}
     parents = {one.id: one.parent_id for one in known.values()}
     return [known[number] for number in ancestors_of(parents, policy.id)]
 
@@ -254,10 +261,15 @@ def record_decision(
     db: Database, model_id: int, previous_id: int, action: str, decided_by: str, reason: str = ""
 ) -> None:
     """Append to the record of promotions, rejections and rollbacks: who and, where it was said, why."""
-    db.connection.execute(
-        "INSERT INTO promotion (model_id, previous_id, action, decided_by, reason, created) VALUES (?, ?, ?, ?, ?, ?)",
-        (model_id, previous_id, action, decided_by, reason, now()),
-    )
+    row = {
+        "model_id": model_id,
+        "previous_id": previous_id,
+        "action": action,
+        "decided_by": decided_by,
+        "reason": reason,
+        "created": now(),
+    }
+    db.insert("promotion", row)
 
 
 def decided_against(db: Database, policy: Policy) -> Policy | None:
@@ -312,14 +324,11 @@ def record_publication(
     db: Database, kind: str, model_id: int | None, repo: str, tag: str, commit_sha: str, private: bool, by: str
 ) -> Publication:
     """Append to the record of what is on the Hub; nothing where the newest entry says the same already."""
-    with db.transaction() as connection:
+    with db.transaction():
         known = db.row("SELECT * FROM publication WHERE repo = ? AND tag = ? ORDER BY id DESC", (repo, tag))
         if known is None or (known["model_id"], known["commit_sha"]) != (model_id, commit_sha):
-            connection.execute(
-                "INSERT INTO publication (kind, model_id, repo, tag, commit_sha, private, published_by, created) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (kind, model_id, repo, tag, commit_sha, private, by, now()),
-            )
+            put = {"kind": kind, "model_id": model_id, "repo": repo, "tag": tag, "commit_sha": commit_sha}
+            db.insert("publication", {**put, "private": private, "published_by": by, "created": now()})
     return next(one for one in publications(db) if (one.repo, one.tag) == (repo, tag))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from annotation.database import Database
-from annotation.metrics.calibration import Calibration, Duel, calibration, credit, weighted_share
+from annotation.metrics.calibration import Calibration, PairMargin, calibration, credit, weighted_share
 from annotation.metrics.intervals_and_bias import Share
 from rlhf.jobs import job_store
 from rlhf.models.registry import Policy
@@ -103,7 +103,7 @@ def quality_of(db: Database, reward: Policy) -> RewardModelQuality | None:
 
 # ----------------------------------------------------------------------------------------------------------- measuring
 @dataclass(frozen=True)
-class Scored:
+class ScoredComparison:
     """A comparison under a reward model: each answer's score and length in tokens, and its (better, worse) pairs."""
 
     scores: tuple[float, ...]
@@ -111,13 +111,13 @@ class Scored:
     pairs: tuple[tuple[int, int], ...]
 
 
-def measure(train: Sequence[Scored], held_out: Sequence[Scored]) -> RewardModelQuality:
+def measure(train: Sequence[ScoredComparison], held_out: Sequence[ScoredComparison]) -> RewardModelQuality:
     """The quality of a reward model by how it scores the comparisons that it was trained on, and others.
 
     Held-out comparisons are taken to be independent; pairs of one comparison are not, and have one say together.
     """
-    duels = duels_of(held_out) if len(held_out) >= FEWEST else []
-    learnt = weighted_share([(credit(duel.score), duel.weight) for duel in duels_of(train)])
+    duels = pair_margins(held_out) if len(held_out) >= FEWEST else []
+    learnt = weighted_share([(credit(duel.score), duel.weight) for duel in pair_margins(train)])
     if not duels:
         return RewardModelQuality(Share(None, None, None, len(held_out)), learnt)
     return RewardModelQuality(
@@ -129,16 +129,16 @@ def measure(train: Sequence[Scored], held_out: Sequence[Scored]) -> RewardModelQ
     )
 
 
-def duels_of(comparisons: Iterable[Scored]) -> list[Duel]:
+def pair_margins(comparisons: Iterable[ScoredComparison]) -> list[PairMargin]:
     """Every pair of some comparisons."""
     return [
-        Duel(one.scores[better] - one.scores[worse], one.lengths[better] - one.lengths[worse], 1 / len(one.pairs))
+        PairMargin(one.scores[better] - one.scores[worse], one.lengths[better] - one.lengths[worse], 1 / len(one.pairs))
         for one in comparisons
         for better, worse in one.pairs
     ]
 
 
-def length_figures(comparisons: Sequence[Scored], duels: Sequence[Duel]) -> LengthFigures:
+def length_figures(comparisons: Sequence[ScoredComparison], duels: Sequence[PairMargin]) -> LengthFigures:
     """How scores go with length over all answers, and how often the longer of two answers is the preferred one."""
     scores = np.array([score for one in comparisons for score in one.scores])
     lengths = np.array([float(length) for one in comparisons for length in one.lengths])
@@ -167,7 +167,7 @@ def ranks(values: Array) -> Array:
     return means
 
 
-def histogram(comparisons: Sequence[Scored]) -> ScoreHistogram:
+def histogram(comparisons: Sequence[ScoredComparison]) -> ScoreHistogram:
     """Histograms of the scores of chosen and of rejected answers, as shares; each comparison weighs the same."""
     chosen, rejected, weights = [], [], []
     for one in comparisons:

@@ -44,7 +44,7 @@ STOPPED_KEPT = 16
 ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
 
 
-class Refused(UserError):
+class TemplateRefused(UserError):
     """A template does not write a conversation. `reason` is what it says of that, or what is wrong with it."""
 
     def __init__(self, reason: str) -> None:
@@ -60,7 +60,7 @@ def ended(sentence: str) -> str:
 def conversation(tokenizer: Any, messages: Sequence[Mapping[str, str]], begins: bool = False) -> str:
     """A conversation as a model's template writes it, as transformers would; `begins` adds how an answer begins.
 
-    The tokenizer is ours or transformers'. Raises Refused.
+    The tokenizer is ours or transformers'. Raises TemplateRefused.
     """
     values = {
         "messages": [dict(message) for message in messages],
@@ -73,7 +73,7 @@ def conversation(tokenizer: Any, messages: Sequence[Mapping[str, str]], begins: 
 
 
 # ---------------------------------------------------------------------------------------------------------- on our side
-class Renderer:
+class TemplateRenderer:
     """The process that renders, started when it is first needed, and again after a template that it had to stop.
 
     For several threads, one after the other. A template that was stopped is not run again by this one.
@@ -88,11 +88,11 @@ class Renderer:
         atexit.register(self.close)
 
     def render(self, template: str, values: Mapping[str, Any]) -> str:
-        """The text that a template makes of these values, which are JSON. Raises Refused."""
+        """The text that a template makes of these values, which are JSON. Raises TemplateRefused."""
         request = json.dumps({"template": template, "values": values}).encode()
         with self._lock:
             if template in self._stopped:
-                raise Refused(self._stopped[template])
+                raise TemplateRefused(self._stopped[template])
             # Once more: a process can have been killed for what is no fault of the template's.
             answer = self._ask(request) or self._ask(request) or {"stopped": "it ends the process that runs it."}
             if "stopped" in answer:
@@ -100,7 +100,7 @@ class Renderer:
                 self._remember(template, answer["stopped"])
         if "text" in answer:
             return answer["text"]
-        raise Refused(next(iter(answer.values())))
+        raise TemplateRefused(next(iter(answer.values())))
 
     def _remember(self, template: str, reason: str) -> None:
         """Never run this template again."""
@@ -148,15 +148,15 @@ class Renderer:
         return status
 
 
-def renderer() -> Renderer:
+def renderer() -> TemplateRenderer:
     """This process's; one that was forked off does not share its parent's."""
     return renderer_of(os.getpid())
 
 
 @lru_cache(maxsize=1)
-def renderer_of(process: int) -> Renderer:
+def renderer_of(process: int) -> TemplateRenderer:
     """The renderer of the process of this number."""
-    return Renderer()
+    return TemplateRenderer()
 
 
 # ------------------------------------------------------------------------------------------------------- in the process
@@ -208,7 +208,7 @@ def compiled(text: str) -> jinja2.Template:
     return environment.from_string(text)
 
 
-def answered(asked: Mapping[str, Any], memory: int) -> bytes:
+def reply_to(asked: Mapping[str, Any], memory: int) -> bytes:
     """What comes of a request, as JSON: a `text`, or why there is none."""
     too_much = {"stopped": f"it needs more than {memory >> 20} MB of memory."}
     try:
@@ -222,15 +222,15 @@ def answered(asked: Mapping[str, Any], memory: int) -> bytes:
     except MemoryError:
         answer = too_much
     except jinja2.TemplateSyntaxError as error:
-        answer = {"broken": f"it is no valid template: {said(error.message)} (line {error.lineno})."}
+        answer = {"broken": f"it is no valid template: {one_line(error.message)} (line {error.lineno})."}
     except jinja2.TemplateError as error:
-        answer = {"refused": said(error)}
+        answer = {"refused": one_line(error)}
     except Exception as error:  # whatever a stranger's program raises
-        answer = {"refused": f"{type(error).__name__}: {said(error)}"}
+        answer = {"refused": f"{type(error).__name__}: {one_line(error)}"}
     return json.dumps(answer, ensure_ascii=False).encode()
 
 
-def said(error: object) -> str:
+def one_line(error: object) -> str:
     """An error's text in one line that is not too long."""
     try:
         return visible(" ".join(str(error)[:LONGEST_REASON].split())) or "without a word"
@@ -252,7 +252,7 @@ def main(descriptor: str, seconds: str, memory: str) -> None:
         while True:
             request = connection.recv_bytes()
             signal.setitimer(signal.ITIMER_PROF, float(seconds))
-            answer = answered(json.loads(request), int(memory))
+            answer = reply_to(json.loads(request), int(memory))
             signal.setitimer(signal.ITIMER_PROF, 0)
             connection.send_bytes(answer)
 

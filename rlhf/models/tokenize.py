@@ -10,8 +10,8 @@ from typing import Any
 from annotation.exports.frozen_rows import DemonstrationRow, PreferenceRow, PromptRow, Row, read_rows
 from annotation.records import UserError
 from rlhf.jobs.descriptions import LeftOut
-from rlhf.jobs.specs import Noise
-from rlhf.models.template_process import Refused, conversation
+from rlhf.jobs.job_spec import Noise
+from rlhf.models.template_process import TemplateRefused, conversation
 
 
 def load_snapshot(data_dir: Path, sha256: str, kind: type[Row]) -> list[Row]:
@@ -44,7 +44,7 @@ def snapshot_path(data_dir: Path, sha256: str) -> Path:
 def render(tokenizer: Any, messages: Any) -> str:
     """The exact text a policy is fed: the conversation in the model's template, up to where its answer begins.
 
-    Raises Refused if the template refuses the conversation: many want user and assistant in turns, or no system.
+    Raises TemplateRefused if it refuses the conversation: many want user and assistant in turns, or no system.
     """
     return conversation(tokenizer, messages, begins=True)
 
@@ -76,7 +76,7 @@ def tokenise_pairs(
     for row in rows:
         try:
             rendered = row.rendered_prompt or render(tokenizer, row.messages)
-        except Refused as error:
+        except TemplateRefused as error:
             left_out.refused(error)
             continue
         prompt = text_ids(tokenizer, rendered)
@@ -159,7 +159,7 @@ def tokenise_demonstrations(
     for row in rows:
         try:
             prompt = text_ids(tokenizer, render(tokenizer, row.messages))
-        except Refused as error:
+        except TemplateRefused as error:
             left_out.refused(error)
             continue
         completion = answer_ids(tokenizer, row.text, "stop")
@@ -179,7 +179,7 @@ def tokenise_prompts(
     for row in rows:
         try:
             text = render(tokenizer, row.messages)
-        except Refused as error:
+        except TemplateRefused as error:
             left_out.refused(error)
             continue
         ids = text_ids(tokenizer, text)

@@ -8,9 +8,9 @@ from functools import cache, cached_property
 from typing import Any, get_args
 
 from annotation.examples import EXAMPLES
-from rlhf.jobs import specs
-from rlhf.jobs.descriptions import Layout
-from rlhf.jobs.specs import TrainingSpec
+from rlhf.jobs import job_spec
+from rlhf.jobs.descriptions import FormLayout
+from rlhf.jobs.job_spec import TrainingSpec
 
 Values = Mapping[str, Any]
 
@@ -64,7 +64,7 @@ class Form:
     """One form: its kind of job, and how it is laid out."""
 
     spec_type: type[TrainingSpec]
-    layout: Layout
+    layout: FormLayout
 
     @property
     def name(self) -> str:
@@ -91,7 +91,7 @@ class Form:
     def described(self) -> dict[str, tuple[Any, str]]:
         """(default, sentence) of each field of the spec that a form may ask, the sampling's apart."""
         unasked = (*UNASKED, *self.spec_type.unasked)
-        found = {name: (value, said) for name, value, said in specs.describe(self.spec_type) if name not in unasked}
+        found = {name: (value, said) for name, value, said in job_spec.describe(self.spec_type) if name not in unasked}
         drawn = self.drawn
         return found | {
             f"sampling.{name}": (drawn[name], said) for name, said in self.spec_type.sampling_fields.items()
@@ -129,7 +129,7 @@ class Form:
 
     def choices(self, name: str) -> list[tuple[str, str]]:
         """(words, value) of a field that takes one of several values; none for others."""
-        values: Sequence[str] = get_args(specs.types_of(self.spec_type).get(name, object))
+        values: Sequence[str] = get_args(job_spec.types_of(self.spec_type).get(name, object))
         values = self.methods if name == "method" else values
         default = self.described[name][0] if name in self.described else None
         words = {**WORDS, **self.spec_type.words}.get(name, {})
@@ -153,7 +153,7 @@ def plain_words(name: str) -> str:
 @cache
 def forms() -> tuple[Form, ...]:
     """Every form, in the order of the page."""
-    return tuple(Form(spec, layout) for spec in specs.trainings().values() for layout in spec.forms)
+    return tuple(Form(spec, layout) for spec in job_spec.trainings().values() for layout in spec.forms)
 
 
 SOURCES = [
@@ -182,7 +182,7 @@ def spec_of(form: Form, model: str, values: Values) -> TrainingSpec:
     drawn = {name.removeprefix("sampling."): value for name, value in asked.items() if name.startswith("sampling.")}
     plain = {name: value for name, value in asked.items() if not name.startswith("sampling.")}
     sampling = {"sampling": {**form.drawn, **drawn}} if form.drawn else {}
-    spec: TrainingSpec = specs.build(form.spec_type, {"model": model, **form.layout.fixed, **plain, **sampling})
+    spec: TrainingSpec = job_spec.build(form.spec_type, {"model": model, **form.layout.fixed, **plain, **sampling})
     return spec
 
 

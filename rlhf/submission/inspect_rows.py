@@ -13,14 +13,14 @@ from itertools import groupby
 
 from annotation.database import Database
 from annotation.exports.frozen_rows import FrozenRow, PreferenceRow, PromptRow
-from annotation.exports.preference_rows import Freezing
+from annotation.exports.preference_rows import PreferenceRows
 from annotation.records import Split
-from rlhf.jobs.descriptions import Facts, LeftOut, Strip, passage
-from rlhf.jobs.specs import TrainingSpec
+from rlhf.jobs.descriptions import Facts, LeftOut, TokenSequence, token_span
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models.chat_template import ChatTokenizer
 from rlhf.models.tokenize import render, text_ids
 from rlhf.submission import job_submission
-from rlhf.submission.job_submission import Preview
+from rlhf.submission.job_submission import TrainingPreview
 
 # Tokenising takes up to a millisecond a row; a sample as large tells what there is to know.
 TOKENISED_ITEMS = 2000
@@ -41,25 +41,25 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Shown:
+class InspectedItem:
     """One item as it would be trained on."""
 
     item: Item
     number: int
     total: int
     facts: Facts
-    strips: Sequence[Strip]
+    sequences: Sequence[TokenSequence]
     left_out: LeftOut
     """What of it is left out when it becomes tokens, by reason."""
     used: bool
-    """Whether anything of it is trained on; else the strips show only its prompt, if that much can be shown."""
+    """Whether anything of it is trained on; else the sequences show only its prompt, if that much can be shown."""
 
 
 # --------------------------------------------------------------------------------------------------------------- items
 def items_of(db: Database, spec: TrainingSpec) -> Iterator[Item]:
     """The items of both splits, in the order in which they would be frozen; also those that give no row."""
     rows = spec.rows(db)
-    if isinstance(rows, Freezing):
+    if isinstance(rows, PreferenceRows):
         yield from compared_items(db, rows, together=spec.items == "comparisons")
         return
     with db.reading():
@@ -68,7 +68,7 @@ def items_of(db: Database, spec: TrainingSpec) -> Iterator[Item]:
             yield Item(name, row.split, [row], {}, question_of(row.messages))
 
 
-def compared_items(db: Database, whole: Freezing, together: bool) -> Iterator[Item]:
+def compared_items(db: Database, whole: PreferenceRows, together: bool) -> Iterator[Item]:
     """Comparisons one by one, so that what is left out can be laid at the door of one of them; or their pairs."""
     with db.reading():
         for group in whole.comparisons:
@@ -88,7 +88,7 @@ def question_of(messages: Sequence[Mapping[str, str]]) -> str:
     return messages[-1]["content"]
 
 
-def items_to_train(db: Database, spec: TrainingSpec, found: Preview) -> tuple[int, int]:
+def items_to_train(db: Database, spec: TrainingSpec, found: TrainingPreview) -> tuple[int, int]:
     """How many items there are to train on, as batches count them, and the answers of the largest comparison.
 
     Some kinds take whole comparisons; others take them apart, and their second number is 0.
@@ -107,9 +107,9 @@ def answers_in(pairs: Iterable[PreferenceRow]) -> int:
 
 
 # ------------------------------------------------------------------------------------------------------------- one item
-def show(
+def inspect(
     tokenizer: ChatTokenizer, spec: TrainingSpec, items: Iterable[Item], split: Split, number: int
-) -> Shown | None:
+) -> InspectedItem | None:
     """The item of this number (from 1) of a split, or the last one before it; None if there is none."""
     last: Item | None = None
     total = place = 0
@@ -121,22 +121,22 @@ def show(
     if last is None:
         return None
     tokenised, left_out = spec.tokenise(tokenizer, last.rows)
-    strips = spec.strips(tokenizer, tokenised[0]) if tokenised else unread(tokenizer, last, left_out)
-    return Shown(last, place, total, spec.item_facts(last.rows), strips, left_out, used=bool(tokenised))
+    sequences = spec.sequences(tokenizer, tokenised[0]) if tokenised else unread(tokenizer, last, left_out)
+    return InspectedItem(last, place, total, spec.item_facts(last.rows), sequences, left_out, used=bool(tokenised))
 
 
-def unread(tokenizer: ChatTokenizer, item: Item, left_out: LeftOut) -> list[Strip]:
+def unread(tokenizer: ChatTokenizer, item: Item, left_out: LeftOut) -> list[TokenSequence]:
     """The prompt of an item that is too long, to see why; nothing where the template refuses it."""
     if "template" in left_out:
         return []
     rendered = item.rows[0].fed or render(tokenizer, item.rows[0].messages)
     ids = text_ids(tokenizer, rendered)
-    return [Strip("Prompt", [passage(tokenizer, "context", ids)])]
+    return [TokenSequence("Prompt", [token_span(tokenizer, "context", ids)])]
 
 
 # -------------------------------------------------------------------------------------------------------------- survey
 @dataclass
-class Survey:
+class DataSummary:
     """All items looked at: how many there are and how long, what is left out and why, with examples."""
 
     items: Counter[str] = field(default_factory=Counter)
@@ -165,9 +165,11 @@ class Survey:
                 known.append((item.name, item.asked))
 
 
-def survey(tokenizer: ChatTokenizer, spec: TrainingSpec, items: Iterable[Item], limit: int = TOKENISED_ITEMS) -> Survey:
+def summarise(
+    tokenizer: ChatTokenizer, spec: TrainingSpec, items: Iterable[Item], limit: int = TOKENISED_ITEMS
+) -> DataSummary:
     """Look at all items; only the first `limit` of them are tokenised, the others are counted as they are."""
-    found = Survey()
+    found = DataSummary()
     for item in items:
         found.leave_out(item, item.left_out)
         if not item.rows:

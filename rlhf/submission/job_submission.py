@@ -13,15 +13,15 @@ from rlhf.data import snapshots
 from rlhf.data.label_noise import Noise, noise_of, voices_in
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.descriptions import LeftOut
+from rlhf.jobs.job_spec import JobSpec, Training, TrainingSpec, with_defaults
 from rlhf.jobs.rental_store import Terms
-from rlhf.jobs.specs import JobSpec, Training, TrainingSpec, with_defaults
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED, EMBEDDED_NAME
 from rlhf.submission import preconditions
 
 
 @dataclass(frozen=True)
-class Preview:
+class TrainingPreview:
     """What a training job would use if it were made now."""
 
     train: int
@@ -35,7 +35,7 @@ class Preview:
     """How many pairs to train on are labelled wrong, as far as that is known; None without pairs."""
 
 
-def preview(db: Database, data_dir: Path, spec: TrainingSpec) -> Preview:
+def preview(db: Database, data_dir: Path, spec: TrainingSpec) -> TrainingPreview:
     """Count what `submit` would freeze for this spec. Raises UserError where there is nothing to count."""
     parent = registry.by_revision(db, spec.parent)
     rows = snapshots.data_of(db, spec, snapshots.chat_of(db, data_dir))
@@ -43,7 +43,9 @@ def preview(db: Database, data_dir: Path, spec: TrainingSpec) -> Preview:
         voices = voices_in(rows)
     counts, left_out = rows.counts, LeftOut()
     left_out.take(rows.left_out)
-    return Preview(counts["train"], counts["held-out"], left_out, parent.revision, spec.unit, noise_of(db, voices))
+    return TrainingPreview(
+        counts["train"], counts["held-out"], left_out, parent.revision, spec.unit, noise_of(db, voices)
+    )
 
 
 def rows_of(db: Database, spec: TrainingSpec) -> Iterator[FrozenRow]:

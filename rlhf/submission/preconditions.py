@@ -12,7 +12,7 @@ from annotation.database import Database
 from annotation.records import UserError
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import query_graphics
-from rlhf.jobs.specs import ATTENTION, TrainingSpec
+from rlhf.jobs.job_spec import ATTENTION, TrainingSpec
 from rlhf.judges import judge_store
 from rlhf.models import base_model, memory, registry
 from rlhf.models.registry import Policy
@@ -24,17 +24,17 @@ def check(db: Database, spec: TrainingSpec, here: bool = True) -> list[str]:
 
     `here`: it is to run on this machine.
     """
-    found = [*spec.impossible(), *(machine_trouble(spec) if here else ())]
+    found = [*spec.impossible(), *(machine_problem(spec) if here else ())]
     try:
         parent = registry.by_revision(db, spec.parent)
-        found += parent_trouble(db, spec, parent) or ground_trouble(db, spec, parent)
+        found += parent_problem(db, spec, parent) or ground_problem(db, spec, parent)
         found += spec.refusals(db)
     except UserError as error:
         found.append(str(error))
     return found
 
 
-def machine_trouble(spec: TrainingSpec) -> list[str]:
+def machine_problem(spec: TrainingSpec) -> list[str]:
     """Why a job can't be run on this machine."""
     if spec.processes == 1 and spec.optimiser == "adamw":
         return []  # without asking the driver, which takes a moment, on every change of a form
@@ -48,12 +48,12 @@ def machine_trouble(spec: TrainingSpec) -> list[str]:
     return found
 
 
-def ground_trouble(db: Database, spec: TrainingSpec, parent: Policy) -> list[str]:
+def ground_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str]:
     """Why a job can't be run on the weights that its parent lies on, or is; nothing where these are not here."""
     directory = ground_directory(db, parent)
     if directory is None:
         return []
-    found = quantised_trouble(spec, base_model.quantisation(directory))
+    found = quantised_problem(spec, base_model.quantisation(directory))
     if spec.method not in ("lora", "qlora"):
         return found
     try:
@@ -78,7 +78,7 @@ def ground_trouble(db: Database, spec: TrainingSpec, parent: Policy) -> list[str
     return found
 
 
-def quantised_trouble(spec: TrainingSpec, how: str) -> list[str]:
+def quantised_problem(spec: TrainingSpec, how: str) -> list[str]:
     """Why a job can't be run on weights that are quantised already, and `how`; nothing if they are not."""
     if not how:
         return []
@@ -104,7 +104,7 @@ def ground_directory(db: Database, policy: Policy) -> Path | None:
     return base_model.on_this_machine(data_dir, policy.base)
 
 
-def parent_trouble(db: Database, spec: TrainingSpec, parent: Policy) -> list[str]:
+def parent_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str]:
     """Why a job can't start from this parent."""
     if parent.deleted:
         return [f"The files of the parent {parent.revision} were deleted on {parent.deleted[:10]}: choose another."]
@@ -127,7 +127,7 @@ def parent_trouble(db: Database, spec: TrainingSpec, parent: Policy) -> list[str
             f"Full fine-tuning starts from whole weights, and {parent.revision} is an adapter: "
             f"{instead(db, spec, parent)}."
         ]
-    return shape_trouble(db, spec, parent)
+    return shape_problem(db, spec, parent)
 
 
 def instead(db: Database, spec: TrainingSpec, parent: Policy) -> str:
@@ -136,7 +136,7 @@ def instead(db: Database, spec: TrainingSpec, parent: Policy) -> str:
         tokens = shape_of(db, parent).get("virtual_tokens", "as many")
         going_on = f"continue with prompt tuning of {tokens}, or " if "prompt" in spec.methods else ""
         return f"its virtual tokens can't be merged into weights, so {going_on}start from the base"
-    return f"{'' if merge_trouble(db, parent) else 'merge it into 16-bit weights first, or '}start from the base"
+    return f"{'' if merge_problem(db, parent) else 'merge it into 16-bit weights first, or '}start from the base"
 
 
 SHAPE = {
@@ -236,7 +236,7 @@ def beyond(db: Database, policy: Policy) -> list[str]:
     return found
 
 
-def shape_trouble(db: Database, spec: TrainingSpec, parent: Policy) -> list[str]:
+def shape_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str]:
     """Why the parent's adapter can't be continued: its weights would not fit, or would mean another policy."""
     made, shape = trained_as(db, parent), shape_of(db, parent)
     if spec.method != shape["method"] and {spec.method, shape["method"]} != {"lora", "qlora"}:
@@ -284,7 +284,7 @@ NOT_MERGED: Mapping[str, str] = {
 }
 
 
-def merge_trouble(db: Database, policy: Policy) -> list[str]:
+def merge_problem(db: Database, policy: Policy) -> list[str]:
     """Why a policy can't be merged into 16-bit weights."""
     found = [f"{policy.revision} {NOT_MERGED[what]}" for what in (policy.kind, policy.form) if what in NOT_MERGED]
     if not found and policy.deleted:
@@ -305,11 +305,11 @@ def needed_by(db: Database, policy: Policy) -> list[str]:
     if policy.status == "serving":
         return [f"{policy.revision} serves now: promote another policy first."]
     grounded = [
-        other.revision for other in registry.everything(db) if other.ground_id == policy.id and not other.deleted
+        other.revision for other in registry.all_policies(db) if other.ground_id == policy.id and not other.deleted
     ]
     if grounded:
         return [f"{', '.join(grounded)} lie on the weights of {policy.revision}: delete them first."]
-    judged = [other.revision for other in registry.everything(db) if is_reference(db, policy, other)]
+    judged = [other.revision for other in registry.all_policies(db) if is_reference(db, policy, other)]
     if judged:
         return [f"{judged[0]} is compared with {policy.revision}, its reference, in its check: decide on it first."]
     panel = [judge.name for judge in judge_store.judges(db, active=True) if judge_store.model_of(db, judge) == policy]

@@ -18,15 +18,15 @@ from annotation.database import Database
 from annotation.records import Split, UserError
 from rlhf.data import held_out_sets, snapshots
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import Training, TrainingSpec
+from rlhf.jobs.job_spec import Training, TrainingSpec
 from rlhf.models import base_model, memory, registry
 from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
-from rlhf.models.memory import Fit, Load, Machine, Pace, Parameters, Shapes
+from rlhf.models.memory import Fit, Machine, Pace, Parameters, Shapes, Workload
 from rlhf.models.registry import Kind, Policy
 from rlhf.submission import form_fields, inspect_rows, job_submission, preconditions
 from rlhf.submission.form_fields import Form
-from rlhf.submission.inspect_rows import Shown, Survey
-from rlhf.submission.job_submission import Preview
+from rlhf.submission.inspect_rows import DataSummary, InspectedItem
+from rlhf.submission.job_submission import TrainingPreview
 
 # Data that takes long to count is not counted on each new judgement: the rest is the annotators' time.
 QUICK_SECONDS, REST_FACTOR = 0.1, 20
@@ -35,14 +35,14 @@ MACHINE_SECONDS, JOBS_SECONDS = 30.0, 3.0
 KEPT_DATA, KEPT_LENGTHS = 16, 64
 
 Choices = list[tuple[str, str]]
-Kept = TypeVar("Kept")
+Cached = TypeVar("Cached")
 
 
 @dataclass(frozen=True)
-class Data:
+class TrainingData:
     """What a run would learn from."""
 
-    found: Preview
+    found: TrainingPreview
     items: int
     """What batches count, to train on: a reward model takes whole comparisons."""
     answers: int = 0
@@ -52,7 +52,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Cost:
+class CostEstimate:
     """What a run takes."""
 
     counted: Parameters
@@ -69,48 +69,48 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Prospect:
+class PlannedRun:
     """A run as it would be queued, but for its data, which is frozen then."""
 
     spec: TrainingSpec
     asked: TrainingSpec
     """The spec as the form has it: names such as 'serving', and a learning rate of 0 for the method's."""
-    troubles: Sequence[str]
+    problems: Sequence[str]
     """Why it can't be started; empty if it can."""
-    data: Data | None
-    cost: Cost | None
+    data: TrainingData | None
+    cost: CostEstimate | None
     unknown: str
     """Why nothing is known of its cost."""
 
 
-class Prospects:
+class Preflight:
     """Answers for one data directory, for all sessions of the page."""
 
     def __init__(self, db: Database, data_dir: Path, model: str) -> None:
         self.db, self.data_dir, self.model = db, data_dir, model
         self._counting = Lock()
-        self._data: dict[Any, tuple[Any, float, Data]] = {}
+        self._data: dict[Any, tuple[Any, float, TrainingData]] = {}
         self._lengths: dict[Any, int] = {}
         self._recent: dict[Any, tuple[float, Any]] = {}
 
-    def of(self, asked: TrainingSpec) -> Prospect:
+    def of(self, asked: TrainingSpec) -> PlannedRun:
         """All that is known of this run now."""
         spec = resolved(self.db, asked)
-        troubles, data, cost, unknown = preconditions.check(self.db, spec), None, None, ""
+        problems, data, cost, unknown = preconditions.check(self.db, spec), None, None, ""
         try:
             data = self.data(spec)
-            troubles += shortage(spec, data.found)
+            problems += shortage(spec, data.found)
         except UserError as error:
-            if str(error) not in troubles:
-                troubles.append(str(error))
+            if str(error) not in problems:
+                problems.append(str(error))
         try:
             cost = self.cost(spec, data)
         except UserError as error:
             unknown = str(error)
-        return Prospect(spec, asked, troubles, data, cost, unknown)
+        return PlannedRun(spec, asked, problems, data, cost, unknown)
 
     # ------------------------------------------------------------------------------------------------------------ data
-    def data(self, spec: TrainingSpec) -> Data:
+    def data(self, spec: TrainingSpec) -> TrainingData:
         """What it would learn from, as of now or, where counting takes long, of a while ago.
 
         Raises UserError where there is nothing to count.
@@ -124,37 +124,37 @@ class Prospects:
             began = time.monotonic()
             found = job_submission.preview(self.db, self.data_dir, spec)
             unchecked = held_out_sets.nothing_to_check(self.db, spec, found.held_out)
-            data = Data(found, *inspect_rows.items_to_train(self.db, spec, found), unchecked)
-            remember(self._data, key, (mark, rest_after(began, time.monotonic()), data), KEPT_DATA)
+            data = TrainingData(found, *inspect_rows.items_to_train(self.db, spec, found), unchecked)
+            cache(self._data, key, (mark, rest_after(began, time.monotonic()), data), KEPT_DATA)
             return data
 
     def tokenizer(self) -> ChatTokenizer:
         """The base model's. Raises UserError if it has none that can be read here."""
         return chat_tokenizer(self.base_directory())
 
-    def show(self, spec: TrainingSpec, split: Split, number: int) -> Shown | None:
+    def show(self, spec: TrainingSpec, split: Split, number: int) -> InspectedItem | None:
         """One item as it would be trained on. Raises UserError where there is no data or no tokenizer."""
         spec = resolved(self.db, spec)
-        return inspect_rows.show(self.tokenizer(), spec, inspect_rows.items_of(self.db, spec), split, number)
+        return inspect_rows.inspect(self.tokenizer(), spec, inspect_rows.items_of(self.db, spec), split, number)
 
-    def survey(self, spec: TrainingSpec) -> Survey:
+    def survey(self, spec: TrainingSpec) -> DataSummary:
         """All items looked at; from then on the memory is estimated with the longest of them."""
         spec = resolved(self.db, spec)
-        found = inspect_rows.survey(self.tokenizer(), spec, inspect_rows.items_of(self.db, spec))
+        found = inspect_rows.summarise(self.tokenizer(), spec, inspect_rows.items_of(self.db, spec))
         if found.largest and found.seen <= inspect_rows.TOKENISED_ITEMS:
-            remember(self._lengths, what_decides_lengths(spec), found.largest, KEPT_LENGTHS)
+            cache(self._lengths, what_decides_lengths(spec), found.largest, KEPT_LENGTHS)
         return found
 
     # ------------------------------------------------------------------------------------------------------------ cost
-    def cost(self, spec: TrainingSpec, data: Data | None) -> Cost:
+    def cost(self, spec: TrainingSpec, data: TrainingData | None) -> CostEstimate:
         """Parameters, memory and time. Raises UserError where the model's files don't tell."""
         shapes, machine = self.shapes(spec), self.machine()
         reward = self.reward_spec(spec)
         longest = self._lengths.get(what_decides_lengths(spec), 0)
         items, answers = (0, 0) if data is None else (data.items, data.answers)
-        return Cost(
+        return CostEstimate(
             memory.parameters(shapes, spec, reward),
-            memory.fit(shapes, spec, machine, Load(longest, answers, reward)),
+            memory.fit(shapes, spec, machine, Workload(longest, answers, reward)),
             machine,
             memory.pace_of(spec, self.finished_jobs(spec)),
             spec.steps_over(items),
@@ -191,7 +191,7 @@ class Prospects:
         scorers = [registry.by_revision(self.db, name) for name in spec.trained_against()]
         return next((preconditions.trained_as(self.db, scorer) for scorer in scorers), None)
 
-    def _keep(self, key: Any, seconds: float, find: Callable[[], Kept]) -> Kept:
+    def _keep(self, key: Any, seconds: float, find: Callable[[], Cached]) -> Cached:
         """What was found less than so many seconds ago, or is found now."""
         until, found = self._recent.get(key, (0.0, None))
         if time.monotonic() >= until:
@@ -200,7 +200,7 @@ class Prospects:
         return found  # type: ignore[no-any-return]
 
 
-def remember(kept: dict[Any, Any], key: Any, value: Any, most: int) -> None:
+def cache(kept: dict[Any, Any], key: Any, value: Any, most: int) -> None:
     """Keep a value; beyond `most` the oldest is forgotten."""
     kept.pop(key, None)
     kept[key] = value
@@ -221,7 +221,7 @@ def resolved(db: Database, spec: Training) -> Training:
     return replace(spec.filled(), parent=parent)
 
 
-def shortage(spec: TrainingSpec, found: Preview) -> list[str]:
+def shortage(spec: TrainingSpec, found: TrainingPreview) -> list[str]:
     """Why there is too little data, as `job_submission.submit` would say it."""
     few = snapshots.shortage(found.unit, found.train, spec.at_least, found.left_out)
     return [few] if few else []
@@ -236,7 +236,7 @@ def what_decides_lengths(spec: TrainingSpec) -> tuple[Any, ...]:
 def scorer_of(db: Database, spec: TrainingSpec) -> Policy | None:
     """The reward model that a job names to be trained against; None if it names none that there is."""
     return next(
-        (one for one in registry.everything(db) if one.revision in spec.trained_against() and one.kind == "reward"),
+        (one for one in registry.all_policies(db) if one.revision in spec.trained_against() and one.kind == "reward"),
         None,
     )
 
@@ -244,10 +244,10 @@ def scorer_of(db: Database, spec: TrainingSpec) -> Policy | None:
 # ------------------------------------------------------------------------------------------------- parents to choose
 def parents(db: Database, form: Form) -> Choices:
     """(words, revision) of what a form's job can start from, newest first, behind what serves and the base."""
-    known = [policy for policy in registry.everything(db) if fits(form, policy)]
+    known = [policy for policy in registry.all_policies(db) if fits(form, policy)]
     serving = next((policy for policy in known if policy.status == "serving"), None)
-    first = [] if serving is None else [(f"What serves now: {words_of(db, serving)}", "serving")]
-    return [*first, *((words_of(db, policy), policy.revision) for policy in [known[0], *reversed(known[1:])])]
+    first = [] if serving is None else [(f"What serves now: {description_of(db, serving)}", "serving")]
+    return [*first, *((description_of(db, policy), policy.revision) for policy in [known[0], *reversed(known[1:])])]
 
 
 def fits(form: Form, policy: Policy) -> bool:
@@ -262,11 +262,11 @@ def fits(form: Form, policy: Policy) -> bool:
 
 def models_of(db: Database, kind: Kind) -> Choices:
     """(words, revision) of the policies or reward models, newest first."""
-    known = [policy for policy in registry.everything(db) if policy.kind == kind and not policy.deleted]
-    return [(words_of(db, policy), policy.revision) for policy in reversed(known)]
+    known = [policy for policy in registry.all_policies(db) if policy.kind == kind and not policy.deleted]
+    return [(description_of(db, policy), policy.revision) for policy in reversed(known)]
 
 
-def words_of(db: Database, policy: Policy) -> str:
+def description_of(db: Database, policy: Policy) -> str:
     """A policy or reward model as people know it: revision, how it was made, how good, since when."""
     if policy.form == "base":
         return f"base · {policy.base}"

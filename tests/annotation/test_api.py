@@ -30,8 +30,8 @@ Ask = Callable[..., Card]
 @pytest.fixture
 def person(db: Database) -> Iterator[Callable[[str], Ask]]:
     """Somebody signed in, as a function that asks an endpoint and returns its JSON, with a status that is not 200."""
-    desk = api.Desk(db, lambda: "The model sleeps.")
-    app = Starlette(routes=list(desk.routes()))
+    own = api.AnnotationApi(db, lambda: "The model sleeps.")
+    app = Starlette(routes=list(own.routes()))
     app.add_middleware(SignedIn, db=db, cookie=COOKIE)
 
     with TestClient(app) as client:
@@ -133,7 +133,7 @@ def test_a_comparison_to_settle_says_so(db: Database, ann: Ask) -> None:
     ann("judge", nonce=ann("card")["nonce"], act=act("tie"))
     claims.adjudicate(db, access.add_account(db, "kim", "admin", "a long enough password").id, comparison_id)
     kim = access.authorise(db, "kim", "admin")
-    assert "annotators disagree" in api.Desk(db).card(kim, {})["notice"]
+    assert "annotators disagree" in api.AnnotationApi(db).card(kim, {})["notice"]
 
 
 def test_without_a_comparison_the_card_says_what_is_waited_for(db: Database, ann: Ask) -> None:
@@ -158,7 +158,7 @@ def test_progress_counts_today_in_the_annotators_own_day(
     yesterday = datetime.now(UTC) - timedelta(hours=25)
     with db.transaction() as connection:
         connection.execute("UPDATE claim SET created = ? WHERE id = 1", (yesterday.isoformat(timespec="microseconds"),))
-    fresh = api.Desk(db)
+    fresh = api.AnnotationApi(db)
     shown = fresh.card(access.authorise(db, "ann", "annotator"), {"utc_offset_minutes": 0})["progress"]
     assert {key: shown[key] for key in ("yours", "everyone")} == {"yours": 3, "everyone": 4}
     assert shown["today"] == 2
@@ -662,7 +662,7 @@ def test_who_asked_is_told_when_a_prompt_came_to_nothing(db: Database, person: C
 
 def test_a_desk_without_a_look_at_the_workers_knows_of_no_trouble(db: Database) -> None:
     ann = access.add_account(db, "ann", "annotator", "a long enough password")
-    card = api.Desk(db).card(ann, {})
+    card = api.AnnotationApi(db).card(ann, {})
     assert (card["trouble"], card["me"]) == ("", "ann")
 
 

@@ -177,7 +177,7 @@ def test_the_same_request_again_returns_the_first_judgement(db: Database, ann: A
     first = claims.judge(db, ann.id, nonce, act("left-clearly"))
     assert claims.judge(db, ann.id, nonce, act("left-clearly")) == first
     for word in ("right-clearly", "skip"):
-        with pytest.raises(claims.AnotherStands, match="already") as refused:
+        with pytest.raises(claims.JudgementConflict, match="already") as refused:
             claims.judge(db, ann.id, nonce, act(word))
         assert refused.value.stands == first
     assert len(judgements(db)) == 1
@@ -566,7 +566,7 @@ def test_a_change_supersedes_and_nothing_is_deleted(db: Database, ann: Annotator
     assert shown.shown_texts == claims.reopen(db, ann.id, second)[0].shown_texts
     with pytest.raises(UserError, match="changed or taken back"):
         claims.revise(db, bob.id, second, act("tie"))
-    with pytest.raises(claims.AnotherStands) as refused:
+    with pytest.raises(claims.JudgementConflict) as refused:
         claims.revise(db, ann.id, first, act("tie"))
     assert refused.value.stands == second
     assert claims.latest(db, ann.id)[0]["id"] == second

@@ -56,8 +56,8 @@ def test_the_other_sqlite_is_taken_only_where_it_is_fixed_and_pythons_is_not(
 
 def test_what_is_used_is_named_and_one_that_loses_commits_is_a_trouble_with_a_way_out() -> None:
     assert sqlite.name_of(release("pysqlite3", "3.53.4")) == "3.53.4 (pysqlite3)"
-    assert sqlite.trouble_with(release("pysqlite3", "3.53.4")) == ""
-    said = sqlite.trouble_with(release("sqlite3", "3.40.1"))
+    assert sqlite.problem_with(release("pysqlite3", "3.53.4")) == ""
+    said = sqlite.problem_with(release("sqlite3", "3.40.1"))
     assert "SQLite 3.40.1" in said
     assert "pip install pysqlite3" in said
     assert "3.51.3" in said

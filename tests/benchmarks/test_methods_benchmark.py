@@ -21,11 +21,11 @@ from benchmarks.driver import BenchmarkError
 from benchmarks.intervals import crossed
 from benchmarks.laboratory import Laboratory
 from rlhf.algorithms.measure_spec import MeasureSpec
-from rlhf.algorithms.ppo.roles import Answer
+from rlhf.algorithms.ppo.roles import SampledResponse
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.data.snapshots import Listing, store_snapshot
+from rlhf.data.snapshots import CountedRows, store_snapshot
 from rlhf.jobs import job_store, worker
-from rlhf.jobs.specs import to_json
+from rlhf.jobs.job_spec import to_json
 from rlhf.models.tokenize import load_snapshot, tokenise_demonstrations, tokenise_prompts
 from tests.machine_fixtures import QUICK_DPO, Machine
 
@@ -164,7 +164,7 @@ def test_what_is_finished_is_not_done_again_and_other_settings_are_refused(machi
 
     first = start({"seeds": 1})
     found = first.compute("part", "answers", request_of(machine, [("base", "bf16")]))
-    snapshot = store_snapshot(first.db, first.directory, Listing(rows_for(machine)))
+    snapshot = store_snapshot(first.db, first.directory, CountedRows(rows_for(machine)))
     spec = MeasureSpec(training=to_json(SFTSpec(snapshot=snapshot, batch_size=2, samples=0)), steps=1)
     job = first.run("job", spec)
     assert len(found[0]) == 3
@@ -186,7 +186,7 @@ def rows_for(machine: Machine) -> list[DemonstrationRow]:
 
 @pytest.mark.own_start
 def test_a_job_that_fails_is_an_error_with_the_end_of_its_log(machine: Machine) -> None:
-    snapshot = store_snapshot(machine.db, machine.data_dir, Listing(rows_for(machine)))
+    snapshot = store_snapshot(machine.db, machine.data_dir, CountedRows(rows_for(machine)))
     lab = Laboratory(machine.data_dir, str(machine.model), {}, {"job": 1.0})
     with pytest.raises(BenchmarkError, match="All 12 demonstrations are longer than max_length"):
         lab.run("job", SFTSpec(snapshot=snapshot, max_length=2, samples=0))
@@ -313,5 +313,5 @@ def test_noise_is_what_two_means_of_three_rounds_differ_by() -> None:
 
 
 def test_the_length_that_is_wished_for_earns_most() -> None:
-    earned = learning.closeness([Answer((1,), (2,) * tokens, "", True) for tokens in (6, 12, 18, 24)])
+    earned = learning.closeness([SampledResponse((1,), (2,) * tokens, "", True) for tokens in (6, 12, 18, 24)])
     assert earned.tolist() == [0.5, 1.0, 0.5, 0.0]

@@ -13,7 +13,7 @@ from typing import Any
 from annotation.database import open_database
 from annotation.records import Project
 from rlhf.evaluation.gate import Rule
-from rlhf.jobs.specs import TrainingSpec, describe
+from rlhf.jobs.job_spec import TrainingSpec, describe
 from rlhf.kinds import KINDS
 
 ROOT = Path(__file__).parents[2]

@@ -83,7 +83,7 @@ def test_from_first_judgement_to_the_next_policy(site: Site) -> None:
     page.get_by_role("tab", name="Train").click()
     page.get_by_label("Epochs").first.fill("2")
     page.click("#dpo-start")
-    site.wait_until(lambda: registry.everything(site.db)[1:], "trained adapter")
+    site.wait_until(lambda: registry.all_policies(site.db)[1:], "trained adapter")
     page.wait_for_selector("text=Reward margin")
     page.locator(".plots polyline").first.wait_for(state="attached")
     site.wait_until(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rlhf.generation import playground_store
-from rlhf.generation.playground_store import Answered, Chat
+from rlhf.generation.playground_store import Chat, FinishedAnswer
 from tests.e2e.conftest import running_app, wait_for
 from tests.machine_fixtures import Machine, make_machine, wait_until
 from tests.rlhf.generation.test_playground import register
@@ -60,6 +60,7 @@ def opened(machine: Machine, browser: Any, *flags: str) -> Iterator[Talk]:
         page.goto(link)
         page.get_by_role("tab", name="Playground").click()
         page.wait_for_selector("text=Choose one or more models")
+        page.wait_for_selector("#chat-models .token")  # the form is as it is sent: a field filled before is set back
         yield Talk(machine, page, errors)
         context.close()
 
@@ -125,7 +126,7 @@ def test_an_answer_is_watched_and_stopped_and_the_page_found_again(
         page.fill("#chat-message textarea", "a draft")
         page.click("#chat-stop:not([disabled])")
         wait_for(page, "that it is to stop", lambda: talk.asked[0].state == "stopping")
-        playground_store.finish(machine.db, chat.id, Answered("La la, and so on", "", 1, 5, "stopped"))
+        playground_store.finish(machine.db, chat.id, FinishedAnswer("La la, and so on", "", 1, 5, "stopped"))
         talk.wait("done", 1)
         assert page.input_value("#chat-message textarea") == "a draft", "what is being typed stays"
         page.reload()
@@ -133,6 +134,7 @@ def test_an_answer_is_watched_and_stopped_and_the_page_found_again(
         page.wait_for_selector("text=Sing a very long song.")
         page.click("#chat-new")
         page.wait_for_selector("text=Choose one or more models")
+        page.wait_for_selector("#chat-models .token")  # the form is as it is sent: a field filled before is set back
         assert talk.errors == []
     machine.db.close()
 
@@ -153,7 +155,7 @@ def test_on_a_phone_columns_stack_and_hostile_answers_do_nothing(
         for chat in talk.asked:
             playground_store.begin(machine.db, [chat.id])
             hostile = f"{HOSTILE} ${{window.ran = 1}} {{{{value}}}} `${{window.ran = 1}}`"
-            playground_store.finish(machine.db, chat.id, Answered(hostile, "", 1, 3, "stop"))
+            playground_store.finish(machine.db, chat.id, FinishedAnswer(hostile, "", 1, 3, "stop"))
         talk.wait("done", 2)
         boxes = [page.locator(".talk").nth(place).bounding_box() for place in range(2)]
         assert boxes[1]["y"] >= boxes[0]["y"] + boxes[0]["height"], "stacked"

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from rlhf.jobs.worker_process import family
+from rlhf.jobs.worker_process import process_tree
 from tests.fakes.hub_server import Ask, HubServer, Refused, Reply, route
 
 
@@ -95,7 +95,7 @@ class HubJob:
 
     def kill(self, number: signal.Signals) -> None:
         """Signal all that runs in the container, whatever session it is in."""
-        for process in [] if self.process is None else family(self.process.pid):
+        for process in [] if self.process is None else process_tree(self.process.pid):
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
 

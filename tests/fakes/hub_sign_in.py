@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from rlhf.hub import space_upload
-from rlhf.hub.space_upload import Plan
+from rlhf.hub.space_upload import SpacePlan
 from tests.fakes.hub_server import Ask, HubServer, Refused, Reply, route
 
 CHAT_MODEL = {"model.safetensors": b"0", "tokenizer.json": b"{}", "chat_template.jinja": b"{{ messages }}"}
@@ -58,7 +58,7 @@ class SpaceHub(HubServer):
 
 def uploaded(folder: Path) -> Path:
     """A folder with what `space create` would upload."""
-    for path, content in space_upload.contents(Plan("ann/loop")).items():
+    for path, content in space_upload.contents(SpacePlan("ann/loop")).items():
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content if isinstance(content, bytes) else content.read_bytes())

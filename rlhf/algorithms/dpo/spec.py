@@ -10,8 +10,18 @@ from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
 from rlhf.algorithms.pair_facts import pair_facts
 from rlhf.data.snapshots import MIN_PAIRS, collect
-from rlhf.jobs.descriptions import Curve, Facts, Item, Layout, Rate, Rows, Strip, Tokenised, passage
-from rlhf.jobs.specs import NOISE, REFERENCES, SCOPES, Noise, Reference, Scope, TrainingSpec
+from rlhf.jobs.descriptions import (
+    Curve,
+    Facts,
+    FormLayout,
+    Item,
+    LearningRate,
+    Rows,
+    Tokenised,
+    TokenSequence,
+    token_span,
+)
+from rlhf.jobs.job_spec import NOISE, REFERENCES, SCOPES, Noise, Reference, Scope, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.tokenize import tokenise_pairs
 
@@ -71,10 +81,10 @@ class DPOSpec(TrainingSpec):
     automatic: ClassVar = "DPO"
     at_least: ClassVar = MIN_PAIRS
     methods: ClassVar = {
-        "qlora": Rate(7e-5, MEASURED),
-        "lora": Rate(7e-5, MEASURED),
-        "prompt": Rate(3e-3, "a third of supervised prompt tuning's"),
-        "full": Rate(1e-6, "Tunstall et al. 2023 (Zephyr) take about as much"),
+        "qlora": LearningRate(7e-5, MEASURED),
+        "lora": LearningRate(7e-5, MEASURED),
+        "prompt": LearningRate(3e-3, "a third of supervised prompt tuning's"),
+        "full": LearningRate(1e-6, "Tunstall et al. 2023 (Zephyr) take about as much"),
     }
     answers_per_item: ClassVar = 2
     pace_free: ClassVar = (*TrainingSpec.pace_free, "scope", "beta")
@@ -86,7 +96,7 @@ class DPOSpec(TrainingSpec):
     loss_fields: ClassVar = ("sft_weight", "flip_rate", "ai_weight")
     curves: ClassVar = CURVES
     forms: ClassVar = (
-        Layout(
+        FormLayout(
             "dpo",
             "Preferences (DPO)",
             (
@@ -189,12 +199,12 @@ class DPOSpec(TrainingSpec):
         """The chosen and the rejected answer."""
         return [item["chosen_ids"], item["rejected_ids"]]
 
-    def strips(self, tokenizer: Any, item: Item) -> list[Strip]:
+    def sequences(self, tokenizer: Any, item: Item) -> list[TokenSequence]:
         """Two sequences: the chosen answer is made likelier, the rejected one less likely."""
-        prompt = self.prompt_passages(tokenizer, item)
+        prompt = self.prompt_spans(tokenizer, item)
         return [
-            Strip("Chosen", [*prompt, passage(tokenizer, "raised", item["chosen_ids"])]),
-            Strip("Rejected", [*prompt, passage(tokenizer, "lowered", item["rejected_ids"])]),
+            TokenSequence("Chosen", [*prompt, token_span(tokenizer, "raised", item["chosen_ids"])]),
+            TokenSequence("Rejected", [*prompt, token_span(tokenizer, "lowered", item["rejected_ids"])]),
         ]
 
     def item_facts(self, rows: Sequence[PreferenceRow]) -> Facts:

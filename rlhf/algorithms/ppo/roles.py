@@ -27,7 +27,7 @@ TRAINED: tuple[Role, ...] = ("policy", "critic")
 
 
 @dataclass(frozen=True)
-class Answer:
+class SampledResponse:
     """A prompt and the tokens that the policy drew to it, the end-of-text token included if there is one."""
 
     prompt_ids: tuple[int, ...]
@@ -68,7 +68,7 @@ class Roles:
         head = {f"critic_head.{name}": value for name, value in self.critic_head.named_parameters()}
         return {**own, **(head if role == "critic" else {})}
 
-    def states(self, role: Role, answers: Sequence[Answer]) -> Completions:
+    def states(self, role: Role, answers: Sequence[SampledResponse]) -> Completions:
         """The final hidden states of answers in a role."""
         padded = pad([(answer.prompt_ids, answer.ids) for answer in answers], self.pad_id)
         ids_BT, attention_BT, completion_BT = (part.to(self.accelerator.device) for part in padded)
@@ -80,12 +80,12 @@ class Roles:
         weight: Tensor = inner_model(self.model).get_output_embeddings().weight
         return weight
 
-    def values(self, answers: Sequence[Answer]) -> Tensor:
+    def values(self, answers: Sequence[SampledResponse]) -> Tensor:
         """What the critic expects before each token of the answers, (N,)."""
         values_N: Tensor = self.critic_head(self.states("critic", answers).before_NH.float())[:, 0]
         return values_N
 
-    def score(self, answers: Sequence[Answer]) -> Tensor:
+    def score(self, answers: Sequence[SampledResponse]) -> Tensor:
         """The reward model's scores of answers, (B,)."""
         scores_B: Tensor = self.reward_head(self.states("reward", answers).last_BH.float())[:, 0]
         return scores_B

@@ -9,22 +9,22 @@ from typing import Any, ClassVar, Literal
 from annotation.database import Database
 from annotation.exports.frozen_rows import PromptRow
 from annotation.records import Sampling, UserError
-from rlhf.data.snapshots import MIN_PROMPTS, Listing, prompt_rows
+from rlhf.data.snapshots import MIN_PROMPTS, CountedRows, prompt_rows
 from rlhf.jobs.descriptions import (
     NOT_MEASURED,
     Confirmation,
     Curve,
     Facts,
+    FormLayout,
     Item,
-    Layout,
-    Rate,
+    LearningRate,
     Role,
     Rows,
-    Strip,
     Tokenised,
+    TokenSequence,
     Unit,
 )
-from rlhf.jobs.specs import REFERENCES, Method, Reference, TrainingSpec
+from rlhf.jobs.job_spec import REFERENCES, Method, Reference, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.models.reward_model_quality import REWARD_THRESHOLD
@@ -134,7 +134,7 @@ class PPOSpec(TrainingSpec):
     unit: ClassVar[Unit] = "prompts"
     items: ClassVar = "prompts"
     at_least: ClassVar = MIN_PROMPTS
-    methods: ClassVar = {"qlora": Rate(5e-5, HUANG), "lora": Rate(5e-5, HUANG)}
+    methods: ClassVar = {"qlora": LearningRate(5e-5, HUANG), "lora": LearningRate(5e-5, HUANG)}
     beside: ClassVar[tuple[Role, ...]] = ("reward model", "critic")
     pace_free: ClassVar = (
         *(name for name in TrainingSpec.pace_free if name != "epochs"),  # they are passes over a round's answers
@@ -161,7 +161,7 @@ class PPOSpec(TrainingSpec):
     }
     curves: ClassVar = CURVES
     forms: ClassVar = (
-        Layout(
+        FormLayout(
             "ppo",
             "PPO",
             (
@@ -326,7 +326,7 @@ class PPOSpec(TrainingSpec):
 
     def rows(self, db: Database) -> Rows:
         """Every prompt to train on; what is held out is asked in the check."""
-        return Listing(prompt_rows(db))
+        return CountedRows(prompt_rows(db))
 
     def data_key(self) -> tuple[Any, ...]:
         """Nothing decides which prompts there are."""
@@ -336,9 +336,9 @@ class PPOSpec(TrainingSpec):
         """Prompts that leave room for an answer."""
         return tokenise_prompts(tokenizer, rows, self.max_length - self.sampling.max_new_tokens)
 
-    def strips(self, tokenizer: Any, item: Item) -> list[Strip]:
+    def sequences(self, tokenizer: Any, item: Item) -> list[TokenSequence]:
         """The prompt, which the policy answers."""
-        return [Strip("Prompt as it is fed; the policy answers it", self.prompt_passages(tokenizer, item))]
+        return [TokenSequence("Prompt as it is fed; the policy answers it", self.prompt_spans(tokenizer, item))]
 
     def drawn_tokens(self) -> int:
         """Its answers' limit."""

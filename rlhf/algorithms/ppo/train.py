@@ -63,13 +63,13 @@ from annotation.exports.frozen_rows import PromptRow
 from annotation.records import UserError
 from rlhf.algorithms import losses
 from rlhf.algorithms.losses import AdaptiveKL
-from rlhf.algorithms.ppo.roles import TRAINED, Answer, Role, Roles, load_roles
+from rlhf.algorithms.ppo.roles import TRAINED, Role, Roles, SampledResponse, load_roles
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.trainer import (
     Diverged,
-    Figures,
-    Progress,
+    RunCost,
     Start,
+    TrainingProgress,
     average_gradients,
     begin,
     conclude,
@@ -93,7 +93,7 @@ MAX_GRAD_NORM = 1.0
 
 Item = dict[str, Any]
 # The reward of answers, (B,): a reward model's scores, or a test's own idea of a good answer.
-Score = Callable[[Sequence[Answer]], Tensor]
+Score = Callable[[Sequence[SampledResponse]], Tensor]
 
 
 def run(run: Run, spec: PPOSpec) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class Rollouts:
     """The answers of a round in all processes, with what each role said of them while the policy was still the one that
     drew them. (B, T) by answer and token, zero beyond an answer's end, or (B,)."""
 
-    answers: list[Answer]
+    answers: list[SampledResponse]
     scores_B: Tensor
     mask_BT: Tensor
     logps_BT: Tensor
@@ -148,7 +148,7 @@ class Rollouts:
         return values_BT[chosen][self.mask_BT[chosen]]
 
 
-def collate(parts: Sequence[tuple[Answer, Mapping[str, Tensor]]], device: torch.device) -> Rollouts:
+def collate(parts: Sequence[tuple[SampledResponse, Mapping[str, Tensor]]], device: torch.device) -> Rollouts:
     """`Rollouts` of answers and what was noted of each: its score, and (T,) for every token."""
     answers, noted = [answer for answer, _ in parts], [values for _, values in parts]
 
@@ -207,7 +207,7 @@ def build_learner(spec: PPOSpec, start: Start, tokenizer: Any, items: Sequence[I
 
 
 @dataclass
-class State:
+class PPOState:
     """Where a run is: after `step` rounds and `updates` optimiser steps of the next one. With the weights and the
     optimiser's state it decides all that follows."""
 
@@ -218,10 +218,10 @@ class State:
     tallies: list[dict[str, float]] = field(default_factory=list)
 
     @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> State:
+    def from_values(cls, values: Mapping[str, Any]) -> PPOState:
         """A state from its plain values, as `asdict` gives them."""
         drawn = values["rollouts"]
-        answers = [] if drawn is None else [Answer(**answer) for answer in drawn["answers"]]
+        answers = [] if drawn is None else [SampledResponse(**answer) for answer in drawn["answers"]]
         rollouts = None if drawn is None else Rollouts(**{**drawn, "answers": answers})
         return cls(**{**values, "controller": AdaptiveKL(**values["controller"]), "rollouts": rollouts})
 
@@ -243,15 +243,15 @@ class Learner:
         self.model = roles.model
         self.trained = {role: roles.parameters_of(role) for role in TRAINED}
         self.optimiser = optimiser_of(spec, list(self.weights().values()))
-        self.state = State(AdaptiveKL(spec.kl_coefficient, spec.kl_target))
+        self.state = PPOState(AdaptiveKL(spec.kl_coefficient, spec.kl_target))
         self.steps = run.measured_steps or spec.steps
-        self.progress = Progress(run, spec, self)
+        self.progress = TrainingProgress(run, spec, self)
 
-    def learn(self) -> Figures:
+    def learn(self) -> RunCost:
         """All rounds, from the last checkpoint or from the beginning. Raises Stopped when told to stop."""
         values = self.progress.restore()
         if values is not None:
-            self.state = State.from_values(values)
+            self.state = PPOState.from_values(values)
         self.progress.begin(self.state.step, self.steps)
         while self.state.step < self.steps:
             self.progress.step_begins()
@@ -281,7 +281,7 @@ class Learner:
         }
         adaptive = spec.kl_control == "adaptive"
         controller = state.controller.after(metrics["kl"]) if adaptive else state.controller
-        self.state = State(controller, state.step + 1)
+        self.state = PPOState(controller, state.step + 1)
         return metrics
 
     # ---- answering
@@ -291,10 +291,10 @@ class Learner:
         # The passes of the first epoch, in their order: then its ratios are exactly 1 until the first optimiser step.
         shares = [self.share(minibatch(spec, step, part)) for part in range(spec.minibatches)]
         mine = [index for share in shares for index in share]
-        drawn: dict[int, Answer] = {}
+        drawn: dict[int, SampledResponse] = {}
         for indices in pieces(mine, DRAWN_TOGETHER * spec.batch_size):
             drawn.update(zip(indices, self.draw_answers(indices), strict=False))
-        assessed: dict[int, tuple[Answer, dict[str, Tensor]]] = {}
+        assessed: dict[int, tuple[SampledResponse, dict[str, Tensor]]] = {}
         for share in shares:
             for indices in pieces(share, spec.batch_size):
                 if not self.run.stopped:
@@ -308,7 +308,7 @@ class Learner:
         size = len(rows) // self.accelerator.num_processes
         return list(rows[self.accelerator.process_index * size :][:size])
 
-    def draw_answers(self, indices: Sequence[int]) -> list[Answer]:
+    def draw_answers(self, indices: Sequence[int]) -> list[SampledResponse]:
         """The policy's answers at these places of the round; none when told to stop."""
         spec, step = self.spec, self.state.step
         prompts = [self.prompts[prompt_of(len(self.prompts), spec, step, index)] for index in indices]
@@ -318,12 +318,12 @@ class Learner:
             model = self.roles.act_as("policy")
             drawn = draw(model, self.tokenizer, texts, seeds, spec.sampling, lambda: self.run.stopped)
         return [
-            Answer(tuple(prompt["prompt_ids"]), answer.ids, answer.text, answer.finish_reason == "stop")
+            SampledResponse(tuple(prompt["prompt_ids"]), answer.ids, answer.text, answer.finish_reason == "stop")
             for prompt, (answer,) in zip(prompts, drawn, strict=False)
         ]
 
     @torch.no_grad()
-    def assess(self, answers: Sequence[Answer]) -> list[tuple[Answer, dict[str, Tensor]]]:
+    def assess(self, answers: Sequence[SampledResponse]) -> list[tuple[SampledResponse, dict[str, Tensor]]]:
         """What the roles say of a batch of answers, for `collate`."""
         policy, reference = self.roles.states("policy", answers), self.roles.states("reference", answers)
         terms = losses.compare_policies(
@@ -425,7 +425,7 @@ class Learner:
         falling = (total - done) / max(total - spec.warmup_steps, 1)
         return spec.learning_rate * min((done + 1) / max(spec.warmup_steps, 1), falling)
 
-    # ---- as `Progress` asks
+    # ---- as `TrainingProgress` asks
     def weights(self) -> dict[str, nn.Parameter]:
         """What is trained, by name."""
         return {name: value for own in self.trained.values() for name, value in own.items()}

@@ -11,8 +11,19 @@ from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import MAXIMUM_ANSWERS
 from rlhf.algorithms.pair_facts import places_of, strength_word
 from rlhf.data.snapshots import MIN_PAIRS, collect
-from rlhf.jobs.descriptions import Curve, Facts, Item, Layout, Made, Rate, Rows, Strip, Tokenised, passage
-from rlhf.jobs.specs import NOISE, SCOPES, Method, Noise, Scope, TrainingSpec
+from rlhf.jobs.descriptions import (
+    Curve,
+    Facts,
+    FormLayout,
+    Item,
+    LearningRate,
+    Made,
+    Rows,
+    Tokenised,
+    TokenSequence,
+    token_span,
+)
+from rlhf.jobs.job_spec import NOISE, SCOPES, Method, Noise, Scope, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.tokenize import tokenise_comparisons
 
@@ -67,13 +78,13 @@ class RewardModelSpec(TrainingSpec):
     items: ClassVar = "comparisons"
     at_least: ClassVar = MIN_PAIRS
     makes: ClassVar[Made] = "reward"
-    methods: ClassVar = {"qlora": Rate(1e-3, MEASURED), "lora": Rate(1e-3, MEASURED)}
+    methods: ClassVar = {"qlora": LearningRate(1e-3, MEASURED), "lora": LearningRate(1e-3, MEASURED)}
     answers_per_item: ClassVar = MAXIMUM_ANSWERS
     pace_free: ClassVar = (*TrainingSpec.pace_free, "scope")
     loss_fields: ClassVar = ("ai_weight", "margin", "centre")
     curves: ClassVar = CURVES
     forms: ClassVar = (
-        Layout(
+        FormLayout(
             "reward_model",
             "Reward model",
             ("parent", "scope", "method", "annotator_noise", "epochs", "learning_rate", "seed"),
@@ -136,13 +147,13 @@ class RewardModelSpec(TrainingSpec):
         """All answers of a comparison, each once."""
         return list(item["answers"])
 
-    def strips(self, tokenizer: Any, item: Item) -> list[Strip]:
+    def sequences(self, tokenizer: Any, item: Item) -> list[TokenSequence]:
         """A sequence an answer; the state of its last token gives the score."""
-        prompt = self.prompt_passages(tokenizer, item)
+        prompt = self.prompt_spans(tokenizer, item)
         return [
-            Strip(
+            TokenSequence(
                 f"Answer {place}",
-                [*prompt, passage(tokenizer, "context", ids[:-1]), passage(tokenizer, "scored", ids[-1:])],
+                [*prompt, token_span(tokenizer, "context", ids[:-1]), token_span(tokenizer, "scored", ids[-1:])],
             )
             for place, ids in enumerate(item["answers"], 1)
         ]

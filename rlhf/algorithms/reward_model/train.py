@@ -48,7 +48,7 @@ from rlhf.jobs.worker import Run
 from rlhf.models.hidden_states import completions, inner_model
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
 from rlhf.models.packing import pad
-from rlhf.models.reward_model_quality import Scored, measure
+from rlhf.models.reward_model_quality import ScoredComparison, measure
 from rlhf.models.tokenize import load_snapshot, of_split, tokenise_comparisons, with_noise
 
 Item = dict[str, Any]
@@ -195,7 +195,7 @@ def head_of(model: Any) -> Tensor:
 
 # ---------------------------------------------------------------------------------------------- scored, and stored
 @torch.no_grad()
-def score(trainer: ComparisonTrainer, items: Iterable[Item], run: Run | None = None) -> list[Scored]:
+def score(trainer: ComparisonTrainer, items: Iterable[Item], run: Run | None = None) -> list[ScoredComparison]:
     """Comparisons with the scores of their answers. Raises Stopped when the job is told to stop."""
     found = []
     for item in items:
@@ -205,7 +205,7 @@ def score(trainer: ComparisonTrainer, items: Iterable[Item], run: Run | None = N
         with trainer.accelerator.autocast():
             scores = scores_of(trainer.model, inputs).tolist()
         lengths = tuple(len(ids) for ids in item["answers"])
-        found.append(Scored(tuple(scores), lengths, tuple(zip(item["better"], item["worse"], strict=True))))
+        found.append(ScoredComparison(tuple(scores), lengths, tuple(zip(item["better"], item["worse"], strict=True))))
     return found
 
 

@@ -9,8 +9,19 @@ from typing import Any, ClassVar
 from annotation.database import Database
 from annotation.exports.frozen_rows import DemonstrationRow
 from rlhf.data.snapshots import MIN_DEMONSTRATIONS, demonstrations
-from rlhf.jobs.descriptions import Curve, Facts, Item, Layout, Rate, Rows, Strip, Tokenised, Unit, passage
-from rlhf.jobs.specs import Method, TrainingSpec
+from rlhf.jobs.descriptions import (
+    Curve,
+    Facts,
+    FormLayout,
+    Item,
+    LearningRate,
+    Rows,
+    Tokenised,
+    TokenSequence,
+    Unit,
+    token_span,
+)
+from rlhf.jobs.job_spec import Method, TrainingSpec
 from rlhf.models.tokenize import tokenise_demonstrations
 
 # Our own measurements on the sentiment example (`benchmarks.rates`: 180 headlines once, one seed, right on 60 others;
@@ -54,17 +65,17 @@ class SFTSpec(TrainingSpec):
     items: ClassVar = "demonstrations"
     at_least: ClassVar = MIN_DEMONSTRATIONS
     methods: ClassVar = {
-        "lora": Rate(1e-3, MEASURED),
-        "qlora": Rate(1e-3, MEASURED),
-        "prompt": Rate(1e-2, VIRTUAL),
-        "full": Rate(1e-4, MEASURED),
+        "lora": LearningRate(1e-3, MEASURED),
+        "qlora": LearningRate(1e-3, MEASURED),
+        "prompt": LearningRate(1e-2, VIRTUAL),
+        "full": LearningRate(1e-4, MEASURED),
     }
     base_may_change: ClassVar = True
     pace_free: ClassVar = (*TrainingSpec.pace_free, "source")
     labels: ClassVar = {"source": "Data (source)"}
     curves: ClassVar = CURVES
     forms: ClassVar = (
-        Layout(
+        FormLayout(
             "sft",
             "Supervised",
             ("source", "parent", "method", "epochs", "learning_rate", "batch_size", "seed"),
@@ -72,7 +83,7 @@ class SFTSpec(TrainingSpec):
             "Supervised fine-tuning: the policy learns to give demonstrated answers word for word. It needs "
             "demonstrations: imported ones, answers that annotators have mended, or one of the example sets.",
         ),
-        Layout(
+        FormLayout(
             "full",
             "Full fine-tuning",
             ("source", "parent", "precision", "epochs", "learning_rate", "batch_size", "seed"),
@@ -126,10 +137,10 @@ class SFTSpec(TrainingSpec):
         """The demonstrated answer."""
         return [item["completion_ids"]]
 
-    def strips(self, tokenizer: Any, item: Item) -> list[Strip]:
+    def sequences(self, tokenizer: Any, item: Item) -> list[TokenSequence]:
         """One sequence, whose answer is made likelier."""
-        answer = passage(tokenizer, "raised", item["completion_ids"])
-        return [Strip("Demonstration", [*self.prompt_passages(tokenizer, item), answer])]
+        answer = token_span(tokenizer, "raised", item["completion_ids"])
+        return [TokenSequence("Demonstration", [*self.prompt_spans(tokenizer, item), answer])]
 
     def item_facts(self, rows: Sequence[DemonstrationRow]) -> Facts:
         """Where the demonstration comes from, and its label."""

@@ -18,7 +18,7 @@ from annotation.backup import safe_copies, targets
 from annotation.database import Database
 from annotation.exports.formats import FORMATS, ONE_FILE
 from annotation.records import Annotator, UserError, now
-from annotation.tabs.components import QUIET, SPOKEN, html_box, licence_choice, opening_of, row_number, text_in
+from annotation.tabs.components import QUEUED, QUIET, html_box, licence_choice, opening_of, row_number, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
 from annotation.ui.formatting import moment
@@ -28,8 +28,8 @@ from rlhf.hub.hub_requests import CheckSpace, CheckToken, Errand, MakeSpace, Pub
 from rlhf.hub.pull_model import WEIGHTS
 from rlhf.hub.token_launcher import PLACE
 from rlhf.jobs import job_store
+from rlhf.jobs.job_spec import TrainingSpec, trainings
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import TrainingSpec, trainings
 from rlhf.models import registry
 from rlhf.models.registry import Policy, Publication
 from rlhf.tabs.runs import job_cards
@@ -140,16 +140,16 @@ def publications_table(found: Sequence[Publication], revisions: Mapping[int, str
 
 def copies_card(db: Database, environment: Mapping[str, str]) -> str:
     """How the safe copies stand."""
-    place = targets.name_of(environment.get(PLACE, "").strip())
+    place = targets.target_name(environment.get(PLACE, "").strip())
     if not place:
         return paragraph(
             f"No place for safe copies is set: {PLACE}=OWNER/NAME-copies (a private dataset, made by itself) or a "
             "directory on another disk, then start Prefloop again."
         )
-    found = safe_copies.standing(db, place)
+    found = safe_copies.status(db, place)
     said = "No copy has been begun yet." if found is None else safe_copies.sentence(found, now(), "admin")
-    began = safe_copies.beginning(db)
-    card = paragraph(f"To {place}. {said}", "warning" if found is not None and found.trouble else "")
+    began = safe_copies.start_notice(db)
+    card = paragraph(f"To {place}. {said}", "warning" if found is not None and found.problem else "")
     return card + (paragraph(began, "warning") if began else "")
 
 
@@ -223,7 +223,7 @@ def space_of(*values: Any) -> CheckSpace:
 def view(context: Context, seen: Any) -> tuple[dict[str, Update], Seen]:
     """The parts of the page that differ from what this browser session was sent last, and what it has now."""
     db, here = context.db, seen if isinstance(seen, dict) else {}
-    known, held = registry.everything(db), context.from_hub is not None
+    known, held = registry.all_policies(db), context.from_hub is not None
     checked = valid_check(db)
     agreed = agreement(checked)
     revisions = {one.id: one.revision for one in known}
@@ -250,7 +250,7 @@ def view(context: Context, seen: Any) -> tuple[dict[str, Update], Seen]:
 
 # ------------------------------------------------------------------------------------------------------------ the page
 @dataclass(frozen=True)
-class Page:
+class HubPage:
     """The components: `parts` follow the rows, `forms` are the fields by form, `seen` is what was sent last."""
 
     parts: Mapping[str, Any]
@@ -277,7 +277,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
     wire(page, context, opening_of(demo))
 
 
-def lay_out() -> Page:
+def lay_out() -> HubPage:
     """The components, top to bottom, without any value from the rows."""
     parts: dict[str, Any] = {}
     forms: dict[str, Sequence[Any]] = {}
@@ -301,7 +301,7 @@ def lay_out() -> Page:
     parts["published"] = literal()
     gr.Markdown("### Safe copies")
     parts["copies"] = literal()
-    return Page(parts, forms, buttons, gr.State({}), pulse())
+    return HubPage(parts, forms, buttons, gr.State({}), pulse())
 
 
 def lay_out_publish(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
@@ -391,7 +391,7 @@ def button(label: str, name: str, variant: Any = "secondary", **options: Any) ->
 
 
 # ------------------------------------------------------------------------------------------------------------ handlers
-def wire(page: Page, context: Context, opening: Callable[..., Any]) -> None:
+def wire(page: HubPage, context: Context, opening: Callable[..., Any]) -> None:
     """Fill the page when it is opened, follow what was asked, and ask."""
     admin = guarded(context, "admin")
 
@@ -413,10 +413,10 @@ def wire(page: Page, context: Context, opening: Callable[..., Any]) -> None:
         ("make", [*page.forms["space"], page.parts["agreed"]], partial(make_of, context.db)),
     ):
         asks = asker(page, context, request_of)
-        page.buttons[name].click(admin(asks), [page.seen, *fields], page.followed, api_name=f"hub-{name}", **SPOKEN)
+        page.buttons[name].click(admin(asks), [page.seen, *fields], page.followed, api_name=f"hub-{name}", **QUEUED)
 
 
-def asker(page: Page, context: Context, request_of: Callable[..., Request]) -> Callable[..., list[Any]]:
+def asker(page: HubPage, context: Context, request_of: Callable[..., Request]) -> Callable[..., list[Any]]:
     """The handler of a button: ask for what its form says."""
 
     def ask_errand(annotator: Annotator, seen: Any, *values: Any) -> list[Any]:

@@ -11,13 +11,13 @@ from annotation.records import Split, seconds_between
 from annotation.store import AnswerCounts
 from annotation.ui.formatting import NOTHING, moment, percent_with_interval
 from annotation.ui.markup import escape, paragraph, table
-from rlhf.evaluation.finished_checks import Check
-from rlhf.evaluation.gate import Limit, Rule, past_limits
+from rlhf.evaluation.finished_checks import FinishedCheck
+from rlhf.evaluation.gate import MetricLimit, Rule, past_limits
 from rlhf.evaluation.report import AnswerFigures, CheckReport, RewardChange
-from rlhf.jobs import specs
+from rlhf.jobs import job_spec
 from rlhf.jobs.descriptions import NOT_MEASURED
+from rlhf.jobs.job_spec import REFERENCES, SHORT_METHODS, TrainingSpec
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import REFERENCES, SHORT_METHODS, TrainingSpec
 from rlhf.models.registry import Policy
 from rlhf.tabs.runs.job_cards import answer_box, duration, facts, figure, share
 from rlhf.tabs.runs.job_words import trained_on
@@ -73,7 +73,7 @@ HISTORY = (
 )  # fmt: skip
 
 
-def history_table(policies: Sequence[Policy], training: Mapping[int, Job], checks: Mapping[str, Check]) -> str:
+def history_table(policies: Sequence[Policy], training: Mapping[int, Job], checks: Mapping[str, FinishedCheck]) -> str:
     """Every policy, newest first, with what it came from and how it did."""
     names = {policy.id: policy.revision for policy in policies}
     rows = [
@@ -83,7 +83,9 @@ def history_table(policies: Sequence[Policy], training: Mapping[int, Job], check
     return table(HISTORY, rows, "No policy yet.", ("Job", "Final loss", "KL per token", "Mean words"))
 
 
-def history_row(policy: Policy, names: Mapping[int, str], job: Job | None, check: Check | None) -> tuple[str, ...]:
+def history_row(
+    policy: Policy, names: Mapping[int, str], job: Job | None, check: FinishedCheck | None
+) -> tuple[str, ...]:
     """One policy's row."""
     spec = job.spec if job is not None and isinstance(job.spec, TrainingSpec) else None
     result = (job.result if job is not None else None) or {}
@@ -100,7 +102,7 @@ def history_row(policy: Policy, names: Mapping[int, str], job: Job | None, check
     )
     return (
         policy.revision,
-        specs.short_of(policy.method) + (f", {SHORT_METHODS[spec.method]}" if spec else ""),
+        job_spec.short_of(policy.method) + (f", {SHORT_METHODS[spec.method]}" if spec else ""),
         names.get(policy.parent_id or 0, NOTHING),
         f"{policy.status}, files deleted" if policy.deleted else policy.status,
         str(policy.job_id or NOTHING),
@@ -149,7 +151,7 @@ def can_serve(policy: Policy) -> bool:
 
 
 @dataclass(frozen=True)
-class Figure:
+class ReportRow:
     """A row of the report: what was measured and how to read it."""
 
     label: str
@@ -159,32 +161,34 @@ class Figure:
 
 
 FIGURES = (
-    Figure("Mean length", "mean_length", 1, "Words in an answer. A preference for short or long answers shows here."),
-    Figure(
+    ReportRow(
+        "Mean length", "mean_length", 1, "Words in an answer. A preference for short or long answers shows here."
+    ),
+    ReportRow(
         "KL per token",
         "kl_to_base",
         3,
         "How far the policy has moved from the base model, in nats a token; 0 is the base itself.",
     ),
-    Figure(
+    ReportRow(
         "Surprise to the base",
         "nll_under_base",
         3,
         "Negative log-likelihood of the answers under the base model, in nats a token. Far above the base's own figure "
         "the answers stop being its language.",
     ),
-    Figure(
+    ReportRow(
         "Perplexity of plain text",
         "perplexity",
         2,
         "Of a fixed English text that no policy is trained on. Far above the base's the policy forgets the language.",
     ),
-    Figure("Distinct-1", "distinct_1", 3, "Different words as a share of all words. Falling means repetition."),
-    Figure("Distinct-2", "distinct_2", 3, "Different word pairs as a share of all pairs. Falling means repetition."),
-    Figure(
+    ReportRow("Distinct-1", "distinct_1", 3, "Different words as a share of all words. Falling means repetition."),
+    ReportRow("Distinct-2", "distinct_2", 3, "Different word pairs as a share of all pairs. Falling means repetition."),
+    ReportRow(
         "Repetition", "repetition", 3, "Share of an answer's groups of four words that it has said before; 0 is best."
     ),
-    Figure(
+    ReportRow(
         "Ended by itself", "ended_share", 2, "Share of answers that ended before the limit; the others are cut off."
     ),
 )
@@ -196,7 +200,7 @@ def report_card(report: CheckReport | None, rule: Rule) -> str:
     It warns of what is past a limit of the project's rule.
     """
     if report is None:
-        return ""  # why there is none, `gate_decisions.checking` says
+        return ""  # why there is none, `gate_decisions.check_status` says
     sides = report_sides(report)
     headers = ("Figure", *(name for name, _ in sides), "How to read it")
     rows = [
@@ -289,7 +293,7 @@ def warnings(report: CheckReport, rule: Rule) -> list[str]:
     return [warning(limit, value, bound) for limit, value, bound in past_limits(rule, report)]
 
 
-def warning(limit: Limit, value: float, bound: float) -> str:
+def warning(limit: MetricLimit, value: float, bound: float) -> str:
     """What a figure that is past its limit says of a policy."""
     if isnan(value):
         return NO_NUMBER.format(name=limit.name)
@@ -297,7 +301,7 @@ def warning(limit: Limit, value: float, bound: float) -> str:
     return WARNINGS[limit.figure].format(value=shown[0], bound=shown[1])
 
 
-def in_its_unit(limit: Limit, value: float) -> str:
+def in_its_unit(limit: MetricLimit, value: float) -> str:
     """A figure as its warning says it: a ratio to the base's as what it has more."""
     if limit.figure == "kl_per_token":
         return f"{value:.3g}"

@@ -11,7 +11,7 @@ import gradio as gr
 
 from annotation.project import whole
 from annotation.records import Annotator, UserError
-from annotation.tabs.components import QUIET, SPOKEN, html_box, whole_number
+from annotation.tabs.components import QUEUED, QUIET, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
@@ -112,5 +112,5 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
 
     filled_in = [said_of, *shown, prompts]
     opening(open_rule, None, filled_in, **QUIET)
-    save.click(save_rule, shown, [*filled_in, said], **SPOKEN)
-    renew.click(renew_held_out, prompts, [*filled_in, said], **SPOKEN)
+    save.click(save_rule, shown, [*filled_in, said], **QUEUED)
+    renew.click(renew_held_out, prompts, [*filled_in, said], **QUEUED)

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.metrics.sequential_test import running_interval
 from annotation.ui import charts
-from annotation.ui.charts import Frame, Mark
+from annotation.ui.charts import ChartMark, Frame
 from annotation.ui.formatting import NOTHING, percent_with_interval
 from annotation.ui.markup import escape, paragraph, table
-from rlhf.evaluation.gate import Decision, Mode, Rule
+from rlhf.evaluation.gate import GateDecision, Mode, Rule
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs.descriptions import Curve
-from rlhf.tabs.iterations.loop_standing import LoopStanding, Stage
+from rlhf.tabs.iterations.loop_standing import LoopStatus, Stage
 from rlhf.tabs.runs import curves
 from rlhf.tabs.runs.curves import Line
 from rlhf.tabs.runs.job_cards import figure
@@ -36,13 +36,13 @@ STYLE = """
 CURRENT = ' aria-current="step"'
 
 
-def standing_card(standing: LoopStanding) -> str:
+def status_card(standing: LoopStatus) -> str:
     """The stages of an iteration with the one it is in, what went wrong, what happens now, and what comes next."""
     stages = "".join(
         f"<li{CURRENT if stage == standing.stage else ''}>{escape(name)}</li>" for stage, name in STAGES.items()
     )
-    troubles = "".join(paragraph(sentence, "warning") for sentence in standing.troubles)
-    return f'<ol class="stages">{stages}</ol>{troubles}{paragraph(standing.now)}{paragraph(standing.then, "quiet")}'
+    problems = "".join(paragraph(sentence, "warning") for sentence in standing.problems)
+    return f'<ol class="stages">{stages}</ol>{problems}{paragraph(standing.now)}{paragraph(standing.then, "quiet")}'
 
 
 # --------------------------------------------------------------------------------------------------------------- gate
@@ -66,7 +66,7 @@ AS_IT_STANDS = "It was decided on against {}. These are its criteria, as the rul
 NOBODY_ADVISED = "The gate's mode is 'never', so nobody is advised. This is what was measured, for your own decision."
 
 
-def decision_card(decision: Decision, mode: Mode, decided_against: str = "", checking: str = "") -> str:
+def decision_card(decision: GateDecision, mode: Mode, decided_against: str = "", checking: str = "") -> str:
     """What the rule makes of a candidate, with each criterion's number, threshold and verdict.
 
     The criteria alone where the mode is 'never', and of a policy that was decided on, `decided_against` another.
@@ -132,7 +132,7 @@ def running_chart(people: Sequence[float], rule: Rule, alpha: float, against: st
 
 # ----------------------------------------------------------------------------------------------------- over iterations
 @dataclass(frozen=True)
-class Checked:
+class CheckedPolicy:
     """A policy that was checked, as the figures over the iterations need it."""
 
     revision: str
@@ -164,7 +164,7 @@ OVER = (
 )
 
 
-def over_iterations(checked: Sequence[Checked], trust: Mapping[str, Estimate | None]) -> str:
+def over_iterations(checked: Sequence[CheckedPolicy], trust: Mapping[str, Estimate | None]) -> str:
     """Charts over the policies that were checked, oldest first; `trust` is each judge's agreement with people."""
     if not checked:
         return paragraph("No check has finished yet: after the first one this shows how policies compare.", "quiet")
@@ -183,7 +183,7 @@ def over_iterations(checked: Sequence[Checked], trust: Mapping[str, Estimate | N
     return win_rates(checked, panel, trust) + curves.plots(drawn) + over_table(checked, panel)
 
 
-def most_trusted_first(checked: Sequence[Checked], trust: Mapping[str, Estimate | None]) -> list[str]:
+def most_trusted_first(checked: Sequence[CheckedPolicy], trust: Mapping[str, Estimate | None]) -> list[str]:
     """The judges that were asked, first the one that surely agrees with people most; unknown ones last."""
 
     def surely(judge: str) -> float:
@@ -206,7 +206,7 @@ INTERVALS = (
 )
 
 
-def win_rates(checked: Sequence[Checked], panel: Sequence[str], trust: Mapping[str, Estimate | None]) -> str:
+def win_rates(checked: Sequence[CheckedPolicy], panel: Sequence[str], trust: Mapping[str, Estimate | None]) -> str:
     """Win rates against the base: people's first, then those of the most trusted judge; the table has the others'."""
     drawn = rates_chart("people", "people", BY_PEOPLE, [(one.revision, one.people) for one in checked])
     if panel:
@@ -225,7 +225,7 @@ def win_rates(checked: Sequence[Checked], panel: Sequence[str], trust: Mapping[s
 def rates_chart(name: str, voice: str, sentence: str, rates: Sequence[tuple[str, Estimate | None]]) -> str:
     """Win rates by one voice, with intervals; nothing without any."""
     marks = [
-        Mark(revision, rate.value, rate.low, rate.high, f"{percent_with_interval(rate)} of {rate.n}")
+        ChartMark(revision, rate.value, rate.low, rate.high, f"{percent_with_interval(rate)} of {rate.n}")
         for revision, rate in rates
         if rate is not None
     ]
@@ -233,7 +233,7 @@ def rates_chart(name: str, voice: str, sentence: str, rates: Sequence[tuple[str,
     return charts.intervals(frame, marks, "share of comparisons won", 0.5) if marks else ""
 
 
-def over_table(checked: Sequence[Checked], panel: Sequence[str]) -> str:
+def over_table(checked: Sequence[CheckedPolicy], panel: Sequence[str]) -> str:
     """The same figures as a table, which names the policies that the charts number, with every judge's win rate."""
     figures = ("KL per token", "Mean words", "Comparisons judged")
     rows = [

@@ -13,22 +13,22 @@ import gradio as gr
 from annotation import store
 from annotation.database import Database
 from annotation.records import Annotator, UserError, now
-from annotation.tabs.components import QUIET, SPOKEN, html_box, opening_of, text_in
+from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions, win_rates
 from rlhf.evaluation.check_spec import EvaluateSpec
-from rlhf.evaluation.finished_checks import Check, newest_check, newest_checks
-from rlhf.evaluation.gate import Verdict, alphas
-from rlhf.evaluation.gate_decisions import Checking
+from rlhf.evaluation.finished_checks import FinishedCheck, newest_check, newest_checks
+from rlhf.evaluation.gate import GateVerdict, alphas
+from rlhf.evaluation.gate_decisions import CheckStatus
 from rlhf.jobs import job_store
 from rlhf.judges import judge_store
 from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.tabs.iterations import check_report, gate_form, iteration_card, loop_standing, policy_decisions
-from rlhf.tabs.iterations.iteration_card import Checked
+from rlhf.tabs.iterations.iteration_card import CheckedPolicy
 from rlhf.tabs.runs import job_cards
 
 PAGE_SIZE = 10
@@ -56,7 +56,7 @@ def serving_part(db: Database) -> Update:
     return gr.update(value=card)
 
 
-def history_part(db: Database, checked: Mapping[str, Check]) -> Update:
+def history_part(db: Database, checked: Mapping[str, FinishedCheck]) -> Update:
     """Every policy with what it came from and how it did."""
     made_by = {job.id: job for job in job_store.recent(db, job_store.waiting_kinds(), ALL_JOBS)}
     return gr.update(value=check_report.history_table(those_that_answer(db), made_by, checked))
@@ -64,7 +64,7 @@ def history_part(db: Database, checked: Mapping[str, Check]) -> Update:
 
 def those_that_answer(db: Database) -> list[Policy]:
     """Every policy, oldest first; reward models score answers and can't give any."""
-    return [policy for policy in registry.everything(db) if policy.kind == "policy"]
+    return [policy for policy in registry.all_policies(db) if policy.kind == "policy"]
 
 
 def selected_policy(db: Database, revision: str | None) -> Policy:
@@ -76,7 +76,7 @@ def selected_policy(db: Database, revision: str | None) -> Policy:
     return first if first.status == "candidate" else serving
 
 
-def answers_in(db: Database, data_dir: Path, policy: Policy, check: Check | None) -> list[dict[str, Any]]:
+def answers_in(db: Database, data_dir: Path, policy: Policy, check: FinishedCheck | None) -> list[dict[str, Any]]:
     """A policy's answers to the held-out prompts of a check; none without a check."""
     if check is None:
         return []
@@ -89,10 +89,10 @@ def answers_in(db: Database, data_dir: Path, policy: Policy, check: Check | None
 
 def standing_part(db: Database) -> Update:
     """Where the iteration stands and what comes next."""
-    return gr.update(value=iteration_card.standing_card(loop_standing.standing(controller.state_of(db))))
+    return gr.update(value=iteration_card.status_card(loop_standing.loop_status(controller.state_of(db))))
 
 
-def gate_parts(db: Database, policy: Policy, stands: Checking) -> dict[str, Update]:
+def gate_parts(db: Database, policy: Policy, stands: CheckStatus) -> dict[str, Update]:
     """What the gate makes of a candidate, or of what it was when it was decided on, and people's running verdict."""
     against = "" if policy.status == "candidate" else decided_against(db, policy)
     if policy.status != "candidate" and not against:
@@ -103,7 +103,7 @@ def gate_parts(db: Database, policy: Policy, stands: Checking) -> dict[str, Upda
     return {
         "gate": gr.update(value=iteration_card.decision_card(decision, rule.mode, against, stands.sentence)),
         "running": gr.update(
-            value=iteration_card.running_chart(found.people, rule, alpha, gate_decisions.rival(db, policy).revision)
+            value=iteration_card.running_chart(found.people, rule, alpha, gate_decisions.opponent(db, policy).revision)
         ),
     }
 
@@ -114,29 +114,31 @@ def decided_against(db: Database, policy: Policy) -> str:
     return "" if found is None else found.revision
 
 
-def over_part(db: Database, checked: Mapping[str, Check]) -> Update:
+def over_part(db: Database, checked: Mapping[str, FinishedCheck]) -> Update:
     """Figures over the policies that were checked."""
-    return gr.update(value=gate_decisions.kept(db, ("over", "the iterations"), lambda: over_iterations(db, checked)))
+    return gr.update(value=gate_decisions.cached(db, ("over", "the iterations"), lambda: over_iterations(db, checked)))
 
 
-def over_iterations(db: Database, checked: Mapping[str, Check]) -> str:
+def over_iterations(db: Database, checked: Mapping[str, FinishedCheck]) -> str:
     """The same, drawn."""
     base = registry.by_revision(db, "base")
     rows = [
-        Checked(
+        CheckedPolicy(
             policy.revision,
             check.report,
             win_rates.by_people(db, policy, base) if policy.id != base.id else None,
             win_rates.judged_for(db, policy),
         )
-        for policy in registry.everything(db)
+        for policy in registry.all_policies(db)
         if (check := checked.get(policy.revision)) is not None
     ]
     agreement = {judge.name: gate_decisions.agreement_of(db, judge) for judge in judge_store.judges(db)}
     return iteration_card.over_iterations(rows, agreement)
 
 
-def report_parts(db: Database, data_dir: Path, policy: Policy, check: Check | None, page: int) -> dict[str, Update]:
+def report_parts(
+    db: Database, data_dir: Path, policy: Policy, check: FinishedCheck | None, page: int
+) -> dict[str, Update]:
     """The check of a policy: figures, and a page of its answers beside those of the policy it was compared with."""
     report = None if check is None else check.report
     against = compared_with(check) or "base"
@@ -153,7 +155,7 @@ def report_parts(db: Database, data_dir: Path, policy: Policy, check: Check | No
     }
 
 
-def advised(db: Database, policy: Policy) -> Verdict | None:
+def advised(db: Database, policy: Policy) -> GateVerdict | None:
     """What the rule advises to do with a policy, if it advises anything."""
     decision = gate_decisions.advice(db, policy)
     return None if decision is None else decision.verdict
@@ -198,7 +200,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
     db = context.db
     checked = newest_checks(db)
     policy = selected_policy(db, revision)
-    check, stands = checked.get(policy.revision), gate_decisions.checking(db, policy)
+    check, stands = checked.get(policy.revision), gate_decisions.check_status(db, policy)
     listed = [
         (f"{entry.revision} · {'files deleted' if entry.deleted else entry.status}", entry.revision)
         for entry in check_report.policy_order(those_that_answer(db))
@@ -230,12 +232,12 @@ def page_of(seen: Seen) -> int:
     return max(0, page) if isinstance(page, int) else 0
 
 
-def compared_with(check: Check | None) -> str | None:
+def compared_with(check: FinishedCheck | None) -> str | None:
     """The policy that a check compared its candidate with; None without a check."""
     return None if check is None else check.report.against.revision or None
 
 
-def can_be_asked(db: Database, policy: Policy, check: Check | None) -> bool:
+def can_be_asked(db: Database, policy: Policy, check: FinishedCheck | None) -> bool:
     """Whether asking people would put comparisons before them: of the check of a candidate, or of what serves."""
     against = compared_with(check)
     if against is None or policy.status not in ("candidate", "serving"):
@@ -279,7 +281,7 @@ def asked(panel: Any) -> str:
 
 # ---------------------------------------------------------------------------------------------------------- the page
 @dataclass(frozen=True)
-class Page:
+class IterationsPage:
     """The tab's components: `parts` by name follow the rows, `seen` is what this session was sent last."""
 
     parts: Mapping[str, Any]
@@ -301,7 +303,7 @@ class Page:
         return [*(changed.get(name, gr.skip()) for name in self.parts), seen]
 
 
-def lay_out() -> Page:
+def lay_out() -> IterationsPage:
     """The components, top to bottom, without any value."""
     parts: dict[str, Any] = {}
     gr.Markdown("### Where the iteration stands")
@@ -350,7 +352,7 @@ def lay_out() -> Page:
     parts["over"] = literal()
     gr.Markdown("### Decisions")
     parts["decisions"] = literal()
-    return Page(parts, gr.State({}), pulse(POLL_SECONDS))
+    return IterationsPage(parts, gr.State({}), pulse(POLL_SECONDS))
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
@@ -361,7 +363,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
     wire_decisions(page, context)
 
 
-def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> None:
+def wire_views(page: IterationsPage, context: Context, opening: Callable[..., Any]) -> None:
     """Fill the page when it is opened, send what changes, and turn the pages of answers."""
 
     @guarded(context, "admin")
@@ -395,7 +397,7 @@ def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> Non
         listen(handler, [page.selector, page.seen], page.followed, **QUIET)
 
 
-def wire_decisions(page: Page, context: Context) -> None:
+def wire_decisions(page: IterationsPage, context: Context) -> None:
     """Promote, reject, roll back, check again, and ask people."""
 
     def said(sentence: str, revision: str | None, was: Seen) -> list[Any]:
@@ -429,4 +431,4 @@ def wire_decisions(page: Page, context: Context) -> None:
         ("check", check_policy, [parts["judges"]]),
         ("ask", ask_annotators, []),
     ):
-        parts[name].click(handler, [page.selector, *given, page.seen], page.followed, **SPOKEN)
+        parts[name].click(handler, [page.selector, *given, page.seen], page.followed, **QUEUED)

@@ -8,15 +8,15 @@ from typing import Literal
 
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.gate import Mode
-from rlhf.evaluation.gate_decisions import ENDINGS, Pending
+from rlhf.evaluation.gate_decisions import ENDINGS, PendingDecision
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import TrainingSpec
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.loop.controller import (
     JUDGE_AT_LEAST,
     RETRY_SECONDS,
-    Fruitless,
-    State,
+    FailedCheck,
+    LoopState,
     checked_by_loop,
     enough_labels,
     method_of,
@@ -29,23 +29,23 @@ Stage = Literal["collecting", "training", "checking", "deciding"]
 
 
 @dataclass(frozen=True)
-class LoopStanding:
+class LoopStatus:
     """Where the iteration stands, what comes next, and why."""
 
     stage: Stage
     now: str
     then: str
-    troubles: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
     """What failed, was lost or was cancelled, and what follows from it."""
 
 
-def standing(state: State) -> LoopStanding:
+def loop_status(state: LoopState) -> LoopStatus:
     """Where the iteration stands, and what has gone wrong on the way. Pure."""
     stage = stage_of(state)
-    return replace(stage, then=f"{stage.then} {judges_rest(state)}".strip(), troubles=troubles(state))
+    return replace(stage, then=f"{stage.then} {judges_rest(state)}".strip(), problems=problems(state))
 
 
-def judges_rest(state: State) -> str:
+def judges_rest(state: LoopState) -> str:
     """That judges label no more although something waits for them, and until when; empty where they go on."""
     waits = any(count >= JUDGE_AT_LEAST for count in state.waiting.values())
     if state.active or not waits or not enough_labels(state):
@@ -53,7 +53,7 @@ def judges_rest(state: State) -> str:
     return f"Judges label no more until the next training: {state.new} judgements wait for it already."
 
 
-def stage_of(state: State) -> LoopStanding:
+def stage_of(state: LoopState) -> LoopStatus:
     """The stage that the iteration is in, what happens now, and what comes next."""
     known = (*state.active, *state.rented)
     at_work = next((job for job in known if job.status != "queued"), next(iter(known), None))
@@ -62,22 +62,22 @@ def stage_of(state: State) -> LoopStanding:
         waits = at_work.status == "queued" and at_work.flavor is None
         if isinstance(at_work.spec, TrainingSpec):
             where = f" on rented hardware ({at_work.flavor})" if at_work.flavor else ""
-            return LoopStanding(
+            return LoopStatus(
                 "training", f"Job {at_work.id} {'waits to train' if waits else 'trains'}{where}.", made_of(at_work.spec)
             )
         if isinstance(at_work.spec, EvaluateSpec):
             does = "waits to check" if waits else "checks"
             now = f"Job {at_work.id} {does} {at_work.spec.candidate} on the held-out prompts."
-            return LoopStanding("checking", now, AFTER_CHECK[state.gate])
+            return LoopStatus("checking", now, AFTER_CHECK[state.gate])
         if isinstance(at_work.spec, JudgeSpec):
             does = "is to judge" if waits else "judges"
-            return LoopStanding("collecting", f"The judge {at_work.spec.judge} {does}: {collected}.", after(state))
+            return LoopStatus("collecting", f"The judge {at_work.spec.judge} {does}: {collected}.", after(state))
     if state.unchecked and checked_by_loop(state, state.unchecked):
         then = f"The check starts {soon(state, state.unchecked)}."
-        return LoopStanding("checking", f"{state.unchecked} is to be checked.", then)
+        return LoopStatus("checking", f"{state.unchecked} is to be checked.", then)
     if state.pending is not None:
-        return LoopStanding("deciding", found_of(state, state.pending), consequence(state, state.pending))
-    return LoopStanding("collecting", f"Collecting: {collected}.", after(state))
+        return LoopStatus("deciding", found_of(state, state.pending), consequence(state, state.pending))
+    return LoopStatus("collecting", f"Collecting: {collected}.", after(state))
 
 
 AFTER_CHECK: Mapping[Mode, str] = {
@@ -95,14 +95,14 @@ def made_of(spec: TrainingSpec) -> str:
     return "When it ends, its candidate is checked." if checked else "Its candidate is not checked by itself."
 
 
-def soon(state: State, revision: str) -> str:
+def soon(state: LoopState, revision: str) -> str:
     """When the loop checks a candidate."""
     if state.active:
         return f"after job {state.active[0].id} ({job_words.about(state.active[0])})"
     return "within seconds" if ready(state, revision) else f"within {RETRY_SECONDS / 60:.0f} minutes"
 
 
-def troubles(state: State) -> tuple[str, ...]:
+def problems(state: LoopState) -> tuple[str, ...]:
     """What failed, was lost or was cancelled, each with what the loop does then or a person can do. Pure."""
     needed = [state.unchecked] if state.unchecked else []
     if state.pending is not None and state.pending.exhausted and state.gate == "automatic":
@@ -110,7 +110,7 @@ def troubles(state: State) -> tuple[str, ...]:
     held_up = {revision: state.fruitless[revision] for revision in needed if revision in state.fruitless}
     told = {fruitless.job.id for fruitless in held_up.values()}
     others = [f"{how_it_ended(job)} {repair(job)}" for job in state.broken if job.id not in told]
-    return (*(check_trouble(revision, fruitless) for revision, fruitless in held_up.items()), *others)
+    return (*(check_problem(revision, fruitless) for revision, fruitless in held_up.items()), *others)
 
 
 def repair(job: Job) -> str:
@@ -120,7 +120,7 @@ def repair(job: Job) -> str:
     return "The loop does not repeat it: resume it, or delete its checkpoints, on the Runs tab."
 
 
-def check_trouble(revision: str, fruitless: Fruitless) -> str:
+def check_problem(revision: str, fruitless: FailedCheck) -> str:
     """What came of a check that a candidate needs, and what follows."""
     by_hand = f"Check {revision} again below, or reject it."
     if fruitless.job.status == "cancelled":
@@ -138,14 +138,14 @@ def how_it_ended(job: Job) -> str:
     return f"Job {job.id} ({job_words.about(job)}) {ENDINGS[job.status]}{f': {message}' if message else ''}."
 
 
-def found_of(state: State, pending: Pending) -> str:
+def found_of(state: LoopState, pending: PendingDecision) -> str:
     """What the rule makes of a candidate that was checked; nothing where nobody is to be advised."""
     if state.gate == "never":
         return f"{pending.policy.revision} was checked: what was measured is below."
     return pending.decision.sentence
 
 
-def consequence(state: State, pending: Pending) -> str:
+def consequence(state: LoopState, pending: PendingDecision) -> str:
     """What happens to a candidate that was checked."""
     revision, decided = pending.policy.revision, pending.decision.verdict != "not enough evidence"
     if pending.exhausted:
@@ -163,7 +163,7 @@ def consequence(state: State, pending: Pending) -> str:
     return f"The rule says: {verb} {revision}. It is for you to do so, because the gate's mode is 'ask'."
 
 
-def after(state: State) -> str:
+def after(state: LoopState) -> str:
     """What collecting leads to."""
     if not state.auto_train["on"]:
         return "Automatic training is off: a training starts when somebody starts it on the Train tab."

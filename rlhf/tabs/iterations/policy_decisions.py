@@ -27,7 +27,7 @@ def promote(context: Context, revision: str, decided_by: str, why: str = "") -> 
     """Let a policy serve; `why` is kept with what the rule says, and needed against it. Raises UserError."""
     try:
         made = gate_decisions.promote(context.db, context.data_dir, revision, decided_by, why)
-    except gate_decisions.AgainstTheRule as error:
+    except gate_decisions.PromotionAgainstRule as error:
         raise UserError(f"{error} Say why in the field below.") from error
     return (
         f"{made.sentence()} The answering worker switches within seconds, and its comparisons come first; those of "

@@ -7,7 +7,7 @@ from hashlib import sha256
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.tabs.quality_report import COIN, FEW, some
 from annotation.ui import charts
-from annotation.ui.charts import Frame, Mark
+from annotation.ui.charts import ChartMark, Frame
 from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval
 from annotation.ui.markup import escape, paragraph, table
 from rlhf.judges.judge_agreement import Basis, Trust
@@ -155,6 +155,6 @@ def length_plot(own: str, found: Trust) -> str:
     return charts.intervals(frame, marks, "share of preferences for the longer answer", COIN)
 
 
-def mark(label: str, share: Estimate) -> Mark:
+def mark(label: str, share: Estimate) -> ChartMark:
     """A share with its interval, for a chart."""
-    return Mark(label, share.value, share.low, share.high, percent_with_interval(share))
+    return ChartMark(label, share.value, share.low, share.high, percent_with_interval(share))

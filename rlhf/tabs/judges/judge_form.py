@@ -121,7 +121,7 @@ def what_it_is(judge: Judge) -> str:
 
 # ---------------------------------------------------------------------------------------------------------- the page
 @dataclass(frozen=True)
-class FormPage:
+class JudgeFormPage:
     """The components: the fields by name, and the group of those that each backend has."""
 
     fields: Mapping[str, Any]
@@ -133,7 +133,7 @@ class FormPage:
         return [self.fields[name] for name in FIELDS]
 
 
-def lay_out() -> FormPage:
+def lay_out() -> JudgeFormPage:
     """The components, top to bottom, without anything from the rows."""
     fields: dict[str, Any] = {}
     fields["name"] = gr.Textbox(label="Name", max_length=judge_store.MAXIMUM_NAME, elem_id="judge-name")
@@ -149,7 +149,7 @@ def lay_out() -> FormPage:
         fields["reward"] = gr.Dropdown([], label="Reward model", allow_custom_value=True)
     with gr.Column(visible=False) as remote:
         fields |= lay_out_endpoint()
-    return FormPage(fields, {"local": local, "reward-model": reward, "endpoint": remote})
+    return JudgeFormPage(fields, {"local": local, "reward-model": reward, "endpoint": remote})
 
 
 def lay_out_endpoint() -> dict[str, Any]:
@@ -171,8 +171,8 @@ def lay_out_endpoint() -> dict[str, Any]:
 
 def choice_parts(db: Database) -> dict[str, dict[str, Any]]:
     """The models that there are to choose from."""
-    answering = [one for one in registry.everything(db) if one.kind == "policy" and not one.deleted]
+    answering = [one for one in registry.all_policies(db) if one.kind == "policy" and not one.deleted]
     return {
-        "model": gr.update(choices=[(preflight.words_of(db, one), one.revision) for one in answering]),
+        "model": gr.update(choices=[(preflight.description_of(db, one), one.revision) for one in answering]),
         "reward": gr.update(choices=preflight.models_of(db, "reward")),
     }

@@ -13,7 +13,7 @@ from annotation import store
 from annotation.database import Database
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import Annotator, Feedback, UserError, now
-from annotation.tabs.components import QUIET, SPOKEN, html_box, opening_of, text_in, whole_number
+from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.tabs.quality_report import some
@@ -24,13 +24,13 @@ from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
 from rlhf.judges import judge_history, judge_store
 from rlhf.judges.judge_agreement import Trust
-from rlhf.judges.judge_history import Spent, Standing, Stored
+from rlhf.judges.judge_history import JudgeUsage, JudgingStatus, VerdictView
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Judge
 from rlhf.models import registry
 from rlhf.submission import job_submission
 from rlhf.tabs.judges import judge_card, judge_form, rubric_form
-from rlhf.tabs.judges.judge_form import FormPage
+from rlhf.tabs.judges.judge_form import JudgeFormPage
 from rlhf.tabs.runs import job_cards
 
 POLL_SECONDS = 3
@@ -78,8 +78,8 @@ JUDGES_NOTE = (
 
 
 # ------------------------------------------------------------------------------------------------------- who judges
-def standing_card(
-    found: Standing, feedback: Feedback, active: int, judge_may_decide: bool, in_vain: Mapping[str, int]
+def status_card(
+    found: JudgingStatus, feedback: Feedback, active: int, judge_may_decide: bool, in_vain: Mapping[str, int]
 ) -> str:
     """What the mode means, who is asked about the comparisons now, and which judges they wait for in vain."""
     label, meaning = MODES[feedback.mode]
@@ -140,7 +140,7 @@ HEADERS = (
 NUMBERS = ("Verdicts", "Tokens in · out", "Cost")
 
 
-def judges_table(known: Sequence[tuple[Judge, Trust, Spent]]) -> str:
+def judges_table(known: Sequence[tuple[Judge, Trust, JudgeUsage]]) -> str:
     """A row for each judge: how it does, and what it has spent."""
     rows = [
         (
@@ -165,13 +165,13 @@ def share_text(share: Estimate | None) -> str:
     return NOTHING if share is None else percent_with_interval(share)
 
 
-def calls_text(judge: Judge, spent: Spent) -> str:
+def calls_text(judge: Judge, spent: JudgeUsage) -> str:
     """How many of the calls that it may make are made, where there is a limit over all jobs."""
     total = judge.settings.get("total_calls")
     return f", {spent.calls:,} of {total:,} calls made" if total else ""
 
 
-def tokens_text(spent: Spent) -> str:
+def tokens_text(spent: JudgeUsage) -> str:
     return f"{spent.prompt_tokens:,} · {spent.completion_tokens:,}"
 
 
@@ -180,7 +180,7 @@ def money(cost: float | None) -> str:
     return NOTHING if cost is None else f"{cost:,.2f}" if cost >= 1 else f"{cost:.4f}"
 
 
-def verdicts_table(found: Sequence[Stored]) -> str:
+def verdicts_table(found: Sequence[VerdictView]) -> str:
     """The latest verdicts, letter for letter."""
     rows = [
         (
@@ -270,7 +270,7 @@ def job_card(db: Database, job: Job, known: Sequence[Judge], at: str) -> str:
     told = [("Judge", job.spec.judge), ("What", f"{SCOPES[job.spec.scope]} {job.spec.candidate}".strip())]
     judge = next((one for one in known if one.name == job.spec.judge), None)
     if judge is not None:
-        spent = judge_history.spent(db, judge, job.id)
+        spent = judge_history.usage(db, judge, job.id)
         told += [
             ("Verdicts", f"{spent.verdicts:,}"),
             ("Tokens in · out", tokens_text(spent)),
@@ -322,7 +322,7 @@ def figure_parts(db: Database, known: Sequence[Judge], judge: Judge | None) -> d
     """What follows from verdicts and judgements: costly, and the same until one is added."""
     found = {one.id: judge_history.trust_in(db, one) for one in known}
     shown = {
-        "judges": judges_table([(one, found[one.id], judge_history.spent(db, one)) for one in known]),
+        "judges": judges_table([(one, found[one.id], judge_history.usage(db, one)) for one in known]),
         "card": "" if judge is None else trust_card(db, judge, found[judge.id]),
         "verdicts": "" if judge is None else verdicts_table(judge_history.latest(db, judge, SHOWN_VERDICTS)),
     }
@@ -346,8 +346,12 @@ def view(context: Context, selected: Any, seen: Any) -> tuple[dict[str, Update],
         "candidate": gr.update(choices=candidates),
         "judge_candidate": gr.update(interactive=bool(known and candidates)),
         "standing": gr.update(
-            value=standing_card(
-                judge_history.standing(db), store.feedback(db), active, decides, judge_history.waiting_in_vain(db)
+            value=status_card(
+                judge_history.judging_status(db),
+                store.feedback(db),
+                active,
+                decides,
+                judge_history.waiting_without_verdict(db),
             )
         ),
         **judge_parts(known, judge),
@@ -356,7 +360,7 @@ def view(context: Context, selected: Any, seen: Any) -> tuple[dict[str, Update],
     }
     marks = job_cards.fingerprints(parts)
     changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
-    figures = [*judge_history.stamp(db), None if judge is None else judge.id]
+    figures = [*judge_history.cache_key(db), None if judge is None else judge.id]
     if seen.get("figures") != figures:
         changed |= figure_parts(db, known, judge)
     shown = None if job is None else job.id
@@ -368,7 +372,7 @@ FEEDBACK = ("mode", "audit", "unsure")
 
 
 @dataclass(frozen=True)
-class Page:
+class JudgesPage:
     """The tab's components: `parts` follow the rows, `said` is what the buttons beside it did.
 
     `seen` is what this session was sent last: fields that differ from its "sent" are a draft.
@@ -377,7 +381,7 @@ class Page:
     parts: Mapping[str, Any]
     said: Mapping[str, Any]
     feedback: Mapping[str, Any]
-    form: FormPage
+    form: JudgeFormPage
     most: gr.Number
     save: gr.Button
     add: gr.Button
@@ -414,7 +418,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
     wire_jobs(page, context)
 
 
-def lay_out() -> Page:
+def lay_out() -> JudgesPage:
     """The components down to the rubric; nothing of the rows is in them."""
     parts: dict[str, Any] = {}
     said: dict[str, Any] = {}
@@ -447,7 +451,7 @@ def lay_out() -> Page:
     parts["card"] = literal()
     gr.Markdown("### Its latest verdicts")
     parts["verdicts"] = literal()
-    return Page(parts, said, feedback, form, most, save, add, gr.State({}), pulse(POLL_SECONDS))
+    return JudgesPage(parts, said, feedback, form, most, save, add, gr.State({}), pulse(POLL_SECONDS))
 
 
 def button(label: str, name: str, variant: Any = "secondary", **options: Any) -> gr.Button:
@@ -472,7 +476,7 @@ def lay_out_feedback() -> dict[str, Any]:
 
 
 # Handlers are plain functions, which Gradio runs in threads of their own: figures keep no annotator waiting.
-def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> None:
+def wire_views(page: JudgesPage, context: Context, opening: Callable[..., Any]) -> None:
     """Fill the page when it is opened, send what changes, and store who judges."""
     admin, fields = guarded(context, "admin"), [page.feedback[name] for name in FEEDBACK]
 
@@ -502,10 +506,10 @@ def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> Non
     opening(open_judges, [*page.looked, *fields], [*page.followed, *fields], **QUIET)
     page.parts["selector"].input(admin(look_at_judge), page.looked, page.followed, **QUIET)
     poll(page.pulse, context, look_at_judge, page.looked, page.followed)
-    page.save.click(save_feedback, [*page.looked, *fields], page.followed, **SPOKEN)
+    page.save.click(save_feedback, [*page.looked, *fields], page.followed, **QUEUED)
 
 
-def wire_judges(page: Page, context: Context) -> None:
+def wire_judges(page: JudgesPage, context: Context) -> None:
     """Make judges, and switch them on and off."""
     admin = guarded(context, "admin")
 
@@ -530,11 +534,11 @@ def wire_judges(page: Page, context: Context) -> None:
 
     backend = page.form.fields["backend"]
     backend.input(choose_backend, backend, [*page.form.groups.values()], **QUIET)
-    page.add.click(add_judge, [*page.looked, *page.form.inputs], page.followed, **SPOKEN)
-    page.parts["switch"].click(switch_judge, page.looked, page.followed, **SPOKEN)
+    page.add.click(add_judge, [*page.looked, *page.form.inputs], page.followed, **QUEUED)
+    page.parts["switch"].click(switch_judge, page.looked, page.followed, **QUEUED)
 
 
-def wire_jobs(page: Page, context: Context) -> None:
+def wire_jobs(page: JudgesPage, context: Context) -> None:
     """Let judges judge, and stop them."""
     admin = guarded(context, "admin")
 
@@ -558,8 +562,8 @@ def wire_jobs(page: Page, context: Context) -> None:
         said = cancel(context.db, was)
         return page.sent(*view(context, selected, was), "jobs", said)
 
-    page.parts["judge_open"].click(start_open, [*page.looked, page.most], page.followed, **SPOKEN)
-    page.parts["judge_judged"].click(start_judged, [*page.looked, page.most], page.followed, **SPOKEN)
+    page.parts["judge_open"].click(start_open, [*page.looked, page.most], page.followed, **QUEUED)
+    page.parts["judge_judged"].click(start_judged, [*page.looked, page.most], page.followed, **QUEUED)
     asked = [*page.looked, page.most, page.parts["candidate"]]
-    page.parts["judge_candidate"].click(start_candidate, asked, page.followed, **SPOKEN)
-    page.parts["cancel"].click(cancel_judging, page.looked, page.followed, **SPOKEN)
+    page.parts["judge_candidate"].click(start_candidate, asked, page.followed, **QUEUED)
+    page.parts["cancel"].click(cancel_judging, page.looked, page.followed, **QUEUED)

@@ -12,11 +12,11 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.records import Annotator, UserError
-from annotation.tabs.components import QUIET, SPOKEN, html_box, row_number, text_in, whole_number
+from annotation.tabs.components import QUEUED, QUIET, html_box, row_number, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.ui.markup import escape, paragraph, status
 from rlhf.judges import judge_history, judge_store, rubrics
-from rlhf.judges.judge_history import Judged
+from rlhf.judges.judge_history import PromptComparison
 from rlhf.judges.judge_store import Judge
 from rlhf.judges.rubrics import Rubric
 from rlhf.models import base_model
@@ -89,7 +89,7 @@ def prompt_box(context: Context, judge: Judge | None, number: Any) -> str:
     return paragraph(said, "quiet") + f'<div class="sides">{boxes}</div>'
 
 
-def comparison_in(db: Database, number: Any) -> Judged:
+def comparison_in(db: Database, number: Any) -> PromptComparison:
     """The comparison that was typed, or the latest. Raises UserError if there is none."""
     typed = text_in(number).strip()
     if typed and row_number(typed) is None:
@@ -112,7 +112,7 @@ def marks_of(tokenizer: ChatTokenizer) -> set[str]:
     return {*tokenizer.special_tokens_map.values(), *tokenizer.extra_tokens, *added}
 
 
-def prompt_of(rubric: Rubric, found: Judged, pair: tuple[int, int], tokenizer: ChatTokenizer | None) -> str:
+def prompt_of(rubric: Rubric, found: PromptComparison, pair: tuple[int, int], tokenizer: ChatTokenizer | None) -> str:
     """The prompt about two answers in the order in which they are shown, to a local model or to an endpoint."""
     first, second = (found.answers[place] for place in pair)
     messages = rubrics.messages_for(
@@ -132,7 +132,7 @@ def prompt_of(rubric: Rubric, found: Judged, pair: tuple[int, int], tokenizer: C
 
 # ---------------------------------------------------------------------------------------------------------- the page
 @dataclass(frozen=True)
-class Part:
+class RubricFormPage:
     """The components. `sent` is what this session was sent last: fields that differ from it are a draft."""
 
     holding: gr.HTML
@@ -157,7 +157,7 @@ def build(context: Context, opening: Callable[..., Any], selector: gr.Dropdown) 
     wire(lay_out(), context, opening, selector)
 
 
-def lay_out() -> Part:
+def lay_out() -> RubricFormPage:
     """The components, top to bottom, without any value."""
     gr.Markdown("### The rubric")
     holding = literal()
@@ -187,7 +187,7 @@ def lay_out() -> Part:
         )
         show = gr.Button("Show the prompt", size="md", scale=0, min_width=200, elem_id="rubric-prompt")
         prompt = literal()
-    return Part(holding, form, save, said, chosen, earlier, number, show, prompt, gr.State({}))
+    return RubricFormPage(holding, form, save, said, chosen, earlier, number, show, prompt, gr.State({}))
 
 
 def held(db: Database) -> list[Any]:
@@ -196,7 +196,7 @@ def held(db: Database) -> list[Any]:
     return [status(f"{title_of(judge_store.rubric(db))} holds.", "quiet"), gr.update(choices=choices)]
 
 
-def wire(part: Part, context: Context, opening: Callable[..., Any], selector: gr.Dropdown) -> None:
+def wire(part: RubricFormPage, context: Context, opening: Callable[..., Any], selector: gr.Dropdown) -> None:
     """Fill the fields when the tab is opened, write versions and read them, and show the prompt."""
     db, admin = context.db, guarded(context, "admin")
 
@@ -224,6 +224,6 @@ def wire(part: Part, context: Context, opening: Callable[..., Any], selector: gr
 
     holding: Sequence[Any] = [part.holding, part.versions, *part.fields, part.sent]
     opening(open_rubric, [part.sent, *part.fields], holding, **QUIET)
-    part.save.click(save_rubric, part.fields, [*holding, part.said], **SPOKEN)
+    part.save.click(save_rubric, part.fields, [*holding, part.said], **QUEUED)
     part.versions.input(read_rubric, part.versions, part.earlier, **QUIET)
-    part.show.click(show_prompt, [selector, part.number], part.prompt, **SPOKEN)
+    part.show.click(show_prompt, [selector, part.number], part.prompt, **QUEUED)

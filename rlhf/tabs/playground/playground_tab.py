@@ -13,7 +13,7 @@ import gradio as gr
 from annotation import store
 from annotation.database import Database
 from annotation.records import Annotator, Sampling, UserError, now, seconds_between
-from annotation.tabs.components import QUIET, SPOKEN, html_box, opening_of, text_in, whole_number
+from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
 from annotation.ui import markdown, markdown_process
@@ -55,14 +55,14 @@ Update = dict[str, Any]
 
 
 # ------------------------------------------------------------------------------------------------ what the page shows
-def columns(asked: Sequence[Chat], rendered: bool, trouble: str) -> str:
-    """The conversations beside each other; `trouble` is what keeps the answering worker from answering."""
+def columns(asked: Sequence[Chat], rendered: bool, problem: str) -> str:
+    """The conversations beside each other; `problem` is what keeps the answering worker from answering."""
     if not asked:
         return paragraph("Choose one or more models and write a message. All of them answer it with the same seed.")
-    return f'<div class="talks">{"".join(column(chat, rendered, trouble) for chat in asked)}</div>'
+    return f'<div class="talks">{"".join(column(chat, rendered, problem) for chat in asked)}</div>'
 
 
-def column(chat: Chat, rendered: bool, trouble: str) -> str:
+def column(chat: Chat, rendered: bool, problem: str) -> str:
     """One policy's conversation, and how its answer stands."""
     turns = [turn(message["role"], message["content"], rendered) for message in chat.messages]
     if chat.text:
@@ -70,7 +70,7 @@ def column(chat: Chat, rendered: bool, trouble: str) -> str:
     style = "warning" if chat.state == "failed" else "quiet"
     return (
         f'<section class="talk" data-state="{chat.state}"><h4>{escape(chat.revision)}</h4>{"".join(turns)}'
-        f"{paragraph(standing(chat, trouble), style)}</section>"
+        f"{paragraph(status_sentence(chat, problem), style)}</section>"
     )
 
 
@@ -84,12 +84,12 @@ def turn(role: str, text: str, rendered: bool) -> str:
 ENDS = {"stop": "", "length": "cut off at the limit", "stopped": "stopped"}
 
 
-def standing(chat: Chat, trouble: str) -> str:
+def status_sentence(chat: Chat, problem: str) -> str:
     """How an answer stands, with its tokens and the seconds to the first one as far as they are known."""
     if chat.state == "failed":
         return chat.message
     if chat.state == "asked":
-        return trouble or "Waits for its turn …"
+        return problem or "Waits for its turn …"
     first = chat.first_token_seconds
     known = [] if first is None else [f"first token after {first:.2f} s"]
     if chat.open:
@@ -99,11 +99,11 @@ def standing(chat: Chat, trouble: str) -> str:
     return " · ".join(filter(None, [*count, *known, ENDS.get(chat.finish_reason or "", "")]))
 
 
-def trouble_of(context: Context, asked: Sequence[Chat]) -> str:
+def problem_of(context: Context, asked: Sequence[Chat]) -> str:
     """What keeps answers from coming, once somebody has waited for one."""
     waiting = [chat for chat in asked if chat.state == "asked"]
     late = any(seconds_between(chat.created, now()) > PATIENCE_SECONDS for chat in waiting)
-    return context.trouble() if late and not any(chat.state == "writing" for chat in asked) else ""
+    return context.problem() if late and not any(chat.state == "writing" for chat in asked) else ""
 
 
 def conversation(db: Database, annotator: Annotator, talk: Any) -> list[Chat]:
@@ -115,7 +115,7 @@ def conversation(db: Database, annotator: Annotator, talk: Any) -> list[Chat]:
 def view(context: Context, asked: Sequence[Chat], rendered: Any, seen: Any) -> tuple[dict[str, Update], dict[str, str]]:
     """The parts of the page that differ from what this session was sent last, and what it has now."""
     writing = any(chat.open for chat in asked)
-    shown = columns(asked, MODES.get(text_in(rendered), False), trouble_of(context, asked))
+    shown = columns(asked, MODES.get(text_in(rendered), False), problem_of(context, asked))
     parts = {
         "columns": gr.update(value=shown),
         "send": gr.update(interactive=not writing),
@@ -181,7 +181,7 @@ FOLLOWED = ("columns", "send", "stop", "compare", "files", "pulse")
 
 
 @dataclass(frozen=True)
-class Page:
+class PlaygroundPage:
     """The tab's components. `talk` names the chats that are shown; `seen` is what this session was sent last.
 
     Apart, because a poll that is late must not bring an earlier conversation back.
@@ -206,7 +206,7 @@ class Page:
         return [*(changed.get(name, gr.skip()) for name in FOLLOWED), seen]
 
 
-def lay_out() -> Page:
+def lay_out() -> PlaygroundPage:
     """The components, top to bottom, without anything from the rows."""
     parts: dict[str, Any] = {}
     # A choice made before the app was restarted must still be accepted after it.
@@ -246,7 +246,7 @@ def lay_out() -> Page:
     parts["said"] = literal()
     parts |= prompt_set_form.lay_out()
     parts["pulse"] = pulse()
-    return Page(parts, gr.State({}), gr.State({}))
+    return PlaygroundPage(parts, gr.State({}), gr.State({}))
 
 
 def button(label: str, name: str, width: int, variant: prompt_set_form.Variant = "secondary") -> gr.Button:
@@ -262,7 +262,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
     prompt_set_form.wire(page.parts, context)
 
 
-def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> None:
+def wire_views(page: PlaygroundPage, context: Context, opening: Callable[..., Any]) -> None:
     """Fill the page when it is opened, and from then on send what changes."""
     db = context.db
 
@@ -287,7 +287,7 @@ def wire_views(page: Page, context: Context, opening: Callable[..., Any]) -> Non
     page.parts["mode"].input(redraw, inputs, page.followed, api_name="playground-mode", **QUIET)
 
 
-def wire_talk(page: Page, context: Context) -> None:
+def wire_talk(page: PlaygroundPage, context: Context) -> None:
     """Send a message, stop the answers, begin anew, and send the answers to annotation."""
     db = context.db
 
@@ -323,9 +323,9 @@ def wire_talk(page: Page, context: Context) -> None:
     inputs = [page.talk, page.parts["mode"], page.seen]
     asked = [*inputs, page.parts["message"], *page.some(FORM)]
     after = [page.talk, *page.some(("message", "seed", "said")), *page.followed]
-    page.parts["send"].click(send_message, asked, after, api_name="playground-send", **SPOKEN)
-    page.parts["message"].submit(send_message, asked, after, api_name="playground-enter", **SPOKEN)
-    page.parts["stop"].click(stop_answers, inputs, page.followed, api_name="playground-stop", **SPOKEN)
+    page.parts["send"].click(send_message, asked, after, api_name="playground-send", **QUEUED)
+    page.parts["message"].submit(send_message, asked, after, api_name="playground-enter", **QUEUED)
+    page.parts["stop"].click(stop_answers, inputs, page.followed, api_name="playground-stop", **QUEUED)
     outputs = [page.talk, page.parts["said"], *page.followed]
-    page.parts["new"].click(new_conversation, inputs, outputs, api_name="playground-new", **SPOKEN)
-    page.parts["compare"].click(compare_answers, page.talk, page.parts["said"], api_name="playground-compare", **SPOKEN)
+    page.parts["new"].click(new_conversation, inputs, outputs, api_name="playground-new", **QUEUED)
+    page.parts["compare"].click(compare_answers, page.talk, page.parts["said"], api_name="playground-compare", **QUEUED)

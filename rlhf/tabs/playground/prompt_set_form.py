@@ -11,7 +11,7 @@ import gradio as gr
 from annotation import store
 from annotation.database import Database
 from annotation.records import Annotator, Sampling, UserError
-from annotation.tabs.components import SPOKEN, html_box, text_in, whole_number
+from annotation.tabs.components import QUEUED, html_box, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.ui.formatting import moment
 from annotation.ui.invisible import visible
@@ -57,7 +57,7 @@ def sources(db: Database) -> list[tuple[str, str]]:
 
 def choices(db: Database) -> list[tuple[str, str]]:
     """The policies to choose from, candidates first."""
-    found = [policy for policy in registry.everything(db) if policy.kind == "policy" and not policy.deleted]
+    found = [policy for policy in registry.all_policies(db) if policy.kind == "policy" and not policy.deleted]
     return [(f"{policy.revision} · {policy.status}", policy.revision) for policy in check_report.policy_order(found)]
 
 
@@ -146,4 +146,4 @@ def wire(parts: Mapping[str, Any], context: Context) -> None:
         )
 
     inputs = [parts[name] for name in ASKED]
-    parts["answer"].click(start_answers, inputs, parts["queued"], api_name="answers-start", **SPOKEN)
+    parts["answer"].click(start_answers, inputs, parts["queued"], api_name="answers-start", **QUEUED)

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from annotation.records import Annotator
-from annotation.tabs.components import SPOKEN
+from annotation.tabs.components import QUEUED
 from annotation.tabs.guard import Context, guarded
 from annotation.web.space import ZERO_GPU_NOTICE
 from rlhf.loop import zero_gpu
@@ -20,7 +20,7 @@ def build(context: Context) -> None:
         write = gr.Button("Write answers", size="md", min_width=130, scale=0)
         outcome: Any = gr.Textbox(label="What was written", interactive=False)
     # A GPU is lent to events that go through the queue.
-    write.click(guarded(context, "admin")(writing(context)), outputs=outcome, api_name="write-answers", **SPOKEN)
+    write.click(guarded(context, "admin")(writing(context)), outputs=outcome, api_name="write-answers", **QUEUED)
 
 
 def writing(context: Context) -> Any:

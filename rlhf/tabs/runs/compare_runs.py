@@ -10,8 +10,8 @@ from annotation.ui.formatting import NOTHING
 from annotation.ui.markup import paragraph, table
 from rlhf.evaluation.report import AnswerFigures, CheckReport
 from rlhf.jobs.descriptions import Curve
+from rlhf.jobs.job_spec import JobSpec, kinds
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import JobSpec, kinds
 from rlhf.models.reward_model_quality import quality_in
 from rlhf.tabs.runs.curves import along, line_of, plot, plots, plots_of, short_number
 from rlhf.tabs.runs.job_words import about, final_figures, megabytes, size
@@ -24,7 +24,7 @@ OTHER_LOSSES = "These runs minimise different losses: compare the shapes of the 
 
 
 @dataclass(frozen=True)
-class Compared:
+class RunSummary:
     """A run with what is known of it."""
 
     job: Job
@@ -60,7 +60,7 @@ def differing(specs: Sequence[JobSpec]) -> list[tuple[str, list[Any]]]:
     return [(name, values) for name, values in rows if any(value != values[0] for value in values)]
 
 
-def settings_table(runs: Sequence[Compared]) -> str:
+def settings_table(runs: Sequence[RunSummary]) -> str:
     """The settings that differ, a run a column."""
     if len(runs) < FEWEST:
         return paragraph(CHOOSE, "quiet")
@@ -94,7 +94,7 @@ def metric_curves() -> dict[str, Curve]:
     return found
 
 
-def overlaid(runs: Sequence[Compared]) -> str:
+def overlaid(runs: Sequence[RunSummary]) -> str:
     """One plot for each metric that two or more runs have, a line a run in the same hue everywhere."""
     if len(runs) < FEWEST:
         return ""
@@ -108,7 +108,7 @@ def overlaid(runs: Sequence[Compared]) -> str:
     return plots(drawn) or paragraph(NO_SHARED_CURVES, "quiet")
 
 
-def of_kinds(curve: Curve, metric: str, runs: Sequence[Compared]) -> Curve:
+def of_kinds(curve: Curve, metric: str, runs: Sequence[RunSummary]) -> Curve:
     """The plot with a word of caution where the runs' losses are not the same thing."""
     kinds = {run.job.kind for run in runs if any(entry.get(metric) is not None for entry in run.metrics)}
     if metric != "loss" or len(kinds) == 1:
@@ -117,7 +117,7 @@ def of_kinds(curve: Curve, metric: str, runs: Sequence[Compared]) -> Curve:
 
 
 # ------------------------------------------------------------------------------------------------------------ figures
-def figures_table(runs: Sequence[Compared]) -> str:
+def figures_table(runs: Sequence[RunSummary]) -> str:
     """The final metrics, held-out figures and costs, a run a column; figures that no run has are left out."""
     if len(runs) < FEWEST:
         return ""
@@ -128,7 +128,7 @@ def figures_table(runs: Sequence[Compared]) -> str:
     return table(("Figure", *headers), rows, "No figures yet.", headers)
 
 
-def figures(run: Compared) -> dict[str, str]:
+def figures(run: RunSummary) -> dict[str, str]:
     """A run's figures in words, by name."""
     known = metric_curves()
     final = final_figures(run.metrics)
@@ -141,7 +141,7 @@ def lower_first(label: str) -> str:
     return label if label[:2].isupper() else label[:1].lower() + label[1:]
 
 
-def held_out(run: Compared) -> dict[str, str]:
+def held_out(run: RunSummary) -> dict[str, str]:
     """What was measured on data that the run was not trained on."""
     result, check = run.job.result or {}, run.check
     measured = result.get("held_out") or {}
@@ -161,7 +161,7 @@ def held_out(run: Compared) -> dict[str, str]:
     return {name: short_number(value) for name, value in numbers.items() if value is not None}
 
 
-def costs(run: Compared) -> dict[str, str]:
+def costs(run: RunSummary) -> dict[str, str]:
     """What a run cost and what it left."""
     result = run.job.result or {}
     return {name: write(result[key]) for name, (key, write) in COSTS.items() if result.get(key) is not None}

@@ -11,11 +11,11 @@ import gradio as gr
 from annotation.database import Database
 from annotation.tabs.components import html_box, row_number
 from rlhf.evaluation.finished_checks import newest_check
-from rlhf.jobs import job_store, specs
+from rlhf.jobs import job_spec, job_store
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
 from rlhf.tabs.runs import compare_runs, curves, job_cards, job_words
-from rlhf.tabs.runs.compare_runs import Compared
+from rlhf.tabs.runs.compare_runs import RunSummary
 
 literal = partial(html_box, job_cards.STYLE)
 Update = dict[str, Any]
@@ -48,13 +48,15 @@ def chosen_jobs(db: Database, chosen: Any) -> list[Job]:
     typed = map(row_number, chosen if isinstance(chosen, list) else [])
     numbers = [number for number in typed if number is not None]
     known = {job.id: job for job in job_store.with_ids(db, numbers[:MOST])}
-    return [known[number] for number in numbers if number in known and known[number].kind in specs.trainings()]
+    return [known[number] for number in numbers if number in known and known[number].kind in job_spec.trainings()]
 
 
 def choice_part(db: Database) -> Update:
     """The runs that there are to choose from."""
     return gr.update(
-        choices=[(job_words.title(job), str(job.id)) for job in job_store.recent(db, tuple(specs.trainings()), LISTED)]
+        choices=[
+            (job_words.title(job), str(job.id)) for job in job_store.recent(db, tuple(job_spec.trainings()), LISTED)
+        ]
     )
 
 
@@ -73,11 +75,11 @@ def parts_of(db: Database, chosen: Sequence[Job]) -> dict[str, Update]:
     }
 
 
-def compared(db: Database, job: Job) -> Compared:
+def compared(db: Database, job: Job) -> RunSummary:
     """A run with its curves, and the newest check of the policy that it made."""
     made = registry.of_job(db, job.id)
     check = None if made is None else newest_check(db, made.revision)
-    return Compared(
+    return RunSummary(
         job,
         job_store.metrics(db, job.id),
         None if made is None else made.revision,

@@ -11,7 +11,7 @@ from annotation.ui import charts
 from annotation.ui.charts import HEIGHT, Frame
 from annotation.ui.markup import escape
 from rlhf.jobs.descriptions import Curve
-from rlhf.jobs.specs import JobSpec, TrainingSpec
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 
 # The hues can be told apart on white and on the dark theme's background, each with a contrast of at least 3 to 1.
 # Captions, plots and legends of neighbours share rows (subgrid), so that plots stand in line whatever their captions.

@@ -9,8 +9,8 @@ from typing import Any
 
 from annotation.metrics.aggregation import REASONS
 from rlhf.jobs.descriptions import NOT_MEASURED, Facts
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec, to_json
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import JobSpec, TrainingSpec, to_json
 from rlhf.tabs.runs.curves import short_number
 
 METHOD_WORDS = {

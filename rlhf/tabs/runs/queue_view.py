@@ -50,7 +50,7 @@ def parts_of(db: Database, chosen: Any, at: str) -> dict[str, Update]:
     else:
         choice = gr.update(choices=choices)
     return {
-        "queue": gr.update(value=job_cards.queue_table(job_store.at_work(db), waiting, at, job_store.elsewhere(db))),
+        "queue": gr.update(value=job_cards.queue_table(job_store.at_work(db), waiting, at, job_store.rented_jobs(db))),
         "queue_choice": gr.update(visible=bool(waiting)),
         "queued": choice,
         "up": gr.update(interactive=place > 0),
@@ -62,7 +62,7 @@ def parts_of(db: Database, chosen: Any, at: str) -> dict[str, Update]:
 def order_of(db: Database) -> list[list[int]]:
     """The jobs that are at work, and those that wait, in order."""
     return [
-        [job.id for job in found] for found in (job_store.at_work(db), job_store.queue(db), job_store.elsewhere(db))
+        [job.id for job in found] for found in (job_store.at_work(db), job_store.queue(db), job_store.rented_jobs(db))
     ]
 
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 from annotation.metrics.calibration import CONFIDENCES, Calibration
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.ui import charts
-from annotation.ui.charts import HEIGHT, Frame, Mark
+from annotation.ui.charts import HEIGHT, ChartMark, Frame
 from annotation.ui.formatting import percent, percent_with_interval
 from annotation.ui.markup import paragraph
 from rlhf.models.reward_model_quality import (
@@ -122,9 +122,9 @@ def accuracy_plot(name: str, quality: RewardModelQuality) -> str:
     return charts.intervals(frame, marks, "share of comparisons", reference=REWARD_THRESHOLD)
 
 
-def mark(label: str, found: Estimate) -> Mark:
+def mark(label: str, found: Estimate) -> ChartMark:
     """A share with its interval, for a chart."""
-    return Mark(label, found.value, found.low, found.high, percent_with_interval(found))
+    return ChartMark(label, found.value, found.low, found.high, percent_with_interval(found))
 
 
 def calibration_plot(name: str, found: Calibration) -> str:

@@ -80,7 +80,7 @@ def subject_of(context: Context, job: Job | None) -> Policy | None:
 
 
 @dataclass(frozen=True)
-class Files:
+class RunFiles:
     """What can be deleted of a run: what it made, or the checkpoints of one that ended early."""
 
     name: str
@@ -89,20 +89,20 @@ class Files:
     size: str
 
 
-def files_of(context: Context, job: Job | None, subject: Policy | None) -> Files | None:
+def files_of(context: Context, job: Job | None, subject: Policy | None) -> RunFiles | None:
     """What there is to delete; None for nothing."""
     if subject is not None:
         size = job_words.size(downloads.bytes_on_disk(context.data_dir, subject))
-        return None if subject.deleted else Files(subject.revision, job_cards.delete_question(subject, size), size)
+        return None if subject.deleted else RunFiles(subject.revision, job_cards.delete_question(subject, size), size)
     if job is None or job.status not in job_store.ENDED:
         return None
     count = downloads.bytes_within(checkpoints_directory(context.data_dir, job.id))
     size = job_words.size(count)
-    return Files(f"job {job.id}", job_cards.checkpoints_question(job, size), size) if count else None
+    return RunFiles(f"job {job.id}", job_cards.checkpoints_question(job, size), size) if count else None
 
 
 def parts_of(
-    context: Context, job: Job | None, subject: Policy | None, files: Files | None, confirming: str | None
+    context: Context, job: Job | None, subject: Policy | None, files: RunFiles | None, confirming: str | None
 ) -> dict[str, Update]:
     """What a job measured and made, its check or health card, and the buttons that make sense now."""
     quality = quality_in(None if job is None else job.result)
@@ -138,7 +138,7 @@ def report(context: Context, job: Job | None, subject: Policy | None) -> str:
         own = check_of(job)
         return "" if own is None else check_report.report_card(own.report, gate_decisions.rule(context.db))
     check = newest_check(context.db, subject.revision)
-    stands = iteration_card.checking_line(gate_decisions.checking(context.db, subject).sentence)
+    stands = iteration_card.checking_line(gate_decisions.check_status(context.db, subject).sentence)
     return stands + check_report.report_card(None if check is None else check.report, gate_decisions.rule(context.db))
 
 

@@ -11,15 +11,15 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.records import Annotator, UserError, now
-from annotation.tabs.components import QUIET, SPOKEN, html_box, opening_of, row_number, text_in
+from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, row_number, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.ui.markup import paragraph
 from rlhf.data import snapshots
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs import job_store, rental_store
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import TrainingSpec
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import preconditions
@@ -58,7 +58,7 @@ def find_job(db: Database, selected: Any) -> Job | None:
     found = [] if number is None else job_store.with_ids(db, [number])
     if found and found[0].spec.waits:
         return found[0]
-    running = [*job_store.at_work(db), *job_store.elsewhere(db)]
+    running = [*job_store.at_work(db), *job_store.rented_jobs(db)]
     newest = job_store.recent(db, job_store.waiting_kinds(), 1)
     return running[0] if running else newest[0] if newest else None
 
@@ -137,7 +137,7 @@ def record_key(db: Database, job: Job | None, drawn: Job | None) -> list[Any]:
 
 
 @dataclass(frozen=True)
-class Looked:
+class RunsSelection:
     """What this browser looks at: a job, a place in the queue, the runs to compare, whether to delete."""
 
     job: Any = LATEST
@@ -147,7 +147,7 @@ class Looked:
     """The files that a person was asked about and has not answered."""
 
 
-def live(context: Context, looked: Looked, seen: Seen) -> tuple[dict[str, Update], Seen]:
+def live(context: Context, looked: RunsSelection, seen: Seen) -> tuple[dict[str, Update], Seen]:
     """The parts of the page that differ from what this browser session was sent last, and what it has now."""
     db, at = context.db, now()
     job = find_job(db, looked.job)
@@ -263,7 +263,7 @@ class RunsPage:
 
     @property
     def looked(self) -> list[Any]:
-        """The inputs that say what is looked at, in the order of `Looked`."""
+        """The inputs that say what is looked at, in the order of `RunsSelection`."""
         return [self.parts["selector"], self.parts["queued"], self.parts["compared"]]
 
     @property
@@ -320,14 +320,14 @@ def wire_views(page: RunsPage, context: Context, opening: Callable[..., Any]) ->
 
     @guarded(context, "admin")
     def open_runs(annotator: Annotator, job: Any, queued: Any, compared: Any) -> list[Any]:
-        return page.sent(*live(context, Looked(job, queued, compared), {}))
+        return page.sent(*live(context, RunsSelection(job, queued, compared), {}))
 
     def poll_runs(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
-        return page.sent(*live(context, Looked(job, queued, compared, was.get("confirming")), was))
+        return page.sent(*live(context, RunsSelection(job, queued, compared, was.get("confirming")), was))
 
     @guarded(context, "admin")
     def choose_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
-        changed, seen = live(context, Looked(job, queued, compared), was)
+        changed, seen = live(context, RunsSelection(job, queued, compared), was)
         return page.sent({**changed, "said": "", "acted": "", **policy_decisions.emptied(changed)}, seen)
 
     opening(open_runs, page.looked, page.followed, **QUIET)
@@ -344,7 +344,7 @@ def wire_queue(page: RunsPage, context: Context) -> None:
     def changer(action: str) -> Callable[..., list[Any]]:
         def change_queue(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
             said = job_cards.notice(queue_view.change(context.db, queued, action))
-            changed, seen = live(context, Looked(job, queued, compared), was)
+            changed, seen = live(context, RunsSelection(job, queued, compared), was)
             return page.sent({**changed, "queue_said": said}, seen)
 
         change_queue.__name__ = f"queue_{action}"
@@ -352,7 +352,7 @@ def wire_queue(page: RunsPage, context: Context) -> None:
 
     for action in queue_view.BUTTONS:
         handler = guarded(context, "admin")(changer(action))
-        page.parts[action].click(handler, [*page.looked, page.seen], page.followed, **SPOKEN)
+        page.parts[action].click(handler, [*page.looked, page.seen], page.followed, **QUEUED)
 
 
 def wire_actions(page: RunsPage, context: Context) -> None:
@@ -361,13 +361,13 @@ def wire_actions(page: RunsPage, context: Context) -> None:
     @guarded(context, "admin")
     def run_promote(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen, why: Any) -> list[Any]:
         said = policy_decisions.promote(context, shown_revision(was), annotator.name, text_in(why))
-        changed, seen = live(context, Looked(job, queued, compared), was)
+        changed, seen = live(context, RunsSelection(job, queued, compared), was)
         return page.sent({**changed, **policy_decisions.emptied(changed), "acted": job_cards.done(said)}, seen)
 
     def actor(name: str, act: Callable[[Seen, str], str], where: str) -> Callable[..., list[Any]]:
         def act_on_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
             said = job_cards.notice(act(was, annotator.name))
-            changed, seen = live(context, Looked(job, queued, compared), was)
+            changed, seen = live(context, RunsSelection(job, queued, compared), was)
             return page.sent({**changed, where: said}, seen)
 
         act_on_run.__name__ = f"run_{name}"
@@ -381,11 +381,11 @@ def wire_actions(page: RunsPage, context: Context) -> None:
         "merge": lambda was, by: policy_decisions.merge(context, shown_revision(was), by),
     }
     inputs = [*page.looked, page.seen]
-    page.parts["promote"].click(run_promote, [*inputs, page.parts["why"]], page.followed, **SPOKEN)
+    page.parts["promote"].click(run_promote, [*inputs, page.parts["why"]], page.followed, **QUEUED)
     for name, act in actions.items():
         where = "said" if name in ("cancel", "resume", "half") else "acted"
         handler = guarded(context, "admin")(actor(name, act, where))
-        page.parts[name].click(handler, inputs, page.followed, **SPOKEN)
+        page.parts[name].click(handler, inputs, page.followed, **QUEUED)
 
 
 def wire_deleting(page: RunsPage, context: Context) -> None:
@@ -394,19 +394,19 @@ def wire_deleting(page: RunsPage, context: Context) -> None:
 
     @guarded(context, "admin")
     def ask_deletion(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
-        looked = Looked(job, queued, compared, confirming=asked_about(context, was))
+        looked = RunsSelection(job, queued, compared, confirming=asked_about(context, was))
         return page.sent(*live(context, looked, was))
 
     @guarded(context, "admin")
     def delete_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
         said = job_cards.notice(delete_confirmed(context, was, annotator.name))
-        changed, seen = live(context, Looked(job, queued, compared), was)
+        changed, seen = live(context, RunsSelection(job, queued, compared), was)
         return page.sent({**changed, "acted": said}, seen)
 
     @guarded(context, "admin")
     def keep_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
-        return page.sent(*live(context, Looked(job, queued, compared), was))
+        return page.sent(*live(context, RunsSelection(job, queued, compared), was))
 
-    page.parts["delete"].click(ask_deletion, inputs, page.followed, **SPOKEN)
-    page.parts["really"].click(delete_run, inputs, page.followed, **SPOKEN)
-    page.parts["keep"].click(keep_run, inputs, page.followed, **SPOKEN)
+    page.parts["delete"].click(ask_deletion, inputs, page.followed, **QUEUED)
+    page.parts["really"].click(delete_run, inputs, page.followed, **QUEUED)
+    page.parts["keep"].click(keep_run, inputs, page.followed, **QUEUED)

@@ -12,7 +12,7 @@ from annotation import store
 from annotation.database import Database
 from annotation.project import whole
 from annotation.records import Annotator, UserError
-from annotation.tabs.components import QUIET, SPOKEN, html_box, whole_number
+from annotation.tabs.components import QUEUED, QUIET, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
 from rlhf.loop import controller
 from rlhf.tabs.runs import job_cards
@@ -26,8 +26,8 @@ def sentence(db: Database, setting: Mapping[str, Any]) -> str:
     """What the stored setting does, and what keeps it from being done now."""
     if not setting["on"]:
         return "Off: an iteration starts only when someone starts it."
-    trouble = controller.trouble(db)
-    stopped = f" At the moment none can start. {' '.join(trouble)}" if trouble else ""
+    problem = controller.automatic_problems(db)
+    stopped = f" At the moment none can start. {' '.join(problem)}" if problem else ""
     how = controller.automatic_kinds()[setting["method"]].automatic
     return f"On: an iteration ({how}, by the defaults) starts after every {setting['every']} new judgements.{stopped}"
 
@@ -63,4 +63,4 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
         return job_cards.notice(save(context.db, wanted, number, how))
 
     opening(open_auto_train, None, [on, every, method, said], **QUIET)
-    button.click(save_auto_train, [on, every, method], said, **SPOKEN)
+    button.click(save_auto_train, [on, every, method], said, **QUEUED)

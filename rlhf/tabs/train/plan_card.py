@@ -14,11 +14,11 @@ from annotation.ui.formatting import moment, percent
 from annotation.ui.markup import BOX_STYLE, class_of, escape, paragraph, table
 from rlhf.data.label_noise import FEWEST_EVIDENCE, Noise
 from rlhf.data.snapshots import reason_text
-from rlhf.jobs.descriptions import Part, Passage, Strip
-from rlhf.jobs.specs import SHORT_METHODS, JobSpec, TrainingSpec
+from rlhf.jobs.descriptions import Part, TokenSequence, TokenSpan
+from rlhf.jobs.job_spec import SHORT_METHODS, JobSpec, TrainingSpec
 from rlhf.models.memory import GB, Fit, Machine
-from rlhf.submission.inspect_rows import TOKENISED_ITEMS, Shown, Survey
-from rlhf.submission.preflight import Cost, Data
+from rlhf.submission.inspect_rows import TOKENISED_ITEMS, DataSummary, InspectedItem
+from rlhf.submission.preflight import CostEstimate, TrainingData
 from rlhf.tabs.runs.curves import short_number
 from rlhf.tabs.runs.job_cards import PAIR_REASONS, STYLE, duration, facts, notice, share
 from rlhf.tabs.runs.job_words import size, spec_text
@@ -89,7 +89,7 @@ PAIRS_SENTENCE = (
 
 
 # ---------------------------------------------------------------------------------------------------------------- data
-def data_card(data: Data, spec: TrainingSpec) -> str:
+def data_card(data: TrainingData, spec: TrainingSpec) -> str:
     """What a run would learn from, and what of the judgements is left out and why."""
     unit, found, items = spec.items, data.found, data.items
     numbers = [("Parent", found.parent), (f"{unit.capitalize()} to train on", f"{items:,}")]
@@ -136,7 +136,7 @@ def left_out_table(left_out: Mapping[str, int], unit: str = "pairs") -> str:
     return table(("Left out, because", "How many", "Of what"), rows, "Nothing is left out.", ("How many",))
 
 
-def survey_card(found: Survey, spec: TrainingSpec) -> str:
+def survey_card(found: DataSummary, spec: TrainingSpec) -> str:
     """All rows looked at: how long they are, and what is left out and why, with examples."""
     unit = spec.items
     answered = " with an answer at the limit" if spec.drawn_tokens() else ""
@@ -160,7 +160,7 @@ def survey_card(found: Survey, spec: TrainingSpec) -> str:
     )
 
 
-def examples_of(found: Survey, reason: str) -> str:
+def examples_of(found: DataSummary, reason: str) -> str:
     """A few items that are left out for a reason, with how their questions begin."""
     return "; ".join(f"{name} (“{beginning(asked)}”)" for name, asked in found.examples.get(reason, []))
 
@@ -172,27 +172,28 @@ def beginning(text: str, length: int = 60) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------ one item
-def shown_card(shown: Shown | None, spec: TrainingSpec, split: Split) -> str:
+def shown_card(shown: InspectedItem | None, spec: TrainingSpec, split: Split) -> str:
     """One item as it would be trained on: every token, with its part in the loss."""
     where = "to train on" if split == "train" else "held out"
     if shown is None:
         return notice(f"There are no {spec.items} {where}, so there is nothing to show.")
     headline = f"Row {shown.number:,} of {shown.total:,} {where} · {shown.item.name}"
     head = f'<p class="headline" role="status"><b>{escape(headline)}</b></p>'
-    trouble = "".join(paragraph(sentence, "warning") for sentence in left_out_sentences(shown))
+    problem = "".join(paragraph(sentence, "warning") for sentence in left_out_sentences(shown))
     known = facts(shown.facts) if shown.facts else ""
-    return head + trouble + known + legend(shown.strips) + "".join(strip_box(strip) for strip in shown.strips)
+    boxes = "".join(sequence_box(sequence) for sequence in shown.sequences)
+    return head + problem + known + legend(shown.sequences) + boxes
 
 
-def left_out_sentences(shown: Shown) -> list[str]:
+def left_out_sentences(shown: InspectedItem) -> list[str]:
     """What of an item would be left out."""
     what = "Of this, left out" if shown.used else "This would be left out"
     return [f"{what}: {reason_text(reason, shown.left_out)} ({count})." for reason, count in shown.left_out.items()]
 
 
-def legend(strips: Sequence[Strip]) -> str:
+def legend(sequences: Sequence[TokenSequence]) -> str:
     """What the marks of tokens mean, for those that occur."""
-    used = {passage.part for strip in strips for passage in strip.passages if passage.tokens}
+    used = {span.part for sequence in sequences for span in sequence.spans if span.tokens}
     entries = "".join(
         f'<li><span class="key {part}">{escape(meaning)}</span></li>'
         for part, meaning in LEGEND.items()
@@ -201,25 +202,24 @@ def legend(strips: Sequence[Strip]) -> str:
     return f'<ul class="legend">{entries}</ul>' if entries else ""
 
 
-def strip_box(strip: Strip) -> str:
+def sequence_box(sequence: TokenSequence) -> str:
     """One sequence, token by token."""
-    trained = sum(passage.tokens for passage in strip.passages if passage.part in ("raised", "lowered"))
-    counts = f"{strip.tokens:,} tokens" + (f", {trained:,} of them trained on" if trained else "")
-    label = f"{strip.title} · {counts}"
-    body = "".join(passage_html(passage) for passage in strip.passages)
+    trained = sum(span.tokens for span in sequence.spans if span.part in ("raised", "lowered"))
+    counts = f"{sequence.tokens:,} tokens" + (f", {trained:,} of them trained on" if trained else "")
+    label = f"{sequence.title} · {counts}"
+    body = "".join(span_html(span) for span in sequence.spans)
     return (
         f'<p class="label">{escape(label)}</p>'
         f'<pre class="tokens" tabindex="0" role="group" aria-label="{escape(label)}">{body}</pre>'
     )
 
 
-def passage_html(passage: Passage) -> str:
+def span_html(span: TokenSpan) -> str:
     """Successive tokens, each in a box of its own, literally."""
-    if passage.part == "virtual":
-        return f'<span class="virtual">[{passage.tokens} virtual tokens]</span>'
+    if span.part == "virtual":
+        return f'<span class="virtual">[{span.tokens} virtual tokens]</span>'
     return "".join(
-        f"<span{class_of(passage.part)}{several(tokens)}>{escape(visible(text))}</span>"
-        for text, tokens in passage.pieces
+        f"<span{class_of(span.part)}{several(tokens)}>{escape(visible(text))}</span>" for text, tokens in span.pieces
     )
 
 
@@ -234,7 +234,7 @@ def visible(text: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------ memory and time
-def cost_card(cost: Cost) -> str:
+def cost_card(cost: CostEstimate) -> str:
     """What is trained, how long it takes, and its memory by component against what the machine has."""
     fit, machine, counted, pace = cost.fit, cost.machine, cost.counted, cost.pace
     numbers = [
@@ -251,7 +251,7 @@ def cost_card(cost: Cost) -> str:
     return facts(numbers, "facts costs") + paragraph(time_sentence(cost)) + fits + memory_table(fit, machine)
 
 
-def length_sentence(cost: Cost) -> str:
+def length_sentence(cost: CostEstimate) -> str:
     """What length the rows are taken to have."""
     if cost.longest:
         return f"Estimated as if every row were as long as the longest, which has {cost.longest:,} tokens."
@@ -279,7 +279,7 @@ def memory_row(name: str, amount: float, why: str, free: float, style: str = "")
     )
 
 
-def time_sentence(cost: Cost) -> str:
+def time_sentence(cost: CostEstimate) -> str:
     """How long a run would take, from a measured step."""
     pace, steps, waiting = cost.pace, cost.steps, cost.waiting
     if not steps:
@@ -306,7 +306,7 @@ def rate_note(spec: TrainingSpec) -> str:
     return "".join(paragraph(sentence, "quiet") for sentence in said)
 
 
-def trouble_box(sentences: Sequence[str]) -> str:
+def problem_box(sentences: Sequence[str]) -> str:
     """Why a run can't be started with these settings; nothing if it can."""
     if not sentences:
         return ""

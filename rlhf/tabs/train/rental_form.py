@@ -12,7 +12,7 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.records import Annotator, UserError
-from annotation.tabs.components import QUIET, SPOKEN, html_box, text_in
+from annotation.tabs.components import QUEUED, QUIET, html_box, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.ui.markup import paragraph
 from rlhf.hub import hub_requests
@@ -38,7 +38,7 @@ literal = partial(html_box, job_cards.STYLE)
 
 
 @dataclass(frozen=True)
-class Asked:
+class RentalFormPage:
     """The components of one form. `agreed` holds the terms that a person is being asked about."""
 
     flavor: gr.Dropdown
@@ -56,7 +56,7 @@ class Asked:
     section: gr.Accordion
 
 
-def lay_out(name: str) -> Asked:
+def lay_out(name: str) -> RentalFormPage:
     """The components, without any value from the rows."""
     with gr.Accordion("On rented hardware", open=False) as section:
         literal(paragraph(EXPLANATION, "quiet"))
@@ -98,7 +98,9 @@ def lay_out(name: str) -> Asked:
             yes = gr.Button("Spend it", variant="primary", size="md", scale=0, min_width=200, elem_id=f"{name}-spend")
             no = gr.Button("Don't", size="md", scale=0, min_width=100)
         said = literal()
-    return Asked(flavor, price, hours, payer, prices, rent, question, answers, yes, no, said, gr.State(None), section)
+    return RentalFormPage(
+        flavor, price, hours, payer, prices, rent, question, answers, yes, no, said, gr.State(None), section
+    )
 
 
 def choices(db: Database) -> list[tuple[str, str]]:
@@ -119,7 +121,9 @@ def question_about(terms: Terms) -> str:
     return paragraph(f"This spends {terms.sentence}. It is billed by the minute while it runs. Go ahead?", "warning")
 
 
-def wire(asked: Asked, name: str, context: Context, sent: Sequence[Any], begin: Begin, after: Sequence[Any]) -> None:
+def wire(
+    asked: RentalFormPage, name: str, context: Context, sent: Sequence[Any], begin: Begin, after: Sequence[Any]
+) -> None:
     """Answer what is done in the section.
 
     `begin(by, terms, *sent)` queues the job and returns its id, and what the components `after` are set to.
@@ -164,11 +168,11 @@ def wire(asked: Asked, name: str, context: Context, sent: Sequence[Any], begin: 
     asked.section.expand(admin(opened), None, asked.flavor, **QUIET)
     asked.flavor.focus(admin(opened), None, asked.flavor, **QUIET)
     asked.flavor.input(admin(chosen), asked.flavor, [asked.price, *question], **QUIET)
-    asked.prices.click(admin(ask_prices), None, asked.said, **SPOKEN)
+    asked.prices.click(admin(ask_prices), None, asked.said, **QUEUED)
     terms = [asked.flavor, asked.price, asked.hours, asked.payer]
-    asked.rent.click(admin(ask), terms, [*question, asked.said], **SPOKEN)
+    asked.rent.click(admin(ask), terms, [*question, asked.said], **QUEUED)
     asked.no.click(admin(refuse), None, question, **QUIET)
-    asked.yes.click(admin(spend), [asked.agreed, *sent], [*question, asked.said, *after], **SPOKEN)
+    asked.yes.click(admin(spend), [asked.agreed, *sent], [*question, asked.said, *after], **QUEUED)
 
 
 def agreed_terms(agreed: Any) -> Terms:

@@ -11,12 +11,12 @@ import gradio as gr
 
 from annotation.project import whole
 from annotation.records import Annotator, Split
-from annotation.tabs.components import SPOKEN, html_box, whole_number
+from annotation.tabs.components import QUEUED, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.ui.markup import paragraph
 from rlhf.submission import form_fields
 from rlhf.submission.form_fields import Form
-from rlhf.submission.preflight import Prospects
+from rlhf.submission.preflight import Preflight
 from rlhf.tabs.train import plan_card
 
 SPLITS: Sequence[tuple[str, Split]] = (("To train on", "train"), ("Held out", "held-out"))
@@ -29,7 +29,7 @@ Values = Callable[[Sequence[Any]], dict[str, Any]]
 
 
 # ------------------------------------------------------------------------------------------------ what the page shows
-def show(form: Form, prospects: Prospects, values: Mapping[str, Any], split: Any, number: Any, turn: int) -> list[Any]:
+def show(form: Form, prospects: Preflight, values: Mapping[str, Any], split: Any, number: Any, turn: int) -> list[Any]:
     """The number of the row that is shown, and the row with its loss mask. Raises UserError where none can be shown."""
     chosen: Split = "held-out" if split == "held-out" else "train"
     wanted = 1 if number is None else whole(number, NUMBER, 1, None)
@@ -38,7 +38,7 @@ def show(form: Form, prospects: Prospects, values: Mapping[str, Any], split: Any
     return [1 if shown is None else shown.number, plan_card.shown_card(shown, spec, chosen)]
 
 
-def survey(form: Form, prospects: Prospects, values: Mapping[str, Any]) -> str:
+def survey(form: Form, prospects: Preflight, values: Mapping[str, Any]) -> str:
     """All rows looked through. Raises UserError where there are none to look at."""
     spec = form_fields.spec_of(form, prospects.model, values)
     return plan_card.survey_card(prospects.survey(spec), spec)
@@ -76,7 +76,7 @@ def lay_out(form: Form) -> RowsPage:
     return RowsPage(accordion, split, number, turns, row, through, literal())
 
 
-def wire(page: RowsPage, form: Form, context: Context, prospects: Prospects, inputs: Sequence[Any]) -> Any:
+def wire(page: RowsPage, form: Form, context: Context, prospects: Preflight, inputs: Sequence[Any]) -> Any:
     """Show rows of what the form says; `inputs` are its fields in the order of their names.
 
     Returns the event of looking through them, after which more is known of what a run takes.
@@ -98,7 +98,7 @@ def wire(page: RowsPage, form: Form, context: Context, prospects: Prospects, inp
     look_through.__name__ = f"through_{form.name}"
     turners = {label: turner(label) for label in TURNS}
     for label, button in page.turns.items():
-        button.click(turners[label], looked, shown, **SPOKEN)
+        button.click(turners[label], looked, shown, **QUEUED)
     for again in (page.accordion.expand, page.split.input, page.number.submit):
-        again(turners["Show"], looked, shown, **SPOKEN)
-    return page.through.click(admin(look_through), [*inputs], page.found, **SPOKEN)
+        again(turners["Show"], looked, shown, **QUEUED)
+    return page.through.click(admin(look_through), [*inputs], page.found, **QUEUED)

@@ -8,24 +8,24 @@ from typing import Any
 import gradio as gr
 
 from annotation.records import Annotator
-from annotation.tabs.components import SPOKEN, html_box, opening_of
+from annotation.tabs.components import QUEUED, html_box, opening_of
 from annotation.tabs.guard import Context, guarded
 from rlhf.jobs.rental_store import Terms
 from rlhf.submission import preflight
 from rlhf.submission.form_fields import forms
-from rlhf.submission.preflight import Prospects
+from rlhf.submission.preflight import Preflight
 from rlhf.tabs.runs import job_cards, runs_tab
 from rlhf.tabs.runs.runs_tab import LATEST, RunsPage, shown_revision
 from rlhf.tabs.train import automatic_training, plan_card, rental_form, training_form
-from rlhf.tabs.train.training_form import FormPage
+from rlhf.tabs.train.training_form import TrainingFormPage
 
 RUNS = "runs"
 
 
-def build(demo: gr.Blocks, context: Context) -> list[FormPage]:
+def build(demo: gr.Blocks, context: Context) -> list[TrainingFormPage]:
     """Lay the tab out inside the caller's and wire it; every value comes from a guarded handler. Returns the forms."""
-    known = Prospects(context.db, context.data_dir, context.model)
-    pages: list[FormPage] = []
+    known = Preflight(context.db, context.data_dir, context.model)
+    pages: list[TrainingFormPage] = []
     openings: list[Any] = []
     html_box(plan_card.FIELDS_STYLE)
     with gr.Tabs() as tabs:
@@ -44,7 +44,7 @@ def build(demo: gr.Blocks, context: Context) -> list[FormPage]:
     return pages
 
 
-def wire_start(page: FormPage, context: Context, known: Prospects, tabs: gr.Tabs, runs_page: RunsPage) -> None:
+def wire_start(page: TrainingFormPage, context: Context, known: Preflight, tabs: gr.Tabs, runs_page: RunsPage) -> None:
     """Start the job that a form describes, and look at it."""
 
     def start(annotator: Annotator, ticked: Any, seen: Any, *sent: Any) -> list[Any]:
@@ -54,7 +54,7 @@ def wire_start(page: FormPage, context: Context, known: Prospects, tabs: gr.Tabs
 
     start.__name__ = f"start_{page.form.name}"
     outputs = [page.said, runs_page.parts["queue_said"], runs_page.parts["selector"], tabs]
-    page.parts["start"].click(guarded(context, "admin")(start), page.asked, outputs, **SPOKEN)
+    page.parts["start"].click(guarded(context, "admin")(start), page.asked, outputs, **QUEUED)
 
     def rent(by: str, terms: Terms, ticked: Any, seen: Any, *sent: Any) -> tuple[int, list[Any]]:
         job_id = training_form.begin_rented(page, known, by, terms, ticked, seen, sent)
@@ -63,7 +63,7 @@ def wire_start(page: FormPage, context: Context, known: Prospects, tabs: gr.Tabs
     rental_form.wire(page.rented, page.form.name, context, page.asked, rent, [runs_page.parts["selector"], tabs])
 
 
-def wire_runs(pages: Sequence[FormPage], context: Context, tabs: gr.Tabs, runs_page: RunsPage) -> None:
+def wire_runs(pages: Sequence[TrainingFormPage], context: Context, tabs: gr.Tabs, runs_page: RunsPage) -> None:
     """Fill a form in from what a run has made."""
 
     @guarded(context, "admin")
@@ -77,4 +77,4 @@ def wire_runs(pages: Sequence[FormPage], context: Context, tabs: gr.Tabs, runs_p
         return [gr.Tabs(selected=form.name), *updates]
 
     inputs = [component for page in pages for component in page.inputs.values()]
-    runs_page.new_run.click(start_from, runs_page.seen, [tabs, *inputs], **SPOKEN)
+    runs_page.new_run.click(start_from, runs_page.seen, [tabs, *inputs], **QUEUED)

@@ -11,18 +11,18 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.records import Annotator, UserError
-from annotation.tabs.components import QUIET, SPOKEN, html_box, whole_number
+from annotation.tabs.components import QUEUED, QUIET, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.ui.markup import paragraph
 from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.jobs import job_store
+from rlhf.jobs.job_spec import TrainingSpec, to_json
 from rlhf.jobs.rental_store import Terms
-from rlhf.jobs.specs import TrainingSpec, to_json
 from rlhf.models.reward_model_quality import quality_in
 from rlhf.submission import form_fields, job_submission, preflight
 from rlhf.submission.form_fields import Form
-from rlhf.submission.preflight import Choices, Prospect, Prospects
+from rlhf.submission.preflight import Choices, PlannedRun, Preflight
 from rlhf.tabs.runs import job_cards, job_words, reward_model_card
 from rlhf.tabs.train import plan_card, rental_form, row_views
 from rlhf.tabs.train.row_views import RowsPage
@@ -38,7 +38,7 @@ Values = Mapping[str, Any]
 
 
 # ------------------------------------------------------------------------------------------------ what the form shows
-def spec_asked_for(form: Form, known: Prospects, values: Values, accepted: bool) -> TrainingSpec:
+def spec_asked_for(form: Form, known: Preflight, values: Values, accepted: bool) -> TrainingSpec:
     """The form as a spec, with the person's word where one is needed. Raises UserError naming what can't be meant."""
     spec = form_fields.spec_of(form, known.model, values)
     confirmed = spec.confirmation(known.db) if accepted else None
@@ -61,7 +61,7 @@ def means_it(form: Form, ticked: Any, seen: Any, values: Values) -> bool:
     return bool(ticked) and isinstance(seen, dict) and seen.get("named") == named_models(form, values)
 
 
-def live(form: Form, known: Prospects, values: Values, ticked: Any, seen: Any) -> tuple[dict[str, Update], Seen]:
+def live(form: Form, known: Preflight, values: Values, ticked: Any, seen: Any) -> tuple[dict[str, Update], Seen]:
     """The parts of the form that differ from what this browser session was sent last, and what it has now.
 
     Only what a person did not just choose is sent a value: they may have gone on while this is answered.
@@ -97,7 +97,7 @@ def first_choices(form: Form, db: Database, values: Values) -> dict[str, Any]:
     return {name: choices[0][1] for name, choices in known.items() if choices}
 
 
-def field_parts(form: Form, known: Prospects, values: Values) -> dict[str, Update]:
+def field_parts(form: Form, known: Preflight, values: Values) -> dict[str, Update]:
     """Which fields and groups mean something with what the others say."""
     unseen = form_fields.hidden(form, values) | (set() if known.shares_steps() else {"processes"})
     parts = {name: gr.update(visible=name not in unseen) for name in form.conditional}
@@ -111,18 +111,18 @@ def accept_part(db: Database, spec: TrainingSpec) -> Update:
     return gr.update(visible=False) if wanted is None else gr.update(visible=True, label=wanted.label)
 
 
-def prospect_parts(known: Prospects, run: Prospect) -> dict[str, Update]:
+def prospect_parts(known: Preflight, run: PlannedRun) -> dict[str, Update]:
     """All that is known of a run before it."""
     return {
-        "troubles": gr.update(value=plan_card.trouble_box(run.troubles)),
+        "troubles": gr.update(value=plan_card.problem_box(run.problems)),
         "rate": gr.update(value=plan_card.rate_note(run.asked)),
         "judged": gr.update(value=reward_card(known.db, run.spec)),
         "data": gr.update(value=plan_card.data_card(run.data, run.spec) if run.data else ""),
         "cost": gr.update(value=plan_card.cost_card(run.cost) if run.cost else job_cards.notice(run.unknown)),
         "spec": gr.update(value=job_words.spec_text(run.spec)),
         "command": gr.update(value=plan_card.command_text(run.spec, known.data_dir)),
-        "start": gr.update(interactive=not run.troubles),
-        "measure": gr.update(interactive=not run.troubles),
+        "start": gr.update(interactive=not run.problems),
+        "measure": gr.update(interactive=not run.problems),
     }
 
 
@@ -130,7 +130,7 @@ def refused_parts(sentence: str) -> dict[str, Update]:
     """A form that makes no spec."""
     return {
         "accept": gr.update(visible=False),
-        "troubles": gr.update(value=plan_card.trouble_box([sentence])),
+        "troubles": gr.update(value=plan_card.problem_box([sentence])),
         "rate": gr.update(value=""),
         "spec": gr.update(value=""),
         "command": gr.update(value=""),
@@ -153,7 +153,7 @@ def reward_card(db: Database, spec: TrainingSpec) -> str:
 
 # ---------------------------------------------------------------------------------------------------------- the page
 @dataclass(frozen=True)
-class FormPage:
+class TrainingFormPage:
     """A form's components: `parts` by name follow the rows and the fields, `seen` is what this session was sent last.
 
     What a field is sent goes to its input.
@@ -167,7 +167,7 @@ class FormPage:
     said: gr.HTML
     seen: gr.State
     pulse: gr.HTML
-    rented: rental_form.Asked
+    rented: rental_form.RentalFormPage
 
     @property
     def asked(self) -> list[Any]:
@@ -188,7 +188,7 @@ class FormPage:
         return [*(changed.get(name, gr.skip()) for name in self.parts), seen]
 
 
-def lay_out(form: Form) -> FormPage:
+def lay_out(form: Form) -> TrainingFormPage:
     """The components, top to bottom, without anything from the rows."""
     parts: dict[str, Any] = {}
     literal(paragraph(form.layout.introduction))
@@ -221,7 +221,7 @@ def lay_out(form: Form) -> FormPage:
         parts["command"] = to_copy("Commands that run it without the page", f"{form.name}-command")
     parts |= {name: inputs[name] for name in (*named_fields(form), *form.conditional)}
     ordered = {name: inputs[name] for name in form.names}
-    return FormPage(form, ordered, parts, rows, said, gr.State({}), pulse(FOLLOW_SECONDS), rented)
+    return TrainingFormPage(form, ordered, parts, rows, said, gr.State({}), pulse(FOLLOW_SECONDS), rented)
 
 
 def to_copy(label: str, element: str) -> gr.Textbox:
@@ -279,7 +279,7 @@ def field_input(form: Form, name: str) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------------------- wiring
-def wire(page: FormPage, context: Context, known: Prospects, opening: Callable[..., Any]) -> None:
+def wire(page: TrainingFormPage, context: Context, known: Preflight, opening: Callable[..., Any]) -> None:
     """Fill the form when it is opened, follow the rows, and answer what is changed in it."""
     form, admin = page.form, guarded(context, "admin")
 
@@ -298,13 +298,13 @@ def wire(page: FormPage, context: Context, known: Prospects, opening: Callable[.
     redraw = admin(view)
     touched = [component.input for component in (*page.inputs.values(), page.parts["accept"])]
     gr.on(touched, redraw, page.asked, page.followed, trigger_mode="always_last", **QUIET)
-    page.parts["measure"].click(admin(measure), page.asked, page.said, **SPOKEN)
+    page.parts["measure"].click(admin(measure), page.asked, page.said, **QUEUED)
     looked = row_views.wire(page.rows, form, context, known, [*page.inputs.values()])
     looked.then(redraw, page.asked, page.followed, **QUIET)
     poll(page.pulse, context, view, page.asked, page.followed)
 
 
-def begin(page: FormPage, known: Prospects, by: str, ticked: Any, seen: Any, sent: Sequence[Any]) -> int:
+def begin(page: TrainingFormPage, known: Preflight, by: str, ticked: Any, seen: Any, sent: Sequence[Any]) -> int:
     """Queue the job that the form describes; returns its id. Raises UserError where it can't be started."""
     values = page.values(sent)
     spec = spec_asked_for(page.form, known, values, means_it(page.form, ticked, seen, values))
@@ -312,7 +312,7 @@ def begin(page: FormPage, known: Prospects, by: str, ticked: Any, seen: Any, sen
 
 
 def begin_rented(
-    page: FormPage, known: Prospects, by: str, terms: Terms, ticked: Any, seen: Any, sent: Sequence[Any]
+    page: TrainingFormPage, known: Preflight, by: str, terms: Terms, ticked: Any, seen: Any, sent: Sequence[Any]
 ) -> int:
     """Queue the job that the form describes for rented hardware; returns its id. Raises UserError."""
     values = page.values(sent)
@@ -320,7 +320,9 @@ def begin_rented(
     return job_submission.submit(known.db, known.data_dir, spec, by, terms)
 
 
-def begin_measuring(page: FormPage, known: Prospects, by: str, ticked: Any, seen: Any, sent: Sequence[Any]) -> str:
+def begin_measuring(
+    page: TrainingFormPage, known: Preflight, by: str, ticked: Any, seen: Any, sent: Sequence[Any]
+) -> str:
     """Queue a measurement of the job that the form describes, and say so. Raises UserError where it can't be run."""
     values = page.values(sent)
     spec = spec_asked_for(page.form, known, values, means_it(page.form, ticked, seen, values))

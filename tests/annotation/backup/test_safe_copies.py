@@ -10,8 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from annotation.backup.safe_copies import Pending, Schedule, Standing, ago, due, sentence
-from annotation.backup.targets import Damaged, DirectoryPlace, HubPlace, Manifest, Mark, place_of, read_manifest
+from annotation.backup.safe_copies import BackupStatus, PendingBackup, Schedule, ago, due, sentence
+from annotation.backup.targets import (
+    BackupManifest,
+    DamagedBackup,
+    DirectoryTarget,
+    FileDigest,
+    HubTarget,
+    read_manifest,
+    target_of,
+)
 from annotation.environment import child_environment
 from annotation.hub_client import connect
 from annotation.records import UserError
@@ -26,28 +34,28 @@ TEN_TO = "2026-11-01T11:50:00.000000+00:00"
 @pytest.mark.parametrize(
     ("pending", "expected"),
     [
-        (Pending(False, 0, None, 0), False),
-        (Pending(True, 0, None, 0), True),
-        (Pending(True, 0, 299, 0), False),
-        (Pending(True, 0, 300, 0), True),
-        (Pending(True, 9, 299, 0), False),
-        (Pending(True, 10, 59, 0), False),
-        (Pending(True, 10, 60, 0), True),
-        (Pending(False, 10, 9999, 0), False),
-        (Pending(True, 1, 119, 1), False),
-        (Pending(True, 1, 120, 1), True),
-        (Pending(True, 1, 299, 8), False),
-        (Pending(True, 1, 300, 8), True),
+        (PendingBackup(False, 0, None, 0), False),
+        (PendingBackup(True, 0, None, 0), True),
+        (PendingBackup(True, 0, 299, 0), False),
+        (PendingBackup(True, 0, 300, 0), True),
+        (PendingBackup(True, 9, 299, 0), False),
+        (PendingBackup(True, 10, 59, 0), False),
+        (PendingBackup(True, 10, 60, 0), True),
+        (PendingBackup(False, 10, 9999, 0), False),
+        (PendingBackup(True, 1, 119, 1), False),
+        (PendingBackup(True, 1, 120, 1), True),
+        (PendingBackup(True, 1, 299, 8), False),
+        (PendingBackup(True, 1, 300, 8), True),
     ],
 )
 def test_a_copy_is_due_at_the_start_on_schedule_after_judgements_and_again_after_a_failure(
-    pending: Pending, expected: bool
+    pending: PendingBackup, expected: bool
 ) -> None:
     assert due(pending, SCHEDULE) is expected
 
 
 def test_nothing_is_due_by_number_where_the_number_is_zero() -> None:
-    assert not due(Pending(True, 1000, 299, 0), Schedule(every=300, after=0, apart=0))
+    assert not due(PendingBackup(True, 1000, 299, 0), Schedule(every=300, after=0, apart=0))
 
 
 def test_the_schedule_comes_from_the_environment() -> None:
@@ -62,28 +70,28 @@ def test_the_schedule_comes_from_the_environment() -> None:
 @pytest.mark.parametrize(
     ("standing", "role", "expected"),
     [
-        (Standing(TEN_TO, 3), "annotator", "Last safe copy: 10 minutes ago, 3 judgements since."),
-        (Standing(NOON, 1), "annotator", "Last safe copy: a moment ago, 1 judgement since."),
-        (Standing(None, 2), "annotator", "No safe copy yet, 2 judgements so far."),
+        (BackupStatus(TEN_TO, 3), "annotator", "Last safe copy: 10 minutes ago, 3 judgements since."),
+        (BackupStatus(NOON, 1), "annotator", "Last safe copy: a moment ago, 1 judgement since."),
+        (BackupStatus(None, 2), "annotator", "No safe copy yet, 2 judgements so far."),
         (
-            Standing(TEN_TO, 4, "The token /x may only read."),
+            BackupStatus(TEN_TO, 4, "The token /x may only read."),
             "annotator",
             "Last safe copy: 10 minutes ago, 4 judgements since; the latest attempt failed and is repeated.",
         ),
         (
-            Standing(TEN_TO, 4, "The token may only read."),
+            BackupStatus(TEN_TO, 4, "The token may only read."),
             "admin",
             "Last safe copy: 10 minutes ago, 4 judgements since; the latest attempt failed and is repeated. "
             "The token may only read.",
         ),
         (
-            Standing(TEN_TO, 0, "Stop one.", conflict=True),
+            BackupStatus(TEN_TO, 0, "Stop one.", conflict=True),
             "admin",
             "Last safe copy: 10 minutes ago, 0 judgements since; two copies of this project run. Stop one.",
         ),
     ],
 )
-def test_the_sentence_of_the_page(standing: Standing, role: str, expected: str) -> None:
+def test_the_sentence_of_the_page(standing: BackupStatus, role: str, expected: str) -> None:
     assert sentence(standing, NOON, role) == expected  # type: ignore[arg-type]
 
 
@@ -98,7 +106,7 @@ def test_times_ago() -> None:
     assert [ago(seconds) for seconds, _ in spans] == [words for _, words in spans]
 
 
-MANIFEST = Manifest("a" * 32, 4, NOON, 17, 16, "here", {"prefloop.db": Mark("0" * 64, 12)})
+MANIFEST = BackupManifest("a" * 32, 4, NOON, 17, 16, "here", {"prefloop.db": FileDigest("0" * 64, 12)})
 
 
 def test_a_manifest_comes_back_as_it_was() -> None:
@@ -108,13 +116,13 @@ def test_a_manifest_comes_back_as_it_was() -> None:
 @pytest.mark.parametrize("path", ["/etc/passwd", "../outside", "models/../../outside"])
 def test_a_manifest_that_names_a_file_outside_is_refused(path: str) -> None:
     told = json.loads(MANIFEST.to_bytes()) | {"files": {path: {"sha256": "0" * 64, "size": 1}}}
-    with pytest.raises(Damaged, match="names"):
+    with pytest.raises(DamagedBackup, match="names"):
         read_manifest(json.dumps(told).encode(), "The copy")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", MANIFEST.to_bytes()[:-9], b'{"format": "another"}'])
 def test_what_is_no_manifest_is_damaged(content: bytes) -> None:
-    with pytest.raises(Damaged, match=r"The copy is damaged"):
+    with pytest.raises(DamagedBackup, match=r"The copy is damaged"):
         read_manifest(content, "The copy")
 
 
@@ -122,16 +130,16 @@ def test_a_manifest_of_a_newer_program_is_not_called_damaged() -> None:
     told = json.loads(MANIFEST.to_bytes()) | {"version": 2}
     with pytest.raises(UserError, match="newer Prefloop") as refused:
         read_manifest(json.dumps(told).encode(), "The copy")
-    assert not isinstance(refused.value, Damaged)
+    assert not isinstance(refused.value, DamagedBackup)
 
 
 def test_places_are_named_as_people_write_them() -> None:
     hub = connect(None, "http://127.0.0.1:9")
-    assert place_of("/data/copies", hub) == DirectoryPlace(Path("/data/copies"))
-    assert place_of("ann/project-copies", hub) == HubPlace(hub, "ann/project-copies")
-    assert place_of("ann/project-copies@copy-1", hub).name == "ann/project-copies@copy-1"
+    assert target_of("/data/copies", hub) == DirectoryTarget(Path("/data/copies"))
+    assert target_of("ann/project-copies", hub) == HubTarget(hub, "ann/project-copies")
+    assert target_of("ann/project-copies@copy-1", hub).name == "ann/project-copies@copy-1"
     with pytest.raises(UserError, match="OWNER/NAME"):
-        place_of("copies", hub)
+        target_of("copies", hub)
 
 
 def test_a_launcher_is_wanted_for_a_token_or_copies_and_only_once(tmp_path: Path) -> None:

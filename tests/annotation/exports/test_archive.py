@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from annotation import store
 from annotation.database import Database, open_database
 from annotation.exports import archive, writing
-from annotation.exports.formats import FORMATS, Request
+from annotation.exports.formats import FORMATS, ExportRequest
 from annotation.records import UserError
 from annotation.web import access
 from rlhf.models import registry
@@ -46,7 +46,7 @@ def archived(db: Database) -> bytes:
     """The archive of a database."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "archive.jsonl"
-        writing.export(db, Request("raw"), path)
+        writing.export(db, ExportRequest("raw"), path)
         return path.read_bytes()
 
 
@@ -124,7 +124,7 @@ def test_the_restored_data_gives_the_same_exports(content: bytes, tmp_path: Path
             exported = []
             for number, database in enumerate((db, other)):
                 target = tmp_path / f"{name}-{number}"
-                writing.export(database, Request(name, "jsonl"), target)
+                writing.export(database, ExportRequest(name, "jsonl"), target)
                 files = [target] if target.is_file() else sorted(target.rglob("*.jsonl"))
                 exported.append([file.read_bytes() for file in files])
             assert exported[0] == exported[1]
@@ -368,7 +368,7 @@ def test_whatever_a_row_says_is_restored_or_refused_and_what_is_restored_can_be_
             return
         archived(db)
         for name in FORMATS:
-            writing.count(db, Request(name))
+            writing.count(db, ExportRequest(name))
         assert len(list(store.judgements(db))) == store.judged_count(db)
 
 

@@ -25,7 +25,7 @@ import app
 from annotation import claims, store
 from annotation.database import Database, open_database
 from annotation.exports import export_command, export_files, writing
-from annotation.exports.formats import CONTAINERS, FORMATS, LICENCES, Filters, Request, original
+from annotation.exports.formats import CONTAINERS, FORMATS, LICENCES, ExportRequest, Filters, unescape_cell
 from annotation.records import Prompt, UserError, now
 from annotation.tabs import export_form as tab
 from annotation.tabs.guard import Context
@@ -107,7 +107,7 @@ def test_load_dataset_reads_every_format_in_every_container(
     db: Database, tmp_path: Path, name: str, container: str
 ) -> None:
     target = tmp_path / "out"
-    figures = writing.export(db, Request(name, container), target)
+    figures = writing.export(db, ExportRequest(name, container), target)
     data = loaded(target, tmp_path)
     assert {split: len(rows) for split, rows in data.items()} == dict(figures.rows)
     assert list(data["train"].features) == list(FORMATS[name].columns)
@@ -127,7 +127,7 @@ def test_load_dataset_reads_every_format_in_every_container(
 def test_the_rows_of_all_containers_are_the_same(db: Database, tmp_path: Path) -> None:
     read = []
     for container in CONTAINERS:
-        writing.export(db, Request("preference", container), tmp_path / container)
+        writing.export(db, ExportRequest("preference", container), tmp_path / container)
         read.append(loaded(tmp_path / container, tmp_path)["train"].to_list())
     assert read[0] == read[1] == read[2]
     row = next(row for row in read[0] if row["chosen"][0]["content"] == "=short 0")
@@ -140,14 +140,14 @@ def test_the_rows_of_all_containers_are_the_same(db: Database, tmp_path: Path) -
 def test_annotators_are_named_only_when_that_is_asked_for(db: Database, tmp_path: Path) -> None:
     for names in (False, True):
         target = tmp_path / f"{names}"
-        writing.export(db, Request("preference", "jsonl", names=names), target)
+        writing.export(db, ExportRequest("preference", "jsonl", names=names), target)
         text = "".join(path.read_text("utf-8") for path in target.iterdir())
         assert ('"zoe"' in text) == ('"ann"' in text) == names
 
 
 def test_filters_reach_the_files(db: Database, tmp_path: Path) -> None:
     target = tmp_path / "out"
-    asked = Request("preference", "jsonl", Filters(agreement=0.9, sources=("human",)))
+    asked = ExportRequest("preference", "jsonl", Filters(agreement=0.9, sources=("human",)))
     figures = writing.export(db, asked, target)
     rows = [json.loads(line) for line in (target / "train.jsonl").read_text("utf-8").splitlines()]
     assert {row["agreement"] for row in rows} == {1.0}
@@ -156,8 +156,8 @@ def test_filters_reach_the_files(db: Database, tmp_path: Path) -> None:
 
 
 def test_a_zip_holds_the_same_directory(db: Database, tmp_path: Path) -> None:
-    writing.export(db, Request(), tmp_path / "plain")
-    writing.export(db, Request(), tmp_path / "packed.zip")
+    writing.export(db, ExportRequest(), tmp_path / "plain")
+    writing.export(db, ExportRequest(), tmp_path / "packed.zip")
     with zipfile.ZipFile(tmp_path / "packed.zip") as packed:
         assert packed.testzip() is None
         packed.extractall(tmp_path / "unpacked")
@@ -170,7 +170,7 @@ def test_a_zip_holds_the_same_directory(db: Database, tmp_path: Path) -> None:
 
 def test_a_spreadsheet_gets_every_judgement_in_one_harmless_file(db: Database, tmp_path: Path) -> None:
     target = tmp_path / "judgements.csv"
-    writing.export(db, Request("csv"), target)
+    writing.export(db, ExportRequest("csv"), target)
     assert target.read_bytes().startswith(b"\xef\xbb\xbf")
     with target.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -179,8 +179,8 @@ def test_a_spreadsheet_gets_every_judgement_in_one_harmless_file(db: Database, t
     assert {row["split"] for row in rows} == {"train", "test"}
     assert not [cell for row in rows for cell in row.values() if cell[:1] in "=+-@" and cell]
     first = rows[0]
-    assert (first["answer_1"], original(first["answer_1"])) == ("'=short 0", "=short 0")
-    assert (first["note"], original(first["note"])) == ("'@note", "@note")
+    assert (first["answer_1"], unescape_cell(first["answer_1"])) == ("'=short 0", "=short 0")
+    assert (first["note"], unescape_cell(first["note"])) == ("'@note", "@note")
 
 
 # ---------------------------------------------------------------------------------------------------------------- card
@@ -188,7 +188,7 @@ def test_the_card_states_counts_agreement_biases_guidelines_and_where_it_comes_f
     db: Database, tmp_path: Path
 ) -> None:
     target = tmp_path / "out"
-    writing.export(db, Request("preference", "dataset", Filters(agreement=0.9)), target)
+    writing.export(db, ExportRequest("preference", "dataset", Filters(agreement=0.9)), target)
     card = (target / "README.md").read_text("utf-8")
     for expected in (
         "| train | 5 |\n| test | 2 |",
@@ -217,7 +217,7 @@ def test_a_card_is_valid_for_the_hub(db: Database, tmp_path: Path) -> None:
     from huggingface_hub import DatasetCard
 
     for name in TRAINABLE:
-        writing.export(db, Request(name), tmp_path / name)
+        writing.export(db, ExportRequest(name), tmp_path / name)
         data = DatasetCard.load(tmp_path / name / "README.md").data.to_dict()
         assert data["size_categories"] == ["n<1K"]
         assert [entry["name"] for entry in data["dataset_info"]["features"]] == list(FORMATS[name].columns)
@@ -228,7 +228,7 @@ def test_a_card_of_hostile_text_stays_a_card(tmp_path: Path) -> None:
     db = open_database(tmp_path / "data")
     populate(db, 3, ["```\n# Not a heading\n```\n| a | b |", "---\nlicense: evil\n---"])
     db.connection.execute("UPDATE model SET base = 'a`b|c\n# d' WHERE method = 'base'")
-    writing.export(db, Request("preference"), tmp_path / "out")
+    writing.export(db, ExportRequest("preference"), tmp_path / "out")
     db.close()
     card = (tmp_path / "out" / "README.md").read_text("utf-8")
     outside, fence = [], ""
@@ -258,7 +258,7 @@ def test_a_card_of_hostile_text_stays_a_card(tmp_path: Path) -> None:
 def test_trl_dpo_trains_on_an_export_as_it_is(db: Database, tiny_model: Path, tmp_path: Path) -> None:
     """The real command line of TRL, with nothing done to the directory."""
     target = tmp_path / "preference-export"
-    writing.export(db, Request("preference", "dataset"), target)
+    writing.export(db, ExportRequest("preference", "dataset"), target)
     command = [str(Path(sys.executable).with_name("trl")), "dpo", "--model_name_or_path", str(tiny_model)]
     command += ["--dataset_name", str(target), "--output_dir", str(tmp_path / "trained"), "--use_cpu", "true"]
     command += ["--max_steps", "2", "--per_device_train_batch_size", "2", "--report_to", "none"]
@@ -287,7 +287,7 @@ def test_the_trainers_of_trl_take_the_other_formats_as_they_are(db: Database, ti
     from trl import KTOConfig, KTOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
     def data(name: str) -> Any:
-        writing.export(db, Request(name), tmp_path / name)
+        writing.export(db, ExportRequest(name), tmp_path / name)
         return loaded(tmp_path / name, tmp_path)["train"]
 
     shared = {"output_dir": str(tmp_path / "trained"), "use_cpu": True, "report_to": "none", "max_steps": 1}
@@ -313,7 +313,11 @@ def test_what_is_there_already_is_never_overwritten(db: Database, tmp_path: Path
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "letter.txt").write_text("dear", "utf-8")
     (tmp_path / "kept.csv").write_text("mine", "utf-8")
-    for request, name in ((Request(), "kept"), (Request("csv"), "kept.csv"), (Request("raw"), "kept")):
+    for request, name in (
+        (ExportRequest(), "kept"),
+        (ExportRequest("csv"), "kept.csv"),
+        (ExportRequest("raw"), "kept"),
+    ):
         with pytest.raises(UserError, match="is there already"):
             writing.export(db, request, tmp_path / name)
     assert (tmp_path / "kept" / "letter.txt").read_text("utf-8") == "dear"
@@ -332,7 +336,7 @@ def test_an_export_that_fails_half_way_leaves_nothing(
 
     for target in (tmp_path / "out", tmp_path / "out.zip"):
         with pytest.raises(UserError, match=r"can't be written \(No space left on device\)"):
-            writing.export(db, Request(name), target, fail)
+            writing.export(db, ExportRequest(name), target, fail)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -365,7 +369,7 @@ def test_a_file_that_the_system_refuses_to_let_grow_is_one_sentence(tmp_path: Pa
 
 @pytest.mark.parametrize("name", [*FORMATS])
 def test_an_export_of_nothing_is_refused_with_the_reasons(db: Database, tmp_path: Path, name: str) -> None:
-    asked = Request(name, filters=Filters(until="2001-01-01"))
+    asked = ExportRequest(name, filters=Filters(until="2001-01-01"))
     reason = "made at another time than asked for 27" if name != "sft" else "made at another time than asked for 28"
     with pytest.raises(UserError, match=f"Nothing is left to export .*{reason}"):
         writing.export(db, asked, tmp_path / "out")
@@ -390,9 +394,9 @@ def test_what_is_judged_meanwhile_is_in_the_next_export(tmp_path: Path, monkeypa
             thread.start()
             thread.join()
 
-    before = writing.count(db, Request())
-    during = writing.export(db, Request(), tmp_path / "out", meanwhile)
-    after = writing.count(db, Request())
+    before = writing.count(db, ExportRequest())
+    during = writing.export(db, ExportRequest(), tmp_path / "out", meanwhile)
+    after = writing.count(db, ExportRequest())
     db.close()
     assert wrote
     assert (during.rows, during.left_out) == (before.rows, before.left_out)
@@ -596,7 +600,7 @@ def test_an_export_that_failed_says_why_on_the_page(context: Context, monkeypatc
 @pytest.mark.own_start
 def test_a_killed_export_leaves_no_file_and_the_next_one_works(context: Context) -> None:
     exporter = export_files.Exporter(context.data_dir)
-    exporter.start(Request())
+    exporter.start(ExportRequest())
     assert exporter.process is not None
     exporter.process.kill()
     exporter.process.wait()
@@ -608,14 +612,14 @@ def test_a_killed_export_leaves_no_file_and_the_next_one_works(context: Context)
     leftover = context.data_dir / "exports" / ".old.part"
     leftover.write_bytes(b"half")
     os.utime(leftover, (0, 0))
-    exporter.start(Request("csv"))
+    exporter.start(ExportRequest("csv"))
     assert not leftover.exists()
     exporter.process.wait(PATIENCE_SECONDS)
     assert [entry.name[:4] for entry in export_files.files(context.data_dir)] == ["csv-"]
 
 
 def test_the_command_line_that_the_page_shows_is_the_one_that_is_run(context: Context) -> None:
-    asked = Request("csv", filters=Filters(annotators=("ann",), since="2026-01-31"), names=True)
+    asked = ExportRequest("csv", filters=Filters(annotators=("ann",), since="2026-01-31"), names=True)
     shown = export_command.shell_command(asked, context.data_dir)
     assert shown.startswith("python -m annotation export --format=csv --annotator=ann --since=2026-01-31 --names ")
     command = export_files.command_of(context.data_dir, asked)

@@ -23,20 +23,20 @@ from annotation.exports.formats import (
     FORMATS,
     LEFT_OUT,
     SOURCES,
+    ExportContext,
+    ExportedRows,
+    ExportRequest,
     Filters,
-    Known,
-    Made,
-    Request,
+    aggregate,
     check_request,
     demonstration,
-    harmless,
+    escape_cell,
+    export_rows,
     iteration_of,
     iterations_of,
-    make,
     margin,
-    original,
     pseudonyms,
-    settle,
+    unescape_cell,
 )
 from annotation.exports.transcripts import transcript
 from annotation.metrics.aggregation import usable
@@ -45,7 +45,7 @@ from tests.annotation.metrics.test_aggregation import answer
 from tests.annotation.metrics.test_aggregation import judged as judged_by
 
 PEOPLE = ("ann", "bob", "kim", "bot", "file")
-KNOWN = Known({"base": 0, "dpo-1": 1, "dpo-2": 2}, {name: name.upper() for name in PEOPLE})
+KNOWN = ExportContext({"base": 0, "dpo-1": 1, "dpo-2": 2}, {name: name.upper() for name in PEOPLE})
 EDITED = {**answer(90), "origin": "person", "model_id": None, "revision": None, "text": "mended", "edited_from": 0}
 
 
@@ -57,10 +57,12 @@ def judged(annotator: str, ranking: tuple[int, ...] | None, number: int = 1, **c
     return made
 
 
-def rows(group: list[Judgement], name: str = "preference", known: Known = KNOWN, **filters: Any) -> Made:
+def rows(
+    group: list[Judgement], name: str = "preference", known: ExportContext = KNOWN, **filters: Any
+) -> ExportedRows:
     """What a format makes of a comparison."""
-    request = Request(name, filters=Filters(**filters))
-    return make(settle(group, request.filters, known), request, known)
+    request = ExportRequest(name, filters=Filters(**filters))
+    return export_rows(aggregate(group, request.filters, known), request, known)
 
 
 def sides(group: list[Judgement], **filters: Any) -> list[tuple[str, str]]:
@@ -72,7 +74,7 @@ def sides(group: list[Judgement], **filters: Any) -> list[tuple[str, str]]:
 # ------------------------------------------------------------------------------------------------------------- formats
 def test_a_preference_row_is_what_trl_reads_with_what_tracing_needs() -> None:
     made = rows([judged("ann", (2, 1), 5, strength=3), judged("bob", (2, 1), 6, strength=1), judged("kim", (1, 2), 7)])
-    assert made == Made(
+    assert made == ExportedRows(
         [
             {
                 "prompt": [{"role": "user", "content": "Why?"}],
@@ -167,7 +169,7 @@ def test_kto_takes_an_edit_as_good_and_what_it_mends_for_neither() -> None:
 
 
 def test_kto_has_nothing_of_a_tie() -> None:
-    assert rows([judged("ann", (1, 1))], "kto") == Made([], ["tie"])
+    assert rows([judged("ann", (1, 1))], "kto") == ExportedRows([], ["tie"])
 
 
 # ----------------------------------------------------------------------------------------------------------------- SFT
@@ -185,7 +187,7 @@ SHOWN = Demonstration(
 
 def test_sft_rows_come_of_edits_only() -> None:
     made = rows([judged("ann", (1, 2), 1, edited=EDITED), judged("bob", (1, 2), 2)], "sft")
-    assert made == Made(
+    assert made == ExportedRows(
         [
             {
                 "prompt": [{"role": "user", "content": "Why?"}],
@@ -295,22 +297,22 @@ def test_csv_filters_by_the_least_agreement_of_a_comparison() -> None:
     "cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "  =1", "\n=1", "＝1+1", "'=1", "\0=1"]
 )
 def test_a_cell_that_a_spreadsheet_could_run_begins_with_an_apostrophe(cell: str) -> None:
-    assert harmless(cell) == f"'{cell}"
-    assert original(harmless(cell)) == cell
+    assert escape_cell(cell) == f"'{cell}"
+    assert unescape_cell(escape_cell(cell)) == cell
 
 
 @pytest.mark.parametrize("cell", ["", "plain", "a=1", "1-1", "[1, 2]", '"quoted"', " ", "(-1)"])
 def test_other_cells_stay_as_they_are(cell: str) -> None:
-    assert harmless(cell) == cell == original(cell)
+    assert escape_cell(cell) == cell == unescape_cell(cell)
 
 
 @given(st.text(st.characters(exclude_categories=("Cs",)), max_size=8) | st.text("=+-@'\t\r\n ,\"a", max_size=8))
 def test_every_cell_comes_back_from_a_csv_file(cell: str) -> None:
     file = io.StringIO(newline="")
-    csv.writer(file).writerow([harmless(cell), "next"])
+    csv.writer(file).writerow([escape_cell(cell), "next"])
     ((read, following),) = list(csv.reader(io.StringIO(file.getvalue(), newline="")))
     assert following == "next"
-    assert original(read) == cell
+    assert unescape_cell(read) == cell
     visible = read.lstrip()[:1]
     assert visible not in tuple("=+-@")
 
@@ -365,7 +367,7 @@ def test_sources_of_a_pair_are_named_in_one_order() -> None:
 def test_what_training_leaves_out_every_format_leaves_out(name: str, changes: dict[str, Any], reason: str) -> None:
     known = replace(KNOWN, excluded=frozenset({"kim"}))
     judgement = replace(judged("ann", (1, 2), edited=EDITED), **changes)
-    assert rows([judgement], name, known) == Made([], [reason])
+    assert rows([judgement], name, known) == ExportedRows([], [reason])
     assert rows([judged("ann", (1, 2), edited=EDITED)], name, known).rows
 
 
@@ -505,24 +507,24 @@ def test_pseudonyms_say_nothing_but_the_kind_and_stay_the_same() -> None:
 @pytest.mark.parametrize(
     ("request_", "expected"),
     [
-        (Request("xlsx"), "no format 'xlsx'"),
-        (Request(container="zip"), "no container 'zip'"),
-        (Request("raw", filters=Filters(agreement=0.5)), "takes no filters"),
-        (Request(filters=Filters(policies=("dpo-9",))), "no policy 'dpo-9' here. There is: base, dpo-1, dpo-2"),
-        (Request(filters=Filters(annotators=("zoe",))), "no annotator 'zoe'"),
-        (Request(filters=Filters(iterations=(7,))), "no iteration '7' here. There is: 0, 1, 2"),
-        (Request(filters=Filters(sources=("robot",))), "no source 'robot'"),  # type: ignore[arg-type]
-        (Request(filters=Filters(sources=())), "at least one source"),
-        (Request(filters=Filters(since="yesterday")), "'yesterday' is no day"),
-        (Request(filters=Filters(until="2026-02-30")), "'2026-02-30' is no day"),
-        (Request(filters=Filters(until="20260201")), "'20260201' is no day"),
-        (Request(filters=Filters(until="9999-12-31")), "is no day"),
-        (Request(filters=Filters(since="2026-02-02", until="2026-02-01")), "is after the last day"),
-        (Request(filters=Filters(agreement=1.5)), "a share from 0 to 1, not 1.5"),
-        (Request(filters=Filters(agreement=float("nan"))), "a share from 0 to 1"),
+        (ExportRequest("xlsx"), "no format 'xlsx'"),
+        (ExportRequest(container="zip"), "no container 'zip'"),
+        (ExportRequest("raw", filters=Filters(agreement=0.5)), "takes no filters"),
+        (ExportRequest(filters=Filters(policies=("dpo-9",))), "no policy 'dpo-9' here. There is: base, dpo-1, dpo-2"),
+        (ExportRequest(filters=Filters(annotators=("zoe",))), "no annotator 'zoe'"),
+        (ExportRequest(filters=Filters(iterations=(7,))), "no iteration '7' here. There is: 0, 1, 2"),
+        (ExportRequest(filters=Filters(sources=("robot",))), "no source 'robot'"),  # type: ignore[arg-type]
+        (ExportRequest(filters=Filters(sources=())), "at least one source"),
+        (ExportRequest(filters=Filters(since="yesterday")), "'yesterday' is no day"),
+        (ExportRequest(filters=Filters(until="2026-02-30")), "'2026-02-30' is no day"),
+        (ExportRequest(filters=Filters(until="20260201")), "'20260201' is no day"),
+        (ExportRequest(filters=Filters(until="9999-12-31")), "is no day"),
+        (ExportRequest(filters=Filters(since="2026-02-02", until="2026-02-01")), "is after the last day"),
+        (ExportRequest(filters=Filters(agreement=1.5)), "a share from 0 to 1, not 1.5"),
+        (ExportRequest(filters=Filters(agreement=float("nan"))), "a share from 0 to 1"),
     ],
 )
-def test_what_can_not_be_had_is_said_in_one_sentence(request_: Request, expected: str) -> None:
+def test_what_can_not_be_had_is_said_in_one_sentence(request_: ExportRequest, expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         check_request(request_, KNOWN)
 
@@ -534,12 +536,12 @@ def test_any_text_is_a_day_or_refused(text: str) -> None:
     except ValueError:
         is_day = False
     with nullcontext() if is_day else pytest.raises(UserError, match="is no day"):
-        check_request(Request(filters=Filters(since=text)), KNOWN)
+        check_request(ExportRequest(filters=Filters(since=text)), KNOWN)
 
 
 DAYS = st.dates(date(2000, 1, 1), date(2100, 1, 1)).map(str) | st.just("")
 REQUESTS = st.builds(
-    Request,
+    ExportRequest,
     st.sampled_from([*FORMATS, "raw"]),
     st.sampled_from(list(CONTAINERS)),
     st.builds(
@@ -557,7 +559,7 @@ REQUESTS = st.builds(
 
 
 @given(REQUESTS)
-def test_the_command_line_of_a_request_means_that_request(request_: Request) -> None:
+def test_the_command_line_of_a_request_means_that_request(request_: ExportRequest) -> None:
     arguments = export_command.arguments_of(request_)
     found = export_command.request_of(parser().parse_args(["export", *arguments]))
     if request_.format in ("csv", "raw"):

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from annotation.exports.formats import FORMATS, Filters, Known, Request, make, settle
+from annotation.exports.formats import FORMATS, ExportContext, ExportRequest, Filters, aggregate, export_rows
 from annotation.exports.transcripts import can_be_told
 from annotation.exports.writing import Csv, JsonLines, Parquet
-from annotation.imports.mapping import Record, make_plan
-from annotation.imports.reading import Row, open_path
+from annotation.imports.mapping import MappedRow, make_plan
+from annotation.imports.reading import SourceRow, open_path
 from annotation.records import Judgement
 
 HOSTILE = (
@@ -78,12 +78,12 @@ def judged(
 
 def exported(judgement: Judgement, name: str) -> Any:
     """The rows of a format, and why others are missing."""
-    known = Known({"base": 0}, {"ann": "annotator-1"})
-    request = Request(name, filters=Filters())
-    return make(settle([judgement], request.filters, known), request, known)
+    known = ExportContext({"base": 0}, {"ann": "annotator-1"})
+    request = ExportRequest(name, filters=Filters())
+    return export_rows(aggregate([judgement], request.filters, known), request, known)
 
 
-def read_back(rows: list[Any], name: str, container: str) -> list[Record]:
+def read_back(rows: list[Any], name: str, container: str) -> list[MappedRow]:
     """The records of an import of a file with these rows."""
     writers: dict[str, Any] = {"jsonl": JsonLines, "parquet": Parquet, "csv": Csv}
     with tempfile.TemporaryDirectory() as directory:
@@ -93,33 +93,33 @@ def read_back(rows: list[Any], name: str, container: str) -> list[Record]:
             writer.write(row)
         writer.close()
         found = list(open_path(path).rows())
-    good = [row for row in found if isinstance(row, Row)]
+    good = [row for row in found if isinstance(row, SourceRow)]
     assert len(good) == len(rows)
     read = make_plan(good).reader
     return [read(row.values) for row in good]
 
 
-def pairs(judgement: Judgement, strength: bool = True) -> list[Record]:
+def pairs(judgement: Judgement, strength: bool = True) -> list[MappedRow]:
     """What the pairs of a judgement are as records, as the import has them."""
     ranks, texts = judgement.ranking or (), [response["text"] for response in judgement.responses]
     return [
-        Record(judgement.messages, (texts[one], texts[other]), "ranked", (1, 2), judgement.strength)
+        MappedRow(judgement.messages, (texts[one], texts[other]), "ranked", (1, 2), judgement.strength)
         for one in range(len(ranks)) for other in range(len(ranks)) if ranks[one] < ranks[other]
     ]  # fmt: skip
 
 
-def expected(judgement: Judgement, name: str) -> list[Record]:
+def expected(judgement: Judgement, name: str) -> list[MappedRow]:
     """What of a judgement a format carries, as records."""
     messages, ranks = judgement.messages, judgement.ranking
     texts = [str(response["text"]) for response in judgement.responses]
     if name == "sft":
-        return [Record(messages, (judgement.edited["text"],))] if judgement.edited else []
+        return [MappedRow(messages, (judgement.edited["text"],))] if judgement.edited else []
     if name == "csv":
-        return [Record(messages, tuple(texts), judgement.outcome, ranks, judgement.strength)]  # type: ignore[arg-type]
+        return [MappedRow(messages, tuple(texts), judgement.outcome, ranks, judgement.strength)]  # type: ignore[arg-type]
     if name == "kto":
         best, worst = (min(ranks), max(ranks)) if ranks else (0, 1)
         return [
-            Record(messages, (text,), label=rank == best)
+            MappedRow(messages, (text,), label=rank == best)
             for text, rank in zip(texts, ranks or [1] * len(texts), strict=True)
             if rank in (best, worst) and (ranks is None or best != worst)
         ]

@@ -23,7 +23,7 @@ from annotation import claims, store
 from annotation.database import Database, open_database
 from annotation.imports import commit, importing
 from annotation.imports.import_process import Importer, LocalRun, State
-from annotation.imports.importing import Order, Outcome
+from annotation.imports.importing import ImportRequest, ImportResult
 from annotation.imports.reading import open_path
 from annotation.records import Prompt, UserError
 from annotation.tabs import import_form as tab
@@ -56,18 +56,18 @@ def write(directory: Path, rows: Sequence[Any], name: str = "pairs.jsonl") -> Pa
 
 
 @pytest.fixture
-def bring(db: Database, tmp_path: Path) -> Callable[..., Outcome]:
+def bring(db: Database, tmp_path: Path) -> Callable[..., ImportResult]:
     """Import rows, or a file."""
 
-    def run(rows: Sequence[Any] | Path, dry_run: bool = False, **order: Any) -> Outcome:
+    def run(rows: Sequence[Any] | Path, dry_run: bool = False, **order: Any) -> ImportResult:
         path = rows if isinstance(rows, Path) else write(tmp_path, rows)
-        wanted = Order(**{"split": "train", **order})
+        wanted = ImportRequest(**{"split": "train", **order})
         return importing.run_import(db, open_path(path), wanted, "kim", quiet, dry_run)
 
     return run
 
 
-def counts(outcome: Outcome) -> dict[str, int]:
+def counts(outcome: ImportResult) -> dict[str, int]:
     """The counts that are not 0, without the rows."""
     return {name: value for name, value in vars(outcome.counts).items() if value and name not in ("rows", "remarks")}
 
@@ -89,7 +89,7 @@ def sound(db: Database) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------------- what is written
-def test_preferences_become_judgements_that_training_uses(db: Database, bring: Callable[..., Outcome]) -> None:
+def test_preferences_become_judgements_that_training_uses(db: Database, bring: Callable[..., ImportResult]) -> None:
     outcome = bring([*PAIRS, '{"prompt": "x", "chosen": null, "rejected": "b"}', "{broken"])
     assert counts(outcome) == {"prompts": 6, "judged": 6, "skipped": 2}
     assert [(row.row, row.column) for row in outcome.skipped] == [(7, "chosen"), (8, "")]
@@ -114,20 +114,20 @@ def test_preferences_become_judgements_that_training_uses(db: Database, bring: C
     assert sound(db)
 
 
-def test_an_import_is_nobodys_account(db: Database, bring: Callable[..., Outcome]) -> None:
+def test_an_import_is_nobodys_account(db: Database, bring: Callable[..., ImportResult]) -> None:
     access.add_account(db, "import-1", "annotator", PASSWORD)
     bring(PAIRS)
     assert {j.annotator for j in store.judgements(db)} == {"import-1-2"}
     assert [account.name for account in access.accounts(db)] == ["import-1"]
 
 
-def test_the_checksum_is_that_of_the_file(db: Database, bring: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_the_checksum_is_that_of_the_file(db: Database, bring: Callable[..., ImportResult], tmp_path: Path) -> None:
     bring(PAIRS)
     checked = subprocess.run(["sha256sum", tmp_path / "pairs.jsonl"], capture_output=True, text=True, check=True)
     assert db.value("SELECT sha256 FROM import") == checked.stdout.split()[0]
 
 
-def test_rankings_ties_and_strengths_are_kept(db: Database, bring: Callable[..., Outcome]) -> None:
+def test_rankings_ties_and_strengths_are_kept(db: Database, bring: Callable[..., ImportResult]) -> None:
     bring([{"prompt": "p", "responses": ["a", "b", "c", "d"], "scores": [1, 5, 1, 3]}])
     bring([{"prompt": "p", "response_a": "x", "response_b": "y", "winner": "tie", "strength": None}])
     bring([{"prompt": "q", "response_a": "x", "response_b": "y", "winner": "b", "strength": "much"}])
@@ -146,7 +146,7 @@ def test_rankings_ties_and_strengths_are_kept(db: Database, bring: Callable[...,
 
 @pytest.mark.parametrize("size", range(2, 9))
 def test_a_comparison_of_every_size_says_in_which_order_it_was(
-    db: Database, bring: Callable[..., Outcome], size: int
+    db: Database, bring: Callable[..., ImportResult], size: int
 ) -> None:
     bring([{"prompt": "p", "responses": [str(number) for number in range(size)], "ranks": list(range(1, size + 1))}])
     judged = next(store.judgements(db))
@@ -155,7 +155,7 @@ def test_a_comparison_of_every_size_says_in_which_order_it_was(
     assert [response["text"] for response in judged.responses] == [str(number) for number in range(size)]
 
 
-def test_demonstrations_are_answers_without_a_comparison(db: Database, bring: Callable[..., Outcome]) -> None:
+def test_demonstrations_are_answers_without_a_comparison(db: Database, bring: Callable[..., ImportResult]) -> None:
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
     outcome = bring([{"messages": turns}, {"messages": [*turns, {"role": "user", "content": "Why?"}, turns[1]]}])
     assert counts(outcome) == {"prompts": 2, "demonstrations": 2}
@@ -169,7 +169,7 @@ def test_demonstrations_are_answers_without_a_comparison(db: Database, bring: Ca
 
 
 def test_prompts_are_split_by_their_text_and_a_known_one_stays_where_it_is(
-    db: Database, bring: Callable[..., Outcome]
+    db: Database, bring: Callable[..., ImportResult]
 ) -> None:
     store.add_prompts(db, [Prompt(({"role": "user", "content": "Question 3?"},), "held-out", "test")])
     first = bring([{"prompt": f"Question {number}?"} for number in range(400)], split=0.25)
@@ -178,7 +178,7 @@ def test_prompts_are_split_by_their_text_and_a_known_one_stays_where_it_is(
     held_out = {prompt.text for prompt in store.prompts(db, "held-out")} - {"Question 3?"}
     other = open_database(db.path.parent / "other")
     shuffled = write(db.path.parent, [{"prompt": f"Question {number}?"} for number in reversed(range(800))], "b.jsonl")
-    importing.run_import(other, open_path(shuffled), Order(split=0.25), "kim", quiet)
+    importing.run_import(other, open_path(shuffled), ImportRequest(split=0.25), "kim", quiet)
     assert held_out <= {prompt.text for prompt in store.prompts(other, "held-out")}, "the same ones in another file"
     again = bring([{"prompt": f"Question {number}?"} for number in range(401)], split="held-out")
     assert counts(again) == {"prompts": 1, "held_out": 1, "known": 400}
@@ -186,7 +186,7 @@ def test_prompts_are_split_by_their_text_and_a_known_one_stays_where_it_is(
     other.close()
 
 
-def test_gold_measures_annotators(db: Database, bring: Callable[..., Outcome]) -> None:
+def test_gold_measures_annotators(db: Database, bring: Callable[..., ImportResult]) -> None:
     tie = {"prompt": "tied", "response_a": "x", "response_b": "y", "winner": "tie"}
     outcome = bring([{**tie, "prompt": "p", "winner": "b"}, tie, {**tie, "winner": "bothbad"}], verdict="gold")
     assert counts(outcome) == {"prompts": 1, "gold": 1, "skipped": 2}
@@ -199,7 +199,7 @@ def test_gold_measures_annotators(db: Database, bring: Callable[..., Outcome]) -
     assert sound(db)
 
 
-def test_open_comparisons_are_judged_by_people(db: Database, bring: Callable[..., Outcome]) -> None:
+def test_open_comparisons_are_judged_by_people(db: Database, bring: Callable[..., ImportResult]) -> None:
     outcome = bring([{"prompt": "p", "responses": ["a", "b"], "scores": [2, 1]}], verdict="open")
     assert counts(outcome) == {"prompts": 1, "open": 1}
     annotator = person(db)
@@ -210,7 +210,7 @@ def test_open_comparisons_are_judged_by_people(db: Database, bring: Callable[...
     assert [j.annotator for j in store.judgements(db)] == ["ann"]
 
 
-def test_labelled_answers_to_one_prompt_are_compared(db: Database, bring: Callable[..., Outcome]) -> None:
+def test_labelled_answers_to_one_prompt_are_compared(db: Database, bring: Callable[..., ImportResult]) -> None:
     outcome = bring(
         [
             {"prompt": "two", "completion": "good", "label": True},
@@ -243,7 +243,7 @@ def texts(judgement: Any) -> list[str]:
 
 
 def test_many_labelled_answers_become_several_comparisons_with_some_of_both(
-    db: Database, bring: Callable[..., Outcome]
+    db: Database, bring: Callable[..., ImportResult]
 ) -> None:
     goods = [{"prompt": "p", "completion": f"good {number}", "label": True} for number in range(15)]
     bads = [{"prompt": "p", "completion": f"bad {number}", "label": False} for number in range(3)]
@@ -259,7 +259,7 @@ def test_many_labelled_answers_become_several_comparisons_with_some_of_both(
 
 
 # ----------------------------------------------------------------------------------------------------- what is known
-def test_what_says_the_same_is_imported_once(db: Database, bring: Callable[..., Outcome]) -> None:
+def test_what_says_the_same_is_imported_once(db: Database, bring: Callable[..., ImportResult]) -> None:
     swapped = {"prompt": "Question 0?", "response_a": "bad 0", "response_b": "good 0", "winner": "b"}
     first = bring([PAIRS[0], PAIRS[1], PAIRS[0], {**PAIRS[0], "rejected": "worse"}])
     assert counts(first) == {"prompts": 2, "judged": 3, "repeated": 1}
@@ -272,7 +272,7 @@ def test_what_says_the_same_is_imported_once(db: Database, bring: Callable[..., 
     assert sound(db)
 
 
-def test_what_people_have_judged_is_known(db: Database, bring: Callable[..., Outcome]) -> None:
+def test_what_people_have_judged_is_known(db: Database, bring: Callable[..., ImportResult]) -> None:
     store.add_prompts(db, [Prompt(({"role": "user", "content": "Question 0?"},), "train", "test")])
     prompt = store.prompts(db, "train")[0]
     made = store.add_comparison(db, [make_response(prompt, text) for text in ("bad 0", "good 0")])
@@ -284,7 +284,7 @@ def test_what_people_have_judged_is_known(db: Database, bring: Callable[..., Out
     assert counts(bring(PAIRS[:2])) == {"prompts": 1, "judged": 1, "known": 1}
 
 
-def test_demonstrations_gold_and_prompts_are_known(db: Database, bring: Callable[..., Outcome]) -> None:
+def test_demonstrations_gold_and_prompts_are_known(db: Database, bring: Callable[..., ImportResult]) -> None:
     shown = [{"prompt": "p", "completion": "a"}, {"prompt": "p", "completion": "b"}]
     assert counts(bring(shown)) == {"prompts": 1, "demonstrations": 2}
     assert counts(bring([*shown, shown[0]])) == {"known": 2, "repeated": 1}
@@ -295,17 +295,17 @@ def test_demonstrations_gold_and_prompts_are_known(db: Database, bring: Callable
 
 
 def test_prompts_added_meanwhile_are_not_added_twice(
-    db: Database, bring: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+    db: Database, bring: Callable[..., ImportResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody asks one of the file's prompts between the comparison with the database and the write."""
     annotator = person(db)
-    plain = commit.Move.run
+    plain = commit.ImportCommit.run
 
-    def run(move: commit.Move) -> None:
+    def run(move: commit.ImportCommit) -> None:
         store.ask(db, annotator, [{"role": "user", "content": "Question 2?"}])
         plain(move)
 
-    monkeypatch.setattr(commit.Move, "run", run)
+    monkeypatch.setattr(commit.ImportCommit, "run", run)
     bring(PAIRS)
     assert sizes(db)["prompt"] == 6
     assert [j.messages[0]["content"] for j in store.judgements(db)] == [pair["prompt"] for pair in PAIRS]
@@ -313,7 +313,7 @@ def test_prompts_added_meanwhile_are_not_added_twice(
 
 
 # ------------------------------------------------------------------------------------------------- nothing half done
-def test_a_check_writes_nothing(db: Database, bring: Callable[..., Outcome]) -> None:
+def test_a_check_writes_nothing(db: Database, bring: Callable[..., ImportResult]) -> None:
     before = stored(db)
     outcome = bring([*PAIRS, "[]"], dry_run=True)
     assert counts(outcome) == {"prompts": 6, "judged": 6, "skipped": 1}
@@ -336,7 +336,7 @@ def test_a_check_writes_nothing(db: Database, bring: Callable[..., Outcome]) -> 
     ],
 )
 def test_what_cannot_be_imported_is_refused_and_nothing_written(
-    db: Database, bring: Callable[..., Outcome], rows: list[Any], order: dict[str, Any], message: str
+    db: Database, bring: Callable[..., ImportResult], rows: list[Any], order: dict[str, Any], message: str
 ) -> None:
     before = stored(db)
     with pytest.raises(UserError) as refusal:
@@ -347,7 +347,7 @@ def test_what_cannot_be_imported_is_refused_and_nothing_written(
 
 
 def test_a_file_that_turns_out_to_be_damaged_leaves_nothing(
-    db: Database, bring: Callable[..., Outcome], tmp_path: Path
+    db: Database, bring: Callable[..., ImportResult], tmp_path: Path
 ) -> None:
     before = stored(db)
     path = tmp_path / "a.json"
@@ -358,13 +358,13 @@ def test_a_file_that_turns_out_to_be_damaged_leaves_nothing(
     assert list(db.path.parent.glob("import-*")) == []
 
 
-def test_only_some_rows(db: Database, bring: Callable[..., Outcome]) -> None:
+def test_only_some_rows(db: Database, bring: Callable[..., ImportResult]) -> None:
     assert bring(PAIRS, first=2, last=3).counts.rows == 2
     assert [j.messages[0]["content"] for j in store.judgements(db)] == ["Question 1?", "Question 2?"]
 
 
 def test_more_than_one_import_can_hold_is_refused(
-    db: Database, bring: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+    db: Database, bring: Callable[..., ImportResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = stored(db)
     monkeypatch.setattr("annotation.imports.scratch.MAXIMUM_VERDICT_ROWS", 15)
@@ -373,7 +373,7 @@ def test_more_than_one_import_can_hold_is_refused(
     assert stored(db) == before
 
 
-def test_one_import_at_a_time(db: Database, bring: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_one_import_at_a_time(db: Database, bring: Callable[..., ImportResult], tmp_path: Path) -> None:
     with importing.only_import(db):
         with pytest.raises(UserError, match="Another import is at work"):
             bring(PAIRS)
@@ -383,7 +383,7 @@ def test_one_import_at_a_time(db: Database, bring: Callable[..., Outcome], tmp_p
     assert list(db.path.parent.glob("import-*")) == []
 
 
-def test_a_full_disk_leaves_nothing(db: Database, bring: Callable[..., Outcome]) -> None:
+def test_a_full_disk_leaves_nothing(db: Database, bring: Callable[..., ImportResult]) -> None:
     """The database may not grow, which SQLite reports as a full disk."""
     before = stored(db)
     db.connection.conn.execute(f"PRAGMA max_page_count={db.value('PRAGMA page_count') + 2}")
@@ -424,7 +424,7 @@ def test_our_own_exports_are_read_back(db: Database, tmp_path: Path, format: str
     )
     whole = target if format == "csv" or container == "dataset" else next(target.glob("train.*"))
     other = open_database(tmp_path / "other")
-    importing.run_import(other, open_path(whole), Order(split="train"), "kim", quiet)
+    importing.run_import(other, open_path(whole), ImportRequest(split="train"), "kim", quiet)
 
     def verdicts(database: Database) -> list[Any]:
         rows = freeze(store.judgements(database), 1024).rows
@@ -471,7 +471,7 @@ def content(db: Database) -> list[Any]:
 
 
 def test_in_pieces_the_same_is_written_as_at_once(
-    db: Database, bring: Callable[..., Outcome], tmp_path: Path, request: pytest.FixtureRequest
+    db: Database, bring: Callable[..., ImportResult], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     other = open_database(tmp_path / "other")
     registry.ensure_base(other, BASE_NAME)
@@ -479,11 +479,11 @@ def test_in_pieces_the_same_is_written_as_at_once(
     for database in (db, other):
         store.add_prompts(database, [Prompt(({"role": "user", "content": "p 3"},), "held-out", "test")])
     path = write(tmp_path, mixed(20))
-    importing.run_import(other, open_path(path), Order(split="train"), "kim", quiet)
+    importing.run_import(other, open_path(path), ImportRequest(split="train"), "kim", quiet)
     request.getfixturevalue("in_pieces")
     shares: list[float | None] = []
     importing.run_import(
-        db, open_path(path), Order(split="train"), "kim", lambda what, rows, share: shares.append(share)
+        db, open_path(path), ImportRequest(split="train"), "kim", lambda what, rows, share: shares.append(share)
     )
     assert len([share for share in shares if share is not None]) > 10, "there were many pieces"
     assert content(db) == content(other)
@@ -493,12 +493,12 @@ def test_in_pieces_the_same_is_written_as_at_once(
 
 @pytest.mark.usefixtures("in_pieces")
 def test_others_write_between_the_pieces(
-    db: Database, bring: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+    db: Database, bring: Callable[..., ImportResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others add prompts (one of the file's own, too) and answers meanwhile, and all ends up in its place."""
-    plain = commit.Move.insert_piece
+    plain = commit.ImportCommit.insert_piece
 
-    def insert_piece(move: commit.Move, *rest: Any) -> None:
+    def insert_piece(move: commit.ImportCommit, *rest: Any) -> None:
         plain(move, *rest)
         number = sizes(db)["prompt"]
         annotator = person(db, f"ann{number}")  # nobody may have many prompts waiting
@@ -506,7 +506,7 @@ def test_others_write_between_the_pieces(
         store.ask(db, annotator, [{"role": "user", "content": "p 19"}])
         store.add_response(db, make_response(store.prompts(db, "train")[-1], "by a policy"), "compare")
 
-    monkeypatch.setattr(commit.Move, "insert_piece", insert_piece)
+    monkeypatch.setattr(commit.ImportCommit, "insert_piece", insert_piece)
     assert counts(bring(mixed(20))) == {"prompts": 20, "judged": 10, "demonstrations": 10}
     judged = {j.messages[0]["content"]: texts(j) for j in store.judgements(db)}
     assert judged == {f"p {number}": [f"good {number}", f"bad {number}"] for number in range(0, 20, 2)}
@@ -521,15 +521,15 @@ def test_others_write_between_the_pieces(
 
 @pytest.mark.usefixtures("in_pieces")
 def test_an_error_between_the_pieces_leaves_nothing(
-    db: Database, bring: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+    db: Database, bring: Callable[..., ImportResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = stored(db)
 
-    def fail(move: commit.Move) -> None:
+    def fail(move: commit.ImportCommit) -> None:
         assert db.value("SELECT count(*) FROM response") == 30, "the texts are there already"
         raise OSError("no more")
 
-    monkeypatch.setattr(commit.Move, "insert_verdicts", fail)
+    monkeypatch.setattr(commit.ImportCommit, "insert_verdicts", fail)
     with pytest.raises(OSError, match="no more"):
         bring(mixed(20))
     assert stored(db) == before
@@ -591,14 +591,14 @@ import os, signal, sys
 from annotation.imports import commit
 from annotation.__main__ import main
 commit.ONE_PIECE, commit.PIECE = 0, 200
-insert_piece = commit.Move.insert_piece
+insert_piece = commit.ImportCommit.insert_piece
 
 def insert_and_die(self, insert, *rest):
     insert_piece(self, insert, *rest)
     if insert.__name__ == "insert_answers":
         os.kill(os.getpid(), signal.SIGKILL)
 
-commit.Move.insert_piece = insert_and_die
+commit.ImportCommit.insert_piece = insert_and_die
 main(sys.argv[1:])
 """
 
@@ -617,7 +617,7 @@ def test_a_process_killed_between_the_pieces_is_cleared_away(db: Database, tmp_p
     assert sizes(db) == {**before, "prompt": 1, "response": 1}
     assert store.prompts(db, "train") == [answered]
     assert sound(db)
-    assert counts(importing.run_import(db, open_path(path), Order(split="train"), "kim", quiet))["judged"] == 10
+    assert counts(importing.run_import(db, open_path(path), ImportRequest(split="train"), "kim", quiet))["judged"] == 10
 
 
 def test_the_command_says_what_it_does(db: Database, tmp_path: Path) -> None:
@@ -680,7 +680,7 @@ def test_a_number_that_fits_no_name_ends_the_import_wherever_it_stands(db: Datab
     assert stored(db) == before
 
 
-def test_bad_answers_come_in_as_bad_ones(db: Database, tmp_path: Path, bring: Callable[..., Outcome]) -> None:
+def test_bad_answers_come_in_as_bad_ones(db: Database, tmp_path: Path, bring: Callable[..., ImportResult]) -> None:
     rated = [{"prompt": f"p{n // 2}", "response": f"r{n}", "helpfulness": n % 5} for n in range(10)]
     refused = run(db, str(write(tmp_path, rated)))
     assert (refused.returncode, sizes(db)["response"]) == (2, 0)
@@ -717,7 +717,7 @@ def test_a_share_is_held_out_unless_somebody_says_otherwise(db: Database, tmp_pa
 
 @pytest.mark.parametrize("count", [9, 10, 11, 12, 14, 18])
 def test_one_prompt_is_held_out_where_chance_takes_none(
-    db: Database, bring: Callable[..., Outcome], count: int
+    db: Database, bring: Callable[..., ImportResult], count: int
 ) -> None:
     rows = [{"prompt": f"{count} {n}", "chosen": "a", "rejected": "b"} for n in range(count)]
     outcome = bring(rows, split=0.001)
@@ -974,7 +974,9 @@ def person(db: Database, name: str = "ann") -> int:
 
 
 @pytest.mark.parametrize("early", [{}, {"label": None}])
-def test_labels_that_come_late_are_not_passed_over(db: Database, bring: Callable[..., Outcome], early: Any) -> None:
+def test_labels_that_come_late_are_not_passed_over(
+    db: Database, bring: Callable[..., ImportResult], early: Any
+) -> None:
     """The first rows, by which columns are chosen, say nothing of labels; a later one says that its answer is bad."""
     rows = [{"prompt": f"p {n}", "completion": "x", **early} for n in range(importing.LOOKED_AT)]
     with pytest.raises(UserError, match="'label' may say which answers are bad"):
@@ -1018,7 +1020,7 @@ def test_others_can_write_while_a_file_is_read(db: Database, tmp_path: Path, mon
     monkeypatch.setattr(importing, "REPORT_SECONDS", 0.0)
     path = write(tmp_path, [{"prompt": f"q {n}", "chosen": f"a {n}", "rejected": f"b {n}"} for n in range(500)])
     reading, written = threading.Event(), threading.Event()
-    outcomes: list[Outcome] = []
+    outcomes: list[ImportResult] = []
 
     def wait_for_others(what: str, rows: int, share: float | None) -> None:
         if what == "reading":
@@ -1027,7 +1029,9 @@ def test_others_can_write_while_a_file_is_read(db: Database, tmp_path: Path, mon
 
     def bring_it() -> None:
         own = open_database(db.path.parent)
-        outcomes.append(importing.run_import(own, open_path(path), Order(split="train"), "kim", wait_for_others))
+        outcomes.append(
+            importing.run_import(own, open_path(path), ImportRequest(split="train"), "kim", wait_for_others)
+        )
         own.close()
 
     thread = threading.Thread(target=bring_it)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from annotation import store
 from annotation.imports import labels
 from annotation.imports.columns import ROLES, propose
-from annotation.imports.labels import Unusable
-from annotation.imports.mapping import TARGETS, Record, make_plan
-from annotation.imports.reading import Row
+from annotation.imports.labels import UnusableRow
+from annotation.imports.mapping import TARGETS, MappedRow, make_plan
+from annotation.imports.reading import SourceRow
 from annotation.records import UserError
 
 
@@ -35,57 +35,57 @@ def system(text: str) -> dict[str, str]:
     return {"role": "system", "content": text}
 
 
-def rows(*values: dict[str, Any]) -> list[Row]:
+def rows(*values: dict[str, Any]) -> list[SourceRow]:
     """Raw rows as they come from a file."""
-    return [Row(number, value) for number, value in enumerate(values, 1)]
+    return [SourceRow(number, value) for number, value in enumerate(values, 1)]
 
 
-def record(value: dict[str, Any], *more: Any, **named: Any) -> tuple[str, Record]:
+def record(value: dict[str, Any], *more: Any, **named: Any) -> tuple[str, MappedRow]:
     """The target that is proposed for a row, and what the row becomes."""
     plan = make_plan(rows(value), *more, **named)
     return plan.target, plan.reader(value)
 
 
-def ranked(messages: list[dict[str, str]], answers: list[str], ranking: list[int], **more: Any) -> Record:
+def ranked(messages: list[dict[str, str]], answers: list[str], ranking: list[int], **more: Any) -> MappedRow:
     """A comparison with its verdict."""
-    return Record(tuple(messages), tuple(answers), "ranked", tuple(ranking), **more)
+    return MappedRow(tuple(messages), tuple(answers), "ranked", tuple(ranking), **more)
 
 
 TURNS = [user("Hi"), assistant("Hello."), user("Why?")]
 SHARE_GPT = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}, {"from": "human", "value": "Why?"}]
 HH = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Why?\n\nAssistant:"
-SHAPES: dict[str, tuple[dict[str, Any], str, Record]] = {
-    "plain prompt": ({"id": 7, "Question": "Why?"}, "prompts", Record((user("Why?"),))),
-    "text only": ({"text": "Why?"}, "prompts", Record((user("Why?"),))),
-    "messages": ({"messages": TURNS}, "prompts", Record(tuple(TURNS))),
-    "share gpt": ({"conversations": SHARE_GPT}, "prompts", Record(tuple(TURNS))),
-    "messages as JSON in a CSV field": ({"messages": json.dumps(TURNS)}, "prompts", Record(tuple(TURNS))),
-    "prompt as a transcript": ({"prompt": HH}, "prompts", Record(tuple(TURNS))),
+SHAPES: dict[str, tuple[dict[str, Any], str, MappedRow]] = {
+    "plain prompt": ({"id": 7, "Question": "Why?"}, "prompts", MappedRow((user("Why?"),))),
+    "text only": ({"text": "Why?"}, "prompts", MappedRow((user("Why?"),))),
+    "messages": ({"messages": TURNS}, "prompts", MappedRow(tuple(TURNS))),
+    "share gpt": ({"conversations": SHARE_GPT}, "prompts", MappedRow(tuple(TURNS))),
+    "messages as JSON in a CSV field": ({"messages": json.dumps(TURNS)}, "prompts", MappedRow(tuple(TURNS))),
+    "prompt as a transcript": ({"prompt": HH}, "prompts", MappedRow(tuple(TURNS))),
     "content in parts": (
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]},
         "prompts",
-        Record((user("ab"),)),
+        MappedRow((user("ab"),)),
     ),
     "system column": (
         {"system": "Be brief.", "question": "Why?", "chosen": "a", "rejected": "b"},
         "preferences",
         ranked([system("Be brief."), user("Why?")], ["a", "b"], [1, 2]),
     ),
-    "demonstration": ({"prompt": "Why?", "completion": "So."}, "demonstrations", Record((user("Why?"),), ("So.",))),
+    "demonstration": ({"prompt": "Why?", "completion": "So."}, "demonstrations", MappedRow((user("Why?"),), ("So.",))),
     "alpaca": (
         {"instruction": "Translate.", "input": "Katze", "output": "cat"},
         "demonstrations",
-        Record((user("Translate.\n\nKatze"),), ("cat",)),
+        MappedRow((user("Translate.\n\nKatze"),), ("cat",)),
     ),
     "alpaca without input": (
         {"instruction": "Say hi.", "input": "", "output": "hi"},
         "demonstrations",
-        Record((user("Say hi."),), ("hi",)),
+        MappedRow((user("Say hi."),), ("hi",)),
     ),
     "conversation that ends with an answer": (
         {"messages": [system("Be kind."), *TURNS, assistant("Because.")]},
         "demonstrations",
-        Record((system("Be kind."), *TURNS), ("Because.",)),
+        MappedRow((system("Be kind."), *TURNS), ("Because.",)),
     ),
     "TRL plain": (
         {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."},
@@ -125,7 +125,7 @@ SHAPES: dict[str, tuple[dict[str, Any], str, Record]] = {
     "conversation and its answer": (
         {"messages": TURNS, "completion": "So."},
         "demonstrations",
-        Record(tuple(TURNS), ("So.",)),
+        MappedRow(tuple(TURNS), ("So.",)),
     ),
     "HH": (
         {"chosen": f"{HH} Because.", "rejected": f"{HH} No idea. \n"},
@@ -209,7 +209,7 @@ SHAPES: dict[str, tuple[dict[str, Any], str, Record]] = {
     "both bad": (
         {"prompt": "p", "answer_a": "x", "answer_b": "y", "winner": "tie (bothbad)"},
         "preferences",
-        Record((user("p"),), ("x", "y"), "all-bad"),
+        MappedRow((user("p"),), ("x", "y"), "all-bad"),
     ),
     "tie": (
         {"prompt": "p", "output_1": "x", "output_2": "y", "preference": "Tie"},
@@ -239,12 +239,12 @@ SHAPES: dict[str, tuple[dict[str, Any], str, Record]] = {
     "KTO": (
         {"prompt": "p", "completion": "x", "label": True},
         "preferences",
-        Record((user("p"),), ("x",), label=True),
+        MappedRow((user("p"),), ("x",), label=True),
     ),
     "KTO conversational, from a CSV": (
         {"prompt": json.dumps([user("p")]), "completion": json.dumps([assistant("x")]), "label": "False"},
         "preferences",
-        Record((user("p"),), ("x",), label=False),
+        MappedRow((user("p"),), ("x",), label=False),
     ),
 }  # fmt: skip
 
@@ -260,7 +260,7 @@ def test_each_shape_is_recognised_and_read(name: str) -> None:
 )
 def test_prompts_can_be_taken_from_other_shapes(name: str) -> None:
     value, _, expected = SHAPES[name]
-    assert record(value, "prompts") == ("prompts", Record(expected.messages))
+    assert record(value, "prompts") == ("prompts", MappedRow(expected.messages))
 
 
 def test_an_answer_may_begin_with_a_bracket() -> None:
@@ -271,15 +271,15 @@ def test_an_answer_may_begin_with_a_bracket() -> None:
 def test_text_is_kept_as_it_is() -> None:
     """HTML, formulas and control characters are text; only what can't be stored is refused."""
     odd = ' \x1b[31m<img src=x onerror=alert(1)>\u202e${1+1}\r\n=HYPERLINK("x") '
-    assert record({"prompt": odd, "completion": odd})[1] == Record((user(odd),), (odd,))
+    assert record({"prompt": odd, "completion": odd})[1] == MappedRow((user(odd),), (odd,))
 
 
 # ----------------------------------------------------------------------------------------------------- the person's say
 def test_columns_can_be_given_and_left_out() -> None:
     value = {"question": "q", "title": "t", "answer": "x", "notes": "n"}
     assert propose(rows(value)) == {"prompt": "question", "completion": "answer"}
-    assert record(value, "auto", {"prompt": "title", "completion": "notes"})[1] == Record((user("t"),), ("n",))
-    assert record(value, "auto", {"completion": ""}) == ("prompts", Record((user("q"),)))
+    assert record(value, "auto", {"prompt": "title", "completion": "notes"})[1] == MappedRow((user("t"),), ("n",))
+    assert record(value, "auto", {"completion": ""}) == ("prompts", MappedRow((user("q"),)))
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_a_plan_that_cannot_work_is_refused(columns: dict[str, str], target: Any
 
 def test_answers_for_people_to_judge_need_no_verdict() -> None:
     plan = make_plan(rows({"prompt": "p", "responses": ["a", "b"]}), verdict="open")
-    assert plan.reader({"prompt": "p", "responses": ["a", "b"]}) == Record((user("p"),), ("a", "b"))
+    assert plan.reader({"prompt": "p", "responses": ["a", "b"]}) == MappedRow((user("p"),), ("a", "b"))
     with pytest.raises(UserError, match="can't be gold or judged"):
         make_plan(rows({"prompt": "p", "completion": "c", "label": True}), verdict="open")
     with pytest.raises(UserError, match="Only preference data"):
@@ -311,7 +311,7 @@ def test_answers_for_people_to_judge_need_no_verdict() -> None:
 def test_bad_answers_are_no_demonstrations() -> None:
     plan = make_plan(rows({"prompt": "p", "completion": "c", "label": True}), "demonstrations")
     assert plan.reader({"prompt": "p", "completion": "c", "label": 1}).answers == ("c",)
-    with pytest.raises(Unusable, match="says that the answer is bad"):
+    with pytest.raises(UnusableRow, match="says that the answer is bad"):
         plan.reader({"prompt": "p", "completion": "c", "label": 0})
 
 
@@ -396,7 +396,7 @@ def test_a_row_that_cannot_be_used_says_which_column_and_why(
     shape: dict[str, Any], changes: dict[str, Any], column: str, reason: str
 ) -> None:
     plan = make_plan(rows(shape))
-    with pytest.raises(Unusable) as refusal:
+    with pytest.raises(UnusableRow) as refusal:
         plan.reader({**shape, **changes})
     assert refusal.value.column == column
     assert refusal.value.reason.startswith(reason)
@@ -404,7 +404,7 @@ def test_a_row_that_cannot_be_used_says_which_column_and_why(
 
 def test_answers_without_a_prompt_or_a_common_beginning_are_refused() -> None:
     plan = make_plan(rows({"chosen": "Yes.", "rejected": "No."}))
-    with pytest.raises(Unusable, match="don't begin alike"):
+    with pytest.raises(UnusableRow, match="don't begin alike"):
         plan.reader({"chosen": "Yes.", "rejected": "No."})
 
 
@@ -442,7 +442,7 @@ def test_arbitrary_rows_give_records_or_the_error_for_people(values: list[Any], 
     with suppress(UserError):
         plan = make_plan(found, target, verdict=verdict)
         for row in found:
-            with suppress(Unusable):
+            with suppress(UnusableRow):
                 check_storable(plan.reader(row.values))
 
 
@@ -452,11 +452,11 @@ def test_a_changed_row_of_a_known_shape_gives_a_record_or_a_reason(name: str, da
     value, _, _ = SHAPES[name]
     plan = make_plan(rows(value))
     column = data.draw(st.sampled_from(sorted(value)))
-    with suppress(Unusable):
+    with suppress(UnusableRow):
         check_storable(plan.reader({**value, column: data.draw(VALUES)}))
 
 
-def check_storable(found: Record) -> None:
+def check_storable(found: MappedRow) -> None:
     """What the tables and their readers take for granted."""
     _, messages = store.fingerprint_of(found.messages)
     turns = [turn["role"] for turn in json.loads(messages) if turn["role"] != "system"]

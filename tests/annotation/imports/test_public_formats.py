@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from annotation.imports import labels
-from annotation.imports.columns import Met
-from annotation.imports.labels import Unusable
-from annotation.imports.mapping import EQUAL_SCORES, OTHER_SYSTEMS, SAID_TIE, Record, make_plan
-from annotation.imports.reading import Row
+from annotation.imports.columns import ColumnUsage
+from annotation.imports.labels import UnusableRow
+from annotation.imports.mapping import EQUAL_SCORES, OTHER_SYSTEMS, SAID_TIE, MappedRow, make_plan
+from annotation.imports.reading import SourceRow
 from annotation.records import UserError
 
 
@@ -36,11 +36,11 @@ def said(who: str, text: str) -> dict[str, str]:
     return {"from": who, "value": text}
 
 
-def told(prompt: Any, *answers: str, ranking: tuple[int, ...] | None = None, **more: Any) -> Record:
+def told(prompt: Any, *answers: str, ranking: tuple[int, ...] | None = None, **more: Any) -> MappedRow:
     """A record; a prompt that is text is the user's only turn."""
     messages = (user(prompt),) if isinstance(prompt, str) else tuple(prompt)
     outcome = {"outcome": "ranked", "ranking": ranking} if ranking else {}
-    return Record(messages, answers, **{**outcome, **more})
+    return MappedRow(messages, answers, **{**outcome, **more})
 
 
 FIRST, SECOND, TIE = (1, 2), (2, 1), (1, 1)
@@ -51,7 +51,7 @@ class Case:
     """Rows of a format, how they are imported, and what they become: records, or the beginning of a reason."""
 
     rows: list[dict[str, Any]]
-    becomes: list[Record | str]
+    becomes: list[MappedRow | str]
     target: str = "preferences"
     columns: dict[str, str] = field(default_factory=dict)
     telling: list[str] = field(default_factory=list)
@@ -443,7 +443,7 @@ CASES: dict[str, Case | Refused] = {
 @pytest.mark.parametrize("name", CASES)
 def test_a_public_format_becomes_what_it_says_or_is_refused(name: str) -> None:
     case = CASES[name]
-    rows = [Row(number, values) for number, values in enumerate(case.rows, 1)]
+    rows = [SourceRow(number, values) for number, values in enumerate(case.rows, 1)]
     if isinstance(case, Refused):
         with pytest.raises(UserError) as refusal:
             make_plan(rows, "auto", case.columns)
@@ -455,13 +455,13 @@ def test_a_public_format_becomes_what_it_says_or_is_refused(name: str) -> None:
     if name.endswith("good ones only"):
         plan = make_plan(rows, "demonstrations", case.columns)
     assert plan.target == case.target
-    read, met = plan.reader, Met()
+    read, met = plan.reader, ColumnUsage()
     for row, expected in zip(rows, case.becomes, strict=True):
         met.see(row.values)
-        if isinstance(expected, Record):
+        if isinstance(expected, MappedRow):
             assert read(row.values) == expected
         else:
-            with pytest.raises(Unusable) as refusal:
+            with pytest.raises(UnusableRow) as refusal:
                 read(row.values)
             assert str(refusal.value).startswith(expected)
     assert list(met.unused(plan.used)[0]) == case.telling
@@ -470,7 +470,7 @@ def test_a_public_format_becomes_what_it_says_or_is_refused(name: str) -> None:
 # ------------------------------------------------------------------------------------------------------- who is better
 def verdict(a: str, b: str, *values: Any, role: str = "winner") -> list[Any]:
     """The rankings that values of a column come to, beside answers in columns of these names; None for both bad."""
-    rows = [Row(n, {"prompt": "p", a: f"x{n}", b: f"y{n}", "which": value}) for n, value in enumerate(values)]
+    rows = [SourceRow(n, {"prompt": "p", a: f"x{n}", b: f"y{n}", "which": value}) for n, value in enumerate(values)]
     plan = make_plan(rows, "preferences", {"a": a, "b": b, "winner": "", role: "which"})
     read = plan.reader
     return [read(row.values).ranking for row in rows]
@@ -494,7 +494,7 @@ def test_words_for_the_better_answer(word: str, ranking: Any) -> None:
     "word", ["-a", "a-", "not a", "c", "[[C]]", "A>A", "A>C", ">", "", "ab", "model_c", True, None, [], "1"]
 )
 def test_words_that_name_no_answer(word: Any) -> None:
-    with pytest.raises(Unusable):
+    with pytest.raises(UnusableRow):
         verdict("response_a", "response_b", word)
 
 
@@ -521,13 +521,13 @@ def test_numbers_are_names_only_where_the_columns_have_them(names: Any, values: 
 def test_a_column_whose_numbers_fit_no_names_is_refused_as_a_whole(names: Any, values: list[Any]) -> None:
     with pytest.raises(UserError, match="--map preference=which") as refusal:
         verdict(*names, *values)
-    assert not isinstance(refusal.value, Unusable)
+    assert not isinstance(refusal.value, UnusableRow)
 
 
 def test_a_number_that_fits_no_name_is_found_wherever_it_stands() -> None:
-    rows = [Row(n, {"prompt": "p", "response_1": "x", "response_2": "y", "winner": n % 2 + 1}) for n in range(5)]
+    rows = [SourceRow(n, {"prompt": "p", "response_1": "x", "response_2": "y", "winner": n % 2 + 1}) for n in range(5)]
     read = make_plan(rows).reader
-    with pytest.raises(labels.Unclear, match="holds -2, so its numbers are no names"):
+    with pytest.raises(labels.UnclearColumn, match="holds -2, so its numbers are no names"):
         read({**rows[0].values, "winner": -2})
 
 
@@ -554,19 +554,19 @@ def test_a_person_says_what_numbers_mean(role: str, values: list[Any], rankings:
      *(("preference", value) for value in ("a", True, None, float("nan")))],
 )  # fmt: skip
 def test_numbers_that_are_none_of_those(role: str, value: Any) -> None:
-    with pytest.raises(Unusable):
+    with pytest.raises(UnusableRow):
         verdict("response_1", "response_2", value, role=role)
 
 
 def test_a_label_that_turns_out_to_be_a_scale_ends_the_import() -> None:
-    rows = [Row(n, {"prompt": "p", "completion": str(n), "label": n % 2}) for n in range(4)]
+    rows = [SourceRow(n, {"prompt": "p", "completion": str(n), "label": n % 2}) for n in range(4)]
     read = make_plan(rows).reader
     assert read({**rows[0].values, "label": 0}).label is False
-    with pytest.raises(labels.Unclear, match="holds -1, 0: numbers of a scale"):
+    with pytest.raises(labels.UnclearColumn, match="holds -1, 0: numbers of a scale"):
         read({**rows[0].values, "label": -1})
 
 
 def test_answers_that_are_json_are_not_turns() -> None:
     """Only where the prompt and both answers are lists of as many texts are these turns."""
     row = {"prompt": "Give me a list.", "response_a": '["x"]', "response_b": json.dumps(["y"]), "winner": "a"}
-    assert make_plan([Row(1, row)]).reader(row).answers == ('["x"]', '["y"]')
+    assert make_plan([SourceRow(1, row)]).reader(row).answers == ('["x"]', '["y"]')

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotation.imports import reading
-from annotation.imports.reading import BadRow, RawRow, Row, open_path
+from annotation.imports.reading import BadRow, RawRow, SourceRow, open_path
 from annotation.records import UserError
 
 PAIRS = [
@@ -51,8 +51,8 @@ def read(path: Path, **more: Any) -> list[RawRow]:
 
 def values(rows: list[RawRow]) -> list[Any]:
     """What good rows hold; a bad one fails the test."""
-    assert all(isinstance(row, Row) for row in rows), rows
-    return [dict(row.values) for row in rows if isinstance(row, Row)]
+    assert all(isinstance(row, SourceRow) for row in rows), rows
+    return [dict(row.values) for row in rows if isinstance(row, SourceRow)]
 
 
 def as_csv(rows: list[dict[str, str]], delimiter: str = ",") -> bytes:
@@ -204,7 +204,7 @@ def test_a_csv_row_that_does_not_fit_is_a_bad_row(tmp_path: Path) -> None:
         (6, "is not CSV: ',' expected after '\"'"),
         (7, f"byte 0xE9 at offset {content.index(0xE9)} of the file is not UTF-8. {reading.RE_SAVE}"),
     ]
-    assert values([row for row in rows if isinstance(row, Row)]) == [
+    assert values([row for row in rows if isinstance(row, SourceRow)]) == [
         {"prompt": "a", "answer": "b"},
         {"prompt": "last", "answer": "one"},
     ]
@@ -234,9 +234,9 @@ def test_a_line_of_a_gigabyte_is_skipped_without_being_loaded(tmp_path: Path) ->
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert rows == [
-        Row(1, {"prompt": "one"}),
+        SourceRow(1, {"prompt": "one"}),
         BadRow(2, "the line is longer than 16 MB"),
-        Row(3, {"prompt": "two"}),
+        SourceRow(3, {"prompt": "two"}),
     ]
     assert peak < 3 * reading.MAXIMUM_LINE
 
@@ -349,7 +349,7 @@ def never_more_than_a_user_error(name: str, content: bytes) -> None:
         path = write(Path(directory), name, content)
         with suppress(UserError):
             rows = read(path)
-            assert all(isinstance(row, (Row, BadRow)) for row in rows)
+            assert all(isinstance(row, (SourceRow, BadRow)) for row in rows)
 
 
 NAMES = st.sampled_from(["a.csv", "a.tsv", "a.jsonl", "a.json", "a", "a.csv.gz", "a.jsonl.gz", "a.parquet", "a.gz"])

@@ -10,13 +10,13 @@ import choix
 import numpy as np
 import pytest
 
-from annotation.metrics.bradley_terry import Duel, Strengths, bradley_terry, duels
+from annotation.metrics.bradley_terry import PairwiseResult, Strengths, bradley_terry, pairwise_results
 from tests.votes import FIRST, SECOND, TIE, vote
 
 
-def fought(results: list[tuple[str, str, float]]) -> list[Duel]:
+def fought(results: list[tuple[str, str, float]]) -> list[PairwiseResult]:
     """A duel for each result, each of a comparison of its own."""
-    return [Duel(number, *result) for number, result in enumerate(results)]
+    return [PairwiseResult(number, *result) for number, result in enumerate(results)]
 
 
 def values(found: Strengths) -> dict[str, float]:
@@ -46,7 +46,7 @@ def test_a_tie_is_half_a_win() -> None:
     )
 
 
-def mm(results: list[Duel], names: list[str], rounds: int = 20_000) -> dict[str, float]:
+def mm(results: list[PairwiseResult], names: list[str], rounds: int = 20_000) -> dict[str, float]:
     """Hunter 2004, equation 3, in plain Python, relative to the first."""
     gamma = dict.fromkeys(names, 1.0)
     wins = {
@@ -73,13 +73,13 @@ def test_newton_agrees_with_mm(seed: int) -> None:
     assert values(found) == pytest.approx(mm(fought(results), names), abs=1e-6)
 
 
-def simulate(source: random.Random, truth: dict[str, float], comparisons: int, annotators: int) -> list[Duel]:
+def simulate(source: random.Random, truth: dict[str, float], comparisons: int, annotators: int) -> list[PairwiseResult]:
     """Each comparison draws one winner, and its annotators mostly agree on it: judgements in clusters."""
     found = []
     for number in range(comparisons):
         first, second = source.sample(sorted(truth), 2)
         won = source.random() < 1 / (1 + math.exp(truth[second] - truth[first]))
-        found += [Duel(number, first, second, float(won)) for _ in range(annotators)]
+        found += [PairwiseResult(number, first, second, float(won)) for _ in range(annotators)]
     return found
 
 
@@ -153,7 +153,7 @@ def test_duels_are_between_answers_of_different_policies_that_were_compared() ->
         vote(10, "a", (2, 2, 1), revisions=three, kind="best"),
         vote(11, "a", TIE, revisions=sides, kind="best"),
     ]
-    assert [(d.comparison_id, d.first, d.second, d.score) for d in duels(votes)] == [
+    assert [(d.comparison_id, d.first, d.second, d.score) for d in pairwise_results(votes)] == [
         (1, "base", "dpo-1", 1.0),
         (2, "base", "dpo-1", 0.5),
         (3, "base", "dpo-1", 0.0),

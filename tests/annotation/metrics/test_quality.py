@@ -128,7 +128,7 @@ def test_figures_equal_a_plain_count_of_the_rows(simulated: Database) -> None:
         row["id"]: json.loads(row["expected"])
         for row in simulated.rows("SELECT id, expected FROM comparison WHERE purpose = 'gold'")
     }
-    figures = quality.figures(simulated)
+    figures = quality.report(simulated)
     assert [one.name for one in figures.annotators] == sorted(PEOPLE)
     for one in figures.annotators:
         own = [row for row in rows if row["name"] == one.name]
@@ -196,28 +196,28 @@ def test_no_gold_judgement_is_trained_on_and_all_own_ones_are(simulated: Databas
 
 
 def test_figures_are_kept_until_something_changes(simulated: Database) -> None:
-    first = quality.figures(simulated)
-    assert quality.figures(simulated) is first
+    first = quality.report(simulated)
+    assert quality.report(simulated) is first
     assert quality.reliabilities(simulated) is first.reliabilities
     quality.leave_out(simulated, "eve", "clicks", "owner")
     measured = quality.reliabilities(simulated)
     assert measured is not first.reliabilities
     assert quality.reliabilities(simulated) is measured
-    second = quality.figures(simulated)
+    second = quality.report(simulated)
     assert second is not first
     assert second.reliabilities == measured
     ann = simulated.value("SELECT id FROM annotator WHERE name = 'ann'")
     claims.undo(simulated, ann, "")
-    third = quality.figures(simulated)
+    third = quality.report(simulated)
     assert third is not second
     quality.make_gold(simulated, third.clear[0].comparison_id, None, "owner")
-    assert len(quality.figures(simulated).golds) == len(third.golds) + 1
+    assert len(quality.report(simulated).golds) == len(third.golds) + 1
 
 
 def test_who_is_left_out_measures_nobody(simulated: Database) -> None:
-    before = quality.figures(simulated)
+    before = quality.report(simulated)
     quality.leave_out(simulated, "eve", "clicks", "owner")
-    after = quality.figures(simulated)
+    after = quality.report(simulated)
     percent = [next(f.percent.value for f in figures.agreement if f.level == "nominal") for figures in (before, after)]
     assert percent[1] > percent[0] + 0.05
     assert after.judgements < before.judgements
@@ -239,7 +239,7 @@ def test_two_annotators_by_hand(db: Database) -> None:
     for position in (0, 1, 1):
         prefer(db, ids["bob"], position, "slightly", flag="broken" if position == 0 else None)
     judge(db, ids["bob"], "all-bad")
-    figures = quality.figures(db)
+    figures = quality.report(db)
     verdict, strength = figures.agreement
     assert (verdict.percent.value, verdict.comparisons) == (pytest.approx(2 / 3), 3)
     assert strength.percent.value == 0
@@ -253,7 +253,7 @@ def test_two_annotators_by_hand(db: Database) -> None:
 
 
 def test_an_empty_database_has_no_figures(db: Database) -> None:
-    figures = quality.figures(db)
+    figures = quality.report(db)
     assert (figures.judgements, figures.annotators, figures.agreement, figures.per_day) == (0, (), (), ())
     assert quality.reliabilities(db) == {}
 
@@ -287,7 +287,7 @@ def test_a_re_ask_is_compared_with_what_was_said_then(db: Database) -> None:
     assert {(vote.first_ranking, vote.ranking) for vote in again} == {((1, 2), (2, 1))}
     first = db.value("SELECT re_ask_of FROM judgement WHERE id = ?", (again[0].id,))
     claims.revise(db, ids["ann"], first, act("tie"))
-    consistency = quality.figures(db).annotators[0].consistency
+    consistency = quality.report(db).annotators[0].consistency
     assert consistency is not None
     assert (consistency.value, consistency.n) == (0.0, len(again))
 
@@ -299,12 +299,12 @@ def test_policies_are_placed_by_comparisons_of_their_answers(db: Database) -> No
             "INSERT INTO job (kind, spec, status, requested_by, created) VALUES ('dpo', '{}', 'finished', '', '')"
         )
     registry.add(db, revision="dpo-1", method="dpo", base=BASE_NAME, parent_id=1, job_id=1, path="p", sha256="0")
-    assert not quality.figures(db).policies.placed
+    assert not quality.report(db).policies.placed
     for prompt in seed_prompts(db, 20):
         store.add_comparison(db, [make_response(prompt, "old answer"), make_response(prompt, "new answer", 2)])
     for number in range(20):
         prefer(db, ids["ann"], int(number < 15))
-    (best, base) = quality.figures(db).policies.placed
+    (best, base) = quality.report(db).policies.placed
     assert (best.policy, base.policy) == ("dpo-1", "base")
     assert best.estimate.value == pytest.approx(1.0986, abs=1e-3)  # log 3
     assert best.estimate.low > 0 == base.estimate.value
@@ -324,7 +324,7 @@ def test_leaving_out_is_recorded_reversible_and_deletes_nothing(db: Database) ->
     assert db.value("SELECT count(*) FROM judgement") == 2
     quality.take_back(db, "ann", "", "second")
     assert len(frozen(db).rows) == 2
-    decided = [(one.what, one.about, one.reason, one.decided_by) for one in quality.figures(db).decisions]
+    decided = [(one.what, one.about, one.reason, one.decided_by) for one in quality.report(db).decisions]
     assert decided == [
         ("taken back in", "ann", "", "second"),
         ("left out of training", "ann", "clicks without reading", "owner"),
@@ -360,7 +360,7 @@ def test_a_comparison_becomes_gold_and_measures_those_who_have_not_seen_it(db: D
     set_project(db, gold_share=1.0)
     assert claims.claim_next(db, ids["ann"]) is None
     assert prefer(db, ids["bob"], 0).purpose == "gold"
-    figures = quality.figures(db)
+    figures = quality.report(db)
     assert [(gold.comparison_id, gold.best, gold.retired, gold.made_by) for gold in figures.golds] == [
         (number, (1,), False, "owner")
     ]
@@ -384,7 +384,7 @@ def test_gold_can_be_retired_handed_out_again_and_made_ordinary(db: Database) ->
     quality.make_gold(db, number, 1, "owner")
     quality.retire_gold(db, number, "owner")
     assert claims.claim_next(db, ids["bob"]) is None
-    assert quality.figures(db).golds[0].retired
+    assert quality.report(db).golds[0].retired
     with pytest.raises(UserError, match="retired already"):
         quality.retire_gold(db, number, "owner")
     quality.reinstate_gold(db, number, "second")
@@ -402,7 +402,7 @@ def test_gold_can_be_retired_handed_out_again_and_made_ordinary(db: Database) ->
     }
     (carla,) = people(db, "carla").values()
     assert prefer(db, carla, 0).purpose == "own"
-    assert [(one.what, one.decided_by) for one in quality.figures(db).decisions] == [
+    assert [(one.what, one.decided_by) for one in quality.report(db).decisions] == [
         ("no longer gold", "owner"),
         ("gold handed out again", "second"),
         ("gold no longer handed out", "owner"),
@@ -430,7 +430,7 @@ def test_an_imported_comparison_can_be_gold_and_goes_back_to_being_closed(db: Da
     assert prefer(db, ann, 1).purpose == "gold"
     quality.release_gold(db, number, "owner")
     assert db.value("SELECT state FROM comparison WHERE id = ?", (number,)) == "closed"
-    assert [count for _, count in quality.figures(db).per_day] == [1]  # nobody judged the imported one here
+    assert [count for _, count in quality.report(db).per_day] == [1]  # nobody judged the imported one here
 
 
 def test_what_can_not_measure_anybody_is_refused(db: Database) -> None:
@@ -469,11 +469,11 @@ def test_a_case_shows_everything_that_was_said(db: Database) -> None:
     (number,) = seed_comparisons(db, 1)
     prefer(db, ids["ann"], 1, "much")
     judge(db, ids["bob"], "tie")
-    found = quality.case(db, number)
+    found = quality.review(db, number)
     assert [(o.annotator, o.ranking, o.strength) for o in found.opinions] == [("ann", (2, 1), 3), ("bob", (1, 1), 0)]
     assert (found.consensus, len(found.answers), found.purpose) == (1, 2, "preference")
     quality.leave_out(db, "ann", "clicks", "owner")
-    assert quality.case(db, number).consensus is None
+    assert quality.review(db, number).consensus is None
 
 
 # ------------------------------------------------------------------------------------------------------------ settling
@@ -493,13 +493,13 @@ def test_the_most_disputed_is_settled_first_and_stands(db: Database, owner: Anno
     seed_comparisons(db, 1)
     pool = claims.claim_next(db, owner.id)
     assert pool is not None
-    assert [dispute.comparison_id for dispute in quality.figures(db).disputes] == [numbers[1], numbers[2], numbers[0]]
+    assert [dispute.comparison_id for dispute in quality.report(db).disputes] == [numbers[1], numbers[2], numbers[0]]
     claim = quality.settle_next(db, owner.id)
     assert (claim.comparison_id, claim.purpose) == (numbers[1], "adjudication")
     assert db.value("SELECT state FROM claim WHERE nonce = ?", (pool.nonce,)) == "released"
     assert quality.settle_next(db, owner.id) == claim  # pressed twice
     assert prefer(db, owner.id, 1, "slightly").nonce == claim.nonce
-    figures = quality.figures(db)
+    figures = quality.report(db)
     assert [dispute.comparison_id for dispute in figures.disputes] == [numbers[2], numbers[0]]
     row = next(row for row in frozen(db).rows if row.comparison == numbers[1])
     assert (row.annotators, row.chosen.text[:8]) == (("owner",), "Answer B")
@@ -525,7 +525,7 @@ def test_what_somebody_left_out_settled_waits_again(db: Database, owner: Annotat
     (second,) = people(db, "second", role="admin").values()
     quality.settle_next(db, second)
     prefer(db, second, 0)
-    assert quality.figures(db).disputes == ()
+    assert quality.report(db).disputes == ()
     quality.leave_out(db, "second", "was never asked to", "owner")
     assert quality.settle_next(db, owner.id).comparison_id == numbers[0]
 
@@ -599,8 +599,8 @@ def test_fifty_thousand_judgements_cost_no_more_each_and_keep_nobody_waiting(
         assert judged.wait(PATIENCE_SECONDS)
         return found
 
-    made: list[quality.Figures] = []
-    thread = threading.Thread(target=lambda: made.append(quality.figures(db)))
+    made: list[quality.QualityReport] = []
+    thread = threading.Thread(target=lambda: made.append(quality.report(db)))
     with monkeypatch.context() as held:
         held.setattr(quality, "votes", votes_and_wait)
         thread.start()
@@ -685,14 +685,14 @@ def test_opening_the_tab_fills_it(pages: gr.Blocks) -> None:
 def test_buttons_do_what_they_say(pages: gr.Blocks, context: Context) -> None:
     assert "eve is left out" in text_of(press(pages, "leave_out_annotator", "eve", "contradicts everybody"))
     assert "eve counts in training again" in text_of(press(pages, "take_annotator_back", "eve", ""))
-    clear = quality.figures(context.db).clear[0].comparison_id
+    clear = quality.report(context.db).clear[0].comparison_id
     seen = press(pages, "look_at_comparison", f"#{clear}: answer 1 for all 3")["0"]
     assert "what the annotators agree on" in seen
     assert f"Comparison {clear} is gold now" in text_of(press(pages, "make_comparison_gold", clear, tab.CONSENSUS))
     assert "to nobody any more" in text_of(press(pages, "retire_gold_comparison", str(clear)))
     assert "handed out again" in text_of(press(pages, "reinstate_gold_comparison", f"#{clear}"))
     assert "ordinary one again" in text_of(press(pages, "release_gold_comparison", clear))
-    other = quality.figures(context.db).clear[1]
+    other = quality.report(context.db).clear[1]
     wrong = f"Answer {2 - other.best}"
     assert f"answer {2 - other.best} is the known one" in text_of(
         press(pages, "make_comparison_gold", other.comparison_id, wrong)

@@ -15,9 +15,9 @@ from annotation.metrics.aggregation import UNKNOWN_RELIABILITY
 from annotation.metrics.reliability import (
     GRID,
     Ballot,
-    Evidence,
     KnownAnswer,
     Reliability,
+    ReliabilityEvidence,
     Repeat,
     chance_of_best,
     chance_of_same,
@@ -44,7 +44,7 @@ class Study:
     """Share of comparisons asked again that are answered the same whatever happens."""
 
 
-def simulate(people: Mapping[str, float], study: Study, seed: int) -> Evidence:
+def simulate(people: Mapping[str, float], study: Study, seed: int) -> ReliabilityEvidence:
     """Annotators who choose the best of `size` as often as their reliability says, independently of each other."""
     source = random.Random(seed)
 
@@ -65,7 +65,7 @@ def simulate(people: Mapping[str, float], study: Study, seed: int) -> Evidence:
         for name in people
         for _ in range(study.repeats)
     ]
-    return Evidence(tuple(ballots), tuple(known), tuple(repeats))
+    return ReliabilityEvidence(tuple(ballots), tuple(known), tuple(repeats))
 
 
 # ---------------------------------------------------------------------------------------------------------- recovery
@@ -100,27 +100,29 @@ def test_an_annotator_who_answers_the_opposite_is_found_below_all_others(seed: i
 
 def test_without_evidence_the_prior_is_what_is_known() -> None:
     alone = tuple(Ballot(number, "ann", 0, 2) for number in range(50))
-    found = estimate(Evidence(alone, (), ()), annotators=["bob"])
+    found = estimate(ReliabilityEvidence(alone, (), ()), annotators=["bob"])
     assert set(found) == {"ann", "bob"}
     for one in found.values():
         assert one.estimate == pytest.approx(UNKNOWN_RELIABILITY, abs=1e-4)
         assert one.low < 0.45
         assert one.high > 0.9
         assert (one.overlap, one.known, one.repeats) == (0, 0, 0)
-    assert estimate(Evidence((), (), ())) == {}
+    assert estimate(ReliabilityEvidence((), (), ())) == {}
 
 
 def test_the_evidence_is_counted() -> None:
     ballots = (Ballot(1, "a", 0, 2), Ballot(1, "b", 0, 2), Ballot(2, "a", 0, 2), Ballot(3, "b", 0, 2))
     known = (KnownAnswer("a", True, 2), KnownAnswer("a", False, 2))
-    found = estimate(Evidence(ballots, known, (Repeat("b", True, 2),)))
+    found = estimate(ReliabilityEvidence(ballots, known, (Repeat("b", True, 2),)))
     assert (found["a"].overlap, found["a"].known, found["a"].repeats) == (1, 2, 0)
     assert (found["b"].overlap, found["b"].known, found["b"].repeats) == (1, 0, 1)
 
 
 def test_known_answers_alone_by_hand() -> None:
     """30 of 40 right beside a prior of 7.3 of 10: 37.3 of 50, with the variance of a log-odds of 50."""
-    found = estimate(Evidence((), (*[KnownAnswer("a", True, 2)] * 30, *[KnownAnswer("a", False, 2)] * 10), ()))["a"]
+    found = estimate(
+        ReliabilityEvidence((), (*[KnownAnswer("a", True, 2)] * 30, *[KnownAnswer("a", False, 2)] * 10), ())
+    )["a"]
     right = 37.3 / 50
     assert found.estimate == pytest.approx(right, abs=1e-4)
     half = 1.959964 / math.sqrt(50 * right * (1 - right))
@@ -133,7 +135,7 @@ def test_known_answers_alone_by_hand() -> None:
 Odds = dict[str, float]
 
 
-def log_posterior(evidence: Evidence, odds: Odds) -> float:
+def log_posterior(evidence: ReliabilityEvidence, odds: Odds) -> float:
     """Plain Python: the truth of each comparison is summed out answer by answer."""
     total = 0.0
     for one in odds.values():
@@ -196,7 +198,7 @@ def top_of(curve: Callable[[float], float], low: float, high: float) -> float:
     return (low + high) / 2
 
 
-def slow_estimate(evidence: Evidence, names: Sequence[str]) -> dict[str, tuple[float, float, float]]:
+def slow_estimate(evidence: ReliabilityEvidence, names: Sequence[str]) -> dict[str, tuple[float, float, float]]:
     """One annotator after the other is moved to the top, until nothing moves; the interval from second differences."""
     odds = dict.fromkeys(names, math.log(UNKNOWN_RELIABILITY / (1 - UNKNOWN_RELIABILITY)))
     for _ in range(100):
@@ -267,14 +269,14 @@ def test_inconsistency_counts_in_full_and_consistency_for_little() -> None:
 def test_re_asks_move_the_estimate_down_more_than_up() -> None:
     def after(same: int, different: int) -> float:
         repeats = (*[Repeat("a", True, 2)] * same, *[Repeat("a", False, 2)] * different)
-        return estimate(Evidence((), (), repeats))["a"].estimate
+        return estimate(ReliabilityEvidence((), (), repeats))["a"].estimate
 
     assert UNKNOWN_RELIABILITY < after(20, 0) < UNKNOWN_RELIABILITY + 0.07
     assert after(10, 10) < UNKNOWN_RELIABILITY - 0.08
 
 
 # ------------------------------------------------------------------------------------------------ people not believed
-def colluders(seed: int) -> tuple[Evidence, dict[str, float]]:
+def colluders(seed: int) -> tuple[ReliabilityEvidence, dict[str, float]]:
     """Two who copy a coin from each other, among three honest people who see the same comparisons."""
     source = random.Random(seed)
     honest = {"ann": 0.8, "bob": 0.75, "carla": 0.7}
@@ -283,7 +285,7 @@ def colluders(seed: int) -> tuple[Evidence, dict[str, float]]:
         coin = source.randrange(2)
         ballots += [Ballot(comparison, name, coin, 2) for name in ("xeno", "yuri")]
         ballots += [Ballot(comparison, name, int(source.random() > right), 2) for name, right in honest.items()]
-    return Evidence(tuple(ballots), (), ()), honest
+    return ReliabilityEvidence(tuple(ballots), (), ()), honest
 
 
 def test_people_who_are_not_believed_are_measured_but_do_not_measure_others() -> None:
@@ -292,7 +294,7 @@ def test_people_who_are_not_believed_are_measured_but_do_not_measure_others() ->
     assert fooled["xeno"].estimate > 0.9  # each confirms the other
     assert believed["xeno"].high < 0.6
     assert believed["xeno"].overlap == 300
-    without = Evidence(tuple(b for b in evidence.ballots if b.annotator in honest), (), ())
+    without = ReliabilityEvidence(tuple(b for b in evidence.ballots if b.annotator in honest), (), ())
     alone = estimate(without)
     for name, right in honest.items():
         assert believed[name] == alone[name]
@@ -343,7 +345,7 @@ def test_the_best_answer_by_weight() -> None:
 
 def test_a_record_of_reliability_is_plain() -> None:
     """It goes into JSON and onto pages."""
-    found = estimate(Evidence((), (KnownAnswer("a", True, 2),), ()))["a"]
+    found = estimate(ReliabilityEvidence((), (KnownAnswer("a", True, 2),), ()))["a"]
     assert isinstance(found, Reliability)
     assert {type(value) for value in (found.estimate, found.low, found.high)} == {float}
     assert {type(value) for value in (found.overlap, found.known, found.repeats)} == {int}

@@ -10,7 +10,14 @@ import pytest
 from annotation.metrics.agreement import Agreement, Dispute, Period
 from annotation.metrics.bradley_terry import Strength, Strengths
 from annotation.metrics.intervals_and_bias import AnnotatorFigures, Bias, Estimate
-from annotation.metrics.quality import Case, Decision, Figures, FlaggedCase, Gold, Opinion
+from annotation.metrics.quality import (
+    AdminDecision,
+    ComparisonReview,
+    FlaggedCase,
+    Gold,
+    QualityReport,
+    ReviewedJudgement,
+)
 from annotation.metrics.reliability import Reliability
 from annotation.records import Project
 from annotation.tabs import quality_report
@@ -26,7 +33,7 @@ def annotator(name: str, **changes: object) -> AnnotatorFigures:
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
-EMPTY = Figures(
+EMPTY = QualityReport(
     stamp=(), judgements=0, comparisons=0, shared=0, annotators=(), reliabilities={}, excluded={}, agreement=(),
     over_time=(), position=(), length=(), policies=Strengths("base", (), (), 0), per_day=(), disputes=(), clear=(),
     golds=(), gold_accuracy=None, flagged=(), decisions=(),
@@ -52,7 +59,7 @@ def words(html: str) -> str:
 
 # ----------------------------------------------------------------------------------------------------------- standing
 def test_the_page_starts_with_how_the_labels_stand() -> None:
-    said = words(quality_report.standing(GOOD, SHARED))
+    said = words(quality_report.status_sentence(GOOD, SHARED))
     assert said == (
         "1,204 judgements by 2 annotators on 430 comparisons can train the model. Where several judged the same "
         "comparison, they agree in 74% (71% to 77%); Krippendorff&#x27;s alpha is 0.48 (0.43 to 0.54): usual where "
@@ -61,7 +68,7 @@ def test_the_page_starts_with_how_the_labels_stand() -> None:
 
 
 def test_without_judgements_it_says_what_comes() -> None:
-    assert words(quality_report.standing(EMPTY, SHARED)) == quality_report.NO_JUDGEMENTS
+    assert words(quality_report.status_sentence(EMPTY, SHARED)) == quality_report.NO_JUDGEMENTS
     assert quality_report.annotators_table(EMPTY) == paragraph(quality_report.NO_JUDGEMENTS, "quiet")
     assert quality_report.reliability_chart(EMPTY) == ""
     assert "Project tab" in quality_report.agreement_table(EMPTY.agreement)
@@ -75,9 +82,9 @@ def test_without_judgements_it_says_what_comes() -> None:
 
 def test_figures_of_few_comparisons_are_not_made_much_of() -> None:
     few = replace(GOOD.agreement[0], comparisons=9)
-    assert "too few" in quality_report.standing(replace(GOOD, agreement=(few,)), SHARED)
+    assert "too few" in quality_report.status_sentence(replace(GOOD, agreement=(few,)), SHARED)
     assert "hardly to be relied on" in quality_report.agreement_table((few,))
-    assert "no two have judged" in quality_report.standing(replace(GOOD, agreement=()), SHARED)
+    assert "no two have judged" in quality_report.status_sentence(replace(GOOD, agreement=()), SHARED)
 
 
 @pytest.mark.parametrize(
@@ -156,14 +163,16 @@ def test_an_annotator_has_a_row_with_intervals_and_evidence() -> None:
 
 
 def test_strangers_text_stays_text() -> None:
-    case = Case(
+    case = ComparisonReview(
         7, "preference", "ready", ({"role": "user", "content": HOSTILE},), (HOSTILE, "B"),
-        (Opinion("ann", "own", "ranked", (1, 2), 3),), 0,
+        (ReviewedJudgement("ann", "own", "ranked", (1, 2), 3),), 0,
     )  # fmt: skip
     pages = [
         quality_report.case_view(case),
         quality_report.flagged_table([FlaggedCase(7, "harmful", HOSTILE, "ann", "2026-11-01T10:00", HOSTILE)]),
-        quality_report.decisions_table([Decision("left out of training", "ann", HOSTILE, "owner", "2026-11-01T10:00")]),
+        quality_report.decisions_table(
+            [AdminDecision("left out of training", "ann", HOSTILE, "owner", "2026-11-01T10:00")]
+        ),
         quality_report.annotators_table(replace(GOOD, excluded={"ann": HOSTILE})),
     ]
     for page in pages:
@@ -175,7 +184,7 @@ def test_strangers_text_stays_text() -> None:
 
 def test_rankings_are_written_by_the_answers_numbers() -> None:
     def text(ranking: tuple[int, ...] | None, strength: int | None = None, outcome: str = "ranked") -> str:
-        return quality_report.opinion_text(Opinion("ann", "own", outcome, ranking, strength))
+        return quality_report.opinion_text(ReviewedJudgement("ann", "own", outcome, ranking, strength))
 
     assert text((2, 1, 2)) == "2 > 1 = 3"
     assert text((2, 1), 1) == "2 > 1, slightly"

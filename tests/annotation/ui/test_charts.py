@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from annotation.ui.charts import HEIGHT, STYLE, Frame, Mark, columns, intervals, nice_ticks, series, spread
+from annotation.ui.charts import HEIGHT, STYLE, ChartMark, Frame, columns, intervals, nice_ticks, series, spread
 
 FRAME = Frame("name", "Title", "What there is to see.")
 HOSTILE = '<img src=x onerror="window.ran=1">${window.ran=1}{{value}}</svg>'
@@ -23,8 +23,8 @@ def attributes(html: str, tag: str, style: str, name: str) -> list[float]:
     return [float(str(element.get(name)).rstrip("%")) for element in found]
 
 
-def mark(label: str, value: float, low: float, high: float) -> Mark:
-    return Mark(label, value, low, high, f"{value} ({low} to {high})")
+def mark(label: str, value: float, low: float, high: float) -> ChartMark:
+    return ChartMark(label, value, low, high, f"{value} ({low} to {high})")
 
 
 def test_intervals_lie_where_their_numbers_are() -> None:
@@ -83,8 +83,8 @@ def test_long_words_stand_below_each_other_instead_of_on_each_other() -> None:
 
 
 @pytest.mark.parametrize("chart", [
-    intervals(Frame("a", HOSTILE, HOSTILE), [Mark(HOSTILE, 0.5, 0.4, 0.6, HOSTILE)], HOSTILE),
-    series(Frame("b", HOSTILE, HOSTILE), [Mark("2026-11-01", 0.5, 0.4, 0.6, HOSTILE)], HOSTILE, HOSTILE),
+    intervals(Frame("a", HOSTILE, HOSTILE), [ChartMark(HOSTILE, 0.5, 0.4, 0.6, HOSTILE)], HOSTILE),
+    series(Frame("b", HOSTILE, HOSTILE), [ChartMark("2026-11-01", 0.5, 0.4, 0.6, HOSTILE)], HOSTILE, HOSTILE),
     columns(Frame("c", HOSTILE, HOSTILE), [("2026-11-01", 1)], HOSTILE),
 ])  # fmt: skip
 def test_strangers_words_stay_words(chart: str) -> None:

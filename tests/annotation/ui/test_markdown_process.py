@@ -22,7 +22,7 @@ from annotation import api, store
 from annotation.database import Database
 from annotation.records import Prompt
 from annotation.ui import markdown, markdown_process
-from annotation.ui.markdown_process import Renderer
+from annotation.ui.markdown_process import RenderPool
 from annotation.web import access
 from annotation.web.middleware import SignedIn
 from tests.conftest import act, make_response, measure_nobody, seed_comparisons
@@ -37,8 +37,8 @@ SLOW_TABLE = "|a" * 500 + "|\n" + "|-" * 500 + "|\n" + ("|" * 500 + "\n") * 50
 
 
 @contextmanager
-def opened(seconds: float = 30.0, patience: float = 60.0) -> Iterator[Renderer]:
-    made = Renderer(seconds, patience)
+def opened(seconds: float = 30.0, patience: float = 60.0) -> Iterator[RenderPool]:
+    made = RenderPool(seconds, patience)
     try:
         yield made
     finally:
@@ -123,7 +123,7 @@ def test_judging_goes_on_while_a_text_is_rendered(db: Database, monkeypatch: pyt
         return f"<p>{text}</p>"
 
     monkeypatch.setattr(markdown_process, "to_html", held_up)
-    app = Starlette(routes=list(api.Desk(db).routes()))
+    app = Starlette(routes=list(api.AnnotationApi(db).routes()))
     app.add_middleware(SignedIn, db=db, cookie="session")
     with TestClient(app) as client:
 

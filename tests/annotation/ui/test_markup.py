@@ -9,11 +9,11 @@ from html import unescape
 
 import pytest
 
-from annotation.metrics.quality import Case, Decision, FlaggedCase, Opinion
+from annotation.metrics.quality import AdminDecision, ComparisonReview, FlaggedCase, ReviewedJudgement
 from annotation.tabs import import_form, quality_report
 from annotation.ui import charts, invisible, markup
 from annotation.ui.markup import Download, progress_bar, table
-from rlhf.jobs.descriptions import Passage, Strip
+from rlhf.jobs.descriptions import TokenSequence, TokenSpan
 from rlhf.tabs.iterations import check_report
 from rlhf.tabs.iterations.check_report import AnswerPair
 from rlhf.tabs.playground import playground_tab
@@ -72,19 +72,21 @@ LOOK = {
     "records": [{"messages": [SAID, SAID], "answers": [HIDING], "ranking": None, "label": None, "outcome": "ranked",
                  "remark": HIDING}],
 }  # fmt: skip
-OPINION = Opinion(HIDING, "own", "ranked", (1, 2), 1)
+OPINION = ReviewedJudgement(HIDING, "own", "ranked", (1, 2), 1)
 PLACES = {
     "quality, one comparison": lambda: quality_report.case_view(
-        Case(1, "preference", "ready", (SAID,), (HIDING, HIDING), (OPINION,), 0)
+        ComparisonReview(1, "preference", "ready", (SAID,), (HIDING, HIDING), (OPINION,), 0)
     ),
     "quality, flags": lambda: quality_report.flagged_table([FlaggedCase(1, "harmful", HIDING, HIDING, MOMENT, HIDING)]),
-    "quality, decisions": lambda: quality_report.decisions_table([Decision(HIDING, HIDING, HIDING, HIDING, MOMENT)]),
+    "quality, decisions": lambda: quality_report.decisions_table(
+        [AdminDecision(HIDING, HIDING, HIDING, HIDING, MOMENT)]
+    ),
     "iterations, side by side": lambda: check_report.answers_page(
         [AnswerPair(HIDING, 1, ANSWER, ANSWER)], 0, 1, (HIDING, HIDING)
     ),
     "runs, samples": lambda: job_cards.samples_box({HIDING: {0: ANSWER}}),
     "runs, log": lambda: job_cards.log_box([HIDING]),
-    "train, rows": lambda: plan_card.strip_box(Strip(HIDING, [Passage("raised", [(HIDING, 2)])])),
+    "train, rows": lambda: plan_card.sequence_box(TokenSequence(HIDING, [TokenSpan("raised", [(HIDING, 2)])])),
     "playground, literal": lambda: playground_tab.turn(HIDING, HIDING, False),
     "playground, rendered": lambda: playground_tab.turn(HIDING, HIDING, True),
     "data, first rows": lambda: import_form.look_card(LOOK),

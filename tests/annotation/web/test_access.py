@@ -348,7 +348,7 @@ def test_a_known_browser_is_counted_apart_and_has_no_more_tries_than_others() ->
     ],
 )
 def test_a_place_is_an_address_or_a_customers_network(one: str, other: str, same: bool) -> None:
-    assert (access.place_of(one) == access.place_of(other)) is same
+    assert (access.network_of(one) == access.network_of(other)) is same
 
 
 def test_names_and_places_that_are_made_up_do_not_fill_the_memory_or_hide_a_name_that_was_tried() -> None:

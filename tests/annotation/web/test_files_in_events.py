@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import app
 from annotation.database import Database, open_database
 from annotation.web import access
-from annotation.web.gradio_allowlist import GradioDoor
+from annotation.web.gradio_allowlist import GradioGuard
 from annotation.web.middleware import ANNOTATOR_KEY
 from rlhf.models import registry
 from tests.attack.target import META, SECRET, spellings, ways_in
@@ -65,7 +65,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     asgi = app.build_app(settings)
     route = asgi.routes[-1]
     assert isinstance(route, Mount)
-    assert isinstance(route.app, GradioDoor)
+    assert isinstance(route.app, GradioGuard)
     pages: gr.Blocks = route._base_app.get_blocks()  # type: ignore[attr-defined]
     functions = [
         {"id": number, "api_name": block.api_name, "inputs": block.inputs} for number, block in pages.fns.items()

@@ -13,7 +13,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from annotation.records import Annotator
-from annotation.web.gradio_allowlist import MAXIMUM_EVENT, MAXIMUM_STREAMS, Belongings, Function, GradioDoor
+from annotation.web.gradio_allowlist import MAXIMUM_EVENT, MAXIMUM_STREAMS, Function, GradioGuard, Ownership
 from annotation.web.middleware import ANNOTATOR_KEY
 
 ANN, BOB = Annotator(1, "ann", "annotator"), Annotator(2, "bob", "annotator")
@@ -45,12 +45,12 @@ def gradio() -> Listener:
 
 
 @pytest.fixture
-def door(gradio: Listener) -> GradioDoor:
-    return GradioDoor(gradio, [GREET, ADD])
+def door(gradio: Listener) -> GradioGuard:
+    return GradioGuard(gradio, [GREET, ADD])
 
 
 def ask(
-    door: GradioDoor,
+    door: GradioGuard,
     who: Annotator | None,
     method: str,
     path: str,
@@ -80,7 +80,7 @@ def ask(
     return int(sent[0]["status"])
 
 
-def call(door: GradioDoor, who: Annotator | None, way: str = "run/greet", **asked: Any) -> int:
+def call(door: GradioGuard, who: Annotator | None, way: str = "run/greet", **asked: Any) -> int:
     """The status of an event."""
     return ask(door, who, "POST", f"/gradio_api/{way}", json.dumps(asked).encode(), JSON)
 
@@ -100,19 +100,21 @@ def passed_on(gradio: Listener) -> Any:
         *("/gradio_api/stream/x", "/gradio_api/vibe-edit", "/gradio_api/process_recording", "/gradio_api/cancel"),
     ],
 )
-def test_an_annotator_posts_events_to_two_paths_spelt_in_one_way(door: GradioDoor, gradio: Listener, path: str) -> None:
+def test_an_annotator_posts_events_to_two_paths_spelt_in_one_way(
+    door: GradioGuard, gradio: Listener, path: str
+) -> None:
     body = json.dumps({"data": [], "session_hash": "a"}).encode()
     assert ask(door, ANN, "POST", path, body, JSON) == 403
     assert gradio.seen == []
 
 
-def test_a_stranger_gets_nowhere(door: GradioDoor, gradio: Listener) -> None:
+def test_a_stranger_gets_nowhere(door: GradioGuard, gradio: Listener) -> None:
     for path in ("/", "/config", "/gradio_api/run/greet", "/login", "/nothing"):
         assert ask(door, None, "GET", path) == ask(door, None, "POST", path, b"{}", JSON) == 401
     assert gradio.seen == []
 
 
-def test_nothing_is_passed_on_below_another_path(door: GradioDoor, gradio: Listener) -> None:
+def test_nothing_is_passed_on_below_another_path(door: GradioGuard, gradio: Listener) -> None:
     scope: Scope = {"type": "http", "method": "GET", "path": "/x/config", "root_path": "/x", "query_string": b""}
     statuses: list[int] = []
 
@@ -127,13 +129,13 @@ def test_nothing_is_passed_on_below_another_path(door: GradioDoor, gradio: Liste
     assert gradio.seen == []
 
 
-def test_what_is_read_comes_without_a_query(door: GradioDoor, gradio: Listener) -> None:
+def test_what_is_read_comes_without_a_query(door: GradioGuard, gradio: Listener) -> None:
     assert ask(door, ANN, "GET", "/", query="page=x&deep_link=../x&__theme=dark") == 200
     assert gradio.seen[-1][0]["query_string"] == b""
 
 
 # ------------------------------------------------------------------------------------------------------------ events
-def test_an_annotator_reaches_only_functions_for_annotators(door: GradioDoor, gradio: Listener) -> None:
+def test_an_annotator_reaches_only_functions_for_annotators(door: GradioGuard, gradio: Listener) -> None:
     assert call(door, ANN, data=[], session_hash="a") == 200
     assert call(door, ANN, "queue/join", data=[], session_hash="a", fn_index=0) == 200
     count = len(gradio.seen)
@@ -146,7 +148,7 @@ def test_an_annotator_reaches_only_functions_for_annotators(door: GradioDoor, gr
     assert call(door, KIM, "run/account-add", data=[]) == 200
 
 
-def test_gradio_reads_what_the_door_has_read(door: GradioDoor, gradio: Listener) -> None:
+def test_gradio_reads_what_the_door_has_read(door: GradioGuard, gradio: Listener) -> None:
     twice = b'{"fn_index": 1, "data": ["\\ud800", NaN, 1e400], "data": [1], "fn_index": 0}'
     assert ask(door, ANN, "POST", "/gradio_api/run/greet", [twice[:9], twice[9:]], JSON) == 200
     scope, body = gradio.seen[-1]
@@ -178,14 +180,14 @@ def test_gradio_reads_what_the_door_has_read(door: GradioDoor, gradio: Listener)
     ],
 )
 def test_an_event_that_is_no_small_json_object_is_refused(
-    door: GradioDoor, gradio: Listener, body: bytes, status: int
+    door: GradioGuard, gradio: Listener, body: bytes, status: int
 ) -> None:
     assert ask(door, ANN, "POST", "/gradio_api/run/greet", body, JSON) == status
     assert gradio.seen == []
 
 
 @pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "a/b"])
-def test_an_event_that_says_to_be_something_else_is_refused(door: GradioDoor, gradio: Listener, kind: str) -> None:
+def test_an_event_that_says_to_be_something_else_is_refused(door: GradioGuard, gradio: Listener, kind: str) -> None:
     headers = {"content-type": kind} if kind else {}
     for who in (ANN, KIM):
         assert ask(door, who, "POST", "/gradio_api/run/greet", b'{"data": []}', headers) == 415
@@ -197,7 +199,7 @@ def test_an_event_that_says_to_be_something_else_is_refused(door: GradioDoor, gr
 
 
 # ------------------------------------------------------------------------------------------------------------- pages
-def test_a_page_belongs_to_the_first_account_that_names_it(door: GradioDoor, gradio: Listener) -> None:
+def test_a_page_belongs_to_the_first_account_that_names_it(door: GradioGuard, gradio: Listener) -> None:
     assert ask(door, ANN, "GET", "/gradio_api/queue/data", query="session_hash=mine") == 404, "nobody has asked yet"
     assert ask(door, ANN, "GET", "/gradio_api/heartbeat/mine") == 200
     assert ask(door, ANN, "GET", "/gradio_api/queue/data", query="session_hash=mine&__theme=dark") == 200
@@ -216,7 +218,7 @@ def test_a_page_belongs_to_the_first_account_that_names_it(door: GradioDoor, gra
     assert len(gradio.seen) == count
 
 
-def test_an_events_number_is_no_way_to_anothers_page(door: GradioDoor) -> None:
+def test_an_events_number_is_no_way_to_anothers_page(door: GradioGuard) -> None:
     page = "0" * 32
     assert call(door, LEE, data=[], session_hash=page) == 200
     assert ask(door, KIM, "GET", f"/gradio_api/call/greet/{page}") == 404
@@ -225,7 +227,7 @@ def test_an_events_number_is_no_way_to_anothers_page(door: GradioDoor) -> None:
 
 
 def test_belongings_are_bounded_and_an_account_forgets_only_its_own() -> None:
-    kept = Belongings(each=3, accounts=2)
+    kept = Ownership(each=3, accounts=2)
     assert kept.claim("ann's", 1)
     assert all(kept.claim(f"b{number}", 2) for number in range(50))
     assert not kept.claim("ann's", 2)
@@ -239,7 +241,7 @@ def test_belongings_are_bounded_and_an_account_forgets_only_its_own() -> None:
     assert len(kept._owner) == sum(map(len, kept._of.values())) == 4
 
 
-def test_one_account_can_not_have_all_streams(door: GradioDoor, gradio: Listener) -> None:
+def test_one_account_can_not_have_all_streams(door: GradioGuard, gradio: Listener) -> None:
     door.streams[ANN.id] = MAXIMUM_STREAMS
     assert ask(door, ANN, "GET", "/gradio_api/heartbeat/a") == 429
     assert ask(door, BOB, "GET", "/gradio_api/heartbeat/b") == 200
@@ -252,7 +254,7 @@ def test_one_account_can_not_have_all_streams(door: GradioDoor, gradio: Listener
 META = {"_type": "gradio.FileData"}
 
 
-def upload(door: GradioDoor, gradio: Listener, who: Annotator, path: Path) -> int:
+def upload(door: GradioGuard, gradio: Listener, who: Annotator, path: Path) -> int:
     """Upload a file that Gradio puts there."""
     gradio.answer = json.dumps([str(path)]).encode()
     headers = {"content-type": "multipart/form-data; boundary=x", "accept-encoding": "br"}
@@ -260,7 +262,7 @@ def upload(door: GradioDoor, gradio: Listener, who: Annotator, path: Path) -> in
 
 
 def test_a_file_in_an_event_is_an_own_upload_or_the_event_is_refused(
-    door: GradioDoor, gradio: Listener, tmp_path: Path
+    door: GradioGuard, gradio: Listener, tmp_path: Path
 ) -> None:
     mine, other = tmp_path / "mine.csv", tmp_path / "other.csv"
     for path in (mine, other):
@@ -304,7 +306,7 @@ def test_a_file_in_an_event_is_an_own_upload_or_the_event_is_refused(
     assert call(door, KIM, "run/account-add", data=[sent]) == 403
 
 
-def test_only_who_uploaded_a_file_is_shown_it(door: GradioDoor, gradio: Listener, tmp_path: Path) -> None:
+def test_only_who_uploaded_a_file_is_shown_it(door: GradioGuard, gradio: Listener, tmp_path: Path) -> None:
     mine = tmp_path / "mine.csv"
     mine.write_text("a")
     upload(door, gradio, KIM, mine)
@@ -315,7 +317,7 @@ def test_only_who_uploaded_a_file_is_shown_it(door: GradioDoor, gradio: Listener
         assert ask(door, KIM, "GET", f"/gradio_api/{path}") in (403, 404)
 
 
-def test_a_file_is_fetched_whole(door: GradioDoor, gradio: Listener, tmp_path: Path) -> None:
+def test_a_file_is_fetched_whole(door: GradioGuard, gradio: Listener, tmp_path: Path) -> None:
     """Gradio fails on an odd range."""
     mine = tmp_path / "mine.csv"
     mine.write_text("a")
@@ -325,7 +327,7 @@ def test_a_file_is_fetched_whole(door: GradioDoor, gradio: Listener, tmp_path: P
     assert gradio.seen[-1][0]["headers"] == [(b"accept", b"*/*")]
 
 
-def test_uploads_are_kept_in_mind_up_to_a_bound(door: GradioDoor, gradio: Listener, tmp_path: Path) -> None:
+def test_uploads_are_kept_in_mind_up_to_a_bound(door: GradioGuard, gradio: Listener, tmp_path: Path) -> None:
     paths = [tmp_path / str(number) for number in range(130)]
     for path in paths:
         path.write_text("")

@@ -23,7 +23,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 import app
 from annotation import sqlite, store
-from annotation.api import Desk
+from annotation.api import AnnotationApi
 from annotation.database import FILE_NAME, Database, open_database
 from annotation.records import ROLES
 from annotation.tabs.guard import Context
@@ -284,7 +284,7 @@ def judged(db: Database, name: str) -> int:
 
 
 def test_every_endpoint_of_the_page_is_mounted_and_listed_here(site: Site) -> None:
-    mounted = {route.path for route in Desk(site.db).routes()}
+    mounted = {route.path for route in AnnotationApi(site.db).routes()}
     assert mounted == {f"/annotate/{name}" for name in ENDPOINTS}
     with site.client("ann") as annotator:
         for name in ENDPOINTS:

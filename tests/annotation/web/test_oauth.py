@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from annotation.database import Database
 from annotation.records import UserError
 from annotation.web import access
-from annotation.web.access import Limit, LoginThrottle
+from annotation.web.access import LoginThrottle, RateLimit
 from annotation.web.middleware import SignIn
 from annotation.web.oauth import COOKIE, HubSignIn, Provider, read_user
 from annotation.web.space import Space
@@ -290,7 +290,7 @@ def test_a_space_without_the_app_has_no_provider(door: Door) -> None:
 def test_failing_returns_from_one_address_have_to_wait_and_keep_nobody_else_out_before(
     door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(LoginThrottle, "CHECKS", Limit(40, 1e6))
+    monkeypatch.setattr(LoginThrottle, "CHECKS", RateLimit(40, 1e6))
     browser = door.browser()
     failing = [browser.get(door.come_back(browser).replace("code=", "code=wrong")).status_code for _ in range(35)]
     assert failing == [403] * 35

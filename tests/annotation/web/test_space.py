@@ -17,7 +17,7 @@ import app
 from annotation.records import UserError
 from annotation.web.space import PROXIES, SPACE_MODEL, ZERO_GPU_NOTICE, HubUser, Space
 from rlhf.hub import space_upload
-from rlhf.hub.space_upload import Plan
+from rlhf.hub.space_upload import SpacePlan
 from tests.machine_fixtures import ROOT
 
 ENVIRONMENT = {
@@ -29,7 +29,7 @@ ENVIRONMENT = {
     "OPENID_PROVIDER_URL": "https://huggingface.co",
 }
 ANN, BOB = HubUser("id-ann", "ann"), HubUser("id-bob", "Bob", ("lab",))
-PLAN = Plan("ann/loop")
+PLAN = SpacePlan("ann/loop")
 
 
 def space(**changes: str) -> Space:
@@ -192,7 +192,7 @@ def test_requirements_fit_the_hardware() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ what would fail
-def problems(plan: Plan, root: Path = ROOT) -> list[str]:
+def problems(plan: SpacePlan, root: Path = ROOT) -> list[str]:
     return [finding.text for finding in space_upload.check(plan, None, root) if finding.level == "error"]
 
 
@@ -232,7 +232,7 @@ def test_files_that_should_not_go_up(tmp_path: Path) -> None:
 
 
 def test_what_a_plan_warns_of() -> None:
-    def warnings(plan: Plan) -> str:
+    def warnings(plan: SpacePlan) -> str:
         return " ".join(finding.text for finding in space_upload.check(plan, None) if finding.level == "warning")
 
     assert "disk is empty after each restart" in warnings(PLAN)

@@ -22,7 +22,7 @@ from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
 from rlhf.algorithms.checkpoints import (
     MANIFEST,
-    Manifest,
+    CheckpointManifest,
     forget_broken_checkpoints,
     newest_checkpoint,
     write_checkpoint,
@@ -31,11 +31,11 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.dpo.train import PreferenceTrainer, answer_logps, build_trainer
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import Precision, with_defaults
+from rlhf.jobs.job_spec import Precision, with_defaults
 from rlhf.jobs.worker import Run, perform
 from rlhf.models import hidden_states, packing, registry
 from rlhf.models.loading import (
-    Policies,
+    LoadedPolicies,
     compute_dtype,
     load_adapter,
     load_for_answering,
@@ -324,7 +324,7 @@ def held_out_margin(machine: Machine, spec: DPOSpec) -> tuple[float, float]:
     assert job.result is not None
     assert job.result["train_pairs"] == 24
     trained = registry.by_revision(machine.db, job.result["revision"])
-    models = Policies(machine.db, machine.data_dir, machine.model)
+    models = LoadedPolicies(machine.db, machine.data_dir, machine.model)
     rows = of_split(load_snapshot(machine.data_dir, spec.snapshot, PreferenceRow), "held-out")
     pairs, _ = tokenise_pairs(machine.tokenizer, rows, spec.max_length)
     gained = {}
@@ -665,7 +665,7 @@ def test_only_whole_checkpoints_are_resumed_from_and_broken_ones_are_removed(tmp
     for step in (2, 9, 10):
         with torch.no_grad():
             weight.fill_(step)
-        write_checkpoint(tmp_path, Manifest("dpo", step, 20), {"w": weight}, optimiser, {"seen": [step]})
+        write_checkpoint(tmp_path, CheckpointManifest("dpo", step, 20), {"w": weight}, optimiser, {"seen": [step]})
     (tmp_path / "checkpoint-12").mkdir()
     (tmp_path / "checkpoint-10").rename(tmp_path / "checkpoint-10.part")
     forget_broken_checkpoints(tmp_path)

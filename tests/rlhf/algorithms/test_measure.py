@@ -13,7 +13,7 @@ from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import to_json
+from rlhf.jobs.job_spec import to_json
 from rlhf.models import registry
 from tests.demonstrations import demonstrate
 from tests.machine_fixtures import Machine
@@ -50,7 +50,7 @@ def test_a_measured_run_leaves_its_figures_and_no_policy_or_file(ready: Machine,
     assert (result["measured"], result["steps"], job.steps) == (spec.kind, 3, 3)
     assert result["seconds_per_step"] > 0
     assert result["peak_rss_mb"] > 100
-    assert [policy.revision for policy in registry.everything(ready.db)] == ["base"]
+    assert [policy.revision for policy in registry.all_policies(ready.db)] == ["base"]
     assert files(ready.data_dir) - before <= {ready.data_dir / "checkpoints"}
     assert job_store.samples(ready.db, job.id) == {}
 

@@ -22,7 +22,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.worker import Run, perform
 from rlhf.models import registry
-from rlhf.models.loading import Policies, load_plain
+from rlhf.models.loading import LoadedPolicies, load_plain
 from rlhf.models.sampling import draw
 from rlhf.submission import job_submission
 from tests.demonstrations import demonstrate
@@ -147,7 +147,7 @@ def test_merged_weights_are_the_plain_ones_and_the_change_rounded_once(pair: Pai
 def test_the_merged_policy_answers_as_the_adapter_on_plain_weights(pair: Pair) -> None:
     machine, adapter, merged = pair.machine, pair.adapter, pair.merged
     exact = PeftModel.from_pretrained(load_plain(machine.model, torch.float32), files(machine, adapter)).eval()
-    models = Policies(machine.db, machine.data_dir, machine.model)
+    models = LoadedPolicies(machine.db, machine.data_dir, machine.model)
     served = logps(machine, models.use(merged))
     base = logps(machine, load_plain(machine.model, torch.float32).eval())
     assert mean_kl(logps(machine, exact), served) < 2e-3
@@ -170,7 +170,7 @@ def test_an_adapter_on_fully_trained_weights_is_merged_into_those(taught: Machin
     assert about["ground"] == full.revision
     job_submission.delete_policy(taught.db, taught.data_dir, adapter.revision, "a test")
     job_submission.delete_policy(taught.db, taught.data_dir, full.revision, "a test")
-    logps(taught, Policies(taught.db, taught.data_dir, taught.model).use(merged))  # it needs neither of them
+    logps(taught, LoadedPolicies(taught.db, taught.data_dir, taught.model).use(merged))  # it needs neither of them
 
 
 # ------------------------------------------------------------------------------------------------------- how it goes on
@@ -179,7 +179,7 @@ def test_a_merged_policy_serves_and_is_trained_on(taught: Machine) -> None:
     merged = made(taught, MergeSpec(revision=adapter.revision))
     registry.verify(taught.data_dir, merged)
     assert registry.promote(taught.db, merged.revision, "a test").status == "serving"
-    models = Policies(taught.db, taught.data_dir, taught.model)
+    models = LoadedPolicies(taught.db, taught.data_dir, taught.model)
     text = taught.render([{"role": "user", "content": "Sing."}])
     drawn = draw(models.use(merged), models.tokenizer, [text], [[1, 2]], Sampling(1.0, 0.0, 8))[0]
     assert [answer.tokens > 0 for answer in drawn] == [True, True]
@@ -260,7 +260,7 @@ def test_a_worker_killed_while_it_merges_leaves_nothing_and_the_next_one_a_singl
     job = taught.perform(job_id)
     assert (job.status, job.attempt) == ("finished", 2)
     assert kept(taught) == {adapter.revision, (job.result or {})["revision"]}
-    assert [policy.method for policy in registry.everything(taught.db)] == ["base", "sft", "merge"]
+    assert [policy.method for policy in registry.all_policies(taught.db)] == ["base", "sft", "merge"]
 
 
 @pytest.mark.parametrize("registered", [True, False])
@@ -281,7 +281,7 @@ def test_a_worker_killed_at_the_end_is_resumed_to_the_same_policy(taught: Machin
     assert merged is not None
     assert found is not None
     assert (found.sha256, found.path) == (merged.sha256, merged.path)
-    assert [policy.method for policy in registry.everything(taught.db)] == ["base", "sft", "merge"]
+    assert [policy.method for policy in registry.all_policies(taught.db)] == ["base", "sft", "merge"]
 
 
 class CancelledAtLayer7(Run):

@@ -17,11 +17,11 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.sft import train as sft
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.jobs.specs import Precision, TrainingSpec
+from rlhf.jobs.job_spec import Precision, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.hidden_states import completions, inner_model, virtual_tokens
-from rlhf.models.loading import Policies, load_plain
+from rlhf.models.loading import LoadedPolicies, load_plain
 from rlhf.models.sampling import draw
 from rlhf.models.tokenize import load_snapshot, of_split, tokenise_demonstrations, tokenise_pairs, with_noise
 from rlhf.submission import job_submission, preconditions
@@ -119,7 +119,7 @@ def finished(machine: Machine, spec: DPOSpec) -> registry.Policy:
     return registry.by_revision(machine.db, job.result["revision"])
 
 
-def answer(machine: Machine, models: Policies, policy: registry.Policy) -> Any:
+def answer(machine: Machine, models: LoadedPolicies, policy: registry.Policy) -> Any:
     """One answer of a policy, drawn as the resident worker draws."""
     text = machine.render([{"role": "user", "content": "Sing."}])
     sampling = Sampling(1.0, 0.0, 12)
@@ -147,7 +147,7 @@ def test_what_is_trained_is_stored_and_answers_as_it_was_trained(judged: Machine
         "policy",
         "candidate",
     )
-    models = Policies(judged.db, judged.data_dir, judged.model)
+    models = LoadedPolicies(judged.db, judged.data_dir, judged.model)
     base = registry.by_revision(judged.db, "base")
     before, drawn = answer_logps(judged, models.use(base)), answer(judged, models, policy)
     after = answer_logps(judged, models.use(policy))
@@ -161,17 +161,17 @@ def test_virtual_tokens_change_answers_only_where_they_are_used(judged: Machine)
     """A policy with virtual tokens beside one with LoRA on the same weights: each computes as if it were alone."""
     prompt = finished(judged, replace(QUICK, method="prompt", learning_rate=0.5))
     lora = finished(judged, replace(QUICK, method="lora", parent="base", learning_rate=1e-2))
-    together = Policies(judged.db, judged.data_dir, judged.model)
+    together = LoadedPolicies(judged.db, judged.data_dir, judged.model)
     mixed = [answer_logps(judged, together.use(policy)) for policy in (lora, prompt, lora, prompt)]
     for policy, first, second in ((lora, mixed[0], mixed[2]), (prompt, mixed[1], mixed[3])):
-        alone = answer_logps(judged, Policies(judged.db, judged.data_dir, judged.model).use(policy))
+        alone = answer_logps(judged, LoadedPolicies(judged.db, judged.data_dir, judged.model).use(policy))
         assert first == second == alone
 
 
 def test_the_drawn_tokens_of_virtual_tokens_have_the_probabilities_that_training_sees(judged: Machine) -> None:
     """Drawing puts them into the cache, training before the packed prompt: greedy answers must agree."""
     policy = finished(judged, replace(QUICK, method="prompt", learning_rate=0.5, precision="fp32"))
-    model = Policies(judged.db, judged.data_dir, judged.model).use(policy)
+    model = LoadedPolicies(judged.db, judged.data_dir, judged.model).use(policy)
     assert virtual_tokens(model) is not None
     text = judged.render([{"role": "user", "content": "Sing."}])
     drawn = draw(model, judged.tokenizer, [text, "x" + text], [[5], [5]], Sampling(1e-4, 0.0, 6))[0][0]
@@ -190,7 +190,7 @@ def test_a_parent_of_each_form_is_continued(judged: Machine, method: Any) -> Non
     first = finished(judged, replace(QUICK, method=method))
     second = finished(judged, replace(QUICK, method=method, parent=first.revision, reference="parent", scope="all"))
     assert second.parent_id == first.id
-    models = Policies(judged.db, judged.data_dir, judged.model)
+    models = LoadedPolicies(judged.db, judged.data_dir, judged.model)
     one, two = (answer_logps(judged, models.use(policy)) for policy in (first, second))
     assert one != two
     assert one == pytest.approx(two, abs=1.5), "the parent's weights were lost"
@@ -201,7 +201,7 @@ def test_an_adapter_on_fully_trained_weights_has_them_as_its_reference(judged: M
     spec = replace(QUICK, method="lora", parent=full.revision, scope="all")
     lora = finished(judged, spec)
     assert lora.ground_id == full.id
-    models = Policies(judged.db, judged.data_dir, judged.model)
+    models = LoadedPolicies(judged.db, judged.data_dir, judged.model)
     on_full, of_full = answer_logps(judged, models.use(lora)), answer_logps(judged, models.use(full))
     base = answer_logps(judged, models.use(registry.by_revision(judged.db, "base")))
     assert max(abs(a - b) for a, b in zip(on_full, of_full, strict=True)) < max(
@@ -258,7 +258,7 @@ def quantised(tmp_path: Path, tiny_model: Path) -> Iterator[Machine]:
 def test_adapters_are_trained_on_a_base_that_is_quantised_already(quantised: Machine, method: Any) -> None:
     ready(quantised.data_dir, str(quantised.model))
     policy = finished(quantised, replace(QUICK, method=method, learning_rate=0.5 if method == "prompt" else 1e-2))
-    models = Policies(quantised.db, quantised.data_dir, quantised.model)
+    models = LoadedPolicies(quantised.db, quantised.data_dir, quantised.model)
     base = registry.by_revision(quantised.db, "base")
     assert answer_logps(quantised, models.use(policy)) != answer_logps(quantised, models.use(base))
 

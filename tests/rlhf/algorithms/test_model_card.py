@@ -25,17 +25,17 @@ from annotation import hub_client as hubs
 from annotation.records import Sampling
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
-from rlhf.algorithms.ppo.roles import Answer, load_roles
+from rlhf.algorithms.ppo.roles import SampledResponse, load_roles
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.hub import push_model
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import JobSpec
+from rlhf.jobs.job_spec import JobSpec
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
-from rlhf.models.loading import Policies
+from rlhf.models.loading import LoadedPolicies
 from rlhf.models.registry import Policy
 from rlhf.models.stored_reward_model import read_reward_model
 from tests.demonstrations import demonstrate
@@ -73,7 +73,7 @@ class Shelf:
     def computed_here(self, revision: str) -> torch.Tensor:
         """What a policy that serves here computes on the probe."""
         if revision not in self.served:
-            models = Policies(self.machine.db, self.machine.data_dir, self.machine.model)
+            models = LoadedPolicies(self.machine.db, self.machine.data_dir, self.machine.model)
             policy = registry.by_revision(self.machine.db, revision)
             self.served[revision] = logps(models.use(policy), probe(self.machine))
         return self.served[revision]
@@ -189,7 +189,9 @@ def scores_as_ppo(shelf: Shelf, name: str, found: float) -> None:
     prompt = machine.render([{"role": "user", "content": "What is a good breakfast?"}])
     ids = [machine.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, "Porridge.")]
     with torch.no_grad():
-        score = roles.score([Answer(tuple(ids[0]), (*ids[1], machine.tokenizer.eos_token_id), "", True)]).item()
+        score = roles.score(
+            [SampledResponse(tuple(ids[0]), (*ids[1], machine.tokenizer.eos_token_id), "", True)]
+        ).item()
     assert found == pytest.approx(score, abs=1e-4 if spec.precision == "fp32" else 0.05)
     job_store.cancel(machine.db, job.id)
 

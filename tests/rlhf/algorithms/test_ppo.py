@@ -26,13 +26,13 @@ from annotation import store
 from annotation.records import Sampling, UserError
 from rlhf.algorithms.checkpoints import MANIFEST, STATE, WEIGHTS, checkpoints_of
 from rlhf.algorithms.ppo import train as ppo
-from rlhf.algorithms.ppo.roles import Answer, load_roles
+from rlhf.algorithms.ppo.roles import SampledResponse, load_roles
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.ppo.train import Learner, Rollouts, Score, minibatch, prompt_of, read_data, seed_of, targets
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import Method, Precision
+from rlhf.jobs.job_spec import Method, Precision
 from rlhf.jobs.worker import Run, perform
 from rlhf.jobs.worker_process import worker_command
 from rlhf.models import hidden_states, registry
@@ -301,7 +301,7 @@ def test_accumulated_passes_give_the_gradient_of_the_whole_minibatch(ready: Mach
 
 
 # ---------------------------------------------------------------------------------------------------------- four roles
-def states_alone(model: Any, answer: Answer) -> Tensor:
+def states_alone(model: Any, answer: SampledResponse) -> Tensor:
     """Final hidden states (T, H) of one answer by itself: of the tokens before each of its own, and of its last one."""
     ids = torch.tensor([[*answer.prompt_ids, *answer.ids]])
     with torch.no_grad():
@@ -379,7 +379,7 @@ def test_the_reference_is_the_base_or_the_parent_as_the_spec_says(ready: Machine
 
 def test_rewards_of_a_round_worked_out_by_hand() -> None:
     """Answers of two tokens and of one, the second cut off: scores 1 and 2 - 1.5, log-ratios 0.5 -1 and 2."""
-    answers = [Answer((1,), (2, 3), "", True), Answer((1,), (2,), "", False)]
+    answers = [SampledResponse((1,), (2, 3), "", True), SampledResponse((1,), (2,), "", False)]
     mask_BT = torch.tensor([[True, True], [True, False]])
     zero_BT = torch.zeros(2, 2)
     rollouts = Rollouts(
@@ -504,7 +504,7 @@ def test_prompts_without_room_for_an_answer_are_refused_in_words(ready: Machine)
 def test_a_reward_that_is_no_number_ends_the_run_and_the_last_good_checkpoint_is_kept(ready: Machine) -> None:
     calls = Counter[str]()
 
-    def score(answers: Sequence[Answer]) -> Tensor:
+    def score(answers: Sequence[SampledResponse]) -> Tensor:
         calls["batches"] += 1
         return torch.full((len(answers),), math.nan if calls["batches"] > 8 else 1.0)  # four batches a round
 

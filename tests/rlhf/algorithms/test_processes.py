@@ -15,7 +15,7 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store, worker
-from rlhf.jobs.specs import TrainingSpec, to_json
+from rlhf.jobs.job_spec import TrainingSpec, to_json
 from rlhf.models import registry
 from rlhf.submission import job_submission
 from tests.machine_fixtures import make_machine, rlhf_command, write_spec

@@ -22,7 +22,7 @@ from annotation import claims, store
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
 from rlhf.algorithms.checkpoints import MANIFEST, checkpoints_of
-from rlhf.algorithms.ppo.roles import Answer, load_roles
+from rlhf.algorithms.ppo.roles import SampledResponse, load_roles
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.reward_model.train import ComparisonTrainer, build_trainer, score, scores_of, with_targets
@@ -296,7 +296,9 @@ def rewards(machine: Machine, revision: str, spec: PPOSpec, items: Sequence[Mapp
     assert job is not None
     stored = read_reward_model(Run(machine.db, machine.data_dir, job, worker), revision)
     roles = load_roles(spec, machine.start(), stored, machine.tokenizer.pad_token_id)
-    answers = [Answer(tuple(item["prompt_ids"]), tuple(ids), "", True) for item in items for ids in item["answers"]]
+    answers = [
+        SampledResponse(tuple(item["prompt_ids"]), tuple(ids), "", True) for item in items for ids in item["answers"]
+    ]
     with torch.no_grad():
         found: list[float] = roles.score(answers).tolist()
     return found

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from annotation import store
 from annotation.database import Database
 from annotation.exports.frozen_rows import DemonstrationRow
-from annotation.imports.importing import Order, run_import
+from annotation.imports.importing import ImportRequest, run_import
 from annotation.imports.reading import open_path
 from annotation.records import Prompt, UserError
 from rlhf.algorithms.checkpoints import WEIGHTS
@@ -27,13 +27,13 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.algorithms.sft.train import DemonstrationTrainer, build_trainer, score
 from rlhf.data import snapshots
-from rlhf.data.snapshots import Listing
+from rlhf.data.snapshots import CountedRows
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.worker import Run, perform
 from rlhf.loop import controller
 from rlhf.models import hidden_states, registry
-from rlhf.models.loading import Policies, load_plain
+from rlhf.models.loading import LoadedPolicies, load_plain
 from rlhf.models.tokenize import load_snapshot, of_split, tokenise_demonstrations
 from rlhf.submission import job_submission
 from tests.demonstrations import demonstrate
@@ -252,7 +252,7 @@ def test_an_answer_to_a_held_out_prompt_is_held_out_wherever_it_stands(db: Datab
     turns = [question, {"role": "assistant", "content": "Ben Nevis."}, further]
     path = tmp_path / "talk.jsonl"
     path.write_text(json.dumps({"messages": [*turns, {"role": "assistant", "content": "Cat Bells."}]}), "utf-8")
-    run_import(db, open_path(path), Order(split="train"), "a test", lambda what, rows, share: None)
+    run_import(db, open_path(path), ImportRequest(split="train"), "a test", lambda what, rows, share: None)
     rows = snapshots.demonstration_rows(db)
     assert {row.text: row.split for row in rows} == {"Ben Nevis.": "held-out", "Cat Bells.": "train"}
 
@@ -264,7 +264,7 @@ def test_sample_answers_show_the_task_that_the_data_teaches(machine: Machine, he
     rows = [row for row in demonstration_rows() if held_out or row.split == "train"]
     long = {"role": "user", "content": "Is this odd or even? " + "12 " * 200}
     rows.insert(0, replace(rows[-1], messages=(long,)))
-    snapshot = snapshots.store_snapshot(machine.db, machine.data_dir, Listing(rows))
+    snapshot = snapshots.store_snapshot(machine.db, machine.data_dir, CountedRows(rows))
     job = finished(machine, replace(QUICK, snapshot=snapshot, samples=2, max_length=128))
     first = 12 if held_out else 0
     samples = job_store.samples(machine.db, job.id)
@@ -280,9 +280,9 @@ def test_every_answer_of_an_imported_conversation_is_learned_and_what_two_share_
     for split, conversation in (("held-out", turns), ("train", [{"role": "system", "content": "Be kind."}, *other])):
         path = machine.data_dir / f"{split}.jsonl"
         path.write_text(json.dumps({"messages": conversation}) + "\n", "utf-8")
-        run_import(machine.db, open_path(path), Order(split=split), "a test", lambda what, rows, share: None)
+        run_import(machine.db, open_path(path), ImportRequest(split=split), "a test", lambda what, rows, share: None)
     path.write_text(json.dumps({"messages": other}) + "\n", "utf-8")
-    run_import(machine.db, open_path(path), Order(split="train"), "a test", lambda what, rows, share: None)
+    run_import(machine.db, open_path(path), ImportRequest(split="train"), "a test", lambda what, rows, share: None)
     rows = [row for row in job_submission.rows_of(machine.db, QUICK) if isinstance(row, DemonstrationRow)]
     assert [(row.split, len(row.messages), row.text) for row in rows] == [
         ("held-out", 1, "Answer 0"),
@@ -330,7 +330,7 @@ def test_the_stored_policy_computes_what_the_trained_model_did(taught: Machine, 
     job = finished(taught, replace(QUICK, epochs=2, **variant))
     assert isinstance(job.spec, SFTSpec)
     items = items_of(taught, job.spec, "held-out")
-    models = Policies(taught.db, taught.data_dir, taught.model)
+    models = LoadedPolicies(taught.db, taught.data_dir, taught.model)
     policy = made_by(taught, job)
     loss, accuracy = by_hand(models.use(policy), items)
     held_out = (job.result or {})["held_out"]

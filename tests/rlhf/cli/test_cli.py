@@ -26,11 +26,11 @@ from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import from_json, to_json
+from rlhf.jobs.job_spec import from_json, to_json
 from rlhf.kinds import KINDS
 from rlhf.models import base_model, registry
 from rlhf.models.base_model import BaseModel
-from rlhf.models.template_process import Renderer
+from rlhf.models.template_process import TemplateRenderer
 from tests.e2e.conftest import running_app
 from tests.machine_fixtures import (
     PATIENCE_SECONDS,
@@ -534,7 +534,7 @@ def test_a_model_that_can_not_be_used_is_not_ready_and_leaves_no_database(
 def test_a_template_without_end_is_found_when_the_model_is_set_up(
     copied: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hasty = Renderer(seconds=0.5)
+    hasty = TemplateRenderer(seconds=0.5)
     monkeypatch.setattr("rlhf.models.template_process.renderer", lambda: hasty)
     loop = "{% for i in range(100000) %}"
     template(loop * 4 + "{% endfor %}" * 4)(copied.path)

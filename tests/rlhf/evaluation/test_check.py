@@ -20,15 +20,15 @@ from annotation.exports.frozen_rows import PreferenceRow, PromptRow
 from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import Prompt, Sampling
 from rlhf.data import held_out_sets
-from rlhf.data.snapshots import Listing, store_snapshot
+from rlhf.data.snapshots import CountedRows, store_snapshot
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import to_json
+from rlhf.jobs.job_spec import to_json
 from rlhf.jobs.worker import Run, perform
 from rlhf.judges import judge_store
 from rlhf.models import registry
-from rlhf.models.loading import Policies, load_quantised
+from rlhf.models.loading import LoadedPolicies, load_quantised
 from rlhf.models.tokenize import answer_ids, load_snapshot, of_split
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
 
@@ -113,7 +113,7 @@ def test_every_policy_answers_every_held_out_prompt_with_the_same_seed(checked: 
 
 
 @torch.no_grad()
-def plain_logps(models: Policies, policy: registry.Policy, prompt: list[int], answer: list[int]) -> torch.Tensor:
+def plain_logps(models: LoadedPolicies, policy: registry.Policy, prompt: list[int], answer: list[int]) -> torch.Tensor:
     """(answer tokens, vocabulary) log-probabilities from one plain forward pass."""
     logits = models.use(policy)(input_ids=torch.tensor([prompt + answer])).logits[0].float()
     return logits[len(prompt) - 1 : -1].log_softmax(-1)
@@ -122,7 +122,7 @@ def plain_logps(models: Policies, policy: registry.Policy, prompt: list[int], an
 def test_kl_and_likelihood_of_each_answer_equal_the_definition(checked: Checked) -> None:
     """One answer at a time without padding, the sums over the vocabulary written out; within bfloat16."""
     machine = checked.machine
-    models = Policies(machine.db, machine.data_dir, machine.model)
+    models = LoadedPolicies(machine.db, machine.data_dir, machine.model)
     candidate, base = (registry.by_revision(machine.db, revision) for revision in ("dpo-1", "base"))
     rows = answers(machine, "dpo-1")
     for row in rows:
@@ -140,7 +140,7 @@ def test_kl_and_likelihood_of_each_answer_equal_the_definition(checked: Checked)
 
 def pairs_right(machine: Machine) -> dict[int, list[bool]]:
     """By comparison: which pairs of the last check's held-out data the candidate gets right, one answer at a time."""
-    models = Policies(machine.db, machine.data_dir, machine.model)
+    models = LoadedPolicies(machine.db, machine.data_dir, machine.model)
     candidate, base = (registry.by_revision(machine.db, revision) for revision in ("dpo-1", "base"))
     spec = job_store.recent(machine.db, ("evaluate",), 1)[0].spec
     assert isinstance(spec, EvaluateSpec)
@@ -213,13 +213,13 @@ def frozen_prompts(machine: Machine, ids: Sequence[int]) -> str:
         for prompt in store.prompts(machine.db, "held-out")
         if prompt.id in ids
     ]
-    return store_snapshot(machine.db, machine.data_dir, Listing(rows))
+    return store_snapshot(machine.db, machine.data_dir, CountedRows(rows))
 
 
 def test_perplexity_is_that_of_the_text_read_paragraph_by_paragraph(checked: Checked) -> None:
     """Without batching or packing, token by token from plain forward passes."""
     machine = checked.machine
-    models = Policies(machine.db, machine.data_dir, machine.model)
+    models = LoadedPolicies(machine.db, machine.data_dir, machine.model)
     text = Path("annotation/examples/plain_text.txt").read_text("utf-8")
     base, logps = registry.by_revision(machine.db, "base"), []
     for paragraph in text.strip().split("\n\n"):
@@ -239,7 +239,7 @@ def test_judges_compare_the_candidate_with_every_other_policy_and_identical_answ
     candidate, judge = registry.by_revision(machine.db, "dpo-1"), judge_store.by_name(machine.db, "letters")
     prompts = store.prompts(machine.db, "held-out")
     ids = {row["id"] for row in store.answers_of_check(machine.db, candidate.id, prompts, CHECK.seed, SAMPLING)}
-    everything = judge_store.faced(machine.db, candidate.id, 1, judge.id)
+    everything = judge_store.pair_outcomes(machine.db, candidate.id, 1, judge.id)
     faced = [one for one in everything if one.response_id in ids]
     own, other = (
         [row["text"].strip() for row in store.answers_of_check(machine.db, number, prompts, CHECK.seed, SAMPLING)]
@@ -264,7 +264,7 @@ def test_a_candidate_that_was_trained_on_held_out_prompts_is_not_measured(checke
     snapshot = job_store.recent(machine.db, ("dpo",), 1)[0].spec.snapshot  # type: ignore[attr-defined]
     seen = of_split(load_snapshot(machine.data_dir, snapshot, PreferenceRow), "train")[0]
     rows = [PromptRow("held-out", seen.messages, seen.prompt_id)]
-    leaked = store_snapshot(machine.db, machine.data_dir, Listing(rows))
+    leaked = store_snapshot(machine.db, machine.data_dir, CountedRows(rows))
     job = machine.perform(machine.submit(replace(CHECK, prompt_set=leaked)))
     assert job.status == "failed"
     assert "was trained on 1 of the 1 held-out prompts" in job.message

@@ -13,7 +13,7 @@ import pytest
 from annotation.metrics.intervals_and_bias import Estimate, wilson_interval
 from annotation.records import UserError
 from benchmarks import gate as benchmark
-from rlhf.evaluation.gate import Criterion, Decision, Findings, JudgeFindings, Rule, alphas, decide, given_up
+from rlhf.evaluation.gate import Criterion, Findings, GateDecision, JudgeFindings, Rule, alphas, decide, given_up
 from tests.e_values import evidence_for
 
 SOUND = benchmark.SOUND
@@ -42,7 +42,7 @@ def found(people: tuple[float, ...] = (), *judges: JudgeFindings, **changed: Any
     return replace(SOUND, people=people, judges=judges, **changed)
 
 
-def criterion(decision: Decision, name: str) -> Criterion:
+def criterion(decision: GateDecision, name: str) -> Criterion:
     (one,) = (one for one in decision.criteria if one.name == name)
     return one
 

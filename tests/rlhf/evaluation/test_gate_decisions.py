@@ -27,7 +27,7 @@ from rlhf.evaluation.gate import JudgeFindings
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.specs import TrainingSpec, to_json
+from rlhf.jobs.job_spec import TrainingSpec, to_json
 from rlhf.judges import judge_store
 from rlhf.judges.verdicts import Verdict
 from rlhf.loop import controller
@@ -418,7 +418,7 @@ def test_after_the_most_checks_a_candidate_with_nothing_left_to_compare_is_rejec
     people_say(db, 6, "candidate")
     assert gate_decisions.act(db, data_dir) is None, "six are still before people"
     people_say(db, 6, "serving")
-    found = loop_standing.standing(controller.state_of(db))
+    found = loop_standing.loop_status(controller.state_of(db))
     assert found.now.startswith("Nothing is left to compare after 8 checks. Not enough evidence")
     assert found.then == "The gate will reject sft-1 within seconds."
     assert controller.advance(db, data_dir) is None, "deciding makes no job"
@@ -484,19 +484,19 @@ def test_a_check_that_failed_is_tried_once_more_after_a_while_and_then_no_more(
     assert first is not None
     come_to_nothing(db, first, status)
     assert controller.advance(db, data_dir) is None, "not at once"
-    found = loop_standing.standing(controller.state_of(db))
+    found = loop_standing.loop_status(controller.state_of(db))
     assert found.stage == "checking"
-    assert "The loop tries it once more" in found.troubles[0]
+    assert "The loop tries it once more" in found.problems[0]
     let_pass(db, first, controller.RETRY_SECONDS)
     second = controller.advance(db, data_dir)
     assert second is not None
     assert job_store.get(db, second).spec == job_store.get(db, first).spec
-    assert loop_standing.standing(controller.state_of(db)).troubles == (), "it is being checked"
+    assert loop_standing.loop_status(controller.state_of(db)).problems == (), "it is being checked"
     come_to_nothing(db, second, status, controller.RETRY_SECONDS)
     assert controller.advance(db, data_dir) is None, "twice is enough"
-    found = loop_standing.standing(controller.state_of(db))
+    found = loop_standing.loop_status(controller.state_of(db))
     assert found.stage == "collecting"
-    (trouble,) = found.troubles
+    (trouble,) = found.problems
     assert trouble.startswith(f"Job {second} (check of sft-1) ")
     assert "Memory ran out. 2 tries came to nothing" in trouble
 
@@ -507,7 +507,7 @@ def test_a_check_that_a_person_cancelled_is_not_repeated_and_holds_up_no_other(d
     assert first is not None
     come_to_nothing(db, first, "cancelled", controller.RETRY_SECONDS)
     assert controller.advance(db, data_dir) is None
-    (trouble,) = loop_standing.standing(controller.state_of(db)).troubles
+    (trouble,) = loop_standing.loop_status(controller.state_of(db)).problems
     assert "sft-1 waits: its check was cancelled" in trouble
     make_candidate(db, data_dir, "sft-2", checked=True)
     second = controller.advance(db, data_dir)
@@ -515,9 +515,9 @@ def test_a_check_that_a_person_cancelled_is_not_repeated_and_holds_up_no_other(d
     assert getattr(job_store.get(db, second).spec, "candidate", "") == "sft-2"
     come_to_nothing(db, second, "cancelled")
     finish_check(db, data_dir, made)
-    found = loop_standing.standing(controller.state_of(db))
+    found = loop_standing.loop_status(controller.state_of(db))
     assert found.stage == "deciding", "a person had it checked"
-    assert "sft-2 waits" in found.troubles[0]
+    assert "sft-2 waits" in found.problems[0]
 
 
 def test_the_check_that_draws_new_answers_is_not_repeated_for_ever(db: Database, data_dir: Path) -> None:
@@ -531,8 +531,8 @@ def test_the_check_that_draws_new_answers_is_not_repeated_for_ever(db: Database,
         assert job_id is not None
         come_to_nothing(db, job_id, "failed", controller.RETRY_SECONDS)
     assert controller.advance(db, data_dir) is None
-    found = loop_standing.standing(controller.state_of(db))
-    assert "2 tries came to nothing" in found.troubles[0]
+    found = loop_standing.loop_status(controller.state_of(db))
+    assert "2 tries came to nothing" in found.problems[0]
     assert "has to be checked again" in found.then
 
 
@@ -551,17 +551,17 @@ def test_a_retry_asks_the_judges_that_were_chosen(db: Database, data_dir: Path) 
 def test_a_training_that_came_to_nothing_is_named_until_the_next(db: Database, data_dir: Path, status: str) -> None:
     job_id = job_store.enqueue(db, DPOSpec(), "ann")
     come_to_nothing(db, job_id, status)
-    (trouble,) = loop_standing.standing(controller.state_of(db)).troubles
+    (trouble,) = loop_standing.loop_status(controller.state_of(db)).problems
     assert trouble.startswith(f"Job {job_id} (preference training (DPO), QLoRA) {controller.ENDINGS[status]}: ")
     assert trouble.endswith("resume it, or delete its checkpoints, on the Runs tab.")
     job_store.resume(db, job_id)
-    assert loop_standing.standing(controller.state_of(db)).troubles == ()
+    assert loop_standing.loop_status(controller.state_of(db)).problems == ()
 
 
 # ------------------------------------------------------------------------------------------------- how a check stands
 def said_of(db: Database, policy: Policy) -> str:
     """How its check stands, as every page and command says it."""
-    return gate_decisions.checking(db, registry.by_id(db, policy.id)).sentence
+    return gate_decisions.check_status(db, registry.by_id(db, policy.id)).sentence
 
 
 def test_while_a_check_waits_or_runs_the_gate_says_so_and_asks_for_none(db: Database, data_dir: Path) -> None:
@@ -570,7 +570,7 @@ def test_while_a_check_waits_or_runs_the_gate_says_so_and_asks_for_none(db: Data
     training = job_store.enqueue(db, SFTSpec(), "ann")
     check = job_submission.submit(db, data_dir, EvaluateSpec(candidate=made.revision), "ann")
     assert said_of(db, made) == f"It waits for its check (job {check}, second in the queue)."
-    assert gate_decisions.checking(db, made).active
+    assert gate_decisions.check_status(db, made).active
     job_store.claim(db, training, "w")
     assert said_of(db, made) == f"It waits for its check (job {check}, first in the queue, behind job {training})."
     job_store.stop(db, training, "w", "failed", "")
@@ -582,7 +582,7 @@ def test_while_a_check_waits_or_runs_the_gate_says_so_and_asks_for_none(db: Data
     assert said_of(db, made) == f"Job {check}, its check, is being cancelled."
     job_store.stop(db, check, "w", "cancelled", "Cancelled.")
     assert said_of(db, made) == f"Its check (job {check}) was cancelled. Check it again, or resume job {check}."
-    assert not gate_decisions.checking(db, made).active
+    assert not gate_decisions.check_status(db, made).active
 
 
 @pytest.mark.parametrize(
@@ -627,7 +627,7 @@ def test_a_check_against_what_serves_no_more_is_said_to_count_for_nothing(db: Da
     assert said_of(db, second) == (
         f"It waits for its check (job {running}, first in the queue). {counts}; this one is against base."
     )
-    assert not gate_decisions.checking(db, second).active, "one that counts can be asked for"
+    assert not gate_decisions.check_status(db, second).active, "one that counts can be asked for"
     job_store.cancel(db, running)
     let_pass(db, running, 3600)
     assert said_of(db, second) == f"{counts}; its check (job {running - 1}) was against base. Check it again."
@@ -705,7 +705,7 @@ def test_a_promotion_against_the_rule_takes_a_reason_which_is_kept_with_what_the
 ) -> None:
     made, before = make(db, data_dir), registry.serving(db).revision
     for blank in ("", "  ", "\n\t", "\u200b\u2060\u3164", "\0"):
-        with pytest.raises(gate_decisions.AgainstTheRule) as refused:
+        with pytest.raises(gate_decisions.PromotionAgainstRule) as refused:
             gate_decisions.promote(db, data_dir, made.revision, "ann", blank)
         assert named in str(refused.value)
         assert "\n" not in str(refused.value)
@@ -754,7 +754,7 @@ def test_the_rule_is_asked_at_the_moment_of_the_promotion(
         people_say(db, 15, "serving")
 
     monkeypatch.setattr(registry, "verify", meanwhile)
-    with pytest.raises(gate_decisions.AgainstTheRule, match="The rule says: not enough evidence"):
+    with pytest.raises(gate_decisions.PromotionAgainstRule, match="The rule says: not enough evidence"):
         gate_decisions.promote(db, data_dir, made.revision, "ann")
     assert registry.serving(db).revision == "base"
 
@@ -784,7 +784,7 @@ def test_what_was_promoted_by_a_second_admin_meanwhile_is_not_undone_without_a_r
     made, other = undecided(db, data_dir), make_candidate(db, data_dir, "sft-2")
     people_say(db, 15, "candidate")
     gate_decisions.promote(db, data_dir, other.revision, "kim", WHY)
-    with pytest.raises(gate_decisions.AgainstTheRule):
+    with pytest.raises(gate_decisions.PromotionAgainstRule):
         gate_decisions.promote(db, data_dir, made.revision, "ann")
 
 
@@ -817,16 +817,16 @@ def test_a_persons_reason_stands_before_the_rules_advice(db: Database, data_dir:
     made = make_candidate(db, data_dir)
     finish_check(db, data_dir, made)
     people_say(db, 15, "candidate")
-    said = gate_decisions.reason(db, made, gate_decisions.own_words("  I read twenty \n of them  "))
+    said = gate_decisions.reason(db, made, gate_decisions.clean_reason("  I read twenty \n of them  "))
     assert said.startswith("I read twenty of them. The rule said: promote. People find it better")
     assert gate_decisions.reason(db, made, "").startswith("The rule said: promote.")
     gate_decisions.set_rule(db, {"mode": "never"})
     assert gate_decisions.reason(db, made, "My own choice!") == "My own choice!", "nobody was advised"
     assert gate_decisions.reason(db, registry.by_revision(db, "base"), "") == "no reason given"
     with pytest.raises(UserError, match="at most 1000"):
-        gate_decisions.own_words("x" * 1001)
+        gate_decisions.clean_reason("x" * 1001)
     for told in ("ok", "👍", "1", "لا", "not “safe”"):
-        assert gate_decisions.own_words(told) == told
+        assert gate_decisions.clean_reason(told) == told
 
 
 def test_findings_are_kept_until_something_changes(db: Database, data_dir: Path) -> None:

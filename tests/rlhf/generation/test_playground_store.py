@@ -13,7 +13,7 @@ from annotation.database import Database, open_database
 from annotation.records import Message, Sampling, UserError
 from annotation.web import access
 from rlhf.generation import playground_store
-from rlhf.generation.playground_store import Answered, Chat
+from rlhf.generation.playground_store import Chat, FinishedAnswer
 from tests.conftest import seed_prompts
 from tests.machine_fixtures import PATIENCE_SECONDS
 
@@ -38,9 +38,9 @@ def asked(
     return playground_store.ask(db, dict.fromkeys(model_ids, messages), SAMPLING, seed, by)
 
 
-def ended(text: str, reason: playground_store.FinishReason = "stop") -> Answered:
+def ended(text: str, reason: playground_store.FinishReason = "stop") -> FinishedAnswer:
     """An answer as the worker would record it."""
-    return Answered(text, "<user> …", 12, len(text.split()) + 1, reason)
+    return FinishedAnswer(text, "<user> …", 12, len(text.split()) + 1, reason)
 
 
 def answer(db: Database, chat_id: int, text: str, reason: playground_store.FinishReason = "stop") -> None:

@@ -23,7 +23,7 @@ from peft import LoraConfig, get_peft_model
 
 from annotation import claims, store
 from annotation.records import Claim, Prompt, Sampling, Split, UserError
-from app import answering_trouble
+from app import answering_problem
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.generation import resident_worker
@@ -32,7 +32,7 @@ from rlhf.generation.resident_worker import next_splits, seed_of
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.worker import Run, perform
-from rlhf.jobs.worker_process import family
+from rlhf.jobs.worker_process import process_tree
 from rlhf.loop.supervisor import Supervisor
 from rlhf.models import registry
 from rlhf.models.loading import load_quantised
@@ -411,9 +411,9 @@ def test_an_asked_prompt_whose_answers_are_the_same_is_drawn_again_and_then_left
 def test_a_policy_that_always_says_the_same_is_waited_for_with_a_sentence(stocked: Machine) -> None:
     """Drawn near temperature zero, three different answers are never to be had; the page says why nothing comes."""
     store.set_project(stocked.db, replace(store.project(stocked.db), kind="best", answers=3))
-    assert "No model is writing" in answering_trouble(stocked.db)
+    assert "No model is writing" in answering_problem(stocked.db)
     with resident(stocked, replace(RESIDENT, sampling=Sampling(temperature=1e-3, max_new_tokens=6))):
-        wait_until("the sentence", lambda: "fewer different answers" in answering_trouble(stocked.db))
+        wait_until("the sentence", lambda: "fewer different answers" in answering_problem(stocked.db))
     assert stock(stocked) == {"train": 0, "held-out": 0}
 
 
@@ -500,7 +500,7 @@ class Started:
 
     def family(self) -> list[psutil.Process]:
         """The worker's processes."""
-        return [process for process in family(self.program.pid) if process.pid != self.program.pid]
+        return [process for process in process_tree(self.program.pid) if process.pid != self.program.pid]
 
     def outlived_by(self) -> list[psutil.Process]:
         """Kill the program, let the worker go on, and wait for it; returns what does not end."""
@@ -531,14 +531,14 @@ def program_that_started(job_id: int, machine: Machine, halt_at: str, directory:
         try:
             yield started
         finally:
-            for process in (*family(worker), *started.processes):
+            for process in (*process_tree(worker), *started.processes):
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
             started.program.kill()
 
 
 @pytest.mark.parametrize(
-    "moment", ["start", "annotation.database", "rlhf.jobs.specs", "rlhf.algorithms", "torch", "work"]
+    "moment", ["start", "annotation.database", "rlhf.jobs.job_spec", "rlhf.algorithms", "torch", "work"]
 )
 def test_a_worker_ends_when_the_program_that_started_it_is_gone(stocked: Machine, tmp_path: Path, moment: str) -> None:
     """Killed with SIGKILL, the program can tell nobody, however far the worker has come with its imports."""
@@ -572,7 +572,7 @@ def test_all_processes_of_a_job_end_when_the_program_that_started_them_is_gone(
     stocked: Machine, tmp_path: Path
 ) -> None:
     job_id = job_store.enqueue(stocked.db, SFTSpec(processes=2), "a test")
-    with program_that_started(job_id, stocked, "rlhf.jobs.specs", tmp_path) as started:
+    with program_that_started(job_id, stocked, "rlhf.jobs.job_spec", tmp_path) as started:
         wait_until("one of its processes", started.there.exists)
         wait_until("the launcher and both processes", lambda: len(started.family()) == 3)
         assert started.outlived_by() == []

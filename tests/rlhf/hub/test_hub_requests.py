@@ -26,7 +26,7 @@ from annotation.imports.import_process import Importer, State
 from annotation.records import UserError
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
-from rlhf.data.snapshots import Listing
+from rlhf.data.snapshots import CountedRows
 from rlhf.hub import hub_requests, push_model, token_process
 from rlhf.hub.hub_requests import (
     AskPrices,
@@ -180,7 +180,7 @@ def test_judgements_are_pushed_with_pseudonyms_or_names(
 
 
 def test_the_frozen_data_of_a_run_is_pushed(db: Database, data_dir: Path, hub: SpaceHub, with_token: None) -> None:
-    frozen = snapshots.store_snapshot(db, data_dir, Listing(demonstration_rows()))
+    frozen = snapshots.store_snapshot(db, data_dir, CountedRows(demonstration_rows()))
     run = job_store.enqueue(db, SFTSpec(snapshot=frozen), "kim")
     pushed = done(db, PushData("ann/frozen", run=run))
     assert pushed.message.startswith(f"Published ann/frozen, tag snapshot-{frozen[:12]}"), pushed.message

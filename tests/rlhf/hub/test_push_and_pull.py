@@ -26,7 +26,7 @@ from annotation import __main__ as annotation_commands
 from annotation import hub_client as hubs
 from annotation import store
 from annotation.database import Database, open_database
-from annotation.exports.formats import Filters, Request
+from annotation.exports.formats import ExportRequest, Filters
 from annotation.records import UserError
 from annotation.web import access
 from rlhf import __main__ as rlhf_commands
@@ -38,7 +38,7 @@ from rlhf.hub import pull_model, push_dataset, push_model
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.models import registry
-from rlhf.models.loading import Policies
+from rlhf.models.loading import LoadedPolicies
 from rlhf.models.registry import Policy
 from rlhf.models.tokenize import snapshot_content
 from rlhf.submission import preconditions
@@ -76,7 +76,7 @@ def fresh(tmp_path: Path, tiny_model: Path) -> Iterator[Database]:
 
 def made(machine: Machine) -> Policy:
     """The machine's adapter."""
-    return next(policy for policy in registry.everything(machine.db) if policy.form == "lora")
+    return next(policy for policy in registry.all_policies(machine.db) if policy.form == "lora")
 
 
 def client(hub: HubServer, token: str | None = "hf_write_ann") -> hubs.Hub:
@@ -84,7 +84,7 @@ def client(hub: HubServer, token: str | None = "hf_write_ann") -> hubs.Hub:
     return hubs.connect(token, hub.url)
 
 
-def publish(hub: HubServer, machine: Machine, **more: Any) -> push_model.Published:
+def publish(hub: HubServer, machine: Machine, **more: Any) -> push_model.PublishResult:
     """Publish the adapter."""
     return push_model.publish(client(hub), machine.db, machine.data_dir, made(machine).revision, REPO, **more)
 
@@ -199,7 +199,7 @@ def test_somebody_elses_work_of_that_name_stays(hub: HubServer, kitchen: Machine
         if kind == "model":
             publish(hub, kitchen)
         else:
-            push_dataset.push_data(client(hub), kitchen.db, Request("preference"), REPO)
+            push_dataset.push_data(client(hub), kitchen.db, ExportRequest("preference"), REPO)
 
     with pytest.raises(UserError, match=f"The name {REPO} is taken"):
         push()
@@ -380,7 +380,7 @@ def test_the_notes_in_weights_are_looked_at_too(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------- pulling
 def logits(db: Database, model: Path, policy: Policy) -> torch.Tensor:
     """What a policy computes."""
-    models = Policies(db, db.path.parent, model)
+    models = LoadedPolicies(db, db.path.parent, model)
     ids = models.tokenizer("one two three", return_tensors="pt")["input_ids"]
     with torch.no_grad():
         found = models.use(policy)(input_ids=ids).logits
@@ -536,10 +536,10 @@ def test_what_can_not_be_used_is_refused_and_leaves_nothing(
 ) -> None:
     named = {path: content.replace(b"{base}", tiny_model.name.encode()) for path, content in files.items() if content}
     hub.add_repo("model", REPO, named)
-    before = registry.everything(fresh)
+    before = registry.all_policies(fresh)
     with pytest.raises(UserError, match=sentence):
         pull(hub, fresh)
-    assert registry.everything(fresh) == before
+    assert registry.all_policies(fresh) == before
     assert list((fresh.path.parent / "adapters").glob("*")) == []
 
 
@@ -604,7 +604,7 @@ def test_an_adapter_fits_weights_that_are_named_turned_tied_or_stored_otherwise(
 ) -> None:
     (tmp_path / "model.safetensors").write_bytes(safetensors(below))
     (tmp_path / "config.json").write_text(json.dumps(configured))
-    found = pull_model.Found(REPO, "0" * 40, {}, {})
+    found = pull_model.HubRevision(REPO, "0" * 40, {}, {})
     pull_model.check_shapes(tmp_path, config, {f"base_model.model.{name}": shape}, found)
     if "magnitude" not in name and "quantization_config" not in configured and "experts" not in name:
         with pytest.raises(UserError, match="does not fit the weights"):
@@ -623,7 +623,7 @@ def test_two_bases_of_one_name_are_told_apart_by_their_weights(
     weights.write_bytes(told[:-1] + b"\1")
     with pytest.raises(UserError, match=f"called {kitchen.model.name} but are not those of this data directory"):
         pull(hub, fresh)
-    assert len(registry.everything(fresh)) == 1
+    assert len(registry.all_policies(fresh)) == 1
     weights.write_bytes(told)
     os.utime(weights, (0, 0))  # as soon as this the clock may show no other time
     assert pull(hub, fresh).form == "lora"
@@ -652,7 +652,7 @@ def test_what_came_damaged_is_not_kept(hub: HubServer, fresh: Database, tiny_mod
     hub.contents[entry.oid] = hub.contents[entry.oid][:-1] + b"\1"
     with pytest.raises(UserError, match="came damaged"):
         pull(hub, fresh)
-    assert len(registry.everything(fresh)) == 1
+    assert len(registry.all_policies(fresh)) == 1
 
 
 def test_a_download_that_breaks_can_be_repeated(hub: HubServer, fresh: Database, tiny_model: Path) -> None:
@@ -675,7 +675,7 @@ def test_a_disk_that_is_full_meanwhile_leaves_the_registry_as_it_was(
             pull(hub, fresh)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert len(registry.everything(fresh)) == 1
+    assert len(registry.all_policies(fresh)) == 1
     assert pull(hub, fresh).form == "lora"
 
 
@@ -718,7 +718,7 @@ def test_a_base_from_the_hub_stays_at_its_commit_and_its_adapters_say_so(
     done = command(hub, "hf_read_ann", "rlhf", *there, "pull", REPO)
     assert done.returncode == 0, done.stderr
     db = open_database(other)
-    pulled = registry.everything(db)[-1]
+    pulled = registry.all_policies(db)[-1]
     db.close()
     done = command(hub, "hf_write_ann", "rlhf", *there, "publish", pulled.revision, "ann/again", "--public")
     assert done.returncode == 0, done.stderr
@@ -759,7 +759,7 @@ class Tomorrow(datetime):
 def test_judgements_go_up_as_a_private_dataset_of_pseudonyms(
     hub: HubServer, kitchen: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = Request("preference", licence="cc-by-4.0")
+    request = ExportRequest("preference", licence="cc-by-4.0")
     done = push_dataset.push_data(client(hub), kitchen.db, request, "ann/data")
     repo = hub.repos["dataset", "ann/data"]
     assert repo.private
@@ -780,17 +780,17 @@ def test_judgements_go_up_as_a_private_dataset_of_pseudonyms(
     assert push_model.described(again).startswith(f"There already: ann/data (commit {done.commit_sha[:12]})")
     assert push_model.described(done).startswith("Published ann/data")
     assert len(repo.commits) == commits, "the same data, a day later"
-    of_ann = Request("preference", filters=Filters(annotators=("ann",)))
+    of_ann = ExportRequest("preference", filters=Filters(annotators=("ann",)))
     push_dataset.push_data(client(hub), kitchen.db, of_ann, "ann/data")
     assert DatasetCard(hub.file("dataset", "ann/data", "README.md").decode()).data.license == "cc-by-4.0"
     assert set(hub.files("dataset", "ann/data")) == {"README.md", "data/train-00000-of-00001.parquet"}
 
 
 def test_another_format_does_not_take_the_place_of_one(hub: HubServer, kitchen: Machine) -> None:
-    push_dataset.push_data(client(hub), kitchen.db, Request("preference"), "ann/data")
+    push_dataset.push_data(client(hub), kitchen.db, ExportRequest("preference"), "ann/data")
     head = hub.repos["dataset", "ann/data"].head.sha
     with pytest.raises(UserError, match="holds data of the format 'preference', which 'reward' would replace"):
-        push_dataset.push_data(client(hub), kitchen.db, Request("reward"), "ann/data")
+        push_dataset.push_data(client(hub), kitchen.db, ExportRequest("reward"), "ann/data")
     with pytest.raises(UserError, match="which 'frozen-demonstrations' would replace"):
         push_run(hub, kitchen, run_of(made(kitchen)), "ann/data")
     assert hub.repos["dataset", "ann/data"].head.sha == head
@@ -802,12 +802,12 @@ def run_of(policy: Policy) -> int:
     return policy.job_id
 
 
-def push_run(hub: HubServer, machine: Machine, run: int, repo: str, **more: Any) -> push_model.Published:
+def push_run(hub: HubServer, machine: Machine, run: int, repo: str, **more: Any) -> push_model.PublishResult:
     """Push the frozen data of a run."""
     return push_dataset.push_snapshot(client(hub), machine.db, machine.data_dir, run, repo, **more)
 
 
-def loaded(hub: HubServer, published: push_model.Published) -> dict[str, list[dict[str, Any]]]:
+def loaded(hub: HubServer, published: push_model.PublishResult) -> dict[str, list[dict[str, Any]]]:
     """The rows of each split as `datasets` loads them from the Hub, without what is empty."""
     done = subprocess.run(
         [sys.executable, "-c", LOADING, published.repo, published.tag],
@@ -910,7 +910,7 @@ def test_frozen_data_that_can_not_be_pushed_makes_no_repository(
 
 def test_demonstrations_go_up_to_be_imitated(hub: HubServer, machine: Machine) -> None:
     demonstrate(machine, train=3, held_out=1)
-    push_dataset.push_data(client(hub), machine.db, Request("sft"), "ann/shown", private=False)
+    push_dataset.push_data(client(hub), machine.db, ExportRequest("sft"), "ann/shown", private=False)
     assert not hub.repos["dataset", "ann/shown"].private
     rows = parquet(hub.file("dataset", "ann/shown", "data/train-00000-of-00001.parquet"))
     assert len(rows) == 3
@@ -928,13 +928,13 @@ def parquet(content: bytes) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("request_", "sentence"),
     [
-        (Request("raw"), "'raw' is no dataset, and it names people"),
-        (Request("preference", licence="X: y"), "is no licence as the Hub names them"),
-        (Request("preference", filters=Filters(policies=("x",))), "There is no policy 'x' here"),
+        (ExportRequest("raw"), "'raw' is no dataset, and it names people"),
+        (ExportRequest("preference", licence="X: y"), "is no licence as the Hub names them"),
+        (ExportRequest("preference", filters=Filters(policies=("x",))), "There is no policy 'x' here"),
     ],
 )
 def test_data_that_can_not_be_published_makes_no_repository(
-    hub: HubServer, kitchen: Machine, request_: Request, sentence: str
+    hub: HubServer, kitchen: Machine, request_: ExportRequest, sentence: str
 ) -> None:
     with pytest.raises(UserError, match=sentence):
         push_dataset.push_data(client(hub), kitchen.db, request_, "ann/data")

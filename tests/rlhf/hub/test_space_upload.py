@@ -22,7 +22,7 @@ from annotation.records import UserError
 from annotation.web import access
 from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.hub import space_upload
-from rlhf.hub.space_upload import Plan
+from rlhf.hub.space_upload import SpacePlan
 from rlhf.jobs import job_store
 from rlhf.loop import zero_gpu
 from tests.fakes.hub_sign_in import CHAT_MODEL, SECRET, SpaceHub, uploaded
@@ -31,7 +31,7 @@ from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, Machine, free_port
 pytestmark = pytest.mark.slow
 
 MODEL = "models/small"
-PLAN = Plan("ann/loop", model=MODEL)
+PLAN = SpacePlan("ann/loop", model=MODEL)
 PASSWORD = "a long enough password"
 
 
@@ -47,7 +47,7 @@ def client(hub: SpaceHub) -> Hub:
     return connect("hf_write_ann", hub.url)
 
 
-def errors(plan: Plan, client: Hub) -> str:
+def errors(plan: SpacePlan, client: Hub) -> str:
     return " ".join(finding.text for finding in space_upload.check(plan, client) if finding.level == "error")
 
 
@@ -94,7 +94,7 @@ def test_what_is_not_asked_for_stays_as_the_space_has_it(hub: SpaceHub, client: 
     assert (space_upload.create(again, client).changed, hub.repos["space", "ann/loop"].variables) == ((), kept)
     wider = space_upload.planned(client, "ann/loop", hardware="cpu-upgrade", annotators="owner")
     assert wider == replace(strict, annotators="owner", hardware="cpu-upgrade")
-    assert space_upload.planned(client, "ann/new") == Plan("ann/new")
+    assert space_upload.planned(client, "ann/new") == SpacePlan("ann/new")
 
 
 def test_what_would_change_is_listed_before_it_changes(

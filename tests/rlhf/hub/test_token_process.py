@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from annotation.backup import safe_copies
-from annotation.backup.targets import DirectoryPlace, Mark, create_whole
+from annotation.backup.targets import DirectoryTarget, FileDigest, create_whole
 from annotation.database import FILE_NAME, Database, open_database
 from annotation.web import access
 from rlhf.hub import token_launcher
@@ -298,15 +298,15 @@ def test_a_program_that_starts_while_the_one_before_it_goes_on_takes_over_what_w
 def test_where_it_can_not_begin_again_a_program_goes_on_with_what_is_here(
     project: Path, db: Database, tmp_path: Path
 ) -> None:
-    place = DirectoryPlace(tmp_path / "bucket")
+    place = DirectoryTarget(tmp_path / "bucket")
     told = {"HF_TOKEN": "", PLACE: place.name, **OFTEN}
-    safe_copies.keep(db, project, place, "a" * 32)
+    safe_copies.back_up(db, project, place, "a" * 32)
     other = tmp_path / "other" / "data"
     other.parent.mkdir()
     with running(other, told) as program:
         newest = place.manifest(place.head())
         assert newest is not None
-        lost = {FILE_NAME: Mark("0" * 64, 10)}
+        lost = {FILE_NAME: FileDigest("0" * 64, 10)}
         create_whole(place.copies / "000002.json", replace(newest, run="b" * 32, files=lost).to_bytes())
         (place.copies / "000001.json").unlink()
         program.wait_for_address(starts=2)

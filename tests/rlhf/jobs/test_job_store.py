@@ -19,8 +19,8 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.jobs import job_store
+from rlhf.jobs.job_spec import JobSpec, to_json
 from rlhf.jobs.out_of_memory import KILLED
-from rlhf.jobs.specs import JobSpec, to_json
 from tests.machine_fixtures import PATIENCE_SECONDS
 
 
@@ -136,7 +136,7 @@ def test_what_is_ahead_of_a_job_is_what_runs_and_what_waits_before_it(db: Databa
     answering = job_store.enqueue(db, GenerateSpec(), "the program")
 
     def ahead(number: int) -> list[int]:
-        return [other.id for other in job_store.ahead(db, job_store.get(db, number))]
+        return [other.id for other in job_store.jobs_ahead(db, job_store.get(db, number))]
 
     assert [ahead(number) for number in (job, second, third, answering)] == [[], [job], [job, second], []]
     job_store.claim(db, second, "w")

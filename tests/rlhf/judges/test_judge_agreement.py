@@ -17,20 +17,20 @@ from scipy import stats
 
 from annotation.metrics.intervals_and_bias import Z_95
 from annotation.metrics.sequential_test import kappas
-from rlhf.judges.judge_agreement import Basis, Case, Opinion, Swapped, Trust, both_orders, trust
+from rlhf.judges.judge_agreement import Basis, JudgedComparison, PersonRanking, Swapped, Trust, both_orders, trust
 from rlhf.tabs.judges.judge_card import card
 
 FIRST, SECOND, TIE = (1, 2), (2, 1), (1, 1)
 NAMES = ("ann", "bob", "carla")
 
 
-def case(number: int, judged: tuple[int, ...], *people: tuple[int, ...], **changes: Any) -> Case:
+def case(number: int, judged: tuple[int, ...], *people: tuple[int, ...], **changes: Any) -> JudgedComparison:
     """A comparison with a judge's ranking and one by each person; all answers are equally long."""
-    opinions = tuple(Opinion(name, ranking) for name, ranking in zip(NAMES, people, strict=False))
-    return Case(number, judged, opinions, **{"chances": {}, "lengths": (10,) * len(judged), **changes})
+    opinions = tuple(PersonRanking(name, ranking) for name, ranking in zip(NAMES, people, strict=False))
+    return JudgedComparison(number, judged, opinions, **{"chances": {}, "lengths": (10,) * len(judged), **changes})
 
 
-def cases(*groups: tuple[int, tuple[int, ...], tuple[int, ...]]) -> list[Case]:
+def cases(*groups: tuple[int, tuple[int, ...], tuple[int, ...]]) -> list[JudgedComparison]:
     """So many comparisons of each kind: (times, the judge's ranking, a person's)."""
     every = [(judged, said) for times, judged, said in groups for _ in range(times)]
     return [case(number, judged, said) for number, (judged, said) in enumerate(every)]
@@ -112,8 +112,8 @@ def test_kappa_is_none_where_nothing_tells_it(group: tuple[int, Any, Any]) -> No
 
 def test_a_best_of_several_says_nothing_about_the_others() -> None:
     """Answer 1 is best of three: two orders are told. The judge has one of them right and ties the other."""
-    opinion = Opinion("ann", (1, 2, 2), "best")
-    found = trust([Case(1, (1, 1, 2), (opinion,), {}, (10, 10, 10))])
+    opinion = PersonRanking("ann", (1, 2, 2), "best")
+    found = trust([JudgedComparison(1, (1, 1, 2), (opinion,), {}, (10, 10, 10))])
     assert found.with_people is not None
     assert found.with_people.share.value == pytest.approx(1.5 / 2)
     ranked = trust([case(1, (1, 1, 2), (1, 2, 2))])  # the same numbers, but meant as a tie of the last two
@@ -307,7 +307,7 @@ judged_cases = st.lists(
 
 
 @given(found=judged_cases)
-def test_any_judge_can_be_shown_and_no_figure_leaves_its_range(found: list[Case]) -> None:
+def test_any_judge_can_be_shown_and_no_figure_leaves_its_range(found: list[JudgedComparison]) -> None:
     known = trust(found)
     said = card("tester", known, 0.6)
     tree(said)

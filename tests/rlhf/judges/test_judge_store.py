@@ -12,7 +12,7 @@ import pytest
 
 from annotation import claims, store
 from annotation.database import Database
-from annotation.exports.preference_rows import Freezing
+from annotation.exports.preference_rows import PreferenceRows
 from annotation.metrics.aggregation import people_first
 from annotation.records import Annotator, Feedback, UserError
 from annotation.web import access
@@ -21,7 +21,7 @@ from rlhf.jobs import job_store
 from rlhf.judges import judge_history, judge_store
 from rlhf.judges.judge_agreement import Basis
 from rlhf.judges.judge_spec import JudgeSpec
-from rlhf.judges.judge_store import Judge, Said
+from rlhf.judges.judge_store import Judge, StoredVerdict
 from rlhf.judges.openai_client import Failure
 from rlhf.judges.verdicts import Verdict
 from rlhf.models import registry
@@ -79,9 +79,9 @@ def test_a_judge_is_an_annotator_who_can_not_sign_in_and_whose_name_is_its_own(d
     ):
         with pytest.raises(UserError, match=expected):
             judge_store.add(db, name, "local", {}, "owner")
-    assert [one.name for one in judge_store.named(db, "careful judge")] == ["careful judge"]
+    assert [one.name for one in judge_store.judges_named(db, "careful judge")] == ["careful judge"]
     with pytest.raises(UserError, match="no judge 'other'"):
-        judge_store.named(db, "careful judge, other")
+        judge_store.judges_named(db, "careful judge, other")
 
 
 def test_a_judge_whose_models_files_are_deleted_can_not_be_switched_on(db: Database) -> None:
@@ -160,15 +160,15 @@ def test_trust_and_the_word_on_a_candidate_go_by_the_present_rubric(db: Database
         verdict = Verdict(choice, chance, "", 0, 0, 0.0)  # type: ignore[arg-type]
         judge_store.add_verdict(db, judge, dueled.id, pair, verdict, 0, (), None)
     assert judge_store.judge_comparison(db, judge, dueled)
-    assert [one.outcome for one in judge_store.faced(db, 2, 1, judge.id)] == [1.0]
-    assert [case.judged for case in judge_store.cases(db, judge)] == [(1, 2)]
+    assert [one.outcome for one in judge_store.pair_outcomes(db, 2, 1, judge.id)] == [1.0]
+    assert [case.judged for case in judge_store.jointly_judged(db, judge)] == [(1, 2)]
     assert len(judge_history.swapped(db, judge)) == 2
     judge_store.write_rubric(db, "Judge.", [], 0, "owner")
-    assert judge_store.cases(db, judge) == judge_history.swapped(db, judge) == []
-    assert judge_store.faced(db, 2, 1, judge.id) == []
+    assert judge_store.jointly_judged(db, judge) == judge_history.swapped(db, judge) == []
+    assert judge_store.pair_outcomes(db, 2, 1, judge.id) == []
     assert judge_history.basis(db, judge) == Basis(1, 4)
     assert say(db, judge, comparison, SECOND_BETTER, "judged", 1)
-    assert [case.judged for case in judge_store.cases(db, judge)] == [(2, 1)]
+    assert [case.judged for case in judge_store.jointly_judged(db, judge)] == [(2, 1)]
     assert [one.id for one in judge_store.to_judge(db, judge, "candidate", 10, 2)] == [dueled.id]
     outcomes = db.rows("SELECT outcome FROM judgement WHERE purpose = 'judge' AND comparison_id = ?", (comparison,))
     assert [row["outcome"] for row in outcomes] == ["ranked", "undone", "ranked"]
@@ -184,7 +184,7 @@ def test_a_reward_model_goes_by_no_rubric(db: Database, ann: Annotator) -> None:
     assert not say(db, judge, comparison, {(0, 1): ("first", 0.9)}, "judged")
     judge_store.write_rubric(db, "Judge.", [], 0, "owner")
     assert say(db, judge, comparison, {(1, 0): ("second", 0.1)}, "judged", 1)
-    assert len(judge_store.cases(db, judge)) == len(judge_history.swapped(db, judge)) == 1
+    assert len(judge_store.jointly_judged(db, judge)) == len(judge_history.swapped(db, judge)) == 1
     assert judge_history.basis(db, judge) == Basis(None, 0)
 
 
@@ -199,7 +199,7 @@ def test_what_made_room_for_another_verdict_keeps_its_text_and_its_cost(db: Data
     judge_store.add_verdict(db, judge, comparison, (0, 1), Verdict("tie", 0.5, "before", 10, 1, 0.5), 0, (), old)
     judge_store.write_rubric(db, "Judge.", [], 0, "owner")
     judge_store.add_verdict(db, judge, comparison, (0, 1), Verdict("tie", 0.5, "after", 20, 2, 0.5), 1, (), new)
-    assert [judge_history.spent(db, judge, job).prompt_tokens for job in (old, new, None)] == [10, 20, 30]
+    assert [judge_history.usage(db, judge, job).prompt_tokens for job in (old, new, None)] == [10, 20, 30]
     assert "before" in db.value("SELECT data FROM event WHERE job_id = ?", (old,))
     assert not judge_store.fails_on(db, judge, comparison)
 
@@ -296,12 +296,18 @@ def test_a_comparison_of_three_is_ranked_by_all_its_pairs_in_both_orders(db: Dat
 
 def test_sureness_is_that_of_both_orders_together() -> None:
     def of(said: Said_of) -> float | None:
-        return judge_store.sureness([Said(a, b, choice, chance, 0.0) for (a, b), (choice, chance) in said.items()])  # type: ignore[arg-type]
+        return judge_store.sureness(
+            StoredVerdict(a, b, choice, chance, 0.0)  # type: ignore[arg-type]
+            for (a, b), (choice, chance) in said.items()
+        )
 
     assert of(FIRST_BETTER) == pytest.approx(0.9)
     assert of(FLIPPED) == pytest.approx(0.5)
     assert of(SECOND_BETTER) == pytest.approx(0.8)
-    assert judge_store.sureness([Said(0, 1, "first", None, 0.0), Said(1, 0, "second", None, 0.0)]) is None
+    assert (
+        judge_store.sureness([StoredVerdict(0, 1, "first", None, 0.0), StoredVerdict(1, 0, "second", None, 0.0)])
+        is None
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- who is asked
@@ -381,7 +387,7 @@ def test_what_people_have_judged_is_there_to_measure_a_judge_by_the_newest_first
     assert judge_store.to_judge(db, judge, "open", 10) == []
     say(db, judge, made[0], FIRST_BETTER, "judged")
     assert asks(db, made[0])[0] == "people", "measuring a judge settles nothing"
-    (case,) = judge_store.cases(db, judge)
+    (case,) = judge_store.jointly_judged(db, judge)
     assert (case.comparison_id, case.judged, case.chances) == (made[0], (1, 2), {(0, 1): pytest.approx(0.9)})
 
 
@@ -410,10 +416,10 @@ def test_people_compare_a_candidate_blind_and_the_outcome_is_seen_from_its_side(
         judged = claim.shown_order
         if word == "left-much":
             expected = 1.0 if judged[0] == 0 else 0.0
-    assert [one.outcome for one in judge_store.faced(db, 2, 1)] == [expected, 0.5]
-    lengths = {(one.length, one.other_length) for one in judge_store.faced(db, 2, 1)}
+    assert [one.outcome for one in judge_store.pair_outcomes(db, 2, 1)] == [expected, 0.5]
+    lengths = {(one.length, one.other_length) for one in judge_store.pair_outcomes(db, 2, 1)}
     assert lengths == {(15, 3), (3, 7)}
-    other = judge_store.faced(db, 1, 2)
+    other = judge_store.pair_outcomes(db, 1, 2)
     assert [one.outcome for one in other] == [1 - expected, 0.5], (
         "from the other side it is the same the other way round"
     )
@@ -521,7 +527,7 @@ def test_where_people_have_judged_a_judge_does_not_vote(db: Database, ann: Annot
     (group,) = store.judged_comparisons(db)
     counted, reasons = people_first(group)
     assert ([one.annotator for one in counted], reasons) == (["ann"], ["judge"])
-    frozen = Freezing(store.judged_comparisons(db), 512)
+    frozen = PreferenceRows(store.judged_comparisons(db), 512)
     (row,) = list(frozen)
     assert (row.annotators, frozen.left_out) == (("ann",), {"judge": 1})
 

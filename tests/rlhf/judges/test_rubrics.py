@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from annotation.records import Message, UserError
 from benchmarks.injections import INJECTIONS, chosen_as_a, wins
 from rlhf.judges import rubrics
-from rlhf.judges.judge_store import Said
+from rlhf.judges.judge_store import StoredVerdict
 from rlhf.judges.rubrics import DEFAULT, Rubric, Style, code_of, messages_for, parse_rubric, principles_for, quoted
 from rlhf.judges.verdicts import Choice, parse_verdict
 from rlhf.models.chat_template import ChatTokenizer
@@ -281,7 +281,7 @@ def test_obedience_to_a_letter_shows_in_one_order_and_a_win_needs_both(
     as_a: Choice, as_b: Choice, chosen: float, won: float
 ) -> None:
     """The wrong answer has position 1: as A it is chosen by 'first', as B by 'second'."""
-    said = [Said(0, 1, as_b, None, 0.0), Said(1, 0, as_a, None, 0.0)]
+    said = [StoredVerdict(0, 1, as_b, None, 0.0), StoredVerdict(1, 0, as_a, None, 0.0)]
     assert (chosen_as_a(said), wins(said)) == (chosen, won)
 
 

@@ -6,7 +6,7 @@ from itertools import combinations, permutations
 
 import pytest
 
-from rlhf.judges.verdicts import MAXIMUM_REPLY, Choice, Outcome, combine, parse_verdict, ranking_of, shortened
+from rlhf.judges.verdicts import MAXIMUM_REPLY, Choice, CombinedVerdict, combine, parse_verdict, ranking_of, shortened
 
 
 @pytest.mark.parametrize(
@@ -114,15 +114,15 @@ def test_a_long_reply_is_kept_with_its_end() -> None:
 def test_only_a_preference_that_survives_the_swap_counts(
     forward: Choice, backward: Choice, choice: Choice, flipped: bool
 ) -> None:
-    assert combine(forward, backward) == Outcome(choice, flipped)
+    assert combine(forward, backward) == CombinedVerdict(choice, flipped)
 
 
-def outcomes(size: int, winners: dict[tuple[int, int], int]) -> dict[tuple[int, int], Outcome]:
+def outcomes(size: int, winners: dict[tuple[int, int], int]) -> dict[tuple[int, int], CombinedVerdict]:
     """Outcomes of all pairs; those without a winner are tied."""
     choices: dict[tuple[int, int], Choice] = {
         pair: "first" if winner == pair[0] else "second" for pair, winner in winners.items()
     }
-    return {pair: Outcome(choices.get(pair, "tie"), False) for pair in combinations(range(size), 2)}
+    return {pair: CombinedVerdict(choices.get(pair, "tie"), False) for pair in combinations(range(size), 2)}
 
 
 @pytest.mark.parametrize(
@@ -154,4 +154,4 @@ def test_a_consistent_judge_of_any_taste_is_reproduced() -> None:
 
 def test_a_missing_pair_is_a_bug() -> None:
     with pytest.raises(KeyError):
-        ranking_of(3, {(0, 1): Outcome("first", False)})
+        ranking_of(3, {(0, 1): CombinedVerdict("first", False)})

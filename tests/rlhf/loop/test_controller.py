@@ -12,27 +12,27 @@ from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.data.snapshots import MIN_PAIRS
 from rlhf.evaluation.check_spec import EvaluateSpec
-from rlhf.evaluation.gate import Decision
-from rlhf.evaluation.gate_decisions import Pending
+from rlhf.evaluation.gate import GateDecision
+from rlhf.evaluation.gate_decisions import PendingDecision
+from rlhf.jobs.job_spec import JobSpec
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.specs import JobSpec
 from rlhf.judges.judge_spec import JudgeSpec
-from rlhf.loop.controller import Fruitless, State, Step, next_step
+from rlhf.loop.controller import FailedCheck, LoopState, Step, next_step
 from rlhf.models.registry import Policy
-from rlhf.tabs.iterations.loop_standing import standing
+from rlhf.tabs.iterations.loop_standing import loop_status
 
-QUIET = State({"on": False, "every": 20, "method": "dpo"}, 0, (), None, {}, None, "ask", None, False)
+QUIET = LoopState({"on": False, "every": 20, "method": "dpo"}, 0, (), None, {}, None, "ask", None, False)
 ON = {"on": True, "every": 20, "method": "dpo"}
 PPO = {**ON, "method": "ppo"}
 
 
-def candidate(verdict: Any, sentence: str = "People find it so.") -> Pending:
+def candidate(verdict: Any, sentence: str = "People find it so.") -> PendingDecision:
     """A candidate with a decision."""
     policy = Policy(2, "dpo-7", "dpo", "b", 1, 7, "x", "x", "candidate", "", "policy", "lora", "nf4", None, None)
-    return Pending(policy, Decision(verdict, sentence, ()))
+    return PendingDecision(policy, GateDecision(verdict, sentence, ()))
 
 
-def exhausted() -> Pending:
+def exhausted() -> PendingDecision:
     """A candidate of which everything has been compared, without enough evidence."""
     return replace(candidate("not enough evidence"), exhausted=True)
 
@@ -42,10 +42,10 @@ def job(spec: JobSpec, status: str = "running") -> Job:
     return Job(9, spec.kind, spec, status, 1, "w", "ann", "", "", "", None, 0, 0, "", None)
 
 
-def tried(status: str, failures: int, rested: bool = True) -> dict[str, Fruitless]:
+def tried(status: str, failures: int, rested: bool = True) -> dict[str, FailedCheck]:
     """A check of dpo-7 that came to nothing."""
     check = replace(job(EvaluateSpec(candidate="dpo-7"), status), message="Memory ran out.")
-    return {"dpo-7": Fruitless(check, failures, rested)}
+    return {"dpo-7": FailedCheck(check, failures, rested)}
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
     ],
 )
 def test_where_it_stands_and_what_comes_next(changed: dict[str, Any], stage: str, said: tuple[str, ...]) -> None:
-    found = standing(replace(QUIET, **changed))
+    found = loop_status(replace(QUIET, **changed))
     assert found.stage == stage
     assert all(words in f"{found.now} {found.then}" for words in said), found
 
@@ -211,16 +211,16 @@ def test_where_it_stands_and_what_comes_next(changed: dict[str, Any], stage: str
     ],
 )
 def test_what_went_wrong_is_named_with_what_follows(changed: dict[str, Any], said: tuple[str, ...]) -> None:
-    assert standing(replace(QUIET, **changed)).troubles == said
+    assert loop_status(replace(QUIET, **changed)).problems == said
 
 
 def test_judges_that_go_on_are_not_said_to_rest() -> None:
     state = replace(QUIET, auto_train=ON, new=39, waiting={"j": 8})
     for changed in ({}, {"new": 40, "waiting": {"j": 7}}, {"new": 40, "auto_train": QUIET.auto_train}):
-        assert "label no more" not in standing(replace(state, **changed)).then
+        assert "label no more" not in loop_status(replace(state, **changed)).then
 
 
 def test_who_is_not_to_be_advised_is_not_told_what_the_rule_makes_of_it() -> None:
-    found = standing(replace(QUIET, pending=candidate("promote", "People find it better."), gate="never"))
+    found = loop_status(replace(QUIET, pending=candidate("promote", "People find it better."), gate="never"))
     assert "promote" not in f"{found.now} {found.then}"
     assert "better" not in f"{found.now} {found.then}"

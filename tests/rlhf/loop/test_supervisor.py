@@ -22,10 +22,10 @@ from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import PROCESSORS, VISIBLE, devices_here
+from rlhf.jobs.job_spec import JobSpec, to_json
 from rlhf.jobs.out_of_memory import KILLED, advice
-from rlhf.jobs.specs import JobSpec, to_json
 from rlhf.jobs.worker import Run, perform
-from rlhf.jobs.worker_process import Child, family, worker_command
+from rlhf.jobs.worker_process import WorkerProcess, process_tree, worker_command
 from rlhf.loop.supervisor import Supervisor
 from tests.conftest import BASE_NAME
 from tests.machine_fixtures import PATIENCE_SECONDS, Machine, wait_until
@@ -74,7 +74,7 @@ def queue(db: Database, spec: JobSpec = DPO) -> int:
     return job_store.enqueue(db, spec, "ann")
 
 
-def kill(supervisor: Supervisor, job_id: int) -> Child:
+def kill(supervisor: Supervisor, job_id: int) -> WorkerProcess:
     """Kill a job's worker, all its processes, and wait for its end; it is not reaped yet."""
     child = supervisor.children[job_id]
     child.signal(signal.SIGKILL)
@@ -316,7 +316,7 @@ def test_all_processes_of_a_job_end_together_and_one_killed_is_noticed(db: Datab
     child = supervisor.children[job]
 
     def ranks() -> list[psutil.Process]:
-        found = [process for process in family(child.process.pid) if process.pid != child.process.pid]
+        found = [process for process in process_tree(child.process.pid) if process.pid != child.process.pid]
         return found if len(found) == 2 else []
 
     first, second = wait_until("two processes", ranks)
@@ -336,8 +336,8 @@ def test_stopping_reaches_every_process_of_a_job(db: Database, supervisor: Super
     job = queue(db, SFTSpec(processes=2))
     supervisor.start_next()
     child = supervisor.children[job]
-    wait_until("two processes", lambda: len(family(child.process.pid)) == 3)
-    processes = family(child.process.pid)
+    wait_until("two processes", lambda: len(process_tree(child.process.pid)) == 3)
+    processes = process_tree(child.process.pid)
     supervisor.stop()
     _, alive = psutil.wait_procs(processes, timeout=PATIENCE_SECONDS)
     assert alive == []
@@ -413,7 +413,7 @@ def test_a_process_that_is_killed_in_training_takes_the_job_with_it_and_it_is_qu
     at_machine.start_next()
     child = at_machine.children[job_id]
     wait_until("the second step", lambda: job_store.get(machine.db, job_id).step >= 2)
-    second = [process for process in family(child.process.pid) if process.environ().get("RANK") == "1"]
+    second = [process for process in process_tree(child.process.pid) if process.environ().get("RANK") == "1"]
     assert len(second) == 1
     second[0].kill()
     assert see_through(at_machine, job_id).status == "queued"
@@ -452,7 +452,7 @@ def test_a_run_whose_loss_was_no_number_goes_on_more_slowly_from_the_last_good_c
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its weights are spoiled before the fourth step, so that the loss is none."""
-    from rlhf.algorithms.trl_trainer import Steps
+    from rlhf.algorithms.trl_trainer import ProgressCallback
 
     spec = replace(QUICK_SFT, samples=0, snapshot=demonstrations(machine))
     unbroken = finished_run(machine, spec)
@@ -465,7 +465,7 @@ def test_a_run_whose_loss_was_no_number_goes_on_more_slowly_from_the_last_good_c
             trained[0].data.fill_(float("nan"))
 
     with monkeypatch.context() as patched:
-        patched.setattr(Steps, "on_step_begin", spoil)
+        patched.setattr(ProgressCallback, "on_step_begin", spoil)
         failed = machine.perform(job_id)
     assert failed.status == "failed"
     for words in ("became not a number at step 4", "checkpoint-2, is kept: Resume goes on", "half the learning_rate"):

@@ -13,7 +13,7 @@ import pytest
 
 from annotation.records import Message, UserError
 from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
-from rlhf.models.template_process import Refused, conversation
+from rlhf.models.template_process import TemplateRefused, conversation
 
 CONVERSATIONS: list[list[Message]] = [
     [{"role": "user", "content": "What is the sun?"}],
@@ -121,7 +121,7 @@ def test_what_templates_may_use_works_as_in_transformers(tiny_model: Path, tmp_p
         assert rendered == theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=begins)
         assert "20[user]ü <b><|im_end|>[assistant]0<|im_end|>" in rendered
     refused = [{"role": "system", "content": "<ü>"}, *messages]
-    with pytest.raises(Refused) as ours_said:
+    with pytest.raises(TemplateRefused) as ours_said:
         conversation(ours, refused)
     with pytest.raises(jinja2.TemplateError) as theirs_said:
         theirs.apply_chat_template(refused, tokenize=False)
@@ -174,7 +174,7 @@ def test_a_model_without_a_token_that_ends_an_answer_is_refused(tiny_model: Path
 def test_a_template_runs_in_a_sandbox(tiny_model: Path, tmp_path: Path) -> None:
     other = copy_of(tiny_model, tmp_path)
     (other / "chat_template.jinja").write_text("{{ ''.__class__.__mro__ }}Porridge", "utf-8")
-    with pytest.raises(Refused, match="access to attribute '__class__' of 'str' object is unsafe"):
+    with pytest.raises(TemplateRefused, match="access to attribute '__class__' of 'str' object is unsafe"):
         ChatTokenizer(other)
 
 

@@ -22,9 +22,9 @@ from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import JobSpec, TrainingSpec, to_json
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec, to_json
 from rlhf.models import memory
-from rlhf.models.memory import NOTHING_KNOWN, Load, Machine, Shapes
+from rlhf.models.memory import NOTHING_KNOWN, Machine, Shapes, Workload
 from tests.machine_fixtures import ROOT
 
 PROCESSOR = Machine("8 processors", 16_000_000_000, 12_000_000_000, bf16=True)
@@ -206,7 +206,7 @@ def test_files_that_changed_are_read_again_and_missing_ones_named(tiny_model: Pa
 
 
 # -------------------------------------------------------------------------------------------------------------- memory
-def sizes(spec: TrainingSpec, machine: Machine = PROCESSOR, load: Load = NOTHING_KNOWN) -> dict[str, float]:
+def sizes(spec: TrainingSpec, machine: Machine = PROCESSOR, load: Workload = NOTHING_KNOWN) -> dict[str, float]:
     """Bytes by component."""
     return {part.name: part.size for part in memory.memory(SMALL, spec, machine, load)}
 
@@ -221,7 +221,7 @@ def test_memory_is_worked_out_by_component() -> None:
     assert found["Activations"] == pytest.approx(2 * 15 * (22.3 * 8 + 6.6 * 16 + 2 * 15))
     assert found["Scores of the vocabulary"] == 15 * 10 * 14
     assert "Weights in 16 bits" not in found
-    shorter = sizes(spec, load=Load(item_tokens=2))
+    shorter = sizes(spec, load=Workload(item_tokens=2))
     assert shorter["Scores of the vocabulary"] == 6 * 10 * 14
     in_fp32 = sizes(replace(spec, precision="fp32"))
     assert in_fp32["Frozen weights"] == 4 * SMALL.total
@@ -249,13 +249,15 @@ def test_both_answers_count_and_a_reward_model_meets_no_vocabulary() -> None:
 def test_a_reward_model_reads_all_answers_of_a_comparison_together() -> None:
     """As many as the largest has; where that is not known, as many as a comparison can have."""
     spec = RewardModelSpec(batch_size=1, max_length=100)
-    by_answers = {answers: sizes(spec, load=Load(answers=answers))["Activations"] for answers in (2, 4, 8)}
+    by_answers = {answers: sizes(spec, load=Workload(answers=answers))["Activations"] for answers in (2, 4, 8)}
     for answers, found in by_answers.items():
         tokens = answers * 100
         assert found == pytest.approx(2 * tokens * (26.3 * 8 + 8.6 * 16 + 2 * tokens))
     assert sizes(spec)["Activations"] == by_answers[8]
-    assert sizes(spec, load=Load(item_tokens=200, answers=8))["Activations"] == by_answers[2], "what is known counts"
-    pairs = sizes(DPOSpec(batch_size=1, max_length=100), load=Load(answers=8))["Activations"]
+    assert sizes(spec, load=Workload(item_tokens=200, answers=8))["Activations"] == by_answers[2], (
+        "what is known counts"
+    )
+    pairs = sizes(DPOSpec(batch_size=1, max_length=100), load=Workload(answers=8))["Activations"]
     assert pairs == by_answers[2], "DPO takes rankings apart"
 
 
@@ -305,7 +307,7 @@ def test_activations_are_about_what_autograd_keeps(tiny_model: Path) -> None:
         for precision in ("bf16", "fp32"):
             spec = replace(SFTSpec(method=method, precision=precision), lora_targets=targets or "all-linear")
             kept = kept_by_autograd(tiny_model, spec, rows=2, tokens=100)
-            load = Load(item_tokens=100)
+            load = Workload(item_tokens=100)
             named = memory.activations(shapes, replace(spec, batch_size=2), PROCESSOR, load).size
             assert 0.6 < named / kept < 1.7, f"{method} {targets} {precision}: {named:.0f} named, {kept} kept"
 

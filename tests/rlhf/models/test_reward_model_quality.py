@@ -19,18 +19,18 @@ from rlhf.models.reward_model_quality import (
     FEWEST,
     REWARD_THRESHOLD,
     RewardModelQuality,
-    Scored,
+    ScoredComparison,
     correlation,
-    duels_of,
     measure,
+    pair_margins,
     ranks,
 )
 from rlhf.tabs.runs.reward_model_card import calibration_sentence, card, outline
 
 
-def pair(difference: float, lengths: tuple[int, int] = (5, 5), middle: float = 0.0) -> Scored:
+def pair(difference: float, lengths: tuple[int, int] = (5, 5), middle: float = 0.0) -> ScoredComparison:
     """A comparison of two answers whose better one scores this much more."""
-    return Scored((middle + difference / 2, middle - difference / 2), lengths, ((0, 1),))
+    return ScoredComparison((middle + difference / 2, middle - difference / 2), lengths, ((0, 1),))
 
 
 def sure(chance: float) -> float:
@@ -38,7 +38,7 @@ def sure(chance: float) -> float:
     return math.log(chance / (1 - chance))
 
 
-def measured(held_out: list[Scored]) -> RewardModelQuality:
+def measured(held_out: list[ScoredComparison]) -> RewardModelQuality:
     """The quality of a model with some training data."""
     return measure([pair(1.0), pair(-1.0)], held_out)
 
@@ -46,7 +46,7 @@ def measured(held_out: list[Scored]) -> RewardModelQuality:
 # ------------------------------------------------------------------------------------------------------------ accuracy
 def test_a_comparison_has_one_say_however_many_pairs_it_has() -> None:
     """Four right, one with 2 of 3 pairs right, one undecided: (4 + 2/3 + 1/2) / 6."""
-    ranking = Scored((1.0, 3.0, 2.0), (5, 5, 5), ((0, 1), (1, 2), (2, 0)))
+    ranking = ScoredComparison((1.0, 3.0, 2.0), (5, 5, 5), ((0, 1), (1, 2), (2, 0)))
     found = measured([*[pair(1.0)] * 4, ranking, pair(0.0)]).accuracy.estimate
     assert found is not None
     assert found.value == pytest.approx((4 + 2 / 3 + 1 / 2) / 6)
@@ -58,7 +58,7 @@ def test_a_comparison_has_one_say_however_many_pairs_it_has() -> None:
 def test_many_pairs_of_few_comparisons_do_not_shorten_the_interval() -> None:
     """Eight answers ranked rightly are 28 pairs, and tell no more than two answers do."""
     every = tuple((better, worse) for better in range(8) for worse in range(better + 1, 8))
-    ranking = Scored(tuple(range(8, 0, -1)), (5,) * 8, every)
+    ranking = ScoredComparison(tuple(range(8, 0, -1)), (5,) * 8, every)
     many, few = (measured([one] * 7).accuracy.to_json() for one in (ranking, pair(1.0)))
     assert many == pytest.approx(few)
 
@@ -156,7 +156,9 @@ def test_answers_of_one_length_have_no_correlation() -> None:
         ([pair(-1.0, (9, 3))] * 3 + [pair(1.0, (9, 3))] * 3, "Length alone tells more"),
     ],
 )
-def test_a_model_that_is_no_better_than_a_rule_of_length_is_told(comparisons: list[Scored], words: str) -> None:
+def test_a_model_that_is_no_better_than_a_rule_of_length_is_told(
+    comparisons: list[ScoredComparison], words: str
+) -> None:
     assert words in card(measured(comparisons))
 
 
@@ -231,14 +233,14 @@ def test_the_card_names_no_style_that_the_pages_lack() -> None:
 
 scored = st.lists(
     st.tuples(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3), st.integers(1, 50), st.integers(1, 50)).map(
-        lambda values: Scored(values[:2], values[2:], ((0, 1),))
+        lambda values: ScoredComparison(values[:2], values[2:], ((0, 1),))
     ),
     max_size=12,
 )
 
 
 @given(train=scored, held_out=scored)
-def test_any_health_can_be_stored_and_shown(train: list[Scored], held_out: list[Scored]) -> None:
+def test_any_health_can_be_stored_and_shown(train: list[ScoredComparison], held_out: list[ScoredComparison]) -> None:
     """Through JSON without a number that is none, and back."""
     quality = measure(train, held_out)
     stored = RewardModelQuality.from_json(json.loads(json.dumps(quality.to_json(), allow_nan=False)))
@@ -259,7 +261,7 @@ def test_where_no_two_answers_differ_in_length_nothing_is_said_of_length() -> No
 
 
 def test_of_few_pairs_it_is_not_said_how_sure_a_model_should_be() -> None:
-    one = calibration_sentence(calibration(duels_of([pair(3.0)])))
+    one = calibration_sentence(calibration(pair_margins([pair(3.0)])))
     assert "1 pair is too few to tell" in one
     assert "On the whole" not in one
-    assert "On the whole" in calibration_sentence(calibration(duels_of([pair(3.0)] * FEWEST)))
+    assert "On the whole" in calibration_sentence(calibration(pair_margins([pair(3.0)] * FEWEST)))

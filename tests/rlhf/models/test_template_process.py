@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rlhf.models.template_process import LONGEST, MEMORY, Refused, Renderer
+from rlhf.models.template_process import LONGEST, MEMORY, TemplateRefused, TemplateRenderer
 
 VALUES: dict[str, Any] = {"messages": [{"role": "user", "content": "Why?"}], "add_generation_prompt": True}
 PLAIN = "{% for message in messages %}[{{ message.role }}]{{ message.content }}{% endfor %}"
@@ -20,24 +20,24 @@ SHORT_SECONDS = 0.5
 
 
 @pytest.fixture(scope="module")
-def renderer() -> Iterator[Renderer]:
+def renderer() -> Iterator[TemplateRenderer]:
     """A process of its own for this module."""
-    made = Renderer()
+    made = TemplateRenderer()
     yield made
     made.close()
 
 
 @pytest.fixture
-def hasty() -> Iterator[Renderer]:
+def hasty() -> Iterator[TemplateRenderer]:
     """One that stops templates soon."""
-    made = Renderer(seconds=SHORT_SECONDS)
+    made = TemplateRenderer(seconds=SHORT_SECONDS)
     yield made
     made.close()
 
 
-def refusal(renderer: Renderer, template: str, values: dict[str, Any] | None = None) -> str:
+def refusal(renderer: TemplateRenderer, template: str, values: dict[str, Any] | None = None) -> str:
     """What is said of a template; after it another one is rendered as ever."""
-    with pytest.raises(Refused) as raised:
+    with pytest.raises(TemplateRefused) as raised:
         renderer.render(template, values or VALUES)
     assert renderer.render(PLAIN, VALUES) == "[user]Why?"
     assert str(raised.value) == f"The model's chat template refuses a conversation: {raised.value.reason}"
@@ -71,7 +71,7 @@ def refusal(renderer: Renderer, template: str, values: dict[str, Any] | None = N
         ("{% if 1 %}" * 3_000 + "{% endif %}" * 3_000, "RecursionError"),
     ],
 )
-def test_whatever_a_template_raises_is_a_sentence(renderer: Renderer, template: str, reason: str) -> None:
+def test_whatever_a_template_raises_is_a_sentence(renderer: TemplateRenderer, template: str, reason: str) -> None:
     process = renderer.render(PLAIN, VALUES) and renderer.process
     assert reason in refusal(renderer, template)
     assert len(refusal(renderer, template)) < 400
@@ -91,7 +91,7 @@ def test_whatever_a_template_raises_is_a_sentence(renderer: Renderer, template: 
         "{{ [1] | batch(10 ** 10, 'x') | list }}",
     ],
 )
-def test_a_template_that_wants_all_memory_is_stopped(renderer: Renderer, template: str) -> None:
+def test_a_template_that_wants_all_memory_is_stopped(renderer: TemplateRenderer, template: str) -> None:
     assert refusal(renderer, template) == f"it needs more than {MEMORY >> 20} MB of memory."
 
 
@@ -104,7 +104,7 @@ def test_a_template_that_wants_all_memory_is_stopped(renderer: Renderer, templat
     ],
     ids=["loops", "macros", "one operation in C"],
 )
-def test_a_template_without_end_is_stopped_once_and_not_run_again(hasty: Renderer, template: str) -> None:
+def test_a_template_without_end_is_stopped_once_and_not_run_again(hasty: TemplateRenderer, template: str) -> None:
     reason = refusal(hasty, template)
     assert reason == f"it did not end within {SHORT_SECONDS} seconds of processor time."
     process = hasty.process
@@ -112,7 +112,7 @@ def test_a_template_without_end_is_stopped_once_and_not_run_again(hasty: Rendere
     assert hasty.process is process, "it would have to be stopped again"
 
 
-def test_time_counts_for_each_conversation_alone(hasty: Renderer) -> None:
+def test_time_counts_for_each_conversation_alone(hasty: TemplateRenderer) -> None:
     """One process renders many; what they take together is no matter."""
     work = "{% for i in range(100000) %}{{ i }}{% endfor %}"
     first = hasty.render(work, VALUES)
@@ -128,25 +128,25 @@ def test_time_counts_for_each_conversation_alone(hasty: Renderer) -> None:
     assert hasty.process is process
 
 
-def test_a_text_that_is_too_long_is_refused_and_others_of_the_template_are_not(renderer: Renderer) -> None:
+def test_a_text_that_is_too_long_is_refused_and_others_of_the_template_are_not(renderer: TemplateRenderer) -> None:
     template = "{{ 'ü' * n }}"
     assert refusal(renderer, template, {"n": LONGEST + 1}) == f"it makes over {LONGEST:,} characters."
     assert renderer.render(template, {"n": 2}) == "üü"
     assert len(renderer.render(r"{{ '🙂' * n }}{{ '\0' * n }}", {"n": LONGEST // 2})) == LONGEST
 
 
-def test_half_a_character_is_no_text(renderer: Renderer) -> None:
+def test_half_a_character_is_no_text(renderer: TemplateRenderer) -> None:
     """No tokenizer takes it, and no page or file."""
     assert refusal(renderer, r"{{ 'a\ud800' }}") == "it writes half a character."
     assert refusal(renderer, r"{{ raise_exception('a\ud800') }}") == "a⟨U+D800⟩"
 
 
-def test_texts_come_back_as_they_went(renderer: Renderer) -> None:
+def test_texts_come_back_as_they_went(renderer: TemplateRenderer) -> None:
     text = 'a \x00 \u2028 🙂 \\ " {{ x }} </s> \r\n'
     assert renderer.render("{{ messages[0] }}", {"messages": [text]}) == text
 
 
-def test_a_process_that_was_killed_is_replaced_and_no_template_blamed(renderer: Renderer) -> None:
+def test_a_process_that_was_killed_is_replaced_and_no_template_blamed(renderer: TemplateRenderer) -> None:
     renderer.render(PLAIN, VALUES)
     assert renderer.process is not None
     renderer.process.kill()
@@ -154,17 +154,19 @@ def test_a_process_that_was_killed_is_replaced_and_no_template_blamed(renderer: 
     assert renderer.render(PLAIN, VALUES) == "[user]Why?"
 
 
-def test_a_template_that_ends_its_process_is_refused(renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_that_ends_its_process_is_refused(
+    renderer: TemplateRenderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As a crash of the interpreter would: the process is gone whenever this template is asked for."""
     renderer.close()
     with monkeypatch.context() as patch:
         patch.setattr("sys.executable", "/bin/false")
-        with pytest.raises(Refused, match="it ends the process that runs it"):
+        with pytest.raises(TemplateRefused, match="it ends the process that runs it"):
             renderer.render("deadly", VALUES)
     assert refusal(renderer, "deadly") == "it ends the process that runs it."
 
 
-def test_threads_get_their_own_texts(renderer: Renderer) -> None:
+def test_threads_get_their_own_texts(renderer: TemplateRenderer) -> None:
     found: dict[int, list[str]] = {}
 
     def ask(number: int) -> None:
@@ -179,10 +181,10 @@ def test_threads_get_their_own_texts(renderer: Renderer) -> None:
 
 
 def test_the_process_has_no_secrets_and_goes_with_its_owner(
-    renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+    renderer: TemplateRenderer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 30)
-    other = Renderer()
+    other = TemplateRenderer()
     assert other.render(PLAIN, VALUES)
     process = other.process
     assert process is not None

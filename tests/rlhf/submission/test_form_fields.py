@@ -14,7 +14,7 @@ from rlhf.algorithms import ALGORITHMS
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.jobs import specs
+from rlhf.jobs import job_spec
 from rlhf.submission import form_fields
 from rlhf.submission.form_fields import Form
 
@@ -62,7 +62,7 @@ def test_a_form_as_it_is_makes_the_default_spec(form: Form) -> None:
 
 @EVERY_FORM
 def test_every_choice_has_words_and_the_default_is_marked(form: Form) -> None:
-    hints = specs.types_of(form.spec_type)
+    hints = job_spec.types_of(form.spec_type)
     for name in form.names:
         choices, allowed = form.choices(name), get_args(hints.get(name, object))
         expected = form.methods if name == "method" else allowed
@@ -127,7 +127,7 @@ def test_a_field_of_a_choice_that_is_itself_hidden_is_hidden_too() -> None:
 def test_the_help_of_the_method_explains_what_is_offered_and_nothing_else(form: Form) -> None:
     if "method" in form.names:
         words = form.described["method"][1]
-        assert {value for value in get_args(specs.Method) if f"'{value}'" in words} == set(form.methods)
+        assert {value for value in get_args(job_spec.Method) if f"'{value}'" in words} == set(form.methods)
 
 
 def test_ppo_draws_from_the_policys_own_distribution() -> None:

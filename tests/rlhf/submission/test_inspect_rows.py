@@ -15,12 +15,12 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.jobs.descriptions import LeftOut, Strip
-from rlhf.jobs.specs import TrainingSpec
+from rlhf.jobs.descriptions import LeftOut, TokenSequence
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
 from rlhf.models.tokenize import tokenise_comparisons, tokenise_demonstrations, tokenise_pairs, tokenise_prompts
 from rlhf.submission import inspect_rows, job_submission
-from rlhf.submission.inspect_rows import Item, Shown
+from rlhf.submission.inspect_rows import InspectedItem, Item
 from tests.conftest import act
 from tests.demonstrations import demonstrate
 from tests.machine_fixtures import Machine, make_machine
@@ -61,11 +61,13 @@ def by_worker(machine: Machine, spec: TrainingSpec, split: str) -> tuple[list[di
     return tokenise_pairs(machine.tokenizer, rows, spec.max_length)
 
 
-def shown_items(machine: Machine, spec: TrainingSpec, split: Any) -> Iterator[Shown]:
+def shown_items(machine: Machine, spec: TrainingSpec, split: Any) -> Iterator[InspectedItem]:
     """Every item of a split as it is shown."""
     number = 1
     while True:
-        shown = inspect_rows.show(tokenizer_of(machine), spec, inspect_rows.items_of(machine.db, spec), split, number)
+        shown = inspect_rows.inspect(
+            tokenizer_of(machine), spec, inspect_rows.items_of(machine.db, spec), split, number
+        )
         if shown is None or shown.number < number:
             return
         assert shown.number == number
@@ -73,16 +75,12 @@ def shown_items(machine: Machine, spec: TrainingSpec, split: Any) -> Iterator[Sh
         number += 1
 
 
-def parts_of(strip: Strip) -> list[tuple[str, str, int]]:
-    """(part, text, tokens) of a strip's passages that have tokens."""
-    return [
-        (passage.part, "".join(text for text, _ in passage.pieces), passage.tokens)
-        for passage in strip.passages
-        if passage.tokens
-    ]
+def parts_of(strip: TokenSequence) -> list[tuple[str, str, int]]:
+    """(part, text, tokens) of a sequence's spans that have tokens."""
+    return [(span.part, "".join(text for text, _ in span.pieces), span.tokens) for span in strip.spans if span.tokens]
 
 
-def expected_strips(machine: Machine, spec: TrainingSpec, item: dict[str, Any]) -> list[list[tuple[str, str, int]]]:
+def expected_sequences(machine: Machine, spec: TrainingSpec, item: dict[str, Any]) -> list[list[tuple[str, str, int]]]:
     """The parts of an item's sequences, from the worker's ids."""
 
     def part(name: str, ids: list[int]) -> tuple[str, str, int]:
@@ -111,24 +109,24 @@ def test_what_is_shown_are_the_workers_tokens_and_its_loss_mask(ready: Machine, 
     assert len(used) == (len(items) if spec is not EXAMPLE else 3)
     assert sum(sum(one.left_out.values()) for one in shown) == (0 if spec is EXAMPLE else sum(left_out.values()))
     for one, item in zip(used, items, strict=spec is not EXAMPLE):
-        assert [parts_of(strip) for strip in one.strips] == expected_strips(ready, spec, item)
+        assert [parts_of(sequence) for sequence in one.sequences] == expected_sequences(ready, spec, item)
 
 
-def first_of(machine: Machine, spec: TrainingSpec, split: Any) -> list[Shown]:
+def first_of(machine: Machine, spec: TrainingSpec, split: Any) -> list[InspectedItem]:
     """The first three items of a split."""
     items = list(inspect_rows.items_of(machine.db, spec))
-    found = [inspect_rows.show(tokenizer_of(machine), spec, items, split, number) for number in (1, 2, 3)]
+    found = [inspect_rows.inspect(tokenizer_of(machine), spec, items, split, number) for number in (1, 2, 3)]
     return [one for one in found if one is not None]
 
 
 def test_virtual_tokens_come_first_and_are_counted(ready: Machine) -> None:
     spec = SFTSpec(method="prompt", virtual_tokens=7)
     shown = next(shown_items(ready, spec, "train"))
-    virtual, *rest = parts_of(shown.strips[0])
+    virtual, *rest = parts_of(shown.sequences[0])
     assert virtual == ("virtual", "", 7)
     assert [part for part, _, _ in rest] == ["context", "raised"]
     plain = next(shown_items(ready, SFTSpec(), "train"))
-    assert shown.strips[0].tokens == plain.strips[0].tokens + 7
+    assert shown.sequences[0].tokens == plain.sequences[0].tokens + 7
 
 
 def test_an_answer_that_was_cut_off_is_not_taught_to_end(machine: Machine) -> None:
@@ -141,7 +139,7 @@ def test_an_answer_that_was_cut_off_is_not_taught_to_end(machine: Machine) -> No
     assert store.add_comparison(machine.db, [whole, cut]) is not None
     judge_first(machine)
     shown = next(shown_items(machine, DPOSpec(), "train"))
-    texts = [parts_of(strip)[1][1] for strip in shown.strips]
+    texts = [parts_of(strip)[1][1] for strip in shown.sequences]
     assert sorted(texts) == ["It ends.<|im_end|>", "It goes"]
 
 
@@ -158,18 +156,18 @@ def test_a_row_that_is_too_long_says_so_and_shows_its_prompt(ready: Machine) -> 
     shown = next(shown_items(ready, spec, "train"))
     assert not shown.used
     assert shown.left_out == {"too-long": 1}
-    assert [strip.title for strip in shown.strips] == ["Prompt"]
-    assert shown.strips[0].tokens > 8
+    assert [strip.title for strip in shown.sequences] == ["Prompt"]
+    assert shown.sequences[0].tokens > 8
 
 
 def test_a_number_beyond_the_last_shows_the_last_and_none_where_there_are_none(ready: Machine) -> None:
     items = list(inspect_rows.items_of(ready.db, SFTSpec()))
     for number, expected in ((999, 12), (12, 12), (0, 1), (-5, 1)):
-        shown = inspect_rows.show(tokenizer_of(ready), SFTSpec(), items, "train", number)
+        shown = inspect_rows.inspect(tokenizer_of(ready), SFTSpec(), items, "train", number)
         assert shown is not None
         assert (shown.number, shown.total) == (expected, 12)
     assert (
-        inspect_rows.show(tokenizer_of(ready), PPOSpec(), inspect_rows.items_of(ready.db, PPOSpec()), "held-out", 1)
+        inspect_rows.inspect(tokenizer_of(ready), PPOSpec(), inspect_rows.items_of(ready.db, PPOSpec()), "held-out", 1)
         is None
     )
 
@@ -185,13 +183,13 @@ def test_the_facts_of_a_pair_and_of_a_comparison(ready: Machine) -> None:
     assert dict(comparison.facts)["Better"] == "1 over 2"
     example = first_of(ready, EXAMPLE, "train")[0]
     assert dict(example.facts)["Label"] in ("positive", "negative", "neutral")
-    assert parts_of(example.strips[0])[1][1] == f"{dict(example.facts)['Label']}<|im_end|>"
+    assert parts_of(example.sequences[0])[1][1] == f"{dict(example.facts)['Label']}<|im_end|>"
 
 
 # -------------------------------------------------------------------------------------------------------------- survey
 @pytest.mark.parametrize("spec", [DPOSpec(max_length=150), RewardModelSpec(max_length=150)], ids=["dpo", "reward"])
 def test_all_rows_looked_through_are_those_that_are_frozen_and_used(ready: Machine, spec: TrainingSpec) -> None:
-    found = inspect_rows.survey(tokenizer_of(ready), spec, inspect_rows.items_of(ready.db, spec))
+    found = inspect_rows.summarise(tokenizer_of(ready), spec, inspect_rows.items_of(ready.db, spec))
     preview = job_submission.preview(ready.db, ready.data_dir, spec)
     used = {split: by_worker(ready, spec, split) for split in ("train", "held-out")}
     assert found.items == {split: len(items) for split, (items, _) in used.items()}
@@ -213,7 +211,7 @@ def length(item: dict[str, Any]) -> int:
 
 def test_the_answers_that_ppo_draws_count_and_long_prompts_are_left_out(ready: Machine) -> None:
     spec = replace(PPOSpec(), max_length=160)
-    found = inspect_rows.survey(tokenizer_of(ready), spec, inspect_rows.items_of(ready.db, spec))
+    found = inspect_rows.summarise(tokenizer_of(ready), spec, inspect_rows.items_of(ready.db, spec))
     prompts, left_out = by_worker(ready, spec, "train")
     assert found.items == {"train": len(prompts)}
     assert found.left_out == left_out
@@ -228,10 +226,10 @@ def test_only_the_first_are_tokenised_and_a_few_examples_kept(machine: Machine) 
     store.add_prompts(machine.db, asked)
     spec = replace(PPOSpec(), max_length=96 + 40)
     items: list[Item] = list(inspect_rows.items_of(machine.db, spec))
-    whole = inspect_rows.survey(tokenizer_of(machine), spec, items)
+    whole = inspect_rows.summarise(tokenizer_of(machine), spec, items)
     assert (whole.seen, whole.tokenised, whole.left_out["too-long"]) == (20, 10, 10)
     assert len(whole.examples["too-long"]) == inspect_rows.EXAMPLES_OF_A_REASON
-    some = inspect_rows.survey(tokenizer_of(machine), spec, items, limit=4)
+    some = inspect_rows.summarise(tokenizer_of(machine), spec, items, limit=4)
     assert (some.seen, some.tokenised, some.items["train"]) == (20, 2, 18)
 
 

@@ -19,11 +19,11 @@ from annotation.web import access
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
-from rlhf.data.label_noise import Evidence, Noise
+from rlhf.data.label_noise import Noise, NoiseEvidence
 from rlhf.data.snapshots import MIN_PAIRS
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import TrainingSpec
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.loop import controller
 from rlhf.loop.controller import advance
 from rlhf.models import registry
@@ -111,9 +111,11 @@ def test_what_an_annotator_left_out_has_judged_is_counted_and_comes_back(
     judge(10)
     judge(2, split="held-out")
     exclude(db, "ann", True)
-    assert preview(db, data_dir, DPOSpec()) == job_submission.Preview(0, 0, {"excluded": 12}, "base", "pairs", None)
+    assert preview(db, data_dir, DPOSpec()) == job_submission.TrainingPreview(
+        0, 0, {"excluded": 12}, "base", "pairs", None
+    )
     exclude(db, "ann", False)
-    assert preview(db, data_dir, DPOSpec()) == job_submission.Preview(10, 2, {}, "base", "pairs", Noise(10))
+    assert preview(db, data_dir, DPOSpec()) == job_submission.TrainingPreview(10, 2, {}, "base", "pairs", Noise(10))
 
 
 def exclude(db: Database, name: str, excluded: bool) -> None:
@@ -138,7 +140,7 @@ def test_a_ranking_of_three_is_frozen_as_its_pairs_together(db: Database, data_d
         claim = claims.claim_next(db, annotator)
         assert claim is not None
         claims.judge(db, annotator, claim.nonce, {"outcome": "ranked", "ranks": ranks})
-    assert preview(db, data_dir, DPOSpec()) == job_submission.Preview(
+    assert preview(db, data_dir, DPOSpec()) == job_submission.TrainingPreview(
         MIN_PAIRS + 5, 0, {"tie": 1}, "base", "pairs", Noise(MIN_PAIRS + 5)
     )
     rows = load_snapshot(data_dir, spec_of(db, submit(db, data_dir, DPOSpec(), "ann")).snapshot, PreferenceRow)
@@ -178,7 +180,7 @@ def test_what_overlap_tells_of_the_annotators_goes_into_the_frozen_pairs(db: Dat
     assert found.noise is not None
     assert found.noise.share == pytest.approx(fmean(row.flip or 0.0 for row in rows), abs=1e-6)
     assert (found.noise.pairs, found.noise.measured) == (28, 28)
-    assert found.noise.evidence == Evidence(sum(reliability[name].overlap for name in ("ann", "bob")))
+    assert found.noise.evidence == NoiseEvidence(sum(reliability[name].overlap for name in ("ann", "bob")))
 
 
 def test_what_is_only_assumed_of_the_annotators_is_no_estimate(db: Database, data_dir: Path) -> None:
@@ -200,7 +202,7 @@ def test_what_is_only_assumed_of_the_annotators_is_no_estimate(db: Database, dat
         assert found is not None
         assert (found.measured, found.share is None) == (measured, measured == 0)
     assert found.pairs == MIN_PAIRS + 10
-    assert found.evidence == Evidence(20)
+    assert found.evidence == NoiseEvidence(20)
 
 
 def test_judgements_made_later_do_not_change_frozen_data(db: Database, data_dir: Path, judge: Judge) -> None:
@@ -251,10 +253,10 @@ def test_a_continued_training_uses_the_new_judgements_or_all(db: Database, data_
     judge(9)
     judge(1, "tie")
 
-    assert preview(db, data_dir, DPOSpec()) == job_submission.Preview(
+    assert preview(db, data_dir, DPOSpec()) == job_submission.TrainingPreview(
         9, 2, {"earlier": 10, "tie": 1}, "dpo-1", "pairs", Noise(9)
     )
-    assert preview(db, data_dir, DPOSpec(scope="all")) == job_submission.Preview(
+    assert preview(db, data_dir, DPOSpec(scope="all")) == job_submission.TrainingPreview(
         19, 2, {"tie": 1}, "dpo-1", "pairs", Noise(19)
     )
     # From the base everything is new.
@@ -406,7 +408,7 @@ def test_automatic_training_that_is_refused_starts_nothing_and_goes_on_when_it_c
     finish_training(db, job_store.enqueue(db, SFTSpec(method="lora", lora_init="pissa"), "ann"))
     judge(10)
     assert advance(db, data_dir) is None
-    assert any("began with PiSSA" in sentence for sentence in controller.trouble(db))
+    assert any("began with PiSSA" in sentence for sentence in controller.automatic_problems(db))
     registry.promote(db, "base", "ann")
     assert advance(db, data_dir) is not None
 

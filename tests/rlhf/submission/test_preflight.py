@@ -19,11 +19,11 @@ from rlhf.algorithms.ppo.spec import SOME_ACCURACY, PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.specs import JobSpec, TrainingSpec
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.registry import Form, Kind, Policy
 from rlhf.submission import form_fields, job_submission, preconditions, preflight
-from rlhf.submission.preflight import Prospects
+from rlhf.submission.preflight import Preflight
 from tests import quantised_model
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 
@@ -41,11 +41,11 @@ def judged(db: Database) -> Database:
 
 
 @pytest.fixture
-def known(judged: Database, data_dir: Path, tiny_model: Path) -> Prospects:
+def known(judged: Database, data_dir: Path, tiny_model: Path) -> Preflight:
     """Of a data directory whose base model is the tiny one, under the usual name."""
     (data_dir / "models").mkdir()
     (data_dir / "models" / BASE_NAME).symlink_to(tiny_model)
-    return Prospects(judged, data_dir, BASE_NAME)
+    return Preflight(judged, data_dir, BASE_NAME)
 
 
 def judge(db: Database, count: int, word: str = "left-clearly") -> None:
@@ -94,7 +94,7 @@ def reward(db: Database, accuracy: float | None) -> Policy:
 
 
 # ---------------------------------------------------------------------------------------------------------------- data
-def test_data_is_counted_again_only_when_it_may_have_changed(known: Prospects, judged: Database) -> None:
+def test_data_is_counted_again_only_when_it_may_have_changed(known: Preflight, judged: Database) -> None:
     first = known.data(DPOSpec(parent="base"))
     assert (first.items, first.found.left_out) == (12, {"tie": 1})
     assert known.data(replace(DPOSpec(parent="base"), epochs=9, beta=0.7, method="lora", seed=4)) is first
@@ -115,7 +115,7 @@ def test_data_is_counted_again_only_when_it_may_have_changed(known: Prospects, j
     ids=["prompts", "judgements"],
 )
 def test_what_each_kind_learns_from_is_counted_anew(
-    known: Prospects, judged: Database, spec: TrainingSpec, change: Callable[[Database], Any]
+    known: Preflight, judged: Database, spec: TrainingSpec, change: Callable[[Database], Any]
 ) -> None:
     before = known.data(spec).items
     change(judged)
@@ -123,7 +123,7 @@ def test_what_each_kind_learns_from_is_counted_anew(
 
 
 def test_data_that_takes_long_to_count_rests_before_it_is_counted_again(
-    known: Prospects, judged: Database, monkeypatch: pytest.MonkeyPatch
+    known: Preflight, judged: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert preflight.rest_after(100.0, 100.05) == 100.05
     assert preflight.rest_after(100.0, 103.0) == 163.0
@@ -138,7 +138,7 @@ def test_data_that_takes_long_to_count_rests_before_it_is_counted_again(
 def test_only_so_much_is_kept() -> None:
     kept: dict[Any, Any] = {}
     for number in (1, 2, 3, 1, 4):
-        preflight.remember(kept, number, str(number), 3)
+        preflight.cache(kept, number, str(number), 3)
     assert kept == {3: "3", 1: "1", 4: "4"}
 
 
@@ -153,8 +153,8 @@ def test_only_so_much_is_kept() -> None:
         (SFTSpec(source="example:poems"), "example"),
     ],
 )
-def test_a_run_is_refused_as_submitting_it_would_be(known: Prospects, spec: TrainingSpec, reason: str) -> None:
-    said = known.of(spec).troubles
+def test_a_run_is_refused_as_submitting_it_would_be(known: Preflight, spec: TrainingSpec, reason: str) -> None:
+    said = known.of(spec).problems
     assert any(reason in sentence for sentence in said)
     with pytest.raises(UserError) as refused:
         job_submission.submit(known.db, known.data_dir, spec, "ann")
@@ -162,7 +162,7 @@ def test_a_run_is_refused_as_submitting_it_would_be(known: Prospects, spec: Trai
 
 
 @pytest.fixture
-def on(known: Prospects) -> Callable[[Path], None]:
+def on(known: Preflight) -> Callable[[Path], None]:
     """Put another model into the place of the base."""
 
     def put(model: Path) -> None:
@@ -202,7 +202,7 @@ def test_what_a_base_in_eight_bits_cannot_do_is_refused(
 
 
 def test_it_is_the_weights_under_the_parent_that_count(
-    known: Prospects, judged: Database, on: Callable[[Path], None], tiny_model: Path, tmp_path: Path
+    known: Preflight, judged: Database, on: Callable[[Path], None], tiny_model: Path, tmp_path: Path
 ) -> None:
     """Weights of their own in 16 bits can be trained also where the base is quantised, and the other way round."""
     full = made(judged, SFTSpec(method="full"), form="full")
@@ -214,8 +214,8 @@ def test_it_is_the_weights_under_the_parent_that_count(
     spec = DPOSpec(method="full", parent=full.revision, reference="parent")
     assert refusal(judged, spec) == ""
     assert "quantised" in refusal(judged, replace(spec, parent="base"))
-    assert preconditions.merge_trouble(judged, adapter) == []
-    assert "quantised (in 4 bits), and there are none in 16 bits" in preconditions.merge_trouble(judged, on_base)[0]
+    assert preconditions.merge_problem(judged, adapter) == []
+    assert "quantised (in 4 bits), and there are none in 16 bits" in preconditions.merge_problem(judged, on_base)[0]
     with pytest.raises(UserError, match="none in 16 bits"):
         job_submission.submit(judged, known.data_dir, MergeSpec(revision=on_base.revision), "ann")
     said = refusal(judged, RewardModelSpec(parent=on_base.revision))
@@ -281,19 +281,19 @@ def test_nobody_is_told_to_merge_virtual_tokens(judged: Database, spec: Training
     assert ("continue with prompt tuning of 6, or" in said) == (spec.kind in ("sft", "dpo"))
 
 
-def test_few_pairs_are_refused_with_their_count_until_there_are_enough(known: Prospects, judged: Database) -> None:
+def test_few_pairs_are_refused_with_their_count_until_there_are_enough(known: Preflight, judged: Database) -> None:
     quality.leave_out(judged, "ann", "a test", "ann")
-    (few,) = known.of(DPOSpec()).troubles
+    (few,) = known.of(DPOSpec()).problems
     assert "There are 0 preference pairs to train on, and at least 8 are needed" in few
     with pytest.raises(UserError) as refused:
         job_submission.submit(judged, known.data_dir, DPOSpec(), "ann")
     assert str(refused.value) == few
     quality.take_back(judged, "ann", "a mistake", "ann")
-    assert known.of(DPOSpec()).troubles == []
+    assert known.of(DPOSpec()).problems == []
 
 
 # ---------------------------------------------------------------------------------------------------------------- cost
-def test_the_spec_is_the_one_that_would_be_queued(known: Prospects, judged: Database) -> None:
+def test_the_spec_is_the_one_that_would_be_queued(known: Preflight, judged: Database) -> None:
     for asked in (DPOSpec(model=BASE_NAME), SFTSpec(model=BASE_NAME, source="example:financial-sentiment")):
         prospect = known.of(asked)
         queued = job_store.get(judged, job_submission.submit(judged, known.data_dir, asked, "ann")).spec
@@ -304,7 +304,7 @@ def test_the_spec_is_the_one_that_would_be_queued(known: Prospects, judged: Data
         assert getattr(prospect.spec, "beta", 0.1) == 0.1
 
 
-def test_a_reward_models_memory_is_that_of_the_largest_ranking(known: Prospects, judged: Database) -> None:
+def test_a_reward_models_memory_is_that_of_the_largest_ranking(known: Preflight, judged: Database) -> None:
     annotator, prompt = judged.value("SELECT id FROM annotator WHERE name = 'ann'"), seed_prompts(judged, 1)[-1]
     pairs = known.of(RewardModelSpec())
     store.set_project(judged, replace(store.project(judged), kind="rank", answers=5))
@@ -320,19 +320,19 @@ def test_a_reward_models_memory_is_that_of_the_largest_ranking(known: Prospects,
     assert large["Activations"] > 2.5 * small["Activations"]
 
 
-def test_steps_time_and_the_queue_are_known(known: Prospects, judged: Database) -> None:
+def test_steps_time_and_the_queue_are_known(known: Preflight, judged: Database) -> None:
     fresh = known.of(DPOSpec()).cost
     assert fresh is not None
     assert (fresh.steps, fresh.unit, fresh.pace, fresh.waiting) == (9, "optimiser steps", None, 0)
     made(judged, replace(known.of(DPOSpec()).spec, epochs=1), {"seconds_per_step": 1.5})
     job_store.enqueue(judged, SFTSpec(), "ann")
-    now_known = Prospects(judged, known.data_dir, known.model).of(DPOSpec()).cost
+    now_known = Preflight(judged, known.data_dir, known.model).of(DPOSpec()).cost
     assert now_known is not None
     assert now_known.pace is not None
     assert (now_known.pace.seconds_per_step, now_known.waiting) == (1.5, 1)
 
 
-def test_looking_through_all_rows_sharpens_the_memory(known: Prospects) -> None:
+def test_looking_through_all_rows_sharpens_the_memory(known: Preflight) -> None:
     before = known.of(DPOSpec()).cost
     found = known.survey(DPOSpec())
     after = known.of(replace(DPOSpec(), epochs=7)).cost
@@ -346,14 +346,14 @@ def test_looking_through_all_rows_sharpens_the_memory(known: Prospects) -> None:
 
 
 def test_without_the_models_files_the_cost_is_unknown_and_the_data_is_not(judged: Database, data_dir: Path) -> None:
-    prospect = Prospects(judged, data_dir, BASE_NAME).of(DPOSpec())
+    prospect = Preflight(judged, data_dir, BASE_NAME).of(DPOSpec())
     assert prospect.data is not None
     assert prospect.cost is None
     assert "no safetensors weights" in prospect.unknown
 
 
 def test_the_weights_under_a_parent_are_the_ones_that_are_measured(
-    known: Prospects, judged: Database, tiny_model: Path
+    known: Preflight, judged: Database, tiny_model: Path
 ) -> None:
     full = made(judged, SFTSpec(method="full"), form="full")
     (known.data_dir / "adapters").mkdir()
@@ -377,14 +377,14 @@ def word_of(db: Database, spec: TrainingSpec) -> float | None:
     ("accuracy", "word"), [(0.531, 0.531), (0.0, SOME_ACCURACY), (None, SOME_ACCURACY), (0.7, None)]
 )
 def test_a_word_is_needed_for_a_reward_model_below_the_threshold(
-    known: Prospects, judged: Database, accuracy: float | None, word: float | None
+    known: Preflight, judged: Database, accuracy: float | None, word: float | None
 ) -> None:
     spec = PPOSpec(method="lora", reward_model=reward(judged, accuracy).revision)
     assert word_of(judged, spec) == word
-    assert bool(known.of(spec).troubles) == (word is not None)
+    assert bool(known.of(spec).problems) == (word is not None)
     if word is not None:
         accepted = replace(spec, accepted_accuracy=word)
-        assert known.of(accepted).troubles == []
+        assert known.of(accepted).problems == []
         assert word_of(judged, accepted) == word, "it is still asked for, so that it can be taken back"
 
 
@@ -457,11 +457,11 @@ def test_what_is_filled_in_can_be_continued(judged: Database) -> None:
         assert preconditions.check(judged, replace(type(spec)(), **filled)) == []
 
 
-def test_prompts_of_both_splits_are_shown_and_the_store_says_when_to_look_again(known: Prospects) -> None:
+def test_prompts_of_both_splits_are_shown_and_the_store_says_when_to_look_again(known: Preflight) -> None:
     mark = store.data_mark(known.db)
     shown = known.show(RewardModelSpec(), "train", 2)
     assert shown is not None
-    assert (shown.number, shown.total, len(shown.strips)) == (2, 12, 2)
+    assert (shown.number, shown.total, len(shown.sequences)) == (2, 12, 2)
     assert known.show(DPOSpec(), "held-out", 1) is None
     assert store.data_mark(known.db) == mark
     seed_prompts(known.db, 1, "held-out")

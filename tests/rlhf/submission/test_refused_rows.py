@@ -20,11 +20,11 @@ from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
 from rlhf.jobs.descriptions import LeftOut
-from rlhf.jobs.specs import TrainingSpec
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import registry
 from rlhf.models.chat_template import chat_tokenizer
 from rlhf.submission import inspect_rows, job_submission
-from rlhf.submission.preflight import Prospects
+from rlhf.submission.preflight import Preflight
 from rlhf.tabs.train import plan_card
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine, write_spec
 
@@ -67,14 +67,14 @@ def test_pairs_that_are_all_refused_are_counted_and_named_before_the_freeze(
     bring(strict, 16, system=True)
     found = job_submission.preview(strict.db, strict.data_dir, DPOSpec())
     assert (found.train, found.left_out, found.left_out.refusal) == (0, {"template": 16}, "System role not supported")
-    prospects = Prospects(strict.db, strict.data_dir, str(strict.model))
+    prospects = Preflight(strict.db, strict.data_dir, str(strict.model))
     for spec in (DPOSpec(), RewardModelSpec()):
         with pytest.raises(UserError) as raised:
             strict.submit(spec)
         assert str(raised.value).startswith(ALL_PAIRS)
         assert "judge" not in str(raised.value).lower(), "more judgements would be refused as well"
         prospect = prospects.of(spec)
-        assert str(raised.value) in prospect.troubles
+        assert str(raised.value) in prospect.problems
         assert prospect.data is not None
         card = plan_card.data_card(prospect.data, spec)
         assert "refused by the model&#x27;s chat template (System role not supported)" in card
@@ -90,7 +90,7 @@ def test_some_that_are_refused_are_left_out_of_the_frozen_data_and_shown_by_name
     counts = strict.db.value("SELECT counts FROM snapshot")
     assert json.loads(counts) == {"train": 10, "held-out": 0, "left_out": {"template": 5}}
     spec = replace(QUICK_DPO, parent=registry.serving(strict.db).revision)
-    survey = inspect_rows.survey(chat_tokenizer(strict.model), spec, inspect_rows.items_of(strict.db, spec))
+    survey = inspect_rows.summarise(chat_tokenizer(strict.model), spec, inspect_rows.items_of(strict.db, spec))
     assert (survey.items["train"], survey.left_out, survey.left_out.refusal) == (
         10,
         {"template": 5},

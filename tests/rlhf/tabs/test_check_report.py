@@ -17,7 +17,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.gate import Rule, within_limits
 from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy
 from rlhf.generation.resident_spec import GenerateSpec
-from rlhf.jobs.specs import JobSpec
+from rlhf.jobs.job_spec import JobSpec
 from rlhf.tabs.iterations import check_report
 from tests.rlhf.tabs.test_job_cards import ADAPTER, AT, BASE, JOB
 

@@ -11,17 +11,17 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy
-from rlhf.jobs.specs import JobSpec
+from rlhf.jobs.job_spec import JobSpec
 from rlhf.tabs.runs import compare_runs
-from rlhf.tabs.runs.compare_runs import Compared
+from rlhf.tabs.runs.compare_runs import RunSummary
 from tests.rlhf.tabs.test_job_cards import JOB
 
 
-def run(number: int, spec: JobSpec, losses: Sequence[float] = (), **known: Any) -> Compared:
+def run(number: int, spec: JobSpec, losses: Sequence[float] = (), **known: Any) -> RunSummary:
     """A finished run with a loss at each of its steps."""
     metrics = [{"step": step, "loss": loss} for step, loss in enumerate(losses, 1)]
     job = replace(JOB, id=number, kind=spec.kind, spec=spec, steps=len(losses), result=known.pop("result", {}))
-    return Compared(job, metrics, known.pop("made", f"{spec.kind}-{number}"), known.pop("check", None))
+    return RunSummary(job, metrics, known.pop("made", f"{spec.kind}-{number}"), known.pop("check", None))
 
 
 def rows_of(html: str) -> list[list[str]]:

@@ -11,7 +11,7 @@ import pytest
 
 from annotation import store
 from annotation.backup import safe_copies
-from annotation.backup.targets import DirectoryPlace
+from annotation.backup.targets import DirectoryTarget
 from annotation.database import Database
 from annotation.records import now
 from annotation.tabs.guard import Context
@@ -207,15 +207,15 @@ def test_how_safe_copies_stand(
 ) -> None:
     monkeypatch.delenv(PLACE, raising=False)
     assert "No place for safe copies is set" in shown(context, "copies")
-    place = DirectoryPlace(tmp_path / "bucket")
+    place = DirectoryTarget(tmp_path / "bucket")
     monkeypatch.setenv(PLACE, place.name)
     assert "No copy has been begun yet" in shown(context, "copies")
-    safe_copies.keep(context.db, context.data_dir, place, "a" * 32)
+    safe_copies.back_up(context.db, context.data_dir, place, "a" * 32)
     assert "Last safe copy: a moment ago, 0 judgements since." in shown(context, "copies")
     row, _ = safe_copies.add_row(context.db, place.name, "a" * 32)
     safe_copies.record_failure(context.db, row, "failed", "The disk is full.")
     *_, seen, _ = press(pages, "open", *SPACE)[: -len(SPACE)]
-    safe_copies.keep(context.db, context.data_dir, place, "a" * 32)
+    safe_copies.back_up(context.db, context.data_dir, place, "a" * 32)
     *sent, _, _ = press(pages, "follow", seen)
     changed = [part for part in sent if part != gr.skip()]
     assert len(changed) == 1, "nothing else is redrawn"

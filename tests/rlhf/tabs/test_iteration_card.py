@@ -7,28 +7,30 @@ from collections.abc import Sequence
 import pytest
 
 from annotation.metrics.intervals_and_bias import Estimate
-from rlhf.evaluation.gate import Criterion, Decision, Rule, alphas
+from rlhf.evaluation.gate import Criterion, GateDecision, Rule, alphas
 from rlhf.evaluation.report import AnswerFigures, CheckReport, WinRate
 from rlhf.tabs.iterations import iteration_card
-from rlhf.tabs.iterations.iteration_card import Checked
-from rlhf.tabs.iterations.loop_standing import LoopStanding
+from rlhf.tabs.iterations.iteration_card import CheckedPolicy
+from rlhf.tabs.iterations.loop_standing import LoopStatus
 
 SURE, UNSURE = Estimate(0.8, 0.7, 0.9, 60), Estimate(0.9, 0.4, 1.0, 5)
 
 
-def checked(revision: str, people: Estimate | None = None, judges: Sequence[str] = (), judged: int = 20) -> Checked:
+def checked(
+    revision: str, people: Estimate | None = None, judges: Sequence[str] = (), judged: int = 20
+) -> CheckedPolicy:
     """A policy that was checked by these judges."""
     rate = WinRate(0.61, 0.5, 0.7, 60, ties=3)
     own = AnswerFigures(revision, kl_to_base=0.05, mean_length=20.0)
     rates = {"base": dict.fromkeys(judges, rate)}
     base = AnswerFigures("base")
-    return Checked(revision, CheckReport(own, base, base, 60, None, rates), people, judged)
+    return CheckedPolicy(revision, CheckReport(own, base, base, 60, None, rates), people, judged)
 
 
 def test_what_went_wrong_is_shown_and_escaped() -> None:
-    card = iteration_card.standing_card(LoopStanding("collecting", "Now.", "Then.", ("Job 3 failed: <b>.",)))
+    card = iteration_card.status_card(LoopStatus("collecting", "Now.", "Then.", ("Job 3 failed: <b>.",)))
     assert '<p class="warning">Job 3 failed: &lt;b&gt;.</p>' in card
-    assert "warning" not in iteration_card.standing_card(LoopStanding("collecting", "Now.", "Then."))
+    assert "warning" not in iteration_card.status_card(LoopStatus("collecting", "Now.", "Then."))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,7 @@ def test_the_chart_by_people_says_why_it_ends() -> None:
 
 def test_the_criteria_of_what_was_decided_on_are_shown_without_advice() -> None:
     criteria = (Criterion("KL", "0.1", "at most 0.5", "pass", "Near."), Criterion("J", "1", "nothing", "informs", "."))
-    card = iteration_card.decision_card(Decision("promote", "Better.", criteria), "ask", "sft-<1>")
+    card = iteration_card.decision_card(GateDecision("promote", "Better.", criteria), "ask", "sft-<1>")
     assert "decided on against sft-&lt;1&gt;. These are its criteria, as the rule and the comparisons stand now" in card
     assert "at most 0.5" in card
     assert "· informs only" in card

@@ -401,7 +401,7 @@ def test_people_are_asked_to_compare_a_checks_answers_and_their_verdicts_give_st
         judged += any(by_policy)
         claims.judge(context.db, owner, claim.nonce, act("left-much" if by_policy[0] == wins else "right-much"))
     assert judged == made
-    strength = {placed.policy: placed.estimate.value for placed in quality.figures(context.db).policies.placed}
+    strength = {placed.policy: placed.estimate.value for placed in quality.report(context.db).policies.placed}
     assert strength[policy.revision] > strength["base"]
 
 

@@ -20,7 +20,7 @@ from annotation.ui.formatting import percent
 from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
 from rlhf.judges import judge_history, judge_store, rubrics
-from rlhf.judges.judge_agreement import Opinion
+from rlhf.judges.judge_agreement import PersonRanking
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Judge
 from rlhf.judges.openai_client import EndpointSettings, Failure
@@ -371,9 +371,9 @@ def test_a_case_holds_what_people_said_independently(context: Context, local: Ju
     number = seed_comparisons(db, 1)[0]
     assert [prefer(db, name, place) for name, place in (("ann", 0), ("bob", 1))] == [number] * 2
     say(db, local, number, ("second", "first"), 0.2)
-    case = judge_store.cases(db, local)[0]
+    case = judge_store.jointly_judged(db, local)[0]
     assert (case.comparison_id, case.judged, case.picked) == (number, (2, 1), False)
-    assert case.people == (Opinion("ann", (1, 2), "pair"), Opinion("bob", (2, 1), "pair"))
+    assert case.people == (PersonRanking("ann", (1, 2), "pair"), PersonRanking("bob", (2, 1), "pair"))
     assert case.chances == {(0, 1): pytest.approx(0.2)}
     texts = db.rows("SELECT text FROM response ORDER BY id")
     assert case.lengths == tuple(len(row["text"]) for row in texts)
@@ -389,7 +389,7 @@ def test_a_case_holds_what_people_said_independently(context: Context, local: Ju
                WHERE name = 'owner'""",
             (number, now()),
         )
-    assert judge_store.cases(db, local)[0].people == (Opinion("ann", (1, 2), "pair"),)
+    assert judge_store.jointly_judged(db, local)[0].people == (PersonRanking("ann", (1, 2), "pair"),)
 
 
 def test_what_judges_could_not_settle_is_told_from_what_was_drawn_by_lot(context: Context, local: Judge) -> None:
@@ -399,7 +399,10 @@ def test_what_judges_could_not_settle_is_told_from_what_was_drawn_by_lot(context
     say(db, local, flipped, ("second", "second"), 0.5)
     say(db, local, audited, ("first", "second"), 0.9)
     assert {prefer(db, "ann", 0), prefer(db, "ann", 0)} == {flipped, audited}
-    assert {case.comparison_id: case.picked for case in judge_store.cases(db, local)} == {flipped: True, audited: False}
+    assert {case.comparison_id: case.picked for case in judge_store.jointly_judged(db, local)} == {
+        flipped: True,
+        audited: False,
+    }
     assert judge_history.trust_in(db, local).picked == 1
 
 

@@ -21,13 +21,13 @@ from rlhf.algorithms.dpo.spec import BETAS, DPOSpec
 from rlhf.algorithms.ppo.spec import PPOSpec, accept_label
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.data.label_noise import Evidence, Noise
-from rlhf.jobs.descriptions import Passage, Strip
-from rlhf.jobs.specs import SHORT_METHODS, from_json
+from rlhf.data.label_noise import Noise, NoiseEvidence
+from rlhf.jobs.descriptions import TokenSequence, TokenSpan
+from rlhf.jobs.job_spec import SHORT_METHODS, from_json
 from rlhf.models.memory import Component, Fit, Machine, Pace, Parameters
-from rlhf.submission.inspect_rows import Item, Shown, Survey
-from rlhf.submission.job_submission import Preview
-from rlhf.submission.preflight import Cost, Data
+from rlhf.submission.inspect_rows import DataSummary, InspectedItem, Item
+from rlhf.submission.job_submission import TrainingPreview
+from rlhf.submission.preflight import CostEstimate, TrainingData
 from rlhf.tabs.runs.curves import short_number
 from rlhf.tabs.train import plan_card
 
@@ -60,26 +60,28 @@ class Text(HTMLParser):
             self.by_class.setdefault(self.open[-1], []).append(data)
 
 
-def shown(*strips: Strip, left_out: dict[str, int] | None = None, used: bool = True) -> Shown:
+def shown(*sequences: TokenSequence, left_out: dict[str, int] | None = None, used: bool = True) -> InspectedItem:
     """An item."""
-    return Shown(ITEM, 2, 30, [("Preferred", "clearly")], strips, left_out or {}, used)
+    return InspectedItem(ITEM, 2, 30, [("Preferred", "clearly")], sequences, left_out or {}, used)
 
 
 PAIR = (
-    Strip("Chosen", [Passage("context", [("Why", 1), ("?\n", 1)]), Passage("raised", [("So", 1), (HOSTILE, 3)])]),
-    Strip("Rejected", [Passage("context", [("Why", 1)]), Passage("lowered", [("No", 1)])]),
+    TokenSequence(
+        "Chosen", [TokenSpan("context", [("Why", 1), ("?\n", 1)]), TokenSpan("raised", [("So", 1), (HOSTILE, 3)])]
+    ),
+    TokenSequence("Rejected", [TokenSpan("context", [("Why", 1)]), TokenSpan("lowered", [("No", 1)])]),
 )
 
 
 # ---------------------------------------------------------------------------------------------------------------- data
-def preview(unit: str = "pairs", train: int = 1200, **values: object) -> Preview:
+def preview(unit: str = "pairs", train: int = 1200, **values: object) -> TrainingPreview:
     """Counts."""
-    found = Preview(train, 9, {"tie": 3, "skip": 2, "flagged": 0}, "dpo-3", unit, Noise(train))
+    found = TrainingPreview(train, 9, {"tie": 3, "skip": 2, "flagged": 0}, "dpo-3", unit, Noise(train))
     return replace(found, **values)  # type: ignore[arg-type]
 
 
 def test_the_data_is_counted_with_what_is_left_out_and_of_what() -> None:
-    said = " ".join(Text(plan_card.data_card(Data(preview(), 1200), DPOSpec())).said)
+    said = " ".join(Text(plan_card.data_card(TrainingData(preview(), 1200), DPOSpec())).said)
     for words in ("dpo-3", "1,200", "Held-out pairs", REASONS["tie"], "pairs", REASONS["skip"], "judgements"):
         assert words in said
     assert "Pairs in them" not in said
@@ -87,16 +89,18 @@ def test_the_data_is_counted_with_what_is_left_out_and_of_what() -> None:
 
 
 def test_how_many_are_labelled_wrong_is_a_figure_only_where_it_was_measured() -> None:
-    nothing = Text(plan_card.data_card(Data(preview(), 1200), DPOSpec())).said
+    nothing = Text(plan_card.data_card(TrainingData(preview(), 1200), DPOSpec())).said
     assert not any(number in nothing for number in ("26%", "27%")), "what is assumed is no figure"
     assert "labelled wrong is not known" in " ".join(nothing)
     assert "it assumes 27% after one annotator of whom nothing is known" in " ".join(nothing)
-    some = Noise(1200, 900, 0.18, Evidence(40, 5, 12))
-    said = " ".join(Text(plan_card.data_card(Data(preview(noise=some), 1200), DPOSpec())).said)
+    some = Noise(1200, 900, 0.18, NoiseEvidence(40, 5, 12))
+    said = " ".join(Text(plan_card.data_card(TrainingData(preview(noise=some), 1200), DPOSpec())).said)
     assert "Labelled wrong, estimated 18%" in said
     assert "from 40 judgements of comparisons that others judged too, 5 of gold ones and 12 asked again" in said
     assert "for 900 of the 1,200 pairs" in said
-    every = " ".join(Text(plan_card.data_card(Data(preview(noise=replace(some, measured=1200)), 1200), DPOSpec())).said)
+    every = " ".join(
+        Text(plan_card.data_card(TrainingData(preview(noise=replace(some, measured=1200)), 1200), DPOSpec())).said
+    )
     assert "of the 1,200 pairs" not in every
 
 
@@ -104,29 +108,31 @@ def test_how_many_are_labelled_wrong_is_a_figure_only_where_it_was_measured() ->
 def test_a_form_says_that_nothing_is_held_out(kind: str) -> None:
     found = preview("prompts", noise=None) if kind == "ppo" else preview()
     said = " ".join(
-        Text(plan_card.data_card(Data(found, 1200, unchecked="Nothing is held out."), ALGORITHMS[kind]())).said
+        Text(plan_card.data_card(TrainingData(found, 1200, unchecked="Nothing is held out."), ALGORITHMS[kind]())).said
     )
     assert "Nothing is held out." in said
 
 
 def test_a_reward_model_counts_comparisons_and_the_pairs_in_them() -> None:
-    said = " ".join(Text(plan_card.data_card(Data(preview(), 400), RewardModelSpec())).said)
+    said = " ".join(Text(plan_card.data_card(TrainingData(preview(), 400), RewardModelSpec())).said)
     for words in ("Comparisons to train on", "400", "Pairs in them", "1,200"):
         assert words in said
 
 
 def test_prompts_have_no_held_out_ones_and_demonstrations_no_chance_of_error() -> None:
     prompts = " ".join(
-        Text(plan_card.data_card(Data(preview("prompts", noise=None, left_out={}), 1200), PPOSpec())).said
+        Text(plan_card.data_card(TrainingData(preview("prompts", noise=None, left_out={}), 1200), PPOSpec())).said
     )
     assert "Held-out" not in prompts
-    shown_to = " ".join(Text(plan_card.data_card(Data(preview("demonstrations", noise=None), 1200), SFTSpec())).said)
+    shown_to = " ".join(
+        Text(plan_card.data_card(TrainingData(preview("demonstrations", noise=None), 1200), SFTSpec())).said
+    )
     assert "labelled wrong" not in shown_to
     assert "Held-out demonstrations" in shown_to
 
 
 def test_all_rows_looked_through_are_told_with_examples() -> None:
-    found = Survey(Counter({"train": 2100, "held-out": 4}), Counter({"too-long": 2}), seen=2106, tokenised=1998)
+    found = DataSummary(Counter({"train": 2100, "held-out": 4}), Counter({"too-long": 2}), seen=2106, tokenised=1998)
     found.examples["too-long"] = [("Comparison 5", HOSTILE + " and so on" * 20)]
     found.largest, found.tokens = 1234, 1998 * 50
     page = Text(plan_card.survey_card(found, DPOSpec()))
@@ -195,7 +201,7 @@ def test_a_row_that_is_left_out_says_why() -> None:
 # ------------------------------------------------------------------------------------------------------ memory and time
 MACHINE = Machine("8 processors", 16_000_000_000, 10_000_000_000, bf16=True)
 PARTS = [Component("Frozen weights", 2e9, "they stay"), Component("Activations", 13e9, "many")]
-COST = Cost(
+COST = CostEstimate(
     counted=Parameters(4_884_480, 139_399_488),
     fit=Fit(PARTS, 15e9, 1, False, "It does not fit."),
     machine=MACHINE,
@@ -269,11 +275,11 @@ def test_a_method_that_the_kind_has_not_has_no_rate() -> None:
 
 
 def test_why_a_run_cannot_be_started_is_a_list_for_all_to_hear() -> None:
-    assert plan_card.trouble_box([]) == ""
-    page = Text(plan_card.trouble_box(["One & only.", HOSTILE]))
+    assert plan_card.problem_box([]) == ""
+    page = Text(plan_card.problem_box(["One & only.", HOSTILE]))
     assert page.tags["li"] == 2
     assert HOSTILE in page.said
-    assert 'role="status"' in plan_card.trouble_box(["One."])
+    assert 'role="status"' in plan_card.problem_box(["One."])
 
 
 def test_the_commands_run_the_very_same_spec(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from annotation.database import Database
 from annotation.records import Feedback, Sampling, now
 from annotation.tabs.guard import Context
 from rlhf.generation import playground_store, prompt_sets
-from rlhf.generation.playground_store import Answered
+from rlhf.generation.playground_store import FinishedAnswer
 from rlhf.generation.prompt_sets import AnswerSpec
 from rlhf.jobs import job_store
 from rlhf.tabs.playground import playground_tab, prompt_set_form
@@ -122,7 +122,7 @@ def answer(context: Context, texts: dict[str, str], reason: playground_store.Fin
     while waiting := playground_store.next_asked(context.db):
         for chat in waiting:
             playground_store.begin(context.db, [chat.id])
-            answered = Answered(texts[chat.revision], "<user> …", 9, 5, reason)
+            answered = FinishedAnswer(texts[chat.revision], "<user> …", 9, 5, reason)
             playground_store.finish(context.db, chat.id, answered)
 
 
@@ -191,7 +191,7 @@ def test_an_answer_is_seen_to_grow_and_how_it_ended(context: Context, admin: Adm
     admin.poll()
     assert "It sc</pre>" in admin.shown
     assert "Writes … · first token after 0." in admin.shown
-    playground_store.finish(context.db, number, Answered("It scatters.", "<user> …", 9, 5, "length"))
+    playground_store.finish(context.db, number, FinishedAnswer("It scatters.", "<user> …", 9, 5, "length"))
     admin.poll()
     assert "It scatters.</pre>" in admin.shown
     assert "5 tokens · first token after 0." in admin.shown
@@ -247,7 +247,7 @@ def test_stopping_leaves_what_was_seen(context: Context, admin: Admin) -> None:
     admin.stop()
     assert playground_store.states(context.db, [first, second]) == {first: "stopping", second: "done"}
     assert "Stopping …" in admin.shown
-    playground_store.finish(context.db, first, Answered("It sc", "<user> …", 9, 2, "stopped"))
+    playground_store.finish(context.db, first, FinishedAnswer("It sc", "<user> …", 9, 2, "stopped"))
     admin.poll()
     assert "2 tokens" in admin.shown
     assert admin.shown.count("stopped</p>") == 2

@@ -25,7 +25,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.hub import hub_requests
 from rlhf.hub.token_launcher import HELD
 from rlhf.jobs import job_store, rental_store
-from rlhf.jobs.specs import TrainingSpec, from_json
+from rlhf.jobs.job_spec import TrainingSpec, from_json
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.models.tokenize import tokenise_pairs
@@ -33,7 +33,7 @@ from rlhf.submission import job_submission, preflight
 from rlhf.submission.form_fields import forms
 from rlhf.tabs.runs.curves import short_number
 from rlhf.tabs.train import automatic_training, train_tab
-from rlhf.tabs.train.training_form import FormPage
+from rlhf.tabs.train.training_form import TrainingFormPage
 from tests.demonstrations import demonstrate
 from tests.machine_fixtures import Machine, make_machine
 
@@ -62,7 +62,7 @@ class Session:
 
     context: Context
     demo: gr.Blocks
-    page: FormPage
+    page: TrainingFormPage
     values: dict[str, Any]
     ticked: bool = False
     seen: Any = None
@@ -238,7 +238,7 @@ def test_fields_without_meaning_are_not_there(ready: Machine) -> None:
     assert not session.there("virtual_tokens")
     assert not session.there("Prompt tuning")
     assert not session.there("flip_rate")
-    several = preflight.Prospects(ready.db, ready.data_dir, str(ready.model)).shares_steps()
+    several = preflight.Preflight(ready.db, ready.data_dir, str(ready.model)).shares_steps()
     assert session.there("processes") == several
     changed = session.change({"method": "prompt", "loss": "robust"})
     assert [changed[name]["visible"] for name in ("virtual_tokens", "Prompt tuning", "flip_rate")] == [True] * 3
@@ -563,16 +563,16 @@ def test_hardware_is_rented_only_on_terms_that_were_shown(machine: Machine, monk
     assert (answers["visible"], spend["value"]) == (True, "Spend up to $0.80")
     with pytest.raises(gr.Error, match="Nothing was agreed to yet"):
         session.call("rent_sft", None, *session.asked)
-    assert not job_store.elsewhere(machine.db)
+    assert not job_store.rented_jobs(machine.db)
     cleared = session.call("rent_sft", agreed, *session.asked)
     assert (cleared[1]["visible"], cleared[3], cleared[-1].selected) == (False, None, train_tab.RUNS)
-    (job,) = job_store.elsewhere(machine.db)
+    (job,) = job_store.rented_jobs(machine.db)
     assert (job.flavor, job.kind, job_store.queue(machine.db)) == ("t4-small", "sft", [])
     rental = rental_store.get(machine.db, job.id)
     assert (rental.price_per_hour, rental.hours, rental.namespace) == (0.4, 2.0, "acme")
     # Nothing here waits for it.
     here = session.start()
-    assert job_store.ahead(machine.db, here) == []
+    assert job_store.jobs_ahead(machine.db, here) == []
 
 
 def test_annotators_are_refused_and_the_page_they_are_sent_tells_nothing(ready: Machine) -> None:

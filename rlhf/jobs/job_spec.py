@@ -19,17 +19,17 @@ from rlhf.jobs.descriptions import (
     Confirmation,
     Curve,
     Facts,
+    FormLayout,
     Item,
-    Layout,
+    LearningRate,
     Made,
-    Passage,
-    Rate,
     Role,
     Rows,
-    Strip,
     Tokenised,
+    TokenSequence,
+    TokenSpan,
     Unit,
-    passage,
+    token_span,
 )
 
 Reference = Literal["base", "parent"]
@@ -126,7 +126,7 @@ class TrainingSpec(JobSpec):
     # ------------------------------------------------------------------------------------------------ model and memory
     makes: ClassVar[Made] = "policy"
     """A policy, which answers, or a reward model, which has a scalar head instead of the vocabulary's."""
-    methods: ClassVar[Mapping[Method, Rate]] = {}
+    methods: ClassVar[Mapping[Method, LearningRate]] = {}
     """The methods that it can use, in the order of the form, with the learning rate that 0 stands for."""
     base_may_change: ClassVar[bool] = False
     """Whether nothing needs the base as it was under the adapter: no reference, no other adapter."""
@@ -140,7 +140,7 @@ class TrainingSpec(JobSpec):
     )
     """Fields that change nothing about the time of a step."""
     # ---------------------------------------------------------------------------------------------------------- form
-    forms: ClassVar[Sequence[Layout]] = ()
+    forms: ClassVar[Sequence[FormLayout]] = ()
     """Its forms, one a tab."""
     labels: ClassVar[Mapping[str, str]] = {}
     """Names of its own fields on the page where they are not the field's name with a capital."""
@@ -288,7 +288,7 @@ class TrainingSpec(JobSpec):
         """The token ids of an item's answers."""
         return []
 
-    def strips(self, tokenizer: Any, item: Item) -> list[Strip]:
+    def sequences(self, tokenizer: Any, item: Item) -> list[TokenSequence]:
         """The sequences of an item, each token with its part in the loss."""
         raise NotImplementedError
 
@@ -296,10 +296,10 @@ class TrainingSpec(JobSpec):
         """What is known of an item beside its text."""
         return []
 
-    def prompt_passages(self, tokenizer: Any, item: Item) -> list[Passage]:
+    def prompt_spans(self, tokenizer: Any, item: Item) -> list[TokenSpan]:
         """An item's prompt; the virtual tokens that prompt tuning puts first have no text."""
-        virtual = [Passage("virtual", [("", self.virtual_tokens)])] if self.method == "prompt" else []
-        return [*virtual, passage(tokenizer, "context", item["prompt_ids"])]
+        virtual = [TokenSpan("virtual", [("", self.virtual_tokens)])] if self.method == "prompt" else []
+        return [*virtual, token_span(tokenizer, "context", item["prompt_ids"])]
 
     def tokens_of(self, item: Item) -> int:
         """Tokens that an item puts into a forward pass, virtual ones and the answers that are drawn included."""

@@ -17,7 +17,7 @@ from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.generation.resident_spec import GenerateSpec
-from rlhf.jobs.specs import JobSpec, TrainingSpec, describe, from_json, target_layers, to_json, with_defaults
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec, describe, from_json, target_layers, to_json, with_defaults
 from rlhf.kinds import KINDS
 
 CHANGED: list[JobSpec] = [
