@@ -623,6 +623,7 @@ def test_an_export_that_failed_says_why_on_the_page(context: Context, monkeypatc
     assert "is there already" in progress
 
 
+@pytest.mark.own_start
 def test_a_killed_export_leaves_no_file_and_the_next_one_works(context: Context) -> None:
     export_files.start(context.db, ExportRequest(), "kim")
     writing_ = wait_until("its start", lambda: (job := newest(context)) and job.status == "running" and job)
