@@ -22,7 +22,7 @@ from annotation.exports.formats import check_licence
 from annotation.hub_client import Hub
 from annotation.imports.import_command import NOTHING_USABLE
 from annotation.records import UserError, now
-from annotation.tabs.quality_report import some
+from annotation.translation import ngettext
 from rlhf.hub import pull_model, push_dataset, push_model, space_upload
 from rlhf.hub.space_upload import SpaceFinding
 from rlhf.hub.token_launcher import LAUNCHER, module
@@ -418,7 +418,8 @@ def check_space(hub: Hub, asked: CheckSpace) -> Done:
     found = space_upload.check(plan, hub)
     errors = len(errors_of(found))
     files = len(space_upload.contents(plan))
-    verdict = f"{some(errors, 'error')} to be mended first." if errors else "Nothing would fail."
+    mend = ngettext("{count} error to be mended first.", "{count} errors to be mended first.", errors)
+    verdict = mend.format(count=errors) if errors else "Nothing would fail."
     return Done(
         f"{files} files would go to {plan.repo}. {verdict}",
         {

@@ -16,6 +16,7 @@ from annotation.records import Annotator, UserError, now
 from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
+from annotation.translation import _
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions, win_rates
 from rlhf.evaluation.check_spec import EvaluateSpec
@@ -38,6 +39,9 @@ ALL_JOBS = 1000
 literal = partial(html_box, job_cards.STYLE + iteration_card.STYLE)
 Update = dict[str, Any]
 Seen = dict[str, Any]
+
+
+FILES_DELETED = _("files deleted")
 
 
 # ------------------------------------------------------------------------------------------------ what the page shows
@@ -116,7 +120,9 @@ def decided_against(db: Database, policy: Policy) -> str:
 
 def over_part(db: Database, checked: Mapping[str, FinishedCheck]) -> Update:
     """Figures over the policies that were checked."""
-    return gr.update(value=gate_decisions.cached(db, ("over", "the iterations"), lambda: over_iterations(db, checked)))
+    return gr.update(
+        value=gate_decisions.cached(db, ("over", _("the iterations")), lambda: over_iterations(db, checked))
+    )
 
 
 def over_iterations(db: Database, checked: Mapping[str, FinishedCheck]) -> str:
@@ -145,7 +151,7 @@ def report_parts(
     pairs = check_report.answer_pairs(
         answers_in(db, data_dir, policy, check), answers_in(db, data_dir, registry.by_revision(db, against), check)
     )
-    names = (f"{policy.revision} (this)", against)
+    names = (_("{revision} (this)").format(revision=policy.revision), against)
     return {
         "report": gr.update(value=check_report.report_card(report, gate_decisions.rule(db))),
         "answers": gr.update(value=check_report.answers_page(pairs, page, PAGE_SIZE, names)),
@@ -161,9 +167,9 @@ def advised(db: Database, policy: Policy) -> GateVerdict | None:
     return None if decision is None else decision.verdict
 
 
-WHY, WHY_INFO = "Why (for the record)", "Kept with the decision to promote or reject; may be left empty."
-WHY_AGAINST = "Why (needed to promote it against the rule)"
-WHY_AGAINST_INFO = "Kept with the decision and with what the rule says."
+WHY, WHY_INFO = _("Why (for the record)"), _("Kept with the decision to promote or reject; may be left empty.")
+WHY_AGAINST = _("Why (needed to promote it against the rule)")
+WHY_AGAINST_INFO = _("Kept with the decision and with what the rule says.")
 
 
 def button_parts(db: Database, policy: Policy, checking: bool, checked: bool) -> dict[str, Update]:
@@ -202,7 +208,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
     policy = selected_policy(db, revision)
     check, stands = checked.get(policy.revision), gate_decisions.check_status(db, policy)
     listed = [
-        (f"{entry.revision} · {'files deleted' if entry.deleted else entry.status}", entry.revision)
+        (f"{entry.revision} · {FILES_DELETED if entry.deleted else entry.status}", entry.revision)
         for entry in check_report.policy_order(those_that_answer(db))
     ]
     parts = {
@@ -254,23 +260,28 @@ def ask_people(db: Database, revision: str | None) -> str:
     against = compared_with(newest_check(db, policy.revision))
     if against is None:
         raise UserError(
-            f"{policy.revision} has not been checked yet. Check it first: people compare the check's answers."
+            _("{revision} has not been checked yet. Check it first: people compare the check's answers.").format(
+                revision=policy.revision
+            )
         )
     made = store.ask_people_of_candidate(db, policy.id, registry.by_revision(db, against).id)
     if not made:
         raise UserError(
-            f"All answers of {policy.revision} and {against} that differ are in the annotators' queue already."
+            _("All answers of {revision} and {against} that differ are in the annotators' queue already.").format(
+                revision=policy.revision, against=against
+            )
         )
-    return (
-        f"{made} comparisons of {policy.revision} with {against} take turns with the others in the annotators' queue, "
-        "blind. They are on held-out prompts, so nothing is trained on them; the Quality tab shows who wins."
-    )
+    return _(
+        "{made} comparisons of {revision} with {against} take turns with the others in the annotators' "
+        "queue, blind. They are on held-out prompts, so nothing is trained on them; the Quality tab shows "
+        "who wins."
+    ).format(made=made, revision=policy.revision, against=against)
 
 
 def chosen(revision: str | None) -> str:
     """The chosen policy's revision. Raises UserError when none is chosen."""
     if not revision:
-        raise UserError("Choose a policy first.")
+        raise UserError(_("Choose a policy first."))
     return revision
 
 
@@ -306,23 +317,23 @@ class IterationsPage:
 def lay_out() -> IterationsPage:
     """The components, top to bottom, without any value."""
     parts: dict[str, Any] = {}
-    gr.Markdown("### Where the iteration stands")
+    gr.Markdown(_("### Where the iteration stands"))
     parts["standing"] = literal()
-    gr.Markdown("### Serving now")
+    gr.Markdown(_("### Serving now"))
     parts["serving"] = literal()
-    gr.Markdown("### All policies")
+    gr.Markdown(_("### All policies"))
     parts["history"] = literal()
-    gr.Markdown("### Check of one policy")
+    gr.Markdown(_("### Check of one policy"))
     # A choice made before the app was restarted must still be accepted after it.
-    parts["selector"] = gr.Dropdown([], label="Policy", allow_custom_value=True)
+    parts["selector"] = gr.Dropdown([], label=_("Policy"), allow_custom_value=True)
     parts["gate"] = literal()
     parts["running"] = literal()
     parts["report"] = literal()
     with gr.Row():
-        parts["promote"] = gr.Button("Promote: let it serve", elem_id="promote", interactive=False, min_width=200)
-        parts["reject"] = gr.Button("Reject", elem_id="reject", interactive=False, min_width=200)
-        parts["check"] = gr.Button("Check it again", elem_id="check-again", interactive=False, min_width=200)
-        parts["ask"] = gr.Button("Let people compare", elem_id="ask-people", interactive=False, min_width=200)
+        parts["promote"] = gr.Button(_("Promote: let it serve"), elem_id="promote", interactive=False, min_width=200)
+        parts["reject"] = gr.Button(_("Reject"), elem_id="reject", interactive=False, min_width=200)
+        parts["check"] = gr.Button(_("Check it again"), elem_id="check-again", interactive=False, min_width=200)
+        parts["ask"] = gr.Button(_("Let people compare"), elem_id="ask-people", interactive=False, min_width=200)
     with gr.Row():
         parts["why"] = gr.Textbox(
             label=WHY,
@@ -333,8 +344,8 @@ def lay_out() -> IterationsPage:
         )
         parts["judges"] = gr.Dropdown(
             [],
-            label="Judges to ask in a check",
-            info="Without any, a check measures its answers and puts them before people alone.",
+            label=_("Judges to ask in a check"),
+            info=_("Without any, a check measures its answers and puts them before people alone."),
             multiselect=True,
             allow_custom_value=True,
             visible=False,
@@ -342,15 +353,15 @@ def lay_out() -> IterationsPage:
             min_width=300,
         )
     parts["said"] = literal()
-    gr.Markdown("### Answers to held-out prompts, side by side")
+    gr.Markdown(_("### Answers to held-out prompts, side by side"))
     parts["answers"] = literal()
     with gr.Row():
-        parts["previous"] = gr.Button("Previous", size="sm", interactive=False)
-        parts["next"] = gr.Button("Next", size="sm", interactive=False)
+        parts["previous"] = gr.Button(_("Previous"), size="sm", interactive=False)
+        parts["next"] = gr.Button(_("Next"), size="sm", interactive=False)
     parts["where"] = literal()
-    gr.Markdown("### Over the iterations")
+    gr.Markdown(_("### Over the iterations"))
     parts["over"] = literal()
-    gr.Markdown("### Decisions")
+    gr.Markdown(_("### Decisions"))
     parts["decisions"] = literal()
     return IterationsPage(parts, gr.State({}), pulse(POLL_SECONDS))
 

@@ -10,6 +10,7 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.tabs.components import html_box, row_number
+from annotation.translation import _
 from rlhf.evaluation.finished_checks import newest_check
 from rlhf.jobs import job_spec, job_store
 from rlhf.jobs.job_store import Job
@@ -26,12 +27,12 @@ MOST = len(curves.HUES)
 
 def lay_out() -> dict[str, Any]:
     """The components, without any value."""
-    gr.Markdown("### Compare runs")
+    gr.Markdown(_("### Compare runs"))
     return {
         "compared": gr.Dropdown(
             [],
-            label="Runs to compare",
-            info=f"Two or more, up to {MOST}.",
+            label=_("Runs to compare"),
+            info=_("Two or more, up to {most}.").format(most=MOST),
             multiselect=True,
             max_choices=MOST,
             allow_custom_value=True,

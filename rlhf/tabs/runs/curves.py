@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import floor, isfinite
 from typing import Any
 
+from annotation.translation import _
 from annotation.ui import charts
 from annotation.ui.charts import HEIGHT, Frame
 from annotation.ui.markup import escape
@@ -48,27 +49,29 @@ LEAST_AIR = 1e-8
 # ----------------------------------------------------------------------------------------------- what each kind shows
 RATE = Curve(
     "rate",
-    "Learning rate",
-    "step size",
-    {"learning rate": "learning_rate"},
-    "The schedule: up during the warm-up, then down to zero. A loss that jumps at the peak asks for a lower one.",
+    _("Learning rate"),
+    _("step size"),
+    {_("learning rate"): "learning_rate"},
+    _("The schedule: up during the warm-up, then down to zero. A loss that jumps at the peak asks for a lower one."),
     (0.0, None),
 )
 NORM = Curve(
     "norm",
-    "Gradient norm",
-    "norm before clipping",
-    {"norm": "grad_norm"},
-    "How hard each step pulls. A level that stays about the same is healthy; a growing one, or spikes far above the "
-    "rest, ask for a lower learning rate.",
+    _("Gradient norm"),
+    _("norm before clipping"),
+    {_("norm"): "grad_norm"},
+    _(
+        "How hard each step pulls. A level that stays about the same is healthy; a growing one, or spikes far "
+        "above the rest, ask for a lower learning rate."
+    ),
     (0.0, None),
 )
 MEMORY = Curve(
     "memory",
-    "Memory",
+    _("Memory"),
     "GB",
-    {"memory": "memory_gb"},
-    "What the worker holds. It should be flat after the first steps; a steady climb ends in a killed run.",
+    {_("memory"): "memory_gb"},
+    _("What the worker holds. It should be flat after the first steps; a steady climb ends in a killed run."),
     (0.0, None),
 )
 COMMON = (RATE, NORM, MEMORY)
@@ -154,7 +157,7 @@ def plot(where: str, curve: Curve, lines: Sequence[Line], steps: int, across: st
     parts += [charts.text(0, -8, curve.axis, "start", "small"), charts.text(50, HEIGHT + 36, across, "middle", "small")]
     said = "; ".join(f"{line.name}: {span(line)}" for _, line in hued)
     frame = Frame(f"{where}-{curve.name}", curve.label, curve.caption)
-    described = f"{curve.axis} along the {across}. {said}."
+    described = _("{axis} along the {across}. {said}.").format(axis=curve.axis, across=across, said=said)
     return f"<div>{charts.figure(frame, ''.join(parts), HEIGHT + 42, described, 'upright')}{legend(hued)}</div>"
 
 
@@ -238,7 +241,9 @@ def legend(hued: Sequence[tuple[int, Line]]) -> str:
 def span(line: Line) -> str:
     """A line in words, for those who can't see it."""
     first, last = line.points[0][1], line.points[-1][1]
-    return f"from {short_number(first)} to {short_number(last)} in {len(line.points)} points"
+    return _("from {short_number} to {short_number_2} in {count} points").format(
+        short_number=short_number(first), short_number_2=short_number(last), count=len(line.points)
+    )
 
 
 def with_power(value: float, digits: int) -> str:
