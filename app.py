@@ -38,6 +38,7 @@ from annotation.tabs import accounts, annotate, data, project, quality
 from annotation.tabs.components import QUIET
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.import_form import MAXIMUM_UPLOAD
+from annotation.ui import stylesheet
 from annotation.ui.invisible import visible
 from annotation.web import access, connections, middleware, oauth
 from annotation.web.gradio_allowlist import Function, GradioGuard
@@ -56,7 +57,6 @@ from rlhf.tabs.playground import playground_tab
 from rlhf.tabs.train import train_tab
 
 DEFAULT_DATA_DIR = Path(__file__).resolve().parent / "data"
-PAGE_CSS = (Path(__file__).resolve().parent / "annotation" / "ui" / "style.css").read_text(encoding="utf-8")
 ADMIN_TABS: dict[str, ModuleType] = {
     "Train": train_tab,
     "Iterations": iterations_tab,
@@ -222,7 +222,7 @@ def mount_pages(app: FastAPI, pages: gr.Blocks, settings: Settings, uploads: Pat
         auth_dependency=middleware.signed_in_name,
         app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None},
         theme=theme(),
-        css=PAGE_CSS,
+        css=stylesheet.FOR_GRADIO,
         # What is blocked is so wherever it lies: in a data directory around that of the uploads, these as well.
         blocked_paths=[] if uploads.is_relative_to(settings.data_dir) else [str(settings.data_dir)],
         max_file_size=MAXIMUM_UPLOAD,  # and only from admins: gradio_door.WAYS

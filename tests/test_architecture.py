@@ -178,6 +178,33 @@ def test_every_spec_has_a_runner_and_every_runner_a_spec() -> None:
         assert callable(import_module(spec.runner()).run)
 
 
+PAGES = ("annotation/ui/", "annotation/tabs/", "annotation/web/sign_in_pages.py", "rlhf/tabs/")
+ELEMENT = re.compile(
+    r"</?(?:a|b|div|p|span|table|tr|td|th|ul|ol|li|pre|h[1-6]|svg|figure|details|summary|section|dl|dt|dd|br|img|i)"
+    r"(?:\s[^<>]*)?/?>"
+)
+
+
+def test_only_pages_hold_html() -> None:
+    """What pages show is rows, records and sentences; what they look like is said in `annotation/ui` and the tabs."""
+    found = []
+    for path in [*(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]:
+        name = str(path.relative_to(ROOT))
+        if name.startswith(PAGES):
+            continue
+        tree = ast.parse(path.read_text("utf-8"))
+        docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        found += [
+            f"{name}:{node.lineno}: {node.value}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in docs
+            and ELEMENT.search(node.value)
+        ]
+    assert found == []
+
+
 def test_every_module_says_in_one_line_what_it_is_for() -> None:
     """The line is used in docs/reference/modules.md."""
     for path in SOURCE:

@@ -19,7 +19,8 @@ MARKS = {"_", "N_", "ngettext"}
 MARKED = ("annotation/tabs", "annotation/claims.py", "annotation/web/sign_in_pages.py", "rlhf/tabs")
 NO_SENTENCES = {
     *("Hugging Face", "{} MB", "{} kB", "python -m rlhf --data {} run spec.json"),
-    *("OWNER/NAME, or OWNER/NAME@REVISION", 'attachment; filename="{}"', "not enough evidence"),
+    *("the iterations", 'attachment; filename="job-{}.csv"', "OWNER/NAME, or OWNER/NAME@REVISION"),
+    *('attachment; filename="{}"', "not enough evidence"),
 }
 # What is typed as it stands.
 NO_WORDS = {

@@ -31,8 +31,8 @@ from annotation.tabs.components import QUEUED, QUIET, html_box, licence_choice, 
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
 from annotation.translation import _, ngettext
-from annotation.ui.formatting import moment
-from annotation.ui.markup import BAR_STYLE, BOX_STYLE, TABLE_STYLE, Download, Row, progress_bar, status, table
+from annotation.ui.formatting import moment, size
+from annotation.ui.markup import Download, Row, progress_bar, status, table
 
 POLL_SECONDS = 1
 EXPLANATION = _(
@@ -52,17 +52,6 @@ SOURCE_CHOICES = [
     (_("edited answers"), "edited"),
     (_("imported"), "imported"),
 ]
-STYLE = (
-    BOX_STYLE
-    + TABLE_STYLE
-    + BAR_STYLE
-    + """
-p { margin: 0.25rem 0; }
-.headline { font-size: var(--text-lg); }
-td a { color: var(--link-text-color); text-decoration: underline; overflow-wrap: anywhere; padding: 0; margin: 0; }
-"""
-)
-literal = partial(html_box, STYLE)
 
 
 # ------------------------------------------------------------------------------------------------------ form to request
@@ -144,16 +133,11 @@ def files_card(context: Context) -> str:
         [
             Download(f"{DIRECTORY}/{entry.name}", entry.name),
             f"{moment(entry.made)} UTC",
-            size_text(entry.size),
+            size(entry.size),
         ]
         for entry in found
     ]
     return table((_("File"), _("Made"), _("Size")), rows, numbers=(_("Size"),))
-
-
-def size_text(size: int) -> str:
-    """A file's size as people say it."""
-    return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{max(1, round(size / 1e3)):,} kB"
 
 
 # ------------------------------------------------------------------------------------------------------------ the page
@@ -237,10 +221,10 @@ def build(demo: gr.Blocks, context: Context) -> None:
     gr.Markdown(_("### Export"))
     gr.Markdown(EXPLANATION)
     form = build_form()
-    count = literal()
+    count = html_box()
     command = gr.Textbox(label=_("The same on the command line"), interactive=False, buttons=["copy"], lines=2)
     write = gr.Button(_("Write the export"), variant="primary", scale=0, min_width=240, elem_id="export-write")
-    progress, files = literal(), literal()
+    progress, files = html_box(), html_box()
     with gr.Accordion(_("Delete an export"), open=False), gr.Row():
         chosen = gr.Dropdown([], label=_("Export"), allow_custom_value=True, min_width=240)
         delete = gr.Button(_("Delete"), variant="stop", scale=0, min_width=160)

@@ -41,16 +41,38 @@ def guarded(context: Context, role: Role) -> Callable[[Handler], Handler]:
     def decorate(handler: Handler) -> Handler:
         # No functools.wraps: Gradio would read the handler's signature and not inject the request.
         def checked(request: gr.Request, *inputs: Any) -> Any:
-            try:
-                annotator = access.authorise(context.db, request.username, role)
-                return handler(annotator, *inputs)
-            except UserError as error:
-                # The message is shown as HTML and may quote what someone typed.
-                raise gr.Error(escape(str(error), quote=False), print_exception=False) from error
+            return let_in(context, role, request, handler, *inputs)
 
-        checked.__name__ = handler.__name__
-        checked.__doc__ = handler.__doc__
-        checked.required_role = role  # type: ignore[attr-defined]
-        return checked
+        return named_after(handler, checked, role)
 
     return decorate
+
+
+def guarded_event(context: Context, role: Role) -> Callable[[Handler], Handler]:
+    """As `guarded`, for `handler(annotator, event, *inputs)`: `event` is what the browser says of it, unchecked."""
+
+    def decorate(handler: Handler) -> Handler:
+        def checked(request: gr.Request, event: gr.EventData, *inputs: Any) -> Any:
+            return let_in(context, role, request, handler, event._data, *inputs)
+
+        return named_after(handler, checked, role)
+
+    return decorate
+
+
+def let_in(context: Context, role: Role, request: gr.Request, handler: Handler, *inputs: Any) -> Any:
+    """What the handler says to an active account of this role."""
+    try:
+        annotator = access.authorise(context.db, request.username, role)
+        return handler(annotator, *inputs)
+    except UserError as error:
+        # The message is shown as HTML and may quote what someone typed.
+        raise gr.Error(escape(str(error), quote=False), print_exception=False) from error
+
+
+def named_after(handler: Handler, checked: Handler, role: Role) -> Handler:
+    """The guarded handler with the name of its own, and the role that it asks for."""
+    checked.__name__ = handler.__name__
+    checked.__doc__ = handler.__doc__
+    checked.required_role = role  # type: ignore[attr-defined]
+    return checked

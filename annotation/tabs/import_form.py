@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -21,7 +20,7 @@ from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
 from annotation.translation import _, ngettext
 from annotation.ui.invisible import visible
-from annotation.ui.markup import BAR_STYLE, BOX_STYLE, TABLE_STYLE, WARNING_STYLE, progress_bar, status, table
+from annotation.ui.markup import progress_bar, status, table
 
 POLL_SECONDS = 1
 MAXIMUM_UPLOAD = "500mb"
@@ -32,6 +31,11 @@ SOURCES = [
     (_("Upload a file"), UPLOAD),
     (_("A file or directory on this server"), SERVER),
     (_("A dataset on the Hub"), HUB),
+]
+TARGET_NAMES = [
+    (_("Prompts"), "prompts"),
+    (_("Demonstrations"), "demonstrations"),
+    (_("Preferences"), "preferences"),
 ]
 TARGET_NAMES = [
     (_("Prompts"), "prompts"),
@@ -53,20 +57,6 @@ EXPLANATION = _(
     "Prompts, demonstrations and preferences from {formats}; also packed with gzip.\nLook at the first rows, "
     "check what would be imported, then import. What is there already is not imported again."
 ).format(formats=FORMATS)
-STYLE = (
-    BOX_STYLE
-    + TABLE_STYLE
-    + BAR_STYLE
-    + WARNING_STYLE
-    + """
-p { margin: 0.25rem 0; }
-.headline { font-size: var(--text-lg); }
-.scroll { max-height: 22rem; overflow-y: auto; }
-th { white-space: nowrap; }
-td { min-width: 4rem; max-width: 24rem; overflow-wrap: anywhere; white-space: pre-wrap; }
-"""
-)
-literal = partial(html_box, STYLE)
 
 
 # ----------------------------------------------------------------------------------------------- form to command line
@@ -121,11 +111,8 @@ def look_card(look: Mapping[str, Any]) -> str:
         )
         for entry in look["bad"]
     )
-    return (
-        status(_("{name}: {format}. The first rows:").format(name=look["name"], format=look["format"]), "headline")
-        + table(heads, rows)
-        + bad
-    )
+    said = status(_("{name}: {format}. The first rows:").format(name=look["name"], format=look["format"]), "headline")
+    return said + table(heads, rows, data=True) + bad
 
 
 def meaning_card(look: Mapping[str, Any]) -> str:
@@ -140,7 +127,7 @@ def meaning_card(look: Mapping[str, Any]) -> str:
         _("Read as {target}, with {proposed}. They become:").format(target=look["target"], proposed=proposed),
         "headline",
     )
-    return headline + table((_("row"), _("prompt"), _("answers")), rows) + notes
+    return headline + table(("row", "prompt", "answers"), rows, data=True) + notes
 
 
 def record_cells(record: Any) -> tuple[str, str]:
@@ -319,13 +306,13 @@ def build(demo: gr.Blocks, context: Context) -> None:
     source = build_source()
     look = gr.Button(_("Look at the first rows"), variant="primary", scale=0, min_width=240, elem_id="import-look")
     with gr.Column(visible=False) as group:
-        first_rows, meaning = literal(), literal()
+        first_rows, meaning = html_box(), html_box()
         form, columns = build_form(), build_columns()
         with gr.Row():
             again = gr.Button(_("Read the first rows again so"), min_width=200, elem_id="import-again")
             check = gr.Button(_("Check all rows"), min_width=200, elem_id="import-check")
             bring = gr.Button(_("Import"), variant="primary", min_width=200, elem_id="import-import")
-    standing = literal()
+    standing = html_box()
     cancel = gr.Button(_("Cancel"), variant="stop", visible=False, scale=0, min_width=160, elem_id="import-cancel")
     buttons = {"look": look, "again": again, "check": check, "import": bring, "cancel": cancel}
     page = ImportFormPage(source, form, columns, buttons, group, first_rows, meaning, standing, gr.State(0), pulse())

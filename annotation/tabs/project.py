@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -17,7 +16,7 @@ from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import _
 from annotation.ui import markdown_process
-from annotation.ui.markup import BOX_STYLE, paragraph, status
+from annotation.ui.markup import paragraph, status
 from annotation.web import access
 
 FIELDS = tuple(field.name for field in fields(Project))
@@ -28,16 +27,7 @@ EXPLANATION = _(
     "was shown. Comparisons already made keep their number of answers: with a new number, those that the model "
     "makes from then on have it."
 )
-STYLE = (
-    BOX_STYLE
-    + """
-p { margin: 0.25rem 0; }
-.guidelines-preview { border: 1px solid var(--border-color-primary); border-radius: var(--block-radius);
-  padding: 0.75rem 1rem; max-height: 60vh; overflow: auto; }
-"""
-)
 # The previewed guidelines come from `rendering`, which lets nothing through that runs.
-literal = partial(html_box, STYLE)
 Values = dict[str, Any]
 
 
@@ -198,11 +188,11 @@ def number(label: str, info: str) -> gr.Number:
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out inside the caller's `with gr.Tab(...)` and wire it."""
     gr.Markdown(_("### What annotators are asked"))
-    asked: dict[str, Any] = {"counts": literal(), "form": build_form()}
+    asked: dict[str, Any] = {"counts": html_box(), "form": build_form()}
     gr.Markdown(EXPLANATION)
     asked |= {
         "save": gr.Button(_("Save the project"), variant="primary", scale=0, min_width=240, elem_id="project-save"),
-        "saved": literal(),
+        "saved": html_box(),
     }
     gr.Markdown(_("### Guidelines"))
     page = ProjectPage(**asked, **build_guidelines(), sent=gr.State({}))
@@ -211,7 +201,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
 
 def build_guidelines() -> dict[str, Any]:
     """The guidelines' editor and what was there before."""
-    parts: dict[str, Any] = {"standing": literal()}
+    parts: dict[str, Any] = {"standing": html_box()}
     parts["text"] = gr.Textbox(
         label=_("Text, in Markdown"),
         lines=10,
@@ -224,7 +214,7 @@ def build_guidelines() -> dict[str, Any]:
         parts["write"] = gr.Button(
             _("Save as a new version"), variant="primary", scale=0, min_width=240, elem_id="guidelines-save"
         )
-    parts["preview_box"] = literal()
+    parts["preview_box"] = html_box()
     with gr.Accordion(_("Every version"), open=False):
         # A choice made before the app was restarted must still be accepted after it.
         parts["versions"] = gr.Dropdown([], label=_("Version"), allow_custom_value=True, elem_id="guidelines-versions")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -21,8 +20,9 @@ from annotation.tabs.guard import Context, guarded
 from annotation.translation import _
 from annotation.ui.markup import paragraph, status
 
-literal = partial(html_box, quality_report.STYLE)
 Update = dict[str, Any]
+NO_COMPARISON = _("Choose a comparison first, or type its number.")
+NO_GOLD = _("Choose a gold comparison first, or type its number.")
 NO_COMPARISON = _("Choose a comparison first, or type its number.")
 NO_GOLD = _("Choose a gold comparison first, or type its number.")
 CONSENSUS = _("What its annotators agree on")
@@ -130,13 +130,13 @@ def lay_out() -> QualityPage:
     buttons: dict[str, gr.Button] = {}
     with gr.Row():
         with gr.Column(scale=5, min_width=320):
-            parts["standing"] = literal(paragraph(_("Reading the judgements …")))
+            parts["standing"] = html_box(paragraph(_("Reading the judgements …")))
         buttons["refresh"] = gr.Button(_("Refresh"), size="md", scale=1, min_width=120)
 
     gr.Markdown(_("### Annotators"))
-    parts["annotators"] = literal()
-    literal(quality_report.reliability_explained() + paragraph(quality_report.TABLE_EXPLANATION, "quiet"))
-    parts["reliability"] = literal()
+    parts["annotators"] = html_box()
+    html_box(quality_report.reliability_explained() + paragraph(quality_report.TABLE_EXPLANATION, "quiet"))
+    parts["reliability"] = html_box()
     with gr.Accordion(_("Leave someone out of training, or take them back in"), open=False):
         gr.Markdown(EXCLUSION_EXPLANATION)
         with gr.Row():
@@ -146,25 +146,25 @@ def lay_out() -> QualityPage:
         with gr.Row():
             buttons["leave_out"] = gr.Button(_("Leave out of training"), variant="stop", min_width=180)
             buttons["take_back"] = gr.Button(_("Take back in"), min_width=180)
-        said["exclusion"] = literal()
+        said["exclusion"] = html_box()
 
     gr.Markdown(_("### Agreement"))
-    parts["agreement"] = literal()
-    parts["over_time"] = literal()
+    parts["agreement"] = html_box()
+    parts["over_time"] = html_box()
     gr.Markdown(_("### Biases"))
-    parts["biases"] = literal()
+    parts["biases"] = html_box()
 
     gr.Markdown(_("### To settle"))
     gr.Markdown(SETTLE_EXPLANATION)
-    parts["disputes"] = literal()
+    parts["disputes"] = html_box()
     with gr.Row():
         parts["settle"] = gr.Button(
             _("Settle the next one"), variant="primary", scale=0, min_width=240, interactive=False
         )
-    said["settle"] = literal()
+    said["settle"] = html_box()
 
     gr.Markdown(_("### Gold comparisons"))
-    parts["golds"] = literal()
+    parts["golds"] = html_box()
     with gr.Accordion(_("Make a comparison gold, or change one"), open=False):
         gr.Markdown(GOLD_EXPLANATION)
         with gr.Row():
@@ -181,21 +181,21 @@ def lay_out() -> QualityPage:
         with gr.Row():
             buttons["look"] = gr.Button(_("Look at it"), min_width=140)
             buttons["make"] = gr.Button(_("Make it gold"), variant="primary", min_width=140)
-        said["make"] = literal()
-        view = literal()
+        said["make"] = html_box()
+        view = html_box()
         parts["gold"] = gr.Dropdown([], label=_("Gold comparison"), allow_custom_value=True, min_width=240)
         with gr.Row():
             buttons["retire"] = gr.Button(_("Retire"), min_width=140)
             buttons["reinstate"] = gr.Button(_("Hand out again"), min_width=140)
             buttons["release"] = gr.Button(_("No longer gold"), variant="stop", min_width=140)
-        said["gold"] = literal()
+        said["gold"] = html_box()
 
     gr.Markdown(_("### Policies"))
-    parts["policies"] = literal()
+    parts["policies"] = html_box()
     gr.Markdown(_("### Flagged"))
-    parts["flagged"] = literal()
+    parts["flagged"] = html_box()
     gr.Markdown(_("### Decisions"))
-    parts["decisions"] = literal()
+    parts["decisions"] = html_box()
     return QualityPage(parts, said, reason, best, view, buttons)
 
 

@@ -22,44 +22,8 @@ from annotation.translation import _, ngettext
 from annotation.ui import charts
 from annotation.ui.charts import ChartMark, Frame
 from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval
-from annotation.ui.markup import BOX_STYLE, escape, paragraph
+from annotation.ui.markup import Row, escape, paragraph, points, table, unfold
 
-# Goes through Gradio's template engine: no backtick, no backslash, no double brace.
-STYLE = (
-    BOX_STYLE
-    + """
-p { margin: 0.35rem 0; }
-.headline { font-size: var(--text-lg); }
-.quiet { opacity: 0.85; font-size: var(--text-sm); }
-ul.look { margin: 0.4rem 0; padding-left: 1.2rem; list-style: disc; }
-ul.look li { margin: 0.2rem 0; }
-.scroll { overflow: auto; max-width: 100%; max-height: 28rem; border: 1px solid var(--border-color-primary);
-  border-radius: var(--radius-md); }
-.scroll:focus-visible { outline: 3px solid var(--color-accent); outline-offset: 2px; }
-table { border-collapse: collapse; width: 100%; font-size: var(--text-sm); margin: 0; border: 0; }
-caption { text-align: left; padding: 6px 8px; font-weight: 600; color: var(--body-text-color); }
-tr, thead, tbody { border: 0; }
-th, td { padding: 5px 8px; border: 0; border-top: 1px solid var(--border-color-primary); text-align: left;
-  vertical-align: top; white-space: nowrap; color: var(--body-text-color); }
-thead th { font-weight: 600; border-top: 0; white-space: normal; vertical-align: bottom; }
-tbody th { font-weight: 600; position: sticky; left: 0; background: var(--body-background-fill); }
-thead th { position: sticky; top: 0; background: var(--body-background-fill); z-index: 1; }
-td.wordy { white-space: normal; min-width: 16em; overflow-wrap: anywhere; }
-td .quiet { display: block; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 0 2rem; }
-details { margin: 0.6rem 0; }
-a { text-decoration: underline; font-weight: 600; }
-summary { cursor: pointer; font-weight: 600; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; font-family: var(--font); font-size: var(--text-md); margin: 0;
-  background: none; border: 0; padding: 0; color: var(--body-text-color); max-height: 16rem; overflow-y: auto; }
-.answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); gap: 0.75rem;
-  margin: 0.6rem 0; }
-.answers > div { border: 1px solid var(--border-color-primary); border-radius: var(--radius-md); padding: 0.6rem 0.8rem;
-  min-width: 0; }
-h4 { font-size: var(--text-sm); font-weight: 600; margin: 0 0 0.3rem; }
-"""
-    + charts.STYLE
-)
 FLAG_NAMES: Mapping[str, str] = {
     "harmful": _("harmful"),
     "personal-data": _("personal data"),
@@ -86,35 +50,6 @@ def in_hand(comparison_id: int) -> str:
     return f'<p role="status">{escape(said)} <a href="./">{escape(link)}</a></p>'
 
 
-Row = Sequence[str]
-
-
-def table(caption: str, headers: Row, rows: Sequence[Row], empty: str) -> str:
-    """A table of literal text that scrolls sideways in its own box; the first column stays in sight.
-
-    Further lines of a cell (after a line break) are set small; a long line may wrap.
-    """
-    if not rows:
-        return paragraph(empty, "quiet")
-    head = "".join(f'<th scope="col">{escape(header)}</th>' for header in headers)
-    body = "".join(f'<tr><th scope="row">{escape(row[0])}</th>{"".join(map(cell, row[1:]))}</tr>' for row in rows)
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-WORDY = 36
-
-
-def cell(words: str) -> str:
-    """One cell of a table."""
-    first, *others = words.split("\n")
-    small = "".join(f'<span class="quiet">{escape(other)}</span>' for other in others)
-    style = ' class="wordy"' if any(len(line) > WORDY for line in (first, *others)) else ""
-    return f"<td{style}>{escape(first)}{small}</td>"
-
-
 # ----------------------------------------------------------------------------------------------------------- standing
 def status_sentence(figures: QualityReport, project: Project) -> str:
     """How the labels stand, in a sentence, and what calls for attention."""
@@ -127,8 +62,7 @@ def status_sentence(figures: QualityReport, project: Project) -> str:
         figures.judgements,
     ).format(count=figures.judgements, people=people, comparisons=figures.comparisons)
     sentence = f"{trains} {agreement_sentence(figures)}"
-    points = "".join(f"<li>{escape(point)}</li>" for point in to_look_at(figures, project))
-    looked = f'<ul class="look">{points}</ul>' if points else paragraph(_("Nothing else calls for attention."))
+    looked = points(to_look_at(figures, project)) or paragraph(_("Nothing else calls for attention."))
     return paragraph(sentence, "headline") + looked
 
 
@@ -253,7 +187,7 @@ def annotators_table(figures: QualityReport) -> str:
         annotator_row(one, figures.reliabilities[one.name], figures.excluded.get(one.name))
         for one in figures.annotators
     ]
-    return table(_("Annotators, each share with its 95% interval"), ANNOTATOR_HEADERS, rows, NO_JUDGEMENTS)
+    return table(ANNOTATOR_HEADERS, rows, NO_JUDGEMENTS, caption=_("Annotators, each share with its 95% interval"))
 
 
 def annotator_row(one: AnnotatorFigures, reliability: Reliability, left_out: str | None) -> Row:
@@ -342,8 +276,7 @@ RELIABILITY_EXPLANATION = (
 
 def reliability_explained() -> str:
     words = "".join(paragraph(sentence) for sentence in RELIABILITY_EXPLANATION)
-    summary = _("What the reliability number means")
-    return f"<details><summary>{escape(summary)}</summary>{words}</details>"
+    return unfold(_("What the reliability number means"), words)
 
 
 NO_EVIDENCE = _(
@@ -410,12 +343,12 @@ def agreement_table(found: Sequence[Agreement]) -> str:
         ),
         "quiet",
     )
-    return table(_("Agreement between annotators"), headers, rows, NO_OVERLAP) + (note if rows else "")
+    return table(headers, rows, NO_OVERLAP, caption=_("Agreement between annotators")) + (note if rows else "")
 
 
 def over_time(periods: Sequence[Period], per_day: Sequence[tuple[str, int]]) -> str:
     """Agreement and judgements over time, beside each other where there is room."""
-    return f'<div class="figures">{agreement_chart(periods)}{days_chart(per_day)}</div>'
+    return f'<div class="beside">{agreement_chart(periods)}{days_chart(per_day)}</div>'
 
 
 def agreement_chart(periods: Sequence[Period]) -> str:
@@ -455,7 +388,7 @@ def bias_meters(position: Sequence[Bias], length: Sequence[Bias]) -> str:
         meter("position", _("Position bias"), position, POSITION_SENTENCE),
         meter("length", _("Length bias"), length, LENGTH_SENTENCE),
     ]
-    return f'<div class="figures">{"".join(parts)}</div>'
+    return f'<div class="beside">{"".join(parts)}</div>'
 
 
 POSITION_SENTENCE = _(
@@ -602,7 +535,7 @@ def disputes_table(disputes: Sequence[Dispute], limit: int = 10) -> str:
     others = ngettext("And {count:,} more comparison.", "And {count:,} more comparisons.", more).format(count=more)
     note = paragraph(others, "quiet") if more > 0 else ""
     empty = _("Nothing to settle: no two annotators contradict each other.")
-    return table(_("Comparisons to settle, the most disagreement first"), headers, rows, empty) + note
+    return table(headers, rows, empty, caption=_("Comparisons to settle, the most disagreement first")) + note
 
 
 def gold_table(golds: Sequence[Gold], accuracy: Estimate | None) -> str:
@@ -625,7 +558,7 @@ def gold_table(golds: Sequence[Gold], accuracy: Estimate | None) -> str:
     caption = _("Gold comparisons")
     if accuracy is not None:
         caption = _("Gold comparisons: {share} judged right").format(share=percent_with_interval(accuracy))
-    return table(caption, headers, rows, empty)
+    return table(headers, rows, empty, caption=caption)
 
 
 def known_answer(gold: Gold) -> str:
@@ -653,14 +586,16 @@ def flagged_table(cases: Sequence[FlaggedCase]) -> str:
         for one in cases
     ]
     headers = (_("Comparison"), _("Flag"), _("Note"), _("Prompt"), _("By"), _("When"))
-    return table(_("Flagged; these comparisons are not trained on"), headers, rows, _("Nobody has flagged anything."))
+    return table(
+        headers, rows, _("Nobody has flagged anything."), caption=_("Flagged; these comparisons are not trained on")
+    )
 
 
 def decisions_table(decisions: Sequence[AdminDecision]) -> str:
     """What admins decided."""
     rows = [(one.about, one.what, one.reason or NOTHING, one.decided_by, moment(one.created)) for one in decisions]
     headers = (_("About"), _("Decision"), _("Reason"), _("By"), _("When"))
-    return table(_("Decisions"), headers, rows, _("No decision about annotators or gold comparisons yet."))
+    return table(headers, rows, _("No decision about annotators or gold comparisons yet."), caption=_("Decisions"))
 
 
 def shortened(words: str, most: int = 200) -> str:
@@ -677,12 +612,12 @@ def case_view(case: ComparisonReview) -> str:
     )
     rows = [(one.annotator, opinion_text(one), one.purpose) for one in case.opinions]
     said_of_it = table(
-        _("Judgements on comparison {comparison_id}").format(comparison_id=case.comparison_id),
         (_("Annotator"), _("Judgement"), _("Purpose")),
         rows,
         _("Nobody has judged it yet."),
+        caption=_("Judgements on comparison {comparison_id}").format(comparison_id=case.comparison_id),
     )
-    return f'{asked}<div class="answers">{answers}</div>{said_of_it}'
+    return f'{asked}<div class="sides">{answers}</div>{said_of_it}'
 
 
 def answer_title(case: ComparisonReview, number: int) -> str:

@@ -8,28 +8,11 @@ from datetime import date, datetime, timedelta
 from itertools import pairwise
 from math import ceil, floor, log10
 
+from annotation.metrics.calibration import CONFIDENCES, Calibration
+from annotation.translation import _, ngettext
 from annotation.ui.formatting import percent
 from annotation.ui.markup import escape
 
-# Goes through Gradio's template engine: no backtick, no backslash, no double brace. Marks have the accent colour of the
-# theme; text and axes have the colour of the text around them, so that they are readable in light and dark.
-STYLE = """
-figure.chart { margin: 0.5rem 0 1rem; max-width: 44rem; min-width: 0; }
-figure.chart figcaption { margin-bottom: 0.6rem; font-size: var(--text-md); }
-figure.chart figcaption b { display: block; font-weight: 600; }
-figure.chart svg { display: block; width: 100%; overflow: visible; color: var(--body-text-color); }
-figure.chart .across { padding: 0 0.75rem; }
-figure.chart .upright { padding: 1.25rem 0.75rem 0 3.25rem; }
-figure.chart text { fill: currentColor; font-size: 13px; font-family: var(--font); }
-figure.chart .small { font-size: 12px; opacity: 0.85; }
-figure.chart .grid { stroke: currentColor; opacity: 0.15; }
-figure.chart .axis { stroke: currentColor; opacity: 0.5; }
-figure.chart .reference { stroke: currentColor; stroke-dasharray: 4 4; opacity: 0.8; }
-figure.chart .interval { stroke: var(--color-accent); stroke-width: 4; stroke-linecap: round; opacity: 0.55; }
-figure.chart .line { stroke: var(--color-accent); stroke-width: 1.5; }
-figure.chart .dot { fill: var(--color-accent); }
-figure.chart .column { fill: var(--color-accent); }
-"""
 Write = Callable[[float], str]
 
 
@@ -150,6 +133,39 @@ def nice_ticks(low: float, high: float, most: int) -> list[float]:
     raise AssertionError("a step of twice the next power of ten is always large enough")
 
 
+# -------------------------------------------------------------------------------------------------------- calibration
+def calibration(frame: Frame, found: Calibration, axis: str, across: str) -> str:
+    """How often something was right, by the chance that was given to it; dashed where the chances are true."""
+    place, height = scale(CONFIDENCES[0], 1.0), scale_up(0.0, 1.0)
+    parts = rulers([(tick / 4, percent(tick / 4)) for tick in range(5)], height)
+    parts.append(line(0, height(CONFIDENCES[0]), 100, height(1.0), "reference"))
+    for tick in (*CONFIDENCES, 1.0):
+        at = place(tick)
+        parts.append(text(at, HEIGHT + 17, percent(tick), tick_anchor(at), "small"))
+    said = []
+    for one in found.bins:
+        x, observed = place(one.predicted), one.observed
+        words = ngettext(
+            "sure to {sure}, right on {right} of {pairs:,} pair",
+            "sure to {sure}, right on {right} of {pairs:,} pairs",
+            one.pairs,
+        ).format(sure=percent(one.predicted), right=percent(observed.value), pairs=one.pairs)
+        parts.append(line(x, height(observed.low), x, height(observed.high), "interval"))
+        parts.append(dot(x, height(observed.value), words))
+        middle = place((one.start + one.end) / 2)
+        parts.append(text(middle, HEIGHT + 34, str(one.pairs), "middle", "small"))
+        said.append(words)
+    under = _("{across}; number of pairs").format(across=across)
+    parts += [text(0, -8, axis, "start", "small"), text(50, HEIGHT + 54, under, "middle", "small")]
+    return figure(
+        frame,
+        "".join(parts),
+        HEIGHT + 60,
+        _("{axis} by {across}: {said}.").format(axis=axis, across=across, said="; ".join(said)),
+        "upright",
+    )
+
+
 # ---------------------------------------------------------------------------------------------------- over the days
 HEIGHT = 150
 LONGEST, WEEK = 62, 7
@@ -172,16 +188,22 @@ def columns(frame: Frame, counts: Sequence[tuple[str, int]], axis: str) -> str:
     starts = [first + timedelta(days=days * number) for number in range(bins)]
     for number, (start, total) in enumerate(zip(starts, totals, strict=True)):
         y = height(total)
-        label = f"{start.isoformat()}: {total:,}" if days == 1 else f"week from {start.isoformat()}: {total:,}"
+        label = (
+            f"{start.isoformat()}: {total:,}"
+            if days == 1
+            else _("week from {isoformat}: {total:,}").format(isoformat=start.isoformat(), total=total)
+        )
         parts.append(
             f'<rect x="{width * number + width * 0.12:.2f}%" y="{y:.1f}" width="{width * 0.76:.2f}%" '
             f'height="{HEIGHT - y:.1f}" class="column"><title>{escape(label)}</title></rect>'
         )
     for number in spread(bins, 5):
         parts.append(text(width * (number + 0.5), HEIGHT + 17, short(starts[number]), "middle", "small"))
-    per = "each day (UTC)" if days == 1 else "each week (UTC)"
+    per = _("each day (UTC)") if days == 1 else _("each week (UTC)")
     parts += [text(0, -8, axis, "start", "small"), text(50, HEIGHT + 38, per, "middle", "small")]
-    described = f"{axis}, {per}, from {first} to {last}: {sum(totals):,} in all, {top:,} at most."
+    described = _("{axis}, {per}, from {first} to {last}: {total:,} in all, {top:,} at most.").format(
+        axis=axis, per=per, first=first, last=last, total=sum(totals), top=top
+    )
     return figure(frame, "".join(parts), HEIGHT + 44, described, "upright")
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 from annotation.metrics.intervals_and_bias import Estimate
+from annotation.translation import _
 
 NOTHING = "–"
+NOT_MEASURED = _("not measured")
 
 
 def percent(share: float) -> str:
@@ -25,3 +29,59 @@ def number_with_interval(figure: Estimate) -> str:
 def moment(text: str | None) -> str:
     """A `records.now()` text to the minute; a dash where there is none."""
     return text[:16].replace("T", " ") if text else NOTHING
+
+
+def short_number(value: float, digits: int = 4) -> str:
+    """A number in a few digits: '0.1234', '12.3', '1235', '7e-5', '5e29'."""
+    text = f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.{digits}g}"
+    return text.replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
+
+
+def with_power(value: float, digits: int) -> str:
+    """A number with its power of ten: '1.5e-4'; 0 as it is."""
+    mantissa, power = f"{value:.{digits - 1}e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(power)}" if value else "0"
+
+
+def figure(value: float | None, digits: int = 2) -> str:
+    """A measured number, or that it was not measured."""
+    return NOT_MEASURED if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def share(value: float | None) -> str:
+    """A share as a percentage, or that it was not measured."""
+    return NOT_MEASURED if value is None or math.isnan(value) else percent(value)
+
+
+def duration(seconds: float) -> str:
+    """A span of time as people say it: '45 s', '3 min 20 s', '1 h 5 min'."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def size(count: float) -> str:
+    """The size of files in words: '812 bytes', '19.6 MB', '0.54 GB'."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor / (2 if unit == "GB" else 1):
+            return f"{count / factor:.{2 if unit == 'GB' else 1}f} {unit}"
+    return f"{count:.0f} bytes"
+
+
+def dollars(amount: float) -> str:
+    """A price or what was spent, in cents and as far below as it matters."""
+    whole, _, cents = f"{amount:.4f}".partition(".")
+    return f"${whole}.{cents.rstrip('0').ljust(2, '0')}"
+
+
+def most_dollars(amount: float) -> str:
+    """A limit, in whole cents and never below what it is."""
+    return f"${math.ceil(round(100 * amount, 4)) / 100:.2f}"
+
+
+def money(cost: float | None) -> str:
+    """A cost in the currency of the prices, whichever it is; a dash without prices."""
+    return NOTHING if cost is None else f"{cost:,.2f}" if cost >= 1 else f"{cost:.4f}"

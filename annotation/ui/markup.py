@@ -8,41 +8,28 @@ from dataclasses import dataclass
 
 from annotation.ui.invisible import visible
 
-# Each goes through Gradio's template engine: no backtick, no backslash, no double brace.
-BOX_STYLE = """
-.html-container:has(> &) { padding: 0; }
-.block:has(> .html-container > &:empty) { display: none; }
-"""
-TABLE_STYLE = """
-.scroll { overflow-x: auto; max-width: 100%; }
-.scroll + .scroll { margin-top: 1rem; }
-table { border-collapse: collapse; width: 100%; font-size: var(--text-sm); margin: 0.25rem 0; border: 0; }
-tr, thead, tbody { border: 0; }
-th { text-align: left; font-weight: normal; opacity: 0.8; }
-th, td { padding: 4px 14px 4px 0; border: 0; border-bottom: 1px solid var(--border-color-primary);
-  vertical-align: top; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-"""
-BAR_STYLE = """
-.bar { height: 12px; border-radius: 6px; background: var(--border-color-primary); overflow: hidden; margin: 6px 0; }
-.bar > div { height: 100%; background: var(--color-accent); }
-"""
-WARNING_STYLE = """
-.warning { border-left: 4px solid var(--color-accent); padding: 4px 10px; margin: 6px 0; }
-"""
 # Characters from which a table's cell is a sentence and may wrap.
 WORDY = 32
 
 
 @dataclass(frozen=True)
 class Download:
-    """A table's cell that fetches a file."""
+    """A file to be fetched, and what its link says."""
 
     address: str
     name: str
 
 
-Row = Sequence[str | Download]
+@dataclass(frozen=True)
+class Bar:
+    """A table's cell that shows a share as a bar; one above the whole is full and striped."""
+
+    share: float
+    said: str
+
+
+Cell = str | Download | Bar
+Row = Sequence[Cell]
 
 
 def escape(text: str, quote: bool = True) -> str:
@@ -59,26 +46,90 @@ def status(sentence: str, style: str = "") -> str:
     return f'<p role="status"{class_of(style)}>{escape(sentence)}</p>' if sentence else ""
 
 
-def table(headers: Sequence[str], rows: Sequence[Row], empty: str = "", numbers: Sequence[str] = ()) -> str:
-    """A table that scrolls in its own box; `numbers` names columns set to the right, `empty` stands for no rows."""
+def card_title(title: str, sentence: str = "") -> str:
+    """What a card is about, and what is to be said of it first."""
+    return f'<p class="headline"><b>{escape(title)}</b>{escape(f" {sentence}" if sentence else "")}</p>'
+
+
+def label(words: str) -> str:
+    """What stands above a text or a box."""
+    return paragraph(words, "label")
+
+
+def points(sentences: Sequence[str]) -> str:
+    """Sentences below each other; nothing for none."""
+    entries = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    return f'<ul class="points">{entries}</ul>' if entries else ""
+
+
+def log(text: str) -> str:
+    """A long text, letter for letter, which scrolls in its own box."""
+    # Only what has the focus scrolls by keyboard.
+    return f'<pre class="log" tabindex="0">{escape(text)}</pre>'
+
+
+def unfold(summary: str, inside: str) -> str:
+    """HTML that is shown when asked for."""
+    return f"<details><summary>{escape(summary)}</summary>{inside}</details>"
+
+
+def download_button(address: str, words: str) -> str:
+    """A link that fetches a file and looks like a button."""
+    return f'<p><a class="button" href="{escape(address)}" download>{escape(words)}</a></p>'
+
+
+def links(files: Sequence[Download]) -> str:
+    """Links that fetch files."""
+    shown = "".join(f'<a href="{escape(one.address)}" download>{escape(one.name)}</a>' for one in files)
+    return f'<p class="links">{shown}</p>' if shown else ""
+
+
+def table(
+    headers: Sequence[str],
+    rows: Sequence[Row],
+    empty: str = "",
+    numbers: Sequence[str] = (),
+    caption: str = "",
+    data: bool = False,
+) -> str:
+    """A table that scrolls in its own box; `numbers` names columns set to the right, `empty` stands for no rows.
+
+    Lines of a cell after its first are set small, but for somebody's `data`, which stays as it is. With a caption the
+    first column names the rows and stays in sight.
+    """
     if empty and not rows:
         return paragraph(empty, "quiet")
     right = [header in numbers for header in headers]
-    head = "".join(table_cell("th", text, number) for text, number in zip(headers, right, strict=True))
+    head = "".join(table_cell('th scope="col"', text, number) for text, number in zip(headers, right, strict=True))
+    tags = ['th scope="row"' if caption else "td", *("td" for _ in headers[1:])]
     body = "".join(
-        "<tr>" + "".join(table_cell("td", entry, number) for entry, number in zip(row, right, strict=True)) + "</tr>"
+        f"<tr>{''.join(table_cell(*column, data) for column in zip(tags, row, right, strict=True))}</tr>"
         for row in rows
     )
+    style = " ".join(["scroll", *(["captioned"] if caption else []), *(["data"] if data else [])])
+    region = f' role="region" aria-label="{escape(caption)}"' if caption else ""
+    named = f"<caption>{escape(caption)}</caption>" if caption else ""
     # Only what has the focus scrolls by keyboard.
-    return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (
+        f'<div class="{style}" tabindex="0"{region}><table>{named}<thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
 
 
-def table_cell(tag: str, entry: str | Download, number: bool) -> str:
+def table_cell(tag: str, entry: Cell, number: bool, data: bool = False) -> str:
     """One cell of a table; a sentence is marked as one that may wrap."""
+    style, inside = "", ""
     if isinstance(entry, Download):
-        return f'<{tag}><a href="{escape(entry.address)}" download>{escape(entry.name)}</a></{tag}>'
-    style = "number" if number else "wordy" if len(entry) > WORDY else ""
-    return f"<{tag}{class_of(style)}>{escape(entry)}</{tag}>"
+        inside = f'<a href="{escape(entry.address)}" download>{escape(entry.name)}</a>'
+    elif isinstance(entry, Bar):
+        over = " over" if entry.share > 1 else ""
+        filled = f'<div style="width: {min(entry.share, 1):.1%}"></div>'
+        inside = f'<div class="bar{over}" title="{escape(entry.said)}">{filled}</div>'
+    else:
+        first, *others = [entry] if data else entry.split("\n")
+        style = "number" if number else "wordy" if max(map(len, (first, *others))) > WORDY else ""
+        inside = escape(first) + "".join(f'<span class="quiet">{escape(other)}</span>' for other in others)
+    return f"<{tag}{class_of(style)}>{inside}</{tag[:2]}>"
 
 
 def progress_bar(label: str, percent: int | None) -> str:
@@ -93,3 +144,19 @@ def progress_bar(label: str, percent: int | None) -> str:
 def class_of(style: str) -> str:
     """The attribute that gives an element its style."""
     return f' class="{style}"' if style else ""
+
+
+def facts(pairs: Sequence[tuple[str, str]], style: str = "facts") -> str:
+    """Labels with their values, as many beside each other as fit."""
+    cells = "".join(f"<div><dt>{escape(label)}</dt><dd>{escape(value)}</dd></div>" for label, value in pairs)
+    return f'<dl class="{style}">{cells}</dl>'
+
+
+def notice(sentence: str) -> str:
+    """What a button did, announced to screen readers as well."""
+    return status(sentence, "quiet")
+
+
+def done(sentence: str) -> str:
+    """What changed for everybody, so that nobody overlooks it."""
+    return status(sentence, "headline")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from annotation.translation import LANGUAGE, _
+from annotation.ui import stylesheet
 from annotation.ui.markup import escape
 
 PASSWORD_FORM: Final = """<form method="post" action="/login">
@@ -94,7 +95,8 @@ def page(title: str, *parts: str) -> str:
     """A small page around these parts."""
     shown = title if title == "Prefloop" else f"{title} · Prefloop"
     head = PAGE.replace("<!--language-->", f'lang="{LANGUAGE.code}" dir="{LANGUAGE.direction}"')
-    return head.replace("<!--title-->", escape(shown)).replace("<!--parts-->", "\n".join(parts))
+    styled = head.replace("<!--style-->", stylesheet.FOR_PLAIN_PAGES)
+    return styled.replace("<!--title-->", escape(shown)).replace("<!--parts-->", "\n".join(parts))
 
 
 PAGE: Final = """<!doctype html>
@@ -105,22 +107,7 @@ PAGE: Final = """<!doctype html>
 <title><!--title--></title>
 <link rel="icon" href="data:,">
 <style>
-:root { color-scheme: light dark; }
-body { font: 1rem/1.5 system-ui, sans-serif; margin: 0; display: grid; place-items: center; min-height: 100vh; }
-main { width: min(21rem, 90vw); }
-main:has(.notice) { width: min(34rem, 90vw); }
-label { display: block; margin: 0.9rem 0 0.25rem; }
-input, button, .button { font: inherit; width: 100%; box-sizing: border-box; padding: 0.55rem 0.7rem; }
-input, button { border-radius: 8px; border: 1px solid GrayText; }
-button, .button { margin-top: 1.4rem; border: 0; background: #1d4ed8; color: #fff; font-weight: 600; cursor: pointer; }
-.button { display: block; border-radius: 8px; text-align: center; text-decoration: none; }
-:is(input, button, a):focus-visible { outline: 3px solid #60a5fa; outline-offset: 2px; }
-[role=alert] { padding: 0.6rem 0.8rem; border-radius: 8px; background: #b91c1c; color: #fff; }
-.hint { color: GrayText; font-size: 0.9rem; margin-top: 1.4rem; }
-.notice { margin-top: 2rem; font-size: 0.9rem; }
-.notice h2 { font-size: 1rem; margin: 0; }
-.notice ul { padding-inline-start: 1.2rem; margin: 0.4rem 0; }
-</style>
+<!--style--></style>
 </head>
 <body>
 <main>

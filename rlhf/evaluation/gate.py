@@ -18,7 +18,7 @@ from annotation.metrics.intervals_and_bias import Estimate
 from annotation.metrics.sequential_test import anytime_mean, more_needed
 from annotation.project import whole
 from annotation.records import UserError
-from annotation.ui.formatting import percent
+from annotation.ui.formatting import NOT_MEASURED, percent
 
 Mode = Literal["ask", "automatic", "never"]
 GateVerdict = Literal["promote", "reject", "not enough evidence"]
@@ -378,7 +378,6 @@ def preferred_at_equal_lengths(judge: JudgeFindings) -> Criterion:
 
 
 # ------------------------------------------------------------------------------------------------------------- limits
-NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from annotation import hub_client as hubs
 from annotation.database import Database
 from annotation.hub_client import Hub
 from annotation.records import UserError, now, seconds_between
+from annotation.ui import formatting
 from rlhf.hub import job_bundle
 from rlhf.hub.job_bundle import CODE, MADE, RESULT, digest, report_name
 from rlhf.hub.push_model import ADAPTER, CARD, WHOLE
@@ -217,7 +218,7 @@ class Errand:
             clear(self.hub, self.db, self.rental)
             raise Over(f"{ending.message} {ANEW}")
         self.persist("Taking in what was made", lambda: self.take_in(ending))
-        dollars = rental_store.dollars(self.rental.cost)
+        dollars = formatting.dollars(self.rental.cost)
         cost = f"{self.rental.seconds / 60:.0f} minutes on {self.job.flavor}, about {dollars}"
         self.run.log(f"What was made is here: {cost}.")
         return {
@@ -287,8 +288,8 @@ class Errand:
         price = price_of(self.hub, self.job.flavor or "")
         if price > self.rental.price_per_hour + ROUNDING:
             raise UserError(
-                f"{self.job.flavor} costs {rental_store.dollars(price)} an hour on the Hub, and "
-                f"{rental_store.dollars(self.rental.price_per_hour)} was agreed to. Nothing was rented; start a new "
+                f"{self.job.flavor} costs {formatting.dollars(price)} an hour on the Hub, and "
+                f"{formatting.dollars(self.rental.price_per_hour)} was agreed to. Nothing was rented; start a new "
                 "run if that is not too much."
             )
 
@@ -362,7 +363,7 @@ class Errand:
         lines = self.last_lines()
         if lines:
             parts.append(f"Its last words: {' / '.join(lines)}.")
-        spent = f" About {rental_store.dollars(self.rental.cost)} was spent." if self.rental.seconds else ""
+        spent = f" About {formatting.dollars(self.rental.cost)} was spent." if self.rental.seconds else ""
         return f"{' '.join(parts)}{spent} Its log: {self.rental.url}. {ANEW}"
 
     def last_lines(self) -> list[str]:
@@ -593,7 +594,7 @@ def price_of(hub: Hub, flavor: str) -> float:
         prices = {one.name: hubs.hourly_price(one) for one in hub.api.list_jobs_hardware()}
     if flavor not in prices:
         cheapest_first = sorted(prices.items(), key=lambda one: one[1])
-        known = ", ".join(f"{name} ({rental_store.dollars(cost)})" for name, cost in cheapest_first)
+        known = ", ".join(f"{name} ({formatting.dollars(cost)})" for name, cost in cheapest_first)
         raise UserError(f"The Hub rents no '{flavor}'. It has, with prices per hour: {known}.")
     return prices[flavor]
 

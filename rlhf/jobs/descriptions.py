@@ -18,7 +18,6 @@ Role = Literal["reward model", "critic"]
 # What a training makes, as a model's row says it.
 Made = Literal["policy", "reward"]
 Part = Literal["virtual", "context", "raised", "lowered", "scored"]
-NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)

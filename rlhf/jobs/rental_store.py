@@ -14,6 +14,7 @@ from typing import Any
 from annotation.database import Database
 from annotation.hub_client import check_name
 from annotation.records import UserError, now
+from annotation.ui.formatting import dollars, most_dollars
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, to_json
 from rlhf.jobs.job_store import LOST_AFTER_SECONDS, Job
@@ -77,17 +78,6 @@ class Rental:
     def cost(self) -> float:
         """Dollars so far; the Hub bills by the minute."""
         return math.ceil(self.seconds / 60) / 60 * self.price_per_hour
-
-
-def dollars(amount: float) -> str:
-    """A price or what was spent, in cents and as far below as it matters."""
-    whole, _, cents = f"{amount:.4f}".partition(".")
-    return f"${whole}.{cents.rstrip('0').ljust(2, '0')}"
-
-
-def most_dollars(amount: float) -> str:
-    """A limit, in whole cents and never below what it is."""
-    return f"${math.ceil(round(100 * amount, 4)) / 100:.2f}"
 
 
 def checked_terms(flavor: Any, price_per_hour: Any, hours: Any, namespace: Any = "") -> Terms:

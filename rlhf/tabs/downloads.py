@@ -1,11 +1,13 @@
-"""What workers have made, for admins only: policies as zip files, put together while they are sent, and answers."""
+"""What workers have made, for admins only: policies as zip files, answers, metrics."""
 
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,10 +21,13 @@ from annotation.records import Annotator, UserError
 from annotation.translation import _
 from annotation.web.middleware import ANNOTATOR_KEY
 from rlhf.generation import prompt_sets
+from rlhf.jobs import job_store
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 
 ADDRESS: Final = "models"
+METRICS: Final = "metrics"
+METRICS_NAME: Final = re.compile(r"(\d{1,15})\.csv", re.ASCII)
 # No separators, and no dot in front.
 NAME: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99})\.zip")
 # Weights, configuration, tokenizer and card. Not training_args.bin, which may hold a token, nor an optimiser's state.
@@ -33,6 +38,11 @@ CHUNK: Final = 1 << 20
 def address(revision: str) -> str:
     """Where a browser fetches a policy, relative to the page."""
     return f"{ADDRESS}/{revision}.zip"
+
+
+def metrics_address(job_id: int) -> str:
+    """Where a browser fetches what a job has reported, relative to the page."""
+    return f"{METRICS}/{job_id}.csv"
 
 
 def directory_of(db: Database, data_dir: Path, revision: str) -> Path:
@@ -103,7 +113,7 @@ def zip_pieces(folder: str, files: Sequence[Path]) -> Iterator[bytes]:
 
 @dataclass(frozen=True)
 class ModelDownloads:
-    """The routes by which an admin, and nobody else, fetches a trained policy or a job's answers."""
+    """The routes by which an admin, and nobody else, fetches a policy, a job's answers or its metrics."""
 
     db: Database
     data_dir: Path
@@ -113,6 +123,7 @@ class ModelDownloads:
         return [
             Route(f"/{ADDRESS}/{{name}}", self.download, methods=["GET"]),
             Route(f"/{prompt_sets.DIRECTORY}/{{name}}", self.download_answers, methods=["GET"]),
+            Route(f"/{METRICS}/{{name}}", self.download_metrics, methods=["GET"]),
         ]
 
     async def download(self, request: Request) -> Response:
@@ -142,6 +153,27 @@ class ModelDownloads:
             return PlainTextResponse(str(error), 404)
         headers = {"Cache-Control": "no-store"}
         return FileResponse(path, media_type="application/jsonl", filename=path.name, headers=headers)
+
+    async def download_metrics(self, request: Request) -> Response:
+        """What a job has reported at each step, as a table, to be saved and not shown."""
+        if not by_admin(request):
+            return PlainTextResponse(_("Only an admin may fetch curves."), 403)
+        named = METRICS_NAME.fullmatch(request.path_params["name"])
+        found = [] if named is None else await asyncio.to_thread(job_store.metrics, self.db, int(named[1]))
+        if named is None or not found:
+            return PlainTextResponse(_("This job has reported nothing."), 404)
+        headers = {"Content-Disposition": f'attachment; filename="job-{named[1]}.csv"', "Cache-Control": "no-store"}
+        return Response(metrics_table(found), media_type="text/csv", headers=headers)
+
+
+def metrics_table(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """Metrics as CSV: a row a step, a column a metric."""
+    names = dict.fromkeys(["step", *(name for entry in metrics for name in entry)])
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*names])
+    writer.writeheader()
+    writer.writerows(metrics)
+    return text.getvalue()
 
 
 def by_admin(request: Request) -> bool:

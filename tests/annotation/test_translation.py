@@ -122,9 +122,12 @@ def plain(value):
 
 db = open_database(Path(sys.argv[1]))
 registry.ensure_base(db, "a-model")
+registry.ensure_base(db, "a-model")
 context = Context(db, Path(sys.argv[1]), "a-model")
 with gr.Blocks() as pages:
     for module in (annotate, data, project, quality, accounts):
+        module.build(pages, context)
+    for module in (train_tab, iterations_tab, judges_tab, playground_tab, hub_tab):
         module.build(pages, context)
     for module in (judges_tab, playground_tab, hub_tab):
         module.build(pages, context)

@@ -42,7 +42,16 @@ READ = (
         "/robots.txt",
     ),
     *("/manifest.json", "/pwa_icon", "/monitoring", "/monitoring/summary", "/login_check", "/docs", "/openapi.json"),
-    *("/exports/x", "/models/1", "/answers/x", "/data/prefloop.db", "/.git/config", "/prefloop.db", "/annotate/card"),
+    *(
+        "/exports/x",
+        "/models/1",
+        "/metrics/1.csv",
+        "/answers/x",
+        "/data/prefloop.db",
+        "/.git/config",
+        "/prefloop.db",
+        "/annotate/card",
+    ),
 )
 GRADIO = (
     *(

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal
 from annotation.database import Database
 from annotation.exports.frozen_rows import PromptRow
 from annotation.records import Sampling, UserError
+from annotation.ui.formatting import NOT_MEASURED
 from rlhf.data.snapshots import MIN_PROMPTS, CountedRows, prompt_rows
 from rlhf.jobs.descriptions import (
-    NOT_MEASURED,
     Confirmation,
     Curve,
     Facts,

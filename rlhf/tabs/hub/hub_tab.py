@@ -85,7 +85,6 @@ FORMS: Mapping[str, tuple[str, ...]] = {
     "space": ("check-space", "make-space"),
 }
 FORMAT_CHOICES = [(_(entry.title), name) for name, entry in FORMATS.items() if name not in ONE_FILE]
-literal = partial(html_box, job_cards.STYLE + "p { overflow-wrap: anywhere; }")
 Update = dict[str, Any]
 Seen = dict[str, Any]
 
@@ -299,11 +298,11 @@ def lay_out() -> HubPage:
     parts: dict[str, Any] = {}
     forms: dict[str, Sequence[Any]] = {}
     buttons: dict[str, gr.Button] = {}
-    parts["held"] = literal()
+    parts["held"] = html_box()
     with gr.Column(visible=False) as parts["forms"]:
-        literal(paragraph(EXPLANATION, "quiet"))
+        html_box(paragraph(EXPLANATION, "quiet"))
         buttons["token"] = button(_("Check the token"), "hub-token")
-        forms["token"], parts["said token"] = [], literal()
+        forms["token"], parts["said token"] = [], html_box()
         with gr.Accordion(_("Publish a model"), open=False, elem_id="hub-publish"):
             lay_out_publish(parts, forms, buttons)
         with gr.Accordion(_("Pull a model"), open=False, elem_id="hub-pull"):
@@ -313,11 +312,11 @@ def lay_out() -> HubPage:
         with gr.Accordion(_("This program as a Space"), open=False, elem_id="hub-space"):
             lay_out_space(parts, forms, buttons)
         gr.Markdown(_("### What was asked"))
-        parts["errands"] = literal()
+        parts["errands"] = html_box()
     gr.Markdown(_("### Published from here"))
-    parts["published"] = literal()
+    parts["published"] = html_box()
     gr.Markdown(_("### Safe copies"))
-    parts["copies"] = literal()
+    parts["copies"] = html_box()
     return HubPage(parts, forms, buttons, gr.State({}), pulse())
 
 
@@ -340,13 +339,13 @@ def lay_out_publish(parts: dict[str, Any], forms: dict[str, Sequence[Any]], butt
         True, label=_("Private"), info=_("Of a repository that is there already this is never changed.")
     )
     buttons["publish"] = button(_("Publish"), "hub-publish-go", "primary")
-    parts["said publish"] = literal()
+    parts["said publish"] = html_box()
     forms["publish"] = [parts["revision"], repo, private, licence]
 
 
 def lay_out_pull(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
     """The form that pulls a model."""
-    literal(paragraph(PULL_NOTE, "quiet"))
+    html_box(paragraph(PULL_NOTE, "quiet"))
     with gr.Row():
         source = address(_("Repository"), "hub-pull-repo", "OWNER/NAME, or OWNER/NAME@REVISION")
         weights = gr.Radio(
@@ -356,13 +355,13 @@ def lay_out_pull(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons
             label=_("Precision of the weights that an adapter lies on"),
         )
     buttons["pull"] = button(_("Pull"), "hub-pull-go", "primary")
-    parts["said pull"] = literal()
+    parts["said pull"] = html_box()
     forms["pull"] = [source, weights]
 
 
 def lay_out_push(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
     """The form that pushes data."""
-    literal(paragraph(PUSH_NOTE, "quiet"))
+    html_box(paragraph(PUSH_NOTE, "quiet"))
     parts["data"] = gr.Dropdown(
         [JUDGEMENTS], value=JUDGEMENTS[1], label=_("What"), allow_custom_value=True, elem_id="hub-push-what"
     )
@@ -375,13 +374,13 @@ def lay_out_push(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons
     )
     names = gr.Checkbox(label=_("Name the annotators (otherwise each has a pseudonym)"))
     buttons["push"] = button(_("Push the data"), "hub-push-go", "primary")
-    parts["said push"] = literal()
+    parts["said push"] = html_box()
     forms["push"] = [parts["data"], repo, chosen, private, names, licence]
 
 
 def lay_out_space(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
     """The form that makes a Space."""
-    literal(paragraph(SPACE_NOTE, "quiet"))
+    html_box(paragraph(SPACE_NOTE, "quiet"))
     with gr.Row():
         repo = address(_("Name of the Space"), "hub-space-repo")
         hardware = gr.Textbox(
@@ -410,7 +409,7 @@ def lay_out_space(parts: dict[str, Any], forms: dict[str, Sequence[Any]], button
         )
     public = gr.Checkbox(label=_("Public: everybody can open it"))
     buttons["check"] = button(_("Check"), "hub-space-check", "primary")
-    parts["said space"] = literal()
+    parts["said space"] = html_box()
     parts["agreed"] = gr.Checkbox(label=_("I agree"), visible=False, elem_id="hub-space-agreed")
     parts["make"] = buttons["make"] = button(_("Create or update"), "hub-space-make", interactive=False)
     forms["space"] = [repo, hardware, admins, annotators, copies, model, public]

@@ -10,17 +10,16 @@ from typing import Any
 from annotation.records import Split, seconds_between
 from annotation.store import AnswerCounts
 from annotation.translation import _
-from annotation.ui.formatting import NOTHING, moment, percent_with_interval
-from annotation.ui.markup import escape, paragraph, table
+from annotation.ui.formatting import NOT_MEASURED, NOTHING, duration, figure, moment, percent_with_interval, share
+from annotation.ui.markup import card_title, escape, facts, paragraph, table
 from rlhf.evaluation.finished_checks import FinishedCheck
 from rlhf.evaluation.gate import MetricLimit, Rule, past_limits
 from rlhf.evaluation.report import AnswerFigures, CheckReport, RewardChange
 from rlhf.jobs import job_spec
-from rlhf.jobs.descriptions import NOT_MEASURED
 from rlhf.jobs.job_spec import REFERENCES, SHORT_METHODS, TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.models.registry import Policy
-from rlhf.tabs.runs.job_cards import answer_box, duration, facts, figure, share
+from rlhf.tabs.runs.job_cards import answer_box
 from rlhf.tabs.runs.job_words import trained_on
 
 # Below this the interval spans most of what is possible, so the figure would only mislead.
@@ -32,7 +31,7 @@ def serving_card(
 ) -> str:
     """The serving policy, the worker that answers with it, and what it has produced so far."""
     return (
-        paragraph(_("{revision} on {base}").format(revision=policy.revision, base=policy.base), "headline")
+        card_title(policy.revision, _("on {base}").format(base=policy.base))
         + paragraph(worker_sentence(worker, at))
         + facts(
             (
@@ -256,6 +255,7 @@ def report_card(report: CheckReport | None, rule: Rule) -> str:
         for entry in FIGURES
     ]
     warned = "".join(paragraph(sentence, "warning") for sentence in warnings(report, rule))
+    accuracy = _("Accuracy on held-out judgements: {accuracy}.").format(accuracy=held_out_accuracy(report))
     answered = _("{prompts} held-out prompts, the same seeds for every policy.")
     accuracy = _("Accuracy on held-out judgements: {accuracy}.").format(accuracy=held_out_accuracy(report))
     return (
@@ -350,6 +350,10 @@ WARNINGS: Mapping[str, str] = {
     ),
 }
 # Of whatever limit.
+ACCURACY_NOTE = _(
+    "How often the candidate gives the answer that people chose the higher implicit reward, with its 95% interval: an "
+    "interval that holds 50% says that it can't be told from a coin."
+)
 ACCURACY_NOTE = _(
     "How often the candidate gives the answer that people chose the higher implicit reward, with its 95% interval: an "
     "interval that holds 50% says that it can't be told from a coin."

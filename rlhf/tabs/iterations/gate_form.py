@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -14,13 +13,12 @@ from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import _
+from annotation.ui import markup
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.gate import COUNTS, MOST, NUMBERS, Rule, percentage
-from rlhf.tabs.runs import job_cards
 
-literal = partial(html_box, job_cards.STYLE)
 PROMPTS = _("Held-out prompts in a new version")
 NAMES = tuple(field.name for field in fields(Rule))
 MODES = [
@@ -71,7 +69,7 @@ def offered(context: Context) -> int:
 def build(context: Context, opening: Callable[..., Any]) -> None:
     """Lay the part out inside the caller's tab and wire it."""
     with gr.Accordion(_("The gate's rule"), open=False):
-        said_of = literal()
+        said_of = html_box()
         form: dict[str, Any] = {"mode": gr.Radio(MODES, label=_("What is done with a decision"))}
         form["judge_may_decide"] = gr.Checkbox(
             label=_("A trusted AI judge may decide"), info=_("While people's comparisons have not decided.")
@@ -89,12 +87,12 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
         with gr.Row(elem_classes=["fields", "typed"]):
             prompts = whole_number(PROMPTS, min_width=220)
             renew = gr.Button(_("New version of the held-out prompts"), size="md", scale=0, min_width=280)
-        said = literal()
+        said = html_box()
     shown = [form[name] for name in NAMES]
 
     def filled(rule: Rule) -> list[Any]:
         sentences = f"{summary(rule)} {held_out_sentence(context)}"
-        return [job_cards.notice(sentences), *(getattr(rule, name) for name in NAMES), offered(context)]
+        return [markup.notice(sentences), *(getattr(rule, name) for name in NAMES), offered(context)]
 
     @guarded(context, "admin")
     def open_rule(annotator: Annotator) -> list[Any]:
@@ -103,7 +101,7 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
     @guarded(context, "admin")
     def save_rule(annotator: Annotator, *values: Any) -> list[Any]:
         given = dict(zip(NAMES, values, strict=True))
-        return [*filled(gate_decisions.set_rule(context.db, given)), job_cards.notice(_("The rule is saved."))]
+        return [*filled(gate_decisions.set_rule(context.db, given)), markup.notice(_("The rule is saved."))]
 
     @guarded(context, "admin")
     def renew_held_out(annotator: Annotator, number: Any) -> list[Any]:
@@ -119,7 +117,7 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
             "Version {version} has {prompts} prompts. Figures of earlier checks can't be compared with "
             "those to come: check again what you want to compare."
         ).format(version=made.version, prompts=made.prompts)
-        return [*filled(gate_decisions.rule(context.db)), job_cards.notice(sentence)]
+        return [*filled(gate_decisions.rule(context.db)), markup.notice(sentence)]
 
     filled_in = [said_of, *shown, prompts]
     opening(open_rule, None, filled_in, **QUIET)

@@ -8,17 +8,16 @@ from dataclasses import dataclass, replace
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.metrics.sequential_test import running_interval
 from annotation.translation import _
-from annotation.ui import charts
+from annotation.ui import charts, line_plots
 from annotation.ui.charts import ChartMark, Frame
-from annotation.ui.formatting import NOTHING, percent_with_interval
+from annotation.ui.formatting import NOTHING, figure, percent_with_interval
+from annotation.ui.line_plots import Line
 from annotation.ui.markup import escape, paragraph, table
 from rlhf.evaluation.gate import GateDecision, Mode, Rule
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs.descriptions import Curve
+from rlhf.tabs.closer_look import CurveData
 from rlhf.tabs.iterations.loop_standing import LoopStatus, Stage
-from rlhf.tabs.runs import curves
-from rlhf.tabs.runs.curves import Line
-from rlhf.tabs.runs.job_cards import figure
 
 STAGES: Mapping[Stage, str] = {
     "collecting": _("Collecting judgements"),
@@ -26,12 +25,6 @@ STAGES: Mapping[Stage, str] = {
     "checking": _("Checking"),
     "deciding": _("Decision"),
 }
-STYLE = """
-.stages { display: flex; flex-wrap: wrap; gap: 0.25rem 1.5rem; list-style: none; padding: 0; margin: 0 0 0.5rem; }
-.stages li { color: var(--body-text-color-subdued); padding-bottom: 2px; margin: 0; }
-.stages li[aria-current] { color: var(--body-text-color); font-weight: 600;
-  border-bottom: 2px solid var(--color-accent); }
-"""
 
 
 CURRENT = ' aria-current="step"'
@@ -132,8 +125,8 @@ def running_chart(people: Sequence[float], rule: Rule, alpha: float, against: st
     ]
     label = RUNNING.label.format(against)
     curve = replace(RUNNING, label=label, caption=f"{RUNNING.caption} {level_sentence(alpha)}")
-    return curves.plots(
-        [curves.plot("gate", curve, lines, max(len(people), rule.people_least), _("comparison by people"))]
+    return line_plots.plots(
+        [line_plots.plot("gate", curve, lines, max(len(people), rule.people_least), _("comparison by people"))]
     )
 
 
@@ -184,18 +177,25 @@ def over_iterations(checked: Sequence[CheckedPolicy], trust: Mapping[str, Estima
     if not checked:
         return paragraph(_("No check has finished yet: after the first one this shows how policies compare."), "quiet")
     panel = most_trusted_first(checked, trust)
+    drawn = [line_plots.plot("over", one.axes, one.lines, len(checked), one.across) for one in over_curves(checked)]
+    return win_rates(checked, panel, trust) + line_plots.plots(drawn) + over_table(checked, panel)
+
+
+def over_curves(checked: Sequence[CheckedPolicy]) -> list[CurveData]:
+    """The figures over the policies that were checked, oldest first, as far as they are known."""
     values: Mapping[str, Sequence[float | None]] = {
         "kl": [one.report.candidate.kl_to_base for one in checked],
         "length": [one.report.candidate.mean_length for one in checked],
         "judgements": [one.judged for one in checked],
     }
-    drawn = []
+    found = []
     for curve in OVER:
         points = [
             (float(place), float(value)) for place, value in enumerate(values[curve.name], 1) if value is not None
         ]
-        drawn.append(curves.plot("over", curve, [Line(curve.label, points)], len(checked), _("checked policy")))
-    return win_rates(checked, panel, trust) + curves.plots(drawn) + over_table(checked, panel)
+        if points:
+            found.append(CurveData(curve, [Line(curve.label, points)], _("checked policy")))
+    return found
 
 
 def most_trusted_first(checked: Sequence[CheckedPolicy], trust: Mapping[str, Estimate | None]) -> list[str]:

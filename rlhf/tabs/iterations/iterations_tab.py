@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, text
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.translation import _
+from annotation.ui import markup
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions, win_rates
 from rlhf.evaluation.check_spec import EvaluateSpec
@@ -28,17 +28,23 @@ from rlhf.judges import judge_store
 from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.models.registry import Policy
+from rlhf.tabs import closer_look
+from rlhf.tabs.closer_look import CurveData, Look
 from rlhf.tabs.iterations import check_report, gate_form, iteration_card, loop_standing, policy_decisions
 from rlhf.tabs.iterations.iteration_card import CheckedPolicy
 from rlhf.tabs.runs import job_cards
 
 PAGE_SIZE = 10
+# The figure over the iterations that is looked at closely.
+LOOK = "figure"
 POLL_SECONDS = 3
 ALL_JOBS = 1000
 
-literal = partial(html_box, job_cards.STYLE + iteration_card.STYLE)
 Update = dict[str, Any]
 Seen = dict[str, Any]
+
+
+FILES_DELETED = _("files deleted")
 
 
 FILES_DELETED = _("files deleted")
@@ -118,15 +124,17 @@ def decided_against(db: Database, policy: Policy) -> str:
     return "" if found is None else found.revision
 
 
-def over_part(db: Database, checked: Mapping[str, FinishedCheck]) -> Update:
-    """Figures over the policies that were checked."""
-    return gr.update(
-        value=gate_decisions.cached(db, ("over", _("the iterations")), lambda: over_iterations(db, checked))
-    )
+def over_parts(
+    db: Database, checked: Mapping[str, FinishedCheck], look: Any, name: str | None = None
+) -> tuple[dict[str, Update], Look]:
+    """Figures over the policies that were checked, and one of them closely."""
+    drawn, over = gate_decisions.cached(db, ("over", "the iterations"), lambda: over_iterations(db, checked))
+    close, look = closer_look.updates(LOOK, over, (), look, name)
+    return {"over": gr.update(value=drawn), **close}, look
 
 
-def over_iterations(db: Database, checked: Mapping[str, FinishedCheck]) -> str:
-    """The same, drawn."""
+def over_iterations(db: Database, checked: Mapping[str, FinishedCheck]) -> tuple[str, list[CurveData]]:
+    """The same, drawn, and to be looked at closely."""
     base = registry.by_revision(db, "base")
     rows = [
         CheckedPolicy(
@@ -139,7 +147,7 @@ def over_iterations(db: Database, checked: Mapping[str, FinishedCheck]) -> str:
         if (check := checked.get(policy.revision)) is not None
     ]
     agreement = {judge.name: gate_decisions.agreement_of(db, judge) for judge in judge_store.judges(db)}
-    return iteration_card.over_iterations(rows, agreement)
+    return iteration_card.over_iterations(rows, agreement), iteration_card.over_curves(rows)
 
 
 def report_parts(
@@ -155,7 +163,7 @@ def report_parts(
     return {
         "report": gr.update(value=check_report.report_card(report, gate_decisions.rule(db))),
         "answers": gr.update(value=check_report.answers_page(pairs, page, PAGE_SIZE, names)),
-        "where": gr.update(value=job_cards.notice(check_report.page_label(len(pairs), page, PAGE_SIZE))),
+        "where": gr.update(value=markup.notice(check_report.page_label(len(pairs), page, PAGE_SIZE))),
         "previous": gr.update(interactive=page > 0),
         "next": gr.update(interactive=(page + 1) * PAGE_SIZE < len(pairs)),
     }
@@ -211,6 +219,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
         (f"{entry.revision} · {FILES_DELETED if entry.deleted else entry.status}", entry.revision)
         for entry in check_report.policy_order(those_that_answer(db))
     ]
+    over, look = over_parts(db, checked, seen.get(LOOK))
     parts = {
         "standing": standing_part(db),
         "serving": serving_part(db),
@@ -221,7 +230,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
         "ask": gr.update(interactive=can_be_asked(db, policy, check)),
         "judges": judges_part(db),
         **gate_parts(db, policy, stands),
-        "over": over_part(db, checked),
+        **over,
     }
     marks: Seen = job_cards.fingerprints(parts)
     # A page of answers is the one costly part; it changes only with what names it, the warnings only with the rule.
@@ -229,7 +238,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
     changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
     if seen.get("drawn") != drawn:
         changed |= report_parts(db, context.data_dir, policy, check, page)
-    return changed, {**marks, "drawn": drawn, "page": page}
+    return changed, {**marks, "drawn": drawn, "page": page, LOOK: look}
 
 
 def page_of(seen: Seen) -> int:
@@ -318,17 +327,17 @@ def lay_out() -> IterationsPage:
     """The components, top to bottom, without any value."""
     parts: dict[str, Any] = {}
     gr.Markdown(_("### Where the iteration stands"))
-    parts["standing"] = literal()
+    parts["standing"] = html_box()
     gr.Markdown(_("### Serving now"))
-    parts["serving"] = literal()
+    parts["serving"] = html_box()
     gr.Markdown(_("### All policies"))
-    parts["history"] = literal()
+    parts["history"] = html_box()
     gr.Markdown(_("### Check of one policy"))
     # A choice made before the app was restarted must still be accepted after it.
     parts["selector"] = gr.Dropdown([], label=_("Policy"), allow_custom_value=True)
-    parts["gate"] = literal()
-    parts["running"] = literal()
-    parts["report"] = literal()
+    parts["gate"] = html_box()
+    parts["running"] = html_box()
+    parts["report"] = html_box()
     with gr.Row():
         parts["promote"] = gr.Button(_("Promote: let it serve"), elem_id="promote", interactive=False, min_width=200)
         parts["reject"] = gr.Button(_("Reject"), elem_id="reject", interactive=False, min_width=200)
@@ -352,17 +361,18 @@ def lay_out() -> IterationsPage:
             elem_id="check-judges",
             min_width=300,
         )
-    parts["said"] = literal()
+    parts["said"] = html_box()
     gr.Markdown(_("### Answers to held-out prompts, side by side"))
-    parts["answers"] = literal()
+    parts["answers"] = html_box()
     with gr.Row():
         parts["previous"] = gr.Button(_("Previous"), size="sm", interactive=False)
         parts["next"] = gr.Button(_("Next"), size="sm", interactive=False)
-    parts["where"] = literal()
+    parts["where"] = html_box()
     gr.Markdown(_("### Over the iterations"))
-    parts["over"] = literal()
+    parts["over"] = html_box()
+    parts |= closer_look.lay_out(LOOK, _("Look closer"))
     gr.Markdown(_("### Decisions"))
-    parts["decisions"] = literal()
+    parts["decisions"] = html_box()
     return IterationsPage(parts, gr.State({}), pulse(POLL_SECONDS))
 
 
@@ -406,6 +416,20 @@ def wire_views(page: IterationsPage, context: Context, opening: Callable[..., An
     )
     for listen, handler in listeners:
         listen(handler, [page.selector, page.seen], page.followed, **QUIET)
+    wire_look(page, context)
+
+
+def wire_look(page: IterationsPage, context: Context) -> None:
+    """Look closely at another figure over the iterations."""
+
+    @guarded(context, "admin")
+    def choose_figure(annotator: Annotator, choice: Any, was: Seen) -> list[Any]:
+        changed, look = over_parts(context.db, newest_checks(context.db), was.get(LOOK), text_in(choice))
+        return page.sent(changed, {**was, LOOK: look})
+
+    choice = page.parts[f"{LOOK}_choice"]
+    choice.input(choose_figure, [choice, page.seen], page.followed, **QUIET)
+    closer_look.wire(LOOK, context, page.parts)
 
 
 def wire_decisions(page: IterationsPage, context: Context) -> None:
@@ -413,11 +437,11 @@ def wire_decisions(page: IterationsPage, context: Context) -> None:
 
     def said(sentence: str, revision: str | None, was: Seen) -> list[Any]:
         changed, seen = view(context, revision, page_of(was), was)
-        return page.sent({**changed, "said": job_cards.notice(sentence)}, seen)
+        return page.sent({**changed, "said": markup.notice(sentence)}, seen)
 
     def decided(sentence: str, revision: str | None, was: Seen) -> list[Any]:
         changed, seen = view(context, revision, page_of(was), was)
-        return page.sent({**changed, **policy_decisions.emptied(changed), "said": job_cards.done(sentence)}, seen)
+        return page.sent({**changed, **policy_decisions.emptied(changed), "said": markup.done(sentence)}, seen)
 
     @guarded(context, "admin")
     def promote_policy(annotator: Annotator, revision: str | None, why: Any, was: Seen) -> list[Any]:

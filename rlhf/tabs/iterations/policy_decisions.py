@@ -12,6 +12,7 @@ import gradio as gr
 from annotation.records import UserError
 from annotation.tabs.guard import Context
 from annotation.translation import _
+from annotation.ui import formatting
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import EvaluateSpec
@@ -21,7 +22,6 @@ from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.submission import job_submission
 from rlhf.tabs import downloads
-from rlhf.tabs.runs import job_words
 
 
 def promote(context: Context, revision: str, decided_by: str, why: str = "") -> str:
@@ -75,7 +75,7 @@ def delete(context: Context, revision: str, decided_by: str) -> str:
     """Delete a policy's files. Raises UserError while something needs them."""
     freed = job_submission.delete_policy(context.db, context.data_dir, revision, decided_by)
     return _("The files of {revision} are deleted; {size} are free again.").format(
-        revision=revision, size=job_words.size(freed)
+        revision=revision, size=formatting.size(freed)
     )
 
 
@@ -93,5 +93,5 @@ def delete_checkpoints(context: Context, job_id: int) -> str:
         freed = downloads.bytes_within(directory)
         shutil.rmtree(directory, ignore_errors=True)
     return _("The checkpoints of job {job_id} are deleted; {size} are free again.").format(
-        job_id=job_id, size=job_words.size(freed)
+        job_id=job_id, size=formatting.size(freed)
     )

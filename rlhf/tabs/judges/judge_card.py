@@ -7,24 +7,23 @@ from hashlib import sha256
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.tabs.quality_report import COIN, FEW
 from annotation.translation import _, ngettext
-from annotation.ui import charts
+from annotation.ui import charts, line_plots
 from annotation.ui.charts import ChartMark, Frame
 from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval
-from annotation.ui.markup import escape, paragraph, table
+from annotation.ui.markup import card_title, paragraph, table
 from rlhf.judges.judge_agreement import Basis, Trust
-from rlhf.tabs.runs import curves, reward_model_card
+from rlhf.tabs.runs import reward_model_card
 
 NO_RUBRIC = Basis(None, 0)
 
 
 def card(name: str, found: Trust, threshold: float, basis: Basis = NO_RUBRIC, *, may_decide: bool = True) -> str:
-    """How far a judge can be trusted, in words and plots; `rlhf.tabs.runs.job_cards.STYLE` has its style.
+    """How far a judge can be trusted, in words and plots.
 
     `may_decide`: whether the gate's rule lets trusted judges decide.
     """
     own = "trust-" + sha256(name.encode()).hexdigest()[:8]
-    title = _("Trust card of {name}.").format(name=name)
-    said = f'<p class="headline"><b>{escape(title)}</b></p>'
+    said = card_title(_("Trust card of {name}.").format(name=name))
     said += paragraph(verdict(name, found, threshold, may_decide, bool(basis.seen))) + basis_sentence(basis)
     if found.with_people is not None and found.picked:
         said += paragraph(picked_sentence(found.picked, found.with_people.share.n))
@@ -34,7 +33,7 @@ def card(name: str, found: Trust, threshold: float, basis: Basis = NO_RUBRIC, *,
         position_plot(own, found),
         length_plot(own, found),
     ]
-    return said + agreement_table(found) + curves.plots([f"<div>{one}</div>" for one in drawn if one])
+    return said + agreement_table(found) + line_plots.plots([f"<div>{one}</div>" for one in drawn if one])
 
 
 def basis_sentence(basis: Basis) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -17,7 +16,8 @@ from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, text
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.translation import _, ngettext
-from annotation.ui.formatting import NOTHING, moment, percent, percent_with_interval
+from annotation.ui import markup
+from annotation.ui.formatting import NOTHING, moment, money, percent, percent_with_interval
 from annotation.ui.markup import paragraph, status, table
 from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
@@ -36,7 +36,6 @@ from rlhf.tabs.runs import job_cards
 POLL_SECONDS = 3
 SHOWN_VERDICTS = 20
 
-literal = partial(html_box, job_cards.STYLE)
 Update = dict[str, Any]
 Seen = dict[str, Any]
 
@@ -208,11 +207,6 @@ def tokens_text(spent: JudgeUsage) -> str:
     return f"{spent.prompt_tokens:,} · {spent.completion_tokens:,}"
 
 
-def money(cost: float | None) -> str:
-    """A cost in the currency of the prices, whichever it is; a dash without prices."""
-    return NOTHING if cost is None else f"{cost:,.2f}" if cost >= 1 else f"{cost:.4f}"
-
-
 def verdicts_table(found: Sequence[VerdictView]) -> str:
     """The latest verdicts, letter for letter."""
     rows = [
@@ -342,7 +336,7 @@ def job_card(db: Database, job: Job, known: Sequence[Judge], at: str) -> str:
         if result.get("gave_up")
         else ""
     )
-    return job_cards.job_card(job, left, None, at) + gave_up + job_cards.facts(told)
+    return job_cards.job_card(job, left, None, at) + gave_up + markup.facts(told)
 
 
 def cancel(db: Database, seen: Any) -> str:
@@ -484,17 +478,17 @@ def lay_out() -> JudgesPage:
     parts: dict[str, Any] = {}
     said: dict[str, Any] = {}
     gr.Markdown(_("### Who judges"))
-    parts["standing"] = literal()
+    parts["standing"] = html_box()
     feedback = lay_out_feedback()
     save = button(_("Save who judges"), "judges-save", "primary")
-    said["save"] = literal()
+    said["save"] = html_box()
     gr.Markdown(_("### The judges"))
-    parts["judges"] = literal()
-    literal(paragraph(JUDGES_NOTE, "quiet"))
+    parts["judges"] = html_box()
+    html_box(paragraph(JUDGES_NOTE, "quiet"))
     with gr.Accordion(_("Make a judge"), open=False):
         form = judge_form.lay_out()
         add = button(_("Make this judge"), "judge-add", "primary")
-        said["add"] = literal()
+        said["add"] = html_box()
     parts |= {name: form.fields[name] for name in ("model", "reward")}
     # A choice made before the app was restarted must still be accepted after it.
     parts["selector"] = gr.Dropdown([], label=_("Judge to look at"), allow_custom_value=True, elem_id="judge-selector")
@@ -508,12 +502,12 @@ def lay_out() -> JudgesPage:
             [], label=_("Candidate"), allow_custom_value=True, elem_id="judge-candidate-of"
         )
         parts["judge_candidate"] = button(_("Judge the candidate's answers"), "judge-candidate", interactive=False)
-    said["jobs"] = literal()
-    parts["job"] = literal()
+    said["jobs"] = html_box()
+    parts["job"] = html_box()
     parts["cancel"] = button(_("Cancel"), "judge-cancel", "stop", visible=False)
-    parts["card"] = literal()
+    parts["card"] = html_box()
     gr.Markdown(_("### Its latest verdicts"))
-    parts["verdicts"] = literal()
+    parts["verdicts"] = html_box()
     return JudgesPage(parts, said, feedback, form, most, save, add, gr.State({}), pulse(POLL_SECONDS))
 
 

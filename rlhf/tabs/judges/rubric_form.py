@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, html_box, row_number, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import _
-from annotation.ui.markup import escape, paragraph, status
+from annotation.ui.markup import label, log, paragraph, status
 from rlhf.judges import judge_history, judge_store, rubrics
 from rlhf.judges.judge_history import PromptComparison
 from rlhf.judges.judge_store import Judge
@@ -23,11 +22,9 @@ from rlhf.judges.rubrics import Rubric
 from rlhf.models import base_model
 from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
 from rlhf.models.tokenize import render
-from rlhf.tabs.runs import job_cards
 
 FIELDS = ("instruction", "principles", "drawn")
 
-literal = partial(html_box, job_cards.STYLE)
 Values = dict[str, Any]
 
 
@@ -92,8 +89,7 @@ def prompt_box(context: Context, judge: Judge | None, number: Any) -> str:
     found, rubric = comparison_in(db, number), judge_store.rubric(db)
     tokenizer = tokenizer_of(context, judge) if judge is not None and judge.backend == "local" else None
     boxes = "".join(
-        f'<div><p class="label">{escape(FIRST.format(number=pair[0] + 1))}</p>'
-        f'<pre class="log" tabindex="0">{escape(prompt_of(rubric, found, pair, tokenizer))}</pre></div>'
+        f"<div>{label(FIRST.format(number=pair[0] + 1))}{log(prompt_of(rubric, found, pair, tokenizer))}</div>"
         for pair in ((0, 1), (1, 0))
     )
     sent = (
@@ -180,7 +176,7 @@ def build(context: Context, opening: Callable[..., Any], selector: gr.Dropdown) 
 def lay_out() -> RubricFormPage:
     """The components, top to bottom, without any value."""
     gr.Markdown(_("### The rubric"))
-    holding = literal()
+    holding = html_box()
     form: dict[str, Any] = {}
     form["instruction"] = gr.Textbox(
         label=_("Instruction"),
@@ -200,7 +196,7 @@ def lay_out() -> RubricFormPage:
     save = gr.Button(
         _("Save as a new version"), variant="primary", size="md", scale=0, min_width=240, elem_id="rubric-save"
     )
-    said = literal()
+    said = html_box()
     with gr.Accordion(_("Every version"), open=False):
         # A choice made before the app was restarted must still be accepted after it.
         chosen = gr.Dropdown([], label=_("Version"), allow_custom_value=True, elem_id="rubric-versions")
@@ -213,7 +209,7 @@ def lay_out() -> RubricFormPage:
             elem_id="rubric-comparison",
         )
         show = gr.Button(_("Show the prompt"), size="md", scale=0, min_width=200, elem_id="rubric-prompt")
-        prompt = literal()
+        prompt = html_box()
     return RubricFormPage(holding, form, save, said, chosen, earlier, number, show, prompt, gr.State({}))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -17,9 +16,9 @@ from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, text
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
 from annotation.translation import _
-from annotation.ui import markdown, markdown_process
+from annotation.ui import markdown, markdown_process, markup
 from annotation.ui.invisible import visible
-from annotation.ui.markup import escape, paragraph
+from annotation.ui.markup import escape, label, paragraph
 from rlhf.generation import playground_store, prompt_sets
 from rlhf.generation.playground_store import Chat
 from rlhf.models import registry
@@ -40,19 +39,6 @@ WHO_JUDGES = {
     "mixed": _("AI judges judge it first, and people where these don't settle it or a lot is drawn."),
 }
 ROLES = {"system": _("System prompt"), "user": _("User"), "assistant": _("Answer")}
-STYLE = (
-    job_cards.STYLE
-    + """
-.talks { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 250px), 1fr)); gap: 12px; }
-.talk { border: 1px solid var(--border-color-primary); border-radius: var(--radius-md); padding: 10px; min-width: 0; }
-.talk h4 { margin: 0; font-size: var(--text-md); overflow-wrap: anywhere; }
-.turn { margin-top: 10px; overflow-wrap: anywhere; }
-.turn.user { border-left: 3px solid var(--border-color-primary); padding-left: 8px; }
-.turn .label { margin: 0 0 2px 0; }
-.turn pre { font-size: var(--text-md); }
-"""
-)
-literal = partial(html_box, STYLE)
 Update = dict[str, Any]
 
 
@@ -79,7 +65,7 @@ def column(chat: Chat, rendered: bool, problem: str) -> str:
 def turn(role: str, text: str, rendered: bool) -> str:
     """What one side has said."""
     shown = markdown_process.to_html(text) if rendered else markdown.literal(visible(text))
-    said = f'<p class="label">{escape(ROLES.get(role, role))}</p><div class="rendered">{shown}</div>'
+    said = f'{label(ROLES.get(role, role))}<div class="rendered">{shown}</div>'
     return f'<div class="turn {escape(role)}">{said}</div>'
 
 
@@ -236,7 +222,7 @@ def lay_out() -> PlaygroundPage:
             parts["tokens"] = whole_number(_("Tokens at most"), FIRST.max_new_tokens, min_width=120)
             parts["seed"] = whole_number(_("Seed"), 0, min_width=120)
         parts["fresh"] = gr.Checkbox(True, label=_("New seed each time"))
-    parts["columns"] = literal()
+    parts["columns"] = html_box()
     parts["message"] = gr.Textbox(
         label=_("Message"),
         info=_("Enter sends it, Shift and Enter make a new line."),
@@ -251,7 +237,7 @@ def lay_out() -> PlaygroundPage:
         parts["new"] = button(_("New conversation"), "new", 180)
         parts["compare"] = button(_("Send to annotation"), "compare", 190)
         parts["mode"] = gr.Radio(list(MODES), value=LITERAL, show_label=False, container=False, min_width=280)
-    parts["said"] = literal()
+    parts["said"] = html_box()
     parts |= prompt_set_form.lay_out()
     parts["pulse"] = pulse()
     return PlaygroundPage(parts, gr.State({}), gr.State({}))
@@ -323,7 +309,7 @@ def wire_talk(page: PlaygroundPage, context: Context) -> None:
     def compare_answers(annotator: Annotator, talk: Any) -> str:
         asked = conversation(db, annotator, talk)
         number, count = playground_store.compare(db, [chat.id for chat in asked])
-        return job_cards.notice(
+        return markup.notice(
             _(
                 "{count} answers are comparison {number}, blind. {who_judges} Their prompt joins those to "
                 "train on, unless it is held out already."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Literal
 
 import gradio as gr
@@ -14,6 +13,7 @@ from annotation.records import Annotator, Sampling, UserError
 from annotation.tabs.components import QUEUED, html_box, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import _
+from annotation.ui import markup
 from annotation.ui.formatting import moment
 from annotation.ui.invisible import visible
 from annotation.ui.markup import Download, paragraph, table
@@ -23,7 +23,6 @@ from rlhf.jobs import job_store
 from rlhf.models import registry
 from rlhf.submission import job_submission
 from rlhf.tabs.iterations import check_report
-from rlhf.tabs.runs import job_cards
 
 SPLITS: Mapping[str, str] = {
     "held-out": _("Held-out prompts"),
@@ -32,7 +31,6 @@ SPLITS: Mapping[str, str] = {
 }
 LISTED_FILES = 20
 MAXIMUM_EACH = 16
-literal = partial(html_box, job_cards.STYLE)
 Variant = Literal["primary", "secondary", "stop"]
 ASKED = ("revision", "split", "source", "each", "temperature", "min_p", "tokens", "seed")
 # What gets its choices when the tab is opened.
@@ -141,10 +139,10 @@ def lay_out() -> dict[str, Any]:
                 min_width=200,
             )
             parts["each"] = whole_number(_("Answers to each"), 1, min_width=140)
-        literal(paragraph(_("It draws with the sampling and the seed above, and waits in the queue like a training.")))
+        html_box(paragraph(_("It draws with the sampling and the seed above, and waits in the queue like a training.")))
         parts["answer"] = gr.Button(_("Answer them"), size="md", scale=0, min_width=150, elem_id="answer-start")
-        parts["queued"] = literal()
-        parts["files"] = literal()
+        parts["queued"] = html_box()
+        parts["files"] = html_box()
     return parts
 
 
@@ -159,7 +157,7 @@ def wire(parts: Mapping[str, Any], context: Context) -> None:
     @guarded(context, "admin")
     def start_answers(annotator: Annotator, *sent: Any) -> str:
         job_id = submit(context, dict(zip(ASKED, sent, strict=True)), annotator.name)
-        return job_cards.notice(
+        return markup.notice(
             _(
                 "Job {job_id} is queued; Train → Runs shows how far it is. Its file can be fetched here when "
                 "it is done."

@@ -7,15 +7,17 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from annotation.translation import _
-from annotation.ui.formatting import NOTHING
+from annotation.ui.formatting import NOTHING, short_number, size
+from annotation.ui.line_plots import plot, plots
 from annotation.ui.markup import paragraph, table
 from rlhf.evaluation.report import AnswerFigures, CheckReport
 from rlhf.jobs.descriptions import Curve
 from rlhf.jobs.job_spec import JobSpec, kinds
 from rlhf.jobs.job_store import Job
 from rlhf.models.reward_model_quality import quality_in
-from rlhf.tabs.runs.curves import along, line_of, plot, plots, plots_of, short_number
-from rlhf.tabs.runs.job_words import about, final_figures, megabytes, size
+from rlhf.tabs.closer_look import CurveData
+from rlhf.tabs.runs.curves import along, line_of, plots_of
+from rlhf.tabs.runs.job_words import about, final_figures
 
 FEWEST = 2
 CHOOSE = _(
@@ -97,17 +99,23 @@ def metric_curves() -> dict[str, Curve]:
     return found
 
 
-def overlaid(runs: Sequence[RunSummary]) -> str:
-    """One plot for each metric that two or more runs have, a line a run in the same hue everywhere."""
-    if len(runs) < FEWEST:
-        return ""
-    drawn = []
-    steps = max(run.job.steps for run in runs)
+def shared(runs: Sequence[RunSummary]) -> list[CurveData]:
+    """One plot for each metric that two or more runs have, a line a run, in the same hue everywhere."""
     across = " or ".join(dict.fromkeys(along(run.job.spec) for run in runs))
+    found = []
     for metric, curve in metric_curves().items():
         lines = [line_of(run.name, run.metrics, metric) for run in runs]
         if sum(bool(line.points) for line in lines) >= FEWEST:
-            drawn.append(plot("compare", of_kinds(curve, metric, runs), lines, steps, across))
+            found.append(CurveData(of_kinds(curve, metric, runs), lines, across))
+    return found
+
+
+def overlaid(runs: Sequence[RunSummary]) -> str:
+    """The plots that runs share."""
+    if len(runs) < FEWEST:
+        return ""
+    steps = max(run.job.steps for run in runs)
+    drawn = [plot("compare", one.axes, one.lines, steps, one.across) for one in shared(runs)]
     return plots(drawn) or paragraph(NO_SHARED_CURVES, "quiet")
 
 
@@ -178,7 +186,7 @@ COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     _("Trainable parameters"): ("trainable", lambda count: f"{count:,}"),
     _("Trainable, % of all"): ("trainable_percent", lambda percent: f"{percent:.3g}%"),
     _("Seconds a step"): ("seconds_per_step", lambda seconds: f"{seconds:.2f}"),
-    _("Peak memory"): ("peak_rss_mb", megabytes),
+    _("Peak memory"): ("peak_rss_mb", lambda megabytes: size(1e6 * megabytes)),
     _("Size on disk"): ("checkpoint_bytes", size),
     _("Seconds in all"): ("seconds", lambda seconds: f"{seconds:.0f}"),
 }

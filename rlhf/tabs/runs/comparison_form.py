@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -11,18 +10,22 @@ import gradio as gr
 from annotation.database import Database
 from annotation.tabs.components import html_box, row_number
 from annotation.translation import _
+from annotation.ui import line_plots
+from annotation.ui.markup import Download
 from rlhf.evaluation.finished_checks import newest_check
 from rlhf.jobs import job_spec, job_store
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
-from rlhf.tabs.runs import compare_runs, curves, job_cards, job_words
+from rlhf.tabs import closer_look, downloads
+from rlhf.tabs.closer_look import Look
+from rlhf.tabs.runs import compare_runs, job_words
 from rlhf.tabs.runs.compare_runs import RunSummary
 
-literal = partial(html_box, job_cards.STYLE)
 Update = dict[str, Any]
 LISTED = 100
+LOOK = "comparison"
 # As many as there are hues to tell the curves apart.
-MOST = len(curves.HUES)
+MOST = len(line_plots.HUES)
 
 
 def lay_out() -> dict[str, Any]:
@@ -38,9 +41,10 @@ def lay_out() -> dict[str, Any]:
             allow_custom_value=True,
             elem_id="compare-runs",
         ),
-        "settings": literal(),
-        "overlaid": literal(),
-        "figures": literal(),
+        "settings": html_box(),
+        "overlaid": html_box(),
+        **closer_look.lay_out(LOOK, _("Compare closely")),
+        "figures": html_box(),
     }
 
 
@@ -66,14 +70,30 @@ def key_of(db: Database, chosen: Sequence[Job]) -> list[Any]:
     return [[job.id, job.status, job_store.newest_event(db, job.id)] for job in chosen]
 
 
-def parts_of(db: Database, chosen: Sequence[Job]) -> dict[str, Update]:
-    """The comparison of the chosen runs."""
+def parts_of(db: Database, chosen: Sequence[Job], look: Any = None) -> tuple[dict[str, Update], Look]:
+    """The comparison of the chosen runs, and what of it is looked at closely."""
     runs = [compared(db, job) for job in chosen]
+    close, look = looks_at(runs, look)
     return {
         "settings": gr.update(value=compare_runs.settings_table(runs)),
         "overlaid": gr.update(value=compare_runs.overlaid(runs)),
         "figures": gr.update(value=compare_runs.figures_table(runs)),
-    }
+        **close,
+    }, look
+
+
+def look_at(db: Database, chosen: Sequence[Job], look: Any, name: str) -> tuple[dict[str, Update], Look]:
+    """The plot of that name, of the chosen runs, closely."""
+    return looks_at([compared(db, job) for job in chosen], look, name)
+
+
+def looks_at(runs: Sequence[RunSummary], look: Any, name: str | None = None) -> tuple[dict[str, Update], Look]:
+    """One of the plots that runs share, closely, and where all their values are fetched."""
+    files = [
+        Download(downloads.metrics_address(run.job.id), _("All values of {name} (CSV)").format(name=run.name))
+        for run in runs
+    ]
+    return closer_look.updates(LOOK, compare_runs.shared(runs), files, look, name)
 
 
 def compared(db: Database, job: Job) -> RunSummary:

@@ -5,113 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from math import isnan
 from typing import Any
 
 from annotation.records import seconds_between
 from annotation.translation import _
-from annotation.ui.formatting import NOTHING, moment, percent
-from annotation.ui.markup import (
-    BAR_STYLE,
-    BOX_STYLE,
-    TABLE_STYLE,
-    WARNING_STYLE,
-    escape,
-    paragraph,
-    progress_bar,
-    status,
-    table,
-)
-from rlhf.jobs.descriptions import NOT_MEASURED
+from annotation.ui.formatting import NOT_MEASURED, NOTHING, dollars, duration, moment, most_dollars, percent
+from annotation.ui.markup import card_title, escape, facts, label, log, paragraph, progress_bar, table, unfold
 from rlhf.jobs.job_store import LOST_AFTER_SECONDS, Job
-from rlhf.jobs.rental_store import CLEARED, Rental, dollars, most_dollars
+from rlhf.jobs.rental_store import CLEARED, Rental
 from rlhf.models.registry import Policy
-from rlhf.tabs.runs import curves
 from rlhf.tabs.runs.job_words import SIZE_ON_DISK, about, data_facts, result_facts, spec_facts, spec_text
 
 # Reasons that leave out pairs of a comparison's answers; the others leave out judgements.
 PAIR_REASONS = ("tie", "identical", "too-long", "disagreement", "unreliable", "template")
 
-# Goes through Gradio's template engine: no backtick, no backslash, no double brace.
-STYLE = (
-    BOX_STYLE
-    + TABLE_STYLE
-    + BAR_STYLE
-    + WARNING_STYLE
-    + curves.STYLE
-    + """
-table { margin: 0; }
-th, td { white-space: nowrap; }
-td.wordy { white-space: normal; min-width: 18em; overflow-wrap: break-word; }
-.quiet, .label, dt { font-size: var(--text-sm); font-weight: normal; opacity: 0.75; margin: 4px 0; }
-.headline { font-size: var(--text-lg); margin: 0 0 4px 0; }
-.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 6px 16px; margin: 8px 0; }
-.facts > div { min-width: 0; overflow-wrap: anywhere; }
-.facts dt, .facts dd { margin: 0; }
-.figures { grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); }
-.figures dd { font-size: var(--text-xl); font-variant-numeric: tabular-nums; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: var(--text-sm); margin: 0; background: none; border: 0;
-  padding: 0; color: var(--body-text-color); }
-pre.log { max-height: 260px; overflow-y: auto; border: 1px solid var(--border-color-primary); padding: 8px;
-  font-family: var(--font-mono); }
-pre.tail { display: flex; flex-direction: column-reverse; }
-.pair { border-top: 1px solid var(--border-color-primary); padding: 10px 0; }
-.sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); gap: 12px; margin-top: 6px; }
-.sides > div { border: 1px solid var(--border-color-primary); border-radius: var(--radius-md); padding: 8px;
-  min-width: 0; }
-.sides pre { font-family: var(--font); font-size: var(--text-md); }
-.sides .label { margin: 0 0 4px 0; }
-.strip { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(min(100%, 260px), 1fr); overflow-x: auto; }
-details > summary { cursor: pointer; font-size: var(--text-sm); }
-a.button { display: inline-block; padding: 6px 14px; border: 1px solid var(--border-color-primary);
-  border-radius: var(--radius-md); color: var(--body-text-color); text-decoration: none; }
-a.button:hover { border-color: var(--color-accent); }
-pre.prompt { font-weight: bold; font-family: var(--font); font-size: var(--text-md); }
-"""
-)
-
 
 # ------------------------------------------------------------------------------------------------------------ pieces
-def duration(seconds: float) -> str:
-    """A span of time as people say it: '45 s', '3 min 20 s', '1 h 5 min'."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return (
-            _("{whole} min {whole_2} s").format(whole=whole // 60, whole_2=whole % 60)
-            if whole % 60
-            else _("{whole} min").format(whole=whole // 60)
-        )
-    return _("{whole} h {whole_2} min").format(whole=whole // 3600, whole_2=whole % 3600 // 60)
-
-
-def figure(value: float | None, digits: int = 2) -> str:
-    """A measured number, or that it was not measured."""
-    return NOT_MEASURED if value is None or isnan(value) else f"{value:.{digits}f}"
-
-
-def share(value: float | None) -> str:
-    """A share as a percentage, or that it was not measured."""
-    return NOT_MEASURED if value is None or isnan(value) else percent(value)
-
-
-def facts(pairs: Sequence[tuple[str, str]], style: str = "facts") -> str:
-    """Labels with their values, as many beside each other as fit."""
-    cells = "".join(f"<div><dt>{escape(label)}</dt><dd>{escape(value)}</dd></div>" for label, value in pairs)
-    return f'<dl class="{style}">{cells}</dl>'
-
-
-def notice(sentence: str) -> str:
-    """What a button did, announced to screen readers as well."""
-    return status(sentence, "quiet")
-
-
-def done(sentence: str) -> str:
-    """What changed for everybody, so that nobody overlooks it."""
-    return status(sentence, "headline")
-
-
 def fingerprints(parts: Mapping[str, Any]) -> dict[str, str]:
     """A short mark for each part of a page: the same mark means that it need not be sent again."""
     return {
@@ -223,9 +132,8 @@ def job_facts(job: Job, data: Mapping[str, Any], rental: Rental | None = None) -
     """Who asked for a job and the settings that it runs with on `data`, its snapshot's counts, and where."""
     asked = [(_("Requested by"), job.requested_by), *([(_("Attempt"), str(job.attempt))] if job.attempt > 1 else [])]
     asked += [] if rental is None else rental_facts(job, rental)
-    every, summary = escape(spec_text(job.spec)), _("Every setting, as JSON")
-    return facts([*asked, *spec_facts(job.spec), *data_facts(job, data)]) + (
-        f'<details><summary>{escape(summary)}</summary><pre class="log" tabindex="0">{every}</pre></details>'
+    return facts([*asked, *spec_facts(job.spec), *data_facts(job, data)]) + unfold(
+        _("Every setting, as JSON"), log(spec_text(job.spec))
     )
 
 
@@ -304,6 +212,12 @@ def queue_row(job: Job, state: str) -> tuple[str, str, str, str]:
 
 
 # ------------------------------------------------------------------------------------------------------ after the run
+SAMPLES = _(
+    "The same prompts, answered with the same random numbers at each of these steps: what differs, "
+    "training has changed."
+)
+
+
 def samples_box(samples: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
     """What a run answered to its fixed prompts: a row for each prompt, a box for each recorded step, literally."""
     if not samples:
@@ -320,12 +234,7 @@ def samples_box(samples: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
         + "</div></div>"
         for prompt, by_step in samples.items()
     )
-    title = _("Sample answers")
-    note = _(
-        "The same prompts, answered with the same random numbers at each of these steps: what differs, training has "
-        "changed."
-    )
-    return f'<p class="headline"><b>{escape(title)}</b></p>{paragraph(note, "quiet")}{rows}'
+    return card_title(_("Sample answers")) + paragraph(SAMPLES, "quiet") + rows
 
 
 def answer_box(name: str, answer: Mapping[str, Any]) -> str:
@@ -335,8 +244,8 @@ def answer_box(name: str, answer: Mapping[str, Any]) -> str:
         if answer["finish_reason"] == "length"
         else _("{name} · {tokens} tokens")
     )
-    label = f'<p class="label">{escape(length.format(name=name, tokens=answer["tokens"]))}</p>'
-    return f"<div>{label}<pre>{escape(answer['text'])}</pre></div>"
+    above = label(length.format(name=name, tokens=answer["tokens"]))
+    return f"<div>{above}<pre>{escape(answer['text'])}</pre></div>"
 
 
 def outcome_card(job: Job, made: Policy | None, size_on_disk: str) -> str:

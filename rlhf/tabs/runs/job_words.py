@@ -9,10 +9,10 @@ from typing import Any
 
 from annotation.metrics.aggregation import REASONS
 from annotation.translation import _
-from rlhf.jobs.descriptions import NOT_MEASURED, Facts
+from annotation.ui.formatting import NOT_MEASURED, short_number, size
+from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, to_json
 from rlhf.jobs.job_store import Job
-from rlhf.tabs.runs.curves import short_number
 
 METHOD_WORDS = {
     "qlora": _("QLoRA (adapter on 4-bit weights)"),
@@ -136,23 +136,10 @@ def result_facts(result: Mapping[str, Any]) -> Facts:
     if result.get("seconds_per_step") is not None:
         found.append((_("Time for a step"), f"{result['seconds_per_step']:.2f} s"))
     if result.get("peak_rss_mb") is not None:
-        found.append((_("Peak memory"), megabytes(result["peak_rss_mb"])))
+        found.append((_("Peak memory"), size(1e6 * result["peak_rss_mb"])))
     if result.get("checkpoint_bytes") is not None:
         found.append((SIZE_ON_DISK, size(result["checkpoint_bytes"])))
     return found
-
-
-def megabytes(number: float) -> str:
-    """Memory in words: '640 MB', '5.2 GB'."""
-    return f"{number:.0f} MB" if number < 1000 else f"{number / 1000:.1f} GB"
-
-
-def size(count: float) -> str:
-    """The size of files in words: '812 bytes', '19.6 MB', '0.54 GB'."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= factor / (2 if unit == "GB" else 1):
-            return f"{count / factor:.{2 if unit == 'GB' else 1}f} {unit}"
-    return _("{count:.0f} bytes").format(count=count)
 
 
 def final_figures(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -16,7 +15,6 @@ from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
 from rlhf.tabs.runs import job_cards, job_words
 
-literal = partial(html_box, job_cards.STYLE)
 Update = dict[str, Any]
 BUTTONS = ("up", "down", "take_out")
 
@@ -24,7 +22,7 @@ BUTTONS = ("up", "down", "take_out")
 def lay_out() -> dict[str, Any]:
     """The components, without any value."""
     gr.Markdown(_("### Queue"))
-    parts: dict[str, Any] = {"queue": literal()}
+    parts: dict[str, Any] = {"queue": html_box()}
     with gr.Column(visible=False) as choice:
         parts["queued"] = gr.Dropdown([], label=_("A waiting job"), allow_custom_value=True, elem_id="queue-job")
         with gr.Row():
@@ -32,7 +30,7 @@ def lay_out() -> dict[str, Any]:
             parts["down"] = button(_("Move down"), "queue-down")
             parts["take_out"] = button(_("Take it out"), "queue-take-out")
     parts["queue_choice"] = choice
-    parts["queue_said"] = literal()
+    parts["queue_said"] = html_box()
     return parts
 
 

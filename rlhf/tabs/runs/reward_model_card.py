@@ -3,44 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from hashlib import sha256
-from itertools import pairwise
 
-from annotation.metrics.calibration import CONFIDENCES, Calibration
+from annotation.metrics.calibration import Calibration
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.translation import _, ngettext
-from annotation.ui import charts
-from annotation.ui.charts import HEIGHT, ChartMark, Frame
-from annotation.ui.formatting import percent, percent_with_interval
-from annotation.ui.markup import escape, paragraph
-from rlhf.models.reward_model_quality import (
-    FEWEST,
-    REWARD_THRESHOLD,
-    LengthFigures,
-    RewardModelQuality,
-    ScoreHistogram,
-)
-from rlhf.tabs.runs import curves
-from rlhf.tabs.runs.curves import Line, short_number
+from annotation.ui import charts, line_plots
+from annotation.ui.charts import ChartMark, Frame
+from annotation.ui.formatting import percent, percent_with_interval, short_number
+from annotation.ui.markup import card_title, paragraph
+from rlhf.models.reward_model_quality import FEWEST, REWARD_THRESHOLD, LengthFigures, RewardModelQuality, ScoreHistogram
 
 # Which correlations are called weak and strong, and which accuracies are called close.
 WEAK, STRONG, CLOSE = 0.2, 0.5, 0.05
 
 
 def card(quality: RewardModelQuality) -> str:
-    """Whether a reward model can be trusted, in words and plots; `rlhf.tabs.runs.job_cards.STYLE` has its style."""
+    """Whether a reward model can be trusted, in words and plots."""
     name = "health-" + sha256(json.dumps(quality.to_json(), sort_keys=True).encode()).hexdigest()[:8]
     drawn = [accuracy_plot(name, quality)]
     if quality.calibration is not None:
         drawn.append(calibration_plot(name, quality.calibration))
     if quality.scores is not None:
         drawn.append(scores_plot(name, quality.scores))
-    title = _("Health of the reward model.")
-    said = f'<p class="headline"><b>{escape(title)}</b></p>{paragraph(verdict(quality))}'
+    said = card_title(_("Health of the reward model.")) + paragraph(verdict(quality))
     if quality.length is not None and quality.accuracy.value is not None:
         said += paragraph(length_sentence(quality.length, quality.accuracy.value))
-    return said + curves.plots([f"<div>{one}</div>" for one in drawn if one])
+    return said + line_plots.plots([f"<div>{one}</div>" for one in drawn if one])
 
 
 def verdict(quality: RewardModelQuality) -> str:
@@ -118,6 +107,18 @@ FALLS = (
 )
 
 
+RISES = (
+    _("Its scores hardly rise with an answer's length."),
+    _("Its scores somewhat rise with an answer's length."),
+    _("Its scores strongly rise with an answer's length."),
+)
+FALLS = (
+    _("Its scores hardly fall with an answer's length."),
+    _("Its scores somewhat fall with an answer's length."),
+    _("Its scores strongly fall with an answer's length."),
+)
+
+
 def correlation_sentence(length: LengthFigures) -> str:
     """The correlations of score and length in words."""
     spearman, pearson = length.spearman, length.pearson
@@ -160,35 +161,8 @@ def mark(label: str, found: Estimate) -> ChartMark:
 
 def calibration_plot(name: str, found: Calibration) -> str:
     """How often it is right, by how sure it is."""
-    place, height = charts.scale(CONFIDENCES[0], 1.0), charts.scale_up(0.0, 1.0)
-    parts = charts.rulers([(tick / 4, percent(tick / 4)) for tick in range(5)], height)
-    parts.append(charts.line(0, height(CONFIDENCES[0]), 100, height(1.0), "reference"))
-    for tick in (*CONFIDENCES, 1.0):
-        at = place(tick)
-        parts.append(charts.text(at, HEIGHT + 17, percent(tick), charts.tick_anchor(at), "small"))
-    said = []
-    for one in found.bins:
-        x, observed = place(one.predicted), one.observed
-        pairs = "1 pair" if one.pairs == 1 else _("{pairs} pairs").format(pairs=one.pairs)
-        words = _("sure to {predicted}, right on {value} of {pairs}").format(
-            predicted=percent(one.predicted), value=percent(observed.value), pairs=pairs
-        )
-        parts.append(charts.line(x, height(observed.low), x, height(observed.high), "interval"))
-        parts.append(charts.dot(x, height(observed.value), words))
-        middle = place((one.start + one.end) / 2)
-        parts.append(charts.text(middle, HEIGHT + 34, str(one.pairs), "middle", "small"))
-        said.append(words)
-    axis, across = _("how often it is right"), _("how sure it is")
-    under = _("{across}; number of pairs").format(across=across)
-    parts += [charts.text(0, -8, axis, "start", "small"), charts.text(50, HEIGHT + 54, under, "middle", "small")]
     frame = Frame(f"{name}-calibration", _("Calibration"), calibration_sentence(found))
-    return charts.figure(
-        frame,
-        "".join(parts),
-        HEIGHT + 60,
-        _("{axis} by {across}: {said}.").format(axis=axis, across=across, said="; ".join(said)),
-        "upright",
-    )
+    return charts.calibration(frame, found, _("how often it is right"), _("how sure it is"))
 
 
 def calibration_sentence(found: Calibration) -> str:
@@ -216,43 +190,11 @@ def calibration_sentence(found: Calibration) -> str:
 
 def scores_plot(name: str, found: ScoreHistogram) -> str:
     """The scores of chosen and of rejected answers."""
-    edges, sides = found.edges, {"chosen": found.chosen, "rejected": found.rejected}
-    top = max(max(shares) for shares in sides.values())
-    place, height = charts.scale(edges[0], edges[-1]), charts.scale_up(0.0, top)
-    parts = charts.rulers([(tick, percent(tick)) for tick in charts.nice_ticks(0.0, top, 5)], height)
-    for hue, (side, shares) in enumerate(sides.items()):
-        parts.append(curves.path(Line(side, outline(edges, shares)), hue, place, height))
-    for tick in charts.nice_ticks(edges[0], edges[-1], 5):
-        at = place(tick)
-        parts.append(charts.text(at, HEIGHT + 17, f"{tick:g}", charts.tick_anchor(at), "small"))
-    axis, across = _("share of answers"), "score"
-    parts += [charts.text(0, -8, axis, "start", "small"), charts.text(50, HEIGHT + 36, across, "middle", "small")]
     sentence = _(
         "Scores of held-out answers that people preferred in a pair, and of those they did not. The "
         "further the two lie apart, the better; where they cover each other it can't tell them apart. Only "
         "differences count: zero means nothing. Mean {mean}, standard deviation {deviation}."
     ).format(mean=short_number(found.mean), deviation=short_number(found.std))
-    means = {side: mean_of(edges, shares) for side, shares in sides.items()}
-    averages = "; ".join(
-        _("{side}: about {mean} on average").format(side=side, mean=short_number(value))
-        for side, value in means.items()
-    )
-    described = _("{axis} by {across}. {averages}").format(axis=axis, across=across, averages=averages)
-    legend = "".join(f'<span><i class="hue{hue}"></i>{escape(side)}</span>' for hue, side in enumerate(sides))
     frame = Frame(f"{name}-scores", _("Scores"), sentence)
-    return (
-        charts.figure(frame, "".join(parts), HEIGHT + 42, f"{described}.", "upright")
-        + f'<div class="legend">{legend}</div>'
-    )
-
-
-def outline(edges: Sequence[float], shares: Sequence[float]) -> list[tuple[float, float]]:
-    """A histogram as one line: up at a bin's lower edge, along it, and down to zero at the ends."""
-    steps = [(x, value) for (low, high), value in zip(pairwise(edges), shares, strict=True) for x in (low, high)]
-    return [(edges[0], 0.0), *steps, (edges[-1], 0.0)]
-
-
-def mean_of(edges: Sequence[float], shares: Sequence[float]) -> float:
-    """The mean of a histogram, each bin taken at its middle."""
-    middles = [(low + high) / 2 for low, high in pairwise(edges)]
-    return sum(middle * value for middle, value in zip(middles, shares, strict=True))
+    sides = {"chosen": found.chosen, "rejected": found.rejected}
+    return line_plots.histograms(frame, found.edges, sides, _("share of answers"), "score")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import gradio as gr
@@ -11,7 +10,8 @@ import gradio as gr
 from annotation.tabs.components import html_box
 from annotation.tabs.guard import Context
 from annotation.translation import _
-from annotation.ui.markup import escape, paragraph
+from annotation.ui import formatting
+from annotation.ui.markup import download_button, paragraph
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.finished_checks import check_of, newest_check
@@ -23,9 +23,8 @@ from rlhf.models.registry import Policy
 from rlhf.models.reward_model_quality import quality_in
 from rlhf.tabs import downloads
 from rlhf.tabs.iterations import check_report, iteration_card
-from rlhf.tabs.runs import job_cards, job_words, reward_model_card
+from rlhf.tabs.runs import job_cards, reward_model_card
 
-literal = partial(html_box, job_cards.STYLE)
 Update = dict[str, Any]
 Variant = Literal["primary", "secondary", "stop"]
 NEW_RUN_SENTENCE = _(
@@ -36,7 +35,7 @@ NEW_RUN_SENTENCE = _(
 
 def lay_out() -> dict[str, Any]:
     """The components, without any value."""
-    parts: dict[str, Any] = {"outcome": literal(), "health": literal(), "report": literal()}
+    parts: dict[str, Any] = {"outcome": html_box(), "health": html_box(), "report": html_box()}
     with gr.Column(visible=False) as actions:
         with gr.Row():
             parts["promote"] = button(_("Use it in the loop"), "promote", 180, "primary")
@@ -44,7 +43,7 @@ def lay_out() -> dict[str, Any]:
             parts["new_run"] = button(_("Start a new run from this adapter"), "new_run", 300)
             parts["merge"] = button(_("Merge into 16-bit weights"), "merge", 240)
             parts["delete"] = button(_("Delete with its files"), "delete", 210, "stop")
-        parts["objection"] = literal()
+        parts["objection"] = html_box()
         parts["why"] = gr.Textbox(
             label=_("Why (needed to use it against the rule)"),
             info=_("Kept with the decision and with what the rule says."),
@@ -52,10 +51,10 @@ def lay_out() -> dict[str, Any]:
             visible=False,
             elem_id="run-why",
         )
-        parts["acted"] = literal()
-        parts["download"] = literal()
+        parts["acted"] = html_box()
+        parts["download"] = html_box()
         with gr.Column(visible=False) as confirm:
-            parts["question"] = literal()
+            parts["question"] = html_box()
             with gr.Row():
                 parts["really"] = button(_("Yes, delete the files"), "really", 190, "stop")
                 parts["keep"] = button(_("No, keep them"), "keep", 150)
@@ -93,12 +92,12 @@ class RunFiles:
 def files_of(context: Context, job: Job | None, subject: Policy | None) -> RunFiles | None:
     """What there is to delete; None for nothing."""
     if subject is not None:
-        size = job_words.size(downloads.bytes_on_disk(context.data_dir, subject))
+        size = formatting.size(downloads.bytes_on_disk(context.data_dir, subject))
         return None if subject.deleted else RunFiles(subject.revision, job_cards.delete_question(subject, size), size)
     if job is None or job.status not in job_store.ENDED:
         return None
     count = downloads.bytes_within(checkpoints_directory(context.data_dir, job.id))
-    size = job_words.size(count)
+    size = formatting.size(count)
     return RunFiles(_("job {id}").format(id=job.id), job_cards.checkpoints_question(job, size), size) if count else None
 
 
@@ -165,9 +164,8 @@ def download_line(subject: Policy, on_disk: str, ground: Policy) -> str:
     """The link that fetches the files, what they need (the weights of `ground`), and what a new run is."""
     if subject.deleted:
         return ""
-    address = escape(downloads.address(subject.revision))
-    label = _("Download {revision} ({size}, zip)").format(revision=subject.revision, size=on_disk)
-    link = f'<p><a class="button" href="{address}" download>{escape(label)}</a></p>'
+    words = _("Download {revision} ({on_disk}, zip)").format(revision=subject.revision, on_disk=on_disk)
+    link = download_button(downloads.address(subject.revision), words)
     alone = ground.path is None or ground.id == subject.id
     below = (
         ""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -15,7 +14,8 @@ from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, row_
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.translation import _
-from annotation.ui.markup import paragraph
+from annotation.ui import markup
+from annotation.ui.markup import Download, paragraph
 from rlhf.data import snapshots
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs import job_store, rental_store
@@ -24,10 +24,15 @@ from rlhf.jobs.job_store import Job
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import preconditions
+from rlhf.tabs import closer_look, downloads
+from rlhf.tabs.closer_look import Look
 from rlhf.tabs.iterations import policy_decisions
 from rlhf.tabs.runs import comparison_form, curves, job_cards, job_words, queue_view, run_outcome
 
 LATEST = "latest"
+# The plots that are looked at closely: of the run, and of the comparison.
+LOOK = "closer"
+LOOKS = (LOOK, comparison_form.LOOK)
 LISTED_JOBS = 50
 TABLE_JOBS = 15
 LOG_LINES = 200
@@ -47,8 +52,8 @@ HALF_SENTENCE = _(
 )
 CANCELLABLE, RESUMABLE = ("queued", "running"), ("lost", "cancelled", "failed")
 
-literal = partial(html_box, job_cards.STYLE)
 Update = dict[str, Any]
+Metrics = Sequence[Mapping[str, Any]]
 Seen = dict[str, Any]
 
 
@@ -99,7 +104,7 @@ def resume_sentence(job: Job) -> str:
 def job_card(db: Database, job: Job | None, made: Policy | None, at: str) -> str:
     """The job in words, with its progress."""
     if job is None:
-        return job_cards.notice(_("Nothing has been run yet. Start a run on one of the other pages of this tab."))
+        return markup.notice(_("Nothing has been run yet. Start a run on one of the other pages of this tab."))
     left = job_cards.seconds_left(job_store.step_times(db, job), job, at)
     return job_cards.job_card(job, left, made if job.status == "finished" else None, at, job_store.retries(db, job.id))
 
@@ -120,19 +125,27 @@ def list_parts(db: Database, at: str) -> dict[str, Update]:
     }
 
 
-def record_parts(db: Database, job: Job | None, drawn: Job | None) -> dict[str, Update]:
-    """The curves, samples and log of a job: costly, and the same until it reports again."""
+def record_parts(db: Database, job: Job | None, drawn: Job | None, look: Any) -> tuple[dict[str, Update], Look]:
+    """The curves, samples and log of a job: costly, and the same until it reports again; and what is looked at."""
     metrics = [] if drawn is None else job_store.metrics(db, drawn.id)
     other = drawn is not None and job is not None and drawn.id != job.id and bool(metrics)
     heading = (
         _("Curves and samples of job {id}, which made it").format(id=drawn.id) if drawn is not None and other else ""
     )
+    close, look = closer_look.nothing(LOOK) if drawn is None else look_at(drawn, metrics, look)
     return {
-        "heading": gr.update(value=job_cards.notice(heading)),
+        "heading": gr.update(value=markup.notice(heading)),
         "plots": gr.update(value="" if drawn is None else curves.run_plots(drawn.spec, metrics, drawn.steps)),
         "samples": gr.update(value="" if drawn is None else job_cards.samples_box(job_store.samples(db, drawn.id))),
         "log": gr.update(value="" if job is None else job_cards.log_box(job_store.log_tail(db, job.id, LOG_LINES))),
-    }
+        **close,
+    }, look
+
+
+def look_at(drawn: Job, metrics: Metrics, look: Any, chosen: str | None = None) -> tuple[dict[str, Update], Look]:
+    """One plot of a run closely, and where all its values are fetched."""
+    files = [Download(downloads.metrics_address(drawn.id), _("All values of job {id} (CSV)").format(id=drawn.id))]
+    return closer_look.updates(LOOK, curves.curve_data_of(drawn.spec, metrics), files, look, chosen)
 
 
 def record_key(db: Database, job: Job | None, drawn: Job | None) -> list[Any]:
@@ -173,15 +186,19 @@ def live(context: Context, looked: RunsSelection, seen: Seen) -> tuple[dict[str,
         "state": None if job is None else [job.id, job.status],
         "order": queue_view.order_of(db),
     }
+    looks: dict[str, Any] = {name: seen.get(name) for name in LOOKS}
     if seen.get("recorded") != keys["recorded"]:
-        changed |= record_parts(db, job, drawn)
+        record, looks[LOOK] = record_parts(db, job, drawn, looks[LOOK])
+        changed |= record
     if seen.get("comparison") != keys["comparison"]:
-        changed |= comparison_form.parts_of(db, chosen)
+        comparison, looks[comparison_form.LOOK] = comparison_form.parts_of(db, chosen, looks[comparison_form.LOOK])
+        changed |= comparison
     changed |= overtaken(seen, keys)
     there = subject is not None and subject.deleted is None
     return changed, {
         **marks,
         **keys,
+        **looks,
         "job": None if job is None else job.id,
         "revision": subject.revision if subject is not None and there else None,
         "files": None if files is None else files.name,
@@ -285,12 +302,20 @@ class RunsPage:
         """What goes to the browser: the changed parts, and nothing for the others."""
         return [*(changed.get(name, gr.skip()) for name in self.parts), seen]
 
+    def looked_at(self, name: str) -> list[Any]:
+        """The outputs of a handler that looks closely at another plot."""
+        return [*(self.parts[part] for part in closer_look.names(name)), self.seen]
+
+    def sent_of(self, name: str, changed: Mapping[str, Any], seen: Seen) -> list[Any]:
+        """What goes to them."""
+        return [*(changed.get(part, gr.skip()) for part in closer_look.names(name)), seen]
+
 
 def lay_out() -> RunsPage:
     """The components, top to bottom, without any value."""
     parts = queue_view.lay_out()
     with gr.Accordion(_("The last jobs"), open=False):
-        parts["jobs"] = literal()
+        parts["jobs"] = html_box()
     gr.Markdown(_("### One run"))
     parts["selector"] = gr.Dropdown(
         # A choice made before the app was restarted must still be accepted after it.
@@ -300,17 +325,18 @@ def lay_out() -> RunsPage:
         allow_custom_value=True,
         elem_id="run-job",
     )
-    parts["card"] = literal()
+    parts["card"] = html_box()
     with gr.Row():
         parts["cancel"] = run_outcome.button(_("Cancel"), "cancel", 130, "stop", visible=False)
         parts["resume"] = run_outcome.button(_("Resume this run"), "resume", 180, visible=False)
         parts["half"] = run_outcome.button(_("Go on with half the batch"), "half", 220, visible=False)
-    parts["resume_note"] = literal()
-    parts["said"] = literal()
-    parts["facts"] = literal()
+    parts["resume_note"] = html_box()
+    parts["said"] = html_box()
+    parts["facts"] = html_box()
     parts |= run_outcome.lay_out()
-    for name in ("heading", "plots", "samples", "log"):
-        parts[name] = literal()
+    parts |= {"heading": html_box(), "plots": html_box()}
+    parts |= closer_look.lay_out(LOOK, _("Look closer"))
+    parts |= {"samples": html_box(), "log": html_box()}
     parts |= comparison_form.lay_out()
     return RunsPage(parts, gr.State({}), pulse(POLL_SECONDS))
 
@@ -319,6 +345,7 @@ def build(demo: gr.Blocks, context: Context) -> RunsPage:
     """Lay the page out inside the caller's tab and wire it; every value comes from a guarded handler."""
     page = lay_out()
     wire_views(page, context, opening_of(demo))
+    wire_looks(page, context)
     wire_queue(page, context)
     wire_actions(page, context)
     wire_deleting(page, context)
@@ -348,12 +375,39 @@ def wire_views(page: RunsPage, context: Context, opening: Callable[..., Any]) ->
     poll(page.pulse, context, poll_runs, inputs, page.followed)
 
 
+def wire_looks(page: RunsPage, context: Context) -> None:
+    """Look closely at another plot, of the run that is shown or of the runs that are compared."""
+    db = context.db
+
+    @guarded(context, "admin")
+    def choose_plot(annotator: Annotator, choice: Any, was: Seen) -> list[Any]:
+        drawn = drawn_job(db, job_store.get(db, shown_job(was)))
+        if drawn is None:
+            return page.sent_of(LOOK, {}, was)
+        close, look = look_at(drawn, job_store.metrics(db, drawn.id), was.get(LOOK), text_in(choice))
+        return page.sent_of(LOOK, close, {**was, LOOK: look})
+
+    @guarded(context, "admin")
+    def choose_shared_plot(annotator: Annotator, choice: Any, was: Seen, compared: Any) -> list[Any]:
+        runs, name = comparison_form.chosen_jobs(db, compared), comparison_form.LOOK
+        close, look = comparison_form.look_at(db, runs, was.get(name), text_in(choice))
+        return page.sent_of(name, close, {**was, name: look})
+
+    own, shared = LOOKS
+    choices = {name: page.parts[f"{name}_choice"] for name in LOOKS}
+    choices[own].input(choose_plot, [choices[own], page.seen], page.looked_at(own), **QUIET)
+    inputs = [choices[shared], page.seen, page.parts["compared"]]
+    choices[shared].input(choose_shared_plot, inputs, page.looked_at(shared), **QUIET)
+    for name in LOOKS:
+        closer_look.wire(name, context, page.parts)
+
+
 def wire_queue(page: RunsPage, context: Context) -> None:
     """Move a waiting job up or down, or take it out."""
 
     def changer(action: str) -> Callable[..., list[Any]]:
         def change_queue(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
-            said = job_cards.notice(queue_view.change(context.db, queued, action))
+            said = markup.notice(queue_view.change(context.db, queued, action))
             changed, seen = live(context, RunsSelection(job, queued, compared), was)
             return page.sent({**changed, "queue_said": said}, seen)
 
@@ -372,11 +426,11 @@ def wire_actions(page: RunsPage, context: Context) -> None:
     def run_promote(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen, why: Any) -> list[Any]:
         said = policy_decisions.promote(context, shown_revision(was), annotator.name, text_in(why))
         changed, seen = live(context, RunsSelection(job, queued, compared), was)
-        return page.sent({**changed, **policy_decisions.emptied(changed), "acted": job_cards.done(said)}, seen)
+        return page.sent({**changed, **policy_decisions.emptied(changed), "acted": markup.done(said)}, seen)
 
     def actor(name: str, act: Callable[[Seen, str], str], where: str) -> Callable[..., list[Any]]:
         def act_on_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
-            said = job_cards.notice(act(was, annotator.name))
+            said = markup.notice(act(was, annotator.name))
             changed, seen = live(context, RunsSelection(job, queued, compared), was)
             return page.sent({**changed, where: said}, seen)
 
@@ -409,7 +463,7 @@ def wire_deleting(page: RunsPage, context: Context) -> None:
 
     @guarded(context, "admin")
     def delete_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
-        said = job_cards.notice(delete_confirmed(context, was, annotator.name))
+        said = markup.notice(delete_confirmed(context, was, annotator.name))
         changed, seen = live(context, RunsSelection(job, queued, compared), was)
         return page.sent({**changed, "acted": said}, seen)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -15,12 +14,10 @@ from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import _
+from annotation.ui import markup
 from rlhf.loop import controller
-from rlhf.tabs.runs import job_cards
 
 EVERY = _("After so many new judgements")
-
-literal = partial(html_box, job_cards.STYLE)
 
 
 def sentence(db: Database, setting: Mapping[str, Any]) -> str:
@@ -58,16 +55,16 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
             [(spec.automatic, kind) for kind, spec in controller.automatic_kinds().items()], label=_("How")
         )
     button = gr.Button(_("Save"), size="md", scale=0, min_width=140, elem_id="auto-save")
-    said = literal()
+    said = html_box()
 
     @guarded(context, "admin")
     def open_auto_train(annotator: Annotator) -> list[Any]:
         setting = controller.auto_train_setting(context.db)
-        return [setting["on"], setting["every"], setting["method"], job_cards.notice(sentence(context.db, setting))]
+        return [setting["on"], setting["every"], setting["method"], markup.notice(sentence(context.db, setting))]
 
     @guarded(context, "admin")
     def save_auto_train(annotator: Annotator, wanted: bool, number: float | None, how: str) -> str:
-        return job_cards.notice(save(context.db, wanted, number, how))
+        return markup.notice(save(context.db, wanted, number, how))
 
     opening(open_auto_train, None, [on, every, method, said], **QUIET)
     button.click(save_auto_train, [on, every, method], said, **QUEUED)

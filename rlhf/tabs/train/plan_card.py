@@ -10,9 +10,9 @@ from typing import Any
 from annotation.metrics.aggregation import UNKNOWN_RELIABILITY
 from annotation.records import Split
 from annotation.translation import _, ngettext
-from annotation.ui import invisible
-from annotation.ui.formatting import moment, percent
-from annotation.ui.markup import BOX_STYLE, class_of, escape, paragraph, table
+from annotation.ui import invisible, markup
+from annotation.ui.formatting import duration, moment, percent, share, short_number, size
+from annotation.ui.markup import Bar, Row, class_of, escape, facts, notice, paragraph, points, table
 from rlhf.data.label_noise import FEWEST_EVIDENCE, Noise
 from rlhf.data.snapshots import reason_text
 from rlhf.jobs.descriptions import Part, TokenSequence, TokenSpan
@@ -20,56 +20,11 @@ from rlhf.jobs.job_spec import SHORT_METHODS, JobSpec, TrainingSpec
 from rlhf.models.memory import GB, Fit, Machine
 from rlhf.submission.inspect_rows import TOKENISED_ITEMS, DataSummary, InspectedItem
 from rlhf.submission.preflight import CostEstimate, TrainingData
-from rlhf.tabs.runs.curves import short_number
-from rlhf.tabs.runs.job_cards import PAIR_REASONS, STYLE, duration, facts, notice, share
-from rlhf.tabs.runs.job_words import size, spec_text
-
-# Goes through Gradio's template engine: no backtick, no backslash, no double brace.
-PLAN_STYLE = (
-    STYLE
-    + """
-.tokens { white-space: pre-wrap; overflow-wrap: anywhere; font-family: var(--font-mono); font-size: var(--text-sm);
-  line-height: 2; border: 1px solid var(--border-color-primary); border-radius: var(--radius-md); padding: 8px;
-  margin: 4px 0 10px 0; max-height: 30em; overflow-y: auto; }
-.tokens span, .key { border-inline-start: 1px solid var(--border-color-primary); }
-.context { opacity: 0.8; }
-.raised, .lowered, .scored, .virtual { text-decoration-line: underline; text-decoration-thickness: 2px;
-  text-underline-offset: 3px; }
-.raised { background: #12914a33; text-decoration-style: solid; text-decoration-color: #12914a; }
-.lowered { background: #d9542b33; text-decoration-style: wavy; text-decoration-color: #d9542b;
-  text-decoration-thickness: 1px; }
-.scored { background: #a855f744; text-decoration-style: double; text-decoration-color: #a855f7; }
-.virtual { background: #2f7de133; text-decoration-style: dotted; text-decoration-color: #2f7de1; }
-.key { padding: 0 6px; font-family: var(--font-mono); }
-.legend { display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: var(--text-sm); margin: 6px 0; padding: 0;
-  list-style: none; }
-.costs { grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); }
-.memory td { vertical-align: middle; }
-.memory td:last-child { white-space: normal; min-width: 20em; }
-.memory .bar { min-width: 90px; margin: 0; }
-.memory tr.sum td { font-weight: 600; border-bottom: 0; }
-.memory tr.over .bar > div { background: repeating-linear-gradient(45deg, #d9542b, #d9542b 6px, #b42318 6px,
-  #b42318 12px); }
-ul.trouble { margin: 4px 0; padding-inline-start: 1.2em; }
-"""
-)
+from rlhf.tabs.runs.job_cards import PAIR_REASONS
+from rlhf.tabs.runs.job_words import spec_text
 
 # The fields of the forms. They are Gradio's own components, which a box's style reaches only by asking whether the page
 # has the box: what is typed stands in line, choices have room for their sentences, nothing is stretched over the page.
-FIELDS_STYLE = (
-    BOX_STYLE
-    + """
-body:has(&) .fields > .form { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 240px), 1fr));
-  background: var(--block-background-fill); }
-body:has(&) .fields.lists > .form { grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
-body:has(&) .fields.choices > .form { grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); }
-body:has(&) .fields > .form > .block { min-width: 0 !important; }
-body:has(&) .fields .container { display: flex; flex-direction: column; height: 100%; }
-body:has(&) .fields .container > input, body:has(&) .fields .container > .wrap { flex: none; margin-top: auto; }
-body:has(&) input[role=combobox] { text-overflow: ellipsis; padding-inline-end: 1.5em; }
-body:has(&) .code textarea { font-family: var(--font-mono); font-size: var(--text-sm); }
-"""
-)
 
 MEASURING = _(
     "“Measure a step” runs three steps of exactly this and keeps nothing but their time and memory, from "
@@ -231,8 +186,7 @@ def sequence_box(sequence: TokenSequence) -> str:
     label = titled.format(title=sequence.title, tokens=sequence.tokens, trained=trained)
     body = "".join(span_html(span) for span in sequence.spans)
     return (
-        f'<p class="label">{escape(label)}</p>'
-        f'<pre class="tokens" tabindex="0" role="group" aria-label="{escape(label)}">{body}</pre>'
+        f'{markup.label(label)}<pre class="tokens" tabindex="0" role="group" aria-label="{escape(label)}">{body}</pre>'
     )
 
 
@@ -277,7 +231,7 @@ def cost_card(cost: CostEstimate) -> str:
     if fit.processes > 1:
         numbers.append((_("Processes, each with all of it"), str(fit.processes)))
     fits = paragraph(fit.sentence, "" if fit.fits else "warning") + paragraph(length_sentence(cost), "quiet")
-    return facts(numbers, _("facts costs")) + paragraph(time_sentence(cost)) + fits + memory_table(fit, machine)
+    return facts(numbers, "facts") + paragraph(time_sentence(cost)) + fits + memory_table(fit, machine)
 
 
 def length_sentence(cost: CostEstimate) -> str:
@@ -289,28 +243,21 @@ def length_sentence(cost: CostEstimate) -> str:
     return _("Estimated as if every row were as long as max_length allows. Looking through all rows finds the longest.")
 
 
+MEMORY = (_("Part"), _("Memory"), _("Of what is free"), _("What it is"))
+
+
 def memory_table(fit: Fit, machine: Machine) -> str:
     """The components of a run's memory with a bar each, as long as their share of what is free."""
     rows = [(part.name, part.size * fit.processes, part.why) for part in fit.components]
-    body = "".join(memory_row(name, amount, why, machine.free) for name, amount, why in rows)
-    body += memory_row(_("Together"), fit.total, _("estimated; what is free is the whole bar"), machine.free, "sum")
-    heads = (_("Part"), _("Memory"), _("Of what is free"), _("What it is"))
-    head = "".join(f"<th{class_of('number') if name == heads[1] else ''}>{escape(name)}</th>" for name in heads)
-    head = f"<tr>{head}</tr>"
-    return f'<div class="scroll memory" tabindex="0"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
+    body = [memory_row(name, amount, why, machine.free) for name, amount, why in rows]
+    body.append(memory_row(_("Together"), fit.total, _("estimated; what is free is the whole bar"), machine.free))
+    return f'<div class="memory">{table(MEMORY, body, "", MEMORY[1:2])}</div>'
 
 
-def memory_row(name: str, amount: float, why: str, free: float, style: str = "") -> str:
+def memory_row(name: str, amount: float, why: str, free: float) -> Row:
     """One component."""
     part = amount / free if free else 1.0
-    styles = " ".join(filter(None, (style, "over" if part > 1 else "")))
-    title = _("{part:.0%} of what is free").format(part=part)
-    bar = f'<div class="bar" title="{escape(title)}"><div style="width: {min(part, 1):.1%}"></div></div>'
-    gigabytes = f"{amount / GB:.2f} GB"
-    return (
-        f'<tr{class_of(styles)}><td>{escape(name)}</td><td class="number">{gigabytes}</td><td>{bar}</td>'
-        f"<td>{escape(why)}</td></tr>"
-    )
+    return (name, f"{amount / GB:.2f} GB", Bar(part, _("{part:.0%} of what is free").format(part=part)), why)
 
 
 def time_sentence(cost: CostEstimate) -> str:
@@ -359,9 +306,8 @@ def problem_box(sentences: Sequence[str]) -> str:
     """Why a run can't be started with these settings; nothing if it can."""
     if not sentences:
         return ""
-    entries = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
-    said = _("This can’t be run:")
-    return f'<div class="warning" role="status"><p>{escape(said)}</p><ul class="trouble">{entries}</ul></div>'
+    said = paragraph(_("This can’t be run:"))
+    return f'<div class="warning" role="status">{said}{points(sentences)}</div>'
 
 
 def command_text(spec: JobSpec, data_dir: Path) -> str:

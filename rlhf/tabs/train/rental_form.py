@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -15,12 +14,12 @@ from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, html_box, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import _
+from annotation.ui import formatting, markup
 from annotation.ui.markup import paragraph
 from rlhf.hub import hub_requests
 from rlhf.hub.token_launcher import HELD
 from rlhf.jobs import rental_store
 from rlhf.jobs.rental_store import Terms
-from rlhf.tabs.runs import job_cards
 
 EXPLANATION = _(
     "This training can run on hardware that the Hub rents out by the minute (Hugging Face Jobs), with the "
@@ -35,8 +34,6 @@ NO_TOKEN = _(
 ASKING = _("The Hub was asked: open the list again in a few seconds.")
 Update = dict[str, Any]
 Begin = Callable[..., tuple[int, Sequence[Any]]]
-
-literal = partial(html_box, job_cards.STYLE)
 
 
 @dataclass(frozen=True)
@@ -61,9 +58,9 @@ class RentalFormPage:
 def lay_out(name: str) -> RentalFormPage:
     """The components, without any value from the rows."""
     with gr.Accordion(_("On rented hardware"), open=False) as section:
-        literal(paragraph(EXPLANATION, "quiet"))
+        html_box(paragraph(EXPLANATION, "quiet"))
         if HELD not in os.environ:
-            literal(paragraph(NO_TOKEN, "warning"))
+            html_box(paragraph(NO_TOKEN, "warning"))
         with gr.Row():
             flavor = gr.Dropdown(
                 [],
@@ -95,13 +92,13 @@ def lay_out(name: str) -> RentalFormPage:
         with gr.Row():
             prices = gr.Button(_("Ask the Hub for its prices"), size="md", scale=0, min_width=270)
             rent = gr.Button(_("Rent and train"), size="md", scale=0, min_width=160, elem_id=f"{name}-rent")
-        question = literal()
+        question = html_box()
         with gr.Row(visible=False) as answers:
             yes = gr.Button(
                 _("Spend it"), variant="primary", size="md", scale=0, min_width=200, elem_id=f"{name}-spend"
             )
             no = gr.Button(_("Don't"), size="md", scale=0, min_width=100)
-        said = literal()
+        said = html_box()
     return RentalFormPage(
         flavor, price, hours, payer, prices, rent, question, answers, yes, no, said, gr.State(None), section
     )
@@ -113,7 +110,7 @@ def choices(db: Database) -> list[tuple[str, str]]:
     return [
         (
             _("{label} ({name}): {dollars} an hour").format(
-                label=one.label, name=one.name, dollars=rental_store.dollars(one.price_per_hour)
+                label=one.label, name=one.name, dollars=formatting.dollars(one.price_per_hour)
             ),
             one.name,
         )
@@ -160,14 +157,14 @@ def wire(
         if HELD not in os.environ:
             raise UserError(NO_TOKEN)
         hub_requests.ask(context.db, hub_requests.AskPrices(), annotator.name)
-        return job_cards.notice(ASKING)
+        return markup.notice(ASKING)
 
     def ask(annotator: Annotator, flavor: Any, price: Any, hours: Any, payer: Any) -> list[Any]:
         if HELD not in os.environ:
             raise UserError(NO_TOKEN)
         terms = rental_store.checked_terms(flavor, price, hours, text_in(payer))
         spend = gr.update(
-            value=_("Spend up to {most_dollars}").format(most_dollars=rental_store.most_dollars(terms.most))
+            value=_("Spend up to {most_dollars}").format(most_dollars=formatting.most_dollars(terms.most))
         )
         return [question_about(terms), gr.update(visible=True), spend, asdict(terms), ""]
 
@@ -176,7 +173,7 @@ def wire(
 
     def spend(annotator: Annotator, agreed: Any, *values: Any) -> list[Any]:
         job_id, then = begin(annotator.name, agreed_terms(agreed), *values)
-        said = job_cards.notice(
+        said = markup.notice(
             _("Job {job_id} is for rented hardware. It is sent there within seconds.").format(job_id=job_id)
         )
         return [*no_question(), said, *then]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -25,7 +24,6 @@ NUMBER = _("Number of the row")
 # What each button adds to the number of the row.
 TURNS: Mapping[str, tuple[str, int]] = {"previous": (_("Previous"), -1), "show": (_("Show"), 0), "next": (_("Next"), 1)}
 
-literal = partial(html_box, plan_card.PLAN_STYLE)
 Values = Callable[[Sequence[Any]], dict[str, Any]]
 
 
@@ -71,10 +69,10 @@ def lay_out(form: Form) -> RowsPage:
                 name: gr.Button(label, scale=0, min_width=86, size="md", elem_id=f"{form.name}-{name}")
                 for name, (label, _step) in TURNS.items()
             }
-        row = literal()
-    literal(paragraph(plan_card.THROUGH, "quiet"))
+        row = html_box()
+    html_box(paragraph(plan_card.THROUGH, "quiet"))
     through = gr.Button(_("Look through all rows"), scale=0, min_width=240, size="md", elem_id=f"{form.name}-through")
-    return RowsPage(accordion, split, number, turns, row, through, literal())
+    return RowsPage(accordion, split, number, turns, row, through, html_box())
 
 
 def wire(page: RowsPage, form: Form, context: Context, prospects: Preflight, inputs: Sequence[Any]) -> Any:

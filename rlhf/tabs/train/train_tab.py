@@ -8,16 +8,17 @@ from typing import Any
 import gradio as gr
 
 from annotation.records import Annotator
-from annotation.tabs.components import QUEUED, html_box, opening_of
+from annotation.tabs.components import QUEUED, opening_of
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import _
+from annotation.ui import markup
 from rlhf.jobs.rental_store import Terms
 from rlhf.submission import preflight
 from rlhf.submission.form_fields import forms
 from rlhf.submission.preflight import Preflight
-from rlhf.tabs.runs import job_cards, runs_tab
+from rlhf.tabs.runs import runs_tab
 from rlhf.tabs.runs.runs_tab import LATEST, RunsPage, shown_revision
-from rlhf.tabs.train import automatic_training, plan_card, rental_form, training_form
+from rlhf.tabs.train import automatic_training, rental_form, training_form
 from rlhf.tabs.train.training_form import TrainingFormPage
 
 RUNS = "runs"
@@ -28,7 +29,6 @@ def build(demo: gr.Blocks, context: Context) -> list[TrainingFormPage]:
     known = Preflight(context.db, context.data_dir, context.model)
     pages: list[TrainingFormPage] = []
     openings: list[Any] = []
-    html_box(plan_card.FIELDS_STYLE)
     with gr.Tabs() as tabs:
         for form in forms():
             with gr.Tab(form.layout.label, id=form.name):
@@ -50,7 +50,7 @@ def wire_start(page: TrainingFormPage, context: Context, known: Preflight, tabs:
 
     def start(annotator: Annotator, ticked: Any, seen: Any, *sent: Any) -> list[Any]:
         job_id = training_form.begin(page, known, annotator.name, ticked, seen, sent)
-        said = job_cards.notice(
+        said = markup.notice(
             _("Job {job_id} is queued. It starts in its turn, when its device is free.").format(job_id=job_id)
         )
         return [said, said, gr.update(value=LATEST), gr.Tabs(selected=RUNS)]

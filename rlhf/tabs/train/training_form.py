@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -15,6 +14,7 @@ from annotation.tabs.components import QUEUED, QUIET, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.translation import _
+from annotation.ui import markup
 from annotation.ui.markup import paragraph
 from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.jobs import job_store
@@ -32,7 +32,6 @@ FOLLOW_SECONDS = 4
 # The shapes that fields have, in the order of the page.
 SHAPES = ("lists", "choices", "typed", "switches")
 
-literal = partial(html_box, plan_card.PLAN_STYLE)
 Update = dict[str, Any]
 Seen = dict[str, Any]
 Values = Mapping[str, Any]
@@ -119,7 +118,7 @@ def prospect_parts(known: Preflight, run: PlannedRun) -> dict[str, Update]:
         "rate": gr.update(value=plan_card.rate_note(run.asked)),
         "judged": gr.update(value=reward_card(known.db, run.spec)),
         "data": gr.update(value=plan_card.data_card(run.data, run.spec) if run.data else ""),
-        "cost": gr.update(value=plan_card.cost_card(run.cost) if run.cost else job_cards.notice(run.unknown)),
+        "cost": gr.update(value=plan_card.cost_card(run.cost) if run.cost else markup.notice(run.unknown)),
         "spec": gr.update(value=job_words.spec_text(run.spec)),
         "command": gr.update(value=plan_card.command_text(run.spec, known.data_dir)),
         "start": gr.update(interactive=not run.problems),
@@ -192,14 +191,14 @@ class TrainingFormPage:
 def lay_out(form: Form) -> TrainingFormPage:
     """The components, top to bottom, without anything from the rows."""
     parts: dict[str, Any] = {}
-    literal(paragraph(form.layout.introduction))
+    html_box(paragraph(form.layout.introduction))
     inputs = field_inputs(form, form.layout.main)
-    parts["rate"] = literal()
-    parts["judged"] = literal()
+    parts["rate"] = html_box()
+    parts["judged"] = html_box()
     for title, names in form.groups.items():
         with gr.Accordion(_("More settings: {title}").format(title=title), open=False) as parts[title]:
             inputs |= field_inputs(form, names)
-    parts["troubles"] = literal()
+    parts["troubles"] = html_box()
     parts["accept"] = gr.Checkbox(label=_("Run it"), visible=False, elem_id=f"{form.name}-accept")
     with gr.Row():
         start = f"{form.name}-start"
@@ -208,15 +207,15 @@ def lay_out(form: Form) -> TrainingFormPage:
         )
         measure = f"{form.name}-measure"
         parts["measure"] = gr.Button(_("Measure a step"), interactive=False, elem_id=measure, scale=0, min_width=200)
-    literal(paragraph(plan_card.MEASURING, "quiet"))
-    said = literal()
+    html_box(paragraph(plan_card.MEASURING, "quiet"))
+    said = html_box()
     rented = rental_form.lay_out(form.name)
     gr.Markdown(_("### What it would learn from"))
-    parts["data"] = literal()
+    parts["data"] = html_box()
     rows = row_views.lay_out(form)
     parts |= {"row": rows.row, "rows_found": rows.found}
     gr.Markdown(_("### What it would take"))
-    parts["cost"] = literal()
+    parts["cost"] = html_box()
     with gr.Accordion(_("As JSON, and on the command line"), open=False):
         parts["spec"] = to_copy(_("Spec"), f"{form.name}-spec")
         parts["command"] = to_copy(_("Commands that run it without the page"), f"{form.name}-command")
@@ -291,7 +290,7 @@ def wire(page: TrainingFormPage, context: Context, known: Preflight, opening: Ca
         return [*view(annotator, ticked, seen, *sent), ""]
 
     def measure(annotator: Annotator, ticked: Any, seen: Any, *sent: Any) -> str:
-        return job_cards.notice(begin_measuring(page, known, annotator.name, ticked, seen, sent))
+        return markup.notice(begin_measuring(page, known, annotator.name, ticked, seen, sent))
 
     for handler, name in ((view, "view"), (open_form, "open"), (measure, "measure")):
         handler.__name__ = f"{name}_{form.name}"

@@ -231,7 +231,3 @@ def test_too_few_comparisons_of_policies_are_said_to_be_too_few() -> None:
     assert "No judgement compares" in quality_report.policies_chart(Strengths("base", (), (), 0))
     assert "4 comparisons" in quality_report.policies_chart(Strengths("base", (), ("base", "dpo-1"), 4))
     assert "not enough" in quality_report.policies_chart(Strengths("base", (), ("base", "dpo-1"), 4))
-
-
-def test_the_style_passes_gradios_template() -> None:
-    assert not re.search(r"[`\\]|\{\{|\}\}", quality_report.STYLE)

@@ -283,11 +283,11 @@ def test_a_hostile_name_stays_text_and_the_ids_of_two_cards_differ() -> None:
 
 
 def test_the_card_names_no_style_that_the_pages_lack() -> None:
-    from rlhf.tabs.runs.job_cards import STYLE
+    from annotation.ui.stylesheet import SHEET
 
     said = card("tester", full(), 0.6)
     classes = {name for element in tree(said).iter() for name in str(element.get("class", "")).split()}
-    assert all(f".{name}" in STYLE for name in classes if name != "number")
+    assert all(f".{name}" in SHEET for name in classes if name != "number")
     assert not re.search(r"style=|<script|on\w+=", said)
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from annotation.metrics.calibration import calibration
 from annotation.metrics.intervals_and_bias import Z_95, Share
 from annotation.ui.charts import HEIGHT
+from annotation.ui.line_plots import outline
 from rlhf.models.reward_model_quality import (
     FEWEST,
     REWARD_THRESHOLD,
@@ -25,7 +26,7 @@ from rlhf.models.reward_model_quality import (
     pair_margins,
     ranks,
 )
-from rlhf.tabs.runs.reward_model_card import calibration_sentence, card, outline
+from rlhf.tabs.runs.reward_model_card import calibration_sentence, card
 
 
 def pair(difference: float, lengths: tuple[int, int] = (5, 5), middle: float = 0.0) -> ScoredComparison:
@@ -223,11 +224,11 @@ def test_the_ids_of_two_cards_on_one_page_differ_and_their_labels_point_at_them(
 
 
 def test_the_card_names_no_style_that_the_pages_lack() -> None:
-    from rlhf.tabs.runs.job_cards import STYLE
+    from annotation.ui.stylesheet import SHEET
 
     said = card(measured([pair(1.0, (3, 4)), pair(-0.5)] * 4))
     classes = {name for element in tree(said).iter() for name in str(element.get("class", "")).split()}
-    assert all(f".{name}" in STYLE for name in classes)
+    assert all(f".{name}" in SHEET for name in classes)
     assert not re.search(r"style=|<script|on\w+=", said)
 
 

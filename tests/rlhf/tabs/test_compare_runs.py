@@ -115,7 +115,7 @@ def test_figures_stand_side_by_side_and_missing_ones_are_dashes() -> None:
     assert rows["KL to the base, nats a token (check)"] == ["–", "0.0712"]
     assert rows["Trainable parameters"] == ["4,800", "9,600"]
     assert rows["Size on disk"] == ["19.6 MB", "–"]
-    assert rows["Peak memory"] == ["640 MB", "–"]
+    assert rows["Peak memory"] == ["0.64 GB", "–"]
     assert "Seconds in all" not in rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import subprocess
@@ -21,6 +22,7 @@ import app
 from annotation.database import open_database
 from annotation.records import UserError
 from annotation.web import access
+from rlhf.jobs import job_store
 from rlhf.models import registry
 from rlhf.submission import job_submission
 from rlhf.tabs import downloads
@@ -124,6 +126,22 @@ def test_nobody_else_gets_it(site: Site) -> None:
     stranger = site.get(f"/{downloads.address(site.revision)}", None)
     assert stranger.status_code == 401
     assert b"PK" not in stranger.content
+
+
+def test_an_admin_gets_all_that_a_run_has_reported_and_nobody_else_does(site: Site) -> None:
+    (job,) = job_store.recent(site.machine.db, ("sft",), 1)
+    path = f"/{downloads.metrics_address(job.id)}"
+    found = site.get(path, "kim")
+    assert found.headers["content-type"].startswith("text/csv")
+    assert found.headers["content-disposition"] == f'attachment; filename="job-{job.id}.csv"'
+    rows = list(csv.DictReader(io.StringIO(found.text)))
+    reported = job_store.metrics(site.machine.db, job.id)
+    assert [int(row["step"]) for row in rows] == [entry["step"] for entry in reported]
+    assert [row["loss"] for row in rows] == [str(entry.get("loss", "")) for entry in reported]
+    assert site.get(path, "ann").status_code == 403
+    assert site.get(path, None).status_code == 401
+    for other in ("0.csv", "999.csv", "1", "-1.csv", "%D9%A1.csv", f"{10**20}.csv", "..%2fprefloop.db"):
+        assert site.get(f"/{downloads.METRICS}/{other}", "kim").status_code == 404
 
 
 @pytest.mark.parametrize(

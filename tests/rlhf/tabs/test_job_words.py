@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from annotation.ui import formatting
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.merge_spec import MergeSpec
@@ -104,7 +105,7 @@ def test_the_data_is_what_was_trained_on_once_that_is_known() -> None:
     [(0, "0 bytes"), (812, "812 bytes"), (4_200, "4.2 kB"), (19_600_000, "19.6 MB"), (538_000_000, "0.54 GB")],
 )
 def test_sizes_read_as_people_say_them(count: int, text: str) -> None:
-    assert job_words.size(count) == text
+    assert formatting.size(count) == text
 
 
 def test_the_final_figures_are_the_last_that_were_reported() -> None:

@@ -17,6 +17,7 @@ from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import Feedback, UserError, now
 from annotation.tabs.guard import Context
 from annotation.ui.formatting import percent
+from annotation.ui.markup import escape
 from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
 from rlhf.judges import judge_history, judge_store, rubrics
@@ -29,7 +30,6 @@ from rlhf.models import registry
 from rlhf.models.tokenize import render
 from rlhf.tabs.judges import judge_form
 from rlhf.tabs.judges import judges_tab as tab
-from rlhf.tabs.judges import rubric_form as rubric_part
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 from tests.machine_fixtures import Machine
 
@@ -597,7 +597,7 @@ def test_the_prompt_is_shown_as_it_is_sent_in_both_orders(context: Context, tiny
         text = render(tokenizer, sent)
         assert text.startswith("<|im_start|>user\n")
         assert text.endswith("<|im_end|>\n<|im_start|>assistant\n")
-        assert f'<pre class="log" tabindex="0">{rubric_part.escape(text)}</pre>' in shown
+        assert f'<pre class="log" tabindex="0">{escape(text)}</pre>' in shown
     assert "Verdict: tie" in press(pages, "show_prompt", remote(db).name, f"#{number}")
     scorer = judge_store.add(db, "scorer", "reward-model", {"model": "reward_model-1"}, "owner")
     assert "is sent no prompt" in press(pages, "show_prompt", scorer.name, "")

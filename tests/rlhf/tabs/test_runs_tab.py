@@ -16,6 +16,7 @@ from annotation import store
 from annotation.database import Database
 from annotation.records import UserError, now
 from annotation.tabs.guard import Context
+from annotation.ui import line_plots
 from rlhf.algorithms import ALGORITHMS
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
@@ -27,7 +28,7 @@ from rlhf.jobs.worker import Run, perform
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import preconditions
-from rlhf.tabs.runs import comparison_form, curves, runs_tab
+from rlhf.tabs.runs import comparison_form, runs_tab
 from rlhf.tabs.runs.curves import plots_of
 from rlhf.tabs.runs.runs_tab import RunsPage
 from tests.conftest import BASE_NAME
@@ -746,6 +747,6 @@ def test_the_functions_behind_the_buttons_name_what_is_missing(place: Context) -
 def test_there_is_a_hue_for_every_run_that_can_be_compared(place: Context) -> None:
     made = [job_store.enqueue(place.db, QUICK_SFT, OWNER) for _ in range(comparison_form.MOST + 3)]
     chosen = comparison_form.chosen_jobs(place.db, [str(number) for number in made])
-    assert [job.id for job in chosen] == made[: len(curves.HUES)]
+    assert [job.id for job in chosen] == made[: len(line_plots.HUES)]
     check = job_store.enqueue(place.db, EvaluateSpec(candidate="x"), OWNER)
     assert [job.id for job in comparison_form.chosen_jobs(place.db, [str(check), str(made[1])])] == [made[1]]

@@ -17,6 +17,7 @@ from annotation.exports.frozen_rows import PreferenceRow
 from annotation.metrics import quality
 from annotation.records import Prompt, UserError, now
 from annotation.tabs.guard import Context
+from annotation.ui.formatting import short_number
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
@@ -31,7 +32,6 @@ from rlhf.models.registry import Policy
 from rlhf.models.tokenize import tokenise_pairs
 from rlhf.submission import job_submission, preflight
 from rlhf.submission.form_fields import forms
-from rlhf.tabs.runs.curves import short_number
 from rlhf.tabs.train import automatic_training, train_tab
 from rlhf.tabs.train.training_form import TrainingFormPage
 from tests.demonstrations import demonstrate

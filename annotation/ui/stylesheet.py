@@ -1,0 +1,17 @@
+"""The one stylesheet, style.css, as Gradio's pages and the small pages without Gradio take it. Pure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+# What begins the part of pages without Gradio.
+PLAIN_MARK: Final = "/* ==== pages without Gradio ==== */\n"
+# What ends the tokens, which all pages share.
+TOKENS_MARK: Final = "/* ==== end of the tokens ==== */\n"
+
+SHEET: Final = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+TOKENS, RULES = SHEET.split(TOKENS_MARK)
+GRADIO_RULES, PLAIN_RULES = RULES.split(PLAIN_MARK)
+FOR_GRADIO: Final = TOKENS + GRADIO_RULES
+FOR_PLAIN_PAGES: Final = TOKENS + PLAIN_RULES

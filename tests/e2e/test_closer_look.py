@@ -1,0 +1,154 @@
+"""A curve looked at closely in a real browser: values, a part drawn out, all of it, a picture, a file; a phone."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import app
+from annotation.database import Database, open_database
+from annotation.web import access
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.jobs import job_store
+from rlhf.models import registry
+from tests.conftest import BASE_NAME
+from tests.e2e.conftest import running_app, wait_for
+
+pytestmark = pytest.mark.browser
+STEPS = 40
+PLOT = "#closer-plot"
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[tuple[Database, str]]:
+    """The program's database and its address."""
+    data_dir = tmp_path_factory.mktemp("curves") / "data"
+    db = open_database(data_dir)
+    registry.ensure_base(db, BASE_NAME)
+    access.add_account(db, "kim", "admin", "a long enough password")
+    with running_app(data_dir, "--no-workers") as (address, _):
+        yield db, address
+    db.close()
+
+
+@pytest.fixture
+def run(running: tuple[Database, str]) -> int:
+    """A run that has made some of its steps."""
+    db = running[0]
+    job_id = job_store.enqueue(db, SFTSpec(snapshot="0" * 64), "kim")
+    assert job_store.claim(db, job_id, "w") is not None
+    report(db, job_id, range(1, STEPS + 1))
+    return job_id
+
+
+def report(db: Database, job_id: int, steps: range) -> None:
+    """More steps of the run: its loss is one over the step."""
+    for step in steps:
+        metrics = {"loss": 1 / step, "grad_norm": 0.5 + step / 100}
+        assert job_store.report(db, job_id, "w", step, 2 * STEPS, metrics, "training")
+
+
+@pytest.fixture
+def open_runs(running: tuple[Database, str], browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens the Runs page, on a screen of that size."""
+    db, address = running
+    contexts: list[Any] = []
+
+    def opened(**options: Any) -> Any:
+        cookie = app.Settings(port=int(address.rstrip("/").rsplit(":", 1)[1])).cookie
+        session = access.open_session(db, access.authorise(db, "kim", "admin"))
+        contexts.append(browser.new_context(**options))
+        contexts[-1].add_cookies([{"name": cookie, "value": session, "url": address}])
+        page = contexts[-1].new_page()
+        page.said = []
+        page.on("console", lambda message: page.said.append(message.text))
+        page.goto(address)
+        for tab in ("Train", "Runs"):
+            page.get_by_role("tab", name=tab, exact=True).click()
+        page.wait_for_selector(f"{PLOT} svg .mark-line path")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+
+
+def steps_shown(page: Any) -> list[float]:
+    """The numbers of the axis along the steps, which is the first."""
+    axes = f"[...document.querySelectorAll('{PLOT} .role-axis')].filter((one) => one.querySelector('.role-axis-title'))"
+    texts = page.evaluate(f"[...{axes}[0].querySelectorAll('.role-axis-label text')].map((one) => one.textContent)")
+    return [float(text.replace(",", "")) for text in texts]
+
+
+def draw_across(page: Any, start: float, end: float) -> None:
+    """Draw across the plot with the mouse, from and to shares of its width."""
+    box = page.locator(f"{PLOT} svg .background").first.bounding_box()
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + start * box["width"], middle)
+    page.mouse.down()
+    page.mouse.move(box["x"] + end * box["width"], middle, steps=8)
+    page.mouse.up()
+
+
+def test_a_curve_says_its_values_and_a_part_of_it_stays_in_view_while_the_run_goes_on(
+    running: tuple[Database, str], run: int, open_runs: Callable[..., Any]
+) -> None:
+    page = open_runs(viewport={"width": 1280, "height": 1000})
+    page.locator(PLOT).scroll_into_view_if_needed()
+    box = page.locator(f"{PLOT} svg .background").first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_selector("#vg-tooltip-element.visible")
+    said = page.inner_text("#vg-tooltip-element")
+    assert "optimiser step" in said
+    assert "loss" in said
+
+    assert max(steps_shown(page)) == STEPS
+    draw_across(page, 0.1, 0.4)
+    wait_for(page, "the part in view", lambda: max(steps_shown(page)) < STEPS / 2)
+    part = steps_shown(page)
+    report(running[0], run, range(STEPS + 1, STEPS + 6))
+    page.wait_for_selector(f"text=step {STEPS + 5} of {2 * STEPS}")
+    wait_for(page, "the new values", lambda: f'<td class="number">{1 / (STEPS + 5):.4g}</td>' in page.content())
+    assert steps_shown(page) == part, "what somebody looks at stays"
+
+    page.click("#closer-whole")
+    wait_for(page, "all of it", lambda: max(steps_shown(page)) >= STEPS)
+    assert [one for one in page.said if "Content Security Policy" in one or "Refused to" in one] == []
+
+
+def test_another_curve_can_be_looked_at_and_saved(run: int, open_runs: Callable[..., Any], tmp_path: Path) -> None:
+    page = open_runs(viewport={"width": 1280, "height": 1000}, accept_downloads=True)
+    page.locator("#closer-choice input").click()
+    page.get_by_role("option", name="Gradient norm").click()
+    page.wait_for_selector(f"{PLOT} >> text=How hard each step pulls")
+    with page.expect_download() as picture:
+        page.locator(PLOT).get_by_role("button", name="Export").click()
+    assert Path(picture.value.path()).read_bytes().startswith(b"\x89PNG")
+    with page.expect_download() as file:
+        page.get_by_role("link", name=f"All values of job {run} (CSV)").first.click()
+    assert file.value.suggested_filename == f"job-{run}.csv"
+    rows = list(csv.DictReader(Path(file.value.path()).read_text(encoding="utf-8").splitlines()))
+    assert [float(row["loss"]) for row in rows] == [1 / step for step in range(1, STEPS + 1)]
+    assert list(rows[0]) == ["step", "loss", "grad_norm"]
+
+
+def test_the_small_plots_say_their_values_too(run: int, open_runs: Callable[..., Any]) -> None:
+    page = open_runs(viewport={"width": 1280, "height": 1000})
+    place = page.locator(".plots figure").first.locator(".place").last
+    assert not place.locator("text").first.is_visible()
+    place.locator("rect").hover()
+    assert place.locator("text").first.is_visible()
+    assert place.locator("text").all_inner_texts() == [f"optimiser step {STEPS}", f"loss: {1 / STEPS:.4g}"]
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen(run: int, open_runs: Callable[..., Any]) -> None:
+    page = open_runs(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page.locator(PLOT).scroll_into_view_if_needed()
+    box = page.locator(f"{PLOT} svg").first.bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 390
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
