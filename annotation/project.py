@@ -9,24 +9,25 @@ from string import ascii_lowercase
 from typing import Any, Final
 
 from annotation.records import MAXIMUM_SHARE, Kind, Project, Tag, UserError
+from annotation.translation import _
 from annotation.validation import from_form, read, shown
 
 KINDS: Final[Mapping[Kind, str]] = {
-    "pair": "Two answers: which is better, and by how much",
-    "best": "Several answers: the best one",
-    "rank": "Several answers: a ranking",
+    "pair": _("Two answers: which is better, and by how much"),
+    "best": _("Several answers: the best one"),
+    "rank": _("Several answers: a ranking"),
 }
 RESERVED_KEYS: Final[Mapping[str, str]] = {
-    "s": "skip",
-    "u": "undo",
-    "e": "edit",
-    "n": "note",
-    "h": "flag as harmful",
-    "p": "flag personal data",
-    "b": "flag as broken",
-    "r": "rendered or literal",
-    "g": "guidelines",
-    "m": "my judgements",
+    "s": _("skip"),
+    "u": _("undo"),
+    "e": _("edit"),
+    "n": _("note"),
+    "h": _("flag as harmful"),
+    "p": _("flag personal data"),
+    "b": _("flag as broken"),
+    "r": _("rendered or literal"),
+    "g": _("guidelines"),
+    "m": _("my judgements"),
 }
 """Letters that the annotators' page uses itself."""
 FREE_KEYS: Final = tuple(letter for letter in ascii_lowercase if letter not in RESERVED_KEYS)

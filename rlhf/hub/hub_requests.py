@@ -18,7 +18,7 @@ from annotation.jobs.job_queue import JobQueue, JobRequest, named
 from annotation.jobs.job_table import Job
 from annotation.jobs.lane_runner import JobOutcome
 from annotation.records import UserError
-from annotation.ui.formatting import some
+from annotation.translation import _, ngettext
 from rlhf.hub import pull_model, push_dataset, push_model, space_upload
 from rlhf.hub.space_upload import SpaceFinding
 from rlhf.models.registry import Weights
@@ -220,7 +220,8 @@ def check_space(hub: Hub, asked: CheckSpace) -> JobOutcome:
     found = space_upload.check(plan, hub)
     errors = len(errors_of(found))
     files = len(space_upload.contents(plan))
-    verdict = f"{some(errors, 'error')} to be mended first." if errors else "Nothing would fail."
+    mend = ngettext("{count} error to be mended first.", "{count} errors to be mended first.", errors)
+    verdict = mend.format(count=errors) if errors else _("Nothing would fail.")
     return JobOutcome(
         f"{files} files would go to {plan.repo}. {verdict}",
         {
