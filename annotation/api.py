@@ -325,7 +325,7 @@ def endpoint(handler: Callable[[Annotator, RequestBody], dict[str, Any]]) -> Cal
         if sent is None:
             return JSONResponse({"error": _("This request is no JSON object, or too large.")}, 400)
         try:
-            asked = read(RequestBody, sent, "The request")
+            asked = read(RequestBody, sent, _("The request"))
             loop = asyncio.get_running_loop()
             answered = await loop.run_in_executor(API_THREAD, handler, annotator, asked)
             if has_source(answered):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 
 from annotated_types import Ge, Gt, Interval, Unit
 
-from annotation.translation import _
+from annotation.translation import N_, _
 
 Split = Literal["train", "held-out"]
 Role = Literal["annotator", "admin"]
@@ -120,23 +120,23 @@ Share = Annotated[float, Interval(ge=0, le=MAXIMUM_SHARE), PERCENT]
 class Project:
     """What is asked of annotators, and of how many; kept as one setting, edited on the Project tab."""
 
-    kind: Annotated[Kind, "The kind of comparison"] = "pair"
+    kind: Annotated[Kind, N_("The kind of comparison")] = "pair"
     """Two answers with a strength, the best of several, or a ranking of several."""
-    answers: Annotated[int, Interval(ge=2, le=MAXIMUM_ANSWERS), "Number of answers"] = 2
+    answers: Annotated[int, Interval(ge=2, le=MAXIMUM_ANSWERS), N_("Number of answers")] = 2
     """Answers in a comparison; 2 for pairs, 2 to 8 for the others."""
-    overlap: Annotated[int, Ge(1), "Annotators for each comparison"] = 1
+    overlap: Annotated[int, Ge(1), N_("Annotators for each comparison")] = 1
     """Annotators for each comparison."""
-    claim_minutes: Annotated[int, Interval(ge=1, le=MAXIMUM_MINUTES), "Minutes to judge"] = 20
+    claim_minutes: Annotated[int, Interval(ge=1, le=MAXIMUM_MINUTES), N_("Minutes to judge")] = 20
     """Minutes until a comparison in somebody's hands returns to the pool."""
-    gold_share: Annotated[Share, "Share of gold comparisons"] = 0.05
+    gold_share: Annotated[Share, N_("Share of gold comparisons")] = 0.05
     """Share of comparisons with a known answer, as long as there are some that the annotator has not seen."""
-    re_ask_share: Annotated[Share, "Share of re-asks"] = 0.05
+    re_ask_share: Annotated[Share, N_("Share of re-asks")] = 0.05
     """Share of an annotator's own earlier comparisons, shown again in another order."""
-    candidate_share: Annotated[Share, "Share of candidate against serving"] = 0.2
+    candidate_share: Annotated[Share, N_("Share of candidate against serving")] = 0.2
     """Share of comparisons of a candidate's answers with those of the policy that serves, while there are some."""
-    rendered: Annotated[bool, "First view: rendered"] = False
+    rendered: Annotated[bool, N_("First view: rendered")] = False
     """Whether answers are first shown as rendered Markdown rather than literally; each annotator can switch."""
-    own_prompts: Annotated[bool, "Own prompts"] = True
+    own_prompts: Annotated[bool, N_("Own prompts")] = True
     """Whether annotators may write prompts of their own."""
     tags: tuple[Tag, ...] = (
         Tag("a", "accurate"),

@@ -120,7 +120,7 @@ def progress_card(job: Job[WriteExport] | None) -> str:
     if job is None:
         return ""
     if not job.is_open:
-        return status(job.message)
+        return status(_(job.message))
     bar = progress_bar(_("Export"), round(100 * job.step / job.steps) if job.steps else 0)
     return status(f"{job.spec.file}: {job.message or _('Starting')}") + bar
 

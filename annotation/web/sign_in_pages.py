@@ -29,10 +29,7 @@ WHAT_FOR: Final = _(
 )
 
 # The request that it makes is answered when the pages are there, and before that only where the line is dead.
-STARTING: Final = """<div role="status"><p>Prefloop is starting. Its pages open here by themselves in a few seconds.</p>
-<p class="hint">In a tab that is open already you can go on judging.</p></div>
-<p><a class="button" href="">Try again</a></p>
-<script>
+GO_ON: Final = """<script>
 async function goOn() {
   const answer = await fetch(location.href, { method: "HEAD", cache: "no-store" }).catch(() => null);
   if (answer && answer.status !== 503) location.reload();
@@ -96,7 +93,10 @@ def notice_page(author: str) -> str:
 
 def starting_page() -> str:
     """What stands where the pages will be while they are built."""
-    return page("Starting", "<h1>Prefloop</h1>", STARTING)
+    starts = _("Prefloop is starting. Its pages open here by themselves in a few seconds.")
+    hint = _("In a tab that is open already you can go on judging.")
+    said = f'<div role="status"><p>{escape(starts)}</p>\n<p class="hint">{escape(hint)}</p></div>'
+    return page(_("Starting"), "<h1>Prefloop</h1>", said, button("", _("Try again")), GO_ON)
 
 
 def frame_page(address: str) -> str:

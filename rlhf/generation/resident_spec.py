@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 from annotation.records import MAXIMUM_ANSWERS, Sampling
+from annotation.translation import _
 from annotation.validation import Must, NonNegativeInt, PositiveInt
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import Drawing, JobSpec
 
 COMPARABLE = Must(
     lambda answers: answers == 0 or 2 <= answers <= MAXIMUM_ANSWERS,
-    f"between 2 and {MAXIMUM_ANSWERS}, or 0 for the project's",
+    _("between 2 and {most}, or 0 for the project's").format(most=MAXIMUM_ANSWERS),
 )
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
 from annotation.database import Database
 from annotation.records import Sampling, UserError
+from annotation.translation import _
 from annotation.validation import FromMapping, NonNegativeFloat, NonNegativeInt, PositiveInt, read
 from rlhf.jobs.descriptions import (
     Confirmation,
@@ -437,8 +438,10 @@ def from_json(text: str) -> JobSpec:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"The spec is not JSON: {error}. See `python -m rlhf spec dpo` for one that works.") from error
+        raise UserError(
+            _("The spec is not JSON: {error}. See `python -m rlhf spec dpo` for one that works.").format(error=error)
+        ) from error
     kind = values.pop("kind", None) if isinstance(values, dict) else None
     if not isinstance(kind, str) or kind not in kinds():
-        raise UserError(f'The spec needs a field "kind", one of: {", ".join(kinds())}.')
-    return read(kinds()[kind], values, "The spec")
+        raise UserError(_('The spec needs a field "kind", one of: {kinds}.').format(kinds=", ".join(kinds())))
+    return read(kinds()[kind], values, _("The spec"))

@@ -22,6 +22,7 @@ import httpx
 from annotated_types import Interval
 
 from annotation.records import Message, UserError, storable
+from annotation.translation import _
 from annotation.validation import read
 
 Reason = Literal["timeout", "rate limit", "server error", "unreachable", "unreadable", "no verdict", "refused"]
@@ -84,7 +85,7 @@ class EndpointSettings:
 
 def settings_of(values: Mapping[str, Any]) -> EndpointSettings:
     """Given settings. Raises UserError where an endpoint can't work, or a secret would go where it should not."""
-    settings = read(EndpointSettings, values, "The endpoint", quote="")
+    settings = read(EndpointSettings, values, _("The endpoint"), quote="")
     check_address(settings.address, bool(settings.key_variable))
     if not 0 < len(settings.model.strip()) <= 200:
         raise UserError("Name the model that the endpoint is to answer with, in up to 200 characters.")

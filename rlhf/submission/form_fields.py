@@ -8,6 +8,7 @@ from functools import cache, cached_property
 from typing import Any, get_args
 
 from annotation.examples import EXAMPLES
+from annotation.translation import _
 from annotation.validation import describe, hint_at, read
 from rlhf.jobs import job_spec
 from rlhf.jobs.descriptions import FormLayout
@@ -183,7 +184,7 @@ def spec_of(form: Form, model: str, values: Values) -> TrainingSpec:
     drawn = {name.removeprefix("sampling."): value for name, value in asked.items() if name.startswith("sampling.")}
     plain = {name: value for name, value in asked.items() if not name.startswith("sampling.")}
     sampling = {"sampling": {**form.drawn, **drawn}} if form.drawn else {}
-    return read(form.spec_type, {"model": model, **form.layout.fixed, **plain, **sampling}, "The spec")
+    return read(form.spec_type, {"model": model, **form.layout.fixed, **plain, **sampling}, _("The spec"))
 
 
 def form_for(kind: str, method: str) -> Form:

@@ -120,7 +120,7 @@ def request_card(job: HubJob | None) -> str:
         waits = job.status == "queued"
         text = _("Waits for its turn: {what} …") if waits else _("At work: {what} …")
         return status(text.format(what=about(job)))
-    said = status(job.message, "" if job.status == "finished" else "warning")
+    said = status(_(job.message), "" if job.status == "finished" else "warning")
     found = (job.result or {}).get("findings", [])
     return said + (table(("", _("What the check found")), found) if found else "")
 
@@ -139,7 +139,7 @@ def about(job: HubJob) -> str:
 
 
 def requests_table(found: Sequence[HubJob]) -> str:
-    rows = [(moment(one.created), about(one), one.requested_by, STATES[one.status], one.message) for one in found]
+    rows = [(moment(one.created), about(one), one.requested_by, STATES[one.status], _(one.message)) for one in found]
     headers = (_("When (UTC)"), _("What"), _("Asked by"), _("State"), _("What came of it"))
     return table(headers, rows, _("Nothing has been asked yet."))
 
