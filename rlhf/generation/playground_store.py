@@ -176,8 +176,8 @@ def compare(db: Database, chat_ids: Sequence[int]) -> tuple[int, int]:
     if any(chat.messages != answers[0].messages for chat in answers):
         raise UserError(
             _(
-                "The columns' conversations differ before the last message, so these are no answers to the same prompt. "
-                "Start a new conversation, and send its first answers."
+                "The columns' conversations differ before the last message, so these are no answers to the same "
+                "prompt. Start a new conversation, and send its first answers."
             )
         )
     prompt = Prompt(answers[0].messages, "train", SOURCE)
