@@ -163,6 +163,8 @@ NOT_YET = {
     "There is no such export any more. Reload the page to see those that are there.",
     "The kind of comparison must be one of: pair, best, rank.",
     "Guidelines may have up to 20,000 characters. Shorten them.",
+    "A comparison needs two different answers that were written to their end, and there are not as many here. Ask two "
+    "policies, or ask them again with another seed.",
 }
 
 
