@@ -18,6 +18,7 @@ from annotation.metrics.intervals_and_bias import Estimate
 from annotation.metrics.sequential_test import anytime_mean, more_needed
 from annotation.project import whole
 from annotation.records import UserError
+from annotation.translation import _
 from annotation.ui.formatting import NOT_MEASURED, percent
 
 Mode = Literal["ask", "automatic", "never"]
@@ -96,20 +97,20 @@ class Rule:
 
 MOST = 10_000
 COUNTS: Mapping[str, str] = {
-    "people_least": "Fewest comparisons by people",
-    "people_most": "Most comparisons by people",
-    "judge_least": "Fewest comparisons by a judge",
-    "judge_most": "Most comparisons by a judge",
-    "prompts_least": "Fewest held-out prompts",
+    "people_least": _("Fewest comparisons by people"),
+    "people_most": _("Most comparisons by people"),
+    "judge_least": _("Fewest comparisons by a judge"),
+    "judge_most": _("Most comparisons by a judge"),
+    "prompts_least": _("Fewest held-out prompts"),
 }
 NUMBERS: Mapping[str, tuple[str, float, float]] = {
-    "alpha": ("Share of wrong promotions", 0.001, 0.2),
-    "judge_trust": ("Agreement of a judge with people", 0.5, 1.0),
-    "kl_most": ("KL to the base, nats a token", 0.001, 100.0),
-    "nll_ratio_most": ("Surprise to the base, ratio", 1.0, 10.0),
-    "distinct_ratio_least": ("Distinct-2, ratio", 0.0, 1.0),
-    "truncated_more_most": ("Answers cut off, more than the base's", 0.0, 1.0),
-    "perplexity_ratio_most": ("Perplexity of the fixed text, ratio", 1.0, 10.0),
+    "alpha": (_("Share of wrong promotions"), 0.001, 0.2),
+    "judge_trust": (_("Agreement of a judge with people"), 0.5, 1.0),
+    "kl_most": (_("KL to the base, nats a token"), 0.001, 100.0),
+    "nll_ratio_most": (_("Surprise to the base, ratio"), 1.0, 10.0),
+    "distinct_ratio_least": (_("Distinct-2, ratio"), 0.0, 1.0),
+    "truncated_more_most": (_("Answers cut off, more than the base's"), 0.0, 1.0),
+    "perplexity_ratio_most": (_("Perplexity of the fixed text, ratio"), 1.0, 10.0),
 }
 
 

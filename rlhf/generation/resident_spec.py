@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from annotation.records import Sampling
+from annotation.translation import _
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import JobSpec
 
@@ -39,4 +40,4 @@ class GenerateSpec(JobSpec):
 
     def facts(self) -> Facts:
         """How much it keeps in stock."""
-        return [("Buffer", str(self.buffer)), ("Seed", str(self.seed))]
+        return [(_("Buffer"), str(self.buffer)), (_("Seed"), str(self.seed))]

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar, cast, get_args, get_ty
 
 from annotation.database import Database
 from annotation.records import MAXIMUM_ANSWERS, Sampling, UserError
+from annotation.translation import _
 from rlhf.jobs.descriptions import (
     Confirmation,
     Curve,
@@ -43,9 +44,9 @@ VirtualInit = Literal["text", "random"]
 Optimiser = Literal["adamw", "adamw-8bit"]
 
 # What the values that several kinds share mean on the page.
-REFERENCES = {"base": "the base model", "parent": "the parent adapter"}
-SCOPES = {"new": "judgements since the parent's data", "all": "all judgements"}
-NOISE = {"ignore": "ignored", "weight": "weighs pairs", "smooth": "smooths labels"}
+REFERENCES = {"base": _("the base model"), "parent": _("the parent adapter")}
+SCOPES = {"new": _("judgements since the parent's data"), "all": _("all judgements")}
+NOISE = {"ignore": "ignored", "weight": _("weighs pairs"), "smooth": _("smooths labels")}
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
@@ -110,9 +111,9 @@ class TrainingSpec(JobSpec):
     """How what it made was trained, on a model's card: 'trained by …'."""
     last_step: ClassVar[Mapping[str, str]] = {}
     """Its metrics of the last step that belong on a model's card, with their names there."""
-    step_word: ClassVar[str] = "optimiser step"
+    step_word: ClassVar[str] = _("optimiser step")
     """What its steps are, on the axis of a plot."""
-    steps_word: ClassVar[str] = "optimiser steps"
+    steps_word: ClassVar[str] = _("optimiser steps")
     """What its steps are called in the plural."""
     automatic: ClassVar[str] = ""
     """How the loop would train by it without being asked, in words; empty where it does not."""
@@ -339,7 +340,7 @@ class TrainingSpec(JobSpec):
         return replace(self, batch_size=batch, **more)
 
 
-SHORT_METHODS = {"qlora": "QLoRA", "lora": "LoRA", "prompt": "prompt tuning", "full": "full"}
+SHORT_METHODS = {"qlora": "QLoRA", "lora": "LoRA", "prompt": _("prompt tuning"), "full": "full"}
 
 
 def largest_part(number: int) -> int:
@@ -370,28 +371,42 @@ def impossible_methods(spec: TrainingSpec) -> list[str]:
     lora = spec.method in ("lora", "qlora")
     if spec.method not in spec.methods:
         found.append(
-            f"A job of the kind '{spec.kind}' can't be trained with the method '{spec.method}': "
-            f"choose {' or '.join(spec.methods)}."
+            _("A job of the kind '{kind}' can't be trained with the method '{method}': choose {methods}.").format(
+                kind=spec.kind, method=spec.method, methods=" or ".join(spec.methods)
+            )
         )
     if spec.lora_init != "default" and not lora:
-        found.append(f"lora_init '{spec.lora_init}' belongs to LoRA; the method is '{spec.method}'.")
+        found.append(
+            _("lora_init '{lora_init}' belongs to LoRA; the method is '{method}'.").format(
+                lora_init=spec.lora_init, method=spec.method
+            )
+        )
     if (spec.dora or spec.rslora) and not lora:
-        found.append(f"dora and rslora belong to LoRA; the method is '{spec.method}'.")
+        found.append(_("dora and rslora belong to LoRA; the method is '{method}'.").format(method=spec.method))
     if spec.lora_init == "pissa" and spec.method == "qlora":
-        found.append("PiSSA takes directions out of the base weights, and 4-bit weights can't be changed: use lora.")
+        found.append(_("PiSSA takes directions out of the base weights, and 4-bit weights can't be changed: use lora."))
     if spec.lora_init == "pissa" and not spec.base_may_change:
         found.append(
-            "PiSSA changes the base weights, so switching the adapter off no longer gives the reference (or the base "
-            "that several adapters share). Use the default init here; PiSSA works for supervised fine-tuning."
+            _(
+                "PiSSA changes the base weights, so switching the adapter off no longer gives the reference "
+                "(or the base that several adapters share). Use the default init here; PiSSA works for "
+                "supervised fine-tuning."
+            )
         )
     if spec.lora_init == "pissa" and spec.dora:
-        found.append("PiSSA and DoRA can't be put together: choose one.")
+        found.append(_("PiSSA and DoRA can't be put together: choose one."))
     if spec.lora_targets == "named" and not target_layers(spec):
-        found.append("lora_targets 'named' needs the names: put them into lora_layers, say 'q_proj, v_proj'.")
+        found.append(_("lora_targets 'named' needs the names: put them into lora_layers, say 'q_proj, v_proj'."))
     if spec.lora_layers and spec.lora_targets != "named":
-        found.append(f"lora_layers are used with lora_targets 'named' only; it is '{spec.lora_targets}'.")
+        found.append(
+            _("lora_layers are used with lora_targets 'named' only; it is '{lora_targets}'.").format(
+                lora_targets=spec.lora_targets
+            )
+        )
     if spec.method == "prompt" and spec.virtual_init == "text" and not spec.virtual_text.strip():
-        found.append("virtual_text is empty: write what the virtual tokens start from, or set virtual_init to random.")
+        found.append(
+            _("virtual_text is empty: write what the virtual tokens start from, or set virtual_init to random.")
+        )
     return found
 
 
@@ -425,9 +440,11 @@ def from_json(text: str) -> JobSpec:
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"The spec is not JSON: {error}. See `python -m rlhf spec dpo` for one that works.") from error
+        raise UserError(
+            _("The spec is not JSON: {error}. See `python -m rlhf spec dpo` for one that works.").format(error=error)
+        ) from error
     if not isinstance(values, dict) or values.get("kind") not in kinds():
-        raise UserError(f'The spec needs a field "kind", one of: {", ".join(kinds())}.')
+        raise UserError(_('The spec needs a field "kind", one of: {kinds}.').format(kinds=", ".join(kinds())))
     spec: JobSpec = build(kinds()[values.pop("kind")], values)
     return spec
 
@@ -438,7 +455,11 @@ def build(spec_type: type[Any], values: dict[str, Any], where: str = "") -> Any:
     checked: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
-            raise UserError(f"The spec has no field '{where}{name}'. It knows: {', '.join(sorted(known))}.")
+            raise UserError(
+                _("The spec has no field '{where}{name}'. It knows: {known}.").format(
+                    where=where, name=name, known=", ".join(sorted(known))
+                )
+            )
         checked[name] = check_value(f"{where}{name}", known[name], value)
     return spec_type(**checked)
 
@@ -485,16 +506,24 @@ def check_value(name: str, hint: Any, value: Any) -> Any:
     """One field's value, converted where that loses nothing. Raises UserError with the field's name."""
     if hint is Sampling:
         if not isinstance(value, dict):
-            raise UserError(f"The spec's '{name}' must be an object, not {value!r}.")
+            raise UserError(_("The spec's '{name}' must be an object, not {value!r}.").format(name=name, value=value))
         return build(Sampling, value, f"{name}.")
     choices = get_args(hint)
     if choices and value not in choices:
-        raise UserError(f"The spec's '{name}' must be one of {', '.join(map(str, choices))}, not {value!r}.")
+        raise UserError(
+            _("The spec's '{name}' must be one of {str}, not {value!r}.").format(
+                name=name, str=", ".join(map(str, choices)), value=value
+            )
+        )
     if not choices:
         if hint is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-            raise UserError(f"The spec's '{name}' must be of type {hint.__name__}, not {value!r}.")
+            raise UserError(
+                _("The spec's '{name}' must be of type {hint_name}, not {value!r}.").format(
+                    name=name, hint_name=hint.__name__, value=value
+                )
+            )
         if hint in (int, float):
             check_range(name, value)
     return value
@@ -504,14 +533,16 @@ def check_range(name: str, value: float) -> None:
     """Raises UserError where a number can't work."""
     short = name.rsplit(".", 1)[-1]
     if short in POSITIVE and not 0 < value < float("inf"):
-        raise UserError(f"The spec's '{name}' must be above zero, not {value}.")
+        raise UserError(_("The spec's '{name}' must be above zero, not {value}.").format(name=name, value=value))
     if not 0 <= value < float("inf"):
-        raise UserError(f"The spec's '{name}' must not be negative, not {value}.")
+        raise UserError(_("The spec's '{name}' must not be negative, not {value}.").format(name=name, value=value))
     if short == "min_p" and value >= 1:
-        raise UserError(f"The spec's '{name}' must be below 1, not {value}.")
+        raise UserError(_("The spec's '{name}' must be below 1, not {value}.").format(name=name, value=value))
     if short == "answers" and value and not 2 <= value <= MAXIMUM_ANSWERS:
         raise UserError(
-            f"The spec's '{name}' must be between 2 and {MAXIMUM_ANSWERS}, or 0 for the project's, not {value}."
+            _(
+                "The spec's '{name}' must be between 2 and {maximum_answers}, or 0 for the project's, not {value}."
+            ).format(name=name, maximum_answers=MAXIMUM_ANSWERS, value=value)
         )
 
 

@@ -114,8 +114,10 @@ from annotation.tabs.guard import Context
 from annotation.web import access, sign_in_pages
 from rlhf.models import registry
 from rlhf.tabs.hub import hub_tab
+from rlhf.tabs.iterations import iterations_tab
 from rlhf.tabs.judges import judges_tab
 from rlhf.tabs.playground import playground_tab
+from rlhf.tabs.train import train_tab
 
 def plain(value):
     return value.get_config() if hasattr(value, "get_config") else str(value)
@@ -129,7 +131,7 @@ with gr.Blocks() as pages:
         module.build(pages, context)
     for module in (train_tab, iterations_tab, judges_tab, playground_tab, hub_tab):
         module.build(pages, context)
-    for module in (judges_tab, playground_tab, hub_tab):
+    for module in (train_tab, iterations_tab, judges_tab, playground_tab, hub_tab):
         module.build(pages, context)
 shown = [{**component["props"], "type": component["type"]} for component in pages.get_config_file()["components"]]
 html = [sign_in_pages.login_page(), sign_in_pages.notice_page("⟦-⟧"), sign_in_pages.frame_page("-")]
@@ -142,7 +144,7 @@ for function in pages.fns.values():
         answers.append(function.fn(SimpleNamespace(username="ann"), *[None] * len(function.inputs)))
     except gr.Error as error:
         answers.append(error.message)
-    except AttributeError:
+    except (AttributeError, TypeError):
         pass  # it takes what its own page always sends
 print(json.dumps({"components": shown, "said": [card["notice"], *html], "answers": answers}, default=plain))
 """
@@ -153,7 +155,8 @@ SAYING = ("markdown", "html", "button")
 # What is stored is said as it was stored: the project's reasons, the rubric, policies and how they stand.
 DATA = re.compile(
     r"a: accurate.*|You compare two answers.*|Helpful: .*|base( · )?(serving)?|serving|\d+ Infinity|"
-    r"Prefloop|Hugging Face|OWNER/NAME(-copies|@REVISION|, or )*|/data/preferences\.jsonl|^[a-z0-9_/-]+$|"
+    r"Prefloop|Hugging Face|Q?LoRA|IPO|DPO|PPO|PiSSA|AdamW|(DoRA|rsLoRA) \(\w+\)|"
+    r"OWNER/NAME(-copies|@REVISION|, or )*|/data/preferences\.jsonl|^[a-z0-9_/-]+$|"
     r"[a-z0-9]+(-[a-z0-9.]+)+|https?://\S+|\$\{value\}",
     re.DOTALL,
 )
